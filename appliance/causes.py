@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Why something is bypassed, stopped or failed: every such state names one of these causes.
+
+The value is what the console and the ledger of transitions show; the text behind it is for a person.
+"""
+
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Named causes. A cause is never reused for a second meaning."""
+
+    NONE = "none"
+    STARTING = "starting"
+    OPERATOR = "operator"
+    CONFIGURED = "configured"
+    CONFIG_INVALID = "config_invalid"
+    PORT_MISSING = "port_missing"
+    LINK_DOWN = "link_down"
+    RELAY_MISSING = "relay_missing"
+    RELAY_FAULT = "relay_fault"
+    WATCHDOG_MISSING = "watchdog_missing"
+    DATAPATH_FAULT = "datapath_fault"
+    REARMING = "rearming"
+    SUPERVISOR_LOST = "supervisor_lost"
+    STOPPING = "stopping"
+    GUEST_EXITED = "guest_exited"
+    GUEST_FAILED = "guest_failed"
+    IMAGE_UNREADABLE = "image_unreadable"
+    NO_KVM = "no_kvm"
+    HEARTBEAT_LOST = "heartbeat_lost"
+    DRAINING = "draining"
+    HEALTHY = "healthy"
+
+
+DESCRIPTION: dict[Cause, str] = {
+    Cause.NONE: "no reason to bypass is known",
+    Cause.STARTING: "the appliance is starting and has not proved itself yet",
+    Cause.OPERATOR: "an operator asked for it",
+    Cause.CONFIGURED: "the configuration asks for it",
+    Cause.CONFIG_INVALID: "the configuration is not valid: run `bypass check` on the file",
+    Cause.PORT_MISSING: "a port of the segment is not there: compare board.toml with the hardware",
+    Cause.LINK_DOWN: "a port of the segment has no link: check cable and neighbour",
+    Cause.RELAY_MISSING: "the relay line cannot be opened: check board.toml and the GPIO driver",
+    Cause.RELAY_FAULT: "the relay line does not follow what it is told",
+    Cause.WATCHDOG_MISSING: "the hardware watchdog cannot be opened: a hang would not be noticed",
+    Cause.DATAPATH_FAULT: "the kernel refused the datapath",
+    Cause.REARMING: "healthy again, waiting for the re-arm delay",
+    Cause.SUPERVISOR_LOST: "the supervisor did not come back within the grace time",
+    Cause.STOPPING: "an orderly stop or reboot",
+    Cause.GUEST_EXITED: "the guest's process ended",
+    Cause.GUEST_FAILED: "the guest cannot be started",
+    Cause.IMAGE_UNREADABLE: "the guest's image cannot be read",
+    Cause.NO_KVM: "hardware virtualization is not available: load kvm or enable it in the firmware",
+    Cause.HEARTBEAT_LOST: "heartbeats through the guest's data ports stopped",
+    Cause.DRAINING: "the guest is being drained of its flows",
+    Cause.HEALTHY: "all evidence says that it works",
+}

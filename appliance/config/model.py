@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The configuration as typed structs: what `/etc/bypass/config.toml` may say, with units and defaults.
+
+Pure data. Reading and checking live beside it; nothing here touches the system. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+import msgspec
+
+_TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": 60_000_000_000, "h": 3_600_000_000_000}
+_SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class Duration(int):
+    """A time in nanoseconds, written "100ms", "2s", "1.5min" (ns, us, ms, s, min, h)."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a time with its unit; ValueError says what is accepted."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|min|h)", text.strip())
+        if not found:
+            raise ValueError(f'"{text}" is not a time with a unit, such as "100ms" or "2s"')
+        return cls(round(float(found[1]) * _TIME_UNITS[found[2]]))
+
+    def __str__(self) -> str:
+        for unit, size in (("h", _TIME_UNITS["h"]), ("min", _TIME_UNITS["min"]), ("s", 10**9), ("ms", 10**6), ("us", 1000)):
+            if self and self % size == 0:
+                return f"{self // size}{unit}"
+        return f"{int(self)}ns"
+
+    @property
+    def seconds(self) -> float:
+        """The same time in seconds."""
+        return int(self) / 1e9
+
+
+class Size(int):
+    """A size in bytes, written "512M" (K, M, G are powers of 1024)."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a size with its unit; ValueError says what is accepted."""
+        found = re.fullmatch(r"(\d+)\s*([KMG]?)", text.strip())
+        if not found:
+            raise ValueError(f'"{text}" is not a size such as "512M" or "2G"')
+        return cls(int(found[1]) * _SIZE_UNITS[found[2]])
+
+    def __str__(self) -> str:
+        for unit in ("G", "M", "K"):
+            if self and self % _SIZE_UNITS[unit] == 0:
+                return f"{self // _SIZE_UNITS[unit]}{unit}"
+        return str(int(self))
+
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
+class _Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Base: unknown keys are refused, values do not change once read."""
+
+
+class System(_Struct):
+    """The appliance itself."""
+
+    hostname: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] = "bypass"
+    supervisor_grace: Duration = Duration(30_000_000_000)  # relay held this long without a supervisor
+
+
+class Segment(_Struct):
+    """A LAN/WAN port pair with its relay."""
+
+    name: Name
+    lan: str
+    wan: str
+    mode: Literal["auto", "bypass", "disconnect"] = "auto"
+    on_link_loss: Literal["propagate", "bypass", "ignore"] = "propagate"
+    rearm_delay: Duration = Duration(2_000_000_000)
+    attach: Literal["auto", "xdp", "tc"] = "auto"
+
+
+class Watchdog(_Struct):
+    """The hardware watchdog."""
+
+    timeout: Duration = Duration(2_000_000_000)
+
+
+class Heartbeat(_Struct):
+    """Passive: the guest sends these over its channel."""
+
+    interval: Duration = Duration(100_000_000)
+    misses: Count = 3
+
+
+class Probe(_Struct):
+    """Active: something we send, and expect an answer to."""
+
+    kind: Literal["inband", "http", "tcp", "ping", "arp", "command", "negative"]
+    interval: Duration = Duration(100_000_000)
+    misses: Count = 3
+    rises: Count = 2  # good answers in a row before it counts as passed
+    url: str = ""
+    target: str = ""
+
+
+class Guest(_Struct):
+    """A virtual machine in line on the link. Either `image` (disk) or `kernel` (+ `initrd`)."""
+
+    name: Name
+    image: str = ""
+    kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+    memory: Size = Size(512 << 20)
+    cpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    accept: str = ""  # pcap filter of the frames it can process; "" = every frame
+    tags: bool = False
+    autostart: bool = True
+    heartbeat: Heartbeat | None = None
+    probes: tuple[Probe, ...] = ()
+
+
+class Tunnel(_Struct):
+    """How a remote is reached."""
+
+    kind: Literal["gre", "ipip", "vxlan", "fou", "openvpn"]
+    local: str
+    remote: str
+    key: int | None = None
+
+
+class Remote(_Struct):
+    """A guest on another computer."""
+
+    name: Name
+    tunnel: Tunnel
+    accept: str = ""
+    tags: bool = False
+    probes: tuple[Probe, ...] = ()
+
+
+class Member(_Struct):
+    """One member of a balanced group; weights are shares of each other."""
+
+    hop: Name
+    weight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+
+
+class Group(_Struct):
+    """Several hops that stand for one: either `balance` or `standby`."""
+
+    name: Name
+    balance: tuple[Member, ...] = ()
+    standby: tuple[Name, ...] = ()
+    hold_down: Duration = Duration(5_000_000_000)  # standby: this long available before going back to it
+    hash: Literal["l4", "l3"] = "l4"
+
+
+class Rule(_Struct):
+    """What happens to the frames that `match`; the first rule that matches wins."""
+
+    name: Name
+    segment: str = ""  # "" = every segment
+    match: str = ""  # pcap filter; "" = every frame
+    path: tuple[Name, ...] = ()
+    on_unavailable: Literal["bypass", "block"] = "bypass"
+
+
+class Config(_Struct):
+    """The whole file."""
+
+    system: System = System()
+    segment: tuple[Segment, ...] = ()
+    watchdog: Watchdog = Watchdog()
+    guest: tuple[Guest, ...] = ()
+    remote: tuple[Remote, ...] = ()
+    group: tuple[Group, ...] = ()
+    rule: tuple[Rule, ...] = ()

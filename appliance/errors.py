@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The exceptions of the appliance: each class is a meaning, not a place.
+
+Every message is one line that says what is wrong and, where it can, what to do.
+"""
+
+
+class BypassError(Exception):
+    """Base of all errors that a person may be shown as one line."""
+
+
+class ConfigError(BypassError):
+    """The configuration is wrong. `where` is table and key ("rule web: match"), `source` the file."""
+
+    def __init__(self, where: str, what: str, source: str = "") -> None:
+        self.where, self.what, self.source = where, what, source
+        super().__init__(f"{source}: {where}: {what}" if source else f"{where}: {what}")
+
+
+class FilterError(BypassError):
+    """A pcap filter does not compile, or uses what the datapath cannot do."""
+
+
+class HardwareError(BypassError):
+    """A part of the board (port, relay line, watchdog, LED) is missing or refuses."""
+
+
+class DatapathError(BypassError):
+    """The kernel refused a BPF program, map or link."""
+
+
+class GuestError(BypassError):
+    """A guest cannot be started, reached or stopped."""
+
+
+class NotFoundError(BypassError):
+    """A segment, guest, group or rule of that name does not exist."""
+
+
+class RefusedError(BypassError):
+    """The request is understood and not allowed in the present state."""
+
+
+class ProtocolError(BypassError):
+    """A peer (keeper, client, agent) sent what the protocol does not allow."""
+
+
+class UnreachableError(BypassError):
+    """The daemon, guest or device does not answer."""

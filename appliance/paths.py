@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where things are on the appliance; a test moves all of it by giving another root."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every file the supervisor or console touches, below one root."""
+
+    root: Path = Path("/")
+
+    @property
+    def config(self) -> Path:
+        """Startup configuration."""
+        return self.root / "etc/bypass/config.toml"
+
+    @property
+    def board(self) -> Path:
+        """What the board is: ports, relays, watchdog, LEDs."""
+        return self.root / "usr/share/bypass/board.toml"
+
+    @property
+    def bpf_object(self) -> Path:
+        """The compiled datapath."""
+        return self.root / "usr/share/bypass/steer.bpf.o"
+
+    @property
+    def run(self) -> Path:
+        """Volatile state; gone after a reboot, kept over a restart of the supervisor."""
+        return self.root / "run/bypass"
+
+    @property
+    def control_socket(self) -> Path:
+        """JSON-RPC socket of bypassd."""
+        return self.run / "control.sock"
+
+    @property
+    def guests(self) -> Path:
+        """One folder a running guest: pid, QMP, console and agent sockets."""
+        return self.run / "guests"
+
+    @property
+    def state(self) -> Path:
+        """Data partition: what must survive a reboot."""
+        return self.root / "var/lib/bypass"
+
+    @property
+    def images(self) -> Path:
+        """Guest images; a relative `image` in the configuration is below it."""
+        return self.state / "images"
+
+    @property
+    def transitions(self) -> Path:
+        """The ledger of transitions, JSON lines."""
+        return self.state / "transitions.jsonl"
+
+    @property
+    def crash(self) -> Path:
+        """Crash records moved here from pstore."""
+        return self.state / "crash"
+
+    @property
+    def bpffs(self) -> Path:
+        """Pinned maps, programs and links of the datapath."""
+        return self.root / "sys/fs/bpf/bypass"
