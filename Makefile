@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Throughwire: what can be built and run. Everything made goes below build/; what is costly is cached outside the tree.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BOARD ?= qemu-x86_64
+BOARD_DIR := board/$(BOARD)
+PY := build/venv/bin/python
+RUN := PYTHONPATH=$(BOARD_DIR) $(PY)
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
+BPF_SOURCES := $(wildcard appliance/bpf/*.c appliance/bpf/*.h)
+# `make test TESTS=tests/unit` runs a part; ARGS goes to pytest as it is.
+TESTS ?= tests
+ARGS ?=
+
+.PHONY: help setup packages bpf qemu-image run test test-all lint format bench demo faults health-figures image check-image clean
+
+help: ## these lines
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: build/setup.stamp bpf ## install tools and the virtual environment (Debian and PyPI packages)
+
+build/setup.stamp: build/packages.stamp build/venv/ready.stamp
+	@touch $@
+
+# Only what is missing is installed; without root the command to run is said.
+build/packages.stamp: board/qemu-x86_64/host-packages.txt
+	@mkdir -p build
+	@want="$$(sed -E 's/#.*//' $< | xargs)"; missing=""; \
+	for package in $$want; do \
+	  dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null | grep -q '^install ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "setup: packages are missing; as root: apt-get install --no-install-recommends$$missing" >&2; exit 1; }; \
+	  echo "setup: installing Debian packages:$$missing"; \
+	  $(APT) update && $(APT) install -y --no-install-recommends $$missing >build/packages.log 2>&1 \
+	    || { tail -n 20 build/packages.log >&2; echo "setup: apt-get failed; the log is build/packages.log" >&2; exit 1; }; \
+	fi
+	@touch $@
+
+build/venv/ready.stamp: pyproject.toml requirements-dev.lock build/packages.stamp
+	@echo "setup: Python packages into build/venv"
+	@[ -x $(PY) ] || python3 -m venv build/venv
+	@build/venv/bin/pip --disable-pip-version-check -q install --require-hashes -r requirements-dev.lock
+	@build/venv/bin/pip --disable-pip-version-check -q install --no-deps -e .
+	@touch $@
+
+bpf: build/bpf/steer.bpf.o ## compile the datapath
+
+build/bpf/steer.bpf.o: $(BPF_SOURCES) build/packages.stamp
+	@mkdir -p $(@D)
+	@echo "bpf: $@"
+	@clang -O2 -g -Wall -Wextra -Werror -target bpf -mcpu=v3 -I/usr/include/$$(uname -m)-linux-gnu -c appliance/bpf/steer.bpf.c -o $@.tmp
+	@mv $@.tmp $@
+
+qemu-image: setup ## build the QEMU image (only what changed)
+	@$(RUN) -m imagebuild
+
+run: qemu-image ## boot the appliance on the simulated board, its serial console in this terminal
+	@$(RUN) -m boardsim run
+
+test: qemu-image ## all tests but the long ones
+	@$(PY) -m pytest -m "not slow" $(ARGS) $(TESTS)
+
+test-all: qemu-image ## all tests
+	@$(PY) -m pytest $(ARGS) $(TESTS)
+
+lint: setup ## ruff, mypy, shellcheck, clang-format
+	@build/venv/bin/ruff check .
+	@build/venv/bin/ruff format --check .
+	@build/venv/bin/mypy
+	@git ls-files -z | xargs -0 grep -lE '^#! ?/bin/(ba|da)?sh' | xargs -r shellcheck
+	@git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
+
+format: setup ## write the files as lint wants them
+	@build/venv/bin/ruff check -q --fix . || true
+	@build/venv/bin/ruff format -q .
+	@git ls-files '*.c' '*.h' | xargs -r clang-format -i
+
+bench: setup ## steering speed beside its limit and its peers -> build/figures/bench.json
+	@$(PY) -m tests.bench
+
+demo: qemu-image ## every failure in turn on a live link -> build/figures/demo.json
+	@$(RUN) -m tests.demo
+
+check-image: build/venv/ready.stamp ## hold buildroot-config/ against a Buildroot tree: BUILDROOT=DIR
+	@[ -n "$(BUILDROOT)" ] || { echo "check-image: say where Buildroot is: make check-image BUILDROOT=DIR" >&2; exit 2; }
+	@buildroot-config/check.sh "$(BUILDROOT)"
+
+image: ## the firmware by Buildroot: BOARD=... BUILDROOT=DIR
+	@[ -n "$(BUILDROOT)" ] || { echo "image: say where Buildroot is: make image BOARD=$(BOARD) BUILDROOT=DIR" >&2; exit 2; }
+	@$(MAKE) -C "$(BUILDROOT)" O="$(CURDIR)/build/$(BOARD)/buildroot" BR2_EXTERNAL="$(CURDIR)/buildroot-config" throughwire_$(subst -,_,$(BOARD))_defconfig
+	@$(MAKE) -C "$(CURDIR)/build/$(BOARD)/buildroot"
+
+clean: ## remove build/ (the cache outside stays)
+	@rm -rf build
