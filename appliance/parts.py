@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a part of bypassd is, and how the supervisor knows that every part is alive.
+
+A part (links, steering, guests, control) is started, run and stopped by the supervisor, in one order and its reverse.
+While it runs it checks in: it calls the `Alive` it was given, from the place where it does its work, at least once in
+its `patience`. The check-in to the keeper, and the renewal of the datapath's dead-man lease, happen in one place
+(supervisor.py) and only while no part is late. So one hung part is enough to lose the supervisor's standing, which is
+the point: there is no second thread that keeps saying that all is well.
+
+`CheckIns` lives as long as bypassd; a part's entry lives from its first `watch` until `forget`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+Alive = Callable[[], None]
+"""A part calls this to check in. Cheap: one clock read and one store."""
+
+PATIENCE_NS = 1_000_000_000
+"""What a part gets when it has no reason to want another patience: 1 s."""
+
+
+class Part(Protocol):
+    """One part of bypassd.
+
+    `start` brings up what the part owns (adopting what an earlier bypassd left) and returns when it works; it may be
+    called again after a failure, and after `stop`. `run` does the work until it is cancelled, and checks in.
+    `stop` ends what must not outlive bypassd and leaves alone what must (guests, pins); it is called after `run` ended,
+    also when `start` failed half way, and must not raise.
+
+    A `BypassError` from `start` or `run` is an expected failure with one clear line: the supervisor shows it with the
+    part's `fault` as cause, and starts the part again with back-off. Every other exception is a bug, and what the part
+    left behind is unknown: bypassd exits, and the keeper starts a fresh one that adopts the datapath and the guests.
+    """
+
+    @property
+    def name(self) -> str:
+        """One word for log lines and `show status`."""
+        ...
+
+    @property
+    def patience(self) -> int:
+        """Longest silence in nanoseconds before the part counts as hung."""
+        ...
+
+    async def start(self) -> None:
+        """Bring up; BypassError with one clear line otherwise."""
+        ...
+
+    async def run(self, alive: Alive) -> None:
+        """Work until cancelled, calling `alive` at least once every `patience`."""
+        ...
+
+    async def stop(self) -> None:
+        """End what must not outlive bypassd."""
+        ...
+
+
+@dataclass
+class _Entry:
+    patience: int
+    last: int
+
+
+class CheckIns:
+    """Who checked in when. Times are nanoseconds of CLOCK_MONOTONIC."""
+
+    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+
+    def watch(self, name: str, patience: int) -> Alive:
+        """Expect check-ins of `name` from now on; the returned function is the check-in."""
+        entry = _Entry(patience, self._clock())
+        self._entries[name] = entry
+
+        def alive() -> None:
+            entry.last = self._clock()
+
+        return alive
+
+    def forget(self, name: str) -> None:
+        """Expect nothing of `name` any more (stopped, or waiting for its restart)."""
+        self._entries.pop(name, None)
+
+    def late(self, now: int) -> list[tuple[str, int]]:
+        """The parts that are late, with how long they have been silent (ns), the longest first."""
+        silent = [(name, now - entry.last) for name, entry in self._entries.items() if now - entry.last > entry.patience]
+        return sorted(silent, key=lambda item: -item[1])
+
+    def ages(self, now: int) -> dict[str, int]:
+        """Nanoseconds since each part's last check-in."""
+        return {name: now - entry.last for name, entry in self._entries.items()}
+
+
+async def wait_alive(event: asyncio.Event, alive: Alive, every: float) -> None:
+    """Wait for `event` and check in every `every` seconds meanwhile: for parts that mostly wait."""
+    while not event.is_set():
+        alive()
+        try:
+            await asyncio.wait_for(event.wait(), every)
+        except TimeoutError:
+            continue
+    alive()
