@@ -4,16 +4,22 @@
 Every message is one line that says what is wrong and, where it can, what to do.
 """
 
+from __future__ import annotations
+
 
 class BypassError(Exception):
     """Base of all errors that a person may be shown as one line."""
 
 
 class ConfigError(BypassError):
-    """The configuration is wrong. `where` is table and key ("rule web: match"), `source` the file."""
+    """The configuration is wrong. `where` is table and key ("rule web: match"), `source` the file.
+
+    `also` holds the other errors of the same text, so that one run can report them all.
+    """
 
     def __init__(self, where: str, what: str, source: str = "") -> None:
         self.where, self.what, self.source = where, what, source
+        self.also: tuple[ConfigError, ...] = ()
         super().__init__(f"{source}: {where}: {what}" if source else f"{where}: {what}")
 
 

@@ -27,9 +27,9 @@ class Duration(int):
         return cls(round(float(found[1]) * _TIME_UNITS[found[2]]))
 
     def __str__(self) -> str:
-        for unit, size in (("h", _TIME_UNITS["h"]), ("min", _TIME_UNITS["min"]), ("s", 10**9), ("ms", 10**6), ("us", 1000)):
-            if self and self % size == 0:
-                return f"{self // size}{unit}"
+        for unit in ("h", "min", "s", "ms", "us"):
+            if self and self % _TIME_UNITS[unit] == 0:
+                return f"{self // _TIME_UNITS[unit]}{unit}"
         return f"{int(self)}ns"
 
     @property
@@ -56,7 +56,8 @@ class Size(int):
         return str(int(self))
 
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
@@ -64,14 +65,14 @@ class _Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     """Base: unknown keys are refused, values do not change once read."""
 
 
-class System(_Struct):
+class System(_Struct, frozen=True):
     """The appliance itself."""
 
     hostname: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] = "bypass"
     supervisor_grace: Duration = Duration(30_000_000_000)  # relay held this long without a supervisor
 
 
-class Segment(_Struct):
+class Segment(_Struct, frozen=True):
     """A LAN/WAN port pair with its relay."""
 
     name: Name
@@ -83,20 +84,20 @@ class Segment(_Struct):
     attach: Literal["auto", "xdp", "tc"] = "auto"
 
 
-class Watchdog(_Struct):
+class Watchdog(_Struct, frozen=True):
     """The hardware watchdog."""
 
     timeout: Duration = Duration(2_000_000_000)
 
 
-class Heartbeat(_Struct):
+class Heartbeat(_Struct, frozen=True):
     """Passive: the guest sends these over its channel."""
 
     interval: Duration = Duration(100_000_000)
     misses: Count = 3
 
 
-class Probe(_Struct):
+class Probe(_Struct, frozen=True):
     """Active: something we send, and expect an answer to."""
 
     kind: Literal["inband", "http", "tcp", "ping", "arp", "command", "negative"]
@@ -107,7 +108,7 @@ class Probe(_Struct):
     target: str = ""
 
 
-class Guest(_Struct):
+class Guest(_Struct, frozen=True):
     """A virtual machine in line on the link. Either `image` (disk) or `kernel` (+ `initrd`)."""
 
     name: Name
@@ -124,7 +125,7 @@ class Guest(_Struct):
     probes: tuple[Probe, ...] = ()
 
 
-class Tunnel(_Struct):
+class Tunnel(_Struct, frozen=True):
     """How a remote is reached."""
 
     kind: Literal["gre", "ipip", "vxlan", "fou", "openvpn"]
@@ -133,7 +134,7 @@ class Tunnel(_Struct):
     key: int | None = None
 
 
-class Remote(_Struct):
+class Remote(_Struct, frozen=True):
     """A guest on another computer."""
 
     name: Name
@@ -143,14 +144,14 @@ class Remote(_Struct):
     probes: tuple[Probe, ...] = ()
 
 
-class Member(_Struct):
+class Member(_Struct, frozen=True):
     """One member of a balanced group; weights are shares of each other."""
 
     hop: Name
     weight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
 
 
-class Group(_Struct):
+class Group(_Struct, frozen=True):
     """Several hops that stand for one: either `balance` or `standby`."""
 
     name: Name
@@ -160,7 +161,7 @@ class Group(_Struct):
     hash: Literal["l4", "l3"] = "l4"
 
 
-class Rule(_Struct):
+class Rule(_Struct, frozen=True):
     """What happens to the frames that `match`; the first rule that matches wins."""
 
     name: Name
@@ -170,7 +171,7 @@ class Rule(_Struct):
     on_unavailable: Literal["bypass", "block"] = "bypass"
 
 
-class Config(_Struct):
+class Config(_Struct, frozen=True):
     """The whole file."""
 
     system: System = System()

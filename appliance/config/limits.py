@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How much of everything a configuration may hold. The datapath's tables have these sizes (`bpf/steer.h`).
+
+An error names the constant, so that it can be found here.
+"""
+
+MAX_SEGMENTS = 16
+MAX_HOPS = 127  # guests and remotes together; hop id 0 means "out"
+MAX_GROUPS = 64
+MAX_RULES = 4096
+MAX_PATH = 8  # hops in the path of one rule
+MAX_MEMBERS = 8  # hops in one group
+MAX_FILE = 4 << 20  # bytes of a configuration file
+
+MAX_DURATION = 24 * 3600 * 10**9  # ns; longer waits are never meant, and times stay far from 64 bits
+MIN_INTERVAL = 10**6  # ns between heartbeats or probes
+MIN_WATCHDOG = 10**9  # ns; watchdog devices count whole seconds
+MIN_MEMORY = 16 << 20  # bytes; less boots no kernel
+MAX_MEMORY = 1 << 40  # bytes
