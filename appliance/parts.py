@@ -90,7 +90,9 @@ class CheckIns:
 
     def late(self, now: int) -> list[tuple[str, int]]:
         """The parts that are late, with how long they have been silent (ns), the longest first."""
-        silent = [(name, now - entry.last) for name, entry in self._entries.items() if now - entry.last > entry.patience]
+        silent = [
+            (name, now - entry.last) for name, entry in self._entries.items() if now - entry.last > entry.patience
+        ]
         return sorted(silent, key=lambda item: -item[1])
 
     def ages(self, now: int) -> dict[str, int]:

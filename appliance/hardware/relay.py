@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The relay of one segment, as GPIO lines found by name, and the status LED, which is a line as well.
+
+Owns the requested lines: they are released when the object is closed or the process ends, and a released line is the
+board's resting state where `on_release = "reverts"`. Only the keeper makes these objects. Imports are light, because
+the relay is driven before anything heavy is loaded; periphery is imported when the first line is opened.
+
+Levels: `active` says which physical level of the line means "driven". Polarity is applied here and not by the kernel,
+so that "released" is one level whatever the board's wiring is.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from appliance.errors import HardwareError
+
+if TYPE_CHECKING:
+    from periphery.gpio import CdevGPIO
+
+BYPASS, INLINE, DISCONNECT = "bypass", "inline", "disconnect"
+
+# linux/gpio.h, character device ABI version 2
+_GET_CHIPINFO = 0x8044B401
+_V2_GET_LINEINFO = 0xC100B405
+_V2_GET_LINE = 0xC250B407
+_V2_LINE_GET_VALUES = 0xC010B40E
+_FLAG_OUTPUT = 1 << 3
+_LINE_INFO = struct.Struct("=32s32sIIQ")  # name, consumer, offset, attributes, flags; 176 more bytes follow
+_REQUEST_SIZE = 592  # struct gpio_v2_line_request: offsets[64] first, number of lines at 560, file descriptor at 588
+
+
+class LineSpec(NamedTuple):
+    """One GPIO line as board.toml names it."""
+
+    line: str
+    active_high: bool = True
+    keeps: bool = False  # the controller keeps the level when the line is released
+
+
+class RelaySpec(NamedTuple):
+    """One relay as board.toml describes it; `name` is the name of its inline line."""
+
+    name: str
+    inline: LineSpec
+    disconnect: LineSpec | None = None
+    ports: tuple[str, ...] = ()
+    settle_ms: int = 0
+
+
+class Place(NamedTuple):
+    """Where a named line is."""
+
+    chip: str
+    offset: int
+    flags: int
+
+
+def find_line(name: str, pattern: str = "/dev/gpiochip*") -> Place:
+    """Look for a line by its name on every GPIO chip. HardwareError says what is there instead."""
+    seen: list[str] = []
+    for chip in sorted(glob.glob(pattern)):
+        try:
+            fd = os.open(chip, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            seen.append(f"{chip}: {error.strerror}")
+            continue
+        try:
+            (lines,) = struct.unpack_from("=I", fcntl.ioctl(fd, _GET_CHIPINFO, bytes(68)), 64)
+            for offset in range(lines):
+                info = bytearray(256)
+                struct.pack_into("=I", info, 64, offset)
+                fcntl.ioctl(fd, _V2_GET_LINEINFO, info)
+                label, _, _, _, flags = _LINE_INFO.unpack_from(info)
+                if label.rstrip(b"\0").decode("ascii", "replace") == name:
+                    return Place(chip, offset, flags)
+            seen.append(f"{os.path.basename(chip)} has {lines} other lines")
+        except OSError as error:
+            seen.append(f"{chip}: {error.strerror}")
+        finally:
+            os.close(fd)
+    there = "; ".join(seen) or "there is no GPIO chip"
+    raise HardwareError(f'GPIO line "{name}" not found ({there}): load the GPIO driver, or correct board.toml')
+
+
+def _level_as_is(place: Place) -> bool:
+    """Read a line's physical level without changing its direction."""
+    chip = os.open(place.chip, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        request = bytearray(_REQUEST_SIZE)
+        struct.pack_into("=I", request, 0, place.offset)
+        request[256:263] = b"bypassd"
+        struct.pack_into("=I", request, 560, 1)
+        fcntl.ioctl(chip, _V2_GET_LINE, request)
+        (line,) = struct.unpack_from("=i", request, 588)
+        try:
+            values = bytearray(struct.pack("=QQ", 0, 1))
+            fcntl.ioctl(line, _V2_LINE_GET_VALUES, values)
+            return bool(values[0] & 1)
+        finally:
+            os.close(line)
+    finally:
+        os.close(chip)
+
+
+class Line:
+    """One output line. Opening it drives it to its released level, except where it is found driven (see `open`)."""
+
+    def __init__(self, spec: LineSpec) -> None:
+        self.spec = spec
+        self._gpio: CdevGPIO | None = None
+
+    def open(self) -> bool:
+        """Take the line; returns whether it is driven now.
+
+        A controller that keeps its levels may still drive the line that an earlier keeper set: then it is taken over as
+        it is, so that a restarted keeper moves no relay. Every other line starts released. HardwareError: not found,
+        busy, refused.
+        """
+        self.close()
+        place = find_line(self.spec.line)
+        from periphery.gpio import CdevGPIO, GPIOError
+
+        try:
+            driven = False
+            if self.spec.keeps and place.flags & _FLAG_OUTPUT:
+                driven = _level_as_is(place) == self.spec.active_high
+            # periphery's "out" would drive 0 first, which is the active level of an active-low line
+            direction = "high" if driven == self.spec.active_high else "low"
+            self._gpio = CdevGPIO(place.chip, place.offset, direction, label="bypass-keeper")
+        except (GPIOError, OSError) as error:
+            hint = "another program holds it" if error.errno == errno.EBUSY else "check the GPIO driver"
+            raise HardwareError(f'GPIO line "{self.spec.line}" on {place.chip} refused: {error}: {hint}') from error
+        return driven
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the line is requested."""
+        return self._gpio is not None
+
+    def drive(self, on: bool) -> None:
+        """Drive or release; HardwareError when the controller refuses."""
+        self._call("write", on == self.spec.active_high)
+
+    def driven(self) -> bool:
+        """Read back; HardwareError when the controller is gone."""
+        return bool(self._call("read")) == self.spec.active_high
+
+    def _call(self, method: str, *arguments: bool) -> bool | None:
+        if self._gpio is None:
+            raise HardwareError(f'GPIO line "{self.spec.line}" is not open')
+        try:
+            result: bool | None = getattr(self._gpio, method)(*arguments)
+            return result
+        except OSError as error:
+            raise HardwareError(f'GPIO line "{self.spec.line}": {method} failed: {error}') from error
+
+    def close(self) -> None:
+        """Release the line; what it does then is the board's (`on_release`)."""
+        gpio, self._gpio = self._gpio, None
+        if gpio is not None:
+            try:
+                gpio.close()
+            except OSError:
+                pass  # the chip went away: nothing is left to release
+
+
+class Relay:
+    """One segment's relay: `inline`, `bypass` (the resting state) and, where the board has it, `disconnect`."""
+
+    def __init__(self, spec: RelaySpec) -> None:
+        self.spec = spec
+        self._inline = Line(spec.inline)
+        self._disconnect = Line(spec.disconnect) if spec.disconnect else None
+
+    def open(self) -> str:
+        """Take the lines; returns the mode they are in now. HardwareError: see `Line.open`."""
+        inline = self._inline.open()
+        disconnect = self._disconnect.open() if self._disconnect else False
+        return DISCONNECT if disconnect else INLINE if inline else BYPASS
+
+    def set(self, mode: str) -> None:
+        """Move the relay. Inline is always released first and driven last: the way there leads over the safe state."""
+        if mode == DISCONNECT and not self._disconnect:
+            raise HardwareError(f"relay {self.spec.name}: this board has no disconnect: use bypass")
+        if mode != INLINE:
+            self._inline.drive(False)
+        if self._disconnect:
+            self._disconnect.drive(mode == DISCONNECT)
+        if mode == INLINE:
+            self._inline.drive(True)
+
+    def read(self) -> str:
+        """The mode that the lines say, read back from the controller."""
+        if self._disconnect and self._disconnect.driven():
+            return DISCONNECT
+        return INLINE if self._inline.driven() else BYPASS
+
+    def close(self) -> None:
+        """Release the lines."""
+        self._inline.close()
+        if self._disconnect:
+            self._disconnect.close()

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The hardware watchdog: a device that resets the board unless it is fed in time.
+
+Owns /dev/watchdogN from `open` on. Opening starts the countdown; a process that dies leaves it counting; only `close`
+with the magic character stops it. Only the keeper makes this object, and feeds it from its own loop.
+Ioctls and the magic character: Documentation/watchdog/watchdog-api.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import os
+import struct
+
+from appliance.errors import HardwareError
+
+_WDIOC_KEEPALIVE = 0x80045705
+_WDIOC_SETTIMEOUT = 0xC0045706
+_WDIOC_GETTIMEOUT = 0x80045707
+_MAGIC_CLOSE = b"V"
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
+
+
+def find(driver: str, sysfs: str = "/sys/class/watchdog", dev: str = "/dev") -> str:
+    """Path of the watchdog whose kernel driver or identity is `driver` ("" = the first one).
+
+    HardwareError names the devices that are there instead.
+    """
+    others: list[str] = []
+    for folder in sorted(glob.glob(os.path.join(glob.escape(sysfs), "watchdog*"))):
+        identity = _first_line(os.path.join(folder, "identity"))
+        bound = os.path.basename(os.path.realpath(os.path.join(folder, "device", "driver")))
+        if not driver or driver == bound or driver.lower() in identity.lower():
+            return os.path.join(dev, os.path.basename(folder))
+        others.append(f"{os.path.basename(folder)} is {identity or bound}")
+    there = "; ".join(others) or "there is none"
+    wanted = f'watchdog "{driver}"' if driver else "a hardware watchdog"
+    raise HardwareError(f"{wanted} not found ({there}): load its driver, or correct [watchdog] in board.toml")
+
+
+class Watchdog:
+    """One open watchdog device."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def open(cls, path: str) -> Watchdog:
+        """Open the device, which starts its countdown with the timeout it has. HardwareError: missing or busy."""
+        try:
+            return cls(path, os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            hint = "another program feeds it: stop that" if error.errno == errno.EBUSY else "check its driver"
+            raise HardwareError(f"{path}: {error.strerror}: {hint}") from error
+
+    def set_timeout(self, milliseconds: int) -> int:
+        """Ask for a timeout; returns what the device made of it, in milliseconds.
+
+        The interface has whole seconds, so the request is rounded down (never later than asked for, at least 1 s), and
+        the device may round again. A device that cannot change its timeout keeps what it has.
+        """
+        seconds = struct.pack("=i", max(1, milliseconds // 1000))
+        try:
+            fcntl.ioctl(self._fd, _WDIOC_SETTIMEOUT, seconds)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY):
+                raise HardwareError(f"{self.path}: the timeout cannot be set: {error.strerror}") from error
+        return self.timeout()
+
+    def timeout(self) -> int:
+        """The device's timeout in milliseconds."""
+        try:
+            (seconds,) = struct.unpack("=i", fcntl.ioctl(self._fd, _WDIOC_GETTIMEOUT, bytes(4)))
+        except OSError as error:
+            raise HardwareError(f"{self.path}: the timeout cannot be read: {error.strerror}") from error
+        return int(seconds) * 1000
+
+    def feed(self) -> None:
+        """Restart the countdown; HardwareError when the device is gone."""
+        try:
+            fcntl.ioctl(self._fd, _WDIOC_KEEPALIVE, bytes(4))
+        except OSError as error:
+            raise HardwareError(f"{self.path}: cannot be fed: {error.strerror}") from error
+
+    def close(self, orderly: bool) -> None:
+        """Close it; `orderly` stops the countdown first (unless the driver was loaded with nowayout)."""
+        try:
+            if orderly:
+                os.write(self._fd, _MAGIC_CLOSE)
+        except OSError:
+            pass  # it goes on counting: the safe side
+        finally:
+            os.close(self._fd)
