@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The life of a guest as one table: states, events, and what may follow what.
+
+Pure. The manager asks `move`, and records every change; a move that the table does not have is a bug and raises.
+Back-off between restarts and the crash-loop limit are here too, as a function of when the guest ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class State(Enum):
+    """Where a guest is in its life. Only `AVAILABLE` has a lease."""
+
+    DEFINED = "defined"  # in the configuration, never started
+    STARTING = "starting"  # its process is being started, or waits for its restart
+    PROVING = "proving"  # runs, has not shown yet that it works
+    AVAILABLE = "available"  # proved: gets traffic while its lease lasts
+    SUSPECT = "suspect"  # was available, a check failed; gets no traffic until it proved itself again
+    DRAINING = "draining"  # gets no new traffic, by order; also while it is being stopped
+    STOPPED = "stopped"  # not running, by order
+    FAILED = "failed"  # cannot be started, or ended too often: an operator must look
+
+
+class Event(Enum):
+    """What can happen to a guest."""
+
+    START = "start"  # by order, or at start of bypassd
+    RUNNING = "running"  # its process runs and answers on QMP (newly started or adopted)
+    REFUSED = "refused"  # it cannot be started: image, memory, tap, QEMU's arguments
+    PROVED = "proved"  # every check passes, for long enough
+    FELL = "fell"  # a check failed
+    RESET = "reset"  # the guest rebooted itself
+    ENDED = "ended"  # its process ended
+    GIVE_UP = "give up"  # it ended too often
+    DRAIN = "drain"  # by order
+    STOP = "stop"  # by order
+
+
+TABLE: dict[tuple[State, Event], State] = {
+    (State.DEFINED, Event.START): State.STARTING,
+    (State.DEFINED, Event.STOP): State.STOPPED,
+    (State.STARTING, Event.RUNNING): State.PROVING,
+    (State.STARTING, Event.REFUSED): State.FAILED,
+    (State.STARTING, Event.ENDED): State.STARTING,
+    (State.STARTING, Event.GIVE_UP): State.FAILED,
+    (State.STARTING, Event.STOP): State.STOPPED,
+    (State.PROVING, Event.PROVED): State.AVAILABLE,
+    (State.PROVING, Event.RESET): State.PROVING,
+    (State.PROVING, Event.ENDED): State.STARTING,
+    (State.PROVING, Event.DRAIN): State.DRAINING,
+    (State.PROVING, Event.STOP): State.DRAINING,
+    (State.AVAILABLE, Event.FELL): State.SUSPECT,
+    (State.AVAILABLE, Event.RESET): State.PROVING,
+    (State.AVAILABLE, Event.ENDED): State.STARTING,
+    (State.AVAILABLE, Event.DRAIN): State.DRAINING,
+    (State.AVAILABLE, Event.STOP): State.DRAINING,
+    (State.SUSPECT, Event.PROVED): State.AVAILABLE,
+    (State.SUSPECT, Event.RESET): State.PROVING,
+    (State.SUSPECT, Event.ENDED): State.STARTING,
+    (State.SUSPECT, Event.DRAIN): State.DRAINING,
+    (State.SUSPECT, Event.STOP): State.DRAINING,
+    (State.DRAINING, Event.START): State.PROVING,  # taken back into service
+    (State.DRAINING, Event.RESET): State.DRAINING,
+    (State.DRAINING, Event.STOP): State.DRAINING,
+    # A drained guest that ends stays stopped: somebody is at work on it.
+    (State.DRAINING, Event.ENDED): State.STOPPED,
+    (State.STOPPED, Event.START): State.STARTING,
+    (State.FAILED, Event.START): State.STARTING,
+    (State.FAILED, Event.STOP): State.STOPPED,
+}
+
+ALIVE = frozenset({State.PROVING, State.AVAILABLE, State.SUSPECT, State.DRAINING})
+"""States in which a process runs and answered at least once."""
+
+
+class IllegalMoveError(Exception):
+    """The table has no such move: a bug in the caller, or an order that makes no sense in this state."""
+
+    def __init__(self, state: State, event: Event) -> None:
+        self.state, self.event = state, event
+        super().__init__(f"a guest that is {state.value} cannot take '{event.value}'")
+
+
+def move(state: State, event: Event) -> State:
+    """The state after `event`; IllegalMoveError when the table has no such move."""
+    try:
+        return TABLE[state, event]
+    except KeyError:
+        raise IllegalMoveError(state, event) from None
+
+
+def allowed(state: State, event: Event) -> bool:
+    """Whether the table has this move."""
+    return (state, event) in TABLE
+
+
+BACKOFF_FIRST_NS = 200_000_000
+BACKOFF_LIMIT_NS = 30_000_000_000
+STEADY_NS = 60_000_000_000
+CRASH_LOOP_ENDS = 8
+"""A guest that ended this often without one run of a minute is given up until an operator starts it."""
+
+
+@dataclass
+class Restarts:
+    """When to start a guest again after it ended. Times in nanoseconds of CLOCK_MONOTONIC."""
+
+    count: int = 0
+    _short_runs: deque[int] = field(default_factory=deque)
+
+    def ended(self, now: int, ran_since: int) -> int | None:
+        """How long to wait before the next start; None = give up. The first restart comes after 0.2 s, then doubling."""
+        if now - ran_since >= STEADY_NS:
+            self._short_runs.clear()
+        self._short_runs.append(now)
+        if len(self._short_runs) >= CRASH_LOOP_ENDS:
+            return None
+        self.count += 1
+        delay: int = min(BACKOFF_FIRST_NS << (len(self._short_runs) - 1), BACKOFF_LIMIT_NS)
+        return delay
+
+    def forgive(self) -> None:
+        """An operator started it: earlier ends count no more."""
+        self._short_runs.clear()

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The persistent taps of a guest: made, set up, opened for QEMU, removed.
+
+A tap is persistent so that the datapath's programs, links and device maps that refer to it stay valid while guests and
+bypassd come and go. It belongs to one hop and one side of one segment, and has no addresses: nothing but the datapath
+and our heartbeats uses it. Taps live until the appliance's guests are reconfigured or it reboots.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from appliance.errors import GuestError
+
+_TUNSETIFF = 0x400454CA
+_TUNSETPERSIST = 0x400454CB
+_IFF_TAP = 0x0002
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+
+TAP_MTU = 9000
+"""Larger than any port's: the kernel drops, without a counter, what is longer than the MTU on its way into a tap."""
+
+_ADDRGEN_NONE = 1
+
+
+def tap_name(hop: int, segment: int, side: int) -> str:
+    """Name of the tap of `hop` at `side` (0 LAN, 1 WAN) of the segment with this index: "tw3.0l"."""
+    return f"tw{hop}.{segment}{'lw'[side]}"
+
+
+def open_tap(name: str, offloads: bool = False) -> int:
+    """Open the tap, making it where it is missing; the file descriptor is one end of it, for QEMU.
+
+    With `offloads` frames carry a virtio header (only where the datapath sits at tc). GuestError when another process
+    holds the tap, or the kernel has no taps.
+    """
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise GuestError(f"no taps: /dev/net/tun: {error.strerror}") from error
+    flags = _IFF_TAP | _IFF_NO_PI | (_IFF_VNET_HDR if offloads else 0)
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        fcntl.ioctl(fd, _TUNSETPERSIST, 1)
+    except OSError as error:
+        os.close(fd)
+        if error.errno == errno.EBUSY:
+            raise GuestError(f"tap {name} is in use by another process") from error
+        raise GuestError(f"tap {name}: {error.strerror}") from error
+    return fd
+
+
+def ensure(name: str) -> None:
+    """Make the tap where it is missing, without addresses, with room for tagged frames, and up."""
+    if not Path("/sys/class/net", name).exists():
+        os.close(open_tap(name))
+    with IPRoute() as route:
+        found = route.link_lookup(ifname=name)
+        if not found:
+            raise GuestError(f"tap {name} is not there")
+        try:
+            route.link("set", index=found[0], mtu=TAP_MTU, state="up", IFLA_AF_SPEC=_no_ipv6_address())
+        except NetlinkError:
+            # A kernel without IPv6 refuses that attribute, and needs it as little.
+            route.link("set", index=found[0], mtu=TAP_MTU, state="up")
+
+
+def _no_ipv6_address() -> dict[str, list[tuple[str, object]]]:
+    return {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDRGEN_NONE)]})]}
+
+
+def remove(name: str) -> None:
+    """Remove the tap; one that is gone already is no error."""
+    with IPRoute() as route:
+        for index in route.link_lookup(ifname=name):
+            try:
+                route.link("del", index=index)
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:
+                    raise GuestError(f"tap {name} cannot be removed: {error}") from error

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One check of one guest as a pure detector: evidence and time go in, actions come out.
+
+A detector rises after `rises` good pieces of evidence, spread over as many intervals, and falls when the last good
+one is older than its window, or after `misses` explicit refusals in a row. Until it rose for the first time it is
+`unknown`, which counts as not passing: bypass until proven.
+
+Evidence carries the time *for which* it holds: an in-band heartbeat that was sent at T and came back proves that the
+guest forwarded frames at some time after T, however late we read it. So a stalled reader cannot make old evidence look
+fresh. Nothing here reads a clock. A detector lives as long as one run of its guest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class State(Enum):
+    """What a check says of its guest."""
+
+    UNKNOWN = "unknown"  # nothing proved yet
+    PASSING = "passing"
+    FAILING = "failing"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a check is judged. `interval` is in nanoseconds, `misses` and `rises` are counts."""
+
+    interval: int
+    misses: int
+    rises: int
+
+    @property
+    def margin(self) -> int:
+        """Scheduling margin (ns): a quarter of the interval, for timers and reads that come a little late."""
+        return self.interval // 4
+
+    @property
+    def window(self) -> int:
+        """How long one good piece of evidence holds (ns): `misses` intervals and the margin."""
+        return self.interval * self.misses + self.margin
+
+
+@dataclass(frozen=True)
+class Good:
+    """The check succeeded. `at` = the time for which that is proved; `latency` in nanoseconds where there is one."""
+
+    at: int
+    latency: int | None = None
+
+
+@dataclass(frozen=True)
+class Bad:
+    """The check was answered, and the answer is a refusal."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time went by."""
+
+
+Event = Good | Bad | Tick
+
+
+@dataclass(frozen=True)
+class Rose:
+    """The check passes from now on."""
+
+
+@dataclass(frozen=True)
+class Fell:
+    """The check fails from now on; `why` is for a person."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Extended:
+    """Fresh evidence while passing: it holds until `until`."""
+
+    until: int
+
+
+Action = Rose | Fell | Extended
+
+
+def milliseconds(span: int) -> str:
+    """A time in nanoseconds for a person: "2.1 ms"."""
+    return f"{span / 1e6:.1f} ms"
+
+
+@dataclass
+class Detector:
+    """The state of one check. `label` says what is watched, in the words a person is shown."""
+
+    label: str
+    limits: Limits
+    state: State = State.UNKNOWN
+    last_good: int | None = None
+    last_latency: int | None = None
+    why: str = "no evidence yet"
+    changed: int | None = None
+    falls: int = 0
+    stale: int = 0
+    _goods: int = field(default=0, repr=False)
+    _counted: int | None = field(default=None, repr=False)
+    _bads: int = field(default=0, repr=False)
+
+    @property
+    def expires(self) -> int | None:
+        """Until when the last good evidence holds; None = there is none."""
+        return None if self.last_good is None else self.last_good + self.limits.window
+
+    def shorten_proof(self) -> None:
+        """One good piece of evidence is enough to rise: for a guest that was proved before its supervisor restarted."""
+        self._goods = max(self._goods, self.limits.rises - 1)
+
+    def step(self, now: int, event: Event) -> list[Action]:
+        """Take one event at time `now` (ns, never going back) and say what follows from it."""
+        match event:
+            case Good():
+                return self._good(now, event)
+            case Bad():
+                return self._bad(now, event)
+            case Tick():
+                return self._expire(now)
+
+    def _good(self, now: int, event: Good) -> list[Action]:
+        if event.at + self.limits.window <= now:
+            self.stale += 1
+            age = milliseconds(now - event.at)
+            return self._expire(now, f"{self.label}: answers come {age} late, longer than they hold")
+        actions = self._expire(now)
+        if self.last_good is not None and event.at <= self.last_good:
+            return actions  # older than what is known: proves nothing new
+        self.last_good, self.last_latency = event.at, event.latency
+        self._bads = 0
+        # A flood of good answers inside one interval is one answer: rising takes time, not volume.
+        if self._counted is None or event.at - self._counted >= self.limits.interval - self.limits.margin:
+            self._goods += 1
+            self._counted = event.at
+        if self.state is not State.PASSING and self._goods >= self.limits.rises:
+            self.state, self.changed, self.why = State.PASSING, now, ""
+            actions.append(Rose())
+        if self.state is State.PASSING:
+            actions.append(Extended(event.at + self.limits.window))
+        return actions
+
+    def _bad(self, now: int, event: Bad) -> list[Action]:
+        actions = self._expire(now)
+        self._bads += 1
+        self._goods = 0
+        if self.state is State.PASSING and self._bads >= self.limits.misses:
+            actions.append(self._fall(now, f"{self.label}: {event.why}"))
+        elif self.state is not State.PASSING:
+            self.why = f"{self.label}: {event.why}"
+        return actions
+
+    def _expire(self, now: int, why: str = "") -> list[Action]:
+        expires = self.expires
+        if expires is None or now < expires:
+            return []
+        self._goods, self._counted = 0, None
+        if self.state is not State.PASSING:
+            return []
+        assert self.last_good is not None
+        return [self._fall(now, why or f"{self.label}: nothing for {milliseconds(now - self.last_good)}")]
+
+    def _fall(self, now: int, why: str) -> Fell:
+        self.state, self.changed, self.why = State.FAILING, now, why
+        self.falls += 1
+        self._goods, self._counted = 0, None
+        return Fell(why)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The lease of one hop: the only place where health turns into availability in the kernel.
+
+The datapath checks on each frame whether `leases[hop]` lies in the future, so traffic falls back by itself when
+renewals stop. Renewals come from evidence only: the caller hands in until when the evidence holds, never a promise.
+The object lives as long as its hop; the lease itself lives in a pinned map and outlives bypassd.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Leases(Protocol):
+    """What the datapath offers for leases. Times are nanoseconds of CLOCK_MONOTONIC."""
+
+    def renew(self, hop: int, expiry: int) -> None:
+        """Let `hop` have frames until `expiry`."""
+        ...
+
+    def revoke(self, hop: int) -> None:
+        """Let `hop` have no frame from now on."""
+        ...
+
+
+class Lease:
+    """Renewed only while granted, and never backwards."""
+
+    def __init__(self, leases: Leases, hop: int) -> None:
+        self._leases, self.hop = leases, hop
+        self.expiry = 0
+        self.renewals = 0
+
+    def renew(self, now: int, until: int) -> None:
+        """Extend to `until`; evidence that has run out already, or that reaches less far, changes nothing."""
+        if until <= now or until <= self.expiry:
+            return
+        self._leases.renew(self.hop, until)
+        self.expiry = until
+        self.renewals += 1
+
+    def revoke(self) -> None:
+        """End it now. Idempotent, and always written: what the map holds may come from an earlier bypassd."""
+        self._leases.revoke(self.hop)
+        self.expiry = 0
+
+    def remaining(self, now: int) -> int:
+        """Nanoseconds left; 0 = expired."""
+        return max(self.expiry - now, 0)

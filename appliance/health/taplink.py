@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A packet socket on one tap of a guest: the I/O half of in-band heartbeats.
+
+What is sent here leaves through the tap and so enters the guest; what the guest sends out of that port, and the
+datapath hands to the host stack, is read here. The socket is bound to one interface and one EtherType, and a socket
+filter drops in the kernel what does not carry our magic, so that no traffic of others wakes bypassd. It lives as long
+as the guest's process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+
+from appliance.errors import GuestError
+from appliance.health.inband import ETHERTYPE, MAGIC
+
+_SOL_PACKET = 263
+_PACKET_IGNORE_OUTGOING = 23
+_SO_ATTACH_FILTER = 26
+_READ_LIMIT = 32
+"""Frames read at one wake-up at most: a flood must not hold up the event loop."""
+
+# Classic BPF: EtherType, then magic; keep 128 bytes, else drop. (code, jump true, jump false, value)
+_FILTER = (
+    (0x28, 0, 0, 12),  # ldh [12]
+    (0x15, 0, 3, ETHERTYPE),  # jeq
+    (0x20, 0, 0, 14),  # ld [14]
+    (0x15, 0, 1, int.from_bytes(MAGIC, "big")),  # jeq
+    (0x06, 0, 0, 128),  # ret 128
+    (0x06, 0, 0, 0),  # ret 0
+)
+
+
+def _attach_filter(sock: socket.socket) -> None:
+    code = b"".join(struct.pack("HBBI", *line) for line in _FILTER)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = struct.pack("HxxxxxxP", len(_FILTER), ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+class TapLink:
+    """Sends to and reads from one tap."""
+
+    def __init__(self, interface: str) -> None:
+        """Open on `interface`; GuestError when it is not there or packet sockets are not allowed."""
+        self.interface = interface
+        self.refused = 0  # frames the tap did not take (its guest is not there or its queue is full)
+        try:
+            # Opened without a protocol: nothing is received before the filter and the interface are set.
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        except OSError as error:
+            raise GuestError(f"no packet socket for {interface}: {error.strerror}") from error
+        try:
+            _attach_filter(self._socket)
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            self._socket.bind((interface, ETHERTYPE))
+        except OSError as error:
+            self._socket.close()
+            raise GuestError(f"no packet socket on {interface}: {error.strerror}") from error
+
+    def fileno(self) -> int:
+        """For the event loop."""
+        return self._socket.fileno()
+
+    def send(self, frame: bytes) -> None:
+        """Hand one frame to the guest; a refusal is counted, as the missing answer says the rest."""
+        try:
+            self._socket.send(frame)
+        except OSError:
+            self.refused += 1
+
+    def receive(self) -> list[bytes]:
+        """The frames that wait, at most 32; empty when there are none or the tap is down."""
+        frames: list[bytes] = []
+        while len(frames) < _READ_LIMIT:
+            try:
+                frames.append(self._socket.recv(256))
+            except OSError:  # nothing more (EAGAIN), or the interface went down (ENETDOWN, reported once)
+                break
+        return frames
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._socket.close()
