@@ -66,7 +66,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def write(name: str, rows: list[Row], plot: Callable[[Any], None] | None = None, **more: Any) -> Path:
-    """Write JSON, table and (where `plot` draws on the matplotlib axes it is given) a picture; returns the JSON's path."""
+    """Write JSON, table and, where `plot` draws on the axes it is given, a picture; returns the path of the JSON."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     document = {"name": name, "version": __version__, "machine": machine(), "when": when, **more, "rows": rows}

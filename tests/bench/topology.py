@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The benchmark's wires: one namespace with a generator's port, the two ports of the device under test, and a sink.
+
+    gen ══ veth ══ lan [device under test] wan ══ veth ══ sink
+
+Everything stands in one network namespace that this process made and entered; it vanishes with the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+
+CLONE_NEWNET = 0x40000000
+PAIRS = (("gen", "lan"), ("wan", "sink"))
+
+
+def enter_new_namespace() -> None:
+    """Leave the machine's network for an empty one; OSError without the right to."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot make a network namespace: {os.strerror(number)}; run as root")
+
+
+def run(*command: str) -> str:
+    """Run a command and give its output; RuntimeError carries what it said."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def build() -> None:
+    """Make the two pairs. GRO gives a veth its NAPI, without which it drops frames that XDP sends to it."""
+    run("ip", "link", "set", "lo", "up")
+    for left, right in PAIRS:
+        run("ip", "link", "add", left, "type", "veth", "peer", "name", right)
+        for name in (left, right):
+            run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
+            run("ethtool", "-K", name, "gro", "on")
+            run("ip", "link", "set", name, "up", "promisc", "on")
+
+
+def index(name: str) -> int:
+    """The interface's number."""
+    with open(f"/sys/class/net/{name}/ifindex") as handle:
+        return int(handle.read())
