@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Reading a frame for its flow. Contract: each function takes the cursor and the frame's end, moves the cursor behind
+ * what it has read, and returns a negative number, cursor untouched, when the frame is too short. The compare with
+ * `end` stands directly before each access, as the verifier forgets it over arithmetic on the cursor.
+ */
+#ifndef PARSING_H
+#define PARSING_H
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define MAX_VLANS 4
+#define MAX_EXTENSIONS 8
+#define MAX_OFFSET 2047	/* an extension header further back is not read; all bits set */
+
+#define PROTO_HOPOPTS 0
+#define PROTO_TCP 6
+#define PROTO_UDP 17
+#define PROTO_DCCP 33
+#define PROTO_ROUTING 43
+#define PROTO_FRAGMENT 44
+#define PROTO_AH 51
+#define PROTO_DSTOPTS 60
+#define PROTO_SCTP 132
+#define PROTO_MOBILITY 135
+#define PROTO_UDPLITE 136
+
+/* Addresses as numbers in host order; an IPv4 address is in source[1] and destination[1]. */
+struct parsed {
+	__u64 source[2];
+	__u64 destination[2];
+	__u32 id;
+	__u16 ports[2];
+	__u8 protocol;
+	__u8 has_ports;
+	__u8 fragment;		/* 0 whole, 1 first fragment, 2 later fragment */
+	__u8 tcp_flags;
+};
+
+struct cursor {
+	void *at;
+	void *end;
+};
+
+static __always_inline int parse_ethertype(struct cursor *c)
+{
+	__u16 proto;
+
+	if (c->at + ETH_HLEN > c->end)
+		return -1;
+	proto = *(__u16 *)(c->at + 12);
+	c->at += ETH_HLEN;
+	/* tags: 802.1Q and 802.1ad, in any order */
+	for (int i = 0; i < MAX_VLANS; i++) {
+		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
+			break;
+		if (c->at + 4 > c->end)
+			return -1;
+		proto = *(__u16 *)(c->at + 2);
+		c->at += 4;
+	}
+	return bpf_ntohs(proto);
+}
+
+static __always_inline int parse_ports(struct cursor *c, struct parsed *p)
+{
+	if (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP && p->protocol != PROTO_SCTP &&
+	    p->protocol != PROTO_UDPLITE && p->protocol != PROTO_DCCP)
+		return 0;
+	if (c->at + 4 > c->end)
+		return 0;
+	p->ports[0] = bpf_ntohs(*(__u16 *)c->at);
+	p->ports[1] = bpf_ntohs(*(__u16 *)(c->at + 2));
+	p->has_ports = 1;
+	if (p->protocol == PROTO_TCP && c->at + 14 <= c->end)
+		p->tcp_flags = *(__u8 *)(c->at + 13);
+	return 0;
+}
+
+static __always_inline int parse_ipv4(struct cursor *c, struct parsed *p)
+{
+	__u8 *ip = c->at;
+	__u32 header;
+	__u16 offset;
+
+	if (c->at + 20 > c->end)
+		return -1;
+	header = (ip[0] & 0x0f) * 4;
+	if (ip[0] >> 4 != 4 || header < 20)
+		return -1;
+	p->protocol = ip[9];
+	p->source[1] = bpf_ntohl(*(__u32 *)(ip + 12));
+	p->destination[1] = bpf_ntohl(*(__u32 *)(ip + 16));
+	offset = bpf_ntohs(*(__u16 *)(ip + 6));
+	if (offset & 0x3fff) {
+		p->id = bpf_ntohs(*(__u16 *)(ip + 4));
+		p->fragment = offset & 0x1fff ? 2 : 1;
+	}
+	if (p->fragment == 2)
+		return 0;
+	c->at += header;
+	return parse_ports(c, p);
+}
+
+static __always_inline int parse_ipv6(void *data, struct cursor *c, struct parsed *p)
+{
+	__u8 *ip = c->at;
+	__u32 at;
+	__u8 next;
+
+	if (c->at + 40 > c->end)
+		return -1;
+	if (ip[0] >> 4 != 6)
+		return -1;
+	/* by 32 bits: the header is not aligned to 8 */
+	p->source[0] = (__u64)bpf_ntohl(*(__u32 *)(ip + 8)) << 32 | bpf_ntohl(*(__u32 *)(ip + 12));
+	p->source[1] = (__u64)bpf_ntohl(*(__u32 *)(ip + 16)) << 32 | bpf_ntohl(*(__u32 *)(ip + 20));
+	p->destination[0] = (__u64)bpf_ntohl(*(__u32 *)(ip + 24)) << 32 | bpf_ntohl(*(__u32 *)(ip + 28));
+	p->destination[1] = (__u64)bpf_ntohl(*(__u32 *)(ip + 32)) << 32 | bpf_ntohl(*(__u32 *)(ip + 36));
+	next = ip[6];
+	at = (__u32)(c->at - data) + 40;
+	/*
+	 * By offset from the frame's begin: as a plain bounded number it lets the verifier see that one round is like
+	 * the other, which it does not for a pointer that has moved.
+	 */
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		__u8 *extension;
+
+		if (at > MAX_OFFSET)
+			break;
+		asm volatile("%0 &= %1" : "+r"(at) : "i"(MAX_OFFSET));
+		extension = data + at;
+		if (next != PROTO_FRAGMENT && next != PROTO_HOPOPTS && next != PROTO_ROUTING &&
+		    next != PROTO_DSTOPTS && next != PROTO_MOBILITY && next != PROTO_AH)
+			break;
+		if ((void *)extension + 8 > c->end)
+			break;
+		if (next == PROTO_FRAGMENT) {
+			__u16 offset = bpf_ntohs(*(__u16 *)(extension + 2));
+
+			if (offset & 0xfff9) {	/* else "atomic": whole after all */
+				p->id = bpf_ntohl(*(__u32 *)(extension + 4));
+				p->fragment = offset & 0xfff8 ? 2 : 1;
+			}
+			next = extension[0];
+			at += 8;
+			if (p->fragment == 2)
+				break;
+		} else if (next == PROTO_AH) {
+			next = extension[0];
+			at += (extension[1] + 2) * 4;
+		} else {
+			next = extension[0];
+			at += (extension[1] + 1) * 8;
+		}
+	}
+	p->protocol = next;
+	if (p->fragment == 2)
+		return 0;
+	if (at > MAX_OFFSET)
+		return 0;
+	asm volatile("%0 &= %1" : "+r"(at) : "i"(MAX_OFFSET));
+	c->at = data + at;
+	return parse_ports(c, p);
+}
+
+/* One multiplication; spreads low bits upwards and folds them back. */
+static __always_inline __u64 fold(__u64 x)
+{
+	x *= 0x9e3779b97f4a7c15ULL;
+	return x ^ x >> 32;
+}
+
+/* Every bit of the input changes about half of the output. */
+static __always_inline __u64 finish(__u64 x)
+{
+	x ^= x >> 33;
+	x *= 0xff51afd7ed558ccdULL;
+	x ^= x >> 33;
+	x *= 0xc4ceb9fe1a85ec53ULL;
+	return x ^ x >> 33;
+}
+
+static __always_inline __u64 fold_address(const __u64 *address)
+{
+	return fold(fold(address[0]) ^ address[1]);
+}
+
+#endif

@@ -1,0 +1,870 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The datapath: which device a frame goes to. steer.h tells the story; this file is the code behind it.
+ *
+ * Two thin families of programs, `*_xdp` and `*_tc`, over the same inline functions. `kind` is a constant in each
+ * of them, so the compiler throws the other half away. Only what the two contexts do differently asks for it.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "parsing.h"
+#include "steer.h"
+
+#define XDP 0
+#define TC 1
+
+#define PULL 192	/* bytes of the frame that a tc program wants to see at once */
+
+/* One word that says which policy holds (see struct control). Written by user space in one store. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct control);
+} control SEC(".maps");
+
+/* By ifindex: what the device is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+/* By slot: where XDP sends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, MAX_SLOTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} tx SEC(".maps");
+
+/* By slot: what is attached there, and where tc sends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SLOTS);
+	__type(key, __u32);
+	__type(value, struct target);
+} targets SEC(".maps");
+
+/* By hop: until when it is available; 0 is the supervisor's dead-man deadline. Written by user space in place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_HOPS);
+	__type(key, __u32);
+	__type(value, struct lease);
+} leases SEC(".maps");
+
+/* The policy, twice: the half of the even generations and that of the odd ones. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * MAX_SEGMENTS);
+	__type(key, __u32);
+	__type(value, struct segment);
+} segments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * MAX_RULES);
+	__type(key, __u32);
+	__type(value, struct rule);
+} rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * MAX_HOPS);
+	__type(key, __u32);
+	__type(value, struct hop);
+} hops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * MAX_GROUPS);
+	__type(key, __u32);
+	__type(value, struct group);
+} groups SEC(".maps");
+
+/* By group and bucket: hop ids in the order of preference, lowest byte first, 0 ends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * MAX_GROUPS * BUCKETS);
+	__type(key, __u32);
+	__type(value, __u64);
+} buckets SEC(".maps");
+
+/* By hop, segment and direction: how a frame goes on that comes back from the hop. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * MAX_HOPS * MAX_SEGMENTS * 2);
+	__type(key, __u32);
+	__type(value, struct continuation);
+} continuations SEC(".maps");
+
+/* dispatch, and the generated programs of both halves of the policy. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, PROGRAM_SLOTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} xdp_programs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, PROGRAM_SLOTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} tc_programs SEC(".maps");
+
+/* What the frame in hand carries from program to program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_SLOTS + 1);
+	__type(key, __u32);
+	__type(value, struct device_counter);
+} device_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_RULES);
+	__type(key, __u32);
+	__type(value, struct rule_counter);
+} rule_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_HOPS);
+	__type(key, __u32);
+	__type(value, struct hop_counter);
+} hop_counters SEC(".maps");
+
+/* Flows that were sent to a tracked hop: what a draining hop keeps. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FLOWS);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+/* Datagrams in fragments: the hash that the first of them gave all of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTS);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+/* The last frame of a device with DEVICE_TRACE. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trace);
+} trace SEC(".maps");
+
+static const __u32 zero;
+
+static __always_inline struct trace *tracing(const struct scratch *s)
+{
+	if (!(s->device.flags & DEVICE_TRACE))
+		return NULL;
+	return bpf_map_lookup_elem(&trace, &zero);
+}
+
+static __always_inline void count(const struct device *device, __u32 outcome, __u32 length)
+{
+	__u32 slot = device->slot;
+	struct device_counter *counter;
+
+	if (device->flags & DEVICE_DRY)
+		return;
+	counter = bpf_map_lookup_elem(&device_counters, &slot);
+	if (!counter)
+		return;
+	counter->outcome[outcome].frames++;
+	counter->outcome[outcome].bytes += length;
+}
+
+static __always_inline struct hop_counter *hop_count(const struct scratch *s, __u32 hop)
+{
+	if (s->device.flags & DEVICE_DRY)
+		return NULL;
+	return bpf_map_lookup_elem(&hop_counters, &hop);
+}
+
+static __always_inline int pass(int kind)
+{
+	return kind == XDP ? (int)XDP_PASS : TC_ACT_OK;
+}
+
+static __always_inline int drop(int kind)
+{
+	return kind == XDP ? (int)XDP_DROP : TC_ACT_SHOT;
+}
+
+static __always_inline void record(const struct device *device, struct scratch *s, __u32 verdict, __u32 slot,
+				   __u32 outcome)
+{
+	struct trace *t;
+
+	if (!(device->flags & DEVICE_TRACE))
+		return;
+	t = bpf_map_lookup_elem(&trace, &zero);
+	if (!t)
+		return;
+	t->verdict = verdict;
+	t->slot = slot;
+	t->outcome = outcome;
+	if (s) {
+		t->rule = s->rule;
+		t->hash = s->have_hash ? s->hash : 0;
+	} else {
+		t->rule = NO_MATCH;
+		t->steps = 0;
+		t->hash = 0;
+	}
+}
+
+/* Send the frame to a slot, and count it: as `outcome`, or as lost by name when nothing is attached there. */
+static __always_inline int send(int kind, const struct device *device, struct scratch *s, __u32 length, __u32 slot,
+				__u32 verdict, __u32 outcome)
+{
+	int action;
+
+	if (kind == XDP) {
+		action = bpf_redirect_map(&tx, slot, XDP_DROP);
+		if (action != XDP_REDIRECT)
+			outcome = OUTCOME_NO_DEVICE;
+	} else {
+		struct target *target = bpf_map_lookup_elem(&targets, &slot);
+
+		if (target && target->ifindex) {
+			action = bpf_redirect(target->ifindex, 0);
+		} else {
+			action = TC_ACT_SHOT;
+			outcome = OUTCOME_NO_DEVICE;
+		}
+	}
+	count(device, outcome, length);
+	record(device, s, outcome == OUTCOME_NO_DEVICE ? VERDICT_DROP : verdict, slot, outcome);
+	return action;
+}
+
+/* To the port opposite to where the frame came in, seen in the direction it travels. */
+static __always_inline int leave(int kind, const struct device *device, struct scratch *s, __u32 length, bool several,
+				 __u32 direction, __u32 outcome)
+{
+	__u32 slot = SLOT(0, device->segment, direction ^ 1);
+
+	/* XDP drops longer frames on the way out without telling anybody: tell. */
+	if (kind == XDP && length > (several ? device->peer_max_sg : device->peer_max)) {
+		count(device, OUTCOME_OVERSIZE, length);
+		record(device, s, VERDICT_DROP, slot, OUTCOME_OVERSIZE);
+		return XDP_DROP;
+	}
+	return send(kind, device, s, length, slot, VERDICT_PORT, outcome);
+}
+
+static __always_inline void *frame_data(int kind, void *ctx)
+{
+	return kind == XDP ? (void *)(long)((struct xdp_md *)ctx)->data : (void *)(long)((struct __sk_buff *)ctx)->data;
+}
+
+static __always_inline void *frame_end(int kind, void *ctx)
+{
+	return kind == XDP ? (void *)(long)((struct xdp_md *)ctx)->data_end :
+			     (void *)(long)((struct __sk_buff *)ctx)->data_end;
+}
+
+/* The flow's hash, for both directions the same. Ports are part of it where the frame shows them. */
+static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
+{
+	struct cursor c = { .at = data, .end = end };
+	struct parsed p = {};
+	struct fragment_key key;
+	struct fragment *known;
+	__u64 a, b;
+	int proto, error = -1;
+
+	s->have_hash = 1;
+	s->flow_flags = 0;
+	proto = parse_ethertype(&c);
+	if (proto == ETH_P_IP)
+		error = parse_ipv4(&c, &p);
+	else if (proto == ETH_P_IPV6)
+		error = parse_ipv6(data, &c, &p);
+	if (error) {	/* not IP, or not readable as such: the pair of stations */
+		if (data + ETH_HLEN > end) {
+			s->hash = s->hash_l3 = 0;
+			return;
+		}
+		a = (__u64)bpf_ntohs(*(__u16 *)data) << 32 | bpf_ntohl(*(__u32 *)(data + 2));
+		b = (__u64)bpf_ntohs(*(__u16 *)(data + 6)) << 32 | bpf_ntohl(*(__u32 *)(data + 8));
+		s->hash = s->hash_l3 = finish(fold(a) + fold(b));
+		return;
+	}
+	a = fold_address(p.source);
+	b = fold_address(p.destination);
+	s->hash_l3 = finish(a + b);
+	s->flow_flags = p.tcp_flags;
+	if (p.fragment == 2)
+		s->hash = s->hash_l3;
+	else
+		s->hash = finish(fold(a ^ p.ports[0]) + fold(b ^ p.ports[1]) + p.protocol);
+	if (!p.fragment)
+		return;
+	/* All fragments of a datagram stay together, whichever comes first. */
+	key = (struct fragment_key){
+		.source = { p.source[0], p.source[1] },
+		.destination = { p.destination[0], p.destination[1] },
+		.id = p.id,
+		.protocol = proto == ETH_P_IP ? p.protocol : PROTO_FRAGMENT,
+	};
+	known = bpf_map_lookup_elem(&fragments, &key);
+	if (known && s->now - known->seen < FRAGMENT_NS && !(p.fragment == 1 && known->first)) {
+		s->hash = known->hash;
+		return;
+	}
+	if (!(s->device.flags & DEVICE_DRY)) {
+		struct fragment fresh = { .hash = s->hash, .seen = s->now, .first = p.fragment == 1 };
+
+		bpf_map_update_elem(&fragments, &key, &fresh, BPF_ANY);
+	}
+}
+
+/* Global functions: the verifier looks at them once, and not once for each state of their callers. */
+__noinline int hash_xdp(struct xdp_md *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (s)
+		hash_frame(frame_data(XDP, ctx), frame_end(XDP, ctx), s);
+	return 0;
+}
+
+__noinline int hash_tc(struct __sk_buff *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (s)
+		hash_frame(frame_data(TC, ctx), frame_end(TC, ctx), s);
+	return 0;
+}
+
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+#define TCP_ACK 16
+
+/* Does the hop know this flow? A new connection on a closed flow's endpoints is a new flow. */
+static __always_inline bool established(const struct scratch *s, __u32 hop)
+{
+	struct flow_key key = { .hash = s->hash, .hop = hop };
+	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+
+	if (!flow)
+		return false;
+	if (flow->fin == 3)
+		return (s->flow_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN && s->now - flow->seen < FLOW_CLOSED_NS;
+	return true;
+}
+
+static __always_inline void track(const struct scratch *s, __u32 hop)
+{
+	struct flow_key key = { .hash = s->hash, .hop = hop };
+	struct flow *flow;
+
+	if (s->device.flags & DEVICE_DRY)
+		return;
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (s->flow_flags & TCP_RST) {
+		if (flow)
+			bpf_map_delete_elem(&flows, &key);
+		return;
+	}
+	if (!flow || (flow->fin == 3 && (s->flow_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)) {
+		struct flow fresh = { .seen = s->now };
+
+		bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY);
+		return;
+	}
+	if (flow->fin == 3)
+		return;		/* closed: its last frames do not keep it */
+	if (s->flow_flags & TCP_FIN) {
+		flow->fin |= 1 << (s->direction & 1);
+		flow->seen = s->now;
+	} else if (s->now - flow->seen > FLOW_REFRESH_NS) {
+		flow->seen = s->now;
+	}
+}
+
+/* May this hop have the frame? The reason if not. */
+static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down)
+{
+	__u32 slot = SLOT(hop, s->device.segment, s->direction);
+	__u32 place = (s->generation & 1) * MAX_HOPS + hop;
+	struct target *target;
+	struct lease *lease;
+	struct hop *h;
+
+	if (!s->alive)
+		return REASON_SUPERVISOR;
+	lease = bpf_map_lookup_elem(&leases, &hop);
+	target = bpf_map_lookup_elem(&targets, &slot);
+	h = bpf_map_lookup_elem(&hops, &place);
+	if (!lease || !target || !h || lease->until <= s->now || !target->ifindex)
+		return REASON_UNAVAILABLE;
+	if (lease->draining && !established(s, hop))
+		return REASON_DRAINING;
+	if (s->several ? !(target->flags & TARGET_SG) : s->length > target->max)
+		return REASON_OVERSIZE;
+	s->available = 1;
+	if (h->accept_bit < 64 && !(s->accept >> h->accept_bit & 1))
+		return REASON_NOT_ACCEPTED;
+	if (hold_down && lease->recovered && s->now < lease->recovered + hold_down)
+		return REASON_HELD;
+	return REASON_TAKEN;
+}
+
+static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
+{
+	struct hop_counter *counter;
+	struct trace *t;
+
+	if (reason != REASON_TAKEN) {
+		counter = hop_count(s, hop);
+		if (counter)
+			counter->skipped[reason & 7]++;
+	}
+	t = tracing(s);
+	if (t && t->steps < MAX_TRACE) {
+		struct step *step = &t->step[t->steps & (MAX_TRACE - 1)];
+
+		step->position = s->position;
+		step->group = s->group;
+		step->bucket = s->bucket;
+		step->hop = hop;
+		step->reason = reason;
+		t->steps++;
+	}
+}
+
+/*
+ * The first hop of a list (ids in the bytes, lowest first) that may have the frame; 0 none. One that is only held
+ * down is taken when no other is there. A global function: the verifier looks at it once, not at each call.
+ */
+__noinline __u32 choose(__u64 list, __u64 hold_down)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	__u32 held = 0;
+
+	if (!s)
+		return 0;
+	for (int i = 0; i < MAX_MEMBERS; i++) {
+		__u32 hop = list & (MAX_HOPS - 1);
+		__u32 reason;
+
+		if (!hop)
+			break;
+		list >>= 8;
+		reason = judge(s, hop, hold_down);
+		note(s, hop, reason);
+		if (reason == REASON_TAKEN)
+			return hop;
+		if (reason == REASON_HELD && !held)
+			held = hop;
+	}
+	if (held)
+		note(s, held, REASON_TAKEN);
+	return held;
+}
+
+static __always_inline __u32 choose_member(struct scratch *s, __u32 id)
+{
+	__u32 place = (s->generation & 1) * MAX_GROUPS + (id & (MAX_GROUPS - 1));
+	struct group *group = bpf_map_lookup_elem(&groups, &place);
+	__u32 bucket, at;
+	__u64 *list;
+
+	if (!group)
+		return 0;
+	bucket = (group->flags & GROUP_L3 ? s->hash_l3 : s->hash) & (BUCKETS - 1);
+	at = place * BUCKETS + bucket;
+	list = bpf_map_lookup_elem(&buckets, &at);
+	if (!list)
+		return 0;
+	s->group = id;
+	s->bucket = bucket;
+	return choose(*list, group->hold_down);
+}
+
+/* To a hop: by the tap of the side the frame comes from. */
+static __always_inline int enter(int kind, struct scratch *s, __u32 hop)
+{
+	struct hop_counter *counter = hop_count(s, hop);
+	__u32 place = (s->generation & 1) * MAX_HOPS + hop;
+	struct hop *h = bpf_map_lookup_elem(&hops, &place);
+	int action;
+
+	if (h && h->flags & HOP_TRACKED && s->have_hash)
+		track(s, hop);
+	action = send(kind, &s->device, s, s->length, SLOT(hop, s->device.segment, s->direction), VERDICT_HOP,
+		      OUTCOME_TO_HOP);
+	if (counter && action == (kind == XDP ? (int)XDP_REDIRECT : TC_ACT_REDIRECT)) {
+		counter->to.frames++;
+		counter->to.bytes += s->length;
+	}
+	return action;
+}
+
+/* Place in the rule's path of the hop, or of the group that holds it; MAX_PATH: the rule does not hold it. */
+static __always_inline __u32 position_of(const struct scratch *s, const struct rule *rule, __u32 hop)
+{
+	for (__u32 i = 0; i < MAX_PATH; i++) {
+		__u32 id = rule->path[i].id;
+
+		if (i >= rule->length)
+			break;
+		if (rule->path[i].kind == ITEM_HOP && id == hop)
+			return i;
+		if (rule->path[i].kind == ITEM_GROUP) {
+			__u32 place = (s->generation & 1) * MAX_GROUPS + (id & (MAX_GROUPS - 1));
+			struct group *group = bpf_map_lookup_elem(&groups, &place);
+
+			if (group && group->members[hop >> 6 & 1] >> (hop & 63) & 1)
+				return i;
+		}
+	}
+	return MAX_PATH;
+}
+
+static __always_inline struct rule *rule_at(const struct scratch *s, __u32 index)
+{
+	__u32 place = (s->generation & 1) * MAX_RULES + (index & (MAX_RULES - 1));
+
+	return bpf_map_lookup_elem(&rules, &place);
+}
+
+static __always_inline void next_program(int kind, void *ctx, __u32 slot)
+{
+	if (kind == XDP)
+		bpf_tail_call(ctx, &xdp_programs, slot);
+	else
+		bpf_tail_call(ctx, &tc_programs, slot);
+}
+
+static __always_inline __u32 tagged(int kind, void *ctx)
+{
+	return kind == TC && ((struct __sk_buff *)ctx)->vlan_present;
+}
+
+/* A hop's tag is asked for, the rule is known: walk its path. */
+static __always_inline int dispatch(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct rule_counter *rule_count = NULL;
+	struct hop_counter *hop_counter;
+	struct rule *rule = NULL;
+	__u32 position, from, outcome, counter, chosen = 0;
+	struct trace *t;
+
+	if (!s)
+		return pass(kind);
+	from = s->device.hop;
+	if (s->rule < MAX_RULES)
+		rule = rule_at(s, s->rule);
+	position = s->direction == SIDE_LAN ? 0 : rule ? rule->length - 1 : 0;
+
+	if (from) {
+		outcome = OUTCOME_OUT;
+		if (s->continuation_kind == CONT_STATIC || s->continuation_kind == CONT_END) {
+			position = s->continuation_position;
+		} else if (s->continuation_kind == CONT_CLASSIFY) {
+			position = rule ? position_of(s, rule, from) : MAX_PATH;
+			if (position == MAX_PATH) {
+				if (!s->have_accept) {
+					hop_counter = hop_count(s, from);
+					if (hop_counter)
+						hop_counter->returned_unmatched++;
+				}
+				s->rule = s->continuation_rule;
+				rule = rule_at(s, s->rule);
+				position = s->continuation_position;
+			}
+		}
+		position += s->direction == SIDE_LAN ? 1 : -1;
+	} else {
+		if (!rule || !rule->length)
+			outcome = OUTCOME_STRAIGHT;
+		else
+			outcome = OUTCOME_BYPASSED;
+	}
+
+	if (((rule && rule->flags & RULE_ACCEPT) || s->want) && !s->have_accept) {
+		s->have_accept = 1;
+		next_program(kind, ctx, PROGRAM_ACCEPT(s->generation, tagged(kind, ctx)));
+		/* No such program: no hop has an accept filter, or its slot is empty by mistake: then none accepts. */
+	}
+	if (rule && rule->flags & RULE_HASH && !s->have_hash) {
+		if (kind == XDP)
+			hash_xdp(ctx);
+		else
+			hash_tc(ctx);
+	}
+
+	t = tracing(s);
+	if (t)
+		t->steps = 0;
+	if (s->want) {
+		s->group = 255;
+		s->position = 255;
+		if (s->want != from)
+			chosen = choose(s->want, 0);
+		if (chosen)
+			return enter(kind, s, chosen);
+		hop_counter = hop_count(s, from);
+		if (hop_counter)
+			hop_counter->bad_tag++;
+	}
+
+	if (!from && rule && !(s->device.flags & DEVICE_DRY)) {
+		counter = rule->counter;
+		rule_count = bpf_map_lookup_elem(&rule_counters, &counter);
+		if (rule_count) {
+			rule_count->matched.frames++;
+			rule_count->matched.bytes += s->length;
+		}
+	}
+	if (rule) {
+		for (int i = 0; i < MAX_PATH; i++) {
+			__u32 kind_of_item, id, at = position;
+
+			if (position >= rule->length || position >= MAX_PATH)
+				break;
+			/* masked in a way the compiler cannot see through: the verifier needs the bound in this register */
+			asm volatile("%0 &= %1" : "+r"(at) : "i"(MAX_PATH - 1));
+			kind_of_item = rule->path[at].kind;
+			id = rule->path[at].id;
+			s->position = position;
+			if (kind_of_item == ITEM_GROUP) {
+				chosen = choose_member(s, id);
+			} else {
+				s->group = 255;
+				chosen = choose(id, 0);
+			}
+			if (chosen) {
+				if (rule_count)
+					rule_count->to_hop++;
+				return enter(kind, s, chosen);
+			}
+			position += s->direction == SIDE_LAN ? 1 : -1;
+		}
+		if (!from && rule->length && !s->available && rule->flags & RULE_BLOCK) {
+			if (rule_count)
+				rule_count->blocked++;
+			count(&s->device, OUTCOME_BLOCKED, s->length);
+			record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
+			return drop(kind);
+		}
+		if (rule_count && rule->length)
+			rule_count->bypassed++;
+	}
+	return leave(kind, &s->device, s, s->length, s->several, s->direction, outcome);
+}
+
+/* The tag of a hop with `tags`: off with it. Its VID, or -1 when there is none. */
+static __always_inline int take_tag(int kind, void *ctx)
+{
+	if (kind == TC) {
+		struct __sk_buff *skb = ctx;
+		int vid;
+
+		/* the kernel has moved the outermost tag of a received frame to the metadata */
+		if (!skb->vlan_present || skb->vlan_proto != bpf_htons(ETH_TAG))
+			return -1;
+		vid = skb->vlan_tci & 0xfff;
+		return bpf_skb_vlan_pop(skb) ? -1 : vid;
+	}
+	{
+		struct xdp_md *xdp = ctx;
+		void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
+		__u32 stations[3];
+		int vid;
+
+		if (data + ETH_HLEN + 4 > end || *(__u16 *)(data + 12) != bpf_htons(ETH_TAG))
+			return -1;
+		vid = bpf_ntohs(*(__u16 *)(data + 14)) & 0xfff;
+		__builtin_memcpy(stations, data, 12);
+		__builtin_memcpy(data + 4, stations, 12);
+		return bpf_xdp_adjust_head(xdp, 4) ? -1 : vid;
+	}
+}
+
+/* A device's frame that its segment's rules, or a hop's continuation, decide about. */
+static __always_inline int steer(int kind, void *ctx, const struct device *device, __u64 policy, __u32 length,
+				 bool several, __u32 direction)
+{
+	__u32 place = (policy & 1) * MAX_SEGMENTS + (device->segment & (MAX_SEGMENTS - 1));
+	struct segment *segment = bpf_map_lookup_elem(&segments, &place);
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct lease *supervisor = bpf_map_lookup_elem(&leases, &zero);
+	struct continuation *next;
+	struct hop_counter *counter;
+	__u32 want = 0;
+	int vid;
+
+	if (!s || !segment || !supervisor)
+		return pass(kind);
+	s->device = *device;
+	s->generation = policy;
+	s->direction = direction;
+	s->length = length;
+	s->several = several;
+	s->accept = 0;
+	s->have_accept = 0;
+	s->have_hash = 0;
+	s->available = 0;
+	s->bucket = 0;
+	s->rule = segment->constant_rule;
+	s->now = bpf_ktime_get_coarse_ns();
+	s->alive = supervisor->until > s->now;
+	s->continuation_kind = CONT_CLASSIFY;
+
+	if (device->hop) {
+		__u32 at = (((policy & 1) * MAX_HOPS + (device->hop & (MAX_HOPS - 1))) * MAX_SEGMENTS +
+			    (device->segment & (MAX_SEGMENTS - 1))) * 2 + (direction & 1);
+
+		next = bpf_map_lookup_elem(&continuations, &at);
+		if (!next)
+			return pass(kind);
+		counter = hop_count(s, device->hop);
+		if (device->flags & DEVICE_TAGS) {
+			vid = take_tag(kind, ctx);
+			if (vid >= 0)
+				s->length = length = length - (kind == XDP ? 4 : 0);
+			if (vid == TAG_OUT)
+				return leave(kind, &s->device, NULL, length, several, direction, OUTCOME_OUT);
+			if (vid == TAG_OUT_LAN || vid == TAG_OUT_WAN)
+				return leave(kind, &s->device, NULL, length, several, vid == TAG_OUT_LAN, OUTCOME_OUT);
+			if (vid > 0 && vid < MAX_HOPS)
+				want = vid;
+			else if (vid > 0 && counter)
+				counter->bad_tag++;
+		}
+		if (next->kind == CONT_NONE && counter)
+			counter->returned_unmatched++;
+		if (next->kind <= CONT_END && !want)
+			return leave(kind, &s->device, NULL, length, several, direction, OUTCOME_OUT);
+		s->continuation_kind = next->kind;
+		s->continuation_position = next->position;
+		s->continuation_rule = next->rule;
+		if (next->kind == CONT_NONE)
+			s->rule = NO_MATCH;
+		else if (next->kind != CONT_CLASSIFY)
+			s->rule = next->rule;
+		s->want = want;
+		if (next->kind != CONT_CLASSIFY) {
+			next_program(kind, ctx, PROGRAM_DISPATCH);
+			goto missing;
+		}
+	}
+	s->want = want;
+	if (segment->constant_rule != NO_MATCH) {
+		next_program(kind, ctx, PROGRAM_DISPATCH);
+	} else {
+		if (kind == TC) {
+			struct __sk_buff *skb = ctx;
+
+			if (skb->data_end - skb->data < PULL && skb->data_end - skb->data < skb->len)
+				bpf_skb_pull_data(skb, skb->len < PULL ? skb->len : PULL);
+		}
+		next_program(kind, ctx, PROGRAM_POLICY(policy, device->segment, tagged(kind, ctx)));
+	}
+missing:
+	/* A tail call that works does not come back. */
+	s->rule = NO_MATCH;
+	return leave(kind, &s->device, s, length, several, direction, OUTCOME_NO_PROGRAM);
+}
+
+static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 length, bool several)
+{
+	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+	struct device unknown = { .slot = SLOT_UNKNOWN };
+	__u64 policy;
+
+	if (!device || device->role == ROLE_NONE || !c) {
+		count(&unknown, OUTCOME_UNKNOWN, length);
+		return pass(kind);
+	}
+	if (device->role == ROLE_PORT) {
+		policy = *(volatile __u64 *)&c->policy;
+		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1)))
+			return leave(kind, device, NULL, length, several, device->side, OUTCOME_STRAIGHT);
+	} else {
+		__u16 proto = 0;
+
+		if (kind == TC) {
+			proto = ((struct __sk_buff *)ctx)->protocol;
+		} else {
+			void *data = frame_data(kind, ctx);
+
+			if (data + ETH_HLEN <= frame_end(kind, ctx))
+				proto = *(__u16 *)(data + 12);
+		}
+		if (proto == bpf_htons(ETH_HEARTBEAT)) {
+			count(device, OUTCOME_HEARTBEAT, length);
+			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
+			return pass(kind);
+		}
+		policy = *(volatile __u64 *)&c->policy;
+	}
+	/* What comes from a hop's WAN side travels from LAN to WAN. */
+	if (length < ETH_HLEN)
+		return leave(kind, device, NULL, length, several,
+			     device->role == ROLE_PORT ? device->side : device->side ^ 1, OUTCOME_UNPARSED);
+	return steer(kind, ctx, device, policy, length, several,
+		     device->role == ROLE_PORT ? device->side : device->side ^ 1);
+}
+
+SEC("xdp.frags")
+int entry_xdp(struct xdp_md *ctx)
+{
+	__u32 length = bpf_xdp_get_buff_len(ctx);
+
+	return entry(XDP, ctx, ctx->ingress_ifindex, length, length > ctx->data_end - ctx->data);
+}
+
+SEC("xdp.frags")
+int dispatch_xdp(struct xdp_md *ctx)
+{
+	return dispatch(XDP, ctx);
+}
+
+SEC("tc")
+int entry_tc(struct __sk_buff *ctx)
+{
+	return entry(TC, ctx, ctx->ifindex, ctx->len, false);
+}
+
+SEC("tc")
+int dispatch_tc(struct __sk_buff *ctx)
+{
+	return dispatch(TC, ctx);
+}
+
+char _license[] SEC("license") = "GPL";

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the datapath and user space share: limits, numbers and the layout of every map value.
+ *
+ * The Python side repeats these in appliance/steering/layout.py; tests/unit/test_steering_layout.py compares both.
+ *
+ * How a frame finds its way
+ * -------------------------
+ * A frame enters at a port, or at the tap of a hop. `devices[ifindex]` says which. A port of a segment without rules
+ * sends it straight to the other port. With rules, the segment's policy program (generated from the filters) leaves
+ * the index of the first matching rule in `scratch`, and `dispatch` walks the rule's path: from LAN to WAN forward,
+ * from WAN to LAN backward. The first hop that is attached, has a lease, accepts the frame and is not draining gets
+ * it; when none does it goes to the other port (or is blocked, where the rule says so).
+ *
+ * How the path is kept over a hop
+ * -------------------------------
+ * Nothing is written on the frame. A frame that comes back from a hop's WAN-side tap travels LAN to WAN, one from the
+ * LAN-side tap WAN to LAN. Where it goes on is the hop's *continuation* in that segment and direction, which user
+ * space works out with the policy:
+ *   CONT_END, CONT_STATIC  every rule that holds the hop goes on alike from there: the frame need not be classified
+ *                          again, so the hop may change whatever it likes (NAT, rewritten ports, new frames).
+ *   CONT_CLASSIFY          the rules differ: the frame is classified as it is now. When the rule found holds the hop,
+ *                          it goes on there. When not (the hop changed what the filters look at), it goes on by the
+ *                          first rule that holds the hop, and is counted `returned_unmatched`.
+ *   CONT_NONE              no rule holds the hop (any more): out, counted `returned_unmatched`.
+ * Not possible: telling two rules apart for a frame that a hop has changed beyond recognition; keeping both
+ * directions of a flow on one member of a group that lies behind a hop which rewrites addresses; noticing that
+ * guests with tags send a frame round in a circle.
+ */
+#ifndef STEER_H
+#define STEER_H
+
+#define LAYOUT_VERSION 1
+
+#define MAX_SEGMENTS 16
+#define MAX_HOPS 128		/* ids 1..127; 0 stands for "no hop": the ports, and the supervisor's own lease */
+#define MAX_GROUPS 64
+#define MAX_RULES 4096
+#define MAX_PATH 8		/* hops and groups in one path */
+#define MAX_MEMBERS 8		/* hops in one group */
+#define BUCKETS 1024		/* of one group, a power of two */
+#define MAX_DEVICES 65536	/* highest ifindex + 1 */
+#define MAX_SLOTS 4096		/* MAX_HOPS * 2 * MAX_SEGMENTS */
+#define SLOT_UNKNOWN 4096	/* counters of frames from devices that are not ours */
+#define MAX_TRACE 64		/* steps kept for one explained frame */
+#define MAX_FLOWS 262144
+#define MAX_FRAGMENTS 16384
+
+#define NO_MATCH 0xffffffff
+#define NO_ACCEPT_BIT 255	/* the hop takes every frame */
+
+#define ETH_HEARTBEAT 0x88b5	/* in-band heartbeats, from hop taps only */
+#define ETH_TAG 0x88a8		/* 802.1ad */
+#define TAG_OUT 0		/* VID: leave, in the direction the frame travels */
+#define TAG_OUT_LAN 4001	/* VID: leave by the LAN port */
+#define TAG_OUT_WAN 4002	/* VID: leave by the WAN port */
+
+#define FLOW_REFRESH_NS 1000000000ULL	/* a flow's time is written at most this often */
+#define FLOW_CLOSED_NS 2000000000ULL	/* after FIN from both sides the flow stays this long */
+#define FRAGMENT_NS 2000000000ULL	/* fragments of one datagram come within this time */
+
+/* A device's slot: which place in the appliance it has. Slot of a port: hop 0. */
+#define SLOT(hop, segment, side) ((hop) * 32 + (segment) * 2 + (side))
+
+/* Slots of the program arrays `xdp_programs` and `tc_programs`. `tagged`: tc only, outermost VLAN tag in metadata. */
+#define PROGRAM_DISPATCH 0
+#define PROGRAM_ACCEPT(generation, tagged) (2 + ((generation) & 1) * 2 + (tagged))
+#define PROGRAM_POLICY(generation, segment, tagged) (8 + ((generation) & 1) * 32 + (segment) * 2 + (tagged))
+#define PROGRAM_SLOTS 72
+
+enum side { SIDE_LAN, SIDE_WAN };		/* direction: 0 from LAN to WAN, 1 from WAN to LAN */
+enum role { ROLE_NONE, ROLE_PORT, ROLE_HOP };
+
+enum device_flag {
+	DEVICE_TAGS = 1,	/* hop: may choose the next hop by a tag */
+	DEVICE_TRACE = 2,	/* write `trace` */
+	DEVICE_DRY = 4,		/* touch no counter, flow or fragment */
+};
+
+enum target_flag { TARGET_SG = 1 };	/* takes frames of several buffers by XDP */
+
+enum rule_flag {
+	RULE_BLOCK = 1,		/* on_unavailable = "block" */
+	RULE_ACCEPT = 2,	/* a hop of the path has an `accept` filter */
+	RULE_HASH = 4,		/* a group, or a hop whose flows are tracked, is in the path */
+};
+
+enum item_kind { ITEM_NONE, ITEM_HOP, ITEM_GROUP };
+enum group_flag { GROUP_STANDBY = 1, GROUP_L3 = 2 };
+enum hop_flag { HOP_TRACKED = 1 };
+enum continuation_kind { CONT_NONE, CONT_END, CONT_STATIC, CONT_CLASSIFY };
+
+/* What became of a frame; each frame is counted once, under the device it came from: in = the sum of these. */
+enum outcome {
+	OUTCOME_STRAIGHT,	/* port to port: no rule, or the rule says so */
+	OUTCOME_TO_HOP,		/* to a guest or remote */
+	OUTCOME_BYPASSED,	/* to the other port, as no hop of the path took it */
+	OUTCOME_OUT,		/* from a hop to a port: end of its path */
+	OUTCOME_HEARTBEAT,	/* from a hop to the supervisor */
+	OUTCOME_BLOCKED,	/* dropped: no hop available, and the rule says block */
+	OUTCOME_UNPARSED,	/* shorter than an Ethernet header: passed on */
+	OUTCOME_NO_DEVICE,	/* dropped: where it should go nothing is attached */
+	OUTCOME_OVERSIZE,	/* dropped: longer than the other port can send */
+	OUTCOME_NO_PROGRAM,	/* a policy program was missing: passed to the other port */
+	OUTCOME_UNKNOWN,	/* from a device that is not ours: left to the kernel */
+	OUTCOMES,
+};
+#define OUTCOME_PLACES 12	/* room in the map; OUTCOMES must fit */
+
+/* Why a hop was skipped, or taken (the first). */
+enum reason {
+	REASON_TAKEN,
+	REASON_UNAVAILABLE,	/* no lease, or not attached to this segment */
+	REASON_NOT_ACCEPTED,	/* its `accept` filter does not match */
+	REASON_DRAINING,	/* the flow is new, and the hop takes no new ones */
+	REASON_OVERSIZE,	/* its tap cannot take a frame of this length */
+	REASON_HELD,		/* back again, but not for long enough (standby, hold_down) */
+	REASON_SUPERVISOR,	/* the supervisor's own lease is over */
+	REASONS,
+};
+
+enum verdict { VERDICT_NONE, VERDICT_PORT, VERDICT_HOP, VERDICT_DROP, VERDICT_STACK };
+
+struct device {
+	__u8 role;
+	__u8 segment;
+	__u8 side;
+	__u8 hop;
+	__u16 slot;
+	__u16 flags;
+	__u32 peer_max;		/* longest frame the port opposite can send; in several buffers: */
+	__u32 peer_max_sg;
+};
+
+struct target {
+	__u32 ifindex;		/* 0: nothing attached */
+	__u32 flags;
+	__u32 max;		/* longest frame by XDP */
+	__u32 pad;
+};
+
+struct rule {
+	__u8 length;
+	__u8 flags;
+	__u16 counter;		/* index in `rule_counters`, the rule's own over all policies */
+	struct {
+		__u8 kind;
+		__u8 id;
+	} path[MAX_PATH];
+	__u32 pad;
+};
+
+struct group {
+	__u64 members[2];	/* bit set of hop ids */
+	__u64 hold_down;	/* ns */
+	__u32 flags;
+	__u32 pad;
+};
+
+struct hop {
+	__u8 accept_bit;
+	__u8 flags;
+	__u16 pad;
+	__u32 pad2;
+};
+
+struct segment {
+	__u32 constant_rule;	/* the first rule matches every frame; NO_MATCH: ask the policy program */
+	__u32 pad;
+};
+
+struct continuation {
+	__u16 rule;		/* first rule that holds the hop */
+	__u8 position;		/* of the hop in that rule's path */
+	__u8 kind;
+	__u32 pad;
+};
+
+struct lease {
+	__u64 until;		/* ns, CLOCK_MONOTONIC: available before this time */
+	__u64 recovered;	/* when it last came back from being unavailable; 0: it never was */
+	__u64 draining;		/* 1: new flows go elsewhere */
+	__u64 pad;
+};
+
+/* One word, so that one store switches the whole policy: generation, and which segments have rules. */
+struct control {
+	__u64 policy;		/* bits 0-31 generation, bits 32-47 one bit a segment */
+};
+#define POLICY_SEGMENT(word, segment) (((word) >> (32 + (segment))) & 1)
+
+struct tally {
+	__u64 frames;
+	__u64 bytes;
+};
+
+struct device_counter {
+	struct tally outcome[OUTCOME_PLACES];
+};
+
+struct rule_counter {
+	struct tally matched;	/* frames from ports */
+	__u64 to_hop;
+	__u64 bypassed;
+	__u64 blocked;
+	__u64 pad;
+};
+
+struct hop_counter {
+	struct tally to;
+	__u64 skipped[8];	/* by reason */
+	__u64 bad_tag;		/* tag names a hop that is unknown, not available, or itself */
+	__u64 returned_unmatched;
+};
+
+struct flow_key {
+	__u64 hash;
+	__u64 hop;
+};
+
+struct flow {
+	__u64 seen;		/* ns */
+	__u64 fin;		/* bit a direction; 3: closed */
+};
+
+struct fragment_key {
+	__u64 source[2];
+	__u64 destination[2];
+	__u32 id;
+	__u32 protocol;
+};
+
+struct fragment {
+	__u64 hash;
+	__u64 seen;		/* ns */
+	__u64 first;		/* 1: written by a first fragment, which knows the ports */
+};
+
+struct step {
+	__u8 position;		/* in the path */
+	__u8 group;		/* 255: none */
+	__u8 hop;
+	__u8 reason;
+	__u16 bucket;
+	__u16 pad;
+};
+
+struct trace {
+	__u32 rule;
+	__u32 verdict;
+	__u32 slot;		/* where it goes */
+	__u32 outcome;
+	__u32 steps;
+	__u32 position;		/* hop in whose place of the path the walk began; 255: none */
+	__u64 hash;
+	struct step step[MAX_TRACE];
+};
+
+/* What one frame carries from program to program. The generated programs know the first two fields only. */
+struct scratch {
+	__u32 rule;		/* offset 0: index of the matching rule, or NO_MATCH */
+	__u32 generation;
+	__u64 accept;		/* offset 8: bit set of the `accept` filters that match */
+	__u64 hash;
+	__u64 hash_l3;
+	__u64 now;
+	__u64 flow_flags;	/* TCP flags of the frame */
+	__u32 length;
+	__u32 several;		/* frame lies in several buffers */
+	struct device device;
+	__u32 want;		/* hop chosen by a tag, 0 none */
+	__u32 direction;
+	__u32 continuation_rule;
+	__u8 continuation_position;
+	__u8 continuation_kind;
+	__u8 have_accept;
+	__u8 have_hash;
+	__u8 available;		/* some hop of the path was available */
+	__u8 alive;		/* the supervisor's lease holds */
+	__u8 position;
+	__u8 group;
+	__u16 bucket;
+	__u16 pad;
+	__u32 verdict;
+	__u32 slot;
+	__u32 outcome;
+};
+
+#endif
