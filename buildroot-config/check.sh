@@ -1,0 +1,95 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# check.sh BUILDROOT_DIR: hold this tree against a real Buildroot tree. Nothing is downloaded or built, and nothing is
+# written into BUILDROOT_DIR or this tree. Exit 0 when all holds, 1 when something does not; each failure has its line.
+set -euo pipefail
+
+release=2026.02
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+failed=0
+
+say() { echo "check-image: $*"; }
+fail() {
+	echo "check-image: FAILED: $*" >&2
+	failed=1
+}
+give_up() {
+	echo "check-image: $*" >&2
+	exit 1
+}
+
+# A make of ours must not see the flags and variables of the make that called us.
+buildroot() { env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES -u MAKELEVEL make -s "$@"; }
+
+[ $# = 1 ] || give_up "usage: check.sh BUILDROOT_DIR (a Buildroot $release.x tree)"
+[ -d "$1" ] || give_up "$1: no such folder; give a Buildroot $release.x tree"
+top=$(cd "$1" && pwd)
+version=$(sed -n 's/^export BR2_VERSION := //p' "$top/Makefile" 2>/dev/null || true)
+[ -n "$version" ] || give_up "$top is not a Buildroot tree; give a Buildroot $release.x tree"
+case $version in
+"$release" | "$release".*) ;;
+*) give_up "$top is Buildroot $version; this tree is made for $release.x" ;;
+esac
+say "Buildroot $version in $top"
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/check-image.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# check_defconfig FILE: loads it, then compares what came out with what was asked for.
+check_defconfig() {
+	local file=$1 name out line path lines=0 before=$failed
+	name=$(basename "$file" _defconfig)
+	out=$work/$name
+	mkdir -p "$out"
+
+	if ! buildroot -C "$top" O="$out" BR2_EXTERNAL="$here" "${name}_defconfig" >"$out/load.log" 2>&1; then
+		fail "$name: Buildroot does not load it: $(grep -v '^make' "$out/load.log" | tail -n 3)"
+		return
+	fi
+	# kconfig warns of what it cannot read, and goes on.
+	while read -r line; do fail "$name: $line"; done < <(grep -iE 'warning|unmet' "$out/load.log" || true)
+	buildroot -C "$out" olddefconfig >"$out/old.log" 2>&1 || fail "$name: olddefconfig: $(tail -n 3 "$out/old.log")"
+
+	while IFS= read -r line; do
+		lines=$((lines + 1))
+		grep -qxF -e "$line" "$out/.config" || fail "$name: line lost: $line"
+	done < <(grep -E '^(BR2_[A-Za-z0-9_]+=|# BR2_[A-Za-z0-9_]+ is not set$)' "$file")
+	say "$name: $lines lines held against .config"
+
+	while read -r path; do
+		[ -e "$path" ] || fail "$name: no such file or folder: $path"
+	done < <(grep -oE '\$\(BR2_EXTERNAL_THROUGHWIRE_PATH\)[^" ]*' "$file" | sed "s|^\$(BR2_EXTERNAL_THROUGHWIRE_PATH)|$here|")
+
+	if ! buildroot -C "$out" show-info >"$out/info.json" 2>"$out/info.log"; then
+		fail "$name: show-info: $(tail -n 3 "$out/info.log")"
+	elif ! "$python" "$here/check_info.py" "$here/package" <"$out/info.json"; then
+		fail "$name: show-info does not say what it should"
+	fi
+	if ! buildroot -C "$out" external-deps >"$out/deps" 2>"$out/deps.log"; then
+		fail "$name: external-deps: $(tail -n 3 "$out/deps.log")"
+	else
+		say "$name: $(wc -l <"$out/deps") files to download"
+	fi
+	[ "$failed" != "$before" ] || say "$name: good"
+}
+
+python=$here/../build/venv/bin/python
+[ -x "$python" ] || python=python3
+
+configs=("$here"/configs/*_defconfig)
+[ -e "${configs[0]}" ] || give_up "no defconfig in $here/configs"
+for config in "${configs[@]}"; do check_defconfig "$config"; done
+
+# check-package needs to be in Buildroot's top folder; it must leave no bytecode there.
+if ! "$python" -c 'import flake8, magic' 2>/dev/null; then
+	fail "check-package needs the Python modules flake8 and magic: pip install flake8 python-magic"
+elif (cd "$top" && find "$here" -type f ! -name '*.pyc' -print0 | sort -z |
+	PYTHONDONTWRITEBYTECODE=1 xargs -0 "$python" utils/check-package -q -b) >"$work/package.log" 2>&1; then
+	say "check-package: clean"
+else
+	fail "check-package:"
+	cat "$work/package.log" >&2
+fi
+
+[ "$failed" = 0 ] || exit 1
+say "all good"

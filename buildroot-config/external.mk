@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-only
+
+include $(sort $(wildcard $(BR2_EXTERNAL_THROUGHWIRE_PATH)/package/*/*.mk))
+
+# Buildroot can start a kernel configuration from a defconfig only. Its recipe
+# is "make $(LINUX_KCONFIG_DEFCONFIG), merge the fragments, olddefconfig";
+# allnoconfig takes the defconfig's place. KCONFIG_ALLCONFIG hands it the
+# fragments at once: symbols that become visible through them stay off as well,
+# instead of getting their defaults from olddefconfig.
+ifeq ($(BR2_THROUGHWIRE_KERNEL_ALLNOCONFIG),y)
+THROUGHWIRE_KERNEL_BASE = $(BUILD_DIR)/throughwire-kernel.config
+
+$(THROUGHWIRE_KERNEL_BASE): $(LINUX_KCONFIG_FRAGMENT_FILES)
+	$(Q)mkdir -p $(@D)
+	$(Q)cat $^ >$@
+
+LINUX_KCONFIG_DEFCONFIG = allnoconfig
+LINUX_KCONFIG_OPTS += KCONFIG_ALLCONFIG=$(THROUGHWIRE_KERNEL_BASE)
+$(LINUX_DIR)/$(LINUX_KCONFIG_STAMP_DOTCONFIG): $(THROUGHWIRE_KERNEL_BASE)
+endif
+
+# Guests run on KVM only. Without TCG Buildroot hides the choice of targets and
+# QEMU's configure would build every one that can use KVM.
+ifeq ($(BR2_PACKAGE_QEMU_SYSTEM)$(BR2_PACKAGE_QEMU_SYSTEM_TCG),y)
+QEMU_OPTS += --target-list=$(ARCH)-softmmu
+endif

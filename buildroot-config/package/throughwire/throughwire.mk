@@ -1,0 +1,47 @@
+################################################################################
+#
+# throughwire
+#
+################################################################################
+
+THROUGHWIRE_SITE = $(realpath $(BR2_EXTERNAL_THROUGHWIRE_PATH)/..)
+THROUGHWIRE_SITE_METHOD = local
+# One source of the version: pyproject.toml
+THROUGHWIRE_VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' $(THROUGHWIRE_SITE)/pyproject.toml)
+THROUGHWIRE_SETUP_TYPE = setuptools
+THROUGHWIRE_LICENSE = GPL-2.0
+THROUGHWIRE_LICENSE_FILES = LICENSE
+THROUGHWIRE_DEPENDENCIES = libbpf
+
+# Only what is installed: the checkout holds build/, with Buildroot's own output
+THROUGHWIRE_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = \
+	--exclude='__pycache__' --exclude='*.egg-info' \
+	--include='/appliance/***' --include='/console/***' \
+	--include='/board/***' --include='/pyproject.toml' \
+	--include='/LICENSE' --exclude='*'
+throughwire-legal-info: RSYNC_VCS_EXCLUSIONS += \
+	$(THROUGHWIRE_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS)
+
+# Buildroot builds no clang that compiles for BPF: the build host's serves. Its
+# headers stay out, the target's serve. The flags are those of the top Makefile.
+define THROUGHWIRE_BUILD_DATAPATH
+	command -v clang >/dev/null || { \
+		echo "throughwire: the build host has no clang, which compiles the datapath"; \
+		exit 1; \
+	}
+	clang -O2 -g -Wall -Wextra -Werror -target bpf -mcpu=v3 \
+		-nostdlibinc -isystem $(STAGING_DIR)/usr/include \
+		-c $(@D)/appliance/bpf/steer.bpf.c -o $(@D)/steer.bpf.o
+endef
+THROUGHWIRE_POST_BUILD_HOOKS += THROUGHWIRE_BUILD_DATAPATH
+
+define THROUGHWIRE_INSTALL_BOARD_AND_DATAPATH
+	$(INSTALL) -D -m 0644 \
+		$(@D)/board/$(call qstrip,$(BR2_PACKAGE_THROUGHWIRE_BOARD))/board.toml \
+		$(TARGET_DIR)/usr/share/bypass/board.toml
+	$(INSTALL) -D -m 0644 $(@D)/steer.bpf.o \
+		$(TARGET_DIR)/usr/share/bypass/steer.bpf.o
+endef
+THROUGHWIRE_POST_INSTALL_TARGET_HOOKS += THROUGHWIRE_INSTALL_BOARD_AND_DATAPATH
+
+$(eval $(python-package))
