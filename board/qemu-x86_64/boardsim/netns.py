@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Network namespaces of one board, by name.
+
+Owns nothing: `enter` runs a function in a thread of its own that joins the namespace and ends, so the caller's threads
+never change theirs. Sockets opened in there stay in the namespace for as long as they live.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+RUN = Path("/run/netns")
+CLONE_NEWNET = 0x40000000
+
+
+def enter(name: str, function: Callable[[], T]) -> T:
+    """Run `function` inside namespace `name` and return what it returns. Raises OSError when there is none such."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            fd = os.open(RUN / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # os.setns came with Python 3.12
+                if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) != 0:
+                    code = ctypes.get_errno()
+                    raise OSError(code, f"setns {name}: {os.strerror(code)}")
+            finally:
+                os.close(fd)
+            results.append(function())
+        except BaseException as error:  # handed to the caller below, whatever it is
+            errors.append(error)
+
+    thread = threading.Thread(target=body, name=f"netns-{name}")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def run(*command: str) -> str:
+    """Run a set-up command and return its output; raises RuntimeError with its complaint when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip() or done.returncode}")
+    return done.stdout
+
+
+def inside(name: str, *command: str) -> list[str]:
+    """The command line that runs `command` in namespace `name` and dies with the thread that started it."""
+    return ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", name, *command]
+
+
+def exists(name: str) -> bool:
+    return (RUN / name).exists()
+
+
+def create(name: str) -> None:
+    """Make a namespace with loopback up. Raises RuntimeError."""
+    run("ip", "netns", "add", name)
+    run("ip", "-n", name, "link", "set", "lo", "up")
+
+
+def delete(name: str) -> None:
+    """End every process left in the namespace and remove it; silent when there is none."""
+    if not exists(name):
+        return
+    found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+    for pid in found.stdout.split():
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
