@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernel: Debian's kernel source package, with the stack of fragments over allnoconfig.
+
+The key is what the fragments say, not their comments. Which source version was built stands in the artefact's `version`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from imagebuild import debian
+from imagebuild.cache import Cache, key_of
+from imagebuild.errors import BuildError
+from imagebuild.progress import Progress, run
+
+SOURCE_PACKAGE = "linux-source-6.12"
+RECIPE = "1"  # raise when the build itself changes what comes out
+_SET = re.compile(r"^(CONFIG_\w+)=(.+)$")
+_UNSET = re.compile(r"^# (CONFIG_\w+) is not set$")
+
+
+def settings(fragments: Iterable[str]) -> dict[str, str]:
+    """What a stack of fragments asks for: option -> value, "n" for "is not set"; the last fragment wins (pure)."""
+    asked: dict[str, str] = {}
+    for text in fragments:
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := _SET.match(line):
+                asked[found[1]] = found[2]
+            elif found := _UNSET.match(line):
+                asked[found[1]] = "n"
+            elif line.strip() and not line.startswith("#"):
+                raise BuildError(f"kernel fragment, line {number}: cannot read {line!r}")
+    return asked
+
+
+def lost(asked: dict[str, str], config: str) -> list[str]:
+    """The lines of the fragments that are not in `.config` after the kernel's own resolution (pure)."""
+    have = settings([config])
+    return [
+        f"{name}={value}" if value != "n" else f"# {name} is not set"
+        for name, value in asked.items()
+        if have.get(name, "n") != value
+    ]
+
+
+def key(fragments: Sequence[Path]) -> str:
+    """The kernel's key in the cache."""
+    asked = settings(path.read_text() for path in fragments)
+    canonical = "\n".join(f"{name}={value}" for name, value in sorted(asked.items()))
+    return key_of({"settings": canonical, "source": f"{debian.SUITE}/{SOURCE_PACKAGE}", "recipe": RECIPE})
+
+
+def build(cache: Cache, fragments: Sequence[Path], progress: Progress) -> Path:
+    """The folder with `vmlinux` (PVH, stripped), `bzImage`, `config`, `version`."""
+
+    def make(folder: Path) -> None:
+        log = folder / "log"
+        work = folder / "work"
+        work.mkdir()
+        with progress.stage("kernel: download source"):
+            package = debian.download(SOURCE_PACKAGE, work, log)
+        with progress.stage("kernel: unpack source", "30 s"):
+            run(["dpkg-deb", "-x", package, work], what="kernel source package", log=log)
+            run(["tar", "-xf", work / f"usr/src/{SOURCE_PACKAGE}.tar.xz", "-C", work], what="kernel source", log=log)
+        source = work / SOURCE_PACKAGE
+        stack = work / "fragments"
+        stack.write_text("".join(path.read_text() for path in fragments))
+        env = {
+            **{name: value for name, value in os.environ.items() if name not in ("ARCH", "CROSS_COMPILE", "MAKEFLAGS")},
+            "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
+            "KBUILD_BUILD_USER": "throughwire",
+            "KBUILD_BUILD_HOST": "board",
+        }
+        run(
+            ["make", "-C", source, f"KCONFIG_ALLCONFIG={stack}", "allnoconfig"],
+            what="kernel configuration",
+            log=log,
+            env=env,
+        )
+        missing = lost(settings(path.read_text() for path in fragments), (source / ".config").read_text())
+        if missing:
+            raise BuildError("kernel: lines of the fragments did not survive: " + ", ".join(missing))
+        with progress.stage("kernel: compile", "7 to 15 min on 2 cores"):
+            jobs = f"-j{os.cpu_count() or 1}"
+            run(["nice", "make", "-C", source, jobs, "vmlinux", "bzImage"], what="kernel compile", log=log, env=env)
+        run(["strip", "-s", "-o", folder / "vmlinux", source / "vmlinux"], what="kernel strip", log=log)
+        shutil.copy(source / "arch/x86/boot/bzImage", folder / "bzImage")
+        shutil.copy(source / ".config", folder / "config")
+        (folder / "version").write_text(package.name.removesuffix(".deb") + "\n")
+        shutil.rmtree(work)
+
+    return cache.get("kernel", key(fragments), make)

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The base root filesystem: Debian packages and the locked Python packages, as one squashfs.
+
+It changes seldom; what changes with the code is in the appliance's own layer (`appliance_layer.py`). Three artefacts:
+`debian` (the unpacked packages, kept as a folder because the target's own Python in it compiles byte code and its busybox
+goes into the initramfs), `python` (the locked packages, compiled) and `rootfs` (both, squashed).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from imagebuild import debian
+from imagebuild.cache import Cache, key_of
+from imagebuild.errors import BuildError
+from imagebuild.progress import Progress, run
+
+PACKAGES = (
+    "busybox-static",
+    "dropbear-bin",
+    "e2fsprogs",
+    "ethtool",
+    "iproute2",
+    "kmod",
+    "libbpf1",
+    "libpcap0.8t64",
+    "python3",
+    "qemu-system-x86",
+    "udev",
+)
+TARGET_PYTHON = "3.13"
+SITE = "usr/lib/python3/dist-packages"  # where Debian's Python looks; Buildroot's has its own
+
+# Never unpacked
+EXCLUDE = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/lintian/*",
+    "/usr/share/bug/*",
+    "/usr/share/bash-completion/*",
+    "/usr/share/zsh/*",
+    "/usr/share/icons/*",
+    "/usr/share/applications/*",
+    "/usr/lib/udev/hwdb.d/*",
+)
+# Removed afterwards: what nothing on the appliance reads. The firmware that stays boots a PC guest, its NICs and its display.
+TRIM = (
+    "usr/bin/perl*",
+    "usr/bin/qemu-system-i386",
+    "usr/bin/qemu-system-x86_64-microvm",
+    "usr/bin/systemd-hwdb",
+    "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/systemd/boot",
+    "usr/lib/locale",
+    "usr/lib/python3.13/ensurepip",
+    "usr/lib/python3.13/idlelib",
+    "usr/lib/python3.13/lib2to3",
+    "usr/lib/python3.13/pydoc_data",
+    "usr/lib/python3.13/test",
+    "usr/lib/python3.13/turtledemo",
+    "usr/share/perl5",
+    "usr/share/zoneinfo",
+    "usr/share/i18n",
+    "usr/share/qemu/edk2-*",
+    "usr/share/qemu/firmware",
+    "usr/share/qemu/hppa*",
+    "usr/share/qemu/keymaps",
+    "usr/share/qemu/openbios*",
+    "usr/share/qemu/opensbi*",
+    "usr/share/qemu/palcode*",
+    "usr/share/qemu/s390*",
+    "usr/share/qemu/skiboot*",
+    "usr/share/qemu/slof*",
+    "usr/share/qemu/u-boot*",
+    "usr/share/qemu/*.dtb",
+    "usr/share/qemu/dtb",
+    "usr/share/qemu/trace-events*",
+    "usr/share/qemu/vof*",
+    "usr/share/qemu/npcm*",
+    "var/cache/*",
+    "var/lib/apt",
+    "var/lib/dpkg/info",
+    "var/log/*",
+)
+
+
+def debian_tree(cache: Cache, progress: Progress) -> Path:
+    """The folder with `tree/`: Debian's packages, trimmed."""
+
+    def make(folder: Path) -> None:
+        if os.geteuid():
+            raise BuildError("the root filesystem is made with mmdebstrap as root: run the build as root")
+        log = folder / "log"
+        origin = debian.mirror()
+        conf = folder / "apt.conf"
+        conf.write_text("\n".join(origin.settings) + "\n")
+        tree = folder / "tree"
+        with progress.stage("root filesystem: Debian packages", "1 to 2 min"):
+            run(
+                [
+                    *("mmdebstrap", "--mode=root", "--variant=essential", f"--include={','.join(PACKAGES)}"),
+                    *(f"--aptopt={conf}", "--aptopt=Apt::Install-Recommends false"),
+                    *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDE),
+                    *(debian.SUITE, tree, origin.source_line),
+                ],
+                what="the root filesystem's packages cannot be installed",
+                log=log,
+            )
+        for pattern in TRIM:
+            for path in tree.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for name in ("etc/machine-id", "etc/hostname", "etc/resolv.conf"):
+            (tree / name).unlink(missing_ok=True)
+
+    return cache.get("debian", debian_key(), make)
+
+
+def debian_key() -> str:
+    """The key of the unpacked Debian packages."""
+    return key_of({"suite": debian.SUITE, "packages": " ".join(PACKAGES), "exclude": " ".join(EXCLUDE), "trim": " ".join(TRIM)})
+
+
+def compile_python(tree: Path, folder: Path, log: Path) -> None:
+    """Compile the Python files below `folder` (which becomes the target's /) with the target's own interpreter.
+
+    It runs through the target's own loader, so that neither a chroot nor a mount is needed. The byte code is not checked
+    against its source at run time: both come from one read-only image.
+    """
+    libraries = tree / "usr/lib/x86_64-linux-gnu"
+    run(
+        [
+            *(libraries / "ld-linux-x86-64.so.2", "--library-path", libraries, tree / f"usr/bin/python{TARGET_PYTHON}", "-S"),
+            *("-m", "compileall", "-q", "-f", "-s", folder, "-p", "/", "--invalidation-mode", "unchecked-hash", folder),
+        ],
+        what="compiling Python files for the target",
+        log=log,
+        env={"PYTHONHOME": str(tree / "usr"), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+    )
+
+
+def python_packages(cache: Cache, repo: Path, tree: Path, progress: Progress) -> Path:
+    """The folder with `tree/`: the packages of requirements.lock for the target's Python, compiled."""
+    lock = repo / "requirements.lock"
+    if not lock.is_file():
+        raise BuildError(f"{lock} is missing: the image installs the locked Python packages")
+
+    def make(folder: Path) -> None:
+        log = folder / "log"
+        site = folder / "tree" / SITE
+        with progress.stage("root filesystem: Python packages", "20 s"):
+            run(
+                [
+                    *(sys.executable, "-m", "pip", "install", "--no-compile", "--no-deps", "--only-binary=:all:"),
+                    *("--python-version", TARGET_PYTHON, "--implementation", "cp", "--target", site, "-r", lock),
+                ],
+                what="the Python packages cannot be installed",
+                log=log,
+            )
+            shutil.rmtree(site / "bin", ignore_errors=True)
+            compile_python(tree, folder / "tree", log)
+
+    return cache.get("python", key_of({"lock": lock, "debian": debian_key(), "site": SITE}), make)
+
+
+def squash(trees: list[Path], target: Path, log: Path, level: int) -> None:
+    """One squashfs (zstd) of one tree, or of several merged ones; owners become root."""
+    merged = trees[0]
+    if len(trees) > 1:
+        merged = target.parent / "merged"
+        for tree in trees:
+            run(["cp", "-al", f"{tree}/.", _made(merged)], what="merging the layers", log=log)
+    run(
+        [
+            *("mksquashfs", merged, target, "-comp", "zstd", "-Xcompression-level", str(level), "-b", "256K"),
+            *("-all-root", "-noappend", "-no-progress", "-no-exports", "-no-xattrs", "-mkfs-time", "0"),
+        ],
+        what="mksquashfs",
+        log=log,
+    )
+    if merged not in trees:
+        shutil.rmtree(merged)
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def squashfs(cache: Cache, tree: Path, packages: Path, progress: Progress) -> Path:
+    """The folder with `rootfs.squashfs`."""
+
+    def make(folder: Path) -> None:
+        with progress.stage("root filesystem: squashfs", "20 s"):
+            squash([tree, packages], folder / "rootfs.squashfs", folder / "log", level=15)
+
+    return cache.get("rootfs", key_of({"debian": tree.parent.name, "python": packages.parent.name, "recipe": "1"}), make)
