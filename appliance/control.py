@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The only API: JSON-RPC 2.0 (rpc.py), one object a line, on a Unix socket.
+
+`ControlServer` is the part of bypassd that serves the registry. It owns the socket file, from `start` to `stop`.
+Clients are not trusted to be quick or polite: requests, clients and unsent bytes are bounded, each client is served by
+a task of its own, and one that does not read is disconnected. Who asks is known from the socket's peer credentials,
+never from what the client says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import grp
+import logging
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from appliance.errors import UnreachableError
+from appliance.parts import PATIENCE_NS, Alive, wait_alive
+from appliance.rpc import (
+    BUSY,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    Caller,
+    Param,
+    Params,
+    Registry,
+    RpcError,
+    add_version,
+    answer,
+    caller,
+    encode,
+    error,
+)
+
+__all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "TokenBucket", "add_version", "caller"]
+
+MAX_REQUEST: Final = 1 << 20  # bytes of one request line
+MAX_CLIENTS: Final = 32
+MAX_UNSENT: Final = 1 << 18  # bytes of events a subscriber may leave unread before it is disconnected
+MAX_BATCH: Final = 100  # requests in one JSON-RPC batch
+RATE: Final = 100.0  # requests a second and client, in the long run
+BURST: Final = 200.0
+IDLE: Final = 60.0  # seconds until a silent client that follows no events is disconnected
+SEND_TIMEOUT: Final = 10.0  # seconds a client may take to read an answer
+GROUP: Final = "bypass"  # members of this group may open the socket, as viewers
+
+log = logging.getLogger(__name__)
+_connection: contextvars.ContextVar[_Connection] = contextvars.ContextVar("connection")
+
+
+class TokenBucket:
+    """How many requests a client may still send. Pure: times (seconds, any origin) are passed in."""
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst, self._tokens, self._at = rate, burst, burst, now
+
+    def take(self, now: float) -> float:
+        """Take one; the seconds to wait until it is really there (0 = at once)."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
+        self._at = now
+        return max(0.0, -self._tokens / self._rate)
+
+
+def _role(uid: int) -> str:
+    """root and the user bypassd runs as are admin; whoever else the socket's group lets in may look."""
+    return "admin" if uid in (0, os.geteuid()) else "viewer"
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One client, for as long as it is connected."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    who: Caller
+    topics: set[str] = field(default_factory=set)
+
+    async def serve(self, registry: Registry) -> None:
+        """Answer one request after the other until the client leaves, misbehaves or falls silent."""
+        bucket = TokenBucket(RATE, BURST, time.monotonic())
+        while True:
+            try:
+                line = await asyncio.wait_for(self.reader.readuntil(b"\n"), None if self.topics else IDLE)
+            except asyncio.LimitOverrunError:
+                await self.send(error(None, INVALID_REQUEST, f"a request has at most {MAX_REQUEST} bytes"))
+                return
+            except (asyncio.IncompleteReadError, TimeoutError):
+                return
+            if wait := bucket.take(time.monotonic()):
+                await asyncio.sleep(wait)
+            response = await self._answer_line(line, registry)
+            if response is not None:
+                await self.send(response)
+
+    async def _answer_line(self, line: bytes, registry: Registry) -> object | None:
+        try:
+            request = msgspec.json.decode(line)
+        except (ValueError, RecursionError) as problem:
+            return error(None, PARSE_ERROR, f"not JSON: {problem}")
+        if not isinstance(request, list):
+            return await answer(registry, request, self.who)
+        if not 0 < len(request) <= MAX_BATCH:
+            return error(None, INVALID_REQUEST, f"a batch has 1 to {MAX_BATCH} requests")
+        responses = [await answer(registry, item, self.who) for item in request]
+        return [response for response in responses if response is not None] or None
+
+    async def send(self, message: object) -> None:
+        """Send an answer and wait until the client has read enough of it; ConnectionError when it does not."""
+        self.writer.write(encode(message))
+        try:
+            await asyncio.wait_for(self.writer.drain(), SEND_TIMEOUT)
+        except TimeoutError:
+            raise ConnectionAbortedError("the client does not read") from None
+
+    def push(self, data: bytes) -> None:
+        """Send an event without waiting; a client that left too much unread is disconnected."""
+        if self.writer.transport.get_write_buffer_size() + len(data) > MAX_UNSENT:
+            log.warning("client pid %d does not read its events: disconnected", self.who.pid)
+            self.topics.clear()
+            self.writer.transport.abort()
+        else:
+            self.writer.write(data)
+
+
+class ControlServer:
+    """The part of bypassd that serves a registry on a Unix socket."""
+
+    name = "control"
+    patience = PATIENCE_NS
+
+    def __init__(self, path: Path, registry: Registry, topics: Iterable[str] = ("transition",)) -> None:
+        self._path, self._registry, self._topics = path, registry, tuple(topics)
+        self._server: asyncio.AbstractServer | None = None
+        self._connections: dict[asyncio.Task[None], _Connection | None] = {}
+        wanted = Param("array", "which events; all when left out", required=False)
+        doc = f"send events as notifications; topics: {', '.join(self._topics)}"
+        registry.add("events.subscribe", self._subscribe, doc=doc, params={"topics": wanted})
+
+    @property
+    def clients(self) -> int:
+        """How many clients are connected."""
+        return len(self._connections)
+
+    async def start(self) -> None:
+        """Listen; a socket that a killed bypassd left behind is replaced."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.unlink(missing_ok=True)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                old = os.umask(0o177)
+                try:
+                    listener.bind(str(self._path))
+                finally:
+                    os.umask(old)
+                self._open_to_group()
+                self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=MAX_REQUEST)
+            except BaseException:
+                listener.close()
+                raise
+        except OSError as error:
+            raise UnreachableError(f"control socket {self._path}: {error.strerror or error}") from error
+
+    def _open_to_group(self) -> None:
+        try:
+            os.chown(self._path, -1, grp.getgrnam(GROUP).gr_gid)
+        except (KeyError, PermissionError):
+            return  # no such group here: the socket stays its owner's alone
+        os.chmod(self._path, 0o660)
+
+    async def run(self, alive: Alive) -> None:
+        """Serve until cancelled."""
+        await wait_alive(asyncio.Event(), alive, self.patience / 4e9)
+
+    async def stop(self) -> None:
+        """Disconnect everybody and remove the socket."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        tasks = list(self._connections)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    def publish(self, topic: str, data: object) -> None:
+        """Send an event to who subscribed to it. Never waits, never raises."""
+        listening = [link for link in self._connections.values() if link is not None and topic in link.topics]
+        if not listening:
+            return
+        try:
+            line = encode({"jsonrpc": "2.0", "method": "event", "params": {"topic": topic, "data": data}})
+        except Exception:
+            log.exception("event %s cannot be encoded", topic)
+            return
+        for link in listening:
+            link.push(line)
+
+    async def _subscribe(self, params: Params) -> object:
+        topics: Sequence[str] = params.get("topics") or self._topics
+        for topic in topics:
+            if topic not in self._topics:
+                raise RpcError(INVALID_PARAMS, f'no topic "{topic[:60]}"; there are: {", ".join(self._topics)}')
+        _connection.get().topics.update(topics)
+        return {"topics": list(topics)}
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client's task."""
+        task = asyncio.current_task()
+        assert task is not None
+        full = len(self._connections) >= MAX_CLIENTS
+        self._connections[task] = None
+        try:
+            pid, uid, _ = struct.unpack(
+                "3i", writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            )
+            link = _Connection(reader, writer, Caller(uid, pid, _role(uid)))
+            if full:
+                await link.send(error(None, BUSY, f"{MAX_CLIENTS} clients are connected already", "try again later"))
+                return
+            self._connections[task] = link
+            _connection.set(link)
+            await link.serve(self._registry)
+        except (OSError, asyncio.CancelledError):
+            writer.transport.abort()  # it went away, does not read, or we stop: nothing is owed to it
+        finally:
+            del self._connections[task]
+            writer.close()
