@@ -224,6 +224,7 @@ class KeeperCore:
         self._grace = limits.grace
         self._phase_since = 0
         self._last_checkin = 0
+        self._kill_at = 0
         self._position_asked: int | None = None  # last check-in that asked for a position
         self._backoff = limits.backoff_first
         self._due: dict[str, int] = {}  # what is to happen when: spawn, watchdog, feed, verify, relay NAME
@@ -244,7 +245,7 @@ class KeeperCore:
             case Exited(how):
                 self._exited(now, how)
             case LinkLost(why):
-                self._end_bypassd(now, why)
+                self._link_lost(now, why)
             case RelayReport():
                 self._relay_report(now, event)
             case WatchdogReport():
@@ -266,7 +267,7 @@ class KeeperCore:
         elif self.phase == STARTING:
             times.append(self._phase_since + self.limits.starting)
         elif self.phase == ENDING:
-            times.append(self._phase_since + self.limits.ending)
+            times.append(self._kill_at)
         held = any(relay.usable and relay.want != BYPASS for relay in self.relays.values())
         if self._position_asked is not None and held and not self.stopping:
             times.append(self._position_asked + self._grace)
@@ -308,6 +309,7 @@ class KeeperCore:
             del self._due[name]
         if self.phase in (STARTING, SERVING):
             self._enter(now, ENDING)
+            self._kill_at = now + self.limits.ending
             self._do(Kill(orderly=True))
         elif self.phase == DOWN:
             self._finish()
@@ -359,17 +361,27 @@ class KeeperCore:
     def _end_bypassd(self, now: int, why: str) -> None:
         if self.phase in (STARTING, SERVING):
             self._do(Log(f"bypassd {why}: killed, relay held meanwhile"))
-            self._do(Kill(orderly=False))
+            self._kill(now)
+
+    def _link_lost(self, now: int, why: str) -> None:
+        """Most likely it is about to end, and its own exit status says more than a kill would."""
+        if self.phase in (STARTING, SERVING):
+            self._do(Log(f"bypassd {why}: waiting for its end, relay held meanwhile", severe=False))
             self._enter(now, ENDING)
+            self._kill_at = now + self.limits.checkin
+
+    def _kill(self, now: int) -> None:
+        self._do(Kill(orderly=False))
+        self._enter(now, ENDING)
+        self._kill_at = now + self.limits.ending
 
     def _judge_bypassd(self, now: int) -> None:
         if self.phase == SERVING and now - self._last_checkin >= self.limits.checkin:
             self._end_bypassd(now, f"has not checked in for {(now - self._last_checkin) // MS} ms")
         elif self.phase == STARTING and now - self._phase_since >= self.limits.starting:
             self._end_bypassd(now, f"has not become ready in {(now - self._phase_since) // SECOND} s")
-        elif self.phase == ENDING and now - self._phase_since >= self.limits.ending:
-            self._do(Kill(orderly=False))
-            self._enter(now, ENDING)
+        elif self.phase == ENDING and now >= self._kill_at:
+            self._kill(now)
 
     def _enter(self, now: int, phase: str) -> None:
         self.phase, self._phase_since = phase, now
