@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the board is, as board.toml says it: ports, relays, watchdog, LEDs, crash log. Pure data, read once at start.
+
+The keeper reads the few keys that it needs by itself (keeper.Board), before anything is imported; this is the complete
+schema, and unknown keys are errors here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from appliance.config.model import Duration
+from appliance.errors import HardwareError
+
+
+class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    pass
+
+
+PortName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,14}$")]
+
+
+class Port(_Table, frozen=True):
+    """A network port, found by exactly one of PCI path or MAC."""
+
+    name: PortName
+    pci: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")] = ""
+    mac: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")] = ""
+    role: Literal["data", "management"] = "data"
+
+
+class Relay(_Table, frozen=True):
+    """The relay of one LAN/WAN pair."""
+
+    ports: tuple[str, str]
+    line: str  # GPIO line; driven = inline
+    kind: Literal["gpio"] = "gpio"
+    disconnect: str = ""  # GPIO line; driven = disconnect ("" = this board has none)
+    active: Literal["high", "low"] = "high"
+    on_release: Literal["reverts", "keeps"] = "reverts"
+    settle: Duration = Duration(0)  # from the order to closed contacts
+
+
+class Watchdog(_Table, frozen=True):
+    """The hardware watchdog, found by its kernel driver or identity ("" = the first one)."""
+
+    driver: str = ""
+
+
+class Led(_Table, frozen=True):
+    """A light on a GPIO line; "status" is on while every relay is inline."""
+
+    name: str
+    line: str
+    active: Literal["high", "low"] = "high"
+
+
+class CrashLog(_Table, frozen=True):
+    """Where the kernel leaves the record of its last crash."""
+
+    pstore: str = "/sys/fs/pstore"
+
+
+class Board(_Table, frozen=True):
+    """The whole file."""
+
+    name: str
+    port: tuple[Port, ...] = ()
+    relay: tuple[Relay, ...] = ()
+    watchdog: Watchdog | None = None
+    led: tuple[Led, ...] = ()
+    crash_log: CrashLog | None = None
+
+    def find_port(self, name: str) -> Port | None:
+        """The port of that name."""
+        return next((port for port in self.port if port.name == name), None)
+
+    def find_relay(self, lan: str, wan: str) -> Relay | None:
+        """The relay that joins these two ports."""
+        return next((relay for relay in self.relay if set(relay.ports) == {lan, wan}), None)
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Duration and isinstance(value, str):
+        return Duration.parse(value)
+    raise ValueError(f"{value!r} is not what is wanted here")
+
+
+def parse(text: str, source: str = "board.toml") -> Board:
+    """Read a board; HardwareError names the file, where, and what."""
+    try:
+        board = msgspec.convert(tomllib.loads(text), Board, dec_hook=_decode)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise HardwareError(f"{source}: {error}") from error
+    names = [port.name for port in board.port]
+    for port in board.port:
+        if bool(port.pci) == bool(port.mac):
+            raise HardwareError(f"{source}: port {port.name}: give exactly one of pci and mac")
+        if names.count(port.name) > 1:
+            raise HardwareError(f"{source}: port {port.name}: the name is used twice")
+    for relay in board.relay:
+        missing = [name for name in relay.ports if name not in names]
+        if missing:
+            raise HardwareError(f"{source}: relay {relay.line}: no port {missing[0]}")
+        if relay.ports[0] == relay.ports[1]:
+            raise HardwareError(f"{source}: relay {relay.line}: needs two different ports")
+    for kind, used in (("relay", [relay.line for relay in board.relay]), ("led", [led.line for led in board.led])):
+        for line in used:
+            if used.count(line) > 1:
+                raise HardwareError(f"{source}: {kind}: line {line} is used twice")
+    return board
+
+
+def load(path: Path) -> Board:
+    """Read board.toml; HardwareError with one clear line."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise HardwareError(f"{path}: {error.strerror}: the image must carry its board.toml") from error
+    except UnicodeDecodeError as error:
+        raise HardwareError(f"{path}: is not UTF-8 text") from error

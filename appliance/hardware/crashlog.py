@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Crash records: what the kernel left in pstore is moved to the data partition, and the last reset gets its cause.
+
+The kernel keeps a record of its last words in persistent memory; the store is small, so records are moved away (read,
+written, fsynced, then unlinked) as soon as bypassd starts. A watchdog that bites raises an NMI that nobody claims, and
+the panic text says so; `bootstatus` of most watchdogs does not survive. Without a record, a mark that an orderly stop
+leaves on the data partition tells a reboot from a power cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+_PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]*)")
+_HEAD = re.compile(r"(\w+#\d+) Part(\d+)\n")
+_MARK = "last-run.json"
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Why the machine started: kind is first | none (only bypassd restarted) | orderly | panic | watchdog | power."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One crash record on the data partition."""
+
+    name: str
+    when: str
+    kind: str
+    text: str
+
+
+def judge(text: str) -> Reset | None:
+    """What a record's text says about the reset: pure. None when there was no panic in it."""
+    found = _PANIC.search(text)
+    if not found:
+        return None
+    reason = found[1].strip().rstrip("]").strip()
+    if "NMI: Not continuing" in reason or ("NMI" in reason and "unknown reason" in text):
+        return Reset("watchdog", f"hardware watchdog: the keeper or the kernel hung ({reason})")
+    return Reset("panic", f"kernel panic: {reason}")
+
+
+def decide(same_boot: bool, mark: bool, orderly: bool, records: list[str]) -> Reset:
+    """Cause of the last reset, from: is this the boot of the mark, is there a mark, did it end orderly, the records."""
+    if same_boot:
+        return Reset("none", "bypassd was restarted, the machine was not")
+    for text in records:
+        found = judge(text)
+        if found:
+            return found
+    if not mark:
+        return Reset("first", "first start of this data partition")
+    if orderly:
+        return Reset("orderly", "orderly stop or reboot")
+    return Reset("power", "power was cut, or the board was reset from outside: there is no crash record")
+
+
+class CrashLog:
+    """The records of this machine; owns the folder on the data partition."""
+
+    def __init__(self, pstore: Path | None, folder: Path, state: Path, boot_id: str) -> None:
+        self._pstore, self._folder, self._mark, self._boot = pstore, folder, state / _MARK, boot_id
+        self.reset = Reset("none", "not looked yet")
+
+    def collect(self) -> Reset:
+        """Move new records here and judge the last reset. OSError when the data partition cannot be written."""
+        texts = []
+        for name, parts in self._groups().items():
+            text = "".join(text for _, text, _ in parts)
+            self._keep(name, text)
+            for _, _, path in parts:
+                path.unlink()
+            texts.append(text)
+        mark = self._read_mark()
+        self.reset = decide(mark.get("boot") == self._boot, bool(mark), mark.get("orderly") is True, texts)
+        self._write_mark(orderly=False)
+        return self.reset
+
+    def mark_orderly(self) -> None:
+        """The machine is going down on purpose. OSError as above."""
+        self._write_mark(orderly=True)
+
+    def records(self) -> list[Record]:
+        """What is kept, oldest first."""
+        found = []
+        for path in sorted(self._folder.glob("*.txt")):
+            when, _, rest = path.stem.partition("_")
+            kind = rest.partition("_")[0]
+            try:
+                found.append(Record(path.name, when, kind, path.read_text(encoding="utf-8", errors="replace")))
+            except OSError:
+                continue
+        return found
+
+    def _groups(self) -> dict[str, list[tuple[int, str, Path]]]:
+        """The files of each record in pstore with their part numbers; part 1 is the newest text, so it comes last."""
+        groups: dict[str, list[tuple[int, str, Path]]] = {}
+        if self._pstore is None or not self._pstore.is_dir():
+            return {}
+        for path in sorted(self._pstore.iterdir()):
+            if not path.is_file():
+                continue
+            text = path.read_text(encoding="utf-8", errors="replace")
+            head = _HEAD.match(text)  # ERST: a file a part, numbered by the storage; only this line tells the record
+            key = head[1] if head else path.name
+            groups.setdefault(key, []).append((int(head[2]) if head else 0, text, path))
+        return {key: sorted(parts, key=lambda part: -part[0]) for key, parts in groups.items()}
+
+    def _keep(self, name: str, text: str) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        kind = (judge(text) or Reset("record", "")).kind
+        safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
+        _write(self._folder / f"{stamp}_{kind}_{safe}.txt", text)
+
+    def _read_mark(self) -> dict[str, object]:
+        try:
+            mark = json.loads(self._mark.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return mark if isinstance(mark, dict) else {}
+
+    def _write_mark(self, orderly: bool) -> None:
+        self._mark.parent.mkdir(parents=True, exist_ok=True)
+        _write(self._mark, json.dumps({"boot": self._boot, "orderly": orderly}))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that a power cut leaves the old or the new."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
