@@ -50,10 +50,11 @@ check_defconfig() {
 	while read -r line; do fail "$name: $line"; done < <(grep -iE 'warning|unmet' "$out/load.log" || true)
 	buildroot -C "$out" olddefconfig >"$out/old.log" 2>&1 || fail "$name: olddefconfig: $(tail -n 3 "$out/old.log")"
 
+	# Every line counts but empty ones and remarks; "# SYMBOL is not set" is no remark.
 	while IFS= read -r line; do
 		lines=$((lines + 1))
 		grep -qxF -e "$line" "$out/.config" || fail "$name: line lost: $line"
-	done < <(grep -E '^(BR2_[A-Za-z0-9_]+=|# BR2_[A-Za-z0-9_]+ is not set$)' "$file")
+	done < <(grep -vE '^$|^#' "$file"; grep -E '^# [A-Za-z0-9_]+ is not set$' "$file")
 	say "$name: $lines lines held against .config"
 
 	while read -r path; do

@@ -19,8 +19,10 @@ THROUGHWIRE_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = \
 	--include='/appliance/***' --include='/console/***' \
 	--include='/board/***' --include='/pyproject.toml' \
 	--include='/LICENSE' --exclude='*'
+# Sources to hand over with the firmware: all of the checkout but build/
 throughwire-legal-info: RSYNC_VCS_EXCLUSIONS += \
-	$(THROUGHWIRE_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS)
+	--exclude='/build' --exclude='__pycache__' --exclude='*.egg-info' \
+	--exclude='/.*_cache' --exclude='/.hypothesis'
 
 # Buildroot builds no clang that compiles for BPF: the build host's serves. Its
 # headers stay out, the target's serve. The flags are those of the top Makefile.
