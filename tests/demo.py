@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`make demo`: every failure in turn, on a booted board with a live link.
+
+Behind `wan` stands an HTTP server and behind `lan` a client that downloads from it; a numbered stream of 1,000 frames/s
+crosses in each direction. For each fault the table says
+
+- `bypass_*_ms`: rings 1 and 2: how long the wire went without frames (from the first lost to the first that arrived
+  again; 0 when none was lost); ring 3: from the fault to the closed relay;
+- `lost_frames`, `longest_gap_ms`: both directions, from the fault until all is as before, the way back included;
+- `inline_again_s`: until the relay is open and the guest has its traffic again, from the fault, or from the remedy for
+  a fault that does not heal by itself;
+- `download_whole`: the checksum of what was downloaded meanwhile, over one TCP connection;
+- `link_carries_after`: frames cross in both directions afterwards.
+
+Ends with 1 when one of the appliance's promises was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from boardsim import Board, Event
+from boardsim.download import Download
+from boardsim.image import payload
+from boardsim.stream import Report, Stream
+
+from tests import figures
+from tests.faults import FAULTS, GUEST, Fault
+
+STEADY_S = 1.0  # watched before and after a fault
+RATE = 1000  # frames a second and direction
+DOWNLOAD_RATE = 100_000  # bytes a second
+DOWNLOAD_S = {1: 12, 2: 15, 3: 30}  # by ring: long enough to live through the fault
+PATIENCE_S = 180.0
+
+
+@dataclass
+class Measure:
+    """What one run of one fault gave."""
+
+    bypass_ms: float
+    lost_frames: int
+    longest_gap_ms: float
+    inline_again_s: float
+    relay_moves: int
+    download_whole: bool | None
+    carries: bool
+    broken: list[str] = field(default_factory=list)
+
+
+def say(text: str) -> None:
+    """Progress, for a person."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(board: Board, what: str) -> Any:
+    """What the console shows, as data; None while the daemon does not answer."""
+    result = board.sh(f"bypass show {what} --json 2>/dev/null", check=False)
+    return json.loads(result.output) if result.status == 0 else None
+
+
+def guest_serves(board: Board) -> bool:
+    """Whether the guest has its traffic."""
+    guests = show(board, "guests") or []
+    return any(guest["name"] == GUEST and guest["state"] == "available" for guest in guests)
+
+
+def wait_healthy(board: Board, since: int = 0) -> float:
+    """Wait until the relay is inline (a move after mark `since` counts) and the guest serves; monotonic seconds."""
+    deadline = time.monotonic() + PATIENCE_S
+    board.wait_relay("inline", timeout=PATIENCE_S)
+    while not guest_serves(board):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"guest {GUEST} is not available after {PATIENCE_S:g} s: {show(board, 'guests')}")
+    return time.monotonic()
+
+
+class Streams:
+    """The numbered frames in both directions."""
+
+    def __init__(self, board: Board) -> None:
+        folder = board.directory
+        self.both = (
+            Stream(board.lan, board.wan, folder / "lan-wan.stream", RATE),
+            Stream(board.wan, board.lan, folder / "wan-lan.stream", RATE),
+        )
+
+    def reports(self, start_ns: int, end_ns: int | None = None) -> list[Report]:
+        """One report a direction for the frames sent in the span."""
+        return [stream.report(start_ns, end_ns) for stream in self.both]
+
+    def stop(self) -> None:
+        """End both."""
+        for stream in self.both:
+            stream.stop()
+
+
+def outage_ms(reports: list[Report]) -> float:
+    """From the first frame lost to the first that arrived again, the worse direction; 0 when nothing was lost."""
+    spans = [0.0]
+    for report in reports:
+        if report.first_lost_ns is not None:
+            spans.append((report.back_ns - report.first_lost_ns) / 1e6 if report.back_ns else float("inf"))
+    return max(spans)
+
+
+def suffer(board: Board, fault: Fault) -> Measure:
+    """Make one fault under traffic, let the appliance come back, and judge."""
+    size = DOWNLOAD_RATE * DOWNLOAD_S[fault.ring]
+    download = Download(board.lan, board.wan, size, DOWNLOAD_RATE)
+    streams = Streams(board)
+    try:
+        time.sleep(STEADY_S)
+        mark = board.events.mark()
+        hit: Event = board.fault(fault.name)
+        with fault.allow(board):
+            fault.make(board)
+            if fault.relay:
+                closed = board.wait_event(event="relay", state="bypass", since=mark, timeout=PATIENCE_S)
+            time.sleep(STEADY_S)
+            seen_ns = time.monotonic_ns()
+            origin = hit["mono_ns"] / 1e9
+            if fault.undo:
+                origin = time.monotonic()
+                fault.undo(board)
+            if fault.relay:
+                board.wait_event(event="relay", state="inline", since=closed["n"], timeout=PATIENCE_S)
+            again = wait_healthy(board)
+        time.sleep(STEADY_S)
+        result = download.wait(PATIENCE_S) if fault.download else None
+        healed_ns = time.monotonic_ns()
+        time.sleep(STEADY_S)
+    finally:
+        streams.stop()
+        download.close()
+    after = streams.reports(healed_ns)
+    whole = streams.reports(hit["mono_ns"])
+    if fault.relay:
+        bypass_ms = (closed["mono_ns"] - hit["mono_ns"]) / 1e6
+    else:
+        bypass_ms = outage_ms(streams.reports(hit["mono_ns"], seen_ns))
+    measure = Measure(
+        bypass_ms=bypass_ms,
+        lost_frames=sum(report.lost for report in whole),
+        longest_gap_ms=max(report.longest_gap_ms for report in whole),
+        inline_again_s=again - origin,
+        relay_moves=len(board.events.since(mark, event="relay")),
+        download_whole=result.whole if result else None,
+        carries=all(report.sent > 0 and report.lost == 0 for report in after),
+    )
+    if not measure.carries:
+        measure.broken.append("the link does not carry every frame afterwards")
+    if measure.download_whole is False and result:
+        measure.broken.append(f"the download broke: {result.error}")
+    if fault.ring < 3 and measure.relay_moves:
+        measure.broken.append(f"the relay moved {measure.relay_moves} times")
+    if fault.ring == 2 and measure.lost_frames:
+        measure.broken.append(f"{measure.lost_frames} frames were lost")
+    return measure
+
+
+def row(fault: Fault, runs: list[Measure]) -> figures.Row:
+    """The runs of one fault as one row of the figures."""
+    known = [run.download_whole for run in runs if run.download_whole is not None]
+    return {
+        "fault": fault.name,
+        "ring": fault.ring,
+        "runs": len(runs),
+        **figures.spread("bypass", [run.bypass_ms for run in runs]),
+        "lost_frames": max(run.lost_frames for run in runs),
+        "longest_gap_ms": round(max(run.longest_gap_ms for run in runs), 3),
+        "inline_again_s": round(max(run.inline_again_s for run in runs), 2),
+        "download_whole": all(known) if known else None,
+        "link_carries_after": all(run.carries for run in runs),
+    }
+
+
+def plot(rows: list[figures.Row]) -> Any:
+    """Bars: time to bypass of each fault, on a logarithmic axis."""
+
+    def draw(axes: Any) -> None:
+        names = [entry["fault"] for entry in rows]
+        axes.barh(names, [max(entry["bypass_max_ms"], 0.1) for entry in rows])
+        axes.set_xscale("log")
+        axes.invert_yaxis()
+        axes.set_xlabel("time to bypass, ms (largest of the runs)")
+
+    return draw
+
+
+def main() -> int:
+    """Boot, make every fault, print and write the table."""
+    parser = argparse.ArgumentParser(prog="tests.demo", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=1, help="how often each fault is made")
+    parser.add_argument("--only", action="append", default=[], help="a fault's name; may be repeated")
+    parser.add_argument("--dir", type=Path, default=Path("build/qemu-x86_64/demo"))
+    options = parser.parse_args()
+    chosen = [fault for fault in FAULTS if not options.only or fault.name in options.only]
+    if not chosen:
+        parser.error(f"no such fault; there are: {', '.join(fault.name for fault in FAULTS)}")
+    rows: list[figures.Row] = []
+    broken: list[str] = []
+    with Board(options.dir, payload(options.dir)) as board:
+        say(f"demo: booting the board ({board.accelerator.name})")
+        board.power_on()
+        wait_healthy(board)
+        for number, fault in enumerate(chosen, 1):
+            runs = []
+            for run in range(options.runs):
+                say(f"demo: {number}/{len(chosen)} {fault.name}, run {run + 1}/{options.runs}")
+                measure = suffer(board, fault)
+                runs.append(measure)
+                broken += [f"{fault.name}: {what}" for what in measure.broken]
+                say(f"demo:   {measure}")
+            rows.append(row(fault, runs))
+    target = figures.write("demo", rows, plot(rows))
+    print(figures.table(rows))
+    print(f"written: {target}")
+    for line in broken:
+        print(f"broken promise: {line}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

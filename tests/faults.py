@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The faults that the demo makes on a running board, one table row each: how it is made, how it is undone.
+
+A fault is made from outside (power, reset) or by root's hand in the board's debug shell, and judged on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from boardsim import Board, Event
+
+GUEST = "ips1"
+SEGMENT = "main"
+
+# The keeper is the process that init started; bypassd is its child.
+KEEPER = "keeper=$(pgrep -o -f bypass-keeper)"
+BYPASSD = f"{KEEPER}; bypassd=$(pgrep -o -P $keeper)"
+# Real-time loops above the keeper's priority on every processor, with the kernel's brake on real-time tasks taken off.
+STARVE = """
+echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+for cpu in $(seq $(nproc)); do
+  python3 -S -c 'import os
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+while True: pass' >/dev/null 2>&1 &
+done"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault. `undo` runs when its effect was seen; None: the appliance heals itself."""
+
+    name: str
+    ring: int
+    make: Callable[[Board], Any]
+    undo: Callable[[Board], Any] | None = None
+    relay: bool = False  # the relay is expected to close
+    resets: bool = False  # the machine starts anew
+    panics: bool = False
+    download: bool = True  # one path always remains, so the download must end whole
+
+    def allow(self, board: Board) -> AbstractContextManager[None]:
+        """While the fault is made and healed, the panic it orders fails nothing."""
+        return board.panic_ordered() if self.panics else nullcontext()
+
+
+def shell(command: str) -> Callable[[Board], Any]:
+    """A step that is a command in the board."""
+    return lambda board: board.sh(command)
+
+
+def lost_shell(command: str) -> Callable[[Board], Any]:
+    """A command after which the board does not answer any more."""
+
+    def step(board: Board) -> None:
+        board.sh(f"(sleep 0.2; {command}) >/dev/null 2>&1 &")
+
+    return step
+
+
+def power_cut(board: Board) -> Event:
+    """Pull the plug."""
+    return board.power_cut()
+
+
+def power_on(board: Board) -> None:
+    """Put the plug back."""
+    board.power_on()
+
+
+FAULTS = (
+    Fault(
+        "application hung",
+        1,
+        shell(f"bypass guest {GUEST} command hang"),
+        shell(f"bypass guest {GUEST} command resume"),
+    ),
+    Fault("guest killed", 1, shell(f"kill -9 $(cat /run/bypass/guests/{GUEST}/pid)")),
+    Fault("bypassd killed", 2, shell(f"{BYPASSD}; kill -9 $bypassd")),
+    Fault("bypassd stopped", 2, shell(f"{BYPASSD}; kill -STOP $bypassd")),
+    Fault("keeper killed", 3, shell(f"{KEEPER}; kill -9 $keeper"), relay=True),
+    Fault("keeper stopped", 3, shell(f"{KEEPER}; kill -STOP $keeper"), relay=True, resets=True, panics=True),
+    Fault(
+        "console bypass",
+        3,
+        shell(f"bypass segment {SEGMENT} bypass"),
+        shell(f"bypass segment {SEGMENT} auto"),
+        relay=True,
+    ),
+    Fault("watchdog starved", 3, lost_shell(STARVE), relay=True, resets=True, panics=True),
+    Fault("kernel panic", 3, lost_shell("echo c >/proc/sysrq-trigger"), relay=True, resets=True, panics=True),
+    Fault("power cut", 3, power_cut, power_on, relay=True),
+)
