@@ -50,9 +50,10 @@ def trial(kernel: Path, arguments: tuple[str, ...] = ("-accel", "kvm", "-cpu", "
     with tempfile.TemporaryDirectory(prefix="boardsim-") as place:
         initrd = initramfs.build(Path(place) / "initrd", INIT)
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
-             "-M", "q35", *arguments, "-m", "256M", "-smp", "2", "-kernel", str(kernel), "-initrd", str(initrd),
-             "-append", "console=ttyS0 panic=-1", "-no-reboot", "-serial", "stdio"],
+            ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config",
+             "-display", "none", "-M", "q35", *arguments, "-m", "256M", "-smp", "2",
+             "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 panic=-1",
+             "-no-reboot", "-serial", "stdio"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:

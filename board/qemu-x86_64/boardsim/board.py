@@ -75,7 +75,7 @@ class Board:
             raise BoardError(
                 f"another board simulator is using {self.directory}: end it, or give another --dir"
             ) from error
-        wires = self._claim()
+        self._wires = wires = self._claim()
         self.prefix = wires.prefix
         self.events = EventLog(self.directory / "events.jsonl")
         self._loop = asyncio.new_event_loop()
@@ -92,7 +92,6 @@ class Board:
             self._shell = DebugShell(self.debug)
             self._call(self._start(wires))
         except RuntimeError as error:
-            wires.destroy()
             self.close()
             raise BoardError(f"the board's namespaces cannot be made: {error}") from error
         self.lan = Host(wires.host("lan"), "10.77.0.1", "fd77::1")
@@ -115,6 +114,7 @@ class Board:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+            self._wires.destroy()
             for part in ("console", "debug", "events"):
                 if hasattr(self, part):
                     getattr(self, part).close()
@@ -178,7 +178,8 @@ class Board:
     # looking
 
     def status(self) -> dict[str, Any]:
-        return self._loop_do(self._simulator.status)
+        status: dict[str, Any] = self._loop_do(self._simulator.status)
+        return status
 
     @property
     def relay(self) -> str:
@@ -231,9 +232,9 @@ class Board:
     async def _start(self, wires: Wires) -> None:
         simulator = Simulator(self.directory, wires, self.events, self.console, self.debug, self._timing)
         simulator.on_start = self._shell.forget
-        simulator.start()
         self._simulator = simulator
-        self._control = ControlServer(self.directory, simulator, self.events, lambda: self._power_on_async())
+        self._control = ControlServer(self.directory, simulator, self.events, self._power_on_async)
+        simulator.start()
         await self._control.start()
 
     async def _power_on_async(self) -> None:

@@ -104,7 +104,7 @@ class EventLog:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     seen = "\n".join(json.dumps(entry) for entry in self._events[since:][-20:])
-                    wanted = fields or getattr(predicate, "__name__", "what the predicate asks")
+                    wanted = str(fields) if fields else str(getattr(predicate, "__name__", "as asked"))
                     raise WaitTimeout(
                         f"no event {wanted} within {timeout:g} s; seen since then:\n{seen or '(nothing)'}"
                     )

@@ -14,11 +14,10 @@ APPLETS = ("sh", "mount", "base64", "printf", "stty", "cat", "echo", "sleep", "i
 def cpio(entries: dict[str, tuple[int, bytes]]) -> bytes:
     """A `newc` archive; `entries` maps a path to its mode and contents (a link's target, a device's "major minor")."""
     out = bytearray()
-    for inode, (name, (mode, data)) in enumerate([*entries.items(), ("TRAILER!!!", (0, b""))], start=1):
-        major = minor = 0
-        if stat.S_ISCHR(mode):
-            major, minor = (int(part) for part in data.split())
-            data = b""
+    for inode, (name, (mode, contents)) in enumerate([*entries.items(), ("TRAILER!!!", (0, b""))], start=1):
+        device = stat.S_ISCHR(mode)
+        data = b"" if device else contents
+        major, minor = (int(part) for part in contents.split()) if device else (0, 0)
         fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name) + 1, 0)
         out += b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
         out += bytes(-len(out) % 4) + data
