@@ -16,7 +16,7 @@ from pathlib import Path
 from imagebuild import debian
 from imagebuild.cache import Cache, key_of
 from imagebuild.errors import BuildError
-from imagebuild.progress import Progress, run
+from imagebuild.progress import Progress, output, run
 
 PACKAGES = (
     "busybox-static",
@@ -33,6 +33,7 @@ PACKAGES = (
 )
 TARGET_PYTHON = "3.13"
 SITE = "usr/lib/python3/dist-packages"  # where Debian's Python looks; Buildroot's has its own
+GUEST_KERNEL = "usr/share/bypass/guest-demo/bzImage"
 
 # Never unpacked
 EXCLUDE = (
@@ -115,6 +116,7 @@ def debian_tree(cache: Cache, progress: Progress) -> Path:
         for pattern in TRIM:
             for path in tree.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        link_applets(tree)
         for name in ("etc/machine-id", "etc/hostname", "etc/resolv.conf"):
             (tree / name).unlink(missing_ok=True)
 
@@ -123,7 +125,22 @@ def debian_tree(cache: Cache, progress: Progress) -> Path:
 
 def debian_key() -> str:
     """The key of the unpacked Debian packages."""
-    return key_of({"suite": debian.SUITE, "packages": " ".join(PACKAGES), "exclude": " ".join(EXCLUDE), "trim": " ".join(TRIM)})
+    parts = {"packages": PACKAGES, "exclude": EXCLUDE, "trim": TRIM}
+    return key_of({"suite": debian.SUITE, "recipe": "2"} | {name: " ".join(value) for name, value in parts.items()})
+
+
+def link_applets(tree: Path) -> None:
+    """Give busybox the names of all its applets that no package provides, and make it the init."""
+    busybox = tree / "usr/bin/busybox"
+    for applet in output([busybox, "--list"], what="the target's busybox").split():
+        if not any((tree / folder / applet).exists() for folder in ("usr/bin", "usr/sbin")):
+            _link(tree / "usr/bin" / applet, "busybox")
+    _link(tree / "usr/sbin/init", "../bin/busybox")
+
+
+def _link(path: Path, target: str) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
 
 
 def compile_python(tree: Path, folder: Path, log: Path) -> None:
@@ -192,11 +209,16 @@ def _made(path: Path) -> Path:
     return path
 
 
-def squashfs(cache: Cache, tree: Path, packages: Path, progress: Progress) -> Path:
-    """The folder with `rootfs.squashfs`."""
+def squashfs(cache: Cache, tree: Path, packages: Path, kernel: Path, progress: Progress) -> Path:
+    """The folder with `rootfs.squashfs`: Debian, Python packages, and the kernel that the demo guest boots."""
 
     def make(folder: Path) -> None:
         with progress.stage("root filesystem: squashfs", "20 s"):
-            squash([tree, packages], folder / "rootfs.squashfs", folder / "log", level=15)
+            demo = folder / "kernel" / GUEST_KERNEL
+            demo.parent.mkdir(parents=True)
+            shutil.copy(kernel / demo.name, demo)
+            squash([tree, packages, folder / "kernel"], folder / "rootfs.squashfs", folder / "log", level=15)
+            shutil.rmtree(folder / "kernel")
 
-    return cache.get("rootfs", key_of({"debian": tree.parent.name, "python": packages.parent.name, "recipe": "1"}), make)
+    parts = {"debian": tree.parent.name, "python": packages.parent.name, "kernel": kernel.name, "guest": GUEST_KERNEL}
+    return cache.get("rootfs", key_of({**parts, "recipe": "2"}), make)
