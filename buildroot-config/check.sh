@@ -63,7 +63,7 @@ check_defconfig() {
 
 	if ! buildroot -C "$out" show-info >"$out/info.json" 2>"$out/info.log"; then
 		fail "$name: show-info: $(tail -n 3 "$out/info.log")"
-	elif ! "$python" "$here/check_info.py" "$here/package" <"$out/info.json"; then
+	elif ! "$python" "$here/check_info.py" "$here/.." <"$out/info.json"; then
 		fail "$name: show-info does not say what it should"
 	fi
 	if ! buildroot -C "$out" external-deps >"$out/deps" 2>"$out/deps.log"; then

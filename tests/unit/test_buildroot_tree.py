@@ -5,8 +5,10 @@ Plan: whatever is said twice (once here, once in buildroot-config/) is compared,
 What only Buildroot itself can tell is buildroot-config/check.sh's.
 """
 
+import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -170,6 +172,8 @@ class TestPostBuild:
         assert sorted(path.name for path in (target / "etc/init.d").iterdir()) == ["rcS"]
         assert not (target / "README.md").exists()
         assert (target / "var/lib/bypass").is_dir()
+        assert self.run(target).returncode == 0, "a second make runs it again"
+        assert (target / "etc/shells").read_text() == "/usr/bin/bypass\n"
         assert [path.name for path in (target / "usr/share/qemu").iterdir()] == ["bios-256k.bin"]
 
     def test_another_inittab_is_an_error(self, target: Path) -> None:
@@ -177,6 +181,35 @@ class TestPostBuild:
         done = self.run(target)
         assert done.returncode == 1
         assert "inittab is not rootfs/etc/inittab" in done.stderr
+
+
+class TestCheckInfo:
+    """check_info.py on made-up show-info output, for the repository's own pyproject.toml."""
+
+    def run(self, **changes: dict[str, object] | None) -> subprocess.CompletedProcess[str]:
+        entry: dict[str, object] = {"version": "99.1", "licenses": "MIT", "license_files": ["LICENSE"]}
+        names = {*PACKAGES, *("python-" + name.removeprefix("python-") for name in dependencies())}
+        info = {name: entry for name in names if name not in changes}
+        info |= {name: entry | change for name, change in changes.items() if change is not None}
+        command: list[str | Path] = [sys.executable, TREE / "check_info.py", ROOT]
+        return subprocess.run(command, input=json.dumps(info), capture_output=True, text=True, check=False)
+
+    def test_good(self) -> None:
+        done = self.run()
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @pytest.mark.parametrize(
+        ("changes", "complaint"),
+        [
+            ({"python-scapy": {"version": "2.5.9"}}, "python-scapy: Buildroot has 2.5.9, pyproject.toml wants scapy>="),
+            ({"python-scapy": None}, "python-scapy: not selected by the configuration"),
+            ({"python-msgspec": {"licenses": ""}}, "python-msgspec: no licenses"),
+        ],
+    )
+    def test_bad(self, changes: dict[str, dict[str, object] | None], complaint: str) -> None:
+        done = self.run(**changes)
+        assert done.returncode == 1
+        assert complaint in done.stderr
 
 
 class TestCheckRefuses:
