@@ -21,6 +21,13 @@
 
 #define PULL 192	/* bytes of the frame that a tc program wants to see at once */
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct meta);
+} meta SEC(".maps");
+
 /* One word that says which policy holds (see struct control). Written by user space in one store. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -29,6 +36,27 @@ struct {
 	__type(key, __u32);
 	__type(value, struct control);
 } control SEC(".maps");
+
+/* No program uses it: a write to a map of maps returns when every frame in flight has left the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(max_entries, 1);
+		__type(key, __u32);
+		__type(value, __u64);
+	});
+} fence SEC(".maps");
+
+/* What is put into the fence. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} fence_post SEC(".maps");
 
 /* By ifindex: what the device is. */
 struct {

@@ -189,6 +189,12 @@ struct control {
 };
 #define POLICY_SEGMENT(word, segment) (((word) >> (32 + (segment))) & 1)
 
+/* Which program this is, for the supervisor that finds it pinned. */
+struct meta {
+	__u64 layout;
+	__u8 digest[32];	/* SHA-256 of the object file */
+};
+
 struct tally {
 	__u64 frames;
 	__u64 bytes;

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The datapath as the supervisor sees it: attach segments and hops, set the policy, renew leases, read counters.
+
+A thin shell over the kernel's maps. Owns their descriptors until `close`; what is pinned works on without it. Calls
+are short and synchronous, made from one thread. Times are ns of CLOCK_MONOTONIC.
+"""
+
+from __future__ import annotations
+
+import time
+from ctypes import c_uint64
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appliance.config.model import Config
+from appliance.errors import DatapathError, HardwareError, NotFoundError
+from appliance.steering import device as devices
+from appliance.steering import layout
+from appliance.steering.counters import Counters, DeviceCount, HopCount, RuleCount
+from appliance.steering.groups import pack
+from appliance.steering.kernel import Kernel
+from appliance.steering.layout import Role, Side, slot
+from appliance.steering.links import Links
+from appliance.steering.names import Names
+from appliance.steering.policy import Policy, compile_policy
+from appliance.steering.programs import Generated, PolicyPrograms
+
+_RECOVERED, _DRAINING = 1, 2  # fields of struct lease
+
+
+@dataclass
+class Attachment:
+    """A device in its place, for `show segments`: how frames are taken from it, and why so."""
+
+    slot: int
+    device: devices.Device
+    segment: str
+    side: Side
+    hop: str  # "" for a port
+    mode: str  # "xdp" | "tc"
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For the console."""
+        return {
+            "device": self.device.name,
+            "driver": self.device.driver,
+            "segment": self.segment,
+            "side": self.side.name.lower(),
+            "hop": self.hop or None,
+            "mode": self.mode,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class PolicyReport:
+    """What `set_policy` did: which generation holds, how filters were compiled, and how long it took (ns)."""
+
+    generation: int
+    rules: int
+    took_ns: int
+    programs: dict[str, Any] = field(default_factory=dict)
+
+
+class Datapath:
+    """One appliance's steering. Use `open`."""
+
+    def __init__(self, kernel: Kernel, names: Names) -> None:
+        self._kernel, self._names = kernel, names
+        self._maps = kernel.maps
+        entries = {"xdp": kernel.programs["entry_xdp"], "tc": kernel.programs["entry_tc"]}
+        self._links = Links(entries, kernel.pins / "links" if kernel.pins is not None else None)
+        self._attached: dict[int, Attachment] = {}
+        self._generated: dict[int, Generated] = {}  # by half of the policy
+        self.policy: Policy | None = None
+
+    @classmethod
+    def open(cls, path: Path, pins: Path | None = None, names: Path | None = None) -> Datapath:
+        """Load the object file, or adopt what is pinned below `pins`; without `pins` it is gone with the process.
+
+        `names`: file that keeps the numbers of hops, segments and rules. DatapathError when the kernel refuses.
+        """
+        return cls(Kernel(path, pins), Names(names))
+
+    @property
+    def adopted(self) -> bool:
+        """Found running with the very same program, and taken over."""
+        return self._kernel.adopted
+
+    @property
+    def kernel(self) -> Kernel:
+        """The maps themselves, for tests and `explain`."""
+        return self._kernel
+
+    # -- numbers ------------------------------------------------------------------------------------------------------
+
+    def hop_id(self, name: str) -> int:
+        """The hop's number: 1..127, stable, and the VID of its tag."""
+        return self._names.ensure("hop", [name])[name]
+
+    def segment_id(self, name: str) -> int:
+        """The segment's number."""
+        return self._names.ensure("segment", [name])[name]
+
+    # -- devices ------------------------------------------------------------------------------------------------------
+
+    def attach_segment(self, segment: str, lan: str, wan: str, mode: str = "auto") -> tuple[Attachment, Attachment]:
+        """Put a segment's two ports (device names) in line. Idempotent; frames flow from the return on.
+
+        `mode` "auto" takes native XDP when both ports have it, else tc: XDP can only send to devices that take part.
+        HardwareError when a device is missing; DatapathError when the kernel refuses the mode that was asked for.
+        """
+        ports = {Side.LAN: devices.read(lan), Side.WAN: devices.read(wan)}
+        number = self.segment_id(segment)
+        for side, port in ports.items():
+            self._enter_tables(Attachment(slot(0, number, side), port, segment, side, "", "", ""), tags=False)
+        tried = ("xdp", "tc") if mode == "auto" else (mode,)
+        reason = "asked for by `attach`" if mode != "auto" else "both ports have native XDP"
+        for attempt in tried:
+            try:
+                for side, port in ports.items():
+                    self._links.attach(slot(0, number, side), port.ifindex, attempt)
+            except DatapathError as error:
+                if attempt == tried[-1]:
+                    raise DatapathError(
+                        f"segment {segment}: {attempt} on {port.name} ({port.driver}): {error}"
+                    ) from error
+                reason = f"{port.name} ({port.driver}) refuses native XDP: {error}"
+                continue
+            break
+        for side in ports:
+            placed = self._attached[slot(0, number, side)]
+            placed.mode, placed.reason = attempt, reason
+        return self._attached[slot(0, number, Side.LAN)], self._attached[slot(0, number, Side.WAN)]
+
+    def attach_hop(
+        self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False
+    ) -> Attachment:
+        """Connect a hop's tap (device name) of one side. Idempotent; call again when the tap was made anew.
+
+        `tags`: the hop may choose the next one by a tag. "auto" is the mode of the segment's ports, and tc where
+        the tap has no native XDP. Errors as `attach_segment`.
+        """
+        tap = devices.read(device)
+        number, segment_number = self.hop_id(hop), self.segment_id(segment)
+        place = slot(number, segment_number, side)
+        ports = self._attached.get(slot(0, segment_number, Side.LAN))
+        self._enter_tables(Attachment(place, tap, segment, side, hop, "", ""), tags)
+        tried = ("tc",) if ports is not None and ports.mode == "tc" else ("xdp", "tc")
+        tried = tried if mode == "auto" else (mode,)
+        reason = "asked for" if mode != "auto" else f"as the ports of segment {segment}"
+        for attempt in tried:
+            try:
+                self._links.attach(place, tap.ifindex, attempt)
+            except DatapathError as error:
+                if attempt == tried[-1]:
+                    raise DatapathError(f"hop {hop}: {attempt} on {tap.name} ({tap.driver}): {error}") from error
+                reason = f"{tap.name} ({tap.driver}) refuses native XDP: {error}"
+                continue
+            break
+        placed = self._attached[place]
+        placed.mode, placed.reason = attempt, reason
+        return placed
+
+    def _enter_tables(self, attachment: Attachment, tags: bool) -> None:
+        """Write the device into the tables, before its first frame can come."""
+        device, place = attachment.device, attachment.slot
+        if device.ifindex >= layout.MAX_DEVICES:
+            raise HardwareError(f"{device.name}: ifindex {device.ifindex} is beyond {layout.MAX_DEVICES - 1}")
+        old = self._maps["targets"].get(place)
+        if old is not None and old.ifindex not in (0, device.ifindex):
+            self._maps["devices"].set(old.ifindex, layout.DeviceValue())
+        known = self._attached.get(place)
+        if known is not None:
+            attachment.mode, attachment.reason = known.mode, known.reason
+        self._attached[place] = attachment
+        self._maps["tx"].set(place, device.ifindex)
+        flags = layout.TARGET_SG if device.several else 0
+        self._maps["targets"].set(place, layout.TargetValue(ifindex=device.ifindex, flags=flags, max=device.longest))
+        self._write_device(attachment, layout.DEVICE_TAGS if tags else 0)
+        if not attachment.hop:
+            # Whoever may leave by this port must know how long a frame it takes.
+            for other in self._attached.values():
+                if other.segment == attachment.segment and other is not attachment:
+                    have = self._maps["devices"].get(other.device.ifindex)
+                    self._write_device(other, have.flags if have is not None else 0)
+
+    def _write_device(self, attachment: Attachment, flags: int) -> None:
+        number = self.segment_id(attachment.segment)
+        # A port's frames leave by the other port; what a tap's hop sends out of its WAN side leaves by the WAN port.
+        leaves = attachment.side if attachment.hop else attachment.side ^ 1
+        peer = self._attached.get(slot(0, number, leaves))
+        longest = peer.device.longest if peer is not None else layout.NO_MATCH
+        self._maps["devices"].set(
+            attachment.device.ifindex,
+            layout.DeviceValue(
+                role=Role.HOP if attachment.hop else Role.PORT,
+                segment=number,
+                side=attachment.side,
+                hop=self.hop_id(attachment.hop) if attachment.hop else 0,
+                slot=attachment.slot,
+                flags=flags,
+                peer_max=longest,
+                peer_max_sg=longest if peer is None or peer.device.several else 0,
+            ),
+        )
+
+    def detach_segment(self, segment: str) -> None:
+        """Take a segment's ports out; its frames then go nowhere (the relay should be in bypass)."""
+        number = self.segment_id(segment)
+        for side in Side:
+            self._detach(slot(0, number, side))
+
+    def detach_hop(self, hop: str, segment: str | None = None) -> None:
+        """Take a hop's taps out, of one segment or of all."""
+        number = self._names.get("hop", hop)
+        if number is None:
+            return
+        for place in {*self._links.slots(), *self._attached}:
+            if place // 32 == number and (segment is None or place // 2 % 16 == self.segment_id(segment)):
+                self._detach(place)
+
+    def _detach(self, place: int) -> None:
+        target = self._maps["targets"].get(place)
+        self._maps["targets"].set(place, layout.TargetValue())
+        self._maps["tx"].delete(place)
+        self._links.detach(place)
+        if target is not None and target.ifindex:
+            self._maps["devices"].set(target.ifindex, layout.DeviceValue())
+        self._attached.pop(place, None)
+
+    def drop_unclaimed(self) -> list[int]:
+        """After a restart: detach what was adopted and has not been attached again since. Returns the slots."""
+        gone = [place for place in self._links.slots() if place not in self._attached]
+        for place in gone:
+            self._detach(place)
+        return gone
+
+    def attachments(self) -> list[Attachment]:
+        """Everything that is attached, ports first."""
+        return [self._attached[place] for place in sorted(self._attached)]
+
+    # -- policy -------------------------------------------------------------------------------------------------------
+
+    def set_policy(self, config: Config) -> PolicyReport:
+        """Compile and switch to the configuration's steering: one store, no frame lost, none under both policies.
+
+        ConfigError or FilterError names what is wrong, and the policy that holds stays.
+        """
+        began = time.monotonic_ns()
+        policy = compile_policy(config, self._names)
+        word = self._kernel.policy_word
+        generation = (word & 0xFFFFFFFF) + 1 & 0xFFFFFFFF
+        generated = PolicyPrograms(self._maps, policy).load(generation)
+        # Frames of the policy before the present one, which used this half, must be through.
+        self._kernel.wait_for_frames()
+        self._write_tables(policy, generation & 1)
+        generated.install(self._maps)
+        mask = sum(1 << number for number, chain in policy.chains.items() if chain)
+        self._kernel.policy_word = generation | mask << 32
+        # The generated programs of this half's former policy are in no slot any more.
+        self._generated[generation & 1] = generated
+        self.policy = policy
+        return PolicyReport(generation, len(policy.rules), time.monotonic_ns() - began, generated.report)
+
+    def _write_tables(self, policy: Policy, half: int) -> None:
+        rules: dict[int, layout.RuleValue] = {}
+        for index, rule in enumerate(policy.rules):
+            value = layout.RuleValue(length=len(rule.path), flags=rule.flags, counter=rule.counter)
+            for position, (kind, number) in enumerate(rule.path):
+                value.path[position].kind, value.path[position].id = kind, number
+            rules[half * layout.MAX_RULES + index] = value
+        self._maps["rules"].set_all(rules)
+        self._maps["segments"].set_all(
+            {
+                half * layout.MAX_SEGMENTS + number: layout.SegmentValue(constant_rule=policy.constant(number))
+                for number in policy.chains
+            }
+        )
+        self._maps["hops"].set_all(
+            {
+                half * layout.MAX_HOPS + hop.id: layout.HopValue(
+                    accept_bit=hop.accept_bit, flags=layout.HOP_TRACKED if hop.tracked else 0
+                )
+                for hop in policy.hops.values()
+            }
+        )
+        for group in policy.groups.values():
+            place = half * layout.MAX_GROUPS + group.id
+            ids = {name: policy.hops[name].id for name in group.members}
+            members = sum(1 << number for number in ids.values())
+            entry = layout.GroupValue(hold_down=group.hold_down, flags=group.flags)
+            entry.members[0], entry.members[1] = members & 0xFFFFFFFFFFFFFFFF, members >> 64
+            self._maps["groups"].set(place, entry)
+            self._maps["buckets"].set_all(
+                {
+                    place * layout.BUCKETS + bucket: c_uint64(pack([ids[name] for name in order]))
+                    for bucket, order in enumerate(group.orders)
+                }
+            )
+        # Every place is written: what a former policy left there must not count.
+        continuations = {
+            place: layout.ContinuationValue()
+            for place in range(half * layout.MAX_HOPS * 32, (half + 1) * layout.MAX_HOPS * 32)
+        }
+        for (hop, segment, direction), goes_on in policy.continuations.items():
+            place = ((half * layout.MAX_HOPS + hop) * layout.MAX_SEGMENTS + segment) * 2 + direction
+            continuations[place] = layout.ContinuationValue(
+                rule=goes_on.rule, position=goes_on.position, kind=goes_on.kind
+            )
+        self._maps["continuations"].set_all(continuations)
+
+    # -- availability -------------------------------------------------------------------------------------------------
+
+    def renew(self, hop: str, until_ns: int, now_ns: int | None = None) -> None:
+        """The hop may have frames until then. The first renewal after a gap starts the hold-down of standby groups."""
+        number = self.hop_id(hop)
+        leases = self._kernel.leases
+        before = leases.read(number)
+        now = time.monotonic_ns() if now_ns is None else now_ns
+        if 0 < before <= now:
+            leases.write(number, now, _RECOVERED)
+        leases.write(number, until_ns)
+
+    def revoke(self, hop: str) -> None:
+        """The hop gets no frame from now on."""
+        # Not 0: it was there before, so its return is a recovery.
+        leases, number = self._kernel.leases, self.hop_id(hop)
+        leases.write(number, 1 if leases.read(number) else 0)
+
+    def renew_supervisor(self, until_ns: int) -> None:
+        """The dead-man deadline: when it is over, every hop is skipped."""
+        self._kernel.leases.write(0, until_ns)
+
+    def lease(self, hop: str) -> int:
+        """Until when the hop is available, without a look at the supervisor's deadline."""
+        return self._kernel.leases.read(self.hop_id(hop))
+
+    def available(self, hop: str, now_ns: int) -> bool:
+        """May the hop have frames now?"""
+        leases = self._kernel.leases
+        return leases.read(self.hop_id(hop)) > now_ns and leases.read(0) > now_ns
+
+    def set_draining(self, hop: str, draining: bool) -> None:
+        """While draining the hop keeps the flows it knows, and gets no new ones."""
+        self._kernel.leases.write(self.hop_id(hop), int(draining), _DRAINING)
+
+    def draining(self, hop: str) -> bool:
+        """Is the hop being drained?"""
+        return bool(self._kernel.leases.read(self.hop_id(hop), _DRAINING))
+
+    def flows_of(self, hop: str, now_ns: int, idle_ns: int = 300_000_000_000) -> int:
+        """How many flows the hop has that are not closed and were seen within `idle_ns`. Reads the whole table."""
+        number = self.hop_id(hop)
+        return sum(
+            1
+            for key, flow in self._maps["flows"].items()
+            if key.hop == number and flow.fin != 3 and now_ns - flow.seen < idle_ns
+        )
+
+    # -- counters -----------------------------------------------------------------------------------------------------
+
+    def _device_count(self, place: int) -> DeviceCount:
+        return DeviceCount.of(self._maps["device_counters"].per_cpu(place))
+
+    def counters(self) -> Counters:
+        """All counters of what is attached and configured."""
+        ports: dict[tuple[str, Side], DeviceCount] = {}
+        taps: dict[str, dict[tuple[str, Side], DeviceCount]] = {}
+        for attached in self._attached.values():
+            count = self._device_count(attached.slot)
+            into = taps.setdefault(attached.hop, {}) if attached.hop else ports
+            into[attached.segment, attached.side] = count
+        hops = {*taps, *(self.policy.hops if self.policy is not None else ())}
+        rules = self.policy.rules if self.policy is not None else ()
+        return Counters(
+            ports,
+            {
+                name: HopCount.of(self._maps["hop_counters"].per_cpu(self.hop_id(name)), taps.get(name, {}))
+                for name in sorted(hops)
+            },
+            {rule.name: RuleCount.of(self._maps["rule_counters"].per_cpu(rule.counter)) for rule in rules},
+            self._device_count(layout.SLOT_UNKNOWN),
+        )
+
+    # -- end ----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go; pinned, the datapath goes on by itself."""
+        for generated in self._generated.values():
+            generated.close()
+        self._generated = {}
+        self._links.close()
+        self._kernel.close()
+
+    def unload(self) -> None:
+        """Detach everything and remove the pins: nothing is left of the datapath."""
+        for place in {*self._links.slots(), *self._attached}:
+            self._detach(place)
+        pins = self._kernel.pins
+        self.close()
+        if pins is not None:
+            for folder in ("links", "programs", "maps"):
+                for pin in (pins / folder).iterdir():
+                    pin.unlink()
+                (pins / folder).rmdir()
+            pins.rmdir()
+
+    def require_hop(self, name: str) -> int:
+        """The number of a hop of the present policy; NotFoundError when it has none of this name."""
+        if self.policy is None or name not in self.policy.hops:
+            raise NotFoundError(f"there is no guest or remote {name}")
+        return self.policy.hops[name].id

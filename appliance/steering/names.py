@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Numbers for names: hop ids, segment numbers and rule counters that stay the same over restarts and commits.
+
+A hop's number is what guests put in tags, and what pinned maps are keyed by, so it is kept in a file. A number is used
+again only when none is free that never was used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from appliance.errors import ConfigError
+from appliance.steering import layout
+
+_RANGE = {"hop": (1, layout.MAX_HOPS), "segment": (0, layout.MAX_SEGMENTS), "rule": (0, layout.MAX_RULES)}
+
+
+class Names:
+    """The table of numbers, by kind ("hop", "segment", "rule"). Written through to its file, if it has one."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Read the file when it is there; one that cannot be read counts as empty (numbers are then given anew)."""
+        self._path = path
+        self._numbers: dict[str, dict[str, int]] = {kind: {} for kind in _RANGE}
+        if path is None:
+            return
+        try:
+            read = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return
+        if not isinstance(read, dict):
+            return
+        for kind, (low, high) in _RANGE.items():
+            found = read.get(kind)
+            if isinstance(found, dict):
+                self._numbers[kind] = {
+                    str(name): number
+                    for name, number in found.items()
+                    if isinstance(number, int) and low <= number < high
+                }
+
+    def get(self, kind: str, name: str) -> int | None:
+        """The number, or None when the name never had one."""
+        return self._numbers[kind].get(name)
+
+    def name(self, kind: str, number: int) -> str | None:
+        """The name that has this number."""
+        return next((name for name, have in self._numbers[kind].items() if have == number), None)
+
+    def ensure(self, kind: str, wanted: Iterable[str]) -> dict[str, int]:
+        """Numbers for all of these; ConfigError when there are more names than numbers."""
+        names = list(wanted)
+        low, high = _RANGE[kind]
+        if len(names) > high - low:
+            raise ConfigError(kind, f"{len(names)} are configured, the most is {high - low}")
+        numbers = self._numbers[kind]
+        changed = False
+        for name in names:
+            if name in numbers:
+                continue
+            changed = True
+            used = set(numbers.values())
+            free = next((n for n in range(low, high) if n not in used), None)
+            if free is None:
+                gone = next(old for old in numbers if old not in names)
+                free = numbers.pop(gone)
+            numbers[name] = free
+        if changed:
+            self._write()
+        return {name: numbers[name] for name in names}
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        fresh = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with fresh.open("w") as file:
+                json.dump(self._numbers, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError:
+            # A full or read-only disk must not stop traffic: the numbers hold until the next restart.
+            return

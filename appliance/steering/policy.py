@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From the configuration to the tables of the datapath. Pure, but for the numbers that `Names` gives.
+
+Checks what only steering can know (loops, limits, names in paths), each error named by table and key, and works out how
+a frame goes on that comes back from a hop (steer.h: "How the path is kept").
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from appliance.config.model import Config, Group, Guest, Remote, Rule
+from appliance.errors import ConfigError
+from appliance.steering import groups as grouping
+from appliance.steering import layout
+from appliance.steering.layout import Continuation, Item
+from appliance.steering.names import Names
+
+
+@dataclass(frozen=True)
+class CompiledHop:
+    """A guest or remote."""
+
+    name: str
+    id: int
+    accept: str
+    accept_bit: int  # NO_ACCEPT_BIT: takes every frame
+    tags: bool
+    tracked: bool = True
+
+
+@dataclass(frozen=True)
+class CompiledGroup:
+    """A group with its members in configured order, and the order of preference of each bucket."""
+
+    name: str
+    id: int
+    members: tuple[str, ...]
+    flags: int
+    hold_down: int  # ns
+    orders: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class CompiledRule:
+    """A rule; its index is its place in `Policy.rules`."""
+
+    name: str
+    match: str
+    path: tuple[tuple[Item, int], ...]
+    flags: int
+    counter: int
+    segments: frozenset[int]
+
+
+@dataclass(frozen=True)
+class GoesOn:
+    """How a frame goes on behind a hop."""
+
+    kind: Continuation
+    rule: int = 0
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All of it. `chains`: the rules of each segment that can be reached, in order, as indexes."""
+
+    segments: dict[str, int]
+    hops: dict[str, CompiledHop]
+    groups: dict[str, CompiledGroup]
+    rules: tuple[CompiledRule, ...]
+    chains: dict[int, tuple[int, ...]]
+    accepts: tuple[str, ...]
+    continuations: dict[tuple[int, int, int], GoesOn] = field(default_factory=dict)  # (hop, segment, direction)
+
+    def constant(self, segment: int) -> int:
+        """Index of the rule that takes every frame of the segment, or NO_MATCH when filters must be asked."""
+        chain = self.chains[segment]
+        return chain[0] if chain and not self.rules[chain[0]].match else layout.NO_MATCH
+
+    def ids(self, item: tuple[Item, int]) -> frozenset[int]:
+        """The hops that one item of a path stands for."""
+        kind, number = item
+        if kind is Item.HOP:
+            return frozenset((number,))
+        group = next(group for group in self.groups.values() if group.id == number)
+        return frozenset(self.hops[name].id for name in group.members)
+
+
+def _unique(kind: str, names: Iterable[str]) -> None:
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise ConfigError(f"{kind} {name}", f"there are {times} of this name")
+
+
+def _group(config: Group, number: int, hops: dict[str, CompiledHop]) -> CompiledGroup:
+    where = f"group {config.name}"
+    if bool(config.balance) == bool(config.standby):
+        raise ConfigError(where, "needs either `balance` or `standby`")
+    members = tuple(member.hop for member in config.balance) or config.standby
+    key = "balance" if config.balance else "standby"
+    if len(members) > layout.MAX_MEMBERS:
+        raise ConfigError(f"{where}: {key}", f"{len(members)} members, the most is {layout.MAX_MEMBERS}")
+    for name, times in Counter(members).items():
+        if name not in hops:
+            raise ConfigError(f"{where}: {key}", f'there is no guest or remote "{name}"')
+        if times > 1:
+            raise ConfigError(f"{where}: {key}", f'"{name}" is in it {times} times')
+    if config.balance:
+        orders = grouping.balance([(member.hop, member.weight) for member in config.balance])
+    else:
+        orders = grouping.standby(config.standby)
+    flags = (0 if config.balance else layout.GROUP_STANDBY) | (layout.GROUP_L3 if config.hash == "l3" else 0)
+    return CompiledGroup(
+        config.name, number, members, flags, 0 if config.balance else int(config.hold_down), tuple(orders)
+    )
+
+
+def _path(
+    rule: Rule, hops: dict[str, CompiledHop], groups: dict[str, CompiledGroup]
+) -> tuple[tuple[tuple[Item, int], ...], int]:
+    where = f"rule {rule.name}: path"
+    if len(rule.path) > layout.MAX_PATH:
+        raise ConfigError(where, f"{len(rule.path)} hops, the most is {layout.MAX_PATH}")
+    path: list[tuple[Item, int]] = []
+    seen: dict[str, str] = {}
+    flags = layout.RULE_BLOCK if rule.on_unavailable == "block" else 0
+    for name in rule.path:
+        if name in hops:
+            members: tuple[str, ...] = (name,)
+            path.append((Item.HOP, hops[name].id))
+        elif name in groups:
+            members = groups[name].members
+            path.append((Item.GROUP, groups[name].id))
+            flags |= layout.RULE_HASH
+        else:
+            raise ConfigError(where, f'there is no guest, remote or group "{name}"')
+        for member in members:
+            if member in seen:
+                raise ConfigError(
+                    where, f'a loop: "{member}" is reached by "{seen[member]}" and again by "{name}"; name it once'
+                )
+            seen[member] = name
+            if hops[member].accept_bit != layout.NO_ACCEPT_BIT:
+                flags |= layout.RULE_ACCEPT
+            if hops[member].tracked:
+                flags |= layout.RULE_HASH
+    return tuple(path), flags
+
+
+def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[str, ...]]:
+    found: tuple[Guest | Remote, ...] = (*config.guest, *config.remote)
+    ids = names.ensure("hop", [hop.name for hop in found])
+    accepts: list[str] = []
+    hops: dict[str, CompiledHop] = {}
+    for hop in found:
+        bit = layout.NO_ACCEPT_BIT
+        if hop.accept.strip():
+            if hop.accept not in accepts:
+                accepts.append(hop.accept)
+            bit = accepts.index(hop.accept)
+            if bit >= layout.MAX_ACCEPTS:
+                raise ConfigError(
+                    f"guest {hop.name}: accept", f"more than {layout.MAX_ACCEPTS} different accept filters"
+                )
+        hops[hop.name] = CompiledHop(hop.name, ids[hop.name], hop.accept, bit, hop.tags)
+    return hops, tuple(accepts)
+
+
+def _remainders(policy: Policy, segment: int, hop: int, direction: int) -> list[tuple[GoesOn, tuple[object, ...]]]:
+    """For each rule of the segment that holds the hop: where it does, and what of its path is left behind it."""
+    found: list[tuple[GoesOn, tuple[object, ...]]] = []
+    for index in policy.chains[segment]:
+        path = policy.rules[index].path
+        for position, item in enumerate(path):
+            if hop in policy.ids(item):
+                rest = path[position + 1 :] if direction == 0 else tuple(reversed(path[:position]))
+                found.append((GoesOn(Continuation.STATIC, index, position), rest))
+    return found
+
+
+def _continuations(policy: Policy) -> dict[tuple[int, int, int], GoesOn]:
+    result: dict[tuple[int, int, int], GoesOn] = {}
+    for segment in policy.chains:
+        for hop in (h.id for h in policy.hops.values()):
+            for direction in (0, 1):
+                found = _remainders(policy, segment, hop, direction)
+                if not found:
+                    continue
+                first = found[0][0]
+                if len({rest for _, rest in found}) > 1:
+                    goes_on = GoesOn(Continuation.CLASSIFY, first.rule, first.position)
+                elif found[0][1]:
+                    goes_on = first
+                else:
+                    goes_on = GoesOn(Continuation.END, first.rule, first.position)
+                result[hop, segment, direction] = goes_on
+    return result
+
+
+def compile_policy(config: Config, names: Names) -> Policy:
+    """Check the configuration's steering and make the tables.
+
+    ConfigError names the table and key that is wrong; `names` may have learned new names by then, which is harmless.
+    Filters' text is not looked at.
+    """
+    hop_names = [hop.name for hop in config.guest] + [hop.name for hop in config.remote]
+    _unique("segment", (segment.name for segment in config.segment))
+    _unique("rule", (rule.name for rule in config.rule))
+    _unique("guest, remote or group", [*hop_names, *(group.name for group in config.group)])
+    segments = names.ensure("segment", [segment.name for segment in config.segment])
+    hops, accepts = _hops(config, names)
+    if len(config.group) > layout.MAX_GROUPS:
+        raise ConfigError("group", f"{len(config.group)} are configured, the most is {layout.MAX_GROUPS}")
+    groups = {group.name: _group(group, number, hops) for number, group in enumerate(config.group)}
+    counters = names.ensure("rule", [rule.name for rule in config.rule])
+    rules: list[CompiledRule] = []
+    for rule in config.rule:
+        if rule.segment and rule.segment not in segments:
+            raise ConfigError(f"rule {rule.name}: segment", f'there is no segment "{rule.segment}"')
+        path, flags = _path(rule, hops, groups)
+        where = frozenset((segments[rule.segment],)) if rule.segment else frozenset(segments.values())
+        rules.append(CompiledRule(rule.name, rule.match.strip(), path, flags, counters[rule.name], where))
+    chains: dict[int, tuple[int, ...]] = {}
+    for segment in segments.values():
+        chain: list[int] = []
+        for index, compiled in enumerate(rules):
+            if segment in compiled.segments:
+                chain.append(index)
+                if not compiled.match:
+                    break  # nothing behind it can be reached
+        chains[segment] = tuple(chain)
+    policy = Policy(segments, hops, groups, tuple(rules), chains, accepts)
+    policy.continuations.update(_continuations(policy))
+    return policy
