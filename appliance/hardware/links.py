@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The ports of the board: found by PCI path or MAC through udev's view of the system, watched through rtnetlink.
+
+`Links` is a part of bypassd. It owns the netlink socket and the settings of the data ports (up, promiscuous,
+offloads), from `start` on; the settings stay when bypassd ends, because the datapath goes on. A port that is not there
+is no error: it is listed as missing and taken in when it appears. Management ports are left to the network scripts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from appliance.errors import HardwareError
+from appliance.hardware import board, ports
+from appliance.parts import PATIENCE_NS, Alive
+
+log = logging.getLogger(__name__)
+
+RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_NLM_F_REQUEST_DUMP = 0x301
+_RTMGRP_LINK = 1
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change
+_IFLA_IFNAME = 3
+
+
+class Device(NamedTuple):
+    """A network device as udev shows it."""
+
+    ifname: str
+    ifindex: int
+    mac: str
+    pci: str  # of the nearest PCI parent; "" = none
+
+
+class LinkMessage(NamedTuple):
+    """One rtnetlink message about a link."""
+
+    kind: int
+    ifindex: int
+    ifname: str
+    up: bool  # administratively
+    link: bool  # carrier
+
+
+@dataclass
+class Port:
+    """A port of the board that is there."""
+
+    name: str
+    ifname: str
+    ifindex: int
+    mac: str
+    up: bool = False
+    link: bool = False
+
+
+def parse_links(data: bytes) -> Iterator[LinkMessage]:
+    """The link messages in one datagram of rtnetlink. Other messages, and cut off ones, are left out."""
+    while len(data) >= _HEADER.size:
+        length, kind, _, _, _ = _HEADER.unpack_from(data)
+        if length < _HEADER.size or length > len(data):
+            return
+        body, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
+        if kind not in (RTM_NEWLINK, RTM_DELLINK) or len(body) < _IFINFO.size:
+            continue
+        _, _, index, flags, _ = _IFINFO.unpack_from(body)
+        name = ""
+        attributes = body[_IFINFO.size :]
+        while len(attributes) >= 4:
+            size, attribute = struct.unpack_from("=HH", attributes)
+            if size < 4 or size > len(attributes):
+                break
+            if attribute == _IFLA_IFNAME:
+                name = attributes[4:size].rstrip(b"\0").decode("ascii", "replace")
+            attributes = attributes[(size + 3) & ~3 :]
+        yield LinkMessage(kind, index, name, bool(flags & ports.IFF_UP), bool(flags & ports.IFF_LOWER_UP))
+
+
+def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict[str, Device], dict[str, str]]:
+    """Which device is which port, and what is missing with one line of detail. Pure."""
+    there = list(devices)
+    found: dict[str, Device] = {}
+    missing: dict[str, str] = {}
+    for port in wanted:
+        hits = [d for d in there if (d.pci == port.pci if port.pci else d.mac == port.mac)]
+        if hits:
+            # several devices on one PCI function or MAC (a VLAN or bridge copies its parent's): the oldest is the port
+            found[port.name] = min(hits, key=lambda device: device.ifindex)
+        else:
+            place = f"PCI {port.pci}" if port.pci else f"MAC {port.mac}"
+            others = ", ".join(f"{d.ifname} at {d.pci or d.mac}" for d in there if d.ifname != "lo") or "no port at all"
+            missing[port.name] = f"{port.name} ({place}) is not there; found {others}: check board.toml and its driver"
+    return found, missing
+
+
+def devices() -> list[Device]:
+    """All network devices of this network namespace, through udev."""
+    import pyudev
+
+    result = []
+    for device in pyudev.Context().list_devices(subsystem="net"):
+        try:
+            parent = device.find_parent("pci")
+            mac = device.attributes.asstring("address").lower()
+            index = int(device.attributes.asstring("ifindex"))
+        except (KeyError, ValueError, OSError):
+            continue  # it went away while we looked
+        result.append(Device(device.sys_name, index, mac, parent.sys_name if parent else ""))
+    return result
+
+
+class Links:
+    """The part "links"."""
+
+    name = "links"
+    patience = PATIENCE_NS
+
+    def __init__(self, wanted: Iterable[board.Port], changed: Callable[[], None]) -> None:
+        self._wanted = [port for port in wanted if port.role == "data"]
+        self._changed = changed
+        self._socket: socket.socket | None = None
+        self.ports: dict[str, Port] = {}
+        self.missing: dict[str, str] = {}
+        self._downed: set[str] = set()
+        self._seen: set[int] = set()  # indexes of all devices at the last look
+        self._rescan = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listen first and look then, so that nothing that changes in between is missed."""
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+            self._socket.bind((0, _RTMGRP_LINK))
+        except OSError as error:
+            raise HardwareError(f"links cannot be watched: {error.strerror}") from error
+        asyncio.get_running_loop().add_reader(self._socket, self._receive)
+        self._scan()
+
+    async def run(self, alive: Alive) -> None:
+        """Look again whenever a device comes or goes."""
+        while True:
+            alive()
+            try:
+                await asyncio.wait_for(self._rescan.wait(), self.patience / 4e9)
+            except TimeoutError:
+                continue
+            self._rescan.clear()
+            self._scan()
+
+    async def stop(self) -> None:
+        """Stop watching. A port that we took down to pass a lost link on comes up again: nobody would do it later."""
+        for name in list(self._downed):
+            self.set_down(name, False)
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def set_down(self, name: str, down: bool) -> None:
+        """Take a port administratively down or up again (passing a lost link on). A port that is gone is left out."""
+        (self._downed.add if down else self._downed.discard)(name)
+        port = self.ports.get(name)
+        if port is None:
+            return
+        try:
+            ports.set_up(port.ifname, not down)
+        except HardwareError as error:
+            log.warning("%s", error)
+
+    @property
+    def downed(self) -> frozenset[str]:
+        """The ports that `set_down` has down."""
+        return frozenset(self._downed)
+
+    def _scan(self) -> None:
+        there = devices()
+        self._seen = {device.ifindex for device in there}
+        found, missing = match(self._wanted, there)
+        for name, line in missing.items():
+            if name not in self.missing:
+                log.error("port missing: %s", line)
+        self.missing = missing
+        for name in [name for name in self.ports if name not in found]:
+            del self.ports[name]
+        for name, device in found.items():
+            known = self.ports.get(name)
+            if known is None or known.ifindex != device.ifindex:
+                try:
+                    self._take(name, device)
+                except HardwareError as error:
+                    log.error("%s", error)
+                    self.missing[name] = str(error)
+        self._ask()
+        self._changed()
+
+    def _take(self, name: str, device: Device) -> None:
+        ifname = ports.rename(device.ifname, name)
+        if name not in self._downed:
+            for words in ports.prepare(ifname):
+                log.warning("port %s: %s", name, words)
+        self.ports[name] = Port(name, ifname, device.ifindex, device.mac)
+        log.info("port %s is %s (%s)", name, ifname, device.pci or device.mac)
+
+    def _ask(self) -> None:
+        """Have the kernel tell the state of all links; the answers come like any other message."""
+        assert self._socket is not None
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        self._socket.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _NLM_F_REQUEST_DUMP, 1, 0) + body)
+
+    def _receive(self) -> None:
+        changed = False
+        while self._socket is not None:
+            try:
+                data = self._socket.recv(1 << 17)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._rescan.set()  # messages were lost
+                continue
+            for message in parse_links(data):
+                changed |= self._take_message(message)
+        if changed:
+            self._changed()
+
+    def _take_message(self, message: LinkMessage) -> bool:
+        port = next((port for port in self.ports.values() if port.ifindex == message.ifindex), None)
+        if port is None:
+            if message.kind == RTM_NEWLINK and self.missing and message.ifindex not in self._seen:
+                self._rescan.set()
+            return False
+        if message.kind == RTM_DELLINK:
+            self._rescan.set()
+            return False
+        before = (port.up, port.link, port.ifname)
+        port.up, port.link, port.ifname = message.up, message.link, message.ifname or port.ifname
+        if before[:2] != (port.up, port.link):
+            log.info("port %s: %s", port.name, "link" if port.link else "no link" if port.up else "down")
+        return before != (port.up, port.link, port.ifname)

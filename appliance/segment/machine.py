@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The relay state machine of one segment: one table, enforced in `Machine._move`. Pure: `now` is passed in.
+
+    starting    bypassd has just started; the keeper is told "hold", so the relay stays where it is
+    bypass      fail to wire, with a cause
+    rearming    nothing speaks for bypass any more; it has to stay so for the re-arm delay
+    engaging    the keeper was told inline and has not confirmed it yet
+    inline      the keeper confirmed it
+    disconnect  the link is cut on request
+
+Leaving inline for a fault soon after it was reached doubles the re-arm delay (flapping breaks more than it saves); a
+long time inline gives the configured delay back. An adopted segment (bypassd restarted, relay held inline by the
+keeper, datapath intact) goes from starting to inline at once: no relay moves.
+
+Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as bypassd has the segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from appliance.causes import Cause
+from appliance.errors import BypassError
+from appliance.segment.policy import Facts, mode
+
+SECOND = 1_000_000_000
+
+
+class State(StrEnum):
+    """See the module."""
+
+    STARTING = "starting"
+    BYPASS = "bypass"
+    REARMING = "rearming"
+    ENGAGING = "engaging"
+    INLINE = "inline"
+    DISCONNECT = "disconnect"
+
+
+class Stimulus(StrEnum):
+    """What moves the machine, after policy has weighed the facts."""
+
+    ADOPT = "adopt"  # started, relay found inline, nothing speaks against it
+    UNFIT = "unfit"  # policy says bypass
+    FIT = "fit"  # policy says inline
+    DUE = "due"  # fit for the re-arm delay
+    CONFIRMED = "confirmed"  # keeper: relay is inline
+    LOST = "lost"  # keeper: relay is not inline although we ask for it
+    CUT = "cut"  # policy says disconnect
+
+
+TABLE: dict[tuple[State, Stimulus], State] = {
+    (State.STARTING, Stimulus.ADOPT): State.INLINE,
+    (State.STARTING, Stimulus.UNFIT): State.BYPASS,
+    (State.STARTING, Stimulus.FIT): State.REARMING,
+    (State.STARTING, Stimulus.CUT): State.DISCONNECT,
+    (State.BYPASS, Stimulus.FIT): State.REARMING,
+    (State.BYPASS, Stimulus.CUT): State.DISCONNECT,
+    (State.REARMING, Stimulus.UNFIT): State.BYPASS,
+    (State.REARMING, Stimulus.DUE): State.ENGAGING,
+    (State.REARMING, Stimulus.CUT): State.DISCONNECT,
+    (State.ENGAGING, Stimulus.CONFIRMED): State.INLINE,
+    (State.ENGAGING, Stimulus.LOST): State.BYPASS,
+    (State.ENGAGING, Stimulus.UNFIT): State.BYPASS,
+    (State.ENGAGING, Stimulus.CUT): State.DISCONNECT,
+    (State.INLINE, Stimulus.LOST): State.BYPASS,
+    (State.INLINE, Stimulus.UNFIT): State.BYPASS,
+    (State.INLINE, Stimulus.CUT): State.DISCONNECT,
+    (State.DISCONNECT, Stimulus.UNFIT): State.BYPASS,
+    (State.DISCONNECT, Stimulus.FIT): State.REARMING,
+}
+
+WANT: dict[State, str] = {
+    State.STARTING: "hold",
+    State.BYPASS: "bypass",
+    State.REARMING: "bypass",
+    State.ENGAGING: "inline",
+    State.INLINE: "inline",
+    State.DISCONNECT: "disconnect",
+}
+"""What the keeper is asked for in each state."""
+
+
+class IllegalMoveError(BypassError):
+    """A move that the table does not have: a bug, and the segment's state is unchanged."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """The machine's times in nanoseconds."""
+
+    rearm_delay: int = 2 * SECOND
+    rearm_max: int = 60 * SECOND  # the back-off does not grow beyond this (or beyond rearm_delay, if that is longer)
+    flap_window: int = 60 * SECOND  # leaving inline for a fault sooner than this doubles the delay
+    confirm: int = 3 * SECOND  # the keeper has this long to confirm inline
+
+
+@dataclass(frozen=True)
+class Move:
+    """One change of state, for the ledger."""
+
+    old: State
+    new: State
+    cause: Cause
+    detail: str
+
+
+class Machine:
+    """One segment. Feed it what happens; it answers with moves. `want` and `deadline` follow from the state."""
+
+    def __init__(self, times: Times | None = None) -> None:
+        self.times = times or Times()
+        self.state = State.STARTING
+        self.cause = Cause.STARTING
+        self.detail = ""
+        self.since = 0  # when this state was reached
+        self.relay = ""  # as the keeper says
+        self.delay = self.times.rearm_delay  # the present one, with back-off
+        self._due = 0
+        self._fit_since: int | None = None
+        self._moves: list[Move] = []
+
+    @property
+    def want(self) -> str:
+        """What the keeper is to be asked for."""
+        return WANT[self.state]
+
+    def deadline(self) -> int | None:
+        """When `tick` has something to do; None = nothing to wait for."""
+        if self.state is State.REARMING:
+            return self._due
+        if self.state is State.ENGAGING:
+            return self.since + self.times.confirm
+        return None
+
+    def begin(self, now: int, facts: Facts, relay: str, intact: bool) -> list[Move]:
+        """End of the start: the facts are known, the keeper said where the relay is, `intact` = datapath adopted."""
+        self._moves = []
+        self.relay = relay
+        if mode(facts)[0] == "inline" and relay == "inline" and intact:
+            self._fit_since = now
+            self._move(now, Stimulus.ADOPT, Cause.HEALTHY, "taken over, the relay did not move")
+        else:
+            self._follow(now, facts)
+        return self._moves
+
+    def facts(self, now: int, facts: Facts) -> list[Move]:
+        """The facts changed (or were looked at again)."""
+        self._moves = []
+        if self.state is not State.STARTING:
+            self._follow(now, facts)
+        return self._moves
+
+    def trip(self, now: int, cause: Cause, detail: str) -> list[Move]:
+        """Something happened that asks for bypass now and leaves no lasting fault (a lost link)."""
+        self._moves = []
+        if self.state in (State.INLINE, State.ENGAGING):
+            self._back_off(now)
+            self._fit_since = now
+            self._move(now, Stimulus.UNFIT, cause, detail)
+        return self._moves
+
+    def keeper(self, now: int, relay: str, cause: str) -> list[Move]:
+        """The keeper reported the relay's position."""
+        self._moves = []
+        self.relay = relay
+        if self.state is State.ENGAGING and relay == "inline":
+            self._move(now, Stimulus.CONFIRMED, Cause.HEALTHY, "")
+        elif self.state is State.INLINE and relay != "inline":
+            self._lost(now, f"the keeper has the relay in {relay} ({cause})")
+        return self._moves
+
+    def tick(self, now: int) -> list[Move]:
+        """A deadline may have passed."""
+        self._moves = []
+        due = self.deadline()
+        if due is not None and now >= due:
+            if self.state is State.REARMING:
+                self._move(now, Stimulus.DUE, Cause.HEALTHY, "")
+            else:
+                self._lost(now, "the keeper did not confirm inline in time")
+        return self._moves
+
+    def _lost(self, now: int, detail: str) -> None:
+        self._back_off(now)
+        self._fit_since = now
+        self._move(now, Stimulus.LOST, Cause.RELAY_FAULT, detail)
+
+    def _follow(self, now: int, facts: Facts) -> None:
+        """Move towards what policy says. Who asked for bypass does not count as flapping; a fault does."""
+        wanted, cause, detail = mode(facts)
+        if facts.faults:
+            self._fit_since = None
+        elif self._fit_since is None:
+            self._fit_since = now
+        if wanted == "inline":
+            if self.state in (State.STARTING, State.BYPASS, State.DISCONNECT):
+                self._due = max(now, (self._fit_since or now) + self.delay)
+                after = "" if self.state is State.STARTING else f", after {self.cause}"
+                self._move(now, Stimulus.FIT, Cause.REARMING, f"inline in {(self._due - now) / 1e9:.1f} s{after}")
+            return
+        if self.state is State.INLINE and facts.asked == "auto" and cause is not Cause.STOPPING:
+            self._back_off(now)
+        target = State.DISCONNECT if wanted == "disconnect" else State.BYPASS
+        if self.state is not target:
+            self._move(now, Stimulus.CUT if wanted == "disconnect" else Stimulus.UNFIT, cause, detail)
+        elif (cause, detail) != (self.cause, self.detail):
+            self._moves.append(Move(self.state, self.state, cause, detail))
+            self.cause, self.detail = cause, detail
+
+    def _back_off(self, now: int) -> None:
+        if self.state is State.INLINE and now - self.since >= self.times.flap_window:
+            self.delay = self.times.rearm_delay
+        else:
+            self.delay = max(self.times.rearm_delay, min(2 * self.delay, self.times.rearm_max))
+
+    def _move(self, now: int, stimulus: Stimulus, cause: Cause, detail: str) -> None:
+        new = TABLE.get((self.state, stimulus))
+        if new is None:
+            raise IllegalMoveError(f"segment: no move from {self.state} on {stimulus}; it stays {self.state}")
+        self._moves.append(Move(self.state, new, cause, detail))
+        self.state, self.cause, self.detail, self.since = new, cause, detail, now
