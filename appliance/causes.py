@@ -28,6 +28,12 @@ class Cause(StrEnum):
     GUEST_FAILED = "guest_failed"
     IMAGE_UNREADABLE = "image_unreadable"
     NO_KVM = "no_kvm"
+    MEMORY_SHORT = "memory_short"
+    TAP_IN_USE = "tap_in_use"
+    QEMU_REFUSED = "qemu_refused"
+    CRASH_LOOP = "crash_loop"
+    GUEST_RESET = "guest_reset"
+    PROVING = "proving"
     HEARTBEAT_LOST = "heartbeat_lost"
     DRAINING = "draining"
     HEALTHY = "healthy"
@@ -52,6 +58,12 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.GUEST_FAILED: "the guest cannot be started",
     Cause.IMAGE_UNREADABLE: "the guest's image cannot be read",
     Cause.NO_KVM: "hardware virtualization is not available: load kvm or enable it in the firmware",
+    Cause.MEMORY_SHORT: "there is not enough free memory for the guest",
+    Cause.TAP_IN_USE: "another process holds a tap of the guest",
+    Cause.QEMU_REFUSED: "QEMU ended before the guest ran: its own words say why",
+    Cause.CRASH_LOOP: "the guest ended too often in a row: `bypass guest NAME start` tries again",
+    Cause.GUEST_RESET: "the guest restarted itself",
+    Cause.PROVING: "the guest runs and has not proved yet that it forwards frames",
     Cause.HEARTBEAT_LOST: "heartbeats through the guest's data ports stopped",
     Cause.DRAINING: "the guest is being drained of its flows",
     Cause.HEALTHY: "all evidence says that it works",

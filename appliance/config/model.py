@@ -118,6 +118,7 @@ class Guest(_Struct, frozen=True):
     cmdline: str = ""
     memory: Size = Size(512 << 20)
     cpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    accel: Literal["auto", "kvm", "tcg"] = "auto"  # auto: KVM where it works, else emulation (slow), with a warning
     accept: str = ""  # pcap filter of the frames it can process; "" = every frame
     tags: bool = False
     autostart: bool = True

@@ -7,8 +7,8 @@ to before QEMU runs its first instruction, and nothing has to be polled for.
 
 The two ports of a segment are virtio-net devices without any offload: every frame on a tap is complete, with its
 checksums and at its size on the wire, as XDP programs and the wire need it. `mrg_rxbuf` stays on, so that frames longer
-than 1518 bytes (tags) fit. PCI addresses are fixed, so a guest finds the LAN port first: 10.0 LAN, 11.0 WAN of the first
-segment, 12.0 and 13.0 of the second, and so on.
+than 1518 bytes (tags) fit. PCI addresses are fixed, so a guest finds the LAN port first: 10.0 is LAN, 11.0 WAN of its
+first segment, 12.0 and 13.0 of the second, and so on.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """Where a guest is in its life. Only `AVAILABLE` has a lease."""
+    """Where a guest is in its life. Only `AVAILABLE`, and `DRAINING` for established flows, have a lease."""
 
     DEFINED = "defined"  # in the configuration, never started
     STARTING = "starting"  # its process is being started, or waits for its restart
@@ -113,7 +113,7 @@ class Restarts:
     _short_runs: deque[int] = field(default_factory=deque)
 
     def ended(self, now: int, ran_since: int) -> int | None:
-        """How long to wait before the next start; None = give up. The first restart comes after 0.2 s, then doubling."""
+        """How long (ns) to wait before the next start: 0.2 s, doubled each time. None = give up."""
         if now - ran_since >= STEADY_NS:
             self._short_runs.clear()
         self._short_runs.append(now)

@@ -40,7 +40,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started (clock ticks since boot); None = there is none (or it has ended and waits to be reaped)."""
+    """When a process started (clock ticks since boot); None = there is none (any more)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -146,6 +146,14 @@ class Process:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def wait(self, limit: float = 5.0) -> None:
+        """Wait for the end, `limit` seconds at most: for the moment after `kill`, which takes milliseconds."""
+        select.select([self.pidfd], [], [], limit)
+
+    def let_go(self) -> None:
+        """Look after it no more; it runs on."""
+        os.close(self.pidfd)
 
     def reap(self) -> str:
         """After the end: how it ended, for a person. Closes the pidfd."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import socket
 import struct
 from pathlib import Path
 
@@ -23,12 +25,16 @@ _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
-_IFF_VNET_HDR = 0x4000
 
 TAP_MTU = 9000
 """Larger than any port's: the kernel drops, without a counter, what is longer than the MTU on its way into a tap."""
 
 _ADDRGEN_NONE = 1
+_NAME = re.compile(r"tw\d+\.\d+[lw]")
+
+
+class TapInUseError(GuestError):
+    """Another process has the tap open."""
 
 
 def tap_name(hop: int, segment: int, side: int) -> str:
@@ -36,24 +42,23 @@ def tap_name(hop: int, segment: int, side: int) -> str:
     return f"tw{hop}.{segment}{'lw'[side]}"
 
 
-def open_tap(name: str, offloads: bool = False) -> int:
+def open_tap(name: str) -> int:
     """Open the tap, making it where it is missing; the file descriptor is one end of it, for QEMU.
 
-    With `offloads` frames carry a virtio header (only where the datapath sits at tc). GuestError when another process
-    holds the tap, or the kernel has no taps.
+    Frames carry no virtio header: whole frames only, at tc as under XDP (the kernel cuts offloaded ones up). GuestError
+    when another process holds the tap (`TapInUseError`), or the kernel has no taps.
     """
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise GuestError(f"no taps: /dev/net/tun: {error.strerror}") from error
-    flags = _IFF_TAP | _IFF_NO_PI | (_IFF_VNET_HDR if offloads else 0)
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
         fcntl.ioctl(fd, _TUNSETPERSIST, 1)
     except OSError as error:
         os.close(fd)
         if error.errno == errno.EBUSY:
-            raise GuestError(f"tap {name} is in use by another process") from error
+            raise TapInUseError(f"tap {name} is in use by another process") from error
         raise GuestError(f"tap {name}: {error.strerror}") from error
     return fd
 
@@ -75,6 +80,11 @@ def ensure(name: str) -> None:
 
 def _no_ipv6_address() -> dict[str, list[tuple[str, object]]]:
     return {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDRGEN_NONE)]})]}
+
+
+def existing() -> list[str]:
+    """The names of all taps that look like ours."""
+    return [name for _, name in socket.if_nameindex() if _NAME.fullmatch(name)]
 
 
 def remove(name: str) -> None:

@@ -78,6 +78,12 @@ class Verdict:
         self.available = False
         self._passing_since: int | None = None
 
+    def forget(self) -> None:
+        """The guest started over: what was proved before counts no more."""
+        for check, old in list(self.detectors.items()):
+            self.detectors[check] = Detector(check, old.limits, falls=old.falls)
+        self.available, self._passing_since = False, None
+
     @property
     def until(self) -> int:
         """Until when all present evidence holds: the lease may never be longer. 0 = some check never succeeded."""

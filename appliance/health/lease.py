@@ -14,11 +14,11 @@ from typing import Protocol
 class Leases(Protocol):
     """What the datapath offers for leases. Times are nanoseconds of CLOCK_MONOTONIC."""
 
-    def renew(self, hop: int, expiry: int) -> None:
-        """Let `hop` have frames until `expiry`."""
+    def renew(self, hop: str, until_ns: int) -> None:
+        """Let `hop` have frames until `until_ns`."""
         ...
 
-    def revoke(self, hop: int) -> None:
+    def revoke(self, hop: str) -> None:
         """Let `hop` have no frame from now on."""
         ...
 
@@ -26,7 +26,7 @@ class Leases(Protocol):
 class Lease:
     """Renewed only while granted, and never backwards."""
 
-    def __init__(self, leases: Leases, hop: int) -> None:
+    def __init__(self, leases: Leases, hop: str) -> None:
         self._leases, self.hop = leases, hop
         self.expiry = 0
         self.renewals = 0

@@ -21,6 +21,7 @@
  * Tags: the kernel takes the outer VLAN tag out of a received frame and reports it beside; it is put back here.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One guest of the configuration: where it is in its life, its lease, its orders.
+
+Carries out what the table in lifecycle.py allows, and writes every transition to the ledger. The object lives as long
+as bypassd; each start of QEMU is a `Run` (run.py), which outlives bypassd. What an operator ordered (stopped, draining)
+is kept in the guest's run folder, so that a new bypassd keeps to it until the appliance reboots.
+
+When the process ends the lease goes first, before anything is logged or decided: until then frames go to nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Protocol
+
+from appliance.causes import Cause
+from appliance.config import model
+from appliance.errors import BypassError, RefusedError, UnreachableError
+from appliance.guest import lifecycle
+from appliance.guest.channel import Heartbeat, Hello, Message
+from appliance.guest.lifecycle import Event, State
+from appliance.guest.resources import NotReadyError
+from appliance.guest.run import End, Run, Setting
+from appliance.guest.taps import TapInUseError
+from appliance.health.combine import Available, Decision, History, Unavailable
+from appliance.health.lease import Lease, Leases
+from appliance.health.watch import TapPair
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 0.1
+"""Between the end of the lease and the order to power down: frames inside the guest come out of it first."""
+
+
+class Ledger(Protocol):
+    """Where transitions are recorded."""
+
+    def record(self, what: str, old: str, new: str, cause: Cause, detail: str = "") -> object:
+        """Keep one transition; never blocks, never raises."""
+        ...
+
+
+class HopPath(Leases, Protocol):
+    """What a guest needs of the datapath."""
+
+    def set_draining(self, hop: str, on: bool) -> object:
+        """New flows go elsewhere while this is on; established ones stay."""
+        ...
+
+
+class Guest:
+    """One guest, through all of its runs."""
+
+    def __init__(self, config: model.Guest, setting: Setting, datapath: HopPath, ledger: Ledger) -> None:
+        self.config, self._setting, self._datapath, self._ledger = config, setting, datapath, ledger
+        self.name = config.name
+        self.state, self.cause, self.detail = State.DEFINED, Cause.NONE, ""
+        self.lease = Lease(datapath, config.name)
+        self.history = History()
+        self.restarts = lifecycle.Restarts()
+        self.run_now: Run | None = None
+        self.agent = Hello()
+        self.application = ""
+        self.counters: dict[str, int] = {}
+        self.events: deque[str] = deque(maxlen=20)
+        self._order_file = setting.paths.guests / config.name / "order"
+        self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def hop(self) -> int:
+        """Its number in the datapath."""
+        return self._setting.hop
+
+    @property
+    def pairs(self) -> tuple[TapPair, ...]:
+        """Its taps, one pair a segment."""
+        return self._setting.pairs
+
+    # Orders: of an operator, or of the start of bypassd. Answers are for a person.
+
+    def autostart(self) -> None:
+        """Start as the configuration and the last order say; a guest that runs already is adopted."""
+        if self.state is not State.DEFINED:
+            return
+        if self._ordered() == "stopped":
+            self._to(Event.STOP, Cause.OPERATOR)
+        elif self.config.autostart or self._ordered() == "draining":
+            self._to(Event.START, Cause.STARTING)
+            self._want(True)
+
+    def start(self) -> str:
+        """Start, or take back into service after a drain."""
+        if self._stopping is not None:
+            raise RefusedError(f"guest {self.name} is being stopped: start it when it is stopped")
+        if not lifecycle.allowed(self.state, Event.START):
+            return f"guest {self.name} is {self.state.value} already"
+        self._note_order("")
+        self.restarts.forgive()
+        if self.state is State.DRAINING:
+            self._datapath.set_draining(self.name, False)
+            self._to(Event.START, Cause.OPERATOR)
+            return f"guest {self.name} is taken back into service"
+        self._to(Event.START, Cause.OPERATOR)
+        self._want(True)
+        return f"guest {self.name} is being started"
+
+    def drain(self) -> str:
+        """Give it no new flows; established ones stay."""
+        if self.state is State.DRAINING:
+            return f"guest {self.name} is draining already"
+        if not lifecycle.allowed(self.state, Event.DRAIN):
+            raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be drained")
+        self._datapath.set_draining(self.name, True)
+        self._note_order("draining")
+        self._to(Event.DRAIN, Cause.OPERATOR)
+        return f"guest {self.name} is draining: established flows stay, new ones take another way"
+
+    def stop(self) -> str:
+        """Stop in good order: the traffic leaves first, then the guest powers down."""
+        if self.state is State.STOPPED:
+            return f"guest {self.name} is stopped already"
+        if self._stopping is not None:
+            return f"guest {self.name} is being stopped already"
+        self._note_order("stopped")
+        self._want(False)
+        self.lease.revoke()
+        self._to(Event.STOP, Cause.OPERATOR)
+        run = self.run_now
+        if run is not None and self.state is State.DRAINING:
+            self._stopping = asyncio.get_running_loop().create_task(self._power_down(run), name=f"stop {self.name}")
+            return f"guest {self.name} is being stopped"
+        if run is not None:
+            run.kill()  # it did not answer yet, so there is nothing to power down
+        return f"guest {self.name} is stopped"
+
+    async def _power_down(self, run: Run) -> None:
+        await asyncio.sleep(SETTLE_S)
+        await run.power_down()
+
+    def tell(self, word: str, value: int = 0) -> str:
+        """Send a command over the agent channel; UnreachableError when there is none."""
+        if self.run_now is None:
+            raise UnreachableError(f"guest {self.name}: no agent channel: it is {self.state.value}")
+        self.run_now.channel.send({"type": "command", "command": word, "value": value})
+        return f"guest {self.name} was told to {word}"
+
+    def _want(self, running: bool) -> None:
+        (self._wanted if running else self._unwanted).set()
+        (self._unwanted if running else self._wanted).clear()
+
+    def _ordered(self) -> str:
+        try:
+            return self._order_file.read_text().strip()
+        except OSError:
+            return ""
+
+    def _note_order(self, word: str) -> None:
+        try:
+            self._order_file.parent.mkdir(parents=True, exist_ok=True)
+            self._order_file.write_text(word)
+        except OSError as error:
+            log.warning("guest %s: order not kept for a restart of bypassd: %s", self.name, error)
+
+    # The task that carries the guest through its life
+
+    async def run(self) -> None:
+        """Until cancelled, which leaves the process running."""
+        try:
+            while True:
+                await self._wanted.wait()
+                try:
+                    run = Run(self.config, self._setting, self.history, self)
+                    run.begin()
+                except BypassError as error:
+                    self._cannot_start(error)
+                    continue
+                self.run_now = run
+                end = await run.live()
+                self.run_now = None
+                self.application, self.counters = "", {}
+                await self._ended(end, run)
+        finally:
+            if self._stopping is not None:
+                self._stopping.cancel()
+
+    def _cannot_start(self, error: BypassError) -> None:
+        """What an operator must mend stays so until a new order."""
+        self._want(False)
+        self.lease.revoke()
+        cause = Cause.TAP_IN_USE if isinstance(error, TapInUseError) else Cause.GUEST_FAILED
+        cause = error.cause if isinstance(error, NotReadyError) else cause
+        if lifecycle.allowed(self.state, Event.REFUSED):
+            self._to(Event.REFUSED, cause, str(error))
+
+    async def _ended(self, end: End, run: Run) -> None:
+        """After the process: stopped as ordered, failed, or started again after a wait."""
+        self.lease.revoke()
+        if self._stopping is not None:
+            await asyncio.gather(self._stopping, return_exceptions=True)
+            self._stopping = None
+        detail = f"{end.how}: {end.said}" if end.said else end.how
+        if self.state is State.STOPPED:
+            return
+        if self.state is State.DRAINING:
+            self._want(False)
+            self._datapath.set_draining(self.name, False)
+            self._note_order("stopped")
+            self._to(Event.ENDED, Cause.OPERATOR, detail)
+            return
+        if not end.answered and end.how.startswith("exited"):
+            # QEMU itself gave up before it answered: the same arguments would be refused again.
+            self._want(False)
+            self._to(Event.REFUSED, Cause.QEMU_REFUSED, detail)
+            return
+        assert run.record is not None
+        delay = self.restarts.ended(self._setting.clock(), run.record.since)
+        if delay is None:
+            self._want(False)
+            if self.state is not State.STARTING:
+                self._to(Event.ENDED, Cause.GUEST_EXITED, detail)
+            self._to(Event.GIVE_UP, Cause.CRASH_LOOP, detail)
+            return
+        self._to(Event.ENDED, Cause.GUEST_EXITED, f"{detail}; started again in {delay / 1e9:.1f} s")
+        try:
+            await asyncio.wait_for(self._unwanted.wait(), delay / 1e9)
+        except TimeoutError:
+            pass  # nobody stopped it meanwhile: the next start follows
+
+    # What a run tells
+
+    def on_end(self) -> None:
+        """The process is gone: nothing before this."""
+        self.lease.revoke()
+
+    def on_running(self, run: Run) -> None:
+        """QEMU answers: now the guest must prove itself."""
+        notes = ["adopted"] if run.adopted else []
+        if run.record is not None and run.record.accel == "tcg" and self.config.accel != "tcg":
+            notes.append("no KVM: it is emulated, and slow")
+        if run.watch.only_process:
+            notes.append("no data-path check: a hang would not be noticed")
+        self._to(Event.RUNNING, Cause.PROVING, "; ".join(notes))
+        if self._ordered() == "draining":
+            self._datapath.set_draining(self.name, True)
+            self._to(Event.DRAIN, Cause.OPERATOR)
+
+    def on_decision(self, decision: Decision) -> None:
+        """Evidence renews the lease, in the states that have one; nothing else does."""
+        match decision:
+            case Available(until):
+                if self.state in (State.PROVING, State.SUSPECT):
+                    self._to(Event.PROVED, Cause.HEALTHY)
+                if self.state is State.AVAILABLE or (self.state is State.DRAINING and self._stopping is None):
+                    self.lease.renew(self._setting.clock(), until)
+            case Unavailable(why=why):
+                self.lease.revoke()
+                if self.state is State.AVAILABLE:
+                    self._to(Event.FELL, Cause.HEARTBEAT_LOST, why)
+
+    def on_event(self, name: str, text: str) -> None:
+        """QMP events that end what was proved end the lease."""
+        self.events.append(f"{name} {text}".strip())
+        if name in ("SHUTDOWN", "RESET", "GUEST_PANICKED", "STOP"):
+            self.lease.revoke()
+        if name == "RESET" and lifecycle.allowed(self.state, Event.RESET):
+            if self.run_now is not None:
+                self.run_now.watch.reset()
+            self._to(Event.RESET, Cause.GUEST_RESET, text)
+
+    def on_message(self, message: Message) -> None:
+        """The agent introduced itself, or sent a heartbeat."""
+        match message:
+            case Hello():
+                self.agent = message
+            case Heartbeat():
+                self.application, self.counters = message.status, message.counters
+                if self.run_now is not None:
+                    self.run_now.watch.heartbeat(message.status)
+
+    def _to(self, event: Event, cause: Cause, detail: str = "") -> None:
+        """Take a move of the table, and record it."""
+        old, self.state = self.state, lifecycle.move(self.state, event)
+        self.cause, self.detail = cause, detail
+        if self.run_now is not None and State.AVAILABLE in (old, self.state):
+            self.run_now.note_proved(self.state is State.AVAILABLE)
+        self._ledger.record(f"guest {self.name}", old.value, self.state.value, cause, detail)

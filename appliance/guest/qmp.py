@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The QEMU Machine Protocol of one guest: handshake, orders, events.
+
+A thin wrapper of the qemu.qmp library that gives our errors and the few questions we ask. QEMU's QMP socket takes one
+client; the connection lives as long as bypassd knows of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from qemu.qmp import QMPClient, QMPError
+from qemu.qmp.protocol import Runstate
+
+from appliance.errors import UnreachableError
+
+HANDSHAKE_S = 30.0
+"""QEMU answers in milliseconds; under nested emulation it has been seen to need seconds."""
+
+EVENTS = ("SHUTDOWN", "RESET", "GUEST_PANICKED", "WATCHDOG", "BLOCK_IO_ERROR", "STOP", "RESUME")
+"""The events that change what we think of a guest."""
+
+
+class Monitor:
+    """One QMP connection. `on_event` gets the event's name and a text of its data."""
+
+    def __init__(self, name: str, path: Path, on_event: Callable[[str, str], None]) -> None:
+        self._name, self._path, self._on_event = name, path, on_event
+        self._client = QMPClient(name)
+
+    async def connect(self, limit: float = HANDSHAKE_S) -> str:
+        """Shake hands and make sure that it is this guest; the accelerator in use ("kvm" or "tcg") is the answer."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._client.connect(str(self._path))
+        except (QMPError, OSError, EOFError) as error:
+            raise UnreachableError(f"guest {self._name}: QEMU does not answer: {error}") from error
+        except TimeoutError as error:
+            raise UnreachableError(f"guest {self._name}: QEMU does not answer within {limit:.0f} s") from error
+        found = await self.ask("query-name")
+        if not isinstance(found, dict) or found.get("name") != self._name:
+            raise UnreachableError(f"guest {self._name}: the process at its socket is not its own")
+        kvm = await self.ask("query-kvm")
+        return "kvm" if isinstance(kvm, dict) and kvm.get("enabled") else "tcg"
+
+    async def ask(self, command: str, limit: float = 5.0, **arguments: object) -> object:
+        """Give one order; UnreachableError carries QEMU's words when it refuses."""
+        try:
+            async with asyncio.timeout(limit):
+                answer: object = await self._client.execute(command, arguments or None)
+                return answer
+        except (QMPError, OSError, EOFError) as error:
+            raise UnreachableError(f"guest {self._name}: {command}: {error}") from error
+        except TimeoutError as error:
+            raise UnreachableError(f"guest {self._name}: {command}: no answer within {limit:.0f} s") from error
+
+    async def watch(self) -> None:
+        """Hand out events until the connection ends."""
+        with self._client.listener(EVENTS) as events:
+            async for event in events:
+                data = event.get("data") or {}
+                text = ", ".join(f"{key} {value}" for key, value in data.items()) if isinstance(data, dict) else ""
+                self._on_event(str(event["event"]), text)
+
+    async def close(self) -> None:
+        """Drop the connection; the guest is left alone. Never raises."""
+        if self._client.runstate is Runstate.IDLE:
+            return
+        try:
+            await self._client.disconnect()
+        except (QMPError, OSError, EOFError):
+            pass  # it was broken already, which is why it ended

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One run of a guest: from the start (or adoption) of its QEMU to its end.
+
+Owns the process, its QMP connection, its agent channel and the watch over its health, and tells the guest (guest.py)
+what happens through `Listener`. What the next bypassd needs to go on is in the guest's run folder: `state.json` and the
+sockets. Ends with the process; when bypassd ends first, only this side is let go of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from appliance.config import model
+from appliance.errors import BypassError, UnreachableError
+from appliance.guest import command, process, resources, taps
+from appliance.guest.channel import Channel, Message
+from appliance.guest.process import Process, Record
+from appliance.guest.qmp import Monitor
+from appliance.health.combine import Decision, History
+from appliance.health.watch import TapPair, Watch
+from appliance.paths import Paths
+
+log = logging.getLogger(__name__)
+
+POWERDOWN_S = 10.0
+QUIT_S = 2.0
+"""How long a guest may take to power down in good order, and QEMU to quit, before it is killed."""
+
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run needs besides the guest's configuration. Shared by all guests but for `hop` and `pairs`."""
+
+    paths: Paths
+    hop: int
+    pairs: tuple[TapPair, ...]
+    nonce: int
+    accel: command.Accel | None = None  # forced for every guest; None: by configuration, else find out
+    clock: Callable[[], int] = time.monotonic_ns
+
+
+class Listener(Protocol):
+    """Who is told what happens in a run. All calls come from the event loop and return at once."""
+
+    def on_end(self) -> None:
+        """The process ended. The first call after the kernel said so: end the lease here."""
+
+    def on_running(self, run: Run) -> None:
+        """QEMU runs and is this guest's; checks begin right after."""
+
+    def on_decision(self, decision: Decision) -> None:
+        """The checks say that the guest may, or may not, have traffic."""
+
+    def on_event(self, name: str, text: str) -> None:
+        """A QMP event."""
+
+    def on_message(self, message: Message) -> None:
+        """The guest's agent said something."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended. `answered` = QEMU had started well; `said` = its last words, one line."""
+
+    how: str
+    said: str
+    answered: bool
+
+
+def read_record(folder: Path) -> Record | None:
+    """What an earlier bypassd left in the guest's run folder; None when nothing, or nothing readable."""
+    try:
+        return msgspec.json.decode((folder / STATE_FILE).read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _write_record(folder: Path, record: Record) -> None:
+    fresh = folder / (STATE_FILE + ".new")
+    fresh.write_bytes(msgspec.json.encode(record))
+    fresh.replace(folder / STATE_FILE)
+
+
+def end_process(folder: Path) -> bool:
+    """Kill what an earlier bypassd left running in this folder; whether there was something."""
+    record = read_record(folder)
+    found = Process.adopt(record) if record is not None else None
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    if found is None:
+        return False
+    found.kill()
+    found.wait()
+    found.reap()
+    return True
+
+
+class Run:
+    """One QEMU process and all that belongs to it."""
+
+    def __init__(self, guest: model.Guest, setting: Setting, history: History, listener: Listener) -> None:
+        self._guest, self._setting, self._listener = guest, setting, listener
+        self._folder = setting.paths.guests / guest.name
+        self.watch = Watch(
+            guest,
+            setting.hop,
+            setting.pairs,
+            setting.nonce,
+            history=history,
+            decide=listener.on_decision,
+            process_alive=lambda: self._process is not None and self._process.alive,
+            clock=setting.clock,
+        )
+        self.channel = Channel(self._folder / "agent.sock", setting.clock)
+        self.monitor = Monitor(guest.name, self._folder / "qmp.sock", listener.on_event)
+        self.record: Record | None = None
+        self.adopted = False
+        self.answered = False
+        self._process: Process | None = None
+        self._ended = asyncio.Event()
+        self._trouble = ""
+
+    def begin(self) -> None:
+        """Adopt the process an earlier bypassd left, or start one. NotReadyError and GuestError when it cannot be."""
+        setting = self._setting
+        accel = setting.accel or self._choose_accel()
+        machine = resources.machine_of(self._guest, setting.paths, setting.hop, len(setting.pairs), accel)
+        words = command.build(machine)
+        digest = hashlib.sha256("\0".join([*words, repr(setting.pairs)]).encode()).hexdigest()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        record = read_record(self._folder)
+        if record is not None and record.digest == digest:
+            self._process = Process.adopt(record)
+        if record is not None and self._process is not None:
+            self.record, self.adopted = record, True
+            return
+        if end_process(self._folder):
+            log.info("guest %s: its configuration changed while bypassd was away: started anew", self._guest.name)
+        resources.check_memory(self._guest.name, machine.memory, Path("/proc/meminfo").read_text())
+        self._process = self._spawn(words)
+        self.record = Record(self._process.pid, self._process.started, digest, accel, setting.clock())
+        _write_record(self._folder, self.record)
+
+    def _choose_accel(self) -> command.Accel:
+        wanted = self._guest.accel
+        if wanted == "auto":
+            return "kvm" if resources.kvm_works() else "tcg"
+        return wanted
+
+    def _spawn(self, words: Sequence[str]) -> Process:
+        """Start QEMU with its sockets and taps, which are ours only until it has them."""
+        log_file = self._folder / "qemu.log"
+        if log_file.exists():
+            log_file.replace(log_file.with_name("qemu.log.1"))
+        sockets, fds = [], []
+        try:
+            for each in ("qmp", "console", "agent"):
+                sockets.append(process.listen(self._folder / f"{each}.sock"))
+            for pair in self._setting.pairs:
+                for name in (pair.lan, pair.wan):
+                    fds.append(taps.open_tap(name))
+            inherited = [*(sock.fileno() for sock in sockets), *fds]
+            return Process.start(words, {command.FIRST_FD + i: fd for i, fd in enumerate(inherited)}, log_file)
+        finally:
+            for sock in sockets:
+                sock.close()
+            for fd in fds:
+                os.close(fd)
+
+    def note_proved(self, proved: bool) -> None:
+        """Keep for the next bypassd whether the guest has proved itself."""
+        if self.record is not None and self.record.proved != proved:
+            self.record = msgspec.structs.replace(self.record, proved=proved)
+            _write_record(self._folder, self.record)
+
+    async def live(self) -> End:
+        """Serve the process until it ends. Cancelled: the process goes on without us."""
+        assert self._process is not None, "begin() comes first"
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._process.pidfd, self._at_end)
+        serve = loop.create_task(self._serve(), name=f"serve {self._guest.name}")
+        ended = loop.create_task(self._ended.wait())
+        try:
+            await asyncio.wait({serve, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._ended.is_set():
+                trouble = serve.exception()
+                if trouble is not None and not isinstance(trouble, BypassError):
+                    raise trouble
+                self._trouble = str(trouble or "its monitor went away")
+                self._process.kill()  # QEMU does not answer, so it cannot be operated
+                await ended
+        finally:
+            loop.remove_reader(self._process.pidfd)
+            serve.cancel()
+            ended.cancel()
+            await asyncio.gather(serve, ended, return_exceptions=True)
+            if not self._ended.is_set():
+                self._process.let_go()
+        how = self._process.reap()
+        (self._folder / STATE_FILE).unlink(missing_ok=True)
+        said = self._trouble or process.last_words(self._folder / "qemu.log")
+        return End(how, said, self.answered)
+
+    def _at_end(self) -> None:
+        try:
+            self._listener.on_end()
+        finally:
+            self.watch.stop()  # an answer still on its way must not renew what was just ended
+            assert self._process is not None
+            asyncio.get_running_loop().remove_reader(self._process.pidfd)
+            self._ended.set()
+
+    async def _serve(self) -> None:
+        """QMP, agent channel and checks, for as long as the process runs."""
+        try:
+            accel = await self.monitor.connect()
+            await self.channel.connect()
+            assert self.record is not None
+            self.record = msgspec.structs.replace(self.record, accel=accel)
+            self.answered = True
+            if self.adopted and self.record.proved:
+                self.watch.shorten_proof()
+            self._listener.on_running(self)
+            self.watch.start()
+            await asyncio.gather(self.monitor.watch(), self.channel.run(self._listener.on_message))
+        finally:
+            self.watch.stop()
+            self.channel.close()
+            await self.monitor.close()
+
+    async def power_down(self) -> None:
+        """End the guest in good order if it obeys, else without it; returns when the process has ended."""
+        assert self._process is not None
+        try:
+            self.channel.send({"type": "shutdown"})
+        except UnreachableError:
+            pass  # no agent: the power button is next
+        if await self._order("system_powerdown", POWERDOWN_S) or await self._order("quit", QUIT_S):
+            return
+        self._process.kill()
+        await self._ended.wait()
+
+    async def _order(self, what: str, limit: float) -> bool:
+        """Give one order over QMP; whether the process ended within `limit` seconds."""
+        try:
+            await self.monitor.ask(what)
+        except UnreachableError as error:
+            if not self._ended.is_set():
+                log.info("%s", error)
+                return False
+        try:
+            await asyncio.wait_for(self._ended.wait(), limit)
+        except TimeoutError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, while it runs."""
+        return self._process.pid if self._process is not None and not self._ended.is_set() else None
+
+    def rotate_logs(self) -> None:
+        """Keep what QEMU says bounded."""
+        process.rotate(self._folder / "qemu.log")
