@@ -28,7 +28,7 @@ mkdir -p "$target/var/lib/bypass"
 # The SSH server lets in only users whose shell is listed.
 grep -qsx /usr/bin/bypass "$target/etc/shells" || echo /usr/bin/bypass >>"$target/etc/shells"
 
-# QEMU installs the firmware of every machine it knows (over 100 MB); a guest here is an x86 machine with virtio devices.
+# QEMU installs the firmware of every machine it knows; a guest here is an x86 machine with virtio devices.
 [ ! -d "$target/usr/share/qemu" ] || find "$target/usr/share/qemu" -mindepth 1 -maxdepth 1 \
 	! -name 'bios*.bin' ! -name 'vgabios*.bin' ! -name 'linuxboot*.bin' ! -name 'multiboot*.bin' ! -name 'pvh.bin' \
 	! -name 'kvmvapic.bin' ! -name 'efi-virtio.rom' ! -name 'efi-e1000*.rom' ! -name keymaps -exec rm -rf {} +
