@@ -293,13 +293,13 @@ static __always_inline int send(int kind, const struct device *device, struct sc
 }
 
 /* To the port opposite to where the frame came in, seen in the direction it travels. */
-static __always_inline int leave(int kind, const struct device *device, struct scratch *s, __u32 length, bool several,
+static __always_inline int leave(int kind, const struct device *device, struct scratch *s, __u32 length, __u32 buffers,
 				 __u32 direction, __u32 outcome)
 {
 	__u32 slot = SLOT(0, device->segment, direction ^ 1);
 
 	/* XDP drops longer frames on the way out without telling anybody: tell. */
-	if (kind == XDP && length > (several ? device->peer_max_sg : device->peer_max)) {
+	if (kind == XDP && length > (buffers == BUFFERS_SEVERAL ? device->peer_max_sg : device->peer_max)) {
 		count(device, OUTCOME_OVERSIZE, length);
 		record(device, s, VERDICT_DROP, slot, OUTCOME_OVERSIZE);
 		return XDP_DROP;
@@ -458,7 +458,9 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 		return REASON_UNAVAILABLE;
 	if (lease->draining && !established(s, hop))
 		return REASON_DRAINING;
-	if (s->several ? !(target->flags & TARGET_SG) : s->length > target->max)
+	if (s->buffers == BUFFERS_SEVERAL && !(target->flags & TARGET_SG))
+		return REASON_OVERSIZE;
+	if (s->buffers != BUFFERS_ANY && s->length > target->max)
 		return REASON_OVERSIZE;
 	s->available = 1;
 	if (h->accept_bit < 64 && !(s->accept >> h->accept_bit & 1))
@@ -608,7 +610,6 @@ static __always_inline int dispatch(int kind, void *ctx)
 	struct hop_counter *hop_counter;
 	struct rule *rule = NULL;
 	__u32 position, from, outcome, counter, chosen = 0;
-	struct trace *t;
 
 	if (!s)
 		return pass(kind);
@@ -644,19 +645,16 @@ static __always_inline int dispatch(int kind, void *ctx)
 
 	if (((rule && rule->flags & RULE_ACCEPT) || s->want) && !s->have_accept) {
 		s->have_accept = 1;
-		next_program(kind, ctx, PROGRAM_ACCEPT(s->generation, tagged(kind, ctx)));
+		next_program(kind, ctx, PROGRAM_ACCEPT(s->generation));
 		/* No such program: no hop has an accept filter, or its slot is empty by mistake: then none accepts. */
 	}
-	if (rule && rule->flags & RULE_HASH && !s->have_hash) {
+	if (((rule && rule->flags & RULE_HASH) || s->want) && !s->have_hash) {
 		if (kind == XDP)
 			hash_xdp(ctx);
 		else
 			hash_tc(ctx);
 	}
 
-	t = tracing(s);
-	if (t)
-		t->steps = 0;
 	if (s->want) {
 		s->group = 255;
 		s->position = 255;
@@ -711,40 +709,37 @@ static __always_inline int dispatch(int kind, void *ctx)
 		if (rule_count && rule->length)
 			rule_count->bypassed++;
 	}
-	return leave(kind, &s->device, s, s->length, s->several, s->direction, outcome);
+	return leave(kind, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }
 
 /* The tag of a hop with `tags`: off with it. Its VID, or -1 when there is none. */
 static __always_inline int take_tag(int kind, void *ctx)
 {
-	if (kind == TC) {
-		struct __sk_buff *skb = ctx;
-		int vid;
+	void *data = frame_data(kind, ctx), *end = frame_end(kind, ctx);
+	__u32 stations[3];
+	int vid;
 
-		/* the kernel has moved the outermost tag of a received frame to the metadata */
-		if (!skb->vlan_present || skb->vlan_proto != bpf_htons(ETH_TAG))
+	if (tagged(kind, ctx)) {	/* the kernel has moved the outermost tag of a received frame to the metadata */
+		struct __sk_buff *skb = ctx;
+
+		if (skb->vlan_proto != bpf_htons(ETH_TAG))
 			return -1;
 		vid = skb->vlan_tci & 0xfff;
 		return bpf_skb_vlan_pop(skb) ? -1 : vid;
 	}
-	{
-		struct xdp_md *xdp = ctx;
-		void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
-		__u32 stations[3];
-		int vid;
-
-		if (data + ETH_HLEN + 4 > end || *(__u16 *)(data + 12) != bpf_htons(ETH_TAG))
-			return -1;
-		vid = bpf_ntohs(*(__u16 *)(data + 14)) & 0xfff;
-		__builtin_memcpy(stations, data, 12);
-		__builtin_memcpy(data + 4, stations, 12);
-		return bpf_xdp_adjust_head(xdp, 4) ? -1 : vid;
-	}
+	if (data + ETH_HLEN + 4 > end || *(__u16 *)(data + 12) != bpf_htons(ETH_TAG))
+		return -1;
+	vid = bpf_ntohs(*(__u16 *)(data + 14)) & 0xfff;
+	if (kind == TC)
+		return bpf_skb_vlan_pop(ctx) ? -1 : vid;
+	__builtin_memcpy(stations, data, 12);
+	__builtin_memcpy(data + 4, stations, 12);
+	return bpf_xdp_adjust_head(ctx, 4) ? -1 : vid;
 }
 
 /* A device's frame that its segment's rules, or a hop's continuation, decide about. */
 static __always_inline int steer(int kind, void *ctx, const struct device *device, __u64 policy, __u32 length,
-				 bool several, __u32 direction)
+				 __u32 buffers, __u32 direction)
 {
 	__u32 place = (policy & 1) * MAX_SEGMENTS + (device->segment & (MAX_SEGMENTS - 1));
 	struct segment *segment = bpf_map_lookup_elem(&segments, &place);
@@ -752,6 +747,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 	struct lease *supervisor = bpf_map_lookup_elem(&leases, &zero);
 	struct continuation *next;
 	struct hop_counter *counter;
+	struct trace *t;
 	__u32 want = 0;
 	int vid;
 
@@ -761,7 +757,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 	s->generation = policy;
 	s->direction = direction;
 	s->length = length;
-	s->several = several;
+	s->buffers = buffers;
 	s->accept = 0;
 	s->have_accept = 0;
 	s->have_hash = 0;
@@ -771,6 +767,15 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 	s->now = bpf_ktime_get_coarse_ns();
 	s->alive = supervisor->until > s->now;
 	s->continuation_kind = CONT_CLASSIFY;
+	t = tracing(s);
+	if (t)
+		t->steps = 0;
+	if (kind == TC) {
+		struct __sk_buff *skb = ctx;
+
+		if (skb->data_end - skb->data < PULL && skb->data_end - skb->data < skb->len)
+			bpf_skb_pull_data(skb, skb->len < PULL ? skb->len : PULL);
+	}
 
 	if (device->hop) {
 		__u32 at = (((policy & 1) * MAX_HOPS + (device->hop & (MAX_HOPS - 1))) * MAX_SEGMENTS +
@@ -783,11 +788,11 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 		if (device->flags & DEVICE_TAGS) {
 			vid = take_tag(kind, ctx);
 			if (vid >= 0)
-				s->length = length = length - (kind == XDP ? 4 : 0);
+				s->length = length = kind == XDP ? length - 4 : ((struct __sk_buff *)ctx)->len;
 			if (vid == TAG_OUT)
-				return leave(kind, &s->device, NULL, length, several, direction, OUTCOME_OUT);
+				return leave(kind, &s->device, NULL, length, buffers, direction, OUTCOME_OUT);
 			if (vid == TAG_OUT_LAN || vid == TAG_OUT_WAN)
-				return leave(kind, &s->device, NULL, length, several, vid == TAG_OUT_LAN, OUTCOME_OUT);
+				return leave(kind, &s->device, NULL, length, buffers, vid == TAG_OUT_LAN, OUTCOME_OUT);
 			if (vid > 0 && vid < MAX_HOPS)
 				want = vid;
 			else if (vid > 0 && counter)
@@ -796,7 +801,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 		if (next->kind == CONT_NONE && counter)
 			counter->returned_unmatched++;
 		if (next->kind <= CONT_END && !want)
-			return leave(kind, &s->device, NULL, length, several, direction, OUTCOME_OUT);
+			return leave(kind, &s->device, NULL, length, buffers, direction, OUTCOME_OUT);
 		s->continuation_kind = next->kind;
 		s->continuation_position = next->position;
 		s->continuation_rule = next->rule;
@@ -814,21 +819,15 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 	if (segment->constant_rule != NO_MATCH) {
 		next_program(kind, ctx, PROGRAM_DISPATCH);
 	} else {
-		if (kind == TC) {
-			struct __sk_buff *skb = ctx;
-
-			if (skb->data_end - skb->data < PULL && skb->data_end - skb->data < skb->len)
-				bpf_skb_pull_data(skb, skb->len < PULL ? skb->len : PULL);
-		}
-		next_program(kind, ctx, PROGRAM_POLICY(policy, device->segment, tagged(kind, ctx)));
+		next_program(kind, ctx, PROGRAM_POLICY(policy, device->segment & (MAX_SEGMENTS - 1)));
 	}
 missing:
 	/* A tail call that works does not come back. */
 	s->rule = NO_MATCH;
-	return leave(kind, &s->device, s, length, several, direction, OUTCOME_NO_PROGRAM);
+	return leave(kind, &s->device, s, length, buffers, direction, OUTCOME_NO_PROGRAM);
 }
 
-static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 length, bool several)
+static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 length, __u32 buffers)
 {
 	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
@@ -842,18 +841,14 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 lengt
 	if (device->role == ROLE_PORT) {
 		policy = *(volatile __u64 *)&c->policy;
 		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1)))
-			return leave(kind, device, NULL, length, several, device->side, OUTCOME_STRAIGHT);
+			return leave(kind, device, NULL, length, buffers, device->side, OUTCOME_STRAIGHT);
 	} else {
 		__u16 proto = 0;
 
-		if (kind == TC) {
-			proto = ((struct __sk_buff *)ctx)->protocol;
-		} else {
-			void *data = frame_data(kind, ctx);
+		void *data = frame_data(kind, ctx);
 
-			if (data + ETH_HLEN <= frame_end(kind, ctx))
-				proto = *(__u16 *)(data + 12);
-		}
+		if (data + ETH_HLEN <= frame_end(kind, ctx) && !tagged(kind, ctx))
+			proto = *(__u16 *)(data + 12);
 		if (proto == bpf_htons(ETH_HEARTBEAT)) {
 			count(device, OUTCOME_HEARTBEAT, length);
 			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
@@ -863,9 +858,9 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 lengt
 	}
 	/* What comes from a hop's WAN side travels from LAN to WAN. */
 	if (length < ETH_HLEN)
-		return leave(kind, device, NULL, length, several,
+		return leave(kind, device, NULL, length, buffers,
 			     device->role == ROLE_PORT ? device->side : device->side ^ 1, OUTCOME_UNPARSED);
-	return steer(kind, ctx, device, policy, length, several,
+	return steer(kind, ctx, device, policy, length, buffers,
 		     device->role == ROLE_PORT ? device->side : device->side ^ 1);
 }
 
@@ -874,7 +869,8 @@ int entry_xdp(struct xdp_md *ctx)
 {
 	__u32 length = bpf_xdp_get_buff_len(ctx);
 
-	return entry(XDP, ctx, ctx->ingress_ifindex, length, length > ctx->data_end - ctx->data);
+	return entry(XDP, ctx, ctx->ingress_ifindex, length,
+		     length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE);
 }
 
 SEC("xdp.frags")
@@ -886,7 +882,7 @@ int dispatch_xdp(struct xdp_md *ctx)
 SEC("tc")
 int entry_tc(struct __sk_buff *ctx)
 {
-	return entry(TC, ctx, ctx->ifindex, ctx->len, false);
+	return entry(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY);
 }
 
 SEC("tc")

@@ -62,11 +62,16 @@
 /* A device's slot: which place in the appliance it has. Slot of a port: hop 0. */
 #define SLOT(hop, segment, side) ((hop) * 32 + (segment) * 2 + (side))
 
-/* Slots of the program arrays `xdp_programs` and `tc_programs`. `tagged`: tc only, outermost VLAN tag in metadata. */
+/* Slots of the program arrays `xdp_programs` and `tc_programs`. A generated program may go on in parts of its own. */
+#define ACCEPT_PARTS 4
+#define POLICY_PARTS 24
 #define PROGRAM_DISPATCH 0
-#define PROGRAM_ACCEPT(generation, tagged) (2 + ((generation) & 1) * 2 + (tagged))
-#define PROGRAM_POLICY(generation, segment, tagged) (8 + ((generation) & 1) * 32 + (segment) * 2 + (tagged))
-#define PROGRAM_SLOTS 72
+#define PROGRAM_ACCEPT(generation) (2 + ((generation) & 1))
+#define PROGRAM_POLICY(generation, segment) (8 + ((generation) & 1) * MAX_SEGMENTS + (segment))
+#define PROGRAM_ACCEPT_PART(generation) (40 + ((generation) & 1) * ACCEPT_PARTS)
+#define PROGRAM_POLICY_PART(generation, segment) \
+	(64 + (((generation) & 1) * MAX_SEGMENTS + (segment)) * POLICY_PARTS)
+#define PROGRAM_SLOTS 832
 
 enum side { SIDE_LAN, SIDE_WAN };		/* direction: 0 from LAN to WAN, 1 from WAN to LAN */
 enum role { ROLE_NONE, ROLE_PORT, ROLE_HOP };
@@ -117,6 +122,12 @@ enum reason {
 	REASON_HELD,		/* back again, but not for long enough (standby, hold_down) */
 	REASON_SUPERVISOR,	/* the supervisor's own lease is over */
 	REASONS,
+};
+
+enum buffers {
+	BUFFERS_ONE,
+	BUFFERS_SEVERAL,	/* only some devices can send such a frame by XDP */
+	BUFFERS_ANY,		/* tc: the kernel takes care */
 };
 
 enum verdict { VERDICT_NONE, VERDICT_PORT, VERDICT_HOP, VERDICT_DROP, VERDICT_STACK };
@@ -257,7 +268,7 @@ struct trace {
 	__u32 slot;		/* where it goes */
 	__u32 outcome;
 	__u32 steps;
-	__u32 position;		/* hop in whose place of the path the walk began; 255: none */
+	__u32 pad;
 	__u64 hash;
 	struct step step[MAX_TRACE];
 };
@@ -272,7 +283,7 @@ struct scratch {
 	__u64 now;
 	__u64 flow_flags;	/* TCP flags of the frame */
 	__u32 length;
-	__u32 several;		/* frame lies in several buffers */
+	__u32 buffers;		/* enum buffers */
 	struct device device;
 	__u32 want;		/* hop chosen by a tag, 0 none */
 	__u32 direction;

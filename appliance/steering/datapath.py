@@ -24,7 +24,7 @@ from appliance.steering.layout import Role, Side, slot
 from appliance.steering.links import Links
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
-from appliance.steering.programs import Generated, PolicyPrograms
+from appliance.steering.programs import Generated, load_programs
 
 _RECOVERED, _DRAINING = 1, 2  # fields of struct lease
 
@@ -253,14 +253,17 @@ class Datapath:
         policy = compile_policy(config, self._names)
         word = self._kernel.policy_word
         generation = (word & 0xFFFFFFFF) + 1 & 0xFFFFFFFF
-        generated = PolicyPrograms(self._maps, policy).load(generation)
+        generated = load_programs(self._maps, policy, generation)
         # Frames of the policy before the present one, which used this half, must be through.
         self._kernel.wait_for_frames()
         self._write_tables(policy, generation & 1)
-        generated.install(self._maps)
+        generated.install(self._maps, generation)
         mask = sum(1 << number for number, chain in policy.chains.items() if chain)
         self._kernel.policy_word = generation | mask << 32
-        # The generated programs of this half's former policy are in no slot any more.
+        # The programs of this half's former policy are in no slot any more.
+        former = self._generated.pop(generation & 1, None)
+        if former is not None:
+            former.close()
         self._generated[generation & 1] = generated
         self.policy = policy
         return PolicyReport(generation, len(policy.rules), time.monotonic_ns() - began, generated.report)

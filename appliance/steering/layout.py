@@ -42,7 +42,9 @@ FLOW_CLOSED_NS = 2_000_000_000
 FRAGMENT_NS = 2_000_000_000
 
 PROGRAM_DISPATCH = 0
-PROGRAM_SLOTS = 72
+PROGRAM_SLOTS = 832
+ACCEPT_PARTS = 4
+POLICY_PARTS = 24
 
 DEVICE_TAGS = 1
 DEVICE_TRACE = 2
@@ -61,14 +63,26 @@ def slot(hop: int, segment: int, side: int) -> int:
     return hop * 32 + segment * 2 + side
 
 
-def program_accept(generation: int, tagged: int) -> int:
+def program_accept(generation: int) -> int:
     """Slot of the program that finds which `accept` filters match."""
-    return 2 + (generation & 1) * 2 + tagged
+    return 2 + (generation & 1)
 
 
-def program_policy(generation: int, segment: int, tagged: int) -> int:
+def program_policy(generation: int, segment: int) -> int:
     """Slot of the program that finds the rule."""
-    return 8 + (generation & 1) * 32 + segment * 2 + tagged
+    return 8 + (generation & 1) * MAX_SEGMENTS + segment
+
+
+def accept_parts(generation: int) -> range:
+    """Slots where the accept program may go on."""
+    first = 40 + (generation & 1) * ACCEPT_PARTS
+    return range(first, first + ACCEPT_PARTS)
+
+
+def policy_parts(generation: int, segment: int) -> range:
+    """Slots where a segment's policy program may go on."""
+    first = 64 + ((generation & 1) * MAX_SEGMENTS + segment) * POLICY_PARTS
+    return range(first, first + POLICY_PARTS)
 
 
 class Side(IntEnum):
@@ -264,13 +278,19 @@ class TraceValue(ctypes.Structure):
         ("slot", c_uint32),
         ("outcome", c_uint32),
         ("steps", c_uint32),
-        ("position", c_uint32),
+        ("pad", c_uint32),
         ("hash", c_uint64),
         ("step", StepValue * MAX_TRACE),
     )
 
 
-# Map name -> (key, value). Per-CPU maps hold one value a CPU; scratch is the datapath's own.
+class ScratchValue(ctypes.Structure):
+    """The head: what generated programs know."""
+
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 12))
+
+
+# Map name -> (key, value). Per-CPU maps hold one value a CPU.
 MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Structure] | type[c_uint32 | c_uint64]]] = {
     "meta": (c_uint32, MetaValue),
     "control": (c_uint32, ControlValue),
@@ -294,4 +314,5 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "flows": (FlowKey, FlowValue),
     "fragments": (FragmentKey, FragmentValue),
     "trace": (c_uint32, TraceValue),
+    "scratch": (c_uint32, ScratchValue),
 }

@@ -180,7 +180,7 @@ class Object:
         if pin_maps is not None:
             from appliance.steering.layout import MAPS
 
-            for name in (*MAPS, "scratch"):
+            for name in MAPS:
                 pin = str(pin_maps / name).encode()
                 check(f"map {name}", lib.bpf_map__set_pin_path(self._map(name), pin))
         error = lib.bpf_object__load(self._object)

@@ -1,51 +1,97 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The generated half of a policy: which programs find rules and accepts, loaded and put into their slots.
+"""The generated half of a policy: the programs that find rules and accepts, loaded and put into their slots.
 
-The programs themselves come from `appliance.steering.pcap`. Owns their descriptors until `close`; a program in a slot
-lives on without.
+The programs come from `appliance.steering.pcap`. Owns their descriptors until `close`; a program in a slot lives on.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from appliance.errors import DatapathError
+from appliance.steering import layout
 from appliance.steering.maps import Map
+from appliance.steering.pcap import program as pcap
+from appliance.steering.pcap.access import Kind
+from appliance.steering.pcap.report import Report
 from appliance.steering.policy import Policy
+
+_KINDS: tuple[tuple[Kind, str, int], ...] = (
+    ("xdp", "xdp_programs", 2),
+    ("tc", "tc_programs", 0),
+)  # XDP_PASS, TC_ACT_OK
 
 
 @dataclass
 class Generated:
-    """Programs by array ("xdp_programs", "tc_programs") and slot; slots of this half that stay empty map to None."""
+    """What was loaded: each set with the array it belongs to and the slots of its entry."""
 
-    slots: dict[tuple[str, int], int | None] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
+    sets: list[tuple[str, pcap.LoadedSet, tuple[int, ...]]] = field(default_factory=list)
+    report: dict[str, Report] = field(default_factory=dict)
 
-    def install(self, maps: dict[str, Map[Any, Any]]) -> None:
-        """Put the programs into their slots. They run from the moment the policy word names their generation."""
-        for (name, slot), fd in self.slots.items():
-            if fd is None:
+    def install(self, maps: dict[str, Map[Any, Any]], generation: int) -> None:
+        """Put the programs into their slots; slots of this half that stay empty are cleared.
+
+        They run from the moment the policy word names their generation.
+        """
+        entries = {layout.program_policy(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
+        entries.add(layout.program_accept(generation))
+        for _, name, _ in _KINDS:
+            filled = {slot for array, _, slots in self.sets if array == name for slot in slots}
+            for slot in entries - filled:
                 maps[name].delete(slot)
-            else:
-                maps[name].set(slot, fd)
+        for array, loaded, slots in self.sets:
+            loaded.place_parts(maps[array].fd)
+            for slot in slots:
+                maps[array].set(slot, loaded.entry_fd)
 
     def close(self) -> None:
         """Close the descriptors."""
-        for fd in {fd for fd in self.slots.values() if fd is not None}:
-            os.close(fd)
-        self.slots = {}
+        for _, loaded, _ in self.sets:
+            loaded.close()
+        self.sets = []
 
 
-class PolicyPrograms:
-    """Makes the programs a policy needs."""
+def load_programs(maps: dict[str, Map[Any, Any]], policy: Policy, generation: int) -> Generated:
+    """Compile the filters and load what the policy needs.
 
-    def __init__(self, maps: dict[str, Map[Any, Any]], policy: Policy) -> None:
-        self._maps, self._policy = maps, policy
+    FilterError names the rule or guest whose filter is wrong; DatapathError when the kernel refuses a program.
+    """
+    rules = [pcap.compile_filter(rule.match, where=f"rule {rule.name}: match") for rule in policy.rules]
+    owner = {hop.accept_bit: hop.name for hop in reversed(policy.hops.values())}
+    accepts = [
+        pcap.compile_filter(text, where=f"guest {owner[bit]}: accept") for bit, text in enumerate(policy.accepts)
+    ]
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for segment, chain in policy.chains.items():
+        if chain and policy.constant(segment) == layout.NO_MATCH:
+            alike.setdefault(chain, []).append(segment)
+    generated = Generated()
+    try:
+        for kind, array, fallback in _KINDS:
 
-    def load(self, generation: int) -> Generated:
-        """Compile the filters and load the programs; FilterError names the rule whose filter is wrong."""
-        if any(self._policy.rules[index].match for chain in self._policy.chains.values() for index in chain):
-            raise DatapathError("filters are not supported yet: leave `match` empty")
-        return Generated()
+            def linkage(parts: range, array: str = array, fallback: int = fallback) -> pcap.Linkage:
+                return pcap.Linkage(
+                    scratch_fd=maps["scratch"].fd,
+                    programs_fd=maps[array].fd,
+                    match_slot=layout.PROGRAM_DISPATCH,
+                    miss_slot=layout.PROGRAM_DISPATCH,
+                    part_slots=tuple(parts),
+                    fallback=fallback,
+                )
+
+            for chain, segments in alike.items():
+                wanted = [rules[index] if index in chain else None for index in range(len(rules))]
+                link = linkage(layout.policy_parts(generation, segments[0]))
+                loaded = pcap.load_classifier(wanted, kind=kind, linkage=link)
+                slots = tuple(layout.program_policy(generation, segment) for segment in segments)
+                generated.sets.append((array, loaded, slots))
+                generated.report[f"{kind} rules of segments {segments}"] = loaded.report
+            if accepts:
+                loaded = pcap.load_accept(accepts, kind=kind, linkage=linkage(layout.accept_parts(generation)))
+                generated.sets.append((array, loaded, (layout.program_accept(generation),)))
+                generated.report[f"{kind} accept"] = loaded.report
+    except BaseException:
+        generated.close()
+        raise
+    return generated
