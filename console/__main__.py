@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bypass`: without arguments the shell, with arguments one command. Also the login shell of the appliance.
+
+`bypass -c "show status"` is how SSH hands over a command. Commands on standard input that is no terminal
+run one by one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import TextIOWrapper
+from typing import TextIO
+
+from console.client import Client
+from console.execute import GOOD, INTERNAL, USAGE, Context, help_text, quiet_broken_pipe, run_line, run_tokens, style_of
+from console.parse import Token
+
+INTERRUPTED = 130  # as a shell says it of Ctrl-C
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script; returns the exit code (console/README.md lists them)."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        quiet_broken_pipe()
+        return GOOD
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _main(args: list[str]) -> int:
+    path = ""
+    while args and args[0].startswith("-"):
+        option, *args = args
+        if option == "--socket" and args:
+            path, *args = args
+        elif option == "-c" and len(args) == 1:
+            return run_line(args[0], _context(path))
+        elif option in ("-h", "--help"):
+            args = ["help"]
+        elif option == "--version":
+            from appliance import __version__
+
+            print(f"bypass {__version__}")
+            return GOOD
+        elif option in ("-l", "--login"):
+            continue
+        else:
+            print(f"usage: unknown option {option}; `bypass help` lists the commands", file=sys.stderr)
+            return USAGE
+    if args:
+        return _one_shot(args, _context(path))
+    if not sys.stdin.isatty():
+        return run_script(sys.stdin, _context(path))
+    from console.shell import Shell
+
+    return Shell(_context(path)).run()
+
+
+def _context(path: str) -> Context:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to fail
+    return Context(Client(path), sys.stdout, sys.stderr, style_of(sys.stdout))
+
+
+def _one_shot(args: list[str], context: Context) -> int:
+    if args[-1] == "?":
+        print(help_text("".join(f"{arg} " for arg in args[:-1])))
+        return GOOD
+    # the calling shell has split and unquoted already; what it left whole is one word here
+    return run_tokens([Token(arg) for arg in args], context)
+
+
+def run_script(lines: TextIO, context: Context) -> int:
+    """Run commands one a line, all of them; the exit code of the last one that did not end well, else 0."""
+    code = GOOD
+    for line in lines:
+        try:
+            code = run_line(line, context) or code
+        except UnicodeDecodeError:
+            code = INTERNAL
+        if context.ended:
+            break
+    return code
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TERM", "dumb")
+    sys.exit(main())

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Python client of the control socket, used by the shell itself.
+
+One connection a call: a restart of bypassd between two commands is not noticed, and no place is held while a person
+thinks. Imports nothing heavy, for one-shot commands must start quickly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from appliance import errors
+
+DEFAULT_SOCKET = "/run/bypass/control.sock"
+MAX_ANSWER = 64 << 20  # bytes; more than any honest answer
+
+_NO_METHOD, _INTERNAL, _FORBIDDEN = -32601, -32603, -32001
+
+
+class RemoteError(errors.BypassError):
+    """The daemon refused or failed: `code` of JSON-RPC, `kind` of error, `hint` what to do."""
+
+    def __init__(self, message: str, code: int, kind: str = "", hint: str = "") -> None:
+        self.code, self.kind, self.hint = code, kind, hint
+        super().__init__(message)
+
+    @property
+    def internal(self) -> bool:
+        """A fault of the daemon, and not of what was asked."""
+        return self.code == _INTERNAL
+
+
+class Client:
+    """Calls methods of bypassd. Errors are UnreachableError and RemoteError, one clear line each."""
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path or os.environ.get("BYPASS_SOCKET", "") or DEFAULT_SOCKET
+
+    def call(self, method: str, params: dict[str, object] | None = None, wait: float = 5.0) -> Any:
+        """The result of a method; `wait` is how many seconds the answer may take."""
+        with self._connect(wait) as link:
+            return self._request(link, _Lines(link), method, params or {}, wait)
+
+    def events(self, topics: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+        """(topic, data) of each event from now on, until the daemon ends."""
+        with self._connect(5.0) as link:
+            lines = _Lines(link)
+            self._request(link, lines, "events.subscribe", {"topics": topics} if topics else {}, 5.0)
+            link.settimeout(None)
+            while line := lines.next():
+                message = json.loads(line)
+                if message.get("method") == "event":
+                    yield message["params"]["topic"], message["params"]["data"]
+
+    def _connect(self, wait: float) -> socket.socket:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            link.settimeout(wait)
+            link.connect(self.path)
+        except OSError as error:
+            link.close()
+            raise errors.UnreachableError(self._why(error)) from error
+        return link
+
+    def _why(self, error: OSError) -> str:
+        if isinstance(error, PermissionError):
+            return f"no permission for {self.path}: be root, or a member of the group bypass"
+        if isinstance(error, FileNotFoundError):
+            why = f"there is no {self.path}"
+        elif isinstance(error, ConnectionRefusedError):
+            why = f"nobody listens on {self.path}"
+        else:
+            why = f"{self.path}: {error.strerror or error}"
+        return f"bypassd is not running ({why}); the keeper starts it again by itself: try again in a few seconds"
+
+    def _request(self, link: socket.socket, lines: _Lines, method: str, params: dict[str, object], wait: float) -> Any:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        try:
+            link.sendall(json.dumps(request).encode() + b"\n")
+            line = lines.next(time.monotonic() + wait)
+        except TimeoutError as error:
+            what = (
+                f"bypassd did not answer {method} within {wait:g} s; a hung one is restarted by the keeper: try again"
+            )
+            raise errors.UnreachableError(what) from error
+        except OSError as error:
+            raise errors.UnreachableError(f"bypassd ended while it worked on {method}: try again") from error
+        if not line:
+            raise errors.UnreachableError(f"bypassd ended while it worked on {method}: try again")
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            raise errors.UnreachableError(f"{self.path} does not speak the control protocol") from error
+        if "error" in answer:
+            raise _remote(method, answer["error"])
+        return answer.get("result")
+
+
+def _remote(method: str, error: dict[str, Any]) -> RemoteError:
+    code, data = int(error.get("code", _INTERNAL)), error.get("data") or {}
+    message, hint = str(error.get("message", "no reason given")), str(data.get("hint", ""))
+    if code == _NO_METHOD:
+        message = f"{method} is not offered at the moment: the part behind it is not running"
+        hint = "`show status` says which part is not running, and why"
+    return RemoteError(message, code, str(data.get("kind", "")), hint)
+
+
+class _Lines:
+    """Reads lines from a socket."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link, self._buffer = link, bytearray()
+
+    def next(self, until: float | None = None) -> bytes:
+        """The next line, b"" at the end; TimeoutError when it is not whole at `until` (seconds, monotonic)."""
+        seen = 0
+        while (end := self._buffer.find(b"\n", seen)) < 0:
+            seen = len(self._buffer)
+            if seen > MAX_ANSWER:
+                raise ConnectionAbortedError("endless answer")
+            if until is not None:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._link.settimeout(left)
+            data = self._link.recv(1 << 16)
+            if not data:
+                return b""
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line

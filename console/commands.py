@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Every command, as one table: words, arguments, what runs it, who may, how its data is shown.
+
+The parser, `?`, Tab, `help`, the one-shot client and the README are all made from this table; a new command is a new
+row. Pure data, and quick to import: nothing here reaches for the daemon or the terminal.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Arg(NamedTuple):
+    """A value in a command. `source` says where Tab takes proposals from: segments, guests, file, or choices."""
+
+    name: str
+    help: str
+    source: str = ""
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    number: bool = False
+
+
+class Option(NamedTuple):
+    """`--flag`, with a value when `value` is there."""
+
+    flag: str
+    help: str
+    value: Arg | None = None
+    repeat: bool = False
+    required: bool = False
+
+
+class Command(NamedTuple):
+    """One row. A word is literal text or an Arg; optional Args stand at the end.
+
+    `method` is called on the control socket with the Args by name and `fixed`; `local` is a function of
+    console/local.py that runs in this process instead. `view` is the name of a renderer in render.py.
+    """
+
+    words: tuple[str | Arg, ...]
+    help: str
+    method: str = ""
+    local: str = ""
+    fixed: tuple[tuple[str, str], ...] = ()
+    role: str = "viewer"
+    view: str = "generic"
+    options: tuple[Option, ...] = ()
+    wait: float = 5.0  # seconds the daemon may take to answer
+
+    @property
+    def syntax(self) -> str:
+        """As it is typed, with the names of its arguments."""
+        shown = [
+            word if isinstance(word, str) else f"[{word.name}]" if word.optional else word.name for word in self.words
+        ]
+        for option in self.options:
+            flag = f"{option.flag} {option.value.name}" if option.value else option.flag
+            shown.append(flag if option.required else f"[{flag}]" + ("..." if option.repeat else ""))
+        return " ".join(shown)
+
+
+JSON = Option("--json", "print data as JSON")
+SEGMENT = Arg("NAME", "a segment", source="segments")
+GUEST = Arg("NAME", "a guest", source="guests")
+FILE = Arg("FILE", "a configuration file", source="file")
+COUNT = Arg("COUNT", "how many, the newest last", optional=True, number=True)
+RECORD = Arg("NAME", "one record in full", optional=True)
+AGENT = (Arg("COMMAND", "a word that the guest's agent knows"), Arg("VALUE", "its value", optional=True))
+
+EXPLAIN = (
+    Option("--config", "the configuration to run the frames through", FILE, required=True),
+    Option("--in", "where the frames come in", Arg("PORT", "lan or wan", choices=("lan", "wan")), required=True),
+    Option("--pcap", "the frames", Arg("FRAMES", "a pcap file", source="file"), required=True),
+    Option("--segment", "the segment; needed when there are several", Arg("NAME", "a segment of the configuration")),
+    Option("--backend", "the real program in the kernel, or the Python model",
+           Arg("BACKEND", "kernel or model", choices=("kernel", "model"))),
+    Option("--down", "a guest or remote that is not available", Arg("NAME", "a guest or remote"), repeat=True),
+    JSON,
+)  # fmt: skip
+
+
+def _show(word: str, text: str, *args: Arg, view: str = "generic") -> Command:
+    words: tuple[str | Arg, ...] = ("show", word, *args)
+    return Command(words, text, method=f"{word}.show", view=view, options=(JSON,))
+
+
+def _segment(mode: str, text: str) -> Command:
+    words: tuple[str | Arg, ...] = ("segment", SEGMENT, mode)
+    return Command(
+        words,
+        text,
+        method="segment.set",
+        fixed=(("mode", mode),),
+        role="operator",
+        view="done",
+        options=(JSON,),
+        wait=30.0,
+    )
+
+
+def _guest(verb: str, text: str, *args: Arg) -> Command:
+    words: tuple[str | Arg, ...] = ("guest", GUEST, verb, *args)
+    return Command(words, text, method=f"guest.{verb}", role="operator", view="done", options=(JSON,), wait=120.0)
+
+
+COMMANDS: tuple[Command, ...] = (
+    _show("status", "is the link inspected or bypassed, and why", view="status"),
+    _show("segments", "port pairs: relay, links, how frames are taken", view="segments"),
+    _show("guests", "guests: state, cause, lease", view="guests"),
+    _show("rules", "rules in order, with what they matched", view="rules"),
+    _show("counters", "every frame accounted for: ports, rules, hops", view="counters"),
+    _show("transitions", "what changed, when and why", COUNT, view="transitions"),
+    _show("crash-log", "crash records of earlier starts", RECORD, view="crash"),
+    _show("version", "versions of the appliance and of what it runs on"),
+    _segment("bypass", "close the relay: the link is a wire, nothing is inspected"),
+    _segment("auto", "inline whenever everything is healthy"),
+    _guest("start", "start the guest"),
+    _guest("stop", "stop the guest; its frames go on to the next hop or port"),
+    _guest("drain", "new flows elsewhere, established ones stay until they end"),
+    _guest("command", "tell the guest's application something", *AGENT),
+    Command(("check", FILE), "validate a configuration; needs no daemon", local="check", options=(JSON,)),
+    Command(
+        ("explain",), "what would happen to frames of a pcap file; needs no daemon", local="explain", options=EXPLAIN
+    ),
+    Command(("api", "schema"), "every method of the control socket", method="api.schema", options=(JSON,)),
+    Command(("help", Arg("WORDS", "words of a command", optional=True)), "these lines", local="help"),
+    Command(("exit",), "end the session", local="exit"),
+    Command(("quit",), "end the session", local="exit"),
+    Command(("logout",), "end the session", local="exit"),
+)
+
+PIPES: tuple[Command, ...] = (
+    Command(("match", Arg("PATTERN", "a regular expression; case does not matter")), "only the lines that match"),
+    Command(("json",), "as JSON"),
+    Command(("count",), "how many lines"),
+)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What Tab does: the part that is unambiguous is inserted, else the possibilities are shown. Pure but for `names`.
+
+No menu is painted, so it is the same on every terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from console.commands import Arg
+from console.parse import complete
+
+NamesOf = Callable[[Arg, str], list[tuple[str, str]]]  # (argument, what is typed of it) -> (name, meaning)
+
+
+class Completion(NamedTuple):
+    """Text to insert at the cursor, or rows (what, meaning) to show."""
+
+    insert: str
+    rows: list[tuple[str, str]]
+
+    @property
+    def text(self) -> str:
+        """The rows, aligned."""
+        width = max((len(name) for name, _ in self.rows), default=0)
+        return "\n".join(f"  {name.ljust(width)}  {meaning}".rstrip() for name, meaning in self.rows)
+
+
+def completion(line: str, names: NamesOf) -> Completion:
+    """What Tab at the end of `line` does."""
+    _, partial, items = complete(line)
+    rows: list[tuple[str, str]] = []
+    hints: list[tuple[str, str]] = []
+    for item in items:
+        if item.arg is None:
+            rows.append((item.text, item.help))
+        else:
+            rows += names(item.arg, partial)
+            hints.append((item.text, item.help))
+    if not rows:
+        return Completion("", hints)
+    common = _common([name for name, _ in rows])
+    rest = common[len(partial) :]
+    if len(rows) == 1:
+        end = "" if common.endswith("/") else " "
+        return Completion(_escaped(rest) + end, [])
+    return Completion(_escaped(rest), [] if rest else rows)
+
+
+def _common(words: list[str]) -> str:
+    """The longest beginning that all words share."""
+    low, high = min(words), max(words)
+    length = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return low[:length]
+
+
+def _escaped(text: str) -> str:
+    """With a backslash before what would end the word or begin a quotation."""
+    return "".join(f"\\{char}" if char in " \t|\"'\\" else char for char in text)

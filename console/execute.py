@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs one command line: parse, call, render, pipe, print. The shell and the one-shot client both end here.
+
+Nothing raised by a command leaves `run_line` but KeyboardInterrupt, SystemExit and BrokenPipeError; the exit code says
+what happened.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TextIO
+
+from appliance.errors import BypassError, UnreachableError
+from console.client import Client, RemoteError
+from console.commands import COMMANDS, Arg
+from console.parse import Parsed, Token, UsageError, complete, parse, tokenize
+from console.render import Style, cell, render, to_json
+
+GOOD, REFUSED, USAGE, UNREACHABLE, INTERNAL = 0, 1, 2, 3, 4
+EXIT_CODES = {
+    GOOD: "good",
+    REFUSED: "refused or failed; the reason is on standard error",
+    USAGE: "no such command, or used wrongly",
+    UNREACHABLE: "bypassd does not answer",
+    INTERNAL: "an internal error",
+}
+
+
+class Outcome(NamedTuple):
+    """What a local command gives back: data, its view and the exit code; `json_lines`: one JSON object a line."""
+
+    data: Any
+    view: str = "generic"
+    code: int = GOOD
+    json_lines: bool = False
+
+
+class Context:
+    """Where commands run: the client, the streams and their style. Lives as long as the session."""
+
+    def __init__(self, client: Client, out: TextIO, err: TextIO, style: Style) -> None:
+        self.client, self.out, self.err, self.style = client, out, err, style
+        self.ended = False  # exit was typed
+
+    def say(self, text: str) -> None:
+        """A message for the person, not part of the data."""
+        print(text, file=self.err, flush=True)
+
+
+def style_of(out: TextIO, environ: dict[str, str] | os._Environ[str] = os.environ) -> Style:
+    """Colour only on a terminal that has it and when NO_COLOR is not set; 80 columns where the size is unknown."""
+    if not out.isatty():
+        return Style()
+    try:
+        width = os.get_terminal_size(out.fileno()).columns or 80
+    except (OSError, ValueError):
+        width = 80
+    term = environ.get("TERM", "")
+    has = term.startswith(("linux", "xterm", "screen", "tmux", "rxvt", "putty", "ansi")) or "color" in term
+    return Style(colour=has and not environ.get("NO_COLOR"), width=width)
+
+
+def run_line(line: str, context: Context) -> int:
+    """Run what was typed as one line; "" does nothing."""
+    tokens, open_quote = tokenize(line)
+    if open_quote:
+        context.say("usage: a quotation is not closed")
+        return USAGE
+    if tokens and tokens[0].text.startswith("#") and not tokens[0].quoted:
+        return GOOD  # comments in scripts
+    if not tokens:
+        return GOOD
+    if tokens[-1].text.endswith("?") and not tokens[-1].quoted:
+        print(help_text(line.rstrip().removesuffix("?")), file=context.out, flush=True)
+        return GOOD
+    return run_tokens(tokens, context)
+
+
+def run_tokens(tokens: Sequence[Token], context: Context) -> int:
+    """Run one command."""
+    try:
+        outcome, pipes, as_json = _perform(parse(tokens), context)
+        text = _text(outcome, pipes, as_json, context.style)
+        if text:
+            print(text, file=context.out, flush=True)
+        return outcome.code
+    except UsageError as error:
+        context.say(f"usage: {cell(error)}")
+        return USAGE
+    except UnreachableError as error:
+        context.say(f"error: {cell(error)}")
+        return UNREACHABLE
+    except BypassError as error:
+        for one in (error, *getattr(error, "also", ())):
+            context.say(f"error: {cell(one)}")
+        if hint := getattr(error, "hint", ""):
+            context.say(f"hint: {cell(hint)}")
+        return INTERNAL if isinstance(error, RemoteError) and error.internal else REFUSED
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # the session must outlive a bug of one command
+        context.say(f"internal error: {type(error).__name__}: {cell(error)}")
+        if os.environ.get("BYPASS_DEBUG"):
+            raise
+        return INTERNAL
+
+
+def _perform(parsed: Parsed, context: Context) -> tuple[Outcome, tuple[Parsed, ...], bool]:
+    command = parsed.command
+    as_json = "--json" in parsed.options
+    if command.local:
+        from console import local
+
+        return local.COMMANDS[command.local](parsed, context), parsed.pipes, as_json
+    params: dict[str, object] = dict(command.fixed)
+    numbers = {word.name for word in command.words if isinstance(word, Arg) and word.number}
+    for name, value in parsed.args.items():
+        params[name.lower()] = int(value) if name in numbers else value
+    data = context.client.call(command.method, params, command.wait)
+    return Outcome(data, command.view), parsed.pipes, as_json
+
+
+def _text(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style) -> str:
+    names = [str(pipe.command.words[0]) for pipe in pipes]
+    as_json = as_json or "json" in names
+    if names:
+        style = Style()  # what goes through a pipe is plain
+    if as_json and outcome.json_lines:
+        import json
+
+        text = "\n".join(json.dumps(item, ensure_ascii=False) for item in outcome.data)
+    elif as_json:
+        text = to_json(outcome.data)
+    else:
+        text = render(outcome.view, outcome.data, style)
+    for pipe, name in zip(pipes, names, strict=True):
+        if name == "match":
+            text = _match(text, pipe.args["PATTERN"])
+        elif name == "count":
+            text = str(len(text.splitlines()))
+    return text
+
+
+def _match(text: str, pattern: str) -> str:
+    import re
+
+    try:
+        wanted = re.compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise UsageError(f'"{pattern}" is no regular expression: {error}') from error
+    return "\n".join(line for line in text.splitlines() if wanted.search(line))
+
+
+def help_text(line: str, names: dict[str, list[tuple[str, str]]] | None = None) -> str:
+    """What may come at the end of `line`, one a line with its meaning: the answer to `?`."""
+    _, _, items = complete(line)
+    if not items:
+        try:
+            parse(tokenize(line)[0])
+        except UsageError as error:
+            return f"  {error}"
+        return "  <Enter>  run it"
+    rows = [(item.text, item.help) for item in items]
+    for item in items:
+        if item.arg is not None and names:
+            rows += names.get(item.arg.source, [])
+    try:
+        parse(tokenize(line)[0])
+        if line[-1:].isspace():
+            rows.append(("<Enter>", "run it"))
+    except UsageError:
+        pass
+    width = max(len(text) for text, _ in rows)
+    return "\n".join(f"  {text.ljust(width)}  {meaning}".rstrip() for text, meaning in rows)
+
+
+def command_list(words: str = "") -> list[str]:
+    """`help`: every command that begins with `words`, aligned."""
+    rows = [command for command in COMMANDS if command.syntax.startswith(words) or not words]
+    width = max((len(row.syntax) for row in rows if len(row.syntax) < 44), default=0)
+    lines = []
+    for row in rows:
+        if len(row.syntax) > width:
+            lines += [f"  {row.syntax}", f"  {' ' * width}  {row.help}"]
+        else:
+            lines.append(f"  {row.syntax.ljust(width)}  {row.help}")
+    return lines
+
+
+def quiet_broken_pipe() -> None:
+    """After the reader of our output left: let the interpreter end without a complaint."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Commands that run in this process, without a daemon: check, explain, help, exit.
+
+Imported only when one of them is typed, and each imports what it needs itself: one-shot commands must start quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.errors import RefusedError
+from console.execute import EXIT_CODES, GOOD, REFUSED, Context, Outcome, command_list
+from console.parse import Parsed, UsageError
+
+if TYPE_CHECKING:
+    from appliance.config.model import Config
+
+
+def check(parsed: Parsed, _: Context) -> Outcome:
+    """`check FILE`: every error as FILE: where: what, exit code 1; else one line that says what the file holds."""
+    from appliance.config import load
+    from appliance.errors import ConfigError
+
+    file = parsed.args["FILE"]
+    config = None
+    try:
+        config, errors = load.parse(load.read_text(file), file)
+    except ConfigError as error:
+        errors = [error]
+    as_json = "--json" in parsed.options or any(pipe.command.words[0] == "json" for pipe in parsed.pipes)
+    if as_json:
+        found = [{"where": error.where, "what": error.what} for error in errors]
+        return Outcome({"file": file, "valid": not errors, "errors": found}, code=REFUSED if errors else GOOD)
+    if config is None:
+        return Outcome([str(error) for error in errors], "lines", REFUSED)
+    counts = ((len(getattr(config, kind)), kind) for kind in ("segment", "guest", "remote", "group", "rule"))
+    text = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts)
+    return Outcome([f"{file}: valid: {text}"], "lines")
+
+
+def explain(parsed: Parsed, _: Context) -> Outcome:
+    """`explain`: run frames of a pcap file through the datapath or its model."""
+    from appliance.config.load import load
+
+    config = load(parsed.options["--config"][0])
+    names = [guest.name for guest in config.guest] + [remote.name for remote in config.remote]
+    for down in parsed.options.get("--down", []):
+        if down not in names:
+            raise RefusedError(f'--down: no guest or remote is named "{down}"; there are: {", ".join(names)}')
+    try:
+        from appliance.steering import explain as engine
+    except ImportError as error:
+        raise RefusedError(f"explain is not part of this build: {error}") from error
+    frames = engine.explain(
+        config,
+        Path(parsed.options["--pcap"][0]),
+        parsed.options["--in"][0],
+        segment=_segment(parsed, config),
+        backend=parsed.options.get("--backend", ["model"])[0],
+        down=parsed.options.get("--down", []),
+    )
+    return Outcome(list(frames), "explain", json_lines=True)
+
+
+def _segment(parsed: Parsed, config: Config) -> str:
+    """The segment the frames enter: the one that was named, or the only one."""
+    names = [segment.name for segment in config.segment]
+    asked: str = parsed.options.get("--segment", [""])[0]
+    if asked and asked not in names:
+        raise RefusedError(f'--segment: no segment is named "{asked}"; there are: {", ".join(names)}')
+    if not asked and len(names) > 1:
+        raise UsageError(f"--segment is missing, and the configuration has several: {', '.join(names)}")
+    return asked or (names[0] if names else "")
+
+
+def help_(parsed: Parsed, context: Context) -> Outcome:
+    """`help [WORDS]`: commands with their meaning."""
+    words = parsed.args.get("WORDS", "")
+    lines = command_list(words)
+    if not lines:
+        raise UsageError(f'no command begins with "{words}"')
+    if not words:
+        lines += [
+            "",
+            "  Words may be abbreviated. ? shows what may come next, Tab completes.",
+            "  Behind a command: | match PATTERN, | json, | count",
+            "  Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
+        ]
+    return Outcome(lines, "lines")
+
+
+def exit_(_: Parsed, context: Context) -> Outcome:
+    """`exit`: end the session; nothing happens to the appliance."""
+    context.ended = True
+    return Outcome([], "lines")
+
+
+COMMANDS: dict[str, Callable[[Parsed, Context], Outcome]] = {
+    "check": check,
+    "explain": explain,
+    "help": help_,
+    "exit": exit_,
+}

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From typed words to a row of the command table; what may come next, for `?` and Tab. Pure.
+
+Words may be abbreviated as long as they are unambiguous; a whole word always wins over longer ones that begin with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from console.commands import COMMANDS, PIPES, Arg, Command, Option
+
+Table = Sequence[Command]
+
+
+class UsageError(Exception):
+    """What was typed is no command; the text says why and what is possible."""
+
+
+class Token(NamedTuple):
+    """One typed word; `quoted` ones are never options, pipes or `?`."""
+
+    text: str
+    start: int = 0
+    quoted: bool = False
+
+
+class Parsed(NamedTuple):
+    """A command with its values, and the pipes behind it."""
+
+    command: Command
+    args: dict[str, str]
+    options: dict[str, list[str]]
+    pipes: tuple[Parsed, ...] = ()
+
+
+class Next(NamedTuple):
+    """Something that may be typed next: a `word` or option, or `arg` = any value of that kind."""
+
+    text: str
+    help: str
+    arg: Arg | None = None
+
+
+def tokenize(line: str) -> tuple[list[Token], bool]:
+    """The words of a line, and whether a quotation is still open at its end. Quotes and backslash as in a shell."""
+    tokens: list[Token] = []
+    text, start, quoted, quote, index = "", -1, False, "", 0
+    while index < len(line):
+        char = line[index]
+        if quote:
+            if char == quote:
+                quote = ""
+            elif char == "\\" and quote == '"' and line[index + 1 : index + 2] in ('"', "\\"):
+                index += 1
+                text += line[index]
+            else:
+                text += char
+        elif char.isspace() or char == "|":
+            if start >= 0:
+                tokens.append(Token(text, start, quoted))
+                text, start, quoted = "", -1, False
+            if char == "|":
+                tokens.append(Token("|", index))
+        else:
+            start = index if start < 0 else start
+            if char in "\"'":
+                quote, quoted = char, True
+            elif char == "\\" and index + 1 < len(line):
+                index += 1
+                text, quoted = text + line[index], True
+            else:
+                text += char
+        index += 1
+    if start >= 0:
+        tokens.append(Token(text, start, quoted))
+    return tokens, bool(quote)
+
+
+def parse(tokens: Sequence[Token], table: Table = COMMANDS) -> Parsed:
+    """The command that `tokens` name; UsageError otherwise."""
+    first, *rest = _split_pipes(tokens)
+    pipes = tuple(_Walk(PIPES).feed(part).finish() for part in rest)
+    return _Walk(table).feed(first).finish()._replace(pipes=pipes)
+
+
+def expect(tokens: Sequence[Token], table: Table = COMMANDS) -> list[Next]:
+    """What may follow `tokens`, all of them whole words. UsageError when they lead nowhere."""
+    *_, last = parts = _split_pipes(tokens)
+    return _Walk(table if len(parts) == 1 else PIPES).feed(last).expected()
+
+
+def complete(line: str, table: Table = COMMANDS) -> tuple[int, str, list[Next]]:
+    """For Tab and `?` at the end of `line`: where the word begins, what is there of it, and what it may become."""
+    tokens, _ = tokenize(line)
+    partial = Token("", len(line))
+    if tokens and not (line[-1].isspace() or tokens[-1] == Token("|", len(line) - 1)):
+        partial = tokens.pop()
+    try:
+        following = expect(tokens, table)
+    except UsageError:
+        return partial.start, partial.text, []
+    if not partial.text.startswith("-"):
+        following = [item for item in following if not item.text.startswith("-")] or following
+    return partial.start, partial.text, [item for item in following if item.arg or item.text.startswith(partial.text)]
+
+
+def _split_pipes(tokens: Sequence[Token]) -> list[list[Token]]:
+    parts: list[list[Token]] = [[]]
+    for token in tokens:
+        if token.text == "|" and not token.quoted:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+class _Walk:
+    """The rows that still fit, while the words are read one by one."""
+
+    def __init__(self, table: Table) -> None:
+        self._rows: list[Command] = list(table)
+        self._at = 0  # index into `words` of the rows
+        self._values: list[str] = []
+        self._options: dict[str, list[str]] = {}
+        self._open: Option | None = None  # an option that still wants its value
+        self._only_words = False  # after `--`
+        self._typed: list[str] = []
+
+    def feed(self, tokens: Sequence[Token]) -> _Walk:
+        for token in tokens:
+            self._feed(token)
+            self._typed.append(token.text)
+        return self
+
+    def _feed(self, token: Token) -> None:
+        if self._open is not None:
+            self._value(self._open, token.text)
+            self._open = None
+        elif token.text == "--" and not token.quoted and not self._only_words:
+            self._only_words = True
+        elif token.text.startswith("--") and not token.quoted and not self._only_words:
+            self._option(token.text)
+        else:
+            self._word(token.text)
+
+    def _option(self, text: str) -> None:
+        flag, equals, value = text.partition("=")
+        known = self._flags()
+        if flag not in known:
+            there = f"; there are: {', '.join(known)}" if known else ""
+            raise UsageError(f"unknown option {flag}{self._behind()}{there}")
+        self._rows = [row for row in self._rows if any(option.flag == flag for option in row.options)]
+        option = known[flag]
+        if flag in self._options and not option.repeat:
+            raise UsageError(f"{flag} is given twice")
+        if option.value is None:
+            if equals:
+                raise UsageError(f"{flag} takes no value")
+            self._options[flag] = []
+        elif equals:
+            self._value(option, value)
+        else:
+            self._open = option
+
+    def _value(self, option: Option, text: str) -> None:
+        assert option.value is not None
+        self._options.setdefault(option.flag, []).append(_checked(option.value, text))
+
+    def _flags(self) -> dict[str, Option]:
+        return {option.flag: option for row in self._rows for option in row.options}
+
+    def _word(self, text: str) -> None:
+        rows = [row for row in self._rows if len(row.words) > self._at]
+        literals = dict.fromkeys(word for row in rows if isinstance(word := row.words[self._at], str))
+        fitting = [text] if text in literals else [word for word in literals if text and word.startswith(text)]
+        if len(fitting) > 1:
+            raise UsageError(f'"{text}" is ambiguous{self._behind()}: {", ".join(fitting)}')
+        if fitting:
+            self._rows = [row for row in rows if row.words[self._at] == fitting[0]]
+            self._at += 1
+            return
+        free = [row for row in rows if isinstance(row.words[self._at], Arg)]
+        if free:
+            arg = free[0].words[self._at]
+            assert isinstance(arg, Arg)
+            self._rows = free
+            self._values.append(_checked(arg, text))
+            if not (arg.optional and arg.name.endswith("S")):  # WORDS takes all that follow
+                self._at += 1
+            return
+        if literals:
+            raise UsageError(f'"{text}" is not known{self._behind()}; there are: {", ".join(literals)}')
+        raise UsageError(f'"{text}" is too much{self._behind()}')
+
+    def _behind(self) -> str:
+        return f' behind "{" ".join(self._typed)}"' if self._typed else ""
+
+    def finish(self) -> Parsed:
+        """The row; UsageError when words are missing."""
+        if self._open is not None:
+            raise UsageError(f"{self._open.flag} needs a value: {self._open.value.help if self._open.value else ''}")
+        whole = [row for row in self._rows if all(isinstance(w, Arg) and w.optional for w in row.words[self._at :])]
+        if len(whole) != 1:
+            following = ", ".join(dict.fromkeys(item.text for item in self.expected() if not item.text.startswith("-")))
+            raise UsageError(f"more is needed{self._behind()}: {following}" if self._typed else "no command")
+        row = whole[0]
+        for option in row.options:
+            if option.required and option.flag not in self._options:
+                raise UsageError(f"{option.flag} is missing: {option.help}")
+        names = [word.name for word in row.words if isinstance(word, Arg)]
+        args: dict[str, str] = {}
+        for index, value in enumerate(self._values):
+            name = names[min(index, len(names) - 1)]
+            args[name] = f"{args[name]} {value}" if name in args else value
+        return Parsed(row, args, self._options)
+
+    def expected(self) -> list[Next]:
+        """What may come now."""
+        if self._open is not None:
+            return _proposals(self._open.value)
+        out: dict[str, Next] = {}
+        for row in self._rows:
+            if len(row.words) <= self._at:
+                continue
+            word = row.words[self._at]
+            if isinstance(word, str):
+                last = self._at + 1 == len(row.words)
+                several = sum(1 for other in self._rows if other.words[: self._at + 1] == row.words[: self._at + 1]) > 1
+                out.setdefault(word, Next(word, row.help if last or not several else _GROUPS.get(word, row.help)))
+            else:
+                for proposal in _proposals(word):
+                    out.setdefault(proposal.text, proposal)
+        if self._at:
+            for flag, option in self._flags().items():
+                if flag not in self._options or option.repeat:
+                    out.setdefault(flag, Next(flag, option.help))
+        return list(out.values())
+
+
+_GROUPS = {
+    "show": "what the appliance is and does",
+    "segment": "take a port pair out of the line, or back",
+    "guest": "start, stop, drain a guest",
+}
+
+
+def _proposals(arg: Arg | None) -> list[Next]:
+    if arg is None:
+        return []
+    if arg.choices:
+        return [Next(choice, arg.help) for choice in arg.choices]
+    return [Next(arg.name, arg.help, arg)]
+
+
+def _checked(arg: Arg, text: str) -> str:
+    if arg.choices and text not in arg.choices:
+        raise UsageError(f'"{text}" is not {", ".join(arg.choices[:-1])} or {arg.choices[-1]}')
+    if arg.number and not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise UsageError(f'{arg.name} must be a number, and "{text}" is none')
+    return text

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The shell on a terminal: prompt-toolkit for the line, the command table for everything else.
+
+It has to work at three in the morning on a 9600-baud serial line: no cursor-position requests, no menus that repaint,
+80x24 where the size is unknown, and on a terminal that can do nothing but print (TERM=dumb) a line that is only ever
+written to its end. Ctrl-C empties the line or ends a command, never the session. It works without bypassd, says so, and
+asks again at every prompt.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import DummyOutput, Output
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from appliance.errors import BypassError, UnreachableError
+from console.complete import Completion, completion
+from console.execute import GOOD, Context, help_text, run_line
+from console.names import Names
+from console.parse import tokenize
+from console.render import alarm, banner, cell, relay_word
+
+HISTORY = Path("/var/lib/bypass/console_history")
+PROMPT_WAIT = 1.0  # seconds that the state in the prompt may delay it
+
+
+class Shell:
+    """One session on one terminal."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._names = Names(context.client)
+        self._dumb = os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")
+        self._hostname = socket.gethostname()
+        self._prompt = ""
+        self._alarmed = False
+        self._echo = _Echo(context.out) if self._dumb else None
+        self._session: PromptSession[str] = PromptSession(
+            history=_history(HISTORY),
+            key_bindings=self._keys(),
+            output=self._output(),
+            reserve_space_for_menu=0,
+            complete_while_typing=False,
+            enable_suspend=False,
+        )
+        if self._echo:
+            self._session.default_buffer.on_text_changed += self._echo.changed
+
+    def run(self) -> int:
+        """Until exit or end of input; the exit code is always 0, for init starts the next session."""
+        self._greet()
+        while not self._context.ended:
+            try:
+                run_line(self._read(), self._context)
+                self._names.forget()
+            except KeyboardInterrupt:
+                self._context.say("")  # the line is thrown away, or the command was ended
+            except EOFError:
+                break
+        self._context.say("logout")
+        return GOOD
+
+    def _output(self) -> Output:
+        if self._dumb:
+            return DummyOutput()
+        return Vt100_Output(sys.stdout, _size, term=os.environ.get("TERM"), enable_cpr=False)
+
+    def _greet(self) -> None:
+        try:
+            status = self._context.client.call("status.show", wait=3.0)
+            text = banner(status, self._context.style) if isinstance(status, dict) else ""
+        except BypassError as error:
+            text = alarm([cell(error)], self._context.style, "STATE UNKNOWN")
+            text = f"{cell(self._hostname)}\n{text}"
+        print(f"{text}\nType ? for help.", file=self._context.out, flush=True)
+
+    def _read(self) -> str:
+        self._look()
+        if self._echo is None:
+            kind = "bold" if self._alarmed else ""
+            return self._session.prompt(FormattedText([(kind, self._prompt)]))
+        self._echo.begin(self._prompt)
+        try:
+            return self._session.prompt("")
+        finally:
+            self._echo.end()
+
+    def _look(self) -> None:
+        """The prompt: host name, and where the relays stand now."""
+        try:
+            status = self._context.client.call("status.show", wait=PROMPT_WAIT)
+        except UnreachableError:
+            state, self._alarmed = "bypassd not reachable", True
+        except BypassError:
+            state, self._alarmed = "state unknown", True
+        else:
+            state, self._alarmed = prompt_state(status)
+            if isinstance(status, dict) and status.get("hostname"):
+                self._hostname = cell(status["hostname"])
+        self._prompt = f"{self._hostname} [{state}]> "
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("?")
+        def _(event: KeyPressEvent) -> None:
+            before = event.current_buffer.document.text_before_cursor
+            if tokenize(before)[1]:  # inside quotes it is a character like any other
+                event.current_buffer.insert_text("?")
+                return
+            self._print(lambda: help_text(before, self._names.all()))
+
+        @keys.add("tab")
+        def _(event: KeyPressEvent) -> None:
+            self._complete(event.current_buffer)
+
+        return keys
+
+    def _complete(self, buffer: Buffer) -> None:
+        """Tab: as much as is unambiguous, else what is possible."""
+        before = buffer.document.text_before_cursor
+        found: Completion = completion(before, self._names.of)
+        if found.insert:
+            buffer.insert_text(found.insert)
+        elif found.rows:
+            self._print(lambda: found.text)
+
+    def _print(self, make: Callable[[], str]) -> None:
+        """Print below the line that is being typed, then show that line again."""
+
+        def show() -> None:
+            if self._echo:
+                self._echo.below(make())
+            else:
+                print(make(), flush=True)
+
+        run_in_terminal(show)
+
+
+def _size() -> Size:
+    """The terminal's size; a serial line knows none (0x0), and then it is the usual 80x24."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        columns, rows = 0, 0
+    return Size(rows=rows or 24, columns=columns or 80)
+
+
+def prompt_state(status: Any) -> tuple[str, bool]:
+    """(text, is it alarming) for the prompt, from status.show."""
+    rows = status.get("segments") if isinstance(status, dict) else None
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    if not rows:
+        return "no segment", True
+    others = [row for row in rows if row.get("relay") != "inline"]
+    if not others:
+        return "inline", False
+    if len(rows) == 1:
+        return relay_word(rows[0].get("relay")), True
+    return " ".join(f"{cell(row.get('name'))}:{relay_word(row.get('relay'))}" for row in others), True
+
+
+def _history(path: Path) -> History:
+    """History in a file where one can be kept, else for this session only."""
+    try:
+        path.open("a").close()
+        os.chmod(path, 0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(path)
+
+
+class _Echo:
+    """Shows the typed line on a terminal that can only print: characters, backspace, and the line anew when it must."""
+
+    def __init__(self, out: Any) -> None:
+        self._out, self._prompt, self._shown = out, "", ""
+
+    def begin(self, prompt: str) -> None:
+        """A new line with its prompt."""
+        self._prompt, self._shown = prompt, ""
+        self._write(prompt)
+
+    def end(self) -> None:
+        """The line was accepted or thrown away."""
+        self._write("\r\n")
+
+    def changed(self, buffer: Buffer) -> None:
+        """Follow the text of the buffer."""
+        text, shown = buffer.text, self._shown
+        if text.startswith(shown):
+            self._write(text[len(shown) :])
+        elif shown.startswith(text):
+            gone = len(shown) - len(text)
+            self._write("\b" * gone + " " * gone + "\b" * gone)
+        else:
+            self._write(f"\r\n{self._prompt}{text}")
+        self._shown = text
+
+    def below(self, text: str) -> None:
+        """Text below the line, then the line again."""
+        lines = "\r\n".join(text.splitlines())
+        self._write(f"\r\n{lines}\r\n{self._prompt}{self._shown}")
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
