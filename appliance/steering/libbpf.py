@@ -32,7 +32,9 @@ class _LinkOptions(ctypes.Structure):
     _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("pad", c_uint32), ("rest", c_uint64 * 3))
 
 
-class _TestRunOptions(ctypes.Structure):
+class TestRunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts."""
+
     _fields_ = (
         ("sz", c_size_t),
         ("data_in", c_void_p),
@@ -124,7 +126,7 @@ def library() -> ctypes.CDLL:
         "bpf_link_create": (c_int, c_int, c_int, POINTER(_LinkOptions)),
         "bpf_link_update": (c_int, c_int, c_void_p),
         "bpf_link_detach": (c_int,),
-        "bpf_prog_test_run_opts": (c_int, POINTER(_TestRunOptions)),
+        "bpf_prog_test_run_opts": (c_int, POINTER(TestRunOptions)),
         "bpf_obj_get_info_by_fd": (c_int, c_void_p, POINTER(c_uint32)),
         "libbpf_num_possible_cpus": (),
     }
@@ -253,8 +255,8 @@ def run_frame(program_fd: int, frame: bytes, repeat: int = 1, context: bytes = b
     out = ctypes.create_string_buffer(len(frame) + 256)
     data = ctypes.create_string_buffer(frame, len(frame))
     ctx = ctypes.create_string_buffer(context, len(context)) if context else None
-    options = _TestRunOptions(
-        sz=ctypes.sizeof(_TestRunOptions),
+    options = TestRunOptions(
+        sz=ctypes.sizeof(TestRunOptions),
         data_in=ctypes.addressof(data),
         data_size_in=len(frame),
         data_out=ctypes.addressof(out),
