@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import subprocess
 
 CLONE_NEWNET = 0x40000000
@@ -45,5 +46,4 @@ def build() -> None:
 
 def index(name: str) -> int:
     """The interface's number."""
-    with open(f"/sys/class/net/{name}/ifindex") as handle:
-        return int(handle.read())
+    return socket.if_nametoindex(name)

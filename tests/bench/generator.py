@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Frames at the kernel's own speed: BPF_PROG_TEST_RUN in live-frames mode sends them, a sink program counts them.
+
+Rates are frames that *arrived* at the sink per second of the generator's run, on one core: generator, device under test
+and sink share it, so every implementation carries the same fixed cost and a ratio between two is on the safe side only
+for the slower one. The cost of the decision itself is measured apart (`decision_ns`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.steering import libbpf
+from tests.bench.topology import index
+
+LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
+BATCH = 64
+PROBE_FRAMES = 100_000
+IMIX = ((64, 7), (594, 4), (1500, 1))
+SIZES: dict[str, tuple[tuple[int, int], ...]] = {"64": ((64, 1),), "imix": IMIX, "1500": ((1500, 1),)}
+
+
+def frame(size: int, *, source_port: int = 1024, target_port: int = 53) -> bytes:
+    """An IPv4 UDP frame of `size` bytes, the check sequence of a real wire (4 bytes) not counted in."""
+    payload = max(0, size - 4 - 42)
+    ip = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 28 + payload, 0, 0, 64, 17, 0, bytes((10, 0, 0, 1)), bytes((10, 1, 0, 1))
+    )
+    udp = struct.pack("!HHHH", source_port, target_port, 8 + payload, 0)
+    return bytes.fromhex("020000000002 020000000001 0800") + ip + udp + bytes(payload)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one burst gave."""
+
+    sent: int
+    arrived: int
+    per_second: float
+
+
+class Generator:
+    """The generator's and the sink's programs, loaded; lives as long as the process."""
+
+    def __init__(self, object_path: Path) -> None:
+        self.object = libbpf.Object(object_path, None)
+        self._generate = self.object.program_fd("generate")
+        self._tally = self.object.map_fd("tally")
+        self._setting = self.object.map_fd("generator_setting")
+        self.limit_tx = self.object.map_fd("limit_tx")
+
+    def attach_sink(self, name: str) -> int:
+        """Count what arrives at this device; the returned link holds it."""
+        return self.attach("sink", name)
+
+    def attach(self, program: str, name: str) -> int:
+        """Attach one of the benchmark's programs natively; closing the returned link detaches it."""
+        fd = self.object.program_fd(program)
+        return libbpf.link_create(fd, index(name), libbpf.BPF_XDP, libbpf.XDP_FLAGS_DRIVER)
+
+    def aim(self, name: str, flows: int) -> None:
+        """Send out of this device, as so many flows."""
+        self.update(self._setting, 0, struct.pack("=II", index(name), flows))
+
+    @staticmethod
+    def update(map_fd: int, key: int, value: bytes) -> None:
+        """Set one entry of an array."""
+        position = ctypes.c_uint32(key)
+        libbpf.check("update", libbpf.library().bpf_map_update_elem(map_fd, ctypes.byref(position), value, 0))
+
+    def tally(self, key: int) -> int:
+        """Frames sent (0) or arrived (1) so far."""
+        cpus = libbpf.possible_cpus()
+        values = (ctypes.c_uint64 * cpus)()
+        position = ctypes.c_uint32(key)
+        libbpf.check("tally", libbpf.library().bpf_map_lookup_elem(self._tally, ctypes.byref(position), values))
+        return sum(values)
+
+    def burst(self, size: str, seconds: float, settle: float = 0.0) -> Rate:
+        """Send for about `seconds` and count arrivals; `settle` seconds more for implementations with queues.
+
+        Each call into the kernel costs some 20 ms to set up and tear down, so a size is sent in one call whose length
+        a first, uncounted call has found out.
+        """
+        shares = sum(share for _, share in SIZES[size])
+        begin = time.perf_counter()
+        self._run(frame(SIZES[size][0][0]), PROBE_FRAMES)
+        rate = PROBE_FRAMES / (time.perf_counter() - begin)
+        count = max(BATCH, round(rate * seconds / shares))
+        sent, arrived = self.tally(0), self.tally(1)
+        start = time.perf_counter()
+        for length, share in SIZES[size]:
+            self._run(frame(length), share * count)
+        if settle:
+            time.sleep(settle)
+        elapsed = time.perf_counter() - start
+        sent, arrived = self.tally(0) - sent, self.tally(1) - arrived
+        return Rate(sent, arrived, arrived / elapsed)
+
+    def _run(self, data: bytes, repeat: int) -> None:
+        buffer = ctypes.create_string_buffer(data, len(data))
+        options = libbpf.TestRunOptions(
+            sz=ctypes.sizeof(libbpf.TestRunOptions),
+            data_in=ctypes.addressof(buffer),
+            data_size_in=len(data),
+            repeat=repeat,
+            flags=LIVE_FRAMES,
+            batch_size=BATCH,
+        )
+        libbpf.check("generate", libbpf.library().bpf_prog_test_run_opts(self._generate, ctypes.byref(options)))

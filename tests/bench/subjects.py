@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is compared: each implementation is put between `lan` and `wan`, measured, and taken away again."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config.load import loads
+from appliance.steering.datapath import Datapath
+from appliance.steering.layout import Side
+from tests.bench.generator import Generator
+from tests.bench.topology import index, run
+
+BPF_OBJECT = Path("build/bpf/steer.bpf.o")
+FAR_NS = 1 << 62
+TAPS = ("tapl", "tapw")
+MISSING_PORT = 60000  # no generated frame goes to this port
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One implementation on one path. `settle`: seconds until its queues are empty after the last frame."""
+
+    implementation: str
+    path: str
+    put: Callable[[Generator], AbstractContextManager[object]]
+    rules: int = 0
+    match: str = "none"  # which rule the frames match: none, first, last
+    settle: float = 0.0
+    skip: str = ""  # why it is not there on this machine
+
+
+# -- the limit
+
+
+@contextmanager
+def limit(generator: Generator) -> Iterator[None]:
+    """A bare XDP redirect and nothing else."""
+    generator.update(generator.limit_tx, 0, struct.pack("=I", index("wan")))
+    link = generator.attach("limit", "lan")
+    try:
+        yield
+    finally:
+        os.close(link)
+
+
+@contextmanager
+def limit_echo(generator: Generator) -> Iterator[None]:
+    """A bare redirect to the tap of the echo, and another from its second tap to the far port."""
+    with echo():
+        generator.update(generator.limit_tx, 0, struct.pack("=I", index(TAPS[0])))
+        generator.update(generator.limit_tx, 1, struct.pack("=I", index("wan")))
+        links = [generator.attach("limit", "lan"), generator.attach("limit_back", TAPS[1])]
+        try:
+            yield
+        finally:
+            for link in links:
+                os.close(link)
+
+
+# -- ours
+
+
+def rules_text(count: int, match: str) -> str:
+    """`count` rules of the usual kind, straight through; the generator's frames (udp to port 53) match as told."""
+    lines = []
+    for number in range(count):
+        hit = (match == "first" and number == 0) or (match == "last" and number == count - 1)
+        text = "udp dst port 53" if hit else KINDS[number % len(KINDS)](number)
+        lines.append(f'[[rule]]\nname = "r{number}"\nmatch = "{text}"\npath = []\n')
+    return "\n".join(lines)
+
+
+KINDS: tuple[Callable[[int], str], ...] = (
+    lambda n: f"tcp dst port {MISSING_PORT - n}",
+    lambda n: f"udp port {MISSING_PORT - n}",
+    lambda n: f"net 172.16.{n % 256}.0/24",
+    lambda n: f"host 192.168.{n % 256}.7 and tcp",
+    lambda n: f"ip6 and tcp port {MISSING_PORT - n}",
+    lambda n: f"udp portrange {30000 + 16 * n}-{30007 + 16 * n}",
+    lambda n: f"src net 172.20.{n % 256}.0/24 and dst net 10.9.0.0/16 and tcp port 443",
+    lambda n: f"vlan {n + 1} and ip",
+)
+SEGMENT = '[[segment]]\nname = "main"\nlan = "lan"\nwan = "wan"\n'
+
+
+def throughwire(rules: int, match: str, mode: str = "xdp") -> Callable[[Generator], AbstractContextManager[object]]:
+    """Straight through, behind `rules` rules."""
+
+    @contextmanager
+    def put(_: Generator) -> Iterator[None]:
+        datapath = Datapath.open(BPF_OBJECT)
+        try:
+            datapath.attach_segment("main", "lan", "wan", mode)
+            if rules:
+                datapath.set_policy(loads(SEGMENT + rules_text(rules, match), "bench"))
+            yield
+        finally:
+            datapath.unload()
+
+    return put
+
+
+@contextmanager
+def throughwire_echo(_: Generator) -> Iterator[None]:
+    """Through one guest, for which the echo stands, on every frame."""
+    text = SEGMENT + '[[guest]]\nname = "g"\nkernel = "none"\n[[rule]]\nname = "all"\npath = ["g"]\n'
+    with echo():
+        datapath = Datapath.open(BPF_OBJECT)
+        try:
+            datapath.attach_segment("main", "lan", "wan", "xdp")
+            for side, tap in zip((Side.LAN, Side.WAN), TAPS, strict=True):
+                datapath.attach_hop(tap, "g", "main", side)
+            datapath.set_policy(loads(text, "bench"))
+            datapath.renew_supervisor(FAR_NS)
+            datapath.renew("g", FAR_NS)
+            yield
+        finally:
+            datapath.unload()
+
+
+# -- the peers
+
+
+@contextmanager
+def bridge(_: Generator) -> Iterator[None]:
+    """The kernel's bridge."""
+    run("ip", "link", "add", "br0", "type", "bridge")
+    try:
+        for name in ("lan", "wan"):
+            run("ip", "link", "set", name, "master", "br0")
+        run("ip", "link", "set", "br0", "up")
+        yield
+    finally:
+        run("ip", "link", "del", "br0")
+
+
+@contextmanager
+def mirred(_: Generator) -> Iterator[None]:
+    """tc: a u32 filter that matches everything and redirects."""
+    run("tc", "qdisc", "add", "dev", "lan", "ingress")
+    try:
+        command = (
+            "tc filter add dev lan parent ffff: protocol all u32 match u32 0 0 action mirred egress redirect dev wan"
+        )
+        run(*shlex.split(command))
+        yield
+    finally:
+        run("tc", "qdisc", "del", "dev", "lan", "ingress")
+
+
+def python_process(code: str) -> Callable[[Generator], AbstractContextManager[object]]:
+    """A Python process that forwards; it says "ready" when it does. It runs on another core than the generator."""
+
+    @contextmanager
+    def put(_: Generator) -> Iterator[None]:
+        command = ["taskset", "-c", "0", sys.executable, "-c", code]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline().strip() != "ready":
+                raise RuntimeError("the forwarding process did not start")
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+    return put
+
+
+AF_PACKET = """
+import socket
+a, b = (socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) for _ in range(2))
+a.bind(("lan", 3)); b.bind(("wan", 3))
+print("ready", flush=True)
+while True:
+    b.send(a.recv(65536))
+"""
+SCAPY = """
+from scapy.all import bridge_and_sniff
+bridge_and_sniff("lan", "wan", store=False, prn=None, started_callback=lambda: print("ready", flush=True))
+"""
+
+
+@contextmanager
+def open_vswitch(_: Generator) -> Iterator[None]:
+    """Open vSwitch with its user-space datapath, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as undo:
+        environment = {**os.environ, "OVS_RUNDIR": folder, "OVS_DBDIR": folder, "OVS_LOGDIR": folder}
+        database, socket = f"{folder}/conf.db", f"unix:{folder}/db.sock"
+        run("ovsdb-tool", "create", database, "/usr/share/openvswitch/vswitch.ovsschema")
+        for command in (
+            ["ovsdb-server", database, f"--remote=p{socket}"],
+            ["taskset", "-c", "0", "ovs-vswitchd", socket],
+        ):
+            daemon = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            undo.callback(daemon.wait)
+            undo.callback(daemon.kill)
+            deadline = time.monotonic() + 10
+            while not Path(f"{folder}/db.sock").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        command = "-- add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 lan -- add-port br0 wan"
+        run("ovs-vsctl", f"--db={socket}", *shlex.split(command))
+        yield
+
+
+# -- the guest's stand-in
+
+
+@contextmanager
+def echo() -> Iterator[None]:
+    """Two taps and the process that passes frames between them."""
+    program = Path("build/bench/echo")
+    for tap in TAPS:
+        run("ip", "tuntap", "add", tap, "mode", "tap")
+        run("ip", "link", "set", tap, "up", "mtu", "1600")
+    try:
+        process = subprocess.Popen(
+            ["taskset", "-c", "0", str(program), *TAPS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline().strip() != "ready":
+                raise RuntimeError("the echo did not start")
+            yield
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        for tap in TAPS:
+            run("ip", "link", "del", tap)
+
+
+def subjects() -> list[Subject]:
+    """Everything that is compared, the limit of each path first."""
+    ovs = "" if shutil.which("ovs-vswitchd") else "Open vSwitch is not installed"
+    ours = [Subject("throughwire", "straight", throughwire(0, "none"))]
+    for count in (1, 8, 64, 256):
+        ours += [Subject("throughwire", "straight", throughwire(count, m), count, m) for m in ("first", "last", "none")]
+    return [
+        Subject("limit", "straight", limit),
+        *ours,
+        Subject("throughwire tc", "straight", throughwire(0, "none", "tc")),
+        Subject("bridge", "straight", bridge),
+        Subject("u32 + mirred", "straight", mirred),
+        Subject("AF_PACKET loop", "straight", python_process(AF_PACKET), settle=0.2),
+        Subject("scapy bridge_and_sniff", "straight", python_process(SCAPY), settle=0.2),
+        Subject("Open vSwitch userspace", "straight", open_vswitch, settle=0.2, skip=ovs),
+        Subject("limit", "one guest", limit_echo, settle=0.05),
+        Subject("throughwire", "one guest", throughwire_echo, settle=0.05),
+    ]
