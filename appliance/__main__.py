@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""bypassd: arguments, logging, run. Started by the keeper, never by init.
+
+The first thing that happens is the "hold" to the keeper; every heavy import comes after it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from appliance.errors import BypassError
+from appliance.keeperlink import KeeperLink, die_with_parent
+
+_PR_SET_NAME = 15
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `bypassd` and `python -m appliance`."""
+    parent = os.getppid()
+    keeper = KeeperLink.from_environment()
+    keeper.hold()
+    if keeper.present and not die_with_parent(parent):
+        return 0  # the keeper died while we started; the next one starts its own
+    _be_ordinary()
+
+    import argparse
+    from pathlib import Path
+
+    from appliance.paths import Paths
+
+    parser = argparse.ArgumentParser(prog="bypassd", description="The supervisor of a bypass appliance.")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="everything else is below it (default /)")
+    parser.add_argument("--config", type=Path, help="startup configuration (default ROOT/etc/bypass/config.toml)")
+    parser.add_argument("--board", type=Path, help="what the board is (default ROOT/usr/share/bypass/board.toml)")
+    parser.add_argument("--bpf-object", type=Path, help="datapath (default ROOT/usr/share/bypass/steer.bpf.o)")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    given = parser.parse_args(arguments)
+    paths = Paths(given.root)
+
+    import logging
+
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=given.log_level.upper(), format=form, stream=sys.stderr)
+    log = logging.getLogger("bypassd")
+
+    from appliance.config.load import load
+    from appliance.config.model import Config
+    from appliance.errors import ConfigError
+    from appliance.hardware import board as boards
+    from appliance.supervisor import Supervisor, run
+
+    keeper.hold()
+    config: Config | None = None
+    errors: list[ConfigError] = []
+    board: boards.Board | None = None
+    trouble = ""
+    try:
+        config = load(given.config or paths.config)
+    except ConfigError as error:
+        errors = [error, *error.also]
+        for each in errors:
+            log.error("configuration: %s", each)
+    try:
+        board = boards.load(given.board or paths.board)
+    except BypassError as error:
+        trouble = str(error)
+        log.error("board: %s", error)
+    keeper.hold()
+
+    def make() -> Supervisor:
+        return Supervisor(
+            paths,
+            keeper,
+            board=board,
+            board_error=trouble,
+            config=config,
+            config_errors=errors,
+            bpf_object=given.bpf_object,
+        )
+
+    return run(make)
+
+
+def _be_ordinary() -> None:
+    """Undo what a child of the keeper inherits and must not hand to guests; have a name that `ps` shows."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"bypassd", 0, 0, 0)
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("0")
+    except OSError:
+        pass  # not root: nothing was inherited either
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""All segments of the appliance: gathers the facts, runs each segment's machine, says what the keeper is asked for.
+
+Passive: the supervisor calls `begin` once and `update` at every pulse and at every change, with `now`. It owns the
+machines, for the life of bypassd, and the operator's word, which is kept in the volatile state (`segments.json`) so
+that a restart of bypassd does not forget that somebody asked for bypass.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.causes import Cause
+from appliance.config.model import Segment
+from appliance.errors import NotFoundError, RefusedError
+from appliance.hardware.board import Board
+from appliance.hardware.links import Links
+from appliance.keeperlink import KeeperState
+from appliance.segment.machine import Machine, Move, State, Times
+from appliance.segment.policy import Asked, Facts, link_loss
+from appliance.transitions import Transitions
+
+log = logging.getLogger(__name__)
+
+LINK_SETTLE_NS = 3_000_000_000
+"""After a relay or a port of ours moved, links are given this long to come up before a missing one counts as lost."""
+
+
+@dataclass
+class Unit:
+    """One segment at run time."""
+
+    config: Segment
+    relay: str  # the keeper's name for it; "" = the board has no relay for these ports
+    has_disconnect: bool
+    machine: Machine
+    asked: str = ""  # the operator's word; "" = none, the configuration counts
+    settle_until: int = 0
+    faults: Mapping[Cause, str] = field(default_factory=dict)
+
+
+def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | None) -> dict[Cause, str]:
+    """Reasons to bypass that the keeper's word gives. Pure."""
+    if not relay:
+        return {Cause.RELAY_MISSING: f"board.toml has no relay for {ports[0]} and {ports[1]}"}
+    if keeper is None:
+        return {Cause.RELAY_MISSING: "bypassd runs without the keeper: start bypass-keeper instead"}
+    faults: dict[Cause, str] = {}
+    state = keeper.relays.get(relay)
+    if state is None:
+        faults[Cause.RELAY_MISSING] = f"the keeper has no relay {relay}: it read another board.toml"
+    elif not state.usable:
+        cause = Cause.RELAY_FAULT if state.cause == Cause.RELAY_FAULT else Cause.RELAY_MISSING
+        faults[cause] = state.error or "the keeper has not taken the line yet"
+    if keeper.watchdog_present and not keeper.watchdog_ms:
+        faults[Cause.WATCHDOG_MISSING] = keeper.watchdog_error or "the keeper has not opened it yet"
+    return faults
+
+
+class Segments:
+    """The segments; see the module."""
+
+    def __init__(
+        self,
+        segments: tuple[Segment, ...],
+        board: Board | None,
+        links: Links,
+        transitions: Transitions,
+        memory: Path | None = None,
+    ) -> None:
+        self._links, self._transitions, self._memory = links, transitions, memory
+        self.begun = False
+        self.units: dict[str, Unit] = {}
+        remembered = self._remembered()
+        for segment in segments:
+            relay = board.find_relay(segment.lan, segment.wan) if board else None
+            times = Times(
+                rearm_delay=int(segment.rearm_delay), rearm_max=max(Times().rearm_max, int(segment.rearm_delay))
+            )
+            unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), Machine(times))
+            unit.asked = remembered.get(segment.name, "")
+            self.units[segment.name] = unit
+
+    # -- called by the supervisor
+
+    def begin(
+        self, now: int, keeper: KeeperState | None, faults: Callable[[str], Mapping[Cause, str]], intact: bool
+    ) -> None:
+        """The parts are up and the keeper has spoken: leave `starting`. `faults`: the supervisor's own, by segment."""
+        self.begun = True
+        for name, unit in self.units.items():
+            state = keeper.relays.get(unit.relay) if keeper else None
+            facts = self._facts(unit, keeper, faults(name))
+            self._note(unit, unit.machine.begin(now, facts, state.relay if state else "bypass", intact))
+            unit.settle_until = now + LINK_SETTLE_NS
+
+    def update(self, now: int, keeper: KeeperState | None, faults: Callable[[str], Mapping[Cause, str]]) -> None:
+        """Look at everything again."""
+        if not self.begun:
+            return
+        for name, unit in self.units.items():
+            machine = unit.machine
+            self._note(unit, machine.facts(now, self._facts(unit, keeper, faults(name))))
+            state = keeper.relays.get(unit.relay) if keeper else None
+            if state:
+                before = machine.relay
+                self._note(unit, machine.keeper(now, state.relay, state.cause))
+                if state.relay != before:
+                    unit.settle_until = now + LINK_SETTLE_NS
+            self._note(unit, machine.tick(now))
+            self._follow_links(now, unit)
+
+    def wants(self) -> dict[str, tuple[str, str]]:
+        """What the keeper is asked for, by relay."""
+        hold = ("hold", str(Cause.STARTING))
+        return {
+            unit.relay: (unit.machine.want, str(unit.machine.cause)) if self.begun else hold
+            for unit in self.units.values()
+            if unit.relay
+        }
+
+    def deadline(self) -> int | None:
+        """When `update` has something to do although nothing changed."""
+        return min((due for unit in self.units.values() if (due := unit.machine.deadline()) is not None), default=None)
+
+    # -- asked by people
+
+    def ask(self, name: str, asked: str) -> Unit:
+        """The operator's word: bypass | auto | disconnect. NotFoundError, RefusedError. Call `update` afterwards."""
+        unit = self.units.get(name)
+        if unit is None:
+            there = ", ".join(self.units) or "none"
+            raise NotFoundError(f"no segment {name}: there is {there}")
+        if asked == "disconnect" and not unit.has_disconnect:
+            raise RefusedError(f"segment {name}: this board's relay has no disconnect: use bypass")
+        unit.asked = asked
+        self._remember()
+        return unit
+
+    def show(self) -> list[dict[str, object]]:
+        """One row a segment."""
+        rows: list[dict[str, object]] = []
+        for name, unit in self.units.items():
+            machine, config = unit.machine, unit.config
+            lan, wan = self._links.ports.get(config.lan), self._links.ports.get(config.wan)
+            other = [f"{cause}: {text}" for cause, text in unit.faults.items() if cause is not machine.cause]
+            rows.append(
+                {
+                    "name": name,
+                    "relay": machine.relay or "unknown",
+                    "state": str(machine.state),
+                    "want": machine.want,
+                    "cause": str(machine.cause),
+                    "detail": machine.detail,
+                    "also": other,
+                    "mode": unit.asked or config.mode,
+                    "lan": config.lan,
+                    "lan_link": _link_word(
+                        lan is not None, lan is not None and lan.link, config.lan in self._links.downed
+                    ),
+                    "wan": config.wan,
+                    "wan_link": _link_word(
+                        wan is not None, wan is not None and wan.link, config.wan in self._links.downed
+                    ),
+                    "on_link_loss": config.on_link_loss,
+                    "rearm_delay_ms": machine.delay // 1_000_000,
+                    "since_mono_ns": machine.since,
+                }
+            )
+        return rows
+
+    # -- inside
+
+    def _facts(self, unit: Unit, keeper: KeeperState | None, more: Mapping[Cause, str]) -> Facts:
+        config = unit.config
+        faults = hardware_faults(unit.relay, (config.lan, config.wan), keeper)
+        gone = [
+            self._links.missing.get(port, f"{port} is not a port of this board: board.toml has the names")
+            for port in (config.lan, config.wan)
+            if port not in self._links.ports
+        ]
+        if gone:
+            faults[Cause.PORT_MISSING] = "; ".join(gone)
+        faults.update(more)
+        unit.faults = faults
+        asked: Asked = "auto"
+        cause = Cause.CONFIGURED
+        word = unit.asked or config.mode
+        if word == "bypass":
+            asked = "bypass"
+        elif word == "disconnect":
+            asked = "disconnect" if unit.has_disconnect else "bypass"
+        if unit.asked:
+            cause = Cause.OPERATOR
+        return Facts(asked, cause, faults)
+
+    def _follow_links(self, now: int, unit: Unit) -> None:
+        config, links = unit.config, self._links
+        lan, wan = links.ports.get(config.lan), links.ports.get(config.wan)
+        inline = unit.machine.state is State.INLINE
+        if lan is None or wan is None or (inline and now < unit.settle_until):
+            return
+        names = {"lan": config.lan, "wan": config.wan}
+        down = frozenset(side for side, port in names.items() if port in links.downed)
+        answer = link_loss(config.on_link_loss, inline, lan.link, wan.link, down)
+        if answer.bypass:
+            self._note(unit, unit.machine.trip(now, Cause.LINK_DOWN, answer.bypass))
+        for side, port in names.items():
+            if (side in down) != (side in answer.down):
+                other = names["wan" if side == "lan" else "lan"]
+                links.set_down(port, side in answer.down)
+                unit.settle_until = now if side in answer.down else now + LINK_SETTLE_NS
+                words = ("up", "down") if side in answer.down else ("down", "up")
+                detail = f"{other} lost its link" if side in answer.down else f"{other} has its link again"
+                self._transitions.record(f"port {port}", *words, Cause.LINK_DOWN, detail)
+
+    def _note(self, unit: Unit, moves: list[Move]) -> None:
+        for move in moves:
+            what = f"segment {unit.config.name}"
+            self._transitions.record(what, move.old, move.new, move.cause, move.detail)
+
+    def _remembered(self) -> dict[str, str]:
+        try:
+            data = json.loads(self._memory.read_text(encoding="utf-8")) if self._memory else {}
+        except (OSError, ValueError):
+            return {}
+        known = ("auto", "bypass", "disconnect")
+        return {str(k): v for k, v in data.items() if v in known} if isinstance(data, dict) else {}
+
+    def _remember(self) -> None:
+        if self._memory is None:
+            return
+        words = {name: unit.asked for name, unit in self.units.items() if unit.asked}
+        try:
+            new = self._memory.with_name(self._memory.name + ".new")
+            new.write_text(json.dumps(words), encoding="utf-8")
+            os.replace(new, self._memory)
+        except OSError as error:
+            log.error("the operator's word is forgotten when bypassd restarts: %s", error)
+
+
+def _link_word(there: bool, link: bool, downed: bool) -> str:
+    return "missing" if not there else "held down" if downed else "up" if link else "down"

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The part "steering": loads or adopts the datapath, attaches the segments' ports to it, renews its dead-man lease.
+
+Owns the `Datapath` object from `start` to the end of bypassd; the pinned programs and maps outlive both. A segment
+whose ports are missing is attached when they appear. What the kernel refuses is a fault of that segment (or, from
+`start`, of all), and a reason to bypass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.config.model import Config
+from appliance.errors import BypassError
+from appliance.hardware.links import Links
+from appliance.parts import PATIENCE_NS, Alive
+
+if TYPE_CHECKING:
+    from appliance.steering.datapath import Datapath
+
+log = logging.getLogger(__name__)
+
+
+class Steering:
+    """See the module."""
+
+    name = "steering"
+    patience = PATIENCE_NS
+
+    def __init__(self, config: Config, links: Links, bpf_object: Path, pins: Path, names: Path) -> None:
+        self._config, self._links = config, links
+        self._files = (bpf_object, pins, names)
+        self.datapath: Datapath | None = None
+        self.ready = asyncio.Event()
+        self.faults: dict[str, str] = {}  # by segment
+        self._attached: dict[str, tuple[int, int]] = {}  # the port indexes that a segment is attached with
+        self._changed = asyncio.Event()
+
+    @property
+    def adopted(self) -> bool:
+        """Whether frames were flowing through this datapath before this bypassd began."""
+        return self.datapath is not None and self.datapath.adopted
+
+    async def start(self) -> None:
+        """Load or adopt, set the policy, attach what is there. BypassError: the kernel or a file refuses."""
+        from appliance.steering.datapath import Datapath
+
+        self._attached.clear()
+        datapath = Datapath.open(*self._files)
+        try:
+            datapath.set_policy(self._config)
+        except BypassError:
+            datapath.close()
+            raise
+        self.datapath = datapath
+        self._attach()
+        self.ready.set()
+
+    async def run(self, alive: Alive) -> None:
+        """Attach again what changed."""
+        while True:
+            alive()
+            try:
+                await asyncio.wait_for(self._changed.wait(), self.patience / 4e9)
+            except TimeoutError:
+                continue
+            self._changed.clear()
+            self._attach()
+
+    async def stop(self) -> None:
+        """Let go of the pinned datapath, which goes on."""
+        self.ready.clear()
+        datapath, self.datapath = self.datapath, None
+        if datapath is not None:
+            datapath.close()
+
+    def ports_changed(self) -> None:
+        """Ports came or went."""
+        self._changed.set()
+
+    def renew(self, until: int) -> None:
+        """Renew the dead-man lease: without it every guest is skipped. Only the supervisor's pulse calls this."""
+        if self.datapath is not None:
+            self.datapath.renew_supervisor(until)
+
+    def _attach(self) -> None:
+        assert self.datapath is not None
+        for segment in self._config.segment:
+            lan, wan = self._links.ports.get(segment.lan), self._links.ports.get(segment.wan)
+            if lan is None or wan is None:
+                self._attached.pop(segment.name, None)
+                continue
+            indexes = (lan.ifindex, wan.ifindex)
+            if self._attached.get(segment.name) == indexes:
+                continue
+            try:
+                modes = self.datapath.attach_segment(segment.name, lan.ifname, wan.ifname, segment.attach)
+            except BypassError as error:
+                if self.faults.get(segment.name) != str(error):
+                    log.error("%s", error)
+                self.faults[segment.name] = str(error)
+                continue
+            self.faults.pop(segment.name, None)
+            self._attached[segment.name] = indexes
+            log.info("segment %s attached: %s (%s)", segment.name, modes[0].mode, modes[0].reason)
