@@ -104,11 +104,11 @@ def _compiler() -> verify.CompileFilter:
         if "\0" in text:
             raise FilterError("a filter holds no NUL character")
         try:
-            from appliance.steering import pcap
+            from appliance.steering.pcap import program
         except (ImportError, OSError) as error:
             what = f"filters cannot be checked without libpcap (install libpcap0.8): {error}"
             raise UnreachableError(what) from error
-        pcap.compile_filter(text)
+        program.compile_filter(text)
 
     return compile_filter
 
