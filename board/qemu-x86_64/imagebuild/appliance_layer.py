@@ -101,7 +101,8 @@ def build(
             shutil.copy(bpf, share / "steer.bpf.o")
             shutil.copy(guest, share / "guest-demo/initrd.gz")
             rootfs.compile_python(target, tree, log)
-            rootfs.squash([tree], folder / "appliance.squashfs", log, level=3)
+            # Not compressed: read at every start, built at every change
+            rootfs.squash([tree], folder / "appliance.squashfs", log, "-noI", "-noD", "-noF", "-noX", "-no-fragments")
             shutil.rmtree(tree)
 
     return cache.get("appliance", key_of(inputs), make)

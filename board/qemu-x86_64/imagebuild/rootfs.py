@@ -34,6 +34,9 @@ PACKAGES = (
 TARGET_PYTHON = "3.13"
 SITE = "usr/lib/python3/dist-packages"  # where Debian's Python looks; Buildroot's has its own
 GUEST_KERNEL = "usr/share/bypass/guest-demo/bzImage"
+# What is read between power on and inline is stored as it is: unpacking it takes longer than running it
+HOT = "name(*.pyc) || name(*.so*) && subpathname(usr/lib/python3*) || name(python3.*) || name(libc.so*) || name(ld-linux*)"
+HOT_OPTIONS = ("-action", f"uncompressed @ {HOT}", "-action", f"no-fragments @ {HOT}")
 
 # Never unpacked
 EXCLUDE = (
@@ -185,16 +188,17 @@ def python_packages(cache: Cache, repo: Path, tree: Path, progress: Progress) ->
     return cache.get("python", key_of({"lock": lock, "debian": debian_key(), "site": SITE}), make)
 
 
-def squash(trees: list[Path], target: Path, log: Path, level: int) -> None:
-    """One squashfs (zstd) of one tree, or of several merged ones; owners become root."""
+def squash(trees: list[Path], target: Path, log: Path, *options: str) -> None:
+    """One squashfs of one tree, or of several merged ones; owners become root. `options` decide on compression."""
     merged = trees[0]
     if len(trees) > 1:
         merged = target.parent / "merged"
+        merged.mkdir()
         for tree in trees:
-            run(["cp", "-al", f"{tree}/.", _made(merged)], what="merging the layers", log=log)
+            run(["cp", "-al", f"{tree}/.", merged], what="merging the layers", log=log)
     run(
         [
-            *("mksquashfs", merged, target, "-comp", "zstd", "-Xcompression-level", str(level), "-b", "256K"),
+            *("mksquashfs", merged, target, *options, "-comp", "zstd"),
             *("-all-root", "-noappend", "-no-progress", "-no-exports", "-no-xattrs", "-mkfs-time", "0"),
         ],
         what="mksquashfs",
@@ -202,11 +206,6 @@ def squash(trees: list[Path], target: Path, log: Path, level: int) -> None:
     )
     if merged not in trees:
         shutil.rmtree(merged)
-
-
-def _made(path: Path) -> Path:
-    path.mkdir(exist_ok=True)
-    return path
 
 
 def squashfs(cache: Cache, tree: Path, packages: Path, kernel: Path, progress: Progress) -> Path:
@@ -217,8 +216,10 @@ def squashfs(cache: Cache, tree: Path, packages: Path, kernel: Path, progress: P
             demo = folder / "kernel" / GUEST_KERNEL
             demo.parent.mkdir(parents=True)
             shutil.copy(kernel / demo.name, demo)
-            squash([tree, packages, folder / "kernel"], folder / "rootfs.squashfs", folder / "log", level=15)
+            small = ("-Xcompression-level", "15", "-b", "256K")
+            trees = [tree, packages, folder / "kernel"]
+            squash(trees, folder / "rootfs.squashfs", folder / "log", *small, *HOT_OPTIONS)
             shutil.rmtree(folder / "kernel")
 
     parts = {"debian": tree.parent.name, "python": packages.parent.name, "kernel": kernel.name, "guest": GUEST_KERNEL}
-    return cache.get("rootfs", key_of({**parts, "recipe": "2"}), make)
+    return cache.get("rootfs", key_of({**parts, "hot": HOT, "recipe": "3"}), make)
