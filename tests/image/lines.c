@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * lines NAME [NAME...]: drive the named lines of /dev/gpiochip0 to 1 until killed; the kernel releases them then.
- * For the board's tests, whose initramfs has no Python. Stands alone, without a C library, so any compiler builds it.
+ * lines NAME [NAME...]: drive the named lines of /dev/gpiochip0 to 1 until killed; the kernel releases them
+ * then. For the board's tests, whose initramfs has no Python. Stands alone, without a C library, so any
+ * compiler builds it.
  */
 #include <linux/fcntl.h>
 #include <linux/gpio.h>
@@ -11,7 +12,10 @@ static long call(long number, long a, long b, long c)
 {
 	long result;
 
-	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(number), "D"(a), "S"(b), "d"(c)
+			 : "rcx", "r11", "memory");
 	return result;
 }
 
@@ -38,7 +42,7 @@ static int find(long chip, const char *name)
 	for (unsigned int line = 0; line < 64; line++) {
 		static struct gpio_v2_line_info info;
 
-		info = (struct gpio_v2_line_info){ .offset = line };
+		info = (struct gpio_v2_line_info){.offset = line};
 		if (call(__NR_ioctl, chip, GPIO_V2_GET_LINEINFO_IOCTL, (long)&info) < 0)
 			return -1;
 		if (same(info.name, name))

@@ -87,7 +87,7 @@ class Board:
         try:
             check = self.events.check
             self.console = SerialPort("ttyS0", self._loop, self.directory / "console.log", check, self._console_panic)
-            self.debug = SerialPort("ttyS1", self._loop, self.directory / "debug.log", check)
+            self.debug = SerialPort("ttyS1", self._loop, self.directory / "debug.log", self._check_debug)
             self.events.listeners.append(self._wake)
             self._shell = DebugShell(self.debug)
             self._call(self._start(wires))
@@ -244,11 +244,17 @@ class Board:
         await self._control.stop()
         await self._simulator.stop()
 
+    def _check_debug(self) -> None:
+        self.events.check()
+        power = self.events.last(event="power")
+        if power is None or power["state"] == "off":
+            raise BoardError(f"no answer from the debug shell: the machine is off ({power and power['cause']})")
+
     def _console_panic(self, text: str) -> None:
         self.events.add("panic", source="console", text=text)
 
     def _wake(self, event: Event) -> None:
-        if event["event"] == "panic":
+        if event["event"] in ("panic", "power", "reset"):
             self.console.wake()
             self.debug.wake()
 

@@ -48,7 +48,7 @@ class Host:
     def ping(self, address: str, count: int = 1, timeout: float = 5.0) -> bool:
         """Whether `count` of `count` echoes come back."""
         wait = str(max(1, round(timeout)))
-        done = self.run(["ping", "-c", str(count), "-i", "0.05", "-W", wait, address], timeout + 30, check=False)
+        done = self.run(["busybox", "ping", "-c", str(count), "-W", wait, address], timeout + 30, check=False)
         return done.returncode == 0 and " 0% packet loss" in done.stdout
 
     def end(self, process: subprocess.Popen[Any]) -> None:

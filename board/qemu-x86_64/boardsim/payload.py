@@ -19,7 +19,7 @@ def image(artefacts: Path, directory: Path, *, debug: bool = False, append: str 
     """
     missing = [name for name in FILES if not (artefacts / name).exists()]
     if missing:
-        raise FileNotFoundError(f"no {', '.join(missing)} in {artefacts}: run `make image` first")
+        raise FileNotFoundError(f"no {', '.join(missing)} in {artefacts}: run `make qemu-image` first")
     directory.mkdir(parents=True, exist_ok=True)
     data = directory / "data.img"
     if not data.exists():

@@ -59,12 +59,12 @@ class DebugShell:
             encoded = base64.b64encode(command.encode()).decode()
             parts = [encoded[at : at + LINE] for at in range(0, len(encoded), LINE)] or [""]
             for number, part in enumerate(parts):
-                variable = part if number == 0 else f"$BS{part}"
+                variable = part if number == 0 else f"${{BS}}{part}"
                 self._port.send(f"BS={variable}; printf '%s%s\\n' {tag} :{number}\n")
                 self._port.expect(f"{tag}:{number}\\b", deadline - time.monotonic())
             self._port.send(
-                f'echo "$BS" | base64 -d >/tmp/.bs; printf "%s%s\\n" {tag} :begin; '
-                f"sh /tmp/.bs >/tmp/.bo 2>&1 </dev/null; BS=$?; base64 /tmp/.bo; "
+                f'BF=/tmp/.sh$$; echo "$BS" | base64 -d >$BF; printf "%s%s\\n" {tag} :begin; '
+                f"sh $BF >$BF.out 2>&1 </dev/null; BS=$?; base64 $BF.out; rm -f $BF $BF.out; "
                 f'printf "%s%s%s:\\n" {tag} :end: $BS\n'
             )
             try:

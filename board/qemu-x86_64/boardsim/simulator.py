@@ -9,6 +9,8 @@ The relay's resting place is bypass; nothing but a driven line moves it from the
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,11 +138,20 @@ class Simulator:
         await self._qmp("system_powerdown")
 
     async def pause(self) -> None:
-        """Freeze the processors; the relay stays where it is."""
-        await self._qmp("stop")
+        """Freeze the whole machine, its devices and watchdog with it; the relay stays where it is.
+
+        QEMU's own `stop` would take the GPIO device from the driver, and so release the relay.
+        """
+        self._signal(signal.SIGSTOP, "stopped")
 
     async def resume(self) -> None:
-        await self._qmp("cont")
+        self._signal(signal.SIGCONT, "running")
+
+    def _signal(self, number: signal.Signals, state: str) -> None:
+        if self.machine is None:
+            raise QmpError("the machine is off")
+        os.kill(self.machine.pid, number)
+        self.log.add("processors", state=state, cause="frozen" if number == signal.SIGSTOP else "ordered")
 
     async def qmp(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         return await self._qmp(command, **(arguments or {}))
@@ -227,7 +238,7 @@ class Simulator:
         elif name == "GUEST_PANICKED":
             self.log.add("panic", source="pvpanic")
         elif name in ("STOP", "RESUME"):
-            self.log.add("processors", state="stopped" if name == "STOP" else "running")
+            self.log.add("processors", state="stopped" if name == "STOP" else "running", cause="qemu")
 
     def _second_stage_due(self) -> None:
         self._second_stage = None

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Boards for the tests: `board` is the appliance's image, booted once a session; `small` a machine without it.
+
+A test ends at once when a kernel panics without order, and the last words of the serial line are shown with a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from boardsim import Board, Payload, payload
+
+from tests.image import harness
+
+READY_S = 120.0
+
+
+def pytest_configure() -> None:
+    """A terminated test run ends its boards as a failing one does."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker("image")
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="the board needs root"))
+
+
+@pytest.fixture(scope="session")
+def artefacts() -> Path:
+    return harness.artefacts()
+
+
+@pytest.fixture(scope="session")
+def booted(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """The appliance on the board, started once for all tests. Tests take `board`, which looks after it."""
+    directory = tmp_path_factory.mktemp("board")
+    load = payload.image(artefacts, directory, debug=True)
+    with Board(directory, load, accelerator=harness.accelerator(artefacts)) as made:
+        made.power_on()
+        made.sh("true", timeout=READY_S)
+        yield made
+
+
+@pytest.fixture
+def board(booted: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
+    yield from _watched(booted, request)
+
+
+@pytest.fixture(scope="session")
+def small_payload(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Payload:
+    return harness.small_payload(artefacts / "vmlinux", tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def small_board(artefacts: Path, small_payload: Payload, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """A board with the small machine, one a module, off at first."""
+    directory = tmp_path_factory.mktemp("small-board")
+    with Board(directory, small_payload, accelerator=harness.accelerator(artefacts)) as made:
+        yield made
+
+
+@pytest.fixture
+def small(small_board: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
+    """The small machine, running, relay not driven."""
+    if small_board.qemu_pid is None:
+        small_board.power_on()
+    small_board.sh("test ! -e /run/lines || { kill -9 $(cat /run/lines); rm /run/lines; } 2>/dev/null; true")
+    small_board.wait_bypass()
+    yield from _watched(small_board, request)
+
+
+def _watched(board: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
+    board.events.check()
+    mark, said = board.events.mark(), board.console.mark()
+    yield board
+    report = getattr(request.node, "call_report", None)
+    if report is not None and report.failed:
+        events = "\n".join(str(event) for event in board.events.since(mark)[-40:])
+        report.sections.append(("board events", events))
+        report.sections.append(("serial line", board.console.text[said:][-6000:]))
+    board.events.check()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.when == "call":
+        item.call_report = report  # type: ignore[attr-defined]
+    return report  # type: ignore[return-value]

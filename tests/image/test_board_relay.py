@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The relay of the simulated board, with a real kernel, a real GPIO line and real frames; no part of the appliance."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from boardsim import Board
+from boardsim.stream import Stream
+
+from tests.image.harness import drive, frames_through, release
+
+ENOUGH_NS = 300_000_000
+
+
+def whole_from(board: Board, path: Path, since_ns: int) -> None:
+    """Frames sent both ways from now on all arrive."""
+    streams = [Stream(board.lan, board.wan, path / "up"), Stream(board.wan, board.lan, path / "down")]
+    for stream in streams:
+        stream.wait_arrival(stream.wait_arrival(since_ns) + ENOUGH_NS)
+    for stream in streams:
+        report = stream.stop()
+        assert report.whole, report
+        assert report.received > 0
+        assert report.duplicates == 0
+
+
+def test_power_off_is_a_wire(small_board: Board, tmp_path: Path) -> None:
+    """Without power the connectors are joined: frames both ways, none lost."""
+    if small_board.qemu_pid is not None:
+        small_board.power_cut()
+    assert small_board.relay == "bypass"
+    whole_from(small_board, tmp_path, 0)
+
+
+def test_machine_up_without_driving_is_a_wire(small: Board, tmp_path: Path) -> None:
+    """A running machine that does not drive the line sees none of the frames, though it would forward them."""
+    before = frames_through(small, "eth0")
+    whole_from(small, tmp_path, 0)
+    assert frames_through(small, "eth0") == before
+
+
+def test_driven_line_leads_frames_through_the_ports(small: Board, tmp_path: Path) -> None:
+    """Driven: every frame goes in at one port and out at the other; nothing takes the short way."""
+    drive(small)
+    before = frames_through(small, "eth0")
+    stream = Stream(small.lan, small.wan, tmp_path / "up")
+    # the bridge begins to forward by itself; from the first frame on that came through, all do
+    first = stream.wait_arrival(0)
+    stream.wait_arrival(first + ENOUGH_NS)
+    sent = stream.stop()
+    assert sent.received > 0
+    assert frames_through(small, "eth0") - before >= sent.received
+    small.sh("ip link set br0 down; ip link set eth1 nomaster")
+    try:
+        blocked = Stream(small.lan, small.wan, tmp_path / "blocked")
+        back = Stream(small.wan, small.lan, tmp_path / "back")
+        small.sh("sleep 0.5")
+        assert blocked.stop().received == 0
+        assert back.stop().received == 0
+    finally:
+        small.sh("ip link set eth1 master br0; ip link set br0 up")
+
+
+def test_released_line_joins(small: Board, tmp_path: Path) -> None:
+    """The program that held the line is killed: the kernel lets go of the line, the wire is back at once."""
+    drive(small)
+    mark = small.events.mark()
+    release(small)
+    event = small.wait_event(event="relay", since=mark)
+    assert (event["state"], event["cause"]) == ("bypass", "line released")
+    assert small.wait_event(event="led", since=mark)["state"] == "off"
+    whole_from(small, tmp_path, event["mono_ns"])
+
+
+def test_killed_qemu_joins(small: Board, tmp_path: Path) -> None:
+    """QEMU is killed from outside, nobody tells the simulator: it finds out by itself."""
+    drive(small)
+    fault = small.fault("kill -9 of QEMU")
+    assert small.qemu_pid
+    os.kill(small.qemu_pid, signal.SIGKILL)
+    event = small.wait_event(event="relay", since=fault["n"])
+    assert (event["state"], event["cause"]) == ("bypass", "qemu exited")
+    assert small.wait_event(event="power", since=fault["n"])["cause"] == "qemu exited"
+    whole_from(small, tmp_path, event["mono_ns"])
+
+
+def test_power_cut_joins_and_leaves_no_process(small: Board, tmp_path: Path) -> None:
+    drive(small)
+    pid = small.qemu_pid
+    fault = small.power_cut()
+    event = small.wait_event(event="relay", since=fault["n"])
+    assert (event["state"], event["cause"]) == ("bypass", "power cut")
+    assert not Path(f"/proc/{pid}").exists()
+    whole_from(small, tmp_path, event["mono_ns"])
+
+
+@pytest.mark.parametrize("way", ["button", "reboot"])
+def test_reset_joins(small: Board, tmp_path: Path, way: str) -> None:
+    """Reset button, or the kernel's own reboot: the device is taken from the driver, so the line falls."""
+    drive(small)
+    fault = small.fault(way)
+    if way == "button":
+        small.reset()
+    else:
+        small.debug.send("reboot -f\n")
+    event = small.wait_event(event="relay", since=fault["n"])
+    assert (event["state"], event["cause"]) == ("bypass", "queue stopped")
+    reset = small.wait_event(event="reset", since=fault["n"])
+    assert reset["cause"] == ("button" if way == "button" else "guest")
+    whole_from(small, tmp_path, event["mono_ns"])
+    assert small.sh("echo again").output == "again\n"
+
+
+def test_frozen_machine_holds_the_relay(small: Board) -> None:
+    """A machine that stands still releases nothing: that is what the watchdog is for."""
+    drive(small)
+    mark = small.events.mark()
+    small.pause()
+    small.wait_event(event="processors", state="stopped", since=mark)
+    assert small.relay == "inline"
+    small.resume()
+    assert small.sh("echo here").output == "here\n"
+    assert not small.events.since(mark, event="relay")
+
+
+def test_link_loss_is_seen_on_the_other_side(small: Board) -> None:
+    """A cable pulled out: the port loses its carrier; with the relay closed the host beyond loses its own."""
+    carrier = "cat /sys/class/net/eth0/carrier"
+    assert small.sh(carrier).output == "1\n"
+    mark = small.events.mark()
+    small.unplug("lan")
+    try:
+        small.wait_event(event="link", port="lan0", part="port", state="down", since=mark)
+        assert small.sh(carrier).output == "0\n"
+        assert small.wan.run(["cat", "/sys/class/net/eth0/carrier"]).stdout == "0\n"
+        drive(small)
+        assert small.wan.run(["cat", "/sys/class/net/eth0/carrier"]).stdout == "1\n"
+        assert small.lan.run(["cat", "/sys/class/net/eth0/carrier"]).stdout == "0\n"
+    finally:
+        small.plug("lan")
+    small.wait_event(event="link", port="lan0", part="port", state="up", since=mark)
+    assert small.sh(carrier).output == "1\n"
+
+
+def test_host_port_down_is_link_loss_too(small: Board) -> None:
+    mark = small.events.mark()
+    small.wan.run(["ip", "link", "set", "eth0", "down"])
+    try:
+        small.wait_event(event="link", port="wan", part="host", state="down", since=mark)
+        small.wait_event(event="link", port="wan0", part="port", state="down", since=mark)
+        assert small.sh("cat /sys/class/net/eth1/carrier").output == "0\n"
+    finally:
+        small.wan.run(["ip", "link", "set", "eth0", "up"])
+    small.wait_event(event="link", port="wan0", part="port", state="up", since=mark)
