@@ -24,7 +24,22 @@ class ConfigError(BypassError):
 
 
 class FilterError(BypassError):
-    """A pcap filter does not compile, or uses what the datapath cannot do."""
+    """A pcap filter does not compile, or uses what the datapath cannot do.
+
+    `where` names the rule ("rule web: match"), `text` is the filter, `column` the place in it (0 = first) when known.
+    """
+
+    def __init__(self, what: str, *, where: str = "", text: str = "", column: int | None = None) -> None:
+        self.what, self.where, self.text, self.column = what, where, text, column
+        super().__init__(f"{where}: {what}" if where else what)
+
+    @property
+    def pointer(self) -> str:
+        """The filter and a caret under the place, two lines; empty when the place is not known."""
+        if self.column is None:
+            return ""
+        shown = "".join(c if c.isprintable() else " " for c in self.text)
+        return f"{shown}\n{' ' * self.column}^"
 
 
 class HardwareError(BypassError):

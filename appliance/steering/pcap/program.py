@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The door of this package: filter texts to generated programs, and those into the kernel.
+
+`compile_filter` gives the classic filter (cached by text). `build_classifier` makes the programs that find the first
+rule that matches, `build_accept` those that say which hops accept a frame. `load_classifier` and `load_accept` build and
+load them, and fall back to smaller or plainer programs where the verifier gives up. `first_match` is the reference.
+
+Whoever holds a `LoadedSet` owns its descriptors; programs that sit in a program array live on without them, but the
+array itself must have an owner or a pin.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from appliance.errors import FilterError
+from appliance.steering.pcap import chain, classic, libpcap, load
+from appliance.steering.pcap.access import Kind, Vlan
+from appliance.steering.pcap.classic import ClassicFilter
+from appliance.steering.pcap.linkage import NO_MATCH, PROGRAMS, SCRATCH, TABLES, Linkage, LoadableProgram
+from appliance.steering.pcap.report import Report
+
+__all__ = [
+    "MAX_ACCEPT_FILTERS",
+    "MAX_CLASSIFIER_RULES",
+    "MAX_FILTER_LENGTH",
+    "MAX_PARTS",
+    "NO_MATCH",
+    "ClassicFilter",
+    "GeneratedSet",
+    "Linkage",
+    "LoadableProgram",
+    "LoadedSet",
+    "Report",
+    "build_accept",
+    "build_classifier",
+    "compile_filter",
+    "first_match",
+    "load_accept",
+    "load_classifier",
+]
+
+MAX_CLASSIFIER_RULES = 4096
+MAX_ACCEPT_FILTERS = 64  # bits of the accept mask
+MAX_FILTER_LENGTH = 8192  # characters
+MAX_PARTS = 24  # programs that one frame may pass; the kernel allows 33 tail calls, the core needs some
+MIN_PART_JUMPS = 250
+_CACHED_FILTERS = 8192
+_REFUSED_WORDS = re.compile(r"\b(inbound|outbound|ifindex|protochain|ifname|rulenum|reason|on)\b")
+
+
+@lru_cache(maxsize=_CACHED_FILTERS)
+def _compile(text: str) -> ClassicFilter:
+    if len(text) > MAX_FILTER_LENGTH:
+        raise FilterError(f"the filter has {len(text)} characters; at most {MAX_FILTER_LENGTH} are allowed")
+    instructions = libpcap.compile_text(text)
+    try:
+        classic.check(instructions)
+    except FilterError as error:
+        found = _REFUSED_WORDS.search(text)
+        raise FilterError(error.what, text=text, column=found.start() if found else None) from None
+    return ClassicFilter(instructions, text)
+
+
+def compile_filter(text: str, *, where: str = "") -> ClassicFilter:
+    """The filter that libpcap makes of this text for Ethernet; "" takes every frame.
+
+    FilterError quotes libpcap's message (or names what the datapath cannot run), begins with `where`, and has the
+    place in `column` where it is known. Results are cached by text; safe to call from several threads.
+    """
+    try:
+        return _compile(text)
+    except FilterError as error:
+        raise FilterError(error.what, where=where, text=text, column=error.column) from None
+
+
+def first_match(filters: Sequence[ClassicFilter | None], frame: bytes) -> int | None:
+    """The reference: index of the first filter that takes the frame, by the interpreter. None entries never match."""
+    for rank, filt in enumerate(filters):
+        if filt is not None and filt.matches(frame):
+            return rank
+    return None
+
+
+def first_match_libpcap(filters: Sequence[ClassicFilter | None], frame: bytes) -> int | None:
+    """The same by libpcap itself (`pcap_offline_filter`)."""
+    for rank, filt in enumerate(filters):
+        if filt is not None and libpcap.run(_oracle(filt), frame):
+            return rank
+    return None
+
+
+@lru_cache(maxsize=_CACHED_FILTERS)
+def _oracle(filt: ClassicFilter) -> object:
+    return libpcap.make_program(filt.instructions)
+
+
+@dataclass(frozen=True)
+class GeneratedSet:
+    """Programs of one set, not loaded: `programs[0]` is the entry, the others go to their slots before it."""
+
+    kind: Kind
+    programs: tuple[LoadableProgram, ...]
+    tables: bytes
+    report: Report
+
+
+@dataclass
+class LoadedSet:
+    """A set in the kernel. `entry_fd` is for the core's slot; `parts` (slot, descriptor) must be placed before it."""
+
+    entry_fd: int
+    parts: tuple[tuple[int, int], ...]
+    table_fd: int | None
+    report: Report
+    _closed: bool = field(default=False, repr=False)
+
+    def place_parts(self, programs_fd: int) -> None:
+        """Put the parts into their slots of the program array. The entry is the core's to place, last."""
+        for slot, fd in self.parts:
+            load.update(programs_fd, slot, fd.to_bytes(4, "little"))
+
+    def close(self) -> None:
+        """Let go of the descriptors; what sits in a program array stays."""
+        if not self._closed:
+            self._closed = True
+            load.close(
+                self.entry_fd, *(fd for _, fd in self.parts), *([] if self.table_fd is None else [self.table_fd])
+            )
+
+
+def _ranked(filters: Sequence[ClassicFilter | None]) -> tuple[list[tuple[int, ClassicFilter]], tuple[int, ...]]:
+    """Filters with their index, without those that can never be first; and the indexes of the latter."""
+    seen: set[ClassicFilter] = set()
+    kept: list[tuple[int, ClassicFilter]] = []
+    hidden: list[int] = []
+    closed = False
+    for rank, filt in enumerate(filters):
+        if filt is None or filt.constant is False:
+            continue
+        if filt in seen or closed:
+            hidden.append(rank)
+            continue
+        seen.add(filt)
+        kept.append((rank, filt))
+        closed = filt.constant is True
+    return kept, tuple(hidden)
+
+
+class _Slots:
+    """Hands out the part slots of a linkage; without one (tests) a set is one program and there are none."""
+
+    def __init__(self, linkage: Linkage | None) -> None:
+        self._free = list(linkage.part_slots) if linkage else []
+        self._linked = linkage is not None
+
+    def take(self) -> int | None:
+        if not self._linked:
+            return None
+        if not self._free:
+            raise FilterError("the rules need more programs than the datapath lends them slots")
+        return self._free.pop(0)
+
+
+def build_classifier(
+    filters: Sequence[ClassicFilter | None],
+    *,
+    kind: Kind,
+    linkage: Linkage | None = None,
+    merge: bool = True,
+    part_jumps: int = chain.PART_JUMPS,
+) -> GeneratedSet:
+    """Programs that find the index of the first filter that takes the frame; None entries never match.
+
+    A whole set for `kind`: an XDP set has programs for frames in pieces, a tc set programs for frames whose VLAN tag
+    stands beside them; the entry chooses. Without a `linkage` (tests, figures) the set is one program that returns the
+    index (NO_MATCH for none) and knows ordinary frames only. FilterError names the limit that the set goes beyond.
+    """
+    if len(filters) > MAX_CLASSIFIER_RULES:
+        raise FilterError(f"{len(filters)} rules; at most {MAX_CLASSIFIER_RULES} are allowed")
+    started = time.perf_counter()
+    ranked, hidden = _ranked(filters)
+    report = Report(rules=len(filters), method="chain", unreachable=hidden)
+    slots = _Slots(linkage)
+    main = chain.split(ranked, part_jumps) if linkage else [ranked]
+    programs = _chain_programs(ranked, main, kind, linkage, slots)
+    _account(report, programs, len(main))
+    report.generate_s = time.perf_counter() - started
+    return GeneratedSet(kind, tuple(programs), b"", report)
+
+
+def _chain_programs(
+    ranked: Sequence[chain.RankedFilter],
+    main: Sequence[Sequence[chain.RankedFilter]],
+    kind: Kind,
+    linkage: Linkage | None,
+    slots: _Slots,
+    part_jumps: int = chain.PART_JUMPS,
+) -> list[LoadableProgram]:
+    others = chain.split(ranked, part_jumps, other=kind) if linkage else []
+    if len(main) + len(others) > MAX_PARTS:
+        raise FilterError(
+            f"the rules need {len(main) + len(others)} programs one after the other; at most {MAX_PARTS} fit"
+        )
+    main_slots = [None] + [slots.take() for _ in main[1:]]
+    other_slots = [slots.take() for _ in others]
+    need = chain.needed(ranked)
+    programs = []
+    for name, parts, places in (("rules", main, main_slots), ("other", others, other_slots)):
+        ordinary = name == "rules"
+        for at, part in enumerate(parts):
+            programs.append(
+                chain.program(
+                    f"{name}{at}",
+                    part,
+                    kind=kind,
+                    vlan="inline" if ordinary or kind == "xdp" else "metadata",
+                    linkage=linkage,
+                    slot=places[at],
+                    following=places[at + 1] if at + 1 < len(parts) else None,
+                    other=other_slots[0] if ordinary and other_slots else None,
+                    need=need,
+                    helper_only=not ordinary and kind == "xdp",
+                )
+            )
+    return programs
+
+
+def build_accept(filters: Sequence[ClassicFilter], *, kind: Kind, linkage: Linkage | None = None) -> GeneratedSet:
+    """Programs that find which filters take the frame: bit n of the mask is filters[n] (at most 64)."""
+    if len(filters) > MAX_ACCEPT_FILTERS:
+        raise FilterError(f"{len(filters)} accept filters; at most {MAX_ACCEPT_FILTERS} are allowed")
+    started = time.perf_counter()
+    masks: dict[ClassicFilter, int] = {}
+    for bit, filt in enumerate(filters):
+        masks[filt] = masks.get(filt, 0) | 1 << bit
+    report = Report(rules=len(filters), method="chain")
+    slots = _Slots(linkage)
+    other = slots.take()
+    programs = [
+        chain.accept_program("accept", masks, kind=kind, vlan="inline", linkage=linkage, slot=None, other=other)
+    ]
+    if linkage:
+        vlan: Vlan = "metadata" if kind == "tc" else "inline"
+        programs.append(
+            chain.accept_program(
+                "accept_other", masks, kind=kind, vlan=vlan, linkage=linkage, slot=other, helper_only=kind == "xdp"
+            )
+        )
+    _account(report, programs, 1)
+    report.generate_s = time.perf_counter() - started
+    return GeneratedSet(kind, tuple(programs), b"", report)
+
+
+def _account(report: Report, programs: Sequence[LoadableProgram], ordinary: int) -> None:
+    report.programs = len(programs)
+    report.instructions = sum(p.instructions for p in programs[:ordinary])
+    report.other_instructions = sum(p.instructions for p in programs[ordinary:])
+
+
+def load_set(generated: GeneratedSet, linkage: Linkage | None = None, *, attach_type: int | None = None) -> LoadedSet:
+    """Load every program of the set; DatapathError (TooComplexError) leaves nothing behind."""
+    started = time.perf_counter()
+    maps: dict[str, int] = {}
+    if linkage:
+        maps |= {SCRATCH: linkage.scratch_fd, PROGRAMS: linkage.programs_fd}
+    table_fd = load.create_table(generated.tables) if generated.tables else None
+    if table_fd is not None:
+        maps[TABLES] = table_fd
+    opened: list[int] = [] if table_fd is None else [table_fd]
+    loaded: list[tuple[int | None, int]] = []
+    try:
+        for program in generated.programs:
+            fd = load.load_program(program, generated.kind, maps, attach_type)
+            opened.append(fd)
+            loaded.append((program.slot, fd))
+    except BaseException:
+        load.close(*opened)
+        raise
+    generated.report.load_s = time.perf_counter() - started
+    parts = tuple((slot, fd) for slot, fd in loaded[1:] if slot is not None)
+    return LoadedSet(loaded[0][1], parts, table_fd, generated.report)
+
+
+def load_classifier(
+    filters: Sequence[ClassicFilter | None],
+    *,
+    kind: Kind,
+    linkage: Linkage | None = None,
+    merge: bool = True,
+    attach_type: int | None = None,
+) -> LoadedSet:
+    """Build and load; where the verifier gives up on a program's size, smaller ones are tried (the report says so)."""
+    jumps = chain.PART_JUMPS
+    while True:
+        generated = build_classifier(filters, kind=kind, linkage=linkage, merge=merge, part_jumps=jumps)
+        try:
+            return load_set(generated, linkage, attach_type=attach_type)
+        except load.TooComplexError:
+            jumps //= 2
+            if jumps < MIN_PART_JUMPS or linkage is None:
+                raise
+
+
+def load_accept(
+    filters: Sequence[ClassicFilter],
+    *,
+    kind: Kind,
+    linkage: Linkage | None = None,
+    attach_type: int | None = None,
+) -> LoadedSet:
+    """Build and load the accept filters' programs."""
+    return load_set(build_accept(filters, kind=kind, linkage=linkage), linkage, attach_type=attach_type)
