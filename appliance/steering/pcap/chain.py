@@ -29,7 +29,7 @@ def needed(filters: Sequence[RankedFilter]) -> int:
 
 
 def split(filters: Sequence[RankedFilter], jumps: int, *, other: Kind | None = None) -> list[Sequence[RankedFilter]]:
-    """The ordered filters in runs that one program can hold; `other`: the programs for the other frames of that kind."""
+    """The ordered filters in runs that one program can hold; `other`: the programs for that kind's other frames."""
     at_fixed, at_computed = _LOAD_LENGTHS[other]
     parts: list[Sequence[RankedFilter]] = []
     start = used = size = 0
@@ -76,7 +76,7 @@ def program(
     need: int,
     helper_only: bool = False,
 ) -> LoadableProgram:
-    """One part. Slots: `following` is the next part, `other` where XDP frames in pieces or tc frames with the tag beside go.
+    """One part. Slots: `following` is the next part, `other` takes XDP frames in pieces and tc frames with a tag beside.
 
     `need` is the near bytes that the whole set reads, so that a frame goes elsewhere at the first part or never.
     """
@@ -105,7 +105,7 @@ def accept_program(
     other: int | None = None,
     helper_only: bool = False,
 ) -> LoadableProgram:
-    """All filters, each adding its bits to the mask; `other` is the slot for frames in pieces or with the tag beside."""
+    """All filters, each adding its bits to the mask; `other`: slot for frames in pieces or with the tag beside."""
     code = e.Assembler()
     access = Access(code, kind, vlan, helper_only)
     ending = Ending(code, linkage)

@@ -122,7 +122,7 @@ def _libbpf() -> ctypes.CDLL:
     return library
 
 
-def create_map(kind: int, name: str, key_size: int, value_size: int, entries: int, flags: int = 0) -> int:
+def create_map(kind: int, name: str, key_size: int, value_size: int, entries: int, *, flags: int = 0) -> int:
     """A new map's file descriptor; DatapathError with the kernel's reason."""
     options = _MapOptions(size=ctypes.sizeof(_MapOptions), map_flags=flags)
     fd: int = _libbpf().bpf_map_create(kind, name.encode(), key_size, value_size, entries, ctypes.byref(options))
@@ -149,14 +149,14 @@ def lookup(fd: int, key: int, size: int) -> bytes:
 
 def create_table(data: bytes, name: str = "filter_tables") -> int:
     """A read-only array map of one value that holds the bytes."""
-    fd = create_map(MAP_ARRAY, name, 4, (len(data) + 7) & ~7, 1, MAP_READ_ONLY_PROGRAM)
+    fd = create_map(MAP_ARRAY, name, 4, (len(data) + 7) & ~7, 1, flags=MAP_READ_ONLY_PROGRAM)
     update(fd, 0, data.ljust((len(data) + 7) & ~7, b"\0"))
     _libbpf().bpf_map_freeze(fd)
     return fd
 
 
 def load_program(program: LoadableProgram, kind: Kind, maps: dict[str, int], attach_type: int | None = None) -> int:
-    """The loaded program's descriptor; TooComplexError when it should be split, DatapathError with the verifier's log."""
+    """The program's descriptor; TooComplexError when it should be split, DatapathError with the verifier's words."""
     code = bytearray(program.code)
     for at, name in program.relocations:
         struct.pack_into("<i", code, at * 8 + 4, maps[name])
@@ -199,7 +199,7 @@ class TestResult:
     duration_ns: int
 
 
-def test_run(fd: int, frame: bytes, *, repeat: int = 1, context: bytes | None = None) -> TestResult:
+def run_once(fd: int, frame: bytes, *, repeat: int = 1, context: bytes | None = None) -> TestResult:
     """BPF_PROG_TEST_RUN over one frame (14 bytes or more)."""
     run = tester(fd)
     return run(frame, repeat, context)

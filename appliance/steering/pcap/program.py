@@ -2,8 +2,8 @@
 """The door of this package: filter texts to generated programs, and those into the kernel.
 
 `compile_filter` gives the classic filter (cached by text). `build_classifier` makes the programs that find the first
-rule that matches, `build_accept` those that say which hops accept a frame. `load_classifier` and `load_accept` build and
-load them, and fall back to smaller or plainer programs where the verifier gives up. `first_match` is the reference.
+rule that matches, `build_accept` those that say which hops accept a frame. `load_classifier` and `load_accept` build
+and load them, and fall back to smaller or plainer programs where the verifier gives up. `first_match` is the reference.
 
 Whoever holds a `LoadedSet` owns its descriptors; programs that sit in a program array live on without them, but the
 array itself must have an owner or a pin.
@@ -187,7 +187,7 @@ def build_classifier(
     report = Report(rules=len(filters), method="chain", unreachable=hidden)
     slots = _Slots(linkage)
     main = chain.split(ranked, part_jumps) if linkage else [ranked]
-    programs = _chain_programs(ranked, main, kind, linkage, slots)
+    programs = _chain_programs(ranked, main, kind=kind, linkage=linkage, slots=slots)
     _account(report, programs, len(main))
     report.generate_s = time.perf_counter() - started
     return GeneratedSet(kind, tuple(programs), b"", report)
@@ -196,6 +196,7 @@ def build_classifier(
 def _chain_programs(
     ranked: Sequence[chain.RankedFilter],
     main: Sequence[Sequence[chain.RankedFilter]],
+    *,
     kind: Kind,
     linkage: Linkage | None,
     slots: _Slots,

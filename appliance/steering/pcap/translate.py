@@ -94,7 +94,7 @@ def plan(instructions: tuple[Instruction, ...]) -> Plan:
         _step(result, at, instruction, now)
         code, jt, jf, k = instruction
         if code & 7 == c.JMP:
-            targets = (at + 1 + k,) if code & 0xF0 == c.JA else (at + 1 + jt, at + 1 + jf)
+            targets: tuple[int, ...] = (at + 1 + k,) if code & 0xF0 == c.JA else (at + 1 + jt, at + 1 + jf)
         elif code & 7 == c.RET:
             targets = ()
         else:
@@ -169,15 +169,22 @@ def emit(access: Access, filt: ClassicFilter, accept: int, reject: int) -> None:
         code.place(labels[at])
         if facts.bounds[at]:
             access.bound(facts.bounds[at], reject)
-        _emit_one(access, instruction, at, aims, facts, accept, reject)
+        _emit_one(access, instruction, at=at, aims=aims, facts=facts, accept=accept, reject=reject)
 
 
 def _emit_one(
-    access: Access, instruction: Instruction, at: int, aims: list[int], facts: Plan, accept: int, reject: int
+    access: Access,
+    instruction: Instruction,
+    *,
+    at: int,
+    aims: list[int],
+    facts: Plan,
+    accept: int,
+    reject: int,
 ) -> None:
     code = access.asm
     op, jt, jf, k = instruction
-    kind, mode = op & 7, op & 0xE0
+    kind = op & 7
     if kind in (c.LD, c.LDX):
         _emit_load(access, instruction, facts.header_x[at], reject)
     elif kind in (c.ST, c.STX):
