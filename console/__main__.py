@@ -7,7 +7,6 @@ run one by one.
 
 from __future__ import annotations
 
-import os
 import sys
 from io import TextIOWrapper
 from typing import TextIO
@@ -68,7 +67,7 @@ def _context(path: str) -> Context:
 
 def _one_shot(args: list[str], context: Context) -> int:
     if args[-1] == "?":
-        print(help_text("".join(f"{arg} " for arg in args[:-1])))
+        print(help_text("".join(f"{arg} " for arg in args[:-1]), context.names))
         return GOOD
     # the calling shell has split and unquoted already; what it left whole is one word here
     return run_tokens([Token(arg) for arg in args], context)
@@ -88,5 +87,4 @@ def run_script(lines: TextIO, context: Context) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TERM", "dumb")
     sys.exit(main())

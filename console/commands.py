@@ -50,11 +50,13 @@ class Command(NamedTuple):
 
     @property
     def syntax(self) -> str:
-        """As it is typed, with the names of its arguments."""
+        """As it is typed, with the names of its arguments; --json is left out."""
         shown = [
             word if isinstance(word, str) else f"[{word.name}]" if word.optional else word.name for word in self.words
         ]
         for option in self.options:
+            if option.flag == "--json":
+                continue  # every command that shows data has it
             flag = f"{option.flag} {option.value.name}" if option.value else option.flag
             shown.append(flag if option.required else f"[{flag}]" + ("..." if option.repeat else ""))
         return " ".join(shown)

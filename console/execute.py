@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 from appliance.errors import BypassError, UnreachableError
 from console.client import Client, RemoteError
 from console.commands import COMMANDS, Arg
+from console.names import Names
 from console.parse import Parsed, Token, UsageError, complete, parse, tokenize
 from console.render import Style, cell, render, to_json
 
@@ -42,10 +43,15 @@ class Context:
 
     def __init__(self, client: Client, out: TextIO, err: TextIO, style: Style) -> None:
         self.client, self.out, self.err, self.style = client, out, err, style
+        self.names = Names(client)
         self.ended = False  # exit was typed
 
     def say(self, text: str) -> None:
         """A message for the person, not part of the data."""
+        if self.style.width and len(text) >= self.style.width:
+            import textwrap
+
+            text = textwrap.fill(text, self.style.width - 1, subsequent_indent="  ", break_on_hyphens=False)
         print(text, file=self.err, flush=True)
 
 
@@ -73,7 +79,7 @@ def run_line(line: str, context: Context) -> int:
     if not tokens:
         return GOOD
     if tokens[-1].text.endswith("?") and not tokens[-1].quoted:
-        print(help_text(line.rstrip().removesuffix("?")), file=context.out, flush=True)
+        print(help_text(line.rstrip().removesuffix("?"), context.names), file=context.out, flush=True)
         return GOOD
     return run_tokens(tokens, context)
 
@@ -135,6 +141,8 @@ def _text(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style
         text = to_json(outcome.data)
     else:
         text = render(outcome.view, outcome.data, style)
+    if names == ["count"] and isinstance(outcome.data, list):
+        return str(len(outcome.data))  # rows, not the title above them
     for pipe, name in zip(pipes, names, strict=True):
         if name == "match":
             text = _match(text, pipe.args["PATTERN"])
@@ -153,9 +161,9 @@ def _match(text: str, pattern: str) -> str:
     return "\n".join(line for line in text.splitlines() if wanted.search(line))
 
 
-def help_text(line: str, names: dict[str, list[tuple[str, str]]] | None = None) -> str:
+def help_text(line: str, names: Names) -> str:
     """What may come at the end of `line`, one a line with its meaning: the answer to `?`."""
-    _, _, items = complete(line)
+    _, partial, items = complete(line)
     if not items:
         try:
             parse(tokenize(line)[0])
@@ -164,8 +172,8 @@ def help_text(line: str, names: dict[str, list[tuple[str, str]]] | None = None) 
         return "  <Enter>  run it"
     rows = [(item.text, item.help) for item in items]
     for item in items:
-        if item.arg is not None and names:
-            rows += names.get(item.arg.source, [])
+        if item.arg is not None and item.arg.source != "file":
+            rows += names.of(item.arg, partial)
     try:
         parse(tokenize(line)[0])
         if line[-1:].isspace():

@@ -85,8 +85,8 @@ def help_(parsed: Parsed, context: Context) -> Outcome:
         lines += [
             "",
             "  Words may be abbreviated. ? shows what may come next, Tab completes.",
-            "  Behind a command: | match PATTERN, | json, | count",
-            "  Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()),
+            "  Behind a command: --json, | match PATTERN, | json, | count",
+            *(f"  Exit code {code}: {text}" for code, text in EXIT_CODES.items()),
         ]
     return Outcome(lines, "lines")
 

@@ -31,10 +31,6 @@ class Names:
             return _files(partial)
         return [row for row in self._ask(arg.source) if row[0].startswith(partial)]
 
-    def all(self) -> dict[str, Proposals]:
-        """Every kind of name by source."""
-        return {source: self._ask(source) for source in _METHODS}
-
     def _ask(self, source: str) -> Proposals:
         if source not in _METHODS:
             return []

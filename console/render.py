@@ -83,6 +83,8 @@ def duration(seconds: Any) -> str:
 
 def table(rows: Sequence[Row], columns: Sequence[tuple[str, str]], style: Style = PLAIN) -> str:
     """Aligned columns (key, title); numbers to the right; the last column is folded when the line is too long."""
+    if not columns:
+        return "-"
     titles = [title for _, title in columns]
     cells = [[cell(row.get(key)) for key, _ in columns] for row in rows]
     right = [bool(rows) and all(_is_number(row.get(key)) for row in rows) for key, _ in columns]

@@ -29,7 +29,6 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from appliance.errors import BypassError, UnreachableError
 from console.complete import Completion, completion
 from console.execute import GOOD, Context, help_text, run_line
-from console.names import Names
 from console.parse import tokenize
 from console.render import alarm, banner, cell, relay_word
 
@@ -42,7 +41,6 @@ class Shell:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._names = Names(context.client)
         self._dumb = os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")
         self._hostname = socket.gethostname()
         self._prompt = ""
@@ -64,19 +62,23 @@ class Shell:
         self._greet()
         while not self._context.ended:
             try:
-                run_line(self._read(), self._context)
-                self._names.forget()
+                line = self._read()
             except KeyboardInterrupt:
-                self._context.say("")  # the line is thrown away, or the command was ended
+                continue  # the line is thrown away
             except EOFError:
                 break
+            try:
+                run_line(line, self._context)
+            except KeyboardInterrupt:
+                self._context.say("interrupted; what bypassd was asked to do may still happen: see show transitions")
+            self._context.names.forget()
         self._context.say("logout")
         return GOOD
 
     def _output(self) -> Output:
         if self._dumb:
             return DummyOutput()
-        return Vt100_Output(sys.stdout, _size, term=os.environ.get("TERM"), enable_cpr=False)
+        return _SerialOutput(sys.stdout, _size, term=os.environ.get("TERM"), enable_cpr=False)
 
     def _greet(self) -> None:
         try:
@@ -121,7 +123,7 @@ class Shell:
             if tokenize(before)[1]:  # inside quotes it is a character like any other
                 event.current_buffer.insert_text("?")
                 return
-            self._print(lambda: help_text(before, self._names.all()))
+            self._print(before + "?", lambda: help_text(before, self._context.names))
 
         @keys.add("tab")
         def _(event: KeyPressEvent) -> None:
@@ -132,22 +134,38 @@ class Shell:
     def _complete(self, buffer: Buffer) -> None:
         """Tab: as much as is unambiguous, else what is possible."""
         before = buffer.document.text_before_cursor
-        found: Completion = completion(before, self._names.of)
+        found: Completion = completion(before, self._context.names.of)
         if found.insert:
             buffer.insert_text(found.insert)
         elif found.rows:
-            self._print(lambda: found.text)
+            self._print(before, lambda: found.text)
 
-    def _print(self, make: Callable[[], str]) -> None:
-        """Print below the line that is being typed, then show that line again."""
+    def _print(self, line: str, make: Callable[[], str]) -> None:
+        """Leave `line` standing as it was typed, print below it, then show the line that is being typed again."""
 
         def show() -> None:
             if self._echo:
-                self._echo.below(make())
+                self._echo.below(line, make())
             else:
-                print(make(), flush=True)
+                print(f"{self._prompt}{line}\n{make()}", flush=True)
 
         run_in_terminal(show)
+
+
+class _SerialOutput(Vt100_Output):
+    """A VT100 for slow lines: no cursor blinking on and off around each key, which is most of the bytes.
+
+    Bracketed paste stays off: several pasted lines are several commands, each entered by its own newline.
+    """
+
+    def hide_cursor(self) -> None:
+        """Left alone."""
+
+    def show_cursor(self) -> None:
+        """Left alone."""
+
+    def enable_bracketed_paste(self) -> None:
+        """Left off."""
 
 
 def _size() -> Size:
@@ -210,10 +228,11 @@ class _Echo:
             self._write(f"\r\n{self._prompt}{text}")
         self._shown = text
 
-    def below(self, text: str) -> None:
-        """Text below the line, then the line again."""
+    def below(self, line: str, text: str) -> None:
+        """Complete the line that is shown to `line`, text below it, then the line again."""
+        rest = line[len(self._shown) :] if line.startswith(self._shown) else ""
         lines = "\r\n".join(text.splitlines())
-        self._write(f"\r\n{lines}\r\n{self._prompt}{self._shown}")
+        self._write(f"{rest}\r\n{lines}\r\n{self._prompt}{self._shown}")
 
     def _write(self, text: str) -> None:
         self._out.write(text)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command table and its parser: abbreviations, ambiguity, options, pipes, `?` and Tab."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.rpc import ROLES
+from console import local
+from console.commands import COMMANDS, Arg
+from console.complete import completion
+from console.execute import command_list
+from console.parse import UsageError, complete, parse, tokenize
+
+
+def words(line: str) -> str:
+    """The row a line leads to, with its values: `segment NAME bypass {NAME: main}`."""
+    parsed = parse(tokenize(line)[0])
+    row = " ".join(word if isinstance(word, str) else word.name for word in parsed.command.words)
+    values = "".join(f" {name}={value}" for name, value in parsed.args.items())
+    options = "".join(f" {flag}={value}" for flag, value in parsed.options.items())
+    pipes = "".join(f" | {pipe.command.words[0]}{list(pipe.args.values())}" for pipe in parsed.pipes)
+    return row + values + options + pipes
+
+
+GOOD = [
+    ("show status", "show status"),
+    ("sh st", "show status"),
+    ("  sh   gu  ", "show guests"),
+    ("show status --json", "show status --json=[]"),
+    ("show --json status", "show status --json=[]"),
+    ("show transitions", "show transitions COUNT"),
+    ("show trans 5", "show transitions COUNT COUNT=5"),
+    ("segment main bypass", "segment NAME bypass NAME=main"),
+    ("se main a", "segment NAME auto NAME=main"),
+    ("guest ips1 sta", "guest NAME start NAME=ips1"),
+    ("guest stop stop", "guest NAME stop NAME=stop"),
+    ("guest ips1 command hang now", "guest NAME command COMMAND VALUE NAME=ips1 COMMAND=hang VALUE=now"),
+    ('guest ips1 command "a b" --json', "guest NAME command COMMAND VALUE NAME=ips1 COMMAND=a b --json=[]"),
+    ("guest ips1 command -- --x", "guest NAME command COMMAND VALUE NAME=ips1 COMMAND=--x"),
+    ("guest ips1 command '--x'", "guest NAME command COMMAND VALUE NAME=ips1 COMMAND=--x"),
+    ("check a\\ b.toml", "check FILE FILE=a b.toml"),
+    ("help show status", "help WORDS WORDS=show status"),
+    ("help", "help WORDS"),
+    ("exit", "exit"),
+    ("show guests | match ips | count", "show guests | match['ips'] | count[]"),
+    ("show guests|m 'a|b'|js", "show guests | match['a|b'] | json[]"),
+    ("explain --config c --in lan --pcap p", "explain --config=['c'] --in=['lan'] --pcap=['p']"),
+    ("explain --config=c --in=wan --pcap=p --down a --down b --backend model --json",
+     "explain --config=['c'] --in=['wan'] --pcap=['p'] --down=['a', 'b'] --backend=['model'] --json=[]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "expected"), GOOD, ids=[line for line, _ in GOOD])
+def test_understood(line: str, expected: str) -> None:
+    """A line leads to its row, abbreviated or not, with values, options and pipes."""
+    assert words(line) == expected
+
+
+BAD = [
+    ("", "no command"),
+    ("| count", "no command"),
+    ("bogus", '"bogus" is not known; there are: show, segment'),
+    ("show", 'more is needed behind "show": status, segments'),
+    ("show s", '"s" is ambiguous behind "show": status, segments'),
+    ("guest ips1 st", '"st" is ambiguous behind "guest ips1": start, stop'),
+    ("show status now", '"now" is too much behind "show status"'),
+    ("show transitions many", 'COUNT must be a number, and "many" is none'),
+    ("show transitions ٣", "COUNT must be a number"),
+    ("segment", 'more is needed behind "segment": NAME'),
+    ("segment main", 'more is needed behind "segment main": bypass, auto'),
+    ("segment main inline", '"inline" is not known behind "segment main"; there are: bypass, auto'),
+    ("show status --jso", 'unknown option --jso behind "show status"; there are: --json'),
+    ("show status --json --json", "--json is given twice"),
+    ("show status --json=1", "--json takes no value"),
+    ("exit --json", "unknown option --json"),
+    ("explain --config c", "--in is missing: where the frames come in"),
+    ("explain --config", "--config needs a value"),
+    ("explain --config c --in up", '"up" is not lan or wan'),
+    ("show guests |", "no command"),
+    ("show guests | match", 'more is needed behind "match": PATTERN'),
+    ("show guests | grep x", '"grep" is not known; there are: match, json, count'),
+    ("show ''", '"" is not known behind "show"'),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), BAD, ids=[line for line, _ in BAD])
+def test_refused(line: str, expected: str) -> None:
+    """What is no command is refused with the reason and what is possible."""
+    with pytest.raises(UsageError) as caught:
+        words(line)
+    assert str(caught.value).startswith(expected)
+
+
+FOLLOWING = [
+    ("", ["show", "segment", "guest", "check", "explain", "api", "help", "exit", "quit", "logout"]),
+    ("s", ["show", "segment"]),
+    ("show t", ["transitions"]),
+    ("segment ", ["NAME"]),
+    ("segment main ", ["bypass", "auto"]),
+    ("show status ", ["--json"]),
+    ("show status --", ["--json"]),
+    ("show transitions ", ["COUNT"]),
+    ("explain --in ", ["lan", "wan"]),
+    ("explain --in w", ["wan"]),
+    ("explain --b", ["--backend"]),
+    ("show guests | ", ["match", "json", "count"]),
+    ("show guests |", ["match", "json", "count"]),
+    ("show guests | m", ["match"]),
+    ("bogus ", []),
+    ("show status x ", []),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), FOLLOWING, ids=[line or "(nothing)" for line, _ in FOLLOWING])
+def test_what_may_follow(line: str, expected: list[str]) -> None:
+    """`?` and Tab offer exactly what the parser would take."""
+    assert [item.text for item in complete(line)[2]] == expected
+
+
+def live(arg: Arg, partial: str) -> list[tuple[str, str]]:
+    known = {"guests": ["ips1", "ips2", "nat"], "file": ["a b/", "a c"]}
+    return [(name, "running") for name in known.get(arg.source, []) if name.startswith(partial)]
+
+
+@pytest.mark.parametrize(
+    ("line", "insert", "rows"),
+    [
+        ("sh", "ow ", []),
+        ("show ", "", ["status", "segments", "guests", "rules", "counters", "transitions", "crash-log", "version"]),
+        ("show c", "", ["counters", "crash-log"]),
+        ("show v", "ersion ", []),
+        ("guest i", "ps", []),
+        ("guest ips", "", ["ips1", "ips2"]),
+        ("guest n", "at ", []),
+        ("guest ", "", ["ips1", "ips2", "nat"]),
+        ("guest x", "", ["NAME"]),
+        ("check a", "\\ ", []),
+        ("segment ", "", ["NAME"]),
+        ("explain --pc", "ap ", []),
+        ("nothing ", "", []),
+    ],
+)
+def test_tab(line: str, insert: str, rows: list[str]) -> None:
+    """Tab inserts what is unambiguous, names of the live system included, and shows the rest with its meaning."""
+    found = completion(line, live)
+    assert (found.insert, [name for name, _ in found.rows]) == (insert, rows)
+
+
+def test_the_table_is_sound() -> None:
+    """No two rows are typed alike; each runs something that exists, has a help text and a role."""
+    assert len({command.syntax for command in COMMANDS}) == len(COMMANDS)
+    for command in COMMANDS:
+        assert bool(command.method) != bool(command.local)
+        assert not command.local or command.local in local.COMMANDS
+        assert command.role in ROLES
+        assert command.help
+        optional = [isinstance(word, Arg) and word.optional for word in command.words]
+        assert optional == sorted(optional)  # they stand at the end
+
+
+def test_every_row_can_be_typed() -> None:
+    """Each row, typed with example values, is understood as itself."""
+    for command in COMMANDS:
+        line = " ".join(w if isinstance(w, str) else "7" for w in command.words)
+        for option in command.options:
+            if option.required and option.value:
+                line += f" {option.flag} {option.value.choices[0] if option.value.choices else 'x'}"
+        assert parse(tokenize(line)[0]).command is command
+
+
+def test_readme_shows_the_table() -> None:
+    """The table of commands in the README is the one of the program."""
+    readme = (Path(__file__).parents[2] / "console" / "README.md").read_text()
+    assert "\n".join(command_list()) in readme
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.sampled_from("show guetix-|\"'\\? =json1\t\x00é"), max_size=40))
+def test_any_line_is_parsed_or_refused(line: str) -> None:
+    """Whatever is typed, the answer is a command or a UsageError, and completion never fails."""
+    tokens, _ = tokenize(line)
+    for token in tokens:
+        assert 0 <= token.start < len(line)
+    try:
+        parse(tokens)
+    except UsageError as error:
+        assert str(error)  # noqa: PT017
+    completion(line, live)

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The console as a person meets it: one-shot commands with their exit codes, scripts, and the shell on a real pty.
+
+Every test talks to a real ControlServer with made-up handlers (fake_daemon.py); nothing of the console is replaced.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from appliance.errors import UnreachableError
+from console.client import Client, RemoteError
+from tests.unit.fake_daemon import FakeDaemon
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    with FakeDaemon(tmp_path / "control.sock") as made:
+        yield made
+
+
+def bypass(*args: str, sock: Path | str, stdin: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
+    environ = {**os.environ, "BYPASS_SOCKET": str(sock), "PYTHONPATH": str(ROOT), **env}
+    command = [sys.executable, "-m", "console", *args]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environ, timeout=60, check=False)
+
+
+ONE_SHOT = [
+    # (arguments, exit code, in standard output, in standard error)
+    (["show", "status"], 0, "inline: main", ""),
+    (["sh", "gu"], 0, "ips2     2  failed   no         image_unreadable", ""),
+    (["show", "transitions", "2"], 0, "03:04:03.123  segment main", ""),
+    (["-c", "show guests | count"], 0, "2\n", ""),
+    (["show", "guests", "|", "match", "IPS1"], 0, "ips1     1  running", ""),
+    (["segment", "main", "bypass"], 0, "segment main: bypass", ""),
+    (["guest", "ips1", "command", "ping"], 0, "answer  pong", ""),
+    (["api", "schema", "--json"], 0, '"segment.set"', ""),
+    (["help"], 0, "segment NAME bypass", ""),
+    (["--help"], 0, "Exit code 3: bypassd does not answer", ""),
+    (["--version"], 0, "bypass ", ""),
+    (["guest", "?"], 0, "ips1  running", ""),
+    (["segment", "mian", "auto"], 1, "", 'error: no segment is named "mian"\nhint: '),
+    (["guest", "ips1", "start"], 1, "", "error: guest ips1 is draining"),
+    (["show", "rules"], 1, "", "error: rules.show is not offered at the moment"),
+    (["show"], 2, "", 'usage: more is needed behind "show"'),
+    (["show", "s"], 2, "", "is ambiguous"),
+    (["--bogus"], 2, "", "unknown option --bogus"),
+    (["-c", "show 'x"], 2, "", "quotation is not closed"),
+    (["show", "guests", "|", "match", "("], 2, "", "is no regular expression"),
+    (["guest", "ips1", "stop"], 4, "", "error: internal error in guest.stop"),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "out", "err"), ONE_SHOT, ids=[" ".join(case[0]) for case in ONE_SHOT])
+def test_one_shot(daemon: FakeDaemon, args: list[str], code: int, out: str, err: str) -> None:
+    """One command: its exit code, data on standard output, messages on standard error."""
+    done = bypass(*args, sock=daemon.path)
+    assert (done.returncode, out in done.stdout, err in done.stderr) == (code, True, True), done
+    assert bool(done.stderr) == bool(err)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_json_is_what_the_daemon_said(daemon: FakeDaemon) -> None:
+    """--json and `| json` print the handler's data unchanged."""
+    for args in (["show", "guests", "--json"], ["-c", "show guests | json"]):
+        assert json.loads(bypass(*args, sock=daemon.path).stdout) == daemon.guests()
+
+
+def test_what_is_asked_arrives(daemon: FakeDaemon) -> None:
+    """The arguments of a command reach the daemon under the method's names."""
+    assert bypass("segment", "main", "auto", sock=daemon.path).returncode == 0
+    assert bypass("guest", "ips1", "command", "hang", "5", sock=daemon.path).returncode == 0
+    assert daemon.calls == [
+        ("segment.set", {"name": "main", "mode": "auto"}),
+        ("guest.command", {"name": "ips1", "command": "hang", "value": "5"}),
+    ]
+
+
+def test_without_a_daemon(tmp_path: Path) -> None:
+    """Exit code 3, the cause and what to do, for each way in which it may be away."""
+    gone = bypass("show", "status", sock=tmp_path / "none")
+    assert gone.returncode == 3
+    assert "bypassd is not running (there is no " in gone.stderr
+    assert "try again" in gone.stderr
+    with FakeDaemon(tmp_path / "s") as made:
+        made._server._path = tmp_path / "other"  # so that stop leaves the socket file behind
+    refused = bypass("show", "status", sock=tmp_path / "s")
+    assert (refused.returncode, "nobody listens" in refused.stderr) == (3, True)
+    with pytest.raises(UnreachableError, match="did not answer"), FakeDaemon(tmp_path / "t") as made:
+        Client(str(made.path)).call("guest.drain", {"name": "ips1"}, wait=0.1)
+
+
+def test_script_on_standard_input(daemon: FakeDaemon) -> None:
+    """Commands in a pipe run one by one; comments are skipped; the exit code tells of the last failure."""
+    done = bypass(
+        sock=daemon.path, stdin="# a comment\nshow version\n\nbogus\nshow guests | count\nexit\nshow status\n"
+    )
+    assert done.returncode == 2
+    assert "python" in done.stdout
+    assert done.stdout.endswith("\n2\n")
+    assert bypass(sock=daemon.path, stdin="show version").returncode == 0
+
+
+def test_client_library(daemon: FakeDaemon) -> None:
+    """Others may import the client: results, remote errors with kind and hint, events."""
+    client = Client(str(daemon.path))
+    assert client.call("segment.set", {"name": "main", "mode": "auto"}) == {"message": "segment main: auto"}
+    with pytest.raises(RemoteError, match="no segment") as caught:
+        client.call("segment.set", {"name": "x", "mode": "auto"})
+    assert (caught.value.kind, bool(caught.value.hint)) == ("NotFoundError", True)
+    events = client.events(["transition"])
+
+    async def publish() -> None:
+        daemon._server.publish("transition", {"to": "bypass"})
+
+    async def ticker() -> None:  # until the subscription has arrived
+        import asyncio
+
+        while True:
+            await publish()
+            await asyncio.sleep(0.01)
+
+    import asyncio
+
+    ticking = asyncio.run_coroutine_threadsafe(ticker(), daemon._loop)
+    assert next(events) == ("transition", {"to": "bypass"})
+    ticking.cancel()
+    events.close()  # type: ignore[attr-defined]
+
+
+def test_one_shot_imports_nothing_heavy() -> None:
+    """Start-up counts on small boards: no line editor, no packet library, no asyncio for a single command."""
+    code = (
+        "import sys; from console.__main__ import main; main(['show', 'status']);"
+        "print([m for m in ('prompt_toolkit', 'scapy', 'asyncio', 'msgspec', 'tomllib') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "BYPASS_SOCKET": "/nonexistent", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout == "[]\n"
+
+
+GOOD = '[[segment]]\nname = "main"\nlan = "lan0"\nwan = "wan0"\n'
+
+
+def test_check(tmp_path: Path) -> None:
+    """`check` needs no daemon: one line an error as FILE: where: what and exit code 1, or what is there and 0."""
+    file = tmp_path / "c.toml"
+    file.write_text(GOOD)
+    good = bypass("check", str(file), sock="/nonexistent")
+    assert (good.returncode, good.stdout) == (0, f"{file}: valid: 1 segment, 0 guests, 0 remotes, 0 groups, 0 rules\n")
+    file.write_text(GOOD + '[[rule]]\nname = "web"\npath = ["x"]\n[[rule]]\nname = "web"\n')
+    bad = bypass("check", str(file), sock="/nonexistent")
+    assert bad.returncode == 1
+    assert [line.split(" (line")[0] for line in bad.stdout.splitlines()] == [
+        f'{file}: rule web: name: "web" is already the name of a rule',
+        f'{file}: rule web: path: no guest, remote or group is named "x"',
+    ]
+    listed = json.loads(bypass("check", str(file), "--json", sock="/nonexistent").stdout)
+    assert (listed["valid"], len(listed["errors"])) == (False, 2)
+    missing = bypass("check", str(tmp_path / "none"), sock="/nonexistent")
+    assert (missing.returncode, missing.stdout) == (
+        1,
+        f"{tmp_path}/none: file: cannot be read: No such file or directory\n",
+    )
+
+
+class Terminal:
+    """A person at a terminal of the given kind."""
+
+    def __init__(self, sock: Path, term: str, size: tuple[int, int] = (24, 80)) -> None:
+        env = {**os.environ, "BYPASS_SOCKET": str(sock), "TERM": term, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+        command = ["-m", "console"]
+        self.child: Any = pexpect.spawn(sys.executable, command, env=env, timeout=30, dimensions=size, encoding="utf-8")
+        self.child.delaybeforesend = None
+        self.seen = ""
+
+    def until(self, text: str) -> str:
+        """What came up to `text`, itself included."""
+        self.child.expect_exact(text)
+        came = str(self.child.before) + text
+        self.seen += came
+        return came
+
+    def type(self, keys: str) -> None:
+        self.child.send(keys)
+
+    def close(self) -> None:
+        self.child.close(force=True)
+
+
+@pytest.fixture(params=["dumb", "vt100", "linux"])
+def terminal(request: pytest.FixtureRequest, daemon: FakeDaemon) -> Iterator[Terminal]:
+    made = Terminal(daemon.path, request.param)
+    yield made
+    made.close()
+
+
+def test_shell_session(terminal: Terminal, daemon: FakeDaemon) -> None:
+    """Banner, command, `?`, Tab, a relay that opens and shows in the prompt, Ctrl-C, Ctrl-D, on every terminal."""
+    terminal.until("wire1  Throughwire 0.1.0")
+    terminal.until("inline: main")
+    terminal.until("wire1 [inline]>")
+    terminal.type("show version\r")
+    terminal.until("python")
+    terminal.until("wire1 [inline]>")
+    terminal.type("sh\tgu?")
+    terminal.until("guests: state, cause, lease")
+    terminal.type("\t\r")
+    terminal.until("image_unreadable")
+    terminal.until("wire1 [inline]>")
+    terminal.type("guest i\t\t")
+    terminal.until("ips2  failed")
+    terminal.type("1 start\r")
+    terminal.until("error: guest ips1 is draining")
+    terminal.until("wire1 [inline]>")
+    terminal.type("segment main bypass\r")
+    terminal.until("segment main: bypass")
+    terminal.until("wire1 [BYPASS]>")
+    terminal.type("half a line\x03")
+    terminal.until("wire1 [BYPASS]>")
+    terminal.type("guest ips1 drain\r")
+    while ("guest.drain", {"name": "ips1"}) not in daemon.calls:
+        pass
+    terminal.type("\x03")
+    terminal.until("interrupted")
+    terminal.until("wire1 [BYPASS]>")
+    terminal.type("\x04")
+    terminal.until("logout")
+    terminal.child.expect(pexpect.EOF)
+    terminal.child.close()
+    assert terminal.child.exitstatus == 0
+    assert "\x1b[6n" not in terminal.seen, "a cursor-position request hangs a serial terminal"
+
+
+def test_dumb_terminal_gets_text_only(daemon: FakeDaemon) -> None:
+    """TERM=dumb sees no escape sequence at all; backspace takes a character back, history rewrites the line."""
+    terminal = Terminal(daemon.path, "dumb")
+    terminal.until("]>")
+    terminal.type("show verx\x7f\r")
+    terminal.until("\b \b")
+    terminal.until("python")
+    terminal.until("]>")
+    terminal.type("\x1b[A")
+    terminal.until("show ver")
+    terminal.type("\r")
+    terminal.until("python")
+    terminal.type("exit\r")
+    terminal.until("logout")
+    assert "\x1b" not in terminal.seen
+    terminal.close()
+
+
+@pytest.mark.parametrize("term", ["vt102", "dumb"])
+def test_serial_line_of_unknown_size(daemon: FakeDaemon, term: str) -> None:
+    """A size of 0x0, as a serial line has it, counts as 80x24; lines typed ahead are not lost."""
+    terminal = Terminal(daemon.path, term, size=(0, 0))
+    terminal.until("]>")
+    terminal.type("".join(f"guest ips1 command c{n}\r" for n in range(5)) + "exit\r")
+    terminal.until("logout")
+    assert [params["command"] for _, params in daemon.calls] == ["c0", "c1", "c2", "c3", "c4"]
+    terminal.close()
+
+
+def test_little_is_sent_per_key(daemon: FakeDaemon) -> None:
+    """At 9600 baud a key must not repaint the screen: a typed line costs a few bytes a character."""
+    terminal = Terminal(daemon.path, "vt102")
+    terminal.until("[inline]>")
+    line = "guest ips1 command ping"
+    for key in line:
+        terminal.type(key)
+        if key != " ":  # which may be drawn as a step of the cursor
+            terminal.until(key)
+    terminal.type("\r")
+    terminal.until("pong")
+    came = terminal.seen.rsplit("[inline]>", 1)[1]
+    assert len(came) < 25 * len(line), repr(came)
+    terminal.close()
+
+
+def test_bypass_in_the_banner(tmp_path: Path) -> None:
+    """Who logs in while the relay is closed is told before anything else."""
+    with FakeDaemon(tmp_path / "s", relay="bypass") as made:
+        terminal = Terminal(made.path, "vt100")
+        terminal.until("*** BYPASS *** segment main: operator (an operator asked for it)")
+        terminal.until("[BYPASS]>")
+        terminal.close()
+
+
+def test_shell_without_a_daemon(tmp_path: Path) -> None:
+    """The shell works without bypassd, says what is wrong, and notices by itself when it is back."""
+    sock = tmp_path / "control.sock"
+    terminal = Terminal(sock, "vt100")
+    terminal.until("*** STATE UNKNOWN *** bypassd is not running")
+    terminal.until("[bypassd not reachable]>")
+    terminal.type("show status\r")
+    terminal.until("error: bypassd is not running")
+    terminal.until("[bypassd not reachable]>")
+    with FakeDaemon(sock):
+        terminal.type("\r")
+        terminal.until("wire1 [inline]>")
+    terminal.close()

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How data looks: aligned, folded, coloured only on top, and nothing in it can drive the terminal."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from console.render import Style, banner, duration, render, table, to_json
+
+SEGMENT = {"name": "main", "relay": "inline", "mode": "auto", "lan": "lan0", "wan": "wan0", "cause": "healthy"}
+STATUS: dict[str, Any] = {"hostname": "wire1", "version": "0.1.0", "uptime_s": 75, "segments": [SEGMENT]}
+
+
+def with_relay(relay: str, cause: str, detail: str = "") -> dict[str, Any]:
+    return {**STATUS, "segments": [{**SEGMENT, "relay": relay, "cause": cause, "detail": detail}]}
+
+
+def test_status_inline() -> None:
+    """The quiet case, whole."""
+    assert render("status", STATUS) == (
+        "wire1  Throughwire 0.1.0  up 1 min 15 s\n"
+        "inline: main\n"
+        "\n"
+        "SEGMENT  RELAY   MODE  LAN   WAN   CAUSE\n"
+        "main     inline  auto  lan0  wan0  healthy"
+    )
+
+
+def test_status_bypass_cannot_be_missed() -> None:
+    """A relay that is not inline is shouted at the top, with cause and what it means, with and without colour."""
+    text = render("status", with_relay("bypass", "relay_missing"))
+    assert text.splitlines()[1] == (
+        "*** BYPASS *** segment main: relay_missing "
+        "(the relay line cannot be opened: check board.toml and the GPIO driver)"
+    )
+    assert "main     BYPASS" in text
+    assert "inline: " not in text
+    coloured = render("status", with_relay("bypass", "operator"), Style(colour=True))
+    assert "\x1b[1;31m*** BYPASS ***" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == render("status", with_relay("bypass", "operator"))
+
+
+def test_status_without_segments_and_with_bad_configuration() -> None:
+    """Nothing in service is an alarm too; configuration errors stand above the tables."""
+    status = {**STATUS, "segments": [], "config": {"valid": False, "errors": ["F: rule web: match: syntax error"]}}
+    text = render("status", status)
+    assert "*** BYPASS *** no segment is in service" in text
+    assert "*** CONFIGURATION INVALID *** F: rule web: match: syntax error" in text
+
+
+def test_detail_of_a_cause_wins_over_its_general_text() -> None:
+    """What the appliance knows is shown; a cause nobody knows is shown as it is."""
+    assert "relay_missing (no line x)" in banner(with_relay("bypass", "relay_missing", "no line x"))
+    assert "segment main: gremlins" in banner(with_relay("bypass", "gremlins"))
+
+
+def test_table() -> None:
+    """Columns are aligned, numbers to the right, the last column is folded to the terminal's width."""
+    rows = [{"a": "x", "n": 5, "text": "one two three four five six"}, {"a": "longer", "n": 1000, "text": None}]
+    columns = [("a", "A"), ("n", "N"), ("text", "TEXT")]
+    assert table(rows, columns).splitlines() == [
+        "A          N  TEXT",
+        "x          5  one two three four five six",
+        "longer  1000  -",
+    ]
+    assert table(rows, columns, Style(width=32)).splitlines() == [
+        "A          N  TEXT",
+        "x          5  one two three four",
+        "              five six",
+        "longer  1000  -",
+    ]
+
+
+VIEWS = [
+    ("segments", [], "no segments are configured"),
+    ("guests", [], "no guests are configured"),
+    ("rules", [], "no rules: every frame goes straight to the other port"),
+    ("rules", [{"name": "web", "match": "", "path": ["ips", "dpi"], "segment": ""}],
+     "RULE  SEGMENT  PATH       MATCH\nweb   every    ips > dpi  every frame"),
+    ("transitions", [], "no transitions yet"),
+    ("transitions", [{"when": "2026-01-02T03:04:05.678901+00:00", "what": "guest ips1", "from": "a", "to": "b"}],
+     "WHEN                     WHAT        FROM  TO\n2026-01-02 03:04:05.678  guest ips1  a     b"),
+    ("crash", [], "no crash records"),
+    ("crash", [{"name": "1", "text": "Kernel panic\n\x1b[2Jtrace"}], "name  1\n\nKernel panic\n?[2Jtrace"),
+    ("crash", [{"name": "1", "text": "a"}, {"name": "2", "text": "b"}], "NAME\n1\n2"),
+    ("done", {"message": "guest ips1: starting"}, "guest ips1: starting"),
+    ("done", None, "done"),
+    ("generic", {"in": 1, "rules": [{"name": "web", "frames": 3}]}, "in  1\n\nrules:\nNAME  FRAMES\nweb        3"),
+    ("generic", {"a": True, "b": [1, 2], "c": {"x": 1}}, "a  yes\nb  1, 2\nc  x=1"),
+    ("generic", {}, "nothing there"),
+    ("explain", [{"frame": 1, "rule": None, "hops": [], "verdict": "port:wan", "why": ["rule web: no"]}],
+     "frame 1: port:wan  no rule: straight\n    rule web: no"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("view", "data", "expected"), VIEWS)
+def test_views(view: str, data: Any, expected: str) -> None:
+    """Each view's text, small."""
+    assert render(view, data) == expected
+
+
+def test_durations() -> None:
+    """Times as a person says them."""
+    assert [duration(s) for s in (0, 59.9, 60, 3599, 3600, 90061, None)] == [
+        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "1 d 1 h", "-",
+    ]  # fmt: skip
+
+
+_DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "segments", "guests", "relay", "cause", "text", "x"]), inner)
+    ),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(["status", "segments", "guests", "rules", "transitions", "crash", "done", "generic"]), _DATA)
+def test_any_data_is_shown(view: str, data: Any) -> None:
+    """Whatever a handler returns, it is shown without control characters that could drive the terminal."""
+    text = render(view, data, Style(width=40))
+    assert all(char.isprintable() or char == "\n" for char in text)
+    assert json.loads(to_json(data)) == data
