@@ -392,7 +392,8 @@ def main(arguments: list[str] | None = None) -> int:
     log = Logger(options["--log"])
     path = options["--board"] or os.path.join(options["--root"], "usr/share/bypass/board.toml")
     if not command:
-        command = [sys.executable, "-m", "appliance", "--root", options["--root"], "--board", path]
+        isolated = ["-I"] if sys.flags.isolated else []
+        command = [sys.executable, *isolated, "-m", "appliance", "--root", options["--root"], "--board", path]
         if options["--config"]:
             command += ["--config", options["--config"]]
     board = Board(path)

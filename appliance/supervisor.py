@@ -13,6 +13,7 @@ Any other exception is a bug and the state behind it unknown: bypassd ends, and 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import signal
 import time
@@ -131,6 +132,7 @@ class Supervisor:
         if self.config is None:
             return  # guests that run are left alone: which ones are wanted is not known
         await self.steering.ready.wait()
+        await asyncio.to_thread(importlib.import_module, "appliance.guest.manager")  # slow, as in steering
         from appliance.guest.manager import GuestManager
 
         assert self.steering.datapath is not None

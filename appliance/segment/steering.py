@@ -46,16 +46,9 @@ class Steering:
 
     async def start(self) -> None:
         """Load or adopt, set the policy, attach what is there. BypassError: the kernel or a file refuses."""
-        from appliance.steering.datapath import Datapath
-
         self._attached.clear()
-        datapath = Datapath.open(*self._files)
-        try:
-            datapath.set_policy(self._config)
-        except BypassError:
-            datapath.close()
-            raise
-        self.datapath = datapath
+        # in a thread: import, load and policy take a second on a slow board, and the other parts have to check in
+        self.datapath = await asyncio.to_thread(self._open)
         self._attach()
         self.ready.set()
 
@@ -85,6 +78,17 @@ class Steering:
         """Renew the dead-man lease: without it every guest is skipped. Only the supervisor's pulse calls this."""
         if self.datapath is not None:
             self.datapath.renew_supervisor(until)
+
+    def _open(self) -> Datapath:
+        from appliance.steering.datapath import Datapath
+
+        datapath = Datapath.open(*self._files)
+        try:
+            datapath.set_policy(self._config)
+        except BypassError:
+            datapath.close()
+            raise
+        return datapath
 
     def _attach(self) -> None:
         assert self.datapath is not None
