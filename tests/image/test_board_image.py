@@ -38,3 +38,8 @@ def test_processor_offers_nested_virtualisation(board: Board) -> None:
 
 def test_data_disk_is_this_boards_own(board: Board) -> None:
     assert board.sh("blkid | grep -c bypass-data || ls -l /dev/disk/by-label", check=False).output.strip() != ""
+
+
+def test_processes_are_found_by_their_words(board: Board) -> None:
+    assert board.pids("bypass-keeper")
+    assert board.pids("no such words anywhere") == []

@@ -12,6 +12,8 @@ import asyncio
 import atexit
 import fcntl
 import os
+import re
+import shlex
 import threading
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager
@@ -217,6 +219,13 @@ class Board:
     def sh(self, command: str, timeout: float = 60.0, check: bool = True) -> Result:
         """Run a command as root in the board, through the debug shell on ttyS1 (see DebugShell.run)."""
         return self._shell.run(command, timeout, check)
+
+    def pids(self, words: str) -> list[int]:
+        """Processes in the board whose command line has these words (`bypass-keeper`, `-m appliance`)."""
+        # the first letter in brackets: grep must not find itself
+        pattern = shlex.quote(f"[{words[0]}]{re.escape(words[1:])}".replace("\\ ", "."))
+        found = self.sh(f"cd /proc && grep -l -a -- {pattern} [0-9]*/cmdline 2>/dev/null || true").output
+        return [int(path.split("/")[0]) for path in found.split()]
 
     # inside
 
