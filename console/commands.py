@@ -68,7 +68,10 @@ GUEST = Arg("NAME", "a guest", source="guests")
 FILE = Arg("FILE", "a configuration file", source="file")
 COUNT = Arg("COUNT", "how many, the newest last", optional=True, number=True)
 RECORD = Arg("NAME", "one record in full", optional=True)
-AGENT = (Arg("COMMAND", "a word that the guest's agent knows"), Arg("VALUE", "its value", optional=True))
+AGENT = (
+    Arg("WORD", "what the guest's agent knows"),
+    Arg("VALUE", "its number, where it takes one", optional=True, number=True),
+)
 
 EXPLAIN = (
     Option("--config", "the configuration to run the frames through", FILE, required=True),
@@ -117,7 +120,8 @@ COMMANDS: tuple[Command, ...] = (
     _show("version", "versions of the appliance and of what it runs on"),
     _segment("bypass", "close the relay: the link is a wire, nothing is inspected"),
     _segment("auto", "inline whenever everything is healthy"),
-    _guest("start", "start the guest"),
+    Command(("guest", GUEST, "show"), "one guest with its evidence", "guest.show", options=(JSON,)),
+    _guest("start", "start the guest, or take it back into service"),
     _guest("stop", "stop the guest; its frames go on to the next hop or port"),
     _guest("drain", "new flows elsewhere, established ones stay until they end"),
     _guest("command", "tell the guest's application something", *AGENT),

@@ -192,10 +192,11 @@ def _path(row: Row) -> Row:
 _segments = _view("segments", "no segments are configured", [
     ("name", "SEGMENT"), ("relay", "RELAY"), ("mode", "MODE"), ("want", "WANT"), ("lan", "LAN"), ("lan_link", "LINK"),
     ("wan", "WAN"), ("wan_link", "LINK"), ("attach", "ATTACH"), ("cause", "CAUSE"), ("detail", "DETAIL"),
+    ("also", "ALSO"),
 ], _with_relay)  # fmt: skip
 _guests = _view("guests", "no guests are configured", [
-    ("name", "GUEST"), ("hop", "HOP"), ("state", "STATE"), ("available", "AVAILABLE"), ("cause", "CAUSE"),
-    ("lease_ms", "LEASE MS"), ("pid", "PID"), ("restarts", "RESTARTS"), ("accept", "ACCEPT"), ("detail", "DETAIL"),
+    ("name", "GUEST"), ("hop", "HOP"), ("state", "STATE"), ("cause", "CAUSE"), ("lease", "LEASE"),
+    ("pid", "PID"), ("accel", "ACCEL"), ("restarts", "RESTARTS"), ("application", "APPLICATION"), ("detail", "DETAIL"),
 ])  # fmt: skip
 _rules = _view("rules", "no rules: every frame goes straight to the other port", [
     ("name", "RULE"), ("segment", "SEGMENT"), ("frames", "FRAMES"), ("bytes", "BYTES"), ("path", "PATH"),
@@ -204,7 +205,9 @@ _rules = _view("rules", "no rules: every frame goes straight to the other port",
 _transitions = _view("transitions", "no transitions yet", [
     ("when", "WHEN"), ("what", "WHAT"), ("from", "FROM"), ("to", "TO"), ("cause", "CAUSE"), ("detail", "DETAIL"),
 ], _when)  # fmt: skip
-_parts = _view("parts", "", [("name", "PART"), ("state", "STATE"), ("cause", "CAUSE"), ("detail", "DETAIL")])
+_parts = _view("parts", "", [
+    ("name", "PART"), ("state", "STATE"), ("checked_in_ms", "SILENT MS"), ("detail", "DETAIL"),
+])  # fmt: skip
 
 
 def banner(status: Row, style: Style = PLAIN) -> str:
@@ -265,10 +268,54 @@ def _status(data: Any, style: Style = PLAIN) -> str:
 
 
 def _about(key: str, value: Any, style: Style) -> str:
-    """`watchdog: armed, timeout 2 s` for what has no view of its own."""
+    """`watchdog: armed, timeout 2000 ms`: a line for what has no view of its own. --json has all of it."""
     if isinstance(value, dict):
-        value = ", ".join(f"{name.replace('_', ' ')} {cell(item)}" for name, item in value.items())
+        said = ((name, item) for name, item in value.items() if not isinstance(item, list | dict))
+        value = ", ".join(_fact(name, item) for name, item in said if item not in (None, ""))
     return f"{paint(key.replace('_', ' '), _BOLD, style)}: {cell(value)}"
+
+
+def _fact(key: str, value: Any) -> str:
+    """`timeout_ms` 2000 as `timeout 2000 ms`; states and texts speak for themselves."""
+    if key in ("state", "kind", "detail", "text"):
+        return cell(value)
+    if key.endswith("_ms"):
+        return f"{key.removesuffix('_ms').replace('_', ' ')} {cell(value)} ms"
+    if key.endswith("_s"):
+        return f"{key.removesuffix('_s').replace('_', ' ')} {duration(value)}"
+    return f"{key.replace('_', ' ')} {cell(value)}"
+
+
+def _counters(data: Any, style: Style = PLAIN) -> str:
+    """A table for ports, one for hops, one for rules; what became of the frames stands beside how many came."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    blocks = []
+    for kind in ("ports", "rules", "hops"):
+        rows = [_count(row) for row in _rows(data.get(kind))]
+        if rows:
+            keys = list(dict.fromkeys(key for row in rows for key in row if key != "taps"))
+            titles = [kind.removesuffix("s") if key == "name" else key for key in keys]
+            filled = [{key: row.get(key, 0) for key in keys} for row in rows]
+            columns = [(key, title.upper().replace("_", " ")) for key, title in zip(keys, titles, strict=True)]
+            blocks.append(table(filled, columns, style))
+    unknown = data.get("unknown")
+    if isinstance(unknown, dict) and unknown.get("frames"):
+        blocks.append(_about("frames of devices that are not ours", unknown["frames"], style))
+    return "\n\n".join(blocks) or generic(data, style)
+
+
+def _count(row: Row) -> Row:
+    """A row of counters with its nested outcomes and reasons as columns of their own."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict) and key != "taps":
+            for name, item in value.items():
+                frames = item.get("frames") if isinstance(item, dict) else item
+                flat[f"{key}_{name}" if key == "skipped" else str(name)] = frames
+        else:
+            flat[key] = value
+    return flat
 
 
 def _crash(data: Any, style: Style = PLAIN) -> str:
@@ -310,7 +357,7 @@ _VIEWS: dict[str, Callable[[Any, Style], str]] = {
     "rules": _rules,
     "transitions": _transitions,
     "crash": _crash,
-    "counters": generic,
+    "counters": _counters,
     "done": _done,
     "explain": _explain,
     "lines": _lines,

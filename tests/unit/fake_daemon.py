@@ -51,8 +51,8 @@ class FakeDaemon:
 
     def guests(self) -> list[dict[str, Any]]:
         return [
-            {"name": "ips1", "hop": 1, "state": "running", "available": True, "cause": "healthy", "pid": 4711},
-            {"name": "ips2", "hop": 2, "state": "failed", "available": False, "cause": "image_unreadable"},
+            {"name": "ips1", "hop": 1, "state": "running", "lease": "180 ms", "cause": "healthy", "pid": 4711},
+            {"name": "ips2", "hop": 2, "state": "failed", "lease": "none", "cause": "image_unreadable"},
         ]
 
     def _fill(self) -> None:
@@ -108,7 +108,7 @@ class FakeDaemon:
         add("guest.start", refuse, role="operator", params=name)
         add("guest.stop", bug, role="operator", params=name)
         add("guest.drain", slow, role="operator", params=name)
-        add("guest.command", command, params={**name, "command": Param(), "value": Param(required=False)})
+        add("guest.command", command, params={**name, "word": Param(), "value": Param("integer", required=False)})
         add_version(self.registry)
 
 

@@ -37,7 +37,7 @@ def bypass(*args: str, sock: Path | str, stdin: str = "", **env: str) -> "subpro
 ONE_SHOT = [
     # (arguments, exit code, in standard output, in standard error)
     (["show", "status"], 0, "inline: main", ""),
-    (["sh", "gu"], 0, "ips2     2  failed   no         image_unreadable", ""),
+    (["sh", "gu"], 0, "ips2     2  failed   image_unreadable  none", ""),
     (["show", "transitions", "2"], 0, "03:04:03.123  segment main", ""),
     (["-c", "show guests | count"], 0, "2\n", ""),
     (["show", "guests", "|", "match", "IPS1"], 0, "ips1     1  running", ""),
@@ -81,7 +81,7 @@ def test_what_is_asked_arrives(daemon: FakeDaemon) -> None:
     assert bypass("guest", "ips1", "command", "hang", "5", sock=daemon.path).returncode == 0
     assert daemon.calls == [
         ("segment.set", {"name": "main", "mode": "auto"}),
-        ("guest.command", {"name": "ips1", "command": "hang", "value": "5"}),
+        ("guest.command", {"name": "ips1", "word": "hang", "value": 5}),
     ]
 
 
@@ -271,7 +271,7 @@ def test_serial_line_of_unknown_size(daemon: FakeDaemon, term: str) -> None:
     terminal.until("]>")
     terminal.type("".join(f"guest ips1 command c{n}\r" for n in range(5)) + "exit\r")
     terminal.until("logout")
-    assert [params["command"] for _, params in daemon.calls] == ["c0", "c1", "c2", "c3", "c4"]
+    assert [params["word"] for _, params in daemon.calls] == ["c0", "c1", "c2", "c3", "c4"]
     terminal.close()
 
 

@@ -58,6 +58,13 @@ def test_detail_of_a_cause_wins_over_its_general_text() -> None:
     assert "segment main: gremlins" in banner(with_relay("bypass", "gremlins"))
 
 
+def test_status_says_the_rest_in_lines() -> None:
+    """What has no table is one line each, with units; lists inside are left to --json."""
+    watchdog = {"state": "armed", "timeout_ms": 2000, "detail": "", "relays": [{"line": "x"}]}
+    text = render("status", {**STATUS, "board": "qemu", "watchdog": watchdog, "keeper": {"uptime_s": 61}})
+    assert text.splitlines()[-3:] == ["board: qemu", "watchdog: armed, timeout 2000 ms", "keeper: uptime 1 min 1 s"]
+
+
 def test_table() -> None:
     """Columns are aligned, numbers to the right, the last column is folded to the terminal's width."""
     rows = [{"a": "x", "n": 5, "text": "one two three four five six"}, {"a": "longer", "n": 1000, "text": None}]
@@ -91,6 +98,12 @@ VIEWS = [
     ("done", None, "done"),
     ("generic", {"in": 1, "rules": [{"name": "web", "frames": 3}]}, "in  1\n\nrules:\nNAME  FRAMES\nweb        3"),
     ("generic", {"a": True, "b": [1, 2], "c": {"x": 1}}, "a  yes\nb  1, 2\nc  x=1"),
+    ("counters", {"ports": {"main/lan": {"frames": 5, "outcomes": {"to_port": {"frames": 4, "bytes": 9}}},
+                            "main/wan": {"frames": 0, "outcomes": {}}},
+                  "hops": {"ips1": {"to_frames": 1, "skipped": {"lease": 2}, "taps": {"x": {}}}},
+                  "unknown": {"frames": 3}},
+     ("PORT      FRAMES  TO PORT\nmain/lan       5        4\nmain/wan       0        0\n\n"
+     "HOP   TO FRAMES  SKIPPED LEASE\nips1          1              2\n\nframes of devices that are not ours: 3")),
     ("generic", {}, "nothing there"),
     ("explain", [{"frame": 1, "rule": None, "hops": [], "verdict": "port:wan", "why": ["rule web: no"]}],
      "frame 1: port:wan  no rule: straight\n    rule web: no"),
