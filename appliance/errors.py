@@ -14,12 +14,14 @@ class BypassError(Exception):
 class ConfigError(BypassError):
     """The configuration is wrong. `where` is table and key ("rule web: match"), `source` the file.
 
-    `also` holds the other errors of the same text, so that one run can report them all.
+    `also` holds the other errors of the same text, so that one run can report them all. `pointer` is that of a
+    FilterError: the filter and a caret below the place, or empty.
     """
 
     def __init__(self, where: str, what: str, source: str = "") -> None:
         self.where, self.what, self.source = where, what, source
         self.also: tuple[ConfigError, ...] = ()
+        self.pointer = ""
         super().__init__(f"{source}: {where}: {what}" if source else f"{where}: {what}")
 
 

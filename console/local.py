@@ -6,11 +6,12 @@ Imported only when one of them is typed, and each imports what it needs itself: 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.errors import RefusedError
+from appliance.errors import ConfigError, RefusedError
 from console.execute import EXIT_CODES, GOOD, REFUSED, Context, Outcome, command_list
 from console.parse import Parsed, UsageError
 
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
     from appliance.config.model import Config
 
 
-def check(parsed: Parsed, _: Context) -> Outcome:
+def check(parsed: Parsed, context: Context) -> Outcome:
     """`check FILE`: every error as FILE: where: what, exit code 1; else one line that says what the file holds."""
     from appliance.config import load
-    from appliance.errors import ConfigError
 
     file = parsed.args["FILE"]
     config = None
@@ -34,10 +34,17 @@ def check(parsed: Parsed, _: Context) -> Outcome:
         found = [{"where": error.where, "what": error.what} for error in errors]
         return Outcome({"file": file, "valid": not errors, "errors": found}, code=REFUSED if errors else GOOD)
     if config is None:
-        return Outcome([str(error) for error in errors], "lines", REFUSED)
+        return Outcome([line for error in errors for line in _lines(error, context)], "lines", REFUSED)
     counts = ((len(getattr(config, kind)), kind) for kind in ("segment", "guest", "remote", "group", "rule"))
     text = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts)
     return Outcome([f"{file}: valid: {text}"], "lines")
+
+
+def _lines(error: ConfigError, context: Context) -> list[str]:
+    """One line an error; a person at a terminal sees the filter and a caret below it."""
+    if not context.style.width:
+        return [str(error)]
+    return [str(error), *(f"    {line}" for line in error.pointer.splitlines())]
 
 
 def explain(parsed: Parsed, _: Context) -> Outcome:
@@ -50,7 +57,7 @@ def explain(parsed: Parsed, _: Context) -> Outcome:
         if down not in names:
             raise RefusedError(f'--down: no guest or remote is named "{down}"; there are: {", ".join(names)}')
     try:
-        from appliance.steering import explain as engine
+        engine = importlib.import_module("appliance.steering.explain")
     except ImportError as error:
         raise RefusedError(f"explain is not part of this build: {error}") from error
     frames = engine.explain(
@@ -58,7 +65,7 @@ def explain(parsed: Parsed, _: Context) -> Outcome:
         Path(parsed.options["--pcap"][0]),
         parsed.options["--in"][0],
         segment=_segment(parsed, config),
-        backend=parsed.options.get("--backend", ["model"])[0],
+        backend=parsed.options.get("--backend", [""])[0],
         down=parsed.options.get("--down", []),
     )
     return Outcome(list(frames), "explain", json_lines=True)

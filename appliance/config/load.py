@@ -76,7 +76,7 @@ def parse(text: str, source: str = "", filters: bool = True) -> tuple[Config | N
     if config is not None:
         findings = list(verify.findings(config, _compiler() if filters else None))
     lines = Lines(text)
-    errors = [ConfigError(f.where, _with_line(f.what, lines.find(f.path)), source) for f in findings]
+    errors = [finding.error(source, lines.find(finding.path)) for finding in findings]
     return (None if errors else config), errors
 
 
@@ -91,10 +91,6 @@ def _syntax(message: str) -> str:
 def _one_line(text: str) -> str:
     """A text that is safe to print: one line, no control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _with_line(what: str, line: int | None) -> str:
-    return what if line is None else f"{what} (line {line})"
 
 
 def _compiler() -> verify.CompileFilter:

@@ -22,16 +22,23 @@ _NEEDS = {"http": "url", "tcp": "target", "ping": "target", "arp": "target", "co
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong: `where` for a person, `path` to find its line, `what` it is."""
+    """One thing that is wrong: `where` for a person, `path` to find its line, `what` it is; a filter with its caret."""
 
     where: str
     path: Path
     what: str
+    pointer: str = ""
+
+    def error(self, source: str, line: int | None = None) -> ConfigError:
+        """As the error that is raised or shown."""
+        error = ConfigError(self.where, self.what if line is None else f"{self.what} (line {line})", source)
+        error.pointer = self.pointer
+        return error
 
 
 def verify(config: Config, compile_filter: CompileFilter | None = None, source: str = "") -> list[ConfigError]:
     """Everything that is wrong with `config`, in the order of the file's tables; [] when it is good."""
-    return [ConfigError(f.where, f.what, source) for f in findings(config, compile_filter)]
+    return [finding.error(source) for finding in findings(config, compile_filter)]
 
 
 def findings(config: Config, compile_filter: CompileFilter | None = None) -> Iterator[Finding]:
@@ -230,16 +237,16 @@ def _filters(config: Config, compile_filter: CompileFilter) -> Iterator[Finding]
             texts.append((f"{table} {hop.name}: accept", (table, index, "accept"), hop.accept))
     for index, rule in enumerate(config.rule):
         texts.append((f"rule {rule.name}: match", ("rule", index, "match"), rule.match))
-    verdicts: dict[str, str] = {"": ""}  # text -> what is wrong with it
+    verdicts: dict[str, tuple[str, str]] = {"": ("", "")}  # text -> what is wrong with it, and its pointer
     for where, path, text in texts:
         if text not in verdicts:
             try:
                 compile_filter(text)
-                verdicts[text] = ""
+                verdicts[text] = ("", "")
             except FilterError as error:
-                verdicts[text] = " ".join(str(error).split())
+                verdicts[text] = (" ".join(str(error).split()), error.pointer)
             except BypassError as error:  # not this filter's fault: say it once
                 yield Finding(where, path, " ".join(str(error).split()))
                 return
-        if verdicts[text]:
-            yield Finding(where, path, verdicts[text])
+        if verdicts[text][0]:
+            yield Finding(where, path, *verdicts[text])

@@ -265,6 +265,8 @@ def test_real_libpcap() -> None:
     found = check(changed("tcp port 443", "tcp prot 443"))
     assert len(found) == 1
     assert found[0].where == "rule web: match"
+    filter_text, caret = found[0].pointer.splitlines()
+    assert filter_text[caret.index("^") :].startswith("443")
     assert "\n" not in found[0].what
 
 

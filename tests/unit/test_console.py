@@ -4,6 +4,7 @@
 Every test talks to a real ControlServer with made-up handlers (fake_daemon.py); nothing of the console is replaced.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 
 from appliance.errors import UnreachableError
 from console.client import Client, RemoteError
+from console.execute import Context, run_line
+from console.render import Style
 from tests.unit.fake_daemon import FakeDaemon
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +179,17 @@ def test_check(tmp_path: Path) -> None:
         1,
         f"{tmp_path}/none: file: cannot be read: No such file or directory\n",
     )
+
+
+def test_check_points_at_the_place_for_a_person(tmp_path: Path) -> None:
+    """On a terminal a bad filter is shown with a caret below the place; in a pipe it stays one line an error."""
+    file = tmp_path / "c.toml"
+    file.write_text('[[rule]]\nname = "web"\nmatch = "tcp prot 80"\n')
+    assert len(bypass("check", str(file), sock="/nonexistent").stdout.splitlines()) == 1
+    out = io.StringIO()
+    assert run_line(f"check {file}", Context(Client("/nonexistent"), out, io.StringIO(), Style(width=80))) == 1
+    assert out.getvalue().splitlines()[1] == "    tcp prot 80"
+    assert out.getvalue().splitlines()[2].endswith("^")
 
 
 class Terminal:
