@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +56,31 @@ class Shell:
             complete_while_typing=False,
             enable_suspend=False,
         )
-        if self._echo:
-            self._session.default_buffer.on_text_changed += self._echo.changed
+        if echo := self._echo:
+            self._session.default_buffer.on_text_changed += echo.changed
+            self._session.app.after_render += lambda _: echo.show(self._session.default_buffer.text)
 
     def run(self) -> int:
         """Until exit or end of input; the exit code is always 0, for init starts the next session."""
-        self._greet()
-        while not self._context.ended:
+        with _typing_ahead(sys.stdin.fileno()):
             try:
-                line = self._read()
+                self._greet()
             except KeyboardInterrupt:
-                continue  # the line is thrown away
-            except EOFError:
-                break
-            try:
-                run_line(line, self._context)
-            except KeyboardInterrupt:
-                self._context.say("interrupted; what bypassd was asked to do may still happen: see show transitions")
-            self._context.names.forget()
+                pass  # whoever is in a hurry gets the prompt
+            while not self._context.ended:
+                try:
+                    line = self._read()
+                except KeyboardInterrupt:
+                    continue  # the line is thrown away
+                except EOFError:
+                    break
+                try:
+                    run_line(line, self._context)
+                except KeyboardInterrupt:
+                    self._context.say(
+                        "interrupted; what bypassd was asked to do may still happen: see show transitions"
+                    )
+                self._context.names.forget()
         self._context.say("logout")
         return GOOD
 
@@ -98,7 +107,7 @@ class Shell:
         try:
             return self._session.prompt("")
         finally:
-            self._echo.end()
+            self._echo.end(self._session.default_buffer.text)
 
     def _look(self) -> None:
         """The prompt: host name, and where the relays stand now."""
@@ -168,6 +177,25 @@ class _SerialOutput(Vt100_Output):
         """Left off."""
 
 
+@contextmanager
+def _typing_ahead(terminal: int) -> Iterator[None]:
+    """Between prompts keys wait, unseen and unchanged, for the next prompt; only Ctrl-C acts at once.
+
+    With the usual settings a Ctrl-D typed ahead is lost, text is echoed twice, and a serial line has no way to say that
+    it is full when many lines are pasted.
+    """
+    before = termios.tcgetattr(terminal)
+    quiet = termios.tcgetattr(terminal)
+    quiet[0] |= termios.IXOFF
+    quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+    quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
+    termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
 def _size() -> Size:
     """The terminal's size; a serial line knows none (0x0), and then it is the usual 80x24."""
     try:
@@ -205,19 +233,27 @@ class _Echo:
     """Shows the typed line on a terminal that can only print: characters, backspace, and the line anew when it must."""
 
     def __init__(self, out: Any) -> None:
-        self._out, self._prompt, self._shown = out, "", ""
+        self._out, self._prompt, self._shown, self._visible = out, "", "", False
 
     def begin(self, prompt: str) -> None:
-        """A new line with its prompt."""
-        self._prompt, self._shown = prompt, ""
-        self._write(prompt)
+        """A new line begins; it is shown once the terminal is ready for keys."""
+        self._prompt, self._shown, self._visible = prompt, "", False
 
-    def end(self) -> None:
+    def show(self, text: str) -> None:
+        """The terminal is ready: prompt, and what was typed ahead."""
+        if not self._visible:
+            self._visible, self._shown = True, text
+            self._write(f"{self._prompt}{text}")
+
+    def end(self, text: str) -> None:
         """The line was accepted or thrown away."""
+        self.show(text)
         self._write("\r\n")
 
     def changed(self, buffer: Buffer) -> None:
         """Follow the text of the buffer."""
+        if not self._visible:
+            return
         text, shown = buffer.text, self._shown
         if text.startswith(shown):
             self._write(text[len(shown) :])

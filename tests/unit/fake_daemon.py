@@ -21,6 +21,7 @@ class FakeDaemon:
 
     def __init__(self, path: Path, relay: str = "inline") -> None:
         self.path, self.relay, self.calls = path, relay, list[tuple[str, dict[str, Any]]]()
+        self.draining = threading.Event()
         self.registry = Registry()
         self._loop = asyncio.new_event_loop()
         self._server = ControlServer(path, self.registry)
@@ -91,6 +92,7 @@ class FakeDaemon:
 
         async def slow(params: dict[str, Any]) -> object:
             self.calls.append(("guest.drain", params))
+            self.draining.set()
             await asyncio.sleep(3600)
             return None
 

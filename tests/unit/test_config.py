@@ -266,7 +266,7 @@ def test_real_libpcap() -> None:
     assert len(found) == 1
     assert found[0].where == "rule web: match"
     filter_text, caret = found[0].pointer.splitlines()
-    assert filter_text[caret.index("^") :].startswith("443")
+    assert filter_text[caret.index("^") :].startswith("prot")
     assert "\n" not in found[0].what
 
 

@@ -247,8 +247,7 @@ def test_shell_session(terminal: Terminal, daemon: FakeDaemon) -> None:
     terminal.type("half a line\x03")
     terminal.until("wire1 [BYPASS]>")
     terminal.type("guest ips1 drain\r")
-    while ("guest.drain", {"name": "ips1"}) not in daemon.calls:
-        pass
+    assert daemon.draining.wait(30)
     terminal.type("\x03")
     terminal.until("interrupted")
     terminal.until("wire1 [BYPASS]>")
