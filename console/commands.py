@@ -35,7 +35,7 @@ class Command(NamedTuple):
     """One row. A word is literal text or an Arg; optional Args stand at the end.
 
     `method` is called on the control socket with the Args by name and `fixed`; `local` is a function of
-    console/local.py that runs in this process instead. `view` is the name of a renderer in render.py.
+    console/local.py that runs in this process instead. `view` is the name of a view in views.py.
     """
 
     words: tuple[str | Arg, ...]

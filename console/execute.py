@@ -17,7 +17,8 @@ from console.client import Client, RemoteError
 from console.commands import COMMANDS, Arg
 from console.names import Names
 from console.parse import Parsed, Token, UsageError, complete, parse, tokenize
-from console.render import Style, cell, render, to_json
+from console.render import Style, cell, to_json
+from console.views import render
 
 GOOD, REFUSED, USAGE, UNREACHABLE, INTERNAL = 0, 1, 2, 3, 4
 EXIT_CODES = {

@@ -32,7 +32,8 @@ from appliance.errors import BypassError, UnreachableError
 from console.complete import Completion, completion
 from console.execute import GOOD, Context, help_text, run_line
 from console.parse import tokenize
-from console.render import alarm, banner, cell, relay_word
+from console.render import cell
+from console.views import alarm, banner, relay_word
 
 HISTORY = Path("/var/lib/bypass/console_history")
 PROMPT_WAIT = 1.0  # seconds that the state in the prompt may delay it

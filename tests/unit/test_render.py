@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from console.render import Style, banner, duration, render, table, to_json
+from console.render import Style, duration, table, to_json
+from console.views import banner, render
 
 SEGMENT = {"name": "main", "relay": "inline", "mode": "auto", "lan": "lan0", "wan": "wan0", "cause": "healthy"}
 STATUS: dict[str, Any] = {"hostname": "wire1", "version": "0.1.0", "uptime_s": 75, "segments": [SEGMENT]}
@@ -63,6 +64,23 @@ def test_status_says_the_rest_in_lines() -> None:
     watchdog = {"state": "armed", "timeout_ms": 2000, "detail": "", "relays": [{"line": "x"}]}
     text = render("status", {**STATUS, "board": "qemu", "watchdog": watchdog, "keeper": {"uptime_s": 61}})
     assert text.splitlines()[-3:] == ["board: qemu", "watchdog: armed, timeout 2000 ms", "keeper: uptime 1 min 1 s"]
+
+
+def test_everything_that_keeps_a_segment_from_being_inline_is_told() -> None:
+    """A second fault is not hidden behind the first; a fault that a part has told is not told again below."""
+    status = with_relay("bypass", "relay_missing", "no line x")
+    status["segments"][0]["also"] = ["port_missing: lan0 is not there"]
+    status |= {"parts": [{"name": "steering", "state": "failed", "detail": "no bpf"}], "datapath": {"detail": "no bpf"}}
+    text = render("status", status)
+    assert text.splitlines()[1:3] == [
+        "*** BYPASS *** segment main: relay_missing (no line x)",
+        "               segment main: port_missing: lan0 is not there",
+    ]
+    assert text.count("no bpf") == 1
+    assert render("segments", status["segments"]).splitlines()[3:] == [
+        "main: relay_missing (no line x)",
+        "main: port_missing: lan0 is not there",
+    ]
 
 
 def test_table() -> None:
