@@ -53,9 +53,20 @@ def _main(args: list[str]) -> int:
         return _one_shot(args, _context(path))
     if not sys.stdin.isatty():
         return run_script(sys.stdin, _context(path))
-    from console.shell import Shell
+    return _session(_context(path))
 
-    return Shell(_context(path)).run()
+
+def _session(context: Context) -> int:
+    """The shell. Until it takes over, Ctrl-C is nothing: it never ends a session."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from console.greeting import greet
+
+    greet(context)
+    from console.shell import Shell  # slow to import: after the greeting
+
+    return Shell(context).run()
 
 
 def _context(path: str) -> Context:

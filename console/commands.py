@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 
 class Arg(NamedTuple):
-    """A value in a command. `source` says where Tab takes proposals from: segments, guests, file, or choices."""
+    """A value in a command. `source` says where Tab takes proposals from: segments, guests, file, or choices.
+
+    `on_terminal` is what stands for it when a person left it out, so that a slow line is not flooded.
+    """
 
     name: str
     help: str
@@ -19,6 +22,7 @@ class Arg(NamedTuple):
     choices: tuple[str, ...] = ()
     optional: bool = False
     number: bool = False
+    on_terminal: int | None = None
 
 
 class Option(NamedTuple):
@@ -66,7 +70,7 @@ JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
 GUEST = Arg("NAME", "a guest", source="guests")
 FILE = Arg("FILE", "a configuration file", source="file")
-COUNT = Arg("COUNT", "how many, the newest last", optional=True, number=True)
+COUNT = Arg("COUNT", "how many of the newest; 20 on a terminal", optional=True, number=True, on_terminal=20)
 RECORD = Arg("NAME", "one record in full", optional=True)
 AGENT = (
     Arg("WORD", "what the guest's agent knows"),

@@ -125,6 +125,10 @@ def _perform(parsed: Parsed, context: Context) -> tuple[Outcome, tuple[Parsed, .
     numbers = {word.name for word in command.words if isinstance(word, Arg) and word.number}
     for name, value in parsed.args.items():
         params[name.lower()] = int(value) if name in numbers else value
+    if context.style.width and not as_json and not parsed.pipes:
+        for word in command.words:
+            if isinstance(word, Arg) and word.on_terminal is not None:
+                params.setdefault(word.name.lower(), word.on_terminal)
     data = context.client.call(command.method, params, command.wait)
     return Outcome(data, command.view), parsed.pipes, as_json
 

@@ -10,6 +10,7 @@ asks again at every prompt.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import termios
@@ -31,9 +32,9 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from appliance.errors import BypassError, UnreachableError
 from console.complete import Completion, completion
 from console.execute import GOOD, Context, help_text, run_line
+from console.greeting import prompt_state
 from console.parse import tokenize
 from console.render import cell
-from console.views import alarm, banner, relay_word
 
 HISTORY = Path("/var/lib/bypass/console_history")
 PROMPT_WAIT = 1.0  # seconds that the state in the prompt may delay it
@@ -64,10 +65,7 @@ class Shell:
     def run(self) -> int:
         """Until exit or end of input; the exit code is always 0, for init starts the next session."""
         with _typing_ahead(sys.stdin.fileno()):
-            try:
-                self._greet()
-            except KeyboardInterrupt:
-                pass  # whoever is in a hurry gets the prompt
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             while not self._context.ended:
                 try:
                     line = self._read()
@@ -89,15 +87,6 @@ class Shell:
         if self._dumb:
             return DummyOutput()
         return _SerialOutput(sys.stdout, _size, term=os.environ.get("TERM"), enable_cpr=False)
-
-    def _greet(self) -> None:
-        try:
-            status = self._context.client.call("status.show", wait=3.0)
-            text = banner(status, self._context.style) if isinstance(status, dict) else ""
-        except BypassError as error:
-            text = alarm([cell(error)], self._context.style, "STATE UNKNOWN")
-            text = f"{cell(self._hostname)}\n{text}"
-        print(f"{text}\nType ? for help.", file=self._context.out, flush=True)
 
     def _read(self) -> str:
         self._look()
@@ -204,20 +193,6 @@ def _size() -> Size:
     except (OSError, ValueError):
         columns, rows = 0, 0
     return Size(rows=rows or 24, columns=columns or 80)
-
-
-def prompt_state(status: Any) -> tuple[str, bool]:
-    """(text, is it alarming) for the prompt, from status.show."""
-    rows = status.get("segments") if isinstance(status, dict) else None
-    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    if not rows:
-        return "no segment", True
-    others = [row for row in rows if row.get("relay") != "inline"]
-    if not others:
-        return "inline", False
-    if len(rows) == 1:
-        return relay_word(rows[0].get("relay")), True
-    return " ".join(f"{cell(row.get('name'))}:{relay_word(row.get('relay'))}" for row in others), True
 
 
 def _history(path: Path) -> History:

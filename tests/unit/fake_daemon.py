@@ -71,9 +71,9 @@ class FakeDaemon:
 
         async def transitions(params: dict[str, Any]) -> object:
             rows = [
-                {"when": f"2026-01-02T03:04:0{n}.123456+00:00", "what": "segment main", "from": "bypass",
+                {"when": f"2026-01-02T03:04:{n:02}.123456+00:00", "what": "segment main", "from": "bypass",
                  "to": "inline", "cause": "healthy"}
-                for n in range(5)
+                for n in range(30)
             ]  # fmt: skip
             return rows[-params.get("count", 100) :]
 

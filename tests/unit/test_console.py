@@ -41,7 +41,7 @@ ONE_SHOT = [
     # (arguments, exit code, in standard output, in standard error)
     (["show", "status"], 0, "inline: main", ""),
     (["sh", "gu"], 0, "ips2     2  failed   image_unreadable  none", ""),
-    (["show", "transitions", "2"], 0, "03:04:03.123  segment main", ""),
+    (["show", "transitions", "2"], 0, "03:04:28.123  segment main", ""),
     (["-c", "show guests | count"], 0, "2\n", ""),
     (["show", "guests", "|", "match", "IPS1"], 0, "ips1     1  running", ""),
     (["segment", "main", "bypass"], 0, "segment main: bypass", ""),
@@ -190,6 +190,16 @@ def test_check_points_at_the_place_for_a_person(tmp_path: Path) -> None:
     assert run_line(f"check {file}", Context(Client("/nonexistent"), out, io.StringIO(), Style(width=80))) == 1
     assert out.getvalue().splitlines()[1] == "    tcp prot 80"
     assert out.getvalue().splitlines()[2].endswith("^")
+
+
+def test_a_terminal_is_not_flooded(daemon: FakeDaemon) -> None:
+    """A person gets the newest 20 transitions unless he asks for more; a pipe and a file get all."""
+    for width, line, expected in ((80, "show transitions", 20), (80, "show transitions 25", 25), (80, "show tr | c", 30),
+                                  (0, "show transitions", 30)):  # fmt: skip
+        out = io.StringIO()
+        assert run_line(line, Context(Client(str(daemon.path)), out, io.StringIO(), Style(width=width))) == 0
+        rows = out.getvalue().count("segment main") or int(out.getvalue())
+        assert (line, rows) == (line, expected)
 
 
 class Terminal:
