@@ -194,8 +194,8 @@ def test_check_points_at_the_place_for_a_person(tmp_path: Path) -> None:
 
 def test_a_terminal_is_not_flooded(daemon: FakeDaemon) -> None:
     """A person gets the newest 20 transitions unless he asks for more; a pipe and a file get all."""
-    for width, line, expected in ((80, "show transitions", 20), (80, "show transitions 25", 25), (80, "show tr | c", 30),
-                                  (0, "show transitions", 30)):  # fmt: skip
+    cases = ((80, "show transitions", 20), (80, "show tr 25", 25), (80, "show tr | c", 30), (0, "show transitions", 30))
+    for width, line, expected in cases:
         out = io.StringIO()
         assert run_line(line, Context(Client(str(daemon.path)), out, io.StringIO(), Style(width=width))) == 0
         rows = out.getvalue().count("segment main") or int(out.getvalue())
