@@ -98,18 +98,13 @@ class Access:
             if self.vlan == "metadata":
                 self._build_prefix()
             return
-        enough = asm.label()
-        asm.mov(R1, DATA)
-        asm.add_imm(R1, need)
-        asm.jump_reg(JLE, R1, END, enough, wide=True)
         if self.kind == "xdp":
-            asm.mov(R1, CTX)
-            asm.call(Helper.XDP_GET_BUFF_LEN)
-            self.reload_end()
-            asm.mov(R2, END)
-            asm.alu(SUB, R2, DATA, wide=True)
-            asm.jump_reg(JNE, R2, R0, pieces, wide=True)
+            self.whole_or(need, pieces)
         else:
+            enough = asm.label()
+            asm.mov(R1, DATA)
+            asm.add_imm(R1, need)
+            asm.jump_reg(JLE, R1, END, enough, wide=True)
             asm.load(4, R2, CTX, _SKB_LEN)
             asm.mov(R1, END)
             asm.alu(SUB, R1, DATA, wide=True)
@@ -121,9 +116,28 @@ class Access:
             asm.mov(R1, CTX)
             asm.call(Helper.SKB_PULL_DATA)
             self.reload()
-        asm.place(enough)
+            asm.place(enough)
         if self.vlan == "metadata":
             self._build_prefix()
+
+    def whole_or(self, need: int, pieces: int) -> None:
+        """XDP: go to `pieces` unless the first piece holds `need` bytes or the whole frame."""
+        enough = self.asm.label()
+        self.asm.mov(R1, DATA)
+        self.asm.add_imm(R1, need)
+        self.asm.jump_reg(JLE, R1, END, enough, wide=True)
+        self.one_piece_or(pieces)
+        self.asm.place(enough)
+
+    def one_piece_or(self, pieces: int) -> None:
+        """XDP: go to `pieces` unless the first piece is the whole frame."""
+        asm = self.asm
+        asm.mov(R1, CTX)
+        asm.call(Helper.XDP_GET_BUFF_LEN)
+        self.reload_end()
+        asm.mov(R2, END)
+        asm.alu(SUB, R2, DATA, wide=True)
+        asm.jump_reg(JNE, R2, R0, pieces, wide=True)
 
     def reload(self) -> None:
         """DATA and END from the context (after something that moves the frame)."""

@@ -76,7 +76,7 @@ def program(
     need: int,
     helper_only: bool = False,
 ) -> LoadableProgram:
-    """One part. Slots: `following` is the next part, `other` takes XDP frames in pieces and tc frames with a tag beside.
+    """One part. Slots: `following` is the next part, `other` takes frames in pieces (XDP) or with the tag beside (tc).
 
     `need` is the near bytes that the whole set reads, so that a frame goes elsewhere at the first part or never.
     """

@@ -216,6 +216,7 @@ def tester(fd: int) -> Callable[[bytes, int, bytes | None], TestResult]:
         held_context = ctypes.c_char_p(context)
         options.ctx_in = ctypes.cast(held_context, ctypes.c_void_p) if context else None
         options.ctx_size_in = len(context) if context else 0
+        options.data_size_out = options.ctx_size_out = 0  # the kernel writes sizes back, and refuses them the next time
         options.repeat, options.retval, options.duration = repeat, 0, 0
         result = call(fd, pointer)
         if result < 0:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from appliance.errors import FilterError
-from appliance.steering.pcap import chain, classic, libpcap, load
+from appliance.steering.pcap import chain, classic, classifier, libpcap, load
+from appliance.steering.pcap import merge as merge_module
 from appliance.steering.pcap.access import Kind, Vlan
 from appliance.steering.pcap.classic import ClassicFilter
 from appliance.steering.pcap.linkage import NO_MATCH, PROGRAMS, SCRATCH, TABLES, Linkage, LoadableProgram
@@ -151,21 +152,6 @@ def _ranked(filters: Sequence[ClassicFilter | None]) -> tuple[list[tuple[int, Cl
     return kept, tuple(hidden)
 
 
-class _Slots:
-    """Hands out the part slots of a linkage; without one (tests) a set is one program and there are none."""
-
-    def __init__(self, linkage: Linkage | None) -> None:
-        self._free = list(linkage.part_slots) if linkage else []
-        self._linked = linkage is not None
-
-    def take(self) -> int | None:
-        if not self._linked:
-            return None
-        if not self._free:
-            raise FilterError("the rules need more programs than the datapath lends them slots")
-        return self._free.pop(0)
-
-
 def build_classifier(
     filters: Sequence[ClassicFilter | None],
     *,
@@ -185,50 +171,71 @@ def build_classifier(
     started = time.perf_counter()
     ranked, hidden = _ranked(filters)
     report = Report(rules=len(filters), method="chain", unreachable=hidden)
-    slots = _Slots(linkage)
-    main = chain.split(ranked, part_jumps) if linkage else [ranked]
-    programs = _chain_programs(ranked, main, kind=kind, linkage=linkage, slots=slots)
+    with merge_module.lock:
+        prepared = classifier.prepare(tuple(ranked), merged=merge)
+        slots = list(linkage.part_slots) if linkage else []
+        others = chain.split(ranked, part_jumps, other=kind) if linkage else []
+        other_slots = [_take(slots) for _ in others]
+        main = classifier.programs(
+            prepared, kind=kind, linkage=linkage, slots=slots, other=other_slots[0] if others else None
+        )
+    programs = main + _other_programs(ranked, others, other_slots, kind=kind, linkage=linkage)
+    if len(programs) > MAX_PARTS:
+        raise FilterError(f"the rules need {len(programs)} programs; at most {MAX_PARTS} fit one after the other")
+    report.method, report.why = prepared.method, prepared.why
+    _describe(report, prepared)
     _account(report, programs, len(main))
+    tables = prepared.image.finish()
+    report.table_bytes = len(tables)
     report.generate_s = time.perf_counter() - started
-    return GeneratedSet(kind, tuple(programs), b"", report)
+    return GeneratedSet(kind, tuple(programs), tables, report)
 
 
-def _chain_programs(
+def _take(slots: list[int]) -> int:
+    if not slots:
+        raise FilterError("the rules need more programs than the datapath lends them slots")
+    return slots.pop(0)
+
+
+def _other_programs(
     ranked: Sequence[chain.RankedFilter],
-    main: Sequence[Sequence[chain.RankedFilter]],
+    parts: Sequence[Sequence[chain.RankedFilter]],
+    slots: Sequence[int],
     *,
     kind: Kind,
     linkage: Linkage | None,
-    slots: _Slots,
-    part_jumps: int = chain.PART_JUMPS,
 ) -> list[LoadableProgram]:
-    others = chain.split(ranked, part_jumps, other=kind) if linkage else []
-    if len(main) + len(others) > MAX_PARTS:
-        raise FilterError(
-            f"the rules need {len(main) + len(others)} programs one after the other; at most {MAX_PARTS} fit"
+    """Rule by rule, for the frames that the entry sends away: in pieces (XDP), or with the VLAN tag beside (tc)."""
+    need = chain.needed(ranked) if parts else 0
+    return [
+        chain.program(
+            f"other{at}",
+            part,
+            kind=kind,
+            vlan="inline" if kind == "xdp" else "metadata",
+            linkage=linkage,
+            slot=slots[at],
+            following=slots[at + 1] if at + 1 < len(parts) else None,
+            other=None,
+            need=need,
+            helper_only=kind == "xdp",
         )
-    main_slots = [None] + [slots.take() for _ in main[1:]]
-    other_slots = [slots.take() for _ in others]
-    need = chain.needed(ranked)
-    programs = []
-    for name, parts, places in (("rules", main, main_slots), ("other", others, other_slots)):
-        ordinary = name == "rules"
-        for at, part in enumerate(parts):
-            programs.append(
-                chain.program(
-                    f"{name}{at}",
-                    part,
-                    kind=kind,
-                    vlan="inline" if ordinary or kind == "xdp" else "metadata",
-                    linkage=linkage,
-                    slot=places[at],
-                    following=places[at + 1] if at + 1 < len(parts) else None,
-                    other=other_slots[0] if ordinary and other_slots else None,
-                    need=need,
-                    helper_only=not ordinary and kind == "xdp",
-                )
-            )
-    return programs
+        for at, part in enumerate(parts)
+    ]
+
+
+def _describe(report: Report, prepared: classifier.PreparedSet) -> None:
+    for part in prepared.parts:
+        if part.merged is None:
+            if prepared.method != "chain":
+                report.straight |= dict.fromkeys((rank for rank, _ in part.filters), part.why)
+            continue
+        merged = part.merged.merged
+        report.states += len(merged.states)
+        report.leaves += len(part.merged.plans)
+        report.bit_vector_leaves += sum(bool(leaf.cubes) for leaf in part.merged.plans.values())
+        for rank in part.merged.opaque:
+            report.straight[rank] = merged.why_opaque.get(rank, "")
 
 
 def build_accept(filters: Sequence[ClassicFilter], *, kind: Kind, linkage: Linkage | None = None) -> GeneratedSet:
@@ -240,8 +247,7 @@ def build_accept(filters: Sequence[ClassicFilter], *, kind: Kind, linkage: Linka
     for bit, filt in enumerate(filters):
         masks[filt] = masks.get(filt, 0) | 1 << bit
     report = Report(rules=len(filters), method="chain")
-    slots = _Slots(linkage)
-    other = slots.take()
+    other = _take(list(linkage.part_slots)) if linkage else None
     programs = [
         chain.accept_program("accept", masks, kind=kind, vlan="inline", linkage=linkage, slot=None, other=other)
     ]

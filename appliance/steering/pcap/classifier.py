@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""First match over ordered filters: merged where that pays and succeeds, in several graphs where one is too much, rule
+by rule where nothing else works.
+
+Owns the last few prepared sets, because the same rules are generated for XDP and for tc, and segment after segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from appliance.steering.pcap import chain, merge
+from appliance.steering.pcap.access import Access, Kind
+from appliance.steering.pcap.asm import Assembler, TooLongError
+from appliance.steering.pcap.chain import RankedFilter
+from appliance.steering.pcap.emit import Emitter, Prepared
+from appliance.steering.pcap.linkage import Ending, Linkage, LoadableProgram
+from appliance.steering.pcap.merge import BudgetError
+from appliance.steering.pcap.tables import Image, TableError
+
+CHAIN_RULES = 6  # so few rules are as fast one by one
+LEAST_SPLIT = 32  # a set this small is not cut into several graphs
+_REMEMBERED_SETS = 4
+
+
+@dataclass
+class Part:
+    """A run of the rules: merged, or one by one."""
+
+    filters: tuple[RankedFilter, ...]
+    merged: Prepared | None
+    why: str = ""
+
+
+@dataclass
+class PreparedSet:
+    """All parts in order, and the tables that they share."""
+
+    parts: list[Part]
+    image: Image = field(default_factory=Image)
+
+    @property
+    def method(self) -> str:
+        """For the report."""
+        merged = sum(part.merged is not None for part in self.parts)
+        if merged == 0:
+            return "chain"
+        return "merged" if len(self.parts) == 1 else "several graphs"
+
+    @property
+    def why(self) -> str:
+        """Why not in one graph."""
+        return "; ".join(dict.fromkeys(part.why for part in self.parts if part.why))
+
+
+@lru_cache(maxsize=_REMEMBERED_SETS)
+def prepare(filters: tuple[RankedFilter, ...], *, merged: bool) -> PreparedSet:
+    """Decide how the rules (rank, filter) are told apart. Call with `merge.lock` held."""
+    result = PreparedSet([])
+    if not merged or len(filters) <= CHAIN_RULES:
+        why = "" if merged else "asked for"
+        result.parts.append(Part(filters, None, why or f"{CHAIN_RULES} rules or fewer"))
+        return result
+    result.parts = _prepare(filters, result.image)
+    return result
+
+
+def _prepare(filters: tuple[RankedFilter, ...], image: Image) -> list[Part]:
+    try:
+        return [Part(filters, Prepared(merge.merge(filters), image))]
+    except (BudgetError, TableError) as error:
+        why = str(error)
+    if len(filters) < LEAST_SPLIT:
+        return [Part(filters, None, why)]
+    half = len(filters) // 2
+    parts = _prepare(filters[:half], image) + _prepare(filters[half:], image)
+    parts[0].why = parts[0].why or why
+    return parts
+
+
+def programs(
+    prepared: PreparedSet, *, kind: Kind, linkage: Linkage | None, slots: list[int | None], other: int | None
+) -> list[LoadableProgram]:
+    """The programs for ordinary frames: one, or one a part. `slots` are free ones; used ones are taken from it."""
+    try:
+        return [_program(prepared.parts, "rules", kind=kind, linkage=linkage, slot=None, following=None, other=other)]
+    except TooLongError:
+        if linkage is None:
+            raise
+    pieces: list[list[Part]] = []
+    for part in prepared.parts:
+        if part.merged is None:
+            pieces += [[Part(tuple(run), None, part.why)] for run in chain.split(part.filters, chain.PART_JUMPS)]
+        else:
+            pieces.append([part])
+    places = [None] + [slots.pop(0) for _ in pieces[1:]]
+    return [
+        _program(
+            piece,
+            f"rules{at}",
+            kind=kind,
+            linkage=linkage,
+            slot=places[at],
+            following=places[at + 1] if at + 1 < len(pieces) else None,
+            other=other,
+        )
+        for at, piece in enumerate(pieces)
+    ]
+
+
+def _program(
+    parts: Sequence[Part],
+    name: str,
+    *,
+    kind: Kind,
+    linkage: Linkage | None,
+    slot: int | None,
+    following: int | None,
+    other: int | None,
+) -> LoadableProgram:
+    code = Assembler()
+    access = Access(code, kind)
+    ending = Ending(code, linkage)
+    match, miss, elsewhere = code.label(), code.label(), code.label()
+    beside = elsewhere if kind == "tc" and other is not None else None
+    needs = [
+        max(chain.needed(p.filters), 0 if p.merged is None else p.merged.merged.need) for p in parts
+    ]
+    # tc: pull once for all parts; XDP: merged parts check where a bound fails, others before they begin
+    access.preamble(max(needs) if kind == "tc" else 0, pieces=elsewhere, metadata=beside)
+    for at, part in enumerate(parts):
+        last = at + 1 == len(parts)
+        none = miss if last else code.label()
+        if at:
+            access.reload_end()
+        if part.merged is not None:
+            Emitter(access, part.merged, match=match, miss=none, pieces=elsewhere).emit()
+        else:
+            if kind == "xdp" and needs[at]:
+                access.whole_or(needs[at], elsewhere)
+            chain.emit(access, part.filters, match, none)
+        if not last:
+            code.place(none)
+    chain.finish(code, ending, match=match, miss=miss, following=following)
+    if code.wanted(elsewhere):
+        code.place(elsewhere)
+        chain.tail(ending, other)
+    ending.close()
+    return LoadableProgram(name, code.finish(), tuple(code.relocations), slot)
