@@ -17,7 +17,7 @@ MASK32 = 0xFFFFFFFF
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
 
 # ALU operations (shared by 32 and 64 bit)
-ADD, SUB, MUL, DIV, OR, AND, LSH, RSH, NEG, MOD, XOR, MOV = range(0x00, 0xC0, 0x10)
+ADD, SUB, MUL, DIV, OR, AND, LSH, RSH, NEG, MOD, XOR, MOV, ARSH = range(0x00, 0xD0, 0x10)
 # jump operations
 JA, JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE, CALL, EXIT, JLT, JLE = range(0x00, 0xC0, 0x10)
 
@@ -34,6 +34,7 @@ class Helper(enum.IntEnum):
     """Kernel helpers that generated programs call."""
 
     MAP_LOOKUP = 1
+    RANDOM = 7
     TAIL_CALL = 12
     SKB_LOAD_BYTES = 26
     SKB_PULL_DATA = 39

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 
 from appliance.steering.pcap import translate
@@ -16,6 +17,7 @@ from appliance.steering.pcap.access import A, Access, X
 from appliance.steering.pcap.asm import (
     ADD,
     AND,
+    ARSH,
     JEQ,
     JGE,
     JGT,
@@ -39,7 +41,7 @@ from appliance.steering.pcap.asm import (
 )
 from appliance.steering.pcap.chain import needed
 from appliance.steering.pcap.graph import ACCEPT, REJECT, FieldKind, Graph
-from appliance.steering.pcap.leaves import Cubes, Plan, plan
+from appliance.steering.pcap.leaves import Cube, Cubes, Plan, plan
 from appliance.steering.pcap.linkage import TABLES
 from appliance.steering.pcap.merge import BoundSplit, BudgetError, Leaf, Merged, ValueSplit
 from appliance.steering.pcap.tables import Classes, Image, Lookup, classify, power_of_two
@@ -53,9 +55,12 @@ POPULAR = (0x800, 0x86DD, 6, 17)  # asked for first
 _LINEAR_POINTS = 4
 _WORD = 64
 _DE_BRUIJN = 0x03F79D71B4CB0A89
-_ROWS = -136  # spilled row pointers, downward, 16 of them
-_BEST_AT = -272
-_OPAQUE_AT = -280  # words of the mask, downward
+LEAST_GROUP = 3  # cubes with fields of their own
+# stack, below what `access` uses
+_ROWS = -136  # spilled row pointers, downward, MAX_TABLE_FIELDS of them
+_CLASS_AT = -268  # classes of fields, 4 bytes each, downward, as many
+_BEST_AT = -344
+_OPAQUE_AT = -352  # words of the mask, downward, 4 of them
 
 
 @dataclass
@@ -364,49 +369,59 @@ class Emitter:
         lookup.emit(asm)
 
     def _tables(self, leaf: Plan) -> None:
+        asm = self.asm
+        groups = _groups(leaf.cubes)
+        used = Counter(number for fields, _ in groups for number in fields)
+        # asked for in several places: classes first; asked for in one group only: there, if it comes to that
+        early = [n for n in {**leaf.singles, **used} if n in leaf.singles or used[n] > 1]
+        slots = {number: _CLASS_AT - 4 * at for at, number in enumerate(used)}
+        for number in early:
+            self._class(number)
+            if number in used:
+                asm.store(4, R10, slots[number], R0)
+            if number in leaf.singles:
+                self._best_of(leaf, number)
+        for fields, cubes in groups:
+            self._group(fields, cubes, slots, set(early))
+
+    def _group(self, fields: tuple[int, ...], cubes: list[tuple[int, Cube]], slots: dict[int, int], early: set[int]) -> None:
+        """Bit vectors of cubes over (mostly) the same fields: BEST = the better of itself and the first cube that holds."""
         asm, image, prepared = self.asm, self.prepared.tables.image, self.prepared
-        cubes = leaf.cubes
         words = (len(cubes) + _WORD - 1) // _WORD
         if words > MAX_WORDS:
             raise BudgetError(f"bit vectors of more than {MAX_WORDS} words")
-        in_cubes: list[int] = sorted({number for _, cube in cubes for number, _ in cube})
-        # the length is asked for by a call, which loses the rows' registers: ask before
-        order = [n for n in leaf.singles if n not in in_cubes]
-        uses = {n: sum(any(f == n for f, _ in cube) for _, cube in cubes) for n in in_cubes}
-        vectors = sorted(
-            in_cubes, key=lambda n: (self.graph.fields[n].kind is not FieldKind.LENGTH_VALUE, -uses[n], n)
-        )
-        for number in order:
-            self._class(number)
-            self._best_of(leaf, number)
-        if not cubes:
-            return
         summary = words > SUMMARY_WORDS
         stride = power_of_two((words + summary) * 8)
         skip = asm.label()
-        for at, number in enumerate(vectors):
+        rows: list[tuple[int, int, bool]] = []  # field, table, whether class 0 rules every cube out
+        for number in fields:
             classes = prepared.classes(number)
-            rows, useless = _rows(leaf, number, classes, words, summary=summary, stride=stride)
-            offset = image.add(rows, classes.span * stride)
+            table, useless = _rows(cubes, number, classes, words, summary=summary, stride=stride)
+            rows.append((number, image.add(table, classes.span * stride), useless))
+        # known classes first, then the fields that tell most apart
+        rows.sort(key=lambda row: (row[0] not in early, -prepared.classes(row[0]).count))
+        for at, (number, _, useless) in enumerate(rows):
+            if number in early:
+                if at == 0 and useless and (words > 1 or len(early.intersection(fields)) < len(fields)):
+                    asm.load(4, R0, R10, slots[number])
+                    asm.jump_imm(JEQ, R0, 0, skip)
+                continue
             self._class(number)
-            if number in leaf.singles:
-                asm.mov(R4, R0)
-                self._best_of(leaf, number)
-                asm.mov(R0, R4)
-            later = [n for n in vectors[at + 1 :] if n in leaf.singles]
-            if useless and not later:
-                asm.jump_imm(JEQ, R0, 0, skip)  # class 0: in no rule's values, and every cube asks for this field
+            if useless:
+                asm.jump_imm(JEQ, R0, 0, skip)
+            asm.store(4, R10, slots[number], R0)
+        for at, (number, table, _) in enumerate(rows):
+            asm.load(4, R0, R10, slots[number])
+            asm.alu_imm(AND, R0, prepared.classes(number).span - 1)
             asm.alu_imm(LSH, R0, stride.bit_length() - 1)
-            if at < 2:
-                asm.map_value(R2 + at, TABLES, offset)
-                asm.add(R2 + at, R0)
-            else:
-                asm.map_value(R1, TABLES, offset)
-                asm.add(R1, R0)
-                asm.store(8, R10, _ROWS - 8 * at, R1)
+            row = (R2, R3)[at] if at < 2 else R1
+            asm.map_value(row, TABLES, table)
+            asm.add(row, R0)
+            if at >= 2:
+                asm.store(8, R10, _ROWS - 8 * at, row)
         found = asm.label()
         if summary:
-            self._and(len(vectors), 0)
+            self._and(len(rows), 0)
             asm.jump_imm64(JEQ, R0, 0, skip)
             asm.mov(R5, R0)
         for word in range(words):
@@ -417,14 +432,14 @@ class Emitter:
                 asm.alu_imm(RSH, R0, word, wide=True)
                 asm.alu_imm(AND, R0, 1)
                 asm.jump_imm(JEQ, R0, 0, following)
-            self._and(len(vectors), (word + summary) * 8)
+            self._and(len(rows), (word + summary) * 8)
             asm.jump_imm64(JEQ, R0, 0, following)
             asm.mov_imm(R4, word * _WORD * 2)
             if not last:
                 asm.jump(found)
                 asm.place(following)
         asm.place(found)
-        self._first_bit(leaf, words)
+        self._first_bit(cubes, words)
         asm.place(skip)
 
     def _and(self, fields: int, offset: int) -> None:
@@ -439,10 +454,10 @@ class Emitter:
                 asm.load(8, R1, R1, offset)
             asm.alu(AND, R0, R1, wide=True)
 
-    def _first_bit(self, leaf: Plan, words: int) -> None:
+    def _first_bit(self, cubes: list[tuple[int, Cube]], words: int) -> None:
         """BEST = the better of itself and the rank of the lowest bit in r0; r4 = the word's offset in the ranks."""
         asm, tables = self.asm, self.prepared.tables
-        ranks = array("H", [rank for rank, _ in leaf.cubes])
+        ranks = array("H", [rank for rank, _ in cubes])
         ranks.extend(array("H", (NONE,)) * (words * _WORD - len(ranks)))
         asm.mov(R1, R0)
         asm.alu_imm(NEG, R1, 0, wide=True)
@@ -462,12 +477,13 @@ class Emitter:
         self._better()
 
     def _better(self) -> None:
-        """BEST = min(BEST, r0)."""
+        """BEST = min(BEST, r0), without a branch."""
         asm = self.asm
-        worse = asm.label()
-        asm.jump_reg(JGE, R0, BEST, worse)
-        asm.mov(BEST, R0)
-        asm.place(worse)
+        asm.alu(SUB, R0, BEST, wide=True)
+        asm.mov(R1, R0)
+        asm.alu_imm(ARSH, R1, 63, wide=True)
+        asm.alu(AND, R0, R1, wide=True)
+        asm.alu(ADD, BEST, R0, wide=True)
 
     def _best_of(self, leaf: Plan, number: int) -> None:
         """r0 = class of a field: BEST = the better of itself and what the class alone says."""
@@ -508,13 +524,27 @@ class Emitter:
         asm.load(4, BEST, R10, _BEST_AT)
 
 
+def _groups(cubes: list[tuple[int, Cube]]) -> list[tuple[tuple[int, ...], list[tuple[int, Cube]]]]:
+    """Cubes by the fields they ask for; what is left of small groups is one group of all their fields."""
+    groups: dict[tuple[int, ...], list[tuple[int, Cube]]] = {}
+    for rank, cube in cubes:
+        groups.setdefault(tuple(number for number, _ in cube), []).append((rank, cube))
+    large = {fields: found for fields, found in groups.items() if len(found) >= LEAST_GROUP or len(groups) == 1}
+    rest = [entry for fields, found in groups.items() if fields not in large for entry in found]
+    result = [(fields, found) for fields, found in large.items()]
+    if rest:
+        fields = tuple(sorted({number for _, cube in rest for number, _ in cube}))
+        result.append((fields, sorted(rest, key=lambda entry: entry[0])))
+    return result
+
+
 def _rows(
-    leaf: Plan, number: int, classes: Classes, words: int, *, summary: bool, stride: int
+    cubes: list[tuple[int, Cube]], number: int, classes: Classes, words: int, *, summary: bool, stride: int
 ) -> tuple[bytes, bool]:
     """Bit vectors of a field's classes, and whether class 0 is in none of the cubes."""
     base = 0
     rows = [0] * classes.count
-    for bit, (_, cube) in enumerate(leaf.cubes):
+    for bit, (_, cube) in enumerate(cubes):
         for field_number, intervals in cube:
             if field_number == number:
                 for member in classes.members[intervals]:

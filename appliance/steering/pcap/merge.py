@@ -96,6 +96,12 @@ class _Kept:
 _kept = _Kept()
 
 
+def forget() -> None:
+    """Drop the kept graphs."""
+    global _kept
+    _kept = _Kept()
+
+
 def merge(filters: Sequence[tuple[int, ClassicFilter]]) -> Merged:
     """Merge (rank, filter) in order of rank; BudgetError when it would cost too much. Call with `lock` held."""
     global _kept

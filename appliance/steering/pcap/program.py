@@ -322,3 +322,11 @@ def load_accept(
 ) -> LoadedSet:
     """Build and load the accept filters' programs."""
     return load_set(build_accept(filters, kind=kind, linkage=linkage), linkage, attach_type=attach_type)
+
+
+def forget() -> None:
+    """Drop everything remembered about filters (measurements of a first generation)."""
+    with merge_module.lock:
+        _compile.cache_clear()
+        classifier.prepare.cache_clear()
+        merge_module.forget()

@@ -3,7 +3,8 @@
 
 Owns the image of one read-only array map while it is built. All leaves share a field's classes: two values are in one
 class when no rule tells them apart; class 0 is the values that no rule names. 8 and 12 bits: one flat table; 16 bits:
-flat, or 8 + 8 bits where pages repeat; 32 bits: 16 + 8 + 8 bits.
+flat, or 8 + 8 bits where pages repeat; 32 bits: perfect hashes of points and blocks, or a trie of 16 + 8 + 8 bits.
+No look-up branches on the value: a branch that traffic makes unpredictable costs more than all the loads.
 
 The verifier wants every index bounded: numbers are masked to the power of two above them, and the image ends with
 enough padding that the largest masked index of every table lies inside.
@@ -15,14 +16,16 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from appliance.steering.pcap.asm import ADD, AND, JLT, LSH, R0, R1, R4, R5, RSH, Assembler
+from appliance.steering.pcap import hashing
+from appliance.steering.pcap.asm import ADD, AND, LSH, MUL, R0, R1, R2, R3, R4, R5, RSH, XOR, Assembler
+from appliance.steering.pcap.hashing import PerfectHash
 from appliance.steering.pcap.leaves import Intervals
 from appliance.steering.pcap.linkage import TABLES
 
 MAX_BYTES = 8 << 20
 FLAT_VALUES = 4096
 FLAT_PAGES = 96  # of 256: with more different pages than these, one flat table is as small
-_NODE = 0x8000  # an entry of a 32-bit table with this bit is a node's number
+MAX_NODES = 0xFFFF  # of one trie
 _NODE_BYTES = 512
 
 
@@ -111,137 +114,211 @@ def _fill(runs: Iterable[tuple[int, int, int]], size: int, kind: str) -> array[i
 
 
 class Lookup:
-    """Value in r0 -> class in r0 (masked). Uses r1, r4 and r5."""
+    """Value in r0 -> class in r0 (masked). Uses r1 to r5."""
 
     def __init__(self, image: Image, classes: Classes, largest: int) -> None:
         self.classes = classes
-        self._width = 1 if classes.count <= 256 else 2
-        kind = "B" if self._width == 1 else "H"
-        self._bits = largest.bit_length()
-        self._top = self._pages = self._nodes = 0
-        if largest < 1 << 16:
-            self._values = power_of_two(largest + 1)
-            runs = [*classes.runs, (largest + 1, self._values - 1, 0)] if self._values > largest + 1 else classes.runs
-            flat = _fill(runs, self._values, kind).tobytes()
-            size = 256 * self._width
+        self.how: _Flat | _Pages | _Point | _Hash | _Trie
+        named = [run for run in classes.runs if run[2]]
+        if len(named) == 1 and named[0][0] == named[0][1]:
+            self.how = _Point(named[0][0])
+        elif largest < 1 << 16:
+            values = power_of_two(largest + 1)
+            runs = [*classes.runs, (largest + 1, values - 1, 0)] if values > largest + 1 else classes.runs
+            width = 1 if classes.count <= 256 else 2
+            flat = _fill(runs, values, "B" if width == 1 else "H").tobytes()
             pages: dict[bytes, int] = {}
-            if self._values > FLAT_VALUES:
+            if values > FLAT_VALUES:
+                size = 256 * width
                 numbers = [pages.setdefault(flat[at : at + size], len(pages)) for at in range(0, len(flat), size)]
-            self._flat = not 0 < len(pages) <= FLAT_PAGES
-            if self._flat:
-                self._top = image.add(flat, len(flat))
-            else:
-                self._nodes = power_of_two(len(pages))
-                self._pages = image.add(b"".join(pages), self._nodes * size)
-                self._top = image.add(bytes(numbers), len(numbers))
+            self.how = (
+                _Pages(image, numbers, list(pages), width)
+                if 0 < len(pages) <= FLAT_PAGES
+                else _Flat(image, flat, values, width)
+            )
         else:
-            self._flat = False
-            self._build_trie(image, classes)
+            blocks = hashing.cut(classes.runs)
+            tables = None if blocks is None else [hashing.build(e) if e else None for e in (blocks.blocks, blocks.points)]
+            if blocks is None or tables is None or any(t is None and e for t, e in zip(tables, (blocks.blocks, blocks.points), strict=True)):
+                self.how = _Trie(image, classes)
+            else:
+                self.how = _Hash(image, blocks.bits, tables[0], tables[1])
 
-    def _build_trie(self, image: Image, classes: Classes) -> None:
+    def emit(self, asm: Assembler) -> None:
+        """Append the code."""
+        self.how.emit(asm)
+        asm.alu_imm(AND, R0, self.classes.span - 1)
+
+
+def _indexed(asm: Assembler, dst: int, offset: int, index: int, width: int) -> None:
+    """dst = entry `index` (a register, lost) of the table at `offset`; uses r1."""
+    if width > 1:
+        asm.alu_imm(LSH, index, width.bit_length() - 1)
+    asm.map_value(R1, TABLES, offset)
+    asm.add(R1, index)
+    asm.load(width, dst, R1, 0)
+
+
+class _Point:
+    """One value is class 1."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def emit(self, asm: Assembler) -> None:
+        asm.alu_imm(XOR, R0, self.value)
+        asm.add_imm(R0, -1)
+        asm.alu_imm(RSH, R0, 63, wide=True)
+
+
+class _Flat:
+    """One entry a value."""
+
+    def __init__(self, image: Image, flat: bytes, values: int, width: int) -> None:
+        self.values, self.width = values, width
+        self.at = image.add(flat, len(flat))
+
+    def emit(self, asm: Assembler) -> None:
+        asm.alu_imm(AND, R0, self.values - 1)  # tells older verifiers what a byte swap or shift left
+        _indexed(asm, R0, self.at, R0, self.width)
+
+
+class _Pages:
+    """The upper byte chooses one of some pages."""
+
+    def __init__(self, image: Image, numbers: list[int], pages: list[bytes], width: int) -> None:
+        self.width, self.count = width, power_of_two(len(pages))
+        self.pages = image.add(b"".join(pages), self.count * 256 * width)
+        self.top = image.add(bytes(numbers), len(numbers))
+
+    def emit(self, asm: Assembler) -> None:
+        asm.alu_imm(AND, R0, 0xFFFF)
+        asm.mov(R5, R0)
+        asm.alu_imm(RSH, R5, 8)
+        _indexed(asm, R5, self.top, R5, 1)
+        asm.alu_imm(AND, R5, self.count - 1)
+        asm.alu_imm(LSH, R5, 8)
+        asm.alu_imm(AND, R0, 0xFF)
+        asm.alu(ADD, R0, R5)
+        _indexed(asm, R0, self.pages, R0, self.width)
+
+
+class _Hash:
+    """Points, and blocks of 1 << bits values for what is no point."""
+
+    def __init__(self, image: Image, bits: int, blocks: PerfectHash | None, points: PerfectHash | None) -> None:
+        self.bits, self.blocks, self.points = bits, blocks, points
+        self.at: dict[int, tuple[int, int]] = {}
+        for table in (blocks, points):
+            if table is not None:
+                shifts = image.add(table.shifts, len(table.shifts))
+                self.at[id(table)] = (shifts, image.add(table.slots, len(table.slots)))
+
+    def emit(self, asm: Assembler) -> None:
+        if self.blocks is not None:
+            asm.mov(R2, R0)
+            asm.alu_imm(RSH, R2, self.bits)
+            self._find(asm, self.blocks, R2)
+            asm.alu(MUL, R4, R5, wide=True)
+            if self.points is None:
+                asm.mov(R0, R4)
+                return
+            asm.mov(R3, R4)
+            self._find(asm, self.points, R0)
+            # r5 is 1 when the point is there: r0 = r5 ? r4 : r3
+            asm.alu(XOR, R4, R3, wide=True)
+            asm.alu(MUL, R4, R5, wide=True)
+            asm.alu(XOR, R3, R4, wide=True)
+            asm.mov(R0, R3)
+            return
+        assert self.points is not None
+        self._find(asm, self.points, R0)
+        asm.alu(MUL, R4, R5, wide=True)
+        asm.mov(R0, R4)
+
+    def _find(self, asm: Assembler, table: PerfectHash, key: int) -> None:
+        """r4 = class in the slot of `key` (kept), r5 = 1 if the slot is the key's, else 0."""
+        shifts, slots = self.at[id(table)]
+        asm.mov(R5, key)
+        asm.alu_imm(MUL, R5, table.first)
+        asm.alu_imm(RSH, R5, 32 - table.shift_bits)
+        _indexed(asm, R5, shifts, R5, 2)
+        asm.mov(R4, key)
+        asm.alu_imm(MUL, R4, table.second)
+        asm.alu_imm(RSH, R4, 32 - table.slot_bits)
+        asm.alu(XOR, R4, R5)
+        asm.alu_imm(AND, R4, (1 << table.slot_bits) - 1)
+        _indexed(asm, R4, slots, R4, 8)
+        asm.mov(R5, R4)
+        asm.alu(XOR, R5, key)  # 32 bits: 0 when the lower half, the slot's key, is equal
+        asm.add_imm(R5, -1)
+        asm.alu_imm(RSH, R5, 63, wide=True)
+        asm.alu_imm(RSH, R4, 32, wide=True)
+
+
+class _Trie:
+    """16 + 8 + 8 bits, always all three levels: whole ranges are nodes of one class."""
+
+    def __init__(self, image: Image, classes: Classes) -> None:
         nodes: list[bytes] = []
         known: dict[bytes, int] = {}
-        if classes.count >= _NODE:
-            raise TableError(f"more than {_NODE} classes of one field")
 
-        def node(runs: list[tuple[int, int, int]], base: int, bits: int) -> int:
-            data = level(runs, base, bits).tobytes()
+        def node(entries: array[int]) -> int:
+            data = entries.tobytes()
             number = known.setdefault(data, len(nodes))
             if number == len(nodes):
                 nodes.append(data)
-            if number >= _NODE:
-                raise TableError(f"more than {_NODE} nodes of one field")
+                if number >= MAX_NODES:
+                    raise TableError(f"more than {MAX_NODES} nodes of one field")
             return number
 
+        uniform: dict[tuple[int, int], int] = {}  # (class, levels below) -> node
+
+        def whole(number: int, bits: int) -> int:
+            if bits == 0:
+                return number
+            found = uniform.get((number, bits))
+            if found is None:
+                found = uniform[number, bits] = node(array("H", (whole(number, bits - 8),)) * 256)
+            return found
+
         def level(runs: list[tuple[int, int, int]], base: int, bits: int) -> array[int]:
-            """Entries of one node: each covers 1 << bits values, from `base` on."""
+            """Entries of one node from value `base` on, each for 1 << bits values."""
             entries = array("H")
             parts: list[tuple[int, int, int]] = []  # runs that share the present entry
-            at = base
             for first, last, number in runs:
-                low, high = max(first, base), last
-                if low > at:
-                    raise AssertionError("runs leave a gap")
-                while low <= high:
-                    entry_end = (low | ((1 << bits) - 1)) if bits else low
-                    if not parts and low & ((1 << bits) - 1) == 0 and high >= entry_end:
-                        whole = (high - low + 1) >> bits
-                        entries.extend(array("H", (number,)) * whole)
-                        low += whole << bits
+                low = max(first, base)
+                while low <= last:
+                    end = low | ((1 << bits) - 1)
+                    if not parts and low & ((1 << bits) - 1) == 0 and last >= end:
+                        count = (last - low + 1) >> bits
+                        entries.extend(array("H", (whole(number, bits),)) * count)
+                        low += count << bits
                         continue
-                    parts.append((low, min(high, entry_end), number))
-                    if high >= entry_end:
-                        entries.append(_NODE | node(parts, entry_end + 1 - (1 << bits), bits - 8))
+                    parts.append((low, min(last, end), number))
+                    if last >= end:
+                        entries.append(node(level(parts, end + 1 - (1 << bits), bits - 8)))
                         parts = []
-                    low = min(high, entry_end) + 1
-                at = high + 1
+                    low = min(last, end) + 1
             return entries
 
         top = level(classes.runs, 0, 16)
         assert len(top) == 1 << 16
-        self._top = image.add(top.tobytes(), len(top) * 2)
-        self._nodes = power_of_two(len(nodes)) if nodes else 0
-        if nodes:
-            self._pages = image.add(b"".join(nodes), self._nodes * _NODE_BYTES)
+        self.top = image.add(top.tobytes(), len(top) * 2)
+        self.count = power_of_two(len(nodes))
+        self.nodes = image.add(b"".join(nodes), self.count * _NODE_BYTES)
 
     def emit(self, asm: Assembler) -> None:
-        """Append the code."""
-        if self._bits > 16:
-            self._emit_trie(asm)
-        elif self._flat:
-            # the mask tells older verifiers what a byte swap or shift left
-            asm.alu_imm(AND, R0, self._values - 1)
-            self._indexed(asm, self._top, R0, self._width)
-        else:
-            asm.alu_imm(AND, R0, 0xFFFF)
-            asm.mov(R5, R0)
-            asm.alu_imm(RSH, R5, 8)
-            asm.map_value(R1, TABLES, self._top)
-            asm.add(R1, R5)
-            asm.load(1, R5, R1, 0)
-            asm.alu_imm(AND, R5, self._nodes - 1)
-            asm.alu_imm(LSH, R5, 8)
-            asm.alu_imm(AND, R0, 0xFF)
-            asm.alu(ADD, R0, R5)
-            self._indexed(asm, self._pages, R0, self._width)
-        asm.alu_imm(AND, R0, self.classes.span - 1)
-
-    @staticmethod
-    def _indexed(asm: Assembler, offset: int, index: int, width: int) -> None:
-        if width == 2:
-            asm.alu_imm(LSH, index, 1)
-        asm.map_value(R1, TABLES, offset)
-        asm.add(R1, index)
-        asm.load(width, R0, R1, 0)
-
-    def _emit_trie(self, asm: Assembler) -> None:
         asm.mov(R5, R0)
         asm.alu_imm(RSH, R5, 16)
-        asm.alu_imm(LSH, R5, 1)
-        asm.map_value(R1, TABLES, self._top)
-        asm.add(R1, R5)
-        if not self._nodes:
-            asm.load(2, R0, R1, 0)
-            return
-        asm.load(2, R5, R1, 0)
-        direct = asm.label()
-        asm.jump_imm(JLT, R5, _NODE, direct)
-        self._step(asm, 8)
-        asm.jump_imm(JLT, R5, _NODE, direct)
-        self._step(asm, 0)
-        asm.place(direct)
+        _indexed(asm, R5, self.top, R5, 2)
+        for shift in (8, 0):
+            asm.alu_imm(AND, R5, self.count - 1)
+            asm.alu_imm(LSH, R5, 8)
+            asm.mov(R4, R0)
+            if shift:
+                asm.alu_imm(RSH, R4, shift)
+            asm.alu_imm(AND, R4, 0xFF)
+            asm.alu(ADD, R5, R4)
+            _indexed(asm, R5, self.nodes, R5, 2)
         asm.mov(R0, R5)
-
-    def _step(self, asm: Assembler, shift: int) -> None:
-        """r5 = entry of node r5 for bits shift..shift+7 of r0; uses r1 and r4."""
-        asm.alu_imm(AND, R5, self._nodes - 1)
-        asm.alu_imm(LSH, R5, 9)
-        asm.mov(R4, R0)
-        if shift:
-            asm.alu_imm(RSH, R4, shift)
-        asm.alu_imm(AND, R4, 0xFF)
-        asm.alu_imm(LSH, R4, 1)
-        asm.alu(ADD, R5, R4)
-        asm.map_value(R1, TABLES, self._pages)
-        asm.add(R1, R5)
-        asm.load(2, R5, R1, 0)
