@@ -79,6 +79,11 @@ class Access:
             raise ValueError("a VLAN tag beside the frame exists only at tc")
         self._late: list[tuple[int, int, int, int, int, int]] = []
 
+    @property
+    def shift(self) -> int:
+        """How much nearer bytes behind the VLAN tag are in memory than in the frame."""
+        return TAG_BYTES if self.vlan == "metadata" else 0
+
     # start of a program
 
     def preamble(self, need: int, *, pieces: int, metadata: int | None) -> None:
@@ -205,8 +210,8 @@ class Access:
         """Go to `fail` when the frame is shorter than `need` (near) bytes."""
         if self.helper_only:
             return
-        if self.vlan == "metadata":
-            need = max(need - TAG_BYTES, HEADER_BYTES)
+        if self.shift:
+            need = max(need - self.shift, HEADER_BYTES)
         asm = self.asm
         asm.mov(R1, DATA)
         asm.add_imm(R1, need)

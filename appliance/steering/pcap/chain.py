@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from appliance.errors import FilterError
 from appliance.steering.pcap import asm as e
 from appliance.steering.pcap import translate
 from appliance.steering.pcap.access import MASK, A, Access, Kind, Vlan
@@ -45,6 +46,13 @@ def split(filters: Sequence[RankedFilter], jumps: int, *, other: Kind | None = N
         size += length
     parts.append(filters[start:])
     return parts
+
+
+def take(slots: list[int]) -> int:
+    """The next free slot for a part."""
+    if not slots:
+        raise FilterError("the rules need more programs than the datapath lends them slots")
+    return slots.pop(0)
 
 
 def emit(access: Access, filters: Sequence[RankedFilter], match: int, miss: int) -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from appliance.steering.pcap import chain, merge
-from appliance.steering.pcap.access import Access, Kind
-from appliance.steering.pcap.asm import Assembler, TooLongError
+from appliance.steering.pcap.access import Access, Kind, Vlan
+from appliance.steering.pcap.asm import ARSH, LSH, Assembler, TooLongError
 from appliance.steering.pcap.chain import RankedFilter
-from appliance.steering.pcap.emit import Emitter, Prepared
+from appliance.steering.pcap.emit import BEST, Emitter, Prepared
 from appliance.steering.pcap.linkage import Ending, Linkage, LoadableProgram
 from appliance.steering.pcap.merge import BudgetError
 from appliance.steering.pcap.tables import Image, TableError
@@ -81,26 +81,48 @@ def _prepare(filters: tuple[RankedFilter, ...], image: Image) -> list[Part]:
 
 
 def programs(
-    prepared: PreparedSet, *, kind: Kind, linkage: Linkage | None, slots: list[int | None], other: int | None
+    prepared: PreparedSet,
+    *,
+    kind: Kind,
+    linkage: Linkage | None,
+    slots: list[int],
+    entry: int | None,
+    other: int | None,
+    vlan: Vlan = "inline",
+    one_by_one: bool = False,
+    part_jumps: int = chain.PART_JUMPS,
 ) -> list[LoadableProgram]:
-    """The programs for ordinary frames: one, or one a part. `slots` are free ones; used ones are taken from it."""
-    try:
-        return [_program(prepared.parts, "rules", kind=kind, linkage=linkage, slot=None, following=None, other=other)]
-    except TooLongError:
-        if linkage is None:
-            raise
+    """The programs of a set: one, or one a part. The first goes to slot `entry`, others to slots taken from `slots`.
+
+    `other` is the slot for frames that these programs are not for. `one_by_one`: a smaller program for every part.
+    """
+    name = "rules" if vlan == "inline" else "tagged"
+    if not one_by_one and (linkage is None or sum(len(p.filters) for p in prepared.parts if p.merged is None) < 100):
+        try:
+            return [
+                _program(
+                    prepared.parts, name, kind=kind, vlan=vlan, linkage=linkage, slot=entry, following=None, other=other
+                )
+            ]
+        except TooLongError:
+            if linkage is None:
+                raise
     pieces: list[list[Part]] = []
     for part in prepared.parts:
         if part.merged is None:
-            pieces += [[Part(tuple(run), None, part.why)] for run in chain.split(part.filters, chain.PART_JUMPS)]
+            pieces += [
+                [Part(tuple(run), None, part.why)]
+                for run in chain.split(part.filters, part_jumps, other="tc" if vlan == "metadata" else None)
+            ]
         else:
             pieces.append([part])
-    places = [None] + [slots.pop(0) for _ in pieces[1:]]
+    places = [entry] + [chain.take(slots) for _ in pieces[1:]]
     return [
         _program(
             piece,
-            f"rules{at}",
+            f"{name}{at}",
             kind=kind,
+            vlan=vlan,
             linkage=linkage,
             slot=places[at],
             following=places[at + 1] if at + 1 < len(pieces) else None,
@@ -115,19 +137,19 @@ def _program(
     name: str,
     *,
     kind: Kind,
+    vlan: Vlan,
     linkage: Linkage | None,
     slot: int | None,
     following: int | None,
     other: int | None,
 ) -> LoadableProgram:
     code = Assembler()
-    access = Access(code, kind)
+    access = Access(code, kind, vlan)
     ending = Ending(code, linkage)
-    match, miss, elsewhere = code.label(), code.label(), code.label()
+    match, miss, elsewhere, either = code.label(), code.label(), code.label(), code.label()
+    one_end = following is None and (linkage is None or linkage.match_slot == linkage.miss_slot)
     beside = elsewhere if kind == "tc" and other is not None else None
-    needs = [
-        max(chain.needed(p.filters), 0 if p.merged is None else p.merged.merged.need) for p in parts
-    ]
+    needs = [max(chain.needed(p.filters), 0 if p.merged is None else p.merged.merged.need) for p in parts]
     # tc: pull once for all parts; XDP: merged parts check where a bound fails, others before they begin
     access.preamble(max(needs) if kind == "tc" else 0, pieces=elsewhere, metadata=beside)
     for at, part in enumerate(parts):
@@ -136,13 +158,26 @@ def _program(
         if at:
             access.reload_end()
         if part.merged is not None:
-            Emitter(access, part.merged, match=match, miss=none, pieces=elsewhere).emit()
+            Emitter(
+                access,
+                part.merged,
+                match=match,
+                miss=none,
+                pieces=elsewhere,
+                either=either if last and one_end else None,
+            ).emit()
         else:
             if kind == "xdp" and needs[at]:
                 access.whole_or(needs[at], elsewhere)
             chain.emit(access, part.filters, match, none)
         if not last:
             code.place(none)
+    if code.wanted(either):
+        # one way for both, without a branch that traffic makes unpredictable: NONE as 16 signed bits is NO_MATCH
+        code.place(either)
+        code.alu_imm(LSH, BEST, 16)
+        code.alu_imm(ARSH, BEST, 16)
+        ending.rule(matched=True)
     chain.finish(code, ending, match=match, miss=miss, following=following)
     if code.wanted(elsewhere):
         code.place(elsewhere)

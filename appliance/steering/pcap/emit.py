@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from appliance.steering.pcap import translate
-from appliance.steering.pcap.access import A, Access, X
+from appliance.steering.pcap.access import HEADER_BYTES, A, Access, X
 from appliance.steering.pcap.asm import (
     ADD,
     AND,
@@ -37,7 +37,6 @@ from appliance.steering.pcap.asm import (
     R10,
     RSH,
     SUB,
-    Assembler,
 )
 from appliance.steering.pcap.chain import needed
 from appliance.steering.pcap.graph import ACCEPT, REJECT, FieldKind, Graph
@@ -109,7 +108,10 @@ class Prepared:
             # a length is looked up with 16 bits; rules about longer frames share the last class
             largest = 0xFFFF if what.kind is FieldKind.LENGTH_VALUE else what.largest
             if what.kind is FieldKind.LENGTH_VALUE and any(
-                0xFFFF < cut <= 0xFFFFFFFF for intervals in found for pair in intervals for cut in (pair[0], pair[1] + 1)
+                0xFFFF < cut <= 0xFFFFFFFF
+                for intervals in found
+                for pair in intervals
+                for cut in (pair[0], pair[1] + 1)
             ):
                 raise BudgetError("a rule compares `len` with more than 65535")
             clipped = {s: tuple((low, min(high, largest)) for low, high in s) for s in dict.fromkeys(found)}
@@ -126,11 +128,12 @@ class Emitter:
     """Appends one merged set to a program: goes to `match` with the rank in BEST, or to `miss`."""
 
     def __init__(
-        self, access: Access, prepared: Prepared, *, match: int, miss: int, pieces: int
+        self, access: Access, prepared: Prepared, *, match: int, miss: int, pieces: int, either: int | None = None
     ) -> None:
+        """`either`: where to go with a rank or NONE in BEST, when match and miss need not be told apart."""
         self.access, self.asm, self.prepared = access, access.asm, prepared
         self.graph: Graph = prepared.merged.graph
-        self.match, self.miss, self.pieces = match, miss, pieces
+        self.match, self.miss, self.pieces, self.either = match, miss, pieces, either
         self.labels = [self.asm.label() for _ in prepared.merged.states]
         self.pending: list[int] = []
         self.queued: set[int] = set()
@@ -156,8 +159,11 @@ class Emitter:
             self._opaque_tail()
         if self.asm.wanted(self.out):
             self.asm.place(self.out)
-            self.asm.jump_imm(JEQ, BEST, NONE, self.miss)
-            self.asm.jump(self.match)
+            if self.either is not None:
+                self.asm.jump(self.either)
+            else:
+                self.asm.jump_imm(JEQ, BEST, NONE, self.miss)
+                self.asm.jump(self.match)
         self._emit_shorts()
 
     def _target(self, number: int) -> int:
@@ -186,16 +192,16 @@ class Emitter:
     def _bound(self, state: BoundSplit) -> None:
         asm = self.asm
         short = asm.label()
+        need = state.need - self.access.shift
         if state.header is None:
             asm.mov(R1, R9)
+            need = max(need, HEADER_BYTES) if self.access.shift else need
         else:
-            asm.load(1, R0, R9, state.header)
-            asm.alu_imm(AND, R0, 0xF)
-            asm.alu_imm(LSH, R0, 2)
+            self.access.header_length(R0, state.header, self.miss, near=True)
             asm.mov(X, R9)
             asm.add(X, R0)
             asm.mov(R1, X)
-        asm.add_imm(R1, state.need)
+        asm.add_imm(R1, need)
         no = self._target(state.no)
         asm.jump_reg(JGT, R1, R5, no if self.access.kind == "tc" else short, wide=True)
         if self.access.kind == "xdp":
@@ -216,8 +222,12 @@ class Emitter:
         if what.kind is FieldKind.LENGTH_VALUE:
             self.access.length(R0)
             return
-        asm.load(what.size, R0, X if what.kind is FieldKind.BEHIND_HEADER else R9, what.offset)
-        asm.big_endian(R0, what.size)
+        if what.kind is FieldKind.BEHIND_HEADER:
+            # With the tag beside, what follows an untagged header is never asked for: its EtherType was.
+            asm.load(what.size, R0, X, what.offset - self.access.shift)
+            asm.big_endian(R0, what.size)
+        else:
+            self.access.near(R0, what.offset, what.size, self.miss)
         if what.mask != (1 << 8 * what.size) - 1:
             asm.alu_imm(AND, R0, what.mask)
 
@@ -291,7 +301,9 @@ class Emitter:
         if leaf.opaque:
             words = (len(self.opaque_bits) + _WORD - 1) // _WORD
             for word in range(words):
-                mask = sum(1 << self.opaque_bits[r] - word * _WORD for r in leaf.opaque if self.opaque_bits[r] // _WORD == word)
+                mask = sum(
+                    1 << self.opaque_bits[r] - word * _WORD for r in leaf.opaque if self.opaque_bits[r] // _WORD == word
+                )
                 asm.load_imm64(R0, mask)
                 asm.store(8, R10, _OPAQUE_AT - 8 * word, R0)
             asm.jump(self.tail)
@@ -334,9 +346,14 @@ class Emitter:
         for at, node in enumerate(order):
             asm.place(labels[node])
             self._load(graph.field[node])
-            self._interval(graph.low[node], graph.high[node], graph.fields[graph.field[node]].largest,
-                           labels[graph.yes[node]], labels[graph.no[node]],
-                           labels[order[at + 1]] if at + 1 < len(order) else yes)
+            self._interval(
+                graph.low[node],
+                graph.high[node],
+                graph.fields[graph.field[node]].largest,
+                labels[graph.yes[node]],
+                labels[graph.no[node]],
+                labels[order[at + 1]] if at + 1 < len(order) else yes,
+            )
 
     def _interval(self, low: int, high: int, largest: int, yes: int, no: int, following: int) -> None:
         """r0 in low..high? Goes to yes or no; `following` is the label of the next instruction."""
@@ -384,7 +401,9 @@ class Emitter:
         for fields, cubes in groups:
             self._group(fields, cubes, slots, set(early))
 
-    def _group(self, fields: tuple[int, ...], cubes: list[tuple[int, Cube]], slots: dict[int, int], early: set[int]) -> None:
+    def _group(
+        self, fields: tuple[int, ...], cubes: list[tuple[int, Cube]], slots: dict[int, int], early: set[int]
+    ) -> None:
         """Bit vectors of cubes over (mostly) the same fields: BEST = the better of itself and the first cube that holds."""
         asm, image, prepared = self.asm, self.prepared.tables.image, self.prepared
         words = (len(cubes) + _WORD - 1) // _WORD

@@ -174,12 +174,33 @@ def build_classifier(
     with merge_module.lock:
         prepared = classifier.prepare(tuple(ranked), merged=merge)
         slots = list(linkage.part_slots) if linkage else []
-        others = chain.split(ranked, part_jumps, other=kind) if linkage else []
-        other_slots = [_take(slots) for _ in others]
+        one_by_one = part_jumps < chain.PART_JUMPS
+        other = chain.take(slots) if linkage else None
         main = classifier.programs(
-            prepared, kind=kind, linkage=linkage, slots=slots, other=other_slots[0] if others else None
+            prepared,
+            kind=kind,
+            linkage=linkage,
+            slots=slots,
+            entry=None,
+            other=other,
+            one_by_one=one_by_one,
+            part_jumps=part_jumps,
         )
-    programs = main + _other_programs(ranked, others, other_slots, kind=kind, linkage=linkage)
+        programs = list(main)
+        if linkage and kind == "tc":
+            programs += classifier.programs(
+                prepared,
+                kind=kind,
+                linkage=linkage,
+                slots=slots,
+                entry=other,
+                other=None,
+                vlan="metadata",
+                one_by_one=one_by_one,
+                part_jumps=part_jumps,
+            )
+        elif linkage:
+            programs += _in_pieces(ranked, linkage, [other, *slots], part_jumps)
     if len(programs) > MAX_PARTS:
         raise FilterError(f"the rules need {len(programs)} programs; at most {MAX_PARTS} fit one after the other")
     report.method, report.why = prepared.method, prepared.why
@@ -191,34 +212,24 @@ def build_classifier(
     return GeneratedSet(kind, tuple(programs), tables, report)
 
 
-def _take(slots: list[int]) -> int:
-    if not slots:
-        raise FilterError("the rules need more programs than the datapath lends them slots")
-    return slots.pop(0)
-
-
-def _other_programs(
-    ranked: Sequence[chain.RankedFilter],
-    parts: Sequence[Sequence[chain.RankedFilter]],
-    slots: Sequence[int],
-    *,
-    kind: Kind,
-    linkage: Linkage | None,
+def _in_pieces(
+    ranked: Sequence[chain.RankedFilter], linkage: Linkage, slots: list[int], part_jumps: int
 ) -> list[LoadableProgram]:
-    """Rule by rule, for the frames that the entry sends away: in pieces (XDP), or with the VLAN tag beside (tc)."""
-    need = chain.needed(ranked) if parts else 0
+    """Rule by rule and through a helper, for XDP frames whose first piece is too short: exact, and seldom."""
+    parts = chain.split(ranked, part_jumps, other="xdp")
+    places = [chain.take(slots) for _ in parts]
     return [
         chain.program(
-            f"other{at}",
+            f"pieces{at}",
             part,
-            kind=kind,
-            vlan="inline" if kind == "xdp" else "metadata",
+            kind="xdp",
+            vlan="inline",
             linkage=linkage,
-            slot=slots[at],
-            following=slots[at + 1] if at + 1 < len(parts) else None,
+            slot=places[at],
+            following=places[at + 1] if at + 1 < len(parts) else None,
             other=None,
-            need=need,
-            helper_only=kind == "xdp",
+            need=0,
+            helper_only=True,
         )
         for at, part in enumerate(parts)
     ]
@@ -247,7 +258,7 @@ def build_accept(filters: Sequence[ClassicFilter], *, kind: Kind, linkage: Linka
     for bit, filt in enumerate(filters):
         masks[filt] = masks.get(filt, 0) | 1 << bit
     report = Report(rules=len(filters), method="chain")
-    other = _take(list(linkage.part_slots)) if linkage else None
+    other = chain.take(list(linkage.part_slots)) if linkage else None
     programs = [
         chain.accept_program("accept", masks, kind=kind, vlan="inline", linkage=linkage, slot=None, other=other)
     ]

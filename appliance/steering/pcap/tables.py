@@ -138,8 +138,14 @@ class Lookup:
             )
         else:
             blocks = hashing.cut(classes.runs)
-            tables = None if blocks is None else [hashing.build(e) if e else None for e in (blocks.blocks, blocks.points)]
-            if blocks is None or tables is None or any(t is None and e for t, e in zip(tables, (blocks.blocks, blocks.points), strict=True)):
+            tables = (
+                None if blocks is None else [hashing.build(e) if e else None for e in (blocks.blocks, blocks.points)]
+            )
+            if (
+                blocks is None
+                or tables is None
+                or any(t is None and e for t, e in zip(tables, (blocks.blocks, blocks.points), strict=True))
+            ):
                 self.how = _Trie(image, classes)
             else:
                 self.how = _Hash(image, blocks.bits, tables[0], tables[1])
