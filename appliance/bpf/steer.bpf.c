@@ -374,8 +374,8 @@ static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 	}
 }
 
-/* Global functions: the verifier looks at them once, and not once for each state of their callers. */
-__noinline int hash_xdp(struct xdp_md *ctx)
+/* Static: a global function may take the context only where the kernel carries BTF, and the board's does not. */
+static __noinline int hash_xdp(struct xdp_md *ctx)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
@@ -384,7 +384,7 @@ __noinline int hash_xdp(struct xdp_md *ctx)
 	return 0;
 }
 
-__noinline int hash_tc(struct __sk_buff *ctx)
+static __noinline int hash_tc(struct __sk_buff *ctx)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
@@ -725,13 +725,16 @@ static __always_inline int take_tag(int kind, void *ctx)
 		if (skb->vlan_proto != bpf_htons(ETH_TAG))
 			return -1;
 		vid = skb->vlan_tci & 0xfff;
-		return bpf_skb_vlan_pop(skb) ? -1 : vid;
+		bpf_skb_vlan_pop(skb);	/* its error may be about a broken tag behind this one, which is gone */
+		return vid;
 	}
 	if (data + ETH_HLEN + 4 > end || *(__u16 *)(data + 12) != bpf_htons(ETH_TAG))
 		return -1;
 	vid = bpf_ntohs(*(__u16 *)(data + 14)) & 0xfff;
-	if (kind == TC)
-		return bpf_skb_vlan_pop(ctx) ? -1 : vid;
+	if (kind == TC) {
+		bpf_skb_vlan_pop(ctx);
+		return vid;
+	}
 	__builtin_memcpy(stations, data, 12);
 	__builtin_memcpy(data + 4, stations, 12);
 	return bpf_xdp_adjust_head(ctx, 4) ? -1 : vid;

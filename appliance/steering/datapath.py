@@ -282,12 +282,14 @@ class Datapath:
                 for number in policy.chains
             }
         )
+        by_id = {hop.id: hop for hop in policy.hops.values()}
         self._maps["hops"].set_all(
             {
-                half * layout.MAX_HOPS + hop.id: layout.HopValue(
-                    accept_bit=hop.accept_bit, flags=layout.HOP_TRACKED if hop.tracked else 0
+                half * layout.MAX_HOPS + number: layout.HopValue(
+                    accept_bit=by_id[number].accept_bit if number in by_id else layout.NO_ACCEPT_BIT,
+                    flags=layout.HOP_TRACKED if number in by_id and by_id[number].tracked else 0,
                 )
-                for hop in policy.hops.values()
+                for number in range(layout.MAX_HOPS)
             }
         )
         for group in policy.groups.values():

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the datapath's tests share: the freshly compiled object, and namespaces that go away again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.datapath.wire import Wire
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def bpf_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datapath compiled from the sources as they are."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    made = tmp_path_factory.mktemp("bpf") / "steer.bpf.o"
+    source = ROOT / "appliance/bpf/steer.bpf.c"
+    command = [
+        "clang",
+        "-O2",
+        "-g",
+        "-Wall",
+        "-Werror",
+        "-target",
+        "bpf",
+        f"-I/usr/include/{os.uname().machine}-linux-gnu",
+    ]
+    subprocess.run([*command, "-c", str(source), "-o", str(made)], check=True)
+    return made
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A LAN host, a WAN host and the appliance between them, each in a namespace of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with Wire() as made:
+        yield made
