@@ -457,8 +457,9 @@ class KeeperCore:
             relay.position = event.position
             self._do(CloseRelay(event.relay))
             self._relay_lost(now, event.relay, relay, Cause.RELAY_FAULT, said)
-        else:
+        elif event.position != relay.position:
             relay.position = event.position
+            self._do(Send())  # after the move: bypassd waits for the confirmed position
 
     def _relay_lost(self, now: int, name: str, relay: RelayState, cause: Cause, error: str) -> None:
         relay.usable, relay.cause = False, cause

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The keeper's rules, driven step by step: who moves the relay when, when bypassd is killed, when the watchdog is fed."""
+"""The keeper's rules, step by step: who moves the relay when, when bypassd is killed, when the watchdog is fed."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from appliance.keepercore import (
     OpenWatchdog,
     ReadRelay,
     RelayReport,
+    Send,
     SetWatchdog,
     Spawn,
     Started,
@@ -50,6 +51,7 @@ class Bench:
         self.relay_error = ""
         self.stuck = False
         self.watchdog_error = ""
+        self.told: list[str] = []  # positions in the states that bypassd was sent
         self.feed(Started((RELAY,)))
 
     def feed(self, event: kc.Event) -> list[kc.Action]:
@@ -81,6 +83,8 @@ class Bench:
                 if not self.stuck:
                     self.line = position
                 return [RelayReport(name, self.line, expected=position)]
+            case Send():
+                self.told.append(self.core.relays[RELAY].position)
             case CloseRelay():
                 self.line = kc.BYPASS
         return []
@@ -132,6 +136,13 @@ def test_inline_only_when_asked(bench: Bench) -> None:
     assert of(bench.check_in(kc.INLINE), Drive) == [Drive(RELAY, kc.INLINE)]
     assert bench.line == kc.INLINE
     assert of(bench.check_in(kc.BYPASS), Drive) == [Drive(RELAY, kc.BYPASS)]
+
+
+def test_bypassd_is_told_each_confirmed_position(bench: Bench) -> None:
+    bench.check_in(kc.INLINE)
+    assert bench.told[-1] == kc.INLINE
+    bench.check_in(kc.BYPASS)
+    assert bench.told[-1] == kc.BYPASS
 
 
 def test_a_relay_that_is_not_named_goes_to_bypass(bench: Bench) -> None:
