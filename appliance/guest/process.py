@@ -28,6 +28,9 @@ LOG_BYTES = 256 << 10
 _ABOVE = 200  # inherited descriptors are first moved up here, so that placing one never overwrites another
 
 
+_PIDFD_THREAD = os.O_EXCL
+
+
 class Record(msgspec.Struct, frozen=True):
     """What is kept of a running guest for the next bypassd. `digest` = of its command line; `since` in monotonic ns."""
 
@@ -132,6 +135,22 @@ class Process:
             os.close(pidfd)
             return None
         return cls(record.pid, record.started, pidfd, child=False)
+
+    def watch_threads(self, threads: Sequence[int]) -> list[int]:
+        """File descriptors that become readable when one of these threads ends, for the caller to close.
+
+        A killed process gives its memory back before its own pidfd tells of it, which takes tens of milliseconds for a
+        guest's memory. Its threads but the last are gone long before. Empty where the kernel (before 6.9) cannot.
+        """
+        fds: list[int] = []
+        for thread in threads:
+            try:
+                fds.append(os.pidfd_open(thread, _PIDFD_THREAD))
+            except OSError:
+                continue  # the kernel cannot, or it ended just now, which the process's own pidfd tells
+            if not Path(f"/proc/{self.pid}/task/{thread}").exists():
+                os.close(fds.pop())  # the number had passed to another process
+        return fds
 
     @property
     def alive(self) -> bool:

@@ -8,6 +8,7 @@ client; the connection lives as long as bypassd knows of the process.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from appliance.errors import UnreachableError
 
 HANDSHAKE_S = 30.0
 """QEMU answers in milliseconds; under nested emulation it has been seen to need seconds."""
+
+# The library logs as a warning each QEMU that ends; what matters reaches us as exceptions and through the pidfd.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 EVENTS = ("SHUTDOWN", "RESET", "GUEST_PANICKED", "WATCHDOG", "BLOCK_IO_ERROR", "STOP", "RESUME")
 """The events that change what we think of a guest."""
@@ -55,6 +59,11 @@ class Monitor:
             raise UnreachableError(f"guest {self._name}: {command}: {error}") from error
         except TimeoutError as error:
             raise UnreachableError(f"guest {self._name}: {command}: no answer within {limit:.0f} s") from error
+
+    async def processors(self) -> list[int]:
+        """Thread ids of the guest's virtual CPUs."""
+        found = await self.ask("query-cpus-fast")
+        return [int(cpu["thread-id"]) for cpu in found] if isinstance(found, list) else []
 
     async def watch(self) -> None:
         """Hand out events until the connection ends."""

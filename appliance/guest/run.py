@@ -128,6 +128,7 @@ class Run:
         self.adopted = False
         self.answered = False
         self._process: Process | None = None
+        self._threads: list[int] = []
         self._ended = asyncio.Event()
         self._trouble = ""
 
@@ -212,19 +213,39 @@ class Run:
         said = self._trouble or process.last_words(self._folder / "qemu.log")
         return End(how, said, self.answered)
 
-    def _at_end(self) -> None:
+    def _at_first_death(self) -> None:
+        """A thread of QEMU ended, and so does QEMU: the lease first, the rest when the process is gone."""
         try:
             self._listener.on_end()
         finally:
             self.watch.stop()  # an answer still on its way must not renew what was just ended
+            self._forget_threads()
+
+    def _at_end(self) -> None:
+        try:
+            self._at_first_death()
+        finally:
             assert self._process is not None
             asyncio.get_running_loop().remove_reader(self._process.pidfd)
             self._ended.set()
+
+    def _watch_threads(self, processors: Sequence[int]) -> None:
+        assert self._process is not None
+        self._threads = self._process.watch_threads([self._process.pid, *processors])
+        for fd in self._threads:
+            asyncio.get_running_loop().add_reader(fd, self._at_first_death)
+
+    def _forget_threads(self) -> None:
+        for fd in self._threads:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+        self._threads.clear()
 
     async def _serve(self) -> None:
         """QMP, agent channel and checks, for as long as the process runs."""
         try:
             accel = await self.monitor.connect()
+            self._watch_threads(await self.monitor.processors())
             await self.channel.connect()
             assert self.record is not None
             self.record = msgspec.structs.replace(self.record, accel=accel)
@@ -236,6 +257,7 @@ class Run:
             await asyncio.gather(self.monitor.watch(), self.channel.run(self._listener.on_message))
         finally:
             self.watch.stop()
+            self._forget_threads()
             self.channel.close()
             await self.monitor.close()
 

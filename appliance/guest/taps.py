@@ -16,20 +16,20 @@ import socket
 import struct
 from pathlib import Path
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from appliance.errors import GuestError
 
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_SIOCSIFMTU = 0x8922
+_IFF_UP = 1
 
 TAP_MTU = 9000
 """Larger than any port's: the kernel drops, without a counter, what is longer than the MTU on its way into a tap."""
 
-_ADDRGEN_NONE = 1
 _NAME = re.compile(r"tw\d+\.\d+[lw]")
 
 
@@ -67,19 +67,17 @@ def ensure(name: str) -> None:
     """Make the tap where it is missing, without addresses, with room for tagged frames, and up."""
     if not Path("/sys/class/net", name).exists():
         os.close(open_tap(name))
-    with IPRoute() as route:
-        found = route.link_lookup(ifname=name)
-        if not found:
-            raise GuestError(f"tap {name} is not there")
-        try:
-            route.link("set", index=found[0], mtu=TAP_MTU, state="up", IFLA_AF_SPEC=_no_ipv6_address())
-        except NetlinkError:
-            # A kernel without IPv6 refuses that attribute, and needs it as little.
-            route.link("set", index=found[0], mtu=TAP_MTU, state="up")
-
-
-def _no_ipv6_address() -> dict[str, list[tuple[str, object]]]:
-    return {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDRGEN_NONE)]})]}
+    no_ipv6 = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
+    try:
+        if no_ipv6.exists():  # else the kernel has no IPv6, and gives no address by itself
+            no_ipv6.write_text("1")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), TAP_MTU))
+            request = struct.pack("16sH22x", name.encode(), 0)
+            (flags,) = struct.unpack_from("16xH", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags | _IFF_UP))
+    except OSError as error:
+        raise GuestError(f"tap {name} cannot be set up: {error.strerror}") from error
 
 
 def existing() -> list[str]:
@@ -88,11 +86,9 @@ def existing() -> list[str]:
 
 
 def remove(name: str) -> None:
-    """Remove the tap; one that is gone already is no error."""
-    with IPRoute() as route:
-        for index in route.link_lookup(ifname=name):
-            try:
-                route.link("del", index=index)
-            except NetlinkError as error:
-                if error.code != errno.ENODEV:
-                    raise GuestError(f"tap {name} cannot be removed: {error}") from error
+    """Let the tap end with its last user; GuestError while a process holds it."""
+    fd = open_tap(name)
+    try:
+        fcntl.ioctl(fd, _TUNSETPERSIST, 0)
+    finally:
+        os.close(fd)

@@ -139,10 +139,11 @@ class Detector:
             return actions  # older than what is known: proves nothing new
         self.last_good, self.last_latency = event.at, event.latency
         self._bads = 0
-        # A flood of good answers inside one interval is one answer: rising takes time, not volume.
-        if self._counted is None or event.at - self._counted >= self.limits.interval - self.limits.margin:
+        # Good answers that arrive within one interval are one answer, be they a flood or what a hung guest had
+        # queued: rising takes time, not volume.
+        if self._counted is None or now - self._counted >= self.limits.interval - self.limits.margin:
             self._goods += 1
-            self._counted = event.at
+            self._counted = now
         if self.state is not State.PASSING and self._goods >= self.limits.rises:
             self.state, self.changed, self.why = State.PASSING, now, ""
             actions.append(Rose())
