@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A merged set as eBPF: the states as compares and branches, the leaves as table look-ups.
 
-Code generation only; what to do was decided by `merge` and `leaves`. Registers: CTX, DATA, END and X (a packet pointer to
-what follows the variable header) as in `access`; BEST (the register of A) holds the best rank known at a leaf.
+Code generation only; what to do was decided by `merge` and `leaves`. Registers: CTX, DATA, END and X (packet pointer to
+what follows the header) as in `access`; BEST (the register of A) holds the best rank known at a leaf.
 """
 
 from __future__ import annotations
@@ -350,12 +350,12 @@ class Emitter:
                 graph.low[node],
                 graph.high[node],
                 graph.fields[graph.field[node]].largest,
-                labels[graph.yes[node]],
-                labels[graph.no[node]],
-                labels[order[at + 1]] if at + 1 < len(order) else yes,
+                yes=labels[graph.yes[node]],
+                no=labels[graph.no[node]],
+                following=labels[order[at + 1]] if at + 1 < len(order) else yes,
             )
 
-    def _interval(self, low: int, high: int, largest: int, yes: int, no: int, following: int) -> None:
+    def _interval(self, low: int, high: int, largest: int, *, yes: int, no: int, following: int) -> None:
         """r0 in low..high? Goes to yes or no; `following` is the label of the next instruction."""
         asm = self.asm
         if low == high:
@@ -404,7 +404,7 @@ class Emitter:
     def _group(
         self, fields: tuple[int, ...], cubes: list[tuple[int, Cube]], slots: dict[int, int], early: set[int]
     ) -> None:
-        """Bit vectors of cubes over (mostly) the same fields: BEST = the better of itself and the first cube that holds."""
+        """Bit vectors of cubes over (mostly) the same fields: BEST = the better of itself and the first that holds."""
         asm, image, prepared = self.asm, self.prepared.tables.image, self.prepared
         words = (len(cubes) + _WORD - 1) // _WORD
         if words > MAX_WORDS:
@@ -415,8 +415,8 @@ class Emitter:
         rows: list[tuple[int, int, bool]] = []  # field, table, whether class 0 rules every cube out
         for number in fields:
             classes = prepared.classes(number)
-            table, useless = _rows(cubes, number, classes, words, summary=summary, stride=stride)
-            rows.append((number, image.add(table, classes.span * stride), useless))
+            data, useless = _rows(cubes, number, classes, words, summary=summary, stride=stride)
+            rows.append((number, image.add(data, classes.span * stride), useless))
         # known classes first, then the fields that tell most apart
         rows.sort(key=lambda row: (row[0] not in early, -prepared.classes(row[0]).count))
         for at, (number, _, useless) in enumerate(rows):
@@ -550,7 +550,7 @@ def _groups(cubes: list[tuple[int, Cube]]) -> list[tuple[tuple[int, ...], list[t
         groups.setdefault(tuple(number for number, _ in cube), []).append((rank, cube))
     large = {fields: found for fields, found in groups.items() if len(found) >= LEAST_GROUP or len(groups) == 1}
     rest = [entry for fields, found in groups.items() if fields not in large for entry in found]
-    result = [(fields, found) for fields, found in large.items()]
+    result = list(large.items())
     if rest:
         fields = tuple(sorted({number for _, cube in rest for number, _ in cube}))
         result.append((fields, sorted(rest, key=lambda entry: entry[0])))

@@ -135,7 +135,7 @@ class _Merge:
             if root == ACCEPT:
                 break
         need = self._need_of_all(nodes)
-        self._number(tuple(ranks), tuple(nodes), 0, 0, None, 0)
+        self._number(tuple(ranks), tuple(nodes), tags=0, known=0, header=None, behind=0)
         while self.todo:
             number, key = self.todo.pop()
             self.states[number] = self._split(key)
@@ -163,7 +163,8 @@ class _Merge:
         """What the fields in `mask` read: bytes of the frame, and bytes behind each header."""
         found = self.needs.get(mask)
         if found is None:
-            fixed, behind = 0, {}
+            fixed = 0
+            behind: dict[int, int] = {}
             for number, what in enumerate(self.graph.fields):
                 if not mask >> number & 1:
                     continue
@@ -182,12 +183,13 @@ class _Merge:
         self,
         ranks: tuple[int, ...],
         nodes: tuple[int, ...],
+        *,
         tags: int,
         known: int,
         header: int | None,
         behind: int,
     ) -> int:
-        """The state's number. What is known is cut down to what is still needed, so that equal states are found equal."""
+        """The state's number. What is known is cut down to what is still needed: so equal states are found equal."""
         masks, mask = self.graph.mask, 0
         for node in nodes:
             mask |= masks[node]
@@ -210,7 +212,8 @@ class _Merge:
     def _only_header(self, ranks: tuple[int, ...], nodes: tuple[int, ...], kept: int) -> tuple[int, ...]:
         """X holds one header at a time: rules that need another one are run as a whole."""
         result = []
-        for rank, node in zip(ranks, nodes, strict=True):
+        for rank, root in zip(ranks, nodes, strict=True):
+            node = root
             if any(header != kept for header in self._needs(self.graph.mask[node])[1]):
                 self.why.setdefault(rank, "needs another variable header than the rules beside it")
                 node = self.ends[rank]
@@ -257,8 +260,8 @@ class _Merge:
                 return BoundSplit(
                     need,
                     wanted,
-                    self._number(*yes, tags, known, wanted, need),
-                    self._number(*no, tags, known, wanted, 0),
+                    self._number(*yes, tags=tags, known=known, header=wanted, behind=need),
+                    self._number(*no, tags=tags, known=known, header=wanted, behind=0),
                 )
         return Leaf(tuple(zip(ranks, nodes, strict=True)), header)
 
@@ -270,8 +273,8 @@ class _Merge:
         return BoundSplit(
             need,
             None,
-            self._number(*yes, tags, max(known, need), header, behind),
-            self._number(*no, tags, known, header, behind),
+            self._number(*yes, tags=tags, known=max(known, need), header=header, behind=behind),
+            self._number(*no, tags=tags, known=known, header=header, behind=behind),
         )
 
     def _restricted(
@@ -327,5 +330,9 @@ class _Merge:
             end = starts[column + 1] - 1 if column + 1 < len(starts) else graph.fields[number].largest
             inner = tags + (is_type and start == end and start in _VLAN_TYPES and tags < _MAX_TAGS)
             column_ranks, column_nodes = columns[column]
-            targets.append(self._number(tuple(column_ranks), tuple(column_nodes), inner, known, header, behind))
+            targets.append(
+                self._number(
+                    tuple(column_ranks), tuple(column_nodes), tags=inner, known=known, header=header, behind=behind
+                )
+            )
         return ValueSplit(number, starts, tuple(targets))

@@ -32,6 +32,7 @@ __all__ = [
     "MAX_PARTS",
     "NO_MATCH",
     "ClassicFilter",
+    "FilterError",
     "GeneratedSet",
     "Linkage",
     "LoadableProgram",
@@ -175,7 +176,8 @@ def build_classifier(
         prepared = classifier.prepare(tuple(ranked), merged=merge)
         slots = list(linkage.part_slots) if linkage else []
         one_by_one = part_jumps < chain.PART_JUMPS
-        other = chain.take(slots) if linkage else None
+        beside = [chain.take(slots)] if linkage else []
+        other = beside[0] if beside else None
         main = classifier.programs(
             prepared,
             kind=kind,
@@ -200,7 +202,7 @@ def build_classifier(
                 part_jumps=part_jumps,
             )
         elif linkage:
-            programs += _in_pieces(ranked, linkage, [other, *slots], part_jumps)
+            programs += _in_pieces(ranked, linkage, beside + slots, part_jumps)
     if len(programs) > MAX_PARTS:
         raise FilterError(f"the rules need {len(programs)} programs; at most {MAX_PARTS} fit one after the other")
     report.method, report.why = prepared.method, prepared.why

@@ -9,6 +9,8 @@ run as a whole, but what it tested before still prunes it.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from appliance.steering.pcap import classic as c
 from appliance.steering.pcap.access import NEAR_BYTES
 from appliance.steering.pcap.classic import ClassicFilter
@@ -17,13 +19,37 @@ from appliance.steering.pcap.graph import ACCEPT, INFINITY, LENGTH, REJECT, Fiel
 MAX_STATES = 6000  # of one filter
 MAX_HEADER_LENGTH = 60
 
-# A value is ("k", number), ("f", field without mask, mask, shift), ("x", offset) for 4*([offset]&15), or None = unknown.
+# A value: ("k", number), ("f", field without mask, mask, shift), ("x", offset) for 4*([offset]&15), or None = unknown.
 _Value = tuple[object, ...] | None
 _UNKNOWN: _Value = None
 # state: A, X, memory, known length, known length behind the header (of X)
 _State = tuple[_Value, _Value, tuple[tuple[int, _Value], ...], int, int]
+_Place = tuple[int, int]  # instruction, number of the state there
+
+
+class _End(NamedTuple):
+    """The filter's answer is known."""
+
+    node: int
+
+
+class _Go(NamedTuple):
+    """On to one state, if the frame has all bytes that `bounds` (field, bytes) name."""
+
+    place: _Place
+    bounds: tuple[tuple[int, int], ...]
+
+
+class _Ask(NamedTuple):
+    """On to one of two states: does the field lie in low..high?"""
+
+    test: tuple[int, int, int]
+    yes: _Place
+    no: _Place
+
+
 # what an instruction does in a state
-_Step = tuple[object, ...]
+_Step = _End | _Go | _Ask
 
 
 class _WholeError(Exception):
@@ -69,25 +95,24 @@ class _Walk:
         return at, index
 
     def _node(self, step: _Step, nodes: list[list[int]]) -> int:
-        kind = step[0]
-        if kind == "end":
-            return step[1]  # type: ignore[return-value]
-        if kind == "go":
-            at, index = step[1]  # type: ignore[misc]
+        if isinstance(step, _End):
+            return step.node
+        if isinstance(step, _Go):
+            at, index = step.place
             result = nodes[at][index]
-            for field, need in reversed(step[2]):  # type: ignore[call-overload]
+            for field, need in reversed(step.bounds):
                 result = self.graph.node(field, need, INFINITY, result, REJECT)
-            return int(result)
-        _, (field, low, high), (yes_at, yes), (no_at, no) = step  # type: ignore[misc]
-        return self.graph.node(field, low, high, nodes[yes_at][yes], nodes[no_at][no])
+            return result
+        field, low, high = step.test
+        return self.graph.node(field, low, high, nodes[step.yes[0]][step.yes[1]], nodes[step.no[0]][step.no[1]])
 
     def _opaque(self, why: str) -> _Step:
         self.why = self.why or why
-        return ("end", self.graph.opaque_end(self.identity))
+        return _End(self.graph.opaque_end(self.identity))
 
     def _step(self, at: int, state: _State) -> _Step:
         a, x, memory, known, behind = state
-        code, jt, jf, k = self.instructions[at]
+        code, _, _, k = self.instructions[at]
         kind, mode = code & 7, code & 0xE0
         bounds: tuple[tuple[int, int], ...] = ()
         if kind in (c.LD, c.LDX):
@@ -134,49 +159,49 @@ class _Walk:
                 if mode != c.MSH:
                     behind = 0
                 x = value
-            return ("go", self._reach(at + 1, (a, x, memory, known, behind)), bounds)
+            return _Go(self._reach(at + 1, (a, x, memory, known, behind)), bounds)
         if kind in (c.ST, c.STX):
             changed = dict(memory)
             changed[k] = a if kind == c.ST else x
             memory = tuple(sorted(changed.items()))
-            return ("go", self._reach(at + 1, (a, x, memory, known, behind)), ())
+            return _Go(self._reach(at + 1, (a, x, memory, known, behind)), ())
         if kind == c.MISC:
             if code & 0xF8 == c.TAX:
-                a, x, behind = a, a, behind if x == a else 0
+                x, behind = a, behind if x == a else 0
             else:
                 a = x
-            return ("go", self._reach(at + 1, (a, x, memory, known, behind)), ())
+            return _Go(self._reach(at + 1, (a, x, memory, known, behind)), ())
         if kind == c.ALU:
             operand: _Value = x if code & c.X else ("k", k)
             if code & 0xF0 in (c.DIV, c.MOD) and operand == ("k", 0):
-                return ("end", REJECT)
+                return _End(REJECT)
             if code & 0xF0 in (c.DIV, c.MOD) and (operand is None or operand[0] != "k"):
                 return self._opaque("divides by a value of the frame")
-            return ("go", self._reach(at + 1, (_alu(code & 0xF0, a, operand), x, memory, known, behind)), ())
+            return _Go(self._reach(at + 1, (_alu(code & 0xF0, a, operand), x, memory, known, behind)), ())
         if kind == c.RET:
             value = ("k", k) if code & 0x18 == c.RET_K else a if code & 0x18 == c.RET_A else x
             if value is None or value[0] != "k":
                 return self._opaque("returns a value of the frame")
-            return ("end", ACCEPT if value[1] else REJECT)
+            return _End(ACCEPT if value[1] else REJECT)
         return self._jump(at, state)
 
     def _jump(self, at: int, state: _State) -> _Step:
         a, x, _, _, _ = state
         code, jt, jf, k = self.instructions[at]
         if code & 0xF0 == c.JA:
-            return ("go", self._reach(at + 1 + k, state), ())
+            return _Go(self._reach(at + 1 + k, state), ())
         operand: _Value = x if code & c.X else ("k", k)
         if a is None or operand is None or operand[0] != "k" or a[0] == "x":
             return self._opaque("compares values of the frame with each other or after arithmetic")
         number: int = operand[1]  # type: ignore[assignment]
         if a[0] == "k":
             taken = c.compare(code & 0xF0, a[1], number)  # type: ignore[arg-type]
-            return ("go", self._reach(at + 1 + (jt if taken else jf), state), ())
+            return _Go(self._reach(at + 1 + (jt if taken else jf), state), ())
         test, positive = _test(self.graph, a, code & 0xF0, number)
         yes, no = (jt, jf) if positive else (jf, jt)
         if test is None:
-            return ("go", self._reach(at + 1 + no, state), ())
-        return ("test", test, self._reach(at + 1 + yes, state), self._reach(at + 1 + no, state))
+            return _Go(self._reach(at + 1 + no, state), ())
+        return _Ask(test, self._reach(at + 1 + yes, state), self._reach(at + 1 + no, state))
 
 
 def _alu(operation: int, a: _Value, operand: _Value) -> _Value:
