@@ -83,13 +83,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _be_ordinary() -> None:
-    """Undo what a child of the keeper inherits and must not hand to guests; have a name that `ps` shows."""
+    """Undo what a child of the keeper inherits and must not hand to guests; have a name that `ps` shows.
+
+    And be in haste until the segments begin (supervisor.end_haste): at boot, shells and device events want the
+    processors too, and the link waits in bypass.
+    """
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_NAME, b"bypassd", 0, 0, 0)
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("0")
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
     except OSError:
         pass  # not root: nothing was inherited either
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -126,9 +127,11 @@ class Supervisor:
             await bring_up(self.steering)
         await self._await_keeper()
         now = time.monotonic_ns()
-        self.segments.begin(now, self._keeper_state(), self.faults, self.steering.adopted)
+        first = self.crash_log.reset.kind in ("first", "orderly", "power")
+        self.segments.begin(now, self._keeper_state(), self.faults, intact=self.steering.adopted, first=first)
         self._poke.set()
         log.info("segments begin %d ms after start", (now - self.began) // MS)
+        end_haste()
         if self.config is None:
             return  # guests that run are left alone: which ones are wanted is not known
         await self.steering.ready.wait()
@@ -287,6 +290,15 @@ class Supervisor:
     def poke(self) -> None:
         """Have the pulse look at everything now."""
         self._poke.set()
+
+
+def end_haste() -> None:
+    """Give back the priority that `main` took for the start: guests are children, and must not have it."""
+    for task in os.listdir("/proc/self/task"):
+        try:
+            os.setpriority(os.PRIO_PROCESS, int(task), 0)
+        except OSError:
+            continue  # a thread that ended meanwhile
 
 
 def run(make: Callable[[], Supervisor]) -> int:

@@ -134,10 +134,16 @@ class Machine:
             return self.since + self.times.confirm
         return None
 
-    def begin(self, now: int, facts: Facts, relay: str, intact: bool) -> list[Move]:
-        """End of the start: the facts are known, the keeper said where the relay is, `intact` = datapath adopted."""
+    def begin(self, now: int, facts: Facts, relay: str, intact: bool, first: bool = False) -> list[Move]:
+        """End of the start: the facts are known, the keeper said where the relay is, `intact` = datapath adopted.
+
+        `first`: the machine has just been started, and not because it crashed. The re-arm delay is for going inline
+        *again*, so there is none then; after a panic or a bite of the watchdog there is, or a crash loop would flap.
+        """
         self._moves = []
         self.relay = relay
+        if first and not facts.faults:
+            self._fit_since = now - self.delay
         if mode(facts)[0] == "inline" and relay == "inline" and intact:
             self._fit_since = now
             self._move(now, Stimulus.ADOPT, Cause.HEALTHY, "taken over, the relay did not move")

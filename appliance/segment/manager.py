@@ -89,14 +89,23 @@ class Segments:
     # -- called by the supervisor
 
     def begin(
-        self, now: int, keeper: KeeperState | None, faults: Callable[[str], Mapping[Cause, str]], intact: bool
+        self,
+        now: int,
+        keeper: KeeperState | None,
+        faults: Callable[[str], Mapping[Cause, str]],
+        *,
+        intact: bool,
+        first: bool,
     ) -> None:
-        """The parts are up and the keeper has spoken: leave `starting`. `faults`: the supervisor's own, by segment."""
+        """The parts are up and the keeper has spoken: leave `starting`. `faults`: the supervisor's own, by segment.
+
+        `intact` and `first`: see `Machine.begin`.
+        """
         self.begun = True
         for name, unit in self.units.items():
             state = keeper.relays.get(unit.relay) if keeper else None
             facts = self._facts(unit, keeper, faults(name))
-            self._note(unit, unit.machine.begin(now, facts, state.relay if state else "bypass", intact))
+            self._note(unit, unit.machine.begin(now, facts, state.relay if state else "bypass", intact, first))
             unit.settle_until = now + LINK_SETTLE_NS
 
     def update(self, now: int, keeper: KeeperState | None, faults: Callable[[str], Mapping[Cause, str]]) -> None:

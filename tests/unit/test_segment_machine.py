@@ -100,6 +100,17 @@ def test_start_to_inline() -> None:
     assert (machine.state, machine.cause) == (State.INLINE, Cause.HEALTHY)
 
 
+def test_the_first_time_after_an_ordinary_boot_waits_for_nothing() -> None:
+    machine = Machine()
+    machine.begin(0, GOOD, "bypass", intact=False, first=True)
+    machine.tick(0)
+    assert machine.state is State.ENGAGING
+    machine = Machine()
+    machine.begin(0, BROKEN, "bypass", intact=False, first=True)
+    machine.facts(SECOND, GOOD)
+    assert machine.deadline() == 3 * SECOND, "a fault at the start makes it again"
+
+
 def test_adoption_moves_nothing() -> None:
     machine = Machine()
     moves = machine.begin(0, GOOD, "inline", intact=True)
