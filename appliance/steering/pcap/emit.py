@@ -105,15 +105,8 @@ class Prepared:
                     sets.setdefault(number, []).append(intervals)
         for number, found in sets.items():
             what = self.merged.graph.fields[number]
-            # a length is looked up with 16 bits; rules about longer frames share the last class
+            # `symbolic` sees to it that no rule tells lengths beyond apart
             largest = 0xFFFF if what.kind is FieldKind.LENGTH_VALUE else what.largest
-            if what.kind is FieldKind.LENGTH_VALUE and any(
-                0xFFFF < cut <= 0xFFFFFFFF
-                for intervals in found
-                for pair in intervals
-                for cut in (pair[0], pair[1] + 1)
-            ):
-                raise BudgetError("a rule compares `len` with more than 65535")
             clipped = {s: tuple((low, min(high, largest)) for low, high in s) for s in dict.fromkeys(found)}
             classes = classify(clipped.values(), largest)
             classes.members = {s: classes.members[c] for s, c in clipped.items()}
@@ -541,6 +534,7 @@ class Emitter:
             asm.place(following)
         asm.place(done)
         asm.load(4, BEST, R10, _BEST_AT)
+        asm.jump(self.out)
 
 
 def _groups(cubes: list[tuple[int, Cube]]) -> list[tuple[tuple[int, ...], list[tuple[int, Cube]]]]:

@@ -18,6 +18,7 @@ from appliance.steering.pcap.graph import ACCEPT, INFINITY, LENGTH, REJECT, Fiel
 
 MAX_STATES = 6000  # of one filter
 MAX_HEADER_LENGTH = 60
+MAX_LENGTH = 0xFFFF  # lengths are looked up with 16 bits
 
 # A value: ("k", number), ("f", field without mask, mask, shift), ("x", offset) for 4*([offset]&15), or None = unknown.
 _Value = tuple[object, ...] | None
@@ -252,6 +253,8 @@ def _test(graph: Graph, a: tuple[object, ...], operation: int, number: int) -> t
     if operation == c.JSET:
         return (field, 0, low_bits), False
     wanted = number << shift
+    if base.kind is FieldKind.LENGTH_VALUE and wanted >= MAX_LENGTH:
+        raise _WholeError(f"compares `len` with {MAX_LENGTH} or more")
     if operation == c.JEQ:
         if wanted & ~(full if low_bits or mask == full else mask) or wanted & low_bits:
             return None, True
