@@ -27,11 +27,12 @@ from typing import Any
 
 from boardsim import Board, Event
 from boardsim.download import Download
-from boardsim.image import payload
+from boardsim.payload import image
 from boardsim.stream import Report, Stream
 
 from tests import figures
 from tests.faults import FAULTS, GUEST, Fault
+from tests.image import harness
 
 STEADY_S = 1.0  # watched before and after a fault
 RATE = 1000  # frames a second and direction
@@ -206,7 +207,9 @@ def main() -> int:
         parser.error(f"no such fault; there are: {', '.join(fault.name for fault in FAULTS)}")
     rows: list[figures.Row] = []
     broken: list[str] = []
-    with Board(options.dir, payload(options.dir)) as board:
+    artefacts = harness.artefacts()
+    load = image(artefacts, options.dir, debug=True)
+    with Board(options.dir, load, accelerator=harness.accelerator(artefacts)) as board:
         say(f"demo: booting the board ({board.accelerator.name})")
         board.power_on()
         wait_healthy(board)
