@@ -96,6 +96,16 @@ class _Kept:
 _kept = _Kept()
 
 
+def kept_graph() -> Graph:
+    """The graph that holds every filter seen so far. Call with `lock` held, as long as it is used."""
+    return _kept.graph
+
+
+def root_of(filt: ClassicFilter) -> int:
+    """The filter's root in `kept_graph`. Call with `lock` held."""
+    return _kept.root(filt)[0]
+
+
 def forget() -> None:
     """Drop the kept graphs."""
     global _kept

@@ -22,6 +22,7 @@ from appliance.steering.pcap import chain, classic, classifier, libpcap, load
 from appliance.steering.pcap import merge as merge_module
 from appliance.steering.pcap.access import Kind, Vlan
 from appliance.steering.pcap.classic import ClassicFilter
+from appliance.steering.pcap.flowkey import uses_only_flow_key
 from appliance.steering.pcap.linkage import NO_MATCH, PROGRAMS, SCRATCH, TABLES, Linkage, LoadableProgram
 from appliance.steering.pcap.report import Report
 
@@ -42,8 +43,11 @@ __all__ = [
     "build_classifier",
     "compile_filter",
     "first_match",
+    "first_match_libpcap",
+    "forget",
     "load_accept",
     "load_classifier",
+    "uses_only_flow_key",
 ]
 
 MAX_CLASSIFIER_RULES = 4096
