@@ -409,9 +409,12 @@ class KeeperCore:
                 self._do(OpenRelay(what.removeprefix("relay ")))
 
     def _feed(self, now: int, when: int) -> None:
-        """Only a step that runs on time feeds: one that is half a timeout late does not, and the next is soon."""
-        interval = self.watchdog_ms * MS // 4
-        late = now - when > 2 * interval
+        """Only a step that runs on time feeds: one that is half a timeout late does not, and the next is soon.
+
+        Eight times in a timeout, so that a keeper that dies leaves most of it to its successor.
+        """
+        interval = self.watchdog_ms * MS // 8
+        late = now - when > 4 * interval
         if late and not self._was_late:
             self._do(Log(f"the keeper's loop runs {(now - when) // MS} ms late: the watchdog is not fed this time"))
         self._was_late = late
@@ -436,7 +439,7 @@ class KeeperCore:
                 self._do(Log(f"watchdog armed, {event.timeout_ms} ms", severe=False))
             self.watchdog_ms = event.timeout_ms
             self._do(Feed())
-            self._due["feed"] = now + event.timeout_ms * MS // 4
+            self._due["feed"] = now + event.timeout_ms * MS // 8
         self.watchdog_error = event.error
         self._do(Send())
 

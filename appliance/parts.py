@@ -105,7 +105,8 @@ async def wait_alive(event: asyncio.Event, alive: Alive, every: float) -> None:
     while not event.is_set():
         alive()
         try:
-            await asyncio.wait_for(event.wait(), every)
+            async with asyncio.timeout(every):  # not wait_for: before Python 3.12 it can swallow a cancellation
+                await event.wait()
         except TimeoutError:
             continue
     alive()

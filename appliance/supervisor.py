@@ -199,7 +199,8 @@ class Supervisor:
             due = self.segments.deadline()
             wait = PULSE_NS if due is None else min(PULSE_NS, max(MS, due - time.monotonic_ns()))
             try:
-                await asyncio.wait_for(self._poke.wait(), wait / 1e9)
+                async with asyncio.timeout(wait / 1e9):  # not wait_for: see parts.wait_alive
+                    await self._poke.wait()
             except TimeoutError:
                 continue
             self._poke.clear()
@@ -247,7 +248,8 @@ class Supervisor:
         return self.keeper.state if self.keeper.present else None
 
     def _keeper_says(self) -> None:
-        if self.keeper.lost:
+        if self.keeper.lost and not self._ending.is_set():
+            asyncio.get_running_loop().remove_reader(self.keeper.fileno())
             log.error("the keeper is gone: bypassd ends, the next keeper starts a fresh one; guests and datapath go on")
             self._ending.set()
         self._keeper_changed.set()

@@ -113,7 +113,7 @@ def devices() -> list[Device]:
             index = int(device.attributes.asstring("ifindex"))
         except (KeyError, ValueError, OSError):
             continue  # it went away while we looked
-        result.append(Device(device.sys_name, index, mac, parent.sys_name if parent else ""))
+        result.append(Device(device.sys_name, index, mac, parent.sys_name if parent is not None else ""))
     return result
 
 
@@ -148,7 +148,8 @@ class Links:
         while True:
             alive()
             try:
-                await asyncio.wait_for(self._rescan.wait(), self.patience / 4e9)
+                async with asyncio.timeout(self.patience / 4e9):
+                    await self._rescan.wait()
             except TimeoutError:
                 continue
             self._rescan.clear()

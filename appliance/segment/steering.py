@@ -57,7 +57,8 @@ class Steering:
         while True:
             alive()
             try:
-                await asyncio.wait_for(self._changed.wait(), self.patience / 4e9)
+                async with asyncio.timeout(self.patience / 4e9):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
             self._changed.clear()
