@@ -2,7 +2,7 @@
 """The appliance's own layer: a small squashfs above the base, holding all that changes with the code.
 
 The packages `appliance` and `console` with their console scripts, the overlay `rootfs/`, the board's description, the
-datapath's object, the demo guest's initramfs. A change of one Python file costs a few seconds here and nothing elsewhere.
+datapath's object, the demo guest's initramfs. A change of one Python file costs seconds here and nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def bpf_object(cache: Cache, repo: Path, progress: Progress) -> Path:
 
 
 def script(entry: str) -> str:
-    """The console script of an entry point "module:function" (pure). Isolated: nothing but the image's packages is seen."""
+    """The console script of an entry point "module:function" (pure). Isolated: it sees the image's packages only."""
     module, _, function = entry.partition(":")
     return f"#!/usr/bin/python3 -I\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
 
@@ -70,9 +70,9 @@ def install(pyproject: str, repo: Path, tree: Path) -> None:
 
 
 def build(
-    cache: Cache, repo: Path, board_dir: Path, target: Path, bpf: Path, guest: Path, progress: Progress
+    cache: Cache, repo: Path, board_dir: Path, progress: Progress, *, target: Path, bpf: Path, guest: Path
 ) -> Path:
-    """The folder with `appliance.squashfs`; `target` is the unpacked Debian tree, whose Python compiles the byte code."""
+    """The folder with `appliance.squashfs`; `target` is the Debian tree, whose Python compiles the byte code."""
     pyproject = repo / "pyproject.toml"
     board_toml = board_dir / "board.toml"
     inputs: dict[str, Input] = {

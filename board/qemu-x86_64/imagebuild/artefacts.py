@@ -85,7 +85,7 @@ def build(progress: Say = print) -> Artefacts:
     tree = rootfs.debian_tree(cache, report) / "tree"
     initrd = initramfs.board(cache, board_dir, tree)
     guest = initramfs.guest(cache, REPO / "board/guest-demo", tree, report)
-    layer = appliance_layer.build(cache, REPO, board_dir, tree, bpf, guest / "guest-initrd.gz", report)
+    layer = appliance_layer.build(cache, REPO, board_dir, report, target=tree, bpf=bpf, guest=guest / "guest-initrd.gz")
     packages = rootfs.python_packages(cache, REPO, tree, report) / "tree"
     built = kernel.build(cache, FRAGMENTS, report)
     base = rootfs.squashfs(cache, tree, packages, built, report)

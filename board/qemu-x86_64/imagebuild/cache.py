@@ -48,7 +48,7 @@ def _feed_path(digest: hashlib._Hash, path: Path) -> None:
 
 
 def key_of(inputs: Mapping[str, Input]) -> str:
-    """The key of an artefact: changes whenever any input's name, content, kind or executable bit changes (pure but for reading)."""
+    """The key of an artefact: another one whenever an input's name, content, kind or executable bit is another."""
     digest = hashlib.sha256()
     for name in sorted(inputs):
         value = inputs[name]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The template of the data disk: an empty ext4 with the label that the appliance looks for.
 
-Copied for each machine that is started; the appliance repairs, grows or makes anew what it finds, so this only saves the
-first boot that work.
+Copied for each machine that is started; the appliance repairs, grows or makes anew what it finds, so this only saves
+the first boot that work.
 """
 
 from __future__ import annotations

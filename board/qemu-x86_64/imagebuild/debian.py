@@ -16,7 +16,7 @@ from imagebuild.progress import output, run
 
 SUITE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_SETTINGS = re.compile(r'^(Acquire::(?:https?|Retries|Check-Date|Check-Valid-Until|ForceIPv[46]|Queue-Mode)\b[^ ]*) "(.+)";$')
+_SETTINGS = re.compile(r'^(Acquire::(?:https?|Retries|Check-Date|Check-Valid-Until|ForceIPv[46])\b[^ ]*) "(.+)";$')
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The kernel: Debian's kernel source package, with the stack of fragments over allnoconfig.
 
-The key is what the fragments say, not their comments. Which source version was built stands in the artefact's `version`.
+The key is what the fragments say, not their comments. The source version that was built is in the artefact's `version`.
 """
 
 from __future__ import annotations

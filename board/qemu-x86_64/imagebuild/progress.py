@@ -68,7 +68,7 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: int | None = subprocess.DEVNULL,
 ) -> None:
-    """Run a tool with its output appended to `log`; BuildError names `what`, the likely cause and the log's last lines."""
+    """Run a tool with its output appended to `log`; BuildError names `what` and the cause, or the log's last lines."""
     with log.open("ab") as out:
         offset = out.seek(0, os.SEEK_END)
         out.write(("$ " + " ".join(map(str, argv)) + "\n").encode())
@@ -105,7 +105,9 @@ def output(argv: Sequence[str | Path], *, what: str, env: Mapping[str, str] | No
     try:
         done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, env=env, check=False)
     except FileNotFoundError as error:
-        raise BuildError(f"{what}: the tool {argv[0]} is not installed; `make setup` installs what the build needs") from error
+        raise BuildError(
+            f"{what}: the tool {argv[0]} is not installed; `make setup` installs what the build needs"
+        ) from error
     if done.returncode:
         raise BuildError(explain_failure(what, done.returncode, done.stderr))
     return done.stdout

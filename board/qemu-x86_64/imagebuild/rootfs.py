@@ -2,8 +2,8 @@
 """The base root filesystem: Debian packages and the locked Python packages, as one squashfs.
 
 It changes seldom; what changes with the code is in the appliance's own layer (`appliance_layer.py`). Three artefacts:
-`debian` (the unpacked packages, kept as a folder because the target's own Python in it compiles byte code and its busybox
-goes into the initramfs), `python` (the locked packages, compiled) and `rootfs` (both, squashed).
+`debian` (the unpacked packages, kept as a folder because the target's own Python in it compiles byte code and its
+busybox goes into the initramfs), `python` (the locked packages, compiled) and `rootfs` (both, squashed).
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ TARGET_PYTHON = "3.13"
 SITE = "usr/lib/python3/dist-packages"  # where Debian's Python looks; Buildroot's has its own
 GUEST_KERNEL = "usr/share/bypass/guest-demo/bzImage"
 # What is read between power on and inline is stored as it is: unpacking it takes longer than running it
-HOT = "name(*.pyc) || name(*.so*) && subpathname(usr/lib/python3*) || name(python3.*) || name(libc.so*) || name(ld-linux*)"
+HOT = " || ".join(
+    (
+        "name(*.pyc)",
+        "name(*.so*) && subpathname(usr/lib/python3*)",
+        "name(python3.*)",
+        "name(libc.so*)",
+        "name(ld-linux*)",
+    )
+)
 HOT_OPTIONS = ("-action", f"uncompressed @ {HOT}", "-action", f"no-fragments @ {HOT}")
 
 # Never unpacked
@@ -52,7 +60,7 @@ EXCLUDE = (
     "/usr/share/applications/*",
     "/usr/lib/udev/hwdb.d/*",
 )
-# Removed afterwards: what nothing on the appliance reads. The firmware that stays boots a PC guest, its NICs and its display.
+# Removed afterwards: what nothing on the appliance reads. The firmware that stays boots a PC guest.
 TRIM = (
     "usr/bin/perl*",
     "usr/bin/qemu-system-i386",
@@ -149,15 +157,15 @@ def _link(path: Path, target: str) -> None:
 def compile_python(tree: Path, folder: Path, log: Path) -> None:
     """Compile the Python files below `folder` (which becomes the target's /) with the target's own interpreter.
 
-    It runs through the target's own loader, so that neither a chroot nor a mount is needed. The byte code is not checked
-    against its source at run time: both come from one read-only image.
+    It runs through the target's own loader, so that neither a chroot nor a mount is needed. The byte code is not
+    checked against its source at run time: both come from one read-only image.
     """
     libraries = tree / "usr/lib/x86_64-linux-gnu"
+    argv: list[str | Path] = [libraries / "ld-linux-x86-64.so.2", "--library-path", libraries]
+    argv += [tree / f"usr/bin/python{TARGET_PYTHON}", "-S", "-m", "compileall", "-q", "-f", "-s", folder, "-p", "/"]
+    argv += ["--invalidation-mode", "unchecked-hash", folder]
     run(
-        [
-            *(libraries / "ld-linux-x86-64.so.2", "--library-path", libraries, tree / f"usr/bin/python{TARGET_PYTHON}", "-S"),
-            *("-m", "compileall", "-q", "-f", "-s", folder, "-p", "/", "--invalidation-mode", "unchecked-hash", folder),
-        ],
+        argv,
         what="compiling Python files for the target",
         log=log,
         env={"PYTHONHOME": str(tree / "usr"), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
@@ -198,7 +206,8 @@ def squash(trees: list[Path], target: Path, log: Path, *options: str) -> None:
             run(["cp", "-al", f"{tree}/.", merged], what="merging the layers", log=log)
     run(
         [
-            *("mksquashfs", merged, target, *options, "-comp", "zstd"),
+            *("mksquashfs", merged, target, "-comp", "zstd"),
+            *options,
             *("-all-root", "-noappend", "-no-progress", "-no-exports", "-no-xattrs", "-mkfs-time", "0"),
         ],
         what="mksquashfs",
