@@ -28,6 +28,7 @@ class CompiledHop:
     accept: str
     accept_bit: int  # NO_ACCEPT_BIT: takes every frame
     tags: bool
+    remote: bool = False
     tracked: bool = True
 
 
@@ -166,7 +167,7 @@ def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[s
                 raise ConfigError(
                     f"guest {hop.name}: accept", f"more than {layout.MAX_ACCEPTS} different accept filters"
                 )
-        hops[hop.name] = CompiledHop(hop.name, ids[hop.name], hop.accept, bit, hop.tags)
+        hops[hop.name] = CompiledHop(hop.name, ids[hop.name], hop.accept, bit, hop.tags, isinstance(hop, Remote))
     return hops, tuple(accepts)
 
 
