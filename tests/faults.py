@@ -16,9 +16,9 @@ from boardsim import Board, Event
 GUEST = "ips1"
 SEGMENT = "main"
 
-# The keeper is the process that init started; bypassd is its child.
-KEEPER = "keeper=$(pgrep -o -f bypass-keeper)"
-BYPASSD = f"{KEEPER}; bypassd=$(pgrep -o -P $keeper)"
+# Words of the command lines by which the two processes are found.
+KEEPER = "bypass-keeper"
+BYPASSD = "appliance --root"
 # Real-time loops above the keeper's priority on every processor, with the kernel's brake on real-time tasks taken off.
 STARVE = """
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
@@ -52,6 +52,11 @@ def shell(command: str) -> Callable[[Board], Any]:
     return lambda board: board.sh(command)
 
 
+def signal(name: str, words: str) -> Callable[[Board], Any]:
+    """A step that sends a signal to the process whose command line has these words."""
+    return lambda board: board.sh(f"kill -{name} {board.pids(words)[0]}")
+
+
 def lost_shell(command: str) -> Callable[[Board], Any]:
     """A command after which the board does not answer any more."""
 
@@ -79,10 +84,10 @@ FAULTS = (
         shell(f"bypass guest {GUEST} command resume"),
     ),
     Fault("guest killed", 1, shell(f"kill -9 $(cat /run/bypass/guests/{GUEST}/pid)")),
-    Fault("bypassd killed", 2, shell(f"{BYPASSD}; kill -9 $bypassd")),
-    Fault("bypassd stopped", 2, shell(f"{BYPASSD}; kill -STOP $bypassd")),
-    Fault("keeper killed", 3, shell(f"{KEEPER}; kill -9 $keeper"), relay=True),
-    Fault("keeper stopped", 3, shell(f"{KEEPER}; kill -STOP $keeper"), relay=True, resets=True, panics=True),
+    Fault("bypassd killed", 2, signal("KILL", BYPASSD)),
+    Fault("bypassd stopped", 2, signal("STOP", BYPASSD)),
+    Fault("keeper killed", 3, signal("KILL", KEEPER), relay=True),
+    Fault("keeper stopped", 3, signal("STOP", KEEPER), relay=True, resets=True, panics=True),
     Fault(
         "console bypass",
         3,
