@@ -18,7 +18,7 @@ SEGMENT = "main"
 
 # Words of the command lines by which the two processes are found.
 KEEPER = "bypass-keeper"
-BYPASSD = "appliance --root"
+BYPASSD = "-m appliance"
 # Real-time loops above the keeper's priority on every processor, with the kernel's brake on real-time tasks taken off.
 STARVE = """
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
