@@ -114,7 +114,7 @@ def outage_ms(reports: list[Report]) -> float:
 def suffer(board: Board, fault: Fault) -> Measure:
     """Make one fault under traffic, let the appliance come back, and judge."""
     size = DOWNLOAD_RATE * DOWNLOAD_S[fault.ring]
-    download = Download(board.lan, board.wan, size, DOWNLOAD_RATE)
+    download = Download(board.lan, board.wan, size, rate=DOWNLOAD_RATE)
     streams = Streams(board)
     try:
         time.sleep(STEADY_S)

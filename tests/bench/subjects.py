@@ -210,8 +210,8 @@ def open_vswitch(_: Generator) -> Iterator[None]:
             deadline = time.monotonic() + 10
             while not Path(f"{folder}/db.sock").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
-        command = "-- add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 lan -- add-port br0 wan"
-        run("ovs-vsctl", f"--db={socket}", *shlex.split(command))
+        words = "-- add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 lan -- add-port br0 wan"
+        run("ovs-vsctl", f"--db={socket}", *shlex.split(words))
         yield
 
 
