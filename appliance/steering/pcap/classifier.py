@@ -15,9 +15,11 @@ from appliance.steering.pcap import chain, merge
 from appliance.steering.pcap.access import Access, Kind, Vlan
 from appliance.steering.pcap.asm import ARSH, LSH, Assembler, TooLongError
 from appliance.steering.pcap.chain import RankedFilter
-from appliance.steering.pcap.emit import BEST, Emitter, Prepared
+from appliance.steering.pcap.emit import Emitter
+from appliance.steering.pcap.emit_leaf import BEST
 from appliance.steering.pcap.linkage import Ending, Linkage, LoadableProgram
 from appliance.steering.pcap.merge import BudgetError
+from appliance.steering.pcap.prepared import Prepared
 from appliance.steering.pcap.tables import Image, TableError
 
 CHAIN_RULES = 6  # so few rules are as fast one by one
@@ -56,14 +58,19 @@ class PreparedSet:
 
 
 @lru_cache(maxsize=_REMEMBERED_SETS)
-def prepare(filters: tuple[RankedFilter, ...], *, merged: bool) -> PreparedSet:
-    """Decide how the rules (rank, filter) are told apart. Call with `merge.lock` held."""
+def prepare(filters: tuple[RankedFilter, ...], *, merged: bool, runs: int = 1, why: str = "") -> PreparedSet:
+    """Decide how the rules (rank, filter) are told apart. Call with `merge.lock` held.
+
+    `runs`: cut them into so many runs to begin with, because (`why`) fewer were too much for code generation.
+    """
     result = PreparedSet([])
     if not merged or len(filters) <= CHAIN_RULES:
-        why = "" if merged else "asked for"
-        result.parts.append(Part(filters, None, why or f"{CHAIN_RULES} rules or fewer"))
+        result.parts.append(Part(filters, None, why or (f"{CHAIN_RULES} rules or fewer" if merged else "asked for")))
         return result
-    result.parts = _prepare(filters, result.image)
+    size = -(-len(filters) // runs)
+    for at in range(0, len(filters), size):
+        result.parts += _prepare(filters[at : at + size], result.image)
+    result.parts[0].why = result.parts[0].why or why
     return result
 
 

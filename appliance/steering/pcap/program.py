@@ -15,16 +15,19 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from appliance.errors import FilterError
 from appliance.steering.pcap import chain, classic, classifier, libpcap, load
 from appliance.steering.pcap import merge as merge_module
 from appliance.steering.pcap.access import Kind, Vlan
+from appliance.steering.pcap.asm import TooLongError
 from appliance.steering.pcap.classic import ClassicFilter
 from appliance.steering.pcap.flowkey import uses_only_flow_key
 from appliance.steering.pcap.linkage import NO_MATCH, PROGRAMS, SCRATCH, TABLES, Linkage, LoadableProgram
+from appliance.steering.pcap.merge import BudgetError
 from appliance.steering.pcap.report import Report
+from appliance.steering.pcap.tables import TableError
 
 __all__ = [
     "MAX_ACCEPT_FILTERS",
@@ -55,6 +58,7 @@ MAX_ACCEPT_FILTERS = 64  # bits of the accept mask
 MAX_FILTER_LENGTH = 8192  # characters
 MAX_PARTS = 24  # programs that one frame may pass; the kernel allows 33 tail calls, the core needs some
 MIN_PART_JUMPS = 250
+MAX_RUNS = 16  # of rules, each with a graph of its own, before merging is given up
 _CACHED_FILTERS = 8192
 _REFUSED_WORDS = re.compile(r"\b(inbound|outbound|ifindex|protochain|ifname|rulenum|reason|on)\b")
 
@@ -176,46 +180,51 @@ def build_classifier(
     started = time.perf_counter()
     ranked, hidden = _ranked(filters)
     report = Report(rules=len(filters), method="chain", unreachable=hidden)
-    with merge_module.lock:
-        prepared = classifier.prepare(tuple(ranked), merged=merge)
-        slots = list(linkage.part_slots) if linkage else []
-        one_by_one = part_jumps < chain.PART_JUMPS
-        beside = [chain.take(slots)] if linkage else []
-        other = beside[0] if beside else None
-        main = classifier.programs(
-            prepared,
-            kind=kind,
-            linkage=linkage,
-            slots=slots,
-            entry=None,
-            other=other,
-            one_by_one=one_by_one,
-            part_jumps=part_jumps,
-        )
-        programs = list(main)
-        if linkage and kind == "tc":
-            programs += classifier.programs(
-                prepared,
-                kind=kind,
-                linkage=linkage,
-                slots=slots,
-                entry=other,
-                other=None,
-                vlan="metadata",
-                one_by_one=one_by_one,
-                part_jumps=part_jumps,
-            )
-        elif linkage:
-            programs += _in_pieces(ranked, linkage, beside + slots, part_jumps)
+    prepared, programs, ordinary = _build(ranked, kind=kind, linkage=linkage, merge=merge, part_jumps=part_jumps)
     if len(programs) > MAX_PARTS:
         raise FilterError(f"the rules need {len(programs)} programs; at most {MAX_PARTS} fit one after the other")
     report.method, report.why = prepared.method, prepared.why
     _describe(report, prepared)
-    _account(report, programs, len(main))
+    _account(report, programs, ordinary)
     tables = prepared.image.finish()
     report.table_bytes = len(tables)
     report.generate_s = time.perf_counter() - started
     return GeneratedSet(kind, tuple(programs), tables, report)
+
+
+def _build(
+    ranked: list[chain.RankedFilter], *, kind: Kind, linkage: Linkage | None, merge: bool, part_jumps: int
+) -> tuple[classifier.PreparedSet, list[LoadableProgram], int]:
+    """The set, its programs, and how many of them ordinary frames take."""
+    smaller = part_jumps < chain.PART_JUMPS
+    runs, why = 1, ""
+    with merge_module.lock:
+        while True:
+            prepared = classifier.prepare(tuple(ranked), merged=merge and runs <= MAX_RUNS, runs=runs, why=why)
+            slots = list(linkage.part_slots) if linkage else []
+            first = [chain.take(slots) for _ in range(1 if linkage else 0)]
+            other = first[0] if first else None
+
+            make = partial(
+                classifier.programs,
+                prepared,
+                kind=kind,
+                linkage=linkage,
+                slots=slots,
+                one_by_one=smaller,
+                part_jumps=part_jumps,
+            )
+            try:
+                main = make(entry=None, other=other)
+                programs = main + (make(entry=other, other=None, vlan="metadata") if linkage and kind == "tc" else [])
+            except (BudgetError, TableError, TooLongError) as error:
+                if prepared.method == "chain":
+                    raise FilterError(str(error)) from error
+                runs, why = runs * 2, str(error)
+                continue
+            if linkage and kind == "xdp":
+                programs += _in_pieces(ranked, linkage, first + slots, part_jumps)
+            return prepared, programs, len(main)
 
 
 def _in_pieces(
