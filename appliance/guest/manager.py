@@ -8,6 +8,7 @@ control socket. Owns the guests' tasks; their processes, taps and leases outlive
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -26,6 +27,8 @@ from appliance.parts import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.rpc import Param, Params, Registry
 from appliance.steering.layout import Side
+
+log = logging.getLogger(__name__)
 
 CHECK_IN_S = 0.2
 HOUSEKEEPING_S = 10.0
@@ -118,7 +121,10 @@ class GuestManager:
         self._end_others()
         for device in taps.existing():
             if device not in wanted:
-                taps.remove(device)
+                try:
+                    taps.remove(device)
+                except GuestError as error:
+                    log.warning("%s; it is left alone", error)
 
     def _end_others(self) -> None:
         """End guests that are not configured any more; take the lease from those that do not run."""

@@ -20,8 +20,9 @@ from appliance.errors import UnreachableError
 HANDSHAKE_S = 30.0
 """QEMU answers in milliseconds; under nested emulation it has been seen to need seconds."""
 
-# The library logs as a warning each QEMU that ends; what matters reaches us as exceptions and through the pidfd.
-logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+# The library takes each QEMU that ends for trouble worth a log, and one that ends during the handshake for a bug of its
+# own; what matters reaches us as exceptions and through the pidfd.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
 
 EVENTS = ("SHUTDOWN", "RESET", "GUEST_PANICKED", "WATCHDOG", "BLOCK_IO_ERROR", "STOP", "RESUME")
 """The events that change what we think of a guest."""

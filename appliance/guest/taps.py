@@ -65,7 +65,7 @@ def open_tap(name: str) -> int:
 
 def ensure(name: str) -> None:
     """Make the tap where it is missing, without addresses, with room for tagged frames, and up."""
-    if not Path("/sys/class/net", name).exists():
+    if name not in existing():
         os.close(open_tap(name))
     no_ipv6 = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
     try:

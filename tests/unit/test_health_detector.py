@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from appliance.health.combine import Available, History, Unavailable, Verdict, hold_down
 from appliance.health.detector import Bad, Detector, Event, Extended, Fell, Good, Limits, Rose, State, Tick
 from appliance.health.lease import Lease
-from hypothesis import given
-from hypothesis import strategies as st
 
 MS = 1_000_000
 LIMITS = Limits(interval=20 * MS, misses=2, rises=2)
@@ -60,7 +63,7 @@ def test_rises_and_falls_alternate(story: list[tuple[int, str, int]]) -> None:
     for wait, kind, age in story:
         now += wait
         said += [type(a) for a in detector.step(now, event_of(kind, now, age)) if isinstance(a, Rose | Fell)]
-    assert all(one is not other for one, other in zip(said, said[1:], strict=False))
+    assert all(one is not other for one, other in itertools.pairwise(said))
     assert not said or said[0] is Rose
 
 
@@ -71,20 +74,21 @@ def test_no_lease_beyond_the_evidence(story: list[tuple[int, int, str, int]]) ->
     kernel = Kernel()
     lease = Lease(kernel, "ips1")
     verdict = Verdict([Detector("there", LIMITS), Detector("back", LIMITS)], History())
-    now, best = 0, {"there": None, "back": None}  # type: ignore[var-annotated]
+    now = 0
+    best: dict[str, int] = {}
     for wait, which, kind, age in story:
         now += wait
         check = ("there", "back")[which]
         event = event_of(kind, now, age)
         if isinstance(event, Good):
-            best[check] = max(best[check] or 0, event.at)
+            best[check] = max(best.get(check, 0), event.at)
         for decision in verdict.step(now, check, event):
             if isinstance(decision, Available):
                 lease.renew(now, decision.until)
             else:
                 lease.revoke()
         if kernel.until > now:
-            assert None not in best.values()
+            assert len(best) == 2
             assert kernel.until <= min(best.values()) + LIMITS.window
 
 

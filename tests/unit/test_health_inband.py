@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import pytest
-from appliance.health.inband import ETHERTYPE, FRAME_BYTES, Beat, Direction, Lane, Proof, decode, encode, source_address
-from appliance.health.inband import target_address as target
 from hypothesis import given
 from hypothesis import strategies as st
+
+from appliance.health.inband import ETHERTYPE, FRAME_BYTES, Beat, Direction, Lane, Proof, decode, encode, source_address
+from appliance.health.inband import target_address as target
 
 BEATS = st.builds(
     Beat,

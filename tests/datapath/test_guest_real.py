@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A real guest on real taps behind the real datapath: proof, traffic, hang, kill, adoption, orders, bad input.
+
+One world serves all tests of this module, in the order they stand; each leaves the guest available.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.config import model
+from appliance.config.model import Duration, Size
+from appliance.guest.lifecycle import State
+from appliance.guest.show import details
+from tests.datapath.guest_world import World
+from tests.image import harness
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+def guest(name: str, **more: object) -> model.Guest:
+    probe = model.Probe(kind="inband", interval=Duration.parse("100ms"), misses=3)
+    values: dict[str, object] = {
+        "kernel": "/guest-demo/bzImage",
+        "initrd": "/guest-demo/initrd.gz",
+        "cmdline": "console=ttyS0 quiet",
+        "memory": Size.parse("64M"),
+        "probes": (probe,),
+        **more,
+    }
+    return model.Guest(name=name, **values)  # type: ignore[arg-type]
+
+
+CONFIG = model.Config(
+    segment=(model.Segment(name="main", lan="lan0", wan="wan0"),),
+    guest=(
+        guest("ips1"),
+        guest("no-image", kernel="", initrd="", image="/not/there.qcow2"),
+        guest("corrupt", kernel="", initrd="", image="/corrupt.qcow2"),
+        guest("huge", memory=Size.parse("999G")),
+        guest("unasked", autostart=False),
+        guest("odd-probe", probes=(model.Probe(kind="negative"),)),
+    ),
+    rule=(model.Rule(name="all", path=("ips1",)),),
+)
+
+
+@pytest.fixture(scope="module")
+def world(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("appliance")
+    (root / "corrupt.qcow2").write_bytes(b"QFI\xfb" + b"\xff" * 600)
+    made = World(root, bpf_object, harness.artefacts(), CONFIG)
+    try:
+        made.call(made.reach(State.AVAILABLE))
+        yield made
+    finally:
+        made.close()
+
+
+def leased(world: World) -> bool:
+    return world.datapath.available("ips1", time.monotonic_ns())
+
+
+def test_proved_in_both_directions_before_it_has_traffic(world: World) -> None:
+    """starting, proving, available; heartbeats came back both ways, and then only the kernel has a lease."""
+    assert world.states() == ["starting", "proving", "available"]
+    assert leased(world)
+    shown = details(world.guest(), time.monotonic_ns())
+    assert {row["check"]: row["state"] for row in shown["checks"]} == {  # type: ignore[attr-defined]
+        "in-band lan to wan": "passing",
+        "in-band wan to lan": "passing",
+    }
+    assert shown["accel"] == "tcg"
+    assert world.guest().lease.remaining(time.monotonic_ns()) <= 325_000_000
+
+
+TAG = bytes.fromhex("8100002a")
+QINQ = bytes.fromhex("88a80007") + TAG
+ADDRESSES = bytes.fromhex("020000000001020000000002")
+
+
+@pytest.mark.parametrize("tags", [b"", TAG, QINQ], ids=["untagged", "tagged", "QinQ"])
+@pytest.mark.parametrize("size", [46, 1500])
+@pytest.mark.parametrize(("enter", "leave"), [("lan", "wan"), ("wan", "lan")])
+def test_frames_come_out_as_they_went_in(world: World, tags: bytes, size: int, enter: str, leave: str) -> None:
+    """Through the guest (its own counter says so), byte for byte, short and full-size, tags included."""
+    frame = ADDRESSES + tags + b"\x08\x00" + bytes(n & 0xFF for n in range(size))
+    before = world.datapath.counters().hops["ips1"]
+    assert world.call(world.pass_frame(frame, enter, leave)) == frame
+    after = world.datapath.counters().hops["ips1"]
+    assert after != before
+
+
+@pytest.mark.parametrize("word", ["hang", "freeze", "drop"])
+def test_a_hung_application_is_bypassed(world: World, word: str) -> None:
+    """The process lives, the application passes nothing: the lease ends by itself, the frame goes straight through."""
+    world.call(world.order(lambda g: g.tell(word)))
+    world.call(world.reach(State.SUSPECT))
+    assert not leased(world)
+    frame = ADDRESSES + b"\x08\x00" + bytes(46)
+    assert world.call(world.pass_frame(frame, "lan", "wan")) == frame
+    assert "in-band" in world.guest().detail
+    world.call(world.order(lambda g: g.tell("resume")))
+    world.call(world.reach(State.AVAILABLE))
+    assert leased(world)
+
+
+def test_bypassd_restarts_and_adopts(world: World) -> None:
+    """The guest goes on, under its number, is proved anew, and is not started again."""
+    pid = world.guest().run_now.pid  # type: ignore[union-attr]
+    world.call(world.end())
+    world.call(world.begin())
+    world.call(world.until(lambda: world.guest().state is State.AVAILABLE))
+    run = world.guest().run_now
+    assert run is not None
+    assert (run.pid, run.adopted) == (pid, True)
+    assert world.guest().restarts.count == 0
+    world.call(world.order(lambda g: g.tell("resume")))  # the agent channel is there again too
+
+
+def test_a_killed_guest_is_out_at_once_and_comes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease is taken, not waited for: it has to be gone well before it would have run out."""
+    run = world.guest().run_now
+    assert run is not None
+    assert run.pid is not None
+    old = run.pid
+    still: list[bool] = []
+    revoke = world.datapath.revoke
+
+    def watched(hop: str) -> None:
+        revoke(hop)
+        still.append(leased(world))
+
+    monkeypatch.setattr(world.datapath, "revoke", watched)
+    os.kill(old, signal.SIGKILL)
+    world.call(world.reach(State.STARTING))
+    assert still[:1] == [False]
+    assert world.guest().cause == "guest_exited"
+    assert "SIGKILL" in world.guest().detail or "ended" in world.guest().detail
+    world.call(world.reach(State.AVAILABLE))
+    assert world.guest().run_now.pid != old  # type: ignore[union-attr]
+    assert world.guest().restarts.count == 1
+
+
+def test_drain_keeps_the_lease_and_ends_with_start(world: World) -> None:
+    world.call(world.order(lambda g: g.drain()))
+    assert world.guest().state is State.DRAINING
+    renewals = world.guest().lease.renewals
+
+    async def renewed() -> None:
+        while world.guest().lease.renewals == renewals:
+            await asyncio.sleep(0.05)
+
+    world.call(renewed())
+    world.call(world.order(lambda g: g.start()))
+    world.call(world.reach(State.AVAILABLE))
+
+
+def test_stopped_in_good_order_and_stays_stopped(world: World) -> None:
+    """The order is kept over a restart of bypassd; a start is obeyed."""
+    world.call(world.order(lambda g: g.stop()))
+    assert not leased(world)
+    world.call(world.reach(State.STOPPED))
+    assert world.guest().detail.startswith(("exited with status 0", "ended"))
+    world.call(world.end())
+    world.call(world.begin())
+    world.call(world.until(lambda: world.guest().state is State.STOPPED))
+    assert world.guest().run_now is None
+    world.call(world.order(lambda g: g.start()))
+    world.call(world.reach(State.AVAILABLE))
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "words"),
+    [
+        ("no-image", "image_unreadable", "not/there.qcow2: No such file"),
+        ("corrupt", "qemu_refused", "corrupt.qcow2"),
+        ("huge", "memory_short", "MiB of memory"),
+        ("odd-probe", "guest_failed", "probe kind negative"),
+    ],
+)
+def test_what_cannot_start_says_why(world: World, name: str, cause: str, words: str) -> None:
+    """One failed guest names cause and file, in QEMU's own words where they are QEMU's; the others go on."""
+    world.call(world.reach(State.FAILED, name))
+    assert world.guest(name).cause == cause
+    assert words in world.guest(name).detail
+    assert world.guest().state is State.AVAILABLE
+
+
+def test_not_started_unless_asked(world: World) -> None:
+    assert world.guest("unasked").state is State.DEFINED
