@@ -19,7 +19,9 @@
 #define XDP 0
 #define TC 1
 
+#ifndef PULL
 #define PULL 192	/* bytes of the frame that a tc program wants to see at once */
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -218,7 +220,7 @@ static __always_inline void count(const struct device *device, __u32 outcome, __
 	__u32 slot = device->slot;
 	struct device_counter *counter;
 
-	if (device->flags & DEVICE_DRY)
+	if (device->flags & DEVICE_DRY || outcome >= OUTCOMES)
 		return;
 	counter = bpf_map_lookup_elem(&device_counters, &slot);
 	if (!counter)
@@ -374,25 +376,6 @@ static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 	}
 }
 
-/* Static: a global function may take the context only where the kernel carries BTF, and the board's does not. */
-static __noinline int hash_xdp(struct xdp_md *ctx)
-{
-	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-
-	if (s)
-		hash_frame(frame_data(XDP, ctx), frame_end(XDP, ctx), s);
-	return 0;
-}
-
-static __noinline int hash_tc(struct __sk_buff *ctx)
-{
-	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-
-	if (s)
-		hash_frame(frame_data(TC, ctx), frame_end(TC, ctx), s);
-	return 0;
-}
-
 #define TCP_FIN 1
 #define TCP_SYN 2
 #define TCP_RST 4
@@ -523,25 +506,6 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 	return held;
 }
 
-static __always_inline __u32 choose_member(struct scratch *s, __u32 id)
-{
-	__u32 place = (s->generation & 1) * MAX_GROUPS + (id & (MAX_GROUPS - 1));
-	struct group *group = bpf_map_lookup_elem(&groups, &place);
-	__u32 bucket, at;
-	__u64 *list;
-
-	if (!group)
-		return 0;
-	bucket = (group->flags & GROUP_L3 ? s->hash_l3 : s->hash) & (BUCKETS - 1);
-	at = place * BUCKETS + bucket;
-	list = bpf_map_lookup_elem(&buckets, &at);
-	if (!list)
-		return 0;
-	s->group = id;
-	s->bucket = bucket;
-	return choose(*list, group->hold_down);
-}
-
 /* To a hop: by the tap of the side the frame comes from. */
 static __always_inline int enter(int kind, struct scratch *s, __u32 hop)
 {
@@ -602,59 +566,101 @@ static __always_inline __u32 tagged(int kind, void *ctx)
 	return kind == TC && ((struct __sk_buff *)ctx)->vlan_present;
 }
 
-/* A hop's tag is asked for, the rule is known: walk its path. */
+/* The first hop that may have the frame of one place in the rule's path. Global as `choose`. */
+__noinline __u32 choose_at(__u32 position)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	__u32 id, kind, place, bucket, at;
+	struct group *group;
+	struct rule *rule;
+	__u64 *list;
+
+	if (!s)
+		return 0;
+	rule = rule_at(s, s->rule);
+	if (!rule || position >= MAX_PATH)
+		return 0;
+	/* masked in a way the compiler cannot see through: the verifier needs the bound in this very register */
+	asm volatile("%0 &= %1" : "+r"(position) : "i"(MAX_PATH - 1));
+	kind = rule->path[position].kind;
+	id = rule->path[position].id;
+	s->position = position;
+	s->group = 255;
+	s->bucket = 0;
+	if (kind != ITEM_GROUP)
+		return choose(id, 0);
+	place = (s->generation & 1) * MAX_GROUPS + (id & (MAX_GROUPS - 1));
+	group = bpf_map_lookup_elem(&groups, &place);
+	if (!group)
+		return 0;
+	bucket = (group->flags & GROUP_L3 ? s->hash_l3 : s->hash) & (BUCKETS - 1);
+	at = place * BUCKETS + bucket;
+	list = bpf_map_lookup_elem(&buckets, &at);
+	if (!list)
+		return 0;
+	s->group = id;
+	s->bucket = bucket;
+	return choose(*list, group->hold_down);
+}
+
+/*
+ * The rule is known: where in its path the frame is, and its flow. What needs no hop leaves here. Reading the flow and
+ * walking the path are programs of their own, or the verifier would look at the walk once for each way to read a flow.
+ */
 static __always_inline int dispatch(int kind, void *ctx)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-	struct rule_counter *rule_count = NULL;
-	struct hop_counter *hop_counter;
+	struct hop_counter *counter;
 	struct rule *rule = NULL;
-	__u32 position, from, outcome, counter, chosen = 0;
+	__u32 position = 0, from;
+	bool accepts = false;
 
 	if (!s)
 		return pass(kind);
 	from = s->device.hop;
 	if (s->rule < MAX_RULES)
 		rule = rule_at(s, s->rule);
-	position = s->direction == SIDE_LAN ? 0 : rule ? rule->length - 1 : 0;
-
 	if (from) {
-		outcome = OUTCOME_OUT;
 		if (s->continuation_kind == CONT_STATIC || s->continuation_kind == CONT_END) {
 			position = s->continuation_position;
 		} else if (s->continuation_kind == CONT_CLASSIFY) {
 			position = rule ? position_of(s, rule, from) : MAX_PATH;
 			if (position == MAX_PATH) {
-				if (!s->have_accept) {
-					hop_counter = hop_count(s, from);
-					if (hop_counter)
-						hop_counter->returned_unmatched++;
-				}
+				counter = hop_count(s, from);
+				if (counter)
+					counter->returned_unmatched++;
 				s->rule = s->continuation_rule;
 				rule = rule_at(s, s->rule);
 				position = s->continuation_position;
 			}
 		}
-		position += s->direction == SIDE_LAN ? 1 : -1;
+		s->start = position + (s->direction == SIDE_LAN ? 1 : -1);
 	} else {
-		if (!rule || !rule->length)
-			outcome = OUTCOME_STRAIGHT;
-		else
-			outcome = OUTCOME_BYPASSED;
+		if (!rule)
+			return leave(kind, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_STRAIGHT);
+		s->start = s->direction == SIDE_LAN ? 0 : rule->length - 1;
 	}
-
-	if (((rule && rule->flags & RULE_ACCEPT) || s->want) && !s->have_accept) {
-		s->have_accept = 1;
+	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
+	if (s->want || (rule && rule->flags & RULE_HASH))
+		hash_frame(frame_data(kind, ctx), frame_end(kind, ctx), s);
+	if (accepts)	/* goes on to the walk; without such a program no hop accepts by filter */
 		next_program(kind, ctx, PROGRAM_ACCEPT(s->generation));
-		/* No such program: no hop has an accept filter, or its slot is empty by mistake: then none accepts. */
-	}
-	if (((rule && rule->flags & RULE_HASH) || s->want) && !s->have_hash) {
-		if (kind == XDP)
-			hash_xdp(ctx);
-		else
-			hash_tc(ctx);
-	}
+	next_program(kind, ctx, PROGRAM_WALK);
+	return leave(kind, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
+}
 
+/* Everything is known: walk the path. */
+static __always_inline int walk(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct rule_counter *rule_count = NULL;
+	struct hop_counter *hop_counter;
+	struct rule *rule = NULL;
+	__u32 position, from, counter, outcome, chosen = 0;
+
+	if (!s)
+		return pass(kind);
+	from = s->device.hop;
 	if (s->want) {
 		s->group = 255;
 		s->position = 255;
@@ -666,8 +672,13 @@ static __always_inline int dispatch(int kind, void *ctx)
 		if (hop_counter)
 			hop_counter->bad_tag++;
 	}
-
-	if (!from && rule && !(s->device.flags & DEVICE_DRY)) {
+	if (s->rule < MAX_RULES)
+		rule = rule_at(s, s->rule);
+	if (!rule || from)
+		outcome = OUTCOME_OUT;
+	else
+		outcome = rule->length ? OUTCOME_BYPASSED : OUTCOME_STRAIGHT;
+	if (rule && !from && !(s->device.flags & DEVICE_DRY)) {
 		counter = rule->counter;
 		rule_count = bpf_map_lookup_elem(&rule_counters, &counter);
 		if (rule_count) {
@@ -675,38 +686,27 @@ static __always_inline int dispatch(int kind, void *ctx)
 			rule_count->matched.bytes += s->length;
 		}
 	}
-	if (rule) {
-		for (int i = 0; i < MAX_PATH; i++) {
-			__u32 kind_of_item, id, at = position;
-
-			if (position >= rule->length || position >= MAX_PATH)
-				break;
-			/* masked in a way the compiler cannot see through: the verifier needs the bound in this register */
-			asm volatile("%0 &= %1" : "+r"(at) : "i"(MAX_PATH - 1));
-			kind_of_item = rule->path[at].kind;
-			id = rule->path[at].id;
-			s->position = position;
-			if (kind_of_item == ITEM_GROUP) {
-				chosen = choose_member(s, id);
-			} else {
-				s->group = 255;
-				chosen = choose(id, 0);
-			}
-			if (chosen) {
-				if (rule_count)
-					rule_count->to_hop++;
-				return enter(kind, s, chosen);
-			}
-			position += s->direction == SIDE_LAN ? 1 : -1;
+	position = s->start;
+	for (int i = 0; i < MAX_PATH; i++) {
+		if (!rule || position >= rule->length)	/* behind the last, or, as it is unsigned, before the first */
+			break;
+		chosen = choose_at(position);
+		if (chosen) {
+			if (rule_count)
+				rule_count->to_hop++;
+			return enter(kind, s, chosen);
 		}
-		if (!from && rule->length && !s->available && rule->flags & RULE_BLOCK) {
+		position += s->direction == SIDE_LAN ? 1 : -1;
+	}
+	if (outcome == OUTCOME_BYPASSED) {
+		if (rule && !s->available && rule->flags & RULE_BLOCK) {
 			if (rule_count)
 				rule_count->blocked++;
 			count(&s->device, OUTCOME_BLOCKED, s->length);
 			record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
 			return drop(kind);
 		}
-		if (rule_count && rule->length)
+		if (rule_count)
 			rule_count->bypassed++;
 	}
 	return leave(kind, &s->device, s, s->length, s->buffers, s->direction, outcome);
@@ -762,7 +762,6 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 	s->length = length;
 	s->buffers = buffers;
 	s->accept = 0;
-	s->have_accept = 0;
 	s->have_hash = 0;
 	s->available = 0;
 	s->bucket = 0;
@@ -882,6 +881,12 @@ int dispatch_xdp(struct xdp_md *ctx)
 	return dispatch(XDP, ctx);
 }
 
+SEC("xdp.frags")
+int walk_xdp(struct xdp_md *ctx)
+{
+	return walk(XDP, ctx);
+}
+
 SEC("tc")
 int entry_tc(struct __sk_buff *ctx)
 {
@@ -892,6 +897,12 @@ SEC("tc")
 int dispatch_tc(struct __sk_buff *ctx)
 {
 	return dispatch(TC, ctx);
+}
+
+SEC("tc")
+int walk_tc(struct __sk_buff *ctx)
+{
+	return walk(TC, ctx);
 }
 
 char _license[] SEC("license") = "GPL";

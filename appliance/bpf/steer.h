@@ -8,8 +8,8 @@
  * -------------------------
  * A frame enters at a port, or at the tap of a hop. `devices[ifindex]` says which. A port of a segment without rules
  * sends it straight to the other port. With rules, the segment's policy program (generated from the filters) leaves
- * the index of the first matching rule in `scratch`, and `dispatch` walks the rule's path: from LAN to WAN forward,
- * from WAN to LAN backward. The first hop that is attached, has a lease, accepts the frame and is not draining gets
+ * the index of the first matching rule in `scratch`; `dispatch` finds out where in the rule's path the frame is, and its
+ * flow; `walk` goes along the path: from LAN to WAN forward, from WAN to LAN backward. The first hop that is attached, has a lease, accepts the frame and is not draining gets
  * it; when none does it goes to the other port (or is blocked, where the rule says so).
  *
  * How the path is kept over a hop
@@ -65,7 +65,8 @@
 /* Slots of the program arrays `xdp_programs` and `tc_programs`. A generated program may go on in parts of its own. */
 #define ACCEPT_PARTS 4
 #define POLICY_PARTS 24
-#define PROGRAM_DISPATCH 0
+#define PROGRAM_DISPATCH 0	/* the rule is known: which way from here */
+#define PROGRAM_WALK 1		/* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation) & 1))
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation) & 1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation) & 1) * ACCEPT_PARTS)
@@ -290,7 +291,6 @@ struct scratch {
 	__u32 continuation_rule;
 	__u8 continuation_position;
 	__u8 continuation_kind;
-	__u8 have_accept;
 	__u8 have_hash;
 	__u8 available;		/* some hop of the path was available */
 	__u8 alive;		/* the supervisor's lease holds */
@@ -298,9 +298,8 @@ struct scratch {
 	__u8 group;
 	__u16 bucket;
 	__u16 pad;
-	__u32 verdict;
-	__u32 slot;
-	__u32 outcome;
+	__u32 start;		/* where in the path the walk begins */
+	__u32 pad2;
 };
 
 #endif

@@ -18,7 +18,7 @@ from appliance.errors import DatapathError
 from appliance.steering import layout, libbpf
 from appliance.steering.maps import Map, Table
 
-PROGRAMS = ("entry_xdp", "dispatch_xdp", "entry_tc", "dispatch_tc")
+PROGRAMS = ("entry_xdp", "dispatch_xdp", "walk_xdp", "entry_tc", "dispatch_tc", "walk_tc")
 
 
 class Kernel:
@@ -94,8 +94,9 @@ class Kernel:
             self.programs = {name: loaded.program_fd(name) for name in PROGRAMS}
         finally:
             loaded.close()
-        self.maps["xdp_programs"].set(layout.PROGRAM_DISPATCH, self.programs["dispatch_xdp"])
-        self.maps["tc_programs"].set(layout.PROGRAM_DISPATCH, self.programs["dispatch_tc"])
+        for kind in ("xdp", "tc"):
+            self.maps[f"{kind}_programs"].set(layout.PROGRAM_WALK, self.programs[f"walk_{kind}"])
+            self.maps[f"{kind}_programs"].set(layout.PROGRAM_DISPATCH, self.programs[f"dispatch_{kind}"])
         if not was_there:
             no_rule = layout.SegmentValue(constant_rule=layout.NO_MATCH)
             self.maps["segments"].set_all(dict.fromkeys(range(2 * layout.MAX_SEGMENTS), no_rule))

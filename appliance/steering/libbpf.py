@@ -115,6 +115,11 @@ def library() -> ctypes.CDLL:
         "bpf_object__load": (c_void_p,),
         "bpf_map__fd": (c_void_p,),
         "bpf_map__set_pin_path": (c_void_p, c_char_p),
+        "bpf_map__reuse_fd": (c_void_p, c_int),
+        "bpf_map__type": (c_void_p,),
+        "bpf_map__key_size": (c_void_p,),
+        "bpf_map__value_size": (c_void_p,),
+        "bpf_map__max_entries": (c_void_p,),
         "bpf_program__fd": (c_void_p,),
         "bpf_obj_pin": (c_int, c_char_p),
         "bpf_obj_get": (c_char_p,),
@@ -183,12 +188,29 @@ class Object:
             from appliance.steering.layout import MAPS
 
             for name in MAPS:
-                pin = str(pin_maps / name).encode()
-                check(f"map {name}", lib.bpf_map__set_pin_path(self._map(name), pin))
+                if (pin_maps / name).exists():
+                    self._reuse(name, pin_maps / name)
+                else:
+                    pin = str(pin_maps / name).encode()
+                    check(f"map {name}", lib.bpf_map__set_pin_path(self._map(name), pin))
         error = lib.bpf_object__load(self._object)
         if error:
             lib.bpf_object__close(self._object)
             raise DatapathError(f"{fail(f'{path}: the kernel refuses it', error)}: {verifier_says()}")
+
+    def _reuse(self, name: str, path: Path) -> None:
+        """Use the pinned map. libbpf could do it, but refuses a devmap: the kernel adds a flag to it."""
+        lib, wanted = library(), self._map(name)
+        fd = get_pinned(path)
+        try:
+            about = info(fd, MapInfo())
+            shape = (about.type, about.key_size, about.value_size, about.max_entries)
+            parts = (lib.bpf_map__type, lib.bpf_map__key_size, lib.bpf_map__value_size, lib.bpf_map__max_entries)
+            if shape != tuple(part(wanted) for part in parts):
+                raise DatapathError(f"map {name}: the pinned one has another shape")
+            check(f"map {name}", lib.bpf_map__reuse_fd(wanted, fd))
+        finally:
+            os.close(fd)
 
     def _map(self, name: str) -> int:
         found = library().bpf_object__find_map_by_name(self._object, name.encode())

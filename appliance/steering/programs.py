@@ -70,25 +70,26 @@ def load_programs(maps: dict[str, Map[Any, Any]], policy: Policy, generation: in
     try:
         for kind, array, fallback in _KINDS:
 
-            def linkage(parts: range, array: str = array, fallback: int = fallback) -> pcap.Linkage:
+            def linkage(parts: range, then: int, array: str = array, fallback: int = fallback) -> pcap.Linkage:
                 return pcap.Linkage(
                     scratch_fd=maps["scratch"].fd,
                     programs_fd=maps[array].fd,
-                    match_slot=layout.PROGRAM_DISPATCH,
-                    miss_slot=layout.PROGRAM_DISPATCH,
+                    match_slot=then,
+                    miss_slot=then,
                     part_slots=tuple(parts),
                     fallback=fallback,
                 )
 
             for chain, segments in alike.items():
                 wanted = [rules[index] if index in chain else None for index in range(len(rules))]
-                link = linkage(layout.policy_parts(generation, segments[0]))
+                link = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_DISPATCH)
                 loaded = pcap.load_classifier(wanted, kind=kind, linkage=link)
                 slots = tuple(layout.program_policy(generation, segment) for segment in segments)
                 generated.sets.append((array, loaded, slots))
                 generated.report[f"{kind} rules of segments {segments}"] = loaded.report
             if accepts:
-                loaded = pcap.load_accept(accepts, kind=kind, linkage=linkage(layout.accept_parts(generation)))
+                link = linkage(layout.accept_parts(generation), layout.PROGRAM_WALK)
+                loaded = pcap.load_accept(accepts, kind=kind, linkage=link)
                 generated.sets.append((array, loaded, (layout.program_accept(generation),)))
                 generated.report[f"{kind} accept"] = loaded.report
     except BaseException:

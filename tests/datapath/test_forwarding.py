@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The datapath on real devices: straight and through a guest, while leases end, policies change and its owner dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from boardsim import netns
+
+from appliance.config.model import Config, Guest, Rule, Segment
+from appliance.errors import DatapathError, FilterError
+from appliance.steering.datapath import Datapath
+from appliance.steering.layout import Outcome, Side
+from tests.datapath.conftest import ROOT
+from tests.datapath.wire import Wire
+
+pytestmark = pytest.mark.root
+MAIN = Segment(name="main", lan="lan0", wan="wan0")
+EMPTY = Config(segment=(MAIN,), guest=(Guest(name="ips"),))
+ALL = Config(segment=(MAIN,), guest=(Guest(name="ips"),), rule=(Rule(name="all", path=("ips",)),))
+FAR = 3600 * 10**9
+MODES = pytest.mark.parametrize("mode", ["xdp", "tc"])
+
+
+@contextmanager
+def appliance(wire: Wire, path: Path, mode: str = "auto", config: Config = ALL) -> Iterator[Datapath]:
+    """A datapath that is pinned, attached to all four devices, with its policy."""
+    made = Datapath.open(path, wire.pins)
+    try:
+        attach(wire, made, mode)
+        made.set_policy(config)
+        yield made
+    finally:
+        made.unload()
+
+
+def attach(wire: Wire, made: Datapath, mode: str = "auto") -> None:
+    def body() -> None:
+        made.attach_segment("main", "lan0", "wan0", mode)
+        made.attach_hop("tapl", "ips", "main", Side.LAN)
+        made.attach_hop("tapw", "ips", "main", Side.WAN)
+
+    wire.inside(body)
+
+
+def available(made: Datapath) -> None:
+    now = time.monotonic_ns()
+    made.renew_supervisor(now + FAR)
+    made.renew("ips", now + FAR)
+
+
+def outcomes(made: Datapath, side: Side) -> dict[Outcome, int]:
+    frames = made.counters().ports["main", side].frames
+    return {outcome: count for outcome, count in frames.items() if count}
+
+
+@MODES
+def test_straight(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """No rule: every frame crosses, in both directions, and is counted straight."""
+    with appliance(wire, bpf_object, mode, EMPTY) as made:
+        assert {attached.mode for attached in made.attachments()} == {mode}
+        assert wire.stream(320) == []
+        for side in Side:
+            assert outcomes(made, side) == {Outcome.STRAIGHT: 320}
+
+
+@MODES
+def test_through_the_guest_and_the_books_balance(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """With a lease each frame goes through the guest; counters of ports, rule and hop account for every one."""
+    with appliance(wire, bpf_object, mode) as made:
+        assert wire.stream(320) == []
+        available(made)
+        assert wire.stream(320) == []
+        counters = made.counters()
+        for side in Side:
+            assert outcomes(made, side) == {Outcome.BYPASSED: 320, Outcome.TO_HOP: 320}
+            assert counters.ports["main", side].dropped == 0
+        hop, rule = counters.hops["ips"], counters.rules["all"]
+        assert (hop.to_frames, rule.frames, rule.to_hop, rule.bypassed) == (640, 1280, 640, 640)
+        out = {side: hop.taps["main", side].frames[Outcome.OUT] for side in Side}
+        assert out == {Side.LAN: 320, Side.WAN: 320}
+
+
+@MODES
+def test_lease_and_deadline(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """A lease, or the supervisor's deadline, that ends by itself sends frames past the guest; none is lost."""
+    with appliance(wire, bpf_object, mode) as made:
+        for end in (lambda until: made.renew("ips", until), made.renew_supervisor):
+            available(made)
+            assert wire.stream(64) == []
+            before = outcomes(made, Side.LAN).get(Outcome.BYPASSED, 0)
+            end(time.monotonic_ns() + 50_000_000)
+            deadline = time.monotonic() + 10
+            while outcomes(made, Side.LAN).get(Outcome.BYPASSED, 0) == before:
+                assert time.monotonic() < deadline, "the lease did not end"
+                assert wire.stream(32) == []
+            to_hop = outcomes(made, Side.LAN)[Outcome.TO_HOP]
+            assert wire.stream(64) == []
+            assert outcomes(made, Side.LAN)[Outcome.TO_HOP] == to_hop
+
+
+def test_block(wire: Wire, bpf_object: Path) -> None:
+    """on_unavailable = "block": without its guest nothing crosses, and each frame is counted as blocked."""
+    closed = Config(segment=(MAIN,), guest=ALL.guest, rule=(Rule(name="all", path=("ips",), on_unavailable="block"),))
+    with appliance(wire, bpf_object, config=closed) as made:
+        for number in range(20):
+            wire.send(number)
+        available(made)
+        assert wire.stream(32) == []  # frames keep their order: those before are through
+        assert outcomes(made, Side.LAN) == {Outcome.BLOCKED: 20, Outcome.TO_HOP: 32}
+
+
+OWNER = """
+import sys, signal, time
+from pathlib import Path
+from appliance.config.model import Config, Guest, Rule, Segment
+from appliance.steering.datapath import Datapath
+from appliance.steering.layout import Side
+made = Datapath.open(Path(sys.argv[1]), Path(sys.argv[2]))
+made.attach_segment("main", "lan0", "wan0", sys.argv[3])
+made.attach_hop("tapl", "ips", "main", Side.LAN)
+made.attach_hop("tapw", "ips", "main", Side.WAN)
+made.set_policy(Config(segment=(Segment(name="main", lan="lan0", wan="wan0"),), guest=(Guest(name="ips"),),
+                       rule=(Rule(name="all", match="ether proto 0x88b6", path=("ips",)),)))
+made.renew_supervisor(time.monotonic_ns() + 3600 * 10**9)
+made.renew("ips", time.monotonic_ns() + 3600 * 10**9)
+print("ready", made.adopted, flush=True)
+signal.pause()
+"""
+
+
+@MODES
+def test_owner_killed_and_adopted(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """kill -9 of the process that loaded it changes nothing for frames; the next one adopts it, and none is lost."""
+    command = [sys.executable, "-c", OWNER, str(bpf_object), str(wire.pins), mode]
+    owners: list[subprocess.Popen[str]] = []
+
+    def start() -> str:
+        # By name only for the network: a mount namespace of its own would not have our bpffs.
+        owner = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{wire.box}", *command],
+            stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        owners.append(owner)
+        assert owner.stdout is not None
+        return owner.stdout.readline().strip()
+
+    def kill() -> None:
+        owners[-1].send_signal(signal.SIGKILL)
+        owners[-1].wait()
+
+    try:
+        assert start() == "ready False"
+        assert wire.stream(64) == []
+        kill()
+        answers: list[str] = []
+        again = threading.Thread(target=lambda: answers.append(start()))
+
+        def meanwhile(sent: int) -> None:
+            if sent == 320:
+                again.start()
+
+        assert wire.stream(640, meanwhile=meanwhile) == []
+        while again.is_alive():
+            assert wire.stream(64) == []
+        assert answers == ["ready True"]
+        made = Datapath.open(bpf_object, wire.pins)
+        attach(wire, made, mode)
+        assert made.drop_unclaimed() == []
+        for side in Side:
+            assert outcomes(made, side) == {Outcome.TO_HOP: wire.sent}
+        made.unload()
+        assert not wire.pins.exists()
+    finally:
+        for owner in owners:
+            owner.kill()
+            owner.wait()
+
+
+@MODES
+def test_policies_change_under_traffic(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """A new policy every few frames, filters and groups and all: none is lost, and each is under one policy whole."""
+    filters = ["ether proto 0x88b6", "", "ether[14:4] = 0 or len < 100", "not ip and not ip6"]
+    with appliance(wire, bpf_object, mode) as made:
+        available(made)
+        stop = threading.Event()
+        generations: list[int] = []
+
+        def change() -> None:
+            while not stop.is_set():
+                match = filters[len(generations) % len(filters)]
+                rule = Rule(name="all", match=match, path=("ips",))
+                config = Config(
+                    segment=(MAIN,), guest=(Guest(name="ips"),), rule=(Rule(name="never", match="tcp"), rule)
+                )
+                generations.append(made.set_policy(config).generation)
+
+        changer = threading.Thread(target=change)
+        changer.start()
+        try:
+            while len(generations) < 12:
+                assert changer.is_alive(), "a policy was refused"
+                assert wire.stream(640) == []
+        finally:
+            stop.set()
+            changer.join()
+        # Under every one of these policies a frame goes through the guest: none saw half of one.
+        for side in Side:
+            assert outcomes(made, side) == {Outcome.TO_HOP: wire.sent}
+        assert made.counters().rules["all"].frames == 2 * wire.sent
+
+
+def test_another_program_takes_over(wire: Wire, bpf_object: Path, tmp_path: Path) -> None:
+    """An object file that differs (an update) replaces the programs under traffic; maps and counters are kept."""
+    other = tmp_path / "other.bpf.o"
+    source = ROOT / "appliance/bpf/steer.bpf.c"
+    include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
+    subprocess.run(
+        ["clang", "-O2", "-g", "-target", "bpf", include, "-DPULL=200", "-c", source, "-o", other], check=True
+    )
+    first = Datapath.open(bpf_object, wire.pins)
+    attach(wire, first)
+    first.set_policy(ALL)
+    available(first)
+    assert wire.stream(64) == []
+    first.close()
+    seconds: list[Datapath] = []
+
+    def take_over() -> None:
+        second = Datapath.open(other, wire.pins)
+        attach(wire, second)
+        seconds.append(second)
+
+    changer = threading.Thread(target=take_over)
+    changer.start()
+    while changer.is_alive():
+        assert wire.stream(64) == []
+    assert wire.stream(64) == []
+    (second,) = seconds
+    assert not second.adopted
+    assert second.kernel.upgraded
+    assert outcomes(second, Side.LAN) == {Outcome.TO_HOP: wire.sent}
+    second.unload()
+
+
+def test_a_bad_policy_changes_nothing(wire: Wire, bpf_object: Path) -> None:
+    """A filter that does not compile: an error that names the rule, and the old policy holds."""
+    with appliance(wire, bpf_object) as made:
+        available(made)
+        with pytest.raises(FilterError, match="rule odd: match"):
+            made.set_policy(Config(segment=(MAIN,), rule=(Rule(name="odd", match="tcp porto 80"),)))
+        assert wire.stream(64) == []
+        assert outcomes(made, Side.LAN) == {Outcome.TO_HOP: 64}
+
+
+def test_tap_made_anew(wire: Wire, bpf_object: Path) -> None:
+    """A tap that goes away and comes back under the same name is attached again; meanwhile frames go past the guest."""
+    with appliance(wire, bpf_object) as made:
+        available(made)
+        assert wire.stream(32) == []
+        netns.run("ip", "-n", wire.box, "link", "del", "tapl")
+        netns.run("ip", "-n", wire.box, "link", "del", "tapw")
+        made.revoke("ips")
+        assert wire.stream(32) == []
+        for tap, name in (("tapl", "gl"), ("tapw", "gw")):
+            wire.pair(tap, wire.guest, name)
+            netns.run("ip", "-n", wire.guest, "link", "set", name, "master", "bridge0")
+        attach(wire, made)
+        available(made)
+        assert wire.stream(32) == []
+        assert outcomes(made, Side.LAN) == {Outcome.TO_HOP: 64, Outcome.BYPASSED: 32}
+
+
+def test_heartbeats_reach_the_supervisor(wire: Wire, bpf_object: Path) -> None:
+    """A heartbeat frame sent into one tap comes out of the other and goes up to a listener, counted."""
+    with appliance(wire, bpf_object) as made:
+
+        def sockets() -> tuple[socket.socket, socket.socket]:
+            pair = []
+            for tap in ("tapl", "tapw"):
+                opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+                opened.bind((tap, 0x88B5))
+                opened.settimeout(5)
+                pair.append(opened)
+            return pair[0], pair[1]
+
+        into, out = wire.inside(sockets)
+        with into, out:
+            into.send(b"\x02\0\0\0\0\x09\x02\0\0\0\0\x08\x88\xb5" + b"beat" * 12)
+            assert out.recv(100)[14:18] == b"beat"
+        assert made.counters().hops["ips"].taps["main", Side.WAN].frames[Outcome.HEARTBEAT] == 1
+
+
+def test_longer_than_the_port_is_counted(wire: Wire, bpf_object: Path) -> None:
+    """XDP would lose a frame that is longer than the other port takes without a word: it is counted as oversize."""
+    netns.run("ip", "-n", wire.box, "link", "set", "wan0", "mtu", "100")
+    with appliance(wire, bpf_object, "xdp", EMPTY) as made:
+        for number in range(10):
+            wire.send(number, pad=120)
+        netns.run("ip", "-n", wire.box, "link", "set", "wan0", "mtu", "1500")
+        attach(wire, made, "xdp")
+        assert wire.stream(32) == []
+        assert outcomes(made, Side.LAN) == {Outcome.OVERSIZE: 10, Outcome.STRAIGHT: 32}
+
+
+def test_native_xdp_refused_means_tc(wire: Wire, bpf_object: Path) -> None:
+    """A port without native XDP makes the segment use tc, and the reason names it; `attach = "xdp"` is an error."""
+    netns.run("ip", "-n", wire.box, "link", "add", "dull0", "type", "bridge")
+    netns.run("ip", "-n", wire.box, "link", "set", "dull0", "up")
+    made = Datapath.open(bpf_object, wire.pins)
+    try:
+        ports = wire.inside(lambda: made.attach_segment("main", "lan0", "dull0"))
+        assert {port.mode for port in ports} == {"tc"}
+        assert "dull0" in ports[0].reason
+        with pytest.raises(DatapathError, match="dull0"):
+            wire.inside(lambda: made.attach_segment("main", "lan0", "dull0", "xdp"))
+    finally:
+        made.unload()
+
+
+@pytest.mark.parametrize("mode", ["tc", "xdp"])
+def test_tcp_crosses_whole(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """A TCP transfer through the guest arrives whole: by tc with the hosts' offloads as they come."""
+    for space, address in ((wire.lan, "10.9.0.1/24"), (wire.wan, "10.9.0.2/24")):
+        netns.run("ip", "-n", space, "addr", "add", address, "dev", "eth0")
+        if mode == "xdp":  # veth loses the checksum metadata on the way through native XDP
+            netns.run("ip", "netns", "exec", space, "ethtool", "-K", "eth0", "tx", "off")
+    if mode == "xdp":  # the guest's bridge would send what its GRO has put together
+        for name in ("gl", "gw"):
+            netns.run("ip", "netns", "exec", wire.guest, "ethtool", "-K", name, "tx", "off")
+    sent = os.urandom(1 << 20)
+    with appliance(wire, bpf_object, mode) as made:
+        available(made)
+
+        def listening() -> socket.socket:
+            opened = socket.create_server(("10.9.0.2", 8000))
+            opened.settimeout(20)
+            return opened
+
+        with netns.enter(wire.wan, listening) as server:
+
+            def serve() -> None:
+                with server.accept()[0] as connection:
+                    connection.sendall(sent)
+
+            serving = threading.Thread(target=serve)
+            serving.start()
+            with netns.enter(wire.lan, lambda: socket.create_connection(("10.9.0.2", 8000), timeout=20)) as client:
+                got = b""
+                while chunk := client.recv(1 << 16):
+                    got += chunk
+            serving.join()
+        assert got == sent
+        assert made.counters().hops["ips"].to_frames > 20
