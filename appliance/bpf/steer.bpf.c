@@ -610,10 +610,11 @@ __noinline __u32 choose_at(__u32 position)
 static __always_inline int dispatch(int kind, void *ctx)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct lease *supervisor;
 	struct hop_counter *counter;
 	struct rule *rule = NULL;
 	__u32 position = 0, from;
-	bool accepts = false;
+	bool accepts;
 
 	if (!s)
 		return pass(kind);
@@ -640,6 +641,11 @@ static __always_inline int dispatch(int kind, void *ctx)
 			return leave(kind, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_STRAIGHT);
 		s->start = s->direction == SIDE_LAN ? 0 : rule->length - 1;
 	}
+	s->accept = 0;
+	s->available = 0;
+	supervisor = bpf_map_lookup_elem(&leases, &zero);
+	s->now = bpf_ktime_get_coarse_ns();
+	s->alive = supervisor && supervisor->until > s->now;
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
 	if (s->want || (rule && rule->flags & RULE_HASH))
 		hash_frame(frame_data(kind, ctx), frame_end(kind, ctx), s);
@@ -650,7 +656,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 }
 
 /* Everything is known: walk the path. */
-static __always_inline int walk(int kind, void *ctx)
+static __always_inline int walk(int kind)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	struct rule_counter *rule_count = NULL;
@@ -663,6 +669,7 @@ static __always_inline int walk(int kind, void *ctx)
 	from = s->device.hop;
 	if (s->want) {
 		s->group = 255;
+		s->bucket = 0;
 		s->position = 255;
 		if (s->want != from)
 			chosen = choose(s->want, 0);
@@ -747,28 +754,21 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 	__u32 place = (policy & 1) * MAX_SEGMENTS + (device->segment & (MAX_SEGMENTS - 1));
 	struct segment *segment = bpf_map_lookup_elem(&segments, &place);
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-	struct lease *supervisor = bpf_map_lookup_elem(&leases, &zero);
 	struct continuation *next;
 	struct hop_counter *counter;
 	struct trace *t;
 	__u32 want = 0;
 	int vid;
 
-	if (!s || !segment || !supervisor)
+	if (!s || !segment)
 		return pass(kind);
 	s->device = *device;
 	s->generation = policy;
 	s->direction = direction;
 	s->length = length;
 	s->buffers = buffers;
-	s->accept = 0;
 	s->have_hash = 0;
-	s->available = 0;
-	s->bucket = 0;
 	s->rule = segment->constant_rule;
-	s->now = bpf_ktime_get_coarse_ns();
-	s->alive = supervisor->until > s->now;
-	s->continuation_kind = CONT_CLASSIFY;
 	t = tracing(s);
 	if (t)
 		t->steps = 0;
@@ -882,9 +882,9 @@ int dispatch_xdp(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
-int walk_xdp(struct xdp_md *ctx)
+int walk_xdp(struct xdp_md *ctx __attribute__((unused)))
 {
-	return walk(XDP, ctx);
+	return walk(XDP);
 }
 
 SEC("tc")
@@ -900,9 +900,9 @@ int dispatch_tc(struct __sk_buff *ctx)
 }
 
 SEC("tc")
-int walk_tc(struct __sk_buff *ctx)
+int walk_tc(struct __sk_buff *ctx __attribute__((unused)))
 {
-	return walk(TC, ctx);
+	return walk(TC);
 }
 
 char _license[] SEC("license") = "GPL";
