@@ -36,6 +36,7 @@ class Limits(NamedTuple):
     backoff_last: int = 5 * SECOND
     healthy: int = 10 * SECOND  # served this long: the back-off starts again from its first value
     retry: int = SECOND  # a missing watchdog or relay line is tried again
+    stall: int = 200 * MS  # our own step is later than this: nobody else is blamed for being late
     verify: int = SECOND  # the relay line is read back
     watchdog_start_ms: int = 10_000  # until bypassd has told the configured timeout
 
@@ -237,6 +238,9 @@ class KeeperCore:
     def step(self, now: int, event: Event) -> list[Action]:
         """Take one event and return what to do, in this order. Results come back as events of later steps."""
         self._actions = []
+        if self.relays and now - self.deadline() > self.limits.stall:
+            # The whole machine stood still, bypassd with us: it gets its time again. The grace goes on counting.
+            self._last_checkin = max(self._last_checkin, now)
         match event:
             case Started():
                 self._start(now, event)

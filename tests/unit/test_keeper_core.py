@@ -168,6 +168,19 @@ def test_missed_check_ins_kill_bypassd_and_hold_the_relay(bench: Bench) -> None:
     assert bench.line == kc.INLINE
 
 
+def test_a_machine_that_stood_still_blames_nobody_and_the_grace_still_ends(bench: Bench) -> None:
+    """A late step of ours gives bypassd its time again; one that is on time does not, and neither holds the relay."""
+    bench.serve()
+    start = bench.now
+    bench.now += 2 * SECOND
+    assert not of(bench.feed(Tick()), Kill)
+    assert of(bench.run(bench.now + 1100 * MS), Kill), "silent although we ran on time"
+    while bench.now < start + 31 * SECOND:
+        bench.now += 2 * SECOND
+        bench.feed(Tick())
+    assert bench.line == kc.BYPASS
+
+
 def test_a_restart_with_hold_and_then_inline_moves_no_relay(bench: Bench) -> None:
     bench.serve()
     drives = len(of([action for _, action in bench.log], Drive))
