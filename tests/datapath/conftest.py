@@ -22,16 +22,8 @@ def bpf_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs root")
     made = tmp_path_factory.mktemp("bpf") / "steer.bpf.o"
     source = ROOT / "appliance/bpf/steer.bpf.c"
-    command = [
-        "clang",
-        "-O2",
-        "-g",
-        "-Wall",
-        "-Werror",
-        "-target",
-        "bpf",
-        f"-I/usr/include/{os.uname().machine}-linux-gnu",
-    ]
+    flags = ["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v3"]
+    command = ["clang", *flags, f"-I/usr/include/{os.uname().machine}-linux-gnu"]
     subprocess.run([*command, "-c", str(source), "-o", str(made)], check=True)
     return made
 

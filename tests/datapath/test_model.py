@@ -138,7 +138,8 @@ FRAMES = st.one_of(
 )
 FILTERS = st.sampled_from(
     ["", "ip", "ip6", "tcp", "udp port 53", "tcp port 80", "vlan", "vlan 30 and udp", "arp", "len > 100",
-     "ip[6:2] & 0x1fff != 0", "ether[0] & 1 = 1", "icmp6", "host 10.0.0.1", "net fd00::/16", "not ip", "tcp[13] & 2 != 0"]
+     "ip[6:2] & 0x1fff != 0", "ether[0] & 1 = 1", "icmp6", "host 10.0.0.1", "net fd00::/16", "not ip",
+     "tcp[13] & 2 != 0"]
 )  # fmt: skip
 HOPS = ["a", "b", "c", "d", "e"]
 MEMBERS = {"even": {"a", "b"}, "odd": {"c", "e"}, "spare": {"d", "e"}}
@@ -191,7 +192,7 @@ STATES = st.fixed_dictionaries(
     data=st.data(),
 )
 def test_random_policies_states_and_frames(
-    bpf_object: Path, config: Config, states: list[dict[str, tuple[bool, bool, bool]]], frames: list[bytes],
+    bpf_object: Path, config: Config, states: list[dict[str, tuple[bool, bool, bool]]], frames: list[bytes], *,
     kind: str, data: st.DataObject,
 ) -> None:  # fmt: skip
     """Any policy, hops up, down, held and draining, any frame from any device: kernel and model agree."""

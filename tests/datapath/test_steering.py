@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the steering promises, point by point, each asked of kernel and model at once."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+
+from appliance.config.model import Config, Duration, Group, Guest, Member, Rule, Segment
+from appliance.steering import explain as explaining
+from appliance.steering import layout, libbpf
+from appliance.steering.engines import UNLIMITED
+from appliance.steering.layout import Outcome, Reason, Role, Side
+from appliance.steering.model import Decision, Where
+from tests.datapath.frames import KINDS, ether, tcp, udp
+from tests.datapath.twin import Twin
+
+pytestmark = pytest.mark.root
+MAIN = (Segment(name="main", lan="lan0", wan="wan0"),)
+ABC = tuple(Guest(name=name) for name in ("a", "b", "c"))
+LAN, WAN = Where(Role.PORT, 0, Side.LAN), Where(Role.PORT, 0, Side.WAN)
+Make = Callable[[Config], Twin]
+
+
+@pytest.fixture
+def make(bpf_object: Path) -> Iterator[Make]:
+    """Twins with everything attached and every hop available."""
+    made: list[Twin] = []
+
+    def one(config: Config) -> Twin:
+        twin = Twin(bpf_object, config)
+        made.append(twin)
+        twin.attach()
+        twin.supervise()
+        for guest in config.guest:
+            twin.lease(guest.name)
+        return twin
+
+    yield one
+    for twin in made:
+        twin.close()
+
+
+def rules(*made: Rule, group: tuple[Group, ...] = (), guest: tuple[Guest, ...] = ABC) -> Config:
+    return Config(segment=MAIN, guest=guest, group=group, rule=made)
+
+
+def went(decision: Decision) -> int:
+    """The hop that the frame was sent to; 0 a port."""
+    assert decision.slot is not None
+    return decision.slot // 32
+
+
+def way(twin: Twin, where: Where, frame: bytes) -> list[str]:
+    """All stations of a frame, each hop sending it on unchanged: names of hops, then the side it leaves by."""
+    names = {hop.id: name for name, hop in twin.policy.hops.items()}
+    stations = []
+    while True:
+        decision = twin.both(where, frame)
+        assert decision.slot is not None
+        if not went(decision):
+            return [*stations, Side(decision.slot & 1).name]
+        stations.append(names[went(decision)])
+        where = Where(Role.HOP, where.segment, Side(decision.slot & 1 ^ 1), went(decision))
+
+
+def from_hop(twin: Twin, name: str, side: Side, tags: bool = False) -> Where:
+    return Where(Role.HOP, 0, side, twin.policy.hops[name].id, tags)
+
+
+def test_sizes_of_all_values(make: Make) -> None:
+    """The structs of layout.py are as long as the kernel's map values."""
+    twin = make(rules())
+    for name, (key, value) in layout.MAPS.items():
+        about = libbpf.info(twin.maps[name].fd, libbpf.MapInfo())
+        assert (about.key_size, about.value_size) == (ctypes.sizeof(key), ctypes.sizeof(value)), name
+
+
+def test_chain_runs_forward_and_backward(make: Make) -> None:
+    """LAN to WAN in the configured order, WAN to LAN in the opposite one; whoever is not available is left out."""
+    twin = make(rules(Rule(name="r", path=("a", "b", "c"))))
+    assert way(twin, LAN, tcp()) == ["a", "b", "c", "WAN"]
+    assert way(twin, WAN, tcp(back=True)) == ["c", "b", "a", "LAN"]
+    twin.lease("b", good=False)
+    assert way(twin, LAN, tcp()) == ["a", "c", "WAN"]
+    assert way(twin, WAN, tcp(back=True)) == ["c", "a", "LAN"]
+
+
+def test_changed_frames_keep_their_chain(make: Make) -> None:
+    """A hop in one rule may rewrite everything (NAT): the frame goes on to the rule's next hop all the same."""
+    twin = make(rules(Rule(name="web", match="tcp port 80", path=("a", "b"))))
+    assert went(twin.both(from_hop(twin, "a", Side.WAN), udp(sport=4000, dport=4001))) == twin.policy.hops["b"].id
+
+
+def test_ambiguous_chains_are_classified_again(make: Make) -> None:
+    """Rules that differ behind a hop: by what the frame is now; unrecognizable ones by the first rule, counted."""
+    config = rules(
+        Rule(name="web", match="tcp port 80", path=("a", "b")), Rule(name="dns", match="udp port 53", path=("a", "c"))
+    )
+    twin = make(config)
+    back = from_hop(twin, "a", Side.WAN)
+    assert went(twin.both(back, tcp())) == twin.policy.hops["b"].id
+    assert went(twin.both(back, udp())) == twin.policy.hops["c"].id
+    assert not twin.datapath.counters().hops["a"].returned_unmatched
+    strange = twin.both(back, udp(sport=4000, dport=4001))
+    assert strange.returned_unmatched
+    assert went(strange) == twin.policy.hops["b"].id
+    assert twin.datapath.counters().hops["a"].returned_unmatched == 1
+
+
+def test_hop_that_left_the_policy(make: Make) -> None:
+    """Frames still inside a hop when the policy drops it leave by their port."""
+    twin = make(rules(Rule(name="r", path=("a", "b"))))
+    inside = from_hop(twin, "a", Side.WAN)
+    twin.configure(rules(Rule(name="r", path=("b",))))
+    assert twin.both(inside, tcp()).slot == layout.slot(0, 0, Side.WAN)
+    assert twin.datapath.counters().hops["a"].returned_unmatched == 1
+
+
+def test_accept_skips_and_never_blocks(make: Make) -> None:
+    """A hop that does not accept the frame is skipped; it was available, so `block` does not hold the frame back."""
+    guests = (Guest(name="a", accept="tcp"), Guest(name="b"), Guest(name="c"))
+    twin = make(rules(Rule(name="r", path=("a", "b")), guest=guests))
+    assert way(twin, LAN, tcp()) == ["a", "b", "WAN"]
+    assert way(twin, LAN, udp()) == ["b", "WAN"]
+    twin.configure(rules(Rule(name="r", path=("a",), on_unavailable="block"), guest=guests))
+    assert twin.both(LAN, udp()).outcome is Outcome.BYPASSED
+    twin.lease("a", good=False)
+    assert twin.both(LAN, udp()).outcome is Outcome.BLOCKED
+
+
+EVEN = Group(name="g", balance=(Member(hop="a", weight=50), Member(hop="b", weight=50)))
+
+
+def member(twin: Twin, frame: bytes, where: Where = LAN) -> int:
+    return went(twin.both(where, frame))
+
+
+def test_both_directions_reach_the_same_member(make: Make) -> None:
+    """And the members share the flows by weight."""
+    uneven = Group(name="g", balance=(Member(hop="a", weight=90), Member(hop="b", weight=10)))
+    twin = make(rules(Rule(name="r", path=("g",)), group=(uneven,)))
+    shares: Counter[int] = Counter()
+    for port in range(1000, 1400):
+        chosen = member(twin, tcp(sport=port))
+        assert member(twin, tcp(sport=port, back=True), WAN) == chosen
+        shares[chosen] += 1
+    assert 340 <= shares[twin.policy.hops["a"].id] <= 380
+
+
+def test_a_members_failure_moves_its_own_flows_only(make: Make) -> None:
+    """And they come back to it with it: the number moved is the least there can be."""
+    config = rules(Rule(name="r", path=("g",)), group=(Group(name="g", balance=tuple(Member(hop=n) for n in "abc")),))
+    twin = make(config)
+    frames = [tcp(sport=port) for port in range(1000, 1200)]
+    before = [member(twin, frame) for frame in frames]
+    failed = twin.policy.hops["b"].id
+    twin.lease("b", good=False)
+    during = [member(twin, frame) for frame in frames]
+    moved = sum(old != new for old, new in zip(before, during, strict=True))
+    assert moved == before.count(failed) > 0
+    assert len({new for old, new in zip(before, during, strict=True) if old == failed}) == 2
+    twin.lease("b")
+    assert [member(twin, frame) for frame in frames] == before
+
+
+@pytest.mark.parametrize("first_comes", [0, 1])
+@pytest.mark.parametrize("six", [False, True])
+def test_fragments_stay_together(make: Make, six: bool, first_comes: int) -> None:
+    """All fragments of a datagram reach one member, in whatever order they come."""
+    twin = make(rules(Rule(name="r", path=("g",)), group=(EVEN,)))
+    for number in range(40):
+        inside = UDP(sport=number, dport=53) / bytes(16)
+        if six:
+            head = ether() / IPv6(src="fd00::1", dst="fd01::1")
+            datagram = [head / IPv6ExtHdrFragment(id=number, m=1) / inside]
+            datagram += [head / IPv6ExtHdrFragment(id=number, offset=at, nh=17) / bytes(8) for at in (3, 4)]
+        else:
+            datagram = [ether() / IP(src="10.0.0.1", dst="10.1.0.1", id=number, flags="MF") / inside]
+            datagram += [
+                ether() / IP(src="10.0.0.1", dst="10.1.0.1", id=number, frag=at, proto=17) / bytes(8) for at in (3, 4)
+            ]
+        datagram = datagram[first_comes:] + datagram[:first_comes]
+        assert len({member(twin, bytes(fragment)) for fragment in datagram}) == 1
+    twin.tables_agree()
+
+
+def test_hash_by_addresses(make: Make) -> None:
+    """hash = "l3": every flow between two addresses reaches one member."""
+    twin = make(rules(Rule(name="r", path=("g",)), group=(Group(name="g", balance=EVEN.balance, hash="l3"),)))
+    assert len({member(twin, tcp(sport=port)) for port in range(1000, 1040)}) == 1
+    assert len({member(twin, tcp(host=host)) for host in range(1, 40)}) == 2
+
+
+def test_standby_and_hold_down(make: Make) -> None:
+    """The first available in order; one that came back waits out its hold-down, unless there is no other."""
+    hold = Duration(3_600_000_000_000)
+    twin = make(rules(Rule(name="r", path=("g",)), group=(Group(name="g", standby=("a", "b"), hold_down=hold),)))
+    a, b = twin.policy.hops["a"].id, twin.policy.hops["b"].id
+    assert member(twin, tcp()) == a
+    twin.lease("a", good=False)
+    assert member(twin, tcp()) == b
+    # As user space does it: the lease was over, so this renewal is a recovery.
+    twin.datapath.renew("a", time.monotonic_ns() + 10**12)
+    recovered = twin.datapath.kernel.leases.read(a, 1)
+    assert recovered
+    twin.lease("a", recovered=recovered)
+    decision = twin.both(LAN, tcp())
+    assert went(decision) == b
+    assert decision.steps[0].reason is Reason.HELD
+    twin.lease("b", good=False)
+    assert member(twin, tcp()) == a
+    twin.lease("b")
+    twin.lease("a", recovered=time.monotonic_ns() - hold - 10**9)
+    assert member(twin, tcp()) == a
+
+
+def test_drain_keeps_established_flows(make: Make) -> None:
+    """A draining member keeps the flows it knows until they end, new ones go elsewhere."""
+    twin = make(rules(Rule(name="r", path=("g",)), group=(EVEN,)))
+    a = twin.policy.hops["a"].id
+    ours = [port for port in range(1000, 1060) if member(twin, tcp(sport=port)) == a]
+    fresh = [port for port in range(2000, 2060) if twin.decide(LAN, tcp(sport=port)).slot == a * 32]
+    twin.state.flows = {key: flow for key, flow in twin.state.flows.items() if key[1] != a or len(ours) == 0} | {
+        (key.hash, key.hop): (flow.seen, flow.fin) for key, flow in twin.maps["flows"].items()
+    }
+    assert len(ours) > 5
+    assert len(fresh) > 5
+    now = time.monotonic_ns()
+    assert twin.datapath.flows_of("a", now) == len(ours)
+    twin.datapath.set_draining("a", True)
+    twin.lease("a", draining=True)
+    assert {member(twin, tcp(sport=port)) for port in ours} == {a}
+    assert {member(twin, tcp(sport=port, back=True), WAN) for port in ours} == {a}
+    assert a not in {member(twin, tcp(sport=port)) for port in fresh}
+    # Reset ends a flow at once, FIN from both sides does too; a new connection on its ports is a new flow.
+    member(twin, tcp(sport=ours[0], flags="RA"))
+    assert member(twin, tcp(sport=ours[0], flags="S")) != a
+    member(twin, tcp(sport=ours[1], flags="FA"))
+    assert member(twin, tcp(sport=ours[1])) == a
+    member(twin, tcp(sport=ours[1], flags="FA", back=True), WAN)
+    assert member(twin, tcp(sport=ours[1], flags="A")) == a  # the last acknowledgement
+    assert member(twin, tcp(sport=ours[1], flags="S")) != a
+    assert twin.datapath.flows_of("a", now) == len(ours) - 2
+
+
+def tagged(vid: int, frame: bytes) -> bytes:
+    return frame[:12] + b"\x88\xa8" + vid.to_bytes(2, "big") + frame[12:]
+
+
+@pytest.mark.parametrize("kind", ["xdp", "tc"])
+def test_tags(make: Make, kind: str) -> None:
+    """A hop with tags chooses the next hop or the way out, and the tag comes off; what it may not choose is counted."""
+    guests = (Guest(name="a", tags=True), Guest(name="b"), Guest(name="c", accept="udp"))
+    twin = make(rules(Rule(name="r", path=("a", "b")), guest=guests))
+    hops = twin.policy.hops
+    back = from_hop(twin, "a", Side.WAN, tags=True)
+    for vid, goes in (
+        (hops["b"].id, layout.slot(hops["b"].id, 0, Side.LAN)),
+        (layout.TAG_OUT, layout.slot(0, 0, Side.WAN)),
+        (layout.TAG_OUT_LAN, layout.slot(0, 0, Side.LAN)),
+        (layout.TAG_OUT_WAN, layout.slot(0, 0, Side.WAN)),
+    ):
+        decision = twin.both(back, tagged(vid, tcp()), kind)
+        assert decision.slot == goes
+        assert decision.frame == tcp()
+    assert twin.datapath.counters().hops["a"].bad_tag == 0
+    # Unknown, itself, one that does not accept the frame: as the rule says, without the tag.
+    for bad in (99, 2000, hops["a"].id, hops["c"].id):
+        decision = twin.both(back, tagged(bad, tcp()), kind)
+        assert decision.bad_tag
+        assert went(decision) == hops["b"].id
+        assert decision.frame == tcp()
+    assert twin.datapath.counters().hops["a"].bad_tag == 4
+    assert went(twin.both(back, tagged(hops["c"].id, udp()), kind)) == hops["c"].id
+    # Without `tags` such a tag is the customer's and stays.
+    assert twin.both(from_hop(twin, "b", Side.WAN), tagged(hops["c"].id, udp())).frame == tagged(hops["c"].id, udp())
+
+
+def test_segments_have_rules_of_their_own(make: Make) -> None:
+    """The same frame is steered by its segment's rules, and leaves by its segment's port."""
+    config = Config(
+        segment=(*MAIN, Segment(name="other", lan="lan1", wan="wan1")),
+        guest=ABC,
+        rule=(
+            Rule(name="m", match="tcp", path=("a",), segment="main"),
+            Rule(name="o", match="tcp", path=("b",), segment="other"),
+            Rule(name="both", match="udp", path=("c",)),
+        ),
+    )
+    twin = make(config)
+    there = Where(Role.PORT, 1, Side.LAN)
+    assert way(twin, LAN, tcp()) == ["a", "WAN"]
+    assert way(twin, there, tcp()) == ["b", "WAN"]
+    assert way(twin, LAN, udp()) == way(twin, there, udp()) == ["c", "WAN"]
+    assert twin.both(there, KINDS["arp"]).slot == layout.slot(0, 1, Side.WAN)
+
+
+def test_a_dry_run_changes_nothing(make: Make) -> None:
+    """What `explain` does on the running appliance: no counter, flow or fragment is touched."""
+    twin = make(rules(Rule(name="r", path=("g", "c")), group=(EVEN,)))
+    before = twin.datapath.counters()
+    for frame in KINDS.values():
+        for where in (LAN, WAN, from_hop(twin, "a", Side.WAN)):
+            twin.kernel(where, frame, flags=layout.DEVICE_DRY)
+    assert twin.datapath.counters() == before
+    assert not list(twin.maps["flows"].items())
+    assert not list(twin.maps["fragments"].items())
+
+
+def test_explain_agrees_on_both_backends(bpf_object: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernel and model say the same about a capture, in the keys that are promised; --down takes a hop away."""
+    monkeypatch.setattr(explaining, "bpf_object", lambda: bpf_object)
+    config = rules(
+        Rule(name="web", match="tcp port 80", path=("g", "c")), Rule(name="none", match="arp"), group=(EVEN,),
+        guest=(Guest(name="a"), Guest(name="b"), Guest(name="c", accept="ip")),
+    )  # fmt: skip
+    frames = [*KINDS.values(), b"\x01\x02\x03"]
+    records = [struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame for frame in frames]
+    (tmp_path / "f.pcap").write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1) + b"".join(records))
+    kernel = list(explaining.explain(config, tmp_path / "f.pcap", "lan", backend="kernel"))
+    assert kernel == list(explaining.explain(config, tmp_path / "f.pcap", "lan", backend="model"))
+    assert json.loads(json.dumps(kernel)) == kernel
+    first = kernel[list(KINDS).index("tcp")]
+    assert (first["rule"], first["hops"][1], first["verdict"]) == ("web", "c", f"guest:{first['hops'][0]}")
+    arp = kernel[list(KINDS).index("arp")]
+    assert (arp["frame"], arp["rule"], arp["hops"], arp["verdict"]) == (
+        list(KINDS).index("arp") + 1,
+        "none",
+        [],
+        "port:wan",
+    )
+    assert kernel[-1]["verdict"] == "port:wan"
+    down = next(explaining.explain(config, tmp_path / "f.pcap", "wan", backend="kernel", down=["a", "c"]))
+    assert (down["hops"], down["verdict"]) == (["b"], "guest:b")
+    assert UNLIMITED > 9000
