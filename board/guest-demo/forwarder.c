@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The demo guest's network application: hands every frame from one port to the other, both ways, and does what it is
- * told over the agent channel, so that tests can make it fail in all the ways a real application fails.
+ * The demo guest's network application: hands every frame from one port to the other, both ways, and does
+ * what it is told over the agent channel, so that tests can make it fail in all the ways a real application
+ * fails.
  *
  *   forwarder LAN WAN
  *
@@ -11,14 +12,13 @@
  *                  {"type":"heartbeat","status":"ok"|"hung","counters":{...}}     every 100 ms
  *   from the host  {"type":"command","command":WORD,"value":N}   WORD one of
  *                  hang    the forwarding thread stops, the process lives on (heartbeats say "hung")
- *                  freeze  the same, while heartbeats go on saying "ok": an application that does not know it hangs
- *                  drop    frames are read and thrown away
- *                  slow    each batch of frames waits N milliseconds
- *                  resume  forward again, at once
- *                  exit    the process ends
+ *                  freeze  the same, while heartbeats go on saying "ok": an application that does not know it
+ * hangs drop    frames are read and thrown away slow    each batch of frames waits N milliseconds resume
+ * forward again, at once exit    the process ends
  *                  {"type":"shutdown"}   the guest powers off
  *
- * Tags: the kernel takes the outer VLAN tag out of a received frame and reports it beside; it is put back here.
+ * Tags: the kernel takes the outer VLAN tag out of a received frame and reports it beside; it is put back
+ * here.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -41,13 +41,19 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BATCH 64
-#define FRAME_BYTES 9216
-#define TAG_BYTES 4
+#define BATCH	     64
+#define FRAME_BYTES  9216
+#define TAG_BYTES    4
 #define HEARTBEAT_MS 100
-#define AGENT_PORT "org.throughwire.agent.0"
+#define AGENT_PORT   "org.throughwire.agent.0"
 
-enum mode { FORWARD, HANG, FREEZE, DROP, SLOW };
+enum mode {
+	FORWARD,
+	HANG,
+	FREEZE,
+	DROP,
+	SLOW
+};
 
 static atomic_int mode = FORWARD;
 static atomic_int slow_ms;
@@ -67,8 +73,8 @@ static void die(const char *what)
 
 static int open_port(const char *name)
 {
-	struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL) };
-	struct packet_mreq all = { .mr_type = PACKET_MR_PROMISC };
+	struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL)};
+	struct packet_mreq all = {.mr_type = PACKET_MR_PROMISC};
 	int one = 1, bytes = 4 << 20;
 	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
@@ -101,7 +107,8 @@ static unsigned char *with_tag(unsigned char *start, struct msghdr *message, siz
 		memcpy(&aux, CMSG_DATA(c), sizeof(aux));
 		if (!(aux.tp_status & TP_STATUS_VLAN_VALID))
 			continue;
-		unsigned int tpid = aux.tp_status & TP_STATUS_VLAN_TPID_VALID ? aux.tp_vlan_tpid : ETH_P_8021Q;
+		unsigned int tpid =
+		    aux.tp_status & TP_STATUS_VLAN_TPID_VALID ? aux.tp_vlan_tpid : ETH_P_8021Q;
 
 		start -= TAG_BYTES;
 		memmove(start, start + TAG_BYTES, 2 * ETH_ALEN);
@@ -127,9 +134,10 @@ static void send_all(int to, struct mmsghdr *messages, int count, int direction)
 			continue;
 		}
 		if (n < 0 && (errno == EAGAIN || errno == ENOBUFS)) {
-			struct pollfd wait = { .fd = to, .events = POLLOUT };
+			struct pollfd wait = {.fd = to, .events = POLLOUT};
 
-			/* The queue drains in microseconds; a port that takes nothing for 10 ms has lost its host. */
+			/* The queue drains in microseconds; a port that takes nothing for 10 ms has lost its
+			 * host. */
 			if (poll(&wait, 1, 10) > 0 && wait.revents & POLLOUT && errno == EAGAIN)
 				continue;
 		}
@@ -148,10 +156,11 @@ static int pass(int from, int to, int direction)
 	int now = atomic_load(&mode), count, good = 0;
 
 	for (int i = 0; i < BATCH; i++) {
-		in_vec[i] = (struct iovec){ frames[i] + TAG_BYTES, FRAME_BYTES };
-		in[i].msg_hdr = (struct msghdr){
-			.msg_iov = &in_vec[i], .msg_iovlen = 1, .msg_control = aux[i], .msg_controllen = sizeof(aux[i])
-		};
+		in_vec[i] = (struct iovec){frames[i] + TAG_BYTES, FRAME_BYTES};
+		in[i].msg_hdr = (struct msghdr){.msg_iov = &in_vec[i],
+						.msg_iovlen = 1,
+						.msg_control = aux[i],
+						.msg_controllen = sizeof(aux[i])};
 	}
 	count = recvmmsg(from, in, BATCH, MSG_DONTWAIT, NULL);
 	if (count <= 0)
@@ -161,7 +170,7 @@ static int pass(int from, int to, int direction)
 		return count;
 	}
 	if (now == SLOW) {
-		struct timespec pause = { slow_ms / 1000, slow_ms % 1000 * 1000000L };
+		struct timespec pause = {slow_ms / 1000, slow_ms % 1000 * 1000000L};
 
 		nanosleep(&pause, NULL);
 	}
@@ -174,7 +183,7 @@ static int pass(int from, int to, int direction)
 		}
 		out_vec[good].iov_base = with_tag(frames[i] + TAG_BYTES, &in[i].msg_hdr, &length);
 		out_vec[good].iov_len = length;
-		out[good].msg_hdr = (struct msghdr){ .msg_iov = &out_vec[good], .msg_iovlen = 1 };
+		out[good].msg_hdr = (struct msghdr){.msg_iov = &out_vec[good], .msg_iovlen = 1};
 		good++;
 	}
 	send_all(to, out, good, direction);
@@ -184,7 +193,7 @@ static int pass(int from, int to, int direction)
 static void *forward(void *ports)
 {
 	int *port = ports;
-	struct pollfd wait[2] = { { .fd = port[0], .events = POLLIN }, { .fd = port[1], .events = POLLIN } };
+	struct pollfd wait[2] = {{.fd = port[0], .events = POLLIN}, {.fd = port[1], .events = POLLIN}};
 
 	for (;;) {
 		atomic_fetch_add(&laps, 1);
@@ -351,10 +360,11 @@ int main(int argc, char **argv)
 	fflush(stdout);
 
 	for (;;) {
-		struct pollfd wait = { .fd = agent, .events = POLLIN };
+		struct pollfd wait = {.fd = agent, .events = POLLIN};
 		long left = next - now_ms();
 
-		/* POLLHUP (nobody at the other end) would end the wait at once, so without a host only time is waited for. */
+		/* POLLHUP (nobody at the other end) would end the wait at once, so without a host only time
+		 * is waited for. */
 		if (left > 0 && poll(&wait, greeted ? 1 : 0, (int)left) > 0) {
 			if (!listen_to(agent) || wait.revents & POLLHUP)
 				greeted = 0;
@@ -366,21 +376,26 @@ int main(int argc, char **argv)
 		if (agent < 0)
 			continue;
 		if (!greeted) {
-			/* Said again and again until a host reads it: bypassd may start, or start again, at any time. */
-			struct pollfd host = { .fd = agent, .events = POLLOUT };
+			/* Said again and again until a host reads it: bypassd may start, or start again, at
+			 * any time. */
+			struct pollfd host = {.fd = agent, .events = POLLOUT};
 
 			poll(&host, 1, 0);
 			if (host.revents & POLLHUP)
 				continue;
-			say(agent, "{\"type\":\"hello\",\"version\":1,\"agent\":\"forwarder\",\"capabilities\":[\"command\",\"shutdown\"]}\n");
+			say(agent, "{\"type\":\"hello\",\"version\":1,\"agent\":\"forwarder\","
+				   "\"capabilities\":[\"command\",\"shutdown\"]}\n");
 			greeted = 1;
 		}
-		/* The thread goes round at least every 50 ms unless it hangs; two beats without a round are a hang. */
+		/* The thread goes round at least every 50 ms unless it hangs; two beats without a round are a
+		 * hang. */
 		quiet = laps == seen ? quiet + 1 : 0;
 		seen = laps;
 		say(agent,
-		    "{\"type\":\"heartbeat\",\"status\":\"%s\",\"counters\":{\"lan_to_wan\":%lu,\"wan_to_lan\":%lu,"
+		    "{\"type\":\"heartbeat\",\"status\":\"%s\",\"counters\":{\"lan_to_wan\":%lu,\"wan_to_"
+		    "lan\":%lu,"
 		    "\"dropped\":%lu,\"refused\":%lu,\"truncated\":%lu}}\n",
-		    quiet >= 2 && mode != FREEZE ? "hung" : "ok", forwarded[0], forwarded[1], dropped, refused, truncated);
+		    quiet >= 2 && mode != FREEZE ? "hung" : "ok", forwarded[0], forwarded[1], dropped,
+		    refused, truncated);
 	}
 }

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from appliance.errors import UnreachableError
-from appliance.guest.channel import BURST, LINE_BYTES, MESSAGES_PER_SECOND, Channel, Heartbeat, Hello, Inbox, Message
 from hypothesis import given
 from hypothesis import strategies as st
+
+from appliance.errors import UnreachableError
+from appliance.guest.channel import BURST, LINE_BYTES, MESSAGES_PER_SECOND, Channel, Heartbeat, Hello, Inbox, Message
 
 SECOND = 1_000_000_000
 BEAT = b'{"type":"heartbeat","status":"ok","counters":{"frames":12}}\n'

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from appliance.guest.lifecycle import (
     BACKOFF_LIMIT_NS,
     CRASH_LOOP_ENDS,

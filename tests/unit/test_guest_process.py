@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from appliance.errors import GuestError
 from appliance.guest.process import LOG_BYTES, Process, Record, last_words, rotate, start_time
 

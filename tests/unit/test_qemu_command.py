@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from appliance.guest import command, resources
 from appliance.guest.command import FIRST_TAP_FD, Machine, build
 from appliance.guest.process import Process, last_words, listen
@@ -19,7 +21,7 @@ MACHINE = Machine("ips1", hop=3, memory=512 << 20, cpus=2, accel="tcg", pidfile=
 
 def option(words: list[str], name: str) -> list[str]:
     """All values of an option."""
-    return [value for word, value in zip(words, words[1:], strict=False) if word == name]
+    return [value for word, value in itertools.pairwise(words) if word == name]
 
 
 def test_nothing_but_what_is_asked_for() -> None:
