@@ -8,7 +8,6 @@ are short and synchronous, made from one thread. Times are ns of CLOCK_MONOTONIC
 from __future__ import annotations
 
 import time
-from ctypes import c_uint64
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from appliance.errors import DatapathError, HardwareError, NotFoundError
 from appliance.steering import device as devices
 from appliance.steering import layout
 from appliance.steering.counters import Counters, DeviceCount, HopCount, RuleCount
-from appliance.steering.groups import pack
 from appliance.steering.kernel import Kernel
 from appliance.steering.layout import Role, Side, slot
 from appliance.steering.links import Links
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
 from appliance.steering.programs import Generated, load_programs
+from appliance.steering.tables import write_policy
 
 _RECOVERED, _DRAINING = 1, 2  # fields of struct lease
 
@@ -73,6 +72,8 @@ class Datapath:
         entries = {"xdp": kernel.programs["entry_xdp"], "tc": kernel.programs["entry_tc"]}
         self._links = Links(entries, kernel.pins / "links" if kernel.pins is not None else None)
         self._attached: dict[int, Attachment] = {}
+        self._tags: dict[int, bool] = {}  # by slot: the hop may use tags
+        self._may_change: dict[str, bool] = {}  # by segment: its mode was not asked for
         self._generated: dict[int, Generated] = {}  # by half of the policy
         self.policy: Policy | None = None
 
@@ -114,25 +115,16 @@ class Datapath:
         """
         ports = {Side.LAN: devices.read(lan), Side.WAN: devices.read(wan)}
         number = self.segment_id(segment)
+        places = {slot(0, number, side): port for side, port in ports.items()}
         for side, port in ports.items():
             self._enter_tables(Attachment(slot(0, number, side), port, segment, side, "", "", ""), tags=False)
-        tried = ("xdp", "tc") if mode == "auto" else (mode,)
-        reason = "asked for by `attach`" if mode != "auto" else "both ports have native XDP"
-        for attempt in tried:
-            try:
-                for side, port in ports.items():
-                    self._links.attach(slot(0, number, side), port.ifindex, attempt)
-            except DatapathError as error:
-                if attempt == tried[-1]:
-                    raise DatapathError(
-                        f"segment {segment}: {attempt} on {port.name} ({port.driver}): {error}"
-                    ) from error
-                reason = f"{port.name} ({port.driver}) refuses native XDP: {error}"
-                continue
-            break
-        for side in ports:
-            placed = self._attached[slot(0, number, side)]
-            placed.mode, placed.reason = attempt, reason
+        attempt, reason = self._attach(places, ("xdp", "tc") if mode == "auto" else (mode,), f"segment {segment}")
+        for place in places:
+            placed = self._attached[place]
+            placed.mode = attempt
+            placed.reason = "asked for by `attach`" if mode != "auto" else reason or "both ports have native XDP"
+        self._may_change[segment] = mode == "auto"
+        self._measure(segment)
         return self._attached[slot(0, number, Side.LAN)], self._attached[slot(0, number, Side.WAN)]
 
     def attach_hop(
@@ -141,28 +133,52 @@ class Datapath:
         """Connect a hop's tap (device name) of one side. Idempotent; call again when the tap was made anew.
 
         `tags`: the hop may choose the next one by a tag. "auto" is the mode of the segment's ports, and tc where
-        the tap has no native XDP. Errors as `attach_segment`.
+        the tap has no native XDP. A device that XDP cannot send to (a tunnel) makes the whole segment use tc, unless
+        its mode was asked for. Errors as `attach_segment`.
         """
         tap = devices.read(device)
-        number, segment_number = self.hop_id(hop), self.segment_id(segment)
-        place = slot(number, segment_number, side)
-        ports = self._attached.get(slot(0, segment_number, Side.LAN))
+        place = slot(self.hop_id(hop), self.segment_id(segment), side)
         self._enter_tables(Attachment(place, tap, segment, side, hop, "", ""), tags)
-        tried = ("tc",) if ports is not None and ports.mode == "tc" else ("xdp", "tc")
-        tried = tried if mode == "auto" else (mode,)
-        reason = "asked for" if mode != "auto" else f"as the ports of segment {segment}"
+        port = self._attached.get(slot(0, self.segment_id(segment), Side.LAN))
+        if port is not None and port.mode == "xdp" and not tap.sends():
+            self._leave_xdp(segment, f"XDP cannot send to {tap.name} ({tap.driver}) of hop {hop}")
+        tried = ("tc",) if port is not None and port.mode == "tc" else ("xdp", "tc")
+        attempt, reason = self._attach({place: tap}, tried if mode == "auto" else (mode,), f"hop {hop}")
+        placed = self._attached[place]
+        placed.mode = attempt
+        placed.reason = "asked for" if mode != "auto" else reason or f"as the ports of segment {segment}"
+        self._measure(segment)
+        return placed
+
+    def _attach(self, places: dict[int, devices.Device], tried: tuple[str, ...], who: str) -> tuple[str, str]:
+        """Attach all of these by the first mode that works; that mode, and why not an earlier one."""
+        reason = ""
         for attempt in tried:
+            device = next(iter(places.values()))
             try:
-                self._links.attach(place, tap.ifindex, attempt)
+                for place, device in places.items():
+                    self._links.attach(place, device.ifindex, attempt)
+                # Only now: some drivers can be sent to only while a program is attached.
+                unfit = [one for one in places.values() if attempt == "xdp" and not one.sends()]
+                if unfit:
+                    device = unfit[0]
+                    raise DatapathError("XDP cannot send to it")
             except DatapathError as error:
                 if attempt == tried[-1]:
-                    raise DatapathError(f"hop {hop}: {attempt} on {tap.name} ({tap.driver}): {error}") from error
-                reason = f"{tap.name} ({tap.driver}) refuses native XDP: {error}"
+                    raise DatapathError(f"{who}: {attempt} on {device.name} ({device.driver}): {error}") from error
+                reason = f"{device.name} ({device.driver}): no native XDP: {error}"
                 continue
-            break
-        placed = self._attached[place]
-        placed.mode, placed.reason = attempt, reason
-        return placed
+            return attempt, reason
+        raise DatapathError(f"{who}: no mode to attach by")
+
+    def _leave_xdp(self, segment: str, reason: str) -> None:
+        """Let the segment's devices use tc from now on; no frame is lost."""
+        if not self._may_change.get(segment, True):
+            raise DatapathError(f'segment {segment}: {reason}: set attach = "tc"')
+        for place, attached in self._attached.items():
+            if attached.segment == segment and attached.mode == "xdp":
+                self._links.attach(place, attached.device.ifindex, "tc")
+                attached.mode, attached.reason = "tc", reason
 
     def _enter_tables(self, attachment: Attachment, tags: bool) -> None:
         """Write the device into the tables, before its first frame can come."""
@@ -177,15 +193,18 @@ class Datapath:
             attachment.mode, attachment.reason = known.mode, known.reason
         self._attached[place] = attachment
         self._maps["tx"].set(place, device.ifindex)
-        flags = layout.TARGET_SG if device.several else 0
-        self._maps["targets"].set(place, layout.TargetValue(ifindex=device.ifindex, flags=flags, max=device.longest))
-        self._write_device(attachment, layout.DEVICE_TAGS if tags else 0)
-        if not attachment.hop:
-            # Whoever may leave by this port must know how long a frame it takes.
-            for other in self._attached.values():
-                if other.segment == attachment.segment and other is not attachment:
-                    have = self._maps["devices"].get(other.device.ifindex)
-                    self._write_device(other, have.flags if have is not None else 0)
+        self._tags[place] = tags
+        self._measure(attachment.segment)
+
+    def _measure(self, segment: str) -> None:
+        """Write how long the frames are that each device of the segment takes; whoever sends to it must know."""
+        for attachment in self._attached.values():
+            if attachment.segment == segment:
+                device = attachment.device
+                flags = layout.TARGET_SG if device.sends_several() else 0
+                value = layout.TargetValue(ifindex=device.ifindex, flags=flags, max=device.longest)
+                self._maps["targets"].set(attachment.slot, value)
+                self._write_device(attachment, layout.DEVICE_TAGS if self._tags.get(attachment.slot) else 0)
 
     def _write_device(self, attachment: Attachment, flags: int) -> None:
         number = self.segment_id(attachment.segment)
@@ -203,7 +222,7 @@ class Datapath:
                 slot=attachment.slot,
                 flags=flags,
                 peer_max=longest,
-                peer_max_sg=longest if peer is None or peer.device.several else 0,
+                peer_max_sg=longest if peer is None or peer.device.sends_several() else 0,
             ),
         )
 
@@ -256,7 +275,7 @@ class Datapath:
         generated = load_programs(self._maps, policy, generation)
         # Frames of the policy before the present one, which used this half, must be through.
         self._kernel.wait_for_frames()
-        self._write_tables(policy, generation & 1)
+        write_policy(self._maps, policy, generation & 1)
         generated.install(self._maps, generation)
         mask = sum(1 << number for number, chain in policy.chains.items() if chain)
         self._kernel.policy_word = generation | mask << 32
@@ -267,55 +286,6 @@ class Datapath:
         self._generated[generation & 1] = generated
         self.policy = policy
         return PolicyReport(generation, len(policy.rules), time.monotonic_ns() - began, generated.report)
-
-    def _write_tables(self, policy: Policy, half: int) -> None:
-        rules: dict[int, layout.RuleValue] = {}
-        for index, rule in enumerate(policy.rules):
-            value = layout.RuleValue(length=len(rule.path), flags=rule.flags, counter=rule.counter)
-            for position, (kind, number) in enumerate(rule.path):
-                value.path[position].kind, value.path[position].id = kind, number
-            rules[half * layout.MAX_RULES + index] = value
-        self._maps["rules"].set_all(rules)
-        self._maps["segments"].set_all(
-            {
-                half * layout.MAX_SEGMENTS + number: layout.SegmentValue(constant_rule=policy.constant(number))
-                for number in policy.chains
-            }
-        )
-        by_id = {hop.id: hop for hop in policy.hops.values()}
-        self._maps["hops"].set_all(
-            {
-                half * layout.MAX_HOPS + number: layout.HopValue(
-                    accept_bit=by_id[number].accept_bit if number in by_id else layout.NO_ACCEPT_BIT,
-                    flags=layout.HOP_TRACKED if number in by_id and by_id[number].tracked else 0,
-                )
-                for number in range(layout.MAX_HOPS)
-            }
-        )
-        for group in policy.groups.values():
-            place = half * layout.MAX_GROUPS + group.id
-            ids = {name: policy.hops[name].id for name in group.members}
-            members = sum(1 << number for number in ids.values())
-            entry = layout.GroupValue(hold_down=group.hold_down, flags=group.flags)
-            entry.members[0], entry.members[1] = members & 0xFFFFFFFFFFFFFFFF, members >> 64
-            self._maps["groups"].set(place, entry)
-            self._maps["buckets"].set_all(
-                {
-                    place * layout.BUCKETS + bucket: c_uint64(pack([ids[name] for name in order]))
-                    for bucket, order in enumerate(group.orders)
-                }
-            )
-        # Every place is written: what a former policy left there must not count.
-        continuations = {
-            place: layout.ContinuationValue()
-            for place in range(half * layout.MAX_HOPS * 32, (half + 1) * layout.MAX_HOPS * 32)
-        }
-        for (hop, segment, direction), goes_on in policy.continuations.items():
-            place = ((half * layout.MAX_HOPS + hop) * layout.MAX_SEGMENTS + segment) * 2 + direction
-            continuations[place] = layout.ContinuationValue(
-                rule=goes_on.rule, position=goes_on.position, kind=goes_on.kind
-            )
-        self._maps["continuations"].set_all(continuations)
 
     # -- availability -------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from appliance.errors import HardwareError
+from appliance.steering.features import XdpFeature, xdp_features
 
 _SIOCGIFMTU = 0x8921
 _SIOCETHTOOL = 0x8946
@@ -31,10 +32,15 @@ class Device:
     def longest(self) -> int:
         return self.mtu + ETHERNET_HEADER + VLAN_HEADER
 
-    @property
-    def several(self) -> bool:
-        """Takes XDP frames that lie in several buffers."""
-        return self.driver in ("veth", "virtio_net")
+    def sends(self) -> bool:
+        """May XDP send frames by it, as it is now? A kernel that cannot tell is believed to."""
+        features = xdp_features(self.ifindex)
+        return features is None or XdpFeature.SEND in features
+
+    def sends_several(self) -> bool:
+        """The same for frames that lie in several buffers; a kernel that cannot tell is believed not to."""
+        features = xdp_features(self.ifindex)
+        return features is not None and XdpFeature.SEND_SEVERAL in features
 
 
 def read(name: str) -> Device:

@@ -328,6 +328,28 @@ def test_native_xdp_refused_means_tc(wire: Wire, bpf_object: Path) -> None:
         made.unload()
 
 
+def test_port_that_xdp_cannot_send_to(wire: Wire, bpf_object: Path) -> None:
+    """Native XDP alone is not enough: a veth whose far end has no NAPI would swallow every frame, so tc it is."""
+    netns.run("ip", "netns", "exec", wire.wan, "ethtool", "-K", "eth0", "gro", "off")
+    with appliance(wire, bpf_object, config=EMPTY) as made:
+        assert {port.mode for port in made.attachments() if not port.hop} == {"tc"}
+        assert "wan0 (veth)" in made.attachments()[0].reason
+        assert wire.stream(64) == []
+
+
+def test_hop_that_xdp_cannot_send_to(wire: Wire, bpf_object: Path) -> None:
+    """Such a hop makes its segment use tc, in flight; a segment that must use XDP refuses it."""
+    netns.run("ip", "netns", "exec", wire.guest, "ethtool", "-K", "gw", "gro", "off")
+    with appliance(wire, bpf_object) as made:
+        assert {port.mode for port in made.attachments()} == {"tc"}
+        assert "tapw (veth) of hop ips" in made.attachments()[0].reason
+        available(made)
+        assert wire.stream(64) == []
+        assert outcomes(made, Side.LAN) == {Outcome.TO_HOP: 64}
+        with pytest.raises(DatapathError, match='set attach = "tc"'):
+            attach(wire, made, "xdp")
+
+
 @pytest.mark.parametrize("mode", ["tc", "xdp"])
 def test_tcp_crosses_whole(wire: Wire, bpf_object: Path, mode: str) -> None:
     """A TCP transfer through the guest arrives whole: by tc with the hosts' offloads as they come."""

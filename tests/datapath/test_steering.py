@@ -63,7 +63,7 @@ def went(decision: Decision) -> int:
 def way(twin: Twin, where: Where, frame: bytes) -> list[str]:
     """All stations of a frame, each hop sending it on unchanged: names of hops, then the side it leaves by."""
     names = {hop.id: name for name, hop in twin.policy.hops.items()}
-    stations = []
+    stations: list[str] = []
     while True:
         decision = twin.both(where, frame)
         assert decision.slot is not None

@@ -13,7 +13,7 @@ from appliance.config import limits
 from appliance.steering import flow, layout
 
 HEADER = Path(__file__).resolve().parents[2] / "appliance/bpf/steer.h"
-ENUMS: dict[str, type[IntEnum] | str] = {
+ENUMS: dict[str, type[IntEnum]] = {
     "side": layout.Side,
     "role": layout.Role,
     "item_kind": layout.Item,
