@@ -25,8 +25,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
@@ -71,6 +73,20 @@ static void die(const char *what)
 	exit(1);
 }
 
+/*
+ * Received segments of one TCP flow must stay the frames that they were on the wire: the kernel would hand
+ * them to us joined (GRO), and nothing behind this program cuts them again.
+ */
+static void keep_frames_apart(int fd, const char *name)
+{
+	struct ethtool_value off = {.cmd = ETHTOOL_SGRO, .data = 0};
+	struct ifreq request = {.ifr_data = (void *)&off};
+
+	snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+	if (ioctl(fd, SIOCETHTOOL, &request))
+		die("generic receive offload cannot be turned off");
+}
+
 static int open_port(const char *name)
 {
 	struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL)};
@@ -83,6 +99,7 @@ static int open_port(const char *name)
 	address.sll_ifindex = all.mr_ifindex = (int)if_nametoindex(name);
 	if (!address.sll_ifindex)
 		die(name);
+	keep_frames_apart(fd, name);
 	if (setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &one, sizeof(one)) ||
 	    setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &one, sizeof(one)) ||
 	    setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof(all)))
