@@ -38,6 +38,8 @@ QUIT_S = 2.0
 
 STATE_FILE = "state.json"
 
+ENDING_S = 1.0  # from the monitor's end to the process's, when QEMU ends by itself
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -198,9 +200,12 @@ class Run:
                 trouble = serve.exception()
                 if trouble is not None and not isinstance(trouble, BypassError):
                     raise trouble
-                self._trouble = str(trouble or "its monitor went away")
-                self._process.kill()  # QEMU does not answer, so it cannot be operated
-                await ended
+                # Often the monitor goes first because QEMU is just ending; then its own words say why, and not ours.
+                await asyncio.wait({ended}, timeout=ENDING_S)
+                if not self._ended.is_set():
+                    self._trouble = str(trouble or "its monitor went away")
+                    self._process.kill()  # QEMU does not answer, so it cannot be operated
+                    await ended
         finally:
             loop.remove_reader(self._process.pidfd)
             serve.cancel()
