@@ -6,6 +6,7 @@ A fault is made from outside (power, reset) or by root's hand in the board's deb
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -57,6 +58,12 @@ def signal(name: str, words: str) -> Callable[[Board], Any]:
     return lambda board: board.sh(f"kill -{name} {board.pids(words)[0]}")
 
 
+def kill_guest(board: Board) -> None:
+    """kill -9 of the guest's QEMU, by the number that the console shows."""
+    guests = json.loads(board.sh("bypass show guests --json").output)
+    board.sh(f"kill -9 {next(guest['pid'] for guest in guests if guest['name'] == GUEST)}")
+
+
 def lost_shell(command: str) -> Callable[[Board], Any]:
     """A command after which the board does not answer any more."""
 
@@ -83,7 +90,7 @@ FAULTS = (
         shell(f"bypass guest {GUEST} command hang"),
         shell(f"bypass guest {GUEST} command resume"),
     ),
-    Fault("guest killed", 1, shell(f"kill -9 $(cat /run/bypass/guests/{GUEST}/pid)")),
+    Fault("guest killed", 1, kill_guest),
     Fault("bypassd killed", 2, signal("KILL", BYPASSD)),
     Fault("bypassd stopped", 2, signal("STOP", BYPASSD)),
     Fault("keeper killed", 3, signal("KILL", KEEPER), relay=True),
