@@ -7,64 +7,7 @@ row. Pure data, and quick to import: nothing here reaches for the daemon or the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Arg(NamedTuple):
-    """A value in a command. `source` says where Tab takes proposals from: segments, guests, file, or choices.
-
-    `on_terminal` is what stands for it when a person left it out, so that a slow line is not flooded.
-    """
-
-    name: str
-    help: str
-    source: str = ""
-    choices: tuple[str, ...] = ()
-    optional: bool = False
-    number: bool = False
-    on_terminal: int | None = None
-
-
-class Option(NamedTuple):
-    """`--flag`, with a value when `value` is there."""
-
-    flag: str
-    help: str
-    value: Arg | None = None
-    repeat: bool = False
-    required: bool = False
-
-
-class Command(NamedTuple):
-    """One row. A word is literal text or an Arg; optional Args stand at the end.
-
-    `method` is called on the control socket with the Args by name and `fixed`; `local` is a function of
-    console/local.py that runs in this process instead. `view` is the name of a view in views.py.
-    """
-
-    words: tuple[str | Arg, ...]
-    help: str
-    method: str = ""
-    local: str = ""
-    fixed: tuple[tuple[str, str], ...] = ()
-    role: str = "viewer"
-    view: str = "generic"
-    options: tuple[Option, ...] = ()
-    wait: float = 5.0  # seconds the daemon may take to answer
-
-    @property
-    def syntax(self) -> str:
-        """As it is typed, with the names of its arguments; --json is left out."""
-        shown = [
-            word if isinstance(word, str) else f"[{word.name}]" if word.optional else word.name for word in self.words
-        ]
-        for option in self.options:
-            if option.flag == "--json":
-                continue  # every command that shows data has it
-            flag = f"{option.flag} {option.value.name}" if option.value else option.flag
-            shown.append(flag if option.required else f"[{flag}]" + ("..." if option.repeat else ""))
-        return " ".join(shown)
-
+from console.table import Arg, Command, Option
 
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
@@ -113,7 +56,7 @@ def _guest(verb: str, text: str, *args: Arg) -> Command:
     return Command(words, text, method=f"guest.{verb}", role="operator", view="done", options=(JSON,), wait=120.0)
 
 
-COMMANDS: tuple[Command, ...] = (
+SHOW = (
     _show("status", "is the link inspected or bypassed, and why", view="status"),
     _show("segments", "port pairs: relay, links, how frames are taken", view="segments"),
     _show("guests", "guests: state, cause, lease", view="guests"),
@@ -122,23 +65,37 @@ COMMANDS: tuple[Command, ...] = (
     _show("transitions", "what changed, when and why", COUNT, view="transitions"),
     _show("crash-log", "crash records of earlier starts", RECORD, view="crash"),
     _show("version", "versions of the appliance and of what it runs on"),
+)
+
+SEGMENTS = (
     _segment("bypass", "close the relay: the link is a wire, nothing is inspected"),
     _segment("auto", "inline whenever everything is healthy"),
+)
+
+GUESTS = (
     Command(("guest", GUEST, "show"), "one guest with its evidence", "guest.show", options=(JSON,)),
     _guest("start", "start the guest, or take it back into service"),
     _guest("stop", "stop the guest; its frames go on to the next hop or port"),
     _guest("drain", "new flows elsewhere, established ones stay until they end"),
     _guest("command", "tell the guest's application something", *AGENT),
+)
+
+TOOLS = (
     Command(("check", FILE), "validate a configuration; needs no daemon", local="check", options=(JSON,)),
     Command(
         ("explain",), "what would happen to frames of a pcap file; needs no daemon", local="explain", options=EXPLAIN
     ),
     Command(("api", "schema"), "every method of the control socket", method="api.schema", options=(JSON,)),
+)
+
+SESSION = (
     Command(("help", Arg("WORDS", "words of a command", optional=True)), "these lines", local="help"),
     Command(("exit",), "end the session", local="exit"),
     Command(("quit",), "end the session", local="exit"),
     Command(("logout",), "end the session", local="exit"),
 )
+
+COMMANDS: tuple[Command, ...] = (*SHOW, *SEGMENTS, *GUESTS, *TOOLS, *SESSION)
 
 PIPES: tuple[Command, ...] = (
     Command(("match", Arg("PATTERN", "a regular expression; case does not matter")), "only the lines that match"),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from console.commands import Arg
 from console.parse import complete
+from console.table import Arg
 
 NamesOf = Callable[[Arg, str], list[tuple[str, str]]]  # (argument, what is typed of it) -> (name, meaning)
 

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, TextIO
 
 from appliance.errors import BypassError, UnreachableError
 from console.client import Client, RemoteError
-from console.commands import COMMANDS, Arg
+from console.commands import COMMANDS
 from console.names import Names
 from console.parse import Parsed, Token, UsageError, complete, parse, tokenize
 from console.render import Style, cell, to_json
+from console.table import Arg
 from console.views import render
 
 GOOD, REFUSED, USAGE, UNREACHABLE, INTERNAL = 0, 1, 2, 3, 4

@@ -13,7 +13,8 @@ from typing import Any
 from appliance.errors import BypassError
 from console.execute import Context
 from console.render import cell
-from console.views import alarm, banner, relay_word
+from console.views.common import alarm
+from console.views.state import banner, relay_word
 
 WAIT = 3.0  # seconds that a hung daemon may delay a login
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from appliance.errors import BypassError
 from console.client import Client
-from console.commands import Arg
 from console.render import cell
+from console.table import Arg
 
 Proposals = list[tuple[str, str]]  # (name, meaning)
 _METHODS = {"segments": ("segments.show", "relay"), "guests": ("guests.show", "state")}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from console.commands import COMMANDS, PIPES, Arg, Command, Option
+from console.commands import COMMANDS, PIPES
+from console.table import Arg, Command, Option
 
 Table = Sequence[Command]
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from appliance.rpc import ROLES
 from console import local
-from console.commands import COMMANDS, Arg
+from console.commands import COMMANDS
 from console.complete import completion
 from console.execute import command_list
 from console.parse import UsageError, complete, parse, tokenize
+from console.table import Arg
 
 
 def words(line: str) -> str:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from console.render import Style, duration, table, to_json
-from console.views import banner, render
+from console.views import render
+from console.views.state import banner
 
 SEGMENT = {"name": "main", "relay": "inline", "mode": "auto", "lan": "lan0", "wan": "wan0", "cause": "healthy"}
 STATUS: dict[str, Any] = {"hostname": "wire1", "version": "0.1.0", "uptime_s": 75, "segments": [SEGMENT]}

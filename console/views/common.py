@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What views share: tables of chosen columns, lines, the alarm block. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from console.render import BOLD, PLAIN, RED, Row, Style, cell, duration, fold, generic, paint, table
+
+View = Callable[[Any, Style], str]
+
+
+def rows_of(data: Any, key: str = "") -> list[Row]:
+    """The list of objects in `data`, wherever it was put."""
+    if isinstance(data, dict):
+        inner = data.get(key)
+        if isinstance(inner, list):
+            data = inner
+        else:
+            data = [{"name": name, **item} for name, item in data.items() if isinstance(item, dict)]
+    return [row for row in data if isinstance(row, dict)] if isinstance(data, list) else []
+
+
+def columns_of(key: str, empty: str, columns: Sequence[tuple[str, str]], change: Callable[[Row], Row] = dict) -> View:
+    """A table of chosen columns; a column that no row fills is left out."""
+
+    def show(data: Any, style: Style = PLAIN) -> str:
+        found = [change(row) for row in rows_of(data, key)]
+        if not found:
+            return empty if data in ([], {}, None) or isinstance(data, dict | list) else generic(data, style)
+        used = [(name, title) for name, title in columns if any(row.get(name) not in (None, "", []) for row in found)]
+        return table(found, used, style) if used else generic(list(found), style)
+
+    return show
+
+
+def alarm(reasons: Iterable[str], style: Style = PLAIN, word: str = "BYPASS") -> str:
+    """The block that says that a relay is not inline."""
+    head = f"*** {word} *** "
+    room = style.width - len(head)
+    folded = [line for text in reasons for line in fold(text, room if style.width else 0)]
+    begun = [f"{head if index == 0 else ' ' * len(head)}{line}" for index, line in enumerate(folded)]
+    return "\n".join(paint(line, RED, style) for line in begun)
+
+
+def about(key: str, value: Any, style: Style) -> str:
+    """`watchdog: armed, timeout 2000 ms`: a line for what has no view of its own. --json has all of it."""
+    if isinstance(value, dict):
+        said = ((name, item) for name, item in value.items() if not isinstance(item, list | dict))
+        value = ", ".join(fact(name, item) for name, item in said if item not in (None, ""))
+    return f"{paint(key.replace('_', ' '), BOLD, style)}: {cell(value)}"
+
+
+def fact(key: str, value: Any) -> str:
+    """`timeout_ms` 2000 as `timeout 2000 ms`; states and texts speak for themselves."""
+    if key in ("state", "kind", "detail", "text"):
+        return cell(value)
+    if key.endswith("_ms"):
+        return f"{key.removesuffix('_ms').replace('_', ' ')} {cell(value)} ms"
+    if key.endswith("_s"):
+        return f"{key.removesuffix('_s').replace('_', ' ')} {duration(value)}"
+    return f"{key.replace('_', ' ')} {cell(value)}"
+
+
+def done(data: Any, style: Style = PLAIN) -> str:
+    """What a command answers that changes something."""
+    if isinstance(data, dict) and isinstance(data.get("message"), str):
+        return cell(data["message"])
+    return "done" if data in (None, {}, [], True) else generic(data, style)
+
+
+def lines(data: Any, _: Style = PLAIN) -> str:
+    """Lines of text, as they are."""
+    return "\n".join(data)

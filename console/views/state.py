@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the appliance is and does: status and banner, segments, transitions, crash records. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from console.render import BOLD, GREEN, PLAIN, Row, Style, cell, duration, fold, generic, paint, pairs
+from console.views import guests
+from console.views.common import about, alarm, columns_of, rows_of
+
+
+def relay_word(relay: Any) -> str:
+    """A relay's position; what is not inline is written so that nobody overlooks it."""
+    word = cell(relay)
+    return word if word == "inline" or not word.strip("-") else word.upper()
+
+
+def _with_relay(row: Row) -> Row:
+    return {**row, "relay": relay_word(row.get("relay"))}
+
+
+def _when(row: Row) -> Row:
+    """A transition's time without the day's noise: date and time to the millisecond."""
+    return {**row, "when": str(row.get("when", "-")).replace("T", " ")[:23]}
+
+
+_segment_table = columns_of("segments", "no segments are configured", [
+    ("name", "SEGMENT"), ("relay", "RELAY"), ("mode", "MODE"), ("want", "WANT"), ("lan", "LAN"), ("lan_link", "LINK"),
+    ("wan", "WAN"), ("wan_link", "LINK"), ("attach", "ATTACH"), ("cause", "CAUSE"),
+], _with_relay)  # fmt: skip
+transitions = columns_of("transitions", "no transitions yet", [
+    ("when", "WHEN"), ("what", "WHAT"), ("from", "FROM"), ("to", "TO"), ("cause", "CAUSE"), ("detail", "DETAIL"),
+], _when)  # fmt: skip
+_parts = columns_of("parts", "", [
+    ("name", "PART"), ("state", "STATE"), ("checked_in_ms", "SILENT MS"), ("detail", "DETAIL"),
+])  # fmt: skip
+
+
+def segments(data: Any, style: Style = PLAIN) -> str:
+    """The table, and below it in words why a segment is not inline."""
+    away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline"]
+    blocks = [_segment_table(data, style)]
+    if away:
+        blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
+    return "\n\n".join(blocks)
+
+
+def _reasons(row: Row) -> list[str]:
+    """Everything that keeps a segment from being inline: the cause it goes by, and what else there is."""
+    also = row.get("also")
+    more = [cell(text) for text in also] if isinstance(also, list) else []
+    return [f"{cell(row.get('name'))}: {text}" for text in (reason(row), *more)]
+
+
+def banner(status: Row, style: Style = PLAIN) -> str:
+    """Name, version and, impossible to miss, whether the link is inspected."""
+    rows = rows_of(status.get("segments"))
+    about = [f"Throughwire {cell(status.get('version'))}"]
+    if "uptime_s" in status:
+        about.append(f"up {duration(status['uptime_s'])}")
+    lines = [f"{paint(cell(status.get('hostname')), BOLD, style)}  {'  '.join(about)}"]
+    if not rows:
+        lines.append(alarm(["no segment is in service: the relays are closed, traffic is not inspected"], style))
+    bypassed = [row for row in rows if cell(row.get("relay")) != "inline"]
+    if bypassed:
+        lines.append(alarm([f"segment {why}" for row in bypassed for why in _reasons(row)], style))
+    inline = ", ".join(cell(row.get("name")) for row in rows if row not in bypassed)
+    if inline:
+        lines.append(f"{paint('inline', GREEN, style)}: {inline}")
+    return "\n".join(lines)
+
+
+def reason(row: Row) -> str:
+    """A cause by name and in words."""
+    from appliance.causes import DESCRIPTION, Cause
+
+    cause, detail = cell(row.get("cause")), cell(row.get("detail"))
+    try:
+        text = DESCRIPTION.get(Cause(cause), "")
+    except ValueError:
+        text = ""
+    if detail != "-":
+        text = detail
+    return f"{cause} ({text})" if text else cause
+
+
+def status(data: Any, style: Style = PLAIN) -> str:
+    if not isinstance(data, dict):
+        return generic(data, style)
+    blocks = [banner(data, style)]
+    shown = {"hostname", "version", "uptime_s", "state", "segments", "guests", "parts", "config"}
+    config = data.get("config")
+    if isinstance(config, dict) and config.get("errors"):
+        said = [cell(error) for error in config["errors"]]
+        blocks.append(alarm(said, style, "CONFIGURATION INVALID"))
+    for key, view in (("segments", _segment_table), ("guests", guests.table_of_all), ("parts", _parts)):
+        if rows_of(data.get(key)):
+            blocks.append(view(data[key], style))
+    told = "\n".join(blocks)
+    rest = {key: _unsaid(value, told) for key, value in data.items() if key not in shown}
+    if rest:
+        blocks.append("\n".join(about(key, value, style) for key, value in rest.items()))
+    return "\n\n".join(blocks)
+
+
+def _unsaid(value: Any, said: str) -> Any:
+    """Without a detail that was told already: the part behind it has the same."""
+    if isinstance(value, dict) and len(cell(value.get("detail"))) > 1 and cell(value["detail"]) in said:
+        return {key: item for key, item in value.items() if key != "detail"}
+    return value
+
+
+def crash(data: Any, style: Style = PLAIN) -> str:
+    rows = rows_of(data, "records")
+    if not rows:
+        return "no crash records" if data in ([], {}, None) else generic(data, style)
+    if len(rows) == 1 and rows[0].get("text"):
+        head = {key: value for key, value in rows[0].items() if key != "text"}
+        text = "\n".join(cell(line) for line in str(rows[0]["text"]).splitlines())
+        return f"{pairs(head, style)}\n\n{text}"
+    return generic([{key: value for key, value in row.items() if key != "text"} for row in rows], style)
