@@ -57,6 +57,9 @@ class Size(int):
 
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
+Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
+"""Kept in the file, shown to nobody: see secrets.py."""
+PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
@@ -172,6 +175,42 @@ class Rule(_Struct, frozen=True):
     on_unavailable: Literal["bypass", "block"] = "bypass"
 
 
+class Management(_Struct, frozen=True):
+    """The management port: in a network namespace of its own, which nothing of the data path enters."""
+
+    port: str = ""  # name in board.toml; "" = the board's first management port
+    address: str = ""  # "" = none, "dhcp", or IPv4 with prefix length, as "192.0.2.10/24"
+    gateway: str = ""  # IPv4 address of the default route; DHCP brings its own
+    address6: str = ""  # IPv6 with prefix length, as "2001:db8::10/64"; "" = IPv6 off
+    gateway6: str = ""
+    ssh: bool = True  # SSH listens when there is an address, and a user who has a password or a key
+    ssh_port: PortNumber = 22
+    idle_timeout: Duration = Duration(3_600_000_000_000)  # an SSH session without a key pressed ends; 0s = never
+
+
+class User(_Struct, frozen=True):
+    """Somebody who may log in over SSH. Without password and keys the account is closed."""
+
+    name: Name
+    role: Literal["viewer", "operator", "admin"] = "viewer"  # each may do what those before it may
+    password: Secret = ""  # as crypt(5) has it, "$y$..." or "$6$..."; `user NAME password` makes one
+    keys: tuple[str, ...] = ()  # OpenSSH public keys, "ssh-ed25519 AAAA... comment"
+
+
+class Metrics(_Struct, frozen=True):
+    """OpenMetrics on the management port, for Prometheus and the like. It shows counters and names, no traffic."""
+
+    enabled: bool = False
+    port: PortNumber = 9469
+
+
+class Syslog(_Struct, frozen=True):
+    """Events to syslog servers, RFC 5424, out of the management port."""
+
+    servers: tuple[str, ...] = ()  # "udp://192.0.2.1:514" (RFC 5426) or "tcp://[2001:db8::1]:601" (RFC 6587)
+    severity: Literal["critical", "error", "warning", "notice", "info"] = "info"  # this and what is worse
+
+
 class Config(_Struct, frozen=True):
     """The whole file."""
 
@@ -182,3 +221,7 @@ class Config(_Struct, frozen=True):
     remote: tuple[Remote, ...] = ()
     group: tuple[Group, ...] = ()
     rule: tuple[Rule, ...] = ()
+    management: Management = Management()
+    user: tuple[User, ...] = ()
+    metrics: Metrics = Metrics()
+    syslog: Syslog = Syslog()

@@ -9,31 +9,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
-from appliance.config import limits
+from appliance.config import limits, verify_access
+from appliance.config.finding import Finding
 from appliance.config.lines import Path
 from appliance.config.model import Config, Duration, Group, Guest, Probe, Remote, Rule, Size
 from appliance.errors import BypassError, ConfigError, FilterError
 
+__all__ = ["CompileFilter", "Finding", "findings", "hint", "verify"]
+
 CompileFilter = Callable[[str], object]  # raises FilterError for a bad filter, another BypassError where it cannot tell
 
 _NEEDS = {"http": "url", "tcp": "target", "ping": "target", "arp": "target", "command": "target"}
-
-
-class Finding(NamedTuple):
-    """One thing that is wrong: `where` for a person, `path` to find its line, `what` it is; a filter with its caret."""
-
-    where: str
-    path: Path
-    what: str
-    pointer: str = ""
-
-    def error(self, source: str, line: int | None = None) -> ConfigError:
-        """As the error that is raised or shown."""
-        error = ConfigError(self.where, self.what if line is None else f"{self.what} (line {line})", source)
-        error.pointer = self.pointer
-        return error
 
 
 def verify(config: Config, compile_filter: CompileFilter | None = None, source: str = "") -> list[ConfigError]:
@@ -53,6 +40,7 @@ def findings(config: Config, compile_filter: CompileFilter | None = None) -> Ite
         yield from _probes("remote", index, remote.name, remote.probes)
     yield from _groups(config)
     yield from _rules(config)
+    yield from verify_access.findings(config)
     if compile_filter is not None:
         yield from _filters(config, compile_filter)
 
