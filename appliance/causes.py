@@ -37,6 +37,11 @@ class Cause(StrEnum):
     HEARTBEAT_LOST = "heartbeat_lost"
     DRAINING = "draining"
     HEALTHY = "healthy"
+    LOGIN = "login"
+    LOGIN_FAILED = "login_failed"
+    LOGIN_BLOCKED = "login_blocked"
+    ACCESS_FAULT = "access_fault"
+    HOST_KEY_DAMAGED = "host_key_damaged"
 
 
 DESCRIPTION: dict[Cause, str] = {
@@ -67,4 +72,9 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.HEARTBEAT_LOST: "heartbeats through the guest's data ports stopped",
     Cause.DRAINING: "the guest is being drained of its flows",
     Cause.HEALTHY: "all evidence says that it works",
+    Cause.LOGIN: "somebody logged in or out over SSH",
+    Cause.LOGIN_FAILED: "a wrong password, or a user that does not exist",
+    Cause.LOGIN_BLOCKED: "too many failed logins from there: `management unblock ADDRESS` lets it in at once",
+    Cause.ACCESS_FAULT: "the management port or SSH does not work: `show management` says why",
+    Cause.HOST_KEY_DAMAGED: "the SSH host key could not be read and was made anew: clients will warn of a changed key",
 }

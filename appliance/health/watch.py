@@ -19,6 +19,7 @@ from appliance.health.combine import Decision, History, Verdict
 from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick, milliseconds
 from appliance.health.inband import Direction, Lane
 from appliance.health.taplink import TapLink
+from appliance.histogram import LATENCY, Histogram
 
 PROCESS_CHECK = "process"
 HEARTBEAT_CHECK = "heartbeat"
@@ -82,6 +83,7 @@ class Watch:
         self._next_send = 0
         self._running = False
         self.latencies: deque[int] = deque(maxlen=_LATENCIES)
+        self.histogram = Histogram(LATENCY)  # of all heartbeats of this run, in seconds
         # Several in-band probes would send the same frames: the most demanding one is all of them.
         inband = [probe for probe in guest.probes if probe.kind == "inband"]
         self._inband = min(inband, key=lambda probe: probe.interval * probe.misses) if inband else None
@@ -186,6 +188,7 @@ class Watch:
             proof = stream.lane.receive(now, frame)
             if proof is not None:
                 self.latencies.append(proof.latency)
+                self.histogram.add(proof.latency / 1e9)
                 self._step(now, stream.check, Good(proof.sent, proof.latency))
 
     def summary(self, now: int) -> dict[str, object]:
