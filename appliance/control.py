@@ -164,7 +164,7 @@ class ControlServer:
                     listener.bind(str(self._path))
                 finally:
                     os.umask(old)
-                self._open_to_group()
+                self.open_to_group()
                 self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=MAX_REQUEST)
             except BaseException:
                 listener.close()
@@ -172,11 +172,12 @@ class ControlServer:
         except OSError as error:
             raise UnreachableError(f"control socket {self._path}: {error.strerror or error}") from error
 
-    def _open_to_group(self) -> None:
+    def open_to_group(self) -> None:
+        """Let the group's members connect; again when the group was made after the socket."""
         try:
             os.chown(self._path, -1, grp.getgrnam(GROUP).gr_gid)
-        except (KeyError, PermissionError):
-            return  # no such group here: the socket stays its owner's alone
+        except (KeyError, PermissionError, FileNotFoundError):
+            return  # no such group or socket (yet): it stays its owner's alone
         os.chmod(self._path, 0o660)
 
     async def run(self, alive: Alive) -> None:

@@ -26,6 +26,7 @@ from appliance.causes import Cause
 from appliance.config.model import Config
 from appliance.control import ControlServer, Registry, add_version
 from appliance.errors import BypassError, ConfigError
+from appliance.events import Events
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import CrashLog, boot_id
 from appliance.hardware.links import Links
@@ -37,6 +38,7 @@ from appliance.segment.steering import Steering
 from appliance.transitions import Transitions
 
 if TYPE_CHECKING:
+    from appliance.access.manager import Access
     from appliance.guest.manager import GuestManager
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Supervisor:
         self.part_faults: dict[str, str] = {}  # by part
         self.part_states: dict[str, str] = {}
         self.transitions = Transitions(paths.transitions)
+        self.events = Events()
         self.registry = Registry()
         pstore = paths.root / board.crash_log.pstore.lstrip("/") if board and board.crash_log else None
         self.crash_log = CrashLog(pstore, paths.crash, paths.state, boot_id())
@@ -80,7 +83,8 @@ class Supervisor:
         segments = config.segment if config else ()
         self.segments = Segments(segments, board, self.links, self.transitions, memory)
         self.guests: GuestManager | None = None
-        self.control = ControlServer(paths.control_socket, self.registry)
+        self.control = ControlServer(paths.control_socket, self.registry, ("transition", "event"))
+        self.access: Access | None = None  # made when the segments have begun
         self._poke = asyncio.Event()
         self._keeper_changed = asyncio.Event()
         self._ending = asyncio.Event()
@@ -100,6 +104,7 @@ class Supervisor:
         self.paths.run.mkdir(parents=True, exist_ok=True)
         self.transitions.load()
         self.transitions.listen(lambda entry: self.control.publish("transition", entry))
+        self.transitions.listen(self.events.transition)
         self._collect_crash_log()
         parts: list[Part] = []
         try:
@@ -132,6 +137,7 @@ class Supervisor:
         self._poke.set()
         log.info("segments begin %d ms after start", (now - self.began) // MS)
         end_haste()
+        tasks.append(group.create_task(self._let_in(parts), name="access"))  # nothing waits for it
         if self.config is None:
             return  # guests that run are left alone: which ones are wanted is not known
         await self.steering.ready.wait()
@@ -145,6 +151,15 @@ class Supervisor:
         await bring_up(self.guests)
         if self.steering.datapath is not None:
             self.steering.datapath.drop_unclaimed()
+
+    async def _let_in(self, parts: list[Part]) -> None:
+        """Management port, users, SSH, metrics: after the link, which does not wait for their modules either."""
+        await asyncio.to_thread(importlib.import_module, "appliance.access.compose")
+        from appliance.access.compose import compose
+
+        self.access = compose(self)
+        parts.append(self.access)
+        await self._keep(self.access, asyncio.Event())
 
     async def _keep(self, part: Part, tried: asyncio.Event) -> None:
         """Start and run one part, and start it again after an expected failure."""

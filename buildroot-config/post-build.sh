@@ -25,9 +25,6 @@ done
 # Mount point of the data partition; git keeps no empty folder in rootfs/.
 mkdir -p "$target/var/lib/bypass"
 
-# The SSH server lets in only users whose shell is listed.
-grep -qsx /usr/bin/bypass "$target/etc/shells" || echo /usr/bin/bypass >>"$target/etc/shells"
-
 # QEMU installs the firmware of every machine it knows; a guest here is an x86 machine with virtio devices.
 [ ! -d "$target/usr/share/qemu" ] || find "$target/usr/share/qemu" -mindepth 1 -maxdepth 1 \
 	! -name 'bios*.bin' ! -name 'vgabios*.bin' ! -name 'linuxboot*.bin' ! -name 'multiboot*.bin' ! -name 'pvh.bin' \

@@ -65,6 +65,9 @@ SHOW = (
     _show("transitions", "what changed, when and why", COUNT, view="transitions"),
     _show("crash-log", "crash records of earlier starts", RECORD, view="crash"),
     _show("version", "versions of the appliance and of what it runs on"),
+    _show("events", "what happened, with cause and severity: transitions, logins", COUNT, view="events"),
+    _show("management", "management port, SSH with its host keys, users, metrics, syslog", view="management"),
+    _show("sessions", "who is logged in over SSH", view="sessions"),
 )
 
 SEGMENTS = (
@@ -78,6 +81,17 @@ GUESTS = (
     _guest("stop", "stop the guest; its frames go on to the next hop or port"),
     _guest("drain", "new flows elsewhere, established ones stay until they end"),
     _guest("command", "tell the guest's application something", *AGENT),
+)
+
+ACCESS = (
+    Command(
+        ("management", "unblock", Arg("ADDRESS", "an address that failed to log in too often")),
+        "let an address log in again at once",
+        "management.unblock",
+        role="admin",
+        view="done",
+        options=(JSON,),
+    ),
 )
 
 TOOLS = (
@@ -95,7 +109,7 @@ SESSION = (
     Command(("logout",), "end the session", local="exit"),
 )
 
-COMMANDS: tuple[Command, ...] = (*SHOW, *SEGMENTS, *GUESTS, *TOOLS, *SESSION)
+COMMANDS: tuple[Command, ...] = (*SHOW, *SEGMENTS, *GUESTS, *ACCESS, *TOOLS, *SESSION)
 
 PIPES: tuple[Command, ...] = (
     Command(("match", Arg("PATTERN", "a regular expression; case does not matter")), "only the lines that match"),

@@ -80,6 +80,16 @@ def parse(text: str, source: str = "", filters: bool = True) -> tuple[Config | N
     return (None if errors else config), errors
 
 
+def from_data(raw: dict[str, Any], source: str = "") -> Config:
+    """A configuration from tables that are data already, as tomllib gives them; ConfigError. Filters are not read."""
+    reader = _Reader()
+    config = reader.config(raw)
+    findings = reader.findings if config is None else list(verify.findings(config))
+    if config is None or findings:
+        raise findings[0].error(source)
+    return config
+
+
 def _syntax(message: str) -> str:
     found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
     if not found:

@@ -18,7 +18,8 @@ from appliance.config.model import Config, Duration, Management, User
 CRYPT_PREFIXES = ("$y$", "$gy$", "$7$", "$6$", "$5$", "$2b$", "$2y$")
 KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa",
              "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com")  # fmt: skip
-_SYSTEM_NAMES = """root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd bypass ftp
+_SYSTEM_NAMES = """\
+root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd bypass ftp
 dbus operator adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip src shadow utmp video sasl plugdev
 staff users nogroup input sgx clock kvm render rdma wheel utempter netdev messagebus systemd-network systemd-journal
 systemd-timesync bypass-admin bypass-operator bypass-viewer"""

@@ -22,6 +22,9 @@ _WHERE: dict[str, str] = {
     "rules": "traffic.rules",
     "counters": "traffic.counters",
     "explain": "traffic.explain",
+    "management": "access.management",
+    "sessions": "access.sessions",
+    "events": "access.events",
     "done": "common.done",
     "lines": "common.lines",
 }

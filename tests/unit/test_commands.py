@@ -96,7 +96,7 @@ def test_refused(line: str, expected: str) -> None:
 
 
 FOLLOWING = [
-    ("", ["show", "segment", "guest", "check", "explain", "api", "help", "exit", "quit", "logout"]),
+    ("", ["show", "segment", "guest", "management", "check", "explain", "api", "help", "exit", "quit", "logout"]),
     ("s", ["show", "segment"]),
     ("show t", ["transitions"]),
     ("segment ", ["NAME"]),
@@ -130,7 +130,23 @@ def live(arg: Arg, partial: str) -> list[tuple[str, str]]:
     ("line", "insert", "rows"),
     [
         ("sh", "ow ", []),
-        ("show ", "", ["status", "segments", "guests", "rules", "counters", "transitions", "crash-log", "version"]),
+        (
+            "show ",
+            "",
+            [
+                "status",
+                "segments",
+                "guests",
+                "rules",
+                "counters",
+                "transitions",
+                "crash-log",
+                "version",
+                "events",
+                "management",
+                "sessions",
+            ],
+        ),
         ("show c", "", ["counters", "crash-log"]),
         ("show v", "ersion ", []),
         ("guest i", "ps", []),

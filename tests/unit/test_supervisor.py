@@ -221,11 +221,13 @@ def test_missing_ports_and_a_refused_datapath_are_causes_and_all_else_works(
         assert row["cause"] == "port_missing"
         assert "lan0 (MAC 02:ff:ff:ff:ff:01) is not there" in row["detail"]
         assert "datapath_fault: the kernel says no" in row["also"]
+        await until(lambda: made.part_states.get("access") == "running")
         status = (await ask(made.paths.control_socket, "status.show"))["result"]
         assert {p["name"]: p["state"] for p in status["parts"]} == {
             "control": "running",
             "links": "running",
             "steering": "failed",
+            "access": "running",
         }
         assert status["supervisor"]["restarts"] == 3
         assert status["watchdog"]["state"] == "armed"

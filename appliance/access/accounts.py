@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Users of the configuration as accounts of the system: passwd, shadow, group, authorized keys.
+
+Pure but for `write`. Our accounts have numbers from FIRST_UID on, and a user keeps the number it once got, so that what
+still runs or lies around under a number never becomes somebody else's. What else stands in the files is the system's
+own, and is kept. Groups say the role; the control socket asks the kernel for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from appliance.config.model import User
+from appliance.errors import RefusedError
+
+SHELL: Final = "/usr/bin/bypass"
+HOMES: Final = "/var/lib/bypass/home"
+FIRST_UID, LAST_UID = 2000, 2999
+GROUPS: Final = {"bypass": 900, "bypass-viewer": 901, "bypass-operator": 902, "bypass-admin": 903}
+"""`bypass` may open the control socket; the others are the roles."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The three files."""
+
+    passwd: str
+    shadow: str
+    group: str
+
+
+def numbers(users: Iterable[User], known: Mapping[str, int]) -> dict[str, int]:
+    """A number for each user: the one it has, else the lowest that nobody ever had. Numbers of others are kept."""
+    found = {name: uid for name, uid in known.items() if FIRST_UID <= uid <= LAST_UID}
+    taken = set(found.values())
+    free = (uid for uid in range(FIRST_UID, LAST_UID + 1) if uid not in taken)
+    for user in users:
+        if user.name not in found:
+            uid = next(free, None)
+            if uid is None:  # a thousand users came and went: those who are gone give up their numbers
+                raise RefusedError(f"no number is left for user {user.name}: remove STATE/access.json and restart")
+            found[user.name] = uid
+    return found
+
+
+def texts(base: Texts, users: Iterable[User], uids: Mapping[str, int]) -> Texts:
+    """The files with exactly these users beside the system's own accounts, made from what the files hold now."""
+    users = list(users)
+    ours = {line.split(":", 1)[0] for line in base.passwd.splitlines() if _is_ours(line)} | {u.name for u in users}
+    passwd = [line for line in base.passwd.splitlines() if line.split(":", 1)[0] not in ours]
+    shadow = [line for line in base.shadow.splitlines() if line.split(":", 1)[0] not in ours]
+    group = [line for line in base.group.splitlines() if line.split(":", 1)[0] not in GROUPS]
+    for user in users:
+        passwd.append(f"{user.name}:x:{uids[user.name]}:{GROUPS['bypass']}:{user.role}:{HOMES}/{user.name}:{SHELL}")
+        shadow.append(f"{user.name}:{user.password or '*'}:1::::::")
+    for name, gid in GROUPS.items():
+        members = [user.name for user in users if name in ("bypass", f"bypass-{user.role}")]
+        group.append(f"{name}:x:{gid}:{','.join(members)}")
+    return Texts(*("\n".join(lines) + "\n" for lines in (passwd, shadow, group)))
+
+
+def _is_ours(line: str) -> bool:
+    words = line.split(":")
+    return len(words) > 2 and words[2].isdigit() and FIRST_UID <= int(words[2]) <= LAST_UID
+
+
+def may_log_in(user: User) -> bool:
+    """Whether there is anything to log in with."""
+    return bool(user.password or user.keys)
+
+
+def changed(before: Iterable[User], after: Iterable[User]) -> set[str]:
+    """Users whose sessions must end: removed, or with another role, password or set of keys."""
+    now = {user.name: user for user in after}
+    return {user.name for user in before if now.get(user.name) != user}
+
+
+def read(root: Path) -> Texts:
+    """The files as they are; one that is not there is empty."""
+
+    def text(name: str) -> str:
+        try:
+            return (root / "etc" / name).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    return Texts(text("passwd"), text("shadow"), text("group"))
+
+
+def write(root: Path, made: Texts, users: Iterable[User], uids: Mapping[str, int]) -> None:
+    """Put the files in place, each in one step, and the homes with their keys. OSError when /etc cannot be written.
+
+    Keys belong to root: who logs in cannot let others in. Shadow before passwd: no account is ever without its lock.
+    """
+    replace_file(root / "etc/shadow", made.shadow, 0o600)
+    replace_file(root / "etc/group", made.group, 0o644)
+    replace_file(root / "etc/passwd", made.passwd, 0o644)
+    homes = root / HOMES.lstrip("/")
+    homes.mkdir(parents=True, exist_ok=True, mode=0o755)
+    names = set()
+    for user in users:
+        names.add(user.name)
+        home = homes / user.name
+        home.mkdir(exist_ok=True, mode=0o700)
+        owner = uids[user.name]
+        with contextlib.suppress(PermissionError):  # a test that is not root
+            os.chown(home, owner, GROUPS["bypass"])
+        keys = home / ".ssh"
+        keys.mkdir(exist_ok=True, mode=0o755)
+        replace_file(keys / "authorized_keys", "".join(f"{key}\n" for key in user.keys), 0o644)
+    for home in homes.iterdir():  # who is gone, or comes back one day, has no keys meanwhile
+        if home.name not in names:
+            (home / ".ssh/authorized_keys").unlink(missing_ok=True)
+
+
+def replace_file(path: Path, text: str, mode: int) -> None:
+    """Write a file in one step; what holds it already is left as it is."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode:
+            return
+    new = path.with_name(f".{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)

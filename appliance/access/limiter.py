@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How often somebody may fail to log in: counts per address, and says whom to shut out until when. Pure.
+
+An address that failed LIMIT times within WINDOW is shut out for FIRST_BLOCK, and twice as long each time again, up to
+LAST_BLOCK; who logs in starts afresh. IPv6 addresses count by their /64, because one host has all of it. Memory is
+bounded: past MAX_ADDRESSES the ones that have been quiet longest are forgotten.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+SECOND: Final = 1_000_000_000
+LIMIT: Final = 6  # failed passwords or keys: two connections of three tries
+WINDOW: Final = 120 * SECOND
+FIRST_BLOCK: Final = 60 * SECOND
+LAST_BLOCK: Final = 900 * SECOND
+FORGET: Final = 3600 * SECOND  # after so long without a failure the next block is a first one again
+MAX_ADDRESSES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Block:
+    """Shut this network out for `seconds`."""
+
+    network: str
+    seconds: int
+    failures: int
+
+
+@dataclass(frozen=True)
+class Unblock:
+    """Let it in again."""
+
+    network: str
+
+
+Action = Block | Unblock
+
+
+@dataclass
+class _Record:
+    failures: list[int] = field(default_factory=list)  # times
+    blocks: int = 0
+    until: int = 0
+    last: int = 0
+
+
+def network_of(address: str) -> str:
+    """What counts as one somebody: an IPv4 address, or the /64 of an IPv6 address; "" when it is neither."""
+    try:
+        found = ipaddress.ip_address(address.split("%", 1)[0])
+    except ValueError:
+        return ""
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return f"{found.ipv4_mapped}/32"
+        return str(ipaddress.ip_network((int(found), 64), strict=False))
+    return f"{found}/32"
+
+
+class Limiter:
+    """All addresses. Times are nanoseconds of CLOCK_MONOTONIC."""
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+
+    def failed(self, now: int, address: str) -> list[Action]:
+        """A login from there failed."""
+        network = network_of(address)
+        if not network:
+            return []
+        record = self._records.pop(network, None) or _Record()
+        self._records[network] = record
+        if now - record.last > FORGET:
+            record.blocks = 0
+        record.last = now
+        record.failures = [at for at in record.failures if now - at < WINDOW] + [now]
+        actions: list[Action] = []
+        if len(record.failures) >= LIMIT and record.until <= now:
+            length = min(FIRST_BLOCK << record.blocks, LAST_BLOCK)
+            record.blocks = min(record.blocks + 1, 16)
+            record.until = now + length
+            actions.append(Block(network, length // SECOND, len(record.failures)))
+            record.failures.clear()
+        while len(self._records) > MAX_ADDRESSES:
+            old, gone = self._records.popitem(last=False)
+            if gone.until > now:
+                actions.append(Unblock(old))
+        return actions
+
+    def succeeded(self, address: str) -> None:
+        """Somebody logged in from there."""
+        self._records.pop(network_of(address), None)
+
+    def tick(self, now: int) -> list[Action]:
+        """What is over by now."""
+        actions: list[Action] = []
+        for network, record in list(self._records.items()):
+            if record.until and record.until <= now:
+                record.until = 0
+                actions.append(Unblock(network))
+            if not record.until and now - record.last > FORGET:
+                del self._records[network]
+        return actions
+
+    def blocked(self, now: int) -> dict[str, int]:
+        """Who is shut out, and for how many seconds more."""
+        return {n: -((now - r.until) // SECOND) for n, r in self._records.items() if r.until > now}

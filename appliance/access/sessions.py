@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who is logged in over SSH, from the server's log and the process table; and how somebody's sessions are ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.access.sshlog import SshEvent
+from appliance.guest.process import start_time
+
+
+@dataclass(frozen=True)
+class Session:
+    """One login. `pid` is the SSH server's process for it."""
+
+    pid: int
+    user: str
+    address: str
+    how: str
+
+
+class Sessions:
+    """The sessions that the log told of and whose process is still there."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, Session] = {}
+
+    def note(self, event: SshEvent) -> None:
+        """A line of the log."""
+        if event.kind == "login":
+            self._sessions[event.pid] = Session(event.pid, event.user, event.address, event.how)
+        elif event.kind == "logout":
+            self._sessions.pop(event.pid, None)
+
+    def show(self) -> list[dict[str, object]]:
+        """One row a session, oldest first."""
+        self._forget_the_dead()
+        return [
+            {"user": s.user, "address": s.address, "by": s.how, "seconds": _age(s.pid), "pid": s.pid}
+            for s in self._sessions.values()
+        ]
+
+    def end(self, user: str, uid: int) -> int:
+        """End every session of a user, and whatever else runs under its number; how many processes there were."""
+        pids = {pid for pid, session in self._sessions.items() if session.user == user and _is_server(pid)}
+        pids |= {pid for pid in _all() if _owner(pid) == uid}
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            self._sessions.pop(pid, None)
+        return len(pids)
+
+    def _forget_the_dead(self) -> None:
+        for pid in [pid for pid in self._sessions if not _is_server(pid)]:
+            del self._sessions[pid]
+
+
+def _all() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _age(pid: int) -> int:
+    """How many seconds a process has run."""
+    started = start_time(pid)
+    return 0 if started is None else round(time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
+
+
+def _owner(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
+def _is_server(pid: int) -> bool:
+    """Whether this is still a process of the SSH server, and not one that got its number later."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="ascii", errors="replace").strip() == "dropbear"
+    except OSError:
+        return False
