@@ -208,6 +208,8 @@ struct {
 
 static const __u32 zero;
 
+#include "copies.h"
+
 static __always_inline struct trace *tracing(const struct scratch *s)
 {
 	if (!(s->device.flags & DEVICE_TRACE))
@@ -270,7 +272,7 @@ static __always_inline void record(const struct device *device, struct scratch *
 }
 
 /* Send the frame to a slot, and count it: as `outcome`, or as lost by name when nothing is attached there. */
-static __always_inline int send(int kind, const struct device *device, struct scratch *s, __u32 length, __u32 slot,
+static __always_inline int send(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length, __u32 slot,
 				__u32 verdict, __u32 outcome)
 {
 	int action;
@@ -289,13 +291,15 @@ static __always_inline int send(int kind, const struct device *device, struct sc
 			outcome = OUTCOME_NO_DEVICE;
 		}
 	}
+	if (device->flags & DEVICE_COPY_OUT && outcome != OUTCOME_NO_DEVICE)
+		copy_frame(kind, ctx, slot, COPY_OUT, length);
 	count(device, outcome, length);
 	record(device, s, outcome == OUTCOME_NO_DEVICE ? VERDICT_DROP : verdict, slot, outcome);
 	return action;
 }
 
 /* To the port opposite to where the frame came in, seen in the direction it travels. */
-static __always_inline int leave(int kind, const struct device *device, struct scratch *s, __u32 length, __u32 buffers,
+static __always_inline int leave(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length, __u32 buffers,
 				 __u32 direction, __u32 outcome)
 {
 	__u32 slot = SLOT(0, device->segment, direction ^ 1);
@@ -306,7 +310,7 @@ static __always_inline int leave(int kind, const struct device *device, struct s
 		record(device, s, VERDICT_DROP, slot, OUTCOME_OVERSIZE);
 		return XDP_DROP;
 	}
-	return send(kind, device, s, length, slot, VERDICT_PORT, outcome);
+	return send(kind, ctx, device, s, length, slot, VERDICT_PORT, outcome);
 }
 
 static __always_inline void *frame_data(int kind, void *ctx)
@@ -507,7 +511,7 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 }
 
 /* To a hop: by the tap of the side the frame comes from. */
-static __always_inline int enter(int kind, struct scratch *s, __u32 hop)
+static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 hop)
 {
 	struct hop_counter *counter = hop_count(s, hop);
 	__u32 place = (s->generation & 1) * MAX_HOPS + hop;
@@ -516,7 +520,7 @@ static __always_inline int enter(int kind, struct scratch *s, __u32 hop)
 
 	if (h && h->flags & HOP_TRACKED && s->have_hash)
 		track(s, hop);
-	action = send(kind, &s->device, s, s->length, SLOT(hop, s->device.segment, s->direction), VERDICT_HOP,
+	action = send(kind, ctx, &s->device, s, s->length, SLOT(hop, s->device.segment, s->direction), VERDICT_HOP,
 		      OUTCOME_TO_HOP);
 	if (counter && action == (kind == XDP ? (int)XDP_REDIRECT : TC_ACT_REDIRECT)) {
 		counter->to.frames++;
@@ -638,7 +642,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 		s->start = position + (s->direction == SIDE_LAN ? 1 : -1);
 	} else {
 		if (!rule)
-			return leave(kind, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_STRAIGHT);
+			return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_STRAIGHT);
 		s->start = s->direction == SIDE_LAN ? 0 : rule->length - 1;
 	}
 	s->accept = 0;
@@ -652,11 +656,11 @@ static __always_inline int dispatch(int kind, void *ctx)
 	if (accepts)	/* goes on to the walk; without such a program no hop accepts by filter */
 		next_program(kind, ctx, PROGRAM_ACCEPT(s->generation));
 	next_program(kind, ctx, PROGRAM_WALK);
-	return leave(kind, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
 }
 
 /* Everything is known: walk the path. */
-static __always_inline int walk(int kind)
+static __always_inline int walk(int kind, void *ctx)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	struct rule_counter *rule_count = NULL;
@@ -674,7 +678,7 @@ static __always_inline int walk(int kind)
 		if (s->want != from)
 			chosen = choose(s->want, 0);
 		if (chosen)
-			return enter(kind, s, chosen);
+			return enter(kind, ctx, s, chosen);
 		hop_counter = hop_count(s, from);
 		if (hop_counter)
 			hop_counter->bad_tag++;
@@ -701,7 +705,7 @@ static __always_inline int walk(int kind)
 		if (chosen) {
 			if (rule_count)
 				rule_count->to_hop++;
-			return enter(kind, s, chosen);
+			return enter(kind, ctx, s, chosen);
 		}
 		position += s->direction == SIDE_LAN ? 1 : -1;
 	}
@@ -716,7 +720,7 @@ static __always_inline int walk(int kind)
 		if (rule_count)
 			rule_count->bypassed++;
 	}
-	return leave(kind, &s->device, s, s->length, s->buffers, s->direction, outcome);
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }
 
 /* The tag of a hop with `tags`: off with it. Its VID, or -1 when there is none. */
@@ -792,9 +796,9 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 			if (vid >= 0)
 				s->length = length = kind == XDP ? length - 4 : ((struct __sk_buff *)ctx)->len;
 			if (vid == TAG_OUT)
-				return leave(kind, &s->device, NULL, length, buffers, direction, OUTCOME_OUT);
+				return leave(kind, ctx, &s->device, NULL, length, buffers, direction, OUTCOME_OUT);
 			if (vid == TAG_OUT_LAN || vid == TAG_OUT_WAN)
-				return leave(kind, &s->device, NULL, length, buffers, vid == TAG_OUT_LAN, OUTCOME_OUT);
+				return leave(kind, ctx, &s->device, NULL, length, buffers, vid == TAG_OUT_LAN, OUTCOME_OUT);
 			if (vid > 0 && vid < MAX_HOPS)
 				want = vid;
 			else if (vid > 0 && counter)
@@ -803,7 +807,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 		if (next->kind == CONT_NONE && counter)
 			counter->returned_unmatched++;
 		if (next->kind <= CONT_END && !want)
-			return leave(kind, &s->device, NULL, length, buffers, direction, OUTCOME_OUT);
+			return leave(kind, ctx, &s->device, NULL, length, buffers, direction, OUTCOME_OUT);
 		s->continuation_kind = next->kind;
 		s->continuation_position = next->position;
 		s->continuation_rule = next->rule;
@@ -826,7 +830,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 missing:
 	/* A tail call that works does not come back. */
 	s->rule = NO_MATCH;
-	return leave(kind, &s->device, s, length, buffers, direction, OUTCOME_NO_PROGRAM);
+	return leave(kind, ctx, &s->device, s, length, buffers, direction, OUTCOME_NO_PROGRAM);
 }
 
 static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 length, __u32 buffers)
@@ -840,10 +844,12 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 lengt
 		count(&unknown, OUTCOME_UNKNOWN, length);
 		return pass(kind);
 	}
+	if (device->flags & DEVICE_COPY_IN)
+		copy_frame(kind, ctx, device->slot, COPY_IN, length);
 	if (device->role == ROLE_PORT) {
 		policy = *(volatile __u64 *)&c->policy;
 		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1)))
-			return leave(kind, device, NULL, length, buffers, device->side, OUTCOME_STRAIGHT);
+			return leave(kind, ctx, device, NULL, length, buffers, device->side, OUTCOME_STRAIGHT);
 	} else {
 		__u16 proto = 0;
 
@@ -860,7 +866,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 lengt
 	}
 	/* What comes from a hop's WAN side travels from LAN to WAN. */
 	if (length < ETH_HLEN)
-		return leave(kind, device, NULL, length, buffers,
+		return leave(kind, ctx, device, NULL, length, buffers,
 			     device->role == ROLE_PORT ? device->side : device->side ^ 1, OUTCOME_UNPARSED);
 	return steer(kind, ctx, device, policy, length, buffers,
 		     device->role == ROLE_PORT ? device->side : device->side ^ 1);
@@ -882,9 +888,9 @@ int dispatch_xdp(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
-int walk_xdp(struct xdp_md *ctx __attribute__((unused)))
+int walk_xdp(struct xdp_md *ctx)
 {
-	return walk(XDP);
+	return walk(XDP, ctx);
 }
 
 SEC("tc")
@@ -900,9 +906,9 @@ int dispatch_tc(struct __sk_buff *ctx)
 }
 
 SEC("tc")
-int walk_tc(struct __sk_buff *ctx __attribute__((unused)))
+int walk_tc(struct __sk_buff *ctx)
 {
-	return walk(TC);
+	return walk(TC, ctx);
 }
 
 char _license[] SEC("license") = "GPL";

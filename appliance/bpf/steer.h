@@ -45,6 +45,9 @@
 #define MAX_TRACE 64		/* steps kept for one explained frame */
 #define MAX_FLOWS 262144
 #define MAX_FRAGMENTS 16384
+#define MAX_COPIES 8		/* who wants copies of frames: 0 the recorder, 1..7 captures */
+#define COPY_BYTES 16384	/* of one frame; a power of two */
+#define COPY_INSTRUCTIONS 4096	/* of a capture's filter, a power of two */
 
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255	/* the hop takes every frame */
@@ -81,7 +84,12 @@ enum device_flag {
 	DEVICE_TAGS = 1,	/* hop: may choose the next hop by a tag */
 	DEVICE_TRACE = 2,	/* write `trace` */
 	DEVICE_DRY = 4,		/* touch no counter, flow or fragment */
+	DEVICE_COPY_IN = 8,	/* somebody wants copies of what comes from this device */
+	DEVICE_COPY_OUT = 16,	/* somebody wants copies of what is sent to some device of the segment */
 };
+
+/* A frame that comes from a device (from a port; back from a hop), or is sent to it. */
+enum copy_way { COPY_IN, COPY_OUT };
 
 enum target_flag { TARGET_SG = 1 };	/* takes frames of several buffers by XDP */
 
@@ -229,6 +237,41 @@ struct hop_counter {
 	__u64 skipped[8];	/* by reason */
 	__u64 bad_tag;		/* tag names a hop that is unknown, not available, or itself */
 	__u64 returned_unmatched;
+};
+
+/* Who wants copies at one device, as bit sets of sinks, and of how many bytes. */
+struct copy_point {
+	__u32 in;
+	__u32 out;
+	__u32 bytes;
+	__u32 pad;
+};
+
+/* A capture's wish: a filter in classic BPF (none: every frame), and how much of each frame. */
+struct copy_wish {
+	__u32 bytes;
+	__u32 instructions;
+	struct {
+		__u16 code;
+		__u8 jt;
+		__u8 jf;
+		__u32 k;
+	} filter[COPY_INSTRUCTIONS];
+};
+
+struct copy_counter {
+	__u64 copied;
+	__u64 lost;		/* the ring was full */
+};
+
+/* What stands before the bytes of a copy. */
+struct copied {
+	__u64 when;		/* ns, CLOCK_MONOTONIC */
+	__u32 length;		/* of the frame */
+	__u32 captured;		/* bytes that follow */
+	__u16 slot;
+	__u16 way;		/* enum copy_way */
+	__u32 pad;
 };
 
 struct flow_key {

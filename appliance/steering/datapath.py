@@ -16,6 +16,7 @@ from appliance.config.model import Config
 from appliance.errors import DatapathError, HardwareError, NotFoundError
 from appliance.steering import device as devices
 from appliance.steering import layout
+from appliance.steering.copies import Copies
 from appliance.steering.counters import Counters, DeviceCount, HopCount, RuleCount
 from appliance.steering.kernel import Kernel
 from appliance.steering.layout import Role, Side, slot
@@ -76,6 +77,7 @@ class Datapath:
         self._may_change: dict[str, bool] = {}  # by segment: its mode was not asked for
         self._generated: dict[int, Generated] = {}  # by half of the policy
         self.policy: Policy | None = None
+        self.copies = Copies(kernel, self._wanted_copies)
 
     @classmethod
     def open(cls, path: Path, pins: Path | None = None, names: Path | None = None) -> Datapath:
@@ -204,7 +206,13 @@ class Datapath:
                 flags = layout.TARGET_SG if device.sends_several() else 0
                 value = layout.TargetValue(ifindex=device.ifindex, flags=flags, max=device.longest)
                 self._maps["targets"].set(attachment.slot, value)
-                self._write_device(attachment, layout.DEVICE_TAGS if self._tags.get(attachment.slot) else 0)
+                tags = layout.DEVICE_TAGS if self._tags.get(attachment.slot) else 0
+                self._write_device(attachment, tags | self.copies.flags(attachment.slot))
+
+    def _wanted_copies(self) -> None:
+        """Somebody wants copies of frames, or does so no more."""
+        for segment in {attachment.segment for attachment in self._attached.values()}:
+            self._measure(segment)
 
     def _write_device(self, attachment: Attachment, flags: int) -> None:
         number = self.segment_id(attachment.segment)

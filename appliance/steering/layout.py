@@ -26,6 +26,9 @@ SLOT_UNKNOWN = 4096
 MAX_TRACE = 64
 MAX_FLOWS = 262144
 MAX_FRAGMENTS = 16384
+MAX_COPIES = 8
+COPY_BYTES = 16384
+COPY_INSTRUCTIONS = 4096
 MAX_ACCEPTS = 64  # bits of scratch.accept
 
 NO_MATCH = 0xFFFFFFFF
@@ -50,6 +53,8 @@ POLICY_PARTS = 24
 DEVICE_TAGS = 1
 DEVICE_TRACE = 2
 DEVICE_DRY = 4
+DEVICE_COPY_IN = 8
+DEVICE_COPY_OUT = 16
 TARGET_SG = 1
 RULE_BLOCK = 1
 RULE_ACCEPT = 2
@@ -146,6 +151,13 @@ class Reason(IntEnum):
     SUPERVISOR = 6
 
 
+class CopyWay(IntEnum):
+    """Of a copied frame: it came from the device, or it was sent there."""
+
+    IN = 0
+    OUT = 1
+
+
 class Verdict(IntEnum):
     NONE = 0
     PORT = 1
@@ -240,6 +252,39 @@ class HopCounterValue(ctypes.Structure):
     )
 
 
+class CopyPointValue(ctypes.Structure):
+    _fields_ = (("into", c_uint32), ("out", c_uint32), ("bytes", c_uint32), ("pad", c_uint32))
+
+
+class InstructionValue(ctypes.Structure):
+    _fields_ = (("code", c_uint16), ("jt", c_uint8), ("jf", c_uint8), ("k", c_uint32))
+
+
+class CopyWishValue(ctypes.Structure):
+    _fields_ = (
+        ("bytes", c_uint32),
+        ("instructions", c_uint32),
+        ("filter", InstructionValue * COPY_INSTRUCTIONS),
+    )
+
+
+class CopyCounterValue(ctypes.Structure):
+    _fields_ = (("copied", c_uint64), ("lost", c_uint64))
+
+
+class CopiedValue(ctypes.Structure):
+    """What stands before the bytes of a copy in a ring."""
+
+    _fields_ = (
+        ("when", c_uint64),
+        ("length", c_uint32),
+        ("captured", c_uint32),
+        ("slot", c_uint16),
+        ("way", c_uint16),
+        ("pad", c_uint32),
+    )
+
+
 class FlowKey(ctypes.Structure):
     _fields_ = (("hash", c_uint64), ("hop", c_uint64))
 
@@ -312,6 +357,10 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "device_counters": (c_uint32, DeviceCounterValue),
     "rule_counters": (c_uint32, RuleCounterValue),
     "hop_counters": (c_uint32, HopCounterValue),
+    "copy_points": (c_uint32, CopyPointValue),
+    "copy_wishes": (c_uint32, CopyWishValue),
+    "copy_rings": (c_uint32, c_uint32),
+    "copy_counters": (c_uint32, CopyCounterValue),
     "flows": (FlowKey, FlowValue),
     "fragments": (FragmentKey, FragmentValue),
     "trace": (c_uint32, TraceValue),

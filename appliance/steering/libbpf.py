@@ -22,8 +22,10 @@ BPF_TCX_INGRESS = 46
 XDP_FLAGS_SKB = 1 << 1
 XDP_FLAGS_DRIVER = 1 << 2
 BPF_ANY = 0
+BPF_MAP_TYPE_RINGBUF = 27
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+_SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _said: list[str] = []
 _T = TypeVar("_T", bound=ctypes.Structure)
 
@@ -110,6 +112,7 @@ def library() -> ctypes.CDLL:
         "bpf_object__open_file": (c_char_p, c_void_p),
         "bpf_object__find_map_by_name": (c_void_p, c_char_p),
         "bpf_object__find_program_by_name": (c_void_p, c_char_p),
+        "ring_buffer__new": (c_int, _SAMPLE, c_void_p, c_void_p),
     }
     numbers: dict[str, tuple[Any, ...]] = {
         "bpf_object__load": (c_void_p,),
@@ -134,6 +137,9 @@ def library() -> ctypes.CDLL:
         "bpf_prog_test_run_opts": (c_int, POINTER(TestRunOptions)),
         "bpf_obj_get_info_by_fd": (c_int, c_void_p, POINTER(c_uint32)),
         "libbpf_num_possible_cpus": (),
+        "bpf_map_create": (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
+        "ring_buffer__consume": (c_void_p,),
+        "ring_buffer__epoll_fd": (c_void_p,),
     }
     for name, arguments in pointers.items():
         function = getattr(lib, name)
@@ -141,7 +147,8 @@ def library() -> ctypes.CDLL:
     for name, arguments in numbers.items():
         function = getattr(lib, name)
         function.argtypes, function.restype = arguments, c_int
-    lib.bpf_object__close.argtypes, lib.bpf_object__close.restype = (c_void_p,), None
+    for name in ("bpf_object__close", "ring_buffer__free"):
+        getattr(lib, name).argtypes, getattr(lib, name).restype = (c_void_p,), None
     lib.libbpf_set_print.argtypes, lib.libbpf_set_print.restype = (_PRINT,), c_void_p
     lib.libbpf_set_print(_listener)
     return lib
@@ -289,3 +296,40 @@ def run_frame(program_fd: int, frame: bytes, repeat: int = 1, context: bytes = b
     )
     check("test run", library().bpf_prog_test_run_opts(program_fd, ctypes.byref(options)))
     return options.retval, out.raw[: options.data_size_out], options.duration
+
+
+def create_ring(name: str, size: int) -> int:
+    """A ring buffer of `size` bytes (a power of two, whole pages); its descriptor. It goes with its last user."""
+    lib = library()
+    return check(f"ring {name}", lib.bpf_map_create(BPF_MAP_TYPE_RINGBUF, name.encode(), 0, 0, size, None))
+
+
+class Ring:
+    """The reading end of a ring buffer, mapped into this process. Owns the mapping, not the descriptor."""
+
+    AT_ONCE = 4096  # records that one `read` returns at most
+
+    def __init__(self, fd: int) -> None:
+        self._records: list[bytes] = []
+        self._callback = _SAMPLE(self._sample)  # kept: libbpf calls it
+        self._ring = library().ring_buffer__new(fd, self._callback, None, None)
+        if not self._ring:
+            raise fail("ring", 0)
+
+    def _sample(self, _: int | None, data: int, size: int) -> int:
+        self._records.append(ctypes.string_at(data, size))
+        return -1 if len(self._records) >= self.AT_ONCE else 0
+
+    def fileno(self) -> int:
+        """Readable while records wait."""
+        return check("ring", library().ring_buffer__epoll_fd(self._ring))
+
+    def read(self) -> list[bytes]:
+        """The records that wait, in order; their places in the ring are free again."""
+        self._records = []
+        library().ring_buffer__consume(self._ring)
+        return self._records
+
+    def close(self) -> None:
+        """Unmap."""
+        library().ring_buffer__free(self._ring)

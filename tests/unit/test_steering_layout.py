@@ -21,8 +21,9 @@ ENUMS: dict[str, type[IntEnum]] = {
     "outcome": layout.Outcome,
     "reason": layout.Reason,
     "verdict": layout.Verdict,
+    "copy_way": layout.CopyWay,
 }
-PREFIX = {"item_kind": "ITEM_", "continuation_kind": "CONT_"}
+PREFIX = {"copy_way": "COPY_", "item_kind": "ITEM_", "continuation_kind": "CONT_"}
 
 
 def _text() -> str:
