@@ -19,7 +19,6 @@ Ends with 1 when one of the appliance's promises was broken.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -32,14 +31,14 @@ from boardsim.payload import image
 from boardsim.stream import Report, Stream
 
 from tests import figures
-from tests.faults import FAULTS, GUEST, Fault
+from tests.faults import FAULTS, Fault
 from tests.image import harness
+from tests.image.appliance import PATIENCE_S, wait_healthy
 
 STEADY_S = 1.0  # watched before and after a fault
 RATE = 1000  # frames a second and direction
 DOWNLOAD_RATE = 100_000  # bytes a second
 DOWNLOAD_S = {1: 12, 2: 15, 3: 30}  # by ring: long enough to live through the fault
-PATIENCE_S = 180.0
 
 
 @dataclass
@@ -59,28 +58,6 @@ class Measure:
 def say(text: str) -> None:
     """Progress, for a person."""
     print(text, file=sys.stderr, flush=True)
-
-
-def show(board: Board, what: str) -> Any:
-    """What the console shows, as data; None while the daemon does not answer."""
-    result = board.sh(f"bypass show {what} --json 2>/dev/null", check=False)
-    return json.loads(result.output) if result.status == 0 else None
-
-
-def guest_serves(board: Board) -> bool:
-    """Whether the guest has its traffic."""
-    guests = show(board, "guests") or []
-    return any(guest["name"] == GUEST and guest["state"] == "available" for guest in guests)
-
-
-def wait_healthy(board: Board, since: int = 0) -> float:
-    """Wait until the relay is inline (a move after mark `since` counts) and the guest serves; monotonic seconds."""
-    deadline = time.monotonic() + PATIENCE_S
-    board.wait_relay("inline", timeout=PATIENCE_S)
-    while not guest_serves(board):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"guest {GUEST} is not available after {PATIENCE_S:g} s: {show(board, 'guests')}")
-    return time.monotonic()
 
 
 class Streams:

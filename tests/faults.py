@@ -6,7 +6,6 @@ A fault is made from outside (power, reset) or by root's hand in the board's deb
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,12 +13,8 @@ from typing import Any
 
 from boardsim import Board, Event
 
-GUEST = "ips1"
-SEGMENT = "main"
+from tests.image.appliance import BYPASSD, GUEST, KEEPER, SEGMENT, guest
 
-# Words of the command lines by which the two processes are found.
-KEEPER = "bypass-keeper"
-BYPASSD = "-m appliance"
 # Real-time loops above the keeper's priority on every processor, with the kernel's brake on real-time tasks taken off.
 STARVE = """
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
@@ -60,8 +55,7 @@ def signal(name: str, words: str) -> Callable[[Board], Any]:
 
 def kill_guest(board: Board) -> None:
     """kill -9 of the guest's QEMU, by the number that the console shows."""
-    guests = json.loads(board.sh("bypass show guests --json").output)
-    board.sh(f"kill -9 {next(guest['pid'] for guest in guests if guest['name'] == GUEST)}")
+    board.sh(f"kill -9 {guest(board)['pid']}")
 
 
 def lost_shell(command: str) -> Callable[[Board], Any]:

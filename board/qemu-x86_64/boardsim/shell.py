@@ -69,13 +69,16 @@ class DebugShell:
             )
             try:
                 self._port.expect(f"{tag}:begin", deadline - time.monotonic())
-                found = self._port.expect(rf"((?:[A-Za-z0-9+/=]|\s)*){tag}:end:(\d+):", deadline - time.monotonic())
+                end = self._port.expect(rf"{tag}:end:(\d+):", deadline - time.monotonic())
             except WaitTimeout as error:
                 self._port.send("\x03")
                 self._found = False
                 raise WaitTimeout(f"command still running after {timeout:g} s: {command!r}\n{error}") from error
-        output = base64.b64decode(re.sub(r"\s", "", found.group(1))).decode(errors="replace")
-        result = Result(int(found.group(2)), output)
+        # cut out by place: a pattern that spans long output is tried from every place in it, for seconds
+        begin = f"{tag}:begin"
+        text = end.string[end.string.rindex(begin, 0, end.start()) + len(begin) : end.start()]
+        output = base64.b64decode(re.sub(r"\s", "", text)).decode(errors="replace")
+        result = Result(int(end.group(1)), output)
         if check and result.status != 0:
             raise CommandFailed(f"{command!r} ended with status {result.status}:\n{output}")
         return result

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The appliance on the booted board: inline, steering a real link through a real guest, and what does not move it.
+
+One boot serves all; each test leaves the appliance inline with its guest in service.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from boardsim import Board
+from boardsim.stream import Report, Stream
+
+from tests.image import appliance
+from tests.image.appliance import BOARD_TOML, BYPASSD, CONFIG, GUEST, SEGMENT
+
+ENOUGH_NS = 500_000_000
+
+
+@pytest.fixture
+def healthy(board: Board) -> Board:
+    appliance.wait_healthy(board)
+    return board
+
+
+class Streams:
+    """Numbered frames in both directions, from `begin` on."""
+
+    def __init__(self, board: Board, folder: Path) -> None:
+        self._both = (
+            Stream(board.lan, board.wan, folder / "lan-wan.stream"),
+            Stream(board.wan, board.lan, folder / "wan-lan.stream"),
+        )
+        self.reports: tuple[Report, ...] = ()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Return when both directions carried frames sent from now on, for half a second."""
+        for stream in self._both:
+            stream.wait_arrival(stream.wait_arrival(0) + ENOUGH_NS)
+
+    def stop(self) -> None:
+        self.reports = tuple(stream.stop() for stream in self._both)
+
+
+@contextmanager
+def traffic(board: Board, folder: Path) -> Iterator[Streams]:
+    """Frames cross while the block runs."""
+    streams = Streams(board, folder)
+    try:
+        yield streams
+    finally:
+        streams.stop()
+
+
+def counters(board: Board) -> dict[str, Any]:
+    return dict(appliance.show(board, "counters"))
+
+
+def test_inline_with_watchdog_xdp_and_guest(healthy: Board) -> None:
+    """After the boot: relay driven, LED on, watchdog armed at the configured time, native XDP, guest under KVM."""
+    status = appliance.show(healthy, "status")
+    assert status["state"] == "inline"
+    assert status["watchdog"]["state"] == "armed"
+    assert status["watchdog"]["timeout_ms"] == 2000
+    assert {part["state"] for part in status["parts"]} == {"running"}
+    assert appliance.segment(healthy)["attach"] == "xdp"
+    assert appliance.guest(healthy)["accel"] == "kvm"
+    assert healthy.led == "on"
+
+
+def ways(shown: dict[str, Any]) -> dict[str, int]:
+    """The totals by which frames are accounted for: into the ports, to the guest, out of it, dropped."""
+    taps = shown["hops"][GUEST]["taps"].values()
+    return {
+        "in": sum(port["frames"] for port in shown["ports"].values()),
+        "dropped": sum(device["dropped_frames"] for device in (*shown["ports"].values(), *taps)),
+        "to": shown["hops"][GUEST]["to_frames"],
+        "out": sum(tap["outcomes"].get("out", {}).get("frames", 0) for tap in taps),
+    }
+
+
+def test_frames_go_through_the_guest_and_all_are_accounted_for(healthy: Board, tmp_path: Path) -> None:
+    """Both directions through the guest: what came into the ports went to it, and came out of it, and nothing else."""
+    before = ways(counters(healthy))
+    with traffic(healthy, tmp_path) as streams:
+        pass
+    after = ways(counters(healthy))
+    assert [report.lost for report in streams.reports] == [0, 0]
+    crossed = {key: after[key] - before[key] for key in after}
+    assert crossed["in"] >= sum(report.sent for report in streams.reports)
+    assert crossed["in"] == crossed["to"] == crossed["out"], crossed
+    assert crossed["dropped"] == 0
+    assert appliance.show(healthy, f"guest {GUEST}")["checks"]
+
+
+def test_bypassd_killed_moves_no_relay_and_loses_no_frame(healthy: Board, tmp_path: Path) -> None:
+    """kill -9: the pinned datapath goes on, the keeper holds the relay, the next bypassd adopts datapath and guest."""
+    pid = appliance.guest(healthy)["pid"]
+    mark = healthy.events.mark()
+    with traffic(healthy, tmp_path) as streams:
+        appliance.restart_bypassd(healthy)
+        row = appliance.wait_serving(healthy)
+        streams.go_on()
+    assert row["pid"] == pid
+    assert [report.lost for report in streams.reports] == [0, 0]
+    assert not healthy.events.since(mark, event="relay")
+    assert appliance.show(healthy, "status")["datapath"]["adopted"] is True
+
+
+def test_operator_closes_and_opens_the_relay(healthy: Board, tmp_path: Path) -> None:
+    """`segment main bypass` closes it and says who asked; `auto` opens it again; frames cross at either."""
+    mark = healthy.events.mark()
+    healthy.sh(f"bypass segment {SEGMENT} bypass")
+    healthy.wait_event(event="relay", state="bypass", since=mark)
+    assert appliance.wait_cause(healthy, "operator")["mode"] == "bypass"
+    with traffic(healthy, tmp_path) as streams:
+        pass
+    assert [report.lost for report in streams.reports] == [0, 0]
+    healthy.sh(f"bypass segment {SEGMENT} auto")
+    healthy.wait_event(event="relay", state="inline", since=mark)
+    moves = [row for row in appliance.show(healthy, "transitions") if row["what"] == f"segment {SEGMENT}"]
+    assert {"operator"} <= {row["cause"] for row in moves}
+
+
+def test_guest_stopped_is_bypassed_and_comes_back(healthy: Board, tmp_path: Path) -> None:
+    """`guest NAME stop`: frames go round it without loss; `start`: it proves itself and has them again."""
+    with traffic(healthy, tmp_path) as streams:
+        healthy.sh(f"bypass guest {GUEST} stop")
+        appliance.wait_until(healthy, lambda: appliance.guest(healthy).get("state") == "stopped", "guest stopped")
+        before = counters(healthy)["rules"]["all"]["bypassed"]
+        streams.go_on()
+        assert counters(healthy)["rules"]["all"]["bypassed"] > before
+        healthy.sh(f"bypass guest {GUEST} start")
+        appliance.wait_serving(healthy)
+        streams.go_on()
+    assert [report.lost for report in streams.reports] == [0, 0]
+
+
+def test_shell_on_the_serial_line(healthy: Board) -> None:
+    """As a person at the serial line: prompt with the state, `?`, Tab, an abbreviation, a wrong word."""
+    console = healthy.console
+    mark = console.mark()
+    console.sendline()
+    console.expect(r"\[inline\]> ", since=mark)
+    mark = console.mark()
+    console.send("show ?")
+    console.expect("segments +.*\n(.*\n)*.*version", since=mark)
+    console.send("\x15")
+    mark = console.mark()
+    console.send("show sta\t\r")
+    console.expect(r"status", since=mark)
+    console.expect(r"watchdog", since=mark)
+    console.expect(r"\[inline\]> ")
+    mark = console.mark()
+    console.sendline("sh gue")
+    console.expect(rf"{GUEST} .*available", since=mark)
+    mark = console.mark()
+    console.sendline("shwo status")
+    console.expect(r"shwo", since=mark)
+    console.expect(r"\[inline\]> ")
+
+
+def test_configuration_and_ledger_outlive_an_orderly_reboot(healthy: Board) -> None:
+    """`reboot`: the relay closes before the machine goes, what was written to the data partition is there again."""
+    text = healthy.sh(f"cat {CONFIG}").output
+    appliance.write(healthy, CONFIG, text.replace('hostname = "bypass"', 'hostname = "kept"'))
+    mark = healthy.events.mark()
+    healthy.sh("reboot")
+    closed = healthy.wait_event(event="relay", state="bypass", since=mark)
+    assert closed["cause"] in ("set value", "line released", "driven low") or closed["cause"]
+    reset = healthy.wait_event(event="reset", since=mark)
+    assert closed["n"] < reset["n"]
+    healthy.wait_event(event="relay", state="inline", since=reset["n"])
+    appliance.wait_healthy(healthy)
+    status = appliance.show(healthy, "status")
+    assert status["hostname"] == "kept"
+    assert status["last_reset"]["kind"] == "orderly"
+    rows = appliance.show(healthy, "transitions")
+    assert any(row["cause"] == "stopping" or row["to"] == "orderly" for row in rows)
+    appliance.write(healthy, CONFIG, text)
+    appliance.restart_bypassd(healthy)
+    appliance.wait_healthy(healthy)
+
+
+# Bad input: one clear line with the cause and what to do; in bypass where the link is meant; the console works.
+
+
+def swap(old: str, new: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        assert old in text
+        return text.replace(old, new)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "cause", "says"),
+    [
+        pytest.param(
+            CONFIG, swap('lan = "lan0"', 'lan = "lan9"'), "port_missing", "lan9 is not a port", id="no such port"
+        ),
+        pytest.param(CONFIG, swap('mode = "auto"', 'mode = "sometimes"'), "config_invalid", "mode", id="bad value"),
+        pytest.param(CONFIG, swap("[watchdog]", "[watchdog"), "config_invalid", "config.toml", id="malformed"),
+        pytest.param(
+            BOARD_TOML, swap('"relay-inline" ', '"relay-other" '), "relay_missing", "relay-other", id="no relay line"
+        ),
+        pytest.param(
+            BOARD_TOML, swap('driver = "i6300esb"', 'driver = "none"'), "watchdog_missing", "none", id="no watchdog"
+        ),
+        pytest.param(
+            BOARD_TOML, swap('pci = "0000:00:11.0"', 'pci = "0000:00:1e.0"'), "port_missing", "1e", id="port not there"
+        ),
+    ],
+)
+def test_bad_input_ends_in_bypass_with_a_cause(
+    healthy: Board, path: str, change: Callable[[str], str], cause: str, says: str
+) -> None:
+    apply = appliance.restart_bypassd if path == CONFIG else appliance.restart_keeper
+    with appliance.replaced(healthy, path, change, apply):
+        row = appliance.wait_cause(healthy, cause)
+        assert says in f"{row['detail']} {row.get('also')}"
+        shown = healthy.sh("bypass show status").output
+        assert "BYPASS" in shown
+        assert cause in shown
+
+
+@pytest.mark.parametrize(
+    ("break_it", "mend_it", "cause", "says"),
+    [
+        pytest.param(
+            "mv /usr/share/bypass/guest-demo/bzImage /run/",
+            "mv /run/bzImage /usr/share/bypass/guest-demo/",
+            "image_unreadable",
+            "bzImage",
+            id="guest image missing",
+        ),
+        pytest.param(
+            "sed -i 's/^memory = \"128M\"/memory = \"64G\"/' " + CONFIG,
+            "sed -i 's/^memory = \"64G\"/memory = \"128M\"/' " + CONFIG,
+            "memory_short",
+            "64",
+            id="more memory than there is",
+        ),
+    ],
+)
+def test_guest_that_cannot_start_leaves_the_link_inline(
+    healthy: Board, tmp_path: Path, break_it: str, mend_it: str, cause: str, says: str
+) -> None:
+    """The guest is failed by name, frames go round it, the relay does not move."""
+    mark = healthy.events.mark()
+    healthy.sh(f"bypass guest {GUEST} stop")
+    appliance.wait_until(healthy, lambda: appliance.guest(healthy).get("state") == "stopped", "guest stopped")
+    healthy.sh(break_it)
+    try:
+        appliance.restart_bypassd(healthy)
+        appliance.wait_until(healthy, lambda: appliance.guest(healthy), "the guests part")
+        healthy.sh(f"bypass guest {GUEST} start", check=False)
+        row = appliance.wait_until(
+            healthy, lambda: appliance.guest(healthy).get("cause") == cause and appliance.guest(healthy), cause
+        )
+        assert row["state"] == "failed"
+        assert says in row["detail"]
+        with traffic(healthy, tmp_path) as streams:
+            pass
+        assert [report.lost for report in streams.reports] == [0, 0]
+        assert not healthy.events.since(mark, event="relay")
+    finally:
+        healthy.sh(mend_it)
+        appliance.restart_bypassd(healthy)
+        appliance.wait_until(healthy, lambda: appliance.guest(healthy), "the guests part")
+        healthy.sh(f"bypass guest {GUEST} start", check=False)
+        appliance.wait_healthy(healthy)
+
+
+def test_guest_without_kvm_is_emulated_and_says_so(healthy: Board) -> None:
+    """No /dev/kvm: the guest runs all the same, and `show guests` says how."""
+    healthy.sh(f"bypass guest {GUEST} stop")
+    appliance.wait_until(healthy, lambda: appliance.guest(healthy).get("state") == "stopped", "guest stopped")
+    healthy.sh("mv /dev/kvm /dev/kvm.away")
+    try:
+        healthy.sh(f"bypass guest {GUEST} start")
+        row = appliance.wait_until(
+            healthy, lambda: appliance.guest(healthy).get("accel") == "tcg" and appliance.guest(healthy), "tcg"
+        )
+        assert "no KVM" in row["detail"] or "KVM" in json.dumps(row)
+    finally:
+        healthy.sh("mv /dev/kvm.away /dev/kvm")
+        healthy.sh(f"bypass guest {GUEST} stop")
+        appliance.wait_until(healthy, lambda: appliance.guest(healthy).get("state") == "stopped", "guest stopped")
+        healthy.sh(f"bypass guest {GUEST} start")
+        appliance.wait_serving(healthy)
+
+
+def test_processes_are_what_the_console_says(healthy: Board) -> None:
+    """One keeper, one bypassd, one guest: nothing was left behind by the tests above."""
+    assert len(healthy.pids(BYPASSD)) == 1
+    assert healthy.pids(f"guest={GUEST}") == [appliance.guest(healthy)["pid"]]
