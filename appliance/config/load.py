@@ -65,11 +65,9 @@ def read_text(path: FilePath | str) -> str:
 def parse(text: str, source: str = "", filters: bool = True) -> tuple[Config | None, list[ConfigError]]:
     """The configuration and no errors, or None and at least one error."""
     try:
-        raw = tomllib.loads(text)
-    except RecursionError:
-        return None, [ConfigError("syntax", "nested too deeply", source)]
-    except ValueError as error:  # TOMLDecodeError, and int() of far too many digits
-        return None, [ConfigError("syntax", _syntax(str(error)), source)]
+        raw = read_toml(text, source)
+    except ConfigError as error:
+        return None, [error]
     reader = _Reader()
     config = reader.config(raw)
     findings = reader.findings
@@ -88,6 +86,16 @@ def from_data(raw: dict[str, Any], source: str = "") -> Config:
     if config is None or findings:
         raise findings[0].error(source)
     return config
+
+
+def read_toml(text: str, source: str = "") -> dict[str, Any]:
+    """The plain data of a TOML text; ConfigError when it is none."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError("syntax", "nested too deeply", source) from None
+    except ValueError as error:  # TOMLDecodeError, and int() of far too many digits
+        raise ConfigError("syntax", _syntax(str(error)), source) from error
 
 
 def _syntax(message: str) -> str:
@@ -179,14 +187,14 @@ class _Reader:
             self._add(where, path, f"{_show(raw)} is not a list such as [ ... ]")
             return _BAD
         try:
-            return _scalar(kind, raw)
+            return scalar(kind, raw)
         except (ValueError, OverflowError) as error:
             self._add(where, path, _one_line(str(error)))
             return _BAD
 
 
-def _scalar(kind: Any, raw: Any) -> object:
-    """One value of the type a field asks for; ValueError says what was expected."""
+def scalar(kind: Any, raw: Any) -> object:
+    """One value of the type that a field asks for, checked; ValueError says what was expected."""
     if kind is Duration or kind is Size:
         if not isinstance(raw, str):
             example = '"100ms" or "2s"' if kind is Duration else '"512M" or "2G"'

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What every key of the configuration means, from when a change counts, and where its default comes from.
+
+One row a field of the structs in model.py; types, choices and defaults are read from there. Help in `configure`,
+`api schema`'s config.fields and the effects that a commit announces are made from this table. Pure data.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from appliance.config import limits
+from appliance.config.model import NAME_PATTERN, Config, Duration, Size
+
+NOW: Final = "now"
+RESTART: Final = "when guest {name} is restarted"
+NEXT_START: Final = "at the next start of guest {name}"
+CLOSES: Final = "now; the relay closes, and opens again when the ports are proven"
+SWITCH: Final = "now, in one switch, with no frame lost"
+
+
+class Field(NamedTuple):
+    """One key. `rest`: its value is the rest of a typed line. `secret`: shown to administrators only."""
+
+    doc: str
+    effect: str = NOW
+    source: str = ""
+    range: str = ""
+    rest: bool = False
+    secret: bool = False
+
+
+def _time(least: int, most: int = limits.MAX_DURATION) -> str:
+    return f"{Duration(least) if least else '0s'} .. {Duration(most)}"
+
+
+_INTERVAL = _time(limits.MIN_INTERVAL)
+_NAME = Field("what rules, commands and events call it", "a new name is a new thing: the old one is removed")
+_FILTER = "pcap-filter(7)"
+
+FIELDS: Final[dict[str, Field]] = {
+    "system.hostname": Field("the appliance's name, in prompts and logs", source="a name no network has yet"),
+    "system.supervisor_grace": Field(
+        "how long the relay is held inline without a supervisor before it goes to bypass",
+        source="a cold start of the supervisor on the slowest board, twice",
+        range=_time(0),
+    ),
+    "segment.name": _NAME,
+    "segment.lan": Field("port towards the LAN", CLOSES, range="a port of the board's board.toml"),
+    "segment.wan": Field("port towards the WAN", CLOSES, range="a port of the board's board.toml"),
+    "segment.mode": Field(
+        "auto: inline while nothing speaks against it; bypass: relay closed; disconnect: link cut, where the board can",
+        source="inspecting is what the appliance is for",
+    ),
+    "segment.on_link_loss": Field(
+        "when a port loses its link: propagate it to the other port, bypass by relay, or ignore it",
+        source="neighbours find another way only when they see the loss",
+    ),
+    "segment.rearm_delay": Field(
+        "healthy this long before going inline again; doubles while it flaps",
+        source="a relay move makes both neighbours renegotiate, which takes about this long",
+        range=_time(0),
+    ),
+    "segment.attach": Field(
+        "how frames are taken from the ports: native XDP, tc, or the first that works", SWITCH, "XDP is fastest"
+    ),
+    "watchdog.timeout": Field(
+        "the board is reset when its software is silent this long",
+        source="ring 3: a hung kernel is bypassed in 2 s",
+        range=_time(limits.MIN_WATCHDOG),
+    ),
+    "guest.name": _NAME,
+    "guest.image": Field("disk image; relative names are below the image folder", RESTART, "either this or a kernel"),
+    "guest.kernel": Field("Linux kernel to boot directly", RESTART, "either this or an image"),
+    "guest.initrd": Field("initial RAM disk, with a kernel", RESTART),
+    "guest.cmdline": Field("kernel command line, with a kernel", RESTART, rest=True),
+    "guest.memory": Field(
+        "memory of the virtual machine",
+        RESTART,
+        "fits an inspection engine with a small rule set",
+        f"{Size(limits.MIN_MEMORY)} .. {Size(limits.MAX_MEMORY)}",
+    ),
+    "guest.cpus": Field("processors of the virtual machine", RESTART),
+    "guest.accel": Field(
+        "kvm, tcg (emulation: slow), or auto: kvm where it works, else tcg with a warning", RESTART, "works everywhere"
+    ),
+    "guest.accept": Field(
+        "frames it can process; others skip it. Empty: every frame", SWITCH, "no guess", _FILTER, rest=True
+    ),
+    "guest.tags": Field("may it choose the next hop by an 802.1ad tag", source="a guest is not trusted unasked"),
+    "guest.autostart": Field("start it with the appliance", "at the next start of the appliance"),
+    "guest.heartbeat": Field("heartbeats it must send over its agent channel", source="off: not every guest can"),
+    "guest.heartbeat.interval": Field("time between two heartbeats", range=_INTERVAL, source="found out in 300 ms"),
+    "guest.heartbeat.misses": Field("missed in a row before the guest is skipped", source="two may be late"),
+    "guest.probes": Field("questions put to it; all must be answered for it to have traffic"),
+    "remote.name": _NAME,
+    "remote.tunnel": Field("how it is reached", SWITCH),
+    "remote.tunnel.kind": Field("encapsulation", SWITCH),
+    "remote.tunnel.local": Field("our address", SWITCH),
+    "remote.tunnel.remote": Field("its address", SWITCH),
+    "remote.tunnel.key": Field("key (GRE), network number (VXLAN) or port (FOU)", SWITCH),
+    "remote.accept": Field("frames it can process; others skip it. Empty: every frame", SWITCH, "", _FILTER, rest=True),
+    "remote.tags": Field("may it choose the next hop by an 802.1ad tag", source="a remote is not trusted unasked"),
+    "remote.probes": Field("questions put to it; all must be answered for it to have traffic"),
+    "group.name": _NAME,
+    "group.balance": Field("members that share the flows by weight", SWITCH),
+    "group.balance.hop": Field("guest or remote", SWITCH),
+    "group.balance.weight": Field("its share, relative to the others'", SWITCH, "all alike"),
+    "group.standby": Field("members in order of preference; the first available one has the traffic", SWITCH),
+    "group.hold_down": Field(
+        "standby: a better member must be available this long before traffic goes back to it",
+        SWITCH,
+        "longer than a guest that crashes in a loop stays up",
+        _time(0),
+    ),
+    "group.hash": Field("flows are told apart by addresses and ports (l4) or addresses (l3)", SWITCH, "spreads best"),
+    "rule.name": _NAME,
+    "rule.segment": Field("the segment it is for. Empty: every segment", SWITCH),
+    "rule.match": Field("frames it is for. Empty: every frame", SWITCH, "", _FILTER, rest=True),
+    "rule.path": Field("hops to pass, in order. Empty: straight to the other port", SWITCH),
+    "rule.on_unavailable": Field(
+        "no hop of the path is available: pass the frames (bypass) or drop them (block)",
+        SWITCH,
+        "the link comes first; block is the deliberate exception",
+    ),
+    **{
+        f"{table}.probes.{key}": row
+        for table in ("guest", "remote")
+        for key, row in {
+            "kind": Field("what is asked: frames through its data ports (inband), or one of its services"),
+            "interval": Field("time between two questions", range=_INTERVAL, source="found out in 300 ms"),
+            "misses": Field("missed in a row before it is skipped", source="two may be late"),
+            "rises": Field("answered in a row before it counts as passed", source="one may be luck"),
+            "url": Field("http: the page that must answer"),
+            "target": Field("tcp, ping, arp, command: whom or what to ask"),
+        }.items()
+    },
+}
+
+
+class Leaf(NamedTuple):
+    """A value, or a list of values (`many`)."""
+
+    path: str
+    kind: Any
+    many: bool = False
+    default: object = msgspec.NODEFAULT
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What it may be, when that is a fixed list."""
+        if self.kind is bool:
+            return ("true", "false")
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
+
+
+class Table(NamedTuple):
+    """A table with fixed keys: [system], or an inline one such as `heartbeat = { ... }`."""
+
+    path: str
+    cls: type[msgspec.Struct]
+
+    @property
+    def keys(self) -> dict[str, Node]:
+        """Its keys in the order of the struct."""
+        prefix = f"{self.path}." if self.path else ""
+        return {f.encode_name: _node(prefix + f.encode_name, f.type, f.default) for f in _fields(self.cls)}
+
+    @property
+    def required(self) -> list[str]:
+        """Keys that have no default."""
+        return [f.encode_name for f in _fields(self.cls) if f.required]
+
+
+class Tables(NamedTuple):
+    """A list of tables, told apart by `key`, or by their place (from 1) when that is empty."""
+
+    path: str
+    item: Table
+    key: str
+
+
+Node = Leaf | Table | Tables
+ROOT: Final = Table("", Config)
+
+
+def _fields(cls: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(cls)
+
+
+def _node(path: str, kind: Any, default: object) -> Node:
+    if typing.get_origin(kind) is types.UnionType:
+        kind = next(arm for arm in typing.get_args(kind) if arm is not types.NoneType)
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        if isinstance(item, type) and issubclass(item, msgspec.Struct):
+            names = {field.encode_name for field in _fields(item)}
+            return Tables(path, Table(path, item), next((key for key in ("name", "hop") if key in names), ""))
+        return Leaf(path, item, many=True, default=default)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return Table(path, kind)
+    return Leaf(path, kind, default=default)
+
+
+def field(path: str) -> Field:
+    """The row of a key; an empty one for a key that has none, so that a forgotten row breaks no appliance."""
+    return FIELDS.get(path, Field(""))
+
+
+def find(path: str) -> Node | None:
+    """The node behind a dotted path without names, such as "guest.probes.kind"."""
+    node: Node = ROOT
+    for key in path.split("."):
+        table = node.item if isinstance(node, Tables) else node
+        if not isinstance(table, Table) or key not in table.keys:
+            return None
+        node = table.keys[key]
+    return node
+
+
+def type_word(leaf: Leaf) -> str:
+    """The type of a value, for a person."""
+    kind = leaf.kind
+    if leaf.choices:
+        word = " | ".join(leaf.choices)
+    elif kind is Duration:
+        word = 'time with unit, "100ms"'
+    elif kind is Size:
+        word = 'size with unit, "512M"'
+    else:
+        bounds = next((m for m in getattr(kind, "__metadata__", ()) if isinstance(m, msgspec.Meta)), None)
+        base = typing.get_args(kind)[0] if bounds else kind
+        word = "name" if bounds and bounds.pattern == NAME_PATTERN else "whole number" if base is int else "text"
+    return f"list of: {word}" if leaf.many else word
+
+
+def range_word(leaf: Leaf) -> str:
+    """The range of a value: of its row, else of its type."""
+    if said := field(leaf.path).range:
+        return said
+    for meta in getattr(leaf.kind, "__metadata__", ()):
+        if isinstance(meta, msgspec.Meta) and meta.ge is not None:
+            return f"{meta.ge} .. {meta.le}"
+        if isinstance(meta, msgspec.Meta) and meta.pattern:
+            return meta.pattern
+    return ""
+
+
+def default_word(leaf: Leaf) -> str:
+    """The default as it would be written; "required" where there is none."""
+    if leaf.default is msgspec.NODEFAULT:
+        return "required"
+    if leaf.default is None:
+        return "none"
+    if isinstance(leaf.default, bool):
+        return str(leaf.default).lower()
+    if isinstance(leaf.default, tuple):
+        return "[]"
+    return str(leaf.default) or '""'
+
+
+def leaves(node: Node = ROOT) -> typing.Iterator[Node]:
+    """Every leaf and every nested table below a node, in the order of the structs."""
+    table = node.item if isinstance(node, Tables) else node
+    if isinstance(table, Leaf):
+        yield table
+        return
+    for child in table.keys.values():
+        if not isinstance(child, Leaf) and child.path.count("."):
+            yield child
+        yield from leaves(child)
+
+
+def describe() -> list[dict[str, str]]:
+    """Every key with everything that is known of it: config.fields of the control socket."""
+    rows = []
+    for node in leaves():
+        row = field(node.path)
+        leaf = node if isinstance(node, Leaf) else None
+        rows.append(
+            {
+                "path": node.path,
+                "type": type_word(leaf) if leaf else "table" if isinstance(node, Table) else "list of tables",
+                "range": range_word(leaf) if leaf else "",
+                "default": default_word(leaf) if leaf else "none",
+                "doc": row.doc,
+                "effect": row.effect,
+                "source": row.source,
+            }
+        )
+    return rows

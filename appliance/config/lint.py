@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a configuration means for traffic, said before it is committed. Nothing here refuses a commit.
+
+Pure: the configuration goes in, findings come out, the severe ones first. Whether a rule can match is decided by the
+texts of the rules before it, never by a guess about frames: what is said here is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from appliance.config.changes import served
+from appliance.config.model import Config, Guest, Remote, Rule
+
+
+class Finding(NamedTuple):
+    """severity: warning (somebody should know this before) or note."""
+
+    severity: str
+    where: str
+    what: str
+
+
+def lint(config: Config, old: Config | None = None) -> list[Finding]:
+    """Everything worth saying about `config`; with `old` also what the change itself does to the links."""
+    found = [
+        *_moves(config, old),
+        *_uninspected(config),
+        *_never(config),
+        *_blocks(config),
+        *_unchecked(config),
+        *_other_segments(config),
+        *_unused(config),
+    ]
+    return sorted(found, key=lambda finding: finding.severity != "warning")
+
+
+def _reach(config: Config) -> dict[str, tuple[str, ...]]:
+    """Name in a path -> the guests and remotes behind it."""
+    reach = {hop.name: (hop.name,) for hop in (*config.guest, *config.remote)}
+    for group in config.group:
+        reach[group.name] = tuple(member.hop for member in group.balance) or group.standby
+    return reach
+
+
+def _moves(config: Config, old: Config | None) -> Iterator[Finding]:
+    """What the change does to relays."""
+    before = {segment.name: segment for segment in old.segment} if old else {}
+    after = {segment.name: segment for segment in config.segment}
+    for name in before:
+        if name not in after:
+            yield Finding("warning", f"segment {name}", "is removed: its relay closes, and its link is a bare wire")
+    for name, segment in after.items():
+        was = before.get(name)
+        if was is None:
+            continue
+        if (was.lan, was.wan) != (segment.lan, segment.wan):
+            yield Finding("warning", f"segment {name}", "gets other ports: the relay of the old ones closes")
+        if was.mode != segment.mode and segment.mode != "auto":
+            what = "the link is cut" if segment.mode == "disconnect" else "the relay closes: nothing is inspected"
+            yield Finding("warning", f"segment {name}: mode", f'"{segment.mode}": {what}')
+
+
+def _uninspected(config: Config) -> Iterator[Finding]:
+    """What passes uninspected: always, and when the relay closes."""
+    for segment in config.segment:
+        where = f"segment {segment.name}"
+        rules = [rule for rule in config.rule if rule.segment in ("", segment.name)]
+        inspected = [rule for rule in rules if rule.path]
+        blocking = [rule.name for rule in inspected if rule.on_unavailable == "block"]
+        if not inspected:
+            yield Finding("warning", where, "no rule leads through a guest: all its traffic passes uninspected")
+            continue
+        names = ", ".join(rule.name for rule in inspected[:6]) + (" and more" if len(inspected) > 6 else "")
+        what = f"if its relay closes, the traffic of these rules passes uninspected: {names}"
+        yield Finding("note", where, what)
+        if blocking:
+            what = f"a closed relay passes also what these rules block: {', '.join(blocking[:6])}"
+            yield Finding("warning", where, f"{what} (the relay is a wire; mode disconnect cuts it where the board can)")
+        if all(rule.match or not rule.path for rule in rules):
+            yield Finding("note", where, "frames that no rule matches go straight to the other port")
+
+
+def _never(config: Config) -> Iterator[Finding]:
+    """Rules that an earlier rule of the same segment leaves nothing."""
+    for index, rule in enumerate(config.rule):
+        segments = [rule.segment] if rule.segment else [segment.name for segment in config.segment]
+        blame: list[Rule] = []
+        for segment in segments:
+            taker = next((b for b in config.rule[:index] if b.segment in ("", segment) and _takes_all(b, rule)), None)
+            if taker is not None:
+                blame.append(taker)
+        if segments and len(blame) == len(segments):
+            why = "takes every frame" if not blame[0].match else "has the same match"
+            yield Finding("warning", f"rule {rule.name}", f"never matches: rule {blame[0].name} before it {why}")
+
+
+def _takes_all(before: Rule, rule: Rule) -> bool:
+    return not before.match or " ".join(before.match.split()) == " ".join(rule.match.split())
+
+
+def _blocks(config: Config) -> Iterator[Finding]:
+    """Rules that block while there is nobody to pass the frames to."""
+    hops: dict[str, Guest | Remote] = {hop.name: hop for hop in (*config.guest, *config.remote)}
+    reach = _reach(config)
+    for rule in config.rule:
+        if rule.on_unavailable != "block":
+            continue
+        where = f"rule {rule.name}: on_unavailable"
+        if not rule.path:
+            yield Finding("note", where, "has no meaning with an empty path: the frames go straight to the other port")
+            continue
+        for name in rule.path:
+            members = [hops[hop] for hop in reach.get(name, ()) if hop in hops]
+            if members and not any(_starts(hop) for hop in members):
+                yield Finding("warning", where, f'blocks: "{name}" is not started with the appliance (autostart = false)')
+            elif len(members) == 1:
+                yield Finding("note", where, f'"{members[0].name}" is the only one behind "{name}": its failure blocks')
+
+
+def _starts(hop: Guest | Remote) -> bool:
+    return not isinstance(hop, Guest) or hop.autostart
+
+
+def _unchecked(config: Config) -> Iterator[Finding]:
+    """Hops that a rule leads to and that nobody checks on the way that the frames take."""
+    reach = _reach(config)
+    used = {hop for rule in config.rule for name in rule.path for hop in reach.get(name, ())}
+    tables: tuple[tuple[str, tuple[Any, ...]], ...] = (("guest", config.guest), ("remote", config.remote))
+    for table, hops in tables:
+        for hop in hops:
+            if hop.name not in used or any(probe.kind == "inband" for probe in hop.probes):
+                continue
+            others = [probe.kind for probe in hop.probes]
+            if getattr(hop, "heartbeat", None) is not None:
+                others.append("heartbeat")
+            only = f"only {', '.join(others)}" if others else "nothing but its process"
+            what = f"has no data-path check ({only}): one that runs and passes nothing is not noticed"
+            yield Finding("warning", f"{table} {hop.name}: probes", f'{what}; add a probe of kind "inband"')
+
+
+def _other_segments(config: Config) -> Iterator[Finding]:
+    """Guests that several segments lead to: one application sees both links."""
+    reach = _reach(config)
+    used = {hop for rule in config.rule for name in rule.path for hop in reach.get(name, ())}
+    for guest in config.guest:
+        segments = served(config, guest.name)
+        if guest.name in used and len(segments) > 1:
+            rules = [r.name for r in config.rule if any(guest.name in reach.get(name, ()) for name in r.path)]
+            what = f"serves segments {' and '.join(segments)} (rules {', '.join(rules[:6])})"
+            yield Finding("warning", f"guest {guest.name}", f"{what}: it must keep the links apart, and fails for both")
+
+
+def _unused(config: Config) -> Iterator[Finding]:
+    reach = _reach(config)
+    used = {hop for rule in config.rule for name in rule.path for hop in (name, *reach.get(name, ()))}
+    for table, items in (("guest", config.guest), ("remote", config.remote), ("group", config.group)):
+        for item in items:
+            if item.name not in used:
+                yield Finding("note", f"{table} {item.name}", "is in no rule's path: it gets no traffic")

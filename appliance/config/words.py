@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From the words of `set`, `delete`, `show` and `edit` to places and values in a configuration, and what may come next.
+
+Pure: the schema comes from fields.py, the names that exist from the candidate's plain data. A place is a path through
+tables by key, name or number: ("rule", "web", "match"), ("guest", "ips1", "probes", 2, "interval"); numbers count from 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from appliance.config import fields
+from appliance.config.fields import Leaf, Node, Table, Tables
+from appliance.config.load import scalar
+from appliance.config.model import NAME_PATTERN
+from appliance.config.verify import hint
+from appliance.errors import ConfigError
+
+Path = tuple[str | int, ...]
+Data = dict[str, Any]
+
+
+class Assign(NamedTuple):
+    """Put `value` at `path`; {} makes a table, or leaves one that is there as it is."""
+
+    path: Path
+    value: Any
+
+
+class Place(NamedTuple):
+    """A node of the schema with its path; `rest` are the words behind it."""
+
+    path: Path
+    node: Node
+    rest: tuple[str, ...] = ()
+
+
+class Next(NamedTuple):
+    """Something that may come next. kind: table, name, key, value or end."""
+
+    word: str
+    help: str
+    kind: str
+
+
+def where(path: Path) -> str:
+    """A path for a person: "rule web: match"."""
+    head = " ".join(str(part) for part in path[:2]) if isinstance(fields.ROOT.keys.get(str(path[0])), Tables) else ""
+    tail = path[2:] if head else path[1:]
+    head = head or str(path[0])
+    return f"{head}: {' '.join(str(part) for part in tail)}" if tail else head
+
+
+def assignments(words: Sequence[str], data: Data) -> list[Assign]:
+    """What `set WORDS` does. ConfigError says what is wrong and what is expected."""
+    place = walk(words, data, adding=True)
+    if not isinstance(place.node, Leaf):
+        if isinstance(place.node, Tables):
+            what = f"the name of a {place.path[-1]}" if place.node.key else "a number, from 1"
+            raise ConfigError(where(place.path) if place.path else "set", f"is followed by {what}")
+        if not place.path:
+            raise ConfigError("set", f"is followed by one of: {', '.join(fields.ROOT.keys)}")
+        if len(place.path) == 1:
+            keys = ", ".join(place.node.keys)
+            raise ConfigError(where(place.path), f"is followed by a key and its value; keys: {keys}")
+        return [Assign(place.path, {})]
+    found: list[Assign] = []
+    while True:
+        leaf, rest = place.node, place.rest
+        assert isinstance(leaf, Leaf)
+        if not rest:
+            raise ConfigError(where(place.path), f"needs a value: {expected(leaf)}")
+        if leaf.many or fields.field(leaf.path).rest:
+            return [*found, Assign(place.path, _value(leaf, place.path, rest))]
+        found.append(Assign(place.path, _value(leaf, place.path, rest[:1])))
+        if len(rest) == 1:
+            return found
+        table = _owner(leaf)
+        place = _walk(place.path[:-1], table, rest[1:], data, adding=True)
+        if not isinstance(place.node, Leaf):
+            raise ConfigError(where(place.path), "set this on a line of its own")
+
+
+def walk(words: Sequence[str], data: Data, *, adding: bool = False) -> Place:
+    """Follow words as far as they lead through tables; a name that is not there is an error unless `adding`."""
+    if len(words) > 4096 or any(len(word) > 65536 or "\0" in word for word in words):
+        raise ConfigError("words", "too long, or with a NUL character")
+    return _walk((), fields.ROOT, tuple(words), data, adding=adding)
+
+
+def _walk(path: Path, node: Node, words: tuple[str, ...], data: Data, *, adding: bool) -> Place:
+    here = _look(data, path)
+    while words and not isinstance(node, Leaf):
+        word = words[0]
+        if isinstance(node, Table):
+            key = _key(word, node, path)
+            path, node = (*path, key), node.keys[key]
+            here = here.get(key) if isinstance(here, Mapping) else None
+        else:
+            part = _name(word, node, path, here, adding)
+            path = (*path, part)
+            here = _item(here, node, part)
+            node = node.item
+        words = words[1:]
+    return Place(path, node, words)
+
+
+def _key(word: str, table: Table, path: Path) -> str:
+    """A key, or an abbreviation of one."""
+    keys = list(table.keys)
+    if word in keys:
+        return word
+    fits = [key for key in keys if key.startswith(word)] if word else []
+    if len(fits) == 1:
+        return fits[0]
+    place = where(path) if path else "configuration"
+    if fits:
+        raise ConfigError(place, f'"{_short(word)}" may be {" or ".join(fits)}')
+    raise ConfigError(place, f'has no "{_short(word)}"{hint(word[:100], keys)}')
+
+
+def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str | int:
+    """The name of one of several tables, or its number where they have no names."""
+    known = names(here, node)
+    if not node.key:
+        number = int(word) if re.fullmatch(r"[0-9]{1,4}", word) else 0
+        if 1 <= number <= len(known) + (1 if adding else 0):
+            return number
+        most = f"{len(known)} of them, {len(known) + 1} adds one" if adding else f"there are {len(known)}"
+        raise ConfigError(where(path), f'"{_short(word)}" is not the number of one: {most}')
+    if word in known:
+        return word
+    if not adding:
+        raise ConfigError(where(path), f'there is no "{_short(word)}"{hint(word[:100], known)}')
+    if not re.fullmatch(NAME_PATTERN.strip("^$"), word):
+        raise ConfigError(where(path), f'"{_short(word)}" is not a name: a small letter, then at most 30 of a-z 0-9 _ -')
+    return word
+
+
+def names(here: Any, node: Tables) -> list[str]:
+    """The names (or numbers) of the tables in a list."""
+    if not isinstance(here, list):
+        return []
+    if not node.key:
+        return [str(number) for number in range(1, len(here) + 1)]
+    return [str(item[node.key]) for item in here if isinstance(item, Mapping) and node.key in item]
+
+
+def _item(here: Any, node: Tables, part: str | int) -> Any:
+    index = index_of(here, node, part)
+    return None if index is None else here[index]
+
+
+def index_of(here: Any, node: Tables, part: str | int) -> int | None:
+    """At which index of a list a name or number is; None = it is not there."""
+    if not isinstance(here, list):
+        return None
+    if isinstance(part, int):
+        return part - 1 if 1 <= part <= len(here) else None
+    return next(
+        (i for i, item in enumerate(here) if isinstance(item, Mapping) and item.get(node.key) == part),
+        None,
+    )
+
+
+def node_at(path: Path) -> Node:
+    """The node of a path that `walk` gave."""
+    node: Node = fields.ROOT
+    for part in path:
+        if isinstance(node, Tables):
+            node = node.item
+        elif isinstance(node, Table):
+            node = node.keys[str(part)]
+    return node
+
+
+def _look(data: Data, path: Path) -> Any:
+    """What is at a path of plain data; None where nothing is."""
+    here: Any = data
+    node: Node = fields.ROOT
+    for part in path:
+        if isinstance(node, Tables):
+            here, node = _item(here, node, part), node.item
+        elif isinstance(node, Table):
+            here = here.get(part) if isinstance(here, Mapping) else None
+            node = node.keys[str(part)]
+    return here
+
+
+look = _look
+
+
+def _owner(leaf: Leaf) -> Table:
+    """The table that a leaf is in."""
+    parent = fields.find(leaf.path.rpartition(".")[0])
+    table = parent.item if isinstance(parent, Tables) else parent
+    assert isinstance(table, Table)
+    return table
+
+
+def _short(word: str) -> str:
+    text = "".join(c if c.isprintable() else " " for c in word)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
+def expected(leaf: Leaf) -> str:
+    """What a value may be: type and range."""
+    bounds = fields.range_word(leaf)
+    return f"{fields.type_word(leaf)}{f' ({bounds})' if bounds else ''}"
+
+
+def _value(leaf: Leaf, path: Path, words: Sequence[str]) -> Any:
+    try:
+        if leaf.many:
+            return [_scalar(leaf, word) for word in _list(words)]
+        return _scalar(leaf, " ".join(words))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(where(path), " ".join(str(error).split())) from None
+
+
+def _list(words: Sequence[str]) -> list[str]:
+    """`ips dpi`, `[ips dpi]`, `["ips", "dpi"]`, `ips,dpi` and `[]` are lists."""
+    text = " ".join(words).strip()
+    if text.startswith("["):
+        if not text.endswith("]"):
+            raise ValueError("the list has no closing ]")
+        text = text[1:-1]
+    return [word for word in re.split(r"[\s,]+", text.replace('"', " ").replace("'", " ")) if word]
+
+
+def _scalar(leaf: Leaf, word: str) -> Any:
+    raw: Any = word
+    base = getattr(leaf.kind, "__origin__", leaf.kind)
+    if leaf.kind is bool or base is bool:
+        if word not in ("true", "false"):
+            raise ValueError(f'"{_short(word)}" is not true or false')
+        raw = word == "true"
+    elif fields.type_word(leaf).endswith("whole number"):
+        if not re.fullmatch(r"[+-]?[0-9]{1,30}", word):
+            raise ValueError(f'"{_short(word)}" is not a whole number')
+        raw = int(word)
+    value = scalar(leaf.kind, raw)
+    return raw if isinstance(raw, str) else value
+
+
+# -- what may come next
+
+
+def complete(words: Sequence[str], action: str, data: Data, ports: Sequence[str] = ()) -> tuple[list[Next], bool]:
+    """What may follow finished `words` after a verb, and whether the line is whole as it is. Never raises."""
+    adding = action == "set"
+    try:
+        place = walk(words, data, adding=adding)
+    except ConfigError:
+        return [], False
+    node, rest = place.node, place.rest
+    if isinstance(node, Leaf):
+        return _after_leaf(place, action, data, ports)
+    if action == "move" and len(place.path) == 2:
+        others = [name for name in names(data.get(str(place.path[0])), _tables(place.path[0])) if name != place.path[1]]
+        return [
+            Next("first", "before all others", "key"),
+            Next("last", "behind all others", "key"),
+            *(Next(f"{side} {name}", "", "key") for side in ("before", "after") for name in others),
+        ], False
+    assert not rest
+    if isinstance(node, Tables):
+        return _of_tables(place, node, action, data)
+    whole = bool(place.path) and (action != "set" or len(place.path) > 1)
+    keys = [
+        Next(key, fields.field(child.path).doc or _doc(child), "key" if isinstance(child, Leaf) else "table")
+        for key, child in node.keys.items()
+        if _offered(key, child, place.path, action, data)
+    ]
+    end = [Next("", "as it is", "end")] if whole or action == "show" else []
+    return keys + end, whole or action == "show"
+
+
+def _offered(key: str, child: Node, path: Path, action: str, data: Data) -> bool:
+    if action == "move":
+        return isinstance(child, Tables)
+    if action == "edit" and isinstance(child, Leaf):
+        return False
+    if action in ("delete", "show"):
+        here = _look(data, path)
+        return isinstance(here, Mapping) and key in here and key != "name"
+    return key != "name"
+
+
+def _tables(part: str | int) -> Tables:
+    node = fields.ROOT.keys[str(part)]
+    assert isinstance(node, Tables)
+    return node
+
+
+def _doc(node: Node) -> str:
+    doc = node.item.cls.__doc__ if isinstance(node, Tables) else node.cls.__doc__ if isinstance(node, Table) else ""
+    return (doc or "").split("\n")[0].rstrip(".")
+
+
+def _of_tables(place: Place, node: Tables, action: str, data: Data) -> tuple[list[Next], bool]:
+    here = _look(data, place.path)
+    known = [Next(name, _about(here, i), "name") for i, name in enumerate(names(here, node))]
+    if action == "set":
+        if node.key == "hop":
+            taken = {each.word for each in known}
+            known += [Next(name, "a new member", "name") for name in _hops(data) if name not in taken]
+        elif node.key:
+            known.append(Next("", f"the name of a new {place.path[-1]}", "value"))
+        else:
+            known.append(Next(str(len(known) + 1), "a new one", "name"))
+    if action == "delete" and known:
+        known.append(Next("", f"every {place.path[-1]}", "end"))
+    return known, action in ("delete", "show")
+
+
+def _about(here: Any, index: int) -> str:
+    """A few words on a table that is there."""
+    item = here[index]
+    shown = [f"{key} {item[key]}" for key in ("match", "image", "kernel", "lan", "wan", "kind", "weight") if key in item]
+    return _short(", ".join(shown))
+
+
+def _hops(data: Data) -> list[str]:
+    return [name for table in ("guest", "remote") for name in names(data.get(table), _tables(table))]
+
+
+def _after_leaf(place: Place, action: str, data: Data, ports: Sequence[str]) -> tuple[list[Next], bool]:
+    leaf, rest = place.node, place.rest
+    assert isinstance(leaf, Leaf)
+    if action != "set":
+        many = action == "delete" and leaf.many
+        here = _look(data, place.path)
+        left = [Next(str(each), "", "value") for each in here if str(each) not in rest] if many and here else []
+        return [*left, Next("", "as it is", "end")], True
+    if rest and not leaf.many and not fields.field(leaf.path).rest:
+        if len(rest) > 1:
+            try:
+                place = _walk(place.path[:-1], _owner(leaf), rest[1:], data, adding=True)
+            except ConfigError:
+                return [], False
+            if isinstance(place.node, Leaf):
+                return _after_leaf(place, action, data, ports)
+            return [], False
+        more = [
+            Next(key, fields.field(child.path).doc, "key")
+            for key, child in _owner(leaf).keys.items()
+            if isinstance(child, Leaf) and key not in ("name", leaf.path.rpartition(".")[2])
+        ]
+        return [*more, Next("", "as it is", "end")], True
+    offered = [word for word in _words_for(leaf, data, ports) if not leaf.many or word not in rest]
+    doc = fields.field(leaf.path).doc
+    values = [Next(word, doc if leaf.choices else "", "value") for word in offered]
+    if not leaf.choices:
+        default = fields.default_word(leaf)
+        values.append(Next("", f"{expected(leaf)}; default {default}", "value"))
+    end = [Next("", "as it is", "end")] if rest else []
+    return values + end, bool(rest)
+
+
+def _words_for(leaf: Leaf, data: Data, ports: Sequence[str]) -> list[str]:
+    """Values that are names of something."""
+    if leaf.choices:
+        return list(leaf.choices)
+    if leaf.path in ("segment.lan", "segment.wan"):
+        return list(ports)
+    if leaf.path == "rule.segment":
+        return names(data.get("segment"), _tables("segment"))
+    if leaf.path in ("rule.path", "group.standby", "group.balance.hop"):
+        groups = names(data.get("group"), _tables("group")) if leaf.path == "rule.path" else []
+        return _hops(data) + groups
+    return []
+
+
+# -- the other way: a configuration as `set` lines
+
+
+def set_lines(data: Data) -> list[str]:
+    """The `set` lines that make this configuration from an empty one; what no line can say is left out."""
+    lines: list[str] = []
+    for key, node in fields.ROOT.keys.items():
+        _lines(node, (key,), data.get(key), lines)
+    return lines
+
+
+def _lines(node: Node, path: tuple[str, ...], here: Any, lines: list[str]) -> None:
+    if here is None:
+        return
+    if isinstance(node, Tables):
+        for index, name in enumerate(names(here, node) if isinstance(here, list) else []):
+            item = here[index]
+            if isinstance(item, Mapping):
+                before = len(lines)
+                _lines(node.item, (*path, name), {k: v for k, v in item.items() if k != node.key}, lines)
+                if len(lines) == before:
+                    lines.append("set " + " ".join(quote(part) for part in (*path, name)))
+    elif isinstance(node, Table):
+        if isinstance(here, Mapping):
+            if not here and len(path) > 1:
+                lines.append("set " + " ".join(quote(part) for part in path))
+            for key, child in node.keys.items():
+                _lines(child, (*path, key), here.get(key), lines)
+    else:
+        words = [str(each) for each in here] if isinstance(here, list) else [_text(here)]
+        lines.append("set " + " ".join(quote(part) for part in (*path, *(words or ["[]"]))))
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def quote(word: str) -> str:
+    """A word as the shell reads it back."""
+    if re.fullmatch(r"[A-Za-z0-9_.,:/@%+=\[\]-]+", word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
