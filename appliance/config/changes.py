@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from appliance.config import fields
-from appliance.config.fields import NOW, RESTART, SWITCH, Node, Table, Tables
+from appliance.config.fields import NOW, RESTART, SWITCH, Table, Tables
 from appliance.config.model import Config
 
 _ADDED = {
@@ -69,17 +69,13 @@ def _table(table: Table, old: Any, new: Any, where: str, name: str) -> Iterator[
     for key, node in table.keys.items():
         was, now = getattr(old, key, None), getattr(new, key, None)
         if was != now:
-            yield from _node(node, key, was, now, where, name)
-
-
-def _node(node: Node, key: str, old: Any, new: Any, where: str, name: str) -> Iterator[Change]:
-    if isinstance(node, Tables) and node.key == "name":
-        yield from _named(node, key, old, new)
-    elif isinstance(node, Table) and not where:
-        yield from _table(node, old, new, key, name)
-    else:
-        effect = fields.field(node.path).effect.format(name=name)
-        yield Change(f"{where}: {key}" if where else key, text(old), text(new), effect)
+            if isinstance(node, Tables) and node.key == "name":
+                yield from _named(node, key, was or (), now or ())
+            elif isinstance(node, Table) and not where:
+                yield from _table(node, was, now, key, name)
+            else:
+                effect = fields.field(node.path).effect.format(name=name)
+                yield Change(f"{where}: {key}" if where else key, text(was), text(now), effect)
 
 
 def _named(node: Tables, table: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Change]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from appliance.config import fields, words
 from appliance.config.fields import Node, Table, Tables
+from appliance.config.verify import hint
 from appliance.config.words import Assign, Data, Path, where
 from appliance.errors import ConfigError
 
@@ -197,7 +198,7 @@ def _flat(path: Path, node: Node, data: Any) -> list[Assign]:
         for key, value in data.items():
             child = node.keys.get(key)
             if child is None:
-                close = words.hint(key[:100], node.keys)
+                close = hint(key[:100], node.keys)
                 raise ConfigError(where(path) if path else "configuration", f'has no "{key[:40]}"{close}')
             made += _flat((*path, key), child, value)
         return made
@@ -245,7 +246,9 @@ def _inline(value: Any, column: int = 0) -> str:
     import tomlkit
 
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_bare(key)} = {_inline(each)}" for key, each in value.items()) + " }" if value else "{}"
+        return (
+            "{ " + ", ".join(f"{_bare(key)} = {_inline(each)}" for key, each in value.items()) + " }" if value else "{}"
+        )
     if isinstance(value, list):
         items = [_inline(each) for each in value]
         line = f"[ {', '.join(items)} ]" if items and isinstance(value[0], dict) else f"[{', '.join(items)}]"

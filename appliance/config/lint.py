@@ -38,7 +38,8 @@ def lint(config: Config, old: Config | None = None) -> list[Finding]:
 
 def _reach(config: Config) -> dict[str, tuple[str, ...]]:
     """Name in a path -> the guests and remotes behind it."""
-    reach = {hop.name: (hop.name,) for hop in (*config.guest, *config.remote)}
+    reach: dict[str, tuple[str, ...]] = {guest.name: (guest.name,) for guest in config.guest}
+    reach |= {remote.name: (remote.name,) for remote in config.remote}
     for group in config.group:
         reach[group.name] = tuple(member.hop for member in group.balance) or group.standby
     return reach
@@ -57,7 +58,7 @@ def _moves(config: Config, old: Config | None) -> Iterator[Finding]:
             continue
         if (was.lan, was.wan) != (segment.lan, segment.wan):
             yield Finding("warning", f"segment {name}", "gets other ports: the relay of the old ones closes")
-        if was.mode != segment.mode and segment.mode != "auto":
+        if segment.mode not in (was.mode, "auto"):
             what = "the link is cut" if segment.mode == "disconnect" else "the relay closes: nothing is inspected"
             yield Finding("warning", f"segment {name}: mode", f'"{segment.mode}": {what}')
 
@@ -77,7 +78,9 @@ def _uninspected(config: Config) -> Iterator[Finding]:
         yield Finding("note", where, what)
         if blocking:
             what = f"a closed relay passes also what these rules block: {', '.join(blocking[:6])}"
-            yield Finding("warning", where, f"{what} (the relay is a wire; mode disconnect cuts it where the board can)")
+            yield Finding(
+                "warning", where, f"{what} (the relay is a wire; mode disconnect cuts it where the board can)"
+            )
         if all(rule.match or not rule.path for rule in rules):
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
 
@@ -102,7 +105,8 @@ def _takes_all(before: Rule, rule: Rule) -> bool:
 
 def _blocks(config: Config) -> Iterator[Finding]:
     """Rules that block while there is nobody to pass the frames to."""
-    hops: dict[str, Guest | Remote] = {hop.name: hop for hop in (*config.guest, *config.remote)}
+    hops: dict[str, Guest | Remote] = {guest.name: guest for guest in config.guest}
+    hops |= {remote.name: remote for remote in config.remote}
     reach = _reach(config)
     for rule in config.rule:
         if rule.on_unavailable != "block":
@@ -114,7 +118,9 @@ def _blocks(config: Config) -> Iterator[Finding]:
         for name in rule.path:
             members = [hops[hop] for hop in reach.get(name, ()) if hop in hops]
             if members and not any(_starts(hop) for hop in members):
-                yield Finding("warning", where, f'blocks: "{name}" is not started with the appliance (autostart = false)')
+                yield Finding(
+                    "warning", where, f'blocks: "{name}" is not started with the appliance (autostart = false)'
+                )
             elif len(members) == 1:
                 yield Finding("note", where, f'"{members[0].name}" is the only one behind "{name}": its failure blocks')
 

@@ -2,7 +2,7 @@
 """From the words of `set`, `delete`, `show` and `edit` to places and values in a configuration, and what may come next.
 
 Pure: the schema comes from fields.py, the names that exist from the candidate's plain data. A place is a path through
-tables by key, name or number: ("rule", "web", "match"), ("guest", "ips1", "probes", 2, "interval"); numbers count from 1.
+tables by key, name or number (from 1), as in ("rule", "web", "match") and ("guest", "ips1", "probes", 2, "interval").
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str |
     if not adding:
         raise ConfigError(where(path), f'there is no "{_short(word)}"{hint(word[:100], known)}')
     if not re.fullmatch(NAME_PATTERN.strip("^$"), word):
-        raise ConfigError(where(path), f'"{_short(word)}" is not a name: a small letter, then at most 30 of a-z 0-9 _ -')
+        raise ConfigError(
+            where(path), f'"{_short(word)}" is not a name: a small letter, then at most 30 of a-z 0-9 _ -'
+        )
     return word
 
 
@@ -319,7 +321,9 @@ def _of_tables(place: Place, node: Tables, action: str, data: Data) -> tuple[lis
 def _about(here: Any, index: int) -> str:
     """A few words on a table that is there."""
     item = here[index]
-    shown = [f"{key} {item[key]}" for key in ("match", "image", "kernel", "lan", "wan", "kind", "weight") if key in item]
+    shown = [
+        f"{key} {item[key]}" for key in ("match", "image", "kernel", "lan", "wan", "kind", "weight") if key in item
+    ]
     return _short(", ".join(shown))
 
 
@@ -416,5 +420,3 @@ def quote(word: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_.,:/@%+=\[\]-]+", word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
