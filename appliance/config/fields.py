@@ -18,20 +18,19 @@ from appliance.config.model import NAME_PATTERN, Config, Duration, Size
 
 NOW: Final = "now"
 RESTART: Final = "when guest {name} is restarted"
-NEXT_START: Final = "at the next start of guest {name}"
+NEXT: Final = "at the next login"
 CLOSES: Final = "now; the relay closes, and opens again when the ports are proven"
 SWITCH: Final = "now, in one switch, with no frame lost"
 
 
 class Field(NamedTuple):
-    """One key. `rest`: its value is the rest of a typed line. `secret`: shown to administrators only."""
+    """One key. `rest`: its value is the rest of a typed line."""
 
     doc: str
     effect: str = NOW
     source: str = ""
     range: str = ""
     rest: bool = False
-    secret: bool = False
 
 
 def _time(least: int, most: int = limits.MAX_DURATION) -> str:
@@ -127,6 +126,34 @@ FIELDS: Final[dict[str, Field]] = {
         SWITCH,
         "the link comes first; block is the deliberate exception",
     ),
+    "management.port": Field("which port of the board", range="a port of board.toml", source="the board's first one"),
+    "management.address": Field(
+        "its IPv4 address with prefix length, or dhcp; empty: none",
+        "now; a session through the old address ends: use `commit confirmed`",
+        "off until somebody says so",
+        "192.0.2.10/24 | dhcp",
+    ),
+    "management.gateway": Field("IPv4 address of the default route", source="DHCP brings its own"),
+    "management.address6": Field("its IPv6 address with prefix length; empty: IPv6 off", range="2001:db8::10/64"),
+    "management.gateway6": Field("IPv6 address of the default route"),
+    "management.ssh": Field(
+        "SSH listens when there is an address, and a user who has a password or a key",
+        source="the way to administer it",
+    ),
+    "management.ssh_port": Field("TCP port of SSH", "now, for new sessions", "the port of SSH"),
+    "management.idle_timeout": Field(
+        "an SSH session without a key pressed ends after this; 0s: never",
+        "now, for new sessions",
+        range="0s, 1s .. 24h",
+    ),
+    "user.name": _NAME,
+    "user.role": Field("viewer looks, operator acts, admin configures; each may do what those before it may", NEXT),
+    "user.password": Field("hash of the password, as crypt(5) has it; `user NAME password` makes one", NEXT),
+    "user.keys": Field("OpenSSH public keys, each in quotes", NEXT),
+    "metrics.enabled": Field("OpenMetrics on the management port", source="nothing is shown unasked"),
+    "metrics.port": Field("TCP port of OpenMetrics", source="free in the list of Prometheus exporters"),
+    "syslog.servers": Field("where events are sent", range="udp://192.0.2.1:514 | tcp://[2001:db8::1]:601"),
+    "syslog.severity": Field("events this severe and worse are sent", source="they are few"),
     **{
         f"{table}.probes.{key}": row
         for table in ("guest", "remote")

@@ -8,6 +8,7 @@ tables by key, name or number (from 1), as in ("rule", "web", "match") and ("gue
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -216,19 +217,27 @@ def expected(leaf: Leaf) -> str:
 def _value(leaf: Leaf, path: Path, words: Sequence[str]) -> Any:
     try:
         if leaf.many:
-            return [_scalar(leaf, word) for word in _list(words)]
+            return [_scalar(leaf, word) for word in _list(leaf, words)]
         return _scalar(leaf, " ".join(words))
     except (ValueError, OverflowError) as error:
         raise ConfigError(where(path), " ".join(str(error).split())) from None
 
 
-def _list(words: Sequence[str]) -> list[str]:
-    """`ips dpi`, `[ips dpi]`, `["ips", "dpi"]`, `ips,dpi` and `[]` are lists."""
+def _list(leaf: Leaf, words: Sequence[str]) -> list[str]:
+    """`ips dpi`, `[ips dpi]`, `["ips", "dpi"]`, `ips,dpi` and `[]` are lists; of texts, each word is an item."""
     text = " ".join(words).strip()
     if text.startswith("["):
         if not text.endswith("]"):
             raise ValueError("the list has no closing ]")
+        try:
+            items = tomllib.loads(f"items = {text}")["items"]
+            if all(isinstance(item, str) for item in items):
+                return list(items)
+        except (ValueError, RecursionError):
+            pass  # names without quotes
         text = text[1:-1]
+    elif leaf.kind is str:
+        return list(words)
     return [word for word in re.split(r"[\s,]+", text.replace('"', " ").replace("'", " ")) if word]
 
 
