@@ -134,6 +134,13 @@ class Machine:
             return self.since + self.times.confirm
         return None
 
+    def retime(self, times: Times) -> None:
+        """Other times from now on. A delay that flapping has lengthened stays as long as it is."""
+        if self.delay <= self.times.rearm_delay:
+            self.delay = times.rearm_delay
+        self.delay = max(times.rearm_delay, min(self.delay, times.rearm_max))
+        self.times = times
+
     def begin(self, now: int, facts: Facts, relay: str, intact: bool, first: bool = False) -> list[Move]:
         """End of the start: the facts are known, the keeper said where the relay is, `intact` = datapath adopted.
 

@@ -44,6 +44,12 @@ class Unit:
     faults: Mapping[Cause, str] = field(default_factory=dict)
 
 
+def times_of(segment: Segment) -> Times:
+    """The machine's times as a segment's configuration has them."""
+    delay = int(segment.rearm_delay)
+    return Times(rearm_delay=delay, rearm_max=max(Times().rearm_max, delay))
+
+
 def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | None) -> dict[Cause, str]:
     """Reasons to bypass that the keeper's word gives. Pure."""
     if not relay:
@@ -74,17 +80,15 @@ class Segments:
         memory: Path | None = None,
     ) -> None:
         self._links, self._transitions, self._memory = links, transitions, memory
+        self._board = board
         self.begun = False
-        self.units: dict[str, Unit] = {}
-        remembered = self._remembered()
-        for segment in segments:
-            relay = board.find_relay(segment.lan, segment.wan) if board else None
-            times = Times(
-                rearm_delay=int(segment.rearm_delay), rearm_max=max(Times().rearm_max, int(segment.rearm_delay))
-            )
-            unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), Machine(times))
-            unit.asked = remembered.get(segment.name, "")
-            self.units[segment.name] = unit
+        self.units: dict[str, Unit] = {segment.name: self._unit(segment) for segment in segments}
+
+    def _unit(self, segment: Segment) -> Unit:
+        relay = self._board.find_relay(segment.lan, segment.wan) if self._board else None
+        unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), Machine(times_of(segment)))
+        unit.asked = self._remembered().get(segment.name, "")
+        return unit
 
     # -- called by the supervisor
 
@@ -136,6 +140,50 @@ class Segments:
     def deadline(self) -> int | None:
         """When `update` has something to do although nothing changed."""
         return min((due for unit in self.units.values() if (due := unit.machine.deadline()) is not None), default=None)
+
+    # -- another configuration
+
+    def leave(self, segments: tuple[Segment, ...]) -> list[str]:
+        """Let go of what is not among `segments` any more, or has other ports; the relays that close now.
+
+        The keeper closes a relay that nobody asks for. Its ports may be taken away when it has said so.
+        """
+        kept = {segment.name: (segment.lan, segment.wan) for segment in segments}
+        relays = []
+        for name, unit in list(self.units.items()):
+            ports = (unit.config.lan, unit.config.wan)
+            if kept.get(name) == ports:
+                continue
+            for port in ports:
+                if port in self._links.downed:
+                    self._links.set_down(port, False)
+            del self.units[name]
+            self._transitions.record(f"segment {name}", unit.machine.state, "removed", Cause.CONFIGURED)
+            relays += [unit.relay] if unit.relay else []
+        return relays
+
+    def arrive(
+        self,
+        now: int,
+        segments: tuple[Segment, ...],
+        keeper: KeeperState | None,
+        faults: Callable[[str], Mapping[Cause, str]],
+    ) -> None:
+        """Be as `segments` say: new ones begin, the others go on with their new values. `leave` comes first."""
+        units: dict[str, Unit] = {}
+        for segment in segments:
+            unit = units[segment.name] = self.units.get(segment.name) or self._unit(segment)
+            if segment.name in self.units:
+                unit.config = segment
+                unit.machine.retime(times_of(segment))
+            elif self.begun:
+                state = keeper.relays.get(unit.relay) if keeper else None
+                facts = self._facts(unit, keeper, faults(segment.name))
+                relay = state.relay if state else "bypass"
+                self._note(unit, unit.machine.begin(now, facts, relay, intact=False, first=True))
+                unit.settle_until = now + LINK_SETTLE_NS
+        self.units = units
+        self.update(now, keeper, faults)
 
     # -- asked by people
 

@@ -19,7 +19,7 @@ from appliance.hardware.links import Links
 from appliance.parts import PATIENCE_NS, Alive
 
 if TYPE_CHECKING:
-    from appliance.steering.datapath import Datapath
+    from appliance.steering.datapath import Datapath, Prepared
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class Steering:
         self.faults: dict[str, str] = {}  # by segment
         self._attached: dict[str, tuple[int, int]] = {}  # the port indexes that a segment is attached with
         self._changed = asyncio.Event()
+        self._prepared: Prepared | None = None
+        self._changing = asyncio.Lock()  # one policy after the other
 
     @property
     def adopted(self) -> bool:
@@ -51,6 +53,49 @@ class Steering:
         self.datapath = await asyncio.to_thread(self._open)
         self._attach()
         self.ready.set()
+
+    # -- another configuration
+
+    async def prepare(self, config: Config) -> None:
+        """Compile and load what `config` needs, beside what runs. FilterError, ConfigError, DatapathError."""
+        self.forget()
+        if self.datapath is not None:
+            self._prepared = await asyncio.to_thread(self.datapath.prepare_policy, config)
+
+    def forget(self) -> None:
+        """Drop what was prepared and not used."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            prepared.close()
+
+    async def apply(self, config: Config) -> None:
+        """Switch to `config` in one step; then attach and detach ports as it says."""
+        async with self._changing:
+            await self._switch(config)
+
+    async def _switch(self, config: Config) -> None:
+        datapath = self.datapath
+        old, self._config = self._config, config
+        if datapath is None:
+            return  # `start` will take it
+        if self._prepared is None or self._prepared.generation != datapath.generation + 1:
+            await self.prepare(config)
+        prepared, self._prepared = self._prepared, None
+        assert prepared is not None
+        try:
+            await asyncio.to_thread(datapath.switch_policy, prepared)
+        except BypassError:
+            self._config = old
+            raise
+        now = {segment.name: segment for segment in config.segment}
+        for segment in old.segment:
+            new = now.get(segment.name)
+            if new is None or (new.lan, new.wan) != (segment.lan, segment.wan):
+                datapath.detach_segment(segment.name)
+                self.faults.pop(segment.name, None)
+            if new is None or (new.lan, new.wan, new.attach) != (segment.lan, segment.wan, segment.attach):
+                self._attached.pop(segment.name, None)
+        self._attach()
 
     async def run(self, alive: Alive) -> None:
         """Attach again what changed."""
@@ -66,6 +111,7 @@ class Steering:
 
     async def stop(self) -> None:
         """Let go of the pinned datapath, which goes on."""
+        self.forget()
         self.ready.clear()
         datapath, self.datapath = self.datapath, None
         if datapath is not None:

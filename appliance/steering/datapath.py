@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from appliance.config.model import Config
 from appliance.errors import DatapathError, HardwareError, NotFoundError
@@ -62,6 +62,19 @@ class PolicyReport:
     rules: int
     took_ns: int
     programs: dict[str, Any] = field(default_factory=dict)
+
+
+class Prepared(NamedTuple):
+    """A policy that is compiled and loaded, and not switched to. `began`: ns, for the report."""
+
+    policy: Policy
+    generation: int
+    generated: Generated
+    began: int
+
+    def close(self) -> None:
+        """Drop it."""
+        self.generated.close()
 
 
 class Datapath:
@@ -269,6 +282,11 @@ class Datapath:
         """Everything that is attached, ports first."""
         return [self._attached[place] for place in sorted(self._attached)]
 
+    @property
+    def generation(self) -> int:
+        """Counts the policies; the present one's number."""
+        return self._kernel.policy_word & 0xFFFFFFFF
+
     # -- policy -------------------------------------------------------------------------------------------------------
 
     def set_policy(self, config: Config) -> PolicyReport:
@@ -276,11 +294,20 @@ class Datapath:
 
         ConfigError or FilterError names what is wrong, and the policy that holds stays.
         """
+        return self.switch_policy(self.prepare_policy(config))
+
+    def prepare_policy(self, config: Config) -> Prepared:
+        """Compile, and load the programs beside those that run; nothing changes for any frame. May run in a thread."""
         began = time.monotonic_ns()
         policy = compile_policy(config, self._names)
-        word = self._kernel.policy_word
-        generation = (word & 0xFFFFFFFF) + 1 & 0xFFFFFFFF
-        generated = load_programs(self._maps, policy, generation)
+        generation = (self.generation + 1) & 0xFFFFFFFF
+        return Prepared(policy, generation, load_programs(self._maps, policy, generation), began)
+
+    def switch_policy(self, prepared: Prepared) -> PolicyReport:
+        """Switch to what was prepared, which must be the newest. May run in a thread."""
+        policy, generation, generated, began = prepared
+        if generation != (self.generation + 1) & 0xFFFFFFFF:
+            raise DatapathError("another policy was switched to meanwhile: commit again")
         # Frames of the policy before the present one, which used this half, must be through.
         self._kernel.wait_for_frames()
         write_policy(self._maps, policy, generation & 1)
@@ -347,6 +374,11 @@ class Datapath:
 
     def _device_count(self, place: int) -> DeviceCount:
         return DeviceCount.of(self._maps["device_counters"].per_cpu(place))
+
+    def port_counts(self) -> dict[tuple[str, Side], DeviceCount]:
+        """Counters of the ports alone, by segment and side: quick to read."""
+        ports = [attached for attached in self._attached.values() if not attached.hop]
+        return {(port.segment, port.side): self._device_count(port.slot) for port in ports}
 
     def counters(self) -> Counters:
         """All counters of what is attached and configured."""
