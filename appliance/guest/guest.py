@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from appliance.causes import Cause
@@ -67,6 +68,7 @@ class Guest:
         self.events: deque[str] = deque(maxlen=20)
         self._order_file = setting.paths.guests / config.name / "order"
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
+        self.place: Callable[[], Setting] | None = None  # asked before the next start: the guest serves other segments
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -78,6 +80,21 @@ class Guest:
     def pairs(self) -> tuple[TapPair, ...]:
         """Its taps, one pair a segment."""
         return self._setting.pairs
+
+    def reconfigure(self, config: model.Guest) -> None:
+        """Be as `config` says: its checks at once, what takes another process from the next start on."""
+        checks = (config.heartbeat, config.probes) != (self.config.heartbeat, self.config.probes)
+        self.config = config
+        if self.run_now is not None:
+            self.run_now.reconfigure(config)
+            if checks and self.state is State.AVAILABLE:
+                # Its lease goes on; the first answer to the new checks renews it.
+                self._to(Event.FELL, Cause.PROVING, "it is checked in another way now")
+
+    @property
+    def idle(self) -> bool:
+        """No process, and none is being stopped."""
+        return self.run_now is None and self._stopping is None
 
     # Orders: of an operator, or of the start of bypassd. Answers are for a person.
 
@@ -172,6 +189,8 @@ class Guest:
             while True:
                 await self._wanted.wait()
                 try:
+                    if self.place is not None:
+                        self._setting, self.place = self.place(), None
                     run = Run(self.config, self._setting, self.history, self)
                     run.begin()
                 except BypassError as error:

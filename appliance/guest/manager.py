@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
+from appliance.causes import Cause
+from appliance.config import model
+from appliance.config.changes import served
 from appliance.config.model import Config
-from appliance.errors import GuestError, NotFoundError
+from appliance.errors import BypassError, GuestError, NotFoundError
 from appliance.guest import taps
 from appliance.guest.command import Accel
 from appliance.guest.guest import Guest, HopPath, Ledger
@@ -32,6 +37,7 @@ log = logging.getLogger(__name__)
 
 CHECK_IN_S = 0.2
 HOUSEKEEPING_S = 10.0
+LEAVING_S = 30.0  # a guest that was removed has this long to power down, before one of its name can be added again
 
 
 class Datapath(HopPath, Protocol):
@@ -49,23 +55,9 @@ class Datapath(HopPath, Protocol):
         """Connect one tap of a hop; again after it was made anew."""
         ...
 
-    def detach_hop(self, hop: str) -> object:
-        """Disconnect a hop for good."""
+    def detach_hop(self, hop: str, segment: str | None = None) -> object:
+        """Disconnect a hop for good, from one segment or from all."""
         ...
-
-
-def served(config: Config, name: str) -> list[str]:
-    """The segments whose rules lead to this guest, directly or through a group; every segment when no rule does."""
-    ways = {name}
-    for group in config.group:
-        if name in (*(member.hop for member in group.balance), *group.standby):
-            ways.add(group.name)
-    everywhere = [segment.name for segment in config.segment]
-    found: set[str] = set()
-    for rule in config.rule:
-        if ways.intersection(rule.path):
-            found.update([rule.segment] if rule.segment else everywhere)
-    return [segment for segment in everywhere if segment in found] or everywhere
 
 
 class GuestManager:
@@ -86,6 +78,10 @@ class GuestManager:
         self._config, self._paths, self._datapath, self._clock = config, paths, datapath, clock
         self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
         self._guests: dict[str, Guest] = {}
+        self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments that its taps are attached for
+        self._tasks: asyncio.TaskGroup | None = None
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
         if registry is not None:
             self.register(registry)
 
@@ -102,23 +98,35 @@ class GuestManager:
     async def start(self) -> None:
         """Make and attach the taps, end what is not configured any more; guests start in `run`."""
         self._paths.guests.mkdir(parents=True, exist_ok=True)
-        wanted: set[str] = set()
-        self._guests = {}
-        for config in self._config.guest:
-            hop = self._datapath.hop_id(config.name)
-            segments = served(self._config, config.name)
-            pairs = []
-            for segment in segments:
-                number = self._datapath.segment_id(segment)
-                lan, wan = (taps.tap_name(hop, number, side) for side in Side)
-                pairs.append(TapPair(lan, wan, segment if len(segments) > 1 else ""))
-                for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
-                    taps.ensure(device)
-                    self._datapath.attach_hop(device, config.name, segment, side, tags=config.tags)
-                    wanted.add(device)
-            setting = Setting(self._paths, hop, tuple(pairs), self._nonce, self._accel, self._clock)
-            self._guests[config.name] = Guest(config, setting, self._datapath, self._transitions)
+        self._guests = {config.name: self._make(config) for config in self._config.guest}
         self._end_others()
+        self._remove_taps()
+
+    def _make(self, config: model.Guest) -> Guest:
+        return Guest(config, self._place(config), self._datapath, self._transitions)
+
+    def _place(self, config: model.Guest) -> Setting:
+        """Make and attach the taps that a guest has as the configuration is now, and take its others out."""
+        hop = self._datapath.hop_id(config.name)
+        segments = served(self._config, config.name)
+        pairs = []
+        for segment in segments:
+            number = self._datapath.segment_id(segment)
+            lan, wan = (taps.tap_name(hop, number, side) for side in Side)
+            pairs.append(TapPair(lan, wan, segment if len(segments) > 1 else ""))
+            for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
+                taps.ensure(device)
+                self._datapath.attach_hop(device, config.name, segment, side, tags=config.tags)
+        left = self._served.get(config.name, ())
+        for segment in left:
+            if segment not in segments:
+                self._datapath.detach_hop(config.name, segment)
+        self._served[config.name] = tuple(segments)
+        return Setting(self._paths, hop, tuple(pairs), self._nonce, self._accel, self._clock)
+
+    def _remove_taps(self) -> None:
+        """Remove the taps that no guest has."""
+        wanted = {device for guest in self._guests.values() for pair in guest.pairs for device in (pair.lan, pair.wan)}
         for device in taps.existing():
             if device not in wanted:
                 try:
@@ -139,10 +147,10 @@ class GuestManager:
     async def run(self, alive: Alive) -> None:
         """Carry all guests through their lives."""
         housekeeping = self._clock()
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as self._tasks:
+            self._lives, self._leaving = {}, {}
             for guest in self._guests.values():
-                guest.autostart()
-                tasks.create_task(guest.run(), name=f"guest {guest.name}")
+                self._live(guest)
             while True:
                 alive()
                 await asyncio.sleep(CHECK_IN_S)
@@ -151,6 +159,86 @@ class GuestManager:
                     for guest in self._guests.values():
                         if guest.run_now is not None:
                             guest.run_now.rotate_logs()
+
+    def _live(self, guest: Guest) -> None:
+        assert self._tasks is not None
+        guest.autostart()
+        self._lives[guest.name] = self._tasks.create_task(guest.run(), name=f"guest {guest.name}")
+
+    # Another configuration
+
+    async def arrive(self, new: Config) -> None:
+        """Before the datapath switches: what `new` adds has its taps, and no frame yet. GuestError: it cannot."""
+        old, self._config = self._config, new
+        try:
+            for config in new.guest:
+                if config.name in self._leaving:
+                    async with asyncio.timeout(LEAVING_S):
+                        await asyncio.wait({self._leaving[config.name]})
+                if config.name not in self._guests:
+                    self._guests[config.name] = self._make(config)
+        except TimeoutError:
+            self._config = old
+            raise GuestError("a guest of this name is still being stopped: try again") from None
+        except BypassError:
+            self._config = old
+            raise
+
+    async def apply(self, new: Config) -> None:
+        """After the switch: guests live as `new` says. One that it does not name goes on without traffic."""
+        self._config = new
+        for config in new.guest:
+            guest = self._guests[config.name]
+            if config.tags != guest.config.tags:
+                for segment, pair in zip(self._served[config.name], guest.pairs, strict=False):
+                    for device, side in ((pair.lan, Side.LAN), (pair.wan, Side.WAN)):
+                        self._datapath.attach_hop(device, config.name, segment, side, tags=config.tags)
+            guest.reconfigure(config)
+            if tuple(served(new, config.name)) != self._served[config.name]:
+                guest.place = partial(self._place, config)
+            else:
+                guest.place = None
+            if config.name not in self._lives and self._tasks is not None:
+                self._live(guest)
+        for name in [name for name in self._guests if name not in self._lives]:
+            if name not in {config.name for config in new.guest}:
+                self._forget(name)  # it arrived for a commit that was taken back
+        order = [config.name for config in new.guest]
+        order += [name for name in self._guests if name not in order]
+        self._guests = {name: self._guests[name] for name in order}
+
+    async def finish(self, new: Config) -> None:
+        """The commit is final: guests that `new` does not name power down and go."""
+        names = {config.name for config in new.guest}
+        for name in [name for name in self._guests if name not in names and name not in self._leaving]:
+            if self._tasks is not None:
+                leave = self._tasks.create_task(self._leave(self._guests[name]), name=f"leave {name}")
+                self._leaving[name] = leave
+
+    def _forget(self, name: str) -> None:
+        """Let go of what is a guest's and is not a process."""
+        try:
+            self._datapath.detach_hop(name)
+        except BypassError as error:
+            log.error("guest %s: its taps stay attached: %s", name, error)
+        self._served.pop(name, None)
+        del self._guests[name]
+        shutil.rmtree(self._paths.guests / name, ignore_errors=True)
+        self._remove_taps()
+
+    async def _leave(self, guest: Guest) -> None:
+        """Stop a guest for good, and let go of all that is its."""
+        guest.stop()
+        while not guest.idle:
+            await asyncio.sleep(CHECK_IN_S)
+        life = self._lives.pop(guest.name, None)
+        if life is not None:
+            life.cancel()
+            await asyncio.wait({life})
+        guest.lease.revoke()
+        self._forget(guest.name)
+        self._transitions.record(f"guest {guest.name}", guest.state.value, "removed", Cause.CONFIGURED)
+        self._leaving.pop(guest.name, None)
 
     async def stop(self) -> None:
         """Nothing: guests, taps and leases outlive bypassd, and the tasks ended with `run`."""

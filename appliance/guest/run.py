@@ -114,16 +114,8 @@ class Run:
     def __init__(self, guest: model.Guest, setting: Setting, history: History, listener: Listener) -> None:
         self._guest, self._setting, self._listener = guest, setting, listener
         self._folder = setting.paths.guests / guest.name
-        self.watch = Watch(
-            guest,
-            setting.hop,
-            setting.pairs,
-            setting.nonce,
-            history=history,
-            decide=listener.on_decision,
-            process_alive=lambda: self._process is not None and self._process.alive,
-            clock=setting.clock,
-        )
+        self._history = history
+        self.watch = self._new_watch()
         self.channel = Channel(self._folder / "agent.sock", setting.clock)
         self.monitor = Monitor(guest.name, self._folder / "qmp.sock", listener.on_event)
         self.record: Record | None = None
@@ -133,6 +125,39 @@ class Run:
         self._threads: list[int] = []
         self._ended = asyncio.Event()
         self._trouble = ""
+
+    def _new_watch(self) -> Watch:
+        setting = self._setting
+        return Watch(
+            self._guest,
+            setting.hop,
+            setting.pairs,
+            setting.nonce,
+            history=self._history,
+            decide=self._listener.on_decision,
+            process_alive=lambda: self._process is not None and self._process.alive,
+            clock=setting.clock,
+        )
+
+    def reconfigure(self, guest: model.Guest) -> None:
+        """Check the running guest as `guest` says from now on. What is proved stays proved; the lease runs meanwhile.
+
+        GuestError when a check is not supported; the old ones then go on.
+        """
+        old, self._guest = self._guest, guest
+        if (old.heartbeat, old.probes) == (guest.heartbeat, guest.probes):
+            return
+        try:
+            fresh = self._new_watch()
+        except BypassError:
+            self._guest = old
+            raise
+        was, self.watch = self.watch, fresh
+        if was.running:
+            was.stop()
+            if self.record is not None and self.record.proved:
+                fresh.shorten_proof()
+            fresh.start()
 
     def begin(self) -> None:
         """Adopt the process an earlier bypassd left, or start one. NotReadyError and GuestError when it cannot be."""

@@ -131,6 +131,11 @@ class Watch:
         self._next_send = self._clock()
         self._tick()
 
+    @property
+    def running(self) -> bool:
+        """Between `start` and `stop`."""
+        return self._running
+
     def stop(self) -> None:
         """Close everything. Idempotent."""
         self._running = False
