@@ -14,10 +14,11 @@ import contextvars
 import grp
 import logging
 import os
+import pwd
 import socket
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -45,15 +46,20 @@ from appliance.rpc import (
 
 __all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "TokenBucket", "add_version", "caller"]
 
-MAX_REQUEST: Final = 1 << 20  # bytes of one request line
+MAX_REQUEST: Final = 2 << 20  # bytes of one request line: the largest configuration, and its quotation marks
 MAX_CLIENTS: Final = 32
+ADMIN_CLIENTS: Final = 4  # of these are kept for administrators
+MAX_PER_USER: Final = 12  # of one user who is no administrator
 MAX_UNSENT: Final = 1 << 18  # bytes of events a subscriber may leave unread before it is disconnected
 MAX_BATCH: Final = 100  # requests in one JSON-RPC batch
-RATE: Final = 100.0  # requests a second and client, in the long run
+RATE: Final = 100.0  # requests a second and client, in the long run; each of a batch counts
 BURST: Final = 200.0
 IDLE: Final = 60.0  # seconds until a silent client that follows no events is disconnected
 SEND_TIMEOUT: Final = 10.0  # seconds a client may take to read an answer
 GROUP: Final = "bypass"  # members of this group may open the socket, as viewers
+ROLE_GROUPS: Final = {"admin": "bypass-admin", "operator": "bypass-operator"}
+_SO_PEERGROUPS: Final = 59
+_MAX_GROUPS: Final = 1024
 
 log = logging.getLogger(__name__)
 _connection: contextvars.ContextVar[_Connection] = contextvars.ContextVar("connection")
@@ -65,16 +71,58 @@ class TokenBucket:
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate, self._burst, self._tokens, self._at = rate, burst, burst, now
 
-    def take(self, now: float) -> float:
-        """Take one; the seconds to wait until it is really there (0 = at once)."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
+    def take(self, now: float, count: int = 1) -> float:
+        """Take some; the seconds to wait until they are really there (0 = at once)."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - count
         self._at = now
         return max(0.0, -self._tokens / self._rate)
 
 
-def _role(uid: int) -> str:
-    """root and the user bypassd runs as are admin; whoever else the socket's group lets in may look."""
-    return "admin" if uid in (0, os.geteuid()) else "viewer"
+def role_of(uid: int, groups: Iterable[int], known: Callable[[str], int | None]) -> str:
+    """The role of a peer. root and the user bypassd runs as are admin; others by the groups they are in.
+
+    Whoever else the socket's own group lets in may look. `known` maps a group's name to its number.
+    """
+    if uid in (0, os.geteuid()):
+        return "admin"
+    numbers = set(groups)
+    return next((role for role, name in ROLE_GROUPS.items() if known(name) in numbers), "viewer")
+
+
+def _group(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def peer(link: socket.socket) -> Caller:
+    """Who is at the other end, as the kernel knew it when the connection was made; never as the client says."""
+    pid, uid, gid = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        data = link.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+    except OSError:
+        data = b""  # more groups than anybody has: then by the main one
+    groups = struct.unpack(f"{len(data) // 4}I", data[: len(data) // 4 * 4])
+    return Caller(uid, pid, role_of(uid, (gid, *groups), _group), _user(uid))
+
+
+def _decode(line: bytes) -> tuple[object, object | None]:
+    """The request in a line, or the error that answers it."""
+    try:
+        request = msgspec.json.decode(line)
+    except (ValueError, RecursionError) as problem:
+        return None, error(None, PARSE_ERROR, f"not JSON: {problem}")
+    if isinstance(request, list) and not 0 < len(request) <= MAX_BATCH:
+        return None, error(None, INVALID_REQUEST, f"a batch has 1 to {MAX_BATCH} requests")
+    return request, None
 
 
 @dataclass(eq=False)
@@ -97,21 +145,17 @@ class _Connection:
                 return
             except (asyncio.IncompleteReadError, TimeoutError):
                 return
-            if wait := bucket.take(time.monotonic()):
+            request, response = _decode(line)
+            if wait := bucket.take(time.monotonic(), len(request) if isinstance(request, list) else 1):
                 await asyncio.sleep(wait)
-            response = await self._answer_line(line, registry)
+            if response is None:
+                response = await self._answer(request, registry)
             if response is not None:
                 await self.send(response)
 
-    async def _answer_line(self, line: bytes, registry: Registry) -> object | None:
-        try:
-            request = msgspec.json.decode(line)
-        except (ValueError, RecursionError) as problem:
-            return error(None, PARSE_ERROR, f"not JSON: {problem}")
+    async def _answer(self, request: object, registry: Registry) -> object | None:
         if not isinstance(request, list):
             return await answer(registry, request, self.who)
-        if not 0 < len(request) <= MAX_BATCH:
-            return error(None, INVALID_REQUEST, f"a batch has 1 to {MAX_BATCH} requests")
         responses = [await answer(registry, item, self.who) for item in request]
         return [response for response in responses if response is not None] or None
 
@@ -139,7 +183,7 @@ class ControlServer:
     name = "control"
     patience = PATIENCE_NS
 
-    def __init__(self, path: Path, registry: Registry, topics: Iterable[str] = ("transition",)) -> None:
+    def __init__(self, path: Path, registry: Registry, topics: Iterable[str] = ("transition", "config")) -> None:
         self._path, self._registry, self._topics = path, registry, tuple(topics)
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[asyncio.Task[None], _Connection | None] = {}
@@ -217,19 +261,25 @@ class ControlServer:
         _connection.get().topics.update(topics)
         return {"topics": list(topics)}
 
+    def _no_room(self, who: Caller) -> str:
+        """Why this client finds no place: too many, or too many of its own. The last places are the administrators'."""
+        others = [link for link in self._connections.values() if link is not None]
+        most = MAX_CLIENTS if who.role == "admin" else MAX_CLIENTS - ADMIN_CLIENTS
+        if len(others) >= most:
+            return f"{len(others)} clients are connected already"
+        if who.role != "admin" and sum(link.who.uid == who.uid for link in others) >= MAX_PER_USER:
+            return f"{MAX_PER_USER} clients of {who.user} are connected already"
+        return ""
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client's task."""
         task = asyncio.current_task()
         assert task is not None
-        full = len(self._connections) >= MAX_CLIENTS
         self._connections[task] = None
         try:
-            pid, uid, _ = struct.unpack(
-                "3i", writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            )
-            link = _Connection(reader, writer, Caller(uid, pid, _role(uid)))
-            if full:
-                await link.send(error(None, BUSY, f"{MAX_CLIENTS} clients are connected already", "try again later"))
+            link = _Connection(reader, writer, peer(writer.get_extra_info("socket")))
+            if refusal := self._no_room(link.who):
+                await link.send(error(None, BUSY, refusal, "try again later"))
                 return
             self._connections[task] = link
             _connection.set(link)

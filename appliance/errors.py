@@ -61,7 +61,11 @@ class NotFoundError(BypassError):
 
 
 class RefusedError(BypassError):
-    """The request is understood and not allowed in the present state."""
+    """The request is understood and not allowed in the present state. `hint`: what to do instead."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        self.hint = hint
+        super().__init__(what)
 
 
 class ProtocolError(BypassError):

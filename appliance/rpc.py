@@ -64,6 +64,7 @@ class Caller(NamedTuple):
     uid: int
     pid: int
     role: str
+    user: str = ""
 
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")

@@ -4,6 +4,7 @@
 import asyncio
 import json
 import os
+import pwd
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -203,7 +204,12 @@ def test_served(tmp_path: Path) -> None:
     async def scenario(server: ControlServer, path: Path) -> None:
         peer = await Peer.connect(path)
         assert (await peer.call("echo", name="x"))["result"] == {"name": "x"}
-        assert (await peer.call("who"))["result"] == {"uid": os.getuid(), "pid": os.getpid(), "role": "admin"}
+        assert (await peer.call("who"))["result"] == {
+            "uid": os.getuid(),
+            "pid": os.getpid(),
+            "role": "admin",
+            "user": pwd.getpwuid(os.getuid()).pw_name,
+        }
         assert len((await peer.call("large"))["result"]) == 3_000_000
         assert stat.S_IMODE(path.stat().st_mode) in (0o600, 0o660)
         assert server.clients == 1
@@ -279,7 +285,7 @@ def test_events_reach_subscribers(tmp_path: Path) -> None:
     async def scenario(server: ControlServer, path: Path) -> None:
         follower, other = await Peer.connect(path), await Peer.connect(path)
         assert "no topic" in (await follower.call("events.subscribe", topics=["nothing"]))["error"]["message"]
-        assert (await follower.call("events.subscribe"))["result"] == {"topics": ["transition"]}
+        assert (await follower.call("events.subscribe"))["result"] == {"topics": ["transition", "config"]}
         await other.call("who")
         server.publish("transition", {"what": "segment main", "to": "bypass"})
         event = await follower.line()
