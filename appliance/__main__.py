@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from appliance.errors import BypassError
 from appliance.keeperlink import KeeperLink, die_with_parent
@@ -44,10 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=given.log_level.upper(), format=form, stream=sys.stderr)
     log = logging.getLogger("bypassd")
 
-    from appliance.config.load import load
+    from appliance.config.load import loads
     from appliance.config.model import Config
+    from appliance.config.store import Store
     from appliance.errors import ConfigError
     from appliance.hardware import board as boards
+    from appliance.hardware.crashlog import boot_id
     from appliance.supervisor import Supervisor, run
 
     keeper.hold()
@@ -55,8 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
     errors: list[ConfigError] = []
     board: boards.Board | None = None
     trouble = ""
+    store = Store(given.config or paths.config, paths.history)
+    begun = store.recover(boot_id(), time.monotonic_ns())
+    for note in begun.notes:
+        log.warning("configuration: %s", note)
     try:
-        config = load(given.config or paths.config)
+        if begun.error is not None:
+            raise begun.error
+        config = loads(begun.text, begun.source)
     except ConfigError as error:
         errors = [error, *error.also]
         for each in errors:
@@ -77,6 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
             config=config,
             config_errors=errors,
             bpf_object=given.bpf_object,
+            store=store,
+            text=begun.text,
+            pending=begun.pending,
         )
 
     return run(make)

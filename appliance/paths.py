@@ -52,6 +52,11 @@ class Paths:
         return self.state / "images"
 
     @property
+    def history(self) -> Path:
+        """Configurations that were committed."""
+        return self.state / "config"
+
+    @property
     def transitions(self) -> Path:
         """The ledger of transitions, JSON lines."""
         return self.state / "transitions.jsonl"

@@ -22,10 +22,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.apply import Appliance
 from appliance.causes import Cause
+from appliance.config.api import Api
+from appliance.config.candidate import Candidate
+from appliance.config.commit import Engine
 from appliance.config.model import Config
+from appliance.config.store import Pending, Store
 from appliance.control import ControlServer, Registry, add_version
-from appliance.errors import BypassError, ConfigError
+from appliance.errors import BypassError, ConfigError, DatapathError, HardwareError
 from appliance.events import Events
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import CrashLog, boot_id
@@ -48,6 +53,9 @@ PULSE_NS = 100 * MS
 LEASE_NS = 500 * MS
 """The datapath skips every guest when the pulse has been away for this long."""
 KEEPER_SETTLES_S = 5.0
+RELAY_S = 3.0  # from the keeper's order to a relay's confirmed move
+FIRST_S = 60.0  # to bring everything up when the first valid configuration came by a commit
+ANSWER_S = 0.5  # to answer who asked, before bypassd ends
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 10.0
 
 
@@ -64,10 +72,15 @@ class Supervisor:
         config: Config | None,
         config_errors: list[ConfigError],
         bpf_object: Path | None = None,
+        store: Store | None = None,
+        text: str = "",
+        pending: Pending | None = None,
     ) -> None:
+        """`text` is what `config` was read from; `store` None: beside the other paths."""
         self.paths, self.keeper, self.board, self.config = paths, keeper, board, config
         self.board_error, self.config_errors = board_error, config_errors
         self.began = time.monotonic_ns()
+        self.status = 0  # of the process, at its end
         self.check_ins = CheckIns()
         self.part_faults: dict[str, str] = {}  # by part
         self.part_states: dict[str, str] = {}
@@ -83,9 +96,14 @@ class Supervisor:
         segments = config.segment if config else ()
         self.segments = Segments(segments, board, self.links, self.transitions, memory)
         self.guests: GuestManager | None = None
-        self.control = ControlServer(paths.control_socket, self.registry, ("transition", "event"))
+        self.control = ControlServer(paths.control_socket, self.registry, ("transition", "event", "config"))
         self.access: Access | None = None  # made when the segments have begun
+        self.engine, self._api = self._configuration(store, text, pending)
+        self._configured = asyncio.Event()
+        if config is not None:
+            self._configured.set()
         self._poke = asyncio.Event()
+        self._up = asyncio.Event()  # every part was brought up
         self._keeper_changed = asyncio.Event()
         self._ending = asyncio.Event()
         self._late: list[str] = []
@@ -111,12 +129,13 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._pulse(), name="pulse"), group.create_task(self.transitions.run())]
                 tasks.append(group.create_task(self._start(group, parts, tasks), name="start"))
+                tasks.append(group.create_task(self.engine.run(), name="pending commit"))
                 await self._ending.wait()
                 for task in tasks:
                     task.cancel()
         finally:
             await self._stop(parts)
-        return 0
+        return self.status
 
     async def _start(self, group: asyncio.TaskGroup, parts: list[Part], tasks: list[asyncio.Task[None]]) -> None:
         async def bring_up(part: Part) -> None:
@@ -138,19 +157,22 @@ class Supervisor:
         log.info("segments begin %d ms after start", (now - self.began) // MS)
         end_haste()
         tasks.append(group.create_task(self._let_in(parts), name="access"))  # nothing waits for it
-        if self.config is None:
-            return  # guests that run are left alone: which ones are wanted is not known
+        if self.config is None:  # guests that run are left alone: which ones are wanted is not known
+            await self._configured.wait()  # a commit brings the first one
+            await bring_up(self.steering)
         await self.steering.ready.wait()
         await asyncio.to_thread(importlib.import_module, "appliance.guest.manager")  # slow, as in steering
         from appliance.guest.manager import GuestManager
 
         assert self.steering.datapath is not None
+        assert self.config is not None
         self.guests = GuestManager(
             self.config, self.paths, self.steering.datapath, self.transitions, registry=self.registry
         )
         await bring_up(self.guests)
         if self.steering.datapath is not None:
             self.steering.datapath.drop_unclaimed()
+        self._up.set()
 
     async def _let_in(self, parts: list[Part]) -> None:
         """Management port, users, SSH, metrics: after the link, which does not wait for their modules either."""
@@ -194,13 +216,14 @@ class Supervisor:
         self._poke.set()
 
     async def _stop(self, parts: list[Part]) -> None:
+        await self._api.stop()
         for part in reversed(parts):
             try:
                 await part.stop()
             except Exception:
                 log.exception("part %s did not stop", part.name)
         try:
-            if self._ending.is_set() and not self.keeper.lost:
+            if self._ending.is_set() and not self.keeper.lost and not self.status:
                 self.crash_log.mark_orderly()
         except OSError as error:
             log.error("the orderly stop is not noted: %s", error)
@@ -257,6 +280,62 @@ class Supervisor:
             faults[Cause.STARTING] = "the datapath is not up yet"
         return faults
 
+    # -- the configuration
+
+    def _configuration(self, store: Store | None, text: str, pending: Pending | None) -> tuple[Engine, Api]:
+        appliance = Appliance(self)
+        engine = Engine(
+            store or Store(self.paths.config, self.paths.history),
+            running=self.config,
+            text=text,
+            boot=boot_id(),
+            pending=pending,
+            steps=appliance.steps(),
+            look=appliance.look,
+            tell=self._tell,
+            end=self.restart,
+        )
+        candidate = Candidate(lambda: engine.text, self.paths.run / "candidate.json", self._tell)
+        return engine, Api(engine, candidate, lambda: [port.name for port in (self.board.port if self.board else ())])
+
+    def _tell(self, event: str, user: str, text: str) -> None:
+        """What happens to the configuration: to those who listen, and what counts to the ledger too."""
+        self.control.publish("config", {"event": event, "user": user, "text": text})
+        if event in ("committed", "pending", "confirmed", "reverted"):
+            self.transitions.record("configuration", "", event, Cause.CONFIGURED, f"{text} (by {user})")
+
+    def restart(self, why: str) -> None:
+        """End with a fault, a moment from now: the keeper starts a fresh bypassd, from the startup configuration."""
+        log.critical("bypassd starts anew: %s", why)
+        self.status = 1
+        asyncio.get_running_loop().call_later(ANSWER_S, self._ending.set)
+
+    async def configured(self, config: Config) -> None:
+        """The first valid configuration since the start: bring up what waited for it. DatapathError: it does not."""
+        self.config, self.config_errors = config, []
+        self._configured.set()
+        try:
+            async with asyncio.timeout(FIRST_S):
+                await self._up.wait()
+        except TimeoutError:
+            trouble = self.part_faults.get("steering", "the guests' part did not come up")
+            raise DatapathError(trouble) from None
+
+    async def relays_closed(self, relays: list[str]) -> None:
+        """Wait until the keeper has these relays in bypass. HardwareError: it has not."""
+        try:
+            async with asyncio.timeout(RELAY_S):
+                while any(self._inline(relay) for relay in relays):
+                    self._keeper_changed.clear()
+                    self._poke.set()
+                    await self._keeper_changed.wait()
+        except TimeoutError:
+            raise HardwareError(f"relay {' and '.join(relays)} did not close: its ports stay as they are") from None
+
+    def _inline(self, relay: str) -> bool:
+        state = self._keeper_state()
+        return state is not None and relay in state.relays and state.relays[relay].relay != "bypass"
+
     # -- the keeper
 
     def _keeper_state(self) -> KeeperState | None:
@@ -303,6 +382,7 @@ class Supervisor:
 
         add_version(self.registry)
         Show(self).register(self.registry)
+        self._api.register(self.registry)
 
     def poke(self) -> None:
         """Have the pulse look at everything now."""

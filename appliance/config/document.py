@@ -8,7 +8,6 @@ from the data and the comments are gone; `comments_lost` says so. Lives as long 
 
 from __future__ import annotations
 
-import copy
 import re
 import tomllib
 from collections.abc import Callable
@@ -64,11 +63,16 @@ class Document:
             self.assign(change)
 
     def _do(self, work: Callable[[Any, Callable[[bool], Any]], None]) -> None:
-        fresh = copy.deepcopy(self.data)
-        work(fresh, lambda _: {})
-        if self._text is not None or self._doc is None:
+        if self._doc is None:
             self._doc = self._parse(self.text)
-        self.data, self._text = fresh, None
+        before = self._text
+        try:
+            work(self.data, lambda _: {})
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            self.data = _plain(self._doc.as_string() if before is None else before)
+            what = "the candidate has another shape here: `show` it, `delete` what is wrong, or load a good one"
+            raise ConfigError("candidate", what) from error
+        self._text = None
         if self._doc is not None:
             try:
                 work(self._doc, _tomlkit_table)

@@ -249,6 +249,13 @@ def find(path: str) -> Node | None:
     return node
 
 
+def tables(name: str) -> Tables:
+    """The list of tables of this name at the top of the file."""
+    node = ROOT.keys[name]
+    assert isinstance(node, Tables)
+    return node
+
+
 def type_word(leaf: Leaf) -> str:
     """The type of a value, for a person."""
     kind = leaf.kind

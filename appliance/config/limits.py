@@ -13,7 +13,7 @@ MAX_MEMBERS = 8  # hops in one group
 MAX_USERS = 100
 MAX_KEYS = 32  # public keys of one user
 MAX_SYSLOG = 4  # servers
-MAX_FILE = 4 << 20  # bytes of a configuration file
+MAX_FILE = 1 << 20  # bytes of a configuration file
 
 MAX_DURATION = 24 * 3600 * 10**9  # ns; longer waits are never meant, and times stay far from 64 bits
 MIN_INTERVAL = 10**6  # ns between heartbeats or probes

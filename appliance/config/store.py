@@ -182,9 +182,26 @@ class Store:
             raise
 
     def unstage(self, entry: Entry) -> None:
-        """Forget what was staged."""
+        """Forget what was staged, and what `publish` did when it failed half way."""
         disk.drop(self._disk, self._path(entry.number))
         disk.drop(self._disk, self.startup)
+        try:
+            if self.startup_text() != entry.text:
+                disk.remove(self._disk, self._path(entry.number))
+        except BypassError:
+            return  # `recover` sees to it at the next start
+
+    def note_edit(self) -> str:
+        """Take a startup that somebody edited by hand into the history; a note when there was one."""
+        notes: list[str] = []
+        try:
+            text = self.startup_text()
+            if text != self.entry(0).text:
+                self._reconcile(text, notes)
+                return f"{self.startup} was edited by hand; what it said is kept as configuration {self.newest}"
+        except BypassError:
+            pass  # unreadable, or no history yet: there is nothing to keep
+        return ""
 
     def publish(self, entry: Entry) -> None:
         """Make what was staged the newest of the history, and startup. Half of it is undone by `recover`."""

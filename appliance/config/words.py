@@ -92,7 +92,7 @@ def walk(words: Sequence[str], data: Data, *, adding: bool = False) -> Place:
 
 
 def _walk(path: Path, node: Node, words: tuple[str, ...], data: Data, *, adding: bool) -> Place:
-    here = _look(data, path)
+    here = look(data, path)
     while words and not isinstance(node, Leaf):
         word = words[0]
         if isinstance(node, Table):
@@ -168,18 +168,7 @@ def index_of(here: Any, node: Tables, part: str | int) -> int | None:
     )
 
 
-def node_at(path: Path) -> Node:
-    """The node of a path that `walk` gave."""
-    node: Node = fields.ROOT
-    for part in path:
-        if isinstance(node, Tables):
-            node = node.item
-        elif isinstance(node, Table):
-            node = node.keys[str(part)]
-    return node
-
-
-def _look(data: Data, path: Path) -> Any:
+def look(data: Data, path: Path) -> Any:
     """What is at a path of plain data; None where nothing is."""
     here: Any = data
     node: Node = fields.ROOT
@@ -190,9 +179,6 @@ def _look(data: Data, path: Path) -> Any:
             here = here.get(part) if isinstance(here, Mapping) else None
             node = node.keys[str(part)]
     return here
-
-
-look = _look
 
 
 def _owner(leaf: Leaf) -> Table:
@@ -270,7 +256,11 @@ def complete(words: Sequence[str], action: str, data: Data, ports: Sequence[str]
     if isinstance(node, Leaf):
         return _after_leaf(place, action, data, ports)
     if action == "move" and len(place.path) == 2:
-        others = [name for name in names(data.get(str(place.path[0])), _tables(place.path[0])) if name != place.path[1]]
+        others = [
+            name
+            for name in names(data.get(str(place.path[0])), fields.tables(str(place.path[0])))
+            if name != place.path[1]
+        ]
         return [
             Next("first", "before all others", "key"),
             Next("last", "behind all others", "key"),
@@ -295,15 +285,9 @@ def _offered(key: str, child: Node, path: Path, action: str, data: Data) -> bool
     if action == "edit" and isinstance(child, Leaf):
         return False
     if action in ("delete", "show"):
-        here = _look(data, path)
+        here = look(data, path)
         return isinstance(here, Mapping) and key in here and key != "name"
     return key != "name"
-
-
-def _tables(part: str | int) -> Tables:
-    node = fields.ROOT.keys[str(part)]
-    assert isinstance(node, Tables)
-    return node
 
 
 def _doc(node: Node) -> str:
@@ -312,7 +296,7 @@ def _doc(node: Node) -> str:
 
 
 def _of_tables(place: Place, node: Tables, action: str, data: Data) -> tuple[list[Next], bool]:
-    here = _look(data, place.path)
+    here = look(data, place.path)
     known = [Next(name, _about(here, i), "name") for i, name in enumerate(names(here, node))]
     if action == "set":
         if node.key == "hop":
@@ -337,7 +321,7 @@ def _about(here: Any, index: int) -> str:
 
 
 def _hops(data: Data) -> list[str]:
-    return [name for table in ("guest", "remote") for name in names(data.get(table), _tables(table))]
+    return [name for table in ("guest", "remote") for name in names(data.get(table), fields.tables(table))]
 
 
 def _after_leaf(place: Place, action: str, data: Data, ports: Sequence[str]) -> tuple[list[Next], bool]:
@@ -345,7 +329,7 @@ def _after_leaf(place: Place, action: str, data: Data, ports: Sequence[str]) -> 
     assert isinstance(leaf, Leaf)
     if action != "set":
         many = action == "delete" and leaf.many
-        here = _look(data, place.path)
+        here = look(data, place.path)
         left = [Next(str(each), "", "value") for each in here if str(each) not in rest] if many and here else []
         return [*left, Next("", "as it is", "end")], True
     if rest and not leaf.many and not fields.field(leaf.path).rest:
@@ -380,9 +364,9 @@ def _words_for(leaf: Leaf, data: Data, ports: Sequence[str]) -> list[str]:
     if leaf.path in ("segment.lan", "segment.wan"):
         return list(ports)
     if leaf.path == "rule.segment":
-        return names(data.get("segment"), _tables("segment"))
+        return names(data.get("segment"), fields.tables("segment"))
     if leaf.path in ("rule.path", "group.standby", "group.balance.hop"):
-        groups = names(data.get("group"), _tables("group")) if leaf.path == "rule.path" else []
+        groups = names(data.get("group"), fields.tables("group")) if leaf.path == "rule.path" else []
         return _hops(data) + groups
     return []
 
