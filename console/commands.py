@@ -99,6 +99,12 @@ TOOLS = (
     Command(
         ("explain",), "what would happen to frames of a pcap file; needs no daemon", local="explain", options=EXPLAIN
     ),
+    Command(
+        ("support-bundle", Arg("FILE", "a new file; left out: standard output", source="file", optional=True)),
+        "state, logs, kernel and network in one file, without secrets",
+        local="support-bundle",
+        role="operator",
+    ),
     Command(("api", "schema"), "every method of the control socket", method="api.schema", options=(JSON,)),
 )
 

@@ -104,9 +104,17 @@ def exit_(_: Parsed, context: Context) -> Outcome:
     return Outcome([], "lines")
 
 
+def support_bundle(parsed: Parsed, context: Context) -> Outcome:
+    """`support-bundle [FILE]`."""
+    from console import support
+
+    return support.support_bundle(parsed, context)
+
+
 COMMANDS: dict[str, Callable[[Parsed, Context], Outcome]] = {
     "check": check,
     "explain": explain,
+    "support-bundle": support_bundle,
     "help": help_,
     "exit": exit_,
 }

@@ -16,6 +16,7 @@ from appliance.events import Severity
 from appliance.metrics import collect
 from appliance.rpc import Param, Params
 from appliance.scrape import Endpoint
+from appliance.support.service import Support
 from appliance.syslog import Syslog
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def compose(sup: Supervisor) -> Access:
         opened=sup.control.open_to_group,
     )
     _register(sup, access)
+    support = Support(sup.paths.run / "support", sup.paths.root, sup.registry, access.memory.secrets)
+    sup.registry.add("support.bundle", support.bundle, "operator", "collect everything that explains the state")
     return access
 
 

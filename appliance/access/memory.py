@@ -59,6 +59,10 @@ class Memory:
         """As applied last."""
         return self._config.user
 
+    def secrets(self) -> list[str]:
+        """What may be shown nowhere."""
+        return [user.password for user in self._config.user if user.password]
+
     def management(self) -> Management:
         """As applied last."""
         return self._config.management

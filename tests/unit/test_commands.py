@@ -96,8 +96,24 @@ def test_refused(line: str, expected: str) -> None:
 
 
 FOLLOWING = [
-    ("", ["show", "segment", "guest", "management", "check", "explain", "api", "help", "exit", "quit", "logout"]),
-    ("s", ["show", "segment"]),
+    (
+        "",
+        [
+            "show",
+            "segment",
+            "guest",
+            "management",
+            "check",
+            "explain",
+            "support-bundle",
+            "api",
+            "help",
+            "exit",
+            "quit",
+            "logout",
+        ],
+    ),
+    ("s", ["show", "segment", "support-bundle"]),
     ("show t", ["transitions"]),
     ("segment ", ["NAME"]),
     ("segment main ", ["bypass", "auto"]),

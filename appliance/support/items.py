@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is in a support bundle, as one table: where it lies in the archive, and which file or command it comes from.
+
+Pure data. Never listed here: keys, password files, homes and histories, guest images. What is listed passes the
+redaction of bundle.py all the same.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from appliance.access.namespace import NAME
+
+
+class Item(NamedTuple):
+    """One entry. `files` is a pattern below the root, `command` is run; `each` runs it once a network port."""
+
+    folder: str
+    files: str = ""
+    command: tuple[str, ...] = ()
+    name: str = ""
+    each: str = ""
+
+
+def _ip(name: str, *words: str) -> Item:
+    return Item("network", command=("ip", *words), name=name)
+
+
+ITEMS: tuple[Item, ...] = (
+    Item("config", "etc/bypass/config.toml"),
+    Item("config", "usr/share/bypass/board.toml"),
+    Item("logs", "run/log/*"),
+    Item("logs", "var/lib/bypass/transitions.jsonl*"),
+    Item("guests", "run/bypass/guests/*/*.log*"),
+    Item("guests", "run/bypass/guests/*/state.json"),
+    Item("state", "run/bypass/*.json"),
+    Item("state", "var/lib/bypass/names.json"),
+    Item("crash", "var/lib/bypass/crash/*"),
+    Item("kernel", command=("dmesg",), name="dmesg"),
+    *(Item("kernel", f"proc/{name}") for name in (
+        "cmdline", "version", "uptime", "loadavg", "meminfo", "cpuinfo", "interrupts", "softirqs", "mounts",
+        "modules", "vmstat", "net/softnet_stat", "pressure/*", "sys/kernel/tainted")),
+    Item("hardware", "sys/class/watchdog/*/*"),
+    Item("hardware", "sys/bus/pci/devices/*/uevent"),
+    Item("hardware", "sys/class/gpio/*/label"),
+    Item("storage", command=("df", "-k"), name="df"),
+    Item("storage", "proc/partitions"),
+    Item("storage", command=("ls", "-lR", "/var/lib/bypass", "/sys/fs/bpf/bypass"), name="files"),
+    _ip("links", "-s", "-s", "-d", "link"),
+    _ip("addresses", "address"),
+    _ip("routes", "route", "show", "table", "all"),
+    _ip("management-links", "-n", NAME, "-s", "-d", "link"),
+    _ip("management-addresses", "-n", NAME, "address"),
+    _ip("management-routes", "-n", NAME, "route", "show", "table", "all"),
+    _ip("management-neighbours", "-n", NAME, "neighbour"),
+    Item("network", command=("nsenter", f"--net=/run/netns/{NAME}", "ss", "-tlnp"), name="management-listeners"),
+    Item("network", command=("tc", "-s", "qdisc"), name="qdiscs"),
+    Item("network/ports", command=("ethtool",), each="settings"),
+    Item("network/ports", command=("ethtool", "-S"), each="statistics"),
+    Item("network/ports", command=("ethtool", "-k"), each="offloads"),
+    Item("network/ports", command=("ethtool", "-i"), each="driver"),
+)  # fmt: skip
+
+API: tuple[str, ...] = (
+    "version.show", "status.show", "segments.show", "guests.show", "rules.show", "counters.show", "transitions.show",
+    "events.show", "crash-log.show", "management.show", "sessions.show", "config.status", "config.history",
+    "api.schema",
+)  # fmt: skip
+"""Methods whose answers are kept, where they are offered; one that does not answer says so in its file."""

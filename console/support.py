@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`support-bundle`: one file that explains the state of the appliance, to standard output or to a file.
+
+bypassd makes it, because it may read everything. When it does not answer, which is when a bundle is wanted most, this
+process collects what it may read itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from appliance.errors import RefusedError, UnreachableError
+from console.execute import Context, Outcome
+from console.parse import Parsed
+
+WAIT = 240.0  # seconds
+
+
+def support_bundle(parsed: Parsed, context: Context) -> Outcome:
+    """`support-bundle [FILE]`."""
+    name = parsed.args.get("FILE", "")
+    if not name and context.out.isatty():
+        how = "ssh USER@BOX support-bundle > box.tar.gz"
+        raise RefusedError(f"a bundle is not for a terminal: {how}, or here: support-bundle FILE")
+    context.say("collecting state, logs, kernel and network; this may take half a minute")
+    if name:
+        size = _to_file(Path(name), context)
+        context.say(f"{name}: {size} bytes; passwords and keys are left out")
+    else:
+        size = _write(_binary(context), context)
+        context.say(f"{size} bytes; passwords and keys are left out")
+    return Outcome([], "lines")
+
+
+def _binary(context: Context) -> BinaryIO:
+    context.out.flush()
+    return getattr(context.out, "buffer", None) or sys.stdout.buffer
+
+
+def _to_file(path: Path, context: Context) -> int:
+    """A new file, whole or not at all."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise RefusedError(f"{path} is there already: take another name") from error
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            return _write(out, context)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _write(out: BinaryIO, context: Context) -> int:
+    try:
+        made = context.client.call("support.bundle", wait=WAIT)
+    except UnreachableError as error:
+        context.say(f"{error}")
+        context.say("collecting without it what this user may read")
+        return _collect(out)
+    counter = _Counter(out)
+    try:
+        with Path(made["path"]).open("rb") as bundle:
+            shutil.copyfileobj(bundle, counter)
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RefusedError(f"support bundle: {error.strerror}") from error
+    return counter.count
+
+
+def _collect(out: BinaryIO) -> int:
+    from appliance.support.bundle import make
+
+    counter = _Counter(out)
+    try:
+        make(counter, Path("/"), {}, ())
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RefusedError(f"support bundle: {error.strerror}") from error
+    return counter.count
+
+
+class _Counter:
+    """A stream that counts what is written to it."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out, self.count = out, 0
+
+    def write(self, data: bytes) -> int:
+        self.count += len(data)
+        return self._out.write(data)
