@@ -25,9 +25,9 @@ RELAY_STATES = ("inline", "bypass", "disconnect", "unknown")
 def collect(sup: Supervisor) -> list[Family]:
     """Everything, at one moment."""
     now = time.monotonic_ns()
-    families = [*_supervisor(sup, now), *_segments(sup), *_guests(sup)]
-    if sup.steering.datapath is not None:
-        families += traffic(sup.steering.datapath.counters())
+    datapath = sup.steering.datapath
+    counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
+    families = [*_supervisor(sup, now), *_segments(sup), *_guests(sup), *traffic(counters), *_access(sup)]
     moved = Family("transitions", "counter", "Changes of state, by what changed and where it went")
     for (kind, name, to), count in sorted(sup.events.moves.items()):
         moved.add(count, kind=kind, name=name, to=to)
@@ -85,10 +85,8 @@ def _guests(sup: Supervisor) -> list[Family]:
     lease = Family("guest_lease_seconds", "gauge", "How much longer the guest's lease lasts; 0 = expired", "seconds")
     restarts = Family("guest_restarts", "counter", "How often the guest was started again")
     latency = Family("guest_latency_seconds", "histogram", "In-band heartbeats: time through the guest", "seconds")
-    if sup.guests is None:
-        return []
     now = time.monotonic_ns()
-    for guest in sup.guests.guests():
+    for guest in sup.guests.guests() if sup.guests is not None else ():
         remaining = guest.lease.remaining(now)
         state.states(guest.state.value, (each.value for each in GuestState), guest=guest.name)
         up.add(1 if remaining else 0, guest=guest.name)
@@ -96,6 +94,22 @@ def _guests(sup: Supervisor) -> list[Family]:
         restarts.add(guest.restarts.count, guest=guest.name)
         latency.add(guest.run_now.watch.histogram if guest.run_now else None, guest=guest.name)
     return [state, up, lease, restarts, latency]
+
+
+def _access(sup: Supervisor) -> list[Family]:
+    failed = Family("failed_logins", "counter", "Failed logins over SSH")
+    shut_out = Family("shut_out_networks", "gauge", "Networks that may not log in for a while")
+    sessions = Family("ssh_sessions", "gauge", "Who is logged in over SSH")
+    sent = Family("syslog_sent", "counter", "Events sent to a syslog server")
+    lost = Family("syslog_lost", "counter", "Events thrown away because a syslog server could not be reached")
+    if sup.access is not None:
+        failed.add(sup.access.failures)
+        shut_out.add(len(sup.access.limiter.blocked(time.monotonic_ns())))
+        sessions.add(len(sup.access.sessions.show()))
+        for row in sup.access.syslog.show():
+            sent.add(float(str(row["sent"])), server=row["server"])
+            lost.add(float(str(row["lost"])), server=row["server"])
+    return [failed, shut_out, sessions, sent, lost]
 
 
 def traffic(counters: Counters) -> list[Family]:
