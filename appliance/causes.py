@@ -26,6 +26,7 @@ class Cause(StrEnum):
     STOPPING = "stopping"
     GUEST_EXITED = "guest_exited"
     GUEST_FAILED = "guest_failed"
+    WAITING = "waiting"
     IMAGE_UNREADABLE = "image_unreadable"
     NO_KVM = "no_kvm"
     MEMORY_SHORT = "memory_short"
@@ -61,6 +62,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.STOPPING: "an orderly stop or reboot",
     Cause.GUEST_EXITED: "the guest's process ended",
     Cause.GUEST_FAILED: "the guest cannot be started",
+    Cause.WAITING: "the guest starts when another one is available",
     Cause.IMAGE_UNREADABLE: "the guest's image cannot be read",
     Cause.NO_KVM: "hardware virtualization is not available: load kvm or enable it in the firmware",
     Cause.MEMORY_SHORT: "there is not enough free memory for the guest",

@@ -20,3 +20,4 @@ MIN_INTERVAL = 10**6  # ns between heartbeats or probes
 MIN_WATCHDOG = 10**9  # ns; watchdog devices count whole seconds
 MIN_MEMORY = 16 << 20  # bytes; less boots no kernel
 MAX_MEMORY = 1 << 40  # bytes
+MAX_DISKS = 8  # of one guest, beside its image

@@ -111,8 +111,33 @@ class Probe(_Struct, frozen=True):
     target: str = ""
 
 
+class Disk(_Struct, frozen=True):
+    """One more disk of a guest, behind its image."""
+
+    image: str
+    readonly: bool = False
+
+
+class Restart(_Struct, frozen=True):
+    """Whether and when a guest that ended by itself is started again; the wait doubles from `first` to `longest`."""
+
+    policy: Literal["always", "on-failure", "never"] = "always"  # on-failure: not when it powered itself off
+    first: Duration = Duration(200_000_000)
+    longest: Duration = Duration(30_000_000_000)
+    attempts: Count = 8  # ends in a row, none after a run of `steady`, until it is given up
+    steady: Duration = Duration(60_000_000_000)
+
+
+class Limits(_Struct, frozen=True):
+    """What a guest's process may take of the machine (cgroup v2), beside its memory, which is always limited."""
+
+    cpu: Annotated[int, msgspec.Meta(ge=0, le=6400)] = 0  # percent of one processor; 0 = no limit
+    weight: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100  # share among guests that compete
+    overhead: Size = Size(192 << 20)  # memory of QEMU itself, above the guest's
+
+
 class Guest(_Struct, frozen=True):
-    """A virtual machine in line on the link. Either `image` (disk) or `kernel` (+ `initrd`)."""
+    """A virtual machine in line on the link. Either `image` (disk) or `kernel` (+ `initrd`), or both."""
 
     name: Name
     image: str = ""
@@ -122,6 +147,18 @@ class Guest(_Struct, frozen=True):
     memory: Size = Size(512 << 20)
     cpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     accel: Literal["auto", "kvm", "tcg"] = "auto"  # auto: KVM where it works, else emulation (slow), with a warning
+    firmware: Literal["bios", "uefi"] = "bios"
+    disks: tuple[Disk, ...] = ()
+    storage: Literal["persistent", "snapshot"] = "persistent"  # snapshot: what it writes is discarded when it ends
+    pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the host's processor of each of its own
+    hugepages: bool = False  # where enough are free, else ordinary memory and a warning
+    management: Literal["off", "isolated", "bridged"] = "off"  # a third port: to the supervisor, or the management port
+    lan_mac: str = ""  # its port at the LAN; "" = chosen by the appliance
+    wan_mac: str = ""
+    restart: Restart = Restart()
+    start_order: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100  # lower first; equal ones together
+    after: tuple[Name, ...] = ()  # guests that must be available before this one starts
+    limits: Limits = Limits()
     accept: str = ""  # pcap filter of the frames it can process; "" = every frame
     tags: bool = False
     autostart: bool = True

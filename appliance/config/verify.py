@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from appliance.config import limits, verify_access
+from appliance.config import limits, machines, verify_access
 from appliance.config.finding import Finding
 from appliance.config.lines import Path
 from appliance.config.model import Config, Duration, Group, Guest, Probe, Remote, Rule, Size
@@ -36,6 +36,8 @@ def findings(config: Config, compile_filter: CompileFilter | None = None) -> Ite
     yield from _segments(config)
     for index, guest in enumerate(config.guest):
         yield from _guest(index, guest)
+    for index, key, what in machines.between(config.guest):
+        yield Finding(f"guest {config.guest[index].name}: {key}", ("guest", index, key), what)
     for index, remote in enumerate(config.remote):
         yield from _probes("remote", index, remote.name, remote.probes)
     yield from _groups(config)
@@ -137,6 +139,8 @@ def _guest(index: int, guest: Guest) -> Iterator[Finding]:
         path: Path = ("guest", index, "heartbeat", "interval")
         least_ns, most_ns = limits.MIN_INTERVAL, limits.MAX_DURATION
         yield from _range(f"{where}: heartbeat: interval", path, guest.heartbeat.interval, least_ns, most_ns)
+    for key, what in machines.faults(guest):
+        yield Finding(f"{where}: {key}", ("guest", index, key), what)
     yield from _probes("guest", index, guest.name, guest.probes)
 
 

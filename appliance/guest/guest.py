@@ -22,8 +22,9 @@ from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest import lifecycle
 from appliance.guest.channel import Heartbeat, Hello, Message
 from appliance.guest.lifecycle import Event, State
+from appliance.guest.order import Order
 from appliance.guest.resources import NotReadyError
-from appliance.guest.run import End, Run, Setting
+from appliance.guest.run import End, Run, Setting, read_record
 from appliance.guest.taps import TapInUseError
 from appliance.health.combine import Available, Decision, History, Unavailable
 from appliance.health.lease import Lease, Leases
@@ -54,13 +55,14 @@ class HopPath(Leases, Protocol):
 class Guest:
     """One guest, through all of its runs."""
 
-    def __init__(self, config: model.Guest, setting: Setting, datapath: HopPath, ledger: Ledger) -> None:
+    def __init__(self, config: model.Guest, setting: Setting, datapath: HopPath, ledger: Ledger, order: Order) -> None:
         self.config, self._setting, self._datapath, self._ledger = config, setting, datapath, ledger
+        self._order = order
         self.name = config.name
         self.state, self.cause, self.detail = State.DEFINED, Cause.NONE, ""
         self.lease = Lease(datapath, config.name)
         self.history = History()
-        self.restarts = lifecycle.Restarts()
+        self.restarts = lifecycle.Restarts(config.restart)
         self.run_now: Run | None = None
         self.agent = Hello()
         self.application = ""
@@ -188,6 +190,8 @@ class Guest:
         try:
             while True:
                 await self._wanted.wait()
+                if not await self._my_turn():
+                    continue
                 try:
                     if self.place is not None:
                         self._setting, self.place = self.place(), None
@@ -204,6 +208,24 @@ class Guest:
         finally:
             if self._stopping is not None:
                 self._stopping.cancel()
+
+    async def _my_turn(self) -> bool:
+        """Wait for the guests that come before; False when it was stopped meanwhile. One that runs waits for none."""
+        if read_record(self._order_file.parent) is not None:
+            return True
+
+        def say(why: str) -> None:
+            self._to(Event.WAIT, Cause.WAITING, why)
+
+        turn = asyncio.ensure_future(self._order.turn(self.config, say))
+        stopped = asyncio.ensure_future(self._unwanted.wait())
+        try:
+            await asyncio.wait({turn, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return not stopped.done()
+        finally:
+            turn.cancel()
+            stopped.cancel()
+            await asyncio.gather(turn, stopped, return_exceptions=True)
 
     def _cannot_start(self, error: BypassError) -> None:
         """What an operator must mend stays so until a new order."""
@@ -234,19 +256,28 @@ class Guest:
             self._want(False)
             self._to(Event.REFUSED, Cause.QEMU_REFUSED, detail)
             return
+        await self._again(run, end, detail)
+
+    async def _again(self, run: Run, end: End, detail: str) -> None:
+        """It ended by itself: what its policy says."""
         assert run.record is not None
-        delay = self.restarts.ended(self._setting.clock(), run.record.since)
-        if delay is None:
-            self._want(False)
-            if self.state is not State.STARTING:
-                self._to(Event.ENDED, Cause.GUEST_EXITED, detail)
-            self._to(Event.GIVE_UP, Cause.CRASH_LOOP, detail)
+        after = self.restarts.ended(self._setting.clock(), run.record.since, in_order=end.in_order)
+        policy = f"restart = {self.config.restart.policy}"
+        if isinstance(after, lifecycle.Again):
+            self._to(Event.ENDED, Cause.GUEST_EXITED, f"{detail}; started again in {after.after / 1e9:.1f} s")
+            try:
+                await asyncio.wait_for(self._unwanted.wait(), after.after / 1e9)
+            except TimeoutError:
+                pass  # nobody stopped it meanwhile: the next start follows
             return
-        self._to(Event.ENDED, Cause.GUEST_EXITED, f"{detail}; started again in {delay / 1e9:.1f} s")
-        try:
-            await asyncio.wait_for(self._unwanted.wait(), delay / 1e9)
-        except TimeoutError:
-            pass  # nobody stopped it meanwhile: the next start follows
+        self._want(False)
+        if self.state is not State.STARTING:
+            self._to(Event.ENDED, Cause.GUEST_EXITED, detail)
+        if isinstance(after, lifecycle.Rest):
+            self._to(Event.REST, Cause.GUEST_EXITED, f"it powered itself off, and {policy}")
+        else:
+            cause = Cause.CRASH_LOOP if after.loop else Cause.GUEST_EXITED
+            self._to(Event.GIVE_UP, cause, detail if after.loop else f"{detail}; {policy}")
 
     # What a run tells
 
@@ -256,11 +287,7 @@ class Guest:
 
     def on_running(self, run: Run) -> None:
         """QEMU answers: now the guest must prove itself."""
-        notes = ["adopted"] if run.adopted else []
-        if run.record is not None and run.record.accel == "tcg" and self.config.accel != "tcg":
-            notes.append("no KVM: it is emulated, and slow")
-        if run.watch.only_process:
-            notes.append("no data-path check: a hang would not be noticed")
+        notes = (*["adopted"] * run.adopted, *run.warnings)
         self._to(Event.RUNNING, Cause.PROVING, "; ".join(notes))
         if self._ordered() == "draining":
             self._datapath.set_draining(self.name, True)
@@ -305,4 +332,5 @@ class Guest:
         self.cause, self.detail = cause, detail
         if self.run_now is not None and State.AVAILABLE in (old, self.state):
             self.run_now.note_proved(self.state is State.AVAILABLE)
+        self._order.tell(self.name, self.state)
         self._ledger.record(f"guest {self.name}", old.value, self.state.value, cause, detail)

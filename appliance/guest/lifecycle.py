@@ -11,17 +11,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+from appliance.config import model
+
 
 class State(Enum):
     """Where a guest is in its life. Only `AVAILABLE`, and `DRAINING` for established flows, have a lease."""
 
     DEFINED = "defined"  # in the configuration, never started
-    STARTING = "starting"  # its process is being started, or waits for its restart
+    STARTING = "starting"  # its process is being started, or waits for its turn or its restart
     PROVING = "proving"  # runs, has not shown yet that it works
     AVAILABLE = "available"  # proved: gets traffic while its lease lasts
     SUSPECT = "suspect"  # was available, a check failed; gets no traffic until it proved itself again
     DRAINING = "draining"  # gets no new traffic, by order; also while it is being stopped
-    STOPPED = "stopped"  # not running, by order
+    STOPPED = "stopped"  # not running, by order or because it powered itself off
     FAILED = "failed"  # cannot be started, or ended too often: an operator must look
 
 
@@ -29,13 +31,15 @@ class Event(Enum):
     """What can happen to a guest."""
 
     START = "start"  # by order, or at start of bypassd
+    WAIT = "wait"  # for guests that come before it
     RUNNING = "running"  # its process runs and answers on QMP (newly started or adopted)
     REFUSED = "refused"  # it cannot be started: image, memory, tap, QEMU's arguments
     PROVED = "proved"  # every check passes, for long enough
     FELL = "fell"  # a check failed
     RESET = "reset"  # the guest rebooted itself
     ENDED = "ended"  # its process ended
-    GIVE_UP = "give up"  # it ended too often
+    GIVE_UP = "give up"  # it ended too often, or is not to be started again
+    REST = "rest"  # it powered itself off, and is let
     DRAIN = "drain"  # by order
     STOP = "stop"  # by order
 
@@ -43,11 +47,13 @@ class Event(Enum):
 TABLE: dict[tuple[State, Event], State] = {
     (State.DEFINED, Event.START): State.STARTING,
     (State.DEFINED, Event.STOP): State.STOPPED,
+    (State.STARTING, Event.WAIT): State.STARTING,
     (State.STARTING, Event.RUNNING): State.PROVING,
     (State.STARTING, Event.REFUSED): State.FAILED,
     (State.STARTING, Event.ENDED): State.STARTING,
     (State.STARTING, Event.GIVE_UP): State.FAILED,
     (State.STARTING, Event.STOP): State.STOPPED,
+    (State.STARTING, Event.REST): State.STOPPED,
     (State.PROVING, Event.PROVED): State.AVAILABLE,
     (State.PROVING, Event.RESET): State.PROVING,
     (State.PROVING, Event.ENDED): State.STARTING,
@@ -98,30 +104,46 @@ def allowed(state: State, event: Event) -> bool:
     return (state, event) in TABLE
 
 
-BACKOFF_FIRST_NS = 200_000_000
-BACKOFF_LIMIT_NS = 30_000_000_000
-STEADY_NS = 60_000_000_000
-CRASH_LOOP_ENDS = 8
-"""A guest that ended this often without one run of a minute is given up until an operator starts it."""
+@dataclass(frozen=True)
+class Again:
+    """Start it again, `after` nanoseconds from now."""
+
+    after: int
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Leave it stopped: it powered itself off, and the policy lets it."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Leave it failed; `loop` = it ended too often, else the policy says so."""
+
+    loop: bool
 
 
 @dataclass
 class Restarts:
     """When to start a guest again after it ended. Times in nanoseconds of CLOCK_MONOTONIC."""
 
+    policy: model.Restart = field(default_factory=model.Restart)
     count: int = 0
     _short_runs: deque[int] = field(default_factory=deque)
 
-    def ended(self, now: int, ran_since: int) -> int | None:
-        """How long (ns) to wait before the next start: 0.2 s, doubled each time. None = give up."""
-        if now - ran_since >= STEADY_NS:
+    def ended(self, now: int, ran_since: int, *, in_order: bool = False) -> Again | Rest | GiveUp:
+        """What follows an end. `in_order` = the guest powered itself off. The waits double from one to the next."""
+        if self.policy.policy == "on-failure" and in_order:
+            return Rest()
+        if self.policy.policy == "never":
+            return Rest() if in_order else GiveUp(loop=False)
+        if now - ran_since >= self.policy.steady:
             self._short_runs.clear()
         self._short_runs.append(now)
-        if len(self._short_runs) >= CRASH_LOOP_ENDS:
-            return None
+        if len(self._short_runs) >= self.policy.attempts:
+            return GiveUp(loop=True)
         self.count += 1
-        delay: int = min(BACKOFF_FIRST_NS << (len(self._short_runs) - 1), BACKOFF_LIMIT_NS)
-        return delay
+        return Again(min(self.policy.first << min(len(self._short_runs) - 1, 40), self.policy.longest))
 
     def forgive(self) -> None:
         """An operator started it: earlier ends count no more."""

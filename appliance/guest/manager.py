@@ -21,9 +21,11 @@ from appliance.config.changes import served
 from appliance.config.model import Config
 from appliance.errors import BypassError, GuestError, NotFoundError
 from appliance.guest import taps
+from appliance.guest.cgroup import Cgroups
 from appliance.guest.command import Accel
 from appliance.guest.guest import Guest, HopPath, Ledger
 from appliance.guest.lifecycle import State
+from appliance.guest.order import Order
 from appliance.guest.run import STATE_FILE, Setting, end_process
 from appliance.guest.show import details, row
 from appliance.health.inband import new_nonce
@@ -77,6 +79,7 @@ class GuestManager:
         """`accel` forces an accelerator for all guests: for machines where KVM is there and does not work."""
         self._config, self._paths, self._datapath, self._clock = config, paths, datapath, clock
         self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
+        self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), Order(config.guest, clock)
         self._guests: dict[str, Guest] = {}
         self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments that its taps are attached for
         self._tasks: asyncio.TaskGroup | None = None
@@ -103,7 +106,7 @@ class GuestManager:
         self._remove_taps()
 
     def _make(self, config: model.Guest) -> Guest:
-        return Guest(config, self._place(config), self._datapath, self._transitions)
+        return Guest(config, self._place(config), self._datapath, self._transitions, self._order)
 
     def _place(self, config: model.Guest) -> Setting:
         """Make and attach the taps that a guest has as the configuration is now, and take its others out."""
@@ -122,7 +125,7 @@ class GuestManager:
             if segment not in segments:
                 self._datapath.detach_hop(config.name, segment)
         self._served[config.name] = tuple(segments)
-        return Setting(self._paths, hop, tuple(pairs), self._nonce, self._accel, self._clock)
+        return Setting(self._paths, hop, tuple(pairs), self._nonce, self._cgroups, self._accel, clock=self._clock)
 
     def _remove_taps(self) -> None:
         """Remove the taps that no guest has."""
@@ -187,6 +190,7 @@ class GuestManager:
     async def apply(self, new: Config) -> None:
         """After the switch: guests live as `new` says. One that it does not name goes on without traffic."""
         self._config = new
+        self._order.guests = new.guest
         for config in new.guest:
             guest = self._guests[config.name]
             if config.tags != guest.config.tags:

@@ -32,7 +32,7 @@ _PIDFD_THREAD = os.O_EXCL
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is kept of a running guest for the next bypassd. `digest` = of its command line; `since` in monotonic ns."""
+    """What is kept of a running guest for the next bypassd. `digest` = of what it was started as; `since` in ns."""
 
     pid: int
     started: int
@@ -40,6 +40,7 @@ class Record(msgspec.Struct, frozen=True):
     accel: str
     since: int
     proved: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def start_time(pid: int) -> int | None:

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import stat
 from pathlib import Path
 from typing import Literal
 
 from appliance.causes import Cause
 from appliance.config import model
 from appliance.errors import GuestError
-from appliance.guest.command import MAX_GUEST_SEGMENTS, Accel, Machine
+from appliance.guest.command import MAX_GUEST_SEGMENTS, Accel, Drive, Machine, Uefi
 from appliance.paths import Paths
 
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
 _KVM_API = 12
 _QCOW2_MAGIC = b"QFI\xfb"
+
+_FIRMWARE = (
+    ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),  # Debian
+    ("usr/share/qemu/edk2-x86_64-code.fd", "usr/share/qemu/edk2-i386-vars.fd"),  # QEMU's own
+)
 
 MEMORY_RESERVE = 96 << 20
 """Bytes that must stay free for the supervisor and the kernel when a guest is started."""
@@ -67,7 +74,8 @@ def _readable(name: str, what: str, path: Path) -> Path:
     return path
 
 
-def _disk_format(path: Path) -> Literal["raw", "qcow2"]:
+def disk_format(path: Path) -> Literal["raw", "qcow2"]:
+    """By its first bytes; everything that is not qcow2 is raw."""
     with path.open("rb") as image:
         return "qcow2" if image.read(4) == _QCOW2_MAGIC else "raw"
 
@@ -80,6 +88,20 @@ def available_memory(meminfo: str) -> int:
     return 0
 
 
+def hugepages_free(meminfo: str) -> int:
+    """Bytes of huge pages that nobody uses, from the text of /proc/meminfo."""
+    found = {line.partition(":")[0]: line.split() for line in meminfo.splitlines() if line.startswith("Huge")}
+    try:
+        return int(found["HugePages_Free"][1]) * (int(found["Hugepagesize"][1]) << 10)
+    except KeyError:
+        return 0
+
+
+def image_path(paths: Paths, value: str) -> Path:
+    """An absolute path stays itself below the root of `paths`; a relative one is an imported image."""
+    return paths.root / value.lstrip("/") if value.startswith("/") else paths.images / value
+
+
 def machine_of(guest: model.Guest, paths: Paths, hop: int, segments: int, accel: Accel) -> Machine:
     """The guest as QEMU must run it; NotReadyError when its files cannot be read or it asks for what cannot be."""
     if segments > MAX_GUEST_SEGMENTS:
@@ -87,29 +109,71 @@ def machine_of(guest: model.Guest, paths: Paths, hop: int, segments: int, accel:
         raise NotReadyError(Cause.GUEST_FAILED, what)
     if not guest.image and not guest.kernel:
         raise NotReadyError(Cause.IMAGE_UNREADABLE, f"guest {guest.name}: give it an image, or a kernel")
-    files: dict[str, Path | None] = {"image": None, "kernel": None, "initrd": None}
-    for what in files:
-        value = getattr(guest, what)
-        if value:
-            # An absolute path stays itself below the root of `paths`; a relative one is an imported image.
-            path = paths.root / value.lstrip("/") if value.startswith("/") else paths.images / value
-            files[what] = _readable(guest.name, what, path)
-    disk = files["image"]
+    kernel, initrd = (_loaded(guest.name, what, paths, getattr(guest, what)) for what in ("kernel", "initrd"))
+    disks = (model.Disk(guest.image),) if guest.image else ()
+    drives = []
+    for number, disk in enumerate((*disks, *guest.disks)):
+        what = "image" if number == 0 and disks else "disk"
+        path = _readable(guest.name, what, image_path(paths, disk.image))
+        drives.append(Drive(path, disk_format(path), disk.readonly, guest.storage == "snapshot"))
     return Machine(
         name=guest.name,
         hop=hop,
         memory=guest.memory,
         cpus=guest.cpus,
         accel=accel,
-        pidfile=paths.guests / guest.name / "qemu.pid",
         segments=segments,
-        kernel=files["kernel"],
-        initrd=files["initrd"],
+        kernel=kernel,
+        initrd=initrd,
         cmdline=guest.cmdline,
-        disk=disk,
-        disk_format=_disk_format(disk) if disk is not None else "raw",
+        uefi=_uefi(guest, paths) if guest.firmware == "uefi" else None,
+        drives=tuple(drives),
+        hugepages=guest.hugepages,
+        management=guest.management != "off",
+        addresses=(guest.lan_mac, guest.wan_mac),
         vhost=accel == "kvm" and vhost_works(),
     )
+
+
+def _loaded(name: str, what: str, paths: Paths, value: str) -> Path | None:
+    """A kernel or initrd, which QEMU opens itself, as nobody in particular."""
+    if not value:
+        return None
+    path = _readable(name, what, image_path(paths, value))
+    if not path.stat().st_mode & stat.S_IROTH:
+        text = f"guest {name}: {what} {path} must be readable for everybody: chmod a+r {path}"
+        raise NotReadyError(Cause.IMAGE_UNREADABLE, text)
+    return path
+
+
+def _uefi(guest: model.Guest, paths: Paths) -> Uefi:
+    """The firmware and this guest's variables, which are made from the firmware's where they are not there yet."""
+    for code, template in ((paths.root / code, paths.root / template) for code, template in _FIRMWARE):
+        if code.is_file() and template.is_file():
+            break
+    else:
+        looked = " or ".join(f"/{code}" for code, _ in _FIRMWARE)
+        what = f'guest {guest.name}: firmware = "uefi" needs a UEFI firmware file, and there is no {looked}'
+        raise NotReadyError(Cause.GUEST_FAILED, what)
+    variables = paths.state / "uefi" / f"{guest.name}.fd"
+    try:
+        if guest.storage == "snapshot" or not variables.exists():
+            variables.parent.mkdir(parents=True, exist_ok=True)
+            fresh = variables.with_suffix(".new")
+            shutil.copyfile(template, fresh)
+            fresh.replace(variables)
+    except OSError as error:
+        what = f"guest {guest.name}: its UEFI variables {variables} cannot be made: {error.strerror}"
+        raise NotReadyError(Cause.GUEST_FAILED, what) from error
+    return Uefi(code, variables)
+
+
+def check_processors(guest: model.Guest, there: set[int]) -> None:
+    """NotReadyError when the guest is pinned to a processor that this machine does not have."""
+    missing = sorted(set(guest.pin) - there)
+    if missing:
+        what = f"guest {guest.name}: pin: there is no processor {missing[0]}; there are: {sorted(there)}"
+        raise NotReadyError(Cause.GUEST_FAILED, what)
 
 
 def check_memory(name: str, wanted: int, meminfo: str) -> None:

@@ -12,9 +12,10 @@ import asyncio
 import hashlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ import msgspec
 
 from appliance.config import model
 from appliance.errors import BypassError, UnreachableError
-from appliance.guest import command, process, resources, taps
+from appliance.guest import cgroup, command, process, resources, spawn
 from appliance.guest.channel import Channel, Message
 from appliance.guest.process import Process, Record
 from appliance.guest.qmp import Monitor
@@ -38,6 +39,14 @@ QUIT_S = 2.0
 
 STATE_FILE = "state.json"
 
+GUEST_SHUTDOWN = "reason guest-shutdown"  # in QEMU's event: the guest powered itself off
+
+MACHINE_KEYS = (
+    *("image", "kernel", "initrd", "cmdline", "memory", "cpus", "accel", "firmware", "disks", "storage", "pin"),
+    *("hugepages", "management", "lan_mac", "wan_mac"),
+)
+"""Keys of a guest that take another process when they change; all others change while it runs."""
+
 ENDING_S = 1.0  # from the monitor's end to the process's, when QEMU ends by itself
 
 
@@ -49,7 +58,9 @@ class Setting:
     hop: int
     pairs: tuple[TapPair, ...]
     nonce: int
+    cgroups: cgroup.Cgroups
     accel: command.Accel | None = None  # forced for every guest; None: by configuration, else find out
+    management: str = ""  # its tap on the management side, where the configuration wants one
     clock: Callable[[], int] = time.monotonic_ns
 
 
@@ -74,11 +85,15 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class End:
-    """How a run ended. `answered` = QEMU had started well; `said` = its last words, one line."""
+    """How a run ended. `answered` = QEMU had started well; `said` = its last words, one line.
+
+    `in_order` = the guest powered itself off.
+    """
 
     how: str
     said: str
     answered: bool
+    in_order: bool = False
 
 
 def read_record(folder: Path) -> Record | None:
@@ -117,7 +132,7 @@ class Run:
         self._history = history
         self.watch = self._new_watch()
         self.channel = Channel(self._folder / "agent.sock", setting.clock)
-        self.monitor = Monitor(guest.name, self._folder / "qmp.sock", listener.on_event)
+        self.monitor = Monitor(guest.name, self._folder / "qmp.sock", self._on_event)
         self.record: Record | None = None
         self.adopted = False
         self.answered = False
@@ -125,6 +140,8 @@ class Run:
         self._threads: list[int] = []
         self._ended = asyncio.Event()
         self._trouble = ""
+        self._powered_off = False
+        self._machine: command.Machine | None = None  # None: adopted
 
     def _new_watch(self) -> Watch:
         setting = self._setting
@@ -162,49 +179,67 @@ class Run:
     def begin(self) -> None:
         """Adopt the process an earlier bypassd left, or start one. NotReadyError and GuestError when it cannot be."""
         setting = self._setting
-        accel = setting.accel or self._choose_accel()
-        machine = resources.machine_of(self._guest, setting.paths, setting.hop, len(setting.pairs), accel)
-        words = command.build(machine)
-        digest = hashlib.sha256("\0".join([*words, repr(setting.pairs)]).encode()).hexdigest()
+        digest = self._digest()
         self._folder.mkdir(parents=True, exist_ok=True)
         record = read_record(self._folder)
         if record is not None and record.digest == digest:
             self._process = Process.adopt(record)
         if record is not None and self._process is not None:
             self.record, self.adopted = record, True
+            setting.cgroups.make(self._guest.name, cgroup.settings(self._guest))
             return
         if end_process(self._folder):
             log.info("guest %s: its configuration changed while bypassd was away: started anew", self._guest.name)
-        resources.check_memory(self._guest.name, machine.memory, Path("/proc/meminfo").read_text())
-        self._process = self._spawn(words)
-        self.record = Record(self._process.pid, self._process.started, digest, accel, setting.clock())
+        accel = setting.accel or self._choose_accel()
+        machine, warnings = self._ready(accel)
+        wanted = cgroup.settings(self._guest, hugepages=machine.hugepages)
+        group, lacking = setting.cgroups.make(self._guest.name, wanted)
+        tap_names = [name for pair in setting.pairs for name in (pair.lan, pair.wan)]
+        place = spawn.Place(tap_names, setting.management, self._folder, self._scratch, group)
+        self._process = spawn.spawn(machine, place)
+        self._machine = machine
+        warnings = tuple(filter(None, (*warnings, lacking)))
+        self.record = Record(self._process.pid, self._process.started, digest, accel, setting.clock(), False, warnings)
         _write_record(self._folder, self.record)
+
+    def _digest(self) -> str:
+        """Of all that a running QEMU cannot change: another one means another process."""
+        shape = [str(command.RECIPE), repr(self._setting.pairs), str(self._setting.accel)]
+        shape += [f"{key}={getattr(self._guest, key)!r}" for key in MACHINE_KEYS]
+        return hashlib.sha256("\0".join(shape).encode()).hexdigest()
+
+    def _ready(self, accel: command.Accel) -> tuple[command.Machine, tuple[str, ...]]:
+        """The machine that can be started now, and what of the configuration could not be had."""
+        guest, setting = self._guest, self._setting
+        resources.check_processors(guest, os.sched_getaffinity(0))
+        machine = resources.machine_of(guest, setting.paths, setting.hop, len(setting.pairs), accel)
+        meminfo = Path("/proc/meminfo").read_text()
+        warnings = []
+        if accel == "tcg" and guest.accel != "tcg":
+            warnings.append("no KVM: it is emulated, and slow")
+        if machine.hugepages and resources.hugepages_free(meminfo) < machine.memory:
+            free = resources.hugepages_free(meminfo) >> 20
+            warnings.append(f"no huge pages: {free} MiB of them are free (vm.nr_hugepages reserves them)")
+            machine = replace(machine, hugepages=False)
+        if not machine.hugepages:
+            resources.check_memory(guest.name, machine.memory, meminfo)
+        return machine, tuple(warnings)
+
+    @property
+    def _scratch(self) -> Path:
+        return self._setting.paths.state / "scratch" / self._guest.name
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the configuration could not be had, or weakens what is promised; for `show guests`."""
+        found = self.record.warnings if self.record is not None else ()
+        return (*found, *(["no data-path check: a hang would not be noticed"] if self.watch.only_process else []))
 
     def _choose_accel(self) -> command.Accel:
         wanted = self._guest.accel
         if wanted == "auto":
             return "kvm" if resources.kvm_works() else "tcg"
         return wanted
-
-    def _spawn(self, words: Sequence[str]) -> Process:
-        """Start QEMU with its sockets and taps, which are ours only until it has them."""
-        log_file = self._folder / "qemu.log"
-        if log_file.exists():
-            log_file.replace(log_file.with_name("qemu.log.1"))
-        sockets, fds = [], []
-        try:
-            for each in ("qmp", "console", "agent"):
-                sockets.append(process.listen(self._folder / f"{each}.sock"))
-            for pair in self._setting.pairs:
-                for name in (pair.lan, pair.wan):
-                    fds.append(taps.open_tap(name))
-            inherited = [*(sock.fileno() for sock in sockets), *fds]
-            return Process.start(words, {command.FIRST_FD + i: fd for i, fd in enumerate(inherited)}, log_file)
-        finally:
-            for sock in sockets:
-                sock.close()
-            for fd in fds:
-                os.close(fd)
 
     def note_proved(self, proved: bool) -> None:
         """Keep for the next bypassd whether the guest has proved itself."""
@@ -240,8 +275,17 @@ class Run:
                 self._process.let_go()
         how = self._process.reap()
         (self._folder / STATE_FILE).unlink(missing_ok=True)
-        said = self._trouble or process.last_words(self._folder / "qemu.log")
-        return End(how, said, self.answered)
+        said = process.last_words(self._folder / "qemu.log")
+        if self._machine is not None:
+            said = command.own_words(self._machine, said)
+        self._setting.cgroups.remove(self._guest.name)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        return End(how, self._trouble or said, self.answered, self._powered_off)
+
+    def _on_event(self, name: str, text: str) -> None:
+        if name == "SHUTDOWN":
+            self._powered_off = GUEST_SHUTDOWN in text
+        self._listener.on_event(name, text)
 
     def _at_first_death(self) -> None:
         """A thread of QEMU ended, and so does QEMU: the lease first, the rest when the process is gone."""
@@ -265,6 +309,14 @@ class Run:
         for fd in self._threads:
             asyncio.get_running_loop().add_reader(fd, self._at_first_death)
 
+    def _pin(self, processors: Sequence[int]) -> None:
+        """Each of the guest's processors on the host's one that the configuration names."""
+        for thread, processor in zip(processors, self._guest.pin, strict=False):
+            try:
+                os.sched_setaffinity(thread, {processor})
+            except OSError as error:
+                log.warning("guest %s: pin to processor %d: %s", self._guest.name, processor, error.strerror)
+
     def _forget_threads(self) -> None:
         for fd in self._threads:
             asyncio.get_running_loop().remove_reader(fd)
@@ -275,7 +327,9 @@ class Run:
         """QMP, agent channel and checks, for as long as the process runs."""
         try:
             accel = await self.monitor.connect()
-            self._watch_threads(await self.monitor.processors())
+            processors = await self.monitor.processors()
+            self._watch_threads(processors)
+            self._pin(processors)
             await self.channel.connect()
             assert self.record is not None
             self.record = msgspec.structs.replace(self.record, accel=accel)

@@ -19,6 +19,8 @@ from appliance.config import model
 from appliance.config.model import Duration, Size
 from appliance.guest.lifecycle import State
 from appliance.guest.show import details
+from appliance.guest.spawn import uid_of
+from appliance.guest.taps import open_tap
 from tests.datapath.guest_world import World
 from tests.image import harness
 
@@ -46,6 +48,10 @@ CONFIG = model.Config(
         guest("corrupt", kernel="", initrd="", image="/corrupt.qcow2"),
         guest("huge", memory=Size.parse("999G")),
         guest("unasked", autostart=False),
+        guest("second", autostart=False),
+        guest("waits", after=("unasked",)),
+        guest("no-uefi", kernel="", initrd="", image="/corrupt.qcow2", firmware="uefi", storage="snapshot"),
+        guest("off-pin", pin=(4095,)),
         guest("odd-probe", probes=(model.Probe(kind="negative"),)),
     ),
     rule=(model.Rule(name="all", path=("ips1",)),),
@@ -79,6 +85,21 @@ def test_proved_in_both_directions_before_it_has_traffic(world: World) -> None:
     }
     assert shown["accel"] == "tcg"
     assert world.guest().lease.remaining(time.monotonic_ns()) <= 325_000_000
+    assert "no KVM: it is emulated, and slow" in str(shown["warning"])
+
+
+def test_qemu_has_no_rights_and_no_network(world: World) -> None:
+    """A user of its own, no capability, system calls filtered, no new rights, and no device but the loopback."""
+    run = world.guest().run_now
+    assert run is not None
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{run.pid}/status").read_text().splitlines())
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {str(uid_of(world.guest().hop))}
+    assert status["Groups"].split() == []
+    assert {int(status[key], 16) for key in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    devices = Path(f"/proc/{run.pid}/net/dev").read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in devices] == ["lo"]
+    assert Path(f"/proc/{run.pid}/oom_score_adj").read_text().strip() == "500"
 
 
 TAG = bytes.fromhex("8100002a")
@@ -183,6 +204,8 @@ def test_stopped_in_good_order_and_stays_stopped(world: World) -> None:
         ("no-image", "image_unreadable", "not/there.qcow2: No such file"),
         ("corrupt", "qemu_refused", "corrupt.qcow2"),
         ("huge", "memory_short", "MiB of memory"),
+        ("no-uefi", "guest_failed", "needs a UEFI firmware file, and there is no /usr/share/OVMF"),
+        ("off-pin", "guest_failed", "there is no processor 4095; there are: [0"),
         ("odd-probe", "guest_failed", "probe kind negative"),
     ],
 )
@@ -196,3 +219,28 @@ def test_what_cannot_start_says_why(world: World, name: str, cause: str, words: 
 
 def test_not_started_unless_asked(world: World) -> None:
     assert world.guest("unasked").state is State.DEFINED
+
+
+def test_one_that_waits_says_for_whom(world: World) -> None:
+    assert (world.guest("waits").state, world.guest("waits").cause) == (State.STARTING, "waiting")
+    assert world.guest("waits").detail == "waits until guest unasked is available; it is defined"
+    world.call(world.order(lambda g: g.stop(), "waits"))
+    assert world.guest("waits").state is State.STOPPED
+
+
+def test_a_tap_that_another_process_holds(world: World) -> None:
+    """Two want one tap: the second to come is refused, and told why; with the tap free it starts."""
+    name = world.guest("second").pairs[0].wan
+
+    async def held() -> int:
+        return open_tap(name)
+
+    fd = world.call(held())
+    world.call(world.order(lambda g: g.start(), "second"))
+    world.call(world.reach(State.FAILED, "second"))
+    assert (world.guest("second").cause, name in world.guest("second").detail) == ("tap_in_use", True)
+    os.close(fd)
+    world.call(world.order(lambda g: g.start(), "second"))
+    world.call(world.reach(State.AVAILABLE, "second"))
+    world.call(world.order(lambda g: g.stop(), "second"))
+    world.call(world.reach(State.STOPPED, "second"))

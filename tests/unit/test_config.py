@@ -93,7 +93,7 @@ def _many(count: int, template: str) -> str:
     return "".join(template.format(n=n) for n in range(count))
 
 
-GUEST = '[[guest]]\nname = "g{n}"\nimage = "g"\n'
+GUEST = '[[guest]]\nname = "g{n}"\nimage = "g{n}"\n'
 BASE = '[[segment]]\nname = "main"\nlan = "lan0"\nwan = "wan0"\n'
 
 CASES = [

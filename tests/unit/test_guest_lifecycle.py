@@ -7,17 +7,8 @@ import itertools
 
 import pytest
 
-from appliance.guest.lifecycle import (
-    BACKOFF_LIMIT_NS,
-    CRASH_LOOP_ENDS,
-    STEADY_NS,
-    TABLE,
-    Event,
-    IllegalMoveError,
-    Restarts,
-    State,
-    move,
-)
+from appliance.config import model
+from appliance.guest.lifecycle import TABLE, Again, Event, GiveUp, IllegalMoveError, Rest, Restarts, State, move
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
@@ -52,21 +43,41 @@ def test_every_state_is_reached_and_can_be_stopped_or_started() -> None:
 
 def test_restarts_back_off_and_give_up() -> None:
     """The waits double up to the limit; the last short run in a row is the end."""
-    restarts, now = Restarts(), 0
+    policy = model.Restart(attempts=12)
+    restarts, now = Restarts(policy), 0
     waits = []
-    for _ in range(CRASH_LOOP_ENDS - 1):
-        wait = restarts.ended(now, ran_since=now)
-        assert wait is not None
-        waits.append(wait)
-        now += wait
-    assert waits == [min(200_000_000 << n, BACKOFF_LIMIT_NS) for n in range(CRASH_LOOP_ENDS - 1)]
-    assert restarts.ended(now, ran_since=now) is None
+    for _ in range(policy.attempts - 1):
+        match restarts.ended(now, ran_since=now):
+            case Again(wait):
+                waits.append(wait)
+                now += wait
+            case other:
+                raise AssertionError(other)
+    assert waits == [min(200_000_000 << n, policy.longest) for n in range(policy.attempts - 1)]
+    assert restarts.ended(now, ran_since=now) == GiveUp(loop=True)
 
 
 def test_a_long_run_and_an_order_forgive() -> None:
     restarts = Restarts()
     first = restarts.ended(0, ran_since=0)
     restarts.ended(0, ran_since=0)
-    assert restarts.ended(STEADY_NS, ran_since=0) == first
+    steady = restarts.policy.steady
+    assert restarts.ended(steady, ran_since=0) == first
     restarts.forgive()
-    assert restarts.ended(STEADY_NS, ran_since=STEADY_NS) == first
+    assert restarts.ended(steady, ran_since=steady) == first
+
+
+@pytest.mark.parametrize(
+    ("policy", "in_order", "expected"),
+    [
+        ("always", True, Again(200_000_000)),
+        ("always", False, Again(200_000_000)),
+        ("on-failure", True, Rest()),
+        ("on-failure", False, Again(200_000_000)),
+        ("never", True, Rest()),
+        ("never", False, GiveUp(loop=False)),
+    ],
+)
+def test_policies(policy: str, in_order: bool, expected: object) -> None:
+    restarts = Restarts(model.Restart(policy=policy))  # type: ignore[arg-type]
+    assert restarts.ended(0, ran_since=0, in_order=in_order) == expected

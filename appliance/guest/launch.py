@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Becomes a guest's QEMU: takes the limits on, leaves the host's network, gives up every right, then executes it.
+
+Run as a script of its own between bypassd and QEMU, because each step holds for the process that takes it and cannot
+be undone by QEMU: its memory is charged to its control group from the first page, a network namespace without devices
+leaves it the taps it inherited and nothing else, and it has a user of its own, to which no file belongs but a scratch
+folder. Standard library only; lives for milliseconds. What fails is one line on standard error and status 125.
+
+    python -I -S launch.py '{"uid": .., "groups": [..], "cgroup": "..", "scratch": ".."}' PROGRAM WORD...
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import sys
+
+REFUSED = 125
+_CLONE_NEWNET, _CLONE_NEWIPC = 0x40000000, 0x08000000
+OOM_SCORE = "500"  # when memory runs out, guests go before anything of the appliance
+
+
+def _join(cgroup: str) -> None:
+    if cgroup:
+        with open(f"{cgroup}/cgroup.procs", "w", encoding="ascii") as file:
+            file.write("0")
+
+
+def _leave_network() -> None:
+    """Into an empty network namespace. A kernel without namespaces has none to leave; sandbox and user still hold."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC) != 0 and ctypes.get_errno() not in (22, 38):  # EINVAL, ENOSYS
+        raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
+
+
+def _give_up_rights(uid: int, groups: list[int]) -> None:
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def main(arguments: list[str]) -> int:
+    """Does not return when all goes well."""
+    about, program, *words = arguments
+    asked = json.loads(about)
+    try:
+        _join(asked["cgroup"])
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(OOM_SCORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if asked["uid"]:
+            _leave_network()
+            _give_up_rights(asked["uid"], asked["groups"])
+        os.environ["TMPDIR"] = asked["scratch"]
+        os.chdir("/")
+        os.execv(program, [program, *words])
+    except OSError as error:
+        print(f"{program} cannot be started: {error}", file=sys.stderr, flush=True)
+    return REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

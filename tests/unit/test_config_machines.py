@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a guest's machine may not be: one error a mistake, and good machines that are let through."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.config.load import check
+
+BASE = '[[guest]]\nname = "a"\nimage = "a.qcow2"\n'
+OTHER = '[[guest]]\nname = "b"\nimage = "b.qcow2"\n'
+
+
+def errors(text: str) -> list[str]:
+    return [f"{error.where}: {error.what}" for error in check(text, filters=False)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (BASE + 'firmware = "uefi"\nkernel = "k"\n', "guest a: firmware: a kernel is started without"),
+        (BASE + "cpus = 2\npin = [1]\n", "guest a: pin: names 1 processors for 2"),
+        (BASE + "cpus = 2\npin = [1, 1]\n", "guest a: pin: names a processor twice"),
+        (BASE + 'disks = [ { image = "a.qcow2" } ]\n', 'guest a: disks: "a.qcow2" is there twice'),
+        (
+            BASE + "disks = [" + ", ".join(f'{{ image = "d{n}" }}' for n in range(9)) + "]\n",
+            "guest a: disks: 9 are more than MAX_DISKS = 8",
+        ),
+        (BASE + 'lan_mac = "02:00"\n', 'guest a: lan_mac: "02:00" is not a MAC address'),
+        (BASE + 'wan_mac = "03:00:00:00:00:01"\n', 'guest a: wan_mac: "03:00:00:00:00:01" is a group address'),
+        (
+            BASE + 'lan_mac = "02:00:00:00:00:0A"\nwan_mac = "02:00:00:00:00:0a"\n',
+            "guest a: wan_mac: is that of the other port",
+        ),
+        (BASE + 'restart = { first = "1ms" }\n', "guest a: restart: first 1ms is not in 10ms .. 1h"),
+        (BASE + 'restart = { first = "40s" }\n', "guest a: restart: first 40s is longer than longest 30s"),
+        (BASE + 'restart = { policy = "maybe" }\n', 'guest a: restart: policy: "maybe" is not one of'),
+        (BASE + 'after = ["c"]\n', 'guest a: after: no guest is named "c"'),
+        (BASE + 'after = ["a"]\n', "guest a: after: a guest cannot wait for itself"),
+        (BASE + 'after = ["b"]\n' + OTHER + 'after = ["a"]\n', "guest a: after: waits for itself: a after b after a"),
+        (BASE + OTHER.replace("b.qcow2", "a.qcow2"), 'guest b: image: "a.qcow2" is an image of guest a too'),
+        (BASE + OTHER + 'disks = [ { image = "a.qcow2" } ]\n', 'guest b: disks: "a.qcow2" is an image of guest a too'),
+    ],
+)
+def test_error(text: str, expected: str) -> None:
+    """Each mistake gives exactly one error, which names table and key."""
+    found = errors(text)
+    assert len(found) == 1, found
+    assert found[0].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BASE + 'firmware = "uefi"\ndisks = [ { image = "d", readonly = true } ]\ncpus = 2\npin = [0, 1]\n',
+        BASE + 'storage = "snapshot"\n' + OTHER.replace("b.qcow2", "a.qcow2") + 'storage = "snapshot"\n',
+        BASE + OTHER + 'after = ["a"]\n[[guest]]\nname = "c"\nimage = "c"\nafter = ["a", "b"]\n',
+        BASE + 'management = "isolated"\nhugepages = true\nlimits = { cpu = 150, weight = 50, overhead = "256M" }\n',
+    ],
+)
+def test_good(text: str) -> None:
+    assert errors(text) == []
