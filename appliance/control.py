@@ -18,7 +18,7 @@ import pwd
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -63,6 +63,14 @@ _MAX_GROUPS: Final = 1024
 
 log = logging.getLogger(__name__)
 _connection: contextvars.ContextVar[_Connection] = contextvars.ContextVar("connection")
+
+
+Stream = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def take_over(stream: Stream) -> None:
+    """Inside a handler: after its answer the connection belongs to `stream`, until that returns."""
+    _connection.get().stream = stream
 
 
 class TokenBucket:
@@ -133,6 +141,7 @@ class _Connection:
     writer: asyncio.StreamWriter
     who: Caller
     topics: set[str] = field(default_factory=set)
+    stream: Stream | None = None
 
     async def serve(self, registry: Registry) -> None:
         """Answer one request after the other until the client leaves, misbehaves or falls silent."""
@@ -152,6 +161,9 @@ class _Connection:
                 response = await self._answer(request, registry)
             if response is not None:
                 await self.send(response)
+            if self.stream is not None:
+                await self.stream(self.reader, self.writer)
+                return
 
     async def _answer(self, request: object, registry: Registry) -> object | None:
         if not isinstance(request, list):

@@ -46,6 +46,18 @@ class Client:
         with self._connect(wait) as link:
             return self._request(link, _Lines(link), method, params or {}, wait)
 
+    def take_over(self, method: str, params: dict[str, object]) -> tuple[socket.socket, bytes]:
+        """Call a method after which the connection is the other side's stream; the socket, and what came already."""
+        link = self._connect(5.0)
+        try:
+            lines = _Lines(link)
+            self._request(link, lines, method, params, 5.0)
+            link.settimeout(None)
+        except BaseException:
+            link.close()
+            raise
+        return link, lines.rest
+
     def events(self, topics: list[str] | None = None) -> Iterator[tuple[str, Any]]:
         """(topic, data) of each event from now on, until the daemon ends."""
         with self._connect(5.0) as link:
@@ -115,6 +127,11 @@ class _Lines:
 
     def __init__(self, link: socket.socket) -> None:
         self._link, self._buffer = link, bytearray()
+
+    @property
+    def rest(self) -> bytes:
+        """What was read beyond the last line."""
+        return bytes(self._buffer)
 
     def next(self, until: float | None = None) -> bytes:
         """The next line, b"" at the end; TimeoutError when it is not whole at `until` (seconds, monotonic)."""

@@ -15,6 +15,7 @@ GUEST = Arg("NAME", "a guest", source="guests")
 FILE = Arg("FILE", "a configuration file", source="file")
 COUNT = Arg("COUNT", "how many of the newest; 20 on a terminal", optional=True, number=True, on_terminal=20)
 RECORD = Arg("NAME", "one record in full", optional=True)
+LINES = Arg("LINES", "how many of the last; 40 when left out", optional=True, number=True)
 AGENT = (
     Arg("WORD", "what the guest's agent knows"),
     Arg("VALUE", "its number, where it takes one", optional=True, number=True),
@@ -80,6 +81,19 @@ GUESTS = (
     _guest("start", "start the guest, or take it back into service"),
     _guest("stop", "stop the guest; its frames go on to the next hop or port"),
     _guest("drain", "new flows elsewhere, established ones stay until they end"),
+    Command(
+        ("guest", GUEST, "console"),
+        "its serial line in this terminal; Ctrl-] leaves",
+        local="console",
+        role="operator",
+    ),
+    Command(
+        ("guest", GUEST, "log", LINES),
+        "what it printed on its serial line",
+        "guest.log",
+        view="guest-log",
+        options=(JSON,),
+    ),
     _guest("command", "tell the guest's application something", *AGENT),
 )
 

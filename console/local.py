@@ -82,6 +82,15 @@ def _segment(parsed: Parsed, config: Config) -> str:
     return asked or (names[0] if names else "")
 
 
+def console(parsed: Parsed, context: Context) -> Outcome:
+    """`guest NAME console`: the guest's serial line, until the escape key."""
+    from console.attach import attach
+
+    link, rest = context.client.take_over("guest.console", {"name": parsed.args["NAME"]})
+    with link:
+        return Outcome([attach(link, rest, context.out, context.err)], "lines")
+
+
 def help_(parsed: Parsed, context: Context) -> Outcome:
     """`help [WORDS]`: commands with their meaning."""
     words = parsed.args.get("WORDS", "")
@@ -114,6 +123,7 @@ def support_bundle(parsed: Parsed, context: Context) -> Outcome:
 COMMANDS: dict[str, Callable[[Parsed, Context], Outcome]] = {
     "check": check,
     "explain": explain,
+    "console": console,
     "support-bundle": support_bundle,
     "help": help_,
     "exit": exit_,

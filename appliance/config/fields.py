@@ -87,6 +87,48 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.accel": Field(
         "kvm, tcg (emulation: slow), or auto: kvm where it works, else tcg with a warning", RESTART, "works everywhere"
     ),
+    "guest.firmware": Field("what the machine starts with, for an image", RESTART, "what most images want"),
+    "guest.disks": Field("more disks, behind the image", RESTART),
+    "guest.disks.image": Field("disk image; relative names are below the image folder", RESTART),
+    "guest.disks.readonly": Field("the guest may not write to it", RESTART),
+    "guest.storage": Field(
+        "persistent: what it writes stays; snapshot: it is discarded when the guest ends",
+        RESTART,
+        "as on a real machine",
+    ),
+    "guest.pin": Field(
+        "the appliance's processor for each of its own, in order; empty: any", RESTART, range="as many as cpus"
+    ),
+    "guest.hugepages": Field(
+        "memory in huge pages, where enough are free; else ordinary memory, with a warning", RESTART
+    ),
+    "guest.management": Field(
+        "a third port: none (off), to the appliance alone (isolated), or on the management port's network (bridged)",
+        RESTART,
+        "what is not there cannot be attacked",
+    ),
+    "guest.lan_mac": Field(
+        "address of its port at the LAN; empty: its own. A routed guest takes that of the neighbour at the WAN", RESTART
+    ),
+    "guest.wan_mac": Field(
+        "address of its port at the WAN; empty: its own. A routed guest takes that of the neighbour at the LAN", RESTART
+    ),
+    "guest.restart": Field("whether and when it is started again after it ended by itself"),
+    "guest.restart.policy": Field(
+        "always; on-failure: not when it powered itself off; never", source="the application belongs on the link"
+    ),
+    "guest.restart.first": Field("wait before the first start; doubles each time", range="10ms .. 1h"),
+    "guest.restart.longest": Field("longest wait", range="10ms .. 1h"),
+    "guest.restart.attempts": Field("ends in a row until it is given up (crash loop)"),
+    "guest.restart.steady": Field("a run as long as this forgives earlier ends", range="10ms .. 1h"),
+    "guest.start_order": Field("lower first, at the start of the appliance; equal ones start together"),
+    "guest.after": Field("guests that must be available before it starts", "at its next start"),
+    "guest.limits": Field("what its process may take of the machine", RESTART),
+    "guest.limits.cpu": Field("ceiling in percent of one processor; 0: none", RESTART),
+    "guest.limits.weight": Field("share of the processors among guests that compete", RESTART),
+    "guest.limits.overhead": Field(
+        "memory of QEMU itself, above the guest's; more than that ends the guest", RESTART, "three times what was seen"
+    ),
     "guest.accept": Field(
         "frames it can process; others skip it. Empty: every frame", SWITCH, "no guess", _FILTER, rest=True
     ),

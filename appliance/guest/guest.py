@@ -21,6 +21,7 @@ from appliance.config import model
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest import lifecycle
 from appliance.guest.channel import Heartbeat, Hello, Message
+from appliance.guest.console import Console
 from appliance.guest.lifecycle import Event, State
 from appliance.guest.order import Order
 from appliance.guest.resources import NotReadyError
@@ -64,6 +65,7 @@ class Guest:
         self.history = History()
         self.restarts = lifecycle.Restarts(config.restart)
         self.run_now: Run | None = None
+        self.console = Console(config.name, setting.paths.guests / config.name)
         self.agent = Hello()
         self.application = ""
         self.counters: dict[str, int] = {}
@@ -86,7 +88,7 @@ class Guest:
     def reconfigure(self, config: model.Guest) -> None:
         """Be as `config` says: its checks at once, what takes another process from the next start on."""
         checks = (config.heartbeat, config.probes) != (self.config.heartbeat, self.config.probes)
-        self.config = config
+        self.config, self.restarts.policy = config, config.restart
         if self.run_now is not None:
             self.run_now.reconfigure(config)
             if checks and self.state is State.AVAILABLE:
@@ -195,12 +197,14 @@ class Guest:
                 try:
                     if self.place is not None:
                         self._setting, self.place = self.place(), None
-                    run = Run(self.config, self._setting, self.history, self)
+                    run = Run(self.config, self._setting, self.history, self, self.console)
                     run.begin()
                 except BypassError as error:
                     self._cannot_start(error)
                     continue
                 self.run_now = run
+                if not run.adopted:
+                    self.console.say(f"guest {self.name} starts")
                 end = await run.live()
                 self.run_now = None
                 self.application, self.counters = "", {}
@@ -243,6 +247,7 @@ class Guest:
             await asyncio.gather(self._stopping, return_exceptions=True)
             self._stopping = None
         detail = f"{end.how}: {end.said}" if end.said else end.how
+        self.console.say(f"guest {self.name} {detail}")
         if self.state is State.STOPPED:
             return
         if self.state is State.DRAINING:

@@ -19,6 +19,7 @@ from appliance.causes import Cause
 from appliance.config import model
 from appliance.config.changes import served
 from appliance.config.model import Config
+from appliance.control import take_over
 from appliance.errors import BypassError, GuestError, NotFoundError
 from appliance.guest import taps
 from appliance.guest.cgroup import Cgroups
@@ -290,6 +291,20 @@ class GuestManager:
                 raise GuestError("value must be a whole number")
             return {"message": self.guest(params["name"]).tell(str(params["word"]), value)}
 
+        async def console(params: Params) -> object:
+            guest = self.guest(params["name"])
+            guest.console.check_room()
+            take_over(guest.console.attach)
+            return {"state": guest.state.value}
+
+        async def log_(params: Params) -> object:
+            guest = self.guest(params["name"])
+            text = guest.console.tail(max(1, params.get("lines", 40))).decode(errors="replace")
+            return {"file": str(guest.console.log_file), "lines": [line.rstrip("\r") for line in text.split("\n")]}
+
+        lines = {"lines": Param("integer", "how many of the last; 40 when left out", required=False)}
+        registry.add("guest.log", log_, doc="What a guest printed on its serial line.", params={**name, **lines})
+        registry.add("guest.console", console, "operator", "The connection becomes the guest's serial line.", name)
         registry.add("guests.show", show_all, doc="Every guest: state, cause, lease, process.")
         registry.add("guest.show", show, doc="One guest with the evidence of its checks.", params=name)
         registry.add("guest.start", start, "operator", "Start a guest, or take it back into service.", name)

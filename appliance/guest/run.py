@@ -25,6 +25,7 @@ from appliance.config import model
 from appliance.errors import BypassError, UnreachableError
 from appliance.guest import cgroup, command, process, resources, spawn
 from appliance.guest.channel import Channel, Message
+from appliance.guest.console import Console
 from appliance.guest.process import Process, Record
 from appliance.guest.qmp import Monitor
 from appliance.health.combine import Decision, History
@@ -126,11 +127,14 @@ def end_process(folder: Path) -> bool:
 class Run:
     """One QEMU process and all that belongs to it."""
 
-    def __init__(self, guest: model.Guest, setting: Setting, history: History, listener: Listener) -> None:
+    def __init__(
+        self, guest: model.Guest, setting: Setting, history: History, listener: Listener, console: Console
+    ) -> None:
         self._guest, self._setting, self._listener = guest, setting, listener
         self._folder = setting.paths.guests / guest.name
         self._history = history
         self.watch = self._new_watch()
+        self._console = console
         self.channel = Channel(self._folder / "agent.sock", setting.clock)
         self.monitor = Monitor(guest.name, self._folder / "qmp.sock", self._on_event)
         self.record: Record | None = None
@@ -325,6 +329,8 @@ class Run:
 
     async def _serve(self) -> None:
         """QMP, agent channel and checks, for as long as the process runs."""
+        # At once: what firmware and kernel say first is what explains a guest that never comes up.
+        talk = asyncio.ensure_future(self._console.serve())
         try:
             accel = await self.monitor.connect()
             processors = await self.monitor.processors()
@@ -338,8 +344,9 @@ class Run:
                 self.watch.shorten_proof()
             self._listener.on_running(self)
             self.watch.start()
-            await asyncio.gather(self.monitor.watch(), self.channel.run(self._listener.on_message))
+            await asyncio.gather(self.monitor.watch(), self.channel.run(self._listener.on_message), talk)
         finally:
+            talk.cancel()
             self.watch.stop()
             self._forget_threads()
             self.channel.close()

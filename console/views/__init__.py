@@ -19,6 +19,7 @@ _WHERE: dict[str, str] = {
     "transitions": "state.transitions",
     "crash": "state.crash",
     "guests": "guests.table_of_all",
+    "guest-log": "guests.log",
     "rules": "traffic.rules",
     "counters": "traffic.counters",
     "explain": "traffic.explain",

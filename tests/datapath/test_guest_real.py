@@ -198,6 +198,24 @@ def test_stopped_in_good_order_and_stays_stopped(world: World) -> None:
     world.call(world.reach(State.AVAILABLE))
 
 
+def test_its_serial_line_answers(world: World) -> None:
+    """What is typed reaches the guest's shell; what it says reaches the person, the log and the tail."""
+
+    async def talk() -> bytes:
+        console, path = world.guest().console, str(world.paths.run / "door")
+        server = await asyncio.start_unix_server(console.attach, path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"\necho $((6*7))-answer\n")
+        heard = await asyncio.wait_for(reader.readuntil(b"42-answer"), 30)
+        writer.close()
+        server.close()
+        return heard
+
+    assert b"demo guest: up" in world.call(talk())
+    assert b"42-answer" in world.guest().console.tail()
+    assert b"42-answer" in world.guest().console.log_file.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "cause", "words"),
     [

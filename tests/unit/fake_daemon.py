@@ -10,10 +10,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from appliance.control import ControlServer, Param, Registry, add_version
+from appliance.control import ControlServer, Param, Registry, add_version, take_over
 from appliance.errors import NotFoundError, RefusedError
 
 CAUSES = {"inline": "healthy", "bypass": "operator"}
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A guest's serial line that says what it was typed: <03> for Ctrl-C."""
+    writer.write(b"login: ")
+    while data := await reader.read(64):
+        writer.write(f"<{data.hex()}>".encode())
 
 
 class FakeDaemon:
@@ -100,6 +107,10 @@ class FakeDaemon:
             self.calls.append(("guest.command", params))
             return {"answer": "pong"}
 
+        async def console(_: dict[str, Any]) -> object:
+            take_over(_echo)
+            return {"state": "available"}
+
         name = {"name": Param()}
         add = self.registry.add
         add("status.show", status)
@@ -110,6 +121,7 @@ class FakeDaemon:
         add("guest.start", refuse, role="operator", params=name)
         add("guest.stop", bug, role="operator", params=name)
         add("guest.drain", slow, role="operator", params=name)
+        add("guest.console", console, role="operator", params=name)
         add("guest.command", command, params={**name, "word": Param(), "value": Param("integer", required=False)})
         add_version(self.registry)
 
