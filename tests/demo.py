@@ -181,6 +181,10 @@ def main() -> int:
     with Board(options.dir, load, accelerator=harness.accelerator(artefacts)) as board:
         say(f"demo: booting the board ({board.accelerator.name})")
         board.power_on()
+        inline = board.wait_relay("inline", timeout=PATIENCE_S)
+        started = board.events.last(event="power", state="on")
+        start_s = round((inline["mono_ns"] - started["mono_ns"]) / 1e9, 2) if started else None
+        say(f"demo: inline {start_s} s after the kernel's start")
         wait_healthy(board)
         for number, fault in enumerate(chosen, 1):
             runs = []
@@ -191,7 +195,8 @@ def main() -> int:
                 broken += [f"{fault.name}: {what}" for what in measure.broken]
                 say(f"demo:   {measure}")
             rows.append(row(fault, runs))
-    target = figures.write("demo", rows, plot(rows))
+    target = figures.write("demo", rows, plot(rows), kernel_start_to_inline_s=start_s)
+    print(f"from the kernel's start to inline: {start_s} s\n")
     print(figures.table(rows))
     print(f"written: {target}")
     for line in broken:

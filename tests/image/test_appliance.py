@@ -6,9 +6,9 @@ One boot serves all; each test leaves the appliance inline with its guest in ser
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,19 @@ def test_inline_with_watchdog_xdp_and_guest(healthy: Board) -> None:
     assert healthy.led == "on"
 
 
+def stop_guest(board: Board) -> None:
+    """`guest NAME stop`, and wait until it is."""
+    board.sh(f"bypass guest {GUEST} stop")
+    appliance.wait_until(board, lambda: appliance.guest(board).get("state") == "stopped", "guest stopped")
+
+
+def start_guest(board: Board) -> None:
+    """`guest NAME start` of a bypassd that has read everything anew; what it answers is looked at in `show guests`."""
+    appliance.restart_bypassd(board)
+    appliance.wait_until(board, lambda: appliance.guest(board).get("pid", 0) is not None, "the guests part")
+    board.sh(f"bypass guest {GUEST} start", check=False)
+
+
 def ways(shown: dict[str, Any]) -> dict[str, int]:
     """The totals by which frames are accounted for: into the ports, to the guest, out of it, dropped."""
     taps = shown["hops"][GUEST]["taps"].values()
@@ -131,8 +144,7 @@ def test_operator_closes_and_opens_the_relay(healthy: Board, tmp_path: Path) -> 
 def test_guest_stopped_is_bypassed_and_comes_back(healthy: Board, tmp_path: Path) -> None:
     """`guest NAME stop`: frames go round it without loss; `start`: it proves itself and has them again."""
     with traffic(healthy, tmp_path) as streams:
-        healthy.sh(f"bypass guest {GUEST} stop")
-        appliance.wait_until(healthy, lambda: appliance.guest(healthy).get("state") == "stopped", "guest stopped")
+        stop_guest(healthy)
         before = counters(healthy)["rules"]["all"]["bypassed"]
         streams.go_on()
         assert counters(healthy)["rules"]["all"]["bypassed"] > before
@@ -173,7 +185,7 @@ def test_configuration_and_ledger_outlive_an_orderly_reboot(healthy: Board) -> N
     mark = healthy.events.mark()
     healthy.sh("reboot")
     closed = healthy.wait_event(event="relay", state="bypass", since=mark)
-    assert closed["cause"] in ("set value", "line released", "driven low") or closed["cause"]
+    assert closed["cause"] == "line released"
     reset = healthy.wait_event(event="reset", since=mark)
     assert closed["n"] < reset["n"]
     healthy.wait_event(event="relay", state="inline", since=reset["n"])
@@ -230,69 +242,69 @@ def test_bad_input_ends_in_bypass_with_a_cause(
         assert cause in shown
 
 
-@pytest.mark.parametrize(
-    ("break_it", "mend_it", "cause", "says"),
-    [
-        pytest.param(
-            "mv /usr/share/bypass/guest-demo/bzImage /run/",
-            "mv /run/bzImage /usr/share/bypass/guest-demo/",
-            "image_unreadable",
-            "bzImage",
-            id="guest image missing",
-        ),
-        pytest.param(
-            "sed -i 's/^memory = \"128M\"/memory = \"64G\"/' " + CONFIG,
-            "sed -i 's/^memory = \"64G\"/memory = \"128M\"/' " + CONFIG,
-            "memory_short",
-            "64",
-            id="more memory than there is",
-        ),
-    ],
-)
-def test_guest_that_cannot_start_leaves_the_link_inline(
-    healthy: Board, tmp_path: Path, break_it: str, mend_it: str, cause: str, says: str
-) -> None:
+@dataclass(frozen=True)
+class Breakage:
+    """What is broken in the board, how it is mended, and what the console must say of the guest."""
+
+    make: str
+    mend: str
+    cause: str
+    says: str
+
+
+KERNEL = "/usr/share/bypass/guest-demo/bzImage"
+BREAKAGES = {
+    "guest image missing": Breakage(f"mv {KERNEL} /run/", f"mv /run/bzImage {KERNEL}", "image_unreadable", "bzImage"),
+    "more memory than there is": Breakage(
+        f"sed -i 's/^memory = .*/memory = \"64G\"/' {CONFIG}",
+        f"sed -i 's/^memory = .*/memory = \"128M\"/' {CONFIG}",
+        "memory_short",
+        "65536",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKAGES.values(), ids=BREAKAGES.keys())
+def test_guest_that_cannot_start_leaves_the_link_inline(healthy: Board, tmp_path: Path, broken: Breakage) -> None:
     """The guest is failed by name, frames go round it, the relay does not move."""
     mark = healthy.events.mark()
-    healthy.sh(f"bypass guest {GUEST} stop")
-    appliance.wait_until(healthy, lambda: appliance.guest(healthy).get("state") == "stopped", "guest stopped")
-    healthy.sh(break_it)
+    stop_guest(healthy)
+    healthy.sh(broken.make)
     try:
-        appliance.restart_bypassd(healthy)
-        appliance.wait_until(healthy, lambda: appliance.guest(healthy), "the guests part")
-        healthy.sh(f"bypass guest {GUEST} start", check=False)
-        row = appliance.wait_until(
-            healthy, lambda: appliance.guest(healthy).get("cause") == cause and appliance.guest(healthy), cause
-        )
+        start_guest(healthy)
+
+        def failed() -> dict[str, Any]:
+            row = appliance.guest(healthy)
+            return row if row.get("cause") == broken.cause else {}
+
+        row = appliance.wait_until(healthy, failed, f"guest failed because of {broken.cause}")
         assert row["state"] == "failed"
-        assert says in row["detail"]
+        assert broken.says in row["detail"]
         with traffic(healthy, tmp_path) as streams:
             pass
         assert [report.lost for report in streams.reports] == [0, 0]
         assert not healthy.events.since(mark, event="relay")
     finally:
-        healthy.sh(mend_it)
-        appliance.restart_bypassd(healthy)
-        appliance.wait_until(healthy, lambda: appliance.guest(healthy), "the guests part")
-        healthy.sh(f"bypass guest {GUEST} start", check=False)
+        healthy.sh(broken.mend)
+        start_guest(healthy)
         appliance.wait_healthy(healthy)
 
 
 def test_guest_without_kvm_is_emulated_and_says_so(healthy: Board) -> None:
     """No /dev/kvm: the guest runs all the same, and `show guests` says how."""
-    healthy.sh(f"bypass guest {GUEST} stop")
-    appliance.wait_until(healthy, lambda: appliance.guest(healthy).get("state") == "stopped", "guest stopped")
+    stop_guest(healthy)
     healthy.sh("mv /dev/kvm /dev/kvm.away")
     try:
         healthy.sh(f"bypass guest {GUEST} start")
-        row = appliance.wait_until(
-            healthy, lambda: appliance.guest(healthy).get("accel") == "tcg" and appliance.guest(healthy), "tcg"
-        )
-        assert "no KVM" in row["detail"] or "KVM" in json.dumps(row)
+
+        def emulated() -> dict[str, Any]:
+            row = appliance.guest(healthy)
+            return row if row.get("accel") == "tcg" else {}
+
+        assert "KVM" in appliance.wait_until(healthy, emulated, "an emulated guest")["detail"]
     finally:
         healthy.sh("mv /dev/kvm.away /dev/kvm")
-        healthy.sh(f"bypass guest {GUEST} stop")
-        appliance.wait_until(healthy, lambda: appliance.guest(healthy).get("state") == "stopped", "guest stopped")
+        stop_guest(healthy)
         healthy.sh(f"bypass guest {GUEST} start")
         appliance.wait_serving(healthy)
 
