@@ -8,25 +8,56 @@ should read BYPASS before that.
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
-from appliance.errors import BypassError
+from appliance.errors import BypassError, UnreachableError
 from console.execute import Context
 from console.render import cell
 from console.views.common import alarm
 from console.views.state import banner, relay_word
 
 WAIT = 3.0  # seconds that a hung daemon may delay a login
+BOOT_S = 60.0  # a machine that has been up for less is still starting
+START_WAIT = 20.0  # seconds that a starting daemon may delay the first login
+ASK_AGAIN = 0.3
 
 
 def greet(context: Context) -> None:
     """Name, version and state, or why the state is not known."""
     try:
-        status = context.client.call("status.show", wait=WAIT)
-        text = banner(status, context.style) if isinstance(status, dict) else ""
+        text = _state(context)
+    except UnreachableError as error:
+        text = _await_start(context) or _unknown(context, error)
     except BypassError as error:
-        text = f"{cell(socket.gethostname())}\n{alarm([cell(error)], context.style, 'STATE UNKNOWN')}"
+        text = _unknown(context, error)
     print(f"{text}\nType ? for help.", file=context.out, flush=True)
+
+
+def _state(context: Context) -> str:
+    status = context.client.call("status.show", wait=WAIT)
+    return banner(status, context.style) if isinstance(status, dict) else ""
+
+
+def _unknown(context: Context, error: BypassError) -> str:
+    return f"{cell(socket.gethostname())}\n{alarm([cell(error)], context.style, 'STATE UNKNOWN')}"
+
+
+def _await_start(context: Context) -> str:
+    """Just after the machine's start bypassd is on its way: say so, and wait for it instead of raising an alarm."""
+    if time.clock_gettime(time.CLOCK_BOOTTIME) > BOOT_S:
+        return ""
+    print("The appliance is starting; the link is in bypass until it has proved itself.", file=context.out, flush=True)
+    deadline = time.monotonic() + START_WAIT
+    while time.monotonic() < deadline:
+        time.sleep(ASK_AGAIN)  # there is no socket yet on which to wait for one
+        try:
+            return _state(context)
+        except UnreachableError:
+            continue
+        except BypassError as error:
+            return _unknown(context, error)
+    return ""
 
 
 def prompt_state(status: Any) -> tuple[str, bool]:
