@@ -142,13 +142,15 @@ class _Connection:
     who: Caller
     topics: set[str] = field(default_factory=set)
     stream: Stream | None = None
+    handed: list[int] = field(default_factory=list)  # descriptors that go out with the next answer
+    ended: list[Callable[[], None]] = field(default_factory=list)
 
     async def serve(self, registry: Registry) -> None:
         """Answer one request after the other until the client leaves, misbehaves or falls silent."""
         bucket = TokenBucket(RATE, BURST, time.monotonic())
         while True:
             try:
-                line = await asyncio.wait_for(self.reader.readuntil(b"\n"), None if self.topics else IDLE)
+                line = await asyncio.wait_for(self.reader.readuntil(b"\n"), None if self.topics or self.ended else IDLE)
             except asyncio.LimitOverrunError:
                 await self.send(error(None, INVALID_REQUEST, f"a request has at most {MAX_REQUEST} bytes"))
                 return
@@ -173,11 +175,35 @@ class _Connection:
 
     async def send(self, message: object) -> None:
         """Send an answer and wait until the client has read enough of it; ConnectionError when it does not."""
-        self.writer.write(encode(message))
+        data = encode(message)
+        if self.handed:
+            data = data[self._hand_over(data) :]
+        self.writer.write(data)
         try:
             await asyncio.wait_for(self.writer.drain(), SEND_TIMEOUT)
         except TimeoutError:
             raise ConnectionAbortedError("the client does not read") from None
+
+    def _hand_over(self, data: bytes) -> int:
+        """Send the handed descriptors with the beginning of their answer; how many bytes that was."""
+        handed, self.handed = self.handed, []
+        try:
+            if self.writer.transport.get_write_buffer_size():
+                raise ConnectionAbortedError("the client does not read")
+            with self.writer.get_extra_info("socket").dup() as link:
+                return socket.send_fds(link, [data], handed)
+        except BlockingIOError as error:
+            raise ConnectionAbortedError("the client does not read") from error
+        finally:
+            for fd in handed:
+                os.close(fd)
+
+    def end(self) -> None:
+        """Tell those who lent something to this client that it is gone."""
+        for fd in self.handed:
+            os.close(fd)
+        for told in self.ended:
+            told()
 
     def push(self, data: bytes) -> None:
         """Send an event without waiting; a client that left too much unread is disconnected."""
@@ -187,6 +213,16 @@ class _Connection:
             self.writer.transport.abort()
         else:
             self.writer.write(data)
+
+
+def lend(fd: int, ended: Callable[[], None]) -> None:
+    """Inside a handler: send a descriptor with the answer, as the client's own copy; this one is closed then.
+
+    `ended` is called once, when the client's connection has ended.
+    """
+    link = _connection.get()
+    link.handed.append(fd)
+    link.ended.append(ended)
 
 
 class ControlServer:
@@ -299,5 +335,6 @@ class ControlServer:
         except (OSError, asyncio.CancelledError):
             writer.transport.abort()  # it went away, does not read, or we stop: nothing is owed to it
         finally:
-            del self._connections[task]
+            if known := self._connections.pop(task):
+                known.end()
             writer.close()

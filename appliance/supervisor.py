@@ -378,11 +378,13 @@ class Supervisor:
             self.transitions.record("system", "reset", "running", reset.kind, f"last reset: {reset.text}")
 
     def _register(self) -> None:
+        from appliance.captures import Captures
         from appliance.show import Show
 
         add_version(self.registry)
         Show(self).register(self.registry)
         self._api.register(self.registry)
+        Captures(lambda: (self.config, self.steering.datapath)).register(self.registry)
 
     def poke(self) -> None:
         """Have the pulse look at everything now."""

@@ -69,6 +69,23 @@ class Client:
                 if message.get("method") == "event":
                     yield message["params"]["topic"], message["params"]["data"]
 
+    def borrow(self, method: str, params: dict[str, object]) -> tuple[Any, int, socket.socket]:
+        """The result of a method that lends a descriptor, the descriptor, and the connection that it is lent for.
+
+        The caller closes both; what was lent ends with the connection.
+        """
+        link = self._connect(10.0)
+        try:
+            lines = _Lines(link)
+            result = self._request(link, lines, method, params, 10.0)
+            if len(lines.descriptors) != 1:
+                raise errors.UnreachableError(f"{self.path} does not speak the control protocol")
+        except BaseException:
+            link.close()
+            raise
+        link.settimeout(None)
+        return result, lines.descriptors[0], link
+
     def _connect(self, wait: float) -> socket.socket:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -127,6 +144,7 @@ class _Lines:
 
     def __init__(self, link: socket.socket) -> None:
         self._link, self._buffer = link, bytearray()
+        self.descriptors: list[int] = []  # that came with the lines
 
     @property
     def rest(self) -> bytes:
@@ -145,7 +163,8 @@ class _Lines:
                 if left <= 0:
                     raise TimeoutError
                 self._link.settimeout(left)
-            data = self._link.recv(1 << 16)
+            data, came, _, _ = socket.recv_fds(self._link, 1 << 16, 1)
+            self.descriptors += came
             if not data:
                 return b""
             self._buffer += data

@@ -12,6 +12,8 @@ from console.table import Arg, Command, Option
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
 GUEST = Arg("NAME", "a guest", source="guests")
+REMOTE = Arg("NAME", "a remote", source="remotes")
+PORT = Arg("NAME", "a port", source="ports")
 FILE = Arg("FILE", "a configuration file", source="file")
 COUNT = Arg("COUNT", "how many of the newest; 20 on a terminal", optional=True, number=True, on_terminal=20)
 RECORD = Arg("NAME", "one record in full", optional=True)
@@ -108,6 +110,37 @@ ACCESS = (
     ),
 )
 
+SIDE = Arg("SIDE", "one side of it only", choices=("lan", "wan"), optional=True)
+CAPTURE_FILTER = Arg("FILTER", "what to capture, as tcpdump takes it: tcp port 80", optional=True, rest=True)
+CAPTURE_OPTIONS = (
+    Option("count", "end after so many frames", Arg("N", "frames", number=True)),
+    Option("direction", "only frames that come in from there, or go out to there",
+           Arg("WAY", "in or out", choices=("in", "out"))),
+    Option("bytes", "keep so many bytes of each frame", Arg("N", "bytes, 1 to 16384", number=True)),
+)  # fmt: skip
+TO_FILE = Option("file", "into a file of the appliance", Arg("FILE", "a new file", source="file"))
+IN_DETAIL = Option("detail", "every field of each layer")
+
+
+def _at_points(words: tuple[str, ...], text: str, local: str, options: tuple[Option, ...]) -> tuple[Command, ...]:
+    """A command for each kind of point at which frames can be copied."""
+    places: tuple[tuple[str, tuple[str | Arg, ...]], ...] = (
+        ("at a port", ("port", PORT)),
+        ("at a guest, before it and behind it", ("guest", GUEST, SIDE)),
+        ("at a remote", ("remote", REMOTE, SIDE)),
+        ("at every point of the way", ("segment", SEGMENT)),
+    )
+    return tuple(
+        Command((*words, *place, CAPTURE_FILTER), f"{text} {where}", local=local, role="operator", options=options)
+        for where, place in places
+    )
+
+
+CAPTURE = (
+    *_at_points(("capture",), "frames", "capture:stream", (*CAPTURE_OPTIONS, TO_FILE)),
+    *_at_points(("show", "packets"), "frames in words", "packets:show", (*CAPTURE_OPTIONS, IN_DETAIL, JSON)),
+)
+
 TOOLS = (
     Command(("check", FILE), "validate a configuration; needs no daemon", local="check", options=(JSON,)),
     Command(
@@ -116,20 +149,41 @@ TOOLS = (
     Command(
         ("support-bundle", Arg("FILE", "a new file; left out: standard output", source="file", optional=True)),
         "state, logs, kernel and network in one file, without secrets",
-        local="support-bundle",
+        local="support:support_bundle",
         role="operator",
     ),
     Command(("api", "schema"), "every method of the control socket", method="api.schema", options=(JSON,)),
 )
 
 SESSION = (
-    Command(("help", Arg("WORDS", "words of a command", optional=True)), "these lines", local="help"),
+    Command(("help", Arg("WORDS", "words of a command", optional=True, rest=True)), "these lines", local="help"),
     Command(("exit",), "end the session", local="exit"),
     Command(("quit",), "end the session", local="exit"),
     Command(("logout",), "end the session", local="exit"),
 )
 
-COMMANDS: tuple[Command, ...] = (*SHOW, *SEGMENTS, *GUESTS, *ACCESS, *TOOLS, *SESSION)
+# The topics of `help`, in its order. A new topic is a new line here.
+TOPICS: dict[str, tuple[Command, ...]] = {
+    "See": SHOW,
+    "Segments": SEGMENTS,
+    "Guests": GUESTS,
+    "Access": ACCESS,
+    "Frames": CAPTURE,
+    "Tools": TOOLS,
+    "Session": SESSION,
+}
+COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in rows)
+
+# What words mean that begin several commands, for `?`.
+GROUPS: dict[str, str] = {
+    "show": "what the appliance is and does",
+    "show packets": "frames at a point of the way, in words",
+    "segment": "take a port pair out of the line, or back",
+    "guest": "start, stop, drain a guest",
+    "management": "the management port",
+    "capture": "frames at a point of the way, as pcapng for Wireshark",
+    "api": "the control socket",
+}
 
 PIPES: tuple[Command, ...] = (
     Command(("match", Arg("PATTERN", "a regular expression; case does not matter")), "only the lines that match"),

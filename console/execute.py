@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from appliance.errors import BypassError, UnreachableError
 from console.client import Client, RemoteError
-from console.commands import COMMANDS
 from console.names import Names
 from console.parse import Parsed, Token, UsageError, complete, parse, tokenize
 from console.render import Style, cell, to_json
@@ -119,9 +118,7 @@ def _perform(parsed: Parsed, context: Context) -> tuple[Outcome, tuple[Parsed, .
     command = parsed.command
     as_json = "--json" in parsed.options
     if command.local:
-        from console import local
-
-        return local.COMMANDS[command.local](parsed, context), parsed.pipes, as_json
+        return located(command.local)(parsed, context), parsed.pipes, as_json
     params: dict[str, object] = dict(command.fixed)
     numbers = {word.name for word in command.words if isinstance(word, Arg) and word.number}
     for name, value in parsed.args.items():
@@ -132,6 +129,17 @@ def _perform(parsed: Parsed, context: Context) -> tuple[Outcome, tuple[Parsed, .
                 params.setdefault(word.name.lower(), word.on_terminal)
     data = context.client.call(command.method, params, command.wait)
     return Outcome(data, command.view), parsed.pipes, as_json
+
+
+def located(local: str) -> Callable[[Parsed, Context], Outcome]:
+    """The function of a command that runs in this process; its module is imported only now."""
+    import importlib
+
+    module, _, function = local.rpartition(":")
+    found: Callable[[Parsed, Context], Outcome] = getattr(
+        importlib.import_module(f"console.{module or 'local'}"), function
+    )
+    return found
 
 
 def _text(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style) -> str:
@@ -188,19 +196,6 @@ def help_text(line: str, names: Names) -> str:
         pass
     width = max(len(text) for text, _ in rows)
     return "\n".join(f"  {text.ljust(width)}  {meaning}".rstrip() for text, meaning in rows)
-
-
-def command_list(words: str = "") -> list[str]:
-    """`help`: every command that begins with `words`, aligned."""
-    rows = [command for command in COMMANDS if command.syntax.startswith(words) or not words]
-    width = max((len(row.syntax) for row in rows if len(row.syntax) < 44), default=0)
-    lines = []
-    for row in rows:
-        if len(row.syntax) > width:
-            lines += [f"  {row.syntax}", f"  {' ' * width}  {row.help}"]
-        else:
-            lines.append(f"  {row.syntax.ljust(width)}  {row.help}")
-    return lines
 
 
 def quiet_broken_pipe() -> None:

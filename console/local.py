@@ -7,12 +7,11 @@ Imported only when one of them is typed, and each imports what it needs itself: 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.errors import ConfigError, RefusedError
-from console.execute import EXIT_CODES, GOOD, REFUSED, Context, Outcome, command_list
+from console.execute import GOOD, REFUSED, Context, Outcome
 from console.parse import Parsed, UsageError
 
 if TYPE_CHECKING:
@@ -91,40 +90,18 @@ def console(parsed: Parsed, context: Context) -> Outcome:
         return Outcome([attach(link, rest, context.out, context.err)], "lines")
 
 
-def help_(parsed: Parsed, context: Context) -> Outcome:
+def help(parsed: Parsed, _: Context) -> Outcome:
     """`help [WORDS]`: commands with their meaning."""
+    from console import manual
+
     words = parsed.args.get("WORDS", "")
-    lines = command_list(words)
+    lines = manual.commands(words)
     if not lines:
         raise UsageError(f'no command begins with "{words}"')
-    if not words:
-        lines += [
-            "",
-            "  Words may be abbreviated. ? shows what may come next, Tab completes.",
-            "  Behind a command: --json, | match PATTERN, | json, | count",
-            *(f"  Exit code {code}: {text}" for code, text in EXIT_CODES.items()),
-        ]
-    return Outcome(lines, "lines")
+    return Outcome(lines if words else [*lines, "", *manual.around()], "lines")
 
 
-def exit_(_: Parsed, context: Context) -> Outcome:
+def exit(_: Parsed, context: Context) -> Outcome:
     """`exit`: end the session; nothing happens to the appliance."""
     context.ended = True
     return Outcome([], "lines")
-
-
-def support_bundle(parsed: Parsed, context: Context) -> Outcome:
-    """`support-bundle [FILE]`."""
-    from console import support
-
-    return support.support_bundle(parsed, context)
-
-
-COMMANDS: dict[str, Callable[[Parsed, Context], Outcome]] = {
-    "check": check,
-    "explain": explain,
-    "console": console,
-    "support-bundle": support_bundle,
-    "help": help_,
-    "exit": exit_,
-}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from console.commands import COMMANDS, PIPES
+from console.commands import COMMANDS, GROUPS, PIPES
 from console.table import Arg, Command, Option
 
 Table = Sequence[Command]
@@ -123,11 +123,12 @@ class _Walk:
     def __init__(self, table: Table) -> None:
         self._rows: list[Command] = list(table)
         self._at = 0  # index into `words` of the rows
-        self._values: list[str] = []
+        self._values: list[tuple[int, str]] = []  # place in `words`, value
         self._options: dict[str, list[str]] = {}
         self._open: Option | None = None  # an option that still wants its value
         self._only_words = False  # after `--`
         self._typed: list[str] = []
+        self._rest = False  # the word at `_at` takes all words that follow, and has one
 
     def feed(self, tokens: Sequence[Token]) -> _Walk:
         for token in tokens:
@@ -141,13 +142,16 @@ class _Walk:
             self._open = None
         elif token.text == "--" and not token.quoted and not self._only_words:
             self._only_words = True
-        elif token.text.startswith("--") and not token.quoted and not self._only_words:
+        elif not token.quoted and not self._only_words and self._is_option(token.text):
             self._option(token.text)
         else:
             self._word(token.text)
 
+    def _is_option(self, text: str) -> bool:
+        return text.startswith("--") or (text in self._flags() and bool(self._whole()))
+
     def _option(self, text: str) -> None:
-        flag, equals, value = text.partition("=")
+        flag, equals, value = text.partition("=") if text.startswith("--") else (text, "", "")
         known = self._flags()
         if flag not in known:
             there = f"; there are: {', '.join(known)}" if known else ""
@@ -187,8 +191,13 @@ class _Walk:
             arg = free[0].words[self._at]
             assert isinstance(arg, Arg)
             self._rows = free
-            self._values.append(_checked(arg, text))
-            if not (arg.optional and arg.name.endswith("S")):  # WORDS takes all that follow
+            if _may_skip(arg) and text not in arg.choices:
+                self._at += 1
+                self._word(text)
+                return
+            self._values.append((self._at, _checked(arg, text)))
+            self._rest = arg.rest
+            if not arg.rest:
                 self._at += 1
             return
         if literals:
@@ -198,11 +207,16 @@ class _Walk:
     def _behind(self) -> str:
         return f' behind "{" ".join(self._typed)}"' if self._typed else ""
 
+    def _whole(self) -> list[Command]:
+        """The rows that need no more words."""
+        first = self._at + self._rest  # a word that takes the rest has begun, and needs no more
+        return [row for row in self._rows if all(isinstance(w, Arg) and w.optional for w in row.words[first:])]
+
     def finish(self) -> Parsed:
         """The row; UsageError when words are missing."""
         if self._open is not None:
             raise UsageError(f"{self._open.flag} needs a value: {self._open.value.help if self._open.value else ''}")
-        whole = [row for row in self._rows if all(isinstance(w, Arg) and w.optional for w in row.words[self._at :])]
+        whole = self._whole()
         if len(whole) != 1:
             following = ", ".join(dict.fromkeys(item.text for item in self.expected() if not item.text.startswith("-")))
             raise UsageError(f"more is needed{self._behind()}: {following}" if self._typed else "no command")
@@ -210,11 +224,11 @@ class _Walk:
         for option in row.options:
             if option.required and option.flag not in self._options:
                 raise UsageError(f"{option.flag} is missing: {option.help}")
-        names = [word.name for word in row.words if isinstance(word, Arg)]
         args: dict[str, str] = {}
-        for index, value in enumerate(self._values):
-            name = names[min(index, len(names) - 1)]
-            args[name] = f"{args[name]} {value}" if name in args else value
+        for place, value in self._values:
+            word = row.words[place]
+            assert isinstance(word, Arg)
+            args[word.name] = f"{args[word.name]} {value}" if word.name in args else value
         return Parsed(row, args, self._options)
 
     def expected(self) -> list[Next]:
@@ -223,28 +237,34 @@ class _Walk:
             return _proposals(self._open.value)
         out: dict[str, Next] = {}
         for row in self._rows:
-            if len(row.words) <= self._at:
-                continue
-            word = row.words[self._at]
-            if isinstance(word, str):
-                last = self._at + 1 == len(row.words)
-                several = sum(1 for other in self._rows if other.words[: self._at + 1] == row.words[: self._at + 1]) > 1
-                out.setdefault(word, Next(word, row.help if last or not several else _GROUPS.get(word, row.help)))
-            else:
-                for proposal in _proposals(word):
-                    out.setdefault(proposal.text, proposal)
+            for place in range(self._at, len(row.words)):
+                word = row.words[place]
+                if isinstance(word, str):
+                    out.setdefault(word, Next(word, self._meaning(row, place)))
+                else:
+                    for proposal in _proposals(word):
+                        out.setdefault(proposal.text, proposal)
+                    if _may_skip(word):
+                        continue
+                break
         if self._at:
+            whole = self._whole()
             for flag, option in self._flags().items():
-                if flag not in self._options or option.repeat:
+                fits = flag.startswith("--") or any(option in row.options for row in whole)
+                if fits and (flag not in self._options or option.repeat):
                     out.setdefault(flag, Next(flag, option.help))
         return list(out.values())
 
+    def _meaning(self, row: Command, place: int) -> str:
+        """Of a word that leads to `row`: the row's own help, or that of the group of rows that begin alike."""
+        alike = [other for other in self._rows if other.words[: place + 1] == row.words[: place + 1]]
+        group = GROUPS.get(" ".join(word for word in row.words[: place + 1] if isinstance(word, str)), "")
+        return group if group and (len(alike) > 1 or place + 1 < len(row.words)) else row.help
 
-_GROUPS = {
-    "show": "what the appliance is and does",
-    "segment": "take a port pair out of the line, or back",
-    "guest": "start, stop, drain a guest",
-}
+
+def _may_skip(arg: Arg) -> bool:
+    """Left out when the word typed is none of its choices."""
+    return arg.optional and bool(arg.choices)
 
 
 def _proposals(arg: Arg | None) -> list[Next]:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 
 class Arg(NamedTuple):
-    """A value in a command. `source` says where Tab takes proposals from: segments, guests, file, or choices.
+    """A value in a command. `source` says where Tab takes proposals from: a key of names.SOURCES, or `choices`.
 
-    `on_terminal` is what stands for it when a person left it out, so that a slow line is not flooded.
+    `on_terminal` is what stands for it when a person left it out, so that a slow line is not flooded. `rest`: it takes
+    all words that follow.
     """
 
     name: str
@@ -19,10 +20,12 @@ class Arg(NamedTuple):
     optional: bool = False
     number: bool = False
     on_terminal: int | None = None
+    rest: bool = False
 
 
 class Option(NamedTuple):
-    """`--flag`, with a value when `value` is there."""
+    """`--flag`, with a value when `value` is there. Without dashes it is a word like any other (`count 10`), which may
+    stand wherever all needed words are there."""
 
     flag: str
     help: str
@@ -34,8 +37,8 @@ class Option(NamedTuple):
 class Command(NamedTuple):
     """One row. A word is literal text or an Arg; optional Args stand at the end.
 
-    `method` is called on the control socket with the Args by name and `fixed`; `local` is a function of
-    console/local.py that runs in this process instead. `view` is the name of a view in views.py.
+    `method` is called on the control socket with the Args by name and `fixed`; `local` is a function that runs in this
+    process instead: of console/local.py, or "module:function" of another. `view` is the name of a view in views/.
     """
 
     words: tuple[str | Arg, ...]
@@ -43,7 +46,7 @@ class Command(NamedTuple):
     method: str = ""
     local: str = ""
     fixed: tuple[tuple[str, str], ...] = ()
-    role: str = "viewer"
+    role: str = "viewer"  # that the daemon asks for; shown in `help`
     view: str = "generic"
     options: tuple[Option, ...] = ()
     wait: float = 5.0  # seconds the daemon may take to answer

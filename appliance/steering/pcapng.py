@@ -8,7 +8,7 @@ closes it. Errors are the stream's own (OSError, BrokenPipeError).
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 _SECTION: Final = 0x0A0D0D0A
 _BYTE_ORDER: Final = 0x1A2B3C4D
@@ -40,7 +40,7 @@ def _block(kind: int, body: bytes, options: bytes = b"") -> bytes:
 class Writer:
     """One section in a binary stream. Nothing is flushed but what the stream flushes by itself."""
 
-    def __init__(self, out: BinaryIO, application: str, *, hardware: str = "", comment: str = "") -> None:
+    def __init__(self, out: IO[bytes], application: str, *, hardware: str = "", comment: str = "") -> None:
         """Write the section's head. `application`: name and version of who captured."""
         import os
 

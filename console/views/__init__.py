@@ -26,6 +26,7 @@ _WHERE: dict[str, str] = {
     "management": "access.management",
     "sessions": "access.sessions",
     "events": "access.events",
+    "packets": "traffic.packets",
     "done": "common.done",
     "lines": "common.lines",
 }

@@ -62,3 +62,18 @@ def explain(data: Any, style: Style = PLAIN) -> str:
         lines.append(f"frame {cell(row.get('frame'))}: {paint(cell(row.get('verdict')), BOLD, style)}  {rule}: {way}")
         lines += [f"    {cell(line)}" for line in row.get("why", [])]
     return "\n".join(lines) or "no frames"
+
+
+def packets(data: Any, _: Style = PLAIN) -> str:
+    """Captured frames, one a line: when, where, which way, how long, in words."""
+    found = rows_of(data)
+    width = max((len(cell(row.get("place"))) for row in found), default=0)
+    return "\n".join(packet(row, width) for row in found) or "no frames"
+
+
+def packet(row: Row, width: int) -> str:
+    """One captured frame."""
+    when, place = str(row.get("when"))[11:26], cell(row.get("place")).ljust(width)
+    return (
+        f"{when}  {place} {cell(row.get('way')).ljust(3)} {cell(row.get('length')).rjust(5)}  {cell(row.get('text'))}"
+    )

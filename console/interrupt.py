@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Ctrl-C as an event to wait for, instead of an exception in the middle of something.
+
+Commands that run until they are interrupted (capture, monitor) end in good order: the file is whole, the screen is as
+it was. Lives as long as the `with` block; the handlers of before are back after it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupt:
+    """`happened`, and a descriptor that is readable from then on."""
+
+    def __init__(self) -> None:
+        self.happened = False
+        self.number = 0  # of the signal
+
+    def __enter__(self) -> Self:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._before: dict[signal.Signals, Any] = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.happened and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C: whoever should have ended hangs
+        self.happened, self.number = True, number
+        os.write(self._write, b".")
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._read
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._read)
+        os.close(self._write)
