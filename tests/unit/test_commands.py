@@ -105,24 +105,10 @@ def test_refused(line: str, expected: str) -> None:
 
 
 FOLLOWING = [
-    (
-        "",
-        [
-            "show",
-            "segment",
-            "guest",
-            "management",
-            "check",
-            "explain",
-            "support-bundle",
-            "api",
-            "help",
-            "exit",
-            "quit",
-            "logout",
-        ],
-    ),
-    ("s", ["show", "segment", "support-bundle"]),
+    ("", list(dict.fromkeys(str(row.words[0]) for row in COMMANDS))),
+    ("seg", ["segment"]),
+    ("capture guest ips1 ", ["lan", "wan", "FILTER", "count", "direction", "bytes", "file"]),
+    ("capture guest ips1 lan tcp count 5 d", ["FILTER", "direction"]),
     ("show t", ["transitions"]),
     ("segment ", ["NAME"]),
     ("segment main ", ["bypass", "auto"]),
