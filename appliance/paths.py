@@ -62,6 +62,11 @@ class Paths:
         return self.state / "transitions.jsonl"
 
     @property
+    def setup_offered(self) -> Path:
+        """Is there once the serial line has offered the first-boot setup."""
+        return self.state / "setup-offered"
+
+    @property
     def crash(self) -> Path:
         """Crash records moved here from pstore."""
         return self.state / "crash"

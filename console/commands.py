@@ -101,6 +101,15 @@ GUESTS = (
 
 ACCESS = (
     Command(
+        ("setup",), "the first questions: name, address, password, guest, segments", local="wizard:setup", role="admin"
+    ),
+    Command(
+        ("user", Arg("NAME", "a user of the configuration", source="users"), "password"),
+        "ask for a new password, and commit it",
+        local="users:user_password",
+        role="admin",
+    ),
+    Command(
         ("management", "unblock", Arg("ADDRESS", "an address that failed to log in too often")),
         "let an address log in again at once",
         "management.unblock",

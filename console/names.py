@@ -12,7 +12,11 @@ from console.render import cell
 from console.table import Arg
 
 Proposals = list[tuple[str, str]]  # (name, meaning)
-_METHODS = {"segments": ("segments.show", "relay"), "guests": ("guests.show", "state")}
+_METHODS = {
+    "segments": ("segments.show", "relay"),
+    "guests": ("guests.show", "state"),
+    "users": ("management.show", "role"),
+}
 
 
 class Names:

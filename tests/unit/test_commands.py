@@ -35,7 +35,7 @@ GOOD = [
     ("show transitions", "show transitions COUNT"),
     ("show trans 5", "show transitions COUNT COUNT=5"),
     ("segment main bypass", "segment NAME bypass NAME=main"),
-    ("se main a", "segment NAME auto NAME=main"),
+    ("seg main a", "segment NAME auto NAME=main"),
     ("guest ips1 sta", "guest NAME start NAME=ips1"),
     ("guest stop stop", "guest NAME stop NAME=stop"),
     ("guest ips1 command hang 5", "guest NAME command WORD VALUE NAME=ips1 WORD=hang VALUE=5"),

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`user NAME password`: asks twice, hashes here, and commits the hash; the password itself goes nowhere."""
+
+from __future__ import annotations
+
+from appliance.access import password
+from appliance.errors import RefusedError
+from console.ask import Asker
+from console.change import Change, apply, running
+from console.execute import Context, Outcome
+from console.parse import Parsed
+
+TRIES = 3
+
+
+def ask_password(asker: Asker, name: str, question: str = "New password") -> str:
+    """The hash of a password that was typed twice alike. RefusedError after three tries."""
+    with asker.unseen():
+        for _ in range(TRIES):
+            first = asker.secret(question)
+            if why := password.trouble(first, name):
+                if not asker.terminal:
+                    raise RefusedError(why)
+                asker.say(f"Not taken: {why}.")
+                continue
+            if asker.terminal and asker.secret("The same again") != first:
+                asker.say("The two differ.")
+                continue
+            return password.hashed(first, name)
+    raise RefusedError("no password was set")
+
+
+def user_password(parsed: Parsed, context: Context) -> Outcome:
+    """`user NAME password`."""
+    name = parsed.args["NAME"]
+    users = [str(user.get("name")) for user in running(context.client).get("user", [])]
+    if name not in users:
+        there = ", ".join(users) or "none"
+        raise RefusedError(f'there is no user "{name}" (there is: {there}); configure, set user {name} role admin')
+    made = ask_password(Asker(), name)
+    done = apply(context.client, [Change("set", ("user", name, "password", made))], f"password of {name}")
+    return Outcome({"message": f"password of {name} set; {done.get('message', '')}"}, "done")
