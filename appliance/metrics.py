@@ -103,9 +103,9 @@ def _access(sup: Supervisor) -> list[Family]:
     sent = Family("syslog_sent", "counter", "Events sent to a syslog server")
     lost = Family("syslog_lost", "counter", "Events thrown away because a syslog server could not be reached")
     if sup.access is not None:
-        failed.add(sup.access.failures)
-        shut_out.add(len(sup.access.limiter.blocked(time.monotonic_ns())))
-        sessions.add(len(sup.access.sessions.show()))
+        failed.add(sup.access.logins.failures)
+        shut_out.add(len(sup.access.logins.shut_out()))
+        sessions.add(len(sup.access.logins.sessions.show()))
         for row in sup.access.syslog.show():
             sent.add(float(str(row["sent"])), server=row["server"])
             lost.add(float(str(row["lost"])), server=row["server"])

@@ -74,10 +74,17 @@ def may_log_in(user: User) -> bool:
     return bool(user.password or user.keys)
 
 
-def changed(before: Iterable[User], after: Iterable[User]) -> set[str]:
-    """Users whose sessions must end: removed, or with another role, password or set of keys."""
+def shut(before: Iterable[User], after: Iterable[User]) -> set[str]:
+    """Users whose sessions must end: removed, with another role, or without anything left to log in with.
+
+    A new password ends none: the one who sets it is usually logged in.
+    """
     now = {user.name: user for user in after}
-    return {user.name for user in before if now.get(user.name) != user}
+    return {
+        user.name
+        for user in before
+        if (there := now.get(user.name)) is None or there.role != user.role or not may_log_in(there)
+    }
 
 
 def read(root: Path) -> Texts:

@@ -55,10 +55,10 @@ def _register(sup: Supervisor, access: Access) -> None:
         return access.show()
 
     async def sessions(_: Params) -> object:
-        return access.sessions.show()
+        return access.logins.sessions.show()
 
     async def unblock(params: Params) -> object:
-        return {"message": f"{await access.unblock(str(params['address']))} may log in again"}
+        return {"message": f"{await access.logins.unblock(str(params['address']))} may log in again"}
 
     add = sup.registry.add
     count = Param("integer", "how many, the newest; 0: all in memory", required=False)

@@ -17,6 +17,7 @@ import msgspec
 from appliance.access.accounts import FIRST_UID, LAST_UID, replace_file
 from appliance.config.load import from_data
 from appliance.config.model import Config, Management, User
+from appliance.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Memory:
             config = from_data(data["config"])
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             log.error("%s is damaged: users get new numbers: %s", self._path, error)
             return
         self.uids = {name: uid for name, uid in uids.items() if FIRST_UID <= uid <= LAST_UID}

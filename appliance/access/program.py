@@ -39,6 +39,7 @@ class Program:
         self._since = 0.0
         self._delay = FIRST_DELAY
         self._again: asyncio.TimerHandle | None = None
+        self._looked = False  # for one that an earlier bypassd started
 
     @property
     def running(self) -> bool:
@@ -47,11 +48,10 @@ class Program:
 
     async def want(self, words: list[str] | None) -> None:
         """Have it run with this command line, or not at all. One that runs with another is ended first."""
-        if words == self.words and (self.running or self._again is not None or words is None):
-            return
-        if self.words is None and not self.running:
+        if not self._looked:
+            self._looked = True
             self._adopt(words)
-        if self.running and words == self.words:
+        if words == self.words and (self.running or self._again is not None or words is None):
             return
         self._forget_timer()
         self.words = words

@@ -61,10 +61,11 @@ def test_no_number_left_is_refused() -> None:
 
 
 def test_whose_sessions_end() -> None:
-    other = User(name="admin", role="viewer", password=ADMIN.password)
-    assert accounts.changed([ADMIN, VIEWER], [ADMIN, VIEWER]) == set()
-    assert accounts.changed([ADMIN, VIEWER], [other, VIEWER]) == {"admin"}
-    assert accounts.changed([ADMIN, VIEWER], [ADMIN]) == {"noc"}
+    assert accounts.shut([ADMIN, VIEWER], [ADMIN, VIEWER]) == set()
+    assert accounts.shut([ADMIN, VIEWER], [User(name="admin", role="viewer", password="x"), VIEWER]) == {"admin"}
+    assert accounts.shut([ADMIN, VIEWER], [ADMIN]) == {"noc"}
+    assert accounts.shut([ADMIN], [User(name="admin", role="admin")]) == {"admin"}
+    assert accounts.shut([ADMIN], [User(name="admin", role="admin", password="$6$other")]) == set()
 
 
 def test_files_on_disk(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Logins over SSH as the server's log tells them: events, who is logged in, who is shut out after too many failures."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from appliance.access.limiter import Action, Block, Limiter, network_of
+from appliance.access.port import ManagementPort
+from appliance.access.sessions import Sessions
+from appliance.access.sshlog import SshEvent, Tail, parse
+from appliance.causes import Cause
+from appliance.errors import BypassError, RefusedError
+from appliance.events import Events, Severity
+
+log = logging.getLogger(__name__)
+
+
+class Logins:
+    """Follows the log; lives as long as the part."""
+
+    def __init__(self, log_file: Path, port: ManagementPort, events: Events) -> None:
+        self._tail, self._port, self._events = Tail(log_file), port, events
+        self.sessions, self._limiter, self.failures = Sessions(), Limiter(), 0
+
+    def catch_up(self) -> None:
+        """What the log says already, so that sessions are known; nothing of it is news."""
+        for line in self._tail.lines():
+            if event := parse(line):
+                self.sessions.note(event)
+
+    async def follow(self, now: int) -> None:
+        """Read on, and shut out or let in whom it concerns."""
+        actions: list[Action] = self._limiter.tick(now)
+        for line in self._tail.lines():
+            if event := parse(line):
+                actions += self._take(now, event)
+        for action in actions:
+            await self._act(action)
+
+    async def unblock(self, address: str) -> str:
+        """Let an address in again before its time; what was let in. RefusedError when it is not shut out."""
+        shut_out = self._limiter.blocked(time.monotonic_ns())
+        asked = address if "/" in address else network_of(address)
+        if asked not in shut_out:
+            raise RefusedError(f"{address} is not shut out; shut out: {', '.join(shut_out) or 'nobody'}")
+        self._limiter.succeeded(asked.partition("/")[0])
+        await self._port.let_in(asked)
+        return asked
+
+    def shut_out(self) -> dict[str, int]:
+        """Networks that are shut out, with the seconds left."""
+        return self._limiter.blocked(time.monotonic_ns())
+
+    def _take(self, now: int, event: SshEvent) -> list[Action]:
+        self.sessions.note(event)
+        who = f"user {event.user}" if event.user else "ssh"
+        if event.kind == "failed":
+            self.failures += 1
+            text = f"login from {event.address} failed: {event.how}"
+            self._events.record(Severity.WARNING, who, text, Cause.LOGIN_FAILED)
+            return self._limiter.failed(now, event.address)
+        if event.kind == "login":
+            self._limiter.succeeded(event.address)
+            self._events.record(Severity.NOTICE, who, f"logged in from {event.address} by {event.how}", Cause.LOGIN)
+        else:
+            self._events.record(Severity.INFO, who, f"logged out from {event.address}: {event.how}", Cause.LOGIN)
+        return []
+
+    async def _act(self, action: Action) -> None:
+        try:
+            if isinstance(action, Block):
+                text = f"{action.network} is shut out for {action.seconds} s after {action.failures} failed logins"
+                self._events.record(Severity.WARNING, "ssh", text, Cause.LOGIN_BLOCKED)
+                await self._port.shut_out(action.network)
+            else:
+                await self._port.let_in(action.network)
+        except BypassError as error:
+            log.warning("%s", error)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The management port: into its namespace, with its addresses or its DHCP client, which outlives bypassd.
+
+What has to be is decided in network.py; here it is looked at and carried out. Errors are UnreachableError (a command
+failed) and HardwareError (the port is not there), one clear line each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.access import network, ssh
+from appliance.access.namespace import Namespace
+from appliance.access.program import Program
+from appliance.config.model import Config, Management
+from appliance.errors import HardwareError, UnreachableError
+from appliance.hardware import board
+from appliance.hardware.links import devices, match
+
+SCRIPT = "/usr/libexec/bypass/dhcp"
+DHCP = ("busybox", "udhcpc", "-f", "-s", SCRIPT, "-t", "5", "-T", "3", "-A", "10")
+
+
+class ManagementPort:
+    """See the module. `ports` are the board's management ports; `lease` is where the DHCP script notes what it got."""
+
+    def __init__(self, ports: Sequence[board.Port], space: Namespace, dhcp: Program, lease: Path) -> None:
+        self._ports, self.space, self.dhcp, self._lease = ports, space, dhcp, lease
+        self.seen = network.Seen()
+        self._swept = ""  # for this port
+
+    @property
+    def names(self) -> list[str]:
+        """The board's management ports."""
+        return [port.name for port in self._ports]
+
+    def name(self, management: Management) -> str:
+        """The one that is used. HardwareError: the board has none."""
+        if management.port:
+            return management.port
+        if not self._ports:
+            raise HardwareError("this board has no management port: board.toml names none")
+        return self._ports[0].name
+
+    async def converge(self, config: Config) -> None:
+        """Make it what the configuration says."""
+        management = config.management
+        if not (management.address or management.address6 or self.space.exists):
+            return
+        port = self.name(management)
+        if not self.space.exists:
+            await self.ip("netns", "add", self.space.name)
+            await self.ip("-n", self.space.name, "link", "set", "lo", "up")
+        if self._swept != port:
+            await self._sweep(port)
+        self.seen = await self._see(port)
+        if not self.seen.there:
+            await self._move(port)
+        self._ipv6(port, bool(management.address6))
+        for words in network.commands(management, port, await self._see(port), self.space.name):
+            await self.ip(*words)
+        client = [*DHCP, "-i", port, "-x", f"hostname:{config.system.hostname}"]
+        await self.dhcp.want(self.space.command(client) if management.address == "dhcp" else None)
+        self.seen = await self._see(port)
+
+    async def shut_out(self, name: str) -> None:
+        """Answer nothing to this network from now on."""
+        await self.ip(*network.block(name, self.space.name))
+
+    async def let_in(self, name: str) -> None:
+        """Answer it again."""
+        await self.ip(*network.unblock(name, self.space.name))
+
+    def lease(self) -> dict[str, str]:
+        """What the DHCP client got."""
+        try:
+            return network.parse_lease(self._lease.read_text(encoding="utf-8"))
+        except OSError:
+            return {"state": "no answer from a DHCP server yet"}
+
+    async def ip(self, *words: str) -> None:
+        """Run iproute2's `ip`; UnreachableError with its complaint."""
+        status, text = await ssh.run(["ip", *words])
+        if status != 0:
+            raise UnreachableError(f"management port: ip {' '.join(words)}: {' '.join(text.split())}")
+
+    async def _sweep(self, port: str) -> None:
+        """Once: who an earlier bypassd shut out is not known any more; another port that was used is taken down."""
+        for family in ("-4", "-6"):
+            await self.ip(family, "-n", self.space.name, "route", "flush", "type", "blackhole")
+        for other in (name for name in self.names if name != port):
+            for words in network.commands(Management(), other, await self._see(other), self.space.name):
+                await self.ip(*words)
+        self._swept = port
+
+    async def _see(self, port: str) -> network.Seen:
+        inside = ["ip", "-n", self.space.name]
+        status, links = await ssh.run([*inside, "-j", "address", "show", "dev", port])
+        if status != 0:
+            return network.Seen()
+        _, routes = await ssh.run([*inside, "-j", "route", "show", "default"])
+        _, routes6 = await ssh.run([*inside, "-6", "-j", "route", "show", "default"])
+        return network.parse(links, routes, routes6)
+
+    async def _move(self, name: str) -> None:
+        """Find the port as board.toml describes it, and take it into the namespace."""
+        wanted = [port for port in self._ports if port.name == name]
+        found, missing = match(wanted, await asyncio.to_thread(devices))
+        if name not in found:
+            raise HardwareError(missing.get(name, f"{name} is not a management port of this board"))
+        device = found[name].ifname
+        await self.ip("link", "set", "dev", device, "down")
+        await self.ip("link", "set", "dev", device, "netns", self.space.name, "name", name)
+
+    def _ipv6(self, port: str, on: bool) -> None:
+        """IPv6 only where it was asked for: no address that nobody knows of."""
+        path = Path(f"/proc/sys/net/ipv6/conf/{port}/disable_ipv6")
+
+        def write() -> None:
+            value = "0" if on else "1"
+            if path.exists() and path.read_text(encoding="ascii").strip() != value:
+                path.write_text(value, encoding="ascii")
+
+        try:
+            self.space.inside(write)
+        except OSError as error:
+            raise UnreachableError(f"management port {port}: IPv6: {error.strerror}") from error
