@@ -1,0 +1,470 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who comes in and how, as a person does it: the serial line of a new appliance, then OpenSSH over the real port.
+
+One boot of a fresh board serves all, in this order: nothing is open before the setup; the setup on the serial line; a
+wrong password; commands, roles and keys over SSH; limits; metrics, syslog and the bundle as their readers get them;
+DHCP; and what holds over a restart of bypassd, a broken configuration and a reboot.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from boardsim import Board, netns, payload
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+from tests.image import appliance, harness
+from tests.image.admin import ADDRESS, Admin, commit
+
+PASSWORD = "correct horse battery"
+READY_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def fresh(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """A board that has never been switched on before, up to its debug shell."""
+    directory = tmp_path_factory.mktemp("access")
+    load = payload.image(artefacts, directory, debug=True)
+    with Board(directory, load, accelerator=harness.accelerator(artefacts)) as made:
+        made.power_on()
+        made.sh("true", timeout=READY_S)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def closed(fresh: Board) -> str:
+    """What is open before anybody has set the appliance up, seen from inside and from the management host."""
+    appliance.wait_until(fresh, lambda: appliance.show(fresh, "management"), "access is up")
+    listening = fresh.sh("ss -Hltun; ip netns list").output
+    answers = fresh.mgmt.ping(ADDRESS, timeout=1)
+    return f"{listening.strip()}{' answers' if answers else ''}"
+
+
+@pytest.fixture(scope="module")
+def said(fresh: Board, closed: str) -> str:
+    """The setup on the serial line, answered by a person who mistypes; everything it said."""
+    line = fresh.console
+    appliance.wait_serving(fresh)
+    mark = line.mark()
+    line.expect("Type setup .*: ", since=0)
+    line.sendline("setup")
+    line.expect(r"Host name \[bypass\]: ")
+    line.sendline("wire1")
+    line.expect(r"Management address \[dhcp\]: ")
+    line.sendline("10.88.0.2")
+    line.expect("Not taken: .*prefix length")
+    line.sendline(f"{ADDRESS}/24")
+    line.expect(r"Gateway, or none \[none\]: ")
+    line.sendline("10.88.0.1")
+    line.expect(r"Set a password for admin \(yes/no\) \[yes\]: ")
+    line.sendline()
+    for asked, text in (
+        ("Password: ", PASSWORD),
+        ("The same again: ", "a typing error"),
+        ("The two differ.*\\s+Password: ", PASSWORD),
+        ("The same again: ", PASSWORD),
+    ):
+        line.expect(asked)
+        line.sendline(text)
+    line.expect(r"segment main: lan0 link up, wan0 link up; relay inline")
+    line.expect(r"Do it \(yes/no\) \[yes\]: ")
+    line.sendline()
+    line.expect("Done", timeout=120)
+    line.expect(r"wire1 \[inline\]>", timeout=90)
+    return line.text[mark:]
+
+
+@pytest.fixture(scope="module")
+def admin(fresh: Board, said: str, tmp_path_factory: pytest.TempPathFactory) -> Admin:
+    """The administrator, once the setup is done."""
+    return Admin(fresh, tmp_path_factory.mktemp("ssh"), {"admin": PASSWORD, "root": PASSWORD, "nobody": PASSWORD})
+
+
+@pytest.fixture(autouse=True)
+def _no_panic(fresh: Board) -> Iterator[None]:
+    fresh.events.check()
+    yield
+    fresh.events.check()
+
+
+def events(board: Board) -> list[str]:
+    """What the events say, as text, oldest first."""
+    return [f"{row['severity']} {row['source']}: {row['text']}" for row in appliance.show(board, "events 0") or []]
+
+
+def management(board: Board) -> dict[str, Any]:
+    return dict(appliance.show(board, "management") or {})
+
+
+def wait(board: Board, found: Callable[[], Any], what: str) -> Any:
+    return appliance.wait_until(board, found, what)
+
+
+# -- first boot
+
+
+def test_nothing_is_open_before_the_setup(closed: str) -> None:
+    """No listener, no namespace for the port, no answer on it; there is no default password anywhere to try."""
+    assert closed == ""
+
+
+def test_setup_on_the_serial_line(fresh: Board, said: str, admin: Admin) -> None:
+    """It shows no password, commits all of it, and names the key that a client then really sees."""
+    assert PASSWORD not in said
+    assert f"Log in with: ssh admin@{ADDRESS}" in said
+    assert f"ed25519 {admin.fingerprint()}" in said
+    assert fresh.sh("hostname").output.strip() == "wire1"
+    assert "$y$" not in fresh.sh("bypass show management --json").output
+    (newest, *_) = json.loads(fresh.sh(history("config.history")).output)
+    assert newest["comment"] == "setup"
+
+
+def history(method: str) -> str:
+    code = f'import json; from console.client import Client; print(json.dumps(Client().call("{method}")))'
+    return f"python3 -I -c '{code}'"
+
+
+def test_setup_is_offered_once(fresh: Board, said: str) -> None:
+    """The next session on the serial line goes to the shell at once; `setup` is a command there."""
+    line = fresh.console
+    mark = line.mark()
+    line.sendline("exit")
+    line.expect(r"wire1 \[inline\]>", since=mark, timeout=90)
+    assert "Type setup" not in line.text[mark:]
+    line.sendline("setup")
+    line.expect(r"Host name \[wire1\]: ")
+    line.send("\x03")
+    line.expect("nothing was changed")
+    line.expect(r"wire1 \[inline\]>")
+
+
+# -- SSH
+
+
+def test_wrong_password_is_refused_and_told(fresh: Board, admin: Admin) -> None:
+    assert admin.attempt("admin", "not the password")
+    wait(fresh, lambda: any("failed: password" in text for text in events(fresh)), "the failure is an event")
+    assert any(text.startswith("warning user admin: login from 10.88.0.1 failed") for text in events(fresh))
+
+
+def test_commands_over_ssh_are_the_consoles(fresh: Board, admin: Admin) -> None:
+    """One-shot with its exit code; a login is an event; what is no command is no way to a shell."""
+    good = admin.run("admin", "show", "status", "--json")
+    assert good.status == 0
+    assert json.loads(good.text)["state"] == "inline"
+    assert admin.run("admin", "show", "nonsense").status == 2
+    for trick in (("sh",), ("-c", "id"), ("show version; id",), ("/bin/sh -c id",)):
+        reply = admin.run("admin", *trick)
+        assert reply.status == 2, trick
+        assert "uid=" not in reply.text
+    assert any("logged in from 10.88.0.1 by password" in text for text in events(fresh))
+
+
+def test_the_shell_over_ssh(fresh: Board, admin: Admin) -> None:
+    """Banner, prompt, help, and who else is there; the session is seen by the others."""
+    child = admin.open("admin", options=("-tt",))
+    child.expect("Throughwire")
+    child.expect(r"wire1 \[inline\]>")
+    (row,) = appliance.show(fresh, "sessions")
+    assert (row["user"], row["address"], row["by"]) == ("admin", "10.88.0.1", "password")
+    child.send("show sess\t\r")
+    child.expect("admin +10.88.0.1 +password")
+    child.sendline("exit")
+    child.expect(pexpect.EOF)
+    wait(fresh, lambda: appliance.show(fresh, "sessions") == [], "the session is over")
+
+
+def test_no_root_no_forwarding_no_files(fresh: Board, admin: Admin) -> None:
+    """root has no way in; ports are not forwarded either way; there is no file transfer."""
+    assert admin.run("root", "show", "version").status == 255
+    refused = admin.run("admin", options=("-W", f"{ADDRESS}:22")).text
+    assert "prohibited" in refused or "failed" in refused
+    remote = admin.run(
+        "admin", "show", "version", options=("-R", "2222:127.0.0.1:22", "-o", "ExitOnForwardFailure=yes")
+    )
+    assert remote.status == 255
+    assert "forwarding failed" in remote.text
+    transfer = admin.run("admin", "-s", "sftp")
+    assert transfer.status not in (0, None)
+
+
+def test_roles(fresh: Board, admin: Admin) -> None:
+    """A viewer looks, an operator acts, and neither changes the configuration; keys work, and only for their owner."""
+    key, public = admin.make_key("noc")
+    other, _ = admin.make_key("stranger")
+    commit(
+        fresh,
+        ("set", "user", "noc", "role", "viewer"),
+        ("set", "user", "noc", "keys", public),
+        ("set", "user", "ops", "role", "operator"),
+        ("set", "user", "ops", "keys", public),
+    )
+    assert admin.by_key("noc", key, "show", "guests").status == 0
+    assert admin.by_key("noc", other, "show", "guests").status == 255
+    refused = admin.by_key("noc", key, "segment", "main", "bypass")
+    assert refused.status == 1
+    assert "needs the role operator; yours is viewer" in refused.text
+    mark = fresh.events.mark()
+    assert admin.by_key("ops", key, "segment", "main", "bypass").status == 0
+    fresh.wait_event(event="relay", state="bypass", since=mark)
+    assert admin.by_key("ops", key, "segment", "main", "auto").status == 0
+    fresh.wait_event(event="relay", state="inline", since=mark)
+    assert "needs the role admin" in admin.by_key("ops", key, "management", "unblock", "10.88.0.7").text
+    assert fresh.sh("stat -c %a /etc/shadow").output.strip() == "600"
+
+
+def test_who_is_removed_is_out_at_once(fresh: Board, admin: Admin) -> None:
+    """The session of a removed user ends with the commit; the name logs in no more; its key file is gone."""
+    key = admin.folder / "noc"
+    words = [*admin.words("noc", "-i", str(key), "-tt")]
+    child = pexpect.spawn("ip", ["netns", "exec", fresh.mgmt.namespace, *words], timeout=60, encoding="utf-8")
+    child.expect(r"\[inline\]>")
+    commit(fresh, ("delete", "user", "noc"))
+    child.expect(pexpect.EOF)
+    child.close()
+    assert admin.by_key("noc", key, "show", "version").status == 255
+    assert fresh.sh("ls /var/lib/bypass/home/noc/.ssh").output.strip() == ""
+
+
+def test_password_by_command(fresh: Board, admin: Admin) -> None:
+    """`user NAME password` over SSH, from a script too; the old one is dead, and the session that did it lives."""
+    again = "another good phrase"
+    child = admin.open("admin", "user", "admin", "password", options=("-tt",))
+    child.expect("New password: ")
+    child.sendline("short")
+    child.expect("Not taken: a password has at least 8")
+    child.expect("New password: ")
+    child.sendline(again)
+    child.expect("The same again: ")
+    child.sendline(again)
+    child.expect("password of admin set", timeout=120)
+    child.expect(pexpect.EOF)
+    assert admin.attempt("admin", PASSWORD)
+    admin.passwords["admin"] = again
+    assert admin.run("admin", "show", "version").status == 0
+
+
+def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admin) -> None:
+    """Six wrong passwords shut the address out; others keep their sessions; `management unblock` lets it in again."""
+    for _ in range(2):
+        admin.attempt("admin", "wrong wrong", tries=3)
+    wait(fresh, lambda: management(fresh)["ssh"]["shut_out"], "the address is shut out")
+    assert management(fresh)["ssh"]["shut_out"][0]["network"] == "10.88.0.1/32"
+    assert not fresh.mgmt.ping(ADDRESS, timeout=1)
+    assert not admin.attempt("admin", "wrong wrong", timeout=10)
+    assert fresh.sh("bypass management unblock 10.88.0.1").status == 0
+    assert admin.run("admin", "show", "version").status == 0
+    assert any("is shut out for 60 s after 6 failed logins" in text for text in events(fresh))
+
+
+# -- what others read
+
+
+def fetch(board: Board, accept: str = "") -> str:
+    """The metrics page as a reader in the management network gets it; "" when nobody listens."""
+    code = (
+        "import sys, urllib.request as u; "
+        f"r = u.Request('http://{ADDRESS}:9469/metrics', headers={{'Accept': sys.argv[1]}}); "
+        "sys.stdout.write(u.urlopen(r, timeout=10).read().decode())"
+    )
+    done = board.mgmt.run(["python3", "-c", code, accept], check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def test_metrics(fresh: Board, said: str) -> None:
+    """Off until it is asked for; then both formats are read by the reference parsers, and say what the console says."""
+    assert fetch(fresh) == ""
+    commit(fresh, ("set", "metrics", "enabled", "true"))
+    page = fetch(fresh, "application/openmetrics-text; version=1.0.0")
+    read = {family.name: family for family in openmetrics(page)}
+    assert read["throughwire_segment_inline"].samples[0].value == 1
+    assert read["throughwire_guest_available"].samples[0].value == 1
+    counts = {s.name: s.value for s in read["throughwire_guest_latency_seconds"].samples if s.name.endswith("_count")}
+    assert counts["throughwire_guest_latency_seconds_count"] > 0
+    assert read["throughwire_hop_sent_frames"].samples[0].labels == {"hop": "ips1"}
+    old = {family.name: family for family in prometheus(fetch(fresh))}
+    assert old["throughwire_watchdog_armed"].samples[0].value == 1
+    assert set(read) == {name.removesuffix("_info") for name in old}
+    commit(fresh, ("set", "metrics", "enabled", "false"))
+    assert fetch(fresh) == ""
+
+
+def test_syslog(fresh: Board, said: str) -> None:
+    """An event reaches a server in the management network, as RFC 5424 has it."""
+
+    def listen() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind(("10.88.0.1", 5514))
+        made.settimeout(60)
+        return made
+
+    with netns.enter(fresh.mgmt.namespace, listen) as server:
+        commit(fresh, ("set", "syslog", "servers", "udp://10.88.0.1:5514"))
+        fresh.sh("bypass segment main bypass")
+        found = None
+        while not found:
+            text = server.recv(4096)
+            found = re.fullmatch(
+                rb"<132>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z wire1 bypassd \d+ segment "
+                rb'\[bypass@32473 source="segment main" cause="operator"\] '
+                rb"\xef\xbb\xbfsegment main: inline -> bypass.*",
+                text,
+            )
+        fresh.sh("bypass segment main auto")
+    commit(fresh, ("set", "syslog", "servers", "[]"))
+    fresh.wait_inline()
+
+
+def test_support_bundle(fresh: Board, admin: Admin) -> None:
+    """One file over SSH; it explains, and holds no hash, key or password."""
+    key = admin.folder / "noc"  # ops has the same
+    child = fresh.mgmt.popen(
+        [*admin.words("ops", "-i", str(key), "-o", "BatchMode=yes"), "support-bundle"], stdout=-1, stderr=-1
+    )
+    out, err = child.communicate(timeout=200)
+    assert child.returncode == 0, err
+    files: dict[str, str] = {}
+    with tarfile.open(fileobj=io.BytesIO(out), mode="r:gz") as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            assert file is not None
+            files[member.name.partition("/")[2]] = file.read().decode()
+    assert json.loads(files["api/status.show.json"])["hostname"] == "wire1"
+    assert json.loads(files["api/guest.ips1.json"])["state"] == "available"
+    assert "Linux version" in files["kernel/dmesg.txt"]
+    assert "bypassd" in files["processes.txt"]
+    assert "mgmt0" in files["network/management-links.txt"]
+    everything = "\n".join(files.values())
+    hashed = re.findall(r"\$y\$\S+", fresh.sh("cat /etc/shadow").output)
+    assert hashed
+    assert not any(secret in everything for secret in (*hashed, PASSWORD, "another good phrase", "PRIVATE KEY"))
+    failed = {e["path"]: e["error"] for e in json.loads(files["manifest.json"])["entries"] if "error" in e}
+    assert "kernel/dmesg.txt" not in failed
+
+
+# -- the port
+
+
+def test_the_data_path_and_the_port_do_not_know_each_other(fresh: Board, said: str) -> None:
+    """No address and no listener outside the port's namespace, no data port in it; the LAN does not reach it."""
+    inside = [row["ifname"] for row in json.loads(fresh.sh("ip -n mgmt -j link").output)]
+    assert sorted(inside) == ["lo", "mgmt0"]
+    outside = json.loads(fresh.sh("ip -j address").output)
+    assert {a["local"] for row in outside for a in row["addr_info"]} <= {"127.0.0.1", "::1"}
+    assert fresh.sh("ss -Hltun").output.strip() == ""
+    fresh.lan.run(["ip", "address", "add", "10.88.0.99/24", "dev", "eth0"])
+    try:
+        assert not fresh.lan.ping(ADDRESS, timeout=1)
+    finally:
+        fresh.lan.run(["ip", "address", "del", "10.88.0.99/24", "dev", "eth0"])
+    assert fresh.mgmt.ping(ADDRESS)
+
+
+def test_dhcp(fresh: Board, admin: Admin, tmp_path: Path) -> None:
+    """Address and gateway from a real DHCP server; the static address is gone, and comes back with the next commit."""
+    settings = tmp_path / "udhcpd.conf"
+    settings.write_text(
+        f"start 10.88.0.50\nend 10.88.0.50\ninterface eth0\nlease_file {tmp_path}/leases\npidfile {tmp_path}/pid\n"
+        "option subnet 255.255.255.0\noption router 10.88.0.1\noption lease 600\n"
+    )
+    (tmp_path / "leases").touch()
+    server = fresh.mgmt.popen(["busybox", "udhcpd", "-f", str(settings)], stdout=-3, stderr=-3)
+    try:
+        commit(fresh, ("set", "management", "address", "dhcp"), ("delete", "management", "gateway"))
+        wait(fresh, lambda: management(fresh)["addresses"] == ["10.88.0.50/24"], "an address from DHCP")
+        state = management(fresh)
+        assert state["gateways"] == ["10.88.0.1"]
+        assert state["dhcp"]["state"] == "bound"
+        leased = Admin(fresh, admin.folder, admin.passwords, "10.88.0.50")
+        assert leased.run("admin", "show", "version").status == 0
+    finally:
+        fresh.mgmt.end(server)
+        commit(fresh, ("set", "management", "address", f"{ADDRESS}/24"))
+    wait(fresh, lambda: management(fresh)["addresses"] == [f"{ADDRESS}/24"], "the static address again")
+    assert fresh.mgmt.ping(ADDRESS)
+
+
+def test_ipv6(fresh: Board, admin: Admin) -> None:
+    """Off until an address is asked for; then SSH answers on it, and off again."""
+    assert "inet6" not in fresh.sh("ip -n mgmt address show dev mgmt0").output
+    commit(fresh, ("set", "management", "address6", "fd88::2/64"))
+    assert Admin(fresh, admin.folder, admin.passwords, "fd88::2").run("admin", "show", "version").status == 0
+    assert any("logged in from fd88::1 by password" in text for text in events(fresh))
+    commit(fresh, ("delete", "management", "address6"))
+    assert "inet6" not in fresh.sh("ip -n mgmt address show dev mgmt0").output
+
+
+# -- what holds
+
+
+def test_sessions_outlive_bypassd(fresh: Board, admin: Admin) -> None:
+    """bypassd is killed: the server is not started again, a session goes on, and the new bypassd knows of it."""
+    child = admin.open("admin", options=("-tt",))
+    child.expect(r"wire1 \[inline\]>")
+    before = fresh.sh("cat /run/bypass/access/ssh.pid").output.split()
+    fresh.sh(f"kill -9 {fresh.pids(appliance.BYPASSD)[0]}")
+    appliance.wait_serving(fresh)
+    wait(fresh, lambda: appliance.show(fresh, "sessions"), "the new bypassd knows the session")
+    assert fresh.sh("cat /run/bypass/access/ssh.pid").output.split() == before
+    child.sendline("show version")
+    child.expect("kernel")
+    child.sendline("exit")
+    child.expect(pexpect.EOF)
+    assert admin.run("admin", "show", "version").status == 0
+
+
+def test_a_broken_configuration_locks_nobody_out(fresh: Board, admin: Admin) -> None:
+    """bypassd starts with a file that is not valid: everything is in bypass, and the administrator still gets in."""
+    fresh.sh("cp -a /etc/bypass/config.toml /tmp/good.toml")
+    with fresh_bypassd(fresh, "echo 'nonsense = 1' >>/etc/bypass/config.toml"):
+        reply = admin.run("admin", "show", "status")
+        assert reply.status == 0
+        assert "CONFIGURATION INVALID" in reply.text
+    appliance.wait_serving(fresh)
+    fresh.wait_inline()
+
+
+class fresh_bypassd:
+    """A new bypassd after a change of the file, and again after the file was put back."""
+
+    def __init__(self, board: Board, change: str) -> None:
+        self._board, self._change = board, change
+
+    def __enter__(self) -> None:
+        self._restart(self._change)
+        wait(self._board, lambda: management(self._board).get("ssh", {}).get("state") == "listening", "SSH listens")
+
+    def __exit__(self, *_: object) -> None:
+        self._restart("cp -a /tmp/good.toml /etc/bypass/config.toml")
+
+    def _restart(self, change: str) -> None:
+        old = self._board.pids(appliance.BYPASSD)[0]
+        self._board.sh(f"{change}; sync; kill -9 {old}")
+        wait(self._board, lambda: set(self._board.pids(appliance.BYPASSD)) - {old}, "a new bypassd")
+
+
+def test_everything_is_there_after_a_reboot(fresh: Board, admin: Admin) -> None:
+    """Same host key (the client would refuse another), same password, same name, no setup on the serial line."""
+    key = admin.fingerprint()
+    mark, said = fresh.events.mark(), fresh.console.mark()
+    fresh.sh("reboot", check=False)
+    fresh.wait_event(event="reset", since=mark)
+    fresh.wait_event(event="relay", state="inline", since=mark, timeout=READY_S)
+    deadline = time.monotonic() + READY_S
+    while not fresh.mgmt.ping(ADDRESS, timeout=1):
+        assert time.monotonic() < deadline, "the management port does not come up"
+    wait(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")
+    assert admin.fingerprint() == key
+    assert admin.run("admin", "show", "version").status == 0
+    assert "Type setup" not in fresh.console.text[said:]
