@@ -7,6 +7,7 @@ One row a field of the structs in model.py; types, choices and defaults are read
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from typing import Any, Final, Literal, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from appliance.config import limits
+from appliance.config.load import struct_fields
 from appliance.config.model import NAME_PATTERN, Config, Duration, Size
 
 NOW: Final = "now"
@@ -236,13 +238,12 @@ class Table(NamedTuple):
     @property
     def keys(self) -> dict[str, Node]:
         """Its keys in the order of the struct."""
-        prefix = f"{self.path}." if self.path else ""
-        return {f.encode_name: _node(prefix + f.encode_name, f.type, f.default) for f in _fields(self.cls)}
+        return _keys(self)
 
     @property
     def required(self) -> list[str]:
         """Keys that have no default."""
-        return [f.encode_name for f in _fields(self.cls) if f.required]
+        return [key for key, field in struct_fields(self.cls).items() if field.required]
 
 
 class Tables(NamedTuple):
@@ -257,8 +258,10 @@ Node = Leaf | Table | Tables
 ROOT: Final = Table("", Config)
 
 
-def _fields(cls: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    return msgspec.structs.fields(cls)
+@functools.cache
+def _keys(table: Table) -> dict[str, Node]:
+    prefix = f"{table.path}." if table.path else ""
+    return {key: _node(prefix + key, field.type, field.default) for key, field in struct_fields(table.cls).items()}
 
 
 def _node(path: str, kind: Any, default: object) -> Node:
@@ -267,7 +270,7 @@ def _node(path: str, kind: Any, default: object) -> Node:
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
         if isinstance(item, type) and issubclass(item, msgspec.Struct):
-            names = {field.encode_name for field in _fields(item)}
+            names = struct_fields(item)
             return Tables(path, Table(path, item), next((key for key in ("name", "hop") if key in names), ""))
         return Leaf(path, item, many=True, default=default)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):

@@ -7,6 +7,7 @@ key by key, so that one run reports all errors, each with the table's name, the 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import tomllib
@@ -127,6 +128,12 @@ def _compiler() -> verify.CompileFilter:
     return compile_filter
 
 
+@functools.cache
+def struct_fields(cls: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The fields of a struct by key. Kept, for finding them out takes longer than reading a whole table."""
+    return {field.encode_name: field for field in msgspec.structs.fields(cls)}
+
+
 class _Reader:
     """Turns tomllib's dictionaries into structs; what is wrong is collected in `findings`. Used for one text."""
 
@@ -160,7 +167,7 @@ class _Reader:
 
     def _struct(self, cls: type[msgspec.Struct], raw: dict[str, Any], where: str, path: Path) -> object:
         before = len(self.findings)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
+        fields = struct_fields(cls)
         for key in raw:
             if key not in fields:
                 self._add(f"{where}: {_bare(key)}", (*path, key), "unknown key" + verify.hint(key, fields))

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a change is, from when it counts, and what it means for traffic; the judgement after a commit."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.config import fields
+from appliance.config.changes import changes
+from appliance.config.lint import lint
+from appliance.config.load import loads
+from appliance.config.model import Config
+from appliance.config.prove import Look, Segment, judge, quiet
+
+BASE = """
+[[segment]]
+name = "main"
+lan = "lan0"
+wan = "wan0"
+[[segment]]
+name = "side"
+lan = "lan1"
+wan = "wan1"
+[[guest]]
+name = "ips1"
+image = "a"
+probes = [ { kind = "inband" } ]
+[[guest]]
+name = "ips2"
+image = "b"
+probes = [ { kind = "inband" } ]
+[[rule]]
+name = "web"
+segment = "main"
+match = "tcp port 80"
+path = ["ips1"]
+[[rule]]
+name = "rest"
+segment = "side"
+path = ["ips2"]
+"""
+
+
+def config(text: str = BASE, *edits: tuple[str, str]) -> Config:
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new, 1)
+    return loads(text, filters=False)
+
+
+CHANGES = [
+    (('image = "a"', 'image = "a"\nmemory = "1G"'), "guest ips1: memory", "512M", "1G", fields.RESTART),
+    (('image = "a"', 'image = "a"\ncpus = 2'), "guest ips1: cpus", "1", "2", fields.RESTART),
+    (('image = "a"', 'image = "a"\ntags = true'), "guest ips1: tags", "false", "true", fields.NOW),
+    (('match = "tcp port 80"', 'match = "udp"'), "rule web: match", "tcp port 80", "udp", fields.SWITCH),
+    (('path = ["ips1"]', "path = []"), "rule web: path", "[ips1]", "[]", fields.SWITCH),
+    (('wan = "wan0"', 'wan = "wan9"'), "segment main: wan", "wan0", "wan9", fields.CLOSES),
+    (('name = "rest"', 'name = "last"'), "rule rest", "{ name = rest", "", fields.SWITCH),
+    (("[[segment]]", '[system]\nhostname = "x"\n[[segment]]'), "system: hostname", "bypass", "x", fields.NOW),
+]
+
+
+@pytest.mark.parametrize(("edit", "where", "old", "new", "effect"), CHANGES)
+def test_changes(edit: tuple[str, str], where: str, old: str, new: str, effect: str) -> None:
+    found = {change.where: change for change in changes(config(), config(BASE, edit))}
+    change = found[where]
+    assert change.old.startswith(old)
+    assert change.new == new
+    assert change.effect == effect.format(name="ips1")
+
+
+def test_added_removed_and_moved() -> None:
+    less = config(BASE, ('[[rule]]\nname = "rest"\nsegment = "side"\npath = ["ips2"]\n', ""))
+    assert [(c.where, c.new) for c in changes(config(), less) if c.where == "rule rest"] == [("rule rest", "")]
+    added = changes(less, config())
+    assert [c.where for c in added] == ["rule rest", "guest ips2: segments it serves"]
+    head, web, rest = BASE.rpartition('[[rule]]\nname = "web"')[0], BASE.split("[[rule]]")[1], BASE.split("[[rule]]")[2]
+    moved = loads(f"{head}[[rule]]{rest}[[rule]]{web}", filters=False)
+    assert [c.where for c in changes(config(), moved)] == ["rule"]
+    assert changes(config(), config()) == []
+    assert len(changes(None, config())) > 5
+
+
+def test_a_guest_that_is_to_serve_another_segment_needs_a_restart() -> None:
+    """A rule of another segment leads to it: its taps are QEMU's from its start on."""
+    found = {c.where: c for c in changes(config(), config(BASE, ('path = ["ips2"]', 'path = ["ips2", "ips1"]')))}
+    change = found["guest ips1: segments it serves"]
+    assert (change.old, change.new, change.effect) == ("main", "main, side", "when guest ips1 is restarted")
+
+
+LINT = [
+    ((), "note", "segment main", "if its relay closes, the traffic of these rules passes uninspected: web"),
+    ((('path = ["ips2"]', "path = []"),), "warning", "segment side", "no rule leads through a guest"),
+    ((('name = "web"\nsegment = "main"', 'name = "web"'),), "note", "segment main", "no rule matches go straight"),
+    (
+        (('name = "rest"\nsegment = "side"', 'name = "rest"\nsegment = "main"\nmatch = "tcp  port 80"'),),
+        "warning",
+        "rule rest",
+        "never matches: rule web before it has the same match",
+    ),
+    (
+        (('match = "tcp port 80"\n', ""), ('name = "rest"\nsegment = "side"', 'name = "rest"\nsegment = "main"')),
+        "warning",
+        "rule rest",
+        "never matches: rule web before it takes every frame",
+    ),
+    (
+        (('image = "a"\nprobes = [ { kind = "inband" } ]', 'image = "a"\nheartbeat = {}'),),
+        "warning",
+        "guest ips1: probes",
+        "no data-path check (only heartbeat)",
+    ),
+    (
+        (
+            ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"'),
+            ('image = "a"', 'image = "a"\nautostart=false'),
+        ),
+        "warning",
+        "rule web: on_unavailable",
+        '"ips1" is not started with the appliance',
+    ),
+    (
+        (('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"'),),
+        "warning",
+        "segment main",
+        "a closed relay passes also what these rules block: web",
+    ),
+    ((('path = ["ips2"]', 'path = ["ips1"]'),), "warning", "guest ips1", "serves segments main and side"),
+    ((('path = ["ips2"]', 'path = ["ips1"]'),), "note", "guest ips2", "gets no traffic"),
+]
+
+
+@pytest.mark.parametrize(("edits", "severity", "where", "what"), LINT)
+def test_lint(edits: tuple[tuple[str, str], ...], severity: str, where: str, what: str) -> None:
+    found = lint(config(BASE, *edits))
+    assert [f for f in found if f.severity == severity and f.where == where and what in f.what], found
+
+
+def test_lint_of_a_change() -> None:
+    side = BASE.index('[[segment]]\nname = "side"')
+    without = loads(BASE[:side] + BASE[BASE.index("[[guest]]") :].replace('segment = "side"\n', ""), filters=False)
+    assert [f for f in lint(without, config()) if f.where == "segment side" and "bare wire" in f.what]
+    closed = config(BASE, ('wan = "wan0"', 'wan = "wan0"\nmode = "bypass"'))
+    assert [f for f in lint(closed, config()) if f.where == "segment main: mode" and "relay closes" in f.what]
+
+
+def test_what_is_fine_has_no_warning() -> None:
+    assert [f for f in lint(config()) if f.severity == "warning"] == []
+
+
+# -- the proof
+
+
+def look(generation: int | None = 2, **more: object) -> Look:
+    values: dict[str, object] = {"inline": True, **more}
+    return Look(generation, {"main": Segment(**values)})  # type: ignore[arg-type]
+
+
+JUDGED = [
+    ("all is well", look(1), look(2, came=100, went=100), ""),
+    ("no traffic proves nothing and spoils nothing", look(1), look(2), ""),
+    ("a few lost", look(1), look(2, came=1000, went=981, lost=19), ""),
+    ("blocked by a rule is no loss", look(1), look(2, came=1000, went=1000), ""),
+    ("the datapath went", look(1), look(None), "the datapath is down"),
+    ("the policy did not change", look(1), look(1), "still has the old policy"),
+    ("a new fault", look(1), look(2, faults={"datapath_fault": "no XDP"}), "datapath_fault: no XDP"),
+    ("an old fault", look(1, faults={"x": ""}), look(2, faults={"x": ""}), ""),
+    ("nothing goes on", look(1), look(2, came=40, went=0, lost=40), "of 40 frames that came in none went on"),
+    ("most are lost", look(1), look(2, came=100, went=30, lost=70), "70 of 100 frames were lost"),
+    ("in bypass before", look(1, inline=False), look(2, came=100, went=0, lost=100), ""),
+    ("no datapath before either", look(None), look(None), ""),
+    ("a new segment", Look(1), look(2, inline=False, faults={"port_missing": "x"}), ""),
+]
+
+
+@pytest.mark.parametrize(("what", "before", "after", "why"), JUDGED)
+def test_judge(what: str, before: Look, after: Look, why: str) -> None:
+    said = judge(before, after)
+    assert (why in said) if why else not said, what
+
+
+def test_quiet() -> None:
+    assert quiet(look(1), look(2, came=3))
+    assert not quiet(look(1), look(2, came=30))
+    assert not quiet(look(1, inline=False), look(2))
