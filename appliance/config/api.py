@@ -137,7 +137,8 @@ class Api:
         """bypassd ends: write what is not written yet."""
         if self._saving is not None:
             self._saving.cancel()
-        await self._work(self._candidate.close)
+        await self._work(self._candidate.save)
+        self._candidate.close()
 
     # -- the candidate
 

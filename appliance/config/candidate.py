@@ -127,8 +127,7 @@ class Candidate:
         self._pidfd, self.holder = -1, None
 
     def close(self) -> None:
-        """bypassd ends: keep what is not written yet."""
-        self.save()
+        """bypassd ends: nobody is followed any more."""
         if self._pidfd >= 0:
             self._let_go()
 
