@@ -36,6 +36,16 @@ class Cause(StrEnum):
     GUEST_RESET = "guest_reset"
     PROVING = "proving"
     HEARTBEAT_LOST = "heartbeat_lost"
+    PROBE_FAILED = "probe_failed"
+    NOT_BLOCKING = "not_blocking"
+    TOO_SLOW = "too_slow"
+    CPU_STALLED = "cpu_stalled"
+    GUEST_PANICKED = "guest_panicked"
+    GUEST_WATCHDOG = "guest_watchdog"
+    GUEST_PAUSED = "guest_paused"
+    GUEST_DISK = "guest_disk"
+    GUEST_ASKED = "guest_asked"
+    FLOW_BLAMED = "flow_blamed"
     DRAINING = "draining"
     HEALTHY = "healthy"
     LOGIN = "login"
@@ -72,6 +82,16 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.GUEST_RESET: "the guest restarted itself",
     Cause.PROVING: "the guest runs and has not proved yet that it forwards frames",
     Cause.HEARTBEAT_LOST: "heartbeats through the guest's data ports stopped",
+    Cause.PROBE_FAILED: "a probe of the guest got no good answer",
+    Cause.NOT_BLOCKING: "frames that the guest's application must block came through: it does not inspect",
+    Cause.TOO_SLOW: "the guest forwards, but slower than its limit",
+    Cause.CPU_STALLED: "the guest's processors do not get to run",
+    Cause.GUEST_PANICKED: "the guest's kernel panicked",
+    Cause.GUEST_WATCHDOG: "the guest's own watchdog expired: its kernel hung",
+    Cause.GUEST_PAUSED: "the guest is paused",
+    Cause.GUEST_DISK: "the guest's disk cannot be read or written",
+    Cause.GUEST_ASKED: "the guest asked for it over its agent channel",
+    Cause.FLOW_BLAMED: "the flow was there each time the guest died",
     Cause.DRAINING: "the guest is being drained of its flows",
     Cause.HEALTHY: "all evidence says that it works",
     Cause.LOGIN: "somebody logged in or out over SSH",

@@ -140,6 +140,19 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.heartbeat.interval": Field("time between two heartbeats", range=_INTERVAL, source="found out in 300 ms"),
     "guest.heartbeat.misses": Field("missed in a row before the guest is skipped", source="two may be late"),
     "guest.probes": Field("questions put to it; all must be answered for it to have traffic"),
+    "guest.recorder": Field("the last frames handed to it, kept for the day it dies"),
+    "guest.recorder.frames": Field("how many; 0: none", SWITCH, "half a MiB a guest"),
+    "guest.recorder.bytes": Field("kept of each frame", source="a whole Ethernet frame"),
+    "guest.quarantine": Field(
+        "lead a flow around it that was there each time it died", source="off: what is led around is not inspected"
+    ),
+    "guest.quarantine.deaths": Field("deaths in a row at which the flow was there", source="once may be chance"),
+    "guest.quarantine.failures": Field("failing a check counts as a death, too", source="a check has other reasons"),
+    "guest.quarantine.within": Field("the longest time between two of them", range=_time(10**9, limits.MAX_QUARANTINE)),
+    "guest.quarantine.flows": Field("when more flows than this were there, none is to blame"),
+    "guest.quarantine.time": Field(
+        "how long a flow is led around; `quarantine NAME release` ends it", range=_time(10**9, limits.MAX_QUARANTINE)
+    ),
     "remote.name": _NAME,
     "remote.tunnel": Field("how it is reached", SWITCH),
     "remote.tunnel.kind": Field("encapsulation", SWITCH),
@@ -202,12 +215,34 @@ FIELDS: Final[dict[str, Field]] = {
         f"{table}.probes.{key}": row
         for table in ("guest", "remote")
         for key, row in {
-            "kind": Field("what is asked: frames through its data ports (inband), or one of its services"),
+            "kind": Field(
+                "inband: frames through its data ports; negative: frames that it must block; ping, arp, tcp, http: one "
+                "of its services; command: its agent; cpu: whether its processors get to run"
+            ),
             "interval": Field("time between two questions", range=_INTERVAL, source="found out in 300 ms"),
             "misses": Field("missed in a row before it is skipped", source="two may be late"),
             "rises": Field("answered in a row before it counts as passed", source="one may be luck"),
-            "url": Field("http: the page that must answer"),
-            "target": Field("tcp, ping, arp, command: whom or what to ask"),
+            "url": Field("http: the page that must answer", range="http://192.0.2.1/health | https://..."),
+            "target": Field(
+                "ping, arp: whom to ask; tcp: address:port; command: a word of its agent", range="an address, no name"
+            ),
+            "timeout": Field("for one answer; 0s: as long as the interval", range=_time(0)),
+            "via": Field("network device to ask through; empty: as the routes say"),
+            "status": Field("http: good answers; none named: 200 to 399", range="100 .. 599"),
+            "body": Field("http: text that must be in the first 64 KiB of the answer"),
+            "verify": Field("https: its certificate must be good", source="an answer from anybody proves nothing"),
+            "frame": Field(
+                "inband, negative: the frame to send, for a guest that drops unknown ones. Its addresses are replaced",
+                range="hex digits, or a capture file (its first frame) below /etc/bypass",
+                source="a numbered frame of EtherType 0x88b5",
+            ),
+            "enter": Field("inband, negative: the side at which frames enter it"),
+            "slow": Field("inband: being slow is failing", source="off: only you know how slow is too slow"),
+            "slow.limit": Field("the longest time through it that is still good", range=_time(1000)),
+            "slow.percentile": Field(
+                "of the frames that must be quicker than the limit", source="one frame may be late"
+            ),
+            "slow.time": Field("over how long", range=_time(limits.MIN_INTERVAL, 600 * 10**9)),
         }.items()
     },
 }

@@ -17,6 +17,9 @@ MAX_FILE = 1 << 20  # bytes of a configuration file
 
 MAX_DURATION = 24 * 3600 * 10**9  # ns; longer waits are never meant, and times stay far from 64 bits
 MIN_INTERVAL = 10**6  # ns between heartbeats or probes
+MIN_CONNECT_INTERVAL = 10**7  # ns; a connection each, and the guest must clear them away
+MAX_PROBES = 16  # of one guest
+MAX_QUARANTINE = 30 * 24 * 3600 * 10**9  # ns
 MIN_WATCHDOG = 10**9  # ns; watchdog devices count whole seconds
 MIN_MEMORY = 16 << 20  # bytes; less boots no kernel
 MAX_MEMORY = 1 << 40  # bytes

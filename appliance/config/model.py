@@ -100,15 +100,49 @@ class Heartbeat(_Struct, frozen=True):
     misses: Count = 3
 
 
-class Probe(_Struct, frozen=True):
-    """Active: something we send, and expect an answer to."""
+class Slow(_Struct, frozen=True):
+    """Slow is failed: the latency that `percentile` of the in-band heartbeats stay below, over `time`, has a limit."""
 
-    kind: Literal["inband", "http", "tcp", "ping", "arp", "command", "negative"]
+    limit: Duration
+    percentile: Annotated[int, msgspec.Meta(ge=1, le=100)] = 99
+    time: Duration = Duration(1_000_000_000)
+
+
+class Probe(_Struct, frozen=True):
+    """Active: something we send, and expect an answer to (negative: expect none)."""
+
+    kind: Literal["inband", "negative", "http", "tcp", "ping", "arp", "command", "cpu"]
     interval: Duration = Duration(100_000_000)
     misses: Count = 3
     rises: Count = 2  # good answers in a row before it counts as passed
-    url: str = ""
-    target: str = ""
+    url: str = ""  # http: where; http:// or https://
+    target: str = ""  # ping, arp: an address; tcp: address:port; command: a word of the guest's agent
+    timeout: Duration = Duration(0)  # for one answer; 0 = `interval`
+    via: str = ""  # ping, arp, tcp, http: the network device to ask through; "" = as the routes say
+    status: tuple[Annotated[int, msgspec.Meta(ge=100, le=599)], ...] = ()  # http: good answers; none named = 200 .. 399
+    body: str = ""  # http: a text that must be in the first 64 KiB of the answer's body
+    verify: bool = True  # https: the certificate must be good
+    frame: str = ""  # inband, negative: the frame to send, as hex digits, or a capture file whose first frame it is
+    enter: Literal["both", "lan", "wan"] = "both"  # inband, negative: the side at which frames enter the guest
+    slow: Slow | None = None  # inband
+
+
+class Recorder(_Struct, frozen=True):
+    """The last frames handed to the guest, kept for the day it dies. `frames` 0 = off."""
+
+    frames: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256
+    bytes: Annotated[int, msgspec.Meta(ge=64, le=2016)] = 1536  # kept of each frame
+
+
+class Quarantine(_Struct, frozen=True):
+    """What becomes of a flow that was in the recorder at `deaths` deaths in a row, none longer than `within` after the
+    one before: it is led around the guest for `time`. Not when more than `flows` flows were: then none is to blame."""
+
+    deaths: Annotated[int, msgspec.Meta(ge=2, le=8)] = 2
+    failures: bool = False  # to be declared failed by a check counts like a death, too
+    within: Duration = Duration(3_600_000_000_000)
+    flows: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    time: Duration = Duration(86_400_000_000_000)
 
 
 class Disk(_Struct, frozen=True):
@@ -164,6 +198,8 @@ class Guest(_Struct, frozen=True):
     autostart: bool = True
     heartbeat: Heartbeat | None = None
     probes: tuple[Probe, ...] = ()
+    recorder: Recorder = Recorder()
+    quarantine: Quarantine | None = None
 
 
 class Tunnel(_Struct, frozen=True):

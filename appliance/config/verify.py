@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from appliance.config import limits, machines, verify_access
+from appliance.config import probes as rules
 from appliance.config.finding import Finding
 from appliance.config.lines import Path
 from appliance.config.model import Config, Duration, Group, Guest, Probe, Remote, Rule, Size
@@ -19,8 +20,6 @@ from appliance.errors import BypassError, ConfigError, FilterError
 __all__ = ["CompileFilter", "Finding", "findings", "hint", "verify"]
 
 CompileFilter = Callable[[str], object]  # raises FilterError for a bad filter, another BypassError where it cannot tell
-
-_NEEDS = {"http": "url", "tcp": "target", "ping": "target", "arp": "target", "command": "target"}
 
 
 def verify(config: Config, compile_filter: CompileFilter | None = None, source: str = "") -> list[ConfigError]:
@@ -142,6 +141,8 @@ def _guest(index: int, guest: Guest) -> Iterator[Finding]:
     for key, what in machines.faults(guest):
         yield Finding(f"{where}: {key}", ("guest", index, key), what)
     yield from _probes("guest", index, guest.name, guest.probes)
+    for key, what in rules.guest_faults(guest):
+        yield Finding(f"{where}: {key}", ("guest", index, key), what)
 
 
 def _probes(table: str, index: int, name: str, probes: tuple[Probe, ...]) -> Iterator[Finding]:
@@ -150,14 +151,8 @@ def _probes(table: str, index: int, name: str, probes: tuple[Probe, ...]) -> Ite
         path: Path = (table, index, "probes", number)
         least, most = limits.MIN_INTERVAL, limits.MAX_DURATION
         yield from _range(f"{where}: interval", (*path, "interval"), probe.interval, least, most)
-        needed = _NEEDS.get(probe.kind)
-        if needed and not getattr(probe, needed):
-            yield Finding(f"{where}: {needed}", path, f'a probe of kind "{probe.kind}" needs a {needed}')
-        if needed == "url" and probe.url and not probe.url.startswith(("http://", "https://")):
-            yield Finding(f"{where}: url", (*path, "url"), f'"{probe.url}" does not begin with http:// or https://')
-        for key in ("url", "target"):
-            if getattr(probe, key) and key != needed:
-                yield Finding(f"{where}: {key}", (*path, key), f'a probe of kind "{probe.kind}" uses no {key}')
+        for key, what in rules.faults(probe):
+            yield Finding(f"{where}: {key}", (*path, key) if getattr(probe, key) else path, what)
 
 
 def _members(group: Group) -> list[tuple[str, str]]:
