@@ -198,6 +198,20 @@ struct {
 	__type(value, struct fragment);
 } fragments SEC(".maps");
 
+/* By hop: its recorder, where it has one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_HOPS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(map_flags, BPF_F_INNER_MAP);	/* of any size */
+		__uint(max_entries, 1);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct record));	/* clang leaves the type out this deep */
+	});
+} recorders SEC(".maps");
+
 /* The last frame of a device with DEVICE_TRACE. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -441,8 +455,13 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	lease = bpf_map_lookup_elem(&leases, &hop);
 	target = bpf_map_lookup_elem(&targets, &slot);
 	h = bpf_map_lookup_elem(&hops, &place);
-	if (!lease || !target || !h || lease->until <= s->now || !target->ifindex)
+	if (!lease || !target || !h || !target->ifindex)
 		return REASON_UNAVAILABLE;
+	if (lease->until <= s->now) {
+		if (!lease->skipped && !(s->device.flags & DEVICE_DRY))
+			lease->skipped = bpf_ktime_get_ns();
+		return REASON_UNAVAILABLE;
+	}
 	if (lease->draining && !established(s, hop))
 		return REASON_DRAINING;
 	if (s->buffers == BUFFERS_SEVERAL && !(target->flags & TARGET_SG))
@@ -510,6 +529,47 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 	return held;
 }
 
+/* Keep a copy of the frame for the day the hop dies of it. */
+static __always_inline void keep(int kind, void *ctx, const struct scratch *s, __u32 hop)
+{
+	void *ring = bpf_map_lookup_elem(&recorders, &hop);
+	struct record *head, *r;
+	__u64 number;
+	__u32 place, captured;
+
+	if (!ring || s->device.flags & DEVICE_DRY)
+		return;
+	head = bpf_map_lookup_elem(ring, &zero);
+	if (!head)
+		return;
+	number = __sync_fetch_and_add(&head->number, 1) + 1;
+	place = 1 + (number & head->length);
+	captured = s->length < head->captured ? s->length : head->captured;
+	r = bpf_map_lookup_elem(ring, &place);
+	if (!r || captured < ETH_HLEN || captured > RECORD_BYTES)
+		return;
+	r->number = 0;
+	r->at = bpf_ktime_get_ns();
+	r->length = s->length;
+	r->captured = captured;
+	r->slot = SLOT(hop, s->device.segment, s->direction);
+	r->tag_proto = 0;
+	if (kind == XDP) {
+		if (bpf_xdp_load_bytes(ctx, 0, r->data, captured))
+			return;
+	} else {
+		struct __sk_buff *skb = ctx;
+
+		if (bpf_skb_load_bytes(skb, 0, r->data, captured))
+			return;
+		if (skb->vlan_present) {
+			r->tag = skb->vlan_tci;
+			r->tag_proto = skb->vlan_proto;
+		}
+	}
+	r->number = number;
+}
+
 /* To a hop: by the tap of the side the frame comes from. */
 static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 hop)
 {
@@ -520,6 +580,8 @@ static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 h
 
 	if (h && h->flags & HOP_TRACKED && s->have_hash)
 		track(s, hop);
+	if (h && h->flags & HOP_RECORDED)
+		keep(kind, ctx, s, hop);
 	action = send(kind, ctx, &s->device, s, s->length, SLOT(hop, s->device.segment, s->direction), VERDICT_HOP,
 		      OUTCOME_TO_HOP);
 	if (counter && action == (kind == XDP ? (int)XDP_REDIRECT : TC_ACT_REDIRECT)) {
@@ -833,6 +895,18 @@ missing:
 	return leave(kind, ctx, &s->device, s, length, buffers, direction, OUTCOME_NO_PROGRAM);
 }
 
+/* What we sent through a hop and came out of it: by EtherType, or by the address that only our own frames have. */
+static __always_inline bool heartbeat(int kind, void *ctx, __u32 hop)
+{
+	void *data = frame_data(kind, ctx);
+
+	if (data + ETH_HLEN > frame_end(kind, ctx))
+		return false;
+	if (bpf_ntohl(*(__u32 *)(data + 6)) == (HEARTBEAT_ADDRESS | hop))
+		return true;
+	return *(__u16 *)(data + 12) == bpf_htons(ETH_HEARTBEAT) && !tagged(kind, ctx);
+}
+
 static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 length, __u32 buffers)
 {
 	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
@@ -851,13 +925,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 lengt
 		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1)))
 			return leave(kind, ctx, device, NULL, length, buffers, device->side, OUTCOME_STRAIGHT);
 	} else {
-		__u16 proto = 0;
-
-		void *data = frame_data(kind, ctx);
-
-		if (data + ETH_HLEN <= frame_end(kind, ctx) && !tagged(kind, ctx))
-			proto = *(__u16 *)(data + 12);
-		if (proto == bpf_htons(ETH_HEARTBEAT)) {
+		if (heartbeat(kind, ctx, device->hop)) {
 			count(device, OUTCOME_HEARTBEAT, length);
 			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
 			return pass(kind);

@@ -48,11 +48,13 @@
 #define MAX_COPIES 8		/* who wants copies of frames: 0 the recorder, 1..7 captures */
 #define COPY_BYTES 16384	/* of one frame; a power of two */
 #define COPY_INSTRUCTIONS 4096	/* of a capture's filter, a power of two */
+#define RECORD_BYTES 2016	/* kept of a recorded frame at most */
 
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255	/* the hop takes every frame */
 
 #define ETH_HEARTBEAT 0x88b5	/* in-band heartbeats, from hop taps only */
+#define HEARTBEAT_ADDRESS 0x02545700	/* first bytes of the source of all that is sent through a hop; + its id */
 #define ETH_TAG 0x88a8		/* 802.1ad */
 #define TAG_OUT 0		/* VID: leave, in the direction the frame travels */
 #define TAG_OUT_LAN 4001	/* VID: leave by the LAN port */
@@ -101,7 +103,7 @@ enum rule_flag {
 
 enum item_kind { ITEM_NONE, ITEM_HOP, ITEM_GROUP };
 enum group_flag { GROUP_STANDBY = 1, GROUP_L3 = 2 };
-enum hop_flag { HOP_TRACKED = 1 };
+enum hop_flag { HOP_TRACKED = 1, HOP_RECORDED = 2 };
 enum continuation_kind { CONT_NONE, CONT_END, CONT_STATIC, CONT_CLASSIFY };
 
 /* What became of a frame; each frame is counted once, under the device it came from: in = the sum of these. */
@@ -200,7 +202,7 @@ struct lease {
 	__u64 until;		/* ns, CLOCK_MONOTONIC: available before this time */
 	__u64 recovered;	/* when it last came back from being unavailable; 0: it never was */
 	__u64 draining;		/* 1: new flows go elsewhere */
-	__u64 pad;
+	__u64 skipped;		/* when the first frame was led around it since it lost its lease; 0: none was */
 };
 
 /* One word, so that one store switches the whole policy: generation, and which segments have rules. */
@@ -295,6 +297,23 @@ struct fragment {
 	__u64 hash;
 	__u64 seen;		/* ns */
 	__u64 first;		/* 1: written by a first fragment, which knows the ports */
+};
+
+/*
+ * The recorder of a hop: an array, its first entry is the head, behind it a ring of the last frames handed to the hop.
+ * In the head `number` counts the frames, `length` is the ring's size - 1 (a power of two less one), `captured` how
+ * many bytes of a frame are kept. A frame's `number` is 0 while it is being written.
+ */
+struct record {
+	__u64 number;		/* of the frame, from 1 */
+	__u64 at;		/* ns, CLOCK_MONOTONIC */
+	__u32 length;
+	__u16 captured;
+	__u16 slot;		/* of the tap it went to */
+	__u16 tag;		/* a tag that tc keeps beside the frame: TCI, and TPID or 0 */
+	__u16 tag_proto;
+	__u32 pad;
+	__u8 data[RECORD_BYTES];
 };
 
 struct step {

@@ -24,9 +24,10 @@ from appliance.steering.links import Links
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
 from appliance.steering.programs import Generated, load_programs
+from appliance.steering.recorder import Recorded, Recorders
 from appliance.steering.tables import write_policy
 
-_RECOVERED, _DRAINING = 1, 2  # fields of struct lease
+_RECOVERED, _DRAINING, _SKIPPED = 1, 2, 3  # fields of struct lease
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Datapath:
         self._attached: dict[int, Attachment] = {}
         self._tags: dict[int, bool] = {}  # by slot: the hop may use tags
         self._may_change: dict[str, bool] = {}  # by segment: its mode was not asked for
+        self.recorders = Recorders(self._maps["recorders"])
         self._generated: dict[int, Generated] = {}  # by half of the policy
         self.policy: Policy | None = None
         self.copies = Copies(kernel, self._wanted_copies)
@@ -330,8 +332,10 @@ class Datapath:
         leases = self._kernel.leases
         before = leases.read(number)
         now = time.monotonic_ns() if now_ns is None else now_ns
-        if 0 < before <= now:
-            leases.write(number, now, _RECOVERED)
+        if before <= now:
+            leases.write(number, 0, _SKIPPED)
+            if before:
+                leases.write(number, now, _RECOVERED)
         leases.write(number, until_ns)
 
     def revoke(self, hop: str) -> None:
@@ -339,6 +343,10 @@ class Datapath:
         # Not 0: it was there before, so its return is a recovery.
         leases, number = self._kernel.leases, self.hop_id(hop)
         leases.write(number, 1 if leases.read(number) else 0)
+
+    def first_skip(self, hop: str) -> int:
+        """When the first frame was led around the hop since it lost its lease (ns); 0: none was yet."""
+        return self._kernel.leases.read(self.hop_id(hop), _SKIPPED)
 
     def renew_supervisor(self, until_ns: int) -> None:
         """The dead-man deadline: when it is over, every hop is skipped."""
@@ -352,6 +360,14 @@ class Datapath:
         """May the hop have frames now?"""
         leases = self._kernel.leases
         return leases.read(self.hop_id(hop)) > now_ns and leases.read(0) > now_ns
+
+    def record(self, hop: str, frames: int, kept: int) -> None:
+        """Keep the last `frames` frames handed to the hop (0: none), `kept` bytes of each; what is there stays."""
+        self.recorders.arrange(self.hop_id(hop), frames, kept)
+
+    def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
+        """The frames kept of the hop, oldest first, from the one behind number `after` on."""
+        return self.recorders.read(self.hop_id(hop), after)
 
     def set_draining(self, hop: str, draining: bool) -> None:
         """While draining the hop keeps the flows it knows, and gets no new ones."""

@@ -29,12 +29,14 @@ MAX_FRAGMENTS = 16384
 MAX_COPIES = 8
 COPY_BYTES = 16384
 COPY_INSTRUCTIONS = 4096
+RECORD_BYTES = 2016
 MAX_ACCEPTS = 64  # bits of scratch.accept
 
 NO_MATCH = 0xFFFFFFFF
 NO_ACCEPT_BIT = 255
 
 ETH_HEARTBEAT = 0x88B5
+HEARTBEAT_ADDRESS = 0x02545700
 ETH_TAG = 0x88A8
 TAG_OUT = 0
 TAG_OUT_LAN = 4001
@@ -62,6 +64,7 @@ RULE_HASH = 4
 GROUP_STANDBY = 1
 GROUP_L3 = 2
 HOP_TRACKED = 1
+HOP_RECORDED = 2
 
 
 def slot(hop: int, segment: int, side: int) -> int:
@@ -214,7 +217,7 @@ class ContinuationValue(ctypes.Structure):
 
 
 class LeaseValue(ctypes.Structure):
-    _fields_ = (("until", c_uint64), ("recovered", c_uint64), ("draining", c_uint64), ("pad", c_uint64))
+    _fields_ = (("until", c_uint64), ("recovered", c_uint64), ("draining", c_uint64), ("skipped", c_uint64))
 
 
 class ControlValue(ctypes.Structure):
@@ -306,6 +309,20 @@ class FragmentValue(ctypes.Structure):
     _fields_ = (("hash", c_uint64), ("seen", c_uint64), ("first", c_uint64))
 
 
+class RecordValue(ctypes.Structure):
+    _fields_ = (
+        ("number", c_uint64),
+        ("at", c_uint64),
+        ("length", c_uint32),
+        ("captured", c_uint16),
+        ("slot", c_uint16),
+        ("tag", c_uint16),
+        ("tag_proto", c_uint16),
+        ("pad", c_uint32),
+        ("data", c_uint8 * RECORD_BYTES),
+    )
+
+
 class StepValue(ctypes.Structure):
     _fields_ = (
         ("position", c_uint8),
@@ -363,6 +380,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "copy_counters": (c_uint32, CopyCounterValue),
     "flows": (FlowKey, FlowValue),
     "fragments": (FragmentKey, FragmentValue),
+    "recorders": (c_uint32, c_uint32),
     "trace": (c_uint32, TraceValue),
     "scratch": (c_uint32, ScratchValue),
 }

@@ -34,6 +34,19 @@ class _LinkOptions(ctypes.Structure):
     _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("pad", c_uint32), ("rest", c_uint64 * 3))
 
 
+class _MapOptions(ctypes.Structure):
+    """struct bpf_map_create_opts: only the flags are ours."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("btf", c_uint32 * 4),
+        ("inner_map_fd", c_uint32),
+        ("map_flags", c_uint32),
+        ("map_extra", c_uint64),
+        ("rest", c_uint32 * 2),
+    )
+
+
 class TestRunOptions(ctypes.Structure):
     """struct bpf_test_run_opts."""
 
@@ -124,6 +137,7 @@ def library() -> ctypes.CDLL:
         "bpf_map__value_size": (c_void_p,),
         "bpf_map__max_entries": (c_void_p,),
         "bpf_program__fd": (c_void_p,),
+        "bpf_map_get_fd_by_id": (c_uint32,),
         "bpf_obj_pin": (c_int, c_char_p),
         "bpf_obj_get": (c_char_p,),
         "bpf_map_lookup_elem": (c_int, c_void_p, c_void_p),
@@ -272,6 +286,22 @@ def info(fd: int, into: _T) -> _T:
     size = c_uint32(ctypes.sizeof(into))
     check("object info", library().bpf_obj_get_info_by_fd(fd, ctypes.byref(into), ctypes.byref(size)))
     return into
+
+
+BPF_MAP_TYPE_ARRAY = 2
+BPF_F_INNER_MAP = 1 << 12
+
+
+def create_inner_array(name: str, value_size: int, entries: int) -> int:
+    """An array that fits into an array of maps whatever its size; its descriptor."""
+    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=BPF_F_INNER_MAP)
+    made = library().bpf_map_create(BPF_MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, ctypes.byref(options))
+    return check(f"map {name}", made)
+
+
+def map_by_id(number: int) -> int:
+    """A descriptor of a map by its id."""
+    return check(f"map {number}", library().bpf_map_get_fd_by_id(number))
 
 
 def possible_cpus() -> int:

@@ -87,6 +87,23 @@ class Map(Generic[K, V]):
             ),
         )
 
+    def first(self, count: int) -> list[V]:
+        """The first `count` values of an array by one system call."""
+        keys, values = (c_uint32 * count)(), (self._value * count)()
+        got, cursor = c_uint32(count), c_uint32()
+        error = libbpf.library().bpf_map_lookup_batch(
+            self.fd,
+            None,
+            ctypes.byref(cursor),
+            ctypes.byref(keys),
+            ctypes.byref(values),
+            ctypes.byref(got),
+            None,
+        )
+        if error != -errno.ENOENT:  # told at the array's end, with all that came before it
+            libbpf.check(f"map {self.name}", error)
+        return list(values[: got.value])
+
     def delete(self, key: K | int) -> None:
         """Remove a key; nothing happens when it is not there."""
         error = libbpf.library().bpf_map_delete_elem(self.fd, ctypes.byref(self._as_key(key)))

@@ -30,6 +30,7 @@ class CompiledHop:
     tags: bool
     remote: bool = False
     tracked: bool = True
+    recorded: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,9 @@ def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[s
                 raise ConfigError(
                     f"guest {hop.name}: accept", f"more than {layout.MAX_ACCEPTS} different accept filters"
                 )
-        hops[hop.name] = CompiledHop(hop.name, ids[hop.name], hop.accept, bit, hop.tags, isinstance(hop, Remote))
+        remote = isinstance(hop, Remote)
+        recorded = isinstance(hop, Guest) and hop.recorder.frames > 0
+        hops[hop.name] = CompiledHop(hop.name, ids[hop.name], hop.accept, bit, hop.tags, remote, recorded=recorded)
     return hops, tuple(accepts)
 
 

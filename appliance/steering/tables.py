@@ -9,7 +9,11 @@ from typing import Any
 from appliance.steering import layout
 from appliance.steering.groups import pack
 from appliance.steering.maps import Map
-from appliance.steering.policy import Policy
+from appliance.steering.policy import CompiledHop, Policy
+
+
+def _hop_flags(hop: CompiledHop) -> int:
+    return (layout.HOP_TRACKED if hop.tracked else 0) | (layout.HOP_RECORDED if hop.recorded else 0)
 
 
 def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> None:
@@ -32,7 +36,7 @@ def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> N
         {
             half * layout.MAX_HOPS + number: layout.HopValue(
                 accept_bit=by_id[number].accept_bit if number in by_id else layout.NO_ACCEPT_BIT,
-                flags=layout.HOP_TRACKED if number in by_id and by_id[number].tracked else 0,
+                flags=_hop_flags(by_id[number]) if number in by_id else 0,
             )
             for number in range(layout.MAX_HOPS)
         }
