@@ -16,6 +16,7 @@ from appliance import __version__
 from appliance.causes import DESCRIPTION, Cause
 from appliance.control import Param, Params, Registry, caller
 from appliance.errors import ConfigError, RefusedError, UnreachableError
+from appliance.steering.overlay import reason_of
 
 if TYPE_CHECKING:
     from appliance.supervisor import Supervisor
@@ -80,8 +81,9 @@ class Show:
 
     async def rules(self, _: Params) -> list[Row]:
         """rules.show"""
-        config = self._config()
-        datapath = self._supervisor.steering.datapath
+        self._config()
+        steering = self._supervisor.steering
+        datapath, config = steering.datapath, steering.effective
         counts = datapath.counters().rules if datapath else {}
         return [
             {
@@ -90,6 +92,7 @@ class Show:
                 "match": rule.match or "every frame",
                 "path": list(rule.path),
                 "on_unavailable": rule.on_unavailable,
+                "why": reason_of(rule.name, steering.overlay),
                 **(counts[rule.name].to_json() if rule.name in counts else {}),
             }
             for rule in config.rule

@@ -2,8 +2,9 @@
 """The part "steering": loads or adopts the datapath, attaches the segments' ports to it, renews its dead-man lease.
 
 Owns the `Datapath` object from `start` to the end of bypassd; the pinned programs and maps outlive both. A segment
-whose ports are missing is attached when they appear. What the kernel refuses is a fault of that segment (or, from
-`start`, of all), and a reason to bypass.
+whose ports are missing is attached when they appear. What guests and incidents lay over the configuration
+(steering/overlay.py) is part of the policy and kept on the data partition. What the kernel refuses is a fault of that
+segment (or, from `start`, of all), and a reason to bypass.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.config.model import Config
-from appliance.errors import BypassError
+from appliance.errors import BypassError, UnreachableError
 from appliance.hardware.links import Links
 from appliance.parts import PATIENCE_NS, Alive
+from appliance.steering import overlay as laid
+from appliance.steering.overlay import Overlay
 
 if TYPE_CHECKING:
     from appliance.steering.datapath import Datapath, Prepared
@@ -36,6 +39,8 @@ class Steering:
         self.datapath: Datapath | None = None
         self.ready = asyncio.Event()
         self.faults: dict[str, str] = {}  # by segment
+        self.overlay = Overlay()
+        self._overlay_file = names.with_name("overlay.json")
         self._attached: dict[str, tuple[int, int]] = {}  # the port indexes that a segment is attached with
         self._changed = asyncio.Event()
         self._prepared: Prepared | None = None
@@ -45,6 +50,11 @@ class Steering:
     def adopted(self) -> bool:
         """Whether frames were flowing through this datapath before this bypassd began."""
         return self.datapath is not None and self.datapath.adopted
+
+    @property
+    def effective(self) -> Config:
+        """The configuration with what is laid over it: what the datapath follows."""
+        return laid.apply(self._config, self.overlay)
 
     async def start(self) -> None:
         """Load or adopt, set the policy, attach what is there. BypassError: the kernel or a file refuses."""
@@ -60,7 +70,7 @@ class Steering:
         """Compile and load what `config` needs, beside what runs. FilterError, ConfigError, DatapathError."""
         self.forget()
         if self.datapath is not None:
-            self._prepared = await asyncio.to_thread(self.datapath.prepare_policy, config)
+            self._prepared = await asyncio.to_thread(self.datapath.prepare_policy, laid.apply(config, self.overlay))
 
     def forget(self) -> None:
         """Drop what was prepared and not used."""
@@ -121,6 +131,22 @@ class Steering:
         """Ports came or went."""
         self._changed.set()
 
+    async def lay_over(self, overlay: Overlay) -> None:
+        """Steer by another overlay from now on; no frame is lost.
+
+        BypassError when a filter or the kernel refuses: what holds stays. UnreachableError: the datapath is not up.
+        """
+        async with self._changing:
+            if self.datapath is None:
+                raise UnreachableError("the datapath is not up")
+            # in a thread: thousands of rules take a second, and the other parts have to check in
+            await asyncio.to_thread(self.datapath.set_policy, laid.apply(self._config, overlay))
+            self.overlay = overlay
+            try:
+                await asyncio.to_thread(laid.save, self._overlay_file, overlay)
+            except OSError as error:
+                log.error("what guests registered is not kept for a restart: %s", error)
+
     def renew(self, until: int) -> None:
         """Renew the dead-man lease: without it every guest is skipped. Only the supervisor's pulse calls this."""
         if self.datapath is not None:
@@ -131,11 +157,25 @@ class Steering:
 
         datapath = Datapath.open(*self._files)
         try:
-            datapath.set_policy(self._config)
+            self._first_policy(datapath)
         except BypassError:
             datapath.close()
             raise
         return datapath
+
+    def _first_policy(self, datapath: Datapath) -> None:
+        """With what an earlier bypassd laid over; without it when it does not fit any more."""
+        self.overlay = laid.load(self._overlay_file)
+        try:
+            datapath.set_policy(self.effective)
+        except BypassError as error:
+            if self.overlay == Overlay():
+                raise
+            log.error(
+                "what guests registered and what is in quarantine does not fit any more, and is dropped: %s", error
+            )
+            self.overlay = Overlay()
+            datapath.set_policy(self._config)
 
     def _attach(self) -> None:
         assert self.datapath is not None

@@ -46,7 +46,9 @@ class Flow:
 
 
 @dataclass
-class _Ip:
+class Ip:
+    """What the headers of an IP packet say. Addresses are numbers; `ports` 0, 0 where there are none to be seen."""
+
     source: int
     destination: int
     protocol: int = 0
@@ -60,17 +62,17 @@ def _number(frame: bytes, at: int, size: int) -> int:
     return int.from_bytes(frame[at : at + size], "big")
 
 
-def _transport(frame: bytes, at: int, ip: _Ip) -> None:
+def _transport(frame: bytes, at: int, ip: Ip) -> None:
     if ip.protocol in _WITH_PORTS and at + 4 <= len(frame):
         ip.ports = _number(frame, at, 2), _number(frame, at + 2, 2)
         if ip.protocol == 6 and at + 14 <= len(frame):
             ip.tcp_flags = frame[at + 13]
 
 
-def _ipv4(frame: bytes, at: int) -> _Ip | None:
+def _ipv4(frame: bytes, at: int) -> Ip | None:
     if at + 20 > len(frame) or frame[at] >> 4 != 4 or frame[at] & 15 < 5:
         return None
-    ip = _Ip(_number(frame, at + 12, 4), _number(frame, at + 16, 4), frame[at + 9])
+    ip = Ip(_number(frame, at + 12, 4), _number(frame, at + 16, 4), frame[at + 9])
     offset = _number(frame, at + 6, 2)
     if offset & 0x3FFF:
         ip.id = _number(frame, at + 4, 2)
@@ -80,10 +82,10 @@ def _ipv4(frame: bytes, at: int) -> _Ip | None:
     return ip
 
 
-def _ipv6(frame: bytes, at: int) -> _Ip | None:
+def _ipv6(frame: bytes, at: int) -> Ip | None:
     if at + 40 > len(frame) or frame[at] >> 4 != 6:
         return None
-    ip = _Ip(_number(frame, at + 8, 16), _number(frame, at + 24, 16))
+    ip = Ip(_number(frame, at + 8, 16), _number(frame, at + 24, 16))
     following = frame[at + 6]
     at += 40
     for _ in range(MAX_EXTENSIONS):
@@ -114,23 +116,28 @@ def _fold_address(address: int) -> int:
     return fold(fold(address >> 64) ^ (address & _MASK))
 
 
-def flow_of(frame: bytes) -> Flow:
-    """Read a frame of any length. Fragments are not looked up: the caller keeps that table."""
-    if len(frame) < 14:
-        return Flow(0, 0)
+def read(frame: bytes) -> tuple[tuple[int, ...], int, Ip | None]:
+    """VLAN ids from outside in, EtherType behind them, and the IP headers where it is IP and can be read."""
     at, ethertype = 14, _number(frame, 12, 2)
-    ip: _Ip | None = None
+    vlans: list[int] = []
     for _ in range(MAX_VLANS):
         if ethertype not in _VLANS:
             break
         if at + 4 > len(frame):
             ethertype = 0
             break
+        vlans.append(_number(frame, at, 2) & 0xFFF)
         ethertype, at = _number(frame, at + 2, 2), at + 4
     if ethertype == 0x0800:
-        ip = _ipv4(frame, at)
-    elif ethertype == 0x86DD:
-        ip = _ipv6(frame, at)
+        return tuple(vlans), ethertype, _ipv4(frame, at)
+    return tuple(vlans), ethertype, _ipv6(frame, at) if ethertype == 0x86DD else None
+
+
+def flow_of(frame: bytes) -> Flow:
+    """Read a frame of any length. Fragments are not looked up: the caller keeps that table."""
+    if len(frame) < 14:
+        return Flow(0, 0)
+    _, ethertype, ip = read(frame)
     if ip is None:
         stations = finish(fold(_number(frame, 0, 6)) + fold(_number(frame, 6, 6)))
         return Flow(stations, stations)
