@@ -3,7 +3,9 @@
 
 A guest may have traffic while every one of its checks passes, and until the first of them would expire. A guest that
 keeps falling must stay proved for longer each time before it gets traffic again (hold-down), so that a flapping guest
-does not flap the traffic. Pure; lives as long as one run of the guest, the history of flips longer.
+does not flap the traffic. A *veto* speaks against it whatever the checks say: what QEMU or the guest itself told (it
+panicked, its disk fails, it asked to be bypassed), for a time or until it is lifted. Pure; lives as long as one run of
+the guest, the history of flips longer.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from appliance.causes import Cause
 from appliance.health.detector import Detector, Event, Extended, Fell, Rose, State, milliseconds
 
 HOLD_FIRST_NS = 1_000_000_000
@@ -28,10 +31,15 @@ class Available:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A check that passed fails: `check` is its label, `why` for a person."""
+    """A check that passed fails: `check` is its label, `why` for a person.
+
+    `proof` (ns) is the last time for which that check had proved that the guest works; None: there is no such time.
+    """
 
     check: str
     why: str
+    cause: Cause = Cause.HEARTBEAT_LOST
+    proof: int | None = None
 
 
 Decision = Available | Unavailable
@@ -67,27 +75,44 @@ class History:
         return sum(1 for at in self.falls if now - at < FLAP_MEMORY_NS)
 
 
+@dataclass(frozen=True)
+class Veto:
+    """Speaks against the guest. Times in ns; `until` None: until it is lifted."""
+
+    why: str
+    cause: Cause
+    since: int
+    until: int | None = None
+
+
 class Verdict:
-    """Holds the detectors of one guest and decides from all of them."""
+    """Holds the detectors and vetoes of one guest and decides from all of them."""
 
     def __init__(self, detectors: list[Detector], history: History) -> None:
         if not detectors:
             raise ValueError("a verdict without a check would be without evidence")
         self.detectors = {detector.label: detector for detector in detectors}
         self.history = history
+        self.vetoes: dict[str, Veto] = {}
         self.available = False
         self._passing_since: int | None = None
 
     def forget(self) -> None:
         """The guest started over: what was proved before counts no more."""
         for check, old in list(self.detectors.items()):
-            self.detectors[check] = Detector(check, old.limits, falls=old.falls)
+            self.detectors[check] = Detector(check, old.limits, old.cause, falls=old.falls)
+        self.vetoes.clear()
         self.available, self._passing_since = False, None
 
     @property
     def until(self) -> int:
         """Until when all present evidence holds: the lease may never be longer. 0 = some check never succeeded."""
         return min(detector.expires or 0 for detector in self.detectors.values())
+
+    @property
+    def proof(self) -> int | None:
+        """The last time for which any check had proved that the guest lives; None: never."""
+        return max((one.last_good for one in self.detectors.values() if one.last_good is not None), default=None)
 
     def step(self, now: int, check: str, event: Event) -> list[Decision]:
         """One event for one check."""
@@ -99,20 +124,49 @@ class Verdict:
                     self._note(now, check, State.PASSING, "")
                 case Fell(why=why):
                     self._note(now, check, State.FAILING, why)
-                    self._passing_since = None
-                    if self.available:
-                        self.available = False
-                        self.history.falls.append(now)
-                        decisions.append(Unavailable(check, why))
+                    detector = self.detectors[check]
+                    decisions += self._fall(now, Unavailable(check, why, detector.cause, detector.last_good))
                 case Extended():
                     fresh = True
-        if fresh and all(detector.state is State.PASSING for detector in self.detectors.values()) and self.until > now:
+        if fresh and self._all_pass(now):
             if self._passing_since is None:
                 self._passing_since = now
             if self.available or now - self._passing_since >= hold_down(self.history.recent_falls(now)):
                 self.available = True
                 decisions.append(Available(self.until))
         return decisions
+
+    def _all_pass(self, now: int) -> bool:
+        passing = all(detector.state is State.PASSING for detector in self.detectors.values())
+        return passing and self.until > now and not self._vetoed(now)
+
+    def _vetoed(self, now: int) -> bool:
+        """Vetoes whose time is over count no more."""
+        over = [name for name, veto in self.vetoes.items() if veto.until is not None and veto.until <= now]
+        for name in over:
+            self.lift(now, name)
+        return bool(self.vetoes)
+
+    def _fall(self, now: int, fallen: Unavailable, *, counts: bool = True) -> list[Decision]:
+        self._passing_since = None
+        if not self.available:
+            return []
+        self.available = False
+        if counts:
+            self.history.falls.append(now)
+        return [fallen]
+
+    def veto(self, now: int, name: str, why: str, cause: Cause, hold: int | None = None) -> list[Decision]:
+        """Speak against the guest, for `hold` ns (None: until lifted). What it asked for itself is not flapping."""
+        if name not in self.vetoes:
+            self._note(now, name, State.FAILING, why)
+        self.vetoes[name] = Veto(why, cause, now, None if hold is None else now + hold)
+        return self._fall(now, Unavailable(name, why, cause, None), counts=cause is not Cause.GUEST_ASKED)
+
+    def lift(self, now: int, name: str) -> None:
+        """Withdraw a veto; the next evidence decides. Nothing happens when there is none of this name."""
+        if self.vetoes.pop(name, None) is not None:
+            self._note(now, name, State.PASSING, "")
 
     def _note(self, now: int, check: str, to: State, why: str) -> None:
         self.history.count += 1
@@ -122,9 +176,10 @@ class Verdict:
         """Why the guest gets no traffic, for a person; "" = it may have traffic."""
         if self.available:
             return ""
-        failing = [detector for detector in self.detectors.values() if detector.state is not State.PASSING]
-        if failing:
-            return "; ".join(detector.why for detector in failing)
+        against = [veto.why for veto in self.vetoes.values()]
+        against += [detector.why for detector in self.detectors.values() if detector.state is not State.PASSING]
+        if against:
+            return "; ".join(against)
         left = hold_down(self.history.recent_falls(now)) - (now - (self._passing_since or now))
         return f"passing, held down for another {milliseconds(max(left, 0))} after {len(self.history.falls)} falls"
 
@@ -145,4 +200,7 @@ class Verdict:
                     "late": detector.stale,
                 }
             )
+        for name, veto in self.vetoes.items():
+            since = round((now - veto.since) / 1e6, 1)
+            rows.append({"check": name, "state": State.FAILING.value, "why": veto.why, "changed_ms": since})
         return rows

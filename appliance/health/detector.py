@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from appliance.causes import Cause
+
 
 class State(Enum):
     """What a check says of its guest."""
@@ -95,10 +97,11 @@ def milliseconds(span: int) -> str:
 
 @dataclass
 class Detector:
-    """The state of one check. `label` says what is watched, in the words a person is shown."""
+    """The state of one check. `label` says what is watched, in the words a person is shown; `cause` is its fall's."""
 
     label: str
     limits: Limits
+    cause: Cause = Cause.HEARTBEAT_LOST
     state: State = State.UNKNOWN
     last_good: int | None = None
     last_latency: int | None = None

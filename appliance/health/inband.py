@@ -2,13 +2,16 @@
 """In-band heartbeats: numbered frames sent through a guest's data ports, in both directions.
 
 A frame enters the guest through its LAN-side tap and must come out of its WAN-side tap, and the other way round. The
-datapath hands frames of this EtherType that come *from* a hop's tap to the host stack, where a packet socket bound to
-that tap and EtherType sees them. This module is the pure half: frame format, and which frames prove something.
-Socket I/O is in taplink.py.
+datapath hands frames of this EtherType, or from this source address, that come *from* a hop's tap to the host stack,
+where a packet socket bound to that tap and EtherType sees them. This module is the pure half: frame format, and which
+frames prove something. Socket I/O is in taplink.py.
 
 Frame (big endian): destination, source, EtherType 0x88B5, magic "TWHB", version, direction, hop id (16 bit), nonce
 (64 bit), sequence (64 bit), send time (64 bit, ns of CLOCK_MONOTONIC), zeros up to 60 bytes. The nonce is drawn once
 per run of bypassd, so frames of an earlier run, or echoed by something else, prove nothing.
+
+A guest that drops unknown EtherTypes is given a frame of the administrator's (`template`) instead. Its bytes are left
+alone but for the addresses, which number it: the destination's last three bytes hold sequence and nonce.
 
 Addresses are locally administered unicast. No station ever sends from the destination, so a bridge in the guest does
 not learn it and floods; each direction has a source of its own, so a bridge never sees one station at both ports.
@@ -31,6 +34,8 @@ REMEMBERED = 64
 
 _BODY = struct.Struct(">4sBBHQQQ")
 _ADDRESS_PREFIX = b"\x02\x54\x57"
+_STANDARD, _FIRST_TEMPLATE = 1, 0x10  # last byte of the source: which kind of frame
+_SPREAD = 0x9E3779  # odd, so that 2^24 sequences in a row give as many numbers
 
 
 class Direction(IntEnum):
@@ -58,7 +63,12 @@ class Beat:
 
 def source_address(hop: int, direction: Direction) -> bytes:
     """The MAC address heartbeats of this direction come from."""
-    return _ADDRESS_PREFIX + bytes((hop & 0xFF, direction, 0x01))
+    return source_prefix(hop) + bytes((direction, _STANDARD))
+
+
+def source_prefix(hop: int) -> bytes:
+    """The first four bytes of the address of everything we send through a hop; the datapath knows it (steer.h)."""
+    return _ADDRESS_PREFIX + bytes((hop & 0xFF,))
 
 
 def target_address(hop: int, direction: Direction) -> bytes:
@@ -98,35 +108,82 @@ class Proof:
 
 @dataclass
 class Lane:
-    """One direction through one hop on one segment: what was sent, what came back. Pure, no clock."""
+    """One direction through one hop on one segment: what was sent, what came back. Pure, no clock.
+
+    With a `template` frames look like it; `number` tells the templates of a guest apart.
+    """
 
     hop: int
     direction: Direction
     nonce: int
+    template: bytes = b""
+    number: int = 0
     sent: int = 0
     received: int = 0
     foreign: int = 0  # not ours: another nonce, hop or direction, a sequence never sent or seen before
     _next: int = 0
     _outstanding: OrderedDict[int, int] = field(default_factory=OrderedDict, repr=False)
 
+    @property
+    def source(self) -> bytes:
+        """The address this lane's frames come from."""
+        kind = _FIRST_TEMPLATE + self.number if self.template else _STANDARD
+        return source_prefix(self.hop) + bytes((self.direction, kind))
+
+    @property
+    def ethertype(self) -> int:
+        """What a packet socket must be bound to: of the frame behind its tags, which the kernel takes off."""
+        return inner_ethertype(self.template) if self.template else ETHERTYPE
+
+    def claims(self, frame: bytes) -> bool:
+        """Whether a frame that came out of the guest is one of this lane's kind."""
+        return frame[6:12] == self.source if self.template else decode(frame) is not None
+
     def send(self, now: int) -> bytes:
         """The next frame to send, at time `now`."""
         sequence, self._next = self._next, self._next + 1
-        self._outstanding[sequence] = now
+        key = self._key(sequence)
+        self._outstanding[key] = now
         if len(self._outstanding) > REMEMBERED:
             self._outstanding.popitem(last=False)
         self.sent += 1
-        return encode(Beat(self.hop, self.direction, self.nonce, sequence, now))
+        if not self.template:
+            return encode(Beat(self.hop, self.direction, self.nonce, sequence, now))
+        return _ADDRESS_PREFIX + key.to_bytes(3, "big") + self.source + self.template[12:]
+
+    def _key(self, sequence: int) -> int:
+        return (self.nonce + sequence * _SPREAD) & 0xFFFFFF if self.template else sequence
 
     def receive(self, now: int, frame: bytes) -> Proof | None:
         """A frame that came out of the guest at the far side; None when it proves nothing (counted)."""
-        beat = decode(frame)
-        if beat is None or (beat.nonce, beat.hop, beat.direction) != (self.nonce, self.hop, self.direction):
-            self.foreign += 1
-            return None
-        sent = self._outstanding.pop(beat.sequence, None)
-        if sent is None or sent != beat.sent or sent > now:
+        sent = self._take_template(frame) if self.template else self._take(frame)
+        if sent is None or sent > now:
             self.foreign += 1
             return None
         self.received += 1
         return Proof(sent, now - sent)
+
+    def _take(self, frame: bytes) -> int | None:
+        beat = decode(frame)
+        if beat is None or (beat.nonce, beat.hop, beat.direction) != (self.nonce, self.hop, self.direction):
+            return None
+        sent = self._outstanding.pop(beat.sequence, None)
+        return sent if sent == beat.sent else None
+
+    def _take_template(self, frame: bytes) -> int | None:
+        if frame[6:12] != self.source or frame[:3] != _ADDRESS_PREFIX:
+            return None
+        return self._outstanding.pop(int.from_bytes(frame[3:6], "big"), None)
+
+    def overdue(self, before: int) -> list[int]:
+        """When the frames were sent that went in before this time and did not come out; they are forgotten."""
+        late = [key for key, sent in self._outstanding.items() if sent <= before]
+        return [self._outstanding.pop(key) for key in late]
+
+
+def inner_ethertype(frame: bytes) -> int:
+    """The EtherType behind the VLAN tags of a frame."""
+    at = 12
+    while frame[at : at + 2] in (b"\x81\x00", b"\x88\xa8") and at + 6 <= len(frame):
+        at += 4
+    return int.from_bytes(frame[at : at + 2], "big")

@@ -3,8 +3,8 @@
 
 What is sent here leaves through the tap and so enters the guest; what the guest sends out of that port, and the
 datapath hands to the host stack, is read here. The socket is bound to one interface and one EtherType, and a socket
-filter drops in the kernel what does not carry our magic, so that no traffic of others wakes bypassd. It lives as long
-as the guest's process.
+filter drops in the kernel what carries neither our magic nor our address, so that no traffic of others wakes bypassd.
+It lives as long as the guest's process.
 """
 
 from __future__ import annotations
@@ -22,29 +22,40 @@ _SO_ATTACH_FILTER = 26
 _READ_LIMIT = 32
 """Frames read at one wake-up at most: a flood must not hold up the event loop."""
 
-# Classic BPF: EtherType, then magic; keep 128 bytes, else drop. (code, jump true, jump false, value)
-_FILTER = (
-    (0x28, 0, 0, 12),  # ldh [12]
-    (0x15, 0, 3, ETHERTYPE),  # jeq
-    (0x20, 0, 0, 14),  # ld [14]
-    (0x15, 0, 1, int.from_bytes(MAGIC, "big")),  # jeq
-    (0x06, 0, 0, 128),  # ret 128
-    (0x06, 0, 0, 0),  # ret 0
-)
+
+def _code(source: bytes) -> tuple[tuple[int, int, int, int], ...]:
+    """Classic BPF: our source address, or EtherType and magic; keep 128 bytes, else drop.
+
+    (code, jump true, jump false, value)
+    """
+    return (
+        (0x20, 0, 0, 6),  # ld [6]
+        (0x15, 4, 0, int.from_bytes(source, "big")),  # jeq
+        (0x28, 0, 0, 12),  # ldh [12]
+        (0x15, 0, 3, ETHERTYPE),  # jeq
+        (0x20, 0, 0, 14),  # ld [14]
+        (0x15, 0, 1, int.from_bytes(MAGIC, "big")),  # jeq
+        (0x06, 0, 0, 128),  # ret 128
+        (0x06, 0, 0, 0),  # ret 0
+    )
 
 
-def _attach_filter(sock: socket.socket) -> None:
-    code = b"".join(struct.pack("HBBI", *line) for line in _FILTER)
+def _attach_filter(sock: socket.socket, source: bytes) -> None:
+    lines = _code(source)
+    code = b"".join(struct.pack("HBBI", *line) for line in lines)
     buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("HxxxxxxP", len(_FILTER), ctypes.addressof(buffer))
+    program = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(buffer))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 class TapLink:
     """Sends to and reads from one tap."""
 
-    def __init__(self, interface: str) -> None:
-        """Open on `interface`; GuestError when it is not there or packet sockets are not allowed."""
+    def __init__(self, interface: str, ethertype: int, source: bytes) -> None:
+        """Open on `interface`, for frames of this EtherType (behind tags) and of ours: `source` begins their address.
+
+        GuestError when the interface is not there or packet sockets are not allowed.
+        """
         self.interface = interface
         self.refused = 0  # frames the tap did not take (its guest is not there or its queue is full)
         try:
@@ -53,9 +64,9 @@ class TapLink:
         except OSError as error:
             raise GuestError(f"no packet socket for {interface}: {error.strerror}") from error
         try:
-            _attach_filter(self._socket)
+            _attach_filter(self._socket, source)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            self._socket.bind((interface, ETHERTYPE))
+            self._socket.bind((interface, ethertype))
         except OSError as error:
             self._socket.close()
             raise GuestError(f"no packet socket on {interface}: {error.strerror}") from error

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Watches one running guest: sends in-band heartbeats, takes evidence in, and hands out decisions.
+"""Watches one running guest: sends heartbeats, asks its probes, takes evidence in, and hands out decisions.
 
-The I/O around the pure verdict (combine.py): packet sockets on the guest's taps, one timer, and the time. It renews
-no lease itself; it says until when the evidence holds. It lives as long as the guest's process.
+The I/O around the pure verdict (combine.py): packet sockets on the guest's taps, one timer, one task for each probe
+that asks, and the time. It renews no lease itself; it says until when the evidence holds. It lives as long as the
+guest's process.
 """
 
 from __future__ import annotations
@@ -10,51 +11,47 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
+from appliance.causes import Cause
 from appliance.config import model
 from appliance.errors import GuestError
+from appliance.health import prober, stall
 from appliance.health.combine import Decision, History, Verdict
 from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick, milliseconds
-from appliance.health.inband import Direction, Lane
+from appliance.health.slow import percentile
+from appliance.health.streams import Evidence, Stream, TapPair, streams
 from appliance.health.taplink import TapLink
+from appliance.health.told import lifted, told
 from appliance.histogram import LATENCY, Histogram
 
 PROCESS_CHECK = "process"
 HEARTBEAT_CHECK = "heartbeat"
+CPU_CHECK = "processors"
+AGENT_VETO = "agent"
 PROCESS_LIMITS = Limits(interval=100_000_000, misses=3, rises=10)
 """For a guest without any check: its process runs. That proves little, which `show guests` says."""
 
-SUPPORTED_PROBES = ("inband",)
 _LATENCIES = 512
 
 
-@dataclass(frozen=True)
-class TapPair:
-    """The two taps of a guest on one segment. `label` tells segments apart; "" where there is one only."""
+class Subject(Protocol):
+    """The guest's process as the watch sees it, and who is told of decisions."""
 
-    lan: str
-    wan: str
-    label: str = ""
+    def on_decision(self, decision: Decision) -> None:
+        """The checks say that the guest may, or may not, have traffic."""
 
+    def process_alive(self) -> bool:
+        """Whether its process runs; asks the kernel."""
 
-@dataclass
-class _Stream:
-    """One lane in motion: what is sent into `entry` must come out at `exit`."""
+    def threads(self) -> tuple[int, Sequence[int]] | None:
+        """QEMU's process id and the thread ids of the virtual processors; None while they are not known."""
 
-    check: str
-    lane: Lane
-    entry: TapLink
-    exit: TapLink
-
-
-def percentile(values: Sequence[int], share: float) -> int | None:
-    """The smallest value that `share` of the values do not exceed; None without values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    async def ask_agent(self, word: str) -> str:
+        """Have the agent carry out the check `word`: "ok", or what is wrong."""
 
 
 class Watch:
@@ -68,26 +65,31 @@ class Watch:
         nonce: int,
         *,
         history: History,
-        decide: Callable[[Decision], None],
-        process_alive: Callable[[], bool],
+        subject: Subject,
+        folder: Path,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        unsupported = [probe.kind for probe in guest.probes if probe.kind not in SUPPORTED_PROBES]
-        if unsupported:
-            raise GuestError(f"guest {guest.name}: probe kind {unsupported[0]} is not supported by this version")
-        self._decide, self._process_alive, self._clock = decide, process_alive, clock
-        self._guest, self._hop, self._pairs, self._nonce = guest, hop, pairs, nonce
-        self._links: list[TapLink] = []
-        self._streams: list[_Stream] = []
+        """`folder` holds the capture files that probes name. GuestError when one of them cannot be read."""
+        self._subject, self._clock = subject, clock
+        self._streams = streams(guest.probes, hop, pairs, nonce, folder)
+        self._links: dict[tuple[str, int], TapLink] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._next_send = 0
+        self._tasks: list[asyncio.Task[None]] = []
         self._running = False
         self.latencies: deque[int] = deque(maxlen=_LATENCIES)
         self.histogram = Histogram(LATENCY)  # of all heartbeats of this run, in seconds
-        # Several in-band probes would send the same frames: the most demanding one is all of them.
-        inband = [probe for probe in guest.probes if probe.kind == "inband"]
-        self._inband = min(inband, key=lambda probe: probe.interval * probe.misses) if inband else None
-        detectors = [Detector(self._label(pair, way), _limits(self._inband)) for pair, way in self._lanes()]
+        detectors = [detector for stream in self._streams for detector in stream.detectors()]
+        self._asked: dict[str, model.Probe] = {}
+        for probe in guest.probes:
+            if probe.kind in prober.ASKED:
+                name = prober.label(probe)
+                name = name if name not in self._asked else f"{name} ({len(self._asked) + 1})"
+                self._asked[name] = probe
+                detectors.append(Detector(name, _limits(probe), Cause.PROBE_FAILED))
+        cpu = next((probe for probe in guest.probes if probe.kind == "cpu"), None)
+        self._stall = stall.Stall() if cpu is not None else None
+        if cpu is not None:
+            detectors.append(Detector(CPU_CHECK, _limits(cpu), Cause.CPU_STALLED))
         if guest.heartbeat is not None:
             beat = guest.heartbeat
             detectors.append(Detector(HEARTBEAT_CHECK, Limits(beat.interval, beat.misses, rises=2)))
@@ -95,16 +97,9 @@ class Watch:
         if self.only_process:
             detectors.append(Detector(PROCESS_CHECK, PROCESS_LIMITS))
         self.verdict = Verdict(detectors, history)
-        self._interval = self._inband.interval if self._inband else min(each.limits.interval for each in detectors)
-
-    def _lanes(self) -> list[tuple[TapPair, Direction]]:
-        if self._inband is None:
-            return []
-        return [(pair, way) for pair in self._pairs for way in Direction]
-
-    @staticmethod
-    def _label(pair: TapPair, way: Direction) -> str:
-        return f"in-band {pair.label} {way.arrow}" if pair.label else f"in-band {way.arrow}"
+        # What is looked at on a grid of its own: the process, or its threads.
+        self._look_interval = cpu.interval if cpu is not None else PROCESS_LIMITS.interval
+        self._look_due = 0
 
     def shorten_proof(self) -> None:
         """The guest was proved before bypassd restarted: one good answer a check is enough."""
@@ -115,20 +110,23 @@ class Watch:
         """Open the sockets and begin. GuestError when a tap is not there."""
         loop = asyncio.get_running_loop()
         try:
-            if self._inband is not None:
-                for pair in self._pairs:
-                    lan, wan = TapLink(pair.lan), TapLink(pair.wan)
-                    self._links += [lan, wan]
-                    for way in Direction:
-                        entry, leaves = (lan, wan) if way is Direction.LAN_TO_WAN else (wan, lan)
-                        stream = _Stream(self._label(pair, way), Lane(self._hop, way, self._nonce), entry, leaves)
-                        self._streams.append(stream)
-                        loop.add_reader(leaves.fileno(), self._read, stream)
+            for stream in self._streams:
+                stream.entry = self._link(stream.enters, stream)
+                self._link(stream.leaves, stream)
         except GuestError:
             self.stop()
             raise
+        for (leaves, _), link in self._links.items():
+            mine = [stream for stream in self._streams if stream.leaves == leaves]
+            loop.add_reader(link.fileno(), self._read, link, mine)
         self._running = True
-        self._next_send = self._clock()
+        self._look_due = self._clock()
+        for stream in self._streams:
+            stream.due = self._look_due
+        for name, probe in self._asked.items():
+            put = prober.question(probe, self._subject.ask_agent)
+            asking = prober.ask_forever(probe, put, partial(self._say, name), self._clock)
+            self._tasks.append(loop.create_task(asking, name=f"probe {name}"))
         self._tick()
 
     @property
@@ -136,65 +134,114 @@ class Watch:
         """Between `start` and `stop`."""
         return self._running
 
+    def _link(self, device: str, stream: Stream) -> TapLink:
+        key = (device, stream.lane.ethertype)
+        if key not in self._links:
+            self._links[key] = TapLink(device, stream.lane.ethertype, stream.lane.source[:4])
+        return self._links[key]
+
     def stop(self) -> None:
         """Close everything. Idempotent."""
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._streams:
-            loop = asyncio.get_running_loop()
-            for stream in self._streams:
-                loop.remove_reader(stream.exit.fileno())
-        self._streams.clear()
-        for link in self._links:
+        for task in self._tasks:
+            task.cancel()
+        self._tasks.clear()
+        for link in self._links.values():
+            asyncio.get_running_loop().remove_reader(link.fileno())
             link.close()
         self._links.clear()
+
+    # What others tell
 
     def heartbeat(self, status: str) -> None:
         """A heartbeat came over the agent channel; counts only where the configuration asks for heartbeats."""
         if HEARTBEAT_CHECK in self.verdict.detectors:
             now = self._clock()
-            event = Good(now) if status == "ok" else Bad(f'the guest says "{status}"')
-            self._step(now, HEARTBEAT_CHECK, event)
+            self._say(HEARTBEAT_CHECK, Good(now) if status == "ok" else Bad(f'the guest says "{status}"'))
+
+    def event(self, name: str, data: Mapping[str, object]) -> None:
+        """A QMP event: some speak against the guest."""
+        if veto := lifted(name):
+            self.verdict.lift(self._clock(), veto)
+        if found := told(name, data):
+            self._hand_out(self.verdict.veto(self._clock(), found.veto, found.why, found.cause, found.hold))
+
+    def ask_bypass(self, on: bool, why: str = "") -> None:
+        """The guest's agent wants to be bypassed, or no longer."""
+        if on:
+            why = f"it asked to be bypassed{f': {why}' if why else ''}"
+            self._hand_out(self.verdict.veto(self._clock(), AGENT_VETO, why, Cause.GUEST_ASKED))
+        else:
+            self.verdict.lift(self._clock(), AGENT_VETO)
 
     def reset(self) -> None:
         """The guest started over: what was proved before counts no more."""
         self.verdict.forget()
         self.latencies.clear()
+        for stream in self._streams:
+            stream.forget()
 
-    def _step(self, now: int, check: str, event: Event) -> None:
-        for decision in self.verdict.step(now, check, event):
-            self._decide(decision)
+    # In motion
+
+    def _hand_out(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            self._subject.on_decision(decision)
+
+    def _say(self, check: str, event: Event) -> None:
+        if self._running:  # what a probe says while it is being cancelled counts no more
+            self._hand_out(self.verdict.step(self._clock(), check, event))
+
+    def _say_all(self, evidence: Iterable[Evidence]) -> None:
+        for check, event in list(evidence):  # all of it first: a decision may end the watch and its streams
+            self._say(check, event)
 
     def _tick(self) -> None:
         """Send what is due, notice what is overdue, and come again in time for whichever is next."""
         now = self._clock()
-        if now >= self._next_send:
-            # On a grid, so that lateness does not add up; ticks that were missed altogether are left out.
-            missed = (now - self._next_send) // self._interval
-            self._next_send += (missed + 1) * self._interval
-            for stream in self._streams:
-                stream.entry.send(stream.lane.send(now))
-            if self.only_process and self._process_alive():
-                self._step(now, PROCESS_CHECK, Good(now))
+        for stream in self._streams:
+            self._say_all(stream.send(now))
+        if (self.only_process or self._stall is not None) and now >= self._look_due:
+            self._look_due += ((now - self._look_due) // self._look_interval + 1) * self._look_interval
+            self._look(now)
         for check in list(self.verdict.detectors):
-            self._step(now, check, Tick())
+            self._say(check, Tick())
         if not self._running:  # a decision may have ended the watch
             return
+        dues = [stream.due for stream in self._streams]
+        if self.only_process or self._stall is not None:
+            dues.append(self._look_due)
+        # The end of the evidence is noticed as it comes; without a grid of our own that is still looked for.
         until = self.verdict.until
-        due = min(self._next_send, until) if self.verdict.available and until > now else self._next_send
-        self._timer = asyncio.get_running_loop().call_later(max(due - self._clock(), 0) / 1e9, self._tick)
+        dues.append(until if self.verdict.available and until > now else now + PROCESS_LIMITS.interval)
+        self._timer = asyncio.get_running_loop().call_later(max(min(dues) - self._clock(), 0) / 1e9, self._tick)
 
-    def _read(self, stream: _Stream) -> None:
-        frames = stream.exit.receive()
+    def _look(self, now: int) -> None:
+        if self.only_process and self._subject.process_alive():
+            self._say(PROCESS_CHECK, Good(now))
+        threads = self._subject.threads() if self._stall is not None else None
+        if self._stall is not None and threads is not None:
+            event = self._stall.step(now, stall.look(*threads))
+            if event is not None:
+                self._say(CPU_CHECK, event)
+
+    def _read(self, link: TapLink, mine: Sequence[Stream]) -> None:
+        frames = link.receive()
         now = self._clock()
         for frame in frames:
-            proof = stream.lane.receive(now, frame)
-            if proof is not None:
-                self.latencies.append(proof.latency)
-                self.histogram.add(proof.latency / 1e9)
-                self._step(now, stream.check, Good(proof.sent, proof.latency))
+            for stream in mine:
+                if stream.lane.claims(frame):
+                    self._say_all(self._noted(stream, now, frame))
+                    break
+
+    def _noted(self, stream: Stream, now: int, frame: bytes) -> Iterable[Evidence]:
+        for check, event in stream.take(now, frame):
+            if check == stream.check and isinstance(event, Good) and event.latency is not None:
+                self.latencies.append(event.latency)
+                self.histogram.add(event.latency / 1e9)
+            yield check, event
 
     def summary(self, now: int) -> dict[str, object]:
         """What `show guest NAME` says of the checks."""
@@ -209,7 +256,7 @@ class Watch:
                     "sent": stream.lane.sent,
                     "received": stream.lane.received,
                     "foreign": stream.lane.foreign,
-                    "refused": stream.entry.refused,
+                    "refused": stream.entry.refused if stream.entry is not None else 0,
                 }
                 for stream in self._streams
             ],
@@ -220,6 +267,8 @@ class Watch:
         }
 
 
-def _limits(probe: model.Probe | None) -> Limits:
-    assert probe is not None
+def _limits(probe: model.Probe) -> Limits:
     return Limits(probe.interval, probe.misses, probe.rises)
+
+
+__all__ = ["TapPair", "Watch"]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Do the guest's processors get to run? What the kernel says of QEMU's threads, judged between two looks.
+
+A stalled guest is one whose threads want to run and wait for a processor (the host is overloaded, or a limit holds them
+back), are stopped, or hang in the kernel (a disk that does not answer). A guest that spins or sleeps by its own doing
+looks healthy here: heartbeats and its own watchdog notice that. `Stall` is pure; `look` reads /proc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.health.detector import Bad, Good, milliseconds
+
+WAITED_SHARE = 0.8
+"""A thread that waited for a processor for more of the time than this is starved."""
+
+_STATES = {"T": "is stopped", "t": "is stopped by a debugger", "D": "hangs in the kernel (its disk does not answer?)"}
+
+
+@dataclass(frozen=True)
+class Thread:
+    """One look at a thread: state letter, time on a processor and time waiting for one (ns, since it began)."""
+
+    name: str
+    state: str
+    ran: int
+    waited: int
+
+
+@dataclass
+class Stall:
+    """Judges looks, one after the other."""
+
+    _last: Mapping[int, Thread] = field(default_factory=dict)
+    _at: int | None = None
+
+    def step(self, now: int, threads: Mapping[int, Thread]) -> Good | Bad | None:
+        """One look at all threads; None for the first, which has nothing to be compared with."""
+        before, began = self._last, self._at
+        self._last, self._at = threads, now
+        if began is None or now <= began:
+            return None
+        for tid, thread in threads.items():
+            old = before.get(tid)
+            if old is None:
+                continue
+            if thread.state in _STATES and thread.state == old.state and thread.ran == old.ran:
+                return Bad(f"{thread.name} {_STATES[thread.state]}")
+            waited = thread.waited - old.waited
+            if waited > (now - began) * WAITED_SHARE:
+                return Bad(
+                    f"{thread.name} waited {milliseconds(waited)} of {milliseconds(now - began)} for a processor"
+                )
+        return Good(now)
+
+
+def look(pid: int, processors: Sequence[int], proc: Path = Path("/proc")) -> dict[int, Thread]:
+    """Look at QEMU's main thread and its virtual processors; threads that are gone are left out."""
+    found: dict[int, Thread] = {}
+    names = {pid: "QEMU", **{tid: f"virtual processor {index}" for index, tid in enumerate(processors)}}
+    for tid, name in names.items():
+        folder = proc / str(pid) / "task" / str(tid)
+        try:
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            ran, waited, _ = (folder / "schedstat").read_text().split()
+        except (OSError, ValueError, IndexError):
+            continue
+        found[tid] = Thread(name, state, int(ran), int(waited))
+    return found

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What QEMU tells about a guest (QMP events), as vetoes against it: one table. Pure.
+
+Source: QEMU's QMP reference (run-state, block-core). An event that is not here says nothing of the guest's health.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from appliance.causes import Cause
+
+TROUBLE_NS = 10_000_000_000
+"""Trouble that nothing takes back (an I/O error, the guest's watchdog without a reset) counts for this long."""
+
+
+class Told(NamedTuple):
+    """One event's meaning: the veto's name and cause, why for a person, and for how long (ns; None: until lifted)."""
+
+    veto: str
+    cause: Cause
+    why: str
+    hold: int | None = None
+
+
+_TABLE: dict[str, Told] = {
+    "GUEST_PANICKED": Told("panic", Cause.GUEST_PANICKED, "the guest's kernel panicked"),
+    "GUEST_CRASHLOADED": Told("panic", Cause.GUEST_PANICKED, "the guest's kernel panicked, and its crash kernel runs"),
+    "SHUTDOWN": Told("shutdown", Cause.GUEST_EXITED, "the guest shuts down"),
+    "STOP": Told("paused", Cause.GUEST_PAUSED, "the guest is paused"),
+    "WATCHDOG": Told("watchdog", Cause.GUEST_WATCHDOG, "the guest's own watchdog expired", TROUBLE_NS),
+    "BLOCK_IO_ERROR": Told("disk", Cause.GUEST_DISK, "the guest's disk failed", TROUBLE_NS),
+}
+_LIFTS = {"RESUME": "paused"}
+
+
+def told(event: str, data: Mapping[str, object]) -> Told | None:
+    """The veto that an event is; None: it is none."""
+    found = _TABLE.get(event)
+    if found is None:
+        return None
+    if event == "BLOCK_IO_ERROR":
+        reason = f": {data['reason']}" if "reason" in data else ""
+        return found._replace(why=f"{found.why} at a {data.get('operation', 'request')}{reason}")
+    if event in ("WATCHDOG", "GUEST_PANICKED") and "action" in data:
+        return found._replace(why=f"{found.why} (QEMU's action: {data['action']})")
+    return found
+
+
+def lifted(event: str) -> str | None:
+    """The name of the veto that an event takes back."""
+    return _LIFTS.get(event)
