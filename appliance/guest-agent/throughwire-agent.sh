@@ -1,0 +1,151 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+# The guest agent in POSIX shell: one file, no dependencies. Protocol and options: README.md beside it.
+#
+#   throughwire-agent.sh [-p PORT] [-i SECONDS] [-s COMMAND] [-a FILTER] [-c FOLDER] [-f FIFO]    run as the agent
+#   throughwire-agent.sh [-f FIFO] accept [FILTER] | drain on|off | bypass on|off [WHY] | tags on|off    tell the agent
+set -u
+
+port=/dev/virtio-ports/org.throughwire.agent.0
+interval=1
+status_command=
+filter=
+checks=/etc/throughwire/checks
+fifo=/run/throughwire-agent
+
+die() {
+	echo "throughwire-agent: $*" >&2
+	exit 1
+}
+
+usage() {
+	sed -n 's/^#   //p' "$0" >&2
+	exit 2
+}
+
+# Text that may stand inside a JSON string: printable ASCII without quotes and backslashes, so long at most.
+plain() {
+	printf '%s' "$1" | LC_ALL=C tr -d '\042\134' | LC_ALL=C tr -c ' -~' ' ' | cut -c "1-$2"
+}
+
+switch() {
+	case $1 in
+	on) echo true ;;
+	off) echo false ;;
+	*) usage ;;
+	esac
+}
+
+while getopts p:i:s:a:c:f: option; do
+	case $option in
+	p) port=$OPTARG ;;
+	i) interval=$OPTARG ;;
+	s) status_command=$OPTARG ;;
+	a) filter=$OPTARG ;;
+	c) checks=$OPTARG ;;
+	f) fifo=$OPTARG ;;
+	*) usage ;;
+	esac
+done
+shift $((OPTIND - 1))
+
+# -- tell a running agent
+
+if [ $# -gt 0 ]; then
+	[ -p "$fifo" ] || die "$fifo is not there: no agent runs"
+	case $1 in
+	accept) line="{\"type\":\"accept\",\"filter\":\"$(plain "${2-}" 1024)\"}" ;;
+	drain | tags) line="{\"type\":\"$1\",\"on\":$(switch "${2-}")}" || exit 2 ;;
+	bypass) line="{\"type\":\"bypass\",\"on\":$(switch "${2-}"),\"why\":\"$(plain "${3-}" 200)\"}" || exit 2 ;;
+	*) usage ;;
+	esac
+	printf '%s\n' "$line" >"$fifo"
+	exit
+fi
+
+# -- run as the agent
+
+say() {
+	printf '%s\n' "$1" >&3
+}
+
+# What the host must know of us; said again whenever a host (re)connects, as it may be a new one.
+introduce() {
+	say '{"type":"hello","version":1,"agent":"throughwire-agent.sh","capabilities":["accept","drain","bypass","tags","check"]}'
+	[ -z "$filter" ] || say "{\"type\":\"accept\",\"filter\":\"$(plain "$filter" 1024)\"}"
+}
+
+# The application's state in a word: "ok", or what its own check says.
+status() {
+	if [ -z "$status_command" ]; then
+		echo ok
+	elif said=$(sh -c "$status_command" 2>&1); then
+		echo ok
+	else
+		said=$(plain "${said%%
+*}" 64)
+		echo "${said:-failed}"
+	fi
+}
+
+# A check that the administrator configured: a program of this name in the folder of checks, and nothing else.
+check() {
+	case $2 in
+	"" | .* | *[!A-Za-z0-9_.-]*) result="there is no such check" ;;
+	*)
+		if [ ! -x "$checks/$2" ]; then
+			result="there is no such check"
+		elif said=$("$checks/$2" 2>&1); then
+			result=ok
+		else
+			result=$(plain "${said%%
+*}" 200)
+			result=${result:-failed}
+		fi
+		;;
+	esac
+	say "{\"type\":\"result\",\"id\":$1,\"status\":\"$result\"}"
+}
+
+# The value of a key of a line; lines of the host are flat and its words hold no quotes.
+value() {
+	printf '%s' "$2" | sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p"
+}
+
+obey() {
+	case $(value type "$1") in
+	hello) introduce ;;
+	check)
+		id=$(value id "$1")
+		case $id in
+		"" | *[!0-9]*) ;;
+		*) check "$id" "$(value command "$1")" ;;
+		esac
+		;;
+	shutdown) poweroff || shutdown -P now ;;
+	answer)
+		case $1 in
+		*'"ok": false'* | *'"ok":false'*) echo "throughwire-agent: refused: $1" >&2 ;;
+		esac
+		;;
+	esac
+}
+
+[ -c "$port" ] || [ -p "$port" ] || die "$port is not there: is this guest run by Throughwire?"
+exec 3<>"$port" || die "$port cannot be opened: does another agent run?"
+rm -f "$fifo"
+(umask 077 && mkfifo "$fifo") || die "$fifo cannot be made"
+trap 'kill 0 2>/dev/null' EXIT
+trap 'rm -f "$fifo"; exit 0' INT TERM
+
+introduce
+# Its own end of the pipe is open for writing too, so the reader never sees its end.
+while IFS= read -r line; do say "$line"; done <>"$fifo" &
+while :; do
+	say "{\"type\":\"heartbeat\",\"status\":\"$(status)\"}"
+	sleep "$interval"
+done &
+while :; do
+	while IFS= read -r line <&3; do obey "$line"; done
+	sleep 1 # nobody at the host's end
+done
