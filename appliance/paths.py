@@ -72,6 +72,11 @@ class Paths:
         return self.state / "crash"
 
     @property
+    def incidents(self) -> Path:
+        """What guests were handed before they died."""
+        return self.state / "incidents"
+
+    @property
     def bpffs(self) -> Path:
         """Pinned maps, programs and links of the datapath."""
         return self.root / "sys/fs/bpf/bypass"

@@ -167,7 +167,12 @@ class Supervisor:
         assert self.steering.datapath is not None
         assert self.config is not None
         self.guests = GuestManager(
-            self.config, self.paths, self.steering.datapath, self.transitions, registry=self.registry
+            self.config,
+            self.paths,
+            self.steering.datapath,
+            self.transitions,
+            steered=self.steering,
+            registry=self.registry,
         )
         await bring_up(self.guests)
         if self.steering.datapath is not None:

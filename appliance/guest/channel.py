@@ -5,12 +5,8 @@ A guest is not trusted. What it sends is limited in size and rate, and checked a
 fit is counted and changes nothing else. `Inbox` is the pure half (bytes and time in, messages out), `Channel` the
 connection to QEMU's socket. An inbox lives as long as one connection.
 
-From the guest, one JSON object a line, at most 4096 bytes:
-    {"type": "hello", "version": 1, "agent": "forwarder", "capabilities": ["command"]}
-    {"type": "heartbeat", "status": "ok", "counters": {"frames": 12}}     status: "ok", or what is wrong
-To the guest:
-    {"type": "command", "command": "hang", "value": 0}                    for the demo guest and for tests
-    {"type": "shutdown"}                                                  power off in good order
+The messages, their units and errors are documented for writers of agents in appliance/guest-agent/README.md; what is
+done about them is in agent.py.
 """
 
 from __future__ import annotations
@@ -29,17 +25,23 @@ from appliance.errors import UnreachableError
 LINE_BYTES = 4096
 MESSAGES_PER_SECOND = 50
 BURST = 100
+PACE_BYTES = 256 << 10
+"""Bytes a second that are read at most, a little more than all that a well-behaved agent may send."""
 _SECOND_NS = 1_000_000_000
 
 _Word = Annotated[str, msgspec.Meta(max_length=64)]
 
 
+_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+
+
 class Hello(msgspec.Struct, tag_field="type", tag="hello", frozen=True):
-    """The agent introduces itself. `version` = of this protocol."""
+    """The agent introduces itself: the newest version of this protocol that it speaks."""
 
     version: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     agent: _Word = ""
     capabilities: Annotated[tuple[_Word, ...], msgspec.Meta(max_length=32)] = ()
+    id: _Id | None = None
 
 
 class Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat", frozen=True):
@@ -49,7 +51,43 @@ class Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat", frozen=True):
     counters: Annotated[dict[_Word, int], msgspec.Meta(max_length=64)] = msgspec.field(default_factory=dict)
 
 
-Message = Hello | Heartbeat
+class Accept(msgspec.Struct, tag_field="type", tag="accept", frozen=True):
+    """The frames that the guest can process, as a pcap filter; "" or null: whatever the administrator allows."""
+
+    filter: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+    id: _Id | None = None
+
+
+class Drain(msgspec.Struct, tag_field="type", tag="drain", frozen=True):
+    """No new flows please (or again)."""
+
+    on: bool = True
+    id: _Id | None = None
+
+
+class Bypass(msgspec.Struct, tag_field="type", tag="bypass", frozen=True):
+    """No frames at all please (or again)."""
+
+    on: bool = True
+    why: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    id: _Id | None = None
+
+
+class Tags(msgspec.Struct, tag_field="type", tag="tags", frozen=True):
+    """The guest chooses the next hop by 802.1ad tags (or no longer)."""
+
+    on: bool = True
+    id: _Id | None = None
+
+
+class Result(msgspec.Struct, tag_field="type", tag="result", frozen=True):
+    """The answer to a check that we asked for."""
+
+    id: _Id
+    status: Annotated[str, msgspec.Meta(max_length=200)] = "ok"
+
+
+Message = Hello | Heartbeat | Accept | Drain | Bypass | Tags | Result
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
@@ -125,15 +163,16 @@ class Channel:
             raise UnreachableError(f"guest {self._path.parent.name}: agent channel: {error.strerror}") from error
 
     async def run(self, on_message: Callable[[Message], None]) -> None:
-        """Read until the other side ends. A guest that sends faster than allowed is read slower, and so held back."""
+        """Read until the other side ends. What comes is read at a limited pace, so that a flood, of whatever kind, is
+        held back in the guest and costs bypassd next to nothing."""
         assert self._reader is not None, "connect() comes first"
         try:
             while data := await self._reader.read(LINE_BYTES):
                 before = self.inbox.too_frequent
                 for message in self.inbox.feed(self._clock(), data):
                     on_message(message)
-                if self.inbox.too_frequent > before:
-                    await asyncio.sleep(1 / MESSAGES_PER_SECOND)
+                slower = 1 / MESSAGES_PER_SECOND if self.inbox.too_frequent > before else 0.0
+                await asyncio.sleep(slower + len(data) / PACE_BYTES)
         except ConnectionError:
             pass  # QEMU ended; the pidfd says so too
 

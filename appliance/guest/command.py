@@ -248,6 +248,8 @@ def build(machine: Machine) -> list[str]:
         *_socket("agent", AGENT_FD),
         *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
         *("-device", "pvpanic-pci"),
+        *("-device", "i6300esb"),  # off until the guest starts it
+        *("-action", "watchdog=reset"),
         *_ports(machine, fds),
         *_kernel(machine, fds),
         *_disks(machine, fds),

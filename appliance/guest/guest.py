@@ -13,14 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from appliance.causes import Cause
 from appliance.config import model
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest import lifecycle
-from appliance.guest.channel import Heartbeat, Hello, Message
+from appliance.guest.agent import Agent, Host
+from appliance.guest.channel import Message
 from appliance.guest.console import Console
 from appliance.guest.lifecycle import Event, State
 from appliance.guest.order import Order
@@ -29,6 +30,7 @@ from appliance.guest.run import End, Run, Setting, read_record
 from appliance.guest.taps import TapInUseError
 from appliance.health.combine import Available, Decision, History, Unavailable
 from appliance.health.lease import Lease, Leases
+from appliance.health.reaction import Fault, Reaction
 from appliance.health.watch import TapPair
 
 log = logging.getLogger(__name__)
@@ -52,11 +54,40 @@ class HopPath(Leases, Protocol):
         """New flows go elsewhere while this is on; established ones stay."""
         ...
 
+    def first_skip(self, hop: str) -> int:
+        """When the first frame was led around the hop since it lost its lease (ns); 0: none was yet."""
+        ...
+
+
+class Aftermath(Protocol):
+    """Who must know when a guest that had traffic fell, and what is made anew with each run."""
+
+    def desk(self, guest: Guest) -> Host:
+        """What the guest's agent is granted."""
+
+    def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
+        """It died, or was declared failed ("died", "failed"). Returns at once; the lease is gone already."""
+
+    def measured(self, guest: Guest, fault: Fault, at_most: int | None) -> None:
+        """After this fault the first frame was led around it, so long (ns) after the last proof that it worked."""
+
+    def fresh_run(self, guest: Guest) -> None:
+        """It starts over: what its agent registered holds no more."""
+
 
 class Guest:
     """One guest, through all of its runs."""
 
-    def __init__(self, config: model.Guest, setting: Setting, datapath: HopPath, ledger: Ledger, order: Order) -> None:
+    def __init__(
+        self,
+        config: model.Guest,
+        setting: Setting,
+        datapath: HopPath,
+        ledger: Ledger,
+        *,
+        order: Order,
+        aftermath: Aftermath,
+    ) -> None:
         self.config, self._setting, self._datapath, self._ledger = config, setting, datapath, ledger
         self._order = order
         self.name = config.name
@@ -66,11 +97,16 @@ class Guest:
         self.restarts = lifecycle.Restarts(config.restart)
         self.run_now: Run | None = None
         self.console = Console(config.name, setting.paths.guests / config.name)
-        self.agent = Hello()
+        self.reaction = Reaction()
+        self._aftermath = aftermath
+        self._desk = aftermath.desk(self)
+        self.agent = Agent(self.name, self._desk)
         self.application = ""
         self.counters: dict[str, int] = {}
         self.events: deque[str] = deque(maxlen=20)
         self._order_file = setting.paths.guests / config.name / "order"
+        self._ended_at = 0
+        self._proof: int | None = None  # of the last process, when it was last proved to work
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
         self.place: Callable[[], Setting] | None = None  # asked before the next start: the guest serves other segments
         self._stopping: asyncio.Task[None] | None = None
@@ -121,22 +157,27 @@ class Guest:
         self._note_order("")
         self.restarts.forgive()
         if self.state is State.DRAINING:
-            self._datapath.set_draining(self.name, False)
-            self._to(Event.START, Cause.OPERATOR)
+            self.take_back(Cause.OPERATOR)
             return f"guest {self.name} is taken back into service"
         self._to(Event.START, Cause.OPERATOR)
         self._want(True)
         return f"guest {self.name} is being started"
 
-    def drain(self) -> str:
+    def take_back(self, cause: Cause) -> None:
+        """End a drain."""
+        self._datapath.set_draining(self.name, False)
+        self._to(Event.START, cause)
+
+    def drain(self, cause: Cause = Cause.OPERATOR) -> str:
         """Give it no new flows; established ones stay."""
         if self.state is State.DRAINING:
             return f"guest {self.name} is draining already"
         if not lifecycle.allowed(self.state, Event.DRAIN):
             raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be drained")
         self._datapath.set_draining(self.name, True)
-        self._note_order("draining")
-        self._to(Event.DRAIN, Cause.OPERATOR)
+        if cause is Cause.OPERATOR:
+            self._note_order("draining")
+        self._to(Event.DRAIN, cause)
         return f"guest {self.name} is draining: established flows stay, new ones take another way"
 
     def stop(self) -> str:
@@ -194,6 +235,8 @@ class Guest:
                 await self._wanted.wait()
                 if not await self._my_turn():
                     continue
+                self.agent.close()
+                self.agent = Agent(self.name, self._desk)
                 try:
                     if self.place is not None:
                         self._setting, self.place = self.place(), None
@@ -210,6 +253,7 @@ class Guest:
                 self.application, self.counters = "", {}
                 await self._ended(end, run)
         finally:
+            self.agent.close()
             if self._stopping is not None:
                 self._stopping.cancel()
 
@@ -250,6 +294,8 @@ class Guest:
         self.console.say(f"guest {self.name} {detail}")
         if self.state is State.STOPPED:
             return
+        if self.state is State.DRAINING and self.cause is Cause.GUEST_ASKED:
+            self.take_back(Cause.GUEST_EXITED)  # it drained itself in order to end, and is started again like any other
         if self.state is State.DRAINING:
             self._want(False)
             self._datapath.set_draining(self.name, False)
@@ -266,6 +312,8 @@ class Guest:
     async def _again(self, run: Run, end: End, detail: str) -> None:
         """It ended by itself: what its policy says."""
         assert run.record is not None
+        if end.answered:
+            self._fell("died", Fault(Cause.GUEST_EXITED, self._proof, self._ended_at), detail)
         after = self.restarts.ended(self._setting.clock(), run.record.since, in_order=end.in_order)
         policy = f"restart = {self.config.restart.policy}"
         if isinstance(after, lifecycle.Again):
@@ -287,13 +335,33 @@ class Guest:
     # What a run tells
 
     def on_end(self) -> None:
-        """The process is gone: nothing before this."""
+        """The process is gone: nothing before this. Its threads may tell it one after the other."""
         self.lease.revoke()
+        if self.run_now is not None and self._ended_at < self.run_now.since:
+            self._ended_at = self._setting.clock()
+            if self.state is State.AVAILABLE:
+                self._proof = self.run_now.watch.verdict.proof
+                self.reaction.fell(Fault(Cause.GUEST_EXITED, self._proof, self._ended_at))
+
+    def _fell(self, kind: str, fault: Fault, detail: str) -> None:
+        """It had traffic, or was on its way to it, and must not have any more: keep what it was handed last."""
+        self._aftermath.fell(self, kind, fault, detail)
+
+    def measure(self) -> None:
+        """See whether the datapath has led its first frame around since the fall."""
+        fault = self.reaction.pending
+        if fault is not None:
+            found = self.reaction.first_frame(self._datapath.first_skip(self.name))
+            if found is not None:
+                self._aftermath.measured(self, fault, found.at_most)
 
     def on_running(self, run: Run) -> None:
         """QEMU answers: now the guest must prove itself."""
         notes = (*["adopted"] * run.adopted, *run.warnings)
         self._to(Event.RUNNING, Cause.PROVING, "; ".join(notes))
+        if not run.adopted:
+            self._aftermath.fresh_run(self)
+        self.agent.greet()
         if self._ordered() == "draining":
             self._datapath.set_draining(self.name, True)
             self._to(Event.DRAIN, Cause.OPERATOR)
@@ -303,33 +371,44 @@ class Guest:
         match decision:
             case Available(until):
                 if self.state in (State.PROVING, State.SUSPECT):
+                    self.measure()  # what the datapath noted is gone with the renewal
+                    self.reaction.back()
                     self._to(Event.PROVED, Cause.HEALTHY)
                 if self.state is State.AVAILABLE or (self.state is State.DRAINING and self._stopping is None):
                     self.lease.renew(self._setting.clock(), until)
-            case Unavailable(why=why):
+            case Unavailable(why=why, cause=cause, proof=proof):
                 self.lease.revoke()
                 if self.state is State.AVAILABLE:
-                    self._to(Event.FELL, Cause.HEARTBEAT_LOST, why)
+                    fault = Fault(cause, proof, self._setting.clock())
+                    self._to(Event.FELL, cause, why)
+                    if cause is not Cause.GUEST_ASKED:
+                        self.reaction.fell(fault)
+                        self._fell("failed", fault, why)
 
-    def on_event(self, name: str, text: str) -> None:
-        """QMP events that end what was proved end the lease."""
+    def on_event(self, name: str, data: Mapping[str, object]) -> None:
+        """QMP events: some end what was proved (told.py), and a reset makes the guest start over."""
+        text = ", ".join(f"{key} {value}" for key, value in data.items())
         self.events.append(f"{name} {text}".strip())
-        if name in ("SHUTDOWN", "RESET", "GUEST_PANICKED", "STOP"):
-            self.lease.revoke()
+        if self.run_now is None:
+            return
         if name == "RESET" and lifecycle.allowed(self.state, Event.RESET):
-            if self.run_now is not None:
-                self.run_now.watch.reset()
-            self._to(Event.RESET, Cause.GUEST_RESET, text)
+            self.lease.revoke()
+            self.run_now.watch.reset()
+            self._aftermath.fresh_run(self)
+            if self.state is State.DRAINING and self.cause is Cause.GUEST_ASKED:
+                self.take_back(Cause.GUEST_RESET)
+            else:
+                self._to(Event.RESET, Cause.GUEST_RESET, text)
+        else:
+            self.run_now.watch.event(name, data)
 
     def on_message(self, message: Message) -> None:
-        """The agent introduced itself, or sent a heartbeat."""
-        match message:
-            case Hello():
-                self.agent = message
-            case Heartbeat():
-                self.application, self.counters = message.status, message.counters
-                if self.run_now is not None:
-                    self.run_now.watch.heartbeat(message.status)
+        """The agent said something."""
+        self.agent.on_message(message)
+
+    async def ask_agent(self, word: str) -> str:
+        """Have the agent carry out the check `word`: "ok", or what is wrong."""
+        return await self.agent.ask(word)
 
     def _to(self, event: Event, cause: Cause, detail: str = "") -> None:
         """Take a move of the table, and record it."""

@@ -22,11 +22,13 @@ from appliance.config.model import Config
 from appliance.control import take_over
 from appliance.errors import BypassError, GuestError, NotFoundError
 from appliance.guest import taps
+from appliance.guest.aftermath import Aftermath
 from appliance.guest.cgroup import Cgroups
 from appliance.guest.command import Accel
 from appliance.guest.guest import Guest, HopPath, Ledger
 from appliance.guest.lifecycle import State
 from appliance.guest.order import Order
+from appliance.guest.policy import Steered
 from appliance.guest.run import STATE_FILE, Setting, end_process
 from appliance.guest.show import details, row
 from appliance.health.inband import new_nonce
@@ -35,6 +37,7 @@ from appliance.parts import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.rpc import Param, Params, Registry
 from appliance.steering.layout import Side
+from appliance.steering.recorder import Recorded
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,14 @@ class Datapath(HopPath, Protocol):
         """Connect one tap of a hop; again after it was made anew."""
         ...
 
+    def record(self, hop: str, frames: int, kept: int) -> object:
+        """Keep the last frames handed to the hop (0: none), so many bytes of each."""
+        ...
+
+    def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
+        """The frames kept of the hop."""
+        ...
+
     def detach_hop(self, hop: str, segment: str | None = None) -> object:
         """Disconnect a hop for good, from one segment or from all."""
         ...
@@ -72,8 +83,9 @@ class GuestManager:
         paths: Paths,
         datapath: Datapath,
         transitions: Ledger,
-        registry: Registry | None = None,
         *,
+        steered: Steered,
+        registry: Registry | None = None,
         accel: Accel | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -86,8 +98,27 @@ class GuestManager:
         self._tasks: asyncio.TaskGroup | None = None
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
+        self.aftermath = Aftermath(
+            config, paths, datapath, steered, transitions, hops=self._hop_numbers, retag=self._retag
+        )
         if registry is not None:
             self.register(registry)
+            self.aftermath.register(registry)
+
+    def _hop_numbers(self) -> dict[str, int]:
+        names = [hop.name for hop in self._config.guest] + [hop.name for hop in self._config.remote]
+        return {name: self._datapath.hop_id(name) for name in names}
+
+    def _retag(self, name: str, on: bool) -> None:
+        """Let the tags of a guest decide its next hop, or not."""
+        guest = self._guests.get(name)
+        for segment, pair in zip(self._served.get(name, ()), guest.pairs if guest is not None else (), strict=False):
+            for device, side in ((pair.lan, Side.LAN), (pair.wan, Side.WAN)):
+                self._datapath.attach_hop(device, name, segment, side, tags=on)
+
+    def _tags(self, config: model.Guest) -> bool:
+        """Whether the guest's tags decide: it may use them, and its agent has not given that up."""
+        return config.tags and config.name not in self.aftermath.policy.overlay.no_tags
 
     @property
     def name(self) -> str:
@@ -103,11 +134,20 @@ class GuestManager:
         """Make and attach the taps, end what is not configured any more; guests start in `run`."""
         self._paths.guests.mkdir(parents=True, exist_ok=True)
         self._guests = {config.name: self._make(config) for config in self._config.guest}
+        self.aftermath.load(self._guests.values())
         self._end_others()
         self._remove_taps()
 
     def _make(self, config: model.Guest) -> Guest:
-        return Guest(config, self._place(config), self._datapath, self._transitions, self._order)
+        self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
+        return Guest(
+            config,
+            self._place(config),
+            self._datapath,
+            self._transitions,
+            order=self._order,
+            aftermath=self.aftermath,
+        )
 
     def _place(self, config: model.Guest) -> Setting:
         """Make and attach the taps that a guest has as the configuration is now, and take its others out."""
@@ -120,7 +160,7 @@ class GuestManager:
             pairs.append(TapPair(lan, wan, segment if len(segments) > 1 else ""))
             for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
                 taps.ensure(device)
-                self._datapath.attach_hop(device, config.name, segment, side, tags=config.tags)
+                self._datapath.attach_hop(device, config.name, segment, side, tags=self._tags(config))
         left = self._served.get(config.name, ())
         for segment in left:
             if segment not in segments:
@@ -155,8 +195,11 @@ class GuestManager:
             self._lives, self._leaving = {}, {}
             for guest in self._guests.values():
                 self._live(guest)
+            self._tasks.create_task(self.aftermath.run(self.guests), name="aftermath")
             while True:
                 alive()
+                for guest in self._guests.values():
+                    guest.measure()
                 await asyncio.sleep(CHECK_IN_S)
                 if self._clock() - housekeeping > HOUSEKEEPING_S * 1e9:
                     housekeeping = self._clock()
@@ -192,12 +235,12 @@ class GuestManager:
         """After the switch: guests live as `new` says. One that it does not name goes on without traffic."""
         self._config = new
         self._order.guests = new.guest
+        self.aftermath.reconfigure(new)
         for config in new.guest:
             guest = self._guests[config.name]
             if config.tags != guest.config.tags:
-                for segment, pair in zip(self._served[config.name], guest.pairs, strict=False):
-                    for device, side in ((pair.lan, Side.LAN), (pair.wan, Side.WAN)):
-                        self._datapath.attach_hop(device, config.name, segment, side, tags=config.tags)
+                self._retag(config.name, self._tags(config))
+            self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
             guest.reconfigure(config)
             if tuple(served(new, config.name)) != self._served[config.name]:
                 guest.place = partial(self._place, config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
@@ -24,14 +24,23 @@ HANDSHAKE_S = 30.0
 # own; what matters reaches us as exceptions and through the pidfd.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
 
-EVENTS = ("SHUTDOWN", "RESET", "GUEST_PANICKED", "WATCHDOG", "BLOCK_IO_ERROR", "STOP", "RESUME")
+EVENTS = (
+    "SHUTDOWN",
+    "RESET",
+    "GUEST_PANICKED",
+    "GUEST_CRASHLOADED",
+    "WATCHDOG",
+    "BLOCK_IO_ERROR",
+    "STOP",
+    "RESUME",
+)
 """The events that change what we think of a guest."""
 
 
 class Monitor:
-    """One QMP connection. `on_event` gets the event's name and a text of its data."""
+    """One QMP connection. `on_event` gets the event's name and data."""
 
-    def __init__(self, name: str, path: Path, on_event: Callable[[str, str], None]) -> None:
+    def __init__(self, name: str, path: Path, on_event: Callable[[str, Mapping[str, object]], None]) -> None:
         self._name, self._path, self._on_event = name, path, on_event
         self._client = QMPClient(name)
 
@@ -70,9 +79,8 @@ class Monitor:
         """Hand out events until the connection ends."""
         with self._client.listener(EVENTS) as events:
             async for event in events:
-                data = event.get("data") or {}
-                text = ", ".join(f"{key} {value}" for key, value in data.items()) if isinstance(data, dict) else ""
-                self._on_event(str(event["event"]), text)
+                data = event.get("data")
+                self._on_event(str(event["event"]), data if isinstance(data, dict) else {})
 
     async def close(self) -> None:
         """Drop the connection; the guest is left alone. Never raises."""

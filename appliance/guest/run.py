@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +40,7 @@ QUIT_S = 2.0
 
 STATE_FILE = "state.json"
 
-GUEST_SHUTDOWN = "reason guest-shutdown"  # in QEMU's event: the guest powered itself off
+GUEST_SHUTDOWN = "guest-shutdown"  # the reason in QEMU's event: the guest powered itself off
 
 MACHINE_KEYS = (
     *("image", "kernel", "initrd", "cmdline", "memory", "cpus", "accel", "firmware", "disks", "storage", "pin"),
@@ -77,11 +77,14 @@ class Listener(Protocol):
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
 
-    def on_event(self, name: str, text: str) -> None:
+    def on_event(self, name: str, data: Mapping[str, object]) -> None:
         """A QMP event."""
 
     def on_message(self, message: Message) -> None:
         """The guest's agent said something."""
+
+    async def ask_agent(self, word: str) -> str:
+        """Have the agent carry out the check `word`: "ok", or what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,9 @@ class Run:
         self.adopted = False
         self.answered = False
         self._process: Process | None = None
+        self.since = setting.clock()
         self._threads: list[int] = []
+        self._processors: Sequence[int] = ()
         self._ended = asyncio.Event()
         self._trouble = ""
         self._powered_off = False
@@ -155,8 +160,8 @@ class Run:
             setting.pairs,
             setting.nonce,
             history=self._history,
-            decide=self._listener.on_decision,
-            process_alive=lambda: self._process is not None and self._process.alive,
+            subject=self,
+            folder=setting.paths.config.parent,
             clock=setting.clock,
         )
 
@@ -174,11 +179,32 @@ class Run:
             self._guest = old
             raise
         was, self.watch = self.watch, fresh
+        fresh.verdict.vetoes.update(was.verdict.vetoes)
         if was.running:
             was.stop()
             if self.record is not None and self.record.proved:
                 fresh.shorten_proof()
             fresh.start()
+
+    # What the watch asks
+
+    def on_decision(self, decision: Decision) -> None:
+        """The checks say that the guest may, or may not, have traffic."""
+        self._listener.on_decision(decision)
+
+    def process_alive(self) -> bool:
+        """Whether its process runs; asks the kernel."""
+        return self._process is not None and self._process.alive
+
+    def threads(self) -> tuple[int, Sequence[int]] | None:
+        """QEMU's process id and the threads of the virtual processors; None while they are not known."""
+        return (self._process.pid, self._processors) if self._process is not None and self._processors else None
+
+    async def ask_agent(self, word: str) -> str:
+        """Have the agent carry out the check `word`: "ok", or what is wrong."""
+        return await self._listener.ask_agent(word)
+
+    # Its life
 
     def begin(self) -> None:
         """Adopt the process an earlier bypassd left, or start one. NotReadyError and GuestError when it cannot be."""
@@ -286,10 +312,10 @@ class Run:
         shutil.rmtree(self._scratch, ignore_errors=True)
         return End(how, self._trouble or said, self.answered, self._powered_off)
 
-    def _on_event(self, name: str, text: str) -> None:
+    def _on_event(self, name: str, data: Mapping[str, object]) -> None:
         if name == "SHUTDOWN":
-            self._powered_off = GUEST_SHUTDOWN in text
-        self._listener.on_event(name, text)
+            self._powered_off = data.get("reason") == GUEST_SHUTDOWN
+        self._listener.on_event(name, data)
 
     def _at_first_death(self) -> None:
         """A thread of QEMU ended, and so does QEMU: the lease first, the rest when the process is gone."""
@@ -333,9 +359,9 @@ class Run:
         talk = asyncio.ensure_future(self._console.serve())
         try:
             accel = await self.monitor.connect()
-            processors = await self.monitor.processors()
-            self._watch_threads(processors)
-            self._pin(processors)
+            self._processors = await self.monitor.processors()
+            self._watch_threads(self._processors)
+            self._pin(self._processors)
             await self.channel.connect()
             assert self.record is not None
             self.record = msgspec.structs.replace(self.record, accel=accel)

@@ -38,15 +38,14 @@ def details(guest: Guest, now: int) -> dict[str, object]:
         "flip_count": guest.history.count,
         "lease_renewals": guest.lease.renewals,
         "agent": {
-            "name": guest.agent.agent,
-            "version": guest.agent.version,
-            "capabilities": list(guest.agent.capabilities),
+            **guest.agent.summary(),
             "counters": guest.counters,
             "accepted": inbox.accepted if inbox is not None else 0,
             "malformed": inbox.malformed if inbox is not None else 0,
             "oversized": inbox.oversized if inbox is not None else 0,
             "too_frequent": inbox.too_frequent if inbox is not None else 0,
         },
+        "bypass": guest.reaction.summary(),
         "qmp_events": list(guest.events),
         **(run.watch.summary(now) if run is not None else {}),
     }

@@ -13,8 +13,15 @@
  *   from the host  {"type":"command","command":WORD,"value":N}   WORD one of
  *                  hang    the forwarding thread stops, the process lives on (heartbeats say "hung")
  *                  freeze  the same, while heartbeats go on saying "ok": an application that does not know it
- * hangs drop    frames are read and thrown away slow    each batch of frames waits N milliseconds resume
- * forward again, at once exit    the process ends
+ *                          hangs
+ *                  drop    frames are read and thrown away
+ *                  slow    each batch of frames waits N milliseconds
+ *                  blind   frames that it must block (EtherType 0x88b6) are forwarded like any other
+ *                  resume  forward and block again, at once
+ *                  exit    the process ends
+ *                  panic   the guest's kernel panics
+ *                  starve  the guest's watchdog is started and never fed: it expires after two seconds
+ *                  {"type":"check","id":N,"command":"forwarding"}   answered by {"type":"result",...}
  *                  {"type":"shutdown"}   the guest powers off
  *
  * Tags: the kernel takes the outer VLAN tag out of a received frame and reports it beside; it is put back
@@ -29,6 +36,7 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/sockios.h>
+#include <linux/watchdog.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
@@ -47,6 +55,7 @@
 #define FRAME_BYTES  9216
 #define TAG_BYTES    4
 #define HEARTBEAT_MS 100
+#define BLOCKED	     0x88b6 /* IEEE 802 local experimental 2: what this application blocks */
 #define AGENT_PORT   "org.throughwire.agent.0"
 
 enum mode {
@@ -58,7 +67,7 @@ enum mode {
 };
 
 static atomic_int mode = FORWARD;
-static atomic_int slow_ms;
+static atomic_int slow_ms, blind, hung;
 static atomic_ulong laps, forwarded[2], dropped, refused, truncated;
 
 static pthread_mutex_t mode_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -198,6 +207,11 @@ static int pass(int from, int to, int direction)
 			atomic_fetch_add(&truncated, 1);
 			continue;
 		}
+		if (!blind && length >= ETH_HLEN && frames[i][TAG_BYTES + 12] == BLOCKED >> 8 &&
+		    frames[i][TAG_BYTES + 13] == (BLOCKED & 0xff)) {
+			atomic_fetch_add(&dropped, 1);
+			continue;
+		}
 		out_vec[good].iov_base = with_tag(frames[i] + TAG_BYTES, &in[i].msg_hdr, &length);
 		out_vec[good].iov_len = length;
 		out[good].msg_hdr = (struct msghdr){.msg_iov = &out_vec[good], .msg_iovlen = 1};
@@ -294,13 +308,40 @@ static int is(const char *value, const char *word)
 	return !strncmp(value, word, strlen(word)) && value[strlen(word)] == '"';
 }
 
-static void obey(const char *line)
+/* As a crash of the guest's own kernel looks: its words on the console, then pvpanic tells the host. */
+static void panic(void)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, "c", 1) < 0)
+		printf("forwarder: no panic: %s\n", strerror(errno));
+}
+
+/* As a hang of the guest's own kernel looks to its watchdog. The descriptor stays open, or it might stop. */
+static void starve(void)
+{
+	static int fd = -1;
+	int seconds = 2;
+
+	fd = open("/dev/watchdog", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || ioctl(fd, WDIOC_SETTIMEOUT, &seconds))
+		printf("forwarder: no watchdog: %s\n", strerror(errno));
+}
+
+static void obey(int agent, const char *line)
 {
 	const char *type = value_of(line, "type"), *command = value_of(line, "command");
 
 	if (is(type, "shutdown")) {
 		sync();
 		reboot(RB_POWER_OFF);
+	}
+	if (is(type, "check")) {
+		say(agent, "{\"type\":\"result\",\"id\":%ld,\"status\":\"%s\"}\n", atol(value_of(line, "id")),
+		    !is(command, "forwarding") ? "there is no such check"
+		    : hung		       ? "hung"
+					       : "ok");
+		return;
 	}
 	if (!is(type, "command"))
 		return;
@@ -312,9 +353,16 @@ static void obey(const char *line)
 		set_mode(FREEZE);
 	else if (is(command, "drop"))
 		set_mode(DROP);
-	else if (is(command, "resume"))
+	else if (is(command, "blind"))
+		blind = 1;
+	else if (is(command, "panic"))
+		panic();
+	else if (is(command, "starve"))
+		starve();
+	else if (is(command, "resume")) {
+		blind = 0;
 		set_mode(FORWARD);
-	else if (is(command, "exit"))
+	} else if (is(command, "exit"))
 		exit(0);
 	else if (is(command, "slow")) {
 		slow_ms = atoi(value_of(line, "value"));
@@ -340,7 +388,7 @@ static int listen_to(int agent)
 		size_t used = (size_t)(end - line) + 1;
 
 		*end = '\0';
-		obey(line);
+		obey(agent, line);
 		have -= used;
 		memmove(line, line + used, have + 1);
 	}
@@ -401,18 +449,18 @@ int main(int argc, char **argv)
 			if (host.revents & POLLHUP)
 				continue;
 			say(agent, "{\"type\":\"hello\",\"version\":1,\"agent\":\"forwarder\","
-				   "\"capabilities\":[\"command\",\"shutdown\"]}\n");
+				   "\"capabilities\":[\"command\",\"check\",\"shutdown\"]}\n");
 			greeted = 1;
 		}
 		/* The thread goes round at least every 50 ms unless it hangs; two beats without a round are a
 		 * hang. */
 		quiet = laps == seen ? quiet + 1 : 0;
 		seen = laps;
+		hung = quiet >= 2 && mode != FREEZE;
 		say(agent,
 		    "{\"type\":\"heartbeat\",\"status\":\"%s\",\"counters\":{\"lan_to_wan\":%lu,\"wan_to_"
 		    "lan\":%lu,"
 		    "\"dropped\":%lu,\"refused\":%lu,\"truncated\":%lu}}\n",
-		    quiet >= 2 && mode != FREEZE ? "hung" : "ok", forwarded[0], forwarded[1], dropped,
-		    refused, truncated);
+		    hung ? "hung" : "ok", forwarded[0], forwarded[1], dropped, refused, truncated);
 	}
 }

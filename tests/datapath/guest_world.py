@@ -25,12 +25,24 @@ from appliance.guest.lifecycle import State
 from appliance.guest.manager import GuestManager
 from appliance.paths import Paths
 from appliance.steering.datapath import Datapath
+from appliance.steering.overlay import Overlay, apply
 from appliance.transitions import Transitions
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 LIMIT_S = 120.0
 DEADMAN_NS = 1_000_000_000
+
+
+class Steered:
+    """Lays overlays over the policy as the part "steering" does."""
+
+    def __init__(self, datapath: Datapath, config: model.Config) -> None:
+        self._datapath, self._config, self.overlay = datapath, config, Overlay()
+
+    async def lay_over(self, overlay: Overlay) -> None:
+        self._datapath.set_policy(apply(self._config, overlay))
+        self.overlay = overlay
 
 
 class World:
@@ -95,7 +107,10 @@ class World:
 
     async def begin(self) -> None:
         """What a fresh bypassd does."""
-        self.manager = GuestManager(self.config, self.paths, self.datapath, self.transitions, accel="tcg")
+        self.steered = Steered(self.datapath, self.config)
+        self.manager = GuestManager(
+            self.config, self.paths, self.datapath, self.transitions, steered=self.steered, accel="tcg"
+        )
         await self.manager.start()
         self._running = self._loop.create_task(self.manager.run(lambda: None))
 

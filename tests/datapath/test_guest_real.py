@@ -52,7 +52,7 @@ CONFIG = model.Config(
         guest("waits", after=("unasked",)),
         guest("no-uefi", kernel="", initrd="", image="/corrupt.qcow2", firmware="uefi", storage="snapshot"),
         guest("off-pin", pin=(4095,)),
-        guest("odd-probe", probes=(model.Probe(kind="negative"),)),
+        guest("odd-probe", probes=(model.Probe(kind="inband", frame="gone.pcap"),)),
     ),
     rule=(model.Rule(name="all", path=("ips1",)),),
 )
@@ -224,7 +224,7 @@ def test_its_serial_line_answers(world: World) -> None:
         ("huge", "memory_short", "MiB of memory"),
         ("no-uefi", "guest_failed", "needs a UEFI firmware file, and there is no /usr/share/OVMF"),
         ("off-pin", "guest_failed", "there is no processor 4095; there are: [0"),
-        ("odd-probe", "guest_failed", "probe kind negative"),
+        ("odd-probe", "guest_failed", "gone.pcap: cannot be read"),
     ],
 )
 def test_what_cannot_start_says_why(world: World, name: str, cause: str, words: str) -> None:

@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import UnreachableError
-from appliance.guest.channel import BURST, LINE_BYTES, MESSAGES_PER_SECOND, Channel, Heartbeat, Hello, Inbox, Message
+from appliance.guest.channel import (
+    BURST,
+    LINE_BYTES,
+    MESSAGES_PER_SECOND,
+    PACE_BYTES,
+    Channel,
+    Heartbeat,
+    Hello,
+    Inbox,
+    Message,
+)
 
 SECOND = 1_000_000_000
 BEAT = b'{"type":"heartbeat","status":"ok","counters":{"frames":12}}\n'
@@ -108,6 +118,38 @@ def test_commands_reach_the_guest_and_messages_us(tmp_path: Path) -> None:
         server.close()
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "flood", [b"\xff\x00" * 50_000, b"{}\n" * 30_000, BEAT * 2000], ids=["noise", "lines", "beats"]
+)
+def test_a_flood_is_read_at_a_limited_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flood: bytes) -> None:
+    """Whatever it is made of, the time that is given to others between two reads grows with what was read."""
+    slept: list[float] = []
+
+    async def body() -> None:
+        async def guest(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(flood)
+            await writer.drain()
+            writer.close()
+
+        sleep = asyncio.sleep
+
+        async def noted(seconds: float) -> None:
+            slept.append(seconds)
+            await sleep(0)
+
+        server = await asyncio.start_unix_server(guest, tmp_path / "agent.sock")
+        channel = Channel(tmp_path / "agent.sock", time.monotonic_ns)
+        await channel.connect()
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        await asyncio.wait_for(channel.run(lambda _: None), 20)
+        monkeypatch.undo()
+        channel.close()
+        server.close()
+
+    asyncio.run(body())
+    assert sum(slept) >= len(flood) / PACE_BYTES
 
 
 def test_no_socket_is_one_clear_line(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which flows were there when a guest died, and which of them came up again and again. Pure.
+
+A flow is what the datapath takes for one (steering/flow.py), both directions together; its pcap filter is what leads it
+around the guest. A fragmented flow goes by its addresses, because later fragments show no ports.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from appliance.config import model
+from appliance.config.model import Duration
+from appliance.steering import flow
+
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
+_WITH_PORTS = {6: "tcp", 17: "udp", 132: "sctp"}
+
+
+class Flow(NamedTuple):
+    """`text` for a person, `match` as a pcap filter; equal for both directions."""
+
+    text: str
+    match: str
+
+
+def flow_of(frame: bytes) -> Flow | None:
+    """The flow of a recorded frame; None when it is too short for one."""
+    if len(frame) < 14:
+        return None
+    vlans, ethertype, ip = flow.read(frame)
+    found = _of_ip(ip, ethertype == 0x86DD) if ip is not None else _of_stations(frame, ethertype)
+    for vlan in reversed(vlans):
+        found = Flow(f"vlan {vlan} {found.text}", f"vlan {vlan} and ({found.match})")
+    return found
+
+
+def _of_stations(frame: bytes, ethertype: int) -> Flow:
+    one, other = sorted((frame[0:6].hex(":"), frame[6:12].hex(":")))
+    kind = f" and ether proto {ethertype:#06x}" if ethertype >= 0x600 else ""
+    return Flow(f"ethertype {ethertype:#06x} {one} <> {other}", f"ether host {one} and ether host {other}{kind}")
+
+
+def _of_ip(ip: flow.Ip, v6: bool) -> Flow:
+    kind = ipaddress.IPv6Address if v6 else ipaddress.IPv4Address
+    one, other = sorted(((ip.source, ip.ports[0]), (ip.destination, ip.ports[1])))
+    a, b = kind(one[0]), kind(other[0])
+    word = "ip6" if v6 else "ip"
+    name = _PROTOCOLS.get(ip.protocol, f"protocol {ip.protocol}")
+    if ip.protocol in _WITH_PORTS and not ip.fragment:
+        proto = _WITH_PORTS[ip.protocol]
+
+        def way(x: object, x_port: int, y: object, y_port: int) -> str:
+            hosts = f"{word} src host {x} and {word} dst host {y}"
+            return f"({hosts} and {proto} src port {x_port} and {proto} dst port {y_port})"
+
+        joined = " or ".join(dict.fromkeys((way(a, one[1], b, other[1]), way(b, other[1], a, one[1]))))
+        ends = [f"[{x}]:{port}" if v6 else f"{x}:{port}" for x, port in ((a, one[1]), (b, other[1]))]
+        return Flow(f"{name} {ends[0]} <> {ends[1]}", joined)
+    hosts = f"{word} host {a} and {word} host {b}"
+    # Behind extension headers libpcap does not find the protocol; the addresses are enough.
+    proto = "" if v6 else f" and ip proto {ip.protocol}"
+    fragments = " (fragments)" if ip.fragment else ""
+    return Flow(f"{name} {a} <> {b}{fragments}", hosts + proto)
+
+
+def flows_of(frames: Iterable[bytes]) -> list[Flow]:
+    """The flows of many frames, the one with the newest frame first."""
+    found = [one for one in map(flow_of, frames) if one is not None]
+    return list(dict.fromkeys(reversed(found)))
+
+
+class Death(Protocol):
+    """What is known of an incident."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def at(self) -> float:
+        """Seconds since 1970."""
+
+    @property
+    def flows(self) -> Sequence[Flow]: ...
+
+
+class Judgement(NamedTuple):
+    """`blamed` go into quarantine; `why` says what was found, for the operator; "" = there was nothing to say."""
+
+    blamed: tuple[Flow, ...] = ()
+    incidents: tuple[int, ...] = ()
+    why: str = ""
+
+
+def judge(deaths: Sequence[Death], policy: model.Quarantine) -> Judgement:
+    """Which flows to blame; `deaths` of one guest (or of those that stand in for it), the newest last.
+
+    A death that no frame went before says nothing about flows and is passed over.
+    """
+    row: list[Death] = []
+    for death in reversed(deaths):
+        if not death.flows:
+            continue
+        if row and row[-1].at - death.at > policy.within.seconds:
+            break
+        row.append(death)
+        if len(row) == policy.deaths:
+            break
+    if len(row) < policy.deaths:
+        return Judgement()
+    row.reverse()
+    numbers = tuple(death.number for death in row)
+    told = f"incidents {', '.join(map(str, numbers))}"
+    common = [one for one in row[-1].flows if all(one in death.flows for death in row)]
+    if not common:
+        return Judgement((), numbers, f"no flow was there at all of {told}")
+    if len(common) > policy.flows:
+        return Judgement((), numbers, f"{len(common)} flows were there at all of {told}: too many to blame one")
+    until = Duration(int(policy.time))
+    return Judgement(tuple(common), numbers, f"was there at {told}: led around the guest for {until}")

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""When a guest dies or is declared failed: what it was handed last, and its last words, are kept; a flow may be blamed.
+
+Called by the guest at the moment of its fall, when it has no lease any more; all that takes time happens in one worker
+task and in threads, so neither the bypass nor the supervisor waits. Falls that come faster than they can be kept are
+counted. Owns the store; lives as long as the part "guests".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+
+from appliance import __version__
+from appliance.causes import DESCRIPTION, Cause
+from appliance.config.model import Config
+from appliance.errors import BypassError, NotFoundError
+from appliance.guest.policy import GuestPolicy
+from appliance.incident import flows, pcapng
+from appliance.incident.store import CONSOLE_BYTES, Incident, Store
+from appliance.steering import overlay
+from appliance.steering.overlay import Quarantined
+from appliance.steering.recorder import Recorded
+
+log = logging.getLogger(__name__)
+
+WAITING = 16
+"""Falls that may wait to be kept."""
+
+
+class Recorders(Protocol):
+    """Where the recorded frames are (steering/datapath.py)."""
+
+    def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
+        """The frames kept of the hop, oldest first, from the one behind number `after` on."""
+        ...
+
+
+class Ledger(Protocol):
+    """Where transitions are recorded."""
+
+    def record(self, what: str, old: str, new: str, cause: Cause, detail: str = "") -> object: ...
+
+
+@dataclass(frozen=True)
+class Fall:
+    """A guest fell at `at` (ns, CLOCK_MONOTONIC); `proof` = the last time for which it was proved to work."""
+
+    guest: str
+    kind: str
+    cause: Cause
+    detail: str
+    at: int
+    proof: int | None
+    console: bytes
+
+
+def words(console: bytes) -> str:
+    """The end of what a guest printed, as text that a terminal can show."""
+    text = console[-CONSOLE_BYTES:].decode(errors="replace").replace("\r", "")
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+class Incidents:
+    """See the module."""
+
+    def __init__(
+        self,
+        config: Config,
+        recorders: Recorders,
+        policy: GuestPolicy,
+        store: Store,
+        *,
+        ledger: Ledger,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.config, self._recorders, self._policy, self._ledger, self._wall = config, recorders, policy, ledger, wall
+        self.store = store
+        self.lost = 0
+        self._falls: asyncio.Queue[Fall] = asyncio.Queue(WAITING)
+        self._seen: dict[str, int] = {}  # by guest: number of the last frame of its last incident
+        self._writing: set[asyncio.Task[None]] = set()
+        self._numbers: dict[tuple[str, int], int] = {}  # by guest and time of its newest fall: the incident's number
+        self._early: dict[tuple[str, int], float] = {}  # measured before the incident was kept, in ms
+
+    def fell(self, fall: Fall) -> None:
+        """A guest fell. Returns at once."""
+        try:
+            self._falls.put_nowait(fall)
+        except asyncio.QueueFull:
+            self.lost += 1
+            log.error("guest %s: its fall is not kept as an incident: %d wait already", fall.guest, WAITING)
+
+    async def run(self) -> None:
+        """Keep what comes, until cancelled."""
+        while True:
+            await self.keep(await self._falls.get())
+
+    async def keep(self, fall: Fall) -> Incident:
+        """Make an incident of one fall, and lead the flow around that is to blame."""
+        offset = int(self._wall() * 1e9) - time.monotonic_ns()
+        incident, newest = await asyncio.to_thread(self._collect, fall, offset)
+        self._seen[fall.guest] = max(newest, self._seen.get(fall.guest, 0))
+        self._numbers = {key: number for key, number in self._numbers.items() if key[0] != fall.guest}
+        self._numbers[fall.guest, fall.at] = incident.number
+        early = self._early.pop((fall.guest, fall.at), None)
+        if early is not None:
+            await asyncio.to_thread(self.store.amend, incident.number, bypass_at_most_ms=early)
+        log.warning("incident %d: guest %s %s: %s", incident.number, fall.guest, fall.kind, fall.detail)
+        verdict, names = await self._blame(fall.guest)
+        if verdict:
+            await asyncio.to_thread(self.store.amend, incident.number, verdict=verdict, quarantined=names)
+        return self.store.get(incident.number) or incident
+
+    def _collect(self, fall: Fall, offset: int) -> tuple[Incident, int]:
+        frames = self._recorders.recorded(fall.guest, self._seen.get(fall.guest, 0))
+        at = (fall.at + offset) / 1e9
+        incident = Incident(
+            number=self.store.next_number,
+            at=at,
+            when=datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"),
+            guest=fall.guest,
+            kind=fall.kind,
+            cause=str(fall.cause),
+            detail=fall.detail,
+            frames=len(frames),
+            flows=tuple(flows.flows_of(frame.data for frame in frames)),
+            console=words(fall.console),
+            last_proof_ms=None if fall.proof is None else round((fall.at - fall.proof) / 1e6, 3),
+        )
+        capture = self._capture(fall, incident, frames, offset)
+        return self.store.save(incident, capture), frames[-1].number if frames else 0
+
+    @staticmethod
+    def _capture(fall: Fall, incident: Incident, frames: Sequence[Recorded], offset: int) -> bytes:
+        taps = sorted({(frame.segment, frame.side) for frame in frames})
+        about = (
+            f"Throughwire incident {incident.number}: guest {fall.guest} {fall.kind} at {incident.when}\n"
+            f"cause: {fall.cause} ({DESCRIPTION[fall.cause]})\n{fall.detail}\n"
+            f"the last {len(frames)} frames that the guest was handed"
+        )
+        console = f"the end of the guest's console:\n{incident.console}" if incident.console else ""
+        return pcapng.write(
+            f"Throughwire {__version__}",
+            [about, console],
+            [f"{fall.guest} {side.name.lower()} (segment {segment})" for segment, side in taps],
+            [
+                pcapng.Frame(taps.index((frame.segment, frame.side)), frame.at + offset, frame.length, frame.data)
+                for frame in frames
+            ],
+        )
+
+    # Quarantine
+
+    def _mates(self, guest: str) -> tuple[str, ...]:
+        """The guests that get this guest's flows when it is gone: a flow that kills goes on killing there."""
+        found = {guest}
+        for group in self.config.group:
+            members = {*(member.hop for member in group.balance), *group.standby}
+            if guest in members:
+                found |= members
+        return tuple(sorted(found))
+
+    async def _blame(self, guest: str) -> tuple[str, tuple[str, ...]]:
+        """What is said of the flows, and the names of those in quarantine now."""
+        config = next((one for one in self.config.guest if one.name == guest), None)
+        if config is None or config.quarantine is None:
+            return "", ()
+        mates = self._mates(guest)
+        deaths = [one for one in self.store.all() if one.guest in mates and (one.deadly or config.quarantine.failures)]
+        judgement = flows.judge(deaths, config.quarantine)
+        if not judgement.blamed:
+            return judgement.why, ()
+        now = self._wall()
+        until = now + config.quarantine.time.seconds
+        wanted = [
+            Quarantined(
+                name, mates, flow.text, flow.match, now, until, judgement.incidents, f"{flow.text} {judgement.why}"
+            )
+            for name, flow in zip(self._policy.fresh_names(len(judgement.blamed)), judgement.blamed, strict=True)
+        ]
+        try:
+            await self._policy.quarantine(wanted)
+        except BypassError as error:
+            log.error("quarantine: %s", error)
+            return f"{judgement.why}; not done: {error}", ()
+        closed = sorted({rule for one in wanted for rule in overlay.kept_closed(self.config, one)})
+        for one in wanted:
+            self._ledger.record(f"flow {one.flow}", "inspected", "quarantined", Cause.FLOW_BLAMED, one.why)
+        note = f"; rule {', '.join(closed)} blocks instead of bypassing, and stays as it is" if closed else ""
+        return judgement.why + note, tuple(one.name for one in wanted)
+
+    def measured(self, guest: str, at: int, at_most: int) -> None:
+        """After the fall at `at` the first frame was led around the guest, `at_most` ns after its last proof of life.
+
+        That may be known before the incident is kept, or after.
+        """
+        took_ms = round(at_most / 1e6, 3)
+        number = self._numbers.get((guest, at))
+        if number is None:
+            self._early[guest, at] = took_ms
+            while len(self._early) > WAITING:
+                del self._early[next(iter(self._early))]
+        else:
+            self._later(number, took_ms)
+
+    def _later(self, number: int, took_ms: float) -> None:
+        work = asyncio.to_thread(self.store.amend, number, bypass_at_most_ms=took_ms)
+        task = asyncio.get_running_loop().create_task(work, name=f"incident {number}")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    # What the console asks
+
+    def rows(self) -> list[dict[str, object]]:
+        """`show incidents`, the newest last."""
+        return [
+            {
+                "number": one.number,
+                "when": one.when,
+                "guest": one.guest,
+                "kind": one.kind,
+                "cause": one.cause,
+                "frames": one.frames,
+                "flows": len(one.flows),
+                "bypass_at_most_ms": one.bypass_at_most_ms,
+                "quarantined": list(one.quarantined),
+                "detail": one.trouble or one.detail,
+            }
+            for one in self.store.all()
+        ]
+
+    def details(self, number: int) -> dict[str, object]:
+        """`incident N show`."""
+        one = self._get(number)
+        return {**msgspec.to_builtins(one), "flows": [flow.text for flow in one.flows]}
+
+    def capture(self, number: int) -> bytes:
+        """The frames of one as pcapng."""
+        self._get(number)
+        try:
+            return self.store.capture(number)
+        except OSError as error:
+            raise NotFoundError(f"incident {number}: its frames cannot be read: {error.strerror}") from error
+
+    def _get(self, number: int) -> Incident:
+        found = self.store.get(number)
+        if found is None:
+            raise NotFoundError(f"there is no incident {number}: `show incidents` lists them")
+        return found
+
+    async def expire(self) -> None:
+        """Let the flows go whose time in quarantine is over."""
+        try:
+            for flow in await self._policy.expire():
+                self._ledger.record(f"flow {flow.flow}", "quarantined", "inspected", Cause.NONE, "its time is over")
+        except BypassError as error:
+            log.error("quarantine: %s", error)
+
+
+def quarantine_row(flow: Quarantined, now: float, policy: Config) -> dict[str, object]:
+    """One row of `show quarantine`."""
+    return {
+        "name": flow.name,
+        "guests": list(flow.guests),
+        "flow": flow.flow,
+        "left_s": round(max(flow.until - now, 0)),
+        "rules": len([rule for rule in policy.rule if rule.name.rpartition("-")[0] == flow.name]),
+        "why": flow.why,
+    }

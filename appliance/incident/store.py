@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Incidents on the data partition: NNNNNN.json and NNNNNN.pcapng, the newest of them, bounded in number and bytes.
+
+A disk that refuses costs the file, never the incident: it stays in memory, and says so. Numbers only grow. Blocking:
+called from worker threads, one at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+import msgspec
+
+from appliance.causes import Cause
+from appliance.incident.flows import Flow
+
+log = logging.getLogger(__name__)
+
+KEPT = 64
+KEPT_BYTES = 32 << 20
+CONSOLE_BYTES = 16 << 10
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """What is kept of one. `at` in seconds since 1970; times with units stand in their names.
+
+    `bypass_at_most_ms`: from the last proof that the guest worked to the first frame led around it; None: no frame was.
+    """
+
+    number: int
+    at: float
+    when: str
+    guest: str
+    kind: str  # "died" | "failed"
+    cause: str
+    detail: str
+    frames: int
+    flows: tuple[Flow, ...] = ()
+    console: str = ""
+    last_proof_ms: float | None = None
+    bypass_at_most_ms: float | None = None
+    verdict: str = ""  # what quarantine made of it
+    quarantined: tuple[str, ...] = ()
+    trouble: str = ""  # why it is not on the disk
+
+    @property
+    def deadly(self) -> bool:
+        """The process ended, or the guest's kernel did. A failed check may have many reasons beside a flow."""
+        return self.kind == "died" or self.cause in (Cause.GUEST_PANICKED, Cause.GUEST_WATCHDOG)
+
+
+class Store:
+    """The folder, and what is in it."""
+
+    def __init__(self, folder: Path, kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> None:
+        self._folder, self._kept, self._kept_bytes = folder, kept, kept_bytes
+        self._incidents: dict[int, Incident] = {}
+        self._lock = threading.Lock()
+        self._captures: dict[int, bytes] = {}  # of those that are not on the disk
+
+    def load(self) -> None:
+        """Read what earlier runs left; what is damaged is left out."""
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                found = msgspec.json.decode(path.read_bytes(), type=Incident)
+            except (OSError, msgspec.DecodeError) as error:
+                log.warning("incident %s cannot be read: %s", path.name, error)
+                continue
+            self._incidents[found.number] = found
+
+    def all(self) -> list[Incident]:
+        """Oldest first."""
+        return [self._incidents[number] for number in sorted(self._incidents)]
+
+    def get(self, number: int) -> Incident | None:
+        """One of them."""
+        return self._incidents.get(number)
+
+    @property
+    def next_number(self) -> int:
+        """Of the next incident; also above files that cannot be read."""
+        used = [int(path.stem) for path in self._folder.glob("*.*") if path.stem.isdigit()]
+        return max((*self._incidents, *used), default=0) + 1
+
+    def save(self, incident: Incident, capture: bytes | None = None) -> Incident:
+        """Keep it (again, when something more is known), with its frames the first time. What was kept is returned."""
+        with self._lock:
+            return self._save(incident, capture)
+
+    def amend(self, number: int, **more: object) -> None:
+        """Something more is known of one; nothing happens when it is gone already."""
+        with self._lock:
+            if number in self._incidents:
+                self._save(msgspec.structs.replace(self._incidents[number], **more), None)
+
+    def _save(self, incident: Incident, capture: bytes | None) -> Incident:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if capture is not None:
+                self._write(self._path(incident.number, "pcapng"), capture)
+            kept = msgspec.structs.replace(incident, trouble="")
+            self._write(self._path(incident.number, "json"), msgspec.json.format(msgspec.json.encode(kept)))
+            self._captures.pop(incident.number, None)
+        except OSError as error:
+            kept = msgspec.structs.replace(incident, trouble=f"kept in memory only: {error.strerror}")
+            log.error("incident %d: %s", incident.number, kept.trouble)
+            if capture is not None:
+                self._captures[incident.number] = capture
+        self._incidents[kept.number] = kept
+        self._tidy()
+        return kept
+
+    def capture(self, number: int) -> bytes:
+        """The frames of one as pcapng. OSError when they cannot be read."""
+        return self._captures[number] if number in self._captures else self._path(number, "pcapng").read_bytes()
+
+    def _path(self, number: int, kind: str) -> Path:
+        return self._folder / f"{number:06d}.{kind}"
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        """Whole or not at all, also when the power goes."""
+        fresh = path.with_name(path.name + ".new")
+        try:
+            with fresh.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
+
+    def _tidy(self) -> None:
+        """Let the oldest go, files that nobody can read included."""
+        total = 0
+        newest = sorted({*self._incidents, *self._captures}, reverse=True)
+        for index, number in enumerate(newest):
+            for kind in ("json", "pcapng"):
+                try:
+                    total += self._path(number, kind).stat().st_size
+                except OSError:
+                    continue
+            total += len(self._captures.get(number, b""))
+            if index and (index >= self._kept or total > self._kept_bytes):
+                self._incidents.pop(number, None)
+                self._captures.pop(number, None)
+        for path in self._folder.glob("*.*"):
+            if path.stem.isdigit() and int(path.stem) not in self._incidents:
+                path.unlink(missing_ok=True)
