@@ -16,6 +16,7 @@ REMOTE = Arg("NAME", "a remote", source="remotes")
 PORT = Arg("NAME", "a port", source="ports")
 FILE = Arg("FILE", "a configuration file", source="file")
 COUNT = Arg("COUNT", "how many of the newest; 20 on a terminal", optional=True, number=True, on_terminal=20)
+INCIDENT = Arg("NUMBER", "an incident's number", source="incidents", number=True)
 RECORD = Arg("NAME", "one record in full", optional=True)
 LINES = Arg("LINES", "how many of the last; 40 when left out", optional=True, number=True)
 AGENT = (
@@ -66,6 +67,8 @@ SHOW = (
     _show("rules", "rules in order, with what they matched", view="rules"),
     _show("counters", "every frame accounted for: ports, rules, hops", view="counters"),
     _show("transitions", "what changed, when and why", COUNT, view="transitions"),
+    _show("incidents", "guests that died or failed: when, why, what is kept of it", view="incidents"),
+    _show("quarantine", "flows led around a guest that they killed, and why", view="quarantine"),
     _show("crash-log", "crash records of earlier starts", RECORD, view="crash"),
     _show("version", "versions of the appliance and of what it runs on"),
     _show("events", "what happened, with cause and severity: transitions, logins", COUNT, view="events"),
@@ -97,6 +100,31 @@ GUESTS = (
         options=(JSON,),
     ),
     _guest("command", "tell the guest's application something", *AGENT),
+)
+
+INCIDENTS = (
+    Command(
+        ("incident", INCIDENT, "show"),
+        "one incident: evidence, flows, the guest's last words",
+        "incident.show",
+        view="incident",
+        options=(JSON,),
+    ),
+    Command(
+        ("incident", INCIDENT, "export", Arg("FILE", "a new file; left out: standard output", "file", optional=True)),
+        "the last frames that the guest was handed, as pcapng",
+        local="incident:export",
+        role="operator",
+    ),
+    Command(
+        ("quarantine", Arg("NAME", "as `show quarantine` calls it", source="quarantine"), "release"),
+        "let a flow go to its guest again",
+        "quarantine.release",
+        role="operator",
+        view="done",
+        options=(JSON,),
+        wait=30.0,
+    ),
 )
 
 ACCESS = (
@@ -176,6 +204,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "See": SHOW,
     "Segments": SEGMENTS,
     "Guests": GUESTS,
+    "Incidents": INCIDENTS,
     "Access": ACCESS,
     "Frames": CAPTURE,
     "Tools": TOOLS,
@@ -189,6 +218,8 @@ GROUPS: dict[str, str] = {
     "show packets": "frames at a point of the way, in words",
     "segment": "take a port pair out of the line, or back",
     "guest": "start, stop, drain a guest",
+    "incident": "what is kept of a guest that died or failed",
+    "quarantine": "a flow that is led around a guest",
     "management": "the management port",
     "capture": "frames at a point of the way, as pcapng for Wireshark",
     "api": "the control socket",

@@ -12,10 +12,12 @@ from console.render import cell
 from console.table import Arg
 
 Proposals = list[tuple[str, str]]  # (name, meaning)
-_METHODS = {
-    "segments": ("segments.show", "relay"),
-    "guests": ("guests.show", "state"),
-    "users": ("management.show", "role"),
+_METHODS = {  # source -> (method, the member that names a row, the member that tells what it is)
+    "segments": ("segments.show", "name", "relay"),
+    "guests": ("guests.show", "name", "state"),
+    "users": ("management.show", "name", "role"),
+    "incidents": ("incidents.show", "number", "guest"),
+    "quarantine": ("quarantine.show", "name", "flow"),
 }
 
 
@@ -39,19 +41,19 @@ class Names:
         if source not in _METHODS:
             return []
         if source not in self._known:
-            method, meaning = _METHODS[source]
+            method, name, meaning = _METHODS[source]
             try:
                 rows = self._client.call(method, wait=1.0)
             except BypassError:
                 rows = []
-            self._known[source] = [(cell(row.get("name")), cell(row.get(meaning))) for row in _dicts(rows, source)]
+            self._known[source] = [(cell(row.get(name)), cell(row.get(meaning))) for row in _dicts(rows, source, name)]
         return self._known[source]
 
 
-def _dicts(data: object, key: str) -> list[dict[str, object]]:
+def _dicts(data: object, key: str, name: str) -> list[dict[str, object]]:
     if isinstance(data, dict):
         data = data.get(key, [])
-    return [row for row in data if isinstance(row, dict) and row.get("name")] if isinstance(data, list) else []
+    return [row for row in data if isinstance(row, dict) and row.get(name)] if isinstance(data, list) else []
 
 
 def _files(partial: str) -> Proposals:

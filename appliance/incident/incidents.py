@@ -9,6 +9,7 @@ counted. Owns the store; lives as long as the part "guests".
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +24,9 @@ from appliance.causes import DESCRIPTION, Cause
 from appliance.config.model import Config
 from appliance.errors import BypassError, NotFoundError
 from appliance.guest.policy import GuestPolicy
-from appliance.incident import flows, pcapng
+from appliance.incident import flows
 from appliance.incident.store import CONSOLE_BYTES, Incident, Store
-from appliance.steering import overlay
+from appliance.steering import overlay, pcapng
 from appliance.steering.overlay import Quarantined
 from appliance.steering.recorder import Recorded
 
@@ -146,16 +147,16 @@ class Incidents:
             f"cause: {fall.cause} ({DESCRIPTION[fall.cause]})\n{fall.detail}\n"
             f"the last {len(frames)} frames that the guest was handed"
         )
-        console = f"the end of the guest's console:\n{incident.console}" if incident.console else ""
-        return pcapng.write(
-            f"Throughwire {__version__}",
-            [about, console],
-            [f"{fall.guest} {side.name.lower()} (segment {segment})" for segment, side in taps],
-            [
-                pcapng.Frame(taps.index((frame.segment, frame.side)), frame.at + offset, frame.length, frame.data)
-                for frame in frames
-            ],
-        )
+        if incident.console:
+            about += f"\n\nthe end of the guest's console:\n{incident.console}"
+        out = io.BytesIO()
+        writer = pcapng.Writer(out, f"Throughwire {__version__}", comment=about)
+        names = {(segment, side): f"{fall.guest} {side.name.lower()} (segment {segment})" for segment, side in taps}
+        interfaces = {tap: writer.interface(name) for tap, name in names.items()}
+        for frame in frames:
+            tap = interfaces[frame.segment, frame.side]
+            writer.packet(tap, frame.at + offset, frame.data, frame.length, outbound=True)
+        return out.getvalue()
 
     # Quarantine
 

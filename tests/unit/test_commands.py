@@ -38,6 +38,8 @@ GOOD = [
     ("seg main a", "segment NAME auto NAME=main"),
     ("guest ips1 sta", "guest NAME start NAME=ips1"),
     ("guest stop stop", "guest NAME stop NAME=stop"),
+    ("inc 7 exp x.pcapng", "incident NUMBER export FILE NUMBER=7 FILE=x.pcapng"),
+    ("quarantine quarantine-1 rel", "quarantine NAME release NAME=quarantine-1"),
     ("guest ips1 command hang 5", "guest NAME command WORD VALUE NAME=ips1 WORD=hang VALUE=5"),
     ('guest ips1 command "a b" --json', "guest NAME command WORD VALUE NAME=ips1 WORD=a b --json=[]"),
     ("guest ips1 command -- --x", "guest NAME command WORD VALUE NAME=ips1 WORD=--x"),

@@ -16,6 +16,7 @@ from appliance.health.detector import Bad, Good
 from appliance.health.inband import Direction, Lane
 from appliance.health.slow import Slowness
 from appliance.health.streams import Stream, TapPair, streams, template
+from appliance.steering import pcapng
 
 MS = 1_000_000
 FRAME = bytes(range(12)) + b"\x08\x00" + bytes(range(100))
@@ -91,10 +92,10 @@ def test_the_socket_listens_behind_the_tags() -> None:
 
 
 def test_template_from_hex_and_from_a_capture(tmp_path: Path) -> None:
-    from appliance.incident import pcapng
-
     short = FRAME[:40]
-    (tmp_path / "beat.pcapng").write_bytes(pcapng.write("test", [], ["x"], [pcapng.Frame(0, 1, 40, short)]))
+    with (tmp_path / "beat.pcapng").open("wb") as file:
+        writer = pcapng.Writer(file, "test")
+        writer.packet(writer.interface("x"), 1, short)
     assert template(probe(frame=FRAME.hex(":")), tmp_path) == FRAME
     assert template(probe(frame="beat.pcapng"), tmp_path) == short.ljust(60, b"\0")
     assert template(probe(), tmp_path) == b""

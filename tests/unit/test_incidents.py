@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -21,7 +19,6 @@ from appliance.causes import Cause
 from appliance.config import model
 from appliance.errors import NotFoundError
 from appliance.guest.policy import GuestPolicy
-from appliance.incident import pcapng
 from appliance.incident.flows import Flow, flow_of, flows_of, judge
 from appliance.incident.incidents import Fall, Incidents, quarantine_row, words
 from appliance.incident.store import Incident, Store
@@ -128,29 +125,6 @@ def test_three_deaths_when_the_policy_says_so() -> None:
     policy = model.Quarantine(deaths=3)
     assert judge(deaths[:2], policy).blamed == ()
     assert judge(deaths, policy).blamed == (A,)
-
-
-# -- the capture file
-
-
-def test_a_capture_is_read_back(tmp_path: Path) -> None:
-    """By our own reader, and by tcpdump where it is installed."""
-    path = tmp_path / "last.pcapng"
-    now = 1_700_000_000_123_456_789
-    frames = [pcapng.Frame(n % 2, now + n, 2000, REQUEST + bytes(n)) for n in range(5)]
-    path.write_bytes(pcapng.write("test", ["cause: a pänic", "console\nof two lines", ""], ["lan", "wan"], frames))
-    assert list(capture.read(path)) == [frame.data for frame in frames]
-    if shutil.which("tcpdump"):
-        told = subprocess.run(
-            ["tcpdump", "-r", path, "-tt", "-n", "--nano"], capture_output=True, text=True, check=True
-        ).stdout
-        assert told.splitlines()[0].startswith("1700000000.123456789 IP 10.0.0.1.4000 > 10.0.0.2.80")
-    assert "pänic".encode() in path.read_bytes()
-
-
-def test_a_console_that_says_too_much_is_cut() -> None:
-    data = pcapng.write("t", ["x" * 100_000], ["lan"], [])
-    assert len(data) < 70_000
 
 
 # -- the store

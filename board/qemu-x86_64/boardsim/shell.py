@@ -86,9 +86,9 @@ class DebugShell:
     def _find(self, deadline: float) -> None:
         while True:
             tag = secrets.token_hex(8)
-            # A starting shell may lose characters of what is typed meanwhile. So: Ctrl-C out of whatever half a line has
-            # begun, and no quotes, half of which would have the shell wait for the other half for ever. The backslash
-            # keeps the echo from looking like the answer.
+            # A starting shell may lose characters of what is typed meanwhile. So: Ctrl-C out of whatever half a line
+            # has begun, and no quotes, half of which would have the shell wait for the other half for ever. The
+            # backslash keeps the echo from looking like the answer.
             self._port.send(f"\x03\nstty -echo 2>/dev/null; PS1=; echo {tag}\\:here\n")
             left = deadline - time.monotonic()
             try:

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`incident NUMBER export`: the last frames a guest was handed, as pcapng, to standard output or to a file."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+from appliance.errors import RefusedError
+from console.execute import Context, Outcome
+from console.parse import Parsed, UsageError
+
+WAIT = 30.0  # seconds
+
+
+def export(parsed: Parsed, context: Context) -> Outcome:
+    """Nothing is written unless all of it is there; a file that is there already is left alone."""
+    number, name = parsed.args["NUMBER"], parsed.args.get("FILE", "")
+    if not number.isdigit():
+        raise UsageError(f'"{number}" is no number')
+    if not name and context.out.isatty():
+        how = f"ssh USER@BOX incident {number} export | wireshark -k -i -"
+        raise RefusedError(f"frames are not for a terminal: {how}, or here: incident {number} export FILE")
+    answer = context.client.call("incident.export", {"number": int(number)}, WAIT)
+    data = base64.b64decode(answer["pcapng"])
+    if name:
+        _to_file(Path(name), data)
+        context.say(f"{name}: {len(data)} bytes")
+    else:
+        context.out.flush()
+        context.out.buffer.write(data)
+        context.out.buffer.flush()
+    return Outcome([], "lines")
+
+
+def _to_file(path: Path, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise RefusedError(f"{path} is there already: take another name") from error
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(data)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise RefusedError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guests that died or failed, and flows in quarantine. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from console.render import BOLD, PLAIN, Row, Style, cell, duration, generic, paint, pairs
+from console.views.common import columns_of
+
+
+def _when(row: Row) -> Row:
+    bypass = row.get("bypass_at_most_ms")
+    names = row.get("quarantined")
+    return {
+        **row,
+        "when": str(row.get("when", "-")).replace("T", " ")[:23],
+        "bypass": f"{bypass} ms" if isinstance(bypass, int | float) else None,
+        "quarantined": ", ".join(map(str, names)) if isinstance(names, list) else names,
+    }
+
+
+def _left(row: Row) -> Row:
+    guests = row.get("guests")
+    return {
+        **row,
+        "left": duration(row.get("left_s")),
+        "guests": ", ".join(map(str, guests)) if isinstance(guests, list) else guests,
+    }
+
+
+table_of_all = columns_of("incidents", "no guest has died or failed", [
+    ("number", "INCIDENT"), ("when", "WHEN"), ("guest", "GUEST"), ("kind", "KIND"), ("cause", "CAUSE"),
+    ("frames", "FRAMES"), ("flows", "FLOWS"), ("bypass", "BYPASSED WITHIN"), ("quarantined", "QUARANTINED"),
+    ("detail", "DETAIL"),
+], _when)  # fmt: skip
+
+quarantine = columns_of("quarantine", "no flow is in quarantine", [
+    ("name", "NAME"), ("flow", "FLOW"), ("guests", "AROUND"), ("left", "LEFT"), ("rules", "RULES"), ("why", "WHY"),
+], _left)  # fmt: skip
+
+
+def one(data: Any, style: Style = PLAIN) -> str:
+    """What is known, then the flows, then the guest's last words."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    head = {
+        key: value
+        for key, value in data.items()
+        if key not in ("flows", "console", "at") and value not in (None, "", [])
+    }
+    blocks = [pairs(head, style)]
+    for key, title in (("flows", "flows, the newest first"), ("console", "the end of the guest's console")):
+        value = data.get(key)
+        lines = value if isinstance(value, list) else str(value or "").splitlines()
+        if lines:
+            blocks.append("\n".join([paint(title, BOLD, style), *(f"  {cell(line)}" for line in lines)]))
+    return "\n\n".join(blocks)

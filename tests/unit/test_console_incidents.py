@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Incidents and quarantine as a person sees them, and frames as a file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import pytest
+
+from console.client import Client
+from console.execute import GOOD, REFUSED, Context, run_line
+from console.render import Style
+from console.views import render
+
+ROW = {
+    "number": 7, "when": "2026-05-04T03:02:01.123+00:00", "guest": "ips1", "kind": "died", "cause": "guest_exited",
+    "frames": 64, "flows": 2, "bypass_at_most_ms": 21.5, "quarantined": ["quarantine-1"], "detail": "killed by SIGSEGV",
+}  # fmt: skip
+FLOW = "tcp 10.0.0.1:4000 <> 10.0.0.2:80"
+
+
+def test_tables_say_what_matters() -> None:
+    told = render("incidents", [ROW])
+    for word in ("2026-05-04 03:02:01.123", "guest_exited", "21.5 ms", "quarantine-1", "killed by SIGSEGV"):
+        assert word in told
+    assert render("incidents", []) == "no guest has died or failed"
+    row = {
+        "name": "quarantine-1",
+        "flow": FLOW,
+        "guests": ["ips1", "ips2"],
+        "left_s": 90,
+        "rules": 1,
+        "why": "two deaths",
+    }
+    told = render("quarantine", [row])
+    for word in (FLOW, "ips1, ips2", "two deaths"):
+        assert word in told
+    assert render("quarantine", []) == "no flow is in quarantine"
+
+
+def test_one_incident_with_its_last_words() -> None:
+    """What came from a guest cannot steer the terminal."""
+    told = render("incident", {**ROW, "flows": [FLOW], "console": "Oops: 0002\n\x1b[2Jend", "verdict": "", "at": 1.0})
+    assert FLOW in told
+    assert "Oops: 0002" in told
+    assert "\x1b" not in told
+    assert "verdict" not in told
+
+
+class Daemon(Client):
+    """Answers without a socket."""
+
+    def call(self, method: str, params: object = None, wait: float = 5.0) -> object:
+        assert (method, params) == ("incident.export", {"number": 7})
+        return {"number": 7, "pcapng": base64.b64encode(b"\x0a\x0d\x0d\x0aframes").decode()}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def out() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO())
+
+
+def run(line: str, out: io.TextIOBase) -> tuple[int, str]:
+    said = io.StringIO()
+    context = Context(Daemon(Path("/nowhere")), out, said, Style())  # type: ignore[arg-type]
+    return run_line(line, context), said.getvalue()
+
+
+def test_frames_go_to_standard_output_or_to_a_new_file(out: io.TextIOWrapper, tmp_path: Path) -> None:
+    assert run("incident 7 export", out) == (GOOD, "")
+    assert out.buffer.getvalue() == b"\x0a\x0d\x0d\x0aframes"  # type: ignore[attr-defined]
+    path = tmp_path / "last.pcapng"
+    assert run(f"incident 7 export {path}", out)[0] == GOOD
+    assert path.read_bytes() == b"\x0a\x0d\x0d\x0aframes"
+    code, said = run(f"incident 7 export {path}", out)
+    assert code == REFUSED
+    assert "there already" in said
+    code, said = run(f"incident 7 export {tmp_path}/none/x", out)
+    assert code == REFUSED
+    assert "No such file" in said
+
+
+def test_frames_are_not_for_a_terminal() -> None:
+    code, said = run("incident 7 export", Terminal())
+    assert code == REFUSED
+    assert "not for a terminal" in said
+    assert run("incident seven export", Terminal())[0] == 2
