@@ -223,6 +223,7 @@ struct {
 static const __u32 zero;
 
 #include "copies.h"
+#include "cache.h"
 
 static __always_inline struct trace *tracing(const struct scratch *s)
 {
@@ -619,12 +620,89 @@ static __always_inline struct rule *rule_at(const struct scratch *s, __u32 index
 	return bpf_map_lookup_elem(&rules, &place);
 }
 
-static __always_inline void next_program(int kind, void *ctx, __u32 slot)
+/* Count a frame from a port under its rule; the rule's counters, where it counts at all. */
+static __always_inline struct rule_counter *rule_match(const struct scratch *s, const struct rule *rule)
 {
-	if (kind == XDP)
-		bpf_tail_call(ctx, &xdp_programs, slot);
+	__u32 counter = rule->counter;
+	struct rule_counter *found;
+
+	if (s->device.flags & DEVICE_DRY)
+		return NULL;
+	found = bpf_map_lookup_elem(&rule_counters, &counter);
+	if (found) {
+		found->matched.frames++;
+		found->matched.bytes += s->length;
+	}
+	return found;
+}
+
+/*
+ * Go on with another program. The slot must be a constant: such a tail call is a direct jump in the machine's code, that
+ * by a variable is an indirect one, which costs 10 ns where the kernel guards those against speculation.
+ */
+#define next_program(kind, ctx, slot)                                                                                  \
+	do {                                                                                                           \
+		if ((kind) == XDP)                                                                                     \
+			bpf_tail_call_static(ctx, &xdp_programs, slot);                                                \
+		else                                                                                                   \
+			bpf_tail_call_static(ctx, &tc_programs, slot);                                                 \
+	} while (0)
+
+static __always_inline void accept_program(int kind, void *ctx, __u32 generation)
+{
+	if (generation & 1)
+		next_program(kind, ctx, PROGRAM_ACCEPT(1));
 	else
-		bpf_tail_call(ctx, &tc_programs, slot);
+		next_program(kind, ctx, PROGRAM_ACCEPT(0));
+}
+
+#define POLICY_CASE(segment)                                                                                           \
+	case segment:                                                                                                  \
+		if (generation & 1)                                                                                    \
+			next_program(kind, ctx, PROGRAM_POLICY(1, segment));                                           \
+		else                                                                                                   \
+			next_program(kind, ctx, PROGRAM_POLICY(0, segment));                                           \
+		break
+
+#define FILTERS_CASE(segment)                                                                                          \
+	case segment:                                                                                                  \
+		if (generation & 1)                                                                                    \
+			next_program(kind, ctx, PROGRAM_FILTERS(1, segment));                                          \
+		else                                                                                                   \
+			next_program(kind, ctx, PROGRAM_FILTERS(0, segment));                                          \
+		break
+
+#define EACH_SEGMENT(of)                                                                                               \
+	of(0);                                                                                                         \
+	of(1);                                                                                                         \
+	of(2);                                                                                                         \
+	of(3);                                                                                                         \
+	of(4);                                                                                                         \
+	of(5);                                                                                                         \
+	of(6);                                                                                                         \
+	of(7);                                                                                                         \
+	of(8);                                                                                                         \
+	of(9);                                                                                                         \
+	of(10);                                                                                                        \
+	of(11);                                                                                                        \
+	of(12);                                                                                                        \
+	of(13);                                                                                                        \
+	of(14);                                                                                                        \
+	of(15)
+_Static_assert(MAX_SEGMENTS == 16, "a case for each segment");
+
+static __always_inline void policy_program(int kind, void *ctx, __u32 generation, __u32 segment)
+{
+	switch (segment) {
+		EACH_SEGMENT(POLICY_CASE);
+	}
+}
+
+static __always_inline void filters_program(int kind, void *ctx, __u32 generation, __u32 segment)
+{
+	switch (segment) {
+		EACH_SEGMENT(FILTERS_CASE);
+	}
 }
 
 static __always_inline __u32 tagged(int kind, void *ctx)
@@ -703,7 +781,9 @@ static __always_inline int dispatch(int kind, void *ctx)
 		}
 		s->start = position + (s->direction == SIDE_LAN ? 1 : -1);
 	} else {
-		if (!rule)
+		if (rule && !rule->length)
+			rule_match(s, rule);
+		if (!rule || !rule->length)	/* nothing on the way: needs no clock and no walk */
 			return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_STRAIGHT);
 		s->start = s->direction == SIDE_LAN ? 0 : rule->length - 1;
 	}
@@ -716,7 +796,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 	if (s->want || (rule && rule->flags & RULE_HASH))
 		hash_frame(frame_data(kind, ctx), frame_end(kind, ctx), s);
 	if (accepts)	/* goes on to the walk; without such a program no hop accepts by filter */
-		next_program(kind, ctx, PROGRAM_ACCEPT(s->generation));
+		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
 }
@@ -728,7 +808,7 @@ static __always_inline int walk(int kind, void *ctx)
 	struct rule_counter *rule_count = NULL;
 	struct hop_counter *hop_counter;
 	struct rule *rule = NULL;
-	__u32 position, from, counter, outcome, chosen = 0;
+	__u32 position, from, outcome, chosen = 0;
 
 	if (!s)
 		return pass(kind);
@@ -747,18 +827,9 @@ static __always_inline int walk(int kind, void *ctx)
 	}
 	if (s->rule < MAX_RULES)
 		rule = rule_at(s, s->rule);
-	if (!rule || from)
-		outcome = OUTCOME_OUT;
-	else
-		outcome = rule->length ? OUTCOME_BYPASSED : OUTCOME_STRAIGHT;
-	if (rule && !from && !(s->device.flags & DEVICE_DRY)) {
-		counter = rule->counter;
-		rule_count = bpf_map_lookup_elem(&rule_counters, &counter);
-		if (rule_count) {
-			rule_count->matched.frames++;
-			rule_count->matched.bytes += s->length;
-		}
-	}
+	outcome = !rule || from ? OUTCOME_OUT : OUTCOME_BYPASSED;
+	if (rule && !from)
+		rule_count = rule_match(s, rule);
 	position = s->start;
 	for (int i = 0; i < MAX_PATH; i++) {
 		if (!rule || position >= rule->length)	/* behind the last, or, as it is unsigned, before the first */
@@ -811,6 +882,35 @@ static __always_inline int take_tag(int kind, void *ctx)
 	__builtin_memcpy(stations, data, 12);
 	__builtin_memcpy(data + 4, stations, 12);
 	return bpf_xdp_adjust_head(ctx, 4) ? -1 : vid;
+}
+
+/* In the place of a segment's filters: ask the flow cache first. */
+static __always_inline int recall(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return pass(kind);
+	s->cache_place = CACHE_ENTRIES;
+	if (!tagged(kind, ctx) && recalled(frame_data(kind, ctx), frame_end(kind, ctx), s))
+		next_program(kind, ctx, PROGRAM_DISPATCH);
+	else
+		filters_program(kind, ctx, s->generation, s->device.segment);
+	s->rule = NO_MATCH;
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
+}
+
+/* Behind those filters: note what they found. */
+static __always_inline int noted(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return pass(kind);
+	remember(s);
+	next_program(kind, ctx, PROGRAM_DISPATCH);
+	s->rule = NO_MATCH;
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
 }
 
 /* A device's frame that its segment's rules, or a hop's continuation, decide about. */
@@ -887,7 +987,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 	if (segment->constant_rule != NO_MATCH) {
 		next_program(kind, ctx, PROGRAM_DISPATCH);
 	} else {
-		next_program(kind, ctx, PROGRAM_POLICY(policy, device->segment & (MAX_SEGMENTS - 1)));
+		policy_program(kind, ctx, policy, device->segment);
 	}
 missing:
 	/* A tail call that works does not come back. */
@@ -950,6 +1050,18 @@ int entry_xdp(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
+int recall_xdp(struct xdp_md *ctx)
+{
+	return recall(XDP, ctx);
+}
+
+SEC("xdp.frags")
+int remember_xdp(struct xdp_md *ctx)
+{
+	return noted(XDP, ctx);
+}
+
+SEC("xdp.frags")
 int dispatch_xdp(struct xdp_md *ctx)
 {
 	return dispatch(XDP, ctx);
@@ -965,6 +1077,18 @@ SEC("tc")
 int entry_tc(struct __sk_buff *ctx)
 {
 	return entry(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY);
+}
+
+SEC("tc")
+int recall_tc(struct __sk_buff *ctx)
+{
+	return recall(TC, ctx);
+}
+
+SEC("tc")
+int remember_tc(struct __sk_buff *ctx)
+{
+	return noted(TC, ctx);
 }
 
 SEC("tc")

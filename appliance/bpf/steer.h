@@ -30,7 +30,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128		/* ids 1..127; 0 stands for "no hop": the ports, and the supervisor's own lease */
@@ -73,11 +73,18 @@
 #define PROGRAM_DISPATCH 0	/* the rule is known: which way from here */
 #define PROGRAM_WALK 1		/* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation) & 1))
+#define PROGRAM_REMEMBER 4	/* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation) & 1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation) & 1) * ACCEPT_PARTS)
 #define PROGRAM_POLICY_PART(generation, segment) \
 	(64 + (((generation) & 1) * MAX_SEGMENTS + (segment)) * POLICY_PARTS)
-#define PROGRAM_SLOTS 832
+#define PROGRAM_FILTERS(generation, segment) (832 + ((generation) & 1) * MAX_SEGMENTS + (segment)) /* behind the cache */
+#define PROGRAM_SLOTS 864
+
+#define CACHE_ENTRIES 4096	/* of each CPU, a power of two; 256 KiB: more would not stay near the processor */
+#define CACHE_IPV6 0x100	/* bits of struct cached's tag, above the protocol */
+#define CACHE_SEGMENT_SHIFT 16
+#define CACHE_USED 0x80000000
 
 enum side { SIDE_LAN, SIDE_WAN };		/* direction: 0 from LAN to WAN, 1 from WAN to LAN */
 enum role { ROLE_NONE, ROLE_PORT, ROLE_HOP };
@@ -316,6 +323,22 @@ struct record {
 	__u8 data[RECORD_BYTES];
 };
 
+/* A flow, and the rule that its frames match; addresses and ports as they lie in the frame. */
+struct cached {
+	__u64 source[2];
+	__u64 destination[2];
+	__u32 ports;
+	__u32 tag;		/* protocol, kind, segment; 0: no answer */
+	__u32 generation;
+	__u32 rule;
+	__u64 pad[2];
+};
+
+struct cache_counter {
+	__u64 hits;
+	__u64 misses;
+};
+
 struct step {
 	__u8 position;		/* in the path */
 	__u8 group;		/* 255: none */
@@ -361,6 +384,8 @@ struct scratch {
 	__u16 bucket;
 	__u16 pad;
 	__u32 start;		/* where in the path the walk begins */
+	__u32 cache_place;	/* where `remember` notes the rule; CACHE_ENTRIES: nowhere */
+	__u32 cache_tag;
 	__u32 pad2;
 };
 

@@ -8,7 +8,7 @@ are short and synchronous, made from one thread. Times are ns of CLOCK_MONOTONIC
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,12 +57,11 @@ class Attachment:
 
 @dataclass(frozen=True)
 class PolicyReport:
-    """What `set_policy` did: which generation holds, how filters were compiled, and how long it took (ns)."""
+    """What `set_policy` did: which generation holds, and how long it took (ns)."""
 
     generation: int
     rules: int
     took_ns: int
-    programs: dict[str, Any] = field(default_factory=dict)
 
 
 class Prepared(NamedTuple):
@@ -303,7 +302,7 @@ class Datapath:
         began = time.monotonic_ns()
         policy = compile_policy(config, self._names)
         generation = (self.generation + 1) & 0xFFFFFFFF
-        return Prepared(policy, generation, load_programs(self._maps, policy, generation), began)
+        return Prepared(policy, generation, load_programs(self._maps, self._kernel.programs, policy, generation), began)
 
     def switch_policy(self, prepared: Prepared) -> PolicyReport:
         """Switch to what was prepared, which must be the newest. May run in a thread."""
@@ -322,7 +321,23 @@ class Datapath:
             former.close()
         self._generated[generation & 1] = generated
         self.policy = policy
-        return PolicyReport(generation, len(policy.rules), time.monotonic_ns() - began, generated.report)
+        return PolicyReport(generation, len(policy.rules), time.monotonic_ns() - began)
+
+    def compiled(self) -> list[dict[str, Any]]:
+        """How the filters of the present policy were compiled, one row a set and kind of entry; empty before one."""
+        generated = self._generated.get(self._kernel.policy_word & 1)
+        if generated is None or self.policy is None:
+            return []
+        names = {number: name for name, number in self.policy.segments.items()}
+        rules = [rule.name for rule in self.policy.rules]
+        cache = [self._maps["cache_counters"].per_cpu(0)]
+        hits, misses = (sum(getattr(value, key) for value in cache[0]) for key in ("hits", "misses"))
+        rows: list[dict[str, Any]] = []
+        for one in generated.compiled:
+            row: dict[str, Any] = {"by": one.kind, "segments": [names[number] for number in one.segments]}
+            row |= {"of": "rules" if one.segments else "accept", **one.report.to_json(rules if one.segments else [])}
+            rows.append(row | ({"cache_hits": hits, "cache_misses": misses} if one.report.cached else {}))
+        return rows
 
     # -- availability -------------------------------------------------------------------------------------------------
 

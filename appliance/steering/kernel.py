@@ -18,7 +18,10 @@ from appliance.errors import DatapathError
 from appliance.steering import layout, libbpf
 from appliance.steering.maps import Map, Table
 
-PROGRAMS = ("entry_xdp", "dispatch_xdp", "walk_xdp", "entry_tc", "dispatch_tc", "walk_tc")
+PROGRAMS = tuple(
+    f"{name}_{kind}" for kind in ("xdp", "tc") for name in ("entry", "recall", "remember", "dispatch", "walk")
+)
+_SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER}
 
 
 class Kernel:
@@ -95,8 +98,8 @@ class Kernel:
         finally:
             loaded.close()
         for kind in ("xdp", "tc"):
-            self.maps[f"{kind}_programs"].set(layout.PROGRAM_WALK, self.programs[f"walk_{kind}"])
-            self.maps[f"{kind}_programs"].set(layout.PROGRAM_DISPATCH, self.programs[f"dispatch_{kind}"])
+            for name, slot in _SLOTS.items():
+                self.maps[f"{kind}_programs"].set(slot, self.programs[f"{name}_{kind}"])
         if not was_there:
             no_rule = layout.SegmentValue(constant_rule=layout.NO_MATCH)
             self.maps["segments"].set_all(dict.fromkeys(range(2 * layout.MAX_SEGMENTS), no_rule))

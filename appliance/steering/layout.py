@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -48,7 +48,12 @@ FRAGMENT_NS = 2_000_000_000
 
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
-PROGRAM_SLOTS = 832
+PROGRAM_REMEMBER = 4
+PROGRAM_SLOTS = 864
+CACHE_ENTRIES = 4096
+CACHE_IPV6 = 0x100
+CACHE_SEGMENT_SHIFT = 16
+CACHE_USED = 0x80000000
 ACCEPT_PARTS = 4
 POLICY_PARTS = 24
 
@@ -80,6 +85,11 @@ def program_accept(generation: int) -> int:
 def program_policy(generation: int, segment: int) -> int:
     """Slot of the program that finds the rule."""
     return 8 + (generation & 1) * MAX_SEGMENTS + segment
+
+
+def program_filters(generation: int, segment: int) -> int:
+    """Slot of the program that finds the rule when the flow cache stands before it."""
+    return 832 + (generation & 1) * MAX_SEGMENTS + segment
 
 
 def accept_parts(generation: int) -> range:
@@ -323,6 +333,22 @@ class RecordValue(ctypes.Structure):
     )
 
 
+class CachedValue(ctypes.Structure):
+    _fields_ = (
+        ("source", c_uint64 * 2),
+        ("destination", c_uint64 * 2),
+        ("ports", c_uint32),
+        ("tag", c_uint32),
+        ("generation", c_uint32),
+        ("rule", c_uint32),
+        ("pad", c_uint64 * 2),
+    )
+
+
+class CacheCounterValue(ctypes.Structure):
+    _fields_ = (("hits", c_uint64), ("misses", c_uint64))
+
+
 class StepValue(ctypes.Structure):
     _fields_ = (
         ("position", c_uint8),
@@ -350,7 +376,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The head: what generated programs know."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 11))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 12))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value a CPU.
@@ -381,6 +407,8 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "flows": (FlowKey, FlowValue),
     "fragments": (FragmentKey, FragmentValue),
     "recorders": (c_uint32, c_uint32),
+    "cache": (c_uint32, CachedValue),
+    "cache_counters": (c_uint32, CacheCounterValue),
     "trace": (c_uint32, TraceValue),
     "scratch": (c_uint32, ScratchValue),
 }

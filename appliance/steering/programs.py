@@ -23,11 +23,24 @@ _KINDS: tuple[tuple[Kind, str, int], ...] = (
 
 
 @dataclass
+class Compiled:
+    """How one set of filters came out: the rules of some segments (numbers), or the `accept` filters (none)."""
+
+    kind: Kind
+    segments: tuple[int, ...]
+    report: Report
+
+
+@dataclass
 class Generated:
-    """What was loaded: each set with the array it belongs to and the slots of its entry."""
+    """What was loaded: each set with the array it belongs to and the slots of its entry.
+
+    `before`: (array, slot, descriptor) of core programs that stand before a set: those of the flow cache.
+    """
 
     sets: list[tuple[str, pcap.LoadedSet, tuple[int, ...]]] = field(default_factory=list)
-    report: dict[str, Report] = field(default_factory=dict)
+    before: list[tuple[str, int, int]] = field(default_factory=list)
+    compiled: list[Compiled] = field(default_factory=list)
 
     def install(self, maps: dict[str, Map[Any, Any]], generation: int) -> None:
         """Put the programs into their slots; slots of this half that stay empty are cleared.
@@ -35,15 +48,19 @@ class Generated:
         They run from the moment the policy word names their generation.
         """
         entries = {layout.program_policy(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
+        entries |= {layout.program_filters(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
         entries.add(layout.program_accept(generation))
         for _, name, _ in _KINDS:
             filled = {slot for array, _, slots in self.sets if array == name for slot in slots}
+            filled |= {slot for array, slot, _ in self.before if array == name}
             for slot in entries - filled:
                 maps[name].delete(slot)
         for array, loaded, slots in self.sets:
             loaded.place_parts(maps[array].fd)
             for slot in slots:
                 maps[array].set(slot, loaded.entry_fd)
+        for array, slot, fd in self.before:
+            maps[array].set(slot, fd)
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -52,8 +69,8 @@ class Generated:
         self.sets = []
 
 
-def load_programs(maps: dict[str, Map[Any, Any]], policy: Policy, generation: int) -> Generated:
-    """Compile the filters and load what the policy needs.
+def load_programs(maps: dict[str, Map[Any, Any]], core: dict[str, int], policy: Policy, generation: int) -> Generated:
+    """Compile the filters and load what the policy needs; `core`: descriptors of the fixed programs by name.
 
     FilterError names the rule or guest whose filter is wrong; DatapathError when the kernel refuses a program.
     """
@@ -83,15 +100,19 @@ def load_programs(maps: dict[str, Map[Any, Any]], policy: Policy, generation: in
             for chain, segments in alike.items():
                 wanted = [rules[index] if index in chain else None for index in range(len(rules))]
                 link = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_DISPATCH)
-                loaded = pcap.load_classifier(wanted, kind=kind, linkage=link)
+                behind = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_REMEMBER)
+                loaded = pcap.load_classifier(wanted, kind=kind, linkage=link, cached=behind)
                 slots = tuple(layout.program_policy(generation, segment) for segment in segments)
+                if loaded.report.cached:
+                    generated.before += [(array, slot, core[f"recall_{kind}"]) for slot in slots]
+                    slots = tuple(layout.program_filters(generation, segment) for segment in segments)
                 generated.sets.append((array, loaded, slots))
-                generated.report[f"{kind} rules of segments {segments}"] = loaded.report
+                generated.compiled.append(Compiled(kind, tuple(segments), loaded.report))
             if accepts:
                 link = linkage(layout.accept_parts(generation), layout.PROGRAM_WALK)
                 loaded = pcap.load_accept(accepts, kind=kind, linkage=link)
                 generated.sets.append((array, loaded, (layout.program_accept(generation),)))
-                generated.report[f"{kind} accept"] = loaded.report
+                generated.compiled.append(Compiled(kind, (), loaded.report))
     except BaseException:
         generated.close()
         raise

@@ -58,6 +58,8 @@ MAX_ACCEPT_FILTERS = 64  # bits of the accept mask
 MAX_FILTER_LENGTH = 8192  # characters
 MAX_PARTS = 24  # programs that one frame may pass; the kernel allows 33 tail calls, the core needs some
 MIN_PART_JUMPS = 250
+CACHE_NS = 15  # of a hit; a miss costs about as much more
+CACHE_FROM_NS = 40  # filters that are faster are not worth it: not every frame hits
 MAX_RUNS = 16  # of rules, each with a graph of its own, before merging is given up
 _CACHED_FILTERS = 8192
 _REFUSED_WORDS = re.compile(r"\b(inbound|outbound|ifindex|protochain|ifname|rulenum|reason|on)\b")
@@ -166,6 +168,7 @@ def build_classifier(
     *,
     kind: Kind,
     linkage: Linkage | None = None,
+    cached: Linkage | None = None,
     merge: bool = True,
     part_jumps: int = chain.PART_JUMPS,
 ) -> GeneratedSet:
@@ -173,14 +176,18 @@ def build_classifier(
 
     A whole set for `kind`: an XDP set has programs for frames in pieces, a tc set programs for frames whose VLAN tag
     stands beside them; the entry chooses. Without a `linkage` (tests, figures) the set is one program that returns the
-    index (NO_MATCH for none) and knows ordinary frames only. FilterError names the limit that the set goes beyond.
+    index (NO_MATCH for none) and knows ordinary frames only. `cached`: how the set is linked when the flow cache stands
+    before it; taken where that pays and is right (the report says so). FilterError names the limit that the set goes
+    beyond.
     """
     if len(filters) > MAX_CLASSIFIER_RULES:
         raise FilterError(f"{len(filters)} rules; at most {MAX_CLASSIFIER_RULES} are allowed")
     started = time.perf_counter()
     ranked, hidden = _ranked(filters)
     report = Report(rules=len(filters), method="chain", unreachable=hidden)
-    prepared, programs, ordinary = _build(ranked, kind=kind, linkage=linkage, merge=merge, part_jumps=part_jumps)
+    prepared, programs, ordinary = _build(
+        ranked, report, kind=kind, linkage=linkage, cached=cached, merge=merge, part_jumps=part_jumps
+    )
     if len(programs) > MAX_PARTS:
         raise FilterError(f"the rules need {len(programs)} programs; at most {MAX_PARTS} fit one after the other")
     report.method, report.why = prepared.method, prepared.why
@@ -193,7 +200,14 @@ def build_classifier(
 
 
 def _build(
-    ranked: list[chain.RankedFilter], *, kind: Kind, linkage: Linkage | None, merge: bool, part_jumps: int
+    ranked: list[chain.RankedFilter],
+    report: Report,
+    *,
+    kind: Kind,
+    linkage: Linkage | None,
+    cached: Linkage | None,
+    merge: bool,
+    part_jumps: int,
 ) -> tuple[classifier.PreparedSet, list[LoadableProgram], int]:
     """The set, its programs, and how many of them ordinary frames take."""
     smaller = part_jumps < chain.PART_JUMPS
@@ -201,6 +215,10 @@ def _build(
     with merge_module.lock:
         while True:
             prepared = classifier.prepare(tuple(ranked), merged=merge and runs <= MAX_RUNS, runs=runs, why=why)
+            report.expected_ns = prepared.expected_ns
+            if cached is not None:
+                _decide_cache(report, ranked)
+                linkage = cached if report.cached else linkage
             slots = list(linkage.part_slots) if linkage else []
             first = [chain.take(slots) for _ in range(1 if linkage else 0)]
             other = first[0] if first else None
@@ -225,6 +243,19 @@ def _build(
             if linkage and kind == "xdp":
                 programs += _in_pieces(ranked, linkage, first + slots, part_jumps)
             return prepared, programs, len(main)
+
+
+def _decide_cache(report: Report, ranked: Sequence[chain.RankedFilter]) -> None:
+    """Whether the flow cache shall stand before the set, and why or why not."""
+    report.cached, report.not_keyed = False, None
+    report.why_cached = f"the filters take about {report.expected_ns} ns, a look into the cache {CACHE_NS} ns"
+    if report.expected_ns < CACHE_FROM_NS:
+        return
+    report.not_keyed = next((rank for rank, filt in ranked if not uses_only_flow_key(filt)), None)
+    if report.not_keyed is not None:
+        report.why_cached = "a filter looks at more than a flow's addresses, protocol and ports"
+    else:
+        report.cached = True
 
 
 def _in_pieces(
@@ -324,13 +355,17 @@ def load_classifier(
     *,
     kind: Kind,
     linkage: Linkage | None = None,
+    cached: Linkage | None = None,
     merge: bool = True,
     attach_type: int | None = None,
 ) -> LoadedSet:
-    """Build and load; where the verifier gives up on a program's size, smaller ones are tried (the report says so)."""
+    """Build and load (see `build_classifier`).
+
+    Where the verifier gives up on a program's size, smaller ones are tried (the report says so).
+    """
     jumps = chain.PART_JUMPS
     while True:
-        generated = build_classifier(filters, kind=kind, linkage=linkage, merge=merge, part_jumps=jumps)
+        generated = build_classifier(filters, kind=kind, linkage=linkage, cached=cached, merge=merge, part_jumps=jumps)
         try:
             return load_set(generated, linkage, attach_type=attach_type)
         except load.TooComplexError:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -22,25 +24,34 @@ class Report:
     bit_vector_leaves: int = 0
     generate_s: float = 0.0
     load_s: float = 0.0
+    expected_ns: int = 0  # what the search for the rule is thought to take, for the choice of the flow cache
+    cached: bool = False  # behind the flow cache
+    why_cached: str = ""  # or why not
+    not_keyed: int | None = None  # the first rule that a flow's key does not decide
     straight: dict[int, str] = field(default_factory=dict)  # rule -> why it is tested by itself
     unreachable: tuple[int, ...] = ()  # rules that an earlier equal one hides
 
-    def lines(self) -> list[str]:
-        """The same for a person."""
-        text = f"{self.method}: {self.rules} rules, {self.programs} programs, {self.instructions} instructions"
-        if self.table_bytes:
-            text += f", {self.table_bytes} bytes of tables"
-        lines = [text]
-        if self.states:
-            lines.append(f"{self.states} states, {self.leaves} leaves, {self.bit_vector_leaves} with bit vectors")
-        if self.why:
-            lines.append(f"why: {self.why}")
-        by_reason: dict[str, list[int]] = {}
-        for rule, reason in self.straight.items():
-            by_reason.setdefault(reason, []).append(rule)
-        for reason, rules in by_reason.items():
-            lines.append(f"straight ({reason}): rules {', '.join(map(str, rules))}")
-        if self.unreachable:
-            lines.append(f"hidden by an equal rule before: {', '.join(map(str, self.unreachable))}")
-        lines.append(f"generated in {self.generate_s * 1000:.0f} ms, loaded in {self.load_s * 1000:.0f} ms")
-        return lines
+    def to_json(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """For the console. `names`: of the rules by rank; without them ranks are shown."""
+
+        def name(rank: int) -> str:
+            return names[rank] if rank < len(names) else str(rank)
+
+        return {
+            "rules": self.rules,
+            "method": self.method,
+            "why": self.why,
+            "programs": self.programs,
+            "instructions": self.instructions,
+            "table_bytes": self.table_bytes,
+            "graph_states": self.states,
+            "bit_vector_leaves": self.bit_vector_leaves,
+            "expected_ns": self.expected_ns,
+            "flow_cache": self.cached,
+            "why_flow_cache": self.why_cached
+            + (f" (rule {name(self.not_keyed)})" if self.not_keyed is not None else ""),
+            "straight": {name(rank): reason for rank, reason in self.straight.items()},
+            "hidden": [name(rank) for rank in self.unreachable],
+            "generate_ms": round(self.generate_s * 1000, 1),
+            "load_ms": round(self.load_s * 1000, 1),
+        }
