@@ -40,7 +40,7 @@ class Show:
         one = Param("string", "one record, with its whole text", required=False)
         registry.add("status.show", self.status, doc="state of the appliance on one page")
         registry.add("segments.show", self.segments, doc="segments with relay, cause, ports and links")
-        registry.add("rules.show", self.rules, doc="rules in order, with frames")
+        registry.add("rules.show", self.rules, doc="rules in order, with frames, and how their filters were compiled")
         registry.add("counters.show", self.counters, doc="counters of ports, hops and rules")
         registry.add("transitions.show", self.transitions, doc="changes of state with causes", params={"count": count})
         registry.add("crash-log.show", self.crash_log, doc="records of kernel crashes", params={"name": one})
@@ -79,13 +79,13 @@ class Show:
         """segments.show"""
         return self._segments()
 
-    async def rules(self, _: Params) -> list[Row]:
+    async def rules(self, _: Params) -> Row:
         """rules.show"""
         self._config()
         steering = self._supervisor.steering
         datapath, config = steering.datapath, steering.effective
         counts = datapath.counters().rules if datapath else {}
-        return [
+        rows = [
             {
                 "name": rule.name,
                 "segment": rule.segment or "all",
@@ -97,6 +97,7 @@ class Show:
             }
             for rule in config.rule
         ]
+        return {"rules": rows, "filters": datapath.compiled() if datapath else []}
 
     async def counters(self, _: Params) -> object:
         """counters.show"""

@@ -385,9 +385,11 @@ class Supervisor:
     def _register(self) -> None:
         from appliance.captures import Captures
         from appliance.show import Show
+        from appliance.steering.api import SteeringApi
 
         add_version(self.registry)
         Show(self).register(self.registry)
+        SteeringApi(lambda: self.steering.datapath).register(self.registry)
         self._api.register(self.registry)
         Captures(lambda: (self.config, self.steering.datapath)).register(self.registry)
 

@@ -34,6 +34,18 @@ EXPLAIN = (
     Option("--down", "a guest or remote that is not available", Arg("NAME", "a guest or remote"), repeat=True),
     JSON,
 )  # fmt: skip
+LIVE = (
+    Option("--live", "ask the running datapath; nothing is sent, changed or counted", required=True),
+    Option("--in", "where the frames come in; lan when left out", Arg("PORT", "lan or wan", choices=("lan", "wan"))),
+    Option("--segment", "the segment; needed when there are several", Arg("NAME", "a segment", source="segments")),
+    JSON,
+)
+FRAMES = EXPLAIN[2]._replace(help="the frames; or name a flow: explain --live udp 10.0.0.5:1234 10.1.0.9:53")
+FLOW = (
+    Arg("PROTOCOL", "udp, tcp or icmp", choices=("udp", "tcp", "icmp")),
+    Arg("SOURCE", "ADDRESS:PORT, [IPV6]:PORT; for icmp ADDRESS"),
+    Arg("DESTINATION", "the same"),
+)
 
 
 def _show(word: str, text: str, *args: Arg, view: str = "generic") -> Command:
@@ -182,6 +194,13 @@ TOOLS = (
     Command(("check", FILE), "validate a configuration; needs no daemon", local="check", options=(JSON,)),
     Command(
         ("explain",), "what would happen to frames of a pcap file; needs no daemon", local="explain", options=EXPLAIN
+    ),
+    Command(("explain", *FLOW), "what happens to such a frame, and why", local="explain_live", options=LIVE),
+    Command(
+        ("explain",),
+        "what happens to the frames of a pcap file, and why",
+        local="explain_live",
+        options=(LIVE[0], FRAMES, *LIVE[1:]),
     ),
     Command(
         ("support-bundle", Arg("FILE", "a new file; left out: standard output", source="file", optional=True)),

@@ -28,8 +28,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
         config, errors = load.parse(load.read_text(file), file)
     except ConfigError as error:
         errors = [error]
-    as_json = "--json" in parsed.options or any(pipe.command.words[0] == "json" for pipe in parsed.pipes)
-    if as_json:
+    if _wants_json(parsed):
         found = [{"where": error.where, "what": error.what} for error in errors]
         return Outcome({"file": file, "valid": not errors, "errors": found}, code=REFUSED if errors else GOOD)
     if config is None:
@@ -48,6 +47,7 @@ def _lines(error: ConfigError, context: Context) -> list[str]:
 
 def explain(parsed: Parsed, _: Context) -> Outcome:
     """`explain`: run frames of a pcap file through the datapath or its model."""
+    as_json = _wants_json(parsed)
     from appliance.config.load import load
 
     config = load(parsed.options["--config"][0])
@@ -66,8 +66,35 @@ def explain(parsed: Parsed, _: Context) -> Outcome:
         segment=_segment(parsed, config),
         backend=parsed.options.get("--backend", [""])[0],
         down=parsed.options.get("--down", []),
+        words=not as_json,
     )
     return Outcome(list(frames), "explain", json_lines=True)
+
+
+def explain_live(parsed: Parsed, context: Context) -> Outcome:
+    """`explain --live`: frames of a flow that was named, or of a pcap file, through the running datapath."""
+    from appliance.steering import capture
+    from appliance.steering.craft import MAX_FRAMES, frame_of
+
+    if "--pcap" in parsed.options:
+        frames = list(capture.read(Path(parsed.options["--pcap"][0])))
+    else:
+        frames = [frame_of(*(parsed.args[name] for name in ("PROTOCOL", "SOURCE", "DESTINATION")))]
+    params: dict[str, object] = {"in": parsed.options.get("--in", ["lan"])[0]}
+    if "--segment" in parsed.options:
+        params["segment"] = parsed.options["--segment"][0]
+    rows: list[dict[str, object]] = []
+    for first in range(0, len(frames), MAX_FRAMES):
+        some = [frame.hex() for frame in frames[first : first + MAX_FRAMES]]
+        found = context.client.call("frames.explain", {**params, "frames": some}, 30.0)
+        rows += [{**row, "frame": first + row["frame"]} for row in found]
+    if _wants_json(parsed):
+        rows = [{key: row[key] for key in ("frame", "rule", "hops", "verdict")} for row in rows]
+    return Outcome(rows, "explain", json_lines=True)
+
+
+def _wants_json(parsed: Parsed) -> bool:
+    return "--json" in parsed.options or any(pipe.command.words[0] == "json" for pipe in parsed.pipes)
 
 
 def _segment(parsed: Parsed, config: Config) -> str:

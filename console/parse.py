@@ -217,6 +217,9 @@ class _Walk:
         if self._open is not None:
             raise UsageError(f"{self._open.flag} needs a value: {self._open.value.help if self._open.value else ''}")
         whole = self._whole()
+        if len(whole) > 1:  # rows that their options tell apart
+            flags = [next((o.flag for o in row.options if o.required), "") for row in whole]
+            raise UsageError(f"more is needed{self._behind()}: {' or '.join(flags)}")
         if len(whole) != 1:
             following = ", ".join(dict.fromkeys(item.text for item in self.expected() if not item.text.startswith("-")))
             raise UsageError(f"more is needed{self._behind()}: {following}" if self._typed else "no command")

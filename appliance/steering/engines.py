@@ -23,17 +23,24 @@ from appliance.steering.policy import Policy, compile_policy
 
 LOOPBACK = 1  # ifindex; its frames never come to the datapath
 SHORTEST = 14  # the kernel's test run refuses shorter frames
+LONGEST_XDP = 65000  # and longer ones: for XDP what fits its buffers, for tc about a page
+LONGEST_TC = 3400
 UNLIMITED = 0xFFFFFFFF
 FAR_NS = 3_600_000_000_000
 
 
 class Engine(Protocol):
-    """Decides about one frame."""
+    """Decides about one frame. `name`: who decides, for a person."""
 
+    name: str
     policy: Policy
 
     def decide(self, where: Where, frame: bytes) -> Decision:
         """What becomes of a frame that comes in there now."""
+        ...
+
+    def lease(self, hop: int) -> str:
+        """What is known of the hop's lease, in words."""
         ...
 
 
@@ -43,11 +50,19 @@ def matches(text: str, frame: bytes) -> bool:
 
 
 def run(
-    datapath: Datapath, where: Where, frame: bytes, kind: str, *, flags: int = 0, longest: int = UNLIMITED
+    datapath: Datapath,
+    where: Where,
+    frame: bytes,
+    kind: str,
+    *,
+    flags: int = 0,
+    longest: int = UNLIMITED,
+    longest_sg: int | None = None,
 ) -> Decision:
     """Run the frame through the datapath's program of this kind ("xdp", "tc"), from a device like `where`.
 
-    `longest`: of the port it may leave by. DatapathError when the kernel cannot run such a frame (see SHORTEST).
+    `longest`: of the port it may leave by; `longest_sg`: of a frame in several buffers, where that differs.
+    DatapathError when the kernel cannot run such a frame (see `runs`).
     """
     maps = datapath.kernel.maps
     device = layout.DeviceValue(
@@ -58,7 +73,7 @@ def run(
         slot=slot(where.hop, where.segment, where.side),
         flags=flags | layout.DEVICE_TRACE | (layout.DEVICE_TAGS if where.tags else 0),
         peer_max=longest,
-        peer_max_sg=longest,
+        peer_max_sg=longest if longest_sg is None else longest_sg,
     )
     maps["devices"].set(LOOPBACK, device)
     try:
@@ -86,25 +101,68 @@ def run(
     return Decision(outcome, verdict, None if stops else trace.slot, rule, steps, out)
 
 
+def runs(kind: str, frame: bytes) -> bool:
+    """Whether the kernel takes the frame for a test run: for tc no empty one, no IP cut short, none beyond a page."""
+    if kind == "xdp":
+        return SHORTEST <= len(frame) <= LONGEST_XDP
+    return {b"\x08\x00": 34, b"\x86\xdd": 54}.get(frame[12:14], SHORTEST + 1) <= len(frame) <= LONGEST_TC
+
+
 class LiveEngine:
     """The running appliance: its programs, its leases, its tables. Changes none of them."""
+
+    name = "the running datapath"
 
     def __init__(self, datapath: Datapath) -> None:
         if datapath.policy is None:
             raise DatapathError("the datapath has no policy yet")
         self._datapath, self.policy = datapath, datapath.policy
-        self._modes = {attached.slot: attached.mode for attached in datapath.attachments()}
+        self._attached = {attached.slot: attached for attached in datapath.attachments()}
 
     def decide(self, where: Where, frame: bytes) -> Decision:
-        """As the kernel would, by the mode of the device the frame comes from."""
-        kind = self._modes.get(slot(where.hop, where.segment, where.side), "xdp")
-        return run(self._datapath, where, frame, kind, flags=layout.DEVICE_DRY)
+        """As the kernel would, by the mode of the device the frame comes from; the model where it cannot be asked."""
+        attached = self._attached.get(slot(where.hop, where.segment, where.side))
+        kind = attached.mode if attached is not None else "xdp"
+        if not runs(kind, frame):
+            return Model(self.policy, self._state(), matches, limit=kind == "xdp").decide(
+                where, frame, time.monotonic_ns()
+            )
+        value = self._datapath.kernel.maps["devices"].get(attached.device.ifindex) if attached is not None else None
+        longest, several = (value.peer_max, value.peer_max_sg) if value is not None else (UNLIMITED, UNLIMITED)
+        return run(self._datapath, where, frame, kind, flags=layout.DEVICE_DRY, longest=longest, longest_sg=several)
+
+    def lease(self, hop: int) -> str:
+        """How long it holds yet, or since when it is over."""
+        leases, now = self._datapath.kernel.leases, time.monotonic_ns()
+        left = leases.read(hop) - now
+        if left > 0:
+            return f"lease for {left / 1e6:.0f} ms"
+        if left < -now + 2:  # 0: never had one; 1: revoked
+            return "lease revoked" if left > -now else "no lease yet"
+        return f"lease over for {_ago(-left)}"
+
+    def _state(self) -> State:
+        leases, names = self._datapath.kernel.leases, self.policy.hops.values()
+        state = State(supervisor_until=leases.read(0))
+        for hop in names:
+            until, recovered, draining = (leases.read(hop.id, field) for field in range(3))
+            state.leases[hop.id] = Lease(until, recovered, bool(draining))
+        for place, attached in self._attached.items():
+            state.longest[place] = attached.device.longest
+        return state
+
+
+def _ago(ns: int) -> str:
+    return f"{ns / 1e6:.0f} ms" if ns < 10**9 else f"{ns / 1e9:.0f} s"
 
 
 class ModelEngine:
     """The model, with every device there and every hop available but those that are `down`."""
 
+    name = "the model"
+
     def __init__(self, config: Config, down: frozenset[str] = frozenset()) -> None:
+        self._down = down
         self.policy = compile_policy(config, Names())
         now = time.monotonic_ns()
         state = State(supervisor_until=now + FAR_NS)
@@ -119,6 +177,10 @@ class ModelEngine:
         """As the model says."""
         return self._model.decide(where, frame, time.monotonic_ns())
 
+    def lease(self, hop: int) -> str:
+        """As it was asked for."""
+        return _supposed(self.policy, hop, self._down)
+
     def close(self) -> None:
         """Nothing to do."""
 
@@ -126,7 +188,10 @@ class ModelEngine:
 class KernelEngine:
     """The real programs, loaded for this alone, in the same world as ModelEngine. Needs root; `close` it."""
 
+    name = "the datapath's programs"
+
     def __init__(self, config: Config, path: Path, down: frozenset[str] = frozenset()) -> None:
+        self._down = down
         self._datapath = Datapath.open(path)
         try:
             self._datapath.set_policy(config)
@@ -147,13 +212,21 @@ class KernelEngine:
 
     def decide(self, where: Where, frame: bytes) -> Decision:
         """As the kernel does; frames without a whole Ethernet header can only be asked of the model."""
-        if len(frame) < SHORTEST:
+        if not runs("xdp", frame):
             return self._short.decide(where, frame)
         return run(self._datapath, where, frame, "xdp")
+
+    def lease(self, hop: int) -> str:
+        """As it was asked for."""
+        return _supposed(self.policy, hop, self._down)
 
     def close(self) -> None:
         """Unload."""
         self._datapath.close()
+
+
+def _supposed(policy: Policy, hop: int, down: frozenset[str]) -> str:
+    return "down, as asked for" if any(h.id == hop and h.name in down for h in policy.hops.values()) else "available"
 
 
 def places(policy: Policy) -> list[int]:

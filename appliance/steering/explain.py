@@ -2,7 +2,8 @@
 """`bypass explain`: what happens to frames, and why. Thin over an engine; owns it while it runs.
 
 For each frame the whole way is asked: where it goes first, and from each hop (which is taken to send it on unchanged)
-where it goes next, until it leaves or is dropped.
+where it goes next, until it leaves or is dropped. A row has the keys of KEYS, which scripts may rely on, and for a
+person `by` (who was asked) and `why` (the way in words).
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from typing import Any, Literal
 from appliance.config.model import Config
 from appliance.errors import ConfigError, DatapathError
 from appliance.paths import Paths
-from appliance.steering import capture
+from appliance.steering import capture, layout
 from appliance.steering.datapath import Datapath
-from appliance.steering.engines import Engine, KernelEngine, LiveEngine, ModelEngine, matches
+from appliance.steering.engines import Engine, KernelEngine, LiveEngine, ModelEngine
 from appliance.steering.layout import Outcome, Reason, Role, Side, Verdict
 from appliance.steering.model import Decision, Where
-from appliance.steering.policy import Policy
+from appliance.steering.pcap.program import compile_filter
+from appliance.steering.policy import CompiledGroup, Policy
+from appliance.steering.whynot import why_not
 
+KEYS = ("frame", "rule", "hops", "verdict")
 MOST_HOPS = 32  # then it goes in a circle
 _TREE_OBJECT = Path(__file__).resolve().parents[2] / "build/bpf/steer.bpf.o"
 _REASONS = {
@@ -62,23 +66,29 @@ def explain(
     segment: str = "",
     backend: str = "",
     down: Sequence[str] = (),
+    words: bool = True,
 ) -> Iterator[dict[str, Any]]:
-    """Run each frame of a capture file; one object a frame, with the keys of the console's JSON, and `why` in words.
+    """Run each frame of a capture file; one row a frame.
 
     `segment`: "" is the only one. `backend`: "kernel", "model", or "" for the kernel where that is possible. `down`:
-    hops that are not available. ConfigError, FilterError, CaptureError or DatapathError in one line.
+    hops that are not available. `words`: with `why`, which takes longer. ConfigError, FilterError, CaptureError or
+    DatapathError in one line.
     """
     engine = _engine(config, backend, frozenset(down))
     try:
-        yield from walk(engine, capture.read(frames), Side[side.upper()], _segment(engine.policy, segment))
+        entered = Side[side.upper()]
+        yield from walk(engine, capture.read(frames), entered, _segment(engine.policy, segment), words=words)
     finally:
         engine.close()
 
 
-def explain_live(datapath: Datapath, frames: Iterable[bytes], side: Side, segment: str) -> list[dict[str, Any]]:
-    """The same on the running appliance: its programs, leases and tables; nothing is changed or counted."""
+def explain_live(datapath: Datapath, frame: bytes, side: Side, segment: str) -> dict[str, Any]:
+    """One frame on the running appliance: its programs, leases and tables; nothing is changed or counted.
+
+    DatapathError when there is no policy; ConfigError when the segment is not known, or one of several must be named.
+    """
     engine = LiveEngine(datapath)
-    return list(walk(engine, frames, side, _segment(engine.policy, segment)))
+    return next(walk(engine, [frame], side, _segment(engine.policy, segment)))
 
 
 def _engine(config: Config, backend: str, down: frozenset[str]) -> KernelEngine | ModelEngine:
@@ -104,35 +114,36 @@ def _segment(policy: Policy, name: str) -> int:
     return next(iter(policy.segments.values()))
 
 
-def walk(engine: Engine, frames: Iterable[bytes], side: Side, segment: int) -> Iterator[dict[str, Any]]:
+def walk(
+    engine: Engine, frames: Iterable[bytes], side: Side, segment: int, *, words: bool = True
+) -> Iterator[dict[str, Any]]:
     """The way of each frame that comes in by the port of this side."""
     for number, frame in enumerate(frames, 1):
-        yield {"frame": number, **_way(engine, frame, Where(Role.PORT, segment, side))}
+        yield {"frame": number, **_way(engine, frame, Where(Role.PORT, segment, side), words)}
 
 
-def _way(engine: Engine, frame: bytes, where: Where) -> dict[str, Any]:
+def _way(engine: Engine, frame: bytes, where: Where, words: bool) -> dict[str, Any]:
     policy = engine.policy
-    names = {hop.id: hop for hop in policy.hops.values()}
+    by_id = {hop.id: hop for hop in policy.hops.values()}
     first = decision = engine.decide(where, frame)
-    why = [*_rules(policy, where, frame, first), *_steps(policy, first)]
+    why = [*_rules(policy, where, frame, first), *_steps(engine, first)] if words else []
     hops: list[str] = []
     while decision.verdict is Verdict.HOP and decision.slot is not None:
         if len(hops) == MOST_HOPS:
             why.append("and so on: it goes in a circle")
             break
-        hop = names[decision.slot // 32]
+        hop = by_id[decision.slot // 32]
         hops.append(hop.name)
         out = Side(decision.slot & 1 ^ 1)
-        decision = engine.decide(Where(Role.HOP, where.segment, out, hop.id), decision.frame)
-        why += [f"from {hop.name}:", *_steps(policy, decision)]
-    why.append(_OUTCOMES[decision.outcome])
-    rule = None if first.rule is None else policy.rules[first.rule].name
-    return {
-        "rule": rule,
+        decision = engine.decide(Where(Role.HOP, where.segment, out, hop.id, hop.tags), decision.frame)
+        why += [f"from {hop.name}:", *_steps(engine, decision)] if words else []
+    why.append(f"{_verdict(policy, decision)}: {_OUTCOMES[decision.outcome]}")
+    row: dict[str, Any] = {
+        "rule": None if first.rule is None else policy.rules[first.rule].name,
         "hops": hops,
         "verdict": _verdict(policy, first),
-        "why": why,
     }
+    return {**row, "by": engine.name, "why": why} if words else row
 
 
 def _verdict(policy: Policy, decision: Decision) -> str:
@@ -145,26 +156,43 @@ def _verdict(policy: Policy, decision: Decision) -> str:
 
 
 def _rules(policy: Policy, where: Where, frame: bytes, decision: Decision) -> Iterator[str]:
-    for index in policy.chains.get(where.segment, ()):
-        rule = policy.rules[index]
-        wanted = f'"{rule.match}"' if rule.match else "every frame"
+    """Rule by rule why not, until the one that takes the frame."""
+    if decision.outcome is Outcome.UNPARSED:
+        return
+    if not policy.rules:
+        yield "there are no rules"
+        return
+    for index, rule in enumerate(policy.rules):
+        if where.segment not in rule.segments:
+            others = [name for name, number in policy.segments.items() if number in rule.segments]
+            yield f"rule {rule.name}: no, it is for segment {', '.join(others)}"
+            continue
+        wanted = f"match {rule.match}" if rule.match else "every frame"
         if index == decision.rule:
-            yield f"rule {rule.name} matches: {wanted}"
+            yield f"rule {rule.name}: yes, {wanted}"
             return
-        answer = "does not match" if not matches(rule.match, frame) else "matches, but the datapath says otherwise"
-        yield f"rule {rule.name} {answer}: {wanted}"
+        reason = why_not(compile_filter(rule.match), frame)
+        yield f"rule {rule.name}: no, {reason} ({wanted})" if reason else f"rule {rule.name}: passed over ({wanted})"
     yield "no rule matches"
 
 
-def _steps(policy: Policy, decision: Decision) -> Iterator[str]:
-    names = {hop.id: hop.name for hop in policy.hops.values()}
-    groups = {group.id: group for group in policy.groups.values()}
+def _steps(engine: Engine, decision: Decision) -> Iterator[str]:
+    """Hop by hop who was asked, why, and the answer."""
+    names = {hop.id: hop.name for hop in engine.policy.hops.values()}
+    groups = {group.id: group for group in engine.policy.groups.values()}
     for step in decision.steps:
-        via = ""
+        about = [engine.lease(step.hop)]
         if step.group is not None:
-            group = groups[step.group]
-            order = " > ".join(group.orders[step.bucket or 0])
-            via = f" (group {group.name}, bucket {step.bucket}: {order})"
+            about.insert(0, _choice(groups[step.group], step.bucket or 0))
         elif step.position is None:
-            via = " (asked for by a tag)"
-        yield f"  {names.get(step.hop, f'hop {step.hop}')}{via}: {_REASONS[step.reason]}"
+            about.insert(0, "asked for by a tag")
+        yield f"  {names.get(step.hop, f'hop {step.hop}')} ({'; '.join(about)}): {_REASONS[step.reason]}"
+
+
+def _choice(group: CompiledGroup, bucket: int) -> str:
+    """Why this order of the group's members."""
+    order = " > ".join(group.orders[bucket])
+    if group.flags & layout.GROUP_STANDBY:
+        return f"group {group.name}, standby: {order}"
+    key = "addresses" if group.flags & layout.GROUP_L3 else "addresses and ports"
+    return f"group {group.name}, bucket {bucket} of {layout.BUCKETS} by {key}: {order}"

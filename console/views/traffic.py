@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from console.render import BOLD, PLAIN, Row, Style, cell, generic, paint, table
@@ -16,10 +17,54 @@ def _path(row: Row) -> Row:
             "path": shown or "straight"}  # fmt: skip
 
 
-rules = columns_of("rules", "no rules: every frame goes straight to the other port", [
+_rules = columns_of("rules", "no rules: every frame goes straight to the other port", [
     ("name", "RULE"), ("segment", "SEGMENT"), ("frames", "FRAMES"), ("bytes", "BYTES"), ("path", "PATH"),
     ("on_unavailable", "ELSE"), ("match", "MATCH"),
 ], _path)  # fmt: skip
+
+
+def rules(data: Any, style: Style = PLAIN) -> str:
+    """The rules in order, and below them how their filters were compiled."""
+    shown = _rules(data, style)
+    filters = data.get("filters") if isinstance(data, dict) else None
+    lines = [line for row in rows_of(filters or []) for line in _compiled(row, style)]
+    return "\n".join([shown, *([""] if lines else []), *lines])
+
+
+def _compiled(row: Row, style: Style) -> Iterator[str]:
+    """How one set of filters came out: what a person needs who wonders what it costs."""
+    segments = row.get("segments")
+    of = (
+        f"segment {', '.join(cell(name) for name in segments)}" if isinstance(segments, list) and segments else "accept"
+    )
+    head = f"filters of {of} by {cell(row.get('by'))}:"
+    size = f"{cell(row.get('instructions'))} instructions, {cell(row.get('programs'))} programs"
+    tables = f", {cell(row.get('table_bytes'))} bytes of tables" if row.get("table_bytes") else ""
+    took = f"generated in {cell(row.get('generate_ms'))} ms, loaded in {cell(row.get('load_ms'))} ms"
+    yield f"{paint(head, BOLD, style)} {_METHODS.get(str(row.get('method')), cell(row.get('method')))}, {size}{tables}"
+    yield f"  {took}"
+    if row.get("why"):
+        yield f"  because: {cell(row['why'])}"
+    if row.get("why_flow_cache"):
+        yield f"  flow cache: {'yes' if row.get('flow_cache') else 'no'}, {cell(row['why_flow_cache'])}"
+    if row.get("flow_cache"):
+        yield f"  flow cache: {cell(row.get('cache_hits'))} frames found in it, {cell(row.get('cache_misses'))} not"
+    straight = row.get("straight")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in straight.items() if isinstance(straight, dict) else ():
+        reasons.setdefault(str(reason), []).append(cell(name))
+    for reason, names in reasons.items():
+        yield f"  by themselves ({cell(reason)}): {_few(names)}"
+    hidden = row.get("hidden")
+    if isinstance(hidden, list) and hidden:
+        yield f"  never reached, as a rule before takes their frames: {_few([cell(name) for name in hidden])}"
+
+
+_METHODS = {"chain": "rule by rule", "merged": "merged into one graph", "several graphs": "merged into several graphs"}
+
+
+def _few(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def counters(data: Any, style: Style = PLAIN) -> str:
@@ -58,8 +103,10 @@ def explain(data: Any, style: Style = PLAIN) -> str:
     lines = []
     for row in rows_of(data):
         way = " > ".join(row.get("hops") or ["straight"])
-        rule = row.get("rule") or "no rule"
-        lines.append(f"frame {cell(row.get('frame'))}: {paint(cell(row.get('verdict')), BOLD, style)}  {rule}: {way}")
+        rule = cell(row.get("rule") or "no rule")
+        by = f"  (by {cell(row['by'])})" if row.get("by") else ""
+        verdict = paint(cell(row.get("verdict")), BOLD, style)
+        lines.append(f"frame {cell(row.get('frame'))}: {verdict}  {rule}: {way}{by}")
         lines += [f"    {cell(line)}" for line in row.get("why", [])]
     return "\n".join(lines) or "no frames"
 

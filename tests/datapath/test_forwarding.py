@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,13 +15,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boardsim import netns
 
 from appliance.config.model import Config, Guest, Rule, Segment
-from appliance.errors import DatapathError, FilterError
+from appliance.errors import ConfigError, DatapathError, FilterError, RefusedError
+from appliance.steering.api import SteeringApi
+from appliance.steering.craft import frame_of
 from appliance.steering.datapath import Datapath
+from appliance.steering.explain import KEYS
 from appliance.steering.layout import Outcome, Side
 from tests.datapath.conftest import ROOT
 from tests.datapath.wire import Wire
@@ -251,6 +257,45 @@ def test_another_program_takes_over(wire: Wire, bpf_object: Path, tmp_path: Path
     assert second.kernel.upgraded
     assert outcomes(second, Side.LAN) == {Outcome.TO_HOP: wire.sent}
     second.unload()
+
+
+@MODES
+def test_explain_on_the_running_datapath(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """`explain --live` asks the live programs, tables and leases: and no counter, flow or cache moves."""
+
+    def ask(made: Datapath, *frames: bytes, **more: str) -> list[dict[str, Any]]:
+        params = {"frames": [frame.hex() for frame in frames], "in": "lan", **more}
+        return asyncio.run(SteeringApi(lambda: made).explain(params))
+
+    flow = frame_of("udp", "10.0.0.5:1234", "10.1.0.9:53")
+    with appliance(wire, bpf_object, mode) as made:
+        rule = Rule(name="dns", match="udp port 53", path=("ips",))
+        made.set_policy(Config(segment=(MAIN,), guest=(Guest(name="ips"),), rule=(Rule(name="web", match="tcp"), rule)))
+        available(made)
+        assert wire.stream(32) == []
+        before = made.counters()
+        runt = b"\x01\x02\x03"
+        first, second, third = ask(made, flow, frame_of("icmp", "10.0.0.5", "10.1.0.9"), runt)
+        assert {key: first[key] for key in KEYS} == {
+            "frame": 1, "rule": "dns", "hops": ["ips"], "verdict": "guest:ips",
+        }  # fmt: skip
+        assert first["by"] == "the running datapath"
+        assert first["why"][0] == "rule web: no, IP protocol is 17 (udp) (match tcp)"
+        assert re.search(r"  ips \(lease for \d+ ms\): takes it", "\n".join(first["why"]))
+        assert (second["frame"], second["rule"], second["verdict"]) == (2, None, "port:wan")
+        assert (third["frame"], third["verdict"]) == (3, "port:wan")
+        made.revoke("ips")
+        (row,) = ask(made, flow, segment="main")
+        assert (row["rule"], row["hops"], row["verdict"]) == ("dns", [], "port:wan")
+        assert any("ips (lease revoked): skipped: not available" in line for line in row["why"])
+        assert made.counters() == before
+        assert not list(made.kernel.maps["flows"].items())
+        with pytest.raises(ConfigError, match="there is no such segment"):
+            ask(made, flow, segment="lab")
+        with pytest.raises(RefusedError, match="1 to 16"):
+            ask(made)
+        with pytest.raises(RefusedError, match="not hexadecimal"):
+            asyncio.run(SteeringApi(lambda: made).explain({"frames": ["xyz"], "in": "lan"}))
 
 
 def test_a_bad_policy_changes_nothing(wire: Wire, bpf_object: Path) -> None:

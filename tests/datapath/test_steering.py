@@ -328,8 +328,14 @@ def test_explain_agrees_on_both_backends(bpf_object: Path, tmp_path: Path, monke
     records = [struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame for frame in frames]
     (tmp_path / "f.pcap").write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1) + b"".join(records))
     kernel = list(explaining.explain(config, tmp_path / "f.pcap", "lan", backend="kernel"))
-    assert kernel == list(explaining.explain(config, tmp_path / "f.pcap", "lan", backend="model"))
+    model = list(explaining.explain(config, tmp_path / "f.pcap", "lan", backend="model"))
+    assert {(row.pop("by"), other.pop("by")) for row, other in zip(kernel, model, strict=True)} == {
+        ("the datapath's programs", "the model")
+    }
+    assert kernel == model
     assert json.loads(json.dumps(kernel)) == kernel
+    bare = explaining.explain(config, tmp_path / "f.pcap", "lan", backend="kernel", words=False)
+    assert list(bare) == [{key: row[key] for key in explaining.KEYS} for row in kernel]
     first = kernel[list(KINDS).index("tcp")]
     assert (first["rule"], first["hops"][1], first["verdict"]) == ("web", "c", f"guest:{first['hops'][0]}")
     arp = kernel[list(KINDS).index("arp")]

@@ -60,6 +60,9 @@ GOOD = [
     ("show guests | match ips | count", "show guests | match['ips'] | count[]"),
     ("show guests|m 'a|b'|js", "show guests | match['a|b'] | json[]"),
     ("explain --config c --in lan --pcap p", "explain --config=['c'] --in=['lan'] --pcap=['p']"),
+    ("explain --live udp 10.0.0.5:1234 10.1.0.9:53",
+     "explain PROTOCOL SOURCE DESTINATION PROTOCOL=udp SOURCE=10.0.0.5:1234 DESTINATION=10.1.0.9:53 --live=[]"),
+    ("explain --live --pcap f --in wan", "explain --live=[] --pcap=['f'] --in=['wan']"),
     ("explain --config=c --in=wan --pcap=p --down a --down b --backend model --json",
      "explain --config=['c'] --in=['wan'] --pcap=['p'] --down=['a', 'b'] --backend=['model'] --json=[]"),
 ]  # fmt: skip
@@ -89,6 +92,10 @@ BAD = [
     ("show status --json=1", "--json takes no value"),
     ("exit --json", "unknown option --json"),
     ("explain --config c", "--in is missing: where the frames come in"),
+    ("explain", 'more is needed behind "explain": --config or --live'),
+    ("explain --live", "--pcap is missing: the frames; or name a flow: explain --live udp"),
+    ("explain --live udp 10.0.0.5:1", "more is needed behind"),
+    ("explain --live gre a b", '"gre" is not udp, tcp or icmp'),
     ("explain --config", "--config needs a value"),
     ("explain --config c --in up", '"up" is not lan or wan'),
     ("show guests |", "no command"),
@@ -178,10 +185,12 @@ def test_the_table_is_sound() -> None:
 def test_every_row_can_be_typed() -> None:
     """Each row, typed with example values, is understood as itself."""
     for command in COMMANDS:
-        line = " ".join(w if isinstance(w, str) else "7" for w in command.words)
+        words = (w if isinstance(w, str) else w.choices[0] if w.choices else "7" for w in command.words)
+        line = " ".join(words)
         for option in command.options:
-            if option.required and option.value:
-                line += f" {option.flag} {option.value.choices[0] if option.value.choices else 'x'}"
+            if option.required:
+                value = (option.value.choices or ("x",))[0] if option.value else ""
+                line += f" {option.flag} {value}"
         assert parse(tokenize(line)[0]).command is command
 
 

@@ -124,6 +124,17 @@ VIEWS = [
      ("PORT      FRAMES  TO PORT\nmain/lan       5        4\nmain/wan       0        0\n\n"
      "HOP   TO FRAMES  SKIPPED LEASE\nips1          1              2\n\nframes of devices that are not ours: 3")),
     ("generic", {}, "nothing there"),
+    ("rules", {"rules": [], "filters": []}, "no rules: every frame goes straight to the other port"),
+    ("rules", {"rules": [{"name": "web", "match": "tcp", "path": []}],
+               "filters": [{"by": "xdp", "segments": ["main"], "method": "several graphs", "why": "too many edges",
+                            "instructions": 90, "programs": 2, "table_bytes": 8, "generate_ms": 1.5, "load_ms": 2,
+                            "flow_cache": True, "why_flow_cache": "it pays", "cache_hits": 5, "cache_misses": 1,
+                            "straight": {"a": "odd", "b": "odd"}, "hidden": ["c"]}]},
+     ("RULE  SEGMENT  PATH      MATCH\nweb   every    straight  tcp\n\n"
+     "filters of segment main by xdp: merged into several graphs, 90 instructions, 2 programs, 8 bytes of tables\n"
+     "  generated in 1.5 ms, loaded in 2 ms\n  because: too many edges\n  flow cache: yes, it pays\n"
+     "  flow cache: 5 frames found in it, 1 not\n  by themselves (odd): a, b\n"
+     "  never reached, as a rule before takes their frames: c")),
     ("explain", [{"frame": 1, "rule": None, "hops": [], "verdict": "port:wan", "why": ["rule web: no"]}],
      "frame 1: port:wan  no rule: straight\n    rule web: no"),
 ]  # fmt: skip
