@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make bench`: steering speed side by side with its limit and its peers, interleaved in one run.
 
-Rounds go over all subjects in turn, so that a machine whose speed drifts slows all of them alike; a row tells the
-median of the rounds and their spread. `ratio` is to the bare XDP redirect on the same path, of the same round. `ns` is
-the time of the entry program and all that follows it by BPF_PROG_TEST_RUN, without the wire, the cost of measuring
-taken off.
+`ratio` is to the bare XDP redirect on the same path. Bursts through both follow each other by turns, a tenth of a
+second each, and a ratio is taken of each pair, so that a machine whose speed drifts slows both alike; a row tells the
+median of all pairs and the quartiles. Rounds go over all subjects in turn. `ns` is the time of the entry program and
+all that follows it by BPF_PROG_TEST_RUN, without the wire, the cost of measuring taken off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests import figures
 from tests.bench import topology
 from tests.bench.decision import decision_ns
 from tests.bench.generator import SIZES, Generator
-from tests.bench.subjects import Subject, subjects
+from tests.bench.subjects import LIMITS, Subject, subjects
 
 BUILD = Path("build/bench")
 FLOWS = (1, 100_000)
@@ -46,6 +46,7 @@ def build() -> Path:
 
 
 Case = tuple[Subject, int, str]
+Pair = tuple[float, float]  # frames per second of the subject, and of the limit
 
 
 def cases(every: list[Subject], sizes: list[str]) -> list[Case]:
@@ -60,55 +61,77 @@ def cases(every: list[Subject], sizes: list[str]) -> list[Case]:
     ]
 
 
-def measure(generator: Generator, wanted: list[Case], rounds: int, seconds: float) -> dict[Case, list[float]]:
-    """Frames per second of every case, one value a round."""
-    rates: dict[Case, list[float]] = {case: [] for case in wanted}
-    for number in range(1, rounds + 1):
-        for subject in dict.fromkeys(case[0] for case in wanted):
-            say(f"bench: round {number}/{rounds}: {subject.implementation}, {subject.path}, {subject.rules} rules")
-            with subject.put(generator):
-                for case in wanted:
-                    if case[0] is subject:
-                        generator.aim("gen", case[1])
-                        rates[case].append(generator.burst(case[2], seconds, subject.settle).per_second)
+def measure(
+    generator: Generator, wanted: list[Case], rounds: int, pairs: int, seconds: float
+) -> dict[Case, list[Pair]]:
+    """Rates of every case: `pairs` of bursts a round, the subject's and then the limit's."""
+    rates: dict[Case, list[Pair]] = {case: [] for case in wanted}
+    for path, limit in LIMITS.items():
+        mine = [case for case in wanted if case[0].path == path]
+        if not mine:
+            continue
+        with limit(generator):
+            for number in range(1, rounds + 1):
+                for subject in dict.fromkeys(case[0] for case in mine):
+                    say(f"bench: {path}, round {number}/{rounds}: {subject.title}")
+                    with subject.put(generator):
+                        for case in mine:
+                            if case[0] is subject:
+                                rates[case] += [pair(generator, case, seconds) for _ in range(pairs)]
     return rates
 
 
-def rows(generator: Generator, rates: dict[Case, list[float]]) -> list[figures.Row]:
-    """Medians and spreads; the ratio is taken round by round."""
+def pair(generator: Generator, case: Case, seconds: float) -> Pair:
+    """One burst through the subject, and one through the limit."""
+    subject, flows, size = case
+    generator.aim("gen", flows)
+    ours = generator.burst(size, seconds, subject.settle)
+    generator.aim("gen0", flows)
+    return ours.per_second, generator.burst(size, seconds, 0.05 if subject.path == "one guest" else 0.0).per_second
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    return figures.percentile(values, 0.25), statistics.median(values), figures.percentile(values, 0.75)
+
+
+def rows(generator: Generator, rates: dict[Case, list[Pair]]) -> list[figures.Row]:
+    """One row a case, and one for the limit of each path, flows and size."""
     result: list[figures.Row] = []
-    for case, values in rates.items():
-        subject, flows, size = case
-        limit = next(
-            rates[other]
-            for other in rates
-            if other[0].implementation == "limit" and other[0].path == subject.path and other[1:] == (flows, size)
-        )
-        ratios = [ours / bare for ours, bare in zip(values, limit, strict=True)]
-        row: figures.Row = {
-            "implementation": subject.implementation,
-            "path": subject.path,
-            "rules": subject.rules,
-            "match": subject.match,
-            "flows": flows,
-            "frame_bytes": int(size) if size.isdigit() else size,
-            "ratio": round(statistics.median(ratios), 4),
-            "low_ratio": round(min(ratios), 4),
-            "high_ratio": round(max(ratios), 4),
-            "frames_per_s": round(statistics.median(values)),
-            "runs": len(values),
-        }
+    bare: dict[tuple[str, int, str], list[float]] = {}
+    for (subject, flows, size), found in rates.items():
+        bare.setdefault((subject.path, flows, size), []).extend(limit for _, limit in found)
+        low, middle, high = quartiles([ours / limit for ours, limit in found])
+        row = _row(subject.implementation, subject.path, flows, size, [ours for ours, _ in found])
+        row |= {"rules": subject.rules, "match": subject.match, "ratio": round(middle, 4)}
+        row |= {"low_ratio": round(low, 4), "high_ratio": round(high, 4)}
         if subject.implementation == "throughwire" and subject.path == "straight" and (flows, size) == (1, "64"):
             row["ns"] = round(decision_ns(generator, subject.rules, subject.match), 1)
         result.append(row)
-    return result
+    limits = [
+        {**_row("limit", path, flows, size, values), "ratio": 1.0} for (path, flows, size), values in bare.items()
+    ]
+    return limits + result
+
+
+def _row(implementation: str, path: str, flows: int, size: str, rates: list[float]) -> figures.Row:
+    return {
+        "implementation": implementation,
+        "path": path,
+        "rules": 0,
+        "match": "none",
+        "flows": flows,
+        "frame_bytes": int(size) if size.isdigit() else size,
+        "frames_per_s": round(statistics.median(rates)),
+        "runs": len(rates),
+    }
 
 
 def plot(result: list[figures.Row]) -> Any:
     """Ratios to the limit, 64 bytes and one flow."""
 
     def draw(axes: Any) -> None:
-        shown = [row for row in result if row["flows"] == 1 and row["frame_bytes"] == 64]
+        shown = [row for row in result if "low_ratio" in row and row["flows"] == 1 and row["frame_bytes"] == 64]
         names = [
             f"{row['implementation']}, {row['path']}"
             + (f", {row['rules']} rules, {row['match']}" if row["rules"] else "")
@@ -128,9 +151,12 @@ def plot(result: list[figures.Row]) -> Any:
 def main() -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="tests.bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of sending, for each case and round")
-    parser.add_argument("--only", default="", help="a part of the implementation's name; the limit always runs")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="bursts of each case and round, each with one of the limit"
+    )
+    parser.add_argument("--seconds", type=float, default=0.1, help="of sending, for each burst")
+    parser.add_argument("--only", default="", help="a part of the implementation's name")
     parser.add_argument("--size", action="append", choices=list(SIZES), help="frame sizes; all when left out")
     options = parser.parse_args()
     program = build()
@@ -141,16 +167,15 @@ def main() -> int:
     topology.build()
     os.sched_setaffinity(0, {CORE})
     generator = Generator(program)
-    sink = generator.attach_sink("sink")
-    every = [
-        subject for subject in subjects() if options.only in subject.implementation or subject.implementation == "limit"
-    ]
+    sinks = [generator.attach_sink(name) for name in ("sink", "sink0")]
+    every = [subject for subject in subjects() if options.only in subject.implementation]
     for subject in every:
         if subject.skip:
             say(f"bench: left out: {subject.implementation}: {subject.skip}")
     wanted = cases(every, options.size or list(SIZES))
-    result = rows(generator, measure(generator, wanted, options.rounds, options.seconds))
-    os.close(sink)
+    result = rows(generator, measure(generator, wanted, options.rounds, options.pairs, options.seconds))
+    for sink in sinks:
+        os.close(sink)
     target = figures.write("bench", result, plot(result), left_out=[s.implementation for s in every if s.skip])
     print(figures.table(result))
     print(f"written: {target}")

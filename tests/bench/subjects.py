@@ -25,6 +25,7 @@ from tests.bench.topology import index, run
 BPF_OBJECT = Path("build/bpf/steer.bpf.o")
 FAR_NS = 1 << 62
 TAPS = ("tapl", "tapw")
+LIMIT_TAPS = ("tapl0", "tapw0")
 MISSING_PORT = 60000  # no generated frame goes to this port
 
 
@@ -40,15 +41,21 @@ class Subject:
     settle: float = 0.0
     skip: str = ""  # why it is not there on this machine
 
+    @property
+    def title(self) -> str:
+        """For a person."""
+        rules = f", {self.rules} rules, {self.match} matches" if self.rules else ""
+        return f"{self.implementation}{rules}"
 
-# -- the limit
+
+# -- the limit, on a wire of its own
 
 
 @contextmanager
 def limit(generator: Generator) -> Iterator[None]:
     """A bare XDP redirect and nothing else."""
-    generator.update(generator.limit_tx, 0, struct.pack("=I", index("wan")))
-    link = generator.attach("limit", "lan")
+    generator.update(generator.limit_tx, 0, struct.pack("=I", index("wan0")))
+    link = generator.attach("limit", "lan0")
     try:
         yield
     finally:
@@ -57,16 +64,19 @@ def limit(generator: Generator) -> Iterator[None]:
 
 @contextmanager
 def limit_echo(generator: Generator) -> Iterator[None]:
-    """A bare redirect to the tap of the echo, and another from its second tap to the far port."""
-    with echo():
-        generator.update(generator.limit_tx, 0, struct.pack("=I", index(TAPS[0])))
-        generator.update(generator.limit_tx, 1, struct.pack("=I", index("wan")))
-        links = [generator.attach("limit", "lan"), generator.attach("limit_back", TAPS[1])]
+    """A bare redirect to the tap of an echo, and another from its second tap to the far port."""
+    with echo(LIMIT_TAPS):
+        generator.update(generator.limit_tx, 0, struct.pack("=I", index(LIMIT_TAPS[0])))
+        generator.update(generator.limit_tx, 1, struct.pack("=I", index("wan0")))
+        links = [generator.attach("limit", "lan0"), generator.attach("limit_back", LIMIT_TAPS[1])]
         try:
             yield
         finally:
             for link in links:
                 os.close(link)
+
+
+LIMITS: dict[str, Callable[[Generator], AbstractContextManager[object]]] = {"straight": limit, "one guest": limit_echo}
 
 
 # -- ours
@@ -219,15 +229,15 @@ def open_vswitch(_: Generator) -> Iterator[None]:
 
 
 @contextmanager
-def echo() -> Iterator[None]:
+def echo(taps: tuple[str, str] = TAPS) -> Iterator[None]:
     """Two taps and the process that passes frames between them."""
     program = Path("build/bench/echo")
-    for tap in TAPS:
+    for tap in taps:
         run("ip", "tuntap", "add", tap, "mode", "tap")
         run("ip", "link", "set", tap, "up", "mtu", "1600")
     try:
         process = subprocess.Popen(
-            ["taskset", "-c", "0", str(program), *TAPS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ["taskset", "-c", "0", str(program), *taps], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         try:
             assert process.stdout is not None
@@ -238,18 +248,17 @@ def echo() -> Iterator[None]:
             process.kill()
             process.wait()
     finally:
-        for tap in TAPS:
+        for tap in taps:
             run("ip", "link", "del", tap)
 
 
 def subjects() -> list[Subject]:
-    """Everything that is compared, the limit of each path first."""
+    """Everything that is compared with the limit of its path."""
     ovs = "" if shutil.which("ovs-vswitchd") else "Open vSwitch is not installed"
     ours = [Subject("throughwire", "straight", throughwire(0, "none"))]
     for count in (1, 8, 64, 256):
         ours += [Subject("throughwire", "straight", throughwire(count, m), count, m) for m in ("first", "last", "none")]
     return [
-        Subject("limit", "straight", limit),
         *ours,
         Subject("throughwire tc", "straight", throughwire(0, "none", "tc")),
         Subject("bridge", "straight", bridge),
@@ -257,6 +266,5 @@ def subjects() -> list[Subject]:
         Subject("AF_PACKET loop", "straight", python_process(AF_PACKET), settle=0.2),
         Subject("scapy bridge_and_sniff", "straight", python_process(SCAPY), settle=0.2),
         Subject("Open vSwitch userspace", "straight", open_vswitch, settle=0.2, skip=ovs),
-        Subject("limit", "one guest", limit_echo, settle=0.05),
         Subject("throughwire", "one guest", throughwire_echo, settle=0.05),
     ]

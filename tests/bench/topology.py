@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The benchmark's wires: one namespace with a generator's port, the two ports of the device under test, and a sink.
+"""The benchmark's wires: two alike, one for the device under test and one for the limit that it is compared with.
 
     gen ══ veth ══ lan [device under test] wan ══ veth ══ sink
+    gen0 ═ veth ═ lan0 [  bare redirect  ] wan0 ═ veth ═ sink0
 
+So both are there at once, and a burst through one can follow a burst through the other without setting anything up.
 Everything stands in one network namespace that this process made and entered; it vanishes with the process.
 """
 
@@ -14,7 +16,7 @@ import socket
 import subprocess
 
 CLONE_NEWNET = 0x40000000
-PAIRS = (("gen", "lan"), ("wan", "sink"))
+PAIRS = (("gen", "lan"), ("wan", "sink"), ("gen0", "lan0"), ("wan0", "sink0"))
 
 
 def enter_new_namespace() -> None:
@@ -34,7 +36,7 @@ def run(*command: str) -> str:
 
 
 def build() -> None:
-    """Make the two pairs. GRO gives a veth its NAPI, without which it drops frames that XDP sends to it."""
+    """Make the pairs. GRO gives a veth its NAPI, without which it drops frames that XDP sends to it."""
     run("ip", "link", "set", "lo", "up")
     for left, right in PAIRS:
         run("ip", "link", "add", left, "type", "veth", "peer", "name", right)
