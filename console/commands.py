@@ -19,6 +19,15 @@ COUNT = Arg("COUNT", "how many of the newest; 20 on a terminal", optional=True, 
 INCIDENT = Arg("NUMBER", "an incident's number", source="incidents", number=True)
 RECORD = Arg("NAME", "one record in full", optional=True)
 LINES = Arg("LINES", "how many of the last; 40 when left out", optional=True, number=True)
+IMAGE = Arg("NAME", "an image", source="images")
+IMPORT = (
+    Option("--name", "what it is called here", Arg("NAME", "letters, digits, ., _, + and -"), required=True),
+    Option("--sha256", "what its checksum must be", Arg("SUM", "64 hex digits, as `sha256sum FILE` prints them")),
+    Option("--kind", "what it is, when it is no disk", Arg("KIND", "disk, kernel or initrd",
+                                                         choices=("disk", "kernel", "initrd"))),
+    Option("--replace", "take the place of an image of this name; can be undone"),
+    JSON,
+)  # fmt: skip
 AGENT = (
     Arg("WORD", "what the guest's agent knows"),
     Arg("VALUE", "its number, where it takes one", optional=True, number=True),
@@ -139,6 +148,26 @@ INCIDENTS = (
     ),
 )
 
+IMAGES = (
+    Command(
+        ("guest", "import", Arg("FILE", "an image: qcow2, raw, or a kernel or initrd", source="file")),
+        "copy an image to the appliance, checked and verified; Ctrl-C stops it",
+        local="local:import_",
+        role="operator",
+        view="done",
+        options=IMPORT,
+    ),
+    _show("images", "images of guests: size, format, who uses them", view="images"),
+    Command(
+        ("image", IMAGE, "undo"), "take its last import back", "image.undo", role="operator", view="done",
+        options=(JSON,),
+    ),
+    Command(
+        ("image", IMAGE, "remove"), "remove it; no guest may use it", "image.remove", role="operator", view="done",
+        options=(JSON,), wait=30.0,
+    ),
+)  # fmt: skip
+
 ACCESS = (
     Command(
         ("setup",), "the first questions: name, address, password, guest, segments", local="wizard:setup", role="admin"
@@ -224,6 +253,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Segments": SEGMENTS,
     "Guests": GUESTS,
     "Incidents": INCIDENTS,
+    "Images": IMAGES,
     "Access": ACCESS,
     "Frames": CAPTURE,
     "Tools": TOOLS,
@@ -239,6 +269,7 @@ GROUPS: dict[str, str] = {
     "guest": "start, stop, drain a guest",
     "incident": "what is kept of a guest that died or failed",
     "quarantine": "a flow that is led around a guest",
+    "image": "take back or remove a guest's image",
     "management": "the management port",
     "capture": "frames at a point of the way, as pcapng for Wireshark",
     "api": "the control socket",

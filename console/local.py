@@ -117,6 +117,21 @@ def console(parsed: Parsed, context: Context) -> Outcome:
         return Outcome([attach(link, rest, context.out, context.err)], "lines")
 
 
+def import_(parsed: Parsed, context: Context) -> Outcome:
+    """`guest import FILE --name N`: copy an image to the appliance."""
+    from console.importing import import_image
+
+    options: dict[str, object] = {"replace": True} if "--replace" in parsed.options else {}
+    options |= {key: parsed.options[f"--{key}"][0] for key in ("sha256", "kind") if f"--{key}" in parsed.options}
+    name = parsed.options["--name"][0]
+    job = import_image(context, parsed.args["FILE"], name, options)
+    if "--json" in parsed.options:
+        return Outcome(job)
+    checked = "SHA-256 as given" if job.get("verified") else f"SHA-256 {job.get('sha256')}"
+    text = f"image {name} imported: {job.get('format')}, {int(job.get('size', 0)) >> 20} MiB, {checked}"
+    return Outcome({"message": text}, "done")
+
+
 def help(parsed: Parsed, _: Context) -> Outcome:
     """`help [WORDS]`: commands with their meaning."""
     from console import manual

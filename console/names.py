@@ -18,6 +18,7 @@ _METHODS = {  # source -> (method, the member that names a row, the member that 
     "users": ("management.show", "name", "role"),
     "incidents": ("incidents.show", "number", "guest"),
     "quarantine": ("quarantine.show", "name", "flow"),
+    "images": ("images.show", "name", "format"),
 }
 
 

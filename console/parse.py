@@ -179,7 +179,10 @@ class _Walk:
     def _word(self, text: str) -> None:
         rows = [row for row in self._rows if len(row.words) > self._at]
         literals = dict.fromkeys(word for row in rows if isinstance(word := row.words[self._at], str))
-        fitting = [text] if text in literals else [word for word in literals if text and word.startswith(text)]
+        named = any(isinstance(word := row.words[self._at], Arg) and word.source == "guests" for row in rows)
+        # Where a name may stand too, a word must be whole: a guest "im" is not `import`.
+        short = [] if named else [word for word in literals if text and word.startswith(text)]
+        fitting = [text] if text in literals else short
         if len(fitting) > 1:
             raise UsageError(f'"{text}" is ambiguous{self._behind()}: {", ".join(fitting)}')
         if fitting:

@@ -21,11 +21,12 @@ from appliance.config.changes import served
 from appliance.config.model import Config
 from appliance.control import take_over
 from appliance.errors import BypassError, GuestError, NotFoundError
-from appliance.guest import taps
+from appliance.guest import imageapi, taps
 from appliance.guest.aftermath import Aftermath
 from appliance.guest.cgroup import Cgroups
 from appliance.guest.command import Accel
 from appliance.guest.guest import Guest, HopPath, Ledger
+from appliance.guest.images import Images, images_used
 from appliance.guest.lifecycle import State
 from appliance.guest.order import Order
 from appliance.guest.policy import Steered
@@ -93,6 +94,7 @@ class GuestManager:
         self._config, self._paths, self._datapath, self._clock = config, paths, datapath, clock
         self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
         self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), Order(config.guest, clock)
+        self._images = Images(paths.images, lambda: images_used(self._config))
         self._guests: dict[str, Guest] = {}
         self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments that its taps are attached for
         self._tasks: asyncio.TaskGroup | None = None
@@ -310,7 +312,9 @@ class GuestManager:
         return [row(guest, self._clock()) for guest in self._guests.values()]
 
     def register(self, registry: Registry) -> None:
-        """Add the methods guests.show and guest.*."""
+        """Add the methods guests.show and guest.*, images.show and image.*."""
+        self._images.tidy()
+        imageapi.register(registry, self._images)
         name = {"name": Param("string", "the guest's name")}
 
         async def show_all(_: Params) -> object:

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a file that somebody wants to import is, from its first bytes, and what must not be in it. Pure.
+
+Looked at by us before qemu-img sees it: a qcow2 header can name other files (a backing file, a data file), which
+qemu-img would open. An image that is made of more than itself is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+from appliance.errors import RefusedError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+KINDS = ("disk", "kernel", "initrd")
+HEAD_BYTES = 64 << 10
+SECTOR = 512
+
+_QCOW2 = b"QFI\xfb"
+_HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
+_FEATURES_AT, _EXTERNAL_DATA = 72, 1 << 2
+_FOREIGN = (
+    (0, b"KDMV", "a VMDK image"),
+    (0, b"vhdxfile", "a VHDX image"),
+    (0, b"conectix", "a VHD image"),
+    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
+    (0, b"QED\0", "a QED image"),
+)
+_PACKED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"PK\x03\x04", "zip"),
+)
+
+
+class About(NamedTuple):
+    """A good file: its format, and how large the guest's disk is in bytes."""
+
+    format: str  # qcow2, raw, kernel, initrd
+    virtual_bytes: int
+
+
+def examine(head: bytes, size: int, kind: str) -> About:
+    """What a file is that begins with `head` and has `size` bytes; RefusedError says why it is not taken."""
+    if size == 0:
+        raise RefusedError("it is empty")
+    if kind == "kernel":
+        if head[0x202:0x206] != b"HdrS":
+            raise RefusedError("it is not a Linux kernel (bzImage)")
+        return About("kernel", 0)
+    if kind == "initrd":
+        return About("initrd", 0)
+    if head.startswith(_QCOW2):
+        return _qcow2(head, size)
+    for offset, magic, what in _FOREIGN:
+        if head[offset : offset + len(magic)] == magic:
+            raise RefusedError(f"it is {what}: convert it first, `qemu-img convert -O qcow2 FILE NEW.qcow2`")
+    for magic, how in _PACKED:
+        if head.startswith(magic):
+            raise RefusedError(f"it is packed ({how}): unpack it first, or give --kind initrd if it is one")
+    if size % SECTOR:
+        raise RefusedError(f"its {size} bytes are not whole sectors of {SECTOR}: it was cut off, or is no disk image")
+    return About("raw", size)
+
+
+def _qcow2(head: bytes, size: int) -> About:
+    if len(head) < _HEADER.size:
+        raise RefusedError("its qcow2 header was cut off")
+    fields = _HEADER.unpack_from(head)
+    version, backing, cluster_bits, virtual, crypt = fields[1], fields[2], fields[4], fields[5], fields[6]
+    if version not in (2, 3):
+        raise RefusedError(f"its qcow2 version is {version}; 2 and 3 are known")
+    if backing:
+        name = head[backing : backing + fields[3]].decode(errors="replace") if fields[3] < 1024 else "?"
+        raise RefusedError(
+            f'it needs a backing file ("{name}"), and an image must be whole: '
+            "flatten it first, `qemu-img convert -O qcow2 FILE NEW.qcow2`"
+        )
+    features = int.from_bytes(head[_FEATURES_AT : _FEATURES_AT + 8], "big") if version == 3 else 0
+    if features & _EXTERNAL_DATA:
+        raise RefusedError("its data is in another file, and an image must be whole: convert it with qemu-img first")
+    if crypt:
+        raise RefusedError("it is encrypted, and nobody is here to give the key")
+    if not 9 <= cluster_bits <= 21 or size < 1 << cluster_bits:
+        raise RefusedError("its qcow2 header is damaged")
+    return About("qcow2", virtual)
+
+
+def check_name(name: str) -> None:
+    """RefusedError unless an image can have this name."""
+    if not NAME.fullmatch(name):
+        what = "an image's name has letters, digits, ., _, + and -, begins with one of the first two, and is at most 64"
+        raise RefusedError(f'"{name[:70]}": {what}')
+
+
+def check_sum(text: str) -> str:
+    """A SHA-256 as 64 hex digits, in lower case; RefusedError when it is none. "" stays."""
+    if text and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise RefusedError("--sha256 takes 64 hex digits, as `sha256sum FILE` prints them")
+    return text.lower()
