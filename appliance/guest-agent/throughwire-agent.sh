@@ -135,17 +135,29 @@ obey() {
 exec 3<>"$port" || die "$port cannot be opened: does another agent run?"
 rm -f "$fifo"
 (umask 077 && mkfifo "$fifo") || die "$fifo cannot be made"
-trap 'kill 0 2>/dev/null' EXIT
-trap 'rm -f "$fifo"; exit 0' INT TERM
+children=
+stop() {
+	trap '' INT TERM
+	trap - EXIT
+	rm -f "$fifo"
+	for child in $children; do kill "$child" 2>/dev/null; done
+	exit 0
+}
+trap stop EXIT INT TERM
 
 introduce
 # Its own end of the pipe is open for writing too, so the reader never sees its end.
 while IFS= read -r line; do say "$line"; done <>"$fifo" &
+children="$children $!"
 while :; do
 	say "{\"type\":\"heartbeat\",\"status\":\"$(status)\"}"
 	sleep "$interval"
 done &
+children="$children $!"
 while :; do
 	while IFS= read -r line <&3; do obey "$line"; done
 	sleep 1 # nobody at the host's end
-done
+done &
+children="$children $!"
+# A signal ends this wait for sure, and a read only most of the time.
+wait
