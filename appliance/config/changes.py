@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from appliance.config import fields
-from appliance.config.fields import NOW, RESTART, SWITCH, Table, Tables
+from appliance.config import fields, schema
+from appliance.config.fields import NOW, RESTART, SWITCH
 from appliance.config.model import Config
+from appliance.config.schema import Table, Tables
 
 _ADDED = {
     "guest": "now; it is started, and has traffic when it is proven",
@@ -40,7 +41,7 @@ class Change(NamedTuple):
 def changes(old: Config | None, new: Config) -> list[Change]:
     """Every difference, in the order of the structs. `old` None: nothing ran."""
     before = old or Config()
-    found = list(_table(fields.ROOT, before, new, "", ""))
+    found = list(_table(schema.ROOT, before, new, "", ""))
     if old is not None:
         kept = {guest.name for guest in old.guest}
         for guest in new.guest:

@@ -13,8 +13,8 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
-from appliance.config import fields, words
-from appliance.config.fields import Node, Table, Tables
+from appliance.config import schema, words
+from appliance.config.schema import Node, Table, Tables
 from appliance.config.verify import hint
 from appliance.config.words import Assign, Data, Path, where
 from appliance.errors import ConfigError
@@ -59,7 +59,7 @@ class Document:
 
     def merge(self, data: Data) -> None:
         """Lay other data over this: keys are set, tables of the same name merged, lists of values replaced."""
-        for change in _flat((), fields.ROOT, data):
+        for change in _flat((), schema.ROOT, data):
             self.assign(change)
 
     def _do(self, work: Callable[[Any, Callable[[bool], Any]], None]) -> None:
@@ -115,7 +115,7 @@ def _tomlkit_table(inline: bool) -> Any:
 
 
 def _assign(root: Any, style: Callable[[bool], Any], path: Path, value: Any) -> None:
-    here, node, depth = root, fields.ROOT, 0
+    here, node, depth = root, schema.ROOT, 0
     walk: Node = node
     for part in path[:-1]:
         here, walk = _enter(here, walk, part, style, depth)
@@ -162,7 +162,7 @@ def _new_list(style: Callable[[bool], Any], depth: int) -> Any:
 
 
 def _delete(root: Any, path: Path) -> None:
-    here, node = root, fields.ROOT
+    here, node = root, schema.ROOT
     walk: Node = node
     trail: list[tuple[Any, Any]] = []  # (container, key) of everything passed
     for part in path:
@@ -185,7 +185,7 @@ def _delete(root: Any, path: Path) -> None:
 
 def _move(root: Any, path: Path, index: int) -> None:
     tables = root[path[0]]
-    node = fields.ROOT.keys[str(path[0])]
+    node = schema.ROOT.keys[str(path[0])]
     assert isinstance(node, Tables)
     old = words.index_of(tables, node, path[1])
     if old is None:
@@ -221,7 +221,7 @@ def _flat(path: Path, node: Node, data: Any) -> list[Assign]:
 
 def canonical(data: Data) -> str:
     """A configuration written from nothing: tables in the order of the structs, nested ones inline."""
-    order = [key for key in fields.ROOT.keys if key in data] + [key for key in data if key not in fields.ROOT.keys]
+    order = [key for key in schema.ROOT.keys if key in data] + [key for key in data if key not in schema.ROOT.keys]
     lines: list[str] = []
     for key in order:
         value = data[key]

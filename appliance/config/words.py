@@ -12,10 +12,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from appliance.config import fields
-from appliance.config.fields import Leaf, Node, Table, Tables
+from appliance.config import fields, schema
 from appliance.config.load import scalar
 from appliance.config.model import NAME_PATTERN
+from appliance.config.schema import Leaf, Node, Table, Tables
 from appliance.config.verify import hint
 from appliance.errors import ConfigError
 
@@ -38,17 +38,9 @@ class Place(NamedTuple):
     rest: tuple[str, ...] = ()
 
 
-class Next(NamedTuple):
-    """Something that may come next. kind: table, name, key, value or end."""
-
-    word: str
-    help: str
-    kind: str
-
-
 def where(path: Path) -> str:
     """A path for a person: "rule web: match"."""
-    head = " ".join(str(part) for part in path[:2]) if isinstance(fields.ROOT.keys.get(str(path[0])), Tables) else ""
+    head = " ".join(str(part) for part in path[:2]) if isinstance(schema.ROOT.keys.get(str(path[0])), Tables) else ""
     tail = path[2:] if head else path[1:]
     head = head or str(path[0])
     return f"{head}: {' '.join(str(part) for part in tail)}" if tail else head
@@ -62,7 +54,7 @@ def assignments(words: Sequence[str], data: Data) -> list[Assign]:
             what = f"the name of a {place.path[-1]}" if place.node.key else "a number, from 1"
             raise ConfigError(where(place.path) if place.path else "set", f"is followed by {what}")
         if not place.path:
-            raise ConfigError("set", f"is followed by one of: {', '.join(fields.ROOT.keys)}")
+            raise ConfigError("set", f"is followed by one of: {', '.join(schema.ROOT.keys)}")
         if len(place.path) == 1:
             keys = ", ".join(place.node.keys)
             raise ConfigError(where(place.path), f"is followed by a key and its value; keys: {keys}")
@@ -78,8 +70,8 @@ def assignments(words: Sequence[str], data: Data) -> list[Assign]:
         found.append(Assign(place.path, _value(leaf, place.path, rest[:1])))
         if len(rest) == 1:
             return found
-        table = _owner(leaf)
-        place = _walk(place.path[:-1], table, rest[1:], data, adding=True)
+        table = owner(leaf)
+        place = walk_from(place.path[:-1], table, rest[1:], data, adding=True)
         if not isinstance(place.node, Leaf):
             raise ConfigError(where(place.path), "set this on a line of its own")
 
@@ -88,10 +80,10 @@ def walk(words: Sequence[str], data: Data, *, adding: bool = False) -> Place:
     """Follow words as far as they lead through tables; a name that is not there is an error unless `adding`."""
     if len(words) > 4096 or any(len(word) > 65536 or "\0" in word for word in words):
         raise ConfigError("words", "too long, or with a NUL character")
-    return _walk((), fields.ROOT, tuple(words), data, adding=adding)
+    return walk_from((), schema.ROOT, tuple(words), data, adding=adding)
 
 
-def _walk(path: Path, node: Node, words: tuple[str, ...], data: Data, *, adding: bool) -> Place:
+def walk_from(path: Path, node: Node, words: tuple[str, ...], data: Data, *, adding: bool) -> Place:
     here = look(data, path)
     while words and not isinstance(node, Leaf):
         word = words[0]
@@ -118,8 +110,8 @@ def _key(word: str, table: Table, path: Path) -> str:
         return fits[0]
     place = where(path) if path else "configuration"
     if fits:
-        raise ConfigError(place, f'"{_short(word)}" may be {" or ".join(fits)}')
-    raise ConfigError(place, f'has no "{_short(word)}"{hint(word[:100], keys)}')
+        raise ConfigError(place, f'"{short(word)}" may be {" or ".join(fits)}')
+    raise ConfigError(place, f'has no "{short(word)}"{hint(word[:100], keys)}')
 
 
 def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str | int:
@@ -130,15 +122,13 @@ def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str |
         if 1 <= number <= len(known) + (1 if adding else 0):
             return number
         most = f"{len(known)} of them, {len(known) + 1} adds one" if adding else f"there are {len(known)}"
-        raise ConfigError(where(path), f'"{_short(word)}" is not the number of one: {most}')
+        raise ConfigError(where(path), f'"{short(word)}" is not the number of one: {most}')
     if word in known:
         return word
     if not adding:
-        raise ConfigError(where(path), f'there is no "{_short(word)}"{hint(word[:100], known)}')
+        raise ConfigError(where(path), f'there is no "{short(word)}"{hint(word[:100], known)}')
     if not re.fullmatch(NAME_PATTERN.strip("^$"), word):
-        raise ConfigError(
-            where(path), f'"{_short(word)}" is not a name: a small letter, then at most 30 of a-z 0-9 _ -'
-        )
+        raise ConfigError(where(path), f'"{short(word)}" is not a name: a small letter, then at most 30 of a-z 0-9 _ -')
     return word
 
 
@@ -171,7 +161,7 @@ def index_of(here: Any, node: Tables, part: str | int) -> int | None:
 def look(data: Data, path: Path) -> Any:
     """What is at a path of plain data; None where nothing is."""
     here: Any = data
-    node: Node = fields.ROOT
+    node: Node = schema.ROOT
     for part in path:
         if isinstance(node, Tables):
             here, node = _item(here, node, part), node.item
@@ -181,23 +171,23 @@ def look(data: Data, path: Path) -> Any:
     return here
 
 
-def _owner(leaf: Leaf) -> Table:
+def owner(leaf: Leaf) -> Table:
     """The table that a leaf is in."""
-    parent = fields.find(leaf.path.rpartition(".")[0])
+    parent = schema.find(leaf.path.rpartition(".")[0])
     table = parent.item if isinstance(parent, Tables) else parent
     assert isinstance(table, Table)
     return table
 
 
-def _short(word: str) -> str:
+def short(word: str) -> str:
     text = "".join(c if c.isprintable() else " " for c in word)
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
 def expected(leaf: Leaf) -> str:
     """What a value may be: type and range."""
-    bounds = fields.range_word(leaf)
-    return f"{fields.type_word(leaf)}{f' ({bounds})' if bounds else ''}"
+    bounds = schema.range_word(leaf)
+    return f"{schema.type_word(leaf)}{f' ({bounds})' if bounds else ''}"
 
 
 def _value(leaf: Leaf, path: Path, words: Sequence[str]) -> Any:
@@ -232,184 +222,11 @@ def _scalar(leaf: Leaf, word: str) -> Any:
     base = getattr(leaf.kind, "__origin__", leaf.kind)
     if leaf.kind is bool or base is bool:
         if word not in ("true", "false"):
-            raise ValueError(f'"{_short(word)}" is not true or false')
+            raise ValueError(f'"{short(word)}" is not true or false')
         raw = word == "true"
-    elif fields.type_word(leaf).endswith("whole number"):
+    elif schema.type_word(leaf).endswith("whole number"):
         if not re.fullmatch(r"[+-]?[0-9]{1,30}", word):
-            raise ValueError(f'"{_short(word)}" is not a whole number')
+            raise ValueError(f'"{short(word)}" is not a whole number')
         raw = int(word)
     value = scalar(leaf.kind, raw)
     return raw if isinstance(raw, str) else value
-
-
-# -- what may come next
-
-
-def complete(words: Sequence[str], action: str, data: Data, ports: Sequence[str] = ()) -> tuple[list[Next], bool]:
-    """What may follow finished `words` after a verb, and whether the line is whole as it is. Never raises."""
-    adding = action == "set"
-    try:
-        place = walk(words, data, adding=adding)
-    except ConfigError:
-        return [], False
-    node, rest = place.node, place.rest
-    if isinstance(node, Leaf):
-        return _after_leaf(place, action, data, ports)
-    if action == "move" and len(place.path) == 2:
-        others = [
-            name
-            for name in names(data.get(str(place.path[0])), fields.tables(str(place.path[0])))
-            if name != place.path[1]
-        ]
-        return [
-            Next("first", "before all others", "key"),
-            Next("last", "behind all others", "key"),
-            *(Next(f"{side} {name}", "", "key") for side in ("before", "after") for name in others),
-        ], False
-    assert not rest
-    if isinstance(node, Tables):
-        return _of_tables(place, node, action, data)
-    whole = bool(place.path) and (action != "set" or len(place.path) > 1)
-    keys = [
-        Next(key, fields.field(child.path).doc or _doc(child), "key" if isinstance(child, Leaf) else "table")
-        for key, child in node.keys.items()
-        if _offered(key, child, place.path, action, data)
-    ]
-    end = [Next("", "as it is", "end")] if whole or action == "show" else []
-    return keys + end, whole or action == "show"
-
-
-def _offered(key: str, child: Node, path: Path, action: str, data: Data) -> bool:
-    if action == "move":
-        return isinstance(child, Tables)
-    if action == "edit" and isinstance(child, Leaf):
-        return False
-    if action in ("delete", "show"):
-        here = look(data, path)
-        return isinstance(here, Mapping) and key in here and key != "name"
-    return key != "name"
-
-
-def _doc(node: Node) -> str:
-    doc = node.item.cls.__doc__ if isinstance(node, Tables) else node.cls.__doc__ if isinstance(node, Table) else ""
-    return (doc or "").split("\n")[0].rstrip(".")
-
-
-def _of_tables(place: Place, node: Tables, action: str, data: Data) -> tuple[list[Next], bool]:
-    here = look(data, place.path)
-    known = [Next(name, _about(here, i), "name") for i, name in enumerate(names(here, node))]
-    if action == "set":
-        if node.key == "hop":
-            taken = {each.word for each in known}
-            known += [Next(name, "a new member", "name") for name in _hops(data) if name not in taken]
-        elif node.key:
-            known.append(Next("", f"the name of a new {place.path[-1]}", "value"))
-        else:
-            known.append(Next(str(len(known) + 1), "a new one", "name"))
-    if action == "delete" and known:
-        known.append(Next("", f"every {place.path[-1]}", "end"))
-    return known, action in ("delete", "show")
-
-
-def _about(here: Any, index: int) -> str:
-    """A few words on a table that is there."""
-    item = here[index]
-    shown = [
-        f"{key} {item[key]}" for key in ("match", "image", "kernel", "lan", "wan", "kind", "weight") if key in item
-    ]
-    return _short(", ".join(shown))
-
-
-def _hops(data: Data) -> list[str]:
-    return [name for table in ("guest", "remote") for name in names(data.get(table), fields.tables(table))]
-
-
-def _after_leaf(place: Place, action: str, data: Data, ports: Sequence[str]) -> tuple[list[Next], bool]:
-    leaf, rest = place.node, place.rest
-    assert isinstance(leaf, Leaf)
-    if action != "set":
-        many = action == "delete" and leaf.many
-        here = look(data, place.path)
-        left = [Next(str(each), "", "value") for each in here if str(each) not in rest] if many and here else []
-        return [*left, Next("", "as it is", "end")], True
-    if rest and not leaf.many and not fields.field(leaf.path).rest:
-        if len(rest) > 1:
-            try:
-                place = _walk(place.path[:-1], _owner(leaf), rest[1:], data, adding=True)
-            except ConfigError:
-                return [], False
-            if isinstance(place.node, Leaf):
-                return _after_leaf(place, action, data, ports)
-            return [], False
-        more = [
-            Next(key, fields.field(child.path).doc, "key")
-            for key, child in _owner(leaf).keys.items()
-            if isinstance(child, Leaf) and key not in ("name", leaf.path.rpartition(".")[2])
-        ]
-        return [*more, Next("", "as it is", "end")], True
-    offered = [word for word in _words_for(leaf, data, ports) if not leaf.many or word not in rest]
-    doc = fields.field(leaf.path).doc
-    values = [Next(word, doc if leaf.choices else "", "value") for word in offered]
-    if not leaf.choices:
-        default = fields.default_word(leaf)
-        values.append(Next("", f"{expected(leaf)}; default {default}", "value"))
-    end = [Next("", "as it is", "end")] if rest else []
-    return values + end, bool(rest)
-
-
-def _words_for(leaf: Leaf, data: Data, ports: Sequence[str]) -> list[str]:
-    """Values that are names of something."""
-    if leaf.choices:
-        return list(leaf.choices)
-    if leaf.path in ("segment.lan", "segment.wan"):
-        return list(ports)
-    if leaf.path == "rule.segment":
-        return names(data.get("segment"), fields.tables("segment"))
-    if leaf.path in ("rule.path", "group.standby", "group.balance.hop"):
-        groups = names(data.get("group"), fields.tables("group")) if leaf.path == "rule.path" else []
-        return _hops(data) + groups
-    return []
-
-
-# -- the other way: a configuration as `set` lines
-
-
-def set_lines(data: Data) -> list[str]:
-    """The `set` lines that make this configuration from an empty one; what no line can say is left out."""
-    lines: list[str] = []
-    for key, node in fields.ROOT.keys.items():
-        _lines(node, (key,), data.get(key), lines)
-    return lines
-
-
-def _lines(node: Node, path: tuple[str, ...], here: Any, lines: list[str]) -> None:
-    if here is None:
-        return
-    if isinstance(node, Tables):
-        for index, name in enumerate(names(here, node) if isinstance(here, list) else []):
-            item = here[index]
-            if isinstance(item, Mapping):
-                before = len(lines)
-                _lines(node.item, (*path, name), {k: v for k, v in item.items() if k != node.key}, lines)
-                if len(lines) == before:
-                    lines.append("set " + " ".join(quote(part) for part in (*path, name)))
-    elif isinstance(node, Table):
-        if isinstance(here, Mapping):
-            if not here and len(path) > 1:
-                lines.append("set " + " ".join(quote(part) for part in path))
-            for key, child in node.keys.items():
-                _lines(child, (*path, key), here.get(key), lines)
-    else:
-        words = [str(each) for each in here] if isinstance(here, list) else [_text(here)]
-        lines.append("set " + " ".join(quote(part) for part in (*path, *(words or ["[]"]))))
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def quote(word: str) -> str:
-    """A word as the shell reads it back."""
-    if re.fullmatch(r"[A-Za-z0-9_.,:/@%+=\[\]-]+", word):
-        return word
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance import control
-from appliance.config import fields, load, words
+from appliance.config import completion, fields, load, setlines, words
 from appliance.config.api import Api
 from appliance.config.candidate import Candidate
 from appliance.config.commit import Engine
@@ -153,13 +153,13 @@ def test_merging_any_tables(tables: dict[str, object]) -> None:
         doc.merge(tables)
     except ConfigError:
         return
-    words.set_lines(doc.data)
+    setlines.set_lines(doc.data)
 
 
 @BOUNDED
 @given(WORDS, st.sampled_from(["set", "delete", "show", "edit", "move"]), st.one_of(st.none(), TABLES))
 def test_completion_never_fails(line: list[str], action: str, tables: dict[str, object] | None) -> None:
-    words.complete(line, action, tomllib.loads(GOOD) if tables is None else tables)
+    completion.complete(line, action, tomllib.loads(GOOD) if tables is None else tables)
 
 
 # -- the command parser

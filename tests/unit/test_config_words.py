@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from appliance.config import fields, words
+from appliance.config import completion, fields, schema, setlines, words
 from appliance.config.document import Document, canonical
 from appliance.errors import ConfigError
 
@@ -196,7 +196,7 @@ def test_set_lines_lead_back() -> None:
     """`show | set` pasted into an empty configuration makes the same one."""
     data = edit('rule web match "a \\"quoted\\" one"', "guest ips1 heartbeat", "rule empty").data
     doc = Document("")
-    for line in words.set_lines(data):
+    for line in setlines.set_lines(data):
         from console.parse import tokenize
 
         tokens, open_ = tokenize(line)
@@ -212,7 +212,7 @@ def test_set_lines_lead_back() -> None:
 
 
 def offered(line: str, action: str = "set") -> list[str]:
-    found, _ = words.complete(line.split(), action, Document(TEXT).data, ("lan0", "wan0"))
+    found, _ = completion.complete(line.split(), action, Document(TEXT).data, ("lan0", "wan0"))
     return [each.word for each in found]
 
 
@@ -243,14 +243,14 @@ def test_completion_says_when_a_line_is_whole() -> None:
         ("", "delete", False),
         ("", "show", True),
     ):
-        assert words.complete(line.split(), action, Document(TEXT).data)[1] is whole, (line, action)
+        assert completion.complete(line.split(), action, Document(TEXT).data)[1] is whole, (line, action)
 
 
 # -- the table of keys
 
 
 def test_every_key_has_a_row_and_every_row_a_key() -> None:
-    rows = fields.describe()
+    rows = schema.describe()
     assert {row["path"] for row in rows} == set(fields.FIELDS)
     for row in rows:
         assert row["doc"], row["path"]
@@ -262,6 +262,6 @@ UNBOUNDED = {"remote.tunnel.key", "guest.limits.overhead"}
 
 
 def test_numbers_and_times_have_a_range() -> None:
-    for row in fields.describe():
+    for row in schema.describe():
         if any(word in row["type"] for word in ("time", "size", "whole number")) and row["path"] not in UNBOUNDED:
             assert row["range"], row["path"]
