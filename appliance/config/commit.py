@@ -109,10 +109,11 @@ class Engine:
 
     async def check(self, text: str, source: str = "", *, deep: bool = False) -> Check:
         """Verify a text and say what it means; `deep` has the parts prepare for it too, as a commit does first."""
-        config, errors = await asyncio.to_thread(load.parse, text, source)
+        # in a thread, all of it: thousands of rules take seconds, and leases have to be renewed meanwhile
+        check = await asyncio.to_thread(self._read, text, source)
+        config, errors = check.config, check.errors
         if config is None:
-            return Check(None, errors, [], [])
-        found = lint.lint(config, self.running)
+            return check
         if deep:
             async with self._lock:
                 try:
@@ -121,7 +122,13 @@ class Engine:
                     errors = [error if isinstance(error, ConfigError) else ConfigError("appliance", str(error))]
                 finally:
                     self._forget()
-        return Check(None if errors else config, errors, found, changes(self.running, config))
+        return check._replace(config=None if errors else config, errors=errors)
+
+    def _read(self, text: str, source: str) -> Check:
+        config, errors = load.parse(text, source)
+        if config is None:
+            return Check(None, errors, [], [])
+        return Check(config, [], lint.lint(config, self.running), changes(self.running, config))
 
     # -- commits
 

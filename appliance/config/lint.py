@@ -87,20 +87,18 @@ def _uninspected(config: Config) -> Iterator[Finding]:
 
 def _never(config: Config) -> Iterator[Finding]:
     """Rules that an earlier rule of the same segment leaves nothing."""
-    for index, rule in enumerate(config.rule):
-        segments = [rule.segment] if rule.segment else [segment.name for segment in config.segment]
-        blame: list[Rule] = []
+    everywhere = [segment.name for segment in config.segment]
+    first: dict[tuple[str, str], Rule] = {}  # (segment, match) -> the rule that takes it; match "" takes everything
+    for rule in config.rule:
+        segments = [rule.segment] if rule.segment else everywhere
+        match = " ".join(rule.match.split())
+        takers = [first.get((segment, "")) or first.get((segment, match)) for segment in segments]
+        taker = takers[0] if takers else None
+        if taker is not None and all(takers):
+            why = "has the same match" if taker.match else "takes every frame"
+            yield Finding("warning", f"rule {rule.name}", f"never matches: rule {taker.name} before it {why}")
         for segment in segments:
-            taker = next((b for b in config.rule[:index] if b.segment in ("", segment) and _takes_all(b, rule)), None)
-            if taker is not None:
-                blame.append(taker)
-        if segments and len(blame) == len(segments):
-            why = "takes every frame" if not blame[0].match else "has the same match"
-            yield Finding("warning", f"rule {rule.name}", f"never matches: rule {blame[0].name} before it {why}")
-
-
-def _takes_all(before: Rule, rule: Rule) -> bool:
-    return not before.match or " ".join(before.match.split()) == " ".join(rule.match.split())
+            first.setdefault((segment, match), rule)
 
 
 def _blocks(config: Config) -> Iterator[Finding]:

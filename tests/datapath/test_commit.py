@@ -77,7 +77,7 @@ def test_a_commit_counts_at_once_and_loses_no_frame(live: Live) -> None:
     }  # fmt: skip
     assert live.startup.read_text().startswith("# the administrator's own words\n")
     assert "# no waiting here" in live.startup.read_text()
-    assert [row["name"] for row in live.call("rules.show")] == ["web", "first"]
+    assert [row["name"] for row in live.call("rules.show")["rules"]] == ["web", "first"]
     status = live.call("status.show")
     assert status["hostname"] == "other"
     live.until(lambda: live.call("status.show")["watchdog"]["timeout_ms"] == 4000, "the watchdog's new timeout")
@@ -104,7 +104,7 @@ def test_errors_are_all_told_and_change_nothing(live: Live) -> None:
     with pytest.raises(RemoteError, match="no guest, remote or group"):
         live.commit()
     assert live.startup.read_text() == before
-    assert live.call("rules.show")[0]["match"] == "tcp port 80"
+    assert live.call("rules.show")["rules"][0]["match"] == "tcp port 80"
     assert live.inline()
 
 
