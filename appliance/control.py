@@ -145,9 +145,8 @@ class _Connection:
     handed: list[int] = field(default_factory=list)  # descriptors that go out with the next answer
     ended: list[Callable[[], None]] = field(default_factory=list)
 
-    async def serve(self, registry: Registry) -> None:
+    async def serve(self, registry: Registry, bucket: TokenBucket) -> None:
         """Answer one request after the other until the client leaves, misbehaves or falls silent."""
-        bucket = TokenBucket(RATE, BURST, time.monotonic())
         while True:
             try:
                 line = await asyncio.wait_for(self.reader.readuntil(b"\n"), None if self.topics or self.ended else IDLE)
@@ -235,6 +234,7 @@ class ControlServer:
         self._path, self._registry, self._topics = path, registry, tuple(topics)
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[asyncio.Task[None], _Connection | None] = {}
+        self._buckets: dict[int, TokenBucket] = {}  # by user
         wanted = Param("array", "which events; all when left out", required=False)
         doc = f"send events as notifications; topics: {', '.join(self._topics)}"
         registry.add("events.subscribe", self._subscribe, doc=doc, params={"topics": wanted})
@@ -309,6 +309,20 @@ class ControlServer:
         _connection.get().topics.update(topics)
         return {"topics": list(topics)}
 
+    def _bucket(self, who: Caller) -> TokenBucket:
+        """How much this client may ask.
+
+        All connections of one user share it, so that connecting anew gains nothing. An administrator's have one each,
+        for a pasted configuration is many requests.
+        """
+        if who.role == "admin":
+            return TokenBucket(RATE, BURST, time.monotonic())
+        if who.uid not in self._buckets:
+            if len(self._buckets) >= MAX_CLIENTS:
+                self._buckets.pop(next(iter(self._buckets)))  # the one that came first
+            self._buckets[who.uid] = TokenBucket(RATE, BURST, time.monotonic())
+        return self._buckets[who.uid]
+
     def _no_room(self, who: Caller) -> str:
         """Why this client finds no place: too many, or too many of its own. The last places are the administrators'."""
         others = [link for link in self._connections.values() if link is not None]
@@ -331,7 +345,7 @@ class ControlServer:
                 return
             self._connections[task] = link
             _connection.set(link)
-            await link.serve(self._registry)
+            await link.serve(self._registry, self._bucket(link.who))
         except (OSError, asyncio.CancelledError):
             writer.transport.abort()  # it went away, does not read, or we stop: nothing is owed to it
         finally:

@@ -21,7 +21,7 @@ _LEAST_WAIT, _MOST_WAIT = 10_000_000, 3_600_000_000_000
 def faults(guest: Guest) -> Iterator[Fault]:
     """What is wrong with one guest's machine."""
     if guest.name == "import":
-        yield "name", 'is a word of the console (`guest import`): a guest needs another one'
+        yield "name", "is a word of the console (`guest import`): a guest needs another one"
     if guest.firmware == "uefi" and guest.kernel:
         yield "firmware", "a kernel is started without firmware's help: leave out kernel, or firmware"
     if guest.pin and len(guest.pin) != guest.cpus:

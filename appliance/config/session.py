@@ -33,6 +33,7 @@ class Session:
     def __init__(self, engine: Engine, candidate: Candidate) -> None:
         self.engine, self.candidate = engine, candidate
         self._lock = asyncio.Lock()  # the candidate's document
+        self._checking = asyncio.Lock()
         self._saving: asyncio.Task[None] | None = None
 
     async def work(self, work: Callable[[], T]) -> T:
@@ -77,7 +78,8 @@ class Session:
     async def check(self, text: str, source: str) -> Check:
         if len(text.encode()) > limits.MAX_FILE:
             raise ConfigError("file", f"is larger than MAX_FILE = {limits.MAX_FILE} bytes", source)
-        return await self.engine.check(text, source)
+        async with self._checking:  # one after the other, however many ask
+            return await self.engine.check(text, source)
 
     async def changes(self) -> list[object]:
         """The candidate's differences; a text that is not valid yet counts as one."""

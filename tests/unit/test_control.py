@@ -279,6 +279,33 @@ def test_too_many_clients(tmp_path: Path) -> None:
     serve(tmp_path, scenario)
 
 
+def test_places_and_requests_of_one_user_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user takes no more than his places, connecting anew brings no new requests; an administrator still gets in."""
+    who = [Caller(1000, 1, "viewer", "mia")]
+    monkeypatch.setattr(control, "peer", lambda link: who[0])
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        peers = [await Peer.connect(path) for _ in range(control.MAX_PER_USER)]
+        for peer in peers:
+            assert "result" in await peer.call("who")
+        refused = (await (await Peer.connect(path)).line())["error"]
+        assert (refused["code"], "of mia" in refused["message"]) == (rpc.BUSY, True)
+        buckets = {id(server._bucket(who[0])), id(server._bucket(who[0]))}
+        assert len(buckets) == 1, "all his connections draw from one"
+        others = [Caller(2000 + number, 1, "viewer", f"u{number}") for number in range(control.MAX_CLIENTS)]
+        for other in others:
+            who[0] = other
+            peers.append(await Peer.connect(path))
+            answer = await peers[-1].call("who")
+            if "error" in answer:
+                break
+        assert len(peers) - 1 == control.MAX_CLIENTS - control.ADMIN_CLIENTS
+        who[0] = ADMIN
+        assert "result" in await (await Peer.connect(path)).call("who")
+
+    serve(tmp_path, scenario)
+
+
 def test_events_reach_subscribers(tmp_path: Path) -> None:
     """Who subscribed gets events, who did not gets none, unknown topics are refused."""
 
