@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
-from imagebuild.cache import KEEP, Cache, Input, key_of, publish
+from imagebuild.cache import IN_USE_S, KEEP, Cache, Input, key_of, publish
 from imagebuild.errors import BuildError
 
 
@@ -96,13 +98,17 @@ def test_what_an_interrupted_build_left_is_swept(tmp_path: Path) -> None:
 
 
 def test_the_cache_does_not_grow_for_ever(tmp_path: Path) -> None:
-    """The newest entries of a stage stay."""
+    """The newest entries of a stage stay; one used lately stays as well, another build may be about to use it."""
     cache = Cache(tmp_path)
+    old = time.time() - 2 * IN_USE_S
     for number in range(KEEP + 3):
-        cache.get("appliance", f"key{number:02}", lambda _: None)
-    kept = {path.name for path in tmp_path.glob("appliance-*")}
-    assert len(kept) == KEEP
-    assert f"appliance-key{KEEP + 2:02}" in kept
+        made = cache.get("appliance", f"key{number:02}", lambda _: None)
+        if number:
+            os.utime(made, (old + number, old + number))
+    cache.get("appliance", "key99", lambda _: None)
+    kept = sorted(path.name for path in tmp_path.glob("appliance-*"))
+    newest = [f"appliance-key{number:02}" for number in range(KEEP + 3 - (KEEP - 2), KEEP + 3)]
+    assert kept == ["appliance-key00", *newest, "appliance-key99"]
 
 
 def test_publish_replaces(tmp_path: Path) -> None:

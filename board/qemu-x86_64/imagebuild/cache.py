@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 from imagebuild.errors import BuildError
 
 KEEP = 6  # newest entries of a stage that stay; older ones go when a new one is made
+IN_USE_S = 3600  # an entry used so lately may be on its way into another build, and stays
 _SKIP = {"__pycache__"}
 
 Input = str | bytes | Path
@@ -118,12 +120,14 @@ class Cache:
             shutil.rmtree(left, ignore_errors=True)
 
     def _prune(self, stage: str, keep: Path) -> None:
-        """Remove the entries of this stage that were not used for longest."""
+        """Remove the entries of this stage that were not used for longest, and not lately: other builds run beside."""
         size = len(keep.name)
         entries = [e for e in self.root.glob(f"{stage}-*") if len(e.name) == size and e != keep]
         entries.sort(key=lambda e: e.stat().st_mtime, reverse=True)
+        lately = time.time() - IN_USE_S
         for old in entries[KEEP - 1 :]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old.stat().st_mtime < lately:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def publish(source: Path, target: Path) -> None:
