@@ -59,7 +59,7 @@ SEND_TIMEOUT: Final = 10.0  # seconds a client may take to read an answer
 GROUP: Final = "bypass"  # members of this group may open the socket, as viewers
 ROLE_GROUPS: Final = {"admin": "bypass-admin", "operator": "bypass-operator"}
 _SO_PEERGROUPS: Final = 59
-_MAX_GROUPS: Final = 1024
+_MAX_GROUPS: Final = 256  # Python's getsockopt hands out 1024 bytes at most
 
 log = logging.getLogger(__name__)
 _connection: contextvars.ContextVar[_Connection] = contextvars.ContextVar("connection")
@@ -114,12 +114,16 @@ def _user(uid: int) -> str:
 def peer(link: socket.socket) -> Caller:
     """Who is at the other end, as the kernel knew it when the connection was made; never as the client says."""
     pid, uid, gid = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Caller(uid, pid, role_of(uid, (gid, *peer_groups(link)), _group), _user(uid))
+
+
+def peer_groups(link: socket.socket) -> tuple[int, ...]:
+    """The further groups of the process at the other end; none when it has more than anybody has."""
     try:
         data = link.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
     except OSError:
-        data = b""  # more groups than anybody has: then by the main one
-    groups = struct.unpack(f"{len(data) // 4}I", data[: len(data) // 4 * 4])
-    return Caller(uid, pid, role_of(uid, (gid, *groups), _group), _user(uid))
+        return ()
+    return struct.unpack(f"{len(data) // 4}I", data[: len(data) // 4 * 4])
 
 
 def _decode(line: bytes) -> tuple[object, object | None]:

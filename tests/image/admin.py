@@ -65,7 +65,7 @@ class Admin:
         child.close()
         return Reply(child.exitstatus if child.exitstatus is not None else -1, child.before.strip())
 
-    def attempt(self, user: str, password: str, tries: int = 1, timeout: int = 20) -> bool:
+    def attempt(self, user: str, password: str, tries: int = 1, timeout: int = 40) -> bool:
         """Whether a server is there and refuses this password so often; False when nobody answers."""
         words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", f"NumberOfPasswordPrompts={tries}")
         words[words.index("ConnectTimeout=10")] = "ConnectTimeout=3"
@@ -76,7 +76,7 @@ class Admin:
                 if child.expect(["assword: ", "timed out|refused|No route|reset|closed", pexpect.EOF]) != 0:
                     return False
                 child.sendline(password)
-            child.expect("Permission denied|Too many|closed|disconnect", timeout=timeout)
+            child.expect("Permission denied|Too many|closed|disconnect|timed out", timeout=timeout)
             return True
         finally:
             child.close(force=True)

@@ -7,6 +7,9 @@ import os
 import pwd
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -403,3 +406,22 @@ def test_cannot_listen_is_one_line(tmp_path: Path) -> None:
     server = ControlServer(tmp_path / "file" / "control.sock", registry())
     with pytest.raises(UnreachableError, match=r"control socket .*control\.sock: Not a directory|File exists"):
         asyncio.run(server.start())
+
+
+def test_the_kernel_tells_the_groups_of_the_peer() -> None:
+    """What a role hangs on: a child with groups of its own connects, and they are what the kernel says."""
+    code = (
+        "import os, socket, sys; os.geteuid() == 0 and os.setgroups([900, 902]); "
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(*os.getgroups(), flush=True); "
+        "sys.stdin.read()"
+    )
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{folder}/s")
+        server.listen()
+        words = [sys.executable, "-c", code, f"{folder}/s"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            link, _ = server.accept()
+            with link:
+                assert child.stdout is not None
+                assert set(control.peer_groups(link)) == set(map(int, child.stdout.readline().split()))
+            child.communicate()
