@@ -65,7 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if begun.error is not None:
             raise begun.error
-        config = loads(begun.text, begun.source)
+        try:
+            config = loads(begun.text, begun.source)
+        except ConfigError as error:
+            if begun.pending is None:
+                raise
+            log.error("configuration: the pending one is taken back: %s", error)
+            begun = store.give_up_pending()
+            config = loads(begun.text, begun.source)
     except ConfigError as error:
         errors = [error, *error.also]
         for each in errors:

@@ -74,7 +74,10 @@ class Appliance:
         self._supervisor.steering.forget()
 
     async def _steer(self, new: Config) -> None:
-        await self._supervisor.steering.apply(new)
+        """From here on the supervisor has `new`: what is only being started now starts with it."""
+        sup = self._supervisor
+        await sup.steering.apply(new)
+        sup.config, sup.config_errors = new, []
 
     async def _segments_prepare(self, new: Config) -> None:
         """Only what board.toml names can ever be a port; whether it is plugged in is seen later."""
@@ -112,14 +115,13 @@ class Appliance:
             await self._supervisor.access.apply(new)
 
     async def _system(self, new: Config) -> None:
-        """Host name here; grace and watchdog go to the keeper with the next check-in."""
+        """Host name; grace and watchdog go to the keeper with the next check-in."""
         sup = self._supervisor
         if sup.paths.root == Path("/"):
             try:
                 socket.sethostname(new.system.hostname)
             except OSError as error:
                 log.warning("host name %s: %s", new.system.hostname, error.strerror)
-        sup.config, sup.config_errors = new, []
         sup.poke()
 
     def look(self) -> prove.Look:

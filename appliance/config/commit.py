@@ -159,6 +159,8 @@ class Engine:
             what = f"committed as {entry.number}"
             if confirmed_s:
                 what = f"committed for {confirmed_s} s: `commit` keeps it, else the old configuration comes back"
+            if self._look().generation is None:
+                what += "; not proven, for the datapath is down"
             return Report(what, entry.number, check.changes, check.lint, took)
 
     async def confirm(self, user: str) -> Report:

@@ -151,6 +151,11 @@ class Store:
         self._forget_pending()
         return None
 
+    def give_up_pending(self) -> Begun:
+        """The pending configuration cannot be used: startup holds. ConfigError when that cannot be read."""
+        self._forget_pending()
+        return Begun(self.startup_text(), str(self.startup), None)
+
     def _forget_pending(self) -> None:
         try:
             disk.remove(self._disk, self._pending)

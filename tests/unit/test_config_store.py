@@ -317,6 +317,14 @@ def test_pending_holds_over_one_restart_of_bypassd(tmp_path: Path) -> None:
     assert make(tmp_path).recover(BOOT, 3 * 10**9).notes == ()
 
 
+def test_pending_that_cannot_be_used(tmp_path: Path) -> None:
+    store = begin(tmp_path)
+    store.write_pending(Pending(entry(2, "nonsense"), BOOT, 60 * 10**9, 0))
+    assert make(tmp_path).recover(BOOT, 1).pending is not None
+    begun = make(tmp_path).give_up_pending()
+    assert (begun.text, begun.pending, make(tmp_path).pending()) == (OLD, None, None)
+
+
 @pytest.mark.parametrize(("boot", "at", "why"), [("boot-2", 1, "machine was restarted"), (BOOT, 61, "time is over")])
 def test_pending_ends(tmp_path: Path, boot: str, at: int, why: str) -> None:
     store = begin(tmp_path)
