@@ -14,7 +14,8 @@ from typing import TextIO
 
 from appliance.paths import Paths
 from console.client import Client
-from console.execute import GOOD, INTERNAL, USAGE, Context, help_text, quiet_broken_pipe, run_line, run_tokens, style_of
+from console.execute import Context, help_text, quiet_broken_pipe, run_line, run_tokens, style_of
+from console.outcome import GOOD, INTERNAL, USAGE
 from console.parse import Token
 
 INTERRUPTED = 130  # as a shell says it of Ctrl-C
@@ -85,7 +86,7 @@ def _context(path: str) -> Context:
 
 def _one_shot(args: list[str], context: Context) -> int:
     if args[-1] == "?":
-        print(help_text("".join(f"{arg} " for arg in args[:-1]), context.names))
+        print(help_text("".join(f"{arg} " for arg in args[:-1]), context))
         return GOOD
     # the calling shell has split and unquoted already; what it left whole is one word here
     return run_tokens([Token(arg) for arg in args], context)

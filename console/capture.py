@@ -16,9 +16,10 @@ from typing import IO
 from appliance import __version__
 from appliance.errors import RefusedError, UnreachableError
 from appliance.steering.pcapng import Writer
-from console.execute import GOOD, UNREACHABLE, Context, Outcome
+from console.execute import Context
 from console.interrupt import Interrupt
 from console.live import Live, limit, wish
+from console.outcome import GOOD, UNREACHABLE, Outcome
 from console.parse import Parsed, UsageError
 
 KEEP_FREE = 64 << 20  # bytes that a capture leaves free on the disk it is written to

@@ -7,6 +7,7 @@ row. Pure data, and quick to import: nothing here reaches for the daemon or the 
 
 from __future__ import annotations
 
+from console.configure_rows import FORM, TAKEOVER, WHICH
 from console.table import Arg, Command, Option
 
 JSON = Option("--json", "print data as JSON")
@@ -60,6 +61,10 @@ FLOW = (
 def _show(word: str, text: str, *args: Arg, view: str = "generic") -> Command:
     words: tuple[str | Arg, ...] = ("show", word, *args)
     return Command(words, text, method=f"{word}.show", view=view, options=(JSON,))
+
+
+def _admin(words: tuple[str | Arg, ...], text: str, local: str) -> Command:
+    return Command(words, text, local=local, role="admin")
 
 
 def _segment(mode: str, text: str) -> Command:
@@ -240,6 +245,48 @@ TOOLS = (
     Command(("api", "schema"), "every method of the control socket", method="api.schema", options=(JSON,)),
 )
 
+CONFIGURATION = (
+    Command(
+        ("configure", Arg("LINE", "one command of configure, committed at once", optional=True, rest=True)),
+        "change the configuration; lines on standard input: all of them or nothing",
+        local="configure:configure",
+        role="admin",
+        options=(TAKEOVER,),
+    ),
+    Command(
+        ("show", "configuration", Arg("WORDS", "table, name", source="config show", optional=True, rest=True)),
+        "the running configuration, or another",
+        local="configure:show",
+        options=(WHICH, FORM, JSON),
+    ),
+    Command(("show", "commits"), "who committed what, when and why", local="configure:history", options=(JSON,)),
+    Command(
+        ("show", "candidate"),
+        "who edits, what is uncommitted or on probation",
+        local="configure:status",
+        options=(JSON,),
+    ),
+    Command(
+        ("configuration", "confirm"), "keep what was committed on probation", local="configure:confirm", role="admin"
+    ),
+    Command(
+        ("configuration", "revert"), "take back what was committed on probation", local="configure:revert", role="admin"
+    ),
+)
+
+COLUMNS = Arg("N", "columns; 0: as it says", number=True)
+LINES_HIGH = Arg("N", "rows; 0: as it says", number=True)
+ON_OFF = Arg("VALUE", "on or off", choices=("on", "off"))
+TERMINAL = (
+    Command(("show", "terminal"), "size and abilities of this terminal", local="terminal:show", options=(JSON,)),
+    Command(("terminal", "width", COLUMNS), "its width", local="terminal:setting"),
+    Command(("terminal", "height", LINES_HIGH), "its height", local="terminal:setting"),
+    Command(("terminal", "detect"), "ask it for its size", local="terminal:detect"),
+    Command(("terminal", "dumb", ON_OFF), "it can only print", local="terminal:setting"),
+    Command(("terminal", "colour", ON_OFF), "colours", local="terminal:setting"),
+    Command(("terminal", "paging", ON_OFF), "stop when a page is full", local="terminal:setting"),
+)
+
 SESSION = (
     Command(("help", Arg("WORDS", "words of a command", optional=True, rest=True)), "these lines", local="help"),
     Command(("exit",), "end the session", local="exit"),
@@ -256,7 +303,9 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Images": IMAGES,
     "Access": ACCESS,
     "Frames": CAPTURE,
+    "Configuration": CONFIGURATION,
     "Tools": TOOLS,
+    "Terminal": TERMINAL,
     "Session": SESSION,
 }
 COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in rows)
@@ -273,10 +322,16 @@ GROUPS: dict[str, str] = {
     "management": "the management port",
     "capture": "frames at a point of the way, as pcapng for Wireshark",
     "api": "the control socket",
+    "configuration": "a commit on probation",
+    "terminal": "what this terminal is and can do",
 }
 
 PIPES: tuple[Command, ...] = (
     Command(("match", Arg("PATTERN", "a regular expression; case does not matter")), "only the lines that match"),
+    Command(
+        ("except", Arg("PATTERN", "a regular expression; case does not matter")), "only the lines that do not match"
+    ),
     Command(("json",), "as JSON"),
     Command(("count",), "how many lines"),
+    Command(("save", Arg("FILE", "a file of the appliance", source="file")), "into a file"),
 )

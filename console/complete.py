@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from console.parse import complete
+from console.commands import COMMANDS
+from console.parse import Table, complete
 from console.table import Arg
 
-NamesOf = Callable[[Arg, str], list[tuple[str, str]]]  # (argument, what is typed of it) -> (name, meaning)
+# (argument, what is typed of it, its words before) -> (name, meaning)
+NamesOf = Callable[[Arg, str, tuple[str, ...]], list[tuple[str, str]]]
 
 
 class Completion(NamedTuple):
@@ -28,16 +30,16 @@ class Completion(NamedTuple):
         return "\n".join(f"  {name.ljust(width)}  {meaning}".rstrip() for name, meaning in self.rows)
 
 
-def completion(line: str, names: NamesOf) -> Completion:
+def completion(line: str, names: NamesOf, table: Table = COMMANDS) -> Completion:
     """What Tab at the end of `line` does."""
-    _, partial, items = complete(line)
+    _, partial, items = complete(line, table)
     rows: list[tuple[str, str]] = []
     hints: list[tuple[str, str]] = []
     for item in items:
         if item.arg is None:
             rows.append((item.text, item.help))
         else:
-            rows += names(item.arg, partial)
+            rows += names(item.arg, partial, item.before)
             hints.append((item.text, item.help))
     if not rows:
         return Completion("", hints)

@@ -10,42 +10,40 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from appliance.errors import BypassError, UnreachableError
 from console.client import Client, RemoteError
+from console.commands import COMMANDS
 from console.names import Names
+from console.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Outcome
 from console.parse import Parsed, Token, UsageError, complete, parse, tokenize
-from console.render import Style, cell, to_json
-from console.table import Arg
-from console.views import render
+from console.pipes import pipe
+from console.render import Style, cell
+from console.table import Arg, Command
 
-GOOD, REFUSED, USAGE, UNREACHABLE, INTERNAL = 0, 1, 2, 3, 4
-EXIT_CODES = {
-    GOOD: "good",
-    REFUSED: "refused or failed; the reason is on standard error",
-    USAGE: "no such command, or used wrongly",
-    UNREACHABLE: "bypassd does not answer",
-    INTERNAL: "an internal error",
-}
-
-
-class Outcome(NamedTuple):
-    """What a local command gives back: data, its view and the exit code; `json_lines`: one JSON object a line."""
-
-    data: Any
-    view: str = "generic"
-    code: int = GOOD
-    json_lines: bool = False
+if TYPE_CHECKING:
+    from console.configure import Mode
+    from console.terminal import Terminal
 
 
 class Context:
-    """Where commands run: the client, the streams and their style. Lives as long as the session."""
+    """Where commands run: client, streams and their style, the commands there are. Lives as long as the session.
+
+    `page` shows a long text; the shell puts its pager there. `mode` is `configure` while it lasts.
+    """
 
     def __init__(self, client: Client, out: TextIO, err: TextIO, style: Style) -> None:
         self.client, self.out, self.err, self.style = client, out, err, style
         self.names = Names(client)
         self.ended = False  # exit was typed
+        self.table: Sequence[Command] = COMMANDS
+        self.mode: Mode | None = None
+        self.terminal: Terminal | None = None  # the shell's; None: not in the shell
+        self.page: Callable[[str], None] = self._print
+
+    def _print(self, text: str) -> None:
+        print(text, file=self.out, flush=True)
 
     def say(self, text: str) -> None:
         """A message for the person, not part of the data."""
@@ -80,7 +78,7 @@ def run_line(line: str, context: Context) -> int:
     if not tokens:
         return GOOD
     if tokens[-1].text.endswith("?") and not tokens[-1].quoted:
-        print(help_text(line.rstrip().removesuffix("?"), context.names), file=context.out, flush=True)
+        context.page(help_text(line.rstrip().removesuffix("?"), context))
         return GOOD
     return run_tokens(tokens, context)
 
@@ -88,10 +86,10 @@ def run_line(line: str, context: Context) -> int:
 def run_tokens(tokens: Sequence[Token], context: Context) -> int:
     """Run one command."""
     try:
-        outcome, pipes, as_json = _perform(parse(tokens), context)
-        text = _text(outcome, pipes, as_json, context.style)
+        outcome, pipes, as_json = _perform(parse(tokens, context.table), context)
+        text = pipe(outcome, pipes, as_json, context.style)
         if text:
-            print(text, file=context.out, flush=True)
+            context.page(text)
         return outcome.code
     except UsageError as error:
         context.say(f"usage: {cell(error)}")
@@ -101,7 +99,8 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
         return UNREACHABLE
     except BypassError as error:
         for one in (error, *getattr(error, "also", ())):
-            context.say(f"error: {cell(one)}")
+            for line in str(one).splitlines() or ["no reason given"]:
+                context.say(f"error: {cell(line)}")
         if hint := getattr(error, "hint", ""):
             context.say(f"hint: {cell(hint)}")
         return INTERNAL if isinstance(error, RemoteError) and error.internal else REFUSED
@@ -142,54 +141,24 @@ def located(local: str) -> Callable[[Parsed, Context], Outcome]:
     return found
 
 
-def _text(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style) -> str:
-    names = [str(pipe.command.words[0]) for pipe in pipes]
-    as_json = as_json or "json" in names
-    if names:
-        style = Style()  # what goes through a pipe is plain
-    if as_json and outcome.json_lines:
-        import json
-
-        text = "\n".join(json.dumps(item, ensure_ascii=False) for item in outcome.data)
-    elif as_json:
-        text = to_json(outcome.data)
-    else:
-        text = render(outcome.view, outcome.data, style)
-    if names == ["count"] and isinstance(outcome.data, list):
-        return str(len(outcome.data))  # rows, not the title above them
-    for pipe, name in zip(pipes, names, strict=True):
-        if name == "match":
-            text = _match(text, pipe.args["PATTERN"])
-        elif name == "count":
-            text = str(len(text.splitlines()))
-    return text
-
-
-def _match(text: str, pattern: str) -> str:
-    import re
-
-    try:
-        wanted = re.compile(pattern, re.IGNORECASE)
-    except re.error as error:
-        raise UsageError(f'"{pattern}" is no regular expression: {error}') from error
-    return "\n".join(line for line in text.splitlines() if wanted.search(line))
-
-
-def help_text(line: str, names: Names) -> str:
+def help_text(line: str, context: Context) -> str:
     """What may come at the end of `line`, one a line with its meaning: the answer to `?`."""
-    _, partial, items = complete(line)
+    names, table = context.names, context.table
+    _, partial, items = complete(line, table)
     if not items:
         try:
-            parse(tokenize(line)[0])
+            parse(tokenize(line)[0], table)
         except UsageError as error:
             return f"  {error}"
         return "  <Enter>  run it"
-    rows = [(item.text, item.help) for item in items]
+    rows: list[tuple[str, str]] = []
     for item in items:
-        if item.arg is not None and item.arg.source != "file":
-            rows += names.of(item.arg, partial)
+        proposals = names.of(item.arg, partial, item.before) if item.arg and item.arg.source != "file" else []
+        if not proposals or item.arg is None or not item.arg.source.startswith("config "):
+            rows.append((item.text, item.help))
+        rows += proposals
     try:
-        parse(tokenize(line)[0])
+        parse(tokenize(line)[0], table)
         if line[-1:].isspace():
             rows.append(("<Enter>", "run it"))
     except UsageError:

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from appliance.errors import RefusedError
-from console.execute import Context, Outcome
+from console.execute import Context
+from console.outcome import Outcome
 from console.parse import Parsed, UsageError
 
 WAIT = 30.0  # seconds

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.errors import ConfigError, RefusedError
-from console.execute import GOOD, REFUSED, Context, Outcome
+from console.execute import Context
+from console.outcome import GOOD, REFUSED, Outcome
 from console.parse import Parsed, UsageError
 
 if TYPE_CHECKING:

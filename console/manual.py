@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from console.commands import PIPES, TOPICS
-from console.execute import EXIT_CODES
+from console.configure_rows import ROWS
+from console.outcome import EXIT_CODES
 from console.table import Command
 
 _WIDE = 44  # columns; a longer syntax has a line of its own
+
+
+def rows(table: Sequence[Command]) -> list[str]:
+    """Every command of a table, aligned."""
+    width = max((len(row.syntax) for row in table if len(row.syntax) < _WIDE), default=0)
+    return [line for row in table for line in _row(row, width)]
 
 
 def commands(words: str = "") -> list[str]:
@@ -48,8 +55,9 @@ def manual() -> str:
     """COMMANDS.md."""
     text = "\n".join(commands())
     about = "\n".join(f"- {line}" for line in around())
+    mode = "\n".join(rows(ROWS))
     made = "Made from the table in `commands.py` by `python -m console.manual`."
-    return f"# Commands\n\n{made}\n\n```\n{text}\n```\n\n{about}\n"
+    return f"# Commands\n\n{made}\n\n```\n{text}\n```\n\n{about}\n\n## In `configure`\n\n```\n{mode}\n```\n"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Names from the live system, for Tab and `?`: segments and guests, asked from the daemon when they are needed.
+"""Names from the live system, for Tab and `?`: guests, ports, keys of the configuration; asked when they are needed.
 
 Kept for the length of one typed line. Without the daemon there are none, quickly.
 """
@@ -12,43 +12,53 @@ from console.render import cell
 from console.table import Arg
 
 Proposals = list[tuple[str, str]]  # (name, meaning)
-_METHODS = {  # source -> (method, the member that names a row, the member that tells what it is)
-    "segments": ("segments.show", "name", "relay"),
-    "guests": ("guests.show", "name", "state"),
-    "users": ("management.show", "name", "role"),
-    "incidents": ("incidents.show", "number", "guest"),
-    "quarantine": ("quarantine.show", "name", "flow"),
-    "images": ("images.show", "name", "format"),
+SOURCES = {  # of an Arg -> (method, columns that hold names, column that says something about them)
+    "segments": ("segments.show", ("name",), "relay"),
+    "ports": ("segments.show", ("lan", "wan"), "name"),
+    "guests": ("guests.show", ("name",), "state"),
+    "remotes": ("remotes.show", ("name",), "state"),
+    "rules": ("rules.show", ("name",), "match"),
+    "users": ("management.show", ("name",), "role"),
+    "incidents": ("incidents.show", ("number",), "guest"),
+    "quarantine": ("quarantine.show", ("name",), "flow"),
+    "images": ("images.show", ("name",), "format"),
 }
+CONFIG = "config "  # a source that begins so asks config.complete for this action
 
 
 class Names:
-    """What may stand for an argument at this moment."""
+    """What may stand for an argument at this moment. `prefix`: where in the configuration `configure` mode stands."""
 
     def __init__(self, client: Client) -> None:
-        self._client, self._known = client, dict[str, Proposals]()
+        self._client, self._known = client, dict[tuple[str, ...], Proposals]()
+        self.prefix: tuple[str, ...] = ()
 
     def forget(self) -> None:
         """The next Tab asks again."""
         self._known.clear()
 
-    def of(self, arg: Arg, partial: str) -> Proposals:
-        """Proposals for `arg` that begin with `partial`."""
+    def of(self, arg: Arg, partial: str, before: tuple[str, ...] = ()) -> Proposals:
+        """Proposals for `arg` that begin with `partial`; `before` are its words so far, when it takes several."""
         if arg.source == "file":
             return _files(partial)
-        return [row for row in self._ask(arg.source) if row[0].startswith(partial)]
+        key = (arg.source, *before)
+        if key not in self._known:
+            self._known[key] = self._ask(arg.source, before)
+        return [row for row in self._known[key] if row[0].startswith(partial)]
 
-    def _ask(self, source: str) -> Proposals:
-        if source not in _METHODS:
+    def _ask(self, source: str, before: tuple[str, ...]) -> Proposals:
+        try:
+            if source.startswith(CONFIG):
+                params: dict[str, object] = {"words": [*self.prefix, *before], "action": source.removeprefix(CONFIG)}
+                rows = self._client.call("config.complete", params, wait=2.0)
+                return [(cell(row["word"]), cell(row.get("help"))) for row in _dicts(rows, "words", "word")]
+            if source not in SOURCES:
+                return []
+            method, columns, meaning = SOURCES[source]
+            rows = _dicts(self._client.call(method, wait=1.0), source, columns[0])
+        except BypassError:
             return []
-        if source not in self._known:
-            method, name, meaning = _METHODS[source]
-            try:
-                rows = self._client.call(method, wait=1.0)
-            except BypassError:
-                rows = []
-            self._known[source] = [(cell(row.get(name)), cell(row.get(meaning))) for row in _dicts(rows, source, name)]
-        return self._known[source]
+        return [(cell(row.get(column)), cell(row.get(meaning))) for row in rows for column in columns]
 
 
 def _dicts(data: object, key: str, name: str) -> list[dict[str, object]]:

@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from appliance.errors import RefusedError
-from console.execute import Context, Outcome
+from console.execute import Context
 from console.interrupt import Interrupt
 from console.live import Frame, Live, limit, wish
+from console.outcome import Outcome
 from console.parse import Parsed
 from console.render import cell
 from console.views.traffic import packet

@@ -28,20 +28,25 @@ class Token(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """A command with its values, and the pipes behind it."""
+    """A command with its values, and the pipes behind it. `rest`: the words of the argument that takes all of them."""
 
     command: Command
     args: dict[str, str]
     options: dict[str, list[str]]
     pipes: tuple[Parsed, ...] = ()
+    rest: tuple[str, ...] = ()
 
 
 class Next(NamedTuple):
-    """Something that may be typed next: a `word` or option, or `arg` = any value of that kind."""
+    """Something that may be typed next: a `word` or option, or `arg` = any value of that kind.
+
+    `before`: the words that an argument which takes all of them has already.
+    """
 
     text: str
     help: str
     arg: Arg | None = None
+    before: tuple[str, ...] = ()
 
 
 def tokenize(line: str) -> tuple[list[Token], bool]:
@@ -82,6 +87,8 @@ def tokenize(line: str) -> tuple[list[Token], bool]:
 def parse(tokens: Sequence[Token], table: Table = COMMANDS) -> Parsed:
     """The command that `tokens` name; UsageError otherwise."""
     first, *rest = _split_pipes(tokens)
+    if [] in rest:
+        raise UsageError("a command is missing behind |; quote a | that belongs to a value")
     pipes = tuple(_Walk(PIPES).feed(part).finish() for part in rest)
     return _Walk(table).feed(first).finish()._replace(pipes=pipes)
 
@@ -235,7 +242,11 @@ class _Walk:
             word = row.words[place]
             assert isinstance(word, Arg)
             args[word.name] = f"{args[word.name]} {value}" if word.name in args else value
-        return Parsed(row, args, self._options)
+        return Parsed(row, args, self._options, rest=self._taken())
+
+    def _taken(self) -> tuple[str, ...]:
+        """The words of the argument at hand, when it takes all that follow."""
+        return tuple(value for place, value in self._values if place == self._at) if self._rest else ()
 
     def expected(self) -> list[Next]:
         """What may come now."""
@@ -249,7 +260,7 @@ class _Walk:
                     out.setdefault(word, Next(word, self._meaning(row, place)))
                 else:
                     for proposal in _proposals(word):
-                        out.setdefault(proposal.text, proposal)
+                        out.setdefault(proposal.text, proposal._replace(before=self._given()))
                     if _may_skip(word):
                         continue
                 break
@@ -260,6 +271,10 @@ class _Walk:
                 if fits and (flag not in self._options or option.repeat):
                     out.setdefault(flag, Next(flag, option.help))
         return list(out.values())
+
+    def _given(self) -> tuple[str, ...]:
+        """The values so far: what may come next in the configuration follows from them."""
+        return tuple(value for _, value in self._values)
 
     def _meaning(self, row: Command, place: int) -> str:
         """Of a word that leads to `row`: the row's own help, or that of the group of rows that begin alike."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from appliance.errors import RefusedError, UnreachableError
-from console.execute import Context, Outcome
+from console.execute import Context
+from console.outcome import Outcome
 from console.parse import Parsed
 
 WAIT = 240.0  # seconds

@@ -7,7 +7,8 @@ from appliance.access import password
 from appliance.errors import RefusedError
 from console.ask import Asker
 from console.change import Change, apply, running
-from console.execute import Context, Outcome
+from console.execute import Context
+from console.outcome import Outcome
 from console.parse import Parsed
 
 TRIES = 3

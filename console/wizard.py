@@ -21,7 +21,8 @@ from appliance.errors import BypassError, RefusedError
 from appliance.paths import Paths
 from console.ask import Asker
 from console.change import Change, apply, running
-from console.execute import Context, Outcome
+from console.execute import Context
+from console.outcome import Outcome
 from console.parse import Parsed
 from console.render import cell
 from console.users import ask_password

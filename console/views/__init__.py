@@ -31,6 +31,11 @@ _WHERE: dict[str, str] = {
     "sessions": "access.sessions",
     "events": "access.events",
     "packets": "traffic.packets",
+    "config-compare": "configuration.compare",
+    "config-check": "configuration.check",
+    "config-commit": "configuration.commit",
+    "config-history": "configuration.history",
+    "config-status": "configuration.status",
     "done": "common.done",
     "lines": "common.lines",
 }

@@ -98,9 +98,9 @@ BAD = [
     ("explain --live gre a b", '"gre" is not udp, tcp or icmp'),
     ("explain --config", "--config needs a value"),
     ("explain --config c --in up", '"up" is not lan or wan'),
-    ("show guests |", "no command"),
+    ("show guests |", "a command is missing behind |"),
     ("show guests | match", 'more is needed behind "match": PATTERN'),
-    ("show guests | grep x", '"grep" is not known; there are: match, json, count'),
+    ("show guests | grep x", '"grep" is not known; there are: match, except, json, count, save'),
     ("show ''", '"" is not known behind "show"'),
 ]
 
@@ -118,7 +118,7 @@ FOLLOWING = [
     ("seg", ["segment"]),
     ("capture guest ips1 ", ["lan", "wan", "FILTER", "count", "direction", "bytes", "file"]),
     ("capture guest ips1 lan tcp count 5 d", ["FILTER", "direction"]),
-    ("show t", ["transitions"]),
+    ("show tr", ["transitions"]),
     ("segment ", ["NAME"]),
     ("segment main ", ["bypass", "auto"]),
     ("show status ", ["--json"]),
@@ -127,8 +127,8 @@ FOLLOWING = [
     ("explain --in ", ["lan", "wan"]),
     ("explain --in w", ["wan"]),
     ("explain --b", ["--backend"]),
-    ("show guests | ", ["match", "json", "count"]),
-    ("show guests |", ["match", "json", "count"]),
+    ("show guests | ", ["match", "except", "json", "count", "save"]),
+    ("show guests |", ["match", "except", "json", "count", "save"]),
     ("show guests | m", ["match"]),
     ("bogus ", []),
     ("show status x ", []),
@@ -141,7 +141,7 @@ def test_what_may_follow(line: str, expected: list[str]) -> None:
     assert [item.text for item in complete(line)[2]] == expected
 
 
-def live(arg: Arg, partial: str) -> list[tuple[str, str]]:
+def live(arg: Arg, partial: str, _: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     known = {"guests": ["ips1", "ips2", "nat"], "file": ["a b/", "a c"]}
     return [(name, "running") for name in known.get(arg.source, []) if name.startswith(partial)]
 

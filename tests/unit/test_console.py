@@ -50,7 +50,7 @@ ONE_SHOT = [
     (["help"], 0, "segment NAME bypass", ""),
     (["--help"], 0, "Exit code 3: bypassd does not answer", ""),
     (["--version"], 0, "bypass ", ""),
-    (["guest", "?"], 0, "ips1  running", ""),
+    (["guest", "?"], 0, "ips1    running", ""),
     (["segment", "mian", "auto"], 1, "", 'error: no segment is named "mian"\nhint: '),
     (["guest", "ips1", "start"], 1, "", "error: guest ips1 is draining"),
     (["show", "rules"], 1, "", "error: rules.show is not offered at the moment"),
@@ -246,7 +246,7 @@ def test_shell_session(terminal: Terminal, daemon: FakeDaemon) -> None:
     terminal.type("\t\r")
     terminal.until("image_unreadable")
     terminal.until("wire1 [inline]>")
-    terminal.type("guest i\t\t")
+    terminal.type("guest ip\t\t")
     terminal.until("ips2  failed")
     terminal.type("1 start\r")
     terminal.until("error: guest ips1 is draining")

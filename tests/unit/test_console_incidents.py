@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from console.client import Client
-from console.execute import GOOD, REFUSED, Context, run_line
+from console.execute import Context, run_line
+from console.outcome import GOOD, REFUSED
 from console.render import Style
 from console.views import render
 

@@ -19,7 +19,8 @@ from appliance.support.bundle import MAX_BYTES, make
 from appliance.support.items import ITEMS, Item
 from appliance.support.service import Support
 from console.client import Client
-from console.execute import REFUSED, Context, run_line
+from console.execute import Context, run_line
+from console.outcome import REFUSED
 from console.render import Style
 
 HASH = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7"

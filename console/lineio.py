@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the line editor needs of a terminal that is slow, or can only print: output, echo, keys typed ahead, history."""
+
+from __future__ import annotations
+
+import os
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+
+class SerialOutput(Vt100_Output):
+    """A VT100 for slow lines: no cursor blinking on and off around each key, which is most of the bytes.
+
+    Bracketed paste stays off: several pasted lines are several commands, each entered by its own newline.
+    """
+
+    def hide_cursor(self) -> None:
+        """Left alone."""
+
+    def show_cursor(self) -> None:
+        """Left alone."""
+
+    def enable_bracketed_paste(self) -> None:
+        """Left off."""
+
+
+@contextmanager
+def typing_ahead(terminal: int) -> Iterator[None]:
+    """Between prompts keys wait, unseen and unchanged, for the next prompt; only Ctrl-C acts at once.
+
+    With the usual settings a Ctrl-D typed ahead is lost, text is echoed twice, and a serial line has no way to say that
+    it is full when many lines are pasted.
+    """
+    before = termios.tcgetattr(terminal)
+    quiet = termios.tcgetattr(terminal)
+    quiet[0] |= termios.IXOFF
+    quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+    quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
+    termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
+def history(path: Path) -> History:
+    """History in a file where one can be kept, else for this session only."""
+    try:
+        path.open("a").close()
+        os.chmod(path, 0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(path)
+
+
+class Echo:
+    """Shows the typed line on a terminal that can only print: characters, backspace, and the line anew when it must."""
+
+    def __init__(self, out: Any) -> None:
+        self._out, self._prompt, self._shown, self._visible = out, "", "", False
+
+    def begin(self, prompt: str) -> None:
+        """A new line begins; it is shown once the terminal is ready for keys."""
+        self._prompt, self._shown, self._visible = prompt, "", False
+
+    def show(self, text: str) -> None:
+        """The terminal is ready: prompt, and what was typed ahead."""
+        if not self._visible:
+            self._visible, self._shown = True, text
+            self._write(f"{self._prompt}{text}")
+
+    def end(self, text: str) -> None:
+        """The line was accepted or thrown away."""
+        self.show(text)
+        self._write("\r\n")
+
+    def changed(self, buffer: Buffer) -> None:
+        """Follow the text of the buffer."""
+        if not self._visible:
+            return
+        text, shown = buffer.text, self._shown
+        if text.startswith(shown):
+            self._write(text[len(shown) :])
+        elif shown.startswith(text):
+            gone = len(shown) - len(text)
+            self._write("\b" * gone + " " * gone + "\b" * gone)
+        else:
+            self._write(f"\r\n{self._prompt}{text}")
+        self._shown = text
+
+    def below(self, line: str, text: str) -> None:
+        """Complete the line that is shown to `line`, text below it, then the line again."""
+        rest = line[len(self._shown) :] if line.startswith(self._shown) else ""
+        lines = "\r\n".join(text.splitlines())
+        self._write(f"{rest}\r\n{lines}\r\n{self._prompt}{self._shown}")
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Configurations: what is different, what is wrong, what a commit came to. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from console.render import BOLD, GREEN, PLAIN, RED, YELLOW, Row, Style, cell, duration, fold, generic, paint, table
+from console.views.common import columns_of, rows_of
+
+_DIFF = {"+": GREEN, "-": RED, "@": BOLD}
+
+
+def compare(data: Any, style: Style = PLAIN) -> str:
+    """A difference line by line, then what it means for what runs."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    lines = [cell(line) if line else "" for line in str(data.get("text", "")).splitlines()]
+    if not lines:
+        return "no difference"
+    painted = "\n".join(paint(line, _DIFF.get(line[:1], ""), style) for line in lines)
+    effects = _changes(data, style)
+    return f"{painted}\n\n{effects}" if effects else painted
+
+
+def _changes(data: Row, style: Style) -> str:
+    """What changes, and from when on."""
+    found = [
+        {**row, "old": _value(row.get("old")), "new": _value(row.get("new"))} for row in rows_of(data.get("changes"))
+    ]
+    columns = [("where", "CHANGE"), ("old", "OLD"), ("new", "NEW"), ("effect", "EFFECT")]
+    return table(found, columns, style) if found else ""
+
+
+def _value(value: Any) -> str:
+    text = cell(value)
+    return text if len(text) <= 30 else f"{text[:27]}..."
+
+
+def check(data: Any, style: Style = PLAIN) -> str:
+    """`commit check`: errors, what the change means for traffic, and what it changes."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    head = paint(cell(data.get("message")), GREEN if data.get("good") else RED, style)
+    errors = [_problem("error", row, RED, style) for row in rows_of(data.get("errors"))]
+    blocks = ["\n".join([*errors, *_findings(data, style)]), _changes(data, style)]
+    return "\n\n".join(block for block in (head, *blocks) if block)
+
+
+def commit(data: Any, style: Style = PLAIN) -> str:
+    """What was committed, what it means, and until when it must be confirmed."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    lines = _findings(data, style)
+    effects = [row for row in rows_of(data.get("changes")) if row.get("effect") not in (None, "", "now")]
+    lines += [f"{cell(row.get('where'))}: {cell(row.get('effect'))}" for row in effects]
+    lines.append(cell(data.get("message")))
+    pending = data.get("confirm")
+    if isinstance(pending, dict):
+        left = duration(pending.get("seconds_left"))
+        lines.append(paint(f"taken back in {left} unless it is confirmed: `confirm`", YELLOW, style))
+    return "\n".join(lines)
+
+
+def _findings(data: Row, style: Style) -> list[str]:
+    """What a change means for traffic."""
+    return [
+        _problem(cell(row.get("severity")), row, YELLOW if row.get("severity") == "warning" else "", style)
+        for row in rows_of(data.get("lint"))
+    ]
+
+
+def _problem(kind: str, row: Row, colour: str, style: Style) -> str:
+    first, *more = fold(f"{kind}: {cell(row.get('where'))}: {cell(row.get('what'))}", style.width)
+    return "\n".join([paint(first, colour, style), *(f"    {line}" for line in more)])
+
+
+history = columns_of("history", "nothing was committed yet", [
+    ("n", "N"), ("when", "WHEN"), ("user", "USER"), ("how", "HOW"), ("comment", "COMMENT"),
+], lambda row: {**row, "when": str(row.get("when", "-")).replace("T", " ")[:19]})  # fmt: skip
+
+
+def status(data: Any, style: Style = PLAIN) -> str:
+    """Who edits, what is uncommitted, what is on probation."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    holder, pending = data.get("held_by"), data.get("confirm")
+    changes = data.get("changes") or 0
+    lines = [f"running: commit {cell(data.get('number'))}; startup: {cell(data.get('startup'))}"]
+    held = "nobody"
+    if isinstance(holder, dict):
+        mine = " (this session)" if data.get("mine") else ""
+        held = f"{cell(holder.get('user'))} at {cell(holder.get('tty'))} since {cell(holder.get('since'))}{mine}"
+    lines.append(f"candidate: {changes or 'no'} uncommitted change{'' if changes == 1 else 's'}; edited by {held}")
+    if isinstance(pending, dict):
+        left = duration(pending.get("seconds_left"))
+        text = f"commit {cell(pending.get('number'))} by {cell(pending.get('user'))} is taken back in {left}"
+        lines.append(paint(f"{text} unless it is confirmed", YELLOW, style))
+    return "\n".join(lines)
