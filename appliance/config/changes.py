@@ -43,27 +43,26 @@ def changes(old: Config | None, new: Config) -> list[Change]:
     before = old or Config()
     found = list(_table(schema.ROOT, before, new, "", ""))
     if old is not None:
-        kept = {guest.name for guest in old.guest}
+        before_segments, now_segments = served(old), served(new)
         for guest in new.guest:
-            was, now = served(old, guest.name), served(new, guest.name)
-            if guest.name in kept and was != now:
+            was, now = before_segments.get(guest.name, []), now_segments[guest.name]
+            if guest.name in before_segments and was != now:
                 effect = RESTART.format(name=guest.name)
                 found.append(Change(f"guest {guest.name}: segments it serves", ", ".join(was), ", ".join(now), effect))
     return found
 
 
-def served(config: Config, name: str) -> list[str]:
-    """The segments whose rules lead to this guest, directly or through a group; every segment when no rule does."""
-    ways = {name}
-    for group in config.group:
-        if name in (*(member.hop for member in group.balance), *group.standby):
-            ways.add(group.name)
+def served(config: Config) -> dict[str, list[str]]:
+    """By guest: the segments whose rules lead to it, directly or through a group; every segment when no rule does."""
     everywhere = [segment.name for segment in config.segment]
-    found: set[str] = set()
+    behind = {group.name: tuple(member.hop for member in group.balance) or group.standby for group in config.group}
+    found: dict[str, set[str]] = {guest.name: set() for guest in config.guest}
     for rule in config.rule:
-        if ways.intersection(rule.path):
-            found.update([rule.segment] if rule.segment else everywhere)
-    return [segment for segment in everywhere if segment in found] or everywhere
+        for name in rule.path:
+            for hop in behind.get(name, (name,)):
+                if hop in found:
+                    found[hop].update([rule.segment] if rule.segment else everywhere)
+    return {name: [one for one in everywhere if one in some] or everywhere for name, some in found.items()}
 
 
 def _table(table: Table, old: Any, new: Any, where: str, name: str) -> Iterator[Change]:

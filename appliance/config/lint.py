@@ -148,8 +148,7 @@ def _other_segments(config: Config) -> Iterator[Finding]:
     """Guests that several segments lead to: one application sees both links."""
     reach = _reach(config)
     used = {hop for rule in config.rule for name in rule.path for hop in reach.get(name, ())}
-    for guest in config.guest:
-        segments = served(config, guest.name)
+    for guest, segments in zip(config.guest, served(config).values(), strict=True):
         if guest.name in used and len(segments) > 1:
             rules = [r.name for r in config.rule if any(guest.name in reach.get(name, ()) for name in r.path)]
             what = f"serves segments {' and '.join(segments)} (rules {', '.join(rules[:6])})"

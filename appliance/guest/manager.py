@@ -154,7 +154,7 @@ class GuestManager:
     def _place(self, config: model.Guest) -> Setting:
         """Make and attach the taps that a guest has as the configuration is now, and take its others out."""
         hop = self._datapath.hop_id(config.name)
-        segments = served(self._config, config.name)
+        segments = served(self._config)[config.name]
         pairs = []
         for segment in segments:
             number = self._datapath.segment_id(segment)
@@ -235,7 +235,7 @@ class GuestManager:
 
     async def apply(self, new: Config) -> None:
         """After the switch: guests live as `new` says. One that it does not name goes on without traffic."""
-        self._config = new
+        self._config, wanted = new, served(new)
         self._order.guests = new.guest
         self.aftermath.reconfigure(new)
         for config in new.guest:
@@ -244,7 +244,7 @@ class GuestManager:
                 self._retag(config.name, self._tags(config))
             self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
             guest.reconfigure(config)
-            if tuple(served(new, config.name)) != self._served[config.name]:
+            if tuple(wanted[config.name]) != self._served[config.name]:
                 guest.place = partial(self._place, config)
             else:
                 guest.place = None
