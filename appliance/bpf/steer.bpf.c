@@ -286,31 +286,36 @@ static __always_inline void record(const struct device *device, struct scratch *
 	}
 }
 
+/* Have the kernel send the frame to a slot; XDP_DROP or TC_ACT_SHOT when nothing is attached there. */
+static __always_inline int redirect(int kind, __u32 slot)
+{
+	struct target *target;
+
+	if (kind == XDP)
+		return bpf_redirect_map(&tx, slot, XDP_DROP);
+	target = bpf_map_lookup_elem(&targets, &slot);
+	return target && target->ifindex ? (int)bpf_redirect(target->ifindex, 0) : TC_ACT_SHOT;
+}
+
 /* Send the frame to a slot, and count it: as `outcome`, or as lost by name when nothing is attached there. */
 static __always_inline int send(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length, __u32 slot,
 				__u32 verdict, __u32 outcome)
 {
-	int action;
+	int action = redirect(kind, slot);
 
-	if (kind == XDP) {
-		action = bpf_redirect_map(&tx, slot, XDP_DROP);
-		if (action != XDP_REDIRECT)
-			outcome = OUTCOME_NO_DEVICE;
-	} else {
-		struct target *target = bpf_map_lookup_elem(&targets, &slot);
-
-		if (target && target->ifindex) {
-			action = bpf_redirect(target->ifindex, 0);
-		} else {
-			action = TC_ACT_SHOT;
-			outcome = OUTCOME_NO_DEVICE;
-		}
-	}
+	if (action == drop(kind))
+		outcome = OUTCOME_NO_DEVICE;
 	if (device->flags & DEVICE_COPY_OUT && outcome != OUTCOME_NO_DEVICE)
 		copy_frame(kind, ctx, slot, COPY_OUT, length);
 	count(device, outcome, length);
 	record(device, s, outcome == OUTCOME_NO_DEVICE ? VERDICT_DROP : verdict, slot, outcome);
 	return action;
+}
+
+/* Longer than the other port can send: XDP would drop the frame on the way out without telling anybody. */
+static __always_inline bool oversize(int kind, const struct device *device, __u32 length, __u32 buffers)
+{
+	return kind == XDP && length > (buffers == BUFFERS_SEVERAL ? device->peer_max_sg : device->peer_max);
 }
 
 /* To the port opposite to where the frame came in, seen in the direction it travels. */
@@ -319,8 +324,7 @@ static __always_inline int leave(int kind, void *ctx, const struct device *devic
 {
 	__u32 slot = SLOT(0, device->segment, direction ^ 1);
 
-	/* XDP drops longer frames on the way out without telling anybody: tell. */
-	if (kind == XDP && length > (buffers == BUFFERS_SEVERAL ? device->peer_max_sg : device->peer_max)) {
+	if (oversize(kind, device, length, buffers)) {
 		count(device, OUTCOME_OVERSIZE, length);
 		record(device, s, VERDICT_DROP, slot, OUTCOME_OVERSIZE);
 		return XDP_DROP;
@@ -672,6 +676,14 @@ static __always_inline void accept_program(int kind, void *ctx, __u32 generation
 			next_program(kind, ctx, PROGRAM_FILTERS(0, segment));                                          \
 		break
 
+#define DECIDE_CASE(segment)                                                                                           \
+	case segment:                                                                                                  \
+		if (generation & 1)                                                                                    \
+			next_program(kind, ctx, PROGRAM_DECIDE(1, segment));                                           \
+		else                                                                                                   \
+			next_program(kind, ctx, PROGRAM_DECIDE(0, segment));                                           \
+		break
+
 #define EACH_SEGMENT(of)                                                                                               \
 	of(0);                                                                                                         \
 	of(1);                                                                                                         \
@@ -695,6 +707,14 @@ static __always_inline void policy_program(int kind, void *ctx, __u32 generation
 {
 	switch (segment) {
 		EACH_SEGMENT(POLICY_CASE);
+	}
+}
+
+/* An empty slot costs nothing: there the machine's code has no jump. */
+static __always_inline void decide_program(int kind, void *ctx, __u32 generation, __u32 segment)
+{
+	switch (segment) {
+		EACH_SEGMENT(DECIDE_CASE);
 	}
 }
 
@@ -913,6 +933,98 @@ static __always_inline int noted(int kind, void *ctx)
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
 }
 
+/* What later programs need to know of the frame. */
+static __always_inline void note_frame(int kind, void *ctx, struct scratch *s, const struct device *device,
+				       __u32 generation, __u32 length, __u32 buffers, __u32 direction)
+{
+	s->device = *device;
+	s->generation = generation;
+	s->direction = direction;
+	s->length = length;
+	s->buffers = buffers;
+	s->have_hash = 0;
+	s->want = 0;
+	if (kind == TC) {
+		struct __sk_buff *skb = ctx;
+
+		if (skb->data_end - skb->data < PULL && skb->data_end - skb->data < skb->len)
+			bpf_skb_pull_data(skb, skb->len < PULL ? skb->len : PULL);
+	}
+}
+
+/*
+ * The place of the filters in `decide`: the index of the first rule that matches, NO_MATCH or NOT_HERE. User space puts
+ * the generated code here (appliance/steering/splice.py), so nothing may be known of it.
+ */
+static __noinline __u32 filters(void *ctx)
+{
+	__u32 rule;
+
+	asm volatile("%0 = -1" : "=r"(rule) : "r"(ctx));
+	return rule;
+}
+
+/*
+ * A segment's filters and the core in one program, for sets of filters that are one program: what goes straight to the
+ * other port is sent here, without a note of it for other programs. One for each half of the policy.
+ */
+static __always_inline int decide(int kind, void *ctx, __u32 ifindex, __u32 length, __u32 buffers, __u32 half)
+{
+	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
+	__u32 found, key = 0, place;
+	struct rule *rule = NULL;
+	struct scratch *s;
+
+	if (!device)
+		return pass(kind);
+	found = filters(ctx);
+	/* 0, but the verifier does not know: it would else follow all that comes for each rule's number. */
+	asm volatile("%0 ^= %1" : "+r"(found) : "r"(device->role >> 7));
+	if (found != NO_MATCH && found != NOT_HERE) {
+		place = half * MAX_RULES + (found & (MAX_RULES - 1));
+		rule = bpf_map_lookup_elem(&rules, &place);
+	}
+	if (device->role == ROLE_PORT && found != NOT_HERE && !(rule && rule->length) &&
+	    !(device->flags & (DEVICE_TRACE | DEVICE_DRY | DEVICE_COPY_OUT)) &&
+	    !oversize(kind, device, length, buffers)) {
+		__u32 slot = SLOT(0, device->segment, device->side ^ 1);
+		int action = redirect(kind, slot);
+
+		if (rule) {
+			__u32 counter = rule->counter;
+			struct rule_counter *matched = bpf_map_lookup_elem(&rule_counters, &counter);
+
+			if (matched) {
+				matched->matched.frames++;
+				matched->matched.bytes += length;
+			}
+		}
+		count(device, action == drop(kind) ? OUTCOME_NO_DEVICE : OUTCOME_STRAIGHT, length);
+		return action;
+	}
+	s = bpf_map_lookup_elem(&scratch, &key);
+	if (!s)
+		return pass(kind);
+	if (device->role == ROLE_PORT) {	/* a hop's frame has been noted before */
+		struct trace *t;
+
+		note_frame(kind, ctx, s, device, half, length, buffers, device->side);
+		if (device->flags & DEVICE_TRACE) {
+			t = bpf_map_lookup_elem(&trace, &key);
+			if (t)
+				t->steps = 0;
+		}
+	}
+	s->rule = found;
+	if (found != NOT_HERE) {
+		next_program(kind, ctx, PROGRAM_DISPATCH);
+	} else {
+		s->rule = NO_MATCH;
+		filters_program(kind, ctx, half, s->device.segment);
+	}
+	return pass(kind);
+}
+
 /* A device's frame that its segment's rules, or a hop's continuation, decide about. */
 static __always_inline int steer(int kind, void *ctx, const struct device *device, __u64 policy, __u32 length,
 				 __u32 buffers, __u32 direction)
@@ -928,23 +1040,11 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 
 	if (!s || !segment)
 		return pass(kind);
-	s->device = *device;
-	s->generation = policy;
-	s->direction = direction;
-	s->length = length;
-	s->buffers = buffers;
-	s->have_hash = 0;
+	note_frame(kind, ctx, s, device, policy, length, buffers, direction);
 	s->rule = segment->constant_rule;
 	t = tracing(s);
 	if (t)
 		t->steps = 0;
-	if (kind == TC) {
-		struct __sk_buff *skb = ctx;
-
-		if (skb->data_end - skb->data < PULL && skb->data_end - skb->data < skb->len)
-			bpf_skb_pull_data(skb, skb->len < PULL ? skb->len : PULL);
-	}
-
 	if (device->hop) {
 		__u32 at = (((policy & 1) * MAX_HOPS + (device->hop & (MAX_HOPS - 1))) * MAX_SEGMENTS +
 			    (device->segment & (MAX_SEGMENTS - 1))) * 2 + (direction & 1);
@@ -1024,6 +1124,8 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 lengt
 		policy = *(volatile __u64 *)&c->policy;
 		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1)))
 			return leave(kind, ctx, device, NULL, length, buffers, device->side, OUTCOME_STRAIGHT);
+		if (length >= ETH_HLEN)
+			decide_program(kind, ctx, policy, device->segment);
 	} else {
 		if (heartbeat(kind, ctx, device->hop)) {
 			count(device, OUTCOME_HEARTBEAT, length);
@@ -1047,6 +1149,24 @@ int entry_xdp(struct xdp_md *ctx)
 
 	return entry(XDP, ctx, ctx->ingress_ifindex, length,
 		     length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE);
+}
+
+SEC("xdp.frags")
+int decide_even_xdp(struct xdp_md *ctx)
+{
+	__u32 length = bpf_xdp_get_buff_len(ctx);
+
+	return decide(XDP, ctx, ctx->ingress_ifindex, length,
+		      length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE, 0);
+}
+
+SEC("xdp.frags")
+int decide_odd_xdp(struct xdp_md *ctx)
+{
+	__u32 length = bpf_xdp_get_buff_len(ctx);
+
+	return decide(XDP, ctx, ctx->ingress_ifindex, length,
+		      length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE, 1);
 }
 
 SEC("xdp.frags")
@@ -1077,6 +1197,18 @@ SEC("tc")
 int entry_tc(struct __sk_buff *ctx)
 {
 	return entry(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY);
+}
+
+SEC("tc")
+int decide_even_tc(struct __sk_buff *ctx)
+{
+	return decide(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY, 0);
+}
+
+SEC("tc")
+int decide_odd_tc(struct __sk_buff *ctx)
+{
+	return decide(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY, 1);
 }
 
 SEC("tc")

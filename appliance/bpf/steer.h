@@ -79,7 +79,9 @@
 #define PROGRAM_POLICY_PART(generation, segment) \
 	(64 + (((generation) & 1) * MAX_SEGMENTS + (segment)) * POLICY_PARTS)
 #define PROGRAM_FILTERS(generation, segment) (832 + ((generation) & 1) * MAX_SEGMENTS + (segment)) /* behind the cache */
-#define PROGRAM_SLOTS 864
+#define PROGRAM_DECIDE(generation, segment) (864 + ((generation) & 1) * MAX_SEGMENTS + (segment)) /* see `decide` */
+#define PROGRAM_SLOTS 896
+#define NOT_HERE 0xfffffffe	/* from filters: this frame is not for them, but for those at PROGRAM_FILTERS */
 
 #define CACHE_ENTRIES 4096	/* of each CPU, a power of two; 256 KiB: more would not stay near the processor */
 #define CACHE_IPV6 0x100	/* bits of struct cached's tag, above the protocol */

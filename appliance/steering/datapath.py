@@ -302,7 +302,7 @@ class Datapath:
         began = time.monotonic_ns()
         policy = compile_policy(config, self._names)
         generation = (self.generation + 1) & 0xFFFFFFFF
-        return Prepared(policy, generation, load_programs(self._maps, self._kernel.programs, policy, generation), began)
+        return Prepared(policy, generation, load_programs(self._kernel, policy, generation), began)
 
     def switch_policy(self, prepared: Prepared) -> PolicyReport:
         """Switch to what was prepared, which must be the newest. May run in a thread."""

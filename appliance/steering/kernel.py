@@ -11,16 +11,18 @@ import ctypes
 import hashlib
 import os
 from ctypes import c_uint32
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import DatapathError
-from appliance.steering import layout, libbpf
+from appliance.steering import layout, libbpf, splice
 from appliance.steering.maps import Map, Table
 
 PROGRAMS = tuple(
     f"{name}_{kind}" for kind in ("xdp", "tc") for name in ("entry", "recall", "remember", "dispatch", "walk")
 )
+_TEMPLATES = frozenset(f"decide_{half}_{kind}" for half in ("even", "odd") for kind in ("xdp", "tc"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER}
 
 
@@ -33,7 +35,7 @@ class Kernel:
         `adopted`: same programs as before. `upgraded`: new programs on the old maps. DatapathError when the kernel
         refuses, or `pins` is not on a bpffs.
         """
-        self.pins = pins
+        self.pins, self._path = pins, path
         self.adopted = self.upgraded = False
         self.programs: dict[str, int] = {}
         self.maps: dict[str, Map[Any, Any]] = {}
@@ -128,6 +130,11 @@ class Kernel:
         for folder in ("maps", "programs"):
             for pin in (pins / folder).iterdir():
                 pin.unlink()
+
+    @cached_property
+    def templates(self) -> dict[str, splice.Template]:
+        """The programs that take a set's filters in."""
+        return splice.read(self._path, _TEMPLATES)
 
     def wait_for_frames(self) -> None:
         """Return when every frame that was in the programs at the call has left them (one RCU grace period)."""

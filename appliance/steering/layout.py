@@ -49,7 +49,8 @@ FRAGMENT_NS = 2_000_000_000
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
 PROGRAM_REMEMBER = 4
-PROGRAM_SLOTS = 864
+PROGRAM_SLOTS = 896
+NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
 CACHE_IPV6 = 0x100
 CACHE_SEGMENT_SHIFT = 16
@@ -90,6 +91,11 @@ def program_policy(generation: int, segment: int) -> int:
 def program_filters(generation: int, segment: int) -> int:
     """Slot of the program that finds the rule when the flow cache stands before it."""
     return 832 + (generation & 1) * MAX_SEGMENTS + segment
+
+
+def program_decide(generation: int, segment: int) -> int:
+    """Slot of the segment's filters and the core in one program, where there is one."""
+    return 864 + (generation & 1) * MAX_SEGMENTS + segment
 
 
 def accept_parts(generation: int) -> range:

@@ -6,10 +6,11 @@ The programs come from `appliance.steering.pcap`. Owns their descriptors until `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.steering import layout
+from appliance.steering.kernel import Kernel
 from appliance.steering.maps import Map
 from appliance.steering.pcap import program as pcap
 from appliance.steering.pcap.access import Kind
@@ -35,10 +36,12 @@ class Compiled:
 class Generated:
     """What was loaded: each set with the array it belongs to and the slots of its entry.
 
+    `others`: sets whose second program (frames in pieces, or with the tag beside) belongs into these slots too.
     `before`: (array, slot, descriptor) of core programs that stand before a set: those of the flow cache.
     """
 
     sets: list[tuple[str, pcap.LoadedSet, tuple[int, ...]]] = field(default_factory=list)
+    others: list[tuple[str, pcap.LoadedSet, tuple[int, ...]]] = field(default_factory=list)
     before: list[tuple[str, int, int]] = field(default_factory=list)
     compiled: list[Compiled] = field(default_factory=list)
 
@@ -48,17 +51,23 @@ class Generated:
         They run from the moment the policy word names their generation.
         """
         entries = {layout.program_policy(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
-        entries |= {layout.program_filters(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
+        for place in (layout.program_filters, layout.program_decide):
+            entries |= {place(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
         entries.add(layout.program_accept(generation))
         for _, name, _ in _KINDS:
             filled = {slot for array, _, slots in self.sets if array == name for slot in slots}
             filled |= {slot for array, slot, _ in self.before if array == name}
+            filled |= {slot for array, _, slots in self.others if array == name for slot in slots}
             for slot in entries - filled:
                 maps[name].delete(slot)
         for array, loaded, slots in self.sets:
             loaded.place_parts(maps[array].fd)
             for slot in slots:
                 maps[array].set(slot, loaded.entry_fd)
+        for array, loaded, slots in self.others:
+            for slot in slots:
+                if loaded.parts:
+                    maps[array].set(slot, loaded.parts[0][1])
         for array, slot, fd in self.before:
             maps[array].set(slot, fd)
 
@@ -69,8 +78,8 @@ class Generated:
         self.sets = []
 
 
-def load_programs(maps: dict[str, Map[Any, Any]], core: dict[str, int], policy: Policy, generation: int) -> Generated:
-    """Compile the filters and load what the policy needs; `core`: descriptors of the fixed programs by name.
+def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
+    """Compile the filters and load what the policy needs.
 
     FilterError names the rule or guest whose filter is wrong; DatapathError when the kernel refuses a program.
     """
@@ -84,6 +93,9 @@ def load_programs(maps: dict[str, Map[Any, Any]], core: dict[str, int], policy: 
         if chain and policy.constant(segment) == layout.NO_MATCH:
             alike.setdefault(chain, []).append(segment)
     generated = Generated()
+    maps = kernel.maps
+    half = "odd" if generation & 1 else "even"
+    everything = tuple((name, opened.fd) for name, opened in maps.items())
     try:
         for kind, array, fallback in _KINDS:
 
@@ -100,12 +112,18 @@ def load_programs(maps: dict[str, Map[Any, Any]], core: dict[str, int], policy: 
             for chain, segments in alike.items():
                 wanted = [rules[index] if index in chain else None for index in range(len(rules))]
                 link = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_DISPATCH)
+                host = kernel.templates[f"decide_{half}_{kind}"]
+                link = replace(link, host=host, host_maps=everything)
                 behind = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_REMEMBER)
                 loaded = pcap.load_classifier(wanted, kind=kind, linkage=link, cached=behind)
                 slots = tuple(layout.program_policy(generation, segment) for segment in segments)
                 if loaded.report.cached:
-                    generated.before += [(array, slot, core[f"recall_{kind}"]) for slot in slots]
+                    generated.before += [(array, slot, kernel.programs[f"recall_{kind}"]) for slot in slots]
                     slots = tuple(layout.program_filters(generation, segment) for segment in segments)
+                if loaded.report.joined:
+                    elsewhere = tuple(layout.program_filters(generation, segment) for segment in segments)
+                    generated.others.append((array, loaded, elsewhere))
+                    slots += tuple(layout.program_decide(generation, segment) for segment in segments)
                 generated.sets.append((array, loaded, slots))
                 generated.compiled.append(Compiled(kind, tuple(segments), loaded.report))
             if accepts:

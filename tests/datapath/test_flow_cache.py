@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,13 @@ def test_a_flow_is_found_again(twin: Twin, kind: str) -> None:
     """The first frame of a flow asks the filters, the following do not; the answer and the rule's count stay right."""
     assert cached(twin) == {True}
     for _ in range(5):
-        twin.both(PORT, tcp(), kind)
+        assert twin.kernel(PORT, tcp(), kind).rule == 0
     assert tally(twin) == (4, 1)
     assert twin.datapath.counters().rules["web"].frames == 5
     # Its answers, another host or protocol: other flows, asked for themselves. No match is an answer too.
     for _ in range(2):
         for frame in (tcp(back=True), tcp(host=7, dport=99), udp(dport=80)):
-            twin.both(PORT, frame, kind)
+            assert twin.kernel(PORT, frame, kind) == replace(twin.decide(PORT, frame, kind), frame=frame)
     assert tally(twin) == (4 + 3, 1 + 3)
 
 

@@ -232,7 +232,8 @@ def test_another_program_takes_over(wire: Wire, bpf_object: Path, tmp_path: Path
     source = ROOT / "appliance/bpf/steer.bpf.c"
     include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
     subprocess.run(
-        ["clang", "-O2", "-g", "-target", "bpf", include, "-DPULL=200", "-c", source, "-o", other], check=True
+        ["clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3", include, "-DPULL=200", "-c", source, "-o", other],
+        check=True,
     )
     first = Datapath.open(bpf_object, wire.pins)
     attach(wire, first)

@@ -9,13 +9,24 @@ set never overwrites parts that frames may still run).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from appliance.steering.pcap.access import CTX, KEY, A
 from appliance.steering.pcap.asm import JEQ, R0, R1, R2, R3, R10, Assembler, Helper
 
 SCRATCH, PROGRAMS, TABLES = "scratch", "programs", "tables"  # names of maps in relocations
-NO_MATCH = 0xFFFFFFFF
+NO_MATCH, NOT_HERE = 0xFFFFFFFF, 0xFFFFFFFE
 XDP_PASS, TC_ACT_OK = 2, 0
+
+
+class Host(Protocol):
+    """A program with a place for the filters."""
+
+    def around(
+        self, code: bytes, relocations: tuple[tuple[int, str], ...]
+    ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
+        """The whole program, and what in it refers to maps."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,10 @@ class Linkage:
     accepting hops to `accept_offset` (u64), and each of `stores` (offset, bytes, value) is written with it.
     Then `match_slot` or `miss_slot` of `programs_fd` runs. `part_slots` are for the set's own parts.
     `fallback` is returned when a tail call fails.
+
+    `host`: a program that calls the filters as a function; taken where the set is one program, which then returns the
+    index, NO_MATCH, or NOT_HERE for a frame that the program in the first of `part_slots` is for. `host_maps`: the
+    descriptors of the host's maps.
     """
 
     scratch_fd: int
@@ -37,6 +52,9 @@ class Linkage:
     accept_offset: int = 8
     stores: tuple[tuple[int, int, int], ...] = ()
     fallback: int = XDP_PASS
+    host: Host | None = None
+    host_maps: tuple[tuple[str, int], ...] = ()
+    returns: bool = False  # the set ends by returning its result
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,7 @@ class Ending:
         asm, link = self.asm, self.linkage
         if not matched:
             asm.mov_imm(A, NO_MATCH)
-        if link is None:
+        if link is None or link.returns:
             asm.mov(R0, A)
             asm.exit()
             return

@@ -14,10 +14,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
-from appliance.errors import FilterError
+from appliance.errors import DatapathError, FilterError
 from appliance.steering.pcap import chain, classic, classifier, libpcap, load
 from appliance.steering.pcap import merge as merge_module
 from appliance.steering.pcap.access import Kind, Vlan
@@ -233,7 +233,9 @@ def _build(
                 part_jumps=part_jumps,
             )
             try:
-                main = make(entry=None, other=other)
+                main = None if smaller else _joined(prepared, linkage, kind)
+                report.joined = main is not None
+                main = main or make(entry=None, other=other)
                 programs = main + (make(entry=other, other=None, vlan="metadata") if linkage and kind == "tc" else [])
             except (BudgetError, TableError, TooLongError) as error:
                 if prepared.method == "chain":
@@ -243,6 +245,27 @@ def _build(
             if linkage and kind == "xdp":
                 programs += _in_pieces(ranked, linkage, first + slots, part_jumps)
             return prepared, programs, len(main)
+
+
+def _joined(prepared: classifier.PreparedSet, linkage: Linkage | None, kind: Kind) -> list[LoadableProgram] | None:
+    """The set's program inside its host, where there is a host and the set is one program."""
+    if linkage is None or linkage.host is None:
+        return None
+    try:
+        inner = classifier.programs(
+            prepared,
+            kind=kind,
+            linkage=replace(linkage, returns=True),
+            slots=[],
+            entry=None,
+            other=linkage.part_slots[0],
+        )
+    except (TooLongError, FilterError):
+        return None
+    if len(inner) != 1:
+        return None
+    code, relocations = linkage.host.around(inner[0].code, inner[0].relocations)
+    return [LoadableProgram("decide", code, relocations, None)]
 
 
 def _decide_cache(report: Report, ranked: Sequence[chain.RankedFilter]) -> None:
@@ -331,7 +354,7 @@ def load_set(generated: GeneratedSet, linkage: Linkage | None = None, *, attach_
     started = time.perf_counter()
     maps: dict[str, int] = {}
     if linkage:
-        maps |= {SCRATCH: linkage.scratch_fd, PROGRAMS: linkage.programs_fd}
+        maps |= {**dict(linkage.host_maps), SCRATCH: linkage.scratch_fd, PROGRAMS: linkage.programs_fd}
     table_fd = load.create_table(generated.tables) if generated.tables else None
     if table_fd is not None:
         maps[TABLES] = table_fd
@@ -368,7 +391,12 @@ def load_classifier(
         generated = build_classifier(filters, kind=kind, linkage=linkage, cached=cached, merge=merge, part_jumps=jumps)
         try:
             return load_set(generated, linkage, attach_type=attach_type)
-        except load.TooComplexError:
+        except DatapathError as error:
+            if linkage is not None and generated.report.joined:
+                linkage = replace(linkage, host=None)
+                continue
+            if not isinstance(error, load.TooComplexError):
+                raise
             jumps //= 2
             if jumps < MIN_PART_JUMPS or linkage is None:
                 raise

@@ -26,6 +26,7 @@ class Report:
     load_s: float = 0.0
     expected_ns: int = 0  # what the search for the rule is thought to take, for the choice of the flow cache
     cached: bool = False  # behind the flow cache
+    joined: bool = False  # with the core, in one program
     why_cached: str = ""  # or why not
     not_keyed: int | None = None  # the first rule that a flow's key does not decide
     straight: dict[int, str] = field(default_factory=dict)  # rule -> why it is tested by itself
@@ -42,6 +43,7 @@ class Report:
             "method": self.method,
             "why": self.why,
             "programs": self.programs,
+            "joined": self.joined,
             "instructions": self.instructions,
             "table_bytes": self.table_bytes,
             "graph_states": self.states,

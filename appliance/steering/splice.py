@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The core's `decide` programs as templates: compiled code with a place for a set's filters. Pure but for `read`.
+
+A tail call from the filters to the core costs as much as the filters themselves, and what goes from program to program
+has to be written down for the next. So the fixed core holds a program that calls a function `filters`, of which the
+compiler knows nothing; here that program is taken out of the object file, and the generated code put in the function's
+place. Read by hand, because libbpf gives a program's code only after it has loaded the whole object.
+Source: ELF-64, and the kernel's llvm_reloc.rst for the two kinds of relocation.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.errors import DatapathError
+
+_SYMBOLS, _RELOCATIONS = 2, 9  # SHT_SYMTAB, SHT_REL
+_TO_MAP, _TO_FUNCTION = 1, 10  # R_BPF_64_64, R_BPF_64_32
+_SECTION, _SYMBOL, _INSTRUCTION = 64, 24, 8
+
+
+@dataclass(frozen=True)
+class Template:
+    """A program without the function it calls: `call` is the index of that call, `maps` (index, name) what it reads."""
+
+    code: bytes
+    call: int
+    maps: tuple[tuple[int, str], ...]
+
+    def around(
+        self, code: bytes, relocations: tuple[tuple[int, str], ...]
+    ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
+        """The program with `code` as that function."""
+        own = len(self.code) // _INSTRUCTION
+        joined = bytearray(self.code + code)
+        # a call of a function of the program: the distance from the next instruction to the function's first
+        struct.pack_into("<i", joined, self.call * _INSTRUCTION + 4, own - self.call - 1)
+        return bytes(joined), (*self.maps, *((at + own, name) for at, name in relocations))
+
+
+def read(path: Path, names: frozenset[str]) -> dict[str, Template]:
+    """The templates of these names in a compiled object file; DatapathError when they are not there as expected."""
+    try:
+        return _read(path.read_bytes(), names)
+    except (OSError, struct.error, ValueError, IndexError) as error:
+        raise DatapathError(f"{path}: not the compiled datapath: {error}") from error
+
+
+def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise ValueError("no little-endian ELF-64 file")
+    begin, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
+    # of each section: type, offset, size, link, info
+    sections = [struct.unpack_from("<4xI16xQQII", data, begin + at * _SECTION) for at in range(count)]
+    table = next(at for at, section in enumerate(sections) if section[0] == _SYMBOLS)
+    texts = sections[sections[table][3]][1]
+
+    def symbol(number: int) -> tuple[str, int, int, int]:
+        """Name, section, value, size."""
+        name, _, section, value, size = struct.unpack_from("<IHHQQ", data, sections[table][1] + number * _SYMBOL)
+        return data[texts + name : data.index(0, texts + name)].decode(), section, value, size
+
+    found: dict[str, Template] = {}
+    for number in range(sections[table][2] // _SYMBOL):
+        name, section, value, size = symbol(number)
+        if name not in names:
+            continue
+        start = sections[section][1] + value
+        maps: list[tuple[int, str]] = []
+        calls: list[int] = []
+        for kind, offset, length, _, info in sections:
+            if kind != _RELOCATIONS or info != section:
+                continue
+            for at in range(offset, offset + length, 16):
+                where, what = struct.unpack_from("<QQ", data, at)
+                if not value <= where < value + size:
+                    continue
+                index = (where - value) // _INSTRUCTION
+                if what & 0xFFFFFFFF == _TO_MAP:
+                    maps.append((index, symbol(what >> 32)[0]))
+                elif what & 0xFFFFFFFF == _TO_FUNCTION:
+                    calls.append(index)
+        if len(calls) != 1 or not all(text for _, text in maps):
+            raise ValueError(f"{name} calls {len(calls)} functions, not the filters alone, or reads what is no map")
+        code = bytearray(data[start : start + size])
+        for index, _ in maps:
+            code[index * _INSTRUCTION + 1] |= 1 << 4  # BPF_PSEUDO_MAP_FD
+        found[name] = Template(bytes(code), calls[0], tuple(maps))
+    missing = names - found.keys()
+    if missing:
+        raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    return found
