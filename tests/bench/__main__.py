@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tests import figures
-from tests.bench import topology
-from tests.bench.decision import decision_ns
+from tests.bench import remap, topology
+from tests.bench.decision import decision, flow_cache
 from tests.bench.generator import SIZES, Generator
 from tests.bench.subjects import LIMITS, Subject, subjects
 
@@ -77,17 +77,19 @@ def measure(
                     with subject.put(generator):
                         for case in mine:
                             if case[0] is subject:
-                                rates[case] += [pair(generator, case, seconds) for _ in range(pairs)]
+                                generator.aim("gen", case[1])
+                                count = generator.length(case[2], seconds)
+                                rates[case] += [pair(generator, case, count) for _ in range(pairs)]
     return rates
 
 
-def pair(generator: Generator, case: Case, seconds: float) -> Pair:
+def pair(generator: Generator, case: Case, count: int) -> Pair:
     """One burst through the subject, and one through the limit."""
     subject, flows, size = case
     generator.aim("gen", flows)
-    ours = generator.burst(size, seconds, subject.settle)
+    ours = generator.burst(size, count, subject.settle)
     generator.aim("gen0", flows)
-    return ours.per_second, generator.burst(size, seconds, 0.05 if subject.path == "one guest" else 0.0).per_second
+    return ours.per_second, generator.burst(size, count, 0.05 if subject.path == "one guest" else 0.0).per_second
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -106,12 +108,12 @@ def rows(generator: Generator, rates: dict[Case, list[Pair]]) -> list[figures.Ro
         row |= {"rules": subject.rules, "match": subject.match, "ratio": round(middle, 4)}
         row |= {"low_ratio": round(low, 4), "high_ratio": round(high, 4)}
         if subject.implementation == "throughwire" and subject.path == "straight" and (flows, size) == (1, "64"):
-            row["ns"] = round(decision_ns(generator, subject.rules, subject.match), 1)
+            row |= decision(generator, subject.rules, subject.match)
         result.append(row)
     limits = [
         {**_row("limit", path, flows, size, values), "ratio": 1.0} for (path, flows, size), values in bare.items()
     ]
-    return limits + result
+    return limits + result + flow_cache(generator)
 
 
 def _row(implementation: str, path: str, flows: int, size: str, rates: list[float]) -> figures.Row:
@@ -177,7 +179,9 @@ def main() -> int:
     for sink in sinks:
         os.close(sink)
     target = figures.write("bench", result, plot(result), left_out=[s.implementation for s in every if s.skip])
-    print(figures.table(result))
+    moved = remap.rows()
+    figures.write("groups", moved, remap.plot(moved))
+    print(figures.table(result) + "\n" + figures.table(moved))
     print(f"written: {target}")
     return 0
 

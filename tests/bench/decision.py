@@ -1,37 +1,81 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a decision costs in ns, by BPF_PROG_TEST_RUN: entry program, policy and dispatch, without any wire."""
+"""What a decision costs in ns, by BPF_PROG_TEST_RUN: entry program, filters and dispatch, without any wire."""
 
 from __future__ import annotations
 
 import statistics
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from appliance.config.load import loads
 from appliance.steering import libbpf
 from appliance.steering.datapath import Datapath
+from appliance.steering.pcap import program as pcap
+from tests import figures
 from tests.bench.generator import Generator, frame
 from tests.bench.subjects import BPF_OBJECT, SEGMENT, rules_text
 from tests.bench.topology import index
 
 REPEAT = 200_000
-RUNS = 5
+RUNS = 7
+WIDE_RULES = 256
 
 
-def decision_ns(generator: Generator, rules: int, match: str) -> float:
-    """Nanoseconds for one frame that arrives at the LAN port, the cost of measuring taken off (median of runs)."""
-    data = frame(64)
+def decision(generator: Generator, rules: int, match: str) -> figures.Row:
+    """`ns` of a frame at the LAN port, the cost of measuring taken off; `policy_ms` to compile and load, first time."""
+    with _datapath() as datapath:
+        row: figures.Row = {}
+        if rules:
+            pcap.forget()
+            took = datapath.set_policy(loads(SEGMENT + rules_text(rules, match), "bench")).took_ns
+            row["policy_ms"] = round(took / 1e6, 1)
+        row["ns"] = round(cost(generator, datapath, frame(64)), 1)
+        return row
+
+
+def flow_cache(generator: Generator) -> list[figures.Row]:
+    """A set of rules that is too wide for one graph, with the flow cache and without it."""
+    lines = []
+    for number in range(WIDE_RULES):
+        hosts = " or ".join(f"host 10.{number % 250}.{n}.{number // 250 + n * 7}" for n in range(6))
+        ports = " or ".join(f"port {20000 + number * 5 + n}" for n in range(5))
+        lines.append(f'[[rule]]\nname = "r{number}"\nmatch = "({hosts}) and ({ports})"\npath = []\n')
+    text = SEGMENT + "\n".join(lines)
+    found: list[figures.Row] = []
+    for name, threshold in (("throughwire, flow cache", pcap.CACHE_FROM_NS), ("throughwire, no cache", 1 << 30)):
+        kept, pcap.CACHE_FROM_NS = pcap.CACHE_FROM_NS, threshold
+        try:
+            with _datapath() as datapath:
+                datapath.set_policy(loads(text, "bench"))
+                (about, *_) = (row for row in datapath.compiled() if row["by"] == "xdp")
+                ns = round(cost(generator, datapath, frame(64)), 1)
+                found.append({
+                    "implementation": name, "path": "straight", "rules": WIDE_RULES, "match": "none", "flows": 1,
+                    "frame_bytes": 64, "runs": RUNS, "ns": ns, "method": about["method"], "cached": about["flow_cache"],
+                })  # fmt: skip
+        finally:
+            pcap.CACHE_FROM_NS = kept
+    return found
+
+
+@contextmanager
+def _datapath() -> Iterator[Datapath]:
     datapath = Datapath.open(BPF_OBJECT)
     try:
         datapath.attach_segment("main", "lan", "wan", "xdp")
-        if rules:
-            datapath.set_policy(loads(SEGMENT + rules_text(rules, match), "bench"))
-        # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-        context = struct.pack("=6I", 0, len(data), 0, index("lan"), 0, 0)
-        entry, nothing = datapath.kernel.programs["entry_xdp"], generator.object.program_fd("nothing")
-        costs = [
-            libbpf.run_frame(entry, data, REPEAT, context)[2] - libbpf.run_frame(nothing, data, REPEAT, context)[2]
-            for _ in range(RUNS)
-        ]
-        return statistics.median(costs)
+        yield datapath
     finally:
         datapath.unload()
+
+
+def cost(generator: Generator, datapath: Datapath, data: bytes) -> float:
+    """Nanoseconds for one frame, the median of runs."""
+    # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+    context = struct.pack("=6I", 0, len(data), 0, index("lan"), 0, 0)
+    entry, nothing = datapath.kernel.programs["entry_xdp"], generator.object.program_fd("nothing")
+    costs = [
+        libbpf.run_frame(entry, data, REPEAT, context)[2] - libbpf.run_frame(nothing, data, REPEAT, context)[2]
+        for _ in range(RUNS)
+    ]
+    return statistics.median(costs)

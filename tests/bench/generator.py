@@ -80,17 +80,19 @@ class Generator:
         libbpf.check("tally", libbpf.library().bpf_map_lookup_elem(self._tally, ctypes.byref(position), values))
         return sum(values)
 
-    def burst(self, size: str, seconds: float, settle: float = 0.0) -> Rate:
-        """Send for about `seconds` and count arrivals; `settle` seconds more for implementations with queues.
-
-        Each call into the kernel costs some 20 ms to set up and tear down, so a size is sent in one call whose length
-        a first, uncounted call has found out.
-        """
+    def length(self, size: str, seconds: float) -> int:
+        """How many times the mix of `size` takes about `seconds` to send; found out by sending some."""
         shares = sum(share for _, share in SIZES[size])
         begin = time.perf_counter()
         self._run(frame(SIZES[size][0][0]), PROBE_FRAMES)
         rate = PROBE_FRAMES / (time.perf_counter() - begin)
-        count = max(BATCH, round(rate * seconds / shares))
+        return max(BATCH, round(rate * seconds / shares))
+
+    def burst(self, size: str, count: int, settle: float = 0.0) -> Rate:
+        """Send the mix `count` times and count arrivals; `settle` seconds more for implementations with queues.
+
+        Each call into the kernel costs some 20 ms to set up and tear down, so a size is sent in one call.
+        """
         sent, arrived = self.tally(0), self.tally(1)
         start = time.perf_counter()
         for length, share in SIZES[size]:
