@@ -224,6 +224,7 @@ static const __u32 zero;
 
 #include "copies.h"
 #include "cache.h"
+#include "checksum.h"
 
 static __always_inline struct trace *tracing(const struct scratch *s)
 {
@@ -1149,6 +1150,18 @@ int entry_xdp(struct xdp_md *ctx)
 
 	return entry(XDP, ctx, ctx->ingress_ifindex, length,
 		     length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE);
+}
+
+/* For devices that hand frames over with checksums that are not finished. */
+SEC("xdp.frags")
+int entry_filling_xdp(struct xdp_md *ctx)
+{
+	__u32 length = bpf_xdp_get_buff_len(ctx);
+
+	if (length > ctx->data_end - ctx->data)
+		return entry(XDP, ctx, ctx->ingress_ifindex, length, BUFFERS_SEVERAL);
+	fill_checksum(ctx);
+	return entry(XDP, ctx, ctx->ingress_ifindex, length, BUFFERS_ONE);
 }
 
 SEC("xdp.frags")

@@ -20,7 +20,7 @@ from appliance.steering.copies import Copies
 from appliance.steering.counters import Counters, DeviceCount, HopCount, RuleCount
 from appliance.steering.kernel import Kernel
 from appliance.steering.layout import Role, Side, slot
-from appliance.steering.links import Links
+from appliance.steering.links import FILLING, Links
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
 from appliance.steering.programs import Generated, load_programs
@@ -83,7 +83,8 @@ class Datapath:
     def __init__(self, kernel: Kernel, names: Names) -> None:
         self._kernel, self._names = kernel, names
         self._maps = kernel.maps
-        entries = {"xdp": kernel.programs["entry_xdp"], "tc": kernel.programs["entry_tc"]}
+        names_of = {"xdp": "entry_xdp", FILLING: "entry_filling_xdp", "tc": "entry_tc"}
+        entries = {which: kernel.programs[name] for which, name in names_of.items()}
         self._links = Links(entries, kernel.pins / "links" if kernel.pins is not None else None)
         self._attached: dict[int, Attachment] = {}
         self._tags: dict[int, bool] = {}  # by slot: the hop may use tags
@@ -123,10 +124,13 @@ class Datapath:
 
     # -- devices ------------------------------------------------------------------------------------------------------
 
-    def attach_segment(self, segment: str, lan: str, wan: str, mode: str = "auto") -> tuple[Attachment, Attachment]:
+    def attach_segment(
+        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False
+    ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports (device names) in line. Idempotent; frames flow from the return on.
 
         `mode` "auto" takes native XDP when both ports have it, else tc: XDP can only send to devices that take part.
+        `whole`: frames come with finished checksums, as from a wire, also where the device would leave them (a veth).
         HardwareError when a device is missing; DatapathError when the kernel refuses the mode that was asked for.
         """
         ports = {Side.LAN: devices.read(lan), Side.WAN: devices.read(wan)}
@@ -134,7 +138,8 @@ class Datapath:
         places = {slot(0, number, side): port for side, port in ports.items()}
         for side, port in ports.items():
             self._enter_tables(Attachment(slot(0, number, side), port, segment, side, "", "", ""), tags=False)
-        attempt, reason = self._attach(places, ("xdp", "tc") if mode == "auto" else (mode,), f"segment {segment}")
+        tried = ("xdp", "tc") if mode == "auto" else (mode,)
+        attempt, reason = self._attach(places, tried, f"segment {segment}", whole=whole)
         for place in places:
             placed = self._attached[place]
             placed.mode = attempt
@@ -166,14 +171,16 @@ class Datapath:
         self._measure(segment)
         return placed
 
-    def _attach(self, places: dict[int, devices.Device], tried: tuple[str, ...], who: str) -> tuple[str, str]:
+    def _attach(
+        self, places: dict[int, devices.Device], tried: tuple[str, ...], who: str, *, whole: bool = False
+    ) -> tuple[str, str]:
         """Attach all of these by the first mode that works; that mode, and why not an earlier one."""
         reason = ""
         for attempt in tried:
             device = next(iter(places.values()))
             try:
                 for place, device in places.items():
-                    self._links.attach(place, device.ifindex, attempt)
+                    self._links.attach(place, device.ifindex, attempt, filling=device.leaves_checksums and not whole)
                 # Only now: some drivers can be sent to only while a program is attached.
                 unfit = [one for one in places.values() if attempt == "xdp" and not one.sends()]
                 if unfit:

@@ -32,6 +32,11 @@ class Device:
     def longest(self) -> int:
         return self.mtu + ETHERNET_HEADER + VLAN_HEADER
 
+    @property
+    def leaves_checksums(self) -> bool:
+        """Does it hand over frames whose checksums the sender left to the hardware? It has none."""
+        return self.driver == "veth"
+
     def sends(self) -> bool:
         """May XDP send frames by it, as it is now? A kernel that cannot tell is believed to."""
         features = xdp_features(self.ifindex)

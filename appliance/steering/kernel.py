@@ -19,8 +19,9 @@ from appliance.errors import DatapathError
 from appliance.steering import layout, libbpf, splice
 from appliance.steering.maps import Map, Table
 
-PROGRAMS = tuple(
-    f"{name}_{kind}" for kind in ("xdp", "tc") for name in ("entry", "recall", "remember", "dispatch", "walk")
+PROGRAMS = (
+    "entry_filling_xdp",
+    *(f"{name}_{kind}" for kind in ("xdp", "tc") for name in ("entry", "recall", "remember", "dispatch", "walk")),
 )
 _TEMPLATES = frozenset(f"decide_{half}_{kind}" for half in ("even", "odd") for kind in ("xdp", "tc"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER}

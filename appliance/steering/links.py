@@ -13,6 +13,7 @@ from pathlib import Path
 from appliance.errors import DatapathError
 from appliance.steering import libbpf
 
+FILLING = "filling"  # by XDP, for devices that hand over frames whose checksums are not finished
 _ATTACH = {"xdp": (libbpf.BPF_XDP, libbpf.XDP_FLAGS_DRIVER), "tc": (libbpf.BPF_TCX_INGRESS, 0)}
 
 
@@ -27,7 +28,7 @@ class Link:
 
 
 class Links:
-    """By slot. `programs`: descriptor of the entry program of each mode."""
+    """By slot. `programs`: descriptor of the entry program of each mode, and of FILLING."""
 
     def __init__(self, programs: dict[str, int], pins: Path | None) -> None:
         """Take over what is pinned. A pin that cannot be opened is removed."""
@@ -55,24 +56,26 @@ class Links:
             return None
         return link.mode if libbpf.info(link.fd, libbpf.LinkInfo()).ifindex == ifindex else None
 
-    def attach(self, slot: int, ifindex: int, mode: str) -> None:
+    def attach(self, slot: int, ifindex: int, mode: str, *, filling: bool = False) -> None:
         """Attach in this mode ("xdp" is native, or "tc"); keeps a link that is right, and replaces its program if old.
 
+        `filling`: by XDP, finish the checksums of its frames.
         Changing the mode loses no frame: the new link is there before the old one goes. DatapathError when the
         kernel refuses; the old link then stays.
         """
         old = self._links.get(slot)
-        program = self._programs[mode]
+        which = FILLING if filling and mode == "xdp" else mode
+        program = self._programs[which]
         if old is not None and self.mode(slot, ifindex) == mode:
-            if old.program != self._ids[mode]:
+            if old.program != self._ids[which]:
                 libbpf.link_update(old.fd, program)
-                old.program = self._ids[mode]
+                old.program = self._ids[which]
             return
         attach_type, flags = _ATTACH[mode]
         fd = libbpf.link_create(program, ifindex, attach_type, flags)
         if old is not None:
             self.detach(slot)
-        self._links[slot] = Link(fd, mode, ifindex, self._ids[mode])
+        self._links[slot] = Link(fd, mode, ifindex, self._ids[which])
         if self._pins is not None:
             libbpf.pin(fd, self._pins / str(slot))
 

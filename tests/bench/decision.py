@@ -63,7 +63,7 @@ def flow_cache(generator: Generator) -> list[figures.Row]:
 def _datapath() -> Iterator[Datapath]:
     datapath = Datapath.open(BPF_OBJECT)
     try:
-        datapath.attach_segment("main", "lan", "wan", "xdp")
+        datapath.attach_segment("main", "lan", "wan", "xdp", whole=True)
         yield datapath
     finally:
         datapath.unload()

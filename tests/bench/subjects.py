@@ -112,7 +112,7 @@ def throughwire(rules: int, match: str, mode: str = "xdp") -> Callable[[Generato
     def put(_: Generator) -> Iterator[None]:
         datapath = Datapath.open(BPF_OBJECT)
         try:
-            datapath.attach_segment("main", "lan", "wan", mode)
+            datapath.attach_segment("main", "lan", "wan", mode, whole=True)
             if rules:
                 datapath.set_policy(loads(SEGMENT + rules_text(rules, match), "bench"))
             yield
@@ -129,7 +129,7 @@ def throughwire_echo(_: Generator) -> Iterator[None]:
     with echo():
         datapath = Datapath.open(BPF_OBJECT)
         try:
-            datapath.attach_segment("main", "lan", "wan", "xdp")
+            datapath.attach_segment("main", "lan", "wan", "xdp", whole=True)
             for side, tap in zip((Side.LAN, Side.WAN), TAPS, strict=True):
                 datapath.attach_hop(tap, "g", "main", side)
             datapath.set_policy(loads(text, "bench"))

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Checksums that a host left to its device, for devices that are no wire (veth).
+ *
+ * A host with offloads writes only the sum of the pseudo header into a TCP or UDP frame and marks the frame; the
+ * network card does the rest. A veth only passes the mark on, and XDP has no place for it: the frame would
+ * arrive broken. So the sum is finished here, for frames that hold just the sum of their pseudo header. A frame
+ * whose true checksum looks like that gets the same value again.
+ */
+#ifndef CHECKSUM_H
+#define CHECKSUM_H
+
+#include "parsing.h"
+
+#define CHECKSUM_BLOCK 64
+#define CHECKSUM_BLOCKS 56 /* a veth with XDP takes less than a page in one buffer; longer frames are left as they are */
+
+static __always_inline __u16 checksum_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* Finish the sum of `left` bytes that begin at `header` behind the frame's begin; the field is at `field`. */
+static __always_inline void checksum_finish(struct xdp_md *ctx, __u32 header, __u32 field, __u64 pseudo, __u32 left,
+					    bool udp)
+{
+	__u8 *data = (void *)(long)ctx->data, *p = data + header;
+	void *end = (void *)(long)ctx->data_end;
+	__u64 sum = 0;
+	__u16 whole;
+
+	if ((void *)data + field + 2 > end || *(__u16 *)(data + field) != checksum_fold(pseudo))
+		return;
+	for (int i = 0; i < CHECKSUM_BLOCKS; i++) {
+		if (left < CHECKSUM_BLOCK || (void *)p + CHECKSUM_BLOCK > end)
+			break;
+		sum = bpf_csum_diff(NULL, 0, (void *)p, CHECKSUM_BLOCK, sum);
+		p += CHECKSUM_BLOCK;
+		left -= CHECKSUM_BLOCK;
+	}
+	for (int i = 0; i < CHECKSUM_BLOCK / 4 - 1; i++) {
+		if (left < 4 || (void *)p + 4 > end)
+			break;
+		sum += *(__u32 *)p;
+		p += 4;
+		left -= 4;
+	}
+	if (left >= 2) {
+		if ((void *)p + 2 > end)
+			return;
+		sum += *(__u16 *)p;
+		p += 2;
+		left -= 2;
+	}
+	if (left == 1) {
+		if ((void *)p + 1 > end)
+			return;
+		sum += *p;
+		left = 0;
+	}
+	if (left) /* cut short, or too long */
+		return;
+	whole = ~checksum_fold(sum);
+	*(__u16 *)(data + field) = udp && !whole ? 0xffff : whole;
+}
+
+static __noinline int fill_checksum(struct xdp_md *ctx)
+{
+	__u8 *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	__u64 sum = 0;
+	__u32 length;
+	__u8 proto;
+
+	if ((void *)data + 42 > end)
+		return 0;
+	if (*(__u16 *)(data + 12) == bpf_htons(ETH_P_IP)) {
+		/* with options or in fragments the host has done it itself */
+		proto = data[23];
+		if (data[14] != 0x45 || *(__u16 *)(data + 20) & bpf_htons(0x3fff))
+			return 0;
+		length = bpf_ntohs(*(__u16 *)(data + 16)) - 20;
+		sum += *(__u32 *)(data + 26);
+		sum += *(__u32 *)(data + 30);
+		sum += bpf_htons(proto);
+		sum += bpf_htons(length);
+		if (proto == PROTO_TCP)
+			checksum_finish(ctx, 34, 34 + 16, sum, length & 0xffff, false);
+		else if (proto == PROTO_UDP)
+			checksum_finish(ctx, 34, 34 + 6, sum, length & 0xffff, true);
+	} else if (*(__u16 *)(data + 12) == bpf_htons(ETH_P_IPV6) && (void *)data + 62 <= end) {
+		proto = data[20];
+		length = bpf_ntohs(*(__u16 *)(data + 18));
+		for (int i = 22; i < 54; i += 4)
+			sum += *(__u32 *)(data + i);
+		sum += bpf_htons(proto);
+		sum += bpf_htons(length);
+		if (proto == PROTO_TCP)
+			checksum_finish(ctx, 54, 54 + 16, sum, length, false);
+		else if (proto == PROTO_UDP)
+			checksum_finish(ctx, 54, 54 + 6, sum, length, true);
+	}
+	return 0;
+}
+
+#endif
