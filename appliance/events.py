@@ -74,6 +74,8 @@ def severity_of(what: str, to: str, cause: str) -> Severity:
         if to == "available":
             return Severity.NOTICE
         return Severity.WARNING if to == "suspect" else Severity.INFO
+    if kind == "flow":
+        return Severity.WARNING if to == "quarantined" else Severity.NOTICE
     if kind == "system":
         return _RESETS.get(cause, Severity.NOTICE)
     return Severity.WARNING if to in ("down", "failed", "missing") else Severity.NOTICE

@@ -72,7 +72,28 @@ say() {
 # What the host must know of us; said again whenever a host (re)connects, as it may be a new one.
 introduce() {
 	say '{"type":"hello","version":1,"agent":"throughwire-agent.sh","capabilities":["accept","drain","bypass","tags","check"]}'
-	[ -z "$filter" ] || say "{\"type\":\"accept\",\"filter\":\"$(plain "$filter" 1024)\"}"
+	if [ -f "$fifo.accept" ]; then
+		:
+	elif [ -n "$filter" ]; then
+		say "{\"type\":\"accept\",\"filter\":\"$(plain "$filter" 1024)\"}"
+	fi
+	for kind in accept drain bypass tags; do
+		[ ! -f "$fifo.$kind" ] || say "$(cat "$fifo.$kind")"
+	done
+}
+
+# An order from inside the guest: for the host now, and for one that comes later.
+pass_on() {
+	kind=${1#*'"type":"'}
+	kind=${kind%%'"'*}
+	case $kind in
+	accept | drain | bypass | tags) printf '%s\n' "$1" >"$fifo.$kind" ;;
+	esac
+	say "$1"
+}
+
+forget() {
+	rm -f "$fifo" "$fifo.accept" "$fifo.drain" "$fifo.bypass" "$fifo.tags"
 }
 
 # The application's state in a word: "ok", or what its own check says.
@@ -133,13 +154,13 @@ obey() {
 
 [ -c "$port" ] || [ -p "$port" ] || die "$port is not there: is this guest run by Throughwire?"
 exec 3<>"$port" || die "$port cannot be opened: does another agent run?"
-rm -f "$fifo"
+forget
 (umask 077 && mkfifo "$fifo") || die "$fifo cannot be made"
 children=
 stop() {
 	trap '' INT TERM
 	trap - EXIT
-	rm -f "$fifo"
+	forget
 	for child in $children; do kill "$child" 2>/dev/null; done
 	exit 0
 }
@@ -147,7 +168,7 @@ trap stop EXIT INT TERM
 
 introduce
 # Its own end of the pipe is open for writing too, so the reader never sees its end.
-while IFS= read -r line; do say "$line"; done <>"$fifo" &
+while IFS= read -r line; do pass_on "$line"; done <>"$fifo" &
 children="$children $!"
 while :; do
 	say "{\"type\":\"heartbeat\",\"status\":\"$(status)\"}"

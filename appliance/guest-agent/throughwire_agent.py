@@ -52,6 +52,7 @@ class Agent:
         self.asking: dict[int, str | None] = {}  # number of a request -> who waits for its answer
         # a running check or status command -> its time limit, what is done when it ends, what it said so far
         self.work: dict[subprocess.Popen[bytes], tuple[float, Done, list[bytes]]] = {}
+        self.standing: dict[str, Message] = {}  # what a host that comes later must be told again
         self.said = "ok"
         self.next_beat = self.next_read = 0.0
         self.server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -88,8 +89,10 @@ class Agent:
     def introduce(self) -> None:
         """Said again whenever a host connects: it may be a new one, which knows nothing of us."""
         self.ask(HELLO)
-        if self.options.accept:
+        if self.options.accept and "accept" not in self.standing:
             self.ask({"type": "accept", "filter": self.options.accept})
+        for message in self.standing.values():
+            self.ask(message)
 
     # -- from the host
 
@@ -194,8 +197,7 @@ class Agent:
             message = json.loads(data.decode())
         except ValueError:
             return
-        if message.get("type") == "accept":
-            self.options.accept = message.get("filter")  # said again to a host that comes later
+        self.standing[message.get("type")] = message
         self.ask(message, asker)
 
     def run(self) -> None:

@@ -152,7 +152,8 @@ class Aftermath:
 
         async def release(params: Params) -> object:
             flow = await self.policy.release(str(params["name"]))
-            self._ledger.record(f"flow {flow.flow}", "quarantined", "inspected", Cause.OPERATOR, "released")
+            released = f"{flow.flow} is released"
+            self._ledger.record(f"flow {flow.name}", "quarantined", "inspected", Cause.OPERATOR, released)
             return {"message": f"{flow.flow} goes to {', '.join(flow.guests)} again"}
 
         registry.add("incidents.show", rows, doc="Guests that died or failed: when, why, what is kept.")

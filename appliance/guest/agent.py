@@ -65,7 +65,7 @@ class Agent:
         self.unanswered = 0  # answers that the agent did not read
         self._numbers = itertools.count(1)
         self._checks: dict[int, asyncio.Future[str]] = {}
-        self._waiting: Accept | Tags | None = None
+        self._waiting: dict[str, Accept | Tags] = {}  # by what is asked for
         self._worker: asyncio.Task[None] | None = None
 
     def greet(self) -> None:
@@ -119,16 +119,17 @@ class Agent:
     # What takes time
 
     def _later(self, message: Accept | Tags) -> None:
-        if self._waiting is not None:
-            what = "accept" if isinstance(self._waiting, Accept) else "tags"
-            self._answer(what, self._waiting.id, why="a newer request came before this one was looked at")
-        self._waiting = message
+        what = "accept" if isinstance(message, Accept) else "tags"
+        older = self._waiting.pop(what, None)
+        if older is not None:
+            self._answer(what, older.id, why="a newer request came before this one was looked at")
+        self._waiting[what] = message
         if self._worker is None or self._worker.done():
             self._worker = asyncio.get_running_loop().create_task(self._work(), name=f"agent {self._name}")
 
     async def _work(self) -> None:
-        while (message := self._waiting) is not None:
-            self._waiting = None
+        while self._waiting:
+            message = self._waiting.pop(next(iter(self._waiting)))
             if isinstance(message, Accept):
                 await self._register(message)
             else:
@@ -177,7 +178,7 @@ class Agent:
         """The run ended, or bypassd does."""
         if self._worker is not None:
             self._worker.cancel()
-        self._waiting = None
+        self._waiting.clear()
 
     def summary(self) -> dict[str, object]:
         """For `show guest NAME`."""

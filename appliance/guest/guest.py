@@ -31,6 +31,7 @@ from appliance.guest.taps import TapInUseError
 from appliance.health.combine import Available, Decision, History, Unavailable
 from appliance.health.lease import Lease, Leases
 from appliance.health.reaction import Fault, Reaction
+from appliance.health.told import PANIC
 from appliance.health.watch import TapPair
 
 log = logging.getLogger(__name__)
@@ -312,7 +313,8 @@ class Guest:
     async def _again(self, run: Run, end: End, detail: str) -> None:
         """It ended by itself: what its policy says."""
         assert run.record is not None
-        if end.answered:
+        # A panic is an incident already, from when it was told; a guest that powered itself off did not die.
+        if end.answered and not end.in_order and PANIC not in run.watch.verdict.vetoes:
             self._fell("died", Fault(Cause.GUEST_EXITED, self._proof, self._ended_at), detail)
         after = self.restarts.ended(self._setting.clock(), run.record.since, in_order=end.in_order)
         policy = f"restart = {self.config.restart.policy}"
@@ -381,7 +383,7 @@ class Guest:
                 if self.state is State.AVAILABLE:
                     fault = Fault(cause, proof, self._setting.clock())
                     self._to(Event.FELL, cause, why)
-                    if cause is not Cause.GUEST_ASKED:
+                    if cause not in (Cause.GUEST_ASKED, Cause.GUEST_EXITED):  # what ends is told when it has
                         self.reaction.fell(fault)
                         self._fell("failed", fault, why)
 

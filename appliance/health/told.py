@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from appliance.causes import Cause
 
+PANIC = "panic"
 TROUBLE_NS = 10_000_000_000
 """Trouble that nothing takes back (an I/O error, the guest's watchdog without a reset) counts for this long."""
 
@@ -25,8 +26,8 @@ class Told(NamedTuple):
 
 
 _TABLE: dict[str, Told] = {
-    "GUEST_PANICKED": Told("panic", Cause.GUEST_PANICKED, "the guest's kernel panicked"),
-    "GUEST_CRASHLOADED": Told("panic", Cause.GUEST_PANICKED, "the guest's kernel panicked, and its crash kernel runs"),
+    "GUEST_PANICKED": Told(PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked"),
+    "GUEST_CRASHLOADED": Told(PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked, and its crash kernel runs"),
     "SHUTDOWN": Told("shutdown", Cause.GUEST_EXITED, "the guest shuts down"),
     "STOP": Told("paused", Cause.GUEST_PAUSED, "the guest is paused"),
     "WATCHDOG": Told("watchdog", Cause.GUEST_WATCHDOG, "the guest's own watchdog expired", TROUBLE_NS),

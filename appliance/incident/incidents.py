@@ -194,7 +194,7 @@ class Incidents:
             return f"{judgement.why}; not done: {error}", ()
         closed = sorted({rule for one in wanted for rule in overlay.kept_closed(self.config, one)})
         for one in wanted:
-            self._ledger.record(f"flow {one.flow}", "inspected", "quarantined", Cause.FLOW_BLAMED, one.why)
+            self._ledger.record(f"flow {one.name}", "inspected", "quarantined", Cause.FLOW_BLAMED, one.why)
         note = f"; rule {', '.join(closed)} blocks instead of bypassing, and stays as it is" if closed else ""
         return judgement.why + note, tuple(one.name for one in wanted)
 
@@ -261,7 +261,8 @@ class Incidents:
         """Let the flows go whose time in quarantine is over."""
         try:
             for flow in await self._policy.expire():
-                self._ledger.record(f"flow {flow.flow}", "quarantined", "inspected", Cause.NONE, "its time is over")
+                over = f"{flow.flow}: its time is over"
+                self._ledger.record(f"flow {flow.name}", "quarantined", "inspected", Cause.NONE, over)
         except BypassError as error:
             log.error("quarantine: %s", error)
 

@@ -35,6 +35,8 @@ ITEMS: tuple[Item, ...] = (
     Item("guests", "run/bypass/guests/*/state.json"),
     Item("state", "run/bypass/*.json"),
     Item("state", "var/lib/bypass/names.json"),
+    Item("state", "var/lib/bypass/overlay.json"),
+    Item("guests/incidents", "var/lib/bypass/incidents/*.json"),
     Item("crash", "var/lib/bypass/crash/*"),
     Item("kernel", command=("dmesg",), name="dmesg"),
     *(Item("kernel", f"proc/{name}") for name in (
@@ -63,7 +65,7 @@ ITEMS: tuple[Item, ...] = (
 
 API: tuple[str, ...] = (
     "version.show", "status.show", "segments.show", "guests.show", "rules.show", "counters.show", "transitions.show",
-    "events.show", "crash-log.show", "management.show", "sessions.show", "config.status", "config.history",
-    "api.schema",
+    "incidents.show", "quarantine.show", "events.show", "crash-log.show", "management.show", "sessions.show",
+    "config.status", "config.history", "api.schema",
 )  # fmt: skip
 """Methods whose answers are kept, where they are offered; one that does not answer says so in its file."""

@@ -188,6 +188,11 @@ def test_orders_from_inside_the_guest_reach_the_host(command: list[str], tmp_pat
             words = [wish[:2] for wish in made.host.wishes]
             assert words == [("bypass", True), ("bypass", False), ("drain", True), ("tags", True), ("accept", "udp")]
             assert "updating" in str(made.host.wishes[0][2])
+            made.host.wishes.clear()
+            made.agent.greet()  # a fresh bypassd is told what holds
+            await made.until(lambda: len(made.host.wishes) >= 3)
+            again = {wish[:2] for wish in made.host.wishes}
+            assert again == {("bypass", False), ("tags", True), ("accept", "udp")}
             assert made.process.poll() is None
 
     asyncio.run(body())
