@@ -6,11 +6,12 @@ No menu is painted, so it is the same on every terminal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from console.commands import COMMANDS
 from console.parse import Table, complete
+from console.render import fold
 from console.table import Arg
 
 # (argument, what is typed of it, its words before) -> (name, meaning)
@@ -23,11 +24,21 @@ class Completion(NamedTuple):
     insert: str
     rows: list[tuple[str, str]]
 
-    @property
-    def text(self) -> str:
-        """The rows, aligned."""
-        width = max((len(name) for name, _ in self.rows), default=0)
-        return "\n".join(f"  {name.ljust(width)}  {meaning}".rstrip() for name, meaning in self.rows)
+    def text(self, width: int = 0) -> str:
+        """The rows, aligned, in so many columns."""
+        return listed(self.rows, width)
+
+
+def listed(rows: Sequence[tuple[str, str]], width: int = 0) -> str:
+    """What may be typed and what it means, aligned; folded to `width` columns where that is known."""
+    first = max((len(name) for name, _ in rows), default=0)
+    room = width - first - 5 if width else 0
+    lines = []
+    for name, meaning in rows:
+        begin, *more = fold(meaning, room) if room >= 16 else [meaning]
+        lines.append(f"  {name.ljust(first)}  {begin}".rstrip())
+        lines += [f"  {' ' * first}  {line}" for line in more]
+    return "\n".join(lines)
 
 
 def completion(line: str, names: NamesOf, table: Table = COMMANDS) -> Completion:

@@ -104,7 +104,7 @@ def _call(context: Context, method: str, **params: object) -> Any:
 
 def _said(result: dict[str, Any], context: Context) -> Outcome:
     """What bypassd answers to a small change; a script is told of failures only."""
-    return Outcome(result, "done") if context.terminal is not None else Outcome([], "lines")
+    return Outcome(result, "config-changed") if context.terminal is not None else Outcome([], "lines")
 
 
 def change(parsed: Parsed, context: Context) -> Outcome:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from appliance.errors import BypassError, UnreachableError
 from console.client import Client, RemoteError
 from console.commands import COMMANDS
+from console.complete import listed
 from console.names import Names
 from console.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Outcome
 from console.parse import Parsed, Token, UsageError, complete, parse, tokenize
@@ -101,7 +102,7 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
         for one in (error, *getattr(error, "also", ())):
             for line in str(one).splitlines() or ["no reason given"]:
                 context.say(f"error: {cell(line)}")
-        if hint := getattr(error, "hint", ""):
+        if hint := _hint(error, context):
             context.say(f"hint: {cell(hint)}")
         return INTERNAL if isinstance(error, RemoteError) and error.internal else REFUSED
     except BrokenPipeError:
@@ -111,6 +112,13 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
         if os.environ.get("BYPASS_DEBUG"):
             raise
         return INTERNAL
+
+
+def _hint(error: BypassError, context: Context) -> str:
+    """What to do about it; where the candidate is edited, that is what shows all of its errors."""
+    if context.mode is not None and getattr(error, "kind", "") == "ConfigError":
+        return "`commit check` shows everything that is wrong with the candidate"
+    return str(getattr(error, "hint", ""))
 
 
 def _perform(parsed: Parsed, context: Context) -> tuple[Outcome, tuple[Parsed, ...], bool]:
@@ -163,8 +171,7 @@ def help_text(line: str, context: Context) -> str:
             rows.append(("<Enter>", "run it"))
     except UsageError:
         pass
-    width = max(len(text) for text, _ in rows)
-    return "\n".join(f"  {text.ljust(width)}  {meaning}".rstrip() for text, meaning in rows)
+    return listed(rows, context.style.width)
 
 
 def quiet_broken_pipe() -> None:

@@ -203,7 +203,7 @@ class Shell:
         if found.insert:
             buffer.insert_text(found.insert)
         elif found.rows:
-            self._print(before, lambda: found.text)
+            self._print(before, lambda: found.text(self._terminal.size[0]))
 
     def _print(self, line: str, make: Callable[[], str]) -> None:
         """Leave `line` standing as it was typed, print below it, then show the line that is being typed again."""

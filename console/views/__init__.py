@@ -32,6 +32,7 @@ _WHERE: dict[str, str] = {
     "events": "access.events",
     "packets": "traffic.packets",
     "config-compare": "configuration.compare",
+    "config-changed": "configuration.changed",
     "config-check": "configuration.check",
     "config-commit": "configuration.commit",
     "config-history": "configuration.history",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, RED, YELLOW, Row, Style, cell, duration, fold, generic, paint, table
@@ -52,13 +53,9 @@ def commit(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict):
         return generic(data, style)
     lines = _findings(data, style)
-    effects = [row for row in rows_of(data.get("changes")) if row.get("effect") not in (None, "", "now")]
+    effects = [row for row in rows_of(data.get("changes")) if not str(row.get("effect", "now")).startswith("now")]
     lines += [f"{cell(row.get('where'))}: {cell(row.get('effect'))}" for row in effects]
-    lines.append(cell(data.get("message")))
-    pending = data.get("confirm")
-    if isinstance(pending, dict):
-        left = duration(pending.get("seconds_left"))
-        lines.append(paint(f"taken back in {left} unless it is confirmed: `confirm`", YELLOW, style))
+    lines.append(paint(cell(data.get("message")), YELLOW if data.get("confirm") else "", style))
     return "\n".join(lines)
 
 
@@ -80,6 +77,24 @@ history = columns_of("history", "nothing was committed yet", [
 ], lambda row: {**row, "when": str(row.get("when", "-")).replace("T", " ")[:19]})  # fmt: skip
 
 
+def _clock(seconds: Any) -> str:
+    """Seconds since 1970 as a time of day here."""
+    if not isinstance(seconds, int | float):
+        return cell(seconds)
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def changed(data: Any, style: Style = PLAIN) -> str:
+    """What `set`, `delete` and the like did: from what, to what."""
+    if not isinstance(data, dict) or not isinstance(data.get("message"), str):
+        return generic(data, style)
+    said = cell(data["message"])
+    if "new" not in data:
+        return said
+    old, new = (_value(data.get(key)) for key in ("old", "new"))
+    return f"{said}: {new}" if old == "-" else f"{said}: {old} -> {new}"
+
+
 def status(data: Any, style: Style = PLAIN) -> str:
     """Who edits, what is uncommitted, what is on probation."""
     if not isinstance(data, dict):
@@ -90,7 +105,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
     held = "nobody"
     if isinstance(holder, dict):
         mine = " (this session)" if data.get("mine") else ""
-        held = f"{cell(holder.get('user'))} at {cell(holder.get('tty'))} since {cell(holder.get('since'))}{mine}"
+        held = f"{cell(holder.get('user'))} at {cell(holder.get('tty'))} since {_clock(holder.get('since'))}{mine}"
     lines.append(f"candidate: {changes or 'no'} uncommitted change{'' if changes == 1 else 's'}; edited by {held}")
     if isinstance(pending, dict):
         left = duration(pending.get("seconds_left"))

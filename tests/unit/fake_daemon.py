@@ -31,7 +31,7 @@ class FakeDaemon:
         self.draining = threading.Event()
         self.registry = Registry()
         self._loop = asyncio.new_event_loop()
-        self._server = ControlServer(path, self.registry)
+        self._server = ControlServer(path, self.registry, ("transition", "event", "config"))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._fill()
 
