@@ -16,16 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boardsim import initramfs, payload
+from boardsim import accel, initramfs, payload
 from boardsim.download import BLOCK, blocks, checksum
 from boardsim.events import BoardPanic, EventLog, WaitTimeout
-from boardsim.machine import Accelerator, Drive, Payload, command_line
+from boardsim.machine import CHANNELS, Accelerator, Drive, Payload, command_line
 from boardsim.netlink import attribute, attributes
 from boardsim.serial import SerialPort
 from boardsim.shell import CommandFailed, DebugShell
 from boardsim.stream import Record, analyse
 from boardsim.terminal import Keys, raw
 from boardsim.wires import Panel, connector_up, port_link, routes
+from imagebuild import emulator
 
 MS = 1_000_000
 LAN, WAN, NONE = frozenset({"lan"}), frozenset({"wan"}), frozenset[str]()
@@ -231,6 +232,21 @@ def test_netlink_attributes_are_padded() -> None:
     data = attribute(1, b"abc") + attribute(2, b"")
     assert len(data) % 4 == 0
     assert list(attributes(data)) == [(1, b"abc"), (2, b"")]
+
+
+# which emulator
+
+
+def test_emulator_built_with_the_image_is_used(tmp_path: Path) -> None:
+    """Beside the kernel lies the QEMU that it was tried with; without one, the machine's own has to do."""
+    kernel = tmp_path / "vmlinux"
+    assert accel.program(kernel) == "qemu-system-x86_64"
+    emulator.publish(tmp_path / "tree", tmp_path / "qemu")
+    assert accel.program(kernel) == str(tmp_path / "qemu")
+    assert os.access(tmp_path / "qemu", os.X_OK)
+    assert str(tmp_path / "tree/usr/bin/qemu-system-x86_64") in (tmp_path / "qemu").read_text()
+    line = command_line(Payload(kernel), Accelerator("tcg", "", "/built/qemu"), tmp_path, dict.fromkeys(CHANNELS, 3))
+    assert line[0] == "/built/qemu"
 
 
 # debug shell

@@ -107,7 +107,7 @@ def _ended_by_signal(number: int, _: object) -> None:
 
 def _accelerator(wanted: str, kernel: Path, cache: Path) -> Accelerator:
     if wanted != "auto":
-        return Accelerator(wanted, "as asked")
+        return Accelerator(wanted, "as asked", accel.program(kernel))
     return accel.choose(kernel, cache)
 
 

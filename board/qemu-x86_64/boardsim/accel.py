@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM or TCG, found out by trying: a /dev/kvm that is there may still boot nothing.
+"""Which QEMU, and KVM or TCG, found out by trying: a /dev/kvm that is there may still boot nothing.
 
 The trial boots the board's own kernel with a two-line initramfs and waits for its greeting on the serial port. The
 answer is kept in a file under a key of kernel, processor, QEMU and the booted file, and tried anew when one changes.
@@ -18,39 +18,44 @@ import time
 from pathlib import Path
 
 from boardsim import initramfs
-from boardsim.machine import Accelerator
+from boardsim.machine import QEMU, Accelerator
 
 GREETING = b"the trial kernel is up"
 PATIENCE_S = 12.0
 INIT = f"#!/bin/sh\necho {GREETING.decode()}\nsleep 1000\n"
 
 
+def program(kernel: Path) -> str:
+    """The QEMU that was built with the image, beside its kernel; the machine's own where there is none."""
+    built = kernel.with_name("qemu")
+    return str(built.resolve()) if built.exists() else QEMU
+
+
 def choose(kernel: Path, cache: Path) -> Accelerator:
     """The accelerator to use for `kernel`; `cache` is the file with the last trial's answer."""
+    qemu = program(kernel)
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return Accelerator("tcg", "there is no usable /dev/kvm")
-    key = _key(kernel)
+        return Accelerator("tcg", "there is no usable /dev/kvm", qemu)
+    key = _key(kernel, qemu)
     try:
         kept = json.loads(cache.read_text())
         if kept["key"] == key:
-            return Accelerator(kept["name"], kept["why"])
+            return Accelerator(kept["name"], kept["why"], qemu)
     except (OSError, ValueError, KeyError):
         pass
-    complaint = trial(kernel)
-    found = (
-        Accelerator("tcg", f"KVM was tried: {complaint}") if complaint else Accelerator("kvm", "a trial boot worked")
-    )
+    complaint = trial(kernel, qemu)
+    name, why = ("tcg", f"KVM was tried: {complaint}") if complaint else ("kvm", "a trial boot worked")
     cache.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_text(json.dumps({"key": key, "name": found.name, "why": found.why}))
-    return found
+    cache.write_text(json.dumps({"key": key, "name": name, "why": why}))
+    return Accelerator(name, why, qemu)
 
 
-def trial(kernel: Path, arguments: tuple[str, ...] = ("-accel", "kvm", "-cpu", "host")) -> str:
+def trial(kernel: Path, qemu: str, arguments: tuple[str, ...] = ("-accel", "kvm", "-cpu", "host")) -> str:
     """Boot `kernel` once; returns an empty string when it came up, else what went wrong."""
     with tempfile.TemporaryDirectory(prefix="boardsim-") as place:
         initrd = initramfs.build(Path(place) / "initrd", INIT)
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config",
+            ["setpriv", "--pdeathsig", "KILL", qemu, "-nodefaults", "-no-user-config",
              "-display", "none", "-M", "q35", *arguments, "-m", "256M", "-smp", "2",
              "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 panic=-1",
              "-no-reboot", "-serial", "stdio"],
@@ -78,9 +83,9 @@ def _listen(process: subprocess.Popen[bytes]) -> str:
     return ""
 
 
-def _key(kernel: Path) -> str:
+def _key(kernel: Path, program: str) -> str:
     processor = re.findall(r"^model name.*|^flags.*|^microcode.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[:3]
-    qemu = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
+    qemu = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     status = kernel.resolve().stat()
     parts = (os.uname().release, *processor, qemu, str(kernel.resolve()), str(status.st_size), str(status.st_mtime_ns))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -23,6 +23,7 @@ from boardsim.wires import QUEUES
 
 COMMAND_LINE = "console=ttyS0 loglevel=3 net.ifnames=0 unknown_nmi_panic=1 panic=1"
 DEBUG = "bypass.debug=ttyS1"
+QEMU = "qemu-system-x86_64"
 PORTS = (("lan0", "0x10", "02:77:01:00:00:10"), ("wan0", "0x11", "02:77:01:00:00:11"),
          ("mgmt0", "0x12", "02:77:01:00:00:12"))  # fmt: skip
 CHANNELS = ("qmp", "console", "debug", "gpio")
@@ -49,10 +50,11 @@ class Payload:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """How QEMU computes, and why so."""
+    """How QEMU computes, and why so; `program` is which QEMU."""
 
     name: str = "tcg"
     why: str = "not tried"
+    program: str = QEMU
 
     @property
     def arguments(self) -> list[str]:
@@ -63,7 +65,7 @@ class Accelerator:
 
 def command_line(payload: Payload, accelerator: Accelerator, erst: Path, fds: dict[str, int]) -> list[str]:
     """QEMU's arguments for the reference board; `fds` are its ends of the channels."""
-    line = ["qemu-system-x86_64", "-name", "throughwire", "-nodefaults", "-no-user-config", "-display", "none"]
+    line = [accelerator.program, "-name", "throughwire", "-nodefaults", "-no-user-config", "-display", "none"]
     line += ["-M", "q35,memory-backend=mem", *accelerator.arguments, "-smp", str(payload.cpus)]
     line += ["-m", f"{payload.memory_mb}M"]
     line += ["-object", f"memory-backend-memfd,id=mem,size={payload.memory_mb}M,share=on"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuild import appliance_layer, datadisk, initramfs, kernel, rootfs
+from imagebuild import appliance_layer, datadisk, emulator, initramfs, kernel, rootfs
 from imagebuild.cache import Cache, default_root, publish
 from imagebuild.progress import Progress, Say
 
@@ -56,6 +56,11 @@ class Artefacts:
         return self.folder / "data.img"
 
     @property
+    def emulator(self) -> Path:
+        """The QEMU that the board runs in (boardsim/accel.py looks for it here)."""
+        return self.folder / "qemu"
+
+    @property
     def guest_initrd(self) -> Path:
         """The demo guest's initramfs, also inside the image."""
         return self.folder / "guest-initrd.gz"
@@ -92,6 +97,7 @@ def build(progress: Say = print) -> Artefacts:
     data = datadisk.build(cache)
 
     artefacts = _publish_kernel(built)
+    emulator.publish(tree, artefacts.emulator)
     publish(initrd / "initrd.gz", artefacts.initrd)
     publish(base / "rootfs.squashfs", artefacts.rootfs)
     publish(layer / "appliance.squashfs", artefacts.appliance)
