@@ -90,6 +90,7 @@ SHOW = (
     _show("status", "is the link inspected or bypassed, and why", view="status"),
     _show("segments", "port pairs: relay, links, how frames are taken", view="segments"),
     _show("guests", "guests: state, cause, lease", view="guests"),
+    _show("guest", "one guest: which check failed, when, and what was good last", GUEST, view="guest"),
     _show("rules", "rules in order, with what they matched", view="rules"),
     _show("counters", "every frame accounted for: ports, rules, hops", view="counters"),
     _show("transitions", "what changed, when and why", COUNT, view="transitions"),
@@ -108,7 +109,7 @@ SEGMENTS = (
 )
 
 GUESTS = (
-    Command(("guest", GUEST, "show"), "one guest with its evidence", "guest.show", options=(JSON,)),
+    Command(("guest", GUEST, "show"), "as `show guest NAME`", "guest.show", view="guest", options=(JSON,)),
     _guest("start", "start the guest, or take it back into service"),
     _guest("stop", "stop the guest; its frames go on to the next hop or port"),
     _guest("drain", "new flows elsewhere, established ones stay until they end"),

@@ -19,6 +19,7 @@ _WHERE: dict[str, str] = {
     "transitions": "state.transitions",
     "crash": "state.crash",
     "guests": "guests.table_of_all",
+    "guest": "guests.one",
     "images": "guests.images",
     "guest-log": "guests.log",
     "incidents": "incidents.table_of_all",

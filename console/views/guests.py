@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from console.render import PLAIN, Row, Style, cell
-from console.views.common import columns_of
+from console.render import PLAIN, Row, Style, cell, duration, generic, pairs
+from console.views.common import about, columns_of
 
 
 def _image(row: Row) -> Row:
@@ -28,6 +28,54 @@ images = columns_of("images", "no images: `guest import FILE --name NAME` brings
     ("name", "IMAGE"), ("format", "FORMAT"), ("size", "SIZE"), ("disk", "DISK"), ("sum", "SHA-256"),
     ("used", "USED BY"), ("undo", "UNDO"),
 ], _image)  # fmt: skip
+
+
+_checks = columns_of("checks", "nothing is checked while it does not run", [
+    ("check", "CHECK"), ("state", "STATE"), ("good", "LAST GOOD"), ("latency", "LATENCY"), ("since", "SINCE"),
+    ("falls", "FALLS"), ("why", "WHY"),
+], lambda row: {
+    **row,
+    "good": _ago(row.get("last_good_ms")),
+    "since": _ago(row.get("changed_ms")),
+    "latency": f"{row['latency_ms']} ms" if row.get("latency_ms") is not None else "",
+})  # fmt: skip
+_flips = columns_of("flips", "", [("ago", "AGO"), ("check", "CHECK"), ("to", "TO"), ("why", "WHY")])
+_bypass = columns_of("bypass", "", [
+    ("cause", "BYPASSED BECAUSE OF"), ("runs", "TIMES"), ("at_most_p50_ms", "AT MOST MS, P50"),
+    ("at_most_p99_ms", "P99"), ("at_most_max_ms", "MAX"),
+    ("detected_p50_ms", "FROM NOTICE MS, P50"), ("detected_p99_ms", "P99"),
+    ("detected_max_ms", "MAX"),
+])  # fmt: skip
+_streams = columns_of("heartbeats", "", [
+    ("lane", "FRAMES"), ("sent", "SENT"), ("received", "CAME OUT"), ("foreign", "NOT OURS"), ("refused", "REFUSED"),
+])  # fmt: skip
+FLIPS = 10  # of the newest on a page; --json has all that are kept
+
+
+def _ago(milliseconds: Any) -> str:
+    if not isinstance(milliseconds, int | float):
+        return ""
+    return f"{milliseconds:.0f} ms ago" if milliseconds < 10_000 else f"{duration(milliseconds / 1000)} ago"
+
+
+def one(data: Any, style: Style = PLAIN) -> str:
+    """State and cause, each check with its evidence, the newest flips, and how quickly it was bypassed so far."""
+    if not isinstance(data, dict) or "checks" not in data:
+        return generic(data, style)
+    inner = {"checks", "flips", "bypass", "heartbeats", "agent", "taps", "qmp_events"}
+    head = {key: value for key, value in data.items() if key not in inner and value not in (None, "", [])}
+    agent = data.get("agent")
+    blocks = [pairs(head, style), _checks(data, style)]
+    flips = data.get("flips")
+    if isinstance(flips, list) and flips:
+        blocks.append(_flips({"flips": flips[-FLIPS:]}, style))
+    blocks += [view(data, style) for key, view in (("bypass", _bypass), ("heartbeats", _streams)) if data.get(key)]
+    if isinstance(agent, dict):
+        blocks.append(about("agent", agent, style))
+    events = data.get("qmp_events")
+    if isinstance(events, list) and events:
+        blocks.append("\n".join(["what QEMU told:", *(f"  {cell(event)}" for event in events)]))
+    return "\n\n".join(blocks)
 
 
 def log(data: Any, style: Style = PLAIN) -> str:
