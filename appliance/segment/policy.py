@@ -19,15 +19,16 @@ Asked = Literal["auto", "bypass", "disconnect"]
 PRECEDENCE = (
     Cause.STOPPING,
     Cause.CONFIG_INVALID,
+    Cause.PORT_MISSING,
     Cause.RELAY_MISSING,
     Cause.RELAY_FAULT,
-    Cause.PORT_MISSING,
     Cause.WATCHDOG_MISSING,
     Cause.DATAPATH_FAULT,
     Cause.SUPERVISOR_LOST,
     Cause.STARTING,
 )
-"""When several reasons to bypass hold, the first in this order is shown as the cause; the others are details."""
+"""When several reasons to bypass hold, the first in this order is shown as the cause; the others are details. Ports
+come before relays, because a wrong port's name leads to no relay either."""
 
 
 @dataclass(frozen=True)

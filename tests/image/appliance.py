@@ -23,10 +23,21 @@ CONFIG, BOARD_TOML = "/etc/bypass/config.toml", "/usr/share/bypass/board.toml"
 PATIENCE_S = 180.0
 
 
-def show(board: Board, what: str) -> Any:
-    """What the console shows, as data; None while the daemon does not answer."""
-    result = board.sh(f"bypass show {what} --json 2>/dev/null", check=False)
+def ask(board: Board, words: str) -> Any:
+    """What a console command answers, as data; None while the daemon does not answer."""
+    result = board.sh(f"bypass {words} --json 2>/dev/null", check=False)
     return json.loads(result.output) if result.status == 0 else None
+
+
+def show(board: Board, what: str) -> Any:
+    """What `show` says, as data; None while the daemon does not answer."""
+    return ask(board, f"show {what}")
+
+
+def part_runs(board: Board, name: str) -> bool:
+    """Whether a part of bypassd is up."""
+    status = show(board, "status") or {"parts": []}
+    return any((part["name"], part["state"]) == (name, "running") for part in status["parts"])
 
 
 def guest(board: Board, name: str = GUEST) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def stop_guest(board: Board) -> None:
 def start_guest(board: Board) -> None:
     """`guest NAME start` of a bypassd that has read everything anew; what it answers is looked at in `show guests`."""
     appliance.restart_bypassd(board)
-    appliance.wait_until(board, lambda: appliance.guest(board).get("pid", 0) is not None, "the guests part")
+    appliance.wait_until(board, lambda: appliance.part_runs(board, "guests"), "the guests part")
     board.sh(f"bypass guest {GUEST} start", check=False)
 
 
@@ -109,7 +109,7 @@ def test_frames_go_through_the_guest_and_all_are_accounted_for(healthy: Board, t
     assert crossed["in"] >= sum(report.sent for report in streams.reports)
     assert crossed["in"] == crossed["to"] == crossed["out"], crossed
     assert crossed["dropped"] == 0
-    assert appliance.show(healthy, f"guest {GUEST}")["checks"]
+    assert appliance.ask(healthy, f"guest {GUEST} show")["checks"]
 
 
 def test_bypassd_killed_moves_no_relay_and_loses_no_frame(healthy: Board, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_shell_on_the_serial_line(healthy: Board) -> None:
     console = healthy.console
     mark = console.mark()
     console.sendline()
-    console.expect(r"\[inline\]> ", since=mark)
+    console.expect(r"\[inline\]>", since=mark)
     mark = console.mark()
     console.send("show ?")
     console.expect("segments +.*\n(.*\n)*.*version", since=mark)
@@ -168,14 +168,14 @@ def test_shell_on_the_serial_line(healthy: Board) -> None:
     console.send("show sta\t\r")
     console.expect(r"status", since=mark)
     console.expect(r"watchdog", since=mark)
-    console.expect(r"\[inline\]> ")
+    console.expect(r"\[inline\]>")
     mark = console.mark()
-    console.sendline("sh gue")
+    console.sendline("sh guests")
     console.expect(rf"{GUEST} .*available", since=mark)
     mark = console.mark()
     console.sendline("shwo status")
     console.expect(r"shwo", since=mark)
-    console.expect(r"\[inline\]> ")
+    console.expect(r"\[inline\]>")
 
 
 def test_configuration_and_ledger_outlive_an_orderly_reboot(healthy: Board) -> None:
@@ -194,7 +194,8 @@ def test_configuration_and_ledger_outlive_an_orderly_reboot(healthy: Board) -> N
     assert status["hostname"] == "kept"
     assert status["last_reset"]["kind"] == "orderly"
     rows = appliance.show(healthy, "transitions")
-    assert any(row["cause"] == "stopping" or row["to"] == "orderly" for row in rows)
+    assert any((row["what"], row["cause"]) == ("system", "orderly") for row in rows)
+    assert any((row["what"], row["cause"]) == ("system", "first") for row in rows), "the ledger of the first start"
     appliance.write(healthy, CONFIG, text)
     appliance.restart_bypassd(healthy)
     appliance.wait_healthy(healthy)
@@ -299,9 +300,9 @@ def test_guest_without_kvm_is_emulated_and_says_so(healthy: Board) -> None:
 
         def emulated() -> dict[str, Any]:
             row = appliance.guest(healthy)
-            return row if row.get("accel") == "tcg" else {}
+            return row if row.get("accel") == "tcg" and row["warning"] else {}
 
-        assert "KVM" in appliance.wait_until(healthy, emulated, "an emulated guest")["detail"]
+        assert "KVM" in appliance.wait_until(healthy, emulated, "an emulated guest, with a warning")["warning"]
     finally:
         healthy.sh("mv /dev/kvm.away /dev/kvm")
         stop_guest(healthy)
