@@ -114,7 +114,7 @@ def suffer(board: Board, fault: Fault) -> Measure:
     if fault.relay:
         bypass_ms = (closed["mono_ns"] - hit["mono_ns"]) / 1e6
     else:
-        bypass_ms = max(report.longest_gap_ms for report in streams.reports(hit["mono_ns"], seen_ns))
+        bypass_ms = max(stream.longest_silence_ms(hit["mono_ns"], seen_ns) for stream in streams.both)
     measure = Measure(
         bypass_ms=bypass_ms,
         lost_frames=sum(report.lost for report in whole),

@@ -25,7 +25,7 @@ ip link set br0 up
 echo small machine up
 while true; do setsid sh -c 'exec sh -i </dev/ttyS1 >/dev/ttyS1 2>&1'; done
 """
-SMALL_COMMAND_LINE = "console=ttyS0 quiet net.ifnames=0 unknown_nmi_panic=1 panic=1"
+SMALL_COMMAND_LINE = "console=ttyS0 quiet net.ifnames=0 unknown_nmi_panic=1 panic=-1"
 
 
 def artefacts() -> Path:

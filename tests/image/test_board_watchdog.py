@@ -22,7 +22,7 @@ busybox watchdog -T 2 -t 1000 $device
 
 
 def test_starved_watchdog_resets_through_a_panic(small: Board) -> None:
-    """No ping: NMI, panic, the kernel's own restart within panic=1; the relay falls with the reset; no second stage."""
+    """No ping: NMI, panic, restart by the kernel itself at once; the relay falls with the reset; no second stage."""
     drive(small)
     with small.panic_ordered():
         fault = small.fault("starve the watchdog")

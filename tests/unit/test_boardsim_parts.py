@@ -23,7 +23,7 @@ from boardsim.machine import CHANNELS, Accelerator, Drive, Payload, command_line
 from boardsim.netlink import attribute, attributes
 from boardsim.serial import SerialPort
 from boardsim.shell import CommandFailed, DebugShell
-from boardsim.stream import Record, analyse
+from boardsim.stream import Record, analyse, longest_silence_ms
 from boardsim.terminal import Keys, raw
 from boardsim.wires import Panel, connector_up, port_link, routes
 from imagebuild import emulator
@@ -120,6 +120,14 @@ def test_the_senders_own_pause_is_no_gap_of_the_link() -> None:
 def test_frames_held_up_by_the_link_are_a_gap() -> None:
     late = [Record(number, number * MS, max(number, 50) * MS) for number in range(30, 100)]
     assert analyse(SENT, [*frames(list(range(30))), *late]).longest_gap_ms > 20
+
+
+def test_silence_counts_neither_what_comes_late_nor_what_never_comes() -> None:
+    """Frames 30 to 59 are held back until 80 ms, the rest comes in time or not at all."""
+    held = [Record(number, number * MS, 80 * MS) for number in range(30, 60)]
+    assert longest_silence_ms(SENT, [*frames([*range(30), *range(60, 100)]), *held], 0, 70 * MS) == 31.0
+    assert longest_silence_ms(SENT, [*frames(list(range(30))), *held], 0, 70 * MS) > 40
+    assert longest_silence_ms(SENT, [], 10 * MS, 70 * MS) == 60.0
 
 
 def test_span_of_a_report() -> None:

@@ -21,7 +21,7 @@ from boardsim import netns
 from boardsim.qmp import Qmp, QmpError
 from boardsim.wires import QUEUES
 
-COMMAND_LINE = "console=ttyS0 loglevel=3 net.ifnames=0 unknown_nmi_panic=1 panic=1"
+COMMAND_LINE = "console=ttyS0 loglevel=3 net.ifnames=0 unknown_nmi_panic=1 panic=-1"
 DEBUG = "bypass.debug=ttyS1"
 QEMU = "qemu-system-x86_64"
 PORTS = (("lan0", "0x10", "02:77:01:00:00:10"), ("wan0", "0x11", "02:77:01:00:00:11"),

@@ -124,6 +124,15 @@ def _longest_outage(numbers: list[int], sent: dict[int, int], arrived: dict[int,
     return longest
 
 
+def longest_silence_ms(sent: dict[int, int], received: Iterable[Record], start_ns: int, end_ns: int) -> float:
+    """The longest time without an arrival between two times, the end included. What is held back and comes later, or
+    never comes, was not there; it does not matter which."""
+    inside = [record for record in received if record.received_ns < end_ns]
+    last_ns = max((record.received_ns for record in inside), default=start_ns)
+    gap_ms = analyse(sent, inside, start_ns, end_ns).longest_gap_ms
+    return max(gap_ms, (end_ns - max(last_ns, start_ns)) / 1e6)
+
+
 def read_records(path: Path) -> tuple[dict[int, int], list[Record]]:
     """What a stream's file holds so far: frames sent (number to time) and frames received, in order of arrival."""
     sent: dict[int, int] = {}
@@ -182,6 +191,10 @@ class Stream:
         """The fate of the frames sent in the span; frames still under way count as lost, so end it a little ago."""
         sent, received = read_records(self.path)
         return analyse(sent, received, start_ns, end_ns)
+
+    def longest_silence_ms(self, start_ns: int, end_ns: int) -> float:
+        """See `longest_silence_ms`."""
+        return longest_silence_ms(*read_records(self.path), start_ns, end_ns)
 
     def wait_arrival(self, after_ns: int, timeout: float = 30.0) -> int:
         """Time at which the first frame sent after `after_ns` arrived; TimeoutError when none does.

@@ -2,8 +2,8 @@
 """The program that emulates the board: the QEMU of the image's own Debian tree, started on the build host.
 
 Not the host's: QEMU 7.2 (Debian 12) now and then loses a kernel with two processors, and takes ten times as long for a
-guest in the emulated machine (under load a frame through it took 400 ms at the 99th percentile, with QEMU 10 it is 30 to
-50 ms). The tree's loader runs it with the tree's libraries, so the host's do not matter.
+guest in the emulated machine (under load a frame through it took 400 ms at the 99th percentile; with QEMU 10 it takes
+30 to 50 ms). The tree's loader runs it with the tree's libraries, so the host's do not matter.
 """
 
 from __future__ import annotations
