@@ -1059,9 +1059,9 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 			if (vid >= 0)
 				s->length = length = kind == XDP ? length - 4 : ((struct __sk_buff *)ctx)->len;
 			if (vid == TAG_OUT)
-				return leave(kind, ctx, &s->device, NULL, length, buffers, direction, OUTCOME_OUT);
+				return leave(kind, ctx, device, NULL, length, buffers, direction, OUTCOME_OUT);
 			if (vid == TAG_OUT_LAN || vid == TAG_OUT_WAN)
-				return leave(kind, ctx, &s->device, NULL, length, buffers, vid == TAG_OUT_LAN, OUTCOME_OUT);
+				return leave(kind, ctx, device, NULL, length, buffers, vid == TAG_OUT_LAN, OUTCOME_OUT);
 			if (vid > 0 && vid < MAX_HOPS)
 				want = vid;
 			else if (vid > 0 && counter)
@@ -1070,7 +1070,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 		if (next->kind == CONT_NONE && counter)
 			counter->returned_unmatched++;
 		if (next->kind <= CONT_END && !want)
-			return leave(kind, ctx, &s->device, NULL, length, buffers, direction, OUTCOME_OUT);
+			return leave(kind, ctx, device, NULL, length, buffers, direction, OUTCOME_OUT);
 		s->continuation_kind = next->kind;
 		s->continuation_position = next->position;
 		s->continuation_rule = next->rule;
@@ -1093,7 +1093,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 missing:
 	/* A tail call that works does not come back. */
 	s->rule = NO_MATCH;
-	return leave(kind, ctx, &s->device, s, length, buffers, direction, OUTCOME_NO_PROGRAM);
+	return leave(kind, ctx, device, s, length, buffers, direction, OUTCOME_NO_PROGRAM);
 }
 
 /* What we sent through a hop and came out of it: by EtherType, or by the address that only our own frames have. */
@@ -1108,19 +1108,31 @@ static __always_inline bool heartbeat(int kind, void *ctx, __u32 hop)
 	return *(__u16 *)(data + 12) == bpf_htons(ETH_HEARTBEAT) && !tagged(kind, ctx);
 }
 
-static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 length, __u32 buffers)
+/*
+ * `copies`: made for devices where somebody wants copies; the program without them is shorter, and calls no function,
+ * which alone costs as much as to count the frame.
+ */
+static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 length, __u32 buffers, bool copies)
 {
-	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
+	struct device *known = bpf_map_lookup_elem(&devices, &ifindex);
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
 	struct device unknown = { .slot = SLOT_UNKNOWN };
+	struct device here, *device = &here;
 	__u64 policy;
 
-	if (!device || device->role == ROLE_NONE || !c) {
+	if (!known || known->role == ROLE_NONE || !c) {
 		count(&unknown, OUTCOME_UNKNOWN, length);
 		return pass(kind);
 	}
-	if (device->flags & DEVICE_COPY_IN)
-		copy_frame(kind, ctx, device->slot, COPY_IN, length);
+	here = *known;
+	if (copies) {
+		if (device->flags & DEVICE_COPY_IN)
+			copy_frame(kind, ctx, device->slot, COPY_IN, length);
+	} else {
+		if (device->flags & DEVICE_COPIES)
+			next_program(kind, ctx, PROGRAM_COPYING);
+		device->flags &= ~DEVICE_COPIES;	/* so that the compiler leaves out all that is about them */
+	}
 	if (device->role == ROLE_PORT) {
 		policy = *(volatile __u64 *)&c->policy;
 		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1)))
@@ -1149,7 +1161,16 @@ int entry_xdp(struct xdp_md *ctx)
 	__u32 length = bpf_xdp_get_buff_len(ctx);
 
 	return entry(XDP, ctx, ctx->ingress_ifindex, length,
-		     length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE);
+		     length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE, false);
+}
+
+SEC("xdp.frags")
+int copying_xdp(struct xdp_md *ctx)
+{
+	__u32 length = bpf_xdp_get_buff_len(ctx);
+
+	return entry(XDP, ctx, ctx->ingress_ifindex, length,
+		     length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE, true);
 }
 
 /* For devices that hand frames over with checksums that are not finished. */
@@ -1159,9 +1180,9 @@ int entry_filling_xdp(struct xdp_md *ctx)
 	__u32 length = bpf_xdp_get_buff_len(ctx);
 
 	if (length > ctx->data_end - ctx->data)
-		return entry(XDP, ctx, ctx->ingress_ifindex, length, BUFFERS_SEVERAL);
+		return entry(XDP, ctx, ctx->ingress_ifindex, length, BUFFERS_SEVERAL, false);
 	fill_checksum(ctx);
-	return entry(XDP, ctx, ctx->ingress_ifindex, length, BUFFERS_ONE);
+	return entry(XDP, ctx, ctx->ingress_ifindex, length, BUFFERS_ONE, false);
 }
 
 SEC("xdp.frags")
@@ -1209,7 +1230,13 @@ int walk_xdp(struct xdp_md *ctx)
 SEC("tc")
 int entry_tc(struct __sk_buff *ctx)
 {
-	return entry(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY);
+	return entry(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY, false);
+}
+
+SEC("tc")
+int copying_tc(struct __sk_buff *ctx)
+{
+	return entry(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY, true);
 }
 
 SEC("tc")

@@ -73,6 +73,7 @@
 #define PROGRAM_DISPATCH 0	/* the rule is known: which way from here */
 #define PROGRAM_WALK 1		/* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation) & 1))
+#define PROGRAM_COPYING 5	/* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
 #define PROGRAM_REMEMBER 4	/* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation) & 1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation) & 1) * ACCEPT_PARTS)
@@ -98,6 +99,8 @@ enum device_flag {
 	DEVICE_COPY_IN = 8,	/* somebody wants copies of what comes from this device */
 	DEVICE_COPY_OUT = 16,	/* somebody wants copies of what is sent to some device of the segment */
 };
+
+#define DEVICE_COPIES (DEVICE_COPY_IN | DEVICE_COPY_OUT)
 
 /* A frame that comes from a device (from a port; back from a hop), or is sent to it. */
 enum copy_way { COPY_IN, COPY_OUT };

@@ -21,10 +21,15 @@ from appliance.steering.maps import Map, Table
 
 PROGRAMS = (
     "entry_filling_xdp",
-    *(f"{name}_{kind}" for kind in ("xdp", "tc") for name in ("entry", "recall", "remember", "dispatch", "walk")),
+    *(
+        f"{name}_{kind}"
+        for kind in ("xdp", "tc")
+        for name in ("entry", "copying", "recall", "remember", "dispatch", "walk")
+    ),
 )
 _TEMPLATES = frozenset(f"decide_{half}_{kind}" for half in ("even", "odd") for kind in ("xdp", "tc"))
-_SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER}
+_SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
+          "copying": layout.PROGRAM_COPYING}  # fmt: skip
 
 
 class Kernel:

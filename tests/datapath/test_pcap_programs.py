@@ -456,6 +456,18 @@ def test_a_set_beyond_the_budget_becomes_several_graphs(monkeypatch: pytest.Monk
     assert methods == {"several graphs", "chain"}
 
 
+def test_merging_that_takes_too_long_in_all_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounded also over many graphs: the rest goes rule by rule, and the report says so."""
+    filters = [compile_filter(text) for text in rule_set("mixed", 60)]
+    monkeypatch.setattr(classifier, "MAX_SECONDS", -1.0)
+    classifier.prepare.cache_clear()
+    loaded = program.load_classifier(filters, kind="xdp")
+    assert (loaded.report.method, loaded.report.why) == ("chain", "more than -1 s for all graphs")
+    check_set(loaded.entry_fd, "xdp", filters, crafted_frames())
+    loaded.close()
+    classifier.prepare.cache_clear()
+
+
 def test_a_program_that_the_verifier_finds_too_complex_is_split(
     linked: Linked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ Owns the last few prepared sets, because the same rules are generated for XDP an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +26,7 @@ from appliance.steering.pcap.tables import Image, TableError
 CHAIN_RULES = 6  # so few rules are as fast one by one
 LEAST_SPLIT = 32  # a set this small is not cut into several graphs
 _REMEMBERED_SETS = 4
+MAX_SECONDS = 15.0  # of processor time, for all graphs of one set together
 GRAPH_NS, RULE_NS = 12, 2  # of one merged graph, of one rule by itself
 
 
@@ -73,14 +75,16 @@ def prepare(filters: tuple[RankedFilter, ...], *, merged: bool, runs: int = 1, w
     if not merged or len(filters) <= CHAIN_RULES:
         result.parts.append(Part(filters, None, why or (f"{CHAIN_RULES} rules or fewer" if merged else "asked for")))
         return result
-    size = -(-len(filters) // runs)
+    size, deadline = -(-len(filters) // runs), time.thread_time() + MAX_SECONDS
     for at in range(0, len(filters), size):
-        result.parts += _prepare(filters[at : at + size], result.image)
+        result.parts += _prepare(filters[at : at + size], result.image, deadline)
     result.parts[0].why = result.parts[0].why or why
     return result
 
 
-def _prepare(filters: tuple[RankedFilter, ...], image: Image) -> list[Part]:
+def _prepare(filters: tuple[RankedFilter, ...], image: Image, deadline: float) -> list[Part]:
+    if time.thread_time() > deadline:
+        return [Part(filters, None, f"more than {MAX_SECONDS:g} s for all graphs")]
     try:
         return [Part(filters, Prepared(merge.merge(filters), image))]
     except (BudgetError, TableError) as error:
@@ -88,7 +92,7 @@ def _prepare(filters: tuple[RankedFilter, ...], image: Image) -> list[Part]:
     if len(filters) < LEAST_SPLIT:
         return [Part(filters, None, why)]
     half = len(filters) // 2
-    parts = _prepare(filters[:half], image) + _prepare(filters[half:], image)
+    parts = _prepare(filters[:half], image, deadline) + _prepare(filters[half:], image, deadline)
     parts[0].why = parts[0].why or why
     return parts
 
