@@ -13,7 +13,8 @@
 #include "parsing.h"
 
 #define CHECKSUM_BLOCK 64
-#define CHECKSUM_BLOCKS 56 /* a veth with XDP takes less than a page in one buffer; longer frames are left as they are */
+#define CHECKSUM_BLOCKS                                                                                                \
+	56 /* a veth with XDP takes less than a page in one buffer; longer frames are left as they are */
 
 static __always_inline __u16 checksum_fold(__u64 sum)
 {

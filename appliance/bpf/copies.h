@@ -72,11 +72,11 @@ struct copy_machine {
 };
 
 /* Instruction fields of classic BPF, <linux/filter.h>. */
-#define CLASS(code)	((code)&0x07)
+#define CLASS(code) ((code)&0x07)
 #define LOAD_SIZE(code) (((code)&0x18) == 0x00 ? 4 : ((code)&0x18) == 0x08 ? 2 : 1)
-#define MODE(code)	((code)&0xe0)
+#define MODE(code) ((code)&0xe0)
 #define OPERATION(code) ((code)&0xf0)
-#define BY_X(code)	((code)&0x08)
+#define BY_X(code) ((code)&0x08)
 
 /* Bytes of the frame as a number; false when the frame ends before them. */
 static __always_inline bool copy_load(struct copy_buffer *buffer, __u64 offset, __u32 size, __u32 *value)
@@ -268,8 +268,7 @@ __noinline int copy_deliver(__u32 wanted)
 }
 
 /* Bring the frame into the buffer, with the tag that the kernel keeps beside it. */
-static __always_inline void copy_load_frame(int kind, void *ctx, struct copy_buffer *buffer, __u32 length,
-					    __u32 wanted)
+static __always_inline void copy_load_frame(int kind, void *ctx, struct copy_buffer *buffer, __u32 length, __u32 wanted)
 {
 	__u64 bytes = wanted < length ? wanted : length;
 

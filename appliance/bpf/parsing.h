@@ -14,7 +14,7 @@
 
 #define MAX_VLANS 4
 #define MAX_EXTENSIONS 8
-#define MAX_OFFSET 2047	/* an extension header further back is not read; all bits set */
+#define MAX_OFFSET 2047 /* an extension header further back is not read; all bits set */
 
 #define PROTO_HOPOPTS 0
 #define PROTO_TCP 6
@@ -36,7 +36,7 @@ struct parsed {
 	__u16 ports[2];
 	__u8 protocol;
 	__u8 has_ports;
-	__u8 fragment;		/* 0 whole, 1 first fragment, 2 later fragment */
+	__u8 fragment; /* 0 whole, 1 first fragment, 2 later fragment */
 	__u8 tcp_flags;
 };
 
@@ -133,15 +133,15 @@ static __always_inline int parse_ipv6(void *data, struct cursor *c, struct parse
 			break;
 		asm volatile("%0 &= %1" : "+r"(at) : "i"(MAX_OFFSET));
 		extension = data + at;
-		if (next != PROTO_FRAGMENT && next != PROTO_HOPOPTS && next != PROTO_ROUTING &&
-		    next != PROTO_DSTOPTS && next != PROTO_MOBILITY && next != PROTO_AH)
+		if (next != PROTO_FRAGMENT && next != PROTO_HOPOPTS && next != PROTO_ROUTING && next != PROTO_DSTOPTS &&
+		    next != PROTO_MOBILITY && next != PROTO_AH)
 			break;
 		if ((void *)extension + 8 > c->end)
 			break;
 		if (next == PROTO_FRAGMENT) {
 			__u16 offset = bpf_ntohs(*(__u16 *)(extension + 2));
 
-			if (offset & 0xfff9) {	/* else "atomic": whole after all */
+			if (offset & 0xfff9) { /* else "atomic": whole after all */
 				p->id = bpf_ntohl(*(__u32 *)(extension + 4));
 				p->fragment = offset & 0xfff8 ? 2 : 1;
 			}

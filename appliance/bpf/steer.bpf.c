@@ -20,7 +20,7 @@
 #define TC 1
 
 #ifndef PULL
-#define PULL 192	/* bytes of the frame that a tc program wants to see at once */
+#define PULL 192 /* bytes of the frame that a tc program wants to see at once */
 #endif
 
 struct {
@@ -44,12 +44,13 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_ARRAY);
-		__uint(max_entries, 1);
-		__type(key, __u32);
-		__type(value, __u64);
-	});
+	__array(
+	    values, struct {
+		    __uint(type, BPF_MAP_TYPE_ARRAY);
+		    __uint(max_entries, 1);
+		    __type(key, __u32);
+		    __type(value, __u64);
+	    });
 } fence SEC(".maps");
 
 /* What is put into the fence. */
@@ -203,13 +204,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, MAX_HOPS);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_ARRAY);
-		__uint(map_flags, BPF_F_INNER_MAP);	/* of any size */
-		__uint(max_entries, 1);
-		__uint(key_size, sizeof(__u32));
-		__uint(value_size, sizeof(struct record));	/* clang leaves the type out this deep */
-	});
+	__array(
+	    values, struct {
+		    __uint(type, BPF_MAP_TYPE_ARRAY);
+		    __uint(map_flags, BPF_F_INNER_MAP); /* of any size */
+		    __uint(max_entries, 1);
+		    __uint(key_size, sizeof(__u32));
+		    __uint(value_size, sizeof(struct record)); /* clang leaves the type out this deep */
+	    });
 } recorders SEC(".maps");
 
 /* The last frame of a device with DEVICE_TRACE. */
@@ -299,8 +301,8 @@ static __always_inline int redirect(int kind, __u32 slot)
 }
 
 /* Send the frame to a slot, and count it: as `outcome`, or as lost by name when nothing is attached there. */
-static __always_inline int send(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length, __u32 slot,
-				__u32 verdict, __u32 outcome)
+static __always_inline int send(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length,
+				__u32 slot, __u32 verdict, __u32 outcome)
 {
 	int action = redirect(kind, slot);
 
@@ -320,8 +322,8 @@ static __always_inline bool oversize(int kind, const struct device *device, __u3
 }
 
 /* To the port opposite to where the frame came in, seen in the direction it travels. */
-static __always_inline int leave(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length, __u32 buffers,
-				 __u32 direction, __u32 outcome)
+static __always_inline int leave(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length,
+				 __u32 buffers, __u32 direction, __u32 outcome)
 {
 	__u32 slot = SLOT(0, device->segment, direction ^ 1);
 
@@ -340,14 +342,14 @@ static __always_inline void *frame_data(int kind, void *ctx)
 
 static __always_inline void *frame_end(int kind, void *ctx)
 {
-	return kind == XDP ? (void *)(long)((struct xdp_md *)ctx)->data_end :
-			     (void *)(long)((struct __sk_buff *)ctx)->data_end;
+	return kind == XDP ? (void *)(long)((struct xdp_md *)ctx)->data_end
+			   : (void *)(long)((struct __sk_buff *)ctx)->data_end;
 }
 
 /* The flow's hash, for both directions the same. Ports are part of it where the frame shows them. */
 static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 {
-	struct cursor c = { .at = data, .end = end };
+	struct cursor c = {.at = data, .end = end};
 	struct parsed p = {};
 	struct fragment_key key;
 	struct fragment *known;
@@ -361,7 +363,7 @@ static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 		error = parse_ipv4(&c, &p);
 	else if (proto == ETH_P_IPV6)
 		error = parse_ipv6(data, &c, &p);
-	if (error) {	/* not IP, or not readable as such: the pair of stations */
+	if (error) { /* not IP, or not readable as such: the pair of stations */
 		if (data + ETH_HLEN > end) {
 			s->hash = s->hash_l3 = 0;
 			return;
@@ -383,10 +385,10 @@ static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 		return;
 	/* All fragments of a datagram stay together, whichever comes first. */
 	key = (struct fragment_key){
-		.source = { p.source[0], p.source[1] },
-		.destination = { p.destination[0], p.destination[1] },
-		.id = p.id,
-		.protocol = proto == ETH_P_IP ? p.protocol : PROTO_FRAGMENT,
+	    .source = {p.source[0], p.source[1]},
+	    .destination = {p.destination[0], p.destination[1]},
+	    .id = p.id,
+	    .protocol = proto == ETH_P_IP ? p.protocol : PROTO_FRAGMENT,
 	};
 	known = bpf_map_lookup_elem(&fragments, &key);
 	if (known && s->now - known->seen < FRAGMENT_NS && !(p.fragment == 1 && known->first)) {
@@ -394,7 +396,7 @@ static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 		return;
 	}
 	if (!(s->device.flags & DEVICE_DRY)) {
-		struct fragment fresh = { .hash = s->hash, .seen = s->now, .first = p.fragment == 1 };
+		struct fragment fresh = {.hash = s->hash, .seen = s->now, .first = p.fragment == 1};
 
 		bpf_map_update_elem(&fragments, &key, &fresh, BPF_ANY);
 	}
@@ -408,7 +410,7 @@ static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 /* Does the hop know this flow? A new connection on a closed flow's endpoints is a new flow. */
 static __always_inline bool established(const struct scratch *s, __u32 hop)
 {
-	struct flow_key key = { .hash = s->hash, .hop = hop };
+	struct flow_key key = {.hash = s->hash, .hop = hop};
 	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
 
 	if (!flow)
@@ -420,7 +422,7 @@ static __always_inline bool established(const struct scratch *s, __u32 hop)
 
 static __always_inline void track(const struct scratch *s, __u32 hop)
 {
-	struct flow_key key = { .hash = s->hash, .hop = hop };
+	struct flow_key key = {.hash = s->hash, .hop = hop};
 	struct flow *flow;
 
 	if (s->device.flags & DEVICE_DRY)
@@ -432,13 +434,13 @@ static __always_inline void track(const struct scratch *s, __u32 hop)
 		return;
 	}
 	if (!flow || (flow->fin == 3 && (s->flow_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)) {
-		struct flow fresh = { .seen = s->now };
+		struct flow fresh = {.seen = s->now};
 
 		bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY);
 		return;
 	}
 	if (flow->fin == 3)
-		return;		/* closed: its last frames do not keep it */
+		return; /* closed: its last frames do not keep it */
 	if (s->flow_flags & TCP_FIN) {
 		flow->fin |= 1 << (s->direction & 1);
 		flow->seen = s->now;
@@ -804,7 +806,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 	} else {
 		if (rule && !rule->length)
 			rule_match(s, rule);
-		if (!rule || !rule->length)	/* nothing on the way: needs no clock and no walk */
+		if (!rule || !rule->length) /* nothing on the way: needs no clock and no walk */
 			return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_STRAIGHT);
 		s->start = s->direction == SIDE_LAN ? 0 : rule->length - 1;
 	}
@@ -816,7 +818,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
 	if (s->want || (rule && rule->flags & RULE_HASH))
 		hash_frame(frame_data(kind, ctx), frame_end(kind, ctx), s);
-	if (accepts)	/* goes on to the walk; without such a program no hop accepts by filter */
+	if (accepts) /* goes on to the walk; without such a program no hop accepts by filter */
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
@@ -853,7 +855,7 @@ static __always_inline int walk(int kind, void *ctx)
 		rule_count = rule_match(s, rule);
 	position = s->start;
 	for (int i = 0; i < MAX_PATH; i++) {
-		if (!rule || position >= rule->length)	/* behind the last, or, as it is unsigned, before the first */
+		if (!rule || position >= rule->length) /* behind the last, or, as it is unsigned, before the first */
 			break;
 		chosen = choose_at(position);
 		if (chosen) {
@@ -884,13 +886,13 @@ static __always_inline int take_tag(int kind, void *ctx)
 	__u32 stations[3];
 	int vid;
 
-	if (tagged(kind, ctx)) {	/* the kernel has moved the outermost tag of a received frame to the metadata */
+	if (tagged(kind, ctx)) { /* the kernel has moved the outermost tag of a received frame to the metadata */
 		struct __sk_buff *skb = ctx;
 
 		if (skb->vlan_proto != bpf_htons(ETH_TAG))
 			return -1;
 		vid = skb->vlan_tci & 0xfff;
-		bpf_skb_vlan_pop(skb);	/* its error may be about a broken tag behind this one, which is gone */
+		bpf_skb_vlan_pop(skb); /* its error may be about a broken tag behind this one, which is gone */
 		return vid;
 	}
 	if (data + ETH_HLEN + 4 > end || *(__u16 *)(data + 12) != bpf_htons(ETH_TAG))
@@ -1006,7 +1008,7 @@ static __always_inline int decide(int kind, void *ctx, __u32 ifindex, __u32 leng
 	s = bpf_map_lookup_elem(&scratch, &key);
 	if (!s)
 		return pass(kind);
-	if (device->role == ROLE_PORT) {	/* a hop's frame has been noted before */
+	if (device->role == ROLE_PORT) { /* a hop's frame has been noted before */
 		struct trace *t;
 
 		note_frame(kind, ctx, s, device, half, length, buffers, device->side);
@@ -1048,7 +1050,9 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 		t->steps = 0;
 	if (device->hop) {
 		__u32 at = (((policy & 1) * MAX_HOPS + (device->hop & (MAX_HOPS - 1))) * MAX_SEGMENTS +
-			    (device->segment & (MAX_SEGMENTS - 1))) * 2 + (direction & 1);
+			    (device->segment & (MAX_SEGMENTS - 1))) *
+			       2 +
+			   (direction & 1);
 
 		next = bpf_map_lookup_elem(&continuations, &at);
 		if (!next)
@@ -1116,7 +1120,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 lengt
 {
 	struct device *known = bpf_map_lookup_elem(&devices, &ifindex);
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
-	struct device unknown = { .slot = SLOT_UNKNOWN };
+	struct device unknown = {.slot = SLOT_UNKNOWN};
 	struct device here, *device = &here;
 	__u64 policy;
 
@@ -1131,7 +1135,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 lengt
 	} else {
 		if (device->flags & DEVICE_COPIES)
 			next_program(kind, ctx, PROGRAM_COPYING);
-		device->flags &= ~DEVICE_COPIES;	/* so that the compiler leaves out all that is about them */
+		device->flags &= ~DEVICE_COPIES; /* so that the compiler leaves out all that is about them */
 	}
 	if (device->role == ROLE_PORT) {
 		policy = *(volatile __u64 *)&c->policy;

@@ -51,12 +51,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BATCH	     64
-#define FRAME_BYTES  9216
-#define TAG_BYTES    4
+#define BATCH 64
+#define FRAME_BYTES 9216
+#define TAG_BYTES 4
 #define HEARTBEAT_MS 100
-#define BLOCKED	     0x88b6 /* IEEE 802 local experimental 2: what this application blocks */
-#define AGENT_PORT   "org.throughwire.agent.0"
+#define BLOCKED 0x88b6 /* IEEE 802 local experimental 2: what this application blocks */
+#define AGENT_PORT "org.throughwire.agent.0"
 
 enum mode {
 	FORWARD,
@@ -133,8 +133,7 @@ static unsigned char *with_tag(unsigned char *start, struct msghdr *message, siz
 		memcpy(&aux, CMSG_DATA(c), sizeof(aux));
 		if (!(aux.tp_status & TP_STATUS_VLAN_VALID))
 			continue;
-		unsigned int tpid =
-		    aux.tp_status & TP_STATUS_VLAN_TPID_VALID ? aux.tp_vlan_tpid : ETH_P_8021Q;
+		unsigned int tpid = aux.tp_status & TP_STATUS_VLAN_TPID_VALID ? aux.tp_vlan_tpid : ETH_P_8021Q;
 
 		start -= TAG_BYTES;
 		memmove(start, start + TAG_BYTES, 2 * ETH_ALEN);
@@ -183,10 +182,8 @@ static int pass(int from, int to, int direction)
 
 	for (int i = 0; i < BATCH; i++) {
 		in_vec[i] = (struct iovec){frames[i] + TAG_BYTES, FRAME_BYTES};
-		in[i].msg_hdr = (struct msghdr){.msg_iov = &in_vec[i],
-						.msg_iovlen = 1,
-						.msg_control = aux[i],
-						.msg_controllen = sizeof(aux[i])};
+		in[i].msg_hdr = (struct msghdr){
+		    .msg_iov = &in_vec[i], .msg_iovlen = 1, .msg_control = aux[i], .msg_controllen = sizeof(aux[i])};
 	}
 	count = recvmmsg(from, in, BATCH, MSG_DONTWAIT, NULL);
 	if (count <= 0)
