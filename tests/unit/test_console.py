@@ -40,7 +40,7 @@ def bypass(*args: str, sock: Path | str, stdin: str = "", **env: str) -> "subpro
 ONE_SHOT = [
     # (arguments, exit code, in standard output, in standard error)
     (["show", "status"], 0, "inline: main", ""),
-    (["sh", "gu"], 0, "ips2     2  failed   image_unreadable  none", ""),
+    (["sh", "guests"], 0, "ips2     2  failed   image_unreadable  none", ""),
     (["show", "transitions", "2"], 0, "03:04:28.123  segment main", ""),
     (["-c", "show guests | count"], 0, "2\n", ""),
     (["show", "guests", "|", "match", "IPS1"], 0, "ips1     1  running", ""),
@@ -243,7 +243,7 @@ def test_shell_session(terminal: Terminal, daemon: FakeDaemon) -> None:
     terminal.until("wire1 [inline]>")
     terminal.type("sh\tgu?")
     terminal.until("guests: state, cause, lease")
-    terminal.type("\t\r")
+    terminal.type("ests\r")
     terminal.until("image_unreadable")
     terminal.until("wire1 [inline]>")
     terminal.type("guest ip\t\t")
