@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Row = dict[str, object]
+IDLE_S = 900.0  # of a session, while no configuration says another time
 
 
 class Show:
@@ -57,6 +58,7 @@ class Show:
         return {
             "hostname": sup.config.system.hostname if sup.config else "bypass",
             "version": __version__,
+            "idle_timeout_s": int(sup.config.system.idle_timeout) / 1e9 if sup.config else IDLE_S,
             "board": sup.board.name if sup.board else sup.board_error,
             "state": "inline" if inline else "bypass",
             "uptime_s": round(now / 1e9),

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from appliance import errors
@@ -57,6 +57,30 @@ class Client:
             link.close()
             raise
         return link, lines.rest
+
+    def many(self, calls: Sequence[tuple[str, dict[str, object]]], wait: float = 5.0) -> list[Any]:
+        """The results of several methods by one request; None for each that was refused or failed."""
+        requests = [
+            {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+            for number, (method, params) in enumerate(calls)
+        ]
+        with self._connect(wait) as link:
+            answers = self._ask(link, _Lines(link), "all of it", requests, wait)
+        results: list[Any] = [None] * len(calls)
+        for answer in answers if isinstance(answers, list) else []:
+            results[int(answer["id"])] = answer.get("result")
+        return results
+
+    def follow(self, topics: list[str]) -> Follow:
+        """Events from now on, for who waits for other things too; the caller closes it."""
+        link = self._connect(5.0)
+        try:
+            lines = _Lines(link)
+            self._request(link, lines, "events.subscribe", {"topics": topics}, 5.0)
+        except BaseException:
+            link.close()
+            raise
+        return Follow(link, lines)
 
     def events(self, topics: list[str] | None = None) -> Iterator[tuple[str, Any]]:
         """(topic, data) of each event from now on, until the daemon ends."""
@@ -109,6 +133,13 @@ class Client:
 
     def _request(self, link: socket.socket, lines: _Lines, method: str, params: dict[str, object], wait: float) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = self._ask(link, lines, method, request, wait)
+        if "error" in answer:
+            raise _remote(method, answer["error"])
+        return answer.get("result")
+
+    def _ask(self, link: socket.socket, lines: _Lines, method: str, request: object, wait: float) -> Any:
+        """What comes back for a request, or a batch of them."""
         try:
             link.sendall(json.dumps(request).encode() + b"\n")
             line = lines.next(time.monotonic() + wait)
@@ -122,12 +153,9 @@ class Client:
         if not line:
             raise errors.UnreachableError(f"bypassd ended while it worked on {method}: try again")
         try:
-            answer = json.loads(line)
+            return json.loads(line)
         except ValueError as error:
             raise errors.UnreachableError(f"{self.path} does not speak the control protocol") from error
-        if "error" in answer:
-            raise _remote(method, answer["error"])
-        return answer.get("result")
 
 
 def _remote(method: str, error: dict[str, Any]) -> RemoteError:
@@ -137,6 +165,38 @@ def _remote(method: str, error: dict[str, Any]) -> RemoteError:
         message = f"{method} is not offered at the moment: the part behind it is not running"
         hint = "`show status` says which part is not running, and why"
     return RemoteError(message, code, str(data.get("kind", "")), hint)
+
+
+class Follow:
+    """Events of one subscription, read when `fileno` is readable. Owns the connection."""
+
+    def __init__(self, link: socket.socket, lines: _Lines) -> None:
+        self._link, self._lines = link, lines
+        link.setblocking(False)
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._link.fileno()
+
+    def read(self) -> list[tuple[str, Any]]:
+        """(topic, data) of what has come. UnreachableError when bypassd has ended."""
+        found: list[tuple[str, Any]] = []
+        try:
+            while line := self._lines.next():
+                message = json.loads(line)
+                if message.get("method") == "event":
+                    found.append((message["params"]["topic"], message["params"]["data"]))
+        except BlockingIOError:
+            return found
+        except OSError:
+            pass
+        if not found:
+            raise errors.UnreachableError("bypassd ended: its events go on when it is back")
+        return found
+
+    def close(self) -> None:
+        """End the subscription."""
+        self._link.close()
 
 
 class _Lines:

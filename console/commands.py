@@ -225,6 +225,15 @@ CAPTURE = (
     *_at_points(("show", "packets"), "frames in words", "packets:show", (*CAPTURE_OPTIONS, IN_DETAIL, JSON)),
 )
 
+EVERY = Option("every", "look anew after so many seconds", Arg("SECONDS", "1 to 3600", number=True))
+TIMES = Option("count", "end after so many looks", Arg("N", "looks", number=True))
+MONITOR = (
+    Command(
+        ("monitor",), "ports, relay, guests, rates and latencies, live", local="monitor:monitor", options=(EVERY, TIMES)
+    ),
+    Command(("monitor", "events"), "events as they happen", local="monitor:events"),
+)
+
 TOOLS = (
     Command(("check", FILE), "validate a configuration; needs no daemon", local="check", options=(JSON,)),
     Command(
@@ -305,6 +314,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Access": ACCESS,
     "Frames": CAPTURE,
     "Configuration": CONFIGURATION,
+    "Live": MONITOR,
     "Tools": TOOLS,
     "Terminal": TERMINAL,
     "Session": SESSION,

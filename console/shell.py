@@ -23,6 +23,7 @@ from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import DummyOutput, Output
 
@@ -118,10 +119,16 @@ class Shell:
                 return  # bypassd is not there to hear it; the hold ends with this process
 
     def _page(self, text: str) -> None:
-        if self._terminal.paging:
+        if self._terminal.paging and not self._typed_ahead():
             page(text, self._context.out, sys.stdin.fileno(), self._terminal.size)
         else:
             print(text, file=self._context.out, flush=True)
+
+    def _typed_ahead(self) -> bool:
+        """Commands wait that the editor has read already."""
+        keys = get_typeahead(self._session.app.input)
+        store_typeahead(self._session.app.input, keys)
+        return bool(keys)
 
     def _typed(self, _: object) -> None:
         self._key_at = time.monotonic()

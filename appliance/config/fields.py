@@ -44,6 +44,12 @@ FIELDS: Final[dict[str, Field]] = {
         source="a cold start of the supervisor on the slowest board, twice",
         range=_time(0),
     ),
+    "system.idle_timeout": Field(
+        "a session of the shell in which nobody types ends after this time; 0s: never",
+        "at the next prompt",
+        source="the usual time of network devices",
+        range=_time(0),
+    ),
     "segment.name": _NAME,
     "segment.lan": Field("port towards the LAN", CLOSES, range="a port of the board's board.toml"),
     "segment.wan": Field("port towards the WAN", CLOSES, range="a port of the board's board.toml"),

@@ -73,6 +73,7 @@ class System(_Struct, frozen=True):
 
     hostname: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] = "bypass"
     supervisor_grace: Duration = Duration(30_000_000_000)  # relay held this long without a supervisor
+    idle_timeout: Duration = Duration(900_000_000_000)  # a session in which nobody types ends; 0: never
 
 
 class Segment(_Struct, frozen=True):

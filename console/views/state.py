@@ -89,7 +89,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict):
         return generic(data, style)
     blocks = [banner(data, style)]
-    shown = {"hostname", "version", "uptime_s", "state", "segments", "guests", "parts", "config"}
+    shown = {"hostname", "version", "uptime_s", "idle_timeout_s", "state", "segments", "guests", "parts", "config"}
     config = data.get("config")
     if isinstance(config, dict) and config.get("errors"):
         said = [cell(error) for error in config["errors"]]

@@ -336,3 +336,72 @@ def test_shell_without_a_daemon(tmp_path: Path) -> None:
         terminal.type("\r")
         terminal.until("wire1 [inline]>")
     terminal.close()
+
+
+def test_nobody_types(daemon: FakeDaemon) -> None:
+    """A session in which nobody types ends, with the reason, and with exit code 0."""
+    os.environ["BYPASS_IDLE_S"] = "0.5"
+    try:
+        terminal = Terminal(daemon.path, "xterm")
+    finally:
+        del os.environ["BYPASS_IDLE_S"]
+    terminal.until("]>")
+    terminal.until("no key for")
+    terminal.until("logout")
+    terminal.close()
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_long_text_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None:
+    """Space: a page, Enter: a line, q: no more; not while commands wait, nor when paging is off."""
+    terminal = Terminal(daemon.path, term, (12, 80))
+    terminal.until("]>")
+    terminal.type("help\r")
+    assert terminal.until("-- more --").count("\n") <= 13
+    terminal.type(" ")
+    terminal.until("-- more --")
+    terminal.type("\r")
+    assert terminal.until("-- more --").count("\n") <= 2
+    terminal.type("q")
+    terminal.until("]>")
+    terminal.type("help\rguest ips1 command one\r")
+    terminal.until("pong")
+    terminal.type("terminal paging off\rhelp\r")
+    terminal.until("Exit code 4")
+    terminal.type("terminal height 40\rshow terminal\r")
+    terminal.until("height")
+    terminal.until("40")
+    terminal.type("terminal width 5\r")
+    terminal.until("error: width is 0")
+    terminal.close()
+
+
+def test_terminal_said_to_be_dumb(daemon: FakeDaemon) -> None:
+    """From the command on nothing but text is sent, and back again."""
+    terminal = Terminal(daemon.path, "xterm")
+    terminal.until("]>")
+    terminal.type("terminal dumb on\rshow version\r")
+    terminal.until("python")
+    terminal.until("[inline]>")
+    before = len(terminal.seen)
+    terminal.type("show versx\x7f\r")
+    terminal.until("python")
+    terminal.until("[inline]>")
+    assert "\x1b" not in terminal.seen[before:].split("\n", 1)[1]
+    terminal.type("terminal dumb off\rshow version\r")
+    terminal.until("python")
+    terminal.close()
+
+
+def test_pipes(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """except, and save: whole or not at all, what was there is replaced; a place that cannot be written is said."""
+    file = tmp_path / "out.txt"
+    file.write_text("old")
+    done = bypass("-c", f"show guests | except ips2 | save {file}", sock=daemon.path)
+    assert (done.returncode, done.stdout) == (0, f"2 lines saved to {file}\n")
+    assert "ips1" in file.read_text()
+    assert "ips2" not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    bad = bypass("-c", "show guests | save /nonexistent/x", sock=daemon.path)
+    assert (bad.returncode, "cannot be written: No such file" in bad.stderr) == (1, True)
+    assert "quote a | that belongs to a value" in bypass("-c", "show guests | | x", sock=daemon.path).stderr
