@@ -241,7 +241,7 @@ def test_shell_session(terminal: Terminal, daemon: FakeDaemon) -> None:
     terminal.type("show version\r")
     terminal.until("python")
     terminal.until("wire1 [inline]>")
-    terminal.type("sh\tguests?")
+    terminal.type("sh\tgu?")
     terminal.until("guests: state, cause, lease")
     terminal.type("ests\r")
     terminal.until("image_unreadable")
