@@ -143,7 +143,8 @@ class World:
     async def pass_frame(self, frame: bytes, enter: str, leave: str) -> bytes | None:
         """Send a frame into one host's side of the wire; what comes out at the other's, or None."""
         with (
-            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003)) as out,
+            # Without a protocol until it is bound: it would take frames of all devices, our heartbeats among them.
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out,
             socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as into,
         ):
             out.setsockopt(263, 8, 1)  # PACKET_AUXDATA: the outer tag is told beside the frame
