@@ -112,6 +112,8 @@ GUESTS = (
     Command(("guest", GUEST, "show"), "as `show guest NAME`", "guest.show", view="guest", options=(JSON,)),
     _guest("start", "start the guest, or take it back into service"),
     _guest("stop", "stop the guest; its frames go on to the next hop or port"),
+    _guest("pause", "stop its processors; its frames go on to the next hop or port"),
+    _guest("resume", "let a paused guest go on; it must prove itself again"),
     _guest("drain", "new flows elsewhere, established ones stay until they end"),
     Command(
         ("guest", GUEST, "console"),

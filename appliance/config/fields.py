@@ -105,7 +105,7 @@ FIELDS: Final[dict[str, Field]] = {
         "memory in huge pages, where enough are free; else ordinary memory, with a warning", RESTART
     ),
     "guest.management": Field(
-        "a third port: none (off), to the appliance alone (isolated), or on the management port's network (bridged)",
+        "a third port: none (off), or to the appliance alone (isolated): 169.254.N.2, N = its hop",
         RESTART,
         "what is not there cannot be attacked",
     ),
@@ -114,6 +114,12 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "guest.wan_mac": Field(
         "address of its port at the WAN; empty: its own. A routed guest takes that of the neighbour at the LAN", RESTART
+    ),
+    "guest.hold": Field(
+        "every check must pass for this long before it has traffic, at first and after a fall",
+        RESTART,
+        "longer than an application that starts and dies again lives",
+        _time(0),
     ),
     "guest.restart": Field("whether and when it is started again after it ended by itself"),
     "guest.restart.policy": Field(

@@ -37,6 +37,8 @@ def faults(guest: Guest) -> Iterator[Fault]:
         yield from ((key, what) for what in _address(getattr(guest, key)))
     if guest.lan_mac and guest.lan_mac.lower() == guest.wan_mac.lower():
         yield "wan_mac", "is that of the other port: each port needs its own"
+    if guest.hold > limits.MAX_DURATION:
+        yield "hold", f"{guest.hold} is too long: at most {Duration(limits.MAX_DURATION)}"
     yield from _restart(guest)
 
 

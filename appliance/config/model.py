@@ -187,9 +187,10 @@ class Guest(_Struct, frozen=True):
     storage: Literal["persistent", "snapshot"] = "persistent"  # snapshot: what it writes is discarded when it ends
     pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the host's processor of each of its own
     hugepages: bool = False  # where enough are free, else ordinary memory and a warning
-    management: Literal["off", "isolated", "bridged"] = "off"  # a third port: to the supervisor, or the management port
+    management: Literal["off", "isolated"] = "off"  # isolated: a third port, to the supervisor and nobody else
     lan_mac: str = ""  # its port at the LAN; "" = chosen by the appliance
     wan_mac: str = ""
+    hold: Duration = Duration(1_000_000_000)  # proved without a break for this long before it has traffic
     restart: Restart = Restart()
     start_order: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100  # lower first; equal ones together
     after: tuple[Name, ...] = ()  # guests that must be available before this one starts

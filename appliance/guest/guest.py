@@ -203,6 +203,16 @@ class Guest:
         await asyncio.sleep(SETTLE_S)
         await run.power_down()
 
+    async def pause(self, on: bool) -> str:
+        """Stop its processors, or let them go on; the traffic leaves it first. UnreachableError: QEMU refuses."""
+        run = self.run_now
+        if run is None or self.state not in lifecycle.ALIVE:
+            raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be paused")
+        if on:
+            self.lease.revoke()
+        await run.monitor.ask("stop" if on else "cont")
+        return f"guest {self.name} is paused: `resume` lets it go on" if on else f"guest {self.name} goes on"
+
     def tell(self, word: str, value: int = 0) -> str:
         """Send a command over the agent channel; UnreachableError when there is none."""
         if self.run_now is None:

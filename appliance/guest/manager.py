@@ -21,7 +21,7 @@ from appliance.config.changes import served
 from appliance.config.model import Config
 from appliance.control import take_over
 from appliance.errors import BypassError, GuestError, NotFoundError
-from appliance.guest import imageapi, taps
+from appliance.guest import imageapi, management, taps
 from appliance.guest.aftermath import Aftermath
 from appliance.guest.cgroup import Cgroups
 from appliance.guest.command import Accel
@@ -168,12 +168,14 @@ class GuestManager:
             if segment not in segments:
                 self._datapath.detach_hop(config.name, segment)
         self._served[config.name] = tuple(segments)
-        return Setting(self._paths, hop, tuple(pairs), self._nonce, self._cgroups, self._accel, clock=self._clock)
+        third = management.ensure(hop) if config.management == "isolated" else ""
+        return Setting(self._paths, hop, tuple(pairs), self._nonce, self._cgroups, self._accel, third, self._clock)
 
     def _remove_taps(self) -> None:
         """Remove the taps that no guest has."""
         wanted = {device for guest in self._guests.values() for pair in guest.pairs for device in (pair.lan, pair.wan)}
-        for device in taps.existing():
+        wanted |= {management.tap_name(g.hop) for g in self._guests.values() if g.config.management == "isolated"}
+        for device in (*taps.existing(), *management.existing()):
             if device not in wanted:
                 try:
                     taps.remove(device)
@@ -332,6 +334,12 @@ class GuestManager:
         async def drain(params: Params) -> object:
             return {"message": self.guest(params["name"]).drain()}
 
+        async def pause(params: Params) -> object:
+            return {"message": await self.guest(params["name"]).pause(True)}
+
+        async def resume(params: Params) -> object:
+            return {"message": await self.guest(params["name"]).pause(False)}
+
         async def command(params: Params) -> object:
             value = params.get("value", 0)
             if not isinstance(value, int):
@@ -356,6 +364,8 @@ class GuestManager:
         registry.add("guest.show", show, doc="One guest with the evidence of its checks.", params=name)
         registry.add("guest.start", start, "operator", "Start a guest, or take it back into service.", name)
         registry.add("guest.stop", stop, "operator", "Take the traffic from a guest, then power it down.", name)
+        registry.add("guest.pause", pause, "operator", "Take the traffic from a guest and stop its processors.", name)
+        registry.add("guest.resume", resume, "operator", "Let a paused guest go on; it must prove itself again.", name)
         registry.add("guest.drain", drain, "operator", "Give a guest no new flows.", name)
         registry.add(
             "guest.command",

@@ -88,21 +88,33 @@ class Veto:
 class Verdict:
     """Holds the detectors and vetoes of one guest and decides from all of them."""
 
-    def __init__(self, detectors: list[Detector], history: History) -> None:
+    def __init__(self, detectors: list[Detector], history: History, hold: int = 0) -> None:
+        """`hold`: how long (ns) every check must pass before the guest has traffic, the first time and after a fall."""
         if not detectors:
             raise ValueError("a verdict without a check would be without evidence")
         self.detectors = {detector.label: detector for detector in detectors}
         self.history = history
         self.vetoes: dict[str, Veto] = {}
         self.available = False
+        self._hold, self._known = hold, False
         self._passing_since: int | None = None
+
+    def shorten_proof(self) -> None:
+        """The guest was proved before its supervisor restarted: one good answer a check is enough, without a hold."""
+        self._known = True
+        for detector in self.detectors.values():
+            detector.shorten_proof()
+
+    def _needed(self, now: int) -> int:
+        held = hold_down(self.history.recent_falls(now))
+        return held if self._known else max(self._hold, held)
 
     def forget(self) -> None:
         """The guest started over: what was proved before counts no more."""
         for check, old in list(self.detectors.items()):
             self.detectors[check] = Detector(check, old.limits, old.cause, falls=old.falls)
         self.vetoes.clear()
-        self.available, self._passing_since = False, None
+        self.available, self._known, self._passing_since = False, False, None
 
     @property
     def until(self) -> int:
@@ -131,7 +143,7 @@ class Verdict:
         if fresh and self._all_pass(now):
             if self._passing_since is None:
                 self._passing_since = now
-            if self.available or now - self._passing_since >= hold_down(self.history.recent_falls(now)):
+            if self.available or now - self._passing_since >= self._needed(now):
                 self.available = True
                 decisions.append(Available(self.until))
         return decisions
@@ -148,7 +160,7 @@ class Verdict:
         return bool(self.vetoes)
 
     def _fall(self, now: int, fallen: Unavailable, *, counts: bool = True) -> list[Decision]:
-        self._passing_since = None
+        self._passing_since, self._known = None, False
         if not self.available:
             return []
         self.available = False
@@ -180,8 +192,9 @@ class Verdict:
         against += [detector.why for detector in self.detectors.values() if detector.state is not State.PASSING]
         if against:
             return "; ".join(against)
-        left = hold_down(self.history.recent_falls(now)) - (now - (self._passing_since or now))
-        return f"passing, held down for another {milliseconds(max(left, 0))} after {len(self.history.falls)} falls"
+        left = self._needed(now) - (now - (self._passing_since or now))
+        fallen = f" after {len(self.history.falls)} falls" if self.history.falls else ""
+        return f"passing, held down for another {milliseconds(max(left, 0))}{fallen}"
 
     def evidence(self, now: int) -> list[dict[str, object]]:
         """One row a check, for `show guest NAME`. Ages and latencies in milliseconds."""

@@ -96,15 +96,14 @@ class Watch:
         self.only_process = not detectors
         if self.only_process:
             detectors.append(Detector(PROCESS_CHECK, PROCESS_LIMITS))
-        self.verdict = Verdict(detectors, history)
+        self.verdict = Verdict(detectors, history, guest.hold)
         # What is looked at on a grid of its own: the process, or its threads.
         self._look_interval = cpu.interval if cpu is not None else PROCESS_LIMITS.interval
         self._look_due = 0
 
     def shorten_proof(self) -> None:
         """The guest was proved before bypassd restarted: one good answer a check is enough."""
-        for detector in self.verdict.detectors.values():
-            detector.shorten_proof()
+        self.verdict.shorten_proof()
 
     def start(self) -> None:
         """Open the sockets and begin. GuestError when a tap is not there."""

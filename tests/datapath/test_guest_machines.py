@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ import pytest
 
 from appliance.config import model
 from appliance.config.model import Size
-from appliance.guest.lifecycle import State
+from appliance.guest.lifecycle import ALIVE, State
+from appliance.guest.management import host_address, tap_name
 from tests.datapath.guest_world import World
 from tests.image import harness
 
@@ -50,9 +52,11 @@ CONFIG = model.Config(
     guest=(
         machine("persistent", image="/persistent.img"),
         machine("snapshot", image="/snapshot.img", storage="snapshot"),
-        machine("several", image="/blank.img", disks=(model.Disk("/second.img", readonly=True),)),
+        machine(
+            "several", image="/blank.img", disks=(model.Disk("/second.img", readonly=True),), management="isolated"
+        ),
         machine("uefi", image="/uefi.img", firmware="uefi", memory=Size.parse("256M")),
-        machine("pinned", image="/pinned.img", pin=(0,), hugepages=True, management="off"),
+        machine("pinned", image="/pinned.img", pin=(0,), hugepages=True),
     ),
 )
 
@@ -85,7 +89,7 @@ def run_until(world: World, name: str, words: bytes) -> None:
 
     world.call(world.order(lambda g: g.start(), name))
     world.call(said())
-    world.call(world.reach(State.PROVING, name))
+    world.call(world.until(lambda: world.guest(name).state in ALIVE))
     end(world, name)
 
 
@@ -116,10 +120,10 @@ def test_what_a_snapshot_writes_is_gone(world: World) -> None:
     assert list((world.paths.state / "scratch").iterdir()) == []
 
 
-def test_more_disks(world: World) -> None:
+def test_more_disks_and_a_third_port(world: World) -> None:
     """Behind the image, in order; the one it may not write to is read-only to the guest too."""
     world.call(world.order(lambda g: g.start(), "several"))
-    world.call(world.reach(State.PROVING, "several"))
+    world.call(world.until(lambda: world.guest("several").state in ALIVE))
     run = world.guest("several").run_now
     assert run is not None
 
@@ -129,13 +133,21 @@ def test_more_disks(world: World) -> None:
         return [(disk["device"], disk["inserted"]["ro"]) for disk in found]
 
     assert world.call(disks()) == [("disk0", False), ("disk1", True)]
+
+    async def address() -> str:
+        words = ["ip", "-brief", "-4", "address", "show", tap_name(world.guest("several").hop)]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    # The third port: a network with the supervisor alone, up, and QEMU at its other end.
+    shown = world.call(address()).split()
+    assert shown[1:] == ["UP", f"{host_address(world.guest('several').hop)}/24"]
     end(world, "several")
 
 
 @pytest.mark.skipif(not OVMF.exists(), reason="no UEFI firmware here")
 def test_uefi(world: World) -> None:
-    """The firmware runs and says that there is nothing to boot; its variables are this guest's own file."""
-    run_until(world, "uefi", b"BdsDxe")
+    """The firmware runs, up to its shell, for there is nothing to boot; its variables are this guest's own file."""
+    run_until(world, "uefi", b"startup.nsh")
     assert (world.paths.state / "uefi/uefi.fd").stat().st_size == (OVMF / "OVMF_VARS_4M.fd").stat().st_size
 
 
@@ -143,7 +155,7 @@ def test_pinned_and_without_huge_pages(world: World) -> None:
     """Its processor's thread stays where it was told; huge pages that are not there cost a warning."""
     guest = world.guest("pinned")
     world.call(world.order(lambda g: g.start(), "pinned"))
-    world.call(world.reach(State.PROVING, "pinned"))
+    world.call(world.until(lambda: guest.state in ALIVE))
     run = guest.run_now
     assert run is not None
 

@@ -170,6 +170,16 @@ def test_a_killed_guest_is_out_at_once_and_comes_back(world: World, monkeypatch:
     assert world.guest().restarts.count == 1
 
 
+def test_paused_and_let_go_on(world: World) -> None:
+    """The traffic leaves it at once; when it goes on it proves itself again."""
+    world.call(world.guest().pause(True))
+    assert not leased(world)
+    world.call(world.reach(State.SUSPECT))
+    assert world.guest().cause == "guest_paused"
+    world.call(world.guest().pause(False))
+    world.call(world.reach(State.AVAILABLE))
+
+
 def test_drain_keeps_the_lease_and_ends_with_start(world: World) -> None:
     world.call(world.order(lambda g: g.drain()))
     assert world.guest().state is State.DRAINING

@@ -208,3 +208,19 @@ def test_lease_never_goes_back_and_never_into_the_past() -> None:
     lease.revoke()
     assert kernel.until == 0
     assert lease.remaining(20) == 0
+
+
+def test_a_guest_is_held_before_its_first_traffic() -> None:
+    """Every check passes at once, and counts when it has passed for the hold time; a guest known from before is let."""
+    for known, needed in ((False, 100 * MS), (True, 0)):
+        verdict, now = Verdict([Detector("there", LIMITS)], History(), hold=100 * MS), 0
+        if known:
+            verdict.shorten_proof()
+        rose = None
+        while not verdict.available:
+            now += LIMITS.interval
+            verdict.step(now, "there", Good(now))
+            if rose is None and verdict.detectors["there"].state is State.PASSING:
+                rose = now
+        assert rose is not None
+        assert needed <= now - rose < needed + 2 * LIMITS.interval
