@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guests that no one here made, behind the real datapath: an inspecting bridge and a routed firewall, under emulation.
+
+What is seen on the wire decides: the link carries everything while a guest starts, the guest's rules hold while it has
+the traffic, and the link carries everything again, at once, when its application is killed or the guest is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from appliance.config import model
+from appliance.config.model import Duration, Size
+from appliance.guest.lifecycle import State
+from tests.datapath.guest_world import World
+from tests.guests.build import FIREWALL, INSPECTOR, Recipe, build
+from tests.image import harness
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+SEGMENT = model.Segment(name="main", lan="lan0", wan="wan0")
+
+
+def guest(recipe: Recipe, **more: object) -> model.Guest:
+    values: dict[str, object] = {
+        "kernel": f"/{recipe.name}/vmlinuz",
+        "initrd": f"/{recipe.name}/initrd.gz",
+        "cmdline": "console=ttyS0 quiet",
+        **more,
+    }
+    return model.Guest(name=recipe.name, **values)  # type: ignore[arg-type]
+
+
+def make_world(bpf_object: Path, recipe: Recipe, config: model.Config) -> World:
+    root = Path(tempfile.mkdtemp(prefix="tw-guests-"))
+    (root / recipe.name).mkdir()
+    for file in ("vmlinuz", "initrd.gz"):
+        shutil.copy(build(recipe) / file, root / recipe.name)
+    return World(root, bpf_object, harness.artefacts(), config)
+
+
+def end_world(world: World) -> None:
+    world.close()
+    shutil.rmtree(world.paths.root)
+
+
+# The inspector: Suricata
+
+
+@pytest.fixture(scope="module")
+def inspector(bpf_object: Path) -> Iterator[World]:
+    probe = model.Probe(kind="inband", interval=Duration.parse("100ms"), misses=3)
+    config = model.Config(
+        segment=(SEGMENT,),
+        guest=(guest(INSPECTOR, memory=Size.parse("512M"), probes=(probe,)),),
+        rule=(model.Rule(name="all", path=("inspector",)),),
+    )
+    world = make_world(bpf_object, INSPECTOR, config)
+    yield world
+    end_world(world)
+
+
+def datagram(text: bytes, port: int) -> bytes:
+    ether = Ether(src="02:00:00:00:01:01", dst="02:00:00:00:01:02")
+    return bytes(ether / IP(src="10.77.3.1", dst="10.77.3.2") / UDP(sport=4000, dport=port) / text.ljust(64))
+
+
+FORBIDDEN = datagram(b"something forbidden", 9999)
+GOOD = datagram(b"something else", 9999)
+
+
+async def first_out(frames: list[bytes]) -> bytes:
+    """Send the frames into the LAN's side, in order; the first IP frame that comes out at the WAN's."""
+    loop = asyncio.get_running_loop()
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as out,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as into,
+    ):
+        out.bind(("wan", 0x0800))
+        out.setblocking(False)
+        into.bind(("lan", 0))
+        for frame in frames:
+            into.send(frame)
+        return await asyncio.wait_for(loop.sock_recv(out, 2048), 20)
+
+
+def test_the_link_carries_everything_while_it_starts(inspector: World) -> None:
+    """Its kernel boots, Suricata reads its rules: until it proves itself, frames go around it, forbidden ones too."""
+    inspector.call(inspector.reach(State.PROVING, "inspector"))
+    assert inspector.call(first_out([FORBIDDEN])) == FORBIDDEN
+    assert inspector.guest("inspector").state is State.PROVING
+    inspector.call(inspector.reach(State.AVAILABLE, "inspector"))
+
+
+def test_its_rules_hold_while_it_has_the_traffic(inspector: World) -> None:
+    """Of two frames the forbidden one does not come out, and the other does, through the guest."""
+    before = inspector.datapath.counters().hops["inspector"]
+    assert inspector.call(first_out([FORBIDDEN, GOOD])) == GOOD
+    assert inspector.datapath.counters().hops["inspector"] != before
+
+
+def test_without_its_application_it_is_bypassed(inspector: World) -> None:
+    """The machine runs on, Suricata is killed on its console: the link carries everything again."""
+
+    async def type_in(line: str) -> None:
+        path = str(inspector.paths.run / "door")
+        server = await asyncio.start_unix_server(inspector.guest("inspector").console.attach, path)
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(line.encode())
+        await writer.drain()
+        await inspector.reach(State.SUSPECT, "inspector")
+        writer.close()
+        server.close()
+
+    inspector.call(type_in("\nkill -9 $(pidof suricata)\n"))
+    assert inspector.call(first_out([FORBIDDEN])) == FORBIDDEN
+    assert "in-band" in inspector.guest("inspector").detail
+
+
+# The firewall: nftables, routed
+
+LAN_MAC, WAN_MAC = "02:00:00:00:02:01", "02:00:00:00:02:02"
+LAN_IP, WAN_IP = "10.77.2.1", "10.77.2.2"
+SERVER = """
+import select, socket, sys
+sockets = [socket.create_server(("10.77.2.2", port)) for port in (23, 80)]
+print("listening", flush=True)
+while True:
+    for ready in select.select(sockets, [], [])[0]:
+        ready.accept()[0].close()
+"""
+
+
+class Hosts:
+    """A host at each side, in a namespace of its own, with the world's cable in it."""
+
+    def __init__(self, world: World) -> None:
+        self.spaces = {side: f"twg{os.getpid()}{side}" for side in ("lan", "wan")}
+        for space in self.spaces.values():
+            subprocess.run(["ip", "netns", "add", space], check=True)
+        world.call(self._move())
+        for side, mac, address in (("lan", LAN_MAC, LAN_IP), ("wan", WAN_MAC, WAN_IP)):
+            for words in (
+                f"link set {side} address {mac}",
+                f"address add {address}/24 dev {side}",
+                f"link set {side} up",
+            ):
+                subprocess.run(["ip", "-n", self.spaces[side], *words.split()], check=True)
+            # Frames leave whole, with their checksums: nothing behind a veth pair would complete them.
+            words = f"ethtool -K {side} tx off gro on"
+            subprocess.run(["ip", "netns", "exec", self.spaces[side], *words.split()], check=True, capture_output=True)
+        self._server = self.python("wan", SERVER)
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == b"listening\n"
+
+    async def _move(self) -> None:
+        for side, space in self.spaces.items():
+            subprocess.run(["ip", "link", "set", side, "netns", space], check=True)
+
+    def python(self, side: str, code: str) -> subprocess.Popen[bytes]:
+        words = ["ip", "netns", "exec", self.spaces[side], sys.executable, "-c", code]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def connects(self, port: int) -> bool:
+        """Whether the LAN's host reaches this port of the WAN's within two seconds."""
+        code = f"import socket; socket.create_connection(('{WAN_IP}', {port}), 2)"
+        with self.python("lan", code) as client:
+            return client.wait(20) == 0
+
+    def ttl(self) -> int:
+        """The time to live that an echo has left when it comes back: a router takes one on each way."""
+        words = f"ip netns exec {self.spaces['lan']} ping -c 1 -W 5 {WAN_IP}".split()
+        answer = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        return int(answer.split("ttl=")[1].split()[0])
+
+    def close(self) -> None:
+        self._server.kill()
+        self._server.communicate()
+        for space in self.spaces.values():
+            subprocess.run(["ip", "netns", "delete", space], check=True)
+
+
+@pytest.fixture(scope="module")
+def firewall(bpf_object: Path) -> Iterator[tuple[World, Hosts]]:
+    made = guest(
+        FIREWALL,
+        memory=Size.parse("256M"),
+        cmdline="console=ttyS0 quiet management=169.254.1.2/24",
+        management="isolated",
+        lan_mac=WAN_MAC,
+        wan_mac=LAN_MAC,
+        accept="ip",
+        autostart=False,
+        probes=(model.Probe(kind="ping", target="169.254.1.2", interval=Duration.parse("200ms"), misses=3),),
+    )
+    config = model.Config(
+        segment=(SEGMENT,), guest=(made,), rule=(model.Rule(name="ip", match="ip", path=("firewall",)),)
+    )
+    world = make_world(bpf_object, FIREWALL, config)
+    hosts = Hosts(world)
+    yield world, hosts
+    hosts.close()
+    end_world(world)
+
+
+def test_a_routed_firewall_between_two_neighbours(firewall: tuple[World, Hosts]) -> None:
+    """Off: the wire. On: the same hosts, the same addresses, a hop more each way, no telnet. Off again: the wire."""
+    world, hosts = firewall
+    straight = hosts.ttl()
+    assert hosts.connects(23)
+    world.call(world.order(lambda g: g.start(), "firewall"))
+    world.call(until_printed(world, b"firewall: up"))
+    world.call(world.reach(State.AVAILABLE, "firewall"))
+    assert hosts.ttl() == straight - 1
+    assert hosts.connects(80)
+    assert not hosts.connects(23)
+    world.call(world.order(lambda g: g.stop(), "firewall"))
+    assert hosts.ttl() == straight
+    assert hosts.connects(23)
+
+
+async def until_printed(world: World, words: bytes) -> None:
+    async with asyncio.timeout(100):
+        while words not in world.guest("firewall").console.tail():
+            await asyncio.sleep(0.05)
