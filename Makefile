@@ -80,6 +80,9 @@ format: setup ## write the files as lint wants them
 bench: setup ## steering speed beside its limit and its peers -> build/figures/bench.json
 	@$(PY) -m tests.bench
 
+health-figures: qemu-image ## how soon a failed guest is bypassed -> build/figures/health.json
+	@$(RUN) -m tests.health_figures
+
 demo: qemu-image ## every failure in turn on a live link -> build/figures/demo.json
 	@$(RUN) -m tests.demo
 

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`make health-figures`: how soon the link is led around a guest that fails, and what it costs. Real QEMU and frames.
+
+The demo guest runs behind the real datapath in network namespaces (tests/datapath/guest_world.py), with in-band
+heartbeats of 20 ms x 2, and a stream of 1,000 numbered frames a second goes through it. Thirty times each:
+
+- guest killed: SIGKILL; from that moment until the first frame that was sent after it arrives;
+- application hung: its agent is told to stop forwarding; the longest silence on the wire, the sender's own pauses off;
+- planned drain: drain, then stop; the longest silence, and the frames lost until the guest has ended;
+- guest started: start until it has the traffic again; the same.
+
+Ends with 1 when a figure is missed. Wait times of restarts and hold-down are cut short: what is measured is the fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from appliance.config import model
+from appliance.config.model import Duration, Size
+from appliance.guest.lifecycle import State
+from tests import figures
+from tests.datapath.frame_stream import FrameStream
+from tests.datapath.guest_world import World
+from tests.image import harness
+
+RUNS = 30
+SETTLE_S = 0.3  # watched before and after
+LIMITS = {"guest killed": 5.0, "application hung": 50.0}  # ms, p99
+LOSSLESS = ("planned drain", "guest started")
+
+CONFIG = model.Config(
+    segment=(model.Segment(name="main", lan="lan0", wan="wan0"),),
+    guest=(
+        model.Guest(
+            name="ips1",
+            kernel="/guest-demo/bzImage",
+            initrd="/guest-demo/initrd.gz",
+            cmdline="console=ttyS0 quiet",
+            memory=Size.parse("64M"),
+            probes=(model.Probe(kind="inband", interval=Duration.parse("20ms"), misses=2),),
+            hold=Duration.parse("50ms"),
+            restart=model.Restart(first=Duration.parse("10ms"), longest=Duration.parse("10ms"), attempts=1000),
+        ),
+    ),
+    rule=(model.Rule(name="all", path=("ips1",)),),
+)
+
+
+class Bench:
+    """The guest, and the stream through it."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self._folder, self._count = world, folder, 0
+
+    def measure(self, do: Callable[[], int], until: State) -> tuple[FrameStream, int, int]:
+        """Let the stream run around `do` (its result: the moment) and on until the state; stream, moment, end."""
+        self._count += 1
+        stream = self.world.call(self._stream())
+        time.sleep(SETTLE_S)
+        moment = do()
+        self.world.call(self.world.reach(until))
+        time.sleep(SETTLE_S)
+        end = time.monotonic_ns()
+        stream.stop()
+        return stream, moment, end
+
+    async def _stream(self) -> FrameStream:
+        return FrameStream("lan", "wan", self._folder / f"{self._count}.stream")
+
+    def order(self, action: Callable[[Any], object]) -> int:
+        """Give the guest an order; when."""
+        moment = time.monotonic_ns()
+        self.world.call(self.world.order(action))
+        return moment
+
+    def available(self) -> None:
+        """Until the guest has the traffic, with its earlier falls forgotten."""
+        self.world.guest().history.falls.clear()
+        self.world.call(self.world.reach(State.AVAILABLE))
+
+    def killed(self) -> tuple[float, int]:
+        """(bypass in ms, frames lost)"""
+        self.available()
+
+        def kill() -> int:
+            run = self.world.guest().run_now
+            assert run is not None
+            assert run.pid is not None
+            moment = time.monotonic_ns()
+            os.kill(run.pid, signal.SIGKILL)
+            return moment
+
+        stream, moment, end = self.measure(kill, State.STARTING)
+        return (stream.first_after(moment) - moment) / 1e6, stream.report(0, end - 100_000_000).lost
+
+    def hung(self) -> tuple[float, int]:
+        """As above."""
+        self.available()
+        stream, _, end = self.measure(lambda: self.order(lambda guest: guest.tell("hang")), State.SUSPECT)
+        self.order(lambda guest: guest.tell("resume"))
+        report = stream.report(0, end - 100_000_000)
+        return report.longest_gap_ms, report.lost
+
+    def drained(self) -> tuple[float, int]:
+        """As above."""
+        self.available()
+
+        def drain() -> int:
+            moment = self.order(lambda guest: guest.drain())
+            time.sleep(SETTLE_S)
+            self.order(lambda guest: guest.stop())
+            return moment
+
+        stream, _, end = self.measure(drain, State.STOPPED)
+        report = stream.report(0, end - 100_000_000)
+        return report.longest_gap_ms, report.lost
+
+    def started(self) -> tuple[float, int]:
+        """As above."""
+        stream, _, end = self.measure(lambda: self.order(lambda guest: guest.start()), State.AVAILABLE)
+        report = stream.report(0, end - 100_000_000)
+        return report.longest_gap_ms, report.lost
+
+
+def rows(bench: Bench, runs: int) -> list[figures.Row]:
+    """Everything, one event after the other; drain and start take turns."""
+    found: dict[str, list[tuple[float, int]]] = {}
+
+    def note(event: str, one: tuple[float, int]) -> None:
+        found.setdefault(event, []).append(one)
+        print(f"{event}: {one[0]:.1f} ms, {one[1]} lost", file=sys.stderr, flush=True)
+
+    for _ in range(runs):
+        note("guest killed", bench.killed())
+    for _ in range(runs):
+        note("application hung", bench.hung())
+    for _ in range(runs):
+        note("planned drain", bench.drained())
+        note("guest started", bench.started())
+    return [
+        {
+            "event": event,
+            "runs": len(measured),
+            **figures.spread("bypass", [took for took, _ in measured]),
+            "lost_frames": max(lost for _, lost in measured),
+        }
+        for event, measured in found.items()
+    ]
+
+
+def missed(table: list[figures.Row]) -> list[str]:
+    """The promises that were not kept."""
+    broken = []
+    for row in table:
+        limit = LIMITS.get(row["event"])
+        if limit is not None and row["bypass_p99_ms"] > limit:
+            broken.append(f"{row['event']}: {row['bypass_p99_ms']} ms at p99, and not {limit:g} ms")
+        if row["event"] in LOSSLESS and row["lost_frames"]:
+            broken.append(f"{row['event']}: {row['lost_frames']} frames lost")
+    return broken
+
+
+def plot(table: list[figures.Row]) -> Callable[[Any], None]:
+    """A bar an event, with its limit."""
+
+    def draw(axes: Any) -> None:
+        axes.barh([row["event"] for row in table], [row["bypass_p99_ms"] for row in table])
+        for row in table:
+            if row["event"] in LIMITS:
+                axes.plot([LIMITS[row["event"]]] * 2, [row["event"]] * 2, "r|", markersize=40)
+        axes.set_xlabel("ms at p99 (red: the limit)")
+
+    return draw
+
+
+def main() -> int:
+    """Exit status 0, or 1 when a figure is missed."""
+    parser = argparse.ArgumentParser(prog="health-figures", description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=RUNS)
+    runs = parser.parse_args().runs
+    root = Path(tempfile.mkdtemp(prefix="tw-health-"))
+    world = World(root, Path("build/bpf/steer.bpf.o"), harness.artefacts(), CONFIG)
+    try:
+        table = rows(Bench(world, root), runs)
+    finally:
+        world.close()
+        shutil.rmtree(root)
+    target = figures.write("health", table, plot(table), in_band="20 ms x 2")
+    print(figures.table(table))
+    broken = missed(table)
+    for line in broken:
+        print(f"missed: {line}", file=sys.stderr)
+    print(f"figures: {target}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
