@@ -44,7 +44,9 @@ def management(data: Any, style: Style = PLAIN) -> str:
     port = {key: data.get(key) for key in ("state", "link", "configured", "mac")}
     lines.append(about(f"port {cell(data.get('port'))}", port, style))
     for key in ("addresses", "gateways"):
-        lines.append(f"{paint(key, BOLD, style)}: {', '.join(map(cell, data.get(key) or ['none']))}")
+        values = data.get(key)
+        told = ", ".join(cell(value) for value in values) if isinstance(values, list) else cell(values)
+        lines.append(f"{paint(key, BOLD, style)}: {told or 'none'}")
     if data.get("dhcp"):
         lines.append(about("dhcp", data["dhcp"], style))
     lines.append(about("ssh", ssh, style))
