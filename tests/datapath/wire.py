@@ -24,7 +24,7 @@ from typing import Self, TypeVar
 from boardsim import netns
 
 T = TypeVar("T")
-ETH_NUMBERED = 0x88B6  # local experimental 2
+ETH_NUMBERED = 0x9000  # Ethernet's configuration testing protocol: nothing filters it, and the demo guest blocks 0x88b6
 LAN_MAC, WAN_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 WINDOW = 32
 LOST_AFTER_S = 2.0
