@@ -90,7 +90,7 @@ def test_capture_is_read_by_tshark(served: Served, tmp_path: Path) -> None:
     """A whole segment: every place a numbered frame passes, in order, with interface, direction, length and time."""
     file = tmp_path / "captured"
     with file.open("wb") as out:
-        process = served.run("capture", "segment", "main", "ether proto 0x88b6", "count", "640", out=out)
+        process = served.run("capture", "segment", "main", "ether proto 0x9000", "count", "640", out=out)
     served.until_captures(1)
     while process.poll() is None:
         assert served.wire.stream(32) == []
@@ -108,7 +108,7 @@ def test_capture_is_read_by_tshark(served: Served, tmp_path: Path) -> None:
     assert there == ["lan0", "ips.lan", "ips.wan", "wan0"]
     assert back == there[::-1]
     assert len({row[1] for row in rows if row[0] == "lan0"}) == 2, "in and out differ"
-    assert {(row[2], row[3]) for row in rows} == {("0x88b6", "68")}
+    assert {(row[2], row[3]) for row in rows} == {("0x9000", "68")}
     times = [float(row[4]) for row in rows]
     assert abs(times[0] - os.stat(tmp_path / "read.pcapng").st_mtime) < 600
     served.until_captures(0)

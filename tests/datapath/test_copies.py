@@ -141,7 +141,7 @@ def test_every_point_of_the_way(wire: Wire, bpf_object: Path, mode: str) -> None
         guest = made.hop_id("ips")
         taps = {side: slot(guest, 0, side) for side in Side}
         everywhere = {Point(place, way) for place in (LAN, WAN, *taps.values()) for way in CopyWay}
-        with capture(made, everywhere, "ether proto 0x88b6") as (ring, sink):
+        with capture(made, everywhere, "ether proto 0x9000") as (ring, sink):
             assert wire.stream(32) == []
             came = [parsed(record) for record in read_all(ring)]
             assert made.copies.counts(sink) == (2 * 4 * 32, 0)
@@ -197,7 +197,7 @@ def test_a_hop_that_comes_later_is_watched_too(wire: Wire, bpf_object: Path) -> 
     with appliance(wire, bpf_object, config=config) as made:
         available(made)
         tap = slot(made.hop_id("ips"), 0, Side.WAN)
-        with capture(made, {Point(tap, CopyWay.IN)}, "ether proto 0x88b6") as (ring, _):
+        with capture(made, {Point(tap, CopyWay.IN)}, "ether proto 0x9000") as (ring, _):
             wire.inside(lambda: made.detach_hop("ips"))
             assert wire.stream(32) == []
             wire.inside(lambda: made.attach_hop("tapl", "ips", "main", Side.LAN))

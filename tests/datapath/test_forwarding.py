@@ -137,7 +137,7 @@ made.attach_segment("main", "lan0", "wan0", sys.argv[3])
 made.attach_hop("tapl", "ips", "main", Side.LAN)
 made.attach_hop("tapw", "ips", "main", Side.WAN)
 made.set_policy(Config(segment=(Segment(name="main", lan="lan0", wan="wan0"),), guest=(Guest(name="ips"),),
-                       rule=(Rule(name="all", match="ether proto 0x88b6", path=("ips",)),)))
+                       rule=(Rule(name="all", match="ether proto 0x9000", path=("ips",)),)))
 made.renew_supervisor(time.monotonic_ns() + 3600 * 10**9)
 made.renew("ips", time.monotonic_ns() + 3600 * 10**9)
 print("ready", made.adopted, flush=True)
@@ -196,7 +196,7 @@ def test_owner_killed_and_adopted(wire: Wire, bpf_object: Path, mode: str) -> No
 @MODES
 def test_policies_change_under_traffic(wire: Wire, bpf_object: Path, mode: str) -> None:
     """A new policy every few frames, filters and groups and all: none is lost, and each is under one policy whole."""
-    filters = ["ether proto 0x88b6", "", "ether[14:4] = 0 or len < 100", "not ip and not ip6"]
+    filters = ["ether proto 0x9000", "", "ether[14:4] = 0 or len < 100", "not ip and not ip6"]
     with appliance(wire, bpf_object, mode) as made:
         available(made)
         stop = threading.Event()
