@@ -346,6 +346,19 @@ static __always_inline void *frame_end(int kind, void *ctx)
 			   : (void *)(long)((struct __sk_buff *)ctx)->data_end;
 }
 
+static __always_inline __u32 frame_length(int kind, void *ctx)
+{
+	return kind == XDP ? (__u32)bpf_xdp_get_buff_len(ctx) : ((struct __sk_buff *)ctx)->len;
+}
+
+/* enum buffers; `length` is the frame's. */
+static __always_inline __u32 frame_buffers(int kind, void *ctx, __u32 length)
+{
+	if (kind != XDP)
+		return BUFFERS_ANY;
+	return length > frame_end(kind, ctx) - frame_data(kind, ctx) ? BUFFERS_SEVERAL : BUFFERS_ONE;
+}
+
 /* The flow's hash, for both directions the same. Ports are part of it where the frame shows them. */
 static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 {
@@ -663,32 +676,43 @@ static __always_inline void accept_program(int kind, void *ctx, __u32 generation
 		next_program(kind, ctx, PROGRAM_ACCEPT(0));
 }
 
-#define POLICY_CASE(segment)                                                                                           \
-	case segment:                                                                                                  \
+#define POLICY_OF(segment)                                                                                             \
+	do {                                                                                                           \
 		if (generation & 1)                                                                                    \
 			next_program(kind, ctx, PROGRAM_POLICY(1, segment));                                           \
 		else                                                                                                   \
 			next_program(kind, ctx, PROGRAM_POLICY(0, segment));                                           \
+	} while (0)
+#define POLICY_CASE(segment)                                                                                           \
+	case segment:                                                                                                  \
+		POLICY_OF(segment);                                                                                    \
 		break
 
-#define FILTERS_CASE(segment)                                                                                          \
-	case segment:                                                                                                  \
+#define FILTERS_OF(segment)                                                                                            \
+	do {                                                                                                           \
 		if (generation & 1)                                                                                    \
 			next_program(kind, ctx, PROGRAM_FILTERS(1, segment));                                          \
 		else                                                                                                   \
 			next_program(kind, ctx, PROGRAM_FILTERS(0, segment));                                          \
+	} while (0)
+#define FILTERS_CASE(segment)                                                                                          \
+	case segment:                                                                                                  \
+		FILTERS_OF(segment);                                                                                   \
 		break
 
-#define DECIDE_CASE(segment)                                                                                           \
-	case segment:                                                                                                  \
+#define DECIDE_OF(segment)                                                                                             \
+	do {                                                                                                           \
 		if (generation & 1)                                                                                    \
 			next_program(kind, ctx, PROGRAM_DECIDE(1, segment));                                           \
 		else                                                                                                   \
 			next_program(kind, ctx, PROGRAM_DECIDE(0, segment));                                           \
+	} while (0)
+#define DECIDE_CASE(segment)                                                                                           \
+	case segment:                                                                                                  \
+		DECIDE_OF(segment);                                                                                    \
 		break
 
-#define EACH_SEGMENT(of)                                                                                               \
-	of(0);                                                                                                         \
+#define EACH_OTHER_SEGMENT(of)                                                                                         \
 	of(1);                                                                                                         \
 	of(2);                                                                                                         \
 	of(3);                                                                                                         \
@@ -708,24 +732,33 @@ _Static_assert(MAX_SEGMENTS == 16, "a case for each segment");
 
 static __always_inline void policy_program(int kind, void *ctx, __u32 generation, __u32 segment)
 {
-	switch (segment) {
-		EACH_SEGMENT(POLICY_CASE);
-	}
+	if (!segment) /* most have one */
+		POLICY_OF(0);
+	else
+		switch (segment) {
+			EACH_OTHER_SEGMENT(POLICY_CASE);
+		}
 }
 
 /* An empty slot costs nothing: there the machine's code has no jump. */
 static __always_inline void decide_program(int kind, void *ctx, __u32 generation, __u32 segment)
 {
-	switch (segment) {
-		EACH_SEGMENT(DECIDE_CASE);
-	}
+	if (!segment) /* most have one */
+		DECIDE_OF(0);
+	else
+		switch (segment) {
+			EACH_OTHER_SEGMENT(DECIDE_CASE);
+		}
 }
 
 static __always_inline void filters_program(int kind, void *ctx, __u32 generation, __u32 segment)
 {
-	switch (segment) {
-		EACH_SEGMENT(FILTERS_CASE);
-	}
+	if (!segment) /* most have one */
+		FILTERS_OF(0);
+	else
+		switch (segment) {
+			EACH_OTHER_SEGMENT(FILTERS_CASE);
+		}
 }
 
 static __always_inline __u32 tagged(int kind, void *ctx)
@@ -971,10 +1004,10 @@ static __noinline __u32 filters(void *ctx)
  * A segment's filters and the core in one program, for sets of filters that are one program: what goes straight to the
  * other port is sent here, without a note of it for other programs. One for each half of the policy.
  */
-static __always_inline int decide(int kind, void *ctx, __u32 ifindex, __u32 length, __u32 buffers, __u32 half)
+static __always_inline int decide(int kind, void *ctx, __u32 ifindex, __u32 half)
 {
 	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
-	__u32 found, key = 0, place;
+	__u32 found, key = 0, place, length, buffers;
 	struct rule *rule = NULL;
 	struct scratch *s;
 
@@ -983,6 +1016,8 @@ static __always_inline int decide(int kind, void *ctx, __u32 ifindex, __u32 leng
 	found = filters(ctx);
 	/* 0, but the verifier does not know: it would else follow all that comes for each rule's number. */
 	asm volatile("%0 ^= %1" : "+r"(found) : "r"(device->role >> 7));
+	length = frame_length(kind, ctx);
+	buffers = frame_buffers(kind, ctx, length);
 	if (found != NO_MATCH && found != NOT_HERE) {
 		place = half * MAX_RULES + (found & (MAX_RULES - 1));
 		rule = bpf_map_lookup_elem(&rules, &place);
@@ -1116,95 +1151,84 @@ static __always_inline bool heartbeat(int kind, void *ctx, __u32 hop)
  * `copies`: made for devices where somebody wants copies; the program without them is shorter, and calls no function,
  * which alone costs as much as to count the frame.
  */
-static __always_inline int entry(int kind, void *ctx, __u32 ifindex, __u32 length, __u32 buffers, bool copies)
+static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies)
 {
 	struct device *known = bpf_map_lookup_elem(&devices, &ifindex);
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
 	struct device unknown = {.slot = SLOT_UNKNOWN};
 	struct device here, *device = &here;
+	__u32 length, direction;
 	__u64 policy;
 
 	if (!known || known->role == ROLE_NONE || !c) {
-		count(&unknown, OUTCOME_UNKNOWN, length);
+		count(&unknown, OUTCOME_UNKNOWN, frame_length(kind, ctx));
 		return pass(kind);
 	}
 	here = *known;
 	if (copies) {
 		if (device->flags & DEVICE_COPY_IN)
-			copy_frame(kind, ctx, device->slot, COPY_IN, length);
+			copy_frame(kind, ctx, device->slot, COPY_IN, frame_length(kind, ctx));
 	} else {
 		if (device->flags & DEVICE_COPIES)
 			next_program(kind, ctx, PROGRAM_COPYING);
 		device->flags &= ~DEVICE_COPIES; /* so that the compiler leaves out all that is about them */
 	}
+	policy = *(volatile __u64 *)&c->policy;
 	if (device->role == ROLE_PORT) {
-		policy = *(volatile __u64 *)&c->policy;
-		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1)))
-			return leave(kind, ctx, device, NULL, length, buffers, device->side, OUTCOME_STRAIGHT);
-		if (length >= ETH_HLEN)
+		direction = device->side;
+		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1))) {
+			length = frame_length(kind, ctx);
+			return leave(kind, ctx, device, NULL, length, frame_buffers(kind, ctx, length), direction,
+				     OUTCOME_STRAIGHT);
+		}
+		if (frame_data(kind, ctx) + ETH_HLEN <= frame_end(kind, ctx))
 			decide_program(kind, ctx, policy, device->segment);
 	} else {
+		direction = device->side ^ 1; /* what comes from a hop's WAN side travels from LAN to WAN */
 		if (heartbeat(kind, ctx, device->hop)) {
-			count(device, OUTCOME_HEARTBEAT, length);
+			count(device, OUTCOME_HEARTBEAT, frame_length(kind, ctx));
 			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
 			return pass(kind);
 		}
-		policy = *(volatile __u64 *)&c->policy;
 	}
-	/* What comes from a hop's WAN side travels from LAN to WAN. */
+	length = frame_length(kind, ctx);
 	if (length < ETH_HLEN)
-		return leave(kind, ctx, device, NULL, length, buffers,
-			     device->role == ROLE_PORT ? device->side : device->side ^ 1, OUTCOME_UNPARSED);
-	return steer(kind, ctx, device, policy, length, buffers,
-		     device->role == ROLE_PORT ? device->side : device->side ^ 1);
+		return leave(kind, ctx, device, NULL, length, frame_buffers(kind, ctx, length), direction,
+			     OUTCOME_UNPARSED);
+	return steer(kind, ctx, device, policy, length, frame_buffers(kind, ctx, length), direction);
 }
 
 SEC("xdp.frags")
 int entry_xdp(struct xdp_md *ctx)
 {
-	__u32 length = bpf_xdp_get_buff_len(ctx);
-
-	return entry(XDP, ctx, ctx->ingress_ifindex, length,
-		     length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE, false);
+	return entry(XDP, ctx, ctx->ingress_ifindex, false);
 }
 
 SEC("xdp.frags")
 int copying_xdp(struct xdp_md *ctx)
 {
-	__u32 length = bpf_xdp_get_buff_len(ctx);
-
-	return entry(XDP, ctx, ctx->ingress_ifindex, length,
-		     length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE, true);
+	return entry(XDP, ctx, ctx->ingress_ifindex, true);
 }
 
 /* For devices that hand frames over with checksums that are not finished. */
 SEC("xdp.frags")
 int entry_filling_xdp(struct xdp_md *ctx)
 {
-	__u32 length = bpf_xdp_get_buff_len(ctx);
-
-	if (length > ctx->data_end - ctx->data)
-		return entry(XDP, ctx, ctx->ingress_ifindex, length, BUFFERS_SEVERAL, false);
-	fill_checksum(ctx);
-	return entry(XDP, ctx, ctx->ingress_ifindex, length, BUFFERS_ONE, false);
+	if (frame_buffers(XDP, ctx, frame_length(XDP, ctx)) == BUFFERS_ONE)
+		fill_checksum(ctx);
+	return entry(XDP, ctx, ctx->ingress_ifindex, false);
 }
 
 SEC("xdp.frags")
 int decide_even_xdp(struct xdp_md *ctx)
 {
-	__u32 length = bpf_xdp_get_buff_len(ctx);
-
-	return decide(XDP, ctx, ctx->ingress_ifindex, length,
-		      length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE, 0);
+	return decide(XDP, ctx, ctx->ingress_ifindex, 0);
 }
 
 SEC("xdp.frags")
 int decide_odd_xdp(struct xdp_md *ctx)
 {
-	__u32 length = bpf_xdp_get_buff_len(ctx);
-
-	return decide(XDP, ctx, ctx->ingress_ifindex, length,
-		      length > ctx->data_end - ctx->data ? BUFFERS_SEVERAL : BUFFERS_ONE, 1);
+	return decide(XDP, ctx, ctx->ingress_ifindex, 1);
 }
 
 SEC("xdp.frags")
@@ -1234,25 +1258,25 @@ int walk_xdp(struct xdp_md *ctx)
 SEC("tc")
 int entry_tc(struct __sk_buff *ctx)
 {
-	return entry(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY, false);
+	return entry(TC, ctx, ctx->ifindex, false);
 }
 
 SEC("tc")
 int copying_tc(struct __sk_buff *ctx)
 {
-	return entry(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY, true);
+	return entry(TC, ctx, ctx->ifindex, true);
 }
 
 SEC("tc")
 int decide_even_tc(struct __sk_buff *ctx)
 {
-	return decide(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY, 0);
+	return decide(TC, ctx, ctx->ifindex, 0);
 }
 
 SEC("tc")
 int decide_odd_tc(struct __sk_buff *ctx)
 {
-	return decide(TC, ctx, ctx->ifindex, ctx->len, BUFFERS_ANY, 1);
+	return decide(TC, ctx, ctx->ifindex, 1);
 }
 
 SEC("tc")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,12 +38,15 @@ def config(*rules: Rule) -> Config:
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if filters took so long that the cache pays."""
+    """As if filters took so long that the cache pays; on one processor, as each has a cache of its own."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
     monkeypatch.setattr(classifier, "RULE_NS", 1000)
     monkeypatch.setattr(classifier, "GRAPH_NS", 1000)
     classifier.prepare.cache_clear()
     yield
     classifier.prepare.cache_clear()
+    os.sched_setaffinity(0, processors)
 
 
 @pytest.fixture
