@@ -156,14 +156,17 @@ class Show:
         if sup.config is None:
             return self._relays_without_config()
         modes: dict[str, list[str]] = {}
+        why: dict[str, list[str]] = {}
         if sup.steering.datapath is not None:
             for attachment in sup.steering.datapath.attachments():
                 if not attachment.hop:
                     modes.setdefault(attachment.segment, []).append(attachment.mode)
+                    why.setdefault(attachment.segment, []).append(attachment.reason)
         rows = sup.segments.show()
         for row in rows:
             used = modes.get(str(row["name"]), [])
             row["attach"] = "/".join(dict.fromkeys(used)) if used else "none"
+            row["attach_why"] = "; ".join(dict.fromkeys(why.get(str(row["name"]), [])))
         return rows
 
     def _relays_without_config(self) -> list[Row]:

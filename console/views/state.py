@@ -38,9 +38,15 @@ _parts = columns_of("parts", "", [
 
 
 def segments(data: Any, style: Style = PLAIN) -> str:
-    """The table, and below it in words why a segment is not inline."""
+    """The table, and below it in words how frames are taken and why so, and why a segment is not inline."""
     away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline"]
     blocks = [_segment_table(data, style)]
+    taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
+    if taken:
+        texts = [
+            f"{cell(r.get('name'))}: frames are taken by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken
+        ]
+        blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
     return "\n\n".join(blocks)

@@ -103,6 +103,9 @@ def test_table() -> None:
 
 VIEWS = [
     ("segments", [], "no segments are configured"),
+    ("segments", [{"name": "main", "relay": "inline", "attach": "tc", "attach_why": "lan0 (e1000e): no native XDP"}],
+     ("SEGMENT  RELAY   ATTACH\nmain     inline  tc\n\n"
+      "main: frames are taken by tc: lan0 (e1000e): no native XDP")),
     ("guests", [], "no guests are configured"),
     ("rules", [], "no rules: every frame goes straight to the other port"),
     ("rules", [{"name": "web", "match": "", "path": ["ips", "dpi"], "segment": ""}],
