@@ -50,16 +50,21 @@ int generate(struct xdp_md *ctx)
 	__u8 *data = (void *)(long)ctx->data;
 	__u32 key = 0;
 	struct setting *setting = bpf_map_lookup_elem(&generator_setting, &key);
-	__u32 flow;
+	__u32 flow, sum;
+	__u16 source;
 
 	if (!setting || data + 42 > (__u8 *)(long)ctx->data_end)
 		return XDP_DROP;
 	if (setting->flows > 1) {
 		/* Random, so that neither branch predictor nor cache can learn the order. */
 		flow = bpf_get_prandom_u32() % setting->flows;
-		*(__u16 *)(data + 28) = bpf_htons(flow >> 10);
+		source = bpf_htons(flow >> 10);
+		/* The header's sum follows (RFC 1624): a bridge with netfilter drops wrong ones. */
+		sum = (__u16) ~*(__u16 *)(data + 24) + (__u16) ~*(__u16 *)(data + 28) + source;
+		sum = (sum & 0xffff) + (sum >> 16);
+		*(__u16 *)(data + 24) = ~((sum & 0xffff) + (sum >> 16));
+		*(__u16 *)(data + 28) = source;
 		*(__u16 *)(data + 34) = bpf_htons(1024 + (flow & 1023));
-		*(__u16 *)(data + 24) = 0; /* nothing here checks the header's sum */
 	}
 	count(0);
 	return bpf_redirect(setting->ifindex, 0);

@@ -30,6 +30,9 @@ def frame(size: int, *, source_port: int = 1024, target_port: int = 53) -> bytes
     ip = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, 28 + payload, 0, 0, 64, 17, 0, bytes((10, 0, 0, 1)), bytes((10, 1, 0, 1))
     )
+    total = sum(struct.unpack("!10H", ip))
+    total = (total & 0xFFFF) + (total >> 16)
+    ip = ip[:10] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + ip[12:]
     udp = struct.pack("!HHHH", source_port, target_port, 8 + payload, 0)
     return bytes.fromhex("020000000002 020000000001 0800") + ip + udp + bytes(payload)
 
