@@ -228,6 +228,9 @@ def lend(fd: int, ended: Callable[[], None]) -> None:
     link.ended.append(ended)
 
 
+CANCEL_AGAIN_S = 0.2
+
+
 class ControlServer:
     """The part of bypassd that serves a registry on a Unix socket."""
 
@@ -286,10 +289,13 @@ class ControlServer:
             return
         self._server.close()
         self._server = None
-        tasks = list(self._connections)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        left = set(self._connections)
+        while left:
+            # Said again until they end: asyncio.wait_for (3.11) can lose a cancellation that meets the end of its wait.
+            for task in left:
+                task.cancel()
+            ended, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+            await asyncio.gather(*ended, return_exceptions=True)
         self._path.unlink(missing_ok=True)
 
     def publish(self, topic: str, data: object) -> None:

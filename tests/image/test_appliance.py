@@ -162,7 +162,7 @@ def test_shell_on_the_serial_line(healthy: Board) -> None:
     console.expect(r"\[inline\]>", since=mark)
     mark = console.mark()
     console.sendline("terminal paging off")
-    console.expect(r"off\s+.*\[inline\]>", since=mark)
+    console.expect(r"off[\s\S]*\[inline\]>", since=mark)
     mark = console.mark()
     console.send("show ?")
     console.expect("segments +.*\n(.*\n)*.*version", since=mark)
