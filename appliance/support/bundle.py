@@ -138,7 +138,7 @@ def _item(bundle: Bundle, root: Path, item: Item) -> None:
         if not found:
             bundle.fail(f"{item.folder}/{item.files}", "there is none")
     elif item.each:
-        for port in sorted(path.name for path in (root / "sys/class/net").glob("*") if path.name != "lo"):
+        for port in sorted(path.parent.name for path in (root / "sys/class/net").glob("*/device")):  # taps have none
             _command(bundle, f"{item.folder}/{port}-{item.each}.txt", (*item.command, port))
     else:
         _command(bundle, f"{item.folder}/{item.name}.txt", item.command)
