@@ -20,7 +20,6 @@ from console.client import Client
 from console.parse import Parsed, UsageError
 
 _HEAD = struct.Struct("<QIIHHI")  # struct copied of appliance/bpf/steer.h; both ends are one machine
-COUNTS_EVERY_S = 1.0
 
 
 class Waitable(Protocol):

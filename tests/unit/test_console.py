@@ -405,3 +405,17 @@ def test_pipes(daemon: FakeDaemon, tmp_path: Path) -> None:
     bad = bypass("-c", "show guests | save /nonexistent/x", sock=daemon.path)
     assert (bad.returncode, "cannot be written: No such file" in bad.stderr) == (1, True)
     assert "quote a | that belongs to a value" in bypass("-c", "show guests | | x", sock=daemon.path).stderr
+
+
+def test_terminal_is_asked_for_its_size_on_demand_only(daemon: FakeDaemon) -> None:
+    """`terminal detect` asks where the cursor is; a terminal that does not answer is told of, in time."""
+    terminal = Terminal(daemon.path, "xterm")
+    terminal.until("]>")
+    terminal.type("terminal detect\r")
+    terminal.until("\x1b[6n")
+    terminal.type("\x1b[50;132R")
+    terminal.until("132 columns, 50 rows")
+    terminal.until("]>")
+    terminal.type("terminal detect\r")
+    terminal.until("the terminal does not answer")
+    terminal.close()
