@@ -257,7 +257,7 @@ def echo(taps: tuple[str, str] = TAPS) -> Iterator[None]:
 
 def subjects() -> list[Subject]:
     """Everything that is compared with the limit of its path."""
-    ovs = "" if shutil.which("ovs-vswitchd") else "Open vSwitch is not installed"
+    ovs = "" if shutil.which("ovs-vswitchd") else "not installed (apt-get install openvswitch-switch)"
     ours = [Subject("throughwire", "straight", throughwire(0, "none"))]
     for count in (1, 8, 64, 256):
         ours += [Subject("throughwire", "straight", throughwire(count, m), count, m) for m in ("first", "last", "none")]
