@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import IO
 
 from appliance import __version__
@@ -19,6 +20,7 @@ from appliance.steering.pcapng import Writer
 from console.execute import Context
 from console.interrupt import Interrupt
 from console.live import Live, limit, wish
+from console.newfile import create
 from console.outcome import GOOD, UNREACHABLE, Outcome
 from console.parse import Parsed, UsageError
 
@@ -31,23 +33,13 @@ def stream(parsed: Parsed, context: Context) -> Outcome:
         raise UsageError("capture writes binary data, which cannot go through a pipe here: see `show packets`")
     params = wish(parsed)
     file = parsed.options.get("file", [""])[0]
-    out = _file(file) if file else _standard_output(context)
+    out = create(Path(file)) if file else _standard_output(context)
     try:
         with Interrupt() as stop, Live(context.client, params) as live:
             return _copy(live, stop, out, parsed, context)
     finally:
         if file:
             out.close()
-
-
-def _file(name: str) -> IO[bytes]:
-    """A new file that only its owner reads: frames hold what people send."""
-    try:
-        return open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    except FileExistsError as error:
-        raise RefusedError(f"{name} exists already: choose another name, or remove it") from error
-    except OSError as error:
-        raise RefusedError(f"{name}: {error.strerror}") from error
 
 
 def _standard_output(context: Context) -> IO[bytes]:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 
 from appliance.errors import RefusedError
 from console.execute import Context
+from console.newfile import whole
 from console.outcome import Outcome
 from console.parse import Parsed, UsageError
 
@@ -26,25 +26,11 @@ def export(parsed: Parsed, context: Context) -> Outcome:
     answer = context.client.call("incident.export", {"number": int(number)}, WAIT)
     data = base64.b64decode(answer["pcapng"])
     if name:
-        _to_file(Path(name), data)
+        with whole(Path(name)) as out:
+            out.write(data)
         context.say(f"{name}: {len(data)} bytes")
     else:
         context.out.flush()
         context.out.buffer.write(data)
         context.out.buffer.flush()
     return Outcome([], "lines")
-
-
-def _to_file(path: Path, data: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise RefusedError(f"{path} is there already: take another name") from error
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(data)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise RefusedError(f"{path}: {error.strerror}") from error

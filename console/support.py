@@ -7,7 +7,6 @@ process collects what it may read itself.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import BinaryIO
 
 from appliance.errors import RefusedError, UnreachableError
 from console.execute import Context
+from console.newfile import whole
 from console.outcome import Outcome
 from console.parse import Parsed
 
@@ -29,7 +29,8 @@ def support_bundle(parsed: Parsed, context: Context) -> Outcome:
         raise RefusedError(f"a bundle is not for a terminal: {how}, or here: support-bundle FILE")
     context.say("collecting state, logs, kernel and network; this may take half a minute")
     if name:
-        size = _to_file(Path(name), context)
+        with whole(Path(name)) as out:
+            size = _write(out, context)
         context.say(f"{name}: {size} bytes; passwords and keys are left out")
     else:
         size = _write(_binary(context), context)
@@ -40,22 +41,6 @@ def support_bundle(parsed: Parsed, context: Context) -> Outcome:
 def _binary(context: Context) -> BinaryIO:
     context.out.flush()
     return getattr(context.out, "buffer", None) or sys.stdout.buffer
-
-
-def _to_file(path: Path, context: Context) -> int:
-    """A new file, whole or not at all."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise RefusedError(f"{path} is there already: take another name") from error
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            return _write(out, context)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _write(out: BinaryIO, context: Context) -> int:

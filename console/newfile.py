@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A new file that a command writes: only its owner reads it, and one that is there already is left alone.
+
+It may hold what people send over the link, or the state of the whole appliance.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from appliance.errors import RefusedError
+
+
+def create(path: Path) -> BinaryIO:
+    """Make and open it for writing. RefusedError: it is there already, or cannot be made."""
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+    except FileExistsError as error:
+        raise RefusedError(f"{path} is there already: take another name, or remove it") from error
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}") from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """The same, for a file that is of use only as a whole: it is removed when the block does not end well."""
+    out = create(path)
+    try:
+        with out:
+            yield out
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise RefusedError(f"{path}: {error.strerror}") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
