@@ -89,6 +89,7 @@ class Live:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.stop()
+        print(*self.log[-200:], sep="\n")  # pytest shows it with a failure
         pins = self.root / "sys/fs/bpf"
         subprocess.run(["umount", str(pins)], check=False, capture_output=True)
 
