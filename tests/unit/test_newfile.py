@@ -29,10 +29,14 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_half_a_file_is_removed(tmp_path: Path, error: BaseException) -> None:
     """A full disk is told as a refusal; whatever ends the work half way leaves nothing."""
-    wanted = RefusedError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(wanted), whole(tmp_path / "f") as out:
-        out.write(b"half")
-        raise error
+
+    def work() -> None:
+        with whole(tmp_path / "f") as out:
+            out.write(b"half")
+            raise error
+
+    with pytest.raises(RefusedError if isinstance(error, OSError) else KeyboardInterrupt):
+        work()
     assert not (tmp_path / "f").exists()
 
 
