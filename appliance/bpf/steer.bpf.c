@@ -1004,16 +1004,18 @@ static __noinline __u32 filters(void *ctx)
  * A segment's filters and the core in one program, for sets of filters that are one program: what goes straight to the
  * other port is sent here, without a note of it for other programs. One for each half of the policy.
  */
-static __always_inline int decide(int kind, void *ctx, __u32 ifindex, __u32 half)
+static __always_inline int decide(int kind, void *ctx, __u32 half)
 {
-	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
-	__u32 found, key = 0, place, length, buffers;
+	__u32 found = filters(ctx); /* first of all, see splice.py */
+	__u32 key = 0, place, length, buffers, ifindex;
 	struct rule *rule = NULL;
+	struct device *device;
 	struct scratch *s;
 
+	ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
+	device = bpf_map_lookup_elem(&devices, &ifindex);
 	if (!device)
 		return pass(kind);
-	found = filters(ctx);
 	/* 0, but the verifier does not know: it would else follow all that comes for each rule's number. */
 	asm volatile("%0 ^= %1" : "+r"(found) : "r"(device->role >> 7));
 	length = frame_length(kind, ctx);
@@ -1222,13 +1224,13 @@ int entry_filling_xdp(struct xdp_md *ctx)
 SEC("xdp.frags")
 int decide_even_xdp(struct xdp_md *ctx)
 {
-	return decide(XDP, ctx, ctx->ingress_ifindex, 0);
+	return decide(XDP, ctx, 0);
 }
 
 SEC("xdp.frags")
 int decide_odd_xdp(struct xdp_md *ctx)
 {
-	return decide(XDP, ctx, ctx->ingress_ifindex, 1);
+	return decide(XDP, ctx, 1);
 }
 
 SEC("xdp.frags")
@@ -1270,13 +1272,13 @@ int copying_tc(struct __sk_buff *ctx)
 SEC("tc")
 int decide_even_tc(struct __sk_buff *ctx)
 {
-	return decide(TC, ctx, ctx->ifindex, 0);
+	return decide(TC, ctx, 0);
 }
 
 SEC("tc")
 int decide_odd_tc(struct __sk_buff *ctx)
 {
-	return decide(TC, ctx, ctx->ifindex, 1);
+	return decide(TC, ctx, 1);
 }
 
 SEC("tc")

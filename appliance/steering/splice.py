@@ -2,9 +2,10 @@
 """The core's `decide` programs as templates: compiled code with a place for a set's filters. Pure but for `read`.
 
 A tail call from the filters to the core costs as much as the filters themselves, and what goes from program to program
-has to be written down for the next. So the fixed core holds a program that calls a function `filters`, of which the
-compiler knows nothing; here that program is taken out of the object file, and the generated code put in the function's
-place. Read by hand, because libbpf gives a program's code only after it has loaded the whole object.
+has to be written down for the next; a call costs less, and still as much as a few filters. So the fixed core holds a
+program that calls a function `filters` first of all, of which the compiler knows nothing; here that program is taken out
+of the object file, and the generated code put in the place of the call. Nothing is in the registers there but the
+context, in the one where generated code keeps it. Read by hand, because libbpf gives a program's code only after it has loaded the whole object.
 Source: ELF-64, and the kernel's llvm_reloc.rst for the two kinds of relocation.
 """
 
@@ -19,25 +20,23 @@ from appliance.errors import DatapathError
 _SYMBOLS, _RELOCATIONS = 2, 9  # SHT_SYMTAB, SHT_REL
 _TO_MAP, _TO_FUNCTION = 1, 10  # R_BPF_64_64, R_BPF_64_32
 _SECTION, _SYMBOL, _INSTRUCTION = 64, 24, 8
+_MOV = 0xBF
+_KEPT = range(6, 10)  # registers that a call leaves alone; generated code has the context in the first of them
 
 
 @dataclass(frozen=True)
 class Template:
-    """A program without the function it calls: `call` is the index of that call, `maps` (index, name) what it reads."""
+    """What comes behind the filters, with their result in r0 and the context in r6; `maps` (index, name) it reads."""
 
     code: bytes
-    call: int
     maps: tuple[tuple[int, str], ...]
 
     def around(
         self, code: bytes, relocations: tuple[tuple[int, str], ...]
     ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
-        """The program with `code` as that function."""
-        own = len(self.code) // _INSTRUCTION
-        joined = bytearray(self.code + code)
-        # a call of a function of the program: the distance from the next instruction to the function's first
-        struct.pack_into("<i", joined, self.call * _INSTRUCTION + 4, own - self.call - 1)
-        return bytes(joined), (*self.maps, *((at + own, name) for at, name in relocations))
+        """The program with `code`, which ends by falling out of its last instruction, before it."""
+        ahead = len(code) // _INSTRUCTION
+        return code + self.code, (*relocations, *((at + ahead, name) for at, name in self.maps))
 
 
 def read(path: Path, names: frozenset[str]) -> dict[str, Template]:
@@ -84,10 +83,15 @@ def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
                     calls.append(index)
         if len(calls) != 1 or not all(text for _, text in maps):
             raise ValueError(f"{name} calls {len(calls)} functions, not the filters alone, or reads what is no map")
+        context = data[start + 1]  # r1, the context, into a register that a call leaves alone: `rN = r1`
+        if calls != [1] or data[start] != _MOV or context >> 4 != 1 or context & 15 not in _KEPT:
+            raise ValueError(f"{name} does not begin with the filters")
         code = bytearray(data[start : start + size])
         for index, _ in maps:
             code[index * _INSTRUCTION + 1] |= 1 << 4  # BPF_PSEUDO_MAP_FD
-        found[name] = Template(bytes(code), calls[0], tuple(maps))
+        code[1] = context & 15 | _KEPT[0] << 4  # `rN = r6`, and then without the call
+        del code[_INSTRUCTION : 2 * _INSTRUCTION]
+        found[name] = Template(bytes(code), tuple((at - 1, text) for at, text in maps))
     missing = names - found.keys()
     if missing:
         raise ValueError(f"it has no {', '.join(sorted(missing))}")

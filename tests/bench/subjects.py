@@ -223,8 +223,9 @@ def open_vswitch(_: Generator) -> Iterator[None]:
             deadline = time.monotonic() + 10
             while not Path(f"{folder}/db.sock").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
-        words = "-- add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 lan -- add-port br0 wan"
+        words = "-- add-br ovs0 -- set bridge ovs0 datapath_type=netdev -- add-port ovs0 lan -- add-port ovs0 wan"
         run("ovs-vsctl", f"--db={socket}", *shlex.split(words))
+        undo.callback(run, "ovs-vsctl", f"--db={socket}", "del-br", "ovs0")  # its tap would outlive the daemon
         yield
 
 

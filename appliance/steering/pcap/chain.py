@@ -14,7 +14,7 @@ from appliance.steering.pcap import asm as e
 from appliance.steering.pcap import translate
 from appliance.steering.pcap.access import MASK, A, Access, Kind, Vlan
 from appliance.steering.pcap.classic import ClassicFilter
-from appliance.steering.pcap.linkage import NOT_HERE, Ending, Linkage, LoadableProgram
+from appliance.steering.pcap.linkage import Ending, Linkage, LoadableProgram
 
 PART_JUMPS = 7000  # conditional jumps of one program; the verifier follows a sequence of at most 8,192
 PART_INSTRUCTIONS = 28000  # a jump over the whole part has to fit 16 bits
@@ -156,9 +156,8 @@ def finish(code: e.Assembler, ending: Ending, *, match: int, miss: int, followin
 
 
 def tail(ending: Ending, slot: int | None) -> None:
-    """Tail call, or (a set that returns its result) one that no rule has."""
-    if slot is not None and ending.linkage is not None and not ending.linkage.returns:
+    """Tail call, or (a set inside a host) a result that no rule has."""
+    if slot is not None and ending.linkage is not None and not ending.linkage.falls:
         ending.tail_call(slot)
     else:
-        ending.asm.mov_imm(e.R0, NOT_HERE)
-        ending.asm.exit()
+        ending.not_here()

@@ -38,7 +38,7 @@ class Linkage:
     Then `match_slot` or `miss_slot` of `programs_fd` runs. `part_slots` are for the set's own parts.
     `fallback` is returned when a tail call fails.
 
-    `host`: a program that calls the filters as a function; taken where the set is one program, which then returns the
+    `host`: a program that begins with the filters; taken where the set is one program, which then leaves in r0 the
     index, NO_MATCH, or NOT_HERE for a frame that the program in the first of `part_slots` is for. `host_maps`: the
     descriptors of the host's maps.
     """
@@ -54,7 +54,7 @@ class Linkage:
     fallback: int = XDP_PASS
     host: Host | None = None
     host_maps: tuple[tuple[str, int], ...] = ()
-    returns: bool = False  # the set ends by returning its result
+    falls: bool = False  # the set ends by falling out of its last instruction, the result in r0
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Ending:
     def __init__(self, asm: Assembler, linkage: Linkage | None) -> None:
         self.asm, self.linkage = asm, linkage
         self._failed = asm.label()
+        self._end = asm.label()
         self._used = False
 
     def rule(self, *, matched: bool) -> None:
@@ -85,15 +86,27 @@ class Ending:
         asm, link = self.asm, self.linkage
         if not matched:
             asm.mov_imm(A, NO_MATCH)
-        if link is None or link.returns:
+        if link is None or link.falls:
             asm.mov(R0, A)
-            asm.exit()
+            self._leave()
             return
         self._scratch()
         asm.store(4, R0, link.rule_offset, A)
         for offset, size, value in link.stores:
             asm.store_imm(size, R0, offset, value)
         self.tail_call(link.match_slot if matched else link.miss_slot)
+
+    def not_here(self) -> None:
+        """A frame that these instructions are not for, where no other program is."""
+        self.asm.mov_imm(R0, NOT_HERE)
+        self._leave()
+
+    def _leave(self) -> None:
+        """The result is in r0."""
+        if self.linkage is not None and self.linkage.falls:
+            self.asm.jump(self._end)
+        else:
+            self.asm.exit()
 
     def accept(self, mask: int) -> None:
         """Register `mask` holds the accepting hops' bits: store them and go on."""
@@ -127,10 +140,10 @@ class Ending:
         asm.jump(self._failed)
 
     def close(self) -> None:
-        """The common end of tail calls that failed."""
-        if not self._used:
-            return
+        """The common end of tail calls that failed, and the way out of a set inside a host."""
         asm = self.asm
-        asm.place(self._failed)
-        asm.mov_imm(R0, self.linkage.fallback if self.linkage else XDP_PASS)
-        asm.exit()
+        if self._used:
+            asm.place(self._failed)
+            asm.mov_imm(R0, self.linkage.fallback if self.linkage else XDP_PASS)
+            asm.exit()
+        asm.place(self._end)

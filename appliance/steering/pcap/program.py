@@ -255,7 +255,7 @@ def _joined(prepared: classifier.PreparedSet, linkage: Linkage | None, kind: Kin
         inner = classifier.programs(
             prepared,
             kind=kind,
-            linkage=replace(linkage, returns=True),
+            linkage=replace(linkage, falls=True),
             slots=[],
             entry=None,
             other=linkage.part_slots[0],
