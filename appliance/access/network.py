@@ -2,7 +2,7 @@
 """What the management port must be, what it is, and the commands in between. Pure but for `look`.
 
 Commands are words for iproute2's `ip`; the caller runs them one by one. New addresses come before old ones go, so that
-a change of the gateway alone cuts no session.
+a change of the gateway alone cuts no session; and old ones go last, for the kernel takes routes along with them.
 """
 
 from __future__ import annotations
@@ -70,10 +70,6 @@ def commands(wanted: Management, port: str, seen: Seen, space: str = NAME) -> li
         if address not in seen.addresses:
             nodad = ["nodad"] if ":" in address else []
             made.append([*inside, "address", "replace", address, "dev", port, *nodad])
-    for address in seen.addresses:
-        leased = wanted.address == "dhcp" and ":" not in address
-        if address not in keep and not leased:
-            made.append([*inside, "address", "del", address, "dev", port])
     for family, gateway, own in (("-4", wanted.gateway, wanted.address), ("-6", wanted.gateway6, wanted.address6)):
         if own == "dhcp":
             continue
@@ -82,6 +78,10 @@ def commands(wanted: Management, port: str, seen: Seen, space: str = NAME) -> li
             made.append([family, *inside, "route", "replace", "default", "via", gateway, "dev", port])
         elif not gateway and there:
             made.append([family, *inside, "route", "del", "default"])
+    for address in seen.addresses:
+        leased = wanted.address == "dhcp" and ":" not in address
+        if address not in keep and not leased:
+            made.append([*inside, "address", "del", address, "dev", port])
     return made
 
 

@@ -52,18 +52,23 @@ class ManagementPort:
         port = self.name(management)
         if not self.space.exists:
             await self.ip("netns", "add", self.space.name)
-            await self.ip("-n", self.space.name, "link", "set", "lo", "up")
         if self._swept != port:
             await self._sweep(port)
         self.seen = await self._see(port)
         if not self.seen.there:
             await self._move(port)
-        self._ipv6(port, bool(management.address6))
+        self._settings(port, bool(management.address6))
+        if management.address != "dhcp":
+            await self.dhcp.want(None)  # first: it would set its own address again
         for words in network.commands(management, port, await self._see(port), self.space.name):
             await self.ip(*words)
-        client = [*DHCP, "-i", port, "-x", f"hostname:{config.system.hostname}"]
-        await self.dhcp.want(self.space.command(client) if management.address == "dhcp" else None)
+        if management.address == "dhcp":
+            client = [*DHCP, "-i", port, "-x", f"hostname:{config.system.hostname}"]
+            await self.dhcp.want(self.space.command(client))
         self.seen = await self._see(port)
+        if left := network.commands(management, port, self.seen, self.space.name):
+            missing = "; ".join(" ".join(words) for words in left)
+            raise UnreachableError(f"management port {port} did not become as it is configured; missing: ip {missing}")
 
     async def shut_out(self, name: str) -> None:
         """Answer nothing to this network from now on."""
@@ -88,6 +93,7 @@ class ManagementPort:
 
     async def _sweep(self, port: str) -> None:
         """Once: who an earlier bypassd shut out is not known any more; another port that was used is taken down."""
+        await self.ip("-n", self.space.name, "link", "set", "lo", "up")
         for family in ("-4", "-6"):
             await self.ip(family, "-n", self.space.name, "route", "flush", "type", "blackhole")
         for other in (name for name in self.names if name != port):
@@ -114,16 +120,21 @@ class ManagementPort:
         await self.ip("link", "set", "dev", device, "down")
         await self.ip("link", "set", "dev", device, "netns", self.space.name, "name", name)
 
-    def _ipv6(self, port: str, on: bool) -> None:
-        """IPv6 only where it was asked for: no address that nobody knows of."""
-        path = Path(f"/proc/sys/net/ipv6/conf/{port}/disable_ipv6")
+    def _settings(self, port: str, ipv6: bool) -> None:
+        """The kernel's settings of the port. IPv6 only where it was asked for, and no address that nobody knows of."""
+        wanted = {
+            f"ipv4/conf/{port}/promote_secondaries": "1",  # else an address that goes takes its network's others along
+            f"ipv6/conf/{port}/accept_ra": "0",
+            f"ipv6/conf/{port}/disable_ipv6": "0" if ipv6 else "1",
+        }
 
         def write() -> None:
-            value = "0" if on else "1"
-            if path.exists() and path.read_text(encoding="ascii").strip() != value:
-                path.write_text(value, encoding="ascii")
+            for name, value in wanted.items():
+                path = Path("/proc/sys/net", name)
+                if path.exists() and path.read_text(encoding="ascii").strip() != value:
+                    path.write_text(value, encoding="ascii")
 
         try:
             self.space.inside(write)
         except OSError as error:
-            raise UnreachableError(f"management port {port}: IPv6: {error.strerror}") from error
+            raise UnreachableError(f"management port {port}: {error.filename}: {error.strerror}") from error

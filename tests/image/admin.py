@@ -99,4 +99,6 @@ def commit(board: Board, *changes: tuple[str, ...], check: bool = True) -> str:
     """Commit changes, each a verb and its words, through the console's own code; what it said."""
     rows = ", ".join(f"Change({words[0]!r}, {words[1:]!r})" for words in changes)
     code = f"from console.change import *; from console.client import Client; apply(Client(), [{rows}], 'test')"
-    return board.sh(f"python3 -I -c {shlex.quote(code)} 2>&1 | tail -n 1", check=check, timeout=120).output
+    # the last line says why not; the exit code is that of the commit
+    script = f'said=$(python3 -I -c {shlex.quote(code)} 2>&1); code=$?; echo "$said" | tail -n 1; (exit $code)'
+    return board.sh(script, check=check, timeout=120).output

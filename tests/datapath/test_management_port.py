@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The management port with a real kernel: what the commands leave behind when one address follows another.
+
+A veth pair stands for the wire: the port in a namespace, a DHCP server (busybox) at its other end. The client and the
+script that it calls are those of the appliance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.access import port as port_module
+from appliance.access.namespace import Namespace
+from appliance.access.port import ManagementPort
+from appliance.access.program import Program
+from appliance.config.model import Config, Management
+from appliance.errors import UnreachableError
+from appliance.hardware import board
+
+ROOT = Path(__file__).resolve().parents[2]
+STATIC = Management(address="10.88.0.2/24")
+ROUTED = Management(address="10.88.0.2/24", gateway="10.88.0.1")
+DHCP = Management(address="dhcp")
+PATIENCE_S = 20.0
+_counter = itertools.count()
+
+
+def ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
+
+
+class Bench:
+    """A management port and the network at its other end."""
+
+    def __init__(self, folder: Path) -> None:
+        key = f"tw{os.getpid()}m{next(_counter)}"
+        self.space, self.far, self._folder = Namespace(f"{key}p"), f"{key}f", folder
+        self._server: subprocess.Popen[bytes] | None = None
+        for name in (self.space.name, self.far):
+            ip("netns", "add", name)
+        ip("-n", self.space.name, "link", "add", "mgmt0", "type", "veth", "peer", "name", "eth0", "netns", self.far)
+        ip("-n", self.far, "address", "add", "10.88.0.1/24", "dev", "eth0")
+        ip("-n", self.far, "link", "set", "eth0", "up")
+        self.dhcp = Program("dhcp", folder, folder / "dhcp.log")
+        ports = [board.Port(name="mgmt0", mac="02:ff:ff:ff:ff:01", role="management")]
+        self.port = ManagementPort(ports, self.space, self.dhcp, folder / "dhcp.lease")
+
+    async def become(self, management: Management) -> None:
+        await self.port.converge(Config(management=management))
+
+    @property
+    def addresses(self) -> list[str]:
+        rows = ip("-n", self.space.name, "-4", "-o", "address", "show", "dev", "mgmt0").splitlines()
+        return [row.split()[3] for row in rows]
+
+    @property
+    def gateway(self) -> str:
+        words = ip("-n", self.space.name, "route", "show", "default").split()
+        return words[2] if words else ""
+
+    def serve(self) -> None:
+        """Start the DHCP server; no question whether an address is in use, which would take two seconds."""
+        settings = self._folder / "udhcpd.conf"
+        settings.write_text(
+            f"start 10.88.0.50\nend 10.88.0.50\ninterface eth0\nlease_file {self._folder}/leases\n"
+            f"pidfile {self._folder}/pid\noption subnet 255.255.255.0\noption router 10.88.0.1\noption lease 600\n"
+        )
+        (self._folder / "leases").touch()
+        words = ["ip", "netns", "exec", self.far, "busybox", "udhcpd", "-f", "-a", "1", str(settings)]
+        self._server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+        for name in (self.space.name, self.far):
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    script = (ROOT / "rootfs/usr/libexec/bypass/dhcp").read_text()
+    mine = tmp_path / "dhcp-script"
+    mine.write_text(script.replace("/run/bypass/access", str(tmp_path)))
+    mine.chmod(0o755)
+    client = tuple(str(mine) if word == port_module.SCRIPT else word for word in port_module.DHCP)
+    monkeypatch.setattr(port_module, "DHCP", client)
+    made = Bench(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def run(bench: Bench, body: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await body()
+        finally:
+            await bench.dhcp.want(None)
+
+    asyncio.run(limited())
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.02)
+
+
+def test_another_address_of_the_same_network_stays(bench: Bench) -> None:
+    """The kernel takes later addresses of the same network along with one that goes, unless told not to."""
+
+    async def body() -> None:
+        await bench.become(ROUTED)
+        await bench.become(Management(address="10.88.0.3/24", gateway="10.88.0.1"))
+        assert (bench.addresses, bench.gateway) == (["10.88.0.3/24"], "10.88.0.1")
+
+    run(bench, body)
+
+
+def test_from_dhcp_to_a_static_address_of_the_same_network(bench: Bench) -> None:
+    """The usual way: an appliance that began with DHCP is given the address that the server chose, or its neighbour."""
+
+    async def body() -> None:
+        bench.serve()
+        for wanted, gateway in ((STATIC, ""), (ROUTED, "10.88.0.1"), (Management(address="10.88.0.50/24"), "")):
+            await bench.become(DHCP)
+            await until(lambda: bench.addresses == ["10.88.0.50/24"] and bench.gateway == "10.88.0.1")
+            assert bench.port.lease()["state"] == "bound"
+            await bench.become(wanted)
+            assert not bench.dhcp.running
+            assert (bench.addresses, bench.gateway) == ([wanted.address], gateway)
+
+    run(bench, body)
+
+
+def test_what_does_not_come_out_as_it_was_wanted_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that end well and change nothing are no success: a commit that leaves no address is taken back."""
+    good = bench.port.ip
+
+    async def deaf(*words: str) -> None:
+        if "replace" not in words:
+            await good(*words)
+
+    monkeypatch.setattr(bench.port, "ip", deaf)
+
+    async def body() -> None:
+        with pytest.raises(
+            UnreachableError, match=r"not become as it is configured; missing: .* replace 10\.88\.0\.2/24"
+        ):
+            await bench.become(STATIC)
+
+    run(bench, body)
