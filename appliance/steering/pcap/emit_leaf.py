@@ -83,12 +83,13 @@ class LeafEmitter:
 
     def leaf(self, leaf: Plan) -> None:
         asm = self.asm
-        asm.mov_imm(BEST, NONE if leaf.default is None else leaf.default)
+        if leaf.singles or leaf.cubes:
+            self._tables(leaf)
+        else:
+            asm.mov_imm(BEST, NONE if leaf.default is None else leaf.default)
         if not leaf.singles and not leaf.cubes and not leaf.straight and not leaf.opaque:
             asm.jump(self.match if leaf.default is not None else self.miss)
             return
-        if leaf.singles or leaf.cubes:
-            self._tables(leaf)
         if leaf.straight:
             self._straight(leaf)
         if leaf.opaque:
@@ -167,8 +168,8 @@ class LeafEmitter:
             if following != no:
                 asm.jump(no)
 
-    def _class(self, number: int) -> None:
-        """r0 = class of the field's value."""
+    def _class(self, leaf: Plan, number: int) -> None:
+        """r0 = class of the field's value, as far as the leaf tells them apart."""
         asm, lookup = self.asm, self.prepared.tables.lookups[number]
         self.load(number)
         if self.graph.fields[number].kind is FieldKind.LENGTH_VALUE:
@@ -176,7 +177,9 @@ class LeafEmitter:
             asm.jump_imm(JLE, R0, 0xFFFF, fits)
             asm.mov_imm(R0, 0xFFFF)
             asm.place(fits)
-        lookup.emit(asm)
+        asked = [intervals for intervals, _ in leaf.singles.get(number, ())]
+        asked += [intervals for _, cube in leaf.cubes for field, intervals in cube if field == number]
+        lookup.emit(asm, [lookup.classes.members[intervals] for intervals in dict.fromkeys(asked)])
 
     def _tables(self, leaf: Plan) -> None:
         asm = self.asm
@@ -185,17 +188,27 @@ class LeafEmitter:
         # asked for in several places: classes first; asked for in one group only: there, if it comes to that
         early = [n for n in {**leaf.singles, **used} if n in leaf.singles or used[n] > 1]
         slots = {number: _CLASS_AT - 4 * at for at, number in enumerate(used)}
+        default = NONE if leaf.default is None else leaf.default
+        if not leaf.singles:
+            asm.mov_imm(BEST, default)
+        first = True
         for number in early:
-            self._class(number)
+            self._class(leaf, number)
             if number in used:
                 asm.store(4, R10, slots[number], R0)
             if number in leaf.singles:
-                self._best_of(leaf, number)
+                self._best_of(leaf, number, default, first=first)
+                first = False
         for fields, cubes in groups:
-            self._group(fields, cubes, slots, set(early))
+            self._group(leaf, fields, cubes, slots, set(early))
 
     def _group(
-        self, fields: tuple[int, ...], cubes: list[tuple[int, Cube]], slots: dict[int, int], early: set[int]
+        self,
+        leaf: Plan,
+        fields: tuple[int, ...],
+        cubes: list[tuple[int, Cube]],
+        slots: dict[int, int],
+        early: set[int],
     ) -> None:
         """Bit vectors of cubes over (mostly) the same fields: BEST = the better of itself and the first that holds."""
         asm, image, prepared = self.asm, self.prepared.tables.image, self.prepared
@@ -218,7 +231,7 @@ class LeafEmitter:
                     asm.load(4, R0, R10, slots[number])
                     asm.jump_imm(JEQ, R0, 0, skip)
                 continue
-            self._class(number)
+            self._class(leaf, number)
             if useless:
                 asm.jump_imm(JEQ, R0, 0, skip)
             asm.store(4, R10, slots[number], R0)
@@ -297,18 +310,19 @@ class LeafEmitter:
         asm.alu(AND, R0, R1, wide=True)
         asm.alu(ADD, BEST, R0, wide=True)
 
-    def _best_of(self, leaf: Plan, number: int) -> None:
-        """r0 = class of a field: BEST = the better of itself and what the class alone says."""
+    def _best_of(self, leaf: Plan, number: int, default: int, *, first: bool) -> None:
+        """r0 = class of a field: BEST = the better of itself (`first`: of the default) and what the class alone says."""
         asm, classes = self.asm, self.prepared.classes(number)
-        ranks = array("H", (NONE,)) * classes.count
+        ranks = array("H", (default,)) * classes.count
         for intervals, rank in leaf.singles[number]:
             for member in classes.members[intervals]:
                 ranks[member] = min(ranks[member], rank)
         asm.alu_imm(LSH, R0, 1)
         asm.map_value(R1, TABLES, self.prepared.tables.image.add(ranks.tobytes(), classes.span * 2))
         asm.add(R1, R0)
-        asm.load(2, R0, R1, 0)
-        self._better()
+        asm.load(2, BEST if first else R0, R1, 0)
+        if not first:
+            self._better()
 
 
 def _groups(cubes: list[tuple[int, Cube]]) -> list[tuple[tuple[int, ...], list[tuple[int, Cube]]]]:

@@ -20,6 +20,7 @@ STRAIGHT_RULES = 4  # a leaf with so few rules has no tables
 RARE_RULES = 3  # a field that fewer rules test gets no table
 MAX_CUBES = 256  # of one rule
 MAX_TABLE_FIELDS = 16
+MAX_IMPLIED = 200_000  # pairs of nodes compared for one graph
 
 Intervals = tuple[tuple[int, int], ...]
 Cube = tuple[tuple[int, Intervals], ...]  # by field number
@@ -79,21 +80,27 @@ class Cubes:
             joined = cube if self.implies(no, yes) else _with(cube, number, outside)
             if joined is not None:
                 result[joined] = None
-        return tuple(result)
+        return _without_implied(tuple(result))
 
     def implies(self, node: int, other: int) -> bool:
-        """Whether `other` surely accepts what `node` accepts (False when that is not seen at once)."""
+        """Whether `other` surely accepts what `node` accepts (False when that is not seen at once).
+
+        It does when it does so for both outcomes of `node`'s test, and when both outcomes of its own test do.
+        """
         if node in (REJECT, other) or other == ACCEPT:
             return True
-        if node == ACCEPT:
+        if other == REJECT:
             return False
         key = (node, other)
         found = self._implied.get(key)
         if found is None:
+            if len(self._implied) >= MAX_IMPLIED:
+                return False
             self._implied[key] = False  # not reached again: children have smaller numbers
-            found = self._implied[key] = self.implies(self.graph.no[node], other) and self.implies(
-                self.graph.yes[node], other
-            )
+            yes, no = self.graph.yes, self.graph.no
+            found = self._implied[key] = (
+                node != ACCEPT and self.implies(no[node], other) and self.implies(yes[node], other)
+            ) or (self.implies(node, no[other]) and self.implies(node, yes[other]))
         return found
 
 
@@ -120,6 +127,22 @@ def _with(cube: Cube, number: int, intervals: Intervals) -> Cube | None:
         return None
     parts[number] = both
     return tuple(sorted(parts.items()))
+
+
+def _within(cube: Cube, other: Cube) -> bool:
+    """Whether all that `cube` allows is allowed by `other`."""
+    mine = dict(cube)
+    return all(
+        number in mine and all(any(a <= low and high <= b for a, b in intervals) for low, high in mine[number])
+        for number, intervals in other
+    )
+
+
+def _without_implied(cubes: tuple[Cube, ...]) -> tuple[Cube, ...]:
+    """Without cubes that lie in one of fewer fields: `a or (b and not a)` is `a or b` after all."""
+    return tuple(
+        cube for cube in cubes if not any(len(other) < len(cube) and _within(cube, other) for other in cubes)
+    )
 
 
 def plan(cubes: Cubes, leaf: Leaf) -> Plan:

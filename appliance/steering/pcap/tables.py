@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from appliance.steering.pcap import hashing
 from appliance.steering.pcap.asm import ADD, AND, LSH, MUL, R0, R1, R2, R3, R4, R5, RSH, XOR, Assembler
-from appliance.steering.pcap.hashing import PerfectHash
+from appliance.steering.pcap.hashing import Blocks, PerfectHash
 from appliance.steering.pcap.leaves import Intervals
 from appliance.steering.pcap.linkage import TABLES
 
@@ -148,11 +148,19 @@ class Lookup:
             ):
                 self.how = _Trie(image, classes)
             else:
-                self.how = _Hash(image, blocks.bits, tables[0], tables[1])
+                self.how = _Hash(image, blocks, tables[0], tables[1])
 
-    def emit(self, asm: Assembler) -> None:
-        """Append the code."""
-        self.how.emit(asm)
+    def emit(self, asm: Assembler, told: Iterable[Iterable[int]]) -> None:
+        """Append the code. `told`: the sets of classes that whoever asks tells apart; what it does not may be taken for
+        another class of which it would say the same."""
+        if isinstance(self.how, _Hash):
+            says = [0] * self.classes.count
+            for number, members in enumerate(told):
+                for member in members:
+                    says[member] |= 1 << number
+            self.how.emit(asm, says)
+        else:
+            self.how.emit(asm)
         asm.alu_imm(AND, R0, self.classes.span - 1)
 
 
@@ -212,35 +220,45 @@ class _Pages:
 class _Hash:
     """Points, and blocks of 1 << bits values for what is no point."""
 
-    def __init__(self, image: Image, bits: int, blocks: PerfectHash | None, points: PerfectHash | None) -> None:
-        self.bits, self.blocks, self.points = bits, blocks, points
+    def __init__(self, image: Image, cut: Blocks, blocks: PerfectHash | None, points: PerfectHash | None) -> None:
+        self.bits, self.blocks, self.points = cut.bits, blocks, points
+        self.block_classes = set(cut.blocks.values())
+        # the class of each point, and what it would be taken for without the points
+        self.point_classes = {(number, cut.blocks.get(value >> cut.bits, 0)) for value, number in cut.points.items()}
         self.at: dict[int, tuple[int, int]] = {}
         for table in (blocks, points):
             if table is not None:
                 shifts = image.add(table.shifts, len(table.shifts))
                 self.at[id(table)] = (shifts, image.add(table.slots, len(table.slots)))
 
-    def emit(self, asm: Assembler) -> None:
-        if self.blocks is not None:
+    def emit(self, asm: Assembler, says: list[int]) -> None:
+        """`says`: by class, what whoever asks makes of it; a table whose entries make no difference is left out."""
+        blocks, points = self.blocks, self.points
+        if all(says[number] == says[0] for number in self.block_classes):
+            blocks = None
+        if all(says[number] == says[otherwise if blocks else 0] for number, otherwise in self.point_classes):
+            points = None
+        if blocks is not None:
             asm.mov(R2, R0)
             asm.alu_imm(RSH, R2, self.bits)
-            self._find(asm, self.blocks, R2)
+            self._find(asm, blocks, R2)
             asm.alu(MUL, R4, R5, wide=True)
-            if self.points is None:
+            if points is None:
                 asm.mov(R0, R4)
                 return
             asm.mov(R3, R4)
-            self._find(asm, self.points, R0)
+            self._find(asm, points, R0)
             # r5 is 1 when the point is there: r0 = r5 ? r4 : r3
             asm.alu(XOR, R4, R3, wide=True)
             asm.alu(MUL, R4, R5, wide=True)
             asm.alu(XOR, R3, R4, wide=True)
             asm.mov(R0, R3)
-            return
-        assert self.points is not None
-        self._find(asm, self.points, R0)
-        asm.alu(MUL, R4, R5, wide=True)
-        asm.mov(R0, R4)
+        elif points is not None:
+            self._find(asm, points, R0)
+            asm.alu(MUL, R4, R5, wide=True)
+            asm.mov(R0, R4)
+        else:
+            asm.mov_imm(R0, 0)
 
     def _find(self, asm: Assembler, table: PerfectHash, key: int) -> None:
         """r4 = class in the slot of `key` (kept), r5 = 1 if the slot is the key's, else 0."""
