@@ -19,6 +19,8 @@
 #define XDP 0
 #define TC 1
 
+#define GENERATION_PLACE "0x54574731" /* the generation of a generated program; splice.py knows it */
+
 #ifndef PULL
 #define PULL 192 /* bytes of the frame that a tc program wants to see at once */
 #endif
@@ -743,12 +745,15 @@ static __always_inline void policy_program(int kind, void *ctx, __u32 generation
 /* An empty slot costs nothing: there the machine's code has no jump. */
 static __always_inline void decide_program(int kind, void *ctx, __u32 generation, __u32 segment)
 {
-	if (!segment) /* most have one */
+	if (!segment) { /* most have one */
 		DECIDE_OF(0);
-	else
-		switch (segment) {
-			EACH_OTHER_SEGMENT(DECIDE_CASE);
-		}
+		return;
+	}
+	asm volatile(""
+		     : "+r"(segment)); /* else the compiler looks for the segment by halving, and this one comes last */
+	switch (segment) {
+		EACH_OTHER_SEGMENT(DECIDE_CASE);
+	}
 }
 
 static __always_inline void filters_program(int kind, void *ctx, __u32 generation, __u32 segment)
@@ -988,6 +993,36 @@ static __always_inline void note_frame(int kind, void *ctx, struct scratch *s, c
 	}
 }
 
+/* A port of which nobody wants to know more than the counters. */
+static __always_inline bool plain(const struct device *device)
+{
+	return device->role == ROLE_PORT && !device->flags;
+}
+
+/* Surely not longer than the other port can send; what is not sure goes the long way, which asks exactly. */
+static __always_inline bool fits(int kind, void *ctx, const struct device *device, __u32 length)
+{
+	if (kind != XDP)
+		return true;
+	return length <= device->peer_max &&
+	       (length <= device->peer_max_sg || frame_buffers(kind, ctx, length) == BUFFERS_ONE);
+}
+
+/* A plain port's frame straight to the other port: what most frames are, so without a note of it for other programs. */
+static __always_inline int through(int kind, const struct device *device, __u32 length)
+{
+	__u32 slot = device->slot;
+	int action = redirect(kind, slot ^ 1);
+	struct device_counter *counter = bpf_map_lookup_elem(&device_counters, &slot);
+	__u32 outcome = action == drop(kind) ? OUTCOME_NO_DEVICE : OUTCOME_STRAIGHT;
+
+	if (counter) {
+		counter->outcome[outcome].frames++;
+		counter->outcome[outcome].bytes += length;
+	}
+	return action;
+}
+
 /*
  * The place of the filters in `decide`: the index of the first rule that matches, NO_MATCH or NOT_HERE. User space puts
  * the generated code here (appliance/steering/splice.py), so nothing may be known of it.
@@ -1002,34 +1037,40 @@ static __noinline __u32 filters(void *ctx)
 
 /*
  * A segment's filters and the core in one program, for sets of filters that are one program: what goes straight to the
- * other port is sent here, without a note of it for other programs. One for each half of the policy.
+ * other port is sent here, without a note of it for other programs.
+ *
+ * `attached`: to a port, in the place of the entry program. It is a shorter way and never another one: a frame goes back
+ * to the entry as soon as another generation holds, or when somebody wants to know more of the port than its counters.
  */
-static __always_inline int decide(int kind, void *ctx, __u32 half)
+static __always_inline int decide(int kind, void *ctx, bool attached)
 {
 	__u32 found = filters(ctx); /* first of all, see splice.py */
-	__u32 key = 0, place, length, buffers, ifindex;
+	__u32 key = 0, place, length, buffers, ifindex, generation;
 	struct rule *rule = NULL;
 	struct device *device;
 	struct scratch *s;
 
+	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* user space puts it in */
 	ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
 	device = bpf_map_lookup_elem(&devices, &ifindex);
-	if (!device)
+	if (attached) {
+		struct control *c = bpf_map_lookup_elem(&control, &key);
+
+		if (!device || !plain(device) || !c || (__u32) * (volatile __u64 *)&c->policy != generation)
+			goto entry;
+	} else if (!device) {
 		return pass(kind);
+	}
 	/* 0, but the verifier does not know: it would else follow all that comes for each rule's number. */
 	asm volatile("%0 ^= %1" : "+r"(found) : "r"(device->role >> 7));
 	length = frame_length(kind, ctx);
-	buffers = frame_buffers(kind, ctx, length);
-	if (found != NO_MATCH && found != NOT_HERE) {
-		place = half * MAX_RULES + (found & (MAX_RULES - 1));
+	if (attached && length < ETH_HLEN)
+		goto entry;
+	if (found < MAX_RULES) {
+		place = (generation & 1) * MAX_RULES + found;
 		rule = bpf_map_lookup_elem(&rules, &place);
 	}
-	if (device->role == ROLE_PORT && found != NOT_HERE && !(rule && rule->length) &&
-	    !(device->flags & (DEVICE_TRACE | DEVICE_DRY | DEVICE_COPY_OUT)) &&
-	    !oversize(kind, device, length, buffers)) {
-		__u32 slot = SLOT(0, device->segment, device->side ^ 1);
-		int action = redirect(kind, slot);
-
+	if (plain(device) && found != NOT_HERE && !(rule && rule->length) && fits(kind, ctx, device, length)) {
 		if (rule) {
 			__u32 counter = rule->counter;
 			struct rule_counter *matched = bpf_map_lookup_elem(&rule_counters, &counter);
@@ -1039,16 +1080,16 @@ static __always_inline int decide(int kind, void *ctx, __u32 half)
 				matched->matched.bytes += length;
 			}
 		}
-		count(device, action == drop(kind) ? OUTCOME_NO_DEVICE : OUTCOME_STRAIGHT, length);
-		return action;
+		return through(kind, device, length);
 	}
+	buffers = frame_buffers(kind, ctx, length);
 	s = bpf_map_lookup_elem(&scratch, &key);
 	if (!s)
 		return pass(kind);
 	if (device->role == ROLE_PORT) { /* a hop's frame has been noted before */
 		struct trace *t;
 
-		note_frame(kind, ctx, s, device, half, length, buffers, device->side);
+		note_frame(kind, ctx, s, device, generation, length, buffers, device->side);
 		if (device->flags & DEVICE_TRACE) {
 			t = bpf_map_lookup_elem(&trace, &key);
 			if (t)
@@ -1060,8 +1101,11 @@ static __always_inline int decide(int kind, void *ctx, __u32 half)
 		next_program(kind, ctx, PROGRAM_DISPATCH);
 	} else {
 		s->rule = NO_MATCH;
-		filters_program(kind, ctx, half, s->device.segment);
+		filters_program(kind, ctx, generation, s->device.segment);
 	}
+	return pass(kind);
+entry:
+	next_program(kind, ctx, PROGRAM_ENTRY);
 	return pass(kind);
 }
 
@@ -1166,6 +1210,17 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 		count(&unknown, OUTCOME_UNKNOWN, frame_length(kind, ctx));
 		return pass(kind);
 	}
+	policy = *(volatile __u64 *)&c->policy;
+	if (!copies && plain(known)) {
+		if (POLICY_SEGMENT(policy, known->segment & (MAX_SEGMENTS - 1))) {
+			if (frame_data(kind, ctx) + ETH_HLEN <= frame_end(kind, ctx))
+				decide_program(kind, ctx, policy, known->segment);
+		} else {
+			length = frame_length(kind, ctx);
+			if (fits(kind, ctx, known, length))
+				return through(kind, known, length);
+		}
+	}
 	here = *known;
 	if (copies) {
 		if (device->flags & DEVICE_COPY_IN)
@@ -1175,7 +1230,6 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 			next_program(kind, ctx, PROGRAM_COPYING);
 		device->flags &= ~DEVICE_COPIES; /* so that the compiler leaves out all that is about them */
 	}
-	policy = *(volatile __u64 *)&c->policy;
 	if (device->role == ROLE_PORT) {
 		direction = device->side;
 		if (!POLICY_SEGMENT(policy, device->segment & (MAX_SEGMENTS - 1))) {
@@ -1183,8 +1237,6 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 			return leave(kind, ctx, device, NULL, length, frame_buffers(kind, ctx, length), direction,
 				     OUTCOME_STRAIGHT);
 		}
-		if (frame_data(kind, ctx) + ETH_HLEN <= frame_end(kind, ctx))
-			decide_program(kind, ctx, policy, device->segment);
 	} else {
 		direction = device->side ^ 1; /* what comes from a hop's WAN side travels from LAN to WAN */
 		if (heartbeat(kind, ctx, device->hop)) {
@@ -1222,15 +1274,15 @@ int entry_filling_xdp(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
-int decide_even_xdp(struct xdp_md *ctx)
+int decide_xdp(struct xdp_md *ctx)
 {
-	return decide(XDP, ctx, 0);
+	return decide(XDP, ctx, false);
 }
 
 SEC("xdp.frags")
-int decide_odd_xdp(struct xdp_md *ctx)
+int attached_xdp(struct xdp_md *ctx)
 {
-	return decide(XDP, ctx, 1);
+	return decide(XDP, ctx, true);
 }
 
 SEC("xdp.frags")
@@ -1270,15 +1322,9 @@ int copying_tc(struct __sk_buff *ctx)
 }
 
 SEC("tc")
-int decide_even_tc(struct __sk_buff *ctx)
+int decide_tc(struct __sk_buff *ctx)
 {
-	return decide(TC, ctx, 0);
-}
-
-SEC("tc")
-int decide_odd_tc(struct __sk_buff *ctx)
-{
-	return decide(TC, ctx, 1);
+	return decide(TC, ctx, false);
 }
 
 SEC("tc")

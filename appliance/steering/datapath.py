@@ -8,6 +8,7 @@ are short and synchronous, made from one thread. Times are ns of CLOCK_MONOTONIC
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,6 +147,7 @@ class Datapath:
             placed.reason = "asked for by `attach`" if mode != "auto" else reason or "both ports have native XDP"
         self._may_change[segment] = mode == "auto"
         self._measure(segment)
+        self._shorten()
         return self._attached[slot(0, number, Side.LAN)], self._attached[slot(0, number, Side.WAN)]
 
     def attach_hop(
@@ -193,6 +195,22 @@ class Datapath:
                 continue
             return attempt, reason
         raise DatapathError(f"{who}: no mode to attach by")
+
+    def _shorten(self) -> None:
+        """Have the ports' frames begin in the present policy's own programs, where it has such."""
+        for place, attached in self._attached.items():
+            if not attached.hop:
+                with suppress(DatapathError):  # what is there leads to the entry, which knows the present policy
+                    self._links.shorten(place, self.attached_program(self.segment_id(attached.segment)))
+
+    def attached_program(self, segment: int) -> int | None:
+        """The present policy's program for the ports of a segment (number), in the place of the entry; None: none."""
+        generated = self._generated.get(self.generation & 1)
+        return None if generated is None else generated.attached.get(segment)
+
+    def begins_in(self, attachment: Attachment) -> int | None:
+        """The id of the program that the device's frames begin in."""
+        return self._links.program(attachment.slot)
 
     def _leave_xdp(self, segment: str, reason: str) -> None:
         """Let the segment's devices use tc from now on; no frame is lost."""
@@ -328,6 +346,7 @@ class Datapath:
             former.close()
         self._generated[generation & 1] = generated
         self.policy = policy
+        self._shorten()
         return PolicyReport(generation, len(policy.rules), time.monotonic_ns() - began)
 
     def compiled(self) -> list[dict[str, Any]]:

@@ -27,9 +27,9 @@ PROGRAMS = (
         for name in ("entry", "copying", "recall", "remember", "dispatch", "walk")
     ),
 )
-_TEMPLATES = frozenset(f"decide_{half}_{kind}" for half in ("even", "odd") for kind in ("xdp", "tc"))
+_TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
-          "copying": layout.PROGRAM_COPYING}  # fmt: skip
+          "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY}  # fmt: skip
 
 
 class Kernel:

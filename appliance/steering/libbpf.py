@@ -138,6 +138,7 @@ def library() -> ctypes.CDLL:
         "bpf_map__max_entries": (c_void_p,),
         "bpf_program__fd": (c_void_p,),
         "bpf_map_get_fd_by_id": (c_uint32,),
+        "bpf_prog_get_fd_by_id": (c_uint32,),
         "bpf_obj_pin": (c_int, c_char_p),
         "bpf_obj_get": (c_char_p,),
         "bpf_map_lookup_elem": (c_int, c_void_p, c_void_p),
@@ -302,6 +303,11 @@ def create_inner_array(name: str, value_size: int, entries: int) -> int:
 def map_by_id(number: int) -> int:
     """A descriptor of a map by its id."""
     return check(f"map {number}", library().bpf_map_get_fd_by_id(number))
+
+
+def program_by_id(number: int) -> int:
+    """A descriptor of a program by its id."""
+    return check(f"program {number}", library().bpf_prog_get_fd_by_id(number))
 
 
 def possible_cpus() -> int:

@@ -24,7 +24,8 @@ class Link:
     fd: int
     mode: str
     ifindex: int
-    program: int
+    program: int  # its id
+    filling: bool
 
 
 class Links:
@@ -43,7 +44,8 @@ class Links:
                 path.unlink(missing_ok=True)
                 continue
             mode = "tc" if about.attach_type == libbpf.BPF_TCX_INGRESS else "xdp"
-            self._links[int(path.name)] = Link(fd, mode, about.ifindex, about.prog_id)
+            filling = about.prog_id == self._ids[FILLING]
+            self._links[int(path.name)] = Link(fd, mode, about.ifindex, about.prog_id, filling)
 
     def slots(self) -> list[int]:
         """Slots with a link."""
@@ -70,14 +72,34 @@ class Links:
             if old.program != self._ids[which]:
                 libbpf.link_update(old.fd, program)
                 old.program = self._ids[which]
+            old.filling = which == FILLING
             return
         attach_type, flags = _ATTACH[mode]
         fd = libbpf.link_create(program, ifindex, attach_type, flags)
         if old is not None:
             self.detach(slot)
-        self._links[slot] = Link(fd, mode, ifindex, self._ids[which])
+        self._links[slot] = Link(fd, mode, ifindex, self._ids[which], which == FILLING)
         if self._pins is not None:
             libbpf.pin(fd, self._pins / str(slot))
+
+    def shorten(self, slot: int, program: int | None) -> None:
+        """Have the frames of a port that is attached by plain XDP begin in this program; None: in the entry again.
+
+        DatapathError when the kernel refuses; they then go on as before.
+        """
+        link = self._links.get(slot)
+        if link is None or link.mode != "xdp" or link.filling:
+            return
+        wanted = self._programs["xdp"] if program is None else program
+        number = self._ids["xdp"] if program is None else libbpf.info(program, libbpf.ProgramInfo()).id
+        if link.program != number:
+            libbpf.link_update(link.fd, wanted)
+            link.program = number
+
+    def program(self, slot: int) -> int | None:
+        """The id of the program that the slot's frames begin in."""
+        link = self._links.get(slot)
+        return None if link is None else link.program
 
     def detach(self, slot: int) -> None:
         """Detach and forget; nothing happens when the slot is free."""

@@ -44,6 +44,7 @@ class Generated:
     others: list[tuple[str, pcap.LoadedSet, tuple[int, ...]]] = field(default_factory=list)
     before: list[tuple[str, int, int]] = field(default_factory=list)
     compiled: list[Compiled] = field(default_factory=list)
+    attached: dict[int, int] = field(default_factory=dict)  # by segment: what to attach to its ports by XDP
 
     def install(self, maps: dict[str, Map[Any, Any]], generation: int) -> None:
         """Put the programs into their slots; slots of this half that stay empty are cleared.
@@ -94,7 +95,6 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
             alike.setdefault(chain, []).append(segment)
     generated = Generated()
     maps = kernel.maps
-    half = "odd" if generation & 1 else "even"
     everything = tuple((name, opened.fd) for name, opened in maps.items())
     try:
         for kind, array, fallback in _KINDS:
@@ -112,14 +112,17 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
             for chain, segments in alike.items():
                 wanted = [rules[index] if index in chain else None for index in range(len(rules))]
                 link = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_DISPATCH)
-                host = kernel.templates[f"decide_{half}_{kind}"]
-                link = replace(link, host=host, host_maps=everything)
+                hosts = {name: template.of(generation) for name, template in kernel.templates.items()}
+                host, attached = hosts[f"decide_{kind}"], hosts.get(f"attached_{kind}")
+                link = replace(link, host=host, attached=attached, host_maps=everything)
                 behind = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_REMEMBER)
                 loaded = pcap.load_classifier(wanted, kind=kind, linkage=link, cached=behind)
                 slots = tuple(layout.program_policy(generation, segment) for segment in segments)
                 if loaded.report.cached:
                     generated.before += [(array, slot, kernel.programs[f"recall_{kind}"]) for slot in slots]
                     slots = tuple(layout.program_filters(generation, segment) for segment in segments)
+                if loaded.attached_fd is not None:
+                    generated.attached |= dict.fromkeys(segments, loaded.attached_fd)
                 if loaded.report.joined:
                     elsewhere = tuple(layout.program_filters(generation, segment) for segment in segments)
                     generated.others.append((array, loaded, elsewhere))

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The core's `decide` programs as templates: compiled code with a place for a set's filters. Pure but for `read`.
+"""The core's `decide` and `attached` programs as templates: compiled code with a place for a set's filters.
 
 A tail call from the filters to the core costs as much as the filters themselves, and what goes from program to program
-has to be written down for the next; a call costs less, and still as much as a few filters. So the fixed core holds a
-program that calls a function `filters` first of all, of which the compiler knows nothing; here that program is taken out
-of the object file, and the generated code put in the place of the call. Nothing is in the registers there but the
-context, in the one where generated code keeps it. Read by hand, because libbpf gives a program's code only after it has loaded the whole object.
+has to be written down for the next; a call costs less, and still as much as a few filters. So the fixed core holds
+programs that call a function `filters` first of all, of which the compiler knows nothing; here they are taken out of
+the object file, and the generated code is put in the place of the call. Nothing is in the registers there but the
+context, in the one where generated code keeps it. Read by hand, because libbpf gives a program's code only after it
+has loaded the whole object. Pure but for `read`.
 Source: ELF-64, and the kernel's llvm_reloc.rst for the two kinds of relocation.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.errors import DatapathError
@@ -20,16 +21,30 @@ from appliance.errors import DatapathError
 _SYMBOLS, _RELOCATIONS = 2, 9  # SHT_SYMTAB, SHT_REL
 _TO_MAP, _TO_FUNCTION = 1, 10  # R_BPF_64_64, R_BPF_64_32
 _SECTION, _SYMBOL, _INSTRUCTION = 64, 24, 8
-_MOV = 0xBF
+_MOV, _MOV32, _MOV64 = 0xBF, 0xB4, 0xB7  # of a register, and of constants
+_MOVES = (_MOV32, _MOV64)
+_GENERATION = struct.pack("<I", 0x54574731)  # GENERATION_PLACE
 _KEPT = range(6, 10)  # registers that a call leaves alone; generated code has the context in the first of them
 
 
 @dataclass(frozen=True)
 class Template:
-    """What comes behind the filters, with their result in r0 and the context in r6; `maps` (index, name) it reads."""
+    """What comes behind the filters, with their result in r0 and the context in r6.
+
+    `generation`: indexes of the instructions that hold the policy's generation. `maps`: (index, name) what it reads.
+    """
 
     code: bytes
+    generation: tuple[int, ...]
     maps: tuple[tuple[int, str], ...]
+
+    def of(self, generation: int) -> Template:
+        """The template of this generation's programs."""
+        code = bytearray(self.code)
+        for at in self.generation:
+            code[at * _INSTRUCTION] = _MOV32  # 64 bits of it would be extended by its sign
+            struct.pack_into("<I", code, at * _INSTRUCTION + 4, generation)
+        return replace(self, code=bytes(code))
 
     def around(
         self, code: bytes, relocations: tuple[tuple[int, str], ...]
@@ -91,7 +106,13 @@ def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
             code[index * _INSTRUCTION + 1] |= 1 << 4  # BPF_PSEUDO_MAP_FD
         code[1] = context & 15 | _KEPT[0] << 4  # `rN = r6`, and then without the call
         del code[_INSTRUCTION : 2 * _INSTRUCTION]
-        found[name] = Template(bytes(code), tuple((at - 1, text) for at, text in maps))
+        whole = range(0, len(code), _INSTRUCTION)
+        places = tuple(
+            at // _INSTRUCTION for at in whole if code[at] in _MOVES and code[at + 4 : at + 8] == _GENERATION
+        )
+        if not places:
+            raise ValueError(f"{name} has no place for the generation")
+        found[name] = Template(bytes(code), places, tuple((at - 1, text) for at, text in maps))
     missing = names - found.keys()
     if missing:
         raise ValueError(f"it has no {', '.join(sorted(missing))}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make bench`: steering speed side by side with its limit and its peers, interleaved in one run.
 
-`ratio` is to the bare XDP redirect on the same path. Bursts through both follow each other by turns, a tenth of a
-second each, and a ratio is taken of each pair, so that a machine whose speed drifts slows both alike; a row tells the
+`ratio` is to the bare XDP redirect on the same path. Bursts through both follow each other by turns, a twentieth of
+a second each, and a ratio is taken of each pair, so that a machine whose speed drifts slows both alike; a row tells the
 median of all pairs and the quartiles. Rounds go over all subjects in turn. `ns` is the time of the entry program and
 all that follows it by BPF_PROG_TEST_RUN, without the wire, the cost of measuring taken off.
 
@@ -160,9 +160,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--pairs", type=int, default=5, help="bursts of each case and round, each with one of the limit"
+        "--pairs", type=int, default=10, help="bursts of each case and round, each with one of the limit"
     )
-    parser.add_argument("--seconds", type=float, default=0.1, help="of sending, for each burst")
+    parser.add_argument("--seconds", type=float, default=0.05, help="of sending, for each burst")
     parser.add_argument("--only", default="", help="a part of the implementation's name")
     parser.add_argument("--size", action="append", choices=list(SIZES), help="frame sizes; all when left out")
     options = parser.parse_args()

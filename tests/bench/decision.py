@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a decision costs in ns, by BPF_PROG_TEST_RUN: entry program, filters and dispatch, without any wire."""
+"""What a decision costs in ns, by BPF_PROG_TEST_RUN of the program that a port's frames begin in, without a wire."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import struct
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from appliance.config.load import loads
 from appliance.steering import libbpf
 from appliance.steering.datapath import Datapath
+from appliance.steering.layout import Side
 from appliance.steering.pcap import classifier
 from appliance.steering.pcap import program as pcap
 from tests import figures
@@ -83,9 +85,13 @@ def cost(generator: Generator, datapath: Datapath, data: bytes) -> float:
     """Nanoseconds for one frame, the median of runs."""
     # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
     context = struct.pack("=6I", 0, len(data), 0, index("lan"), 0, 0)
-    entry, nothing = datapath.kernel.programs["entry_xdp"], generator.object.program_fd("nothing")
-    costs = [
-        libbpf.run_frame(entry, data, REPEAT, context)[2] - libbpf.run_frame(nothing, data, REPEAT, context)[2]
-        for _ in range(RUNS)
-    ]
+    port = next(one for one in datapath.attachments() if one.side is Side.LAN and not one.hop)
+    begin, nothing = libbpf.program_by_id(datapath.begins_in(port) or 0), generator.object.program_fd("nothing")
+    try:
+        costs = [
+            libbpf.run_frame(begin, data, REPEAT, context)[2] - libbpf.run_frame(nothing, data, REPEAT, context)[2]
+            for _ in range(RUNS)
+        ]
+    finally:
+        os.close(begin)
     return statistics.median(costs)

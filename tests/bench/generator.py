@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Frames at the kernel's own speed: BPF_PROG_TEST_RUN in live-frames mode sends them, a sink program counts them.
 
-Rates are frames that *arrived* at the sink per second of the generator's run, on one core: generator, device under test
-and sink share it, so every implementation carries the same fixed cost and a ratio between two is on the safe side only
-for the slower one. The cost of the decision itself is measured apart (`decision_ns`).
+Rates are frames that *arrived* at the sink per second between the first frame sent and the last arrival, by the
+kernel's clock, on one core: generator, device under test and sink share it, so every implementation carries the same
+fixed cost. The cost of the decision itself is measured apart (`ns`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from tests.bench.topology import index
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
 BATCH = 64
 PROBE_FRAMES = 100_000
+TALLY = struct.Struct("=4Q")  # as in bench.bpf.c
+SENT, ARRIVED = 0, 1  # keys
 IMIX = ((64, 7), (594, 4), (1500, 1))
 SIZES: dict[str, tuple[tuple[int, int], ...]] = {"64": ((64, 1),), "imix": IMIX, "1500": ((1500, 1),)}
 
@@ -75,36 +77,42 @@ class Generator:
         position = ctypes.c_uint32(key)
         libbpf.check("update", libbpf.library().bpf_map_update_elem(map_fd, ctypes.byref(position), value, 0))
 
-    def tally(self, key: int) -> int:
-        """Frames sent (0) or arrived (1) so far."""
-        cpus = libbpf.possible_cpus()
-        values = (ctypes.c_uint64 * cpus)()
+    def _zero(self) -> None:
+        """Begin to count anew."""
+        nothing = bytes(TALLY.size * libbpf.possible_cpus())
+        for key in (SENT, ARRIVED):
+            self.update(self._tally, key, nothing)
+
+    def _counted(self, key: int) -> list[tuple[int, int, int, int]]:
+        """Frames, time of the first, of the last that was stamped, and its number, of each processor that had any."""
+        values = ctypes.create_string_buffer(TALLY.size * libbpf.possible_cpus())
         position = ctypes.c_uint32(key)
         libbpf.check("tally", libbpf.library().bpf_map_lookup_elem(self._tally, ctypes.byref(position), values))
-        return sum(values)
+        return [row for row in TALLY.iter_unpack(values.raw) if row[0]]
 
     def length(self, size: str, seconds: float) -> int:
         """How many times the mix of `size` takes about `seconds` to send; found out by sending some."""
         shares = sum(share for _, share in SIZES[size])
-        begin = time.perf_counter()
+        self._zero()
         self._run(frame(SIZES[size][0][0]), PROBE_FRAMES)
-        rate = PROBE_FRAMES / (time.perf_counter() - begin)
-        return max(BATCH, round(rate * seconds / shares))
+        ((_, begin, stamp, stamped),) = self._counted(SENT)
+        return max(BATCH, round(stamped / (stamp - begin) * 1e9 * seconds / shares))
 
     def burst(self, size: str, count: int, settle: float = 0.0) -> Rate:
-        """Send the mix `count` times and count arrivals; `settle` seconds more for implementations with queues.
-
-        Each call into the kernel costs some 20 ms to set up and tear down, so a size is sent in one call.
-        """
-        sent, arrived = self.tally(0), self.tally(1)
-        start = time.perf_counter()
-        for length, share in SIZES[size]:
+        """Send the mix `count` times and count arrivals; `settle` seconds more for implementations with queues."""
+        sent = arrived = stamped = elapsed = 0
+        for at, (length, share) in enumerate(SIZES[size]):
+            self._zero()
             self._run(frame(length), share * count)
-        if settle:
-            time.sleep(settle)
-        elapsed = time.perf_counter() - start
-        sent, arrived = self.tally(0) - sent, self.tally(1) - arrived
-        return Rate(sent, arrived, arrived / elapsed)
+            if settle and at + 1 == len(SIZES[size]):
+                time.sleep(settle)
+            begin = min(row[1] for row in self._counted(SENT))
+            rows = self._counted(ARRIVED)
+            sent += sum(row[0] for row in self._counted(SENT))
+            arrived += sum(row[0] for row in rows)
+            stamped += sum(row[3] for row in rows)
+            elapsed += max((row[2] - begin for row in rows if row[3]), default=0)
+        return Rate(sent, arrived, stamped / elapsed * 1e9 if elapsed else 0.0)
 
     def _run(self, data: bytes, repeat: int) -> None:
         buffer = ctypes.create_string_buffer(data, len(data))

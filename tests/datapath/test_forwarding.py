@@ -22,11 +22,13 @@ from boardsim import netns
 
 from appliance.config.model import Config, Guest, Rule, Segment
 from appliance.errors import ConfigError, DatapathError, FilterError, RefusedError
+from appliance.steering import libbpf
 from appliance.steering.api import SteeringApi
+from appliance.steering.copies import Point
 from appliance.steering.craft import frame_of
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain import KEYS
-from appliance.steering.layout import Outcome, Side
+from appliance.steering.layout import CopyWay, Outcome, Side
 from tests.datapath.conftest import ROOT
 from tests.datapath.wire import Wire
 
@@ -51,8 +53,10 @@ def appliance(wire: Wire, path: Path, mode: str = "auto", config: Config = ALL) 
 
 
 def attach(wire: Wire, made: Datapath, mode: str = "auto") -> None:
+    """By XDP as from a wire, so that ports may begin in the policy's own programs; else as the devices are."""
+
     def body() -> None:
-        made.attach_segment("main", "lan0", "wan0", mode)
+        made.attach_segment("main", "lan0", "wan0", mode, whole=mode == "xdp")
         made.attach_hop("tapl", "ips", "main", Side.LAN)
         made.attach_hop("tapw", "ips", "main", Side.WAN)
 
@@ -115,6 +119,36 @@ def test_lease_and_deadline(wire: Wire, bpf_object: Path, mode: str) -> None:
             assert outcomes(made, Side.LAN)[Outcome.TO_HOP] == to_hop
 
 
+def test_ports_begin_in_the_policy(wire: Wire, bpf_object: Path) -> None:
+    """By XDP a port's frames begin in the program of its segment's rules, and go the long way where that is needed:
+    for copies that somebody wants, and while another policy comes or none is left. None is lost, each is counted."""
+    rules = (Rule(name="seen", match="ether proto 0x9000"), Rule(name="rest", match="tcp", path=("ips",)))
+    config = Config(segment=(MAIN,), guest=EMPTY.guest, rule=rules)
+    with appliance(wire, bpf_object, "xdp", config) as made:
+        lan, wan = (one for one in made.attachments() if not one.hop)
+        entry = libbpf.info(made.kernel.programs["entry_xdp"], libbpf.ProgramInfo()).id
+        first = made.begins_in(lan)
+        assert first == made.begins_in(wan) != entry
+        assert wire.stream(64) == []
+        sink, ring = made.copies.begin({Point(lan.slot, CopyWay.IN)}, (), 64)
+        assert wire.stream(64) == []
+        assert made.copies.counts(sink)[0] == 64
+        made.copies.end(sink)
+        os.close(ring)
+        made.set_policy(config)
+        assert made.begins_in(lan) == made.begins_in(wan) not in (first, entry)
+        assert wire.stream(64) == []
+        # as in the moment between the switch and the new program: the old one leads to the entry
+        made.kernel.policy_word = made.kernel.policy_word + 2
+        assert wire.stream(64) == []
+        made.set_policy(EMPTY)
+        assert made.begins_in(lan) == made.begins_in(wan) == entry
+        assert wire.stream(64) == []
+        for side in Side:
+            assert outcomes(made, side) == {Outcome.STRAIGHT: 320}
+        assert made.counters().rules == {}
+
+
 def test_block(wire: Wire, bpf_object: Path) -> None:
     """on_unavailable = "block": without its guest nothing crosses, and each frame is counted as blocked."""
     closed = Config(segment=(MAIN,), guest=ALL.guest, rule=(Rule(name="all", path=("ips",), on_unavailable="block"),))
@@ -133,7 +167,7 @@ from appliance.config.model import Config, Guest, Rule, Segment
 from appliance.steering.datapath import Datapath
 from appliance.steering.layout import Side
 made = Datapath.open(Path(sys.argv[1]), Path(sys.argv[2]))
-made.attach_segment("main", "lan0", "wan0", sys.argv[3])
+made.attach_segment("main", "lan0", "wan0", sys.argv[3], whole=sys.argv[3] == "xdp")
 made.attach_hop("tapl", "ips", "main", Side.LAN)
 made.attach_hop("tapw", "ips", "main", Side.WAN)
 made.set_policy(Config(segment=(Segment(name="main", lan="lan0", wan="wan0"),), guest=(Guest(name="ips"),),

@@ -107,7 +107,19 @@ class Twin:
         return decision
 
     def short_way(self, where: Where, frame: bytes, kind: str, decision: Decision) -> None:
-        """The same frame without a trace, as in service: what goes straight may leave a shorter way, counted alike."""
+        """The same frame without a trace, as in service: what goes straight may leave a shorter way, counted alike.
+
+        From the entry, and from the program that is attached to ports in its place, where the policy has one.
+        """
+        ways = [self.datapath.kernel.programs[f"entry_{kind}"]]
+        attached = self.datapath.attached_program(where.segment)
+        if kind == "xdp" and attached is not None:
+            ways.append(attached)
+        for program in ways:
+            self.one_short_way(program, where, frame, kind, decision)
+
+    def one_short_way(self, program: int, where: Where, frame: bytes, kind: str, decision: Decision) -> None:
+        """The frame from this program on."""
         before, rule_before = self.counted(where), self.counted_by_rule(decision.rule)
         place = slot(0, where.segment, where.side)
         longest = self.state.longest.get(slot(0, where.segment, where.side ^ 1), layout.NO_MATCH)
@@ -116,7 +128,7 @@ class Twin:
         )
         self.maps["devices"].set(LOOPBACK, device)
         try:
-            action, out, _ = libbpf.run_frame(self.datapath.kernel.programs[f"entry_{kind}"], frame, 1)
+            action, out, _ = libbpf.run_frame(program, frame, 1)
         finally:
             self.maps["devices"].set(LOOPBACK, layout.DeviceValue())
         redirected = decision.outcome is Outcome.STRAIGHT

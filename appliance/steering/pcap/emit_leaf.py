@@ -311,7 +311,7 @@ class LeafEmitter:
         asm.alu(ADD, BEST, R0, wide=True)
 
     def _best_of(self, leaf: Plan, number: int, default: int, *, first: bool) -> None:
-        """r0 = class of a field: BEST = the better of itself (`first`: of the default) and what the class alone says."""
+        """r0 = class of a field: BEST = the better of itself (`first`: of the default) and what the class says."""
         asm, classes = self.asm, self.prepared.classes(number)
         ranks = array("H", (default,)) * classes.count
         for intervals, rank in leaf.singles[number]:

@@ -140,9 +140,7 @@ def _within(cube: Cube, other: Cube) -> bool:
 
 def _without_implied(cubes: tuple[Cube, ...]) -> tuple[Cube, ...]:
     """Without cubes that lie in one of fewer fields: `a or (b and not a)` is `a or b` after all."""
-    return tuple(
-        cube for cube in cubes if not any(len(other) < len(cube) and _within(cube, other) for other in cubes)
-    )
+    return tuple(cube for cube in cubes if not any(len(other) < len(cube) and _within(cube, other) for other in cubes))
 
 
 def plan(cubes: Cubes, leaf: Leaf) -> Plan:

@@ -62,6 +62,7 @@ CACHE_NS = 15  # of a hit; a miss costs about as much more
 CACHE_FROM_NS = 40  # filters that are faster are not worth it: not every frame hits
 MAX_RUNS = 16  # of rules, each with a graph of its own, before merging is given up
 _CACHED_FILTERS = 8192
+_ATTACHED = "attached"
 _REFUSED_WORDS = re.compile(r"\b(inbound|outbound|ifindex|protochain|ifname|rulenum|reason|on)\b")
 
 
@@ -123,12 +124,16 @@ class GeneratedSet:
 
 @dataclass
 class LoadedSet:
-    """A set in the kernel. `entry_fd` is for the core's slot; `parts` (slot, descriptor) must be placed before it."""
+    """A set in the kernel. `entry_fd` is for the core's slot; `parts` (slot, descriptor) must be placed before it.
+
+    `attached_fd`: the program to attach to a port, where there is one.
+    """
 
     entry_fd: int
     parts: tuple[tuple[int, int], ...]
     table_fd: int | None
     report: Report
+    attached_fd: int | None = None
     _closed: bool = field(default=False, repr=False)
 
     def place_parts(self, programs_fd: int) -> None:
@@ -140,9 +145,8 @@ class LoadedSet:
         """Let go of the descriptors; what sits in a program array stays."""
         if not self._closed:
             self._closed = True
-            load.close(
-                self.entry_fd, *(fd for _, fd in self.parts), *([] if self.table_fd is None else [self.table_fd])
-            )
+            others = [fd for fd in (self.table_fd, self.attached_fd) if fd is not None]
+            load.close(self.entry_fd, *(fd for _, fd in self.parts), *others)
 
 
 def _ranked(filters: Sequence[ClassicFilter | None]) -> tuple[list[tuple[int, ClassicFilter]], tuple[int, ...]]:
@@ -244,11 +248,11 @@ def _build(
                 continue
             if linkage and kind == "xdp":
                 programs += _in_pieces(ranked, linkage, first + slots, part_jumps)
-            return prepared, programs, len(main)
+            return prepared, programs, 1 if report.joined else len(main)
 
 
 def _joined(prepared: classifier.PreparedSet, linkage: Linkage | None, kind: Kind) -> list[LoadableProgram] | None:
-    """The set's program inside its host, where there is a host and the set is one program."""
+    """The set's program inside its hosts, where there is a host and the set is one program."""
     if linkage is None or linkage.host is None:
         return None
     try:
@@ -264,8 +268,12 @@ def _joined(prepared: classifier.PreparedSet, linkage: Linkage | None, kind: Kin
         return None
     if len(inner) != 1:
         return None
-    code, relocations = linkage.host.around(inner[0].code, inner[0].relocations)
-    return [LoadableProgram("decide", code, relocations, None)]
+    hosts = (("decide", linkage.host), (_ATTACHED, linkage.attached))
+    return [
+        LoadableProgram(name, *host.around(inner[0].code, inner[0].relocations), None)
+        for name, host in hosts
+        if host is not None
+    ]
 
 
 def _decide_cache(report: Report, ranked: Sequence[chain.RankedFilter]) -> None:
@@ -370,7 +378,9 @@ def load_set(generated: GeneratedSet, linkage: Linkage | None = None, *, attach_
         raise
     generated.report.load_s = time.perf_counter() - started
     parts = tuple((slot, fd) for slot, fd in loaded[1:] if slot is not None)
-    return LoadedSet(loaded[0][1], parts, table_fd, generated.report)
+    pairs = zip(generated.programs, loaded, strict=True)
+    attached = next((fd for program, (_, fd) in pairs if program.name == _ATTACHED), None)
+    return LoadedSet(loaded[0][1], parts, table_fd, generated.report, attached)
 
 
 def load_classifier(
@@ -393,7 +403,7 @@ def load_classifier(
             return load_set(generated, linkage, attach_type=attach_type)
         except DatapathError as error:
             if linkage is not None and generated.report.joined:
-                linkage = replace(linkage, host=None)
+                linkage = replace(linkage, host=None, attached=None)
                 continue
             if not isinstance(error, load.TooComplexError):
                 raise
