@@ -75,7 +75,7 @@
 #define PROGRAM_DISPATCH 0 /* the rule is known: which way from here */
 #define PROGRAM_WALK 1	   /* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
-#define PROGRAM_ENTRY 6 /* where every frame begins; for programs that are attached in its place */
+#define PROGRAM_ENTRY 6	   /* where every frame begins; for programs that are attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The filters and the core in one program, and the flow cache before filters that are slower than it. */
+#ifndef DECIDE_H
+#define DECIDE_H
+
+#define GENERATION_PLACE "0x54574731" /* the generation of a generated program; splice.py knows it */
+
+#ifndef PULL
+#define PULL 192 /* bytes of the frame that a tc program wants to see at once */
+#endif
+
+/* What later programs need to know of the frame. */
+static __always_inline void note_frame(int kind, void *ctx, struct scratch *s, const struct device *device,
+				       __u32 generation, __u32 length, __u32 buffers, __u32 direction)
+{
+	s->device = *device;
+	s->generation = generation;
+	s->direction = direction;
+	s->length = length;
+	s->buffers = buffers;
+	s->have_hash = 0;
+	s->want = 0;
+	if (kind == TC) {
+		struct __sk_buff *skb = ctx;
+
+		if (skb->data_end - skb->data < PULL && skb->data_end - skb->data < skb->len)
+			bpf_skb_pull_data(skb, skb->len < PULL ? skb->len : PULL);
+	}
+}
+
+/* A port of which nobody wants to know more than the counters. */
+static __always_inline bool plain(const struct device *device)
+{
+	return device->role == ROLE_PORT && !device->flags;
+}
+
+/* Surely not longer than the other port can send; what is not sure goes the long way, which asks exactly. */
+static __always_inline bool fits(int kind, void *ctx, const struct device *device, __u32 length)
+{
+	if (kind != XDP)
+		return true;
+	return length <= device->peer_max &&
+	       (length <= device->peer_max_sg || frame_buffers(kind, ctx, length) == BUFFERS_ONE);
+}
+
+/* A plain port's frame straight to the other port: what most frames are, so without a note of it for other programs. */
+static __always_inline int through(int kind, const struct device *device, __u32 length)
+{
+	__u32 slot = device->slot;
+	int action = redirect(kind, slot ^ 1);
+	struct device_counter *counter = bpf_map_lookup_elem(&device_counters, &slot);
+	__u32 outcome = action == drop(kind) ? OUTCOME_NO_DEVICE : OUTCOME_STRAIGHT;
+
+	if (counter) {
+		counter->outcome[outcome].frames++;
+		counter->outcome[outcome].bytes += length;
+	}
+	return action;
+}
+
+/*
+ * The place of the filters in `decide`: the index of the first rule that matches, NO_MATCH or NOT_HERE. User space puts
+ * the generated code here (appliance/steering/splice.py), so nothing may be known of it.
+ */
+static __noinline __u32 filters(void *ctx)
+{
+	__u32 rule;
+
+	asm volatile("%0 = -1" : "=r"(rule) : "r"(ctx));
+	return rule;
+}
+
+/*
+ * A segment's filters and the core in one program, for sets of filters that are one program: what goes straight to the
+ * other port is sent here, without a note of it for other programs.
+ *
+ * `attached`: to a port, in the place of the entry program. It is a shorter way and never another one: a frame goes back
+ * to the entry as soon as another generation holds, or when somebody wants to know more of the port than its counters.
+ */
+static __always_inline int decide(int kind, void *ctx, bool attached)
+{
+	__u32 found = filters(ctx); /* first of all, see splice.py */
+	__u32 key = 0, place, length, buffers, ifindex, generation;
+	struct rule *rule = NULL;
+	struct device *device;
+	struct scratch *s;
+
+	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* user space puts it in */
+	ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
+	device = bpf_map_lookup_elem(&devices, &ifindex);
+	if (attached) {
+		struct control *c = bpf_map_lookup_elem(&control, &key);
+
+		if (!device || !plain(device) || !c || (__u32) * (volatile __u64 *)&c->policy != generation)
+			goto entry;
+	} else if (!device) {
+		return pass(kind);
+	}
+	/* 0, but the verifier does not know: it would else follow all that comes for each rule's number. */
+	asm volatile("%0 ^= %1" : "+r"(found) : "r"(device->role >> 7));
+	length = frame_length(kind, ctx);
+	if (attached && length < ETH_HLEN)
+		goto entry;
+	if (found < MAX_RULES) {
+		place = (generation & 1) * MAX_RULES + found;
+		rule = bpf_map_lookup_elem(&rules, &place);
+	}
+	if (plain(device) && found != NOT_HERE && !(rule && rule->length) && fits(kind, ctx, device, length)) {
+		if (rule) {
+			__u32 counter = rule->counter;
+			struct rule_counter *matched = bpf_map_lookup_elem(&rule_counters, &counter);
+
+			if (matched) {
+				matched->matched.frames++;
+				matched->matched.bytes += length;
+			}
+		}
+		return through(kind, device, length);
+	}
+	buffers = frame_buffers(kind, ctx, length);
+	s = bpf_map_lookup_elem(&scratch, &key);
+	if (!s)
+		return pass(kind);
+	if (device->role == ROLE_PORT) { /* a hop's frame has been noted before */
+		struct trace *t;
+
+		note_frame(kind, ctx, s, device, generation, length, buffers, device->side);
+		if (device->flags & DEVICE_TRACE) {
+			t = bpf_map_lookup_elem(&trace, &key);
+			if (t)
+				t->steps = 0;
+		}
+	}
+	s->rule = found;
+	if (found != NOT_HERE) {
+		next_program(kind, ctx, PROGRAM_DISPATCH);
+	} else {
+		s->rule = NO_MATCH;
+		filters_program(kind, ctx, generation, s->device.segment);
+	}
+	return pass(kind);
+entry:
+	next_program(kind, ctx, PROGRAM_ENTRY);
+	return pass(kind);
+}
+
+/* In the place of a segment's filters: ask the flow cache first. */
+static __always_inline int recall(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return pass(kind);
+	s->cache_place = CACHE_ENTRIES;
+	if (!tagged(kind, ctx) && recalled(frame_data(kind, ctx), frame_end(kind, ctx), s))
+		next_program(kind, ctx, PROGRAM_DISPATCH);
+	else
+		filters_program(kind, ctx, s->generation, s->device.segment);
+	s->rule = NO_MATCH;
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
+}
+
+/* Behind those filters: note what they found. */
+static __always_inline int noted(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return pass(kind);
+	remember(s);
+	next_program(kind, ctx, PROGRAM_DISPATCH);
+	s->rule = NO_MATCH;
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
+}
+
+#endif
