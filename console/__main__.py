@@ -64,14 +64,19 @@ def _session(context: Context) -> int:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from console.greeting import greet
+    if os.environ.get("BYPASS_SERIAL"):
+        from console.login import serve
 
-    greet(context)
-    offered = Paths().setup_offered
-    if os.environ.get("BYPASS_SERIAL") and not offered.exists():
-        from console.wizard import offer
+        serve(context)
+        offered = Paths().setup_offered
+        if not offered.exists():
+            from console.wizard import offer
 
-        offer(context, offered)
+            offer(context, offered)
+    elif not os.environ.get("BYPASS_GREETED"):
+        from console.greeting import greet
+
+        greet(context)
     from console.shell import Shell  # slow to import: after the greeting
 
     return Shell(context).run()

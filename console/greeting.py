@@ -23,15 +23,15 @@ START_WAIT = 20.0  # seconds that a starting daemon may delay the first login
 ASK_AGAIN = 0.3
 
 
-def greet(context: Context) -> None:
-    """Name, version and state, or why the state is not known."""
+def greet(context: Context, hint: str = "Type ? for help.") -> None:
+    """Name, version and state, or why the state is not known; below it what to do now."""
     try:
         text = _state(context)
     except UnreachableError as error:
         text = _await_start(context) or _unknown(context, error)
     except BypassError as error:
         text = _unknown(context, error)
-    print(f"{text}\nType ? for help.", file=context.out, flush=True)
+    print(f"{text}\n{hint}" if hint else text, file=context.out, flush=True)
 
 
 def _state(context: Context) -> str:

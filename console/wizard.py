@@ -151,7 +151,7 @@ class Wizard:
             raise RefusedError("nothing was changed")
         ask.say("Working: every part is tried before it counts ...")
         apply(self._client, made, "setup")
-        return self._end()
+        return self._end(answers.password is not None and now.get("management", {}).get("serial_login", True))
 
     def _until(self, trouble: Callable[[str], str], question: str, default: str) -> str:
         while True:
@@ -213,8 +213,10 @@ class Wizard:
             if good or not self._asker.yes("A link is missing. Plug in the cable; look again", False):
                 return
 
-    def _end(self) -> str:
+    def _end(self, password: bool) -> str:
         said = ["Done. `setup` asks again; `configure` has everything else."]
+        if password:
+            said.append(f"From the next session on this serial line asks for a login, too ({ADMIN} and the password).")
         try:
             state = self._client.call("management.show")
         except BypassError as error:

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from appliance.access.groups import FIRST_UID, GROUPS, LAST_UID
 from appliance.config.model import User
 from appliance.errors import RefusedError
 
 SHELL: Final = "/usr/bin/bypass"
 HOMES: Final = "/var/lib/bypass/home"
-FIRST_UID, LAST_UID = 2000, 2999
-GROUPS: Final = {"bypass": 900, "bypass-viewer": 901, "bypass-operator": 902, "bypass-admin": 903}
-"""`bypass` may open the control socket; the others are the roles."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Logins over SSH as the server's log tells them: events, who is logged in, who is shut out after too many failures."""
+"""Logins over SSH and at the serial line as their logs tell them: events, who is logged in, who is shut out.
+
+After too many failures a network is shut out; the serial line is not, for it is the way back in.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from appliance.access import gate
 from appliance.access.limiter import Action, Block, Limiter, network_of
 from appliance.access.port import ManagementPort
 from appliance.access.sessions import Sessions
@@ -19,26 +24,33 @@ log = logging.getLogger(__name__)
 
 
 class Logins:
-    """Follows the log; lives as long as the part."""
+    """Follows the logs; lives as long as the part."""
 
-    def __init__(self, log_file: Path, port: ManagementPort, events: Events) -> None:
-        self._tail, self._port, self._events = Tail(log_file), port, events
+    def __init__(self, ssh_log: Path, serial_log: Path, port: ManagementPort, events: Events) -> None:
+        self._tails = ((Tail(ssh_log), parse), (Tail(serial_log), gate.parse))
+        self._port, self._events = port, events
         self.sessions, self._limiter, self.failures = Sessions(), Limiter(), 0
 
     def catch_up(self) -> None:
-        """What the log says already, so that sessions are known; nothing of it is news."""
-        for line in self._tail.lines():
-            if event := parse(line):
-                self.sessions.note(event)
+        """What the logs say already, so that sessions are known; nothing of it is news."""
+        for event in self._new():
+            self.sessions.note(event)
 
     async def follow(self, now: int) -> None:
         """Read on, and shut out or let in whom it concerns."""
         actions: list[Action] = self._limiter.tick(now)
-        for line in self._tail.lines():
-            if event := parse(line):
-                actions += self._take(now, event)
+        for event in self._new():
+            actions += self._take(now, event)
+        for user in self.sessions.left():
+            self._events.record(Severity.INFO, f"user {user}", f"logged out from {gate.LINE}", Cause.LOGIN)
         for action in actions:
             await self._act(action)
+
+    def _new(self) -> Iterator[SshEvent]:
+        for tail, read in self._tails:
+            for line in tail.lines():
+                if event := read(line):
+                    yield event
 
     async def unblock(self, address: str) -> str:
         """Let an address in again before its time; what was let in. RefusedError when it is not shut out."""
@@ -56,14 +68,16 @@ class Logins:
 
     def _take(self, now: int, event: SshEvent) -> list[Action]:
         self.sessions.note(event)
-        who = f"user {event.user}" if event.user else "ssh"
+        serial = event.address == gate.LINE
+        who = f"user {event.user}" if event.user else "console" if serial else "ssh"
         if event.kind == "failed":
             self.failures += 1
             text = f"login from {event.address} failed: {event.how}"
             self._events.record(Severity.WARNING, who, text, Cause.LOGIN_FAILED)
-            return self._limiter.failed(now, event.address)
+            return [] if serial else self._limiter.failed(now, event.address)
         if event.kind == "login":
-            self._limiter.succeeded(event.address)
+            if not serial:
+                self._limiter.succeeded(event.address)
             self._events.record(Severity.NOTICE, who, f"logged in from {event.address} by {event.how}", Cause.LOGIN)
         else:
             self._events.record(Severity.INFO, who, f"logged out from {event.address}: {event.how}", Cause.LOGIN)

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from appliance.access import accounts, ssh
+from appliance.access import accounts, gate, ssh
 from appliance.access.logins import Logins
 from appliance.access.memory import Memory
 from appliance.access.namespace import Namespace
@@ -66,7 +66,7 @@ class Access:
         ports = [port for port in (board.port if board else ()) if port.role == "management"]
         dhcp = Program("dhcp", self.folder, paths.root / "run/log/dhcp.log")
         self.port = ManagementPort(ports, space, dhcp, self.folder / "dhcp.lease")
-        self.logins = Logins(self.log_file, self.port, events)
+        self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
         self.keys: list[ssh.HostKey] = []
         self.trouble = ""
         self._lock = asyncio.Lock()
@@ -226,6 +226,7 @@ class Access:
                 }
                 for user in config.user
             ],
+            "serial_line": gate.read(self.memory.path).why_open or "asks for a login",
             "metrics": {"state": "listening" if self.endpoint.port else "off", "port": self.endpoint.port},
             "syslog": self.syslog.show(),
         }

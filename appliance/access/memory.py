@@ -2,7 +2,8 @@
 """What the part "access" remembers on the data partition: who has which number, and the last users and port applied.
 
 The second is for a start with a configuration that is not valid: administrators log in as they did before. The file
-holds password hashes and is root's alone. One that is damaged is an empty one; numbers are then given anew.
+holds password hashes and is root's alone; the login at the serial line reads it too (gate.py). One that is damaged is
+an empty one; numbers are then given anew.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from appliance.access.accounts import FIRST_UID, LAST_UID, replace_file
+from appliance.access.accounts import replace_file
+from appliance.access.groups import FIRST_UID, LAST_UID
 from appliance.config.load import from_data
 from appliance.config.model import Config, Management, User
 from appliance.errors import ConfigError
@@ -26,20 +28,20 @@ class Memory:
     """The file; read once, written at every change."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.uids: dict[str, int] = {}
         self._config = Config()
 
     def load(self) -> None:
         """Read what an earlier bypassd kept."""
         try:
-            data = json.loads(self._path.read_text(encoding="utf-8"))
+            data = json.loads(self.path.read_text(encoding="utf-8"))
             uids = {str(name): int(uid) for name, uid in data["uids"].items()}
             config = from_data(data["config"])
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-            log.error("%s is damaged: users get new numbers: %s", self._path, error)
+            log.error("%s is damaged: users get new numbers: %s", self.path, error)
             return
         self.uids = {name: uid for name, uid in uids.items() if FIRST_UID <= uid <= LAST_UID}
         self._config = config
@@ -48,8 +50,8 @@ class Memory:
         """Remember. OSError when the data partition cannot be written."""
         kept = Config(system=config.system, management=config.management, user=config.user)
         data = {"uids": uids, "config": {"management": _plain(kept.management), "user": [_plain(u) for u in kept.user]}}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self._path, json.dumps(data), 0o600)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self.path, json.dumps(data), 0o600)
         self.uids, self._config = dict(uids), kept
 
     def config(self) -> Config:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who is logged in over SSH, from the server's log and the process table; and how somebody's sessions are ended."""
+"""Who is logged in, from the logs of logins and the process table; and how somebody's sessions are ended."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.access.gate import LINE
 from appliance.access.sshlog import SshEvent
 from appliance.guest.process import start_time
 
 
 @dataclass(frozen=True)
 class Session:
-    """One login. `pid` is the SSH server's process for it."""
+    """One login. `pid` is the SSH server's process for it, or the shell at the serial line."""
 
     pid: int
     user: str
@@ -46,7 +47,7 @@ class Sessions:
 
     def end(self, user: str, uid: int) -> int:
         """End every session of a user, and whatever else runs under its number; how many processes there were."""
-        pids = {pid for pid, session in self._sessions.items() if session.user == user and _is_server(pid)}
+        pids = {pid for pid, session in self._sessions.items() if session.user == user and _runs(session)}
         pids |= {pid for pid in _all() if _owner(pid) == uid}
         for pid in pids:
             try:
@@ -56,9 +57,17 @@ class Sessions:
             self._sessions.pop(pid, None)
         return len(pids)
 
+    def left(self) -> list[str]:
+        """Users whose session at the serial line has ended; no log tells of that."""
+        over = [session for session in self._sessions.values() if session.address == LINE and not _runs(session)]
+        for session in over:
+            del self._sessions[session.pid]
+        return [session.user for session in over]
+
     def _forget_the_dead(self) -> None:
-        for pid in [pid for pid in self._sessions if not _is_server(pid)]:
-            del self._sessions[pid]
+        for session in [session for session in self._sessions.values() if session.address != LINE]:
+            if not _runs(session):
+                del self._sessions[session.pid]
 
 
 def _all() -> list[int]:
@@ -78,9 +87,10 @@ def _owner(pid: int) -> int:
         return -1
 
 
-def _is_server(pid: int) -> bool:
-    """Whether this is still a process of the SSH server, and not one that got its number later."""
+def _runs(session: Session) -> bool:
+    """Whether its process is still there, and not one that got its number later."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="ascii", errors="replace").strip() == "dropbear"
+        name = Path(f"/proc/{session.pid}/comm").read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return False
+    return name == ("bypass" if session.address == LINE else "dropbear")

@@ -261,6 +261,7 @@ class Management(_Struct, frozen=True):
     ssh: bool = True  # SSH listens when there is an address, and a user who has a password or a key
     ssh_port: PortNumber = 22
     idle_timeout: Duration = Duration(3_600_000_000_000)  # an SSH session without a key pressed ends; 0s = never
+    serial_login: bool = True  # the serial line asks for a login, as soon as an administrator has a password
 
 
 class User(_Struct, frozen=True):

@@ -28,7 +28,7 @@ def _since(row: Row) -> Row:
 events = columns_of("events", "no events yet", [
     ("when", "WHEN"), ("severity", "SEVERITY"), ("source", "SOURCE"), ("cause", "CAUSE"), ("text", "WHAT"),
 ], _when)  # fmt: skip
-sessions = columns_of("sessions", "nobody is logged in over SSH", [
+sessions = columns_of("sessions", "nobody has logged in over SSH or at the serial line", [
     ("user", "USER"), ("address", "FROM"), ("by", "BY"), ("since", "SINCE"),
 ], _since)  # fmt: skip
 
@@ -51,6 +51,8 @@ def management(data: Any, style: Style = PLAIN) -> str:
         lines.append(about("dhcp", data["dhcp"], style))
     lines.append(about("ssh", ssh, style))
     lines += [f"  {cell(key.get('kind'))} {cell(key.get('fingerprint'))}" for key in rows_of(ssh, "host_keys")]
+    if data.get("serial_line"):
+        lines.append(f"{paint('serial line', BOLD, style)}: {cell(data['serial_line'])}")
     lines.append(about("metrics", data.get("metrics"), style))
     blocks = ["\n".join(lines), _shut_out(ssh, style), _users(data, style), _servers(data, style)]
     return "\n\n".join(block for block in blocks if block)

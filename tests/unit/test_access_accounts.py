@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from appliance.access import accounts, password
-from appliance.access.accounts import FIRST_UID, GROUPS, Texts
+from appliance.access.accounts import Texts
+from appliance.access.groups import FIRST_UID, GROUPS, LAST_UID
 from appliance.config.model import User
 from appliance.config.verify_access import is_crypt
 from appliance.errors import RefusedError
@@ -55,7 +56,7 @@ def test_a_number_is_never_somebody_elses() -> None:
 
 
 def test_no_number_left_is_refused() -> None:
-    everybody = {f"u{uid}": uid for uid in range(FIRST_UID, accounts.LAST_UID + 1)}
+    everybody = {f"u{uid}": uid for uid in range(FIRST_UID, LAST_UID + 1)}
     with pytest.raises(RefusedError, match="no number is left"):
         accounts.numbers([ADMIN], everybody)
 

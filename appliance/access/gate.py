@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who may use the serial line, as the part "access" remembers it, and the line's log of logins.
+
+The line is open until an administrator has a password, for somebody has to set the first; from then on it asks for a
+login (`management: serial_login`). Whether it does must be known before bypassd runs and without it, so the memory's
+file is read here, by the standard library alone. Pure but for `read`, `recovery` and `note`; nothing is owned.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from appliance.access.groups import FIRST_UID, LAST_UID
+from appliance.access.sshlog import SshEvent, clean
+
+LINE: Final = "the serial line"
+"""Where somebody comes from who logs in there, beside the addresses of SSH."""
+RECOVERY: Final = "bypass.recovery"
+"""A word of the kernel's command line: the serial line asks for no login while the machine runs."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user who has a password."""
+
+    name: str
+    role: str
+    uid: int
+    password: str  # its hash
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the serial line asks for. `why_open` "" = a login of one of the accounts."""
+
+    why_open: str
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+
+def gate(memory: str, recovery: bool) -> Gate:
+    """From the text of the memory's file. One that is damaged or not there is a new appliance: open."""
+    try:
+        data = json.loads(memory)
+        management, users, uids = data["config"]["management"], data["config"]["user"], data["uids"]
+        found = [_account(user, uids) for user in users if user.get("password")]
+        wanted = bool(management.get("serial_login", True))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        found, wanted = [], True
+    accounts = {account.name: account for account in found}
+    if recovery:
+        return Gate(f"{RECOVERY} on the kernel's command line", accounts)
+    if not any(account.role == "admin" for account in found):
+        return Gate("no administrator has a password", accounts)
+    return Gate("" if wanted else "management serial_login is false", accounts)
+
+
+def _account(user: dict[str, Any], uids: dict[str, Any]) -> Account:
+    name = str(user["name"])
+    uid = int(uids[name])
+    if not FIRST_UID <= uid <= LAST_UID:
+        raise ValueError(f"{uid} is the number of nobody of ours")
+    return Account(name, str(user.get("role", "viewer")), uid, str(user["password"]))
+
+
+def read(memory: Path) -> Gate:
+    """What holds now."""
+    try:
+        text = memory.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    return gate(text, recovery())
+
+
+def recovery(command_line: Path = Path("/proc/cmdline")) -> bool:
+    """Whether somebody at the boot loader has asked for a line without a login."""
+    try:
+        return RECOVERY in command_line.read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return False
+
+
+_NOTE = re.compile(r"^\[(\d+)\] (failed|login) (\S*)$")
+
+
+def note(log: Path, kind: str, user: str, pid: int) -> None:
+    """Write down a login or a failed one, for bypassd, now or when it is there again. Never in the way of a login."""
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"[{pid}] {kind} {clean(user).replace(' ', '?')}\n")
+    except OSError:
+        pass
+    try:
+        Path("/dev/kmsg").write_text(f"<5>bypass-console: {kind} {clean(user)!r} on {LINE}\n", encoding="utf-8")
+    except OSError:
+        pass
+
+
+def parse(line: str) -> SshEvent | None:
+    """The event of one line of that log."""
+    found = _NOTE.match(line.rstrip("\n"))
+    if not found:
+        return None
+    return SshEvent("login" if found[2] == "login" else "failed", found[3], LINE, "password", int(found[1]))
