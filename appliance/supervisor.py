@@ -31,7 +31,7 @@ from appliance.config.model import Config
 from appliance.config.store import Pending, Store
 from appliance.control import ControlServer, Registry, add_version
 from appliance.errors import BypassError, ConfigError, DatapathError, HardwareError
-from appliance.events import Events
+from appliance.events import Events, Severity
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import CrashLog, boot_id
 from appliance.hardware.links import Links
@@ -301,7 +301,14 @@ class Supervisor:
             end=self.restart,
         )
         candidate = Candidate(lambda: engine.text, self.paths.run / "candidate.json", self._tell)
-        return engine, Api(engine, candidate, lambda: [port.name for port in (self.board.port if self.board else ())])
+        return engine, Api(engine, candidate, self._port_names, self._wrong_password)
+
+    def _port_names(self) -> list[str]:
+        return [port.name for port in (self.board.port if self.board else ())]
+
+    def _wrong_password(self, user: str) -> None:
+        text = "gave a wrong present password to change it"
+        self.events.record(Severity.WARNING, f"user {user}", text, Cause.LOGIN_FAILED)
 
     def _tell(self, event: str, user: str, text: str) -> None:
         """What happens to the configuration: to those who listen, and what counts to the ledger too."""

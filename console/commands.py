@@ -182,9 +182,8 @@ ACCESS = (
     ),
     Command(
         ("user", Arg("NAME", "a user of the configuration", source="users"), "password"),
-        "ask for a new password, and commit it",
+        "ask for a new password, and commit it; one's own, or for administrators anybody's",
         local="users:user_password",
-        role="admin",
     ),
     Command(
         ("management", "unblock", Arg("ADDRESS", "an address that failed to log in too often")),

@@ -16,6 +16,7 @@ from appliance.config.candidate import Candidate
 from appliance.config.changes import changes
 from appliance.config.commit import Engine, Report
 from appliance.config.editing import WORDS, Editing
+from appliance.config.ownpassword import OwnPassword
 from appliance.config.session import Row, Session, as_rows, texts
 from appliance.errors import BypassError, ConfigError, NotFoundError, RefusedError
 from appliance.rpc import Param, Params, Registry, caller
@@ -24,14 +25,21 @@ _WHICH = Param("string", "candidate, running, startup, or how many commits ago",
 
 
 class Api:
-    """The handlers. `ports` gives the board's port names, for completion."""
+    """The handlers. `ports` gives the board's port names, for completion; `wrong_password` is told whose it was."""
 
-    def __init__(self, engine: Engine, candidate: Candidate, ports: Callable[[], Sequence[str]] = tuple) -> None:
-        self._session, self._ports = Session(engine, candidate), ports
+    def __init__(
+        self,
+        engine: Engine,
+        candidate: Candidate,
+        ports: Callable[[], Sequence[str]] = tuple,
+        wrong_password: Callable[[str], None] = lambda user: None,
+    ) -> None:
+        self._session, self._ports, self._wrong_password = Session(engine, candidate), ports, wrong_password
 
     def register(self, registry: Registry) -> None:
-        """Offer all methods, those of editing too."""
+        """Offer all methods, those of editing and of the own password too."""
         Editing(self._session).register(registry)
+        OwnPassword(self._session, self._wrong_password).register(registry)
         text = Param("string", "TOML; left out: the candidate", required=False)
         source = Param("string", "where the text comes from, for errors", required=False)
         form = Param("string", "how", required=False, choices=("toml", "set", "json"))
