@@ -1,18 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An administrator beside the board: OpenSSH in the management host's namespace, and changes of the configuration."""
+"""An administrator: on the serial line of a new board, with OpenSSH in the management host's namespace, and changes."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pexpect
-from boardsim import Board
+from boardsim import Board, payload
+
+from tests.image import harness
 
 ADDRESS = "10.88.0.2"
+PASSWORD = "correct horse battery"
 PATIENCE_S = 60
+READY_S = 120.0
+
+
+@contextmanager
+def new_board(artefacts: Path, directory: Path, append: str = "") -> Iterator[Board]:
+    """A board that has never been switched on before, up to its debug shell."""
+    load = payload.image(artefacts, directory, debug=True, append=append)
+    with Board(directory, load, accelerator=harness.accelerator(artefacts)) as made:
+        made.power_on()
+        made.sh("true", timeout=READY_S)
+        yield made
 
 
 @dataclass
@@ -21,6 +38,15 @@ class Reply:
 
     status: int
     text: str
+
+
+@dataclass
+class Piped:
+    """What a command in a pipe gave."""
+
+    status: int
+    out: bytes
+    err: str
 
 
 @dataclass
@@ -47,13 +73,42 @@ class Admin:
         done = self.board.mgmt.run(words, timeout=PATIENCE_S, check=False)
         return Reply(done.returncode, done.stdout)
 
-    def open(self, user: str, *command: str, options: tuple[str, ...] = ()) -> pexpect.spawn:
+    def pipe(self, user: str, *command: str, stdin: bytes = b"", timeout: int = PATIENCE_S) -> Piped:
+        """Run a command in a pipe, as `ssh ... | tshark` does, by password and without a terminal anywhere."""
+        helper = self.folder / f"askpass-{user}"
+        helper.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(self.passwords[user])}\n")
+        helper.chmod(0o700)
+        words = [*self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1"), *command]
+        line = ["env", f"SSH_ASKPASS={helper}", "SSH_ASKPASS_REQUIRE=force", *words]
+        child = self.board.mgmt.popen(line, stdin=-1, stdout=-1, stderr=-1)
+        try:
+            out, err = child.communicate(stdin, timeout=timeout)
+        finally:
+            self.board.mgmt.end(child)
+        return Piped(child.returncode, out, err.decode(errors="replace"))
+
+    def shell(self, user: str, term: str = "xterm", size: tuple[int, int] = (24, 100)) -> pexpect.spawn:
+        """The console's shell, logged in, up to its first prompt."""
+        child = self.open(user, options=("-tt",), term=term, size=size)
+        child.expect(r"\[\w+\]> ?")
+        return child
+
+    def open(
+        self,
+        user: str,
+        *command: str,
+        options: tuple[str, ...] = (),
+        term: str = "xterm",
+        size: tuple[int, int] = (24, 100),
+    ) -> pexpect.spawn:
         """A session on a terminal, logged in by password where one is asked for."""
         words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", *options)
         line = ["netns", "exec", self.board.mgmt.namespace, *words, *command]
         child = pexpect.spawn(
-            "ip", line, timeout=PATIENCE_S, encoding="utf-8", codec_errors="replace", dimensions=(24, 100)
-        )
+            "ip", line, timeout=PATIENCE_S, encoding="utf-8", codec_errors="replace", dimensions=size,
+            env={**os.environ, "TERM": term},
+        )  # fmt: skip
+        child.delaybeforesend = None
         child.expect("assword: ")
         child.sendline(self.passwords[user])
         return child
@@ -102,3 +157,11 @@ def commit(board: Board, *changes: tuple[str, ...], check: bool = True) -> str:
     # the last line says why not; the exit code is that of the commit
     script = f'said=$(python3 -I -c {shlex.quote(code)} 2>&1); code=$?; echo "$said" | tail -n 1; (exit $code)'
     return board.sh(script, check=check, timeout=120).output
+
+
+def log_in(board: Board, user: str, password: str) -> None:
+    """At the serial line's login, which stands there."""
+    board.console.expect("login: ")
+    board.console.sendline(user)
+    board.console.expect("Password: ")
+    board.console.sendline(password)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who comes in and how, as a person does it: the serial line of a new appliance, then OpenSSH over the real port.
+"""Who comes in and how, once an appliance is set up (test_board_first_boot.py is how it came to that).
 
-One boot of a fresh board serves all, in this order: nothing is open before the setup; the setup on the serial line; a
-wrong password; commands, roles and keys over SSH; limits; metrics, syslog and the bundle as their readers get them;
-DHCP; and what holds over a restart of bypassd, a broken configuration and a reboot.
+One boot serves all, in this order: what SSH refuses; roles, keys, passwords; limits; a long configuration pasted into a
+serial line that only prints; metrics, syslog and the bundle as their readers get them; DHCP; and what holds over a
+restart of bypassd, a broken configuration, a reboot, and a forgotten password.
 """
 
 from __future__ import annotations
@@ -15,83 +15,44 @@ import re
 import socket
 import tarfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import pytest
-from boardsim import Board, netns, payload
+from boardsim import Board, netns
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
-from tests.image import appliance, harness
-from tests.image.admin import ADDRESS, Admin, commit
+from appliance.access.password import hashed
+from tests.image import appliance
+from tests.image.admin import ADDRESS, PASSWORD, READY_S, Admin, commit, log_in, new_board
 
-pytestmark = pytest.mark.slow  # six minutes on a board of its own
-
-PASSWORD = "correct horse battery"
-READY_S = 120.0
+pytestmark = pytest.mark.slow  # four minutes on a board of its own
 
 
 @pytest.fixture(scope="module")
 def fresh(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """A board that has never been switched on before, up to its debug shell."""
-    directory = tmp_path_factory.mktemp("access")
-    load = payload.image(artefacts, directory, debug=True)
-    with Board(directory, load, accelerator=harness.accelerator(artefacts)) as made:
-        made.power_on()
-        made.sh("true", timeout=READY_S)
+    """A new board whose serial line is that of a terminal that only prints, with an administrator."""
+    with new_board(artefacts, tmp_path_factory.mktemp("access"), append="BYPASS_TERM=dumb") as made:
+        appliance.wait_healthy(made)
+        commit(
+            made,
+            ("set", "system", "hostname", "wire1"),
+            ("set", "management", "address", f"{ADDRESS}/24"),
+            ("set", "management", "gateway", "10.88.0.1"),
+            ("set", "user", "admin", "role", "admin"),
+            ("set", "user", "admin", "password", hashed(PASSWORD)),
+        )
         yield made
 
 
 @pytest.fixture(scope="module")
-def closed(fresh: Board) -> str:
-    """What is open before anybody has set the appliance up, seen from inside and from the management host."""
-    appliance.wait_until(fresh, lambda: appliance.show(fresh, "management"), "access is up")
-    listening = fresh.sh("ss -Hltun; ip netns list").output
-    answers = fresh.mgmt.ping(ADDRESS, timeout=1)
-    return f"{listening.strip()}{' answers' if answers else ''}"
-
-
-@pytest.fixture(scope="module")
-def said(fresh: Board, closed: str) -> str:
-    """The setup on the serial line, answered by a person who mistypes; everything it said."""
-    line = fresh.console
-    appliance.wait_serving(fresh)
-    mark = line.mark()
-    line.expect("Type setup .*: ", since=0)
-    line.sendline("setup")
-    line.expect(r"Host name \[bypass\]: ")
-    line.sendline("wire1")
-    line.expect(r"Management address \[dhcp\]: ")
-    line.sendline("10.88.0.2")
-    line.expect("Not taken: .*prefix length")
-    line.sendline(f"{ADDRESS}/24")
-    line.expect(r"Gateway, or none \[none\]: ")
-    line.sendline("10.88.0.1")
-    line.expect(r"Set a password for admin \(yes/no\) \[yes\]: ")
-    line.sendline()
-    for asked, text in (
-        ("Password: ", PASSWORD),
-        ("The same again: ", "a typing error"),
-        ("The two differ.*\\s+Password: ", PASSWORD),
-        ("The same again: ", PASSWORD),
-    ):
-        line.expect(asked)
-        line.sendline(text)
-    line.expect(r"segment main: lan0 link up, wan0 link up; relay inline")
-    line.expect(r"Do it \(yes/no\) \[yes\]: ")
-    line.sendline()
-    line.expect("Done", timeout=120)
-    line.expect(r"wire1 \[inline\]>", timeout=90)
-    return line.text[mark:]
-
-
-@pytest.fixture(scope="module")
-def admin(fresh: Board, said: str, tmp_path_factory: pytest.TempPathFactory) -> Admin:
-    """The administrator, once the setup is done."""
-    return Admin(fresh, tmp_path_factory.mktemp("ssh"), {"admin": PASSWORD, "root": PASSWORD, "nobody": PASSWORD})
+def admin(fresh: Board, tmp_path_factory: pytest.TempPathFactory) -> Admin:
+    return Admin(fresh, tmp_path_factory.mktemp("ssh"), {"admin": PASSWORD, "root": PASSWORD, "noc": PASSWORD})
 
 
 @pytest.fixture(autouse=True)
@@ -114,80 +75,14 @@ def wait(board: Board, found: Callable[[], Any], what: str) -> Any:
     return appliance.wait_until(board, found, what)
 
 
-# -- first boot
-
-
-def test_nothing_is_open_before_the_setup(closed: str) -> None:
-    """No listener, no namespace for the port, no answer on it; there is no default password anywhere to try."""
-    assert closed == ""
-
-
-def test_setup_on_the_serial_line(fresh: Board, said: str, admin: Admin) -> None:
-    """It shows no password, commits all of it, and names the key that a client then really sees."""
-    assert PASSWORD not in said
-    assert f"Log in with: ssh admin@{ADDRESS}" in said
-    assert f"ed25519 {admin.fingerprint()}" in said
-    assert fresh.sh("hostname").output.strip() == "wire1"
-    assert "$y$" not in fresh.sh("bypass show management --json").output
-    (newest, *_) = json.loads(fresh.sh(history("config.history")).output)
-    assert newest["comment"] == "setup"
-
-
-def history(method: str) -> str:
-    code = f'import json; from console.client import Client; print(json.dumps(Client().call("{method}")))'
-    return f"python3 -I -c '{code}'"
-
-
-def test_setup_is_offered_once(fresh: Board, said: str) -> None:
-    """The next session on the serial line goes to the shell at once; `setup` is a command there."""
-    line = fresh.console
-    mark = line.mark()
-    line.sendline("exit")
-    line.expect("logout", since=mark)
-    line.expect("Throughwire")
-    line.expect(r"wire1 \[inline\]>", timeout=90)
-    assert "Type setup" not in line.text[mark:]
-    line.sendline("setup")
-    line.expect(r"Host name \[wire1\]: ")
-    line.send("\x03")
-    line.expect("nothing was changed")
-    line.expect(r"wire1 \[inline\]>")
-
-
 # -- SSH
 
 
-def test_wrong_password_is_refused_and_told(fresh: Board, admin: Admin) -> None:
-    assert admin.attempt("admin", "not the password")
-    wait(fresh, lambda: any("failed: password" in text for text in events(fresh)), "the failure is an event")
-    assert any(text.startswith("warning user admin: login from 10.88.0.1 failed") for text in events(fresh))
-
-
-def test_commands_over_ssh_are_the_consoles(fresh: Board, admin: Admin) -> None:
-    """One-shot with its exit code; a login is an event; what is no command is no way to a shell."""
-    good = admin.run("admin", "show", "status", "--json")
-    assert good.status == 0
-    assert json.loads(good.text)["state"] == "inline"
-    assert admin.run("admin", "show", "nonsense").status == 2
-    for trick in (("sh",), ("show version; id",), ("/bin/sh -c id",)):
-        reply = admin.run("admin", *trick)
-        assert reply.status == 2, trick
-        assert "uid=" not in reply.text
-    assert any("logged in from 10.88.0.1 by password" in text for text in events(fresh))
-
-
-def test_the_shell_over_ssh(fresh: Board, admin: Admin) -> None:
-    """Banner, prompt, help, and who else is there; the session is seen by the others."""
-    child = admin.open("admin", options=("-tt",))
-    child.expect("Throughwire")
-    child.expect(r"wire1 \[inline\]>")
-    (row,) = appliance.show(fresh, "sessions")
-    assert (row["user"], row["address"], row["by"]) == ("admin", "10.88.0.1", "password")
-    child.send("show sess\t\r")
-    child.expect("admin +10.88.0.1 +password")
-    child.sendline("exit")
-    child.expect(pexpect.EOF)
-    wait(fresh, lambda: appliance.show(fresh, "sessions") == [], "the session is over")
+def test_what_is_no_command_is_no_way_to_a_shell(admin: Admin) -> None:
+    for trick in ("sh", "show version; id", "/bin/sh -c id", "-c sh", "--socket /tmp/x show version"):
+        reply = admin.pipe("admin", trick)
+        assert reply.status in (2, 3), trick
+        assert b"uid=" not in reply.out
 
 
 def test_no_root_no_forwarding_no_files(fresh: Board, admin: Admin) -> None:
@@ -275,6 +170,18 @@ def test_password_by_command(fresh: Board, admin: Admin) -> None:
     assert admin.run("admin", "show", "version").status == 0
 
 
+def test_a_viewer_changes_the_own_password(fresh: Board, admin: Admin) -> None:
+    """The present one is asked for, and only one's own can be changed."""
+    commit(fresh, ("set", "user", "noc", "password", hashed(PASSWORD)))
+    lines = f"{PASSWORD}\nknown to nobody else\n".encode()
+    assert "needs the role admin" in admin.pipe("noc", "user", "admin", "password", stdin=lines).err
+    wrong = admin.pipe("noc", "user", "noc", "password", stdin=b"a guess of it\nknown to nobody else\n")
+    assert (wrong.status, "another one" in wrong.err) == (1, True)
+    assert admin.pipe("noc", "user", "noc", "password", stdin=lines, timeout=120).status == 0
+    admin.passwords["noc"] = "known to nobody else"
+    assert admin.pipe("noc", "show", "version").status == 0
+
+
 def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admin) -> None:
     """Six wrong passwords shut the address out; others keep their sessions; `management unblock` lets it in again."""
     for _ in range(2):
@@ -286,6 +193,34 @@ def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admi
     assert fresh.sh("bypass management unblock 10.88.0.1").status == 0
     assert admin.run("admin", "show", "version").status == 0
     assert any("is shut out for 60 s after 6 failed logins" in text for text in events(fresh))
+
+
+# -- the serial line
+
+
+def test_two_hundred_rules_pasted_into_a_line_that_only_prints(fresh: Board, admin: Admin) -> None:
+    """No character is lost at the speed the line takes them, none is an escape sequence, and every rule is in force."""
+    line = fresh.console
+    line.expect("Type setup .*: ", since=0)
+    line.sendline()  # this session is older than the password
+    line.expect(r"\[inline\]> ")
+    line.sendline("exit")
+    line.expect("logout")
+    mark = line.mark()
+    log_in(fresh, "admin", admin.passwords["admin"])
+    line.expect(r"wire1 \[inline\]> ")
+    typed = [f"set rule r{n:03} match udp port {1000 + n}\rset rule r{n:03} path ips1" for n in range(200)]
+    line.send("configure\r" + "\r".join(typed) + "\rcommit\r")
+    line.expect("committed as", timeout=240)
+    rules = tomllib.loads(fresh.sh("cat /etc/bypass/config.toml").output)["rule"][-200:]
+    assert [rule["match"] for rule in rules] == [f"udp port {1000 + n}" for n in range(200)]
+    line.sendline("rollback 1")
+    line.sendline("commit")
+    line.expect("committed as", timeout=120)
+    line.send("exit\rexit\r")
+    line.expect("logout")
+    line.expect("wire1 login: ")
+    assert "\x1b" not in line.text[mark:]
 
 
 # -- what others read
@@ -302,7 +237,7 @@ def fetch(board: Board, accept: str = "") -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def test_metrics(fresh: Board, said: str) -> None:
+def test_metrics(fresh: Board) -> None:
     """Off until it is asked for; then both formats are read by the reference parsers, and say what the console says."""
     assert fetch(fresh) == ""
     commit(fresh, ("set", "metrics", "enabled", "true"))
@@ -320,7 +255,7 @@ def test_metrics(fresh: Board, said: str) -> None:
     assert fetch(fresh) == ""
 
 
-def test_syslog(fresh: Board, said: str) -> None:
+def test_syslog(fresh: Board) -> None:
     """An event reaches a server in the management network, as RFC 5424 has it."""
 
     def listen() -> socket.socket:
@@ -376,7 +311,7 @@ def test_support_bundle(fresh: Board, admin: Admin) -> None:
 # -- the port
 
 
-def test_the_data_path_and_the_port_do_not_know_each_other(fresh: Board, said: str) -> None:
+def test_the_data_path_and_the_port_do_not_know_each_other(fresh: Board) -> None:
     """No address and no listener outside the port's namespace, no data port in it; the LAN does not reach it."""
     inside = [row["ifname"] for row in json.loads(fresh.sh("ip -n mgmt -j link").output)]
     assert sorted(inside) == ["lo", "mgmt0"]
@@ -475,7 +410,7 @@ class fresh_bypassd:
 
 
 def test_everything_is_there_after_a_reboot(fresh: Board, admin: Admin) -> None:
-    """Same host key (the client would refuse another), same password, same name, no setup on the serial line."""
+    """Same host key (the client would refuse another), same password, same name, a login on the serial line."""
     key = admin.fingerprint()
     mark, said = fresh.events.mark(), fresh.console.mark()
     fresh.sh("reboot", check=False)
@@ -487,4 +422,27 @@ def test_everything_is_there_after_a_reboot(fresh: Board, admin: Admin) -> None:
     wait(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")
     assert admin.fingerprint() == key
     assert admin.run("admin", "show", "version").status == 0
+    fresh.console.expect("wire1 login: ", since=said)
     assert "Type setup" not in fresh.console.text[said:]
+
+
+def test_a_forgotten_password(fresh: Board, admin: Admin) -> None:
+    """One word on the kernel's command line, and the serial line asks for no login: there a new one is set."""
+    fresh.sh("sync")
+    fresh.power_cut()
+    fresh.payload = replace(fresh.payload, append=f"{fresh.payload.append} bypass.recovery")
+    said = fresh.console.mark()
+    fresh.power_on()
+    fresh.sh("true", timeout=READY_S)
+    line = fresh.console
+    line.expect("asks for no login: bypass.recovery", since=said, timeout=READY_S)
+    line.expect(r"wire1 \[\w+\]> ", timeout=READY_S)
+    appliance.wait_healthy(fresh)
+    line.sendline("user admin password")
+    for asked in ("New password: ", "The same again: "):
+        line.expect(asked)
+        line.sendline("remembered from now on")
+    line.expect("password of admin set", timeout=READY_S)
+    admin.passwords["admin"] = "remembered from now on"
+    wait(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")
+    assert admin.run("admin", "show", "version").status == 0
