@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Events to syslog servers: RFC 5424 messages, over UDP (RFC 5426) or TCP with counted octets (RFC 6587).
+"""Events to syslog servers: RFC 5424 messages, over UDP (RFC 5426), TCP (RFC 6587) or TLS (RFC 5425), octets counted.
 
 Out of the management port, from the moment it has an address. What cannot be sent waits, newest QUEUE messages a
 server, and is sent when the server is there again; what had to be thrown away meanwhile is counted and said to the
@@ -15,12 +15,16 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from appliance.access.namespace import Namespace
+from appliance.config import model
 from appliance.errors import UnreachableError
 from appliance.events import Event, Events, Severity
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ ENTERPRISE = 32473  # RFC 5612: for examples and documentation; no number of our
 QUEUE = 1000
 FIRST_RETRY, LAST_RETRY, TIMEOUT = 1.0, 60.0, 10.0  # seconds
 QUIET = 600.0  # seconds between two log lines about the same server
-DEFAULT_PORTS = {"udp": 514, "tcp": 601}
+DEFAULT_PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
 
 
 class Server(NamedTuple):
@@ -38,17 +42,30 @@ class Server(NamedTuple):
     transport: str
     address: str
     port: int
+    ca: str = ""  # tls: whom to believe
+    name: str = ""  # tls: in its certificate
 
     @classmethod
-    def parse(cls, url: str) -> Server:
+    def parse(cls, url: str, ca: str = "", name: str = "") -> Server:
         """From the configuration, which was checked."""
         parts = urlsplit(url)
-        return cls(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+        server = cls(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+        return server._replace(ca=ca, name=name or server.address) if server.transport == "tls" else server
 
     @property
     def family(self) -> socket.AddressFamily:
         """Of its address."""
         return socket.AF_INET6 if ipaddress.ip_address(self.address).version == 6 else socket.AF_INET
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What it must prove; None where it proves nothing."""
+        if self.transport != "tls":
+            return None
+        import ssl  # slow to import, and few ask for it
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # name and certificate are checked, TLS 1.2 or newer
+        context.load_verify_locations(cadata=self.ca)
+        return context
 
 
 def message(event: Event, hostname: str, pid: int) -> bytes:
@@ -133,18 +150,27 @@ class Sender:
         try:
             async with asyncio.timeout(TIMEOUT):
                 await loop.sock_connect(link, (self.server.address, self.server.port))
+                context = self.server.tls()
+                name = self.server.name if context else None
+                reader, writer = await asyncio.open_connection(sock=link, ssl=context, server_hostname=name)
+        except BaseException:
+            link.close()
+            raise
+        try:
+            writer.transport.set_write_buffer_limits(high=1, low=0)  # drained is sent; TLS never drains with 0
             while True:
-                text = message(await self._next_or_hang_up(link), self._hostname(), self._pid)
+                text = message(await self._next_or_hang_up(reader), self._hostname(), self._pid)
                 async with asyncio.timeout(TIMEOUT):
-                    await loop.sock_sendall(link, f"{len(text)} ".encode() + text)
+                    writer.write(f"{len(text)} ".encode() + text)
+                    await writer.drain()
                 self._done()
         finally:
-            link.close()
+            writer.transport.abort()
 
-    async def _next_or_hang_up(self, link: socket.socket) -> Event:
+    async def _next_or_hang_up(self, reader: asyncio.StreamReader) -> Event:
         """The next event; ConnectionResetError when the server leaves before there is one (it never says anything)."""
         event = asyncio.ensure_future(self._next())
-        left = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(link, 256))
+        left = asyncio.ensure_future(reader.read(256))
         try:
             await asyncio.wait({event, left}, return_when=asyncio.FIRST_COMPLETED)
             if left.done() and not left.result():
@@ -184,10 +210,10 @@ class Syslog:
         self._senders: dict[Server, tuple[Sender, asyncio.Task[None]]] = {}
         events.listen(self._event)
 
-    def apply(self, tasks: asyncio.TaskGroup, servers: tuple[str, ...], severity: str) -> None:
+    def apply(self, tasks: asyncio.TaskGroup, wish: model.Syslog) -> None:
         """Send to these servers from now on, by tasks of this group; those that stay keep their queue."""
-        self._severity = Severity[severity.upper()]
-        wanted = [Server.parse(url) for url in servers]
+        self._severity = Severity[wish.severity.upper()]
+        wanted = [Server.parse(url, wish.ca, wish.server_name) for url in wish.servers]
         for server in [server for server in self._senders if server not in wanted]:
             self._senders.pop(server)[1].cancel()
         for server in wanted:

@@ -21,6 +21,7 @@ from appliance.access.namespace import Namespace
 from appliance.access.port import ManagementPort
 from appliance.access.program import Program
 from appliance.causes import Cause
+from appliance.config import model
 from appliance.config.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
 from appliance.events import Events, Severity
@@ -162,7 +163,7 @@ class Access:
         reachable = bool(management.address or management.address6)
         await self.endpoint.apply(config.metrics.port if config.metrics.enabled and reachable else 0)
         if self._tasks is not None:
-            self.syslog.apply(self._tasks, config.syslog.servers if reachable else (), config.syslog.severity)
+            self.syslog.apply(self._tasks, config.syslog if reachable else model.Syslog())
 
     def _accounts(self, config: Config) -> None:
         before = self.memory.users()

@@ -209,13 +209,24 @@ FIELDS: Final[dict[str, Field]] = {
         "now, for new sessions",
         range="0s, 1s .. 24h",
     ),
+    "management.serial_login": Field(
+        "whether the serial line asks for a login, as soon as an administrator has a password",
+        source="as the network does; without the password: bypass.recovery on the kernel's command line",
+    ),
     "user.name": _NAME,
     "user.role": Field("viewer looks, operator acts, admin configures; each may do what those before it may", NEXT),
     "user.password": Field("hash of the password, as crypt(5) has it; `user NAME password` makes one", NEXT),
     "user.keys": Field("OpenSSH public keys, each in quotes", NEXT),
     "metrics.enabled": Field("OpenMetrics on the management port", source="nothing is shown unasked"),
     "metrics.port": Field("TCP port of OpenMetrics", source="free in the list of Prometheus exporters"),
-    "syslog.servers": Field("where events are sent", range="udp://192.0.2.1:514 | tcp://[2001:db8::1]:601"),
+    "syslog.servers": Field(
+        "where events are sent", range="udp://192.0.2.1:514 | tcp://[2001:db8::1]:601 | tls://192.0.2.1:6514"
+    ),
+    "syslog.ca": Field(
+        "certificates (PEM) by which those of tls:// servers are known; several lines: load merge -",
+        source="none is believed unasked",
+    ),
+    "syslog.server_name": Field("name in the certificates of tls:// servers", source="their address"),
     "syslog.severity": Field("events this severe and worse are sent", source="they are few"),
     **{
         f"{table}.probes.{key}": row

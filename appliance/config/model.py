@@ -283,7 +283,9 @@ class Metrics(_Struct, frozen=True):
 class Syslog(_Struct, frozen=True):
     """Events to syslog servers, RFC 5424, out of the management port."""
 
-    servers: tuple[str, ...] = ()  # "udp://192.0.2.1:514" (RFC 5426) or "tcp://[2001:db8::1]:601" (RFC 6587)
+    servers: tuple[str, ...] = ()  # "udp://192.0.2.1:514" (RFC 5426), "tcp://[2001:db8::1]:601", "tls://192.0.2.1:6514"
+    ca: str = ""  # PEM: the certificates by which those of tls:// servers are known; nobody else is believed
+    server_name: str = ""  # in the certificates of tls:// servers; "" = their address
     severity: Literal["critical", "error", "warning", "notice", "info"] = "info"  # this and what is worse
 
 

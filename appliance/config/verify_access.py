@@ -43,6 +43,11 @@ def findings(config: Config) -> Iterator[Finding]:
     for index, server in enumerate(servers):
         if trouble := server_trouble(server):
             yield Finding(f"syslog: servers {index + 1}", ("syslog", "servers", index), trouble)
+    if config.syslog.ca and (trouble := ca_trouble(config.syslog.ca)):
+        yield Finding("syslog: ca", ("syslog", "ca"), trouble)
+    elif not config.syslog.ca and any(server.startswith("tls://") for server in servers):
+        what = "tls:// needs the certificate that its server's is signed by, or is: PEM text, by `load merge -`"
+        yield Finding("syslog: ca", ("syslog", "servers"), what)
     if servers and not _has_address(config.management):
         what = "syslog leaves by the management port, and it has no address: set management address"
         yield Finding("syslog: servers", ("syslog", "servers"), what)
@@ -159,16 +164,30 @@ def key_trouble(text: str) -> str:
 
 def server_trouble(text: str) -> str:
     """Why this is no syslog server; "" when it is one. Addresses only: the appliance asks no name server."""
-    wanted = f'"{text}" is not a server such as "udp://192.0.2.1:514" or "tcp://[2001:db8::1]:601"'
+    wanted = f'"{text}" is not a server such as "udp://192.0.2.1:514", "tcp://[2001:db8::1]:601" or "tls://192.0.2.1"'
     try:
         url = urlsplit(text)
         host, port = url.hostname or "", url.port
     except ValueError:
         return wanted
-    if url.scheme not in ("udp", "tcp") or url.path or url.query or url.fragment or url.username is not None:
+    if url.scheme not in ("udp", "tcp", "tls") or url.path or url.query or url.fragment or url.username is not None:
         return wanted
     try:
         ipaddress.ip_address(host)
     except ValueError:
         return f'"{text}": write the server\'s address; names are not resolved here'
     return wanted if port == 0 else ""
+
+
+def ca_trouble(text: str) -> str:
+    """Why these are no certificates; "" when they are."""
+    import ssl  # slow to import, and few ask for it
+
+    if "PRIVATE KEY" in text:
+        return "is a private key: only the certificate belongs here"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        why = error.reason if isinstance(error, ssl.SSLError) else str(error)
+        return f"is no certificate in PEM, from -----BEGIN CERTIFICATE----- to the end: {why or error}"
+    return ""

@@ -5,6 +5,8 @@ import pytest
 
 from appliance.config.load import check, loads
 from appliance.config.secrets import HIDDEN, SECRET_KEYS, hide, redact
+from tests.unit.tls_pair import KEY as TLS_KEY
+from tests.unit.tls_pair import SERVER
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDKvN4wQp7bT3cS4k0s8l8yq1u0m3t8m8a3i8d2cJ0aV me@laptop"
 HASH = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7"
@@ -29,8 +31,10 @@ keys = ["{KEY}"]
 enabled = true
 
 [syslog]
-servers = ["udp://192.0.2.1:514", "tcp://[2001:db8::1]:601"]
+servers = ["udp://192.0.2.1:514", "tcp://[2001:db8::1]:601", "tls://192.0.2.1"]
 severity = "notice"
+ca = '''
+{SERVER}'''
 """
 
 
@@ -81,6 +85,10 @@ WRONG = [
     ('[syslog]\nservers = ["udp://log.example:514"]', "names are not resolved here"),
     ('[syslog]\nservers = ["udp://192.0.2.1:514"]', "syslog leaves by the management port"),
     ('[syslog]\nservers = ["udp://192.0.2.1:99999"]', "syslog: servers 1"),
+    ('[syslog]\nservers = ["tls://192.0.2.1"]', "tls:// needs the certificate"),
+    ('[syslog]\nca = "hello"', "syslog: ca: is no certificate in PEM"),
+    (f'[syslog]\nca = """{SERVER[:200]}"""', "syslog: ca: is no certificate in PEM"),
+    (f'[syslog]\nca = """{TLS_KEY}{SERVER}"""', "syslog: ca: is a private key"),
 ]
 
 

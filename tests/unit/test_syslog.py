@@ -6,16 +6,20 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance import syslog
 from appliance.access.namespace import Namespace
+from appliance.config import model
 from appliance.events import Event, Events, Severity, severity_of
 from appliance.syslog import Sender, Server, Syslog, message
+from tests.unit.tls_pair import KEY, SERVER, STRANGER
 
 WHEN = datetime(2026, 11, 24, 18, 40, 1, 234567, UTC)
 # RFC 5424, section 6: header, one structured element, byte order mark, text
@@ -91,8 +95,11 @@ def test_whatever_the_text_is_the_format_holds(text: str) -> None:
 
 def test_servers() -> None:
     assert Server.parse("udp://192.0.2.1") == Server("udp", "192.0.2.1", 514)
-    server = Server.parse("tcp://[2001:db8::1]:6514")
-    assert (server.port, server.family) == (6514, socket.AF_INET6)
+    server = Server.parse("tcp://[2001:db8::1]:6514", "PEM", "log.test")
+    assert server == Server("tcp", "2001:db8::1", 6514)
+    assert server.family is socket.AF_INET6
+    assert Server.parse("tls://192.0.2.1", "PEM") == Server("tls", "192.0.2.1", 6514, "PEM", "192.0.2.1")
+    assert Server.parse("tls://192.0.2.1", "PEM", "log.test").name == "log.test"
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
@@ -117,7 +124,9 @@ def test_datagrams_arrive() -> None:
             events = Events()
             log = Syslog(events, Here(), lambda: "wire1", 1)
             async with asyncio.TaskGroup() as tasks:
-                log.apply(tasks, (f"udp://127.0.0.1:{server.getsockname()[1]}",), "warning")
+                log.apply(
+                    tasks, model.Syslog(servers=(f"udp://127.0.0.1:{server.getsockname()[1]}",), severity="warning")
+                )
                 events.record(Severity.INFO, "user admin", "not severe enough")
                 events.record(Severity.ERROR, "management", "port missing")
                 data = await loop.sock_recv(server, 4096)
@@ -129,12 +138,11 @@ def test_datagrams_arrive() -> None:
     run(body)
 
 
-def test_stream_reconnects_and_says_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Octet counting; the server goes away; events wait, the oldest are thrown away and that is said; order is kept."""
-    monkeypatch.setattr(syslog, "QUEUE", 3)
-    monkeypatch.setattr(syslog, "FIRST_RETRY", 0.02)
-    monkeypatch.setattr(syslog, "LAST_RETRY", 0.02)
-    texts: list[str] = []
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def reading(texts: list[str]) -> Serve:
+    """A server that adds the text of each message to `texts`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -143,10 +151,21 @@ def test_stream_reconnects_and_says_what_was_lost(monkeypatch: pytest.MonkeyPatc
                 found = FORMAT.fullmatch(await reader.readexactly(length))
                 assert found
                 texts.append(found[9].decode())
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
+
+    return serve
+
+
+def test_stream_reconnects_and_says_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Octet counting; the server goes away; events wait, the oldest are thrown away and that is said; order is kept."""
+    monkeypatch.setattr(syslog, "QUEUE", 3)
+    monkeypatch.setattr(syslog, "FIRST_RETRY", 0.02)
+    monkeypatch.setattr(syslog, "LAST_RETRY", 0.02)
+    texts: list[str] = []
+    serve = reading(texts)
 
     async def body() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -175,5 +194,38 @@ def test_stream_reconnects_and_says_what_was_lost(monkeypatch: pytest.MonkeyPatc
         kept = [text[-2:] for text in texts[1:] if "were not sent" not in text]
         assert kept == sorted(kept)
         assert len(kept) + sender.lost == 6
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("ca", "name", "trouble"),
+    [
+        (SERVER, "", ""),
+        (STRANGER + SERVER, "log.test", ""),
+        (STRANGER, "", "CERTIFICATE_VERIFY_FAILED"),
+        (SERVER, "other.test", "Hostname mismatch"),
+    ],
+)
+def test_tls_tells_nobody_but_the_right_server(tmp_path: Path, ca: str, name: str, trouble: str) -> None:
+    """RFC 5425: the server's certificate must be signed by the CA of the configuration, and be the server's own."""
+    texts: list[str] = []
+    (tmp_path / "pair.pem").write_text(KEY + SERVER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair.pem")
+
+    async def body() -> None:
+        server = await asyncio.start_server(reading(texts), "127.0.0.1", 0, ssl=context)
+        url = f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        sender = Sender(Server.parse(url, ca, name), Here(), lambda: "wire1", 1)
+        task = asyncio.create_task(sender.run())
+        sender.put(event("one"))
+        sender.put(event("two"))
+        await until(lambda: len(texts) == 2 if not trouble else bool(sender.trouble))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        server.close()
+        assert trouble in sender.trouble
+        assert (len(texts), sender.sent, sender.waiting) == ((0, 0, 2) if trouble else (2, 2, 0))
 
     run(body)
