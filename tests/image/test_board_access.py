@@ -13,6 +13,7 @@ import io
 import json
 import re
 import socket
+import ssl
 import tarfile
 import time
 import tomllib
@@ -30,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 from appliance.access.password import hashed
 from tests.image import appliance
 from tests.image.admin import ADDRESS, PASSWORD, READY_S, Admin, commit, log_in, new_board
+from tests.unit.tls_pair import KEY, SERVER, STRANGER
 
 pytestmark = pytest.mark.slow  # four minutes on a board of its own
 
@@ -277,8 +279,45 @@ def test_syslog(fresh: Board) -> None:
                 text,
             )
         fresh.sh("bypass segment main auto")
-    commit(fresh, ("set", "syslog", "servers", "[]"))
     fresh.wait_inline()
+
+
+def test_syslog_over_tls(fresh: Board, tmp_path: Path) -> None:
+    """Nothing is said to a server whose certificate is another one, and why that is; everything to the right one."""
+
+    def listen() -> socket.socket:
+        return socket.create_server(("10.88.0.1", 6514))
+
+    (tmp_path / "pair.pem").write_text(KEY + SERVER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair.pem")
+    with netns.enter(fresh.mgmt.namespace, listen) as server:
+        server.settimeout(60)
+        settings = (("set", "syslog", "servers", "tls://10.88.0.1"), ("set", "syslog", "server_name", "log.test"))
+        commit(fresh, *settings, ("set", "syslog", "ca", STRANGER))
+        refused, _ = server.accept()
+        with refused, pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca"):
+            context.wrap_socket(refused, server_side=True)
+        wait(fresh, lambda: "CERTIFICATE" in management(fresh)["syslog"][0]["detail"], "it is said why")
+        commit(fresh, ("set", "syslog", "ca", SERVER))
+        with tls_client(server, context) as link:
+            fresh.sh("bypass segment main bypass")
+            text = b""
+            while b"inline -> bypass" not in text:
+                text += link.recv(4096)
+            assert re.match(rb"\d+ <\d+>1 ", text)
+            fresh.sh("bypass segment main auto")
+    commit(fresh, ("delete", "syslog", "servers"), ("delete", "syslog", "ca"), ("delete", "syslog", "server_name"))
+    fresh.wait_inline()
+
+
+def tls_client(server: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """The next client that is content; tries of the one before may wait still."""
+    while True:
+        link, _ = server.accept()
+        with contextlib.suppress(OSError):
+            return context.wrap_socket(link, server_side=True)
+        link.close()
 
 
 def test_support_bundle(fresh: Board, admin: Admin) -> None:
