@@ -2,8 +2,12 @@
 """The plug is pulled fifty times while configurations are committed: the old or the new one is there, whole, each time.
 
 Two writers run on the board. One commits over the control socket, as an administrator would; the other writes by the
-same store as fast as the disk takes it, so that most cuts fall into the middle of a write. Both note, synced, what was
+same store as fast as the disk takes it, so that many cuts fall into the middle of a write. Both note, synced, what was
 acknowledged. After each cut what is found must be what was acknowledged last, or the one that was just being written.
+Cuts that left a trace of unfinished writing are counted, and there must be some in each turn: a file beside its place,
+a history ahead of startup, a commit that nobody was told of. A cut before the first sync leaves none: there were more.
+
+What is lost is what the board's kernel had not given to its disk yet; a disk that loses what it has taken is not shown.
 tests/unit/test_config_store.py cuts behind every single system call; this is the same with a real kernel and disk.
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,10 +61,20 @@ def noted(name):
 def store():
     return Store(HOME / "config.toml", HOME / "history")
 
+# What a cut in the middle of a write has left, before it is mended
+def trace(kept):
+    if [*HOME.glob("config.toml.new"), *(HOME / "history").glob("*.new")]:
+        return "staged"
+    history = kept.history()
+    if history and history[0].text != kept.startup_text():
+        return "half"
+    return "unacknowledged" if number(kept.startup_text()) > noted("store") else ""
+
 def check():
-    found = {"commit": [noted("commit"), number(Path("/etc/bypass/config.toml").read_text())]}
+    found = {"commit": [noted("commit"), number(Path("/etc/bypass/config.toml").read_text())], "trace": ""}
     if (HOME / "config.toml").exists():
         kept = store()
+        found["trace"] = trace(kept)
         begun = kept.recover("boot", 0)
         assert begun.error is None, begun
         assert kept.entry(0).text == begun.text, "history and startup are not the same"
@@ -120,17 +135,22 @@ def cut(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 def test_power_cuts_while_configurations_are_committed(cut: Board, turn: int) -> None:
     """Ten cuts at random moments: nothing is torn, nothing that was acknowledged is lost."""
     moments = random.Random(turn)
-    tally = {"store": 0, "commit": 0}
+    tally, traces = {"store": 0, "commit": 0}, Counter[str]()
     for number in range(CUTS):
         if cut.qemu_pid is None:
             cut.power_on()
         cut.sh("true", timeout=120)
         found = json.loads(cut.sh(f"python3 {SCRIPT} check", timeout=120).output.splitlines()[-1])
+        traces[found.pop("trace")] += 1
         for writer, (acknowledged, there) in found.items():
+            traces["commit unacknowledged"] += (writer, there) == ("commit", acknowledged + 1)
             assert acknowledged <= there <= acknowledged + 1, f"cut {number}: {writer}: {found}"
             tally[writer] = max(tally[writer], there)
         cut.sh(f"cd /tmp; for what in fast commits; do python3 {SCRIPT} $what >/tmp/$what.log 2>&1 & done")
         threading.Event().wait(moments.uniform(1.0, LONGEST_S))
         cut.power_cut()
-    print(f"turn {turn}: {CUTS} cuts, {tally['store']} stores and {tally['commit']} commits so far")
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(traces.items()) if kind and count)
+    done = f"{tally['store']} stores and {tally['commit']} commits so far"
+    print(f"turn {turn}: {CUTS} cuts, {done}; cut off while writing: {said}")
     assert tally["store"] > 0
+    assert sum(count for kind, count in traces.items() if kind) > 0, "no cut fell into a write"
