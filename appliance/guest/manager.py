@@ -98,6 +98,7 @@ class GuestManager:
         self._guests: dict[str, Guest] = {}
         self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments that its taps are attached for
         self._tasks: asyncio.TaskGroup | None = None
+        self._begun = False  # `start` has made the guests; before it and after a failure only the configuration counts
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self.aftermath = Aftermath(
@@ -139,6 +140,7 @@ class GuestManager:
         self.aftermath.load(self._guests.values())
         self._end_others()
         self._remove_taps()
+        self._begun = True
 
     def _make(self, config: model.Guest) -> Guest:
         self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
@@ -195,21 +197,24 @@ class GuestManager:
     async def run(self, alive: Alive) -> None:
         """Carry all guests through their lives."""
         housekeeping = self._clock()
-        async with asyncio.TaskGroup() as self._tasks:
-            self._lives, self._leaving = {}, {}
-            for guest in self._guests.values():
-                self._live(guest)
-            self._tasks.create_task(self.aftermath.run(self.guests), name="aftermath")
-            while True:
-                alive()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._lives, self._leaving = {}, {}
                 for guest in self._guests.values():
-                    guest.measure()
-                await asyncio.sleep(CHECK_IN_S)
-                if self._clock() - housekeeping > HOUSEKEEPING_S * 1e9:
-                    housekeeping = self._clock()
+                    self._live(guest)
+                self._tasks.create_task(self.aftermath.run(self.guests), name="aftermath")
+                while True:
+                    alive()
                     for guest in self._guests.values():
-                        if guest.run_now is not None:
-                            guest.run_now.rotate_logs()
+                        guest.measure()
+                    await asyncio.sleep(CHECK_IN_S)
+                    if self._clock() - housekeeping > HOUSEKEEPING_S * 1e9:
+                        housekeeping = self._clock()
+                        for guest in self._guests.values():
+                            if guest.run_now is not None:
+                                guest.run_now.rotate_logs()
+        finally:
+            self._begun, self._tasks = False, None
 
     def _live(self, guest: Guest) -> None:
         assert self._tasks is not None
@@ -221,6 +226,8 @@ class GuestManager:
     async def arrive(self, new: Config) -> None:
         """Before the datapath switches: what `new` adds has its taps, and no frame yet. GuestError: it cannot."""
         old, self._config = self._config, new
+        if not self._begun:
+            return
         try:
             for config in new.guest:
                 if config.name in self._leaving:
@@ -236,11 +243,18 @@ class GuestManager:
             raise
 
     async def apply(self, new: Config) -> None:
-        """After the switch: guests live as `new` says. One that it does not name goes on without traffic."""
+        """After the switch: guests live as `new` says. One that it does not name goes on without traffic.
+
+        A commit may begin while bypassd is still coming up: then this may be the first that the guests hear of `new`.
+        """
         self._config, wanted = new, served(new)
         self._order.guests = new.guest
         self.aftermath.reconfigure(new)
+        if not self._begun:
+            return
         for config in new.guest:
+            if config.name not in self._guests:
+                self._guests[config.name] = self._make(config)
             guest = self._guests[config.name]
             if config.tags != guest.config.tags:
                 self._retag(config.name, self._tags(config))

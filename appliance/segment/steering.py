@@ -58,11 +58,12 @@ class Steering:
 
     async def start(self) -> None:
         """Load or adopt, set the policy, attach what is there. BypassError: the kernel or a file refuses."""
-        self._attached.clear()
-        # in a thread: import, load and policy take a second on a slow board, and the other parts have to check in
-        self.datapath = await asyncio.to_thread(self._open)
-        self._attach()
-        self.ready.set()
+        async with self._changing:  # a commit meanwhile comes after it, and finds the datapath there
+            self._attached.clear()
+            # in a thread: import, load and policy take a second on a slow board, and the other parts have to check in
+            self.datapath = await asyncio.to_thread(self._open)
+            self._attach()
+            self.ready.set()
 
     # -- another configuration
 
