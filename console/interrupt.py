@@ -16,7 +16,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupt:
-    """`happened`, and a descriptor that is readable from then on."""
+    """`happened`, and a descriptor that is readable from then on.
+
+    The interpreter itself writes to it as the signal comes: a handler in Python runs only when the interpreter gets to
+    it, which is never when the signal came just before the process went to sleep in poll.
+    """
 
     def __init__(self) -> None:
         self.happened = False
@@ -24,6 +28,7 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._woken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._before: dict[signal.Signals, Any] = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
@@ -31,7 +36,6 @@ class Interrupt:
         if self.happened and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C: whoever should have ended hangs
         self.happened, self.number = True, number
-        os.write(self._write, b".")
 
     def fileno(self) -> int:
         """For poll."""
@@ -42,5 +46,6 @@ class Interrupt:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._woken)
         os.close(self._read)
         os.close(self._write)
