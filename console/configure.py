@@ -23,6 +23,7 @@ from console.parse import Parsed, Token, UsageError
 from console.pipes import save_text
 from console.render import cell, duration
 from console.script import Line
+from console.terminal import PROMPT_S
 
 COMMIT_S = 120.0  # that a commit may take
 END_OF_TEXT = "."  # a line that ends a text typed for `load -`
@@ -56,9 +57,9 @@ class Mode:
         """(level, changes, probation for the prompt; is it alarming: a commit waits to be confirmed)."""
         where = f" {' '.join(self.level)}" if self.level else ""
         try:
-            status: dict[str, Any] = self.context.client.call("config.status", wait=1.0)
+            status: dict[str, Any] = self.context.client.call("config.status", wait=PROMPT_S)
         except BypassError:
-            return f"configure{where}", False
+            return f"configure{where} (uncommitted changes unknown)", True
         if not status.get("mine", True):
             where += " (no longer yours)"
         changed = "*" if status.get("changes") else ""

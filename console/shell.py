@@ -36,10 +36,9 @@ from console.outcome import GOOD
 from console.pager import page
 from console.parse import tokenize
 from console.render import cell, duration
-from console.terminal import Terminal
+from console.terminal import PROMPT_S, Terminal
 
 HISTORY = Path("/var/lib/bypass/console_history")
-PROMPT_WAIT = 1.0  # seconds that the state in the prompt may delay it
 IDLE_S = 900.0  # without a key, where the appliance says nothing else
 
 
@@ -168,7 +167,7 @@ class Shell:
     def _look(self) -> None:
         """The prompt: host name, and where the relays stand now."""
         try:
-            status = self._context.client.call("status.show", wait=PROMPT_WAIT)
+            status = self._context.client.call("status.show", wait=PROMPT_S)
         except UnreachableError:
             state, self._alarmed = "bypassd not reachable", True
         except BypassError:

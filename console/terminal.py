@@ -25,6 +25,7 @@ from console.render import Style
 
 COLUMNS, ROWS = 80, 24  # where nobody knows better
 ANSWER_S = 2.0  # that a terminal may take to say where its cursor is
+PROMPT_S = float(os.environ.get("BYPASS_PROMPT_S", "1"))  # that a prompt waits for what bypassd says of the state
 
 
 def is_dumb(term: str) -> bool:
