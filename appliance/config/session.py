@@ -54,8 +54,10 @@ class Session:
 
     async def stop(self) -> None:
         """bypassd ends: write what is not written yet."""
-        if self._saving is not None:
-            self._saving.cancel()
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.cancel()
+            await asyncio.wait({saving})
         await self.work(self.candidate.save)
         self.candidate.close()
 

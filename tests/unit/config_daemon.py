@@ -82,9 +82,8 @@ class ConfigDaemon(FakeDaemon):
             look=lambda: Look(self.generation, {"main": Segment(inline=True)}),
             tell=tell,
         )
-        Api(self.engine, Candidate(lambda: self.engine.text, tell=tell), lambda: ("lan0", "wan0")).register(
-            self.registry
-        )
+        self._api = Api(self.engine, Candidate(lambda: self.engine.text, tell=tell), lambda: ("lan0", "wan0"))
+        self._api.register(self.registry)
 
     def start(self) -> "ConfigDaemon":
         super().start()
@@ -93,6 +92,7 @@ class ConfigDaemon(FakeDaemon):
 
     def stop(self) -> None:
         self._watching.cancel()
+        asyncio.run_coroutine_threadsafe(self._api.stop(), self._loop).result(10)
         super().stop()
 
 
