@@ -2,6 +2,7 @@
 """From typed words to a row of the command table; what may come next, for `?` and Tab. Pure.
 
 Words may be abbreviated as long as they are unambiguous; a whole word always wins over longer ones that begin with it.
+Where only a word and its plural fit ("guest NAME", "guests"), what follows says which is meant.
 """
 
 from __future__ import annotations
@@ -190,10 +191,10 @@ class _Walk:
         # Where a name may stand too, a word must be whole: a guest "im" is not `import`.
         short = [] if named else [word for word in literals if text and word.startswith(text)]
         fitting = [text] if text in literals else short
-        if len(fitting) > 1:
+        if len(fitting) > 1 and not _one_and_many(fitting):
             raise UsageError(f'"{text}" is ambiguous{self._behind()}: {", ".join(fitting)}')
         if fitting:
-            self._rows = [row for row in rows if row.words[self._at] == fitting[0]]
+            self._rows = [row for row in rows if row.words[self._at] in fitting]
             self._at += 1
             return
         free = [row for row in rows if isinstance(row.words[self._at], Arg)]
@@ -281,6 +282,11 @@ class _Walk:
         alike = [other for other in self._rows if other.words[: place + 1] == row.words[: place + 1]]
         group = GROUPS.get(" ".join(word for word in row.words[: place + 1] if isinstance(word, str)), "")
         return group if group and (len(alike) > 1 or place + 1 < len(row.words)) else row.help
+
+
+def _one_and_many(words: Sequence[str]) -> bool:
+    """A word and its plural."""
+    return len(words) == 2 and max(words, key=len) == min(words, key=len) + "s"
 
 
 def _may_skip(arg: Arg) -> bool:
