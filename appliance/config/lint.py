@@ -1,25 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a configuration means for traffic, said before it is committed. Nothing here refuses a commit.
 
-Pure: the configuration goes in, findings come out, the severe ones first. Whether a rule can match is decided by the
-texts of the rules before it, never by a guess about frames: what is said here is certain.
+Pure: the configuration goes in, findings come out, the severe ones first. What is said of rules that never match
+(shadows.py) is certain, never a guess about frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from appliance.config.changes import served
-from appliance.config.model import Config, Guest, Remote, Rule
+from appliance.config.model import Config, Guest, Remote
+from appliance.config.shadows import Finding, never
 
-
-class Finding(NamedTuple):
-    """severity: warning (somebody should know this before) or note."""
-
-    severity: str
-    where: str
-    what: str
+__all__ = ["Finding", "lint"]
 
 
 def lint(config: Config, old: Config | None = None) -> list[Finding]:
@@ -27,7 +22,7 @@ def lint(config: Config, old: Config | None = None) -> list[Finding]:
     found = [
         *_moves(config, old),
         *_uninspected(config),
-        *_never(config),
+        *never(config),
         *_blocks(config),
         *_unchecked(config),
         *_other_segments(config),
@@ -83,22 +78,6 @@ def _uninspected(config: Config) -> Iterator[Finding]:
             )
         if all(rule.match or not rule.path for rule in rules):
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
-
-
-def _never(config: Config) -> Iterator[Finding]:
-    """Rules that an earlier rule of the same segment leaves nothing."""
-    everywhere = [segment.name for segment in config.segment]
-    first: dict[tuple[str, str], Rule] = {}  # (segment, match) -> the rule that takes it; match "" takes everything
-    for rule in config.rule:
-        segments = [rule.segment] if rule.segment else everywhere
-        match = " ".join(rule.match.split())
-        takers = [first.get((segment, "")) or first.get((segment, match)) for segment in segments]
-        taker = takers[0] if takers else None
-        if taker is not None and all(takers):
-            why = "has the same match" if taker.match else "takes every frame"
-            yield Finding("warning", f"rule {rule.name}", f"never matches: rule {taker.name} before it {why}")
-        for segment in segments:
-            first.setdefault((segment, match), rule)
 
 
 def _blocks(config: Config) -> Iterator[Finding]:

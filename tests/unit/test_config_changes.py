@@ -105,6 +105,43 @@ LINT = [
         "never matches: rule web before it takes every frame",
     ),
     (
+        (
+            ('match = "tcp port 80"', 'match = "tcp"'),
+            (
+                'name = "rest"\nsegment = "side"',
+                'name = "rest"\nsegment = "main"\nmatch = "tcp port 80 and net 10.0.0.0/8"',
+            ),
+        ),
+        "warning",
+        "rule rest",
+        "never matches: rule web before it takes all of its frames",
+    ),
+    (
+        (
+            (
+                '[[rule]]\nname = "web"\nsegment = "main"\nmatch = "tcp port 80"',
+                '[[rule]]\nname = "a"\nmatch = "udp dst portrange 1-9"\n'
+                '[[rule]]\nname = "b"\nmatch = "udp dst portrange 8-20"\n'
+                '[[rule]]\nname = "web"\nsegment = "main"\nmatch = "udp dst portrange 5-15"',
+            ),
+        ),
+        "warning",
+        "rule web",
+        "never matches: the rules before it take all of its frames together: a, b",
+    ),
+    (
+        (('match = "tcp port 80"', 'match = "greater 200 and less 100"'),),
+        "warning",
+        "rule web",
+        "never matches: no frame fits its filter",
+    ),
+    (
+        (('image = "a"', 'image = "a"\naccept = "greater 200 and less 100"'),),
+        "warning",
+        "guest ips1: accept",
+        "fits no frame: it gets no traffic",
+    ),
+    (
         (('image = "a"\nprobes = [ { kind = "inband" } ]', 'image = "a"\nheartbeat = {}'),),
         "warning",
         "guest ips1: probes",
@@ -134,6 +171,18 @@ LINT = [
 def test_lint(edits: tuple[tuple[str, str], ...], severity: str, where: str, what: str) -> None:
     found = lint(config(BASE, *edits))
     assert [f for f in found if f.severity == severity and f.where == where and what in f.what], found
+
+
+def test_a_rule_that_one_segment_leaves_something_matches() -> None:
+    """Hidden in one of its segments only: it is not said."""
+    both = config(BASE, ('name = "rest"\nsegment = "side"', 'name = "rest"\nmatch = "tcp port 80"'))
+    assert not [f for f in lint(both) if "never matches" in f.what]
+
+
+def test_what_was_not_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.steering.pcap.reach.unreachable.__defaults__", (-1.0, lambda: 0.0))
+    (found,) = [f for f in lint(config()) if f.where == "rule"]
+    assert found.what == "whether all can match was not looked into to the end: 2 are left, the first is web"
 
 
 def test_lint_of_a_change() -> None:
