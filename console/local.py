@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 
 def check(parsed: Parsed, context: Context) -> Outcome:
-    """`check FILE`: every error as FILE: where: what, exit code 1; else one line that says what the file holds."""
-    from appliance.config import load
+    """`check FILE`: every error as FILE: where: what, exit code 1; else what the file holds, and what it means.
+
+    What it means for traffic is said as `commit check` says it, and changes no exit code.
+    """
+    from appliance.config import lint, load
 
     file = parsed.args["FILE"]
     config = None
@@ -31,12 +34,15 @@ def check(parsed: Parsed, context: Context) -> Outcome:
         errors = [error]
     if _wants_json(parsed):
         found = [{"where": error.where, "what": error.what} for error in errors]
-        return Outcome({"file": file, "valid": not errors, "errors": found}, code=REFUSED if errors else GOOD)
+        meaning = [finding._asdict() for finding in lint.lint(config)] if config is not None else []
+        data = {"file": file, "valid": not errors, "errors": found, "lint": meaning}
+        return Outcome(data, code=REFUSED if errors else GOOD)
     if config is None:
         return Outcome([line for error in errors for line in _lines(error, context)], "lines", REFUSED)
     counts = ((len(getattr(config, kind)), kind) for kind in ("segment", "guest", "remote", "group", "rule"))
     text = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts)
-    return Outcome([f"{file}: valid: {text}"], "lines")
+    said = f"{file}: valid: {text}"
+    return Outcome({"message": said, "lint": [finding._asdict() for finding in lint.lint(config)]}, "config-found")
 
 
 def _lines(error: ConfigError, context: Context) -> list[str]:

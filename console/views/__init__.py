@@ -36,6 +36,7 @@ _WHERE: dict[str, str] = {
     "config-changed": "configuration.changed",
     "config-check": "configuration.check",
     "config-commit": "configuration.commit",
+    "config-found": "configuration.found",
     "config-history": "configuration.history",
     "config-status": "configuration.status",
     "done": "common.done",

@@ -59,6 +59,11 @@ def commit(data: Any, style: Style = PLAIN) -> str:
     return "\n".join(lines)
 
 
+def found(data: Any, style: Style = PLAIN) -> str:
+    """What a file holds, and what it means for traffic."""
+    return "\n".join([cell(data.get("message")), *_findings(data, style)]) if isinstance(data, dict) else ""
+
+
 def _findings(data: Row, style: Style) -> list[str]:
     """What a change means for traffic."""
     return [

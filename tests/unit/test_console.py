@@ -160,11 +160,22 @@ GOOD = '[[segment]]\nname = "main"\nlan = "lan0"\nwan = "wan0"\n'
 
 
 def test_check(tmp_path: Path) -> None:
-    """`check` needs no daemon: one line an error as FILE: where: what and exit code 1, or what is there and 0."""
+    """`check` needs no daemon: one line an error as FILE: where: what and exit code 1, or what is there and 0.
+
+    What a good one means for traffic is said in the words of `commit check`, and changes no exit code.
+    """
     file = tmp_path / "c.toml"
     file.write_text(GOOD)
     good = bypass("check", str(file), sock="/nonexistent")
-    assert (good.returncode, good.stdout) == (0, f"{file}: valid: 1 segment, 0 guests, 0 remotes, 0 groups, 0 rules\n")
+    first, *meaning = good.stdout.splitlines()
+    assert (good.returncode, first) == (0, f"{file}: valid: 1 segment, 0 guests, 0 remotes, 0 groups, 0 rules")
+    uninspected = "no rule leads through a guest: all its traffic passes uninspected"
+    assert meaning == [f"warning: segment main: {uninspected}"]
+    as_json = json.loads(bypass("check", str(file), "--json", sock="/nonexistent").stdout)
+    assert (as_json["valid"], as_json["lint"]) == (
+        True,
+        [{"severity": "warning", "where": "segment main", "what": uninspected}],
+    )
     file.write_text(GOOD + '[[rule]]\nname = "web"\npath = ["x"]\n[[rule]]\nname = "web"\n')
     bad = bypass("check", str(file), sock="/nonexistent")
     assert bad.returncode == 1
