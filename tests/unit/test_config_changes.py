@@ -88,6 +88,17 @@ def test_a_guest_that_is_to_serve_another_segment_needs_a_restart() -> None:
     assert (change.old, change.new, change.effect) == ("main", "main, side", "when guest ips1 is restarted")
 
 
+TWO_BEFORE = """\
+[[rule]]
+name = "a"
+match = "udp dst portrange 1-9"
+[[rule]]
+name = "b"
+match = "udp dst portrange 8-20"
+[[rule]]
+name = "web"
+segment = "main"
+match = "udp dst portrange 5-15\""""
 LINT = [
     ((), "note", "segment main", "if its relay closes, the traffic of these rules passes uninspected: web"),
     ((('path = ["ips2"]', "path = []"),), "warning", "segment side", "no rule leads through a guest"),
@@ -120,9 +131,7 @@ LINT = [
         (
             (
                 '[[rule]]\nname = "web"\nsegment = "main"\nmatch = "tcp port 80"',
-                '[[rule]]\nname = "a"\nmatch = "udp dst portrange 1-9"\n'
-                '[[rule]]\nname = "b"\nmatch = "udp dst portrange 8-20"\n'
-                '[[rule]]\nname = "web"\nsegment = "main"\nmatch = "udp dst portrange 5-15"',
+                TWO_BEFORE,
             ),
         ),
         "warning",
