@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import sys
@@ -55,6 +56,7 @@ class Shell:
         context.page = self._page
         self._hostname = socket.gethostname()
         self._prompt = ""
+        self._level: tuple[str, ...] | None = None  # of the configuration, in the prompt
         self._alarmed = False
         self._idle_s = float(os.environ.get("BYPASS_IDLE_S", IDLE_S))
         self._key_at = time.monotonic()
@@ -124,10 +126,10 @@ class Shell:
             print(text, file=self._context.out, flush=True)
 
     def _typed_ahead(self) -> bool:
-        """Commands wait that the editor has read already."""
+        """Commands wait, which the editor has read already or not yet."""
         keys = get_typeahead(self._session.app.input)
         store_typeahead(self._session.app.input, keys)
-        return bool(keys)
+        return bool(keys or select.select([sys.stdin], [], [], 0)[0])
 
     def _typed(self, _: object) -> None:
         self._key_at = time.monotonic()
@@ -165,7 +167,11 @@ class Shell:
             self._echo.end(self._session.default_buffer.text)
 
     def _look(self) -> None:
-        """The prompt: host name, and where the relays stand now."""
+        """The prompt: host name, and where the relays stand now. In the middle of a paste it is the one before."""
+        level = None if self._context.mode is None else self._context.mode.level
+        if self._prompt and level == self._level and self._typed_ahead():
+            return
+        self._level = level
         try:
             status = self._context.client.call("status.show", wait=PROMPT_S)
         except UnreachableError:

@@ -81,9 +81,9 @@ def wait(board: Board, found: Callable[[], Any], what: str) -> Any:
 
 
 def test_what_is_no_command_is_no_way_to_a_shell(admin: Admin) -> None:
-    for trick in ("sh", "show version; id", "/bin/sh -c id", "-c sh", "--socket /tmp/x show version"):
+    for trick in ("sh", "show version; id", "/bin/sh -c id", "$(id)"):
         reply = admin.pipe("admin", trick)
-        assert reply.status in (2, 3), trick
+        assert reply.status == 2, trick
         assert b"uid=" not in reply.out
 
 
@@ -211,9 +211,9 @@ def test_two_hundred_rules_pasted_into_a_line_that_only_prints(fresh: Board, adm
     mark = line.mark()
     log_in(fresh, "admin", admin.passwords["admin"])
     line.expect(r"wire1 \[inline\]> ")
-    typed = [f"set rule r{n:03} match udp port {1000 + n}\rset rule r{n:03} path ips1" for n in range(200)]
+    typed = [f"set rule r{n:03} match udp port {1000 + n}" for n in range(200)]
     line.send("configure\r" + "\r".join(typed) + "\rcommit\r")
-    line.expect("committed as", timeout=240)
+    line.expect("committed as", timeout=300)
     rules = tomllib.loads(fresh.sh("cat /etc/bypass/config.toml").output)["rule"][-200:]
     assert [rule["match"] for rule in rules] == [f"udp port {1000 + n}" for n in range(200)]
     line.sendline("rollback 1")

@@ -315,6 +315,24 @@ def test_serial_line_of_unknown_size(daemon: FakeDaemon, term: str) -> None:
     terminal.close()
 
 
+def test_a_paste_does_not_ask_for_the_state_at_each_line(daemon: FakeDaemon) -> None:
+    """Nobody reads the prompts in the middle of it, and each costs a question; the last one is of now."""
+    asked: list[str] = []
+
+    async def status(_: dict[str, Any]) -> object:
+        asked.append(daemon.relay)
+        return {"hostname": "wire1", "segments": daemon.segments()}
+
+    daemon.registry.add("status.show", status)
+    terminal = Terminal(daemon.path, "vt102")
+    terminal.until("[inline]>")
+    terminal.type("".join(f"guest ips1 command c{n}\r" for n in range(20)) + "segment main bypass\r")
+    terminal.until("[BYPASS]>")
+    assert len(daemon.calls) == 21
+    assert len(asked) < 10
+    terminal.close()
+
+
 def test_little_is_sent_per_key(daemon: FakeDaemon) -> None:
     """At 9600 baud a key must not repaint the screen: a typed line costs a few bytes a character."""
     terminal = Terminal(daemon.path, "vt102")
