@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.steering.pcap import hashing, merge, symbolic
+from appliance.steering.pcap.asm import Assembler
 from appliance.steering.pcap.classic import ClassicFilter
 from appliance.steering.pcap.graph import ACCEPT, OPAQUE_FIELD, REJECT, Field, FieldKind, Graph
 from appliance.steering.pcap.leaves import Cubes, Plan, plan
@@ -22,7 +23,7 @@ from appliance.steering.pcap.program import (
     first_match_libpcap,
     uses_only_flow_key,
 )
-from appliance.steering.pcap.tables import classify
+from appliance.steering.pcap.tables import Image, Lookup, classify
 from tests.pcap_corpus import ALL_SETS, EXPRESSIONS, crafted_frames, frames_for, rule_set
 
 
@@ -143,6 +144,34 @@ def test_port_n_does_not_say_what_need_not_be_said() -> None:
         plans = [plan(cubes, state) for state in merged.states if isinstance(state, Leaf) and state.rules]
     assert plans
     assert all(not leaf.cubes and not leaf.straight and leaf.singles for leaf in plans)
+
+
+def test_a_range_of_ports_is_said_once_for_each_end() -> None:
+    """ "portrange" asks "from on?", then "up to?", then the other port: both ends are conditions of one field alone."""
+    filters = [compile_filter(f"udp portrange {30000 + 16 * n}-{30007 + 16 * n}") for n in range(8)]
+    with merge.lock:
+        merged = merge.merge(list(enumerate(filters)))
+        cubes = Cubes(merged.graph)
+        plans = [plan(cubes, state) for state in merged.states if isinstance(state, Leaf)]
+    largest = max(plans, key=lambda one: len(one.singles))
+    assert not any(one.cubes for one in plans)
+    assert [len(values) for values in largest.singles.values()] == [8, 8]
+
+
+def test_a_table_that_makes_no_difference_is_not_asked() -> None:
+    """Networks and single hosts in one field: where only the networks matter, the hosts' table is left out."""
+    sets = (((0x0A000000, 0x0A0000FF),), ((0x0B000000, 0x0B0000FF),), ((0x0A000001, 0x0A000001),))
+    classes = classify(sets, 0xFFFFFFFF)
+    lookup = Lookup(Image(), classes, 0xFFFFFFFF)
+
+    def length(*asked: int) -> int:
+        asm = Assembler()
+        lookup.emit(asm, [classes.members[sets[number]] for number in asked])
+        return len(asm.code)
+
+    nothing, networks, hosts, both = length(), length(0, 1), length(2), length(0, 1, 2)
+    assert nothing <= 2 < min(networks, hosts)
+    assert max(networks, hosts) < both - 15
 
 
 def test_budgets_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
