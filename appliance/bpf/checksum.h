@@ -69,7 +69,8 @@ static __always_inline void checksum_finish(struct xdp_md *ctx, __u32 header, __
 	*(__u16 *)(data + field) = udp && !whole ? 0xffff : whole;
 }
 
-static __noinline int fill_checksum(struct xdp_md *ctx)
+/* `tag`: bytes of the VLAN tag between the stations and the EtherType, a constant. */
+static __always_inline void fill_behind(struct xdp_md *ctx, __u32 tag)
 {
 	__u8 *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
@@ -77,34 +78,46 @@ static __noinline int fill_checksum(struct xdp_md *ctx)
 	__u32 length;
 	__u8 proto;
 
-	if ((void *)data + 42 > end)
-		return 0;
-	if (*(__u16 *)(data + 12) == bpf_htons(ETH_P_IP)) {
+	if ((void *)data + 42 + tag > end)
+		return;
+	if (*(__u16 *)(data + 12 + tag) == bpf_htons(ETH_P_IP)) {
 		/* with options or in fragments the host has done it itself */
-		proto = data[23];
-		if (data[14] != 0x45 || *(__u16 *)(data + 20) & bpf_htons(0x3fff))
-			return 0;
-		length = bpf_ntohs(*(__u16 *)(data + 16)) - 20;
-		sum += *(__u32 *)(data + 26);
-		sum += *(__u32 *)(data + 30);
+		proto = data[23 + tag];
+		if (data[14 + tag] != 0x45 || *(__u16 *)(data + 20 + tag) & bpf_htons(0x3fff))
+			return;
+		length = bpf_ntohs(*(__u16 *)(data + 16 + tag)) - 20;
+		sum += *(__u32 *)(data + 26 + tag);
+		sum += *(__u32 *)(data + 30 + tag);
 		sum += bpf_htons(proto);
 		sum += bpf_htons(length);
 		if (proto == PROTO_TCP)
-			checksum_finish(ctx, 34, 34 + 16, sum, length & 0xffff, false);
+			checksum_finish(ctx, 34 + tag, 34 + tag + 16, sum, length & 0xffff, false);
 		else if (proto == PROTO_UDP)
-			checksum_finish(ctx, 34, 34 + 6, sum, length & 0xffff, true);
-	} else if (*(__u16 *)(data + 12) == bpf_htons(ETH_P_IPV6) && (void *)data + 62 <= end) {
-		proto = data[20];
-		length = bpf_ntohs(*(__u16 *)(data + 18));
+			checksum_finish(ctx, 34 + tag, 34 + tag + 6, sum, length & 0xffff, true);
+	} else if (*(__u16 *)(data + 12 + tag) == bpf_htons(ETH_P_IPV6) && (void *)data + 62 + tag <= end) {
+		proto = data[20 + tag];
+		length = bpf_ntohs(*(__u16 *)(data + 18 + tag));
 		for (int i = 22; i < 54; i += 4)
-			sum += *(__u32 *)(data + i);
+			sum += *(__u32 *)(data + i + tag);
 		sum += bpf_htons(proto);
 		sum += bpf_htons(length);
 		if (proto == PROTO_TCP)
-			checksum_finish(ctx, 54, 54 + 16, sum, length, false);
+			checksum_finish(ctx, 54 + tag, 54 + tag + 16, sum, length, false);
 		else if (proto == PROTO_UDP)
-			checksum_finish(ctx, 54, 54 + 6, sum, length, true);
+			checksum_finish(ctx, 54 + tag, 54 + tag + 6, sum, length, true);
 	}
+}
+
+static __noinline int fill_checksum(struct xdp_md *ctx)
+{
+	__u8 *data = (void *)(long)ctx->data;
+
+	if ((void *)data + ETH_HLEN > (void *)(long)ctx->data_end)
+		return 0;
+	if (*(__u16 *)(data + 12) == bpf_htons(ETH_P_8021Q))
+		fill_behind(ctx, 4);
+	else
+		fill_behind(ctx, 0);
 	return 0;
 }
 
