@@ -60,10 +60,11 @@ def _main(args: list[str]) -> int:
 
 
 def _session(context: Context) -> int:
-    """The shell. Until it takes over, Ctrl-C is nothing: it never ends a session."""
+    """The shell. Until it takes over, Ctrl-C is nothing: it never ends a session, nor do Ctrl-\\ and Ctrl-Z."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)
     if os.environ.get("BYPASS_SERIAL"):
         from console.login import serve
 

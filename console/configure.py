@@ -88,10 +88,10 @@ def configure(parsed: Parsed, context: Context) -> Outcome:
     return Outcome([], "lines")
 
 
-def probation(pending: dict[str, Any]) -> str:
-    """What a commit on probation waits for."""
+def probation(pending: dict[str, Any], how: str = "confirm") -> str:
+    """What a commit on probation waits for, and how it is given."""
     left = duration(pending.get("seconds_left", 0))
-    return f"commit {cell(pending.get('number'))} is taken back in {left} unless it is confirmed: `confirm`"
+    return f"commit {cell(pending.get('number'))} is taken back in {left} unless it is confirmed: `{how}`"
 
 
 def _mode(context: Context) -> Mode:
@@ -167,6 +167,9 @@ def leave(_: Parsed, context: Context) -> Outcome:
     mode.end()
     if ended.get("message"):
         context.say(f"note: {cell(ended['message'])}")
+    with contextlib.suppress(BypassError):
+        if pending := _call(context, "status").get("confirm"):
+            context.say(f"note: {probation(pending, 'configuration confirm')}")
     return Outcome([], "lines")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -50,14 +50,51 @@ def typing_ahead(terminal: int) -> Iterator[None]:
         termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
+ROOTS = Path("/var/lib/bypass/console_history")  # root's home is in memory
+MAX_HISTORY = 256 << 10  # bytes; beyond them the older half goes
+
+
+def history_file() -> Path:
+    """Where this user's history is kept."""
+    return ROOTS if os.geteuid() == 0 else Path.home() / ".console_history"
+
+
 def history(path: Path) -> History:
-    """History in a file where one can be kept, else for this session only."""
+    """History in a file where one can be kept, for its owner alone, else for this session only."""
     try:
-        path.open("a").close()
-        os.chmod(path, 0o600)
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "rb+") as file:
+            os.fchmod(file.fileno(), 0o600)
+            if os.fstat(file.fileno()).st_size > MAX_HISTORY:
+                _halve(file)
     except OSError:
         return InMemoryHistory()
-    return FileHistory(path)
+    return _KeptHistory(path)
+
+
+def _halve(file: BinaryIO) -> None:
+    """Keep the newer half, from the beginning of an entry on (a line with #, then the command's lines with +)."""
+    file.seek(-MAX_HISTORY // 2, os.SEEK_END)
+    newer = file.read()
+    begin = newer.find(b"\n#")
+    file.seek(0)
+    file.write(newer[begin + 1 :] if begin >= 0 else b"")
+    file.truncate()
+
+
+class _KeptHistory(FileHistory):
+    """A disk that is full costs the history, and never the session."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Oldest entries last; none when they cannot be read."""
+        try:
+            yield from super().load_history_strings()
+        except OSError:
+            return
+
+    def store_string(self, string: str) -> None:
+        """Write one entry."""
+        with suppress(OSError):
+            super().store_string(string)
 
 
 class Echo:

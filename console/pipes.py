@@ -16,6 +16,8 @@ from console.parse import Parsed, UsageError
 from console.render import Style, to_json
 from console.views import render
 
+HOMES = Path("/var/lib/bypass/home")
+
 
 def pipe(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style) -> str:
     """The text of an outcome, after all pipes. UsageError: a wrong pattern; RefusedError: a file cannot be written."""
@@ -41,6 +43,11 @@ def pipe(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style)
     return text
 
 
+def _is_peoples(file: Path) -> bool:
+    place = file.resolve().parent
+    return any(place.is_relative_to(one) for one in (Path.home(), Path("/tmp"), HOMES))
+
+
 def _match(text: str, pattern: str, wanted: bool) -> str:
     try:
         found = re.compile(pattern, re.IGNORECASE)
@@ -50,9 +57,18 @@ def _match(text: str, pattern: str, wanted: bool) -> str:
 
 
 def save_text(text: str, file: Path) -> str:
-    """Write all of it or nothing; what was there is replaced. Returns what to say."""
+    """Write all of it or nothing, with the rights of who types. Returns what to say.
+
+    A file that is there already is replaced where people keep theirs, and left alone elsewhere: at the serial line
+    root types, who may write over the whole appliance.
+    """
     lines = len(text.splitlines())
     try:
+        if file.exists() and not (file.is_file() and _is_peoples(file)):
+            what = (
+                "is there already, and not among the files of people: take another name, or a place in the home folder"
+            )
+            raise RefusedError(f"{file} {what}")
         made, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         try:
             with open(made, "w", encoding="utf-8") as out:

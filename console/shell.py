@@ -10,6 +10,7 @@ asks again at every prompt.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -17,7 +18,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
@@ -32,14 +32,13 @@ from appliance.errors import BypassError, UnreachableError
 from console.complete import Completion, completion
 from console.execute import Context, help_text, run_line
 from console.greeting import prompt_state
-from console.lineio import Echo, SerialOutput, history, typing_ahead
+from console.lineio import Echo, SerialOutput, history, history_file, typing_ahead
 from console.outcome import GOOD
 from console.pager import page
 from console.parse import tokenize
 from console.render import cell, duration
 from console.terminal import PROMPT_S, Terminal
 
-HISTORY = Path("/var/lib/bypass/console_history")
 IDLE_S = 900.0  # without a key, where the appliance says nothing else
 
 
@@ -60,7 +59,7 @@ class Shell:
         self._alarmed = False
         self._idle_s = float(os.environ.get("BYPASS_IDLE_S", IDLE_S))
         self._key_at = time.monotonic()
-        self._history = history(HISTORY)
+        self._history = history(history_file())
         self._edit()
 
     def _edit(self) -> None:
@@ -120,6 +119,11 @@ class Shell:
                 return  # bypassd is not there to hear it; the hold ends with this process
 
     def _page(self, text: str) -> None:
+        """Show it; Ctrl-C means that the person has seen enough, for what was asked is done."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._show(text)
+
+    def _show(self, text: str) -> None:
         if self._terminal.paging and not self._typed_ahead():
             page(text, self._context.out, sys.stdin.fileno(), self._terminal.size)
         else:

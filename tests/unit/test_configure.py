@@ -74,7 +74,10 @@ def test_on_probation(terminal: Terminal, daemon: ConfigDaemon) -> None:
     assert "wire2" not in daemon.startup.read_text()
     terminal.type("set system hostname wire3\rcommit confirmed 60\r")
     terminal.until("CONFIRM WITHIN")
-    terminal.type("confirm\r")
+    terminal.type("exit\r")
+    assert "unless it is confirmed: `configuration confirm`" in " ".join(terminal.until("[inline]>").split())
+    terminal.type("configure\rconfirm\r")
+    terminal.until("confirmed: committed as")
     terminal.until("configure#")
     assert "wire3" in daemon.startup.read_text()
 

@@ -399,6 +399,10 @@ def test_a_long_text_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None
     assert terminal.until("-- more --").count("\n") <= 2
     terminal.type("q")
     terminal.until("]>")
+    terminal.type("help\r")
+    terminal.until("-- more --")
+    terminal.type("\x1c\x1a\x03")
+    assert "interrupted" not in terminal.until("]>"), "Ctrl-C is enough of the text; Ctrl-\\ and Ctrl-Z are nothing"
     terminal.type("help\rguest ips1 command one\r")
     terminal.until("pong")
     terminal.type("terminal paging off\rhelp\r")
@@ -437,6 +441,9 @@ def test_pipes(daemon: FakeDaemon, tmp_path: Path) -> None:
     assert "ips1" in file.read_text()
     assert "ips2" not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
+    for place in ("/etc/hostname", str(tmp_path)):
+        kept = bypass("-c", f"show guests | save {place}", sock=daemon.path)
+        assert (kept.returncode, f"{place} is there already" in kept.stderr) == (1, True)
     bad = bypass("-c", "show guests | save /nonexistent/x", sock=daemon.path)
     assert (bad.returncode, "cannot be written: No such file" in bad.stderr) == (1, True)
     assert "quote a | that belongs to a value" in bypass("-c", "show guests | | x", sock=daemon.path).stderr
