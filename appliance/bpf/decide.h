@@ -75,7 +75,8 @@ static __noinline __u32 filters(void *ctx)
  * other port is sent here, without a note of it for other programs.
  *
  * `attached`: to a port, in the place of the entry program. It is a shorter way and never another one: a frame goes back
- * to the entry as soon as another generation holds, or when somebody wants to know more of the port than its counters.
+ * to the entry as soon as another generation holds (then its filters are not asked, and the answer is NOT_HERE), or when
+ * somebody wants to know more of the port than its counters.
  */
 static __always_inline int decide(int kind, void *ctx, bool attached)
 {
@@ -88,14 +89,10 @@ static __always_inline int decide(int kind, void *ctx, bool attached)
 	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* user space puts it in */
 	ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
 	device = bpf_map_lookup_elem(&devices, &ifindex);
-	if (attached) {
-		struct control *c = bpf_map_lookup_elem(&control, &key);
-
-		if (!device || !plain(device) || !c || (__u32) * (volatile __u64 *)&c->policy != generation)
-			goto entry;
-	} else if (!device) {
+	if (attached && (!device || !plain(device) || found == NOT_HERE))
+		goto entry;
+	if (!device)
 		return pass(kind);
-	}
 	/* 0, but the verifier does not know: it would else follow all that comes for each rule's number. */
 	asm volatile("%0 ^= %1" : "+r"(found) : "r"(device->role >> 7));
 	length = frame_length(kind, ctx);

@@ -6,6 +6,7 @@ The programs come from `appliance.steering.pcap`. Owns their descriptors until `
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,6 +46,7 @@ class Generated:
     before: list[tuple[str, int, int]] = field(default_factory=list)
     compiled: list[Compiled] = field(default_factory=list)
     attached: dict[int, int] = field(default_factory=dict)  # by segment: what to attach to its ports by XDP
+    nothing: int | None = None  # that of segments without rules, which belongs to no set
 
     def install(self, maps: dict[str, Map[Any, Any]], generation: int) -> None:
         """Put the programs into their slots; slots of this half that stay empty are cleared.
@@ -76,7 +78,9 @@ class Generated:
         """Close the descriptors."""
         for _, loaded, _ in self.sets:
             loaded.close()
-        self.sets = []
+        if self.nothing is not None:
+            os.close(self.nothing)
+        self.sets, self.nothing = [], None
 
 
 def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
@@ -96,7 +100,12 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
     generated = Generated()
     maps = kernel.maps
     everything = tuple((name, opened.fd) for name, opened in maps.items())
+    hosts = {name: template.of(generation) for name, template in kernel.templates.items()}
     try:
+        straight = [segment for segment, chain in policy.chains.items() if not chain]
+        if straight:
+            generated.nothing = pcap.load_nothing(hosts["attached_xdp"], dict(everything))
+            generated.attached |= dict.fromkeys(straight, generated.nothing)
         for kind, array, fallback in _KINDS:
 
             def linkage(parts: range, then: int, array: str = array, fallback: int = fallback) -> pcap.Linkage:
@@ -112,7 +121,6 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
             for chain, segments in alike.items():
                 wanted = [rules[index] if index in chain else None for index in range(len(rules))]
                 link = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_DISPATCH)
-                hosts = {name: template.of(generation) for name, template in kernel.templates.items()}
                 host, attached = hosts[f"decide_{kind}"], hosts.get(f"attached_{kind}")
                 link = replace(link, host=host, attached=attached, host_maps=everything)
                 behind = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_REMEMBER)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.errors import DatapathError
+from appliance.steering.layout import NOT_HERE
+from appliance.steering.pcap.asm import JEQ, R0, R1, R6, Assembler
 
 _SYMBOLS, _RELOCATIONS = 2, 9  # SHT_SYMTAB, SHT_REL
 _TO_MAP, _TO_FUNCTION = 1, 10  # R_BPF_64_64, R_BPF_64_32
@@ -31,27 +33,49 @@ _KEPT = range(6, 10)  # registers that a call leaves alone; generated code has t
 class Template:
     """What comes behind the filters, with their result in r0 and the context in r6.
 
-    `generation`: indexes of the instructions that hold the policy's generation. `maps`: (index, name) what it reads.
+    `places`: indexes of the instructions that hold the policy's generation. `maps`: (index, name) what it reads.
+    `guarded`: where another generation holds, the filters are not asked, and the result is NOT_HERE.
     """
 
     code: bytes
-    generation: tuple[int, ...]
+    places: tuple[int, ...]
     maps: tuple[tuple[int, str], ...]
+    guarded: bool
+    generation: int = 0
 
     def of(self, generation: int) -> Template:
         """The template of this generation's programs."""
         code = bytearray(self.code)
-        for at in self.generation:
+        for at in self.places:
             code[at * _INSTRUCTION] = _MOV32  # 64 bits of it would be extended by its sign
             struct.pack_into("<I", code, at * _INSTRUCTION + 4, generation)
-        return replace(self, code=bytes(code))
+        return replace(self, code=bytes(code), generation=generation)
 
     def around(
         self, code: bytes, relocations: tuple[tuple[int, str], ...]
     ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
         """The program with `code`, which ends by falling out of its last instruction, before it."""
+        if self.guarded:
+            code, relocations = self._guard(code, relocations)
         ahead = len(code) // _INSTRUCTION
         return code + self.code, (*relocations, *((at + ahead, name) for at, name in self.maps))
+
+    def _guard(
+        self, code: bytes, relocations: tuple[tuple[int, str], ...]
+    ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
+        """`code` behind the question whether its generation holds."""
+        asm = Assembler()
+        same = asm.label()
+        asm.map_value(R0, "control", 0)  # struct control begins with the generation
+        asm.load(4, R0, R0, 0)
+        asm.jump_imm(JEQ, R0, self.generation, same)
+        asm.mov(R6, R1)
+        asm.mov_imm(R0, NOT_HERE)
+        asm.skip(len(code) // _INSTRUCTION)
+        asm.place(same)
+        guard = asm.finish()
+        ahead = len(guard) // _INSTRUCTION
+        return guard + code, (*asm.relocations, *((at + ahead, name) for at, name in relocations))
 
 
 def read(path: Path, names: frozenset[str]) -> dict[str, Template]:
@@ -112,7 +136,8 @@ def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
         )
         if not places:
             raise ValueError(f"{name} has no place for the generation")
-        found[name] = Template(bytes(code), places, tuple((at - 1, text) for at, text in maps))
+        relocations = tuple((at - 1, text) for at, text in maps)
+        found[name] = Template(bytes(code), places, relocations, name.startswith("attached"))
     missing = names - found.keys()
     if missing:
         raise ValueError(f"it has no {', '.join(sorted(missing))}")

@@ -113,8 +113,7 @@ def throughwire(rules: int, match: str, mode: str = "xdp") -> Callable[[Generato
         datapath = Datapath.open(BPF_OBJECT)
         try:
             datapath.attach_segment("main", "lan", "wan", mode, whole=True)
-            if rules:
-                datapath.set_policy(loads(SEGMENT + rules_text(rules, match), "bench"))
+            datapath.set_policy(loads(SEGMENT + rules_text(rules, match), "bench"))
             yield
         finally:
             datapath.unload()

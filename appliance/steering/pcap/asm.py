@@ -147,6 +147,12 @@ class Assembler:
         self._jumps.append((len(self.code), label))
         self.code.append(_JMP | JA)
 
+    def skip(self, instructions: int) -> None:
+        """Go on so many instructions further; TooLongError when that does not fit."""
+        if instructions > MAX_JUMP:
+            raise TooLongError(f"a jump over {instructions} instructions does not fit the {MAX_JUMP} that eBPF allows")
+        self.code.append(_JMP | JA | instructions << 16)
+
     def jump_imm(self, operation: int, dst: int, value: int, label: int) -> None:
         """If (u32) dst operation value, go to the label."""
         self._jumps.append((len(self.code), label))

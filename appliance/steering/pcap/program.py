@@ -20,11 +20,11 @@ from functools import lru_cache, partial
 from appliance.errors import DatapathError, FilterError
 from appliance.steering.pcap import chain, classic, classifier, libpcap, load
 from appliance.steering.pcap import merge as merge_module
-from appliance.steering.pcap.access import Kind, Vlan
-from appliance.steering.pcap.asm import TooLongError
+from appliance.steering.pcap.access import CTX, Kind, Vlan
+from appliance.steering.pcap.asm import R0, R1, Assembler, TooLongError
 from appliance.steering.pcap.classic import ClassicFilter
 from appliance.steering.pcap.flowkey import uses_only_flow_key
-from appliance.steering.pcap.linkage import NO_MATCH, PROGRAMS, SCRATCH, TABLES, Linkage, LoadableProgram
+from appliance.steering.pcap.linkage import NO_MATCH, PROGRAMS, SCRATCH, TABLES, Host, Linkage, LoadableProgram
 from appliance.steering.pcap.merge import BudgetError
 from appliance.steering.pcap.report import Report
 from appliance.steering.pcap.tables import TableError
@@ -50,6 +50,7 @@ __all__ = [
     "forget",
     "load_accept",
     "load_classifier",
+    "load_nothing",
     "uses_only_flow_key",
 ]
 
@@ -264,16 +265,16 @@ def _joined(prepared: classifier.PreparedSet, linkage: Linkage | None, kind: Kin
             entry=None,
             other=linkage.part_slots[0],
         )
+        if len(inner) != 1:
+            return None
+        hosts = (("decide", linkage.host), (_ATTACHED, linkage.attached))
+        return [
+            LoadableProgram(name, *host.around(inner[0].code, inner[0].relocations), None)
+            for name, host in hosts
+            if host is not None
+        ]
     except (TooLongError, FilterError):
         return None
-    if len(inner) != 1:
-        return None
-    hosts = (("decide", linkage.host), (_ATTACHED, linkage.attached))
-    return [
-        LoadableProgram(name, *host.around(inner[0].code, inner[0].relocations), None)
-        for name, host in hosts
-        if host is not None
-    ]
 
 
 def _decide_cache(report: Report, ranked: Sequence[chain.RankedFilter]) -> None:
@@ -421,6 +422,14 @@ def load_accept(
 ) -> LoadedSet:
     """Build and load the accept filters' programs."""
     return load_set(build_accept(filters, kind=kind, linkage=linkage), linkage, attach_type=attach_type)
+
+
+def load_nothing(host: Host, maps: dict[str, int]) -> int:
+    """The program to attach to ports without rules, in its host; its descriptor, which the caller closes."""
+    asm = Assembler()
+    asm.mov(CTX, R1)
+    asm.mov_imm(R0, NO_MATCH)
+    return load.load_program(LoadableProgram(_ATTACHED, *host.around(asm.finish(), ()), None), "xdp", maps)
 
 
 def forget() -> None:
