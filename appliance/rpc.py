@@ -6,6 +6,7 @@ Pure but for the handlers it calls; control.py brings the bytes.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 import os
@@ -41,6 +42,15 @@ INVALID_PARAMS: Final = -32602
 INTERNAL: Final = -32603
 FORBIDDEN: Final = -32001
 BUSY: Final = -32002
+PROTOCOL_ERRORS: Final = {
+    PARSE_ERROR: "not JSON",
+    INVALID_REQUEST: "no request of JSON-RPC 2.0, or a batch or line that is too long",
+    NO_METHOD: "no such method at the moment: the part that offers it may not be up",
+    INVALID_PARAMS: "a parameter is missing, unknown, or of another type",
+    INTERNAL: "a fault of bypassd; its log has the details",
+    FORBIDDEN: "the method needs a role that the caller has not",
+    BUSY: "too many clients; try again later",
+}
 _LIST_NAMES = "`bypass show segments` and `bypass show guests` list the names"
 ERRORS: Final[dict[type[BypassError], tuple[int, str]]] = {  # class -> (code, hint for a person)
     ConfigError: (-32010, "`bypass check FILE` shows everything that is wrong"),
@@ -140,7 +150,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
-        self.add("api.schema", self._schema, doc="every method, its parameters and who may call it")
+        doc = "every method: who may call it, its parameters, answer and errors; what the topics of events carry"
+        self.add("api.schema", self._schema, doc=doc)
 
     def add(
         self, name: str, handler: Handler, role: str = "viewer", doc: str = "", params: dict[str, Param] | None = None
@@ -166,6 +177,10 @@ class Registry:
         return await method.handler(params)
 
     async def _schema(self, _: Params) -> object:
+        from appliance.answers import table  # types that nobody else needs
+
+        # in a thread: it is the longest answer of all, and leases have to be renewed meanwhile
+        results, events, defined = await asyncio.to_thread(table.published)
         methods = [
             {
                 "name": method.name,
@@ -177,11 +192,22 @@ class Registry:
                     "required": [name for name, param in method.params.items() if param.required],
                     "additionalProperties": False,
                 },
+                "result": results.get(method.name, {}),
+                "errors": [kind.__name__ for kind in table.METHODS[method.name].errors]
+                if method.name in results
+                else [],
             }
             for _, method in sorted(self._methods.items())
         ]
-        errors = [{"code": code, "kind": kind.__name__} for kind, (code, _) in ERRORS.items()]
-        return {"jsonrpc": "2.0", "version": __version__, "methods": methods, "errors": errors}
+        return {
+            "jsonrpc": "2.0",
+            "version": __version__,
+            "methods": methods,
+            "events": [{"topic": topic, "data": schema} for topic, schema in events.items()],
+            "errors": [{"code": code, "kind": kind.__name__} for kind, (code, _) in ERRORS.items()]
+            + [{"code": code, "doc": doc} for code, doc in PROTOCOL_ERRORS.items()],
+            "$defs": defined,
+        }
 
 
 def add_version(registry: Registry) -> None:

@@ -23,6 +23,7 @@ from appliance.config.model import Duration
 from appliance.control import ControlServer, Param, Registry, TokenBucket, caller
 from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
 from appliance.rpc import Caller, answer
+from tests.json_schema import problems
 
 ADMIN = Caller(0, 1, "admin")
 VIEWER = Caller(1000, 1, "viewer")
@@ -121,6 +122,12 @@ def test_schema_lists_what_is_there() -> None:
     assert mode["role"] == "operator"
     assert mode["params"]["properties"]["mode"]["enum"] == ["auto", "bypass"]
     assert mode["params"]["required"] == ["mode"]
+    version = next(method for method in schema["methods"] if method["name"] == "version.show")
+    assert problems(ask("version.show")["result"], version["result"], schema) == []
+    assert problems({"version": 1}, version["result"], schema) != []
+    assert {"config", "event", "transition"} == {event["topic"] for event in schema["events"]}
+    codes = {row["code"] for row in schema["errors"]}
+    assert {rpc.BUSY, rpc.INVALID_PARAMS, -32015} <= codes
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the types of answers are made of: words for units, and a struct that has no other fields than it says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class Answer(Struct, forbid_unknown_fields=True):
+    """An object with these fields and no others; one with a default may be missing."""
+
+
+Cause = Annotated[str, Meta(description="why, as one word of appliance/causes.py")]
+Count = Annotated[int, Meta(ge=0, description="how many since the datapath was loaded or bypassd began")]
+Detail = Annotated[str, Meta(description="one line for a person; empty when there is nothing to say")]
+Ms = Annotated[float, Meta(description="milliseconds")]
+Seconds = Annotated[float, Meta(description="seconds")]
+When = Annotated[str, Meta(description="a time as ISO 8601 has it, in UTC")]
+Relay = Annotated[str, Meta(description="inline, bypass, disconnect or unknown")]
+Side = Annotated[str, Meta(description="lan or wan")]
+
+
+class Done(Answer):
+    """What was done, for a person."""
+
+    message: str

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The published schema against a running appliance: every method that answers is asked, and answers as it says.
+
+What an answer has and the schema has not fails here: clients read the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from console.client import RemoteError
+from tests.datapath.live import CONFIG, Live
+from tests.datapath.wire import Wire
+from tests.image import harness
+from tests.json_schema import problems
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+GUEST = """
+[[guest]]
+name = "ips1"
+kernel = "/guest-demo/bzImage"
+initrd = "/guest-demo/initrd.gz"
+cmdline = "console=ttyS0 quiet"
+memory = "64M"
+accel = "tcg"
+recorder = { frames = 32 }
+heartbeat = { interval = "200ms", misses = 50 }
+probes = [ { kind = "inband", interval = "100ms", misses = 5 } ]
+[[guest]]
+name = "spare"
+image = "spare.qcow2"
+autostart = false
+[[rule]]
+name = "all"
+path = ["ips1"]
+[[user]]
+name = "anna"
+role = "viewer"
+"""
+FRAME = "ff" * 12 + "0800" + "00" * 46
+ASKED: list[tuple[str, dict[str, object]]] = [
+    ("version.show", {}),
+    ("status.show", {}),
+    ("segments.show", {}),
+    ("rules.show", {}),
+    ("counters.show", {}),
+    ("transitions.show", {}),
+    ("events.show", {}),
+    ("events.subscribe", {}),
+    ("crash-log.show", {}),
+    ("management.show", {}),
+    ("sessions.show", {}),
+    ("guests.show", {}),
+    ("guest.show", {"name": "ips1"}),
+    ("guest.show", {"name": "spare"}),
+    ("guest.log", {"name": "ips1"}),
+    ("guest.console", {"name": "ips1"}),
+    ("guest.command", {"name": "ips1", "word": "resume"}),
+    ("images.show", {}),
+    ("image.import", {"file": "/FOLDER/image", "name": "new.img"}),
+    ("frames.explain", {"frames": [FRAME, "00"], "in": "lan"}),
+    ("capture.start", {"kind": "segment", "name": "main"}),
+    ("support.bundle", {}),
+    ("config.status", {}),
+    ("config.edit", {}),
+    ("config.set", {"words": ["rule", "web", "match", "udp"]}),
+    ("config.status", {}),
+    ("config.move", {"words": ["rule", "web"], "where": "last"}),
+    ("config.delete", {"words": ["rule", "web"]}),
+    ("config.compare", {}),
+    ("config.check", {}),
+    ("config.check", {"text": "[[rule]]\nname = 'x'\nmatch = 'tcp prot 80'\nnokey = 1"}),
+    ("config.commit", {"confirmed_s": 600, "comment": "a reason"}),
+    ("config.status", {}),
+    ("config.confirm", {}),
+    ("config.load", {"text": "[[rule]]\nname = 'x'\npath = ['nobody']", "mode": "merge"}),
+    ("config.rollback", {"number": 1}),
+    ("config.commit", {"confirmed_s": 600}),
+    ("config.revert", {}),
+    ("config.history", {}),
+    ("config.show", {}),
+    ("config.show", {"format": "json"}),
+    ("config.complete", {"words": ["rule"], "action": "set"}),
+    ("config.fields", {}),
+    ("config.end", {}),
+    ("segment.set", {"name": "main", "mode": "auto"}),
+    ("guest.drain", {"name": "ips1"}),
+    ("guest.start", {"name": "ips1"}),
+    ("guest.pause", {"name": "ips1"}),
+    ("guest.resume", {"name": "ips1"}),
+]
+REFUSED: list[tuple[str, dict[str, object]]] = [
+    ("guest.show", {"name": "nobody"}),
+    ("guest.start", {"name": "nobody"}),
+    ("guest.drain", {"name": "spare"}),
+    ("guest.command", {"name": "spare", "word": "x"}),
+    ("segment.set", {"name": "nobody", "mode": "auto"}),
+    ("capture.start", {"kind": "port", "name": "nobody"}),
+    ("capture.start", {"kind": "port", "name": "lan0", "filter": "tcp prot 80"}),
+    ("capture.counts", {"capture": 7}),
+    ("incident.show", {"number": 999}),
+    ("incident.export", {"number": 999}),
+    ("quarantine.release", {"name": "nothing"}),
+    ("image.job", {"job": 999}),
+    ("image.cancel", {"job": 999}),
+    ("image.undo", {"name": "nothing"}),
+    ("image.remove", {"name": "nothing"}),
+    ("management.unblock", {"address": "192.0.2.1"}),
+    ("frames.explain", {"frames": ["xx"], "in": "lan"}),
+    ("config.set", {"words": ["rule"]}),
+    ("config.commit", {}),
+    ("config.confirm", {}),
+    ("config.revert", {}),
+    ("config.rollback", {"number": 40}),
+    ("config.show", {"of": "99"}),
+    ("config.compare", {"old": "nothing"}),
+]
+ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.job", "image.cancel", "image.remove", "image.undo",
+             "incidents.show", "incident.show", "incident.export", "quarantine.show", "quarantine.release",
+             "management.unblock", "user.password"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def live(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    image, root = harness.artefacts(), tmp_path_factory.mktemp("live")
+    (root / "guest-demo").mkdir()
+    for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
+        shutil.copy(image / source, root / "guest-demo" / name)
+    (root / "image").write_bytes(bytes(4096))
+    with Wire() as wire, Live(wire, root, bpf_object, CONFIG + GUEST) as made:
+        made.until(lambda: made.call("guest.show", name="ips1")["state"] == "available", "available")
+        made.until(lambda: made.call("management.show")["state"] != "", "all parts")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def schema(live: Live) -> dict[str, Any]:
+    found: dict[str, Any] = live.call("api.schema")
+    return found
+
+
+def of(schema: dict[str, Any], method: str) -> dict[str, Any]:
+    return next(one for one in schema["methods"] if one["name"] == method)
+
+
+def test_every_answer_is_as_published(live: Live, schema: dict[str, Any]) -> None:
+    """Method by method, and what comes of the subscription meanwhile."""
+    follow = live.client.follow([])
+    try:
+        wrong: list[str] = []
+        for method, params in ASKED:
+            given = json.loads(json.dumps(params).replace("/FOLDER", str(live.root)))
+            if method == "guest.show":
+                assert live.wire.stream(32) == []
+            result = live.call(method, **given)
+            wrong += [
+                f"{method} {params}: {problem}" for problem in problems(result, of(schema, method)["result"], schema)
+            ]
+        live.call("guest.stop", name="ips1")
+        live.until(lambda: live.call("guest.show", name="ips1")["state"] == "stopped", "stopped")
+        events = follow.read()
+    finally:
+        follow.close()
+    kinds = {one["topic"]: one["data"] for one in schema["events"]}
+    assert {topic for topic, _ in events} == set(kinds), "all topics were heard of"
+    wrong += [f"event {topic}: {problem}" for topic, data in events for problem in problems(data, kinds[topic], schema)]
+    assert wrong == []
+
+
+def test_incidents_are_as_published(live: Live, schema: dict[str, Any]) -> None:
+    """A guest that died, with its frames, and what is known of how soon it was led around."""
+    live.call("guest.start", name="ips1")
+    live.until(lambda: live.call("guest.show", name="ips1")["state"] == "available", "available")
+    assert live.wire.stream(64) == []
+    os.kill(live.call("guest.show", name="ips1")["pid"], 9)
+    live.until(lambda: bool(live.call("incidents.show")), "an incident")
+    number = live.call("incidents.show")[-1]["number"]
+    asked: list[tuple[str, dict[str, object]]] = [
+        ("incidents.show", {}),
+        ("incident.show", {"number": number}),
+        ("incident.export", {"number": number}),
+        ("quarantine.show", {}),
+        ("guest.show", {"name": "ips1"}),
+    ]
+    wrong = []
+    for method, params in asked:
+        result = live.call(method, **params)
+        wrong += [f"{method}: {problem}" for problem in problems(result, of(schema, method)["result"], schema)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("method", "params"), REFUSED, ids=[f"{m} {p}" for m, p in REFUSED])
+def test_every_refusal_is_as_published(
+    live: Live, schema: dict[str, Any], method: str, params: dict[str, object]
+) -> None:
+    """Of a kind that the method names, with a code that the schema lists."""
+    with pytest.raises(RemoteError) as caught:
+        live.call(method, **params)
+    assert caught.value.kind in of(schema, method)["errors"], str(caught.value)
+    assert {"code": caught.value.code, "kind": caught.value.kind} in schema["errors"]
+
+
+def test_every_method_is_published_and_asked(schema: dict[str, Any]) -> None:
+    """A new method has a type for its answer, and a line in the list above."""
+    names = {one["name"] for one in schema["methods"]}
+    assert [one["name"] for one in schema["methods"] if not one["result"]] == []
+    assert names - {method for method, _ in ASKED} - ELSEWHERE == set()
