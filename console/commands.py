@@ -287,11 +287,13 @@ CONFIGURATION = (
 
 COLUMNS = Arg("N", "columns; 0: as it says", number=True)
 LINES_HIGH = Arg("N", "rows; 0: as it says", number=True)
+PAGE = Arg("N", "rows; 0: no paging", number=True)
 ON_OFF = Arg("VALUE", "on or off", choices=("on", "off"))
 TERMINAL = (
     Command(("show", "terminal"), "size and abilities of this terminal", local="terminal:show", options=(JSON,)),
     Command(("terminal", "width", COLUMNS), "its width", local="terminal:setting"),
     Command(("terminal", "height", LINES_HIGH), "its height", local="terminal:setting"),
+    Command(("terminal", "length", PAGE), "how long a page is, as other appliances say it", local="terminal:setting"),
     Command(("terminal", "detect"), "ask it for its size", local="terminal:detect"),
     Command(("terminal", "dumb", ON_OFF), "it can only print", local="terminal:setting"),
     Command(("terminal", "colour", ON_OFF), "colours", local="terminal:setting"),

@@ -86,8 +86,12 @@ def _of(context: Context) -> Terminal:
 
 
 def setting(parsed: Parsed, context: Context) -> Outcome:
-    """`terminal width|height N`, `terminal dumb|paging|colour on|off`."""
+    """`terminal width|height N`, `terminal length N` (0: no paging), `terminal dumb|paging|colour on|off`."""
     terminal, name = _of(context), str(parsed.command.words[1])
+    if name == "length":
+        name, terminal.paging = "height", parsed.args["N"].strip("0") != ""
+        if not terminal.paging:
+            return Outcome([], "lines")
     if name in ("width", "height"):
         value, (least, most) = int(parsed.args["N"]), ((20, 500) if name == "width" else (5, 500))
         if value and not least <= value <= most:

@@ -88,7 +88,7 @@ class Store:
         """The configuration of `back` commits ago; 0 is the newest. RefusedError when it is not kept."""
         numbers = self._numbers()
         if not 0 <= back < len(numbers):
-            raise RefusedError(f"there is no configuration {back}: {len(numbers)} are kept, `show history` lists them")
+            raise RefusedError(f"there is no configuration {back}: {len(numbers)} are kept, `show commits` lists them")
         found = self._read(self._path(numbers[back]))
         if found is None:
             raise RefusedError(f"{self._path(numbers[back])} cannot be read")
