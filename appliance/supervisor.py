@@ -32,6 +32,7 @@ from appliance.config.store import Pending, Store
 from appliance.control import ControlServer, Registry, add_version
 from appliance.errors import BypassError, ConfigError, DatapathError, HardwareError
 from appliance.events import Events, Severity
+from appliance.guest.lan import lan_of
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import CrashLog, boot_id
 from appliance.hardware.links import Links
@@ -96,6 +97,7 @@ class Supervisor:
         segments = config.segment if config else ()
         self.segments = Segments(segments, board, self.links, self.transitions, memory)
         self.guests: GuestManager | None = None
+        self.lan = lan_of(paths)
         self.control = ControlServer(paths.control_socket, self.registry, ("transition", "event", "config"))
         self.access: Access | None = None  # made when the segments have begun
         self.engine, self._api = self._configuration(store, text, pending)
@@ -173,6 +175,7 @@ class Supervisor:
             self.transitions,
             steered=self.steering,
             registry=self.registry,
+            lan=self.lan,
         )
         await bring_up(self.guests)
         if self.steering.datapath is not None:

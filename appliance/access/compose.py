@@ -11,7 +11,6 @@ import socket
 from typing import TYPE_CHECKING
 
 from appliance.access.manager import Access
-from appliance.access.namespace import Namespace
 from appliance.events import Severity
 from appliance.metrics import collect
 from appliance.rpc import Param, Params
@@ -28,13 +27,13 @@ WORDS = tuple(severity.word for severity in Severity)
 def compose(sup: Supervisor) -> Access:
     """The part, wired to the events and the control socket."""
     sup.events.listen(lambda event: sup.control.publish("event", event.to_json()))
-    space = Namespace(run=sup.paths.root / "run/netns")
+    space = sup.lan.space
     access = Access(
         sup.config,
         sup.board,
         sup.paths,
         sup.events,
-        space=space,
+        lan=sup.lan,
         endpoint=Endpoint(lambda: collect(sup), space),
         syslog=Syslog(sup.events, space, socket.gethostname, os.getpid()),
         opened=sup.control.open_to_group,

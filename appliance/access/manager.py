@@ -17,7 +17,6 @@ from collections.abc import Callable
 from appliance.access import accounts, gate, ssh
 from appliance.access.logins import Logins
 from appliance.access.memory import Memory
-from appliance.access.namespace import Namespace
 from appliance.access.port import ManagementPort
 from appliance.access.program import Program
 from appliance.causes import Cause
@@ -25,6 +24,7 @@ from appliance.config import model
 from appliance.config.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
 from appliance.events import Events, Severity
+from appliance.guest.lan import Lan
 from appliance.hardware.board import Board
 from appliance.parts import PATIENCE_NS, Alive
 from appliance.paths import Paths
@@ -51,14 +51,14 @@ class Access:
         paths: Paths,
         events: Events,
         *,
-        space: Namespace,
+        lan: Lan,
         endpoint: Endpoint,
         syslog: Syslog,
         opened: Callable[[], None],
     ) -> None:
         """`opened` is called when groups may be others than before (the control socket has one)."""
         self._paths, self._events, self._accounts_changed = paths, events, opened
-        self.space, self.endpoint, self.syslog = space, endpoint, syslog
+        self.space, self.endpoint, self.syslog = lan.space, endpoint, syslog
         self.memory = Memory(paths.state / "access.json")
         self._wanted = config
         self.folder = paths.run / "access"
@@ -66,11 +66,12 @@ class Access:
         self.sshd = Program("ssh", self.folder, self.log_file)
         ports = [port for port in (board.port if board else ()) if port.role == "management"]
         dhcp = Program("dhcp", self.folder, paths.root / "run/log/dhcp.log")
-        self.port = ManagementPort(ports, space, dhcp, self.folder / "dhcp.lease")
+        self.port = ManagementPort(ports, lan.space, dhcp, self.folder / "dhcp.lease", lan.ports)
         self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
         self.keys: list[ssh.HostKey] = []
         self.trouble = ""
-        self._lock = asyncio.Lock()
+        self._lock, self._again = asyncio.Lock(), asyncio.Event()
+        lan.changed = self._again.set
         self._tasks: asyncio.TaskGroup | None = None
 
     # -- the part
@@ -111,6 +112,9 @@ class Access:
         if asked and asked not in self.port.names:
             there = ", ".join(self.port.names) or "none"
             raise ConfigError("management: port", f'this board has no management port "{asked}"; it has: {there}')
+        bridged = [guest.name for guest in new.guest if guest.management == "bridged"]
+        if bridged and not self.port.names:
+            raise ConfigError(f"guest {bridged[0]}: management", "this board has no management port to bridge it to")
 
     async def apply(self, new: Config) -> None:
         """Be as `new` says. BypassError when something does not work that worked before; it is tried again then."""
@@ -126,12 +130,16 @@ class Access:
 
     async def _look(self) -> None:
         while True:
+            self._again.clear()
             try:
                 await self._converge()
                 wait = LOOK_S
             except BypassError:
                 wait = RETRY_S
-            await asyncio.sleep(wait)  # nothing tells when a port or a disk is well again
+            try:
+                await asyncio.wait_for(self._again.wait(), wait)  # nothing tells when a port or a disk is well again
+            except TimeoutError:
+                pass
 
     async def _converge(self) -> None:
         async with self._lock:

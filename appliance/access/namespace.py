@@ -2,15 +2,17 @@
 """The network namespace of the management port, by name.
 
 Nothing of the data path is in it and nothing of it in the data path: no rule, route or address has to be right for
-that. It outlives bypassd, as SSH sessions and the DHCP client in it do. Functions run in it on a thread of their own,
-which joins it and ends, so that no thread of bypassd ever changes its own.
+that. It outlives bypassd, as SSH sessions, the DHCP client and guests' ports in it do. Functions run in it on a thread
+of their own, which joins it and ends, so that no thread of bypassd ever changes its own.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +24,16 @@ from appliance.errors import UnreachableError
 T = TypeVar("T")
 NAME: Final = "mgmt"
 _CLONE_NEWNET = 0x40000000
+_MS_BIND = 0x1000
+_NO_IPV6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+
+
+def _call(function: str, *arguments: object) -> None:
+    """A function of the C library that returns 0 when it went well; OSError otherwise."""
+    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 @dataclass(frozen=True)
@@ -33,8 +45,38 @@ class Namespace:
 
     @property
     def exists(self) -> bool:
-        """Whether it was made."""
-        return (self.run / self.name).exists()
+        """Whether it was made. A bare file is none: it is what a crash left between two steps of `make`."""
+        return os.path.ismount(self.run / self.name)
+
+    def make(self) -> None:
+        """Make it where it is missing, its loopback up, named as iproute2 would. UnreachableError: it cannot be."""
+
+        def body() -> None:
+            try:
+                _call("unshare", _CLONE_NEWNET)
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                    fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+                if _NO_IPV6.exists():  # only the management port gets it, where it is configured
+                    _NO_IPV6.write_text("1")
+                here = f"/proc/self/task/{threading.get_native_id()}/ns/net"
+                _call("mount", here.encode(), os.fsencode(self.run / self.name), b"none", _MS_BIND, None)
+            except OSError as error:
+                errors.append(error)
+
+        if self.exists:
+            return
+        errors: list[OSError] = []
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            (self.run / self.name).touch()
+            thread = threading.Thread(target=body, name=f"netns-{self.name}")
+            thread.start()
+            thread.join()
+        except OSError as error:
+            errors.append(error)
+        if errors:
+            what = f"the network namespace of the management port cannot be made: {errors[0].strerror}"
+            raise UnreachableError(what) from errors[0]
 
     def command(self, words: list[str]) -> list[str]:
         """The command line that runs `words` in there. Not `ip netns exec`: it hides /sys from what it starts."""
@@ -64,10 +106,7 @@ class Namespace:
     def _join(self) -> None:
         descriptor = os.open(self.run / self.name, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            # os.setns came with Python 3.12
-            if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
-                code = ctypes.get_errno()
-                raise OSError(code, os.strerror(code))
+            _call("setns", descriptor, _CLONE_NEWNET)  # os.setns came with Python 3.12
         finally:
             os.close(descriptor)
 

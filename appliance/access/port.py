@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The management port: into its namespace, with its addresses or its DHCP client, which outlives bypassd.
 
-What has to be is decided in network.py; here it is looked at and carried out. Errors are UnreachableError (a command
-failed) and HardwareError (the port is not there), one clear line each.
+What has to be is decided in bridge.py and network.py; here it is looked at and carried out. Errors are UnreachableError
+(a command failed) and HardwareError (the port is not there), one clear line each.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from appliance.access import network, ssh
+from appliance.access import bridge, network, ssh
 from appliance.access.namespace import Namespace
 from appliance.access.program import Program
 from appliance.config.model import Config, Management
@@ -24,10 +25,21 @@ DHCP = ("busybox", "udhcpc", "-f", "-s", SCRIPT, "-t", "5", "-T", "3", "-A", "10
 
 
 class ManagementPort:
-    """See the module. `ports` are the board's management ports; `lease` is where the DHCP script notes what it got."""
+    """See the module. `ports` are the board's management ports; `lease` is where the DHCP script notes what it got.
 
-    def __init__(self, ports: Sequence[board.Port], space: Namespace, dhcp: Program, lease: Path) -> None:
+    `guests` are those on its LAN: tap -> MAC address; others change it.
+    """
+
+    def __init__(
+        self,
+        ports: Sequence[board.Port],
+        space: Namespace,
+        dhcp: Program,
+        lease: Path,
+        guests: Mapping[str, str] | None = None,
+    ) -> None:
         self._ports, self.space, self.dhcp, self._lease = ports, space, dhcp, lease
+        self._guests = guests if guests is not None else {}
         self.seen = network.Seen()
         self._swept = ""  # for this port
 
@@ -50,13 +62,16 @@ class ManagementPort:
         if not (management.address or management.address6 or self.space.exists):
             return
         port = self.name(management)
-        if not self.space.exists:
-            await self.ip("netns", "add", self.space.name)
+        self.space.make()
         if self._swept != port:
             await self._sweep(port)
-        self.seen = await self._see(port)
-        if not self.seen.there:
+        links = await self._links()
+        if bridge.hardware(port) not in links:
             await self._move(port)
+            links = await self._links()
+        wanted = bool(management.address or management.address6)
+        for words in bridge.commands(port, wanted, self._guests, links, self.space.name):
+            await self._run(words)
         self._settings(port, bool(management.address6))
         if management.address != "dhcp":
             await self.dhcp.want(None)  # first: it would set its own address again
@@ -87,9 +102,12 @@ class ManagementPort:
 
     async def ip(self, *words: str) -> None:
         """Run iproute2's `ip`; UnreachableError with its complaint."""
-        status, text = await ssh.run(["ip", *words])
+        await self._run(["ip", *words])
+
+    async def _run(self, words: Sequence[str]) -> None:
+        status, text = await ssh.run(words)
         if status != 0:
-            raise UnreachableError(f"management port: ip {' '.join(words)}: {' '.join(text.split())}")
+            raise UnreachableError(f"management port: {' '.join(words)}: {' '.join(text.split())}")
 
     async def _sweep(self, port: str) -> None:
         """Once: who an earlier bypassd shut out is not known any more; another port that was used is taken down."""
@@ -99,6 +117,8 @@ class ManagementPort:
         for other in (name for name in self.names if name != port):
             for words in network.commands(Management(), other, await self._see(other), self.space.name):
                 await self.ip(*words)
+            if bridge.hardware(other) in await self._links():
+                await self.ip("-n", self.space.name, "link", "set", bridge.hardware(other), "down")
         self._swept = port
 
     async def _see(self, port: str) -> network.Seen:
@@ -108,17 +128,23 @@ class ManagementPort:
             return network.Seen()
         _, routes = await ssh.run([*inside, "-j", "route", "show", "default"])
         _, routes6 = await ssh.run([*inside, "-6", "-j", "route", "show", "default"])
-        return network.parse(links, routes, routes6)
+        found = network.parse(links, routes, routes6)
+        return replace(found, link=bridge.carrier(await self._links(), port))
+
+    async def _links(self) -> bridge.Links:
+        """Everything in the namespace."""
+        _, text = await ssh.run(["ip", "-n", self.space.name, "-j", "-d", "link", "show"])
+        return bridge.parse(text)
 
     async def _move(self, name: str) -> None:
-        """Find the port as board.toml describes it, and take it into the namespace."""
+        """Find the hardware port as board.toml describes it, and take it into the namespace."""
         wanted = [port for port in self._ports if port.name == name]
         found, missing = match(wanted, await asyncio.to_thread(devices))
         if name not in found:
             raise HardwareError(missing.get(name, f"{name} is not a management port of this board"))
         device = found[name].ifname
         await self.ip("link", "set", "dev", device, "down")
-        await self.ip("link", "set", "dev", device, "netns", self.space.name, "name", name)
+        await self.ip("link", "set", "dev", device, "netns", self.space.name, "name", bridge.hardware(name))
 
     def _settings(self, port: str, ipv6: bool) -> None:
         """The kernel's settings of the port. IPv6 only where it was asked for, and no address that nobody knows of."""

@@ -105,10 +105,12 @@ FIELDS: Final[dict[str, Field]] = {
         "memory in huge pages, where enough are free; else ordinary memory, with a warning", RESTART
     ),
     "guest.management": Field(
-        "a third port: none (off), or to the appliance alone (isolated): 169.254.N.2, N = its hop",
+        "a third port: none (off); to the appliance alone (isolated): 169.254.N.2, N = its hop; on the LAN of the"
+        " management port (bridged)",
         RESTART,
         "what is not there cannot be attacked",
     ),
+    "guest.management_mac": Field("address of its third port; empty: the appliance's choice", RESTART),
     "guest.lan_mac": Field(
         "address of its port at the LAN; empty: its own. A routed guest takes that of the neighbour at the WAN", RESTART
     ),
@@ -244,7 +246,7 @@ FIELDS: Final[dict[str, Field]] = {
                 "ping, arp: whom to ask; tcp: address:port; command: a word of its agent", range="an address, no name"
             ),
             "timeout": Field("for one answer; 0s: as long as the interval", range=_time(0)),
-            "via": Field("network device to ask through; empty: as the routes say"),
+            "via": Field('network device to ask through, or "management" for that port; empty: as the routes say'),
             "status": Field("http: good answers; none named: 200 to 399", range="100 .. 599"),
             "body": Field("http: text that must be in the first 64 KiB of the answer"),
             "verify": Field("https: its certificate must be good", source="an answer from anybody proves nothing"),

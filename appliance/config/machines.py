@@ -33,8 +33,10 @@ def faults(guest: Guest) -> Iterator[Fault]:
     used = [disk.image for disk in guest.disks] + [guest.image] * bool(guest.image)
     for name in sorted({name for name in used if used.count(name) > 1}):
         yield "disks", f'"{name}" is there twice: two disks must not share an image'
-    for key in ("lan_mac", "wan_mac"):
+    for key in ("lan_mac", "wan_mac", "management_mac"):
         yield from ((key, what) for what in _address(getattr(guest, key)))
+    if guest.management_mac and guest.management == "off":
+        yield "management_mac", 'is used with a third port only: management = "isolated" or "bridged"'
     if guest.lan_mac and guest.lan_mac.lower() == guest.wan_mac.lower():
         yield "wan_mac", "is that of the other port: each port needs its own"
     if guest.hold > limits.MAX_DURATION:

@@ -119,7 +119,7 @@ class Probe(_Struct, frozen=True):
     url: str = ""  # http: where; http:// or https://
     target: str = ""  # ping, arp: an address; tcp: address:port; command: a word of the guest's agent
     timeout: Duration = Duration(0)  # for one answer; 0 = `interval`
-    via: str = ""  # ping, arp, tcp, http: the network device to ask through; "" = as the routes say
+    via: str = ""  # ping, arp, tcp, http: a network device, or "management": that port; "" = as the routes say
     status: tuple[Annotated[int, msgspec.Meta(ge=100, le=599)], ...] = ()  # http: good answers; none named = 200 .. 399
     body: str = ""  # http: a text that must be in the first 64 KiB of the answer's body
     verify: bool = True  # https: the certificate must be good
@@ -187,7 +187,8 @@ class Guest(_Struct, frozen=True):
     storage: Literal["persistent", "snapshot"] = "persistent"  # snapshot: what it writes is discarded when it ends
     pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the host's processor of each of its own
     hugepages: bool = False  # where enough are free, else ordinary memory and a warning
-    management: Literal["off", "isolated"] = "off"  # isolated: a third port, to the supervisor and nobody else
+    management: Literal["off", "isolated", "bridged"] = "off"  # a third port: to the supervisor alone, or to its LAN
+    management_mac: str = ""  # its third port; "" = chosen by the appliance
     lan_mac: str = ""  # its port at the LAN; "" = chosen by the appliance
     wan_mac: str = ""
     hold: Duration = Duration(1_000_000_000)  # proved without a break for this long before it has traffic

@@ -29,6 +29,8 @@ _USED_BY: dict[str, tuple[str, ...]] = {
     "enter": ("inband", "negative"),
     "slow": ("inband",),
 }
+MANAGEMENT = "management"
+"""As `via` of a probe: out of the management port."""
 FRAME_LEAST, FRAME_MOST = 60, 1514
 _DEVICE = re.compile(r"[A-Za-z0-9._@-]{1,15}")
 _HEX = re.compile(r"[0-9a-fA-F:\s]+")
@@ -77,6 +79,8 @@ def faults(probe: Probe) -> Iterator[Fault]:
         yield "via", f'"{probe.via}" is not the name of a network device'
     if probe.kind == "arp" and not probe.via:
         yield "via", 'a probe of kind "arp" needs the network device to ask on'
+    elif probe.kind == "arp" and probe.via == MANAGEMENT:
+        yield "via", 'a probe of kind "arp" needs a network device; on the management LAN take kind = "ping"'
     if probe.kind in ("http", "tcp") and 0 < probe.interval < limits.MIN_CONNECT_INTERVAL:
         yield "interval", f"{probe.interval} is too short for connections: at least {Duration(10_000_000)}"
 

@@ -14,6 +14,7 @@ from appliance.config import limits
 from appliance.config.finding import Finding
 from appliance.config.lines import Path
 from appliance.config.model import Config, Duration, Management, User
+from appliance.config.probes import MANAGEMENT
 
 CRYPT_PREFIXES = ("$y$", "$gy$", "$7$", "$6$", "$5$", "$2b$", "$2y$")
 KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa",
@@ -36,6 +37,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield Finding("metrics: enabled", ("metrics", "enabled"), what)
     if config.metrics.enabled and config.metrics.port == config.management.ssh_port:
         yield Finding("metrics: port", ("metrics", "port"), f"{config.metrics.port} is the port of SSH already")
+    yield from _guests(config)
     servers = config.syslog.servers
     if len(servers) > limits.MAX_SYSLOG:
         what = f"{len(servers)} servers are more than MAX_SYSLOG = {limits.MAX_SYSLOG}"
@@ -51,6 +53,24 @@ def findings(config: Config) -> Iterator[Finding]:
     if servers and not _has_address(config.management):
         what = "syslog leaves by the management port, and it has no address: set management address"
         yield Finding("syslog: servers", ("syslog", "servers"), what)
+
+
+def _guests(config: Config) -> Iterator[Finding]:
+    """What of the guests needs a management port that is not set up; whose addresses are alike on its LAN."""
+    owners: dict[str, str] = {}
+    for index, guest in enumerate(config.guest):
+        bridged = guest.management == "bridged"
+        if bridged and not _has_address(config.management):
+            what = "bridged needs the management port, and it has no address: set management address"
+            yield Finding(f"guest {guest.name}: management", ("guest", index, "management"), what)
+        address = guest.management_mac.lower()
+        if bridged and address and owners.setdefault(address, guest.name) != guest.name:
+            what = f'"{address}" is the address of guest {owners[address]} on the management LAN'
+            yield Finding(f"guest {guest.name}: management_mac", ("guest", index, "management_mac"), what)
+        for number, probe in enumerate(guest.probes):
+            if probe.via == MANAGEMENT and not _has_address(config.management):
+                what = "the management port has no address to ask from: set management address"
+                yield Finding(f"guest {guest.name}: probes {number + 1}: via", ("guest", index, "probes", number), what)
 
 
 def _has_address(management: Management) -> bool:

@@ -87,7 +87,7 @@ class Machine:
     uefi: Uefi | None = None
     drives: tuple[Drive, ...] = ()
     hugepages: bool = False
-    management: bool = False
+    management: str = ""  # MAC address of the third port; "" = there is none
     addresses: tuple[str, str] = ("", "")  # of the ports at the first segment; "" = port_address
     vhost: bool = False
     program: str = "qemu-system-x86_64"
@@ -128,8 +128,8 @@ def plan(machine: Machine) -> Plan:
     taps = range(FIRST_TAP_FD, FIRST_TAP_FD + 2 * machine.segments)
     free = taps.stop
     management = free if machine.management else None
-    free += machine.management
-    vhost = range(free, free + (len(taps) + machine.management if machine.vhost else 0))
+    free += management is not None
+    vhost = range(free, free + (len(taps) + (management is not None) if machine.vhost else 0))
     free = vhost.stop
 
     def file(path: Path | None, written: bool = False) -> File | None:
@@ -170,10 +170,9 @@ def _ports(machine: Machine, fds: Plan) -> list[str]:
             f"rx_queue_size=1024,{off}",
         )
     if fds.management is not None:
-        mac = port_address(machine.hop, 0xFF, 0)
         vhost = fds.vhost[-1] if fds.vhost else None
         # Whole frames here too: its tap has no room for the header that offloads need.
-        words += _nic("management", fds.management, vhost, f"mac={mac},addr={MANAGEMENT_SLOT:#x},{off}")
+        words += _nic("management", fds.management, vhost, f"mac={machine.management},addr={MANAGEMENT_SLOT:#x},{off}")
     return words
 
 

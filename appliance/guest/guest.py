@@ -24,6 +24,7 @@ from appliance.guest.agent import Agent, Host
 from appliance.guest.channel import Message
 from appliance.guest.console import Console
 from appliance.guest.lifecycle import Event, State
+from appliance.guest.management import Port
 from appliance.guest.order import Order
 from appliance.guest.resources import NotReadyError
 from appliance.guest.run import End, Run, Setting, read_record
@@ -121,6 +122,11 @@ class Guest:
     def pairs(self) -> tuple[TapPair, ...]:
         """Its taps, one pair a segment."""
         return self._setting.pairs
+
+    @property
+    def management(self) -> Port | None:
+        """Its third port, where it has one."""
+        return self._setting.management
 
     def reconfigure(self, config: model.Guest) -> None:
         """Be as `config` says: its checks at once, what takes another process from the next start on."""

@@ -27,6 +27,7 @@ from appliance.guest.cgroup import Cgroups
 from appliance.guest.command import Accel
 from appliance.guest.guest import Guest, HopPath, Ledger
 from appliance.guest.images import Images, images_used
+from appliance.guest.lan import Lan, lan_of
 from appliance.guest.lifecycle import State
 from appliance.guest.order import Order
 from appliance.guest.policy import Steered
@@ -88,12 +89,17 @@ class GuestManager:
         steered: Steered,
         registry: Registry | None = None,
         accel: Accel | None = None,
+        lan: Lan | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`accel` forces an accelerator for all guests: for machines where KVM is there and does not work."""
+        """`accel` forces an accelerator for all guests: for machines where KVM is there and does not work.
+
+        `lan` None: nobody else looks at the guests' ports on the management LAN.
+        """
         self._config, self._paths, self._datapath, self._clock = config, paths, datapath, clock
         self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
         self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), Order(config.guest, clock)
+        self._lan = lan or lan_of(paths)
         self._images = Images(paths.images, lambda: images_used(self._config))
         self._guests: dict[str, Guest] = {}
         self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments that its taps are attached for
@@ -170,14 +176,24 @@ class GuestManager:
             if segment not in segments:
                 self._datapath.detach_hop(config.name, segment)
         self._served[config.name] = tuple(segments)
-        third = management.ensure(hop) if config.management == "isolated" else ""
-        return Setting(self._paths, hop, tuple(pairs), self._nonce, self._cgroups, self._accel, third, self._clock)
+        third = management.port(config, hop, self._lan)
+        return Setting(
+            self._paths,
+            hop,
+            tuple(pairs),
+            self._nonce,
+            self._cgroups,
+            accel=self._accel,
+            management=third,
+            clock=self._clock,
+            space=self._lan.space,
+        )
 
     def _remove_taps(self) -> None:
         """Remove the taps that no guest has."""
         wanted = {device for guest in self._guests.values() for pair in guest.pairs for device in (pair.lan, pair.wan)}
-        wanted |= {management.tap_name(g.hop) for g in self._guests.values() if g.config.management == "isolated"}
-        for device in (*taps.existing(), *management.existing()):
+        management.tidy(((guest.config, guest.hop) for guest in self._guests.values()), self._lan)
+        for device in taps.existing():
             if device not in wanted:
                 try:
                     taps.remove(device)
@@ -259,8 +275,10 @@ class GuestManager:
             if config.tags != guest.config.tags:
                 self._retag(config.name, self._tags(config))
             self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
+            third = (guest.config.management, guest.config.management_mac)
             guest.reconfigure(config)
-            if tuple(wanted[config.name]) != self._served[config.name]:
+            moved = third != (config.management, config.management_mac) or guest.place is not None
+            if moved or tuple(wanted[config.name]) != self._served[config.name]:
                 guest.place = partial(self._place, config)
             else:
                 guest.place = None

@@ -102,8 +102,13 @@ def image_path(paths: Paths, value: str) -> Path:
     return paths.root / value.lstrip("/") if value.startswith("/") else paths.images / value
 
 
-def machine_of(guest: model.Guest, paths: Paths, hop: int, segments: int, accel: Accel) -> Machine:
-    """The guest as QEMU must run it; NotReadyError when its files cannot be read or it asks for what cannot be."""
+def machine_of(
+    guest: model.Guest, paths: Paths, hop: int, segments: int, accel: Accel, *, management: str = ""
+) -> Machine:
+    """The guest as QEMU must run it; NotReadyError when its files cannot be read or it asks for what cannot be.
+
+    `management` is the MAC address of its third port, "" where it has none.
+    """
     if segments > MAX_GUEST_SEGMENTS:
         what = f"guest {guest.name}: it is in the way of {segments} segments; at most {MAX_GUEST_SEGMENTS} fit"
         raise NotReadyError(Cause.GUEST_FAILED, what)
@@ -129,7 +134,7 @@ def machine_of(guest: model.Guest, paths: Paths, hop: int, segments: int, accel:
         uefi=_uefi(guest, paths) if guest.firmware == "uefi" else None,
         drives=tuple(drives),
         hugepages=guest.hugepages,
-        management=guest.management != "off",
+        management=management,
         addresses=(guest.lan_mac, guest.wan_mac),
         vhost=accel == "kvm" and vhost_works(),
     )

@@ -21,11 +21,13 @@ from typing import Protocol
 
 import msgspec
 
+from appliance.access.namespace import Namespace
 from appliance.config import model
 from appliance.errors import BypassError, UnreachableError
 from appliance.guest import cgroup, command, process, resources, spawn
 from appliance.guest.channel import Channel, Message
 from appliance.guest.console import Console
+from appliance.guest.management import Port
 from appliance.guest.process import Process, Record
 from appliance.guest.qmp import Monitor
 from appliance.health.combine import Decision, History
@@ -44,7 +46,7 @@ GUEST_SHUTDOWN = "guest-shutdown"  # the reason in QEMU's event: the guest power
 
 MACHINE_KEYS = (
     *("image", "kernel", "initrd", "cmdline", "memory", "cpus", "accel", "firmware", "disks", "storage", "pin"),
-    *("hugepages", "management", "lan_mac", "wan_mac"),
+    *("hugepages", "management", "management_mac", "lan_mac", "wan_mac"),
 )
 """Keys of a guest that take another process when they change; all others change while it runs."""
 
@@ -61,8 +63,9 @@ class Setting:
     nonce: int
     cgroups: cgroup.Cgroups
     accel: command.Accel | None = None  # forced for every guest; None: by configuration, else find out
-    management: str = ""  # its tap on the management side, where the configuration wants one
+    management: Port | None = None  # its third port, where the configuration wants one
     clock: Callable[[], int] = time.monotonic_ns
+    space: Namespace | None = None  # of the management port
 
 
 class Listener(Protocol):
@@ -162,6 +165,7 @@ class Run:
             history=self._history,
             subject=self,
             folder=setting.paths.config.parent,
+            space=setting.space,
             clock=setting.clock,
         )
 
@@ -234,7 +238,9 @@ class Run:
 
     def _digest(self) -> str:
         """Of all that a running QEMU cannot change: another one means another process."""
+        third = self._setting.management
         shape = [str(command.RECIPE), repr(self._setting.pairs), str(self._setting.accel)]
+        shape += [third.address] if third is not None else []
         shape += [f"{key}={getattr(self._guest, key)!r}" for key in MACHINE_KEYS]
         return hashlib.sha256("\0".join(shape).encode()).hexdigest()
 
@@ -242,7 +248,8 @@ class Run:
         """The machine that can be started now, and what of the configuration could not be had."""
         guest, setting = self._guest, self._setting
         resources.check_processors(guest, os.sched_getaffinity(0))
-        machine = resources.machine_of(guest, setting.paths, setting.hop, len(setting.pairs), accel)
+        third = setting.management.address if setting.management is not None else ""
+        machine = resources.machine_of(guest, setting.paths, setting.hop, len(setting.pairs), accel, management=third)
         meminfo = Path("/proc/meminfo").read_text()
         warnings = []
         if accel == "tcg" and guest.accel != "tcg":

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from appliance.guest.guest import Guest
-from appliance.guest.management import guest_address
 from appliance.health.detector import milliseconds
 
 
@@ -36,7 +35,7 @@ def details(guest: Guest, now: int) -> dict[str, object]:
     return {
         **row(guest, now),
         "taps": [{"segment": pair.label, "lan": pair.lan, "wan": pair.wan} for pair in guest.pairs],
-        "management": guest_address(guest.hop) if guest.config.management == "isolated" else "",
+        "management": guest.management.where if guest.management is not None else "",
         "flip_count": guest.history.count,
         "lease_renewals": guest.lease.renewals,
         "agent": {

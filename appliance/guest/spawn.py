@@ -21,6 +21,7 @@ from appliance.causes import Cause
 from appliance.errors import GuestError
 from appliance.guest import command, launch, process, taps
 from appliance.guest.command import Machine
+from appliance.guest.management import Port
 from appliance.guest.process import Process
 from appliance.guest.resources import NotReadyError
 
@@ -40,7 +41,7 @@ class Place:
     """Where a guest runs: its taps in the plan's order, its folders, its control group where there is one."""
 
     taps: Sequence[str]
-    management: str
+    management: Port | None
     folder: Path
     scratch: Path
     group: Path | None
@@ -65,8 +66,8 @@ def spawn(machine: Machine, place: Place) -> Process:
             given[number] = sock.fileno()
         for number, tap in zip(fds.taps, place.taps, strict=True):
             give(number, taps.open_tap(tap))
-        if fds.management is not None:
-            give(fds.management, taps.open_tap(place.management))
+        if fds.management is not None and place.management is not None:
+            give(fds.management, place.management.open())
         for number in fds.vhost:
             give(number, _open(machine.name, Path("/dev/vhost-net"), written=True))
         for file in fds.files:

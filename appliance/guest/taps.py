@@ -63,10 +63,15 @@ def open_tap(name: str) -> int:
     return fd
 
 
+def make(name: str) -> None:
+    """Make the tap where it is missing, down; one that is there may be in use."""
+    if name not in [there for _, there in socket.if_nameindex()]:
+        os.close(open_tap(name))
+
+
 def ensure(name: str) -> None:
     """Make the tap where it is missing, without addresses, with room for tagged frames, and up."""
-    if name not in existing():
-        os.close(open_tap(name))
+    make(name)
     no_ipv6 = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
     try:
         if no_ipv6.exists():  # else the kernel has no IPv6, and gives no address by itself

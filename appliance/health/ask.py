@@ -9,14 +9,16 @@ read and thrown away, a bounded number of them, so that a flood cannot hold up t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import ipaddress
 import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+from appliance.access.namespace import Namespace
 
 _STRAY = 64
 """Answers of others that are read for one question at most."""
@@ -29,22 +31,35 @@ _SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER, _IP_RECVERR = 255, 1, 1, 11
 _sequences = itertools.count(int.from_bytes(os.urandom(2), "big"))
 
 
-def where(address: str, port: int, via: str) -> tuple[socket.AddressFamily, tuple[str | int, ...]]:
-    """Family and socket address; an IPv6 link-local one is of the device `via`."""
+class Via(NamedTuple):
+    """The way that a question takes: by this device only ("" = as the routes say), in this network namespace."""
+
+    device: str = ""
+    space: Namespace | None = None  # None: where bypassd is
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A non-blocking socket. OSError; UnreachableError: there is no such namespace."""
+        make = partial(socket.socket, family, kind | socket.SOCK_NONBLOCK, protocol)
+        sock = make() if self.space is None else self.space.inside(make)
+        try:
+            if self.device:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.device.encode() + b"\0")
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+
+ANY = Via()
+
+
+def where(address: str, port: int, via: Via) -> tuple[socket.AddressFamily, tuple[str | int, ...]]:
+    """Family and socket address; an IPv6 link-local one is of the device of `via`."""
     ip = ipaddress.ip_address(address)
     if ip.version == 4:
         return socket.AF_INET, (address, port)
-    scope = socket.if_nametoindex(via) if via and ip.is_link_local else 0
+    scope = socket.if_nametoindex(via.device) if via.device and ip.is_link_local else 0
     return socket.AF_INET6, (address, port, 0, scope)
-
-
-@contextlib.contextmanager
-def opened(family: int, kind: int, protocol: int, via: str) -> Iterator[socket.socket]:
-    """A non-blocking socket that uses the device `via` only ("" = any)."""
-    with socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol) as sock:
-        if via:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, via.encode() + b"\0")
-        yield sock
 
 
 def _checksum(data: bytes) -> int:
@@ -53,13 +68,13 @@ def _checksum(data: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
-async def ping(address: str, via: str = "") -> None:
+async def ping(address: str, via: Via = ANY) -> None:
     """An ICMP or ICMPv6 echo request, and its reply. The kernel's word (unreachable) is raised as it comes."""
     family, target = where(address, 0, via)
     request, reply = _ECHO[family]
     number, mark = next(_sequences) & 0xFFFF, os.urandom(8)
     loop = asyncio.get_running_loop()
-    with opened(family, socket.SOCK_RAW, _ECHO_PROTOCOL[family], via) as sock:
+    with via.socket(family, socket.SOCK_RAW, _ECHO_PROTOCOL[family]) as sock:
         if family == socket.AF_INET:
             sock.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", ~(1 << reply) & 0xFFFFFFFF))
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
@@ -81,24 +96,24 @@ async def ping(address: str, via: str = "") -> None:
     raise OSError(f"{_STRAY} answers, none of them to this question")
 
 
-def _own_address(via: str) -> bytes:
+def _own_address(device: str) -> bytes:
     """The device's IPv4 address; 0.0.0.0 (an ARP probe, RFC 5227) when it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s24x", via.encode()))
+            answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s24x", device.encode()))
         except OSError:
             return bytes(4)
     return answer[20:24]
 
 
-async def arp(address: str, via: str) -> None:
-    """An ARP request on the device `via`, and its reply."""
+async def arp(address: str, device: str) -> None:
+    """An ARP request on a device, and its reply."""
     wanted = ipaddress.IPv4Address(address).packed
     loop = asyncio.get_running_loop()
-    with opened(socket.AF_PACKET, socket.SOCK_RAW, 0, "") as sock:
-        sock.bind((via, _ETH_P_ARP))
+    with ANY.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((device, _ETH_P_ARP))
         ours: bytes = sock.getsockname()[4]
-        request = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, ours, _own_address(via), bytes(6), wanted)
+        request = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, ours, _own_address(device), bytes(6), wanted)
         await loop.sock_sendall(sock, b"\xff" * 6 + ours + struct.pack(">H", _ETH_P_ARP) + request.ljust(46, b"\0"))
         for _ in range(_STRAY):
             data = await loop.sock_recv(sock, 256)
@@ -107,13 +122,11 @@ async def arp(address: str, via: str) -> None:
     raise OSError(f"{_STRAY} ARP frames, none of them an answer")
 
 
-async def connect(address: str, port: int, via: str = "") -> socket.socket:
+async def connect(address: str, port: int, via: Via = ANY) -> socket.socket:
     """A TCP connection; the caller closes it."""
     family, target = where(address, port, via)
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = via.socket(family, socket.SOCK_STREAM)
     try:
-        if via:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, via.encode() + b"\0")
         await asyncio.get_running_loop().sock_connect(sock, target)
     except BaseException:
         sock.close()
@@ -121,6 +134,6 @@ async def connect(address: str, port: int, via: str = "") -> socket.socket:
     return sock
 
 
-async def tcp(address: str, port: int, via: str = "") -> None:
+async def tcp(address: str, port: int, via: Via = ANY) -> None:
     """A TCP connection is accepted; it is closed at once."""
     (await connect(address, port, via)).close()

@@ -13,8 +13,9 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 
+from appliance.access.namespace import Namespace
 from appliance.config import model
-from appliance.config.probes import split_target
+from appliance.config.probes import MANAGEMENT, split_target
 from appliance.errors import BypassError
 from appliance.health import ask, web
 from appliance.health.detector import Bad, Good, milliseconds
@@ -32,21 +33,25 @@ def label(probe: model.Probe) -> str:
     return f"{probe.kind} {probe.url or probe.target}"
 
 
-def question(probe: model.Probe, ask_agent: AskAgent) -> Question:
-    """The coroutine that asks once; it returns when the answer is good and raises when it is not."""
-    target, via = probe.target, probe.via
+def question(probe: model.Probe, ask_agent: AskAgent, space: Namespace | None = None) -> Question:
+    """The coroutine that asks once; it returns when the answer is good and raises when it is not.
+
+    `space` is where the management port is.
+    """
+    target = probe.target
+    via = ask.Via(space=space) if probe.via == MANAGEMENT else ask.Via(probe.via)
     match probe.kind:
         case "ping":
             return lambda: ask.ping(target, via)
         case "arp":
-            return lambda: ask.arp(target, via)
+            return lambda: ask.arp(target, via.device)
         case "tcp":
             address, port = split_target(target)
             return lambda: ask.tcp(address, port, via)
         case "command":
             return lambda: _agent(ask_agent, target)
         case _:
-            return _web(probe)
+            return _web(probe, via)
 
 
 async def _agent(ask_agent: AskAgent, word: str) -> None:
@@ -55,14 +60,14 @@ async def _agent(ask_agent: AskAgent, word: str) -> None:
         raise web.BadAnswerError(f'the guest says "{status}"')
 
 
-def _web(probe: model.Probe) -> Question:
+def _web(probe: model.Probe, via: ask.Via) -> Question:
     context: ssl.SSLContext | None = None
 
     async def once() -> None:
         nonlocal context
         if context is None and probe.url.startswith("https:"):
             context = await asyncio.to_thread(web.tls, probe.verify)
-        await web.http(probe.url, probe.via, status=probe.status, body=probe.body, context=context)
+        await web.http(probe.url, via, status=probe.status, body=probe.body, context=context)
 
     return once
 

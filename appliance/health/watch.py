@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from appliance.access.namespace import Namespace
 from appliance.causes import Cause
 from appliance.config import model
 from appliance.errors import GuestError
@@ -67,10 +68,14 @@ class Watch:
         history: History,
         subject: Subject,
         folder: Path,
+        space: Namespace | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`folder` holds the capture files that probes name. GuestError when one of them cannot be read."""
-        self._subject, self._clock = subject, clock
+        """`folder` holds the capture files that probes name; `space` is that of the management port.
+
+        GuestError when a file cannot be read.
+        """
+        self._subject, self._space, self._clock = subject, space, clock
         self._streams = streams(guest.probes, hop, pairs, nonce, folder)
         self._links: dict[tuple[str, int], TapLink] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -123,7 +128,7 @@ class Watch:
         for stream in self._streams:
             stream.due = self._look_due
         for name, probe in self._asked.items():
-            put = prober.question(probe, self._subject.ask_agent)
+            put = prober.question(probe, self._subject.ask_agent, self._space)
             asking = prober.ask_forever(probe, put, partial(self._say, name), self._clock)
             self._tasks.append(loop.create_task(asking, name=f"probe {name}"))
         self._tick()

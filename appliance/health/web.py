@@ -34,7 +34,12 @@ def tls(verify: bool) -> ssl.SSLContext:
 
 
 async def http(
-    url: str, via: str = "", *, status: Collection[int] = (), body: str = "", context: ssl.SSLContext | None = None
+    url: str,
+    via: ask.Via = ask.ANY,
+    *,
+    status: Collection[int] = (),
+    body: str = "",
+    context: ssl.SSLContext | None = None,
 ) -> None:
     """GET `url`, whose host is an address. BadAnswerError unless status (none named: 200 .. 399) and body are good."""
     parts = urlsplit(url)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from appliance.config import model
 from appliance.guest.guest import Guest
+from appliance.guest.lan import Lan, lan_of
 from appliance.guest.lifecycle import State
 from appliance.guest.manager import GuestManager
 from appliance.paths import Paths
@@ -48,8 +49,9 @@ class Steered:
 class World:
     """One appliance's guests. `root` is where its files are."""
 
-    def __init__(self, root: Path, bpf_object: Path, image: Path, config: model.Config) -> None:
+    def __init__(self, root: Path, bpf_object: Path, image: Path, config: model.Config, lan: Lan | None = None) -> None:
         self.paths, self.config, self._object = Paths(root), config, bpf_object
+        self.lan = lan or lan_of(self.paths)
         folder = root / "guest-demo"
         folder.mkdir(parents=True)
         for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
@@ -109,7 +111,7 @@ class World:
         """What a fresh bypassd does."""
         self.steered = Steered(self.datapath, self.config)
         self.manager = GuestManager(
-            self.config, self.paths, self.datapath, self.transitions, steered=self.steered, accel="tcg"
+            self.config, self.paths, self.datapath, self.transitions, steered=self.steered, accel="tcg", lan=self.lan
         )
         await self.manager.start()
         self._running = self._loop.create_task(self.manager.run(lambda: None))

@@ -141,6 +141,12 @@ def test_more_disks_and_a_third_port(world: World) -> None:
     # The third port: a network with the supervisor alone, up, and QEMU at its other end.
     shown = world.call(address()).split()
     assert shown[1:] == ["UP", f"{host_address(world.guest('several').hop)}/24"]
+    world.call(world.end())
+    world.call(world.begin())
+    world.call(world.until(lambda: world.guest("several").state in ALIVE))
+    again = world.guest("several").run_now
+    assert again is not None
+    assert (again.pid, again.adopted) == (run.pid, True), "a new bypassd finds it, with all of its taps open"
     end(world, "several")
 
 

@@ -350,7 +350,7 @@ def test_support_bundle(fresh: Board, admin: Admin) -> None:
 def test_the_data_path_and_the_port_do_not_know_each_other(fresh: Board) -> None:
     """No address and no listener outside the port's namespace, no data port in it; the LAN does not reach it."""
     inside = [row["ifname"] for row in json.loads(fresh.sh("ip -n mgmt -j link").output)]
-    assert sorted(inside) == ["lo", "mgmt0"]
+    assert sorted(inside) == ["lo", "mgmt0", "mgmt0-hw"]
     outside = json.loads(fresh.sh("ip -j address").output)
     assert {a["local"] for row in outside for a in row["addr_info"]} <= {"127.0.0.1", "::1"}
     assert fresh.sh("ss -Hltun").output.strip() == ""

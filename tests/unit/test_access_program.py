@@ -22,6 +22,7 @@ from appliance.access.sshlog import SshEvent
 from appliance.config.model import Config, Duration, Management, User
 from appliance.errors import ConfigError, UnreachableError
 from appliance.events import Events
+from appliance.guest.lan import Lan
 from appliance.guest.process import start_time
 from appliance.hardware.board import parse
 from appliance.paths import Paths
@@ -148,13 +149,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def part(root: Path, config: Config | None, events: Events | None = None) -> Access:
-    space = Namespace("no-such-name", root / "run/netns")
+    lan = Lan(Namespace("no-such-name", root / "run/netns"), ())
     told = events or Events()
-    log = Syslog(told, space, lambda: "wire1", 1)
-    endpoint = Endpoint(list, space)
-    return Access(
-        config, parse(BOARD), Paths(root), told, space=space, endpoint=endpoint, syslog=log, opened=lambda: None
-    )
+    log = Syslog(told, lan.space, lambda: "wire1", 1)
+    endpoint = Endpoint(list, lan.space)
+    return Access(config, parse(BOARD), Paths(root), told, lan=lan, endpoint=endpoint, syslog=log, opened=lambda: None)
 
 
 def test_accounts_follow_the_configuration(root: Path) -> None:
@@ -196,7 +195,7 @@ def test_what_did_not_work_before_refuses_no_other_change(root: Path) -> None:
         access = part(root, CONFIG, events)
         await access.start()
         (access.space.run / access.space.name).mkdir(parents=True)  # a name without a namespace behind it
-        with pytest.raises(UnreachableError, match="Cannot open network namespace"):
+        with pytest.raises(UnreachableError, match="the network namespace of the management port cannot be made"):
             await access.apply(broken)
         await access.apply(broken)
         assert [event.cause for event in events.newest()] == ["access_fault"]

@@ -8,6 +8,9 @@ import pytest
 from appliance.config.load import check
 
 BASE = '[[guest]]\nname = "a"\nimage = "a.qcow2"\n'
+LAN = '[management]\naddress = "dhcp"\n'
+TWIN = 'management = "bridged"\nmanagement_mac = "02:00:00:00:00:0A"\n'
+VIA = '{ kind = "ping", target = "192.0.2.9", via = "management" }'
 OTHER = '[[guest]]\nname = "b"\nimage = "b.qcow2"\n'
 
 
@@ -32,6 +35,14 @@ def errors(text: str) -> list[str]:
             BASE + 'lan_mac = "02:00:00:00:00:0A"\nwan_mac = "02:00:00:00:00:0a"\n',
             "guest a: wan_mac: is that of the other port",
         ),
+        (BASE + 'management = "bridged"\n', "guest a: management: bridged needs the management port, and it has no"),
+        (BASE + 'management_mac = "02:00:00:00:00:0a"\n', "guest a: management_mac: is used with a third port only"),
+        (
+            LAN + BASE + TWIN + OTHER + TWIN.replace("0A", "0a"),
+            'guest b: management_mac: "02:00:00:00:00:0a" is the address of guest a on the management LAN',
+        ),
+        (BASE + f"probes = [ {VIA} ]\n", "guest a: probes 1: via: the management port has no address to ask from"),
+        (LAN + BASE + f"probes = [ {VIA.replace('ping', 'arp')} ]\n", 'guest a: probes 1: via: a probe of kind "arp"'),
         (BASE + 'restart = { first = "1ms" }\n', "guest a: restart: first 1ms is not in 10ms .. 1h"),
         (BASE + 'restart = { first = "40s" }\n', "guest a: restart: first 40s is longer than longest 30s"),
         (BASE + 'restart = { policy = "maybe" }\n', 'guest a: restart: policy: "maybe" is not one of'),
@@ -54,6 +65,7 @@ def test_error(text: str, expected: str) -> None:
     [
         BASE + 'firmware = "uefi"\ndisks = [ { image = "d", readonly = true } ]\ncpus = 2\npin = [0, 1]\n',
         BASE + 'storage = "snapshot"\n' + OTHER.replace("b.qcow2", "a.qcow2") + 'storage = "snapshot"\n',
+        LAN + BASE + TWIN + f"probes = [ {VIA} ]\n" + OTHER + 'management = "bridged"\n',
         BASE + OTHER + 'after = ["a"]\n[[guest]]\nname = "c"\nimage = "c"\nafter = ["a", "b"]\n',
         BASE + 'management = "isolated"\nhugepages = true\nlimits = { cpu = 150, weight = 50, overhead = "256M" }\n',
     ],

@@ -71,7 +71,7 @@ def test_files_come_as_descriptors() -> None:
     """No path is on the command line, so none needs quoting; each file has a number of its own beyond the taps'."""
     drives = (Drive(Path("/i/a,b.img"), "raw"), Drive(Path("/i/c"), "qcow2", readonly=True))
     uefi = Uefi(Path("/f/code"), Path("/f/vars"))
-    machine = replace(MACHINE, initrd=Path("/i"), drives=drives, uefi=uefi, management=True, vhost=True)
+    machine = replace(MACHINE, initrd=Path("/i"), drives=drives, uefi=uefi, management="02:00:00:00:00:0a", vhost=True)
     fds = plan(machine)
     numbers = [*fds.taps, fds.management, *fds.vhost, *(fd for file in fds.files for fd, _ in file.descriptors)]
     assert numbers == list(range(FIRST_TAP_FD, FIRST_TAP_FD + len(numbers)))
@@ -112,10 +112,10 @@ def test_ports_can_have_given_addresses() -> None:
 
 
 def test_huge_pages_and_management() -> None:
-    words = build(replace(MACHINE, hugepages=True, management=True))
+    words = build(replace(MACHINE, hugepages=True, management="02:00:00:00:00:0a"))
     assert "hugetlb=on" in option(words, "-object")[0]
     assert option(words, "-netdev")[-1].startswith("tap,id=management,")
-    assert "addr=0x1e," in next(d for d in option(words, "-device") if "netdev=management" in d)
+    assert "mac=02:00:00:00:00:0a,addr=0x1e," in next(d for d in option(words, "-device") if "netdev=management" in d)
 
 
 @pytest.mark.skipif(shutil.which(MACHINE.program) is None, reason="no QEMU here")
@@ -129,7 +129,7 @@ def test_this_machines_qemu_takes_it(tmp_path: Path) -> None:
     drives = [Drive(tmp_path / "disk", "raw"), Drive(tmp_path / "other", "raw", readonly=True, snapshot=True)]
     uefi = Uefi(tmp_path / "code", tmp_path / "vars")
     machine = replace(MACHINE, memory=64 << 20, cpus=1, kernel=tmp_path / "k", drives=tuple(drives), uefi=uefi)
-    machine = replace(machine, management=True)
+    machine = replace(machine, management="02:00:00:00:00:0a")
     words = build(machine)
     words = [re.sub(r"^tap,(id=\w+),fd=(\d+)$", r"hubport,\1,hubid=\2", word) for word in words]
     sockets = [listen(tmp_path / name) for name in ("q", "c", "a")]
