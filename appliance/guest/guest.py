@@ -151,7 +151,7 @@ class Guest:
             return
         if self._ordered() == "stopped":
             self._to(Event.STOP, Cause.OPERATOR)
-        elif self.config.autostart or self._ordered() == "draining":
+        elif self.config.autostart or self._ordered() == "draining" or read_record(self._order_file.parent) is not None:
             self._to(Event.START, Cause.STARTING)
             self._want(True)
 

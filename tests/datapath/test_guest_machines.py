@@ -19,8 +19,9 @@ import pytest
 
 from appliance.config import model
 from appliance.config.model import Size
+from appliance.guest.lan import tap_name
 from appliance.guest.lifecycle import ALIVE, State
-from appliance.guest.management import host_address, tap_name
+from appliance.guest.management import host_address
 from tests.datapath.guest_world import World
 from tests.image import harness
 
