@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Copies of frames, for whoever wants to look: captures, and the recorder of what guests were given.
+ * Copies of frames for captures. What guests were given is kept by the recorder (path.h), which has nothing of this.
  *
  * Frames that XDP redirects are seen by no packet socket, so the datapath copies them itself: where they come
  * from a device, and where they are sent to one. With nobody looking this costs one test of a flag that is at

@@ -47,7 +47,7 @@
 #define MAX_TRACE 64	  /* steps kept for one explained frame */
 #define MAX_FLOWS 262144
 #define MAX_FRAGMENTS 16384
-#define MAX_COPIES 8	       /* who wants copies of frames: 0 the recorder, 1..7 captures */
+#define MAX_COPIES 8	       /* who wants copies of frames: captures 1..7; 0 is nobody */
 #define COPY_BYTES 16384       /* of one frame; a power of two */
 #define COPY_INSTRUCTIONS 4096 /* of a capture's filter, a power of two */
 #define RECORD_BYTES 2016      /* kept of a recorded frame at most */

@@ -2,8 +2,8 @@
 """Copies of frames out of the datapath: who wants them, where, and of what (bpf/copies.h makes them).
 
 A *point* is a place in the appliance (slot) and a way: IN for a frame that comes from the device there, OUT for one
-that is sent to it. A *sink* takes copies: number 0 is the recorder of what guests were given, 1..7 are captures, each
-with a ring of its own that its reader maps; frames never pass through bypassd.
+that is sent to it. A *sink* takes copies: numbers 1..7 are captures, each with a ring of its own that its reader maps;
+frames never pass through bypassd. Number 0 is nobody's. The recorder of what guests were given is none: recorder.py.
 
 Owns the tables of wishes as long as the datapath is open. A restarted bypassd begins with none: readers of the old one
 are gone with it.
@@ -21,7 +21,7 @@ from appliance.steering.kernel import Kernel
 from appliance.steering.layout import CopyWay
 from appliance.steering.pcap.classic import Instruction
 
-RECORDER = 0
+FIRST = 1
 RING_BYTES = 4 << 20
 
 
@@ -99,9 +99,9 @@ class Copies:
 
         Returns its sink and the ring's descriptor, which the caller closes. RefusedError when all sinks are taken.
         """
-        free = [sink for sink in range(RECORDER + 1, layout.MAX_COPIES) if sink not in self._wishes]
+        free = [sink for sink in range(FIRST, layout.MAX_COPIES) if sink not in self._wishes]
         if not free:
-            raise RefusedError(f"{layout.MAX_COPIES - 1} captures are running: end one of them")
+            raise RefusedError(f"{layout.MAX_COPIES - FIRST} captures are running: end one of them")
         sink = free[0]
         wish = layout.CopyWishValue(bytes=size, instructions=len(instructions))
         for place, (code, jt, jf, k) in enumerate(instructions):
