@@ -68,9 +68,20 @@ _connection: contextvars.ContextVar[_Connection] = contextvars.ContextVar("conne
 Stream = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def take_over(stream: Stream) -> None:
-    """Inside a handler: after its answer the connection belongs to `stream`, until that returns."""
-    _connection.get().stream = stream
+def take_over(stream: Stream, *, unread: bool = False) -> None:
+    """Inside a handler: after its answer the connection belongs to `stream`, until that returns.
+
+    `unread`: what the client sends from now on stays in its socket, for who reads it there.
+    """
+    link = _connection.get()
+    link.stream = stream
+    if unread:
+        link.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+
+def at_end(told: Callable[[], None]) -> None:
+    """Inside a handler: `told` is called once, when the client's connection has ended."""
+    _connection.get().ended.append(told)
 
 
 class TokenBucket:

@@ -46,17 +46,17 @@ class Client:
         with self._connect(wait) as link:
             return self._request(link, _Lines(link), method, params or {}, wait)
 
-    def take_over(self, method: str, params: dict[str, object]) -> tuple[socket.socket, bytes]:
-        """Call a method after which the connection is the other side's stream; the socket, and what came already."""
+    def take_over(self, method: str, params: dict[str, object]) -> tuple[Any, socket.socket, bytes]:
+        """Call a method after which the connection is a stream; its result, the socket, and what came already."""
         link = self._connect(5.0)
         try:
             lines = _Lines(link)
-            self._request(link, lines, method, params, 5.0)
+            result = self._request(link, lines, method, params, 5.0)
             link.settimeout(None)
         except BaseException:
             link.close()
             raise
-        return link, lines.rest
+        return result, link, lines.rest
 
     def many(self, calls: Sequence[tuple[str, dict[str, object]]], wait: float = 5.0) -> list[Any]:
         """The results of several methods by one request; None for each that was refused or failed."""

@@ -158,7 +158,7 @@ INCIDENTS = (
 
 IMAGES = (
     Command(
-        ("guest", "import", Arg("FILE", "an image: qcow2, raw, or a kernel or initrd", source="file")),
+        ("guest", "import", Arg("FILE", "qcow2, raw, kernel or initrd; - is standard input", source="file")),
         "copy an image to the appliance, checked and verified; Ctrl-C stops it",
         local="local:import_",
         role="operator",

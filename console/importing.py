@@ -1,46 +1,89 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`guest import`: ask the daemon for an import and follow it, with progress on standard error until it is over.
 
-Ctrl-C ends the import, and says so when nothing of it is left. A terminal that can only print gets a line a tenth.
+A file is opened by the daemon's helper with the rights of who asks; standard input is sent to the helper. Ctrl-C ends
+the import, and says so when nothing of it is left. A terminal that can only print gets a line a tenth.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import socket
+import sys
 from typing import Any
 
-from appliance.errors import RefusedError, UnreachableError
+from appliance.errors import NotFoundError, RefusedError, UnreachableError
+from console.client import RemoteError
 from console.execute import Context
 from console.render import cell
 
+STDIN = "-"
 _STAGES = {"start": "starting", "copy": "copying", "check": "checking with qemu-img"}
 _WAIT = 10.0  # seconds; the daemon answers within two
+_CHUNK = 1 << 18
 
 
 def import_image(context: Context, file: str, name: str, options: dict[str, object]) -> dict[str, Any]:
     """The finished import; RefusedError with the daemon's reason otherwise."""
-    call = context.client.call
-    job: dict[str, Any] = call("image.import", {"file": os.path.abspath(file), "name": name, **options})
-    number, meter = job["job"], Meter(context)
+    meter = Meter(context)
+    if file != STDIN:
+        job = context.client.call("image.import", {"file": os.path.abspath(file), "name": name, **options})
+        return _follow(context, job, meter)
+    if sys.stdin.isatty():
+        raise RefusedError(f"standard input is this terminal: `guest import - --name {name} < FILE`, over SSH as well")
+    job, link, _ = context.client.take_over("image.receive", {"name": name, **options})
+    with link:
+        try:
+            _send(link, meter)
+        except KeyboardInterrupt:
+            _cancel(context, job, meter)
+        return _follow(context, job, meter)
+
+
+def _send(link: socket.socket, meter: Meter) -> None:
+    """Standard input to its end, or until the helper wants no more: it says why itself."""
+    source, done = sys.stdin.fileno(), 0
+    ready = select.poll()
+    ready.register(source, select.POLLIN)
+    ready.register(link, 0)  # its end is always told
+    try:
+        while all(fd == source for fd, _ in ready.poll()) and (data := os.read(source, _CHUNK)):
+            link.sendall(data)
+            done += len(data)
+            meter.show("copy", done, 0)
+        link.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        if not isinstance(error, ConnectionError):
+            raise RefusedError(f"standard input: {error.strerror}") from error
+
+
+def _follow(context: Context, job: dict[str, Any], meter: Meter) -> dict[str, Any]:
+    name = job["name"]
     try:
         while job["stage"] not in ("done", "failed"):
             meter.show(str(job["stage"]), int(job["done_bytes"]), int(job["total_bytes"]))
-            job = call("image.job", {"job": number}, _WAIT)
+            job = context.client.call("image.job", {"job": job["job"]}, _WAIT)
     except KeyboardInterrupt:
-        meter.end()
-        try:
-            call("image.cancel", {"job": number}, _WAIT)
-        except UnreachableError:
-            pass  # then bypassd is gone, and the import with it
-        raise RefusedError(f"image {name}: the import was stopped; nothing of it is left") from None
+        _cancel(context, job, meter)
     meter.end()
     if job["stage"] == "failed":
         raise RefusedError(f"image {name}: not imported: {job['why']}")
     return job
 
 
+def _cancel(context: Context, job: dict[str, Any], meter: Meter) -> None:
+    """End the import; RefusedError says so."""
+    meter.end()
+    try:
+        context.client.call("image.cancel", {"job": job["job"]}, _WAIT)
+    except (UnreachableError, NotFoundError, RemoteError):
+        pass  # then bypassd is gone, and the import with it
+    raise RefusedError(f"image {job['name']}: the import was stopped; nothing of it is left")
+
+
 class Meter:
-    """One line of progress, written over itself where the terminal can, else once a tenth."""
+    """One line of progress, written over itself where the terminal can, else once a tenth, or each 64 MiB."""
 
     def __init__(self, context: Context) -> None:
         self._err, self._on = context.err, context.err.isatty()
@@ -48,15 +91,15 @@ class Meter:
         self._said, self._open = "", False
 
     def show(self, stage: str, done: int, total: int) -> None:
-        """How far it is; sizes in bytes."""
+        """How far it is; sizes in bytes, `total` 0 where it is not known."""
         if not self._on:
             return
-        share = done * 100 // total if total and stage == "copy" else None
         text = cell(_STAGES.get(stage, stage))
-        if share is not None and self._over:
-            text += f" {share:3d} %  {done >> 20} of {total >> 20} MiB"
-        elif share is not None:
-            text += f" {share // 10 * 10} %"
+        if stage == "copy" and total:
+            share = done * 100 // total
+            text += f" {share:3d} %  {done >> 20} of {total >> 20} MiB" if self._over else f" {share // 10 * 10} %"
+        elif stage == "copy":
+            text += f" {done >> 20} MiB" if self._over else f" {done >> 26 << 6} MiB"
         if text == self._said:
             return
         self._said, self._open = text, self._over

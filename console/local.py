@@ -119,13 +119,13 @@ def console(parsed: Parsed, context: Context) -> Outcome:
     """`guest NAME console`: the guest's serial line, until the escape key."""
     from console.attach import attach
 
-    link, rest = context.client.take_over("guest.console", {"name": parsed.args["NAME"]})
+    _, link, rest = context.client.take_over("guest.console", {"name": parsed.args["NAME"]})
     with link:
         return Outcome([attach(link, rest, context.out, context.err)], "lines")
 
 
 def import_(parsed: Parsed, context: Context) -> Outcome:
-    """`guest import FILE --name N`: copy an image to the appliance."""
+    """`guest import FILE --name N`: copy an image to the appliance; `-` is standard input."""
     from console.importing import import_image
 
     options: dict[str, object] = {"replace": True} if "--replace" in parsed.options else {}

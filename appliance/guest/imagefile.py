@@ -44,9 +44,12 @@ class About(NamedTuple):
     virtual_bytes: int
 
 
-def examine(head: bytes, size: int, kind: str) -> About:
-    """What a file is that begins with `head` and has `size` bytes; RefusedError says why it is not taken."""
-    if size == 0:
+def examine(head: bytes, size: int | None, kind: str) -> About:
+    """What a file is that begins with `head` and has `size` bytes; RefusedError says why it is not taken.
+
+    `size` None: it is still coming; what depends on its size is not looked at.
+    """
+    if size == 0 or not head:
         raise RefusedError("it is empty")
     if kind == "kernel":
         if head[0x202:0x206] != b"HdrS":
@@ -62,12 +65,12 @@ def examine(head: bytes, size: int, kind: str) -> About:
     for magic, how in _PACKED:
         if head.startswith(magic):
             raise RefusedError(f"it is packed ({how}): unpack it first, or give --kind initrd if it is one")
-    if size % SECTOR:
+    if size is not None and size % SECTOR:
         raise RefusedError(f"its {size} bytes are not whole sectors of {SECTOR}: it was cut off, or is no disk image")
-    return About("raw", size)
+    return About("raw", size or 0)
 
 
-def _qcow2(head: bytes, size: int) -> About:
+def _qcow2(head: bytes, size: int | None) -> About:
     if len(head) < _HEADER.size:
         raise RefusedError("its qcow2 header was cut off")
     fields = _HEADER.unpack_from(head)
@@ -85,7 +88,7 @@ def _qcow2(head: bytes, size: int) -> About:
         raise RefusedError("its data is in another file, and an image must be whole: convert it with qemu-img first")
     if crypt:
         raise RefusedError("it is encrypted, and nobody is here to give the key")
-    if not 9 <= cluster_bits <= 21 or size < 1 << cluster_bits:
+    if not 9 <= cluster_bits <= 21 or (size is not None and size < 1 << cluster_bits):
         raise RefusedError("its qcow2 header is damaged")
     return About("qcow2", virtual)
 

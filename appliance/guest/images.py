@@ -144,11 +144,17 @@ class Images:
     async def start(
         self, source: str, name: str, owner: int, *, kind: str = "disk", sha256: str = "", replace: bool = False
     ) -> Job:
-        """Begin an import; RefusedError when it makes no sense from the start."""
-        imagefile.check_name(name)
-        sha256 = imagefile.check_sum(sha256)
+        """Begin an import of a file; RefusedError when it makes no sense from the start."""
         if not source.startswith("/"):
             raise RefusedError(f"{source}: give the whole path, from /")
+        job = self.begin(name, owner, sha256=sha256, replace=replace)
+        await self.feed(job, source, kind, sha256, asyncio.subprocess.DEVNULL)
+        return job
+
+    def begin(self, name: str, owner: int, *, sha256: str = "", replace: bool = False) -> Job:
+        """Take a job on, which `feed` starts; RefusedError when it makes no sense from the start."""
+        imagefile.check_name(name)
+        imagefile.check_sum(sha256)
         if (self._folder / name).exists() and not replace:
             raise RefusedError(f'an image "{name}" is there already: --replace takes its place, and can be undone')
         running = [job for job in self._jobs.values() if not job.over]
@@ -157,25 +163,35 @@ class Images:
         if len(running) >= AT_ONCE:
             raise RefusedError(f"{AT_ONCE} images are being imported already: wait for one of them")
         self._count += 1
-        job = Job(self._count, name, owner)
-        asked = {"source": source, "uid": owner, "images": str(self._folder), "name": name, "kind": kind}
+        job = self._jobs[self._count] = Job(self._count, name, owner)
+        for old in [number for number, each in self._jobs.items() if each.over][:-KEPT_JOBS]:
+            del self._jobs[old]
+        return job
+
+    async def feed(self, job: Job, source: str, kind: str, sha256: str, stdin: int) -> None:
+        """Start the helper. `source` "-": what comes through the socket `stdin`."""
+        asked = {"source": source, "uid": job.owner, "images": str(self._folder), "name": job.name, "kind": kind}
+        asked["sha256"] = imagefile.check_sum(sha256)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self.tidy()
             job.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-m", "appliance.guest.importer", json.dumps({**asked, "sha256": sha256})),
-                stdin=asyncio.subprocess.DEVNULL,
+                *(sys.executable, "-I", "-m", "appliance.guest.importer", json.dumps(asked)),
+                stdin=stdin,
                 stdout=asyncio.subprocess.PIPE,
             )
         except OSError as error:
-            raise GuestError(f"the import cannot be started: {error.strerror}") from error
-        self._jobs[job.number] = job
-        for old in [number for number, each in self._jobs.items() if each.over][:-KEPT_JOBS]:
-            del self._jobs[old]
-        task = asyncio.get_running_loop().create_task(self._follow(job), name=f"import {name}")
+            job.end(f"the import cannot be started: {error.strerror}")
+            raise GuestError(job.why) from error
+        task = asyncio.get_running_loop().create_task(self._follow(job), name=f"import {job.name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return job
+
+    async def finished(self, job: Job) -> None:
+        """Wait until it is over."""
+        while not job.over:
+            job.changed.clear()
+            await job.changed.wait()
 
     async def _follow(self, job: Job) -> None:
         process = job.process
@@ -203,9 +219,7 @@ class Images:
         if job.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 job.process.kill()
-        while not job.over:
-            job.changed.clear()
-            await job.changed.wait()
+        await self.finished(job)
 
     # Taking back
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Copies one image into the appliance: a process of its own beside bypassd, which no slow disk can hold up.
 
-It opens the file with the rights of who asked for it, copies it beside its place, adds up its SHA-256 on the way, has
-qemu-img check it as a user without rights, and only then lets it take its name, by one rename. Until that rename
-nothing has changed; whatever ends it before leaves nothing but a partial file, which images.py removes. What it does it
-says as JSON lines on standard output: {"stage": "copy", "done": 1, "total": 2}, at last "done" or "failed" with "why".
+It opens the file with the rights of who asked for it, or takes what a client sends through the socket that is its
+standard input, copies it beside its place, adds up its SHA-256 on the way, has qemu-img check it as a user without
+rights, and only then lets it take its name, by one rename. Until that rename nothing has changed; whatever ends it
+before leaves nothing but a partial file, which images.py removes. What it does it says as JSON lines on standard
+output: {"stage": "copy", "done": 1, "total": 2}, at last "done" or "failed" with "why".
+
+A sender shuts its side of the socket down when it has sent all, and stays; one that is gone was cut off.
 
     python -m appliance.guest.importer '{"source": .., "uid": .., "images": .., "name": .., "kind": .., "sha256": ..}'
 """
@@ -18,12 +21,13 @@ import hashlib
 import json
 import os
 import pwd
+import select
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,10 @@ CHUNK = 1 << 20
 SYNC_EVERY = 64 << 20
 RESERVE = 32 << 20  # bytes that stay free for records and configuration
 SAY_EVERY_S = 0.2
+LOOK_EVERY = 8 << 20  # bytes, while it is not known how many come
+SILENCE_S = 120  # a sender from whom nothing comes for so long is given up
+STDIN = "-"
+WHAT_HELPS = "`show images` says what could be removed"
 WORDS = 300  # characters of what qemu-img says that are shown
 NOBODY = 199_999  # the user that qemu-img runs as, below those of the guests
 _PR_SET_PDEATHSIG = 1
@@ -82,21 +90,53 @@ def _mib(size: int) -> str:
     return f"{size / (1 << 20):.0f} MiB"
 
 
+def free_bytes(images: Path) -> int:
+    """What images may still use of the disk."""
+    found = os.statvfs(images)
+    return found.f_bavail * found.f_frsize - RESERVE
+
+
 def check_room(size: int, images: Path) -> None:
     """RefusedError when the image does not fit."""
-    found = os.statvfs(images)
-    free = found.f_bavail * found.f_frsize - RESERVE
+    free = free_bytes(images)
     if size > free:
-        what = f"it is too large: it has {_mib(size)}, and {_mib(max(free, 0))} can be used"
-        raise RefusedError(f"{what}; `show images` says what could be removed")
+        raise RefusedError(f"it is too large: it has {_mib(size)}, and {_mib(max(free, 0))} can be used; {WHAT_HELPS}")
 
 
-def copy(source: int, part: Path, total: int) -> str:
-    """Copy to `part`, on the disk when this returns; the SHA-256 of what was copied."""
+def chunks(source: int) -> Iterator[bytes]:
+    """What a file holds."""
+    while data := os.read(source, CHUNK):
+        yield data
+
+
+def sent(images: Path) -> Iterator[bytes]:
+    """What comes through the socket that is standard input, while it fits; RefusedError when it is cut off."""
+    link, done, looked = select.poll(), 0, 0
+    link.register(0, select.POLLIN)
+    while True:
+        found = link.poll(SILENCE_S * 1000)
+        if not found:
+            raise RefusedError(f"nothing more came for {SILENCE_S} s, after {_mib(done)}")
+        data = os.read(0, CHUNK)
+        if not data:
+            break
+        done += len(data)
+        yield data
+        if done - looked >= LOOK_EVERY:
+            looked = done
+            free = free_bytes(images)
+            if free <= 0:
+                raise RefusedError(f"it is too large: {_mib(done)} of it came, and no more fits; {WHAT_HELPS}")
+    if link.poll(0)[0][1] & select.POLLHUP:
+        raise RefusedError(f"it was cut off after {_mib(done)}: who sent it is gone")
+
+
+def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
+    """Copy to `part`, on the disk when this returns; SHA-256 and size of what was copied. `total` 0: not known."""
     digest, done, said, synced = hashlib.sha256(), 0, 0.0, 0
     with part.open("xb", buffering=0) as target:
         os.fchmod(target.fileno(), 0o644)
-        while data := os.read(source, CHUNK):
+        for data in source:
             view = memoryview(data)
             while view:
                 view = view[target.write(view) :]
@@ -110,9 +150,9 @@ def copy(source: int, part: Path, total: int) -> str:
                 say("copy", done=done, total=total)
         os.fsync(target.fileno())
     say("copy", done=done, total=total)
-    if done != total:
+    if total and done != total:
         raise RefusedError(f"it changed while it was copied: {total} bytes at first, {done} at last")
-    return digest.hexdigest()
+    return digest.hexdigest(), done
 
 
 def qemu_img(words: list[str], image: Path) -> tuple[int, dict[str, Any], str]:
@@ -168,15 +208,41 @@ def place(part: Path, final: Path, previous: Path, record: dict[str, object]) ->
     os.close(folder)
 
 
+def _whole_head(stream: Iterator[bytes]) -> Iterator[bytes]:
+    """First what the file begins with, as much as is looked at; then all of it."""
+    head = b""
+    for data in stream:
+        head += data
+        if len(head) >= imagefile.HEAD_BYTES:
+            break
+    yield head
+    yield head
+    yield from stream
+
+
 def run(asked: dict[str, Any]) -> None:
-    """The whole import; BypassError or OSError when there is none."""
+    """The whole import; BypassError or OSError when there is none, and nothing of it is left then."""
+    part = Path(asked["images"]) / f".{asked['name']}.part"
+    try:
+        _import(asked, part)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _import(asked: dict[str, Any], part: Path) -> None:
     images, name = Path(asked["images"]), str(asked["name"])
-    source = _open_source(asked["source"], asked["uid"])
-    size = os.fstat(source).st_size
-    about = imagefile.examine(os.pread(source, imagefile.HEAD_BYTES, 0), size, asked["kind"])
-    check_room(size, images)
-    part = images / f".{name}.part"
-    found = copy(source, part, size)
+    if asked["source"] == STDIN:
+        stream = _whole_head(sent(images))
+        imagefile.examine(next(stream), None, asked["kind"])  # what is wrong at sight is told before all of it came
+        found, size = copy(stream, part, 0)
+    else:
+        source = _open_source(asked["source"], asked["uid"])
+        size = os.fstat(source).st_size
+        imagefile.examine(os.pread(source, imagefile.HEAD_BYTES, 0), size, asked["kind"])
+        check_room(size, images)
+        found, size = copy(chunks(source), part, size)
+    with part.open("rb") as copied:
+        about = imagefile.examine(copied.read(imagefile.HEAD_BYTES), size, asked["kind"])
     if asked["sha256"] and found != asked["sha256"]:
         raise RefusedError(f"its SHA-256 is {found}, and not {asked['sha256']}: it was damaged or exchanged on its way")
     if about.format == "qcow2":
@@ -187,7 +253,7 @@ def run(asked: dict[str, Any]) -> None:
         "verified": bool(asked["sha256"]),
         "format": about.format,
         "virtual_bytes": about.virtual_bytes,
-        "source": asked["source"],
+        "source": "standard input" if asked["source"] == STDIN else asked["source"],
         "imported": time.time(),
     }
     place(part, images / name, images / f".{name}.previous", record)
@@ -202,7 +268,8 @@ def main() -> int:
     try:
         run(asked)
     except BypassError as error:
-        say("failed", why=f"{asked['source']}: {str(error).removeprefix(asked['source'] + ': ')}")
+        source = "standard input" if asked["source"] == STDIN else asked["source"]
+        say("failed", why=f"{source}: {str(error).removeprefix(source + ': ')}")
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         say("failed", why="the data partition is full; nothing was imported" if full else f"{error}")
