@@ -102,7 +102,8 @@ static __always_inline int decide(int kind, void *ctx, bool attached)
 		place = (generation & 1) * MAX_RULES + found;
 		rule = bpf_map_lookup_elem(&rules, &place);
 	}
-	if (plain(device) && found != NOT_HERE && !(rule && rule->length) && fits(kind, ctx, device, length)) {
+	if ((attached || plain(device)) && found != NOT_HERE && !(rule && rule->length) &&
+	    fits(kind, ctx, device, length)) {
 		if (rule) {
 			__u32 counter = rule->counter;
 			struct rule_counter *matched = bpf_map_lookup_elem(&rule_counters, &counter);
