@@ -129,14 +129,18 @@ missing:
 	return leave(kind, ctx, device, s, length, buffers, direction, OUTCOME_NO_PROGRAM);
 }
 
-/* What we sent through a hop and came out of it: by EtherType, or by the address that only our own frames have. */
+/*
+ * What we sent through a hop and came out of it: by EtherType, or by the address that only our own frames have; a guest
+ * that routes writes its own over the source, and leaves the destination.
+ */
 static __always_inline bool heartbeat(int kind, void *ctx, __u32 hop)
 {
 	void *data = frame_data(kind, ctx);
 
 	if (data + ETH_HLEN > frame_end(kind, ctx))
 		return false;
-	if (bpf_ntohl(*(__u32 *)(data + 6)) == (HEARTBEAT_ADDRESS | hop))
+	if (bpf_ntohl(*(__u32 *)(data + 6)) == (HEARTBEAT_ADDRESS | hop) ||
+	    bpf_ntohl(*(__u32 *)data) == (HEARTBEAT_ADDRESS | hop))
 		return true;
 	return *(__u16 *)(data + 12) == bpf_htons(ETH_HEARTBEAT) && !tagged(kind, ctx);
 }

@@ -56,7 +56,7 @@
 #define NO_ACCEPT_BIT 255 /* the hop takes every frame */
 
 #define ETH_HEARTBEAT 0x88b5	     /* in-band heartbeats, from hop taps only */
-#define HEARTBEAT_ADDRESS 0x02545700 /* first bytes of the source of all that is sent through a hop; + its id */
+#define HEARTBEAT_ADDRESS 0x02545700 /* first bytes of the addresses of what is sent through a hop; + its id */
 #define ETH_TAG 0x88a8		     /* 802.1ad */
 #define TAG_OUT 0		     /* VID: leave, in the direction the frame travels */
 #define TAG_OUT_LAN 4001	     /* VID: leave by the LAN port */

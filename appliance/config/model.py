@@ -109,6 +109,14 @@ class Slow(_Struct, frozen=True):
     time: Duration = Duration(1_000_000_000)
 
 
+class Routed(_Struct, frozen=True):
+    """The two ends of in-band heartbeats through a guest that routes, in IPv4; the guest has a route to each."""
+
+    lan: str
+    wan: str
+    port: PortNumber = 9  # of UDP, at both ends: discard
+
+
 class Probe(_Struct, frozen=True):
     """Active: something we send, and expect an answer to (negative: expect none)."""
 
@@ -125,6 +133,7 @@ class Probe(_Struct, frozen=True):
     verify: bool = True  # https: the certificate must be good
     frame: str = ""  # inband, negative: the frame to send, as hex digits, or a capture file whose first frame it is
     enter: Literal["both", "lan", "wan"] = "both"  # inband, negative: the side at which frames enter the guest
+    routed: Routed | None = None  # inband: through a guest that routes
     slow: Slow | None = None  # inband
 
 

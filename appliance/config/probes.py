@@ -27,6 +27,7 @@ _USED_BY: dict[str, tuple[str, ...]] = {
     "verify": ("http",),
     "frame": ("inband", "negative"),
     "enter": ("inband", "negative"),
+    "routed": ("inband",),
     "slow": ("inband",),
 }
 MANAGEMENT = "management"
@@ -70,7 +71,7 @@ def faults(probe: Probe) -> Iterator[Fault]:
     for key, kinds in _USED_BY.items():
         if probe.kind not in kinds and getattr(probe, key) != getattr(default, key):
             yield key, f'a probe of kind "{probe.kind}" uses no {key}'
-    for key, check in (("url", _url), ("target", _target), ("frame", _frame), ("slow", _slow)):
+    for key, check in (("url", _url), ("target", _target), ("frame", _frame), ("routed", _routed), ("slow", _slow)):
         if getattr(probe, key) and probe.kind in _USED_BY[key]:
             yield from ((key, what) for what in check(probe))
     if probe.timeout and not limits.MIN_INTERVAL <= probe.timeout <= limits.MAX_DURATION:
@@ -121,6 +122,24 @@ def _frame(probe: Probe) -> Iterator[str]:
         yield f"{len(frame)} bytes: a frame has {FRAME_LEAST} to {FRAME_MOST}, addresses first, without the checksum"
     elif frame is None and _HEX.fullmatch(probe.frame):
         yield "an odd number of hex digits"
+
+
+def _routed(probe: Probe) -> Iterator[str]:
+    assert probe.routed is not None
+    if probe.frame:
+        yield "is a frame of its own: leave out frame"
+    ends: list[ipaddress.IPv4Address] = []
+    for key in ("lan", "wan"):
+        text = getattr(probe.routed, key)
+        try:
+            ends.append(ipaddress.IPv4Address(text))
+        except ValueError:
+            yield f'{key} "{text}" is not an IPv4 address'
+            continue
+        if ends[-1].is_multicast or ends[-1].is_loopback or ends[-1].is_unspecified or ends[-1].is_link_local:
+            yield f'{key} "{text}" is no address that a router forwards to; 198.18.0.0/15 is for tests'
+    if len(set(ends)) == 1 and len(ends) == 2:
+        yield f'lan and wan are both "{probe.routed.lan}": each side needs an address of its own'
 
 
 def _slow(probe: Probe) -> Iterator[str]:

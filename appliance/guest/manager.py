@@ -24,7 +24,7 @@ from appliance.errors import BypassError, GuestError, NotFoundError
 from appliance.guest import imageapi, management, taps
 from appliance.guest.aftermath import Aftermath
 from appliance.guest.cgroup import Cgroups
-from appliance.guest.command import Accel
+from appliance.guest.command import Accel, port_addresses
 from appliance.guest.guest import Guest, HopPath, Ledger
 from appliance.guest.images import Images, images_used
 from appliance.guest.lan import Lan, lan_of
@@ -163,11 +163,12 @@ class GuestManager:
         """Make and attach the taps that a guest has as the configuration is now, and take its others out."""
         hop = self._datapath.hop_id(config.name)
         segments = served(self._config)[config.name]
-        pairs = []
+        pairs: list[TapPair] = []
         for segment in segments:
             number = self._datapath.segment_id(segment)
             lan, wan = (taps.tap_name(hop, number, side) for side in Side)
-            pairs.append(TapPair(lan, wan, segment if len(segments) > 1 else ""))
+            label = segment if len(segments) > 1 else ""
+            pairs.append(TapPair(lan, wan, label, port_addresses(config, hop, len(pairs))))
             for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
                 taps.ensure(device)
                 self._datapath.attach_hop(device, config.name, segment, side, tags=self._tags(config))

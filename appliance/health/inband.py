@@ -24,6 +24,7 @@ import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Protocol
 
 ETHERTYPE = 0x88B5  # IEEE 802 local experimental 1
 MAGIC = b"TWHB"
@@ -79,15 +80,24 @@ def target_address(hop: int, direction: Direction) -> bytes:
 def encode(beat: Beat) -> bytes:
     """The frame of a heartbeat, without the checksum, 60 bytes."""
     header = target_address(beat.hop, beat.direction) + source_address(beat.hop, beat.direction)
-    body = _BODY.pack(MAGIC, VERSION, beat.direction, beat.hop, beat.nonce, beat.sequence, beat.sent)
-    return (header + struct.pack(">H", ETHERTYPE) + body).ljust(FRAME_BYTES, b"\0")
+    return (header + struct.pack(">H", ETHERTYPE) + pack(beat)).ljust(FRAME_BYTES, b"\0")
+
+
+def pack(beat: Beat) -> bytes:
+    """What follows the EtherType."""
+    return _BODY.pack(MAGIC, VERSION, beat.direction, beat.hop, beat.nonce, beat.sequence, beat.sent)
 
 
 def decode(frame: bytes) -> Beat | None:
     """The heartbeat in a frame; None when it is none of this version (never an exception: frames come from a guest)."""
-    if len(frame) < 14 + _BODY.size or frame[12:14] != ETHERTYPE.to_bytes(2, "big"):
+    return unpack(frame[14:]) if frame[12:14] == ETHERTYPE.to_bytes(2, "big") else None
+
+
+def unpack(body: bytes) -> Beat | None:
+    """The heartbeat in what follows the EtherType, or in a payload; None when it is none."""
+    if len(body) < _BODY.size:
         return None
-    magic, version, direction, hop, nonce, sequence, sent = _BODY.unpack_from(frame, 14)
+    magic, version, direction, hop, nonce, sequence, sent = _BODY.unpack_from(body)
     if magic != MAGIC or version != VERSION or direction not in (0, 1):
         return None
     return Beat(hop, Direction(direction), nonce, sequence, sent)
@@ -106,11 +116,22 @@ class Proof:
     latency: int
 
 
+class Route(Protocol):
+    """How heartbeats pass a guest that routes (routed.py)."""
+
+    def encode(self, beat: Beat) -> bytes:
+        """The frame that is sent into the guest."""
+
+    def decode(self, frame: bytes, hop: int) -> Beat | None:
+        """The heartbeat in a frame that came out of it; None when it is none."""
+
+
 @dataclass
 class Lane:
     """One direction through one hop on one segment: what was sent, what came back. Pure, no clock.
 
-    With a `template` frames look like it; `number` tells the templates of a guest apart.
+    With a `template` frames look like it; `number` tells the templates of a guest apart. With a `route` they are
+    packets that the guest forwards as a router.
     """
 
     hop: int
@@ -118,6 +139,7 @@ class Lane:
     nonce: int
     template: bytes = b""
     number: int = 0
+    route: Route | None = None
     sent: int = 0
     received: int = 0
     foreign: int = 0  # not ours: another nonce, hop or direction, a sequence never sent or seen before
@@ -133,11 +155,16 @@ class Lane:
     @property
     def ethertype(self) -> int:
         """What a packet socket must be bound to: of the frame behind its tags, which the kernel takes off."""
+        if self.route is not None:
+            return 0x0800
         return inner_ethertype(self.template) if self.template else ETHERTYPE
+
+    def _decode(self, frame: bytes) -> Beat | None:
+        return self.route.decode(frame, self.hop) if self.route is not None else decode(frame)
 
     def claims(self, frame: bytes) -> bool:
         """Whether a frame that came out of the guest is one of this lane's kind."""
-        return frame[6:12] == self.source if self.template else decode(frame) is not None
+        return frame[6:12] == self.source if self.template else self._decode(frame) is not None
 
     def send(self, now: int) -> bytes:
         """The next frame to send, at time `now`."""
@@ -148,7 +175,8 @@ class Lane:
             self._outstanding.popitem(last=False)
         self.sent += 1
         if not self.template:
-            return encode(Beat(self.hop, self.direction, self.nonce, sequence, now))
+            beat = Beat(self.hop, self.direction, self.nonce, sequence, now)
+            return self.route.encode(beat) if self.route is not None else encode(beat)
         return _ADDRESS_PREFIX + key.to_bytes(3, "big") + self.source + self.template[12:]
 
     def _key(self, sequence: int) -> int:
@@ -164,7 +192,7 @@ class Lane:
         return Proof(sent, now - sent)
 
     def _take(self, frame: bytes) -> int | None:
-        beat = decode(frame)
+        beat = self._decode(frame)
         if beat is None or (beat.nonce, beat.hop, beat.direction) != (self.nonce, self.hop, self.direction):
             return None
         sent = self._outstanding.pop(beat.sequence, None)

@@ -8,6 +8,7 @@ later is good evidence, one that came out is bad. Streams live as long as the gu
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from appliance.config.probes import FRAME_LEAST, FRAME_MOST, frame_from_hex
 from appliance.errors import BypassError, GuestError
 from appliance.health.detector import Bad, Detector, Event, Good, Limits, milliseconds
 from appliance.health.inband import Direction, Lane
+from appliance.health.routed import Route
 from appliance.health.slow import Slowness
 from appliance.health.taplink import TapLink
 from appliance.steering import capture
@@ -28,11 +30,15 @@ Evidence = tuple[str, Event]
 
 @dataclass(frozen=True)
 class TapPair:
-    """The two taps of a guest on one segment. `label` tells segments apart; "" where there is one only."""
+    """The two taps of a guest on one segment. `label` tells segments apart; "" where there is one only.
+
+    `addresses` are the MAC addresses that the guest has at them.
+    """
 
     lan: str
     wan: str
     label: str = ""
+    addresses: tuple[str, str] = ("", "")
 
     def sides(self, way: Direction) -> tuple[str, str]:
         """Where frames of this direction enter the guest, and where they leave it."""
@@ -118,10 +124,10 @@ def streams(
 ) -> list[Stream]:
     """The streams that a guest's probes ask for. GuestError when a probe's frame cannot be read."""
     found: list[Stream] = []
-    chosen: dict[tuple[str, str, str], model.Probe] = {}
+    chosen: dict[tuple[str, str, model.Routed | None, str], model.Probe] = {}
     for probe in probes:
         if probe.kind in ("inband", "negative"):
-            key = (probe.kind, probe.frame, probe.enter)
+            key = (probe.kind, probe.frame, probe.routed, probe.enter)
             # The same frames twice would say the same: the most demanding probe is both.
             known = chosen.get(key)
             if known is None or probe.interval * probe.misses < known.interval * known.misses:
@@ -132,13 +138,30 @@ def streams(
             for way in Direction:
                 if probe.enter not in ("both", "lan" if way is Direction.LAN_TO_WAN else "wan"):
                     continue
-                found.append(_stream(probe, number, Lane(hop, way, nonce, frame, number), pair))
+                lane = Lane(hop, way, nonce, frame, number, _route(probe.routed, way, pair))
+                found.append(_stream(probe, number, lane, pair))
     return found
+
+
+def _route(routed: model.Routed | None, way: Direction, pair: TapPair) -> Route | None:
+    if routed is None:
+        return None
+    ends = (ipaddress.IPv4Address(routed.lan), ipaddress.IPv4Address(routed.wan))
+    source, target = ends if way is Direction.LAN_TO_WAN else ends[::-1]
+    return Route(bytes.fromhex(pair.addresses[way].replace(":", "")), source, target, routed.port)
 
 
 def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Stream:
     kind = "in-band" if probe.kind == "inband" else "negative"
-    which = "" if not probe.frame else f"frame {number + 1} " if frame_from_hex(probe.frame) else f"{probe.frame} "
+    which = (
+        "routed "
+        if probe.routed
+        else ""
+        if not probe.frame
+        else f"frame {number + 1} "
+        if frame_from_hex(probe.frame)
+        else f"{probe.frame} "
+    )
     where = f"{which}{pair.label + ' ' if pair.label else ''}{lane.direction.arrow}"
     negative = probe.kind == "negative"
     # Good evidence of a negative heartbeat is one interval old when it is known.

@@ -3,8 +3,8 @@
 
 What is sent here leaves through the tap and so enters the guest; what the guest sends out of that port, and the
 datapath hands to the host stack, is read here. The socket is bound to one interface and one EtherType, and a socket
-filter drops in the kernel what carries neither our magic nor our address, so that no traffic of others wakes bypassd.
-It lives as long as the guest's process.
+filter drops in the kernel what carries neither our magic nor an address of ours, so that no traffic of others wakes
+bypassd. It lives as long as the guest's process.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ _READ_LIMIT = 32
 
 
 def _code(source: bytes) -> tuple[tuple[int, int, int, int], ...]:
-    """Classic BPF: our source address, or EtherType and magic; keep 128 bytes, else drop.
+    """Classic BPF: our address as source or destination, or EtherType and magic; keep 128 bytes, else drop.
 
     (code, jump true, jump false, value)
     """
     return (
         (0x20, 0, 0, 6),  # ld [6]
+        (0x15, 6, 0, int.from_bytes(source, "big")),  # jeq
+        (0x20, 0, 0, 0),  # ld [0]
         (0x15, 4, 0, int.from_bytes(source, "big")),  # jeq
         (0x28, 0, 0, 12),  # ldh [12]
         (0x15, 0, 3, ETHERTYPE),  # jeq

@@ -119,7 +119,8 @@ class Model:
         else:
             direction = Side(where.side ^ 1)  # out of the WAN side: on from LAN to WAN
             ours = (layout.HEARTBEAT_ADDRESS | where.hop).to_bytes(4, "big")
-            if len(data) >= 14 and (data[6:10] == ours or data[12:14] == layout.ETH_HEARTBEAT.to_bytes(2, "big")):
+            ethertype = layout.ETH_HEARTBEAT.to_bytes(2, "big")
+            if len(data) >= 14 and (ours in (data[6:10], data[:4]) or data[12:14] == ethertype):
                 return Decision(Outcome.HEARTBEAT, Verdict.STACK, frame=data)
         if len(data) < 14:
             return self._leave(where, direction, data, Outcome.UNPARSED)

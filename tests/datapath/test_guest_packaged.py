@@ -8,14 +8,17 @@ the traffic, and the link carries everything again, at once, when its applicatio
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -24,6 +27,7 @@ from scapy.layers.l2 import Ether
 from appliance.config import model
 from appliance.config.model import Duration, Size
 from appliance.guest.lifecycle import State
+from appliance.guest.show import details
 from tests.datapath.guest_world import World
 from tests.guests.build import FIREWALL, INSPECTOR, Recipe, build
 from tests.image import harness
@@ -133,6 +137,7 @@ def test_without_its_application_it_is_bypassed(inspector: World) -> None:
 
 LAN_MAC, WAN_MAC = "02:00:00:00:02:01", "02:00:00:00:02:02"
 LAN_IP, WAN_IP = "10.77.2.1", "10.77.2.2"
+LINES = itertools.count()  # typed on consoles, which repeat what was said before
 SERVER = """
 import select, socket, sys
 sockets = [socket.create_server(("10.77.2.2", port)) for port in (23, 80)]
@@ -140,6 +145,20 @@ print("listening", flush=True)
 while True:
     for ready in select.select(sockets, [], [])[0]:
         ready.accept()[0].close()
+"""
+
+WATCH = """
+import socket
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3)
+link.bind(("wan", 3))
+print("watching", flush=True)
+count = 0
+while True:
+    frame = link.recv(2048)
+    count += frame[12:14] == bytes((8, 0)) and b"TWHB" in frame
+    if frame[23] == 6 and frame[36:38] == bytes((0, 80)):
+        break
+print(count, "heartbeats", flush=True)
 """
 
 
@@ -197,13 +216,21 @@ def firewall(bpf_object: Path) -> Iterator[tuple[World, Hosts]]:
     made = guest(
         FIREWALL,
         memory=Size.parse("256M"),
-        cmdline="console=ttyS0 quiet management=169.254.1.2/24",
+        cmdline="console=ttyS0 quiet management=169.254.1.2/24 hop=01",
         management="isolated",
         lan_mac=WAN_MAC,
         wan_mac=LAN_MAC,
         accept="ip",
         autostart=False,
-        probes=(model.Probe(kind="ping", target="169.254.1.2", interval=Duration.parse("200ms"), misses=3),),
+        probes=(
+            model.Probe(kind="ping", target="169.254.1.2", interval=Duration.parse("200ms"), misses=3),
+            model.Probe(
+                kind="inband",
+                interval=Duration.parse("100ms"),
+                misses=3,
+                routed=model.Routed(lan="198.18.0.1", wan="198.18.0.2"),
+            ),
+        ),
     )
     config = model.Config(
         segment=(SEGMENT,), guest=(made,), rule=(model.Rule(name="ip", match="ip", path=("firewall",)),)
@@ -226,9 +253,64 @@ def test_a_routed_firewall_between_two_neighbours(firewall: tuple[World, Hosts])
     assert hosts.ttl() == straight - 1
     assert hosts.connects(80)
     assert not hosts.connects(23)
+    rows: Any = details(world.guest("firewall"), time.monotonic_ns())["checks"]
+    checks = {row["check"]: row["state"] for row in rows}
+    assert checks["in-band routed lan to wan"] == checks["in-band routed wan to lan"] == "passing"
+    watching = hosts.python("wan", WATCH)
+    assert watching.stdout is not None
+    assert watching.stdout.readline() == b"watching\n"
+    world.call(more_heartbeats(world))
+    assert hosts.connects(80)
+    assert watching.communicate()[0] == b"0 heartbeats\n", "they end at the appliance"
+
+
+def test_a_router_that_does_not_forward_is_bypassed(firewall: tuple[World, Hosts]) -> None:
+    """It answers pings as before, at its management port; what goes through it does not come out, and is noticed."""
+    world, hosts = firewall
+    world.call(world.until(lambda: world.guest("firewall").state is State.AVAILABLE))
+    world.call(type_in(world, "echo 0 > /proc/sys/net/ipv4/ip_forward"))
+    world.call(world.reach(State.SUSPECT, "firewall"))
+    assert "in-band routed" in world.guest("firewall").detail
+    assert hosts.connects(23)
+    world.call(type_in(world, "echo 1 > /proc/sys/net/ipv4/ip_forward"))
+    world.call(world.reach(State.AVAILABLE, "firewall"))
+    assert not hosts.connects(23)
+
+
+def test_a_routed_firewall_that_is_stopped(firewall: tuple[World, Hosts]) -> None:
+    """Off again: the wire."""
+    world, hosts = firewall
+    straight = hosts.ttl() + 1
     world.call(world.order(lambda g: g.stop(), "firewall"))
     assert hosts.ttl() == straight
     assert hosts.connects(23)
+
+
+async def more_heartbeats(world: World) -> None:
+    """Wait until five more have come out of the firewall."""
+    run = world.guest("firewall").run_now
+    assert run is not None
+
+    def received() -> int:
+        rows: Any = run.watch.summary(time.monotonic_ns())["heartbeats"]
+        return sum(row["received"] for row in rows)
+
+    before = received()
+    async with asyncio.timeout(20):
+        while received() < before + 5:
+            await asyncio.sleep(0.05)
+
+
+async def type_in(world: World, line: str) -> None:
+    """Into the firewall's shell."""
+    path = str(world.paths.run / "door")
+    server = await asyncio.start_unix_server(world.guest("firewall").console.attach, path)
+    reader, writer = await asyncio.open_unix_connection(path)
+    number = next(LINES)
+    writer.write(f"\n{line}; echo $((40+{number}))-done\n".encode())
+    await asyncio.wait_for(reader.readuntil(b"%d-done" % (40 + number)), 30)
+    writer.close()
+    server.close()
 
 
 async def until_printed(world: World, words: bytes) -> None:

@@ -134,7 +134,9 @@ def test_our_own_frames_are_known_by_their_address(twin: Twin, kind: str) -> Non
     number = twin.datapath.hop_id("ips1")
     ours = bytes.fromhex("025457abcdef") + bytes.fromhex("025457") + bytes([number, 0, 0x10]) + b"\x88\xcc" + bytes(46)
     tagged = ours[:12] + bytes.fromhex("8100002a") + ours[12:]
-    for beat in (ours, tagged):
+    routed = bytes.fromhex("025457") + bytes([number, 0, 2]) + bytes.fromhex("020000000009") + b"\x08\x00" + bytes(46)
+    for beat in (ours, tagged, routed):
         assert twin.both(hop(twin, "ips1", Side.WAN), beat, kind).outcome is Outcome.HEARTBEAT
-    assert twin.both(hop(twin, "quiet", Side.WAN), ours, kind).outcome is Outcome.OUT
-    assert twin.both(port(twin), ours, kind).outcome is Outcome.TO_HOP
+    for beat in (ours, routed):
+        assert twin.both(hop(twin, "quiet", Side.WAN), beat, kind).outcome is Outcome.OUT
+        assert twin.both(port(twin), beat, kind).outcome is Outcome.TO_HOP

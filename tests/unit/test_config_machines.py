@@ -11,6 +11,7 @@ BASE = '[[guest]]\nname = "a"\nimage = "a.qcow2"\n'
 LAN = '[management]\naddress = "dhcp"\n'
 TWIN = 'management = "bridged"\nmanagement_mac = "02:00:00:00:00:0A"\n'
 VIA = '{ kind = "ping", target = "192.0.2.9", via = "management" }'
+ROUTED = 'probes = [ {{ kind = "inband", routed = {{ lan = "{}", wan = "{}" }} }} ]\n'
 OTHER = '[[guest]]\nname = "b"\nimage = "b.qcow2"\n'
 
 
@@ -43,6 +44,19 @@ def errors(text: str) -> list[str]:
         ),
         (BASE + f"probes = [ {VIA} ]\n", "guest a: probes 1: via: the management port has no address to ask from"),
         (LAN + BASE + f"probes = [ {VIA.replace('ping', 'arp')} ]\n", 'guest a: probes 1: via: a probe of kind "arp"'),
+        (
+            BASE + ROUTED.format("198.18.0.1", "198.18.0.x"),
+            'guest a: probes 1: routed: wan "198.18.0.x" is not an IPv4',
+        ),
+        (
+            BASE + ROUTED.format("169.254.0.1", "198.18.0.2"),
+            'guest a: probes 1: routed: lan "169.254.0.1" is no address',
+        ),
+        (BASE + ROUTED.format("198.18.0.1", "198.18.0.1"), "guest a: probes 1: routed: lan and wan are both"),
+        (
+            BASE + ROUTED.format("198.18.0.1", "198.18.0.2").replace("inband", "cpu"),
+            "guest a: probes 1: routed: a probe",
+        ),
         (BASE + 'restart = { first = "1ms" }\n', "guest a: restart: first 1ms is not in 10ms .. 1h"),
         (BASE + 'restart = { first = "40s" }\n', "guest a: restart: first 40s is longer than longest 30s"),
         (BASE + 'restart = { policy = "maybe" }\n', 'guest a: restart: policy: "maybe" is not one of'),
@@ -66,6 +80,7 @@ def test_error(text: str, expected: str) -> None:
         BASE + 'firmware = "uefi"\ndisks = [ { image = "d", readonly = true } ]\ncpus = 2\npin = [0, 1]\n',
         BASE + 'storage = "snapshot"\n' + OTHER.replace("b.qcow2", "a.qcow2") + 'storage = "snapshot"\n',
         LAN + BASE + TWIN + f"probes = [ {VIA} ]\n" + OTHER + 'management = "bridged"\n',
+        BASE + ROUTED.format("198.18.0.1", "198.18.0.2"),
         BASE + OTHER + 'after = ["a"]\n[[guest]]\nname = "c"\nimage = "c"\nafter = ["a", "b"]\n',
         BASE + 'management = "isolated"\nhugepages = true\nlimits = { cpu = 150, weight = 50, overhead = "256M" }\n',
     ],
