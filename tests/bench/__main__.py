@@ -141,7 +141,7 @@ def plot(result: list[figures.Row]) -> Any:
         shown = [row for row in result if "low_ratio" in row and row["flows"] == 1 and row["frame_bytes"] == 64]
         names = [
             f"{row['implementation']}, {row['path']}"
-            + (f", {row['rules']} rules, {row['match']}" if row["rules"] else "")
+            + (f", {figures.count(row['rules'], 'rule')}, {row['match']}" if row["rules"] else "")
             for row in shown
         ]
         spread = [

@@ -19,6 +19,7 @@ from pathlib import Path
 from appliance.config.load import loads
 from appliance.steering.datapath import Datapath
 from appliance.steering.layout import Side
+from tests import figures
 from tests.bench.generator import Generator
 from tests.bench.topology import index, run
 
@@ -44,7 +45,7 @@ class Subject:
     @property
     def title(self) -> str:
         """For a person."""
-        rules = f", {self.rules} rules, {self.match} matches" if self.rules else ""
+        rules = f", {figures.count(self.rules, 'rule')}, {self.match} matches" if self.rules else ""
         return f"{self.implementation}{rules}"
 
 
