@@ -124,6 +124,12 @@ class Appliance:
                 log.warning("host name %s: %s", new.system.hostname, error.strerror)
         sup.poke()
 
+    def down(self) -> dict[str, str]:
+        """Guests that have no traffic now, and their state: a rule that blocks without them blocks from a commit on."""
+        guests = self._supervisor.guests
+        rows = guests.summary() if guests is not None else []
+        return {str(row["name"]): str(row["state"]) for row in rows if not row["lease_ms"]}
+
     def look(self) -> prove.Look:
         """The appliance as it is now, for the proof of a commit."""
         sup = self._supervisor

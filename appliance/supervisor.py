@@ -300,6 +300,7 @@ class Supervisor:
             pending=pending,
             steps=appliance.steps(),
             look=appliance.look,
+            down=appliance.down,
             tell=self._tell,
             end=self.restart,
         )

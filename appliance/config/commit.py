@@ -15,7 +15,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -83,7 +83,7 @@ class BrokenError(BypassError):
 
 
 class Engine:
-    """See the module. `tell(event, user, text)` publishes; `end(why)` restarts bypassd."""
+    """See the module. `tell(event, user, text)` publishes; `end(why)` restarts bypassd; `down`: see lint.py."""
 
     def __init__(
         self,
@@ -98,10 +98,12 @@ class Engine:
         tell: Callable[[str, str, str], None] = lambda event, user, text: None,
         end: Callable[[str], None] = lambda why: None,
         clock: Callable[[], int] = time.monotonic_ns,
+        down: Callable[[], Mapping[str, str]] = lambda: lint.NOBODY,
     ) -> None:
         self.store, self.running, self.text, self.pending = store, running, text, pending
         self.steps = list(steps)
         self._boot, self._look, self._tell, self._end, self._clock = boot, look, tell, end, clock
+        self._down = down
         self._lock = asyncio.Lock()
         self._pending_changed = asyncio.Event()
 
@@ -110,7 +112,7 @@ class Engine:
     async def check(self, text: str, source: str = "", *, deep: bool = False) -> Check:
         """Verify a text and say what it means; `deep` has the parts prepare for it too, as a commit does first."""
         # in a thread, all of it: thousands of rules take seconds, and leases have to be renewed meanwhile
-        check = await asyncio.to_thread(self._read, text, source)
+        check = await asyncio.to_thread(self._read, text, source, dict(self._down()))
         config, errors = check.config, check.errors
         if config is None:
             return check
@@ -124,11 +126,11 @@ class Engine:
                     self._forget()
         return check._replace(config=None if errors else config, errors=errors)
 
-    def _read(self, text: str, source: str) -> Check:
+    def _read(self, text: str, source: str, down: Mapping[str, str]) -> Check:
         config, errors = load.parse(text, source)
         if config is None:
             return Check(None, errors, [], [])
-        return Check(config, [], lint.lint(config, self.running), changes(self.running, config))
+        return Check(config, [], lint.lint(config, self.running, down), changes(self.running, config))
 
     # -- commits
 

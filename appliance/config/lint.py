@@ -7,8 +7,9 @@ Pure: the configuration goes in, findings come out, the severe ones first. What 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from appliance.config.changes import served
 from appliance.config.model import Config, Guest, Remote
@@ -16,14 +17,19 @@ from appliance.config.shadows import Finding, never
 
 __all__ = ["Finding", "lint"]
 
+NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
-def lint(config: Config, old: Config | None = None) -> list[Finding]:
-    """Everything worth saying about `config`; with `old` also what the change itself does to the links."""
+
+def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NOBODY) -> list[Finding]:
+    """Everything worth saying about `config`; with `old` also what the change itself does to the links.
+
+    `down`: guests that have no traffic now, and the state that each is in.
+    """
     found = [
         *_moves(config, old),
         *_uninspected(config),
         *never(config),
-        *_blocks(config),
+        *_blocks(config, down),
         *_unchecked(config),
         *_other_segments(config),
         *_unused(config),
@@ -80,7 +86,7 @@ def _uninspected(config: Config) -> Iterator[Finding]:
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
 
 
-def _blocks(config: Config) -> Iterator[Finding]:
+def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
     """Rules that block while there is nobody to pass the frames to."""
     hops: dict[str, Guest | Remote] = {guest.name: guest for guest in config.guest}
     hops |= {remote.name: remote for remote in config.remote}
@@ -97,6 +103,11 @@ def _blocks(config: Config) -> Iterator[Finding]:
             if members and not any(_starts(hop) for hop in members):
                 yield Finding(
                     "warning", where, f'blocks: "{name}" is not started with the appliance (autostart = false)'
+                )
+            elif members and all(hop.name in down for hop in members):
+                states = ", ".join(f"{hop.name} is {down[hop.name]}" for hop in members)
+                yield Finding(
+                    "warning", where, f'blocks from the commit on: nobody behind "{name}" is available: {states}'
                 )
             elif len(members) == 1:
                 yield Finding("note", where, f'"{members[0].name}" is the only one behind "{name}": its failure blocks')

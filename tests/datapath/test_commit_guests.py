@@ -86,3 +86,10 @@ def test_a_commit_while_bypassd_is_still_coming_up(live: Live) -> None:
         live.commit()
         live.until(lambda n=number: state(live, f"late{n}") == "defined", "the guest is known")  # type: ignore[misc]
         assert live.wire.stream(32) == []
+    live.set("rule late on_unavailable block")
+    meaning = [row["what"] for row in live.call("config.check")["lint"] if row["where"] == "rule late: on_unavailable"]
+    assert meaning == ['blocks: "late1" is not started with the appliance (autostart = false)']
+    live.set("guest late1 autostart true")
+    meaning = [row["what"] for row in live.call("config.check")["lint"] if row["where"] == "rule late: on_unavailable"]
+    assert meaning == ['blocks from the commit on: nobody behind "late1" is available: late1 is defined']
+    live.call("config.rollback", number=0)

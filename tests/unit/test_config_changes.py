@@ -194,6 +194,18 @@ def test_what_was_not_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.what == "whether all can match was not looked into to the end: 2 are left, the first is web"
 
 
+def test_a_rule_that_blocks_from_the_commit_on() -> None:
+    """Its guest is there, and not available at this moment; another one behind the same name is enough."""
+    block = ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"')
+    (found,) = [f for f in lint(config(BASE, block), None, {"ips1": "failed"}) if f.where == "rule web: on_unavailable"]
+    assert found.severity == "warning"
+    assert found.what == 'blocks from the commit on: nobody behind "ips1" is available: ips1 is failed'
+    group = '[[group]]\nname = "both"\nstandby = ["ips1", "ips2"]\n'
+    two = config(group + BASE, ('path = ["ips1"]', 'path = ["both"]\non_unavailable = "block"'))
+    assert not [f for f in lint(two, None, {"ips1": "failed"}) if "from the commit on" in f.what]
+    assert [f for f in lint(two, None, {"ips1": "failed", "ips2": "stopped"}) if "from the commit on" in f.what]
+
+
 def test_lint_of_a_change() -> None:
     side = BASE.index('[[segment]]\nname = "side"')
     without = loads(BASE[:side] + BASE[BASE.index("[[guest]]") :].replace('segment = "side"\n', ""), filters=False)

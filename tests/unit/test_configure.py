@@ -45,7 +45,14 @@ def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
     terminal.until("configure rule web*#")
     terminal.type("show\r")
     terminal.until("tcp port 8080")
-    terminal.type("exit\r")
+    terminal.type("up\r")
+    terminal.until("configure*#")
+    terminal.type("edit rule web\r")
+    terminal.until("configure rule web*#")
+    terminal.type("top\r")
+    terminal.until("configure*#")
+    terminal.type("edit rule web\rexit\r")
+    terminal.until("configure rule web*#")
     terminal.until("configure*#")
     terminal.type("compare | match ^[+-]\r")
     terminal.until('+match = "tcp port 8080"')
@@ -107,9 +114,10 @@ def test_two_administrators(daemon: ConfigDaemon) -> None:
 def test_load_typed_and_from_files(terminal: Terminal, daemon: ConfigDaemon, tmp_path: Path) -> None:
     """`save` then `load` gives the same; `load merge -` takes a typed text up to a full stop; bad files are refused."""
     saved = tmp_path / "saved.toml"
-    terminal.type(f"configure\rsave {saved}\r")
+    terminal.type(f"configure\rsave {saved}\rexport {saved}2\r")
     terminal.until("saved to")
-    assert saved.read_text() == TEXT
+    terminal.until("saved to")
+    assert saved.read_text() == Path(f"{saved}2").read_text() == TEXT
     terminal.type("load merge -\r")
     terminal.until("with . alone")
     terminal.type('[system]\rhostname = "typed"\r.\r')
