@@ -3,40 +3,55 @@
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import os
 import select
 import signal
 import threading
+import time
 
 import pytest
 
 from console.interrupt import Interrupt
 
-TRIES = 20
+TRIES = 5
 
 
 def test_the_descriptor_tells_before_the_interpreter_can() -> None:
-    """A signal that comes when no Python code runs (here: a long sum; else: poll is about to sleep) wakes poll."""
-    early = threading.Event()
+    """A signal that comes when no Python code runs (here: in a wait of C, else: as poll begins) wakes poll.
+
+    Whether the main thread was in that wait already cannot be seen from outside, so it is tried a few times.
+    """
+    libc, mutex, main = ctypes.CDLL(None), ctypes.create_string_buffer(64), threading.main_thread().ident or 0
+    early = False
     for _ in range(TRIES):
-        done = threading.Event()
+        locked, nearly = threading.Event(), threading.Event()
         with Interrupt() as stop:
 
-            def send(stop: Interrupt = stop, done: threading.Event = done) -> None:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-                assert select.select([stop.fileno()], [], [], 10)[0]
-                if not stop.happened:
-                    early.set()
-                done.set()
+            def send(
+                stop: Interrupt = stop, locked: threading.Event = locked, nearly: threading.Event = nearly
+            ) -> None:
+                nonlocal early
+                libc.pthread_mutex_lock(mutex)
+                try:
+                    locked.set()
+                    nearly.wait()
+                    time.sleep(0.02)  # the main thread goes to sleep in C meanwhile
+                    signal.pthread_kill(main, signal.SIGTERM)
+                    woken = bool(select.select([stop.fileno()], [], [], 2)[0])
+                    early = early or (woken and not stop.happened)
+                finally:
+                    libc.pthread_mutex_unlock(mutex)
 
             thread = threading.Thread(target=send)
             thread.start()
-            while not done.is_set():
-                hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000)  # no handler runs meanwhile
+            locked.wait()
+            nearly.set()
+            libc.pthread_mutex_lock(mutex)  # no handler in Python runs before it returns
+            libc.pthread_mutex_unlock(mutex)
             thread.join()
             assert (stop.happened, stop.number) == (True, signal.SIGTERM)
-        if early.is_set():
+        if early:
             return
     pytest.fail("poll was never woken before the handler had run")
 
