@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 from boardsim import Board, payload
+from boardsim.events import WaitTimeout
 
 from tests.image import appliance, harness
 
@@ -139,7 +140,11 @@ def test_power_cuts_while_configurations_are_committed(cut: Board, turn: int) ->
     for number in range(CUTS):
         if cut.qemu_pid is None:
             cut.power_on()
-        cut.sh("true", timeout=120)
+        try:
+            cut.sh("true", timeout=120)
+        except WaitTimeout as error:
+            said = cut.console.text[-3000:]
+            raise AssertionError(f"cut {number}: the board does not come up: {cut.status()}\n{said}") from error
         found = json.loads(cut.sh(f"python3 {SCRIPT} check", timeout=120).output.splitlines()[-1])
         traces[found.pop("trace")] += 1
         for writer, (acknowledged, there) in found.items():
