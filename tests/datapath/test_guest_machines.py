@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import model
-from appliance.config.model import Size
+from appliance.config.model import Duration, Size
 from appliance.guest.lan import tap_name
 from appliance.guest.lifecycle import ALIVE, State
 from appliance.guest.management import host_address
@@ -58,6 +58,12 @@ CONFIG = model.Config(
         ),
         machine("uefi", image="/uefi.img", firmware="uefi", memory=Size.parse("256M")),
         machine("pinned", image="/pinned.img", pin=(0,), hugepages=True),
+        machine("huge", image="/huge.img", hugepages=True),
+        machine(
+            "loops",
+            image="/loops.img",
+            restart=model.Restart(first=Duration.parse("10ms"), attempts=2),
+        ),
     ),
 )
 
@@ -67,7 +73,8 @@ def world(bpf_object: Path) -> Iterator[World]:
     # Not below pytest's own folder, which nobody but root may enter: a guest's QEMU is somebody else.
     root = Path(tempfile.mkdtemp(prefix="tw-machines-"))
     root.chmod(0o711)
-    for name, first in (("persistent", True), ("snapshot", True), ("blank", False), ("second", True), ("pinned", True)):
+    bootable = ("persistent", "snapshot", "second", "pinned", "huge", "loops")
+    for name, first in (("blank", False), *((name, True) for name in bootable)):
         (root / f"{name}.img").write_bytes((boot_sector() if first else bytes(SECTOR)) + bytes(2047 * SECTOR))
     (root / "uefi.img").write_bytes(bytes(2048 * SECTOR))
     (root / "usr/share").mkdir(parents=True)
@@ -173,3 +180,53 @@ def test_pinned_and_without_huge_pages(world: World) -> None:
     if "HugePages_Free:        0" in Path("/proc/meminfo").read_text():
         assert any("no huge pages: 0 MiB" in warning for warning in run.warnings)
     end(world, "pinned")
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """Forty more of them than there were."""
+    reserved = Path("/proc/sys/vm/nr_hugepages")
+    before = reserved.read_text()
+    try:
+        reserved.write_text(str(int(before) + 40))
+        if int(reserved.read_text()) < int(before) + 40:
+            pytest.skip("the kernel has no 40 huge pages to give")
+        yield
+    finally:
+        reserved.write_text(before)
+
+
+def test_huge_pages_are_taken(world: World, huge_pages: None) -> None:
+    """All of its memory is in them, and nothing is warned of."""
+    guest = world.guest("huge")
+    world.call(world.order(lambda g: g.start(), "huge"))
+    world.call(world.until(lambda: guest.state in ALIVE))
+    run = guest.run_now
+    assert run is not None
+    assert not any("huge pages" in warning for warning in run.warnings)
+    maps = Path(f"/proc/{run.pid}/smaps").read_text()
+    _, _, memory = maps.partition("memory-backend-memfd")
+    about = dict(line.split(":", 1) for line in memory.splitlines()[1:24] if ":" in line)
+    assert (about["Size"].split(), about["KernelPageSize"].split()) == (["65536", "kB"], ["2048", "kB"])
+    end(world, "huge")
+
+
+def test_one_that_dies_again_and_again_is_given_up(world: World) -> None:
+    """As often as its policy says, with its end as the reason; it is not started any more, and an order starts it."""
+    guest = world.guest("loops")
+    world.call(world.order(lambda g: g.start(), "loops"))
+    for _ in range(2):
+        world.call(world.until(lambda: guest.state in ALIVE))
+        assert guest.run_now is not None
+        assert guest.run_now.pid is not None
+        os.kill(guest.run_now.pid, signal.SIGKILL)
+        world.call(world.until(lambda: guest.state not in ALIVE))
+    world.call(world.reach(State.FAILED, "loops"))
+    assert (guest.cause, guest.restarts.count) == ("crash_loop", 1)
+    world.call(world.order(lambda g: g.start(), "loops"))
+    world.call(world.until(lambda: guest.state in ALIVE))
+    world.call(world.order(lambda g: g.stop(), "loops"))
+    run = guest.run_now
+    assert run is not None
+    run.kill()
+    world.call(world.reach(State.STOPPED, "loops"))

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 
 import pytest
 from boardsim import Board
+
+from tests.image import appliance
+from tests.image.admin import commit
 
 GROUP = "/sys/fs/cgroup/bypass-guests/ips1"
 
@@ -67,3 +71,64 @@ def test_images_are_imported_and_taken_back(board: Board, guest: dict[str, objec
         assert (refused.status, why in refused.output) == (1, True), refused.output
     board.sh("bypass image t1 undo")
     assert board.sh("ls -A /var/lib/bypass/images").output.split() == []
+
+
+# A guest that somebody configures, beside the one that came with the image
+
+SECOND = "second"
+DEMO = "/usr/share/bypass/guest-demo"
+
+
+@pytest.fixture
+def second(board: Board, guest: dict[str, object]) -> Iterator[str]:
+    """One more guest, committed and taken out again."""
+    settings = (
+        *(("kernel", f"{DEMO}/bzImage"), ("initrd", f"{DEMO}/initrd.gz"), ("cmdline", "console=ttyS0 quiet")),
+        *(("memory", "64M"), ("autostart", "false"), ("probes", "1", "kind", "inband")),
+        *(("probes", "1", "interval", "100ms"),),
+    )
+    commit(board, *(("set", "guest", SECOND, *words) for words in settings))
+    yield SECOND
+    commit(board, ("delete", "guest", SECOND))
+    appliance.wait_until(board, lambda: not appliance.guest(board, SECOND), "the second guest is gone")
+
+
+def files(board: Board, pid: object) -> list[str]:
+    """What a process has open."""
+    return board.sh(f"for fd in /proc/{pid}/fd/*; do readlink $fd; done; true").output.split("\n")
+
+
+def test_a_configured_guest_runs_on_what_the_kernel_offers(board: Board, second: str) -> None:
+    """With KVM and vhost where they are, though its QEMU has no rights; frames pass it, which is what it is proved by.
+
+    Where there is no KVM it runs as well, emulated, and `show guests` warns of it.
+    """
+    virtual = int(board.sh("grep -cwE 'svm|vmx' /proc/cpuinfo", check=False).output) > 0
+    board.sh(f"bypass guest {second} start")
+    row = appliance.wait_serving(board, second)
+    held = files(board, row["pid"])
+    assert row["accel"] == ("kvm" if virtual else "tcg")
+    assert ("no KVM: it is emulated, and slow" in row["warning"]) == (not virtual)
+    assert ("anon_inode:kvm-vm" in held) == virtual
+    vhost = virtual and board.sh("test -c /dev/vhost-net", check=False).status == 0
+    assert held.count("/dev/vhost-net") == (2 if vhost else 0)
+    status = board.sh(f"grep -E '^(Uid|CapEff):' /proc/{row['pid']}/status").output.split()
+    assert (int(status[1]) >= 200_000, int(status[-1], 16)) == (True, 0)
+    if not virtual:
+        return
+    # The device is taken away: the next start is emulated, and says so.
+    board.sh(f"bypass guest {second} stop")
+    appliance.wait_until(board, lambda: appliance.guest(board, second).get("state") == "stopped", "it stops")
+    board.sh("mv /dev/kvm /dev/kvm.away")
+    try:
+        board.sh(f"bypass guest {second} start")
+        row = appliance.wait_until(board, lambda: _with_process(board, second), "it starts")
+        assert (row["accel"], "no KVM: it is emulated, and slow" in row["warning"]) == ("tcg", True)
+        assert "no KVM" in board.sh("bypass show guests").output
+    finally:
+        board.sh("mv /dev/kvm.away /dev/kvm")
+
+
+def _with_process(board: Board, name: str) -> dict[str, object]:
+    row = appliance.guest(board, name)
+    return row if row.get("pid") else {}
