@@ -286,6 +286,46 @@ def test_a_routed_firewall_that_is_stopped(firewall: tuple[World, Hosts]) -> Non
     assert hosts.connects(23)
 
 
+def uefi_disk(folder: Path, path: Path, cmdline: str) -> None:
+    """A FAT disk whose start-up script lets the firmware's shell start the kernel, which is an EFI application."""
+    script = path.with_suffix(".nsh")
+    script.write_text(f"fs0:\\vmlinuz.efi initrd=\\initrd.gz {cmdline}\r\n")
+    size = sum((folder / name).stat().st_size for name in ("vmlinuz", "initrd.gz")) + (8 << 20)
+    environment = {**os.environ, "MTOOLS_SKIP_CHECK": "1"}
+    for words in (
+        ["mformat", "-C", "-i", str(path), "-T", str(size // 512), "::"],
+        ["mcopy", "-i", str(path), str(folder / "vmlinuz"), "::vmlinuz.efi"],
+        ["mcopy", "-i", str(path), str(folder / "initrd.gz"), "::initrd.gz"],
+        ["mcopy", "-i", str(path), str(script), "::startup.nsh"],
+    ):
+        subprocess.run(words, check=True, env=environment)
+
+
+def test_a_guest_behind_uefi_becomes_available(bpf_object: Path) -> None:
+    """The firmware reads the disk, its shell starts kernel and initrd from it, and the guest answers its probe."""
+    root = Path(tempfile.mkdtemp(prefix="tw-uefi-"))
+    root.chmod(0o711)
+    uefi_disk(build(FIREWALL), root / "disk.img", "console=ttyS0 quiet management=169.254.1.2/24")
+    (root / "usr/share").mkdir(parents=True)
+    (root / "usr/share/OVMF").symlink_to("/usr/share/OVMF")
+    made = model.Guest(
+        name="uefi",
+        image="/disk.img",
+        firmware="uefi",
+        memory=Size.parse("512M"),
+        management="isolated",
+        probes=(model.Probe(kind="ping", target="169.254.1.2", interval=Duration.parse("200ms"), misses=3),),
+    )
+    world = World(root, bpf_object, harness.artefacts(), model.Config(segment=(SEGMENT,), guest=(made,)))
+    try:
+        world.call(world.reach(State.AVAILABLE, "uefi"))
+        said = world.guest("uefi").console.tail()
+        assert b"startup.nsh" in said
+        assert b"firewall: up" in said
+    finally:
+        end_world(world)
+
+
 async def more_heartbeats(world: World) -> None:
     """Wait until five more have come out of the firewall."""
     run = world.guest("firewall").run_now
