@@ -9,6 +9,7 @@ test_board_access.py. How long the shell takes to start is written to build/figu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import time
@@ -218,6 +219,19 @@ def test_a_commit_over_ssh(fresh: Board, admin: Admin) -> None:
     assert good.status == 0, good.err
     assert "10min" in fresh.sh("grep idle_timeout /etc/bypass/config.toml").output
     assert appliance.show(fresh, "commits")[0]["user"] == "admin"
+
+
+def test_an_image_over_ssh(admin: Admin, tmp_path: Path) -> None:
+    """`ssh admin@box guest import - < FILE`: whole and verified, or refused with nothing left."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "image"), "64M"], check=True)
+    data = (tmp_path / "image").read_bytes()
+    words = ("guest", "import", "-", "--name", "sent", "--sha256", hashlib.sha256(data).hexdigest())
+    cut = admin.pipe("admin", *words, stdin=data[:100_000])
+    assert (cut.status, "its SHA-256 is" in cut.err) == (1, True), cut.err
+    good = admin.pipe("admin", *words, stdin=data)
+    assert (good.status, b"image sent imported: qcow2" in good.out) == (0, True), good.err
+    assert admin.pipe("admin", "image", "sent", "undo").status == 0
+    assert json.loads(admin.pipe("admin", "show", "images", "--json").out) == []
 
 
 def test_frames_over_ssh(fresh: Board, admin: Admin, tmp_path: Path) -> None:
