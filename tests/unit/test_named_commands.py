@@ -39,7 +39,7 @@ def texts(file: Path) -> Iterator[str]:
 
 def understood(line: str) -> bool:
     """By the shell, or by configure (which takes any words for its `show`), or as the beginning of a command."""
-    words = line.removeprefix("bypass ").replace("[", "").replace("]", "")
+    words = line.partition(" < ")[0].removeprefix("bypass ").replace("[", "").replace("]", "")
     tables = (COMMANDS,) if words.startswith("show ") else (COMMANDS, ROWS)
     if any(row.words[: len(words.split())] == tuple(words.split()) for table in tables for row in table):
         return True
