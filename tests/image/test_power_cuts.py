@@ -132,19 +132,41 @@ def cut(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
         yield made
 
 
+def come_up(board: Board, when: str) -> None:
+    """Power on, and wait for a shell."""
+    if board.qemu_pid is None:
+        board.power_on()
+    try:
+        board.sh("true", timeout=120)
+    except WaitTimeout as error:
+        said = board.console.text[-3000:]
+        raise AssertionError(f"{when}: the board does not come up: {board.status()}\n{said}") from error
+
+
+def hostname(board: Board) -> str:
+    """The name that holds, once bypassd answers; "" before."""
+    return board.sh("hostname").output.strip() if appliance.show(board, "status") else ""
+
+
+def test_power_cut_before_a_commit_is_confirmed(cut: Board) -> None:
+    """A commit on probation does not outlive the machine: after the restart the configuration before it holds."""
+    come_up(cut, "before")
+    before = appliance.wait_until(cut, lambda: hostname(cut), "bypassd answers")
+    cut.sh("printf 'set system hostname unsure\\ncommit confirmed 600\\n' | bypass configure", timeout=120)
+    appliance.wait_until(cut, lambda: hostname(cut) == "unsure", "the new name holds")
+    cut.power_cut()
+    come_up(cut, "after")
+    assert appliance.wait_until(cut, lambda: hostname(cut), "bypassd answers") == before
+    assert "unsure" not in cut.sh("cat /etc/bypass/config.toml").output
+
+
 @pytest.mark.parametrize("turn", range(ROUNDS))
 def test_power_cuts_while_configurations_are_committed(cut: Board, turn: int) -> None:
     """Ten cuts at random moments: nothing is torn, nothing that was acknowledged is lost."""
     moments = random.Random(turn)
     tally, traces = {"store": 0, "commit": 0}, Counter[str]()
     for number in range(CUTS):
-        if cut.qemu_pid is None:
-            cut.power_on()
-        try:
-            cut.sh("true", timeout=120)
-        except WaitTimeout as error:
-            said = cut.console.text[-3000:]
-            raise AssertionError(f"cut {number}: the board does not come up: {cut.status()}\n{said}") from error
+        come_up(cut, f"cut {number}")
         found = json.loads(cut.sh(f"python3 {SCRIPT} check", timeout=120).output.splitlines()[-1])
         traces[found.pop("trace")] += 1
         for writer, (acknowledged, there) in found.items():
