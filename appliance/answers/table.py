@@ -85,6 +85,7 @@ METHODS: dict[str, Answers] = {
     "image.cancel": Answers(guests.Job, (NotFoundError,)),
     "image.import": Answers(guests.Job, (RefusedError,)),
     "image.job": Answers(guests.Job, (NotFoundError,)),
+    "image.receive": Answers(guests.Job, (RefusedError,)),
     "image.remove": Answers(Done, (NotFoundError, RefusedError)),
     "image.undo": Answers(Done, (NotFoundError, RefusedError)),
     "images.show": Answers(list[guests.Image]),

@@ -123,9 +123,9 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
     ("config.show", {"of": "99"}),
     ("config.compare", {"old": "nothing"}),
 ]
-ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.job", "image.cancel", "image.remove", "image.undo",
-             "incidents.show", "incident.show", "incident.export", "quarantine.show", "quarantine.release",
-             "management.unblock", "user.password"}  # fmt: skip
+ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "image.job", "image.cancel", "image.remove",
+             "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
+             "quarantine.release", "management.unblock", "user.password"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

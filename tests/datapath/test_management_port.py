@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.access import bridge
 from appliance.access import port as port_module
 from appliance.access.namespace import Namespace
 from appliance.access.port import ManagementPort
@@ -45,7 +46,20 @@ class Bench:
         self._server: subprocess.Popen[bytes] | None = None
         for name in (self.space.name, self.far):
             ip("netns", "add", name)
-        ip("-n", self.space.name, "link", "add", "mgmt0", "type", "veth", "peer", "name", "eth0", "netns", self.far)
+        ip(
+            "-n",
+            self.space.name,
+            "link",
+            "add",
+            bridge.hardware("mgmt0"),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            self.far,
+        )
         ip("-n", self.far, "address", "add", "10.88.0.1/24", "dev", "eth0")
         ip("-n", self.far, "link", "set", "eth0", "up")
         self.dhcp = Program("dhcp", folder, folder / "dhcp.log")
