@@ -94,7 +94,7 @@ class Heartbeats(Answer):
 class Flip(Answer):
     """A check that changed its mind."""
 
-    ago: str
+    ago_ms: Ms
     check: str
     to: str
     why: str

@@ -22,7 +22,7 @@ from appliance.config import model
 from appliance.errors import GuestError
 from appliance.health import prober, stall
 from appliance.health.combine import Decision, History, Verdict
-from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick, milliseconds
+from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick
 from appliance.health.slow import percentile
 from appliance.health.streams import Evidence, Stream, TapPair, streams
 from appliance.health.taplink import TapLink
@@ -265,7 +265,7 @@ class Watch:
                 for stream in self._streams
             ],
             "flips": [
-                {"ago": milliseconds(now - flip.at), "check": flip.check, "to": flip.to, "why": flip.why}
+                {"ago_ms": round((now - flip.at) / 1e6, 1), "check": flip.check, "to": flip.to, "why": flip.why}
                 for flip in self.verdict.history.flips
             ],
         }

@@ -39,7 +39,9 @@ _checks = columns_of("checks", "nothing is checked while it does not run", [
     "since": _ago(row.get("changed_ms")),
     "latency": f"{row['latency_ms']} ms" if row.get("latency_ms") is not None else "",
 })  # fmt: skip
-_flips = columns_of("flips", "", [("ago", "AGO"), ("check", "CHECK"), ("to", "TO"), ("why", "WHY")])
+_flips = columns_of("flips", "", [
+    ("when", "WHEN"), ("check", "CHECK"), ("to", "TO"), ("why", "WHY"),
+], lambda row: {**row, "when": _ago(row.get("ago_ms"))})  # fmt: skip
 _bypass = columns_of("bypass", "", [
     ("cause", "BYPASSED BECAUSE OF"), ("runs", "TIMES"), ("at_most_p50_ms", "AT MOST MS, P50"),
     ("at_most_p99_ms", "P99"), ("at_most_max_ms", "MAX"),
@@ -63,6 +65,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict) or "checks" not in data:
         return generic(data, style)
     inner = {"checks", "flips", "bypass", "heartbeats", "agent", "taps", "qmp_events"}
+    inner |= {"lease_ms"} if data.get("lease") else set()  # the same for programs
     head = {key: value for key, value in data.items() if key not in inner and value not in (None, "", [])}
     agent = data.get("agent")
     blocks = [pairs(head, style), _checks(data, style)]

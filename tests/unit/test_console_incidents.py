@@ -45,14 +45,17 @@ def test_a_guest_is_shown_with_its_evidence() -> None:
     """Which check failed, when, the last good value, the flips, and how quickly it was bypassed."""
     check = {"check": "in-band lan to wan", "state": "failing", "why": "nothing for 65.0 ms", "last_good_ms": 70.0,
              "latency_ms": 1.25, "changed_ms": 20_000, "falls": 2}  # fmt: skip
-    flips = [{"ago": f"{n} ms", "check": f"check {n}", "to": "failing", "why": ""} for n in range(20)]
+    flips = [{"ago_ms": 1000.0 * n, "check": f"check {n}", "to": "failing", "why": ""} for n in range(20)]
     bypass = {"cause": "heartbeat_lost", "runs": 3, "at_most_p50_ms": 31.0, "at_most_p99_ms": 48.0}
     agent = {"name": "\x1b[2Jagent", "malformed": 3}
-    told = render("guest", {"name": "ips1", "state": "suspect", "checks": [check], "flips": flips, "bypass": [bypass],
-                            "heartbeats": [], "agent": agent, "qmp_events": ["RESET guest True"]})  # fmt: skip
+    told = render("guest", {"name": "ips1", "state": "suspect", "lease": "none", "lease_ms": 0.0, "checks": [check],
+                            "flips": flips, "bypass": [bypass], "heartbeats": [], "agent": agent,
+                            "qmp_events": ["RESET guest True"]})  # fmt: skip
     for word in ("suspect", "nothing for 65.0 ms", "70 ms ago", "20 s ago", "1.25 ms", "check 19", "48", "RESET guest"):
         assert word in told
     assert "check 9 " not in told
+    assert "19 s ago" in told
+    assert told.count("lease") == 1
     assert "\x1b" not in told
     assert render("guest", {"name": "ips1", "state": "stopped"})
 
