@@ -8,6 +8,7 @@ client does, and sends frames over the Wire meanwhile. Everything is gone after 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from boardsim import netns
 from appliance.errors import UnreachableError
 from console.client import Client, RemoteError
 from tests.datapath.wire import Wire
+from tests.image import harness
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -54,6 +56,13 @@ from appliance import keepercore
 keeper_on_files.Limits = lambda **_: keepercore.Limits()
 sys.exit(keeper_on_files.main())
 """
+
+
+def bring_demo_guest(root: Path) -> None:
+    """The demo guest's kernel and initrd, where a guest below this root looks for them."""
+    (root / "guest-demo").mkdir()
+    for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
+        shutil.copy(harness.artefacts() / source, root / "guest-demo" / name)
 
 
 class Live:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from typing import Any
 import pytest
 
 from console.client import RemoteError
-from tests.datapath.live import CONFIG, Live
+from tests.datapath.live import CONFIG, Live, bring_demo_guest
 from tests.datapath.wire import Wire
-from tests.image import harness
 from tests.json_schema import problems
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -130,10 +128,8 @@ ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "ima
 
 @pytest.fixture(scope="module")
 def live(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    image, root = harness.artefacts(), tmp_path_factory.mktemp("live")
-    (root / "guest-demo").mkdir()
-    for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
-        shutil.copy(image / source, root / "guest-demo" / name)
+    root = tmp_path_factory.mktemp("live")
+    bring_demo_guest(root)
     (root / "image").write_bytes(bytes(4096))
     with Wire() as wire, Live(wire, root, bpf_object, CONFIG + GUEST) as made:
         made.until(lambda: made.call("guest.show", name="ips1")["state"] == "available", "available")

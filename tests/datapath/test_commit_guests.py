@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.datapath.live import CONFIG, Live
+from tests.datapath.live import CONFIG, Live, bring_demo_guest
 from tests.datapath.test_commit import during
 from tests.datapath.wire import Wire
-from tests.image import harness
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -23,10 +21,8 @@ GUEST = "guest {name} kernel /guest-demo/bzImage initrd /guest-demo/initrd.gz me
 
 @pytest.fixture(scope="module")
 def live(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    image, root = harness.artefacts(), tmp_path_factory.mktemp("live")
-    (root / "guest-demo").mkdir()
-    for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
-        shutil.copy(image / source, root / "guest-demo" / name)
+    root = tmp_path_factory.mktemp("live")
+    bring_demo_guest(root)
     with Wire() as wire, Live(wire, root, bpf_object, CONFIG) as made:
         made.call("config.edit")
         yield made

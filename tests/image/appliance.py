@@ -52,6 +52,11 @@ def segment(board: Board) -> dict[str, Any]:
     return dict(rows[0]) if rows else {}
 
 
+def events(board: Board) -> list[str]:
+    """What the events say, as text, oldest first."""
+    return [f"{row['severity']} {row['source']}: {row['text']}" for row in show(board, "events 0") or []]
+
+
 def wait_until(board: Board, found: Callable[[], Any], what: str) -> Any:
     """Ask the console until it says so: each question takes the board long enough, so nothing sleeps here."""
     deadline = time.monotonic() + PATIENCE_S

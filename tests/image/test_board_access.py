@@ -64,11 +64,6 @@ def _no_panic(fresh: Board) -> Iterator[None]:
     fresh.events.check()
 
 
-def events(board: Board) -> list[str]:
-    """What the events say, as text, oldest first."""
-    return [f"{row['severity']} {row['source']}: {row['text']}" for row in appliance.show(board, "events 0") or []]
-
-
 def management(board: Board) -> dict[str, Any]:
     return dict(appliance.show(board, "management") or {})
 
@@ -194,7 +189,7 @@ def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admi
     assert not admin.attempt("admin", "wrong wrong", timeout=10)
     assert fresh.sh("bypass management unblock 10.88.0.1").status == 0
     assert admin.run("admin", "show", "version").status == 0
-    assert any("is shut out for 60 s after 6 failed logins" in text for text in events(fresh))
+    assert any("is shut out for 60 s after 6 failed logins" in text for text in appliance.events(fresh))
 
 
 # -- the serial line
@@ -391,7 +386,7 @@ def test_ipv6(fresh: Board, admin: Admin) -> None:
     assert "inet6" not in fresh.sh("ip -n mgmt address show dev mgmt0").output
     commit(fresh, ("set", "management", "address6", "fd88::2/64"))
     assert Admin(fresh, admin.folder, admin.passwords, "fd88::2").run("admin", "show", "version").status == 0
-    assert any("logged in from fd88::1 by password" in text for text in events(fresh))
+    assert any("logged in from fd88::1 by password" in text for text in appliance.events(fresh))
     commit(fresh, ("delete", "management", "address6"))
     assert "inet6" not in fresh.sh("ip -n mgmt address show dev mgmt0").output
 

@@ -107,11 +107,6 @@ def _no_panic(fresh: Board) -> Iterator[None]:
     fresh.events.check()
 
 
-def events(board: Board) -> list[str]:
-    """What the events say, as text, oldest first."""
-    return [f"{row['severity']} {row['source']}: {row['text']}" for row in appliance.show(board, "events 0") or []]
-
-
 def wait(board: Board, found: Callable[[], Any], what: str) -> Any:
     return appliance.wait_until(board, found, what)
 
@@ -166,7 +161,9 @@ def test_the_serial_line_asks_for_a_login_now(fresh: Board, said: str, took: Too
     line.expect(PROMPT)
     find = "for p in /proc/[0-9]*; do read -r name <$p/comm && [ $name = bypass ] && stat -c %U $p; done 2>/dev/null"
     assert fresh.sh(find, check=False).output.split() == ["admin"]
-    log = wait(fresh, lambda: [text for text in events(fresh) if "the serial line" in text][:2], "logins are events")
+    log = wait(
+        fresh, lambda: [text for text in appliance.events(fresh) if "the serial line" in text][:2], "logins are events"
+    )
     assert log == [
         "warning user admin: login from the serial line failed: password",
         "notice user admin: logged in from the serial line by password",
@@ -194,7 +191,11 @@ def test_nobody_types_on_the_serial_line(fresh: Board, said: str) -> None:
 
 def test_wrong_password_is_refused_and_told(fresh: Board, admin: Admin) -> None:
     assert admin.attempt("admin", "not the password")
-    wait(fresh, lambda: any("10.88.0.1 failed: password" in text for text in events(fresh)), "the failure is an event")
+    wait(
+        fresh,
+        lambda: any("10.88.0.1 failed: password" in text for text in appliance.events(fresh)),
+        "the failure is an event",
+    )
 
 
 def test_commands_over_ssh_are_the_consoles(fresh: Board, admin: Admin, took: Took) -> None:
@@ -206,7 +207,7 @@ def test_commands_over_ssh_are_the_consoles(fresh: Board, admin: Admin, took: To
     trick = admin.pipe("admin", "show version; id")
     assert trick.status == 2
     assert b"uid=" not in trick.out
-    assert any("logged in from 10.88.0.1 by password" in text for text in events(fresh))
+    assert any("logged in from 10.88.0.1 by password" in text for text in appliance.events(fresh))
 
 
 def test_a_commit_over_ssh(fresh: Board, admin: Admin) -> None:
@@ -326,4 +327,4 @@ def test_two_administrators_and_a_commit_that_locks_out(fresh: Board, admin: Adm
     child.expect(PROMPT)
     leave(child)
     assert f'"{ADDRESS}/24"' in fresh.sh("grep address /etc/bypass/config.toml").output
-    assert any("nobody confirmed it in time" in text for text in events(fresh))
+    assert any("nobody confirmed it in time" in text for text in appliance.events(fresh))
