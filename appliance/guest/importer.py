@@ -111,18 +111,18 @@ def chunks(source: int) -> Iterator[bytes]:
 
 def sent(images: Path) -> Iterator[bytes]:
     """What comes through the socket that is standard input, while it fits; RefusedError when it is cut off."""
-    link, done, looked = select.poll(), 0, 0
+    link, done, looked, free = select.poll(), 0, 0, free_bytes(images)
     link.register(0, select.POLLIN)
     while True:
         found = link.poll(SILENCE_S * 1000)
         if not found:
             raise RefusedError(f"nothing more came for {SILENCE_S} s, after {_mib(done)}")
-        data = os.read(0, CHUNK)
+        data = os.read(0, min(CHUNK, max(free - (done - looked), 1)))
         if not data:
             break
         done += len(data)
         yield data
-        if done - looked >= LOOK_EVERY:
+        if done - looked >= min(LOOK_EVERY, free):  # others write, too; and nothing of the reserve is used
             looked = done
             free = free_bytes(images)
             if free <= 0:
