@@ -74,8 +74,8 @@ class Asker:
     def _read(self, shown: str, echo: bool) -> str:
         if not self.terminal:
             return self._raw()
-        print(shown, end="", file=self._out, flush=True)
         with _line_mode(self._source.fileno(), echo):
+            print(shown, end="", file=self._out, flush=True)  # who sees it may type, and it is unseen by then
             try:
                 return self._raw()
             finally:
