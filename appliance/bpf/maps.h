@@ -74,6 +74,14 @@ struct {
 	__type(value, struct lease);
 } leases SEC(".maps");
 
+/* By thread: the hop whose lease ends with it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_THREADS);
+	__type(key, __u32);
+	__type(value, __u32);
+} threads SEC(".maps");
+
 /* The policy, twice: the half of the even generations and that of the odd ones. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

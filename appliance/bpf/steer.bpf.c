@@ -28,6 +28,7 @@
 #include "next.h"
 #include "path.h"
 #include "decide.h"
+#include "exits.h"
 
 /* The tag of a hop with `tags`: off with it. Its VID, or -1 when there is none. */
 static __always_inline int take_tag(int kind, void *ctx)

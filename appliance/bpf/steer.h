@@ -32,7 +32,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 2
+#define LAYOUT_VERSION 3
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 stands for "no hop": the ports, and the supervisor's own lease */
@@ -51,6 +51,7 @@
 #define COPY_BYTES 16384       /* of one frame; a power of two */
 #define COPY_INSTRUCTIONS 4096 /* of a capture's filter, a power of two */
 #define RECORD_BYTES 2016      /* kept of a recorded frame at most */
+#define MAX_THREADS 4096       /* of all guests, that their leases are tied to */
 
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255 /* the hop takes every frame */
@@ -250,7 +251,9 @@ struct lease {
 	__u64 recovered; /* when it last came back from being unavailable; 0: it never was */
 	__u64 draining;	 /* 1: new flows go elsewhere */
 	__u64 skipped;	 /* when the first frame was led around it since it lost its lease; 0: none was */
+	__u64 ended;	 /* when its process ended (exits.h): no lease until it has another; 0: it runs, or has none */
 };
+#define LEASE_OVER 1 /* `until` of a hop that was available before */
 
 /* One word, so that one store switches the whole policy: generation, and which segments have rules. */
 struct control {

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from appliance.causes import Cause
@@ -49,8 +49,25 @@ class Ledger(Protocol):
         ...
 
 
-class HopPath(Leases, Protocol):
-    """What a guest needs of the datapath."""
+class HopLeases(Leases, Protocol):
+    """What a guest needs of the datapath (steering/leases.py)."""
+
+    @property
+    def end_with_processes(self) -> bool:
+        """Whether the kernel ends leases by itself."""
+        ...
+
+    def tie(self, hop: str, threads: Iterable[int]) -> object:
+        """The lease ends in the kernel with the first of these threads."""
+        ...
+
+    def untie(self, hop: str) -> object:
+        """The process is gone: what is renewed from now on counts again."""
+        ...
+
+    def ended(self, hop: str) -> int:
+        """When the kernel saw the process end (ns); 0: it did not."""
+        ...
 
     def set_draining(self, hop: str, on: bool) -> object:
         """New flows go elsewhere while this is on; established ones stay."""
@@ -84,17 +101,17 @@ class Guest:
         self,
         config: model.Guest,
         setting: Setting,
-        datapath: HopPath,
+        leases: HopLeases,
         ledger: Ledger,
         *,
         order: Order,
         aftermath: Aftermath,
     ) -> None:
-        self.config, self._setting, self._datapath, self._ledger = config, setting, datapath, ledger
+        self.config, self._setting, self._leases, self._ledger = config, setting, leases, ledger
         self._order = order
         self.name = config.name
         self.state, self.cause, self.detail = State.DEFINED, Cause.NONE, ""
-        self.lease = Lease(datapath, config.name)
+        self.lease = Lease(leases, config.name)
         self.history = History()
         self.restarts = lifecycle.Restarts(config.restart)
         self.run_now: Run | None = None
@@ -172,7 +189,7 @@ class Guest:
 
     def take_back(self, cause: Cause) -> None:
         """End a drain."""
-        self._datapath.set_draining(self.name, False)
+        self._leases.set_draining(self.name, False)
         self._to(Event.START, cause)
 
     def drain(self, cause: Cause = Cause.OPERATOR) -> str:
@@ -181,7 +198,7 @@ class Guest:
             return f"guest {self.name} is draining already"
         if not lifecycle.allowed(self.state, Event.DRAIN):
             raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be drained")
-        self._datapath.set_draining(self.name, True)
+        self._leases.set_draining(self.name, True)
         if cause is Cause.OPERATOR:
             self._note_order("draining")
         self._to(Event.DRAIN, cause)
@@ -315,7 +332,7 @@ class Guest:
             self.take_back(Cause.GUEST_EXITED)  # it drained itself in order to end, and is started again like any other
         if self.state is State.DRAINING:
             self._want(False)
-            self._datapath.set_draining(self.name, False)
+            self._leases.set_draining(self.name, False)
             self._note_order("stopped")
             self._to(Event.ENDED, Cause.OPERATOR, detail)
             return
@@ -350,13 +367,23 @@ class Guest:
             cause = Cause.CRASH_LOOP if after.loop else Cause.GUEST_EXITED
             self._to(Event.GIVE_UP, cause, detail if after.loop else f"{detail}; {policy}")
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the configuration could not be had, or weakens what is promised; empty while it does not run."""
+        if self.run_now is None:
+            return ()
+        late = "this kernel has no BPF_EVENTS: when it dies, some milliseconds of frames go nowhere"
+        return (*self.run_now.warnings, *([] if self._leases.end_with_processes else [late]))
+
     # What a run tells
 
     def on_end(self) -> None:
-        """The process is gone: nothing before this. Its threads may tell it one after the other."""
+        """The process is gone: nothing before this. The kernel knows since when, and has ended the lease then."""
         self.lease.revoke()
-        if self.run_now is not None and self._ended_at < self.run_now.since:
-            self._ended_at = self._setting.clock()
+        ended = self._leases.ended(self.name)
+        self._leases.untie(self.name)
+        if self.run_now is not None:
+            self._ended_at = ended or self._setting.clock()
             if self.state is State.AVAILABLE:
                 self._proof = self.run_now.watch.verdict.proof
                 self.reaction.fell(Fault(Cause.GUEST_EXITED, self._proof, self._ended_at))
@@ -369,19 +396,21 @@ class Guest:
         """See whether the datapath has led its first frame around since the fall."""
         fault = self.reaction.pending
         if fault is not None:
-            found = self.reaction.first_frame(self._datapath.first_skip(self.name))
+            found = self.reaction.first_frame(self._leases.first_skip(self.name))
             if found is not None:
                 self._aftermath.measured(self, fault, found.at_most)
 
     def on_running(self, run: Run) -> None:
         """QEMU answers: now the guest must prove itself."""
-        notes = (*["adopted"] * run.adopted, *run.warnings)
+        pid, processors = run.threads()
+        self._leases.tie(self.name, (pid, *processors))
+        notes = (*["adopted"] * run.adopted, *self.warnings)
         self._to(Event.RUNNING, Cause.PROVING, "; ".join(notes))
         if not run.adopted:
             self._aftermath.fresh_run(self)
         self.agent.greet()
         if self._ordered() == "draining":
-            self._datapath.set_draining(self.name, True)
+            self._leases.set_draining(self.name, True)
             self._to(Event.DRAIN, Cause.OPERATOR)
 
     def on_decision(self, decision: Decision) -> None:

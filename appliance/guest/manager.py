@@ -25,7 +25,7 @@ from appliance.guest import imageapi, management, taps
 from appliance.guest.aftermath import Aftermath
 from appliance.guest.cgroup import Cgroups
 from appliance.guest.command import Accel, port_addresses
-from appliance.guest.guest import Guest, HopPath, Ledger
+from appliance.guest.guest import Guest, HopLeases, Ledger
 from appliance.guest.images import Images, images_used
 from appliance.guest.lan import Lan, lan_of
 from appliance.guest.lifecycle import State
@@ -48,8 +48,13 @@ HOUSEKEEPING_S = 10.0
 LEAVING_S = 30.0  # a guest that was removed has this long to power down, before one of its name can be added again
 
 
-class Datapath(HopPath, Protocol):
+class Datapath(Protocol):
     """What the guests need of the datapath (steering/datapath.py)."""
+
+    @property
+    def leases(self) -> HopLeases:
+        """Until when each hop is available."""
+        ...
 
     def hop_id(self, name: str) -> int:
         """The stable number of a hop."""
@@ -153,7 +158,7 @@ class GuestManager:
         return Guest(
             config,
             self._place(config),
-            self._datapath,
+            self._datapath.leases,
             self._transitions,
             order=self._order,
             aftermath=self.aftermath,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest's QEMU process: start it so that it outlives bypassd, find it again, know at once when it ends.
+"""A guest's QEMU process: start it so that it outlives bypassd, find it again, know when it has ended.
 
 QEMU runs in a session of its own, with its words in a log file, and inherits the file descriptors that the command line
 names (command.py). What a later bypassd needs to find it again is written to `state.json`: pid and start time identify
-a process beyond doubt. Its end is told by a pidfd, which the event loop watches. The process lives until the guest
+a process beyond doubt. Its end is told by a pidfd, which the event loop watches; its lease is over by then
+(steering/leases.py), for a pidfd tells when the guest's memory has been given back. The process lives until the guest
 ends, is stopped, or the machine ends; this object as long as bypassd knows of it.
 """
 
@@ -26,9 +27,6 @@ LOG_BYTES = 256 << 10
 """A log file is set aside once (NAME.1) when it grows beyond this."""
 
 _ABOVE = 200  # inherited descriptors are first moved up here, so that placing one never overwrites another
-
-
-_PIDFD_THREAD = os.O_EXCL
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -136,22 +134,6 @@ class Process:
             os.close(pidfd)
             return None
         return cls(record.pid, record.started, pidfd, child=False)
-
-    def watch_threads(self, threads: Sequence[int]) -> list[int]:
-        """File descriptors that become readable when one of these threads ends, for the caller to close.
-
-        A killed process gives its memory back before its own pidfd tells of it, which takes tens of milliseconds for a
-        guest's memory. Its threads but the last are gone long before. Empty where the kernel (before 6.9) cannot.
-        """
-        fds: list[int] = []
-        for thread in threads:
-            try:
-                fds.append(os.pidfd_open(thread, _PIDFD_THREAD))
-            except OSError:
-                continue  # the kernel cannot, or it ended just now, which the process's own pidfd tells
-            if not Path(f"/proc/{self.pid}/task/{thread}").exists():
-                os.close(fds.pop())  # the number had passed to another process
-        return fds
 
     @property
     def alive(self) -> bool:

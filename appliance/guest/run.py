@@ -148,7 +148,6 @@ class Run:
         self.answered = False
         self._process: Process | None = None
         self.since = setting.clock()
-        self._threads: list[int] = []
         self._processors: Sequence[int] = ()
         self._ended = asyncio.Event()
         self._trouble = ""
@@ -200,9 +199,10 @@ class Run:
         """Whether its process runs; asks the kernel."""
         return self._process is not None and self._process.alive
 
-    def threads(self) -> tuple[int, Sequence[int]] | None:
-        """QEMU's process id and the threads of the virtual processors; None while they are not known."""
-        return (self._process.pid, self._processors) if self._process is not None and self._processors else None
+    def threads(self) -> tuple[int, Sequence[int]]:
+        """QEMU's process id, which is its main thread's, and the threads of the virtual processors. Once it runs."""
+        assert self._process is not None
+        return self._process.pid, self._processors
 
     async def ask_agent(self, word: str) -> str:
         """Have the agent carry out the check `word`: "ok", or what is wrong."""
@@ -324,27 +324,14 @@ class Run:
             self._powered_off = data.get("reason") == GUEST_SHUTDOWN
         self._listener.on_event(name, data)
 
-    def _at_first_death(self) -> None:
-        """A thread of QEMU ended, and so does QEMU: the lease first, the rest when the process is gone."""
+    def _at_end(self) -> None:
+        assert self._process is not None
         try:
             self._listener.on_end()
         finally:
             self.watch.stop()  # an answer still on its way must not renew what was just ended
-            self._forget_threads()
-
-    def _at_end(self) -> None:
-        try:
-            self._at_first_death()
-        finally:
-            assert self._process is not None
             asyncio.get_running_loop().remove_reader(self._process.pidfd)
             self._ended.set()
-
-    def _watch_threads(self, processors: Sequence[int]) -> None:
-        assert self._process is not None
-        self._threads = self._process.watch_threads([self._process.pid, *processors])
-        for fd in self._threads:
-            asyncio.get_running_loop().add_reader(fd, self._at_first_death)
 
     def _pin(self, processors: Sequence[int]) -> None:
         """Each of the guest's processors on the host's one that the configuration names."""
@@ -354,12 +341,6 @@ class Run:
             except OSError as error:
                 log.warning("guest %s: pin to processor %d: %s", self._guest.name, processor, error.strerror)
 
-    def _forget_threads(self) -> None:
-        for fd in self._threads:
-            asyncio.get_running_loop().remove_reader(fd)
-            os.close(fd)
-        self._threads.clear()
-
     async def _serve(self) -> None:
         """QMP, agent channel and checks, for as long as the process runs."""
         # At once: what firmware and kernel say first is what explains a guest that never comes up.
@@ -367,7 +348,6 @@ class Run:
         try:
             accel = await self.monitor.connect()
             self._processors = await self.monitor.processors()
-            self._watch_threads(self._processors)
             self._pin(self._processors)
             await self.channel.connect()
             assert self.record is not None
@@ -381,7 +361,6 @@ class Run:
         finally:
             talk.cancel()
             self.watch.stop()
-            self._forget_threads()
             self.channel.close()
             await self.monitor.close()
 

@@ -24,7 +24,7 @@ def row(guest: Guest, now: int) -> dict[str, object]:
         "restarts": guest.restarts.count,
         "uptime_s": round((now - record.since) / 1e9, 1) if record is not None else None,
         "application": guest.application,
-        "warning": "; ".join(run.warnings) if run is not None else "",
+        "warning": "; ".join(guest.warnings),
     }
 
 

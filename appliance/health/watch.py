@@ -48,8 +48,8 @@ class Subject(Protocol):
     def process_alive(self) -> bool:
         """Whether its process runs; asks the kernel."""
 
-    def threads(self) -> tuple[int, Sequence[int]] | None:
-        """QEMU's process id and the thread ids of the virtual processors; None while they are not known."""
+    def threads(self) -> tuple[int, Sequence[int]]:
+        """QEMU's process id and the thread ids of the virtual processors."""
 
     async def ask_agent(self, word: str) -> str:
         """Have the agent carry out the check `word`: "ok", or what is wrong."""
@@ -225,9 +225,8 @@ class Watch:
     def _look(self, now: int) -> None:
         if self.only_process and self._subject.process_alive():
             self._say(PROCESS_CHECK, Good(now))
-        threads = self._subject.threads() if self._stall is not None else None
-        if self._stall is not None and threads is not None:
-            event = self._stall.step(now, stall.look(*threads))
+        if self._stall is not None:
+            event = self._stall.step(now, stall.look(*self._subject.threads()))
             if event is not None:
                 self._say(CPU_CHECK, event)
 

@@ -151,7 +151,7 @@ class Steering:
     def renew(self, until: int) -> None:
         """Renew the dead-man lease: without it every guest is skipped. Only the supervisor's pulse calls this."""
         if self.datapath is not None:
-            self.datapath.renew_supervisor(until)
+            self.datapath.leases.renew_supervisor(until)
 
     def _open(self) -> Datapath:
         from appliance.steering.datapath import Datapath

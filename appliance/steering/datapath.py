@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The datapath as the supervisor sees it: attach segments and hops, set the policy, renew leases, read counters.
+"""The datapath as the supervisor sees it: attach segments and hops, set the policy, read counters.
 
 A thin shell over the kernel's maps. Owns their descriptors until `close`; what is pinned works on without it. Calls
 are short and synchronous, made from one thread. Times are ns of CLOCK_MONOTONIC.
@@ -7,6 +7,7 @@ are short and synchronous, made from one thread. Times are ns of CLOCK_MONOTONIC
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,14 +22,13 @@ from appliance.steering.copies import Copies
 from appliance.steering.counters import Counters, DeviceCount, HopCount, RuleCount
 from appliance.steering.kernel import Kernel
 from appliance.steering.layout import Role, Side, slot
+from appliance.steering.leases import Leases
 from appliance.steering.links import FILLING, Links
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
 from appliance.steering.programs import Generated, load_programs
 from appliance.steering.recorder import Recorded, Recorders
 from appliance.steering.tables import write_policy
-
-_RECOVERED, _DRAINING, _SKIPPED = 1, 2, 3  # fields of struct lease
 
 
 @dataclass
@@ -93,6 +93,7 @@ class Datapath:
         self.recorders = Recorders(self._maps["recorders"])
         self._generated: dict[int, Generated] = {}  # by half of the policy
         self.policy: Policy | None = None
+        self.leases = Leases(kernel, self.hop_id)
         self.copies = Copies(kernel, self._wanted_copies)
 
     @classmethod
@@ -365,42 +366,7 @@ class Datapath:
             rows.append(row | ({"cache_hits": hits, "cache_misses": misses} if one.report.cached else {}))
         return rows
 
-    # -- availability -------------------------------------------------------------------------------------------------
-
-    def renew(self, hop: str, until_ns: int, now_ns: int | None = None) -> None:
-        """The hop may have frames until then. The first renewal after a gap starts the hold-down of standby groups."""
-        number = self.hop_id(hop)
-        leases = self._kernel.leases
-        before = leases.read(number)
-        now = time.monotonic_ns() if now_ns is None else now_ns
-        if before <= now:
-            leases.write(number, 0, _SKIPPED)
-            if before:
-                leases.write(number, now, _RECOVERED)
-        leases.write(number, until_ns)
-
-    def revoke(self, hop: str) -> None:
-        """The hop gets no frame from now on."""
-        # Not 0: it was there before, so its return is a recovery.
-        leases, number = self._kernel.leases, self.hop_id(hop)
-        leases.write(number, 1 if leases.read(number) else 0)
-
-    def first_skip(self, hop: str) -> int:
-        """When the first frame was led around the hop since it lost its lease (ns); 0: none was yet."""
-        return self._kernel.leases.read(self.hop_id(hop), _SKIPPED)
-
-    def renew_supervisor(self, until_ns: int) -> None:
-        """The dead-man deadline: when it is over, every hop is skipped."""
-        self._kernel.leases.write(0, until_ns)
-
-    def lease(self, hop: str) -> int:
-        """Until when the hop is available, without a look at the supervisor's deadline."""
-        return self._kernel.leases.read(self.hop_id(hop))
-
-    def available(self, hop: str, now_ns: int) -> bool:
-        """May the hop have frames now?"""
-        leases = self._kernel.leases
-        return leases.read(self.hop_id(hop)) > now_ns and leases.read(0) > now_ns
+    # -- hops ---------------------------------------------------------------------------------------------------------
 
     def record(self, hop: str, frames: int, kept: int) -> None:
         """Keep the last `frames` frames handed to the hop (0: none), `kept` bytes of each; what is there stays."""
@@ -409,14 +375,6 @@ class Datapath:
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
         """The frames kept of the hop, oldest first, from the one behind number `after` on."""
         return self.recorders.read(self.hop_id(hop), after)
-
-    def set_draining(self, hop: str, draining: bool) -> None:
-        """While draining the hop keeps the flows it knows, and gets no new ones."""
-        self._kernel.leases.write(self.hop_id(hop), int(draining), _DRAINING)
-
-    def draining(self, hop: str) -> bool:
-        """Is the hop being drained?"""
-        return bool(self._kernel.leases.read(self.hop_id(hop), _DRAINING))
 
     def flows_of(self, hop: str, now_ns: int, idle_ns: int = 300_000_000_000) -> int:
         """How many flows the hop has that are not closed and were seen within `idle_ns`. Reads the whole table."""
@@ -474,11 +432,7 @@ class Datapath:
         pins = self._kernel.pins
         self.close()
         if pins is not None:
-            for folder in ("links", "programs", "maps"):
-                for pin in (pins / folder).iterdir():
-                    pin.unlink()
-                (pins / folder).rmdir()
-            pins.rmdir()
+            shutil.rmtree(pins)
 
     def require_hop(self, name: str) -> int:
         """The number of a hop of the present policy; NotFoundError when it has none of this name."""

@@ -201,10 +201,10 @@ class KernelEngine:
             self.policy = policy
             furnish(self._datapath, places(policy))
             until = time.monotonic_ns() + FAR_NS
-            self._datapath.renew_supervisor(until)
+            self._datapath.leases.renew_supervisor(until)
             for hop in policy.hops:
                 if hop not in down:
-                    self._datapath.renew(hop, until)
+                    self._datapath.leases.renew(hop, until)
         except BaseException:
             self._datapath.close()
             raise

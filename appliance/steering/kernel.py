@@ -2,7 +2,7 @@
 """The datapath's programs and maps in the kernel: loaded, pinned, adopted, upgraded.
 
 Owns the descriptors. What is pinned lives on without this process; without a pin directory all of it goes with it.
-Below the pin directory: `maps/NAME`, `programs/NAME`, `links/SLOT`.
+Below the pin directory: `maps/NAME`, `programs/NAME`, `links/SLOT`, and the link `thread_exit`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ PROGRAMS = (
         for name in ("entry", "copying", "recall", "remember", "dispatch", "walk")
     ),
 )
+EXIT = "thread_exit"  # the program that ends leases with processes; kernels without tracing go without it
 _TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY}  # fmt: skip
@@ -43,6 +44,7 @@ class Kernel:
         """
         self.pins, self._path = pins, path
         self.adopted = self.upgraded = False
+        self._exit_link = -1
         self.programs: dict[str, int] = {}
         self.maps: dict[str, Map[Any, Any]] = {}
         digest = self._digest(path)
@@ -81,6 +83,8 @@ class Kernel:
             if meta is None or bytes(meta.digest) != digest:
                 raise DatapathError("another program")
             self.programs = {name: libbpf.get_pinned(pins / "programs" / name) for name in PROGRAMS}
+            if (pins / EXIT).exists():
+                self._exit_link = libbpf.get_pinned(pins / EXIT)
         except DatapathError:
             self.close()
             return False
@@ -90,19 +94,22 @@ class Kernel:
         if pins is not None and not self._same_layout(pins):
             self._unpin(pins)
         was_there = pins is not None and (pins / "maps" / "meta").exists()
+        without = () if libbpf.raw_tracepoints_work() else (EXIT,)
         try:
-            loaded = libbpf.Object(path, pins / "maps" if pins is not None else None)
+            loaded = libbpf.Object(path, pins / "maps" if pins is not None else None, without)
         except DatapathError:
             if pins is None or not was_there:
                 raise
             # Maps of another shape: begin anew beside them. Devices keep the old ones until they are attached again.
             self._unpin(pins)
             was_there = False
-            loaded = libbpf.Object(path, pins / "maps")
+            loaded = libbpf.Object(path, pins / "maps", without)
         try:
             for name, (key, value) in layout.MAPS.items():
                 self.maps[name] = Map(name, loaded.map_fd(name), key, value)
             self.programs = {name: loaded.program_fd(name) for name in PROGRAMS}
+            if not without:
+                self._see_exits(loaded.program_fd(EXIT))
         finally:
             loaded.close()
         for kind in ("xdp", "tc"):
@@ -118,6 +125,21 @@ class Kernel:
             for name, fd in self.programs.items():
                 (pins / "programs" / name).unlink(missing_ok=True)
                 libbpf.pin(fd, pins / "programs" / name)
+
+    def _see_exits(self, program_fd: int) -> None:
+        """Attach the program; a former one goes when this one is there."""
+        try:
+            self._exit_link = libbpf.attach_raw_tracepoint("sched_process_exit", program_fd)
+        finally:
+            os.close(program_fd)
+        if self.pins is not None:
+            (self.pins / EXIT).unlink(missing_ok=True)
+            libbpf.pin(self._exit_link, self.pins / EXIT)
+
+    @property
+    def sees_exits(self) -> bool:
+        """Whether leases end in the kernel with the processes that they are tied to."""
+        return self._exit_link >= 0
 
     @staticmethod
     def _same_layout(pins: Path) -> bool:
@@ -166,3 +188,6 @@ class Kernel:
         for fd in self.programs.values():
             os.close(fd)
         self.maps, self.programs = {}, {}
+        if self._exit_link >= 0:
+            os.close(self._exit_link)
+            self._exit_link = -1

@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -30,6 +30,8 @@ MAX_COPIES = 8
 COPY_BYTES = 16384
 COPY_INSTRUCTIONS = 4096
 RECORD_BYTES = 2016
+MAX_THREADS = 4096
+LEASE_OVER = 1
 MAX_ACCEPTS = 64  # bits of scratch.accept
 
 NO_MATCH = 0xFFFFFFFF
@@ -235,7 +237,13 @@ class ContinuationValue(ctypes.Structure):
 
 
 class LeaseValue(ctypes.Structure):
-    _fields_ = (("until", c_uint64), ("recovered", c_uint64), ("draining", c_uint64), ("skipped", c_uint64))
+    _fields_ = (
+        ("until", c_uint64),
+        ("recovered", c_uint64),
+        ("draining", c_uint64),
+        ("skipped", c_uint64),
+        ("ended", c_uint64),
+    )
 
 
 class ControlValue(ctypes.Structure):
@@ -397,6 +405,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "tx": (c_uint32, c_uint32),
     "targets": (c_uint32, TargetValue),
     "leases": (c_uint32, LeaseValue),
+    "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),
     "rules": (c_uint32, RuleValue),
     "hops": (c_uint32, HopValue),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
+from collections.abc import Collection
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ BPF_XDP = 37  # enum bpf_attach_type
 BPF_TCX_INGRESS = 46
 XDP_FLAGS_SKB = 1 << 1
 XDP_FLAGS_DRIVER = 1 << 2
+BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 BPF_ANY = 0
 BPF_MAP_TYPE_RINGBUF = 27
 
@@ -146,6 +148,9 @@ def library() -> ctypes.CDLL:
         "bpf_map_delete_elem": (c_int, c_void_p),
         "bpf_map_lookup_batch": (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
         "bpf_map_update_batch": (c_int, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
+        "bpf_raw_tracepoint_open": (c_char_p, c_int),
+        "bpf_program__set_autoload": (c_void_p, ctypes.c_bool),
+        "libbpf_probe_bpf_prog_type": (c_int, c_void_p),
         "bpf_link_create": (c_int, c_int, c_int, POINTER(_LinkOptions)),
         "bpf_link_update": (c_int, c_int, c_void_p),
         "bpf_link_detach": (c_int,),
@@ -193,8 +198,8 @@ def verifier_says() -> str:
 class Object:
     """An object file's maps and programs, loaded into the kernel. Lives until `close`; what is pinned stays."""
 
-    def __init__(self, path: Path, pin_maps: Path | None) -> None:
-        """Load. With `pin_maps` each map is taken from there when it is there and fits, else pinned there.
+    def __init__(self, path: Path, pin_maps: Path | None, without: Collection[str] = ()) -> None:
+        """Load all but the programs `without`. With `pin_maps` a map is taken from there if it fits, else pinned there.
 
         DatapathError when the file is missing, or the kernel refuses it (with the verifier's last words).
         """
@@ -206,6 +211,8 @@ class Object:
         if not self._object:
             raise fail(f"{path}: not a BPF object", 0)
         self._path = path
+        for name in without:
+            check(f"program {name}", lib.bpf_program__set_autoload(self._program(name), False))
         if pin_maps is not None:
             from appliance.steering.layout import MAPS
 
@@ -246,10 +253,13 @@ class Object:
 
     def program_fd(self, name: str) -> int:
         """A descriptor of the program that outlives this object; the caller closes it."""
+        return os.dup(check(f"program {name}", library().bpf_program__fd(self._program(name))))
+
+    def _program(self, name: str) -> int:
         found = library().bpf_object__find_program_by_name(self._object, name.encode())
         if not found:
             raise DatapathError(f"{self._path}: has no program {name}: it is of another version")
-        return os.dup(check(f"program {name}", library().bpf_program__fd(found)))
+        return int(found)
 
     def close(self) -> None:
         """Let go of the object; descriptors handed out stay."""
@@ -264,6 +274,16 @@ def pin(fd: int, path: Path) -> None:
 def get_pinned(path: Path) -> int:
     """A descriptor of what is pinned at `path`."""
     return check(f"open {path}", library().bpf_obj_get(str(path).encode()))
+
+
+def raw_tracepoints_work() -> bool:
+    """Whether the kernel runs programs at its tracepoints (CONFIG_BPF_EVENTS)."""
+    return int(library().libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_RAW_TRACEPOINT, None)) == 1
+
+
+def attach_raw_tracepoint(name: str, program_fd: int) -> int:
+    """Run a program at a tracepoint; the link's descriptor. It detaches when neither open nor pinned."""
+    return check(f"attach to {name}", library().bpf_raw_tracepoint_open(name.encode(), program_fd))
 
 
 def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:

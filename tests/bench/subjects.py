@@ -133,8 +133,8 @@ def throughwire_echo(_: Generator) -> Iterator[None]:
             for side, tap in zip((Side.LAN, Side.WAN), TAPS, strict=True):
                 datapath.attach_hop(tap, "g", "main", side)
             datapath.set_policy(loads(text, "bench"))
-            datapath.renew_supervisor(FAR_NS)
-            datapath.renew("g", FAR_NS)
+            datapath.leases.renew_supervisor(FAR_NS)
+            datapath.leases.renew("g", FAR_NS)
             yield
         finally:
             datapath.unload()

@@ -100,7 +100,7 @@ class World:
 
     async def _deadman(self) -> None:
         while True:
-            self.datapath.renew_supervisor(time.monotonic_ns() + DEADMAN_NS)
+            self.datapath.leases.renew_supervisor(time.monotonic_ns() + DEADMAN_NS)
             await asyncio.sleep(DEADMAN_NS / 4e9)
 
     def call(self, work: Coroutine[Any, Any, T], limit: float = LIMIT_S) -> T:

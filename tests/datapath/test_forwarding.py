@@ -65,8 +65,8 @@ def attach(wire: Wire, made: Datapath, mode: str = "auto") -> None:
 
 def available(made: Datapath) -> None:
     now = time.monotonic_ns()
-    made.renew_supervisor(now + FAR)
-    made.renew("ips", now + FAR)
+    made.leases.renew_supervisor(now + FAR)
+    made.leases.renew("ips", now + FAR)
 
 
 def outcomes(made: Datapath, side: Side) -> dict[Outcome, int]:
@@ -105,7 +105,7 @@ def test_through_the_guest_and_the_books_balance(wire: Wire, bpf_object: Path, m
 def test_lease_and_deadline(wire: Wire, bpf_object: Path, mode: str) -> None:
     """A lease, or the supervisor's deadline, that ends by itself sends frames past the guest; none is lost."""
     with appliance(wire, bpf_object, mode) as made:
-        for end in (lambda until: made.renew("ips", until), made.renew_supervisor):
+        for end in (lambda until: made.leases.renew("ips", until), made.leases.renew_supervisor):
             available(made)
             assert wire.stream(64) == []
             before = outcomes(made, Side.LAN).get(Outcome.BYPASSED, 0)
@@ -176,8 +176,8 @@ made.attach_hop("tapl", "ips", "main", Side.LAN)
 made.attach_hop("tapw", "ips", "main", Side.WAN)
 made.set_policy(Config(segment=(Segment(name="main", lan="lan0", wan="wan0"),), guest=(Guest(name="ips"),),
                        rule=(Rule(name="all", match="ether proto 0x9000", path=("ips",)),)))
-made.renew_supervisor(time.monotonic_ns() + 3600 * 10**9)
-made.renew("ips", time.monotonic_ns() + 3600 * 10**9)
+made.leases.renew_supervisor(time.monotonic_ns() + 3600 * 10**9)
+made.leases.renew("ips", time.monotonic_ns() + 3600 * 10**9)
 print("ready", made.adopted, flush=True)
 signal.pause()
 """
@@ -323,7 +323,7 @@ def test_explain_on_the_running_datapath(wire: Wire, bpf_object: Path, mode: str
         assert re.search(r"  ips \(lease for \d+ ms\): takes it", "\n".join(first["why"]))
         assert (second["frame"], second["rule"], second["verdict"]) == (2, None, "port:wan")
         assert (third["frame"], third["verdict"]) == (3, "port:wan")
-        made.revoke("ips")
+        made.leases.revoke("ips")
         (row,) = ask(made, flow, segment="main")
         assert (row["rule"], row["hops"], row["verdict"]) == ("dns", [], "port:wan")
         assert any("ips (lease revoked): skipped: not available" in line for line in row["why"])
@@ -354,7 +354,7 @@ def test_tap_made_anew(wire: Wire, bpf_object: Path) -> None:
         assert wire.stream(32) == []
         netns.run("ip", "-n", wire.box, "link", "del", "tapl")
         netns.run("ip", "-n", wire.box, "link", "del", "tapw")
-        made.revoke("ips")
+        made.leases.revoke("ips")
         assert wire.stream(32) == []
         for tap, name in (("tapl", "gl"), ("tapw", "gw")):
             wire.pair(tap, wire.guest, name)

@@ -112,20 +112,20 @@ def test_a_ring_of_the_right_size_stays(twin: Twin) -> None:
 def test_the_first_frame_around_is_noted_once(twin: Twin, kind: str) -> None:
     """From the end of a lease: when the first frame was led around; a fresh lease starts over."""
     datapath = twin.datapath
-    datapath.renew("ips1", time.monotonic_ns() + 10**12)
+    datapath.leases.renew("ips1", time.monotonic_ns() + 10**12)
     twin.kernel(port(twin), frame(1), kind)
-    assert datapath.first_skip("ips1") == 0
-    datapath.revoke("ips1")
+    assert datapath.leases.first_skip("ips1") == 0
+    datapath.leases.revoke("ips1")
     twin.kernel(port(twin), frame(1), kind, flags=layout.DEVICE_DRY)
-    assert datapath.first_skip("ips1") == 0
+    assert datapath.leases.first_skip("ips1") == 0
     before = time.monotonic_ns()
     twin.kernel(port(twin), frame(1), kind)
-    noted = datapath.first_skip("ips1")
+    noted = datapath.leases.first_skip("ips1")
     assert before <= noted <= time.monotonic_ns()
     twin.kernel(port(twin), frame(1), kind)
-    assert datapath.first_skip("ips1") == noted
-    datapath.renew("ips1", time.monotonic_ns() + 10**12)
-    assert datapath.first_skip("ips1") == 0
+    assert datapath.leases.first_skip("ips1") == noted
+    datapath.leases.renew("ips1", time.monotonic_ns() + 10**12)
+    assert datapath.leases.first_skip("ips1") == 0
 
 
 @pytest.mark.parametrize("kind", ["xdp", "tc"])

@@ -210,7 +210,7 @@ def test_standby_and_hold_down(make: Make) -> None:
     twin.lease("a", good=False)
     assert member(twin, tcp()) == b
     # As user space does it: the lease was over, so this renewal is a recovery.
-    twin.datapath.renew("a", time.monotonic_ns() + 10**12)
+    twin.datapath.leases.renew("a", time.monotonic_ns() + 10**12)
     recovered = twin.datapath.kernel.leases.read(a, 1)
     assert recovered
     twin.lease("a", recovered=recovered)
@@ -237,7 +237,7 @@ def test_drain_keeps_established_flows(make: Make) -> None:
     assert len(fresh) > 5
     now = time.monotonic_ns()
     assert twin.datapath.flows_of("a", now) == len(ours)
-    twin.datapath.set_draining("a", True)
+    twin.datapath.leases.set_draining("a", True)
     twin.lease("a", draining=True)
     assert {member(twin, tcp(sport=port)) for port in ours} == {a}
     assert {member(twin, tcp(sport=port, back=True), WAN) for port in ours} == {a}

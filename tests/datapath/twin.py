@@ -55,7 +55,7 @@ class Twin:
     def supervise(self, until: int | None = None) -> None:
         until = time.monotonic_ns() + FAR if until is None else until
         self.state.supervisor_until = until
-        self.datapath.renew_supervisor(until)
+        self.datapath.leases.renew_supervisor(until)
 
     def lease(self, hop: str, *, good: bool = True, recovered: int = 0, draining: bool = False) -> None:
         number = self.datapath.hop_id(hop)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,6 @@ import pytest
 
 from appliance.errors import GuestError
 from appliance.guest.process import LOG_BYTES, Process, Record, last_words, rotate, start_time
-
-THREADS = "import threading,time; t=threading.Thread(target=time.sleep, args=(60,)); t.start(); time.sleep(60)"
 
 
 def record(process: Process) -> Record:
@@ -84,24 +81,6 @@ def test_descriptors_arrive_under_their_numbers(tmp_path: Path) -> None:
     assert log.read_text().split("\n") == ["pipe 0", "pipe 1", "pipe 2", ""]
     for fd in ours:
         os.close(fd)
-
-
-def test_a_thread_that_ends_tells_of_the_end(tmp_path: Path) -> None:
-    """Threads are gone before a killed process has given its memory back."""
-    process = Process.start([sys.executable, "-u", "-c", THREADS + "\n"], {}, tmp_path / "log")
-    tasks: list[int] = []
-    while len(tasks) < 2:
-        tasks = [int(task) for task in os.listdir(f"/proc/{process.pid}/task")]
-    fds = process.watch_threads(tasks)
-    if not fds:
-        pytest.skip("this kernel has no descriptors of threads (before 6.9)")
-    process.kill()
-    ready, _, _ = select.select(fds, [], [], 10)
-    assert ready
-    for fd in fds:
-        os.close(fd)
-    process.wait()
-    process.reap()
 
 
 def test_no_such_program_is_one_clear_line(tmp_path: Path) -> None:
