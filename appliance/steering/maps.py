@@ -132,7 +132,8 @@ class Map(Generic[K, V]):
             if error not in (0, -errno.ENOENT):
                 raise libbpf.fail(f"map {self.name}", error)
             for i in range(count.value):
-                yield self._key.from_buffer_copy(keys[i]), self._value.from_buffer_copy(values[i])
+                key = self._key.from_buffer_copy(keys, i * ctypes.sizeof(self._key))
+                yield key, self._value.from_buffer_copy(values, i * ctypes.sizeof(self._value))
             if error:
                 return
             start = c_uint32(cursor.value)

@@ -117,6 +117,21 @@ def test_late_evidence_counts_no_more_until_there_is_another_process(datapath: D
     assert available(datapath), "a hop without a process"
 
 
+def test_each_hop_keeps_its_own_process(datapath: Datapath, victim: Victim) -> None:
+    """One is tied anew while the other's is there."""
+    other = Victim()
+    try:
+        for hop, process in (("ips1", victim), ("ips2", other), ("ips2", other)):
+            datapath.leases.tie(hop, process.threads)
+            datapath.leases.renew(hop, time.monotonic_ns() + FAR)
+        datapath.leases.untie("ips2")
+        victim.kill()
+        assert not available(datapath)
+    finally:
+        other.kill()
+    assert available(datapath, "ips2")
+
+
 def test_a_process_that_was_gone_before_leaves_nothing(datapath: Datapath, victim: Victim) -> None:
     victim.kill()
     datapath.leases.tie("ips1", victim.threads)
