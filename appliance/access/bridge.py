@@ -6,7 +6,9 @@ port, which is renamed. So addresses, routes, the DHCP client and sessions are o
 or go, and nothing is moved while somebody is logged in. All of it lives in the namespace of the management port.
 
 A guest's port is locked to the guest's MAC address: from there no frame passes that claims to come from another
-station, be it the appliance or the gateway. Spanning tree is off: this bridge has one way out, and no loop.
+station, be it the appliance or the gateway; and no frame to another station gets there, only because nobody knows yet
+where that is. What switches say to each other passes neither way (fence.py). Spanning tree is off: this bridge has one
+way out, and no loop.
 
 Pure: what iproute2 shows goes in, commands come out.
 """
@@ -16,6 +18,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from appliance.access import fence
 
 Words = list[str]
 Links = dict[str, dict[str, Any]]
@@ -50,7 +54,8 @@ def carrier(links: Links, port: str) -> bool:
 def commands(port: str, wanted: bool, guests: Mapping[str, str], links: Links, space: str) -> list[Words]:
     """What makes the bridge and its members as they should be; [] when they are.
 
-    `wanted`: the port is to be up. `guests`: tap -> MAC address. The hardware port must be in `links`.
+    `wanted`: the port is to be up. `guests`: tap -> MAC address; one that has the port's own stays out, for it would
+    get all that is meant for the appliance. The hardware port must be in `links`.
     """
     ip = ["ip", "-n", space]
     name = hardware(port)
@@ -65,7 +70,7 @@ def commands(port: str, wanted: bool, guests: Mapping[str, str], links: Links, s
     if _up(own) != wanted:
         made.append([*ip, "link", "set", name, "up" if wanted else "down"])
     for tap, address in guests.items():
-        if tap in links:
+        if tap in links and address.lower() != own["address"]:
             made += _guest(ip, port, tap, address.lower(), links[tap])
     return made
 
@@ -79,8 +84,9 @@ def _guest(ip: Words, port: str, tap: str, address: str, link: Mapping[str, Any]
         [*change, "down"],
         [*change, "nomaster"],
         [*change, "master", port],
-        [*change, "type", "bridge_slave", "locked", "on", "learning", "off"],
+        [*change, "type", "bridge_slave", "locked", "on", "learning", "off", "flood", "off"],
         ["bridge", *ip[1:], "fdb", "replace", address, "dev", tap, "master", "static"],
+        *fence.commands(tap, ip[-1]),
         [*change, "alias", address],
         [*change, "up"],
     ]

@@ -112,9 +112,15 @@ class Access:
         if asked and asked not in self.port.names:
             there = ", ".join(self.port.names) or "none"
             raise ConfigError("management: port", f'this board has no management port "{asked}"; it has: {there}')
-        bridged = [guest.name for guest in new.guest if guest.management == "bridged"]
+        bridged = [guest for guest in new.guest if guest.management == "bridged"]
         if bridged and not self.port.names:
-            raise ConfigError(f"guest {bridged[0]}: management", "this board has no management port to bridge it to")
+            raise ConfigError(
+                f"guest {bridged[0].name}: management", "this board has no management port to bridge it to"
+            )
+        for guest in bridged:
+            if guest.management_mac and guest.management_mac.lower() == self.port.seen.mac:
+                what = f'"{guest.management_mac}" is the management port\'s own address: give the guest another one'
+                raise ConfigError(f"guest {guest.name}: management_mac", what)
 
     async def apply(self, new: Config) -> None:
         """Be as `new` says. BypassError when something does not work that worked before; it is tried again then."""

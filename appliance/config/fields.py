@@ -106,7 +106,7 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "guest.management": Field(
         "a third port: none (off); to the appliance alone (isolated): 169.254.N.2, N = its hop; on the LAN of the"
-        " management port (bridged)",
+        " management port (bridged), without VLANs and what switches say to each other",
         RESTART,
         "what is not there cannot be attacked",
     ),

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import selectors
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -168,6 +170,125 @@ def test_it_cannot_pass_for_another_station(site: Site) -> None:
     site.type_in(ask.format(other, 1))
     assert other not in ip("-n", DESK, "neigh")
     assert b"1 packets received" in site.type_in(ask.format(own, 10))
+
+
+# Frame by frame, at a port of a guest that the test itself is
+
+VISITOR, VISITOR_HOP = "02:00:00:00:07:0a", 77
+LLC, TAGGED = b"\x00\x26\x42\x42\x03", b"\x81\x00\x00\x07"
+OUT = {  # what passes neither way: destination ("peer": the station at the other end), and what follows the source
+    "spanning tree": ("01:80:c2:00:00:00", LLC),
+    "pause": ("01:80:c2:00:00:01", b"\x88\x08"),
+    "pause to a station": ("peer", b"\x88\x08"),
+    "LACP": ("01:80:c2:00:00:02", b"\x88\x09"),
+    "802.1X": ("01:80:c2:00:00:03", b"\x88\x8e"),
+    "provider bridges' spanning tree": ("01:80:c2:00:00:08", LLC),
+    "LLDP": ("01:80:c2:00:00:0e", b"\x88\xcc"),
+    "MVRP": ("01:80:c2:00:00:21", b"\x88\xf5"),
+    "PVST+": ("01:00:0c:cc:cc:cd", b"\x00\x32\xaa\xaa\x03\x00\x00\x0c\x01\x0b"),
+    "CDP": ("01:00:0c:cc:cc:cc", b"\x00\x32\xaa\xaa\x03\x00\x00\x0c\x20\x00"),
+    "another VLAN": ("ff:ff:ff:ff:ff:ff", TAGGED + b"\x88\xb5"),
+    "another VLAN to a station": ("peer", TAGGED + b"\x88\xb5"),
+    "another VLAN behind a priority tag": ("ff:ff:ff:ff:ff:ff", b"\x81\x00\xe0\x00" + TAGGED + b"\x88\xb5"),
+}
+THROUGH = {
+    "to a station": ("peer", b"\x88\xb5"),
+    "with a priority tag": ("ff:ff:ff:ff:ff:ff", b"\x81\x00\xe0\x00\x88\xb5"),
+    "as neighbour discovery": ("33:33:ff:00:00:01", b"\x88\xb5"),
+    "as mDNS": ("01:00:5e:00:00:fb", b"\x88\xb5"),
+    "to all": ("ff:ff:ff:ff:ff:ff", b"\x88\xb5"),  # the last: what comes behind a frame that is out is waited for
+}
+
+
+class Visitor:
+    """A guest's port in the hands of the test, and a packet socket at the administrator's host."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        name = site.lan.ensure(VISITOR_HOP, VISITOR)
+        self.tap = site.lan.open(name)
+        site.converge()
+        self.desk = Namespace(DESK).inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3))
+        self.desk.bind(("desk", 3))
+        self.desk_mac = self.desk.getsockname()[4].hex(":")
+
+    def send(self, frame: bytes, *, to_guest: bool) -> None:
+        if to_guest:
+            self.desk.send(frame)
+        else:
+            os.write(self.tap, frame)
+
+    def arrived(self, last: str, *, at_guest: bool) -> list[str]:
+        """Names of the frames that came, until the one with this name did."""
+        came: list[str] = []
+        with selectors.DefaultSelector() as ready:
+            ready.register(self.tap if at_guest else self.desk, selectors.EVENT_READ)
+            while last not in came:
+                assert ready.select(10), f"{last} did not come; {came}"
+                if at_guest:
+                    frame = os.read(self.tap, 2048)
+                else:
+                    frame, about = self.desk.recvfrom(2048)
+                    if about[2] == socket.PACKET_OUTGOING:
+                        continue
+                _, mark, name = frame.partition(b"frame:")
+                if mark:
+                    came.append(name.rstrip(b"\0").decode())
+        return came
+
+    def passed(self, rows: dict[str, tuple[str, bytes]], source: str, peer: str, *, to_guest: bool) -> list[str]:
+        """Which of the rows come out at the other end."""
+        for name, (destination, rest) in rows.items():
+            ends = peer if destination == "peer" else destination
+            frame = bytes.fromhex((ends + source).replace(":", "")) + rest + b"frame:" + name.encode()
+            self.send(frame.ljust(60, b"\0"), to_guest=to_guest)
+        return self.arrived(list(rows)[-1], at_guest=to_guest)
+
+    def close(self) -> None:
+        self.desk.close()
+        os.close(self.tap)
+        self._site.lan.remove(tap_name(VISITOR_HOP))
+
+
+@pytest.fixture(scope="module")
+def visitor(site: Site) -> Iterator[Visitor]:
+    made = Visitor(site)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("to_guest", [False, True], ids=["from the guest", "to the guest"])
+def test_what_switches_say_to_each_other_passes_neither_way(visitor: Visitor, to_guest: bool) -> None:
+    """Spanning tree and its kin, and other VLANs; what stations say does, in the same breath."""
+    ends = (visitor.desk_mac, VISITOR) if to_guest else (VISITOR, visitor.desk_mac)
+    assert visitor.passed({**OUT, **THROUGH}, *ends, to_guest=to_guest) == list(THROUGH)
+
+
+def test_a_guest_takes_no_other_stations_frames(visitor: Visitor, site: Site) -> None:
+    """With an address of the appliance, the host or a group as its source nothing passes, nor are theirs led to it."""
+    own = bytes.fromhex(VISITOR.replace(":", ""))
+    everyone = b"\xff" * 6
+    for number, stolen in enumerate((MAC, visitor.desk_mac, "01:00:5e:00:00:01")):
+        taken = bytes.fromhex(stolen.replace(":", ""))
+        visitor.send((everyone + taken + b"\x88\xb5frame:stolen").ljust(60, b"\0"), to_guest=False)
+        visitor.send((everyone + own + b"\x88\xb5frame:own%d" % number).ljust(60, b"\0"), to_guest=False)
+        assert visitor.arrived(f"own{number}", at_guest=False) == [f"own{number}"]
+    assert site.ping(OWN)
+    desk = bytes.fromhex(visitor.desk_mac.replace(":", ""))
+    for name, station in (("unknown", "02:00:00:00:07:77"), ("appliance", MAC), ("last", VISITOR)):
+        frame = bytes.fromhex(station.replace(":", "")) + desk + b"\x88\xb5frame:" + name.encode()
+        visitor.send(frame.ljust(60, b"\0"), to_guest=True)
+    assert visitor.arrived("last", at_guest=True) == ["last"], "it is no place to listen in"
+
+
+def test_the_ports_own_address_is_never_a_guests(visitor: Visitor, site: Site) -> None:
+    """It would get what is meant for the appliance; it stays out."""
+    site.lan.ensure(VISITOR_HOP, MAC)
+    try:
+        site.converge()
+        assert site.ping(OWN)
+    finally:
+        site.lan.ensure(VISITOR_HOP, VISITOR)
 
 
 def test_the_ports_address_changes_and_the_guest_stays(site: Site) -> None:

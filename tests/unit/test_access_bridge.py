@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+from appliance.access import fence
 from appliance.access.bridge import Links, carrier, commands, hardware, parse
 
 GUEST = {"twm1": "02:AA:00:00:00:01"}
@@ -52,8 +53,9 @@ def test_a_guest_joins_locked_before_it_is_up() -> None:
         "ip link set twm1 down",
         "ip link set twm1 nomaster",
         "ip link set twm1 master mgmt0",
-        "ip link set twm1 type bridge_slave locked on learning off",
+        "ip link set twm1 type bridge_slave locked on learning off flood off",
         "bridge fdb replace 02:aa:00:00:00:01 dev twm1 master static",
+        *(" ".join(one).replace("-n mgmt ", "") for one in fence.commands("twm1", "mgmt")),
         "ip link set twm1 alias 02:aa:00:00:00:01",
         "ip link set twm1 up",
     ]
@@ -62,8 +64,21 @@ def test_a_guest_joins_locked_before_it_is_up() -> None:
 def test_a_guest_that_joined_is_left_alone_until_its_address_changes() -> None:
     links = seen(HARDWARE, link("mgmt0"), TAP)
     assert words(links, GUEST) == []
-    assert len(words(links, {"twm1": "02:aa:00:00:00:02"})) == 7
+    assert "ip link set twm1 alias 02:aa:00:00:00:02" in words(links, {"twm1": "02:aa:00:00:00:02"})
     assert words(seen(HARDWARE, link("mgmt0")), GUEST) == [], "its tap is not there yet"
+
+
+def test_a_guest_with_the_ports_own_address_stays_out() -> None:
+    links = seen(HARDWARE, link("mgmt0"), link("twm1"))
+    assert words(links, {"twm1": str(HARDWARE["address"]).upper()}) == []
+
+
+def test_the_fence_is_on_both_sides_of_the_tap_before_it_is_up() -> None:
+    made = words(seen(HARDWARE, link("mgmt0"), link("twm1")), GUEST)
+    (inwards,) = (at for at, one in enumerate(made) if one.startswith("tc filter replace dev twm1 ingress"))
+    (outwards,) = (at for at, one in enumerate(made) if one.startswith("tc filter replace dev twm1 egress"))
+    assert max(inwards, outwards) < made.index("ip link set twm1 up")
+    assert made[inwards].split("bytecode")[1] == made[outwards].split("bytecode")[1]
 
 
 def test_the_cable_counts_and_not_the_guests() -> None:

@@ -16,10 +16,11 @@ from appliance.access import program
 from appliance.access.manager import Access
 from appliance.access.memory import Memory
 from appliance.access.namespace import Namespace
+from appliance.access.network import Seen
 from appliance.access.program import Program
 from appliance.access.sessions import Sessions
 from appliance.access.sshlog import SshEvent
-from appliance.config.model import Config, Duration, Management, User
+from appliance.config.model import Config, Duration, Guest, Management, User
 from appliance.errors import ConfigError, UnreachableError
 from appliance.events import Events
 from appliance.guest.lan import Lan
@@ -208,5 +209,17 @@ def test_another_boards_port_is_refused_before_anything_changes(root: Path) -> N
     async def body() -> None:
         with pytest.raises(ConfigError, match='no management port "mgmt7"; it has: mgmt0'):
             await part(root, CONFIG).prepare(Config(management=Management(port="mgmt7")))
+
+    run(body)
+
+
+def test_a_guest_with_the_management_ports_own_address_is_refused(root: Path) -> None:
+    async def body() -> None:
+        access = part(root, CONFIG)
+        access.port.seen = Seen(mac="02:00:00:00:07:01")
+        guest = Guest(name="fw", management="bridged", management_mac="02:00:00:00:07:01")
+        with pytest.raises(ConfigError, match=r"guest fw: management_mac: .*own address"):
+            await access.prepare(Config(guest=(guest,)))
+        await access.prepare(Config(guest=(Guest(name="fw", management="bridged"),)))
 
     run(body)
