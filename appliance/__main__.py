@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
             pending=begun.pending,
         )
 
-    return run(make)
+    return run(make, paths.last_words)
 
 
 def _be_ordinary() -> None:

@@ -23,6 +23,7 @@ class Cause(StrEnum):
     DATAPATH_FAULT = "datapath_fault"
     REARMING = "rearming"
     SUPERVISOR_LOST = "supervisor_lost"
+    SUPERVISOR_RESTARTED = "supervisor_restarted"
     STOPPING = "stopping"
     GUEST_EXITED = "guest_exited"
     GUEST_FAILED = "guest_failed"
@@ -69,6 +70,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.DATAPATH_FAULT: "the kernel refused the datapath",
     Cause.REARMING: "healthy again, waiting for the re-arm delay",
     Cause.SUPERVISOR_LOST: "the supervisor did not come back within the grace time",
+    Cause.SUPERVISOR_RESTARTED: "the supervisor ended unasked, and the keeper started it again",
     Cause.STOPPING: "an orderly stop or reboot",
     Cause.GUEST_EXITED: "the guest's process ended",
     Cause.GUEST_FAILED: "the guest cannot be started",

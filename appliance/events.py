@@ -76,6 +76,8 @@ def severity_of(what: str, to: str, cause: str) -> Severity:
         return Severity.WARNING if to == "suspect" else Severity.INFO
     if kind == "flow":
         return Severity.WARNING if to == "quarantined" else Severity.NOTICE
+    if kind == "supervisor":
+        return Severity.ERROR
     if kind == "system":
         return _RESETS.get(cause, Severity.NOTICE)
     return Severity.WARNING if to in ("down", "failed", "missing") else Severity.NOTICE

@@ -32,6 +32,11 @@ class Paths:
         return self.root / "run/bypass"
 
     @property
+    def last_words(self) -> Path:
+        """Why the last bypassd of this boot ended, when that was a bug."""
+        return self.run / "last-words"
+
+    @property
     def control_socket(self) -> Path:
         """JSON-RPC socket of bypassd."""
         return self.run / "control.sock"

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance import lastwords
 from appliance.apply import Appliance
 from appliance.causes import Cause
 from appliance.config.api import Api
@@ -377,6 +378,10 @@ class Supervisor:
                     await self._keeper_changed.wait()
         except TimeoutError:
             log.error("the keeper does not say where the relay is: in bypass until it does")
+        state, said = self.keeper.state, lastwords.take(self.paths.last_words)
+        if state is not None and state.restarts:
+            how = f"{state.last_exit}: {said}" if said else state.last_exit
+            self.transitions.record("supervisor", "ended", "running", Cause.SUPERVISOR_RESTARTED, how)
 
     # -- others
 
@@ -418,8 +423,8 @@ def end_haste() -> None:
             continue  # a thread that ended meanwhile
 
 
-def run(make: Callable[[], Supervisor]) -> int:
-    """Run a supervisor to its end; a bug ends it with status 1 and its traceback in the log."""
+def run(make: Callable[[], Supervisor], last_words: Path) -> int:
+    """Run a supervisor to its end; a bug ends it with status 1, its traceback in the log and its words in the file."""
 
     async def body() -> int:
         return await make().run()
@@ -429,4 +434,5 @@ def run(make: Callable[[], Supervisor]) -> int:
     except BaseExceptionGroup as group:
         for error in group.exceptions:
             log.critical("bypassd ends, the keeper starts it again: %s", error, exc_info=error)
+        lastwords.leave(last_words, group.exceptions)
         return 1

@@ -292,10 +292,32 @@ def test_a_bug_ends_bypassd_and_the_other_parts_are_stopped(tmp_path: Path, monk
     part = BrokenPart(0, bug=True)
     monkeypatch.setattr(made, "links", part)
     keeper.say()
-    assert supervisor.run(lambda: made) == 1
+    assert supervisor.run(lambda: made, made.paths.last_words) == 1
     assert part.stops == 1
     assert not made.paths.control_socket.exists()
     assert '"orderly": false' in (made.paths.state / "last-run.json").read_text()
+
+
+def test_the_next_bypassd_tells_how_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the keeper saw of it and the words of the bug, for the console; the words once."""
+    keeper = Keeper()
+    broken = make(tmp_path, keeper, None)
+    monkeypatch.setattr(broken, "links", BrokenPart(0, bug=True))
+    keeper.say()
+    assert supervisor.run(lambda: broken, broken.paths.last_words) == 1
+    for how in ("killed by signal 9: ZeroDivisionError: bug", "killed by signal 9"):
+        keeper = Keeper()
+        made = make(tmp_path, keeper)
+
+        async def body(keeper: Keeper = keeper, made: Supervisor = made, how: str = how) -> None:
+            keeper.say()
+            await until(lambda: made.segments.begun)
+            entries = (await ask(made.paths.control_socket, "transitions.show"))["result"]
+            row = [entry for entry in entries if entry["what"] == "supervisor"][-1]
+            assert (row["to"], row["cause"], row["detail"]) == ("running", "supervisor_restarted", how)
+            keeper.end.close()
+
+        assert run(made, body) == 0
 
 
 # -- segments
