@@ -124,6 +124,8 @@ def test_bypassd_killed_moves_no_relay_and_loses_no_frame(healthy: Board, tmp_pa
     assert [report.lost for report in streams.reports] == [0, 0]
     assert not healthy.events.since(mark, event="relay")
     assert appliance.show(healthy, "status")["datapath"]["adopted"] is True
+    told = [row for row in appliance.show(healthy, "transitions") if row["what"] == "supervisor"][-1]
+    assert (told["cause"], told["detail"]) == ("supervisor_restarted", "killed by signal 9")
 
 
 def test_operator_closes_and_opens_the_relay(healthy: Board, tmp_path: Path) -> None:

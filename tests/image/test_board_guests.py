@@ -50,6 +50,12 @@ def test_is_held_within_limits(board: Board, guest: dict[str, object]) -> None:
     assert board.sh("cat /sys/fs/cgroup/bypass-guests/cpu.weight").output.split() == ["50"]
 
 
+def test_its_lease_ends_in_the_kernel(board: Board, guest: dict[str, object]) -> None:
+    """The board's kernel has what that takes, and the program is there for good (tests/datapath/test_leases.py)."""
+    assert "BPF_EVENTS" not in str(guest["warning"])
+    board.sh("test -e /sys/fs/bpf/bypass/thread_exit")
+
+
 def test_its_serial_line_is_kept(board: Board, guest: dict[str, object]) -> None:
     assert "demo guest: up" in board.sh("bypass guest ips1 log 400").output
 
