@@ -3,7 +3,8 @@
 
 One `Backend` serves one connection to one QEMU process and ends with it. It runs in the loop's thread and maps the
 guest's memory while connected. Protocol: QEMU's docs/interop/vhost-user.rst; queues: virtio specification 1.2, 2.7.
-The split queue needs no barriers here: x86 keeps stores in order and Python adds no reordering of its own.
+The split queue needs no barriers here: x86 keeps stores in order, Python adds no reordering of its own, and nothing is
+read that must not be read early.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 
 GET_CONFIG = 24
 REQUESTS, QUEUES = 0, 2  # the request queue's number; QEMU 7.2 sets up the interrupt queue too
 NEXT, WRITE = 1, 2  # descriptor flags
-NO_INTERRUPT = 1
 
 
 class ProtocolError(Exception):
@@ -134,6 +134,7 @@ class Backend:
                 queue = self._queues[value & 0xFF]
                 _close(queue.call)
                 queue.call = fd
+                self._call(queue)  # an answer may have been told to the one before, which QEMU no longer listens to
             else:
                 _close(fd)
         elif kind == SET_VRING_ADDR:
@@ -220,7 +221,13 @@ class Backend:
             queue.last = (queue.last + 1) & 0xFFFF
             struct.pack_into("<H", used, used_at + 2, queue.last)
             answered = True
-        if answered and queue.call >= 0 and not struct.unpack_from("<H", avail, at)[0] & NO_INTERRUPT:
+        if answered:
+            self._call(queue)
+
+    def _call(self, queue: Queue) -> None:
+        """Interrupt the driver. It allows for one too many, and waits for ever, in the kernel's start, for one too few:
+        so its wish for none is not asked for, which would need a barrier between our store and its."""
+        if queue.call >= 0:
             os.write(queue.call, struct.pack("<Q", 1))
 
     def _answer(self, queue: Queue, head: int) -> int:
