@@ -53,6 +53,11 @@ class Server(NamedTuple):
         return server._replace(ca=ca, name=name or server.address) if server.transport == "tls" else server
 
     @property
+    def place(self) -> tuple[str, str, int]:
+        """Which server it is, whatever it must prove."""
+        return self.transport, self.address, self.port
+
+    @property
     def family(self) -> socket.AddressFamily:
         """Of its address."""
         return socket.AF_INET6 if ipaddress.ip_address(self.address).version == 6 else socket.AF_INET
@@ -207,20 +212,28 @@ class Syslog:
     def __init__(self, events: Events, space: Namespace, hostname: Callable[[], str], pid: int) -> None:
         self._space, self._hostname, self._pid = space, hostname, pid
         self._severity = Severity.INFO
-        self._senders: dict[Server, tuple[Sender, asyncio.Task[None]]] = {}
+        self._senders: dict[tuple[str, str, int], tuple[Sender, asyncio.Task[None]]] = {}
         events.listen(self._event)
 
     def apply(self, tasks: asyncio.TaskGroup, wish: model.Syslog) -> None:
-        """Send to these servers from now on, by tasks of this group; those that stay keep their queue."""
+        """Send to these servers from now on, by tasks of this group; those that stay keep their queue, also where they
+        must prove themselves in another way now: that is tried at once."""
         self._severity = Severity[wish.severity.upper()]
-        wanted = [Server.parse(url, wish.ca, wish.server_name) for url in wish.servers]
-        for server in [server for server in self._senders if server not in wanted]:
-            self._senders.pop(server)[1].cancel()
-        for server in wanted:
-            if server not in self._senders:
+        wanted = {
+            server.place: server for server in (Server.parse(url, wish.ca, wish.server_name) for url in wish.servers)
+        }
+        for place in [place for place in self._senders if place not in wanted]:
+            self._senders.pop(place)[1].cancel()
+        for place, server in wanted.items():
+            sender, task = self._senders.get(place, (None, None))
+            if sender and task:
+                if sender.server == server:
+                    continue
+                task.cancel()
+                sender.server = server
+            else:
                 sender = Sender(server, self._space, self._hostname, self._pid)
-                name = f"syslog {server.address}"
-                self._senders[server] = (sender, tasks.create_task(sender.run(), name=name))
+            self._senders[place] = (sender, tasks.create_task(sender.run(), name=f"syslog {server.address}"))
 
     def stop(self) -> None:
         """End all tasks."""
@@ -232,13 +245,13 @@ class Syslog:
         """One row a server."""
         return [
             {
-                "server": f"{server.transport}://{server.address} port {server.port}",
+                "server": f"{sender.server.transport}://{sender.server.address} port {sender.server.port}",
                 "sent": sender.sent,
                 "waiting": sender.waiting,
                 "lost": sender.lost,
                 "detail": sender.trouble,
             }
-            for server, (sender, _) in self._senders.items()
+            for sender, _ in self._senders.values()
         ]
 
     def _event(self, event: Event) -> None:

@@ -229,3 +229,31 @@ def test_tls_tells_nobody_but_the_right_server(tmp_path: Path, ca: str, name: st
         assert (len(texts), sender.sent, sender.waiting) == ((0, 0, 2) if trouble else (2, 2, 0))
 
     run(body)
+
+
+def test_another_ca_keeps_what_waits(tmp_path: Path) -> None:
+    """The wrong CA is put right: what waited meanwhile arrives, in order, at once and not after the retry's minute."""
+    texts: list[str] = []
+    (tmp_path / "pair.pem").write_text(KEY + SERVER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair.pem")
+
+    async def body() -> None:
+        server = await asyncio.start_server(reading(texts), "127.0.0.1", 0, ssl=context)
+        url = f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        events = Events()
+        log = Syslog(events, Here(), lambda: "wire1", 1)
+        async with asyncio.TaskGroup() as tasks:
+            log.apply(tasks, model.Syslog(servers=(url,), ca=STRANGER))
+            for text in ("one", "two"):
+                events.record(Severity.INFO, "user admin", text)
+            await until(lambda: bool(log.show()[0]["detail"]))
+            assert log.show()[0]["waiting"] == 2
+            log.apply(tasks, model.Syslog(servers=(url,), ca=SERVER))
+            await until(lambda: len(texts) == 2)
+            await until(lambda: log.show()[0]["waiting"] == 0)
+            log.stop()
+        server.close()
+        assert texts == ["user admin: one", "user admin: two"]
+
+    run(body)
