@@ -22,6 +22,7 @@ class Style(NamedTuple):
 
 
 PLAIN = Style()
+FOLDED = 24  # columns that the last one of a table needs at least
 GREEN, YELLOW, RED, BOLD = "32", "33", "1;31", "1"
 _WORDS = {
     "inline": GREEN, "available": GREEN, "running": GREEN, "up": GREEN, "healthy": GREEN, "valid": GREEN,
@@ -71,17 +72,41 @@ def duration(seconds: Any) -> str:
 
 
 def table(rows: Sequence[Row], columns: Sequence[tuple[str, str]], style: Style = PLAIN) -> str:
-    """Aligned columns (key, title); numbers to the right; the last column is folded when the line is too long."""
+    """Aligned columns (key, title); numbers to the right.
+
+    On a terminal that is too narrow the last column is folded; where even that has no room, the last columns of each row
+    stand below it in words, so that the first stay a table and nothing is lost.
+    """
     if not columns:
         return "-"
     titles = [title for _, title in columns]
     cells = [[cell(row.get(key)) for key, _ in columns] for row in rows]
     right = [_is_numeric([row.get(key) for row in rows]) for key, _ in columns]
     widths = [max(len(line[i]) for line in [titles, *cells]) for i in range(len(columns))]
-    lines = [_line(titles, widths, right, style, head=True)]
+    kept = _kept(widths, style.width)
+    lines = [_line(titles[:kept], widths[:kept], right[:kept], style, head=True)]
     for line in cells:
-        lines += _fold(line, widths, right, style)
+        lines += _fold(line[:kept], widths[:kept], right[:kept], style)
+        lines += _below(titles[kept:], line[kept:], style)
     return "\n".join(lines)
+
+
+def _kept(widths: list[int], width: int) -> int:
+    """How many columns stay a table: all, where the last one can be folded; else as many as there is room for."""
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    if not width or before + min(widths[-1], FOLDED) <= width:
+        return len(widths)
+    kept, used = 1, widths[0]
+    while used + 2 + widths[kept] <= width:
+        used += 2 + widths[kept]
+        kept += 1
+    return kept
+
+
+def _below(titles: list[str], cells: list[str], style: Style) -> list[str]:
+    """What had no room in a row, in words; what is not there is left out."""
+    said = ", ".join(f"{t.lower()} {c}" for t, c in zip(titles, cells, strict=True) if c != "-")
+    return [f"    {line}" for line in fold(said, max(style.width - 4, 16))] if said else []
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
@@ -109,17 +134,21 @@ def _fold(cells: list[str], widths: list[int], right: list[bool], style: Style) 
     """One row as one or more lines."""
     before = sum(widths[:-1]) + 2 * (len(widths) - 1)
     room = style.width - before
-    if not style.width or room < 16:
+    if not style.width or room < min(widths[-1], FOLDED):
         return [_line(cells, widths, right, style)]
     first, *more = fold(cells[-1], room)
     return [_line([*cells[:-1], first], widths, right, style), *(" " * before + line for line in more)]
 
 
 def pairs(data: Row, style: Style = PLAIN) -> str:
-    """`key  value`, one a line."""
+    """`key  value`, one a line; a long value is folded beside its key."""
     width = max((len(str(key)) for key in data), default=0)
-    rows = ((str(key).replace("_", " "), value) for key, value in data.items())
-    return "\n".join(f"{paint(key.ljust(width), BOLD, style)}  {cell(value)}".rstrip() for key, value in rows)
+    lines = []
+    for key, value in data.items():
+        first, *more = fold(cell(value), max(style.width - width - 2, 16) if style.width else 0)
+        lines.append(f"{paint(str(key).replace('_', ' ').ljust(width), BOLD, style)}  {first}".rstrip())
+        lines += [" " * (width + 2) + line for line in more]
+    return "\n".join(lines)
 
 
 def generic(data: Any, style: Style = PLAIN) -> str:

@@ -49,7 +49,9 @@ def about(key: str, value: Any, style: Style) -> str:
     if isinstance(value, dict):
         said = ((name, item) for name, item in value.items() if not isinstance(item, list | dict))
         value = ", ".join(fact(name, item) for name, item in said if item not in (None, ""))
-    return f"{paint(key.replace('_', ' '), BOLD, style)}: {cell(value)}"
+    name = key.replace("_", " ")
+    first, *more = fold(f"{name}: {cell(value)}", style.width)
+    return "\n".join([paint(name, BOLD, style) + first[len(name) :], *(f"    {line}" for line in more)])
 
 
 def fact(key: str, value: Any) -> str:

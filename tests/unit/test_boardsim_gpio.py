@@ -167,7 +167,7 @@ def test_requests_through_the_queue() -> None:
 
 
 def test_an_answer_told_to_the_call_before_is_told_to_the_new_one() -> None:
-    """The driver unmasks its interrupt while an answer is on its way: without a second call its kernel waits for ever."""
+    """The driver unmasks its interrupt while an answer is on its way: without a second call its kernel waits."""
 
     async def body() -> None:
         controller, _ = lines()

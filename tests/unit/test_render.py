@@ -93,11 +93,50 @@ def test_table() -> None:
         "x          5  one two three four five six",
         "longer  1000  -",
     ]
-    assert table(rows, columns, Style(width=32)).splitlines() == [
+    assert table(rows, columns, Style(width=39)).splitlines() == [
         "A          N  TEXT",
-        "x          5  one two three four",
-        "              five six",
+        "x          5  one two three four five",
+        "              six",
         "longer  1000  -",
+    ]
+
+
+def test_table_on_a_narrow_terminal() -> None:
+    """The columns that have no room stand below their row in words, and nothing is cut off or lost."""
+    row = {"when": "2026-01-02 03:04:05.678", "what": "guest ips1", "from": "available", "to": "stopped",
+           "cause": "operator", "detail": "stopped by admin at 192.0.2.7 over SSH"}  # fmt: skip
+    quiet = {**row, "to": "starting", "cause": "starting", "detail": None}
+    data = {"transitions": [row, quiet]}
+    assert render("transitions", data, Style(width=60)).splitlines() == [
+        "WHEN                     WHAT        FROM       TO",
+        "2026-01-02 03:04:05.678  guest ips1  available  stopped",
+        "    cause operator, detail stopped by admin at 192.0.2.7",
+        "    over SSH",
+        "2026-01-02 03:04:05.678  guest ips1  available  starting",
+        "    cause starting",
+    ]
+    wide = render("transitions", data, Style(width=200))
+    assert wide == render("transitions", data), "where there is room it is a table"
+    for width in range(24, 200):
+        text = render("transitions", data, Style(width=width))
+        assert max(map(len, text.splitlines())) <= width
+        words = text.replace(",", " ").split()
+        assert set(wide.lower().split()) - {"-", "detail"} <= {word.lower() for word in words}
+
+
+def test_long_values_are_folded_beside_their_keys() -> None:
+    """In pairs and in the lines of `show status`; a file or a pipe gets whole lines."""
+    data = {"cause": "healthy", "last_words": "one two three four five six seven"}
+    assert render("generic", data, Style(width=34)).splitlines() == [
+        "cause       healthy",
+        "last words  one two three four",
+        "            five six seven",
+    ]
+    assert len(render("generic", data).splitlines()) == 2
+    status = {"keeper": {"state": "running", "detail": "it was started again after it had ended unasked"}}
+    assert render("status", {**STATUS, **status}, Style(width=40)).splitlines()[-2:] == [
+        "keeper: running, it was started again",
+        "    after it had ended unasked",
     ]
 
 
