@@ -51,7 +51,8 @@ def about(key: str, value: Any, style: Style) -> str:
         value = ", ".join(fact(name, item) for name, item in said if item not in (None, ""))
     name = key.replace("_", " ")
     first, *more = fold(f"{name}: {cell(value)}", style.width)
-    return "\n".join([paint(name, BOLD, style) + first[len(name) :], *(f"    {line}" for line in more)])
+    head = paint(name, BOLD, style) + first[len(name) :] if first.startswith(name) else first
+    return "\n".join([head, *(f"    {line}" for line in more)])
 
 
 def fact(key: str, value: Any) -> str:
