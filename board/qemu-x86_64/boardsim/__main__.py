@@ -133,21 +133,26 @@ class _Events:
 
 
 def _banner(board: Board, found: Accelerator, directory: Path) -> str:
+    """At most 80 columns wide, and each command as it can be typed where `make run` was."""
     prefix, place = board.prefix, directory
-    again = f"python -m boardsim --dir {place}"
+    there = "" if place == BUILD / "run" else f" --dir {place}"
     return f"""
-   {prefix}-lan  10.77.0.1                                          {prefix}-wan  10.77.0.2
-   fd77::1  ===== [lan] ---- relay: bypass until driven ---- [wan] =====  fd77::2
-                    |                                          |
-                  lan0 =========== the appliance =========== wan0
-                                        |
-                                      mgmt0 ===== {prefix}-mgmt  10.88.0.1
+   {prefix}-lan  10.77.0.1                                   {prefix}-wan  10.77.0.2
+   fd77::1  ==== [lan] -- relay: bypass until driven -- [wan] ====  fd77::2
+                   |                                      |
+                 lan0 ========= the appliance ========= wan0
+                                      |
+                                    mgmt0 ==== {prefix}-mgmt  10.88.0.1
 
-   computing with    {found.name} ({found.why})
-   across the link   ip netns exec {prefix}-lan ping 10.77.0.2
-   second terminal   {again} status | relay log | power cut | power on | reset | unplug lan
-   transitions       {place}/events.jsonl     console log  {place}/console.log
-   keys here         Ctrl-A x or Ctrl-]: end     Ctrl-A e: show transitions     Ctrl-A h: help
+   computing with   {found.name}
+                    {found.why}
+   across the link  ip netns exec {prefix}-lan ping 10.77.0.2
+   second terminal  export PYTHONPATH=board/qemu-x86_64; then
+                    build/venv/bin/python -m boardsim{there} COMMAND
+                    (status, relay log, power cut, power on, reset, unplug lan)
+   transitions      {place}/events.jsonl
+   console log      {place}/console.log
+   keys here        Ctrl-A x or Ctrl-]: end   Ctrl-A e: transitions   Ctrl-A h: help
 """
 
 
