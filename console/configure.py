@@ -320,8 +320,8 @@ def run(parsed: Parsed, context: Context) -> Outcome:
             context.table = ROWS
 
 
-def help(_: Parsed, context: Context) -> Outcome:
+def help(parsed: Parsed, context: Context) -> Outcome:
     """`help`."""
     from console import manual
 
-    return Outcome(manual.rows(ROWS), "lines")
+    return Outcome(manual.rows(ROWS, 0 if parsed.pipes else context.style.width), "lines")

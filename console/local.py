@@ -139,15 +139,15 @@ def import_(parsed: Parsed, context: Context) -> Outcome:
     return Outcome({"message": text}, "done")
 
 
-def help(parsed: Parsed, _: Context) -> Outcome:
+def help(parsed: Parsed, context: Context) -> Outcome:
     """`help [WORDS]`: commands with their meaning."""
     from console import manual
 
-    words = parsed.args.get("WORDS", "")
-    lines = manual.commands(words)
+    words, columns = parsed.args.get("WORDS", ""), 0 if parsed.pipes else context.style.width
+    lines = manual.commands(words, columns)
     if not lines:
         raise UsageError(f'no command begins with "{words}"')
-    return Outcome(lines if words else [*lines, "", *manual.around()], "lines")
+    return Outcome(lines if words else [*lines, "", *manual.around(columns)], "lines")
 
 
 def exit(_: Parsed, context: Context) -> Outcome:

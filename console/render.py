@@ -74,7 +74,7 @@ def duration(seconds: Any) -> str:
 def table(rows: Sequence[Row], columns: Sequence[tuple[str, str]], style: Style = PLAIN) -> str:
     """Aligned columns (key, title); numbers to the right.
 
-    On a terminal that is too narrow the last column is folded; where even that has no room, the last columns of each row
+    On a terminal that is too narrow the last column is folded; where even that has no room, the last columns of a row
     stand below it in words, so that the first stay a table and nothing is lost.
     """
     if not columns:

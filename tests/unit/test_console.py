@@ -17,7 +17,9 @@ import pexpect
 import pytest
 
 from appliance.errors import UnreachableError
+from console import manual
 from console.client import Client, RemoteError
+from console.configure_rows import ROWS
 from console.execute import Context, run_line
 from console.render import Style
 from tests.unit.fake_daemon import FakeDaemon
@@ -467,3 +469,11 @@ def test_terminal_is_asked_for_its_size_on_demand_only(daemon: FakeDaemon) -> No
     terminal.type("terminal detect\r")
     terminal.until("the terminal does not answer")
     terminal.close()
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 132])
+def test_help_fits_the_terminal(columns: int) -> None:
+    """What a command means is folded beside it, or stands below it; every word is there."""
+    wide, narrow = manual.commands(), manual.commands(columns=columns)
+    assert max(map(len, [*narrow, *manual.rows(ROWS, columns), *manual.around(columns)])) <= columns
+    assert sorted(" ".join(wide).split()) == sorted(" ".join(narrow).split())
