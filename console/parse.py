@@ -212,7 +212,8 @@ class _Walk:
                 self._at += 1
             return
         if literals:
-            raise UsageError(f'"{text}" is not known{self._behind()}; there are: {", ".join(literals)}')
+            meant = _meant(text, list(literals))
+            raise UsageError(f'"{text}" is not known{self._behind()}; {meant}there are: {", ".join(literals)}')
         raise UsageError(f'"{text}" is too much{self._behind()}')
 
     def _behind(self) -> str:
@@ -282,6 +283,14 @@ class _Walk:
         alike = [other for other in self._rows if other.words[: place + 1] == row.words[: place + 1]]
         group = GROUPS.get(" ".join(word for word in row.words[: place + 1] if isinstance(word, str)), "")
         return group if group and (len(alike) > 1 or place + 1 < len(row.words)) else row.help
+
+
+def _meant(text: str, known: Sequence[str]) -> str:
+    """`did you mean "x"? `, where one word is near."""
+    import difflib
+
+    close = difflib.get_close_matches(text, known, 1, 0.7)
+    return f'did you mean "{close[0]}"? ' if close else ""
 
 
 def _one_and_many(words: Sequence[str]) -> bool:

@@ -96,6 +96,8 @@ BAD = [
     ("show transitions ٣", "COUNT must be a number"),
     ("segment", 'more is needed behind "segment": NAME'),
     ("segment main", 'more is needed behind "segment main": bypass, auto'),
+    ("shwo status", '"shwo" is not known; did you mean "show"? there are: show, segment'),
+    ("guest ips1 stpo", '"stpo" is not known behind "guest ips1"; did you mean "stop"? there are: show, start, stop'),
     ("segment main inline", '"inline" is not known behind "segment main"; there are: bypass, auto'),
     ("show status --jso", 'unknown option --jso behind "show status"; there are: --json'),
     ("show status --json --json", "--json is given twice"),
