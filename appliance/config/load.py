@@ -20,7 +20,7 @@ import msgspec
 
 from appliance.config import limits, verify
 from appliance.config.lines import Lines, Path
-from appliance.config.model import NAME_PATTERN, Config, Duration, Size
+from appliance.config.model import HOSTNAME_PATTERN, NAME_PATTERN, Config, Duration, Size
 from appliance.errors import ConfigError, FilterError, UnreachableError
 
 _BAD: Final = object()  # stands for a value that was reported and cannot be used
@@ -236,6 +236,12 @@ def _bounds(kind: Any) -> tuple[str, int | float | None, int | float | None]:
     return "", None, None
 
 
+_PATTERNS = {
+    NAME_PATTERN: "a name: a small letter, then at most 30 of a-z 0-9 _ -",
+    HOSTNAME_PATTERN: "a host name: letters, digits and - in the middle, at most 63",
+}
+
+
 def _explain(raw: Any, pattern: str, least: int | float | None, most: int | float | None, message: str) -> str:
     shown = _show(raw)
     if isinstance(raw, int) and not isinstance(raw, bool) and least is not None:
@@ -243,10 +249,8 @@ def _explain(raw: Any, pattern: str, least: int | float | None, most: int | floa
             return f"{shown} is too small: at least {least}"
         if most is not None and raw > most:
             return f"{shown} is too large: at most {most}"
-    if isinstance(raw, str) and pattern == NAME_PATTERN:
-        return f"{shown} is not a name: a small letter, then at most 30 of a-z 0-9 _ -"
     if isinstance(raw, str) and pattern:
-        return f"{shown} is not allowed here: it must match {pattern}"
+        return f"{shown} is not {_PATTERNS[pattern]}"
     if found := re.match(r"Expected `(\w+)`.*, got `(\w+)`", message):
         words = {"str": "text in quotes", "int": "a whole number", "bool": "true or false", "float": "a number"}
         return f"{shown} is not {words.get(found[1], found[1])}"

@@ -57,6 +57,7 @@ class Size(int):
 
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
+HOSTNAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
 """Kept in the file, shown to nobody: see secrets.py."""
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -71,7 +72,7 @@ class _Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 class System(_Struct, frozen=True):
     """The appliance itself."""
 
-    hostname: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] = "bypass"
+    hostname: Annotated[str, msgspec.Meta(pattern=HOSTNAME_PATTERN)] = "bypass"
     supervisor_grace: Duration = Duration(30_000_000_000)  # relay held this long without a supervisor
     idle_timeout: Duration = Duration(900_000_000_000)  # a session in which nobody types ends; 0: never
 

@@ -133,7 +133,13 @@ def _guest(index: int, guest: Guest) -> Iterator[Finding]:
             yield Finding(f"{where}: {key}", ("guest", index, key), "is used with a kernel only, and there is none")
     if not limits.MIN_MEMORY <= guest.memory <= limits.MAX_MEMORY:
         least, most = Size(limits.MIN_MEMORY), Size(limits.MAX_MEMORY)
-        yield Finding(f"{where}: memory", ("guest", index, "memory"), f"{guest.memory} is not in {least} .. {most}")
+        unit = (
+            f'; a number without a unit counts bytes: "{int(guest.memory)}M"?'
+            if 0 < guest.memory < 1 << 20 and guest.memory % 1024
+            else ""
+        )
+        what = f"{guest.memory} is not in {least} .. {most}{unit}"
+        yield Finding(f"{where}: memory", ("guest", index, "memory"), what)
     if guest.heartbeat is not None:
         path: Path = ("guest", index, "heartbeat", "interval")
         least_ns, most_ns = limits.MIN_INTERVAL, limits.MAX_DURATION

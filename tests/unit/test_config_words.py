@@ -93,7 +93,7 @@ REFUSED = [
     ("s", '"s" may be system or segment'),
     ("system", "is followed by a key and its value; keys: hostname"),
     ("system hostname", "needs a value: text"),
-    ("system hostname -x", "must match"),
+    ("system hostname -x", "letters, digits and - in the middle"),
     ("watchdog timeout 3", 'is not a time with a unit, such as "100ms"'),
     ("guest ips1 memory much", 'not a size such as "512M"'),
     ("guest ips1 cpus two", "not a whole number"),
