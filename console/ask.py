@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from console.execute import style_of
+from console.views.common import hang
+
 
 @contextmanager
 def _line_mode(terminal: int, echo: bool) -> Iterator[None]:
@@ -63,8 +66,9 @@ class Asker:
             self.say("Please answer yes or no.")
 
     def say(self, text: str = "") -> None:
-        """Lines for the person."""
-        print(text, file=self._out, flush=True)
+        """Lines for the person, folded to a terminal's width."""
+        style = style_of(self._out)
+        print("\n".join(line for each in text.split("\n") for line in hang(each, style)), file=self._out, flush=True)
 
     @property
     def terminal(self) -> bool:

@@ -55,6 +55,14 @@ def about(key: str, value: Any, style: Style) -> str:
     return "\n".join([head, *(f"    {line}" for line in more)])
 
 
+def hang(text: str, style: Style) -> list[str]:
+    """A line that may begin with blanks, in lines of the style's width; those below stand four columns further in."""
+    inner = text.lstrip(" ")
+    indent = len(text) - len(inner)
+    first, *more = fold(inner, style.width and max(style.width - indent - 4, 16))
+    return [" " * indent + first, *(" " * (indent + 4) + line for line in more)]
+
+
 def fact(key: str, value: Any) -> str:
     """`timeout_ms` 2000 as `timeout 2000 ms`; states and texts speak for themselves."""
     if key in ("state", "kind", "detail", "text"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from console.render import BOLD, PLAIN, Row, Style, cell, generic, paint, table
-from console.views.common import about, columns_of, rows_of
+from console.views.common import about, columns_of, hang, rows_of
 
 
 def _path(row: Row) -> Row:
@@ -27,11 +27,17 @@ def rules(data: Any, style: Style = PLAIN) -> str:
     """The rules in order, and below them how their filters were compiled."""
     shown = _rules(data, style)
     filters = data.get("filters") if isinstance(data, dict) else None
-    lines = [line for row in rows_of(filters or []) for line in _compiled(row, style)]
+    lines = [line for row in rows_of(filters or []) for line in _compiled_lines(row, style)]
     return "\n".join([shown, *([""] if lines else []), *lines])
 
 
-def _compiled(row: Row, style: Style) -> Iterator[str]:
+def _compiled_lines(row: Row, style: Style) -> list[str]:
+    lines = [line for text in _compiled(row) for line in hang(text, style)]
+    head, colon, rest = lines[0].partition(":")
+    return [f"{paint(head + colon, BOLD, style)}{rest}", *lines[1:]]
+
+
+def _compiled(row: Row) -> Iterator[str]:
     """How one set of filters came out: what a person needs who wonders what it costs."""
     segments = row.get("segments")
     of = (
@@ -41,7 +47,7 @@ def _compiled(row: Row, style: Style) -> Iterator[str]:
     size = f"{cell(row.get('instructions'))} instructions, {cell(row.get('programs'))} programs"
     tables = f", {cell(row.get('table_bytes'))} bytes of tables" if row.get("table_bytes") else ""
     took = f"generated in {cell(row.get('generate_ms'))} ms, loaded in {cell(row.get('load_ms'))} ms"
-    yield f"{paint(head, BOLD, style)} {_METHODS.get(str(row.get('method')), cell(row.get('method')))}, {size}{tables}"
+    yield f"{head} {_METHODS.get(str(row.get('method')), cell(row.get('method')))}, {size}{tables}"
     yield f"  {took}"
     if row.get("why"):
         yield f"  because: {cell(row['why'])}"
@@ -107,7 +113,7 @@ def explain(data: Any, style: Style = PLAIN) -> str:
         by = f"  (by {cell(row['by'])})" if row.get("by") else ""
         verdict = paint(cell(row.get("verdict")), BOLD, style)
         lines.append(f"frame {cell(row.get('frame'))}: {verdict}  {rule}: {way}{by}")
-        lines += [f"    {cell(line)}" for line in row.get("why", [])]
+        lines += [line for text in row.get("why", []) for line in hang(f"    {cell(text)}", style)]
     return "\n".join(lines) or "no frames"
 
 

@@ -124,6 +124,18 @@ def test_table_on_a_narrow_terminal() -> None:
         assert set(wide.lower().split()) - {"-", "detail"} <= {word.lower() for word in words}
 
 
+@pytest.mark.parametrize("colour", [True, False])
+def test_how_filters_were_compiled_fits_the_terminal(colour: bool) -> None:
+    """Folded, each fact with what belongs to it further in; colour changes no width."""
+    row = {"by": "xdp", "segments": ["main"], "method": "chain", "instructions": 90, "programs": 2, "generate_ms": 1.5}
+    text = render("rules", {"rules": [], "filters": [{**row, "load_ms": 2}]}, Style(colour, 44))
+    assert re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[2:] == [
+        "filters of segment main by xdp: rule by",
+        "    rule, 90 instructions, 2 programs",
+        "  generated in 1.5 ms, loaded in 2 ms",
+    ]
+
+
 def test_long_values_are_folded_beside_their_keys() -> None:
     """In pairs and in the lines of `show status`; a file or a pipe gets whole lines."""
     data = {"cause": "healthy", "last_words": "one two three four five six seven"}
