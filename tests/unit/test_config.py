@@ -128,7 +128,7 @@ CASES = [
     ("not a size", changed('"512M"', '"512MB"'), 'guest ips1: memory: "512MB" is not a size such as "512M"'),
     ("size without unit", changed('"512M"', "512"), 'guest ips1: memory: 512 has no unit: write text such as "512M"'),
     ("little memory", changed('"512M"', '"1M"'), "guest ips1: memory: 1M is not in 16M .. 1024G"),
-    ("bytes", changed('"512M"', '"512"'), "guest ips1: memory: 512 is not in 16M .. 1024G; a number without a unit counts"),
+    ("bytes", changed('"512M"', '"512"'), "guest ips1: memory: 512 is not in 16M .. 1024G; a number without a unit"),
     ("hostname", changed('"wire1"', '"wire 1"'), 'system: hostname: "wire 1" is not a host name: letters'),
     ("list", changed('["ips", "dpi"]', '"ips"'), 'rule web: path: "ips" is not a list'),
     ("table", changed('{ interval = "100ms", misses = 3 }', "5"), "guest ips1: heartbeat: 5 is not a table"),
