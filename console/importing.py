@@ -16,6 +16,7 @@ from typing import Any
 from appliance.errors import NotFoundError, RefusedError, UnreachableError
 from console.client import RemoteError
 from console.execute import Context
+from console.interrupt import Interrupt
 from console.render import cell
 
 STDIN = "-"
@@ -34,25 +35,27 @@ def import_image(context: Context, file: str, name: str, options: dict[str, obje
         raise RefusedError(f"standard input is this terminal: `guest import - --name {name} < FILE`, over SSH as well")
     job, link, _ = context.client.take_over("image.receive", {"name": name, **options})
     with link:
-        try:
-            _send(link, meter)
-        except KeyboardInterrupt:
+        with Interrupt() as stop:
+            _send(link, stop, meter)
+        if stop.happened:
             _cancel(context, job, meter)
         return _follow(context, job, meter)
 
 
-def _send(link: socket.socket, meter: Meter) -> None:
-    """Standard input to its end, or until the helper wants no more: it says why itself."""
+def _send(link: socket.socket, stop: Interrupt, meter: Meter) -> None:
+    """Standard input to its end, or until it is stopped, or until the helper wants no more: it says why itself."""
     source, done = sys.stdin.fileno(), 0
     ready = select.poll()
     ready.register(source, select.POLLIN)
+    ready.register(stop, select.POLLIN)
     ready.register(link, 0)  # its end is always told
     try:
         while all(fd == source for fd, _ in ready.poll()) and (data := os.read(source, _CHUNK)):
             link.sendall(data)
             done += len(data)
             meter.show("copy", done, 0)
-        link.shutdown(socket.SHUT_WR)
+        if not stop.happened:
+            link.shutdown(socket.SHUT_WR)
     except OSError as error:
         if not isinstance(error, ConnectionError):
             raise RefusedError(f"standard input: {error.strerror}") from error

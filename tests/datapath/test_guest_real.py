@@ -163,7 +163,7 @@ def test_a_killed_guest_is_out_at_once_and_comes_back(world: World) -> None:
     assert ended > 0
     world.call(world.reach(State.STARTING))
     assert world.guest().cause == "guest_exited"
-    assert "SIGKILL" in world.guest().detail
+    assert world.guest().detail.startswith(("killed by SIGKILL", "ended"))  # adopted: it was not our child then
     world.call(world.reach(State.AVAILABLE))
     assert world.guest().run_now.pid != old  # type: ignore[union-attr]
     assert world.guest().restarts.count == 1
