@@ -102,7 +102,8 @@ FIELDS: Final[dict[str, Field]] = {
         "the appliance's processor for each of its own, in order; empty: any", RESTART, range="as many as cpus"
     ),
     "guest.hugepages": Field(
-        "memory in huge pages, where enough are free; else ordinary memory, with a warning", RESTART
+        "memory in huge pages, reserved while it runs; where not enough are found ordinary memory, with a warning",
+        RESTART,
     ),
     "guest.management": Field(
         "a third port: none (off); to the appliance alone (isolated): 169.254.N.2, N = its hop; on the LAN of the"
@@ -256,7 +257,9 @@ FIELDS: Final[dict[str, Field]] = {
                 source="a numbered frame of EtherType 0x88b5",
             ),
             "enter": Field("inband, negative: the side at which frames enter it"),
-            "routed": Field("inband: as packets between two addresses, for a guest that routes"),
+            "routed": Field(
+                "inband: as packets between two addresses, for a guest that routes"
+            ),
             "routed.lan": Field("the end at the LAN; the guest has a route to it", range="an unused IPv4 address"),
             "routed.wan": Field("the end at the WAN; the guest has a route to it", range="an unused IPv4 address"),
             "routed.port": Field("UDP port at both ends, which the guest lets pass", source="discard, RFC 863"),

@@ -17,22 +17,26 @@ from appliance.config import model
 log = logging.getLogger(__name__)
 
 PARENT = "bypass-guests"
-CONTROLLERS = ("cpu", "memory", "pids")
 WEIGHT = 50  # of all guests together; what is not in a group, like bypassd, counts 100 a process
 PERIOD_US = 20_000  # short, so that a guest at its ceiling pauses for milliseconds and not for a tenth of a second
 PIDS = 64  # QEMU's own threads, beside one a processor
 
 
-def settings(guest: model.Guest, *, hugepages: bool = False) -> dict[str, str]:
-    """File -> content for one guest (pure). Huge pages are not charged here."""
+def settings(guest: model.Guest, *, huge: int = 0, page: int = 2 << 20) -> dict[str, str]:
+    """File -> content for one guest (pure), which has so many bytes in huge pages of this size.
+
+    Those are not charged as memory, and have a limit of their own.
+    """
     quota = "max" if not guest.limits.cpu else str(guest.limits.cpu * PERIOD_US // 100)
+    unit = f"{page >> 30}GB" if page >> 30 else f"{page >> 20}MB"
     return {
         "cpu.weight": str(guest.limits.weight),
         "cpu.max": f"{quota} {PERIOD_US}",
-        "memory.max": str((0 if hugepages else guest.memory) + guest.limits.overhead),
+        "memory.max": str((0 if huge else guest.memory) + guest.limits.overhead),
         "memory.swap.max": "0",
         "memory.oom.group": "1",
         "pids.max": str(PIDS + 4 * guest.cpus),
+        **({f"hugetlb.{unit}.max": str(huge)} if huge else {}),
     }
 
 
@@ -51,7 +55,8 @@ class Cgroups:
         """The guest's group with these settings, and what of them the kernel does not offer ("" = all is well)."""
         try:
             self.parent.mkdir(exist_ok=True)
-            lacking = [each for each in CONTROLLERS if not self._offer(each)]
+            controllers = dict.fromkeys(file.partition(".")[0] for file in wanted)
+            lacking = [each for each in controllers if not self._offer(each)]
             self._set(self.parent, "cpu.weight", str(WEIGHT))
             group = self.parent / name
             group.mkdir(exist_ok=True)

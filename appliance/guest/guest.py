@@ -166,6 +166,8 @@ class Guest:
         """Start as the configuration and the last order say; a guest that runs already is adopted."""
         if self.state is not State.DEFINED:
             return
+        if self.config.hugepages and read_record(self._order_file.parent) is not None:
+            self._setting.huge.promise(self.name, self.config.memory)  # its QEMU may be about to take them
         if self._ordered() == "stopped":
             self._to(Event.STOP, Cause.OPERATOR)
         elif self.config.autostart or self._ordered() == "draining" or read_record(self._order_file.parent) is not None:
@@ -266,6 +268,8 @@ class Guest:
         """Until cancelled, which leaves the process running."""
         try:
             while True:
+                if not self._wanted.is_set():
+                    await self._setting.huge.give_back(self.name)
                 await self._wanted.wait()
                 if not await self._my_turn():
                     continue
@@ -292,14 +296,22 @@ class Guest:
                 self._stopping.cancel()
 
     async def _my_turn(self) -> bool:
-        """Wait for the guests that come before; False when it was stopped meanwhile. One that runs waits for none."""
+        """Wait for the guests that come before, and for its memory; False when it was stopped meanwhile.
+
+        One that runs waits for none.
+        """
         if read_record(self._order_file.parent) is not None:
             return True
 
         def say(why: str) -> None:
             self._to(Event.WAIT, Cause.WAITING, why)
 
-        turn = asyncio.ensure_future(self._order.turn(self.config, say))
+        async def ready() -> None:
+            await self._order.turn(self.config, say)
+            if self.config.hugepages:
+                await self._setting.huge.reserve(self.name, self.config.memory)
+
+        turn = asyncio.ensure_future(ready())
         stopped = asyncio.ensure_future(self._unwanted.wait())
         try:
             await asyncio.wait({turn, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -26,6 +26,7 @@ from appliance.guest.aftermath import Aftermath
 from appliance.guest.cgroup import Cgroups
 from appliance.guest.command import Accel, port_addresses
 from appliance.guest.guest import Guest, HopLeases, Ledger
+from appliance.guest.hugepages import Pool
 from appliance.guest.images import Images, images_used
 from appliance.guest.lan import Lan, lan_of
 from appliance.guest.lifecycle import State
@@ -105,6 +106,7 @@ class GuestManager:
         self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
         self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), Order(config.guest, clock)
         self._lan = lan or lan_of(paths)
+        self._huge = Pool(paths.run / "hugepages")
         self._images = Images(paths.images, lambda: images_used(self._config))
         self._guests: dict[str, Guest] = {}
         self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments that its taps are attached for
@@ -189,6 +191,7 @@ class GuestManager:
             tuple(pairs),
             self._nonce,
             self._cgroups,
+            self._huge,
             accel=self._accel,
             management=third,
             clock=self._clock,

@@ -39,6 +39,7 @@ class Record(msgspec.Struct, frozen=True):
     since: int
     proved: bool = False
     warnings: tuple[str, ...] = ()
+    huge: int = 0  # bytes of its memory that are in huge pages
 
 
 def start_time(pid: int) -> int | None:

@@ -88,15 +88,6 @@ def available_memory(meminfo: str) -> int:
     return 0
 
 
-def hugepages_free(meminfo: str) -> int:
-    """Bytes of huge pages that nobody uses, from the text of /proc/meminfo."""
-    found = {line.partition(":")[0]: line.split() for line in meminfo.splitlines() if line.startswith("Huge")}
-    try:
-        return int(found["HugePages_Free"][1]) * (int(found["Hugepagesize"][1]) << 10)
-    except KeyError:
-        return 0
-
-
 def image_path(paths: Paths, value: str) -> Path:
     """An absolute path stays itself below the root of `paths`; a relative one is an imported image."""
     return paths.root / value.lstrip("/") if value.startswith("/") else paths.images / value

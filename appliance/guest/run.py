@@ -27,6 +27,7 @@ from appliance.errors import BypassError, UnreachableError
 from appliance.guest import cgroup, command, process, resources, spawn
 from appliance.guest.channel import Channel, Message
 from appliance.guest.console import Console
+from appliance.guest.hugepages import Pool
 from appliance.guest.management import Port
 from appliance.guest.process import Process, Record
 from appliance.guest.qmp import Monitor
@@ -62,6 +63,7 @@ class Setting:
     pairs: tuple[TapPair, ...]
     nonce: int
     cgroups: cgroup.Cgroups
+    huge: Pool
     accel: command.Accel | None = None  # forced for every guest; None: by configuration, else find out
     management: Port | None = None  # its third port, where the configuration wants one
     clock: Callable[[], int] = time.monotonic_ns
@@ -220,20 +222,25 @@ class Run:
             self._process = Process.adopt(record)
         if record is not None and self._process is not None:
             self.record, self.adopted = record, True
-            setting.cgroups.make(self._guest.name, cgroup.settings(self._guest))
+            setting.cgroups.make(
+                self._guest.name, cgroup.settings(self._guest, huge=record.huge, page=setting.huge.page)
+            )
             return
         if end_process(self._folder):
             log.info("guest %s: its configuration changed while bypassd was away: started anew", self._guest.name)
         accel = setting.accel or self._choose_accel()
         machine, warnings = self._ready(accel)
-        wanted = cgroup.settings(self._guest, hugepages=machine.hugepages)
+        huge = machine.memory if machine.hugepages else 0
+        wanted = cgroup.settings(self._guest, huge=huge, page=setting.huge.page)
         group, lacking = setting.cgroups.make(self._guest.name, wanted)
         tap_names = [name for pair in setting.pairs for name in (pair.lan, pair.wan)]
         place = spawn.Place(tap_names, setting.management, self._folder, self._scratch, group)
         self._process = spawn.spawn(machine, place)
         self._machine = machine
         warnings = tuple(filter(None, (*warnings, lacking)))
-        self.record = Record(self._process.pid, self._process.started, digest, accel, setting.clock(), False, warnings)
+        self.record = Record(
+            self._process.pid, self._process.started, digest, accel, setting.clock(), False, warnings, huge
+        )
         _write_record(self._folder, self.record)
 
     def _digest(self) -> str:
@@ -250,16 +257,15 @@ class Run:
         resources.check_processors(guest, os.sched_getaffinity(0))
         third = setting.management.address if setting.management is not None else ""
         machine = resources.machine_of(guest, setting.paths, setting.hop, len(setting.pairs), accel, management=third)
-        meminfo = Path("/proc/meminfo").read_text()
         warnings = []
         if accel == "tcg" and guest.accel != "tcg":
             warnings.append("no KVM: it is emulated, and slow")
-        if machine.hugepages and resources.hugepages_free(meminfo) < machine.memory:
-            free = resources.hugepages_free(meminfo) >> 20
-            warnings.append(f"no huge pages: {free} MiB of them are free (vm.nr_hugepages reserves them)")
-            machine = replace(machine, hugepages=False)
+        if machine.hugepages:
+            huge, why = setting.huge.claim(guest.name, machine.memory)
+            warnings += [why] if why else []
+            machine = replace(machine, hugepages=bool(huge), memory=huge or machine.memory)
         if not machine.hugepages:
-            resources.check_memory(guest.name, machine.memory, meminfo)
+            resources.check_memory(guest.name, machine.memory, Path("/proc/meminfo").read_text())
         return machine, tuple(warnings)
 
     @property
@@ -347,6 +353,7 @@ class Run:
         talk = asyncio.ensure_future(self._console.serve())
         try:
             accel = await self.monitor.connect()
+            self._setting.huge.taken(self._guest.name)
             self._processors = await self.monitor.processors()
             self._pin(self._processors)
             await self.channel.connect()

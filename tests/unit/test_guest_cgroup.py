@@ -21,7 +21,11 @@ def test_settings() -> None:
     assert found["cpu.weight"] == "10"
     assert found["memory.max"] == str((512 + 64) << 20)
     assert settings(GUEST)["cpu.max"] == "max 20000"
-    assert settings(GUEST, hugepages=True)["memory.max"] == str(int(GUEST.limits.overhead))
+    assert not any(file.startswith("hugetlb") for file in found)
+    huge = settings(GUEST, huge=512 << 20)
+    assert huge["memory.max"] == str(int(GUEST.limits.overhead)), "huge pages are not charged as memory"
+    assert huge["hugetlb.2MB.max"] == str(512 << 20)
+    assert settings(GUEST, huge=1 << 30, page=1 << 30)["hugetlb.1GB.max"] == str(1 << 30)
 
 
 def test_groups_are_made_with_their_controllers(tmp_path: Path) -> None:
