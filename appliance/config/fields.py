@@ -258,10 +258,10 @@ FIELDS: Final[dict[str, Field]] = {
             ),
             "enter": Field("inband, negative: the side at which frames enter it"),
             "routed": Field(
-                "inband: as packets between two addresses, for a guest that routes"
+                "inband: as packets between two addresses, for a guest that routes; one for IPv4, one for IPv6"
             ),
-            "routed.lan": Field("the end at the LAN; the guest has a route to it", range="an unused IPv4 address"),
-            "routed.wan": Field("the end at the WAN; the guest has a route to it", range="an unused IPv4 address"),
+            "routed.lan": Field("the end at the LAN; the guest has a route to it", range="an unused address"),
+            "routed.wan": Field("the end at the WAN; the guest has a route to it", range="an unused address"),
             "routed.port": Field("UDP port at both ends, which the guest lets pass", source="discard, RFC 863"),
             "slow": Field("inband: being slow is failing", source="off: only you know how slow is too slow"),
             "slow.limit": Field("the longest time through it that is still good", range=_time(1000)),

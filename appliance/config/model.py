@@ -111,7 +111,7 @@ class Slow(_Struct, frozen=True):
 
 
 class Routed(_Struct, frozen=True):
-    """The two ends of in-band heartbeats through a guest that routes, in IPv4; the guest has a route to each."""
+    """The two ends of in-band heartbeats through a guest that routes, of one family; the guest has a route to each."""
 
     lan: str
     wan: str

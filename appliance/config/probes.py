@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -128,17 +129,21 @@ def _routed(probe: Probe) -> Iterator[str]:
     assert probe.routed is not None
     if probe.frame:
         yield "is a frame of its own: leave out frame"
-    ends: list[ipaddress.IPv4Address] = []
+    ends: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
     for key in ("lan", "wan"):
         text = getattr(probe.routed, key)
         try:
-            ends.append(ipaddress.IPv4Address(text))
-        except ValueError:
-            yield f'{key} "{text}" is not an IPv4 address'
+            ends.append(_address(text))
+        except ValueError as error:
+            yield f"{key} {error}"
             continue
-        if ends[-1].is_multicast or ends[-1].is_loopback or ends[-1].is_unspecified or ends[-1].is_link_local:
-            yield f'{key} "{text}" is no address that a router forwards to; 198.18.0.0/15 is for tests'
-    if len(set(ends)) == 1 and len(ends) == 2:
+        end = ends[-1]
+        if end.is_multicast or end.is_loopback or end.is_unspecified or end.is_link_local or "%" in text:
+            test = "198.18.0.0/15" if end.version == 4 else "2001:2::/48"
+            yield f'{key} "{text}" is no address that a router forwards to; {test} is for tests'
+    if len(ends) == 2 and ends[0].version != ends[1].version:
+        yield "lan and wan must both be IPv4, or both IPv6: give a probe for each"
+    elif len(set(ends)) == 1 and len(ends) == 2:
         yield f'lan and wan are both "{probe.routed.lan}": each side needs an address of its own'
 
 
@@ -159,6 +164,10 @@ def guest_faults(guest: Guest) -> Iterator[Fault]:
         yield "probes", "a negative heartbeat alone proves nothing (a dead guest blocks all): add an inband probe"
     if len(guest.probes) > limits.MAX_PROBES:
         yield "probes", f"{len(guest.probes)} are more than MAX_PROBES = {limits.MAX_PROBES}"
+    for family, number in Counter(":" in probe.routed.lan for probe in guest.probes if probe.routed).items():
+        if number > 1:
+            what = f"{number} routed probes in {'IPv6' if family else 'IPv4'} cannot be told apart: keep one"
+            yield "probes", what
     if guest.quarantine is None:
         return
     if not guest.recorder.frames:

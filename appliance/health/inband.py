@@ -119,6 +119,10 @@ class Proof:
 class Route(Protocol):
     """How heartbeats pass a guest that routes (routed.py)."""
 
+    @property
+    def ethertype(self) -> int:
+        """Of both frames."""
+
     def encode(self, beat: Beat) -> bytes:
         """The frame that is sent into the guest."""
 
@@ -156,7 +160,7 @@ class Lane:
     def ethertype(self) -> int:
         """What a packet socket must be bound to: of the frame behind its tags, which the kernel takes off."""
         if self.route is not None:
-            return 0x0800
+            return self.route.ethertype
         return inner_ethertype(self.template) if self.template else ETHERTYPE
 
     def _decode(self, frame: bytes) -> Beat | None:

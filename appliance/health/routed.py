@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""In-band heartbeats for guests that route: IPv4/UDP packets, known by their payload when they come out.
+"""In-band heartbeats for guests that route: UDP packets over IPv4 or IPv6, known by their payload when they come out.
 
 A router takes its own address as the source and that of the next station as the destination, so what is sent into it
 is not known by its addresses when it comes out, and a frame of an EtherType of ours does not come out at all. A routed
 heartbeat goes to the guest's port, as any packet that it is to forward, from one address of the administrator's to
 another; the payload is that of every heartbeat (inband.py). The guest needs a route to each of the two, and for each
 the neighbour entry of `next_hop`: by this destination the datapath takes it off the way to the link (steer.h). What a
-router changes (addresses, time to live, options, checksums) is not looked at. Pure.
+router changes (addresses, time to live or hop limit, options, checksums) is not looked at. Pure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 from appliance.health.inband import Beat, Direction, pack, source_address, source_prefix, target_address, unpack
 
-ETHERTYPE = 0x0800
+IPV4, IPV6 = 0x0800, 0x86DD  # EtherTypes
 _TTL, _UDP, _DONT_FRAGMENT = 64, 17, 0x4000
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def next_hop(hop: int, direction: Direction) -> bytes:
@@ -35,31 +37,42 @@ def _checksum(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one direction: the guest's port that it enters by (MAC), from and to which address, and the port."""
+    """The way of one direction: the guest's port that it enters by (MAC), from and to which address, and the port.
+
+    Both addresses are of one family.
+    """
 
     enters: bytes
-    source: ipaddress.IPv4Address
-    target: ipaddress.IPv4Address
+    source: Address
+    target: Address
     port: int
+
+    @property
+    def ethertype(self) -> int:
+        """Of the packets."""
+        return IPV4 if self.source.version == 4 else IPV6
 
     def encode(self, beat: Beat) -> bytes:
         """The frame of a heartbeat."""
         body = pack(beat)
         ends = self.source.packed + self.target.packed
         udp = struct.pack(">HHHH", self.port, self.port, 8 + len(body), 0) + body
+        # The sum of the pseudo header is the same whether its two numbers have 16 bits (IPv4) or 32 (IPv6). Never 0:
+        # that means "no sum", which a router of IPv6 drops.
         total = _checksum(ends + struct.pack(">HH", _UDP, len(udp)) + udp) or 0xFFFF
         udp = udp[:6] + total.to_bytes(2, "big") + udp[8:]
+        ethernet = self.enters + source_address(beat.hop, beat.direction) + self.ethertype.to_bytes(2, "big")
+        if self.source.version == 6:
+            return ethernet + struct.pack(">IHBB", 6 << 28, len(udp), _UDP, _TTL) + ends + udp
         head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), beat.sequence & 0xFFFF, _DONT_FRAGMENT, _TTL, _UDP, 0)
-        head = head[:10] + _checksum(head + ends).to_bytes(2, "big") + ends
-        ethernet = self.enters + source_address(beat.hop, beat.direction) + ETHERTYPE.to_bytes(2, "big")
-        return ethernet + head + udp
+        return ethernet + head[:10] + _checksum(head + ends).to_bytes(2, "big") + ends + udp
 
-    @staticmethod
-    def decode(frame: bytes, hop: int) -> Beat | None:
+    def decode(self, frame: bytes, hop: int) -> Beat | None:
         """The heartbeat in a frame that came out of a router; None when it is none (never an exception)."""
-        if frame[:4] != source_prefix(hop) or frame[12:14] != ETHERTYPE.to_bytes(2, "big") or len(frame) < 34:
+        if frame[:4] != source_prefix(hop) or frame[12:14] != self.ethertype.to_bytes(2, "big") or len(frame) < 54:
             return None
-        length = (frame[14] & 15) * 4
-        if frame[14] >> 4 != 4 or length < 20 or frame[23] != _UDP:
+        version = frame[14] >> 4
+        length = (frame[14] & 15) * 4 if version == 4 else 40
+        if version != self.source.version or length < 20 or frame[23 if version == 4 else 20] != _UDP:
             return None
         return unpack(frame[14 + length + 8 :])

@@ -146,7 +146,7 @@ def streams(
 def _route(routed: model.Routed | None, way: Direction, pair: TapPair) -> Route | None:
     if routed is None:
         return None
-    ends = (ipaddress.IPv4Address(routed.lan), ipaddress.IPv4Address(routed.wan))
+    ends = (ipaddress.ip_address(routed.lan), ipaddress.ip_address(routed.wan))
     source, target = ends if way is Direction.LAN_TO_WAN else ends[::-1]
     return Route(bytes.fromhex(pair.addresses[way].replace(":", "")), source, target, routed.port)
 
@@ -154,7 +154,7 @@ def _route(routed: model.Routed | None, way: Direction, pair: TapPair) -> Route 
 def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Stream:
     kind = "in-band" if probe.kind == "inband" else "negative"
     which = (
-        "routed "
+        f"routed {'IPv6 ' if ':' in probe.routed.lan else ''}"
         if probe.routed
         else ""
         if not probe.frame

@@ -155,7 +155,7 @@ print("watching", flush=True)
 count = 0
 while True:
     frame = link.recv(2048)
-    count += frame[12:14] == bytes((8, 0)) and b"TWHB" in frame
+    count += b"TWHB" in frame
     if frame[23] == 6 and frame[36:38] == bytes((0, 80)):
         break
 print(count, "heartbeats", flush=True)
@@ -230,6 +230,12 @@ def firewall(bpf_object: Path) -> Iterator[tuple[World, Hosts]]:
                 misses=3,
                 routed=model.Routed(lan="198.18.0.1", wan="198.18.0.2"),
             ),
+            model.Probe(
+                kind="inband",
+                interval=Duration.parse("100ms"),
+                misses=3,
+                routed=model.Routed(lan="2001:2::1", wan="2001:2::2"),
+            ),
         ),
     )
     config = model.Config(
@@ -255,7 +261,8 @@ def test_a_routed_firewall_between_two_neighbours(firewall: tuple[World, Hosts])
     assert not hosts.connects(23)
     rows: Any = details(world.guest("firewall"), time.monotonic_ns())["checks"]
     checks = {row["check"]: row["state"] for row in rows}
-    assert checks["in-band routed lan to wan"] == checks["in-band routed wan to lan"] == "passing"
+    routed = [f"in-band routed {family}{way}" for family in ("", "IPv6 ") for way in ("lan to wan", "wan to lan")]
+    assert [checks[check] for check in routed] == ["passing"] * 4
     watching = hosts.python("wan", WATCH)
     assert watching.stdout is not None
     assert watching.stdout.readline() == b"watching\n"
@@ -264,15 +271,20 @@ def test_a_routed_firewall_between_two_neighbours(firewall: tuple[World, Hosts])
     assert watching.communicate()[0] == b"0 heartbeats\n", "they end at the appliance"
 
 
-def test_a_router_that_does_not_forward_is_bypassed(firewall: tuple[World, Hosts]) -> None:
+@pytest.mark.parametrize(
+    ("switch", "check"),
+    [("ipv4/ip_forward", "in-band routed "), ("ipv6/conf/all/forwarding", "in-band routed IPv6 ")],
+    ids=["IPv4", "IPv6"],
+)
+def test_a_router_that_does_not_forward_is_bypassed(firewall: tuple[World, Hosts], switch: str, check: str) -> None:
     """It answers pings as before, at its management port; what goes through it does not come out, and is noticed."""
     world, hosts = firewall
     world.call(world.until(lambda: world.guest("firewall").state is State.AVAILABLE))
-    world.call(type_in(world, "echo 0 > /proc/sys/net/ipv4/ip_forward"))
+    world.call(type_in(world, f"echo 0 > /proc/sys/net/{switch}"))
     world.call(world.reach(State.SUSPECT, "firewall"))
-    assert "in-band routed" in world.guest("firewall").detail
+    assert check in world.guest("firewall").detail
     assert hosts.connects(23)
-    world.call(type_in(world, "echo 1 > /proc/sys/net/ipv4/ip_forward"))
+    world.call(type_in(world, f"echo 1 > /proc/sys/net/{switch}"))
     world.call(world.reach(State.AVAILABLE, "firewall"))
     assert not hosts.connects(23)
 

@@ -12,6 +12,7 @@ LAN = '[management]\naddress = "dhcp"\n'
 TWIN = 'management = "bridged"\nmanagement_mac = "02:00:00:00:00:0A"\n'
 VIA = '{ kind = "ping", target = "192.0.2.9", via = "management" }'
 ROUTED = 'probes = [ {{ kind = "inband", routed = {{ lan = "{}", wan = "{}" }} }} ]\n'
+END = '{{ kind = "inband", routed = {{ lan = "{}", wan = "{}" }} }} ]'
 OTHER = '[[guest]]\nname = "b"\nimage = "b.qcow2"\n'
 
 
@@ -46,11 +47,17 @@ def errors(text: str) -> list[str]:
         (LAN + BASE + f"probes = [ {VIA.replace('ping', 'arp')} ]\n", 'guest a: probes 1: via: a probe of kind "arp"'),
         (
             BASE + ROUTED.format("198.18.0.1", "198.18.0.x"),
-            'guest a: probes 1: routed: wan "198.18.0.x" is not an IPv4',
+            'guest a: probes 1: routed: wan "198.18.0.x" is not an IP address',
         ),
         (
             BASE + ROUTED.format("169.254.0.1", "198.18.0.2"),
             'guest a: probes 1: routed: lan "169.254.0.1" is no address',
+        ),
+        (BASE + ROUTED.format("2001:2::1", "fe80::2"), 'guest a: probes 1: routed: wan "fe80::2" is no address'),
+        (BASE + ROUTED.format("198.18.0.1", "2001:2::2"), "guest a: probes 1: routed: lan and wan must both be IPv4"),
+        (
+            BASE + ROUTED.format("2001:2::1", "2001:2::2").replace(" ]", ", " + END.format("2001:2::3", "2001:2::4")),
+            "guest a: probes: 2 routed probes in IPv6 cannot be told apart",
         ),
         (BASE + ROUTED.format("198.18.0.1", "198.18.0.1"), "guest a: probes 1: routed: lan and wan are both"),
         (
@@ -81,6 +88,7 @@ def test_error(text: str, expected: str) -> None:
         BASE + 'storage = "snapshot"\n' + OTHER.replace("b.qcow2", "a.qcow2") + 'storage = "snapshot"\n',
         LAN + BASE + TWIN + f"probes = [ {VIA} ]\n" + OTHER + 'management = "bridged"\n',
         BASE + ROUTED.format("198.18.0.1", "198.18.0.2"),
+        BASE + ROUTED.format("198.18.0.1", "198.18.0.2").replace(" ]", ", " + END.format("2001:2::1", "2001:2::2")),
         BASE + OTHER + 'after = ["a"]\n[[guest]]\nname = "c"\nimage = "c"\nafter = ["a", "b"]\n',
         BASE + 'management = "isolated"\nhugepages = true\nlimits = { cpu = 150, weight = 50, overhead = "256M" }\n',
     ],
