@@ -152,7 +152,7 @@ def _banner(board: Board, found: Accelerator, directory: Path) -> str:
                     (status, relay log, power cut, power on, reset, unplug lan)
    transitions      {place}/events.jsonl
    console log      {place}/console.log
-   keys here        Ctrl-A x or Ctrl-]: end   Ctrl-A e: transitions   Ctrl-A h: help
+   keys here        Ctrl-A x: end   Ctrl-A e: transitions   Ctrl-A h: help
 """
 
 
@@ -209,7 +209,7 @@ def _attach(options: argparse.Namespace) -> int:
     with client:
         client.sendall(json.dumps({"do": "attach", "port": options.port}).encode() + b"\n")
         terminal = Terminal(client.sendall)
-        print("[Ctrl-] leaves]", file=sys.stderr)
+        print("[Ctrl-A x leaves]", file=sys.stderr)
         _copy(client.fileno(), terminal)
     return 0
 

@@ -31,6 +31,7 @@ class ControlServer:
         self._events = events
         self._power_on = power_on
         self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -46,9 +47,16 @@ class ControlServer:
     async def stop(self) -> None:
         if self._server:
             self._server.close()
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
         self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = asyncio.current_task()
+        assert client is not None
+        self._clients.add(client)
+        client.add_done_callback(self._clients.discard)
         try:
             while line := await reader.readline():
                 try:

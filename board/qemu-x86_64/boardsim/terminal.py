@@ -16,8 +16,8 @@ import threading
 import tty
 from collections.abc import Callable, Iterator
 
-PREFIX, LEAVE = 0x01, 0x1D  # Ctrl-A, Ctrl-]
-HELP = b"\r\n[Ctrl-A x  end   Ctrl-A e  show transitions here   Ctrl-A Ctrl-A  a Ctrl-A   Ctrl-]  end]\r\n"
+PREFIX = 0x01  # Ctrl-A; Ctrl-] is the appliance's: it leaves a guest's console
+HELP = b"\r\n[Ctrl-A x  end   Ctrl-A e  show transitions here   Ctrl-A Ctrl-A  a Ctrl-A]\r\n"
 
 
 class Keys:
@@ -38,8 +38,6 @@ class Keys:
                     orders.append({ord("x"): "leave", ord("e"): "events"}.get(byte, "help"))
             elif byte == PREFIX:
                 self._prefixed = True
-            elif byte == LEAVE:
-                orders.append("leave")
             else:
                 out.append(byte)
         return bytes(out), orders
