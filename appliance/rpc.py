@@ -51,14 +51,13 @@ PROTOCOL_ERRORS: Final = {
     FORBIDDEN: "the method needs a role that the caller has not",
     BUSY: "too many clients; try again later",
 }
-_LIST_NAMES = "`bypass show segments` and `bypass show guests` list the names"
 ERRORS: Final[dict[type[BypassError], tuple[int, str]]] = {  # class -> (code, hint for a person)
     ConfigError: (-32010, "`bypass check FILE` shows everything that is wrong"),
     FilterError: (-32011, "pcap-filter(7) describes the language of filters"),
     HardwareError: (-32012, "compare board.toml with the hardware; `bypass show status` says what is missing"),
     DatapathError: (-32013, "traffic takes the bypass meanwhile; the system log has the kernel's message"),
     GuestError: (-32014, "`bypass show guests` shows state and cause of each guest"),
-    NotFoundError: (-32015, _LIST_NAMES),
+    NotFoundError: (-32015, ""),
     RefusedError: (-32016, ""),
     ProtocolError: (-32017, ""),
     UnreachableError: (-32018, "`bypass show status` says which part does not answer"),

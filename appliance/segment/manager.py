@@ -192,7 +192,7 @@ class Segments:
         unit = self.units.get(name)
         if unit is None:
             there = ", ".join(self.units) or "none"
-            raise NotFoundError(f"no segment {name}: there is {there}")
+            raise NotFoundError(f'there is no segment "{name}"; there is: {there}')
         if asked == "disconnect" and not unit.has_disconnect:
             raise RefusedError(f"segment {name}: this board's relay has no disconnect: use bypass")
         unit.asked = asked

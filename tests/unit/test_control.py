@@ -42,6 +42,9 @@ def registry() -> Registry:
     async def missing(_: dict[str, Any]) -> object:
         raise NotFoundError('no guest "x"')
 
+    async def away(_: dict[str, Any]) -> object:
+        raise UnreachableError("the part access does not answer")
+
     async def refused(_: dict[str, Any]) -> object:
         raise RefusedError("not while draining")
 
@@ -56,7 +59,14 @@ def registry() -> Registry:
 
     made.add("echo", echo, params={"name": Param(), "count": Param("integer", required=False)})
     made.add("mode", echo, role="operator", params={"mode": Param(choices=("auto", "bypass"))})
-    for name, handler in (("who", who), ("missing", missing), ("refused", refused), ("bug", bug), ("odd", odd)):
+    for name, handler in (
+        ("who", who),
+        ("missing", missing),
+        ("away", away),
+        ("refused", refused),
+        ("bug", bug),
+        ("odd", odd),
+    ):
         made.add(name, handler)
     made.add("large", large)
     control.add_version(made)
@@ -98,7 +108,8 @@ def test_refusals(method: str, params: object, who: Caller, code: int, message: 
 def test_errors_carry_kind_and_hint() -> None:
     """A BypassError arrives with its class and what to do; each class has a code of its own."""
     assert ask("missing")["error"]["data"]["kind"] == "NotFoundError"
-    assert "show guests" in ask("missing")["error"]["data"]["hint"]
+    assert "hint" not in ask("missing")["error"]["data"], "it says itself what there is"
+    assert "show status" in ask("away")["error"]["data"]["hint"]
     assert "hint" not in ask("refused")["error"]["data"]
     ours = {kind for kind in BypassError.__subclasses__() if kind.__module__ == "appliance.errors"}
     assert ours <= set(rpc.ERRORS)

@@ -385,7 +385,7 @@ def test_the_operators_word_survives_a_restart_of_bypassd(tmp_path: Path) -> Non
 
 def test_refusals() -> None:
     made = segments()
-    with pytest.raises(NotFoundError, match="no segment x: there is main"):
+    with pytest.raises(NotFoundError, match='no segment "x"; there is: main'):
         made.ask("x", "bypass")
     with pytest.raises(RefusedError, match="no disconnect"):
         made.ask("main", "disconnect")
