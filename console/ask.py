@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from console.execute import style_of
-from console.views.common import hang
+from console.views.common import prose
 
 
 @contextmanager
@@ -68,7 +68,7 @@ class Asker:
     def say(self, text: str = "") -> None:
         """Lines for the person, folded to a terminal's width."""
         style = style_of(self._out)
-        print("\n".join(line for each in text.split("\n") for line in hang(each, style)), file=self._out, flush=True)
+        print("\n".join(line for each in text.split("\n") for line in prose(each, style)), file=self._out, flush=True)
 
     @property
     def terminal(self) -> bool:

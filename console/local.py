@@ -135,7 +135,7 @@ def import_(parsed: Parsed, context: Context) -> Outcome:
     if "--json" in parsed.options:
         return Outcome(job)
     checked = "SHA-256 as given" if job.get("verified") else f"SHA-256 {job.get('sha256')}"
-    text = f"image {name} imported: {job.get('format')}, {int(job.get('size', 0)) >> 20} MiB, {checked}"
+    text = f"image {name} imported: {job.get('format')}, {int(job.get('size', 0)) / (1 << 20):.1f} MiB, {checked}"
     return Outcome({"message": text}, "done")
 
 

@@ -22,6 +22,7 @@ class Style(NamedTuple):
 
 
 PLAIN = Style()
+_SPEAK = ("DETAIL", "WHAT", "WHY", "COMMENT")  # columns of words, which need no title
 FOLDED = 24  # columns that the last one of a table needs at least
 GREEN, YELLOW, RED, BOLD = "32", "33", "1;31", "1"
 _WORDS = {
@@ -105,7 +106,8 @@ def _kept(widths: list[int], width: int) -> int:
 
 def _below(titles: list[str], cells: list[str], style: Style) -> list[str]:
     """What had no room in a row, in words; what is not there is left out."""
-    said = ", ".join(f"{t.lower()} {c}" for t, c in zip(titles, cells, strict=True) if c != "-")
+    named = ((c if t in _SPEAK else f"{t.lower()} {c}") for t, c in zip(titles, cells, strict=True) if c != "-")
+    said = ", ".join(named)
     return [f"    {line}" for line in fold(said, max(style.width - 4, 16))] if said else []
 
 

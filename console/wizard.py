@@ -26,7 +26,7 @@ from console.outcome import Outcome
 from console.parse import Parsed
 from console.render import cell
 from console.users import ask_password
-from console.views.common import hang
+from console.views.common import prose
 
 IMAGES = Paths().images
 START_WAIT = 60.0  # seconds that a starting bypassd is waited for
@@ -243,7 +243,7 @@ def setup(_: Parsed, context: Context) -> Outcome:
         said = Wizard(context, asker).run()
     except (KeyboardInterrupt, EOFError):
         raise RefusedError("setup was left; nothing was changed") from None
-    return Outcome([line for text in said.splitlines() for line in hang(text, context.style)], "lines")
+    return Outcome([line for text in said.splitlines() for line in prose(text, context.style)], "lines")
 
 
 def offer(context: Context, offered: Path) -> None:

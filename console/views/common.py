@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -61,6 +62,44 @@ def hang(text: str, style: Style) -> list[str]:
     indent = len(text) - len(inner)
     first, *more = fold(inner, style.width and max(style.width - indent - 4, 16))
     return [" " * indent + first, *(" " * (indent + 4) + line for line in more)]
+
+
+def prose(text: str, style: Style) -> list[str]:
+    """A sentence in lines of the style's width; what begins with blanks is an item of a list, and hangs."""
+    return hang(text, style) if text.startswith(" ") else fold(text, style.width)
+
+
+_CONTROL = re.compile(r"[\x1b\ufffd]\[[0-9;?]*[@-~]")
+
+
+def printed(lines: Iterable[Any]) -> list[str]:
+    """What a guest printed: nothing in it that moves a cursor, and no more than one empty line at a time."""
+    shown: list[str] = []
+    for line in lines:
+        text = _CONTROL.sub("", str(line)).rstrip()
+        if text or (shown and shown[-1]):
+            shown.append(cell(text) if text else "")
+    return shown if not shown or shown[-1] else shown[:-1]
+
+
+def known(data: Row) -> Row:
+    """Facts for `pairs`: units stand behind the values, and times are as everywhere."""
+    said: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in ("when", "at") and isinstance(value, str):
+            said[key] = clock(value)
+        elif key.endswith("_ms") and isinstance(value, int | float):
+            said[key.removesuffix("_ms")] = f"{cell(value)} ms"
+        elif key.endswith("_s") and isinstance(value, int | float):
+            said[key.removesuffix("_s")] = duration(value)
+        else:
+            said[key] = value
+    return said
+
+
+def clock(when: Any) -> str:
+    """A time as all tables show it: date and time to the millisecond."""
+    return str(when if when is not None else "-").replace("T", " ")[:23]
 
 
 def fact(key: str, value: Any) -> str:

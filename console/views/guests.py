@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from console.render import PLAIN, Row, Style, cell, duration, generic, pairs
-from console.views.common import about, columns_of
+from console.views.common import about, columns_of, known, printed
 
 
 def _image(row: Row) -> Row:
@@ -68,7 +68,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
     inner |= {"lease_ms"} if data.get("lease") else set()  # the same for programs
     head = {key: value for key, value in data.items() if key not in inner and value not in (None, "", [])}
     agent = data.get("agent")
-    blocks = [pairs(head, style), _checks(data, style)]
+    blocks = [pairs(known(head), style), _checks(data, style)]
     flips = data.get("flips")
     if isinstance(flips, list) and flips:
         blocks.append(_flips({"flips": flips[-FLIPS:]}, style))
@@ -84,7 +84,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
 def log(data: Any, style: Style = PLAIN) -> str:
     """The last lines of a guest's serial line, with nothing in them that moves a cursor."""
     lines = data.get("lines", []) if isinstance(data, dict) else []
-    return "\n".join(cell(line) for line in lines) or "the guest has printed nothing"
+    return "\n".join(printed(lines)) or "the guest has printed nothing"
 
 
 table_of_all = columns_of("guests", "no guests are configured", [

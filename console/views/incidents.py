@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from console.render import BOLD, PLAIN, Row, Style, cell, duration, generic, paint, pairs
-from console.views.common import columns_of
+from console.render import BOLD, PLAIN, Row, Style, duration, generic, paint, pairs
+from console.views.common import columns_of, known, printed
 
 
 def _when(row: Row) -> Row:
@@ -49,10 +49,11 @@ def one(data: Any, style: Style = PLAIN) -> str:
         for key, value in data.items()
         if key not in ("flows", "console", "at") and value not in (None, "", [])
     }
-    blocks = [pairs(head, style)]
+    blocks = [pairs(known(head), style)]
     for key, title in (("flows", "flows, the newest first"), ("console", "the end of the guest's console")):
         value = data.get(key)
         lines = value if isinstance(value, list) else str(value or "").splitlines()
         if lines:
-            blocks.append("\n".join([paint(title, BOLD, style), *(f"  {cell(line)}" for line in lines)]))
+            said = (f"  {line}".rstrip() for line in printed(lines))
+            blocks.append("\n".join([paint(title, BOLD, style), *said]))
     return "\n\n".join(blocks)

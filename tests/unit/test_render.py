@@ -110,8 +110,7 @@ def test_table_on_a_narrow_terminal() -> None:
     assert render("transitions", data, Style(width=60)).splitlines() == [
         "WHEN                     WHAT        FROM       TO",
         "2026-01-02 03:04:05.678  guest ips1  available  stopped",
-        "    cause operator, detail stopped by admin at 192.0.2.7",
-        "    over SSH",
+        "    cause operator, stopped by admin at 192.0.2.7 over SSH",
         "2026-01-02 03:04:05.678  guest ips1  available  starting",
         "    cause starting",
     ]
@@ -121,7 +120,7 @@ def test_table_on_a_narrow_terminal() -> None:
         text = render("transitions", data, Style(width=width))
         assert max(map(len, text.splitlines())) <= width
         words = text.replace(",", " ").split()
-        assert set(wide.lower().split()) - {"-", "detail"} <= {word.lower() for word in words}
+        assert set(wide.lower().split()) - {"-", "detail", "what"} <= {word.lower() for word in words}
 
 
 @pytest.mark.parametrize("colour", [True, False])
@@ -134,6 +133,25 @@ def test_how_filters_were_compiled_fits_the_terminal(colour: bool) -> None:
         "    rule, 90 instructions, 2 programs",
         "  generated in 1.5 ms, loaded in 2 ms",
     ]
+
+
+def test_what_a_guest_printed() -> None:
+    """Nothing that moves a cursor, and no marks in its place; empty lines stay empty, one at a time."""
+    lines = ["", "", "up", "", "", "~ # \x1b[6nhello\x1b[2J \ufffd[0m\x07", ""]
+    assert render("guest-log", {"lines": lines}) == "up\n\n~ # hello ?"
+    assert render("incident", {"number": 1, "console": lines}).splitlines()[2:] == [
+        "the end of the guest's console", "  up", "", "  ~ # hello ?",
+    ]  # fmt: skip
+
+
+def test_units_and_times_are_everywhere_the_same() -> None:
+    """A unit stands behind its value, not in its name."""
+    incident = {"number": 1, "when": "2026-01-02T03:04:05.678901+00:00", "last_proof_ms": 19.023}
+    assert render("incident", incident).splitlines() == [
+        "number      1", "when        2026-01-02 03:04:05.678", "last proof  19.023 ms",
+    ]  # fmt: skip
+    guest = {"name": "ips1", "uptime_s": 61.2, "latency_p50_ms": 5.5, "checks": []}
+    assert "uptime       1 min 1 s\nlatency p50  5.5 ms" in render("guest", guest)
 
 
 def test_long_values_are_folded_beside_their_keys() -> None:
