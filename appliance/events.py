@@ -103,7 +103,8 @@ class Events:
         kind, _, name = what.partition(" ")
         self.moves[kind, name, to] += 1
         detail = f": {entry['detail']}" if entry.get("detail") else ""
-        self._add(severity_of(what, to, cause), what, f"{entry['from']} -> {to}{detail}", cause)
+        move = f"{entry['from']} -> {to}" if entry["from"] else to  # a commit comes from nowhere
+        self._add(severity_of(what, to, cause), what, f"{move}{detail}", cause)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every new event; it must be quick and must not raise."""

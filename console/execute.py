@@ -102,7 +102,7 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
         for one in (error, *getattr(error, "also", ())):
             for line in str(one).splitlines() or ["no reason given"]:
                 context.say(f"error: {cell(line)}")
-        if hint := _hint(error, context):
+        if hint := _hint(error, context, tokens[0].text):
             context.say(f"hint: {cell(hint)}")
         return INTERNAL if isinstance(error, RemoteError) and error.internal else REFUSED
     except BrokenPipeError:
@@ -114,10 +114,11 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
         return INTERNAL
 
 
-def _hint(error: BypassError, context: Context) -> str:
-    """What to do about it; where the candidate is edited, that is what shows all of its errors."""
+def _hint(error: BypassError, context: Context, word: str) -> str:
+    """What to do about it; a commit is told what shows all errors, and a refused `set` has said its only one."""
     if context.mode is not None and getattr(error, "kind", "") == "ConfigError":
-        return "`commit check` shows everything that is wrong with the candidate"
+        whole = "commit".startswith(word)
+        return "`commit check` shows everything that is wrong with the candidate" if whole else ""
     return str(getattr(error, "hint", ""))
 
 

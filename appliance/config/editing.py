@@ -158,7 +158,8 @@ class Editing:
         await self._session.work(lambda: self._session.candidate.replace(entry.text, who))
         self._session.save_soon()
         found = await self._session.changes()
-        message = f"the candidate is configuration {entry.number} of {entry.when}: `compare`, then `commit`"
+        when = entry.when.replace("T", " ")[:19]
+        message = f"the candidate is configuration {entry.number} of {when}: `compare`, then `commit`"
         return {"message": message, "changes": len(found)}
 
     async def _edit(self, work: Callable[[], Row]) -> Row:

@@ -78,7 +78,7 @@ def _problem(kind: str, row: Row, colour: str, style: Style) -> str:
 
 
 history = columns_of("history", "nothing was committed yet", [
-    ("n", "N"), ("when", "WHEN"), ("user", "USER"), ("how", "HOW"), ("comment", "COMMENT"),
+    ("n", "ROLLBACK"), ("when", "WHEN"), ("user", "USER"), ("how", "HOW"), ("comment", "COMMENT"),
 ], lambda row: {**row, "when": str(row.get("when", "-")).replace("T", " ")[:19]})  # fmt: skip
 
 

@@ -142,6 +142,14 @@ def test_changes_on_standard_input(daemon: ConfigDaemon) -> None:
     assert text.index('name = "dns"') < text.index('name = "web"')
 
 
+def test_hint_only_where_it_helps(daemon: ConfigDaemon) -> None:
+    """A refused value has its own words; `commit check` is named where it can show more."""
+    refused = bypass("configure", sock=daemon.path, stdin="set rule web nokey 1\n")
+    assert "error: " in refused.stderr
+    assert "hint:" not in refused.stderr
+    assert "hint: `commit check`" in bypass("configure", sock=daemon.path, stdin="set rule web path nobody\n").stderr
+
+
 ALL_OR_NOTHING = [
     # (lines, exit code, in standard error)
     ("set rule web match udp\nsett x y\n", 2, 'line 2: "sett" is not known'),

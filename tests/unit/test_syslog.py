@@ -74,6 +74,8 @@ def test_transitions_become_events_and_are_counted() -> None:
     assert events.counts == {Severity.WARNING: 1, Severity.INFO: 1}
     assert [e.source for e in events.newest(severity=Severity.WARNING)] == ["segment main"]
     assert [e.source for e in events.newest(1)] == ["user admin"]
+    events.transition({"what": "configuration", "from": "", "to": "confirmed", "cause": "configured", "detail": "2"})
+    assert heard[-1].text == "confirmed: 2", "no arrow from nowhere"
 
 
 def test_format() -> None:
