@@ -6,16 +6,25 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 
 from appliance.config import limits
 from appliance.config.model import Duration, Guest
+from appliance.paths import Paths
 
 Fault = tuple[str, str]
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _LEAST_WAIT, _MOST_WAIT = 10_000_000, 3_600_000_000_000
+
+
+def image_key(value: str) -> str:
+    """The same for all ways to write one file: the name of an image in the folder of images, or a path from /."""
+    images = str(Paths().images)
+    whole = value if value.startswith("/") else f"{images}/{value}"
+    return ("/" + posixpath.normpath(whole).lstrip("/")).removeprefix(images + "/")
 
 
 def faults(guest: Guest) -> Iterator[Fault]:
@@ -30,7 +39,11 @@ def faults(guest: Guest) -> Iterator[Fault]:
         yield "pin", "names a processor twice"
     if len(guest.disks) > limits.MAX_DISKS:
         yield "disks", f"{len(guest.disks)} are more than MAX_DISKS = {limits.MAX_DISKS}"
-    used = [disk.image for disk in guest.disks] + [guest.image] * bool(guest.image)
+    for key in ("image", "kernel", "initrd"):
+        if value := getattr(guest, key):
+            yield from ((key, what) for what in _file(value))
+    yield from (("disks", what) for disk in guest.disks for what in _file(disk.image))
+    used = [image_key(image) for image in (*(disk.image for disk in guest.disks), guest.image) if image]
     for name in sorted({name for name in used if used.count(name) > 1}):
         yield "disks", f'"{name}" is there twice: two disks must not share an image'
     for key in ("lan_mac", "wan_mac", "management_mac"):
@@ -42,6 +55,12 @@ def faults(guest: Guest) -> Iterator[Fault]:
     if guest.hold > limits.MAX_DURATION:
         yield "hold", f"{guest.hold} is too long: at most {Duration(limits.MAX_DURATION)}"
     yield from _restart(guest)
+
+
+def _file(value: str) -> Iterator[str]:
+    """A name is that of an imported image and leads nowhere else."""
+    if not value.startswith("/") and ({"", ".."} & set(value.split("/")) or posixpath.normpath(value) == "."):
+        yield f'"{value}" is no name of an image: give that of an imported one, or the whole path of a file, from /'
 
 
 def _address(text: str) -> Iterator[str]:
@@ -83,13 +102,13 @@ def between(guests: Sequence[Guest]) -> Iterator[tuple[int, str, str]]:
 
 def _shared(guests: Sequence[Guest]) -> Iterator[tuple[int, str, str]]:
     """Images that one guest writes to and another one uses: what is in them would be lost."""
-    users: dict[str, tuple[str, bool]] = {}  # image -> who uses it first, whether it is written to
+    users: dict[str, tuple[str, bool]] = {}  # image_key -> who uses it first, whether it is written to
     for index, guest in enumerate(guests):
         kept = guest.storage == "persistent"
         uses = [("image", guest.image, kept)] * bool(guest.image)
         uses += [("disks", disk.image, kept and not disk.readonly) for disk in guest.disks]
         for key, image, writes in uses:
-            other, written = users.setdefault(image, (guest.name, writes))
+            other, written = users.setdefault(image_key(image), (guest.name, writes))
             if other != guest.name and (writes or written):
                 what = f'"{image}" is an image of guest {other} too: give each its own, or both storage = "snapshot"'
                 yield index, key, what

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import model
+from appliance.config.machines import image_key
 from appliance.errors import GuestError, NotFoundError, RefusedError
 from appliance.guest import imagefile
 
@@ -74,12 +75,12 @@ class Job:
 
 
 def images_used(config: model.Config) -> dict[str, list[str]]:
-    """Which guests use each imported image, by its name (pure). An absolute path is no imported one."""
+    """Which guests use each imported image, by its name, however the configuration writes it (pure)."""
     used: dict[str, list[str]] = {}
     for guest in config.guest:
         for name in (guest.image, guest.kernel, guest.initrd, *(disk.image for disk in guest.disks)):
-            if name and not name.startswith("/"):
-                used.setdefault(name, []).append(guest.name)
+            if name and not (key := image_key(name)).startswith("/"):
+                used.setdefault(key, []).append(guest.name)
     return used
 
 

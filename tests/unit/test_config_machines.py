@@ -13,6 +13,7 @@ TWIN = 'management = "bridged"\nmanagement_mac = "02:00:00:00:00:0A"\n'
 VIA = '{ kind = "ping", target = "192.0.2.9", via = "management" }'
 ROUTED = 'probes = [ {{ kind = "inband", routed = {{ lan = "{}", wan = "{}" }} }} ]\n'
 END = '{{ kind = "inband", routed = {{ lan = "{}", wan = "{}" }} }} ]'
+IMAGES = "/var/lib/bypass/images"
 OTHER = '[[guest]]\nname = "b"\nimage = "b.qcow2"\n'
 
 
@@ -72,6 +73,18 @@ def errors(text: str) -> list[str]:
         (BASE + 'after = ["b"]\n' + OTHER + 'after = ["a"]\n', "guest a: after: waits for itself: a after b after a"),
         (BASE + OTHER.replace("b.qcow2", "a.qcow2"), 'guest b: image: "a.qcow2" is an image of guest a too'),
         (BASE + OTHER + 'disks = [ { image = "a.qcow2" } ]\n', 'guest b: disks: "a.qcow2" is an image of guest a too'),
+        (BASE + OTHER.replace("b.qcow2", "./a.qcow2"), 'guest b: image: "./a.qcow2" is an image of guest a too'),
+        (BASE + OTHER.replace("b.qcow2", f"{IMAGES}/a.qcow2"), f'guest b: image: "{IMAGES}/a.qcow2" is an image of'),
+        (
+            BASE.replace("a.qcow2", "/srv/a") + OTHER.replace("b.qcow2", "/srv/x/..//a"),
+            'guest b: image: "/srv/x/..//a" is an image of guest a too',
+        ),
+        (BASE + 'disks = [ { image = "./a.qcow2" } ]\n', 'guest a: disks: "a.qcow2" is there twice'),
+        (BASE.replace("a.qcow2", "../../etc/passwd"), 'guest a: image: "../../etc/passwd" is no name of an image'),
+        (BASE + 'disks = [ { image = "" } ]\n', 'guest a: disks: "" is no name of an image'),
+        (BASE + 'disks = [ { image = "x//y" } ]\n', 'guest a: disks: "x//y" is no name of an image'),
+        (BASE + 'disks = [ { image = "." } ]\n', 'guest a: disks: "." is no name of an image'),
+        (BASE.replace("image", "kernel") + 'initrd = "a/../b"\n', 'guest a: initrd: "a/../b" is no name of an image'),
     ],
 )
 def test_error(text: str, expected: str) -> None:
@@ -86,6 +99,7 @@ def test_error(text: str, expected: str) -> None:
     [
         BASE + 'firmware = "uefi"\ndisks = [ { image = "d", readonly = true } ]\ncpus = 2\npin = [0, 1]\n',
         BASE + 'storage = "snapshot"\n' + OTHER.replace("b.qcow2", "a.qcow2") + 'storage = "snapshot"\n',
+        BASE + 'disks = [ { image = "sub/a.qcow2" } ]\n' + OTHER.replace("b.qcow2", "/a.qcow2"),
         LAN + BASE + TWIN + f"probes = [ {VIA} ]\n" + OTHER + 'management = "bridged"\n',
         BASE + ROUTED.format("198.18.0.1", "198.18.0.2"),
         BASE + ROUTED.format("198.18.0.1", "198.18.0.2").replace(" ]", ", " + END.format("2001:2::1", "2001:2::2")),

@@ -277,3 +277,5 @@ def test_who_uses_what() -> None:
     disk = model.Disk("data")
     config = model.Config(guest=(model.Guest(name="a", image="x", disks=(disk,)), model.Guest(name="b", kernel="/x")))
     assert images_used(config) == {"x": ["a"], "data": ["a"]}
+    whole = model.Config(guest=(model.Guest(name="a", image="/var/lib/bypass/images/x"), model.Guest("b", image="./x")))
+    assert images_used(whole) == {"x": ["a", "b"]}
