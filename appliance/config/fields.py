@@ -138,7 +138,10 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.limits.cpu": Field("ceiling in percent of one processor; 0: none", RESTART),
     "guest.limits.weight": Field("share of the processors among guests that compete", RESTART),
     "guest.limits.overhead": Field(
-        "memory of QEMU itself, above the guest's; more than that ends the guest", RESTART, "three times what was seen"
+        "memory of QEMU itself, above the guest's; more than that ends the guest",
+        RESTART,
+        "three times what was seen",
+        f"{Size(limits.MIN_OVERHEAD)} .. {Size(limits.MAX_MEMORY)}",
     ),
     "guest.accept": Field(
         "frames it can process; others skip it. Empty: every frame", SWITCH, "no guess", _FILTER, rest=True

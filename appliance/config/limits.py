@@ -23,4 +23,5 @@ MAX_QUARANTINE = 30 * 24 * 3600 * 10**9  # ns
 MIN_WATCHDOG = 10**9  # ns; watchdog devices count whole seconds
 MIN_MEMORY = 16 << 20  # bytes; less boots no kernel
 MAX_MEMORY = 1 << 40  # bytes
+MIN_OVERHEAD = 64 << 20  # bytes; QEMU alone takes that, and the kernel would end the guest at its start
 MAX_DISKS = 8  # of one guest, beside its image

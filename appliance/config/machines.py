@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from appliance.config import limits
-from appliance.config.model import Duration, Guest
+from appliance.config.model import Duration, Guest, Size
 from appliance.paths import Paths
 
 Fault = tuple[str, str]
@@ -46,6 +46,10 @@ def faults(guest: Guest) -> Iterator[Fault]:
     used = [image_key(image) for image in (*(disk.image for disk in guest.disks), guest.image) if image]
     for name in sorted({name for name in used if used.count(name) > 1}):
         yield "disks", f'"{name}" is there twice: two disks must not share an image'
+    if not limits.MIN_OVERHEAD <= guest.limits.overhead <= limits.MAX_MEMORY:
+        least, most = Size(limits.MIN_OVERHEAD), Size(limits.MAX_MEMORY)
+        why = "QEMU itself needs it, and the kernel ends a guest that takes more"
+        yield "limits", f"overhead {guest.limits.overhead} is not in {least} .. {most}: {why}"
     for key in ("lan_mac", "wan_mac", "management_mac"):
         yield from ((key, what) for what in _address(getattr(guest, key)))
     if guest.management_mac and guest.management == "off":

@@ -32,6 +32,11 @@ def errors(text: str) -> list[str]:
             BASE + "disks = [" + ", ".join(f'{{ image = "d{n}" }}' for n in range(9)) + "]\n",
             "guest a: disks: 9 are more than MAX_DISKS = 8",
         ),
+        (
+            BASE + 'limits = { overhead = "0M" }\n',
+            "guest a: limits: overhead 0 is not in 64M .. 1024G: QEMU itself needs it",
+        ),
+        (BASE + 'limits = { overhead = "9999G" }\n', "guest a: limits: overhead 9999G is not in 64M .. 1024G"),
         (BASE + 'lan_mac = "02:00"\n', 'guest a: lan_mac: "02:00" is not a MAC address'),
         (BASE + 'wan_mac = "03:00:00:00:00:01"\n', 'guest a: wan_mac: "03:00:00:00:00:01" is a group address'),
         (
@@ -104,7 +109,7 @@ def test_error(text: str, expected: str) -> None:
         BASE + ROUTED.format("198.18.0.1", "198.18.0.2"),
         BASE + ROUTED.format("198.18.0.1", "198.18.0.2").replace(" ]", ", " + END.format("2001:2::1", "2001:2::2")),
         BASE + OTHER + 'after = ["a"]\n[[guest]]\nname = "c"\nimage = "c"\nafter = ["a", "b"]\n',
-        BASE + 'management = "isolated"\nhugepages = true\nlimits = { cpu = 150, weight = 50, overhead = "256M" }\n',
+        BASE + 'management = "isolated"\nhugepages = true\nlimits = { cpu = 150, weight = 50, overhead = "64M" }\n',
     ],
 )
 def test_good(text: str) -> None:

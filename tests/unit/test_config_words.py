@@ -258,7 +258,7 @@ def test_every_key_has_a_row_and_every_row_a_key() -> None:
         assert "{" not in row["effect"].replace("{name}", ""), row["path"]
 
 
-UNBOUNDED = {"remote.tunnel.key", "guest.limits.overhead"}
+UNBOUNDED = {"remote.tunnel.key"}
 
 
 def test_numbers_and_times_have_a_range() -> None:
