@@ -362,7 +362,7 @@ class Guest:
         if end.answered and not end.in_order and PANIC not in run.watch.verdict.vetoes:
             self._fell("died", Fault(Cause.GUEST_EXITED, self._proof, self._ended_at), detail)
         after = self.restarts.ended(self._setting.clock(), run.record.since, in_order=end.in_order)
-        policy = f"restart = {self.config.restart.policy}"
+        policy = f"restart.policy = {self.config.restart.policy}"
         if isinstance(after, lifecycle.Again):
             self._to(Event.ENDED, Cause.GUEST_EXITED, f"{detail}; started again in {after.after / 1e9:.1f} s")
             try:

@@ -107,7 +107,7 @@ def end(world: World, name: str) -> None:
     assert run.pid is not None
     os.kill(run.pid, signal.SIGKILL)
     world.call(world.reach(State.FAILED, name))
-    assert world.guest(name).detail.endswith("restart = never")
+    assert world.guest(name).detail.endswith("restart.policy = never")
 
 
 def second_sector(world: World, name: str) -> bytes:
