@@ -34,8 +34,8 @@ def show(parsed: Parsed, context: Context) -> Outcome:
     rows: list[dict[str, object]] = []
     with Interrupt() as stop, Decoder() as decoder, Live(context.client, params) as live:
         if context.style.width:
-            frames = "1 frame" if most == 1 else f"{most} frames"
-            context.say(f"waiting for {frames} at {_places(live)}; Ctrl-C ends it")
+            awaited = "1 frame" if most == 1 else f"{most} frames"
+            context.say(f"waiting for {awaited} at {_places(live)}; Ctrl-C ends it")
         width = max(len(place.name) for place in live.places.values())
         for frames in live.frames(stop):
             for frame in frames[: most - len(rows)]:
