@@ -14,9 +14,12 @@ import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from boardsim import accel, initramfs, payload
+from boardsim import accel, control, initramfs, payload
+from boardsim.control import ControlServer
 from boardsim.download import BLOCK, blocks, checksum
 from boardsim.events import BoardPanic, EventLog, WaitTimeout
 from boardsim.machine import CHANNELS, Accelerator, Drive, Payload, command_line
@@ -324,3 +327,25 @@ def test_terminal_is_put_back_whatever_happens() -> None:
     assert termios.tcgetattr(follower) == before
     os.close(leader)
     os.close(follower)
+
+
+def test_clients_are_let_go_when_the_board_ends(tmp_path: Path) -> None:
+    """Somebody who is attached in a second terminal sees the end; nothing of the connection outlives the loop."""
+
+    async def body() -> None:
+        port = SimpleNamespace(sinks=[], send=lambda data: None)
+        simulator: Any = SimpleNamespace(console=port, debug=port)
+        unused: Any = None
+        server = ControlServer(tmp_path, simulator, unused, unused)
+        await server.start()
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / control.NAME))
+        writer.write(b'{"do": "attach", "port": "debug"}\n')
+        async with asyncio.timeout(10):
+            while not port.sinks:
+                await asyncio.sleep(0)
+            await server.stop()
+            assert port.sinks == []
+            assert await reader.read() == b""
+        writer.close()
+
+    asyncio.run(body())
