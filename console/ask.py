@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from console.execute import style_of
+from console.render import Style
 from console.views.common import prose
 
 
@@ -35,8 +36,9 @@ def _line_mode(terminal: int, echo: bool) -> Iterator[None]:
 class Asker:
     """Asks the person at standard input; what is asked goes to standard error, so that output stays data."""
 
-    def __init__(self, source: TextIO | None = None, out: TextIO | None = None) -> None:
+    def __init__(self, source: TextIO | None = None, out: TextIO | None = None, style: Style | None = None) -> None:
         self._source, self._out = source or sys.stdin, out or sys.stderr
+        self._style = style or style_of(self._out)  # a session's terminal may have been told its width
 
     def line(self, question: str, default: str = "") -> str:
         """What was typed; an empty line is the default."""
@@ -67,8 +69,8 @@ class Asker:
 
     def say(self, text: str = "") -> None:
         """Lines for the person, folded to a terminal's width."""
-        style = style_of(self._out)
-        print("\n".join(line for each in text.split("\n") for line in prose(each, style)), file=self._out, flush=True)
+        lines = (line for each in text.split("\n") for line in prose(each, self._style))
+        print("\n".join(lines), file=self._out, flush=True)
 
     @property
     def terminal(self) -> bool:

@@ -236,7 +236,7 @@ class Wizard:
 
 def setup(_: Parsed, context: Context) -> Outcome:
     """`setup`."""
-    asker = Asker()
+    asker = Asker(style=context.style)
     if not asker.terminal:
         raise RefusedError("setup asks questions, and there is no terminal; `configure` takes commands from a script")
     try:

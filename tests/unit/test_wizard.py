@@ -166,3 +166,10 @@ def test_a_missing_link_is_said_and_looked_at_again() -> None:
     _, said = run(daemon, "wire1\nnone\nno\nyes\nno\nyes\n")
     assert "lan0 link down, wan0 link up; relay BYPASS (link_down)" in said
     assert daemon.asked("segments.show") == 2
+
+
+def test_what_is_said_fits_the_terminal_of_the_session() -> None:
+    """Sentences are folded, and a list's items hang."""
+    out = io.StringIO()
+    Asker(out=out, style=Style(width=24)).say("one two three four five six\n  item one two three four")
+    assert out.getvalue() == "one two three four five\nsix\n  item one two three\n      four\n"
