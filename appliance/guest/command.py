@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from appliance.config import model
 
-RECIPE = 2
+RECIPE = 3
 """Raised when the words change in a way that takes another process: a running guest is then not adopted."""
 
 Accel = Literal["kvm", "tcg"]
@@ -241,7 +241,7 @@ def build(machine: Machine) -> list[str]:
         *("-name", f"guest={machine.name}"),
         *("-nodefaults", "-no-user-config"),
         *("-display", "none"),
-        *("-machine", "q35,usb=off,vmport=off" + ",memory-backend=memory" * machine.hugepages),
+        *("-machine", "q35,usb=off,vmport=off,dump-guest-core=off" + ",memory-backend=memory" * machine.hugepages),
         *("-accel", accel),
         *("-cpu", "host" if machine.accel == "kvm" else "max"),
         *("-smp", str(machine.cpus)),

@@ -89,7 +89,7 @@ def test_proved_in_both_directions_before_it_has_traffic(world: World) -> None:
 
 
 def test_qemu_has_no_rights_and_no_network(world: World) -> None:
-    """A user of its own, no capability, system calls filtered, no new rights, and no device but the loopback."""
+    """A user of its own, no capability, system calls filtered, no new rights, no device but loopback, no core file."""
     run = world.guest().run_now
     assert run is not None
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{run.pid}/status").read_text().splitlines())
@@ -100,6 +100,8 @@ def test_qemu_has_no_rights_and_no_network(world: World) -> None:
     devices = Path(f"/proc/{run.pid}/net/dev").read_text().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in devices] == ["lo"]
     assert Path(f"/proc/{run.pid}/oom_score_adj").read_text().strip() == "500"
+    limits = Path(f"/proc/{run.pid}/limits").read_text().splitlines()
+    assert next(line.split()[4:6] for line in limits if line.startswith("Max core file size")) == ["0", "0"]
 
 
 TAG = bytes.fromhex("8100002a")

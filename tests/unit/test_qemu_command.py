@@ -33,6 +33,7 @@ def test_nothing_but_what_is_asked_for() -> None:
     assert option(words, "-sandbox")[0].startswith("on,")
     assert option(words, "-m") == ["512M"]
     assert option(words, "-smp") == ["2"]
+    assert "dump-guest-core=off" in option(words, "-machine")[0].split(",")
 
 
 @pytest.mark.parametrize("segments", [1, 2, command.MAX_GUEST_SEGMENTS])
