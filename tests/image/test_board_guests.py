@@ -135,6 +135,30 @@ def test_a_configured_guest_runs_on_what_the_kernel_offers(board: Board, second:
         board.sh("mv /dev/kvm.away /dev/kvm")
 
 
+def pool(board: Board) -> dict[str, int]:
+    """The kernel's huge pages: how many there are and are free."""
+    lines = board.sh("grep ^HugePages_ /proc/meminfo").output.split("\n")
+    return {key: int(value) for key, _, value in (line.partition(":") for line in lines) if value}
+
+
+def test_huge_pages_are_there_when_a_guest_wants_them(board: Board, second: str) -> None:
+    """Nobody reserved any: they are found for it, its memory is in them and in no others, and they go with it."""
+    before = pool(board)
+    commit(board, ("set", "guest", second, "hugepages", "true"))
+    board.sh(f"bypass guest {second} start")
+    row = appliance.wait_serving(board, second)
+    now = pool(board)
+    assert "huge pages" not in str(row["warning"])
+    assert (now["HugePages_Total"], now["HugePages_Free"]) == (before["HugePages_Total"] + 32, before["HugePages_Free"])
+    held = board.sh(f"grep ^HugetlbPages: /proc/{row['pid']}/status").output.split()
+    assert held == ["HugetlbPages:", str(64 << 10), "kB"]
+    group = GROUP.replace("ips1", second)
+    limits = board.sh(f"cat {group}/hugetlb.2MB.current {group}/hugetlb.2MB.max {group}/memory.max").output.split()
+    assert [int(text) >> 20 for text in limits] == [64, 64, 192]
+    board.sh(f"bypass guest {second} stop")
+    appliance.wait_until(board, lambda: pool(board) == before, "its huge pages are ordinary memory again")
+
+
 def _with_process(board: Board, name: str) -> dict[str, object]:
     row = appliance.guest(board, name)
     return row if row.get("pid") else {}
