@@ -391,6 +391,54 @@ def test_ipv6(fresh: Board, admin: Admin) -> None:
     assert "inet6" not in fresh.sh("ip -n mgmt address show dev mgmt0").output
 
 
+BRIDGED, GUEST = "10.88.0.3", "fw"
+BPDU = "0180c2000000 020000000001 0026424203 0000000000"
+SEND = """
+import socket, sys
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+link.bind(("eth0", 0))
+link.send(bytes.fromhex(sys.argv[1]).ljust(60, bytes(1)))
+"""
+
+
+def test_a_guest_on_the_management_lan(fresh: Board, admin: Admin) -> None:
+    """It joins and leaves beside a session that goes on; both are reached. Spanning tree ends at its port."""
+    session = admin.open("admin", options=("-tt",))
+    session.expect(r"wire1 \[inline\]>")
+    demo = "/usr/share/bypass/guest-demo"
+    settings = (
+        *(("kernel", f"{demo}/bzImage"), ("initrd", f"{demo}/initrd.gz"), ("memory", "64M")),
+        *(("cmdline", f"console=ttyS0 quiet management={BRIDGED}/24"), ("management", "bridged")),
+        *(("probes", "1", "kind", "ping"), ("probes", "1", "target", BRIDGED), ("probes", "1", "via", "management")),
+        ("probes", "1", "interval", "1s"),
+    )
+    commit(fresh, *(("set", "guest", GUEST, *words) for words in settings))
+    appliance.wait_serving(fresh, GUEST)
+    assert fresh.mgmt.ping(BRIDGED)
+    assert fresh.mgmt.ping(ADDRESS)
+    session.sendline(f"show guest {GUEST}")
+    session.expect("management LAN, as 02:")
+    links = json.loads(fresh.sh("ip -n mgmt -j link").output)
+    (tap,) = (row["ifname"] for row in links if row["ifname"].startswith("twm"))
+
+    def dropped() -> int:
+        rows = json.loads(fresh.sh(f"tc -n mgmt -s -j qdisc show dev {tap}").output)
+        return sum(int(row["drops"]) for row in rows if row["kind"] == "clsact")
+
+    before = dropped()
+    fresh.mgmt.run(["python3", "-c", SEND, BPDU])
+    wait(fresh, lambda: dropped() == before + 1, "a frame of spanning tree ends at the guest's port")
+    commit(fresh, ("delete", "guest", GUEST))
+    wait(fresh, lambda: not appliance.guest(fresh, GUEST), "the guest is gone")
+    inside = [row["ifname"] for row in json.loads(fresh.sh("ip -n mgmt -j link").output)]
+    assert sorted(inside) == ["lo", "mgmt0", "mgmt0-hw"]
+    assert not fresh.mgmt.ping(BRIDGED, timeout=1)
+    session.sendline("show version")
+    session.expect("kernel")
+    session.sendline("exit")
+    session.expect(pexpect.EOF)
+
+
 # -- what holds
 
 
