@@ -101,7 +101,7 @@ class Flip(Answer):
 
 
 class GuestDetails(Guest):
-    """A guest with the evidence; the last four while it runs."""
+    """A guest with the evidence; `ended_ms` when it does not run: then the checks are those of its last process."""
 
     taps: list[Taps] | UnsetType = UNSET
     management: str | UnsetType = UNSET
@@ -110,11 +110,12 @@ class GuestDetails(Guest):
     agent: Agent | UnsetType = UNSET
     bypass: list[Bypassed] | UnsetType = UNSET
     qmp_events: list[str] | UnsetType = UNSET
+    flips: list[Flip] | UnsetType = UNSET
+    ended_ms: Ms | UnsetType = UNSET
     checks: list[Check] | UnsetType = UNSET
     latency_p50_ms: Ms | UnsetType | None = UNSET
     latency_p99_ms: Ms | UnsetType | None = UNSET
     heartbeats: list[Heartbeats] | UnsetType = UNSET
-    flips: list[Flip] | UnsetType = UNSET
 
 
 class Console(Answer):

@@ -65,7 +65,7 @@ class Desk:
         if on:
             guest.drain(Cause.GUEST_ASKED)
         elif guest.state is State.DRAINING:
-            if guest.cause is not Cause.GUEST_ASKED:
+            if guest.drained_by is not Cause.GUEST_ASKED:
                 raise RefusedError("an operator drains this guest")
             guest.take_back(Cause.GUEST_ASKED)
 

@@ -29,7 +29,7 @@ from appliance.guest.order import Order
 from appliance.guest.resources import NotReadyError
 from appliance.guest.run import End, Run, Setting, read_record
 from appliance.guest.taps import TapInUseError
-from appliance.health.combine import Available, Decision, History, Unavailable
+from appliance.health.combine import Available, Decision, History, Unavailable, Verdict
 from appliance.health.lease import Lease, Leases
 from appliance.health.reaction import Fault, Reaction
 from appliance.health.told import PANIC
@@ -124,8 +124,11 @@ class Guest:
         self.counters: dict[str, int] = {}
         self.events: deque[str] = deque(maxlen=20)
         self._order_file = setting.paths.guests / config.name / "order"
-        self._ended_at = 0
+        self.drained_by = Cause.OPERATOR  # while it is draining: who asked for it
+        self._ill = False  # a check has failed since it is draining
+        self.ended_at = 0  # its last process (ns)
         self._proof: int | None = None  # of the last process, when it was last proved to work
+        self.last_verdict: Verdict | None = None  # of the last process
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
         self.place: Callable[[], Setting] | None = None  # asked before the next start: the guest serves other segments
         self._stopping: asyncio.Task[None] | None = None
@@ -201,6 +204,7 @@ class Guest:
         if not lifecycle.allowed(self.state, Event.DRAIN):
             raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be drained")
         self._leases.set_draining(self.name, True)
+        self.drained_by, self._ill = cause, False
         if cause is Cause.OPERATOR:
             self._note_order("draining")
         self._to(Event.DRAIN, cause)
@@ -333,6 +337,7 @@ class Guest:
     async def _ended(self, end: End, run: Run) -> None:
         """After the process: stopped as ordered, failed, or started again after a wait."""
         self.lease.revoke()
+        stopped = self._stopping is not None
         if self._stopping is not None:
             await asyncio.gather(self._stopping, return_exceptions=True)
             self._stopping = None
@@ -340,13 +345,16 @@ class Guest:
         self.console.say(f"guest {self.name} {detail}")
         if self.state is State.STOPPED:
             return
-        if self.state is State.DRAINING and self.cause is Cause.GUEST_ASKED:
+        if self.state is State.DRAINING and self.drained_by is Cause.GUEST_ASKED and not stopped:
             self.take_back(Cause.GUEST_EXITED)  # it drained itself in order to end, and is started again like any other
         if self.state is State.DRAINING:
+            in_order = stopped or end.in_order
+            if not in_order:
+                self._died(run, end, detail)
             self._want(False)
             self._leases.set_draining(self.name, False)
             self._note_order("stopped")
-            self._to(Event.ENDED, Cause.OPERATOR, detail)
+            self._to(Event.ENDED, Cause.OPERATOR if in_order else Cause.GUEST_EXITED, detail)
             return
         if not end.answered and end.how.startswith("exited"):
             # QEMU itself gave up before it answered: the same arguments would be refused again.
@@ -355,12 +363,15 @@ class Guest:
             return
         await self._again(run, end, detail)
 
+    def _died(self, run: Run, end: End, detail: str) -> None:
+        # A panic is an incident already, from when it was told; a guest that powered itself off did not die.
+        if end.answered and not end.in_order and PANIC not in run.watch.verdict.vetoes:
+            self._fell("died", Fault(Cause.GUEST_EXITED, self._proof, self.ended_at), detail)
+
     async def _again(self, run: Run, end: End, detail: str) -> None:
         """It ended by itself: what its policy says."""
         assert run.record is not None
-        # A panic is an incident already, from when it was told; a guest that powered itself off did not die.
-        if end.answered and not end.in_order and PANIC not in run.watch.verdict.vetoes:
-            self._fell("died", Fault(Cause.GUEST_EXITED, self._proof, self._ended_at), detail)
+        self._died(run, end, detail)
         after = self.restarts.ended(self._setting.clock(), run.record.since, in_order=end.in_order)
         policy = f"restart.policy = {self.config.restart.policy}"
         if isinstance(after, lifecycle.Again):
@@ -395,10 +406,18 @@ class Guest:
         ended = self._leases.ended(self.name)
         self._leases.untie(self.name)
         if self.run_now is not None:
-            self._ended_at = ended or self._setting.clock()
-            if self.state is State.AVAILABLE:
-                self._proof = self.run_now.watch.verdict.proof
-                self.reaction.fell(Fault(Cause.GUEST_EXITED, self._proof, self._ended_at))
+            self.ended_at = ended or self._setting.clock()
+            self.last_verdict = self.run_now.watch.verdict
+            self._proof = self.last_verdict.proof
+            if self._serves():
+                self.reaction.fell(Fault(Cause.GUEST_EXITED, self._proof, self.ended_at))
+
+    def _serves(self) -> bool:
+        """Whether it has traffic that it can lose: its own, or the established flows of a drain."""
+        return self.state is State.AVAILABLE or (self._keeps_flows() and not self._ill)
+
+    def _keeps_flows(self) -> bool:
+        return self.state is State.DRAINING and self._stopping is None
 
     def _fell(self, kind: str, fault: Fault, detail: str) -> None:
         """It had traffic, or was on its way to it, and must not have any more: keep what it was handed last."""
@@ -423,6 +442,7 @@ class Guest:
         self.agent.greet()
         if self._ordered() == "draining":
             self._leases.set_draining(self.name, True)
+            self.drained_by, self._ill = Cause.OPERATOR, False
             self._to(Event.DRAIN, Cause.OPERATOR)
 
     def on_decision(self, decision: Decision) -> None:
@@ -433,11 +453,17 @@ class Guest:
                     self.measure()  # what the datapath noted is gone with the renewal
                     self.reaction.back()
                     self._to(Event.PROVED, Cause.HEALTHY)
-                if self.state is State.AVAILABLE or (self.state is State.DRAINING and self._stopping is None):
+                elif self._ill and self._keeps_flows():
+                    self._ill = False
+                    self.measure()
+                    self.reaction.back()
+                    self._to(Event.PROVED, self.drained_by, "it works again, and is still draining")
+                if self.state is State.AVAILABLE or self._keeps_flows():
                     self.lease.renew(self._setting.clock(), until)
             case Unavailable(why=why, cause=cause, proof=proof):
                 self.lease.revoke()
-                if self.state is State.AVAILABLE:
+                if self._serves():
+                    self._ill = self.state is State.DRAINING
                     fault = Fault(cause, proof, self._setting.clock())
                     self._to(Event.FELL, cause, why)
                     if cause not in (Cause.GUEST_ASKED, Cause.GUEST_EXITED):  # what ends is told when it has
@@ -454,7 +480,8 @@ class Guest:
             self.lease.revoke()
             self.run_now.watch.reset()
             self._aftermath.fresh_run(self)
-            if self.state is State.DRAINING and self.cause is Cause.GUEST_ASKED:
+            self._ill = False
+            if self.state is State.DRAINING and self.drained_by is Cause.GUEST_ASKED:
                 self.take_back(Cause.GUEST_RESET)
             else:
                 self._to(Event.RESET, Cause.GUEST_RESET, text)

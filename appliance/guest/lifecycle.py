@@ -70,6 +70,8 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.SUSPECT, Event.DRAIN): State.DRAINING,
     (State.SUSPECT, Event.STOP): State.DRAINING,
     (State.DRAINING, Event.START): State.PROVING,  # taken back into service
+    (State.DRAINING, Event.FELL): State.DRAINING,  # its established flows lose it
+    (State.DRAINING, Event.PROVED): State.DRAINING,
     (State.DRAINING, Event.RESET): State.DRAINING,
     (State.DRAINING, Event.STOP): State.DRAINING,
     # A drained guest that ends stays stopped: somebody is at work on it.

@@ -48,5 +48,16 @@ def details(guest: Guest, now: int) -> dict[str, object]:
         },
         "bypass": guest.reaction.summary(),
         "qmp_events": list(guest.events),
-        **(run.watch.summary(now) if run is not None else {}),
+        "flips": [
+            {"ago_ms": round((now - flip.at) / 1e6, 1), "check": flip.check, "to": flip.to, "why": flip.why}
+            for flip in guest.history.flips
+        ],
+        **(run.watch.summary(now) if run is not None else _at_its_end(guest, now)),
     }
+
+
+def _at_its_end(guest: Guest, now: int) -> dict[str, object]:
+    """What the checks said of the last process when it ended; nothing before the first."""
+    if guest.last_verdict is None:
+        return {}
+    return {"ended_ms": round((now - guest.ended_at) / 1e6, 1), "checks": guest.last_verdict.evidence(now)}

@@ -263,10 +263,6 @@ class Watch:
                 }
                 for stream in self._streams
             ],
-            "flips": [
-                {"ago_ms": round((now - flip.at) / 1e6, 1), "check": flip.check, "to": flip.to, "why": flip.why}
-                for flip in self.verdict.history.flips
-            ],
         }
 
 

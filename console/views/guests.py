@@ -61,19 +61,28 @@ def _ago(milliseconds: Any) -> str:
 
 
 def one(data: Any, style: Style = PLAIN) -> str:
-    """State and cause, each check with its evidence, the newest flips, and how quickly it was bypassed so far."""
-    if not isinstance(data, dict) or "checks" not in data:
+    """State and cause, each check with its evidence, the newest flips, and how quickly it was bypassed so far.
+
+    Of a guest that does not run: what the checks said when it ended, which is why somebody looks.
+    """
+    if not isinstance(data, dict) or "name" not in data:
         return generic(data, style)
-    inner = {"checks", "flips", "bypass", "heartbeats", "agent", "taps", "qmp_events"}
+    runs = "checks" in data and "ended_ms" not in data
+    inner = {"checks", "flips", "bypass", "heartbeats", "agent", "taps", "qmp_events", "ended_ms"}
+    inner |= set() if runs else {"lease_renewals"}
     inner |= {"lease_ms"} if data.get("lease") else set()  # the same for programs
     head = {key: value for key, value in data.items() if key not in inner and value not in (None, "", [])}
     agent = data.get("agent")
-    blocks = [pairs(known(head), style), _checks(data, style)]
+    blocks = [pairs(known(head), style)]
+    if "ended_ms" in data:
+        blocks.append(f"its checks when it ended, {_ago(data['ended_ms'])}:\n{_checks(data, style)}")
+    else:
+        blocks.append(_checks(data, style))
     flips = data.get("flips")
     if isinstance(flips, list) and flips:
         blocks.append(_flips({"flips": flips[-FLIPS:]}, style))
     blocks += [view(data, style) for key, view in (("bypass", _bypass), ("heartbeats", _streams)) if data.get(key)]
-    if isinstance(agent, dict):
+    if runs and isinstance(agent, dict):
         blocks.append(about("agent", agent, style))
     events = data.get("qmp_events")
     if isinstance(events, list) and events:

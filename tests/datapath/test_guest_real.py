@@ -21,6 +21,7 @@ from appliance.guest.lifecycle import State
 from appliance.guest.show import details
 from appliance.guest.spawn import uid_of
 from appliance.guest.taps import open_tap
+from console.views import render
 from tests.datapath.guest_world import World
 from tests.image import harness
 
@@ -191,6 +192,49 @@ def test_drain_keeps_the_lease_and_ends_with_start(world: World) -> None:
             await asyncio.sleep(0.05)
 
     world.call(renewed())
+    world.call(world.order(lambda g: g.start()))
+    world.call(world.reach(State.AVAILABLE))
+
+
+async def newest(world: World, seen: int) -> object:
+    """The kind of the one incident after the first `seen`, when it has been written."""
+    while len(rows := world.manager.aftermath.incidents.rows()) == seen:
+        await asyncio.sleep(0.02)
+    (row,) = rows[seen:]
+    return row["kind"]
+
+
+def test_a_draining_guest_that_hangs_is_told_of(world: World) -> None:
+    """Its established flows lose it: a cause, an incident and a measurement, as with any; and its return."""
+    guest, seen = world.guest(), len(world.manager.aftermath.incidents.rows())
+    world.call(world.order(lambda g: g.drain()))
+    world.call(world.order(lambda g: g.tell("hang")))
+    world.call(world.until(lambda: guest.cause == "heartbeat_lost"))
+    assert guest.state is State.DRAINING
+    assert "in-band" in guest.detail
+    assert not leased(world)
+    assert guest.reaction.pending is not None
+    assert world.call(newest(world, seen)) == "failed"
+    world.call(world.order(lambda g: g.tell("resume")))
+    world.call(world.until(lambda: guest.cause == "operator"))
+    assert (guest.state, guest.detail) == (State.DRAINING, "it works again, and is still draining")
+    world.call(world.order(lambda g: g.start()))
+    world.call(world.reach(State.AVAILABLE))
+
+
+def test_a_draining_guest_that_dies_is_told_of(world: World) -> None:
+    """It stays stopped, for somebody is at work on it; but it died, and what its checks said is there to be read."""
+    guest, seen = world.guest(), len(world.manager.aftermath.incidents.rows())
+    world.call(world.order(lambda g: g.drain()))
+    assert guest.run_now is not None
+    assert guest.run_now.pid is not None
+    os.kill(guest.run_now.pid, signal.SIGKILL)
+    world.call(world.reach(State.STOPPED))
+    assert guest.cause == "guest_exited"
+    assert world.call(newest(world, seen)) == "died"
+    shown = render("guest", details(guest, time.monotonic_ns()))
+    for word in ("its checks when it ended", "in-band lan to wan", "passing", "LAST GOOD", "failing"):
+        assert word in shown, shown
     world.call(world.order(lambda g: g.start()))
     world.call(world.reach(State.AVAILABLE))
 

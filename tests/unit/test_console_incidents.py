@@ -57,7 +57,13 @@ def test_a_guest_is_shown_with_its_evidence() -> None:
     assert "19 s ago" in told
     assert told.count("lease") == 1
     assert "\x1b" not in told
-    assert render("guest", {"name": "ips1", "state": "stopped"})
+    told = render("guest", {"name": "ips1", "state": "failed", "ended_ms": 65_000.0, "checks": [check], "flips": flips,
+                            "agent": agent, "lease_renewals": 9})  # fmt: skip
+    assert "its checks when it ended, 1 min 5 s ago" in told
+    for word in ("failed", "nothing for 65.0 ms", "check 19"):
+        assert word in told
+    assert "malformed" not in told, "nothing is there that could talk"
+    assert "nothing is checked" in render("guest", {"name": "ips1", "state": "stopped"})
 
 
 def test_one_incident_with_its_last_words() -> None:
