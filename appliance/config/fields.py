@@ -266,10 +266,13 @@ FIELDS: Final[dict[str, Field]] = {
             "routed.lan": Field("the end at the LAN; the guest has a route to it", range="an unused address"),
             "routed.wan": Field("the end at the WAN; the guest has a route to it", range="an unused address"),
             "routed.port": Field("UDP port at both ends, which the guest lets pass", source="discard, RFC 863"),
-            "slow": Field("inband: being slow is failing", source="off: only you know how slow is too slow"),
+            "slow": Field(
+                "inband: being slow is failing: late frames a third of the time apart; one late frame or burst is not",
+                source="off: only you know how slow is too slow",
+            ),
             "slow.limit": Field("the longest time through it that is still good", range=_time(1000)),
             "slow.percentile": Field(
-                "of the frames that must be quicker than the limit", source="one frame may be late"
+                "of the frames that must be within the limit", source="one in a hundred may be late"
             ),
             "slow.time": Field("over how long", range=_time(limits.MIN_INTERVAL, 600 * 10**9)),
         }.items()

@@ -2,12 +2,15 @@
 """Slow is failed: a percentile of a guest's latencies over a span of time, against a limit. Pure.
 
 Answers with evidence for a detector: `Good` while the percentile of the last `span` is within the limit, `Bad` when it
-is over it and the span is filled, so that one late frame after a quiet start is not a verdict. One object a check; it
-starts over with the guest.
+is over it and stays so: the span is filled, and late frames lie in it at least a third of it apart. With few frames in
+a span the 99th percentile is the latest of them, and one stall of a processor delays several in a row; neither one late
+frame nor one such burst is a verdict. A verdict holds until the percentile is within the limit again. One object a
+check; it starts over with the guest.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,14 +19,18 @@ from appliance.health.detector import Bad, Good, milliseconds
 
 MOST = 4096
 """Latencies kept at most; a faster heartbeat over a longer span is judged by its newest ones."""
+LEAST = 2
+"""Latencies kept at least: where the span is one interval, a second one is a hair older than it."""
+APART = 3
+"""Late frames this part of the span apart (a third) are no single stall."""
 
 
 def percentile(values: Sequence[int], share: float) -> int | None:
-    """The smallest value that `share` of the values do not exceed; None without values."""
+    """The smallest value that at least `share` of the values do not exceed (nearest rank); None without values."""
     if not values:
         return None
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    rank = math.ceil(share * len(values) - 1e-9)  # 0.07 * 100 is a little more than 7
+    return sorted(values)[max(rank, 1) - 1]
 
 
 @dataclass
@@ -35,26 +42,39 @@ class Slowness:
     span: int
     _seen: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MOST), repr=False)
     _since: int | None = None
+    _slow: bool = False
 
     def add(self, now: int, sent: int, latency: int) -> Good | Bad | None:
-        """One heartbeat came back; None: it is over the limit, and the span is not filled yet."""
-        if self._since is None or (self._seen and now - self._seen[-1][0] > self.span):
-            self._since = now  # after a gap as long as the span nothing of it is left
+        """One heartbeat came back; None: the percentile is over the limit, and the span is not filled yet."""
+        if self._seen and now - self._seen[-1][0] > 2 * self.span:
+            self.forget()  # nothing of the span is left
+        if self._since is None:
+            self._since = now
         self._seen.append((now, latency))
-        while self._seen[0][0] < now - self.span:
+        while len(self._seen) > LEAST and self._seen[0][0] < now - self.span:
             self._seen.popleft()
         value = percentile([latency for _, latency in self._seen], self.share)
         assert value is not None
         if value <= self.limit:
+            self._slow = False
             return Good(sent, value)
         if now - self._since < self.span * 3 // 4:
             return None
+        self._slow = self._slow or self._stays(now)
+        if not self._slow:
+            return Good(sent, value)
         return Bad(
             f"{self.share:.0%} of the frames take up to {milliseconds(value)} "
             f"(over the last {milliseconds(self.span)}), the limit is {milliseconds(self.limit)}"
         )
 
+    def _stays(self, now: int) -> bool:
+        late = [at for at, latency in self._seen if latency > self.limit]
+        known = self.span if len(self._seen) < MOST else now - self._seen[0][0]
+        return (late[-1] - late[0]) * APART >= known
+
     def forget(self) -> None:
         """The guest started over."""
         self._seen.clear()
         self._since = None
+        self._slow = False

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from appliance.errors import GuestError
 from appliance.health.combine import Available, History, Unavailable, Verdict
 from appliance.health.detector import Bad, Good
 from appliance.health.inband import Direction, Lane
-from appliance.health.slow import Slowness
+from appliance.health.slow import Slowness, percentile
 from appliance.health.streams import Stream, TapPair, streams, template
 from appliance.steering import pcapng
 
@@ -188,10 +189,76 @@ def test_latency_over_its_limit_for_the_time_fails(tmp_path: Path) -> None:
     assert any(isinstance(decision, Available) for decision in run(600 * MS, 30, MS))
 
 
-def test_one_late_frame_is_no_verdict() -> None:
-    slow = Slowness(10 * MS, 0.9, 200 * MS)
-    answers = [slow.add(20 * MS * n, 0, 50 * MS if n == 15 else MS) for n in range(30)]
-    assert all(isinstance(answer, Good) for answer in answers)
+@pytest.mark.parametrize("interval", [20 * MS, 100 * MS])
+@pytest.mark.parametrize(
+    ("late", "falls_ms"),
+    [
+        pytest.param(lambda at: False, None, id="quick"),
+        pytest.param(lambda at: at == 3000 * MS, None, id="one late frame"),
+        pytest.param(lambda at: at >= 3000 * MS and at % (2000 * MS) == 0, None, id="one late frame every two seconds"),
+        pytest.param(lambda at: 3000 * MS <= at <= 3200 * MS, None, id="one stall of 200 ms"),
+        pytest.param(lambda at: at >= 3000 * MS, 400, id="slow"),
+        pytest.param(lambda at: at >= 3000 * MS and at % (300 * MS) == 0, 1000, id="late again and again"),
+    ],
+)
+def test_defaults_take_out_a_slow_guest_and_not_one_with_a_late_frame(
+    tmp_path: Path, interval: int, late: Callable[[int], bool], falls_ms: int | None
+) -> None:
+    """With the defaults of `slow`: found within its time, and once found, out for as long as it stays slow."""
+    slow = model.Slow(limit=Duration(10 * MS))
+    stream, tap = one(probe(enter="lan", interval=Duration(interval), slow=slow), tmp_path)
+    verdict, fell, back = Verdict(stream.detectors(), History()), [], 0
+    for at in range(0, 10_000 * MS, interval):
+        list(stream.send(at))
+        now = at + (15 * MS if late(at) else MS)
+        for check, event in stream.take(now, tap.sent[-1]):
+            for decision in verdict.step(now, check, event):
+                fell += [now] * isinstance(decision, Unavailable)
+                back += bool(fell) and isinstance(decision, Available)
+    if falls_ms is None:
+        assert (fell, verdict.available) == ([], True)
+    else:
+        assert len(fell) == 1
+        assert fell[0] - 3000 * MS <= falls_ms * MS + 15 * MS
+        assert back == 0
+
+
+@pytest.mark.parametrize("span", [20 * MS, 30 * MS, 40 * MS, 59 * MS, 60 * MS, 200 * MS, 10_000 * MS])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99, 1.0])
+def test_whatever_the_span_one_late_frame_is_no_verdict_and_a_slow_guest_is_found(span: int, share: float) -> None:
+    """Also where the span is a few intervals, and every second frame a hair late."""
+
+    def answers(late: Callable[[int], bool]) -> list[Good | Bad | None]:
+        slow = Slowness(10 * MS, share, span)
+        return [slow.add(20 * MS * n + n % 2, 0, 50 * MS if late(n) else MS) for n in range(1200)]
+
+    assert not any(isinstance(answer, Bad) for answer in answers(lambda n: n == 600))
+    found = [isinstance(answer, Bad) for answer in answers(lambda n: n >= 600)]
+    assert not any(found[:600])
+    assert all(found[600 + span // (20 * MS) + 1 :])
+
+
+def test_more_frames_than_are_kept_are_judged_by_the_newest() -> None:
+    slow = Slowness(10 * MS, 0.5, 6000 * MS)
+    answers = [slow.add(MS * n, 0, 50 * MS) for n in range(5000)]
+    assert answers[4000] is None
+    assert isinstance(answers[4999], Bad)
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [
+        (range(1, 101), 0.99, 99),
+        (range(1, 101), 0.07, 7),
+        (range(1, 101), 1.0, 100),
+        ([2, 1], 0.5, 1),
+        ([3, 1, 2], 0.5, 2),
+        ([5], 0.01, 5),
+        ([], 0.5, None),
+    ],
+)
+def test_percentile_is_the_nearest_rank(values: list[int], share: float, expected: int | None) -> None:
+    assert percentile(values, share) == expected
 
 
 def test_a_slow_start_says_nothing_until_the_time_is_filled() -> None:
