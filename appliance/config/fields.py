@@ -249,7 +249,7 @@ FIELDS: Final[dict[str, Field]] = {
             "target": Field(
                 "ping, arp: whom to ask; tcp: address:port; command: a word of its agent", range="an address, no name"
             ),
-            "timeout": Field("for one answer; 0s: as long as the interval", range=_time(0)),
+            "timeout": Field("for one answer; 0s: as long as the interval", range="0s .. interval x misses"),
             "via": Field('network device to ask through, or "management" for that port; empty: as the routes say'),
             "status": Field("http: good answers; none named: 200 to 399", range="100 .. 599"),
             "body": Field("http: text that must be in the first 64 KiB of the answer"),

@@ -77,6 +77,13 @@ def faults(probe: Probe) -> Iterator[Fault]:
             yield from ((key, what) for what in check(probe))
     if probe.timeout and not limits.MIN_INTERVAL <= probe.timeout <= limits.MAX_DURATION:
         yield "timeout", f"{probe.timeout} is not in 1ms .. {Duration(limits.MAX_DURATION)}"
+    elif probe.kind in _USED_BY["timeout"] and 0 < probe.interval * probe.misses < probe.timeout:
+        # An answer proves what was true when it was asked for, and that holds for `misses` intervals.
+        longest = Duration(probe.interval * probe.misses)
+        yield "timeout", (
+            f"{probe.timeout} is too long: an answer that takes over {longest} ({probe.interval} x {probe.misses}) is "
+            f"too old to count; at most {longest}, or a longer interval or more misses"
+        )
     if probe.via and not _DEVICE.fullmatch(probe.via):
         yield "via", f'"{probe.via}" is not the name of a network device'
     if probe.kind == "arp" and not probe.via:

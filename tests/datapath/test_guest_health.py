@@ -62,7 +62,7 @@ GUEST = model.Guest(
         model.Probe(kind="inband", interval=TENTH, misses=5, slow=SLOW),
         model.Probe(kind="inband", interval=TENTH, misses=5, frame=(ADDRESSES + UDP).hex()),
         model.Probe(kind="negative", interval=TENTH, misses=3, frame=BLOCKED),
-        model.Probe(kind="command", target="forwarding", interval=TENTH, misses=5, timeout=Duration.parse("1s")),
+        model.Probe(kind="command", target="forwarding", interval=TENTH, misses=10, timeout=Duration.parse("1s")),
         model.Probe(kind="cpu", interval=Duration.parse("300ms"), misses=3),
     ),
     recorder=model.Recorder(frames=64),

@@ -11,6 +11,7 @@ BASE = '[[guest]]\nname = "a"\nimage = "a.qcow2"\n'
 LAN = '[management]\naddress = "dhcp"\n'
 TWIN = 'management = "bridged"\nmanagement_mac = "02:00:00:00:00:0A"\n'
 VIA = '{ kind = "ping", target = "192.0.2.9", via = "management" }'
+ASKED = 'probes = [ {{ kind = "http", url = "http://192.0.2.1/", {} }} ]\n'
 ROUTED = 'probes = [ {{ kind = "inband", routed = {{ lan = "{}", wan = "{}" }} }} ]\n'
 END = '{{ kind = "inband", routed = {{ lan = "{}", wan = "{}" }} }} ]'
 IMAGES = "/var/lib/bypass/images"
@@ -70,6 +71,12 @@ def errors(text: str) -> list[str]:
             BASE + ROUTED.format("198.18.0.1", "198.18.0.2").replace("inband", "cpu"),
             "guest a: probes 1: routed: a probe",
         ),
+        (
+            BASE + ASKED.format('interval = "1s", misses = 3, timeout = "10s"'),
+            "guest a: probes 1: timeout: 10s is too long: an answer that takes over 3s (1s x 3) is too old to count; "
+            "at most 3s, or a longer interval or more misses",
+        ),
+        (BASE + ASKED.format('timeout = "301ms"'), "guest a: probes 1: timeout: 301ms is too long: an answer"),
         (BASE + 'restart = { first = "1ms" }\n', "guest a: restart: first 1ms is not in 10ms .. 1h"),
         (BASE + 'restart = { first = "40s" }\n', "guest a: restart: first 40s is longer than longest 30s"),
         (BASE + 'restart = { policy = "maybe" }\n', 'guest a: restart: policy: "maybe" is not one of'),
@@ -106,6 +113,7 @@ def test_error(text: str, expected: str) -> None:
         BASE + 'storage = "snapshot"\n' + OTHER.replace("b.qcow2", "a.qcow2") + 'storage = "snapshot"\n',
         BASE + 'disks = [ { image = "sub/a.qcow2" } ]\n' + OTHER.replace("b.qcow2", "/a.qcow2"),
         LAN + BASE + TWIN + f"probes = [ {VIA} ]\n" + OTHER + 'management = "bridged"\n',
+        BASE + ASKED.format('interval = "1s", misses = 3, timeout = "3s"'),
         BASE + ROUTED.format("198.18.0.1", "198.18.0.2"),
         BASE + ROUTED.format("198.18.0.1", "198.18.0.2").replace(" ]", ", " + END.format("2001:2::1", "2001:2::2")),
         BASE + OTHER + 'after = ["a"]\n[[guest]]\nname = "c"\nimage = "c"\nafter = ["a", "b"]\n',
