@@ -13,6 +13,7 @@ first segment, 12.0 and 13.0 of the second, and so on; the management port comes
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -204,13 +205,22 @@ def _handed(file: File) -> list[str]:
     return [word for fd, _ in file.descriptors for word in ("-add-fd", f"fd={fd},set={file.fd}")]
 
 
+def _source(drive: Drive, file: File) -> str:
+    """Where a disk's content is. The second safety: QEMU does not open what a qcow2 header names as backing file."""
+    if drive.format == "raw":
+        return _fdset(file)
+    node = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": _fdset(file)}}
+    return "json:" + json.dumps(node)
+
+
 def _disks(machine: Machine, fds: Plan) -> list[str]:
     words: list[str] = []
     if fds.uefi is not None:
         for file, more in zip(fds.uefi, (",readonly=on", ""), strict=True):
             words += [*_handed(file), "-drive", f"if=pflash,format=raw,file={_fdset(file)}{more}"]
     for number, (drive, file) in enumerate(zip(machine.drives, fds.drives, strict=True)):
-        value = f"file={_fdset(file)},if=none,id=disk{number},format={drive.format}"
+        source = _source(drive, file).replace(",", ",,")
+        value = f"file={source},if=none,id=disk{number},format={drive.format}"
         value += ",readonly=on" * drive.readonly + ",snapshot=on" * (drive.snapshot and not drive.readonly)
         device = f"virtio-blk-pci,drive=disk{number},bootindex={number + 1},serial=disk{number}"
         words += [*_handed(file), "-drive", value, "-device", device]
@@ -265,6 +275,10 @@ def build(machine: Machine) -> list[str]:
 
 def own_words(machine: Machine, said: str) -> str:
     """What QEMU said, with the names of files where it knows descriptors only (pure)."""
-    for file in sorted(plan(machine).files, key=lambda file: -file.fd):
+    fds = plan(machine)
+    for drive, file in zip(machine.drives, fds.drives, strict=True):
+        for text in (_source(drive, file).replace(",", ",,"), _source(drive, file)):
+            said = said.replace(text, str(file.path))
+    for file in sorted(fds.files, key=lambda file: -file.fd):
         said = said.replace(_fdset(file), str(file.path)).replace(f"/proc/self/fd/{file.fd}", str(file.path))
     return said

@@ -105,6 +105,16 @@ def test_snapshot_readonly_and_ordinary_disks() -> None:
     assert ["readonly=on" in value for value in values] == [False, False, True, True]
 
 
+def test_no_backing_file_is_followed() -> None:
+    """Of a qcow2 image, however it is used; a raw one has none. In QEMU's words it is the file again."""
+    uses = tuple(Drive(Path("/i/q"), "qcow2", *use) for use in ((False, False), (True, False), (False, True)))
+    machine = replace(MACHINE, drives=(*uses, Drive(Path("/i/r"), "raw")))
+    values = option(build(machine), "-drive")
+    assert ['"backing": null' in value.replace(",,", ",") for value in values] == [True, True, True, False]
+    assert [value.split(",format=")[1].split(",")[0] for value in values] == ["qcow2"] * 3 + ["raw"]
+    assert own_words(machine, f"-drive {values[0]}: bad").startswith("-drive file=/i/q,if=none,id=disk0")
+
+
 def test_ports_can_have_given_addresses() -> None:
     """At the first segment; the others keep their own."""
     machine = replace(MACHINE, segments=2, addresses=("52:54:00:00:00:01", ""))
@@ -121,13 +131,19 @@ def test_huge_pages_and_management() -> None:
 
 @pytest.mark.skipif(shutil.which(MACHINE.program) is None, reason="no QEMU here")
 def test_this_machines_qemu_takes_it(tmp_path: Path) -> None:
-    """QEMU accepts every word, up to the kernel, which is not there: so it stops there and says so.
+    """QEMU accepts every word, up to the kernel, which is empty: so it stops there and says so.
 
     Hubs stand in for the taps, which only root can make.
     """
+    (tmp_path / "k").touch()
     for name in ("disk", "other", "code", "vars"):
         (tmp_path / name).write_bytes(bytes(1 << 20))
     drives = [Drive(tmp_path / "disk", "raw"), Drive(tmp_path / "other", "raw", readonly=True, snapshot=True)]
+    for number, use in enumerate(((False, False), (True, False), (False, True))):
+        image = tmp_path / f"outside{number}"  # its backing file is not there: QEMU would stop at it
+        backing = ("-u", "-b", "/not/there", "-F", "raw")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(image), "1M"], check=True)
+        drives.append(Drive(image, "qcow2", *use))
     uefi = Uefi(tmp_path / "code", tmp_path / "vars")
     machine = replace(MACHINE, memory=64 << 20, cpus=1, kernel=tmp_path / "k", drives=tuple(drives), uefi=uefi)
     machine = replace(machine, management="02:00:00:00:00:0a")
@@ -137,7 +153,7 @@ def test_this_machines_qemu_takes_it(tmp_path: Path) -> None:
     fds = {command.FIRST_FD + n: sock.fileno() for n, sock in enumerate(sockets)}
     files = {
         number: os.open(file.path, os.O_RDWR if written else os.O_RDONLY)
-        for file in plan(machine).files[1:]
+        for file in plan(machine).files
         for number, written in file.descriptors
     }
     process = Process.start(words, fds | files, tmp_path / "log")
