@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a file that somebody wants to import is, from its first bytes, and what must not be in it. Pure.
 
-Looked at by us before qemu-img sees it: a qcow2 header can name other files (a backing file, a data file), which
-qemu-img would open. An image that is made of more than itself is refused.
+Looked at by us before qemu-img sees it, and a qcow2 image again before each start: its header can name other files (a
+backing file, a data file), which they would open. An image that is made of more than itself is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KINDS = ("disk", "kernel", "initrd")
 HEAD_BYTES = 64 << 10
 SECTOR = 512
 
-_QCOW2 = b"QFI\xfb"
+QCOW2 = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 _FEATURES_AT, _EXTERNAL_DATA = 72, 1 << 2
 _FOREIGN = (
@@ -57,7 +57,7 @@ def examine(head: bytes, size: int | None, kind: str) -> About:
         return About("kernel", 0)
     if kind == "initrd":
         return About("initrd", 0)
-    if head.startswith(_QCOW2):
+    if head.startswith(QCOW2):
         return _qcow2(head, size)
     for offset, magic, what in _FOREIGN:
         if head[offset : offset + len(magic)] == magic:
@@ -79,13 +79,17 @@ def _qcow2(head: bytes, size: int | None) -> About:
         raise RefusedError(f"its qcow2 version is {version}; 2 and 3 are known")
     if backing:
         name = head[backing : backing + fields[3]].decode(errors="replace") if fields[3] < 1024 else "?"
+        shown = "".join(letter if letter.isprintable() else "?" for letter in name)
         raise RefusedError(
-            f'it needs a backing file ("{name}"), and an image must be whole: '
+            f'it needs a backing file ("{shown}"), and an image must be whole: '
             "flatten it first, `qemu-img convert -O qcow2 FILE NEW.qcow2`"
         )
     features = int.from_bytes(head[_FEATURES_AT : _FEATURES_AT + 8], "big") if version == 3 else 0
     if features & _EXTERNAL_DATA:
-        raise RefusedError("its data is in another file, and an image must be whole: convert it with qemu-img first")
+        raise RefusedError(
+            "its data is in another file, and an image must be whole: "
+            "`qemu-img convert -O qcow2 FILE NEW.qcow2` makes it one file"
+        )
     if crypt:
         raise RefusedError("it is encrypted, and nobody is here to give the key")
     if not 9 <= cluster_bits <= 21 or (size is not None and size < 1 << cluster_bits):

@@ -23,6 +23,7 @@ from appliance.config import model
 from appliance.config.machines import image_key
 from appliance.errors import GuestError, NotFoundError, RefusedError
 from appliance.guest import imagefile
+from appliance.guest.diskformat import read_record
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Images:
 
     def tidy(self) -> None:
         """Remove what cut-off imports left."""
-        for path in self._folder.glob(".*.part*"):
+        for path in (*self._folder.glob(".*.part"), *self._folder.glob(".*.part~")):
             if not any(f".{job.name}." in path.name for job in self._jobs.values() if not job.over):
                 path.unlink(missing_ok=True)
 
@@ -120,15 +121,16 @@ class Images:
             "imported": found.get("imported"),
             "source": found.get("source", ""),
             "used_by": used.get(path.name, []),
-            "undo": "previous" if self._previous(path.name).exists() else "remove" if found else "",
+            "undo": "previous" if self._previous(path.name).exists() else "remove" if self._first(found) else "",
         }
 
     def _record(self, name: str) -> dict[str, object]:
-        try:
-            found = json.loads((self._folder / f".{name}.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return read_record(self._folder, name)
+
+    @staticmethod
+    def _first(record: Mapping[str, object]) -> bool:
+        """Whether an image was imported, and not one before it taken back: then there is an import to undo."""
+        return bool(record) and not record.get("restored")
 
     def _previous(self, name: str) -> Path:
         return self._folder / f".{name}.previous"
@@ -229,15 +231,24 @@ class Images:
         path, previous = self._path(name), self._previous(name)
         try:
             if previous.exists():
-                (self._folder / f".{name}.json").unlink(missing_ok=True)
+                self._restore_record(name)
                 previous.replace(path)
                 return f"image {name} is the one from before its last import again; guests get it at their next start"
         except OSError as error:
             raise GuestError(f"image {name}: {error.strerror}") from error
-        if not self._record(name):
+        if not self._first(self._record(name)):
             raise RefusedError(f"image {name}: there is no import to undo; `image {name} remove` removes it")
         self.remove(name)
         return f"image {name} is removed: there was none before its import"
+
+    def _restore_record(self, name: str) -> None:
+        """That of the image before, which says what format it has; it was not always kept."""
+        record, kept = self._folder / f".{name}.json", self._folder / f".{name}.json~"
+        try:
+            kept.write_text(json.dumps({**json.loads(kept.read_bytes()), "restored": True}))
+            kept.replace(record)
+        except (FileNotFoundError, ValueError):
+            record.unlink(missing_ok=True)
 
     def remove(self, name: str) -> str:
         """Remove an image that no guest is configured to use, and what was kept of it."""
@@ -247,7 +258,8 @@ class Images:
                 f"image {name} is used by guest {', '.join(users)}: take it out of the configuration first"
             )
         try:
-            for each in (path, self._previous(name), self._folder / f".{name}.json"):
+            hidden = (self._folder / f".{name}.{what}" for what in ("previous", "json", "json~"))
+            for each in (path, *hidden):
                 each.unlink(missing_ok=True)
         except OSError as error:
             raise GuestError(f"image {name}: {os.strerror(error.errno or 0)}") from error

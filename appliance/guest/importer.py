@@ -194,12 +194,15 @@ def check_whole(image: Path) -> None:
 
 
 def place(part: Path, final: Path, previous: Path, record: dict[str, object]) -> None:
-    """Let the new image take its name; the one that had it is kept for `undo`."""
-    about = final.with_name(f".{final.name}.json")
-    fresh = part.with_suffix(".json")
+    """Let the new image take its name; the one that had it is kept for `undo`, and what is known of it, too."""
+    about, kept = final.with_name(f".{final.name}.json"), final.with_name(f".{final.name}.json~")
+    fresh = part.with_name(f"{part.name}~")
     fresh.write_text(json.dumps(record))
     previous.unlink(missing_ok=True)
+    kept.unlink(missing_ok=True)
     if final.exists():
+        if about.exists():
+            os.link(about, kept)
         os.link(final, previous)
     fresh.replace(about)
     part.replace(final)
@@ -227,6 +230,7 @@ def run(asked: dict[str, Any]) -> None:
         _import(asked, part)
     finally:
         part.unlink(missing_ok=True)
+        part.with_name(f"{part.name}~").unlink(missing_ok=True)
 
 
 def _import(asked: dict[str, Any], part: Path) -> None:

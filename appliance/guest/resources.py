@@ -11,18 +11,17 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import Literal
 
 from appliance.causes import Cause
 from appliance.config import model
-from appliance.errors import GuestError
+from appliance.errors import GuestError, RefusedError
+from appliance.guest import diskformat
 from appliance.guest.command import MAX_GUEST_SEGMENTS, Accel, Drive, Machine, Uefi
 from appliance.paths import Paths
 
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
 _KVM_API = 12
-_QCOW2_MAGIC = b"QFI\xfb"
 
 _FIRMWARE = (
     ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),  # Debian
@@ -74,12 +73,6 @@ def _readable(name: str, what: str, path: Path) -> Path:
     return path
 
 
-def disk_format(path: Path) -> Literal["raw", "qcow2"]:
-    """By its first bytes; everything that is not qcow2 is raw."""
-    with path.open("rb") as image:
-        return "qcow2" if image.read(4) == _QCOW2_MAGIC else "raw"
-
-
 def available_memory(meminfo: str) -> int:
     """Bytes that can be used without swapping, from the text of /proc/meminfo."""
     for line in meminfo.splitlines():
@@ -95,8 +88,10 @@ def image_path(paths: Paths, value: str) -> Path:
 
 def machine_of(
     guest: model.Guest, paths: Paths, hop: int, segments: int, accel: Accel, *, management: str = ""
-) -> Machine:
-    """The guest as QEMU must run it; NotReadyError when its files cannot be read or it asks for what cannot be.
+) -> tuple[Machine, tuple[str, ...]]:
+    """The guest as QEMU must run it, and what an operator should know of its disks.
+
+    NotReadyError when its files cannot be used or it asks for what cannot be.
 
     `management` is the MAC address of its third port, "" where it has none.
     """
@@ -106,13 +101,8 @@ def machine_of(
     if not guest.image and not guest.kernel:
         raise NotReadyError(Cause.IMAGE_UNREADABLE, f"guest {guest.name}: give it an image, or a kernel")
     kernel, initrd = (_loaded(guest.name, what, paths, getattr(guest, what)) for what in ("kernel", "initrd"))
-    disks = (model.Disk(guest.image),) if guest.image else ()
-    drives = []
-    for number, disk in enumerate((*disks, *guest.disks)):
-        what = "image" if number == 0 and disks else "disk"
-        path = _readable(guest.name, what, image_path(paths, disk.image))
-        drives.append(Drive(path, disk_format(path), disk.readonly, guest.storage == "snapshot"))
-    return Machine(
+    drives, notes = _drives(guest, paths)
+    machine = Machine(
         name=guest.name,
         hop=hop,
         memory=guest.memory,
@@ -123,12 +113,30 @@ def machine_of(
         initrd=initrd,
         cmdline=guest.cmdline,
         uefi=_uefi(guest, paths) if guest.firmware == "uefi" else None,
-        drives=tuple(drives),
+        drives=drives,
         hugepages=guest.hugepages,
         management=management,
         addresses=(guest.lan_mac, guest.wan_mac),
         vhost=accel == "kvm" and vhost_works(),
     )
+    return machine, notes
+
+
+def _drives(guest: model.Guest, paths: Paths) -> tuple[tuple[Drive, ...], tuple[str, ...]]:
+    """Its image and its other disks, in order, and what is odd about them."""
+    drives, notes = [], []
+    disks = [("image", model.Disk(guest.image))] if guest.image else []
+    for what, disk in (*disks, *(("disk", disk) for disk in guest.disks)):
+        path = _readable(guest.name, what, image_path(paths, disk.image))
+        drive = Drive(path, "raw", disk.readonly, guest.storage == "snapshot")
+        try:
+            found = diskformat.find(path, paths, written=drive.written)
+        except (RefusedError, OSError) as error:
+            text = f"guest {guest.name}: {what} {path}: {error}"
+            raise NotReadyError(Cause.IMAGE_UNREADABLE, text) from error
+        drives.append(drive._replace(format=found.format))
+        notes += [found.note] if found.note else []
+    return tuple(drives), tuple(notes)
 
 
 def _loaded(name: str, what: str, paths: Paths, value: str) -> Path | None:

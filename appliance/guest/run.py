@@ -256,8 +256,10 @@ class Run:
         guest, setting = self._guest, self._setting
         resources.check_processors(guest, os.sched_getaffinity(0))
         third = setting.management.address if setting.management is not None else ""
-        machine = resources.machine_of(guest, setting.paths, setting.hop, len(setting.pairs), accel, management=third)
-        warnings = []
+        machine, notes = resources.machine_of(
+            guest, setting.paths, setting.hop, len(setting.pairs), accel, management=third
+        )
+        warnings = list(notes)
         if accel == "tcg" and guest.accel != "tcg":
             warnings.append("no KVM: it is emulated, and slow")
         if machine.hugepages:

@@ -10,10 +10,12 @@ import asyncio
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from appliance.config.model import Duration, Size
 from appliance.guest.lan import tap_name
 from appliance.guest.lifecycle import ALIVE, State
 from appliance.guest.management import host_address
+from appliance.guest.run import Run
 from tests.datapath.guest_world import World
 from tests.image import harness
 
@@ -110,6 +113,13 @@ def end(world: World, name: str) -> None:
     assert world.guest(name).detail.endswith("restart.policy = never")
 
 
+async def asked(run: Run, word: str) -> list[dict[str, Any]]:
+    """What QEMU says to a query."""
+    found = await run.monitor.ask(word)
+    assert isinstance(found, list)
+    return found
+
+
 def second_sector(world: World, name: str) -> bytes:
     with (world.paths.root / f"{name}.img").open("rb") as image:
         image.seek(SECTOR)
@@ -119,6 +129,20 @@ def second_sector(world: World, name: str) -> bytes:
 def test_what_a_persistent_guest_writes_stays(world: World) -> None:
     run_until(world, "persistent", SAID)
     assert second_sector(world, "persistent") == boot_sector()
+
+
+def test_a_raw_disk_stays_raw(world: World) -> None:
+    """Its guest wrote itself a header that names a file of the appliance: that is not opened, and it is told."""
+    with (world.paths.root / "persistent.img").open("r+b") as disk:
+        disk.write(struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 200, 11, 16, 8 << 20).ljust(200, b"\0") + b"/etc/passwd")
+    world.call(world.order(lambda g: g.start(), "persistent"))
+    world.call(world.until(lambda: world.guest("persistent").state in ALIVE))
+    run = world.guest("persistent").run_now
+    assert run is not None
+    found = world.call(asked(run, "query-block"))
+    assert [disk["inserted"]["drv"] for disk in found] == ["raw"]
+    assert any("persistent.img begins like qcow2, and is used as raw" in warning for warning in run.warnings)
+    end(world, "persistent")
 
 
 def test_what_a_snapshot_writes_is_gone(world: World) -> None:
@@ -135,12 +159,8 @@ def test_more_disks_and_a_third_port(world: World) -> None:
     run = world.guest("several").run_now
     assert run is not None
 
-    async def disks() -> list[tuple[str, bool]]:
-        found = await run.monitor.ask("query-block")
-        assert isinstance(found, list)
-        return [(disk["device"], disk["inserted"]["ro"]) for disk in found]
-
-    assert world.call(disks()) == [("disk0", False), ("disk1", True)]
+    disks = world.call(asked(run, "query-block"))
+    assert [(disk["device"], disk["inserted"]["ro"]) for disk in disks] == [("disk0", False), ("disk1", True)]
 
     async def address() -> str:
         words = ["ip", "-brief", "-4", "address", "show", tap_name(world.guest("several").hop)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ CONFIG = model.Config(
         guest("ips1"),
         guest("no-image", kernel="", initrd="", image="/not/there.qcow2"),
         guest("corrupt", kernel="", initrd="", image="/corrupt.qcow2"),
+        guest("outside", kernel="", initrd="", image="/outside.qcow2"),
         guest("huge", memory=Size.parse("999G")),
         guest("unasked", autostart=False),
         guest("second", autostart=False),
@@ -59,10 +61,17 @@ CONFIG = model.Config(
 )
 
 
+def qcow2_header(backing: bytes = b"") -> bytes:
+    """Of an image that is good at sight, and in which QEMU finds nothing."""
+    first = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 200 if backing else 0, len(backing), 16, 8 << 20)
+    return (first.ljust(200, b"\0") + backing).ljust(1024, b"\0")
+
+
 @pytest.fixture(scope="module")
 def world(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("appliance")
-    (root / "corrupt.qcow2").write_bytes(b"QFI\xfb" + b"\xff" * 600)
+    (root / "corrupt.qcow2").write_bytes(qcow2_header())
+    (root / "outside.qcow2").write_bytes(qcow2_header(b"/etc/shadow"))
     made = World(root, bpf_object, harness.artefacts(), CONFIG)
     try:
         made.call(made.reach(State.AVAILABLE))
@@ -276,6 +285,7 @@ def test_its_serial_line_answers(world: World) -> None:
     [
         ("no-image", "image_unreadable", "not/there.qcow2: No such file"),
         ("corrupt", "qemu_refused", "corrupt.qcow2"),
+        ("outside", "image_unreadable", 'outside.qcow2: it needs a backing file ("/etc/shadow"), and an image must be'),
         ("huge", "memory_short", "MiB of memory"),
         ("no-uefi", "guest_failed", "needs a UEFI firmware file, and there is no /usr/share/OVMF"),
         ("off-pin", "guest_failed", "there is no processor 4095; there are: [0"),
