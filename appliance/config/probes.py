@@ -80,9 +80,10 @@ def faults(probe: Probe) -> Iterator[Fault]:
     elif probe.kind in _USED_BY["timeout"] and 0 < probe.interval * probe.misses < probe.timeout:
         # An answer proves what was true when it was asked for, and that holds for `misses` intervals.
         longest = Duration(probe.interval * probe.misses)
-        yield "timeout", (
-            f"{probe.timeout} is too long: an answer that takes over {longest} ({probe.interval} x {probe.misses}) is "
-            f"too old to count; at most {longest}, or a longer interval or more misses"
+        proved = f"an answer that takes over {longest} ({probe.interval} x {probe.misses}) is too old to count"
+        yield (
+            "timeout",
+            f"{probe.timeout} is too long: {proved}; at most {longest}, or a longer interval or more misses",
         )
     if probe.via and not _DEVICE.fullmatch(probe.via):
         yield "via", f'"{probe.via}" is not the name of a network device'
