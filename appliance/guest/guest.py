@@ -23,13 +23,14 @@ from appliance.guest import lifecycle
 from appliance.guest.agent import Agent, Host
 from appliance.guest.channel import Message
 from appliance.guest.console import Console
+from appliance.guest.flapping import KeptHistory
 from appliance.guest.lifecycle import Event, State
 from appliance.guest.management import Port
 from appliance.guest.order import Order
 from appliance.guest.resources import NotReadyError
 from appliance.guest.run import End, Run, Setting, read_record
 from appliance.guest.taps import TapInUseError
-from appliance.health.combine import Available, Decision, History, Unavailable, Verdict
+from appliance.health.combine import Available, Decision, Unavailable, Verdict
 from appliance.health.lease import Lease, Leases
 from appliance.health.reaction import Fault, Reaction
 from appliance.health.told import PANIC
@@ -112,7 +113,7 @@ class Guest:
         self.name = config.name
         self.state, self.cause, self.detail = State.DEFINED, Cause.NONE, ""
         self.lease = Lease(leases, config.name)
-        self.history = History()
+        self.history = KeptHistory.load(setting.paths.guests / config.name, setting.clock())
         self.restarts = lifecycle.Restarts(config.restart)
         self.run_now: Run | None = None
         self.console = Console(config.name, setting.paths.guests / config.name)

@@ -27,11 +27,12 @@ from appliance.errors import BypassError, UnreachableError
 from appliance.guest import cgroup, command, process, resources, spawn
 from appliance.guest.channel import Channel, Message
 from appliance.guest.console import Console
+from appliance.guest.flapping import KeptHistory
 from appliance.guest.hugepages import Pool
 from appliance.guest.management import Port
 from appliance.guest.process import Process, Record
 from appliance.guest.qmp import Monitor
-from appliance.health.combine import Decision, History
+from appliance.health.combine import Decision
 from appliance.health.watch import TapPair, Watch
 from appliance.paths import Paths
 
@@ -136,7 +137,7 @@ class Run:
     """One QEMU process and all that belongs to it."""
 
     def __init__(
-        self, guest: model.Guest, setting: Setting, history: History, listener: Listener, console: Console
+        self, guest: model.Guest, setting: Setting, history: KeptHistory, listener: Listener, console: Console
     ) -> None:
         self._guest, self._setting, self._listener = guest, setting, listener
         self._folder = setting.paths.guests / guest.name
@@ -196,6 +197,7 @@ class Run:
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
         self._listener.on_decision(decision)
+        self._history.save()  # after the lease is gone
 
     def process_alive(self) -> bool:
         """Whether its process runs; asks the kernel."""

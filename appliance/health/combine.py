@@ -106,8 +106,8 @@ class Verdict:
             detector.shorten_proof()
 
     def _needed(self, now: int) -> int:
-        held = hold_down(self.history.recent_falls(now))
-        return held if self._known else max(self._hold, held)
+        # What was available before its supervisor restarted had passed its hold already, and has not fallen since.
+        return 0 if self._known else max(self._hold, hold_down(self.history.recent_falls(now)))
 
     def forget(self) -> None:
         """The guest started over: what was proved before counts no more."""

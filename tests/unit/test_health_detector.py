@@ -224,3 +224,19 @@ def test_a_guest_is_held_before_its_first_traffic() -> None:
                 rose = now
         assert rose is not None
         assert needed <= now - rose < needed + 2 * LIMITS.interval
+
+
+def test_a_guest_known_from_before_is_not_held_for_its_old_falls_but_for_the_next() -> None:
+    """A restart of bypassd takes nothing from a guest that is available; the falls before it count at its next one."""
+    history = History()
+    history.falls.extend([0, MS])
+    verdict = Verdict([Detector("there", LIMITS)], history)
+    verdict.shorten_proof()
+    assert any(isinstance(said, Available) for said in verdict.step(20 * MS, "there", Good(20 * MS)))
+    now = 200 * MS
+    verdict.step(now, "there", Tick())
+    fell = now
+    while not verdict.available:
+        now += 20 * MS
+        verdict.step(now, "there", Good(now))
+    assert now - fell >= hold_down(3)
