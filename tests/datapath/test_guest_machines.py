@@ -55,6 +55,7 @@ CONFIG = model.Config(
     segment=(model.Segment(name="main", lan="lan0", wan="wan0"),),
     guest=(
         machine("persistent", image="/persistent.img"),
+        machine("qcow2", image="/qcow2.img"),
         machine("snapshot", image="/snapshot.img", storage="snapshot"),
         machine(
             "several", image="/blank.img", disks=(model.Disk("/second.img", readonly=True),), management="isolated"
@@ -71,14 +72,19 @@ CONFIG = model.Config(
 )
 
 
+def convert(into: str, old: Path, new: Path) -> None:
+    subprocess.run(["qemu-img", "convert", "-O", into, str(old), str(new)], check=True)
+
+
 @pytest.fixture(scope="module")
 def world(bpf_object: Path) -> Iterator[World]:
     # Not below pytest's own folder, which nobody but root may enter: a guest's QEMU is somebody else.
     root = Path(tempfile.mkdtemp(prefix="tw-machines-"))
     root.chmod(0o711)
-    bootable = ("persistent", "snapshot", "second", "pinned", "huge", "loops")
+    bootable = ("persistent", "snapshot", "second", "pinned", "huge", "loops", "flat")
     for name, first in (("blank", False), *((name, True) for name in bootable)):
         (root / f"{name}.img").write_bytes((boot_sector() if first else bytes(SECTOR)) + bytes(2047 * SECTOR))
+    convert("qcow2", root / "flat.img", root / "qcow2.img")
     (root / "uefi.img").write_bytes(bytes(2048 * SECTOR))
     (root / "usr/share").mkdir(parents=True)
     (root / "usr/share/OVMF").symlink_to(OVMF)
@@ -129,6 +135,12 @@ def second_sector(world: World, name: str) -> bytes:
 def test_what_a_persistent_guest_writes_stays(world: World) -> None:
     run_until(world, "persistent", SAID)
     assert second_sector(world, "persistent") == boot_sector()
+
+
+def test_so_does_what_is_written_to_a_qcow2_image(world: World) -> None:
+    run_until(world, "qcow2", SAID)
+    convert("raw", world.paths.root / "qcow2.img", world.paths.root / "flat.img")
+    assert second_sector(world, "flat") == boot_sector()
 
 
 def test_a_raw_disk_stays_raw(world: World) -> None:
