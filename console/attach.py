@@ -23,11 +23,14 @@ ESCAPE_NAME = "Ctrl-]"
 RESET = b"\x1b[0m\x1b[?25h"  # colours and cursor back, whatever the guest left
 
 
-def attach(link: socket.socket, rest: bytes, out: TextIO, err: TextIO) -> str:
-    """Join the terminal and the connection; why it ended, for the person. RefusedError without a terminal."""
+def attach(link: socket.socket, rest: bytes, out: TextIO, err: TextIO, note: str = "") -> str:
+    """Join the terminal and the connection; why it ended, for the person. RefusedError without a terminal.
+
+    `note`: what the person should know besides how to leave.
+    """
     if not (sys.stdin.isatty() and out.isatty()):
         raise RefusedError("a console needs a terminal; `guest NAME log` shows what the guest printed")
-    print(f"attached; {ESCAPE_NAME} leaves", file=err, flush=True)
+    print(f"attached; {ESCAPE_NAME} leaves", *[note] * bool(note), sep="\n", file=err, flush=True)
     keys, screen = sys.stdin.fileno(), out.fileno()
     before = termios.tcgetattr(keys)
     try:

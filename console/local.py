@@ -18,6 +18,8 @@ from console.parse import Parsed, UsageError
 if TYPE_CHECKING:
     from appliance.config.model import Config
 
+_SILENT = frozenset({"defined", "stopped", "failed"})  # states of a guest that prints nothing
+
 
 def check(parsed: Parsed, context: Context) -> Outcome:
     """`check FILE`: every error as FILE: where: what, exit code 1; else what the file holds, and what it means.
@@ -119,9 +121,12 @@ def console(parsed: Parsed, context: Context) -> Outcome:
     """`guest NAME console`: the guest's serial line, until the escape key."""
     from console.attach import attach
 
-    _, link, rest = context.client.take_over("guest.console", {"name": parsed.args["NAME"]})
+    name = parsed.args["NAME"]
+    told, link, rest = context.client.take_over("guest.console", {"name": name})
+    state = told["state"]
+    note = f"guest {name} is {state}: what it prints shows when it runs" if state in _SILENT else ""
     with link:
-        return Outcome([attach(link, rest, context.out, context.err)], "lines")
+        return Outcome([attach(link, rest, context.out, context.err, note)], "lines")
 
 
 def import_(parsed: Parsed, context: Context) -> Outcome:

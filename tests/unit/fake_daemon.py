@@ -107,9 +107,9 @@ class FakeDaemon:
             self.calls.append(("guest.command", params))
             return {"answer": "pong"}
 
-        async def console(_: dict[str, Any]) -> object:
+        async def console(params: dict[str, Any]) -> object:
             take_over(_echo)
-            return {"state": "available"}
+            return {"state": "failed" if params["name"] == "ips2" else "available"}
 
         name = {"name": Param()}
         add = self.registry.add

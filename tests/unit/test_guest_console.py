@@ -144,6 +144,17 @@ def test_on_a_terminal(tmp_path: Path) -> None:
         assert child.exitstatus == 0
 
 
+def test_a_guest_that_does_not_run_is_silent_and_that_is_said(tmp_path: Path) -> None:
+    """Waiting for its first words is what somebody may want; who does not know waits for nothing."""
+    with FakeDaemon(tmp_path / "s") as daemon:
+        words = ["-m", "console", "--socket", str(daemon.path), "guest", "ips2", "console"]
+        child = pexpect.spawn(sys.executable, words, timeout=20, encoding="utf-8")
+        child.expect_exact("guest ips2 is failed: what it prints shows when it runs")
+        child.send("\x1d")
+        child.expect(pexpect.EOF)
+        child.close()
+
+
 def test_without_a_terminal_it_says_what_to_do(tmp_path: Path) -> None:
     with FakeDaemon(tmp_path / "s") as daemon:
         words = ["--socket", str(daemon.path), "guest", "ips1", "console"]
