@@ -23,7 +23,7 @@ import msgspec
 
 from appliance.access.namespace import Namespace
 from appliance.config import model
-from appliance.errors import BypassError, UnreachableError
+from appliance.errors import BypassError, GuestError, UnreachableError
 from appliance.guest import cgroup, command, process, resources, spawn
 from appliance.guest.channel import Channel, Message
 from appliance.guest.console import Console
@@ -218,7 +218,10 @@ class Run:
         """Adopt the process an earlier bypassd left, or start one. NotReadyError and GuestError when it cannot be."""
         setting = self._setting
         digest = self._digest()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GuestError(f"{self._folder}: cannot be made: {error.strerror}") from error
         record = read_record(self._folder)
         if record is not None and record.digest == digest:
             self._process = Process.adopt(record)
@@ -243,7 +246,14 @@ class Run:
         self.record = Record(
             self._process.pid, self._process.started, digest, accel, setting.clock(), False, warnings, huge
         )
-        _write_record(self._folder, self.record)
+        try:
+            _write_record(self._folder, self.record)
+        except OSError as error:
+            # Without it the next bypassd would start a second QEMU beside this one.
+            self._process.kill()
+            self._process.wait()
+            self._process.reap()
+            raise GuestError(f"{self._folder}: its process cannot be recorded there: {error.strerror}") from error
 
     def _digest(self) -> str:
         """Of all that a running QEMU cannot change: another one means another process."""
@@ -292,7 +302,10 @@ class Run:
         """Keep for the next bypassd whether the guest has proved itself."""
         if self.record is not None and self.record.proved != proved:
             self.record = msgspec.structs.replace(self.record, proved=proved)
-            _write_record(self._folder, self.record)
+            try:
+                _write_record(self._folder, self.record)
+            except OSError as error:
+                log.warning("guest %s: not kept for a restart of bypassd: %s", self._guest.name, error.strerror)
 
     async def live(self) -> End:
         """Serve the process until it ends. Cancelled: the process goes on without us."""

@@ -193,7 +193,8 @@ class Verdict:
         if against:
             return "; ".join(against)
         left = self._needed(now) - (now - (self._passing_since or now))
-        fallen = f" after {len(self.history.falls)} falls" if self.history.falls else ""
+        falls = self.history.recent_falls(now)
+        fallen = f" after {falls} falls within a minute" if falls > 1 else ""
         return f"passing, held down for another {milliseconds(max(left, 0))}{fallen}"
 
     def evidence(self, now: int) -> list[dict[str, object]]:
