@@ -31,13 +31,9 @@ class Nobody:
 def a_run(paths: Paths) -> Run:
     nobody = cast(Any, Nobody())
     setting = Setting(paths, 1, (), 0, nobody, nobody, accel="tcg")
-    return Run(
-        model.Guest(name="ips1", kernel="/k", cpus=1),
-        setting,
-        History(),
-        nobody,
-        Console("ips1", paths.guests / "ips1"),
-    )
+    folder = paths.guests / "ips1"
+    guest = model.Guest(name="ips1", kernel="/k")
+    return Run(guest, setting, KeptHistory(folder=folder), nobody, Console("ips1", folder))
 
 
 def test_no_place_for_the_proof_costs_the_proof_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
