@@ -150,7 +150,11 @@ class Guest:
         return self._setting.management
 
     def reconfigure(self, config: model.Guest) -> None:
-        """Be as `config` says: its checks at once, what takes another process from the next start on."""
+        """Be as `config` says: its checks at once, what takes another process from the next start on.
+
+        One that failed is started again: that its configuration changed is what was to be mended.
+        """
+        mended = self.state is State.FAILED and config.autostart and config != self.config
         checks = (config.heartbeat, config.probes) != (self.config.heartbeat, self.config.probes)
         self.config, self.restarts.policy = config, config.restart
         if self.run_now is not None:
@@ -158,6 +162,10 @@ class Guest:
             if checks and self.state is State.AVAILABLE:
                 # Its lease goes on; the first answer to the new checks renews it.
                 self._to(Event.FELL, Cause.PROVING, "it is checked in another way now")
+        if mended:
+            self.restarts.forgive()
+            self._to(Event.START, Cause.CONFIGURED, "its configuration was changed")
+            self._want(True)
 
     @property
     def idle(self) -> bool:
