@@ -4,9 +4,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BOARD ?= qemu-x86_64
-BOARD_DIR := board/$(BOARD)
 PY := build/venv/bin/python
-RUN := PYTHONPATH=$(BOARD_DIR) $(PY)
+RUN := PYTHONPATH=board $(PY)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 BPF_SOURCES := $(wildcard appliance/bpf/*.c appliance/bpf/*.h)
 # `make test TESTS=tests/unit` runs a part; ARGS goes to pytest as it is.
@@ -57,7 +56,7 @@ qemu-image: setup ## build the QEMU image (only what changed)
 	@$(RUN) -m imagebuild
 
 run: qemu-image ## boot the appliance on the simulated board, its serial console in this terminal
-	@$(RUN) -m boardsim run
+	@$(RUN) -m simulator run
 
 test: qemu-image ## all tests but the long ones
 	@$(PY) -m pytest -m "not slow" $(ARGS) $(TESTS)

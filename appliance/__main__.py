@@ -11,7 +11,7 @@ import sys
 import time
 
 from appliance.errors import BypassError
-from appliance.keeperlink import KeeperLink, die_with_parent
+from appliance.keeper.client import KeeperLink, die_with_parent
 
 _PR_SET_NAME = 15
 
@@ -45,13 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=given.log_level.upper(), format=form, stream=sys.stderr)
     log = logging.getLogger("bypassd")
 
-    from appliance.config.load import loads
-    from appliance.config.model import Config
-    from appliance.config.store import Store
+    from appliance.config.check.load import loads
+    from appliance.config.commit.store import Store
+    from appliance.config.schema.model import Config
     from appliance.errors import ConfigError
     from appliance.hardware import board as boards
     from appliance.hardware.crashlog import boot_id
-    from appliance.supervisor import Supervisor, run
+    from appliance.supervisor.supervisor import Supervisor, run
 
     keeper.hold()
     config: Config | None = None

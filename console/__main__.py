@@ -14,9 +14,11 @@ from typing import TextIO
 
 from appliance.paths import Paths
 from console.client import Client
-from console.execute import Context, help_text, quiet_broken_pipe, run_line, run_tokens, style_of
-from console.outcome import GOOD, INTERNAL, USAGE
-from console.parse import Token
+from console.execute import help_text, quiet_broken_pipe, run_line, run_tokens
+from console.line.outcome import GOOD, INTERNAL, USAGE
+from console.line.parse import Token
+from console.session import Context
+from console.terminal.terminal import style_of
 
 INTERRUPTED = 130  # as a shell says it of Ctrl-C
 
@@ -66,19 +68,19 @@ def _session(context: Context) -> int:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     if os.environ.get("BYPASS_SERIAL"):
-        from console.login import serve
+        from console.terminal.login import serve
 
         serve(context)
         offered = Paths().setup_offered
         if not offered.exists():
-            from console.wizard import offer
+            from console.commands.setup import offer
 
             offer(context, offered)
     elif not os.environ.get("BYPASS_GREETED"):
-        from console.greeting import greet
+        from console.terminal.banner import greet
 
         greet(context)
-    from console.shell import Shell  # slow to import: after the greeting
+    from console.terminal.shell import Shell  # slow to import: after the greeting
 
     return Shell(context).run()
 

@@ -10,62 +10,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from appliance.errors import BypassError, UnreachableError
-from console.client import Client, RemoteError
-from console.commands import COMMANDS
-from console.complete import listed
-from console.names import Names
-from console.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Outcome
-from console.parse import Parsed, Token, UsageError, complete, parse, tokenize
-from console.pipes import pipe
-from console.render import Style, cell
-from console.table import Arg, Command
+from console.client import RemoteError
+from console.line.command import Arg
+from console.line.complete import listed
+from console.line.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Outcome
+from console.line.parse import Parsed, Token, UsageError, complete, parse, tokenize
+from console.line.pipes import pipe
+from console.render import cell
 
 if TYPE_CHECKING:
-    from console.configure import Mode
-    from console.terminal import Terminal
-
-
-class Context:
-    """Where commands run: client, streams and their style, the commands there are. Lives as long as the session.
-
-    `page` shows a long text; the shell puts its pager there. `mode` is `configure` while it lasts.
-    """
-
-    def __init__(self, client: Client, out: TextIO, err: TextIO, style: Style) -> None:
-        self.client, self.out, self.err, self.style = client, out, err, style
-        self.names = Names(client)
-        self.ended = False  # exit was typed
-        self.table: Sequence[Command] = COMMANDS
-        self.mode: Mode | None = None
-        self.terminal: Terminal | None = None  # the shell's; None: not in the shell
-        self.page: Callable[[str], None] = self._print
-
-    def _print(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
-
-    def say(self, text: str) -> None:
-        """A message for the person, not part of the data."""
-        if self.style.width and len(text) >= self.style.width:
-            import textwrap
-
-            text = textwrap.fill(text, self.style.width - 1, subsequent_indent="  ", break_on_hyphens=False)
-        print(text, file=self.err, flush=True)
-
-
-def style_of(out: TextIO, environ: dict[str, str] | os._Environ[str] = os.environ) -> Style:
-    """Colour only on a terminal that has it and when NO_COLOR is not set; 80 columns where the size is unknown."""
-    if not out.isatty():
-        return Style()
-    try:
-        width = os.get_terminal_size(out.fileno()).columns or 80
-    except (OSError, ValueError):
-        width = 80
-    term = environ.get("TERM", "")
-    has = term.startswith(("linux", "xterm", "screen", "tmux", "rxvt", "putty", "ansi")) or "color" in term
-    return Style(colour=has and not environ.get("NO_COLOR"), width=width)
+    from console.session import Context
 
 
 def run_line(line: str, context: Context) -> int:
@@ -145,7 +102,7 @@ def located(local: str) -> Callable[[Parsed, Context], Outcome]:
 
     module, _, function = local.rpartition(":")
     found: Callable[[Parsed, Context], Outcome] = getattr(
-        importlib.import_module(f"console.{module or 'local'}"), function
+        importlib.import_module(f"console.commands.{module or 'offline'}"), function
     )
     return found
 

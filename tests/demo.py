@@ -25,15 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boardsim import Board, Event
-from boardsim.download import Download
-from boardsim.payload import image
-from boardsim.stream import Report, Stream
+from simulator import Board, Event
+from simulator.download import Download
+from simulator.payload import image
+from simulator.stream import Report, Stream
 
-from tests import figures
 from tests.faults import FAULTS, Fault
-from tests.image import harness
-from tests.image.appliance import PATIENCE_S, wait_healthy
+from tests.support import board_harness, figures
+from tests.support.board_appliance import PATIENCE_S, wait_healthy
 
 STEADY_S = 1.0  # watched before and after a fault
 RATE = 1000  # frames a second and direction
@@ -176,9 +175,9 @@ def main() -> int:
         parser.error(f"no such fault; there are: {', '.join(fault.name for fault in FAULTS)}")
     rows: list[figures.Row] = []
     broken: list[str] = []
-    artefacts = harness.artefacts()
+    artefacts = board_harness.artefacts()
     load = image(artefacts, options.dir, debug=True)
-    with Board(options.dir, load, accelerator=harness.accelerator(artefacts)) as board:
+    with Board(options.dir, load, accelerator=board_harness.accelerator(artefacts)) as board:
         say(f"demo: booting the board ({board.accelerator.name})")
         board.power_on()
         inline = board.wait_relay("inline", timeout=PATIENCE_S)

@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from boardsim import Board, Event
+from simulator import Board, Event
 
-from tests.image.appliance import BYPASSD, GUEST, KEEPER, SEGMENT, guest
+from tests.support.board_appliance import BYPASSD, GUEST, KEEPER, SEGMENT, guest
 
 # Real-time loops above the keeper's priority on every processor, with the kernel's brake on real-time tasks taken off.
 STARVE = """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make health-figures`: how soon the link is led around a guest that fails, and what it costs. Real QEMU and frames.
 
-The demo guest runs behind the real datapath in network namespaces (tests/datapath/guest_world.py), with in-band
+The demo guest runs behind the real datapath in network namespaces (tests/support/guest_world.py), with in-band
 heartbeats of 20 ms x 2, and a stream of 1,000 numbered frames a second goes through it. Thirty times each:
 
 - guest killed, a hundred times: SIGKILL; from that moment until the first frame that was sent after it arrives;
@@ -28,13 +28,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from appliance.config import model
-from appliance.config.model import Duration, Size
+from appliance.config.schema import model
 from appliance.guest.lifecycle import State
-from tests import figures
-from tests.datapath.frame_stream import FrameStream
-from tests.datapath.guest_world import World
-from tests.image import harness
+from appliance.units import Duration, Size
+from tests.support import board_harness, figures
+from tests.support.frame_stream import FrameStream
+from tests.support.guest_world import World
 
 RUNS, KILLS = 30, 100
 SETTLE_S = 0.3  # watched before and after
@@ -205,7 +204,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=RUNS)
     runs = parser.parse_args().runs
     root = Path(tempfile.mkdtemp(prefix="tw-health-"))
-    world = World(root, Path("build/bpf/steer.bpf.o"), harness.artefacts(), CONFIG)
+    world = World(root, Path("build/bpf/steer.bpf.o"), board_harness.artefacts(), CONFIG)
     try:
         table = rows(Bench(world, root), runs)
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.access.groups import FIRST_UID, GROUPS, LAST_UID
-from appliance.config.model import User
+from appliance.config.schema.model import User
 from appliance.errors import RefusedError
 
 SHELL: Final = "/usr/bin/bypass"

@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.access import gate
-from appliance.access.limiter import Action, Block, Limiter, network_of
-from appliance.access.port import ManagementPort
+from appliance.access import serial_login
+from appliance.access.login_limiter import Action, Block, Limiter, network_of
 from appliance.access.sessions import Sessions
 from appliance.access.sshlog import SshEvent, Tail, parse
 from appliance.causes import Cause
 from appliance.errors import BypassError, RefusedError
-from appliance.events import Events, Severity
+from appliance.management.port import ManagementPort
+from appliance.telemetry.events import Events, Severity
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Logins:
     """Follows the logs; lives as long as the part."""
 
     def __init__(self, ssh_log: Path, serial_log: Path, port: ManagementPort, events: Events) -> None:
-        self._tails = ((Tail(ssh_log), parse), (Tail(serial_log), gate.parse))
+        self._tails = ((Tail(ssh_log), parse), (Tail(serial_log), serial_login.parse))
         self._port, self._events = port, events
         self.sessions, self._limiter, self.failures = Sessions(), Limiter(), 0
 
@@ -42,7 +42,7 @@ class Logins:
         for event in self._new():
             actions += self._take(now, event)
         for user in self.sessions.left():
-            self._events.record(Severity.INFO, f"user {user}", f"logged out from {gate.LINE}", Cause.LOGIN)
+            self._events.record(Severity.INFO, f"user {user}", f"logged out from {serial_login.LINE}", Cause.LOGIN)
         for action in actions:
             await self._act(action)
 
@@ -68,7 +68,7 @@ class Logins:
 
     def _take(self, now: int, event: SshEvent) -> list[Action]:
         self.sessions.note(event)
-        serial = event.address == gate.LINE
+        serial = event.address == serial_login.LINE
         who = f"user {event.user}" if event.user else "console" if serial else "ssh"
         if event.kind == "failed":
             self.failures += 1

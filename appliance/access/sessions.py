@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.access.gate import LINE
+from appliance.access.serial_login import LINE
 from appliance.access.sshlog import SshEvent
-from appliance.guest.process import start_time
+from appliance.guest.qemu.process import start_time
 
 
 @dataclass(frozen=True)

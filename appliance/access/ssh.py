@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.access.accounts import may_log_in
-from appliance.config.model import Management, User
+from appliance.config.schema.model import Management, User
 from appliance.errors import RefusedError, UnreachableError
 
 KEY_TYPES: Final = ("ed25519", "ecdsa")

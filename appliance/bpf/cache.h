@@ -2,8 +2,8 @@
 /*
  * The flow cache: which rule the frames of a flow match, for rule sets whose filters are slower than a look
  * into a table. User space puts it before a segment's filters only where every filter of the set gives all
- * frames of one key the same answer (appliance/steering/pcap/flowkey.py), and only where it pays
- * (appliance/steering/cached.py).
+ * frames of one key the same answer (appliance/filter/flowkey.py), and only where it pays
+ * (appliance/filter/flowkey.py).
  *
  * Two programs stand around the filters: `recall` looks the frame's key up and goes straight on when it is
  * known, else to the filters; those end in `remember`, which notes what they found. An entry holds for one

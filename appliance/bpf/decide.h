@@ -60,7 +60,7 @@ static __always_inline int through(int kind, const struct device *device, __u32 
 
 /*
  * The place of the filters in `decide`: the index of the first rule that matches, NO_MATCH or NOT_HERE. User space puts
- * the generated code here (appliance/steering/splice.py), so nothing may be known of it.
+ * the generated code here (appliance/steering/kernel/splice.py), so nothing may be known of it.
  */
 static __noinline __u32 filters(void *ctx)
 {

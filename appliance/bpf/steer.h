@@ -2,7 +2,7 @@
 /*
  * What the datapath and user space share: limits, numbers and the layout of every map value.
  *
- * The Python side repeats these in appliance/steering/layout.py; tests/unit/test_steering_layout.py compares both.
+ * The Python side repeats these in appliance/steering/kernel/layout.py; tests/unit/steering/test_layout.py compares both.
  *
  * How a frame finds its way
  * -------------------------

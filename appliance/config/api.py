@@ -11,15 +11,17 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from appliance.config import completion, document, limits, load, schema, secrets, setlines, words
-from appliance.config.candidate import Candidate
-from appliance.config.changes import changes
-from appliance.config.commit import Engine, Report
-from appliance.config.editing import WORDS, Editing
-from appliance.config.ownpassword import OwnPassword
-from appliance.config.session import Row, Session, as_rows, texts
+from appliance.api.rpc import Param, Params, Registry, caller
+from appliance.config.check import load
+from appliance.config.commit.diff import changes
+from appliance.config.commit.engine import Engine, Report
+from appliance.config.edit import completion, document, key_path, set_lines
+from appliance.config.edit.candidate import Candidate
+from appliance.config.edit.editing import WORDS, Editing
+from appliance.config.edit.session import Row, Session, as_rows, texts
+from appliance.config.own_password import OwnPassword
+from appliance.config.schema import limits, secrets, shape
 from appliance.errors import BypassError, ConfigError, NotFoundError, RefusedError
-from appliance.rpc import Param, Params, Registry, caller
 
 _WHICH = Param("string", "candidate, running, startup, or how many commits ago", required=False)
 
@@ -88,7 +90,7 @@ class Api:
                 data = secrets.hide(data)
             if form == "json":
                 return {"data": data, "of": name}
-            lines = "\n".join(setlines.set_lines(data)) + "\n" if form == "set" else document.canonical(data)
+            lines = "\n".join(set_lines.set_lines(data)) + "\n" if form == "set" else document.canonical(data)
             return {"text": lines, "of": name}
 
         return await self._session.work(work)
@@ -158,7 +160,7 @@ class Api:
             data = self._session.candidate.document.data if mine else load.read_toml(self._session.engine.text)
             found, whole = completion.complete(params["words"], params["action"], data, list(self._ports()))
             try:
-                path = texts(words.walk(params["words"], data, adding=params["action"] == "set").path)
+                path = texts(key_path.walk(params["words"], data, adding=params["action"] == "set").path)
             except ConfigError:
                 path = []
             return {"words": [each._asdict() for each in found], "complete": whole, "path": path}
@@ -170,7 +172,7 @@ class Api:
 
     async def fields(self, _: Params) -> list[dict[str, str]]:
         """config.fields"""
-        return schema.describe()
+        return shape.describe()
 
     # -- commits
 
@@ -227,15 +229,15 @@ class Api:
 
 def _part(data: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
     """What `words` name, as a configuration of its own."""
-    place = words.walk(wanted, data)
-    here = words.look(data, place.path)
+    place = key_path.walk(wanted, data)
+    here = key_path.look(data, place.path)
     if here is None or place.rest:
-        raise NotFoundError(f"{words.where(place.path) if place.path else wanted[0]}: is not there")
+        raise NotFoundError(f"{key_path.where(place.path) if place.path else wanted[0]}: is not there")
     if not place.path:
         return data
-    head = schema.ROOT.keys[str(place.path[0])]
-    if isinstance(head, schema.Tables) and len(place.path) >= 2:
-        item = words.look(data, place.path[:2])
+    head = shape.ROOT.keys[str(place.path[0])]
+    if isinstance(head, shape.Tables) and len(place.path) >= 2:
+        item = key_path.look(data, place.path[:2])
         if len(place.path) > 2:
             key = str(place.path[2])
             item = {head.key: item[head.key], key: item[key]}

@@ -17,23 +17,23 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from appliance.causes import Cause
-from appliance.config import model
+from appliance.config.schema import model
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest import lifecycle
-from appliance.guest.agent import Agent, Host
-from appliance.guest.channel import Message
+from appliance.guest.agent.channel import Message
+from appliance.guest.agent.conversation import Agent, Host
 from appliance.guest.console import Console
-from appliance.guest.flapping import KeptHistory
+from appliance.guest.fall_history import KeptHistory
 from appliance.guest.lifecycle import Event, State
-from appliance.guest.management import Port
-from appliance.guest.order import Order
-from appliance.guest.resources import NotReadyError
+from appliance.guest.port.management_port import Port
+from appliance.guest.port.tap import TapInUseError
+from appliance.guest.qemu.resources import NotReadyError
 from appliance.guest.run import End, Run, Setting, read_record
-from appliance.guest.taps import TapInUseError
-from appliance.health.combine import Available, Decision, Unavailable, Verdict
+from appliance.guest.start_order import Order
+from appliance.health.bypass_latency import Fault, Reaction
 from appliance.health.lease import Lease, Leases
-from appliance.health.reaction import Fault, Reaction
-from appliance.health.told import PANIC
+from appliance.health.qemu_events import PANIC
+from appliance.health.verdict import Available, Decision, Unavailable, Verdict
 from appliance.health.watch import TapPair
 
 log = logging.getLogger(__name__)

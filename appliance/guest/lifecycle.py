@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from appliance.config import model
+from appliance.config.schema import model
 
 
 class State(Enum):

@@ -15,32 +15,33 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
+from appliance.api.rpc import Param, Params, Registry
+from appliance.api.server import take_over
 from appliance.causes import Cause
-from appliance.config import model
-from appliance.config.changes import served
-from appliance.config.model import Config
-from appliance.control import take_over
+from appliance.config.commit.diff import served
+from appliance.config.schema import model
+from appliance.config.schema.model import Config
 from appliance.errors import BypassError, GuestError, NotFoundError
-from appliance.guest import imageapi, management, taps
-from appliance.guest.aftermath import Aftermath
-from appliance.guest.cgroup import Cgroups
-from appliance.guest.command import Accel, port_addresses
+from appliance.guest.failure import Aftermath
 from appliance.guest.guest import Guest, HopLeases, Ledger
-from appliance.guest.hugepages import Pool
-from appliance.guest.images import Images, images_used
-from appliance.guest.lan import Lan, lan_of
+from appliance.guest.image import api
+from appliance.guest.image.store import Images, images_used
 from appliance.guest.lifecycle import State
-from appliance.guest.order import Order
-from appliance.guest.policy import Steered
+from appliance.guest.port import management_port, tap
+from appliance.guest.port.management_lan import Lan, lan_of
+from appliance.guest.qemu.cgroup import Cgroups
+from appliance.guest.qemu.command import Accel, port_addresses
+from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.run import STATE_FILE, Setting, end_process
 from appliance.guest.show import details, row
+from appliance.guest.start_order import Order
 from appliance.health.inband import new_nonce
 from appliance.health.watch import TapPair
-from appliance.parts import PATIENCE_NS, Alive
+from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
-from appliance.rpc import Param, Params, Registry
-from appliance.steering.layout import Side
-from appliance.steering.recorder import Recorded
+from appliance.steering.kernel.layout import Side
+from appliance.steering.kernel.recorder import Recorded
+from appliance.steering.overlay_editor import Steered
 
 log = logging.getLogger(__name__)
 
@@ -173,18 +174,18 @@ class GuestManager:
         pairs: list[TapPair] = []
         for segment in segments:
             number = self._datapath.segment_id(segment)
-            lan, wan = (taps.tap_name(hop, number, side) for side in Side)
+            lan, wan = (tap.tap_name(hop, number, side) for side in Side)
             label = segment if len(segments) > 1 else ""
             pairs.append(TapPair(lan, wan, label, port_addresses(config, hop, len(pairs))))
             for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
-                taps.ensure(device)
+                tap.ensure(device)
                 self._datapath.attach_hop(device, config.name, segment, side, tags=self._tags(config))
         left = self._served.get(config.name, ())
         for segment in left:
             if segment not in segments:
                 self._datapath.detach_hop(config.name, segment)
         self._served[config.name] = tuple(segments)
-        third = management.port(config, hop, self._lan)
+        third = management_port.port(config, hop, self._lan)
         return Setting(
             self._paths,
             hop,
@@ -201,11 +202,11 @@ class GuestManager:
     def _remove_taps(self) -> None:
         """Remove the taps that no guest has."""
         wanted = {device for guest in self._guests.values() for pair in guest.pairs for device in (pair.lan, pair.wan)}
-        management.tidy(((guest.config, guest.hop) for guest in self._guests.values()), self._lan)
-        for device in taps.existing():
+        management_port.tidy(((guest.config, guest.hop) for guest in self._guests.values()), self._lan)
+        for device in tap.existing():
             if device not in wanted:
                 try:
-                    taps.remove(device)
+                    tap.remove(device)
                 except GuestError as error:
                     log.warning("%s; it is left alone", error)
 
@@ -357,7 +358,7 @@ class GuestManager:
     def register(self, registry: Registry) -> None:
         """Add the methods guests.show and guest.*, images.show and image.*."""
         self._images.tidy()
-        imageapi.register(registry, self._images)
+        api.register(registry, self._images)
         name = {"name": Param("string", "the guest's name")}
 
         async def show_all(_: Params) -> object:

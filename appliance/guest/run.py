@@ -21,20 +21,20 @@ from typing import Protocol
 
 import msgspec
 
-from appliance.access.namespace import Namespace
-from appliance.config import model
+from appliance.config.schema import model
 from appliance.errors import BypassError, GuestError, UnreachableError
-from appliance.guest import cgroup, command, process, resources, spawn
-from appliance.guest.channel import Channel, Message
+from appliance.guest.agent.channel import Channel, Message
 from appliance.guest.console import Console
-from appliance.guest.flapping import KeptHistory
-from appliance.guest.hugepages import Pool
-from appliance.guest.management import Port
-from appliance.guest.process import Process, Record
-from appliance.guest.qmp import Monitor
-from appliance.health.combine import Decision
+from appliance.guest.fall_history import KeptHistory
+from appliance.guest.port.management_port import Port
+from appliance.guest.qemu import cgroup, command, process, resources, spawn
+from appliance.guest.qemu.hugepages import Pool
+from appliance.guest.qemu.process import Process, Record
+from appliance.guest.qemu.qmp import Monitor
+from appliance.health.verdict import Decision
 from appliance.health.watch import TapPair, Watch
 from appliance.paths import Paths
+from appliance.system.namespace import Namespace
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from appliance.errors import HardwareError
-from appliance.hardware import board, ports
-from appliance.parts import PATIENCE_NS, Alive
+from appliance.hardware import board
+from appliance.part import PATIENCE_NS, Alive
+from appliance.system import netdev
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def parse_links(data: bytes) -> Iterator[LinkMessage]:
             if attribute == _IFLA_IFNAME:
                 name = attributes[4:size].rstrip(b"\0").decode("ascii", "replace")
             attributes = attributes[(size + 3) & ~3 :]
-        yield LinkMessage(kind, index, name, bool(flags & ports.IFF_UP), bool(flags & ports.IFF_LOWER_UP))
+        yield LinkMessage(kind, index, name, bool(flags & netdev.IFF_UP), bool(flags & netdev.IFF_LOWER_UP))
 
 
 def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict[str, Device], dict[str, str]]:
@@ -171,7 +172,7 @@ class Links:
         if port is None:
             return
         try:
-            ports.set_up(port.ifname, not down)
+            netdev.set_up(port.ifname, not down)
         except HardwareError as error:
             log.warning("%s", error)
 
@@ -202,9 +203,9 @@ class Links:
         self._changed()
 
     def _take(self, name: str, device: Device) -> None:
-        ifname = ports.rename(device.ifname, name)
+        ifname = netdev.rename(device.ifname, name)
         if name not in self._downed:
-            for words in ports.prepare(ifname):
+            for words in netdev.prepare(ifname):
                 log.warning("port %s: %s", name, words)
         self.ports[name] = Port(name, ifname, device.ifindex, device.mac)
         log.info("port %s is %s (%s)", name, ifname, device.pci or device.mac)

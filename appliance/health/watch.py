@@ -16,18 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from appliance.access.namespace import Namespace
 from appliance.causes import Cause
-from appliance.config import model
+from appliance.config.schema import model
 from appliance.errors import GuestError
-from appliance.health import prober, stall
-from appliance.health.combine import Decision, History, Verdict
+from appliance.health import cpu_stall
+from appliance.health import probe as prober
 from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick
-from appliance.health.slow import percentile
-from appliance.health.streams import Evidence, Stream, TapPair, streams
-from appliance.health.taplink import TapLink
-from appliance.health.told import lifted, told
-from appliance.histogram import LATENCY, Histogram
+from appliance.health.inband_streams import Evidence, Stream, TapPair, streams
+from appliance.health.latency_limit import percentile
+from appliance.health.packet_socket import TapLink
+from appliance.health.qemu_events import lifted, told
+from appliance.health.verdict import Decision, History, Verdict
+from appliance.system.namespace import Namespace
+from appliance.telemetry.histogram import LATENCY, Histogram
 
 PROCESS_CHECK = "process"
 HEARTBEAT_CHECK = "heartbeat"
@@ -92,7 +93,7 @@ class Watch:
                 self._asked[name] = probe
                 detectors.append(Detector(name, _limits(probe), Cause.PROBE_FAILED))
         cpu = next((probe for probe in guest.probes if probe.kind == "cpu"), None)
-        self._stall = stall.Stall() if cpu is not None else None
+        self._stall = cpu_stall.Stall() if cpu is not None else None
         if cpu is not None:
             detectors.append(Detector(CPU_CHECK, _limits(cpu), Cause.CPU_STALLED))
         if guest.heartbeat is not None:
@@ -226,7 +227,7 @@ class Watch:
         if self.only_process and self._subject.process_alive():
             self._say(PROCESS_CHECK, Good(now))
         if self._stall is not None:
-            event = self._stall.step(now, stall.look(*self._subject.threads()))
+            event = self._stall.step(now, cpu_stall.look(*self._subject.threads()))
             if event is not None:
                 self._say(CPU_CHECK, event)
 

@@ -11,9 +11,9 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from appliance.config import model
-from appliance.config.model import Duration
-from appliance.steering import flow
+from appliance.config.schema import model
+from appliance.frames import flow
+from appliance.units import Duration
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
 _WITH_PORTS = {6: "tcp", 17: "udp", 132: "sctp"}

@@ -21,14 +21,15 @@ import msgspec
 
 from appliance import __version__
 from appliance.causes import DESCRIPTION, Cause
-from appliance.config.model import Config
+from appliance.config.schema.model import Config
 from appliance.errors import BypassError, NotFoundError
-from appliance.guest.policy import GuestPolicy
+from appliance.frames import pcapng_writer
 from appliance.incident import flows
 from appliance.incident.store import CONSOLE_BYTES, Incident, Store
-from appliance.steering import overlay, pcapng
+from appliance.steering import overlay
+from appliance.steering.kernel.recorder import Recorded
 from appliance.steering.overlay import Quarantined
-from appliance.steering.recorder import Recorded
+from appliance.steering.overlay_editor import GuestPolicy
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class Incidents:
         if incident.console:
             about += f"\n\nthe end of the guest's console:\n{incident.console}"
         out = io.BytesIO()
-        writer = pcapng.Writer(out, f"Throughwire {__version__}", comment=about)
+        writer = pcapng_writer.Writer(out, f"Throughwire {__version__}", comment=about)
         names = {(segment, side): f"{fall.guest} {side.name.lower()} (segment {segment})" for segment, side in taps}
         interfaces = {tap: writer.interface(name) for tap, name in names.items()}
         for frame in frames:

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.causes import Cause
-from appliance.config.model import Segment
+from appliance.config.schema.model import Segment
 from appliance.errors import NotFoundError, RefusedError
 from appliance.hardware.board import Board
 from appliance.hardware.links import Links
-from appliance.keeperlink import KeeperState
+from appliance.keeper.client import KeeperState
 from appliance.segment.machine import Machine, Move, State, Times
 from appliance.segment.policy import Asked, Facts, link_loss
-from appliance.transitions import Transitions
+from appliance.telemetry.transitions import Transitions
 
 log = logging.getLogger(__name__)
 

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from appliance.config.model import Config
+from appliance.config.schema.model import Config
 from appliance.errors import DatapathError, HardwareError, NotFoundError
-from appliance.steering import device as devices
-from appliance.steering import layout
-from appliance.steering.copies import Copies
-from appliance.steering.counters import Counters, DeviceCount, HopCount, RuleCount
-from appliance.steering.kernel import Kernel
-from appliance.steering.layout import Role, Side, slot
-from appliance.steering.leases import Leases
-from appliance.steering.links import FILLING, Links
+from appliance.steering.kernel import layout
+from appliance.steering.kernel.copies import Copies
+from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
+from appliance.steering.kernel.layout import Role, Side, slot
+from appliance.steering.kernel.leases import Leases
+from appliance.steering.kernel.links import FILLING, Links
+from appliance.steering.kernel.objects import Kernel
+from appliance.steering.kernel.programs import Generated, load_programs
+from appliance.steering.kernel.recorder import Recorded, Recorders
+from appliance.steering.kernel.tables import write_policy
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
-from appliance.steering.programs import Generated, load_programs
-from appliance.steering.recorder import Recorded, Recorders
-from appliance.steering.tables import write_policy
+from appliance.system import netdev_facts as devices
 
 
 @dataclass

@@ -15,8 +15,8 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from appliance.steering.flow import finish, fold
-from appliance.steering.layout import BUCKETS
+from appliance.frames.flow import finish, fold
+from appliance.steering.kernel.layout import BUCKETS
 
 Order = tuple[str, ...]
 

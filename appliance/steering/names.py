@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from appliance.errors import ConfigError
-from appliance.steering import layout
+from appliance.steering.kernel import layout
 
 _RANGE = {"hop": (1, layout.MAX_HOPS), "segment": (0, layout.MAX_SEGMENTS), "rule": (0, layout.MAX_RULES)}
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.config import limits
-from appliance.config.model import Config, Rule
+from appliance.config.schema import limits
+from appliance.config.schema.model import Config, Rule
 
 MAX_QUARANTINED = 32
 

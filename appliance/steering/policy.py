@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from appliance.config.model import Config, Group, Guest, Remote, Rule
+from appliance.config.schema.model import Config, Group, Guest, Remote, Rule
 from appliance.errors import ConfigError
 from appliance.steering import groups as grouping
-from appliance.steering import layout
-from appliance.steering.layout import Continuation, Item
+from appliance.steering.kernel import layout
+from appliance.steering.kernel.layout import Continuation, Item
 from appliance.steering.names import Names
 
 

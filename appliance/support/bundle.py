@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol, cast
 
 from appliance import __version__
-from appliance.config.secrets import HIDDEN, hide, redact
+from appliance.config.schema.secrets import HIDDEN, hide, redact
 from appliance.support.items import ITEMS, Item
 
 MAX_BYTES: Final = 1 << 20  # of one entry; a longer one keeps its beginning and its end

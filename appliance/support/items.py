@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from appliance.access.namespace import NAME
+from appliance.system.namespace import NAME
 
 
 class Item(NamedTuple):

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from appliance.api.rpc import Caller, Params, Registry, RpcError, caller
 from appliance.errors import BypassError, RefusedError, UnreachableError
-from appliance.rpc import Caller, Params, Registry, RpcError, caller
 from appliance.support.items import API
 
 log = logging.getLogger(__name__)

@@ -20,11 +20,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import figures
 from tests.bench import remap, topology
 from tests.bench.decision import decision, flow_cache
 from tests.bench.generator import SIZES, Generator
 from tests.bench.subjects import LIMITS, Subject, subjects
+from tests.support import figures
 
 BUILD = Path("build/bench")
 FLOWS = (1, 100_000)

@@ -9,16 +9,16 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from appliance.config.load import loads
-from appliance.steering import libbpf
+from appliance.config.check.load import loads
+from appliance.filter import classifier
+from appliance.filter import compiler as pcap
 from appliance.steering.datapath import Datapath
-from appliance.steering.layout import Side
-from appliance.steering.pcap import classifier
-from appliance.steering.pcap import program as pcap
-from tests import figures
+from appliance.steering.kernel import libbpf
+from appliance.steering.kernel.layout import Side
 from tests.bench.generator import Generator, frame
 from tests.bench.subjects import BPF_OBJECT, SEGMENT, rules_text
 from tests.bench.topology import index
+from tests.support import figures
 
 REPEAT = 200_000
 RUNS = 7

@@ -11,11 +11,11 @@ import random
 from collections import Counter
 from typing import Any
 
+from appliance.frames.flow import flow_of
 from appliance.steering import groups
-from appliance.steering.flow import flow_of
-from appliance.steering.layout import BUCKETS
-from tests import figures
+from appliance.steering.kernel.layout import BUCKETS
 from tests.bench.generator import frame
+from tests.support import figures
 
 FLOWS = 100_000
 Weights = dict[str, int]

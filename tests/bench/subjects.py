@@ -16,12 +16,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.config.load import loads
+from appliance.config.check.load import loads
 from appliance.steering.datapath import Datapath
-from appliance.steering.layout import Side
-from tests import figures
+from appliance.steering.kernel.layout import Side
 from tests.bench.generator import Generator
 from tests.bench.topology import index, run
+from tests.support import figures
 
 BPF_OBJECT = Path("build/bpf/steer.bpf.o")
 FAR_NS = 1 << 62

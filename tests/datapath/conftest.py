@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datapath.wire import Wire
+from tests.support.wire import Wire
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from console.client import RemoteError
-from tests.datapath.live import CONFIG, Live, bring_demo_guest
-from tests.datapath.wire import Wire
-from tests.json_schema import problems
+from tests.support.json_schema import problems
+from tests.support.live import CONFIG, Live, bring_demo_guest
+from tests.support.wire import Wire
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

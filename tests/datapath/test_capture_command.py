@@ -17,12 +17,12 @@ from typing import IO
 
 import pytest
 
-from appliance.captures import Captures
-from appliance.control import ControlServer, Registry
+from appliance.api.server import ControlServer, Registry
+from appliance.steering.capture_api import Captures
 from appliance.steering.datapath import Datapath
 from tests.datapath.conftest import ROOT
 from tests.datapath.test_forwarding import ALL, appliance, available
-from tests.datapath.wire import Wire
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.root
 
@@ -245,7 +245,7 @@ def test_show_packets(served: Served) -> None:
 def test_the_decoder_has_no_rights(tmp_path: Path) -> None:
     """What reads strangers' frames is nobody, and can open no file."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "console.decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-P", "-m", "console.commands.decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert process.stdin is not None

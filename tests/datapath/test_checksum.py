@@ -12,12 +12,12 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
-from appliance.config.model import Config, Segment
-from appliance.steering import layout, libbpf
-from appliance.steering.engines import LOOPBACK, UNLIMITED, furnish
-from appliance.steering.layout import Role, Side, slot
-from tests.datapath.frames import KINDS, ether
-from tests.datapath.twin import Twin
+from appliance.config.schema.model import Config, Segment
+from appliance.steering.explain.backends import LOOPBACK, UNLIMITED, furnish
+from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel.layout import Role, Side, slot
+from tests.support.frames import KINDS, ether
+from tests.support.twin import Twin
 
 pytestmark = pytest.mark.root
 FIELD = {TCP: 16, UDP: 6}

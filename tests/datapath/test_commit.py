@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from console.client import RemoteError
-from tests.datapath.live import CONFIG, Live
-from tests.datapath.wire import Wire
+from tests.support.live import CONFIG, Live
+from tests.support.wire import Wire
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

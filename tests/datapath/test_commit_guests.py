@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.datapath.live import CONFIG, Live, bring_demo_guest
 from tests.datapath.test_commit import during
-from tests.datapath.wire import Wire
+from tests.support.live import CONFIG, Live, bring_demo_guest
+from tests.support.wire import Wire
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

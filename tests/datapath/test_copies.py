@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.model import Config, Guest, Rule, Segment
+from appliance.config.schema.model import Config, Guest, Rule, Segment
 from appliance.errors import RefusedError
-from appliance.steering import layout, libbpf
-from appliance.steering.copies import RING_BYTES, Point
+from appliance.filter import libpcap
+from appliance.filter.compiler import compile_filter
 from appliance.steering.datapath import Datapath
-from appliance.steering.engines import run
-from appliance.steering.layout import CopiedValue, CopyWay, Role, Side, slot
-from appliance.steering.model import Where
-from appliance.steering.pcap import libpcap
-from appliance.steering.pcap.program import compile_filter
-from tests.datapath.frames import KINDS, tcp
+from appliance.steering.explain.backends import run
+from appliance.steering.explain.model import Where
+from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel.copies import RING_BYTES, Point
+from appliance.steering.kernel.layout import CopiedValue, CopyWay, Role, Side, slot
 from tests.datapath.test_forwarding import ALL, appliance, available
-from tests.datapath.wire import Wire
-from tests.pcap_corpus import EXPRESSIONS, crafted_frames
+from tests.support.frames import KINDS, tcp
+from tests.support.pcap_corpus import EXPRESSIONS, crafted_frames
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.root
 LAN, WAN = slot(0, 0, Side.LAN), slot(0, 0, Side.WAN)

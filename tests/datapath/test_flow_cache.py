@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.model import Config, Rule, Segment
-from appliance.steering import layout
-from appliance.steering.layout import Role, Side
-from appliance.steering.model import Where
-from appliance.steering.pcap import classifier
-from tests.datapath.frames import KINDS, tcp, udp
-from tests.datapath.twin import Twin
+from appliance.config.schema.model import Config, Rule, Segment
+from appliance.filter import classifier
+from appliance.steering.explain.model import Where
+from appliance.steering.kernel import layout
+from appliance.steering.kernel.layout import Role, Side
+from tests.support.frames import KINDS, tcp, udp
+from tests.support.twin import Twin
 
 pytestmark = pytest.mark.root
 SEGMENTS = (Segment(name="main", lan="lan0", wan="wan0"), Segment(name="other", lan="lan1", wan="wan1"))

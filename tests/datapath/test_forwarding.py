@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boardsim import netns
+from simulator import netns
 
-from appliance.config.model import Config, Guest, Rule, Segment
+from appliance.config.schema.model import Config, Guest, Rule, Segment
 from appliance.errors import ConfigError, DatapathError, FilterError, RefusedError
-from appliance.steering import libbpf
-from appliance.steering.api import SteeringApi
-from appliance.steering.copies import Point
-from appliance.steering.craft import frame_of
+from appliance.frames.builder import frame_of
 from appliance.steering.datapath import Datapath
-from appliance.steering.explain import KEYS
-from appliance.steering.layout import CopyWay, Outcome, Side
+from appliance.steering.explain.api import SteeringApi
+from appliance.steering.explain.explain import KEYS
+from appliance.steering.kernel import libbpf
+from appliance.steering.kernel.copies import Point
+from appliance.steering.kernel.layout import CopyWay, Outcome, Side
 from tests.datapath.conftest import ROOT
-from tests.datapath.wire import Wire
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.root
 MAIN = Segment(name="main", lan="lan0", wan="wan0")
@@ -167,9 +167,9 @@ def test_block(wire: Wire, bpf_object: Path) -> None:
 OWNER = """
 import sys, signal, time
 from pathlib import Path
-from appliance.config.model import Config, Guest, Rule, Segment
+from appliance.config.schema.model import Config, Guest, Rule, Segment
 from appliance.steering.datapath import Datapath
-from appliance.steering.layout import Side
+from appliance.steering.kernel.layout import Side
 made = Datapath.open(Path(sys.argv[1]), Path(sys.argv[2]))
 made.attach_segment("main", "lan0", "wan0", sys.argv[3], whole=sys.argv[3] == "xdp")
 made.attach_hop("tapl", "ips", "main", Side.LAN)

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from appliance.causes import Cause
-from appliance.config import model
-from appliance.config.model import Duration, Size
-from appliance.guest.channel import Accept, Bypass, Drain
+from appliance.config.schema import model
+from appliance.frames import capture_reader
+from appliance.guest.agent.channel import Accept, Bypass, Drain
 from appliance.guest.lifecycle import State
 from appliance.guest.show import details
-from appliance.steering import capture
-from tests.datapath.guest_world import World
-from tests.image import harness
+from appliance.units import Duration, Size
+from tests.support import board_harness
+from tests.support.guest_world import World
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -77,7 +77,7 @@ CONFIG = model.Config(
 
 @pytest.fixture(scope="module")
 def world(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("appliance"), bpf_object, harness.artefacts(), CONFIG)
+    made = World(tmp_path_factory.mktemp("appliance"), bpf_object, board_harness.artefacts(), CONFIG)
     try:
         made.call(made.reach(State.AVAILABLE))
         yield made
@@ -261,7 +261,7 @@ def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
     assert last.kind == "died"
     assert last.flows[0].text == FLOW
     path = world.paths.incidents / f"{last.number:06d}.pcapng"
-    assert ADDRESSES + UDP in list(capture.read(path))
+    assert ADDRESSES + UDP in list(capture_reader.read(path))
     world.call(come(lambda: bool(incidents.store.all()[-1].quarantined)))
     assert incidents.store.all()[-1].verdict.startswith("was there at incidents")
     assert (through(world, UDP), through(world, flow(5003))) == (False, True)

@@ -20,18 +20,18 @@ from pathlib import Path
 
 import pytest
 
-from appliance.access import bridge, port
-from appliance.access.namespace import Namespace
-from appliance.access.port import ManagementPort
-from appliance.access.program import Program
-from appliance.config import model
-from appliance.config.model import Duration, Size
-from appliance.guest.lan import Lan, tap_name
+from appliance.config.schema import model
 from appliance.guest.lifecycle import State
+from appliance.guest.port.management_lan import Lan, tap_name
 from appliance.hardware.board import Port
 from appliance.hardware.links import Device
-from tests.datapath.guest_world import World
-from tests.image import harness
+from appliance.management import bridge, port
+from appliance.management.port import ManagementPort
+from appliance.system.namespace import Namespace
+from appliance.system.service import Program
+from appliance.units import Duration, Size
+from tests.support import board_harness
+from tests.support.guest_world import World
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -70,7 +70,7 @@ class Site:
         root.chmod(0o711)
         ip("netns", "add", DESK)
         self.lan = Lan(Namespace(SPACE), (root / "state",))
-        self.world = World(root, bpf_object, harness.artefacts(), CONFIG, self.lan)
+        self.world = World(root, bpf_object, board_harness.artefacts(), CONFIG, self.lan)
         self.port = ManagementPort(
             [Port(name=PORT, mac=MAC, role="management")],
             self.lan.space,

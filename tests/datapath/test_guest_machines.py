@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from appliance.config import model
-from appliance.config.model import Duration, Size
-from appliance.guest.lan import tap_name
+from appliance.config.schema import model
 from appliance.guest.lifecycle import ALIVE, State
-from appliance.guest.management import host_address
+from appliance.guest.port.management_lan import tap_name
+from appliance.guest.port.management_port import host_address
 from appliance.guest.run import Run
-from tests.datapath.guest_world import World
-from tests.image import harness
+from appliance.units import Duration, Size
+from tests.support import board_harness
+from tests.support.guest_world import World
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -88,7 +88,7 @@ def world(bpf_object: Path) -> Iterator[World]:
     (root / "uefi.img").write_bytes(bytes(2048 * SECTOR))
     (root / "usr/share").mkdir(parents=True)
     (root / "usr/share/OVMF").symlink_to(OVMF)
-    made = World(root, bpf_object, harness.artefacts(), CONFIG)
+    made = World(root, bpf_object, board_harness.artefacts(), CONFIG)
     try:
         yield made
     finally:

@@ -24,13 +24,13 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from appliance.config import model
-from appliance.config.model import Duration, Size
+from appliance.config.schema import model
 from appliance.guest.lifecycle import State
 from appliance.guest.show import details
-from tests.datapath.guest_world import World
+from appliance.units import Duration, Size
 from tests.guests.build import FIREWALL, INSPECTOR, Recipe, build
-from tests.image import harness
+from tests.support import board_harness
+from tests.support.guest_world import World
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -52,7 +52,7 @@ def make_world(bpf_object: Path, recipe: Recipe, config: model.Config) -> World:
     (root / recipe.name).mkdir()
     for file in ("vmlinuz", "initrd.gz"):
         shutil.copy(build(recipe) / file, root / recipe.name)
-    return World(root, bpf_object, harness.artefacts(), config)
+    return World(root, bpf_object, board_harness.artefacts(), config)
 
 
 def end_world(world: World) -> None:
@@ -328,7 +328,7 @@ def test_a_guest_behind_uefi_becomes_available(bpf_object: Path) -> None:
         management="isolated",
         probes=(model.Probe(kind="ping", target="169.254.1.2", interval=Duration.parse("200ms"), misses=3),),
     )
-    world = World(root, bpf_object, harness.artefacts(), model.Config(segment=(SEGMENT,), guest=(made,)))
+    world = World(root, bpf_object, board_harness.artefacts(), model.Config(segment=(SEGMENT,), guest=(made,)))
     try:
         world.call(world.reach(State.AVAILABLE, "uefi"))
         said = world.guest("uefi").console.tail()

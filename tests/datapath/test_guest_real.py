@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import model
-from appliance.config.model import Duration, Size
+from appliance.config.schema import model
 from appliance.guest.lifecycle import State
+from appliance.guest.port.tap import open_tap
+from appliance.guest.qemu.spawn import uid_of
 from appliance.guest.show import details
-from appliance.guest.spawn import uid_of
-from appliance.guest.taps import open_tap
+from appliance.units import Duration, Size
 from console.views import render
-from tests.datapath.guest_world import World
-from tests.image import harness
+from tests.support import board_harness
+from tests.support.guest_world import World
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -72,7 +72,7 @@ def world(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     root = tmp_path_factory.mktemp("appliance")
     (root / "corrupt.qcow2").write_bytes(qcow2_header())
     (root / "outside.qcow2").write_bytes(qcow2_header(b"/etc/shadow"))
-    made = World(root, bpf_object, harness.artefacts(), CONFIG)
+    made = World(root, bpf_object, board_harness.artefacts(), CONFIG)
     try:
         made.call(made.reach(State.AVAILABLE))
         yield made

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import model
+from appliance.config.schema import model
 from appliance.steering.datapath import Datapath
-from tests.datapath.wire import Wire
+from tests.support.wire import Wire
 
 FAR = 10**12  # ns
 CONFIG = model.Config(

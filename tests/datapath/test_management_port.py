@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from appliance.access import bridge
-from appliance.access import port as port_module
-from appliance.access.namespace import Namespace
-from appliance.access.port import ManagementPort
-from appliance.access.program import Program
-from appliance.config.model import Config, Management
+from appliance.config.schema.model import Config, Management
 from appliance.errors import UnreachableError
 from appliance.hardware import board
+from appliance.management import bridge
+from appliance.management import port as port_module
+from appliance.management.port import ManagementPort
+from appliance.system.namespace import Namespace
+from appliance.system.service import Program
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = Management(address="10.88.0.2/24")

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.config.model import Config, Duration, Group, Guest, Member, Rule, Segment
-from appliance.steering.layout import Outcome, Role, Side
-from appliance.steering.model import Where
-from tests.datapath.frames import KINDS
-from tests.datapath.twin import Twin
+from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment
+from appliance.steering.explain.model import Where
+from appliance.steering.kernel.layout import Outcome, Role, Side
+from appliance.units import Duration
+from tests.support.frames import KINDS
+from tests.support.twin import Twin
 
 pytestmark = pytest.mark.root
 

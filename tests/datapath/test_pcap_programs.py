@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from appliance.errors import DatapathError, FilterError
-from appliance.steering.pcap import access, chain, classifier, libpcap, load, program
-from appliance.steering.pcap import asm as e
-from appliance.steering.pcap.access import Kind
-from appliance.steering.pcap.linkage import PROGRAMS, SCRATCH, Linkage, LoadableProgram
-from appliance.steering.pcap.program import NO_MATCH, ClassicFilter, compile_filter
-from tests.pcap_corpus import ALL_SETS, EXPRESSIONS, crafted_frames, frames_for, rule_set
+from appliance.filter import asm as e
+from appliance.filter import chain, classifier, compiler, frame_reader, libpcap, loader
+from appliance.filter.compiler import NO_MATCH, ClassicFilter, compile_filter
+from appliance.filter.frame_reader import Kind
+from appliance.filter.linkage import PROGRAMS, SCRATCH, Linkage, LoadableProgram
+from tests.support.pcap_corpus import ALL_SETS, EXPRESSIONS, crafted_frames, frames_for, rule_set
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -40,7 +40,7 @@ def runnable(kind: Kind, frame: bytes) -> bool:
 
 
 def first(filters: Sequence[ClassicFilter | None], frame: bytes) -> int:
-    found = program.first_match_libpcap(filters, frame)
+    found = compiler.first_match_libpcap(filters, frame)
     return NO_MATCH if found is None else found
 
 
@@ -56,21 +56,21 @@ class Linked:
 
     def __init__(self, kind: Kind) -> None:
         self.kind: Kind = kind
-        self.scratch = load.create_map(load.MAP_PERCPU_ARRAY, "scratch", 4, 24, 1)
-        self.programs = load.create_map(load.MAP_PROG_ARRAY, "programs", 4, 4, 64)
+        self.scratch = loader.create_map(loader.MAP_PERCPU_ARRAY, "scratch", 4, 24, 1)
+        self.programs = loader.create_map(loader.MAP_PROG_ARRAY, "programs", 4, 4, 64)
         self.link = Linkage(self.scratch, self.programs, DISPATCH, MISS, PARTS, stores=((4, 4, 77),), fallback=1)
         self.opened: list[int] = []
         for slot, extra in ((DISPATCH, 0), (MISS, 1 << 30)):
             self.place(slot, self.assemble("end", lambda code, extra=extra: self._end(code, extra)))  # type: ignore[misc]
 
     def place(self, slot: int, fd: int) -> None:
-        load.update(self.programs, slot, struct.pack("=i", fd))
+        loader.update(self.programs, slot, struct.pack("=i", fd))
 
     def assemble(self, name: str, write: Callable[[e.Assembler], None]) -> int:
         code = e.Assembler()
         write(code)
         made = LoadableProgram(name, code.finish(), tuple(code.relocations), None)
-        fd = load.load_program(made, self.kind, {SCRATCH: self.scratch, PROGRAMS: self.programs})
+        fd = loader.load_program(made, self.kind, {SCRATCH: self.scratch, PROGRAMS: self.programs})
         self.opened.append(fd)
         return fd
 
@@ -122,7 +122,7 @@ class Linked:
         return self.assemble("prelude", write)
 
     def close(self) -> None:
-        load.close(self.scratch, self.programs, *self.opened)
+        loader.close(self.scratch, self.programs, *self.opened)
 
 
 @pytest.fixture(params=KINDS)
@@ -141,7 +141,7 @@ def corpus_frames() -> list[bytes]:
 
 def check_set(fd: int, kind: Kind, filters: Sequence[ClassicFilter | None], frames: list[bytes]) -> int:
     """Every frame through the program and through libpcap; returns how many there were."""
-    run, done = load.tester(fd), 0
+    run, done = loader.tester(fd), 0
     for frame in frames:
         if runnable(kind, frame):
             got = run(frame, 1, None).value
@@ -160,8 +160,8 @@ def test_every_expression_translated_equals_libpcap(kind: Kind, corpus_frames: l
     oracles = [libpcap.make_program(filt.instructions) for filt in filters]
     done = 0
     for at in range(0, len(filters), 32):
-        loaded = program.load_accept(filters[at : at + 32], kind=kind)
-        run = load.tester(loaded.entry_fd)
+        loaded = compiler.load_accept(filters[at : at + 32], kind=kind)
+        run = loader.tester(loaded.entry_fd)
         for frame in corpus_frames:
             if not runnable(kind, frame):
                 continue
@@ -182,7 +182,7 @@ def test_all_expressions_as_one_set(kind: Kind, merge: bool, corpus_frames: list
         texts = [text for text in EXPRESSIONS if text not in ("len >= 0", "ip or not ip")]
         rng.shuffle(texts)
         filters = [compile_filter(text) for text in texts]
-        loaded = program.load_classifier(filters, kind=kind, merge=merge)
+        loaded = compiler.load_classifier(filters, kind=kind, merge=merge)
         assert loaded.report.method == ("merged" if merge else "chain"), loaded.report.why
         assert check_set(loaded.entry_fd, kind, filters, corpus_frames) > 200
         loaded.close()
@@ -199,7 +199,7 @@ def test_frames_of_several_pieces(text: str) -> None:
     frames = [base + b"\3" * more for more in (0, 3000, 4986, 4990, 8000)]
     for kind in KINDS:
         for merge in (False, True):
-            loaded = program.load_classifier(filters, kind=kind, merge=merge)
+            loaded = compiler.load_classifier(filters, kind=kind, merge=merge)
             check_set(loaded.entry_fd, kind, filters, frames)
             loaded.close()
 
@@ -215,10 +215,10 @@ def test_merged_equals_unmerged_equals_libpcap(name: str, kind: Kind) -> None:
     filters = [compile_filter(text) for text in texts]
     rng = random.Random(3)
     frames = frames_for(texts, rng, 150) + cut(frames_for(texts, rng, 100, hit=True), rng, 1)
-    merged = program.load_classifier(filters, kind=kind)
+    merged = compiler.load_classifier(filters, kind=kind)
     assert merged.report.method == "merged", merged.report.why
-    unmerged = program.load_classifier(filters, kind=kind, merge=False)
-    one, other = load.tester(merged.entry_fd), load.tester(unmerged.entry_fd)
+    unmerged = compiler.load_classifier(filters, kind=kind, merge=False)
+    one, other = loader.tester(merged.entry_fd), loader.tester(unmerged.entry_fd)
     matched = 0
     for frame in frames:
         if not runnable(kind, frame):
@@ -239,7 +239,7 @@ def test_small_sets(count: int) -> None:
     rng = random.Random(count)
     frames = frames_for(texts, rng, 60) + (frames_for(texts, rng, 60, hit=True) if texts else [])
     for kind in KINDS:
-        loaded = program.load_classifier(filters, kind=kind)
+        loaded = compiler.load_classifier(filters, kind=kind)
         check_set(loaded.entry_fd, kind, filters, frames)
         loaded.close()
 
@@ -248,10 +248,10 @@ def test_rules_that_never_or_always_match_and_gaps() -> None:
     """None entries keep their place; nothing behind a rule for every frame is reached; equal rules are one."""
     texts = ["tcp port 80", None, "udp", "tcp port 80", *[f"tcp port {n}" for n in range(100, 120)], "", "arp"]
     filters = [None if text is None else compile_filter(text) for text in texts]
-    loaded = program.load_classifier(filters, kind="xdp")
+    loaded = compiler.load_classifier(filters, kind="xdp")
     assert loaded.report.unreachable == (3, 25)
     frames = crafted_frames()
-    run = load.tester(loaded.entry_fd)
+    run = loader.tester(loaded.entry_fd)
     seen = {run(frame, 1, None).value for frame in frames}
     assert 24 in seen
     check_set(loaded.entry_fd, "xdp", filters, frames)
@@ -266,9 +266,9 @@ def test_linked_set_stores_rule_and_generation_and_goes_on(linked: Linked, merge
     """A match goes to one slot, none to the other; the rule and the constants are in the scratch map."""
     texts = rule_set("mixed", 40)
     filters = [compile_filter(text) for text in texts]
-    loaded = program.load_classifier(filters, kind=linked.kind, linkage=linked.link, merge=merge)
+    loaded = compiler.load_classifier(filters, kind=linked.kind, linkage=linked.link, merge=merge)
     loaded.place_parts(linked.programs)
-    run = load.tester(loaded.entry_fd)
+    run = loader.tester(loaded.entry_fd)
     rng = random.Random(6)
     ends = set()
     for frame in frames_for(texts, rng, 60, whole=True) + frames_for(texts, rng, 60, hit=True):
@@ -280,7 +280,8 @@ def test_linked_set_stores_rule_and_generation_and_goes_on(linked: Linked, merge
         ends.add(want == NO_MATCH)
     assert ends == {True, False}
     assert (
-        77 in struct.unpack("6I", load.lookup(linked.scratch, 0, 24 * (os.cpu_count() or 1))[:24]) or merge is not None
+        77 in struct.unpack("6I", loader.lookup(linked.scratch, 0, 24 * (os.cpu_count() or 1))[:24])
+        or merge is not None
     )
     loaded.close()
 
@@ -288,7 +289,7 @@ def test_linked_set_stores_rule_and_generation_and_goes_on(linked: Linked, merge
 def test_one_slot_for_both_ends_still_says_no_match(linked: Linked) -> None:
     filters = [compile_filter(f"udp port {n}") for n in range(50)]
     link = Linkage(linked.scratch, linked.programs, DISPATCH, DISPATCH, PARTS)
-    loaded = program.load_classifier(filters, kind=linked.kind, linkage=link)
+    loaded = compiler.load_classifier(filters, kind=linked.kind, linkage=link)
     loaded.place_parts(linked.programs)
     frames = frames_for(["udp port 7", "udp port 49"], random.Random(1), 200, whole=True)
     check_set(loaded.entry_fd, linked.kind, filters, frames)
@@ -297,9 +298,9 @@ def test_one_slot_for_both_ends_still_says_no_match(linked: Linked) -> None:
 
 def test_a_failed_tail_call_returns_the_fallback(linked: Linked) -> None:
     link = Linkage(linked.scratch, linked.programs, 50, 51, PARTS, fallback=1)
-    loaded = program.load_classifier([compile_filter("ip")], kind=linked.kind, linkage=link)
+    loaded = compiler.load_classifier([compile_filter("ip")], kind=linked.kind, linkage=link)
     for frame in crafted_frames()[:3]:
-        assert load.run_once(loaded.entry_fd, frame).value == 1
+        assert loader.run_once(loaded.entry_fd, frame).value == 1
     loaded.close()
 
 
@@ -308,11 +309,11 @@ def test_a_thousand_rules(linked: Linked, merge: bool) -> None:
     """They load, over several programs where one does not hold them, and give libpcap's answer."""
     texts = rule_set("udp and port N", 500) + rule_set("mixed", 524)
     filters = [compile_filter(text) for text in texts]
-    loaded = program.load_classifier(filters, kind=linked.kind, linkage=linked.link, merge=merge)
+    loaded = compiler.load_classifier(filters, kind=linked.kind, linkage=linked.link, merge=merge)
     loaded.place_parts(linked.programs)
     if not merge:
         assert loaded.report.programs > 2
-    run = load.tester(loaded.entry_fd)
+    run = loader.tester(loaded.entry_fd)
     rng = random.Random(9)
     frames = (
         frames_for(texts, rng, 80, hit=True) + frames_for(texts[-40:], rng, 40, hit=True) + frames_for(texts, rng, 40)
@@ -329,20 +330,20 @@ def test_a_thousand_rules(linked: Linked, merge: bool) -> None:
 
 
 def test_more_rules_than_the_limit_are_refused_by_name() -> None:
-    filters = [compile_filter("ip")] * (program.MAX_CLASSIFIER_RULES + 1)
-    with pytest.raises(FilterError, match=str(program.MAX_CLASSIFIER_RULES)):
-        program.build_classifier(filters, kind="xdp")
-    with pytest.raises(FilterError, match=str(program.MAX_ACCEPT_FILTERS)):
-        program.build_accept(filters[: program.MAX_ACCEPT_FILTERS + 1], kind="xdp")
+    filters = [compile_filter("ip")] * (compiler.MAX_CLASSIFIER_RULES + 1)
+    with pytest.raises(FilterError, match=str(compiler.MAX_CLASSIFIER_RULES)):
+        compiler.build_classifier(filters, kind="xdp")
+    with pytest.raises(FilterError, match=str(compiler.MAX_ACCEPT_FILTERS)):
+        compiler.build_accept(filters[: compiler.MAX_ACCEPT_FILTERS + 1], kind="xdp")
 
 
 def test_accept_mask(linked: Linked, corpus_frames: list[bytes]) -> None:
     """Every filter's bit, for frames that several of them take."""
     filters = [compile_filter(text) for text in (*EXPRESSIONS[:20], "", "tcp port 80", "ip", "vlan", "len > 100")]
     link = Linkage(linked.scratch, linked.programs, DISPATCH, DISPATCH, PARTS[:4], accept_offset=0)
-    loaded = program.load_accept(filters, kind=linked.kind, linkage=link)
+    loaded = compiler.load_accept(filters, kind=linked.kind, linkage=link)
     loaded.place_parts(linked.programs)
-    run = load.tester(loaded.entry_fd)
+    run = loader.tester(loaded.entry_fd)
     for frame in corpus_frames:
         if runnable(linked.kind, frame):
             want = sum(1 << bit for bit, filt in enumerate(filters) if filt.matches(frame))
@@ -364,9 +365,9 @@ def test_xdp_frames_with_a_short_first_piece(merge: bool, corpus_frames: list[by
     linked = Linked("xdp")
     texts = [*EXPRESSIONS[5::3], *rule_set("mixed", 30)]
     filters = [compile_filter(text) for text in texts]
-    loaded = program.load_classifier(filters, kind="xdp", linkage=linked.link, merge=merge)
+    loaded = compiler.load_classifier(filters, kind="xdp", linkage=linked.link, merge=merge)
     loaded.place_parts(linked.programs)
-    run = load.tester(loaded.entry_fd)
+    run = loader.tester(loaded.entry_fd)
     rng = random.Random(8)
     try:
         run(bytes(64), 1, context(20))
@@ -392,12 +393,12 @@ def test_translation_through_the_helper_equals_libpcap(corpus_frames: list[bytes
         made = chain.accept_program(
             "pieces", masks, kind="xdp", vlan="inline", linkage=None, slot=None, helper_only=True
         )
-        fd = load.load_program(made, "xdp", {})
-        run = load.tester(fd)
+        fd = loader.load_program(made, "xdp", {})
+        run = loader.tester(fd)
         for frame in corpus_frames:
             want = sum(1 << bit for bit, filt in enumerate(filters[at : at + 32]) if filt.matches(frame))
             assert run(frame, 1, None).value == want, frame.hex()
-        load.close(fd)
+        loader.close(fd)
 
 
 @pytest.mark.parametrize("merge", [False, True])
@@ -414,9 +415,9 @@ def test_tc_frames_with_the_tag_beside(merge: bool) -> None:
     ran = 0
     for part in (texts[0::3], texts[1::3], texts[2::3]):
         filters = [compile_filter(text) for text in part if text not in ("ip or not ip", "len < 60")]
-        loaded = program.load_classifier(filters, kind="tc", linkage=linked.link, merge=merge)
+        loaded = compiler.load_classifier(filters, kind="tc", linkage=linked.link, merge=merge)
         loaded.place_parts(linked.programs)
-        run = load.tester(linked.prelude(loaded.entry_fd))
+        run = loader.tester(linked.prelude(loaded.entry_fd))
         for frame in frames:
             want = first(filters, frame)
             try:
@@ -437,7 +438,7 @@ def test_tc_frames_with_the_tag_beside(merge: bool) -> None:
 
 def test_a_set_beyond_the_budget_becomes_several_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounded generation: the answer is the same, and the report says what happened."""
-    from appliance.steering.pcap import merge
+    from appliance.filter import merge
 
     texts = rule_set("mixed", 120)
     filters = [compile_filter(text) for text in texts]
@@ -447,7 +448,7 @@ def test_a_set_beyond_the_budget_becomes_several_graphs(monkeypatch: pytest.Monk
         monkeypatch.setattr(merge, "MAX_EDGES", edges)
         classifier.prepare.cache_clear()
         for kind in KINDS:
-            loaded = program.load_classifier(filters, kind=kind)
+            loaded = compiler.load_classifier(filters, kind=kind)
             methods.add(loaded.report.method)
             assert f"{edges} edges" in loaded.report.why
             check_set(loaded.entry_fd, kind, filters, frames)
@@ -461,7 +462,7 @@ def test_merging_that_takes_too_long_in_all_is_given_up(monkeypatch: pytest.Monk
     filters = [compile_filter(text) for text in rule_set("mixed", 60)]
     monkeypatch.setattr(classifier, "MAX_SECONDS", -1.0)
     classifier.prepare.cache_clear()
-    loaded = program.load_classifier(filters, kind="xdp")
+    loaded = compiler.load_classifier(filters, kind="xdp")
     assert (loaded.report.method, loaded.report.why) == ("chain", "more than -1 s for all graphs")
     check_set(loaded.entry_fd, "xdp", filters, crafted_frames())
     loaded.close()
@@ -472,22 +473,22 @@ def test_a_program_that_the_verifier_finds_too_complex_is_split(
     linked: Linked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Smaller programs are tried until they load."""
-    real, tries = load.load_program, []
+    real, tries = loader.load_program, []
 
     def picky(made: LoadableProgram, *rest: object) -> int:
         tries.append(made.instructions)
         if made.instructions > 6000:
-            raise load.TooComplexError("too complex for this test")
+            raise loader.TooComplexError("too complex for this test")
         return real(made, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(load, "load_program", picky)
+    monkeypatch.setattr(loader, "load_program", picky)
     filters = [compile_filter(text) for text in rule_set("udp and port N", 300)]
-    loaded = program.load_classifier(filters, kind=linked.kind, linkage=linked.link, merge=False)
+    loaded = compiler.load_classifier(filters, kind=linked.kind, linkage=linked.link, merge=False)
     assert max(tries) > 6000
     assert loaded.report.programs > 3
     loaded.place_parts(linked.programs)
     frame = frames_for(["udp and port 5"], random.Random(1), 1, hit=True)[0]
-    assert load.run_once(loaded.entry_fd, frame).value in (first(filters, frame), NO_MATCH ^ 1 << 30)
+    assert loader.run_once(loaded.entry_fd, frame).value in (first(filters, frame), NO_MATCH ^ 1 << 30)
     loaded.close()
 
 
@@ -498,9 +499,9 @@ def test_a_refused_program_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) 
     def refuse(*_: object) -> int:
         raise DatapathError("refused")
 
-    monkeypatch.setattr(load, "load_program", refuse)
+    monkeypatch.setattr(loader, "load_program", refuse)
     with pytest.raises(DatapathError, match="refused"):
-        program.load_classifier(filters, kind="xdp")
+        compiler.load_classifier(filters, kind="xdp")
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -604,8 +605,8 @@ def test_fuzz_random_rules_over_mutated_frames() -> None:
     while time.monotonic() < deadline or sets < 4:
         kind = KINDS[sets % 2]
         filters = make.filters(rng.choice([3, 8, 12, 20, 30, 60]))
-        loaded = program.load_classifier(filters, kind=kind)
-        run = load.tester(loaded.entry_fd)
+        loaded = compiler.load_classifier(filters, kind=kind)
+        run = loader.tester(loaded.entry_fd)
         for frame in [*frames_for(pool, rng, 120), *rng.sample(whole, 60)]:
             sent = _mutate(frame, rng)
             if not runnable(kind, sent):
@@ -625,4 +626,4 @@ def test_fuzz_random_rules_over_mutated_frames() -> None:
 def test_near_bytes_and_the_core_agree() -> None:
     """What a set may ask the first piece of a frame for is bounded."""
     filters = [compile_filter(f"ether[{at}] = 1") for at in range(300, 384)]
-    assert chain.needed(list(enumerate(filters))) <= access.NEAR_BYTES
+    assert chain.needed(list(enumerate(filters))) <= frame_reader.NEAR_BYTES

@@ -18,11 +18,11 @@ from typing import TypeVar
 
 import pytest
 
-from appliance.config import model
-from appliance.config.model import Duration
+from appliance.config.schema import model
 from appliance.errors import UnreachableError
-from appliance.health import prober
+from appliance.health import probe as prober
 from appliance.health.detector import Bad, Good
+from appliance.units import Duration
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import model
-from appliance.steering import layout
-from appliance.steering.layout import Outcome, Role, Side
-from appliance.steering.model import Where
-from appliance.steering.recorder import ring_size
-from tests.datapath.twin import Twin
+from appliance.config.schema import model
+from appliance.steering.explain.model import Where
+from appliance.steering.kernel import layout
+from appliance.steering.kernel.layout import Outcome, Role, Side
+from appliance.steering.kernel.recorder import ring_size
+from tests.support.twin import Twin
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.model import Config, Guest, Rule, Segment
+from appliance.config.schema.model import Config, Guest, Rule, Segment
 from appliance.errors import DatapathError
-from appliance.steering import layout, splice
-from appliance.steering.layout import Outcome, Role, Side
-from appliance.steering.model import Where
-from appliance.steering.pcap import load
-from appliance.steering.pcap import program as pcap
+from appliance.filter import compiler as pcap
+from appliance.filter import loader
+from appliance.steering.explain.model import Where
+from appliance.steering.kernel import layout, splice
+from appliance.steering.kernel.layout import Outcome, Role, Side
 from tests.datapath.conftest import ROOT
-from tests.datapath.frames import KINDS, tcp, udp
 from tests.datapath.test_forwarding import MAIN, MODES, appliance
-from tests.datapath.twin import Twin
-from tests.datapath.wire import Wire
-from tests.pcap_corpus import rule_set
+from tests.support.frames import KINDS, tcp, udp
+from tests.support.pcap_corpus import rule_set
+from tests.support.twin import Twin
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.root
 PORT = Where(Role.PORT, 0, Side.LAN)
@@ -90,14 +90,14 @@ def test_tags_beside_the_frame(wire: Wire, bpf_object: Path, mode: str) -> None:
 
 def test_left_apart_where_the_kernel_refuses(bpf_object: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel without calls inside programs, or a set that grows too big by it: filters and core stay apart."""
-    real = load.load_program
+    real = loader.load_program
 
     def refuse(program: pcap.LoadableProgram, *args: object, **more: object) -> int:
         if program.name in ("decide", "attached"):
             raise DatapathError("function calls are not allowed")
         return real(program, *args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(load, "load_program", refuse)
+    monkeypatch.setattr(loader, "load_program", refuse)
     apart = Twin(bpf_object, config("udp port 53", "tcp"))
     apart.attach()
     assert joined(apart) == {False}

@@ -15,14 +15,15 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 
-from appliance.config.model import Config, Duration, Group, Guest, Member, Rule, Segment
-from appliance.steering import explain as explaining
-from appliance.steering import layout, libbpf
-from appliance.steering.engines import UNLIMITED
-from appliance.steering.layout import Outcome, Reason, Role, Side
-from appliance.steering.model import Decision, Where
-from tests.datapath.frames import KINDS, ether, tcp, udp
-from tests.datapath.twin import Twin
+from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment
+from appliance.steering.explain import explain as explaining
+from appliance.steering.explain.backends import UNLIMITED
+from appliance.steering.explain.model import Decision, Where
+from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel.layout import Outcome, Reason, Role, Side
+from appliance.units import Duration
+from tests.support.frames import KINDS, ether, tcp, udp
+from tests.support.twin import Twin
 
 pytestmark = pytest.mark.root
 MAIN = (Segment(name="main", lan="lan0", wan="wan0"),)

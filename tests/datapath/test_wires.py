@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boardsim import Board, BoardError, Payload, netns
-from boardsim.download import Download
-from boardsim.stream import Stream
-from boardsim.wires import Position
+from simulator import Board, BoardError, Payload, netns
+from simulator.download import Download
+from simulator.stream import Stream
+from simulator.wires import Position
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")]
 OFF = Payload(Path("/nonexistent"))  # never powered on here
@@ -131,7 +131,7 @@ def test_close_leaves_nothing(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from boardsim import Board, Payload
+from simulator import Board, Payload
 board = Board(Path(sys.argv[1]), Payload(Path("/nonexistent")), prefix=sys.argv[2])
 board.open()
 board.lan.popen(["sleep", "1000"])
@@ -144,7 +144,7 @@ sys.stdin.read()
 def test_leftovers_of_a_killed_simulator_are_cleared(tmp_path: Path, number: signal.Signals) -> None:
     """A killed simulator cannot tidy up; the next one with its name does, and its processes died with it."""
     prefix = f"tk{os.getpid() % 10000}"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "board/qemu-x86_64")}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "board")}
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "b"), prefix],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,

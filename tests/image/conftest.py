@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boardsim import Board, Payload, payload
+from simulator import Board, Payload, payload
 
-from tests.image import harness
+from tests.support import board_harness
 
 READY_S = 120.0
 
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def artefacts() -> Path:
-    return harness.artefacts()
+    return board_harness.artefacts()
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def booted(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The appliance on the board, started once for all tests. Tests take `board`, which looks after it."""
     directory = tmp_path_factory.mktemp("board")
     load = payload.image(artefacts, directory, debug=True)
-    with Board(directory, load, accelerator=harness.accelerator(artefacts)) as made:
+    with Board(directory, load, accelerator=board_harness.accelerator(artefacts)) as made:
         made.power_on()
         made.sh("true", timeout=READY_S)
         yield made
@@ -60,14 +60,14 @@ def board(booted: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
 
 @pytest.fixture(scope="session")
 def small_payload(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Payload:
-    return harness.small_payload(artefacts / "vmlinux", tmp_path_factory.mktemp("small"))
+    return board_harness.small_payload(artefacts / "vmlinux", tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
 def small_board(artefacts: Path, small_payload: Payload, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     """A board with the small machine, one a module, off at first."""
     directory = tmp_path_factory.mktemp("small-board")
-    with Board(directory, small_payload, accelerator=harness.accelerator(artefacts)) as made:
+    with Board(directory, small_payload, accelerator=board_harness.accelerator(artefacts)) as made:
         yield made
 
 

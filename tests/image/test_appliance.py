@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boardsim import Board
-from boardsim.stream import Report, Stream
+from simulator import Board
+from simulator.stream import Report, Stream
 
-from tests.image import appliance
-from tests.image.appliance import BOARD_TOML, BYPASSD, CONFIG, GUEST, SEGMENT
+from tests.support import board_appliance
+from tests.support.board_appliance import BOARD_TOML, BYPASSD, CONFIG, GUEST, SEGMENT
 
 ENOUGH_NS = 500_000_000
 
 
 @pytest.fixture
 def healthy(board: Board) -> Board:
-    appliance.wait_healthy(board)
+    board_appliance.wait_healthy(board)
     return board
 
 
@@ -59,31 +59,31 @@ def traffic(board: Board, folder: Path) -> Iterator[Streams]:
 
 
 def counters(board: Board) -> dict[str, Any]:
-    return dict(appliance.show(board, "counters"))
+    return dict(board_appliance.show(board, "counters"))
 
 
 def test_inline_with_watchdog_xdp_and_guest(healthy: Board) -> None:
     """After the boot: relay driven, LED on, watchdog armed at the configured time, native XDP, guest under KVM."""
-    status = appliance.show(healthy, "status")
+    status = board_appliance.show(healthy, "status")
     assert status["state"] == "inline"
     assert status["watchdog"]["state"] == "armed"
     assert status["watchdog"]["timeout_ms"] == 2000
     assert {part["state"] for part in status["parts"]} == {"running"}
-    assert appliance.segment(healthy)["attach"] == "xdp"
-    assert appliance.guest(healthy)["accel"] == "kvm"
+    assert board_appliance.segment(healthy)["attach"] == "xdp"
+    assert board_appliance.guest(healthy)["accel"] == "kvm"
     assert healthy.led == "on"
 
 
 def stop_guest(board: Board) -> None:
     """`guest NAME stop`, and wait until it is."""
     board.sh(f"bypass guest {GUEST} stop")
-    appliance.wait_until(board, lambda: appliance.guest(board).get("state") == "stopped", "guest stopped")
+    board_appliance.wait_until(board, lambda: board_appliance.guest(board).get("state") == "stopped", "guest stopped")
 
 
 def start_guest(board: Board) -> None:
     """`guest NAME start` of a bypassd that has read everything anew; what it answers is looked at in `show guests`."""
-    appliance.restart_bypassd(board)
-    appliance.wait_until(board, lambda: appliance.part_runs(board, "guests"), "the guests part")
+    board_appliance.restart_bypassd(board)
+    board_appliance.wait_until(board, lambda: board_appliance.part_runs(board, "guests"), "the guests part")
     board.sh(f"bypass guest {GUEST} start", check=False)
 
 
@@ -109,22 +109,22 @@ def test_frames_go_through_the_guest_and_all_are_accounted_for(healthy: Board, t
     assert crossed["in"] >= sum(report.sent for report in streams.reports)
     assert crossed["in"] == crossed["to"] == crossed["out"], crossed
     assert crossed["dropped"] == 0
-    assert appliance.ask(healthy, f"guest {GUEST} show")["checks"]
+    assert board_appliance.ask(healthy, f"guest {GUEST} show")["checks"]
 
 
 def test_bypassd_killed_moves_no_relay_and_loses_no_frame(healthy: Board, tmp_path: Path) -> None:
     """kill -9: the pinned datapath goes on, the keeper holds the relay, the next bypassd adopts datapath and guest."""
-    pid = appliance.guest(healthy)["pid"]
+    pid = board_appliance.guest(healthy)["pid"]
     mark = healthy.events.mark()
     with traffic(healthy, tmp_path) as streams:
-        appliance.restart_bypassd(healthy)
-        row = appliance.wait_serving(healthy)
+        board_appliance.restart_bypassd(healthy)
+        row = board_appliance.wait_serving(healthy)
         streams.go_on()
     assert row["pid"] == pid
     assert [report.lost for report in streams.reports] == [0, 0]
     assert not healthy.events.since(mark, event="relay")
-    assert appliance.show(healthy, "status")["datapath"]["adopted"] is True
-    told = [row for row in appliance.show(healthy, "transitions") if row["what"] == "supervisor"][-1]
+    assert board_appliance.show(healthy, "status")["datapath"]["adopted"] is True
+    told = [row for row in board_appliance.show(healthy, "transitions") if row["what"] == "supervisor"][-1]
     assert (told["cause"], told["detail"]) == ("supervisor_restarted", "killed by signal 9")
 
 
@@ -133,13 +133,13 @@ def test_operator_closes_and_opens_the_relay(healthy: Board, tmp_path: Path) -> 
     mark = healthy.events.mark()
     healthy.sh(f"bypass segment {SEGMENT} bypass")
     healthy.wait_event(event="relay", state="bypass", since=mark)
-    assert appliance.wait_cause(healthy, "operator")["mode"] == "bypass"
+    assert board_appliance.wait_cause(healthy, "operator")["mode"] == "bypass"
     with traffic(healthy, tmp_path) as streams:
         pass
     assert [report.lost for report in streams.reports] == [0, 0]
     healthy.sh(f"bypass segment {SEGMENT} auto")
     healthy.wait_event(event="relay", state="inline", since=mark)
-    moves = [row for row in appliance.show(healthy, "transitions") if row["what"] == f"segment {SEGMENT}"]
+    moves = [row for row in board_appliance.show(healthy, "transitions") if row["what"] == f"segment {SEGMENT}"]
     assert {"operator"} <= {row["cause"] for row in moves}
 
 
@@ -151,7 +151,7 @@ def test_guest_stopped_is_bypassed_and_comes_back(healthy: Board, tmp_path: Path
         streams.go_on()
         assert counters(healthy)["rules"]["all"]["bypassed"] > before
         healthy.sh(f"bypass guest {GUEST} start")
-        appliance.wait_serving(healthy)
+        board_appliance.wait_serving(healthy)
         streams.go_on()
     assert [report.lost for report in streams.reports] == [0, 0]
 
@@ -187,7 +187,7 @@ def test_shell_on_the_serial_line(healthy: Board) -> None:
 def test_configuration_and_ledger_outlive_an_orderly_reboot(healthy: Board) -> None:
     """`reboot`: the relay closes before the machine goes, what was written to the data partition is there again."""
     text = healthy.sh(f"cat {CONFIG}").output
-    appliance.write(healthy, CONFIG, text.replace('hostname = "bypass"', 'hostname = "kept"'))
+    board_appliance.write(healthy, CONFIG, text.replace('hostname = "bypass"', 'hostname = "kept"'))
     mark = healthy.events.mark()
     healthy.sh("reboot")
     closed = healthy.wait_event(event="relay", state="bypass", since=mark)
@@ -195,16 +195,16 @@ def test_configuration_and_ledger_outlive_an_orderly_reboot(healthy: Board) -> N
     reset = healthy.wait_event(event="reset", since=mark)
     assert closed["n"] < reset["n"]
     healthy.wait_event(event="relay", state="inline", since=reset["n"])
-    appliance.wait_healthy(healthy)
-    status = appliance.show(healthy, "status")
+    board_appliance.wait_healthy(healthy)
+    status = board_appliance.show(healthy, "status")
     assert status["hostname"] == "kept"
     assert status["last_reset"]["kind"] == "orderly"
-    rows = appliance.show(healthy, "transitions")
+    rows = board_appliance.show(healthy, "transitions")
     assert any((row["what"], row["cause"]) == ("system", "orderly") for row in rows)
     assert any((row["what"], row["cause"]) == ("system", "first") for row in rows), "the ledger of the first start"
-    appliance.write(healthy, CONFIG, text)
-    appliance.restart_bypassd(healthy)
-    appliance.wait_healthy(healthy)
+    board_appliance.write(healthy, CONFIG, text)
+    board_appliance.restart_bypassd(healthy)
+    board_appliance.wait_healthy(healthy)
 
 
 # Bad input: one clear line with the cause and what to do; in bypass where the link is meant; the console works.
@@ -240,9 +240,9 @@ def swap(old: str, new: str) -> Callable[[str], str]:
 def test_bad_input_ends_in_bypass_with_a_cause(
     healthy: Board, path: str, change: Callable[[str], str], cause: str, says: str
 ) -> None:
-    apply = appliance.restart_bypassd if path == CONFIG else appliance.restart_keeper
-    with appliance.replaced(healthy, path, change, apply):
-        row = appliance.wait_cause(healthy, cause)
+    apply = board_appliance.restart_bypassd if path == CONFIG else board_appliance.restart_keeper
+    with board_appliance.replaced(healthy, path, change, apply):
+        row = board_appliance.wait_cause(healthy, cause)
         assert says in f"{row['detail']} {row.get('also')}"
         shown = healthy.sh("bypass show status").output
         assert "BYPASS" in shown
@@ -281,10 +281,10 @@ def test_guest_that_cannot_start_leaves_the_link_inline(healthy: Board, tmp_path
         start_guest(healthy)
 
         def failed() -> dict[str, Any]:
-            row = appliance.guest(healthy)
+            row = board_appliance.guest(healthy)
             return row if row.get("cause") == broken.cause else {}
 
-        row = appliance.wait_until(healthy, failed, f"guest failed because of {broken.cause}")
+        row = board_appliance.wait_until(healthy, failed, f"guest failed because of {broken.cause}")
         assert row["state"] == "failed"
         assert broken.says in row["detail"]
         with traffic(healthy, tmp_path) as streams:
@@ -294,7 +294,7 @@ def test_guest_that_cannot_start_leaves_the_link_inline(healthy: Board, tmp_path
     finally:
         healthy.sh(broken.mend)
         start_guest(healthy)
-        appliance.wait_healthy(healthy)
+        board_appliance.wait_healthy(healthy)
 
 
 def test_guest_without_kvm_is_emulated_and_says_so(healthy: Board) -> None:
@@ -305,18 +305,18 @@ def test_guest_without_kvm_is_emulated_and_says_so(healthy: Board) -> None:
         healthy.sh(f"bypass guest {GUEST} start")
 
         def emulated() -> dict[str, Any]:
-            row = appliance.guest(healthy)
+            row = board_appliance.guest(healthy)
             return row if row.get("accel") == "tcg" and row["warning"] else {}
 
-        assert "KVM" in appliance.wait_until(healthy, emulated, "an emulated guest, with a warning")["warning"]
+        assert "KVM" in board_appliance.wait_until(healthy, emulated, "an emulated guest, with a warning")["warning"]
     finally:
         healthy.sh("mv /dev/kvm.away /dev/kvm")
         stop_guest(healthy)
         healthy.sh(f"bypass guest {GUEST} start")
-        appliance.wait_serving(healthy)
+        board_appliance.wait_serving(healthy)
 
 
 def test_processes_are_what_the_console_says(healthy: Board) -> None:
     """One keeper, one bypassd, one guest: nothing was left behind by the tests above."""
     assert len(healthy.pids(BYPASSD)) == 1
-    assert healthy.pids(f"guest={GUEST}") == [appliance.guest(healthy)["pid"]]
+    assert healthy.pids(f"guest={GUEST}") == [board_appliance.guest(healthy)["pid"]]

@@ -24,14 +24,14 @@ from typing import Any
 
 import pexpect
 import pytest
-from boardsim import Board, netns
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
+from simulator import Board, netns
 
-from appliance.access.password import hashed
-from tests.image import appliance
-from tests.image.admin import ADDRESS, PASSWORD, READY_S, Admin, commit, log_in, new_board
-from tests.unit.tls_pair import KEY, SERVER, STRANGER
+from appliance.system.password import hashed
+from tests.support import board_appliance
+from tests.support.board_admin import ADDRESS, PASSWORD, READY_S, Admin, commit, log_in, new_board
+from tests.support.tls_pair import KEY, SERVER, STRANGER
 
 pytestmark = pytest.mark.slow  # four minutes on a board of its own
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow  # four minutes on a board of its own
 def fresh(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     """A new board whose serial line is that of a terminal that only prints, with an administrator."""
     with new_board(artefacts, tmp_path_factory.mktemp("access"), append="BYPASS_TERM=dumb") as made:
-        appliance.wait_healthy(made)
+        board_appliance.wait_healthy(made)
         commit(
             made,
             ("set", "system", "hostname", "wire1"),
@@ -65,11 +65,11 @@ def _no_panic(fresh: Board) -> Iterator[None]:
 
 
 def management(board: Board) -> dict[str, Any]:
-    return dict(appliance.show(board, "management") or {})
+    return dict(board_appliance.show(board, "management") or {})
 
 
 def wait(board: Board, found: Callable[[], Any], what: str) -> Any:
-    return appliance.wait_until(board, found, what)
+    return board_appliance.wait_until(board, found, what)
 
 
 # -- SSH
@@ -189,7 +189,7 @@ def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admi
     assert not admin.attempt("admin", "wrong wrong", timeout=10)
     assert fresh.sh("bypass management unblock 10.88.0.1").status == 0
     assert admin.run("admin", "show", "version").status == 0
-    assert any("is shut out for 60 s after 6 failed logins" in text for text in appliance.events(fresh))
+    assert any("is shut out for 60 s after 6 failed logins" in text for text in board_appliance.events(fresh))
 
 
 # -- the serial line
@@ -386,7 +386,7 @@ def test_ipv6(fresh: Board, admin: Admin) -> None:
     assert "inet6" not in fresh.sh("ip -n mgmt address show dev mgmt0").output
     commit(fresh, ("set", "management", "address6", "fd88::2/64"))
     assert Admin(fresh, admin.folder, admin.passwords, "fd88::2").run("admin", "show", "version").status == 0
-    assert any("logged in from fd88::1 by password" in text for text in appliance.events(fresh))
+    assert any("logged in from fd88::1 by password" in text for text in board_appliance.events(fresh))
     commit(fresh, ("delete", "management", "address6"))
     assert "inet6" not in fresh.sh("ip -n mgmt address show dev mgmt0").output
 
@@ -413,7 +413,7 @@ def test_a_guest_on_the_management_lan(fresh: Board, admin: Admin) -> None:
         ("probes", "1", "interval", "1s"),
     )
     commit(fresh, *(("set", "guest", GUEST, *words) for words in settings))
-    appliance.wait_serving(fresh, GUEST)
+    board_appliance.wait_serving(fresh, GUEST)
     assert fresh.mgmt.ping(BRIDGED)
     assert fresh.mgmt.ping(ADDRESS)
     session.sendline(f"show guest {GUEST}")
@@ -429,7 +429,7 @@ def test_a_guest_on_the_management_lan(fresh: Board, admin: Admin) -> None:
     fresh.mgmt.run(["python3", "-c", SEND, BPDU])
     wait(fresh, lambda: dropped() == before + 1, "a frame of spanning tree ends at the guest's port")
     commit(fresh, ("delete", "guest", GUEST))
-    wait(fresh, lambda: not appliance.guest(fresh, GUEST), "the guest is gone")
+    wait(fresh, lambda: not board_appliance.guest(fresh, GUEST), "the guest is gone")
     inside = [row["ifname"] for row in json.loads(fresh.sh("ip -n mgmt -j link").output)]
     assert sorted(inside) == ["lo", "mgmt0", "mgmt0-hw"]
     assert not fresh.mgmt.ping(BRIDGED, timeout=1)
@@ -447,9 +447,9 @@ def test_sessions_outlive_bypassd(fresh: Board, admin: Admin) -> None:
     child = admin.open("admin", options=("-tt",))
     child.expect(r"wire1 \[inline\]>")
     before = fresh.sh("cat /run/bypass/access/ssh.pid").output.split()
-    fresh.sh(f"kill -9 {fresh.pids(appliance.BYPASSD)[0]}")
-    appliance.wait_serving(fresh)
-    wait(fresh, lambda: appliance.show(fresh, "sessions"), "the new bypassd knows the session")
+    fresh.sh(f"kill -9 {fresh.pids(board_appliance.BYPASSD)[0]}")
+    board_appliance.wait_serving(fresh)
+    wait(fresh, lambda: board_appliance.show(fresh, "sessions"), "the new bypassd knows the session")
     assert fresh.sh("cat /run/bypass/access/ssh.pid").output.split() == before
     child.sendline("show version")
     child.expect("kernel")
@@ -465,7 +465,7 @@ def test_a_broken_configuration_locks_nobody_out(fresh: Board, admin: Admin) -> 
         reply = admin.run("admin", "show", "status")
         assert reply.status == 0
         assert "CONFIGURATION INVALID" in reply.text
-    appliance.wait_serving(fresh)
+    board_appliance.wait_serving(fresh)
     fresh.wait_inline()
 
 
@@ -483,9 +483,9 @@ class fresh_bypassd:
         self._restart("cp -a /tmp/good.toml /etc/bypass/config.toml")
 
     def _restart(self, change: str) -> None:
-        old = self._board.pids(appliance.BYPASSD)[0]
+        old = self._board.pids(board_appliance.BYPASSD)[0]
         self._board.sh(f"{change}; sync; kill -9 {old}")
-        wait(self._board, lambda: set(self._board.pids(appliance.BYPASSD)) - {old}, "a new bypassd")
+        wait(self._board, lambda: set(self._board.pids(board_appliance.BYPASSD)) - {old}, "a new bypassd")
 
 
 def test_everything_is_there_after_a_reboot(fresh: Board, admin: Admin) -> None:
@@ -516,7 +516,7 @@ def test_a_forgotten_password(fresh: Board, admin: Admin) -> None:
     line = fresh.console
     line.expect("asks for no login: bypass.recovery", since=said, timeout=READY_S)
     line.expect(r"wire1 \[\w+\]> ", timeout=READY_S)
-    appliance.wait_healthy(fresh)
+    board_appliance.wait_healthy(fresh)
     line.sendline("user admin password")
     for asked in ("New password: ", "The same again: "):
         line.expect(asked)

@@ -19,12 +19,11 @@ from typing import Any
 
 import pexpect
 import pytest
-from boardsim import Board
-from boardsim.stream import Stream
+from simulator import Board
+from simulator.stream import Stream
 
-from tests import figures
-from tests.image import appliance
-from tests.image.admin import ADDRESS, PASSWORD, Admin, log_in, new_board
+from tests.support import board_appliance, figures
+from tests.support.board_admin import ADDRESS, PASSWORD, Admin, log_in, new_board
 
 PROMPT = r"wire1 \[inline\]> ?"
 Took = Callable[[str], Callable[[], None]]
@@ -39,7 +38,7 @@ def fresh(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def closed(fresh: Board) -> str:
     """What is open before anybody has set the appliance up, seen from inside and from the management host."""
-    appliance.wait_until(fresh, lambda: appliance.show(fresh, "management"), "access is up")
+    board_appliance.wait_until(fresh, lambda: board_appliance.show(fresh, "management"), "access is up")
     listening = fresh.sh("ss -Hltun; ip netns list").output
     answers = fresh.mgmt.ping(ADDRESS, timeout=1)
     return f"{listening.strip()}{' answers' if answers else ''}"
@@ -49,7 +48,7 @@ def closed(fresh: Board) -> str:
 def said(fresh: Board, closed: str) -> str:
     """The setup on the serial line, answered by a person who mistypes; everything it said."""
     line = fresh.console
-    appliance.wait_serving(fresh)
+    board_appliance.wait_serving(fresh)
     mark = line.mark()
     line.expect("Type setup .*: ", since=0)
     line.sendline("setup")
@@ -108,7 +107,7 @@ def _no_panic(fresh: Board) -> Iterator[None]:
 
 
 def wait(board: Board, found: Callable[[], Any], what: str) -> Any:
-    return appliance.wait_until(board, found, what)
+    return board_appliance.wait_until(board, found, what)
 
 
 def leave(child: pexpect.spawn) -> None:
@@ -162,7 +161,9 @@ def test_the_serial_line_asks_for_a_login_now(fresh: Board, said: str, took: Too
     find = "for p in /proc/[0-9]*; do read -r name <$p/comm && [ $name = bypass ] && stat -c %U $p; done 2>/dev/null"
     assert fresh.sh(find, check=False).output.split() == ["admin"]
     log = wait(
-        fresh, lambda: [text for text in appliance.events(fresh) if "the serial line" in text][:2], "logins are events"
+        fresh,
+        lambda: [text for text in board_appliance.events(fresh) if "the serial line" in text][:2],
+        "logins are events",
     )
     assert log == [
         "warning user admin: login from the serial line failed: password",
@@ -193,7 +194,7 @@ def test_wrong_password_is_refused_and_told(fresh: Board, admin: Admin) -> None:
     assert admin.attempt("admin", "not the password")
     wait(
         fresh,
-        lambda: any("10.88.0.1 failed: password" in text for text in appliance.events(fresh)),
+        lambda: any("10.88.0.1 failed: password" in text for text in board_appliance.events(fresh)),
         "the failure is an event",
     )
 
@@ -207,7 +208,7 @@ def test_commands_over_ssh_are_the_consoles(fresh: Board, admin: Admin, took: To
     trick = admin.pipe("admin", "show version; id")
     assert trick.status == 2
     assert b"uid=" not in trick.out
-    assert any("logged in from 10.88.0.1 by password" in text for text in appliance.events(fresh))
+    assert any("logged in from 10.88.0.1 by password" in text for text in board_appliance.events(fresh))
 
 
 def test_a_commit_over_ssh(fresh: Board, admin: Admin) -> None:
@@ -219,7 +220,7 @@ def test_a_commit_over_ssh(fresh: Board, admin: Admin) -> None:
     good = admin.pipe("admin", "configure", stdin=b"set system idle_timeout 10min\n")
     assert good.status == 0, good.err
     assert "10min" in fresh.sh("grep idle_timeout /etc/bypass/config.toml").output
-    assert appliance.show(fresh, "commits")[0]["user"] == "admin"
+    assert board_appliance.show(fresh, "commits")[0]["user"] == "admin"
 
 
 def test_an_image_over_ssh(admin: Admin, tmp_path: Path) -> None:
@@ -327,4 +328,4 @@ def test_two_administrators_and_a_commit_that_locks_out(fresh: Board, admin: Adm
     child.expect(PROMPT)
     leave(child)
     assert f'"{ADDRESS}/24"' in fresh.sh("grep address /etc/bypass/config.toml").output
-    assert any("nobody confirmed it in time" in text for text in appliance.events(fresh))
+    assert any("nobody confirmed it in time" in text for text in board_appliance.events(fresh))

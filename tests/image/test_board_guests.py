@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from boardsim import Board
+from simulator import Board
 
-from tests.image import appliance
-from tests.image.admin import commit
+from tests.support import board_appliance
+from tests.support.board_admin import commit
 
 GROUP = "/sys/fs/cgroup/bypass-guests/ips1"
 
@@ -96,7 +96,7 @@ def second(board: Board, guest: dict[str, object]) -> Iterator[str]:
     commit(board, *(("set", "guest", SECOND, *words) for words in settings))
     yield SECOND
     commit(board, ("delete", "guest", SECOND))
-    appliance.wait_until(board, lambda: not appliance.guest(board, SECOND), "the second guest is gone")
+    board_appliance.wait_until(board, lambda: not board_appliance.guest(board, SECOND), "the second guest is gone")
 
 
 def files(board: Board, pid: object) -> list[str]:
@@ -111,7 +111,7 @@ def test_a_configured_guest_runs_on_what_the_kernel_offers(board: Board, second:
     """
     virtual = int(board.sh("grep -cwE 'svm|vmx' /proc/cpuinfo", check=False).output) > 0
     board.sh(f"bypass guest {second} start")
-    row = appliance.wait_serving(board, second)
+    row = board_appliance.wait_serving(board, second)
     held = files(board, row["pid"])
     assert row["accel"] == ("kvm" if virtual else "tcg")
     assert ("no KVM: it is emulated, and slow" in row["warning"]) == (not virtual)
@@ -124,11 +124,13 @@ def test_a_configured_guest_runs_on_what_the_kernel_offers(board: Board, second:
         return
     # The device is taken away: the next start is emulated, and says so.
     board.sh(f"bypass guest {second} stop")
-    appliance.wait_until(board, lambda: appliance.guest(board, second).get("state") == "stopped", "it stops")
+    board_appliance.wait_until(
+        board, lambda: board_appliance.guest(board, second).get("state") == "stopped", "it stops"
+    )
     board.sh("mv /dev/kvm /dev/kvm.away")
     try:
         board.sh(f"bypass guest {second} start")
-        row = appliance.wait_until(board, lambda: _with_process(board, second), "it starts")
+        row = board_appliance.wait_until(board, lambda: _with_process(board, second), "it starts")
         assert (row["accel"], "no KVM: it is emulated, and slow" in row["warning"]) == ("tcg", True)
         assert "no KVM" in board.sh("bypass show guests").output
     finally:
@@ -146,7 +148,7 @@ def test_huge_pages_are_there_when_a_guest_wants_them(board: Board, second: str)
     before = pool(board)
     commit(board, ("set", "guest", second, "hugepages", "true"))
     board.sh(f"bypass guest {second} start")
-    row = appliance.wait_serving(board, second)
+    row = board_appliance.wait_serving(board, second)
     now = pool(board)
     assert "huge pages" not in str(row["warning"])
     assert (now["HugePages_Total"], now["HugePages_Free"]) == (before["HugePages_Total"] + 32, before["HugePages_Free"])
@@ -156,9 +158,9 @@ def test_huge_pages_are_there_when_a_guest_wants_them(board: Board, second: str)
     limits = board.sh(f"cat {group}/hugetlb.2MB.current {group}/hugetlb.2MB.max {group}/memory.max").output.split()
     assert [int(text) >> 20 for text in limits] == [64, 64, 192]
     board.sh(f"bypass guest {second} stop")
-    appliance.wait_until(board, lambda: pool(board) == before, "its huge pages are ordinary memory again")
+    board_appliance.wait_until(board, lambda: pool(board) == before, "its huge pages are ordinary memory again")
 
 
 def _with_process(board: Board, name: str) -> dict[str, object]:
-    row = appliance.guest(board, name)
+    row = board_appliance.guest(board, name)
     return row if row.get("pid") else {}

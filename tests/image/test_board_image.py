@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from boardsim import Board
+from simulator import Board
 
 
 @pytest.mark.parametrize("slot", ["10", "11", "12"])

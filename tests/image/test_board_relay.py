@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from boardsim import Board
-from boardsim.stream import Stream
+from simulator import Board
+from simulator.stream import Stream
 
-from tests.image.harness import drive, frames_through, release
+from tests.support.board_harness import drive, frames_through, release
 
 ENOUGH_NS = 300_000_000
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from boardsim import netns
+from simulator import netns
 
 PREFIX = f"tr{os.getpid() % 10000}"
 TOP = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TOP / "board/qemu-x86_64")}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TOP / "board")}
 
 
 def command(directory: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "boardsim", "--dir", str(directory), *words]
+    return [sys.executable, "-m", "simulator", "--dir", str(directory), *words]
 
 
 def second_terminal(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def second_terminal(directory: Path, *words: str) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def session(artefacts: Path, tmp_path: Path) -> Iterator[pexpect.spawn]:
-    """`boardsim run` on a terminal, up to the first word of the kernel."""
+    """`simulator run` on a terminal, up to the first word of the kernel."""
     words = command(tmp_path, "run", "--artefacts", str(artefacts), "--prefix", PREFIX, "--append", "loglevel=7")
     child = pexpect.spawn(words[0], words[1:], env=ENVIRONMENT, timeout=90, encoding="utf-8", codec_errors="replace")
     child.directory = tmp_path

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from boardsim import Board, BoardPanic, Payload, Timing
+from simulator import Board, BoardPanic, Payload, Timing
 
-from tests.image import harness
-from tests.image.harness import drive
+from tests.support import board_harness
+from tests.support.board_harness import drive
 
 # the watchdog's own timer runs in steps of a second; nobody pings it after the first time
 STARVE = """
@@ -42,7 +42,7 @@ def test_second_stage_resets_a_machine_that_ignores_the_nmi(
     """A kernel that shrugs at the NMI stays inline and fed by nobody, until the board resets it by force."""
     deaf = replace(small_payload, append="console=ttyS0 quiet net.ifnames=0 panic=0")
     timing = Timing(second_stage_s=1.0)
-    with Board(tmp_path / "b", deaf, timing=timing, accelerator=harness.accelerator(artefacts)) as board:
+    with Board(tmp_path / "b", deaf, timing=timing, accelerator=board_harness.accelerator(artefacts)) as board:
         board.power_on()
         drive(board)
         fault = board.fault("starve the watchdog")

@@ -8,7 +8,7 @@ Cuts that left a trace of unfinished writing are counted, and there must be some
 a history ahead of startup, a commit that nobody was told of. A cut before the first sync leaves none: there were more.
 
 What is lost is what the board's kernel had not given to its disk yet; a disk that loses what it has taken is not shown.
-tests/unit/test_config_store.py cuts behind every single system call; this is the same with a real kernel and disk.
+tests/unit/config/test_store.py cuts behind every single system call; this is the same with a real kernel and disk.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boardsim import Board, payload
-from boardsim.events import WaitTimeout
+from simulator import Board, payload
+from simulator.events import WaitTimeout
 
-from tests.image import appliance, harness
+from tests.support import board_appliance, board_harness
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +34,8 @@ SCRIPT = "/var/lib/bypass/cut.py"
 WRITERS = r"""
 import json, os, sys, time
 from pathlib import Path
-from appliance.config.load import loads
-from appliance.config.store import Entry, Store
+from appliance.config.check.load import loads
+from appliance.config.commit.store import Entry, Store
 
 HOME = Path("/var/lib/bypass/cut")
 TEXT = '[system]\nhostname = "cut%d"\n' + "# filled up to more than one block\n" * 200
@@ -124,10 +124,10 @@ def cut(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     """A board of its own, for its disk suffers."""
     directory = tmp_path_factory.mktemp("cut-board")
     load = payload.image(artefacts, directory, debug=True)
-    with Board(directory, load, accelerator=harness.accelerator(artefacts)) as made:
+    with Board(directory, load, accelerator=board_harness.accelerator(artefacts)) as made:
         made.power_on()
         made.sh("true", timeout=120)
-        appliance.write(made, SCRIPT, WRITERS)
+        board_appliance.write(made, SCRIPT, WRITERS)
         made.sh("mkdir -p /var/lib/bypass/cut; sync")
         yield made
 
@@ -145,18 +145,18 @@ def come_up(board: Board, when: str) -> None:
 
 def hostname(board: Board) -> str:
     """The name that holds, once bypassd answers; "" before."""
-    return board.sh("hostname").output.strip() if appliance.show(board, "status") else ""
+    return board.sh("hostname").output.strip() if board_appliance.show(board, "status") else ""
 
 
 def test_power_cut_before_a_commit_is_confirmed(cut: Board) -> None:
     """A commit on probation does not outlive the machine: after the restart the configuration before it holds."""
     come_up(cut, "before")
-    before = appliance.wait_until(cut, lambda: hostname(cut), "bypassd answers")
+    before = board_appliance.wait_until(cut, lambda: hostname(cut), "bypassd answers")
     cut.sh("printf 'set system hostname unsure\\ncommit confirmed 600\\n' | bypass configure", timeout=120)
-    appliance.wait_until(cut, lambda: hostname(cut) == "unsure", "the new name holds")
+    board_appliance.wait_until(cut, lambda: hostname(cut) == "unsure", "the new name holds")
     cut.power_cut()
     come_up(cut, "after")
-    assert appliance.wait_until(cut, lambda: hostname(cut), "bypassd answers") == before
+    assert board_appliance.wait_until(cut, lambda: hostname(cut), "bypassd answers") == before
     assert "unsure" not in cut.sh("cat /etc/bypass/config.toml").output
 
 

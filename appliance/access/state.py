@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the part "access" remembers on the data partition: who has which number, and the last users and port applied.
+
+The second is for a start with a configuration that is not valid: administrators log in as they did before. The file
+holds password hashes and is root's alone; the login at the serial line reads it too (gate.py). One that is damaged is
+an empty one; numbers are then given anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.access.accounts import replace_file
+from appliance.access.groups import FIRST_UID, LAST_UID
+from appliance.config.check.load import from_data
+from appliance.config.schema.model import Config, Management, User
+from appliance.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class Memory:
+    """The file; read once, written at every change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.uids: dict[str, int] = {}
+        self._config = Config()
+
+    def load(self) -> None:
+        """Read what an earlier bypassd kept."""
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+            uids = {str(name): int(uid) for name, uid in data["uids"].items()}
+            config = from_data(data["config"])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+            log.error("%s is damaged: users get new numbers: %s", self.path, error)
+            return
+        self.uids = {name: uid for name, uid in uids.items() if FIRST_UID <= uid <= LAST_UID}
+        self._config = config
+
+    def keep(self, uids: dict[str, int], config: Config) -> None:
+        """Remember. OSError when the data partition cannot be written."""
+        kept = Config(system=config.system, management=config.management, user=config.user)
+        data = {"uids": uids, "config": {"management": _plain(kept.management), "user": [_plain(u) for u in kept.user]}}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self.path, json.dumps(data), 0o600)
+        self.uids, self._config = dict(uids), kept
+
+    def config(self) -> Config:
+        """Users and port as they were applied last, and nothing else."""
+        return self._config
+
+    def users(self) -> tuple[User, ...]:
+        """As applied last."""
+        return self._config.user
+
+    def secrets(self) -> list[str]:
+        """What may be shown nowhere."""
+        return [user.password for user in self._config.user if user.password]
+
+    def management(self) -> Management:
+        """As applied last."""
+        return self._config.management
+
+
+def _plain(struct: msgspec.Struct) -> dict[str, Any]:
+    """As the file would say it: times as text with their unit."""
+    pairs = ((field.encode_name, getattr(struct, field.name)) for field in msgspec.structs.fields(struct))
+    return {
+        key: str(value) if isinstance(value, int) and type(value) not in (int, bool) else value for key, value in pairs
+    }

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""JSON-RPC 2.0 without the socket: the registry of methods, the check of parameters and roles, errors and their codes.
+
+Pure but for the handlers it calls; server.py brings the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from appliance import __version__
+from appliance.errors import (
+    BypassError,
+    ConfigError,
+    DatapathError,
+    FilterError,
+    GuestError,
+    HardwareError,
+    NotFoundError,
+    ProtocolError,
+    RefusedError,
+    UnreachableError,
+)
+
+ROLES: Final = ("viewer", "operator", "admin")  # each may do what those before it may
+
+Params = dict[str, Any]
+Handler = Callable[[Params], Awaitable[object]]
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+NO_METHOD: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL: Final = -32603
+FORBIDDEN: Final = -32001
+BUSY: Final = -32002
+PROTOCOL_ERRORS: Final = {
+    PARSE_ERROR: "not JSON",
+    INVALID_REQUEST: "no request of JSON-RPC 2.0, or a batch or line that is too long",
+    NO_METHOD: "no such method at the moment: the part that offers it may not be up",
+    INVALID_PARAMS: "a parameter is missing, unknown, or of another type",
+    INTERNAL: "a fault of bypassd; its log has the details",
+    FORBIDDEN: "the method needs a role that the caller has not",
+    BUSY: "too many clients; try again later",
+}
+ERRORS: Final[dict[type[BypassError], tuple[int, str]]] = {  # class -> (code, hint for a person)
+    ConfigError: (-32010, "`bypass check FILE` shows everything that is wrong"),
+    FilterError: (-32011, "pcap-filter(7) describes the language of filters"),
+    HardwareError: (-32012, "compare board.toml with the hardware; `bypass show status` says what is missing"),
+    DatapathError: (-32013, "traffic takes the bypass meanwhile; the system log has the kernel's message"),
+    GuestError: (-32014, "`bypass show guests` shows state and cause of each guest"),
+    NotFoundError: (-32015, ""),
+    RefusedError: (-32016, ""),
+    ProtocolError: (-32017, ""),
+    UnreachableError: (-32018, "`bypass show status` says which part does not answer"),
+    BypassError: (-32019, ""),
+}
+
+log = logging.getLogger(__name__)
+
+
+class Caller(NamedTuple):
+    """Who asks, as the kernel says."""
+
+    uid: int
+    pid: int
+    role: str
+    user: str = ""
+
+
+_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")
+
+
+def caller() -> Caller:
+    """Inside a handler: who asked."""
+    return _caller.get()
+
+
+class RpcError(Exception):
+    """A refusal of the protocol itself: no such method, wrong parameters, not allowed."""
+
+    def __init__(self, code: int, message: str, hint: str = "") -> None:
+        self.code, self.hint = code, hint
+        super().__init__(message)
+
+
+class Param(NamedTuple):
+    """One parameter of a method."""
+
+    type: str = "string"  # string, integer, boolean or array (of strings)
+    doc: str = ""
+    required: bool = True
+    choices: tuple[str, ...] = ()
+
+    def check(self, name: str, value: object) -> None:
+        """RpcError unless `value` is one of this type."""
+        kind = {"string": str, "integer": int, "boolean": bool, "array": list}[self.type]
+        good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if good and isinstance(value, list):
+            good = all(isinstance(item, str) for item in value)
+        if not good:
+            raise RpcError(INVALID_PARAMS, f"{name} must be of type {self.type}")
+        if self.choices and value not in self.choices:
+            raise RpcError(INVALID_PARAMS, f"{name} must be one of {', '.join(self.choices)}")
+
+    def schema(self) -> dict[str, object]:
+        """As JSON Schema."""
+        out: dict[str, object] = {"type": self.type, "description": self.doc}
+        if self.type == "array":
+            out["items"] = {"type": "string"}
+        if self.choices:
+            out["enum"] = list(self.choices)
+        return out
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the registry."""
+
+    name: str
+    handler: Handler
+    role: str
+    doc: str
+    params: dict[str, Param]
+
+    def check(self, params: Params) -> None:
+        """RpcError unless `params` are what this method takes."""
+        for name in params:
+            if name not in self.params:
+                takes = ", ".join(self.params) or "none"
+                raise RpcError(INVALID_PARAMS, f'unknown parameter "{name[:60]}"; {self.name} takes: {takes}')
+        for name, param in self.params.items():
+            if name in params:
+                param.check(name, params[name])
+            elif param.required:
+                raise RpcError(INVALID_PARAMS, f"parameter {name} is missing")
+
+
+class Registry:
+    """Name -> method. Filled at start by the parts; lives as long as bypassd."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+        doc = "every method: who may call it, its parameters, answer and errors; what the topics of events carry"
+        self.add("api.schema", self._schema, doc=doc)
+
+    def add(
+        self, name: str, handler: Handler, role: str = "viewer", doc: str = "", params: dict[str, Param] | None = None
+    ) -> None:
+        """Offer a method; one of the same name is replaced (a part that is started again registers again)."""
+        if role not in ROLES:
+            raise ValueError(f"{name}: no role {role!r}")
+        self._methods[name] = Method(name, handler, role, doc, params or {})
+
+    def names(self) -> list[str]:
+        """All methods, sorted."""
+        return sorted(self._methods)
+
+    async def call(self, name: str, params: Params, who: Caller) -> object:
+        """Run a method for `who`. RpcError or BypassError when it is refused or fails."""
+        method = self._methods.get(name)
+        if method is None:
+            raise RpcError(NO_METHOD, f'no method "{name[:60]}"', "`bypass api schema` lists the methods")
+        if ROLES.index(who.role) < ROLES.index(method.role):
+            raise RpcError(FORBIDDEN, f"{name} needs the role {method.role}; yours is {who.role}")
+        method.check(params)
+        _caller.set(who)
+        return await method.handler(params)
+
+    async def _schema(self, _: Params) -> object:
+        from appliance.api.schema import methods as table  # types that nobody else needs
+
+        # in a thread: it is the longest answer of all, and leases have to be renewed meanwhile
+        results, events, defined = await asyncio.to_thread(table.published)
+        methods = [
+            {
+                "name": method.name,
+                "doc": method.doc,
+                "role": method.role,
+                "params": {
+                    "type": "object",
+                    "properties": {name: param.schema() for name, param in method.params.items()},
+                    "required": [name for name, param in method.params.items() if param.required],
+                    "additionalProperties": False,
+                },
+                "result": results.get(method.name, {}),
+                "errors": [kind.__name__ for kind in table.METHODS[method.name].errors]
+                if method.name in results
+                else [],
+            }
+            for _, method in sorted(self._methods.items())
+        ]
+        return {
+            "jsonrpc": "2.0",
+            "version": __version__,
+            "methods": methods,
+            "events": [{"topic": topic, "data": schema} for topic, schema in events.items()],
+            "errors": [{"code": code, "kind": kind.__name__} for kind, (code, _) in ERRORS.items()]
+            + [{"code": code, "doc": doc} for code, doc in PROTOCOL_ERRORS.items()],
+            "$defs": defined,
+        }
+
+
+def add_version(registry: Registry) -> None:
+    """Offer version.show: the appliance, Python and the kernel that run."""
+
+    async def version(_: Params) -> object:
+        import platform
+
+        system = os.uname()
+        return {
+            "version": __version__,
+            "kernel": f"{system.sysname} {system.release}",
+            "machine": system.machine,
+            "python": platform.python_version(),
+        }
+
+    registry.add("version.show", version, doc="versions of the appliance and of what it runs on")
+
+
+def encode(message: object) -> bytes:
+    """One line of JSON; what JSON does not know (a Duration, a Path) becomes its text."""
+    return msgspec.json.encode(message, enc_hook=str) + b"\n"
+
+
+def error(request_id: object, code: int, message: str, hint: str = "", kind: str = "") -> dict[str, object]:
+    """An error response."""
+    data = {key: value for key, value in (("kind", kind), ("hint", hint)) if value}
+    body: dict[str, object] = {"code": code, "message": message}
+    if data:
+        body["data"] = data
+    return {"jsonrpc": "2.0", "id": request_id, "error": body}
+
+
+async def answer(registry: Registry, request: object, who: Caller) -> dict[str, object] | None:
+    """Run one decoded request; the response object, or None for a notification. Never raises (but CancelledError)."""
+    if not isinstance(request, dict):
+        return error(None, INVALID_REQUEST, "a request is a JSON object")
+    request_id, name, params = request.get("id"), request.get("method"), request.get("params", {})
+    if isinstance(request_id, bool) or not isinstance(request_id, str | int | float | None):
+        return error(None, INVALID_REQUEST, "id must be a string or a number")
+    if request.get("jsonrpc") != "2.0" or not isinstance(name, str):
+        return error(request_id, INVALID_REQUEST, 'a request needs "jsonrpc": "2.0" and a method')
+    try:
+        if not isinstance(params, dict):
+            raise RpcError(INVALID_PARAMS, "params are given by name, as an object")
+        result = await registry.call(name, params, who)
+        response: dict[str, object] = {"jsonrpc": "2.0", "id": request_id, "result": result}
+        encode(response)  # a result that is no JSON is this method's bug, not the connection's
+    except RpcError as refusal:
+        response = error(request_id, refusal.code, str(refusal), refusal.hint)
+    except BypassError as problem:
+        kind = next(cls for cls in type(problem).__mro__ if cls in ERRORS)
+        code, hint = ERRORS[kind]
+        response = error(request_id, code, str(problem), getattr(problem, "hint", "") or hint, kind.__name__)
+    except Exception:
+        log.exception("method %s failed", name)
+        response = error(request_id, INTERNAL, f"internal error in {name}", "the system log has the details")
+    return response if "id" in request else None

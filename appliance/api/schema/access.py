@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Answers about the management port, users and sessions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from appliance.api.schema.base import Answer, Detail
+
+
+class HostKey(Answer):
+    """A key of the SSH server."""
+
+    kind: str
+    fingerprint: str
+
+
+class ShutOut(Answer):
+    """A network that failed to log in too often."""
+
+    network: str
+    seconds_left: float
+
+
+class Ssh(Answer):
+    """The SSH server. `failed_logins` since bypassd began."""
+
+    state: Annotated[str, Meta(description="listening, off or failed")]
+    detail: Detail
+    port: int
+    host_keys: list[HostKey]
+    failed_logins: int
+    shut_out: list[ShutOut]
+
+
+class User(Answer):
+    """A user. `password`: set or none; `keys`: how many."""
+
+    name: str
+    role: str
+    password: str
+    keys: int
+
+
+class Metrics(Answer):
+    """The OpenMetrics endpoint. `port` 0: off."""
+
+    state: str
+    port: int
+
+
+class Syslog(Answer):
+    """A log server, and how many events it got."""
+
+    server: str
+    sent: int
+    waiting: int
+    lost: int
+    detail: Detail
+
+
+class Management(Answer):
+    """The management port and what listens on it. `dhcp`: what the client got."""
+
+    state: Annotated[str, Meta(description="up, off or failed")]
+    detail: Detail
+    port: str
+    mac: str
+    link: str
+    configured: str
+    addresses: list[str]
+    gateways: list[str]
+    dhcp: dict[str, str]
+    ssh: Ssh
+    users: list[User]
+    metrics: Metrics
+    syslog: list[Syslog]
+    serial_line: Annotated[str, Meta(description="asks for a login, or why it is open")]
+
+
+class Session(Answer):
+    """Somebody who is logged in. `by`: password or key."""
+
+    user: str
+    address: str
+    by: str
+    seconds: float
+    pid: int
+
+
+class NewPassword(Answer):
+    """The caller's own password was changed, by a commit."""
+
+    message: str
+    number: int

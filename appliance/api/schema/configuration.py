@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Answers of the methods config.*."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, UnsetType
+
+from appliance.api.schema.base import Answer, Detail, When
+
+
+class Problem(Answer):
+    """Something that is wrong. `pointer`: a filter with a caret below the place."""
+
+    where: str
+    what: str
+    pointer: str | UnsetType = UNSET
+
+
+class Finding(Answer):
+    """What a configuration means for traffic."""
+
+    severity: Annotated[str, Meta(description="warning or note")]
+    where: str
+    what: str
+
+
+class Change(Answer):
+    """A difference, and from when on it counts."""
+
+    where: str
+    old: str
+    new: str
+    effect: str
+
+
+class Pending(Answer):
+    """A commit on probation."""
+
+    seconds_left: int
+    number: int
+    user: str
+    when: When
+
+
+class Holder(Answer):
+    """Who edits. `since` and `last` (active): seconds since 1970."""
+
+    user: str
+    uid: int
+    pid: int
+    tty: str
+    since: float
+    last: float
+
+
+class Shown(Answer):
+    """A configuration: `text`, or `data` when it was asked for as JSON."""
+
+    of: str
+    text: str | UnsetType = UNSET
+    data: dict[str, Any] | UnsetType = UNSET
+
+
+class Compared(Answer):
+    """Two configurations as a unified difference, and what it changes."""
+
+    text: str
+    changes: list[Change]
+    errors: list[Problem]
+
+
+class Checked(Answer):
+    """What is wrong with a configuration, what it means for traffic, and what it changes."""
+
+    good: bool
+    message: str
+    errors: list[Problem]
+    lint: list[Finding]
+    changes: list[Change]
+
+
+class Committed(Answer):
+    """What a commit came to. `number` 0: there was nothing to do, or it was taken back."""
+
+    message: str
+    number: int
+    changes: list[Change]
+    lint: list[Finding]
+    took_ms: int
+    confirm: Pending | None
+
+
+class Commit(Answer):
+    """An entry of the history. `n`: how many commits ago."""
+
+    n: int
+    number: int
+    when: When
+    user: str
+    comment: str
+    how: str
+
+
+class State(Answer):
+    """Who edits, what is uncommitted, what is on probation. `mine`: the caller edits; `author`: of the changes."""
+
+    held_by: Holder | None
+    mine: bool
+    changes: int
+    author: str
+    number: int
+    confirm: Pending | None
+    startup: Annotated[str, Meta(description="same, differs, or why it cannot be read")]
+
+
+class Next(Answer):
+    """Something that may come next in a line."""
+
+    word: str
+    help: str
+    kind: Annotated[str, Meta(description="table, name, key, value or end")]
+
+
+class Completed(Answer):
+    """What may come next, whether the line is whole as it is, and the path that it names."""
+
+    words: list[Next]
+    complete: bool
+    path: list[str]
+
+
+class Field(Answer):
+    """A key of the configuration."""
+
+    path: str
+    type: str
+    range: str
+    default: str
+    doc: str
+    effect: str
+    source: str
+
+
+class Edited(Answer):
+    """The candidate is held."""
+
+    message: Detail
+    changes: int
+    left_by: str
+    confirm: Pending | None
+
+
+class Changes(Answer):
+    """How many differences the candidate has."""
+
+    message: Detail
+    changes: int
+
+
+class Set(Answer):
+    """One value of the candidate."""
+
+    message: str
+    path: list[str]
+    old: str | None
+    new: str
+
+
+class Deleted(Answer):
+    """What went."""
+
+    message: str
+    path: list[str]
+
+
+class Moved(Answer):
+    """Its new place, from 0."""
+
+    message: str
+    path: list[str]
+    index: int
+
+
+class Loaded(Answer):
+    """A text that is the candidate now, and what is wrong with it."""
+
+    message: str
+    changes: int
+    errors: list[Problem]

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Answers about guests, their images, and what is kept of those that fell."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, UnsetType
+
+from appliance.api.schema.base import Answer, Cause, Detail, Ms, Seconds, When
+
+State = Annotated[str, Meta(description="defined, starting, proving, available, suspect, draining, stopped or failed")]
+
+
+class Guest(Answer):
+    """A guest. While the guests' part is not up only name, state and cause are known. `hop`: its number in tags."""
+
+    name: str
+    state: State
+    cause: Cause
+    hop: int | UnsetType = UNSET
+    detail: Detail | UnsetType = UNSET
+    lease_ms: Ms | UnsetType = UNSET
+    lease: str | UnsetType = UNSET
+    pid: int | UnsetType | None = UNSET
+    accel: Annotated[str, Meta(description="kvm, tcg, or empty while it does not run")] | UnsetType = UNSET
+    restarts: int | UnsetType = UNSET
+    uptime_s: Seconds | UnsetType | None = UNSET
+    application: str | UnsetType = UNSET
+    warning: Detail | UnsetType = UNSET
+
+
+class Taps(Answer):
+    """The pair of devices by which it is in one segment; `segment` is empty when it serves one alone."""
+
+    segment: str
+    lan: str
+    wan: str
+
+
+class Agent(Answer):
+    """What the guest's agent said, and how many of its messages were taken or not."""
+
+    name: str
+    version: Annotated[int, Meta(description="of the protocol; 0: it has not said hello")]
+    capabilities: list[str]
+    accept: str
+    accept_refused: str
+    tags: bool
+    unanswered: int
+    counters: dict[str, int]
+    accepted: int
+    malformed: int
+    oversized: int
+    too_frequent: int
+
+
+class Bypassed(Answer):
+    """How soon it was led around, by cause, over `runs` falls. `at_most`: from its last proof; `detected`: likewise."""
+
+    cause: Cause
+    runs: int
+    at_most_p50_ms: Ms | None
+    at_most_p99_ms: Ms | None
+    at_most_max_ms: Ms | None
+    detected_p50_ms: Ms | None
+    detected_p99_ms: Ms | None
+    detected_max_ms: Ms | None
+
+
+class Check(Answer):
+    """One check. A veto (the guest itself, QEMU) has only the first fields. Times: how long ago."""
+
+    check: str
+    state: str
+    why: Detail
+    changed_ms: Ms | None
+    last_good_ms: Ms | UnsetType | None = UNSET
+    latency_ms: Ms | UnsetType | None = UNSET
+    falls: int | UnsetType = UNSET
+    late: int | UnsetType = UNSET
+
+
+class Heartbeats(Answer):
+    """Frames that are sent through the guest, one way."""
+
+    lane: str
+    sent: int
+    received: int
+    foreign: int
+    refused: int
+
+
+class Flip(Answer):
+    """A check that changed its mind."""
+
+    ago_ms: Ms
+    check: str
+    to: str
+    why: str
+
+
+class GuestDetails(Guest):
+    """A guest with the evidence; `ended_ms` when it does not run: then the checks are those of its last process."""
+
+    taps: list[Taps] | UnsetType = UNSET
+    management: str | UnsetType = UNSET
+    flip_count: int | UnsetType = UNSET
+    lease_renewals: int | UnsetType = UNSET
+    agent: Agent | UnsetType = UNSET
+    bypass: list[Bypassed] | UnsetType = UNSET
+    qmp_events: list[str] | UnsetType = UNSET
+    flips: list[Flip] | UnsetType = UNSET
+    ended_ms: Ms | UnsetType = UNSET
+    checks: list[Check] | UnsetType = UNSET
+    latency_p50_ms: Ms | UnsetType | None = UNSET
+    latency_p99_ms: Ms | UnsetType | None = UNSET
+    heartbeats: list[Heartbeats] | UnsetType = UNSET
+
+
+class Console(Answer):
+    """The connection is the guest's serial line from here on."""
+
+    state: State
+
+
+class Log(Answer):
+    """What it printed on its serial line, the last lines."""
+
+    file: str
+    lines: list[str]
+
+
+class Image(Answer):
+    """An image. `undo`: what `image.undo` would do: previous (the one before), remove, or nothing."""
+
+    name: str
+    size_bytes: int
+    format: str
+    virtual_bytes: int
+    sha256: str
+    verified: bool
+    imported: str | float | None
+    source: str
+    used_by: list[str]
+    undo: str
+
+
+class Job(Answer):
+    """An import, and how far it is; the last fields when it is done."""
+
+    job: int
+    name: str
+    stage: str
+    why: Detail
+    done_bytes: int
+    total_bytes: int
+    size: int | UnsetType = UNSET
+    format: str | UnsetType = UNSET
+    virtual_bytes: int | UnsetType = UNSET
+    sha256: str | UnsetType = UNSET
+    verified: bool | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+
+
+class Incident(Answer):
+    """A guest that died or failed."""
+
+    number: int
+    when: When
+    guest: str
+    kind: Annotated[str, Meta(description="died or failed")]
+    cause: Cause
+    frames: int
+    flows: int
+    bypass_at_most_ms: Ms | None
+    quarantined: list[str]
+    detail: Detail
+
+
+class IncidentDetails(Answer):
+    """All that is kept but the frames. `at`: seconds since 1970; `flows`: the likeliest first."""
+
+    number: int
+    at: float
+    when: When
+    guest: str
+    kind: str
+    cause: Cause
+    detail: Detail
+    frames: int
+    flows: list[str]
+    console: str
+    last_proof_ms: Ms | None
+    bypass_at_most_ms: Ms | None
+    verdict: str
+    quarantined: list[str]
+    trouble: Detail
+
+
+class IncidentFrames(Answer):
+    """The last frames that it was handed, as pcapng in base64."""
+
+    number: int
+    pcapng: str
+
+
+class Quarantined(Answer):
+    """A flow that is led around guests. `rules`: how many rules do it."""
+
+    name: str
+    guests: list[str]
+    flow: str
+    left_s: int
+    rules: int
+    why: Detail

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The only API: JSON-RPC 2.0 (rpc.py), one object a line, on a Unix socket.
+
+`ControlServer` is the part of bypassd that serves the registry. It owns the socket file, from `start` to `stop`.
+Clients are not trusted to be quick or polite: requests, clients and unsent bytes are bounded, each client is served by
+a task of its own, and one that does not read is disconnected. Who asks is known from the socket's peer credentials,
+never from what the client says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import grp
+import logging
+import os
+import pwd
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from appliance.api.rpc import (
+    BUSY,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    Caller,
+    Param,
+    Params,
+    Registry,
+    RpcError,
+    add_version,
+    answer,
+    caller,
+    encode,
+    error,
+)
+from appliance.errors import UnreachableError
+from appliance.part import PATIENCE_NS, Alive, wait_alive
+
+__all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "TokenBucket", "add_version", "caller"]
+
+MAX_REQUEST: Final = 2 << 20  # bytes of one request line: the largest configuration, and its quotation marks
+MAX_CLIENTS: Final = 32
+ADMIN_CLIENTS: Final = 4  # of these are kept for administrators
+MAX_PER_USER: Final = 12  # of one user who is no administrator
+MAX_UNSENT: Final = 1 << 18  # bytes of events a subscriber may leave unread before it is disconnected
+MAX_BATCH: Final = 100  # requests in one JSON-RPC batch
+RATE: Final = 100.0  # requests a second and client, in the long run; each of a batch counts
+BURST: Final = 200.0
+IDLE: Final = 60.0  # seconds until a silent client that follows no events is disconnected
+SEND_TIMEOUT: Final = 10.0  # seconds a client may take to read an answer
+GROUP: Final = "bypass"  # members of this group may open the socket, as viewers
+ROLE_GROUPS: Final = {"admin": "bypass-admin", "operator": "bypass-operator"}
+_SO_PEERGROUPS: Final = 59
+_MAX_GROUPS: Final = 256  # Python's getsockopt hands out 1024 bytes at most
+
+log = logging.getLogger(__name__)
+_connection: contextvars.ContextVar[_Connection] = contextvars.ContextVar("connection")
+
+
+Stream = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def take_over(stream: Stream, *, unread: bool = False) -> None:
+    """Inside a handler: after its answer the connection belongs to `stream`, until that returns.
+
+    `unread`: what the client sends from now on stays in its socket, for who reads it there.
+    """
+    link = _connection.get()
+    link.stream = stream
+    if unread:
+        link.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+
+def at_end(told: Callable[[], None]) -> None:
+    """Inside a handler: `told` is called once, when the client's connection has ended."""
+    _connection.get().ended.append(told)
+
+
+class TokenBucket:
+    """How many requests a client may still send. Pure: times (seconds, any origin) are passed in."""
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst, self._tokens, self._at = rate, burst, burst, now
+
+    def take(self, now: float, count: int = 1) -> float:
+        """Take some; the seconds to wait until they are really there (0 = at once)."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - count
+        self._at = now
+        return max(0.0, -self._tokens / self._rate)
+
+
+def role_of(uid: int, groups: Iterable[int], known: Callable[[str], int | None]) -> str:
+    """The role of a peer. root and the user bypassd runs as are admin; others by the groups they are in.
+
+    Whoever else the socket's own group lets in may look. `known` maps a group's name to its number.
+    """
+    if uid in (0, os.geteuid()):
+        return "admin"
+    numbers = set(groups)
+    return next((role for role, name in ROLE_GROUPS.items() if known(name) in numbers), "viewer")
+
+
+def _group(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def peer(link: socket.socket) -> Caller:
+    """Who is at the other end, as the kernel knew it when the connection was made; never as the client says."""
+    pid, uid, gid = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Caller(uid, pid, role_of(uid, (gid, *peer_groups(link)), _group), _user(uid))
+
+
+def peer_groups(link: socket.socket) -> tuple[int, ...]:
+    """The further groups of the process at the other end; none when it has more than anybody has."""
+    try:
+        data = link.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(data) // 4}I", data[: len(data) // 4 * 4])
+
+
+def _decode(line: bytes) -> tuple[object, object | None]:
+    """The request in a line, or the error that answers it."""
+    try:
+        request = msgspec.json.decode(line)
+    except (ValueError, RecursionError) as problem:
+        return None, error(None, PARSE_ERROR, f"not JSON: {problem}")
+    if isinstance(request, list) and not 0 < len(request) <= MAX_BATCH:
+        return None, error(None, INVALID_REQUEST, f"a batch has 1 to {MAX_BATCH} requests")
+    return request, None
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One client, for as long as it is connected."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    who: Caller
+    topics: set[str] = field(default_factory=set)
+    stream: Stream | None = None
+    handed: list[int] = field(default_factory=list)  # descriptors that go out with the next answer
+    ended: list[Callable[[], None]] = field(default_factory=list)
+
+    async def serve(self, registry: Registry, bucket: TokenBucket) -> None:
+        """Answer one request after the other until the client leaves, misbehaves or falls silent."""
+        while True:
+            try:
+                line = await asyncio.wait_for(self.reader.readuntil(b"\n"), None if self.topics or self.ended else IDLE)
+            except asyncio.LimitOverrunError:
+                await self.send(error(None, INVALID_REQUEST, f"a request has at most {MAX_REQUEST} bytes"))
+                return
+            except (asyncio.IncompleteReadError, TimeoutError):
+                return
+            request, response = _decode(line)
+            if wait := bucket.take(time.monotonic(), len(request) if isinstance(request, list) else 1):
+                await asyncio.sleep(wait)
+            if response is None:
+                response = await self._answer(request, registry)
+            if response is not None:
+                await self.send(response)
+            if self.stream is not None:
+                await self.stream(self.reader, self.writer)
+                return
+
+    async def _answer(self, request: object, registry: Registry) -> object | None:
+        if not isinstance(request, list):
+            return await answer(registry, request, self.who)
+        responses = [await answer(registry, item, self.who) for item in request]
+        return [response for response in responses if response is not None] or None
+
+    async def send(self, message: object) -> None:
+        """Send an answer and wait until the client has read enough of it; ConnectionError when it does not."""
+        data = encode(message)
+        if self.handed:
+            data = data[self._hand_over(data) :]
+        self.writer.write(data)
+        try:
+            await asyncio.wait_for(self.writer.drain(), SEND_TIMEOUT)
+        except TimeoutError:
+            raise ConnectionAbortedError("the client does not read") from None
+
+    def _hand_over(self, data: bytes) -> int:
+        """Send the handed descriptors with the beginning of their answer; how many bytes that was."""
+        handed, self.handed = self.handed, []
+        try:
+            if self.writer.transport.get_write_buffer_size():
+                raise ConnectionAbortedError("the client does not read")
+            with self.writer.get_extra_info("socket").dup() as link:
+                return socket.send_fds(link, [data], handed)
+        except BlockingIOError as error:
+            raise ConnectionAbortedError("the client does not read") from error
+        finally:
+            for fd in handed:
+                os.close(fd)
+
+    def end(self) -> None:
+        """Tell those who lent something to this client that it is gone."""
+        for fd in self.handed:
+            os.close(fd)
+        for told in self.ended:
+            told()
+
+    def push(self, data: bytes) -> None:
+        """Send an event without waiting; a client that left too much unread is disconnected."""
+        if self.writer.transport.get_write_buffer_size() + len(data) > MAX_UNSENT:
+            log.warning("client pid %d does not read its events: disconnected", self.who.pid)
+            self.topics.clear()
+            self.writer.transport.abort()
+        else:
+            self.writer.write(data)
+
+
+def lend(fd: int, ended: Callable[[], None]) -> None:
+    """Inside a handler: send a descriptor with the answer, as the client's own copy; this one is closed then.
+
+    `ended` is called once, when the client's connection has ended.
+    """
+    link = _connection.get()
+    link.handed.append(fd)
+    link.ended.append(ended)
+
+
+CANCEL_AGAIN_S = 0.2
+
+
+class ControlServer:
+    """The part of bypassd that serves a registry on a Unix socket."""
+
+    name = "control"
+    patience = PATIENCE_NS
+
+    def __init__(self, path: Path, registry: Registry, topics: Iterable[str] = ("transition", "config")) -> None:
+        self._path, self._registry, self._topics = path, registry, tuple(topics)
+        self._server: asyncio.AbstractServer | None = None
+        self._connections: dict[asyncio.Task[None], _Connection | None] = {}
+        self._buckets: dict[int, TokenBucket] = {}  # by user
+        wanted = Param("array", "which events; all when left out", required=False)
+        doc = f"send events as notifications; topics: {', '.join(self._topics)}"
+        registry.add("events.subscribe", self._subscribe, doc=doc, params={"topics": wanted})
+
+    @property
+    def clients(self) -> int:
+        """How many clients are connected."""
+        return len(self._connections)
+
+    async def start(self) -> None:
+        """Listen; a socket that a killed bypassd left behind is replaced."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.unlink(missing_ok=True)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                old = os.umask(0o177)
+                try:
+                    listener.bind(str(self._path))
+                finally:
+                    os.umask(old)
+                self.open_to_group()
+                self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=MAX_REQUEST)
+            except BaseException:
+                listener.close()
+                raise
+        except OSError as error:
+            raise UnreachableError(f"control socket {self._path}: {error.strerror or error}") from error
+
+    def open_to_group(self) -> None:
+        """Let the group's members connect; again when the group was made after the socket."""
+        try:
+            os.chown(self._path, -1, grp.getgrnam(GROUP).gr_gid)
+        except (KeyError, PermissionError, FileNotFoundError):
+            return  # no such group or socket (yet): it stays its owner's alone
+        os.chmod(self._path, 0o660)
+
+    async def run(self, alive: Alive) -> None:
+        """Serve until cancelled."""
+        await wait_alive(asyncio.Event(), alive, self.patience / 4e9)
+
+    async def stop(self) -> None:
+        """Disconnect everybody and remove the socket."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        left = set(self._connections)
+        while left:
+            # Said again until they end: asyncio.wait_for (3.11) can lose a cancellation that meets the end of its wait.
+            for task in left:
+                task.cancel()
+            ended, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+            await asyncio.gather(*ended, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    def publish(self, topic: str, data: object) -> None:
+        """Send an event to who subscribed to it. Never waits, never raises."""
+        listening = [link for link in self._connections.values() if link is not None and topic in link.topics]
+        if not listening:
+            return
+        try:
+            line = encode({"jsonrpc": "2.0", "method": "event", "params": {"topic": topic, "data": data}})
+        except Exception:
+            log.exception("event %s cannot be encoded", topic)
+            return
+        for link in listening:
+            link.push(line)
+
+    async def _subscribe(self, params: Params) -> object:
+        topics: Sequence[str] = params.get("topics") or self._topics
+        for topic in topics:
+            if topic not in self._topics:
+                raise RpcError(INVALID_PARAMS, f'no topic "{topic[:60]}"; there are: {", ".join(self._topics)}')
+        _connection.get().topics.update(topics)
+        return {"topics": list(topics)}
+
+    def _bucket(self, who: Caller) -> TokenBucket:
+        """How much this client may ask.
+
+        All connections of one user share it, so that connecting anew gains nothing. An administrator's have one each,
+        for a pasted configuration is many requests.
+        """
+        if who.role == "admin":
+            return TokenBucket(RATE, BURST, time.monotonic())
+        if who.uid not in self._buckets:
+            if len(self._buckets) >= MAX_CLIENTS:
+                self._buckets.pop(next(iter(self._buckets)))  # the one that came first
+            self._buckets[who.uid] = TokenBucket(RATE, BURST, time.monotonic())
+        return self._buckets[who.uid]
+
+    def _no_room(self, who: Caller) -> str:
+        """Why this client finds no place: too many, or too many of its own. The last places are the administrators'."""
+        others = [link for link in self._connections.values() if link is not None]
+        most = MAX_CLIENTS if who.role == "admin" else MAX_CLIENTS - ADMIN_CLIENTS
+        if len(others) >= most:
+            return f"{len(others)} clients are connected already"
+        if who.role != "admin" and sum(link.who.uid == who.uid for link in others) >= MAX_PER_USER:
+            return f"{MAX_PER_USER} clients of {who.user} are connected already"
+        return ""
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client's task."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = None
+        try:
+            link = _Connection(reader, writer, peer(writer.get_extra_info("socket")))
+            if refusal := self._no_room(link.who):
+                await link.send(error(None, BUSY, refusal, "try again later"))
+                return
+            self._connections[task] = link
+            _connection.set(link)
+            await link.serve(self._registry, self._bucket(link.who))
+        except (OSError, asyncio.CancelledError):
+            writer.transport.abort()  # it went away, does not read, or we stop: nothing is owed to it
+        finally:
+            if known := self._connections.pop(task):
+                known.end()
+            writer.close()

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the types cannot say: names that must exist, loops, limits, combinations that make no sense.
+
+Pure: a configuration goes in, findings come out; no file, board or daemon is looked at. Filters are compiled by the
+function that the caller passes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from appliance.config.check import verify_access, verify_machine
+from appliance.config.check import verify_probe as rules
+from appliance.config.check.finding import Finding
+from appliance.config.check.toml_lines import Path
+from appliance.config.schema import limits
+from appliance.config.schema.model import Config, Group, Guest, Probe, Remote, Rule
+from appliance.errors import BypassError, ConfigError, FilterError
+from appliance.units import Duration, Size
+
+__all__ = ["CompileFilter", "Finding", "findings", "hint", "verify"]
+
+CompileFilter = Callable[[str], object]  # raises FilterError for a bad filter, another BypassError where it cannot tell
+
+
+def verify(config: Config, compile_filter: CompileFilter | None = None, source: str = "") -> list[ConfigError]:
+    """Everything that is wrong with `config`, in the order of the file's tables; [] when it is good."""
+    return [finding.error(source) for finding in findings(config, compile_filter)]
+
+
+def findings(config: Config, compile_filter: CompileFilter | None = None) -> Iterator[Finding]:
+    """As `verify`, with the place of each finding in the file."""
+    yield from _limits(config)
+    yield from _times(config)
+    yield from _names(config)
+    yield from _segments(config)
+    for index, guest in enumerate(config.guest):
+        yield from _guest(index, guest)
+    for index, key, what in verify_machine.between(config.guest):
+        yield Finding(f"guest {config.guest[index].name}: {key}", ("guest", index, key), what)
+    for index, remote in enumerate(config.remote):
+        yield from _probes("remote", index, remote.name, remote.probes)
+    yield from _groups(config)
+    yield from _rules(config)
+    yield from verify_access.findings(config)
+    if compile_filter is not None:
+        yield from _filters(config, compile_filter)
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """`; did you mean "x"?` or `; there are: a, b` or nothing: the end of an error about an unknown word."""
+    known = list(known)
+    if close := difflib.get_close_matches(word, known, 1, 0.6):
+        return f'; did you mean "{close[0]}"?'
+    return f"; there are: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+def _too_many(what: str, count: int, constant: str) -> str:
+    return f"{count} {what} are more than {constant} = {getattr(limits, constant)}"
+
+
+def _limits(config: Config) -> Iterator[Finding]:
+    hops = len(config.guest) + len(config.remote)
+    for table, what, count, constant in (
+        ("segment", "segments", len(config.segment), "MAX_SEGMENTS"),
+        ("guest", "guests and remotes", hops, "MAX_HOPS"),
+        ("group", "groups", len(config.group), "MAX_GROUPS"),
+        ("rule", "rules", len(config.rule), "MAX_RULES"),
+    ):
+        if count > getattr(limits, constant):
+            yield Finding(table, (table,), _too_many(what, count, constant))
+
+
+def _range(where: str, path: Path, value: Duration | Size, least: int, most: int) -> Iterator[Finding]:
+    kind = type(value)
+    if value < least:
+        yield Finding(where, path, f"{value} is too short: at least {kind(least)}")
+    elif value > most:
+        yield Finding(where, path, f"{value} is too long: at most {kind(most)}")
+
+
+def _times(config: Config) -> Iterator[Finding]:
+    longest = limits.MAX_DURATION
+    grace = config.system.supervisor_grace
+    yield from _range("system: supervisor_grace", ("system", "supervisor_grace"), grace, 0, longest)
+    timeout = config.watchdog.timeout
+    yield from _range("watchdog: timeout", ("watchdog", "timeout"), timeout, limits.MIN_WATCHDOG, longest)
+    for index, segment in enumerate(config.segment):
+        path: Path = ("segment", index, "rearm_delay")
+        yield from _range(f"segment {segment.name}: rearm_delay", path, segment.rearm_delay, 0, longest)
+    for index, group in enumerate(config.group):
+        yield from _range(f"group {group.name}: hold_down", ("group", index, "hold_down"), group.hold_down, 0, longest)
+
+
+def _names(config: Config) -> Iterator[Finding]:
+    """Names are unique: segments and rules each among themselves; guests, remotes and groups together, for paths."""
+    spaces: tuple[tuple[tuple[str, Sequence[object]], ...], ...] = (
+        (("segment", config.segment),),
+        (("guest", config.guest), ("remote", config.remote), ("group", config.group)),
+        (("rule", config.rule),),
+    )
+    for space in spaces:
+        seen: dict[str, str] = {}
+        for table, items in space:
+            for index, item in enumerate(items):
+                name = str(getattr(item, "name", ""))
+                if name in seen:
+                    what = f'"{name}" is already the name of a {seen[name]}'
+                    yield Finding(f"{table} {name}: name", (table, index, "name"), what)
+                seen.setdefault(name, table)
+
+
+def _segments(config: Config) -> Iterator[Finding]:
+    owner: dict[str, str] = {}
+    for index, segment in enumerate(config.segment):
+        for key, port in (("lan", segment.lan), ("wan", segment.wan)):
+            where, path = f"segment {segment.name}: {key}", ("segment", index, key)
+            if not port:
+                yield Finding(where, path, "names no port; the ports are those of the board's board.toml")
+            elif key == "wan" and port == segment.lan:
+                yield Finding(where, path, f'"{port}" is the lan port too; a segment joins two ports')
+            elif port in owner:
+                yield Finding(where, path, f'port "{port}" is already used by segment {owner[port]}')
+            if port:
+                owner.setdefault(port, segment.name)
+
+
+def _guest(index: int, guest: Guest) -> Iterator[Finding]:
+    where = f"guest {guest.name}"
+    if not guest.image and not guest.kernel:
+        yield Finding(f"{where}: image", ("guest", index), "a guest needs an image (disk) or a kernel")
+    for key, value in (("initrd", guest.initrd), ("cmdline", guest.cmdline)):
+        if value and not guest.kernel:
+            yield Finding(f"{where}: {key}", ("guest", index, key), "is used with a kernel only, and there is none")
+    if not limits.MIN_MEMORY <= guest.memory <= limits.MAX_MEMORY:
+        least, most = Size(limits.MIN_MEMORY), Size(limits.MAX_MEMORY)
+        unit = (
+            f'; a number without a unit counts bytes: "{int(guest.memory)}M"?'
+            if 0 < guest.memory < 1 << 20 and guest.memory % 1024
+            else ""
+        )
+        what = f"{guest.memory} is not in {least} .. {most}{unit}"
+        yield Finding(f"{where}: memory", ("guest", index, "memory"), what)
+    if guest.heartbeat is not None:
+        path: Path = ("guest", index, "heartbeat", "interval")
+        least_ns, most_ns = limits.MIN_INTERVAL, limits.MAX_DURATION
+        yield from _range(f"{where}: heartbeat: interval", path, guest.heartbeat.interval, least_ns, most_ns)
+    for key, what in verify_machine.faults(guest):
+        yield Finding(f"{where}: {key}", ("guest", index, key), what)
+    yield from _probes("guest", index, guest.name, guest.probes)
+    for key, what in rules.guest_faults(guest):
+        yield Finding(f"{where}: {key}", ("guest", index, key), what)
+
+
+def _probes(table: str, index: int, name: str, probes: tuple[Probe, ...]) -> Iterator[Finding]:
+    for number, probe in enumerate(probes):
+        where = f"{table} {name}: probes {number + 1}"
+        path: Path = (table, index, "probes", number)
+        least, most = limits.MIN_INTERVAL, limits.MAX_DURATION
+        yield from _range(f"{where}: interval", (*path, "interval"), probe.interval, least, most)
+        for key, what in rules.faults(probe):
+            yield Finding(f"{where}: {key}", (*path, key) if getattr(probe, key) else path, what)
+
+
+def _members(group: Group) -> list[tuple[str, str]]:
+    """(key, hop) of every member."""
+    return [("balance", member.hop) for member in group.balance] + [("standby", hop) for hop in group.standby]
+
+
+def _groups(config: Config) -> Iterator[Finding]:
+    hops = [guest.name for guest in config.guest] + [remote.name for remote in config.remote]
+    groups = {group.name for group in config.group}
+    for index, group in enumerate(config.group):
+        where, members = f"group {group.name}", _members(group)
+        if group.balance and group.standby:
+            yield Finding(f"{where}: standby", ("group", index, "standby"), "a group has balance or standby, not both")
+        elif not members:
+            yield Finding(f"{where}: balance", ("group", index), "a group needs members: balance or standby")
+        if len(members) > limits.MAX_MEMBERS:
+            what = _too_many("members", len(members), "MAX_MEMBERS")
+            yield Finding(f"{where}: {members[0][0]}", ("group", index, members[0][0]), what)
+        seen: set[str] = set()
+        for key, hop in members:
+            place = (f"{where}: {key}", ("group", index, key))
+            if hop in groups:
+                loop = " (a loop)" if hop == group.name else ""
+                yield Finding(*place, f'"{hop}" is a group{loop}; members are guests and remotes only')
+            elif hop not in hops:
+                yield Finding(*place, f'no guest or remote is named "{hop}"{hint(hop, hops)}')
+            elif hop in seen:
+                yield Finding(*place, f'"{hop}" is there twice')
+            seen.add(hop)
+
+
+def _rules(config: Config) -> Iterator[Finding]:
+    segments = [segment.name for segment in config.segment]
+    hops = [guest.name for guest in config.guest] + [remote.name for remote in config.remote]
+    reach: dict[str, tuple[str, ...]] = {hop: (hop,) for hop in hops}  # name in a path -> hops behind it
+    reach |= {group.name: tuple(hop for _, hop in _members(group)) for group in config.group}
+    for index, rule in enumerate(config.rule):
+        where = f"rule {rule.name}"
+        if rule.segment and rule.segment not in segments:
+            what = f'no segment is named "{rule.segment}"{hint(rule.segment, segments)}'
+            yield Finding(f"{where}: segment", ("rule", index, "segment"), what)
+        yield from _path(f"{where}: path", ("rule", index, "path"), rule, reach)
+
+
+def _path(where: str, path: Path, rule: Rule, reach: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
+    if len(rule.path) > limits.MAX_PATH:
+        yield Finding(where, path, _too_many("hops", len(rule.path), "MAX_PATH"))
+    passed: dict[str, str] = {}  # hop -> the name in the path that leads to it
+    for name in rule.path:
+        if name not in reach:
+            yield Finding(where, path, f'no guest, remote or group is named "{name}"{hint(name, reach)}')
+            continue
+        for hop in dict.fromkeys(reach[name]):
+            if hop not in passed:
+                passed[hop] = name
+                continue
+            first, via = passed[hop], "" if name == hop else f' as a member of "{name}"'
+            before = "" if first == hop else f' (first as a member of "{first}")'
+            yield Finding(where, path, f'"{hop}" is passed twice{via}{before}: a loop')
+            break
+
+
+def _filters(config: Config, compile_filter: CompileFilter) -> Iterator[Finding]:
+    texts: list[tuple[str, Path, str]] = []
+    tables: tuple[tuple[str, tuple[Guest | Remote, ...]], ...] = (("guest", config.guest), ("remote", config.remote))
+    for table, hops in tables:
+        for index, hop in enumerate(hops):
+            texts.append((f"{table} {hop.name}: accept", (table, index, "accept"), hop.accept))
+    for index, rule in enumerate(config.rule):
+        texts.append((f"rule {rule.name}: match", ("rule", index, "match"), rule.match))
+    verdicts: dict[str, tuple[str, str]] = {"": ("", "")}  # text -> what is wrong with it, and its pointer
+    for where, path, text in texts:
+        if text not in verdicts:
+            try:
+                compile_filter(text)
+                verdicts[text] = ("", "")
+            except FilterError as error:
+                verdicts[text] = (" ".join(str(error).split()), error.pointer)
+            except BypassError as error:  # not this filter's fault: say it once
+                yield Finding(where, path, " ".join(str(error).split()))
+                return
+        if verdicts[text][0]:
+            yield Finding(where, path, *verdicts[text])

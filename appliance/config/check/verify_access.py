@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Checks of the tables about access: management, user, metrics, syslog. Pure; verify.py yields from here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from appliance.config.check.finding import Finding
+from appliance.config.check.toml_lines import Path
+from appliance.config.check.verify_probe import MANAGEMENT
+from appliance.config.schema import limits
+from appliance.config.schema.model import Config, Management, User
+from appliance.units import Duration
+
+CRYPT_PREFIXES = ("$y$", "$gy$", "$7$", "$6$", "$5$", "$2b$", "$2y$")
+KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa",
+             "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com")  # fmt: skip
+_SYSTEM_NAMES = """\
+root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd bypass ftp
+dbus operator adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip src shadow utmp video sasl plugdev
+staff users nogroup input sgx clock kvm render rdma wheel utempter netdev messagebus systemd-network systemd-journal
+systemd-timesync bypass-admin bypass-operator bypass-viewer"""
+RESERVED = frozenset(_SYSTEM_NAMES.split())
+"""Names that the system uses itself, as users or groups, in one image or the other."""
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Everything that is wrong with these tables."""
+    yield from _management(config.management)
+    yield from _users(config.user)
+    if config.metrics.enabled and not _has_address(config.management):
+        what = "metrics are read through the management port, and it has no address: set management address"
+        yield Finding("metrics: enabled", ("metrics", "enabled"), what)
+    if config.metrics.enabled and config.metrics.port == config.management.ssh_port:
+        yield Finding("metrics: port", ("metrics", "port"), f"{config.metrics.port} is the port of SSH already")
+    yield from _guests(config)
+    servers = config.syslog.servers
+    if len(servers) > limits.MAX_SYSLOG:
+        what = f"{len(servers)} servers are more than MAX_SYSLOG = {limits.MAX_SYSLOG}"
+        yield Finding("syslog: servers", ("syslog", "servers"), what)
+    for index, server in enumerate(servers):
+        if trouble := server_trouble(server):
+            yield Finding(f"syslog: servers {index + 1}", ("syslog", "servers", index), trouble)
+    if config.syslog.ca and (trouble := ca_trouble(config.syslog.ca)):
+        yield Finding("syslog: ca", ("syslog", "ca"), trouble)
+    elif not config.syslog.ca and any(server.startswith("tls://") for server in servers):
+        what = "tls:// needs the certificate that its server's is signed by, or is: PEM text, by `load merge -`"
+        yield Finding("syslog: ca", ("syslog", "servers"), what)
+    if servers and not _has_address(config.management):
+        what = "syslog leaves by the management port, and it has no address: set management address"
+        yield Finding("syslog: servers", ("syslog", "servers"), what)
+
+
+def _guests(config: Config) -> Iterator[Finding]:
+    """What of the guests needs a management port that is not set up; whose addresses are alike on its LAN."""
+    owners: dict[str, str] = {}
+    for index, guest in enumerate(config.guest):
+        bridged = guest.management == "bridged"
+        if bridged and not _has_address(config.management):
+            what = "bridged needs the management port, and it has no address: set management address"
+            yield Finding(f"guest {guest.name}: management", ("guest", index, "management"), what)
+        address = guest.management_mac.lower()
+        if bridged and address and owners.setdefault(address, guest.name) != guest.name:
+            what = f'"{address}" is the address of guest {owners[address]} on the management LAN'
+            yield Finding(f"guest {guest.name}: management_mac", ("guest", index, "management_mac"), what)
+        for number, probe in enumerate(guest.probes):
+            if probe.via == MANAGEMENT and not _has_address(config.management):
+                what = "the management port has no address to ask from: set management address"
+                yield Finding(f"guest {guest.name}: probes {number + 1}: via", ("guest", index, "probes", number), what)
+
+
+def _has_address(management: Management) -> bool:
+    return bool(management.address or management.address6)
+
+
+def _management(management: Management) -> Iterator[Finding]:
+    for version, key, via in ((4, "address", "gateway"), (6, "address6", "gateway6")):
+        address, gateway = getattr(management, key), getattr(management, via)
+        own: ipaddress.IPv4Interface | ipaddress.IPv6Interface | None = None
+        if address and not (version == 4 and address == "dhcp"):
+            own, trouble = interface(address, version)
+            if trouble:
+                yield Finding(f"management: {key}", ("management", key), trouble)
+        if gateway:
+            yield from _gateway(via, gateway, address, own, version)
+    if management.idle_timeout and not Duration(10**9) <= management.idle_timeout <= limits.MAX_DURATION:
+        path: Path = ("management", "idle_timeout")
+        most = Duration(limits.MAX_DURATION)
+        yield Finding("management: idle_timeout", path, f"{management.idle_timeout} is not 0s (never) or 1s .. {most}")
+
+
+def interface(text: str, version: int) -> tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface | None, str]:
+    """An address with prefix length as a host may have it, or why it is none."""
+    example = '"192.0.2.10/24"' if version == 4 else '"2001:db8::10/64"'
+    also = ' or "dhcp"' if version == 4 else ""
+    wanted = f'"{text}" is not an IPv{version} address with prefix length, such as {example}{also}'
+    if "/" not in text:
+        return None, wanted
+    try:
+        found = ipaddress.ip_interface(text)
+    except ValueError:
+        return None, wanted
+    if found.version != version:
+        return None, wanted
+    network = found.network
+    if found.ip.is_multicast or found.ip.is_loopback or found.ip.is_unspecified:
+        return None, f'"{text}" is no address that a port can have'
+    if version == 4 and network.prefixlen < 31 and found.ip in (network.network_address, network.broadcast_address):
+        return None, f'"{text}" is the network or broadcast address of {network}'
+    return found, ""
+
+
+def _gateway(
+    key: str,
+    text: str,
+    address: str,
+    own: ipaddress.IPv4Interface | ipaddress.IPv6Interface | None,
+    version: int,
+) -> Iterator[Finding]:
+    where, path = f"management: {key}", ("management", key)
+    try:
+        gateway = ipaddress.ip_address(text)
+    except ValueError:
+        gateway = None
+    if gateway is None or gateway.version != version:
+        yield Finding(where, path, f'"{text}" is not an IPv{version} address')
+    elif address == "dhcp":
+        yield Finding(where, path, "comes from the DHCP server: leave it out")
+    elif not address:
+        yield Finding(where, path, f"is used with a static IPv{version} address only, and there is none")
+    elif own is not None and gateway == own.ip:
+        yield Finding(where, path, f'"{text}" is the address of the appliance itself')
+    elif own is not None and gateway not in own.network and not gateway.is_link_local:
+        yield Finding(where, path, f'"{text}" is not in {own.network}, the network of the management port')
+
+
+def _users(users: tuple[User, ...]) -> Iterator[Finding]:
+    if len(users) > limits.MAX_USERS:
+        yield Finding("user", ("user",), f"{len(users)} users are more than MAX_USERS = {limits.MAX_USERS}")
+    seen: set[str] = set()
+    for index, user in enumerate(users):
+        where = f"user {user.name}"
+        if user.name in RESERVED:
+            yield Finding(f"{where}: name", ("user", index, "name"), f'"{user.name}" is a name of the system itself')
+        if user.name in seen:
+            yield Finding(f"{where}: name", ("user", index, "name"), f'"{user.name}" is already the name of a user')
+        seen.add(user.name)
+        if user.password and not is_crypt(user.password):
+            what = f"is kept as a hash, never as it is typed: `user {user.name} password` asks for it and hashes it"
+            yield Finding(f"{where}: password", ("user", index, "password"), what)
+        if len(user.keys) > limits.MAX_KEYS:
+            what = f"{len(user.keys)} keys are more than MAX_KEYS = {limits.MAX_KEYS}"
+            yield Finding(f"{where}: keys", ("user", index, "keys"), what)
+        for number, key in enumerate(user.keys):
+            if trouble := key_trouble(key):
+                yield Finding(f"{where}: keys {number + 1}", ("user", index, "keys", number), trouble)
+
+
+def is_crypt(text: str) -> bool:
+    """Whether this is a password hash of a kind that is fit for a network, as crypt(5) writes it."""
+    return text.startswith(CRYPT_PREFIXES) and bool(re.fullmatch(r"\$[./A-Za-z0-9$=,]{8,200}", text))
+
+
+def key_trouble(text: str) -> str:
+    """Why this is no OpenSSH public key; "" when it is one. The type inside must be the type it says."""
+    words = text.split(None, 2)
+    if any(not c.isprintable() for c in text):
+        return "a key is one line"
+    if len(words) < 2 or words[0] not in KEY_TYPES:
+        return f"is not a public key: one line of a .pub file, beginning with {KEY_TYPES[0]} or another type"
+    try:
+        blob = base64.b64decode(words[1], validate=True)
+    except (binascii.Error, ValueError):
+        return "is damaged: what stands after the type is not base64"
+    length = int.from_bytes(blob[:4], "big")
+    if blob[4 : 4 + length] != words[0].encode() or len(blob) < length + 36:
+        return "is damaged or cut off: copy the whole line of the .pub file"
+    return ""
+
+
+def server_trouble(text: str) -> str:
+    """Why this is no syslog server; "" when it is one. Addresses only: the appliance asks no name server."""
+    wanted = f'"{text}" is not a server such as "udp://192.0.2.1:514", "tcp://[2001:db8::1]:601" or "tls://192.0.2.1"'
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname or "", url.port
+    except ValueError:
+        return wanted
+    if url.scheme not in ("udp", "tcp", "tls") or url.path or url.query or url.fragment or url.username is not None:
+        return wanted
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return f'"{text}": write the server\'s address; names are not resolved here'
+    return wanted if port == 0 else ""
+
+
+def ca_trouble(text: str) -> str:
+    """Why these are no certificates; "" when they are."""
+    import ssl  # slow to import, and few ask for it
+
+    if "PRIVATE KEY" in text:
+        return "is a private key: only the certificate belongs here"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        why = error.reason if isinstance(error, ssl.SSLError) else str(error)
+        return f"is no certificate in PEM, from -----BEGIN CERTIFICATE----- to the end: {why or error}"
+    return ""

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What must hold among the keys of a guest's machine, and between guests that wait for each other. Pure.
+
+`faults` gives (key, what is wrong); verify.py makes findings of them, with file, table and line.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+
+from appliance.config.schema import limits
+from appliance.config.schema.model import Guest
+from appliance.paths import Paths
+from appliance.units import Duration, Size
+
+Fault = tuple[str, str]
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
+_LEAST_WAIT, _MOST_WAIT = 10_000_000, 3_600_000_000_000
+
+
+def image_key(value: str) -> str:
+    """The same for all ways to write one file: the name of an image in the folder of images, or a path from /."""
+    images = str(Paths().images)
+    whole = value if value.startswith("/") else f"{images}/{value}"
+    return ("/" + posixpath.normpath(whole).lstrip("/")).removeprefix(images + "/")
+
+
+def faults(guest: Guest) -> Iterator[Fault]:
+    """What is wrong with one guest's machine."""
+    if guest.name == "import":
+        yield "name", "is a word of the console (`guest import`): a guest needs another one"
+    if guest.firmware == "uefi" and guest.kernel:
+        yield "firmware", "a kernel is started without firmware's help: leave out kernel, or firmware"
+    if guest.pin and len(guest.pin) != guest.cpus:
+        yield "pin", f"names {len(guest.pin)} processors for {guest.cpus} of the guest: give one for each"
+    if len(set(guest.pin)) != len(guest.pin):
+        yield "pin", "names a processor twice"
+    if len(guest.disks) > limits.MAX_DISKS:
+        yield "disks", f"{len(guest.disks)} are more than MAX_DISKS = {limits.MAX_DISKS}"
+    for key in ("image", "kernel", "initrd"):
+        if value := getattr(guest, key):
+            yield from ((key, what) for what in _file(value))
+    yield from (("disks", what) for disk in guest.disks for what in _file(disk.image))
+    used = [image_key(image) for image in (*(disk.image for disk in guest.disks), guest.image) if image]
+    for name in sorted({name for name in used if used.count(name) > 1}):
+        yield "disks", f'"{name}" is there twice: two disks must not share an image'
+    if not limits.MIN_OVERHEAD <= guest.limits.overhead <= limits.MAX_MEMORY:
+        least, most = Size(limits.MIN_OVERHEAD), Size(limits.MAX_MEMORY)
+        why = "QEMU itself needs it, and the kernel ends a guest that takes more"
+        yield "limits", f"overhead {guest.limits.overhead} is not in {least} .. {most}: {why}"
+    for key in ("lan_mac", "wan_mac", "management_mac"):
+        yield from ((key, what) for what in _address(getattr(guest, key)))
+    if guest.management_mac and guest.management == "off":
+        yield "management_mac", 'is used with a third port only: management = "isolated" or "bridged"'
+    if guest.lan_mac and guest.lan_mac.lower() == guest.wan_mac.lower():
+        yield "wan_mac", "is that of the other port: each port needs its own"
+    if guest.hold > limits.MAX_DURATION:
+        yield "hold", f"{guest.hold} is too long: at most {Duration(limits.MAX_DURATION)}"
+    yield from _restart(guest)
+
+
+def _file(value: str) -> Iterator[str]:
+    """A name is that of an imported image and leads nowhere else."""
+    if not value.startswith("/") and ({"", ".."} & set(value.split("/")) or posixpath.normpath(value) == "."):
+        yield f'"{value}" is no name of an image: give that of an imported one, or the whole path of a file, from /'
+
+
+def _address(text: str) -> Iterator[str]:
+    if not text:
+        return
+    if not _MAC.fullmatch(text):
+        yield f'"{text}" is not a MAC address such as 02:54:58:01:00:01'
+    elif int(text[:2], 16) & 1:
+        yield f'"{text}" is a group address: a port needs one of its own (second digit even)'
+    elif not int(text.replace(":", ""), 16):
+        yield f'"{text}" belongs to nobody'
+
+
+def _restart(guest: Guest) -> Iterator[Fault]:
+    for key in ("first", "longest", "steady"):
+        value = getattr(guest.restart, key)
+        if not _LEAST_WAIT <= value <= _MOST_WAIT:
+            yield "restart", f"{key} {value} is not in {Duration(_LEAST_WAIT)} .. {Duration(_MOST_WAIT)}"
+    if guest.restart.first > guest.restart.longest:
+        yield "restart", f"first {guest.restart.first} is longer than longest {guest.restart.longest}"
+
+
+def between(guests: Sequence[Guest]) -> Iterator[tuple[int, str, str]]:
+    """(index of the guest, key, what is wrong) where guests wait for each other, or write to one image."""
+    after = {guest.name: guest.after for guest in guests}
+    told: set[str] = set()  # guests of a loop that was reported
+    for index, guest in enumerate(guests):
+        for name in guest.after:
+            if name not in after:
+                yield index, "after", f'no guest is named "{name}"'
+            elif name == guest.name:
+                yield index, "after", "a guest cannot wait for itself"
+        loop = _loop(guest.name, after)
+        if loop and guest.name not in told:
+            told.update(loop)
+            yield index, "after", f"waits for itself: {' after '.join(loop)}"
+    yield from _shared(guests)
+
+
+def _shared(guests: Sequence[Guest]) -> Iterator[tuple[int, str, str]]:
+    """Images that one guest writes to and another one uses: what is in them would be lost."""
+    users: dict[str, tuple[str, bool]] = {}  # image_key -> who uses it first, whether it is written to
+    for index, guest in enumerate(guests):
+        kept = guest.storage == "persistent"
+        uses = [("image", guest.image, kept)] * bool(guest.image)
+        uses += [("disks", disk.image, kept and not disk.readonly) for disk in guest.disks]
+        for key, image, writes in uses:
+            other, written = users.setdefault(image_key(image), (guest.name, writes))
+            if other != guest.name and (writes or written):
+                what = f'"{image}" is an image of guest {other} too: give each its own, or both storage = "snapshot"'
+                yield index, key, what
+
+
+def _loop(start: str, after: dict[str, tuple[str, ...]]) -> list[str]:
+    """The way from a guest over what it waits for back to itself; empty when there is none. Itself alone is no way."""
+    ways = [[start]]
+    seen: set[str] = set()
+    while ways:
+        way = ways.pop()
+        for name in after.get(way[-1], ()):
+            if name == start and len(way) > 1:
+                return [*way, name]
+            if name not in seen and name != start:
+                seen.add(name)
+                ways.append([*way, name])
+    return []

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What differs between two configurations, and from when each difference counts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from appliance.config.schema import metadata, shape
+from appliance.config.schema.metadata import NOW, RESTART, SWITCH
+from appliance.config.schema.model import Config
+from appliance.config.schema.shape import Table, Tables
+
+_ADDED = {
+    "guest": "now; it is started, and has traffic when it is proven",
+    "segment": "now; its relay opens when the ports are proven",
+    "rule": SWITCH,
+    "group": SWITCH,
+    "remote": SWITCH,
+}
+_REMOVED = {
+    "guest": "now; the traffic leaves it first, then it is powered down",
+    "segment": "now; its relay closes, and the link is a wire",
+    "rule": SWITCH,
+    "group": SWITCH,
+    "remote": SWITCH,
+}
+
+
+class Change(NamedTuple):
+    """One difference. `old` "" = was not there, `new` "" = is not there any more; `effect`: from when it counts."""
+
+    where: str
+    old: str
+    new: str
+    effect: str
+
+
+def changes(old: Config | None, new: Config) -> list[Change]:
+    """Every difference, in the order of the structs. `old` None: nothing ran."""
+    before = old or Config()
+    found = list(_table(shape.ROOT, before, new, "", ""))
+    if old is not None:
+        before_segments, now_segments = served(old), served(new)
+        for guest in new.guest:
+            was, now = before_segments.get(guest.name, []), now_segments[guest.name]
+            if guest.name in before_segments and was != now:
+                effect = RESTART.format(name=guest.name)
+                found.append(Change(f"guest {guest.name}: segments it serves", ", ".join(was), ", ".join(now), effect))
+    return found
+
+
+def served(config: Config) -> dict[str, list[str]]:
+    """By guest: the segments whose rules lead to it, directly or through a group; every segment when no rule does."""
+    everywhere = [segment.name for segment in config.segment]
+    behind = {group.name: tuple(member.hop for member in group.balance) or group.standby for group in config.group}
+    found: dict[str, set[str]] = {guest.name: set() for guest in config.guest}
+    for rule in config.rule:
+        for name in rule.path:
+            for hop in behind.get(name, (name,)):
+                if hop in found:
+                    found[hop].update([rule.segment] if rule.segment else everywhere)
+    return {name: [one for one in everywhere if one in some] or everywhere for name, some in found.items()}
+
+
+def _table(table: Table, old: Any, new: Any, where: str, name: str) -> Iterator[Change]:
+    for key, node in table.keys.items():
+        was, now = getattr(old, key, None), getattr(new, key, None)
+        if was != now:
+            if isinstance(node, Tables) and node.key == "name":
+                yield from _named(node, key, was or (), now or ())
+            elif isinstance(node, Table) and not where:
+                yield from _table(node, was, now, key, name)
+            else:
+                effect = metadata.field(node.path).effect.format(name=name)
+                yield Change(f"{where}: {key}" if where else key, text(was), text(now), effect)
+
+
+def _named(node: Tables, table: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Change]:
+    before, after = {item.name: item for item in old}, {item.name: item for item in new}
+    for name, item in before.items():
+        if name not in after:
+            yield Change(f"{table} {name}", text(item), "", _REMOVED.get(table, NOW))
+    for name, item in after.items():
+        if name not in before:
+            yield Change(f"{table} {name}", "", text(item), _ADDED.get(table, NOW))
+        elif item != before[name]:
+            yield from _table(node.item, before[name], item, f"{table} {name}", name)
+    kept_old = [name for name in before if name in after]
+    kept_new = [name for name in after if name in before]
+    if kept_old != kept_new and table == "rule":
+        yield Change(table, "order " + ", ".join(kept_old), "order " + ", ".join(kept_new), SWITCH)
+
+
+def text(value: Any) -> str:
+    """A value as a line would show it; defaults of a table are left out."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(text(each) for each in value) + "]"
+    if isinstance(value, msgspec.Struct):
+        parts = [
+            f"{f.encode_name} = {text(getattr(value, f.name))}"
+            for f in msgspec.structs.fields(type(value))
+            if f.required or getattr(value, f.name) != f.default
+        ]
+        return "{ " + ", ".join(parts) + " }"
+    shown = str(value)
+    return shown if shown else '""'

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A commit: all or nothing, proven, and taken back by itself when nobody confirms it.
+
+    verify -> write beside -> prepare -> apply, step by step -> prove -> put in place -> finish
+
+Whatever may fail without touching the appliance is done first: the disk has taken the new text and the kernel has the
+new programs before anything changes. From `apply` on every failure applies the old configuration again; each step
+converges to what it is given, so going back is the same as going forward. `Engine` owns the running configuration, the
+store and the time of a pending commit, for the life of bypassd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from appliance.config.check import lint, load
+from appliance.config.commit import traffic_check
+from appliance.config.commit.diff import Change, changes
+from appliance.config.commit.store import Entry, Pending, Store, now
+from appliance.config.schema.model import Config
+from appliance.errors import BypassError, ConfigError, RefusedError
+
+log = logging.getLogger(__name__)
+
+PROOF_S: Final = 1.0  # how long traffic is watched at most
+LOOK_S: Final = 0.1
+LEAST_PROOF_S: Final = 0.3
+MAX_CONFIRM_S: Final = 24 * 3600
+MAX_COMMENT: Final = 500
+_SWITCH_S: Final = 0.0005  # how long one thread computes while the health checks wait
+
+
+async def _nothing(_: Config) -> None:
+    return None
+
+
+def _no_trace() -> None:
+    return None
+
+
+class Step(NamedTuple):
+    """One part's share in a commit.
+
+    `prepare` may fail before anything is changed; `forget` drops what it made. `apply` converges to the given
+    configuration from whatever is there. `finish` does what cannot be taken back, when the commit is final.
+    A failure is a BypassError of one line.
+    """
+
+    name: str
+    apply: Callable[[Config], Awaitable[None]]
+    prepare: Callable[[Config], Awaitable[None]] = _nothing
+    forget: Callable[[], None] = _no_trace
+    finish: Callable[[Config], Awaitable[None]] = _nothing
+
+
+class Check(NamedTuple):
+    """What is known of a text before it is committed. `config` None: it is wrong, see `errors`."""
+
+    config: Config | None
+    errors: list[ConfigError]
+    lint: list[lint.Finding]
+    changes: list[Change]
+
+
+@dataclass
+class Report:
+    """What a commit did. `number` 0: nothing to do."""
+
+    message: str
+    number: int = 0
+    changes: list[Change] = field(default_factory=list)
+    lint: list[lint.Finding] = field(default_factory=list)
+    took_ms: int = 0
+
+
+class BrokenError(BypassError):
+    """The old configuration could not be put back: bypassd must start anew from its startup configuration."""
+
+
+class Engine:
+    """See the module. `tell(event, user, text)` publishes; `end(why)` restarts bypassd; `down`: see lint.py."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        running: Config | None,
+        text: str,
+        boot: str,
+        pending: Pending | None = None,
+        steps: Sequence[Step] = (),
+        look: Callable[[], traffic_check.Look] = lambda: traffic_check.Look(None),
+        tell: Callable[[str, str, str], None] = lambda event, user, text: None,
+        end: Callable[[str], None] = lambda why: None,
+        clock: Callable[[], int] = time.monotonic_ns,
+        down: Callable[[], Mapping[str, str]] = lambda: lint.NOBODY,
+    ) -> None:
+        self.store, self.running, self.text, self.pending = store, running, text, pending
+        self.steps = list(steps)
+        self._boot, self._look, self._tell, self._end, self._clock = boot, look, tell, end, clock
+        self._down = down
+        self._lock = asyncio.Lock()
+        self._pending_changed = asyncio.Event()
+
+    # -- before a commit
+
+    async def check(self, text: str, source: str = "", *, deep: bool = False) -> Check:
+        """Verify a text and say what it means; `deep` has the parts prepare for it too, as a commit does first."""
+        # in a thread, all of it: thousands of rules take seconds, and leases have to be renewed meanwhile
+        check = await asyncio.to_thread(self._read, text, source, dict(self._down()))
+        config, errors = check.config, check.errors
+        if config is None:
+            return check
+        if deep:
+            async with self._lock:
+                try:
+                    await self._prepare(config)
+                except BypassError as error:
+                    errors = [error if isinstance(error, ConfigError) else ConfigError("appliance", str(error))]
+                finally:
+                    self._forget()
+        return check._replace(config=None if errors else config, errors=errors)
+
+    def _read(self, text: str, source: str, down: Mapping[str, str]) -> Check:
+        config, errors = load.parse(text, source)
+        if config is None:
+            return Check(None, errors, [], [])
+        return Check(config, [], lint.lint(config, self.running, down), changes(self.running, config))
+
+    # -- commits
+
+    async def commit(self, text: str, user: str, comment: str = "", confirmed_s: int = 0) -> Report:
+        """Make `text` the running configuration; with `confirmed_s` only for so long, unless it is confirmed.
+
+        ConfigError: it is wrong. RefusedError: it was not applied, or did not prove itself, and the old one holds.
+        """
+        if len(comment) > MAX_COMMENT:
+            raise RefusedError(f"a comment has at most {MAX_COMMENT} characters")
+        if confirmed_s and not 1 <= confirmed_s <= MAX_CONFIRM_S:
+            raise RefusedError(f"commit confirmed: 1 to {MAX_CONFIRM_S} seconds")
+        async with self._lock:
+            began = self._clock()
+            if text == self.text:
+                return await self._again(user, confirmed_s)
+            self._progress(user, "verifying")
+            check = await self.check(text)
+            if check.config is None:
+                first, *others = check.errors
+                first.also = tuple(others)
+                raise first
+            if note := await asyncio.to_thread(self.store.note_edit):
+                check.lint.append(lint.Finding("warning", "startup", note))
+            entry = Entry(self.store.newest + 1, now(), user, comment, "confirmed" if confirmed_s else "commit", text)
+            await self._replace(entry, check.config, confirmed_s)
+            took = (self._clock() - began) // 10**6
+            what = f"committed as {entry.number}"
+            if confirmed_s:
+                what = f"committed for {confirmed_s} s: `commit` keeps it, else the old configuration comes back"
+            if self._look().generation is None:
+                what += "; not proven, for the datapath is down"
+            return Report(what, entry.number, check.changes, check.lint, took)
+
+    async def confirm(self, user: str) -> Report:
+        """Keep the pending configuration."""
+        async with self._lock:
+            return await self._confirm(user)
+
+    async def revert(self, user: str, why: str) -> Report:
+        """Take the pending configuration back now."""
+        async with self._lock:
+            return await self._revert(user, why)
+
+    def seconds_left(self) -> int:
+        """Until the pending commit is taken back."""
+        return 0 if self.pending is None else max(0, (self.pending.deadline - self._clock()) // 10**9)
+
+    async def run(self) -> None:
+        """Watch the time of a pending commit, until cancelled."""
+        while True:
+            self._pending_changed.clear()
+            left = None if self.pending is None else max(0.0, (self.pending.deadline - self._clock()) / 1e9)
+            try:
+                async with asyncio.timeout(left):
+                    await self._pending_changed.wait()
+                continue
+            except TimeoutError:
+                pass
+            async with self._lock:
+                if self.pending is not None and self.pending.deadline <= self._clock():
+                    try:
+                        await self._revert(self.pending.entry.user, "nobody confirmed it in time")
+                    except BypassError as error:
+                        log.error("commit confirmed: %s", error)
+                        self._end(str(error))
+                        return
+
+    # -- inside; the lock is held
+
+    async def _replace(self, entry: Entry, config: Config, confirmed_s: int) -> None:
+        """Stage, prepare, apply, prove, put in place."""
+        user = entry.user
+        await asyncio.to_thread(self.store.stage, entry)
+        try:
+            self._progress(user, "loading the new programs beside the old ones")
+            try:
+                await self._prepare(config)
+                await self._apply_and_prove(config, user)
+            finally:
+                self._forget()
+            await self._keep(entry, config, confirmed_s)
+        except BaseException:
+            await asyncio.to_thread(self.store.unstage, entry)
+            raise
+
+    async def _keep(self, entry: Entry, config: Config, confirmed_s: int) -> None:
+        """It is proven: write it down; only the disk can still say no."""
+        pending: Pending | None = None
+        try:
+            if confirmed_s:
+                deadline = self._clock() + confirmed_s * 10**9
+                pending = Pending(entry, self._boot, deadline, 0)
+                await asyncio.to_thread(self.store.write_pending, pending)
+                await asyncio.to_thread(self.store.unstage, entry)
+            else:
+                await asyncio.to_thread(self.store.publish, entry)
+                await asyncio.to_thread(self.store.remove_pending)
+        except BypassError as error:
+            await self._back(f"{error}", entry.user)
+        self.running, self.text = config, entry.text
+        self._set_pending(pending)
+        if pending is None:
+            await self._finish(config)
+        comment = f" ({entry.comment})" if entry.comment else ""
+        if pending:
+            self._tell("pending", entry.user, f"commit confirmed: for {confirmed_s} s unless it is confirmed{comment}")
+        else:
+            self._tell("committed", entry.user, f"configuration {entry.number} committed{comment}")
+
+    async def _again(self, user: str, confirmed_s: int) -> Report:
+        """A commit without changes confirms what is pending, or gives it more time."""
+        if self.pending is None:
+            return Report("nothing to commit: no changes")
+        if not confirmed_s:
+            return await self._confirm(user)
+        pending = self.pending._replace(deadline=self._clock() + confirmed_s * 10**9)
+        await asyncio.to_thread(self.store.write_pending, pending)
+        self._set_pending(pending)
+        self._tell("pending", user, f"commit confirmed: {confirmed_s} s more")
+        return Report(f"still pending: `commit` within {confirmed_s} s keeps it", pending.entry.number)
+
+    async def _confirm(self, user: str) -> Report:
+        if self.pending is None:
+            raise RefusedError("there is nothing to confirm: the running configuration is committed")
+        entry = self.pending.entry._replace(number=self.store.newest + 1, how="confirmed", user=user, when=now())
+        await asyncio.to_thread(self.store.stage, entry)
+        await asyncio.to_thread(self.store.publish, entry)
+        await asyncio.to_thread(self.store.remove_pending)
+        self._set_pending(None)
+        if self.running is not None:
+            await self._finish(self.running)
+        self._tell("confirmed", user, f"configuration {entry.number} confirmed")
+        return Report(f"confirmed: committed as {entry.number}", entry.number)
+
+    async def _revert(self, user: str, why: str) -> Report:
+        if self.pending is None:
+            raise RefusedError("there is nothing to take back: the running configuration is committed")
+        text = await asyncio.to_thread(self.store.startup_text)
+        check = await self.check(text, str(self.store.startup))
+        if check.config is None:
+            raise BrokenError(f"the configuration before cannot be put back: {check.errors[0]}")
+        try:
+            await self._apply(check.config, user)
+        except BypassError as error:
+            raise BrokenError(f"the configuration before cannot be put back: {error}") from error
+        await asyncio.to_thread(self.store.remove_pending)
+        self.running, self.text = check.config, text
+        self._set_pending(None)
+        await self._finish(check.config)
+        self._tell("reverted", user, f"the configuration before is back: {why}")
+        return Report(f"the configuration before is back: {why}", 0, check.changes)
+
+    async def _prepare(self, config: Config) -> None:
+        for step in self.steps:
+            await step.prepare(config)
+
+    def _forget(self) -> None:
+        for step in self.steps:
+            step.forget()
+
+    async def _apply(self, config: Config, user: str) -> None:
+        """Apply step by step. Threads that compute give way quickly meanwhile: leases go on being renewed."""
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        try:
+            for step in self.steps:
+                self._progress(user, f"applying: {step.name}")
+                await step.apply(config)
+        finally:
+            sys.setswitchinterval(interval)
+
+    async def _apply_and_prove(self, config: Config, user: str) -> None:
+        before = self._look()
+        try:
+            await self._apply(config, user)
+            self._progress(user, "proving that traffic flows")
+            trouble = await self._prove(before)
+        except BypassError as error:
+            trouble = str(error)
+        except Exception:
+            log.exception("a commit failed")
+            trouble = "internal error, the system log has the details"
+        if trouble:
+            await self._back(trouble, user)
+
+    async def _prove(self, before: traffic_check.Look) -> str:
+        """Watch until traffic has shown that it flows; a link without traffic is watched for a moment only."""
+        began = self._clock()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            after, seconds = self._look(), (self._clock() - began) / 1e9
+            if seconds < LEAST_PROOF_S:
+                continue
+            trouble = traffic_check.judge(before, after)
+            if trouble or seconds >= PROOF_S or not traffic_check.quiet(before, after):
+                return trouble
+
+    async def _back(self, why: str, user: str) -> None:
+        """Put the running configuration back and raise RefusedError; BrokenError when that fails too."""
+        log.error("the new configuration is taken back: %s", why)
+        if self.running is None:
+            text = f"{why}; there was no valid configuration before: bypassd starts anew, in bypass"
+            self._end(text)
+            raise BrokenError(text)
+        try:
+            await self._apply(self.running, user)
+            await self._finish(self.running)
+        except Exception as error:
+            text = f"{why}; the old configuration could not be put back either ({error}): bypassd starts anew from it"
+            log.exception("putting the old configuration back failed")
+            self._end(text)
+            raise BrokenError(text) from error
+        raise RefusedError(f"{why}; the configuration before holds")
+
+    async def _finish(self, config: Config) -> None:
+        for step in self.steps:
+            try:
+                await step.finish(config)
+            except BypassError as error:
+                log.error("commit, %s: %s", step.name, error)
+
+    def _set_pending(self, pending: Pending | None) -> None:
+        self.pending = pending
+        self._pending_changed.set()
+
+    def _progress(self, user: str, text: str) -> None:
+        self._tell("progress", user, text)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The methods config.* that change the candidate: edit, set, delete, move, load, rollback, end.."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from appliance.api.rpc import Param, Params, Registry, caller
+from appliance.config.check import load
+from appliance.config.edit import key_path
+from appliance.config.edit.document import Document
+from appliance.config.edit.session import Row, Session, as_rows, shown, texts
+from appliance.config.schema import limits, shape
+from appliance.errors import ConfigError
+
+WORDS = Param("array", "as typed, without the verb: rule web match tcp port 80")
+
+
+class Editing:
+    """The handlers; all of them are for administrators, and but for `edit` for the one who holds the candidate."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def register(self, registry: Registry) -> None:
+        """Offer the methods."""
+        flag = Param("boolean", required=False)
+        takeover = flag._replace(doc="take the candidate from who has it")
+        where = Param("string", "the new place", choices=("first", "last", "before", "after"))
+        other = Param("string", "before or after whom", required=False)
+        mode = Param("string", "replace all, or merge into what is there", choices=("replace", "merge"))
+        source = Param("string", "where the text comes from, for errors", required=False)
+        number = Param("integer", "how many commits ago; 0: the running one")
+        add = registry.add
+        add("config.edit", self.edit, "admin", "hold the candidate", {"takeover": takeover})
+        end = {"discard": flag._replace(doc="and forget what was changed")}
+        add("config.end", self.end, "admin", "let go of the candidate", end)
+        add("config.set", self.set, "admin", "change the candidate", {"words": WORDS})
+        add("config.delete", self.delete, "admin", "take something out of the candidate", {"words": WORDS})
+        move = {"words": WORDS, "where": where, "other": other}
+        add("config.move", self.move, "admin", "change the order; the first rule that matches wins", move)
+        text = {"text": Param("string", "TOML"), "mode": mode, "source": source}
+        add("config.load", self.load, "admin", "put a text into the candidate", text)
+        add(
+            "config.rollback", self.rollback, "admin", "make the candidate an earlier configuration", {"number": number}
+        )
+
+    async def edit(self, params: Params) -> Row:
+        """config.edit"""
+        candidate, who = self._session.candidate, caller()
+        left_by = candidate.author if candidate.holder is None or candidate.holder.pid != who.pid else ""
+        candidate.hold(who, takeover=bool(params.get("takeover")))
+        found = await self._session.changes()
+        if not found and not await self._session.work(lambda: candidate.changed):
+            left_by = ""
+        message = f"{len(found)} uncommitted changes by {left_by} are in the candidate" if left_by else ""
+        return {"message": message, "changes": len(found), "left_by": left_by, "confirm": self._session.pending()}
+
+    async def end(self, params: Params) -> Row:
+        """config.end"""
+        candidate, who = self._session.candidate, caller()
+        if params.get("discard"):
+            candidate.require(who)
+            self._session.discard()
+        found = await self._session.changes()
+        candidate.release(who)
+        message = f"{len(found)} uncommitted changes stay in the candidate" if found else ""
+        return {"message": message, "changes": len(found)}
+
+    async def set(self, params: Params) -> Row:
+        """config.set"""
+
+        def work() -> Row:
+            doc = self._session.candidate.document
+            changes = key_path.assignments(params["words"], doc.data)
+            first = changes[0]
+            old = key_path.look(doc.data, first.path)
+            for change in changes:
+                doc.assign(change)
+            new = key_path.look(doc.data, first.path)
+            return {"path": texts(first.path), "old": None if old is None else shown(old), "new": shown(new)}
+
+        return await self._edit(work)
+
+    async def delete(self, params: Params) -> Row:
+        """config.delete"""
+
+        def work() -> Row:
+            doc = self._session.candidate.document
+            place = key_path.walk(params["words"], doc.data)
+            if not place.path:
+                raise ConfigError("delete", "is followed by what is to go; `rollback 0` undoes all changes")
+            here = key_path.look(doc.data, place.path)
+            if here is None:
+                raise ConfigError(key_path.where(place.path), "is not there")
+            if isinstance(place.node, shape.Leaf) and len(place.path) > 2 and place.path[-1] in ("name", "hop"):
+                raise ConfigError(key_path.where(place.path), "cannot go alone: delete all of it")
+            if place.rest:
+                gone = [word for word in place.rest if isinstance(here, list) and word in map(str, here)]
+                if len(gone) != len(place.rest):
+                    raise ConfigError(key_path.where(place.path), f'has no "{" ".join(place.rest)[:60]}"')
+                doc.take(place.path, gone)
+            else:
+                doc.delete(place.path)
+            return {"path": texts(place.path)}
+
+        return await self._edit(work)
+
+    async def move(self, params: Params) -> Row:
+        """config.move"""
+
+        def work() -> Row:
+            doc = self._session.candidate.document
+            place = key_path.walk(params["words"], doc.data)
+            if len(place.path) != 2 or not isinstance(shape.ROOT.keys.get(str(place.path[0])), shape.Tables):
+                raise ConfigError("move", "is followed by a table and a name: rule web")
+            table, name = str(place.path[0]), str(place.path[1])
+            others = [each for each in key_path.names(doc.data[table], shape.tables(table)) if each != name]
+            side, other = params["where"], params.get("other", "")
+            if side in ("before", "after") and other not in others:
+                raise ConfigError(f"move {table} {name}", f'there is no other {table} "{other[:40]}"')
+            index = {"first": 0, "last": len(others)}.get(side)
+            if index is None:
+                index = others.index(other) + (side == "after")
+            doc.move((table, name), index)
+            return {"path": [table, name], "index": index}
+
+        return await self._edit(work)
+
+    async def load(self, params: Params) -> Row:
+        """config.load"""
+        who, text, source = caller(), str(params["text"]), str(params.get("source", ""))
+        self._session.candidate.require(who)
+        if len(text.encode()) > limits.MAX_FILE:
+            raise ConfigError("file", f"is larger than MAX_FILE = {limits.MAX_FILE} bytes", source)
+
+        def work() -> None:
+            data = load.read_toml(text, source)
+            if params["mode"] == "replace":
+                self._session.candidate.replace(text, who)
+                return
+            doc = Document(self._session.candidate.text)
+            doc.merge(data)
+            self._session.candidate.replace(doc.text, who)
+
+        await self._session.work(work)
+        self._session.save_soon()
+        check = await self._session.check(self._session.candidate.text, source)
+        return {**self._loaded(len(check.changes)), "errors": as_rows(check.errors)}
+
+    async def rollback(self, params: Params) -> Row:
+        """config.rollback"""
+        who, number = caller(), int(params["number"])
+        self._session.candidate.require(who)
+        if number == 0:
+            self._session.discard()
+            return {"message": "the candidate is the running configuration", "changes": 0}
+        entry = await asyncio.to_thread(self._session.engine.store.entry, number)
+        await self._session.work(lambda: self._session.candidate.replace(entry.text, who))
+        self._session.save_soon()
+        found = await self._session.changes()
+        when = entry.when.replace("T", " ")[:19]
+        message = f"the candidate is configuration {entry.number} of {when}: `compare`, then `commit`"
+        return {"message": message, "changes": len(found)}
+
+    async def _edit(self, work: Callable[[], Row]) -> Row:
+        who = caller()
+        self._session.candidate.require(who)
+        row = await self._session.work(work)
+        self._session.candidate.edited(who)
+        self._session.save_soon()
+        message = key_path.where(tuple(row["path"])) if isinstance(row["path"], list) else ""
+        return {"message": message, **row}
+
+    def _loaded(self, count: int) -> Row:
+        lost = " Its comments could not be kept." if self._session.candidate.document.comments_lost else ""
+        return {"message": f"loaded: {count} changes; nothing runs before `commit`.{lost}", "changes": count}

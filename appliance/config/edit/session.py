@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the methods config.* share: engine, candidate, one piece of work on it at a time, and texts by name.
+
+Work that grows with the size of a configuration runs in a thread, one piece after the other, so that a client with a
+large one delays nobody's lease. Owns the writing of the candidate for the next bypassd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from appliance.config.check import load
+from appliance.config.commit.diff import changes
+from appliance.config.commit.engine import Check, Engine
+from appliance.config.edit import key_path
+from appliance.config.edit.candidate import Candidate
+from appliance.config.schema import limits, secrets
+from appliance.errors import BypassError, ConfigError, NotFoundError
+
+T = TypeVar("T")
+Row = dict[str, object]
+
+SAVE_S = 1.0
+"""After a change, until the candidate is in its file: many changes are one write."""
+
+MAX_ERRORS = 100
+"""Errors in one answer; a person mends the first ones first."""
+
+
+class Session:
+    """See the module. Lives as long as bypassd."""
+
+    def __init__(self, engine: Engine, candidate: Candidate) -> None:
+        self.engine, self.candidate = engine, candidate
+        self._lock = asyncio.Lock()  # the candidate's document
+        self._checking = asyncio.Lock()
+        self._saving: asyncio.Task[None] | None = None
+
+    async def work(self, work: Callable[[], T]) -> T:
+        """Run something on the candidate's document in a thread, alone."""
+        async with self._lock:
+            return await asyncio.to_thread(work)
+
+    def save_soon(self) -> None:
+        """Have the candidate written for the next bypassd, a moment from now."""
+
+        async def save() -> None:
+            await asyncio.sleep(SAVE_S)
+            self._saving = None
+            await self.work(self.candidate.save)
+
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().create_task(save(), name="save the candidate")
+
+    async def stop(self) -> None:
+        """bypassd ends: write what is not written yet."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.cancel()
+            await asyncio.wait({saving})
+        await self.work(self.candidate.save)
+        self.candidate.close()
+
+    def discard(self) -> None:
+        self.candidate.discard()
+        self.save_soon()
+
+    async def text(self, name: str) -> str:
+        if name == "running":
+            return self.engine.text
+        if name == "candidate":
+            return await self.work(lambda: self.candidate.text)
+        if name == "startup":
+            return await asyncio.to_thread(self.engine.store.startup_text)
+        if name.isdecimal() and len(name) < 6:
+            entry = await asyncio.to_thread(self.engine.store.entry, int(name))
+            return entry.text
+        raise NotFoundError(f'there is no configuration "{name[:40]}": candidate, running, startup, or a number')
+
+    async def check(self, text: str, source: str) -> Check:
+        if len(text.encode()) > limits.MAX_FILE:
+            raise ConfigError("file", f"is larger than MAX_FILE = {limits.MAX_FILE} bytes", source)
+        async with self._checking:  # one after the other, however many ask
+            return await self.engine.check(text, source)
+
+    async def changes(self) -> list[object]:
+        """The candidate's differences; a text that is not valid yet counts as one."""
+
+        def work() -> list[object]:
+            if not self.candidate.changed:
+                return []
+            config, errors = load.parse(self.candidate.text, "candidate", filters=False)
+            if config is None:
+                return list(errors[:1])
+            return list(changes(self.engine.running, config))
+
+        return await self.work(work)
+
+    def pending(self) -> Row | None:
+        pending = self.engine.pending
+        if pending is None:
+            return None
+        return {
+            "seconds_left": self.engine.seconds_left(),
+            "number": pending.entry.number,
+            "user": pending.entry.user,
+            "when": pending.entry.when,
+        }
+
+
+def texts(path: key_path.Path) -> list[str]:
+    return [str(part) for part in path]
+
+
+def shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {shown(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(shown(each) for each in value) + "]"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return secrets.redact(text)
+
+
+def as_rows(errors: Sequence[BypassError]) -> list[Row]:
+    """As rows: where and what; line and pointer where they are known."""
+    rows: list[Row] = []
+    for error in errors[:MAX_ERRORS]:
+        if isinstance(error, ConfigError):
+            row: Row = {"where": error.where, "what": error.what}
+            if error.pointer:
+                row["pointer"] = error.pointer
+            rows.append(row)
+        else:
+            rows.append({"where": "", "what": str(error)})
+    return rows

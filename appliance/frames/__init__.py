@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Frames as bytes: capture files, flow keys, and frames made for `explain`."""

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The conversation with a guest's agent: what it may ask for, what it gets, and what we ask of it.
+
+Every request is answered, "ok" or with the reason why not; the agent may number its requests (`id`). What takes time
+(a filter becomes part of the policy) is done one at a time; of several filters that wait only the newest is tried, and
+a new one is taken once a second at most, so that a flood costs the guest its own answers and nobody else anything.
+The object lives as long as its guest's run; what it registered holds until withdrawn, or until the guest starts over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from appliance.errors import BypassError, RefusedError, UnreachableError
+from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Message, Result, Tags
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+ACCEPT_INTERVAL_S = 1.0
+"""Between two filters that are tried: each compiles the whole policy anew."""
+CHECKS = 16
+"""Checks that may wait for the agent's answer at once."""
+
+
+class Host(Protocol):
+    """What the guest lets its agent have. Refusals are BypassErrors, whose text the agent gets."""
+
+    def send(self, message: dict[str, object]) -> None:
+        """Send to the agent; UnreachableError when it does not read."""
+
+    def greeting(self) -> dict[str, object]:
+        """What an agent is told of its guest: name, the administrator's filter, heartbeat interval, use of tags."""
+
+    def heartbeat(self, status: str, counters: Mapping[str, int]) -> None:
+        """The application is there, and how it is."""
+
+    def ask_bypass(self, on: bool, why: str) -> None:
+        """No frames at all, or again."""
+
+    def ask_drain(self, on: bool) -> None:
+        """No new flows, or again."""
+
+    async def narrow(self, text: str) -> None:
+        """Only frames that match `text`; "" = all that the administrator allows."""
+
+    async def use_tags(self, on: bool) -> dict[str, int]:
+        """Tags decide the next hop, or not; the VLAN ids of the hops."""
+
+
+class Agent:
+    """One guest's agent, as far as it has spoken."""
+
+    def __init__(self, name: str, host: Host) -> None:
+        self._name, self._host = name, host
+        self.hello = Hello()
+        self.accept = ""
+        self.accept_refused = ""
+        self.tags = False
+        self.unanswered = 0  # answers that the agent did not read
+        self._numbers = itertools.count(1)
+        self._checks: dict[int, asyncio.Future[str]] = {}
+        self._waiting: dict[str, Accept | Tags] = {}  # by what is asked for
+        self._worker: asyncio.Task[None] | None = None
+
+    def greet(self) -> None:
+        """Say that a host is there, which knows nothing of the agent: it then introduces itself."""
+        self._send({"type": "hello", "version": VERSION})
+
+    def _send(self, message: dict[str, object]) -> None:
+        try:
+            self._host.send(message)
+        except UnreachableError:
+            self.unanswered += 1
+
+    def on_message(self, message: Message) -> None:
+        """One message that was well formed."""
+        match message:
+            case Hello():
+                self.hello = message
+                version = min(VERSION, message.version)
+                self._answer("hello", message.id, more={"version": version, **self._host.greeting()})
+            case Heartbeat():
+                self._host.heartbeat(message.status, message.counters)
+            case Result():
+                waiting = self._checks.pop(message.id, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message.status)
+            case Drain():
+                self._do("drain", message.id, lambda: self._host.ask_drain(message.on))
+            case Bypass():
+                self._do("bypass", message.id, lambda: self._host.ask_bypass(message.on, message.why))
+            case Accept() | Tags():
+                self._later(message)
+
+    def _do(self, what: str, number: int | None, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except BypassError as error:
+            self._answer(what, number, why=str(error))
+        else:
+            self._answer(what, number)
+
+    def _answer(
+        self, to: str, number: int | None, why: str = "", more: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
+        message: dict[str, object] = {"type": "answer", "to": to, "ok": not why, **more}
+        if why:
+            message["why"] = why
+        if number is not None:
+            message["id"] = number
+        self._send(message)
+
+    # What takes time
+
+    def _later(self, message: Accept | Tags) -> None:
+        what = "accept" if isinstance(message, Accept) else "tags"
+        older = self._waiting.pop(what, None)
+        if older is not None:
+            self._answer(what, older.id, why="a newer request came before this one was looked at")
+        self._waiting[what] = message
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.get_running_loop().create_task(self._work(), name=f"agent {self._name}")
+
+    async def _work(self) -> None:
+        while self._waiting:
+            message = self._waiting.pop(next(iter(self._waiting)))
+            if isinstance(message, Accept):
+                await self._register(message)
+            else:
+                await self._use_tags(message)
+            await asyncio.sleep(ACCEPT_INTERVAL_S)
+
+    async def _register(self, message: Accept) -> None:
+        text = (message.filter or "").strip()
+        try:
+            await self._host.narrow(text)
+        except BypassError as error:
+            self.accept_refused = str(error)
+            log.warning("guest %s: its agent's filter is refused: %s", self._name, error)
+            self._answer("accept", message.id, why=str(error))
+            return
+        self.accept, self.accept_refused = text, ""
+        log.info("guest %s: its agent %s", self._name, f"accepts: {text}" if text else "withdrew its filter")
+        self._answer("accept", message.id)
+
+    async def _use_tags(self, message: Tags) -> None:
+        try:
+            hops = await self._host.use_tags(message.on)
+        except BypassError as error:
+            self._answer("tags", message.id, why=str(error))
+            return
+        self.tags = message.on
+        self._answer("tags", message.id, more={"hops": hops})
+
+    # What we ask
+
+    async def ask(self, word: str) -> str:
+        """Have the agent carry out the check `word`; its status. UnreachableError without an agent; never ends
+        by itself when the agent does not answer, so the caller bounds it."""
+        if len(self._checks) >= CHECKS:
+            raise RefusedError(f"guest {self._name}: {CHECKS} checks wait for its agent already")
+        number = next(self._numbers)
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._checks[number] = future
+        try:
+            self._host.send({"type": "check", "id": number, "command": word})
+            return await future
+        finally:
+            self._checks.pop(number, None)
+
+    def close(self) -> None:
+        """The run ended, or bypassd does."""
+        if self._worker is not None:
+            self._worker.cancel()
+        self._waiting.clear()
+
+    def summary(self) -> dict[str, object]:
+        """For `show guest NAME`."""
+        return {
+            "name": self.hello.agent,
+            "version": self.hello.version,
+            "capabilities": list(self.hello.capabilities),
+            "accept": self.accept,
+            "accept_refused": self.accept_refused,
+            "tags": self.tags,
+            "unanswered": self.unanswered,
+        }

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What follows when something happens to a guest: incidents, measured reaction, its agent's wishes, quarantine.
+
+The guests' own link to the policy (policy.py), the incidents (incident/) and the file of measurements. It owns none of
+the guests. Lives as long as the part "guests".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from appliance.api.rpc import Param, Params, Registry
+from appliance.causes import Cause
+from appliance.config.schema.model import Config
+from appliance.guest.agent.requests import Desk
+from appliance.health.bypass_latency import Fault
+from appliance.incident.incidents import Fall, Incidents, Ledger, Recorders, quarantine_row
+from appliance.incident.store import Store
+from appliance.paths import Paths
+from appliance.steering import overlay
+from appliance.steering.overlay_editor import GuestPolicy, Steered
+
+if TYPE_CHECKING:
+    from appliance.guest.guest import Guest
+
+log = logging.getLogger(__name__)
+
+EXPIRE_S = 5.0  # how often it is looked whether a flow's time in quarantine is over
+
+
+class Aftermath:
+    """See the module."""
+
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        recorders: Recorders,
+        steered: Steered,
+        ledger: Ledger,
+        *,
+        hops: Callable[[], dict[str, int]],
+        retag: Callable[[str, bool], None],
+    ) -> None:
+        self._config, self._steered, self._ledger = config, steered, ledger
+        self._hops, self._retag = hops, retag
+        self.policy = GuestPolicy(steered)
+        self.incidents = Incidents(config, recorders, self.policy, Store(paths.incidents), ledger=ledger)
+        self._file = paths.state / "reactions.json"
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._changed = False
+
+    def reconfigure(self, config: Config) -> None:
+        """Another configuration holds: who may be blamed, and which rules lead to whom."""
+        self._config = self.incidents.config = config
+
+    # What guests tell
+
+    def desk(self, guest: Guest) -> Desk:
+        """What the guest's agent is granted."""
+        return Desk(guest, self.policy, self._hops, self._retag)
+
+    def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
+        """A guest died or was declared failed."""
+        self.incidents.fell(
+            Fall(guest.name, kind, fault.cause, detail, fault.detected, fault.proof, guest.console.tail())
+        )
+
+    def measured(self, guest: Guest, fault: Fault, at_most: int | None) -> None:
+        """The first frame was led around a guest that fell."""
+        self._changed = True
+        if at_most is not None:
+            self.incidents.measured(guest.name, fault.detected, at_most)
+
+    def fresh_run(self, guest: Guest) -> None:
+        """A guest starts over: what its agent registered holds no more."""
+        if guest.name in self.policy.overlay.accepts or guest.name in self.policy.overlay.no_tags:
+            self._soon(self.policy.forget(guest.name))
+            self._retag(guest.name, guest.config.tags)
+
+    def _soon(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Life
+
+    def load(self, guests: Iterable[Guest]) -> None:
+        """Read what earlier runs left: incidents, and how quickly faults were bypassed. Blocking, little."""
+        self.incidents.store.load()
+        try:
+            kept = json.loads(self._file.read_bytes())
+            for guest in guests:
+                guest.reaction.restore((str(c), a, int(d)) for c, a, d in kept.get(guest.name, []))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.warning("how quickly faults were bypassed is not known from before: %s", error)
+
+    async def run(self, guests: Callable[[], Iterable[Guest]]) -> None:
+        """Keep incidents, let quarantines end, write measurements; until cancelled."""
+        keeping = asyncio.get_running_loop().create_task(self.incidents.run(), name="incidents")
+        try:
+            while not keeping.done():
+                await asyncio.wait({keeping}, timeout=EXPIRE_S)
+                await self.incidents.expire()
+                if self._changed:
+                    self._changed = False
+                    rows = {guest.name: guest.reaction.dump() for guest in guests()}
+                    await asyncio.to_thread(self._write, rows)
+            keeping.result()
+        finally:
+            keeping.cancel()
+            for task in (*self._tasks,):
+                task.cancel()
+
+    def _write(self, rows: Mapping[str, object]) -> None:
+        fresh = self._file.with_name(self._file.name + ".new")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps(rows))
+            fresh.replace(self._file)
+        except OSError as error:
+            log.warning("%s: %s", self._file, error.strerror)
+
+    # What the console asks
+
+    def register(self, registry: Registry) -> None:
+        """Add the methods incidents.show, incident.* and quarantine.*."""
+        number = {"number": Param("integer", "the incident's number")}
+        name = {"name": Param("string", "as `show quarantine` calls it")}
+
+        async def rows(_: Params) -> object:
+            return self.incidents.rows()
+
+        async def show(params: Params) -> object:
+            return self.incidents.details(int(params["number"]))
+
+        async def export(params: Params) -> object:
+            data = await asyncio.to_thread(self.incidents.capture, int(params["number"]))
+            return {"number": params["number"], "pcapng": base64.b64encode(data).decode("ascii")}
+
+        async def quarantined(_: Params) -> object:
+            effective, now = overlay.apply(self._config, self.policy.overlay), time.time()
+            return [quarantine_row(flow, now, effective) for flow in self.policy.overlay.quarantined]
+
+        async def release(params: Params) -> object:
+            flow = await self.policy.release(str(params["name"]))
+            released = f"{flow.flow} is released"
+            self._ledger.record(f"flow {flow.name}", "quarantined", "inspected", Cause.OPERATOR, released)
+            return {"message": f"{flow.flow} goes to {', '.join(flow.guests)} again"}
+
+        registry.add("incidents.show", rows, doc="Guests that died or failed: when, why, what is kept.")
+        registry.add("incident.show", show, doc="One incident with the guest's last words.", params=number)
+        registry.add("incident.export", export, "operator", "The last frames a guest was handed, as pcapng.", number)
+        registry.add("quarantine.show", quarantined, doc="Flows led around a guest that they killed, and why.")
+        registry.add("quarantine.release", release, "operator", "Let a flow go to its guest again.", name)

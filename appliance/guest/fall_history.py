@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The falls of a guest, kept over restarts of bypassd: a guest that flaps is held down all the same.
+
+One file in the guest's run folder, which is gone with a reboot, as are the times in it (CLOCK_MONOTONIC). It is written
+anew at each change of a check that led to a decision, and lives longer than one bypassd.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from appliance.health.verdict import Flip, History
+
+log = logging.getLogger(__name__)
+
+FILE = "falls.json"
+
+
+class _Kept(msgspec.Struct):
+    flips: list[Flip]
+    falls: list[int]
+    count: int
+
+
+@dataclass
+class KeptHistory(History):
+    """A history that a file holds. `folder`: the guest's run folder; it need not be there."""
+
+    folder: Path = field(kw_only=True)
+    _saved: int = 0
+
+    @classmethod
+    def load(cls, folder: Path, now: int) -> KeptHistory:
+        """What an earlier bypassd of this boot left; an empty one when there is nothing readable."""
+        made = cls(folder=folder)
+        try:
+            kept = msgspec.json.decode((folder / FILE).read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            return made
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("guest %s: its falls before this start of bypassd are not known: %s", folder.name, error)
+            return made
+        made.flips.extend(flip for flip in kept.flips if flip.at <= now)
+        made.falls.extend(at for at in kept.falls if at <= now)
+        made.count = made._saved = kept.count
+        return made
+
+    def save(self) -> None:
+        """Write it when a check changed since the last time; little, and to memory. Never raises."""
+        if self.count == self._saved:  # every fall is a flip as well
+            return
+        self._saved = self.count
+        fresh = self.folder / (FILE + ".new")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(msgspec.json.encode(_Kept([*self.flips], [*self.falls], self.count)))
+            fresh.replace(self.folder / FILE)
+        except (OSError, ValueError) as error:
+            log.warning("guest %s: its falls are not kept for a restart of bypassd: %s", self.folder.name, error)

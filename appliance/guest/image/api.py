@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The methods images.show and image.*: what the control socket offers for images. Nothing is kept here."""
+
+from __future__ import annotations
+
+import asyncio
+
+from appliance.api.rpc import Param, Params, Registry, caller
+from appliance.api.server import at_end, take_over
+from appliance.errors import GuestError
+from appliance.guest.image.importer import STDIN
+from appliance.guest.image.inspect import KINDS
+from appliance.guest.image.store import STOPPED, Images, Job
+
+LONGEST_WAIT_S = 2.0
+
+
+def register(registry: Registry, images: Images) -> None:
+    """Offer them."""
+    name = {"name": Param("string", "the image's name")}
+    number = {"job": Param("integer", "the number that image.import gave")}
+
+    def asked(params: Params) -> Job:
+        return images.job(params["job"], caller().uid)
+
+    async def show(_: Params) -> object:
+        return images.rows()
+
+    async def begin(params: Params) -> object:
+        job = await images.start(
+            params["file"],
+            params["name"],
+            caller().uid,
+            kind=params.get("kind", "disk"),
+            sha256=params.get("sha256", ""),
+            replace=params.get("replace", False),
+        )
+        return job.row()
+
+    async def receive(params: Params) -> object:
+        words = {key: params[key] for key in ("sha256", "replace") if key in params}
+        found = images.begin(params["name"], caller().uid, **words)
+
+        async def stream(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """The helper reads from the client itself, so that no image passes through bypassd."""
+            link = writer.get_extra_info("socket").dup()
+            try:
+                link.setblocking(True)
+                with link:
+                    await images.feed(found, STDIN, params.get("kind", "disk"), params.get("sha256", ""), link.fileno())
+                await images.finished(found)
+            except GuestError:
+                pass  # the job says it
+
+        at_end(lambda: found.end(STOPPED))  # the answer may not even reach who asked
+        take_over(stream, unread=True)
+        return found.row()
+
+    async def job(params: Params) -> object:
+        found = asked(params)
+        if not found.over:
+            found.changed.clear()
+            try:
+                async with asyncio.timeout(LONGEST_WAIT_S):
+                    await found.changed.wait()
+            except TimeoutError:
+                pass  # a slow disk: the same again
+        return found.row()
+
+    async def cancel(params: Params) -> object:
+        found = asked(params)
+        await images.cancel(found)
+        return found.row()
+
+    async def undo(params: Params) -> object:
+        return {"message": images.undo(params["name"])}
+
+    async def remove(params: Params) -> object:
+        return {"message": images.remove(params["name"])}
+
+    registry.add("images.show", show, doc="Every image: size, format, checksum, who uses it. Sizes in bytes.")
+    what = {
+        **name,
+        "kind": Param("string", "what it is; disk when left out", False, KINDS),
+        "sha256": Param("string", "what its checksum must be, 64 hex digits", False),
+        "replace": Param("boolean", "take the place of an image of this name", False),
+    }
+    registry.add(
+        "image.import",
+        begin,
+        "operator",
+        "Copy a file to the data partition as an image; image.job tells how far it is.",
+        {"file": Param("string", "whole path of the file, readable for the caller"), **what},
+    )
+    doc = (
+        "The connection becomes the image: send its bytes, shut down your side, and stay until image.job says the end."
+    )
+    registry.add("image.receive", receive, "operator", doc, what)
+    doc = f"An import; answers when there is something new, after {LONGEST_WAIT_S:g} s at the latest."
+    registry.add("image.job", job, "operator", doc, number)
+    registry.add("image.cancel", cancel, "operator", "End an import; nothing of it stays.", number)
+    registry.add("image.undo", undo, "operator", "Take the last import of an image back.", name)
+    registry.add("image.remove", remove, "operator", "Remove an image that no guest uses.", name)

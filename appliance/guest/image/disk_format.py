@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which format a guest's disk has: what its import found, or its first start; never what the guest wrote since.
+
+A guest owns every byte of a raw disk. Were the format read from it at each start, the guest could write itself the
+header of a qcow2 image, whose backing file is any file of the appliance. So QEMU is told a format that the guest has no
+say in, and a qcow2 image is looked at before each start: one that is made of more than itself is refused.
+
+Images that were never imported are found out when a guest that may write to them is first started with them. That is
+kept in `disk-formats.json` on the data partition, beside the file's inode: another file in its place is found out anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from appliance.errors import RefusedError
+from appliance.guest.image import inspect
+from appliance.paths import Paths
+
+log = logging.getLogger(__name__)
+
+Format = Literal["raw", "qcow2"]
+
+
+class Found(NamedTuple):
+    """The format QEMU is told, and what an operator should know of it; "" = nothing."""
+
+    format: Format
+    note: str = ""
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """One disk in the file. `inode` 0: a block device, whose node is another one after each boot."""
+
+    format: Format
+    inode: int
+
+
+def find(path: Path, paths: Paths, *, written: bool) -> Found:
+    """The format of a disk, which the guest is about to write to or not.
+
+    RefusedError when it must not be used; OSError when it cannot be read.
+    """
+    with path.open("rb") as disk:
+        head = disk.read(inspect.HEAD_BYTES)
+    looks: Format = "qcow2" if head.startswith(inspect.QCOW2) else "raw"
+    known, who = _imported(path, paths), "its import"
+    if known is None:
+        known, who = _first_start(path, paths, looks, written=written), "its first start"
+    if known == "qcow2":
+        if looks != known:
+            raise RefusedError(f"it was qcow2 at {who}, and does not begin like that any more: import it again")
+        inspect.examine(head, None, "disk")
+    elif looks != known:
+        return Found(known, f"disk {path.name} begins like qcow2, and is used as raw, as at {who}: import it to change")
+    return Found(known)
+
+
+def read_record(folder: Path, name: str) -> dict[str, object]:
+    """What was noted when the image `name` was imported; empty when it was not, or the note is damaged."""
+    try:
+        found = json.loads((folder / f".{name}.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _imported(path: Path, paths: Paths) -> Format | None:
+    real = path.resolve()
+    if real.parent != paths.images.resolve():
+        return None
+    found = read_record(real.parent, real.name).get("format")
+    if found in ("kernel", "initrd"):
+        raise RefusedError(f"it was imported as {found}, and is no disk: import it again, with --kind disk")
+    return found if found == "raw" or found == "qcow2" else None  # noqa: PLR1714  mypy understands only this
+
+
+def _first_start(path: Path, paths: Paths, looks: Format, *, written: bool) -> Format:
+    file = paths.state / "disk-formats.json"
+    inode = 0 if path.is_block_device() else path.stat().st_ino
+    try:
+        kept = msgspec.json.decode(file.read_bytes(), type=dict[str, _Kept])
+    except (OSError, msgspec.DecodeError):
+        kept = {}
+    known = kept.get(str(path))
+    if known is not None and known.inode == inode:
+        return known.format
+    if written:
+        fresh = file.with_suffix(".new")  # not synced, for links wait on us meanwhile
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(msgspec.json.encode({**kept, str(path): _Kept(looks, inode)}))
+            fresh.replace(file)
+        except OSError as error:  # a full disk stops no guest; the next start finds it out again
+            log.warning("the format of disk %s cannot be kept: %s", path, error.strerror)
+    return looks

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The third port of a guest, for its management: to the supervisor alone (isolated), or on the LAN (bridged).
+
+Isolated: network 169.254.N.0/24, where N is the guest's hop number (`show guest NAME` says it): the appliance is .1,
+the guest is expected at .2 and configures that itself. Probes ask there. Nothing is forwarded from or to it, and what
+administrators log in to listens in another network namespace. The tap is persistent, as those of the data path.
+Bridged: lan.py. A tap of either kind goes when no guest is configured to have it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config.schema import model
+from appliance.errors import BypassError, GuestError
+from appliance.guest.port import tap as taps
+from appliance.guest.port.management_lan import Lan, tap_name
+from appliance.guest.qemu.command import port_address
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"twm\d+")
+_SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU = 0x8916, 0x891C, 0x8922
+_NO_SEGMENT = 0xFF  # in the address of an isolated port
+MTU = 1500
+
+
+@dataclass(frozen=True)
+class Port:
+    """A guest's third port: its tap, the MAC address that the guest has there, how the tap is opened for QEMU.
+
+    `where` says for a person where the guest is found.
+    """
+
+    tap: str
+    address: str
+    where: str
+    open: Callable[[], int]
+
+
+def port(guest: model.Guest, hop: int, lan: Lan) -> Port | None:
+    """Make the port that the guest is to have; None when it is to have none. GuestError when the kernel refuses."""
+    name = tap_name(hop)
+    if guest.management != "isolated" and name in existing():
+        _remove(taps.remove, name)
+    if guest.management != "bridged" and name in lan.existing():
+        _remove(lan.remove, name)
+    match guest.management:
+        case "isolated":
+            ensure(hop)
+            address = guest.management_mac or port_address(hop, _NO_SEGMENT, 0)
+            return Port(name, address, guest_address(hop), lambda: taps.open_tap(name))
+        case "bridged":
+            address = guest.management_mac or lan.address(hop)
+            lan.ensure(hop, address)
+            return Port(name, address, f"management LAN, as {address}", lambda: lan.open(name))
+    return None
+
+
+def host_address(hop: int) -> str:
+    """Ours."""
+    return f"169.254.{hop}.1"
+
+
+def guest_address(hop: int) -> str:
+    """Where the guest is expected."""
+    return f"169.254.{hop}.2"
+
+
+def ensure(hop: int) -> None:
+    """Make the isolated tap where it is missing, with our address. GuestError when the kernel refuses."""
+    name = tap_name(hop)
+    taps.ensure(name)
+    try:
+        forwarding = Path("/proc/sys/net/ipv4/conf", name, "forwarding")
+        if forwarding.exists():
+            forwarding.write_text("0")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), MTU))
+            for request, address in ((_SIOCSIFADDR, host_address(hop)), (_SIOCSIFNETMASK, "255.255.255.0")):
+                value = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+                fcntl.ioctl(sock, request, struct.pack("16s16s8x", name.encode(), value))
+    except OSError as error:
+        raise GuestError(f"tap {name} cannot be set up: {error.strerror}") from error
+
+
+def existing() -> list[str]:
+    """All isolated taps."""
+    return [name for _, name in socket.if_nameindex() if _NAME.fullmatch(name)]
+
+
+def tidy(guests: Iterable[tuple[model.Guest, int]], lan: Lan) -> None:
+    """Remove the taps that none of these guests, with their hop numbers, has."""
+    wanted = {(guest.management, tap_name(hop)) for guest, hop in guests}
+    for name in existing():
+        if ("isolated", name) not in wanted:
+            _remove(taps.remove, name)
+    for name in lan.existing():
+        if ("bridged", name) not in wanted:
+            _remove(lan.remove, name)
+
+
+def _remove(how: Callable[[str], None], name: str) -> None:
+    try:
+        how(name)
+    except BypassError as error:
+        log.warning("%s; it is left alone", error)

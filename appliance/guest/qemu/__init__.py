@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""QEMU as a child program: its arguments, its resources, its monitor."""

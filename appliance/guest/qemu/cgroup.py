@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Control groups (v2) of the guests: so that no guest can starve the supervisor, or another guest.
+
+All guests together are one group beside bypassd's, with half a process's share of the processors when there are not
+enough; within it each has the share, the ceiling and the memory of its configuration. A guest that needs more memory
+than it was given is ended by the kernel, it alone. A group lives as long as its guest's process.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config.schema import model
+
+log = logging.getLogger(__name__)
+
+PARENT = "bypass-guests"
+WEIGHT = 50  # of all guests together; what is not in a group, like bypassd, counts 100 a process
+PERIOD_US = 20_000  # short, so that a guest at its ceiling pauses for milliseconds and not for a tenth of a second
+PIDS = 64  # QEMU's own threads, beside one a processor
+
+
+def settings(guest: model.Guest, *, huge: int = 0, page: int = 2 << 20) -> dict[str, str]:
+    """File -> content for one guest (pure), which has so many bytes in huge pages of this size.
+
+    Those are not charged as memory, and have a limit of their own.
+    """
+    quota = "max" if not guest.limits.cpu else str(guest.limits.cpu * PERIOD_US // 100)
+    unit = f"{page >> 30}GB" if page >> 30 else f"{page >> 20}MB"
+    return {
+        "cpu.weight": str(guest.limits.weight),
+        "cpu.max": f"{quota} {PERIOD_US}",
+        "memory.max": str((0 if huge else guest.memory) + guest.limits.overhead),
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "pids.max": str(PIDS + 4 * guest.cpus),
+        **({f"hugetlb.{unit}.max": str(huge)} if huge else {}),
+    }
+
+
+@dataclass
+class Cgroups:
+    """The groups below one mount of cgroup2."""
+
+    root: Path
+
+    @property
+    def parent(self) -> Path:
+        """The group of all guests."""
+        return self.root / PARENT
+
+    def make(self, name: str, wanted: dict[str, str]) -> tuple[Path | None, str]:
+        """The guest's group with these settings, and what of them the kernel does not offer ("" = all is well)."""
+        try:
+            self.parent.mkdir(exist_ok=True)
+            controllers = dict.fromkeys(file.partition(".")[0] for file in wanted)
+            lacking = [each for each in controllers if not self._offer(each)]
+            self._set(self.parent, "cpu.weight", str(WEIGHT))
+            group = self.parent / name
+            group.mkdir(exist_ok=True)
+        except OSError as error:
+            return None, f"no limits: control groups (v2): {error.strerror}"
+        for file, value in wanted.items():
+            if file.partition(".")[0] not in lacking:
+                self._set(group, file, value)
+        return group, f"no limits on {', '.join(lacking)}: the kernel does not offer them here" if lacking else ""
+
+    def _offer(self, controller: str) -> bool:
+        """Have the groups below the parent obey a controller."""
+        for group in (self.root, self.parent):
+            try:
+                (group / "cgroup.subtree_control").write_text(f"+{controller}")
+            except OSError:
+                return False
+        return True
+
+    @staticmethod
+    def _set(group: Path, file: str, value: str) -> None:
+        """A file that is not there belongs to an option the kernel was built without, such as swap."""
+        try:
+            if (group / file).exists():
+                (group / file).write_text(value)
+        except OSError as error:
+            log.warning("%s/%s: %s: %s", group, file, value, error.strerror)
+
+    def remove(self, name: str) -> None:
+        """After the guest's end. One that still has a process stays."""
+        try:
+            (self.parent / name).rmdir()
+        except OSError:
+            pass  # never made, or not empty yet: it is used again at the next start

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""QEMU's command line for one guest. Pure: a description goes in, a list of words comes out.
+
+Written for QEMU 7.2 to 10. Sockets, taps and files are not named on the command line: QEMU inherits them as open file
+descriptors with the numbers of `plan`. So it needs no right to create network interfaces or to open an image, the
+sockets can be connected to before QEMU runs its first instruction, and nothing has to be polled for.
+
+The two ports of a segment are virtio-net devices without any offload: every frame on a tap is complete, with its
+checksums and at its size on the wire, as XDP programs and the wire need it. `mrg_rxbuf` stays on, so that frames longer
+than 1518 bytes (tags) fit. PCI addresses are fixed, so a guest finds the LAN port first: 10.0 is LAN, 11.0 WAN of its
+first segment, 12.0 and 13.0 of the second, and so on; the management port comes behind them, at 1e.0.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from appliance.config.schema import model
+
+RECIPE = 3
+"""Raised when the words change in a way that takes another process: a running guest is then not adopted."""
+
+Accel = Literal["kvm", "tcg"]
+
+AGENT_PORT = "org.throughwire.agent.0"
+"""Name of the virtio-serial port on which a guest speaks to bypassd."""
+
+FIRST_FD = 10
+QMP_FD, CONSOLE_FD, AGENT_FD, FIRST_TAP_FD = FIRST_FD, FIRST_FD + 1, FIRST_FD + 2, FIRST_FD + 3
+"""The file descriptors QEMU inherits: three listening Unix sockets, then LAN and WAN tap of each segment."""
+
+FIRST_PORT_SLOT = 0x10
+MAX_GUEST_SEGMENTS = 7  # slots 0x10 to 0x1d; q35 keeps 0x1f for itself
+MANAGEMENT_SLOT = 0x1E
+TB_CACHE_MIB = 64  # translated code of an emulated guest; QEMU's own choice is 1 GiB
+
+_PORT_OFFLOADS = (
+    "csum",
+    "guest_csum",
+    "gso",
+    "guest_tso4",
+    "guest_tso6",
+    "guest_ecn",
+    "guest_ufo",
+    "host_tso4",
+    "host_tso6",
+    "host_ecn",
+    "host_ufo",
+    "ctrl_guest_offloads",
+)
+
+
+class Drive(NamedTuple):
+    """One disk. `snapshot` = what is written to it is kept aside, and gone when QEMU ends."""
+
+    path: Path
+    format: Literal["raw", "qcow2"]
+    readonly: bool = False
+    snapshot: bool = False
+
+    @property
+    def written(self) -> bool:
+        """Whether the file itself is written to."""
+        return not (self.readonly or self.snapshot)
+
+
+class Uefi(NamedTuple):
+    """The firmware's code, and this guest's own file of its variables."""
+
+    code: Path
+    variables: Path
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that QEMU must know of a guest. Paths are absolute, `memory` is in bytes."""
+
+    name: str
+    hop: int
+    memory: int
+    cpus: int
+    accel: Accel
+    segments: int = 1
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str = ""
+    uefi: Uefi | None = None
+    drives: tuple[Drive, ...] = ()
+    hugepages: bool = False
+    management: str = ""  # MAC address of the third port; "" = there is none
+    addresses: tuple[str, str] = ("", "")  # of the ports at the first segment; "" = port_address
+    vhost: bool = False
+    program: str = "qemu-system-x86_64"
+
+
+class File(NamedTuple):
+    """A file that QEMU gets as an open descriptor; one it writes to as two, for it opens it to read first."""
+
+    fd: int
+    path: Path
+    written: bool = False
+
+    @property
+    def descriptors(self) -> tuple[tuple[int, bool], ...]:
+        """(number, for writing) of each."""
+        return ((self.fd, False), (self.fd + 1, True)) if self.written else ((self.fd, False),)
+
+
+class Plan(NamedTuple):
+    """Which descriptor is what. `vhost` = one of /dev/vhost-net a port, in the order of `taps` and `management`."""
+
+    taps: range
+    management: int | None
+    vhost: range
+    kernel: File | None
+    initrd: File | None
+    uefi: tuple[File, File] | None
+    drives: tuple[File, ...]
+
+    @property
+    def files(self) -> list[File]:
+        """All of them."""
+        return [file for file in (self.kernel, self.initrd, *(self.uefi or ()), *self.drives) if file is not None]
+
+
+def plan(machine: Machine) -> Plan:
+    """The numbers of all descriptors beyond the three sockets."""
+    taps = range(FIRST_TAP_FD, FIRST_TAP_FD + 2 * machine.segments)
+    free = taps.stop
+    management = free if machine.management else None
+    free += management is not None
+    vhost = range(free, free + (len(taps) + (management is not None) if machine.vhost else 0))
+    free = vhost.stop
+
+    def file(path: Path | None, written: bool = False) -> File | None:
+        nonlocal free
+        if path is None:
+            return None
+        made = File(free, path, written)
+        free += len(made.descriptors)
+        return made
+
+    kernel, initrd = file(machine.kernel), file(machine.initrd)
+    uefi = None
+    if machine.uefi is not None:
+        code, variables = file(machine.uefi.code), file(machine.uefi.variables, True)
+        assert code is not None
+        assert variables is not None
+        uefi = (code, variables)
+    drives = [file(drive.path, drive.written) for drive in machine.drives]
+    return Plan(taps, management, vhost, kernel, initrd, uefi, tuple(drive for drive in drives if drive is not None))
+
+
+def port_address(hop: int, segment: int, side: int) -> str:
+    """The MAC address of a guest's port: locally administered, the same at every start. Side 0 = LAN, 1 = WAN."""
+    return f"02:54:58:{hop & 0xFF:02x}:{segment & 0xFF:02x}:{side + 1:02x}"
+
+
+def port_addresses(guest: model.Guest, hop: int, segment: int) -> tuple[str, str]:
+    """Those of a guest's two ports at its segment with this index: the configuration's at the first."""
+    given = (guest.lan_mac, guest.wan_mac) if segment == 0 else ("", "")
+    return (given[0] or port_address(hop, segment, 0), given[1] or port_address(hop, segment, 1))
+
+
+def _ports(machine: Machine, fds: Plan) -> list[str]:
+    words: list[str] = []
+    off = ",".join(f"{offload}=off" for offload in _PORT_OFFLOADS)
+    for port, fd in enumerate(fds.taps):
+        segment, side = divmod(port, 2)
+        given = machine.addresses[side] if segment == 0 else ""
+        words += _nic(
+            f"port{segment}{'lw'[side]}",
+            fd,
+            fds.vhost[port] if fds.vhost else None,
+            f"mac={given or port_address(machine.hop, segment, side)},addr={FIRST_PORT_SLOT + port:#x},"
+            f"rx_queue_size=1024,{off}",
+        )
+    if fds.management is not None:
+        vhost = fds.vhost[-1] if fds.vhost else None
+        # Whole frames here too: its tap has no room for the header that offloads need.
+        words += _nic("management", fds.management, vhost, f"mac={machine.management},addr={MANAGEMENT_SLOT:#x},{off}")
+    return words
+
+
+def _nic(name: str, fd: int, vhost: int | None, device: str) -> list[str]:
+    netdev = f"tap,id={name},fd={fd}"
+    if vhost is not None:
+        netdev += f",vhost=on,vhostfd={vhost}"
+    return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev={name},romfile=,{device}"]
+
+
+def _socket(name: str, fd: int) -> list[str]:
+    return ["-chardev", f"socket,id={name},fd={fd},server=on,wait=off"]
+
+
+def _fdset(file: File) -> str:
+    return f"/dev/fdset/{file.fd}"
+
+
+def _handed(file: File) -> list[str]:
+    """Let QEMU's block layer find the descriptors under one name: a set with the number of the first."""
+    return [word for fd, _ in file.descriptors for word in ("-add-fd", f"fd={fd},set={file.fd}")]
+
+
+def _source(drive: Drive, file: File) -> str:
+    """Where a disk's content is. The second safety: QEMU does not open what a qcow2 header names as backing file."""
+    if drive.format == "raw":
+        return _fdset(file)
+    node = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": _fdset(file)}}
+    return "json:" + json.dumps(node)
+
+
+def _disks(machine: Machine, fds: Plan) -> list[str]:
+    words: list[str] = []
+    if fds.uefi is not None:
+        for file, more in zip(fds.uefi, (",readonly=on", ""), strict=True):
+            words += [*_handed(file), "-drive", f"if=pflash,format=raw,file={_fdset(file)}{more}"]
+    for number, (drive, file) in enumerate(zip(machine.drives, fds.drives, strict=True)):
+        source = _source(drive, file).replace(",", ",,")
+        value = f"file={source},if=none,id=disk{number},format={drive.format}"
+        value += ",readonly=on" * drive.readonly + ",snapshot=on" * (drive.snapshot and not drive.readonly)
+        device = f"virtio-blk-pci,drive=disk{number},bootindex={number + 1},serial=disk{number}"
+        words += [*_handed(file), "-drive", value, "-device", device]
+    return words
+
+
+def _kernel(machine: Machine, fds: Plan) -> list[str]:
+    """The loader opens files by name: the name of the descriptor."""
+    if fds.kernel is None:
+        return []
+    words = ["-kernel", f"/proc/self/fd/{fds.kernel.fd}", "-append", machine.cmdline or "console=ttyS0"]
+    return [*words, "-initrd", f"/proc/self/fd/{fds.initrd.fd}"] if fds.initrd is not None else words
+
+
+def _memory(machine: Machine) -> list[str]:
+    size = f"{machine.memory >> 20}M"
+    if not machine.hugepages:
+        return ["-m", size]
+    return ["-m", size, "-object", f"memory-backend-memfd,id=memory,size={size},hugetlb=on,prealloc=on"]
+
+
+def build(machine: Machine) -> list[str]:
+    """The words of the command, program first."""
+    fds = plan(machine)
+    accel = "kvm" if machine.accel == "kvm" else f"tcg,tb-size={TB_CACHE_MIB}"
+    return [
+        machine.program,
+        *("-name", f"guest={machine.name}"),
+        *("-nodefaults", "-no-user-config"),
+        *("-display", "none"),
+        *("-machine", "q35,usb=off,vmport=off,dump-guest-core=off" + ",memory-backend=memory" * machine.hugepages),
+        *("-accel", accel),
+        *("-cpu", "host" if machine.accel == "kvm" else "max"),
+        *("-smp", str(machine.cpus)),
+        *_memory(machine),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *_socket("qmp", QMP_FD),
+        *("-mon", "chardev=qmp,mode=control"),
+        *_socket("console", CONSOLE_FD),
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci,max_ports=2"),
+        *_socket("agent", AGENT_FD),
+        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+        *("-device", "pvpanic-pci"),
+        *("-device", "i6300esb"),  # off until the guest starts it
+        *("-action", "watchdog=reset"),
+        *_ports(machine, fds),
+        *_kernel(machine, fds),
+        *_disks(machine, fds),
+    ]
+
+
+def own_words(machine: Machine, said: str) -> str:
+    """What QEMU said, with the names of files where it knows descriptors only (pure)."""
+    fds = plan(machine)
+    for drive, file in zip(machine.drives, fds.drives, strict=True):
+        for text in (_source(drive, file).replace(",", ",,"), _source(drive, file)):
+            said = said.replace(text, str(file.path))
+    for file in sorted(fds.files, key=lambda file: -file.fd):
+        said = said.replace(_fdset(file), str(file.path)).replace(f"/proc/self/fd/{file.fd}", str(file.path))
+    return said

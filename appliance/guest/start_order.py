@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""In which order guests start: `after` (a guest needs another one) and `start_order` (the lower number first).
+
+`why_not` is the pure rule; `Order` knows every guest's state and lets the guests wait for their turn. A guest waits for
+those it is `after` as long as it takes, at every start. For those with a lower `start_order` it waits only when bypassd
+starts them all, until they are available, cannot be, or took `PATIENCE_NS`: an order is no dependency. A guest that
+runs already is adopted without waiting. Lives as long as the part "guests".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from appliance.config.schema import model
+from appliance.guest.lifecycle import State
+
+PATIENCE_NS = 60_000_000_000
+
+READY = frozenset({State.AVAILABLE, State.DRAINING})
+_COMING = frozenset({State.DEFINED, State.STARTING, State.PROVING})
+
+
+def why_not(guest: model.Guest, guests: Sequence[model.Guest], states: Mapping[str, State], waited: int) -> str:
+    """What the guest must still wait for, for a person; "" = it may start. `waited` in ns since bypassd began."""
+    for name in guest.after:
+        state = states.get(name, State.DEFINED)
+        if state not in READY:
+            return f"waits until guest {name} is available; it is {state.value}"
+    if waited >= PATIENCE_NS:
+        return ""
+    for other in guests:
+        coming = other.autostart and states.get(other.name, State.DEFINED) in _COMING
+        if other.start_order < guest.start_order and coming and guest.name not in other.after:
+            return f"waits for guest {other.name}, which comes before it (start_order {other.start_order})"
+    return ""
+
+
+class Order:
+    """The guests' states, and who waits for a change of them."""
+
+    def __init__(self, guests: Sequence[model.Guest], clock: Callable[[], int]) -> None:
+        self.guests, self._clock = guests, clock
+        self._states: dict[str, State] = {}
+        self._began = clock()
+        self._waiting: set[asyncio.Event] = set()
+
+    def tell(self, name: str, state: State) -> None:
+        """A guest took a move; who waits looks again."""
+        self._states[name] = state
+        for event in self._waiting:
+            event.set()
+
+    async def turn(self, guest: model.Guest, say: Callable[[str], None]) -> None:
+        """Return when the guest may start; `say` is called with what it waits for, each time that is another."""
+        said, changed = "", asyncio.Event()
+        self._waiting.add(changed)
+        try:
+            while why := why_not(guest, self.guests, self._states, self._clock() - self._began):
+                if why != said:
+                    said = why
+                    say(why)
+                left = self._began + PATIENCE_NS - self._clock()
+                changed.clear()
+                try:
+                    async with asyncio.timeout(left / 1e9 if left > 0 else None):
+                        await changed.wait()
+                except TimeoutError:
+                    continue  # the patience with lower numbers is over
+        finally:
+            self._waiting.discard(changed)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How long a fault went unnoticed by the traffic: from the fault to the first frame led around the guest.
+
+Nobody sees the fault itself. It lies between the last proof that the guest worked (when the newest heartbeat that came
+back was sent) and its detection, so two times are kept: `at most` from the last proof, and `detected` from our notice.
+The end is exact: the datapath writes when it first leads a frame around (steer.h, `lease.skipped`). Without traffic
+there is no first frame, and when the guest is back before one came, nothing was measured. Pure; a guest's object lives
+as long as bypassd, its measurements longer (`dump`, `restore`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from appliance.causes import Cause
+from appliance.health.latency_limit import percentile
+
+KEPT = 512
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A guest fell. Times in ns of CLOCK_MONOTONIC; `proof` = the last time for which it was proved to work."""
+
+    cause: Cause
+    proof: int | None
+    detected: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement, in ns; `at_most` None: nothing had been proved before."""
+
+    cause: str
+    at_most: int | None
+    detected: int
+
+
+@dataclass
+class Reaction:
+    """The measurements of one guest."""
+
+    kept: deque[Measured] = field(default_factory=lambda: deque(maxlen=KEPT))
+    pending: Fault | None = None
+
+    def fell(self, fault: Fault) -> None:
+        """A guest that had traffic lost it. A second cause of the same fall does not count."""
+        if self.pending is None:
+            self.pending = fault
+
+    def back(self) -> None:
+        """It may have traffic again."""
+        self.pending = None
+
+    def first_frame(self, at: int) -> Measured | None:
+        """The datapath led its first frame around at `at` (0: none yet). The measurement, once for each fall."""
+        fault = self.pending
+        if fault is None or at == 0 or (fault.proof is not None and at < fault.proof):
+            return None  # a frame from before the fault was led around for another reason
+        self.pending = None
+        at_most = None if fault.proof is None else at - fault.proof
+        found = Measured(fault.cause.value, at_most, max(at - fault.detected, 0))
+        self.kept.append(found)
+        return found
+
+    def summary(self) -> list[dict[str, object]]:
+        """One row a cause: how many, and percentiles in milliseconds."""
+        rows: list[dict[str, object]] = []
+        for cause in sorted({one.cause for one in self.kept}):
+            ours = [one for one in self.kept if one.cause == cause]
+            bounds = [one.at_most for one in ours if one.at_most is not None]
+            noticed = [one.detected for one in ours]
+            rows.append({"cause": cause, "runs": len(ours), **_row("at_most", bounds), **_row("detected", noticed)})
+        return rows
+
+    def dump(self) -> list[tuple[str, int | None, int]]:
+        """For a file."""
+        return [(one.cause, one.at_most, one.detected) for one in self.kept]
+
+    def restore(self, rows: Iterable[tuple[str, int | None, int]]) -> None:
+        """What `dump` gave an earlier bypassd."""
+        self.kept.extend(Measured(*row) for row in rows)
+
+
+def _row(name: str, values: list[int]) -> dict[str, object]:
+    shares = (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
+    found = {label: percentile(values, share) for label, share in shares}
+    return {f"{name}_{label}_ms": None if value is None else round(value / 1e6, 3) for label, value in found.items()}

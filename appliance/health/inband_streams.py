@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The heartbeats through a guest's data ports in motion: which lanes a guest's probes ask for, and their evidence.
+
+A stream is one lane (inband.py) with the two taps it runs between. A *positive* stream's frames must come out, and how
+long they took may be judged too (slow.py); a *negative* one's must not: a frame that has not come out one interval
+later is good evidence, one that came out is bad. Streams live as long as the guest's process.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.causes import Cause
+from appliance.config.check.verify_probe import FRAME_LEAST, FRAME_MOST, frame_from_hex
+from appliance.config.schema import model
+from appliance.errors import BypassError, GuestError
+from appliance.frames import capture_reader
+from appliance.health.detector import Bad, Detector, Event, Good, Limits, milliseconds
+from appliance.health.inband import Direction, Lane
+from appliance.health.inband_routed import Route
+from appliance.health.latency_limit import Slowness
+from appliance.health.packet_socket import TapLink
+
+Evidence = tuple[str, Event]
+"""Which check, and what happened."""
+
+
+@dataclass(frozen=True)
+class TapPair:
+    """The two taps of a guest on one segment. `label` tells segments apart; "" where there is one only.
+
+    `addresses` are the MAC addresses that the guest has at them.
+    """
+
+    lan: str
+    wan: str
+    label: str = ""
+    addresses: tuple[str, str] = ("", "")
+
+    def sides(self, way: Direction) -> tuple[str, str]:
+        """Where frames of this direction enter the guest, and where they leave it."""
+        return (self.lan, self.wan) if way is Direction.LAN_TO_WAN else (self.wan, self.lan)
+
+
+def template(probe: model.Probe, folder: Path) -> bytes:
+    """The frame of a probe; b"" = the standard one. A relative file is below `folder`. GuestError: unreadable."""
+    if not probe.frame:
+        return b""
+    frame = frame_from_hex(probe.frame)
+    if frame is not None:
+        return frame
+    path = folder / probe.frame
+    try:
+        frame = next(iter(capture_reader.read(path)), None)
+    except BypassError as error:
+        raise GuestError(f"probe {probe.kind}: frame: {error}") from error
+    if frame is None or len(frame) > FRAME_MOST or len(frame) < 14:
+        what = "holds no frame" if frame is None else f"its first frame has {len(frame)} bytes, 14 to {FRAME_MOST} fit"
+        raise GuestError(f"probe {probe.kind}: frame: {path}: {what}")
+    return frame.ljust(FRAME_LEAST, b"\0")
+
+
+@dataclass
+class Stream:
+    """One lane in motion: what is sent into `enters` must come out at `leaves` (or must not)."""
+
+    check: str
+    lane: Lane
+    enters: str
+    leaves: str
+    limits: Limits
+    negative: bool = False
+    latency_check: str = ""
+    slow: Slowness | None = None
+    slow_limits: Limits | None = None
+    due: int = 0
+    entry: TapLink | None = field(default=None, repr=False)
+
+    def detectors(self) -> list[Detector]:
+        """The checks that this stream has evidence for."""
+        cause = Cause.NOT_BLOCKING if self.negative else Cause.HEARTBEAT_LOST
+        found = [Detector(self.check, self.limits, cause)]
+        if self.slow_limits is not None:
+            found.append(Detector(self.latency_check, self.slow_limits, Cause.TOO_SLOW))
+        return found
+
+    def send(self, now: int) -> Iterator[Evidence]:
+        """Send what is due, on a grid, so that lateness does not add up; ticks missed altogether are left out."""
+        if now < self.due:
+            return
+        self.due += ((now - self.due) // self.limits.interval + 1) * self.limits.interval
+        if self.negative:
+            blocked = self.lane.overdue(now - self.limits.interval * 3 // 4)
+            if blocked:
+                yield self.check, Good(max(blocked))
+        assert self.entry is not None
+        self.entry.send(self.lane.send(now))
+
+    def take(self, now: int, frame: bytes) -> Iterator[Evidence]:
+        """A frame came out of the guest at the far side."""
+        proof = self.lane.receive(now, frame)
+        if proof is None:
+            return
+        if self.negative:
+            yield self.check, Bad(f"a frame that must be blocked came through after {milliseconds(proof.latency)}")
+            return
+        yield self.check, Good(proof.sent, proof.latency)
+        if self.slow is not None:
+            verdict = self.slow.add(now, proof.sent, proof.latency)
+            if verdict is not None:
+                yield self.latency_check, verdict
+
+    def forget(self) -> None:
+        """The guest started over."""
+        if self.slow is not None:
+            self.slow.forget()
+
+
+def streams(
+    probes: Sequence[model.Probe], hop: int, pairs: Sequence[TapPair], nonce: int, folder: Path
+) -> list[Stream]:
+    """The streams that a guest's probes ask for. GuestError when a probe's frame cannot be read."""
+    found: list[Stream] = []
+    chosen: dict[tuple[str, str, model.Routed | None, str], model.Probe] = {}
+    for probe in probes:
+        if probe.kind in ("inband", "negative"):
+            key = (probe.kind, probe.frame, probe.routed, probe.enter)
+            # The same frames twice would say the same: the most demanding probe is both.
+            known = chosen.get(key)
+            if known is None or probe.interval * probe.misses < known.interval * known.misses:
+                chosen[key] = probe
+    for number, probe in enumerate(chosen.values()):
+        frame = template(probe, folder)
+        for pair in pairs:
+            for way in Direction:
+                if probe.enter not in ("both", "lan" if way is Direction.LAN_TO_WAN else "wan"):
+                    continue
+                lane = Lane(hop, way, nonce, frame, number, _route(probe.routed, way, pair))
+                found.append(_stream(probe, number, lane, pair))
+    return found
+
+
+def _route(routed: model.Routed | None, way: Direction, pair: TapPair) -> Route | None:
+    if routed is None:
+        return None
+    ends = (ipaddress.ip_address(routed.lan), ipaddress.ip_address(routed.wan))
+    source, target = ends if way is Direction.LAN_TO_WAN else ends[::-1]
+    return Route(bytes.fromhex(pair.addresses[way].replace(":", "")), source, target, routed.port)
+
+
+def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Stream:
+    kind = "in-band" if probe.kind == "inband" else "negative"
+    which = (
+        f"routed {'IPv6 ' if ':' in probe.routed.lan else ''}"
+        if probe.routed
+        else ""
+        if not probe.frame
+        else f"frame {number + 1} "
+        if frame_from_hex(probe.frame)
+        else f"{probe.frame} "
+    )
+    where = f"{which}{pair.label + ' ' if pair.label else ''}{lane.direction.arrow}"
+    negative = probe.kind == "negative"
+    # Good evidence of a negative heartbeat is one interval old when it is known.
+    limits = Limits(probe.interval, probe.misses + negative, probe.rises)
+    stream = Stream(f"{kind} {where}", lane, *pair.sides(lane.direction), limits, negative)
+    if probe.slow is not None:
+        stream.latency_check = f"latency {where}"
+        stream.slow = Slowness(int(probe.slow.limit), probe.slow.percentile / 100, int(probe.slow.time))
+        span = max(int(probe.slow.time), limits.window)
+        stream.slow_limits = Limits(span, misses=1, rises=1)
+    return stream

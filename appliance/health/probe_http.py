@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One HTTP or HTTPS question: status and body of the answer, bounded in size; the caller bounds the time.
+
+HTTP/1.0 is spoken, which every server answers without chunks and then closes. No redirect is followed: the status says
+so. TLS is the standard library's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from appliance.health import probe_net
+
+HEAD_BYTES = 16 << 10
+BODY_BYTES = 64 << 10
+_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})\b")
+
+
+class BadAnswerError(Exception):
+    """The server answered, and not as it should; the text is for a person."""
+
+
+def tls(verify: bool) -> ssl.SSLContext:
+    """A context for https. Reads the system's certificates: some milliseconds, once a probe."""
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def http(
+    url: str,
+    via: probe_net.Via = probe_net.ANY,
+    *,
+    status: Collection[int] = (),
+    body: str = "",
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """GET `url`, whose host is an address. BadAnswerError unless status (none named: 200 .. 399) and body are good."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    sock = await probe_net.connect(host, port, via)
+    try:
+        name = host if context is not None else None
+        reader, writer = await asyncio.open_connection(sock=sock, limit=HEAD_BYTES, ssl=context, server_hostname=name)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        path = parts.path or "/"
+        query = f"?{parts.query}" if parts.query else ""
+        words = f"GET {path}{query} HTTP/1.0\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nConnection: close\r\n"
+        writer.write(f"{words}User-Agent: throughwire\r\nAccept: */*\r\n\r\n".encode("ascii"))
+        await _judge(reader, status, body)
+    finally:
+        writer.transport.abort()  # the answer is judged; a good end of TLS would be one more wait
+
+
+async def _judge(reader: asyncio.StreamReader, status: Collection[int], body: str) -> None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError:
+        raise BadAnswerError(f"the answer's head is longer than {HEAD_BYTES} bytes") from None
+    except asyncio.IncompleteReadError as cut:
+        if not cut.partial:
+            raise BadAnswerError("the connection was closed without an answer") from None
+        head = cut.partial
+    found = _STATUS.match(head)
+    if not found:
+        raise BadAnswerError("the answer is not HTTP")
+    code = int(found[1])
+    if code not in status if status else not 200 <= code < 400:
+        raise BadAnswerError(f"status {code}")
+    if body:
+        text, wanted = b"", body.encode()
+        while wanted not in text:
+            piece = await reader.read(BODY_BYTES - len(text)) if len(text) < BODY_BYTES else b""
+            if not piece:
+                raise BadAnswerError(f'status {code}, but "{body}" is not in the first {len(text)} bytes of the body')
+            text += piece

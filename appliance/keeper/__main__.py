@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The keeper: the small half of the supervisor, started by init. Relay lines, watchdog, life of bypassd; nothing else.
+
+It owns the relay lines, the watchdog and the status LED from its start to its end; when it dies the kernel releases the
+lines and the watchdog goes on counting. Memory is locked, priority is real-time. Standard library and periphery only,
+imported narrowly. core.py decides, loop.py does, protocol.py is the link to bypassd.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from appliance.keeper.board import Board
+from appliance.keeper.loop import Keeper, Logger
+
+_PRIORITY = 50  # SCHED_FIFO; above everything of ours, below the kernel's own watchdog threads
+
+
+def harden(log: Logger) -> None:
+    """Lock memory, take real-time priority, be no victim of the out-of-memory killer. Each refusal is one line."""
+    import ctypes
+    import gc
+
+    gc.freeze()
+    if ctypes.CDLL(None, use_errno=True).mlockall(3):  # MCL_CURRENT | MCL_FUTURE
+        log.line(f"memory is not locked: {os.strerror(ctypes.get_errno())}", severe=False)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(_PRIORITY))
+    except OSError as error:
+        log.line(f"no real-time priority: {error.strerror}: run as root", severe=False)
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("-1000")
+    except OSError as error:
+        log.line(f"may be killed when memory runs out: {error.strerror}", severe=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m appliance.keeper [--board F] [--config F] [--root DIR] [--log stderr|kmsg] [-- COMMAND ...]`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    command = given[given.index("--") + 1 :] if "--" in given else []
+    options = {"--board": "", "--config": "", "--root": "/", "--log": "stderr"}
+    rest = given[: given.index("--")] if "--" in given else given
+    while rest:
+        if rest[0] not in options or len(rest) < 2:
+            print(f"{main.__doc__}\nbypass-keeper: not understood: {rest[0]}", file=sys.stderr)
+            return 2
+        options[rest[0]] = rest[1]
+        rest = rest[2:]
+    log = Logger(options["--log"])
+    path = options["--board"] or os.path.join(options["--root"], "usr/share/bypass/board.toml")
+    if not command:
+        isolated = ["-I"] if sys.flags.isolated else []
+        command = [sys.executable, *isolated, "-m", "appliance", "--root", options["--root"], "--board", path]
+        if options["--config"]:
+            command += ["--config", options["--config"]]
+    board = Board(path)
+    if board.error:
+        log.line(board.error, severe=True)
+    keeper = Keeper(board, command, log)
+    harden(log)
+    keeper.run()
+    log.line("ended", severe=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The keeper's own reading of board.toml: the relays, the watchdog and the status LED."""
+
+from __future__ import annotations
+
+from appliance.hardware.relay import LineSpec, RelaySpec
+
+
+class Board:
+    """The keeper's own reading of board.toml: relays, watchdog, LED. `error` says in one line what it cannot use."""
+
+    def __init__(self, path: str) -> None:
+        self.relays: list[RelaySpec] = []
+        self.watchdog: str | None = None  # driver; "" = whichever there is; None = the board has none
+        self.led: LineSpec | None = None
+        self.error = ""
+        try:
+            import tomllib
+
+            with open(path, "rb") as file:
+                self._read(tomllib.load(file))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            self.error = f"{path}: {what}: the keeper stays in bypass until board.toml is right and it is restarted"
+
+    def _read(self, data: dict[str, object]) -> None:
+        for table in _tables(data, "relay"):
+            keeps = str(table.get("on_release", "reverts")) == "keeps"
+            high = str(table.get("active", "high")) == "high"
+            disconnect = table.get("disconnect")
+            self.relays.append(
+                RelaySpec(
+                    name=str(table["line"]),
+                    inline=LineSpec(str(table["line"]), high, keeps),
+                    disconnect=LineSpec(str(disconnect), high, keeps) if disconnect else None,
+                )
+            )
+        watchdog = data.get("watchdog")
+        if isinstance(watchdog, dict):
+            self.watchdog = str(watchdog.get("driver", ""))
+        for table in _tables(data, "led"):
+            if table.get("name") == "status":
+                self.led = LineSpec(str(table["line"]), str(table.get("active", "high")) == "high")
+
+
+def _tables(data: dict[str, object], key: str) -> list[dict[str, object]]:
+    tables = data.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ValueError(f"[[{key}]] must be a list of tables")
+    return tables

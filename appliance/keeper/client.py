@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""bypassd's end of the keeper link (protocol.py). Owns the socket from the first line of `main` to the end.
+
+Imports are light: the first "hold" is sent before asyncio or anything heavy is loaded. The keeper is our parent; when
+it dies the kernel kills us (and end of file says so where that is not possible), because a second bypassd that a new
+keeper starts must find nobody beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from appliance.errors import ProtocolError
+from appliance.keeper.protocol import LINK_VARIABLE, PACKET_BYTES
+
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+
+
+@dataclass(frozen=True)
+class RelayState:
+    """One relay as the keeper has it."""
+
+    relay: str  # inline | bypass | disconnect
+    cause: str
+    usable: bool
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class KeeperState:
+    """What the keeper told last."""
+
+    relays: dict[str, RelayState] = field(default_factory=dict)
+    watchdog_present: bool = False  # the board has one
+    watchdog_ms: int = 0  # as the device has it; 0 = not armed
+    watchdog_error: str = ""
+    restarts: int = 0
+    last_exit: str = ""
+    started_ns: int = 0
+
+    def settled(self) -> bool:
+        """Whether the keeper has tried everything once, so that its word about relays and watchdog counts."""
+        relays = all(relay.usable or relay.error for relay in self.relays.values())
+        return relays and bool(not self.watchdog_present or self.watchdog_ms or self.watchdog_error)
+
+
+def parse_state(packet: bytes) -> KeeperState:
+    """Read one packet of the keeper; ProtocolError when it is none."""
+    try:
+        data = json.loads(packet)
+        watchdog = data["watchdog"]
+        return KeeperState(
+            relays={
+                str(name): RelayState(str(r["relay"]), str(r["cause"]), bool(r["usable"]), str(r["error"]))
+                for name, r in data["relays"].items()
+            },
+            watchdog_present=bool(watchdog["present"]),
+            watchdog_ms=int(watchdog["timeout_ms"]),
+            watchdog_error=str(watchdog["error"]),
+            restarts=int(data["bypassd_restarts"]),
+            last_exit=str(data["last_exit"]),
+            started_ns=int(data["keeper_started_ns"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProtocolError(f"the keeper sent what is no state: {error}") from error
+
+
+class KeeperLink:
+    """The link, or its absence: a bypassd that was started by hand has no keeper, and so no relay."""
+
+    def __init__(self, link: socket.socket | None) -> None:
+        self._link = link
+        self.state: KeeperState | None = None
+        self.lost = False
+        self._changed: Callable[[], None] = lambda: None
+
+    @classmethod
+    def from_environment(cls) -> KeeperLink:
+        """The link that the keeper handed down; it is not handed on to our own children."""
+        number = os.environ.pop(LINK_VARIABLE, "")
+        if not number.isdigit():
+            return cls(None)
+        link = socket.socket(fileno=int(number))
+        link.setblocking(False)
+        os.set_inheritable(link.fileno(), False)
+        return cls(link)
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a keeper at the other end."""
+        return self._link is not None and not self.lost
+
+    def fileno(self) -> int:
+        """The descriptor to watch for input; -1 without a keeper."""
+        return self._link.fileno() if self._link else -1
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` after every new state, and when the link is lost."""
+        self._changed = changed
+
+    def hold(self) -> None:
+        """Say "still starting: keep what is"."""
+        self._send({"type": "checkin", "relays": {"*": {"want": "hold", "cause": "starting"}}})
+
+    def check_in(self, wants: dict[str, tuple[str, str]], watchdog_ms: int | None, grace_ms: int | None) -> None:
+        """Check in: `wants` maps each relay to (inline | bypass | disconnect | hold, cause)."""
+        relays = {name: {"want": want, "cause": cause} for name, (want, cause) in wants.items()}
+        message: dict[str, object] = {"type": "checkin", "relays": relays}
+        if watchdog_ms is not None:
+            message["watchdog_timeout_ms"] = watchdog_ms
+        if grace_ms is not None:
+            message["grace_ms"] = grace_ms
+        self._send(message)
+
+    def receive(self) -> None:
+        """Take in everything that the keeper sent; ProtocolError when it makes no sense."""
+        while self._link is not None and not self.lost:
+            try:
+                packet = self._link.recv(PACKET_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if packet:
+                self.state = parse_state(packet)
+            else:
+                self.lost = True
+            self._changed()
+
+    def _send(self, message: dict[str, object]) -> None:
+        if self._link is None or self.lost:
+            return
+        try:
+            self._link.send(json.dumps(message).encode())
+        except BlockingIOError:
+            pass  # a keeper that hangs: the hardware watchdog deals with it
+        except OSError:
+            self.lost = True
+            self._changed()
+
+    def close(self) -> None:
+        """Close our end; the keeper sees it and waits for our exit."""
+        if self._link is not None:
+            self._link.close()
+
+
+def die_with_parent(parent: int) -> bool:
+    """Have the kernel kill this process when its parent dies. False when `parent` is dead already."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    return os.getppid() == parent

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The shell around core.py: one loop that polls a socket, a process and a signal, and does what the core's steps say.
+
+Nothing in the loop waits for a disk, a pipe or another process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from appliance.errors import HardwareError
+from appliance.hardware.relay import Line, Relay
+from appliance.hardware.watchdog import Watchdog, find
+from appliance.keeper.core import (
+    FAR,
+    MS,
+    Action,
+    CloseRelay,
+    CloseWatchdog,
+    Drive,
+    Event,
+    Exit,
+    Exited,
+    Feed,
+    KeeperCore,
+    Kill,
+    Led,
+    Limits,
+    LinkLost,
+    Log,
+    OpenRelay,
+    OpenWatchdog,
+    ReadRelay,
+    RelayReport,
+    Send,
+    SetWatchdog,
+    Spawn,
+    Started,
+    Stop,
+    Tick,
+    WatchdogReport,
+)
+from appliance.keeper.protocol import LINK_VARIABLE, PACKET_BYTES, parse_packet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from appliance.keeper.board import Board
+
+
+class Logger:
+    """Lines for a person that never delay the loop: the kernel log, or a stderr that takes them right now."""
+
+    def __init__(self, where: str) -> None:
+        self.lost = 0
+        self._kmsg = -1
+        if where == "kmsg":
+            try:
+                self._kmsg = os.open("/dev/kmsg", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:
+                pass  # stderr has to do
+        self._poll = select.poll()
+        self._poll.register(2, select.POLLOUT)
+
+    def line(self, text: str, severe: bool) -> None:
+        """Write one line, or count it as lost."""
+        text = text.replace("\n", " ")[:900]
+        try:
+            if self._kmsg >= 0:
+                # facility 3 = daemon; error or notice, so that `quiet` keeps notices off the serial line
+                os.write(self._kmsg, f"<{3 << 3 | (3 if severe else 5)}>bypass-keeper: {text}\n".encode())
+            elif self._poll.poll(0):
+                os.write(2, f"bypass-keeper: {text}\n".encode())
+            else:
+                self.lost += 1
+        except OSError:
+            self.lost += 1
+
+
+class Keeper:
+    """The shell: performs the core's actions and brings it the events."""
+
+    def __init__(self, board: Board, command: list[str], log: Logger, limits: Limits | None = None) -> None:
+        self.core = KeeperCore(limits)
+        self._board = board
+        self._command = command
+        self._log = log
+        self._relays = {spec.name: Relay(spec) for spec in board.relays}
+        self._led = Line(board.led) if board.led else None
+        self._watchdog: Watchdog | None = None
+        self._link: socket.socket | None = None
+        self._pid = 0
+        self._pidfd = -1
+        self._poll = select.poll()
+        self._events: list[Event] = []
+        self._running = True
+        self._signals, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> None:
+        """Loop until the core says Exit."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        self._poll.register(self._signals, select.POLLIN)
+        names = tuple(self._relays)
+        self._events.append(Started(names, watchdog=self._board.watchdog is not None))
+        while self._running:
+            while self._events and self._running:
+                for action in self.core.step(time.monotonic_ns(), self._events.pop(0)):
+                    self._perform(action)
+            if self._running:
+                self._wait()
+
+    def _wait(self) -> None:
+        left = self.core.deadline() - time.monotonic_ns()
+        # rounded up: a poll that returns just before the deadline would spin
+        ready = self._poll.poll(None if left > FAR // 2 else max(0, -(-left // MS)))
+        if not ready:
+            self._events.append(Tick())
+        for fd, _ in ready:
+            if fd == self._signals:
+                os.read(self._signals, 64)
+                self._events.append(Stop())
+            elif fd == self._pidfd:
+                self._reap()
+            elif self._link is not None and fd == self._link.fileno():
+                self._receive(self._link)
+
+    # -- actions
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Log(text, severe):
+                self._log.line(text, severe)
+            case Feed():
+                self._with_watchdog(lambda watchdog: watchdog.feed())
+            case OpenWatchdog(timeout):
+                self._open_watchdog(timeout)
+            case SetWatchdog(timeout):
+                self._with_watchdog(
+                    lambda watchdog: self._events.append(WatchdogReport(timeout_ms=watchdog.set_timeout(timeout)))
+                )
+            case CloseWatchdog():
+                if self._watchdog:
+                    self._watchdog.close(orderly=True)
+                    self._watchdog = None
+            case OpenRelay() | ReadRelay() | Drive():
+                self._events.append(self._relay(action))
+            case CloseRelay(name):
+                self._relays[name].close()
+            case Led(on):
+                self._set_led(on)
+            case Send():
+                self._send()
+            case Spawn():
+                self._spawn()
+            case Kill(orderly):
+                self._kill(signal.SIGTERM if orderly else signal.SIGKILL)
+            case Exit():
+                self._running = False
+
+    def _relay(self, action: OpenRelay | ReadRelay | Drive) -> RelayReport:
+        relay = self._relays[action.relay]
+        try:
+            match action:
+                case OpenRelay(name):
+                    return RelayReport(name, relay.open())
+                case ReadRelay(name, expected):
+                    return RelayReport(name, relay.read(), expected=expected)
+                case Drive(name, position):
+                    relay.set(position)
+                    return RelayReport(name, relay.read(), expected=position)
+        except HardwareError as error:
+            relay.close()
+            return RelayReport(action.relay, error=str(error))
+
+    def _open_watchdog(self, timeout_ms: int) -> None:
+        try:
+            self._watchdog = Watchdog.open(find(self._board.watchdog or ""))
+        except HardwareError as error:
+            self._events.append(WatchdogReport(error=str(error)))
+        else:
+            self._with_watchdog(
+                lambda watchdog: self._events.append(WatchdogReport(timeout_ms=watchdog.set_timeout(timeout_ms)))
+            )
+
+    def _with_watchdog(self, call: Callable[[Watchdog], None]) -> None:
+        if self._watchdog is None:
+            return
+        try:
+            call(self._watchdog)
+        except HardwareError as error:
+            self._watchdog.close(orderly=False)
+            self._watchdog = None
+            self._events.append(WatchdogReport(error=str(error)))
+
+    def _set_led(self, on: bool) -> None:
+        if self._led is None:
+            return
+        try:
+            if not self._led.is_open:
+                self._led.open()
+            self._led.drive(on)
+        except HardwareError as error:
+            self._log.line(f"status LED: {error}", severe=False)
+            self._led = None  # a light is not worth a second try
+
+    # -- bypassd
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        with theirs:
+            theirs.set_inheritable(True)
+            environment = {**os.environ, LINK_VARIABLE: str(theirs.fileno())}
+            try:
+                # the scheduler resets priority and policy on fork (see `harden`); locked memory does not survive exec
+                self._pid = os.posix_spawn(
+                    self._command[0], self._command, environment, setpgroup=0, setsigmask=(), setsigdef=[signal.SIGHUP]
+                )
+                self._pidfd = os.pidfd_open(self._pid)
+            except OSError as error:
+                ours.close()
+                self._events.append(Exited(f"cannot be started: {self._command[0]}: {error.strerror}"))
+                return
+        self._link = ours
+        self._poll.register(ours, select.POLLIN)
+        self._poll.register(self._pidfd, select.POLLIN)
+        self._send()
+
+    def _kill(self, number: int) -> None:
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass  # it ended meanwhile, and the poll says so next
+
+    def _reap(self) -> None:
+        _, status = os.waitpid(self._pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._poll.unregister(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._drop_link()
+        self._events.append(Exited(f"ended with status {code}" if code >= 0 else f"killed by signal {-code}"))
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._poll.unregister(self._link)
+            self._link.close()
+            self._link = None
+
+    def _receive(self, link: socket.socket) -> None:
+        try:
+            packet = link.recv(PACKET_BYTES)
+            if packet:
+                self._events.append(parse_packet(packet))
+                return
+            why = "closed its keeper link"
+        except BlockingIOError:
+            return
+        except OSError as error:
+            why = f"lost its keeper link ({error.strerror})"
+        except ValueError as error:
+            why = f"sent what is no check-in ({error})"
+        self._drop_link()
+        self._events.append(LinkLost(why))
+
+    def _send(self) -> None:
+        if self._link is not None:
+            try:
+                self._link.send(json.dumps(self.core.state()).encode())
+            except OSError:
+                pass  # full or closed: a hung bypassd is noticed by its check-ins, and the loop never waits for it

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The management port is a bridge: the hardware port and the ports of guests on the management LAN are its members.
+
+It is one from the moment the port is set up, with or without guests, and has the name and the address of the hardware
+port, which is renamed. So addresses, routes, the DHCP client and sessions are on the same device whether guests come
+or go, and nothing is moved while somebody is logged in. All of it lives in the namespace of the management port.
+
+A guest's port is locked to the guest's MAC address: from there no frame passes that claims to come from another
+station, be it the appliance or the gateway; and no frame to another station gets there, only because nobody knows yet
+where that is. What switches say to each other passes neither way (fence.py). Spanning tree is off: this bridge has one
+way out, and no loop.
+
+Pure: what iproute2 shows goes in, commands come out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from appliance.management import bridge_filter
+
+Words = list[str]
+Links = dict[str, dict[str, Any]]
+
+_NAME_MOST = 15  # characters of a device's name
+_SUFFIX = "-hw"
+
+
+def hardware(port: str) -> str:
+    """What the hardware port is called, when `port` is the bridge."""
+    return port[: _NAME_MOST - len(_SUFFIX)] + _SUFFIX
+
+
+def parse(text: str) -> Links:
+    """By name: from the JSON of `ip -j -d link show`."""
+    try:
+        rows = json.loads(text or "[]")
+    except ValueError:
+        return {}
+    return {str(row["ifname"]): row for row in rows if isinstance(row, dict) and "ifname" in row}
+
+
+def _up(link: Mapping[str, Any]) -> bool:
+    return "UP" in link.get("flags", [])
+
+
+def carrier(links: Links, port: str) -> bool:
+    """Whether the cable is good. The bridge itself has a carrier whenever a guest is there."""
+    return "LOWER_UP" in links.get(hardware(port), {}).get("flags", [])
+
+
+def commands(port: str, wanted: bool, guests: Mapping[str, str], links: Links, space: str) -> list[Words]:
+    """What makes the bridge and its members as they should be; [] when they are.
+
+    `wanted`: the port is to be up. `guests`: tap -> MAC address; one that has the port's own stays out, for it would
+    get all that is meant for the appliance. The hardware port must be in `links`.
+    """
+    ip = ["ip", "-n", space]
+    name = hardware(port)
+    own = links[name]
+    made: list[Words] = []
+    if port not in links:
+        made.append([*ip, "link", "add", "name", port, "address", own["address"], "type", "bridge", "stp_state", "0"])
+    elif links[port].get("address") != own["address"]:
+        made.append([*ip, "link", "set", port, "address", own["address"]])
+    if own.get("master") != port:
+        made.append([*ip, "link", "set", name, "master", port])
+    if _up(own) != wanted:
+        made.append([*ip, "link", "set", name, "up" if wanted else "down"])
+    for tap, address in guests.items():
+        if tap in links and address.lower() != own["address"]:
+            made += _guest(ip, port, tap, address.lower(), links[tap])
+    return made
+
+
+def _guest(ip: Words, port: str, tap: str, address: str, link: Mapping[str, Any]) -> list[Words]:
+    """The steps for one guest's port. Its alias says for which address it was set up, and it goes up last."""
+    change = [*ip, "link", "set", tap]
+    if link.get("master") == port and link.get("ifalias") == address and _up(link):
+        return []
+    return [
+        [*change, "down"],
+        [*change, "nomaster"],
+        [*change, "master", port],
+        [*change, "type", "bridge_slave", "locked", "on", "learning", "off", "flood", "off"],
+        ["bridge", *ip[1:], "fdb", "replace", address, "dev", tap, "master", "static"],
+        *bridge_filter.commands(tap, ip[-1]),
+        [*change, "alias", address],
+        [*change, "up"],
+    ]

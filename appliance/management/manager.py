@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The part "access": who may come in and by which port. Accounts, management port, SSH, metrics endpoint, syslog.
+
+It converges: `apply` says what is wanted, and the same steps lead there from whatever is, at start as at a commit. What
+it starts outlives bypassd and is found again. None of it is a reason to bypass; what does not work is shown by
+`show management`, said in an event, and tried again. With a configuration that is not valid the users and the port of
+the last one that was applied hold, for somebody has to be able to log in and mend it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from appliance.access import accounts, serial_login, ssh
+from appliance.access.logins import Logins
+from appliance.access.state import Memory
+from appliance.causes import Cause
+from appliance.config.schema import model
+from appliance.config.schema.model import Config
+from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
+from appliance.guest.port.management_lan import Lan
+from appliance.hardware.board import Board
+from appliance.management.port import ManagementPort
+from appliance.part import PATIENCE_NS, Alive
+from appliance.paths import Paths
+from appliance.system.service import Program
+from appliance.telemetry.events import Events, Severity
+from appliance.telemetry.metrics_server import Endpoint
+from appliance.telemetry.syslog import Syslog
+
+log = logging.getLogger(__name__)
+
+CHECK_IN_S = 0.25
+RETRY_S = 5.0  # after something did not work
+LOOK_S = 10.0  # how often the port is looked at when all is well
+
+
+class Access:
+    """See the module. Owned by the supervisor, for the life of bypassd."""
+
+    name = "access"
+    patience = PATIENCE_NS
+
+    def __init__(
+        self,
+        config: Config | None,
+        board: Board | None,
+        paths: Paths,
+        events: Events,
+        *,
+        lan: Lan,
+        endpoint: Endpoint,
+        syslog: Syslog,
+        opened: Callable[[], None],
+    ) -> None:
+        """`opened` is called when groups may be others than before (the control socket has one)."""
+        self._paths, self._events, self._accounts_changed = paths, events, opened
+        self.space, self.endpoint, self.syslog = lan.space, endpoint, syslog
+        self.memory = Memory(paths.state / "access.json")
+        self._wanted = config
+        self.folder = paths.run / "access"
+        self.log_file = paths.root / "run/log/ssh.log"
+        self.sshd = Program("ssh", self.folder, self.log_file)
+        ports = [port for port in (board.port if board else ()) if port.role == "management"]
+        dhcp = Program("dhcp", self.folder, paths.root / "run/log/dhcp.log")
+        self.port = ManagementPort(ports, lan.space, dhcp, self.folder / "dhcp.lease", lan.ports)
+        self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
+        self.keys: list[ssh.HostKey] = []
+        self.trouble = ""
+        self._lock, self._again = asyncio.Lock(), asyncio.Event()
+        lan.changed = self._again.set
+        self._tasks: asyncio.TaskGroup | None = None
+
+    # -- the part
+
+    async def start(self) -> None:
+        """Folders; and what the log of the SSH server already says, so that sessions are known."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnreachableError(f"access: {error.filename}: {error.strerror}") from error
+        self.memory.load()
+        self.logins.catch_up()
+
+    async def run(self, alive: Alive) -> None:
+        """Converge, look again now and then, and listen to the SSH server."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._look(), name="access")
+                while True:
+                    alive()
+                    await self.logins.follow(time.monotonic_ns())
+                    await asyncio.sleep(CHECK_IN_S)
+        finally:
+            self._tasks = None
+
+    async def stop(self) -> None:
+        """What goes on without bypassd goes on; what is inside bypassd ends."""
+        self.sshd.leave()
+        self.port.dhcp.leave()
+        self.endpoint.stop()
+        self.syslog.stop()
+
+    async def prepare(self, new: Config) -> None:
+        """Refuse what this board cannot do. ConfigError."""
+        asked = new.management.port
+        if asked and asked not in self.port.names:
+            there = ", ".join(self.port.names) or "none"
+            raise ConfigError("management: port", f'this board has no management port "{asked}"; it has: {there}')
+        bridged = [guest for guest in new.guest if guest.management == "bridged"]
+        if bridged and not self.port.names:
+            raise ConfigError(
+                f"guest {bridged[0].name}: management", "this board has no management port to bridge it to"
+            )
+        for guest in bridged:
+            if guest.management_mac and guest.management_mac.lower() == self.port.seen.mac:
+                what = f'"{guest.management_mac}" is the management port\'s own address: give the guest another one'
+                raise ConfigError(f"guest {guest.name}: management_mac", what)
+
+    async def apply(self, new: Config) -> None:
+        """Be as `new` says. BypassError when something does not work that worked before; it is tried again then."""
+        before = self.trouble
+        self._wanted = new
+        try:
+            await self._converge()
+        except BypassError as error:
+            if str(error) != before:  # a port that was missing already is no reason against a change of something else
+                raise
+
+    # -- converging
+
+    async def _look(self) -> None:
+        while True:
+            self._again.clear()
+            try:
+                await self._converge()
+                wait = LOOK_S
+            except BypassError:
+                wait = RETRY_S
+            try:
+                await asyncio.wait_for(self._again.wait(), wait)  # nothing tells when a port or a disk is well again
+            except TimeoutError:
+                pass
+
+    async def _converge(self) -> None:
+        async with self._lock:
+            try:
+                await self._steps(self._wanted or self.memory.config())
+            except BypassError as error:
+                self._say(str(error))
+                raise
+            self._say("")
+
+    def _say(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            self._events.record(Severity.ERROR, "management", trouble, Cause.ACCESS_FAULT)
+        elif self.trouble and not trouble:
+            self._events.record(Severity.NOTICE, "management", "works again", Cause.HEALTHY)
+        self.trouble = trouble
+
+    async def _steps(self, config: Config) -> None:
+        self._accounts(config)
+        management = config.management
+        await self.port.converge(config)
+        why = ssh.why_off(management, config.user)
+        if why:
+            await self.sshd.want(None)
+        else:
+            await self._host_keys()
+            words = ssh.command(management, config.user, self.keys, self.folder / "ssh.pid")
+            await self.sshd.want(self.space.command(words))
+        reachable = bool(management.address or management.address6)
+        await self.endpoint.apply(config.metrics.port if config.metrics.enabled and reachable else 0)
+        if self._tasks is not None:
+            self.syslog.apply(self._tasks, config.syslog if reachable else model.Syslog())
+
+    def _accounts(self, config: Config) -> None:
+        before = self.memory.users()
+        uids = accounts.numbers(config.user, self.memory.uids)
+        root = self._paths.root
+        try:
+            old = accounts.read(root)
+            new = accounts.texts(old, config.user, uids)
+            if new != old or config.user != before:
+                self.memory.keep(uids, config)  # numbers first: a user is never without one that is remembered
+                accounts.write(root, new, config.user, uids)
+                self._accounts_changed()
+            elif config.management != self.memory.management():
+                self.memory.keep(uids, config)
+        except OSError as error:
+            raise RefusedError(f"users: {error.filename}: {error.strerror}") from error
+        for name in accounts.shut(before, config.user):
+            if name in uids and self.logins.sessions.end(name, uids[name]):
+                self._events.record(Severity.NOTICE, f"user {name}", "sessions ended: the account changed", Cause.LOGIN)
+
+    async def _host_keys(self) -> None:
+        if self.keys:
+            return
+        self.keys, renewed = await ssh.host_keys(self._paths.state / "ssh")
+        for kind in renewed:
+            text = f"the {kind} host key was damaged and made anew"
+            self._events.record(Severity.ERROR, "ssh", text, Cause.HOST_KEY_DAMAGED)
+
+    # -- showing
+
+    def show(self) -> dict[str, object]:
+        """`show management`."""
+        config = self._wanted or self.memory.config()
+        management = config.management
+        why = ssh.why_off(management, config.user)
+        seen, port = self.port.seen, self.port.names or [management.port]
+        return {
+            "state": "failed" if self.trouble else "up" if seen.up and seen.addresses else "off",
+            "detail": self.trouble,
+            "port": management.port or port[0] or "none on this board",
+            "mac": seen.mac,
+            "link": "up" if seen.link else "down",
+            "configured": management.address or "none",
+            "addresses": list(seen.addresses),
+            "gateways": list(seen.gateways),
+            "dhcp": self.port.lease() if management.address == "dhcp" else {},
+            "ssh": {
+                "state": "listening" if self.sshd.running else "off" if why else "failed",
+                "detail": why or self.sshd.detail,
+                "port": management.ssh_port,
+                "host_keys": [{"kind": key.kind, "fingerprint": key.fingerprint} for key in self.keys],
+                "failed_logins": self.logins.failures,
+                "shut_out": [{"network": who, "seconds_left": left} for who, left in self.logins.shut_out().items()],
+            },
+            "users": [
+                {
+                    "name": user.name,
+                    "role": user.role,
+                    "password": "set" if user.password else "none",
+                    "keys": len(user.keys),
+                }
+                for user in config.user
+            ],
+            "serial_line": serial_login.read(self.memory.path).why_open or "asks for a login",
+            "metrics": {"state": "listening" if self.endpoint.port else "off", "port": self.endpoint.port},
+            "syslog": self.syslog.show(),
+        }

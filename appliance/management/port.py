@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The management port: into its namespace, with its addresses or its DHCP client, which outlives bypassd.
+
+What has to be is decided in bridge.py and network.py; here it is looked at and carried out. Errors are UnreachableError
+(a command failed) and HardwareError (the port is not there), one clear line each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from appliance.access import ssh
+from appliance.config.schema.model import Config, Management
+from appliance.errors import HardwareError, UnreachableError
+from appliance.hardware import board
+from appliance.hardware.links import devices, match
+from appliance.management import bridge, network
+from appliance.system.namespace import Namespace
+from appliance.system.service import Program
+
+SCRIPT = "/usr/libexec/bypass/dhcp"
+DHCP = ("busybox", "udhcpc", "-f", "-s", SCRIPT, "-t", "5", "-T", "3", "-A", "10")
+
+
+class ManagementPort:
+    """See the module. `ports` are the board's management ports; `lease` is where the DHCP script notes what it got.
+
+    `guests` are those on its LAN: tap -> MAC address; others change it.
+    """
+
+    def __init__(
+        self,
+        ports: Sequence[board.Port],
+        space: Namespace,
+        dhcp: Program,
+        lease: Path,
+        guests: Mapping[str, str] | None = None,
+    ) -> None:
+        self._ports, self.space, self.dhcp, self._lease = ports, space, dhcp, lease
+        self._guests = guests if guests is not None else {}
+        self.seen = network.Seen()
+        self._swept = ""  # for this port
+
+    @property
+    def names(self) -> list[str]:
+        """The board's management ports."""
+        return [port.name for port in self._ports]
+
+    def name(self, management: Management) -> str:
+        """The one that is used. HardwareError: the board has none."""
+        if management.port:
+            return management.port
+        if not self._ports:
+            raise HardwareError("this board has no management port: board.toml names none")
+        return self._ports[0].name
+
+    async def converge(self, config: Config) -> None:
+        """Make it what the configuration says."""
+        management = config.management
+        if not (management.address or management.address6 or self.space.exists):
+            return
+        port = self.name(management)
+        self.space.make()
+        if self._swept != port:
+            await self._sweep(port)
+        links = await self._links()
+        if bridge.hardware(port) not in links:
+            await self._move(port)
+            links = await self._links()
+        wanted = bool(management.address or management.address6)
+        for words in bridge.commands(port, wanted, self._guests, links, self.space.name):
+            await self._run(words)
+        self._settings(port, bool(management.address6))
+        if management.address != "dhcp":
+            await self.dhcp.want(None)  # first: it would set its own address again
+        for words in network.commands(management, port, await self._see(port), self.space.name):
+            await self.ip(*words)
+        if management.address == "dhcp":
+            client = [*DHCP, "-i", port, "-x", f"hostname:{config.system.hostname}"]
+            await self.dhcp.want(self.space.command(client))
+        self.seen = await self._see(port)
+        if left := network.commands(management, port, self.seen, self.space.name):
+            missing = "; ".join(" ".join(words) for words in left)
+            raise UnreachableError(f"management port {port} did not become as it is configured; missing: ip {missing}")
+
+    async def shut_out(self, name: str) -> None:
+        """Answer nothing to this network from now on."""
+        await self.ip(*network.block(name, self.space.name))
+
+    async def let_in(self, name: str) -> None:
+        """Answer it again."""
+        await self.ip(*network.unblock(name, self.space.name))
+
+    def lease(self) -> dict[str, str]:
+        """What the DHCP client got."""
+        try:
+            return network.parse_lease(self._lease.read_text(encoding="utf-8"))
+        except OSError:
+            return {"state": "no answer from a DHCP server yet"}
+
+    async def ip(self, *words: str) -> None:
+        """Run iproute2's `ip`; UnreachableError with its complaint."""
+        await self._run(["ip", *words])
+
+    async def _run(self, words: Sequence[str]) -> None:
+        status, text = await ssh.run(words)
+        if status != 0:
+            raise UnreachableError(f"management port: {' '.join(words)}: {' '.join(text.split())}")
+
+    async def _sweep(self, port: str) -> None:
+        """Once: who an earlier bypassd shut out is not known any more; another port that was used is taken down."""
+        await self.ip("-n", self.space.name, "link", "set", "lo", "up")
+        for family in ("-4", "-6"):
+            await self.ip(family, "-n", self.space.name, "route", "flush", "type", "blackhole")
+        for other in (name for name in self.names if name != port):
+            for words in network.commands(Management(), other, await self._see(other), self.space.name):
+                await self.ip(*words)
+            if bridge.hardware(other) in await self._links():
+                await self.ip("-n", self.space.name, "link", "set", bridge.hardware(other), "down")
+        self._swept = port
+
+    async def _see(self, port: str) -> network.Seen:
+        inside = ["ip", "-n", self.space.name]
+        status, links = await ssh.run([*inside, "-j", "address", "show", "dev", port])
+        if status != 0:
+            return network.Seen()
+        _, routes = await ssh.run([*inside, "-j", "route", "show", "default"])
+        _, routes6 = await ssh.run([*inside, "-6", "-j", "route", "show", "default"])
+        found = network.parse(links, routes, routes6)
+        return replace(found, link=bridge.carrier(await self._links(), port))
+
+    async def _links(self) -> bridge.Links:
+        """Everything in the namespace."""
+        _, text = await ssh.run(["ip", "-n", self.space.name, "-j", "-d", "link", "show"])
+        return bridge.parse(text)
+
+    async def _move(self, name: str) -> None:
+        """Find the hardware port as board.toml describes it, and take it into the namespace."""
+        wanted = [port for port in self._ports if port.name == name]
+        found, missing = match(wanted, await asyncio.to_thread(devices))
+        if name not in found:
+            raise HardwareError(missing.get(name, f"{name} is not a management port of this board"))
+        device = found[name].ifname
+        await self.ip("link", "set", "dev", device, "down")
+        await self.ip("link", "set", "dev", device, "netns", self.space.name, "name", bridge.hardware(name))
+
+    def _settings(self, port: str, ipv6: bool) -> None:
+        """The kernel's settings of the port. IPv6 only where it was asked for, and no address that nobody knows of."""
+        wanted = {
+            f"ipv4/conf/{port}/promote_secondaries": "1",  # else an address that goes takes its network's others along
+            f"ipv6/conf/{port}/accept_ra": "0",
+            f"ipv6/conf/{port}/disable_ipv6": "0" if ipv6 else "1",
+        }
+
+        def write() -> None:
+            for name, value in wanted.items():
+                path = Path("/proc/sys/net", name)
+                if path.exists() and path.read_text(encoding="ascii").strip() != value:
+                    path.write_text(value, encoding="ascii")
+
+        try:
+            self.space.inside(write)
+        except OSError as error:
+            raise UnreachableError(f"management port {port}: {error.filename}: {error.strerror}") from error

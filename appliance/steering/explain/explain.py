@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bypass explain`: what happens to frames, and why. Thin over an engine; owns it while it runs.
+
+For each frame the whole way is asked: where it goes first, and from each hop (which is taken to send it on unchanged)
+where it goes next, until it leaves or is dropped. A row has the keys of KEYS, which scripts may rely on, and for a
+person `by` (who was asked) and `why` (the way in words).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from appliance.config.schema.model import Config
+from appliance.errors import ConfigError, DatapathError
+from appliance.filter.compiler import compile_filter
+from appliance.frames import capture_reader
+from appliance.paths import Paths
+from appliance.steering.datapath import Datapath
+from appliance.steering.explain.backends import Engine, KernelEngine, LiveEngine, ModelEngine
+from appliance.steering.explain.filter_reason import why_not
+from appliance.steering.explain.model import Decision, Where
+from appliance.steering.kernel import layout
+from appliance.steering.kernel.layout import Outcome, Reason, Role, Side, Verdict
+from appliance.steering.policy import CompiledGroup, Policy
+
+KEYS = ("frame", "rule", "hops", "verdict")
+MOST_HOPS = 32  # then it goes in a circle
+_TREE_OBJECT = Path(__file__).resolve().parents[3] / "build/bpf/steer.bpf.o"
+_REASONS = {
+    Reason.TAKEN: "takes it",
+    Reason.UNAVAILABLE: "skipped: not available (no lease, or not attached to this segment)",
+    Reason.NOT_ACCEPTED: "skipped: its accept filter does not take the frame",
+    Reason.DRAINING: "skipped: draining, and the flow is new",
+    Reason.OVERSIZE: "skipped: the frame is longer than its tap takes",
+    Reason.HELD: "skipped: available again, and held down for some time yet",
+    Reason.SUPERVISOR: "skipped: the supervisor's own lease is over",
+}
+_OUTCOMES = {
+    Outcome.STRAIGHT: "straight to the other port",
+    Outcome.TO_HOP: "to a hop",
+    Outcome.BYPASSED: "to the other port, as no hop of the path takes it",
+    Outcome.OUT: "out: end of the path",
+    Outcome.HEARTBEAT: "a heartbeat, for the supervisor",
+    Outcome.BLOCKED: 'dropped: no hop is available, and the rule says on_unavailable = "block"',
+    Outcome.UNPARSED: "shorter than an Ethernet header: to the other port",
+    Outcome.NO_DEVICE: "dropped: nothing is attached where it should go",
+    Outcome.OVERSIZE: "dropped: longer than the other port can send",
+    Outcome.NO_PROGRAM: "to the other port: a policy program is missing",
+    Outcome.UNKNOWN: "not the datapath's",
+}
+
+
+def bpf_object(paths: Paths | None = None) -> Path:
+    """The compiled datapath: the installed one, else that of the development tree."""
+    installed = (paths or Paths()).bpf_object
+    return installed if installed.is_file() else _TREE_OBJECT
+
+
+def explain(
+    config: Config,
+    frames: Path,
+    side: Literal["lan", "wan"],
+    *,
+    segment: str = "",
+    backend: str = "",
+    down: Sequence[str] = (),
+    words: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """Run each frame of a capture file; one row a frame.
+
+    `segment`: "" is the only one. `backend`: "kernel", "model", or "" for the kernel where that is possible. `down`:
+    hops that are not available. `words`: with `why`, which takes longer. ConfigError, FilterError, CaptureError or
+    DatapathError in one line.
+    """
+    engine = _engine(config, backend, frozenset(down))
+    try:
+        entered = Side[side.upper()]
+        yield from walk(engine, capture_reader.read(frames), entered, _segment(engine.policy, segment), words=words)
+    finally:
+        engine.close()
+
+
+def explain_live(datapath: Datapath, frame: bytes, side: Side, segment: str) -> dict[str, Any]:
+    """One frame on the running appliance: its programs, leases and tables; nothing is changed or counted.
+
+    DatapathError when there is no policy; ConfigError when the segment is not known, or one of several must be named.
+    """
+    engine = LiveEngine(datapath)
+    return next(walk(engine, [frame], side, _segment(engine.policy, segment)))
+
+
+def _engine(config: Config, backend: str, down: frozenset[str]) -> KernelEngine | ModelEngine:
+    if backend == "model" or (not backend and os.geteuid() != 0):
+        return ModelEngine(config, down)
+    try:
+        return KernelEngine(config, bpf_object(), down)
+    except DatapathError:
+        if backend == "kernel":
+            raise
+        return ModelEngine(config, down)
+
+
+def _segment(policy: Policy, name: str) -> int:
+    if name:
+        if name not in policy.segments:
+            raise ConfigError(f"segment {name}", "there is no such segment")
+        return policy.segments[name]
+    if len(policy.segments) != 1:
+        raise ConfigError(
+            "segment", "name one of: " + ", ".join(policy.segments) if policy.segments else "there is none"
+        )
+    return next(iter(policy.segments.values()))
+
+
+def walk(
+    engine: Engine, frames: Iterable[bytes], side: Side, segment: int, *, words: bool = True
+) -> Iterator[dict[str, Any]]:
+    """The way of each frame that comes in by the port of this side."""
+    for number, frame in enumerate(frames, 1):
+        yield {"frame": number, **_way(engine, frame, Where(Role.PORT, segment, side), words)}
+
+
+def _way(engine: Engine, frame: bytes, where: Where, words: bool) -> dict[str, Any]:
+    policy = engine.policy
+    by_id = {hop.id: hop for hop in policy.hops.values()}
+    first = decision = engine.decide(where, frame)
+    why = [*_rules(policy, where, frame, first), *_steps(engine, first)] if words else []
+    hops: list[str] = []
+    while decision.verdict is Verdict.HOP and decision.slot is not None:
+        if len(hops) == MOST_HOPS:
+            why.append("and so on: it goes in a circle")
+            break
+        hop = by_id[decision.slot // 32]
+        hops.append(hop.name)
+        out = Side(decision.slot & 1 ^ 1)
+        decision = engine.decide(Where(Role.HOP, where.segment, out, hop.id, hop.tags), decision.frame)
+        why += [f"from {hop.name}:", *_steps(engine, decision)] if words else []
+    why.append(f"{_verdict(policy, decision)}: {_OUTCOMES[decision.outcome]}")
+    row: dict[str, Any] = {
+        "rule": None if first.rule is None else policy.rules[first.rule].name,
+        "hops": hops,
+        "verdict": _verdict(policy, first),
+    }
+    return {**row, "by": engine.name, "why": why} if words else row
+
+
+def _verdict(policy: Policy, decision: Decision) -> str:
+    if decision.verdict is Verdict.PORT and decision.slot is not None:
+        return f"port:{Side(decision.slot & 1).name.lower()}"
+    if decision.verdict is Verdict.HOP and decision.slot is not None:
+        hop = next(hop for hop in policy.hops.values() if hop.id == decision.slot // 32)
+        return f"{'remote' if hop.remote else 'guest'}:{hop.name}"
+    return "drop" if decision.verdict is Verdict.DROP else "stack"
+
+
+def _rules(policy: Policy, where: Where, frame: bytes, decision: Decision) -> Iterator[str]:
+    """Rule by rule why not, until the one that takes the frame."""
+    if decision.outcome is Outcome.UNPARSED:
+        return
+    if not policy.rules:
+        yield "there are no rules"
+        return
+    for index, rule in enumerate(policy.rules):
+        if where.segment not in rule.segments:
+            others = [name for name, number in policy.segments.items() if number in rule.segments]
+            yield f"rule {rule.name}: no, it is for segment {', '.join(others)}"
+            continue
+        wanted = f"match {rule.match}" if rule.match else "every frame"
+        if index == decision.rule:
+            yield f"rule {rule.name}: yes, {wanted}"
+            return
+        reason = why_not(compile_filter(rule.match), frame)
+        yield f"rule {rule.name}: no, {reason} ({wanted})" if reason else f"rule {rule.name}: passed over ({wanted})"
+    yield "no rule matches"
+
+
+def _steps(engine: Engine, decision: Decision) -> Iterator[str]:
+    """Hop by hop who was asked, why, and the answer."""
+    names = {hop.id: hop.name for hop in engine.policy.hops.values()}
+    groups = {group.id: group for group in engine.policy.groups.values()}
+    for step in decision.steps:
+        about = [engine.lease(step.hop)]
+        if step.group is not None:
+            about.insert(0, _choice(groups[step.group], step.bucket or 0))
+        elif step.position is None:
+            about.insert(0, "asked for by a tag")
+        yield f"  {names.get(step.hop, f'hop {step.hop}')} ({'; '.join(about)}): {_REASONS[step.reason]}"
+
+
+def _choice(group: CompiledGroup, bucket: int) -> str:
+    """Why this order of the group's members."""
+    order = " > ".join(group.orders[bucket])
+    if group.flags & layout.GROUP_STANDBY:
+        return f"group {group.name}, standby: {order}"
+    key = "addresses" if group.flags & layout.GROUP_L3 else "addresses and ports"
+    return f"group {group.name}, bucket {bucket} of {layout.BUCKETS} by {key}: {order}"

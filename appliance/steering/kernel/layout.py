@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the datapath and user space share, seen from Python: the numbers and structs of `appliance/bpf/steer.h`.
+
+steer.h is the original and explains each of them; tests/unit/steering/test_layout.py compares every constant, and
+tests/datapath the size of every struct with the map that holds it. Pure data, no state.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
+from enum import IntEnum
+
+LAYOUT_VERSION = 3
+
+MAX_SEGMENTS = 16
+MAX_HOPS = 128
+MAX_GROUPS = 64
+MAX_RULES = 4096
+MAX_PATH = 8
+MAX_MEMBERS = 8
+BUCKETS = 1024
+MAX_DEVICES = 65536
+MAX_SLOTS = 4096
+SLOT_UNKNOWN = 4096
+MAX_TRACE = 64
+MAX_FLOWS = 262144
+MAX_FRAGMENTS = 16384
+MAX_COPIES = 8
+COPY_BYTES = 16384
+COPY_INSTRUCTIONS = 4096
+RECORD_BYTES = 2016
+MAX_THREADS = 4096
+LEASE_OVER = 1
+MAX_ACCEPTS = 64  # bits of scratch.accept
+
+NO_MATCH = 0xFFFFFFFF
+NO_ACCEPT_BIT = 255
+
+ETH_HEARTBEAT = 0x88B5
+HEARTBEAT_ADDRESS = 0x02545700
+ETH_TAG = 0x88A8
+TAG_OUT = 0
+TAG_OUT_LAN = 4001
+TAG_OUT_WAN = 4002
+
+FLOW_REFRESH_NS = 1_000_000_000
+FLOW_CLOSED_NS = 2_000_000_000
+FRAGMENT_NS = 2_000_000_000
+
+PROGRAM_DISPATCH = 0
+PROGRAM_WALK = 1
+PROGRAM_REMEMBER = 4
+PROGRAM_COPYING = 5
+PROGRAM_ENTRY = 6
+PROGRAM_SLOTS = 896
+NOT_HERE = 0xFFFFFFFE
+CACHE_ENTRIES = 4096
+CACHE_IPV6 = 0x100
+CACHE_SEGMENT_SHIFT = 16
+CACHE_USED = 0x80000000
+ACCEPT_PARTS = 4
+POLICY_PARTS = 24
+
+DEVICE_TAGS = 1
+DEVICE_TRACE = 2
+DEVICE_DRY = 4
+DEVICE_COPY_IN = 8
+DEVICE_COPY_OUT = 16
+TARGET_SG = 1
+RULE_BLOCK = 1
+RULE_ACCEPT = 2
+RULE_HASH = 4
+GROUP_STANDBY = 1
+GROUP_L3 = 2
+HOP_TRACKED = 1
+HOP_RECORDED = 2
+
+
+def slot(hop: int, segment: int, side: int) -> int:
+    """The place in the appliance of a port (hop 0) or of a hop's tap."""
+    return hop * 32 + segment * 2 + side
+
+
+def program_accept(generation: int) -> int:
+    """Slot of the program that finds which `accept` filters match."""
+    return 2 + (generation & 1)
+
+
+def program_policy(generation: int, segment: int) -> int:
+    """Slot of the program that finds the rule."""
+    return 8 + (generation & 1) * MAX_SEGMENTS + segment
+
+
+def program_filters(generation: int, segment: int) -> int:
+    """Slot of the program that finds the rule when the flow cache stands before it."""
+    return 832 + (generation & 1) * MAX_SEGMENTS + segment
+
+
+def program_decide(generation: int, segment: int) -> int:
+    """Slot of the segment's filters and the core in one program, where there is one."""
+    return 864 + (generation & 1) * MAX_SEGMENTS + segment
+
+
+def accept_parts(generation: int) -> range:
+    """Slots where the accept program may go on."""
+    first = 40 + (generation & 1) * ACCEPT_PARTS
+    return range(first, first + ACCEPT_PARTS)
+
+
+def policy_parts(generation: int, segment: int) -> range:
+    """Slots where a segment's policy program may go on."""
+    first = 64 + ((generation & 1) * MAX_SEGMENTS + segment) * POLICY_PARTS
+    return range(first, first + POLICY_PARTS)
+
+
+class Side(IntEnum):
+    """Of a segment, and so of a tap. A direction is named by the side it comes from: 0 from LAN to WAN."""
+
+    LAN = 0
+    WAN = 1
+
+
+class Role(IntEnum):
+    NONE = 0
+    PORT = 1
+    HOP = 2
+
+
+class Item(IntEnum):
+    NONE = 0
+    HOP = 1
+    GROUP = 2
+
+
+class Continuation(IntEnum):
+    """How a frame goes on that comes back from a hop; steer.h explains."""
+
+    NONE = 0
+    END = 1
+    STATIC = 2
+    CLASSIFY = 3
+
+
+class Outcome(IntEnum):
+    """What became of a frame; each is counted once, under the device it came from."""
+
+    STRAIGHT = 0
+    TO_HOP = 1
+    BYPASSED = 2
+    OUT = 3
+    HEARTBEAT = 4
+    BLOCKED = 5
+    UNPARSED = 6
+    NO_DEVICE = 7
+    OVERSIZE = 8
+    NO_PROGRAM = 9
+    UNKNOWN = 10
+
+
+OUTCOME_PLACES = 12
+DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE)
+
+
+class Reason(IntEnum):
+    """Why a hop was skipped, or that it was taken."""
+
+    TAKEN = 0
+    UNAVAILABLE = 1
+    NOT_ACCEPTED = 2
+    DRAINING = 3
+    OVERSIZE = 4
+    HELD = 5
+    SUPERVISOR = 6
+
+
+class CopyWay(IntEnum):
+    """Of a copied frame: it came from the device, or it was sent there."""
+
+    IN = 0
+    OUT = 1
+
+
+class Verdict(IntEnum):
+    NONE = 0
+    PORT = 1
+    HOP = 2
+    DROP = 3
+    STACK = 4
+
+
+class DeviceValue(ctypes.Structure):
+    _fields_ = (
+        ("role", c_uint8),
+        ("segment", c_uint8),
+        ("side", c_uint8),
+        ("hop", c_uint8),
+        ("slot", c_uint16),
+        ("flags", c_uint16),
+        ("peer_max", c_uint32),
+        ("peer_max_sg", c_uint32),
+    )
+
+
+class TargetValue(ctypes.Structure):
+    _fields_ = (("ifindex", c_uint32), ("flags", c_uint32), ("max", c_uint32), ("pad", c_uint32))
+
+
+class ItemValue(ctypes.Structure):
+    _fields_ = (("kind", c_uint8), ("id", c_uint8))
+
+
+class RuleValue(ctypes.Structure):
+    _fields_ = (
+        ("length", c_uint8),
+        ("flags", c_uint8),
+        ("counter", c_uint16),
+        ("path", ItemValue * MAX_PATH),
+        ("pad", c_uint32),
+    )
+
+
+class GroupValue(ctypes.Structure):
+    _fields_ = (("members", c_uint64 * 2), ("hold_down", c_uint64), ("flags", c_uint32), ("pad", c_uint32))
+
+
+class HopValue(ctypes.Structure):
+    _fields_ = (("accept_bit", c_uint8), ("flags", c_uint8), ("pad", c_uint16), ("pad2", c_uint32))
+
+
+class SegmentValue(ctypes.Structure):
+    _fields_ = (("constant_rule", c_uint32), ("pad", c_uint32))
+
+
+class ContinuationValue(ctypes.Structure):
+    _fields_ = (("rule", c_uint16), ("position", c_uint8), ("kind", c_uint8), ("pad", c_uint32))
+
+
+class LeaseValue(ctypes.Structure):
+    _fields_ = (
+        ("until", c_uint64),
+        ("recovered", c_uint64),
+        ("draining", c_uint64),
+        ("skipped", c_uint64),
+        ("ended", c_uint64),
+    )
+
+
+class ControlValue(ctypes.Structure):
+    _fields_ = (("policy", c_uint64),)
+
+
+class MetaValue(ctypes.Structure):
+    _fields_ = (("layout", c_uint64), ("digest", c_uint8 * 32))
+
+
+class TallyValue(ctypes.Structure):
+    _fields_ = (("frames", c_uint64), ("bytes", c_uint64))
+
+
+class DeviceCounterValue(ctypes.Structure):
+    _fields_ = (("outcome", TallyValue * OUTCOME_PLACES),)
+
+
+class RuleCounterValue(ctypes.Structure):
+    _fields_ = (
+        ("matched", TallyValue),
+        ("to_hop", c_uint64),
+        ("bypassed", c_uint64),
+        ("blocked", c_uint64),
+        ("pad", c_uint64),
+    )
+
+
+class HopCounterValue(ctypes.Structure):
+    _fields_ = (
+        ("to", TallyValue),
+        ("skipped", c_uint64 * 8),
+        ("bad_tag", c_uint64),
+        ("returned_unmatched", c_uint64),
+    )
+
+
+class CopyPointValue(ctypes.Structure):
+    _fields_ = (("into", c_uint32), ("out", c_uint32), ("bytes", c_uint32), ("pad", c_uint32))
+
+
+class InstructionValue(ctypes.Structure):
+    _fields_ = (("code", c_uint16), ("jt", c_uint8), ("jf", c_uint8), ("k", c_uint32))
+
+
+class CopyWishValue(ctypes.Structure):
+    _fields_ = (
+        ("bytes", c_uint32),
+        ("instructions", c_uint32),
+        ("filter", InstructionValue * COPY_INSTRUCTIONS),
+    )
+
+
+class CopyCounterValue(ctypes.Structure):
+    _fields_ = (("copied", c_uint64), ("lost", c_uint64))
+
+
+class CopiedValue(ctypes.Structure):
+    """What stands before the bytes of a copy in a ring."""
+
+    _fields_ = (
+        ("when", c_uint64),
+        ("length", c_uint32),
+        ("captured", c_uint32),
+        ("slot", c_uint16),
+        ("way", c_uint16),
+        ("pad", c_uint32),
+    )
+
+
+class FlowKey(ctypes.Structure):
+    _fields_ = (("hash", c_uint64), ("hop", c_uint64))
+
+
+class FlowValue(ctypes.Structure):
+    _fields_ = (("seen", c_uint64), ("fin", c_uint64))
+
+
+class FragmentKey(ctypes.Structure):
+    _fields_ = (
+        ("source", c_uint64 * 2),
+        ("destination", c_uint64 * 2),
+        ("id", c_uint32),
+        ("protocol", c_uint32),
+    )
+
+
+class FragmentValue(ctypes.Structure):
+    _fields_ = (("hash", c_uint64), ("seen", c_uint64), ("first", c_uint64))
+
+
+class RecordValue(ctypes.Structure):
+    _fields_ = (
+        ("number", c_uint64),
+        ("at", c_uint64),
+        ("length", c_uint32),
+        ("captured", c_uint16),
+        ("slot", c_uint16),
+        ("tag", c_uint16),
+        ("tag_proto", c_uint16),
+        ("pad", c_uint32),
+        ("data", c_uint8 * RECORD_BYTES),
+    )
+
+
+class CachedValue(ctypes.Structure):
+    _fields_ = (
+        ("source", c_uint64 * 2),
+        ("destination", c_uint64 * 2),
+        ("ports", c_uint32),
+        ("tag", c_uint32),
+        ("generation", c_uint32),
+        ("rule", c_uint32),
+        ("pad", c_uint64 * 2),
+    )
+
+
+class CacheCounterValue(ctypes.Structure):
+    _fields_ = (("hits", c_uint64), ("misses", c_uint64))
+
+
+class StepValue(ctypes.Structure):
+    _fields_ = (
+        ("position", c_uint8),
+        ("group", c_uint8),
+        ("hop", c_uint8),
+        ("reason", c_uint8),
+        ("bucket", c_uint16),
+        ("pad", c_uint16),
+    )
+
+
+class TraceValue(ctypes.Structure):
+    _fields_ = (
+        ("rule", c_uint32),
+        ("verdict", c_uint32),
+        ("slot", c_uint32),
+        ("outcome", c_uint32),
+        ("steps", c_uint32),
+        ("pad", c_uint32),
+        ("hash", c_uint64),
+        ("step", StepValue * MAX_TRACE),
+    )
+
+
+class ScratchValue(ctypes.Structure):
+    """The head: what generated programs know."""
+
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 12))
+
+
+# Map name -> (key, value). Per-CPU maps hold one value a CPU.
+MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Structure] | type[c_uint32 | c_uint64]]] = {
+    "meta": (c_uint32, MetaValue),
+    "control": (c_uint32, ControlValue),
+    "fence": (c_uint32, c_uint32),
+    "fence_post": (c_uint32, c_uint64),
+    "devices": (c_uint32, DeviceValue),
+    "tx": (c_uint32, c_uint32),
+    "targets": (c_uint32, TargetValue),
+    "leases": (c_uint32, LeaseValue),
+    "threads": (c_uint32, c_uint32),
+    "segments": (c_uint32, SegmentValue),
+    "rules": (c_uint32, RuleValue),
+    "hops": (c_uint32, HopValue),
+    "groups": (c_uint32, GroupValue),
+    "buckets": (c_uint32, c_uint64),
+    "continuations": (c_uint32, ContinuationValue),
+    "xdp_programs": (c_uint32, c_uint32),
+    "tc_programs": (c_uint32, c_uint32),
+    "device_counters": (c_uint32, DeviceCounterValue),
+    "rule_counters": (c_uint32, RuleCounterValue),
+    "hop_counters": (c_uint32, HopCounterValue),
+    "copy_points": (c_uint32, CopyPointValue),
+    "copy_wishes": (c_uint32, CopyWishValue),
+    "copy_rings": (c_uint32, c_uint32),
+    "copy_counters": (c_uint32, CopyCounterValue),
+    "flows": (FlowKey, FlowValue),
+    "fragments": (FragmentKey, FragmentValue),
+    "recorders": (c_uint32, c_uint32),
+    "cache": (c_uint32, CachedValue),
+    "cache_counters": (c_uint32, CacheCounterValue),
+    "trace": (c_uint32, TraceValue),
+    "scratch": (c_uint32, ScratchValue),
+}

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""libbpf through ctypes: the dozen functions the datapath needs, with errors a person can read.
+
+Owns no state but the loaded library; file descriptors are plain integers that the caller closes. Works with libbpf 1.1
+and newer. Source of the signatures: <bpf/bpf.h> and <bpf/libbpf.h>.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+from collections.abc import Collection
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from appliance.errors import DatapathError
+
+BPF_XDP = 37  # enum bpf_attach_type
+BPF_TCX_INGRESS = 46
+XDP_FLAGS_SKB = 1 << 1
+XDP_FLAGS_DRIVER = 1 << 2
+BPF_PROG_TYPE_RAW_TRACEPOINT = 17
+BPF_ANY = 0
+BPF_MAP_TYPE_RINGBUF = 27
+
+_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+_SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+_said: list[str] = []
+_T = TypeVar("_T", bound=ctypes.Structure)
+
+
+class _LinkOptions(ctypes.Structure):
+    _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("pad", c_uint32), ("rest", c_uint64 * 3))
+
+
+class _MapOptions(ctypes.Structure):
+    """struct bpf_map_create_opts: only the flags are ours."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("btf", c_uint32 * 4),
+        ("inner_map_fd", c_uint32),
+        ("map_flags", c_uint32),
+        ("map_extra", c_uint64),
+        ("rest", c_uint32 * 2),
+    )
+
+
+class TestRunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("data_in", c_void_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_void_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("retval", c_uint32),
+        ("repeat", c_int),
+        ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
+    )
+
+
+class LinkInfo(ctypes.Structure):
+    """The head of struct bpf_link_info, as XDP and TCX links fill it."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("prog_id", c_uint32),
+        ("pad", c_uint32),
+        ("ifindex", c_uint32),
+        ("attach_type", c_uint32),
+    )
+
+
+class ProgramInfo(ctypes.Structure):
+    """The head of struct bpf_prog_info."""
+
+    _fields_ = (("type", c_uint32), ("id", c_uint32), ("tag", ctypes.c_uint8 * 8), ("jited", c_uint32))
+
+
+class MapInfo(ctypes.Structure):
+    """The head of struct bpf_map_info."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+        ("flags", c_uint32),
+    )
+
+
+def _listen(level: int, form: bytes, arguments: int) -> int:
+    """Keep what libbpf says: it holds the verifier's log, which only matters when a load fails."""
+    if level <= 1:  # warnings and information
+        text = ctypes.create_string_buffer(1 << 16)
+        ctypes.CDLL(None).vsnprintf(text, c_size_t(len(text)), form, c_void_p(arguments))
+        _said.append(text.value.decode(errors="replace"))
+        del _said[:-50]
+    return 0
+
+
+_listener = _PRINT(_listen)  # kept: libbpf calls it as long as the process lives
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The shared library, its functions typed; DatapathError when it is not installed."""
+    try:
+        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise DatapathError("libbpf.so.1 is missing: install libbpf1") from error
+    pointers: dict[str, tuple[Any, ...]] = {
+        "bpf_object__open_file": (c_char_p, c_void_p),
+        "bpf_object__find_map_by_name": (c_void_p, c_char_p),
+        "bpf_object__find_program_by_name": (c_void_p, c_char_p),
+        "ring_buffer__new": (c_int, _SAMPLE, c_void_p, c_void_p),
+    }
+    numbers: dict[str, tuple[Any, ...]] = {
+        "bpf_object__load": (c_void_p,),
+        "bpf_map__fd": (c_void_p,),
+        "bpf_map__set_pin_path": (c_void_p, c_char_p),
+        "bpf_map__reuse_fd": (c_void_p, c_int),
+        "bpf_map__type": (c_void_p,),
+        "bpf_map__key_size": (c_void_p,),
+        "bpf_map__value_size": (c_void_p,),
+        "bpf_map__max_entries": (c_void_p,),
+        "bpf_program__fd": (c_void_p,),
+        "bpf_map_get_fd_by_id": (c_uint32,),
+        "bpf_prog_get_fd_by_id": (c_uint32,),
+        "bpf_obj_pin": (c_int, c_char_p),
+        "bpf_obj_get": (c_char_p,),
+        "bpf_map_lookup_elem": (c_int, c_void_p, c_void_p),
+        "bpf_map_update_elem": (c_int, c_void_p, c_void_p, c_uint64),
+        "bpf_map_delete_elem": (c_int, c_void_p),
+        "bpf_map_lookup_batch": (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
+        "bpf_map_update_batch": (c_int, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
+        "bpf_raw_tracepoint_open": (c_char_p, c_int),
+        "bpf_program__set_autoload": (c_void_p, ctypes.c_bool),
+        "libbpf_probe_bpf_prog_type": (c_int, c_void_p),
+        "bpf_link_create": (c_int, c_int, c_int, POINTER(_LinkOptions)),
+        "bpf_link_update": (c_int, c_int, c_void_p),
+        "bpf_link_detach": (c_int,),
+        "bpf_prog_test_run_opts": (c_int, POINTER(TestRunOptions)),
+        "bpf_obj_get_info_by_fd": (c_int, c_void_p, POINTER(c_uint32)),
+        "libbpf_num_possible_cpus": (),
+        "bpf_map_create": (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
+        "ring_buffer__consume": (c_void_p,),
+        "ring_buffer__epoll_fd": (c_void_p,),
+    }
+    for name, arguments in pointers.items():
+        function = getattr(lib, name)
+        function.argtypes, function.restype = arguments, c_void_p
+    for name, arguments in numbers.items():
+        function = getattr(lib, name)
+        function.argtypes, function.restype = arguments, c_int
+    for name in ("bpf_object__close", "ring_buffer__free"):
+        getattr(lib, name).argtypes, getattr(lib, name).restype = (c_void_p,), None
+    lib.libbpf_set_print.argtypes, lib.libbpf_set_print.restype = (_PRINT,), c_void_p
+    lib.libbpf_set_print(_listener)
+    return lib
+
+
+def fail(what: str, number: int) -> DatapathError:
+    """The error of a libbpf function that answered with `number` (negative errno), in one line."""
+    code = -number if number < 0 else ctypes.get_errno()
+    hint = {1: " (root is needed)", 12: " (out of memory, or a memlock limit)"}.get(code, "")
+    return DatapathError(f"{what}: {os.strerror(code)}{hint}")
+
+
+def check(what: str, number: int) -> int:
+    """`number` when it is no error, else raise."""
+    if number < 0:
+        raise fail(what, number)
+    return number
+
+
+def verifier_says() -> str:
+    """The last lines of what libbpf printed: why a program was refused."""
+    lines = [line for text in _said for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("processed ", "--", "libbpf: failed to load object"))]
+    return "; ".join(line.strip() for line in telling[-3:])
+
+
+class Object:
+    """An object file's maps and programs, loaded into the kernel. Lives until `close`; what is pinned stays."""
+
+    def __init__(self, path: Path, pin_maps: Path | None, without: Collection[str] = ()) -> None:
+        """Load all but the programs `without`. With `pin_maps` a map is taken from there if it fits, else pinned there.
+
+        DatapathError when the file is missing, or the kernel refuses it (with the verifier's last words).
+        """
+        lib = library()
+        _said.clear()
+        if not path.is_file():
+            raise DatapathError(f"{path}: the compiled datapath is missing (make bpf)")
+        self._object = lib.bpf_object__open_file(str(path).encode(), None)
+        if not self._object:
+            raise fail(f"{path}: not a BPF object", 0)
+        self._path = path
+        for name in without:
+            check(f"program {name}", lib.bpf_program__set_autoload(self._program(name), False))
+        if pin_maps is not None:
+            from appliance.steering.kernel.layout import MAPS
+
+            for name in MAPS:
+                if (pin_maps / name).exists():
+                    self._reuse(name, pin_maps / name)
+                else:
+                    pin = str(pin_maps / name).encode()
+                    check(f"map {name}", lib.bpf_map__set_pin_path(self._map(name), pin))
+        error = lib.bpf_object__load(self._object)
+        if error:
+            lib.bpf_object__close(self._object)
+            raise DatapathError(f"{fail(f'{path}: the kernel refuses it', error)}: {verifier_says()}")
+
+    def _reuse(self, name: str, path: Path) -> None:
+        """Use the pinned map. libbpf could do it, but refuses a devmap: the kernel adds a flag to it."""
+        lib, wanted = library(), self._map(name)
+        fd = get_pinned(path)
+        try:
+            about = info(fd, MapInfo())
+            shape = (about.type, about.key_size, about.value_size, about.max_entries)
+            parts = (lib.bpf_map__type, lib.bpf_map__key_size, lib.bpf_map__value_size, lib.bpf_map__max_entries)
+            if shape != tuple(part(wanted) for part in parts):
+                raise DatapathError(f"map {name}: the pinned one has another shape")
+            check(f"map {name}", lib.bpf_map__reuse_fd(wanted, fd))
+        finally:
+            os.close(fd)
+
+    def _map(self, name: str) -> int:
+        found = library().bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise DatapathError(f"{self._path}: has no map {name}: it is of another version")
+        return int(found)
+
+    def map_fd(self, name: str) -> int:
+        """A descriptor of the map that outlives this object; the caller closes it."""
+        return os.dup(check(f"map {name}", library().bpf_map__fd(self._map(name))))
+
+    def program_fd(self, name: str) -> int:
+        """A descriptor of the program that outlives this object; the caller closes it."""
+        return os.dup(check(f"program {name}", library().bpf_program__fd(self._program(name))))
+
+    def _program(self, name: str) -> int:
+        found = library().bpf_object__find_program_by_name(self._object, name.encode())
+        if not found:
+            raise DatapathError(f"{self._path}: has no program {name}: it is of another version")
+        return int(found)
+
+    def close(self) -> None:
+        """Let go of the object; descriptors handed out stay."""
+        library().bpf_object__close(self._object)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin a map, program or link at `path` on a bpffs."""
+    check(f"pin {path}", library().bpf_obj_pin(fd, str(path).encode()))
+
+
+def get_pinned(path: Path) -> int:
+    """A descriptor of what is pinned at `path`."""
+    return check(f"open {path}", library().bpf_obj_get(str(path).encode()))
+
+
+def raw_tracepoints_work() -> bool:
+    """Whether the kernel runs programs at its tracepoints (CONFIG_BPF_EVENTS)."""
+    return int(library().libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_RAW_TRACEPOINT, None)) == 1
+
+
+def attach_raw_tracepoint(name: str, program_fd: int) -> int:
+    """Run a program at a tracepoint; the link's descriptor. It detaches when neither open nor pinned."""
+    return check(f"attach to {name}", library().bpf_raw_tracepoint_open(name.encode(), program_fd))
+
+
+def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
+    """Attach to a network device; the link's descriptor. It detaches when neither open nor pinned."""
+    options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=flags)
+    return check("attach", library().bpf_link_create(program_fd, ifindex, attach_type, ctypes.byref(options)))
+
+
+def link_update(link_fd: int, program_fd: int) -> None:
+    """Replace the link's program; no frame is lost."""
+    check("replace program", library().bpf_link_update(link_fd, program_fd, None))
+
+
+def link_detach(link_fd: int) -> None:
+    """Detach now, whoever else holds the link."""
+    check("detach", library().bpf_link_detach(link_fd))
+
+
+def info(fd: int, into: _T) -> _T:
+    """Fill one of the *Info structures."""
+    size = c_uint32(ctypes.sizeof(into))
+    check("object info", library().bpf_obj_get_info_by_fd(fd, ctypes.byref(into), ctypes.byref(size)))
+    return into
+
+
+BPF_MAP_TYPE_ARRAY = 2
+BPF_F_INNER_MAP = 1 << 12
+
+
+def create_inner_array(name: str, value_size: int, entries: int) -> int:
+    """An array that fits into an array of maps whatever its size; its descriptor."""
+    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=BPF_F_INNER_MAP)
+    made = library().bpf_map_create(BPF_MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, ctypes.byref(options))
+    return check(f"map {name}", made)
+
+
+def map_by_id(number: int) -> int:
+    """A descriptor of a map by its id."""
+    return check(f"map {number}", library().bpf_map_get_fd_by_id(number))
+
+
+def program_by_id(number: int) -> int:
+    """A descriptor of a program by its id."""
+    return check(f"program {number}", library().bpf_prog_get_fd_by_id(number))
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map has."""
+    return check("possible CPUs", library().libbpf_num_possible_cpus())
+
+
+def run_frame(program_fd: int, frame: bytes, repeat: int = 1, context: bytes = b"") -> tuple[int, bytes, int]:
+    """Run a program on a frame (at least 14 bytes). Returns its answer, the frame after it, and ns for each repeat."""
+    out = ctypes.create_string_buffer(len(frame) + 256)
+    data = ctypes.create_string_buffer(frame, len(frame))
+    ctx = ctypes.create_string_buffer(context, len(context)) if context else None
+    options = TestRunOptions(
+        sz=ctypes.sizeof(TestRunOptions),
+        data_in=ctypes.addressof(data),
+        data_size_in=len(frame),
+        data_out=ctypes.addressof(out),
+        data_size_out=len(out),
+        ctx_in=ctypes.addressof(ctx) if ctx else None,
+        ctx_size_in=len(context),
+        repeat=repeat,
+    )
+    check("test run", library().bpf_prog_test_run_opts(program_fd, ctypes.byref(options)))
+    return options.retval, out.raw[: options.data_size_out], options.duration
+
+
+def create_ring(name: str, size: int) -> int:
+    """A ring buffer of `size` bytes (a power of two, whole pages); its descriptor. It goes with its last user."""
+    lib = library()
+    return check(f"ring {name}", lib.bpf_map_create(BPF_MAP_TYPE_RINGBUF, name.encode(), 0, 0, size, None))
+
+
+class Ring:
+    """The reading end of a ring buffer, mapped into this process. Owns the mapping, not the descriptor."""
+
+    AT_ONCE = 4096  # records that one `read` returns at most
+
+    def __init__(self, fd: int) -> None:
+        self._records: list[bytes] = []
+        self._callback = _SAMPLE(self._sample)  # kept: libbpf calls it
+        self._ring = library().ring_buffer__new(fd, self._callback, None, None)
+        if not self._ring:
+            raise fail("ring", 0)
+
+    def _sample(self, _: int | None, data: int, size: int) -> int:
+        self._records.append(ctypes.string_at(data, size))
+        return -1 if len(self._records) >= self.AT_ONCE else 0
+
+    def fileno(self) -> int:
+        """Readable while records wait."""
+        return check("ring", library().ring_buffer__epoll_fd(self._ring))
+
+    def read(self) -> list[bytes]:
+        """The records that wait, in order; their places in the ring are free again."""
+        self._records = []
+        library().ring_buffer__consume(self._ring)
+        return self._records
+
+    def close(self) -> None:
+        """Unmap."""
+        library().ring_buffer__free(self._ring)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The generated half of a policy: the programs that find rules and accepts, loaded and put into their slots.
+
+The programs come from `appliance.steering.pcap`. Owns their descriptors until `close`; a program in a slot lives on.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from appliance.filter import compiler as pcap
+from appliance.filter.frame_reader import Kind
+from appliance.filter.report import Report
+from appliance.steering.kernel import layout
+from appliance.steering.kernel.maps import Map
+from appliance.steering.kernel.objects import Kernel
+from appliance.steering.policy import Policy
+
+_KINDS: tuple[tuple[Kind, str, int], ...] = (
+    ("xdp", "xdp_programs", 2),
+    ("tc", "tc_programs", 0),
+)  # XDP_PASS, TC_ACT_OK
+
+
+@dataclass
+class Compiled:
+    """How one set of filters came out: the rules of some segments (numbers), or the `accept` filters (none)."""
+
+    kind: Kind
+    segments: tuple[int, ...]
+    report: Report
+
+
+@dataclass
+class Generated:
+    """What was loaded: each set with the array it belongs to and the slots of its entry.
+
+    `others`: sets whose second program (frames in pieces, or with the tag beside) belongs into these slots too.
+    `before`: (array, slot, descriptor) of core programs that stand before a set: those of the flow cache.
+    """
+
+    sets: list[tuple[str, pcap.LoadedSet, tuple[int, ...]]] = field(default_factory=list)
+    others: list[tuple[str, pcap.LoadedSet, tuple[int, ...]]] = field(default_factory=list)
+    before: list[tuple[str, int, int]] = field(default_factory=list)
+    compiled: list[Compiled] = field(default_factory=list)
+    attached: dict[int, int] = field(default_factory=dict)  # by segment: what to attach to its ports by XDP
+    nothing: int | None = None  # that of segments without rules, which belongs to no set
+
+    def install(self, maps: dict[str, Map[Any, Any]], generation: int) -> None:
+        """Put the programs into their slots; slots of this half that stay empty are cleared.
+
+        They run from the moment the policy word names their generation.
+        """
+        entries = {layout.program_policy(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
+        for place in (layout.program_filters, layout.program_decide):
+            entries |= {place(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
+        entries.add(layout.program_accept(generation))
+        for _, name, _ in _KINDS:
+            filled = {slot for array, _, slots in self.sets if array == name for slot in slots}
+            filled |= {slot for array, slot, _ in self.before if array == name}
+            filled |= {slot for array, _, slots in self.others if array == name for slot in slots}
+            for slot in entries - filled:
+                maps[name].delete(slot)
+        for array, loaded, slots in self.sets:
+            loaded.place_parts(maps[array].fd)
+            for slot in slots:
+                maps[array].set(slot, loaded.entry_fd)
+        for array, loaded, slots in self.others:
+            for slot in slots:
+                if loaded.parts:
+                    maps[array].set(slot, loaded.parts[0][1])
+        for array, slot, fd in self.before:
+            maps[array].set(slot, fd)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for _, loaded, _ in self.sets:
+            loaded.close()
+        if self.nothing is not None:
+            os.close(self.nothing)
+        self.sets, self.nothing = [], None
+
+
+def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
+    """Compile the filters and load what the policy needs.
+
+    FilterError names the rule or guest whose filter is wrong; DatapathError when the kernel refuses a program.
+    """
+    rules = [pcap.compile_filter(rule.match, where=f"rule {rule.name}: match") for rule in policy.rules]
+    owner = {hop.accept_bit: hop.name for hop in reversed(policy.hops.values())}
+    accepts = [
+        pcap.compile_filter(text, where=f"guest {owner[bit]}: accept") for bit, text in enumerate(policy.accepts)
+    ]
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for segment, chain in policy.chains.items():
+        if chain and policy.constant(segment) == layout.NO_MATCH:
+            alike.setdefault(chain, []).append(segment)
+    generated = Generated()
+    maps = kernel.maps
+    everything = tuple((name, opened.fd) for name, opened in maps.items())
+    hosts = {name: template.of(generation) for name, template in kernel.templates.items()}
+    try:
+        straight = [segment for segment, chain in policy.chains.items() if not chain]
+        if straight:
+            generated.nothing = pcap.load_nothing(hosts["attached_xdp"], dict(everything))
+            generated.attached |= dict.fromkeys(straight, generated.nothing)
+        for kind, array, fallback in _KINDS:
+
+            def linkage(parts: range, then: int, array: str = array, fallback: int = fallback) -> pcap.Linkage:
+                return pcap.Linkage(
+                    scratch_fd=maps["scratch"].fd,
+                    programs_fd=maps[array].fd,
+                    match_slot=then,
+                    miss_slot=then,
+                    part_slots=tuple(parts),
+                    fallback=fallback,
+                )
+
+            for chain, segments in alike.items():
+                wanted = [rules[index] if index in chain else None for index in range(len(rules))]
+                link = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_DISPATCH)
+                host, attached = hosts[f"decide_{kind}"], hosts.get(f"attached_{kind}")
+                link = replace(link, host=host, attached=attached, host_maps=everything)
+                behind = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_REMEMBER)
+                loaded = pcap.load_classifier(wanted, kind=kind, linkage=link, cached=behind)
+                slots = tuple(layout.program_policy(generation, segment) for segment in segments)
+                if loaded.report.cached:
+                    generated.before += [(array, slot, kernel.programs[f"recall_{kind}"]) for slot in slots]
+                    slots = tuple(layout.program_filters(generation, segment) for segment in segments)
+                if loaded.attached_fd is not None:
+                    generated.attached |= dict.fromkeys(segments, loaded.attached_fd)
+                if loaded.report.joined:
+                    elsewhere = tuple(layout.program_filters(generation, segment) for segment in segments)
+                    generated.others.append((array, loaded, elsewhere))
+                    slots += tuple(layout.program_decide(generation, segment) for segment in segments)
+                generated.sets.append((array, loaded, slots))
+                generated.compiled.append(Compiled(kind, tuple(segments), loaded.report))
+            if accepts:
+                link = linkage(layout.accept_parts(generation), layout.PROGRAM_WALK)
+                loaded = pcap.load_accept(accepts, kind=kind, linkage=link)
+                generated.sets.append((array, loaded, (layout.program_accept(generation),)))
+                generated.compiled.append(Compiled(kind, (), loaded.report))
+    except BaseException:
+        generated.close()
+        raise
+    return generated

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How a configuration is put into effect at run time: the order of the parts' steps, and the look that proves it.
+
+Order: relays of segments that go close first, then guests that come have their taps, then the datapath switches in one
+step, ports are attached, segments that come begin, and guests live by the new words. So nobody is sent a frame who is
+not there, and no port is taken from a link that still needs it. Going back is the same way with the old configuration.
+Guests that go power down when the commit is final. Looks at the supervisor's parts and owns nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.config.check.verify import hint
+from appliance.config.commit import traffic_check
+from appliance.config.commit.engine import Step
+from appliance.config.schema.model import Config
+from appliance.errors import ConfigError
+from appliance.steering.kernel.layout import Outcome
+
+if TYPE_CHECKING:
+    from appliance.supervisor.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_LOST = (Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.NO_PROGRAM)
+
+
+class Appliance:
+    """The steps over the parts of a supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def steps(self) -> list[Step]:
+        """All of them, in order; a part that is added later finds its place here."""
+        return [
+            Step("first configuration", self._first),
+            Step("segments that go", self._segments_go),
+            Step("guests that come", self._guests_come),
+            Step("steering", self._steer, self._prepare, self._forget),
+            Step("segments", self._segments, self._segments_prepare),
+            Step("guests", self._guests, finish=self._guests_finish),
+            Step("access", self._access, self._access_prepare),
+            Step("system", self._system),
+        ]
+
+    async def _first(self, new: Config) -> None:
+        """There was no valid configuration since the start: the parts that waited for one come up with it."""
+        sup = self._supervisor
+        if sup.config is None:
+            await sup.steering.apply(new)
+            sup.segments.arrive(time.monotonic_ns(), new.segment, None, sup.faults)
+            await sup.configured(new)
+
+    async def _segments_go(self, new: Config) -> None:
+        sup = self._supervisor
+        relays = sup.segments.leave(new.segment)
+        sup.poke()
+        await sup.relays_closed(relays)
+
+    async def _guests_come(self, new: Config) -> None:
+        if self._supervisor.guests is not None:
+            await self._supervisor.guests.arrive(new)
+
+    async def _prepare(self, new: Config) -> None:
+        await self._supervisor.steering.prepare(new)
+
+    def _forget(self) -> None:
+        self._supervisor.steering.forget()
+
+    async def _steer(self, new: Config) -> None:
+        """From here on the supervisor has `new`: what is only being started now starts with it."""
+        sup = self._supervisor
+        await sup.steering.apply(new)
+        sup.config, sup.config_errors = new, []
+
+    async def _segments_prepare(self, new: Config) -> None:
+        """Only what board.toml names can ever be a port; whether it is plugged in is seen later."""
+        board = self._supervisor.board
+        if board is None:
+            return
+        ports = [port.name for port in board.port if port.role == "data"]
+        for segment in new.segment:
+            for key, port in (("lan", segment.lan), ("wan", segment.wan)):
+                if port not in ports:
+                    what = f'this board has no port "{port}"{hint(port, ports)}'
+                    raise ConfigError(f"segment {segment.name}: {key}", what)
+
+    async def _segments(self, new: Config) -> None:
+        sup = self._supervisor
+        keeper = sup.keeper.state if sup.keeper.present else None
+        sup.segments.arrive(time.monotonic_ns(), new.segment, keeper, sup.faults)
+        sup.poke()
+
+    async def _guests(self, new: Config) -> None:
+        if self._supervisor.guests is not None:
+            await self._supervisor.guests.apply(new)
+
+    async def _guests_finish(self, new: Config) -> None:
+        if self._supervisor.guests is not None:
+            await self._supervisor.guests.finish(new)
+
+    async def _access_prepare(self, new: Config) -> None:
+        if self._supervisor.access is not None:
+            await self._supervisor.access.prepare(new)
+
+    async def _access(self, new: Config) -> None:
+        """After everything that frames depend on: it may end the session that this commit came by."""
+        if self._supervisor.access is not None:
+            await self._supervisor.access.apply(new)
+
+    async def _system(self, new: Config) -> None:
+        """Host name; grace and watchdog go to the keeper with the next check-in."""
+        sup = self._supervisor
+        if sup.paths.root == Path("/"):
+            try:
+                socket.sethostname(new.system.hostname)
+            except OSError as error:
+                log.warning("host name %s: %s", new.system.hostname, error.strerror)
+        sup.poke()
+
+    def down(self) -> dict[str, str]:
+        """Guests that have no traffic now, and their state: a rule that blocks without them blocks from a commit on."""
+        guests = self._supervisor.guests
+        rows = guests.summary() if guests is not None else []
+        return {str(row["name"]): str(row["state"]) for row in rows if not row["lease_ms"]}
+
+    def look(self) -> traffic_check.Look:
+        """The appliance as it is now, for the proof of a commit."""
+        sup = self._supervisor
+        datapath = sup.steering.datapath
+        counts = datapath.port_counts() if datapath is not None else {}
+        segments = {}
+        for name, unit in sup.segments.units.items():
+            ports = [count for (segment, _), count in counts.items() if segment == name]
+            came = sum(port.total for port in ports)
+            lost = sum(port.frames[outcome] for port in ports for outcome in _LOST)
+            segments[name] = traffic_check.Segment(
+                inline=unit.machine.relay == "inline",
+                faults={str(cause): text for cause, text in {**unit.faults, **sup.faults(name)}.items()},
+                came=came,
+                went=came - lost,
+                lost=lost,
+            )
+        return traffic_check.Look(datapath.generation if datapath is not None else None, segments)

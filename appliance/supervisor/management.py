@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Puts the part "access" together and offers its methods: events, management, sessions.
+
+Called once by the supervisor; everything made here lives as long as bypassd.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from appliance.api.rpc import Param, Params
+from appliance.management.manager import Access
+from appliance.supervisor.metrics import collect
+from appliance.support.service import Support
+from appliance.telemetry.events import Severity
+from appliance.telemetry.metrics_server import Endpoint
+from appliance.telemetry.syslog import Syslog
+
+if TYPE_CHECKING:
+    from appliance.supervisor.supervisor import Supervisor
+
+WORDS = tuple(severity.word for severity in Severity)
+
+
+def compose(sup: Supervisor) -> Access:
+    """The part, wired to the events and the control socket."""
+    sup.events.listen(lambda event: sup.control.publish("event", event.to_json()))
+    space = sup.lan.space
+    access = Access(
+        sup.config,
+        sup.board,
+        sup.paths,
+        sup.events,
+        lan=sup.lan,
+        endpoint=Endpoint(lambda: collect(sup), space),
+        syslog=Syslog(sup.events, space, socket.gethostname, os.getpid()),
+        opened=sup.control.open_to_group,
+    )
+    _register(sup, access)
+    support = Support(sup.paths.run / "support", sup.paths.root, sup.registry, access.memory.secrets)
+    sup.registry.add("support.bundle", support.bundle, "operator", "collect everything that explains the state")
+    return access
+
+
+def _register(sup: Supervisor, access: Access) -> None:
+    async def events(params: Params) -> object:
+        count = int(params.get("count", 200))
+        severity = Severity[str(params.get("severity", "info")).upper()]
+        return [event.to_json() for event in sup.events.newest(count if count > 0 else None, severity)]
+
+    async def management(_: Params) -> object:
+        return access.show()
+
+    async def sessions(_: Params) -> object:
+        return access.logins.sessions.show()
+
+    async def unblock(params: Params) -> object:
+        return {"message": f"{await access.logins.unblock(str(params['address']))} may log in again"}
+
+    add = sup.registry.add
+    count = Param("integer", "how many, the newest; 0: all in memory", required=False)
+    least = Param("string", "this and what is worse", required=False, choices=WORDS)
+    add("events.show", events, doc="events with cause and severity", params={"count": count, "severity": least})
+    add("management.show", management, doc="management port, SSH, users, metrics, syslog")
+    add("sessions.show", sessions, doc="who is logged in over SSH")
+    address = {"address": Param("string", "an address that is shut out")}
+    add("management.unblock", unblock, "admin", "let an address in again after failed logins", address)

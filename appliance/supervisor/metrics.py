@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which metrics there are: from the state of bypassd's parts to families. Reads only; quick enough for the event loop.
+
+Names, labels and units are a promise to dashboards (console/monitoring/): a change there is a change here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from appliance import __version__
+from appliance.guest.lifecycle import State as GuestState
+from appliance.segment.machine import State as SegmentState
+from appliance.steering.kernel.counters import Counters, DeviceCount
+from appliance.telemetry.events import Severity
+from appliance.telemetry.openmetrics import Family
+
+if TYPE_CHECKING:
+    from appliance.supervisor.supervisor import Supervisor
+
+RELAY_STATES = ("inline", "bypass", "disconnect", "unknown")
+
+
+def collect(sup: Supervisor) -> list[Family]:
+    """Everything, at one moment."""
+    now = time.monotonic_ns()
+    datapath = sup.steering.datapath
+    counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
+    families = [*_supervisor(sup, now), *_segments(sup), *_guests(sup), *traffic(counters), *_access(sup)]
+    moved = Family("transitions", "counter", "Changes of state, by what changed and where it went")
+    for (kind, name, to), count in sorted(sup.events.moves.items()):
+        moved.add(count, kind=kind, name=name, to=to)
+    return [*families, moved]
+
+
+def _supervisor(sup: Supervisor, now: int) -> list[Family]:
+    about = Family("build", "info", "Version of the appliance")
+    about.add(1, version=__version__, board=sup.board.name if sup.board else "unknown")
+    started = Family("supervisor_start_time_seconds", "gauge", "When bypassd started, in Unix time", "seconds")
+    started.add(round(time.time() - (now - sup.began) / 1e9, 3))
+    restarts = Family("supervisor_restarts", "counter", "How often the keeper started bypassd again")
+    armed = Family("watchdog_armed", "gauge", "1 while the hardware watchdog counts")
+    state = sup.keeper.state if sup.keeper.present else None
+    if state is not None:
+        restarts.add(state.restarts)
+        armed.add(1 if state.watchdog_ms else 0)
+    running = Family("part_running", "gauge", "1 while this part of bypassd runs")
+    silent = Family("part_silence_seconds", "gauge", "How long ago this part checked in", "seconds")
+    ages = sup.check_ins.ages(now)
+    for name, word in sup.part_states.items():
+        running.add(1 if word == "running" else 0, part=name)
+        if name in ages:
+            silent.add(ages[name] / 1e9, part=name)
+    valid = Family("config_valid", "gauge", "1 while the configuration is valid")
+    valid.add(1 if sup.config is not None else 0)
+    reset = Family("last_reset", "info", "What the last reset was")
+    reset.add(1, kind=sup.crash_log.reset.kind)
+    events = Family("events", "counter", "Events since bypassd started, by severity")
+    for severity in Severity:
+        events.add(sup.events.counts[severity], severity=severity.word)
+    return [about, started, restarts, armed, running, silent, valid, reset, events]
+
+
+def _segments(sup: Supervisor) -> list[Family]:
+    inline = Family("segment_inline", "gauge", "1 while the relay is inline: frames reach the appliance")
+    state = Family("segment_state", "gauge", "1 for the state that the segment's machine is in")
+    relay = Family("relay_position", "gauge", "1 for where the keeper says that the relay stands")
+    why = Family("segment_cause", "info", "Why the segment is where it is")
+    link = Family("port_link_up", "gauge", "1 while the port has a link")
+    for row in sup.segments.show():
+        name = row["name"]
+        inline.add(1 if row["relay"] == "inline" else 0, segment=name)
+        state.states(str(row["state"]), SegmentState, segment=name)
+        relay.states(str(row["relay"]), RELAY_STATES, segment=name)
+        why.add(1, segment=name, cause=row["cause"])
+        for side in ("lan", "wan"):
+            link.add(1 if row[f"{side}_link"] == "up" else 0, segment=name, side=side, port=row[side])
+    return [inline, state, relay, why, link]
+
+
+def _guests(sup: Supervisor) -> list[Family]:
+    state = Family("guest_state", "gauge", "1 for the state that the guest is in")
+    up = Family("guest_available", "gauge", "1 while the guest may have frames")
+    lease = Family("guest_lease_seconds", "gauge", "How much longer the guest's lease lasts; 0 = expired", "seconds")
+    restarts = Family("guest_restarts", "counter", "How often the guest was started again")
+    latency = Family("guest_latency_seconds", "histogram", "In-band heartbeats: time through the guest", "seconds")
+    now = time.monotonic_ns()
+    for guest in sup.guests.guests() if sup.guests is not None else ():
+        remaining = guest.lease.remaining(now)
+        state.states(guest.state.value, (each.value for each in GuestState), guest=guest.name)
+        up.add(1 if remaining else 0, guest=guest.name)
+        lease.add(remaining / 1e9, guest=guest.name)
+        restarts.add(guest.restarts.count, guest=guest.name)
+        latency.add(guest.run_now.watch.histogram if guest.run_now else None, guest=guest.name)
+    return [state, up, lease, restarts, latency]
+
+
+def _access(sup: Supervisor) -> list[Family]:
+    failed = Family("failed_logins", "counter", "Failed logins over SSH")
+    shut_out = Family("shut_out_networks", "gauge", "Networks that may not log in for a while")
+    sessions = Family("ssh_sessions", "gauge", "Who is logged in over SSH")
+    sent = Family("syslog_sent", "counter", "Events sent to a syslog server")
+    lost = Family("syslog_lost", "counter", "Events thrown away because a syslog server could not be reached")
+    if sup.access is not None:
+        failed.add(sup.access.logins.failures)
+        shut_out.add(len(sup.access.logins.shut_out()))
+        sessions.add(len(sup.access.logins.sessions.show()))
+        for row in sup.access.syslog.show():
+            sent.add(float(str(row["sent"])), server=row["server"])
+            lost.add(float(str(row["lost"])), server=row["server"])
+    return [failed, shut_out, sessions, sent, lost]
+
+
+def traffic(counters: Counters) -> list[Family]:
+    """Ports, rules and hops from the datapath's counters."""
+    port = {key: Family(f"port_{key}", "counter", text) for key, text in (
+        ("frames", "Frames that came in by a port"), ("bytes", "Bytes that came in by a port"),
+        ("dropped_frames", "Frames that came in by a port and ended here, for a named reason"))}  # fmt: skip
+    outcome = Family("port_outcome_frames", "counter", "Frames that came in by a port, by what became of them")
+    for (segment, side), count in counters.ports.items():
+        labels = {"segment": segment, "side": side.name.lower()}
+        port["frames"].add(count.total, **labels)
+        port["bytes"].add(sum(count.octets.values()), **labels)
+        port["dropped_frames"].add(count.dropped, **labels)
+        _outcomes(outcome, count, labels)
+    rule = {key: Family(f"rule_{key}", "counter", text) for key, text in (
+        ("frames", "Frames that a rule matched"), ("bytes", "Bytes that a rule matched"),
+        ("to_hop_frames", "Frames that a rule sent to a hop"),
+        ("bypassed_frames", "Frames that a rule matched and no hop could take, which went straight"),
+        ("blocked_frames", "Frames that a rule matched and no hop could take, which were blocked"))}  # fmt: skip
+    for name, matched in counters.rules.items():
+        for key, value in (("frames", matched.frames), ("bytes", matched.octets), ("to_hop_frames", matched.to_hop),
+                           ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked)):  # fmt: skip
+            rule[key].add(value, rule=name)
+    hop = {key: Family(f"hop_{key}", "counter", text) for key, text in (
+        ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),
+        ("returned_frames", "Frames that came out of a hop, heartbeats included"),
+        ("unmatched_frames", "Frames that came out of a hop and belonged to no path"),
+        ("bad_tag_frames", "Frames with a tag that names no next hop"))}  # fmt: skip
+    skipped = Family("hop_skipped_frames", "counter", "Frames that went around a hop, by reason")
+    for name, there in counters.hops.items():
+        values: dict[str, Any] = {"sent_frames": there.to_frames, "sent_bytes": there.to_octets,
+                                  "returned_frames": there.from_frames, "unmatched_frames": there.returned_unmatched,
+                                  "bad_tag_frames": there.bad_tag}  # fmt: skip
+        for key, value in values.items():
+            hop[key].add(value, hop=name)
+        for reason, frames in there.skipped.items():
+            skipped.add(frames, hop=name, reason=reason.name.lower())
+    return [*port.values(), outcome, *rule.values(), *hop.values(), skipped]
+
+
+def _outcomes(family: Family, count: DeviceCount, labels: dict[str, str]) -> None:
+    for each, frames in count.frames.items():
+        family.add(frames, **labels, outcome=each.name.lower())

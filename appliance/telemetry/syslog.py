@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Events to syslog servers: RFC 5424 messages, over UDP (RFC 5426), TCP (RFC 6587) or TLS (RFC 5425), octets counted.
+
+Out of the management port, from the moment it has an address. What cannot be sent waits, newest QUEUE messages a
+server, and is sent when the server is there again; what had to be thrown away meanwhile is counted and said to the
+server itself. Nothing here waits for a server: a task a server does. The format is pure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from appliance.config.schema import model
+from appliance.errors import UnreachableError
+from appliance.system.namespace import Namespace
+from appliance.telemetry.events import Event, Events, Severity
+
+if TYPE_CHECKING:
+    import ssl
+
+log = logging.getLogger(__name__)
+
+FACILITY = 16  # local0
+ENTERPRISE = 32473  # RFC 5612: for examples and documentation; no number of our own is registered
+QUEUE = 1000
+FIRST_RETRY, LAST_RETRY, TIMEOUT = 1.0, 60.0, 10.0  # seconds
+QUIET = 600.0  # seconds between two log lines about the same server
+DEFAULT_PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
+
+
+class Server(NamedTuple):
+    """Where messages go."""
+
+    transport: str
+    address: str
+    port: int
+    ca: str = ""  # tls: whom to believe
+    name: str = ""  # tls: in its certificate
+
+    @classmethod
+    def parse(cls, url: str, ca: str = "", name: str = "") -> Server:
+        """From the configuration, which was checked."""
+        parts = urlsplit(url)
+        server = cls(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+        return server._replace(ca=ca, name=name or server.address) if server.transport == "tls" else server
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Which server it is, whatever it must prove."""
+        return self.transport, self.address, self.port
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """Of its address."""
+        return socket.AF_INET6 if ipaddress.ip_address(self.address).version == 6 else socket.AF_INET
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What it must prove; None where it proves nothing."""
+        if self.transport != "tls":
+            return None
+        import ssl  # slow to import, and few ask for it
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # name and certificate are checked, TLS 1.2 or newer
+        context.load_verify_locations(cadata=self.ca)
+        return context
+
+
+def message(event: Event, hostname: str, pid: int) -> bytes:
+    """One RFC 5424 message. The text begins with a byte order mark, which says that it is UTF-8."""
+    when = event.when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{event.when.microsecond:06d}Z"
+    priority = FACILITY * 8 + event.severity
+    data = f'[bypass@{ENTERPRISE} source="{_value(event.source)}" cause="{_value(event.cause)}"]'
+    kind = event.source.partition(" ")[0]
+    head = f"<{priority}>1 {when} {_name(hostname, 255)} bypassd {pid} {_name(kind, 32)} {data} "
+    return head.encode("utf-8") + b"\xef\xbb\xbf" + _text(f"{event.source}: {event.text}").encode("utf-8")
+
+
+def _name(text: str, limit: int) -> str:
+    """A header field: printable ASCII without spaces, or "-"."""
+    return "".join(c for c in text if "!" <= c <= "~")[:limit] or "-"
+
+
+def _value(text: str) -> str:
+    """A parameter value: three characters are escaped."""
+    return _text(text).replace("\\", "\\\\").replace('"', '\\"').replace("]", "\\]")
+
+
+def _text(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)[:2000].encode("utf-8", "replace").decode("utf-8")
+
+
+class Sender:
+    """One server: its queue, and a task that empties it. Lives while the server is configured."""
+
+    def __init__(self, server: Server, space: Namespace, hostname: Callable[[], str], pid: int) -> None:
+        self.server, self._space, self._hostname, self._pid = server, space, hostname, pid
+        self.sent = self.lost = 0
+        self.trouble = ""
+        self._queue: deque[Event] = deque()
+        self._sending: Event | None = None  # taken from the queue, not sent yet
+        self._unsaid = 0  # lost ones that the server was not told of
+        self._new = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Queue an event; when the queue is full the oldest one goes."""
+        if len(self._queue) >= QUEUE:
+            self._queue.popleft()
+            self.lost += 1
+            self._unsaid += 1
+        self._queue.append(event)
+        self._new.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many are not sent yet."""
+        return len(self._queue) + (self._sending is not None)
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        delay, said = FIRST_RETRY, -QUIET
+        while True:
+            try:
+                await (self._datagrams() if self.server.transport == "udp" else self._stream())
+            except (OSError, UnreachableError, TimeoutError) as error:
+                why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
+                delay = min(2 * delay, LAST_RETRY) if self.trouble else FIRST_RETRY
+                if time.monotonic() - said > QUIET:
+                    said = time.monotonic()
+                    log.warning("syslog server %s: %s: events wait", self.server.address, why)
+                self.trouble = why
+            await asyncio.sleep(delay)
+
+    async def _datagrams(self) -> None:
+        link = self._space.client(self.server.family, socket.SOCK_DGRAM)
+        try:
+            link.connect((self.server.address, self.server.port))
+            while True:
+                event = await self._next()
+                link.send(message(event, self._hostname(), self._pid))  # an earlier ICMP error shows here
+                self._done()
+        finally:
+            link.close()
+
+    async def _stream(self) -> None:
+        loop = asyncio.get_running_loop()
+        link = self._space.client(self.server.family, socket.SOCK_STREAM)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await loop.sock_connect(link, (self.server.address, self.server.port))
+                context = self.server.tls()
+                name = self.server.name if context else None
+                reader, writer = await asyncio.open_connection(sock=link, ssl=context, server_hostname=name)
+        except BaseException:
+            link.close()
+            raise
+        try:
+            writer.transport.set_write_buffer_limits(high=1, low=0)  # drained is sent; TLS never drains with 0
+            while True:
+                text = message(await self._next_or_hang_up(reader), self._hostname(), self._pid)
+                async with asyncio.timeout(TIMEOUT):
+                    writer.write(f"{len(text)} ".encode() + text)
+                    await writer.drain()
+                self._done()
+        finally:
+            writer.transport.abort()
+
+    async def _next_or_hang_up(self, reader: asyncio.StreamReader) -> Event:
+        """The next event; ConnectionResetError when the server leaves before there is one (it never says anything)."""
+        event = asyncio.ensure_future(self._next())
+        left = asyncio.ensure_future(reader.read(256))
+        try:
+            await asyncio.wait({event, left}, return_when=asyncio.FIRST_COMPLETED)
+            if left.done() and not left.result():
+                raise ConnectionResetError("it closed the connection")
+            return await event
+        finally:
+            for task in (event, left):
+                task.cancel()
+            await asyncio.gather(event, left, return_exceptions=True)
+
+    async def _next(self) -> Event:
+        """The event to send now; the same one again until `_done`."""
+        while self._sending is None:
+            if self._queue:
+                self._sending = self._queue.popleft()
+            else:
+                self._new.clear()
+                await self._new.wait()
+        return self._sending
+
+    def _done(self) -> None:
+        assert self._sending is not None
+        when, self._sending, self.trouble = self._sending.when, None, ""
+        self.sent += 1
+        if self._unsaid:
+            text = f"{self._unsaid} events were not sent: this server could not be reached"
+            self._queue.appendleft(Event(when, Severity.WARNING, "syslog", text, ""))
+            self._unsaid = 0
+
+
+class Syslog:
+    """All servers. Owned by the part "access", which says when there is a way out."""
+
+    def __init__(self, events: Events, space: Namespace, hostname: Callable[[], str], pid: int) -> None:
+        self._space, self._hostname, self._pid = space, hostname, pid
+        self._severity = Severity.INFO
+        self._senders: dict[tuple[str, str, int], tuple[Sender, asyncio.Task[None]]] = {}
+        events.listen(self._event)
+
+    def apply(self, tasks: asyncio.TaskGroup, wish: model.Syslog) -> None:
+        """Send to these servers from now on, by tasks of this group; those that stay keep their queue, also where they
+        must prove themselves in another way now: that is tried at once."""
+        self._severity = Severity[wish.severity.upper()]
+        wanted = {
+            server.place: server for server in (Server.parse(url, wish.ca, wish.server_name) for url in wish.servers)
+        }
+        for place in [place for place in self._senders if place not in wanted]:
+            self._senders.pop(place)[1].cancel()
+        for place, server in wanted.items():
+            sender, task = self._senders.get(place, (None, None))
+            if sender and task:
+                if sender.server == server:
+                    continue
+                task.cancel()
+                sender.server = server
+            else:
+                sender = Sender(server, self._space, self._hostname, self._pid)
+            self._senders[place] = (sender, tasks.create_task(sender.run(), name=f"syslog {server.address}"))
+
+    def stop(self) -> None:
+        """End all tasks."""
+        for _, task in self._senders.values():
+            task.cancel()
+        self._senders.clear()
+
+    def show(self) -> list[dict[str, object]]:
+        """One row a server."""
+        return [
+            {
+                "server": f"{sender.server.transport}://{sender.server.address} port {sender.server.port}",
+                "sent": sender.sent,
+                "waiting": sender.waiting,
+                "lost": sender.lost,
+                "detail": sender.trouble,
+            }
+            for sender, _ in self._senders.values()
+        ]
+
+    def _event(self, event: Event) -> None:
+        if event.severity <= self._severity:
+            for sender, _ in self._senders.values():
+                sender.put(event)
+
+
+__all__ = ["Sender", "Server", "Syslog", "message"]

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Simulator of the reference board: connectors, relay, LED, watchdog's second stage and power around a QEMU machine."""
+
+from simulator.board import Board, BoardError
+from simulator.events import BoardPanic, Event, WaitTimeout
+from simulator.host import Host
+from simulator.machine import Accelerator, Drive, Payload
+from simulator.shell import CommandFailed, Result
+from simulator.simulator import Timing
+
+__all__ = [
+    "Accelerator",
+    "Board",
+    "BoardError",
+    "BoardPanic",
+    "CommandFailed",
+    "Drive",
+    "Event",
+    "Host",
+    "Payload",
+    "Result",
+    "Timing",
+    "WaitTimeout",
+]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`python -m simulator [--dir DIR] run`, and the words for a second terminal: status, log, power, reset, unplug ..."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from simulator import accel, payload
+from simulator.board import Board, BoardError
+from simulator.control import ask, connect
+from simulator.events import Event
+from simulator.machine import Accelerator
+from simulator.simulator import Timing
+from simulator.terminal import Terminal
+
+BUILD = Path("build/qemu-x86_64")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (BoardError, FileNotFoundError, ConnectionError) as error:
+        print(f"simulator: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="simulator", description="Simulator of the reference board around QEMU.")
+    parser.add_argument("--dir", type=Path, default=BUILD / "run", help="the board's files and control socket")
+    words = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = words.add_parser("run", help="power the board and give its serial console in this terminal")
+    run.add_argument("--artefacts", type=Path, default=BUILD, help="where the image is")
+    run.add_argument("--prefix", help="of the namespaces' names (default: the first free of tw, tw2, ...)")
+    run.add_argument("--relay-ms", type=float, default=5.0, help="the contacts' flight")
+    run.add_argument("--flap-ms", type=float, default=0.0, help="links down after the relay moved")
+    run.add_argument("--second-stage-s", type=float, default=5.0, help="hard reset after the watchdog's NMI")
+    run.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    run.add_argument("--append", default="", help="more words for the kernel's command line")
+    run.add_argument("--no-debug", action="store_true", help="no root shell on the second serial port")
+    run.add_argument("--events", action="store_true", help="show transitions on standard error")
+    run.set_defaults(command=_run)
+
+    for name, text in (("status", "what a person before the board sees"), ("reset", "press the reset button"),
+                       ("nmi", "press the NMI button"), ("pause", "freeze the processors"),
+                       ("resume", "let them go on")):  # fmt: skip
+        words.add_parser(name, help=text).set_defaults(command=_order, do=name)
+    power = words.add_parser("power", help="pull the plug, put it in again, press the power button")
+    power.add_argument("how", choices=("cut", "on", "button"))
+    power.set_defaults(command=_order, do="power")
+    for name in ("unplug", "plug"):
+        cable = words.add_parser(name, help=f"{name} the cable of one side")
+        cable.add_argument("side", choices=("lan", "wan"))
+        cable.set_defaults(command=_order, do=name)
+    relay = words.add_parser("relay", help="where the relay stands; `relay log`: its transitions")
+    relay.add_argument("what", nargs="?", choices=("log",))
+    relay.set_defaults(command=_relay)
+    log = words.add_parser("log", help="all transitions")
+    log.set_defaults(command=_log)
+    attach = words.add_parser("attach", help="a serial port in this terminal as well")
+    attach.add_argument("port", choices=("console", "debug"))
+    attach.set_defaults(command=_attach)
+    return parser
+
+
+# run
+
+
+def _run(options: argparse.Namespace) -> int:
+    artefacts, directory = options.artefacts.resolve(), options.dir.resolve()
+    load = payload.image(artefacts, directory, debug=not options.no_debug, append=options.append)
+    found = _accelerator(options.accel, load.kernel, artefacts / "accelerator.json")
+    timing = Timing(options.relay_ms, options.flap_ms, options.second_stage_s)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended_by_signal)
+    with Board(directory, load, prefix=options.prefix, timing=timing, accelerator=found) as board:
+        print(_banner(board, found, options.dir), file=sys.stderr, flush=True)
+        terminal = Terminal(board.console.send)
+        shown = _Events(terminal, options.events)
+        terminal.on_events = shown.toggle
+        board.console.sinks.append(terminal.show)
+        board.events.listeners.append(shown)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, lambda *_: terminal.leave())
+        board.power_on()
+        terminal.run()
+    print("\r\n[board off, wires taken down]", file=sys.stderr)
+    return 0
+
+
+def _ended_by_signal(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _accelerator(wanted: str, kernel: Path, cache: Path) -> Accelerator:
+    if wanted != "auto":
+        return Accelerator(wanted, "as asked", accel.program(kernel))
+    return accel.choose(kernel, cache)
+
+
+class _Events:
+    """Shows transitions on request, and ends the session when the appliance switches itself off."""
+
+    def __init__(self, terminal: Terminal, shown: bool) -> None:
+        self._terminal = terminal
+        self._shown = shown
+
+    def toggle(self) -> None:
+        self._shown = not self._shown
+        print(f"\r\n[transitions {'shown' if self._shown else 'not shown'}]\r", file=sys.stderr, flush=True)
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "power" and event["state"] == "off":
+            if event["cause"] == "guest shut down":
+                self._terminal.leave()
+            elif event["cause"] != "simulator stopped":
+                self._terminal.show(f"\r\n[power off: {event['cause']}]\r\n".encode())
+        if self._shown and event["event"] in ("relay", "led", "watchdog", "reset", "panic", "power", "link"):
+            self._terminal.show(f"\r\n[{line(event)}]\r\n".encode())
+
+
+def _banner(board: Board, found: Accelerator, directory: Path) -> str:
+    """At most 80 columns wide, and each command as it can be typed where `make run` was."""
+    prefix, place = board.prefix, directory
+    there = "" if place == BUILD / "run" else f" --dir {place}"
+    return f"""
+   {prefix}-lan  10.77.0.1                                   {prefix}-wan  10.77.0.2
+   fd77::1  ==== [lan] -- relay: bypass until driven -- [wan] ====  fd77::2
+                   |                                      |
+                 lan0 ========= the appliance ========= wan0
+                                      |
+                                    mgmt0 ==== {prefix}-mgmt  10.88.0.1
+
+   computing with   {found.name}
+                    {found.why}
+   across the link  ip netns exec {prefix}-lan ping 10.77.0.2
+   second terminal  export PYTHONPATH=board; then
+                    build/venv/bin/python -m simulator{there} COMMAND
+                    (status, relay log, power cut, power on, reset, unplug lan)
+   transitions      {place}/events.jsonl
+   console log      {place}/console.log
+   keys here        Ctrl-A x: end   Ctrl-A e: transitions   Ctrl-A h: help
+"""
+
+
+# second terminal
+
+
+def _reply(options: argparse.Namespace, request: dict[str, Any]) -> Any:
+    try:
+        reply = ask(options.dir, request)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise BoardError(f"no board runs in {options.dir}: start one with `make run`") from error
+    if "error" in reply:
+        raise BoardError(reply["error"])
+    return reply["ok"]
+
+
+def _order(options: argparse.Namespace) -> int:
+    request = {"do": f"power {options.how}" if options.do == "power" else options.do}
+    if "side" in options:
+        request["side"] = options.side
+    status = _reply(options, request)
+    for key, value in status.items():
+        text = ", ".join(f"{name} {state}" for name, state in value.items()) if isinstance(value, dict) else value
+        print(f"{key:10} {text}")
+    return 0
+
+
+def line(event: Event) -> str:
+    """One transition for a human."""
+    known = ("n", "mono_ns", "wall", "event")
+    rest = "  ".join(f"{key}={value}" for key, value in event.items() if key not in known)
+    return f"{event['wall'][11:23]}  {event['mono_ns'] / 1e9:14.6f}  {event['event']:10} {rest}"
+
+
+def _relay(options: argparse.Namespace) -> int:
+    if options.what == "log":
+        return _log(options, "relay")
+    print(_reply(options, {"do": "status"})["relay"])
+    return 0
+
+
+def _log(options: argparse.Namespace, only: str = "") -> int:
+    for event in _reply(options, {"do": "log"}):
+        if not only or event["event"] == only:
+            print(line(event))
+    return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    try:
+        client = connect(options.dir)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise BoardError(f"no board runs in {options.dir}: start one with `make run`") from error
+    with client:
+        client.sendall(json.dumps({"do": "attach", "port": options.port}).encode() + b"\n")
+        terminal = Terminal(client.sendall)
+        print("[Ctrl-A x leaves]", file=sys.stderr)
+        _copy(client.fileno(), terminal)
+    return 0
+
+
+def _copy(source: int, terminal: Terminal) -> None:
+    def pump() -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(source, 4096):
+                terminal.show(data)
+        terminal.leave()
+
+    threading.Thread(target=pump, daemon=True).start()
+    terminal.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

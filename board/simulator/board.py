@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The simulated board as tests and tools hold it: `with Board(directory, payload) as board: board.power_on()`.
+
+A Board owns a directory (logs, ERST store, control socket, data disk), the namespaces `<prefix>-*`, a thread with the
+event loop in which the electronics run, and every process started through its hosts. All that ends with `close`, which
+also runs at the interpreter's exit. All methods are for any thread and block until done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import fcntl
+import os
+import re
+import shlex
+import threading
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from simulator.control import ControlServer
+from simulator.events import Event, EventLog, Predicate
+from simulator.host import Host
+from simulator.machine import Accelerator, Payload
+from simulator.serial import SerialPort
+from simulator.shell import DebugShell, Result
+from simulator.simulator import Simulator, Timing
+from simulator.wires import Side, Wires
+
+T = TypeVar("T")
+CALL_S = 60.0
+
+
+class BoardError(Exception):
+    """The board could not be set up; the text says what is in the way and what to do."""
+
+
+class Board:
+    """One simulated board. `prefix` names its namespaces; left out, the first free of tw, tw2, tw3 ... is taken."""
+
+    def __init__(
+        self,
+        directory: Path,
+        payload: Payload,
+        *,
+        prefix: str | None = None,
+        timing: Timing | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.directory = directory.resolve()
+        self.payload = payload
+        self.accelerator = accelerator or Accelerator()
+        self._timing = timing or Timing()
+        self._wanted_prefix = prefix
+        self._lock = -1
+        self._open = False
+
+    def __enter__(self) -> Board:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Put up namespaces and wires, connectors joined, power off. Raises BoardError."""
+        if os.geteuid() != 0:
+            raise BoardError("the board simulator makes network namespaces and must run as root")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise BoardError(
+                f"another board simulator is using {self.directory}: end it, or give another --dir"
+            ) from error
+        self._wires = wires = self._claim()
+        self.prefix = wires.prefix
+        self.events = EventLog(self.directory / "events.jsonl")
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._trouble)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="board", daemon=True)
+        self._thread.start()
+        self._open = True
+        atexit.register(self.close)
+        try:
+            check = self.events.check
+            self.console = SerialPort("ttyS0", self._loop, self.directory / "console.log", check, self._console_panic)
+            self.debug = SerialPort("ttyS1", self._loop, self.directory / "debug.log", self._check_debug)
+            self.events.listeners.append(self._wake)
+            self._shell = DebugShell(self.debug)
+            self._call(self._start(wires))
+        except RuntimeError as error:
+            self.close()
+            raise BoardError(f"the board's namespaces cannot be made: {error}") from error
+        self.lan = Host(wires.host("lan"), "10.77.0.1", "fd77::1")
+        self.wan = Host(wires.host("wan"), "10.77.0.2", "fd77::2")
+        self.mgmt = Host(wires.host("mgmt"), "10.88.0.1", "fd88::1")
+
+    def close(self) -> None:
+        """Power off and leave nothing behind. May be called again."""
+        if not self._open:
+            return
+        self._open = False
+        atexit.unregister(self.close)
+        for name in ("lan", "wan", "mgmt"):
+            if host := getattr(self, name, None):
+                host.close()
+        try:
+            if hasattr(self, "_simulator"):
+                self._call(self._stop())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._wires.destroy()
+            for part in ("console", "debug", "events"):
+                if hasattr(self, part):
+                    getattr(self, part).close()
+            os.close(self._lock)
+
+    # power and buttons
+
+    def power_on(self) -> None:
+        """Start the machine; returns when its processors run. Raises BoardError when it is on or QEMU refuses."""
+        try:
+            self._call(self._simulator.power_on(self.payload, self.accelerator))
+        except Exception as error:
+            raise BoardError(f"power on: {error}") from error
+
+    def power_cut(self) -> Event:
+        """Pull the plug (kill -9 of QEMU); returns the fault event, whose `mono_ns` is just before."""
+        fault = self.fault("power cut")
+        self._call(self._simulator.power_cut())
+        return fault
+
+    def power_button(self) -> None:
+        self._call(self._simulator.power_button())
+
+    def reset(self) -> Event:
+        fault = self.fault("reset button")
+        self._call(self._simulator.reset())
+        return fault
+
+    def nmi(self) -> Event:
+        """Press the NMI button: the kernel panics, so use it inside `panic_ordered`."""
+        fault = self.fault("nmi button")
+        self._call(self._simulator.nmi())
+        return fault
+
+    def pause(self) -> None:
+        self._call(self._simulator.pause())
+
+    def resume(self) -> None:
+        self._call(self._simulator.resume())
+
+    def unplug(self, side: Side) -> Event:
+        fault = self.fault(f"unplug {side}")
+        self._loop_do(self._simulator.set_plugged, side, False)
+        return fault
+
+    def plug(self, side: Side) -> None:
+        self._loop_do(self._simulator.set_plugged, side, True)
+
+    def fault(self, what: str) -> Event:
+        """Write down that a fault is about to be made; the returned event's `n` serves as mark, `mono_ns` as time."""
+        return self.events.add("fault", what=what)
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        return self._call(self._simulator.qmp(command, arguments))
+
+    @property
+    def qemu_pid(self) -> int | None:
+        machine = self._simulator.machine
+        return machine.pid if machine else None
+
+    # looking
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self._loop_do(self._simulator.status)
+        return status
+
+    @property
+    def relay(self) -> str:
+        return str(self.status()["relay"])
+
+    @property
+    def led(self) -> str:
+        return str(self.status()["led"])
+
+    def wait_event(
+        self, predicate: Predicate | None = None, *, since: int = 0, timeout: float = 60.0, **fields: Any
+    ) -> Event:
+        """The first event from mark `since` on with these fields (`event="relay", state="inline"`), see EventLog."""
+        return self.events.wait(predicate, since=since, timeout=timeout, **fields)
+
+    def wait_relay(self, state: str, timeout: float = 60.0) -> Event:
+        """Wait until the relay stands at `state` (it may already); returns the event of its last move."""
+        while True:
+            mark = self.events.mark()
+            last = self.events.last(event="relay")
+            if last and last["state"] == state:
+                return last
+            self.events.wait(event="relay", state=state, since=mark, timeout=timeout)
+
+    def wait_inline(self, timeout: float = 90.0) -> Event:
+        return self.wait_relay("inline", timeout)
+
+    def wait_bypass(self, timeout: float = 60.0) -> Event:
+        return self.wait_relay("bypass", timeout)
+
+    def panic_ordered(self) -> AbstractContextManager[None]:
+        """Panics in this block are wanted and fail nothing."""
+        return self.events.panic_ordered()
+
+    def sh(self, command: str, timeout: float = 60.0, check: bool = True) -> Result:
+        """Run a command as root in the board, through the debug shell on ttyS1 (see DebugShell.run)."""
+        return self._shell.run(command, timeout, check)
+
+    def pids(self, words: str) -> list[int]:
+        """Processes in the board whose command line has these words (`bypass-keeper`, `-m appliance`)."""
+        # the first letter in brackets: grep must not find itself
+        pattern = shlex.quote(f"[{words[0]}]{re.escape(words[1:])}".replace("\\ ", "."))
+        found = self.sh(f"cd /proc && grep -l -a -- {pattern} [0-9]*/cmdline 2>/dev/null || true").output
+        return [int(path.split("/")[0]) for path in found.split()]
+
+    # inside
+
+    def _claim(self) -> Wires:
+        names = [self._wanted_prefix] if self._wanted_prefix else ["tw", *(f"tw{number}" for number in range(2, 100))]
+        for name in names:
+            wires = Wires(name)
+            if wires.claim():
+                return wires
+        os.close(self._lock)
+        raise BoardError(f"the names {names[0]}-* are used by another board simulator")
+
+    async def _start(self, wires: Wires) -> None:
+        simulator = Simulator(self.directory, wires, self.events, self.console, self.debug, self._timing)
+        simulator.on_start = self._shell.forget
+        self._simulator = simulator
+        self._control = ControlServer(self.directory, simulator, self.events, self._power_on_async)
+        simulator.start()
+        await self._control.start()
+
+    async def _power_on_async(self) -> None:
+        await self._simulator.power_on(self.payload, self.accelerator)
+
+    async def _stop(self) -> None:
+        await self._control.stop()
+        await self._simulator.stop()
+
+    def _check_debug(self) -> None:
+        self.events.check()
+        power = self.events.last(event="power")
+        if power is None or power["state"] == "off":
+            raise BoardError(f"no answer from the debug shell: the machine is off ({power and power['cause']})")
+
+    def _console_panic(self, text: str) -> None:
+        self.events.add("panic", source="console", text=text)
+
+    def _wake(self, event: Event) -> None:
+        if event["event"] in ("panic", "power", "reset"):
+            self.console.wake()
+            self.debug.wake()
+
+    def _trouble(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.events.add("trouble", text=f"{context.get('message')}: {context.get('exception')!r}")
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_S)
+
+    def _loop_do(self, function: Any, *arguments: Any) -> Any:
+        async def body() -> Any:
+            return function(*arguments)
+
+        return self._call(body())

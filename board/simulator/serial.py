@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One serial port of the board: what it said (kept, logged, passed on), and typing into it.
+
+Lives as long as the Board, across power cycles; each power-on brings a new connection. Any thread may type and wait;
+bytes arrive in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from simulator.events import WaitTimeout
+
+KEPT = 4_000_000  # characters
+PANIC = re.compile(r"Kernel panic - not syncing[^\r\n]*")
+
+
+class SerialPort:
+    def __init__(
+        self,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        log: Path,
+        check: Callable[[], None],
+        on_panic: Callable[[str], None] | None = None,
+    ) -> None:
+        self.name = name
+        self._loop = loop
+        self._file = log.open("wb", buffering=0)
+        self._check = check
+        self._on_panic = on_panic
+        self._changed = threading.Condition()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._text = ""
+        self._place = 0
+        self._scanned = 0
+        self._transport: asyncio.Transport | None = None
+        self.sinks: list[Callable[[bytes], None]] = []
+
+    async def connect(self, connection: socket.socket) -> None:
+        port = self
+
+        class Protocol(asyncio.Protocol):
+            def data_received(self, data: bytes) -> None:
+                port._received(data)
+
+        transport, _ = await self._loop.create_connection(Protocol, sock=connection)
+        self._transport = transport
+
+    def disconnect(self) -> None:
+        if self._transport:
+            self._transport.close()
+            self._transport = None
+
+    def close(self) -> None:
+        self.disconnect()
+        self._file.close()
+
+    def wake(self) -> None:
+        """Let waiters look again whether the board is well."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def send(self, data: str | bytes) -> None:
+        """Type; what the board is too slow for waits here, nothing is lost while it has power."""
+        raw = data.encode() if isinstance(data, str) else data
+        self._loop.call_soon_threadsafe(self._write, raw)
+
+    def sendline(self, line: str = "") -> None:
+        self.send(line + "\r")
+
+    def mark(self) -> int:
+        """A place in what was said; `expect` goes on from the last match unless given such a place."""
+        with self._changed:
+            return len(self._text)
+
+    @property
+    def text(self) -> str:
+        with self._changed:
+            return self._text
+
+    def expect(self, pattern: str, timeout: float = 60.0, since: int | None = None) -> re.Match[str]:
+        """Wait until the regular expression appears after the last match; raises WaitTimeout or BoardPanic."""
+        compiled = re.compile(pattern, re.MULTILINE)
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            place = self._place if since is None else since
+            while True:
+                found = compiled.search(self._text, place)
+                if found:
+                    self._place = found.end()
+                    return found
+                self._check()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise WaitTimeout(f"{self.name}: no {pattern!r} within {timeout:g} s; last:\n{self._text[-2000:]}")
+                self._changed.wait(left)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _received(self, data: bytes) -> None:
+        self._file.write(data)
+        for sink in list(self.sinks):
+            sink(data)
+        panics: list[str] = []
+        with self._changed:
+            self._text += self._decoder.decode(data)
+            if len(self._text) > 2 * KEPT:
+                gone = len(self._text) - KEPT
+                self._text = self._text[gone:]
+                self._place, self._scanned = max(0, self._place - gone), max(0, self._scanned - gone)
+            if self._on_panic:
+                end = self._text.rfind("\n") + 1  # whole lines only, so a message is not cut in two
+                panics = PANIC.findall(self._text[self._scanned : end])
+                self._scanned = max(self._scanned, end)
+            self._changed.notify_all()
+        for panic in panics:
+            assert self._on_panic is not None
+            self._on_panic(panic)

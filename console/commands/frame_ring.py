@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Frames copied out of the running datapath, as they pass: what `capture` and `show packets` share.
+
+bypassd lends a ring that the datapath fills (appliance/steering/capture_api.py); it is read here, so bypassd never
+waits for this process. Lives as long as the `with` block; the capture ends with its connection.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+from appliance.errors import UnreachableError
+from console.client import Client
+from console.line.parse import Parsed, UsageError
+
+_HEAD = struct.Struct("<QIIHHI")  # struct copied of appliance/bpf/steer.h; both ends are one machine
+
+
+class Waitable(Protocol):
+    """Something that poll takes."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
+
+
+class Frame(NamedTuple):
+    """One copied frame. `when` in ns since 1970, `out`: it was sent to the place, and did not come from there."""
+
+    when: int
+    place: int
+    out: bool
+    length: int
+    data: bytes
+
+
+class Place(NamedTuple):
+    """Where frames are copied."""
+
+    name: str
+    about: str
+
+
+class Live:
+    """A running capture. `places` by number, `lost` frames as last heard."""
+
+    def __init__(self, client: Client, params: dict[str, object]) -> None:
+        """Ask for it; errors are those of the client: a wrong name, a wrong filter, no datapath."""
+        from appliance.steering.kernel.libbpf import Ring
+
+        self._client = client
+        result, self._fd, self._link = client.borrow("capture.start", params)
+        self._ring = Ring(self._fd)
+        self._number = int(result["capture"])
+        self.size = int(result["bytes"])
+        self.places: dict[int, Place] = {
+            int(point["slot"]): Place(str(point["name"]), str(point["description"])) for point in result["points"]
+        }
+        self.copied = self.lost = 0
+        self._shift = time.time_ns() - time.monotonic_ns()  # the kernel stamps by CLOCK_MONOTONIC
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ring.close()
+        os.close(self._fd)
+        self._link.close()
+
+    def frames(self, stop: Waitable, out: Waitable | None = None) -> Iterator[list[Frame]]:
+        """Frames as they come, in order, until `stop` is readable or the reader of `out` has gone.
+
+        UnreachableError when bypassd ends: with it ends the capture.
+        """
+        poll = select.poll()
+        poll.register(self._ring.fileno(), select.POLLIN)
+        poll.register(self._link, select.POLLIN)
+        poll.register(stop.fileno(), select.POLLIN)
+        if out is not None:
+            poll.register(out.fileno(), 0)  # only errors: nobody reads any more
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            self._shift = time.time_ns() - time.monotonic_ns()
+            if records := self._ring.read():
+                yield [self._frame(record) for record in records]
+            if stop.fileno() in ready or (out is not None and out.fileno() in ready):
+                return
+            if self._link.fileno() in ready:
+                raise UnreachableError("bypassd ended, and the capture with it: start it again")
+
+    def _frame(self, record: bytes) -> Frame:
+        when, length, captured, slot, way, _ = _HEAD.unpack_from(record)
+        return Frame(when + self._shift, slot, bool(way), length, record[_HEAD.size : _HEAD.size + captured])
+
+    def count(self) -> None:
+        """Ask how many frames were copied and lost so far."""
+        counts: dict[str, Any] = self._client.call("capture.counts", {"capture": self._number})
+        self.copied, self.lost = int(counts["copied"]), int(counts["lost"])
+
+
+def wish(parsed: Parsed) -> dict[str, object]:
+    """What a command's words ask of capture.start."""
+    words = [word for word in parsed.command.words if isinstance(word, str)]
+    kind = next(word for word in words if word in ("port", "guest", "remote", "segment"))
+    params: dict[str, object] = {"kind": kind, "name": parsed.args["NAME"]}
+    if "SIDE" in parsed.args:
+        params["side"] = parsed.args["SIDE"]
+    if "direction" in parsed.options:
+        params["way"] = parsed.options["direction"][0]
+    if "bytes" in parsed.options:
+        params["bytes"] = int(parsed.options["bytes"][0])
+        if not params["bytes"]:
+            raise UsageError("bytes must be 1 or more")
+    if parsed.args.get("FILTER"):
+        params["filter"] = parsed.args["FILTER"]
+    return params
+
+
+def limit(parsed: Parsed, otherwise: int = 0) -> int:
+    """After how many frames to end; 0: never."""
+    given = parsed.options.get("count")
+    if given and int(given[0]) == 0:
+        raise UsageError("count must be 1 or more")
+    return int(given[0]) if given else otherwise

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`guest import`: ask the daemon for an import and follow it, with progress on standard error until it is over.
+
+A file is opened by the daemon's helper with the rights of who asks; standard input is sent to the helper. Ctrl-C ends
+the import, and says so when nothing of it is left. A terminal that can only print gets a line a tenth.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+from typing import Any
+
+from appliance.errors import NotFoundError, RefusedError, UnreachableError
+from console.client import RemoteError
+from console.render import cell
+from console.session import Context
+from console.terminal.interrupt import Interrupt
+
+STDIN = "-"
+_STAGES = {"start": "starting", "copy": "copying", "check": "checking with qemu-img"}
+_WAIT = 10.0  # seconds; the daemon answers within two
+_CHUNK = 1 << 18
+
+
+def import_image(context: Context, file: str, name: str, options: dict[str, object]) -> dict[str, Any]:
+    """The finished import; RefusedError with the daemon's reason otherwise."""
+    meter = Meter(context)
+    if file != STDIN:
+        job = context.client.call("image.import", {"file": os.path.abspath(file), "name": name, **options})
+        return _follow(context, job, meter)
+    if sys.stdin.isatty():
+        raise RefusedError(f"standard input is this terminal: `guest import - --name {name} < FILE`, over SSH as well")
+    job, link, _ = context.client.take_over("image.receive", {"name": name, **options})
+    with link:
+        with Interrupt() as stop:
+            _send(link, stop, meter)
+        if stop.happened:
+            _cancel(context, job, meter)
+        return _follow(context, job, meter)
+
+
+def _send(link: socket.socket, stop: Interrupt, meter: Meter) -> None:
+    """Standard input to its end, or until it is stopped, or until the helper wants no more: it says why itself."""
+    source, done = sys.stdin.fileno(), 0
+    ready = select.poll()
+    ready.register(source, select.POLLIN)
+    ready.register(stop, select.POLLIN)
+    ready.register(link, 0)  # its end is always told
+    try:
+        while all(fd == source for fd, _ in ready.poll()) and (data := os.read(source, _CHUNK)):
+            link.sendall(data)
+            done += len(data)
+            meter.show("copy", done, 0)
+        if not stop.happened:
+            link.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        if not isinstance(error, ConnectionError):
+            raise RefusedError(f"standard input: {error.strerror}") from error
+
+
+def _follow(context: Context, job: dict[str, Any], meter: Meter) -> dict[str, Any]:
+    name = job["name"]
+    try:
+        while job["stage"] not in ("done", "failed"):
+            meter.show(str(job["stage"]), int(job["done_bytes"]), int(job["total_bytes"]))
+            job = context.client.call("image.job", {"job": job["job"]}, _WAIT)
+    except KeyboardInterrupt:
+        _cancel(context, job, meter)
+    meter.end()
+    if job["stage"] == "failed":
+        raise RefusedError(f"image {name}: not imported: {job['why']}")
+    return job
+
+
+def _cancel(context: Context, job: dict[str, Any], meter: Meter) -> None:
+    """End the import; RefusedError says so."""
+    meter.end()
+    try:
+        context.client.call("image.cancel", {"job": job["job"]}, _WAIT)
+    except (UnreachableError, NotFoundError, RemoteError):
+        pass  # then bypassd is gone, and the import with it
+    raise RefusedError(f"image {job['name']}: the import was stopped; nothing of it is left")
+
+
+class Meter:
+    """One line of progress, written over itself where the terminal can, else once a tenth, or each 64 MiB."""
+
+    def __init__(self, context: Context) -> None:
+        self._err, self._on = context.err, context.err.isatty()
+        self._over = self._on and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+        self._said, self._open = "", False
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """How far it is; sizes in bytes, `total` 0 where it is not known."""
+        if not self._on:
+            return
+        text = cell(_STAGES.get(stage, stage))
+        if stage == "copy" and total:
+            share = done * 100 // total
+            text += f" {share:3d} %  {done >> 20} of {total >> 20} MiB" if self._over else f" {share // 10 * 10} %"
+        elif stage == "copy":
+            text += f" {done >> 20} MiB" if self._over else f" {done >> 26 << 6} MiB"
+        if text == self._said:
+            return
+        self._said, self._open = text, self._over
+        print(f"\r{text}\x1b[K" if self._over else text, end="" if self._over else "\n", file=self._err, flush=True)
+
+    def end(self) -> None:
+        """Leave the line as if it had not been."""
+        if self._open:
+            print("\r\x1b[K", end="", file=self._err, flush=True)
+            self._open = False

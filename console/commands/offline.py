@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Commands that run in this process, without a daemon: check, explain, help, exit.
+
+Imported only when one of them is typed, and each imports what it needs itself: one-shot commands must start quickly.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.errors import ConfigError, RefusedError
+from console.line.outcome import GOOD, REFUSED, Outcome
+from console.line.parse import Parsed, UsageError
+from console.session import Context
+
+if TYPE_CHECKING:
+    from appliance.config.schema.model import Config
+
+_SILENT = frozenset({"defined", "stopped", "failed"})  # states of a guest that prints nothing
+
+
+def check(parsed: Parsed, context: Context) -> Outcome:
+    """`check FILE`: every error as FILE: where: what, exit code 1; else what the file holds, and what it means.
+
+    What it means for traffic is said as `commit check` says it, and changes no exit code.
+    """
+    from appliance.config.check import lint, load
+
+    file = parsed.args["FILE"]
+    config = None
+    try:
+        config, errors = load.parse(load.read_text(file), file)
+    except ConfigError as error:
+        errors = [error]
+    if _wants_json(parsed):
+        found = [{"where": error.where, "what": error.what} for error in errors]
+        meaning = [finding._asdict() for finding in lint.lint(config)] if config is not None else []
+        data = {"file": file, "valid": not errors, "errors": found, "lint": meaning}
+        return Outcome(data, code=REFUSED if errors else GOOD)
+    if config is None:
+        return Outcome([line for error in errors for line in _lines(error, context)], "lines", REFUSED)
+    counts = ((len(getattr(config, kind)), kind) for kind in ("segment", "guest", "remote", "group", "rule"))
+    text = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts)
+    said = f"{file}: valid: {text}"
+    return Outcome({"message": said, "lint": [finding._asdict() for finding in lint.lint(config)]}, "config-found")
+
+
+def _lines(error: ConfigError, context: Context) -> list[str]:
+    """One line an error; a person at a terminal sees the filter and a caret below it."""
+    if not context.style.width:
+        return [str(error)]
+    return [str(error), *(f"    {line}" for line in error.pointer.splitlines())]
+
+
+def explain(parsed: Parsed, _: Context) -> Outcome:
+    """`explain`: run frames of a pcap file through the datapath or its model."""
+    as_json = _wants_json(parsed)
+    from appliance.config.check.load import load
+
+    config = load(parsed.options["--config"][0])
+    names = [guest.name for guest in config.guest] + [remote.name for remote in config.remote]
+    for down in parsed.options.get("--down", []):
+        if down not in names:
+            raise RefusedError(f'--down: no guest or remote is named "{down}"; there are: {", ".join(names)}')
+    try:
+        engine = importlib.import_module("appliance.steering.explain.explain")
+    except ImportError as error:
+        raise RefusedError(f"explain is not part of this build: {error}") from error
+    frames = engine.explain(
+        config,
+        Path(parsed.options["--pcap"][0]),
+        parsed.options["--in"][0],
+        segment=_segment(parsed, config),
+        backend=parsed.options.get("--backend", [""])[0],
+        down=parsed.options.get("--down", []),
+        words=not as_json,
+    )
+    return Outcome(list(frames), "explain", json_lines=True)
+
+
+def explain_live(parsed: Parsed, context: Context) -> Outcome:
+    """`explain --live`: frames of a flow that was named, or of a pcap file, through the running datapath."""
+    from appliance.frames import capture_reader
+    from appliance.frames.builder import MAX_FRAMES, frame_of
+
+    if "--pcap" in parsed.options:
+        frames = list(capture_reader.read(Path(parsed.options["--pcap"][0])))
+    else:
+        frames = [frame_of(*(parsed.args[name] for name in ("PROTOCOL", "SOURCE", "DESTINATION")))]
+    params: dict[str, object] = {"in": parsed.options.get("--in", ["lan"])[0]}
+    if "--segment" in parsed.options:
+        params["segment"] = parsed.options["--segment"][0]
+    rows: list[dict[str, object]] = []
+    for first in range(0, len(frames), MAX_FRAMES):
+        some = [frame.hex() for frame in frames[first : first + MAX_FRAMES]]
+        found = context.client.call("frames.explain", {**params, "frames": some}, 30.0)
+        rows += [{**row, "frame": first + row["frame"]} for row in found]
+    if _wants_json(parsed):
+        rows = [{key: row[key] for key in ("frame", "rule", "hops", "verdict")} for row in rows]
+    return Outcome(rows, "explain", json_lines=True)
+
+
+def _wants_json(parsed: Parsed) -> bool:
+    return "--json" in parsed.options or any(pipe.command.words[0] == "json" for pipe in parsed.pipes)
+
+
+def _segment(parsed: Parsed, config: Config) -> str:
+    """The segment the frames enter: the one that was named, or the only one."""
+    names = [segment.name for segment in config.segment]
+    asked: str = parsed.options.get("--segment", [""])[0]
+    if asked and asked not in names:
+        raise RefusedError(f'--segment: no segment is named "{asked}"; there are: {", ".join(names)}')
+    if not asked and len(names) > 1:
+        raise UsageError(f"--segment is missing, and the configuration has several: {', '.join(names)}")
+    return asked or (names[0] if names else "")
+
+
+def console(parsed: Parsed, context: Context) -> Outcome:
+    """`guest NAME console`: the guest's serial line, until the escape key."""
+    from console.commands.guest_console import attach
+
+    name = parsed.args["NAME"]
+    told, link, rest = context.client.take_over("guest.console", {"name": name})
+    state = told["state"]
+    note = f"guest {name} is {state}: what it prints shows when it runs" if state in _SILENT else ""
+    with link:
+        return Outcome([attach(link, rest, context.out, context.err, note)], "lines")
+
+
+def import_(parsed: Parsed, context: Context) -> Outcome:
+    """`guest import FILE --name N`: copy an image to the appliance; `-` is standard input."""
+    from console.commands.image_import import import_image
+
+    options: dict[str, object] = {"replace": True} if "--replace" in parsed.options else {}
+    options |= {key: parsed.options[f"--{key}"][0] for key in ("sha256", "kind") if f"--{key}" in parsed.options}
+    name = parsed.options["--name"][0]
+    job = import_image(context, parsed.args["FILE"], name, options)
+    if "--json" in parsed.options:
+        return Outcome(job)
+    checked = "SHA-256 as given" if job.get("verified") else f"SHA-256 {job.get('sha256')}"
+    text = f"image {name} imported: {job.get('format')}, {int(job.get('size', 0)) / (1 << 20):.1f} MiB, {checked}"
+    return Outcome({"message": text}, "done")
+
+
+def help(parsed: Parsed, context: Context) -> Outcome:
+    """`help [WORDS]`: commands with their meaning."""
+    from console.line import manual
+
+    words, columns = parsed.args.get("WORDS", ""), 0 if parsed.pipes else context.style.width
+    lines = manual.commands(words, columns)
+    if not lines:
+        raise UsageError(f'no command begins with "{words}"')
+    return Outcome(lines if words else [*lines, "", *manual.around(columns)], "lines")
+
+
+def exit(_: Parsed, context: Context) -> Outcome:
+    """`exit`: end the session; nothing happens to the appliance."""
+    context.ended = True
+    return Outcome([], "lines")

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`show packets`: frames at a point of the way, in words. A process of its own decodes them (decode.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import time
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from appliance.errors import RefusedError
+from console.commands.frame_ring import Frame, Live, limit, wish
+from console.line.outcome import Outcome
+from console.line.parse import Parsed
+from console.render import cell
+from console.session import Context
+from console.terminal.interrupt import Interrupt
+from console.views.traffic import packet
+
+SHOWN = 20  # frames, where no `count` is given
+PATIENCE_S = 20.0  # for the decoder to answer; its start counts, and is slow on a small board
+
+
+def show(parsed: Parsed, context: Context) -> Outcome:
+    """`show packets POINT [FILTER]`: `count N` frames (20), or until Ctrl-C."""
+    most, params = limit(parsed, SHOWN), wish(parsed)
+    at_once = not parsed.pipes and "--json" not in parsed.options
+    rows: list[dict[str, object]] = []
+    with Interrupt() as stop, Decoder() as decoder, Live(context.client, params) as live:
+        if context.style.width:
+            awaited = "1 frame" if most == 1 else f"{most} frames"
+            context.say(f"waiting for {awaited} at {_places(live)}; Ctrl-C ends it")
+        width = max(len(place.name) for place in live.places.values())
+        for frames in live.frames(stop):
+            for frame in frames[: most - len(rows)]:
+                if stop.happened:
+                    break
+                row = _row(frame, live, decoder.words(frame.data))
+                rows.append(row)
+                if at_once:
+                    print(_lines(row, width, "detail" in parsed.options), file=context.out, flush=True)
+            if len(rows) >= most or stop.happened:
+                break
+        live.count()
+    if live.lost:
+        context.say(f"{live.lost} frames passed while these were decoded")
+    if at_once:
+        if not rows:
+            context.say("no frame")
+        return Outcome([], "lines")
+    return Outcome(rows, "packets")
+
+
+def _places(live: Live) -> str:
+    return ", ".join(place.name for place in live.places.values())
+
+
+def _row(frame: Frame, live: Live, words: dict[str, Any]) -> dict[str, object]:
+    moment = datetime.fromtimestamp(frame.when / 1e9).astimezone()
+    return {
+        "when": moment.isoformat(timespec="microseconds"),
+        "place": live.places[frame.place].name,
+        "way": "out" if frame.out else "in",
+        "length": frame.length,
+        "text": str(words.get("text", "")),
+        "layers": str(words.get("layers", "")),
+    }
+
+
+def _lines(row: dict[str, object], width: int, detail: bool) -> str:
+    layers = str(row["layers"]).splitlines() if detail else []
+    return "\n".join([packet(row, width), *(f"    {cell(line)}" for line in layers)])
+
+
+class Decoder:
+    """The decoding process. It may die of a frame; that is told, and is no reason for anything else to end."""
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-P", "-m", "console.commands.decode"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        self._rest = b""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def words(self, frame: bytes) -> dict[str, Any]:
+        """The frame in words; RefusedError when the decoder hangs or dies of it."""
+        source, answers = self._process.stdin, self._process.stdout
+        assert source is not None
+        assert answers is not None
+        try:
+            source.write(struct.pack("<I", len(frame)) + frame)
+            source.flush()
+        except BrokenPipeError:
+            raise self._gone(frame) from None
+        until = time.monotonic() + PATIENCE_S
+        while b"\n" not in self._rest:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise RefusedError(f"the decoder hangs on this frame: {frame[:128].hex(' ')}")
+            if not select.select([answers], [], [], left)[0]:
+                continue
+            data = os.read(answers.fileno(), 1 << 16)
+            if not data:
+                raise self._gone(frame)
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    @staticmethod
+    def _gone(frame: bytes) -> RefusedError:
+        return RefusedError(f"the decoder died of this frame: {frame[:128].hex(' ')}")

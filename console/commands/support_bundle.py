@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`support-bundle`: one file that explains the state of the appliance, to standard output or to a file.
+
+bypassd makes it, because it may read everything. When it does not answer, which is when a bundle is wanted most, this
+process collects what it may read itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from appliance.errors import RefusedError, UnreachableError
+from console.commands.private_file import whole
+from console.line.outcome import Outcome
+from console.line.parse import Parsed
+from console.session import Context
+
+WAIT = 240.0  # seconds
+
+
+def support_bundle(parsed: Parsed, context: Context) -> Outcome:
+    """`support-bundle [FILE]`."""
+    name = parsed.args.get("FILE", "")
+    if not name and context.out.isatty():
+        how = "ssh USER@BOX support-bundle > box.tar.gz"
+        raise RefusedError(f"a bundle is not for a terminal: {how}, or here: support-bundle FILE")
+    context.say("collecting state, logs, kernel and network; this may take half a minute")
+    if name:
+        with whole(Path(name)) as out:
+            size = _write(out, context)
+        context.say(f"{name}: {size} bytes; passwords and keys are left out")
+    else:
+        size = _write(_binary(context), context)
+        context.say(f"{size} bytes; passwords and keys are left out")
+    return Outcome([], "lines")
+
+
+def _binary(context: Context) -> BinaryIO:
+    context.out.flush()
+    return getattr(context.out, "buffer", None) or sys.stdout.buffer
+
+
+def _write(out: BinaryIO, context: Context) -> int:
+    try:
+        made = context.client.call("support.bundle", wait=WAIT)
+    except UnreachableError as error:
+        context.say(f"{error}")
+        context.say("collecting without it what this user may read")
+        return _collect(out)
+    counter = _Counter(out)
+    try:
+        with Path(made["path"]).open("rb") as bundle:
+            shutil.copyfileobj(bundle, counter)
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RefusedError(f"support bundle: {error.strerror}") from error
+    return counter.count
+
+
+def _collect(out: BinaryIO) -> int:
+    from appliance.support.bundle import make
+
+    counter = _Counter(out)
+    try:
+        make(counter, Path("/"), {}, ())
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RefusedError(f"support bundle: {error.strerror}") from error
+    return counter.count
+
+
+class _Counter:
+    """A stream that counts what is written to it."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out, self.count = out, 0
+
+    def write(self, data: bytes) -> int:
+        self.count += len(data)
+        return self._out.write(data)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Names from the live system, for Tab and `?`: guests, ports, keys of the configuration; asked when they are needed.
+
+Kept for the length of one typed line. Without the daemon there are none, quickly.
+"""
+
+from __future__ import annotations
+
+from appliance.errors import BypassError
+from console.client import Client
+from console.line.command import Arg
+from console.render import cell
+
+Proposals = list[tuple[str, str]]  # (name, meaning)
+SOURCES = {  # of an Arg -> (method, columns that hold names, column that says something about them)
+    "segments": ("segments.show", ("name",), "relay"),
+    "ports": ("segments.show", ("lan", "wan"), "name"),
+    "guests": ("guests.show", ("name",), "state"),
+    "remotes": ("remotes.show", ("name",), "state"),
+    "rules": ("rules.show", ("name",), "match"),
+    "users": ("management.show", ("name",), "role"),
+    "incidents": ("incidents.show", ("number",), "guest"),
+    "quarantine": ("quarantine.show", ("name",), "flow"),
+    "images": ("images.show", ("name",), "format"),
+}
+CONFIG = "config "  # a source that begins so asks config.complete for this action
+
+
+class Names:
+    """What may stand for an argument at this moment. `prefix`: where in the configuration `configure` mode stands."""
+
+    def __init__(self, client: Client) -> None:
+        self._client, self._known = client, dict[tuple[str, ...], Proposals]()
+        self.prefix: tuple[str, ...] = ()
+
+    def forget(self) -> None:
+        """The next Tab asks again."""
+        self._known.clear()
+
+    def of(self, arg: Arg, partial: str, before: tuple[str, ...] = ()) -> Proposals:
+        """Proposals for `arg` that begin with `partial`; `before` are its words so far, when it takes several."""
+        if arg.source == "file":
+            return _files(partial)
+        key = (arg.source, *before)
+        if key not in self._known:
+            self._known[key] = self._ask(arg.source, before)
+        return [row for row in self._known[key] if row[0].startswith(partial)]
+
+    def _ask(self, source: str, before: tuple[str, ...]) -> Proposals:
+        try:
+            if source.startswith(CONFIG):
+                params: dict[str, object] = {"words": [*self.prefix, *before], "action": source.removeprefix(CONFIG)}
+                rows = self._client.call("config.complete", params, wait=2.0)
+                return [(cell(row["word"]), cell(row.get("help"))) for row in _dicts(rows, "words", "word")]
+            if source not in SOURCES:
+                return []
+            method, columns, meaning = SOURCES[source]
+            rows = _dicts(self._client.call(method, wait=1.0), source, columns[0])
+        except BypassError:
+            return []
+        return [(cell(row.get(column)), cell(row.get(meaning))) for row in rows for column in columns]
+
+
+def _dicts(data: object, key: str, name: str) -> list[dict[str, object]]:
+    if isinstance(data, dict):
+        data = data.get(key, [])
+    return [row for row in data if isinstance(row, dict) and row.get(name)] if isinstance(data, list) else []
+
+
+def _files(partial: str) -> Proposals:
+    """Files and folders that begin with `partial`; folders end with a slash."""
+    import glob
+    import os
+
+    found = sorted(glob.glob(f"{glob.escape(partial)}*"))[:200]
+    return [(path + "/" if os.path.isdir(path) else path, "") for path in found]

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From typed words to a row of the command table; what may come next, for `?` and Tab. Pure.
+
+Words may be abbreviated as long as they are unambiguous; a whole word always wins over longer ones that begin with it.
+Where only a word and its plural fit ("guest NAME", "guests"), what follows says which is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from console.line.command import Arg, Command, Option
+from console.line.commands import COMMANDS, GROUPS, PIPES
+
+Table = Sequence[Command]
+
+
+class UsageError(Exception):
+    """What was typed is no command; the text says why and what is possible."""
+
+
+class Token(NamedTuple):
+    """One typed word; `quoted` ones are never options, pipes or `?`."""
+
+    text: str
+    start: int = 0
+    quoted: bool = False
+
+
+class Parsed(NamedTuple):
+    """A command with its values, and the pipes behind it. `rest`: the words of the argument that takes all of them."""
+
+    command: Command
+    args: dict[str, str]
+    options: dict[str, list[str]]
+    pipes: tuple[Parsed, ...] = ()
+    rest: tuple[str, ...] = ()
+
+
+class Next(NamedTuple):
+    """Something that may be typed next: a `word` or option, or `arg` = any value of that kind.
+
+    `before`: the words that an argument which takes all of them has already.
+    """
+
+    text: str
+    help: str
+    arg: Arg | None = None
+    before: tuple[str, ...] = ()
+
+
+def tokenize(line: str) -> tuple[list[Token], bool]:
+    """The words of a line, and whether a quotation is still open at its end. Quotes and backslash as in a shell."""
+    tokens: list[Token] = []
+    text, start, quoted, quote, index = "", -1, False, "", 0
+    while index < len(line):
+        char = line[index]
+        if quote:
+            if char == quote:
+                quote = ""
+            elif char == "\\" and quote == '"' and line[index + 1 : index + 2] in ('"', "\\"):
+                index += 1
+                text += line[index]
+            else:
+                text += char
+        elif char.isspace() or char == "|":
+            if start >= 0:
+                tokens.append(Token(text, start, quoted))
+                text, start, quoted = "", -1, False
+            if char == "|":
+                tokens.append(Token("|", index))
+        else:
+            start = index if start < 0 else start
+            if char in "\"'":
+                quote, quoted = char, True
+            elif char == "\\" and index + 1 < len(line):
+                index += 1
+                text, quoted = text + line[index], True
+            else:
+                text += char
+        index += 1
+    if start >= 0:
+        tokens.append(Token(text, start, quoted))
+    return tokens, bool(quote)
+
+
+def parse(tokens: Sequence[Token], table: Table = COMMANDS) -> Parsed:
+    """The command that `tokens` name; UsageError otherwise."""
+    first, *rest = _split_pipes(tokens)
+    if [] in rest:
+        raise UsageError("a command is missing behind |; quote a | that belongs to a value")
+    pipes = tuple(_Walk(PIPES).feed(part).finish() for part in rest)
+    return _Walk(table).feed(first).finish()._replace(pipes=pipes)
+
+
+def expect(tokens: Sequence[Token], table: Table = COMMANDS) -> list[Next]:
+    """What may follow `tokens`, all of them whole words. UsageError when they lead nowhere."""
+    *_, last = parts = _split_pipes(tokens)
+    return _Walk(table if len(parts) == 1 else PIPES).feed(last).expected()
+
+
+def complete(line: str, table: Table = COMMANDS) -> tuple[int, str, list[Next]]:
+    """For Tab and `?` at the end of `line`: where the word begins, what is there of it, and what it may become."""
+    tokens, _ = tokenize(line)
+    partial = Token("", len(line))
+    if tokens and not (line[-1].isspace() or tokens[-1] == Token("|", len(line) - 1)):
+        partial = tokens.pop()
+    try:
+        following = expect(tokens, table)
+    except UsageError:
+        return partial.start, partial.text, []
+    if not partial.text.startswith("-"):
+        following = [item for item in following if not item.text.startswith("-")] or following
+    return partial.start, partial.text, [item for item in following if item.arg or item.text.startswith(partial.text)]
+
+
+def _split_pipes(tokens: Sequence[Token]) -> list[list[Token]]:
+    parts: list[list[Token]] = [[]]
+    for token in tokens:
+        if token.text == "|" and not token.quoted:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+class _Walk:
+    """The rows that still fit, while the words are read one by one."""
+
+    def __init__(self, table: Table) -> None:
+        self._rows: list[Command] = list(table)
+        self._at = 0  # index into `words` of the rows
+        self._values: list[tuple[int, str]] = []  # place in `words`, value
+        self._options: dict[str, list[str]] = {}
+        self._open: Option | None = None  # an option that still wants its value
+        self._only_words = False  # after `--`
+        self._typed: list[str] = []
+        self._rest = False  # the word at `_at` takes all words that follow, and has one
+
+    def feed(self, tokens: Sequence[Token]) -> _Walk:
+        for token in tokens:
+            self._feed(token)
+            self._typed.append(token.text)
+        return self
+
+    def _feed(self, token: Token) -> None:
+        if self._open is not None:
+            self._value(self._open, token.text)
+            self._open = None
+        elif token.text == "--" and not token.quoted and not self._only_words:
+            self._only_words = True
+        elif not token.quoted and not self._only_words and self._is_option(token.text):
+            self._option(token.text)
+        else:
+            self._word(token.text)
+
+    def _is_option(self, text: str) -> bool:
+        return text.startswith("--") or (text in self._flags() and bool(self._whole()))
+
+    def _option(self, text: str) -> None:
+        flag, equals, value = text.partition("=") if text.startswith("--") else (text, "", "")
+        known = self._flags()
+        if flag not in known:
+            there = f"; there are: {', '.join(known)}" if known else ""
+            raise UsageError(f"unknown option {flag}{self._behind()}{there}")
+        self._rows = [row for row in self._rows if any(option.flag == flag for option in row.options)]
+        option = known[flag]
+        if flag in self._options and not option.repeat:
+            raise UsageError(f"{flag} is given twice")
+        if option.value is None:
+            if equals:
+                raise UsageError(f"{flag} takes no value")
+            self._options[flag] = []
+        elif equals:
+            self._value(option, value)
+        else:
+            self._open = option
+
+    def _value(self, option: Option, text: str) -> None:
+        assert option.value is not None
+        self._options.setdefault(option.flag, []).append(_checked(option.value, text))
+
+    def _flags(self) -> dict[str, Option]:
+        return {option.flag: option for row in self._rows for option in row.options}
+
+    def _word(self, text: str) -> None:
+        rows = [row for row in self._rows if len(row.words) > self._at]
+        literals = dict.fromkeys(word for row in rows if isinstance(word := row.words[self._at], str))
+        named = any(isinstance(word := row.words[self._at], Arg) and word.source == "guests" for row in rows)
+        # Where a name may stand too, a word must be whole: a guest "im" is not `import`.
+        short = [] if named else [word for word in literals if text and word.startswith(text)]
+        fitting = [text] if text in literals else short
+        if len(fitting) > 1 and not _one_and_many(fitting):
+            raise UsageError(f'"{text}" is ambiguous{self._behind()}: {", ".join(fitting)}')
+        if fitting:
+            self._rows = [row for row in rows if row.words[self._at] in fitting]
+            self._at += 1
+            return
+        free = [row for row in rows if isinstance(row.words[self._at], Arg)]
+        if free:
+            arg = free[0].words[self._at]
+            assert isinstance(arg, Arg)
+            self._rows = free
+            if _may_skip(arg) and text not in arg.choices:
+                self._at += 1
+                self._word(text)
+                return
+            self._values.append((self._at, _checked(arg, text)))
+            self._rest = arg.rest
+            if not arg.rest:
+                self._at += 1
+            return
+        if literals:
+            meant = _meant(text, list(literals))
+            raise UsageError(f'"{text}" is not known{self._behind()}; {meant}there are: {", ".join(literals)}')
+        raise UsageError(f'"{text}" is too much{self._behind()}')
+
+    def _behind(self) -> str:
+        return f' behind "{" ".join(self._typed)}"' if self._typed else ""
+
+    def _whole(self) -> list[Command]:
+        """The rows that need no more words."""
+        first = self._at + self._rest  # a word that takes the rest has begun, and needs no more
+        return [row for row in self._rows if all(isinstance(w, Arg) and w.optional for w in row.words[first:])]
+
+    def finish(self) -> Parsed:
+        """The row; UsageError when words are missing."""
+        if self._open is not None:
+            raise UsageError(f"{self._open.flag} needs a value: {self._open.value.help if self._open.value else ''}")
+        whole = self._whole()
+        if len(whole) > 1:  # rows that their options tell apart
+            flags = [next((o.flag for o in row.options if o.required), "") for row in whole]
+            raise UsageError(f"more is needed{self._behind()}: {' or '.join(flags)}")
+        if len(whole) != 1:
+            following = ", ".join(dict.fromkeys(item.text for item in self.expected() if not item.text.startswith("-")))
+            raise UsageError(f"more is needed{self._behind()}: {following}" if self._typed else "no command")
+        row = whole[0]
+        for option in row.options:
+            if option.required and option.flag not in self._options:
+                raise UsageError(f"{option.flag} is missing: {option.help}")
+        args: dict[str, str] = {}
+        for place, value in self._values:
+            word = row.words[place]
+            assert isinstance(word, Arg)
+            args[word.name] = f"{args[word.name]} {value}" if word.name in args else value
+        return Parsed(row, args, self._options, rest=self._taken())
+
+    def _taken(self) -> tuple[str, ...]:
+        """The words of the argument at hand, when it takes all that follow."""
+        return tuple(value for place, value in self._values if place == self._at) if self._rest else ()
+
+    def expected(self) -> list[Next]:
+        """What may come now."""
+        if self._open is not None:
+            return _proposals(self._open.value)
+        out: dict[str, Next] = {}
+        for row in self._rows:
+            for place in range(self._at, len(row.words)):
+                word = row.words[place]
+                if isinstance(word, str):
+                    out.setdefault(word, Next(word, self._meaning(row, place)))
+                else:
+                    for proposal in _proposals(word):
+                        out.setdefault(proposal.text, proposal._replace(before=self._given()))
+                    if _may_skip(word):
+                        continue
+                break
+        if self._at:
+            whole = self._whole()
+            for flag, option in self._flags().items():
+                fits = flag.startswith("--") or any(option in row.options for row in whole)
+                if fits and (flag not in self._options or option.repeat):
+                    out.setdefault(flag, Next(flag, option.help))
+        return list(out.values())
+
+    def _given(self) -> tuple[str, ...]:
+        """The values so far: what may come next in the configuration follows from them."""
+        return tuple(value for _, value in self._values)
+
+    def _meaning(self, row: Command, place: int) -> str:
+        """Of a word that leads to `row`: the row's own help, or that of the group of rows that begin alike."""
+        alike = [other for other in self._rows if other.words[: place + 1] == row.words[: place + 1]]
+        group = GROUPS.get(" ".join(word for word in row.words[: place + 1] if isinstance(word, str)), "")
+        return group if group and (len(alike) > 1 or place + 1 < len(row.words)) else row.help
+
+
+def _meant(text: str, known: Sequence[str]) -> str:
+    """`did you mean "x"? `, where one word is near."""
+    import difflib
+
+    close = difflib.get_close_matches(text, known, 1, 0.7)
+    return f'did you mean "{close[0]}"? ' if close else ""
+
+
+def _one_and_many(words: Sequence[str]) -> bool:
+    """A word and its plural."""
+    return len(words) == 2 and max(words, key=len) == min(words, key=len) + "s"
+
+
+def _may_skip(arg: Arg) -> bool:
+    """Left out when the word typed is none of its choices."""
+    return arg.optional and bool(arg.choices)
+
+
+def _proposals(arg: Arg | None) -> list[Next]:
+    if arg is None:
+        return []
+    if arg.choices:
+        return [Next(choice, arg.help) for choice in arg.choices]
+    return [Next(arg.name, arg.help, arg)]
+
+
+def _checked(arg: Arg, text: str) -> str:
+    if arg.choices and text not in arg.choices:
+        raise UsageError(f'"{text}" is not {", ".join(arg.choices[:-1])} or {arg.choices[-1]}')
+    if arg.number and not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise UsageError(f'{arg.name} must be a number, and "{text}" is none')
+    return text

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What lasts as long as a session of the console: where commands run, and `configure` while it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from appliance.errors import BypassError
+from console.client import Client
+from console.line.command import Command
+from console.line.commands import COMMANDS
+from console.line.configure_commands import ROWS
+from console.line.live_names import Names
+from console.line.parse import Parsed
+from console.render import Style, duration
+from console.terminal.terminal import PROMPT_S
+
+if TYPE_CHECKING:
+    from console.terminal.terminal import Terminal
+
+
+class Context:
+    """Where commands run: client, streams and their style, the commands there are. Lives as long as the session.
+
+    `page` shows a long text; the shell puts its pager there. `mode` is `configure` while it lasts.
+    """
+
+    def __init__(self, client: Client, out: TextIO, err: TextIO, style: Style) -> None:
+        self.client, self.out, self.err, self.style = client, out, err, style
+        self.names = Names(client)
+        self.ended = False  # exit was typed
+        self.table: Sequence[Command] = COMMANDS
+        self.mode: Mode | None = None
+        self.terminal: Terminal | None = None  # the shell's; None: not in the shell
+        self.page: Callable[[str], None] = self._print
+
+    def _print(self, text: str) -> None:
+        print(text, file=self.out, flush=True)
+
+    def say(self, text: str) -> None:
+        """A message for the person, not part of the data."""
+        if self.style.width and len(text) >= self.style.width:
+            import textwrap
+
+            text = textwrap.fill(text, self.style.width - 1, subsequent_indent="  ", break_on_hyphens=False)
+        print(text, file=self.err, flush=True)
+
+
+class Mode:
+    """`configure` while it lasts: at which level, and what the prompt says."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.level: tuple[str, ...] = ()
+        self.outside = context.table
+        context.table, context.mode = ROWS, self
+
+    def go(self, level: tuple[str, ...]) -> None:
+        """To another level."""
+        self.level = self.context.names.prefix = level
+        self.context.names.forget()
+
+    def end(self) -> None:
+        """Out of the mode; the hold is given back already."""
+        self.go(())
+        self.context.table, self.context.mode = self.outside, None
+
+    def words(self, parsed: Parsed) -> list[str]:
+        """What was typed, from the top of the configuration."""
+        return [*self.level, *parsed.rest]
+
+    def prompt(self) -> tuple[str, bool]:
+        """(level, changes, probation for the prompt; is it alarming: a commit waits to be confirmed)."""
+        where = f" {' '.join(self.level)}" if self.level else ""
+        try:
+            status: dict[str, Any] = self.context.client.call("config.status", wait=PROMPT_S)
+        except BypassError:
+            return f"configure{where} (uncommitted changes unknown)", True
+        if not status.get("mine", True):
+            where += " (no longer yours)"
+        changed = "*" if status.get("changes") else ""
+        pending = status.get("confirm")
+        if pending:
+            return f"configure{where}{changed} CONFIRM WITHIN {duration(pending['seconds_left'])}", True
+        return f"configure{where}{changed}", False

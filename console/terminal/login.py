@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The login at the serial line: name, password, and then the session of that user with that user's rights.
+
+Runs as root, before any session, and works without bypassd. The state of the relay stands above it, each time it asks.
+A session that has ended, by `exit` or because nobody typed, leads here again: init starts the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from appliance.access.groups import GROUPS
+from appliance.access.serial_login import Account, Gate, note, read
+from appliance.errors import BypassError
+from appliance.paths import Paths
+from appliance.system import password
+from console.session import Context
+from console.terminal.banner import greet
+from console.terminal.prompt import Asker
+
+PASSWORD_S: Final = 60  # until a password that nobody types is asked for no more
+FIRST_WAIT, LAST_WAIT = 1.0, 30.0  # seconds after a wrong password, twice as long each time
+GREETED: Final = "BYPASS_GREETED"
+"""In the environment of a session whose greeting was above its login."""
+
+
+class Login:
+    """The questions of one line. `fits` compares a password with a hash, `log` notes (kind, user)."""
+
+    def __init__(self, gate: Gate, asker: Asker, fits: Callable[[str, str], bool], log: Callable[[str, str], None]):
+        self._gate, self._asker, self._fits, self._log = gate, asker, fits, log
+        self._wait = FIRST_WAIT
+
+    def ask(self, host: str) -> Account | None:
+        """Ask once. None: nobody has logged in, and a wrong password was waited for. EOFError: nobody is there."""
+        with suppress(TimeoutError):
+            name = self._asker.line(f"{host} login")
+            if not name:
+                return None
+            with _limit(PASSWORD_S):
+                typed = self._asker.secret("Password")
+            account = self._gate.accounts.get(name)
+            # a name that nobody has takes as long as one that somebody has
+            made = account.password if account else next(iter(self._gate.accounts.values())).password
+            if self._fits(typed, made) and account is not None:
+                self._log("login", name)
+                return account
+            # a password typed in the place of the name is not written down
+            self._log("failed", name if account else "")
+            time.sleep(self._wait)
+            self._wait = min(2 * self._wait, LAST_WAIT)
+            self._asker.say("Login incorrect.")
+        return None
+
+
+class _limit:
+    """TimeoutError in the block after so many seconds."""
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        def late(_: int, __: FrameType | None) -> None:
+            raise TimeoutError
+
+        self._before = signal.signal(signal.SIGALRM, late)
+        signal.alarm(self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, self._before)
+
+
+def environment(account: Account, now: Mapping[str, str]) -> dict[str, str]:
+    """Of the session: who it is, the terminal, and nothing else of root's."""
+    kept = {key: now[key] for key in ("TERM", "LC_ALL", "PATH", "NO_COLOR") if key in now}
+    home = str(Paths().state / "home" / account.name)
+    return {**kept, "HOME": home, "USER": account.name, "LOGNAME": account.name, GREETED: "1"}
+
+
+def become(account: Account) -> None:
+    """Give up root for good."""
+    group = GROUPS["bypass"]
+    os.setgroups([group, GROUPS[f"bypass-{account.role}"]])
+    os.setresgid(group, group, group)
+    os.setresuid(account.uid, account.uid, account.uid)
+
+
+def serve(context: Context) -> None:
+    """Greet, and return when this line is open; else ask until somebody has logged in, whose session replaces this."""
+    memory, log = Paths().state / "access.json", Paths().root / "run/log/serial.log"
+    login: Login | None = None
+    seen: Gate | None = None
+    while True:
+        found = read(memory)
+        if found.why_open:
+            greet(context)
+            if found.accounts:
+                context.say(f"This line asks for no login: {found.why_open}.")
+            return
+        if login is None or found != seen:  # another password meanwhile, or the first one
+            asker = Asker(out=context.out)
+            login, seen = Login(found, asker, _fits, lambda kind, user: note(log, kind, user, os.getpid())), found
+        greet(context, hint="")
+        try:
+            account = login.ask(socket.gethostname())
+        except EOFError:
+            raise SystemExit(0) from None  # Ctrl-D, or a line that was cut: init starts anew
+        if account is None or read(memory) != found:  # the account may be another one by now
+            continue
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        become(account)
+        with suppress(OSError):
+            os.chdir(Path(environment(account, {})["HOME"]))
+        program = "/usr/bin/bypass"
+        os.execve(program, [program], environment(account, os.environ))
+
+
+def _fits(typed: str, made: str) -> bool:
+    try:
+        return password.fits(typed, made)
+    except (BypassError, ValueError):
+        return False

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The shell on a terminal: prompt-toolkit for the line, the command table for everything else.
+
+It has to work at three in the morning on a 9600-baud serial line: no cursor-position requests, no menus that repaint,
+80x24 where the size is unknown, and on a terminal that can do nothing but print (TERM=dumb) a line that is only ever
+written to its end. Ctrl-C empties the line or ends a command, never the session. It works without bypassd, says so, and
+asks again at every prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import DummyOutput, Output
+
+from appliance.errors import BypassError, UnreachableError
+from console.execute import help_text, run_line
+from console.line.complete import Completion, completion
+from console.line.outcome import GOOD
+from console.line.parse import tokenize
+from console.render import cell, duration
+from console.session import Context
+from console.terminal.banner import prompt_state
+from console.terminal.pager import page
+from console.terminal.serial_output import Echo, SerialOutput, history, history_file, typing_ahead
+from console.terminal.terminal import PROMPT_S, Terminal
+
+IDLE_S = 900.0  # without a key, where the appliance says nothing else
+
+
+class IdleError(Exception):
+    """Nobody has typed for too long."""
+
+
+class Shell:
+    """One session on one terminal."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._terminal = context.terminal = Terminal()
+        context.page = self._page
+        self._hostname = socket.gethostname()
+        self._prompt = ""
+        self._level: tuple[str, ...] | None = None  # of the configuration, in the prompt
+        self._alarmed = False
+        self._idle_s = float(os.environ.get("BYPASS_IDLE_S", IDLE_S))
+        self._key_at = time.monotonic()
+        self._history = history(history_file())
+        self._edit()
+
+    def _edit(self) -> None:
+        """Make the line editor that fits the terminal as it is now."""
+        self._dumb = self._terminal.only_prints
+        self._echo = Echo(self._context.out) if self._dumb else None
+        self._session: PromptSession[str] = PromptSession(
+            history=self._history,
+            key_bindings=self._keys(),
+            output=self._output(),
+            reserve_space_for_menu=0,
+            complete_while_typing=False,
+            enable_suspend=False,
+        )
+        self._session.app.key_processor.before_key_press += self._typed
+        if echo := self._echo:
+            self._session.default_buffer.on_text_changed += echo.changed
+            self._session.app.after_render += lambda _: echo.show(self._session.default_buffer.text)
+
+    def run(self) -> int:
+        """Until exit, end of input or idle time-out; the exit code is always 0, for init starts the next session."""
+        with typing_ahead(sys.stdin.fileno()):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            while not self._context.ended:
+                if self._dumb is not self._terminal.only_prints:
+                    self._edit()
+                try:
+                    line = self._read()
+                except KeyboardInterrupt:
+                    continue  # the line is thrown away
+                except EOFError:
+                    if self._context.mode is None:
+                        break
+                    line = "exit"
+                except IdleError:
+                    self._context.say(f"no key for {duration(self._idle_s)}")
+                    break
+                self._run(line)
+            self._leave()
+        self._context.say("logout")
+        return GOOD
+
+    def _run(self, line: str) -> None:
+        self._context.style = self._terminal.style  # the window may have another size now
+        try:
+            run_line(line, self._context)
+        except KeyboardInterrupt:
+            self._context.say("interrupted; what bypassd was asked to do may still happen: see show transitions")
+        self._context.names.forget()
+
+    def _leave(self) -> None:
+        """Give the candidate back, in whatever table of it the session ends."""
+        while self._context.mode is not None:
+            level = self._context.mode.level
+            run_line("exit", self._context)
+            if self._context.mode is not None and self._context.mode.level == level:
+                return  # bypassd is not there to hear it; the hold ends with this process
+
+    def _page(self, text: str) -> None:
+        """Show it; Ctrl-C means that the person has seen enough, for what was asked is done."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        if self._terminal.paging and not self._typed_ahead():
+            page(text, self._context.out, sys.stdin.fileno(), self._terminal.size)
+        else:
+            print(text, file=self._context.out, flush=True)
+
+    def _typed_ahead(self) -> bool:
+        """Commands wait, which the editor has read already or not yet."""
+        keys = get_typeahead(self._session.app.input)
+        store_typeahead(self._session.app.input, keys)
+        return bool(keys or select.select([sys.stdin], [], [], 0)[0])
+
+    def _typed(self, _: object) -> None:
+        self._key_at = time.monotonic()
+
+    async def _watch_idle(self) -> None:
+        """End the prompt when nobody types."""
+        while (left := self._key_at + self._idle_s - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+        self._session.app.exit(exception=IdleError)
+
+    def _begin(self) -> None:
+        """The editor is about to read keys."""
+        self._key_at = time.monotonic()
+        if self._idle_s:
+            self._session.app.create_background_task(self._watch_idle())
+
+    def _output(self) -> Output:
+        if self._dumb:
+            return DummyOutput()
+        return SerialOutput(sys.stdout, self._size, term=os.environ.get("TERM"), enable_cpr=False)
+
+    def _size(self) -> Size:
+        columns, rows = self._terminal.size
+        return Size(rows=rows, columns=columns)
+
+    def _read(self) -> str:
+        self._look()
+        if self._echo is None:
+            kind = "bold" if self._alarmed else ""
+            return self._session.prompt(FormattedText([(kind, self._prompt)]), pre_run=self._begin)
+        self._echo.begin(self._prompt)
+        try:
+            return self._session.prompt("", pre_run=self._begin)
+        finally:
+            self._echo.end(self._session.default_buffer.text)
+
+    def _look(self) -> None:
+        """The prompt: host name, and where the relays stand now. In the middle of a paste it is the one before."""
+        level = None if self._context.mode is None else self._context.mode.level
+        if self._prompt and level == self._level and self._typed_ahead():
+            return
+        self._level = level
+        try:
+            status = self._context.client.call("status.show", wait=PROMPT_S)
+        except UnreachableError:
+            state, self._alarmed = "bypassd not reachable", True
+        except BypassError:
+            state, self._alarmed = "state unknown", True
+        else:
+            state, self._alarmed = prompt_state(status)
+            if isinstance(status, dict) and status.get("hostname"):
+                self._hostname = cell(status["hostname"])
+            if isinstance(status, dict) and "BYPASS_IDLE_S" not in os.environ:
+                self._idle_s = float(status.get("idle_timeout_s", self._idle_s))
+        if self._context.mode is None:
+            self._prompt = f"{self._hostname} [{state}]> "
+            return
+        where, waits = self._context.mode.prompt()
+        self._alarmed = self._alarmed or waits
+        self._prompt = f"{self._hostname} [{state}] {where}# "
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("?")
+        def _(event: KeyPressEvent) -> None:
+            before = event.current_buffer.document.text_before_cursor
+            if tokenize(before)[1]:  # inside quotes it is a character like any other
+                event.current_buffer.insert_text("?")
+                return
+            self._print(before + "?", lambda: help_text(before, self._context))
+
+        @keys.add("tab")
+        def _(event: KeyPressEvent) -> None:
+            self._complete(event.current_buffer)
+
+        return keys
+
+    def _complete(self, buffer: Buffer) -> None:
+        """Tab: as much as is unambiguous, else what is possible."""
+        before = buffer.document.text_before_cursor
+        found: Completion = completion(before, self._context.names.of, self._context.table)
+        if found.insert:
+            buffer.insert_text(found.insert)
+        elif found.rows:
+            self._print(before, lambda: found.text(self._terminal.size[0]))
+
+    def _print(self, line: str, make: Callable[[], str]) -> None:
+        """Leave `line` standing as it was typed, print below it, then show the line that is being typed again."""
+
+        def show() -> None:
+            if self._echo:
+                self._echo.below(line, make())
+            else:
+                print(f"{self._prompt}{line}\n{make()}", flush=True)
+
+        run_in_terminal(show)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An administrator: on the serial line of a new board, with OpenSSH in the management host's namespace, and changes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pexpect
+from simulator import Board, payload
+
+from tests.support import board_harness
+
+ADDRESS = "10.88.0.2"
+PASSWORD = "correct horse battery"
+PATIENCE_S = 60
+READY_S = 120.0
+
+
+@contextmanager
+def new_board(artefacts: Path, directory: Path, append: str = "") -> Iterator[Board]:
+    """A board that has never been switched on before, up to its debug shell."""
+    load = payload.image(artefacts, directory, debug=True, append=append)
+    with Board(directory, load, accelerator=board_harness.accelerator(artefacts)) as made:
+        made.power_on()
+        made.sh("true", timeout=READY_S)
+        yield made
+
+
+@dataclass
+class Reply:
+    """What a command over SSH gave: its exit status and everything it printed."""
+
+    status: int
+    text: str
+
+
+@dataclass
+class Piped:
+    """What a command in a pipe gave."""
+
+    status: int
+    out: bytes
+    err: str
+
+
+@dataclass
+class Admin:
+    """OpenSSH's client, with known hosts of its own."""
+
+    board: Board
+    folder: Path
+    passwords: dict[str, str] = field(default_factory=dict)  # by user
+    address: str = ADDRESS
+
+    def words(self, user: str, *options: str) -> list[str]:
+        """The client's command line; the first host key is learned, another one later is refused."""
+        settings = ("StrictHostKeyChecking=accept-new", f"UserKnownHostsFile={self.folder}/known", "ConnectTimeout=10",
+                    "IdentityAgent=none", "ServerAliveInterval=5")  # fmt: skip
+        found = ["ssh", "-F", "/dev/null", *options]
+        for setting in settings:
+            found += ["-o", setting]
+        return [*found, f"{user}@{self.address}"]
+
+    def by_key(self, user: str, key: Path, *command: str, options: tuple[str, ...] = ()) -> Reply:
+        """Run a command as a user who has a key; no password is asked for."""
+        words = [*self.words(user, "-i", str(key), "-o", "BatchMode=yes", *options), *command]
+        done = self.board.mgmt.run(words, timeout=PATIENCE_S, check=False)
+        return Reply(done.returncode, done.stdout)
+
+    def pipe(self, user: str, *command: str, stdin: bytes = b"", timeout: int = PATIENCE_S) -> Piped:
+        """Run a command in a pipe, as `ssh ... | tshark` does, by password and without a terminal anywhere."""
+        helper = self.folder / f"askpass-{user}"
+        helper.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(self.passwords[user])}\n")
+        helper.chmod(0o700)
+        words = [*self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1"), *command]
+        line = ["env", f"SSH_ASKPASS={helper}", "SSH_ASKPASS_REQUIRE=force", *words]
+        child = self.board.mgmt.popen(line, stdin=-1, stdout=-1, stderr=-1)
+        try:
+            out, err = child.communicate(stdin, timeout=timeout)
+        finally:
+            self.board.mgmt.end(child)
+        return Piped(child.returncode, out, err.decode(errors="replace"))
+
+    def shell(self, user: str, term: str = "xterm", size: tuple[int, int] = (24, 100)) -> pexpect.spawn:
+        """The console's shell, logged in, up to its first prompt."""
+        child = self.open(user, options=("-tt",), term=term, size=size)
+        child.expect(r"\[\w+\]> ?")
+        return child
+
+    def open(
+        self,
+        user: str,
+        *command: str,
+        options: tuple[str, ...] = (),
+        term: str = "xterm",
+        size: tuple[int, int] = (24, 100),
+    ) -> pexpect.spawn:
+        """A session on a terminal, logged in by password where one is asked for."""
+        words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", *options)
+        line = ["netns", "exec", self.board.mgmt.namespace, *words, *command]
+        child = pexpect.spawn(
+            "ip", line, timeout=PATIENCE_S, encoding="utf-8", codec_errors="replace", dimensions=size,
+            env={**os.environ, "TERM": term},
+        )  # fmt: skip
+        child.delaybeforesend = None
+        child.expect("assword: ")
+        child.sendline(self.passwords[user])
+        return child
+
+    def run(self, user: str, *command: str, options: tuple[str, ...] = ()) -> Reply:
+        """Run a command as a user who has a password."""
+        child = self.open(user, *command, options=options)
+        child.expect(pexpect.EOF)
+        child.close()
+        return Reply(child.exitstatus if child.exitstatus is not None else -1, child.before.strip())
+
+    def attempt(self, user: str, password: str, tries: int = 1, timeout: int = 40) -> bool:
+        """Whether a server is there and refuses this password so often; False when nobody answers."""
+        words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", f"NumberOfPasswordPrompts={tries}")
+        words[words.index("ConnectTimeout=10")] = "ConnectTimeout=3"
+        line = ["netns", "exec", self.board.mgmt.namespace, *words, "show", "version"]
+        child = pexpect.spawn("ip", line, timeout=timeout, encoding="utf-8")
+        try:
+            for _ in range(tries):
+                if child.expect(["assword: ", "timed out|refused|No route|reset|closed", pexpect.EOF]) != 0:
+                    return False
+                child.sendline(password)
+            child.expect("Permission denied|Too many|closed|disconnect|timed out", timeout=timeout)
+            return True
+        finally:
+            child.close(force=True)
+
+    def make_key(self, name: str) -> tuple[Path, str]:
+        """A new key pair: the private file, and the public line."""
+        path = self.folder / name
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)], check=True)
+        return path, path.with_suffix(".pub").read_text().strip()
+
+    def fingerprint(self) -> str:
+        """Of the key that the server shows to everybody, asked from outside."""
+        scan = self.board.mgmt.run(["ssh-keyscan", "-t", "ed25519", self.address], check=False).stdout
+        line = next(text for text in scan.splitlines() if " ssh-ed25519 " in text)
+        shown = subprocess.run(["ssh-keygen", "-lf", "-"], input=line, capture_output=True, text=True, check=True)
+        return shown.stdout.split()[1]
+
+
+def commit(board: Board, *changes: tuple[str, ...], check: bool = True) -> str:
+    """Commit changes, each a verb and its words, through the console's own code; what it said."""
+    rows = ", ".join(f"Change({words[0]!r}, {words[1:]!r})" for words in changes)
+    imports = "from console.commands.one_commit import *; from console.client import Client"
+    code = f"{imports}; apply(Client(), [{rows}], 'test')"
+    # the last line says why not; the exit code is that of the commit
+    script = f'said=$(python3 -I -c {shlex.quote(code)} 2>&1); code=$?; echo "$said" | tail -n 1; (exit $code)'
+    return board.sh(script, check=check, timeout=120).output
+
+
+def log_in(board: Board, user: str, password: str) -> None:
+    """At the serial line's login, which stands there."""
+    board.console.expect("login: ")
+    board.console.sendline(user)
+    board.console.expect("Password: ")
+    board.console.sendline(password)

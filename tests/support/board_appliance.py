@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The appliance on a booted board, as tests and the demo see it: its console's data, its health, its configuration.
+
+Everything goes through the board's debug shell and the product's own `bypass` command; nothing here knows how the
+supervisor does it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from simulator import Board
+
+GUEST, SEGMENT = "ips1", "main"
+KEEPER, BYPASSD = "bypass-keeper", "-m appliance"
+"""Words of the command lines by which the two processes of the supervisor are found."""
+CONFIG, BOARD_TOML = "/etc/bypass/config.toml", "/usr/share/bypass/board.toml"
+PATIENCE_S = 180.0
+
+
+def ask(board: Board, words: str) -> Any:
+    """What a console command answers, as data; None while the daemon does not answer."""
+    result = board.sh(f"bypass {words} --json 2>/dev/null", check=False)
+    return json.loads(result.output) if result.status == 0 else None
+
+
+def show(board: Board, what: str) -> Any:
+    """What `show` says, as data; None while the daemon does not answer."""
+    return ask(board, f"show {what}")
+
+
+def part_runs(board: Board, name: str) -> bool:
+    """Whether a part of bypassd is up."""
+    status = show(board, "status") or {"parts": []}
+    return any((part["name"], part["state"]) == (name, "running") for part in status["parts"])
+
+
+def guest(board: Board, name: str = GUEST) -> dict[str, Any]:
+    """One row of `show guests`; empty while there is none."""
+    rows = show(board, "guests") or []
+    return next((row for row in rows if row["name"] == name), {})
+
+
+def segment(board: Board) -> dict[str, Any]:
+    """The row of `show segments`; empty while there is none."""
+    rows = show(board, "segments") or []
+    return dict(rows[0]) if rows else {}
+
+
+def events(board: Board) -> list[str]:
+    """What the events say, as text, oldest first."""
+    return [f"{row['severity']} {row['source']}: {row['text']}" for row in show(board, "events 0") or []]
+
+
+def wait_until(board: Board, found: Callable[[], Any], what: str) -> Any:
+    """Ask the console until it says so: each question takes the board long enough, so nothing sleeps here."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (answer := found()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {PATIENCE_S:g} s; status: {show(board, 'status')}")
+    return answer
+
+
+def wait_serving(board: Board, name: str = GUEST) -> dict[str, Any]:
+    """Wait until the guest has its traffic; its row."""
+
+    def serves() -> dict[str, Any]:
+        row = guest(board, name)
+        return row if row.get("state") == "available" else {}
+
+    return dict(wait_until(board, serves, f"guest {name} available"))
+
+
+def wait_healthy(board: Board) -> float:
+    """Wait until the relay is inline and the guest serves; monotonic seconds."""
+    board.wait_relay("inline", timeout=PATIENCE_S)
+    wait_serving(board)
+    return time.monotonic()
+
+
+def wait_cause(board: Board, cause: str) -> dict[str, Any]:
+    """Wait until the segment is in bypass for this cause; its row."""
+
+    def there() -> dict[str, Any]:
+        row = segment(board)
+        return row if (row.get("cause"), row.get("relay")) == (cause, "bypass") else {}
+
+    return dict(wait_until(board, there, f"segment in bypass because of {cause}"))
+
+
+def restart_keeper(board: Board) -> None:
+    """End the keeper in good order; init starts the next, which reads board.toml and the configuration anew."""
+    old = board.pids(KEEPER)
+    board.sh(f"kill -TERM {old[0]}")
+    wait_until(board, lambda: [pid for pid in board.pids(KEEPER) if pid not in old], "a new keeper")
+
+
+def restart_bypassd(board: Board) -> None:
+    """Kill bypassd; the keeper starts the next, which reads the configuration anew."""
+    old = board.pids(BYPASSD)
+    board.sh(f"kill -KILL {old[0]}")
+    wait_until(board, lambda: [pid for pid in board.pids(BYPASSD) if pid not in old], "a new bypassd")
+
+
+@contextmanager
+def replaced(board: Board, path: str, change: Callable[[str], str], apply: Callable[[Board], None]) -> Iterator[None]:
+    """A file of the board with other content, and who reads it started anew; all as before afterwards."""
+    before = board.sh(f"cat {path}").output
+    write(board, path, change(before))
+    try:
+        apply(board)
+        yield
+    finally:
+        write(board, path, before)
+        apply(board)
+        wait_healthy(board)
+
+
+def write(board: Board, path: str, text: str) -> None:
+    board.sh(f"printf %s {shlex.quote(text)} >{path}")

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The real keeper with files for the relay's coil and the watchdog; only these two device classes are replaced.
+
+    python keeper_on_files.py FOLDER COMMAND ...
+
+FOLDER/relay gets one line a position; FOLDER/watchdog gets one line a call.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from appliance.hardware.relay import Relay, RelaySpec
+from appliance.hardware.watchdog import Watchdog
+from appliance.keeper import loop
+from appliance.keeper.board import Board
+from appliance.keeper.core import Limits
+
+FOLDER = Path(sys.argv[1])
+
+
+def note(name: str, text: str) -> None:
+    with (FOLDER / name).open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+class FileRelay(Relay):
+    def __init__(self, spec: RelaySpec) -> None:
+        self.spec, self._position = spec, "bypass"
+
+    def open(self) -> str:
+        note("relay", "open")
+        return self._position
+
+    def set(self, mode: str) -> None:
+        self._position = mode
+        note("relay", mode)
+
+    def read(self) -> str:
+        return self._position
+
+    def close(self) -> None:
+        note("relay", "close")
+
+
+class FileWatchdog(Watchdog):
+    def __init__(self) -> None:
+        self._timeout = 60_000
+
+    def set_timeout(self, milliseconds: int) -> int:
+        note("watchdog", f"timeout {milliseconds}")
+        self._timeout = milliseconds
+        return milliseconds
+
+    def feed(self) -> None:
+        note("watchdog", "feed")
+
+    def close(self, orderly: bool) -> None:
+        note("watchdog", "stopped" if orderly else "closed")
+
+
+def main() -> int:
+    """Run the keeper of a board with one relay and a watchdog, quick to lose patience."""
+    setattr(loop, "Relay", FileRelay)  # noqa: B010
+    setattr(loop, "find", str)  # noqa: B010
+    setattr(Watchdog, "open", lambda path: FileWatchdog())  # noqa: B010
+    board = Board(str(FOLDER / "board.toml"))
+    assert not board.error
+    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), Limits(checkin=300_000_000))
+    made.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernel's datapath and the model side by side: each frame is given to both, and every answer compared.
+
+Private (not pinned, no device): frames run by BPF_PROG_TEST_RUN, with the loopback device playing every device in turn.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from appliance.config.schema.model import Config
+from appliance.steering.datapath import Datapath
+from appliance.steering.explain.backends import LOOPBACK, furnish, matches, run
+from appliance.steering.explain.model import Decision, Lease, Model, State, Where
+from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel.layout import Outcome, Role, Side, slot
+
+FAR = 10**12  # ns: far enough in the future
+
+
+class Twin:
+    """One configuration in both worlds. Segments and hops have the numbers that a fresh `Names` gives."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.datapath = Datapath.open(path)
+        self.maps = self.datapath.kernel.maps
+        self.state = State()
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Another policy for both."""
+        self.datapath.set_policy(config)
+        assert self.datapath.policy is not None
+        self.policy = self.datapath.policy
+
+    def close(self) -> None:
+        self.datapath.close()
+
+    # -- the world around ---------------------------------------------------------------------------------------------
+
+    def attach(self, longest: int = 1518, *, without: frozenset[int] = frozenset()) -> None:
+        """Give every port and hop of the policy its devices, but for these slots."""
+        for segment in self.policy.segments.values():
+            for hop in (0, *(h.id for h in self.policy.hops.values())):
+                for side in Side:
+                    place = slot(hop, segment, side)
+                    if place in without:
+                        continue
+                    furnish(self.datapath, [place], longest)
+                    self.state.longest[place] = longest
+
+    def supervise(self, until: int | None = None) -> None:
+        until = time.monotonic_ns() + FAR if until is None else until
+        self.state.supervisor_until = until
+        self.datapath.leases.renew_supervisor(until)
+
+    def lease(self, hop: str, *, good: bool = True, recovered: int = 0, draining: bool = False) -> None:
+        number = self.datapath.hop_id(hop)
+        until = time.monotonic_ns() + FAR if good else 1
+        self.state.leases[number] = Lease(until, recovered, draining)
+        for field, value in enumerate((until, recovered, int(draining))):
+            self.datapath.kernel.leases.write(number, value, field)
+
+    # -- frames -------------------------------------------------------------------------------------------------------
+
+    def kernel(self, where: Where, frame: bytes, kind: str = "xdp", flags: int = 0) -> Decision:
+        """The kernel's answer."""
+        direction = where.side if where.role is Role.PORT else where.side ^ 1
+        longest = self.state.longest.get(slot(0, where.segment, direction ^ 1), layout.NO_MATCH)
+        return run(self.datapath, where, frame, kind, flags=flags, longest=longest)
+
+    def decide(self, where: Where, frame: bytes, kind: str = "xdp", now: int | None = None) -> Decision:
+        """The model's answer."""
+        model = Model(self.policy, self.state, matches, limit=kind == "xdp")
+        return model.decide(where, frame, time.monotonic_ns() if now is None else now)
+
+    @staticmethod
+    def runs_by_tc(frame: bytes) -> bool:
+        """The kernel's test run for tc refuses empty and jumbo frames, and IP that is shorter than its header."""
+        shortest = {b"\x08\x00": 34, b"\x86\xdd": 54}.get(frame[12:14], 15)
+        return shortest <= len(frame) < 3500
+
+    def both(self, where: Where, frame: bytes, kind: str = "xdp") -> Decision:
+        """Ask both and compare; the model's answer."""
+        if kind == "tc" and not self.runs_by_tc(frame):
+            # The model alone, and it must not learn from it.
+            return Model(self.policy, copy.deepcopy(self.state), matches, limit=False).decide(
+                where, frame, time.monotonic_ns()
+            )
+        before = self.counted(where)
+        decision = self.decide(where, frame, kind)
+        answer = self.kernel(where, frame, kind)
+        # By tc a tag inside may have moved beside the frame, so what comes out is compared by XDP only.
+        out = decision.frame if kind == "xdp" else answer.frame
+        expected = replace(decision, frame=out, returned_unmatched=False, bad_tag=False)
+        assert answer == expected, f"kernel {answer}\nmodel  {expected}\nframe {frame.hex()} {where}"
+        after = self.counted(where)
+        changed = {
+            outcome: after[outcome] - before[outcome] for outcome in Outcome if after[outcome] != before[outcome]
+        }
+        assert changed == {decision.outcome: 1}, f"counted {changed}, not one {decision.outcome.name}"
+        if where.role is Role.PORT and decision.outcome in (Outcome.STRAIGHT, Outcome.OVERSIZE, Outcome.NO_DEVICE):
+            self.short_way(where, frame, kind, decision)
+        return decision
+
+    def short_way(self, where: Where, frame: bytes, kind: str, decision: Decision) -> None:
+        """The same frame without a trace, as in service: what goes straight may leave a shorter way, counted alike.
+
+        From the entry, and from the program that is attached to ports in its place, where the policy has one.
+        """
+        ways = [self.datapath.kernel.programs[f"entry_{kind}"]]
+        attached = self.datapath.attached_program(where.segment)
+        if kind == "xdp" and attached is not None:
+            ways.append(attached)
+        for program in ways:
+            self.one_short_way(program, where, frame, kind, decision)
+
+    def one_short_way(self, program: int, where: Where, frame: bytes, kind: str, decision: Decision) -> None:
+        """The frame from this program on."""
+        before, rule_before = self.counted(where), self.counted_by_rule(decision.rule)
+        place = slot(0, where.segment, where.side)
+        longest = self.state.longest.get(slot(0, where.segment, where.side ^ 1), layout.NO_MATCH)
+        device = layout.DeviceValue(
+            role=Role.PORT, segment=where.segment, side=where.side, slot=place, peer_max=longest, peer_max_sg=longest
+        )
+        self.maps["devices"].set(LOOPBACK, device)
+        try:
+            action, out, _ = libbpf.run_frame(program, frame, 1)
+        finally:
+            self.maps["devices"].set(LOOPBACK, layout.DeviceValue())
+        redirected = decision.outcome is Outcome.STRAIGHT
+        assert action == {"xdp": (1, 4), "tc": (2, 7)}[kind][redirected]
+        after, rule_after = self.counted(where), self.counted_by_rule(decision.rule)
+        changed = {
+            outcome: after[outcome] - before[outcome] for outcome in Outcome if after[outcome] != before[outcome]
+        }
+        assert changed == {decision.outcome: 1}, f"counted {changed} by the short way, not one {decision.outcome.name}"
+        once = (1, len(frame)) if decision.rule is not None else (0, 0)
+        assert (rule_after[0] - rule_before[0], rule_after[1] - rule_before[1]) == once
+        assert kind == "tc" or out == frame
+
+    def counted_by_rule(self, index: int | None) -> tuple[int, int]:
+        """Frames and bytes of a rule."""
+        if index is None:
+            return 0, 0
+        values = self.maps["rule_counters"].per_cpu(self.policy.rules[index].counter)
+        return sum(value.matched.frames for value in values), sum(value.matched.bytes for value in values)
+
+    def counted(self, where: Where) -> dict[Outcome, int]:
+        """Frames of this device by outcome."""
+        place = layout.SLOT_UNKNOWN if where.role is Role.NONE else slot(where.hop, where.segment, where.side)
+        values = self.maps["device_counters"].per_cpu(place)
+        return {outcome: sum(value.outcome[outcome].frames for value in values) for outcome in Outcome}
+
+    def tables_agree(self) -> None:
+        """Flows and fragments that the kernel knows are those of the model (times left out)."""
+        known = {(key.hash, key.hop): flow.fin for key, flow in self.maps["flows"].items()}
+        assert known == {key: fin for key, (_, fin) in self.state.flows.items()}
+        datagrams = {
+            (
+                key.source[0] << 64 | key.source[1],
+                key.destination[0] << 64 | key.destination[1],
+                key.id,
+                key.protocol,
+            ): (
+                value.hash,
+                bool(value.first),
+            )
+            for key, value in self.maps["fragments"].items()
+        }
+        assert datagrams == {key: (hashed, first) for key, (hashed, _, first) in self.state.fragments.items()}

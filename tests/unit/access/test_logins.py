@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Failed logins: what the server's log says, who is shut out and for how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.access.login_limiter import (
+    FIRST_BLOCK,
+    FORGET,
+    LAST_BLOCK,
+    LIMIT,
+    MAX_ADDRESSES,
+    SECOND,
+    WINDOW,
+    Block,
+    Limiter,
+    Unblock,
+    network_of,
+)
+from appliance.access.sshlog import LIMIT as LOG_LIMIT
+from appliance.access.sshlog import SshEvent, Tail, parse
+
+STAMP = "[412] Nov 24 18:40:01 "
+LINES = [
+    ("Bad password attempt for 'admin' from 10.88.0.1:50122",
+     SshEvent("failed", "admin", "10.88.0.1", "password", 412)),
+    ("Login attempt for nonexistent user from fd88::1:50122", SshEvent("failed", "", "fd88::1", "no such user", 412)),
+    ("Password auth succeeded for 'admin' from 10.88.0.1:50122",
+     SshEvent("login", "admin", "10.88.0.1", "password", 412)),
+    ("Pubkey auth succeeded for 'noc' with ssh-ed25519 key SHA256:abc from 10.88.0.1:50122",
+     SshEvent("login", "noc", "10.88.0.1", "key", 412)),
+    ("Exit (admin) from <10.88.0.1:50122>: Disconnect received",
+     SshEvent("logout", "admin", "10.88.0.1", "Disconnect received", 412)),
+    ("Bad password attempt for 'x' from 1.1.1.1:1' from 10.88.0.1:50122",
+     SshEvent("failed", "x' from 1.1.1.1:1", "10.88.0.1", "password", 412)),
+    ("Bad password attempt for '\x1b[2J' from 10.88.0.1:1", SshEvent("failed", "?[2J", "10.88.0.1", "password", 412)),
+    ("Child connection from 10.88.0.1:50122", None),
+    ("Exit before auth from <10.88.0.1:50122>: Exited normally", None),
+    ("", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), LINES)
+def test_lines(text: str, expected: SshEvent | None) -> None:
+    assert parse(STAMP + text) == expected
+
+
+@given(st.text())
+def test_any_line_is_survived(text: str) -> None:
+    parse(text)
+    parse(STAMP + text)
+
+
+def test_tail_gives_whole_lines_once_and_empties_long_files(tmp_path: Path) -> None:
+    path = tmp_path / "ssh.log"
+    tail = Tail(path)
+    assert list(tail.lines()) == []
+    with path.open("a") as file:
+        file.write("one\ntwo\nthr")
+        file.flush()
+        assert list(tail.lines()) == ["one", "two"]
+        file.write("ee\n")
+        file.flush()
+        assert list(tail.lines()) == ["three"]
+        file.write("x" * 100 + "\n")
+        file.write("y" * LOG_LIMIT + "\n")
+        file.flush()
+        assert len(list(tail.lines())) == 2
+        assert path.stat().st_size == 0
+        file.write("after\n")
+        file.flush()
+        assert list(tail.lines()) == ["after"]
+    path.unlink()
+    path.write_text("anew\n")
+    assert list(tail.lines()) == ["anew"]
+
+
+def test_limit_block_and_release() -> None:
+    limiter, now = Limiter(), 10 * SECOND
+    for _ in range(LIMIT - 1):
+        assert limiter.failed(now, "10.88.0.1") == []
+    assert limiter.failed(now, "10.88.0.1") == [Block("10.88.0.1/32", 60, LIMIT)]
+    assert limiter.failed(now, "10.88.0.1") == [], "what was on its way counts once"
+    assert limiter.blocked(now) == {"10.88.0.1/32": 60}
+    assert limiter.tick(now + FIRST_BLOCK - 1) == []
+    assert limiter.tick(now + FIRST_BLOCK) == [Unblock("10.88.0.1/32")]
+    assert limiter.blocked(now + FIRST_BLOCK) == {}
+
+
+def test_slow_failures_and_good_logins_block_nobody() -> None:
+    limiter, now = Limiter(), 10 * SECOND
+    for step in range(20):
+        assert limiter.failed(now + step * WINDOW // (LIMIT - 1), "10.88.0.1") == []
+    for _ in range(20):
+        assert limiter.failed(now, "10.88.0.2") == []
+        limiter.succeeded("10.88.0.2")
+
+
+def test_blocks_double_to_a_limit_and_are_forgotten() -> None:
+    limiter, now, lengths = Limiter(), 10 * SECOND, []
+    for _ in range(7):
+        actions = [action for _ in range(LIMIT) for action in limiter.failed(now, "10.88.0.1")]
+        lengths += [action.seconds for action in actions if isinstance(action, Block)]
+        now += LAST_BLOCK
+        limiter.tick(now)
+    assert lengths == [60, 120, 240, 480, 900, 900, 900]
+    now += FORGET + 1
+    limiter.tick(now)
+    first = [action for _ in range(LIMIT) for action in limiter.failed(now, "10.88.0.1")]
+    assert first == [Block("10.88.0.1/32", 60, LIMIT)]
+
+
+def test_memory_is_bounded_and_nobody_stays_shut_out() -> None:
+    limiter = Limiter()
+    for _ in range(LIMIT):
+        limiter.failed(SECOND, "10.0.0.1")
+    actions = [
+        a for number in range(MAX_ADDRESSES) for a in limiter.failed(SECOND, f"10.1.{number >> 8}.{number & 255}")
+    ]
+    assert Unblock("10.0.0.1/32") in actions
+    assert limiter.blocked(SECOND) == {}
+
+
+def test_who_counts_as_one() -> None:
+    assert network_of("10.88.0.1") == "10.88.0.1/32"
+    assert network_of("2001:db8:1:2:3::4") == "2001:db8:1:2::/64"
+    assert network_of("fe80::1%mgmt0") == "fe80::/64"
+    assert network_of("::ffff:10.88.0.1") == "10.88.0.1/32"
+    assert network_of("no address") == ""

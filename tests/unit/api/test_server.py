@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The control socket: what polite clients get, and that rude, slow or many clients harm nobody but themselves."""
+
+import asyncio
+import json
+import os
+import pwd
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.api import rpc
+from appliance.api import server as control
+from appliance.api.rpc import Caller, answer
+from appliance.api.server import ControlServer, Param, Registry, TokenBucket, caller
+from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
+from appliance.units import Duration
+from tests.support.json_schema import problems
+
+ADMIN = Caller(0, 1, "admin")
+VIEWER = Caller(1000, 1, "viewer")
+
+
+def registry() -> Registry:
+    """Fake methods of every kind."""
+    made = Registry()
+
+    async def echo(params: dict[str, Any]) -> object:
+        return params
+
+    async def who(_: dict[str, Any]) -> object:
+        return caller()._asdict()
+
+    async def missing(_: dict[str, Any]) -> object:
+        raise NotFoundError('no guest "x"')
+
+    async def away(_: dict[str, Any]) -> object:
+        raise UnreachableError("the part access does not answer")
+
+    async def refused(_: dict[str, Any]) -> object:
+        raise RefusedError("not while draining")
+
+    async def bug(_: dict[str, Any]) -> object:
+        raise ZeroDivisionError("secret")
+
+    async def odd(_: dict[str, Any]) -> object:
+        return {"time": Duration.parse("2s"), "path": Path("/x")}
+
+    async def large(_: dict[str, Any]) -> object:
+        return "x" * 3_000_000
+
+    made.add("echo", echo, params={"name": Param(), "count": Param("integer", required=False)})
+    made.add("mode", echo, role="operator", params={"mode": Param(choices=("auto", "bypass"))})
+    for name, handler in (
+        ("who", who),
+        ("missing", missing),
+        ("away", away),
+        ("refused", refused),
+        ("bug", bug),
+        ("odd", odd),
+    ):
+        made.add(name, handler)
+    made.add("large", large)
+    control.add_version(made)
+    return made
+
+
+def ask(method: str, params: object = None, who: Caller = ADMIN, request_id: object = 1) -> dict[str, Any]:
+    request = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": {} if params is None else params}
+    response = asyncio.run(answer(registry(), request, who))
+    assert response is not None
+    return response
+
+
+REFUSALS = [
+    # (method, params, who, code, part of the message)
+    ("nothing", {}, ADMIN, rpc.NO_METHOD, 'no method "nothing"'),
+    ("echo", {}, ADMIN, rpc.INVALID_PARAMS, "parameter name is missing"),
+    ("echo", {"name": 1}, ADMIN, rpc.INVALID_PARAMS, "name must be of type string"),
+    ("echo", {"name": "a", "count": True}, ADMIN, rpc.INVALID_PARAMS, "count must be of type integer"),
+    ("echo", {"name": "a", "x": 1}, ADMIN, rpc.INVALID_PARAMS, 'unknown parameter "x"; echo takes: name, count'),
+    ("echo", ["a"], ADMIN, rpc.INVALID_PARAMS, "by name"),
+    ("mode", {"mode": "inline"}, ADMIN, rpc.INVALID_PARAMS, "one of auto, bypass"),
+    ("mode", {"mode": "auto"}, VIEWER, rpc.FORBIDDEN, "needs the role operator; yours is viewer"),
+    ("missing", {}, ADMIN, -32015, 'no guest "x"'),
+    ("refused", {}, ADMIN, -32016, "not while draining"),
+    ("bug", {}, ADMIN, rpc.INTERNAL, "internal error in bug"),
+]
+
+
+@pytest.mark.parametrize(("method", "params", "who", "code", "message"), REFUSALS, ids=[str(r[4]) for r in REFUSALS])
+def test_refusals(method: str, params: object, who: Caller, code: int, message: str) -> None:
+    """Every refusal has its code and one clear line; a bug tells no internals."""
+    error = ask(method, params, who)["error"]
+    assert error["code"] == code
+    assert message in error["message"]
+    assert "secret" not in json.dumps(error)
+
+
+def test_errors_carry_kind_and_hint() -> None:
+    """A BypassError arrives with its class and what to do; each class has a code of its own."""
+    assert ask("missing")["error"]["data"]["kind"] == "NotFoundError"
+    assert "hint" not in ask("missing")["error"]["data"], "it says itself what there is"
+    assert "show status" in ask("away")["error"]["data"]["hint"]
+    assert "hint" not in ask("refused")["error"]["data"]
+    ours = {kind for kind in BypassError.__subclasses__() if kind.__module__ == "appliance.errors"}
+    assert ours <= set(rpc.ERRORS)
+    assert len({code for code, _ in rpc.ERRORS.values()}) == len(rpc.ERRORS)
+
+
+def test_results() -> None:
+    """Results come back by id; times and paths as their text; a notification is not answered."""
+    assert ask("echo", {"name": "a"}, request_id="k") == {"jsonrpc": "2.0", "id": "k", "result": {"name": "a"}}
+    assert json.loads(rpc.encode(ask("odd")))["result"] == {"time": "2s", "path": "/x"}
+    assert "version" in ask("version.show")["result"]
+    note = {"jsonrpc": "2.0", "method": "echo", "params": {"name": "a"}}
+    assert asyncio.run(answer(registry(), note, ADMIN)) is None
+
+
+def test_schema_lists_what_is_there() -> None:
+    """The published schema holds every method with its parameters and role."""
+    schema = ask("api.schema")["result"]
+    assert [method["name"] for method in schema["methods"]] == registry().names()
+    mode = next(method for method in schema["methods"] if method["name"] == "mode")
+    assert mode["role"] == "operator"
+    assert mode["params"]["properties"]["mode"]["enum"] == ["auto", "bypass"]
+    assert mode["params"]["required"] == ["mode"]
+    version = next(method for method in schema["methods"] if method["name"] == "version.show")
+    assert problems(ask("version.show")["result"], version["result"], schema) == []
+    assert problems({"version": 1}, version["result"], schema) != []
+    assert {"config", "event", "transition"} == {event["topic"] for event in schema["events"]}
+    codes = {row["code"] for row in schema["errors"]}
+    assert {rpc.BUSY, rpc.INVALID_PARAMS, -32015} <= codes
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**60), 2**60)
+        | st.text(max_size=9)
+        | st.sampled_from(["2.0", "echo"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["jsonrpc", "id", "method", "params", "name", "x"]), inner, max_size=5)
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_json_is_answered(request_: object) -> None:
+    """Whatever JSON comes as a request, the answer is a response or nothing, never an exception."""
+    response = asyncio.run(answer(registry(), request_, VIEWER))
+    assert response is None or "error" in response or "result" in response
+
+
+def test_token_bucket() -> None:
+    """A burst is free, then the rate holds, and rest fills the bucket again but not beyond the burst."""
+    bucket = TokenBucket(rate=10, burst=3, now=0.0)
+    assert [bucket.take(0.0) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
+    assert bucket.take(100.0) == 0
+    assert [bucket.take(100.0) for _ in range(3)] == [0, 0, 0.1]
+
+
+Scenario = Callable[[ControlServer, Path], Awaitable[None]]
+
+
+def serve(tmp_path: Path, scenario: Scenario) -> None:
+    """Run `scenario` against a served registry, as the supervisor would serve it."""
+
+    async def main() -> None:
+        path = tmp_path / "run" / "control.sock"
+        server = ControlServer(path, registry())
+        await server.start()
+        beats = asyncio.Event()
+        running = asyncio.create_task(server.run(beats.set))
+        try:
+            async with asyncio.timeout(30):
+                await beats.wait()  # it checks in
+                await scenario(server, path)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await server.stop()
+        assert not path.exists()
+        assert server.clients == 0
+
+    asyncio.run(main())
+
+
+class Peer:
+    """A client made of bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, path: Path) -> "Peer":
+        return cls(*await asyncio.open_unix_connection(str(path), limit=1 << 23))
+
+    async def raw(self, data: bytes) -> Any:
+        self.writer.write(data)
+        await self.writer.drain()
+        return await self.line()
+
+    async def line(self) -> Any:
+        return json.loads(await self.reader.readline())
+
+    async def call(self, method: str, **params: object) -> Any:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return await self.raw(json.dumps(request).encode() + b"\n")
+
+
+def test_served(tmp_path: Path) -> None:
+    """Requests are answered in order on one connection, and who asks is known from the kernel."""
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        peer = await Peer.connect(path)
+        assert (await peer.call("echo", name="x"))["result"] == {"name": "x"}
+        assert (await peer.call("who"))["result"] == {
+            "uid": os.getuid(),
+            "pid": os.getpid(),
+            "role": "admin",
+            "user": pwd.getpwuid(os.getuid()).pw_name,
+        }
+        assert len((await peer.call("large"))["result"]) == 3_000_000
+        assert stat.S_IMODE(path.stat().st_mode) in (0o600, 0o660)
+        assert server.clients == 1
+
+    serve(tmp_path, scenario)
+
+
+def test_batch(tmp_path: Path) -> None:
+    """A batch is answered as a list; an empty or endless one is refused."""
+
+    async def scenario(_: ControlServer, path: Path) -> None:
+        peer = await Peer.connect(path)
+        one = b'{"jsonrpc":"2.0","id":1,"method":"who"}'
+        note = b'{"jsonrpc":"2.0","method":"who"}'
+        assert len(await peer.raw(b"[" + one + b"," + note + b"," + one + b"]\n")) == 2
+        assert (await peer.raw(b"[]\n"))["error"]["code"] == rpc.INVALID_REQUEST
+        assert (await peer.raw(b"[" + b",".join([one] * 101) + b"]\n"))["error"]["code"] == rpc.INVALID_REQUEST
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("junk", [b"\n", b"{\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"a":"\\ud800"}\n', b"nan\n"])
+def test_malformed_requests(tmp_path: Path, junk: bytes) -> None:
+    """What is no JSON is answered with a parse error, and the connection goes on."""
+
+    async def scenario(_: ControlServer, path: Path) -> None:
+        peer = await Peer.connect(path)
+        assert (await peer.raw(junk))["error"]["code"] == rpc.PARSE_ERROR
+        assert "result" in await peer.call("who")
+
+    serve(tmp_path, scenario)
+
+
+def test_oversized_request(tmp_path: Path) -> None:
+    """A request above the limit ends its connection; others are served meanwhile."""
+
+    async def scenario(_: ControlServer, path: Path) -> None:
+        rude, polite = await Peer.connect(path), await Peer.connect(path)
+
+        async def endless() -> None:
+            answered = await rude.raw(b"x" * (3 * control.MAX_REQUEST))
+            assert answered["error"]["code"] == rpc.INVALID_REQUEST
+            await rude.line()
+
+        with pytest.raises((ConnectionError, json.JSONDecodeError)):  # it ends, with or without the answer arriving
+            await endless()
+        assert "result" in await polite.call("who")
+
+    serve(tmp_path, scenario)
+
+
+def test_too_many_clients(tmp_path: Path) -> None:
+    """The client after the last place is told so; a place that becomes free is usable again."""
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        peers = [await Peer.connect(path) for _ in range(control.MAX_CLIENTS)]
+        for peer in peers:
+            assert "result" in await peer.call("who")
+        late = await Peer.connect(path)
+        assert (await late.line())["error"]["code"] == rpc.BUSY
+        assert await late.reader.read() == b""
+        peers[0].writer.close()
+        while server.clients >= control.MAX_CLIENTS:
+            await asyncio.sleep(0)
+        assert "result" in await (await Peer.connect(path)).call("who")
+
+    serve(tmp_path, scenario)
+
+
+def test_places_and_requests_of_one_user_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user takes no more than his places, connecting anew brings no new requests; an administrator still gets in."""
+    who = [Caller(1000, 1, "viewer", "mia")]
+    monkeypatch.setattr(control, "peer", lambda link: who[0])
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        peers = [await Peer.connect(path) for _ in range(control.MAX_PER_USER)]
+        for peer in peers:
+            assert "result" in await peer.call("who")
+        refused = (await (await Peer.connect(path)).line())["error"]
+        assert (refused["code"], "of mia" in refused["message"]) == (rpc.BUSY, True)
+        buckets = {id(server._bucket(who[0])), id(server._bucket(who[0]))}
+        assert len(buckets) == 1, "all his connections draw from one"
+        others = [Caller(2000 + number, 1, "viewer", f"u{number}") for number in range(control.MAX_CLIENTS)]
+        for other in others:
+            who[0] = other
+            peers.append(await Peer.connect(path))
+            answer = await peers[-1].call("who")
+            if "error" in answer:
+                break
+        assert len(peers) - 1 == control.MAX_CLIENTS - control.ADMIN_CLIENTS
+        who[0] = ADMIN
+        assert "result" in await (await Peer.connect(path)).call("who")
+
+    serve(tmp_path, scenario)
+
+
+def test_events_reach_subscribers(tmp_path: Path) -> None:
+    """Who subscribed gets events, who did not gets none, unknown topics are refused."""
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        follower, other = await Peer.connect(path), await Peer.connect(path)
+        assert "no topic" in (await follower.call("events.subscribe", topics=["nothing"]))["error"]["message"]
+        assert (await follower.call("events.subscribe"))["result"] == {"topics": ["transition", "config"]}
+        await other.call("who")
+        server.publish("transition", {"what": "segment main", "to": "bypass"})
+        event = await follower.line()
+        assert event["method"] == "event"
+        assert event["params"] == {"topic": "transition", "data": {"what": "segment main", "to": "bypass"}}
+        assert "result" in await other.call("who")  # the next line is its own answer
+
+    serve(tmp_path, scenario)
+
+
+def test_slow_subscriber_is_disconnected(tmp_path: Path) -> None:
+    """A subscriber that reads nothing blocks nobody, and is gone once too much waits for it."""
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        slow = socket.socket(socket.AF_UNIX)
+        slow.connect(str(path))
+        slow.sendall(b'{"jsonrpc":"2.0","id":1,"method":"events.subscribe"}\n')
+        polite = await Peer.connect(path)
+        await polite.call("events.subscribe")
+        received = 0
+
+        async def read() -> None:
+            nonlocal received
+            while True:
+                await polite.line()
+                received += 1
+
+        reading = asyncio.create_task(read())
+        sent = 0
+        while server.clients > 1:
+            server.publish("transition", {"detail": "x" * 1000})
+            sent += 1
+            assert sent < 10_000, "the slow client was kept"
+            await asyncio.sleep(0)
+        while received < sent:
+            await asyncio.sleep(0)
+        reading.cancel()
+        slow.close()
+
+    serve(tmp_path, scenario)
+
+
+def test_client_that_does_not_read_its_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers nobody reads end the connection after a bounded time; others are served at once."""
+    monkeypatch.setattr(control, "SEND_TIMEOUT", 0.2)
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        slow = socket.socket(socket.AF_UNIX)
+        slow.connect(str(path))
+        slow.sendall(b'{"jsonrpc":"2.0","id":1,"method":"large"}\n' * 5)
+        polite = await Peer.connect(path)
+        assert "result" in await polite.call("who")
+        while server.clients > 1:
+            assert "result" in await polite.call("who")
+        slow.close()
+
+    serve(tmp_path, scenario)
+
+
+def test_silent_client_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends nothing, or half a line, gives its place back."""
+    monkeypatch.setattr(control, "IDLE", 0.1)
+
+    async def scenario(_: ControlServer, path: Path) -> None:
+        peer = await Peer.connect(path)
+        peer.writer.write(b'{"jsonrpc"')
+        assert await peer.reader.read() == b""
+
+    serve(tmp_path, scenario)
+
+
+def test_replaces_a_socket_left_behind(tmp_path: Path) -> None:
+    """A killed bypassd leaves its socket file; the next one listens in its place."""
+    (tmp_path / "run").mkdir()
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(tmp_path / "run" / "control.sock"))
+    left.close()
+
+    async def scenario(_: ControlServer, path: Path) -> None:
+        assert "result" in await (await Peer.connect(path)).call("who")
+
+    serve(tmp_path, scenario)
+
+
+def test_cannot_listen_is_one_line(tmp_path: Path) -> None:
+    """A socket that cannot be made is an expected failure with path and reason."""
+    (tmp_path / "file").write_text("")
+    server = ControlServer(tmp_path / "file" / "control.sock", registry())
+    with pytest.raises(UnreachableError, match=r"control socket .*control\.sock: Not a directory|File exists"):
+        asyncio.run(server.start())
+
+
+def test_the_kernel_tells_the_groups_of_the_peer() -> None:
+    """What a role hangs on: a child with groups of its own connects, and they are what the kernel says."""
+    code = (
+        "import os, socket, sys; os.geteuid() == 0 and os.setgroups([900, 902]); "
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(*os.getgroups(), flush=True); "
+        "sys.stdin.read()"
+    )
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{folder}/s")
+        server.listen()
+        words = [sys.executable, "-c", code, f"{folder}/s"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            link, _ = server.accept()
+            with link:
+                assert child.stdout is not None
+                assert set(control.peer_groups(link)) == set(map(int, child.stdout.readline().split()))
+            child.communicate()

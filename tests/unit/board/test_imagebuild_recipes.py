@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The image build's decisions: kernel fragments, mirror, console scripts, archives, error messages."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from imagebuild import appliance_layer, debian, kernel
+from imagebuild.artefacts import FRAGMENTS, REPO
+from imagebuild.errors import BuildError
+from imagebuild.initramfs import Entry, cpio
+from imagebuild.progress import explain_failure
+
+FRAGMENT = "# comment\nCONFIG_A=y\nCONFIG_B=64\n# CONFIG_C is not set\n"
+
+
+def test_fragments_stack() -> None:
+    """The last fragment wins, as it does for the kernel and for Buildroot."""
+    assert kernel.settings([FRAGMENT, "CONFIG_C=y\n# CONFIG_A is not set\n"]) == {
+        "CONFIG_A": "n",
+        "CONFIG_B": "64",
+        "CONFIG_C": "y",
+    }
+
+
+def test_fragment_with_nonsense_is_refused() -> None:
+    """A typing error in a fragment is not a comment."""
+    with pytest.raises(BuildError, match="line 2"):
+        kernel.settings(["CONFIG_A=y\nCONFIG_B y\n"])
+
+
+@pytest.mark.parametrize(
+    ("config", "lost"),
+    [
+        ("CONFIG_A=y\nCONFIG_B=64\n# CONFIG_C is not set\n", []),
+        ("CONFIG_A=y\nCONFIG_B=64\n", []),
+        ("CONFIG_B=64\n", ["CONFIG_A=y"]),
+        ("CONFIG_A=m\nCONFIG_B=64\n", ["CONFIG_A=y"]),
+        ("CONFIG_A=y\nCONFIG_B=8\nCONFIG_C=y\n", ["CONFIG_B=64", "# CONFIG_C is not set"]),
+    ],
+)
+def test_lost_lines_are_named(config: str, lost: list[str]) -> None:
+    """A line that the kernel's own resolution dropped or changed is found."""
+    assert kernel.lost(kernel.settings([FRAGMENT]), config) == lost
+
+
+def test_kernel_key_follows_settings_and_not_comments(tmp_path: Path) -> None:
+    """A comment must not cost a kernel build; a setting must."""
+    fragment = tmp_path / "linux.fragment"
+    fragment.write_text(FRAGMENT)
+    key = kernel.key([fragment])
+    fragment.write_text("# another comment\n" + FRAGMENT)
+    assert kernel.key([fragment]) == key
+    fragment.write_text(FRAGMENT + "CONFIG_D=y\n")
+    assert kernel.key([fragment]) != key
+
+
+def test_the_boards_fragments_ask_for_what_the_appliance_needs() -> None:
+    """Relay line, watchdog, crash log, datapath and guests are in the stack."""
+    asked = kernel.settings(path.read_text() for path in FRAGMENTS)
+    for name in ("GPIO_VIRTIO", "I6300ESB_WDT", "ACPI_APEI_GHES", "PSTORE", "BPF_SYSCALL", "BPF_JIT", "TUN", "KVM_AMD"):
+        assert asked[f"CONFIG_{name}"] == "y"
+
+
+def test_mirror_is_the_machines_own() -> None:
+    """The main archive's address is taken, not that of updates or security."""
+    targets = (
+        "http://security.invalid/debian-security/|bookworm-security|main\n"
+        "http://mirror.invalid/debian/|bookworm-updates|main\n"
+        "http://mirror.invalid/debian/|bookworm|main"
+    )
+    assert debian.choose_mirror(targets, "bookworm") == "http://mirror.invalid/debian"
+    with pytest.raises(BuildError, match="no source for Debian trixie"):
+        debian.choose_mirror(targets, "trixie")
+
+
+def test_settings_of_the_way_to_the_mirror_are_kept() -> None:
+    """Proxy and date checks come along, the rest of apt's configuration does not."""
+    dump = (
+        'Acquire "";\nAcquire::http::Proxy "http://proxy.invalid:3128";\nAcquire::Check-Date "false";\n'
+        'Acquire::Languages "en";\nAcquire::IndexTargets::deb::Packages::Optional "0";\n'
+    )
+    assert debian.choose_settings(dump) == (
+        'Acquire::http::Proxy "http://proxy.invalid:3128";',
+        'Acquire::Check-Date "false";',
+    )
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("tar: write error: No space left on device\n", "X: disk full"),
+        ("Reading...\nE: Unable to locate package frob\nmore\n", "X: Unable to locate package frob"),
+        ("a\nb\n", "X: exit code 2\n  a\n  b"),
+    ],
+)
+def test_failures_are_one_clear_message(output: str, message: str) -> None:
+    """The cause stands in front; a tool's last lines only where the cause is not known."""
+    assert explain_failure("X", 2, output) == message
+
+
+def test_cpio_is_what_cpio_reads() -> None:
+    """Names, modes and contents arrive; the tool that reads them is not ours."""
+    archive = cpio([Entry("bin"), Entry("bin/busybox", b"abc", 0o755), Entry("dev/console", mode=0o600, device=(5, 1))])
+    assert archive.startswith(b"070701")
+    assert len(archive) % 4 == 0
+    assert archive.count(b"070701") == 4
+    name = archive.index(b"bin/busybox\0")
+    header = archive[name - 110 : name]
+    assert header[14:22] == b"000081ED"
+    assert header[54:62] == b"00000003"
+    assert archive[name + 12 + (-(110 + 12)) % 4 :].startswith(b"abc")
+
+
+def test_appliance_is_installed_as_a_package(tmp_path: Path) -> None:
+    """Modules, one console script for each entry point, and metadata; no source of the datapath."""
+    appliance_layer.install((REPO / "pyproject.toml").read_text(), REPO, tmp_path)
+    site = tmp_path / "usr/lib/python3/dist-packages"
+    assert (site / "appliance/keeper/__main__.py").is_file()
+    assert not list(site.rglob("*.c"))
+    assert not list(site.rglob("__pycache__"))
+    for name in ("bypass", "bypassd", "bypass-keeper"):
+        script = tmp_path / "usr/bin" / name
+        assert script.stat().st_mode & 0o111
+        compile(script.read_text(), name, "exec")
+    assert list(site.glob("throughwire-*.dist-info/METADATA"))
+
+
+def test_init_scripts_are_valid_shell() -> None:
+    """A syntax error in a boot script would only show on the board."""
+    scripts = [*(REPO / "rootfs/etc/init.d").iterdir(), *(REPO / "rootfs/usr/libexec/bypass").iterdir()]
+    assert scripts
+    for script in scripts:
+        assert script.stat().st_mode & 0o111, script
+        assert subprocess.run(["sh", "-n", script], check=False).returncode == 0, script

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The Buildroot tree against the rest of the repository, without Buildroot.
+
+Plan: whatever is said twice (once here, once in buildroot-config/) is compared, so that the two cannot drift apart.
+What only Buildroot itself can tell is buildroot-config/check.sh's.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+TREE = ROOT / "buildroot-config"
+PACKAGES = sorted(folder.name for folder in (TREE / "package").iterdir() if folder.is_dir())
+DEFCONFIGS = sorted((TREE / "configs").glob("*_defconfig"))
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read(package: str, suffix: str) -> str:
+    return (TREE / "package" / package / f"{package}{suffix}").read_text()
+
+
+def variable(package: str, name: str) -> str | None:
+    """The value of one variable of a package's makefile, continuation lines joined; None when it is not set."""
+    text = read(package, ".mk").replace("\\\n", " ")
+    prefix = package.upper().replace("-", "_")
+    found = re.search(rf"^{prefix}_{name} :?= *(.*)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else None
+
+
+def locked() -> dict[str, tuple[str, set[str]]]:
+    """Name -> (version, sha256 sums) of every distribution in requirements.lock."""
+    pins: dict[str, tuple[str, set[str]]] = {}
+    for block in re.split(r"\n(?=[A-Za-z])", (ROOT / "requirements.lock").read_text()):
+        if head := re.match(r"([A-Za-z0-9._-]+)==(\S+)", block):
+            pins[canonical(head[1])] = (head[2], set(re.findall(r"sha256:([0-9a-f]{64})", block)))
+    return pins
+
+
+def project() -> dict[str, object]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        table = tomllib.load(file)["project"]
+    assert isinstance(table, dict)
+    return table
+
+
+def dependencies() -> list[str]:
+    listed = project()["dependencies"]
+    assert isinstance(listed, list)
+    return [canonical(re.split(r"[<>=!~ \[;]", entry)[0]) for entry in listed]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_is_complete(package: str) -> None:
+    """Sourced by Config.in; makefile with licence, licence files and their sums."""
+    assert f'source "$BR2_EXTERNAL_THROUGHWIRE_PATH/package/{package}/Config.in"' in (TREE / "Config.in").read_text()
+    symbol = "BR2_PACKAGE_" + package.upper().replace("-", "_")
+    assert f"config {symbol}\n" in (TREE / "package" / package / "Config.in").read_text()
+    assert variable(package, "LICENSE")
+    files = variable(package, "LICENSE_FILES")
+    assert files
+    for name in files.split():
+        assert re.search(rf"^sha256  [0-9a-f]{{64}}  {re.escape(name)}$", read(package, ".hash"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name.startswith("python-")])
+def test_package_is_what_the_lock_pins(package: str) -> None:
+    """Same version, and the source archive's sum is one that requirements.lock allows."""
+    version, sums = locked()[package.removeprefix("python-")]
+    assert variable(package, "VERSION") == version
+    archive = re.search(r"^sha256  ([0-9a-f]{64})  \S+\.tar\.gz$", read(package, ".hash"), re.MULTILINE)
+    assert archive
+    assert archive[1] in sums
+    assert archive[0].endswith(f"-{version}.tar.gz")
+
+
+def test_every_runtime_dependency_is_selected() -> None:
+    """What pyproject.toml needs at run time, the throughwire package selects."""
+    config = (TREE / "package/throughwire/Config.in").read_text()
+    for name in dependencies():
+        symbol = "PYTHON_" + name.removeprefix("python-").upper().replace("-", "_")
+        assert f"select BR2_PACKAGE_{symbol} #" in config, name
+
+
+def test_package_takes_what_pyproject_installs() -> None:
+    """Every package of pyproject.toml is copied into Buildroot's build folder, build/ is not."""
+    rules = variable("throughwire", "OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS")
+    assert rules
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        found = tomllib.load(file)["tool"]["setuptools"]["packages"]["find"]["include"]
+    for pattern in found:
+        assert f"--include='/{pattern.rstrip('*')}/***'" in rules
+    assert rules.endswith("--exclude='*'")
+    assert "/build" not in rules
+
+
+def test_datapath_is_compiled_with_the_same_flags() -> None:
+    """Optimisation, warnings and instruction set as in the top Makefile; only the include folders differ."""
+
+    def flags(text: str) -> list[str]:
+        line = re.search(r"^[\t@ ]*clang (-O.*?steer\.bpf\.c)", text.replace("\\\n", " "), re.MULTILINE)
+        assert line
+        words = line[1].split()
+        return [word for word in words[: words.index("-c")] if re.match(r"-(O|g|W|mcpu|target)|bpf$", word)]
+
+    assert flags(read("throughwire", ".mk")) == flags((ROOT / "Makefile").read_text())
+
+
+@pytest.mark.parametrize("file", DEFCONFIGS, ids=lambda file: file.name)
+class TestDefconfig:
+    """What a defconfig points at is there, and it is for a board that is there."""
+
+    def test_paths_exist(self, file: Path) -> None:
+        paths = re.findall(r"\$\(BR2_EXTERNAL_THROUGHWIRE_PATH\)([^\" ]*)", file.read_text())
+        assert paths
+        for path in paths:
+            assert (TREE / path.lstrip("/")).exists(), path
+
+    def test_board_exists(self, file: Path) -> None:
+        """throughwire_qemu_x86_64_defconfig is the board whose folder is board/qemu-x86_64, and says so."""
+        text = file.read_text()
+        name = re.search(r'^BR2_PACKAGE_THROUGHWIRE_BOARD="(.*)"$', text, re.MULTILINE)
+        assert name
+        # The top Makefile makes the defconfig's name from the board's in this way.
+        assert file.name == f"throughwire_{name[1].replace('-', '_')}_defconfig"
+        assert (ROOT / "board" / name[1]).is_dir()
+        assert f"/../board/{name[1]}/linux.fragment" in text
+
+    def test_kernel_is_hashed(self, file: Path) -> None:
+        """The kernel's archive has its sum, for the kernel and for the toolchain's headers."""
+        version = re.search(r'^BR2_LINUX_KERNEL_CUSTOM_VERSION_VALUE="(.*)"$', file.read_text(), re.MULTILINE)
+        assert version
+        for name in ("linux", "linux-headers"):
+            assert f"  linux-{version[1]}.tar.xz\n" in (TREE / f"patches/{name}/{name}.hash").read_text()
+
+
+class TestPostBuild:
+    """post-build.sh on a made-up target folder: rootfs/ decides what starts."""
+
+    @pytest.fixture
+    def target(self, tmp_path: Path) -> Path:
+        """A checkout with the script and a small rootfs/, and a target folder as Buildroot leaves it."""
+        (tmp_path / "buildroot-config").mkdir()
+        (tmp_path / "buildroot-config/post-build.sh").write_bytes((TREE / "post-build.sh").read_bytes())
+        for folder in ("rootfs", "target"):
+            (tmp_path / folder / "etc/init.d").mkdir(parents=True)
+            (tmp_path / folder / "etc/inittab").write_text("::respawn:/usr/bin/bypass-keeper\n")
+            (tmp_path / folder / "etc/init.d/rcS").write_text("#!/bin/sh\n")
+            (tmp_path / folder / "README.md").write_text("words\n")
+        (tmp_path / "target/etc/init.d/S50dropbear").write_text("#!/bin/sh\n")
+        firmware = tmp_path / "target/usr/share/qemu"
+        firmware.mkdir(parents=True)
+        for name in ("bios-256k.bin", "skiboot.lid"):
+            (firmware / name).write_text("")
+        return tmp_path / "target"
+
+    def run(self, target: Path) -> subprocess.CompletedProcess[str]:
+        script = target.parent / "buildroot-config/post-build.sh"
+        return subprocess.run(["sh", script, target], capture_output=True, text=True, check=False)
+
+    def test_only_what_rootfs_brings_is_started(self, target: Path) -> None:
+        assert self.run(target).returncode == 0
+        assert sorted(path.name for path in (target / "etc/init.d").iterdir()) == ["rcS"]
+        assert not (target / "README.md").exists()
+        assert (target / "var/lib/bypass").is_dir()
+        assert self.run(target).returncode == 0, "a second make runs it again"
+        assert [path.name for path in (target / "usr/share/qemu").iterdir()] == ["bios-256k.bin"]
+
+    def test_another_inittab_is_an_error(self, target: Path) -> None:
+        (target / "etc/inittab").write_text("# busybox's own\n")
+        done = self.run(target)
+        assert done.returncode == 1
+        assert "inittab is not rootfs/etc/inittab" in done.stderr
+
+
+class TestCheckInfo:
+    """check_info.py on made-up show-info output, for the repository's own pyproject.toml."""
+
+    def run(self, **changes: dict[str, object] | None) -> subprocess.CompletedProcess[str]:
+        entry: dict[str, object] = {"version": "99.1", "licenses": "MIT", "license_files": ["LICENSE"]}
+        names = {*PACKAGES, *("python-" + name.removeprefix("python-") for name in dependencies())}
+        info = {name: entry for name in names if name not in changes}
+        info |= {name: entry | change for name, change in changes.items() if change is not None}
+        command: list[str | Path] = [sys.executable, TREE / "check_info.py", ROOT]
+        return subprocess.run(command, input=json.dumps(info), capture_output=True, text=True, check=False)
+
+    def test_good(self) -> None:
+        done = self.run()
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @pytest.mark.parametrize(
+        ("changes", "complaint"),
+        [
+            ({"python-scapy": {"version": "2.5.9"}}, "python-scapy: Buildroot has 2.5.9, pyproject.toml wants scapy>="),
+            ({"python-scapy": None}, "python-scapy: not selected by the configuration"),
+            ({"python-msgspec": {"licenses": ""}}, "python-msgspec: no licenses"),
+        ],
+    )
+    def test_bad(self, changes: dict[str, dict[str, object] | None], complaint: str) -> None:
+        done = self.run(**changes)
+        assert done.returncode == 1
+        assert complaint in done.stderr
+
+
+class TestCheckRefuses:
+    """check.sh names what is wrong with the folder it is given, and stops there."""
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([TREE / "check.sh", *arguments], capture_output=True, text=True, check=False)
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        done = self.run(str(tmp_path / "none"))
+        assert (done.returncode, "no such folder" in done.stderr) == (1, True)
+
+    def test_not_buildroot(self, tmp_path: Path) -> None:
+        done = self.run(str(tmp_path))
+        assert (done.returncode, "is not a Buildroot tree" in done.stderr) == (1, True)
+
+    def test_other_release_line(self, tmp_path: Path) -> None:
+        (tmp_path / "Makefile").write_text("export BR2_VERSION := 2025.02.9\n")
+        done = self.run(str(tmp_path))
+        assert (done.returncode, "made for 2026.02.x" in done.stderr) == (1, True)

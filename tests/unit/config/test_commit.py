@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The engine of commits: order of the steps, going back, disks that refuse, pending ones that run out. Files are real.
+
+The parts of the appliance are steps that write down what they are asked for; tests/datapath/test_commit.py has the real
+ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.config.check.load import loads
+from appliance.config.commit import engine
+from appliance.config.commit.engine import BrokenError, Engine, Step
+from appliance.config.commit.store import Store
+from appliance.config.commit.traffic_check import Look, Segment
+from appliance.config.schema.model import Config
+from appliance.errors import BypassError, ConfigError, DatapathError, RefusedError
+from appliance.system.files import Disk
+
+OLD, NEW = '[system]\nhostname = "old"\n', '[system]\nhostname = "new"\n'
+SECOND = 10**9
+
+
+class World:
+    """An engine over recording steps."""
+
+    def __init__(self, root: Path, disk: Disk | None = None) -> None:
+        (root / "etc").mkdir()
+        (root / "etc/config.toml").write_text(OLD)
+        self.startup = root / "etc/config.toml"
+        self.store = Store(self.startup, root / "state", disk)
+        self.store.recover("boot", 0)
+        self.did: list[str] = []
+        self.told: list[str] = []
+        self.ended: list[str] = []
+        self.now = 0
+        self.generation = 1
+        self.trouble: dict[str, BaseException] = {}  # "apply new": raised there
+        self.look: Callable[[], Look] = lambda: Look(self.generation, {"main": Segment(inline=True)})
+        steps = [Step(name, *self.step(name)) for name in ("first", "second")]
+        self.engine = Engine(
+            self.store,
+            running=loads(OLD),
+            text=OLD,
+            boot="boot",
+            steps=steps,
+            look=self.see,
+            tell=lambda event, user, text: self.told.append(event),
+            end=self.ended.append,
+            clock=self.clock,
+        )
+
+    def see(self) -> Look:
+        return self.look()
+
+    def clock(self) -> int:
+        """Every look at it is later: a proof ends, and no test waits."""
+        self.now += SECOND // 50
+        return self.now
+
+    def step(
+        self, name: str
+    ) -> tuple[
+        Callable[[Config], Awaitable[None]],
+        Callable[[Config], Awaitable[None]],
+        Callable[[], None],
+        Callable[[Config], Awaitable[None]],
+    ]:
+        async def do(what: str, config: Config) -> None:
+            self.did.append(f"{what} {name} {config.system.hostname}")
+            if what == "apply" and name == "second":
+                self.generation += 1
+            if trouble := self.trouble.pop(f"{what} {name} {config.system.hostname}", None):
+                raise trouble
+
+        async def prepare(config: Config) -> None:
+            await do("prepare", config)
+
+        async def apply(config: Config) -> None:
+            await do("apply", config)
+
+        async def finish(config: Config) -> None:
+            await do("finish", config)
+
+        return apply, prepare, lambda: self.did.append(f"forget {name}"), finish
+
+    def commit(self, text: str = NEW, **more: int | str) -> str:
+        return asyncio.run(self.engine.commit(text, "mia", **more)).message  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LOOK_S", 0)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_the_order_of_a_commit(world: World) -> None:
+    assert world.commit(comment="why") == "committed as 2"
+    assert [line for line in world.did if not line.startswith("forget")] == [
+        "prepare first new", "prepare second new", "apply first new", "apply second new",
+        "finish first new", "finish second new",
+    ]  # fmt: skip
+    assert world.startup.read_text() == NEW
+    assert world.engine.text == NEW
+    assert world.store.entry(0).comment == "why"
+    assert [event for event in world.told if event != "progress"] == ["committed"]
+
+
+def test_what_is_wrong_is_all_told_and_nothing_is_done(world: World) -> None:
+    with pytest.raises(ConfigError) as caught:
+        world.commit('[system]\nhostname = "-"\n[nothing]\n[[rule]]\nname = "X"\n')
+    assert len(caught.value.also) >= 2
+    assert world.did == []
+    assert world.startup.read_text() == OLD
+
+
+@pytest.mark.parametrize("step", ["first", "second"])
+def test_refused_while_preparing(world: World, step: str) -> None:
+    world.trouble[f"prepare {step} new"] = DatapathError("the verifier says no")
+    with pytest.raises(DatapathError, match="verifier"):
+        world.commit()
+    assert not [line for line in world.did if line.startswith("apply")]
+    assert world.startup.read_text() == OLD
+    assert not list(world.startup.parent.parent.rglob("*.new"))
+    assert world.store.newest == 1
+
+
+@pytest.mark.parametrize("error", [DatapathError("the kernel says no"), ValueError("a bug")])
+@pytest.mark.parametrize("step", ["first", "second"])
+def test_a_failed_step_goes_back_by_the_same_way(world: World, step: str, error: Exception) -> None:
+    world.trouble[f"apply {step} new"] = error
+    with pytest.raises(RefusedError, match="the configuration before holds"):
+        world.commit()
+    assert [line for line in world.did if line.startswith("apply")][-2:] == ["apply first old", "apply second old"]
+    assert world.startup.read_text() == OLD
+    assert world.engine.text == OLD
+    assert world.commit() == "committed as 2"
+
+
+def test_not_proven_is_taken_back(world: World) -> None:
+    faults = {"datapath_fault": "no XDP"}
+    good = world.look
+    world.look = lambda: (
+        Look(world.generation, {"main": Segment(True, faults)}) if "apply second new" in world.did else good()
+    )
+    with pytest.raises(RefusedError, match="no XDP; the configuration before holds"):
+        world.commit()
+    assert "apply second old" in world.did
+    assert world.startup.read_text() == OLD
+
+
+def test_when_going_back_fails_bypassd_starts_anew(world: World) -> None:
+    world.trouble["apply second new"] = DatapathError("no")
+    world.trouble["apply first old"] = DatapathError("nor this")
+    with pytest.raises(BrokenError, match="starts anew"):
+        world.commit()
+    assert len(world.ended) == 1
+    assert world.startup.read_text() == OLD
+
+
+class RefusingDisk(Disk):
+    """Takes what is staged, and refuses to put it in place."""
+
+    refuse = False
+
+    def rename(self, old: Path, new: Path) -> None:
+        if self.refuse and new.name == "config.toml":
+            raise OSError(5, "Input/output error")
+        super().rename(old, new)
+
+
+def test_a_disk_that_fails_at_the_last_moment(tmp_path: Path) -> None:
+    """Applied, proven, and not written: taken back, and the history does not have it either."""
+    disk = RefusingDisk()
+    world = World(tmp_path, disk)
+    disk.refuse = True
+    with pytest.raises(RefusedError, match="Input/output error"):
+        world.commit()
+    assert "apply second old" in world.did
+    assert world.store.newest == 1
+    assert world.startup.read_text() == OLD
+    disk.refuse = False
+    assert world.commit() == "committed as 2"
+
+
+def test_no_changes(world: World) -> None:
+    assert world.commit(OLD) == "nothing to commit: no changes"
+    assert world.did == []
+
+
+# -- confirmed
+
+
+def test_pending_then_confirmed(world: World) -> None:
+    assert "committed for 60 s" in world.commit(confirmed_s=60)
+    assert world.startup.read_text() == OLD
+    assert "finish first new" not in world.did, "guests that go are kept until nobody can want them back"
+    assert 50 < world.engine.seconds_left() <= 60
+    assert world.commit(NEW) == "confirmed: committed as 2"
+    assert world.startup.read_text() == NEW
+    assert "finish first new" in world.did
+    assert world.store.pending() is None
+
+
+def test_pending_runs_out(world: World) -> None:
+    async def scenario() -> None:
+        watch = asyncio.create_task(world.engine.run())
+        await world.engine.commit(NEW, "mia", confirmed_s=5)
+        world.now += 6 * SECOND
+        world.engine._set_pending(world.engine.pending)  # as if it had slept so long
+        async with asyncio.timeout(10):
+            while world.engine.pending is not None:
+                await asyncio.sleep(0)
+        watch.cancel()
+
+    asyncio.run(scenario())
+    assert world.told[-1] == "reverted"
+    assert "apply second old" in world.did
+    assert (world.engine.text, world.startup.read_text(), world.store.pending()) == (OLD, OLD, None)
+
+
+def test_more_time_and_another_change_while_pending(world: World) -> None:
+    world.commit(confirmed_s=5)
+    assert "within 100 s" in world.commit(confirmed_s=100)
+    assert world.engine.seconds_left() > 90
+    other = NEW.replace("new", "other")
+    assert world.commit(other) == "committed as 2"
+    assert world.engine.pending is None
+    assert world.startup.read_text() == other
+
+
+@pytest.mark.parametrize("seconds", [-1, 24 * 3600 + 1])
+def test_how_long_a_commit_may_be_pending(world: World, seconds: int) -> None:
+    with pytest.raises(RefusedError, match="1 to 86400 seconds"):
+        world.commit(confirmed_s=seconds)
+
+
+def test_nothing_to_confirm_or_take_back(world: World) -> None:
+    for work in (world.engine.confirm("mia"), world.engine.revert("mia", "because")):
+        with pytest.raises(RefusedError, match="nothing to"):
+            asyncio.run(work)
+
+
+def test_revert_that_fails_starts_bypassd_anew(world: World) -> None:
+    world.commit(confirmed_s=5)
+    world.trouble["apply second old"] = DatapathError("no")
+    with pytest.raises(BypassError, match="cannot be put back"):
+        asyncio.run(world.engine.revert("mia", "because"))
+
+
+def test_an_edited_startup_is_kept_and_said(world: World) -> None:
+    world.startup.write_text('[system]\nhostname = "by-hand"\n')
+    report = asyncio.run(world.engine.commit(NEW, "mia"))
+    assert any("edited by hand" in finding.what for finding in report.lint)
+    assert [entry.how for entry in world.store.history()] == ["commit", "found", "installed"]

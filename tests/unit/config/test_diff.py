@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a change is, from when it counts, and what it means for traffic; the judgement after a commit."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.config.check.lint import lint
+from appliance.config.check.load import loads
+from appliance.config.commit.diff import changes
+from appliance.config.commit.traffic_check import Look, Segment, judge, quiet
+from appliance.config.schema import metadata
+from appliance.config.schema.model import Config
+
+BASE = """
+[[segment]]
+name = "main"
+lan = "lan0"
+wan = "wan0"
+[[segment]]
+name = "side"
+lan = "lan1"
+wan = "wan1"
+[[guest]]
+name = "ips1"
+image = "a"
+probes = [ { kind = "inband" } ]
+[[guest]]
+name = "ips2"
+image = "b"
+probes = [ { kind = "inband" } ]
+[[rule]]
+name = "web"
+segment = "main"
+match = "tcp port 80"
+path = ["ips1"]
+[[rule]]
+name = "rest"
+segment = "side"
+path = ["ips2"]
+"""
+
+
+def config(text: str = BASE, *edits: tuple[str, str]) -> Config:
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new, 1)
+    return loads(text, filters=False)
+
+
+CHANGES = [
+    (('image = "a"', 'image = "a"\nmemory = "1G"'), "guest ips1: memory", "512M", "1G", metadata.RESTART),
+    (('image = "a"', 'image = "a"\ncpus = 2'), "guest ips1: cpus", "1", "2", metadata.RESTART),
+    (('image = "a"', 'image = "a"\ntags = true'), "guest ips1: tags", "false", "true", metadata.NOW),
+    (('match = "tcp port 80"', 'match = "udp"'), "rule web: match", "tcp port 80", "udp", metadata.SWITCH),
+    (('path = ["ips1"]', "path = []"), "rule web: path", "[ips1]", "[]", metadata.SWITCH),
+    (('wan = "wan0"', 'wan = "wan9"'), "segment main: wan", "wan0", "wan9", metadata.CLOSES),
+    (('name = "rest"', 'name = "last"'), "rule rest", "{ name = rest", "", metadata.SWITCH),
+    (("[[segment]]", '[system]\nhostname = "x"\n[[segment]]'), "system: hostname", "bypass", "x", metadata.NOW),
+]
+
+
+@pytest.mark.parametrize(("edit", "where", "old", "new", "effect"), CHANGES)
+def test_changes(edit: tuple[str, str], where: str, old: str, new: str, effect: str) -> None:
+    found = {change.where: change for change in changes(config(), config(BASE, edit))}
+    change = found[where]
+    assert change.old.startswith(old)
+    assert change.new == new
+    assert change.effect == effect.format(name="ips1")
+
+
+def test_added_removed_and_moved() -> None:
+    less = config(BASE, ('[[rule]]\nname = "rest"\nsegment = "side"\npath = ["ips2"]\n', ""))
+    assert [(c.where, c.new) for c in changes(config(), less) if c.where == "rule rest"] == [("rule rest", "")]
+    added = changes(less, config())
+    assert [c.where for c in added] == ["rule rest", "guest ips2: segments it serves"]
+    head, web, rest = BASE.rpartition('[[rule]]\nname = "web"')[0], BASE.split("[[rule]]")[1], BASE.split("[[rule]]")[2]
+    moved = loads(f"{head}[[rule]]{rest}[[rule]]{web}", filters=False)
+    assert [c.where for c in changes(config(), moved)] == ["rule"]
+    assert changes(config(), config()) == []
+    assert len(changes(None, config())) > 5
+
+
+def test_a_guest_that_is_to_serve_another_segment_needs_a_restart() -> None:
+    """A rule of another segment leads to it: its taps are QEMU's from its start on."""
+    found = {c.where: c for c in changes(config(), config(BASE, ('path = ["ips2"]', 'path = ["ips2", "ips1"]')))}
+    change = found["guest ips1: segments it serves"]
+    assert (change.old, change.new, change.effect) == ("main", "main, side", "when guest ips1 is restarted")
+
+
+TWO_BEFORE = """\
+[[rule]]
+name = "a"
+match = "udp dst portrange 1-9"
+[[rule]]
+name = "b"
+match = "udp dst portrange 8-20"
+[[rule]]
+name = "web"
+segment = "main"
+match = "udp dst portrange 5-15\""""
+LINT = [
+    ((), "note", "segment main", "if its relay closes, the traffic of these rules passes uninspected: web"),
+    ((('path = ["ips2"]', "path = []"),), "warning", "segment side", "no rule leads through a guest"),
+    ((('name = "web"\nsegment = "main"', 'name = "web"'),), "note", "segment main", "no rule matches go straight"),
+    (
+        (('name = "rest"\nsegment = "side"', 'name = "rest"\nsegment = "main"\nmatch = "tcp  port 80"'),),
+        "warning",
+        "rule rest",
+        "never matches: rule web before it has the same match",
+    ),
+    (
+        (('match = "tcp port 80"\n', ""), ('name = "rest"\nsegment = "side"', 'name = "rest"\nsegment = "main"')),
+        "warning",
+        "rule rest",
+        "never matches: rule web before it takes every frame",
+    ),
+    (
+        (
+            ('match = "tcp port 80"', 'match = "tcp"'),
+            (
+                'name = "rest"\nsegment = "side"',
+                'name = "rest"\nsegment = "main"\nmatch = "tcp port 80 and net 10.0.0.0/8"',
+            ),
+        ),
+        "warning",
+        "rule rest",
+        "never matches: rule web before it takes all of its frames",
+    ),
+    (
+        (
+            (
+                '[[rule]]\nname = "web"\nsegment = "main"\nmatch = "tcp port 80"',
+                TWO_BEFORE,
+            ),
+        ),
+        "warning",
+        "rule web",
+        "never matches: the rules before it take all of its frames together: a, b",
+    ),
+    (
+        (('match = "tcp port 80"', 'match = "greater 200 and less 100"'),),
+        "warning",
+        "rule web",
+        "never matches: no frame fits its filter",
+    ),
+    (
+        (('image = "a"', 'image = "a"\naccept = "greater 200 and less 100"'),),
+        "warning",
+        "guest ips1: accept",
+        "fits no frame: it gets no traffic",
+    ),
+    (
+        (('image = "a"\nprobes = [ { kind = "inband" } ]', 'image = "a"\nheartbeat = {}'),),
+        "warning",
+        "guest ips1: probes",
+        "no data-path check (only heartbeat)",
+    ),
+    (
+        (
+            ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"'),
+            ('image = "a"', 'image = "a"\nautostart=false'),
+        ),
+        "warning",
+        "rule web: on_unavailable",
+        '"ips1" is not started with the appliance',
+    ),
+    (
+        (('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"'),),
+        "warning",
+        "segment main",
+        "a closed relay passes also what these rules block: web",
+    ),
+    ((('path = ["ips2"]', 'path = ["ips1"]'),), "warning", "guest ips1", "serves segments main and side"),
+    ((('path = ["ips2"]', 'path = ["ips1"]'),), "note", "guest ips2", "gets no traffic"),
+]
+
+
+@pytest.mark.parametrize(("edits", "severity", "where", "what"), LINT)
+def test_lint(edits: tuple[tuple[str, str], ...], severity: str, where: str, what: str) -> None:
+    found = lint(config(BASE, *edits))
+    assert [f for f in found if f.severity == severity and f.where == where and what in f.what], found
+
+
+def test_a_rule_that_one_segment_leaves_something_matches() -> None:
+    """Hidden in one of its segments only: it is not said."""
+    both = config(BASE, ('name = "rest"\nsegment = "side"', 'name = "rest"\nmatch = "tcp port 80"'))
+    assert not [f for f in lint(both) if "never matches" in f.what]
+
+
+def test_what_was_not_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.filter.reach.unreachable.__defaults__", (-1.0, lambda: 0.0))
+    (found,) = [f for f in lint(config()) if f.where == "rule"]
+    assert found.what == "whether all can match was not looked into to the end: 2 are left, the first is web"
+
+
+def test_a_rule_that_blocks_from_the_commit_on() -> None:
+    """Its guest is there, and not available at this moment; another one behind the same name is enough."""
+    block = ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"')
+    (found,) = [f for f in lint(config(BASE, block), None, {"ips1": "failed"}) if f.where == "rule web: on_unavailable"]
+    assert found.severity == "warning"
+    assert found.what == 'blocks from the commit on: nobody behind "ips1" is available: ips1 is failed'
+    group = '[[group]]\nname = "both"\nstandby = ["ips1", "ips2"]\n'
+    two = config(group + BASE, ('path = ["ips1"]', 'path = ["both"]\non_unavailable = "block"'))
+    assert not [f for f in lint(two, None, {"ips1": "failed"}) if "from the commit on" in f.what]
+    assert [f for f in lint(two, None, {"ips1": "failed", "ips2": "stopped"}) if "from the commit on" in f.what]
+
+
+def test_lint_of_a_change() -> None:
+    side = BASE.index('[[segment]]\nname = "side"')
+    without = loads(BASE[:side] + BASE[BASE.index("[[guest]]") :].replace('segment = "side"\n', ""), filters=False)
+    assert [f for f in lint(without, config()) if f.where == "segment side" and "bare wire" in f.what]
+    closed = config(BASE, ('wan = "wan0"', 'wan = "wan0"\nmode = "bypass"'))
+    assert [f for f in lint(closed, config()) if f.where == "segment main: mode" and "relay closes" in f.what]
+
+
+def test_what_is_fine_has_no_warning() -> None:
+    assert [f for f in lint(config()) if f.severity == "warning"] == []
+
+
+# -- the proof
+
+
+def look(generation: int | None = 2, **more: object) -> Look:
+    values: dict[str, object] = {"inline": True, **more}
+    return Look(generation, {"main": Segment(**values)})  # type: ignore[arg-type]
+
+
+JUDGED = [
+    ("all is well", look(1), look(2, came=100, went=100), ""),
+    ("no traffic proves nothing and spoils nothing", look(1), look(2), ""),
+    ("a few lost", look(1), look(2, came=1000, went=981, lost=19), ""),
+    ("blocked by a rule is no loss", look(1), look(2, came=1000, went=1000), ""),
+    ("the datapath went", look(1), look(None), "the datapath is down"),
+    ("the policy did not change", look(1), look(1), "still has the old policy"),
+    ("a new fault", look(1), look(2, faults={"datapath_fault": "no XDP"}), "datapath_fault: no XDP"),
+    ("an old fault", look(1, faults={"x": ""}), look(2, faults={"x": ""}), ""),
+    ("nothing goes on", look(1), look(2, came=40, went=0, lost=40), "of 40 frames that came in none went on"),
+    ("most are lost", look(1), look(2, came=100, went=30, lost=70), "70 of 100 frames were lost"),
+    ("in bypass before", look(1, inline=False), look(2, came=100, went=0, lost=100), ""),
+    ("no datapath before either", look(None), look(None), ""),
+    ("a new segment", Look(1), look(2, inline=False, faults={"port_missing": "x"}), ""),
+]
+
+
+@pytest.mark.parametrize(("what", "before", "after", "why"), JUDGED)
+def test_judge(what: str, before: Look, after: Look, why: str) -> None:
+    said = judge(before, after)
+    assert (why in said) if why else not said, what
+
+
+def test_quiet() -> None:
+    assert quiet(look(1), look(2, came=3))
+    assert not quiet(look(1), look(2, came=30))
+    assert not quiet(look(1, inline=False), look(2))

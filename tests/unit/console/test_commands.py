@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command table and its parser: abbreviations, ambiguity, options, pipes, `?` and Tab."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.api.rpc import ROLES
+from console.execute import located
+from console.line.command import Arg
+from console.line.commands import COMMANDS
+from console.line.complete import completion
+from console.line.manual import manual
+from console.line.parse import UsageError, complete, parse, tokenize
+
+
+def words(line: str) -> str:
+    """The row a line leads to, with its values: `segment NAME bypass {NAME: main}`."""
+    parsed = parse(tokenize(line)[0])
+    row = " ".join(word if isinstance(word, str) else word.name for word in parsed.command.words)
+    values = "".join(f" {name}={value}" for name, value in parsed.args.items())
+    options = "".join(f" {flag}={value}" for flag, value in parsed.options.items())
+    pipes = "".join(f" | {pipe.command.words[0]}{list(pipe.args.values())}" for pipe in parsed.pipes)
+    return row + values + options + pipes
+
+
+GOOD = [
+    ("show status", "show status"),
+    ("sh st", "show status"),
+    ("  sh   ru  ", "show rules"),
+    ("show status --json", "show status --json=[]"),
+    ("show --json status", "show status --json=[]"),
+    ("show transitions", "show transitions COUNT"),
+    ("show trans 5", "show transitions COUNT COUNT=5"),
+    ("segment main bypass", "segment NAME bypass NAME=main"),
+    ("seg main a", "segment NAME auto NAME=main"),
+    ("show guest ips1", "show guest NAME NAME=ips1"),
+    ("show guests", "show guests"),
+    ("show gu", "show guests"),
+    ("sh g", "show guests"),
+    ("sh g --json | count", "show guests --json=[] | count[]"),
+    ("show gu ips1", "show guest NAME NAME=ips1"),
+    ("show gu ips1 --json", "show guest NAME NAME=ips1 --json=[]"),
+    ("guest ips1 sta", "guest NAME start NAME=ips1"),
+    ("guest stop stop", "guest NAME stop NAME=stop"),
+    ("inc 7 exp x.pcapng", "incident NUMBER export FILE NUMBER=7 FILE=x.pcapng"),
+    ("quarantine quarantine-1 rel", "quarantine NAME release NAME=quarantine-1"),
+    ("guest ips1 command hang 5", "guest NAME command WORD VALUE NAME=ips1 WORD=hang VALUE=5"),
+    ('guest ips1 command "a b" --json', "guest NAME command WORD VALUE NAME=ips1 WORD=a b --json=[]"),
+    ("guest ips1 command -- --x", "guest NAME command WORD VALUE NAME=ips1 WORD=--x"),
+    ("guest ips1 command '--x'", "guest NAME command WORD VALUE NAME=ips1 WORD=--x"),
+    ("check a\\ b.toml", "check FILE FILE=a b.toml"),
+    ("capture port lan0", "capture port NAME FILTER NAME=lan0"),
+    ("cap po lan0 count 10 tcp port 80", "capture port NAME FILTER NAME=lan0 FILTER=tcp port 80 count=['10']"),
+    ("capture guest ips1 wan udp or len > 100 count 3 direction in",
+     "capture guest NAME SIDE FILTER NAME=ips1 SIDE=wan FILTER=udp or len > 100 count=['3'] direction=['in']"),
+    ("capture guest count count 4", "capture guest NAME SIDE FILTER NAME=count count=['4']"),
+    ("capture guest ips1 udp", "capture guest NAME SIDE FILTER NAME=ips1 FILTER=udp"),
+    ("capture port lan0 'count'", "capture port NAME FILTER NAME=lan0 FILTER=count"),
+    ("show packets segment main arp detail | count",
+     "show packets segment NAME FILTER NAME=main FILTER=arp detail=[] | count[]"),
+    ("help show status", "help WORDS WORDS=show status"),
+    ("help", "help WORDS"),
+    ("exit", "exit"),
+    ("show guests | match ips | count", "show guests | match['ips'] | count[]"),
+    ("show guests|m 'a|b'|js", "show guests | match['a|b'] | json[]"),
+    ("explain --config c --in lan --pcap p", "explain --config=['c'] --in=['lan'] --pcap=['p']"),
+    ("explain --live udp 10.0.0.5:1234 10.1.0.9:53",
+     "explain PROTOCOL SOURCE DESTINATION PROTOCOL=udp SOURCE=10.0.0.5:1234 DESTINATION=10.1.0.9:53 --live=[]"),
+    ("explain --live --pcap f --in wan", "explain --live=[] --pcap=['f'] --in=['wan']"),
+    ("explain --config=c --in=wan --pcap=p --down a --down b --backend model --json",
+     "explain --config=['c'] --in=['wan'] --pcap=['p'] --down=['a', 'b'] --backend=['model'] --json=[]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "expected"), GOOD, ids=[line for line, _ in GOOD])
+def test_understood(line: str, expected: str) -> None:
+    """A line leads to its row, abbreviated or not, with values, options and pipes."""
+    assert words(line) == expected
+
+
+BAD = [
+    ("", "no command"),
+    ("| count", "no command"),
+    ("bogus", '"bogus" is not known; there are: show, segment'),
+    ("show", 'more is needed behind "show": status, segments'),
+    ("show s", '"s" is ambiguous behind "show": status, segments'),
+    ("guest ips1 st", '"st" is ambiguous behind "guest ips1": start, stop'),
+    ("show guest", 'more is needed behind "show guest": NAME'),
+    ("show gu ips1 ips2", '"ips2" is too much behind "show gu ips1"'),
+    ("show guests ips1", '"ips1" is too much behind "show guests"'),
+    ("show status now", '"now" is too much behind "show status"'),
+    ("show transitions many", 'COUNT must be a number, and "many" is none'),
+    ("show transitions ٣", "COUNT must be a number"),
+    ("segment", 'more is needed behind "segment": NAME'),
+    ("segment main", 'more is needed behind "segment main": bypass, auto'),
+    ("shwo status", '"shwo" is not known; did you mean "show"? there are: show, segment'),
+    ("guest ips1 stpo", '"stpo" is not known behind "guest ips1"; did you mean "stop"? there are: show, start, stop'),
+    ("segment main inline", '"inline" is not known behind "segment main"; there are: bypass, auto'),
+    ("show status --jso", 'unknown option --jso behind "show status"; there are: --json'),
+    ("show status --json --json", "--json is given twice"),
+    ("show status --json=1", "--json takes no value"),
+    ("exit --json", "unknown option --json"),
+    ("explain --config c", "--in is missing: where the frames come in"),
+    ("explain", 'more is needed behind "explain": --config or --live'),
+    ("explain --live", "--pcap is missing: the frames; or name a flow: explain --live udp"),
+    ("explain --live udp 10.0.0.5:1", "more is needed behind"),
+    ("explain --live gre a b", '"gre" is not udp, tcp or icmp'),
+    ("explain --config", "--config needs a value"),
+    ("explain --config c --in up", '"up" is not lan or wan'),
+    ("show guests |", "a command is missing behind |"),
+    ("show guests | match", 'more is needed behind "match": PATTERN'),
+    ("show guests | grep x", '"grep" is not known; there are: match, except, json, count, save'),
+    ("show ''", '"" is not known behind "show"'),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), BAD, ids=[line for line, _ in BAD])
+def test_refused(line: str, expected: str) -> None:
+    """What is no command is refused with the reason and what is possible."""
+    with pytest.raises(UsageError) as caught:
+        words(line)
+    assert str(caught.value).startswith(expected)
+
+
+FOLLOWING = [
+    ("", list(dict.fromkeys(str(row.words[0]) for row in COMMANDS))),
+    ("seg", ["segment"]),
+    ("capture guest ips1 ", ["lan", "wan", "FILTER", "count", "direction", "bytes", "file"]),
+    ("capture guest ips1 lan tcp count 5 d", ["FILTER", "direction"]),
+    ("show tr", ["transitions"]),
+    ("show gu", ["guests", "guest"]),
+    ("show gu ", ["NAME"]),
+    ("segment ", ["NAME"]),
+    ("segment main ", ["bypass", "auto"]),
+    ("show status ", ["--json"]),
+    ("show status --", ["--json"]),
+    ("show transitions ", ["COUNT"]),
+    ("explain --in ", ["lan", "wan"]),
+    ("explain --in w", ["wan"]),
+    ("explain --b", ["--backend"]),
+    ("show guests | ", ["match", "except", "json", "count", "save"]),
+    ("show guests |", ["match", "except", "json", "count", "save"]),
+    ("show guests | m", ["match"]),
+    ("bogus ", []),
+    ("show status x ", []),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), FOLLOWING, ids=[line or "(nothing)" for line, _ in FOLLOWING])
+def test_what_may_follow(line: str, expected: list[str]) -> None:
+    """`?` and Tab offer exactly what the parser would take."""
+    assert [item.text for item in complete(line)[2]] == expected
+
+
+def live(arg: Arg, partial: str, _: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    known = {"guests": ["ips1", "ips2", "nat"], "file": ["a b/", "a c"]}
+    return [(name, "running") for name in known.get(arg.source, []) if name.startswith(partial)]
+
+
+@pytest.mark.parametrize(
+    ("line", "insert", "rows"),
+    [
+        ("sh", "ow ", []),
+        ("show ", "", list(dict.fromkeys(str(row.words[1]) for row in COMMANDS if row.words[0] == "show"))),
+        ("show cr", "ash-log ", []),
+        ("show v", "ersion ", []),
+        ("guest i", "", ["ips1", "ips2", "import"]),
+        ("guest ips", "", ["ips1", "ips2"]),
+        ("guest n", "at ", []),
+        ("guest ", "", ["ips1", "ips2", "nat", "import"]),
+        ("guest x", "", ["NAME"]),
+        ("check a", "\\ ", []),
+        ("segment ", "", ["NAME"]),
+        ("explain --pc", "ap ", []),
+        ("nothing ", "", []),
+    ],
+)
+def test_tab(line: str, insert: str, rows: list[str]) -> None:
+    """Tab inserts what is unambiguous, names of the live system included, and shows the rest with its meaning."""
+    found = completion(line, live)
+    assert (found.insert, [name for name, _ in found.rows]) == (insert, rows)
+
+
+def test_the_table_is_sound() -> None:
+    """No two rows are typed alike; each runs something that exists, has a help text and a role."""
+    assert len({command.syntax for command in COMMANDS}) == len(COMMANDS)
+    for command in COMMANDS:
+        assert bool(command.method) != bool(command.local)
+        assert not command.local or callable(located(command.local))
+        assert command.role in ROLES
+        assert command.help
+        optional = [isinstance(word, Arg) and word.optional for word in command.words]
+        assert optional == sorted(optional)  # they stand at the end
+
+
+def test_every_row_can_be_typed() -> None:
+    """Each row, typed with example values, is understood as itself."""
+    for command in COMMANDS:
+        words = (w if isinstance(w, str) else w.choices[0] if w.choices else "7" for w in command.words)
+        line = " ".join(words)
+        for option in command.options:
+            if option.required:
+                value = (option.value.choices or ("x",))[0] if option.value else ""
+                line += f" {option.flag} {value}"
+        assert parse(tokenize(line)[0]).command is command
+
+
+def test_the_list_of_commands_is_the_table() -> None:
+    """COMMANDS.md is the program's own; `python -m console.line.manual > console/COMMANDS.md` writes it anew."""
+    listed = (Path(__file__).parents[3] / "console" / "COMMANDS.md").read_text()
+    assert listed == manual()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.sampled_from("show guetix-|\"'\\? =json1\t\x00é"), max_size=40))
+def test_any_line_is_parsed_or_refused(line: str) -> None:
+    """Whatever is typed, the answer is a command or a UsageError, and completion never fails."""
+    tokens, _ = tokenize(line)
+    for token in tokens:
+        assert 0 <= token.start < len(line)
+    try:
+        parse(tokens)
+    except UsageError as error:
+        assert str(error)  # noqa: PT017
+    completion(line, live)

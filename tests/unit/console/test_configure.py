@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`configure` as a person uses it: on a terminal, and as lines that count as one. The configuration is real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.config_daemon import TEXT, ConfigDaemon
+from tests.unit.console.test_console import ROOT, Terminal, bypass
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[ConfigDaemon]:
+    with ConfigDaemon(tmp_path) as made:
+        assert isinstance(made, ConfigDaemon)
+        yield made
+
+
+@pytest.fixture(params=["dumb", "xterm"])
+def terminal(request: pytest.FixtureRequest, daemon: ConfigDaemon) -> Iterator[Terminal]:
+    made = Terminal(daemon.path, request.param, (24, 100))
+    made.until("[inline]>")
+    yield made
+    made.close()
+
+
+def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
+    """Levels, keys and names from bypassd, what is different and what it means, a commit with its phases."""
+    terminal.type("configure\r")
+    terminal.until("[inline] configure#")
+    terminal.type("edit ru\tw\t\r")
+    terminal.until("configure rule web#")
+    terminal.type("set ?")
+    terminal.until("frames it is for. Empty: every frame")
+    terminal.type("ma\ttcp port 8080\r")
+    terminal.until("rule web: match: tcp port 80 -> tcp port 8080")
+    terminal.until("configure rule web*#")
+    terminal.type("show\r")
+    terminal.until("tcp port 8080")
+    terminal.type("up\r")
+    terminal.until("configure*#")
+    terminal.type("edit rule web\r")
+    terminal.until("configure rule web*#")
+    terminal.type("top\r")
+    terminal.until("configure*#")
+    terminal.type("edit rule web\rexit\r")
+    terminal.until("configure rule web*#")
+    terminal.until("configure*#")
+    terminal.type("compare | match ^[+-]\r")
+    terminal.until('+match = "tcp port 8080"')
+    terminal.type("commit check\r")
+    terminal.until("now, in one switch, with no frame lost")
+    terminal.type("commit comment another port\r")
+    terminal.until("proving that traffic flows")
+    terminal.until("committed as ")
+    terminal.until("configure#")
+    terminal.type("history\r")
+    terminal.until("another port")
+    terminal.type("run show version\r")
+    terminal.until("python")
+    terminal.type("\x04")
+    terminal.until("[inline]>")
+    assert "tcp port 8080" in daemon.startup.read_text()
+    assert "# the link to the provider" in daemon.startup.read_text()
+
+
+def test_on_probation(terminal: Terminal, daemon: ConfigDaemon) -> None:
+    """The prompt counts down; what is not confirmed is taken back, what is confirmed stays."""
+    terminal.type("configure\rset system hostname wire2\rcommit confirmed 60\r")
+    terminal.until("CONFIRM WITHIN")
+    terminal.type("revert\r")
+    terminal.until("configure#")
+    assert "wire2" not in daemon.startup.read_text()
+    terminal.type("set system hostname wire3\rcommit confirmed 60\r")
+    terminal.until("CONFIRM WITHIN")
+    terminal.type("exit\r")
+    assert "unless it is confirmed: `configuration confirm`" in " ".join(terminal.until("[inline]>").split())
+    terminal.type("configure\rconfirm\r")
+    terminal.until("confirmed: committed as")
+    terminal.until("configure#")
+    assert "wire3" in daemon.startup.read_text()
+
+
+def test_two_administrators(daemon: ConfigDaemon) -> None:
+    """The second is told who holds the candidate; he may take it, and the first is told at his next step."""
+    first, second = Terminal(daemon.path, "dumb"), Terminal(daemon.path, "dumb")
+    for one in (first, second):
+        one.until("[inline]>")
+    first.type("configure\rset system hostname wire2\r")
+    first.until("configure*#")
+    second.type("configure\r")
+    assert f"(process {first.child.pid})" in " ".join(second.until("[inline]>").split())
+    second.type("configure takeover\r")
+    second.until("uncommitted changes by")
+    second.until("configure*#")
+    first.type("set system hostname wire4\r")
+    first.until("error: ")
+    first.until("(no longer yours)")
+    second.type("discard\rexit\r")
+    second.until("[inline]>")
+    for one in (first, second):
+        one.close()
+    assert daemon.startup.read_text() == TEXT
+
+
+def test_load_typed_and_from_files(terminal: Terminal, daemon: ConfigDaemon, tmp_path: Path) -> None:
+    """`save` then `load` gives the same; `load merge -` takes a typed text up to a full stop; bad files are refused."""
+    saved = tmp_path / "saved.toml"
+    terminal.type(f"configure\rsave {saved}\rexport {saved}2\r")
+    terminal.until("saved to")
+    terminal.until("saved to")
+    assert saved.read_text() == Path(f"{saved}2").read_text() == TEXT
+    terminal.type("load merge -\r")
+    terminal.until("with . alone")
+    terminal.type('[system]\rhostname = "typed"\r.\r')
+    terminal.until("configure*#")
+    terminal.type("compare\r")
+    terminal.until('+hostname = "typed"')
+    terminal.type(f"load {saved}\r")
+    terminal.until("configure#")
+    terminal.type("load /nonexistent\r")
+    terminal.until("cannot be read: No such file or directory")
+
+
+def test_changes_on_standard_input(daemon: ConfigDaemon) -> None:
+    """`ssh admin@box configure < changes`: committed at the end, quietly; what was there besides stays."""
+    done = bypass(
+        "configure", sock=daemon.path, stdin="# more\nset rule web match tcp port 8080\n\nmove rule dns first\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "committed as" in done.stdout
+    text = daemon.startup.read_text()
+    assert 'match = "tcp port 8080"' in text
+    assert text.index('name = "dns"') < text.index('name = "web"')
+
+
+def test_hint_only_where_it_helps(daemon: ConfigDaemon) -> None:
+    """A refused value has its own words; `commit check` is named where it can show more."""
+    refused = bypass("configure", sock=daemon.path, stdin="set rule web nokey 1\n")
+    assert "error: " in refused.stderr
+    assert "hint:" not in refused.stderr
+    assert "hint: `commit check`" in bypass("configure", sock=daemon.path, stdin="set rule web path nobody\n").stderr
+
+
+ALL_OR_NOTHING = [
+    # (lines, exit code, in standard error)
+    ("set rule web match udp\nsett x y\n", 2, 'line 2: "sett" is not known'),
+    ("set rule web match udp\nset rule web path 'ips1\n", 2, "line 2: a quotation is not closed; nothing was changed"),
+    ("set rule web match udp\nset rule web nokey 1\n", 1, "line 2 failed: nothing uncommitted was kept"),
+    ("set rule web match udp\nset rule web path nobody\n", 1, "not committed: nothing uncommitted was kept"),
+    ("set rule web match udp\nset rule new path ips1\n", 1, "the kernel says no"),
+    ("set rule web match udp\nload /nonexistent\n", 1, "line 2 failed"),
+]
+
+
+@pytest.mark.parametrize(("lines", "code", "says"), ALL_OR_NOTHING, ids=[says for _, _, says in ALL_OR_NOTHING])
+def test_all_or_nothing(daemon: ConfigDaemon, lines: str, code: int, says: str) -> None:
+    """Whatever fails, whichever line: the running, the startup and the candidate configuration are as before."""
+    daemon.refuse = "the kernel says no"
+    done = bypass("configure", sock=daemon.path, stdin=lines)
+    assert (done.returncode, says in done.stderr) == (code, True), done
+    assert daemon.startup.read_text() == TEXT
+    assert "no uncommitted changes; edited by nobody" in bypass("show", "candidate", sock=daemon.path).stdout
+
+
+def test_one_line(daemon: ConfigDaemon) -> None:
+    """One command of the mode as arguments: looked at without a hold, committed when it changes something."""
+    assert 'match = "tcp port 80"' in bypass("configure", "show", "rule", "web", sock=daemon.path).stdout
+    assert bypass("configure", "set", "system", "hostname", "wire9", sock=daemon.path).returncode == 0
+    assert 'hostname = "wire9"' in daemon.startup.read_text()
+    assert bypass("configure", "rollback", "1", sock=daemon.path).returncode == 0
+    assert daemon.startup.read_text() == TEXT
+    assert "wire9" in bypass("configure", "compare", "1", "running", sock=daemon.path).stdout
+    given = bypass("configure", "load", "-", sock=daemon.path, stdin=TEXT.replace("wire1", "wire7"))
+    assert given.returncode == 0, given
+    assert 'hostname = "wire7"' in daemon.startup.read_text()
+    shown = bypass("show", "configuration", "as", "set", sock=daemon.path).stdout
+    assert "set system hostname wire7" in shown
+
+
+def test_somebody_elses_changes_are_not_committed_along(daemon: ConfigDaemon) -> None:
+    """A script refuses to begin on a candidate that holds other work, and says how to get rid of it."""
+    terminal = Terminal(daemon.path, "dumb")
+    terminal.until("[inline]>")
+    terminal.type("configure\rset system hostname half\rexit\r")
+    terminal.until("1 uncommitted changes stay")
+    terminal.until("[inline]>")
+    done = bypass("configure", "set", "system", "hostname", "other", sock=daemon.path)
+    assert done.returncode == 1
+    assert "would be committed along" in done.stderr
+    assert bypass("configure", "discard", sock=daemon.path).returncode == 0
+    assert bypass("configure", "set", "system", "hostname", "other", sock=daemon.path).returncode == 0
+    terminal.close()
+
+
+def test_a_script_that_is_killed_leaves_nothing(daemon: ConfigDaemon) -> None:
+    """The hold ends with the process; what it had not committed is in no running configuration."""
+    environ = {**os.environ, "BYPASS_SOCKET": str(daemon.path), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "console", "configure"], stdin=subprocess.PIPE, env=environ)
+    assert process.stdin is not None
+    process.stdin.write(b"set system hostname half\n")
+    process.stdin.flush()
+    process.kill()
+    process.wait(20)
+    assert daemon.startup.read_text() == TEXT
+    assert bypass("configure", "set", "system", "hostname", "next", sock=daemon.path).returncode == 0
+
+
+def test_200_rules_pasted(daemon: ConfigDaemon) -> None:
+    """200 rules, 400 lines, typed ahead at once as a paste does: not one character is lost."""
+    terminal = Terminal(daemon.path, "dumb")
+    terminal.until("[inline]>")
+    rules = [f"set rule r{n:03} match udp port {1000 + n}\rset rule r{n:03} path ips1" for n in range(200)]
+    pasting = threading.Thread(
+        target=lambda: terminal.type("configure\r" + "\r".join(rules) + "\rcommit\rexit\rexit\r")
+    )
+    pasting.start()
+    terminal.until("logout")
+    pasting.join(20)
+    rows = tomllib.loads(daemon.startup.read_text())["rule"][2:]
+    assert [row["match"] for row in rows] == [f"udp port {1000 + n}" for n in range(200)], terminal.seen[-2000:]
+    terminal.close()

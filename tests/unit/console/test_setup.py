@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The first-boot setup and the password command: what answers change, what is not taken, all or nothing.
+
+The daemon stands behind the client's one method; the person is a text.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.errors import RefusedError
+from appliance.system import password
+from console.client import Client
+from console.commands import one_commit, setup
+from console.commands.setup import Answers, Wizard, address_trouble, changes, gateway_trouble, hostname_trouble, shown
+from console.render import Style
+from console.session import Context
+from console.terminal.prompt import Asker
+
+NEW: dict[str, Any] = {
+    "system": {"hostname": "bypass"},
+    "guest": [{"name": "ips1", "kernel": "/usr/share/demo/bzImage", "initrd": "/x", "cmdline": "quiet"}],
+}
+KEY = {"kind": "ed25519", "fingerprint": "SHA256:x"}
+HASH = "$y$j9T$abcdefgh$abcdefgh"
+
+
+class Daemon(Client):
+    """Answers as bypassd's configuration methods do, and notes what it was asked."""
+
+    def __init__(self, now: dict[str, Any], **answers: Any) -> None:
+        super().__init__("/nowhere")
+        self._now, self._answers, self.calls = now, answers, list[tuple[str, Any]]()
+
+    def call(self, method: str, params: dict[str, object] | None = None, wait: float = 5.0) -> Any:
+        self.calls.append((method, params))
+        given = self._answers.get(method.replace(".", "_"))
+        if isinstance(given, Exception):
+            raise given
+        if given is not None:
+            return given
+        return {
+            "config.show": {"data": self._now},
+            "config.status": {"mine": False},
+            "config.edit": {"changes": 0},
+            "config.commit": {"message": "committed as 2"},
+            "segments.show": [{"name": "main", "lan": "lan0", "lan_link": "up", "wan": "wan0", "wan_link": "up",
+                               "relay": "inline"}],
+            "management.show": {"addresses": ["192.0.2.10/24"], "ssh": {"state": "listening", "host_keys": [KEY]}},
+        }.get(method, {})  # fmt: skip
+
+    @property
+    def typed(self) -> list[str]:
+        """Changes as words."""
+        return [" ".join(p["words"]) for m, p in self.calls if m in ("config.set", "config.delete")]
+
+    def asked(self, method: str) -> int:
+        return sum(1 for name, _ in self.calls if name == method)
+
+
+def run(daemon: Daemon, typed: str) -> tuple[str, str]:
+    """(what it says at the end, what it said meanwhile)."""
+    said = io.StringIO()
+    context = Context(daemon, io.StringIO(), io.StringIO(), Style())
+    return Wizard(context, Asker(io.StringIO(typed), said)).run(), said.getvalue()
+
+
+def test_answers_to_changes() -> None:
+    full = Answers("wire1", "192.0.2.10/24", "192.0.2.1", HASH, "ips.qcow2")
+    assert [" ".join((verb, *words)) for verb, words in changes(NEW, full)] == [
+        "set system hostname wire1",
+        "set management address 192.0.2.10/24",
+        "set management gateway 192.0.2.1",
+        "set user admin role admin",
+        f"set user admin password {HASH}",
+        "set guest ips1 image ips.qcow2",
+        "delete guest ips1 kernel",
+        "delete guest ips1 initrd",
+        "delete guest ips1 cmdline",
+    ]
+    assert changes(NEW, Answers("bypass", "none")) == [], "what is so already is no change"
+
+
+def test_from_static_to_dhcp_and_none() -> None:
+    now = {"management": {"address": "192.0.2.10/24", "gateway": "192.0.2.1"}}
+    dhcp = ["set management address dhcp", "delete management gateway"]
+    assert [" ".join((verb, *words)) for verb, words in changes(now, Answers(address="dhcp"))] == dhcp
+    none = ["delete management address", "delete management gateway"]
+    assert [" ".join((verb, *words)) for verb, words in changes(now, Answers(address="none"))] == none
+
+
+def test_a_hash_is_not_shown() -> None:
+    assert [shown(each) for each in changes(NEW, Answers(password=HASH))] == [
+        "set user admin role admin",
+        "user admin password",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "good", "bad"),
+    [
+        (hostname_trouble, ["wire1", "a", "A-1"], ["", "-a", "a b", "x" * 64, "wire1\n"]),
+        (address_trouble, ["dhcp", "none", "192.0.2.10/24"], ["", "192.0.2.10", "192.0.2.0/24", "DHCP?", "::1/64"]),
+        (lambda t: gateway_trouble(t, "192.0.2.10/24"), ["none", "192.0.2.1"], ["192.0.2.10", "192.0.3.1", "x"]),
+    ],
+)
+def test_what_is_taken(trouble: Any, good: list[str], bad: list[str]) -> None:
+    assert [text for text in good if trouble(text)] == []
+    assert [text for text in bad if not trouble(text)] == []
+
+
+def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wrong answers are asked again; one commit; the end says how to log in and which key to expect."""
+    (tmp_path / "a.qcow2").touch()
+    monkeypatch.setattr(setup, "IMAGES", tmp_path)
+    daemon = Daemon(NEW)
+    answers = "no good name\nwire1\n192.0.2.10\n192.0.2.10/24\n10.0.0.1\n192.0.2.1\nyes\ncorrect horse\n7\n1\nyes\n"
+    end, said = run(daemon, answers)
+    assert said.count("Not taken") == 4
+    assert "ssh admin@192.0.2.10" in end
+    assert "SHA256:x" in end
+    hashes = [text.split()[-1] for text in daemon.typed if "password" in text]
+    assert password.fits("correct horse", hashes[0])
+    assert hashes[0] not in said + end
+    assert "guest ips1 image a.qcow2" in daemon.typed
+    assert daemon.asked("config.commit") == 1
+
+
+def test_no_at_the_end_changes_nothing() -> None:
+    daemon = Daemon(NEW)
+    with pytest.raises(RefusedError, match="nothing was changed"):
+        run(daemon, "wire1\nnone\nno\nno\n")
+    assert daemon.typed == []
+
+
+def test_end_of_input_in_the_middle_changes_nothing() -> None:
+    daemon = Daemon(NEW)
+    with pytest.raises(EOFError):
+        run(daemon, "wire1\n")
+    assert daemon.typed == []
+
+
+def test_a_refused_commit_leaves_no_changes_behind() -> None:
+    daemon = Daemon(NEW, config_commit=RefusedError("the kernel says no"))
+    with pytest.raises(RefusedError, match="kernel says no"):
+        run(daemon, "wire1\nnone\nno\nyes\n")
+    assert daemon.calls[-1] == ("config.end", {"discard": True})
+
+
+def test_half_done_work_of_others_is_not_committed_along() -> None:
+    daemon = Daemon(NEW, config_edit={"changes": 3, "left_by": "bob"})
+    with pytest.raises(RefusedError, match="3 uncommitted changes by bob"):
+        one_commit.apply(daemon, [one_commit.Change("set", ("system", "hostname", "x"))], "x")
+    assert daemon.typed == []
+    assert daemon.asked("config.commit") == 0
+
+
+def test_a_missing_link_is_said_and_looked_at_again() -> None:
+    rows = [{"name": "main", "lan": "lan0", "lan_link": "down", "wan": "wan0", "wan_link": "up", "relay": "bypass",
+             "cause": "link_down"}]  # fmt: skip
+    daemon = Daemon(NEW, segments_show=rows)
+    _, said = run(daemon, "wire1\nnone\nno\nyes\nno\nyes\n")
+    assert "lan0 link down, wan0 link up; relay BYPASS (link_down)" in said
+    assert daemon.asked("segments.show") == 2
+
+
+def test_what_is_said_fits_the_terminal_of_the_session() -> None:
+    """Sentences are folded, and a list's items hang."""
+    out = io.StringIO()
+    Asker(out=out, style=Style(width=24)).say("one two three four five six\n  item one two three four")
+    assert out.getvalue() == "one two three four five\nsix\n  item one two three\n      four\n"

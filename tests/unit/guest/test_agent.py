@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The agent's wishes: granted within what the administrator allows, refused with a reason, never a burden."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import pytest
+
+from appliance.errors import BypassError, FilterError, NotFoundError, RefusedError, UnreachableError
+from appliance.filter import untrusted
+from appliance.guest.agent import conversation as agent_module
+from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Inbox, Result, Tags
+from appliance.guest.agent.conversation import CHECKS, Agent
+from appliance.steering.overlay import MAX_QUARANTINED, Overlay, Quarantined
+from appliance.steering.overlay_editor import GuestPolicy, compile_filter
+
+
+class Host:
+    """A guest as its agent sees it."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, object]] = []
+        self.beats: list[str] = []
+        self.done: list[tuple[object, ...]] = []
+        self.refuse: BypassError | None = None
+        self.deaf = False
+
+    def send(self, message: dict[str, object]) -> None:
+        if self.deaf:
+            raise UnreachableError("it does not read")
+        self.told.append(message)
+
+    def greeting(self) -> dict[str, object]:
+        return {"guest": "ips1", "accept": "ip", "tags": False, "heartbeat_ms": 100.0}
+
+    def heartbeat(self, status: str, _: Mapping[str, int]) -> None:
+        self.beats.append(status)
+
+    def _do(self, *what: object) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+        self.done.append(what)
+
+    def ask_bypass(self, on: bool, why: str) -> None:
+        self._do("bypass", on, why)
+
+    def ask_drain(self, on: bool) -> None:
+        self._do("drain", on)
+
+    async def narrow(self, text: str) -> None:
+        await asyncio.sleep(0)
+        self._do("accept", text)
+
+    async def use_tags(self, on: bool) -> dict[str, int]:
+        self._do("tags", on)
+        return {"dpi": 2, "out": 0}
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr(agent_module, "ACCEPT_INTERVAL_S", 0.0)
+    return Host()
+
+
+def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(body())
+
+
+async def settled(host: Host, answers: int) -> None:
+    async with asyncio.timeout(10):
+        while len(host.told) < answers:
+            await asyncio.sleep(0)
+
+
+def test_every_message_of_the_protocol_is_read() -> None:
+    lines = (
+        b'{"type":"hello","version":2,"agent":"a","capabilities":["check"],"id":1}\n'
+        b'{"type":"accept","filter":"tcp port 80","id":2}\n{"type":"accept","filter":null}\n{"type":"accept"}\n'
+        b'{"type":"drain"}\n{"type":"drain","on":false,"id":3}\n{"type":"bypass","why":"update","id":4}\n'
+        b'{"type":"bypass","on":false}\n{"type":"tags","on":true}\n{"type":"result","id":5,"status":"ok"}\n'
+    )
+    inbox = Inbox()
+    assert inbox.feed(0, lines) == [
+        Hello(2, "a", ("check",), 1),
+        Accept("tcp port 80", 2),
+        Accept(None),
+        Accept(None),
+        Drain(True),
+        Drain(False, 3),
+        Bypass(True, "update", 4),
+        Bypass(False),
+        Tags(True),
+        Result(5, "ok"),
+    ]
+    assert inbox.malformed == 0
+
+
+def test_hello_is_answered_with_what_the_agent_must_know(host: Host) -> None:
+    agent = Agent("ips1", host)
+    agent.on_message(Hello(version=7, agent="mine", id=3))
+    assert host.told == [
+        {
+            "type": "answer", "to": "hello", "ok": True, "id": 3, "version": 1,
+            "guest": "ips1", "accept": "ip", "tags": False, "heartbeat_ms": 100.0,
+        }
+    ]  # fmt: skip
+    assert agent.summary()["name"] == "mine"
+
+
+def test_heartbeats_get_no_answer(host: Host) -> None:
+    Agent("ips1", host).on_message(Heartbeat("low memory"))
+    assert (host.beats, host.told) == (["low memory"], [])
+
+
+def test_wishes_are_carried_out_and_answered(host: Host) -> None:
+    async def body() -> None:
+        agent = Agent("ips1", host)
+        for message in (Drain(True, 1), Drain(False, 2), Bypass(True, "update", 3), Accept("ip", 4)):
+            agent.on_message(message)
+        agent.on_message(Tags(True, 5))
+        await settled(host, 5)
+        agent.on_message(Accept(None, 6))
+        await settled(host, 6)
+        agent.close()
+
+    run(body)
+    assert host.done == [
+        ("drain", True), ("drain", False), ("bypass", True, "update"), ("accept", "ip"), ("tags", True), ("accept", ""),
+    ]  # fmt: skip
+    assert [(told["id"], told["ok"]) for told in host.told] == [(n, True) for n in range(1, 7)]
+    assert host.told[4]["hops"] == {"dpi": 2, "out": 0}
+
+
+def test_a_refusal_says_why_and_changes_nothing(host: Host) -> None:
+    host.refuse = RefusedError("not allowed here")
+
+    async def body() -> None:
+        agent = Agent("ips1", host)
+        agent.on_message(Drain(True, 1))
+        agent.on_message(Accept("ip", 2))
+        await settled(host, 2)
+        assert agent.summary()["accept"] == ""
+        assert agent.summary()["accept_refused"] == "not allowed here"
+        agent.close()
+
+    run(body)
+    assert [(told["ok"], told["why"]) for told in host.told] == [(False, "not allowed here")] * 2
+
+
+def test_of_many_filters_only_the_newest_is_tried(host: Host) -> None:
+    """A flood of registrations costs its agent the answers, not the policy a compilation each."""
+
+    async def body() -> None:
+        agent = Agent("ips1", host)
+        for number in range(50):
+            agent.on_message(Accept(f"tcp port {number}", number))
+        await settled(host, 50)
+        agent.close()
+
+    run(body)
+    assert host.done == [("accept", "tcp port 49")]
+    assert sum(1 for told in host.told if not told["ok"]) == 49
+
+
+def test_an_agent_that_does_not_read_is_counted(host: Host) -> None:
+    host.deaf = True
+    agent = Agent("ips1", host)
+    agent.on_message(Hello())
+    assert agent.summary()["unanswered"] == 1
+
+
+def test_checks_are_asked_and_answered_by_number(host: Host) -> None:
+    async def body() -> None:
+        agent = Agent("ips1", host)
+        first, second = asyncio.create_task(agent.ask("db")), asyncio.create_task(agent.ask("rules"))
+        await settled(host, 2)
+        assert [told["command"] for told in host.told] == ["db", "rules"]
+        one, two = (int(str(told["id"])) for told in host.told)
+        agent.on_message(Result(two, "outdated"))
+        agent.on_message(Result(one))
+        agent.on_message(Result(one))  # said twice
+        agent.on_message(Result(999, "a lie"))
+        assert (await first, await second) == ("ok", "outdated")
+        waiting = [asyncio.create_task(agent.ask("x")) for _ in range(CHECKS)]
+        await settled(host, 2 + CHECKS)
+        with pytest.raises(RefusedError, match="wait for its agent"):
+            await agent.ask("one more")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert not agent._checks
+
+    run(body)
+
+
+# -- filters that guests write
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "tcp port 80 or udp port 53", "ip and not icmp", "ip6 net 2001:db8::/32", "vlan 7 and ip",
+        "ether host 02:00:00:00:00:01", "tcp[tcpflags] & tcp-syn != 0", "portrange 1000-2000", "src net 10.0.0.0/8",
+        "ether[12:2] = 0x88b5", "icmp[icmptype] = icmp-echo", "greater 100", "ip proto \\tcp",
+    ],
+)  # fmt: skip
+def test_filters_of_guests_that_are_taken(text: str) -> None:
+    if text:
+        untrusted.check(text, compile_filter)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("host www.example.com", '"www.example.com" is no keyword'),
+        ("host gateway1", "names are not looked up"),
+        ("host TCP", "names are not looked up"),
+        ("host \\tcp", "names are not looked up"),
+        ("tcp port http", "names are not looked up"),
+        ("ip " * 400, "1024 at most"),
+        ("ip\nor ip6", "plain ASCII"),
+        ("ip and hüst", "plain ASCII"),
+        ("ip", None),
+    ],
+)
+def test_filters_of_guests_that_are_not(text: str, words: str | None) -> None:
+    if words is None:
+        with pytest.raises(RefusedError, match="instructions"):
+            untrusted.check(text, lambda _: range(513))
+    else:
+        with pytest.raises(RefusedError, match=words):
+            untrusted.check(text, compile_filter)
+
+
+def test_libpcap_has_the_last_word() -> None:
+    with pytest.raises(FilterError, match="syntax error"):
+        untrusted.check("ip and and", compile_filter)
+    with pytest.raises(FilterError, match="protochain"):
+        untrusted.check("ip6 protochain 17", compile_filter)
+
+
+# -- the policy
+
+
+class Steered:
+    def __init__(self) -> None:
+        self.overlay = Overlay()
+        self.changes = 0
+        self.refuse = False
+
+    async def lay_over(self, overlay: Overlay) -> None:
+        if self.refuse:
+            raise RefusedError("the kernel does not like it")
+        self.overlay, self.changes = overlay, self.changes + 1
+
+
+def flow(name: str, until: float = 100.0) -> Quarantined:
+    return Quarantined(name, ("ips1",), "a flow", f"tcp port {name[-1]}", 0.0, until)
+
+
+def test_the_policy_changes_once_for_each_change() -> None:
+    async def body() -> None:
+        steered = Steered()
+        policy = GuestPolicy(steered, wall=lambda: 50.0)
+        await policy.narrow("ips1", " tcp ")
+        await policy.narrow("ips1", "tcp")
+        assert (steered.overlay.accepts, steered.changes) == ({"ips1": "tcp"}, 1)
+        await policy.use_tags("ips1", False)
+        assert steered.overlay.no_tags == ("ips1",)
+        await policy.forget("ips1")
+        assert steered.overlay == Overlay()
+        await policy.forget("ips1")
+        assert steered.changes == 4
+
+    run(body)
+
+
+def test_what_is_refused_stays_as_it_was() -> None:
+    async def body() -> None:
+        steered = Steered()
+        policy = GuestPolicy(steered)
+        await policy.narrow("ips1", "tcp")
+        steered.refuse = True
+        with pytest.raises(RefusedError):
+            await policy.narrow("ips1", "udp")
+        assert steered.overlay.accepts == {"ips1": "tcp"}
+        await policy.forget("ips1")  # logged, and nobody hurt
+
+    run(body)
+
+
+def test_quarantine_is_bounded_ends_and_can_be_released() -> None:
+    async def body() -> None:
+        steered, now = Steered(), 50.0
+        policy = GuestPolicy(steered, wall=lambda: now)
+        await policy.quarantine([flow("quarantine-1"), flow("quarantine-2", until=60.0)])
+        assert policy.fresh_names(2) == ["quarantine-3", "quarantine-4"]
+        await policy.quarantine([flow("quarantine-1", until=200.0)])  # the same flow again: counted anew
+        assert {one.name: one.until for one in steered.overlay.quarantined} == {
+            "quarantine-2": 60.0, "quarantine-1": 200.0,
+        }  # fmt: skip
+        now = 70.0
+        assert [one.name for one in await policy.expire()] == ["quarantine-2"]
+        assert await policy.expire() == []
+        with pytest.raises(NotFoundError, match="there is: quarantine-1"):
+            await policy.release("quarantine-9")
+        assert (await policy.release("quarantine-1")).name == "quarantine-1"
+        many = [Quarantined(f"q{n}", ("ips1",), "f", f"tcp port {n}", 0.0, 999.0) for n in range(40)]
+        await policy.quarantine(many)
+        assert [one.name for one in steered.overlay.quarantined] == [f"q{n}" for n in range(40 - MAX_QUARANTINED, 40)]
+
+    run(body)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Images: what is taken and what is refused and why, that half an import leaves nothing, and the way back.
+
+The real helper process and the real qemu-img; disks that are full are small tmpfs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.config.schema import model
+from appliance.errors import BypassError, NotFoundError, RefusedError
+from appliance.guest.image import importer
+from appliance.guest.image.inspect import About, check_name, check_sum, examine
+from appliance.guest.image.store import STOPPED, Images, Job, images_used
+
+MIB = 1 << 20
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def qcow2(path: Path, *more: str, size: str = "8M") -> Path:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *more, str(path), size], check=True)
+    return path
+
+
+def header(version: int = 3, backing: int = 0, crypt: int = 0, features: int = 0, bits: int = 16) -> bytes:
+    first = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", version, backing, 4, bits, 8 * MIB, crypt, 1, 0, 0, 1, 0, 0)
+    return first.ljust(72, b"\0") + struct.pack(">Q", features) + b"\0" * 512
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "kind", "why"),
+    [
+        (b"", 0, "disk", "it is empty"),
+        (b"KDMV", 512, "disk", "a VMDK image: convert it first"),
+        (b"\x1f\x8b\x08", 512, "disk", r"packed \(gzip\): unpack it first"),
+        (b"\0" * 513, 513, "disk", "not whole sectors"),
+        (b"\0" * 600, 1024, "kernel", "not a Linux kernel"),
+        (header(backing=88), MIB, "disk", "it needs a backing file"),
+        (header(features=4), MIB, "disk", "its data is in another file"),
+        (header(crypt=2), MIB, "disk", "it is encrypted"),
+        (header(version=9), MIB, "disk", "its qcow2 version is 9"),
+        (header(bits=60), MIB, "disk", "header is damaged"),
+        (header()[:40], 40, "disk", "header was cut off"),
+    ],
+)
+def test_refused_at_sight(head: bytes, size: int, kind: str, why: str) -> None:
+    with pytest.raises(RefusedError, match=why):
+        examine(head, size, kind)
+
+
+def test_taken() -> None:
+    assert examine(header(), MIB, "disk") == About("qcow2", 8 * MIB)
+    assert examine(b"\0" * 512, 2 * MIB, "disk") == About("raw", 2 * MIB)
+    assert examine(b"\0" * 0x202 + b"HdrS", 5 * MIB, "kernel").format == "kernel"
+    assert examine(b"\x1f\x8b", 5, "initrd").format == "initrd"
+
+
+@pytest.mark.parametrize("name", ["", ".x", "../x", "a/b", "a b", "x" * 65, "a\n"])
+def test_names(name: str) -> None:
+    with pytest.raises(RefusedError, match="an image's name"):
+        check_name(name)
+    check_name("fw-1.2_x+y.qcow2")
+
+
+def test_sums() -> None:
+    assert check_sum("AB" * 32) == "ab" * 32
+    with pytest.raises(RefusedError, match="64 hex digits"):
+        check_sum("abc")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    return Images(tmp_path / "images", lambda: {"used": ["ips1"]})
+
+
+def do(images: Images, source: Path, name: str = "a", **more: object) -> Job:
+    """An import, to its end."""
+
+    async def body() -> Job:
+        job = await images.start(str(source), name, os.geteuid(), **more)  # type: ignore[arg-type]
+        while not job.over:
+            job.changed.clear()
+            await asyncio.wait_for(job.changed.wait(), 60)
+        while images._tasks:
+            await asyncio.gather(*images._tasks)
+        return job
+
+    return asyncio.run(body())
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_good_image(images: Images, tmp_path: Path) -> None:
+    """Byte for byte, with its checksum, its format, and a way back to nothing."""
+    source = qcow2(tmp_path / "source")
+    told = hashlib.sha256(source.read_bytes()).hexdigest()
+    job = do(images, source, sha256=told.upper())
+    assert (job.stage, job.why) == ("done", "")
+    assert (tmp_path / "images/a").read_bytes() == source.read_bytes()
+    (row,) = images.rows()
+    shown = {key: row[key] for key in ("name", "format", "virtual_bytes", "sha256", "verified", "undo")}
+    assert shown == {
+        "name": "a", "format": "qcow2", "virtual_bytes": 8 * MIB, "sha256": told, "verified": True, "undo": "remove",
+    }  # fmt: skip
+    assert "removed" in images.undo("a")
+    assert left(tmp_path / "images") == []
+
+
+def test_replaced_and_taken_back(images: Images, tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.write_bytes(b"1" * MIB)
+    second.write_bytes(b"2" * MIB)
+    do(images, first)
+    with pytest.raises(RefusedError, match="is there already: --replace"):
+        do(images, second)
+    do(images, second, replace=True)
+    assert (tmp_path / "images/a").read_bytes() == second.read_bytes()
+    assert images.rows()[0]["undo"] == "previous"
+    images.undo("a")
+    assert (tmp_path / "images/a").read_bytes() == first.read_bytes()
+    with pytest.raises(RefusedError, match="no import to undo"):
+        images.undo("a")
+
+
+def corrupt(path: Path) -> None:
+    qcow2(path)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write 0 1M", str(path)], check=True, capture_output=True)
+    with path.open("r+b") as file:
+        file.seek(48)  # the refcount table goes astray
+        file.write(struct.pack(">Q", 5 << 16))
+
+
+def backed(path: Path) -> None:
+    base = path.with_name("base")
+    qcow2(base)
+    qcow2(path, "-b", str(base), "-F", "qcow2")
+
+
+@pytest.mark.parametrize(
+    ("make", "more", "why"),
+    [
+        (lambda path: None, {}, "No such file or directory"),
+        (lambda path: path.mkdir(), {}, "it is not a file"),
+        (os.mkfifo, {}, "it is not a file"),
+        (lambda path: path.write_bytes(b"x" * MIB), {"sha256": "0" * 64}, "its SHA-256 is .* and not 0000"),
+        (corrupt, {}, "qemu-img"),
+        (backed, {}, "it needs a backing file"),
+        (lambda path: os.truncate(_made(path), 70_000), {}, "qemu-img|damaged"),
+    ],
+    ids=["missing", "folder", "pipe", "wrong checksum", "corrupt", "backing file", "cut off"],
+)
+def test_refused_and_nothing_left(
+    images: Images, tmp_path: Path, make: Callable[[Path], object], more: dict[str, str], why: str
+) -> None:
+    source = tmp_path / "source"
+    make(source)
+    job = do(images, source, **more)
+    assert job.stage == "failed"
+    assert str(source) in job.why
+    assert re.search(why, job.why), job.why
+    assert left(tmp_path / "images") == []
+
+
+def _made(path: Path) -> Path:
+    corruptible = qcow2(path)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write 0 4M", str(path)], check=True, capture_output=True)
+    return corruptible
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """64 MiB for the images."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@ROOT
+def test_too_large_is_told_before_it_is_copied(small_disk: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.touch()
+    os.truncate(source, 100 * MIB)
+    job = do(Images(small_disk, dict), source)
+    assert "too large: it has 100 MiB, and 32 MiB can be used" in job.why
+    assert left(small_disk) == []
+
+
+@ROOT
+def test_a_disk_that_fills_up_meanwhile(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fitted at first: the old image stays what it was, and nothing half done stays."""
+    source = tmp_path / "source"
+    source.write_bytes(b"1" * MIB)
+    images = Images(small_disk, dict)
+    do(images, source)
+    before = left(small_disk)
+    source.write_bytes(b"2" * 80 * MIB)
+    monkeypatch.setattr(importer, "check_room", lambda size, folder: None)
+    asked = {"source": str(source), "uid": 0, "images": str(small_disk), "name": "a", "kind": "disk", "sha256": ""}
+    with pytest.raises(OSError, match="No space left"):
+        importer.run(asked)
+    assert left(small_disk) == before
+    assert (small_disk / "a").read_bytes() == b"1" * MIB
+
+
+@ROOT
+def test_what_the_caller_cannot_read_is_not_imported(images: Images, tmp_path: Path) -> None:
+    """The daemon is root; who asks is not."""
+    secret = Path("/tmp") / f"tw-secret-{os.getpid()}"
+    secret.write_bytes(b"s" * 512)
+    secret.chmod(0o600)
+    try:
+        asked = {"source": str(secret), "uid": 65534, "images": str(tmp_path), "name": "a", "kind": "disk"}
+        with pytest.raises(BypassError, match="Permission denied"):
+            importer.run({**asked, "sha256": ""})
+        assert os.geteuid() == 0
+    finally:
+        secret.unlink()
+
+
+def test_stopped_half_way(images: Images, tmp_path: Path) -> None:
+    """Ctrl-C: the helper ends, the partial file goes."""
+    source = tmp_path / "source"
+    source.touch()
+    os.truncate(source, 4096 * MIB)
+
+    async def body() -> Job:
+        job = await images.start(str(source), "a", os.geteuid())
+        while job.stage != "copy":
+            job.changed.clear()
+            await asyncio.wait_for(job.changed.wait(), 60)
+        with pytest.raises(RefusedError, match="is being imported already"):
+            await images.start(str(source), "a", os.geteuid())
+        await images.cancel(job)
+        await asyncio.gather(*images._tasks)
+        return job
+
+    job = asyncio.run(body())
+    assert (job.stage, job.why) == ("failed", STOPPED)
+    assert left(tmp_path / "images") == []
+
+
+def test_an_image_in_use_stays(images: Images, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/used").write_bytes(b"")
+    with pytest.raises(RefusedError, match="is used by guest ips1"):
+        images.remove("used")
+    with pytest.raises(NotFoundError, match='no image "b"; there is: used'):
+        images.remove("b")
+    with pytest.raises(NotFoundError):
+        images.remove("../images/used")
+
+
+def test_jobs_are_the_callers_own(images: Images, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"1" * 512)
+    job = do(images, source)
+    assert images.job(job.number, 0) is job
+    with pytest.raises(NotFoundError, match="there is no import"):
+        images.job(job.number, os.geteuid() + 1)
+
+
+def test_who_uses_what() -> None:
+    disk = model.Disk("data")
+    config = model.Config(guest=(model.Guest(name="a", image="x", disks=(disk,)), model.Guest(name="b", kernel="/x")))
+    assert images_used(config) == {"x": ["a"], "data": ["a"]}
+    whole = model.Config(guest=(model.Guest(name="a", image="/var/lib/bypass/images/x"), model.Guest("b", image="./x")))
+    assert images_used(whole) == {"x": ["a", "b"]}

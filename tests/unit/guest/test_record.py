@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is kept of a running guest for the next bypassd, where /run does not take it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from appliance.config.schema import model
+from appliance.errors import GuestError
+from appliance.guest.console import Console
+from appliance.guest.fall_history import KeptHistory
+from appliance.guest.qemu import spawn
+from appliance.guest.qemu.process import Process, Record
+from appliance.guest.run import STATE_FILE, Run, Setting
+from appliance.paths import Paths
+
+
+class Nobody:
+    """Takes everything, and has no limits to give."""
+
+    page = 0
+
+    def make(self, *_: object) -> tuple[Path, str]:
+        return Path(), ""
+
+
+def a_run(paths: Paths) -> Run:
+    nobody = cast(Any, Nobody())
+    setting = Setting(paths, 1, (), 0, nobody, nobody, accel="tcg")
+    folder = paths.guests / "ips1"
+    guest = model.Guest(name="ips1", kernel="/k")
+    return Run(guest, setting, KeptHistory(folder=folder), nobody, Console("ips1", folder))
+
+
+def test_no_place_for_the_proof_costs_the_proof_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = a_run(Paths(tmp_path))
+    run.record = Record(1, 1, "", "tcg", 0)
+    run.note_proved(True)
+    assert run.record.proved
+    assert "ips1: not kept for a restart of bypassd: No such file" in caplog.text
+
+
+def test_no_place_for_the_record_and_no_process_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would run beside the one that the next bypassd starts."""
+    started: list[Process] = []
+
+    def start(*_: object) -> Process:
+        started.append(Process.start(["sleep", "60"], {}, tmp_path / "log"))
+        return started[0]
+
+    run = a_run(Paths(tmp_path))
+    (Paths(tmp_path).guests / "ips1" / f"{STATE_FILE}.new").mkdir(parents=True)
+    machine = cast(Any, type("Machine", (), {"hugepages": False, "memory": 1}))
+    monkeypatch.setattr(run, "_ready", lambda _: (machine, ()))
+    monkeypatch.setattr(spawn, "spawn", start)
+    with pytest.raises(GuestError, match="cannot be recorded there: Is a directory"):
+        run.begin()
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0].pid, 0)
+
+
+def test_no_place_for_its_folder_is_one_clear_line(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    paths.guests.parent.mkdir(parents=True)
+    paths.guests.write_text("")
+    with pytest.raises(GuestError, match="ips1: cannot be made: Not a directory"):
+        a_run(paths).begin()

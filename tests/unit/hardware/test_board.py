@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""board.toml: the reference board is good, and what is wrong is said in one line that names file and place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import HardwareError
+from appliance.hardware import board
+from appliance.keeper.board import Board
+
+ROOT = Path(__file__).parents[3]
+GOOD = """
+name = "x"
+[[port]]
+name = "lan0"
+pci = "0000:00:10.0"
+[[port]]
+name = "wan0"
+mac = "02:00:00:00:00:01"
+[[relay]]
+ports = ["lan0", "wan0"]
+line = "r"
+"""
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("board/*/board.toml")), ids=lambda path: path.parent.name)
+def test_every_board_of_the_tree_is_good_for_both_readers(path: Path) -> None:
+    made = board.load(path)
+    small = Board(str(path))
+    assert not small.error
+    assert [relay.name for relay in small.relays] == [relay.line for relay in made.relay]
+    assert (small.watchdog is not None) == (made.watchdog is not None)
+
+
+def test_finding() -> None:
+    made = board.parse(GOOD)
+    relay = made.find_relay("wan0", "lan0")
+    assert relay is not None
+    assert relay.settle == 0
+    assert made.find_relay("lan0", "lan0") is None
+    assert made.find_port("lan0") is made.port[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('pci = "0000:00:10.0"', "", "port lan0: give exactly one"),
+        ('pci = "0000:00:10.0"', 'pci = "10.0"', "pci"),
+        ('mac = "02:00:00:00:00:01"', 'mac = "x"', "mac"),
+        ('"wan0"\nmac', '"lan0"\nmac', "used twice"),
+        ('["lan0", "wan0"]', '["lan0", "wan9"]', "no port wan9"),
+        ('["lan0", "wan0"]', '["lan0", "lan0"]', "two different ports"),
+        ('["lan0", "wan0"]', '["lan0"]', "relay"),
+        ('line = "r"', 'line = "r"\nsettle = "soon"', "soon"),
+        ('line = "r"', 'line = "r"\ncolour = "red"', "colour"),
+        ('name = "x"', "", "name"),
+        ('name = "x"', 'name = "x', "line 2"),
+    ],
+)
+def test_what_is_wrong(old: str, new: str, said: str) -> None:
+    with pytest.raises(HardwareError, match=said) as caught:
+        board.parse(GOOD.replace(old, new), "board.toml")
+    assert str(caught.value).startswith("board.toml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(HardwareError, match="No such file"):
+        board.load(tmp_path / "board.toml")

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Detectors and verdict: what they say of any sequence of events, and single cases one by one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.health.detector import Bad, Detector, Event, Extended, Fell, Good, Limits, Rose, State, Tick
+from appliance.health.lease import Lease
+from appliance.health.verdict import Available, History, Unavailable, Verdict, hold_down
+
+MS = 1_000_000
+LIMITS = Limits(interval=20 * MS, misses=2, rises=2)
+
+# (time to the next event, what it is, age of the evidence)
+steps = st.lists(
+    st.tuples(st.integers(0, 60 * MS), st.sampled_from(["good", "bad", "tick"]), st.integers(0, 80 * MS)), max_size=80
+)
+
+
+def event_of(kind: str, now: int, age: int) -> Event:
+    match kind:
+        case "good":
+            return Good(max(now - age, 0))
+        case "bad":
+            return Bad("said no")
+    return Tick()
+
+
+def beat(detector: Detector, now: int, count: int, interval: int = 20 * MS) -> int:
+    """`count` good answers, one an interval; the time after the last one."""
+    for _ in range(count):
+        detector.step(now, Good(now))
+        now += interval
+    return now - interval
+
+
+@given(steps)
+def test_passing_only_with_fresh_evidence(story: list[tuple[int, str, int]]) -> None:
+    """Whatever happens, a check that passes has good evidence within its window, and `rises` pieces of it."""
+    detector, now, goods = Detector("probe", LIMITS), 0, 0
+    for wait, kind, age in story:
+        now += wait
+        actions = detector.step(now, event_of(kind, now, age))
+        goods += kind == "good"
+        if detector.state is State.PASSING:
+            assert detector.last_good is not None
+            assert now - detector.last_good < LIMITS.window
+            assert goods >= LIMITS.rises
+        for action in actions:
+            if isinstance(action, Extended):
+                assert now < action.until <= now + LIMITS.window
+                assert kind == "good"
+
+
+@given(steps)
+def test_rises_and_falls_alternate(story: list[tuple[int, str, int]]) -> None:
+    detector, now, said = Detector("probe", LIMITS), 0, []
+    for wait, kind, age in story:
+        now += wait
+        said += [type(a) for a in detector.step(now, event_of(kind, now, age)) if isinstance(a, Rose | Fell)]
+    assert all(one is not other for one, other in itertools.pairwise(said))
+    assert not said or said[0] is Rose
+
+
+@given(st.lists(st.tuples(st.integers(0, 60 * MS), st.integers(0, 1), st.sampled_from(["good", "bad", "tick"]),
+                          st.integers(0, 80 * MS)), max_size=80))  # fmt: skip
+def test_no_lease_beyond_the_evidence(story: list[tuple[int, int, str, int]]) -> None:
+    """With two checks the lease never reaches further than the older one's last evidence holds."""
+    kernel = Kernel()
+    lease = Lease(kernel, "ips1")
+    verdict = Verdict([Detector("there", LIMITS), Detector("back", LIMITS)], History())
+    now = 0
+    best: dict[str, int] = {}
+    for wait, which, kind, age in story:
+        now += wait
+        check = ("there", "back")[which]
+        event = event_of(kind, now, age)
+        if isinstance(event, Good):
+            best[check] = max(best.get(check, 0), event.at)
+        for decision in verdict.step(now, check, event):
+            if isinstance(decision, Available):
+                lease.renew(now, decision.until)
+            else:
+                lease.revoke()
+        if kernel.until > now:
+            assert len(best) == 2
+            assert kernel.until <= min(best.values()) + LIMITS.window
+
+
+class Kernel:
+    """The map of leases, for one hop."""
+
+    until = 0
+
+    def renew(self, hop: str, until_ns: int) -> None:
+        self.until = until_ns
+
+    def revoke(self, hop: str) -> None:
+        self.until = 0
+
+
+def test_rises_after_as_many_answers_as_asked() -> None:
+    detector = Detector("probe", LIMITS)
+    assert detector.step(0, Good(0)) == []
+    assert detector.step(20 * MS, Good(20 * MS)) == [Rose(), Extended(65 * MS)]
+
+
+@pytest.mark.parametrize("spread", [0, 1], ids=["all at once", "sent one by one, read at once"])
+def test_a_burst_is_one_answer(spread: int) -> None:
+    """What a hung guest had queued comes out in a burst when it goes on: that proves little."""
+    detector = Detector("probe", LIMITS)
+    for number in range(2):
+        detector.step(40 * MS, Good(number * 20 * MS * spread))
+    assert detector.state is State.UNKNOWN
+
+
+def test_falls_when_the_window_is_over_and_not_before() -> None:
+    detector = Detector("probe", LIMITS)
+    now = beat(detector, 0, 2)
+    assert detector.step(now + LIMITS.window - 1, Tick()) == []
+    (fell,) = detector.step(now + LIMITS.window, Tick())
+    assert isinstance(fell, Fell)
+    assert "45.0 ms" in fell.why
+
+
+def test_evidence_counts_from_when_it_was_sent() -> None:
+    """A reader that comes late must not make old evidence look fresh."""
+    detector = Detector("probe", LIMITS)
+    now = beat(detector, 0, 2)
+    assert detector.step(now + 30 * MS, Good(now + 5 * MS)) == [Extended(now + 5 * MS + LIMITS.window)]
+
+
+def test_slow_is_failed() -> None:
+    """Answers that come later than they hold are no evidence, and the reason says so."""
+    detector = Detector("probe", LIMITS)
+    now = beat(detector, 0, 2)
+    (fell,) = detector.step(now + LIMITS.window + 50 * MS, Good(now + 20 * MS))
+    assert isinstance(fell, Fell)
+    assert "late" in fell.why
+    assert detector.stale == 1
+
+
+def test_refusals_in_a_row() -> None:
+    detector = Detector("probe", LIMITS)
+    now = beat(detector, 0, 2)
+    assert detector.step(now + 1, Bad("503")) == []
+    assert detector.step(now + 2, Good(now + 2)) != []
+    assert detector.step(now + 3, Bad("503")) == []
+    assert detector.step(now + 4, Bad("503")) == [Fell("probe: 503")]
+
+
+def test_short_proof_after_a_restart_of_the_supervisor() -> None:
+    detector = Detector("probe", Limits(20 * MS, 2, rises=5))
+    detector.shorten_proof()
+    assert Rose() in detector.step(0, Good(0))
+
+
+def test_every_check_must_pass() -> None:
+    verdict = Verdict([Detector("there", LIMITS), Detector("back", LIMITS)], History())
+    for now in (0, 20 * MS, 40 * MS):
+        assert verdict.step(now, "there", Good(now)) == []
+    assert "back" in verdict.reason(40 * MS) or "no evidence" in verdict.reason(40 * MS)
+    verdict.step(40 * MS, "back", Good(40 * MS))
+    assert verdict.step(60 * MS, "back", Good(60 * MS)) == [Available(40 * MS + LIMITS.window)]
+
+
+def test_one_failing_check_is_named() -> None:
+    verdict = Verdict([Detector("there", LIMITS), Detector("back", LIMITS)], History())
+    for now in (0, 20 * MS):
+        verdict.step(now, "there", Good(now))
+        verdict.step(now, "back", Good(now))
+    (gone,) = verdict.step(20 * MS + LIMITS.window, "back", Tick())
+    assert isinstance(gone, Unavailable)
+    assert gone.check == "back"
+    rows = {row["check"]: row["state"] for row in verdict.evidence(100 * MS)}
+    assert rows == {"there": "passing", "back": "failing"}
+
+
+def test_flapping_is_held_down_longer_each_time() -> None:
+    """The first fall costs nothing extra; then a second, doubling, up to a minute."""
+    waits, history, now = [], History(), 0
+    for _ in range(5):
+        verdict = Verdict([Detector("probe", LIMITS)], history)
+        began = now
+        while not verdict.available:
+            now += 20 * MS
+            verdict.step(now, "probe", Good(now))
+        waits.append(now - began)
+        now += 100 * MS
+        verdict.step(now, "probe", Tick())
+    assert waits[0] == waits[1] < 1_000 * MS <= waits[2]
+    assert waits[2] * 1.8 < waits[3] < waits[4] / 1.8
+    assert hold_down(100) == 60_000 * MS
+
+
+def test_lease_never_goes_back_and_never_into_the_past() -> None:
+    kernel = Kernel()
+    lease = Lease(kernel, "ips1")
+    lease.renew(now=10, until=50)
+    lease.renew(now=20, until=40)
+    lease.renew(now=60, until=55)
+    assert kernel.until == 50
+    lease.revoke()
+    assert kernel.until == 0
+    assert lease.remaining(20) == 0
+
+
+def test_a_guest_is_held_before_its_first_traffic() -> None:
+    """Every check passes at once, and counts when it has passed for the hold time; a guest known from before is let."""
+    for known, needed in ((False, 100 * MS), (True, 0)):
+        verdict, now = Verdict([Detector("there", LIMITS)], History(), hold=100 * MS), 0
+        if known:
+            verdict.shorten_proof()
+        rose = None
+        while not verdict.available:
+            now += LIMITS.interval
+            verdict.step(now, "there", Good(now))
+            if rose is None and verdict.detectors["there"].state is State.PASSING:
+                rose = now
+        assert rose is not None
+        assert needed <= now - rose < needed + 2 * LIMITS.interval
+
+
+def test_a_guest_known_from_before_is_not_held_for_its_old_falls_but_for_the_next() -> None:
+    """A restart of bypassd takes nothing from a guest that is available; the falls before it count at its next one."""
+    history = History()
+    history.falls.extend([0, MS])
+    verdict = Verdict([Detector("there", LIMITS)], history)
+    verdict.shorten_proof()
+    assert any(isinstance(said, Available) for said in verdict.step(20 * MS, "there", Good(20 * MS)))
+    now = 200 * MS
+    verdict.step(now, "there", Tick())
+    fell = now
+    while not verdict.available:
+        now += 20 * MS
+        verdict.step(now, "there", Good(now))
+    assert now - fell >= hold_down(3)

@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The keeper's rules, step by step: who moves the relay when, when bypassd is killed, when the watchdog is fed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from appliance.keeper import core as kc
+from appliance.keeper.core import (
+    MS,
+    SECOND,
+    Ask,
+    CheckIn,
+    CloseRelay,
+    CloseWatchdog,
+    Drive,
+    Exit,
+    Exited,
+    Feed,
+    KeeperCore,
+    Kill,
+    Led,
+    LinkLost,
+    Log,
+    OpenRelay,
+    OpenWatchdog,
+    ReadRelay,
+    RelayReport,
+    Send,
+    SetWatchdog,
+    Spawn,
+    Started,
+    Stop,
+    Tick,
+    WatchdogReport,
+)
+
+RELAY = "relay-inline"
+
+
+class Bench:
+    """A core with a perfect board round it; `relay_error`, `stuck` and `watchdog_error` make it less so."""
+
+    def __init__(self) -> None:
+        self.core = KeeperCore()
+        self.now = 100 * SECOND
+        self.log: list[tuple[int, kc.Action]] = []
+        self.line = kc.BYPASS
+        self.relay_error = ""
+        self.stuck = False
+        self.watchdog_error = ""
+        self.told: list[str] = []  # positions in the states that bypassd was sent
+        self.feed(Started((RELAY,)))
+
+    def feed(self, event: kc.Event) -> list[kc.Action]:
+        """One event, and the reports that its actions bring, as the shell does it."""
+        done: list[kc.Action] = []
+        if isinstance(event, RelayReport) and event.error:
+            self.line = kc.BYPASS  # the shell gives the line up before it reports
+        events = [event]
+        while events:
+            for action in self.core.step(self.now, events.pop(0)):
+                done.append(action)
+                self.log.append((self.now, action))
+                events += self.perform(action)
+        return done
+
+    def perform(self, action: kc.Action) -> list[kc.Event]:
+        match action:
+            case OpenWatchdog(timeout) | SetWatchdog(timeout):
+                return [WatchdogReport(timeout_ms=0 if self.watchdog_error else timeout, error=self.watchdog_error)]
+            case Feed() if self.watchdog_error:
+                return [WatchdogReport(error=self.watchdog_error)]
+            case OpenRelay(name) | ReadRelay(name, _) | Drive(name, _) if self.relay_error:
+                return [RelayReport(name, error=self.relay_error)]
+            case OpenRelay(name):
+                return [RelayReport(name, self.line)]
+            case ReadRelay(name, expected):
+                return [RelayReport(name, self.line, expected=expected)]
+            case Drive(name, position):
+                if not self.stuck:
+                    self.line = position
+                return [RelayReport(name, self.line, expected=position)]
+            case Send():
+                self.told.append(self.core.relays[RELAY].position)
+            case CloseRelay():
+                self.line = kc.BYPASS
+        return []
+
+    def run(self, until: int, every: int | None = None, want: str = kc.INLINE) -> list[kc.Action]:
+        """Let time pass, tick by deadline; with `every` bypassd checks in that often."""
+        done = []
+        checkin = self.now
+        while True:
+            step = self.core.deadline()
+            if every:
+                step = min(step, checkin)
+            if step > until:
+                break
+            self.now = max(self.now, step)
+            if every and self.now >= checkin:
+                checkin += every
+                done += self.feed(CheckIn({RELAY: Ask(want, "healthy")}))
+            else:
+                done += self.feed(Tick())
+        self.now = until
+        return done
+
+    def serve(self, seconds: float = 1, want: str = kc.INLINE) -> list[kc.Action]:
+        return self.run(self.now + int(seconds * SECOND), every=100 * MS, want=want)
+
+    def check_in(self, want: str = kc.INLINE) -> list[kc.Action]:
+        return self.feed(CheckIn({RELAY: Ask(want, "healthy")}))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def of(actions: list[kc.Action], kind: type) -> list[kc.Action]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def test_start_opens_the_watchdog_first_then_the_relay_then_starts_bypassd(bench: Bench) -> None:
+    order = [type(action) for _, action in bench.log if isinstance(action, OpenWatchdog | OpenRelay | Spawn)]
+    assert order == [OpenWatchdog, OpenRelay, Spawn]
+    assert bench.line == kc.BYPASS
+
+
+def test_inline_only_when_asked(bench: Bench) -> None:
+    assert not of(bench.check_in(kc.HOLD), Drive)
+    assert not of(bench.check_in(kc.BYPASS), Drive)
+    assert of(bench.check_in(kc.INLINE), Drive) == [Drive(RELAY, kc.INLINE)]
+    assert bench.line == kc.INLINE
+    assert of(bench.check_in(kc.BYPASS), Drive) == [Drive(RELAY, kc.BYPASS)]
+
+
+def test_bypassd_is_told_each_confirmed_position(bench: Bench) -> None:
+    bench.check_in(kc.INLINE)
+    assert bench.told[-1] == kc.INLINE
+    bench.check_in(kc.BYPASS)
+    assert bench.told[-1] == kc.BYPASS
+
+
+def test_a_relay_that_is_not_named_goes_to_bypass(bench: Bench) -> None:
+    bench.check_in()
+    bench.feed(CheckIn({}))
+    assert bench.line == kc.BYPASS
+
+
+def test_checking_in_keeps_inline_for_ever(bench: Bench) -> None:
+    done = bench.serve(120)
+    assert bench.line == kc.INLINE
+    assert not of(done, Kill)
+    assert len(of(done, Drive)) == 1
+
+
+def test_missed_check_ins_kill_bypassd_and_hold_the_relay(bench: Bench) -> None:
+    bench.serve()
+    done = bench.run(bench.now + 1200 * MS)
+    assert of(done, Kill) == [Kill(orderly=False)]
+    bench.feed(Exited("killed by signal 9"))
+    done = bench.run(bench.now + 150 * MS)
+    assert of(done, Spawn) == [Spawn()]
+    assert bench.line == kc.INLINE
+
+
+def test_a_machine_that_stood_still_blames_nobody_and_the_grace_still_ends(bench: Bench) -> None:
+    """A late step of ours gives bypassd its time again; one that is on time does not, and neither holds the relay."""
+    bench.serve()
+    start = bench.now
+    bench.now += 2 * SECOND
+    assert not of(bench.feed(Tick()), Kill)
+    assert of(bench.run(bench.now + 1100 * MS), Kill), "silent although we ran on time"
+    while bench.now < start + 31 * SECOND:
+        bench.now += 2 * SECOND
+        bench.feed(Tick())
+    assert bench.line == kc.BYPASS
+
+
+def test_a_restart_with_hold_and_then_inline_moves_no_relay(bench: Bench) -> None:
+    bench.serve()
+    drives = len(of([action for _, action in bench.log], Drive))
+    bench.feed(Exited("killed by signal 9"))
+    bench.run(bench.now + SECOND)
+    for _ in range(50):
+        bench.check_in(kc.HOLD)
+        bench.run(bench.now + 100 * MS)
+    bench.serve(5)
+    assert len(of([action for _, action in bench.log], Drive)) == drives
+    assert bench.core.restarts == 1
+
+
+def test_without_a_supervisor_the_relay_is_in_bypass_after_the_grace(bench: Bench) -> None:
+    bench.serve()
+    bench.feed(Exited("killed by signal 9"))
+    start = bench.now
+    while bench.now < start + 60 * SECOND and bench.line == kc.INLINE:
+        bench.run(bench.now + 100 * MS)
+        if bench.core.phase == kc.STARTING:
+            bench.feed(Exited("ended with status 1"))
+    assert 28 * SECOND < bench.now - start <= 31 * SECOND
+    assert bench.core.relays[RELAY].cause == "supervisor_lost"
+
+
+def test_a_crash_loop_that_only_holds_does_not_prolong_the_grace(bench: Bench) -> None:
+    bench.serve()
+    bench.feed(Exited("ended with status 1"))
+    start = bench.now
+    while bench.now < start + 40 * SECOND:
+        bench.run(bench.now + 500 * MS)
+        if bench.core.phase == kc.STARTING:
+            bench.check_in(kc.HOLD)
+            bench.feed(Exited("ended with status 1"))
+    assert bench.line == kc.BYPASS
+
+
+def test_the_grace_comes_from_the_configuration(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, grace_ns=3 * SECOND))
+    bench.feed(Exited("killed by signal 9"))
+    bench.run(bench.now + 2900 * MS)
+    assert bench.line == kc.INLINE
+    bench.run(bench.now + 200 * MS)
+    assert bench.line == kc.BYPASS
+
+
+def test_back_off_grows_and_is_forgotten_after_a_healthy_time(bench: Bench) -> None:
+    gaps = []
+    for _ in range(8):
+        bench.feed(Exited("ended with status 1"))
+        began = bench.now
+        while bench.core.phase == kc.DOWN:
+            bench.run(bench.core.deadline())
+        gaps.append((bench.now - began) // MS)
+    assert gaps[:3] == [100, 200, 400]
+    assert max(gaps) == gaps[-1] == 5000
+    bench.serve(11)
+    bench.feed(Exited("ended with status 1"))
+    assert bench.core.deadline() <= bench.now + 100 * MS
+
+
+def test_slow_start_is_allowed_and_a_start_that_never_ends_is_not(bench: Bench) -> None:
+    assert not of(bench.run(bench.now + 29 * SECOND), Kill)
+    assert of(bench.run(bench.now + 2 * SECOND), Kill) == [Kill(orderly=False)]
+
+
+def test_a_closed_link_waits_for_the_exit_and_kills_only_when_none_comes(bench: Bench) -> None:
+    bench.serve()
+    assert not of(bench.feed(LinkLost("closed its keeper link")), Kill)
+    assert of(bench.run(bench.now + 1100 * MS), Kill)
+    assert bench.line == kc.INLINE
+
+
+def test_check_ins_of_a_bypassd_that_was_given_up_count_for_nothing(bench: Bench) -> None:
+    bench.serve(want=kc.BYPASS)
+    bench.run(bench.now + 1200 * MS)
+    assert not of(bench.check_in(kc.INLINE), Drive)
+
+
+# -- the watchdog
+
+
+def test_the_watchdog_is_fed_eight_times_in_its_timeout(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, watchdog_ms=2000))
+    began = bench.now
+    bench.serve(10)
+    fed = [when for when, action in bench.log if isinstance(action, Feed) and when >= began]
+    assert max(b - a for a, b in itertools.pairwise(fed)) <= 250 * MS
+
+
+def test_the_timeout_of_the_configuration_is_set_once(bench: Bench) -> None:
+    actions = [a for _ in range(5) for a in bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, watchdog_ms=2000))]
+    assert of(actions, SetWatchdog) == [SetWatchdog(2000)]
+    assert bench.core.watchdog_ms == 2000
+
+
+def test_a_late_loop_does_not_feed_and_says_so(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, watchdog_ms=2000))
+    bench.now += 1700 * MS
+    done = bench.feed(Tick())
+    assert not of(done, Feed)
+    assert any("late" in action.text for action in done if isinstance(action, Log))
+    assert of(bench.run(bench.now + 50 * MS), Feed)
+
+
+def test_a_missing_watchdog_is_said_once_and_tried_again() -> None:
+    bench = Bench()
+    bench.watchdog_error = 'watchdog "x" not found: load its driver'
+    bench.feed(WatchdogReport(error=bench.watchdog_error))
+    done = bench.serve(5, kc.BYPASS)
+    assert len(of(done, OpenWatchdog)) >= 4
+    assert not [a for a in done if isinstance(a, Log) and "watchdog" in a.text]
+    assert bench.core.state()["watchdog"] == {"present": True, "timeout_ms": 0, "error": bench.watchdog_error}
+    bench.watchdog_error = ""
+    bench.serve(2, kc.BYPASS)
+    assert bench.core.watchdog_ms
+
+
+# -- the relay line
+
+
+def test_a_missing_line_stays_in_bypass_is_said_once_and_is_taken_when_it_appears() -> None:
+    bench = Bench()
+    bench.relay_error = 'GPIO line "relay-inline" not found'
+    bench.feed(RelayReport(RELAY, error=bench.relay_error))
+    done = bench.serve(5)
+    assert not of(done, Drive)
+    assert len(of(done, OpenRelay)) >= 4
+    assert not [a for a in done if isinstance(a, Log) and "GPIO" in a.text]
+    assert bench.core.relays[RELAY].cause == "relay_missing"
+    bench.relay_error = ""
+    bench.serve(2)
+    assert bench.line == kc.INLINE
+
+
+def test_a_line_that_does_not_follow_is_a_fault(bench: Bench) -> None:
+    bench.stuck = True
+    done = bench.check_in()
+    assert of(done, CloseRelay)
+    assert bench.core.relays[RELAY].cause == "relay_fault"
+    assert not bench.core.relays[RELAY].usable
+
+
+def test_a_line_that_falls_by_itself_is_noticed(bench: Bench) -> None:
+    bench.serve()
+    bench.line = kc.BYPASS
+    bench.serve(1.2, kc.INLINE)
+    assert any(isinstance(a, Log) and "reads bypass" in a.text for _, a in bench.log)
+
+
+def test_a_kept_line_is_taken_over_driven_and_held_for_the_grace() -> None:
+    bench = Bench()
+    bench.core = KeeperCore()
+    bench.line = kc.INLINE
+    done = bench.feed(Started((RELAY,)))
+    assert not of(done, Drive)
+    bench.run(bench.now + 29 * SECOND)
+    assert bench.line == kc.INLINE
+    bench.run(bench.now + 2 * SECOND)
+    assert bench.line == kc.BYPASS
+
+
+def test_the_led_follows_the_relay(bench: Bench) -> None:
+    bench.check_in()
+    bench.check_in(kc.BYPASS)
+    assert [a.on for _, a in bench.log if isinstance(a, Led)] == [False, True, False]
+
+
+# -- orderly stop
+
+
+def test_stop_moves_the_relay_at_once_and_ends_when_bypassd_did(bench: Bench) -> None:
+    bench.serve()
+    done = bench.feed(Stop())
+    assert Drive(RELAY, kc.BYPASS) in done
+    assert Kill(orderly=True) in done
+    assert not of(done, Exit)
+    assert not of(bench.serve(1), Drive), "nobody moves it again"
+    done = bench.feed(Exited("ended with status 0"))
+    assert [type(a) for a in done if isinstance(a, CloseWatchdog | Exit)] == [CloseWatchdog, Exit]
+    assert bench.line == kc.BYPASS
+
+
+def test_stop_kills_a_bypassd_that_does_not_end_and_feeds_meanwhile(bench: Bench) -> None:
+    bench.serve()
+    bench.feed(Stop())
+    done = bench.run(bench.now + 5100 * MS)
+    assert Kill(orderly=False) in done
+    assert of(done, Feed)
+
+
+EVENTS: list[kc.Event] = [
+    Tick(),
+    CheckIn({RELAY: Ask(kc.INLINE, "healthy")}, watchdog_ms=2000, grace_ns=5 * SECOND),
+    CheckIn({RELAY: Ask(kc.BYPASS, "operator")}),
+    CheckIn({RELAY: Ask(kc.HOLD, "starting")}),
+    CheckIn({}),
+    Exited("ended with status 1"),
+    LinkLost("closed its keeper link"),
+    RelayReport(RELAY, kc.BYPASS, expected=kc.BYPASS),
+    RelayReport(RELAY, error="gone"),
+    WatchdogReport(timeout_ms=2000),
+    WatchdogReport(error="gone"),
+    Stop(),
+]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_every_order_of_events_keeps_the_promises(length: int) -> None:
+    """After any events: inline only when somebody asked, a deadline in the future, no loop that spins."""
+    for events in itertools.product(EVENTS, repeat=length):
+        bench = Bench()
+        for event in events:
+            bench.now += 300 * MS
+            bench.feed(event)
+            if bench.core.phase == kc.DOWN and bench.core.stopping:
+                break
+            relay = bench.core.relays[RELAY]
+            if bench.core.stopping or not relay.usable:
+                assert relay.target == kc.BYPASS, events
+            if not any(isinstance(e, CheckIn) and e.relays and e.relays[RELAY].want == kc.INLINE for e in events):
+                assert bench.line == kc.BYPASS, events
+            assert bench.core.deadline() > bench.now, events
+        steps = 0
+        end = bench.now + 40 * SECOND
+        while bench.core.deadline() <= end and not any(isinstance(a, Exit) for _, a in bench.log):
+            bench.now = max(bench.now, bench.core.deadline())
+            bench.feed(Tick())
+            steps += 1
+            assert steps < 2000, f"spins after {events}"
+        assert bench.line == kc.BYPASS, f"silence must end in bypass: {events}"

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The keeper as a real process with a real child: killed, stopped, silent and rude children, and an orderly end.
+
+The coil and the watchdog are files (keeper_on_files.py); everything else is what runs on the appliance. Tests wait for
+lines in those files, never for a time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.hardware.relay import LineSpec
+from appliance.keeper.board import Board
+from appliance.keeper.core import Ask, CheckIn
+from appliance.keeper.protocol import parse_packet
+
+TESTS = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+BOARD = """
+[[relay]]
+ports = ["lan0", "wan0"]
+line = "relay-inline"
+[watchdog]
+driver = "file"
+[[led]]
+name = "status"
+line = "no-such-line"
+"""
+CHILD = """
+import os, sys, time
+from appliance.keeper.client import KeeperLink
+folder = sys.argv[1]
+link = KeeperLink.from_environment()
+for _ in range(3):
+    link.hold()
+print("born", os.getpid(), file=open(folder + "/children", "a"), flush=True)
+mode = open(folder + "/mode").read()
+while mode != "mute":
+    link.receive()
+    if link.lost:
+        sys.exit(7)
+    if mode == "rude":
+        link._send({"type": "nonsense"})
+    link.check_in({"relay-inline": ("inline", "healthy")}, 2000, 20000)
+    time.sleep(0.05)
+time.sleep(3600)
+"""
+
+
+class Process:
+    """A running keeper and what it wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "board.toml").write_text(BOARD)
+        (folder / "mode").write_text("good")
+        for name in ("relay", "watchdog", "children"):
+            (folder / name).touch()
+        command = [sys.executable, "-c", CHILD, str(folder)]
+        path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            [sys.executable, str(TESTS / "support/keeper_on_files.py"), str(folder), *command],
+            env={**os.environ, "PYTHONPATH": path},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        assert self.process.stderr
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        self.log.extend(self.process.stderr)
+
+    def lines(self, name: str) -> list[str]:
+        return (self.folder / name).read_text().split("\n")[:-1]
+
+    def until(self, true: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not true():
+            assert time.monotonic() < end, f"{what} did not happen: {self.log} {self.lines('relay')}"
+            assert self.process.poll() is None, self.log
+            threading.Event().wait(0.01)
+
+    def children(self) -> list[int]:
+        return [int(line.split()[1]) for line in self.lines("children")]
+
+    def wait_children(self, count: int) -> int:
+        """Wait until that many children were born; the pid of the newest."""
+        self.until(lambda: len(self.children()) >= count, f"child {count}")
+        return self.children()[-1]
+
+    def wait_fed(self) -> None:
+        """Wait for two more feeds: the loop runs."""
+        count = self.lines("watchdog").count("feed")
+        self.until(lambda: self.lines("watchdog").count("feed") >= count + 2, "feeding")
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Process]:
+    made = Process(tmp_path)
+    try:
+        made.until(lambda: "inline" in made.lines("relay"), "inline")
+        yield made
+    finally:
+        made.process.kill()
+        made.process.wait()
+        for pid in made.children():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def test_a_killed_child_is_started_again_and_the_relay_does_not_move(running: Process) -> None:
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    running.wait_children(2)
+    running.wait_fed()
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_a_stopped_child_is_killed_and_replaced_and_the_relay_does_not_move(running: Process) -> None:
+    first = running.wait_children(1)
+    os.kill(first, signal.SIGSTOP)
+    running.wait_children(2)
+    running.wait_fed()
+    assert running.lines("relay") == ["open", "inline"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+
+
+def test_a_rude_child_is_given_up_and_the_keeper_lives(running: Process) -> None:
+    (running.folder / "mode").write_text("rude")
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    running.wait_children(3)
+    running.until(lambda: any("no check-in" in line for line in running.log), "a line about it")
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_sigterm_is_an_orderly_stop(running: Process) -> None:
+    """Relay first, then the child, then the watchdog; status 0."""
+    child = running.wait_children(1)
+    running.process.terminate()
+    assert running.process.wait(PATIENCE_S) == 0
+    assert running.lines("relay")[:3] == ["open", "inline", "bypass"]
+    assert running.lines("watchdog")[-1] == "stopped"
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_the_timeout_of_the_check_in_reaches_the_device(running: Process) -> None:
+    running.until(lambda: "timeout 2000" in running.lines("watchdog"), "timeout")
+    assert running.lines("watchdog")[0] == "timeout 10000"
+
+
+def test_a_child_sees_the_end_of_its_keeper(running: Process) -> None:
+    child = running.wait_children(1)
+    pidfd = os.pidfd_open(child)
+    running.process.kill()
+    running.process.wait()
+    import select
+
+    assert select.select([pidfd], [], [], PATIENCE_S)[0]
+    os.close(pidfd)
+
+
+# -- what the keeper reads
+
+
+@pytest.mark.parametrize(
+    ("packet", "said"),
+    [
+        (b"", "Expecting value"),
+        (b"[]", "not a check-in"),
+        (b'{"type": "state"}', "not a check-in"),
+        (b'{"type": "checkin", "relays": {"a": {"want": "up"}}}', "unknown want"),
+        (b'{"type": "checkin", "relays": {"a": 1}}', "unknown want"),
+        (b'{"type": "checkin", "relays": {}, "grace_ms": -1}', "positive"),
+        (b"\xff\xfe\x00", "decode"),
+    ],
+)
+def test_bad_packets_are_refused(packet: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_packet(packet)
+
+
+def test_a_good_packet() -> None:
+    packet = b'{"type":"checkin","relays":{"a":{"want":"inline","cause":"x"}},"watchdog_timeout_ms":2000,"grace_ms":5}'
+    assert parse_packet(packet) == CheckIn({"a": Ask("inline", "x")}, 2000, 5_000_000)
+
+
+def test_the_keepers_reading_of_the_board(tmp_path: Path) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(BOARD.replace('"relay-inline"', '"r"\nactive = "low"\non_release = "keeps"\ndisconnect = "d"'))
+    board = Board(str(path))
+    assert board.relays[0].inline == LineSpec("r", active_high=False, keeps=True)
+    assert board.relays[0].disconnect == LineSpec("d", active_high=False, keeps=True)
+    assert (board.watchdog, board.led) == ("file", LineSpec("no-such-line"))
+
+
+@pytest.mark.parametrize("text", ["[[relay]]\nports = []", "relay = 3", "x = ", '[[led]]\nname = "status"'])
+def test_a_bad_board_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(text)
+    board = Board(str(path))
+    assert str(path) in board.error
+    assert "\n" not in board.error
+
+
+def test_the_keeper_imports_little() -> None:
+    """Under emulation each module costs: relay and watchdog wait for them at every boot."""
+    heavy = [
+        "asyncio",
+        "msgspec",
+        "dataclasses",
+        "importlib.metadata",
+        "subprocess",
+        "logging",
+        "periphery",
+        "pyroute2",
+    ]
+    code = f"import sys, appliance.keeper.__main__; print([m for m in {heavy} if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout.strip() == "[]"

@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The composition: one pulse, late parts, failing parts, bad configuration, missing ports, the keeper's end.
+
+The keeper is a socket in the test's hand; links and control socket are real; no guest and no datapath is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.causes import Cause
+from appliance.config.schema.model import Config, Segment
+from appliance.errors import ConfigError, DatapathError, NotFoundError, ProtocolError, RefusedError
+from appliance.hardware.board import Board, parse
+from appliance.hardware.links import Links, Port
+from appliance.keeper.client import KeeperLink, KeeperState, RelayState, parse_state
+from appliance.part import Alive, CheckIns, wait_alive
+from appliance.paths import Paths
+from appliance.segment.machine import State
+from appliance.segment.manager import LINK_SETTLE_NS, Segments, hardware_faults
+from appliance.supervisor import supervisor
+from appliance.supervisor.supervisor import Supervisor
+from appliance.telemetry.transitions import Transitions
+
+SECOND = 1_000_000_000
+BOARD = """
+name = "test"
+[[port]]
+name = "lan0"
+mac = "02:ff:ff:ff:ff:01"
+[[port]]
+name = "wan0"
+mac = "02:ff:ff:ff:ff:02"
+[[relay]]
+ports = ["lan0", "wan0"]
+line = "relay-inline"
+[watchdog]
+driver = "x"
+"""
+SEGMENT = Segment(name="main", lan="lan0", wan="wan0")
+CONFIG = Config(segment=(SEGMENT,))
+GOOD = KeeperState({"relay-inline": RelayState("bypass", "starting", usable=True)}, True, 2000)
+
+
+class Keeper:
+    """The other end of the keeper link."""
+
+    def __init__(self) -> None:
+        self.end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self.link = KeeperLink(theirs)
+
+    def say(self, relay: str = "bypass", usable: bool = True, error: str = "", watchdog_ms: int = 2000) -> None:
+        state = {
+            "type": "state",
+            "relays": {"relay-inline": {"relay": relay, "cause": "x", "usable": usable, "error": error}},
+            "bypassd_restarts": 3,
+            "last_exit": "killed by signal 9",
+            "watchdog": {"present": True, "timeout_ms": watchdog_ms, "error": "" if watchdog_ms else "busy"},
+            "keeper_started_ns": 1,
+        }
+        self.end.send(json.dumps(state).encode())
+
+    def heard(self) -> list[dict[str, Any]]:
+        packets = []
+        while True:
+            try:
+                packets.append(json.loads(self.end.recv(65536)))
+            except BlockingIOError:
+                return packets
+
+
+def make(tmp_path: Path, keeper: Keeper, config: Config | None = CONFIG) -> Supervisor:
+    return Supervisor(
+        Paths(tmp_path),
+        keeper.link,
+        board=parse(BOARD),
+        board_error="",
+        config=config,
+        config_errors=[] if config else [ConfigError("rule web: match", "no such thing", "config.toml")],
+    )
+
+
+async def ask(path: Path, method: str, **params: object) -> Any:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
+    answer = json.loads(await reader.readline())
+    writer.close()
+    return answer
+
+
+def run(made: Supervisor, body: Callable[[], Awaitable[None]]) -> int:
+    """Run the supervisor beside a body of the test, which ends by closing the keeper's end."""
+
+    async def both() -> int:
+        task = asyncio.create_task(made.run())
+        await body()
+        return await asyncio.wait_for(task, 20)
+
+    return asyncio.run(both())
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+# -- check-ins
+
+
+def test_who_is_late() -> None:
+    now = 0
+    check_ins = CheckIns(lambda: now)
+    a, _ = check_ins.watch("a", 100), check_ins.watch("b", 50)
+    now = 51
+    assert check_ins.late(now) == [("b", 51)]
+    now = 101
+    assert [name for name, _ in check_ins.late(now)] == ["a", "b"]
+    a()
+    check_ins.forget("b")
+    assert check_ins.late(now) == []
+    assert check_ins.ages(now + 5) == {"a": 5}
+
+
+def test_waiting_parts_check_in() -> None:
+    async def body() -> int:
+        count = 0
+        event = asyncio.Event()
+
+        def alive() -> None:
+            nonlocal count
+            count += 1
+            if count == 3:
+                event.set()
+
+        await wait_alive(event, alive, 0.001)
+        return count
+
+    assert asyncio.run(body()) == 4
+
+
+# -- the pulse
+
+
+def test_the_pulse_checks_in_and_renews_only_while_no_part_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper()
+    made = make(tmp_path, keeper)
+    renewed: list[int] = []
+    monkeypatch.setattr(made.steering, "renew", renewed.append)
+    clock = 10 * SECOND
+    made.check_ins = CheckIns(lambda: clock)
+    alive = made.check_ins.watch("guests", SECOND)
+    made._beat(clock)
+    assert len(keeper.heard()) == len(renewed) == 1
+    assert renewed[0] == clock + supervisor.LEASE_NS
+    clock += SECOND + 1
+    made._beat(clock)
+    assert keeper.heard() == []
+    assert len(renewed) == 1
+    alive()
+    made._beat(clock)
+    assert len(keeper.heard()) == 1
+    assert len(renewed) == 2
+
+
+def test_a_starting_bypassd_says_hold_with_its_times(tmp_path: Path) -> None:
+    keeper = Keeper()
+    make(tmp_path, keeper)._beat(1)
+    (said,) = keeper.heard()
+    assert said["relays"]["relay-inline"]["want"] == "hold"
+    assert (said["watchdog_timeout_ms"], said["grace_ms"]) == (2000, 30000)
+
+
+# -- the whole
+
+
+def test_a_bad_configuration_is_bypass_with_a_working_control_socket(tmp_path: Path) -> None:
+    keeper = Keeper()
+    made = make(tmp_path, keeper, None)
+
+    async def body() -> None:
+        keeper.say()
+        await until(lambda: made.segments.begun)
+        status = (await ask(made.paths.control_socket, "status.show"))["result"]
+        assert status["state"] == "bypass"
+        assert status["segments"][0]["cause"] == "config_invalid"
+        assert status["config"] == {"valid": False, "errors": ["config.toml: rule web: match: no such thing"]}
+        refused = await ask(made.paths.control_socket, "segment.set", name="main", mode="auto")
+        assert "rule web: match" in refused["error"]["message"]
+        heard = [packet["relays"]["relay-inline"] for packet in keeper.heard()]
+        assert heard[-1] == {"want": "bypass", "cause": "config_invalid"}
+        keeper.end.close()
+
+    assert run(made, body) == 0
+
+
+def test_missing_ports_and_a_refused_datapath_are_causes_and_all_else_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper()
+    made = make(tmp_path, keeper)
+
+    async def refuse() -> None:
+        raise DatapathError("the kernel says no")
+
+    monkeypatch.setattr(made.steering, "start", refuse)
+
+    async def body() -> None:
+        keeper.say()
+        await until(lambda: made.segments.begun)
+        (row,) = (await ask(made.paths.control_socket, "segments.show"))["result"]
+        assert row["cause"] == "port_missing"
+        assert "lan0 (MAC 02:ff:ff:ff:ff:01) is not there" in row["detail"]
+        assert "datapath_fault: the kernel says no" in row["also"]
+        await until(lambda: made.part_states.get("access") == "running")
+        status = (await ask(made.paths.control_socket, "status.show"))["result"]
+        assert {p["name"]: p["state"] for p in status["parts"]} == {
+            "control": "running",
+            "links": "running",
+            "steering": "failed",
+            "access": "running",
+        }
+        assert status["supervisor"]["restarts"] == 3
+        assert status["watchdog"]["state"] == "armed"
+        made.crash_log.mark_orderly()  # and the end of the keeper does not make it so
+        done = await ask(made.paths.control_socket, "segment.set", name="main", mode="bypass")
+        assert done["result"]["cause"] == "operator"
+        entries = (await ask(made.paths.control_socket, "transitions.show"))["result"]
+        assert [e["cause"] for e in entries if e["what"] == "segment main"] == ["port_missing", "operator"]
+        keeper.end.close()
+
+    assert run(made, body) == 0
+    assert "port_missing" in made.paths.transitions.read_text()
+
+
+class BrokenPart:
+    """Fails as told: first `expected` times with a named error, then runs, or hits a bug."""
+
+    name = "links"
+    patience = SECOND
+    ports: dict[str, Port]
+
+    def __init__(self, expected: int, bug: bool) -> None:
+        self.expected, self.bug, self.starts, self.stops = expected, bug, 0, 0
+        self.ports = {}
+        self.missing: dict[str, str] = {}
+        self.downed: frozenset[str] = frozenset()
+
+    async def start(self) -> None:
+        self.starts += 1
+        if self.starts <= self.expected:
+            raise DatapathError("not yet")
+
+    async def run(self, alive: Alive) -> None:
+        if self.bug:
+            raise ZeroDivisionError("bug")
+        await wait_alive(asyncio.Event(), alive, 0.1)
+
+    async def stop(self) -> None:
+        self.stops += 1
+
+
+def test_an_expected_failure_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "RETRY_FIRST_S", 0.01)
+    keeper = Keeper()
+    made = make(tmp_path, keeper, None)
+    part = BrokenPart(3, bug=False)
+    monkeypatch.setattr(made, "links", part)
+
+    async def body() -> None:
+        keeper.say()
+        await until(lambda: part.starts == 4 and made.part_states.get("links") == "running")
+        assert "links" not in made.part_faults
+        keeper.end.close()
+
+    assert run(made, body) == 0
+    assert part.stops == 4
+
+
+def test_a_bug_ends_bypassd_and_the_other_parts_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Keeper()
+    made = make(tmp_path, keeper, None)
+    part = BrokenPart(0, bug=True)
+    monkeypatch.setattr(made, "links", part)
+    keeper.say()
+    assert supervisor.run(lambda: made, made.paths.last_words) == 1
+    assert part.stops == 1
+    assert not made.paths.control_socket.exists()
+    assert '"orderly": false' in (made.paths.state / "last-run.json").read_text()
+
+
+def test_the_next_bypassd_tells_how_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the keeper saw of it and the words of the bug, for the console; the words once."""
+    keeper = Keeper()
+    broken = make(tmp_path, keeper, None)
+    monkeypatch.setattr(broken, "links", BrokenPart(0, bug=True))
+    keeper.say()
+    assert supervisor.run(lambda: broken, broken.paths.last_words) == 1
+    for how in ("killed by signal 9: ZeroDivisionError: bug", "killed by signal 9"):
+        keeper = Keeper()
+        made = make(tmp_path, keeper)
+
+        async def body(keeper: Keeper = keeper, made: Supervisor = made, how: str = how) -> None:
+            keeper.say()
+            await until(lambda: made.segments.begun)
+            entries = (await ask(made.paths.control_socket, "transitions.show"))["result"]
+            row = [entry for entry in entries if entry["what"] == "supervisor"][-1]
+            assert (row["to"], row["cause"], row["detail"]) == ("running", "supervisor_restarted", how)
+            keeper.end.close()
+
+        assert run(made, body) == 0
+
+
+# -- segments
+
+
+def segments(tmp_path: Path | None = None, config: Segment = SEGMENT, board: Board | None = None) -> Segments:
+    links = Links([], lambda: None)
+    links.ports = {n: Port(n, n, i, "", up=True, link=True) for i, n in enumerate(("lan0", "wan0"), 1)}
+    memory = tmp_path / "segments.json" if tmp_path else None
+    return Segments((config,), board or parse(BOARD), links, Transitions(), memory)
+
+
+def none(_: str) -> dict[Cause, str]:
+    return {}
+
+
+def inline(made: Segments) -> KeeperState:
+    """Bring it inline as the keeper would; the keeper's last word."""
+    made.begin(0, GOOD, none, intact=False, first=True)
+    made.update(0, GOOD, none)
+    assert made.wants() == {"relay-inline": ("inline", "healthy")}
+    state = KeeperState({"relay-inline": RelayState("inline", "healthy", usable=True)}, True, 2000)
+    made.update(1, state, none)
+    assert made.units["main"].machine.state is State.INLINE
+    return state
+
+
+@pytest.mark.parametrize(
+    ("keeper", "causes"),
+    [
+        (GOOD, []),
+        (None, [Cause.RELAY_MISSING]),
+        (KeeperState({}), [Cause.RELAY_MISSING]),
+        (KeeperState({"relay-inline": RelayState("bypass", "relay_fault", False, "coil")}), [Cause.RELAY_FAULT]),
+        (KeeperState({"relay-inline": RelayState("bypass", "relay_missing", False, "x")}), [Cause.RELAY_MISSING]),
+        (KeeperState(GOOD.relays, True, 0, "busy"), [Cause.WATCHDOG_MISSING]),
+        (KeeperState(GOOD.relays, False, 0), []),
+    ],
+)
+def test_faults_of_the_hardware(keeper: KeeperState | None, causes: list[Cause]) -> None:
+    assert list(hardware_faults("relay-inline", ("lan0", "wan0"), keeper)) == causes
+    assert list(hardware_faults("", ("lan0", "wan0"), keeper)) == [Cause.RELAY_MISSING]
+
+
+def test_each_fault_takes_the_segment_out_and_back() -> None:
+    for fault in (Cause.DATAPATH_FAULT, Cause.PORT_MISSING):
+        made = segments()
+        state = inline(made)
+        made.update(2, state, lambda _, fault=fault: {fault: "x"})  # type: ignore[misc]
+        assert made.wants() == {"relay-inline": ("bypass", str(fault))}
+        back = GOOD
+        made.update(3, back, none)
+        made.update(3 + 5 * SECOND, back, none)
+        assert made.wants()["relay-inline"][0] == "inline"
+
+
+def test_the_operators_word_survives_a_restart_of_bypassd(tmp_path: Path) -> None:
+    made = segments(tmp_path)
+    inline(made)
+    made.ask("main", "bypass")
+    again = segments(tmp_path)
+    again.begin(0, GOOD, none, intact=True, first=False)
+    assert again.wants() == {"relay-inline": ("bypass", "operator")}
+
+
+def test_refusals() -> None:
+    made = segments()
+    with pytest.raises(NotFoundError, match='no segment "x"; there is: main'):
+        made.ask("x", "bypass")
+    with pytest.raises(RefusedError, match="no disconnect"):
+        made.ask("main", "disconnect")
+
+
+def test_a_lost_link_is_passed_on_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = segments()
+    links = made._links
+    monkeypatch.setattr("appliance.system.netdev.set_up", lambda ifname, up: None)
+    state = inline(made)
+    links.ports["lan0"].link = False
+    made.update(2, state, none)
+    assert not links.downed, "links need time after the relay moved"
+    made.update(LINK_SETTLE_NS + 2, state, none)
+    assert links.downed == {"wan0"}
+    links.ports["wan0"].link = False  # because we took it down
+    made.update(LINK_SETTLE_NS + 3, state, none)
+    links.ports["lan0"].link = True
+    made.update(LINK_SETTLE_NS + 4, state, none)
+    assert not links.downed
+    made.update(LINK_SETTLE_NS + 5, state, none)
+    assert not links.downed, "wan is still coming up: no loss to pass on"
+
+
+def test_link_loss_to_bypass() -> None:
+    made = segments(config=Segment(name="main", lan="lan0", wan="wan0", on_link_loss="bypass"))
+    state = inline(made)
+    made._links.ports["wan0"].link = False
+    made.update(LINK_SETTLE_NS + 2, state, none)
+    assert made.wants() == {"relay-inline": ("bypass", "link_down")}
+
+
+# -- the link
+
+
+def test_the_keepers_words() -> None:
+    keeper = Keeper()
+    keeper.say(usable=False)
+    keeper.link.receive()
+    assert keeper.link.state is not None
+    assert not keeper.link.state.settled()
+    keeper.say(usable=False, error="no line", watchdog_ms=0)
+    keeper.link.receive()
+    assert keeper.link.state.settled()
+    assert keeper.link.state.watchdog_error == "busy"
+    keeper.end.close()
+    keeper.link.receive()
+    assert keeper.link.lost
+
+
+@pytest.mark.parametrize("packet", [b"", b"{}", b"[]", b"\xff", b'{"watchdog": {}, "relays": []}'])
+def test_nonsense_of_the_keeper(packet: bytes) -> None:
+    with pytest.raises(ProtocolError, match="no state"):
+        parse_state(packet)
