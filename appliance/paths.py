@@ -37,6 +37,11 @@ class Paths:
         return self.run / "last-words"
 
     @property
+    def data_partition(self) -> Path:
+        """What the boot found of the data partition; written once a boot."""
+        return self.run / "data-partition"
+
+    @property
     def control_socket(self) -> Path:
         """JSON-RPC socket of bypassd."""
         return self.run / "control.sock"

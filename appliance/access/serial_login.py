@@ -2,8 +2,11 @@
 """Who may use the serial line, as the part "access" remembers it, and the line's log of logins.
 
 The line is open until an administrator has a password, for somebody has to set the first; from then on it asks for a
-login (`management: serial_login`). Whether it does must be known before bypassd runs and without it, so the memory's
-file is read here, by the standard library alone. Pure but for `read`, `recovery` and `note`; nothing is owned.
+login (`management: serial_login`). Where it cannot be known whether there is an administrator (the file is damaged, the
+data partition is missing), the line is closed: a disk error must not open the appliance.
+
+What the line asks for must be known before bypassd runs and without it, so the memory's file is read here, by the
+standard library alone. Pure but for `read`, `recovery` and `note`; nothing is owned.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from typing import Any, Final
 
 from appliance.access.groups import FIRST_UID, LAST_UID
 from appliance.access.sshlog import SshEvent, clean
+from appliance.hardware.data_partition import DataPartition
+from appliance.hardware.data_partition import read as read_partition
+from appliance.paths import Paths
 
 LINE: Final = "the serial line"
 """Where somebody comes from who logs in there, beside the addresses of SSH."""
@@ -35,24 +41,34 @@ class Account:
 
 @dataclass(frozen=True)
 class Gate:
-    """What the serial line asks for. `why_open` "" = a login of one of the accounts."""
+    """What the serial line asks for: a login of one of the accounts, nothing (`why_open`), or it lets nobody in
+    (`why_closed`)."""
 
     why_open: str
     accounts: dict[str, Account] = field(default_factory=dict)
+    why_closed: str = ""
 
 
-def gate(memory: str, recovery: bool) -> Gate:
-    """From the text of the memory's file. One that is damaged or not there is a new appliance: open."""
+def gate(memory: str | None, recovery: bool, partition: DataPartition | None = None) -> Gate:
+    """From the text of the memory's file, None where there is none, and the state of the partition that it lies on.
+
+    No file on a partition that can be read is a new appliance: open. A damaged file, or no partition, is closed.
+    """
+    found: list[Account] = []
+    wanted, unknown = True, "" if partition is None or partition.holds_users else partition.alarm
     try:
-        data = json.loads(memory)
-        management, users, uids = data["config"]["management"], data["config"]["user"], data["uids"]
-        found = [_account(user, uids) for user in users if user.get("password")]
-        wanted = bool(management.get("serial_login", True))
+        if memory is not None:
+            data = json.loads(memory)
+            management, users, uids = data["config"]["management"], data["config"]["user"], data["uids"]
+            found = [_account(user, uids) for user in users if user.get("password")]
+            wanted = bool(management.get("serial_login", True))
     except (ValueError, KeyError, TypeError, AttributeError):
-        found, wanted = [], True
+        found, unknown = [], unknown or "the record of the users is damaged"
     accounts = {account.name: account for account in found}
     if recovery:
         return Gate(f"{RECOVERY} on the kernel's command line", accounts)
+    if unknown:
+        return Gate("", {}, f"{unknown}. To get in, boot with {RECOVERY} on the kernel command line.")
     if not any(account.role == "admin" for account in found):
         return Gate("no administrator has a password", accounts)
     return Gate("" if wanted else "management serial_login is false", accounts)
@@ -68,11 +84,14 @@ def _account(user: dict[str, Any], uids: dict[str, Any]) -> Account:
 
 def read(memory: Path) -> Gate:
     """What holds now."""
+    text: str | None
     try:
         text = memory.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = None
     except (OSError, UnicodeDecodeError):
-        text = ""
-    return gate(text, recovery())
+        text = ""  # it is there and cannot be read: as damaged as one that makes no sense
+    return gate(text, recovery(), read_partition(Paths().data_partition))
 
 
 def recovery(command_line: Path = Path("/proc/cmdline")) -> bool:

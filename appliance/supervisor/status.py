@@ -16,6 +16,7 @@ from appliance import __version__
 from appliance.api.server import Param, Params, Registry, caller
 from appliance.causes import DESCRIPTION, Cause
 from appliance.errors import ConfigError, RefusedError, UnreachableError
+from appliance.hardware import data_partition
 from appliance.steering.overlay import reason_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Show:
         segments = self._segments()
         inline = bool(segments) and all(row["relay"] == "inline" for row in segments)
         keys = ("name", "relay", "want", "cause", "detail", "also")
+        partition = data_partition.read(sup.paths.data_partition)
         return {
             "hostname": sup.config.system.hostname if sup.config else "bypass",
             "version": __version__,
@@ -74,6 +76,7 @@ class Show:
             },
             "last_reset": {"kind": sup.crash_log.reset.kind, "text": sup.crash_log.reset.text},
             "datapath": self._datapath(),
+            "data_partition": {"state": partition.state, "alarm": partition.alarm},
             "config": {"valid": sup.config is not None, "errors": [str(error) for error in sup.config_errors]},
         }
 

@@ -112,6 +112,10 @@ def serve(context: Context) -> None:
             login, seen = Login(found, asker, _fits, lambda kind, user: note(log, kind, user, os.getpid())), found
         greet(context, hint="")
         try:
+            if found.why_closed:
+                context.say(f"Nobody can log in: {found.why_closed}")
+                asker.line("Press Enter to look again")
+                continue
             account = login.ask(socket.gethostname())
         except EOFError:
             raise SystemExit(0) from None  # Ctrl-D, or a line that was cut: init starts anew

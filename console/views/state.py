@@ -71,6 +71,9 @@ def banner(status: Row, style: Style = PLAIN) -> str:
     bypassed = [row for row in rows if cell(row.get("relay")) != "inline"]
     if bypassed:
         lines.append(alarm([f"segment {why}" for row in bypassed for why in _reasons(row)], style))
+    partition = status.get("data_partition")
+    if isinstance(partition, dict) and partition.get("alarm"):
+        lines.append(alarm([cell(partition["alarm"])], style, "DATA PARTITION"))
     inline = ", ".join(cell(row.get("name")) for row in rows if row not in bypassed)
     if inline:
         lines.append(f"{paint('inline', GREEN, style)}: {inline}")

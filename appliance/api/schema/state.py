@@ -110,6 +110,13 @@ class ConfigState(Answer):
     errors: list[str]
 
 
+class Partition(Answer):
+    """The data partition as the boot found it. `alarm`: what that costs, "" when it costs nothing."""
+
+    state: Annotated[str, Meta(description="kept, read-only, absent, unusable, or unknown where no boot recorded it")]
+    alarm: str
+
+
 class Status(Answer):
     """The appliance on one page. `state` is inline when every segment is. `board`: its name, or what is wrong."""
 
@@ -127,6 +134,7 @@ class Status(Answer):
     supervisor: Bypassd
     last_reset: Reset
     datapath: Datapath
+    data_partition: Partition
     config: ConfigState
 
 

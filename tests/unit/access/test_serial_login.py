@@ -20,6 +20,7 @@ from appliance.access.sessions import Sessions
 from appliance.access.sshlog import SshEvent
 from appliance.access.state import Memory
 from appliance.config.schema.model import Config, Management, User
+from appliance.hardware import data_partition
 from appliance.system import password
 from console.terminal import login
 from console.terminal.login import Login, environment
@@ -59,17 +60,51 @@ def test_the_boot_loader_leads_back_in(tmp_path: Path) -> None:
     assert not serial_login.recovery(line)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"uids": {"admin": 0}, "config": {"management": {}, "user": [{"name": "admin"}]}}']
-)
-def test_a_damaged_memory_is_a_new_appliance(text: str) -> None:
+def test_no_memory_is_a_new_appliance() -> None:
+    assert serial_login.gate(None, recovery=False).why_open == "no administrator has a password"
+    text = '{"uids": {"admin": 2000}, "config": {"management": {}, "user": [{"name": "admin"}]}}'
     assert serial_login.gate(text, recovery=False).why_open == "no administrator has a password"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"uids": {}, "config": {"user": []}}', "null"])
+def test_a_damaged_memory_closes_the_line(text: str) -> None:
+    """Who has a password is not known: that is no proof that nobody has one."""
+    closed = serial_login.gate(text, recovery=False)
+    assert closed.why_open == ""
+    assert "damaged" in closed.why_closed
+    assert "bypass.recovery" in closed.why_closed
+    assert serial_login.gate(text, recovery=True).why_open
+
+
+@pytest.mark.parametrize("state", ["absent", "unusable", "nonsense"])
+def test_a_lost_data_partition_closes_the_line(state: str, tmp_path: Path) -> None:
+    """The default configuration holds then, without users: the line stays closed all the same."""
+    record = tmp_path / "data-partition"
+    record.write_text(f"{state}\n/dev/vdb: no superblock\n")
+    for memory in (None, '{"uids": {}, "config": {"management": {}, "user": []}}'):
+        closed = serial_login.gate(memory, recovery=False, partition=data_partition.read(record))
+        assert closed.why_open == ""
+        assert "bypass.recovery" in closed.why_closed
+    assert serial_login.gate(None, recovery=True, partition=data_partition.read(record)).why_open
+
+
+@pytest.mark.parametrize(
+    "text", ["kept\n\n", "kept\n/dev/vdb was blank and is now the data partition\n", "read-only\nwhy\n"]
+)
+def test_a_data_partition_that_can_be_read_says_who_may_log_in(text: str, tmp_path: Path) -> None:
+    record = tmp_path / "data-partition"
+    record.write_text(text)
+    found = data_partition.read(record)
+    assert serial_login.gate(None, recovery=False, partition=found).why_open == "no administrator has a password"
+    assert bool(found.alarm) == text.startswith("read-only")
+    assert data_partition.read(tmp_path / "none").state == "unknown"
 
 
 def test_nobody_becomes_root_by_a_number_in_the_memory() -> None:
     user = {"name": "admin", "role": "admin", "password": HASH}
     data = {"uids": {"admin": 0}, "config": {"management": {}, "user": [user]}}
-    assert serial_login.gate(json.dumps(data), recovery=False).accounts == {}
+    found = serial_login.gate(json.dumps(data), recovery=False)
+    assert (found.accounts, found.why_open) == ({}, "")
 
 
 class Line:
