@@ -16,6 +16,7 @@ from appliance.access.login_limiter import Action, Block, Limiter, network_of
 from appliance.access.sessions import Sessions
 from appliance.access.sshlog import SshEvent, Tail, parse
 from appliance.causes import Cause
+from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
 from appliance.management.port import ManagementPort
 from appliance.telemetry.events import Events, Severity
@@ -86,7 +87,8 @@ class Logins:
     async def _act(self, action: Action) -> None:
         try:
             if isinstance(action, Block):
-                text = f"{action.network} is shut out for {action.seconds} s after {action.failures} failed logins"
+                after = counted(action.failures, "failed login")
+                text = f"{action.network} is shut out for {action.seconds} s after {after}"
                 self._events.record(Severity.WARNING, "ssh", text, Cause.LOGIN_BLOCKED)
                 await self._port.shut_out(action.network)
             else:

@@ -21,6 +21,7 @@ from appliance.config.edit.editing import WORDS, Editing
 from appliance.config.edit.session import Row, Session, as_rows, texts
 from appliance.config.own_password import OwnPassword
 from appliance.config.schema import limits, secrets, shape
+from appliance.counted import counted
 from appliance.errors import BypassError, ConfigError, NotFoundError, RefusedError
 
 _WHICH = Param("string", "candidate, running, startup, or how many commits ago", required=False)
@@ -120,8 +121,7 @@ class Api:
             text = await self._session.work(lambda: self._session.candidate.text)
             check = await self._session.engine.check(text, "candidate", deep=caller().role == "admin")
         good = check.config is not None
-        count = f"{len(check.errors)} error{'s' if len(check.errors) != 1 else ''}"
-        message = "good; nothing was changed" if good else f"not good: {count}"
+        message = "good; nothing was changed" if good else f"not good: {counted(len(check.errors), 'error')}"
         return {
             "good": good,
             "message": message,

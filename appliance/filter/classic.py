@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from appliance.counted import counted
 from appliance.errors import FilterError
 
 # instruction classes
@@ -98,7 +99,9 @@ def check(instructions: tuple[Instruction, ...]) -> None:
     """Refuse by name what the datapath cannot run; FilterError says which construct and where it usually comes from."""
     count = len(instructions)
     if not 0 < count <= MAX_INSTRUCTIONS:
-        raise FilterError(f"the filter compiles to {count} instructions; 1 to {MAX_INSTRUCTIONS} are allowed")
+        raise FilterError(
+            f"the filter compiles to {counted(count, 'instruction')}; 1 to {MAX_INSTRUCTIONS} are allowed"
+        )
     for at, (code, jt, jf, k) in enumerate(instructions):
         kind = code & 7
         if kind == JMP:

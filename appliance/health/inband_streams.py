@@ -16,6 +16,7 @@ from pathlib import Path
 from appliance.causes import Cause
 from appliance.config.check.verify_probe import FRAME_LEAST, FRAME_MOST, frame_from_hex
 from appliance.config.schema import model
+from appliance.counted import counted
 from appliance.errors import BypassError, GuestError
 from appliance.frames import capture_reader
 from appliance.health.detector import Bad, Detector, Event, Good, Limits, milliseconds
@@ -58,7 +59,9 @@ def template(probe: model.Probe, folder: Path) -> bytes:
     except BypassError as error:
         raise GuestError(f"probe {probe.kind}: frame: {error}") from error
     if frame is None or len(frame) > FRAME_MOST or len(frame) < 14:
-        what = "holds no frame" if frame is None else f"its first frame has {len(frame)} bytes, 14 to {FRAME_MOST} fit"
+        what = "holds no frame"
+        if frame is not None:
+            what = f"its first frame has {counted(len(frame), 'byte')}, 14 to {FRAME_MOST} fit"
         raise GuestError(f"probe {probe.kind}: frame: {path}: {what}")
     return frame.ljust(FRAME_LEAST, b"\0")
 

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from appliance.counted import counted
 from appliance.health import probe_net
 
 HEAD_BYTES = 16 << 10
@@ -82,5 +83,6 @@ async def _judge(reader: asyncio.StreamReader, status: Collection[int], body: st
         while wanted not in text:
             piece = await reader.read(BODY_BYTES - len(text)) if len(text) < BODY_BYTES else b""
             if not piece:
-                raise BadAnswerError(f'status {code}, but "{body}" is not in the first {len(text)} bytes of the body')
+                read = counted(len(text), "byte")
+                raise BadAnswerError(f'status {code}, but "{body}" is not in the first {read} of the body')
             text += piece

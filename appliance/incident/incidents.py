@@ -22,6 +22,7 @@ import msgspec
 from appliance import __version__
 from appliance.causes import DESCRIPTION, Cause
 from appliance.config.schema.model import Config
+from appliance.counted import counted
 from appliance.errors import BypassError, NotFoundError
 from appliance.frames import pcapng_writer
 from appliance.incident import flows
@@ -146,7 +147,7 @@ class Incidents:
         about = (
             f"Throughwire incident {incident.number}: guest {fall.guest} {fall.kind} at {incident.when}\n"
             f"cause: {fall.cause} ({DESCRIPTION[fall.cause]})\n{fall.detail}\n"
-            f"the last {len(frames)} frames that the guest was handed"
+            f"the last {counted(len(frames), 'frame')} that the guest was handed"
         )
         if incident.console:
             about += f"\n\nthe end of the guest's console:\n{incident.console}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from appliance.config.schema import model
+from appliance.counted import counted
 from appliance.errors import UnreachableError
 from appliance.system.namespace import Namespace
 from appliance.telemetry.events import Event, Events, Severity
@@ -201,7 +202,7 @@ class Sender:
         when, self._sending, self.trouble = self._sending.when, None, ""
         self.sent += 1
         if self._unsaid:
-            text = f"{self._unsaid} events were not sent: this server could not be reached"
+            text = f"{counted(self._unsaid, 'event was', 'events were')} not sent: this server could not be reached"
             self._queue.appendleft(Event(when, Severity.WARNING, "syslog", text, ""))
             self._unsaid = 0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from appliance import __version__
+from appliance.counted import counted
 from appliance.errors import RefusedError, UnreachableError
 from appliance.frames.pcapng_writer import Writer
 from console.commands.frame_ring import Live, limit, wish
@@ -84,14 +85,14 @@ def _copy(live: Live, stop: Interrupt, out: IO[bytes], parsed: Parsed, context: 
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RefusedError(f"the capture ended after {seen} frames: {error.strerror}") from error
+        raise RefusedError(f"the capture ended after {counted(seen, 'frame')}: {error.strerror}") from error
     now = max(time.time_ns(), began)
     if numbers:
         # counted for the capture as a whole, so they stand at its first interface
         writer.statistics(next(iter(numbers.values())), now, received=seen + live.lost, dropped=live.lost)
     out.flush()
-    lost = f", {live.lost} lost as they were not read in time" if live.lost else ""
-    context.say(f"{seen} frame{'' if seen == 1 else 's'} captured{lost}{ending}")
+    lost = f", {live.lost} lost because they were not read in time" if live.lost else ""
+    context.say(f"{counted(seen, 'frame')} captured{lost}{ending}")
     return Outcome([], "lines", code)
 
 

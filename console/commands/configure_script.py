@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TextIO
 
+from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
 from console.execute import run_tokens
 from console.line.configure_commands import ROWS
@@ -96,7 +97,8 @@ def _hold(context: Context, *, clean: bool) -> None:
         context.client.call("config.end")
         by = cell(began.get("left_by") or "somebody")
         raise RefusedError(
-            f"{began['changes']} uncommitted changes by {by} are in the candidate, and would be committed along: "
+            counted(began["changes"], f"uncommitted change by {by} is", f"uncommitted changes by {by} are")
+            + " in the candidate and would be committed along: "
             "`configure compare` shows them, `configure discard` throws them away"
         )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from appliance.counted import counted
 from appliance.errors import RefusedError
 from console.commands.private_file import whole
 from console.line.outcome import Outcome
@@ -28,7 +29,7 @@ def export(parsed: Parsed, context: Context) -> Outcome:
     if name:
         with whole(Path(name)) as out:
             out.write(data)
-        context.say(f"{name}: {len(data)} bytes")
+        context.say(f"{name}: {counted(len(data), 'byte')}")
     else:
         context.out.flush()
         context.out.buffer.write(data)

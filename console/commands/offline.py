@@ -10,6 +10,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.counted import counted
 from appliance.errors import ConfigError, RefusedError
 from console.line.outcome import GOOD, REFUSED, Outcome
 from console.line.parse import Parsed, UsageError
@@ -42,7 +43,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
     if config is None:
         return Outcome([line for error in errors for line in _lines(error, context)], "lines", REFUSED)
     counts = ((len(getattr(config, kind)), kind) for kind in ("segment", "guest", "remote", "group", "rule"))
-    text = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts)
+    text = ", ".join(counted(count, kind) for count, kind in counts)
     said = f"{file}: valid: {text}"
     return Outcome({"message": said, "lint": [finding._asdict() for finding in lint.lint(config)]}, "config-found")
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
 from console.client import Client
 
@@ -38,7 +39,8 @@ def apply(client: Client, changes: Sequence[Change], comment: str) -> dict[str, 
         client.call("config.end")
         count, who = edit["changes"], edit.get("left_by") or "somebody"
         raise RefusedError(
-            f"{count} uncommitted changes by {who} are in the candidate: `configure` commits or drops them"
+            counted(count, f"uncommitted change by {who} is", f"uncommitted changes by {who} are")
+            + " in the candidate: run `configure` to commit or discard"
         )
     try:
         for verb, words in changes:

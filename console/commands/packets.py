@@ -14,6 +14,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
+from appliance.counted import counted
 from appliance.errors import RefusedError
 from console.commands.frame_ring import Frame, Live, limit, wish
 from console.line.outcome import Outcome
@@ -34,8 +35,7 @@ def show(parsed: Parsed, context: Context) -> Outcome:
     rows: list[dict[str, object]] = []
     with Interrupt() as stop, Decoder() as decoder, Live(context.client, params) as live:
         if context.style.width:
-            awaited = "1 frame" if most == 1 else f"{most} frames"
-            context.say(f"waiting for {awaited} at {_places(live)}; Ctrl-C ends it")
+            context.say(f"waiting for {counted(most, 'frame')} at {_places(live)}; Ctrl-C ends it")
         width = max(len(place.name) for place in live.places.values())
         for frames in live.frames(stop):
             for frame in frames[: most - len(rows)]:
@@ -49,7 +49,7 @@ def show(parsed: Parsed, context: Context) -> Outcome:
                 break
         live.count()
     if live.lost:
-        context.say(f"{live.lost} frames passed while these were decoded")
+        context.say(f"{counted(live.lost, 'frame')} passed while these were decoded")
     if at_once:
         if not rows:
             context.say("no frame")

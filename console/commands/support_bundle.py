@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from appliance.counted import counted
 from appliance.errors import RefusedError, UnreachableError
 from console.commands.private_file import whole
 from console.line.outcome import Outcome
@@ -31,10 +32,10 @@ def support_bundle(parsed: Parsed, context: Context) -> Outcome:
     if name:
         with whole(Path(name)) as out:
             size = _write(out, context)
-        context.say(f"{name}: {size} bytes; passwords and keys are left out")
+        context.say(f"{name}: {counted(size, 'byte')}; passwords and keys are left out")
     else:
         size = _write(_binary(context), context)
-        context.say(f"{size} bytes; passwords and keys are left out")
+        context.say(f"{counted(size, 'byte')}; passwords and keys are left out")
     return Outcome([], "lines")
 
 

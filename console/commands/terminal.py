@@ -11,6 +11,7 @@ import time
 import tty
 from dataclasses import fields
 
+from appliance.counted import counted
 from appliance.errors import RefusedError
 from console.line.outcome import Outcome
 from console.line.parse import Parsed
@@ -70,7 +71,7 @@ def detect(_: Parsed, context: Context) -> Outcome:
         )
     rows, columns = _far_corner()
     terminal.width, terminal.height = columns, rows
-    return Outcome([f"{columns} columns, {rows} rows"], "lines")
+    return Outcome([f"{counted(columns, 'column')}, {counted(rows, 'row')}"], "lines")
 
 
 def _far_corner() -> tuple[int, int]:

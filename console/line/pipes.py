@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from appliance.counted import counted
 from appliance.errors import RefusedError
 from console.line.outcome import Outcome
 from console.line.parse import Parsed, UsageError
@@ -81,4 +82,4 @@ def save_text(text: str, file: Path) -> str:
             raise
     except OSError as error:
         raise RefusedError(f"{file}: cannot be written: {error.strerror}") from error
-    return f"{lines} line{'' if lines == 1 else 's'} saved to {file}"
+    return f"{counted(lines, 'line')} saved to {file}"

@@ -11,26 +11,38 @@ import select
 from typing import TextIO
 
 MORE = "-- more -- (space: page, Enter: line, q: end)"
+_LINE = (b"\r", b"\n", b"\x1b[B", b"\x1bOB")  # Enter, arrow down
+_PAGE = (b" ", b"\x1b[6~")  # space, Page Down
+_END = (b"q", b"Q")
 
 
-def page(text: str, out: TextIO, keys: int, size: tuple[int, int]) -> None:
-    """Print `text`, stopping when a page of `size` (columns, rows) is full; `keys` is the keyboard's descriptor."""
+def page(text: str, out: TextIO, keys: int, size: tuple[int, int]) -> str:
+    """Print `text`, stopping when a page of `size` (columns, rows) is full; `keys` is the keyboard's descriptor.
+
+    A printable key that the pager has no use for ends the text and is returned: it begins the next command.
+    """
     columns, rows = size
     room = rows - 1
     lines = text.splitlines()
     for number, line in enumerate(lines):
         needs = max(1, -(-_width(line) // columns))
         if room < needs and number and not _waiting(keys):
-            room = _ask(out, keys, rows)
-            if not room:
-                return
+            key = _ask(out, keys)
+            if key in _LINE:
+                room = 1
+            elif key in _PAGE:
+                room = rows - 1
+            else:
+                typed = key.decode("ascii", "ignore")
+                return typed if typed.isprintable() and key not in _END else ""
         room -= needs
         print(line, file=out)
     out.flush()
+    return ""
 
 
-def _ask(out: TextIO, keys: int, rows: int) -> int:
-    """Wait for a key; how many rows to go on by, 0: no more."""
+def _ask(out: TextIO, keys: int) -> bytes:
+    """Wait for a key."""
     out.write(MORE)
     out.flush()
     try:
@@ -40,9 +52,7 @@ def _ask(out: TextIO, keys: int, rows: int) -> int:
     finally:
         out.write("\r" + " " * len(MORE) + "\r")
         out.flush()
-    if key in (b"\r", b"\n", b"j", b"\x1b[B", b"\x1bOB"):
-        return 1
-    return rows - 1 if key in (b" ", b"f", b"\x1b[6~") else 0
+    return key
 
 
 def _waiting(keys: int) -> bool:

@@ -25,7 +25,7 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.output import DummyOutput, Output
 
 from appliance.errors import BypassError, UnreachableError
@@ -126,7 +126,8 @@ class Shell:
 
     def _show(self, text: str) -> None:
         if self._terminal.paging and not self._typed_ahead():
-            page(text, self._context.out, sys.stdin.fileno(), self._terminal.size)
+            typed = page(text, self._context.out, sys.stdin.fileno(), self._terminal.size)
+            store_typeahead(self._session.app.input, [KeyPress(key) for key in typed])
         else:
             print(text, file=self._context.out, flush=True)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from appliance.counted import counted
 from console.render import BOLD, GREEN, PLAIN, RED, YELLOW, Row, Style, cell, duration, fold, generic, paint, table
 from console.views.common import columns_of, rows_of
 
@@ -111,7 +112,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
     if isinstance(holder, dict):
         mine = " (this session)" if data.get("mine") else ""
         held = f"{cell(holder.get('user'))} at {cell(holder.get('tty'))} since {_clock(holder.get('since'))}{mine}"
-    lines.append(f"candidate: {changes or 'no'} uncommitted change{'' if changes == 1 else 's'}; edited by {held}")
+    lines.append(f"candidate: {counted(changes or 'no', 'uncommitted change')}; edited by {held}")
     if isinstance(pending, dict):
         left = duration(pending.get("seconds_left"))
         text = f"commit {cell(pending.get('number'))} by {cell(pending.get('user'))} is taken back in {left}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from appliance.counted import counted
 from console.render import BOLD, PLAIN, Row, Style, cell, generic, paint, table
 from console.views.common import about, columns_of, hang, rows_of
 
@@ -44,8 +45,8 @@ def _compiled(row: Row) -> Iterator[str]:
         f"segment {', '.join(cell(name) for name in segments)}" if isinstance(segments, list) and segments else "accept"
     )
     head = f"filters of {of} by {cell(row.get('by'))}:"
-    size = f"{cell(row.get('instructions'))} instructions, {cell(row.get('programs'))} programs"
-    tables = f", {cell(row.get('table_bytes'))} bytes of tables" if row.get("table_bytes") else ""
+    size = f"{counted(cell(row.get('instructions')), 'instruction')}, {counted(cell(row.get('programs')), 'program')}"
+    tables = f", {counted(cell(row.get('table_bytes')), 'byte')} of tables" if row.get("table_bytes") else ""
     took = f"generated in {cell(row.get('generate_ms'))} ms, loaded in {cell(row.get('load_ms'))} ms"
     yield f"{head} {_METHODS.get(str(row.get('method')), cell(row.get('method')))}, {size}{tables}"
     yield f"  {took}"
@@ -54,7 +55,8 @@ def _compiled(row: Row) -> Iterator[str]:
     if row.get("why_flow_cache"):
         yield f"  flow cache: {'yes' if row.get('flow_cache') else 'no'}, {cell(row['why_flow_cache'])}"
     if row.get("flow_cache"):
-        yield f"  flow cache: {cell(row.get('cache_hits'))} frames found in it, {cell(row.get('cache_misses'))} not"
+        hits, misses = cell(row.get("cache_hits")), cell(row.get("cache_misses"))
+        yield f"  flow cache: {counted(hits, 'frame')} found in it, {misses} not"
     straight = row.get("straight")
     reasons: dict[str, list[str]] = {}
     for name, reason in straight.items() if isinstance(straight, dict) else ():

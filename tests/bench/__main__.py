@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from appliance.counted import counted
 from tests.bench import remap, topology
 from tests.bench.decision import decision, flow_cache
 from tests.bench.generator import SIZES, Generator
@@ -141,7 +142,7 @@ def plot(result: list[figures.Row]) -> Any:
         shown = [row for row in result if "low_ratio" in row and row["flows"] == 1 and row["frame_bytes"] == 64]
         names = [
             f"{row['implementation']}, {row['path']}"
-            + (f", {figures.count(row['rules'], 'rule')}, {row['match']}" if row["rules"] else "")
+            + (f", {counted(row['rules'], 'rule')}, {row['match']}" if row["rules"] else "")
             for row in shown
         ]
         spread = [

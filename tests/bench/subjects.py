@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.config.check.load import loads
+from appliance.counted import counted
 from appliance.steering.datapath import Datapath
 from appliance.steering.kernel.layout import Side
 from tests.bench.generator import Generator
 from tests.bench.topology import index, run
-from tests.support import figures
 
 BPF_OBJECT = Path("build/bpf/steer.bpf.o")
 FAR_NS = 1 << 62
@@ -45,7 +45,7 @@ class Subject:
     @property
     def title(self) -> str:
         """For a person."""
-        rules = f", {figures.count(self.rules, 'rule')}, {self.match} matches" if self.rules else ""
+        rules = f", {counted(self.rules, 'rule')}, {self.match} matches" if self.rules else ""
         return f"{self.implementation}{rules}"
 
 

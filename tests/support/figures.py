@@ -39,11 +39,6 @@ def spread(name: str, values: Sequence[float], unit: str = "ms") -> Row:
     }
 
 
-def count(number: int, thing: str) -> str:
-    """ "1 rule", "2 rules"."""
-    return f"{number} {thing}" + ("s" if number != 1 else "")
-
-
 def machine() -> str:
     """What the figures were measured on, in one line."""
     model = "unknown processor"

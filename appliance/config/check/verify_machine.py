@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from appliance.config.schema import limits
 from appliance.config.schema.model import Guest
+from appliance.counted import counted
 from appliance.paths import Paths
 from appliance.units import Duration, Size
 
@@ -35,7 +36,7 @@ def faults(guest: Guest) -> Iterator[Fault]:
     if guest.firmware == "uefi" and guest.kernel:
         yield "firmware", "a kernel is started without firmware's help: leave out kernel, or firmware"
     if guest.pin and len(guest.pin) != guest.cpus:
-        yield "pin", f"names {len(guest.pin)} processors for {guest.cpus} of the guest: give one for each"
+        yield "pin", f"names {counted(len(guest.pin), 'processor')} for {guest.cpus} of the guest: give one for each"
     if len(set(guest.pin)) != len(guest.pin):
         yield "pin", "names a processor twice"
     if len(guest.disks) > limits.MAX_DISKS:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from appliance.config.schema import limits
 from appliance.config.schema.model import Guest, Probe
+from appliance.counted import counted
 from appliance.units import Duration
 
 Fault = tuple[str, str]
@@ -129,7 +130,8 @@ def _target(probe: Probe) -> Iterator[str]:
 def _frame(probe: Probe) -> Iterator[str]:
     frame = frame_from_hex(probe.frame)
     if frame is not None and not FRAME_LEAST <= len(frame) <= FRAME_MOST:
-        yield f"{len(frame)} bytes: a frame has {FRAME_LEAST} to {FRAME_MOST}, addresses first, without the checksum"
+        length = counted(len(frame), "byte")
+        yield f"{length}: a frame has {FRAME_LEAST} to {FRAME_MOST}, addresses first, without the checksum"
     elif frame is None and _HEX.fullmatch(probe.frame):
         yield "an odd number of hex digits"
 

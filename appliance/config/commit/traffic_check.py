@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from appliance.counted import counted
+
 ENOUGH_FRAMES = 20
 """So many frames that came in and went nowhere speak for themselves."""
 
@@ -50,9 +52,9 @@ def judge(before: Look, after: Look) -> str:
         came, lost = now.came - was.came, now.lost - was.lost
         went = now.went - was.went
         if came >= ENOUGH_FRAMES and went == 0:
-            return f"segment {name}: of {came} frames that came in none went on"
+            return f"segment {name}: of {counted(came, 'frame')} that came in none went on"
         if lost >= ENOUGH_FRAMES and lost * 2 > came:
-            return f"segment {name}: {lost} of {came} frames were lost"
+            return f"segment {name}: {lost} of {counted(came, 'frame')} lost"
     return ""
 
 

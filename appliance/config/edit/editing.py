@@ -12,6 +12,7 @@ from appliance.config.edit import key_path
 from appliance.config.edit.document import Document
 from appliance.config.edit.session import Row, Session, as_rows, shown, texts
 from appliance.config.schema import limits, shape
+from appliance.counted import counted
 from appliance.errors import ConfigError
 
 WORDS = Param("array", "as typed, without the verb: rule web match tcp port 80")
@@ -54,7 +55,8 @@ class Editing:
         found = await self._session.changes()
         if not found and not await self._session.work(lambda: candidate.changed):
             left_by = ""
-        message = f"{len(found)} uncommitted changes by {left_by} are in the candidate" if left_by else ""
+        change, changes = f"uncommitted change by {left_by} is", f"uncommitted changes by {left_by} are"
+        message = f"{counted(len(found), change, changes)} in the candidate" if left_by else ""
         return {"message": message, "changes": len(found), "left_by": left_by, "confirm": self._session.pending()}
 
     async def end(self, params: Params) -> Row:
@@ -65,7 +67,8 @@ class Editing:
             self._session.discard()
         found = await self._session.changes()
         candidate.release(who)
-        message = f"{len(found)} uncommitted changes stay in the candidate" if found else ""
+        held = counted(len(found), "uncommitted change stays", "uncommitted changes stay")
+        message = f"{held} in the candidate" if found else ""
         return {"message": message, "changes": len(found)}
 
     async def set(self, params: Params) -> Row:
@@ -175,4 +178,4 @@ class Editing:
 
     def _loaded(self, count: int) -> Row:
         lost = " Its comments could not be kept." if self._session.candidate.document.comments_lost else ""
-        return {"message": f"loaded: {count} changes; nothing runs before `commit`.{lost}", "changes": count}
+        return {"message": f"loaded: {counted(count, 'change')}; nothing runs before `commit`.{lost}", "changes": count}

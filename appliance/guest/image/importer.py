@@ -32,6 +32,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
 from appliance.guest.image import inspect
 
@@ -152,7 +153,7 @@ def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
         os.fsync(target.fileno())
     say("copy", done=done, total=total)
     if total and done != total:
-        raise RefusedError(f"it changed while it was copied: {total} bytes at first, {done} at last")
+        raise RefusedError(f"it changed while it was copied: {counted(total, 'byte')} at first, {done} at last")
     return digest.hexdigest(), done
 
 
@@ -190,7 +191,8 @@ def check_whole(image: Path) -> None:
         raise RefusedError(f'it needs a backing file ("{outside}"), and an image must be whole')
     status, found, words = qemu_img(["check"], image)
     if status not in (0, 3):  # 3 = space that nobody uses: harmless
-        what = f"{found.get('corruptions', '?')} corruptions, {found.get('check-errors', '?')} errors"
+        corruptions, errors = (found.get(key, "?") for key in ("corruptions", "check-errors"))
+        what = f"{counted(corruptions, 'corruption')}, {counted(errors, 'error')}"
         raise RefusedError(f"it is damaged: qemu-img check: {what}" + f" ({words})" * bool(words))
 
 

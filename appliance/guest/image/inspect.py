@@ -11,6 +11,7 @@ import re
 import struct
 from typing import NamedTuple
 
+from appliance.counted import counted
 from appliance.errors import RefusedError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -66,7 +67,8 @@ def examine(head: bytes, size: int | None, kind: str) -> About:
         if head.startswith(magic):
             raise RefusedError(f"it is packed ({how}): unpack it first, or give --kind initrd if it is one")
     if size is not None and size % SECTOR:
-        raise RefusedError(f"its {size} bytes are not whole sectors of {SECTOR}: it was cut off, or is no disk image")
+        length = counted(size, "byte")
+        raise RefusedError(f"it has {length}, not whole sectors of {SECTOR}: it was cut off, or is no disk image")
     return About("raw", size or 0)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from appliance.api.server import Param, Params, Registry
+from appliance.counted import counted
 from appliance.errors import RefusedError, UnreachableError
 from appliance.frames.builder import MAX_FRAMES
 
@@ -46,7 +47,7 @@ class SteeringApi:
 
         frames = [_frame(text) for text in params["frames"]]
         if not 0 < len(frames) <= MAX_FRAMES:
-            raise RefusedError(f"{len(frames)} frames; one request takes 1 to {MAX_FRAMES}")
+            raise RefusedError(f"{counted(len(frames), 'frame')}; one request takes 1 to {MAX_FRAMES}")
         rows: list[dict[str, Any]] = []
         for number, frame in enumerate(frames, 1):
             row = explain_live(self._up(), frame, Side[params["in"].upper()], params.get("segment", ""))

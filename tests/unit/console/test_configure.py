@@ -99,7 +99,7 @@ def test_two_administrators(daemon: ConfigDaemon) -> None:
     second.type("configure\r")
     assert f"(process {first.child.pid})" in " ".join(second.until("[inline]>").split())
     second.type("configure takeover\r")
-    second.until("uncommitted changes by")
+    second.until("1 uncommitted change by")
     second.until("configure*#")
     first.type("set system hostname wire4\r")
     first.until("error: ")
@@ -191,7 +191,7 @@ def test_somebody_elses_changes_are_not_committed_along(daemon: ConfigDaemon) ->
     terminal = Terminal(daemon.path, "dumb")
     terminal.until("[inline]>")
     terminal.type("configure\rset system hostname half\rexit\r")
-    terminal.until("1 uncommitted changes stay")
+    terminal.until("1 uncommitted change stays in the candidate")
     terminal.until("[inline]>")
     done = bypass("configure", "set", "system", "hostname", "other", sock=daemon.path)
     assert done.returncode == 1

@@ -408,6 +408,10 @@ def test_a_long_text_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None
     assert "interrupted" not in terminal.until("]>"), "Ctrl-C is enough of the text; Ctrl-\\ and Ctrl-Z are nothing"
     terminal.type("help\rguest ips1 command one\r")
     terminal.until("pong")
+    terminal.type("help\r")
+    terminal.until("-- more --")
+    terminal.type("guest ips1 command one\r")
+    terminal.until("pong")  # the first key of a command ends the text and is not lost
     terminal.type("terminal paging off\rhelp\r")
     terminal.until("Exit code 4")
     terminal.type("terminal height 40\rshow terminal\r")
