@@ -4,12 +4,13 @@
 It holds the rules of ring 3 and nothing else:
 
 - a relay leaves bypass only while bypassd asks for it and checks in, or within the grace time after;
-- bypassd that exits is started again with back-off, and bypassd that misses its check-ins is killed first;
+- bypassd that exits is started again with back-off, and bypassd that misses its check-ins is killed first, unless
+  the kernel says that it would run but gets no processor (silence.py);
 - the watchdog is fed only from a step that ran on time;
 - what is missing (watchdog, relay line) is said once with its cause, tried again, and leaves the relay in bypass.
 
 Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as the keeper.
-Imports nothing but NamedTuple and the named causes: the relay and the watchdog wait for it at every boot.
+Imports nothing but NamedTuple, the named causes and silence.py: relay and watchdog wait for it at every boot.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from appliance.causes import Cause
+from appliance.keeper.silence import Looked, Silence
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -28,7 +30,9 @@ WANTS = (BYPASS, INLINE, DISCONNECT, HOLD)
 class Limits(NamedTuple):
     """The keeper's times in nanoseconds."""
 
-    checkin: int = SECOND  # bypassd may be silent this long
+    checkin: int = SECOND  # bypassd may be silent this long, time in which it got no processor not counted
+    looping: int = 5 * SECOND  # processor time that a silent bypassd may use before it is given up
+    silent: int = 15 * SECOND  # it is given up at the latest, time in which the keeper stood still not counted
     starting: int = 30 * SECOND  # from its start to its first check-in that is not "hold" (imports are slow)
     grace: int = 30 * SECOND  # the relay is held this long after the last check-in that asked for a position
     ending: int = 5 * SECOND  # an orderly end of bypassd
@@ -103,7 +107,7 @@ class Stop(NamedTuple):
     """SIGTERM: an orderly stop."""
 
 
-Event = Started | Tick | CheckIn | Exited | LinkLost | RelayReport | WatchdogReport | Stop
+Event = Started | Tick | CheckIn | Looked | Exited | LinkLost | RelayReport | WatchdogReport | Stop
 
 
 # Actions
@@ -115,6 +119,10 @@ class Kill(NamedTuple):
     """Send bypassd a signal: orderly is SIGTERM, else SIGKILL."""
 
     orderly: bool
+
+
+class Look(NamedTuple):
+    """Read what the kernel says of bypassd and report it as Looked."""
 
 
 class OpenRelay(NamedTuple):
@@ -185,8 +193,8 @@ class Exit(NamedTuple):
 
 
 Action = (
-    Spawn | Kill | OpenRelay | ReadRelay | Drive | CloseRelay | OpenWatchdog | SetWatchdog | Feed | CloseWatchdog | Led
-    | Send | Log | Exit
+    Spawn | Kill | Look | OpenRelay | ReadRelay | Drive | CloseRelay | OpenWatchdog | SetWatchdog | Feed | CloseWatchdog
+    | Led | Send | Log | Exit
 )  # fmt: skip
 
 DOWN, STARTING, SERVING, ENDING = "down", "starting", "serving", "ending"
@@ -224,7 +232,7 @@ class KeeperCore:
         self._watchdog_wanted = limits.watchdog_start_ms
         self._grace = limits.grace
         self._phase_since = 0
-        self._last_checkin = 0
+        self._silence = Silence(limits.checkin, limits.looping, limits.silent)
         self._kill_at = 0
         self._position_asked: int | None = None  # last check-in that asked for a position
         self._backoff = limits.backoff_first
@@ -238,14 +246,16 @@ class KeeperCore:
     def step(self, now: int, event: Event) -> list[Action]:
         """Take one event and return what to do, in this order. Results come back as events of later steps."""
         self._actions = []
-        if self.relays and now - self.deadline() > self.limits.stall:
+        if self.relays and (late := now - self.deadline()) > self.limits.stall:
             # The whole machine stood still, bypassd with us: it gets its time again. The grace goes on counting.
-            self._last_checkin = max(self._last_checkin, now)
+            self._silence.stood_still(now, late)
         match event:
             case Started():
                 self._start(now, event)
             case CheckIn():
                 self._check_in(now, event)
+            case Looked():
+                self._looked(now, event)
             case Exited(how):
                 self._exited(now, how)
             case LinkLost(why):
@@ -267,7 +277,7 @@ class KeeperCore:
         """When the next Tick is due."""
         times = list(self._due.values())
         if self.phase == SERVING:
-            times.append(self._last_checkin + self.limits.checkin)
+            times.append(self._silence.deadline())
         elif self.phase == STARTING:
             times.append(self._phase_since + self.limits.starting)
         elif self.phase == ENDING:
@@ -331,7 +341,7 @@ class KeeperCore:
     def _check_in(self, now: int, event: CheckIn) -> None:
         if self.phase not in (STARTING, SERVING):
             return
-        self._last_checkin = now
+        self._silence.heard(now)
         if event.grace_ns is not None:
             self._grace = event.grace_ns
         if event.watchdog_ms is not None and event.watchdog_ms != self._watchdog_wanted:
@@ -379,9 +389,18 @@ class KeeperCore:
         self._enter(now, ENDING)
         self._kill_at = now + self.limits.ending
 
+    def _looked(self, now: int, look: Looked) -> None:
+        if self.phase == SERVING and (why := self._silence.looked(now, look)):
+            self._end_bypassd(now, why)
+
     def _judge_bypassd(self, now: int) -> None:
-        if self.phase == SERVING and now - self._last_checkin >= self.limits.checkin:
-            self._end_bypassd(now, f"has not checked in for {(now - self._last_checkin) // MS} ms")
+        if self.phase == SERVING:
+            if why := self._silence.over(now):
+                self._end_bypassd(now, why)
+            elif self._silence.look_due(now):
+                if self._silence.first:
+                    self._do(Send())  # whoever sleeps over a timer that never fired wakes up and checks in
+                self._do(Look())
         elif self.phase == STARTING and now - self._phase_since >= self.limits.starting:
             self._end_bypassd(now, f"has not become ready in {(now - self._phase_since) // SECOND} s")
         elif self.phase == ENDING and now >= self._kill_at:

@@ -34,6 +34,7 @@ from appliance.keeper.core import (
     Limits,
     LinkLost,
     Log,
+    Look,
     OpenRelay,
     OpenWatchdog,
     ReadRelay,
@@ -47,6 +48,7 @@ from appliance.keeper.core import (
     WatchdogReport,
 )
 from appliance.keeper.protocol import LINK_VARIABLE, PACKET_BYTES, parse_packet
+from appliance.keeper.silence import Looked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,6 +165,8 @@ class Keeper:
                 self._spawn()
             case Kill(orderly):
                 self._kill(signal.SIGTERM if orderly else signal.SIGKILL)
+            case Look():
+                self._events.append(look_at(self._pid))
             case Exit():
                 self._running = False
 
@@ -278,3 +282,21 @@ class Keeper:
                 self._link.send(json.dumps(self.core.state()).encode())
             except OSError:
                 pass  # full or closed: a hung bypassd is noticed by its check-ins, and the loop never waits for it
+
+
+def look_at(pid: int) -> Looked:
+    """What the kernel says of a process: proc(5), sched-stats.rst. Takes no lock that the process could hold."""
+    folder, threads, state = f"/proc/{pid}", {}, ""
+    try:
+        with open(f"{folder}/stat", "rb") as file:
+            state = chr(file.read().rpartition(b") ")[2][0])
+        for thread in os.listdir(f"{folder}/task"):
+            try:
+                with open(f"{folder}/task/{thread}/schedstat", "rb") as file:
+                    ran, waited, _ = file.read().split()
+            except OSError:
+                continue  # it ended meanwhile
+            threads[int(thread)] = int(ran), int(waited)
+    except (OSError, ValueError, IndexError):
+        pass  # no account: its silence is then plain time
+    return Looked(threads, state)

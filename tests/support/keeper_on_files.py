@@ -67,7 +67,7 @@ def main() -> int:
     setattr(Watchdog, "open", lambda path: FileWatchdog())  # noqa: B010
     board = Board(str(FOLDER / "board.toml"))
     assert not board.error
-    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), Limits(checkin=300_000_000))
+    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), Limits(checkin=300_000_000, looping=500_000_000))
     made.run()
     return 0
 

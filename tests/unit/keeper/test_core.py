@@ -24,6 +24,7 @@ from appliance.keeper.core import (
     Led,
     LinkLost,
     Log,
+    Look,
     OpenRelay,
     OpenWatchdog,
     ReadRelay,
@@ -36,6 +37,7 @@ from appliance.keeper.core import (
     Tick,
     WatchdogReport,
 )
+from appliance.keeper.silence import Looked
 
 RELAY = "relay-inline"
 
@@ -52,6 +54,9 @@ class Bench:
         self.stuck = False
         self.watchdog_error = ""
         self.told: list[str] = []  # positions in the states that bypassd was sent
+        self.state = "S"  # what the kernel says of bypassd
+        self.ran = self.waited = 0.0  # its share of a processor, and of the queue for one
+        self.threads = 1  # 0: the kernel keeps no account
         self.feed(Started((RELAY,)))
 
     def feed(self, event: kc.Event) -> list[kc.Action]:
@@ -87,6 +92,9 @@ class Bench:
                 self.told.append(self.core.relays[RELAY].position)
             case CloseRelay():
                 self.line = kc.BYPASS
+            case Look():
+                times = int(self.now * self.ran), int(self.now * self.waited)
+                return [Looked(dict.fromkeys(range(self.threads), times), self.state)]
         return []
 
     def run(self, until: int, every: int | None = None, want: str = kc.INLINE) -> list[kc.Action]:
@@ -179,6 +187,78 @@ def test_a_machine_that_stood_still_blames_nobody_and_the_grace_still_ends(bench
         bench.now += 2 * SECOND
         bench.feed(Tick())
     assert bench.line == kc.BYPASS
+
+
+def silent(bench: Bench, most: float = 20) -> tuple[float, str]:
+    """Seconds from now, a check-in, until bypassd is killed, and what is said of it."""
+    bench.check_in()
+    start = bench.now
+    while not (killed := of(bench.run(bench.core.deadline()), Kill)):
+        assert bench.now < start + most * SECOND, "never killed"
+    assert killed == [Kill(orderly=False)]
+    said = next(action.text for _, action in reversed(bench.log) if isinstance(action, Log) and action.severe)
+    return (bench.now - start) / SECOND, said
+
+
+@pytest.mark.parametrize(
+    ("state", "shares", "seconds", "says"),
+    [
+        ("T", (0.0, 0.0), 1.0, "is stopped"),
+        ("S", (0.0, 0.0), 1.0, "sleeps"),  # deadlocked, or it keeps its check-in back because a part is late
+        ("D", (0.0, 0.0), 1.0, "waits in the kernel"),
+        ("S", (0.0, 0.5), 1.5, "sleeps"),
+        ("R", (1.0, 0.0), 5.5, "runs (ran 5000 ms, waited 0 ms for a processor)"),
+        ("R", (0.5, 0.5), 10.5, "runs (ran 5000 ms, waited 5000 ms for a processor)"),
+        ("R", (0.0, 1.0), 15.0, "has not checked in for 15000 ms"),
+    ],
+)
+def test_silence_counts_while_bypassd_could_have_run(
+    bench: Bench, state: str, shares: tuple[float, float], seconds: float, says: str
+) -> None:
+    """Stopped, asleep or in the kernel: one second. Looping: 5 s of processor time. Without a processor: 15 s."""
+    bench.serve()
+    bench.state, (bench.ran, bench.waited) = state, shares
+    took, said = silent(bench)
+    assert took == pytest.approx(seconds, abs=0.05)
+    assert says in said
+
+
+def test_without_the_kernels_account_silence_is_plain_time(bench: Bench) -> None:
+    bench.serve()
+    bench.threads, bench.state, bench.waited = 0, "", 1.0
+    assert silent(bench)[0] == pytest.approx(1.0, abs=0.05)
+
+
+def test_bypassd_that_got_no_processor_and_then_checks_in_is_left_alone(bench: Bench) -> None:
+    """Runnable for four seconds without a turn, again and again; then it hangs, and has one second as ever."""
+    bench.serve()
+    bench.state, bench.waited = "R", 1.0
+    for _ in range(10):
+        assert not of(bench.run(bench.now + 4 * SECOND), Kill)
+        bench.check_in()
+    bench.waited = 0.0
+    assert silent(bench)[0] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_silent_bypassd_is_woken_once_before_it_is_judged(bench: Bench) -> None:
+    """It is sent the state when half of its time is over: a loop whose timer was late has something to wake up for."""
+    bench.serve()
+    bench.check_in()
+    done = bench.run(bench.now + 990 * MS)
+    kinds = [type(action) for action in done if isinstance(action, Send | Look)]
+    assert kinds[:2] == [Send, Look]
+    assert kinds.count(Send) == 1
+
+
+def test_a_bypassd_that_hangs_is_ended_although_the_keeper_runs_late_again_and_again(bench: Bench) -> None:
+    """Each late step gives bypassd its time again, but not for ever."""
+    bench.serve()
+    bench.check_in()
+    spent = 0
+    while not of(bench.feed(Tick()), Kill):
+        spent += bench.core.deadline() - bench.now
+        assert spent < 16 * SECOND
+        bench.now = bench.core.deadline() + 300 * MS
 
 
 def test_a_restart_with_hold_and_then_inline_moves_no_relay(bench: Bench) -> None:

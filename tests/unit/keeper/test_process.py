@@ -21,6 +21,7 @@ import pytest
 from appliance.hardware.relay import LineSpec
 from appliance.keeper.board import Board
 from appliance.keeper.core import Ask, CheckIn
+from appliance.keeper.loop import look_at
 from appliance.keeper.protocol import parse_packet
 
 TESTS = Path(__file__).parents[2]
@@ -44,6 +45,11 @@ for _ in range(3):
     link.hold()
 print("born", os.getpid(), file=open(folder + "/children", "a"), flush=True)
 mode = open(folder + "/mode").read()
+while mode == "loop":
+    link.check_in({"relay-inline": ("inline", "healthy")}, 2000, 20000)
+    while os.path.exists(folder + "/looping"):
+        pass
+    time.sleep(0.05)
 while mode != "mute":
     link.receive()
     if link.lost:
@@ -137,6 +143,27 @@ def test_a_stopped_child_is_killed_and_replaced_and_the_relay_does_not_move(runn
     assert running.lines("relay") == ["open", "inline"]
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
+
+
+def test_a_child_that_loops_is_ended_by_the_processor_time_that_it_used(running: Process) -> None:
+    """It serves, then runs without end: killed, and the keeper says how much it ran."""
+    (running.folder / "mode").write_text("loop")
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    looping = running.wait_children(2)
+    (running.folder / "looping").touch()
+    running.wait_children(3)
+    assert any("and runs (ran " in line for line in running.log), running.log
+    assert running.lines("relay") == ["open", "inline"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(looping, 0)
+
+
+def test_the_kernels_account_of_a_process_and_of_none() -> None:
+    """Every thread's times and the process's state; nothing of a process that is not there."""
+    found = look_at(os.getpid())
+    assert found.state == "R"
+    assert found.threads[threading.get_native_id()][0] > 0
+    assert look_at(1 << 30) == ({}, "")
 
 
 def test_a_rude_child_is_given_up_and_the_keeper_lives(running: Process) -> None:
