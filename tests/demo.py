@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make demo`: every failure in turn, on a booted board with a live link.
 
-Behind `wan` stands an HTTP server and behind `lan` a client that downloads from it; a numbered stream of 1,000 frames/s
-crosses in each direction. For each fault the table says
+Behind `wan` stands an HTTP server and behind `lan` a client that downloads from it; a numbered stream crosses in each
+direction. How many frames and bytes a second they are, and how long everything is waited for, follows from the speed of
+the emulation, which is measured first and written beside the figures. For each fault the table says
 
 - `bypass_*_ms`: rings 1 and 2: the longest time without a frame arriving, the worse direction, until the fault is
   undone (a hung guest gives back late what it held, so lost frames alone do not tell); a steady stream alone shows a
@@ -13,15 +14,18 @@ crosses in each direction. For each fault the table says
 - `download_whole`: the checksum of what was downloaded meanwhile, over one TCP connection;
 - `link_carries_after`: frames cross in both directions afterwards.
 
-Ends with 1 when one of the appliance's promises was broken.
+A run that ends with an error is named, the board is switched off and on, and the run is tried once more; the other
+faults are made whatever happens. Ends with 1 when one of the appliance's promises was broken, or a run had an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +36,10 @@ from simulator.stream import Report, Stream
 
 from tests.faults import FAULTS, Fault
 from tests.support import board_harness, figures
-from tests.support.board_appliance import PATIENCE_S, wait_healthy
+from tests.support.attempts import attempt
+from tests.support.board_appliance import PATIENCE_S, offer, wait_healthy
 
 STEADY_S = 1.0  # watched before and after a fault
-RATE = 1000  # frames a second and direction
-DOWNLOAD_RATE = 100_000  # bytes a second
 DOWNLOAD_S = {1: 12, 2: 15, 3: 30}  # by ring: long enough to live through the fault
 
 
@@ -63,11 +66,14 @@ class Streams:
     """The numbered frames in both directions."""
 
     def __init__(self, board: Board) -> None:
-        folder = board.directory
-        self.both = (
-            Stream(board.lan, board.wan, folder / "lan-wan.stream", RATE),
-            Stream(board.wan, board.lan, folder / "wan-lan.stream", RATE),
-        )
+        folder, rate = board.directory, board.pace.frames
+        self.both: list[Stream] = []
+        try:
+            for name, source, target in (("lan-wan", board.lan, board.wan), ("wan-lan", board.wan, board.lan)):
+                self.both.append(Stream(source, target, folder / f"{name}.stream", rate))
+        except BaseException:
+            self.stop()
+            raise
 
     def reports(self, start_ns: int, end_ns: int | None = None) -> list[Report]:
         """One report a direction for the frames sent in the span."""
@@ -81,18 +87,21 @@ class Streams:
 
 def suffer(board: Board, fault: Fault) -> Measure:
     """Make one fault under traffic, let the appliance come back, and judge."""
-    size = DOWNLOAD_RATE * DOWNLOAD_S[fault.ring]
-    download = Download(board.lan, board.wan, size, rate=DOWNLOAD_RATE)
-    streams = Streams(board)
-    try:
-        time.sleep(STEADY_S)
+    steady_s, rate = board.pace.wait(STEADY_S), board.pace.bytes
+    with contextlib.ExitStack() as ends:
+        size = round(rate * board.pace.wait(DOWNLOAD_S[fault.ring]))
+        download = Download(board.lan, board.wan, size, rate=rate)
+        ends.callback(download.close)
+        streams = Streams(board)
+        ends.callback(streams.stop)
+        time.sleep(steady_s)
         mark = board.events.mark()
         hit: Event = board.fault(fault.name)
         with fault.allow(board):
             fault.make(board)
             if fault.relay:
                 closed = board.wait_event(event="relay", state="bypass", since=mark, timeout=PATIENCE_S)
-            time.sleep(STEADY_S)
+            time.sleep(steady_s)
             seen_ns = time.monotonic_ns()
             origin = hit["mono_ns"] / 1e9
             if fault.undo:
@@ -101,13 +110,10 @@ def suffer(board: Board, fault: Fault) -> Measure:
             if fault.relay:
                 board.wait_event(event="relay", state="inline", since=closed["n"], timeout=PATIENCE_S)
             again = wait_healthy(board)
-        time.sleep(STEADY_S)
-        result = download.wait(PATIENCE_S) if fault.download else None
+        time.sleep(steady_s)
+        result = download.wait(board.pace.wait(PATIENCE_S)) if fault.download else None
         healed_ns = time.monotonic_ns()
-        time.sleep(STEADY_S)
-    finally:
-        streams.stop()
-        download.close()
+        time.sleep(steady_s)
     after = streams.reports(healed_ns)
     whole = streams.reports(hit["mono_ns"])
     if fault.relay:
@@ -132,6 +138,14 @@ def suffer(board: Board, fault: Fault) -> Measure:
     if fault.ring == 2 and measure.lost_frames:
         measure.broken.append(f"{measure.lost_frames} frames were lost")
     return measure
+
+
+def restore(board: Board) -> None:
+    """Have a board in service again whatever state an error left it in."""
+    if board.qemu_pid is not None:
+        board.power_cut()
+    board.power_on()
+    wait_healthy(board)
 
 
 def row(fault: Fault, runs: list[Measure]) -> figures.Row:
@@ -175,6 +189,7 @@ def main() -> int:
         parser.error(f"no such fault; there are: {', '.join(fault.name for fault in FAULTS)}")
     rows: list[figures.Row] = []
     broken: list[str] = []
+    failed: list[str] = []
     artefacts = board_harness.artefacts()
     load = image(artefacts, options.dir, debug=True)
     with Board(options.dir, load, accelerator=board_harness.accelerator(artefacts)) as board:
@@ -185,22 +200,38 @@ def main() -> int:
         start_s = round((inline["mono_ns"] - started["mono_ns"]) / 1e9, 2) if started else None
         say(f"demo: inline {start_s} s after the kernel's start")
         wait_healthy(board)
-        for number, fault in enumerate(chosen, 1):
-            runs = []
-            for run in range(options.runs):
-                say(f"demo: {number}/{len(chosen)} {fault.name}, run {run + 1}/{options.runs}")
-                measure = suffer(board, fault)
-                runs.append(measure)
-                broken += [f"{fault.name}: {what}" for what in measure.broken]
-                say(f"demo:   {measure}")
-            rows.append(row(fault, runs))
-    target = figures.write("demo", rows, plot(rows), kernel_start_to_inline_s=start_s)
-    print(f"from the kernel's start to inline: {start_s} s\n")
-    print(figures.table(rows))
-    print(f"written: {target}")
+        pace = offer(board)
+        say(f"demo: {pace}")
+        try:
+            for number, fault in enumerate(chosen, 1):
+                runs = []
+                for run in range(options.runs):
+                    say(f"demo: {number}/{len(chosen)} {fault.name}, run {run + 1}/{options.runs}")
+                    measure, errors = attempt(
+                        fault.name,
+                        partial(suffer, board, fault),
+                        partial(restore, board),
+                        lambda text: say(f"demo:   {text}"),
+                    )
+                    failed += errors
+                    if measure is not None:
+                        runs.append(measure)
+                        broken += [f"{fault.name}: {what}" for what in measure.broken]
+                        say(f"demo:   {measure}")
+                if runs:
+                    rows.append(row(fault, runs))
+        except Exception as error:  # the board does not come back: what there is, is written
+            failed.append(f"{fault.name}: the board is not in service again: {type(error).__name__}: {error}")
+    print(f"{pace}; from the kernel's start to inline: {start_s} s\n")
+    if rows:
+        more = {"kernel_start_to_inline_s": start_s, **pace.figures(), "failed": failed}
+        print(figures.table(rows))
+        print(f"written: {figures.write('demo', rows, plot(rows), **more)}")
     for line in broken:
         print(f"broken promise: {line}")
-    return 1 if broken else 0
+    for line in failed:
+        print(f"failed run: {line}")
+    return 1 if broken or failed else 0
 
 
 if __name__ == "__main__":

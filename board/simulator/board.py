@@ -3,7 +3,8 @@
 
 A Board owns a directory (logs, ERST store, control socket, data disk), the namespaces `<prefix>-*`, a thread with the
 event loop in which the electronics run, and every process started through its hosts. All that ends with `close`, which
-also runs at the interpreter's exit. All methods are for any thread and block until done.
+also runs at the interpreter's exit. All methods are for any thread and block until done. Time-outs are those of the
+reference machine; how long they are here follows from the board's measured speed (pace.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from simulator.control import ControlServer
 from simulator.events import Event, EventLog, Predicate
 from simulator.host import Host
 from simulator.machine import Accelerator, Payload
+from simulator.pace import PROBE, Pace, measured
 from simulator.serial import SerialPort
 from simulator.shell import DebugShell, Result
 from simulator.simulator import Simulator, Timing
@@ -52,6 +54,7 @@ class Board:
         self.directory = directory.resolve()
         self.payload = payload
         self.accelerator = accelerator or Accelerator()
+        self.pace = Pace()
         self._timing = timing or Timing()
         self._wanted_prefix = prefix
         self._lock = -1
@@ -90,6 +93,8 @@ class Board:
             check = self.events.check
             self.console = SerialPort("ttyS0", self._loop, self.directory / "console.log", check, self._console_panic)
             self.debug = SerialPort("ttyS1", self._loop, self.directory / "debug.log", self._check_debug)
+            # not the debug port's: `sh` hands its shell a time-out that is stretched already
+            self.events.stretch = self.console.stretch = self._wait
             self.events.listeners.append(self._wake)
             self._shell = DebugShell(self.debug)
             self._call(self._start(wires))
@@ -218,7 +223,16 @@ class Board:
 
     def sh(self, command: str, timeout: float = 60.0, check: bool = True) -> Result:
         """Run a command as root in the board, through the debug shell on ttyS1 (see DebugShell.run)."""
-        return self._shell.run(command, timeout, check)
+        result = self._shell.run(command, self.pace.wait(timeout), check)
+        if self.pace.speed is None:
+            self.measure()
+        return result
+
+    def measure(self) -> Pace:
+        """Measure how fast the board computes now; waits and traffic follow it from here on."""
+        self.pace = measured(self._shell.run(PROBE, self.pace.wait(60.0)).output)
+        self.events.add("pace", text=str(self.pace))
+        return self.pace
 
     def pids(self, words: str) -> list[int]:
         """Processes in the board whose command line has these words (`bypass-keeper`, `-m appliance`)."""
@@ -245,6 +259,9 @@ class Board:
         self._control = ControlServer(self.directory, simulator, self.events, self._power_on_async)
         simulator.start()
         await self._control.start()
+
+    def _wait(self, seconds: float) -> float:
+        return self.pace.wait(seconds)
 
     async def _power_on_async(self) -> None:
         await self._simulator.power_on(self.payload, self.accelerator)

@@ -43,6 +43,7 @@ class EventLog:
         self._panics_ordered = 0
         self._unordered: Event | None = None
         self.listeners: list[Callable[[Event], None]] = []
+        self.stretch: Callable[[float], float] = float  # seconds on the reference machine -> seconds here
 
     def close(self) -> None:
         with self._changed:
@@ -88,10 +89,11 @@ class EventLog:
     def wait(
         self, predicate: Predicate | None = None, *, since: int = 0, timeout: float = 60.0, **fields: Any
     ) -> Event:
-        """The first event from `since` on that fits; blocks until it comes, at most `timeout` seconds.
+        """The first event from `since` on that fits; blocks until it comes, at most `timeout` seconds (see `stretch`).
 
         Raises WaitTimeout, or BoardPanic as soon as a panic is written that nobody ordered.
         """
+        timeout = self.stretch(timeout)
         deadline = time.monotonic() + timeout
         with self._changed:
             place = since

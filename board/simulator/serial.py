@@ -43,6 +43,7 @@ class SerialPort:
         self._scanned = 0
         self._transport: asyncio.Transport | None = None
         self.sinks: list[Callable[[bytes], None]] = []
+        self.stretch: Callable[[float], float] = float  # as in EventLog
 
     async def connect(self, connection: socket.socket) -> None:
         port = self
@@ -89,6 +90,7 @@ class SerialPort:
     def expect(self, pattern: str, timeout: float = 60.0, since: int | None = None) -> re.Match[str]:
         """Wait until the regular expression appears after the last match; raises WaitTimeout or BoardPanic."""
         compiled = re.compile(pattern, re.MULTILINE)
+        timeout = self.stretch(timeout)
         deadline = time.monotonic() + timeout
         with self._changed:
             place = self._place if since is None else since

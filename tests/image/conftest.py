@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Boards for the tests: `board` is the appliance's image, booted once a session; `small` a machine without it.
+"""Boards for the tests: `board` is the appliance's image, booted once, and off after its last test; `small` a machine
+without it.
 
 A test ends at once when a kernel panics without order, and the last words of the serial line are shown with a failure.
 """
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 from simulator import Board, Payload, payload
 
-from tests.support import board_harness
+from tests.support import board_harness, order
 
 READY_S = 120.0
+LAST = pytest.StashKey[str]()
 
 
 def pytest_configure() -> None:
@@ -30,6 +32,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    order.together(items, "booted", here)
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker("image")
@@ -40,6 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def artefacts() -> Path:
     return board_harness.artefacts()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Who uses the appliance's board last is known once it is known which tests run."""
+    session.config.stash[LAST] = order.last(session.items, "booted")
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +63,11 @@ def booted(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def board(booted: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
-    yield from _watched(booted, request)
+    try:
+        yield from _watched(booted, request)
+    finally:
+        if request.node.nodeid == request.config.stash[LAST]:
+            booted.close()  # it takes a whole processor, and the tests after it want that
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +101,7 @@ def _watched(board: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
     if report is not None and report.failed:
         events = "\n".join(str(event) for event in board.events.since(mark)[-40:])
         report.sections.append(("board events", events))
+        report.sections.append(("pace", str(board.pace)))
         report.sections.append(("serial line", board.console.text[said:][-6000:]))
     board.events.check()
 

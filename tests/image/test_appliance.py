@@ -29,12 +29,13 @@ def healthy(board: Board) -> Board:
 
 
 class Streams:
-    """Numbered frames in both directions, from `begin` on."""
+    """Numbered frames in both directions, from `begin` on, as many as the board carries at its speed."""
 
     def __init__(self, board: Board, folder: Path) -> None:
+        self._pace = pace = board_appliance.offer(board)
         self._both = (
-            Stream(board.lan, board.wan, folder / "lan-wan.stream"),
-            Stream(board.wan, board.lan, folder / "wan-lan.stream"),
+            Stream(board.lan, board.wan, folder / "lan-wan.stream", pace.frames),
+            Stream(board.wan, board.lan, folder / "wan-lan.stream", pace.frames),
         )
         self.reports: tuple[Report, ...] = ()
         self.go_on()
@@ -42,7 +43,8 @@ class Streams:
     def go_on(self) -> None:
         """Return when both directions carried frames sent from now on, for half a second."""
         for stream in self._both:
-            stream.wait_arrival(stream.wait_arrival(0) + ENOUGH_NS)
+            patience = self._pace.wait(30.0)
+            stream.wait_arrival(stream.wait_arrival(0, patience) + ENOUGH_NS, patience)
 
     def stop(self) -> None:
         self.reports = tuple(stream.stop() for stream in self._both)

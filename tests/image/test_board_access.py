@@ -98,11 +98,11 @@ def test_no_root_no_forwarding_no_files(fresh: Board, admin: Admin) -> None:
     near = admin.folder / "near.sock"
     words = admin.words("ops", "-i", str(key), "-o", "BatchMode=yes", "-N", "-L", f"{near}:/run/bypass/control.sock")
     client = fresh.mgmt.popen(words, stdout=-1, stderr=-2, text=True)
-    deadline = time.monotonic() + READY_S
+    deadline = time.monotonic() + fresh.pace.wait(READY_S)
     while not near.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(30)
+        link.settimeout(fresh.pace.wait(30))
         link.connect(str(near))
         with contextlib.suppress(ConnectionResetError):
             assert link.recv(1) == b"", "nobody borrows the server's rights at the control socket"
@@ -140,7 +140,9 @@ def test_who_is_removed_is_out_at_once(fresh: Board, admin: Admin) -> None:
     """The session of a removed user ends with the commit; the name logs in no more; its key file is gone."""
     key = admin.folder / "noc"
     words = [*admin.words("noc", "-i", str(key), "-tt")]
-    child = pexpect.spawn("ip", ["netns", "exec", fresh.mgmt.namespace, *words], timeout=60, encoding="utf-8")
+    child = pexpect.spawn(
+        "ip", ["netns", "exec", fresh.mgmt.namespace, *words], timeout=fresh.pace.wait(60), encoding="utf-8"
+    )
     child.expect(r"\[inline\]>")
     commit(fresh, ("delete", "user", "noc"))
     child.expect(pexpect.EOF)
@@ -160,7 +162,7 @@ def test_password_by_command(fresh: Board, admin: Admin) -> None:
     child.sendline(again)
     child.expect("The same again: ")
     child.sendline(again)
-    child.expect("password of admin set", timeout=120)
+    child.expect("password of admin set", timeout=fresh.pace.wait(120))
     child.expect(pexpect.EOF)
     assert admin.attempt("admin", PASSWORD)
     admin.passwords["admin"] = again
@@ -225,7 +227,7 @@ def fetch(board: Board, accept: str = "") -> str:
     code = (
         "import sys, urllib.request as u; "
         f"r = u.Request('http://{ADDRESS}:9469/metrics', headers={{'Accept': sys.argv[1]}}); "
-        "sys.stdout.write(u.urlopen(r, timeout=10).read().decode())"
+        "sys.stdout.write(u.urlopen(r, timeout=60).read().decode())"
     )
     done = board.mgmt.run(["python3", "-c", code, accept], check=False)
     return done.stdout if done.returncode == 0 else ""
@@ -255,7 +257,7 @@ def test_syslog(fresh: Board) -> None:
     def listen() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind(("10.88.0.1", 5514))
-        made.settimeout(60)
+        made.settimeout(fresh.pace.wait(60))
         return made
 
     with netns.enter(fresh.mgmt.namespace, listen) as server:
@@ -284,7 +286,7 @@ def test_syslog_over_tls(fresh: Board, tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "pair.pem")
     with netns.enter(fresh.mgmt.namespace, listen) as server:
-        server.settimeout(60)
+        server.settimeout(fresh.pace.wait(60))
         settings = (("set", "syslog", "servers", "tls://10.88.0.1"), ("set", "syslog", "server_name", "log.test"))
         commit(fresh, *settings, ("set", "syslog", "ca", STRANGER))
         refused, _ = server.accept()
@@ -318,7 +320,7 @@ def test_support_bundle(fresh: Board, admin: Admin) -> None:
     child = fresh.mgmt.popen(
         [*admin.words("ops", "-i", str(key), "-o", "BatchMode=yes"), "support-bundle"], stdout=-1, stderr=-1
     )
-    out, err = child.communicate(timeout=200)
+    out, err = child.communicate(timeout=fresh.pace.wait(200))
     assert child.returncode == 0, err
     files: dict[str, str] = {}
     with tarfile.open(fileobj=io.BytesIO(out), mode="r:gz") as archive:
@@ -495,7 +497,7 @@ def test_everything_is_there_after_a_reboot(fresh: Board, admin: Admin) -> None:
     fresh.sh("reboot", check=False)
     fresh.wait_event(event="reset", since=mark)
     fresh.wait_event(event="relay", state="inline", since=mark, timeout=READY_S)
-    deadline = time.monotonic() + READY_S
+    deadline = time.monotonic() + fresh.pace.wait(READY_S)
     while not fresh.mgmt.ping(ADDRESS, timeout=1):
         assert time.monotonic() < deadline, "the management port does not come up"
     wait(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")

@@ -238,9 +238,9 @@ def test_an_image_over_ssh(admin: Admin, tmp_path: Path) -> None:
 
 def test_frames_over_ssh(fresh: Board, admin: Admin, tmp_path: Path) -> None:
     """`ssh admin@box capture ... | tshark -r -`: live frames of a guest's port, and of every point of the way."""
-    stream = Stream(fresh.lan, fresh.wan, tmp_path / "stream", rate=200)
+    stream = Stream(fresh.lan, fresh.wan, tmp_path / "stream", rate=min(200, fresh.pace.frames))
     try:
-        stream.wait_arrival(0)
+        stream.wait_arrival(0, fresh.pace.wait(30))
         assert captured(admin, 20, "guest", "ips1", "lan") == {"ips1.lan"}
         whole = {"lan0", "ips1.lan", "ips1.wan", "wan0"}
         # on a busy machine the guest may be late just now, and is gone around

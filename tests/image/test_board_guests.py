@@ -26,7 +26,7 @@ def shown(board: Board) -> dict[str, object]:
 @pytest.fixture
 def guest(board: Board) -> dict[str, object]:
     """The demo guest, available."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + board.pace.wait(120)
     while (row := shown(board)).get("state") != "available":
         assert time.monotonic() < limit, row
     return row

@@ -18,9 +18,10 @@ ENOUGH_NS = 300_000_000
 
 def whole_from(board: Board, path: Path, since_ns: int) -> None:
     """Frames sent both ways from now on all arrive."""
-    streams = [Stream(board.lan, board.wan, path / "up"), Stream(board.wan, board.lan, path / "down")]
+    rate, patience = board.pace.frames, board.pace.wait(30.0)
+    streams = [Stream(board.lan, board.wan, path / "up", rate), Stream(board.wan, board.lan, path / "down", rate)]
     for stream in streams:
-        stream.wait_arrival(stream.wait_arrival(since_ns) + ENOUGH_NS)
+        stream.wait_arrival(stream.wait_arrival(since_ns, patience) + ENOUGH_NS, patience)
     for stream in streams:
         report = stream.stop()
         assert report.whole, report
@@ -47,7 +48,8 @@ def test_driven_line_leads_frames_through_the_ports(small: Board, tmp_path: Path
     """Driven: every frame goes in at one port and out at the other; nothing takes the short way."""
     drive(small)
     before = frames_through(small, "eth0")
-    stream = Stream(small.lan, small.wan, tmp_path / "up")
+    rate = small.pace.frames
+    stream = Stream(small.lan, small.wan, tmp_path / "up", rate)
     # the bridge begins to forward by itself; from the first frame on that came through, all do
     first = stream.wait_arrival(0)
     stream.wait_arrival(first + ENOUGH_NS)
@@ -56,8 +58,8 @@ def test_driven_line_leads_frames_through_the_ports(small: Board, tmp_path: Path
     assert frames_through(small, "eth0") - before >= sent.received
     small.sh("ip link set br0 down; ip link set eth1 nomaster")
     try:
-        blocked = Stream(small.lan, small.wan, tmp_path / "blocked")
-        back = Stream(small.wan, small.lan, tmp_path / "back")
+        blocked = Stream(small.lan, small.wan, tmp_path / "blocked", rate)
+        back = Stream(small.wan, small.lan, tmp_path / "back", rate)
         small.sh("sleep 0.5")
         assert blocked.stop().received == 0
         assert back.stop().received == 0

@@ -70,7 +70,7 @@ class Admin:
     def by_key(self, user: str, key: Path, *command: str, options: tuple[str, ...] = ()) -> Reply:
         """Run a command as a user who has a key; no password is asked for."""
         words = [*self.words(user, "-i", str(key), "-o", "BatchMode=yes", *options), *command]
-        done = self.board.mgmt.run(words, timeout=PATIENCE_S, check=False)
+        done = self.board.mgmt.run(words, timeout=self.board.pace.wait(PATIENCE_S), check=False)
         return Reply(done.returncode, done.stdout)
 
     def pipe(self, user: str, *command: str, stdin: bytes = b"", timeout: int = PATIENCE_S) -> Piped:
@@ -82,7 +82,7 @@ class Admin:
         line = ["env", f"SSH_ASKPASS={helper}", "SSH_ASKPASS_REQUIRE=force", *words]
         child = self.board.mgmt.popen(line, stdin=-1, stdout=-1, stderr=-1)
         try:
-            out, err = child.communicate(stdin, timeout=timeout)
+            out, err = child.communicate(stdin, timeout=self.board.pace.wait(timeout))
         finally:
             self.board.mgmt.end(child)
         return Piped(child.returncode, out, err.decode(errors="replace"))
@@ -105,8 +105,8 @@ class Admin:
         words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", *options)
         line = ["netns", "exec", self.board.mgmt.namespace, *words, *command]
         child = pexpect.spawn(
-            "ip", line, timeout=PATIENCE_S, encoding="utf-8", codec_errors="replace", dimensions=size,
-            env={**os.environ, "TERM": term},
+            "ip", line, timeout=self.board.pace.wait(PATIENCE_S), encoding="utf-8", codec_errors="replace",
+            dimensions=size, env={**os.environ, "TERM": term},
         )  # fmt: skip
         child.delaybeforesend = None
         child.expect("assword: ")
@@ -120,11 +120,12 @@ class Admin:
         child.close()
         return Reply(child.exitstatus if child.exitstatus is not None else -1, child.before.strip())
 
-    def attempt(self, user: str, password: str, tries: int = 1, timeout: int = 40) -> bool:
+    def attempt(self, user: str, password: str, tries: int = 1, timeout: float = 40) -> bool:
         """Whether a server is there and refuses this password so often; False when nobody answers."""
         words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", f"NumberOfPasswordPrompts={tries}")
         words[words.index("ConnectTimeout=10")] = "ConnectTimeout=3"
         line = ["netns", "exec", self.board.mgmt.namespace, *words, "show", "version"]
+        timeout = self.board.pace.wait(timeout)
         child = pexpect.spawn("ip", line, timeout=timeout, encoding="utf-8")
         try:
             for _ in range(tries):

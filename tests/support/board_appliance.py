@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from simulator import Board
+from simulator.pace import Pace
+from simulator.stream import Stream
 
 GUEST, SEGMENT = "ips1", "main"
 KEEPER, BYPASSD = "bypass-keeper", "-m appliance"
@@ -59,10 +61,11 @@ def events(board: Board) -> list[str]:
 
 def wait_until(board: Board, found: Callable[[], Any], what: str) -> Any:
     """Ask the console until it says so: each question takes the board long enough, so nothing sleeps here."""
-    deadline = time.monotonic() + PATIENCE_S
+    patience = board.pace.wait(PATIENCE_S)
+    deadline = time.monotonic() + patience
     while not (answer := found()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {PATIENCE_S:g} s; status: {show(board, 'status')}")
+            raise AssertionError(f"{what}: not within {patience:g} s; status: {show(board, 'status')}")
     return answer
 
 
@@ -81,6 +84,35 @@ def wait_healthy(board: Board) -> float:
     board.wait_relay("inline", timeout=PATIENCE_S)
     wait_serving(board)
     return time.monotonic()
+
+
+TRIAL_S = 1.0
+
+
+def offer(board: Board) -> Pace:
+    """The traffic that a healthy board can be offered: its speed is measured, and its guest tried with frames, once."""
+    if not board.pace.tried:
+        board.measure()
+        board.pace = board.pace.carried(lambda rate: _carries(board, rate))
+        board.events.add("pace", text=str(board.pace))
+    return board.pace
+
+
+def _carries(board: Board, rate: int) -> bool:
+    """Whether frames cross in both directions without loss, all of them through the guest."""
+    wait_healthy(board)
+    falls, span = guest(board).get("falls"), round(board.pace.wait(TRIAL_S) * 1e9)
+    both = [
+        Stream(source, target, board.directory / f"trial-{name}.stream", rate)
+        for name, source, target in (("up", board.lan, board.wan), ("down", board.wan, board.lan))
+    ]
+    try:
+        for stream in both:
+            stream.wait_arrival(stream.wait_arrival(0, board.pace.wait(30)) + span, board.pace.wait(30))
+    finally:
+        reports = [stream.stop() for stream in both]
+    row = guest(board)
+    return all(report.whole for report in reports) and (row.get("state"), row.get("falls")) == ("available", falls)
 
 
 def wait_cause(board: Board, cause: str) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How fast the board computes, and what follows from it: how long to wait, how much traffic to offer. Pure.
+
+The board is emulated, on whatever machine there is and beside whatever else it does. Its speed is measured in the board
+(`PROBE`, which the Board runs) as a share of `REFERENCE_S`. Waits grow as the speed falls. Traffic falls with its
+square: a slow board has less time for frames, and its own work (a restart, a boot) takes longer from them. What is
+claimed never changes with the speed: a frame that was offered must arrive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+PROBE = (
+    "read a _ </proc/uptime; dd if=/dev/urandom of=/dev/null bs=65536 count=64 2>/dev/null; "
+    "read b _ </proc/uptime; echo $a $b"
+)
+"""For the board's shell: work that is the kernel's alone, so that it is the same whatever the board has booted."""
+REFERENCE_S = 0.30
+"""What PROBE takes on the machine whose speed is 1: two cores, nothing beside, the board idle under TCG."""
+MOST_STRETCH = 6.0
+UNMEASURED_STRETCH = 3.0  # until the board's shell answers for the first time
+FEWEST = 20  # frames a second; fewer would not show a gap
+FRAMES = 1000  # frames a second at full speed
+BYTES = 100_000  # bytes a second of a download at full speed
+
+
+@dataclass(frozen=True)
+class Pace:
+    """`speed`: 1 = the reference; None = not measured yet. `limit`: frames a second at most, `tried` or not."""
+
+    speed: float | None = None
+    limit: int = FRAMES
+    tried: bool = False
+
+    @property
+    def stretch(self) -> float:
+        """Waits are this many times longer than on the reference machine; never shorter."""
+        if self.speed is None:
+            return UNMEASURED_STRETCH
+        return min(MOST_STRETCH, max(1.0, 1.0 / self.speed))
+
+    def wait(self, seconds: float) -> float:
+        """How long to wait for what takes `seconds` at most on the reference machine."""
+        return seconds * self.stretch
+
+    @property
+    def frames(self) -> int:
+        """Frames a second and direction to offer, in tens."""
+        return max(FEWEST, min(self.limit, math.floor(FRAMES / self.stretch**2 / 10) * 10))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes a second of a download."""
+        return BYTES * self.frames // FRAMES
+
+    def carried(self, trial: Callable[[int], bool]) -> Pace:
+        """The pace at which `trial` (frames a second -> all arrived) succeeds; every failure halves the frames.
+
+        The smallest rate is not tried: what it loses is for the measurement itself to show.
+        """
+        rate = self.frames
+        while rate > FEWEST and not trial(rate):
+            rate = max(FEWEST, rate // 2)
+        return replace(self, limit=rate, tried=True)
+
+    def __str__(self) -> str:
+        if self.speed is None:
+            return "the emulation's speed is not measured yet"
+        return (
+            f"the emulation runs at {self.speed:.2g} of the reference speed: "
+            f"waits x{self.stretch:.2g}, {self.frames} frames/s, {self.bytes // 1000} kB/s"
+        )
+
+    def figures(self) -> dict[str, float]:
+        """What a file of figures says of it."""
+        return {
+            "emulation_speed_ratio": round(self.speed or 0.0, 3),
+            "offered_frames_per_s": self.frames,
+            "offered_bytes_per_s": self.bytes,
+        }
+
+
+def measured(answer: str) -> Pace:
+    """The pace from PROBE's answer; ValueError when it is none. The clock's steps are 10 ms."""
+    began, ended = (float(word) for word in answer.split())
+    return Pace(speed=REFERENCE_S / max(ended - began, 0.01))
