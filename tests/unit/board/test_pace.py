@@ -54,5 +54,5 @@ def test_what_is_offered_is_said_with_the_figures() -> None:
 
 @pytest.mark.parametrize("answer", ["", "1.0", "a b"])
 def test_an_answer_that_is_none_is_refused(answer: str) -> None:
-    with pytest.raises(ValueError, match="convert|unpack"):
+    with pytest.raises(ValueError, match=r"convert|unpack"):
         measured(answer)
