@@ -15,11 +15,11 @@ from appliance.access import serial_login
 from appliance.access.login_limiter import Action, Block, Limiter, network_of
 from appliance.access.sessions import Sessions
 from appliance.access.sshlog import SshEvent, Tail, parse
-from appliance.causes import Cause
 from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
 from appliance.management.port import ManagementPort
-from appliance.telemetry.events import Events, Severity
+from appliance.telemetry.events import Events
+from appliance.telemetry.subject import Kind, Notice, Subject
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Logins:
         for event in self._new():
             actions += self._take(now, event)
         for user in self.sessions.left():
-            self._events.record(Severity.INFO, f"user {user}", f"logged out from {serial_login.LINE}", Cause.LOGIN)
+            self._events.record(Notice.LOGOUT, Subject(Kind.USER, user), f"logged out from {serial_login.LINE}")
         for action in actions:
             await self._act(action)
 
@@ -70,18 +70,18 @@ class Logins:
     def _take(self, now: int, event: SshEvent) -> list[Action]:
         self.sessions.note(event)
         serial = event.address == serial_login.LINE
-        who = f"user {event.user}" if event.user else "console" if serial else "ssh"
+        who = Subject(Kind.USER, event.user) if event.user else Subject(Kind.CONSOLE if serial else Kind.SSH)
         if event.kind == "failed":
             self.failures += 1
             text = f"login from {event.address} failed: {event.how}"
-            self._events.record(Severity.WARNING, who, text, Cause.LOGIN_FAILED)
+            self._events.record(Notice.LOGIN_FAILED, who, text)
             return [] if serial else self._limiter.failed(now, event.address)
         if event.kind == "login":
             if not serial:
                 self._limiter.succeeded(event.address)
-            self._events.record(Severity.NOTICE, who, f"logged in from {event.address} by {event.how}", Cause.LOGIN)
+            self._events.record(Notice.LOGIN, who, f"logged in from {event.address} by {event.how}")
         else:
-            self._events.record(Severity.INFO, who, f"logged out from {event.address}: {event.how}", Cause.LOGIN)
+            self._events.record(Notice.LOGOUT, who, f"logged out from {event.address}: {event.how}")
         return []
 
     async def _act(self, action: Action) -> None:
@@ -89,7 +89,7 @@ class Logins:
             if isinstance(action, Block):
                 after = counted(action.failures, "failed login")
                 text = f"{action.network} is shut out for {action.seconds} s after {after}"
-                self._events.record(Severity.WARNING, "ssh", text, Cause.LOGIN_BLOCKED)
+                self._events.record(Notice.NETWORK_BLOCKED, Subject(Kind.SSH), text)
                 await self._port.shut_out(action.network)
             else:
                 await self._port.let_in(action.network)

@@ -25,6 +25,7 @@ from appliance.incident.store import Store
 from appliance.paths import Paths
 from appliance.steering import overlay
 from appliance.steering.overlay_editor import GuestPolicy, Steered
+from appliance.telemetry.subject import Change
 
 if TYPE_CHECKING:
     from appliance.guest.guest import Guest
@@ -152,8 +153,8 @@ class Aftermath:
 
         async def release(params: Params) -> object:
             flow = await self.policy.release(str(params["name"]))
-            released = f"{flow.flow} is released"
-            self._ledger.record(f"flow {flow.name}", "quarantined", "inspected", Cause.OPERATOR, released)
+            change, states = Change.FLOW_RELEASED, ("quarantined", "inspected")
+            self._ledger.record(change, flow.name, *states, Cause.OPERATOR, detail=f"{flow.flow} is released")
             return {"message": f"{flow.flow} goes to {', '.join(flow.guests)} again"}
 
         registry.add("incidents.show", rows, doc="Guests that died or failed: when, why, what is kept.")

@@ -35,6 +35,7 @@ from appliance.health.lease import Lease, Leases
 from appliance.health.qemu_events import PANIC
 from appliance.health.verdict import Available, Decision, Unavailable, Verdict
 from appliance.health.watch import TapPair
+from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ SETTLE_S = 0.1
 class Ledger(Protocol):
     """Where transitions are recorded."""
 
-    def record(self, what: str, old: str, new: str, cause: Cause, detail: str = "") -> object:
+    def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> object:
         """Keep one transition; never blocks, never raises."""
         ...
 
@@ -512,4 +513,5 @@ class Guest:
         if self.run_now is not None and State.AVAILABLE in (old, self.state):
             self.run_now.note_proved(self.state is State.AVAILABLE)
         self._order.tell(self.name, self.state)
-        self._ledger.record(f"guest {self.name}", old.value, self.state.value, cause, detail)
+        change = lifecycle.change(self.state)
+        self._ledger.record(change, self.name, old.value, self.state.value, cause, detail=detail)

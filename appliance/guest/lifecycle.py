@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from appliance.config.schema import model
+from appliance.telemetry.subject import Change
 
 
 class State(Enum):
@@ -99,6 +100,18 @@ def move(state: State, event: Event) -> State:
         return TABLE[state, event]
     except KeyError:
         raise IllegalMoveError(state, event) from None
+
+
+_CHANGES = {
+    State.AVAILABLE: Change.GUEST_AVAILABLE,
+    State.SUSPECT: Change.GUEST_SUSPECT,
+    State.FAILED: Change.GUEST_FAILED,
+}
+
+
+def change(state: State) -> Change:
+    """What it means for the ledger that a guest reached `state`."""
+    return _CHANGES.get(state, Change.GUEST_OTHER)
 
 
 def allowed(state: State, event: Event) -> bool:

@@ -42,6 +42,7 @@ from appliance.paths import Paths
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.recorder import Recorded
 from appliance.steering.overlay_editor import Steered
+from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
 
@@ -331,7 +332,7 @@ class GuestManager:
             await asyncio.wait({life})
         guest.lease.revoke()
         self._forget(guest.name)
-        self._transitions.record(f"guest {guest.name}", guest.state.value, "removed", Cause.CONFIGURED)
+        self._transitions.record(Change.GUEST_OTHER, guest.name, guest.state.value, "removed", Cause.CONFIGURED)
         self._leaving.pop(guest.name, None)
 
     async def stop(self) -> None:

@@ -31,6 +31,7 @@ from appliance.steering import overlay
 from appliance.steering.kernel.recorder import Recorded
 from appliance.steering.overlay import Quarantined
 from appliance.steering.overlay_editor import GuestPolicy
+from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Recorders(Protocol):
 class Ledger(Protocol):
     """Where transitions are recorded."""
 
-    def record(self, what: str, old: str, new: str, cause: Cause, detail: str = "") -> object: ...
+    def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> object: ...
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ class Incidents:
             return f"{judgement.why}; not done: {error}", ()
         closed = sorted({rule for one in wanted for rule in overlay.kept_closed(self.config, one)})
         for one in wanted:
-            self._ledger.record(f"flow {one.name}", "inspected", "quarantined", Cause.FLOW_BLAMED, one.why)
+            change, states = Change.FLOW_QUARANTINED, ("inspected", "quarantined")
+            self._ledger.record(change, one.name, *states, Cause.FLOW_BLAMED, detail=one.why)
         note = f"; rule {', '.join(closed)} blocks instead of bypassing, and stays as it is" if closed else ""
         return judgement.why + note, tuple(one.name for one in wanted)
 
@@ -264,7 +266,9 @@ class Incidents:
         try:
             for flow in await self._policy.expire():
                 over = f"{flow.flow}: its time is over"
-                self._ledger.record(f"flow {flow.name}", "quarantined", "inspected", Cause.NONE, over)
+                self._ledger.record(
+                    Change.FLOW_RELEASED, flow.name, "quarantined", "inspected", Cause.NONE, detail=over
+                )
         except BypassError as error:
             log.error("quarantine: %s", error)
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from appliance.access import accounts, serial_login, ssh
 from appliance.access.logins import Logins
 from appliance.access.state import Memory
-from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
@@ -27,8 +26,9 @@ from appliance.management.port import ManagementPort
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.system.service import Program
-from appliance.telemetry.events import Events, Severity
+from appliance.telemetry.events import Events
 from appliance.telemetry.metrics_server import Endpoint
+from appliance.telemetry.subject import Kind, Notice, Subject
 from appliance.telemetry.syslog import Syslog
 
 log = logging.getLogger(__name__)
@@ -158,9 +158,9 @@ class Access:
 
     def _say(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
-            self._events.record(Severity.ERROR, "management", trouble, Cause.ACCESS_FAULT)
+            self._events.record(Notice.MANAGEMENT_FAILED, Subject(Kind.MANAGEMENT), trouble)
         elif self.trouble and not trouble:
-            self._events.record(Severity.NOTICE, "management", "works again", Cause.HEALTHY)
+            self._events.record(Notice.MANAGEMENT_WORKS, Subject(Kind.MANAGEMENT), "works again")
         self.trouble = trouble
 
     async def _steps(self, config: Config) -> None:
@@ -196,7 +196,8 @@ class Access:
             raise RefusedError(f"users: {error.filename}: {error.strerror}") from error
         for name in accounts.shut(before, config.user):
             if name in uids and self.logins.sessions.end(name, uids[name]):
-                self._events.record(Severity.NOTICE, f"user {name}", "sessions ended: the account changed", Cause.LOGIN)
+                text = "sessions ended: the account changed"
+                self._events.record(Notice.SESSIONS_ENDED, Subject(Kind.USER, name), text)
 
     async def _host_keys(self) -> None:
         if self.keys:
@@ -204,7 +205,7 @@ class Access:
         self.keys, renewed = await ssh.host_keys(self._paths.state / "ssh")
         for kind in renewed:
             text = f"the {kind} host key was damaged and made anew"
-            self._events.record(Severity.ERROR, "ssh", text, Cause.HOST_KEY_DAMAGED)
+            self._events.record(Notice.HOST_KEY_RENEWED, Subject(Kind.SSH), text)
 
     # -- showing
 

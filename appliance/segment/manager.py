@@ -23,12 +23,19 @@ from appliance.hardware.links import Links
 from appliance.keeper.client import KeeperState
 from appliance.segment.machine import Machine, Move, State, Times
 from appliance.segment.policy import Asked, Facts, link_loss
+from appliance.telemetry.subject import Change
 from appliance.telemetry.transitions import Transitions
 
 log = logging.getLogger(__name__)
 
 LINK_SETTLE_NS = 3_000_000_000
 """After a relay or a port of ours moved, links are given this long to come up before a missing one counts as lost."""
+
+_CHANGES = {
+    State.INLINE: Change.SEGMENT_INLINE,
+    State.BYPASS: Change.SEGMENT_BYPASSED,
+    State.DISCONNECT: Change.SEGMENT_BYPASSED,
+}
 
 
 @dataclass
@@ -158,7 +165,7 @@ class Segments:
                 if port in self._links.downed:
                     self._links.set_down(port, False)
             del self.units[name]
-            self._transitions.record(f"segment {name}", unit.machine.state, "removed", Cause.CONFIGURED)
+            self._transitions.record(Change.SEGMENT_OTHER, name, unit.machine.state, "removed", Cause.CONFIGURED)
             relays += [unit.relay] if unit.relay else []
         return relays
 
@@ -272,14 +279,16 @@ class Segments:
                 other = names["wan" if side == "lan" else "lan"]
                 links.set_down(port, side in answer.down)
                 unit.settle_until = now if side in answer.down else now + LINK_SETTLE_NS
-                words = ("up", "down") if side in answer.down else ("down", "up")
-                detail = f"{other} lost its link" if side in answer.down else f"{other} has its link again"
-                self._transitions.record(f"port {port}", *words, Cause.LINK_DOWN, detail)
+                if side in answer.down:
+                    change, old, new, detail = Change.PORT_DOWN, "up", "down", f"{other} lost its link"
+                else:
+                    change, old, new, detail = Change.PORT_UP, "down", "up", f"{other} has its link again"
+                self._transitions.record(change, port, old, new, Cause.LINK_DOWN, detail=detail)
 
     def _note(self, unit: Unit, moves: list[Move]) -> None:
         for move in moves:
-            what = f"segment {unit.config.name}"
-            self._transitions.record(what, move.old, move.new, move.cause, move.detail)
+            change = _CHANGES.get(move.new, Change.SEGMENT_OTHER)
+            self._transitions.record(change, unit.config.name, move.old, move.new, move.cause, detail=move.detail)
 
     def _remembered(self) -> dict[str, str]:
         try:

@@ -14,8 +14,8 @@ from appliance.api.rpc import Param, Params
 from appliance.management.manager import Access
 from appliance.supervisor.metrics import collect
 from appliance.support.service import Support
-from appliance.telemetry.events import Severity
 from appliance.telemetry.metrics_server import Endpoint
+from appliance.telemetry.subject import Severity
 from appliance.telemetry.syslog import Syslog
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ WORDS = tuple(severity.word for severity in Severity)
 
 def compose(sup: Supervisor) -> Access:
     """The part, wired to the events and the control socket."""
-    sup.events.listen(lambda event: sup.control.publish("event", event.to_json()))
+    sup.events.listen(lambda event: sup.control.publish("event", event.answer()))
     space = sup.lan.space
     access = Access(
         sup.config,
@@ -48,7 +48,7 @@ def _register(sup: Supervisor, access: Access) -> None:
     async def events(params: Params) -> object:
         count = int(params.get("count", 200))
         severity = Severity[str(params.get("severity", "info")).upper()]
-        return [event.to_json() for event in sup.events.newest(count if count > 0 else None, severity)]
+        return [event.answer() for event in sup.events.newest(count if count > 0 else None, severity)]
 
     async def management(_: Params) -> object:
         return access.show()

@@ -13,8 +13,8 @@ from appliance import __version__
 from appliance.guest.lifecycle import State as GuestState
 from appliance.segment.machine import State as SegmentState
 from appliance.steering.kernel.counters import Counters, DeviceCount
-from appliance.telemetry.events import Severity
 from appliance.telemetry.openmetrics import Family
+from appliance.telemetry.subject import Severity
 
 if TYPE_CHECKING:
     from appliance.supervisor.supervisor import Supervisor

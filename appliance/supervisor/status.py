@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from appliance import __version__
+from appliance.api.schema import state
 from appliance.api.server import Param, Params, Registry, caller
 from appliance.causes import DESCRIPTION, Cause
 from appliance.errors import ConfigError, RefusedError, UnreachableError
@@ -111,10 +112,10 @@ class Show:
             raise UnreachableError("the datapath is not up: `bypass show status` says why")
         return datapath.counters().to_json()
 
-    async def transitions(self, params: Params) -> list[Row]:
+    async def transitions(self, params: Params) -> list[state.Transition]:
         """transitions.show"""
         count = int(params.get("count", 200))
-        return self._supervisor.transitions.entries(count if count > 0 else None)
+        return [entry.answer() for entry in self._supervisor.transitions.entries(count if count > 0 else None)]
 
     async def crash_log(self, params: Params) -> list[Row]:
         """crash-log.show: text in full for one record, its last lines otherwise."""

@@ -41,7 +41,8 @@ from appliance.segment.manager import Segments
 from appliance.steering.part import Steering
 from appliance.supervisor import exit_reason
 from appliance.supervisor.commit_steps import Appliance
-from appliance.telemetry.events import Events, Severity
+from appliance.telemetry.events import Events
+from appliance.telemetry.subject import Change, Kind, Notice, Subject
 from appliance.telemetry.transitions import Transitions
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ RELAY_S = 3.0  # from the keeper's order to a relay's confirmed move
 FIRST_S = 60.0  # to bring everything up when the first valid configuration came by a commit
 ANSWER_S = 0.5  # to answer who asked, before bypassd ends
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 10.0
+_RESETS = {  # by the kind that hardware/crashlog.py found
+    "panic": Change.SYSTEM_CRASHED,
+    "watchdog": Change.SYSTEM_CRASHED,
+    "power": Change.SYSTEM_LOST_POWER,
+}
 
 
 class Supervisor:
@@ -124,7 +130,7 @@ class Supervisor:
         self._register()
         self.paths.run.mkdir(parents=True, exist_ok=True)
         self.transitions.load()
-        self.transitions.listen(lambda entry: self.control.publish("transition", entry))
+        self.transitions.listen(lambda entry, _: self.control.publish("transition", entry.answer()))
         self.transitions.listen(self.events.transition)
         self._collect_crash_log()
         parts: list[Part] = []
@@ -313,13 +319,14 @@ class Supervisor:
 
     def _wrong_password(self, user: str) -> None:
         text = "gave a wrong present password to change it"
-        self.events.record(Severity.WARNING, f"user {user}", text, Cause.LOGIN_FAILED)
+        self.events.record(Notice.LOGIN_FAILED, Subject(Kind.USER, user), text)
 
     def _tell(self, event: str, user: str, text: str) -> None:
         """What happens to the configuration: to those who listen, and what counts to the ledger too."""
         self.control.publish("config", {"event": event, "user": user, "text": text})
         if event in ("committed", "pending", "confirmed", "reverted"):
-            self.transitions.record("configuration", "", event, Cause.CONFIGURED, f"{text} (by {user})")
+            detail = f"{text} (by {user})"
+            self.transitions.record(Change.CONFIGURATION_CHANGED, "", "", event, Cause.CONFIGURED, detail=detail)
 
     def restart(self, why: str) -> None:
         """End with a fault, a moment from now: the keeper starts a fresh bypassd, from the startup configuration."""
@@ -381,7 +388,9 @@ class Supervisor:
         state, said = self.keeper.state, exit_reason.take(self.paths.last_words)
         if state is not None and state.restarts:
             how = f"{state.last_exit}: {said}" if said else state.last_exit
-            self.transitions.record("supervisor", "ended", "running", Cause.SUPERVISOR_RESTARTED, how)
+            self.transitions.record(
+                Change.SUPERVISOR_RESTARTED, "", "ended", "running", Cause.SUPERVISOR_RESTARTED, detail=how
+            )
 
     # -- others
 
@@ -396,7 +405,9 @@ class Supervisor:
             log.error("crash log: %s: records stay in pstore", error)
             return
         if reset.kind != "none":
-            self.transitions.record("system", "reset", "running", reset.kind, f"last reset: {reset.text}")
+            change = _RESETS.get(reset.kind, Change.SYSTEM_STARTED)
+            detail = f"last reset: {reset.text}"
+            self.transitions.record(change, "", "reset", "running", reset.kind, detail=detail)
 
     def _register(self) -> None:
         from appliance.steering.capture_api import Captures

@@ -1,86 +1,41 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Events: whatever a person or a log server may want to be told, with source, cause and severity.
+"""Events: everything worth reporting to a person or a log server, with subject, cause and severity.
 
-Every transition of the ledger is an event; logins and the like are events only, so that nobody who knocks at the door
-can push transitions out of the ledger. Kept in a ring in memory for the life of bypassd; the log file has them too.
+Every transition of the ledger is an event too. Logins and the like are events only, so that failed logins from outside
+cannot push transitions out of the ledger. Events are kept in a ring in memory for the life of bypassd, and logged.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import IntEnum
-from typing import NamedTuple
 
-from appliance.causes import Cause
+from msgspec import Struct
+
+from appliance.api.schema import state
+from appliance.telemetry.subject import Kind, Notice, Severity, Subject
+from appliance.telemetry.transitions import Entry
 
 log = logging.getLogger(__name__)
 
 RING = 1000
 
 
-class Severity(IntEnum):
-    """As RFC 5424 numbers them; what an appliance has no use for is left out."""
-
-    CRITICAL = 2
-    ERROR = 3
-    WARNING = 4
-    NOTICE = 5
-    INFO = 6
-
-    @property
-    def word(self) -> str:
-        """As the console and the configuration say it."""
-        return self.name.lower()
-
-
-class Event(NamedTuple):
-    """One event. `when` is UTC; `source` what it is about ("segment main", "user admin"), `text` one line."""
+class Event(Struct, frozen=True):
+    """One event: what it is about, and one line of text. `cause` is empty where there is none to name."""
 
     when: datetime
     severity: Severity
-    source: str
+    subject: Subject
     text: str
     cause: str
 
-    def to_json(self) -> dict[str, object]:
-        """For the console and subscribers."""
+    def answer(self) -> state.Event:
+        """The event as clients get it."""
         when = self.when.isoformat(timespec="milliseconds")
-        severity, source, text, cause = self.severity.word, self.source, self.text, self.cause
-        return {"when": when, "severity": severity, "source": source, "cause": cause, "text": text}
-
-
-_WANTED = frozenset({Cause.OPERATOR, Cause.CONFIGURED, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE})
-_BROKEN = frozenset({Cause.RELAY_FAULT, Cause.SUPERVISOR_LOST, Cause.CONFIG_INVALID, Cause.DATAPATH_FAULT})
-_RESETS = {"panic": Severity.CRITICAL, "watchdog": Severity.CRITICAL, "power": Severity.ERROR}
-
-
-def severity_of(what: str, to: str, cause: str) -> Severity:
-    """How bad a transition is. Pure: a link that is not inspected though it should be is what this product is about."""
-    kind = what.partition(" ")[0]
-    if kind == "segment":
-        if to == "inline":
-            return Severity.NOTICE
-        if to in ("bypass", "disconnect"):
-            if cause in _BROKEN:
-                return Severity.CRITICAL
-            return Severity.WARNING if cause in _WANTED else Severity.ERROR
-        return Severity.INFO
-    if kind == "guest":
-        if to == "failed":
-            return Severity.ERROR
-        if to == "available":
-            return Severity.NOTICE
-        return Severity.WARNING if to == "suspect" else Severity.INFO
-    if kind == "flow":
-        return Severity.WARNING if to == "quarantined" else Severity.NOTICE
-    if kind == "supervisor":
-        return Severity.ERROR
-    if kind == "system":
-        return _RESETS.get(cause, Severity.NOTICE)
-    return Severity.WARNING if to in ("down", "failed", "missing") else Severity.NOTICE
+        return state.Event(when, self.severity.word, str(self.subject), self.cause, self.text)
 
 
 class Events:
@@ -90,21 +45,20 @@ class Events:
         self._ring: deque[Event] = deque(maxlen=ring)
         self._listeners: list[Callable[[Event], None]] = []
         self.counts: Counter[Severity] = Counter()
-        self.moves: Counter[tuple[str, str, str]] = Counter()  # transitions: kind, name, where to
+        self.moves: Counter[tuple[Kind, str, str]] = Counter()  # transitions by kind, name, and state reached
 
-    def record(self, severity: Severity, source: str, text: str, cause: str = "") -> Event:
-        """Note something that is no transition, and log it. Never raises, never waits."""
-        log.log(max(70 - 10 * severity, logging.INFO), "%s: %s%s", source, text, f" ({cause})" if cause else "")
-        return self._add(severity, source, text, cause)
+    def record(self, notice: Notice, subject: Subject, text: str) -> None:
+        """Record something that is no transition, and log it. Never raises, never waits."""
+        severity, cause = notice.severity, str(notice.cause or "")
+        log.log(max(70 - 10 * severity, logging.INFO), "%s: %s%s", subject, text, f" ({cause})" if cause else "")
+        self._add(Event(datetime.now(UTC), severity, subject, text, cause))
 
-    def transition(self, entry: Mapping[str, object]) -> None:
-        """Take over an entry of the ledger; the ledger has logged it."""
-        what, to, cause = str(entry["what"]), str(entry["to"]), str(entry["cause"])
-        kind, _, name = what.partition(" ")
-        self.moves[kind, name, to] += 1
-        detail = f": {entry['detail']}" if entry.get("detail") else ""
-        move = f"{entry['from']} -> {to}" if entry["from"] else to  # a commit comes from nowhere
-        self._add(severity_of(what, to, cause), what, f"{move}{detail}", cause)
+    def transition(self, entry: Entry, severity: Severity) -> None:
+        """Take over an entry of the ledger, which has logged it already."""
+        self.moves[entry.subject.kind, entry.subject.name, entry.new] += 1
+        move = f"{entry.old} -> {entry.new}" if entry.old else entry.new
+        text = f"{move}: {entry.detail}" if entry.detail else move
+        self._add(Event(datetime.now(UTC), severity, entry.subject, text, entry.cause))
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every new event; it must be quick and must not raise."""
@@ -115,10 +69,8 @@ class Events:
         found = [event for event in self._ring if event.severity <= severity]
         return found if count is None else found[max(0, len(found) - count) :]
 
-    def _add(self, severity: Severity, source: str, text: str, cause: str) -> Event:
-        event = Event(datetime.now(UTC), severity, source, text, cause)
+    def _add(self, event: Event) -> None:
         self._ring.append(event)
-        self.counts[severity] += 1
+        self.counts[event.severity] += 1
         for listener in self._listeners:
             listener(event)
-        return event

@@ -22,7 +22,8 @@ from appliance.config.schema import model
 from appliance.counted import counted
 from appliance.errors import UnreachableError
 from appliance.system.namespace import Namespace
-from appliance.telemetry.events import Event, Events, Severity
+from appliance.telemetry.events import Event, Events
+from appliance.telemetry.subject import Kind, Notice, Severity, Subject
 
 if TYPE_CHECKING:
     import ssl
@@ -78,10 +79,9 @@ def message(event: Event, hostname: str, pid: int) -> bytes:
     """One RFC 5424 message. The text begins with a byte order mark, which says that it is UTF-8."""
     when = event.when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{event.when.microsecond:06d}Z"
     priority = FACILITY * 8 + event.severity
-    data = f'[bypass@{ENTERPRISE} source="{_value(event.source)}" cause="{_value(event.cause)}"]'
-    kind = event.source.partition(" ")[0]
-    head = f"<{priority}>1 {when} {_name(hostname, 255)} bypassd {pid} {_name(kind, 32)} {data} "
-    return head.encode("utf-8") + b"\xef\xbb\xbf" + _text(f"{event.source}: {event.text}").encode("utf-8")
+    data = f'[bypass@{ENTERPRISE} source="{_value(str(event.subject))}" cause="{_value(event.cause)}"]'
+    head = f"<{priority}>1 {when} {_name(hostname, 255)} bypassd {pid} {_name(event.subject.kind, 32)} {data} "
+    return head.encode("utf-8") + b"\xef\xbb\xbf" + _text(f"{event.subject}: {event.text}").encode("utf-8")
 
 
 def _name(text: str, limit: int) -> str:
@@ -203,7 +203,7 @@ class Sender:
         self.sent += 1
         if self._unsaid:
             text = f"{counted(self._unsaid, 'event was', 'events were')} not sent: this server could not be reached"
-            self._queue.appendleft(Event(when, Severity.WARNING, "syslog", text, ""))
+            self._queue.appendleft(Event(when, Notice.EVENTS_LOST.severity, Subject(Kind.SYSLOG), text, ""))
             self._unsaid = 0
 
 

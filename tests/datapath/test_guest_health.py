@@ -23,6 +23,7 @@ from appliance.frames import capture_reader
 from appliance.guest.agent.channel import Accept, Bypass, Drain
 from appliance.guest.lifecycle import State
 from appliance.guest.show import details
+from appliance.telemetry.subject import Kind, Subject
 from appliance.units import Duration, Size
 from tests.support import board_harness
 from tests.support.guest_world import World
@@ -265,8 +266,8 @@ def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
     world.call(come(lambda: bool(incidents.store.all()[-1].quarantined)))
     assert incidents.store.all()[-1].verdict.startswith("was there at incidents")
     assert (through(world, UDP), through(world, flow(5003))) == (False, True)
-    told = [entry for entry in world.transitions.entries() if entry["cause"] == "flow_blamed"]
-    assert told[-1]["what"] == "flow quarantine-1"
-    assert FLOW in str(told[-1]["detail"])
+    told = [entry for entry in world.transitions.entries() if entry.cause == "flow_blamed"]
+    assert told[-1].subject == Subject(Kind.FLOW, "quarantine-1")
+    assert FLOW in told[-1].detail
     world.call(world.manager.aftermath.policy.release("quarantine-1"))
     assert through(world, UDP)

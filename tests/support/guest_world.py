@@ -27,6 +27,7 @@ from appliance.guest.port.management_lan import Lan, lan_of
 from appliance.paths import Paths
 from appliance.steering.datapath import Datapath
 from appliance.steering.overlay import Overlay, apply
+from appliance.telemetry.subject import Kind, Subject
 from appliance.telemetry.transitions import Transitions
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class World:
             self.datapath.attach_segment(segment.name, segment.lan, segment.wan)
             self.datapath.set_policy(self.config)
             self._changed = asyncio.Event()
-            self.transitions.listen(lambda _: self._changed.set())
+            self.transitions.listen(lambda *_: self._changed.set())
             deadman = self._loop.create_task(self._deadman())
             self._loop.run_until_complete(self.begin())
         except BaseException as error:
@@ -137,7 +138,7 @@ class World:
 
     def states(self, name: str = "ips1") -> list[str]:
         """The states the guest went through, in order."""
-        return [str(entry["to"]) for entry in self.transitions.entries() if entry["what"] == f"guest {name}"]
+        return [entry.new for entry in self.transitions.entries() if entry.subject == Subject(Kind.GUEST, name)]
 
     async def order(self, action: Callable[[Guest], object], name: str = "ips1") -> object:
         return action(self.guest(name))

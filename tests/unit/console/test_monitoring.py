@@ -23,6 +23,7 @@ from appliance.paths import Paths
 from appliance.supervisor.metrics import collect
 from appliance.supervisor.supervisor import Supervisor
 from appliance.telemetry.openmetrics import PREFIX, Family, render
+from appliance.telemetry.subject import Change
 
 MONITORING = Path(__file__).parents[3] / "console/monitoring"
 SUFFIXES = {"gauge": ("",), "counter": ("_total",), "info": ("_info",), "histogram": ("_bucket", "_count", "_sum")}
@@ -37,7 +38,7 @@ def families(tmp_path: Path) -> list[Family]:
     link = KeeperLink(ours)
     made = Supervisor(Paths(tmp_path), link, board=parse(BOARD), board_error="", config=config, config_errors=[])
     made.transitions.listen(made.events.transition)
-    made.transitions.record("segment main", "inline", "bypass", "operator")
+    made.transitions.record(Change.SEGMENT_BYPASSED, "main", "inline", "bypass", "operator")
     assert made.access is None or isinstance(made.access, Access)
     return collect(made)
 

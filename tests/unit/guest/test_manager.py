@@ -42,7 +42,7 @@ def test_a_commit_that_changes_a_failed_guest_starts_it_again(tmp_path: Path) ->
 
     class Nobody:
         def __getattr__(self, name: str) -> Any:
-            return lambda *_: None
+            return lambda *_, **__: None
 
     nobody = cast(Any, Nobody())
     old = Guest(name="ips1", image="a")

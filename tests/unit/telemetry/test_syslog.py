@@ -15,10 +15,14 @@ from typing import Any
 import pytest
 
 from appliance.config.schema import model
+from appliance.guest import lifecycle
+from appliance.guest.lifecycle import State
 from appliance.system.namespace import Namespace
 from appliance.telemetry import syslog
-from appliance.telemetry.events import Event, Events, Severity, severity_of
+from appliance.telemetry.events import Event, Events
+from appliance.telemetry.subject import Change, Kind, Notice, Severity, Subject
 from appliance.telemetry.syslog import Sender, Server, Syslog, message
+from appliance.telemetry.transitions import Transitions
 from tests.support.tls_pair import KEY, SERVER, STRANGER
 
 WHEN = datetime(2026, 11, 24, 18, 40, 1, 234567, UTC)
@@ -38,43 +42,57 @@ class Here(Namespace):
         return function()
 
 
-def event(text: str = "inline -> bypass", source: str = "segment main", cause: str = "datapath_fault") -> Event:
-    return Event(WHEN, Severity.CRITICAL, source, text, cause)
+SEGMENT, ADMIN = Subject(Kind.SEGMENT, "main"), Subject(Kind.USER, "admin")
+
+
+def event(text: str = "inline -> bypass", subject: Subject = SEGMENT, cause: str = "datapath_fault") -> Event:
+    return Event(WHEN, Severity.CRITICAL, subject, text, cause)
 
 
 @pytest.mark.parametrize(
-    ("what", "to", "cause", "expected"),
+    ("change", "cause", "expected"),
     [
-        ("segment main", "bypass", "relay_fault", Severity.CRITICAL),
-        ("segment main", "bypass", "port_missing", Severity.ERROR),
-        ("segment main", "bypass", "operator", Severity.WARNING),
-        ("segment main", "inline", "healthy", Severity.NOTICE),
-        ("segment main", "rearming", "rearming", Severity.INFO),
-        ("guest ips1", "failed", "crash_loop", Severity.ERROR),
-        ("guest ips1", "suspect", "heartbeat_lost", Severity.WARNING),
-        ("guest ips1", "available", "healthy", Severity.NOTICE),
-        ("guest ips1", "starting", "starting", Severity.INFO),
-        ("system", "running", "panic", Severity.CRITICAL),
-        ("system", "running", "orderly", Severity.NOTICE),
-        ("port lan0", "down", "link_down", Severity.WARNING),
+        (Change.SEGMENT_BYPASSED, "relay_fault", Severity.CRITICAL),
+        (Change.SEGMENT_BYPASSED, "port_missing", Severity.ERROR),
+        (Change.SEGMENT_BYPASSED, "operator", Severity.WARNING),
+        (Change.SEGMENT_INLINE, "healthy", Severity.NOTICE),
+        (Change.SEGMENT_OTHER, "rearming", Severity.INFO),
+        (lifecycle.change(State.FAILED), "crash_loop", Severity.ERROR),
+        (lifecycle.change(State.SUSPECT), "heartbeat_lost", Severity.WARNING),
+        (lifecycle.change(State.AVAILABLE), "healthy", Severity.NOTICE),
+        (lifecycle.change(State.STARTING), "starting", Severity.INFO),
+        (Change.SYSTEM_CRASHED, "panic", Severity.CRITICAL),
+        (Change.SYSTEM_LOST_POWER, "power", Severity.ERROR),
+        (Change.SYSTEM_STARTED, "orderly", Severity.NOTICE),
+        (Change.PORT_DOWN, "link_down", Severity.WARNING),
     ],
 )
-def test_severity(what: str, to: str, cause: str, expected: Severity) -> None:
-    assert severity_of(what, to, cause) is expected
+def test_severity(change: Change, cause: str, expected: Severity) -> None:
+    assert change.severity(cause) is expected
+
+
+def test_every_change_and_notice_has_its_row() -> None:
+    """A member that the tables do not have would end bypassd at its first use."""
+    assert [change for change in Change if not isinstance(change.kind, Kind)] == []
+    assert [notice for notice in Notice if not isinstance(notice.severity, Severity)] == []
+    assert all(change.severity("") for change in Change)
+    assert all(notice.cause or notice is Notice.EVENTS_LOST for notice in Notice)
 
 
 def test_transitions_become_events_and_are_counted() -> None:
     events = Events()
     heard: list[Event] = []
     events.listen(heard.append)
-    events.transition({"what": "segment main", "from": "inline", "to": "bypass", "cause": "operator", "detail": "why"})
-    events.record(Severity.INFO, "user admin", "logged out")
+    ledger = Transitions()
+    ledger.listen(events.transition)
+    ledger.record(Change.SEGMENT_BYPASSED, "main", "inline", "bypass", "operator", detail="why")
+    events.record(Notice.LOGOUT, ADMIN, "logged out")
     assert [e.text for e in heard] == ["inline -> bypass: why", "logged out"]
-    assert events.moves["segment", "main", "bypass"] == 1
+    assert events.moves[Kind.SEGMENT, "main", "bypass"] == 1
     assert events.counts == {Severity.WARNING: 1, Severity.INFO: 1}
-    assert [e.source for e in events.newest(severity=Severity.WARNING)] == ["segment main"]
-    assert [e.source for e in events.newest(1)] == ["user admin"]
-    events.transition({"what": "configuration", "from": "", "to": "confirmed", "cause": "configured", "detail": "2"})
+    assert [e.subject for e in events.newest(severity=Severity.WARNING)] == [SEGMENT]
+    assert [e.answer().source for e in events.newest(1)] == ["user admin"]
+    ledger.record(Change.CONFIGURATION_CHANGED, "", "", "confirmed", "configured", detail="2")
     assert heard[-1].text == "confirmed: 2", "no arrow from nowhere"
 
 
@@ -89,7 +107,7 @@ def test_format() -> None:
 
 @pytest.mark.parametrize("text", ['a "quote" ] and \\', "\n<0>1 forged", "ünï", "x" * 10000, "\udcff"])
 def test_whatever_the_text_is_the_format_holds(text: str) -> None:
-    found = FORMAT.fullmatch(message(event(text, f"user {text}", text), "", 1))
+    found = FORMAT.fullmatch(message(event(text, Subject(Kind.USER, text), text), "", 1))
     assert found
     assert b"\n" not in found[0]
     found[9].decode("utf-8")
@@ -129,8 +147,8 @@ def test_datagrams_arrive() -> None:
                 log.apply(
                     tasks, model.Syslog(servers=(f"udp://127.0.0.1:{server.getsockname()[1]}",), severity="warning")
                 )
-                events.record(Severity.INFO, "user admin", "not severe enough")
-                events.record(Severity.ERROR, "management", "port missing")
+                events.record(Notice.LOGOUT, ADMIN, "not severe enough")
+                events.record(Notice.MANAGEMENT_FAILED, Subject(Kind.MANAGEMENT), "port missing")
                 data = await loop.sock_recv(server, 4096)
                 log.stop()
         found = FORMAT.fullmatch(data)
@@ -248,7 +266,7 @@ def test_another_ca_keeps_what_waits(tmp_path: Path) -> None:
         async with asyncio.TaskGroup() as tasks:
             log.apply(tasks, model.Syslog(servers=(url,), ca=STRANGER))
             for text in ("one", "two"):
-                events.record(Severity.INFO, "user admin", text)
+                events.record(Notice.LOGOUT, ADMIN, text)
             await until(lambda: bool(log.show()[0]["detail"]))
             assert log.show()[0]["waiting"] == 2
             log.apply(tasks, model.Syslog(servers=(url,), ca=SERVER))

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What an entry of the ledger or an event is about, what happened to it, and how severe that is.
+
+Writers name one member of `Change` (an entry of the ledger) or `Notice` (an event only); kind of subject, severity and
+cause follow from the two tables below and never from the text of an entry. Pure data.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum, StrEnum, auto
+
+from msgspec import Struct
+
+from appliance.causes import Cause
+
+
+class Severity(IntEnum):
+    """Numbered as in RFC 5424; the levels that an appliance has no use for are left out."""
+
+    CRITICAL = 2
+    ERROR = 3
+    WARNING = 4
+    NOTICE = 5
+    INFO = 6
+
+    @property
+    def word(self) -> str:
+        """The name that the console and the configuration use."""
+        return self.name.lower()
+
+
+class Kind(StrEnum):
+    """Kinds of subject. The value is stored, shown, and used as a metrics label and as MSGID of syslog messages."""
+
+    SEGMENT = "segment"
+    PORT = "port"
+    GUEST = "guest"
+    FLOW = "flow"
+    CONFIGURATION = "configuration"
+    SUPERVISOR = "supervisor"
+    SYSTEM = "system"
+    USER = "user"
+    CONSOLE = "console"
+    SSH = "ssh"
+    MANAGEMENT = "management"
+    SYSLOG = "syslog"
+    UNKNOWN = ""  # written by a version that knows more kinds; the whole text is the name
+
+
+class Subject(Struct, frozen=True):
+    """One thing that has a state; `name` is empty when there is only one of its kind."""
+
+    kind: Kind
+    name: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.kind.value, self.name) if part)
+
+    @classmethod
+    def stored(cls, kind: str, name: str) -> Subject:
+        """The subject that was written as `kind` and `name`."""
+        try:
+            return cls(Kind(kind), name)
+        except ValueError:
+            return cls(Kind.UNKNOWN, f"{kind} {name}".rstrip())
+
+
+class Change(Enum):
+    """What a transition means. The states themselves belong to the state machines, which say which change each is."""
+
+    SEGMENT_INLINE = auto()
+    SEGMENT_BYPASSED = auto()
+    SEGMENT_OTHER = auto()
+    PORT_UP = auto()
+    PORT_DOWN = auto()
+    GUEST_AVAILABLE = auto()
+    GUEST_SUSPECT = auto()
+    GUEST_FAILED = auto()
+    GUEST_OTHER = auto()
+    FLOW_QUARANTINED = auto()
+    FLOW_RELEASED = auto()
+    CONFIGURATION_CHANGED = auto()
+    SUPERVISOR_RESTARTED = auto()
+    SYSTEM_STARTED = auto()
+    SYSTEM_LOST_POWER = auto()
+    SYSTEM_CRASHED = auto()
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of subject that this happens to."""
+        return _CHANGES[self][0]
+
+    def severity(self, cause: str) -> Severity:
+        """How severe it is: most of all a link that is not inspected although it should be."""
+        if self is Change.SEGMENT_BYPASSED:
+            return _BYPASSED.get(cause, Severity.ERROR)
+        return _CHANGES[self][1]
+
+
+_CHANGES: dict[Change, tuple[Kind, Severity]] = {
+    Change.SEGMENT_INLINE: (Kind.SEGMENT, Severity.NOTICE),
+    Change.SEGMENT_BYPASSED: (Kind.SEGMENT, Severity.ERROR),
+    Change.SEGMENT_OTHER: (Kind.SEGMENT, Severity.INFO),
+    Change.PORT_UP: (Kind.PORT, Severity.NOTICE),
+    Change.PORT_DOWN: (Kind.PORT, Severity.WARNING),
+    Change.GUEST_AVAILABLE: (Kind.GUEST, Severity.NOTICE),
+    Change.GUEST_SUSPECT: (Kind.GUEST, Severity.WARNING),
+    Change.GUEST_FAILED: (Kind.GUEST, Severity.ERROR),
+    Change.GUEST_OTHER: (Kind.GUEST, Severity.INFO),
+    Change.FLOW_QUARANTINED: (Kind.FLOW, Severity.WARNING),
+    Change.FLOW_RELEASED: (Kind.FLOW, Severity.NOTICE),
+    Change.CONFIGURATION_CHANGED: (Kind.CONFIGURATION, Severity.NOTICE),
+    Change.SUPERVISOR_RESTARTED: (Kind.SUPERVISOR, Severity.ERROR),
+    Change.SYSTEM_STARTED: (Kind.SYSTEM, Severity.NOTICE),
+    Change.SYSTEM_LOST_POWER: (Kind.SYSTEM, Severity.ERROR),
+    Change.SYSTEM_CRASHED: (Kind.SYSTEM, Severity.CRITICAL),
+}
+
+_BYPASSED: dict[str, Severity] = {  # by cause; any other cause is an error
+    **dict.fromkeys(
+        (Cause.OPERATOR, Cause.CONFIGURED, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE), Severity.WARNING
+    ),
+    **dict.fromkeys(
+        (Cause.RELAY_FAULT, Cause.SUPERVISOR_LOST, Cause.CONFIG_INVALID, Cause.DATAPATH_FAULT), Severity.CRITICAL
+    ),
+}
+
+
+class Notice(Enum):
+    """What an event that is no transition means."""
+
+    LOGIN = auto()
+    LOGOUT = auto()
+    LOGIN_FAILED = auto()
+    NETWORK_BLOCKED = auto()
+    SESSIONS_ENDED = auto()
+    HOST_KEY_RENEWED = auto()
+    MANAGEMENT_FAILED = auto()
+    MANAGEMENT_WORKS = auto()
+    EVENTS_LOST = auto()
+
+    @property
+    def severity(self) -> Severity:
+        """How severe it is."""
+        return _NOTICES[self][0]
+
+    @property
+    def cause(self) -> Cause | None:
+        """Its cause; None where there is none to name."""
+        return _NOTICES[self][1]
+
+
+_NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
+    Notice.LOGIN: (Severity.NOTICE, Cause.LOGIN),
+    Notice.LOGOUT: (Severity.INFO, Cause.LOGIN),
+    Notice.LOGIN_FAILED: (Severity.WARNING, Cause.LOGIN_FAILED),
+    Notice.NETWORK_BLOCKED: (Severity.WARNING, Cause.LOGIN_BLOCKED),
+    Notice.SESSIONS_ENDED: (Severity.NOTICE, Cause.LOGIN),
+    Notice.HOST_KEY_RENEWED: (Severity.ERROR, Cause.HOST_KEY_DAMAGED),
+    Notice.MANAGEMENT_FAILED: (Severity.ERROR, Cause.ACCESS_FAULT),
+    Notice.MANAGEMENT_WORKS: (Severity.NOTICE, Cause.HEALTHY),
+    Notice.EVENTS_LOST: (Severity.WARNING, None),
+}
