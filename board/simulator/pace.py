@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How fast the board computes, and what follows from it: how long to wait, how much traffic to offer. Pure.
 
-The board is emulated, on whatever machine there is and beside whatever else it does. Its speed is measured in the board
-(`PROBE`, which the Board runs) as a share of `REFERENCE_S`. Waits grow as the speed falls. Traffic falls with its
-square: a slow board has less time for frames, and its own work (a restart, a boot) takes longer from them. What is
-claimed never changes with the speed: a frame that was offered must arrive.
+The board is emulated, on whatever machine there is and beside whatever else it does. Its speed is that of its boot, as
+a share of `REFERENCE_S`: a boot is several seconds of just the work that is waited for later, so what else the machine
+does is in it. Waits grow as the speed falls. Traffic falls with its square: a slow board has less time for frames, and
+its own work (a restart, a boot) takes longer from them. What is claimed never changes with the speed: a frame that was
+offered must arrive.
 """
 
 from __future__ import annotations
@@ -13,13 +14,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-PROBE = (
-    "read a _ </proc/uptime; dd if=/dev/urandom of=/dev/null bs=65536 count=64 2>/dev/null; "
-    "read b _ </proc/uptime; echo $a $b"
-)
-"""For the board's shell: work that is the kernel's alone, so that it is the same whatever the board has booted."""
-REFERENCE_S = 0.30
-"""What PROBE takes on the machine whose speed is 1: two cores, nothing beside, the board idle under TCG."""
+REFERENCE_S = 3.0
+"""From power on to the first word of the debug shell, on the machine whose speed is 1: two cores, nothing beside."""
 MOST_STRETCH = 6.0
 UNMEASURED_STRETCH = 3.0  # until the board's shell answers for the first time
 FEWEST = 20  # frames a second; fewer would not show a gap
@@ -57,14 +53,15 @@ class Pace:
         return BYTES * self.frames // FRAMES
 
     def carried(self, trial: Callable[[int], bool]) -> Pace:
-        """The pace at which `trial` (frames a second -> all arrived) succeeds; every failure halves the frames.
+        """Half of the frames at which `trial` (frames a second -> all arrived) succeeds; each failure halves them.
 
-        The smallest rate is not tried: what it loses is for the measurement itself to show.
+        Half, because a trial is short and the machine's other work comes and goes. The smallest rate is not tried: what
+        it loses is for the measurement itself to show.
         """
         rate = self.frames
         while rate > FEWEST and not trial(rate):
             rate = max(FEWEST, rate // 2)
-        return replace(self, limit=rate, tried=True)
+        return replace(self, limit=max(FEWEST, rate // 2), tried=True)
 
     def __str__(self) -> str:
         if self.speed is None:
@@ -83,7 +80,6 @@ class Pace:
         }
 
 
-def measured(answer: str) -> Pace:
-    """The pace from PROBE's answer; ValueError when it is none. The clock's steps are 10 ms."""
-    began, ended = (float(word) for word in answer.split())
-    return Pace(speed=REFERENCE_S / max(ended - began, 0.01))
+def booted(seconds: float) -> Pace:
+    """The pace of a board whose debug shell spoke so many seconds after power on."""
+    return Pace(speed=REFERENCE_S / max(seconds, 0.01))

@@ -41,6 +41,7 @@ class SerialPort:
         self._text = ""
         self._place = 0
         self._scanned = 0
+        self.first_ns: int | None = None  # when the machine said its first word, CLOCK_MONOTONIC
         self._transport: asyncio.Transport | None = None
         self.sinks: list[Callable[[bytes], None]] = []
         self.stretch: Callable[[float], float] = float  # as in EventLog
@@ -52,6 +53,7 @@ class SerialPort:
             def data_received(self, data: bytes) -> None:
                 port._received(data)
 
+        self.first_ns = None
         transport, _ = await self._loop.create_connection(Protocol, sock=connection)
         self._transport = transport
 
@@ -110,6 +112,8 @@ class SerialPort:
             self._transport.write(data)
 
     def _received(self, data: bytes) -> None:
+        if self.first_ns is None:
+            self.first_ns = time.monotonic_ns()
         self._file.write(data)
         for sink in list(self.sinks):
             sink(data)

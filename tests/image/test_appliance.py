@@ -90,18 +90,20 @@ def start_guest(board: Board) -> None:
 
 
 def ways(shown: dict[str, Any]) -> dict[str, int]:
-    """The totals by which frames are accounted for: into the ports, to the guest, out of it, dropped."""
+    """The totals by which frames are accounted for: into the ports, to the guest, around it, out of it, dropped."""
     taps = shown["hops"][GUEST]["taps"].values()
     return {
         "in": sum(port["frames"] for port in shown["ports"].values()),
         "dropped": sum(device["dropped_frames"] for device in (*shown["ports"].values(), *taps)),
         "to": shown["hops"][GUEST]["to_frames"],
+        "around": sum(rule["bypassed"] for rule in shown["rules"].values()),
         "out": sum(tap["outcomes"].get("out", {}).get("frames", 0) for tap in taps),
     }
 
 
 def test_frames_go_through_the_guest_and_all_are_accounted_for(healthy: Board, tmp_path: Path) -> None:
-    """Both directions through the guest: what came into the ports went to it, and came out of it, and nothing else."""
+    """Both directions through the guest: what came into the ports went to it, or around it while it was not available,
+    and came out of it, and nothing else. Most of it goes through the guest, however slow the machine is."""
     before = ways(counters(healthy))
     with traffic(healthy, tmp_path) as streams:
         pass
@@ -109,7 +111,9 @@ def test_frames_go_through_the_guest_and_all_are_accounted_for(healthy: Board, t
     assert [report.lost for report in streams.reports] == [0, 0]
     crossed = {key: after[key] - before[key] for key in after}
     assert crossed["in"] >= sum(report.sent for report in streams.reports)
-    assert crossed["in"] == crossed["to"] == crossed["out"], crossed
+    assert crossed["in"] == crossed["to"] + crossed["around"], crossed
+    assert crossed["to"] == crossed["out"], crossed
+    assert crossed["to"] > crossed["around"], crossed
     assert crossed["dropped"] == 0
     assert board_appliance.ask(healthy, f"guest {GUEST} show")["checks"]
 
