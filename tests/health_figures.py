@@ -144,9 +144,9 @@ class Bench:
     def own(self, event: str) -> figures.Row:
         """What the appliance says of the event."""
         summary = self.world.guest().reaction.summary()
-        row = next((row for row in summary if row["cause"] == OWN.get(event)), None)
+        row = next((row for row in summary if row.cause == OWN.get(event)), None)
         keys = ("detected_p50_ms", "detected_p99_ms", "at_most_p99_ms")
-        return {} if row is None else {"own_runs": row["runs"], **{f"own_{key}": row[key] for key in keys}}
+        return {} if row is None else {"own_runs": row.runs, **{f"own_{key}": getattr(row, key) for key in keys}}
 
     def killed(self) -> tuple[float, int]:
         """(bypass in ms, frames lost)"""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance.access.serial_login import LINE
 from appliance.access.sshlog import SshEvent
+from appliance.api.schema import access
 from appliance.guest.qemu.process import start_time
 
 
@@ -37,13 +38,14 @@ class Sessions:
         elif event.kind == "logout":
             self._sessions.pop(event.pid, None)
 
-    def show(self) -> list[dict[str, object]]:
-        """One row a session, oldest first."""
+    def present(self) -> list[Session]:
+        """All sessions, oldest first."""
         self._forget_the_dead()
-        return [
-            {"user": s.user, "address": s.address, "by": s.how, "seconds": _age(s.pid), "pid": s.pid}
-            for s in self._sessions.values()
-        ]
+        return list(self._sessions.values())
+
+    def show(self) -> list[access.Session]:
+        """The same, as the API shows them."""
+        return [access.Session(s.user, s.address, s.how, _age(s.pid), s.pid) for s in self.present()]
 
     def end(self, user: str, uid: int) -> int:
         """End every session of a user, and whatever else runs under its number; how many processes there were."""

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass
@@ -31,29 +29,3 @@ class Report:
     not_keyed: int | None = None  # the first rule that a flow's key does not decide
     straight: dict[int, str] = field(default_factory=dict)  # rule -> why it is tested by itself
     unreachable: tuple[int, ...] = ()  # rules that an earlier equal one hides
-
-    def to_json(self, names: Sequence[str] = ()) -> dict[str, Any]:
-        """For the console. `names`: of the rules by rank; without them ranks are shown."""
-
-        def name(rank: int) -> str:
-            return names[rank] if rank < len(names) else str(rank)
-
-        return {
-            "rules": self.rules,
-            "method": self.method,
-            "why": self.why,
-            "programs": self.programs,
-            "joined": self.joined,
-            "instructions": self.instructions,
-            "table_bytes": self.table_bytes,
-            "graph_states": self.states,
-            "bit_vector_leaves": self.bit_vector_leaves,
-            "expected_ns": self.expected_ns,
-            "flow_cache": self.cached,
-            "why_flow_cache": self.why_cached
-            + (f" (rule {name(self.not_keyed)})" if self.not_keyed is not None else ""),
-            "straight": {name(rank): reason for rank, reason in self.straight.items()},
-            "hidden": [name(rank) for rank in self.unreachable],
-            "generate_ms": round(self.generate_s * 1000, 1),
-            "load_ms": round(self.load_s * 1000, 1),
-        }

@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from appliance.api.rpc import Param, Params, Registry
+from appliance.api.schema import guests as answer
+from appliance.api.schema.base import Done
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
 from appliance.guest.agent.requests import Desk
@@ -134,31 +136,32 @@ class Aftermath:
 
     def register(self, registry: Registry) -> None:
         """Add the methods incidents.show, incident.* and quarantine.*."""
-        number = {"number": Param("integer", "the incident's number")}
+        which = {"number": Param("integer", "the incident's number")}
         name = {"name": Param("string", "as `show quarantine` calls it")}
 
-        async def rows(_: Params) -> object:
+        async def rows(_: Params) -> list[answer.Incident]:
             return self.incidents.rows()
 
-        async def show(params: Params) -> object:
+        async def show(params: Params) -> answer.IncidentDetails:
             return self.incidents.details(int(params["number"]))
 
-        async def export(params: Params) -> object:
-            data = await asyncio.to_thread(self.incidents.capture, int(params["number"]))
-            return {"number": params["number"], "pcapng": base64.b64encode(data).decode("ascii")}
+        async def export(params: Params) -> answer.IncidentFrames:
+            number = int(params["number"])
+            data = await asyncio.to_thread(self.incidents.capture, number)
+            return answer.IncidentFrames(number=number, pcapng=base64.b64encode(data).decode("ascii"))
 
-        async def quarantined(_: Params) -> object:
+        async def quarantined(_: Params) -> list[answer.Quarantined]:
             effective, now = overlay.apply(self._config, self.policy.overlay), time.time()
             return [quarantine_row(flow, now, effective) for flow in self.policy.overlay.quarantined]
 
-        async def release(params: Params) -> object:
+        async def release(params: Params) -> Done:
             flow = await self.policy.release(str(params["name"]))
             change, states = Change.FLOW_RELEASED, ("quarantined", "inspected")
             self._ledger.record(change, flow.name, *states, Cause.OPERATOR, detail=f"{flow.flow} is released")
-            return {"message": f"{flow.flow} goes to {', '.join(flow.guests)} again"}
+            return Done(f"{flow.flow} goes to {', '.join(flow.guests)} again")
 
         registry.add("incidents.show", rows, doc="Guests that died or failed: when, why, what is kept.")
-        registry.add("incident.show", show, doc="One incident with the guest's last words.", params=number)
-        registry.add("incident.export", export, "operator", "The last frames a guest was handed, as pcapng.", number)
+        registry.add("incident.show", show, doc="One incident with the guest's last words.", params=which)
+        registry.add("incident.export", export, "operator", "The last frames a guest was handed, as pcapng.", which)
         registry.add("quarantine.show", quarantined, doc="Flows led around a guest that they killed, and why.")
         registry.add("quarantine.release", release, "operator", "Let a flow go to its guest again.", name)

@@ -16,6 +16,8 @@ from functools import partial
 from typing import Protocol
 
 from appliance.api.rpc import Param, Params, Registry
+from appliance.api.schema import guests as answer
+from appliance.api.schema.base import Done
 from appliance.api.server import take_over
 from appliance.causes import Cause
 from appliance.config.commit.diff import served
@@ -352,8 +354,8 @@ class GuestManager:
         """All of them, in the configuration's order."""
         return self._guests.values()
 
-    def summary(self) -> list[dict[str, object]]:
-        """One row a guest, for `show guests` and `show status`."""
+    def summary(self) -> list[answer.Guest]:
+        """All guests, for `show guests` and `show status`."""
         return [row(guest, self._clock()) for guest in self._guests.values()]
 
     def register(self, registry: Registry) -> None:
@@ -362,46 +364,47 @@ class GuestManager:
         api.register(registry, self._images)
         name = {"name": Param("string", "the guest's name")}
 
-        async def show_all(_: Params) -> object:
+        async def show_all(_: Params) -> list[answer.Guest]:
             return self.summary()
 
-        async def show(params: Params) -> object:
+        async def show(params: Params) -> answer.GuestDetails:
             return details(self.guest(params["name"]), self._clock())
 
-        async def start(params: Params) -> object:
-            return {"message": self.guest(params["name"]).start()}
+        async def start(params: Params) -> Done:
+            return Done(self.guest(params["name"]).start())
 
-        async def stop(params: Params) -> object:
-            return {"message": self.guest(params["name"]).stop()}
+        async def stop(params: Params) -> Done:
+            return Done(self.guest(params["name"]).stop())
 
-        async def drain(params: Params) -> object:
-            return {"message": self.guest(params["name"]).drain()}
+        async def drain(params: Params) -> Done:
+            return Done(self.guest(params["name"]).drain())
 
-        async def pause(params: Params) -> object:
-            return {"message": await self.guest(params["name"]).pause(True)}
+        async def pause(params: Params) -> Done:
+            return Done(await self.guest(params["name"]).pause(True))
 
-        async def resume(params: Params) -> object:
-            return {"message": await self.guest(params["name"]).pause(False)}
+        async def resume(params: Params) -> Done:
+            return Done(await self.guest(params["name"]).pause(False))
 
-        async def command(params: Params) -> object:
+        async def command(params: Params) -> Done:
             value = params.get("value", 0)
             if not isinstance(value, int):
                 raise GuestError("value must be a whole number")
-            return {"message": self.guest(params["name"]).tell(str(params["word"]), value)}
+            return Done(self.guest(params["name"]).tell(str(params["word"]), value))
 
-        async def console(params: Params) -> object:
+        async def console(params: Params) -> answer.Console:
             guest = self.guest(params["name"])
             guest.console.check_room()
             take_over(guest.console.attach)
-            return {"state": guest.state.value}
+            return answer.Console(state=guest.state.value)
 
-        async def log_(params: Params) -> object:
+        async def log_(params: Params) -> answer.Log:
             guest = self.guest(params["name"])
             text = guest.console.tail(max(1, params.get("lines", 40))).decode(errors="replace")
-            return {"file": str(guest.console.log_file), "lines": [line.rstrip("\r") for line in text.split("\n")]}
+            lines = [line.rstrip("\r") for line in text.split("\n")]
+            return answer.Log(file=str(guest.console.log_file), lines=lines)
 
-        lines = {"lines": Param("integer", "how many of the last; 40 when left out", required=False)}
-        registry.add("guest.log", log_, doc="What a guest printed on its serial line.", params={**name, **lines})
+        count = {"lines": Param("integer", "how many of the last; 40 when left out", required=False)}
+        registry.add("guest.log", log_, doc="What a guest printed on its serial line.", params={**name, **count})
         registry.add("guest.console", console, "operator", "The connection becomes the guest's serial line.", name)
         registry.add("guests.show", show_all, doc="Every guest: state, cause, lease, process.")
         registry.add("guest.show", show, doc="One guest with the evidence of its checks.", params=name)

@@ -1,63 +1,77 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the console is told of a guest. Pure reading; units stand at the end of a key."""
+"""A guest as the API shows it. Reads only; `now` is CLOCK_MONOTONIC in nanoseconds."""
 
 from __future__ import annotations
 
+from msgspec import UNSET
+from msgspec.structs import asdict
+
+from appliance.api.schema import guests
 from appliance.guest.guest import Guest
 from appliance.health.detector import milliseconds
 
 
-def row(guest: Guest, now: int) -> dict[str, object]:
-    """One row of `show guests`."""
+def row(guest: Guest, now: int) -> guests.Guest:
+    """What `show guests` and `show status` need."""
     run = guest.run_now
     record = run.record if run is not None else None
-    return {
-        "name": guest.name,
-        "hop": guest.hop,
-        "state": guest.state.value,
-        "cause": str(guest.cause),
-        "detail": guest.detail,
-        "lease_ms": round(guest.lease.remaining(now) / 1e6, 1),
-        "lease": milliseconds(guest.lease.remaining(now)) if guest.lease.remaining(now) else "none",
-        "pid": run.pid if run is not None else None,
-        "accel": record.accel if record is not None else "",
-        "restarts": guest.restarts.count,
-        "uptime_s": round((now - record.since) / 1e9, 1) if record is not None else None,
-        "application": guest.application,
-        "warning": "; ".join(guest.warnings),
-    }
+    remaining = guest.lease.remaining(now)
+    return guests.Guest(
+        name=guest.name,
+        hop=guest.hop,
+        state=guest.state.value,
+        cause=guest.cause,
+        detail=guest.detail,
+        lease_ms=round(remaining / 1e6, 1),
+        lease=milliseconds(remaining) if remaining else "none",
+        pid=run.pid if run is not None else None,
+        accel=record.accel if record is not None else "",
+        restarts=guest.restarts.count,
+        uptime_s=round((now - record.since) / 1e9, 1) if record is not None else None,
+        application=guest.application,
+        warning="; ".join(guest.warnings),
+    )
 
 
-def details(guest: Guest, now: int) -> dict[str, object]:
-    """`show guest NAME`: the row and the evidence."""
-    run = guest.run_now
-    inbox = run.channel.inbox if run is not None else None
-    return {
-        **row(guest, now),
-        "taps": [{"segment": pair.label, "lan": pair.lan, "wan": pair.wan} for pair in guest.pairs],
-        "management": guest.management.where if guest.management is not None else "",
-        "flip_count": guest.history.count,
-        "lease_renewals": guest.lease.renewals,
-        "agent": {
-            **guest.agent.summary(),
-            "counters": guest.counters,
-            "accepted": inbox.accepted if inbox is not None else 0,
-            "malformed": inbox.malformed if inbox is not None else 0,
-            "oversized": inbox.oversized if inbox is not None else 0,
-            "too_frequent": inbox.too_frequent if inbox is not None else 0,
-        },
-        "bypass": guest.reaction.summary(),
-        "qmp_events": list(guest.events),
-        "flips": [
-            {"ago_ms": round((now - flip.at) / 1e6, 1), "check": flip.check, "to": flip.to, "why": flip.why}
+def details(guest: Guest, now: int) -> guests.GuestDetails:
+    """The same, and the evidence: what `show guest NAME` needs."""
+    watch = guest.run_now.watch if guest.run_now is not None else None
+    verdict = watch.verdict if watch is not None else guest.last_verdict  # None: it never ran
+    return guests.GuestDetails(
+        **asdict(row(guest, now)),
+        taps=[guests.Taps(segment=pair.label, lan=pair.lan, wan=pair.wan) for pair in guest.pairs],
+        management=guest.management.where if guest.management is not None else "",
+        flip_count=guest.history.count,
+        lease_renewals=guest.lease.renewals,
+        agent=_agent(guest),
+        bypass=guest.reaction.summary(),
+        qmp_events=list(guest.events),
+        flips=[
+            guests.Flip(ago_ms=round((now - flip.at) / 1e6, 1), check=flip.check, to=flip.to, why=flip.why)
             for flip in guest.history.flips
         ],
-        **(run.watch.summary(now) if run is not None else _at_its_end(guest, now)),
-    }
+        ended_ms=round((now - guest.ended_at) / 1e6, 1) if watch is None and verdict is not None else UNSET,
+        checks=verdict.evidence(now) if verdict is not None else UNSET,
+        latency_p50_ms=watch.latency_ms(0.5) if watch is not None else UNSET,
+        latency_p99_ms=watch.latency_ms(0.99) if watch is not None else UNSET,
+        heartbeats=watch.heartbeats() if watch is not None else UNSET,
+    )
 
 
-def _at_its_end(guest: Guest, now: int) -> dict[str, object]:
-    """What the checks said of the last process when it ended; nothing before the first."""
-    if guest.last_verdict is None:
-        return {}
-    return {"ended_ms": round((now - guest.ended_at) / 1e6, 1), "checks": guest.last_verdict.evidence(now)}
+def _agent(guest: Guest) -> guests.Agent:
+    agent = guest.agent
+    inbox = guest.run_now.channel.inbox if guest.run_now is not None else None
+    return guests.Agent(
+        name=agent.hello.agent,
+        version=agent.hello.version,
+        capabilities=list(agent.hello.capabilities),
+        accept=agent.accept,
+        accept_refused=agent.accept_refused,
+        tags=agent.tags,
+        unanswered=agent.unanswered,
+        counters=guest.counters,
+        accepted=inbox.accepted if inbox is not None else 0,
+        malformed=inbox.malformed if inbox is not None else 0,
+        oversized=inbox.oversized if inbox is not None else 0,
+        too_frequent=inbox.too_frequent if inbox is not None else 0,
+    )

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from appliance.api.schema.guests import Bypassed
 from appliance.causes import Cause
 from appliance.health.latency_limit import percentile
 
@@ -65,14 +66,25 @@ class Reaction:
         self.kept.append(found)
         return found
 
-    def summary(self) -> list[dict[str, object]]:
-        """One row a cause: how many, and percentiles in milliseconds."""
-        rows: list[dict[str, object]] = []
+    def summary(self) -> list[Bypassed]:
+        """By cause: how many faults, and percentiles, as the API shows them."""
+        rows = []
         for cause in sorted({one.cause for one in self.kept}):
             ours = [one for one in self.kept if one.cause == cause]
             bounds = [one.at_most for one in ours if one.at_most is not None]
             noticed = [one.detected for one in ours]
-            rows.append({"cause": cause, "runs": len(ours), **_row("at_most", bounds), **_row("detected", noticed)})
+            rows.append(
+                Bypassed(
+                    cause=cause,
+                    runs=len(ours),
+                    at_most_p50_ms=_ms(bounds, 0.5),
+                    at_most_p99_ms=_ms(bounds, 0.99),
+                    at_most_max_ms=_ms(bounds, 1.0),
+                    detected_p50_ms=_ms(noticed, 0.5),
+                    detected_p99_ms=_ms(noticed, 0.99),
+                    detected_max_ms=_ms(noticed, 1.0),
+                )
+            )
         return rows
 
     def dump(self) -> list[tuple[str, int | None, int]]:
@@ -84,7 +96,7 @@ class Reaction:
         self.kept.extend(Measured(*row) for row in rows)
 
 
-def _row(name: str, values: list[int]) -> dict[str, object]:
-    shares = (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
-    found = {label: percentile(values, share) for label, share in shares}
-    return {f"{name}_{label}_ms": None if value is None else round(value / 1e6, 3) for label, value in found.items()}
+def _ms(values: list[int], share: float) -> float | None:
+    """A percentile of nanoseconds, in milliseconds."""
+    value = percentile(values, share)
+    return None if value is None else round(value / 1e6, 3)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from appliance.api.schema.guests import Check
 from appliance.causes import Cause
 from appliance.health.detector import Detector, Event, Extended, Fell, Rose, State, milliseconds
 
@@ -197,24 +198,28 @@ class Verdict:
         fallen = f" after {falls} falls within a minute" if falls > 1 else ""
         return f"passing, held down for another {milliseconds(max(left, 0))}{fallen}"
 
-    def evidence(self, now: int) -> list[dict[str, object]]:
-        """One row a check, for `show guest NAME`. Ages and latencies in milliseconds."""
-        rows: list[dict[str, object]] = []
-        for detector in self.detectors.values():
-            good, latency = detector.last_good, detector.last_latency
-            rows.append(
-                {
-                    "check": detector.label,
-                    "state": detector.state.value,
-                    "why": detector.why,
-                    "last_good_ms": None if good is None else round((now - good) / 1e6, 1),
-                    "latency_ms": None if latency is None else round(latency / 1e6, 3),
-                    "changed_ms": None if detector.changed is None else round((now - detector.changed) / 1e6, 1),
-                    "falls": detector.falls,
-                    "late": detector.stale,
-                }
+    def evidence(self, now: int) -> list[Check]:
+        """Every check, and everything else that speaks against the guest, as the API shows it."""
+        rows = [
+            Check(
+                check=detector.label,
+                state=detector.state.value,
+                why=detector.why,
+                last_good_ms=_ago(now, detector.last_good),
+                latency_ms=None if detector.last_latency is None else round(detector.last_latency / 1e6, 3),
+                changed_ms=_ago(now, detector.changed),
+                falls=detector.falls,
+                late=detector.stale,
             )
-        for name, veto in self.vetoes.items():
-            since = round((now - veto.since) / 1e6, 1)
-            rows.append({"check": name, "state": State.FAILING.value, "why": veto.why, "changed_ms": since})
+            for detector in self.detectors.values()
+        ]
+        rows += [
+            Check(check=name, state=State.FAILING.value, why=veto.why, changed_ms=_ago(now, veto.since))
+            for name, veto in self.vetoes.items()
+        ]
         return rows
+
+
+def _ago(now: int, at: int | None) -> float | None:
+    """How long ago (milliseconds) something was."""
+    return None if at is None else round((now - at) / 1e6, 1)

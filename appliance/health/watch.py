@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from appliance.api.schema.guests import Heartbeats
 from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.errors import GuestError
@@ -247,24 +248,23 @@ class Watch:
                 self.histogram.add(event.latency / 1e9)
             yield check, event
 
-    def summary(self, now: int) -> dict[str, object]:
-        """What `show guest NAME` says of the checks."""
-        p50, p99 = percentile(self.latencies, 0.5), percentile(self.latencies, 0.99)
-        return {
-            "checks": self.verdict.evidence(now),
-            "latency_p50_ms": None if p50 is None else round(p50 / 1e6, 3),
-            "latency_p99_ms": None if p99 is None else round(p99 / 1e6, 3),
-            "heartbeats": [
-                {
-                    "lane": stream.check,
-                    "sent": stream.lane.sent,
-                    "received": stream.lane.received,
-                    "foreign": stream.lane.foreign,
-                    "refused": stream.entry.refused if stream.entry is not None else 0,
-                }
-                for stream in self._streams
-            ],
-        }
+    def latency_ms(self, share: float) -> float | None:
+        """A percentile of the in-band heartbeats' time through the guest (ms); None before the first."""
+        value = percentile(self.latencies, share)
+        return None if value is None else round(value / 1e6, 3)
+
+    def heartbeats(self) -> list[Heartbeats]:
+        """Frames sent through the guest so far, as the API shows them."""
+        return [
+            Heartbeats(
+                lane=stream.check,
+                sent=stream.lane.sent,
+                received=stream.lane.received,
+                foreign=stream.lane.foreign,
+                refused=stream.entry.refused if stream.entry is not None else 0,
+            )
+            for stream in self._streams
+        ]
 
 
 def _limits(probe: model.Probe) -> Limits:

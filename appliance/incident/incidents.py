@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-import msgspec
-
-from appliance import __version__
+import appliance
+from appliance.api.schema import guests
 from appliance.causes import DESCRIPTION, Cause
 from appliance.config.schema.model import Config
 from appliance.counted import counted
@@ -153,7 +152,7 @@ class Incidents:
         if incident.console:
             about += f"\n\nthe end of the guest's console:\n{incident.console}"
         out = io.BytesIO()
-        writer = pcapng_writer.Writer(out, f"Throughwire {__version__}", comment=about)
+        writer = pcapng_writer.Writer(out, f"Throughwire {appliance.__version__}", comment=about)
         names = {(segment, side): f"{fall.guest} {side.name.lower()} (segment {segment})" for segment, side in taps}
         interfaces = {tap: writer.interface(name) for tap, name in names.items()}
         for frame in frames:
@@ -224,28 +223,44 @@ class Incidents:
 
     # What the console asks
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[guests.Incident]:
         """`show incidents`, the newest last."""
         return [
-            {
-                "number": one.number,
-                "when": one.when,
-                "guest": one.guest,
-                "kind": one.kind,
-                "cause": one.cause,
-                "frames": one.frames,
-                "flows": len(one.flows),
-                "bypass_at_most_ms": one.bypass_at_most_ms,
-                "quarantined": list(one.quarantined),
-                "detail": one.trouble or one.detail,
-            }
+            guests.Incident(
+                number=one.number,
+                when=one.when,
+                guest=one.guest,
+                kind=one.kind,
+                cause=one.cause,
+                frames=one.frames,
+                flows=len(one.flows),
+                bypass_at_most_ms=one.bypass_at_most_ms,
+                quarantined=list(one.quarantined),
+                detail=one.trouble or one.detail,
+            )
             for one in self.store.all()
         ]
 
-    def details(self, number: int) -> dict[str, object]:
+    def details(self, number: int) -> guests.IncidentDetails:
         """`incident N show`."""
         one = self._get(number)
-        return {**msgspec.to_builtins(one), "flows": [flow.text for flow in one.flows]}
+        return guests.IncidentDetails(
+            number=one.number,
+            at=one.at,
+            when=one.when,
+            guest=one.guest,
+            kind=one.kind,
+            cause=one.cause,
+            detail=one.detail,
+            frames=one.frames,
+            flows=[flow.text for flow in one.flows],
+            console=one.console,
+            last_proof_ms=one.last_proof_ms,
+            bypass_at_most_ms=one.bypass_at_most_ms,
+            verdict=one.verdict,
+            quarantined=list(one.quarantined),
+            trouble=one.trouble,
+        )
 
     def capture(self, number: int) -> bytes:
         """The frames of one as pcapng."""
@@ -273,13 +288,13 @@ class Incidents:
             log.error("quarantine: %s", error)
 
 
-def quarantine_row(flow: Quarantined, now: float, policy: Config) -> dict[str, object]:
-    """One row of `show quarantine`."""
-    return {
-        "name": flow.name,
-        "guests": list(flow.guests),
-        "flow": flow.flow,
-        "left_s": round(max(flow.until - now, 0)),
-        "rules": len([rule for rule in policy.rule if rule.name.rpartition("-")[0] == flow.name]),
-        "why": flow.why,
-    }
+def quarantine_row(flow: Quarantined, now: float, policy: Config) -> guests.Quarantined:
+    """A flow in quarantine, as the API shows it. `now` in seconds since 1970."""
+    return guests.Quarantined(
+        name=flow.name,
+        guests=list(flow.guests),
+        flow=flow.flow,
+        left_s=round(max(flow.until - now, 0)),
+        rules=len([rule for rule in policy.rule if rule.name.rpartition("-")[0] == flow.name]),
+        why=flow.why,
+    )

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from appliance.access import accounts, serial_login, ssh
 from appliance.access.logins import Logins
 from appliance.access.state import Memory
+from appliance.api.schema import access
 from appliance.config.schema import model
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
@@ -209,40 +210,35 @@ class Access:
 
     # -- showing
 
-    def show(self) -> dict[str, object]:
+    def show(self) -> access.Management:
         """`show management`."""
         config = self._wanted or self.memory.config()
         management = config.management
         why = ssh.why_off(management, config.user)
         seen, port = self.port.seen, self.port.names or [management.port]
-        return {
-            "state": "failed" if self.trouble else "up" if seen.up and seen.addresses else "off",
-            "detail": self.trouble,
-            "port": management.port or port[0] or "none on this board",
-            "mac": seen.mac,
-            "link": "up" if seen.link else "down",
-            "configured": management.address or "none",
-            "addresses": list(seen.addresses),
-            "gateways": list(seen.gateways),
-            "dhcp": self.port.lease() if management.address == "dhcp" else {},
-            "ssh": {
-                "state": "listening" if self.sshd.running else "off" if why else "failed",
-                "detail": why or self.sshd.detail,
-                "port": management.ssh_port,
-                "host_keys": [{"kind": key.kind, "fingerprint": key.fingerprint} for key in self.keys],
-                "failed_logins": self.logins.failures,
-                "shut_out": [{"network": who, "seconds_left": left} for who, left in self.logins.shut_out().items()],
-            },
-            "users": [
-                {
-                    "name": user.name,
-                    "role": user.role,
-                    "password": "set" if user.password else "none",
-                    "keys": len(user.keys),
-                }
+        return access.Management(
+            state="failed" if self.trouble else "up" if seen.up and seen.addresses else "off",
+            detail=self.trouble,
+            port=management.port or port[0] or "none on this board",
+            mac=seen.mac,
+            link="up" if seen.link else "down",
+            configured=management.address or "none",
+            addresses=list(seen.addresses),
+            gateways=list(seen.gateways),
+            dhcp=self.port.lease() if management.address == "dhcp" else {},
+            ssh=access.Ssh(
+                state="listening" if self.sshd.running else "off" if why else "failed",
+                detail=why or self.sshd.detail,
+                port=management.ssh_port,
+                host_keys=[access.HostKey(key.kind, key.fingerprint) for key in self.keys],
+                failed_logins=self.logins.failures,
+                shut_out=[access.ShutOut(who, left) for who, left in self.logins.shut_out().items()],
+            ),
+            users=[
+                access.User(user.name, user.role, "set" if user.password else "none", len(user.keys))
                 for user in config.user
             ],
-            "serial_line": serial_login.read(self.memory.path).why_open or "asks for a login",
-            "metrics": {"state": "listening" if self.endpoint.port else "off", "port": self.endpoint.port},
-            "syslog": self.syslog.show(),
-        }
+            serial_line=serial_login.read(self.memory.path).why_open or "asks for a login",
+            metrics=access.Metrics("listening" if self.endpoint.port else "off", self.endpoint.port),
+            syslog=self.syslog.show(),
+        )

@@ -13,8 +13,10 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
+from appliance.api.schema import state
 from appliance.causes import Cause
 from appliance.config.schema.model import Segment
 from appliance.errors import NotFoundError, RefusedError
@@ -36,6 +38,15 @@ _CHANGES = {
     State.BYPASS: Change.SEGMENT_BYPASSED,
     State.DISCONNECT: Change.SEGMENT_BYPASSED,
 }
+
+
+class Link(StrEnum):
+    """The link of a port, in the words of the API."""
+
+    UP = "up"
+    DOWN = "down"
+    HELD_DOWN = "held down"  # by us: on_link_loss = "propagate"
+    MISSING = "missing"
 
 
 @dataclass
@@ -206,37 +217,37 @@ class Segments:
         self._remember()
         return unit
 
-    def show(self) -> list[dict[str, object]]:
-        """One row a segment."""
-        rows: list[dict[str, object]] = []
-        for name, unit in self.units.items():
-            machine, config = unit.machine, unit.config
-            lan, wan = self._links.ports.get(config.lan), self._links.ports.get(config.wan)
-            other = [f"{cause}: {text}" for cause, text in unit.faults.items() if cause is not machine.cause]
-            rows.append(
-                {
-                    "name": name,
-                    "relay": machine.relay or "unknown",
-                    "state": str(machine.state),
-                    "want": machine.want,
-                    "cause": str(machine.cause),
-                    "detail": machine.detail,
-                    "also": other,
-                    "mode": unit.asked or config.mode,
-                    "lan": config.lan,
-                    "lan_link": _link_word(
-                        lan is not None, lan is not None and lan.link, config.lan in self._links.downed
-                    ),
-                    "wan": config.wan,
-                    "wan_link": _link_word(
-                        wan is not None, wan is not None and wan.link, config.wan in self._links.downed
-                    ),
-                    "on_link_loss": config.on_link_loss,
-                    "rearm_delay_ms": machine.delay // 1_000_000,
-                    "since_mono_ns": machine.since,
-                }
+    def link(self, port: str) -> Link:
+        """The link of a port."""
+        known = self._links.ports.get(port)
+        if known is None:
+            return Link.MISSING
+        if port in self._links.downed:
+            return Link.HELD_DOWN
+        return Link.UP if known.link else Link.DOWN
+
+    def show(self) -> list[state.Segment]:
+        """All segments, as the API shows them."""
+        return [
+            state.Segment(
+                name=name,
+                relay=unit.machine.relay or "unknown",
+                state=unit.machine.state,
+                want=unit.machine.want,
+                cause=unit.machine.cause,
+                detail=unit.machine.detail,
+                also=[f"{cause}: {text}" for cause, text in unit.faults.items() if cause is not unit.machine.cause],
+                mode=unit.asked or unit.config.mode,
+                lan=unit.config.lan,
+                lan_link=self.link(unit.config.lan),
+                wan=unit.config.wan,
+                wan_link=self.link(unit.config.wan),
+                on_link_loss=unit.config.on_link_loss,
+                rearm_delay_ms=unit.machine.delay // 1_000_000,
+                since_mono_ns=unit.machine.since,
             )
-        return rows
+            for name, unit in self.units.items()
+        ]
 
     # -- inside
 
@@ -308,7 +319,3 @@ class Segments:
             os.replace(new, self._memory)
         except OSError as error:
             log.error("the operator's word is forgotten when bypassd restarts: %s", error)
-
-
-def _link_word(there: bool, link: bool, downed: bool) -> str:
-    return "missing" if not there else "held down" if downed else "up" if link else "down"

@@ -11,8 +11,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from appliance.api.schema import state
 from appliance.api.server import Param, Params, Registry, caller, lend
 from appliance.errors import NotFoundError, UnreachableError
 
@@ -24,14 +25,6 @@ log = logging.getLogger(__name__)
 
 SIDES = ("lan", "wan")
 WAYS = ("in", "out")
-
-
-class Place(NamedTuple):
-    """A device's place in the appliance, as a person knows it."""
-
-    slot: int
-    name: str
-    about: str
 
 
 class Captures:
@@ -56,7 +49,7 @@ class Captures:
         sink = {"capture": Param("integer", "its number, from capture.start")}
         registry.add("capture.counts", self.counts, doc="frames copied, and lost as the ring was full", params=sink)
 
-    async def start(self, params: Params) -> object:
+    async def start(self, params: Params) -> state.Capture:
         """capture.start"""
         from appliance.filter.compiler import compile_filter
         from appliance.steering.kernel import layout
@@ -75,27 +68,27 @@ class Captures:
         wanted = params.get("way")
         ways = [way for way in CopyWay if wanted in (None, way.name.lower())]
         size = min(int(params.get("bytes", 0)) or layout.COPY_BYTES, layout.COPY_BYTES)
-        points = [Point(slot, way) for slot, _, _ in places for way in ways]
+        points = [Point(place.slot, way) for place in places for way in ways]
         sink, ring = datapath.copies.begin(points, instructions, max(1, size))
         self._running[sink] = datapath
         who = caller()
         log.info("capture %d at %s %s by uid %d", sink, params["kind"], params["name"], who.uid)
         lend(ring, lambda: self._end(sink, datapath))
-        return {
-            "capture": sink,
-            "bytes": size,
-            "realtime_ns": time.time_ns(),
-            "monotonic_ns": time.monotonic_ns(),
-            "points": [{"slot": slot, "name": name, "description": about} for slot, name, about in places],
-        }
+        return state.Capture(
+            capture=sink,
+            bytes=size,
+            realtime_ns=time.time_ns(),
+            monotonic_ns=time.monotonic_ns(),
+            points=places,
+        )
 
-    async def counts(self, params: Params) -> object:
+    async def counts(self, params: Params) -> state.CaptureCounts:
         """capture.counts"""
         sink = int(params["capture"])
         if sink not in self._running:
             raise NotFoundError(f"there is no capture {sink}")
         copied, lost = self._running[sink].copies.counts(sink)
-        return {"copied": copied, "lost": lost}
+        return state.CaptureCounts(copied=copied, lost=lost)
 
     def _end(self, sink: int, datapath: Datapath) -> None:
         """The client is gone."""
@@ -105,13 +98,15 @@ class Captures:
         log.info("capture %d ended", sink)
 
 
-def find(config: Config, datapath: Datapath, kind: str, name: str, side: str = "") -> list[Place]:
+def find(config: Config, datapath: Datapath, kind: str, name: str, side: str = "") -> list[state.Point]:
     """The places that a person names, along the way of a frame from LAN to WAN. NotFoundError lists what there is."""
     from appliance.steering.kernel.layout import Side, slot
 
     if kind == "port":
         ports = [
-            Place(slot(0, datapath.segment_id(segment.name), at), port, f"{at.name} port of segment {segment.name}")
+            state.Point(
+                slot(0, datapath.segment_id(segment.name), at), port, f"{at.name} port of segment {segment.name}"
+            )
             for segment in config.segment
             for at, port in ((Side.LAN, segment.lan), (Side.WAN, segment.wan))
         ]
@@ -133,7 +128,7 @@ def find(config: Config, datapath: Datapath, kind: str, name: str, side: str = "
         about = f"{at} side of {one.hop}" if one.hop else f"{at} port"
         if side in ("", at.lower()):
             found.append(
-                Place(one.slot, f"{label}@{one.segment}" if several else label, f"{about}, segment {one.segment}")
+                state.Point(one.slot, f"{label}@{one.segment}" if several else label, f"{about}, segment {one.segment}")
             )
     if not found:
         raise NotFoundError(f"{kind} {name} is not attached to the datapath: `bypass show {kind}s` says why")

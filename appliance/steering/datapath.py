@@ -12,10 +12,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from appliance.api.schema import state
 from appliance.config.schema.model import Config
 from appliance.errors import DatapathError, HardwareError, NotFoundError
+from appliance.steering import answers
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.copies import Copies
 from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
@@ -42,18 +44,6 @@ class Attachment:
     hop: str  # "" for a port
     mode: str  # "xdp" | "tc"
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """For the console."""
-        return {
-            "device": self.device.name,
-            "driver": self.device.driver,
-            "segment": self.segment,
-            "side": self.side.name.lower(),
-            "hop": self.hop or None,
-            "mode": self.mode,
-            "reason": self.reason,
-        }
 
 
 @dataclass(frozen=True)
@@ -350,21 +340,25 @@ class Datapath:
         self._shorten()
         return PolicyReport(generation, len(policy.rules), time.monotonic_ns() - began)
 
-    def compiled(self) -> list[dict[str, Any]]:
+    def compiled(self) -> list[state.Filters]:
         """How the filters of the present policy were compiled, one row a set and kind of entry; empty before one."""
         generated = self._generated.get(self._kernel.policy_word & 1)
         if generated is None or self.policy is None:
             return []
         names = {number: name for name, number in self.policy.segments.items()}
         rules = [rule.name for rule in self.policy.rules]
-        cache = [self._maps["cache_counters"].per_cpu(0)]
-        hits, misses = (sum(getattr(value, key) for value in cache[0]) for key in ("hits", "misses"))
-        rows: list[dict[str, Any]] = []
-        for one in generated.compiled:
-            row: dict[str, Any] = {"by": one.kind, "segments": [names[number] for number in one.segments]}
-            row |= {"of": "rules" if one.segments else "accept", **one.report.to_json(rules if one.segments else [])}
-            rows.append(row | ({"cache_hits": hits, "cache_misses": misses} if one.report.cached else {}))
-        return rows
+        cache = self._maps["cache_counters"].per_cpu(0)
+        hits, misses = (sum(getattr(value, key) for value in cache) for key in ("hits", "misses"))
+        return [
+            answers.filters(
+                one.report,
+                by=one.kind,
+                segments=[names[number] for number in one.segments],
+                rules=rules if one.segments else (),
+                cache=(hits, misses),
+            )
+            for one in generated.compiled
+        ]
 
     # -- hops ---------------------------------------------------------------------------------------------------------
 

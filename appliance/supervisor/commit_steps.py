@@ -127,8 +127,9 @@ class Appliance:
     def down(self) -> dict[str, str]:
         """Guests that have no traffic now, and their state: a rule that blocks without them blocks from a commit on."""
         guests = self._supervisor.guests
-        rows = guests.summary() if guests is not None else []
-        return {str(row["name"]): str(row["state"]) for row in rows if not row["lease_ms"]}
+        now = time.monotonic_ns()
+        there = guests.guests() if guests is not None else ()
+        return {guest.name: guest.state.value for guest in there if not guest.lease.remaining(now)}
 
     def look(self) -> traffic_check.Look:
         """The appliance as it is now, for the proof of a commit."""

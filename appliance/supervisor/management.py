@@ -11,6 +11,9 @@ import socket
 from typing import TYPE_CHECKING
 
 from appliance.api.rpc import Param, Params
+from appliance.api.schema import state
+from appliance.api.schema.access import Management, Session
+from appliance.api.schema.base import Done
 from appliance.management.manager import Access
 from appliance.supervisor.metrics import collect
 from appliance.support.service import Support
@@ -45,19 +48,19 @@ def compose(sup: Supervisor) -> Access:
 
 
 def _register(sup: Supervisor, access: Access) -> None:
-    async def events(params: Params) -> object:
+    async def events(params: Params) -> list[state.Event]:
         count = int(params.get("count", 200))
         severity = Severity[str(params.get("severity", "info")).upper()]
         return [event.answer() for event in sup.events.newest(count if count > 0 else None, severity)]
 
-    async def management(_: Params) -> object:
+    async def management(_: Params) -> Management:
         return access.show()
 
-    async def sessions(_: Params) -> object:
+    async def sessions(_: Params) -> list[Session]:
         return access.logins.sessions.show()
 
-    async def unblock(params: Params) -> object:
-        return {"message": f"{await access.logins.unblock(str(params['address']))} may log in again"}
+    async def unblock(params: Params) -> Done:
+        return Done(f"{await access.logins.unblock(str(params['address']))} may log in again")
 
     add = sup.registry.add
     count = Param("integer", "how many, the newest; 0: all in memory", required=False)

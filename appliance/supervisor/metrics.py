@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from appliance import __version__
+import appliance
 from appliance.guest.lifecycle import State as GuestState
 from appliance.segment.machine import State as SegmentState
+from appliance.segment.manager import Link
 from appliance.steering.kernel.counters import Counters, DeviceCount
 from appliance.telemetry.openmetrics import Family
 from appliance.telemetry.subject import Severity
@@ -36,7 +37,7 @@ def collect(sup: Supervisor) -> list[Family]:
 
 def _supervisor(sup: Supervisor, now: int) -> list[Family]:
     about = Family("build", "info", "Version of the appliance")
-    about.add(1, version=__version__, board=sup.board.name if sup.board else "unknown")
+    about.add(1, version=appliance.__version__, board=sup.board.name if sup.board else "unknown")
     started = Family("supervisor_start_time_seconds", "gauge", "When bypassd started, in Unix time", "seconds")
     started.add(round(time.time() - (now - sup.began) / 1e9, 3))
     restarts = Family("supervisor_restarts", "counter", "How often the keeper started bypassd again")
@@ -68,14 +69,14 @@ def _segments(sup: Supervisor) -> list[Family]:
     relay = Family("relay_position", "gauge", "1 for where the keeper says that the relay stands")
     why = Family("segment_cause", "info", "Why the segment is where it is")
     link = Family("port_link_up", "gauge", "1 while the port has a link")
-    for row in sup.segments.show():
-        name = row["name"]
-        inline.add(1 if row["relay"] == "inline" else 0, segment=name)
-        state.states(str(row["state"]), SegmentState, segment=name)
-        relay.states(str(row["relay"]), RELAY_STATES, segment=name)
-        why.add(1, segment=name, cause=row["cause"])
-        for side in ("lan", "wan"):
-            link.add(1 if row[f"{side}_link"] == "up" else 0, segment=name, side=side, port=row[side])
+    for name, unit in sup.segments.units.items():
+        machine = unit.machine
+        inline.add(1 if machine.relay == "inline" else 0, segment=name)
+        state.states(machine.state, SegmentState, segment=name)
+        relay.states(machine.relay or "unknown", RELAY_STATES, segment=name)
+        why.add(1, segment=name, cause=machine.cause)
+        for side, port in (("lan", unit.config.lan), ("wan", unit.config.wan)):
+            link.add(1 if sup.segments.link(port) is Link.UP else 0, segment=name, side=side, port=port)
     return [inline, state, relay, why, link]
 
 
@@ -105,10 +106,10 @@ def _access(sup: Supervisor) -> list[Family]:
     if sup.access is not None:
         failed.add(sup.access.logins.failures)
         shut_out.add(len(sup.access.logins.shut_out()))
-        sessions.add(len(sup.access.logins.sessions.show()))
-        for row in sup.access.syslog.show():
-            sent.add(float(str(row["sent"])), server=row["server"])
-            lost.add(float(str(row["lost"])), server=row["server"])
+        sessions.add(len(sup.access.logins.sessions.present()))
+        for sender in sup.access.syslog.senders():
+            sent.add(sender.sent, server=sender.label)
+            lost.add(sender.lost, server=sender.label)
     return [failed, shut_out, sessions, sent, lost]
 
 

@@ -8,7 +8,6 @@ bundle, and the next start, remove the one before.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sys
@@ -16,7 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from appliance.api.rpc import Caller, Params, Registry, RpcError, caller
+from appliance.api.schema.guests import Guest
+from appliance.api.schema.state import Bundle
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.support.items import API
 
@@ -33,7 +36,7 @@ class Support:
         self._folder, self._root, self._registry, self._secrets = folder, root, registry, secrets
         self._busy = ""
 
-    async def bundle(self, _: Params) -> dict[str, object]:
+    async def bundle(self, _: Params) -> Bundle:
         """The path of a new bundle, which the caller may read. RefusedError while another one is made."""
         who = caller()
         if self._busy:
@@ -44,7 +47,7 @@ class Support:
         finally:
             self._busy = ""
 
-    async def _make(self, who: Caller) -> dict[str, object]:
+    async def _make(self, who: Caller) -> Bundle:
         began = time.monotonic()
         given = {"root": str(self._root), "api": await self._answers(who), "secrets": self._secrets()}
         path = self._folder / f"bundle-{time.monotonic_ns()}.tar.gz"
@@ -62,7 +65,7 @@ class Support:
         )
         try:
             async with asyncio.timeout(TIME_LIMIT):
-                _, said = await process.communicate(json.dumps(given, default=str).encode())
+                _, said = await process.communicate(msgspec.json.encode(given, enc_hook=str))
         except BaseException as error:
             process.kill()
             await process.wait()
@@ -77,7 +80,7 @@ class Support:
         os.chown(path, who.uid, -1)
         took = round((time.monotonic() - began) * 1000)
         log.info("support bundle for uid %d: %d bytes in %d ms", who.uid, path.stat().st_size, took)
-        return {"path": str(path), "bytes": path.stat().st_size, "took_ms": took}
+        return Bundle(path=str(path), bytes=path.stat().st_size, took_ms=took)
 
     async def _answers(self, who: Caller) -> dict[str, object]:
         """What the other methods say, as an administrator hears it."""
@@ -103,4 +106,4 @@ class Support:
 
     @staticmethod
     def _guests(rows: object) -> list[str]:
-        return [str(row["name"]) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        return [row.name for row in rows if isinstance(row, Guest)] if isinstance(rows, list) else []

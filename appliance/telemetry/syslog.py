@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from appliance.api.schema import access
 from appliance.config.schema import model
 from appliance.counted import counted
 from appliance.errors import UnreachableError
@@ -118,6 +119,11 @@ class Sender:
             self._unsaid += 1
         self._queue.append(event)
         self._new.set()
+
+    @property
+    def label(self) -> str:
+        """Which server it is, for a person and as a metrics label."""
+        return f"{self.server.transport}://{self.server.address} port {self.server.port}"
 
     @property
     def waiting(self) -> int:
@@ -242,17 +248,15 @@ class Syslog:
             task.cancel()
         self._senders.clear()
 
-    def show(self) -> list[dict[str, object]]:
-        """One row a server."""
+    def senders(self) -> list[Sender]:
+        """One a server."""
+        return [sender for sender, _ in self._senders.values()]
+
+    def show(self) -> list[access.Syslog]:
+        """All servers, as the API shows them."""
         return [
-            {
-                "server": f"{sender.server.transport}://{sender.server.address} port {sender.server.port}",
-                "sent": sender.sent,
-                "waiting": sender.waiting,
-                "lost": sender.lost,
-                "detail": sender.trouble,
-            }
-            for sender, _ in self._senders.values()
+            access.Syslog(sender.label, sender.sent, sender.waiting, sender.lost, sender.trouble)
+            for sender in self.senders()
         ]
 
     def _event(self, event: Event) -> None:

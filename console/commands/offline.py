@@ -58,6 +58,8 @@ def _lines(error: ConfigError, context: Context) -> list[str]:
 def explain(parsed: Parsed, _: Context) -> Outcome:
     """`explain`: run frames of a pcap file through the datapath or its model."""
     as_json = _wants_json(parsed)
+    import msgspec
+
     from appliance.config.check.load import load
 
     config = load(parsed.options["--config"][0])
@@ -78,7 +80,8 @@ def explain(parsed: Parsed, _: Context) -> Outcome:
         down=parsed.options.get("--down", []),
         words=not as_json,
     )
-    return Outcome(list(frames), "explain", json_lines=True)
+    rows: list[dict[str, object]] = [msgspec.structs.asdict(frame) for frame in frames]
+    return Outcome(_short(rows) if as_json else rows, "explain", json_lines=True)
 
 
 def explain_live(parsed: Parsed, context: Context) -> Outcome:
@@ -99,8 +102,13 @@ def explain_live(parsed: Parsed, context: Context) -> Outcome:
         found = context.client.call("frames.explain", {**params, "frames": some}, 30.0)
         rows += [{**row, "frame": first + row["frame"]} for row in found]
     if _wants_json(parsed):
-        rows = [{key: row[key] for key in ("frame", "rule", "hops", "verdict")} for row in rows]
+        rows = _short(rows)
     return Outcome(rows, "explain", json_lines=True)
+
+
+def _short(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """What scripts get: without the reasons, which are sentences for a person."""
+    return [{key: row[key] for key in ("frame", "rule", "hops", "verdict")} for row in rows]
 
 
 def _wants_json(parsed: Parsed) -> bool:

@@ -58,13 +58,13 @@ def flow_cache(generator: Generator) -> list[figures.Row]:
         try:
             with _datapath() as datapath:
                 datapath.set_policy(loads(text, "bench"))
-                (about, *_) = (row for row in datapath.compiled() if row["by"] == "xdp")
+                (about, *_) = (row for row in datapath.compiled() if row.by == "xdp")
                 ns = round(cost(generator, datapath, frame(64)), 1)
         finally:
             classifier.CHAIN_RULES, pcap.CACHE_FROM_NS = merged_from, cached_from
         found.append({
             "implementation": name, "path": "straight", "rules": CACHED_RULES, "match": "none", "flows": 1,
-            "frame_bytes": 64, "runs": RUNS, "ns": ns, "method": about["method"], "cached": about["flow_cache"],
+            "frame_bytes": 64, "runs": RUNS, "ns": ns, "method": about.method, "cached": about.flow_cache,
         })  # fmt: skip
     pcap.forget()
     return found

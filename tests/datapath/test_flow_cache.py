@@ -64,7 +64,7 @@ def tally(twin: Twin) -> tuple[int, int]:
 
 
 def cached(twin: Twin) -> set[bool]:
-    return {row["flow_cache"] for row in twin.datapath.compiled()}
+    return {row.flow_cache for row in twin.datapath.compiled()}
 
 
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
@@ -121,15 +121,15 @@ def test_only_where_it_is_right_and_pays(bpf_object: Path, monkeypatch: pytest.M
     """A filter that looks at more than the key keeps the whole set out of the cache; so does a set that is fast."""
     fast = Twin(bpf_object, config(*KEYED))
     assert cached(fast) == {False}
-    assert "a look into the cache 15 ns" in fast.datapath.compiled()[0]["why_flow_cache"]
+    assert "a look into the cache 15 ns" in fast.datapath.compiled()[0].why_flow_cache
     fast.close()
     monkeypatch.setattr(classifier, "RULE_NS", 1000)
     monkeypatch.setattr(classifier, "GRAPH_NS", 1000)
     for match in ("tcp[13] & 2 != 0", "len > 100", "ip[8] < 5", "ether host 02:00:00:00:00:01", "ip[0] & 15 != 5"):
         classifier.prepare.cache_clear()
         twin = Twin(bpf_object, config(*KEYED, Rule(name="odd", match=match)))
-        row = next(row for row in twin.datapath.compiled() if "main" in row["segments"])
-        assert not row["flow_cache"], match
-        assert row["why_flow_cache"].endswith("(rule odd)")
+        row = next(row for row in twin.datapath.compiled() if "main" in row.segments)
+        assert not row.flow_cache, match
+        assert row.why_flow_cache.endswith("(rule odd)")
         twin.close()
     classifier.prepare.cache_clear()

@@ -15,17 +15,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from simulator import netns
 
+from appliance.api.schema.state import Explained
 from appliance.config.schema.model import Config, Guest, Rule, Segment
 from appliance.errors import ConfigError, DatapathError, FilterError, RefusedError
 from appliance.frames.builder import frame_of
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.api import SteeringApi
-from appliance.steering.explain.explain import KEYS
 from appliance.steering.kernel import libbpf
 from appliance.steering.kernel.copies import Point
 from appliance.steering.kernel.layout import CopyWay, Outcome, Side
@@ -167,6 +166,7 @@ def test_block(wire: Wire, bpf_object: Path) -> None:
 OWNER = """
 import sys, signal, time
 from pathlib import Path
+from appliance.api.schema.state import Explained
 from appliance.config.schema.model import Config, Guest, Rule, Segment
 from appliance.steering.datapath import Datapath
 from appliance.steering.kernel.layout import Side
@@ -302,7 +302,7 @@ def test_another_program_takes_over(wire: Wire, bpf_object: Path, tmp_path: Path
 def test_explain_on_the_running_datapath(wire: Wire, bpf_object: Path, mode: str) -> None:
     """`explain --live` asks the live programs, tables and leases: and no counter, flow or cache moves."""
 
-    def ask(made: Datapath, *frames: bytes, **more: str) -> list[dict[str, Any]]:
+    def ask(made: Datapath, *frames: bytes, **more: str) -> list[Explained]:
         params = {"frames": [frame.hex() for frame in frames], "in": "lan", **more}
         return asyncio.run(SteeringApi(lambda: made).explain(params))
 
@@ -315,18 +315,16 @@ def test_explain_on_the_running_datapath(wire: Wire, bpf_object: Path, mode: str
         before = made.counters()
         runt = b"\x01\x02\x03"
         first, second, third = ask(made, flow, frame_of("icmp", "10.0.0.5", "10.1.0.9"), runt)
-        assert {key: first[key] for key in KEYS} == {
-            "frame": 1, "rule": "dns", "hops": ["ips"], "verdict": "guest:ips",
-        }  # fmt: skip
-        assert first["by"] == "the running datapath"
-        assert first["why"][0] == "rule web: no, IP protocol is 17 (udp) (match tcp)"
-        assert re.search(r"  ips \(lease for \d+ ms\): takes it", "\n".join(first["why"]))
-        assert (second["frame"], second["rule"], second["verdict"]) == (2, None, "port:wan")
-        assert (third["frame"], third["verdict"]) == (3, "port:wan")
+        assert (first.frame, first.rule, first.hops, first.verdict) == (1, "dns", ["ips"], "guest:ips")
+        assert first.by == "the running datapath"
+        assert first.why[0] == "rule web: no, IP protocol is 17 (udp) (match tcp)"
+        assert re.search(r"  ips \(lease for \d+ ms\): takes it", "\n".join(first.why))
+        assert (second.frame, second.rule, second.verdict) == (2, None, "port:wan")
+        assert (third.frame, third.verdict) == (3, "port:wan")
         made.leases.revoke("ips")
         (row,) = ask(made, flow, segment="main")
-        assert (row["rule"], row["hops"], row["verdict"]) == ("dns", [], "port:wan")
-        assert any("ips (lease revoked): skipped: not available" in line for line in row["why"])
+        assert (row.rule, row.hops, row.verdict) == ("dns", [], "port:wan")
+        assert any("ips (lease revoked): skipped: not available" in line for line in row.why)
         assert made.counters() == before
         assert not list(made.kernel.maps["flows"].items())
         with pytest.raises(ConfigError, match="there is no such segment"):

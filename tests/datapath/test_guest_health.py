@@ -86,9 +86,9 @@ def world(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         made.close()
 
 
-def checks(world: World) -> dict[str, dict[str, Any]]:
-    shown: Any = details(world.guest(), time.monotonic_ns())["checks"]
-    return {row["check"]: row for row in shown}
+def checks(world: World) -> dict[str, Any]:
+    shown: Any = details(world.guest(), time.monotonic_ns()).checks
+    return {row.check: row for row in shown}
 
 
 async def come(condition: Callable[[], bool]) -> None:
@@ -113,7 +113,7 @@ def through(world: World, kind: bytes) -> bool:
 def test_every_check_has_evidence(world: World) -> None:
     """Frames of our own shape come back, blocked ones do not, the agent answers, and all of it is shown."""
     found = checks(world)
-    assert {name: row["state"] for name, row in found.items()} == dict.fromkeys(
+    assert {name: row.state for name, row in found.items()} == dict.fromkeys(
         [
             "in-band lan to wan",
             "latency lan to wan",
@@ -129,9 +129,9 @@ def test_every_check_has_evidence(world: World) -> None:
         ],
         "passing",
     )
-    assert found["in-band frame 2 lan to wan"]["latency_ms"] > 0
-    agent: Any = details(world.guest(), time.monotonic_ns())["agent"]
-    assert (agent["name"], agent["malformed"]) == ("forwarder", 0)
+    assert found["in-band frame 2 lan to wan"].latency_ms > 0
+    agent: Any = details(world.guest(), time.monotonic_ns()).agent
+    assert (agent.name, agent.malformed) == ("forwarder", 0)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_processors_that_do_not_run_are_told(world: World) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         world.call(world.reach(State.SUSPECT))
-        world.call(come(lambda: checks(world)["processors"]["state"] == "failing"))
-        assert "is stopped" in checks(world)["processors"]["why"]
+        world.call(come(lambda: checks(world)["processors"].state == "failing"))
+        assert "is stopped" in checks(world)["processors"].why
     finally:
         os.kill(pid, signal.SIGCONT)
     world.call(world.reach(State.AVAILABLE))
@@ -232,7 +232,7 @@ def test_a_panic_is_told_by_its_name(world: World) -> None:
     assert any(event.startswith("GUEST_PANICKED") for event in world.guest().events)
     world.call(world.reach(State.AVAILABLE))
     rows = world.manager.aftermath.incidents.rows()[seen:]
-    assert [row["cause"] for row in rows] == ["guest_panicked"]  # one death, one incident
+    assert [row.cause for row in rows] == ["guest_panicked"]  # one death, one incident
 
 
 def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
@@ -252,12 +252,12 @@ def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
         world.call(world.reach(State.STARTING))
         assert not through(world, other)  # the first frame around
         world.call(come(lambda seen=seen: len(incidents.rows()) > seen))  # type: ignore[misc]
-        world.call(come(lambda seen=seen: incidents.rows()[seen]["bypass_at_most_ms"] is not None))  # type: ignore[misc]
+        world.call(come(lambda seen=seen: incidents.rows()[seen].bypass_at_most_ms is not None))  # type: ignore[misc]
         world.call(world.reach(State.AVAILABLE))
     assert len(world.guest().reaction.kept) == measured + 2
-    shown: Any = details(world.guest(), time.monotonic_ns())["bypass"]
-    exited = next(row for row in shown if row["cause"] == "guest_exited")
-    assert exited["at_most_p50_ms"] > 0
+    shown: Any = details(world.guest(), time.monotonic_ns()).bypass
+    exited = next(row for row in shown if row.cause == "guest_exited")
+    assert exited.at_most_p50_ms > 0
     last = incidents.store.all()[-1]
     assert last.kind == "died"
     assert last.flows[0].text == FLOW

@@ -259,8 +259,8 @@ def test_a_routed_firewall_between_two_neighbours(firewall: tuple[World, Hosts])
     assert hosts.ttl() == straight - 1
     assert hosts.connects(80)
     assert not hosts.connects(23)
-    rows: Any = details(world.guest("firewall"), time.monotonic_ns())["checks"]
-    checks = {row["check"]: row["state"] for row in rows}
+    rows: Any = details(world.guest("firewall"), time.monotonic_ns()).checks
+    checks = {row.check: row.state for row in rows}
     routed = [f"in-band routed {family}{way}" for family in ("", "IPv6 ") for way in ("lan to wan", "wan to lan")]
     assert [checks[check] for check in routed] == ["passing"] * 4
     watching = hosts.python("wan", WATCH)
@@ -344,8 +344,8 @@ async def more_heartbeats(world: World) -> None:
     assert run is not None
 
     def received() -> int:
-        rows: Any = run.watch.summary(time.monotonic_ns())["heartbeats"]
-        return sum(row["received"] for row in rows)
+        rows = run.watch.heartbeats()
+        return sum(row.received for row in rows)
 
     before = received()
     async with asyncio.timeout(20):

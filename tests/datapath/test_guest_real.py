@@ -13,7 +13,9 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.config.schema import model
@@ -88,14 +90,14 @@ def test_proved_in_both_directions_before_it_has_traffic(world: World) -> None:
     """starting, proving, available; heartbeats came back both ways, and then only the kernel has a lease."""
     assert world.states() == ["starting", "proving", "available"]
     assert leased(world)
-    shown = details(world.guest(), time.monotonic_ns())
-    assert {row["check"]: row["state"] for row in shown["checks"]} == {  # type: ignore[attr-defined]
+    shown: Any = details(world.guest(), time.monotonic_ns())
+    assert {row.check: row.state for row in shown.checks} == {
         "in-band lan to wan": "passing",
         "in-band wan to lan": "passing",
     }
-    assert shown["accel"] == "tcg"
+    assert shown.accel == "tcg"
     assert world.guest().lease.remaining(time.monotonic_ns()) <= 325_000_000
-    assert "no KVM: it is emulated, and slow" in str(shown["warning"])
+    assert "no KVM: it is emulated, and slow" in shown.warning
 
 
 def test_qemu_has_no_rights_and_no_network(world: World) -> None:
@@ -210,7 +212,7 @@ async def newest(world: World, seen: int) -> object:
     while len(rows := world.manager.aftermath.incidents.rows()) == seen:
         await asyncio.sleep(0.02)
     (row,) = rows[seen:]
-    return row["kind"]
+    return row.kind
 
 
 def test_a_draining_guest_that_hangs_is_told_of(world: World) -> None:
@@ -241,7 +243,7 @@ def test_a_draining_guest_that_dies_is_told_of(world: World) -> None:
     world.call(world.reach(State.STOPPED))
     assert guest.cause == "guest_exited"
     assert world.call(newest(world, seen)) == "died"
-    shown = render("guest", details(guest, time.monotonic_ns()))
+    shown = render("guest", msgspec.to_builtins(details(guest, time.monotonic_ns())))
     for word in ("its checks when it ended", "in-band lan to wan", "passing", "LAST GOOD", "failing"):
         assert word in shown, shown
     world.call(world.order(lambda g: g.start()))

@@ -40,7 +40,7 @@ def twin(bpf_object: Path) -> Iterator[Twin]:
 
 
 def joined(twin: Twin) -> set[bool]:
-    return {row["joined"] for row in twin.datapath.compiled()}
+    return {row.joined for row in twin.datapath.compiled()}
 
 
 def test_usual_sets_are_joined(twin: Twin) -> None:

@@ -75,9 +75,9 @@ class Management(Answer):
     dhcp: dict[str, str]
     ssh: Ssh
     users: list[User]
+    serial_line: Annotated[str, Meta(description="asks for a login, or why it is open")]
     metrics: Metrics
     syslog: list[Syslog]
-    serial_line: Annotated[str, Meta(description="asks for a login, or why it is open")]
 
 
 class Session(Answer):

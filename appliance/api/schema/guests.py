@@ -12,13 +12,13 @@ from appliance.api.schema.base import Answer, Cause, Detail, Ms, Seconds, When
 State = Annotated[str, Meta(description="defined, starting, proving, available, suspect, draining, stopped or failed")]
 
 
-class Guest(Answer):
+class Guest(Answer, kw_only=True):
     """A guest. While the guests' part is not up only name, state and cause are known. `hop`: its number in tags."""
 
     name: str
+    hop: int | UnsetType = UNSET
     state: State
     cause: Cause
-    hop: int | UnsetType = UNSET
     detail: Detail | UnsetType = UNSET
     lease_ms: Ms | UnsetType = UNSET
     lease: str | UnsetType = UNSET
@@ -68,15 +68,15 @@ class Bypassed(Answer):
     detected_max_ms: Ms | None
 
 
-class Check(Answer):
+class Check(Answer, kw_only=True):
     """One check. A veto (the guest itself, QEMU) has only the first fields. Times: how long ago."""
 
     check: str
     state: str
     why: Detail
-    changed_ms: Ms | None
     last_good_ms: Ms | UnsetType | None = UNSET
     latency_ms: Ms | UnsetType | None = UNSET
+    changed_ms: Ms | None
     falls: int | UnsetType = UNSET
     late: int | UnsetType = UNSET
 
@@ -100,7 +100,7 @@ class Flip(Answer):
     why: str
 
 
-class GuestDetails(Guest):
+class GuestDetails(Guest, kw_only=True):
     """A guest with the evidence; `ended_ms` when it does not run: then the checks are those of its last process."""
 
     taps: list[Taps] | UnsetType = UNSET
@@ -156,11 +156,12 @@ class Job(Answer):
     done_bytes: int
     total_bytes: int
     size: int | UnsetType = UNSET
-    format: str | UnsetType = UNSET
-    virtual_bytes: int | UnsetType = UNSET
     sha256: str | UnsetType = UNSET
     verified: bool | UnsetType = UNSET
+    format: str | UnsetType = UNSET
+    virtual_bytes: int | UnsetType = UNSET
     source: str | UnsetType = UNSET
+    imported: Annotated[float, Meta(description="when, in seconds since 1970")] | UnsetType = UNSET
 
 
 class Incident(Answer):

@@ -40,13 +40,13 @@ class Part(Answer):
     checked_in_ms: int | None
 
 
-class Watchdog(Answer):
+class Watchdog(Answer, kw_only=True):
     """The hardware watchdog; times in milliseconds. `asked_ms` is the configuration's."""
 
     state: Annotated[str, Meta(description="armed, missing, none on this board or unknown")]
-    detail: Detail
     timeout_ms: int | UnsetType = UNSET
     asked_ms: int | UnsetType | None = UNSET
+    detail: Detail
 
 
 class KeeperRelay(Answer):
@@ -138,7 +138,7 @@ class Status(Answer):
     config: ConfigState
 
 
-class Segment(Answer):
+class Segment(Answer, kw_only=True):
     """A port pair. While the configuration is not valid a relay of the board stands for it, with the first fields."""
 
     name: str
@@ -147,11 +147,11 @@ class Segment(Answer):
     want: str
     cause: Cause
     detail: Detail
-    lan: str
-    wan: str
     also: list[str] | UnsetType = UNSET
     mode: Annotated[str, Meta(description="auto, bypass or disconnect: what is asked for")] | UnsetType = UNSET
+    lan: str
     lan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
+    wan: str
     wan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     on_link_loss: str | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
@@ -266,16 +266,16 @@ class Counters(Answer):
     unknown: DeviceCounters
 
 
-class Transition(Answer):
+class Transition(Answer, kw_only=True):
     """A change of state. `mono_ns`: the clock CLOCK_MONOTONIC of that boot."""
 
     when: When
     mono_ns: int
     what: str
+    from_: str = field(name="from")
     to: str
     cause: Cause
     detail: Detail
-    from_: str = field(name="from")
 
 
 class Event(Answer):

@@ -179,15 +179,3 @@ class Agent:
         if self._worker is not None:
             self._worker.cancel()
         self._waiting.clear()
-
-    def summary(self) -> dict[str, object]:
-        """For `show guest NAME`."""
-        return {
-            "name": self.hello.agent,
-            "version": self.hello.version,
-            "capabilities": list(self.hello.capabilities),
-            "accept": self.accept,
-            "accept_refused": self.accept_refused,
-            "tags": self.tags,
-            "unanswered": self.unanswered,
-        }

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 
 from appliance.api.rpc import Param, Params, Registry, caller
+from appliance.api.schema import guests as answer
+from appliance.api.schema.base import Done
 from appliance.api.server import at_end, take_over
 from appliance.errors import GuestError
 from appliance.guest.image.importer import STDIN
@@ -23,10 +25,10 @@ def register(registry: Registry, images: Images) -> None:
     def asked(params: Params) -> Job:
         return images.job(params["job"], caller().uid)
 
-    async def show(_: Params) -> object:
+    async def show(_: Params) -> list[answer.Image]:
         return images.rows()
 
-    async def begin(params: Params) -> object:
+    async def begin(params: Params) -> answer.Job:
         job = await images.start(
             params["file"],
             params["name"],
@@ -37,7 +39,7 @@ def register(registry: Registry, images: Images) -> None:
         )
         return job.row()
 
-    async def receive(params: Params) -> object:
+    async def receive(params: Params) -> answer.Job:
         words = {key: params[key] for key in ("sha256", "replace") if key in params}
         found = images.begin(params["name"], caller().uid, **words)
 
@@ -56,7 +58,7 @@ def register(registry: Registry, images: Images) -> None:
         take_over(stream, unread=True)
         return found.row()
 
-    async def job(params: Params) -> object:
+    async def job(params: Params) -> answer.Job:
         found = asked(params)
         if not found.over:
             found.changed.clear()
@@ -67,16 +69,16 @@ def register(registry: Registry, images: Images) -> None:
                 pass  # a slow disk: the same again
         return found.row()
 
-    async def cancel(params: Params) -> object:
+    async def cancel(params: Params) -> answer.Job:
         found = asked(params)
         await images.cancel(found)
         return found.row()
 
-    async def undo(params: Params) -> object:
-        return {"message": images.undo(params["name"])}
+    async def undo(params: Params) -> Done:
+        return Done(images.undo(params["name"]))
 
-    async def remove(params: Params) -> object:
-        return {"message": images.remove(params["name"])}
+    async def remove(params: Params) -> Done:
+        return Done(images.remove(params["name"]))
 
     registry.add("images.show", show, doc="Every image: size, format, checksum, who uses it. Sizes in bytes.")
     what = {

@@ -11,7 +11,6 @@ kept in `disk-formats.json` on the data partition, beside the file's inode: anot
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -61,20 +60,32 @@ def find(path: Path, paths: Paths, *, written: bool) -> Found:
     return Found(known)
 
 
-def read_record(folder: Path, name: str) -> dict[str, object]:
-    """What was noted when the image `name` was imported; empty when it was not, or the note is damaged."""
+class Record(msgspec.Struct):
+    """What is kept of an import. `imported` in seconds since 1970; `restored`: a later import was undone."""
+
+    format: str = "unknown"
+    virtual_bytes: int = 0
+    sha256: str = ""
+    verified: bool = False
+    imported: str | float | None = None
+    source: str = ""
+    restored: bool = False
+
+
+def read_record(folder: Path, name: str) -> Record | None:
+    """What was recorded when the image `name` was imported; None when it was not, or the record is damaged."""
     try:
-        found = json.loads((folder / f".{name}.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return msgspec.json.decode((folder / f".{name}.json").read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _imported(path: Path, paths: Paths) -> Format | None:
     real = path.resolve()
     if real.parent != paths.images.resolve():
         return None
-    found = read_record(real.parent, real.name).get("format")
+    record = read_record(real.parent, real.name)
+    found: object = record.format if record is not None else None
     if found in ("kernel", "initrd"):
         raise RefusedError(f"it was imported as {found}, and is no disk: import it again, with --kind disk")
     return found if found == "raw" or found == "qcow2" else None  # noqa: PLR1714  mypy understands only this

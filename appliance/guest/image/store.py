@@ -19,17 +19,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from appliance.api.schema import guests
 from appliance.config.check.verify_machine import image_key
 from appliance.config.schema import model
 from appliance.errors import GuestError, NotFoundError, RefusedError
 from appliance.guest.image import inspect
-from appliance.guest.image.disk_format import read_record
+from appliance.guest.image.disk_format import Record, read_record
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2
 KEPT_JOBS = 16
 STOPPED = "it was stopped; nothing was imported"
+
+
+class _Line(Struct):
+    """A line of the import helper: how far it is, and at the end what was imported."""
+
+    stage: str
+    done: int | UnsetType = UNSET
+    total: int | UnsetType = UNSET
+    why: str = ""
+    size: int | UnsetType = UNSET
+    sha256: str | UnsetType = UNSET
+    verified: bool | UnsetType = UNSET
+    format: str | UnsetType = UNSET
+    virtual_bytes: int | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+    imported: float | UnsetType = UNSET
 
 
 @dataclass
@@ -43,7 +63,7 @@ class Job:
     done: int = 0
     total: int = 0
     why: str = ""
-    result: dict[str, object] = field(default_factory=dict)
+    result: _Line = field(default_factory=lambda: _Line("start"))
     process: asyncio.subprocess.Process | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -53,26 +73,41 @@ class Job:
         return self.stage in ("done", "failed")
 
     def take(self, line: bytes) -> None:
-        """One line of the helper."""
-        with contextlib.suppress(ValueError):
-            told = json.loads(line)
-            self.stage = str(told.pop("stage"))
-            self.done, self.total = told.pop("done", self.done), told.pop("total", self.total)
-            self.why = str(told.pop("why", self.why))
-            self.result = told or self.result
+        """Take in one line of the helper."""
+        with contextlib.suppress(msgspec.DecodeError):
+            told = msgspec.json.decode(line, type=_Line)
+            self.stage = told.stage
+            self.done = self.done if told.done is UNSET else told.done
+            self.total = self.total if told.total is UNSET else told.total
+            self.why = told.why or self.why
+            self.result = told
         self.changed.set()
 
     def end(self, why: str) -> None:
-        """The helper is gone; without a last word of its own it was cut off."""
+        """The helper is gone; when its last line was not the end, it was cut off."""
         if not self.over:
             self.stage, self.why = "failed", why
         self.process = None
         self.changed.set()
 
-    def row(self) -> dict[str, object]:
-        """For the client. Sizes in bytes."""
-        shown = {"job": self.number, "name": self.name, "stage": self.stage, "why": self.why}
-        return {**shown, "done_bytes": self.done, "total_bytes": self.total, **self.result}
+    def row(self) -> guests.Job:
+        """The job as the API shows it."""
+        told = self.result
+        return guests.Job(
+            job=self.number,
+            name=self.name,
+            stage=self.stage,
+            why=self.why,
+            done_bytes=self.done,
+            total_bytes=self.total,
+            size=told.size,
+            sha256=told.sha256,
+            verified=told.verified,
+            format=told.format,
+            virtual_bytes=told.virtual_bytes,
+            source=told.source,
+            imported=told.imported,
+        )
 
 
 def images_used(config: model.Config) -> dict[str, list[str]]:
@@ -102,35 +137,33 @@ class Images:
 
     # What is there
 
-    def rows(self) -> list[dict[str, object]]:
-        """One an image: name, size, format, who uses it, whether it can be taken back."""
+    def rows(self) -> list[guests.Image]:
+        """Every image: name, size, format, who uses it, whether its import can be undone."""
         if not self._folder.is_dir():
             return []
         used = self._used()
         return [self._row(path, used) for path in sorted(self._folder.iterdir()) if inspect.NAME.fullmatch(path.name)]
 
-    def _row(self, path: Path, used: Mapping[str, list[str]]) -> dict[str, object]:
-        found = self._record(path.name)
-        return {
-            "name": path.name,
-            "size_bytes": path.stat().st_size,
-            "format": found.get("format", "unknown"),
-            "virtual_bytes": found.get("virtual_bytes", 0),
-            "sha256": found.get("sha256", ""),
-            "verified": found.get("verified", False),
-            "imported": found.get("imported"),
-            "source": found.get("source", ""),
-            "used_by": used.get(path.name, []),
-            "undo": "previous" if self._previous(path.name).exists() else "remove" if self._first(found) else "",
-        }
-
-    def _record(self, name: str) -> dict[str, object]:
-        return read_record(self._folder, name)
+    def _row(self, path: Path, used: Mapping[str, list[str]]) -> guests.Image:
+        record = read_record(self._folder, path.name)
+        found = record or Record()
+        return guests.Image(
+            name=path.name,
+            size_bytes=path.stat().st_size,
+            format=found.format,
+            virtual_bytes=found.virtual_bytes,
+            sha256=found.sha256,
+            verified=found.verified,
+            imported=found.imported,
+            source=found.source,
+            used_by=used.get(path.name, []),
+            undo="previous" if self._previous(path.name).exists() else "remove" if self._first(record) else "",
+        )
 
     @staticmethod
-    def _first(record: Mapping[str, object]) -> bool:
-        """Whether an image was imported, and not one before it taken back: then there is an import to undo."""
-        return bool(record) and not record.get("restored")
+    def _first(record: Record | None) -> bool:
+        """Whether an image was imported, and not an earlier one restored: then there is an import to undo."""
+        return record is not None and not record.restored
 
     def _previous(self, name: str) -> Path:
         return self._folder / f".{name}.previous"
@@ -138,7 +171,7 @@ class Images:
     def _path(self, name: str) -> Path:
         path = self._folder / name
         if not inspect.NAME.fullmatch(name) or not path.exists():
-            known = ", ".join(str(row["name"]) for row in self.rows()) or "none"
+            known = ", ".join(row.name for row in self.rows()) or "none"
             raise NotFoundError(f'there is no image "{name[:70]}"; there is: {known}')
         return path
 
@@ -236,7 +269,7 @@ class Images:
                 return f"image {name} is the one from before its last import again; guests get it at their next start"
         except OSError as error:
             raise GuestError(f"image {name}: {error.strerror}") from error
-        if not self._first(self._record(name)):
+        if not self._first(read_record(self._folder, name)):
             raise RefusedError(f"image {name}: there is no import to undo; `image {name} remove` removes it")
         self.remove(name)
         return f"image {name} is removed: there was none before its import"

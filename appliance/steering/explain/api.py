@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from appliance.api.schema.state import Explained
 from appliance.api.server import Param, Params, Registry
 from appliance.counted import counted
 from appliance.errors import RefusedError, UnreachableError
@@ -40,7 +41,7 @@ class SteeringApi:
             },
         )
 
-    async def explain(self, params: Params) -> list[dict[str, Any]]:
+    async def explain(self, params: Params) -> list[Explained]:
         """frames.explain"""
         from appliance.steering.explain.explain import explain_live
         from appliance.steering.kernel.layout import Side
@@ -48,10 +49,10 @@ class SteeringApi:
         frames = [_frame(text) for text in params["frames"]]
         if not 0 < len(frames) <= MAX_FRAMES:
             raise RefusedError(f"{counted(len(frames), 'frame')}; one request takes 1 to {MAX_FRAMES}")
-        rows: list[dict[str, Any]] = []
+        rows: list[Explained] = []
         for number, frame in enumerate(frames, 1):
-            row = explain_live(self._up(), frame, Side[params["in"].upper()], params.get("segment", ""))
-            rows.append({**row, "frame": number})
+            side = Side[params["in"].upper()]
+            rows.append(explain_live(self._up(), frame, side, params.get("segment", ""), number))
             await asyncio.sleep(0)  # others come first: a lease must not wait for an explanation
         return rows
 

@@ -2,8 +2,8 @@
 """`bypass explain`: what happens to frames, and why. Thin over an engine; owns it while it runs.
 
 For each frame the whole way is asked: where it goes first, and from each hop (which is taken to send it on unchanged)
-where it goes next, until it leaves or is dropped. A row has the keys of KEYS, which scripts may rely on, and for a
-person `by` (who was asked) and `why` (the way in words).
+where it goes next, until it leaves or is dropped. `by` (which engine answered) and `why` (the
+way in words) are for a person.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from appliance.api.schema.state import Explained
 from appliance.config.schema.model import Config
 from appliance.errors import ConfigError, DatapathError
 from appliance.filter.compiler import compile_filter
@@ -26,7 +27,6 @@ from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Reason, Role, Side, Verdict
 from appliance.steering.policy import CompiledGroup, Policy
 
-KEYS = ("frame", "rule", "hops", "verdict")
 MOST_HOPS = 32  # then it goes in a circle
 _TREE_OBJECT = Path(__file__).resolve().parents[3] / "build/bpf/steer.bpf.o"
 _REASONS = {
@@ -68,11 +68,11 @@ def explain(
     backend: str = "",
     down: Sequence[str] = (),
     words: bool = True,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Explained]:
     """Run each frame of a capture file; one row a frame.
 
     `segment`: "" is the only one. `backend`: "kernel", "model", or "" for the kernel where that is possible. `down`:
-    hops that are not available. `words`: with `why`, which takes longer. ConfigError, FilterError, CaptureError or
+    hops that are not available. `words`: fill in `why`, which takes longer. ConfigError, FilterError, CaptureError or
     DatapathError in one line.
     """
     engine = _engine(config, backend, frozenset(down))
@@ -83,13 +83,13 @@ def explain(
         engine.close()
 
 
-def explain_live(datapath: Datapath, frame: bytes, side: Side, segment: str) -> dict[str, Any]:
+def explain_live(datapath: Datapath, frame: bytes, side: Side, segment: str, number: int) -> Explained:
     """One frame on the running appliance: its programs, leases and tables; nothing is changed or counted.
 
     DatapathError when there is no policy; ConfigError when the segment is not known, or one of several must be named.
     """
     engine = LiveEngine(datapath)
-    return next(walk(engine, [frame], side, _segment(engine.policy, segment)))
+    return _way(engine, number, frame, Where(Role.PORT, _segment(engine.policy, segment), side), words=True)
 
 
 def _engine(config: Config, backend: str, down: frozenset[str]) -> KernelEngine | ModelEngine:
@@ -117,13 +117,13 @@ def _segment(policy: Policy, name: str) -> int:
 
 def walk(
     engine: Engine, frames: Iterable[bytes], side: Side, segment: int, *, words: bool = True
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Explained]:
     """The way of each frame that comes in by the port of this side."""
     for number, frame in enumerate(frames, 1):
-        yield {"frame": number, **_way(engine, frame, Where(Role.PORT, segment, side), words)}
+        yield _way(engine, number, frame, Where(Role.PORT, segment, side), words=words)
 
 
-def _way(engine: Engine, frame: bytes, where: Where, words: bool) -> dict[str, Any]:
+def _way(engine: Engine, number: int, frame: bytes, where: Where, *, words: bool) -> Explained:
     policy = engine.policy
     by_id = {hop.id: hop for hop in policy.hops.values()}
     first = decision = engine.decide(where, frame)
@@ -139,12 +139,14 @@ def _way(engine: Engine, frame: bytes, where: Where, words: bool) -> dict[str, A
         decision = engine.decide(Where(Role.HOP, where.segment, out, hop.id, hop.tags), decision.frame)
         why += [f"from {hop.name}:", *_steps(engine, decision)] if words else []
     why.append(f"{_verdict(policy, decision)}: {_OUTCOMES[decision.outcome]}")
-    row: dict[str, Any] = {
-        "rule": None if first.rule is None else policy.rules[first.rule].name,
-        "hops": hops,
-        "verdict": _verdict(policy, first),
-    }
-    return {**row, "by": engine.name, "why": why} if words else row
+    return Explained(
+        frame=number,
+        rule=None if first.rule is None else policy.rules[first.rule].name,
+        hops=hops,
+        verdict=_verdict(policy, first),
+        by=engine.name,
+        why=why if words else [],
+    )
 
 
 def _verdict(policy: Policy, decision: Decision) -> str:

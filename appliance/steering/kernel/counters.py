@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from appliance.steering.kernel.layout import (
     DROPS,
@@ -42,19 +41,6 @@ class DeviceCount:
         """Frames that ended here, each for a named reason."""
         return sum(self.frames[outcome] for outcome in DROPS)
 
-    def to_json(self) -> dict[str, Any]:
-        """Names in lower case; outcomes that never happened are left out."""
-        return {
-            "frames": self.total,
-            "bytes": sum(self.octets.values()),
-            "dropped_frames": self.dropped,
-            "outcomes": {
-                outcome.name.lower(): {"frames": frames, "bytes": self.octets[outcome]}
-                for outcome, frames in self.frames.items()
-                if frames
-            },
-        }
-
 
 @dataclass(frozen=True)
 class RuleCount:
@@ -76,16 +62,6 @@ class RuleCount:
             sum(v.bypassed for v in values),
             sum(v.blocked for v in values),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """For the console."""
-        return {
-            "frames": self.frames,
-            "bytes": self.octets,
-            "to_hop": self.to_hop,
-            "bypassed": self.bypassed,
-            "blocked": self.blocked,
-        }
 
 
 @dataclass(frozen=True)
@@ -116,18 +92,6 @@ class HopCount:
         """Frames that came out of it, heartbeats included."""
         return sum(tap.total for tap in self.taps.values())
 
-    def to_json(self) -> dict[str, Any]:
-        """For the console."""
-        return {
-            "to_frames": self.to_frames,
-            "to_bytes": self.to_octets,
-            "from_frames": self.from_frames,
-            "skipped": {reason.name.lower(): times for reason, times in self.skipped.items() if times},
-            "bad_tag": self.bad_tag,
-            "returned_unmatched": self.returned_unmatched,
-            "taps": {f"{segment}/{side.name.lower()}": tap.to_json() for (segment, side), tap in self.taps.items()},
-        }
-
 
 @dataclass(frozen=True)
 class Counters:
@@ -137,12 +101,3 @@ class Counters:
     hops: dict[str, HopCount]
     rules: dict[str, RuleCount]
     unknown: DeviceCount  # devices that carry the program and are not (any more) ours
-
-    def to_json(self) -> dict[str, Any]:
-        """For the console."""
-        return {
-            "ports": {f"{segment}/{side.name.lower()}": c.to_json() for (segment, side), c in self.ports.items()},
-            "hops": {name: c.to_json() for name, c in self.hops.items()},
-            "rules": {name: c.to_json() for name, c in self.rules.items()},
-            "unknown": self.unknown.to_json(),
-        }

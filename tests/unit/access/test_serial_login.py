@@ -214,7 +214,7 @@ def test_the_end_of_a_session_there_is_noticed() -> None:
         shell.stdout.readline()
         sessions.note(SshEvent("login", "admin", serial_login.LINE, "password", shell.pid))
         assert sessions.left() == []
-        assert [(row["user"], row["address"]) for row in sessions.show()] == [("admin", serial_login.LINE)]
+        assert [(row.user, row.address) for row in sessions.show()] == [("admin", serial_login.LINE)]
     finally:
         shell.kill()
         shell.wait()

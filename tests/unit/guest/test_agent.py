@@ -107,7 +107,7 @@ def test_hello_is_answered_with_what_the_agent_must_know(host: Host) -> None:
             "guest": "ips1", "accept": "ip", "tags": False, "heartbeat_ms": 100.0,
         }
     ]  # fmt: skip
-    assert agent.summary()["name"] == "mine"
+    assert agent.hello.agent == "mine"
 
 
 def test_heartbeats_get_no_answer(host: Host) -> None:
@@ -142,8 +142,8 @@ def test_a_refusal_says_why_and_changes_nothing(host: Host) -> None:
         agent.on_message(Drain(True, 1))
         agent.on_message(Accept("ip", 2))
         await settled(host, 2)
-        assert agent.summary()["accept"] == ""
-        assert agent.summary()["accept_refused"] == "not allowed here"
+        assert agent.accept == ""
+        assert agent.accept_refused == "not allowed here"
         agent.close()
 
     run(body)
@@ -169,7 +169,7 @@ def test_an_agent_that_does_not_read_is_counted(host: Host) -> None:
     host.deaf = True
     agent = Agent("ips1", host)
     agent.on_message(Hello())
-    assert agent.summary()["unanswered"] == 1
+    assert agent.unanswered == 1
 
 
 def test_checks_are_asked_and_answered_by_number(host: Host) -> None:

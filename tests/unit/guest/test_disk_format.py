@@ -152,7 +152,7 @@ def test_an_image_that_was_taken_back_keeps_its_format(paths: Paths) -> None:
     assert find(take(paths, qcow2()), paths, written=True).format == "qcow2"
     assert "from before its last import" in images.undo("a")
     assert find(raw, paths, written=True).format == "raw"
-    assert [(row["format"], row["undo"]) for row in images.rows()] == [("raw", "")]
+    assert [(row.format, row.undo) for row in images.rows()] == [("raw", "")]
     with pytest.raises(RefusedError, match="no import to undo"):
         images.undo("a")
     take(paths, qcow2())

@@ -110,7 +110,7 @@ def test_a_good_image(images: Images, tmp_path: Path) -> None:
     assert (job.stage, job.why) == ("done", "")
     assert (tmp_path / "images/a").read_bytes() == source.read_bytes()
     (row,) = images.rows()
-    shown = {key: row[key] for key in ("name", "format", "virtual_bytes", "sha256", "verified", "undo")}
+    shown = {key: getattr(row, key) for key in ("name", "format", "virtual_bytes", "sha256", "verified", "undo")}
     assert shown == {
         "name": "a", "format": "qcow2", "virtual_bytes": 8 * MIB, "sha256": told, "verified": True, "undo": "remove",
     }  # fmt: skip
@@ -127,7 +127,7 @@ def test_replaced_and_taken_back(images: Images, tmp_path: Path) -> None:
         do(images, second)
     do(images, second, replace=True)
     assert (tmp_path / "images/a").read_bytes() == second.read_bytes()
-    assert images.rows()[0]["undo"] == "previous"
+    assert images.rows()[0].undo == "previous"
     images.undo("a")
     assert (tmp_path / "images/a").read_bytes() == first.read_bytes()
     with pytest.raises(RefusedError, match="no import to undo"):

@@ -96,7 +96,7 @@ def test_a_good_image_and_back(store: Store, tmp_path: Path) -> None:
     assert (code, "image a imported: qcow2" in said) == (0, True), said
     assert (store.folder / "a").read_bytes() == source.read_bytes()
     (row,) = store.images.rows()
-    assert (row["verified"], row["source"]) == (True, "standard input")
+    assert (row.verified, row.source) == (True, "standard input")
     with subprocess.Popen(["cat", str(source)], stdout=-1) as cat:
         assert cat.stdout is not None
         code, said = store.run(cat.stdout, "--replace")

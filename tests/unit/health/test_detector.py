@@ -177,7 +177,7 @@ def test_one_failing_check_is_named() -> None:
     (gone,) = verdict.step(20 * MS + LIMITS.window, "back", Tick())
     assert isinstance(gone, Unavailable)
     assert gone.check == "back"
-    rows = {row["check"]: row["state"] for row in verdict.evidence(100 * MS)}
+    rows = {row.check: row.state for row in verdict.evidence(100 * MS)}
     assert rows == {"there": "passing", "back": "failing"}
 
 

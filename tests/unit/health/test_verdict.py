@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.api.schema.guests import Bypassed, Check
 from appliance.causes import Cause
 from appliance.health.bypass_latency import Fault, Reaction
 from appliance.health.cpu_stall import Stall, Thread, look
@@ -37,9 +38,8 @@ def test_a_veto_counts_whatever_the_checks_say() -> None:
     ]
     assert good(verdict, 2 * MS) == []
     assert verdict.reason(2 * MS) == "it panicked"
-    assert verdict.evidence(2 * MS)[-1] == {
-        "check": "panic", "state": "failing", "why": "it panicked", "changed_ms": 1.0,
-    }  # fmt: skip
+    panic = Check(check="panic", state="failing", why="it panicked", changed_ms=1.0)
+    assert verdict.evidence(2 * MS)[-1] == panic
     verdict.lift(3 * MS, "panic")
     assert good(verdict, 4 * MS) == [Available(4 * MS + LIMITS.window)]
     assert [flip.to for flip in verdict.history.flips] == ["passing", "failing", "passing"]
@@ -147,12 +147,16 @@ def test_from_the_fault_to_the_first_frame() -> None:
     assert (found.at_most, found.detected) == (45 * MS, 5 * MS)
     assert reaction.first_frame(150 * MS) is None  # once for each fall
     assert reaction.summary() == [
-        {
-            "cause": "heartbeat_lost",
-            "runs": 1,
-            **{f"at_most_{share}_ms": 45.0 for share in ("p50", "p99", "max")},
-            **{f"detected_{share}_ms": 5.0 for share in ("p50", "p99", "max")},
-        }
+        Bypassed(
+            cause="heartbeat_lost",
+            runs=1,
+            at_most_p50_ms=45.0,
+            at_most_p99_ms=45.0,
+            at_most_max_ms=45.0,
+            detected_p50_ms=5.0,
+            detected_p99_ms=5.0,
+            detected_max_ms=5.0,
+        )
     ]
 
 

@@ -281,9 +281,9 @@ def test_a_fall_is_kept_with_its_frames_and_last_words(world: World, tmp_path: P
         assert b"general protection fault" in text
         world.incidents.measured("ips1", world.at, 3_000_000)
         async with asyncio.timeout(10):
-            while world.incidents.rows()[0]["bypass_at_most_ms"] is None:
+            while world.incidents.rows()[0].bypass_at_most_ms is None:
                 await asyncio.sleep(0.01)
-        assert world.incidents.details(1)["flows"] == [flow.text for flow in flows_of([REQUEST, OTHER])]
+        assert world.incidents.details(1).flows == [flow.text for flow in flows_of([REQUEST, OTHER])]
         assert world.incidents.capture(1) == text
         with pytest.raises(NotFoundError, match="no incident 7"):
             world.incidents.details(7)
@@ -299,7 +299,7 @@ def test_the_measurement_may_be_there_first(world: World) -> None:
         fall = Fall("ips1", "died", Cause.GUEST_EXITED, "", 77, 70, world.console)
         world.incidents.measured("ips1", 77, 2_000_000)
         assert (await world.incidents.keep(fall)).bypass_at_most_ms == 2.0
-        assert world.incidents.rows()[0]["bypass_at_most_ms"] is None
+        assert world.incidents.rows()[0].bypass_at_most_ms is None
 
     run(body)
 
@@ -327,7 +327,7 @@ def test_a_flow_at_two_deaths_in_a_row_is_led_around(world: World) -> None:
         assert reason_of("web", world.steered.overlay) == ""
         assert (Change.FLOW_QUARANTINED, Cause.FLOW_BLAMED) in world.ledger.told
         row = quarantine_row(world.steered.overlay.quarantined[0], world.now, effective)
-        assert (row["rules"], row["left_s"]) == (1, 86400)
+        assert (row.rules, row.left_s) == (1, 86400)
         world.now += 90_000
         await world.incidents.expire()
         assert apply(CONFIG, world.steered.overlay) == CONFIG

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from appliance.api.rpc import Caller, Registry
+from appliance.api.schema.guests import Guest
+from appliance.api.schema.state import Bundle
 from appliance.errors import RefusedError
 from appliance.support.bundle import MAX_BYTES, make
 from appliance.support.items import ITEMS, Item
@@ -126,8 +128,8 @@ def test_the_service_makes_one_at_a_time_and_survives_a_broken_method(root: Path
     """A real collector process; the answers of the other methods are in the file."""
     registry = Registry()
 
-    async def good(_: dict[str, object]) -> object:
-        return [{"name": "ips1"}]
+    async def good(_: dict[str, object]) -> list[Guest]:
+        return [Guest(name="ips1", state="available", cause="healthy")]
 
     async def broken(_: dict[str, object]) -> object:
         raise KeyError("gone")
@@ -144,8 +146,8 @@ def test_the_service_makes_one_at_a_time_and_survives_a_broken_method(root: Path
         with pytest.raises(RefusedError, match="is being made already"):
             await registry.call("support.bundle", {}, who)
         made = await first
-        assert isinstance(made, dict)
-        return read(Path(str(made["path"])).read_bytes())
+        assert isinstance(made, Bundle)
+        return read(Path(made.path).read_bytes())
 
     found = asyncio.run(body())
     assert "gone" in found["api/status.show.json"]

@@ -267,11 +267,11 @@ def test_another_ca_keeps_what_waits(tmp_path: Path) -> None:
             log.apply(tasks, model.Syslog(servers=(url,), ca=STRANGER))
             for text in ("one", "two"):
                 events.record(Notice.LOGOUT, ADMIN, text)
-            await until(lambda: bool(log.show()[0]["detail"]))
-            assert log.show()[0]["waiting"] == 2
+            await until(lambda: bool(log.show()[0].detail))
+            assert log.show()[0].waiting == 2
             log.apply(tasks, model.Syslog(servers=(url,), ca=SERVER))
             await until(lambda: len(texts) == 2)
-            await until(lambda: log.show()[0]["waiting"] == 0)
+            await until(lambda: log.show()[0].waiting == 0)
             log.stop()
         server.close()
         assert texts == ["user admin: one", "user admin: two"]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The datapath's counters, attachments and filter reports as answers of the API (api/schema/state.py). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from appliance.api.schema import state
+from appliance.steering.kernel.layout import Side
+
+if TYPE_CHECKING:
+    from appliance.config.schema.model import Rule
+    from appliance.filter.report import Report
+    from appliance.steering.datapath import Attachment
+    from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
+
+
+def attached(attachment: Attachment) -> state.Attached:
+    """A device that the datapath takes frames from."""
+    return state.Attached(
+        device=attachment.device.name,
+        driver=attachment.device.driver,
+        segment=attachment.segment,
+        side=attachment.side.name.lower(),
+        hop=attachment.hop or None,
+        mode=attachment.mode,
+        reason=attachment.reason,
+    )
+
+
+def counters(counts: Counters) -> state.Counters:
+    """All counters."""
+    return state.Counters(
+        ports=_by_place(counts.ports),
+        hops={name: _hop(count) for name, count in counts.hops.items()},
+        rules={name: _rule(count) for name, count in counts.rules.items()},
+        unknown=_device(counts.unknown),
+    )
+
+
+def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
+    """A rule, with what it matched when the datapath has counted it. `why`: why it was added to the configuration."""
+    return state.Rule(
+        name=configured.name,
+        segment=configured.segment or "all",
+        match=configured.match or "every frame",
+        path=list(configured.path),
+        on_unavailable=configured.on_unavailable,
+        why=why,
+        frames=UNSET if count is None else count.frames,
+        bytes=UNSET if count is None else count.octets,
+        to_hop=UNSET if count is None else count.to_hop,
+        bypassed=UNSET if count is None else count.bypassed,
+        blocked=UNSET if count is None else count.blocked,
+    )
+
+
+def _by_place(counts: dict[tuple[str, Side], DeviceCount]) -> dict[str, state.DeviceCounters]:
+    return {f"{segment}/{side.name.lower()}": _device(count) for (segment, side), count in counts.items()}
+
+
+def _device(count: DeviceCount) -> state.DeviceCounters:
+    """Outcomes that never happened are left out."""
+    return state.DeviceCounters(
+        frames=count.total,
+        bytes=sum(count.octets.values()),
+        dropped_frames=count.dropped,
+        outcomes={
+            outcome.name.lower(): state.Outcome(frames=frames, bytes=count.octets[outcome])
+            for outcome, frames in count.frames.items()
+            if frames
+        },
+    )
+
+
+def _hop(count: HopCount) -> state.HopCounters:
+    return state.HopCounters(
+        to_frames=count.to_frames,
+        to_bytes=count.to_octets,
+        from_frames=count.from_frames,
+        skipped={reason.name.lower(): times for reason, times in count.skipped.items() if times},
+        bad_tag=count.bad_tag,
+        returned_unmatched=count.returned_unmatched,
+        taps=_by_place(count.taps),
+    )
+
+
+def _rule(count: RuleCount) -> state.RuleCounters:
+    return state.RuleCounters(
+        frames=count.frames,
+        bytes=count.octets,
+        to_hop=count.to_hop,
+        bypassed=count.bypassed,
+        blocked=count.blocked,
+    )
+
+
+def filters(
+    report: Report, *, by: str, segments: list[str], rules: Sequence[str], cache: tuple[int, int]
+) -> state.Filters:
+    """One generated set of filters. `rules`: names by rank; empty for the `accept` filters of hops, whose ranks are
+    shown. `cache`: hits and misses of the flow cache."""
+
+    def name(rank: int) -> str:
+        return rules[rank] if rank < len(rules) else str(rank)
+
+    not_keyed = f" (rule {name(report.not_keyed)})" if report.not_keyed is not None else ""
+    return state.Filters(
+        by=by,
+        segments=segments,
+        of="rules" if segments else "accept",
+        rules=report.rules,
+        method=report.method,
+        why=report.why,
+        programs=report.programs,
+        joined=report.joined,
+        instructions=report.instructions,
+        table_bytes=report.table_bytes,
+        graph_states=report.states,
+        bit_vector_leaves=report.bit_vector_leaves,
+        expected_ns=report.expected_ns,
+        flow_cache=report.cached,
+        why_flow_cache=report.why_cached + not_keyed,
+        straight={name(rank): reason for rank, reason in report.straight.items()},
+        hidden=[name(rank) for rank in report.unreachable],
+        generate_ms=round(report.generate_s * 1000, 1),
+        load_ms=round(report.load_s * 1000, 1),
+        cache_hits=cache[0] if report.cached else UNSET,
+        cache_misses=cache[1] if report.cached else UNSET,
+    )
