@@ -53,7 +53,9 @@ class Event(NamedTuple):
 
 
 _WANTED = frozenset({Cause.OPERATOR, Cause.CONFIGURED, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE})
-_BROKEN = frozenset({Cause.RELAY_FAULT, Cause.SUPERVISOR_LOST, Cause.CONFIG_INVALID, Cause.DATAPATH_FAULT})
+_BROKEN = frozenset(
+    {Cause.RELAY_FAULT, Cause.RELAY_UNSUPPORTED, Cause.SUPERVISOR_LOST, Cause.CONFIG_INVALID, Cause.DATAPATH_FAULT}
+)
 _RESETS = {"panic": Severity.CRITICAL, "watchdog": Severity.CRITICAL, "power": Severity.ERROR}
 
 
