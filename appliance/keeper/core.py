@@ -35,6 +35,7 @@ class Limits(NamedTuple):
     silent: int = 15 * SECOND  # it is given up at the latest, time in which the keeper stood still not counted
     starting: int = 30 * SECOND  # from its start to its first check-in that is not "hold" (imports are slow)
     grace: int = 30 * SECOND  # the relay is held this long after the last check-in that asked for a position
+    # (at least `checkin` while bypassd serves: check-ins are not continuous)
     ending: int = 5 * SECOND  # an orderly end of bypassd
     backoff_first: int = 100 * MS  # before bypassd is started again; doubles
     backoff_last: int = 5 * SECOND
@@ -51,6 +52,7 @@ class Started(NamedTuple):
 
     relays: tuple[str, ...]
     watchdog: bool = True  # the board has one
+    settle: dict[str, int] | None = None  # how long each relay's contacts take to move (0 where it is not named)
 
 
 class Tick(NamedTuple):
@@ -70,6 +72,7 @@ class CheckIn(NamedTuple):
     relays: dict[str, Ask]
     watchdog_ms: int | None = None
     grace_ns: int | None = None
+    notes: tuple[str, ...] = ()  # what of it could not be used as sent
 
 
 class Exited(NamedTuple):
@@ -94,6 +97,7 @@ class RelayReport(NamedTuple):
     position: str = ""
     error: str = ""
     expected: str = ""
+    cause: Cause = Cause.RELAY_MISSING  # of the error
 
 
 class WatchdogReport(NamedTuple):
@@ -203,9 +207,11 @@ DOWN, STARTING, SERVING, ENDING = "down", "starting", "serving", "ending"
 class RelayState:
     """What is known of one relay."""
 
-    __slots__ = ("cause", "error", "position", "target", "usable", "want", "want_cause")
+    __slots__ = ("cause", "error", "moving_until", "position", "settle", "target", "usable", "want", "want_cause")
 
-    def __init__(self) -> None:
+    def __init__(self, settle: int) -> None:
+        self.settle = settle
+        self.moving_until = 0  # what is read back before then says nothing
         self.usable = False
         self.position = BYPASS  # as last driven or read
         self.target = BYPASS
@@ -236,9 +242,10 @@ class KeeperCore:
         self._kill_at = 0
         self._position_asked: int | None = None  # last check-in that asked for a position
         self._backoff = limits.backoff_first
-        self._due: dict[str, int] = {}  # what is to happen when: spawn, watchdog, feed, verify, relay NAME
+        self._due: dict[str, int] = {}  # what is to happen when: spawn, watchdog, feed, verify, relay NAME, settle NAME
         self._led: bool | None = None
         self._was_late = False
+        self._notes: tuple[str, ...] = ()  # of the last check-in: each is logged once
         self._actions: list[Action] = []
 
     # -- the interface
@@ -284,7 +291,7 @@ class KeeperCore:
             times.append(self._kill_at)
         held = any(relay.usable and relay.want != BYPASS for relay in self.relays.values())
         if self._position_asked is not None and held and not self.stopping:
-            times.append(self._position_asked + self._grace)
+            times.append(self._position_asked + self._held_for())
         return min(times, default=self.started + FAR)
 
     def state(self) -> dict[str, object]:
@@ -306,7 +313,7 @@ class KeeperCore:
     def _start(self, now: int, event: Started) -> None:
         self.started = self._phase_since = now
         self._has_watchdog = event.watchdog
-        self.relays = {name: RelayState() for name in event.relays}
+        self.relays = {name: RelayState((event.settle or {}).get(name, 0)) for name in event.relays}
         if event.watchdog:
             self._due["watchdog"] = now
         for name in event.relays:
@@ -326,12 +333,12 @@ class KeeperCore:
             self._kill_at = now + self.limits.ending
             self._do(Kill(orderly=True))
         elif self.phase == DOWN:
-            self._finish()
+            self._finish(now)
 
-    def _finish(self) -> None:
+    def _finish(self, now: int) -> None:
         for name, relay in self.relays.items():
             if relay.position != BYPASS:
-                self._drive(name, relay, BYPASS, Cause.STOPPING)
+                self._drive(now, name, relay, BYPASS, Cause.STOPPING)
         self._due.clear()
         self._do(CloseWatchdog())
         self._do(Exit())
@@ -342,6 +349,10 @@ class KeeperCore:
         if self.phase not in (STARTING, SERVING):
             return
         self._silence.heard(now)
+        if event.notes != self._notes:
+            self._notes = event.notes
+            for note in event.notes:
+                self._do(Log(f"check-in of bypassd: {note}"))
         if event.grace_ns is not None:
             self._grace = event.grace_ns
         if event.watchdog_ms is not None and event.watchdog_ms != self._watchdog_wanted:
@@ -364,7 +375,7 @@ class KeeperCore:
         self.last_exit = how
         self._enter(now, DOWN)
         if self.stopping:
-            self._finish()
+            self._finish(now)
             return
         if served:
             self._backoff = self.limits.backoff_first
@@ -428,6 +439,10 @@ class KeeperCore:
                     if relay.usable:
                         self._do(ReadRelay(name, relay.target))
                 self._due["verify"] = now + self.limits.verify
+            elif what.startswith("settle "):
+                name = what.removeprefix("settle ")
+                if self.relays[name].usable:
+                    self._do(ReadRelay(name, self.relays[name].target))
             else:
                 self._do(OpenRelay(what.removeprefix("relay ")))
 
@@ -469,7 +484,7 @@ class KeeperCore:
     def _relay_report(self, now: int, event: RelayReport) -> None:
         relay = self.relays[event.relay]
         if event.error:
-            self._relay_lost(now, event.relay, relay, Cause.RELAY_MISSING, event.error)
+            self._relay_lost(now, event.relay, relay, event.cause, event.error)
         elif not relay.usable:
             relay.usable, relay.error = True, ""
             relay.position = relay.target = event.position
@@ -478,6 +493,8 @@ class KeeperCore:
                 self._position_asked = now
             self._do(Log(f"relay {event.relay}: line taken, in {event.position}", severe=False))
             self._do(Send())
+        elif now < relay.moving_until:
+            pass  # read again when the contacts have settled
         elif event.position != event.expected:
             said = f"relay {event.relay}: told {event.expected}, reads {event.position}: check coil and GPIO controller"
             relay.position = event.position
@@ -499,7 +516,8 @@ class KeeperCore:
             self._do(Send())
 
     def _move_relays(self, now: int) -> None:
-        lost = self._position_asked is None or now - self._position_asked >= self._grace
+        silent = FAR if self._position_asked is None else now - self._position_asked
+        lost = silent >= self._held_for()
         for name, relay in self.relays.items():
             if not relay.usable:
                 continue
@@ -509,18 +527,24 @@ class KeeperCore:
             elif lost and relay.want != BYPASS:
                 relay.want = position = BYPASS
                 relay.want_cause = cause = Cause.SUPERVISOR_LOST
-                self._do(Log(f"relay {name}: no supervisor for {self._grace // SECOND} s: to bypass"))
+                self._do(Log(f"relay {name}: no supervisor for {silent // MS} ms: to bypass"))
             relay.cause = cause
             if position != relay.target:
-                self._drive(name, relay, position, cause)
+                self._drive(now, name, relay, position, cause)
         on = bool(self.relays) and all(relay.target == INLINE for relay in self.relays.values())
         if on != self._led:
             self._led = on
             self._do(Led(on))
 
-    def _drive(self, name: str, relay: RelayState, position: str, cause: str) -> None:
+    def _held_for(self) -> int:
+        """How long after the last check-in that asked for a position the relays are held in it."""
+        return max(self._grace, self.limits.checkin) if self.phase == SERVING else self._grace
+
+    def _drive(self, now: int, name: str, relay: RelayState, position: str, cause: str) -> None:
         relay.target = position
         relay.cause = cause
+        if relay.settle:
+            relay.moving_until = self._due[f"settle {name}"] = now + relay.settle
         self._do(Drive(name, position))
         self._do(Log(f"relay {name}: to {position} ({cause})", severe=False))
         self._do(Send())

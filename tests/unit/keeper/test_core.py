@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from appliance.causes import Cause
 from appliance.keeper import core as kc
 from appliance.keeper.core import (
     MS,
@@ -45,19 +46,20 @@ RELAY = "relay-inline"
 class Bench:
     """A core with a perfect board round it; `relay_error`, `stuck` and `watchdog_error` make it less so."""
 
-    def __init__(self) -> None:
+    def __init__(self, settle: int = 0) -> None:
         self.core = KeeperCore()
         self.now = 100 * SECOND
         self.log: list[tuple[int, kc.Action]] = []
         self.line = kc.BYPASS
         self.relay_error = ""
         self.stuck = False
+        self.lags = False  # moves later than it is told: the test moves it
         self.watchdog_error = ""
         self.told: list[str] = []  # positions in the states that bypassd was sent
         self.state = "S"  # what the kernel says of bypassd
         self.ran = self.waited = 0.0  # its share of a processor, and of the queue for one
         self.threads = 1  # 0: the kernel keeps no account
-        self.feed(Started((RELAY,)))
+        self.feed(Started((RELAY,), settle={RELAY: settle}))
 
     def feed(self, event: kc.Event) -> list[kc.Action]:
         """One event, and the reports that its actions bring, as the shell does it."""
@@ -85,7 +87,7 @@ class Bench:
             case ReadRelay(name, expected):
                 return [RelayReport(name, self.line, expected=expected)]
             case Drive(name, position):
-                if not self.stuck:
+                if not self.stuck and not self.lags:
                     self.line = position
                 return [RelayReport(name, self.line, expected=position)]
             case Send():
@@ -307,6 +309,28 @@ def test_the_grace_comes_from_the_configuration(bench: Bench) -> None:
     assert bench.line == kc.BYPASS
 
 
+def test_a_grace_of_zero_holds_while_bypassd_serves_and_not_a_moment_longer(bench: Bench) -> None:
+    """Healthy check-ins keep the link inline; the end of bypassd, or its silence beyond the limit, bypasses at once."""
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, grace_ns=0))
+    done = bench.serve(60)
+    assert bench.line == kc.INLINE
+    assert not of(done, Drive)
+    bench.run(bench.now + bench.core.limits.checkin)
+    assert bench.line == kc.BYPASS, "silent"
+    bench = Bench()
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, grace_ns=0))
+    bench.serve()
+    assert of(bench.feed(Exited("killed by signal 9")), Drive) == [Drive(RELAY, kc.BYPASS)]
+    assert bench.core.relays[RELAY].cause == "supervisor_lost"
+
+
+def test_what_could_not_be_used_of_a_check_in_is_logged_once(bench: Bench) -> None:
+    for _ in range(3):
+        bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, notes=("grace_ms -1 is outside 0 to 5: 0 is used",)))
+    logged = [action.text for _, action in bench.log if isinstance(action, Log)]
+    assert len([text for text in logged if "grace_ms -1" in text]) == 1
+
+
 def test_back_off_grows_and_is_forgotten_after_a_healthy_time(bench: Bench) -> None:
     gaps = []
     for _ in range(8):
@@ -402,6 +426,26 @@ def test_a_line_that_does_not_follow_is_a_fault(bench: Bench) -> None:
     assert of(done, CloseRelay)
     assert bench.core.relays[RELAY].cause == "relay_fault"
     assert not bench.core.relays[RELAY].usable
+
+
+def test_a_relay_that_cannot_be_driven_has_the_cause_that_its_report_names(bench: Bench) -> None:
+    bench.feed(RelayReport(RELAY, error="kind", cause=Cause.RELAY_UNSUPPORTED))
+    assert bench.core.relays[RELAY].cause == "relay_unsupported"
+
+
+def test_a_slow_relay_is_read_back_when_it_has_settled() -> None:
+    """Until then its old position is told and is no fault; a relay that has not moved by then is one."""
+    for stuck, cause in ((False, "healthy"), (True, "relay_fault")):
+        bench = Bench(settle=50 * MS)
+        bench.lags = True
+        bench.check_in(kc.INLINE)
+        assert (bench.line, bench.told[-1]) == (kc.BYPASS, kc.BYPASS)
+        bench.run(bench.now + 49 * MS)
+        assert bench.core.relays[RELAY].usable
+        bench.line = kc.BYPASS if stuck else kc.INLINE
+        bench.run(bench.now + MS)
+        assert bench.core.relays[RELAY].cause == cause
+        assert bench.told[-1] == bench.line
 
 
 def test_a_line_that_falls_by_itself_is_noticed(bench: Bench) -> None:

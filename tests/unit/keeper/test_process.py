@@ -7,8 +7,11 @@ lines in those files, never for a time.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,11 +21,15 @@ from pathlib import Path
 
 import pytest
 
-from appliance.hardware.relay import LineSpec
+from appliance.config.check.load import loads
+from appliance.errors import ConfigError
+from appliance.hardware.relay import RelaySpec
+from appliance.hardware.relay.line import LineSpec
 from appliance.keeper.board import Board
-from appliance.keeper.core import Ask, CheckIn
+from appliance.keeper.client import KeeperLink
+from appliance.keeper.core import MS, Ask, CheckIn
 from appliance.keeper.loop import look_at
-from appliance.keeper.protocol import parse_packet
+from appliance.keeper.protocol import PACKET_BYTES, parse_packet
 
 TESTS = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -57,6 +64,7 @@ while mode != "mute":
     if mode == "rude":
         link._send({"type": "nonsense"})
     link.check_in({"relay-inline": ("inline", "healthy")}, 2000, 20000)
+    print(os.getpid(), file=open(folder + "/serving", "a"), flush=True)
     time.sleep(0.05)
 time.sleep(3600)
 """
@@ -69,9 +77,12 @@ class Process:
         self.folder = folder
         (folder / "board.toml").write_text(BOARD)
         (folder / "mode").write_text("good")
-        for name in ("relay", "watchdog", "children"):
+        for name in ("relay", "watchdog", "children", "serving"):
             (folder / name).touch()
-        command = [sys.executable, "-c", CHILD, str(folder)]
+        self.program = folder / "child"
+        self.program.write_text(f"#!{sys.executable}\n{CHILD}")
+        self.program.chmod(0o755)
+        command = [str(self.program), str(folder)]
         path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, str(TESTS / "support/keeper_on_files.py"), str(folder), *command],
@@ -174,6 +185,87 @@ def test_a_rude_child_is_given_up_and_the_keeper_lives(running: Process) -> None
     assert running.lines("relay") == ["open", "inline"]
 
 
+@pytest.fixture
+def stalled(running: Process) -> Iterator[Callable[[], None]]:
+    """A keeper that starts bypassd anew, whose exec waits until the function that this yields is called.
+
+    The program's file has a write lease: the kernel lets nobody open it, for an exec either, before the holder of the
+    lease gives it up, and tells the holder by SIGIO that somebody waits (fcntl(2)). A stalled disk looks the same.
+    """
+    waits: list[int] = []
+    before = signal.signal(signal.SIGIO, lambda number, _frame: waits.append(number))
+    held = os.open(running.program, os.O_RDONLY)
+    try:
+        child = running.wait_children(1)
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        os.kill(child, signal.SIGKILL)
+        running.until(lambda: bool(waits), "the exec that waits")
+
+        def answer() -> None:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+        yield answer
+    finally:
+        os.close(held)
+        signal.signal(signal.SIGIO, before)
+
+
+def test_a_disk_that_stalls_while_bypassd_is_loaded_costs_no_feed(
+    running: Process, stalled: Callable[[], None]
+) -> None:
+    """The watchdog is fed and the relay held while the exec waits; when the disk answers, bypassd serves."""
+    for _ in range(3):
+        running.wait_fed()
+    assert len(running.children()) == 1
+    stalled()
+    running.wait_children(2)
+    running.wait_fed()
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_an_orderly_stop_does_not_wait_for_a_stalled_disk(running: Process, stalled: Callable[[], None]) -> None:
+    running.wait_fed()
+    running.process.terminate()
+    assert running.process.wait(PATIENCE_S) == 0
+    assert running.lines("relay")[:3] == ["open", "inline", "bypass"]
+    assert running.lines("watchdog")[-1] == "stopped"
+
+
+def test_a_start_without_descriptors_is_tried_again(running: Process) -> None:
+    """EMFILE where the keeper makes its link costs no feed and no relay move, and it says what is wrong."""
+    pid = running.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (5, limits[1]))
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    running.until(lambda: any("Too many open files: started again" in line for line in running.log), "a refusal")
+    running.wait_fed()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    running.wait_children(2)
+    running.wait_fed()
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_a_bypassd_without_a_pidfd_is_watched_all_the_same(running: Process) -> None:
+    (running.folder / "no-pidfd").touch()
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    second = running.wait_children(2)
+    running.until(lambda: str(second) in running.lines("serving"), "serving")
+    os.kill(second, signal.SIGSTOP)
+    os.kill(running.wait_children(3), signal.SIGKILL)
+    running.wait_children(4)
+    assert any("no pidfd of bypassd" in line for line in running.log)
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_a_program_that_is_not_there_is_a_named_end(running: Process) -> None:
+    running.program.rename(running.folder / "gone")
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    running.until(lambda: any("child: No such file" in line for line in running.log), "a refusal")
+    (running.folder / "gone").rename(running.program)
+    running.wait_children(2)
+    assert running.lines("relay") == ["open", "inline"]
+
+
 def test_sigterm_is_an_orderly_stop(running: Process) -> None:
     """Relay first, then the child, then the watchdog; status 0."""
     child = running.wait_children(1)
@@ -212,7 +304,6 @@ def test_a_child_sees_the_end_of_its_keeper(running: Process) -> None:
         (b'{"type": "state"}', "not a check-in"),
         (b'{"type": "checkin", "relays": {"a": {"want": "up"}}}', "unknown want"),
         (b'{"type": "checkin", "relays": {"a": 1}}', "unknown want"),
-        (b'{"type": "checkin", "relays": {}, "grace_ms": -1}', "positive"),
         (b"\xff\xfe\x00", "decode"),
     ],
 )
@@ -226,12 +317,62 @@ def test_a_good_packet() -> None:
     assert parse_packet(packet) == CheckIn({"a": Ask("inline", "x")}, 2000, 5_000_000)
 
 
+@pytest.mark.parametrize(
+    ("grace", "watchdog", "found", "notes"),
+    [
+        ("0", "1000", (1000, 0), 0),
+        ("0.0", "86400000", (86_400_000, 0), 0),
+        ("-1", "0", (1000, 0), 2),
+        ("1e400", "-Infinity", (1000, 86_400_000 * 10**6), 2),
+        ("12345678901234567890", "2500", (2500, 86_400_000 * 10**6), 1),
+        ("NaN", '"2s"', (None, None), 2),
+        ("true", "[]", (None, None), 2),
+    ],
+)
+def test_a_number_out_of_range_is_clamped_and_the_packet_counts(
+    grace: str, watchdog: str, found: tuple[int | None, int | None], notes: int
+) -> None:
+    """No number makes the keeper refuse a check-in: it uses the nearest one, or keeps what it has, and says so."""
+    relays = '{"a": {"want": "inline", "cause": "healthy"}}'
+    text = f'{{"type": "checkin", "relays": {relays}, "grace_ms": {grace}, "watchdog_timeout_ms": {watchdog}}}'
+    made = parse_packet(text.encode())
+    assert (made.watchdog_ms, made.grace_ns) == found
+    assert made.relays == {"a": Ask("inline", "healthy")}
+    assert len(made.notes) == notes
+
+
+@pytest.mark.parametrize("grace", ["0s", "1ns", "999us", "1ms", "24h"])
+def test_what_the_configuration_allows_the_keeper_takes_as_it_is(grace: str) -> None:
+    """From the text of a configuration to the keeper: no valid value is refused or changed."""
+    for timeout in ("1s", "24h"):
+        config = loads(f'[system]\nsupervisor_grace = "{grace}"\n[watchdog]\ntimeout = "{timeout}"\n', "config.toml")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            times = (int(config.watchdog.timeout) // MS, int(config.system.supervisor_grace) // MS)
+            KeeperLink(ours).check_in({"a": ("inline", "healthy")}, *times)
+            made = parse_packet(theirs.recv(PACKET_BYTES))
+        assert (made.watchdog_ms, made.grace_ns, made.notes) == (times[0], times[1] * MS, ())
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("system", "supervisor_grace", "86400001ms"),
+        ("watchdog", "timeout", "86400001ms"),
+        ("watchdog", "timeout", "999999us"),
+    ],
+)
+def test_the_configuration_refuses_what_the_keeper_would_clamp(table: str, key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        loads(f'[{table}]\n{key} = "{value}"\n', "config.toml")
+
+
 def test_the_keepers_reading_of_the_board(tmp_path: Path) -> None:
     path = tmp_path / "board.toml"
     path.write_text(BOARD.replace('"relay-inline"', '"r"\nactive = "low"\non_release = "keeps"\ndisconnect = "d"'))
     board = Board(str(path))
-    assert board.relays[0].inline == LineSpec("r", active_high=False, keeps=True)
-    assert board.relays[0].disconnect == LineSpec("d", active_high=False, keeps=True)
+    options = {"line": "r", "disconnect": "d", "active": "low", "on_release": "keeps"}
+    assert board.relays == [RelaySpec("r", "level", options)]
     assert (board.watchdog, board.led) == ("file", LineSpec("no-such-line"))
 
 
