@@ -78,11 +78,13 @@ class Watchdog:
         return self.timeout()
 
     def timeout(self) -> int:
-        """The device's timeout in milliseconds."""
+        """The device's timeout in milliseconds, 1000 at least. HardwareError: not told, or not usable."""
         try:
             (seconds,) = struct.unpack("=i", fcntl.ioctl(self._fd, _WDIOC_GETTIMEOUT, bytes(4)))
         except OSError as error:
             raise HardwareError(f"{self.path}: the timeout cannot be read: {error.strerror}") from error
+        if seconds < 1:
+            raise HardwareError(f"{self.path}: reports a timeout of {seconds} s: check its driver")
         return int(seconds) * 1000
 
     def feed(self) -> None:

@@ -35,6 +35,7 @@ class Limits(NamedTuple):
     silent: int = 15 * SECOND  # it is given up at the latest, time in which the keeper stood still not counted
     starting: int = 30 * SECOND  # from its start to its first check-in that is not "hold" (imports are slow)
     grace: int = 30 * SECOND  # the relay is held this long after the last check-in that asked for a position
+    # (at least `checkin` while bypassd serves: check-ins are not continuous)
     ending: int = 5 * SECOND  # an orderly end of bypassd
     backoff_first: int = 100 * MS  # before bypassd is started again; doubles
     backoff_last: int = 5 * SECOND
@@ -70,6 +71,7 @@ class CheckIn(NamedTuple):
     relays: dict[str, Ask]
     watchdog_ms: int | None = None
     grace_ns: int | None = None
+    notes: tuple[str, ...] = ()  # what of it could not be used as sent
 
 
 class Exited(NamedTuple):
@@ -239,6 +241,7 @@ class KeeperCore:
         self._due: dict[str, int] = {}  # what is to happen when: spawn, watchdog, feed, verify, relay NAME
         self._led: bool | None = None
         self._was_late = False
+        self._notes: tuple[str, ...] = ()  # of the last check-in: each is logged once
         self._actions: list[Action] = []
 
     # -- the interface
@@ -284,7 +287,7 @@ class KeeperCore:
             times.append(self._kill_at)
         held = any(relay.usable and relay.want != BYPASS for relay in self.relays.values())
         if self._position_asked is not None and held and not self.stopping:
-            times.append(self._position_asked + self._grace)
+            times.append(self._position_asked + self._held_for())
         return min(times, default=self.started + FAR)
 
     def state(self) -> dict[str, object]:
@@ -342,6 +345,10 @@ class KeeperCore:
         if self.phase not in (STARTING, SERVING):
             return
         self._silence.heard(now)
+        if event.notes != self._notes:
+            self._notes = event.notes
+            for note in event.notes:
+                self._do(Log(f"check-in of bypassd: {note}"))
         if event.grace_ns is not None:
             self._grace = event.grace_ns
         if event.watchdog_ms is not None and event.watchdog_ms != self._watchdog_wanted:
@@ -499,7 +506,8 @@ class KeeperCore:
             self._do(Send())
 
     def _move_relays(self, now: int) -> None:
-        lost = self._position_asked is None or now - self._position_asked >= self._grace
+        silent = FAR if self._position_asked is None else now - self._position_asked
+        lost = silent >= self._held_for()
         for name, relay in self.relays.items():
             if not relay.usable:
                 continue
@@ -509,7 +517,7 @@ class KeeperCore:
             elif lost and relay.want != BYPASS:
                 relay.want = position = BYPASS
                 relay.want_cause = cause = Cause.SUPERVISOR_LOST
-                self._do(Log(f"relay {name}: no supervisor for {self._grace // SECOND} s: to bypass"))
+                self._do(Log(f"relay {name}: no supervisor for {silent // MS} ms: to bypass"))
             relay.cause = cause
             if position != relay.target:
                 self._drive(name, relay, position, cause)
@@ -517,6 +525,10 @@ class KeeperCore:
         if on != self._led:
             self._led = on
             self._do(Led(on))
+
+    def _held_for(self) -> int:
+        """How long after the last check-in that asked for a position the relays are held in it."""
+        return max(self._grace, self.limits.checkin) if self.phase == SERVING else self._grace
 
     def _drive(self, name: str, relay: RelayState, position: str, cause: str) -> None:
         relay.target = position

@@ -4,7 +4,8 @@
 bypassd -> keeper  {"type": "checkin", "relays": {"relay-inline": {"want": "inline", "cause": "healthy"}},
                     "watchdog_timeout_ms": 2000, "grace_ms": 30000}
                    want: inline | bypass | disconnect | hold (still starting: keep what is). A relay that is not
-                   named goes to bypass. The last two are optional.
+                   named goes to bypass. The last two are optional; a number outside its range (ranges.py) is
+                   clamped, and what is not a number is ignored. The keeper logs both.
 keeper -> bypassd  {"type": "state", "relays": {"relay-inline": {"relay": "inline", "cause": "healthy",
                     "usable": true, "error": ""}}, "bypassd_restarts": 0, "last_exit": "",
                     "watchdog": {"present": true, "timeout_ms": 2000, "error": ""}, "keeper_started_ns": 1}
@@ -15,13 +16,14 @@ from __future__ import annotations
 import json
 
 from appliance.keeper.core import MS, WANTS, Ask, CheckIn
+from appliance.ranges import SUPERVISOR_GRACE_MS, WATCHDOG_TIMEOUT_MS, Range
 
 LINK_VARIABLE = "BYPASS_KEEPER_FD"
 PACKET_BYTES = 65536
 
 
 def parse_packet(packet: bytes) -> CheckIn:
-    """Read one packet of bypassd; ValueError says what is wrong with it."""
+    """Read one packet of bypassd; ValueError says why it is no check-in. A bad number never makes it one."""
     data = json.loads(packet)
     if not isinstance(data, dict) or data.get("type") != "checkin" or not isinstance(data.get("relays"), dict):
         raise ValueError("not a check-in")
@@ -30,7 +32,20 @@ def parse_packet(packet: bytes) -> CheckIn:
         if not isinstance(ask, dict) or ask.get("want") not in WANTS:
             raise ValueError(f"relay {name}: unknown want")
         relays[str(name)] = Ask(ask["want"], str(ask.get("cause", "")))
-    numbers = [data.get("watchdog_timeout_ms"), data.get("grace_ms")]
-    if not all(number is None or (isinstance(number, int) and number > 0) for number in numbers):
-        raise ValueError("times must be positive whole milliseconds")
-    return CheckIn(relays, numbers[0], None if numbers[1] is None else numbers[1] * MS)
+    notes: list[str] = []
+    watchdog = _milliseconds(data, "watchdog_timeout_ms", WATCHDOG_TIMEOUT_MS, notes)
+    grace = _milliseconds(data, "grace_ms", SUPERVISOR_GRACE_MS, notes)
+    return CheckIn(relays, watchdog, None if grace is None else grace * MS, tuple(notes))
+
+
+def _milliseconds(data: dict[str, object], key: str, allowed: Range, notes: list[str]) -> int | None:
+    value = data.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 0 or value < 0):  # NaN: neither
+        notes.append(f"{key} is not a number: {str(value)[:40]}: ignored")
+        return None
+    used = allowed.clamp(value)
+    if used != value:
+        notes.append(f"{key} {value:.20g} is outside {allowed.least} to {allowed.most}: {used} is used")
+    return used

@@ -82,10 +82,10 @@ def _range(where: str, path: Path, value: Duration | Size, least: int, most: int
 
 def _times(config: Config) -> Iterator[Finding]:
     longest = limits.MAX_DURATION
-    grace = config.system.supervisor_grace
-    yield from _range("system: supervisor_grace", ("system", "supervisor_grace"), grace, 0, longest)
-    timeout = config.watchdog.timeout
-    yield from _range("watchdog: timeout", ("watchdog", "timeout"), timeout, limits.MIN_WATCHDOG, longest)
+    grace, where = config.system.supervisor_grace, ("system", "supervisor_grace")
+    yield from _range("system: supervisor_grace", where, grace, limits.MIN_GRACE, limits.MAX_GRACE)
+    timeout, where = config.watchdog.timeout, ("watchdog", "timeout")
+    yield from _range("watchdog: timeout", where, timeout, limits.MIN_WATCHDOG, limits.MAX_WATCHDOG)
     for index, segment in enumerate(config.segment):
         path: Path = ("segment", index, "rearm_delay")
         yield from _range(f"segment {segment.name}: rearm_delay", path, segment.rearm_delay, 0, longest)

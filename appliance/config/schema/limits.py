@@ -4,6 +4,8 @@
 An error names the constant, so that it can be found here.
 """
 
+from appliance.ranges import SUPERVISOR_GRACE_MS, WATCHDOG_TIMEOUT_MS
+
 MAX_SEGMENTS = 16
 MAX_HOPS = 127  # guests and remotes together; hop id 0 means "out"
 MAX_GROUPS = 64
@@ -20,7 +22,8 @@ MIN_INTERVAL = 10**6  # ns between heartbeats or probes
 MIN_CONNECT_INTERVAL = 10**7  # ns; a connection each, and the guest must clear them away
 MAX_PROBES = 16  # of one guest
 MAX_QUARANTINE = 30 * 24 * 3600 * 10**9  # ns
-MIN_WATCHDOG = 10**9  # ns; watchdog devices count whole seconds
+MIN_WATCHDOG, MAX_WATCHDOG = (ms * 10**6 for ms in WATCHDOG_TIMEOUT_MS)  # ns
+MIN_GRACE, MAX_GRACE = (ms * 10**6 for ms in SUPERVISOR_GRACE_MS)  # ns
 MIN_MEMORY = 16 << 20  # bytes; less boots no kernel
 MAX_MEMORY = 1 << 40  # bytes
 MIN_OVERHEAD = 64 << 20  # bytes; QEMU alone takes that, and the kernel would end the guest at its start

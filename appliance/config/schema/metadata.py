@@ -42,7 +42,7 @@ FIELDS: Final[dict[str, Field]] = {
     "system.supervisor_grace": Field(
         "how long the relay is held inline without a supervisor before it goes to bypass",
         source="a cold start of the supervisor on the slowest board, twice",
-        range=_time(0),
+        range=_time(limits.MIN_GRACE, limits.MAX_GRACE),
     ),
     "system.idle_timeout": Field(
         "a session of the shell in which nobody types ends after this time; 0s: never",
@@ -72,7 +72,7 @@ FIELDS: Final[dict[str, Field]] = {
     "watchdog.timeout": Field(
         "the board is reset when its software is silent this long",
         source="ring 3: a hung kernel is bypassed in 2 s",
-        range=_time(limits.MIN_WATCHDOG),
+        range=_time(limits.MIN_WATCHDOG, limits.MAX_WATCHDOG),
     ),
     "guest.name": _NAME,
     "guest.image": Field("disk image; relative names are below the image folder", RESTART, "either this or a kernel"),

@@ -307,6 +307,28 @@ def test_the_grace_comes_from_the_configuration(bench: Bench) -> None:
     assert bench.line == kc.BYPASS
 
 
+def test_a_grace_of_zero_holds_while_bypassd_serves_and_not_a_moment_longer(bench: Bench) -> None:
+    """Healthy check-ins keep the link inline; the end of bypassd, or its silence beyond the limit, bypasses at once."""
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, grace_ns=0))
+    done = bench.serve(60)
+    assert bench.line == kc.INLINE
+    assert not of(done, Drive)
+    bench.run(bench.now + bench.core.limits.checkin)
+    assert bench.line == kc.BYPASS, "silent"
+    bench = Bench()
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, grace_ns=0))
+    bench.serve()
+    assert of(bench.feed(Exited("killed by signal 9")), Drive) == [Drive(RELAY, kc.BYPASS)]
+    assert bench.core.relays[RELAY].cause == "supervisor_lost"
+
+
+def test_what_could_not_be_used_of_a_check_in_is_logged_once(bench: Bench) -> None:
+    for _ in range(3):
+        bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, notes=("grace_ms -1 is outside 0 to 5: 0 is used",)))
+    logged = [action.text for _, action in bench.log if isinstance(action, Log)]
+    assert len([text for text in logged if "grace_ms -1" in text]) == 1
+
+
 def test_back_off_grows_and_is_forgotten_after_a_healthy_time(bench: Bench) -> None:
     gaps = []
     for _ in range(8):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,11 +19,14 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.check.load import loads
+from appliance.errors import ConfigError
 from appliance.hardware.relay import LineSpec
 from appliance.keeper.board import Board
-from appliance.keeper.core import Ask, CheckIn
+from appliance.keeper.client import KeeperLink
+from appliance.keeper.core import MS, Ask, CheckIn
 from appliance.keeper.loop import look_at
-from appliance.keeper.protocol import parse_packet
+from appliance.keeper.protocol import PACKET_BYTES, parse_packet
 
 TESTS = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -212,7 +216,6 @@ def test_a_child_sees_the_end_of_its_keeper(running: Process) -> None:
         (b'{"type": "state"}', "not a check-in"),
         (b'{"type": "checkin", "relays": {"a": {"want": "up"}}}', "unknown want"),
         (b'{"type": "checkin", "relays": {"a": 1}}', "unknown want"),
-        (b'{"type": "checkin", "relays": {}, "grace_ms": -1}', "positive"),
         (b"\xff\xfe\x00", "decode"),
     ],
 )
@@ -224,6 +227,56 @@ def test_bad_packets_are_refused(packet: bytes, said: str) -> None:
 def test_a_good_packet() -> None:
     packet = b'{"type":"checkin","relays":{"a":{"want":"inline","cause":"x"}},"watchdog_timeout_ms":2000,"grace_ms":5}'
     assert parse_packet(packet) == CheckIn({"a": Ask("inline", "x")}, 2000, 5_000_000)
+
+
+@pytest.mark.parametrize(
+    ("grace", "watchdog", "found", "notes"),
+    [
+        ("0", "1000", (1000, 0), 0),
+        ("0.0", "86400000", (86_400_000, 0), 0),
+        ("-1", "0", (1000, 0), 2),
+        ("1e400", "-Infinity", (1000, 86_400_000 * 10**6), 2),
+        ("12345678901234567890", "2500", (2500, 86_400_000 * 10**6), 1),
+        ("NaN", '"2s"', (None, None), 2),
+        ("true", "[]", (None, None), 2),
+    ],
+)
+def test_a_number_out_of_range_is_clamped_and_the_packet_counts(
+    grace: str, watchdog: str, found: tuple[int | None, int | None], notes: int
+) -> None:
+    """No number makes the keeper refuse a check-in: it uses the nearest one, or keeps what it has, and says so."""
+    relays = '{"a": {"want": "inline", "cause": "healthy"}}'
+    text = f'{{"type": "checkin", "relays": {relays}, "grace_ms": {grace}, "watchdog_timeout_ms": {watchdog}}}'
+    made = parse_packet(text.encode())
+    assert (made.watchdog_ms, made.grace_ns) == found
+    assert made.relays == {"a": Ask("inline", "healthy")}
+    assert len(made.notes) == notes
+
+
+@pytest.mark.parametrize("grace", ["0s", "1ns", "999us", "1ms", "24h"])
+def test_what_the_configuration_allows_the_keeper_takes_as_it_is(grace: str) -> None:
+    """From the text of a configuration to the keeper: no valid value is refused or changed."""
+    for timeout in ("1s", "24h"):
+        config = loads(f'[system]\nsupervisor_grace = "{grace}"\n[watchdog]\ntimeout = "{timeout}"\n', "config.toml")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            times = (int(config.watchdog.timeout) // MS, int(config.system.supervisor_grace) // MS)
+            KeeperLink(ours).check_in({"a": ("inline", "healthy")}, *times)
+            made = parse_packet(theirs.recv(PACKET_BYTES))
+        assert (made.watchdog_ms, made.grace_ns, made.notes) == (times[0], times[1] * MS, ())
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("system", "supervisor_grace", "86400001ms"),
+        ("watchdog", "timeout", "86400001ms"),
+        ("watchdog", "timeout", "999999us"),
+    ],
+)
+def test_the_configuration_refuses_what_the_keeper_would_clamp(table: str, key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        loads(f'[{table}]\n{key} = "{value}"\n', "config.toml")
 
 
 def test_the_keepers_reading_of_the_board(tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The ranges of the numbers that the keeper gets from the configuration and from board.toml, in whole milliseconds.
+
+This is their only definition. `bypass check` refuses a configuration outside them, and the keeper clamps what it is
+sent, so that no number that bypassd sends can cost the link. Imports nothing but NamedTuple: the keeper loads it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_DAY_MS = 24 * 3600 * 1000
+
+
+class Range(NamedTuple):
+    """Both ends belong to the range."""
+
+    least: int
+    most: int
+
+    def clamp(self, value: float) -> int:
+        """The number of the range that is nearest to `value` (which may be infinite, but not NaN)."""
+        return int(min(max(value, self.least), self.most))
+
+
+SUPERVISOR_GRACE_MS = Range(0, _DAY_MS)
+"""How long a relay is held without a supervisor. 0: it goes to bypass as soon as the supervisor is lost."""
+
+WATCHDOG_TIMEOUT_MS = Range(1000, _DAY_MS)
+"""Watchdog devices count whole seconds."""
+
+RELAY_SETTLE_MS = Range(0, 10_000)
+"""From the order to a relay until its contacts have moved."""
