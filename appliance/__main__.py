@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parent = os.getppid()
     keeper = KeeperLink.from_environment()
     keeper.hold()
-    if keeper.present and not die_with_parent(parent):
+    if keeper.lost or (keeper.present and not die_with_parent(parent)):
         return 0  # the keeper died while we started; the next one starts its own
     _be_ordinary()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The shell around core.py: one loop that polls a socket, a process and a signal, and does what the core's steps say.
 
-Nothing in the loop waits for a disk, a pipe or another process.
+Nothing in the loop waits for a disk, a pipe or another process; what has to (an exec) is done by starter.py's thread.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from appliance.keeper.core import (
 )
 from appliance.keeper.protocol import LINK_VARIABLE, PACKET_BYTES, parse_packet
 from appliance.keeper.silence import Looked
+from appliance.keeper.starter import Starter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,9 +97,12 @@ class Keeper:
         self._relays = {spec.name: Relay(spec) for spec in board.relays}
         self._led = Line(board.led) if board.led else None
         self._watchdog: Watchdog | None = None
+        self._starter: Starter | None = None
         self._link: socket.socket | None = None
-        self._pid = 0
-        self._pidfd = -1
+        self._starting: socket.socket | None = None  # bypassd's end of the link while it is being started
+        self._kill_starting = 0  # the signal that it gets as soon as it is there
+        self._pid = 0  # our child until `_reap`: no other process can get its number before
+        self._pidfd = -1  # wakes the loop at its end; without one the loop looks at each turn
         self._poll = select.poll()
         self._events: list[Event] = []
         self._running = True
@@ -130,10 +134,12 @@ class Keeper:
             if fd == self._signals:
                 os.read(self._signals, 64)
                 self._events.append(Stop())
-            elif fd == self._pidfd:
-                self._reap()
+            elif self._starter is not None and fd == self._starter.fileno():
+                self._started(self._starter)
             elif self._link is not None and fd == self._link.fileno():
                 self._receive(self._link)
+        if self._pid:
+            self._reap()
 
     # -- actions
 
@@ -219,39 +225,59 @@ class Keeper:
     # -- bypassd
 
     def _spawn(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        with theirs:
-            theirs.set_inheritable(True)
-            environment = {**os.environ, LINK_VARIABLE: str(theirs.fileno())}
-            try:
-                # the scheduler resets priority and policy on fork (see `harden`); locked memory does not survive exec
-                self._pid = os.posix_spawn(
-                    self._command[0], self._command, environment, setpgroup=0, setsigmask=(), setsigdef=[signal.SIGHUP]
-                )
-                self._pidfd = os.pidfd_open(self._pid)
-            except OSError as error:
-                ours.close()
-                self._events.append(Exited(f"cannot be started: {self._command[0]}: {error.strerror}"))
-                return
-        self._link = ours
+        try:
+            if self._starter is None:
+                self._starter = Starter()
+                self._poll.register(self._starter, select.POLLIN)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        except OSError as error:  # no descriptor, no thread: tried again with the back-off of every start
+            self._events.append(Exited(f"cannot be started: {error.strerror or error}"))
+            return
+        theirs.set_inheritable(True)
+        self._link, self._starting = ours, theirs
         self._poll.register(ours, select.POLLIN)
-        self._poll.register(self._pidfd, select.POLLIN)
+        # the scheduler resets priority and policy on fork (see `harden`); locked memory does not survive exec
+        self._starter.start(self._command, {**os.environ, LINK_VARIABLE: str(theirs.fileno())})
         self._send()
 
+    def _started(self, starter: Starter) -> None:
+        assert self._starting is not None
+        self._starting.close()
+        self._starting = None
+        try:
+            self._pid = starter.result()
+        except OSError as error:
+            self._drop_link()
+            self._events.append(Exited(f"cannot be started: {self._command[0]}: {error.strerror}"))
+            return
+        try:
+            self._pidfd = os.pidfd_open(self._pid)
+            self._poll.register(self._pidfd, select.POLLIN)
+        except OSError as error:
+            self._log.line(f"no pidfd of bypassd: {error.strerror}: its end is noticed within a second", severe=False)
+        if number := self._kill_starting:
+            self._kill(number)
+
     def _kill(self, number: int) -> None:
-        if self._pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
-                pass  # it ended meanwhile, and the poll says so next
+        if self._starting is not None:
+            self._kill_starting = number
+            if self.core.stopping:  # do not wait for the disk: once loaded it finds its link closed, and ends
+                self._events.append(Exited("was still being loaded"))
+        elif self._pid:
+            os.kill(self._pid, number)
 
     def _reap(self) -> None:
-        _, status = os.waitpid(self._pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        self._poll.unregister(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
+        """Take the exit status in, if bypassd has ended."""
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if not pid:
+            return
+        self._pid = self._kill_starting = 0
+        if self._pidfd >= 0:
+            self._poll.unregister(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
         self._drop_link()
+        code = os.waitstatus_to_exitcode(status)
         self._events.append(Exited(f"ended with status {code}" if code >= 0 else f"killed by signal {-code}"))
 
     def _drop_link(self) -> None:

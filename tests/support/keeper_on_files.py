@@ -8,7 +8,10 @@ FOLDER/relay gets one line a position; FOLDER/watchdog gets one line a call.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from appliance.hardware.relay import Relay, RelaySpec
@@ -18,11 +21,12 @@ from appliance.keeper.board import Board
 from appliance.keeper.core import Limits
 
 FOLDER = Path(sys.argv[1])
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+FILES = {name: os.open(FOLDER / name, FLAGS, 0o644) for name in ("relay", "watchdog")}
 
 
 def note(name: str, text: str) -> None:
-    with (FOLDER / name).open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
+    os.write(FILES[name], (text + "\n").encode())
 
 
 class FileRelay(Relay):
@@ -60,11 +64,18 @@ class FileWatchdog(Watchdog):
         note("watchdog", "stopped" if orderly else "closed")
 
 
+def pidfd_open(pid: int, flags: int = 0, real: Callable[[int, int], int] = os.pidfd_open) -> int:
+    if (FOLDER / "no-pidfd").exists():
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+    return real(pid, flags)
+
+
 def main() -> int:
     """Run the keeper of a board with one relay and a watchdog, quick to lose patience."""
     setattr(loop, "Relay", FileRelay)  # noqa: B010
     setattr(loop, "find", str)  # noqa: B010
     setattr(Watchdog, "open", lambda path: FileWatchdog())  # noqa: B010
+    setattr(os, "pidfd_open", pidfd_open)  # noqa: B010
     board = Board(str(FOLDER / "board.toml"))
     assert not board.error
     made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), Limits(checkin=300_000_000, looping=500_000_000))

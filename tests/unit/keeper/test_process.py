@@ -7,7 +7,9 @@ lines in those files, never for a time.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -61,6 +63,7 @@ while mode != "mute":
     if mode == "rude":
         link._send({"type": "nonsense"})
     link.check_in({"relay-inline": ("inline", "healthy")}, 2000, 20000)
+    print(os.getpid(), file=open(folder + "/serving", "a"), flush=True)
     time.sleep(0.05)
 time.sleep(3600)
 """
@@ -73,9 +76,12 @@ class Process:
         self.folder = folder
         (folder / "board.toml").write_text(BOARD)
         (folder / "mode").write_text("good")
-        for name in ("relay", "watchdog", "children"):
+        for name in ("relay", "watchdog", "children", "serving"):
             (folder / name).touch()
-        command = [sys.executable, "-c", CHILD, str(folder)]
+        self.program = folder / "child"
+        self.program.write_text(f"#!{sys.executable}\n{CHILD}")
+        self.program.chmod(0o755)
+        command = [str(self.program), str(folder)]
         path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, str(TESTS / "support/keeper_on_files.py"), str(folder), *command],
@@ -175,6 +181,87 @@ def test_a_rude_child_is_given_up_and_the_keeper_lives(running: Process) -> None
     os.kill(running.wait_children(1), signal.SIGKILL)
     running.wait_children(3)
     running.until(lambda: any("no check-in" in line for line in running.log), "a line about it")
+    assert running.lines("relay") == ["open", "inline"]
+
+
+@pytest.fixture
+def stalled(running: Process) -> Iterator[Callable[[], None]]:
+    """A keeper that starts bypassd anew, whose exec waits until the function that this yields is called.
+
+    The program's file has a write lease: the kernel lets nobody open it, for an exec either, before the holder of the
+    lease gives it up, and tells the holder by SIGIO that somebody waits (fcntl(2)). A stalled disk looks the same.
+    """
+    waits: list[int] = []
+    before = signal.signal(signal.SIGIO, lambda number, _frame: waits.append(number))
+    held = os.open(running.program, os.O_RDONLY)
+    try:
+        child = running.wait_children(1)
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        os.kill(child, signal.SIGKILL)
+        running.until(lambda: bool(waits), "the exec that waits")
+
+        def answer() -> None:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+        yield answer
+    finally:
+        os.close(held)
+        signal.signal(signal.SIGIO, before)
+
+
+def test_a_disk_that_stalls_while_bypassd_is_loaded_costs_no_feed(
+    running: Process, stalled: Callable[[], None]
+) -> None:
+    """The watchdog is fed and the relay held while the exec waits; when the disk answers, bypassd serves."""
+    for _ in range(3):
+        running.wait_fed()
+    assert len(running.children()) == 1
+    stalled()
+    running.wait_children(2)
+    running.wait_fed()
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_an_orderly_stop_does_not_wait_for_a_stalled_disk(running: Process, stalled: Callable[[], None]) -> None:
+    running.wait_fed()
+    running.process.terminate()
+    assert running.process.wait(PATIENCE_S) == 0
+    assert running.lines("relay")[:3] == ["open", "inline", "bypass"]
+    assert running.lines("watchdog")[-1] == "stopped"
+
+
+def test_a_start_without_descriptors_is_tried_again(running: Process) -> None:
+    """EMFILE where the keeper makes its link costs no feed and no relay move, and it says what is wrong."""
+    pid = running.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (5, limits[1]))
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    running.until(lambda: any("Too many open files: started again" in line for line in running.log), "a refusal")
+    running.wait_fed()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    running.wait_children(2)
+    running.wait_fed()
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_a_bypassd_without_a_pidfd_is_watched_all_the_same(running: Process) -> None:
+    (running.folder / "no-pidfd").touch()
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    second = running.wait_children(2)
+    running.until(lambda: str(second) in running.lines("serving"), "serving")
+    os.kill(second, signal.SIGSTOP)
+    os.kill(running.wait_children(3), signal.SIGKILL)
+    running.wait_children(4)
+    assert any("no pidfd of bypassd" in line for line in running.log)
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_a_program_that_is_not_there_is_a_named_end(running: Process) -> None:
+    running.program.rename(running.folder / "gone")
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    running.until(lambda: any("child: No such file" in line for line in running.log), "a refusal")
+    (running.folder / "gone").rename(running.program)
+    running.wait_children(2)
     assert running.lines("relay") == ["open", "inline"]
 
 
