@@ -19,6 +19,7 @@ class Cause(StrEnum):
     LINK_DOWN = "link_down"
     RELAY_MISSING = "relay_missing"
     RELAY_FAULT = "relay_fault"
+    RELAY_UNSUPPORTED = "relay_unsupported"
     WATCHDOG_MISSING = "watchdog_missing"
     DATAPATH_FAULT = "datapath_fault"
     REARMING = "rearming"
@@ -66,6 +67,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.LINK_DOWN: "a port of the segment has no link: check cable and neighbour",
     Cause.RELAY_MISSING: "the relay line cannot be opened: check board.toml and the GPIO driver",
     Cause.RELAY_FAULT: "the relay line does not follow what it is told",
+    Cause.RELAY_UNSUPPORTED: "this firmware cannot drive the board's kind of relay: correct board.toml or update it",
     Cause.WATCHDOG_MISSING: "the hardware watchdog cannot be opened: a hang would not be noticed",
     Cause.DATAPATH_FAULT: "the kernel refused the datapath",
     Cause.REARMING: "healthy again, waiting for the re-arm delay",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from appliance.errors import HardwareError
+from appliance.hardware import relay as relays
 from appliance.units import Duration
 
 
@@ -34,15 +35,22 @@ class Port(_Table, frozen=True):
 
 
 class Relay(_Table, frozen=True):
-    """The relay of one LAN/WAN pair."""
+    """The relay of one LAN/WAN pair. `kind` says how it is driven, `options` are the keys of its kind (relay/)."""
 
     ports: tuple[str, str]
-    line: str  # GPIO line; driven = inline
-    kind: Literal["gpio"] = "gpio"
-    disconnect: str = ""  # GPIO line; driven = disconnect ("" = this board has none)
-    active: Literal["high", "low"] = "high"
-    on_release: Literal["reverts", "keeps"] = "reverts"
-    settle: Duration = Duration(0)  # from the order to closed contacts
+    kind: str = relays.DEFAULT_KIND
+    settle: Duration = Duration(0)  # from an order until the contacts have moved
+    options: dict[str, Any] = {}
+
+    @property
+    def line(self) -> str:
+        """The relay's name, which is that of its GPIO line where it has one."""
+        return relays.name_of({"ports": self.ports, **self.options})
+
+    @property
+    def disconnect(self) -> bool:
+        """Whether the board can separate both ports."""
+        return bool(self.options.get("disconnect"))
 
 
 class Watchdog(_Table, frozen=True):
@@ -87,13 +95,37 @@ class Board(_Table, frozen=True):
 def _decode(kind: type, value: Any) -> Any:
     if kind is Duration and isinstance(value, str):
         return Duration.parse(value)
-    raise ValueError(f"{value!r} is not what is wanted here")
+    raise ValueError(f"{value!r} is not allowed here")
+
+
+def _sort_relay_keys(data: dict[str, Any]) -> None:
+    """Move the keys that a kind of relay adds into `options`. ValueError: a known kind has no such key or value."""
+    tables = data.get("relay")
+    for number, table in enumerate(tables if isinstance(tables, list) else (), 1):
+        if not isinstance(table, dict):
+            continue
+        options = {key: table.pop(key) for key in list(table) if key not in relays.COMMON_KEYS}
+        table["options"] = options
+        kind = relays.KINDS.get(str(table.get("kind", relays.DEFAULT_KIND)))
+        if kind is None:
+            continue  # the keeper says so, and the relay stays in bypass
+        for key, value in options.items():
+            where = f"relay {number}: {key}"
+            if key not in kind.keys:
+                raise ValueError(f"{where}: no such key; there are: {', '.join([*relays.COMMON_KEYS, *kind.keys])}")
+            words = kind.keys[key]
+            if not isinstance(value, str) or (words and value not in words):
+                raise ValueError(f"{where}: must be {' or '.join(words) or 'text'}, not {value!r}")
+        if "line" in kind.keys and "line" not in options:
+            raise ValueError(f"relay {number}: line is missing")
 
 
 def parse(text: str, source: str = "board.toml") -> Board:
     """Read a board; HardwareError names the file, where, and what."""
     try:
-        board = msgspec.convert(tomllib.loads(text), Board, dec_hook=_decode)
+        data = tomllib.loads(text)
+        _sort_relay_keys(data)
+        board = msgspec.convert(data, Board, dec_hook=_decode)
     except (ValueError, msgspec.ValidationError) as error:
         raise HardwareError(f"{source}: {error}") from error
     names = [port.name for port in board.port]

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The keeper's own reading of board.toml: the relays, the watchdog and the status LED."""
+"""What the keeper reads of board.toml: the relays, the watchdog and the status LED."""
 
 from __future__ import annotations
 
-from appliance.hardware.relay import LineSpec, RelaySpec
+from appliance.hardware.relay import RelaySpec, spec_of
+from appliance.hardware.relay.line import LineSpec
 
 
 class Board:
-    """The keeper's own reading of board.toml: relays, watchdog, LED. `error` says in one line what it cannot use."""
+    """The relays, the watchdog and the LED. `error` says in one line why the file cannot be used at all."""
 
     def __init__(self, path: str) -> None:
         self.relays: list[RelaySpec] = []
@@ -24,17 +25,7 @@ class Board:
             self.error = f"{path}: {what}: the keeper stays in bypass until board.toml is right and it is restarted"
 
     def _read(self, data: dict[str, object]) -> None:
-        for table in _tables(data, "relay"):
-            keeps = str(table.get("on_release", "reverts")) == "keeps"
-            high = str(table.get("active", "high")) == "high"
-            disconnect = table.get("disconnect")
-            self.relays.append(
-                RelaySpec(
-                    name=str(table["line"]),
-                    inline=LineSpec(str(table["line"]), high, keeps),
-                    disconnect=LineSpec(str(disconnect), high, keeps) if disconnect else None,
-                )
-            )
+        self.relays = [spec_of(table) for table in _tables(data, "relay")]
         watchdog = data.get("watchdog")
         if isinstance(watchdog, dict):
             self.watchdog = str(watchdog.get("driver", ""))

@@ -52,6 +52,7 @@ class Started(NamedTuple):
 
     relays: tuple[str, ...]
     watchdog: bool = True  # the board has one
+    settle: dict[str, int] | None = None  # how long each relay's contacts take to move (0 where it is not named)
 
 
 class Tick(NamedTuple):
@@ -96,6 +97,7 @@ class RelayReport(NamedTuple):
     position: str = ""
     error: str = ""
     expected: str = ""
+    cause: Cause = Cause.RELAY_MISSING  # of the error
 
 
 class WatchdogReport(NamedTuple):
@@ -205,9 +207,11 @@ DOWN, STARTING, SERVING, ENDING = "down", "starting", "serving", "ending"
 class RelayState:
     """What is known of one relay."""
 
-    __slots__ = ("cause", "error", "position", "target", "usable", "want", "want_cause")
+    __slots__ = ("cause", "error", "moving_until", "position", "settle", "target", "usable", "want", "want_cause")
 
-    def __init__(self) -> None:
+    def __init__(self, settle: int) -> None:
+        self.settle = settle
+        self.moving_until = 0  # what is read back before then says nothing
         self.usable = False
         self.position = BYPASS  # as last driven or read
         self.target = BYPASS
@@ -238,7 +242,7 @@ class KeeperCore:
         self._kill_at = 0
         self._position_asked: int | None = None  # last check-in that asked for a position
         self._backoff = limits.backoff_first
-        self._due: dict[str, int] = {}  # what is to happen when: spawn, watchdog, feed, verify, relay NAME
+        self._due: dict[str, int] = {}  # what is to happen when: spawn, watchdog, feed, verify, relay NAME, settle NAME
         self._led: bool | None = None
         self._was_late = False
         self._notes: tuple[str, ...] = ()  # of the last check-in: each is logged once
@@ -309,7 +313,7 @@ class KeeperCore:
     def _start(self, now: int, event: Started) -> None:
         self.started = self._phase_since = now
         self._has_watchdog = event.watchdog
-        self.relays = {name: RelayState() for name in event.relays}
+        self.relays = {name: RelayState((event.settle or {}).get(name, 0)) for name in event.relays}
         if event.watchdog:
             self._due["watchdog"] = now
         for name in event.relays:
@@ -329,12 +333,12 @@ class KeeperCore:
             self._kill_at = now + self.limits.ending
             self._do(Kill(orderly=True))
         elif self.phase == DOWN:
-            self._finish()
+            self._finish(now)
 
-    def _finish(self) -> None:
+    def _finish(self, now: int) -> None:
         for name, relay in self.relays.items():
             if relay.position != BYPASS:
-                self._drive(name, relay, BYPASS, Cause.STOPPING)
+                self._drive(now, name, relay, BYPASS, Cause.STOPPING)
         self._due.clear()
         self._do(CloseWatchdog())
         self._do(Exit())
@@ -371,7 +375,7 @@ class KeeperCore:
         self.last_exit = how
         self._enter(now, DOWN)
         if self.stopping:
-            self._finish()
+            self._finish(now)
             return
         if served:
             self._backoff = self.limits.backoff_first
@@ -435,6 +439,10 @@ class KeeperCore:
                     if relay.usable:
                         self._do(ReadRelay(name, relay.target))
                 self._due["verify"] = now + self.limits.verify
+            elif what.startswith("settle "):
+                name = what.removeprefix("settle ")
+                if self.relays[name].usable:
+                    self._do(ReadRelay(name, self.relays[name].target))
             else:
                 self._do(OpenRelay(what.removeprefix("relay ")))
 
@@ -476,7 +484,7 @@ class KeeperCore:
     def _relay_report(self, now: int, event: RelayReport) -> None:
         relay = self.relays[event.relay]
         if event.error:
-            self._relay_lost(now, event.relay, relay, Cause.RELAY_MISSING, event.error)
+            self._relay_lost(now, event.relay, relay, event.cause, event.error)
         elif not relay.usable:
             relay.usable, relay.error = True, ""
             relay.position = relay.target = event.position
@@ -485,6 +493,8 @@ class KeeperCore:
                 self._position_asked = now
             self._do(Log(f"relay {event.relay}: line taken, in {event.position}", severe=False))
             self._do(Send())
+        elif now < relay.moving_until:
+            pass  # read again when the contacts have settled
         elif event.position != event.expected:
             said = f"relay {event.relay}: told {event.expected}, reads {event.position}: check coil and GPIO controller"
             relay.position = event.position
@@ -520,7 +530,7 @@ class KeeperCore:
                 self._do(Log(f"relay {name}: no supervisor for {silent // MS} ms: to bypass"))
             relay.cause = cause
             if position != relay.target:
-                self._drive(name, relay, position, cause)
+                self._drive(now, name, relay, position, cause)
         on = bool(self.relays) and all(relay.target == INLINE for relay in self.relays.values())
         if on != self._led:
             self._led = on
@@ -530,9 +540,11 @@ class KeeperCore:
         """How long after the last check-in that asked for a position the relays are held in it."""
         return max(self._grace, self.limits.checkin) if self.phase == SERVING else self._grace
 
-    def _drive(self, name: str, relay: RelayState, position: str, cause: str) -> None:
+    def _drive(self, now: int, name: str, relay: RelayState, position: str, cause: str) -> None:
         relay.target = position
         relay.cause = cause
+        if relay.settle:
+            relay.moving_until = self._due[f"settle {name}"] = now + relay.settle
         self._do(Drive(name, position))
         self._do(Log(f"relay {name}: to {position} ({cause})", severe=False))
         self._do(Send())

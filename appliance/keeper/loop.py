@@ -14,8 +14,10 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from appliance.causes import Cause
 from appliance.errors import HardwareError
-from appliance.hardware.relay import Line, Relay
+from appliance.hardware.relay import UnsupportedRelayError, make
+from appliance.hardware.relay.line import Line
 from appliance.hardware.watchdog import Watchdog, find
 from appliance.keeper.core import (
     FAR,
@@ -94,7 +96,7 @@ class Keeper:
         self._board = board
         self._command = command
         self._log = log
-        self._relays = {spec.name: Relay(spec) for spec in board.relays}
+        self._relays = {spec.name: make(spec) for spec in board.relays}
         self._led = Line(board.led) if board.led else None
         self._watchdog: Watchdog | None = None
         self._starter: Starter | None = None
@@ -115,8 +117,8 @@ class Keeper:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         self._poll.register(self._signals, select.POLLIN)
-        names = tuple(self._relays)
-        self._events.append(Started(names, watchdog=self._board.watchdog is not None))
+        settle = {spec.name: spec.settle_ms * MS for spec in self._board.relays}
+        self._events.append(Started(tuple(self._relays), self._board.watchdog is not None, settle))
         while self._running:
             while self._events and self._running:
                 for action in self.core.step(time.monotonic_ns(), self._events.pop(0)):
@@ -189,7 +191,9 @@ class Keeper:
                     return RelayReport(name, relay.read(), expected=position)
         except HardwareError as error:
             relay.close()
-            return RelayReport(action.relay, error=str(error))
+            unsupported = isinstance(error, UnsupportedRelayError)
+            cause = Cause.RELAY_UNSUPPORTED if unsupported else Cause.RELAY_MISSING
+            return RelayReport(action.relay, error=str(error), cause=cause)
 
     def _open_watchdog(self, timeout_ms: int) -> None:
         try:

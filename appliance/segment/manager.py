@@ -68,7 +68,8 @@ def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | No
     if state is None:
         faults[Cause.RELAY_MISSING] = f"the keeper has no relay {relay}: it read another board.toml"
     elif not state.usable:
-        cause = Cause.RELAY_FAULT if state.cause == Cause.RELAY_FAULT else Cause.RELAY_MISSING
+        named = (Cause.RELAY_FAULT, Cause.RELAY_UNSUPPORTED)
+        cause = next((cause for cause in named if cause == state.cause), Cause.RELAY_MISSING)
         faults[cause] = state.error or "the keeper has not taken the line yet"
     if keeper.watchdog_present and not keeper.watchdog_ms:
         faults[Cause.WATCHDOG_MISSING] = keeper.watchdog_error or "the keeper has not opened it yet"

@@ -121,7 +121,14 @@ _BYPASSED: dict[str, Severity] = {  # by cause; any other cause is an error
         (Cause.OPERATOR, Cause.CONFIGURED, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE), Severity.WARNING
     ),
     **dict.fromkeys(
-        (Cause.RELAY_FAULT, Cause.SUPERVISOR_LOST, Cause.CONFIG_INVALID, Cause.DATAPATH_FAULT), Severity.CRITICAL
+        (
+            Cause.RELAY_FAULT,
+            Cause.RELAY_UNSUPPORTED,
+            Cause.SUPERVISOR_LOST,
+            Cause.CONFIG_INVALID,
+            Cause.DATAPATH_FAULT,
+        ),
+        Severity.CRITICAL,
     ),
 }
 

@@ -55,7 +55,11 @@ def test_finding() -> None:
         ('["lan0", "wan0"]', '["lan0", "lan0"]', "two different ports"),
         ('["lan0", "wan0"]', '["lan0"]', "relay"),
         ('line = "r"', 'line = "r"\nsettle = "soon"', "soon"),
-        ('line = "r"', 'line = "r"\ncolour = "red"', "colour"),
+        ('line = "r"', 'line = "r"\ncolour = "red"', "relay 1: colour: no such key; there are: ports, kind"),
+        ('line = "r"', 'line = "r"\nactive = "up"', "relay 1: active: must be high or low, not 'up'"),
+        ('line = "r"', "line = 7", "relay 1: line: must be text"),
+        ('line = "r"', "", "relay 1: line is missing"),
+        ('line = "r"', 'line = "r"\nkind = "level"\noptions = "x"', "relay 1: options: no such key"),
         ('name = "x"', "", "name"),
         ('name = "x"', 'name = "x', "line 2"),
     ],
@@ -65,6 +69,17 @@ def test_what_is_wrong(old: str, new: str, said: str) -> None:
         board.parse(GOOD.replace(old, new), "board.toml")
     assert str(caught.value).startswith("board.toml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_relay_of_a_kind_that_is_not_known_is_read_and_left_to_the_keeper(tmp_path: Path) -> None:
+    """Both readers give it the same name, and neither refuses the rest of the board for it."""
+    text = GOOD.replace('line = "r"', 'kind = "telepathic"\nbus = 7')
+    (relay,) = board.parse(text).relay
+    (tmp_path / "board.toml").write_text(text)
+    small = Board(str(tmp_path / "board.toml"))
+    assert small.error == ""
+    assert relay.line == small.relays[0].name == "lan0-wan0"
+    assert not relay.disconnect
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Relay lines, watchdog and crash log where no hardware is: what is said, what is written. The devices: tests/image."""
+"""Watchdog and crash log where no hardware is: what is said, what is written. The devices: tests/image."""
 
 from __future__ import annotations
 
@@ -9,81 +9,8 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import HardwareError
-from appliance.hardware import relay, watchdog
+from appliance.hardware import watchdog
 from appliance.hardware.crashlog import CrashLog, decide, judge
-
-# -- relay
-
-
-class Coil:
-    """What periphery's line does, for the relay's order of moves."""
-
-    def __init__(self, log: list[tuple[str, bool]], name: str) -> None:
-        self.log, self.name, self.level = log, name, False
-
-    def write(self, level: bool) -> None:
-        self.level = level
-        self.log.append((self.name, level))
-
-    def read(self) -> bool:
-        return self.level
-
-    def close(self) -> None:
-        self.log.append((self.name, False))
-
-
-def made(active_high: bool = True) -> tuple[relay.Relay, list[tuple[str, bool]]]:
-    spec = relay.RelaySpec("r", relay.LineSpec("r", active_high), relay.LineSpec("d", active_high))
-    log: list[tuple[str, bool]] = []
-    one = relay.Relay(spec)
-    assert one._disconnect
-    one._inline._gpio, one._disconnect._gpio = Coil(log, "r"), Coil(log, "d")  # type: ignore[assignment]
-    return one, log
-
-
-def test_modes_and_their_order() -> None:
-    """From disconnect to inline the disconnect contact opens first; away from inline the coil falls first."""
-    one, log = made()
-    for mode in ("inline", "disconnect", "inline", "bypass"):
-        one.set(mode)
-        assert one.read() == mode
-    assert log == [
-        ("d", False), ("r", True),
-        ("r", False), ("d", True),
-        ("d", False), ("r", True),
-        ("r", False), ("d", False),
-    ]  # fmt: skip
-
-
-def test_an_active_low_coil_is_released_high() -> None:
-    one, log = made(active_high=False)
-    one.set("inline")
-    assert ("r", False) in log
-    assert one.read() == "inline"
-    one.set("bypass")
-    assert log[-2:] == [("r", True), ("d", True)]
-
-
-def test_no_disconnect_on_this_board() -> None:
-    one = relay.Relay(relay.RelaySpec("r", relay.LineSpec("r")))
-    with pytest.raises(HardwareError, match="no disconnect"):
-        one.set("disconnect")
-
-
-def test_a_line_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(
-        HardwareError, match='GPIO line "r" not found \\(there is no GPIO chip\\): load the GPIO driver'
-    ):
-        relay.find_line("r", str(tmp_path / "gpiochip*"))
-    (tmp_path / "gpiochip0").touch()
-    with pytest.raises(HardwareError, match="gpiochip0: "):
-        relay.find_line("r", str(tmp_path / "gpiochip*"))
-
-
-def test_an_unopened_line_refuses() -> None:
-    with pytest.raises(HardwareError, match="not open"):
-        relay.Line(relay.LineSpec("r")).drive(True)
-
 
 # -- watchdog
 

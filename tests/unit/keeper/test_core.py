@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from appliance.causes import Cause
 from appliance.keeper import core as kc
 from appliance.keeper.core import (
     MS,
@@ -45,19 +46,20 @@ RELAY = "relay-inline"
 class Bench:
     """A core with a perfect board round it; `relay_error`, `stuck` and `watchdog_error` make it less so."""
 
-    def __init__(self) -> None:
+    def __init__(self, settle: int = 0) -> None:
         self.core = KeeperCore()
         self.now = 100 * SECOND
         self.log: list[tuple[int, kc.Action]] = []
         self.line = kc.BYPASS
         self.relay_error = ""
         self.stuck = False
+        self.lags = False  # moves later than it is told: the test moves it
         self.watchdog_error = ""
         self.told: list[str] = []  # positions in the states that bypassd was sent
         self.state = "S"  # what the kernel says of bypassd
         self.ran = self.waited = 0.0  # its share of a processor, and of the queue for one
         self.threads = 1  # 0: the kernel keeps no account
-        self.feed(Started((RELAY,)))
+        self.feed(Started((RELAY,), settle={RELAY: settle}))
 
     def feed(self, event: kc.Event) -> list[kc.Action]:
         """One event, and the reports that its actions bring, as the shell does it."""
@@ -85,7 +87,7 @@ class Bench:
             case ReadRelay(name, expected):
                 return [RelayReport(name, self.line, expected=expected)]
             case Drive(name, position):
-                if not self.stuck:
+                if not self.stuck and not self.lags:
                     self.line = position
                 return [RelayReport(name, self.line, expected=position)]
             case Send():
@@ -424,6 +426,26 @@ def test_a_line_that_does_not_follow_is_a_fault(bench: Bench) -> None:
     assert of(done, CloseRelay)
     assert bench.core.relays[RELAY].cause == "relay_fault"
     assert not bench.core.relays[RELAY].usable
+
+
+def test_a_relay_that_cannot_be_driven_has_the_cause_that_its_report_names(bench: Bench) -> None:
+    bench.feed(RelayReport(RELAY, error="kind", cause=Cause.RELAY_UNSUPPORTED))
+    assert bench.core.relays[RELAY].cause == "relay_unsupported"
+
+
+def test_a_slow_relay_is_read_back_when_it_has_settled() -> None:
+    """Until then its old position is told and is no fault; a relay that has not moved by then is one."""
+    for stuck, cause in ((False, "healthy"), (True, "relay_fault")):
+        bench = Bench(settle=50 * MS)
+        bench.lags = True
+        bench.check_in(kc.INLINE)
+        assert (bench.line, bench.told[-1]) == (kc.BYPASS, kc.BYPASS)
+        bench.run(bench.now + 49 * MS)
+        assert bench.core.relays[RELAY].usable
+        bench.line = kc.BYPASS if stuck else kc.INLINE
+        bench.run(bench.now + MS)
+        assert bench.core.relays[RELAY].cause == cause
+        assert bench.told[-1] == bench.line
 
 
 def test_a_line_that_falls_by_itself_is_noticed(bench: Bench) -> None:

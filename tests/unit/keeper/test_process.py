@@ -23,7 +23,8 @@ import pytest
 
 from appliance.config.check.load import loads
 from appliance.errors import ConfigError
-from appliance.hardware.relay import LineSpec
+from appliance.hardware.relay import RelaySpec
+from appliance.hardware.relay.line import LineSpec
 from appliance.keeper.board import Board
 from appliance.keeper.client import KeeperLink
 from appliance.keeper.core import MS, Ask, CheckIn
@@ -370,8 +371,8 @@ def test_the_keepers_reading_of_the_board(tmp_path: Path) -> None:
     path = tmp_path / "board.toml"
     path.write_text(BOARD.replace('"relay-inline"', '"r"\nactive = "low"\non_release = "keeps"\ndisconnect = "d"'))
     board = Board(str(path))
-    assert board.relays[0].inline == LineSpec("r", active_high=False, keeps=True)
-    assert board.relays[0].disconnect == LineSpec("d", active_high=False, keeps=True)
+    options = {"line": "r", "disconnect": "d", "active": "low", "on_release": "keeps"}
+    assert board.relays == [RelaySpec("r", "level", options)]
     assert (board.watchdog, board.led) == ("file", LineSpec("no-such-line"))
 
 

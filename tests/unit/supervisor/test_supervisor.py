@@ -353,6 +353,10 @@ def inline(made: Segments) -> KeeperState:
         (KeeperState({}), [Cause.RELAY_MISSING]),
         (KeeperState({"relay-inline": RelayState("bypass", "relay_fault", False, "coil")}), [Cause.RELAY_FAULT]),
         (KeeperState({"relay-inline": RelayState("bypass", "relay_missing", False, "x")}), [Cause.RELAY_MISSING]),
+        (
+            KeeperState({"relay-inline": RelayState("bypass", "relay_unsupported", False, "k")}),
+            [Cause.RELAY_UNSUPPORTED],
+        ),
         (KeeperState(GOOD.relays, True, 0, "busy"), [Cause.WATCHDOG_MISSING]),
         (KeeperState(GOOD.relays, False, 0), []),
     ],

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The relay of one segment, as GPIO lines found by name, and the status LED, which is a line as well.
+"""One GPIO output line, found by its name: what a relay's coil or the status LED is connected to.
 
-Owns the requested lines: they are released when the object is closed or the process ends, and a released line is the
-board's resting state where `on_release = "reverts"`. Only the keeper makes these objects. Imports are light, because
-the relay is driven before anything heavy is loaded; periphery is imported when the first line is opened.
+A `Line` owns the line that it requested: it is released when the object is closed or the process ends, and a released
+line returns to the board's resting state where `on_release = "reverts"`. Only the keeper makes these objects. Imports
+are light, because the relay is driven before anything heavy is loaded; periphery is imported when the first line is
+opened.
 
 Levels: `active` says which physical level of the line means "driven". Polarity is applied here and not by the kernel,
 so that "released" is one level whatever the board's wiring is.
@@ -23,8 +24,6 @@ from appliance.errors import HardwareError
 if TYPE_CHECKING:
     from periphery.gpio import CdevGPIO
 
-BYPASS, INLINE, DISCONNECT = "bypass", "inline", "disconnect"
-
 # linux/gpio.h, character device ABI version 2
 _GET_CHIPINFO = 0x8044B401
 _V2_GET_LINEINFO = 0xC100B405
@@ -43,17 +42,7 @@ class LineSpec(NamedTuple):
     keeps: bool = False  # the controller keeps the level when the line is released
 
 
-class RelaySpec(NamedTuple):
-    """One relay as board.toml describes it; `name` is the name of its inline line."""
-
-    name: str
-    inline: LineSpec
-    disconnect: LineSpec | None = None
-    ports: tuple[str, ...] = ()
-    settle_ms: int = 0
-
-
-class Place(NamedTuple):
+class LinePlace(NamedTuple):
     """Where a named line is."""
 
     chip: str
@@ -61,7 +50,7 @@ class Place(NamedTuple):
     flags: int
 
 
-def find_line(name: str, pattern: str = "/dev/gpiochip*") -> Place:
+def find_line(name: str, pattern: str = "/dev/gpiochip*") -> LinePlace:
     """Look for a line by its name on every GPIO chip. HardwareError says what is there instead."""
     seen: list[str] = []
     for chip in sorted(glob.glob(pattern)):
@@ -78,7 +67,7 @@ def find_line(name: str, pattern: str = "/dev/gpiochip*") -> Place:
                 fcntl.ioctl(fd, _V2_GET_LINEINFO, info)
                 label, _, _, _, flags = _LINE_INFO.unpack_from(info)
                 if label.rstrip(b"\0").decode("ascii", "replace") == name:
-                    return Place(chip, offset, flags)
+                    return LinePlace(chip, offset, flags)
             seen.append(f"{os.path.basename(chip)} has {lines} other lines")
         except OSError as error:
             seen.append(f"{chip}: {error.strerror}")
@@ -88,7 +77,7 @@ def find_line(name: str, pattern: str = "/dev/gpiochip*") -> Place:
     raise HardwareError(f'GPIO line "{name}" not found ({there}): load the GPIO driver, or correct board.toml')
 
 
-def _level_as_is(place: Place) -> bool:
+def _level_as_is(place: LinePlace) -> bool:
     """Read a line's physical level without changing its direction."""
     chip = os.open(place.chip, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -123,9 +112,10 @@ class Line:
         busy, refused.
         """
         self.close()
-        place = find_line(self.spec.line)
+        # imported even where the line is missing: a later attempt must not read from a disk, which may stall
         from periphery.gpio import CdevGPIO, GPIOError
 
+        place = find_line(self.spec.line)
         try:
             driven = False
             if self.spec.keeps and place.flags & _FLAG_OUTPUT:
@@ -168,41 +158,3 @@ class Line:
                 gpio.close()
             except OSError:
                 pass  # the chip went away: nothing is left to release
-
-
-class Relay:
-    """One segment's relay: `inline`, `bypass` (the resting state) and, where the board has it, `disconnect`."""
-
-    def __init__(self, spec: RelaySpec) -> None:
-        self.spec = spec
-        self._inline = Line(spec.inline)
-        self._disconnect = Line(spec.disconnect) if spec.disconnect else None
-
-    def open(self) -> str:
-        """Take the lines; returns the mode they are in now. HardwareError: see `Line.open`."""
-        inline = self._inline.open()
-        disconnect = self._disconnect.open() if self._disconnect else False
-        return DISCONNECT if disconnect else INLINE if inline else BYPASS
-
-    def set(self, mode: str) -> None:
-        """Move the relay. Inline is always released first and driven last: the way there leads over the safe state."""
-        if mode == DISCONNECT and not self._disconnect:
-            raise HardwareError(f"relay {self.spec.name}: this board has no disconnect: use bypass")
-        if mode != INLINE:
-            self._inline.drive(False)
-        if self._disconnect:
-            self._disconnect.drive(mode == DISCONNECT)
-        if mode == INLINE:
-            self._inline.drive(True)
-
-    def read(self) -> str:
-        """The mode that the lines say, read back from the controller."""
-        if self._disconnect and self._disconnect.driven():
-            return DISCONNECT
-        return INLINE if self._inline.driven() else BYPASS
-
-    def close(self) -> None:
-        """Release the lines."""
-        self._inline.close()
-        if self._disconnect:
-            self._disconnect.close()

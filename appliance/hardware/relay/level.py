@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kind "level": the relay is inline while a GPIO line has its active level, and falls to bypass without it.
+
+Where the board has a second line, `disconnect`, its active level separates both ports; it wins over the first. The
+position that is read back is what the GPIO controller says of its lines.
+"""
+
+from __future__ import annotations
+
+from appliance.errors import HardwareError
+from appliance.hardware.relay import BYPASS, DISCONNECT, INLINE, RelaySpec
+from appliance.hardware.relay.line import Line, LineSpec
+
+
+class LevelRelay:
+    """`bypass` is the resting state: both lines inactive. Owns the lines from `open` to `close`."""
+
+    def __init__(self, spec: RelaySpec) -> None:
+        """KeyError: `line` is missing."""
+        self.spec = spec
+        options = spec.options
+        high = options.get("active", "high") == "high"
+        keeps = options.get("on_release", "reverts") == "keeps"
+        disconnect = options.get("disconnect")
+        self._inline = Line(LineSpec(str(options["line"]), high, keeps))
+        self._disconnect = Line(LineSpec(str(disconnect), high, keeps)) if disconnect else None
+
+    def open(self) -> str:
+        """Take the lines; returns the position they are in now. HardwareError: see `Line.open`."""
+        inline = self._inline.open()
+        disconnect = self._disconnect.open() if self._disconnect else False
+        return DISCONNECT if disconnect else INLINE if inline else BYPASS
+
+    def set(self, position: str) -> None:
+        """Move the relay. The inline line is released first or driven last: each move leads over the safe state."""
+        if position == DISCONNECT and not self._disconnect:
+            raise HardwareError(f"relay {self.spec.name}: this board has no disconnect: use bypass")
+        if position != INLINE:
+            self._inline.drive(False)
+        if self._disconnect:
+            self._disconnect.drive(position == DISCONNECT)
+        if position == INLINE:
+            self._inline.drive(True)
+
+    def read(self) -> str:
+        """The position that the lines say, read back from the controller."""
+        if self._disconnect and self._disconnect.driven():
+            return DISCONNECT
+        return INLINE if self._inline.driven() else BYPASS
+
+    def close(self) -> None:
+        """Release the lines."""
+        self._inline.close()
+        if self._disconnect:
+            self._disconnect.close()
