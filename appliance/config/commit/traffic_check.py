@@ -54,7 +54,7 @@ def judge(before: Look, after: Look) -> str:
         if came >= ENOUGH_FRAMES and went == 0:
             return f"segment {name}: of {counted(came, 'frame')} that came in none went on"
         if lost >= ENOUGH_FRAMES and lost * 2 > came:
-            return f"segment {name}: {lost} of {counted(came, 'frame')} lost"
+            return f"segment {name}: {lost} of {counted(came, 'frame')} were lost"
     return ""
 
 

@@ -26,7 +26,7 @@ def errors(text: str) -> list[str]:
     ("text", "expected"),
     [
         (BASE + 'firmware = "uefi"\nkernel = "k"\n', "guest a: firmware: a kernel is started without"),
-        (BASE + "cpus = 2\npin = [1]\n", "guest a: pin: names 1 processors for 2"),
+        (BASE + "cpus = 2\npin = [1]\n", "guest a: pin: names 1 processor for 2"),
         (BASE + "cpus = 2\npin = [1, 1]\n", "guest a: pin: names a processor twice"),
         (BASE + 'disks = [ { image = "a.qcow2" } ]\n', 'guest a: disks: "a.qcow2" is there twice'),
         (
