@@ -18,7 +18,7 @@ from console.execute import help_text, quiet_broken_pipe, run_line, run_tokens
 from console.line.outcome import GOOD, INTERNAL, USAGE
 from console.line.parse import Token
 from console.session import Context
-from console.terminal.terminal import style_of
+from console.tty import style_of
 
 INTERRUPTED = 130  # as a shell says it of Ctrl-C
 

@@ -14,10 +14,10 @@ from console.line.configure_commands import ROWS
 from console.line.live_names import Names
 from console.line.parse import Parsed
 from console.render import Style, duration
-from console.terminal.terminal import PROMPT_S
+from console.tty import PROMPT_S
 
 if TYPE_CHECKING:
-    from console.terminal.terminal import Terminal
+    from console.tty import Terminal
 
 
 class Context:

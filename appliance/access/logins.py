@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from appliance.access import serial_login
 from appliance.access.login_limiter import Action, Block, Limiter, network_of
@@ -17,17 +18,28 @@ from appliance.access.sessions import Sessions
 from appliance.access.sshlog import SshEvent, Tail, parse
 from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
-from appliance.management.port import ManagementPort
 from appliance.telemetry.events import Events
 from appliance.telemetry.subject import Kind, Notice, Subject
 
 log = logging.getLogger(__name__)
 
 
+class Blocker(Protocol):
+    """What keeps the frames of a network away from the SSH server. BypassError: it could not."""
+
+    async def shut_out(self, name: str) -> None:
+        """Answer nothing to this network from now on."""
+        ...
+
+    async def let_in(self, name: str) -> None:
+        """Answer it again."""
+        ...
+
+
 class Logins:
     """Follows the logs; lives as long as the part."""
 
-    def __init__(self, ssh_log: Path, serial_log: Path, port: ManagementPort, events: Events) -> None:
+    def __init__(self, ssh_log: Path, serial_log: Path, port: Blocker, events: Events) -> None:
         self._tails = ((Tail(ssh_log), parse), (Tail(serial_log), serial_login.parse))
         self._port, self._events = port, events
         self.sessions, self._limiter, self.failures = Sessions(), Limiter(), 0

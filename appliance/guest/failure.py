@@ -20,7 +20,7 @@ from appliance.api.schema import guests as answer
 from appliance.api.schema.base import Done
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
-from appliance.guest.agent.requests import Desk
+from appliance.guest.agent_requests import Desk
 from appliance.health.bypass_latency import Fault
 from appliance.incident.incidents import Fall, Incidents, Ledger, Recorders, quarantine_row
 from appliance.incident.store import Store

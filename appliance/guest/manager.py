@@ -20,9 +20,9 @@ from appliance.api.schema import guests as answer
 from appliance.api.schema.base import Done
 from appliance.api.server import take_over
 from appliance.causes import Cause
-from appliance.config.commit.diff import served
 from appliance.config.schema import model
 from appliance.config.schema.model import Config
+from appliance.config.schema.served import served
 from appliance.errors import BypassError, GuestError, NotFoundError
 from appliance.guest.failure import Aftermath
 from appliance.guest.guest import Guest, HopLeases, Ledger
@@ -30,9 +30,10 @@ from appliance.guest.image import api
 from appliance.guest.image.store import Images, images_used
 from appliance.guest.lifecycle import State
 from appliance.guest.port import management_port, tap
+from appliance.guest.port.mac_address import port_addresses
 from appliance.guest.port.management_lan import Lan, lan_of
 from appliance.guest.qemu.cgroup import Cgroups
-from appliance.guest.qemu.command import Accel, port_addresses
+from appliance.guest.qemu.command import Accel
 from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.run import STATE_FILE, Setting, end_process
 from appliance.guest.show import details, row

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from appliance.access import accounts, serial_login, ssh
 from appliance.access.logins import Logins
@@ -21,11 +22,11 @@ from appliance.api.schema import access
 from appliance.config.schema import model
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
-from appliance.guest.port.management_lan import Lan
 from appliance.hardware.board import Board
 from appliance.management.port import ManagementPort
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
+from appliance.system.namespace import Namespace
 from appliance.system.service import Program
 from appliance.telemetry.events import Events
 from appliance.telemetry.metrics_server import Endpoint
@@ -37,6 +38,23 @@ log = logging.getLogger(__name__)
 CHECK_IN_S = 0.25
 RETRY_S = 5.0  # after something did not work
 LOOK_S = 10.0  # how often the port is looked at when all is well
+
+
+class GuestPorts(Protocol):
+    """What the management port needs to know of the guests that are bridged to it."""
+
+    changed: Callable[[], None]
+    """Called when `ports` changed; the part "access" puts its own function there."""
+
+    @property
+    def space(self) -> Namespace:
+        """The network namespace of the management port."""
+        ...
+
+    @property
+    def ports(self) -> Mapping[str, str]:
+        """Tap -> the MAC address of the guest behind it."""
+        ...
 
 
 class Access:
@@ -52,7 +70,7 @@ class Access:
         paths: Paths,
         events: Events,
         *,
-        lan: Lan,
+        lan: GuestPorts,
         endpoint: Endpoint,
         syslog: Syslog,
         opened: Callable[[], None],

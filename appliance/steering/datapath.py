@@ -25,11 +25,11 @@ from appliance.steering.kernel.layout import Role, Side, slot
 from appliance.steering.kernel.leases import Leases
 from appliance.steering.kernel.links import FILLING, Links
 from appliance.steering.kernel.objects import Kernel
-from appliance.steering.kernel.programs import Generated, load_programs
 from appliance.steering.kernel.recorder import Recorded, Recorders
-from appliance.steering.kernel.tables import write_policy
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
+from appliance.steering.policy_programs import Generated, load_programs
+from appliance.steering.policy_tables import write_policy
 from appliance.system import netdev_facts as devices
 
 

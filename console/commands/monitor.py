@@ -24,7 +24,7 @@ from console.line.parse import Parsed, UsageError
 from console.render import cell
 from console.session import Context
 from console.terminal.interrupt import Interrupt
-from console.terminal.terminal import Terminal
+from console.tty import Terminal
 from console.views.access import events as event_lines
 from console.views.common import alarm, rows_of
 

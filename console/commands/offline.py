@@ -6,7 +6,6 @@ Imported only when one of them is typed, and each imports what it needs itself: 
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,13 +67,13 @@ def explain(parsed: Parsed, _: Context) -> Outcome:
         if down not in names:
             raise RefusedError(f'--down: no guest or remote is named "{down}"; there are: {", ".join(names)}')
     try:
-        engine = importlib.import_module("appliance.steering.explain.explain")
+        from appliance.steering.explain import explain as engine
     except ImportError as error:
         raise RefusedError(f"explain is not part of this build: {error}") from error
     frames = engine.explain(
         config,
         Path(parsed.options["--pcap"][0]),
-        parsed.options["--in"][0],
+        "lan" if parsed.options["--in"][0] == "lan" else "wan",
         segment=_segment(parsed, config),
         backend=parsed.options.get("--backend", [""])[0],
         down=parsed.options.get("--down", []),

@@ -16,7 +16,7 @@ from appliance.errors import RefusedError
 from console.line.outcome import Outcome
 from console.line.parse import Parsed
 from console.session import Context
-from console.terminal.terminal import Terminal
+from console.tty import Terminal
 
 ANSWER_S = 2.0  # that a terminal may take to say where its cursor is
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from console.render import Style
-from console.terminal.terminal import style_of
+from console.tty import style_of
 from console.views.common import prose
 
 

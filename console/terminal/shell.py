@@ -38,7 +38,7 @@ from console.session import Context
 from console.terminal.banner import prompt_state
 from console.terminal.pager import page
 from console.terminal.serial_output import Echo, SerialOutput, history, history_file, typing_ahead
-from console.terminal.terminal import PROMPT_S, Terminal
+from console.tty import PROMPT_S, Terminal
 
 IDLE_S = 900.0  # without a key, where the appliance says nothing else
 

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from appliance.config.check.unreachable_rules import Finding, never
-from appliance.config.commit.diff import served
 from appliance.config.schema.model import Config, Guest, Remote
+from appliance.config.schema.served import served
 
 __all__ = ["Finding", "lint"]
 

@@ -7,7 +7,6 @@ key by key, so that one run reports all errors, each with the table's name, the 
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import tomllib
@@ -21,7 +20,7 @@ import msgspec
 from appliance.config.check import verify
 from appliance.config.check.toml_lines import Lines, Path
 from appliance.config.schema import limits
-from appliance.config.schema.model import HOSTNAME_PATTERN, NAME_PATTERN, Config
+from appliance.config.schema.model import HOSTNAME_PATTERN, NAME_PATTERN, Config, struct_fields
 from appliance.errors import ConfigError, FilterError, UnreachableError
 from appliance.units import Duration, Size
 
@@ -128,12 +127,6 @@ def _compiler() -> verify.CompileFilter:
         compiler.compile_filter(text)
 
     return compile_filter
-
-
-@functools.cache
-def struct_fields(cls: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """The fields of a struct by key. Kept, for finding them out takes longer than reading a whole table."""
-    return {field.encode_name: field for field in msgspec.structs.fields(cls)}
 
 
 class _Reader:

@@ -11,6 +11,7 @@ import msgspec
 from appliance.config.schema import metadata, shape
 from appliance.config.schema.metadata import NOW, RESTART, SWITCH
 from appliance.config.schema.model import Config
+from appliance.config.schema.served import served
 from appliance.config.schema.shape import Table, Tables
 
 _ADDED = {
@@ -50,19 +51,6 @@ def changes(old: Config | None, new: Config) -> list[Change]:
                 effect = RESTART.format(name=guest.name)
                 found.append(Change(f"guest {guest.name}: segments it serves", ", ".join(was), ", ".join(now), effect))
     return found
-
-
-def served(config: Config) -> dict[str, list[str]]:
-    """By guest: the segments whose rules lead to it, directly or through a group; every segment when no rule does."""
-    everywhere = [segment.name for segment in config.segment]
-    behind = {group.name: tuple(member.hop for member in group.balance) or group.standby for group in config.group}
-    found: dict[str, set[str]] = {guest.name: set() for guest in config.guest}
-    for rule in config.rule:
-        for name in rule.path:
-            for hop in behind.get(name, (name,)):
-                if hop in found:
-                    found[hop].update([rule.segment] if rule.segment else everywhere)
-    return {name: [one for one in everywhere if one in some] or everywhere for name, some in found.items()}
 
 
 def _table(table: Table, old: Any, new: Any, where: str, name: str) -> Iterator[Change]:

@@ -6,6 +6,7 @@ Pure data. Reading and checking live beside it; nothing here touches the system.
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Literal
 
 import msgspec
@@ -270,3 +271,9 @@ class Config(_Struct, frozen=True):
     user: tuple[User, ...] = ()
     metrics: Metrics = Metrics()
     syslog: Syslog = Syslog()
+
+
+@functools.cache
+def struct_fields(cls: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The fields of a struct by key. Kept, for finding them out takes longer than reading a whole table."""
+    return {field.encode_name: field for field in msgspec.structs.fields(cls)}

@@ -13,9 +13,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from appliance.config.check.load import struct_fields
 from appliance.config.schema import metadata
-from appliance.config.schema.model import NAME_PATTERN, Config
+from appliance.config.schema.model import NAME_PATTERN, Config, struct_fields
 from appliance.units import Duration, Size
 
 

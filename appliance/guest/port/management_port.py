@@ -21,8 +21,8 @@ from pathlib import Path
 from appliance.config.schema import model
 from appliance.errors import BypassError, GuestError
 from appliance.guest.port import tap as taps
+from appliance.guest.port.mac_address import port_address
 from appliance.guest.port.management_lan import Lan, tap_name
-from appliance.guest.qemu.command import port_address
 
 log = logging.getLogger(__name__)
 

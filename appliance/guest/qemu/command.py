@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from appliance.config.schema import model
+from appliance.guest.port.mac_address import port_address
 
 RECIPE = 3
 """Raised when the words change in a way that takes another process: a running guest is then not adopted."""
@@ -152,17 +152,6 @@ def plan(machine: Machine) -> Plan:
         uefi = (code, variables)
     drives = [file(drive.path, drive.written) for drive in machine.drives]
     return Plan(taps, management, vhost, kernel, initrd, uefi, tuple(drive for drive in drives if drive is not None))
-
-
-def port_address(hop: int, segment: int, side: int) -> str:
-    """The MAC address of a guest's port: locally administered, the same at every start. Side 0 = LAN, 1 = WAN."""
-    return f"02:54:58:{hop & 0xFF:02x}:{segment & 0xFF:02x}:{side + 1:02x}"
-
-
-def port_addresses(guest: model.Guest, hop: int, segment: int) -> tuple[str, str]:
-    """Those of a guest's two ports at its segment with this index: the configuration's at the first."""
-    given = (guest.lan_mac, guest.wan_mac) if segment == 0 else ("", "")
-    return (given[0] or port_address(hop, segment, 0), given[1] or port_address(hop, segment, 1))
 
 
 def _ports(machine: Machine, fds: Plan) -> list[str]:

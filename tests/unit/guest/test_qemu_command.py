@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.guest.port.mac_address import port_address
 from appliance.guest.qemu import command, resources
 from appliance.guest.qemu.command import FIRST_TAP_FD, Drive, Machine, Uefi, build, own_words, plan
 from appliance.guest.qemu.process import Process, last_words, listen
@@ -58,9 +59,9 @@ def test_frames_are_whole_on_the_wire() -> None:
 
 
 def test_port_addresses_are_local_unicast_and_stable() -> None:
-    address = command.port_address(3, 0, 0)
+    address = port_address(3, 0, 0)
     assert int(address[:2], 16) & 3 == 2
-    assert address == command.port_address(3, 0, 0)
+    assert address == port_address(3, 0, 0)
 
 
 def test_accelerators() -> None:
@@ -119,7 +120,7 @@ def test_ports_can_have_given_addresses() -> None:
     """At the first segment; the others keep their own."""
     machine = replace(MACHINE, segments=2, addresses=("52:54:00:00:00:01", ""))
     macs = [port.split("mac=")[1].split(",")[0] for port in option(build(machine), "-device") if "mac=" in port]
-    assert macs == ["52:54:00:00:00:01", *(command.port_address(3, *at) for at in ((0, 1), (1, 0), (1, 1)))]
+    assert macs == ["52:54:00:00:00:01", *(port_address(3, *at) for at in ((0, 1), (1, 0), (1, 1)))]
 
 
 def test_huge_pages_and_management() -> None:
