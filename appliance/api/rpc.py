@@ -29,6 +29,7 @@ from appliance.errors import (
     RefusedError,
     UnreachableError,
 )
+from appliance.transition import IllegalMoveError
 
 ROLES: Final = ("viewer", "operator", "admin")  # each may do what those before it may
 
@@ -241,7 +242,10 @@ def error(request_id: object, code: int, message: str, hint: str = "", kind: str
 
 
 async def answer(registry: Registry, request: object, who: Caller) -> dict[str, object] | None:
-    """Run one decoded request; the response object, or None for a notification. Never raises (but CancelledError)."""
+    """Run one decoded request; the response object, or None for a notification.
+
+    Raises nothing but CancelledError, and IllegalMoveError, after which nobody may go on.
+    """
     if not isinstance(request, dict):
         return error(None, INVALID_REQUEST, "a request is a JSON object")
     request_id, name, params = request.get("id"), request.get("method"), request.get("params", {})
@@ -261,6 +265,8 @@ async def answer(registry: Registry, request: object, who: Caller) -> dict[str, 
         kind = next(cls for cls in type(problem).__mro__ if cls in ERRORS)
         code, hint = ERRORS[kind]
         response = error(request_id, code, str(problem), getattr(problem, "hint", "") or hint, kind.__name__)
+    except IllegalMoveError:
+        raise
     except Exception:
         log.exception("method %s failed", name)
         response = error(request_id, INTERNAL, f"internal error in {name}", "the system log has the details")

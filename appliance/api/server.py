@@ -43,6 +43,7 @@ from appliance.api.rpc import (
 )
 from appliance.errors import UnreachableError
 from appliance.part import PATIENCE_NS, Alive, wait_alive
+from appliance.transition import IllegalMoveError
 
 __all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "TokenBucket", "add_version", "caller"]
 
@@ -253,6 +254,8 @@ class ControlServer:
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[asyncio.Task[None], _Connection | None] = {}
         self._buckets: dict[int, TokenBucket] = {}  # by user
+        self._bug: IllegalMoveError | None = None  # that a request met
+        self._met_bug = asyncio.Event()
         wanted = Param("array", "which events; all when left out", required=False)
         doc = f"send events as notifications; topics: {', '.join(self._topics)}"
         registry.add("events.subscribe", self._subscribe, doc=doc, params={"topics": wanted})
@@ -291,8 +294,10 @@ class ControlServer:
         os.chmod(self._path, 0o660)
 
     async def run(self, alive: Alive) -> None:
-        """Serve until cancelled."""
-        await wait_alive(asyncio.Event(), alive, self.patience / 4e9)
+        """Serve until cancelled. IllegalMoveError: a request met that bug, and bypassd must end."""
+        await wait_alive(self._met_bug, alive, self.patience / 4e9)
+        assert self._bug is not None
+        raise self._bug
 
     async def stop(self) -> None:
         """Disconnect everybody and remove the socket."""
@@ -367,6 +372,9 @@ class ControlServer:
             self._connections[task] = link
             _connection.set(link)
             await link.serve(self._registry, self._bucket(link.who))
+        except IllegalMoveError as bug:
+            self._bug = bug
+            self._met_bug.set()
         except (OSError, asyncio.CancelledError):
             writer.transport.abort()  # it went away, does not read, or we stop: nothing is owed to it
         finally:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The life of a guest as one table: states, events, and what may follow what.
 
-Pure. The manager asks `move`, and records every change; a move that the table does not have is a bug and raises.
+Pure. A guest takes its moves by `move` and records every change; the rule for all such tables is in transition.py.
 Back-off between restarts and the crash-loop limit are here too, as a function of when the guest ended.
 """
 
@@ -13,6 +13,7 @@ from enum import Enum
 
 from appliance.config.schema import model
 from appliance.telemetry.subject import Change
+from appliance.transition import Table
 
 
 class State(Enum):
@@ -45,62 +46,52 @@ class Event(Enum):
     STOP = "stop"  # by order
 
 
-TABLE: dict[tuple[State, Event], State] = {
-    (State.DEFINED, Event.START): State.STARTING,
-    (State.DEFINED, Event.STOP): State.STOPPED,
-    (State.STARTING, Event.WAIT): State.STARTING,
-    (State.STARTING, Event.RUNNING): State.PROVING,
-    (State.STARTING, Event.REFUSED): State.FAILED,
-    (State.STARTING, Event.ENDED): State.STARTING,
-    (State.STARTING, Event.GIVE_UP): State.FAILED,
-    (State.STARTING, Event.STOP): State.STOPPED,
-    (State.STARTING, Event.REST): State.STOPPED,
-    (State.PROVING, Event.PROVED): State.AVAILABLE,
-    (State.PROVING, Event.RESET): State.PROVING,
-    (State.PROVING, Event.ENDED): State.STARTING,
-    (State.PROVING, Event.DRAIN): State.DRAINING,
-    (State.PROVING, Event.STOP): State.DRAINING,
-    (State.AVAILABLE, Event.FELL): State.SUSPECT,
-    (State.AVAILABLE, Event.RESET): State.PROVING,
-    (State.AVAILABLE, Event.ENDED): State.STARTING,
-    (State.AVAILABLE, Event.DRAIN): State.DRAINING,
-    (State.AVAILABLE, Event.STOP): State.DRAINING,
-    (State.SUSPECT, Event.PROVED): State.AVAILABLE,
-    (State.SUSPECT, Event.RESET): State.PROVING,
-    (State.SUSPECT, Event.ENDED): State.STARTING,
-    (State.SUSPECT, Event.DRAIN): State.DRAINING,
-    (State.SUSPECT, Event.STOP): State.DRAINING,
-    (State.DRAINING, Event.START): State.PROVING,  # taken back into service
-    (State.DRAINING, Event.FELL): State.DRAINING,  # its established flows lose it
-    (State.DRAINING, Event.PROVED): State.DRAINING,
-    (State.DRAINING, Event.RESET): State.DRAINING,
-    (State.DRAINING, Event.STOP): State.DRAINING,
-    # A drained guest that ends stays stopped: somebody is at work on it.
-    (State.DRAINING, Event.ENDED): State.STOPPED,
-    (State.STOPPED, Event.START): State.STARTING,
-    (State.FAILED, Event.START): State.STARTING,
-    (State.FAILED, Event.STOP): State.STOPPED,
-}
+TABLE: Table[State, Event] = Table(
+    "a guest",
+    {
+        (State.DEFINED, Event.START): State.STARTING,
+        (State.DEFINED, Event.STOP): State.STOPPED,
+        (State.STARTING, Event.WAIT): State.STARTING,
+        (State.STARTING, Event.RUNNING): State.PROVING,
+        (State.STARTING, Event.REFUSED): State.FAILED,
+        (State.STARTING, Event.ENDED): State.STARTING,
+        (State.STARTING, Event.GIVE_UP): State.FAILED,
+        (State.STARTING, Event.STOP): State.STOPPED,
+        (State.STARTING, Event.REST): State.STOPPED,
+        (State.PROVING, Event.PROVED): State.AVAILABLE,
+        (State.PROVING, Event.RESET): State.PROVING,
+        (State.PROVING, Event.ENDED): State.STARTING,
+        (State.PROVING, Event.DRAIN): State.DRAINING,
+        (State.PROVING, Event.STOP): State.DRAINING,
+        (State.AVAILABLE, Event.FELL): State.SUSPECT,
+        (State.AVAILABLE, Event.RESET): State.PROVING,
+        (State.AVAILABLE, Event.ENDED): State.STARTING,
+        (State.AVAILABLE, Event.DRAIN): State.DRAINING,
+        (State.AVAILABLE, Event.STOP): State.DRAINING,
+        (State.SUSPECT, Event.PROVED): State.AVAILABLE,
+        (State.SUSPECT, Event.RESET): State.PROVING,
+        (State.SUSPECT, Event.ENDED): State.STARTING,
+        (State.SUSPECT, Event.DRAIN): State.DRAINING,
+        (State.SUSPECT, Event.STOP): State.DRAINING,
+        (State.DRAINING, Event.START): State.PROVING,  # taken back into service
+        (State.DRAINING, Event.FELL): State.DRAINING,  # its established flows lose it
+        (State.DRAINING, Event.PROVED): State.DRAINING,
+        (State.DRAINING, Event.RESET): State.DRAINING,
+        (State.DRAINING, Event.STOP): State.DRAINING,
+        # A drained guest that ends stays stopped: somebody is at work on it.
+        (State.DRAINING, Event.ENDED): State.STOPPED,
+        (State.STOPPED, Event.START): State.STARTING,
+        (State.FAILED, Event.START): State.STARTING,
+        (State.FAILED, Event.STOP): State.STOPPED,
+    },
+)
 
 ALIVE = frozenset({State.PROVING, State.AVAILABLE, State.SUSPECT, State.DRAINING})
 """States in which a process runs and answered at least once."""
 
 
-class IllegalMoveError(Exception):
-    """The table has no such move: a bug in the caller, or an order that makes no sense in this state."""
-
-    def __init__(self, state: State, event: Event) -> None:
-        self.state, self.event = state, event
-        super().__init__(f"a guest that is {state.value} cannot take '{event.value}'")
-
-
-def move(state: State, event: Event) -> State:
-    """The state after `event`; IllegalMoveError when the table has no such move."""
-    try:
-        return TABLE[state, event]
-    except KeyError:
-        raise IllegalMoveError(state, event) from None
-
+move = TABLE.after
+allowed = TABLE.allows
 
 _CHANGES = {
     State.AVAILABLE: Change.GUEST_AVAILABLE,
@@ -112,11 +103,6 @@ _CHANGES = {
 def change(state: State) -> Change:
     """What it means for the ledger that a guest reached `state`."""
     return _CHANGES.get(state, Change.GUEST_OTHER)
-
-
-def allowed(state: State, event: Event) -> bool:
-    """Whether the table has this move."""
-    return (state, event) in TABLE
 
 
 @dataclass(frozen=True)

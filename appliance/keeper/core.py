@@ -10,15 +10,17 @@ It holds the rules of ring 3 and nothing else:
 - what is missing (watchdog, relay line) is said once with its cause, tried again, and leaves the relay in bypass.
 
 Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as the keeper.
-Imports nothing but NamedTuple, the named causes and silence.py: relay and watchdog wait for it at every boot.
+Imports next to nothing (test_the_keeper_imports_little): relay and watchdog wait for it at every boot.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 from appliance.causes import Cause
 from appliance.keeper.silence import Looked, Silence
+from appliance.transition import Table
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -201,7 +203,38 @@ Action = (
     | Led | Send | Log | Exit
 )  # fmt: skip
 
-DOWN, STARTING, SERVING, ENDING = "down", "starting", "serving", "ending"
+
+class Phase(StrEnum):
+    """Where bypassd is in its life, as the keeper knows it."""
+
+    DOWN = "down"  # no process
+    STARTING = "starting"  # started, has not asked for a position yet
+    SERVING = "serving"  # checks in
+    ENDING = "ending"  # was told or is about to end, and is killed when it takes too long
+
+
+class Turn(StrEnum):
+    """What moves bypassd from one phase to the next."""
+
+    SPAWN = "spawn"
+    READY = "ready"  # its first check-in that asks for a position
+    END = "end"  # it was signalled, or closed its link
+    EXIT = "exit"  # its process is gone
+
+
+PHASES: Table[Phase, Turn] = Table(
+    "bypassd",
+    {
+        (Phase.DOWN, Turn.SPAWN): Phase.STARTING,
+        (Phase.STARTING, Turn.READY): Phase.SERVING,
+        (Phase.STARTING, Turn.END): Phase.ENDING,
+        (Phase.STARTING, Turn.EXIT): Phase.DOWN,
+        (Phase.SERVING, Turn.END): Phase.ENDING,
+        (Phase.SERVING, Turn.EXIT): Phase.DOWN,
+        (Phase.ENDING, Turn.END): Phase.ENDING,  # signalled again: it takes too long
+        (Phase.ENDING, Turn.EXIT): Phase.DOWN,
+    },
+)
 
 
 class RelayState:
@@ -227,7 +260,7 @@ class KeeperCore:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits = limits or Limits()
         self.relays: dict[str, RelayState] = {}
-        self.phase = DOWN
+        self.phase = Phase.DOWN
         self.restarts = 0
         self.last_exit = ""
         self.stopping = False
@@ -283,11 +316,11 @@ class KeeperCore:
     def deadline(self) -> int:
         """When the next Tick is due."""
         times = list(self._due.values())
-        if self.phase == SERVING:
+        if self.phase is Phase.SERVING:
             times.append(self._silence.deadline())
-        elif self.phase == STARTING:
+        elif self.phase is Phase.STARTING:
             times.append(self._phase_since + self.limits.starting)
-        elif self.phase == ENDING:
+        elif self.phase is Phase.ENDING:
             times.append(self._kill_at)
         held = any(relay.usable and relay.want != BYPASS for relay in self.relays.values())
         if self._position_asked is not None and held and not self.stopping:
@@ -328,11 +361,11 @@ class KeeperCore:
         self._do(Log("orderly stop: relay to bypass, watchdog stopped, bypassd ended", severe=False))
         for name in [key for key in self._due if key == "spawn" or key.startswith("relay ")]:
             del self._due[name]
-        if self.phase in (STARTING, SERVING):
-            self._enter(now, ENDING)
+        if self.phase in (Phase.STARTING, Phase.SERVING):
+            self._enter(now, Turn.END)
             self._kill_at = now + self.limits.ending
             self._do(Kill(orderly=True))
-        elif self.phase == DOWN:
+        elif self.phase is Phase.DOWN:
             self._finish(now)
 
     def _finish(self, now: int) -> None:
@@ -346,7 +379,7 @@ class KeeperCore:
     # -- bypassd
 
     def _check_in(self, now: int, event: CheckIn) -> None:
-        if self.phase not in (STARTING, SERVING):
+        if self.phase not in (Phase.STARTING, Phase.SERVING):
             return
         self._silence.heard(now)
         if event.notes != self._notes:
@@ -361,19 +394,19 @@ class KeeperCore:
                 self._do(SetWatchdog(event.watchdog_ms))
         if any(ask.want == HOLD for ask in event.relays.values()):
             return  # still starting: keep what is, and do not prolong the grace either (a crash loop must end)
-        if self.phase == STARTING:
-            self._enter(now, SERVING)
+        if self.phase is Phase.STARTING:
+            self._enter(now, Turn.READY)
         self._position_asked = now
         for name, relay in self.relays.items():
             ask = event.relays.get(name)
             relay.want, relay.want_cause = (ask.want, ask.cause) if ask else (BYPASS, Cause.CONFIGURED)
 
     def _exited(self, now: int, how: str) -> None:
-        if self.phase == DOWN:
+        if self.phase is Phase.DOWN:
             return
-        served = self.phase == SERVING and now - self._phase_since >= self.limits.healthy
+        served = self.phase is Phase.SERVING and now - self._phase_since >= self.limits.healthy
         self.last_exit = how
-        self._enter(now, DOWN)
+        self._enter(now, Turn.EXIT)
         if self.stopping:
             self._finish(now)
             return
@@ -384,41 +417,41 @@ class KeeperCore:
         self._backoff = min(self._backoff * 2, self.limits.backoff_last)
 
     def _end_bypassd(self, now: int, why: str) -> None:
-        if self.phase in (STARTING, SERVING):
+        if self.phase in (Phase.STARTING, Phase.SERVING):
             self._do(Log(f"bypassd {why}: killed, relay held meanwhile"))
             self._kill(now)
 
     def _link_lost(self, now: int, why: str) -> None:
         """Most likely it is about to end, and its own exit status says more than a kill would."""
-        if self.phase in (STARTING, SERVING):
+        if self.phase in (Phase.STARTING, Phase.SERVING):
             self._do(Log(f"bypassd {why}: waiting for its end, relay held meanwhile", severe=False))
-            self._enter(now, ENDING)
+            self._enter(now, Turn.END)
             self._kill_at = now + self.limits.checkin
 
     def _kill(self, now: int) -> None:
         self._do(Kill(orderly=False))
-        self._enter(now, ENDING)
+        self._enter(now, Turn.END)
         self._kill_at = now + self.limits.ending
 
     def _looked(self, now: int, look: Looked) -> None:
-        if self.phase == SERVING and (why := self._silence.looked(now, look)):
+        if self.phase is Phase.SERVING and (why := self._silence.looked(now, look)):
             self._end_bypassd(now, why)
 
     def _judge_bypassd(self, now: int) -> None:
-        if self.phase == SERVING:
+        if self.phase is Phase.SERVING:
             if why := self._silence.over(now):
                 self._end_bypassd(now, why)
             elif self._silence.look_due(now):
                 if self._silence.first:
                     self._do(Send())  # whoever sleeps over a timer that never fired wakes up and checks in
                 self._do(Look())
-        elif self.phase == STARTING and now - self._phase_since >= self.limits.starting:
+        elif self.phase is Phase.STARTING and now - self._phase_since >= self.limits.starting:
             self._end_bypassd(now, f"has not become ready in {(now - self._phase_since) // SECOND} s")
-        elif self.phase == ENDING and now >= self._kill_at:
+        elif self.phase is Phase.ENDING and now >= self._kill_at:
             self._kill(now)
 
-    def _enter(self, now: int, phase: str) -> None:
-        self.phase, self._phase_since = phase, now
+    def _enter(self, now: int, turn: Turn) -> None:
+        self.phase, self._phase_since = PHASES.after(self.phase, turn), now
 
     # -- what is due
 
@@ -428,7 +461,7 @@ class KeeperCore:
             if what == "spawn":
                 if self.last_exit:
                     self.restarts += 1
-                self._enter(now, STARTING)
+                self._enter(now, Turn.SPAWN)
                 self._do(Spawn())
             elif what == "watchdog":
                 self._do(OpenWatchdog(self._watchdog_wanted))
@@ -538,7 +571,7 @@ class KeeperCore:
 
     def _held_for(self) -> int:
         """How long after the last check-in that asked for a position the relays are held in it."""
-        return max(self._grace, self.limits.checkin) if self.phase == SERVING else self._grace
+        return max(self._grace, self.limits.checkin) if self.phase is Phase.SERVING else self._grace
 
     def _drive(self, now: int, name: str, relay: RelayState, position: str, cause: str) -> None:
         relay.target = position

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The relay state machine of one segment: one table, enforced in `Machine._move`. Pure: `now` is passed in.
+"""The relay state machine of one segment: one table (see transition.py). Pure: `now` is passed in.
 
     starting    bypassd has just started; the keeper is told "hold", so the relay stays where it is
     bypass      fail to wire, with a cause
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from appliance.causes import Cause
-from appliance.errors import BypassError
 from appliance.segment.policy import Facts, mode
+from appliance.transition import Table
 
 SECOND = 1_000_000_000
 
@@ -50,26 +50,29 @@ class Stimulus(StrEnum):
     CUT = "cut"  # policy says disconnect
 
 
-TABLE: dict[tuple[State, Stimulus], State] = {
-    (State.STARTING, Stimulus.ADOPT): State.INLINE,
-    (State.STARTING, Stimulus.UNFIT): State.BYPASS,
-    (State.STARTING, Stimulus.FIT): State.REARMING,
-    (State.STARTING, Stimulus.CUT): State.DISCONNECT,
-    (State.BYPASS, Stimulus.FIT): State.REARMING,
-    (State.BYPASS, Stimulus.CUT): State.DISCONNECT,
-    (State.REARMING, Stimulus.UNFIT): State.BYPASS,
-    (State.REARMING, Stimulus.DUE): State.ENGAGING,
-    (State.REARMING, Stimulus.CUT): State.DISCONNECT,
-    (State.ENGAGING, Stimulus.CONFIRMED): State.INLINE,
-    (State.ENGAGING, Stimulus.LOST): State.BYPASS,
-    (State.ENGAGING, Stimulus.UNFIT): State.BYPASS,
-    (State.ENGAGING, Stimulus.CUT): State.DISCONNECT,
-    (State.INLINE, Stimulus.LOST): State.BYPASS,
-    (State.INLINE, Stimulus.UNFIT): State.BYPASS,
-    (State.INLINE, Stimulus.CUT): State.DISCONNECT,
-    (State.DISCONNECT, Stimulus.UNFIT): State.BYPASS,
-    (State.DISCONNECT, Stimulus.FIT): State.REARMING,
-}
+TABLE: Table[State, Stimulus] = Table(
+    "a segment",
+    {
+        (State.STARTING, Stimulus.ADOPT): State.INLINE,
+        (State.STARTING, Stimulus.UNFIT): State.BYPASS,
+        (State.STARTING, Stimulus.FIT): State.REARMING,
+        (State.STARTING, Stimulus.CUT): State.DISCONNECT,
+        (State.BYPASS, Stimulus.FIT): State.REARMING,
+        (State.BYPASS, Stimulus.CUT): State.DISCONNECT,
+        (State.REARMING, Stimulus.UNFIT): State.BYPASS,
+        (State.REARMING, Stimulus.DUE): State.ENGAGING,
+        (State.REARMING, Stimulus.CUT): State.DISCONNECT,
+        (State.ENGAGING, Stimulus.CONFIRMED): State.INLINE,
+        (State.ENGAGING, Stimulus.LOST): State.BYPASS,
+        (State.ENGAGING, Stimulus.UNFIT): State.BYPASS,
+        (State.ENGAGING, Stimulus.CUT): State.DISCONNECT,
+        (State.INLINE, Stimulus.LOST): State.BYPASS,
+        (State.INLINE, Stimulus.UNFIT): State.BYPASS,
+        (State.INLINE, Stimulus.CUT): State.DISCONNECT,
+        (State.DISCONNECT, Stimulus.UNFIT): State.BYPASS,
+        (State.DISCONNECT, Stimulus.FIT): State.REARMING,
+    },
+)
 
 WANT: dict[State, str] = {
     State.STARTING: "hold",
@@ -80,10 +83,6 @@ WANT: dict[State, str] = {
     State.DISCONNECT: "disconnect",
 }
 """What the keeper is asked for in each state."""
-
-
-class IllegalMoveError(BypassError):
-    """A move that the table does not have: a bug, and the segment's state is unchanged."""
 
 
 @dataclass(frozen=True)
@@ -229,8 +228,6 @@ class Machine:
             self.delay = max(self.times.rearm_delay, min(2 * self.delay, self.times.rearm_max))
 
     def _move(self, now: int, stimulus: Stimulus, cause: Cause, detail: str) -> None:
-        new = TABLE.get((self.state, stimulus))
-        if new is None:
-            raise IllegalMoveError(f"segment: no move from {self.state} on {stimulus}; it stays {self.state}")
+        new = TABLE.after(self.state, stimulus)
         self._moves.append(Move(self.state, new, cause, detail))
         self.state, self.cause, self.detail, self.since = new, cause, detail, now

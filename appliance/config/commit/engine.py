@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from appliance.config.check import lint, load
@@ -25,6 +26,7 @@ from appliance.config.commit.diff import Change, changes
 from appliance.config.commit.store import Entry, Pending, Store, now
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError
+from appliance.transition import IllegalMoveError, Table
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,50 @@ async def _nothing(_: Config) -> None:
 
 def _no_trace() -> None:
     return None
+
+
+class Phase(StrEnum):
+    """Where a commit is. Whether the running configuration still has to be confirmed is `Engine.pending`."""
+
+    IDLE = "idle"
+    PREPARING = "preparing"  # whatever may fail without touching the appliance
+    APPLYING = "applying"
+    PROVING = "proving"
+    STORING = "storing"  # it is put in place on the disk
+    RESTORING = "restoring"  # the configuration before is applied again
+    BROKEN = "broken"  # that failed: bypassd restarts
+
+
+class Turn(StrEnum):
+    """What moves a commit on."""
+
+    COMMIT = "commit"
+    CONFIRM = "confirm"
+    REVERT = "revert"
+    DONE = "done"  # the work of this phase succeeded
+    REFUSED = "refused"  # it did not, and nothing was changed
+    FAILED = "failed"  # it did not, and what runs may be neither configuration
+
+
+PHASES: Table[Phase, Turn] = Table(
+    "a commit",
+    {
+        (Phase.IDLE, Turn.COMMIT): Phase.PREPARING,
+        (Phase.IDLE, Turn.CONFIRM): Phase.STORING,
+        (Phase.IDLE, Turn.REVERT): Phase.RESTORING,
+        (Phase.PREPARING, Turn.DONE): Phase.APPLYING,
+        (Phase.PREPARING, Turn.REFUSED): Phase.IDLE,
+        (Phase.APPLYING, Turn.DONE): Phase.PROVING,
+        (Phase.APPLYING, Turn.FAILED): Phase.RESTORING,
+        (Phase.PROVING, Turn.DONE): Phase.STORING,
+        (Phase.PROVING, Turn.FAILED): Phase.RESTORING,
+        (Phase.STORING, Turn.DONE): Phase.IDLE,
+        (Phase.STORING, Turn.REFUSED): Phase.IDLE,  # a confirmation: the commit stays pending
+        (Phase.STORING, Turn.FAILED): Phase.RESTORING,
+        (Phase.RESTORING, Turn.DONE): Phase.IDLE,
+        (Phase.RESTORING, Turn.FAILED): Phase.BROKEN,
+    },
+)
 
 
 class Step(NamedTuple):
@@ -103,6 +149,7 @@ class Engine:
     ) -> None:
         self.store, self.running, self.text, self.pending = store, running, text, pending
         self.steps = list(steps)
+        self.phase = Phase.IDLE
         self._boot, self._look, self._tell, self._end, self._clock = boot, look, tell, end, clock
         self._down = down
         self._lock = asyncio.Lock()
@@ -145,6 +192,7 @@ class Engine:
         if confirmed_s and not 1 <= confirmed_s <= MAX_CONFIRM_S:
             raise RefusedError(f"commit confirmed: 1 to {MAX_CONFIRM_S} seconds")
         async with self._lock:
+            self._refuse_when_broken()
             began = self._clock()
             if text == self.text:
                 return await self._again(user, confirmed_s)
@@ -169,11 +217,13 @@ class Engine:
     async def confirm(self, user: str) -> Report:
         """Keep the pending configuration."""
         async with self._lock:
+            self._refuse_when_broken()
             return await self._confirm(user)
 
     async def revert(self, user: str, why: str) -> Report:
         """Take the pending configuration back now."""
         async with self._lock:
+            self._refuse_when_broken()
             return await self._revert(user, why)
 
     def seconds_left(self) -> int:
@@ -197,7 +247,8 @@ class Engine:
                         await self._revert(self.pending.entry.user, "nobody confirmed it in time")
                     except BypassError as error:
                         log.error("commit confirmed: %s", error)
-                        self._end(str(error))
+                        if self.phase is not Phase.BROKEN:
+                            self._end(str(error))
                         return
 
     # -- inside; the lock is held
@@ -207,9 +258,14 @@ class Engine:
         user = entry.user
         await asyncio.to_thread(self.store.stage, entry)
         try:
+            self._turn(Turn.COMMIT)
             self._progress(user, "loading the new programs beside the old ones")
             try:
-                await self._prepare(config)
+                try:
+                    await self._prepare(config)
+                except BaseException:
+                    self._turn(Turn.REFUSED)
+                    raise
                 await self._apply_and_prove(config, user)
             finally:
                 self._forget()
@@ -234,6 +290,7 @@ class Engine:
             await self._back(f"{error}", entry.user)
         self.running, self.text = config, entry.text
         self._set_pending(pending)
+        self._turn(Turn.DONE)
         if pending is None:
             await self._finish(config)
         comment = f" ({entry.comment})" if entry.comment else ""
@@ -258,10 +315,16 @@ class Engine:
         if self.pending is None:
             raise RefusedError("there is nothing to confirm: the running configuration is committed")
         entry = self.pending.entry._replace(number=self.store.newest + 1, how="confirmed", user=user, when=now())
-        await asyncio.to_thread(self.store.stage, entry)
-        await asyncio.to_thread(self.store.publish, entry)
-        await asyncio.to_thread(self.store.remove_pending)
+        self._turn(Turn.CONFIRM)
+        try:
+            await asyncio.to_thread(self.store.stage, entry)
+            await asyncio.to_thread(self.store.publish, entry)
+            await asyncio.to_thread(self.store.remove_pending)
+        except BaseException:
+            self._turn(Turn.REFUSED)
+            raise
         self._set_pending(None)
+        self._turn(Turn.DONE)
         if self.running is not None:
             await self._finish(self.running)
         self._tell("confirmed", user, f"configuration {entry.number} confirmed")
@@ -272,15 +335,17 @@ class Engine:
             raise RefusedError("there is nothing to take back: the running configuration is committed")
         text = await asyncio.to_thread(self.store.startup_text)
         check = await self.check(text, str(self.store.startup))
+        self._turn(Turn.REVERT)
         if check.config is None:
-            raise BrokenError(f"the configuration before cannot be put back: {check.errors[0]}")
+            raise self._broken(f"the configuration before cannot be put back: {check.errors[0]}")
         try:
             await self._apply(check.config, user)
+            await asyncio.to_thread(self.store.remove_pending)
         except BypassError as error:
-            raise BrokenError(f"the configuration before cannot be put back: {error}") from error
-        await asyncio.to_thread(self.store.remove_pending)
+            raise self._broken(f"the configuration before cannot be put back: {error}") from error
         self.running, self.text = check.config, text
         self._set_pending(None)
+        self._turn(Turn.DONE)
         await self._finish(check.config)
         self._tell("reverted", user, f"the configuration before is back: {why}")
         return Report(f"the configuration before is back: {why}", 0, check.changes)
@@ -306,17 +371,22 @@ class Engine:
 
     async def _apply_and_prove(self, config: Config, user: str) -> None:
         before = self._look()
+        self._turn(Turn.DONE)
         try:
             await self._apply(config, user)
+            self._turn(Turn.DONE)
             self._progress(user, "proving that traffic flows")
             trouble = await self._prove(before)
         except BypassError as error:
             trouble = str(error)
+        except IllegalMoveError:
+            raise
         except Exception:
             log.exception("a commit failed")
             trouble = "internal error, the system log has the details"
         if trouble:
             await self._back(trouble, user)
+        self._turn(Turn.DONE)
 
     async def _prove(self, before: traffic_check.Look) -> str:
         """Watch until traffic has shown that it flows; a link without traffic is watched for a moment only."""
@@ -333,18 +403,19 @@ class Engine:
     async def _back(self, why: str, user: str) -> None:
         """Put the running configuration back and raise RefusedError; BrokenError when that fails too."""
         log.error("the new configuration is taken back: %s", why)
+        self._turn(Turn.FAILED)
         if self.running is None:
-            text = f"{why}; there was no valid configuration before: bypassd starts anew, in bypass"
-            self._end(text)
-            raise BrokenError(text)
+            raise self._broken(f"{why}; there was no valid configuration before: bypassd starts anew, in bypass")
         try:
             await self._apply(self.running, user)
             await self._finish(self.running)
+        except IllegalMoveError:
+            raise
         except Exception as error:
             text = f"{why}; the old configuration could not be put back either ({error}): bypassd starts anew from it"
             log.exception("putting the old configuration back failed")
-            self._end(text)
-            raise BrokenError(text) from error
+            raise self._broken(text) from error
+        self._turn(Turn.DONE)
         raise RefusedError(f"{why}; the configuration before holds")
 
     async def _finish(self, config: Config) -> None:
@@ -353,6 +424,19 @@ class Engine:
                 await step.finish(config)
             except BypassError as error:
                 log.error("commit, %s: %s", step.name, error)
+
+    def _turn(self, turn: Turn) -> None:
+        self.phase = PHASES.after(self.phase, turn)
+
+    def _broken(self, why: str) -> BrokenError:
+        """What runs may be neither configuration: have bypassd restarted."""
+        self._turn(Turn.FAILED)
+        self._end(why)
+        return BrokenError(why)
+
+    def _refuse_when_broken(self) -> None:
+        if self.phase is Phase.BROKEN:
+            raise RefusedError("bypassd restarts from the startup configuration: try again in a moment")
 
     def _set_pending(self, pending: Pending | None) -> None:
         self.pending = pending

@@ -23,6 +23,8 @@ from appliance.api import server as control
 from appliance.api.rpc import Caller, answer
 from appliance.api.server import ControlServer, Param, Registry, TokenBucket, caller
 from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
+from appliance.segment.machine import State
+from appliance.transition import IllegalMoveError
 from appliance.units import Duration
 from tests.support.json_schema import problems
 
@@ -237,6 +239,29 @@ def test_served(tmp_path: Path) -> None:
         assert server.clients == 1
 
     serve(tmp_path, scenario)
+
+
+def test_an_illegal_move_of_a_state_machine_ends_the_part_and_so_bypassd(tmp_path: Path) -> None:
+    """Every other bug costs its caller an answer; after this one nobody may go on."""
+    made = registry()
+
+    async def illegal(_: dict[str, Any]) -> object:
+        raise IllegalMoveError("a segment", State.INLINE, State.INLINE)
+
+    made.add("illegal", illegal)
+
+    async def body() -> None:
+        server = ControlServer(tmp_path / "control.sock", made)
+        await server.start()
+        running = asyncio.create_task(server.run(lambda: None))
+        peer = await Peer.connect(tmp_path / "control.sock")
+        peer.writer.write(b'{"jsonrpc": "2.0", "id": 1, "method": "illegal"}\n')
+        with pytest.raises(IllegalMoveError, match="a segment in state inline"):
+            await running
+        peer.writer.close()
+        await server.stop()
+
+    asyncio.run(body())
 
 
 def test_batch(tmp_path: Path) -> None:

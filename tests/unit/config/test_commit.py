@@ -15,12 +15,13 @@ import pytest
 
 from appliance.config.check.load import loads
 from appliance.config.commit import engine
-from appliance.config.commit.engine import BrokenError, Engine, Step
+from appliance.config.commit.engine import BrokenError, Engine, Phase, Step
 from appliance.config.commit.store import Store
 from appliance.config.commit.traffic_check import Look, Segment
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, DatapathError, RefusedError
 from appliance.system.files import Disk
+from appliance.transition import IllegalMoveError
 
 OLD, NEW = '[system]\nhostname = "old"\n', '[system]\nhostname = "new"\n'
 SECOND = 10**9
@@ -262,3 +263,30 @@ def test_an_edited_startup_is_kept_and_said(world: World) -> None:
     report = asyncio.run(world.engine.commit(NEW, "mia"))
     assert any("edited by hand" in finding.what for finding in report.lint)
     assert [entry.how for entry in world.store.history()] == ["commit", "found", "installed"]
+
+
+def test_a_commit_that_cannot_be_taken_back_by_order_restarts_bypassd_and_nothing_is_committed_meanwhile(
+    world: World,
+) -> None:
+    world.commit(confirmed_s=60)
+    world.trouble["apply first old"] = DatapathError("the kernel says no")
+    with pytest.raises(BrokenError, match="cannot be put back: the kernel says no"):
+        asyncio.run(world.engine.revert("mia", "she said so"))
+    assert len(world.ended) == 1
+    assert world.engine.phase is Phase.BROKEN
+    for order in (
+        world.engine.commit(NEW + "# more", "mia"),
+        world.engine.confirm("mia"),
+        world.engine.revert("mia", ""),
+    ):
+        with pytest.raises(RefusedError, match="bypassd restarts"):
+            asyncio.run(order)
+    assert len(world.ended) == 1
+
+
+def test_an_illegal_move_while_applying_is_no_reason_to_go_back_but_ends_bypassd(world: World) -> None:
+    world.trouble["apply first new"] = IllegalMoveError("a segment", Phase.IDLE, Phase.IDLE)
+    with pytest.raises(IllegalMoveError):
+        world.commit()
+    assert not [line for line in world.did if line.endswith("old")]
+    assert world.startup.read_text() == OLD

@@ -282,7 +282,7 @@ def test_without_a_supervisor_the_relay_is_in_bypass_after_the_grace(bench: Benc
     start = bench.now
     while bench.now < start + 60 * SECOND and bench.line == kc.INLINE:
         bench.run(bench.now + 100 * MS)
-        if bench.core.phase == kc.STARTING:
+        if bench.core.phase is kc.Phase.STARTING:
             bench.feed(Exited("ended with status 1"))
     assert 28 * SECOND < bench.now - start <= 31 * SECOND
     assert bench.core.relays[RELAY].cause == "supervisor_lost"
@@ -294,7 +294,7 @@ def test_a_crash_loop_that_only_holds_does_not_prolong_the_grace(bench: Bench) -
     start = bench.now
     while bench.now < start + 40 * SECOND:
         bench.run(bench.now + 500 * MS)
-        if bench.core.phase == kc.STARTING:
+        if bench.core.phase is kc.Phase.STARTING:
             bench.check_in(kc.HOLD)
             bench.feed(Exited("ended with status 1"))
     assert bench.line == kc.BYPASS
@@ -336,7 +336,7 @@ def test_back_off_grows_and_is_forgotten_after_a_healthy_time(bench: Bench) -> N
     for _ in range(8):
         bench.feed(Exited("ended with status 1"))
         began = bench.now
-        while bench.core.phase == kc.DOWN:
+        while bench.core.phase is kc.Phase.DOWN:
             bench.run(bench.core.deadline())
         gaps.append((bench.now - began) // MS)
     assert gaps[:3] == [100, 200, 400]
@@ -520,7 +520,7 @@ def test_every_order_of_events_keeps_the_promises(length: int) -> None:
         for event in events:
             bench.now += 300 * MS
             bench.feed(event)
-            if bench.core.phase == kc.DOWN and bench.core.stopping:
+            if bench.core.phase is kc.Phase.DOWN and bench.core.stopping:
                 break
             relay = bench.core.relays[RELAY]
             if bench.core.stopping or not relay.usable:

@@ -12,13 +12,13 @@ from appliance.segment.machine import (
     SECOND,
     TABLE,
     WANT,
-    IllegalMoveError,
     Machine,
     State,
     Stimulus,
     Times,
 )
 from appliance.segment.policy import Facts, link_loss, mode
+from appliance.transition import IllegalMoveError
 
 GOOD = Facts()
 BROKEN = Facts(faults={Cause.DATAPATH_FAULT: "refused"})
@@ -52,7 +52,7 @@ def test_every_state_with_every_stimulus(state: State, stimulus: Stimulus) -> No
         machine._move(SECOND, stimulus, Cause.HEALTHY, "")
         assert machine.state is TABLE[state, stimulus]
     else:
-        with pytest.raises(IllegalMoveError, match=f"{state} on {stimulus}"):
+        with pytest.raises(IllegalMoveError, match=f"{state} has no move on {stimulus}"):
             machine._move(SECOND, stimulus, Cause.HEALTHY, "")
         assert machine.state is state
 
