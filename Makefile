@@ -64,10 +64,11 @@ test: qemu-image ## all tests but the long ones
 test-all: qemu-image ## all tests
 	@$(PY) -m pytest $(ARGS) $(TESTS)
 
-lint: setup ## ruff, mypy, shellcheck, clang-format
+lint: setup ## ruff, mypy, layers (import-linter), shellcheck, clang-format
 	@build/venv/bin/ruff check .
 	@build/venv/bin/ruff format --check .
 	@build/venv/bin/mypy
+	@build/venv/bin/lint-imports --no-cache --no-logo
 	@git ls-files -z | xargs -0 grep -lE '^#! ?/bin/(ba|da)?sh' | xargs -r shellcheck
 	@git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
 

@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _be_ordinary() -> None:
     """Undo what a child of the keeper inherits and must not hand to guests; have a name that `ps` shows.
 
-    And be in haste until the segments begin (supervisor.end_haste): at boot, shells and device events want the
+    And be in haste until the segments begin (table.restore_priority): at boot, shells and device events want the
     processors too, and the link waits in bypass.
     """
     import ctypes

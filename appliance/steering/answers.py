@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The datapath's counters, attachments and filter reports as answers of the API (api/schema/state.py). Pure."""
+"""The datapath's counters and filter reports as answers of the API (api/schema/state.py). Pure."""
 
 from __future__ import annotations
 
@@ -14,21 +14,7 @@ from appliance.steering.kernel.layout import Side
 if TYPE_CHECKING:
     from appliance.config.schema.model import Rule
     from appliance.filter.report import Report
-    from appliance.steering.datapath import Attachment
     from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
-
-
-def attached(attachment: Attachment) -> state.Attached:
-    """A device that the datapath takes frames from."""
-    return state.Attached(
-        device=attachment.device.name,
-        driver=attachment.device.driver,
-        segment=attachment.segment,
-        side=attachment.side.name.lower(),
-        hop=attachment.hop or None,
-        mode=attachment.mode,
-        reason=attachment.reason,
-    )
 
 
 def counters(counts: Counters) -> state.Counters:

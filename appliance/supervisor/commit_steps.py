@@ -4,7 +4,7 @@
 Order: relays of segments that go close first, then guests that come have their taps, then the datapath switches in one
 step, ports are attached, segments that come begin, and guests live by the new words. So nobody is sent a frame who is
 not there, and no port is taken from a link that still needs it. Going back is the same way with the old configuration.
-Guests that go power down when the commit is final. Looks at the supervisor's parts and owns nothing.
+Guests that go power down when the commit is final. Reads the system and owns nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from appliance.config.check.verify import hint
 from appliance.config.commit import traffic_check
@@ -21,20 +21,30 @@ from appliance.config.commit.engine import Step
 from appliance.config.schema.model import Config
 from appliance.errors import ConfigError
 from appliance.steering.kernel.layout import Outcome
-
-if TYPE_CHECKING:
-    from appliance.supervisor.supervisor import Supervisor
+from appliance.supervisor.system import System
 
 log = logging.getLogger(__name__)
 
 _LOST = (Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.NO_PROGRAM)
 
 
-class Appliance:
-    """The steps over the parts of a supervisor."""
+class CommitSteps:
+    """The steps over the parts of a system.
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    `wake` has the pulse look at everything now; `configured` brings up what waited for a first valid configuration;
+    `relays_closed` waits until the keeper has these relays in bypass, HardwareError if it has not in time.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        wake: Callable[[], None],
+        configured: Callable[[Config], Awaitable[None]],
+        relays_closed: Callable[[list[str]], Awaitable[None]],
+    ) -> None:
+        self._system = system
+        self._wake, self._configured, self._relays_closed = wake, configured, relays_closed
 
     def steps(self) -> list[Step]:
         """All of them, in order; a part that is added later finds its place here."""
@@ -46,42 +56,42 @@ class Appliance:
             Step("segments", self._segments, self._segments_prepare),
             Step("guests", self._guests, finish=self._guests_finish),
             Step("access", self._access, self._access_prepare),
-            Step("system", self._system),
+            Step("system", self._host),
         ]
 
     async def _first(self, new: Config) -> None:
         """There was no valid configuration since the start: the parts that waited for one come up with it."""
-        sup = self._supervisor
-        if sup.config is None:
-            await sup.steering.apply(new)
-            sup.segments.arrive(time.monotonic_ns(), new.segment, None, sup.faults)
-            await sup.configured(new)
+        system = self._system
+        if system.config is None:
+            await system.steering.apply(new)
+            system.segments.arrive(time.monotonic_ns(), new.segment, None, system.faults)
+            await self._configured(new)
 
     async def _segments_go(self, new: Config) -> None:
-        sup = self._supervisor
-        relays = sup.segments.leave(new.segment)
-        sup.poke()
-        await sup.relays_closed(relays)
+        system = self._system
+        relays = system.segments.leave(new.segment)
+        self._wake()
+        await self._relays_closed(relays)
 
     async def _guests_come(self, new: Config) -> None:
-        if self._supervisor.guests is not None:
-            await self._supervisor.guests.arrive(new)
+        if self._system.guests is not None:
+            await self._system.guests.arrive(new)
 
     async def _prepare(self, new: Config) -> None:
-        await self._supervisor.steering.prepare(new)
+        await self._system.steering.prepare(new)
 
     def _forget(self) -> None:
-        self._supervisor.steering.forget()
+        self._system.steering.forget()
 
     async def _steer(self, new: Config) -> None:
         """From here on the supervisor has `new`: what is only being started now starts with it."""
-        sup = self._supervisor
-        await sup.steering.apply(new)
-        sup.config, sup.config_errors = new, []
+        system = self._system
+        await system.steering.apply(new)
+        system.config, system.config_errors = new, []
 
     async def _segments_prepare(self, new: Config) -> None:
         """Only what board.toml names can ever be a port; whether it is plugged in is seen later."""
-        board = self._supervisor.board
+        board = self._system.board
         if board is None:
             return
         ports = [port.name for port in board.port if port.role == "data"]
@@ -92,58 +102,57 @@ class Appliance:
                     raise ConfigError(f"segment {segment.name}: {key}", what)
 
     async def _segments(self, new: Config) -> None:
-        sup = self._supervisor
-        keeper = sup.keeper.state if sup.keeper.present else None
-        sup.segments.arrive(time.monotonic_ns(), new.segment, keeper, sup.faults)
-        sup.poke()
+        system = self._system
+        system.segments.arrive(time.monotonic_ns(), new.segment, system.keeper_state, system.faults)
+        self._wake()
 
     async def _guests(self, new: Config) -> None:
-        if self._supervisor.guests is not None:
-            await self._supervisor.guests.apply(new)
+        if self._system.guests is not None:
+            await self._system.guests.apply(new)
 
     async def _guests_finish(self, new: Config) -> None:
-        if self._supervisor.guests is not None:
-            await self._supervisor.guests.finish(new)
+        if self._system.guests is not None:
+            await self._system.guests.finish(new)
 
     async def _access_prepare(self, new: Config) -> None:
-        if self._supervisor.access is not None:
-            await self._supervisor.access.prepare(new)
+        if self._system.access is not None:
+            await self._system.access.prepare(new)
 
     async def _access(self, new: Config) -> None:
         """After everything that frames depend on: it may end the session that this commit came by."""
-        if self._supervisor.access is not None:
-            await self._supervisor.access.apply(new)
+        if self._system.access is not None:
+            await self._system.access.apply(new)
 
-    async def _system(self, new: Config) -> None:
+    async def _host(self, new: Config) -> None:
         """Host name; grace and watchdog go to the keeper with the next check-in."""
-        sup = self._supervisor
-        if sup.paths.root == Path("/"):
+        system = self._system
+        if system.paths.root == Path("/"):
             try:
                 socket.sethostname(new.system.hostname)
             except OSError as error:
                 log.warning("host name %s: %s", new.system.hostname, error.strerror)
-        sup.poke()
+        self._wake()
 
     def down(self) -> dict[str, str]:
         """Guests that have no traffic now, and their state: a rule that blocks without them blocks from a commit on."""
-        guests = self._supervisor.guests
+        guests = self._system.guests
         now = time.monotonic_ns()
         there = guests.guests() if guests is not None else ()
         return {guest.name: guest.state.value for guest in there if not guest.lease.remaining(now)}
 
     def look(self) -> traffic_check.Look:
         """The appliance as it is now, for the proof of a commit."""
-        sup = self._supervisor
-        datapath = sup.steering.datapath
+        system = self._system
+        datapath = system.steering.datapath
         counts = datapath.port_counts() if datapath is not None else {}
         segments = {}
-        for name, unit in sup.segments.units.items():
+        for name, unit in system.segments.units.items():
             ports = [count for (segment, _), count in counts.items() if segment == name]
             came = sum(port.total for port in ports)
             lost = sum(port.frames[outcome] for port in ports for outcome in _LOST)
             segments[name] = traffic_check.Segment(
                 inline=unit.machine.relay == "inline",
-                faults={str(cause): text for cause, text in {**unit.faults, **sup.faults(name)}.items()},
+                faults={str(cause): text for cause, text in {**unit.faults, **system.faults(name)}.items()},
                 came=came,
                 went=came - lost,
                 lost=lost,

@@ -7,87 +7,85 @@ Names, labels and units are a promise to dashboards (console/monitoring/): a cha
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import appliance
 from appliance.guest.lifecycle import State as GuestState
 from appliance.segment.machine import State as SegmentState
 from appliance.segment.manager import Link
 from appliance.steering.kernel.counters import Counters, DeviceCount
+from appliance.supervisor.system import System
 from appliance.telemetry.openmetrics import Family
 from appliance.telemetry.subject import Severity
-
-if TYPE_CHECKING:
-    from appliance.supervisor.supervisor import Supervisor
 
 RELAY_STATES = ("inline", "bypass", "disconnect", "unknown")
 
 
-def collect(sup: Supervisor) -> list[Family]:
+def collect(system: System) -> list[Family]:
     """Everything, at one moment."""
     now = time.monotonic_ns()
-    datapath = sup.steering.datapath
+    datapath = system.steering.datapath
     counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
-    families = [*_supervisor(sup, now), *_segments(sup), *_guests(sup), *traffic(counters), *_access(sup)]
+    families = [*_supervisor(system, now), *_segments(system), *_guests(system), *traffic(counters), *_access(system)]
     moved = Family("transitions", "counter", "Changes of state, by what changed and where it went")
-    for (kind, name, to), count in sorted(sup.events.moves.items()):
+    for (kind, name, to), count in sorted(system.events.moves.items()):
         moved.add(count, kind=kind, name=name, to=to)
     return [*families, moved]
 
 
-def _supervisor(sup: Supervisor, now: int) -> list[Family]:
+def _supervisor(system: System, now: int) -> list[Family]:
     about = Family("build", "info", "Version of the appliance")
-    about.add(1, version=appliance.__version__, board=sup.board.name if sup.board else "unknown")
+    about.add(1, version=appliance.__version__, board=system.board.name if system.board else "unknown")
     started = Family("supervisor_start_time_seconds", "gauge", "When bypassd started, in Unix time", "seconds")
-    started.add(round(time.time() - (now - sup.began) / 1e9, 3))
+    started.add(round(time.time() - (now - system.began) / 1e9, 3))
     restarts = Family("supervisor_restarts", "counter", "How often the keeper started bypassd again")
     armed = Family("watchdog_armed", "gauge", "1 while the hardware watchdog counts")
-    state = sup.keeper.state if sup.keeper.present else None
+    state = system.keeper.state if system.keeper.present else None
     if state is not None:
         restarts.add(state.restarts)
         armed.add(1 if state.watchdog_ms else 0)
     running = Family("part_running", "gauge", "1 while this part of bypassd runs")
     silent = Family("part_silence_seconds", "gauge", "How long ago this part checked in", "seconds")
-    ages = sup.check_ins.ages(now)
-    for name, word in sup.part_states.items():
+    ages = system.check_ins.ages(now)
+    for name, word in system.part_states.items():
         running.add(1 if word == "running" else 0, part=name)
         if name in ages:
             silent.add(ages[name] / 1e9, part=name)
     valid = Family("config_valid", "gauge", "1 while the configuration is valid")
-    valid.add(1 if sup.config is not None else 0)
+    valid.add(1 if system.config is not None else 0)
     reset = Family("last_reset", "info", "What the last reset was")
-    reset.add(1, kind=sup.crash_log.reset.kind)
+    reset.add(1, kind=system.crash_log.reset.kind)
     events = Family("events", "counter", "Events since bypassd started, by severity")
     for severity in Severity:
-        events.add(sup.events.counts[severity], severity=severity.word)
+        events.add(system.events.counts[severity], severity=severity.word)
     return [about, started, restarts, armed, running, silent, valid, reset, events]
 
 
-def _segments(sup: Supervisor) -> list[Family]:
+def _segments(system: System) -> list[Family]:
     inline = Family("segment_inline", "gauge", "1 while the relay is inline: frames reach the appliance")
     state = Family("segment_state", "gauge", "1 for the state that the segment's machine is in")
     relay = Family("relay_position", "gauge", "1 for where the keeper says that the relay stands")
     why = Family("segment_cause", "info", "Why the segment is where it is")
     link = Family("port_link_up", "gauge", "1 while the port has a link")
-    for name, unit in sup.segments.units.items():
+    for name, unit in system.segments.units.items():
         machine = unit.machine
         inline.add(1 if machine.relay == "inline" else 0, segment=name)
         state.states(machine.state, SegmentState, segment=name)
         relay.states(machine.relay or "unknown", RELAY_STATES, segment=name)
         why.add(1, segment=name, cause=machine.cause)
         for side, port in (("lan", unit.config.lan), ("wan", unit.config.wan)):
-            link.add(1 if sup.segments.link(port) is Link.UP else 0, segment=name, side=side, port=port)
+            link.add(1 if system.segments.link(port) is Link.UP else 0, segment=name, side=side, port=port)
     return [inline, state, relay, why, link]
 
 
-def _guests(sup: Supervisor) -> list[Family]:
+def _guests(system: System) -> list[Family]:
     state = Family("guest_state", "gauge", "1 for the state that the guest is in")
     up = Family("guest_available", "gauge", "1 while the guest may have frames")
     lease = Family("guest_lease_seconds", "gauge", "How much longer the guest's lease lasts; 0 = expired", "seconds")
     restarts = Family("guest_restarts", "counter", "How often the guest was started again")
     latency = Family("guest_latency_seconds", "histogram", "In-band heartbeats: time through the guest", "seconds")
     now = time.monotonic_ns()
-    for guest in sup.guests.guests() if sup.guests is not None else ():
+    for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.lease.remaining(now)
         state.states(guest.state.value, (each.value for each in GuestState), guest=guest.name)
         up.add(1 if remaining else 0, guest=guest.name)
@@ -97,17 +95,17 @@ def _guests(sup: Supervisor) -> list[Family]:
     return [state, up, lease, restarts, latency]
 
 
-def _access(sup: Supervisor) -> list[Family]:
+def _access(system: System) -> list[Family]:
     failed = Family("failed_logins", "counter", "Failed logins over SSH")
     shut_out = Family("shut_out_networks", "gauge", "Networks that may not log in for a while")
     sessions = Family("ssh_sessions", "gauge", "Who is logged in over SSH")
     sent = Family("syslog_sent", "counter", "Events sent to a syslog server")
     lost = Family("syslog_lost", "counter", "Events thrown away because a syslog server could not be reached")
-    if sup.access is not None:
-        failed.add(sup.access.logins.failures)
-        shut_out.add(len(sup.access.logins.shut_out()))
-        sessions.add(len(sup.access.logins.sessions.present()))
-        for sender in sup.access.syslog.senders():
+    if system.access is not None:
+        failed.add(system.access.logins.failures)
+        shut_out.add(len(system.access.logins.shut_out()))
+        sessions.add(len(system.access.logins.sessions.present()))
+        for sender in system.access.syslog.senders():
             sent.add(sender.sent, server=sender.label)
             lost.add(sender.lost, server=sender.label)
     return [failed, shut_out, sessions, sent, lost]

@@ -2,7 +2,7 @@
 """What bypassd answers about itself: the handlers of status, segments, rules, counters, transitions, crash log.
 
 They return the types of api/schema/state.py, and clients render them. All but segment.set only read; that one passes
-the operator's request on to the segments. Lives as long as the supervisor, whose parts it reads and does not own.
+the operator's request on to the segments. Reads the system and owns nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import appliance
@@ -21,10 +22,11 @@ from appliance.errors import ConfigError, RefusedError, UnreachableError
 from appliance.hardware import data_partition
 from appliance.steering import answers
 from appliance.steering.overlay import reason_of
+from appliance.supervisor.system import System
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Config
-    from appliance.supervisor.supervisor import Supervisor
+    from appliance.steering.datapath import Attachment
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,9 @@ IDLE_S = 900.0  # of a session, while no configuration says another time
 class Show:
     """The handlers."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, system: System, wake: Callable[[], None]) -> None:
+        """`wake` has the pulse look at everything now."""
+        self._system, self._wake = system, wake
 
     def register(self, registry: Registry) -> None:
         """Offer the methods."""
@@ -54,17 +57,17 @@ class Show:
 
     async def status(self, _: Params) -> state.Status:
         """status.show"""
-        sup = self._supervisor
+        system = self._system
         now = time.monotonic_ns()
         segments = self._segments()
         inline = bool(segments) and all(segment.relay == "inline" for segment in segments)
-        partition = data_partition.read(sup.paths.data_partition)
-        keeper = sup.keeper.state
+        partition = data_partition.read(system.paths.data_partition)
+        keeper = system.keeper.state
         return state.Status(
-            hostname=sup.config.system.hostname if sup.config else "bypass",
+            hostname=system.config.system.hostname if system.config else "bypass",
             version=appliance.__version__,
-            idle_timeout_s=int(sup.config.system.idle_timeout) / 1e9 if sup.config else IDLE_S,
-            board=sup.board.name if sup.board else sup.board_error,
+            idle_timeout_s=int(system.config.system.idle_timeout) / 1e9 if system.config else IDLE_S,
+            board=system.board.name if system.board else system.board_error,
             state="inline" if inline else "bypass",
             uptime_s=round(now / 1e9),
             segments=[
@@ -76,14 +79,16 @@ class Show:
             watchdog=self._watchdog(),
             keeper=self._keeper(now),
             supervisor=state.Bypassd(
-                uptime_s=round((now - sup.began) / 1e9),
+                uptime_s=round((now - system.began) / 1e9),
                 restarts=keeper.restarts if keeper else 0,
                 last_exit=keeper.last_exit if keeper else "",
             ),
-            last_reset=state.Reset(kind=sup.crash_log.reset.kind, text=sup.crash_log.reset.text),
+            last_reset=state.Reset(kind=system.crash_log.reset.kind, text=system.crash_log.reset.text),
             datapath=self._datapath(),
             data_partition=state.Partition(state=partition.state, alarm=partition.alarm),
-            config=state.ConfigState(valid=sup.config is not None, errors=[str(error) for error in sup.config_errors]),
+            config=state.ConfigState(
+                valid=system.config is not None, errors=[str(error) for error in system.config_errors]
+            ),
         )
 
     async def segments(self, _: Params) -> list[state.Segment]:
@@ -93,7 +98,7 @@ class Show:
     async def rules(self, _: Params) -> state.Rules:
         """rules.show"""
         self._config()
-        steering = self._supervisor.steering
+        steering = self._system.steering
         datapath, config = steering.datapath, steering.effective
         counts = datapath.counters().rules if datapath else {}
         return state.Rules(
@@ -106,7 +111,7 @@ class Show:
 
     async def counters(self, _: Params) -> state.Counters:
         """counters.show"""
-        datapath = self._supervisor.steering.datapath
+        datapath = self._system.steering.datapath
         if datapath is None:
             raise UnreachableError("the datapath is not up: `bypass show status` says why")
         return answers.counters(datapath.counters())
@@ -114,12 +119,12 @@ class Show:
     async def transitions(self, params: Params) -> list[state.Transition]:
         """transitions.show"""
         count = int(params.get("count", 200))
-        return [entry.answer() for entry in self._supervisor.transitions.entries(count if count > 0 else None)]
+        return [entry.answer() for entry in self._system.transitions.entries(count if count > 0 else None)]
 
     async def crash_log(self, params: Params) -> list[state.CrashRecord]:
         """crash-log.show: the whole text of the record that is named, otherwise the last lines of each."""
         name = params.get("name")
-        records = await asyncio.to_thread(self._supervisor.crash_log.records)
+        records = await asyncio.to_thread(self._system.crash_log.records)
         return [
             state.CrashRecord(name=r.name, when=r.when, kind=r.kind, text=r.text if name else r.text[-2000:])
             for r in records
@@ -128,14 +133,14 @@ class Show:
 
     async def segment_set(self, params: Params) -> state.SegmentSet:
         """segment.set"""
-        sup = self._supervisor
+        system = self._system
         self._config()
         name, mode = str(params["name"]), str(params["mode"])
-        unit = sup.segments.ask(name, mode)
+        unit = system.segments.ask(name, mode)
         who = caller()
         log.info("segment %s: %s asked for by uid %d", name, mode, who.uid)
-        sup.segments.update(time.monotonic_ns(), sup.keeper.state if sup.keeper.present else None, sup.faults)
-        sup.poke()
+        system.segments.update(time.monotonic_ns(), system.keeper_state, system.faults)
+        self._wake()
         machine = unit.machine
         return state.SegmentSet(
             message=f"segment {name}: requested: {mode}; current: {machine.state} ({machine.cause})",
@@ -148,18 +153,18 @@ class Show:
     # -- inside
 
     def _config(self) -> Config:
-        config = self._supervisor.config
+        config = self._system.config
         if config is None:
-            errors: list[ConfigError] = self._supervisor.config_errors
+            errors: list[ConfigError] = self._system.config_errors
             raise RefusedError(f"the configuration is not valid: {errors[0] if errors else 'unknown'}")
         return config
 
     def _segments(self) -> list[state.Segment]:
-        sup = self._supervisor
-        if sup.config is None:
+        system = self._system
+        if system.config is None:
             return self._relays_without_config()
-        segments = sup.segments.show()
-        attached = sup.steering.datapath.attachments() if sup.steering.datapath is not None else []
+        segments = system.segments.show()
+        attached = system.steering.datapath.attachments() if system.steering.datapath is not None else []
         for segment in segments:
             ports = [one for one in attached if one.segment == segment.name and not one.hop]
             segment.attach = "/".join(dict.fromkeys(port.mode for port in ports)) or "none"
@@ -168,9 +173,9 @@ class Show:
 
     def _relays_without_config(self) -> list[state.Segment]:
         """While the configuration is not valid no segment has a name; the relays of the board stand for them."""
-        sup = self._supervisor
-        relays = sup.keeper.state.relays if sup.keeper.state else {}
-        detail = str(sup.config_errors[0]) if sup.config_errors else DESCRIPTION[Cause.CONFIG_INVALID]
+        system = self._system
+        relays = system.keeper.state.relays if system.keeper.state else {}
+        detail = str(system.config_errors[0]) if system.config_errors else DESCRIPTION[Cause.CONFIG_INVALID]
         return [
             state.Segment(
                 name="-".join(relay.ports),
@@ -182,43 +187,45 @@ class Show:
                 lan=relay.ports[0],
                 wan=relay.ports[1],
             )
-            for relay in (sup.board.relay if sup.board else ())
+            for relay in (system.board.relay if system.board else ())
         ]
 
     def _guests(self) -> list[Guest]:
-        sup = self._supervisor
-        if sup.guests is not None:
-            return sup.guests.summary()
-        cause = Cause.STARTING if sup.config else Cause.CONFIG_INVALID
-        return [Guest(name=g.name, state="defined", cause=cause) for g in (sup.config.guest if sup.config else ())]
+        system = self._system
+        if system.guests is not None:
+            return system.guests.summary()
+        cause = Cause.STARTING if system.config else Cause.CONFIG_INVALID
+        return [
+            Guest(name=g.name, state="defined", cause=cause) for g in (system.config.guest if system.config else ())
+        ]
 
     def _parts(self, now: int) -> list[state.Part]:
-        sup = self._supervisor
-        ages = sup.check_ins.ages(now)
+        system = self._system
+        ages = system.check_ins.ages(now)
         return [
             state.Part(
                 name=name,
                 state=word,
-                detail=sup.part_faults.get(name, ""),
+                detail=system.part_faults.get(name, ""),
                 checked_in_ms=ages[name] // 1_000_000 if name in ages else None,
             )
-            for name, word in sup.part_states.items()
+            for name, word in system.part_states.items()
         ]
 
     def _watchdog(self) -> state.Watchdog:
-        sup = self._supervisor
-        keeper = sup.keeper.state
+        system = self._system
+        keeper = system.keeper.state
         if keeper is None:
             return state.Watchdog(state="unknown", detail="there is no keeper")
         return state.Watchdog(
             state="armed" if keeper.watchdog_ms else "missing" if keeper.watchdog_present else "none on this board",
             timeout_ms=keeper.watchdog_ms,
-            asked_ms=int(sup.config.watchdog.timeout) // 1_000_000 if sup.config else None,
+            asked_ms=int(system.config.watchdog.timeout) // 1_000_000 if system.config else None,
             detail=keeper.watchdog_error,
         )
 
     def _keeper(self, now: int) -> state.Keeper:
-        keeper = self._supervisor.keeper
+        keeper = self._system.keeper
         if keeper.state is None or not keeper.present:
             return state.Keeper(state="missing")
         relays = [
@@ -228,8 +235,21 @@ class Show:
         return state.Keeper(state="running", uptime_s=round((now - keeper.state.started_ns) / 1e9), relays=relays)
 
     def _datapath(self) -> state.Datapath:
-        steering = self._supervisor.steering
+        steering = self._system.steering
         if steering.datapath is None:
-            return state.Datapath(state="down", detail=self._supervisor.part_faults.get("steering", ""))
-        attached = [answers.attached(attachment) for attachment in steering.datapath.attachments()]
+            return state.Datapath(state="down", detail=self._system.part_faults.get("steering", ""))
+        attached = [_attached(attachment) for attachment in steering.datapath.attachments()]
         return state.Datapath(state="up", adopted=steering.adopted, attached=attached)
+
+
+def _attached(attachment: Attachment) -> state.Attached:
+    """A device that the datapath takes frames from."""
+    return state.Attached(
+        device=attachment.device.name,
+        driver=attachment.device.driver,
+        segment=attachment.segment,
+        side=attachment.side.name.lower(),
+        hop=attachment.hop or None,
+        mode=attachment.mode,
+        reason=attachment.reason,
+    )

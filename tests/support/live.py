@@ -139,9 +139,11 @@ class Live:
 
     @property
     def bypassd(self) -> int:
-        """Its process id."""
+        """Its process id: a child of whichever thread of the keeper started it."""
         assert self._keeper is not None
-        return int(Path(f"/proc/{self._keeper.pid}/task/{self._keeper.pid}/children").read_text().split()[0])
+        threads = Path(f"/proc/{self._keeper.pid}/task").iterdir()
+        (child,) = (pid for thread in threads for pid in (thread / "children").read_text().split())
+        return int(child)
 
     def kill_bypassd(self) -> None:
         """End bypassd alone, as a fault would; the keeper starts it again."""

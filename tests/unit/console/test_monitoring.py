@@ -36,7 +36,7 @@ def families(tmp_path: Path) -> list[Family]:
     ours, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     config = Config(segment=(Segment(name="main", lan="lan0", wan="wan0"),))
     link = KeeperLink(ours)
-    made = Supervisor(Paths(tmp_path), link, board=parse(BOARD), board_error="", config=config, config_errors=[])
+    made = Supervisor(Paths(tmp_path), link, board=parse(BOARD), board_error="", config=config, config_errors=[]).system
     made.transitions.listen(made.events.transition)
     made.transitions.record(Change.SEGMENT_BYPASSED, "main", "inline", "bypass", "operator")
     assert made.access is None or isinstance(made.access, Access)

@@ -25,7 +25,7 @@ from appliance.part import Alive, CheckIns, wait_alive
 from appliance.paths import Paths
 from appliance.segment.machine import State
 from appliance.segment.manager import LINK_SETTLE_NS, Segments, hardware_faults
-from appliance.supervisor import supervisor
+from appliance.supervisor import parts, pulse, supervisor
 from appliance.supervisor.supervisor import Supervisor
 from appliance.telemetry.transitions import Transitions
 
@@ -155,26 +155,26 @@ def test_the_pulse_checks_in_and_renews_only_while_no_part_is_late(
     keeper = Keeper()
     made = make(tmp_path, keeper)
     renewed: list[int] = []
-    monkeypatch.setattr(made.steering, "renew", renewed.append)
+    monkeypatch.setattr(made.system.steering, "renew", renewed.append)
     clock = 10 * SECOND
-    made.check_ins = CheckIns(lambda: clock)
-    alive = made.check_ins.watch("guests", SECOND)
-    made._beat(clock)
+    made.system.check_ins = CheckIns(lambda: clock)
+    alive = made.system.check_ins.watch("guests", SECOND)
+    made.pulse.beat(clock)
     assert len(keeper.heard()) == len(renewed) == 1
-    assert renewed[0] == clock + supervisor.LEASE_NS
+    assert renewed[0] == clock + pulse.LEASE_NS
     clock += SECOND + 1
-    made._beat(clock)
+    made.pulse.beat(clock)
     assert keeper.heard() == []
     assert len(renewed) == 1
     alive()
-    made._beat(clock)
+    made.pulse.beat(clock)
     assert len(keeper.heard()) == 1
     assert len(renewed) == 2
 
 
 def test_a_starting_bypassd_says_hold_with_its_times(tmp_path: Path) -> None:
     keeper = Keeper()
-    make(tmp_path, keeper)._beat(1)
+    make(tmp_path, keeper).pulse.beat(1)
     (said,) = keeper.heard()
     assert said["relays"]["relay-inline"]["want"] == "hold"
     assert (said["watchdog_timeout_ms"], said["grace_ms"]) == (2000, 30000)
@@ -189,12 +189,12 @@ def test_a_bad_configuration_is_bypass_with_a_working_control_socket(tmp_path: P
 
     async def body() -> None:
         keeper.say()
-        await until(lambda: made.segments.begun)
-        status = (await ask(made.paths.control_socket, "status.show"))["result"]
+        await until(lambda: made.system.segments.begun)
+        status = (await ask(made.system.paths.control_socket, "status.show"))["result"]
         assert status["state"] == "bypass"
         assert status["segments"][0]["cause"] == "config_invalid"
         assert status["config"] == {"valid": False, "errors": ["config.toml: rule web: match: no such thing"]}
-        refused = await ask(made.paths.control_socket, "segment.set", name="main", mode="auto")
+        refused = await ask(made.system.paths.control_socket, "segment.set", name="main", mode="auto")
         assert "rule web: match" in refused["error"]["message"]
         heard = [packet["relays"]["relay-inline"] for packet in keeper.heard()]
         assert heard[-1] == {"want": "bypass", "cause": "config_invalid"}
@@ -212,17 +212,17 @@ def test_missing_ports_and_a_refused_datapath_are_causes_and_all_else_works(
     async def refuse() -> None:
         raise DatapathError("the kernel says no")
 
-    monkeypatch.setattr(made.steering, "start", refuse)
+    monkeypatch.setattr(made.system.steering, "start", refuse)
 
     async def body() -> None:
         keeper.say()
-        await until(lambda: made.segments.begun)
-        (row,) = (await ask(made.paths.control_socket, "segments.show"))["result"]
+        await until(lambda: made.system.segments.begun)
+        (row,) = (await ask(made.system.paths.control_socket, "segments.show"))["result"]
         assert row["cause"] == "port_missing"
         assert "lan0 (MAC 02:ff:ff:ff:ff:01) is not there" in row["detail"]
         assert "datapath_fault: the kernel says no" in row["also"]
-        await until(lambda: made.part_states.get("access") == "running")
-        status = (await ask(made.paths.control_socket, "status.show"))["result"]
+        await until(lambda: made.system.part_states.get("access") == "running")
+        status = (await ask(made.system.paths.control_socket, "status.show"))["result"]
         assert {p["name"]: p["state"] for p in status["parts"]} == {
             "control": "running",
             "links": "running",
@@ -231,15 +231,15 @@ def test_missing_ports_and_a_refused_datapath_are_causes_and_all_else_works(
         }
         assert status["supervisor"]["restarts"] == 3
         assert status["watchdog"]["state"] == "armed"
-        made.crash_log.mark_orderly()  # and the end of the keeper does not make it so
-        done = await ask(made.paths.control_socket, "segment.set", name="main", mode="bypass")
+        made.system.crash_log.mark_orderly()  # and the end of the keeper does not make it so
+        done = await ask(made.system.paths.control_socket, "segment.set", name="main", mode="bypass")
         assert done["result"]["cause"] == "operator"
-        entries = (await ask(made.paths.control_socket, "transitions.show"))["result"]
+        entries = (await ask(made.system.paths.control_socket, "transitions.show"))["result"]
         assert [e["cause"] for e in entries if e["what"] == "segment main"] == ["port_missing", "operator"]
         keeper.end.close()
 
     assert run(made, body) == 0
-    assert "port_missing" in made.paths.transitions.read_text()
+    assert "port_missing" in made.system.paths.transitions.read_text()
 
 
 class BrokenPart:
@@ -270,16 +270,16 @@ class BrokenPart:
 
 
 def test_an_expected_failure_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(parts, "RETRY_FIRST_S", 0.01)
     keeper = Keeper()
     made = make(tmp_path, keeper, None)
     part = BrokenPart(3, bug=False)
-    monkeypatch.setattr(made, "links", part)
+    monkeypatch.setattr(made.system, "links", part)
 
     async def body() -> None:
         keeper.say()
-        await until(lambda: part.starts == 4 and made.part_states.get("links") == "running")
-        assert "links" not in made.part_faults
+        await until(lambda: part.starts == 4 and made.system.part_states.get("links") == "running")
+        assert "links" not in made.system.part_faults
         keeper.end.close()
 
     assert run(made, body) == 0
@@ -290,29 +290,29 @@ def test_a_bug_ends_bypassd_and_the_other_parts_are_stopped(tmp_path: Path, monk
     keeper = Keeper()
     made = make(tmp_path, keeper, None)
     part = BrokenPart(0, bug=True)
-    monkeypatch.setattr(made, "links", part)
+    monkeypatch.setattr(made.system, "links", part)
     keeper.say()
-    assert supervisor.run(lambda: made, made.paths.last_words) == 1
+    assert supervisor.run(lambda: made, made.system.paths.last_words) == 1
     assert part.stops == 1
-    assert not made.paths.control_socket.exists()
-    assert '"orderly": false' in (made.paths.state / "last-run.json").read_text()
+    assert not made.system.paths.control_socket.exists()
+    assert '"orderly": false' in (made.system.paths.state / "last-run.json").read_text()
 
 
 def test_the_next_bypassd_tells_how_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the keeper saw of it and the words of the bug, for the console; the words once."""
     keeper = Keeper()
     broken = make(tmp_path, keeper, None)
-    monkeypatch.setattr(broken, "links", BrokenPart(0, bug=True))
+    monkeypatch.setattr(broken.system, "links", BrokenPart(0, bug=True))
     keeper.say()
-    assert supervisor.run(lambda: broken, broken.paths.last_words) == 1
+    assert supervisor.run(lambda: broken, broken.system.paths.last_words) == 1
     for how in ("killed by signal 9: ZeroDivisionError: bug", "killed by signal 9"):
         keeper = Keeper()
         made = make(tmp_path, keeper)
 
         async def body(keeper: Keeper = keeper, made: Supervisor = made, how: str = how) -> None:
             keeper.say()
-            await until(lambda: made.segments.begun)
-            entries = (await ask(made.paths.control_socket, "transitions.show"))["result"]
+            await until(lambda: made.system.segments.begun)
+            entries = (await ask(made.system.paths.control_socket, "transitions.show"))["result"]
             row = [entry for entry in entries if entry["what"] == "supervisor"][-1]
             assert (row["to"], row["cause"], row["detail"]) == ("running", "supervisor_restarted", how)
             keeper.end.close()

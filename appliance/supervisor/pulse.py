@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The pulse: the only place that checks in with the keeper and renews the datapath's dead-man lease.
+
+It beats every 100 ms, at every deadline of a segment, and whenever somebody wakes it. While a part is late it does
+neither: the keeper and the kernel then draw the line. Lives as long as bypassd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from appliance.causes import Cause
+from appliance.supervisor.system import System
+
+log = logging.getLogger(__name__)
+
+MS = 1_000_000
+PULSE_NS = 100 * MS
+LEASE_NS = 500 * MS
+"""The datapath skips every guest when the pulse has been away for this long."""
+
+
+class Pulse:
+    """See the module."""
+
+    def __init__(self, system: System, woken: asyncio.Event) -> None:
+        """Whoever sets `woken` has the pulse look at everything now."""
+        self._system, self._woken = system, woken
+        self._late: list[str] = []
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            self.beat(time.monotonic_ns())
+            due = self._system.segments.deadline()
+            wait = PULSE_NS if due is None else min(PULSE_NS, max(MS, due - time.monotonic_ns()))
+            try:
+                async with asyncio.timeout(wait / 1e9):  # not wait_for: see part.wait_alive
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+            self._woken.clear()
+
+    def beat(self, now: int) -> None:
+        """Look at the segments, check in and renew, unless a part is late. `now`: CLOCK_MONOTONIC in nanoseconds."""
+        system = self._system
+        if self._any_late(now):
+            return
+        system.segments.update(now, system.keeper_state, system.faults)
+        system.steering.renew(now + LEASE_NS)
+        timeout = int(system.config.watchdog.timeout) // MS if system.config else None
+        grace = int(system.config.system.supervisor_grace) // MS if system.config else None
+        system.keeper.check_in(self._wants(), timeout, grace)
+
+    def _any_late(self, now: int) -> bool:
+        late = self._system.check_ins.late(now)
+        names = [name for name, _ in late]
+        if names != self._late:
+            for name, silent in late:
+                log.error("part %s has been silent for %d ms: no check-in with the keeper", name, silent // MS)
+            if not late:
+                log.warning("all parts check in again")
+            self._late = names
+        return bool(late)
+
+    def _wants(self) -> dict[str, tuple[str, str]]:
+        system = self._system
+        if system.config is None and system.board is not None:
+            return {relay.line: ("bypass", str(Cause.CONFIG_INVALID)) for relay in system.board.relay}
+        return system.segments.wants()

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The parts of one bypassd and what they share, for everybody who shows, changes or measures the whole.
+
+Passive: it holds and reads, and starts nothing. Status, metrics, commit steps and the management part take it. What
+they want of the supervisor itself (to be woken, to have the parts of a first configuration brought up) they are given
+as callables, so nobody needs the supervisor. Lives as long as bypassd.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.api.server import ControlServer, Registry
+from appliance.causes import Cause
+from appliance.config.schema.model import Config
+from appliance.errors import ConfigError
+from appliance.guest.port.management_lan import Lan, lan_of
+from appliance.hardware.board import Board
+from appliance.hardware.crashlog import CrashLog, boot_id
+from appliance.hardware.links import Links
+from appliance.keeper.client import KeeperLink, KeeperState
+from appliance.part import CheckIns
+from appliance.paths import Paths
+from appliance.segment.manager import Segments
+from appliance.steering.part import Steering
+from appliance.telemetry.events import Events
+from appliance.telemetry.transitions import Transitions
+
+if TYPE_CHECKING:  # slow to import: the link does not wait for them
+    from appliance.guest.manager import GuestManager
+    from appliance.management.manager import Access
+
+
+@dataclass
+class System:
+    """See the module. `config` None: it is not valid, and `config_errors` says why."""
+
+    paths: Paths
+    keeper: KeeperLink
+    board: Board | None
+    board_error: str
+    config: Config | None
+    config_errors: list[ConfigError]
+    transitions: Transitions
+    registry: Registry
+    crash_log: CrashLog
+    links: Links
+    steering: Steering
+    segments: Segments
+    lan: Lan
+    control: ControlServer
+    events: Events = field(default_factory=Events)
+    guests: GuestManager | None = None  # made when the segments have begun and the datapath is up
+    access: Access | None = None  # made when the segments have begun
+    check_ins: CheckIns = field(default_factory=CheckIns)
+    part_states: dict[str, str] = field(default_factory=dict)  # by part: starting, running, failed
+    part_faults: dict[str, str] = field(default_factory=dict)  # by part: why it failed
+    began: int = field(default_factory=time.monotonic_ns)
+
+    @property
+    def keeper_state(self) -> KeeperState | None:
+        """What the keeper last said; None without a keeper."""
+        return self.keeper.state if self.keeper.present else None
+
+    def faults(self, segment: str) -> Mapping[Cause, str]:
+        """The reasons to bypass that the parts give for one segment."""
+        faults: dict[Cause, str] = {}
+        if self.board_error:
+            faults[Cause.PORT_MISSING] = self.board_error
+        if "links" in self.part_faults:
+            faults[Cause.PORT_MISSING] = self.part_faults["links"]
+        trouble = self.part_faults.get("steering") or self.steering.faults.get(segment)
+        if trouble:
+            faults[Cause.DATAPATH_FAULT] = trouble
+        elif not self.steering.ready.is_set():
+            faults[Cause.STARTING] = "the datapath is not up yet"
+        return faults
+
+
+def build(
+    paths: Paths,
+    keeper: KeeperLink,
+    *,
+    board: Board | None,
+    board_error: str,
+    config: Config | None,
+    config_errors: list[ConfigError],
+    bpf_object: Path | None,
+    wake: Callable[[], None],
+) -> System:
+    """The parts that are there from the start. `wake` is called when ports came or went."""
+
+    def ports_changed() -> None:
+        steering.ports_changed()
+        wake()
+
+    pstore = paths.root / board.crash_log.pstore.lstrip("/") if board and board.crash_log else None
+    registry = Registry()
+    transitions = Transitions(paths.transitions)
+    links = Links(board.port if board else (), ports_changed)
+    names = paths.state / "names.json"
+    steering = Steering(config or Config(), links, bpf_object or paths.bpf_object, paths.bpffs, names)
+    segments = Segments(config.segment if config else (), board, links, transitions, paths.run / "segments.json")
+    return System(
+        paths=paths,
+        keeper=keeper,
+        board=board,
+        board_error=board_error,
+        config=config,
+        config_errors=config_errors,
+        transitions=transitions,
+        registry=registry,
+        crash_log=CrashLog(pstore, paths.crash, paths.state, boot_id()),
+        links=links,
+        steering=steering,
+        segments=segments,
+        lan=lan_of(paths),
+        control=ControlServer(paths.control_socket, registry, ("transition", "event", "config")),
+    )
