@@ -143,7 +143,7 @@ class Appliance:
             lost = sum(port.frames[outcome] for port in ports for outcome in _LOST)
             segments[name] = traffic_check.Segment(
                 inline=unit.machine.relay == "inline",
-                faults={str(cause): text for cause, text in {**unit.faults, **sup.faults(name)}.items()},
+                faults={**unit.faults, **sup.faults(name)},
                 came=came,
                 went=came - lost,
                 lost=lost,

@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from appliance.api.rpc import Param, Params
-from appliance.api.schema import state
+from appliance.api.schema import methods, state
 from appliance.api.schema.access import Management, Session
 from appliance.api.schema.base import Done
 from appliance.management.manager import Access
@@ -29,7 +29,7 @@ WORDS = tuple(severity.word for severity in Severity)
 
 def compose(sup: Supervisor) -> Access:
     """The part, wired to the events and the control socket."""
-    sup.events.listen(lambda event: sup.control.publish("event", event.answer()))
+    sup.events.listen(lambda event: sup.control.publish(methods.EVENT, event.answer()))
     space = sup.lan.space
     access = Access(
         sup.config,
@@ -43,7 +43,7 @@ def compose(sup: Supervisor) -> Access:
     )
     _register(sup, access)
     support = Support(sup.paths.run / "support", sup.paths.root, sup.registry, access.memory.secrets)
-    sup.registry.add("support.bundle", support.bundle, "operator", "collect everything that explains the state")
+    sup.registry.add(methods.SUPPORT_BUNDLE, support.bundle, "operator", "collect everything that explains the state")
     return access
 
 
@@ -65,8 +65,8 @@ def _register(sup: Supervisor, access: Access) -> None:
     add = sup.registry.add
     count = Param("integer", "how many, the newest; 0: all in memory", required=False)
     least = Param("string", "this and what is worse", required=False, choices=WORDS)
-    add("events.show", events, doc="events with cause and severity", params={"count": count, "severity": least})
-    add("management.show", management, doc="management port, SSH, users, metrics, syslog")
-    add("sessions.show", sessions, doc="who is logged in over SSH")
+    add(methods.EVENTS_SHOW, events, doc="events with cause and severity", params={"count": count, "severity": least})
+    add(methods.MANAGEMENT_SHOW, management, doc="management port, SSH, users, metrics, syslog")
+    add(methods.SESSIONS_SHOW, sessions, doc="who is logged in over SSH")
     address = {"address": Param("string", "an address that is shut out")}
-    add("management.unblock", unblock, "admin", "let an address in again after failed logins", address)
+    add(methods.MANAGEMENT_UNBLOCK, unblock, "admin", "let an address in again after failed logins", address)

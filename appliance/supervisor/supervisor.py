@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.api.schema import methods
+from appliance.api.schema.methods import ConfigEvent
 from appliance.api.server import ControlServer, Registry, add_version
 from appliance.causes import Cause
 from appliance.config.api import Api
@@ -105,7 +107,7 @@ class Supervisor:
         self.segments = Segments(segments, board, self.links, self.transitions, memory)
         self.guests: GuestManager | None = None
         self.lan = lan_of(paths)
-        self.control = ControlServer(paths.control_socket, self.registry, ("transition", "event", "config"))
+        self.control = ControlServer(paths.control_socket, self.registry)
         self.access: Access | None = None  # made when the segments have begun
         self.engine, self._api = self._configuration(store, text, pending)
         self._configured = asyncio.Event()
@@ -130,7 +132,7 @@ class Supervisor:
         self._register()
         self.paths.run.mkdir(parents=True, exist_ok=True)
         self.transitions.load()
-        self.transitions.listen(lambda entry, _: self.control.publish("transition", entry.answer()))
+        self.transitions.listen(lambda entry, _: self.control.publish(methods.TRANSITION, entry.answer()))
         self.transitions.listen(self.events.transition)
         self._collect_crash_log()
         parts: list[Part] = []
@@ -323,7 +325,7 @@ class Supervisor:
 
     def _tell(self, event: str, user: str, text: str) -> None:
         """What happens to the configuration: to those who listen, and what counts to the ledger too."""
-        self.control.publish("config", {"event": event, "user": user, "text": text})
+        self.control.publish(methods.CONFIG, ConfigEvent(event, user, text))
         if event in ("committed", "pending", "confirmed", "reverted"):
             detail = f"{text} (by {user})"
             self.transitions.record(Change.CONFIGURATION_CHANGED, "", "", event, Cause.CONFIGURED, detail=detail)
