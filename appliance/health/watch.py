@@ -21,12 +21,12 @@ from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.health import cpu_stall
-from appliance.health import probe as prober
+from appliance.health import probe as probing
 from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick
 from appliance.health.inband_streams import Evidence, Stream, TapPair, streams
 from appliance.health.latency_limit import percentile
-from appliance.health.packet_socket import TapLink
-from appliance.health.qemu_events import lifted, told
+from appliance.health.packet_socket import PacketSocket
+from appliance.health.qemu_events import lifted_by, veto_of
 from appliance.health.verdict import Decision, History, Verdict
 from appliance.system.namespace import Namespace
 from appliance.telemetry.histogram import LATENCY, Histogram
@@ -79,7 +79,7 @@ class Watch:
         """
         self._subject, self._space, self._clock = subject, space, clock
         self._streams = streams(guest.probes, hop, pairs, nonce, folder)
-        self._links: dict[tuple[str, int], TapLink] = {}
+        self._links: dict[tuple[str, int], PacketSocket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
@@ -88,13 +88,13 @@ class Watch:
         detectors = [detector for stream in self._streams for detector in stream.detectors()]
         self._asked: dict[str, model.Probe] = {}
         for probe in guest.probes:
-            if probe.kind in prober.ASKED:
-                name = prober.label(probe)
+            if probe.kind in probing.ASKED:
+                name = probing.label(probe)
                 name = name if name not in self._asked else f"{name} ({len(self._asked) + 1})"
                 self._asked[name] = probe
                 detectors.append(Detector(name, _limits(probe), Cause.PROBE_FAILED))
         cpu = next((probe for probe in guest.probes if probe.kind == "cpu"), None)
-        self._stall = cpu_stall.Stall() if cpu is not None else None
+        self._stall = cpu_stall.CpuStall() if cpu is not None else None
         if cpu is not None:
             detectors.append(Detector(CPU_CHECK, _limits(cpu), Cause.CPU_STALLED))
         if guest.heartbeat is not None:
@@ -130,8 +130,8 @@ class Watch:
         for stream in self._streams:
             stream.due = self._look_due
         for name, probe in self._asked.items():
-            put = prober.question(probe, self._subject.ask_agent, self._space)
-            asking = prober.ask_forever(probe, put, partial(self._say, name), self._clock)
+            put = probing.question(probe, self._subject.ask_agent, self._space)
+            asking = probing.ask_forever(probe, put, partial(self._say, name), self._clock)
             self._tasks.append(loop.create_task(asking, name=f"probe {name}"))
         self._tick()
 
@@ -140,10 +140,10 @@ class Watch:
         """Between `start` and `stop`."""
         return self._running
 
-    def _link(self, device: str, stream: Stream) -> TapLink:
+    def _link(self, device: str, stream: Stream) -> PacketSocket:
         key = (device, stream.lane.ethertype)
         if key not in self._links:
-            self._links[key] = TapLink(device, stream.lane.ethertype, stream.lane.source[:4])
+            self._links[key] = PacketSocket(device, stream.lane.ethertype, stream.lane.source[:4])
         return self._links[key]
 
     def stop(self) -> None:
@@ -170,9 +170,9 @@ class Watch:
 
     def event(self, name: str, data: Mapping[str, object]) -> None:
         """A QMP event: some speak against the guest."""
-        if veto := lifted(name):
+        if veto := lifted_by(name):
             self.verdict.lift(self._clock(), veto)
-        if found := told(name, data):
+        if found := veto_of(name, data):
             self._hand_out(self.verdict.veto(self._clock(), found.veto, found.why, found.cause, found.hold))
 
     def ask_bypass(self, on: bool, why: str = "") -> None:
@@ -232,7 +232,7 @@ class Watch:
             if event is not None:
                 self._say(CPU_CHECK, event)
 
-    def _read(self, link: TapLink, mine: Sequence[Stream]) -> None:
+    def _read(self, link: PacketSocket, mine: Sequence[Stream]) -> None:
         frames = link.receive()
         now = self._clock()
         for frame in frames:

@@ -65,7 +65,7 @@ class Appliance:
 
     async def _guests_come(self, new: Config) -> None:
         if self._supervisor.guests is not None:
-            await self._supervisor.guests.arrive(new)
+            await self._supervisor.guests.add_new(new)
 
     async def _prepare(self, new: Config) -> None:
         await self._supervisor.steering.prepare(new)
@@ -103,7 +103,7 @@ class Appliance:
 
     async def _guests_finish(self, new: Config) -> None:
         if self._supervisor.guests is not None:
-            await self._supervisor.guests.finish(new)
+            await self._supervisor.guests.remove_old(new)
 
     async def _access_prepare(self, new: Config) -> None:
         if self._supervisor.access is not None:
@@ -129,7 +129,7 @@ class Appliance:
         guests = self._supervisor.guests
         now = time.monotonic_ns()
         there = guests.guests() if guests is not None else ()
-        return {guest.name: guest.state.value for guest in there if not guest.lease.remaining(now)}
+        return {guest.name: guest.state.value for guest in there if not guest.hop.lease.remaining(now)}
 
     def look(self) -> traffic_check.Look:
         """The appliance as it is now, for the proof of a commit."""

@@ -170,7 +170,8 @@ class Supervisor:
             await self._configured.wait()  # a commit brings the first one
             await bring_up(self.steering)
         await self.steering.ready.wait()
-        await asyncio.to_thread(importlib.import_module, "appliance.guest.manager")  # slow, as in steering
+        await asyncio.to_thread(importlib.import_module, "appliance.guest.api")  # slow, as in steering
+        from appliance.guest import api
         from appliance.guest.manager import GuestManager
 
         assert self.steering.datapath is not None
@@ -181,9 +182,9 @@ class Supervisor:
             self.steering.datapath,
             self.transitions,
             steered=self.steering,
-            registry=self.registry,
             lan=self.lan,
         )
+        api.register(self.registry, self.guests)
         await bring_up(self.guests)
         if self.steering.datapath is not None:
             self.steering.datapath.drop_unclaimed()

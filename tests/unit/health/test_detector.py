@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.health.detector import Bad, Detector, Event, Extended, Fell, Good, Limits, Rose, State, Tick
+from appliance.health.detector import Bad, CheckState, Detector, Event, Extended, Fell, Good, Limits, Rose, Tick
 from appliance.health.lease import Lease
 from appliance.health.verdict import Available, History, Unavailable, Verdict, hold_down
 
@@ -47,7 +47,7 @@ def test_passing_only_with_fresh_evidence(story: list[tuple[int, str, int]]) -> 
         now += wait
         actions = detector.step(now, event_of(kind, now, age))
         goods += kind == "good"
-        if detector.state is State.PASSING:
+        if detector.state is CheckState.PASSING:
             assert detector.last_good is not None
             assert now - detector.last_good < LIMITS.window
             assert goods >= LIMITS.rises
@@ -116,7 +116,7 @@ def test_a_burst_is_one_answer(spread: int) -> None:
     detector = Detector("probe", LIMITS)
     for number in range(2):
         detector.step(40 * MS, Good(number * 20 * MS * spread))
-    assert detector.state is State.UNKNOWN
+    assert detector.state is CheckState.UNKNOWN
 
 
 def test_falls_when_the_window_is_over_and_not_before() -> None:
@@ -220,7 +220,7 @@ def test_a_guest_is_held_before_its_first_traffic() -> None:
         while not verdict.available:
             now += LIMITS.interval
             verdict.step(now, "there", Good(now))
-            if rose is None and verdict.detectors["there"].state is State.PASSING:
+            if rose is None and verdict.detectors["there"].state is CheckState.PASSING:
                 rose = now
         assert rose is not None
         assert needed <= now - rose < needed + 2 * LIMITS.interval

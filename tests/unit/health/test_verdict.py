@@ -10,10 +10,10 @@ import pytest
 
 from appliance.api.schema.guests import Bypassed, Check
 from appliance.causes import Cause
-from appliance.health.bypass_latency import Fault, Reaction
-from appliance.health.cpu_stall import Stall, Thread, look
+from appliance.health.bypass_latency import BypassLatency, Fault
+from appliance.health.cpu_stall import CpuStall, Thread, look
 from appliance.health.detector import Bad, Detector, Good, Limits
-from appliance.health.qemu_events import TROUBLE_NS, lifted, told
+from appliance.health.qemu_events import TROUBLE_NS, lifted_by, veto_of
 from appliance.health.verdict import Available, History, Unavailable, Verdict, hold_down
 
 MS = 1_000_000
@@ -84,16 +84,16 @@ def test_what_it_asked_for_is_no_flapping() -> None:
     ],
 )
 def test_events_of_qemu(event: str, data: dict[str, object], veto: str, cause: Cause, words: str) -> None:
-    found = told(event, data)
+    found = veto_of(event, data)
     assert found is not None
     assert (found.veto, found.cause) == (veto, cause)
     assert words in found.why
 
 
 def test_events_that_say_nothing_or_take_back() -> None:
-    assert told("RTC_CHANGE", {}) is None
-    assert lifted("RESUME") == "paused"
-    assert told("WATCHDOG", {}).hold == TROUBLE_NS  # type: ignore[union-attr]
+    assert veto_of("RTC_CHANGE", {}) is None
+    assert lifted_by("RESUME") == "paused"
+    assert veto_of("WATCHDOG", {}).hold == TROUBLE_NS  # type: ignore[union-attr]
 
 
 # -- processors
@@ -117,7 +117,7 @@ def thread(state: str = "S", ran: int = 0, waited: int = 0) -> dict[int, Thread]
     ],
 )
 def test_stalled_processors(before: dict[int, Thread], after: dict[int, Thread], words: str | None) -> None:
-    stall = Stall()
+    stall = CpuStall()
     assert stall.step(0, before) is None
     verdict = stall.step(SECOND, after)
     if words is None:
@@ -138,7 +138,7 @@ def test_looking_at_real_threads_and_at_none() -> None:
 
 
 def test_from_the_fault_to_the_first_frame() -> None:
-    reaction = Reaction()
+    reaction = BypassLatency()
     reaction.fell(Fault(Cause.HEARTBEAT_LOST, 100 * MS, 140 * MS))
     assert reaction.first_frame(0) is None
     assert reaction.first_frame(90 * MS) is None  # of before the fault: skipped for another reason
@@ -161,7 +161,7 @@ def test_from_the_fault_to_the_first_frame() -> None:
 
 
 def test_the_kernel_may_be_first_and_a_quiet_wire_measures_nothing() -> None:
-    reaction = Reaction()
+    reaction = BypassLatency()
     reaction.fell(Fault(Cause.HEARTBEAT_LOST, 100 * MS, 140 * MS))
     reaction.back()
     assert reaction.first_frame(145 * MS) is None
@@ -172,7 +172,7 @@ def test_the_kernel_may_be_first_and_a_quiet_wire_measures_nothing() -> None:
 
 
 def test_measurements_outlive_bypassd() -> None:
-    reaction, fresh = Reaction(), Reaction()
+    reaction, fresh = BypassLatency(), BypassLatency()
     for number in range(600):
         reaction.fell(Fault(Cause.GUEST_EXITED, number, number + 1))
         reaction.first_frame(number + 2)

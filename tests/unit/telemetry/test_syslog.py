@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from appliance.guest.lifecycle import State
 
 from appliance.config.schema import model
 from appliance.guest import lifecycle
-from appliance.guest.lifecycle import State
 from appliance.system.namespace import Namespace
 from appliance.telemetry import syslog
 from appliance.telemetry.events import Event, Events
