@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from appliance.api.schema.guests import Check
 from appliance.causes import Cause
-from appliance.health.detector import Detector, Event, Extended, Fell, Rose, CheckState, milliseconds
+from appliance.health.detector import CheckState, Detector, Event, Extended, Fell, Rose, milliseconds
 
 HOLD_FIRST_NS = 1_000_000_000
 HOLD_LIMIT_NS = 60_000_000_000
