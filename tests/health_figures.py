@@ -35,7 +35,7 @@ from simulator.pace import Pace
 
 from appliance.config.schema import model
 from appliance.errors import BypassError, RefusedError
-from appliance.guest.lifecycle import State
+from appliance.hop.lifecycle import HopState
 from appliance.units import Duration, Size
 from tests.support import board_harness, figures
 from tests.support.attempts import attempt
@@ -87,16 +87,16 @@ class Bench:
             time.sleep(TRIAL_S)
         finally:
             stream.stop()
-        return stream.report().whole and self.world.guest().state is State.AVAILABLE
+        return stream.report().whole and self.world.guest().state is HopState.AVAILABLE
 
-    def measure(self, do: Callable[[], int], until: State) -> tuple[FrameStream, int, int]:
+    def measure(self, do: Callable[[], int], until: HopState) -> tuple[FrameStream, int, int]:
         """Let the stream run around `do` (its result: the moment) and on until the state; stream, moment, end."""
         self._count += 1
         stream = self.world.call(self._stream(self.pace.frames))
         try:
             time.sleep(SETTLE_S)
             state = self.world.guest().state
-            if until is not State.AVAILABLE and state is not State.AVAILABLE:
+            if until is not HopState.AVAILABLE and state is not HopState.AVAILABLE:
                 raise RuntimeError(f"the guest has no traffic that it could lose: it is {state.value}")
             moment = do()
             self.world.call(self.world.reach(until))
@@ -109,11 +109,11 @@ class Bench:
     def restore(self) -> None:
         """After an error in whatever state: the guest forwards, runs and has the traffic."""
         with contextlib.suppress(BypassError):
-            self.order(lambda guest: guest.tell("resume"))
+            self.order(lambda guest: guest.command("resume"))
         try:
             self.order(lambda guest: guest.start())
         except RefusedError:  # it is being stopped
-            self.world.call(self.world.reach(State.STOPPED))
+            self.world.call(self.world.reach(HopState.STOPPED))
             self.order(lambda guest: guest.start())
         self.available()
 
@@ -138,12 +138,12 @@ class Bench:
 
     def available(self) -> None:
         """Until the guest has the traffic, with its earlier falls forgotten."""
-        self.world.guest().history.falls.clear()
-        self.world.call(self.world.reach(State.AVAILABLE))
+        self.world.guest().hop.history.falls.clear()
+        self.world.call(self.world.reach(HopState.AVAILABLE))
 
     def own(self, event: str) -> figures.Row:
         """What the appliance says of the event."""
-        summary = self.world.guest().reaction.summary()
+        summary = self.world.guest().hop.bypass_latency.summary()
         row = next((row for row in summary if row.cause == OWN.get(event)), None)
         keys = ("detected_p50_ms", "detected_p99_ms", "at_most_p99_ms")
         return {} if row is None else {"own_runs": row.runs, **{f"own_{key}": getattr(row, key) for key in keys}}
@@ -153,21 +153,21 @@ class Bench:
         self.available()
 
         def kill() -> int:
-            run = self.world.guest().run_now
+            run = self.world.guest().current_run
             assert run is not None
             assert run.pid is not None
             moment = time.monotonic_ns()
             os.kill(run.pid, signal.SIGKILL)
             return moment
 
-        stream, moment, end = self.measure(kill, State.STARTING)
+        stream, moment, end = self.measure(kill, HopState.STARTING)
         return (stream.first_after(moment) - moment) / 1e6, stream.report(0, end - 100_000_000).lost
 
     def hung(self) -> tuple[float, int]:
         """As above."""
         self.available()
-        stream, _, end = self.measure(lambda: self.order(lambda guest: guest.tell("hang")), State.SUSPECT)
-        self.order(lambda guest: guest.tell("resume"))
+        stream, _, end = self.measure(lambda: self.order(lambda guest: guest.command("hang")), HopState.SUSPECT)
+        self.order(lambda guest: guest.command("resume"))
         report = stream.report(0, end - 100_000_000)
         return report.longest_gap_ms, report.lost
 
@@ -181,13 +181,13 @@ class Bench:
             self.order(lambda guest: guest.stop())
             return moment
 
-        stream, _, end = self.measure(drain, State.STOPPED)
+        stream, _, end = self.measure(drain, HopState.STOPPED)
         report = stream.report(0, end - 100_000_000)
         return report.longest_gap_ms, report.lost
 
     def started(self) -> tuple[float, int]:
         """As above."""
-        stream, _, end = self.measure(lambda: self.order(lambda guest: guest.start()), State.AVAILABLE)
+        stream, _, end = self.measure(lambda: self.order(lambda guest: guest.start()), HopState.AVAILABLE)
         report = stream.report(0, end - 100_000_000)
         return report.longest_gap_ms, report.lost
 
@@ -254,7 +254,7 @@ def main() -> int:
     began = time.monotonic()
     world = World(root, Path("build/bpf/steer.bpf.o"), board_harness.artefacts(), CONFIG)
     try:
-        world.call(world.reach(State.AVAILABLE))
+        world.call(world.reach(HopState.AVAILABLE))
         bench = Bench(world, root, Pace(speed=REFERENCE_START_S / (time.monotonic() - began)))
         bench.pace = bench.pace.carried(bench.carries)
         say(str(bench.pace))

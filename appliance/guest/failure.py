@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What follows when something happens to a guest: incidents, measured reaction, its agent's wishes, quarantine.
+"""What follows when a guest fails: an incident, a measured bypass latency, quarantine; and what a fresh run forgets.
 
-The guests' own link to the policy (policy.py), the incidents (incident/) and the file of measurements. It owns none of
-the guests. Lives as long as the part "guests".
+Connects the guests with the policy (steering/overlay_editor.py), the incidents (incident/) and the file in which bypass
+latencies outlive bypassd. It owns none of the guests. Lives as long as the part "guests".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from appliance.api.schema import methods
 from appliance.api.schema.base import Done
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
-from appliance.guest.agent_requests import Desk
+from appliance.guest.agent_requests import AgentRequests
 from appliance.health.bypass_latency import Fault
 from appliance.incident.incidents import Fall, Incidents, Ledger, Recorders, quarantine_row
 from appliance.incident.store import Store
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXPIRE_S = 5.0  # how often it is looked whether a flow's time in quarantine is over
+EXPIRE_S = 5.0  # how often flows whose time in quarantine is over are released
 
 
-class Aftermath:
+class FailureHandler:
     """See the module."""
 
     def __init__(
@@ -61,29 +61,29 @@ class Aftermath:
         self._changed = False
 
     def reconfigure(self, config: Config) -> None:
-        """Another configuration holds: who may be blamed, and which rules lead to whom."""
+        """Use another configuration: it says which flows may be blamed, and which rules lead to which guest."""
         self._config = self.incidents.config = config
 
-    # What guests tell
+    # What guests report
 
-    def desk(self, guest: Guest) -> Desk:
-        """What the guest's agent is granted."""
-        return Desk(guest, self.policy, self._hops, self._retag)
+    def agent_host(self, guest: Guest) -> AgentRequests:
+        """What the guest's agent may have."""
+        return AgentRequests(guest, self.policy, self._hops, self._retag)
 
     def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
-        """A guest died or was declared failed."""
+        """A guest died, or a check of it failed ("died", "failed")."""
         self.incidents.fell(
             Fall(guest.name, kind, fault.cause, detail, fault.detected, fault.proof, guest.console.tail())
         )
 
     def measured(self, guest: Guest, fault: Fault, at_most: int | None) -> None:
-        """The first frame was led around a guest that fell."""
+        """The first frame bypassed a guest that fell, at most so long (ns) after it was last known to work."""
         self._changed = True
         if at_most is not None:
             self.incidents.measured(guest.name, fault.detected, at_most)
 
     def fresh_run(self, guest: Guest) -> None:
-        """A guest starts over: what its agent registered holds no more."""
+        """A guest starts over: what its agent registered is void."""
         if guest.name in self.policy.overlay.accepts or guest.name in self.policy.overlay.no_tags:
             self._soon(self.policy.forget(guest.name))
             self._retag(guest.name, guest.config.tags)
@@ -96,19 +96,19 @@ class Aftermath:
     # Life
 
     def load(self, guests: Iterable[Guest]) -> None:
-        """Read what earlier runs left: incidents, and how quickly faults were bypassed. Blocking, little."""
+        """Read what earlier runs left: incidents and bypass latencies. Blocks, for a few small files."""
         self.incidents.store.load()
         try:
             kept = json.loads(self._file.read_bytes())
             for guest in guests:
-                guest.reaction.restore((str(c), a, int(d)) for c, a, d in kept.get(guest.name, []))
+                guest.hop.bypass_latency.restore((str(c), a, int(d)) for c, a, d in kept.get(guest.name, []))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            log.warning("how quickly faults were bypassed is not known from before: %s", error)
+            log.warning("bypass latencies from before this start cannot be read: %s", error)
 
     async def run(self, guests: Callable[[], Iterable[Guest]]) -> None:
-        """Keep incidents, let quarantines end, write measurements; until cancelled."""
+        """Keep incidents, end quarantines that are over, write measurements; until cancelled."""
         keeping = asyncio.get_running_loop().create_task(self.incidents.run(), name="incidents")
         try:
             while not keeping.done():
@@ -116,7 +116,7 @@ class Aftermath:
                 await self.incidents.expire()
                 if self._changed:
                     self._changed = False
-                    rows = {guest.name: guest.reaction.dump() for guest in guests()}
+                    rows = {guest.name: guest.hop.bypass_latency.dump() for guest in guests()}
                     await asyncio.to_thread(self._write, rows)
             keeping.result()
         finally:
@@ -162,8 +162,10 @@ class Aftermath:
             return Done(f"{flow.flow} goes to {', '.join(flow.guests)} again")
 
         add = registry.add
-        add(methods.INCIDENTS_SHOW, rows, doc="Guests that died or failed: when, why, what is kept.")
-        add(methods.INCIDENT_SHOW, show, doc="One incident with the guest's last words.", params=which)
-        add(methods.INCIDENT_EXPORT, export, "operator", "The last frames a guest was handed, as pcapng.", which)
-        add(methods.QUARANTINE_SHOW, quarantined, doc="Flows led around a guest that they killed, and why.")
-        add(methods.QUARANTINE_RELEASE, release, "operator", "Let a flow go to its guest again.", name)
+        add(methods.INCIDENTS_SHOW, rows, doc="Guests that died or failed: when, why, and what was kept.")
+        doc = "One incident, with the guest's console output before the failure."
+        add(methods.INCIDENT_SHOW, show, doc=doc, params=which)
+        doc = "The last frames that the guest received, as pcapng."
+        add(methods.INCIDENT_EXPORT, export, "operator", doc, which)
+        add(methods.QUARANTINE_SHOW, quarantined, doc="Flows that bypass a guest they crashed, and why.")
+        add(methods.QUARANTINE_RELEASE, release, "operator", "Send a quarantined flow to its guest again.", name)

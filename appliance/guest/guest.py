@@ -1,46 +1,53 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One guest of the configuration: where it is in its life, its lease, its orders.
+"""One guest of the configuration: a hop and its QEMU process, through all of its runs.
 
-Carries out what the table in lifecycle.py allows, and writes every transition to the ledger. The object lives as long
-as bypassd; each start of QEMU is a `Run` (run.py), which outlives bypassd. What an operator ordered (stopped, draining)
-is kept in the guest's run folder, so that a new bypassd keeps to it until the appliance reboots.
-
-When the process ends the lease goes first, before anything is logged or decided: until then frames go to nobody.
+The hop's policy (hop/hop.py) says which traffic the guest may have, process_policy.py when its process is wanted. This
+is the thin shell around both: it waits, runs QEMU, and passes on what the process reports. The object lives as long as
+bypassd; each start of QEMU is a `Run` (run.py), which outlives bypassd.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.errors import BypassError, RefusedError, UnreachableError
-from appliance.guest import lifecycle
 from appliance.guest.agent.channel import Message
 from appliance.guest.agent.conversation import Agent, Host
 from appliance.guest.console import Console
-from appliance.guest.fall_history import KeptHistory
-from appliance.guest.lifecycle import Event, State
 from appliance.guest.port.management_port import Port
 from appliance.guest.port.tap import TapInUseError
+from appliance.guest.process_policy import ProcessEnd, ProcessPolicy
 from appliance.guest.qemu.resources import NotReadyError
-from appliance.guest.run import End, Run, Setting, read_record
-from appliance.guest.start_order import Order
-from appliance.health.bypass_latency import Fault, Reaction
-from appliance.health.lease import Lease, Leases
-from appliance.health.qemu_events import PANIC
-from appliance.health.verdict import Available, Decision, Unavailable, Verdict
+from appliance.guest.restart import Restarts
+from appliance.guest.run import Run, RunContext, read_record
+from appliance.guest.start_order import StartOrder
+from appliance.health.bypass_latency import Fault
+from appliance.health.verdict import Decision
 from appliance.health.watch import TapPair
+from appliance.hop.hop import Hop, HopLeases
+from appliance.hop.lifecycle import ALIVE, HopEvent, HopState
 from appliance.telemetry.subject import Change
 
-log = logging.getLogger(__name__)
-
 SETTLE_S = 0.1
-"""Between the end of the lease and the order to power down: frames inside the guest come out of it first."""
+"""Between the end of the lease and the order to power down: frames that are inside the guest leave it first."""
+
+_CHANGES = {
+    HopState.AVAILABLE: Change.GUEST_AVAILABLE,
+    HopState.SUSPECT: Change.GUEST_SUSPECT,
+    HopState.FAILED: Change.GUEST_FAILED,
+}
+"""What a guest's new state means for the ledger; every other state is `GUEST_OTHER`."""
+
+
+def change_of(state: HopState) -> Change:
+    """The kind of ledger entry for a guest's new state."""
+    return _CHANGES.get(state, Change.GUEST_OTHER)
 
 
 class Ledger(Protocol):
@@ -51,49 +58,20 @@ class Ledger(Protocol):
         ...
 
 
-class HopLeases(Leases, Protocol):
-    """What a guest needs of the datapath (steering/leases.py)."""
+class GuestEvents(Protocol):
+    """Who must know when a guest that had traffic fell, and what is made anew with each run (failure.py)."""
 
-    @property
-    def end_with_processes(self) -> bool:
-        """Whether the kernel ends leases by itself."""
-        ...
-
-    def tie(self, hop: str, threads: Iterable[int]) -> object:
-        """The lease ends in the kernel with the first of these threads."""
-        ...
-
-    def untie(self, hop: str) -> object:
-        """The process is gone: what is renewed from now on counts again."""
-        ...
-
-    def ended(self, hop: str) -> int:
-        """When the kernel saw the process end (ns); 0: it did not."""
-        ...
-
-    def set_draining(self, hop: str, on: bool) -> object:
-        """New flows go elsewhere while this is on; established ones stay."""
-        ...
-
-    def first_skip(self, hop: str) -> int:
-        """When the first frame was led around the hop since it lost its lease (ns); 0: none was yet."""
-        ...
-
-
-class Aftermath(Protocol):
-    """Who must know when a guest that had traffic fell, and what is made anew with each run."""
-
-    def desk(self, guest: Guest) -> Host:
-        """What the guest's agent is granted."""
+    def agent_host(self, guest: Guest) -> Host:
+        """What the guest's agent may have."""
 
     def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
-        """It died, or was declared failed ("died", "failed"). Returns at once; the lease is gone already."""
+        """It died, or a check failed ("died", "failed"). Returns at once; the lease is gone already."""
 
     def measured(self, guest: Guest, fault: Fault, at_most: int | None) -> None:
-        """After this fault the first frame was led around it, so long (ns) after the last proof that it worked."""
+        """The first frame bypassed it, at most so long (ns) after it was last known to work."""
 
     def fresh_run(self, guest: Guest) -> None:
-        """It starts over: what its agent registered holds no more."""
+        """It started over: what its agent registered is void."""
 
 
 class Guest:
@@ -102,179 +80,158 @@ class Guest:
     def __init__(
         self,
         config: model.Guest,
-        setting: Setting,
+        context: RunContext,
         leases: HopLeases,
         ledger: Ledger,
         *,
-        order: Order,
-        aftermath: Aftermath,
+        order: StartOrder,
+        events: GuestEvents,
     ) -> None:
-        self.config, self._setting, self._leases, self._ledger = config, setting, leases, ledger
-        self._order = order
+        self._context, self._leases, self._ledger = context, leases, ledger
+        self._order, self._events = order, events
         self.name = config.name
-        self.state, self.cause, self.detail = State.DEFINED, Cause.NONE, ""
-        self.lease = Lease(leases, config.name)
-        self.history = KeptHistory.load(setting.paths.guests / config.name, setting.clock())
-        self.restarts = lifecycle.Restarts(config.restart)
-        self.run_now: Run | None = None
-        self.console = Console(config.name, setting.paths.guests / config.name)
-        self.reaction = Reaction()
-        self._aftermath = aftermath
-        self._desk = aftermath.desk(self)
-        self.agent = Agent(self.name, self._desk)
+        self._folder = context.paths.guests / config.name
+        self.hop = Hop("guest", config.name, self._folder, leases=leases, owner=self, now=context.clock())
+        self._policy = ProcessPolicy(config, self.hop, self._want, partial(events.fell, self, "died"))
+        self.current_run: Run | None = None
+        self.console = Console(config.name, self._folder)
+        self._agent_host = events.agent_host(self)
+        self.agent = Agent(self.name, self._agent_host)
         self.application = ""
         self.counters: dict[str, int] = {}
-        self.events: deque[str] = deque(maxlen=20)
-        self._order_file = setting.paths.guests / config.name / "order"
-        self.drained_by = Cause.OPERATOR  # while it is draining: who asked for it
-        self._ill = False  # a check has failed since it is draining
-        self.ended_at = 0  # its last process (ns)
-        self._proof: int | None = None  # of the last process, when it was last proved to work
-        self.last_verdict: Verdict | None = None  # of the last process
+        self.qmp_events: deque[str] = deque(maxlen=20)
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
-        self.place: Callable[[], Setting] | None = None  # asked before the next start: the guest serves other segments
-        self._stopping: asyncio.Task[None] | None = None
+        # Asked before the next start, when the guest then has other segments or another management port.
+        self.new_context: Callable[[], RunContext] | None = None
+        self._power_down: asyncio.Task[None] | None = None
 
     @property
-    def hop(self) -> int:
+    def config(self) -> model.Guest:
+        """Its table of the configuration."""
+        return self._policy.config
+
+    @property
+    def restarts(self) -> Restarts:
+        """How often it was started again."""
+        return self._policy.restarts
+
+    @property
+    def state(self) -> HopState:
+        """Where it is in its life."""
+        return self.hop.state
+
+    @property
+    def hop_number(self) -> int:
         """Its number in the datapath."""
-        return self._setting.hop
+        return self._context.hop
 
     @property
     def pairs(self) -> tuple[TapPair, ...]:
         """Its taps, one pair a segment."""
-        return self._setting.pairs
+        return self._context.pairs
 
     @property
     def management(self) -> Port | None:
         """Its third port, where it has one."""
-        return self._setting.management
-
-    def reconfigure(self, config: model.Guest) -> None:
-        """Be as `config` says: its checks at once, what takes another process from the next start on.
-
-        One that failed is started again: that its configuration changed is what was to be mended.
-        """
-        mended = self.state is State.FAILED and config.autostart and config != self.config
-        checks = (config.heartbeat, config.probes) != (self.config.heartbeat, self.config.probes)
-        self.config, self.restarts.policy = config, config.restart
-        if self.run_now is not None:
-            self.run_now.reconfigure(config)
-            if checks and self.state is State.AVAILABLE:
-                # Its lease goes on; the first answer to the new checks renews it.
-                self._to(Event.FELL, Cause.PROVING, "it is checked in another way now")
-        if mended:
-            self.restarts.forgive()
-            self._to(Event.START, Cause.CONFIGURED, "its configuration was changed")
-            self._want(True)
+        return self._context.management
 
     @property
     def idle(self) -> bool:
-        """No process, and none is being stopped."""
-        return self.run_now is None and self._stopping is None
+        """It has no process, and none is being stopped."""
+        return self.current_run is None and not self.hop.stopping
+
+    @property
+    def wanted(self) -> bool:
+        """Whether its process is to run."""
+        return self._wanted.is_set()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the configuration asks for and the guest does not have, and what weakens the bypass; none when idle."""
+        if self.current_run is None:
+            return ()
+        late = "this kernel has no BPF_EVENTS: when it dies, some milliseconds of frames are lost"
+        return (*self.current_run.warnings, *([] if self._leases.end_with_processes else [late]))
+
+    def reconfigure(self, config: model.Guest) -> None:
+        """Use `config`: its checks at once, what needs another process from the next start on."""
+        checks = (config.heartbeat, config.probes) != (self.config.heartbeat, self.config.probes)
+        if self.current_run is not None:
+            self.current_run.reconfigure(config)
+            if checks:
+                self.hop.prove_again("its checks have changed")
+        self._policy.reconfigure(config)
 
     # Orders: of an operator, or of the start of bypassd. Answers are for a person.
 
     def autostart(self) -> None:
-        """Start as the configuration and the last order say; a guest that runs already is adopted."""
-        if self.state is not State.DEFINED:
+        """Start as the configuration and the last order say; a guest that is running already is adopted."""
+        if self.state is not HopState.DEFINED:
             return
-        if self.config.hugepages and read_record(self._order_file.parent) is not None:
-            self._setting.huge.promise(self.name, self.config.memory)  # its QEMU may be about to take them
-        if self._ordered() == "stopped":
-            self._to(Event.STOP, Cause.OPERATOR)
-        elif self.config.autostart or self._ordered() == "draining" or read_record(self._order_file.parent) is not None:
-            self._to(Event.START, Cause.STARTING)
-            self._want(True)
+        running = read_record(self._folder) is not None
+        if self.config.hugepages and running:
+            self._context.huge.promise(self.name, self.config.memory)  # its QEMU may be about to take them
+        self._policy.autostart(running=running)
 
     def start(self) -> str:
-        """Start, or take back into service after a drain."""
-        if self._stopping is not None:
-            raise RefusedError(f"guest {self.name} is being stopped: start it when it is stopped")
-        if not lifecycle.allowed(self.state, Event.START):
-            return f"guest {self.name} is {self.state.value} already"
-        self._note_order("")
-        self.restarts.forgive()
-        if self.state is State.DRAINING:
-            self.take_back(Cause.OPERATOR)
-            return f"guest {self.name} is taken back into service"
-        self._to(Event.START, Cause.OPERATOR)
-        self._want(True)
-        return f"guest {self.name} is being started"
+        """Start it, or take it back into service after a drain."""
+        return self._policy.start().said
 
-    def take_back(self, cause: Cause) -> None:
-        """End a drain."""
-        self._leases.set_draining(self.name, False)
-        self._to(Event.START, cause)
-
-    def drain(self, cause: Cause = Cause.OPERATOR) -> str:
-        """Give it no new flows; established ones stay."""
-        if self.state is State.DRAINING:
-            return f"guest {self.name} is draining already"
-        if not lifecycle.allowed(self.state, Event.DRAIN):
-            raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be drained")
-        self._leases.set_draining(self.name, True)
-        self.drained_by, self._ill = cause, False
-        if cause is Cause.OPERATOR:
-            self._note_order("draining")
-        self._to(Event.DRAIN, cause)
-        return f"guest {self.name} is draining: established flows stay, new ones take another way"
+    def drain(self) -> str:
+        """Send it no new flows; established ones stay."""
+        return self.hop.drain(Cause.OPERATOR).said
 
     def stop(self) -> str:
-        """Stop in good order: the traffic leaves first, then the guest powers down."""
-        if self.state is State.STOPPED:
-            return f"guest {self.name} is stopped already"
-        if self._stopping is not None:
-            return f"guest {self.name} is being stopped already"
-        self._note_order("stopped")
-        self._want(False)
-        self.lease.revoke()
-        self._to(Event.STOP, Cause.OPERATOR)
-        run = self.run_now
-        if run is not None and self.state is State.DRAINING:
-            self._stopping = asyncio.get_running_loop().create_task(self._power_down(run), name=f"stop {self.name}")
-            return f"guest {self.name} is being stopped"
-        if run is not None:
-            run.kill()  # it did not answer yet, so there is nothing to power down
-        return f"guest {self.name} is stopped"
+        """Stop it in good order: the traffic leaves it first, then it powers down."""
+        answer, run = self._policy.stop(), self.current_run
+        if answer.changed and run is not None and self.hop.stopping:
+            work = self._settle_and_power_down(run)
+            self._power_down = asyncio.get_running_loop().create_task(work, name=f"stop {self.name}")
+        elif answer.changed and run is not None:
+            run.kill()  # it has not answered yet, so there is nothing to power down
+        return answer.said
 
-    async def _power_down(self, run: Run) -> None:
+    async def _settle_and_power_down(self, run: Run) -> None:
         await asyncio.sleep(SETTLE_S)
         await run.power_down()
 
     async def pause(self, on: bool) -> str:
-        """Stop its processors, or let them go on; the traffic leaves it first. UnreachableError: QEMU refuses."""
-        run = self.run_now
-        if run is None or self.state not in lifecycle.ALIVE:
+        """Pause its vCPUs, or resume them; the traffic leaves it first. UnreachableError: QEMU refuses."""
+        run = self.current_run
+        if run is None or self.state not in ALIVE:
             raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be paused")
         if on:
-            self.lease.revoke()
+            self.hop.lease.revoke()
         await run.monitor.ask("stop" if on else "cont")
-        return f"guest {self.name} is paused: `resume` lets it go on" if on else f"guest {self.name} goes on"
+        return f"guest {self.name} is paused: `resume` resumes it" if on else f"guest {self.name} is resumed"
 
-    def tell(self, word: str, value: int = 0) -> str:
-        """Send a command over the agent channel; UnreachableError when there is none."""
-        if self.run_now is None:
-            raise UnreachableError(f"guest {self.name}: no agent channel: it is {self.state.value}")
-        self.run_now.channel.send({"type": "command", "command": word, "value": value})
-        return f"guest {self.name} was told to {word}"
+    def command(self, word: str, value: int = 0) -> str:
+        """Send a command to the guest's agent; UnreachableError when there is none."""
+        self.send({"type": "command", "command": word, "value": value})
+        return f'guest {self.name}: command "{word}" was sent'
 
     def _want(self, running: bool) -> None:
         (self._wanted if running else self._unwanted).set()
         (self._unwanted if running else self._wanted).clear()
 
-    def _ordered(self) -> str:
-        try:
-            return self._order_file.read_text().strip()
-        except OSError:
-            return ""
+    # What its agent needs
 
-    def _note_order(self, word: str) -> None:
-        try:
-            self._order_file.parent.mkdir(parents=True, exist_ok=True)
-            self._order_file.write_text(word)
-        except OSError as error:
-            log.warning("guest %s: order not kept for a restart of bypassd: %s", self.name, error)
+    def send(self, message: dict[str, object]) -> None:
+        """Send to the agent; UnreachableError when it does not read."""
+        if self.current_run is None:
+            raise UnreachableError(f"guest {self.name}: no agent channel: it is {self.state.value}")
+        self.current_run.channel.send(message)
+
+    def heartbeat(self, status: str, counters: Mapping[str, int]) -> None:
+        """The agent reports how the application is."""
+        self.application, self.counters = status, dict(counters)
+        if self.current_run is not None:
+            self.current_run.watch.heartbeat(status)
+
+    def ask_bypass(self, on: bool, why: str) -> None:
+        """The agent asks that no frames reach the guest, or that they do again."""
+        if self.current_run is not None:
+            self.current_run.watch.ask_bypass(on, why)
 
     # The task that carries the guest through its life
 
@@ -282,48 +239,49 @@ class Guest:
         """Until cancelled, which leaves the process running."""
         try:
             while True:
-                if not self._wanted.is_set():
-                    await self._setting.huge.give_back(self.name)
+                if not self.wanted:
+                    await self._context.huge.give_back(self.name)
                 await self._wanted.wait()
                 if not await self._my_turn():
                     continue
                 self.agent.close()
-                self.agent = Agent(self.name, self._desk)
+                self.agent = Agent(self.name, self._agent_host)
                 try:
-                    if self.place is not None:
-                        self._setting, self.place = self.place(), None
-                    run = Run(self.config, self._setting, self.history, self, self.console)
+                    if self.new_context is not None:
+                        self._context, self.new_context = self.new_context(), None
+                    run = Run(self.config, self._context, self.hop.history, self, self.console)
                     run.begin()
                 except BypassError as error:
-                    self._cannot_start(error)
+                    cause = Cause.TAP_IN_USE if isinstance(error, TapInUseError) else Cause.GUEST_FAILED
+                    self._policy.cannot_start(error.cause if isinstance(error, NotReadyError) else cause, str(error))
                     continue
-                self.run_now = run
+                self.current_run = run
                 if not run.adopted:
                     self.console.say(f"guest {self.name} starts")
                 end = await run.live()
-                self.run_now = None
+                self.current_run = None
                 self.application, self.counters = "", {}
-                await self._ended(end, run)
+                await self._after(end)
         finally:
             self.agent.close()
-            if self._stopping is not None:
-                self._stopping.cancel()
+            if self._power_down is not None:
+                self._power_down.cancel()
 
     async def _my_turn(self) -> bool:
-        """Wait for the guests that come before, and for its memory; False when it was stopped meanwhile.
+        """Wait for the guests that come first, and for its memory; False when it was stopped meanwhile.
 
-        One that runs waits for none.
+        A guest that is running already does not wait.
         """
-        if read_record(self._order_file.parent) is not None:
+        if read_record(self._folder) is not None:
             return True
 
         def say(why: str) -> None:
-            self._to(Event.WAIT, Cause.WAITING, why)
+            self.hop.move(HopEvent.WAIT, Cause.WAITING, why)
 
         async def ready() -> None:
             await self._order.turn(self.config, say)
             if self.config.hugepages:
-                await self._setting.huge.reserve(self.name, self.config.memory)
+                await self._context.huge.reserve(self.name, self.config.memory)
 
         turn = asyncio.ensure_future(ready())
         stopped = asyncio.ensure_future(self._unwanted.wait())
@@ -335,183 +293,76 @@ class Guest:
             stopped.cancel()
             await asyncio.gather(turn, stopped, return_exceptions=True)
 
-    def _cannot_start(self, error: BypassError) -> None:
-        """What an operator must mend stays so until a new order."""
-        self._want(False)
-        self.lease.revoke()
-        cause = Cause.TAP_IN_USE if isinstance(error, TapInUseError) else Cause.GUEST_FAILED
-        cause = error.cause if isinstance(error, NotReadyError) else cause
-        if lifecycle.allowed(self.state, Event.REFUSED):
-            self._to(Event.REFUSED, cause, str(error))
-
-    async def _ended(self, end: End, run: Run) -> None:
-        """After the process: stopped as ordered, failed, or started again after a wait."""
-        self.lease.revoke()
-        stopped = self._stopping is not None
-        if self._stopping is not None:
-            await asyncio.gather(self._stopping, return_exceptions=True)
-            self._stopping = None
-        detail = f"{end.how}: {end.said}" if end.said else end.how
-        self.console.say(f"guest {self.name} {detail}")
-        if self.state is State.STOPPED:
-            return
-        if self.state is State.DRAINING and self.drained_by is Cause.GUEST_ASKED and not stopped:
-            self.take_back(Cause.GUEST_EXITED)  # it drained itself in order to end, and is started again like any other
-        if self.state is State.DRAINING:
-            in_order = stopped or end.in_order
-            if not in_order:
-                self._died(run, end, detail)
-            self._want(False)
-            self._leases.set_draining(self.name, False)
-            self._note_order("stopped")
-            self._to(Event.ENDED, Cause.OPERATOR if in_order else Cause.GUEST_EXITED, detail)
-            return
-        if not end.answered and end.how.startswith("exited"):
-            # QEMU itself gave up before it answered: the same arguments would be refused again.
-            self._want(False)
-            self._to(Event.REFUSED, Cause.QEMU_REFUSED, detail)
-            return
-        await self._again(run, end, detail)
-
-    def _died(self, run: Run, end: End, detail: str) -> None:
-        # A panic is an incident already, from when it was told; a guest that powered itself off did not die.
-        if end.answered and not end.in_order and PANIC not in run.watch.verdict.vetoes:
-            self._fell("died", Fault(Cause.GUEST_EXITED, self._proof, self.ended_at), detail)
-
-    async def _again(self, run: Run, end: End, detail: str) -> None:
-        """It ended by itself: what its policy says."""
-        assert run.record is not None
-        self._died(run, end, detail)
-        after = self.restarts.ended(self._setting.clock(), run.record.since, in_order=end.in_order)
-        policy = f"restart.policy = {self.config.restart.policy}"
-        if isinstance(after, lifecycle.Again):
-            self._to(Event.ENDED, Cause.GUEST_EXITED, f"{detail}; started again in {after.after / 1e9:.1f} s")
+    async def _after(self, end: ProcessEnd) -> None:
+        """The process has ended: do what follows, and wait as long as the next start must."""
+        self.hop.lease.revoke()
+        if self._power_down is not None:
+            await asyncio.gather(self._power_down, return_exceptions=True)
+            self._power_down = None
+        self.console.say(f"guest {self.name} {end.detail}")
+        wait = self._policy.ended(self._context.clock(), end)
+        if wait:
             try:
-                await asyncio.wait_for(self._unwanted.wait(), after.after / 1e9)
+                await asyncio.wait_for(self._unwanted.wait(), wait / 1e9)
             except TimeoutError:
                 pass  # nobody stopped it meanwhile: the next start follows
-            return
-        self._want(False)
-        if self.state is not State.STARTING:
-            self._to(Event.ENDED, Cause.GUEST_EXITED, detail)
-        if isinstance(after, lifecycle.Rest):
-            self._to(Event.REST, Cause.GUEST_EXITED, f"it powered itself off, and {policy}")
-        else:
-            cause = Cause.CRASH_LOOP if after.loop else Cause.GUEST_EXITED
-            self._to(Event.GIVE_UP, cause, detail if after.loop else f"{detail}; {policy}")
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What of the configuration could not be had, or weakens what is promised; empty while it does not run."""
-        if self.run_now is None:
-            return ()
-        late = "this kernel has no BPF_EVENTS: when it dies, some milliseconds of frames go nowhere"
-        return (*self.run_now.warnings, *([] if self._leases.end_with_processes else [late]))
-
-    # What a run tells
+    # What its run reports
 
     def on_end(self) -> None:
-        """The process is gone: nothing before this. The kernel knows since when, and has ended the lease then."""
-        self.lease.revoke()
-        ended = self._leases.ended(self.name)
-        self._leases.untie(self.name)
-        if self.run_now is not None:
-            self.ended_at = ended or self._setting.clock()
-            self.last_verdict = self.run_now.watch.verdict
-            self._proof = self.last_verdict.proof
-            if self._serves():
-                self.reaction.fell(Fault(Cause.GUEST_EXITED, self._proof, self.ended_at))
-
-    def _serves(self) -> bool:
-        """Whether it has traffic that it can lose: its own, or the established flows of a drain."""
-        return self.state is State.AVAILABLE or (self._keeps_flows() and not self._ill)
-
-    def _keeps_flows(self) -> bool:
-        return self.state is State.DRAINING and self._stopping is None
-
-    def _fell(self, kind: str, fault: Fault, detail: str) -> None:
-        """It had traffic, or was on its way to it, and must not have any more: keep what it was handed last."""
-        self._aftermath.fell(self, kind, fault, detail)
-
-    def measure(self) -> None:
-        """See whether the datapath has led its first frame around since the fall."""
-        fault = self.reaction.pending
-        if fault is not None:
-            found = self.reaction.first_frame(self._leases.first_skip(self.name))
-            if found is not None:
-                self._aftermath.measured(self, fault, found.at_most)
+        """The process is gone: the lease goes before anything else."""
+        run = self.current_run
+        self.hop.gone(self._context.clock(), Cause.GUEST_EXITED, run.watch.verdict if run is not None else None)
 
     def on_running(self, run: Run) -> None:
-        """QEMU answers: now the guest must prove itself."""
+        """QEMU answers: now the guest must pass its checks."""
         pid, processors = run.threads()
         self._leases.tie(self.name, (pid, *processors))
-        notes = (*["adopted"] * run.adopted, *self.warnings)
-        self._to(Event.RUNNING, Cause.PROVING, "; ".join(notes))
+        self.hop.running("; ".join((*["adopted"] * run.adopted, *self.warnings)))
         if not run.adopted:
-            self._aftermath.fresh_run(self)
+            self._events.fresh_run(self)
         self.agent.greet()
-        if self._ordered() == "draining":
-            self._leases.set_draining(self.name, True)
-            self.drained_by, self._ill = Cause.OPERATOR, False
-            self._to(Event.DRAIN, Cause.OPERATOR)
 
     def on_decision(self, decision: Decision) -> None:
-        """Evidence renews the lease, in the states that have one; nothing else does."""
-        match decision:
-            case Available(until):
-                if self.state in (State.PROVING, State.SUSPECT):
-                    self.measure()  # what the datapath noted is gone with the renewal
-                    self.reaction.back()
-                    self._to(Event.PROVED, Cause.HEALTHY)
-                elif self._ill and self._keeps_flows():
-                    self._ill = False
-                    self.measure()
-                    self.reaction.back()
-                    self._to(Event.PROVED, self.drained_by, "it works again, and is still draining")
-                if self.state is State.AVAILABLE or self._keeps_flows():
-                    self.lease.renew(self._setting.clock(), until)
-            case Unavailable(why=why, cause=cause, proof=proof):
-                self.lease.revoke()
-                if self._serves():
-                    self._ill = self.state is State.DRAINING
-                    fault = Fault(cause, proof, self._setting.clock())
-                    self._to(Event.FELL, cause, why)
-                    if cause not in (Cause.GUEST_ASKED, Cause.GUEST_EXITED):  # what ends is told when it has
-                        self.reaction.fell(fault)
-                        self._fell("failed", fault, why)
+        """The checks say that the guest may, or may not, have traffic."""
+        self.hop.on_decision(self._context.clock(), decision)
 
     def on_event(self, name: str, data: Mapping[str, object]) -> None:
-        """QMP events: some end what was proved (told.py), and a reset makes the guest start over."""
+        """A QMP event: some are vetoes (health/qemu_events.py), and a reset makes the guest start over."""
         text = ", ".join(f"{key} {value}" for key, value in data.items())
-        self.events.append(f"{name} {text}".strip())
-        if self.run_now is None:
+        self.qmp_events.append(f"{name} {text}".strip())
+        if self.current_run is None:
             return
-        if name == "RESET" and lifecycle.allowed(self.state, Event.RESET):
-            self.lease.revoke()
-            self.run_now.watch.reset()
-            self._aftermath.fresh_run(self)
-            self._ill = False
-            if self.state is State.DRAINING and self.drained_by is Cause.GUEST_ASKED:
-                self.take_back(Cause.GUEST_RESET)
-            else:
-                self._to(Event.RESET, Cause.GUEST_RESET, text)
+        if name == "RESET" and self.hop.can(HopEvent.RESET):
+            self.hop.restarted(Cause.GUEST_RESET, text)
+            self.current_run.watch.reset()
+            self._events.fresh_run(self)
         else:
-            self.run_now.watch.event(name, data)
+            self.current_run.watch.event(name, data)
 
     def on_message(self, message: Message) -> None:
         """The agent said something."""
         self.agent.on_message(message)
 
     async def ask_agent(self, word: str) -> str:
-        """Have the agent carry out the check `word`: "ok", or what is wrong."""
+        """Have the agent run the check `word`: "ok", or what is wrong."""
         return await self.agent.ask(word)
 
-    def _to(self, event: Event, cause: Cause, detail: str = "") -> None:
-        """Take a move of the table, and record it."""
-        old, self.state = self.state, lifecycle.move(self.state, event)
-        self.cause, self.detail = cause, detail
-        if self.run_now is not None and State.AVAILABLE in (old, self.state):
-            self.run_now.note_proved(self.state is State.AVAILABLE)
-        self._order.tell(self.name, self.state)
-        change = lifecycle.change(self.state)
-        self._ledger.record(change, self.name, old.value, self.state.value, cause, detail=detail)
+    # What its hop reports
+
+    def on_move(self, old: HopState) -> None:
+        """The hop took a move: keep it for the next bypassd, let other guests look, record it."""
+        hop = self.hop
+        if self.current_run is not None and HopState.AVAILABLE in (old, hop.state):
+            self.current_run.note_proved(hop.state is HopState.AVAILABLE)
+        self._order.tell(self.name, hop.state)
+        change = change_of(hop.state)
+        self._ledger.record(change, self.name, old.value, hop.state.value, hop.cause, detail=hop.detail)
+
+    def on_failed(self, fault: Fault, why: str) -> None:
+        """A check failed while the guest had traffic: the frames that it was handed last are kept."""
+        self._events.fell(self, "failed", fault, why)
+
+    def on_measured(self, fault: Fault, at_most: int | None) -> None:
+        """The first frame bypassed the guest since it fell."""
+        self._events.measured(self, fault, at_most)

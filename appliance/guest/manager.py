@@ -15,32 +15,27 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
-from appliance.api.rpc import Param, Params, Registry
 from appliance.api.schema import guests as answer
-from appliance.api.schema import methods
-from appliance.api.schema.base import Done
-from appliance.api.server import take_over
 from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.config.schema.model import Config
 from appliance.config.schema.served import served
 from appliance.errors import BypassError, GuestError, NotFoundError
-from appliance.guest.failure import Aftermath
-from appliance.guest.guest import Guest, HopLeases, Ledger
-from appliance.guest.image import api
+from appliance.guest.failure import FailureHandler
+from appliance.guest.guest import Guest, Ledger
 from appliance.guest.image.store import Images, images_used
-from appliance.guest.lifecycle import State
 from appliance.guest.port import management_port, tap
 from appliance.guest.port.mac_address import port_addresses
 from appliance.guest.port.management_lan import Lan, lan_of
 from appliance.guest.qemu.cgroup import Cgroups
 from appliance.guest.qemu.command import Accel
 from appliance.guest.qemu.hugepages import Pool
-from appliance.guest.run import STATE_FILE, Setting, end_process
-from appliance.guest.show import details, row
-from appliance.guest.start_order import Order
+from appliance.guest.run import STATE_FILE, RunContext, end_process
+from appliance.guest.show import row
+from appliance.guest.start_order import StartOrder
 from appliance.health.inband import new_nonce
 from appliance.health.watch import TapPair
+from appliance.hop.hop import HopLeases
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.steering.kernel.layout import Side
@@ -52,7 +47,7 @@ log = logging.getLogger(__name__)
 
 CHECK_IN_S = 0.2
 HOUSEKEEPING_S = 10.0
-LEAVING_S = 30.0  # a guest that was removed has this long to power down, before one of its name can be added again
+REMOVE_S = 30.0  # a guest that was removed has this long to power down, before one of its name can be added again
 
 
 class Datapath(Protocol):
@@ -99,7 +94,6 @@ class GuestManager:
         transitions: Ledger,
         *,
         steered: Steered,
-        registry: Registry | None = None,
         accel: Accel | None = None,
         lan: Lan | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
@@ -110,22 +104,19 @@ class GuestManager:
         """
         self._config, self._paths, self._datapath, self._clock = config, paths, datapath, clock
         self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
-        self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), Order(config.guest, clock)
+        self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), StartOrder(config.guest, clock)
         self._lan = lan or lan_of(paths)
         self._huge = Pool(paths.run / "hugepages")
-        self._images = Images(paths.images, lambda: images_used(self._config))
+        self.images = Images(paths.images, lambda: images_used(self._config))
         self._guests: dict[str, Guest] = {}
         self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments that its taps are attached for
         self._tasks: asyncio.TaskGroup | None = None
-        self._begun = False  # `start` has made the guests; before it and after a failure only the configuration counts
+        self._started = False  # the guests were made; before, and after a failure, a commit only sets `_config`
         self._lives: dict[str, asyncio.Task[None]] = {}
-        self._leaving: dict[str, asyncio.Task[None]] = {}
-        self.aftermath = Aftermath(
+        self._removing: dict[str, asyncio.Task[None]] = {}
+        self.failures = FailureHandler(
             config, paths, datapath, steered, transitions, hops=self._hop_numbers, retag=self._retag
         )
-        if registry is not None:
-            self.register(registry)
-            self.aftermath.register(registry)
 
     def _hop_numbers(self) -> dict[str, int]:
         names = [hop.name for hop in self._config.guest] + [hop.name for hop in self._config.remote]
@@ -140,7 +131,7 @@ class GuestManager:
 
     def _tags(self, config: model.Guest) -> bool:
         """Whether the guest's tags decide: it may use them, and its agent has not given that up."""
-        return config.tags and config.name not in self.aftermath.policy.overlay.no_tags
+        return config.tags and config.name not in self.failures.policy.overlay.no_tags
 
     @property
     def name(self) -> str:
@@ -156,23 +147,23 @@ class GuestManager:
         """Make and attach the taps, end what is not configured any more; guests start in `run`."""
         self._paths.guests.mkdir(parents=True, exist_ok=True)
         self._guests = {config.name: self._make(config) for config in self._config.guest}
-        self.aftermath.load(self._guests.values())
+        self.failures.load(self._guests.values())
         self._end_others()
         self._remove_taps()
-        self._begun = True
+        self._started = True
 
     def _make(self, config: model.Guest) -> Guest:
         self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
         return Guest(
             config,
-            self._place(config),
+            self._context_of(config),
             self._datapath.leases,
             self._transitions,
             order=self._order,
-            aftermath=self.aftermath,
+            events=self.failures,
         )
 
-    def _place(self, config: model.Guest) -> Setting:
+    def _context_of(self, config: model.Guest) -> RunContext:
         """Make and attach the taps that a guest has as the configuration is now, and take its others out."""
         hop = self._datapath.hop_id(config.name)
         segments = served(self._config)[config.name]
@@ -191,7 +182,7 @@ class GuestManager:
                 self._datapath.detach_hop(config.name, segment)
         self._served[config.name] = tuple(segments)
         third = management_port.port(config, hop, self._lan)
-        return Setting(
+        return RunContext(
             self._paths,
             hop,
             tuple(pairs),
@@ -207,7 +198,7 @@ class GuestManager:
     def _remove_taps(self) -> None:
         """Remove the taps that no guest has."""
         wanted = {device for guest in self._guests.values() for pair in guest.pairs for device in (pair.lan, pair.wan)}
-        management_port.tidy(((guest.config, guest.hop) for guest in self._guests.values()), self._lan)
+        management_port.tidy(((guest.config, guest.hop_number) for guest in self._guests.values()), self._lan)
         for device in tap.existing():
             if device not in wanted:
                 try:
@@ -223,29 +214,29 @@ class GuestManager:
                 self._datapath.detach_hop(folder.name)
         for name, guest in self._guests.items():
             if not (self._paths.guests / name / STATE_FILE).exists():
-                guest.lease.revoke()
+                guest.hop.lease.revoke()
 
     async def run(self, alive: Alive) -> None:
         """Carry all guests through their lives."""
         housekeeping = self._clock()
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._lives, self._leaving = {}, {}
+                self._lives, self._removing = {}, {}
                 for guest in self._guests.values():
                     self._live(guest)
-                self._tasks.create_task(self.aftermath.run(self.guests), name="aftermath")
+                self._tasks.create_task(self.failures.run(self.guests), name="guest failures")
                 while True:
                     alive()
                     for guest in self._guests.values():
-                        guest.measure()
+                        guest.hop.measure()
                     await asyncio.sleep(CHECK_IN_S)
                     if self._clock() - housekeeping > HOUSEKEEPING_S * 1e9:
                         housekeeping = self._clock()
                         for guest in self._guests.values():
-                            if guest.run_now is not None:
-                                guest.run_now.rotate_logs()
+                            if guest.current_run is not None:
+                                guest.current_run.rotate_logs()
         finally:
-            self._begun, self._tasks = False, None
+            self._started, self._tasks = False, None
 
     def _live(self, guest: Guest) -> None:
         assert self._tasks is not None
@@ -254,16 +245,16 @@ class GuestManager:
 
     # Another configuration
 
-    async def arrive(self, new: Config) -> None:
+    async def add_new(self, new: Config) -> None:
         """Before the datapath switches: what `new` adds has its taps, and no frame yet. GuestError: it cannot."""
         old, self._config = self._config, new
-        if not self._begun:
+        if not self._started:
             return
         try:
             for config in new.guest:
-                if config.name in self._leaving:
-                    async with asyncio.timeout(LEAVING_S):
-                        await asyncio.wait({self._leaving[config.name]})
+                if config.name in self._removing:
+                    async with asyncio.timeout(REMOVE_S):
+                        await asyncio.wait({self._removing[config.name]})
                 if config.name not in self._guests:
                     self._guests[config.name] = self._make(config)
         except TimeoutError:
@@ -280,8 +271,8 @@ class GuestManager:
         """
         self._config, wanted = new, served(new)
         self._order.guests = new.guest
-        self.aftermath.reconfigure(new)
-        if not self._begun:
+        self.failures.reconfigure(new)
+        if not self._started:
             return
         for config in new.guest:
             if config.name not in self._guests:
@@ -292,11 +283,11 @@ class GuestManager:
             self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
             third = (guest.config.management, guest.config.management_mac)
             guest.reconfigure(config)
-            moved = third != (config.management, config.management_mac) or guest.place is not None
+            moved = third != (config.management, config.management_mac) or guest.new_context is not None
             if moved or tuple(wanted[config.name]) != self._served[config.name]:
-                guest.place = partial(self._place, config)
+                guest.new_context = partial(self._context_of, config)
             else:
-                guest.place = None
+                guest.new_context = None
             if config.name not in self._lives and self._tasks is not None:
                 self._live(guest)
         for name in [name for name in self._guests if name not in self._lives]:
@@ -306,13 +297,13 @@ class GuestManager:
         order += [name for name in self._guests if name not in order]
         self._guests = {name: self._guests[name] for name in order}
 
-    async def finish(self, new: Config) -> None:
+    async def remove_old(self, new: Config) -> None:
         """The commit is final: guests that `new` does not name power down and go."""
         names = {config.name for config in new.guest}
-        for name in [name for name in self._guests if name not in names and name not in self._leaving]:
+        for name in [name for name in self._guests if name not in names and name not in self._removing]:
             if self._tasks is not None:
-                leave = self._tasks.create_task(self._leave(self._guests[name]), name=f"leave {name}")
-                self._leaving[name] = leave
+                task = self._tasks.create_task(self._remove(self._guests[name]), name=f"remove {name}")
+                self._removing[name] = task
 
     def _forget(self, name: str) -> None:
         """Let go of what is a guest's and is not a process."""
@@ -325,7 +316,7 @@ class GuestManager:
         shutil.rmtree(self._paths.guests / name, ignore_errors=True)
         self._remove_taps()
 
-    async def _leave(self, guest: Guest) -> None:
+    async def _remove(self, guest: Guest) -> None:
         """Stop a guest for good, and let go of all that is its."""
         guest.stop()
         while not guest.idle:
@@ -334,10 +325,10 @@ class GuestManager:
         if life is not None:
             life.cancel()
             await asyncio.wait({life})
-        guest.lease.revoke()
+        guest.hop.lease.revoke()
         self._forget(guest.name)
         self._transitions.record(Change.GUEST_OTHER, guest.name, guest.state.value, "removed", Cause.CONFIGURED)
-        self._leaving.pop(guest.name, None)
+        self._removing.pop(guest.name, None)
 
     async def stop(self) -> None:
         """Nothing: guests, taps and leases outlive bypassd, and the tasks ended with `run`."""
@@ -359,74 +350,3 @@ class GuestManager:
     def summary(self) -> list[answer.Guest]:
         """All guests, for `show guests` and `show status`."""
         return [row(guest, self._clock()) for guest in self._guests.values()]
-
-    def register(self, registry: Registry) -> None:
-        """Add the methods guests.show and guest.*, images.show and image.*."""
-        self._images.tidy()
-        api.register(registry, self._images)
-        name = {"name": Param("string", "the guest's name")}
-
-        async def show_all(_: Params) -> list[answer.Guest]:
-            return self.summary()
-
-        async def show(params: Params) -> answer.GuestDetails:
-            return details(self.guest(params["name"]), self._clock())
-
-        async def start(params: Params) -> Done:
-            return Done(self.guest(params["name"]).start())
-
-        async def stop(params: Params) -> Done:
-            return Done(self.guest(params["name"]).stop())
-
-        async def drain(params: Params) -> Done:
-            return Done(self.guest(params["name"]).drain())
-
-        async def pause(params: Params) -> Done:
-            return Done(await self.guest(params["name"]).pause(True))
-
-        async def resume(params: Params) -> Done:
-            return Done(await self.guest(params["name"]).pause(False))
-
-        async def command(params: Params) -> Done:
-            value = params.get("value", 0)
-            if not isinstance(value, int):
-                raise GuestError("value must be a whole number")
-            return Done(self.guest(params["name"]).tell(str(params["word"]), value))
-
-        async def console(params: Params) -> answer.Console:
-            guest = self.guest(params["name"])
-            guest.console.check_room()
-            take_over(guest.console.attach)
-            return answer.Console(state=guest.state.value)
-
-        async def log_(params: Params) -> answer.Log:
-            guest = self.guest(params["name"])
-            text = guest.console.tail(max(1, params.get("lines", 40))).decode(errors="replace")
-            lines = [line.rstrip("\r") for line in text.split("\n")]
-            return answer.Log(file=str(guest.console.log_file), lines=lines)
-
-        count = {"lines": Param("integer", "how many of the last; 40 when left out", required=False)}
-        add = registry.add
-        add(methods.GUEST_LOG, log_, doc="What a guest printed on its serial line.", params={**name, **count})
-        add(methods.GUEST_CONSOLE, console, "operator", "The connection becomes the guest's serial line.", name)
-        add(methods.GUESTS_SHOW, show_all, doc="Every guest: state, cause, lease, process.")
-        add(methods.GUEST_SHOW, show, doc="One guest with the evidence of its checks.", params=name)
-        add(methods.GUEST_START, start, "operator", "Start a guest, or take it back into service.", name)
-        add(methods.GUEST_STOP, stop, "operator", "Take the traffic from a guest, then power it down.", name)
-        add(methods.GUEST_PAUSE, pause, "operator", "Take the traffic from a guest and stop its processors.", name)
-        add(methods.GUEST_RESUME, resume, "operator", "Let a paused guest go on; it must prove itself again.", name)
-        add(methods.GUEST_DRAIN, drain, "operator", "Give a guest no new flows.", name)
-        add(
-            methods.GUEST_COMMAND,
-            command,
-            "operator",
-            "Send a command to the guest's agent (demo guest: hang, freeze, drop, slow, resume, exit).",
-            {
-                **name,
-                "word": Param("string", "the command"),
-                "value": Param("integer", "its number, where it takes one", required=False),
-            },
-        )
-
-
-__all__ = ["Datapath", "GuestManager", "State", "served"]

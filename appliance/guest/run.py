@@ -25,13 +25,14 @@ from appliance.config.schema import model
 from appliance.errors import BypassError, GuestError, UnreachableError
 from appliance.guest.agent.channel import Channel, Message
 from appliance.guest.console import Console
-from appliance.guest.fall_history import KeptHistory
 from appliance.guest.port.management_port import Port
+from appliance.guest.process_policy import ProcessEnd
 from appliance.guest.qemu import cgroup, command, process, resources, spawn
 from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.qemu.process import Process, Record
 from appliance.guest.qemu.qmp import Monitor
-from appliance.health.verdict import Decision
+from appliance.health.qemu_events import PANIC
+from appliance.health.verdict import Decision, History
 from appliance.health.watch import TapPair, Watch
 from appliance.paths import Paths
 from appliance.system.namespace import Namespace
@@ -56,7 +57,7 @@ ENDING_S = 1.0  # from the monitor's end to the process's, when QEMU ends by its
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunContext:
     """What a run needs besides the guest's configuration. Shared by all guests but for `hop` and `pairs`."""
 
     paths: Paths
@@ -93,19 +94,6 @@ class Listener(Protocol):
         """Have the agent carry out the check `word`: "ok", or what is wrong."""
 
 
-@dataclass(frozen=True)
-class End:
-    """How a run ended. `answered` = QEMU had started well; `said` = its last words, one line.
-
-    `in_order` = the guest powered itself off.
-    """
-
-    how: str
-    said: str
-    answered: bool
-    in_order: bool = False
-
-
 def read_record(folder: Path) -> Record | None:
     """What an earlier bypassd left in the guest's run folder; None when nothing, or nothing readable."""
     try:
@@ -137,20 +125,20 @@ class Run:
     """One QEMU process and all that belongs to it."""
 
     def __init__(
-        self, guest: model.Guest, setting: Setting, history: KeptHistory, listener: Listener, console: Console
+        self, guest: model.Guest, context: RunContext, history: History, listener: Listener, console: Console
     ) -> None:
-        self._guest, self._setting, self._listener = guest, setting, listener
-        self._folder = setting.paths.guests / guest.name
+        self._guest, self._context, self._listener = guest, context, listener
+        self._folder = context.paths.guests / guest.name
         self._history = history
         self.watch = self._new_watch()
         self._console = console
-        self.channel = Channel(self._folder / "agent.sock", setting.clock)
+        self.channel = Channel(self._folder / "agent.sock", context.clock)
         self.monitor = Monitor(guest.name, self._folder / "qmp.sock", self._on_event)
         self.record: Record | None = None
         self.adopted = False
         self.answered = False
         self._process: Process | None = None
-        self.since = setting.clock()
+        self.since = context.clock()
         self._processors: Sequence[int] = ()
         self._ended = asyncio.Event()
         self._trouble = ""
@@ -158,17 +146,17 @@ class Run:
         self._machine: command.Machine | None = None  # None: adopted
 
     def _new_watch(self) -> Watch:
-        setting = self._setting
+        context = self._context
         return Watch(
             self._guest,
-            setting.hop,
-            setting.pairs,
-            setting.nonce,
+            context.hop,
+            context.pairs,
+            context.nonce,
             history=self._history,
             subject=self,
-            folder=setting.paths.config.parent,
-            space=setting.space,
-            clock=setting.clock,
+            folder=context.paths.config.parent,
+            space=context.space,
+            clock=context.clock,
         )
 
     def reconfigure(self, guest: model.Guest) -> None:
@@ -197,7 +185,6 @@ class Run:
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
         self._listener.on_decision(decision)
-        self._history.save()  # after the lease is gone
 
     def process_alive(self) -> bool:
         """Whether its process runs; asks the kernel."""
@@ -216,7 +203,7 @@ class Run:
 
     def begin(self) -> None:
         """Adopt the process an earlier bypassd left, or start one. NotReadyError and GuestError when it cannot be."""
-        setting = self._setting
+        context = self._context
         digest = self._digest()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -227,24 +214,24 @@ class Run:
             self._process = Process.adopt(record)
         if record is not None and self._process is not None:
             self.record, self.adopted = record, True
-            setting.cgroups.make(
-                self._guest.name, cgroup.settings(self._guest, huge=record.huge, page=setting.huge.page)
+            context.cgroups.make(
+                self._guest.name, cgroup.settings(self._guest, huge=record.huge, page=context.huge.page)
             )
             return
         if end_process(self._folder):
             log.info("guest %s: its configuration changed while bypassd was away: started anew", self._guest.name)
-        accel = setting.accel or self._choose_accel()
+        accel = context.accel or self._choose_accel()
         machine, warnings = self._ready(accel)
         huge = machine.memory if machine.hugepages else 0
-        wanted = cgroup.settings(self._guest, huge=huge, page=setting.huge.page)
-        group, lacking = setting.cgroups.make(self._guest.name, wanted)
-        tap_names = [name for pair in setting.pairs for name in (pair.lan, pair.wan)]
-        place = spawn.Place(tap_names, setting.management, self._folder, self._scratch, group)
+        wanted = cgroup.settings(self._guest, huge=huge, page=context.huge.page)
+        group, lacking = context.cgroups.make(self._guest.name, wanted)
+        tap_names = [name for pair in context.pairs for name in (pair.lan, pair.wan)]
+        place = spawn.Place(tap_names, context.management, self._folder, self._scratch, group)
         self._process = spawn.spawn(machine, place)
         self._machine = machine
         warnings = tuple(filter(None, (*warnings, lacking)))
         self.record = Record(
-            self._process.pid, self._process.started, digest, accel, setting.clock(), False, warnings, huge
+            self._process.pid, self._process.started, digest, accel, context.clock(), False, warnings, huge
         )
         try:
             _write_record(self._folder, self.record)
@@ -257,25 +244,25 @@ class Run:
 
     def _digest(self) -> str:
         """Of all that a running QEMU cannot change: another one means another process."""
-        third = self._setting.management
-        shape = [str(command.RECIPE), repr(self._setting.pairs), str(self._setting.accel)]
+        third = self._context.management
+        shape = [str(command.RECIPE), repr(self._context.pairs), str(self._context.accel)]
         shape += [third.address] if third is not None else []
         shape += [f"{key}={getattr(self._guest, key)!r}" for key in MACHINE_KEYS]
         return hashlib.sha256("\0".join(shape).encode()).hexdigest()
 
     def _ready(self, accel: command.Accel) -> tuple[command.Machine, tuple[str, ...]]:
         """The machine that can be started now, and what of the configuration could not be had."""
-        guest, setting = self._guest, self._setting
+        guest, context = self._guest, self._context
         resources.check_processors(guest, os.sched_getaffinity(0))
-        third = setting.management.address if setting.management is not None else ""
+        third = context.management.address if context.management is not None else ""
         machine, notes = resources.machine_of(
-            guest, setting.paths, setting.hop, len(setting.pairs), accel, management=third
+            guest, context.paths, context.hop, len(context.pairs), accel, management=third
         )
         warnings = list(notes)
         if accel == "tcg" and guest.accel != "tcg":
             warnings.append("no KVM: it is emulated, and slow")
         if machine.hugepages:
-            huge, why = setting.huge.claim(guest.name, machine.memory)
+            huge, why = context.huge.claim(guest.name, machine.memory)
             warnings += [why] if why else []
             machine = replace(machine, hugepages=bool(huge), memory=huge or machine.memory)
         if not machine.hugepages:
@@ -284,7 +271,7 @@ class Run:
 
     @property
     def _scratch(self) -> Path:
-        return self._setting.paths.state / "scratch" / self._guest.name
+        return self._context.paths.state / "scratch" / self._guest.name
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -307,9 +294,10 @@ class Run:
             except OSError as error:
                 log.warning("guest %s: not kept for a restart of bypassd: %s", self._guest.name, error.strerror)
 
-    async def live(self) -> End:
+    async def live(self) -> ProcessEnd:
         """Serve the process until it ends. Cancelled: the process goes on without us."""
         assert self._process is not None, "begin() comes first"
+        assert self.record is not None
         loop = asyncio.get_running_loop()
         loop.add_reader(self._process.pidfd, self._at_end)
         serve = loop.create_task(self._serve(), name=f"serve {self._guest.name}")
@@ -338,9 +326,16 @@ class Run:
         said = process.last_words(self._folder / "qemu.log")
         if self._machine is not None:
             said = command.own_words(self._machine, said)
-        self._setting.cgroups.remove(self._guest.name)
+        self._context.cgroups.remove(self._guest.name)
         shutil.rmtree(self._scratch, ignore_errors=True)
-        return End(how, self._trouble or said, self.answered, self._powered_off)
+        return ProcessEnd(
+            how,
+            self._trouble or said,
+            self.answered,
+            since=self.record.since,
+            in_order=self._powered_off,
+            panicked=PANIC in self.watch.verdict.vetoes,
+        )
 
     def _on_event(self, name: str, data: Mapping[str, object]) -> None:
         if name == "SHUTDOWN":
@@ -370,7 +365,7 @@ class Run:
         talk = asyncio.ensure_future(self._console.serve())
         try:
             accel = await self.monitor.connect()
-            self._setting.huge.taken(self._guest.name)
+            self._context.huge.taken(self._guest.name)
             self._processors = await self.monitor.processors()
             self._pin(self._processors)
             await self.channel.connect()

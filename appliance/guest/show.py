@@ -13,15 +13,15 @@ from appliance.health.detector import milliseconds
 
 def row(guest: Guest, now: int) -> guests.Guest:
     """What `show guests` and `show status` need."""
-    run = guest.run_now
+    run = guest.current_run
     record = run.record if run is not None else None
-    remaining = guest.lease.remaining(now)
+    remaining = guest.hop.lease.remaining(now)
     return guests.Guest(
         name=guest.name,
-        hop=guest.hop,
+        hop=guest.hop_number,
         state=guest.state.value,
-        cause=guest.cause,
-        detail=guest.detail,
+        cause=guest.hop.cause,
+        detail=guest.hop.detail,
         lease_ms=round(remaining / 1e6, 1),
         lease=milliseconds(remaining) if remaining else "none",
         pid=run.pid if run is not None else None,
@@ -35,22 +35,22 @@ def row(guest: Guest, now: int) -> guests.Guest:
 
 def details(guest: Guest, now: int) -> guests.GuestDetails:
     """The same, and the evidence: what `show guest NAME` needs."""
-    watch = guest.run_now.watch if guest.run_now is not None else None
-    verdict = watch.verdict if watch is not None else guest.last_verdict  # None: it never ran
+    watch = guest.current_run.watch if guest.current_run is not None else None
+    verdict = watch.verdict if watch is not None else guest.hop.last_verdict  # None: it never ran
     return guests.GuestDetails(
         **asdict(row(guest, now)),
         taps=[guests.Taps(segment=pair.label, lan=pair.lan, wan=pair.wan) for pair in guest.pairs],
         management=guest.management.where if guest.management is not None else "",
-        flip_count=guest.history.count,
-        lease_renewals=guest.lease.renewals,
+        flip_count=guest.hop.history.count,
+        lease_renewals=guest.hop.lease.renewals,
         agent=_agent(guest),
-        bypass=guest.reaction.summary(),
-        qmp_events=list(guest.events),
+        bypass=guest.hop.bypass_latency.summary(),
+        qmp_events=list(guest.qmp_events),
         flips=[
             guests.Flip(ago_ms=round((now - flip.at) / 1e6, 1), check=flip.check, to=flip.to, why=flip.why)
-            for flip in guest.history.flips
+            for flip in guest.hop.history.flips
         ],
-        ended_ms=round((now - guest.ended_at) / 1e6, 1) if watch is None and verdict is not None else UNSET,
+        ended_ms=round((now - guest.hop.ended_at) / 1e6, 1) if watch is None and verdict is not None else UNSET,
         checks=verdict.evidence(now) if verdict is not None else UNSET,
         latency_p50_ms=watch.latency_ms(0.5) if watch is not None else UNSET,
         latency_p99_ms=watch.latency_ms(0.99) if watch is not None else UNSET,
@@ -60,7 +60,7 @@ def details(guest: Guest, now: int) -> guests.GuestDetails:
 
 def _agent(guest: Guest) -> guests.Agent:
     agent = guest.agent
-    inbox = guest.run_now.channel.inbox if guest.run_now is not None else None
+    inbox = guest.current_run.channel.inbox if guest.current_run is not None else None
     return guests.Agent(
         name=agent.hello.agent,
         version=agent.hello.version,

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """In which order guests start: `after` (a guest needs another one) and `start_order` (the lower number first).
 
-`why_not` is the pure rule; `Order` knows every guest's state and lets the guests wait for their turn. A guest waits for
-those it is `after` as long as it takes, at every start. For those with a lower `start_order` it waits only when bypassd
-starts them all, until they are available, cannot be, or took `PATIENCE_NS`: an order is no dependency. A guest that
-runs already is adopted without waiting. Lives as long as the part "guests".
+`why_not` is the pure rule; `StartOrder` knows every guest's state and lets guests wait for their turn. At every start a
+guest waits for those it comes `after`, as long as it takes. For guests with a lower `start_order` it waits only when
+bypassd starts them all, and only until they are available, cannot start, or `PATIENCE_NS` is over: an order is not a
+dependency. A guest that is running already is adopted without waiting. Lives as long as the part "guests".
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from appliance.config.schema import model
-from appliance.guest.lifecycle import State
+from appliance.hop.lifecycle import HopState
 
 PATIENCE_NS = 60_000_000_000
 
-READY = frozenset({State.AVAILABLE, State.DRAINING})
-_COMING = frozenset({State.DEFINED, State.STARTING, State.PROVING})
+READY = frozenset({HopState.AVAILABLE, HopState.DRAINING})
+_COMING = frozenset({HopState.DEFINED, HopState.STARTING, HopState.PROVING})
 
 
-def why_not(guest: model.Guest, guests: Sequence[model.Guest], states: Mapping[str, State], waited: int) -> str:
+def why_not(guest: model.Guest, guests: Sequence[model.Guest], states: Mapping[str, HopState], waited: int) -> str:
     """What the guest must still wait for, for a person; "" = it may start. `waited` in ns since bypassd began."""
     for name in guest.after:
-        state = states.get(name, State.DEFINED)
+        state = states.get(name, HopState.DEFINED)
         if state not in READY:
             return f"waits until guest {name} is available; it is {state.value}"
     if waited >= PATIENCE_NS:
         return ""
     for other in guests:
-        coming = other.autostart and states.get(other.name, State.DEFINED) in _COMING
+        coming = other.autostart and states.get(other.name, HopState.DEFINED) in _COMING
         if other.start_order < guest.start_order and coming and guest.name not in other.after:
             return f"waits for guest {other.name}, which comes before it (start_order {other.start_order})"
     return ""
 
 
-class Order:
+class StartOrder:
     """The guests' states, and who waits for a change of them."""
 
     def __init__(self, guests: Sequence[model.Guest], clock: Callable[[], int]) -> None:
         self.guests, self._clock = guests, clock
-        self._states: dict[str, State] = {}
+        self._states: dict[str, HopState] = {}
         self._began = clock()
         self._waiting: set[asyncio.Event] = set()
 
-    def tell(self, name: str, state: State) -> None:
+    def tell(self, name: str, state: HopState) -> None:
         """A guest took a move; who waits looks again."""
         self._states[name] = state
         for event in self._waiting:

@@ -40,7 +40,7 @@ class Measured:
 
 
 @dataclass
-class Reaction:
+class BypassLatency:
     """The measurements of one guest."""
 
     kept: deque[Measured] = field(default_factory=lambda: deque(maxlen=KEPT))

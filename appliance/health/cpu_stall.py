@@ -3,7 +3,7 @@
 
 A stalled guest is one whose threads want to run and wait for a processor (the host is overloaded, or a limit holds them
 back), are stopped, or hang in the kernel (a disk that does not answer). A guest that spins or sleeps by its own doing
-looks healthy here: heartbeats and its own watchdog notice that. `Stall` is pure; `look` reads /proc.
+looks healthy here: heartbeats and its own watchdog notice that. `CpuStall` is pure; `look` reads /proc.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Thread:
 
 
 @dataclass
-class Stall:
+class CpuStall:
     """Judges looks, one after the other."""
 
     _last: Mapping[int, Thread] = field(default_factory=dict)

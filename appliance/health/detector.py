@@ -18,7 +18,7 @@ from enum import Enum
 from appliance.causes import Cause
 
 
-class State(Enum):
+class CheckState(Enum):
     """What a check says of its guest."""
 
     UNKNOWN = "unknown"  # nothing proved yet
@@ -102,7 +102,7 @@ class Detector:
     label: str
     limits: Limits
     cause: Cause = Cause.HEARTBEAT_LOST
-    state: State = State.UNKNOWN
+    state: CheckState = CheckState.UNKNOWN
     last_good: int | None = None
     last_latency: int | None = None
     why: str = "no evidence yet"
@@ -147,10 +147,10 @@ class Detector:
         if self._counted is None or now - self._counted >= self.limits.interval - self.limits.margin:
             self._goods += 1
             self._counted = now
-        if self.state is not State.PASSING and self._goods >= self.limits.rises:
-            self.state, self.changed, self.why = State.PASSING, now, ""
+        if self.state is not CheckState.PASSING and self._goods >= self.limits.rises:
+            self.state, self.changed, self.why = CheckState.PASSING, now, ""
             actions.append(Rose())
-        if self.state is State.PASSING:
+        if self.state is CheckState.PASSING:
             actions.append(Extended(event.at + self.limits.window))
         return actions
 
@@ -158,9 +158,9 @@ class Detector:
         actions = self._expire(now)
         self._bads += 1
         self._goods = 0
-        if self.state is State.PASSING and self._bads >= self.limits.misses:
+        if self.state is CheckState.PASSING and self._bads >= self.limits.misses:
             actions.append(self._fall(now, f"{self.label}: {event.why}"))
-        elif self.state is not State.PASSING:
+        elif self.state is not CheckState.PASSING:
             self.why = f"{self.label}: {event.why}"
         return actions
 
@@ -169,13 +169,13 @@ class Detector:
         if expires is None or now < expires:
             return []
         self._goods, self._counted = 0, None
-        if self.state is not State.PASSING:
+        if self.state is not CheckState.PASSING:
             return []
         assert self.last_good is not None
         return [self._fall(now, why or f"{self.label}: nothing for {milliseconds(now - self.last_good)}")]
 
     def _fall(self, now: int, why: str) -> Fell:
-        self.state, self.changed, self.why = State.FAILING, now, why
+        self.state, self.changed, self.why = CheckState.FAILING, now, why
         self.falls += 1
         self._goods, self._counted = 0, None
         return Fell(why)

@@ -22,8 +22,8 @@ from appliance.frames import capture_reader
 from appliance.health.detector import Bad, Detector, Event, Good, Limits, milliseconds
 from appliance.health.inband import Direction, Lane
 from appliance.health.inband_routed import Route
-from appliance.health.latency_limit import Slowness
-from appliance.health.packet_socket import TapLink
+from appliance.health.latency_limit import LatencyLimit
+from appliance.health.packet_socket import PacketSocket
 
 Evidence = tuple[str, Event]
 """Which check, and what happened."""
@@ -77,10 +77,10 @@ class Stream:
     limits: Limits
     negative: bool = False
     latency_check: str = ""
-    slow: Slowness | None = None
+    slow: LatencyLimit | None = None
     slow_limits: Limits | None = None
     due: int = 0
-    entry: TapLink | None = field(default=None, repr=False)
+    entry: PacketSocket | None = field(default=None, repr=False)
 
     def detectors(self) -> list[Detector]:
         """The checks that this stream has evidence for."""
@@ -172,7 +172,7 @@ def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Strea
     stream = Stream(f"{kind} {where}", lane, *pair.sides(lane.direction), limits, negative)
     if probe.slow is not None:
         stream.latency_check = f"latency {where}"
-        stream.slow = Slowness(int(probe.slow.limit), probe.slow.percentile / 100, int(probe.slow.time))
+        stream.slow = LatencyLimit(int(probe.slow.limit), probe.slow.percentile / 100, int(probe.slow.time))
         span = max(int(probe.slow.time), limits.window)
         stream.slow_limits = Limits(span, misses=1, rises=1)
     return stream

@@ -34,7 +34,7 @@ def percentile(values: Sequence[int], share: float) -> int | None:
 
 
 @dataclass
-class Slowness:
+class LatencyLimit:
     """`limit` and `span` in nanoseconds, `share` of 1."""
 
     limit: int

@@ -50,7 +50,7 @@ def _attach_filter(sock: socket.socket, source: bytes) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
-class TapLink:
+class PacketSocket:
     """Sends to and reads from one tap."""
 
     def __init__(self, interface: str, ethertype: int, source: bytes) -> None:

@@ -2,7 +2,7 @@
 """One question to one address: ping, ARP, TCP connect. Each is a coroutine that returns when the good answer came.
 
 What is no good answer raises OSError (the kernel's or the target's refusal), or lets the caller's timeout run out: the
-caller (prober.py) bounds every question in time. Sockets live as long as one question. Answers that are not ours are
+caller (probing.py) bounds every question in time. Sockets live as long as one question. Answers that are not ours are
 read and thrown away, a bounded number of them, so that a flood cannot hold up the event loop. Root or CAP_NET_RAW.
 """
 

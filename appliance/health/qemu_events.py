@@ -16,7 +16,7 @@ TROUBLE_NS = 10_000_000_000
 """Trouble that nothing takes back (an I/O error, the guest's watchdog without a reset) counts for this long."""
 
 
-class Told(NamedTuple):
+class QemuVeto(NamedTuple):
     """One event's meaning: the veto's name and cause, why for a person, and for how long (ns; None: until lifted)."""
 
     veto: str
@@ -25,18 +25,20 @@ class Told(NamedTuple):
     hold: int | None = None
 
 
-_TABLE: dict[str, Told] = {
-    "GUEST_PANICKED": Told(PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked"),
-    "GUEST_CRASHLOADED": Told(PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked, and its crash kernel runs"),
-    "SHUTDOWN": Told("shutdown", Cause.GUEST_EXITED, "the guest shuts down"),
-    "STOP": Told("paused", Cause.GUEST_PAUSED, "the guest is paused"),
-    "WATCHDOG": Told("watchdog", Cause.GUEST_WATCHDOG, "the guest's own watchdog expired", TROUBLE_NS),
-    "BLOCK_IO_ERROR": Told("disk", Cause.GUEST_DISK, "the guest's disk failed", TROUBLE_NS),
+_TABLE: dict[str, QemuVeto] = {
+    "GUEST_PANICKED": QemuVeto(PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked"),
+    "GUEST_CRASHLOADED": QemuVeto(
+        PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked, and its crash kernel runs"
+    ),
+    "SHUTDOWN": QemuVeto("shutdown", Cause.GUEST_EXITED, "the guest shuts down"),
+    "STOP": QemuVeto("paused", Cause.GUEST_PAUSED, "the guest is paused"),
+    "WATCHDOG": QemuVeto("watchdog", Cause.GUEST_WATCHDOG, "the guest's own watchdog expired", TROUBLE_NS),
+    "BLOCK_IO_ERROR": QemuVeto("disk", Cause.GUEST_DISK, "the guest's disk failed", TROUBLE_NS),
 }
 _LIFTS = {"RESUME": "paused"}
 
 
-def told(event: str, data: Mapping[str, object]) -> Told | None:
+def veto_of(event: str, data: Mapping[str, object]) -> QemuVeto | None:
     """The veto that an event is; None: it is none."""
     found = _TABLE.get(event)
     if found is None:
@@ -49,6 +51,6 @@ def told(event: str, data: Mapping[str, object]) -> Told | None:
     return found
 
 
-def lifted(event: str) -> str | None:
+def lifted_by(event: str) -> str | None:
     """The name of the veto that an event takes back."""
     return _LIFTS.get(event)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from appliance.api.schema.guests import Check
 from appliance.causes import Cause
-from appliance.health.detector import Detector, Event, Extended, Fell, Rose, State, milliseconds
+from appliance.health.detector import CheckState, Detector, Event, Extended, Fell, Rose, milliseconds
 
 HOLD_FIRST_NS = 1_000_000_000
 HOLD_LIMIT_NS = 60_000_000_000
@@ -134,9 +134,9 @@ class Verdict:
         for action in self.detectors[check].step(now, event):
             match action:
                 case Rose():
-                    self._note(now, check, State.PASSING, "")
+                    self._note(now, check, CheckState.PASSING, "")
                 case Fell(why=why):
-                    self._note(now, check, State.FAILING, why)
+                    self._note(now, check, CheckState.FAILING, why)
                     detector = self.detectors[check]
                     decisions += self._fall(now, Unavailable(check, why, detector.cause, detector.last_good))
                 case Extended():
@@ -150,7 +150,7 @@ class Verdict:
         return decisions
 
     def _all_pass(self, now: int) -> bool:
-        passing = all(detector.state is State.PASSING for detector in self.detectors.values())
+        passing = all(detector.state is CheckState.PASSING for detector in self.detectors.values())
         return passing and self.until > now and not self._vetoed(now)
 
     def _vetoed(self, now: int) -> bool:
@@ -172,16 +172,16 @@ class Verdict:
     def veto(self, now: int, name: str, why: str, cause: Cause, hold: int | None = None) -> list[Decision]:
         """Speak against the guest, for `hold` ns (None: until lifted). What it asked for itself is not flapping."""
         if name not in self.vetoes:
-            self._note(now, name, State.FAILING, why)
+            self._note(now, name, CheckState.FAILING, why)
         self.vetoes[name] = Veto(why, cause, now, None if hold is None else now + hold)
         return self._fall(now, Unavailable(name, why, cause, None), counts=cause is not Cause.GUEST_ASKED)
 
     def lift(self, now: int, name: str) -> None:
         """Withdraw a veto; the next evidence decides. Nothing happens when there is none of this name."""
         if self.vetoes.pop(name, None) is not None:
-            self._note(now, name, State.PASSING, "")
+            self._note(now, name, CheckState.PASSING, "")
 
-    def _note(self, now: int, check: str, to: State, why: str) -> None:
+    def _note(self, now: int, check: str, to: CheckState, why: str) -> None:
         self.history.count += 1
         self.history.flips.append(Flip(now, check, to.value, why))
 
@@ -190,7 +190,7 @@ class Verdict:
         if self.available:
             return ""
         against = [veto.why for veto in self.vetoes.values()]
-        against += [detector.why for detector in self.detectors.values() if detector.state is not State.PASSING]
+        against += [detector.why for detector in self.detectors.values() if detector.state is not CheckState.PASSING]
         if against:
             return "; ".join(against)
         left = self._needed(now) - (now - (self._passing_since or now))
@@ -214,7 +214,7 @@ class Verdict:
             for detector in self.detectors.values()
         ]
         rows += [
-            Check(check=name, state=State.FAILING.value, why=veto.why, changed_ms=_ago(now, veto.since))
+            Check(check=name, state=CheckState.FAILING.value, why=veto.why, changed_ms=_ago(now, veto.since))
             for name, veto in self.vetoes.items()
         ]
         return rows

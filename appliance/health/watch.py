@@ -1,48 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Watches one running guest: sends heartbeats, asks its probes, takes evidence in, and hands out decisions.
+"""Watches one running guest: sends heartbeats, asks its probes, takes in evidence, and hands out decisions.
 
-The I/O around the pure verdict (combine.py): packet sockets on the guest's taps, one timer, one task for each probe
-that asks, and the time. It renews no lease itself; it says until when the evidence holds. It lives as long as the
-guest's process.
+The I/O around the pure checks (checks.py): packet sockets on the guest's taps, one timer, one task for each probe that
+asks, and the clock. It renews no lease itself; it says until when the evidence holds. It lives as long as the guest's
+process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from appliance.api.schema.guests import Heartbeats
-from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.health import cpu_stall
-from appliance.health import probe as prober
-from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick
-from appliance.health.inband_streams import Evidence, Stream, TapPair, streams
-from appliance.health.latency_limit import percentile
-from appliance.health.packet_socket import TapLink
-from appliance.health.qemu_events import lifted, told
+from appliance.health import probe as probing
+from appliance.health.checks import Checks
+from appliance.health.detector import Event
+from appliance.health.inband_streams import Evidence, Stream, TapPair
+from appliance.health.packet_socket import PacketSocket
 from appliance.health.verdict import Decision, History, Verdict
 from appliance.system.namespace import Namespace
-from appliance.telemetry.histogram import LATENCY, Histogram
-
-PROCESS_CHECK = "process"
-HEARTBEAT_CHECK = "heartbeat"
-CPU_CHECK = "processors"
-AGENT_VETO = "agent"
-PROCESS_LIMITS = Limits(interval=100_000_000, misses=3, rises=10)
-"""For a guest without any check: its process runs. That proves little, which `show guests` says."""
-
-_LATENCIES = 512
+from appliance.telemetry.histogram import Histogram
 
 
 class Subject(Protocol):
-    """The guest's process as the watch sees it, and who is told of decisions."""
+    """The guest's process as the watch sees it, which gets the decisions."""
 
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
@@ -51,10 +39,10 @@ class Subject(Protocol):
         """Whether its process runs; asks the kernel."""
 
     def threads(self) -> tuple[int, Sequence[int]]:
-        """QEMU's process id and the thread ids of the virtual processors."""
+        """QEMU's process id and the thread ids of the vCPUs."""
 
     async def ask_agent(self, word: str) -> str:
-        """Have the agent carry out the check `word`: "ok", or what is wrong."""
+        """Have the agent run the check `word`: "ok", or what is wrong."""
 
 
 class Watch:
@@ -78,73 +66,62 @@ class Watch:
         GuestError when a file cannot be read.
         """
         self._subject, self._space, self._clock = subject, space, clock
-        self._streams = streams(guest.probes, hop, pairs, nonce, folder)
-        self._links: dict[tuple[str, int], TapLink] = {}
+        self._checks = Checks(guest, hop, pairs, nonce, history=history, folder=folder)
+        self._sockets: dict[tuple[str, int], PacketSocket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
-        self.latencies: deque[int] = deque(maxlen=_LATENCIES)
-        self.histogram = Histogram(LATENCY)  # of all heartbeats of this run, in seconds
-        detectors = [detector for stream in self._streams for detector in stream.detectors()]
-        self._asked: dict[str, model.Probe] = {}
-        for probe in guest.probes:
-            if probe.kind in prober.ASKED:
-                name = prober.label(probe)
-                name = name if name not in self._asked else f"{name} ({len(self._asked) + 1})"
-                self._asked[name] = probe
-                detectors.append(Detector(name, _limits(probe), Cause.PROBE_FAILED))
-        cpu = next((probe for probe in guest.probes if probe.kind == "cpu"), None)
-        self._stall = cpu_stall.Stall() if cpu is not None else None
-        if cpu is not None:
-            detectors.append(Detector(CPU_CHECK, _limits(cpu), Cause.CPU_STALLED))
-        if guest.heartbeat is not None:
-            beat = guest.heartbeat
-            detectors.append(Detector(HEARTBEAT_CHECK, Limits(beat.interval, beat.misses, rises=2)))
-        self.only_process = not detectors
-        if self.only_process:
-            detectors.append(Detector(PROCESS_CHECK, PROCESS_LIMITS))
-        self.verdict = Verdict(detectors, history, guest.hold)
-        # What is looked at on a grid of its own: the process, or its threads.
-        self._look_interval = cpu.interval if cpu is not None else PROCESS_LIMITS.interval
-        self._look_due = 0
 
-    def shorten_proof(self) -> None:
-        """The guest was proved before bypassd restarted: one good answer a check is enough."""
-        self.verdict.shorten_proof()
+    @property
+    def verdict(self) -> Verdict:
+        """Of all checks and vetoes."""
+        return self._checks.verdict
 
-    def start(self) -> None:
-        """Open the sockets and begin. GuestError when a tap is not there."""
-        loop = asyncio.get_running_loop()
-        try:
-            for stream in self._streams:
-                stream.entry = self._link(stream.enters, stream)
-                self._link(stream.leaves, stream)
-        except GuestError:
-            self.stop()
-            raise
-        for (leaves, _), link in self._links.items():
-            mine = [stream for stream in self._streams if stream.leaves == leaves]
-            loop.add_reader(link.fileno(), self._read, link, mine)
-        self._running = True
-        self._look_due = self._clock()
-        for stream in self._streams:
-            stream.due = self._look_due
-        for name, probe in self._asked.items():
-            put = prober.question(probe, self._subject.ask_agent, self._space)
-            asking = prober.ask_forever(probe, put, partial(self._say, name), self._clock)
-            self._tasks.append(loop.create_task(asking, name=f"probe {name}"))
-        self._tick()
+    @property
+    def only_process(self) -> bool:
+        """Whether the guest has no check but that its process runs."""
+        return self._checks.only_process
+
+    @property
+    def histogram(self) -> Histogram:
+        """The latencies of all in-band heartbeats of this run, in seconds."""
+        return self._checks.histogram
 
     @property
     def running(self) -> bool:
         """Between `start` and `stop`."""
         return self._running
 
-    def _link(self, device: str, stream: Stream) -> TapLink:
+    def shorten_proof(self) -> None:
+        """The guest had passed its checks before bypassd restarted: one good answer a check is enough."""
+        self.verdict.shorten_proof()
+
+    def start(self) -> None:
+        """Open the sockets and begin. GuestError when a tap is not there."""
+        loop, checks = asyncio.get_running_loop(), self._checks
+        try:
+            for stream in checks.streams:
+                stream.entry = self._socket(stream.enters, stream)
+                self._socket(stream.leaves, stream)
+        except GuestError:
+            self.stop()
+            raise
+        for (leaves, _), sock in self._sockets.items():
+            mine = [stream for stream in checks.streams if stream.leaves == leaves]
+            loop.add_reader(sock.fileno(), self._read, sock, mine)
+        self._running = True
+        checks.begin(self._clock())
+        for name, probe in checks.asked.items():
+            put = probing.question(probe, self._subject.ask_agent, self._space)
+            asking = probing.ask_forever(probe, put, partial(self._take, name), self._clock)
+            self._tasks.append(loop.create_task(asking, name=f"probe {name}"))
+        self._tick()
+
+    def _socket(self, device: str, stream: Stream) -> PacketSocket:
         key = (device, stream.lane.ethertype)
-        if key not in self._links:
-            self._links[key] = TapLink(device, stream.lane.ethertype, stream.lane.source[:4])
-        return self._links[key]
+        if key not in self._sockets:
+            self._sockets[key] = PacketSocket(device, stream.lane.ethertype, stream.lane.source[:4])
+        return self._sockets[key]
 
     def stop(self) -> None:
         """Close everything. Idempotent."""
@@ -155,40 +132,29 @@ class Watch:
         for task in self._tasks:
             task.cancel()
         self._tasks.clear()
-        for link in self._links.values():
-            asyncio.get_running_loop().remove_reader(link.fileno())
-            link.close()
-        self._links.clear()
+        for sock in self._sockets.values():
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
 
-    # What others tell
+    # What others report
 
     def heartbeat(self, status: str) -> None:
-        """A heartbeat came over the agent channel; counts only where the configuration asks for heartbeats."""
-        if HEARTBEAT_CHECK in self.verdict.detectors:
-            now = self._clock()
-            self._say(HEARTBEAT_CHECK, Good(now) if status == "ok" else Bad(f'the guest says "{status}"'))
+        """A heartbeat came over the agent channel."""
+        if self._running:
+            self._hand_out(self._checks.heartbeat(self._clock(), status))
 
     def event(self, name: str, data: Mapping[str, object]) -> None:
-        """A QMP event: some speak against the guest."""
-        if veto := lifted(name):
-            self.verdict.lift(self._clock(), veto)
-        if found := told(name, data):
-            self._hand_out(self.verdict.veto(self._clock(), found.veto, found.why, found.cause, found.hold))
+        """A QMP event."""
+        self._hand_out(self._checks.qemu_event(self._clock(), name, data))
 
     def ask_bypass(self, on: bool, why: str = "") -> None:
-        """The guest's agent wants to be bypassed, or no longer."""
-        if on:
-            why = f"it asked to be bypassed{f': {why}' if why else ''}"
-            self._hand_out(self.verdict.veto(self._clock(), AGENT_VETO, why, Cause.GUEST_ASKED))
-        else:
-            self.verdict.lift(self._clock(), AGENT_VETO)
+        """The guest's agent asks to be bypassed, or no longer."""
+        self._hand_out(self._checks.ask_bypass(self._clock(), on, why))
 
     def reset(self) -> None:
-        """The guest started over: what was proved before counts no more."""
-        self.verdict.forget()
-        self.latencies.clear()
-        for stream in self._streams:
-            stream.forget()
+        """The guest started over: earlier evidence no longer counts."""
+        self._checks.reset()
 
     # In motion
 
@@ -196,79 +162,44 @@ class Watch:
         for decision in decisions:
             self._subject.on_decision(decision)
 
-    def _say(self, check: str, event: Event) -> None:
-        if self._running:  # what a probe says while it is being cancelled counts no more
-            self._hand_out(self.verdict.step(self._clock(), check, event))
+    def _take(self, check: str, event: Event) -> None:
+        if self._running:  # what a probe says while it is being cancelled no longer counts
+            self._hand_out(self._checks.take(self._clock(), check, event))
 
-    def _say_all(self, evidence: Iterable[Evidence]) -> None:
-        for check, event in list(evidence):  # all of it first: a decision may end the watch and its streams
-            self._say(check, event)
+    def _take_all(self, evidence: Iterable[Evidence]) -> None:
+        for check, event in evidence:
+            if not self._running:  # a decision may have ended the watch and its streams
+                return
+            self._take(check, event)
 
     def _tick(self) -> None:
         """Send what is due, notice what is overdue, and come again in time for whichever is next."""
         now = self._clock()
-        for stream in self._streams:
-            self._say_all(stream.send(now))
-        if (self.only_process or self._stall is not None) and now >= self._look_due:
-            self._look_due += ((now - self._look_due) // self._look_interval + 1) * self._look_interval
-            self._look(now)
-        for check in list(self.verdict.detectors):
-            self._say(check, Tick())
-        if not self._running:  # a decision may have ended the watch
+        self._take_all(self._checks.tick(now, self._subject.process_alive, self._threads))
+        if not self._running:
             return
-        dues = [stream.due for stream in self._streams]
-        if self.only_process or self._stall is not None:
-            dues.append(self._look_due)
-        # The end of the evidence is noticed as it comes; without a grid of our own that is still looked for.
-        until = self.verdict.until
-        dues.append(until if self.verdict.available and until > now else now + PROCESS_LIMITS.interval)
-        self._timer = asyncio.get_running_loop().call_later(max(min(dues) - self._clock(), 0) / 1e9, self._tick)
+        wait = max(self._checks.next_due(now) - self._clock(), 0) / 1e9
+        self._timer = asyncio.get_running_loop().call_later(wait, self._tick)
 
-    def _look(self, now: int) -> None:
-        if self.only_process and self._subject.process_alive():
-            self._say(PROCESS_CHECK, Good(now))
-        if self._stall is not None:
-            event = self._stall.step(now, cpu_stall.look(*self._subject.threads()))
-            if event is not None:
-                self._say(CPU_CHECK, event)
+    def _threads(self) -> Mapping[int, cpu_stall.Thread]:
+        return cpu_stall.look(*self._subject.threads())
 
-    def _read(self, link: TapLink, mine: Sequence[Stream]) -> None:
-        frames = link.receive()
+    def _read(self, sock: PacketSocket, mine: Sequence[Stream]) -> None:
+        frames = sock.receive()
         now = self._clock()
         for frame in frames:
             for stream in mine:
                 if stream.lane.claims(frame):
-                    self._say_all(self._noted(stream, now, frame))
+                    self._take_all(list(self._checks.frame(now, stream, frame)))
                     break
-
-    def _noted(self, stream: Stream, now: int, frame: bytes) -> Iterable[Evidence]:
-        for check, event in stream.take(now, frame):
-            if check == stream.check and isinstance(event, Good) and event.latency is not None:
-                self.latencies.append(event.latency)
-                self.histogram.add(event.latency / 1e9)
-            yield check, event
 
     def latency_ms(self, share: float) -> float | None:
         """A percentile of the in-band heartbeats' time through the guest (ms); None before the first."""
-        value = percentile(self.latencies, share)
-        return None if value is None else round(value / 1e6, 3)
+        return self._checks.latency_ms(share)
 
     def heartbeats(self) -> list[Heartbeats]:
         """Frames sent through the guest so far, as the API shows them."""
-        return [
-            Heartbeats(
-                lane=stream.check,
-                sent=stream.lane.sent,
-                received=stream.lane.received,
-                foreign=stream.lane.foreign,
-                refused=stream.entry.refused if stream.entry is not None else 0,
-            )
-            for stream in self._streams
-        ]
-
-
-def _limits(probe: model.Probe) -> Limits:
-    return Limits(probe.interval, probe.misses, probe.rises)
+        return self._checks.heartbeats()
 
 
 __all__ = ["TapPair", "Watch"]

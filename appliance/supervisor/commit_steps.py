@@ -75,7 +75,7 @@ class CommitSteps:
 
     async def _guests_come(self, new: Config) -> None:
         if self._system.guests is not None:
-            await self._system.guests.arrive(new)
+            await self._system.guests.add_new(new)
 
     async def _prepare(self, new: Config) -> None:
         await self._system.steering.prepare(new)
@@ -112,7 +112,7 @@ class CommitSteps:
 
     async def _guests_finish(self, new: Config) -> None:
         if self._system.guests is not None:
-            await self._system.guests.finish(new)
+            await self._system.guests.remove_old(new)
 
     async def _access_prepare(self, new: Config) -> None:
         if self._system.access is not None:
@@ -138,7 +138,7 @@ class CommitSteps:
         guests = self._system.guests
         now = time.monotonic_ns()
         there = guests.guests() if guests is not None else ()
-        return {guest.name: guest.state.value for guest in there if not guest.lease.remaining(now)}
+        return {guest.name: guest.state.value for guest in there if not guest.hop.lease.remaining(now)}
 
     def look(self) -> traffic_check.Look:
         """The appliance as it is now, for the proof of a commit."""

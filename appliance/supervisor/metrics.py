@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import appliance
-from appliance.guest.lifecycle import State as GuestState
+from appliance.hop.lifecycle import HopState
 from appliance.segment.machine import State as SegmentState
 from appliance.segment.manager import Link
 from appliance.steering.kernel.counters import Counters, DeviceCount
@@ -86,12 +86,12 @@ def _guests(system: System) -> list[Family]:
     latency = Family("guest_latency_seconds", "histogram", "In-band heartbeats: time through the guest", "seconds")
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
-        remaining = guest.lease.remaining(now)
-        state.states(guest.state.value, (each.value for each in GuestState), guest=guest.name)
+        remaining = guest.hop.lease.remaining(now)
+        state.states(guest.state.value, (each.value for each in HopState), guest=guest.name)
         up.add(1 if remaining else 0, guest=guest.name)
         lease.add(remaining / 1e9, guest=guest.name)
         restarts.add(guest.restarts.count, guest=guest.name)
-        latency.add(guest.run_now.watch.histogram if guest.run_now else None, guest=guest.name)
+        latency.add(guest.current_run.watch.histogram if guest.current_run else None, guest=guest.name)
     return [state, up, lease, restarts, latency]
 
 

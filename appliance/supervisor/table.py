@@ -72,7 +72,8 @@ async def _access(given: Given) -> Part:
 async def _guests(given: Given) -> Part:
     system = given.system
     await system.steering.ready.wait()
-    await asyncio.to_thread(importlib.import_module, "appliance.guest.manager")
+    await asyncio.to_thread(importlib.import_module, "appliance.guest.api")
+    from appliance.guest import api
     from appliance.guest.manager import GuestManager
 
     assert system.steering.datapath is not None
@@ -83,9 +84,9 @@ async def _guests(given: Given) -> Part:
         system.steering.datapath,
         system.transitions,
         steered=system.steering,
-        registry=system.registry,
         lan=system.lan,
     )
+    api.register(system.registry, system.guests)
     return system.guests
 
 

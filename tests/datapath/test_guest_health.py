@@ -21,8 +21,8 @@ from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.frames import capture_reader
 from appliance.guest.agent.channel import Accept, Bypass, Drain
-from appliance.guest.lifecycle import State
 from appliance.guest.show import details
+from appliance.hop.lifecycle import HopState
 from appliance.telemetry.subject import Kind, Subject
 from appliance.units import Duration, Size
 from tests.support import board_harness
@@ -80,7 +80,7 @@ CONFIG = model.Config(
 def world(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("appliance"), bpf_object, board_harness.artefacts(), CONFIG)
     try:
-        made.call(made.reach(State.AVAILABLE))
+        made.call(made.reach(HopState.AVAILABLE))
         yield made
     finally:
         made.close()
@@ -146,29 +146,29 @@ def test_an_application_that_fails_is_bypassed_and_comes_back(
     world: World, word: str, value: int, cause: Cause | None, check: str
 ) -> None:
     """It does not inspect, it is too slow, it hangs: each by its own check, with its own cause."""
-    world.call(world.order(lambda g: g.tell(word, value)))
-    world.call(world.reach(State.SUSPECT))
+    world.call(world.order(lambda g: g.command(word, value)))
+    world.call(world.reach(HopState.SUSPECT))
     assert not through(world, OTHER)
     if cause is not None:
-        assert world.guest().cause is cause
-        assert check in world.guest().detail or "frames take" in world.guest().detail
-    world.call(world.order(lambda g: g.tell("resume")))
-    world.call(world.reach(State.AVAILABLE))
+        assert world.guest().hop.cause is cause
+        assert check in world.guest().hop.detail or "frames take" in world.guest().hop.detail
+    world.call(world.order(lambda g: g.command("resume")))
+    world.call(world.reach(HopState.AVAILABLE))
     assert through(world, OTHER)
 
 
 def test_processors_that_do_not_run_are_told(world: World) -> None:
     """QEMU is stopped from outside: the kernel's word on its threads is evidence like any other."""
-    pid = world.guest().run_now.pid  # type: ignore[union-attr]
+    pid = world.guest().current_run.pid  # type: ignore[union-attr]
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
-        world.call(world.reach(State.SUSPECT))
+        world.call(world.reach(HopState.SUSPECT))
         world.call(come(lambda: checks(world)["processors"].state == "failing"))
         assert "is stopped" in checks(world)["processors"].why
     finally:
         os.kill(pid, signal.SIGCONT)
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 async def say(world: World, message: Accept | Bypass | Drain) -> None:
@@ -191,47 +191,47 @@ def test_the_guest_registers_and_withdraws_its_filter(world: World) -> None:
 
 
 def test_the_guest_asks_to_be_bypassed_and_drained(world: World) -> None:
-    falls = len(world.guest().history.falls)
+    falls = len(world.guest().hop.history.falls)
     world.call(say(world, Bypass(True, "new rules")))
-    world.call(world.reach(State.SUSPECT))
-    assert world.guest().cause is Cause.GUEST_ASKED
-    assert "new rules" in world.guest().detail
+    world.call(world.reach(HopState.SUSPECT))
+    assert world.guest().hop.cause is Cause.GUEST_ASKED
+    assert "new rules" in world.guest().hop.detail
     assert not through(world, OTHER)
     world.call(say(world, Bypass(False)))
-    world.call(world.reach(State.AVAILABLE))
-    assert len(world.guest().history.falls) == falls
+    world.call(world.reach(HopState.AVAILABLE))
+    assert len(world.guest().hop.history.falls) == falls
     world.call(say(world, Drain(True)))
-    assert world.guest().state is State.DRAINING
+    assert world.guest().state is HopState.DRAINING
     world.call(say(world, Drain(False)))
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 def test_an_operators_drain_is_not_the_agents(world: World) -> None:
     world.call(world.order(lambda g: g.drain()))
     world.call(say(world, Drain(False)))
-    assert world.guest().state is State.DRAINING
+    assert world.guest().state is HopState.DRAINING
     world.call(world.order(lambda g: g.start()))
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 def test_the_guests_own_watchdog_resets_it(world: World) -> None:
     """Its kernel hangs, its watchdog expires: QEMU tells, the guest starts over and has to prove itself again."""
-    world.call(world.order(lambda g: g.tell("starve")))
-    world.call(world.reach(State.PROVING))
-    assert world.guest().cause is Cause.GUEST_RESET
-    assert any(event.startswith("WATCHDOG") for event in world.guest().events)
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.order(lambda g: g.command("starve")))
+    world.call(world.reach(HopState.PROVING))
+    assert world.guest().hop.cause is Cause.GUEST_RESET
+    assert any(event.startswith("WATCHDOG") for event in world.guest().qmp_events)
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 def test_a_panic_is_told_by_its_name(world: World) -> None:
     """pvpanic tells it; QEMU then ends, and the guest is started again."""
-    seen = len(world.manager.aftermath.incidents.rows())
-    world.call(world.order(lambda g: g.tell("panic")))
-    world.call(world.reach(State.STARTING))
-    world.call(come(lambda: len(world.manager.aftermath.incidents.rows()) > seen))
-    assert any(event.startswith("GUEST_PANICKED") for event in world.guest().events)
-    world.call(world.reach(State.AVAILABLE))
-    rows = world.manager.aftermath.incidents.rows()[seen:]
+    seen = len(world.manager.failures.incidents.rows())
+    world.call(world.order(lambda g: g.command("panic")))
+    world.call(world.reach(HopState.STARTING))
+    world.call(come(lambda: len(world.manager.failures.incidents.rows()) > seen))
+    assert any(event.startswith("GUEST_PANICKED") for event in world.guest().qmp_events)
+    world.call(world.reach(HopState.AVAILABLE))
+    rows = world.manager.failures.incidents.rows()[seen:]
     assert [row.cause for row in rows] == ["guest_panicked"]  # one death, one incident
 
 
@@ -240,21 +240,21 @@ def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
 
     The appliance itself measures how long it took until the first frame went around.
     """
-    incidents = world.manager.aftermath.incidents
-    measured = len(world.guest().reaction.kept)
+    incidents = world.manager.failures.incidents
+    measured = len(world.guest().hop.bypass_latency.kept)
     for other in (flow(5001), flow(5002)):  # flows that no earlier incident has
         seen = len(incidents.rows())
         assert through(world, other)
         assert through(world, UDP)
-        pid = world.guest().run_now.pid  # type: ignore[union-attr]
+        pid = world.guest().current_run.pid  # type: ignore[union-attr]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        world.call(world.reach(State.STARTING))
+        world.call(world.reach(HopState.STARTING))
         assert not through(world, other)  # the first frame around
         world.call(come(lambda seen=seen: len(incidents.rows()) > seen))  # type: ignore[misc]
         world.call(come(lambda seen=seen: incidents.rows()[seen].bypass_at_most_ms is not None))  # type: ignore[misc]
-        world.call(world.reach(State.AVAILABLE))
-    assert len(world.guest().reaction.kept) == measured + 2
+        world.call(world.reach(HopState.AVAILABLE))
+    assert len(world.guest().hop.bypass_latency.kept) == measured + 2
     shown: Any = details(world.guest(), time.monotonic_ns()).bypass
     exited = next(row for row in shown if row.cause == "guest_exited")
     assert exited.at_most_p50_ms > 0
@@ -269,5 +269,5 @@ def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
     told = [entry for entry in world.transitions.entries() if entry.cause == "flow_blamed"]
     assert told[-1].subject == Subject(Kind.FLOW, "quarantine-1")
     assert FLOW in told[-1].detail
-    world.call(world.manager.aftermath.policy.release("quarantine-1"))
+    world.call(world.manager.failures.policy.release("quarantine-1"))
     assert through(world, UDP)

@@ -21,10 +21,10 @@ from pathlib import Path
 import pytest
 
 from appliance.config.schema import model
-from appliance.guest.lifecycle import State
 from appliance.guest.port.management_lan import Lan, tap_name
 from appliance.hardware.board import Port
 from appliance.hardware.links import Device
+from appliance.hop.lifecycle import HopState
 from appliance.management import bridge, port
 from appliance.management.port import ManagementPort
 from appliance.system.namespace import Namespace
@@ -135,10 +135,10 @@ def site(bpf_object: Path) -> Iterator[Site]:
 
 def test_it_is_reached_from_the_lan_and_by_its_probe(site: Site) -> None:
     """It starts before there is a management port; with the port it is on its LAN, and its probe is what proves it."""
-    site.world.call(site.world.reach(State.PROVING, "fw"))
+    site.world.call(site.world.reach(HopState.PROVING, "fw"))
     site.converge()
     site.type_in(f"ip addr add {GUEST}/24 dev eth2; ip link set eth2 up")
-    site.world.call(site.world.reach(State.AVAILABLE, "fw"))
+    site.world.call(site.world.reach(HopState.AVAILABLE, "fw"))
     assert site.ping(GUEST)
     assert site.ping(OWN)
     assert site.ping(GUEST, SPACE)
@@ -146,7 +146,7 @@ def test_it_is_reached_from_the_lan_and_by_its_probe(site: Site) -> None:
 
 def test_nothing_of_it_is_in_the_data_path(site: Site) -> None:
     """Its tap is in the namespace of the management port alone, where no port or tap of the link is."""
-    tap = tap_name(site.world.guest("fw").hop)
+    tap = tap_name(site.world.guest("fw").hop_number)
     inside = set(bridge.parse(ip("-n", SPACE, "-j", "link", "show")))
     assert {PORT, bridge.hardware(PORT), tap} <= inside
 
@@ -164,7 +164,7 @@ def test_nothing_of_it_is_in_the_data_path(site: Site) -> None:
 
 def test_it_cannot_pass_for_another_station(site: Site) -> None:
     """What it sends with another source address reaches nobody; with its own it does again."""
-    own = site.lan.address(site.world.guest("fw").hop)
+    own = site.lan.address(site.world.guest("fw").hop_number)
     other = "02:00:00:00:07:99"
     ask = "ip link set eth2 down; ip link set eth2 address {}; ip link set eth2 up; ping -c 1 -W {} " + ADMIN
     site.type_in(ask.format(other, 1))
@@ -307,14 +307,14 @@ def test_the_ports_address_changes_and_the_guest_stays(site: Site) -> None:
 
 def test_a_restart_of_bypassd_finds_all_as_it_was(site: Site) -> None:
     """The guest is adopted with its open tap, and nothing about the port is left to do."""
-    run = site.world.guest("fw").run_now
+    run = site.world.guest("fw").current_run
     assert run is not None
     pid = run.pid
     site.world.call(site.world.end())
     site.lan.ports.clear()
     site.world.call(site.world.begin())
-    site.world.call(site.world.reach(State.AVAILABLE, "fw"))
-    again = site.world.guest("fw").run_now
+    site.world.call(site.world.reach(HopState.AVAILABLE, "fw"))
+    again = site.world.guest("fw").current_run
     assert again is not None
     assert (again.pid, again.adopted) == (pid, True)
     links = bridge.parse(ip("-n", SPACE, "-j", "-d", "link", "show"))
@@ -330,8 +330,8 @@ def test_without_it_in_the_configuration_it_goes(site: Site) -> None:
                        cmdline=old.cmdline, memory=old.memory),), rule=CONFIG.rule)  # fmt: skip
     site.world.call(site.world.manager.apply(new))
     site.world.call(site.world.order(lambda g: g.stop(), "fw"))
-    site.world.call(site.world.reach(State.STOPPED, "fw"))
+    site.world.call(site.world.reach(HopState.STOPPED, "fw"))
     site.world.call(site.world.order(lambda g: g.start(), "fw"))
-    site.world.call(site.world.reach(State.PROVING, "fw"))
-    assert tap_name(site.world.guest("fw").hop) not in bridge.parse(ip("-n", SPACE, "-j", "link", "show"))
+    site.world.call(site.world.reach(HopState.PROVING, "fw"))
+    assert tap_name(site.world.guest("fw").hop_number) not in bridge.parse(ip("-n", SPACE, "-j", "link", "show"))
     assert site.ping(OWN)

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from appliance.config.schema import model
-from appliance.guest.lifecycle import ALIVE, State
 from appliance.guest.port.management_lan import tap_name
 from appliance.guest.port.management_port import host_address
 from appliance.guest.run import Run
+from appliance.hop.lifecycle import ALIVE, HopState
 from appliance.units import Duration, Size
 from tests.support import board_harness
 from tests.support.guest_world import World
@@ -101,7 +101,7 @@ def run_until(world: World, name: str, words: bytes) -> None:
 
     async def said() -> None:
         while words not in world.guest(name).console.tail():
-            assert world.guest(name).state is not State.FAILED, world.guest(name).detail
+            assert world.guest(name).state is not HopState.FAILED, world.guest(name).hop.detail
             await asyncio.sleep(0.02)
 
     world.call(world.order(lambda g: g.start(), name))
@@ -111,12 +111,12 @@ def run_until(world: World, name: str, words: bytes) -> None:
 
 
 def end(world: World, name: str) -> None:
-    run = world.guest(name).run_now
+    run = world.guest(name).current_run
     assert run is not None
     assert run.pid is not None
     os.kill(run.pid, signal.SIGKILL)
-    world.call(world.reach(State.FAILED, name))
-    assert world.guest(name).detail.endswith("restart.policy = never")
+    world.call(world.reach(HopState.FAILED, name))
+    assert world.guest(name).hop.detail.endswith("restart.policy = never")
 
 
 async def asked(run: Run, word: str) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ def test_a_raw_disk_stays_raw(world: World) -> None:
         disk.write(struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 200, 11, 16, 8 << 20).ljust(200, b"\0") + b"/etc/passwd")
     world.call(world.order(lambda g: g.start(), "persistent"))
     world.call(world.until(lambda: world.guest("persistent").state in ALIVE))
-    run = world.guest("persistent").run_now
+    run = world.guest("persistent").current_run
     assert run is not None
     found = world.call(asked(run, "query-block"))
     assert [disk["inserted"]["drv"] for disk in found] == ["raw"]
@@ -168,23 +168,23 @@ def test_more_disks_and_a_third_port(world: World) -> None:
     """Behind the image, in order; the one it may not write to is read-only to the guest too."""
     world.call(world.order(lambda g: g.start(), "several"))
     world.call(world.until(lambda: world.guest("several").state in ALIVE))
-    run = world.guest("several").run_now
+    run = world.guest("several").current_run
     assert run is not None
 
     disks = world.call(asked(run, "query-block"))
     assert [(disk["device"], disk["inserted"]["ro"]) for disk in disks] == [("disk0", False), ("disk1", True)]
 
     async def address() -> str:
-        words = ["ip", "-brief", "-4", "address", "show", tap_name(world.guest("several").hop)]
+        words = ["ip", "-brief", "-4", "address", "show", tap_name(world.guest("several").hop_number)]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
     # The third port: a network with the supervisor alone, up, and QEMU at its other end.
     shown = world.call(address()).split()
-    assert shown[1:] == ["UP", f"{host_address(world.guest('several').hop)}/24"]
+    assert shown[1:] == ["UP", f"{host_address(world.guest('several').hop_number)}/24"]
     world.call(world.end())
     world.call(world.begin())
     world.call(world.until(lambda: world.guest("several").state in ALIVE))
-    again = world.guest("several").run_now
+    again = world.guest("several").current_run
     assert again is not None
     assert (again.pid, again.adopted) == (run.pid, True), "a new bypassd finds it, with all of its taps open"
     end(world, "several")
@@ -202,7 +202,7 @@ def test_pinned(world: World) -> None:
     guest = world.guest("pinned")
     world.call(world.order(lambda g: g.start(), "pinned"))
     world.call(world.until(lambda: guest.state in ALIVE))
-    run = guest.run_now
+    run = guest.current_run
     assert run is not None
 
     async def processors() -> list[int]:
@@ -221,7 +221,7 @@ def test_huge_pages_are_reserved_taken_and_given_back(world: World) -> None:
     before, guest = pool(), world.guest("huge")
     world.call(world.order(lambda g: g.start(), "huge"))
     world.call(world.until(lambda: guest.state in ALIVE))
-    run = guest.run_now
+    run = guest.current_run
     assert run is not None
     assert not any("huge pages" in warning for warning in run.warnings)
     assert pool() == before + 33, "65 MiB, in whole pages"
@@ -234,8 +234,8 @@ def test_huge_pages_are_reserved_taken_and_given_back(world: World) -> None:
     world.call(world.begin())
     guest = world.guest("huge")
     world.call(world.until(lambda: guest.state in ALIVE))
-    assert guest.run_now is not None
-    assert (guest.run_now.pid, guest.run_now.adopted, pool()) == (run.pid, True, before + 33)
+    assert guest.current_run is not None
+    assert (guest.current_run.pid, guest.current_run.adopted, pool()) == (run.pid, True, before + 33)
     end(world, "huge")
 
     async def given_back() -> None:
@@ -252,16 +252,16 @@ def test_one_that_dies_again_and_again_is_given_up(world: World) -> None:
     world.call(world.order(lambda g: g.start(), "loops"))
     for _ in range(2):
         world.call(world.until(lambda: guest.state in ALIVE))
-        assert guest.run_now is not None
-        assert guest.run_now.pid is not None
-        os.kill(guest.run_now.pid, signal.SIGKILL)
+        assert guest.current_run is not None
+        assert guest.current_run.pid is not None
+        os.kill(guest.current_run.pid, signal.SIGKILL)
         world.call(world.until(lambda: guest.state not in ALIVE))
-    world.call(world.reach(State.FAILED, "loops"))
-    assert (guest.cause, guest.restarts.count) == ("crash_loop", 1)
+    world.call(world.reach(HopState.FAILED, "loops"))
+    assert (guest.hop.cause, guest.restarts.count) == ("crash_loop", 1)
     world.call(world.order(lambda g: g.start(), "loops"))
     world.call(world.until(lambda: guest.state in ALIVE))
     world.call(world.order(lambda g: g.stop(), "loops"))
-    run = guest.run_now
+    run = guest.current_run
     assert run is not None
     run.kill()
-    world.call(world.reach(State.STOPPED, "loops"))
+    world.call(world.reach(HopState.STOPPED, "loops"))

@@ -25,8 +25,8 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from appliance.config.schema import model
-from appliance.guest.lifecycle import State
 from appliance.guest.show import details
+from appliance.hop.lifecycle import HopState
 from appliance.units import Duration, Size
 from tests.guests.build import FIREWALL, INSPECTOR, Recipe, build
 from tests.support import board_harness
@@ -102,10 +102,10 @@ async def first_out(frames: list[bytes]) -> bytes:
 
 def test_the_link_carries_everything_while_it_starts(inspector: World) -> None:
     """Its kernel boots, Suricata reads its rules: until it proves itself, frames go around it, forbidden ones too."""
-    inspector.call(inspector.reach(State.PROVING, "inspector"))
+    inspector.call(inspector.reach(HopState.PROVING, "inspector"))
     assert inspector.call(first_out([FORBIDDEN])) == FORBIDDEN
-    assert inspector.guest("inspector").state is State.PROVING
-    inspector.call(inspector.reach(State.AVAILABLE, "inspector"))
+    assert inspector.guest("inspector").state is HopState.PROVING
+    inspector.call(inspector.reach(HopState.AVAILABLE, "inspector"))
 
 
 def test_its_rules_hold_while_it_has_the_traffic(inspector: World) -> None:
@@ -124,13 +124,13 @@ def test_without_its_application_it_is_bypassed(inspector: World) -> None:
         _, writer = await asyncio.open_unix_connection(path)
         writer.write(line.encode())
         await writer.drain()
-        await inspector.reach(State.SUSPECT, "inspector")
+        await inspector.reach(HopState.SUSPECT, "inspector")
         writer.close()
         server.close()
 
     inspector.call(type_in("\nkill -9 $(pidof suricata)\n"))
     assert inspector.call(first_out([FORBIDDEN])) == FORBIDDEN
-    assert "in-band" in inspector.guest("inspector").detail
+    assert "in-band" in inspector.guest("inspector").hop.detail
 
 
 # The firewall: nftables, routed
@@ -255,7 +255,7 @@ def test_a_routed_firewall_between_two_neighbours(firewall: tuple[World, Hosts])
     assert hosts.connects(23)
     world.call(world.order(lambda g: g.start(), "firewall"))
     world.call(until_printed(world, b"firewall: up"))
-    world.call(world.reach(State.AVAILABLE, "firewall"))
+    world.call(world.reach(HopState.AVAILABLE, "firewall"))
     assert hosts.ttl() == straight - 1
     assert hosts.connects(80)
     assert not hosts.connects(23)
@@ -279,13 +279,13 @@ def test_a_routed_firewall_between_two_neighbours(firewall: tuple[World, Hosts])
 def test_a_router_that_does_not_forward_is_bypassed(firewall: tuple[World, Hosts], switch: str, check: str) -> None:
     """It answers pings as before, at its management port; what goes through it does not come out, and is noticed."""
     world, hosts = firewall
-    world.call(world.until(lambda: world.guest("firewall").state is State.AVAILABLE))
+    world.call(world.until(lambda: world.guest("firewall").state is HopState.AVAILABLE))
     world.call(type_in(world, f"echo 0 > /proc/sys/net/{switch}"))
-    world.call(world.reach(State.SUSPECT, "firewall"))
-    assert check in world.guest("firewall").detail
+    world.call(world.reach(HopState.SUSPECT, "firewall"))
+    assert check in world.guest("firewall").hop.detail
     assert hosts.connects(23)
     world.call(type_in(world, f"echo 1 > /proc/sys/net/{switch}"))
-    world.call(world.reach(State.AVAILABLE, "firewall"))
+    world.call(world.reach(HopState.AVAILABLE, "firewall"))
     assert not hosts.connects(23)
 
 
@@ -330,7 +330,7 @@ def test_a_guest_behind_uefi_becomes_available(bpf_object: Path) -> None:
     )
     world = World(root, bpf_object, board_harness.artefacts(), model.Config(segment=(SEGMENT,), guest=(made,)))
     try:
-        world.call(world.reach(State.AVAILABLE, "uefi"))
+        world.call(world.reach(HopState.AVAILABLE, "uefi"))
         said = world.guest("uefi").console.tail()
         assert b"startup.nsh" in said
         assert b"firewall: up" in said
@@ -340,7 +340,7 @@ def test_a_guest_behind_uefi_becomes_available(bpf_object: Path) -> None:
 
 async def more_heartbeats(world: World) -> None:
     """Wait until five more have come out of the firewall."""
-    run = world.guest("firewall").run_now
+    run = world.guest("firewall").current_run
     assert run is not None
 
     def received() -> int:

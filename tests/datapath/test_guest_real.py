@@ -19,10 +19,10 @@ import msgspec
 import pytest
 
 from appliance.config.schema import model
-from appliance.guest.lifecycle import State
 from appliance.guest.port.tap import open_tap
 from appliance.guest.qemu.spawn import uid_of
 from appliance.guest.show import details
+from appliance.hop.lifecycle import HopState
 from appliance.units import Duration, Size
 from console.views import render
 from tests.support import board_harness
@@ -76,7 +76,7 @@ def world(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     (root / "outside.qcow2").write_bytes(qcow2_header(b"/etc/shadow"))
     made = World(root, bpf_object, board_harness.artefacts(), CONFIG)
     try:
-        made.call(made.reach(State.AVAILABLE))
+        made.call(made.reach(HopState.AVAILABLE))
         yield made
     finally:
         made.close()
@@ -96,16 +96,16 @@ def test_proved_in_both_directions_before_it_has_traffic(world: World) -> None:
         "in-band wan to lan": "passing",
     }
     assert shown.accel == "tcg"
-    assert world.guest().lease.remaining(time.monotonic_ns()) <= 325_000_000
+    assert world.guest().hop.lease.remaining(time.monotonic_ns()) <= 325_000_000
     assert "no KVM: it is emulated, and slow" in shown.warning
 
 
 def test_qemu_has_no_rights_and_no_network(world: World) -> None:
     """A user of its own, no capability, system calls filtered, no new rights, no device but loopback, no core file."""
-    run = world.guest().run_now
+    run = world.guest().current_run
     assert run is not None
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{run.pid}/status").read_text().splitlines())
-    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {str(uid_of(world.guest().hop))}
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {str(uid_of(world.guest().hop_number))}
     assert status["Groups"].split() == []
     assert {int(status[key], 16) for key in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
@@ -136,33 +136,33 @@ def test_frames_come_out_as_they_went_in(world: World, tags: bytes, size: int, e
 @pytest.mark.parametrize("word", ["hang", "freeze", "drop"])
 def test_a_hung_application_is_bypassed(world: World, word: str) -> None:
     """The process lives, the application passes nothing: the lease ends by itself, the frame goes straight through."""
-    world.call(world.order(lambda g: g.tell(word)))
-    world.call(world.reach(State.SUSPECT))
+    world.call(world.order(lambda g: g.command(word)))
+    world.call(world.reach(HopState.SUSPECT))
     assert not leased(world)
     frame = ADDRESSES + b"\x08\x00" + bytes(46)
     assert world.call(world.pass_frame(frame, "lan", "wan")) == frame
-    assert "in-band" in world.guest().detail
-    world.call(world.order(lambda g: g.tell("resume")))
-    world.call(world.reach(State.AVAILABLE))
+    assert "in-band" in world.guest().hop.detail
+    world.call(world.order(lambda g: g.command("resume")))
+    world.call(world.reach(HopState.AVAILABLE))
     assert leased(world)
 
 
 def test_bypassd_restarts_and_adopts(world: World) -> None:
     """The guest goes on, under its number, is proved anew, and is not started again."""
-    pid = world.guest().run_now.pid  # type: ignore[union-attr]
+    pid = world.guest().current_run.pid  # type: ignore[union-attr]
     world.call(world.end())
     world.call(world.begin())
-    world.call(world.until(lambda: world.guest().state is State.AVAILABLE))
-    run = world.guest().run_now
+    world.call(world.until(lambda: world.guest().state is HopState.AVAILABLE))
+    run = world.guest().current_run
     assert run is not None
     assert (run.pid, run.adopted) == (pid, True)
     assert world.guest().restarts.count == 0
-    world.call(world.order(lambda g: g.tell("resume")))  # the agent channel is there again too
+    world.call(world.order(lambda g: g.command("resume")))  # the agent channel is there again too
 
 
 def test_a_killed_guest_is_out_at_once_and_comes_back(world: World) -> None:
     """Its lease ends in the kernel, before bypassd has run at all."""
-    run = world.guest().run_now
+    run = world.guest().current_run
     assert run is not None
     assert run.pid is not None
     old = run.pid
@@ -175,11 +175,11 @@ def test_a_killed_guest_is_out_at_once_and_comes_back(world: World) -> None:
     still, ended = world.call(kill())
     assert not still
     assert ended > 0
-    world.call(world.reach(State.STARTING))
-    assert world.guest().cause == "guest_exited"
-    assert world.guest().detail.startswith(("killed by SIGKILL", "ended"))  # adopted: it was not our child then
-    world.call(world.reach(State.AVAILABLE))
-    assert world.guest().run_now.pid != old  # type: ignore[union-attr]
+    world.call(world.reach(HopState.STARTING))
+    assert world.guest().hop.cause == "guest_exited"
+    assert world.guest().hop.detail.startswith(("killed by SIGKILL", "ended"))  # adopted: it was not our child then
+    world.call(world.reach(HopState.AVAILABLE))
+    assert world.guest().current_run.pid != old  # type: ignore[union-attr]
     assert world.guest().restarts.count == 1
 
 
@@ -187,29 +187,29 @@ def test_paused_and_let_go_on(world: World) -> None:
     """The traffic leaves it at once; when it goes on it proves itself again."""
     world.call(world.guest().pause(True))
     assert not leased(world)
-    world.call(world.reach(State.SUSPECT))
-    assert world.guest().cause == "guest_paused"
+    world.call(world.reach(HopState.SUSPECT))
+    assert world.guest().hop.cause == "guest_paused"
     world.call(world.guest().pause(False))
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 def test_drain_keeps_the_lease_and_ends_with_start(world: World) -> None:
     world.call(world.order(lambda g: g.drain()))
-    assert world.guest().state is State.DRAINING
-    renewals = world.guest().lease.renewals
+    assert world.guest().state is HopState.DRAINING
+    renewals = world.guest().hop.lease.renewals
 
     async def renewed() -> None:
-        while world.guest().lease.renewals == renewals:
+        while world.guest().hop.lease.renewals == renewals:
             await asyncio.sleep(0.05)
 
     world.call(renewed())
     world.call(world.order(lambda g: g.start()))
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 async def newest(world: World, seen: int) -> object:
     """The kind of the one incident after the first `seen`, when it has been written."""
-    while len(rows := world.manager.aftermath.incidents.rows()) == seen:
+    while len(rows := world.manager.failures.incidents.rows()) == seen:
         await asyncio.sleep(0.02)
     (row,) = rows[seen:]
     return row.kind
@@ -217,51 +217,51 @@ async def newest(world: World, seen: int) -> object:
 
 def test_a_draining_guest_that_hangs_is_told_of(world: World) -> None:
     """Its established flows lose it: a cause, an incident and a measurement, as with any; and its return."""
-    guest, seen = world.guest(), len(world.manager.aftermath.incidents.rows())
+    guest, seen = world.guest(), len(world.manager.failures.incidents.rows())
     world.call(world.order(lambda g: g.drain()))
-    world.call(world.order(lambda g: g.tell("hang")))
-    world.call(world.until(lambda: guest.cause == "heartbeat_lost"))
-    assert guest.state is State.DRAINING
-    assert "in-band" in guest.detail
+    world.call(world.order(lambda g: g.command("hang")))
+    world.call(world.until(lambda: guest.hop.cause == "heartbeat_lost"))
+    assert guest.state is HopState.DRAINING
+    assert "in-band" in guest.hop.detail
     assert not leased(world)
-    assert guest.reaction.pending is not None
+    assert guest.hop.bypass_latency.pending is not None
     assert world.call(newest(world, seen)) == "failed"
-    world.call(world.order(lambda g: g.tell("resume")))
-    world.call(world.until(lambda: guest.cause == "operator"))
-    assert (guest.state, guest.detail) == (State.DRAINING, "it works again, and is still draining")
+    world.call(world.order(lambda g: g.command("resume")))
+    world.call(world.until(lambda: guest.hop.cause == "operator"))
+    assert (guest.state, guest.hop.detail) == (HopState.DRAINING, "it works again, and is still draining")
     world.call(world.order(lambda g: g.start()))
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 def test_a_draining_guest_that_dies_is_told_of(world: World) -> None:
     """It stays stopped, for somebody is at work on it; but it died, and what its checks said is there to be read."""
-    guest, seen = world.guest(), len(world.manager.aftermath.incidents.rows())
+    guest, seen = world.guest(), len(world.manager.failures.incidents.rows())
     world.call(world.order(lambda g: g.drain()))
-    assert guest.run_now is not None
-    assert guest.run_now.pid is not None
-    os.kill(guest.run_now.pid, signal.SIGKILL)
-    world.call(world.reach(State.STOPPED))
-    assert guest.cause == "guest_exited"
+    assert guest.current_run is not None
+    assert guest.current_run.pid is not None
+    os.kill(guest.current_run.pid, signal.SIGKILL)
+    world.call(world.reach(HopState.STOPPED))
+    assert guest.hop.cause == "guest_exited"
     assert world.call(newest(world, seen)) == "died"
     shown = render("guest", msgspec.to_builtins(details(guest, time.monotonic_ns())))
     for word in ("its checks when it ended", "in-band lan to wan", "passing", "LAST GOOD", "failing"):
         assert word in shown, shown
     world.call(world.order(lambda g: g.start()))
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 def test_stopped_in_good_order_and_stays_stopped(world: World) -> None:
     """The order is kept over a restart of bypassd; a start is obeyed."""
     world.call(world.order(lambda g: g.stop()))
     assert not leased(world)
-    world.call(world.reach(State.STOPPED))
-    assert world.guest().detail.startswith(("exited with status 0", "ended"))
+    world.call(world.reach(HopState.STOPPED))
+    assert world.guest().hop.detail.startswith(("exited with status 0", "ended"))
     world.call(world.end())
     world.call(world.begin())
-    world.call(world.until(lambda: world.guest().state is State.STOPPED))
-    assert world.guest().run_now is None
+    world.call(world.until(lambda: world.guest().state is HopState.STOPPED))
+    assert world.guest().current_run is None
     world.call(world.order(lambda g: g.start()))
-    world.call(world.reach(State.AVAILABLE))
+    world.call(world.reach(HopState.AVAILABLE))
 
 
 def test_its_serial_line_answers(world: World) -> None:
@@ -296,21 +296,21 @@ def test_its_serial_line_answers(world: World) -> None:
 )
 def test_what_cannot_start_says_why(world: World, name: str, cause: str, words: str) -> None:
     """One failed guest names cause and file, in QEMU's own words where they are QEMU's; the others go on."""
-    world.call(world.reach(State.FAILED, name))
-    assert world.guest(name).cause == cause
-    assert words in world.guest(name).detail
-    assert world.guest().state is State.AVAILABLE
+    world.call(world.reach(HopState.FAILED, name))
+    assert world.guest(name).hop.cause == cause
+    assert words in world.guest(name).hop.detail
+    assert world.guest().state is HopState.AVAILABLE
 
 
 def test_not_started_unless_asked(world: World) -> None:
-    assert world.guest("unasked").state is State.DEFINED
+    assert world.guest("unasked").state is HopState.DEFINED
 
 
 def test_one_that_waits_says_for_whom(world: World) -> None:
-    assert (world.guest("waits").state, world.guest("waits").cause) == (State.STARTING, "waiting")
-    assert world.guest("waits").detail == "waits until guest unasked is available; it is defined"
+    assert (world.guest("waits").state, world.guest("waits").hop.cause) == (HopState.STARTING, "waiting")
+    assert world.guest("waits").hop.detail == "waits until guest unasked is available; it is defined"
     world.call(world.order(lambda g: g.stop(), "waits"))
-    assert world.guest("waits").state is State.STOPPED
+    assert world.guest("waits").state is HopState.STOPPED
 
 
 def test_a_tap_that_another_process_holds(world: World) -> None:
@@ -322,10 +322,10 @@ def test_a_tap_that_another_process_holds(world: World) -> None:
 
     fd = world.call(held())
     world.call(world.order(lambda g: g.start(), "second"))
-    world.call(world.reach(State.FAILED, "second"))
-    assert (world.guest("second").cause, name in world.guest("second").detail) == ("tap_in_use", True)
+    world.call(world.reach(HopState.FAILED, "second"))
+    assert (world.guest("second").hop.cause, name in world.guest("second").hop.detail) == ("tap_in_use", True)
     os.close(fd)
     world.call(world.order(lambda g: g.start(), "second"))
-    world.call(world.reach(State.AVAILABLE, "second"))
+    world.call(world.reach(HopState.AVAILABLE, "second"))
     world.call(world.order(lambda g: g.stop(), "second"))
-    world.call(world.reach(State.STOPPED, "second"))
+    world.call(world.reach(HopState.STOPPED, "second"))

@@ -20,7 +20,7 @@ import pytest
 
 from appliance.config.schema import model
 from appliance.errors import UnreachableError
-from appliance.health import probe as prober
+from appliance.health import probe as probing
 from appliance.health.detector import Bad, Good
 from appliance.units import Duration
 
@@ -88,8 +88,8 @@ async def no_agent(_: str) -> str:
     raise UnreachableError("no agent channel: the guest is not running")
 
 
-def ask(wire: Wire, probe: model.Probe, agent: prober.AskAgent = no_agent) -> Good | Bad:
-    return wire.call(lambda: prober.once(probe, prober.question(probe, agent), time.monotonic_ns))
+def ask(wire: Wire, probe: model.Probe, agent: probing.AskAgent = no_agent) -> Good | Bad:
+    return wire.call(lambda: probing.once(probe, probing.question(probe, agent), time.monotonic_ns))
 
 
 def probe(kind: str, target: object = "", **more: object) -> model.Probe:
@@ -105,7 +105,7 @@ GOOD_TARGETS = [
 ]
 
 
-@pytest.mark.parametrize("good", GOOD_TARGETS, ids=prober.label)
+@pytest.mark.parametrize("good", GOOD_TARGETS, ids=probing.label)
 def test_a_target_that_answers(wire: Wire, good: model.Probe) -> None:
     answer = ask(wire, good)
     assert isinstance(answer, Good)
@@ -126,7 +126,7 @@ def test_a_target_that_answers(wire: Wire, good: model.Probe) -> None:
         (probe("http", url=f"http://{THERE}:9/"), "refused"),
         (probe("command", "db"), "no agent channel"),
     ],
-    ids=lambda value: value if isinstance(value, str) else prober.label(value),
+    ids=lambda value: value if isinstance(value, str) else probing.label(value),
 )
 def test_a_target_that_does_not(wire: Wire, bad: model.Probe, words: str) -> None:
     answer = ask(wire, bad)
@@ -170,7 +170,7 @@ def http(wire: Wire, answer: bytes, more: dict[str, object] | None = None, *, ha
     async def body() -> Good | Bad:
         async with server(answer, hang=hang) as port:
             asked = probe("http", url=f"http://127.0.0.1:{port}/health?full=1", **(more or {}))
-            return await prober.once(asked, prober.question(asked, no_agent), time.monotonic_ns)
+            return await probing.once(asked, probing.question(asked, no_agent), time.monotonic_ns)
 
     return wire.call(body)
 
@@ -230,7 +230,7 @@ def test_https_with_a_certificate_of_its_own(wire: Wire, tmp_path: Path, verify:
     async def body() -> Good | Bad:
         async with server(OK, context) as port:
             asked = probe("http", url=f"https://127.0.0.1:{port}/", body="well", verify=verify)
-            return await prober.once(asked, prober.question(asked, no_agent), time.monotonic_ns)
+            return await probing.once(asked, probing.question(asked, no_agent), time.monotonic_ns)
 
     found = wire.call(body)
     assert isinstance(found, Bad) is bool(words)
@@ -253,7 +253,7 @@ def test_asked_again_and_again_and_never_two_at_once(wire: Wire) -> None:
 
     async def body() -> None:
         asked = probe("ping", NOBODY, interval=Duration.parse("5ms"), timeout=Duration.parse("10ms"))
-        task = asyncio.create_task(prober.ask_forever(asked, never, said.append, time.monotonic_ns))
+        task = asyncio.create_task(probing.ask_forever(asked, never, said.append, time.monotonic_ns))
         async with asyncio.timeout(20):
             while len(said) < 5:
                 await asyncio.sleep(0.005)

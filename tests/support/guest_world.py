@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 from appliance.config.schema import model
 from appliance.guest.guest import Guest
-from appliance.guest.lifecycle import State
 from appliance.guest.manager import GuestManager
 from appliance.guest.port.management_lan import Lan, lan_of
+from appliance.hop.lifecycle import HopState
 from appliance.paths import Paths
 from appliance.steering.datapath import Datapath
 from appliance.steering.overlay import Overlay, apply
@@ -133,7 +133,7 @@ class World:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def reach(self, state: State, name: str = "ips1") -> None:
+    async def reach(self, state: HopState, name: str = "ips1") -> None:
         await self.until(lambda: self.guest(name).state is state)
 
     def states(self, name: str = "ips1") -> list[str]:

@@ -11,13 +11,13 @@ import pytest
 
 from appliance.config.commit import engine
 from appliance.errors import BypassError
-from appliance.guest import lifecycle
+from appliance.hop import lifecycle
 from appliance.keeper import core
 from appliance.segment import machine
 from appliance.transition import IllegalMoveError, Table
 
 MACHINES: dict[str, tuple[Table[Any, Any], Enum, type[Enum], set[Enum]]] = {
-    "guest": (lifecycle.TABLE, lifecycle.State.DEFINED, lifecycle.Event, set()),
+    "hop": (lifecycle.TABLE, lifecycle.HopState.DEFINED, lifecycle.HopEvent, set()),
     "segment": (machine.TABLE, machine.State.STARTING, machine.Stimulus, set()),
     "commit": (engine.PHASES, engine.Phase.IDLE, engine.Turn, {engine.Phase.BROKEN}),
     "keeper": (core.PHASES, core.Phase.DOWN, core.Turn, set()),

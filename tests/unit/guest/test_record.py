@@ -12,10 +12,10 @@ import pytest
 from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.guest.console import Console
-from appliance.guest.fall_history import KeptHistory
 from appliance.guest.qemu import spawn
 from appliance.guest.qemu.process import Process, Record
-from appliance.guest.run import STATE_FILE, Run, Setting
+from appliance.guest.run import STATE_FILE, Run, RunContext
+from appliance.hop.fall_history import PersistentHistory
 from appliance.paths import Paths
 
 
@@ -30,10 +30,10 @@ class Nobody:
 
 def a_run(paths: Paths) -> Run:
     nobody = cast(Any, Nobody())
-    setting = Setting(paths, 1, (), 0, nobody, nobody, accel="tcg")
+    context = RunContext(paths, 1, (), 0, nobody, nobody, accel="tcg")
     folder = paths.guests / "ips1"
     guest = model.Guest(name="ips1", kernel="/k")
-    return Run(guest, setting, KeptHistory(folder=folder), nobody, Console("ips1", folder))
+    return Run(guest, context, PersistentHistory(folder=folder), nobody, Console("ips1", folder))
 
 
 def test_no_place_for_the_proof_costs_the_proof_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

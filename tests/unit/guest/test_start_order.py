@@ -8,8 +8,8 @@ import asyncio
 import pytest
 
 from appliance.config.schema import model
-from appliance.guest.lifecycle import State
-from appliance.guest.start_order import PATIENCE_NS, Order, why_not
+from appliance.guest.start_order import PATIENCE_NS, StartOrder, why_not
+from appliance.hop.lifecycle import HopState
 
 A = model.Guest(name="a", image="a", start_order=1)
 B = model.Guest(name="b", image="b", start_order=2)
@@ -22,17 +22,17 @@ ALL = (A, B, C)
     [
         (A, {}, 0, ""),
         (B, {}, 0, "waits for guest a, which comes before it (start_order 1)"),
-        (B, {"a": State.PROVING}, 0, "waits for guest a, which comes before it (start_order 1)"),
-        (B, {"a": State.AVAILABLE}, 0, ""),
-        (B, {"a": State.FAILED}, 0, ""),
-        (B, {"a": State.STOPPED}, 0, ""),
-        (B, {"a": State.PROVING}, PATIENCE_NS, ""),
-        (C, {"a": State.PROVING}, PATIENCE_NS, "waits until guest a is available; it is proving"),
-        (C, {"a": State.FAILED}, PATIENCE_NS, "waits until guest a is available; it is failed"),
-        (C, {"a": State.AVAILABLE, "b": State.AVAILABLE}, 0, ""),
+        (B, {"a": HopState.PROVING}, 0, "waits for guest a, which comes before it (start_order 1)"),
+        (B, {"a": HopState.AVAILABLE}, 0, ""),
+        (B, {"a": HopState.FAILED}, 0, ""),
+        (B, {"a": HopState.STOPPED}, 0, ""),
+        (B, {"a": HopState.PROVING}, PATIENCE_NS, ""),
+        (C, {"a": HopState.PROVING}, PATIENCE_NS, "waits until guest a is available; it is proving"),
+        (C, {"a": HopState.FAILED}, PATIENCE_NS, "waits until guest a is available; it is failed"),
+        (C, {"a": HopState.AVAILABLE, "b": HopState.AVAILABLE}, 0, ""),
     ],
 )
-def test_rule(guest: model.Guest, states: dict[str, State], waited: int, expected: str) -> None:
+def test_rule(guest: model.Guest, states: dict[str, HopState], waited: int, expected: str) -> None:
     assert why_not(guest, ALL, states, waited) == expected
 
 
@@ -45,9 +45,9 @@ def test_who_waits_for_it_is_not_waited_for() -> None:
 
 def test_a_guest_starts_when_the_other_is_available() -> None:
     async def body() -> list[str]:
-        order, said = Order((A, C), lambda: 0), list[str]()
+        order, said = StartOrder((A, C), lambda: 0), list[str]()
         waiting = asyncio.ensure_future(order.turn(C, said.append))
-        for state in (State.STARTING, State.PROVING, State.AVAILABLE):
+        for state in (HopState.STARTING, HopState.PROVING, HopState.AVAILABLE):
             await asyncio.sleep(0)
             assert not waiting.done()
             order.tell("a", state)

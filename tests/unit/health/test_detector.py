@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.health.detector import Bad, Detector, Event, Extended, Fell, Good, Limits, Rose, State, Tick
+from appliance.health.detector import Bad, CheckState, Detector, Event, Extended, Fell, Good, Limits, Rose, Tick
 from appliance.health.lease import Lease
 from appliance.health.verdict import Available, History, Unavailable, Verdict, hold_down
 
@@ -47,7 +47,7 @@ def test_passing_only_with_fresh_evidence(story: list[tuple[int, str, int]]) -> 
         now += wait
         actions = detector.step(now, event_of(kind, now, age))
         goods += kind == "good"
-        if detector.state is State.PASSING:
+        if detector.state is CheckState.PASSING:
             assert detector.last_good is not None
             assert now - detector.last_good < LIMITS.window
             assert goods >= LIMITS.rises
@@ -116,7 +116,7 @@ def test_a_burst_is_one_answer(spread: int) -> None:
     detector = Detector("probe", LIMITS)
     for number in range(2):
         detector.step(40 * MS, Good(number * 20 * MS * spread))
-    assert detector.state is State.UNKNOWN
+    assert detector.state is CheckState.UNKNOWN
 
 
 def test_falls_when_the_window_is_over_and_not_before() -> None:
@@ -220,7 +220,7 @@ def test_a_guest_is_held_before_its_first_traffic() -> None:
         while not verdict.available:
             now += LIMITS.interval
             verdict.step(now, "there", Good(now))
-            if rose is None and verdict.detectors["there"].state is State.PASSING:
+            if rose is None and verdict.detectors["there"].state is CheckState.PASSING:
                 rose = now
         assert rose is not None
         assert needed <= now - rose < needed + 2 * LIMITS.interval
@@ -240,3 +240,96 @@ def test_a_guest_known_from_before_is_not_held_for_its_old_falls_but_for_the_nex
         now += 20 * MS
         verdict.step(now, "there", Good(now))
     assert now - fell >= hold_down(3)
+
+
+# -- one rule of the detector a row: what happened when, and what follows from the last event
+
+Row = tuple[int, Event]
+RISEN: tuple[Row, ...] = ((0, Good(0)), (20 * MS, Good(20 * MS)))
+WINDOW = LIMITS.window
+
+
+@pytest.mark.parametrize(
+    ("before", "last", "said"),
+    [
+        # Rising takes `rises` good answers an interval (less the margin) apart, with nothing in between.
+        (((0, Good(0)),), (15 * MS, Good(15 * MS)), [Rose(), Extended(15 * MS + WINDOW)]),
+        (((0, Good(0)),), (15 * MS - 1, Good(15 * MS - 1)), []),
+        (((0, Good(0)), (10 * MS, Bad("no"))), (20 * MS, Good(20 * MS)), []),
+        (((0, Good(0)), (WINDOW, Tick())), (WINDOW + 1, Good(WINDOW + 1)), []),
+        (((0, Good(0)), (WINDOW - 1, Tick())), (WINDOW - 1, Good(WINDOW - 1)), [Rose(), Extended(2 * WINDOW - 1)]),
+        # Evidence counts once: what is as old as the newest proves nothing.
+        (RISEN, (30 * MS, Good(20 * MS)), []),
+        (RISEN, (30 * MS, Good(19 * MS)), []),
+        (RISEN, (30 * MS, Good(20 * MS + 1)), [Extended(20 * MS + 1 + WINDOW)]),
+        # What arrives exactly when it runs out has run out.
+        (RISEN, (20 * MS + WINDOW, Good(20 * MS)), [Fell("probe: answers come 45.0 ms late, longer than they hold")]),
+        (RISEN, (20 * MS + WINDOW - 1, Good(20 * MS + 2)), [Extended(20 * MS + 2 + WINDOW)]),
+        (RISEN, (20 * MS + WINDOW, Tick()), [Fell("probe: nothing for 45.0 ms")]),
+        (RISEN, (20 * MS + WINDOW, Bad("no")), [Fell("probe: nothing for 45.0 ms")]),
+        (RISEN, (20 * MS + WINDOW - 1, Tick()), []),
+        # Refusals fall in a row of `misses`; a good answer between them starts the row anew.
+        ((*RISEN, (21 * MS, Bad("a"))), (22 * MS, Bad("b")), [Fell("probe: b")]),
+        ((*RISEN, (21 * MS, Bad("a")), (22 * MS, Good(22 * MS))), (23 * MS, Bad("b")), []),
+        ((*RISEN, (21 * MS, Bad("a")), (22 * MS, Good(20 * MS))), (23 * MS, Bad("b")), [Fell("probe: b")]),
+        # After a fall it must rise as the first time, and the first good answer counts at once.
+        ((*RISEN, (21 * MS, Bad("a")), (22 * MS, Bad("b"))), (23 * MS, Bad("c")), []),
+        ((*RISEN, (21 * MS, Bad("a")), (22 * MS, Bad("b"))), (23 * MS, Good(23 * MS)), []),
+        (
+            (*RISEN, (21 * MS, Bad("a")), (22 * MS, Bad("b")), (23 * MS, Good(23 * MS))),
+            (38 * MS, Good(38 * MS)),
+            [Rose(), Extended(38 * MS + WINDOW)],
+        ),
+        ((*RISEN, (20 * MS + WINDOW, Tick())), (70 * MS, Good(70 * MS)), []),
+        ((*RISEN, (20 * MS + WINDOW, Tick())), (70 * MS, Tick()), []),
+    ],
+)
+def test_rules(before: tuple[Row, ...], last: Row, said: list[object]) -> None:
+    detector = Detector("probe", LIMITS)
+    for now, event in before:
+        detector.step(now, event)
+    assert detector.step(*last) == said
+
+
+def test_what_is_shown_of_a_check() -> None:
+    """Why it is as it is, since when, how often it fell, and how long its last answer took."""
+    detector = Detector("probe", LIMITS)
+    assert (detector.expires, detector.why, detector.changed, detector.falls) == (None, "no evidence yet", None, 0)
+    detector.step(0, Bad("refused"))
+    assert detector.why == "probe: refused"
+    detector.step(MS, Good(MS, latency=7))
+    detector.step(21 * MS, Good(21 * MS, latency=8))
+    assert (detector.why, detector.changed, detector.last_latency) == ("", 21 * MS, 8)
+    detector.step(22 * MS, Bad("once"))
+    assert detector.why == ""  # one refusal of two is no reason yet
+    for now in (23 * MS, 24 * MS):
+        detector.step(now, Bad(f"at {now}"))
+    assert (detector.why, detector.changed, detector.falls) == (f"probe: at {24 * MS}", 23 * MS, 1)
+    for now in (30 * MS, 50 * MS):
+        detector.step(now, Good(now))
+    detector.step(50 * MS + WINDOW, Tick())
+    assert (detector.falls, detector.state) == (2, CheckState.FAILING)
+
+
+def test_a_short_proof_is_one_answer_and_not_none() -> None:
+    detector = Detector("probe", Limits(20 * MS, 2, rises=3))
+    detector.shorten_proof()
+    assert detector.step(0, Bad("no")) == []
+    assert detector.step(1, Good(1)) == []  # a refusal ends what was known from before
+    fresh = Detector("probe", Limits(20 * MS, 2, rises=3))
+    fresh.shorten_proof()
+    assert fresh.step(0, Tick()) == []
+    assert fresh.state is CheckState.UNKNOWN
+    assert fresh.step(0, Good(0)) == [Rose(), Extended(WINDOW)]
+
+
+def test_the_lease_is_renewed_only_into_the_future_and_counts_what_it_wrote() -> None:
+    kernel = Kernel()
+    lease = Lease(kernel, "ips1")
+    for now, until, written in ((10, 10, 0), (10, 11, 11), (10, 11, 11), (10, 12, 12), (11, 12, 12)):
+        lease.renew(now, until)
+        assert kernel.until == written
+    assert (lease.renewals, lease.remaining(11), lease.remaining(12), lease.remaining(13)) == (2, 1, 0, 0)
+    lease.revoke()
+    lease.renew(11, 12)  # what was revoked may come back with evidence that reaches no further than before
+    assert (kernel.until, lease.expiry) == (12, 12)

@@ -15,7 +15,7 @@ from appliance.frames import pcapng_writer
 from appliance.health.detector import Bad, Good
 from appliance.health.inband import Direction, Lane
 from appliance.health.inband_streams import Stream, TapPair, streams, template
-from appliance.health.latency_limit import Slowness, percentile
+from appliance.health.latency_limit import LatencyLimit, percentile
 from appliance.health.verdict import Available, History, Unavailable, Verdict
 from appliance.units import Duration
 
@@ -229,7 +229,7 @@ def test_whatever_the_span_one_late_frame_is_no_verdict_and_a_slow_guest_is_foun
     """Also where the span is a few intervals, and every second frame a hair late."""
 
     def answers(late: Callable[[int], bool]) -> list[Good | Bad | None]:
-        slow = Slowness(10 * MS, share, span)
+        slow = LatencyLimit(10 * MS, share, span)
         return [slow.add(20 * MS * n + n % 2, 0, 50 * MS if late(n) else MS) for n in range(1200)]
 
     assert not any(isinstance(answer, Bad) for answer in answers(lambda n: n == 600))
@@ -239,7 +239,7 @@ def test_whatever_the_span_one_late_frame_is_no_verdict_and_a_slow_guest_is_foun
 
 
 def test_more_frames_than_are_kept_are_judged_by_the_newest() -> None:
-    slow = Slowness(10 * MS, 0.5, 6000 * MS)
+    slow = LatencyLimit(10 * MS, 0.5, 6000 * MS)
     answers = [slow.add(MS * n, 0, 50 * MS) for n in range(5000)]
     assert answers[4000] is None
     assert isinstance(answers[4999], Bad)
@@ -262,7 +262,7 @@ def test_percentile_is_the_nearest_rank(values: list[int], share: float, expecte
 
 
 def test_a_slow_start_says_nothing_until_the_time_is_filled() -> None:
-    slow = Slowness(10 * MS, 0.9, 200 * MS)
+    slow = LatencyLimit(10 * MS, 0.9, 200 * MS)
     assert [type(slow.add(20 * MS * n, 0, 50 * MS)) for n in range(12)] == [type(None)] * 8 + [Bad] * 4
     slow.forget()
     assert slow.add(10**10, 0, 50 * MS) is None

@@ -10,10 +10,10 @@ import pytest
 
 from appliance.api.schema.guests import Bypassed, Check
 from appliance.causes import Cause
-from appliance.health.bypass_latency import Fault, Reaction
-from appliance.health.cpu_stall import Stall, Thread, look
-from appliance.health.detector import Bad, Detector, Good, Limits
-from appliance.health.qemu_events import TROUBLE_NS, lifted, told
+from appliance.health.bypass_latency import BypassLatency, Fault
+from appliance.health.cpu_stall import CpuStall, Thread, look
+from appliance.health.detector import Bad, Detector, Good, Limits, Tick
+from appliance.health.qemu_events import TROUBLE_NS, lifted_by, veto_of
 from appliance.health.verdict import Available, History, Unavailable, Verdict, hold_down
 
 MS = 1_000_000
@@ -84,16 +84,16 @@ def test_what_it_asked_for_is_no_flapping() -> None:
     ],
 )
 def test_events_of_qemu(event: str, data: dict[str, object], veto: str, cause: Cause, words: str) -> None:
-    found = told(event, data)
+    found = veto_of(event, data)
     assert found is not None
     assert (found.veto, found.cause) == (veto, cause)
     assert words in found.why
 
 
 def test_events_that_say_nothing_or_take_back() -> None:
-    assert told("RTC_CHANGE", {}) is None
-    assert lifted("RESUME") == "paused"
-    assert told("WATCHDOG", {}).hold == TROUBLE_NS  # type: ignore[union-attr]
+    assert veto_of("RTC_CHANGE", {}) is None
+    assert lifted_by("RESUME") == "paused"
+    assert veto_of("WATCHDOG", {}).hold == TROUBLE_NS  # type: ignore[union-attr]
 
 
 # -- processors
@@ -117,7 +117,7 @@ def thread(state: str = "S", ran: int = 0, waited: int = 0) -> dict[int, Thread]
     ],
 )
 def test_stalled_processors(before: dict[int, Thread], after: dict[int, Thread], words: str | None) -> None:
-    stall = Stall()
+    stall = CpuStall()
     assert stall.step(0, before) is None
     verdict = stall.step(SECOND, after)
     if words is None:
@@ -138,7 +138,7 @@ def test_looking_at_real_threads_and_at_none() -> None:
 
 
 def test_from_the_fault_to_the_first_frame() -> None:
-    reaction = Reaction()
+    reaction = BypassLatency()
     reaction.fell(Fault(Cause.HEARTBEAT_LOST, 100 * MS, 140 * MS))
     assert reaction.first_frame(0) is None
     assert reaction.first_frame(90 * MS) is None  # of before the fault: skipped for another reason
@@ -161,7 +161,7 @@ def test_from_the_fault_to_the_first_frame() -> None:
 
 
 def test_the_kernel_may_be_first_and_a_quiet_wire_measures_nothing() -> None:
-    reaction = Reaction()
+    reaction = BypassLatency()
     reaction.fell(Fault(Cause.HEARTBEAT_LOST, 100 * MS, 140 * MS))
     reaction.back()
     assert reaction.first_frame(145 * MS) is None
@@ -172,10 +172,186 @@ def test_the_kernel_may_be_first_and_a_quiet_wire_measures_nothing() -> None:
 
 
 def test_measurements_outlive_bypassd() -> None:
-    reaction, fresh = Reaction(), Reaction()
+    reaction, fresh = BypassLatency(), BypassLatency()
     for number in range(600):
         reaction.fell(Fault(Cause.GUEST_EXITED, number, number + 1))
         reaction.first_frame(number + 2)
     fresh.restore(reaction.dump())
     assert len(fresh.kept) == 512
     assert fresh.summary() == reaction.summary()
+
+
+# -- all checks as one verdict
+
+
+def test_a_verdict_needs_a_check() -> None:
+    with pytest.raises(ValueError, match="without evidence"):
+        Verdict([], History())
+
+
+@pytest.mark.parametrize(
+    ("falls", "held"),
+    [(0, 0), (1, 0), (2, SECOND), (3, 2 * SECOND), (7, 32 * SECOND), (8, 60 * SECOND), (10_000, 60 * SECOND)],
+)
+def test_hold_down(falls: int, held: int) -> None:
+    assert hold_down(falls) == held
+
+
+def test_a_fall_counts_for_a_minute() -> None:
+    history = History()
+    history.falls.extend([0, SECOND])
+    assert [history.recent_falls(now) for now in (60 * SECOND - 1, 60 * SECOND, 61 * SECOND)] == [2, 1, 0]
+
+
+def two() -> Verdict:
+    return Verdict([Detector("there", LIMITS), Detector("back", LIMITS, Cause.TOO_SLOW)], History())
+
+
+def test_the_evidence_of_all_checks_ends_with_the_first_and_the_proof_with_the_last() -> None:
+    verdict = two()
+    assert (verdict.until, verdict.proof) == (0, None)
+    verdict.step(0, "there", Good(0))
+    assert (verdict.until, verdict.proof) == (0, 0)
+    assert verdict.step(10 * MS, "back", Good(9 * MS)) == [Available(LIMITS.window)]
+    assert (verdict.until, verdict.proof) == (LIMITS.window, 9 * MS)
+
+
+def test_evidence_that_has_just_run_out_is_none() -> None:
+    """The other check's evidence runs out at the very moment in which this one's comes."""
+    for now, said in ((LIMITS.window - 1, True), (LIMITS.window, False)):
+        verdict = two()
+        verdict.step(0, "there", Good(0))
+        assert bool(verdict.step(now, "back", Good(now))) is said
+
+
+def test_a_fall_is_told_once_with_its_check_its_cause_and_its_proof() -> None:
+    verdict = two()
+    verdict.step(0, "there", Good(0))
+    verdict.step(MS, "back", Good(MS))
+    first = verdict.step(LIMITS.window, "there", Tick())
+    assert first == [Unavailable("there", "there: nothing for 45.0 ms", Cause.HEARTBEAT_LOST, 0)]
+    assert verdict.step(MS + LIMITS.window, "back", Tick()) == []
+    assert list(verdict.history.falls) == [LIMITS.window]
+    assert (verdict.history.count, len(verdict.history.flips)) == (4, 4)
+    assert [(flip.at, flip.check, flip.to, flip.why) for flip in verdict.history.flips][2:] == [
+        (LIMITS.window, "there", "failing", "there: nothing for 45.0 ms"),
+        (MS + LIMITS.window, "back", "failing", "back: nothing for 45.0 ms"),
+    ]
+
+
+def test_the_other_checks_cause_is_its_own() -> None:
+    verdict = two()
+    verdict.step(0, "back", Good(0))
+    verdict.step(MS, "there", Good(MS))
+    (fallen,) = verdict.step(LIMITS.window, "back", Tick())
+    assert isinstance(fallen, Unavailable)
+    assert (fallen.check, fallen.cause) == ("back", Cause.TOO_SLOW)
+
+
+def held(hold: int = 0, falls: int = 0, known: bool = False) -> int:
+    """How long a guest must pass its check before it is available (ns), on a grid of 10 ms."""
+    verdict = Verdict([Detector("there", LIMITS)], History(), hold)
+    verdict.history.falls.extend([0] * falls)
+    if known:
+        verdict.shorten_proof()
+    now = 0
+    while not verdict.available:
+        now += 10 * MS
+        verdict.step(now, "there", Good(now))
+    return now - 10 * MS
+
+
+@pytest.mark.parametrize(
+    ("hold", "falls", "known", "expected"),
+    [
+        (0, 0, False, 0),
+        (50 * MS, 0, False, 50 * MS),
+        (50 * MS, 2, False, SECOND),
+        (3 * SECOND, 2, False, 3 * SECOND),
+        (50 * MS, 3, True, 0),
+    ],
+)
+def test_the_longer_of_hold_and_hold_down_counts(hold: int, falls: int, known: bool, expected: int) -> None:
+    assert held(hold, falls, known) == expected
+
+
+def test_the_hold_counts_from_when_all_checks_pass_without_a_break() -> None:
+    """A check that falls on the way starts it anew, and one that was known from before is known no more."""
+    verdict = Verdict([Detector("there", LIMITS)], History(), hold=50 * MS)
+    verdict.step(0, "there", Good(0))
+    verdict.step(LIMITS.window, "there", Tick())
+    assert list(verdict.history.falls) == []  # it had no traffic to lose
+    for now in range(50 * MS, 100 * MS, 10 * MS):
+        assert verdict.step(now, "there", Good(now)) == []
+    assert len(verdict.step(100 * MS, "there", Good(100 * MS))) == 1
+    verdict.shorten_proof()
+    verdict.step(100 * MS + LIMITS.window, "there", Tick())
+    assert verdict.step(150 * MS, "there", Good(150 * MS)) == []
+
+
+def test_starting_over_asks_for_everything_again_and_keeps_the_falls_of_a_check() -> None:
+    verdict = Verdict([Detector("there", LIMITS, Cause.PROBE_FAILED)], History(), hold=50 * MS)
+    verdict.shorten_proof()
+    verdict.step(0, "there", Good(0))
+    verdict.step(LIMITS.window, "there", Tick())
+    verdict.shorten_proof()
+    assert len(verdict.step(50 * MS, "there", Good(50 * MS))) == 1
+    verdict.forget()
+    detector = verdict.detectors["there"]
+    assert (verdict.available, verdict.until, detector.falls, detector.cause) == (False, 0, 1, Cause.PROBE_FAILED)
+    assert detector.limits is LIMITS
+    for now in (60 * MS, 80 * MS, 109 * MS):
+        assert verdict.step(now, "there", Good(now)) == []  # the hold, too, starts anew
+    assert len(verdict.step(110 * MS, "there", Good(110 * MS))) == 1
+
+
+def test_a_veto_again_is_the_same_veto_with_its_newest_reason_and_time() -> None:
+    verdict = proved()
+    assert len(verdict.veto(10 * MS, "disk", "a read failed", Cause.GUEST_DISK, hold=10 * MS)) == 1
+    assert verdict.veto(15 * MS, "disk", "a write failed", Cause.GUEST_DISK, hold=10 * MS) == []
+    assert verdict.history.count == 2  # the check rose, the veto began
+    assert verdict.reason(16 * MS) == "a write failed"
+    assert good(verdict, 25 * MS - 1) == []
+    assert len(good(verdict, 25 * MS)) == 1  # exactly when its time is over
+    assert [flip.to for flip in verdict.history.flips] == ["passing", "failing", "passing"]
+    verdict.lift(26 * MS, "disk")  # it is not there any more
+    assert verdict.history.count == 3
+
+
+def test_a_veto_ends_the_hold_that_was_waited_for() -> None:
+    verdict = Verdict([Detector("there", LIMITS)], History(), hold=50 * MS)
+    for now in (0, 20 * MS, 40 * MS):
+        good(verdict, now)
+    assert verdict.veto(45 * MS, "x", "why", Cause.GUEST_PANICKED) == []
+    verdict.lift(46 * MS, "x")
+    assert list(verdict.history.falls) == []
+    assert [bool(good(verdict, now)) for now in (50 * MS, 70 * MS, 90 * MS, 99 * MS, 100 * MS)] == [False] * 4 + [True]
+
+
+def test_the_reason_for_a_person() -> None:
+    verdict = two()
+    assert verdict.reason(0) == "no evidence yet; no evidence yet"
+    verdict.step(0, "there", Good(0))
+    assert verdict.reason(0) == "no evidence yet"
+    verdict.step(0, "back", Good(0))
+    assert verdict.reason(0) == ""
+    verdict.veto(0, "x", "it panicked", Cause.GUEST_PANICKED)
+    assert verdict.reason(0) == "it panicked"
+    held_down = Verdict([Detector("there", LIMITS)], History(), hold=50 * MS)
+    good(held_down, 10 * MS)
+    assert held_down.reason(20 * MS) == "passing, held down for another 40.0 ms"
+    assert held_down.reason(90 * MS) == "passing, held down for another 0.0 ms"
+    held_down.history.falls.extend([0, 0])
+    assert held_down.reason(20 * MS) == "passing, held down for another 990.0 ms after 2 falls within a minute"
+
+
+def test_the_rows_that_are_shown() -> None:
+    verdict = Verdict([Detector("there", LIMITS)], History())
+    row = verdict.evidence(0)[0]
+    assert (row.state, row.last_good_ms, row.latency_ms, row.changed_ms) == ("unknown", None, None, None)
+    verdict.step(10 * MS, "there", Good(8 * MS, latency=1234567))
+    verdict.step(11 * MS, "there", Good(11 * MS - LIMITS.window))
+    shown = Check(
+        check="there", state="passing", why="", last_good_ms=5.0, latency_ms=1.235, changed_ms=3.0, falls=0, late=1
+    )
+    assert verdict.evidence(13 * MS) == [shown]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from appliance.config.schema import model
-from appliance.guest import lifecycle
-from appliance.guest.lifecycle import State
+from appliance.guest.guest import change_of
+from appliance.hop.lifecycle import HopState
 from appliance.system.namespace import Namespace
 from appliance.telemetry import syslog
 from appliance.telemetry.events import Event, Events
@@ -57,10 +57,10 @@ def event(text: str = "inline -> bypass", subject: Subject = SEGMENT, cause: str
         (Change.SEGMENT_BYPASSED, "operator", Severity.WARNING),
         (Change.SEGMENT_INLINE, "healthy", Severity.NOTICE),
         (Change.SEGMENT_OTHER, "rearming", Severity.INFO),
-        (lifecycle.change(State.FAILED), "crash_loop", Severity.ERROR),
-        (lifecycle.change(State.SUSPECT), "heartbeat_lost", Severity.WARNING),
-        (lifecycle.change(State.AVAILABLE), "healthy", Severity.NOTICE),
-        (lifecycle.change(State.STARTING), "starting", Severity.INFO),
+        (change_of(HopState.FAILED), "crash_loop", Severity.ERROR),
+        (change_of(HopState.SUSPECT), "heartbeat_lost", Severity.WARNING),
+        (change_of(HopState.AVAILABLE), "healthy", Severity.NOTICE),
+        (change_of(HopState.STARTING), "starting", Severity.INFO),
         (Change.SYSTEM_CRASHED, "panic", Severity.CRITICAL),
         (Change.SYSTEM_LOST_POWER, "power", Severity.ERROR),
         (Change.SYSTEM_STARTED, "orderly", Severity.NOTICE),

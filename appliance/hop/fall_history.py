@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The falls of a guest, kept over restarts of bypassd: a guest that flaps is held down all the same.
+"""The falls of a hop, kept over restarts of bypassd, so that a hop that flaps is held down all the same.
 
-One file in the guest's run folder, which is gone with a reboot, as are the times in it (CLOCK_MONOTONIC). It is written
-anew at each change of a check that led to a decision, and lives longer than one bypassd.
+One file in the hop's run folder, which a reboot empties, as it resets the clock of the times in it (CLOCK_MONOTONIC).
+It is written again at each change of a check that led to a decision, and outlives bypassd.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class _Kept(msgspec.Struct):
 
 
 @dataclass
-class KeptHistory(History):
-    """A history that a file holds. `folder`: the guest's run folder; it need not be there."""
+class PersistentHistory(History):
+    """A history in a file. `folder`: the hop's run folder, which need not exist."""
 
     folder: Path = field(kw_only=True)
     _saved: int = 0
 
     @classmethod
-    def load(cls, folder: Path, now: int) -> KeptHistory:
-        """What an earlier bypassd of this boot left; an empty one when there is nothing readable."""
+    def load(cls, folder: Path, now: int) -> PersistentHistory:
+        """What an earlier bypassd of this boot left; empty when there is nothing readable."""
         made = cls(folder=folder)
         try:
             kept = msgspec.json.decode((folder / FILE).read_bytes(), type=_Kept)
         except FileNotFoundError:
             return made
         except (OSError, msgspec.MsgspecError) as error:
-            log.warning("guest %s: its falls before this start of bypassd are not known: %s", folder.name, error)
+            log.warning("%s: the falls before this start of bypassd cannot be read: %s", folder / FILE, error)
             return made
         made.flips.extend(flip for flip in kept.flips if flip.at <= now)
         made.falls.extend(at for at in kept.falls if at <= now)
@@ -50,7 +50,7 @@ class KeptHistory(History):
         return made
 
     def save(self) -> None:
-        """Write it when a check changed since the last time; little, and to memory. Never raises."""
+        """Write it if a check has changed since the last time; little, and to memory. Never raises."""
         if self.count == self._saved:  # every fall is a flip as well
             return
         self._saved = self.count
@@ -60,4 +60,4 @@ class KeptHistory(History):
             fresh.write_bytes(msgspec.json.encode(_Kept([*self.flips], [*self.falls], self.count)))
             fresh.replace(self.folder / FILE)
         except (OSError, ValueError) as error:
-            log.warning("guest %s: its falls are not kept for a restart of bypassd: %s", self.folder.name, error)
+            log.warning("%s: the falls will not survive a restart of bypassd: %s", self.folder / FILE, error)

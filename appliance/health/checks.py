@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""All checks of one guest, decided: what is due when, and what each piece of evidence means for the verdict.
+
+Everything of the watch (watch.py) that needs no socket, timer or task. Times are passed in, in nanoseconds of
+CLOCK_MONOTONIC; the only I/O is that of the ports which the streams are given. Lives as long as the guest's process.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from appliance.api.schema.guests import Heartbeats
+from appliance.causes import Cause
+from appliance.config.schema import model
+from appliance.health import probe as probing
+from appliance.health.cpu_stall import CpuStall, Thread
+from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick
+from appliance.health.inband_streams import Evidence, Stream, TapPair, streams
+from appliance.health.latency_limit import percentile
+from appliance.health.qemu_events import lifted_by, veto_of
+from appliance.health.verdict import Decision, History, Verdict
+from appliance.telemetry.histogram import LATENCY, Histogram
+
+PROCESS_CHECK = "process"
+HEARTBEAT_CHECK = "heartbeat"
+CPU_CHECK = "processors"
+AGENT_VETO = "agent"
+PROCESS_LIMITS = Limits(interval=100_000_000, misses=3, rises=10)
+"""For a guest without any check: its process runs. That proves little, which `show guests` says."""
+
+_LATENCIES = 512
+
+
+class Checks:
+    """See the module. `folder` holds the capture files that probes name; GuestError when one cannot be read."""
+
+    def __init__(
+        self, guest: model.Guest, hop: int, pairs: Sequence[TapPair], nonce: int, *, history: History, folder: Path
+    ) -> None:
+        self.streams = streams(guest.probes, hop, pairs, nonce, folder)
+        self.latencies: deque[int] = deque(maxlen=_LATENCIES)
+        self.histogram = Histogram(LATENCY)  # of all heartbeats of this run, in seconds
+        detectors = [detector for stream in self.streams for detector in stream.detectors()]
+        self.asked: dict[str, model.Probe] = {}  # by check: the probes that ask a question
+        for probe in guest.probes:
+            if probe.kind in probing.ASKED:
+                name = probing.label(probe)
+                name = name if name not in self.asked else f"{name} ({len(self.asked) + 1})"
+                self.asked[name] = probe
+                detectors.append(Detector(name, _limits(probe), Cause.PROBE_FAILED))
+        cpu = next((probe for probe in guest.probes if probe.kind == "cpu"), None)
+        self._stall = CpuStall() if cpu is not None else None
+        if cpu is not None:
+            detectors.append(Detector(CPU_CHECK, _limits(cpu), Cause.CPU_STALLED))
+        if guest.heartbeat is not None:
+            beat = guest.heartbeat
+            detectors.append(Detector(HEARTBEAT_CHECK, Limits(beat.interval, beat.misses, rises=2)))
+        self.only_process = not detectors
+        if self.only_process:
+            detectors.append(Detector(PROCESS_CHECK, PROCESS_LIMITS))
+        self.verdict = Verdict(detectors, history, guest.hold)
+        # The process and its threads are looked at on a grid of their own.
+        self._look_interval = cpu.interval if cpu is not None else PROCESS_LIMITS.interval
+        self._look_due = 0
+
+    @property
+    def _looks(self) -> bool:
+        return self.only_process or self._stall is not None
+
+    def begin(self, now: int) -> None:
+        """Everything is due now."""
+        self._look_due = now
+        for stream in self.streams:
+            stream.due = now
+
+    def take(self, now: int, check: str, event: Event) -> list[Decision]:
+        """Evidence for one check."""
+        return self.verdict.step(now, check, event)
+
+    def frame(self, now: int, stream: Stream, frame: bytes) -> Iterator[Evidence]:
+        """The evidence in a frame that came out of the guest and belongs to this stream."""
+        for check, event in stream.take(now, frame):
+            if check == stream.check and isinstance(event, Good) and event.latency is not None:
+                self.latencies.append(event.latency)
+                self.histogram.add(event.latency / 1e9)
+            yield check, event
+
+    def heartbeat(self, now: int, status: str) -> list[Decision]:
+        """A heartbeat of the agent; it counts only where the configuration asks for heartbeats."""
+        if HEARTBEAT_CHECK not in self.verdict.detectors:
+            return []
+        return self.take(now, HEARTBEAT_CHECK, Good(now) if status == "ok" else Bad(f'the guest says "{status}"'))
+
+    def qemu_event(self, now: int, name: str, data: Mapping[str, object]) -> list[Decision]:
+        """A QMP event: some are vetoes, some lift one."""
+        if veto := lifted_by(name):
+            self.verdict.lift(now, veto)
+        if found := veto_of(name, data):
+            return self.verdict.veto(now, found.veto, found.why, found.cause, found.hold)
+        return []
+
+    def ask_bypass(self, now: int, on: bool, why: str = "") -> list[Decision]:
+        """The guest's agent asks to be bypassed, or no longer."""
+        if not on:
+            self.verdict.lift(now, AGENT_VETO)
+            return []
+        why = f"it asked to be bypassed{f': {why}' if why else ''}"
+        return self.verdict.veto(now, AGENT_VETO, why, Cause.GUEST_ASKED)
+
+    def reset(self) -> None:
+        """The guest started over: earlier evidence no longer counts."""
+        self.verdict.forget()
+        self.latencies.clear()
+        for stream in self.streams:
+            stream.forget()
+
+    def tick(
+        self, now: int, alive: Callable[[], bool], threads: Callable[[], Mapping[int, Thread]]
+    ) -> Iterator[Evidence]:
+        """Send the heartbeats that are due; what is noticed now, then one `Tick` a check.
+
+        `alive` says whether the process runs, `threads` how QEMU's threads are; each is asked when it is due.
+        """
+        for stream in self.streams:
+            yield from list(stream.send(now))
+        if self._looks and now >= self._look_due:
+            self._look_due += ((now - self._look_due) // self._look_interval + 1) * self._look_interval
+            if self.only_process and alive():
+                yield PROCESS_CHECK, Good(now)
+            if self._stall is not None:
+                event = self._stall.step(now, threads())
+                if event is not None:
+                    yield CPU_CHECK, event
+        for check in list(self.verdict.detectors):
+            yield check, Tick()
+
+    def next_due(self, now: int) -> int:
+        """When `tick` must come again: at the next heartbeat or look, and when the evidence ends.
+
+        Without a lease to end, it comes an interval of the process check later at most.
+        """
+        dues = [stream.due for stream in self.streams]
+        if self._looks:
+            dues.append(self._look_due)
+        until = self.verdict.until
+        dues.append(until if self.verdict.available and until > now else now + PROCESS_LIMITS.interval)
+        return min(dues)
+
+    def latency_ms(self, share: float) -> float | None:
+        """A percentile of the in-band heartbeats' time through the guest (ms); None before the first."""
+        value = percentile(self.latencies, share)
+        return None if value is None else round(value / 1e6, 3)
+
+    def heartbeats(self) -> list[Heartbeats]:
+        """Frames sent through the guest so far, as the API shows them."""
+        return [
+            Heartbeats(
+                lane=stream.check,
+                sent=stream.lane.sent,
+                received=stream.lane.received,
+                foreign=stream.lane.foreign,
+                refused=stream.entry.refused if stream.entry is not None else 0,
+            )
+            for stream in self.streams
+        ]
+
+
+def _limits(probe: model.Probe) -> Limits:
+    return Limits(probe.interval, probe.misses, probe.rises)

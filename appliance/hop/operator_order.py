@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What an operator last ordered of a hop ("stopped" or "draining"), kept for the next bypassd of this boot.
+
+One word in the file `order` of the hop's run folder, which is in memory: a reboot forgets the order. No file, or an
+empty one, means that the configuration decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+log = logging.getLogger(__name__)
+
+FILE = "order"
+
+Word = Literal["", "stopped", "draining"]
+
+
+class OperatorOrder:
+    """The order in one run folder. The folder need not exist."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
+
+    def read(self) -> str:
+        """The order; "" when there is none or it cannot be read."""
+        try:
+            return self._file.read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def write(self, word: Word) -> None:
+        """Keep the order; "" withdraws it. Never raises: the order holds for this bypassd either way."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(word)
+        except OSError as error:
+            log.warning("%s: the order will not survive a restart of bypassd: %s", self._file, error)

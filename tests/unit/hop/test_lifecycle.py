@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The life of a hop: every state with every event."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from appliance.hop.lifecycle import ALIVE, TABLE, HopEvent, HopState, allowed, move
+from appliance.transition import IllegalMoveError
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(HopState, HopEvent)))
+def test_every_state_with_every_event(state: HopState, event: HopEvent) -> None:
+    """A move is in the table, or is refused by an error that names both."""
+    assert allowed(state, event) is ((state, event) in TABLE)
+    if (state, event) in TABLE:
+        assert move(state, event) is TABLE[state, event]
+    else:
+        with pytest.raises(IllegalMoveError, match=f"{state.value}.*{event.value}"):
+            move(state, event)
+
+
+def test_only_proof_makes_a_hop_available() -> None:
+    """No other event leads into `available`, from no state."""
+    assert {event for (_, event), to in TABLE.items() if to is HopState.AVAILABLE} == {HopEvent.PROVED}
+
+
+def test_a_hop_that_ends_is_not_in_service() -> None:
+    for (state, event), to in TABLE.items():
+        if event is HopEvent.ENDED:
+            assert to in (HopState.STARTING, HopState.STOPPED), state
+
+
+def test_every_state_is_reached_and_can_be_stopped_or_started() -> None:
+    reached = {HopState.DEFINED}
+    while more := {to for (state, _), to in TABLE.items() if state in reached} - reached:
+        reached |= more
+    assert reached == set(HopState)
+    for state in HopState:
+        assert (state, HopEvent.START) in TABLE or (state, HopEvent.STOP) in TABLE
+
+
+def test_only_a_hop_that_is_up_can_be_drained_or_become_available() -> None:
+    """What is `ALIVE` has answered: `RUNNING` leads into it, and every end out of it."""
+    assert {state for state, event in TABLE if event in (HopEvent.DRAIN, HopEvent.PROVED)} <= ALIVE
+    assert {to for (_, event), to in TABLE.items() if event is HopEvent.RUNNING} == {HopState.PROVING}
+    for (state, event), to in TABLE.items():
+        if to in ALIVE:
+            assert state in ALIVE or event is HopEvent.RUNNING, (state, event)
+        if state in ALIVE:
+            assert to in ALIVE or event is HopEvent.ENDED, (state, event)
