@@ -12,11 +12,14 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from appliance import __version__
+import appliance
+from appliance.api.schema import methods
+from appliance.api.schema.methods import Answers
+from appliance.api.schema.state import Version
 from appliance.errors import (
     BypassError,
     ConfigError,
@@ -33,6 +36,7 @@ from appliance.transition import IllegalMoveError
 
 ROLES: Final = ("viewer", "operator", "admin")  # each may do what those before it may
 
+T = TypeVar("T")
 Params = dict[str, Any]
 Handler = Callable[[Params], Awaitable[object]]
 
@@ -126,11 +130,16 @@ class Param(NamedTuple):
 class Method:
     """One row of the registry."""
 
-    name: str
+    answers: Answers[Any]
     handler: Handler
     role: str
     doc: str
     params: dict[str, Param]
+
+    @property
+    def name(self) -> str:
+        """As clients call it."""
+        return self.answers.name
 
     def check(self, params: Params) -> None:
         """RpcError unless `params` are what this method takes."""
@@ -151,15 +160,23 @@ class Registry:
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
         doc = "every method: who may call it, its parameters, answer and errors; what the topics of events carry"
-        self.add("api.schema", self._schema, doc=doc)
+        self.add(methods.API_SCHEMA, self._schema, doc=doc)
 
     def add(
-        self, name: str, handler: Handler, role: str = "viewer", doc: str = "", params: dict[str, Param] | None = None
+        self,
+        answers: Answers[T],
+        handler: Callable[[Params], Awaitable[T]],
+        role: str = "viewer",
+        doc: str = "",
+        params: dict[str, Param] | None = None,
     ) -> None:
-        """Offer a method; one of the same name is replaced (a part that is started again registers again)."""
+        """Offer a method, which answers with the type that the schema publishes for it.
+
+        One of the same name is replaced: a part that is started again registers again.
+        """
         if role not in ROLES:
-            raise ValueError(f"{name}: no role {role!r}")
-        self._methods[name] = Method(name, handler, role, doc, params or {})
+            raise ValueError(f"{answers.name}: no role {role!r}")
+        self._methods[answers.name] = Method(answers, handler, role, doc, params or {})
 
     def names(self) -> list[str]:
         """All methods, sorted."""
@@ -176,12 +193,10 @@ class Registry:
         _caller.set(who)
         return await method.handler(params)
 
-    async def _schema(self, _: Params) -> object:
-        from appliance.api.schema import methods as table  # types that nobody else needs
-
-        # in a thread: it is the longest answer of all, and leases have to be renewed meanwhile
-        results, events, defined = await asyncio.to_thread(table.published)
-        methods = [
+    async def _schema(self, _: Params) -> dict[str, Any]:
+        # in a thread: it is the longest answer of all, and leases must be renewed meanwhile
+        results, events, defined = await asyncio.to_thread(methods.published)
+        offered = [
             {
                 "name": method.name,
                 "doc": method.doc,
@@ -193,16 +208,14 @@ class Registry:
                     "additionalProperties": False,
                 },
                 "result": results.get(method.name, {}),
-                "errors": [kind.__name__ for kind in table.METHODS[method.name].errors]
-                if method.name in results
-                else [],
+                "errors": [kind.__name__ for kind in method.answers.errors],
             }
             for _, method in sorted(self._methods.items())
         ]
         return {
             "jsonrpc": "2.0",
-            "version": __version__,
-            "methods": methods,
+            "version": appliance.__version__,
+            "methods": offered,
             "events": [{"topic": topic, "data": schema} for topic, schema in events.items()],
             "errors": [{"code": code, "kind": kind.__name__} for kind, (code, _) in ERRORS.items()]
             + [{"code": code, "doc": doc} for code, doc in PROTOCOL_ERRORS.items()],
@@ -211,20 +224,20 @@ class Registry:
 
 
 def add_version(registry: Registry) -> None:
-    """Offer version.show: the appliance, Python and the kernel that run."""
+    """Offer version.show: the running versions of the appliance, Python and the kernel."""
 
-    async def version(_: Params) -> object:
+    async def version(_: Params) -> Version:
         import platform
 
         system = os.uname()
-        return {
-            "version": __version__,
-            "kernel": f"{system.sysname} {system.release}",
-            "machine": system.machine,
-            "python": platform.python_version(),
-        }
+        return Version(
+            version=appliance.__version__,
+            kernel=f"{system.sysname} {system.release}",
+            machine=system.machine,
+            python=platform.python_version(),
+        )
 
-    registry.add("version.show", version, doc="versions of the appliance and of what it runs on")
+    registry.add(methods.VERSION_SHOW, version, doc="versions of the appliance and of what it runs on")
 
 
 def encode(message: object) -> bytes:
@@ -257,8 +270,9 @@ async def answer(registry: Registry, request: object, who: Caller) -> dict[str, 
         if not isinstance(params, dict):
             raise RpcError(INVALID_PARAMS, "params are given by name, as an object")
         result = await registry.call(name, params, who)
-        response: dict[str, object] = {"jsonrpc": "2.0", "id": request_id, "result": result}
-        encode(response)  # a result that is no JSON is this method's bug, not the connection's
+        # Encoded here, once: a result that is no JSON is a bug of this method and must not end the connection.
+        encoded = msgspec.Raw(msgspec.json.encode(result, enc_hook=str))
+        response: dict[str, object] = {"jsonrpc": "2.0", "id": request_id, "result": encoded}
     except RpcError as refusal:
         response = error(request_id, refusal.code, str(refusal), refusal.hint)
     except BypassError as problem:

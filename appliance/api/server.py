@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -41,6 +41,9 @@ from appliance.api.rpc import (
     encode,
     error,
 )
+from appliance.api.schema import methods
+from appliance.api.schema.methods import Topic
+from appliance.api.schema.state import Topics
 from appliance.errors import UnreachableError
 from appliance.part import PATIENCE_NS, Alive, wait_alive
 from appliance.transition import IllegalMoveError
@@ -63,6 +66,7 @@ _SO_PEERGROUPS: Final = 59
 _MAX_GROUPS: Final = 256  # Python's getsockopt hands out 1024 bytes at most
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 _connection: contextvars.ContextVar[_Connection] = contextvars.ContextVar("connection")
 
 
@@ -249,8 +253,9 @@ class ControlServer:
     name = "control"
     patience = PATIENCE_NS
 
-    def __init__(self, path: Path, registry: Registry, topics: Iterable[str] = ("transition", "config")) -> None:
-        self._path, self._registry, self._topics = path, registry, tuple(topics)
+    def __init__(self, path: Path, registry: Registry) -> None:
+        self._path, self._registry = path, registry
+        self._topics = tuple(topic.name for topic in methods.TOPICS)
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[asyncio.Task[None], _Connection | None] = {}
         self._buckets: dict[int, TokenBucket] = {}  # by user
@@ -258,7 +263,7 @@ class ControlServer:
         self._met_bug = asyncio.Event()
         wanted = Param("array", "which events; all when left out", required=False)
         doc = f"send events as notifications; topics: {', '.join(self._topics)}"
-        registry.add("events.subscribe", self._subscribe, doc=doc, params={"topics": wanted})
+        registry.add(methods.EVENTS_SUBSCRIBE, self._subscribe, doc=doc, params={"topics": wanted})
 
     @property
     def clients(self) -> int:
@@ -314,26 +319,26 @@ class ControlServer:
             await asyncio.gather(*ended, return_exceptions=True)
         self._path.unlink(missing_ok=True)
 
-    def publish(self, topic: str, data: object) -> None:
-        """Send an event to who subscribed to it. Never waits, never raises."""
-        listening = [link for link in self._connections.values() if link is not None and topic in link.topics]
+    def publish(self, topic: Topic[T], data: T) -> None:
+        """Send an event to the clients that subscribed to its topic. Never waits, never raises."""
+        listening = [link for link in self._connections.values() if link is not None and topic.name in link.topics]
         if not listening:
             return
         try:
-            line = encode({"jsonrpc": "2.0", "method": "event", "params": {"topic": topic, "data": data}})
+            line = encode({"jsonrpc": "2.0", "method": "event", "params": {"topic": topic.name, "data": data}})
         except Exception:
-            log.exception("event %s cannot be encoded", topic)
+            log.exception("event %s cannot be encoded", topic.name)
             return
         for link in listening:
             link.push(line)
 
-    async def _subscribe(self, params: Params) -> object:
+    async def _subscribe(self, params: Params) -> Topics:
         topics: Sequence[str] = params.get("topics") or self._topics
         for topic in topics:
             if topic not in self._topics:
                 raise RpcError(INVALID_PARAMS, f'no topic "{topic[:60]}"; there are: {", ".join(self._topics)}')
         _connection.get().topics.update(topics)
-        return {"topics": list(topics)}
+        return Topics(list(topics))
 
     def _bucket(self, who: Caller) -> TokenBucket:
         """How much this client may ask.

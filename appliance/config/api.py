@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from appliance.api.rpc import Param, Params, Registry, caller
+from appliance.api.schema import configuration, methods
 from appliance.config.check import load
 from appliance.config.commit.diff import changes
 from appliance.config.commit.engine import Engine, Report
 from appliance.config.edit import completion, document, key_path, set_lines
 from appliance.config.edit.candidate import Candidate
 from appliance.config.edit.editing import WORDS, Editing
-from appliance.config.edit.session import Row, Session, as_rows, texts
+from appliance.config.edit.session import Session, changed, problems, texts
 from appliance.config.own_password import OwnPassword
 from appliance.config.schema import limits, secrets, shape
 from appliance.counted import counted
@@ -52,18 +53,18 @@ class Api:
         comment = Param("string", "why", required=False)
         add = registry.add
         shown = {"words": WORDS._replace(required=False), "of": _WHICH, "format": form, "secrets": hashes}
-        add("config.show", self.show, doc="a configuration, or what `words` name of it", params=shown)
-        add("config.compare", self.compare, doc="two configurations", params={"old": _WHICH, "new": _WHICH})
+        add(methods.CONFIG_SHOW, self.show, doc="a configuration, or what `words` name of it", params=shown)
+        add(methods.CONFIG_COMPARE, self.compare, doc="two configurations", params={"old": _WHICH, "new": _WHICH})
         doc = "what is wrong with a text or the candidate, and what it means for traffic"
-        add("config.check", self.check, doc=doc, params={"text": text, "source": source})
+        add(methods.CONFIG_CHECK, self.check, doc=doc, params={"text": text, "source": source})
         doc = "make the candidate the running configuration, proven or not at all"
-        add("config.commit", self.commit, "admin", doc, {"comment": comment, "confirmed_s": seconds})
-        add("config.confirm", self.confirm, "admin", "keep what was committed for some seconds")
-        add("config.revert", self.revert, "admin", "take back what was committed for some seconds")
-        add("config.history", self.history, doc="who committed what, when and why")
-        add("config.status", self.status, doc="who edits, what is pending")
-        add("config.complete", self.complete, doc="what may come next", params={"words": WORDS, "action": verb})
-        add("config.fields", self.fields, doc="every key: type, range, default, meaning, effect")
+        add(methods.CONFIG_COMMIT, self.commit, "admin", doc, {"comment": comment, "confirmed_s": seconds})
+        add(methods.CONFIG_CONFIRM, self.confirm, "admin", "keep what was committed for some seconds")
+        add(methods.CONFIG_REVERT, self.revert, "admin", "take back what was committed for some seconds")
+        add(methods.CONFIG_HISTORY, self.history, doc="who committed what, when and why")
+        add(methods.CONFIG_STATUS, self.status, doc="who edits, what is pending")
+        add(methods.CONFIG_COMPLETE, self.complete, doc="what may come next", params={"words": WORDS, "action": verb})
+        add(methods.CONFIG_FIELDS, self.fields, doc="every key: type, range, default, meaning, effect")
 
     async def stop(self) -> None:
         """bypassd ends: what is not written yet is written."""
@@ -71,7 +72,7 @@ class Api:
 
     # -- looking
 
-    async def show(self, params: Params) -> Row:
+    async def show(self, params: Params) -> configuration.Shown:
         """config.show"""
         open_ = bool(params.get("secrets"))
         if open_ and caller().role != "admin":
@@ -81,39 +82,39 @@ class Api:
         form = params.get("format", "toml")
         wanted: list[str] = params.get("words") or []
 
-        def work() -> Row:
+        def work() -> configuration.Shown:
             if not wanted and form == "toml":
-                return {"text": text if open_ else secrets.redact(text), "of": name}
+                return configuration.Shown(text=text if open_ else secrets.redact(text), of=name)
             data = load.read_toml(text, name)
             if wanted:
                 data = _part(data, wanted)
             if not open_:
                 data = secrets.hide(data)
             if form == "json":
-                return {"data": data, "of": name}
+                return configuration.Shown(data=data, of=name)
             lines = "\n".join(set_lines.set_lines(data)) + "\n" if form == "set" else document.canonical(data)
-            return {"text": lines, "of": name}
+            return configuration.Shown(text=lines, of=name)
 
         return await self._session.work(work)
 
-    async def compare(self, params: Params) -> Row:
+    async def compare(self, params: Params) -> configuration.Compared:
         """config.compare"""
         old, new = params.get("old") or "running", params.get("new") or "candidate"
         before, after = await self._session.text(old), await self._session.text(new)
 
-        def work() -> Row:
+        def work() -> configuration.Compared:
             lines = difflib.unified_diff(
                 secrets.redact(before).splitlines(), secrets.redact(after).splitlines(), old, new, lineterm=""
             )
             text = "\n".join(lines)
             first, _ = load.parse(before, old, filters=False)
             second, errors = load.parse(after, new, filters=False)
-            found = [] if second is None else [each._asdict() for each in changes(first, second)]
-            return {"text": text, "changes": secrets.hide(found), "errors": as_rows(errors)}
+            found = [] if second is None else changes(first, second)
+            return configuration.Compared(text=text, changes=changed(found), errors=problems(errors))
 
         return await asyncio.to_thread(work)
 
-    async def check(self, params: Params) -> Row:
+    async def check(self, params: Params) -> configuration.Checked:
         """config.check: deep for the candidate; a viewer's text is only read."""
         if "text" in params:
             check = await self._session.check(params["text"], str(params.get("source", "")))
@@ -122,40 +123,40 @@ class Api:
             check = await self._session.engine.check(text, "candidate", deep=caller().role == "admin")
         good = check.config is not None
         message = "good; nothing was changed" if good else f"not good: {counted(len(check.errors), 'error')}"
-        return {
-            "good": good,
-            "message": message,
-            "errors": as_rows(check.errors),
-            "lint": [each._asdict() for each in check.lint],
-            "changes": secrets.hide([each._asdict() for each in check.changes]),
-        }
+        return configuration.Checked(
+            good=good,
+            message=message,
+            errors=problems(check.errors),
+            lint=[configuration.Finding(*each) for each in check.lint],
+            changes=changed(check.changes),
+        )
 
-    async def history(self, _: Params) -> list[Row]:
+    async def history(self, _: Params) -> list[configuration.Commit]:
         """config.history"""
         entries = await asyncio.to_thread(self._session.engine.store.history)
         return [
-            {"n": n, "number": e.number, "when": e.when, "user": e.user, "comment": e.comment, "how": e.how}
+            configuration.Commit(n=n, number=e.number, when=e.when, user=e.user, comment=e.comment, how=e.how)
             for n, e in enumerate(entries)
         ]
 
-    async def status(self, _: Params) -> Row:
+    async def status(self, _: Params) -> configuration.State:
         """config.status"""
         holder, who = self._session.candidate.holder, caller()
         found = await self._session.changes()
-        return {
-            "held_by": holder._asdict() if holder else None,
-            "mine": holder is not None and holder.pid == who.pid,
-            "changes": len(found),
-            "author": self._session.candidate.author,
-            "number": await asyncio.to_thread(lambda: self._session.engine.store.newest),
-            "confirm": self._session.pending(),
-            "startup": await asyncio.to_thread(self._startup),
-        }
+        return configuration.State(
+            held_by=configuration.Holder(*holder) if holder else None,
+            mine=holder is not None and holder.pid == who.pid,
+            changes=len(found),
+            author=self._session.candidate.author,
+            number=await asyncio.to_thread(lambda: self._session.engine.store.newest),
+            confirm=self._session.pending(),
+            startup=await asyncio.to_thread(self._startup),
+        )
 
-    async def complete(self, params: Params) -> Row:
+    async def complete(self, params: Params) -> configuration.Completed:
         """config.complete"""
 
-        def work() -> Row:
+        def work() -> configuration.Completed:
             mine = self._session.candidate.holder is not None or self._session.candidate.author
             data = self._session.candidate.document.data if mine else load.read_toml(self._session.engine.text)
             found, whole = completion.complete(params["words"], params["action"], data, list(self._ports()))
@@ -163,20 +164,20 @@ class Api:
                 path = texts(key_path.walk(params["words"], data, adding=params["action"] == "set").path)
             except ConfigError:
                 path = []
-            return {"words": [each._asdict() for each in found], "complete": whole, "path": path}
+            return configuration.Completed([configuration.Next(*each) for each in found], whole, path)
 
         try:
             return await self._session.work(work)
         except ConfigError:
-            return {"words": [], "complete": False, "path": []}  # nothing valid to complete from
+            return configuration.Completed([], False, [])  # nothing valid to complete from
 
-    async def fields(self, _: Params) -> list[dict[str, str]]:
+    async def fields(self, _: Params) -> list[configuration.Field]:
         """config.fields"""
         return shape.describe()
 
     # -- commits
 
-    async def commit(self, params: Params) -> Row:
+    async def commit(self, params: Params) -> configuration.Committed:
         """config.commit"""
         who, engine = caller(), self._session.engine
         self._session.candidate.require(who)
@@ -191,25 +192,25 @@ class Api:
             self._session.discard()  # nothing was changed meanwhile: it follows the running one again
         return self._report(report)
 
-    async def confirm(self, _: Params) -> Row:
+    async def confirm(self, _: Params) -> configuration.Committed:
         """config.confirm"""
         return self._report(await self._session.engine.confirm(caller().user))
 
-    async def revert(self, _: Params) -> Row:
+    async def revert(self, _: Params) -> configuration.Committed:
         """config.revert"""
         return self._report(await self._session.engine.revert(caller().user, f"{caller().user} took it back"))
 
     # -- inside
 
-    def _report(self, report: Report) -> Row:
-        return {
-            "message": report.message,
-            "number": report.number,
-            "changes": secrets.hide([each._asdict() for each in report.changes]),
-            "lint": [each._asdict() for each in report.lint],
-            "took_ms": report.took_ms,
-            "confirm": self._session.pending(),
-        }
+    def _report(self, report: Report) -> configuration.Committed:
+        return configuration.Committed(
+            message=report.message,
+            number=report.number,
+            changes=changed(report.changes),
+            lint=[configuration.Finding(*each) for each in report.lint],
+            took_ms=report.took_ms,
+            confirm=self._session.pending(),
+        )
 
     def _default(self, name: object) -> str:
         if name:

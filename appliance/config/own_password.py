@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Final
 
 from appliance.api.rpc import Param, Params, Registry, caller
+from appliance.api.schema import methods
+from appliance.api.schema.access import NewPassword
 from appliance.config.check.verify_access import is_crypt
 from appliance.config.edit import key_path
 from appliance.config.edit.document import Document
-from appliance.config.edit.session import Row, Session
+from appliance.config.edit.session import Session
 from appliance.errors import ConfigError, RefusedError
 from appliance.system import password
 
@@ -34,9 +36,9 @@ class OwnPassword:
         present = Param("string", "the present password")
         new = Param("string", "the hash of the new password, as crypt(5) has it")
         doc = "change the password of who calls; a commit"
-        registry.add("user.password", self.change, doc=doc, params={"present": present, "password": new})
+        registry.add(methods.USER_PASSWORD, self.change, doc=doc, params={"present": present, "password": new})
 
-    async def change(self, params: Params) -> Row:
+    async def change(self, params: Params) -> NewPassword:
         """user.password"""
         who, engine, candidate = caller(), self._session.engine, self._session.candidate
         users = engine.running.user if engine.running is not None else ()
@@ -65,7 +67,7 @@ class OwnPassword:
             self._session.discard()
         finally:
             candidate.release(who)
-        return {"message": report.message, "number": report.number}
+        return NewPassword(message=report.message, number=report.number)
 
 
 def _with(text: str, name: str, made: str) -> str:

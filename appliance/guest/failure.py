@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.api.rpc import Param, Params, Registry
 from appliance.api.schema import guests as answer
+from appliance.api.schema import methods
 from appliance.api.schema.base import Done
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
@@ -160,8 +161,9 @@ class Aftermath:
             self._ledger.record(change, flow.name, *states, Cause.OPERATOR, detail=f"{flow.flow} is released")
             return Done(f"{flow.flow} goes to {', '.join(flow.guests)} again")
 
-        registry.add("incidents.show", rows, doc="Guests that died or failed: when, why, what is kept.")
-        registry.add("incident.show", show, doc="One incident with the guest's last words.", params=which)
-        registry.add("incident.export", export, "operator", "The last frames a guest was handed, as pcapng.", which)
-        registry.add("quarantine.show", quarantined, doc="Flows led around a guest that they killed, and why.")
-        registry.add("quarantine.release", release, "operator", "Let a flow go to its guest again.", name)
+        add = registry.add
+        add(methods.INCIDENTS_SHOW, rows, doc="Guests that died or failed: when, why, what is kept.")
+        add(methods.INCIDENT_SHOW, show, doc="One incident with the guest's last words.", params=which)
+        add(methods.INCIDENT_EXPORT, export, "operator", "The last frames a guest was handed, as pcapng.", which)
+        add(methods.QUARANTINE_SHOW, quarantined, doc="Flows led around a guest that they killed, and why.")
+        add(methods.QUARANTINE_RELEASE, release, "operator", "Let a flow go to its guest again.", name)

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from appliance.api.rpc import Param, Params, Registry
 from appliance.api.schema import guests as answer
+from appliance.api.schema import methods
 from appliance.api.schema.base import Done
 from appliance.api.server import take_over
 from appliance.causes import Cause
@@ -405,17 +406,18 @@ class GuestManager:
             return answer.Log(file=str(guest.console.log_file), lines=lines)
 
         count = {"lines": Param("integer", "how many of the last; 40 when left out", required=False)}
-        registry.add("guest.log", log_, doc="What a guest printed on its serial line.", params={**name, **count})
-        registry.add("guest.console", console, "operator", "The connection becomes the guest's serial line.", name)
-        registry.add("guests.show", show_all, doc="Every guest: state, cause, lease, process.")
-        registry.add("guest.show", show, doc="One guest with the evidence of its checks.", params=name)
-        registry.add("guest.start", start, "operator", "Start a guest, or take it back into service.", name)
-        registry.add("guest.stop", stop, "operator", "Take the traffic from a guest, then power it down.", name)
-        registry.add("guest.pause", pause, "operator", "Take the traffic from a guest and stop its processors.", name)
-        registry.add("guest.resume", resume, "operator", "Let a paused guest go on; it must prove itself again.", name)
-        registry.add("guest.drain", drain, "operator", "Give a guest no new flows.", name)
-        registry.add(
-            "guest.command",
+        add = registry.add
+        add(methods.GUEST_LOG, log_, doc="What a guest printed on its serial line.", params={**name, **count})
+        add(methods.GUEST_CONSOLE, console, "operator", "The connection becomes the guest's serial line.", name)
+        add(methods.GUESTS_SHOW, show_all, doc="Every guest: state, cause, lease, process.")
+        add(methods.GUEST_SHOW, show, doc="One guest with the evidence of its checks.", params=name)
+        add(methods.GUEST_START, start, "operator", "Start a guest, or take it back into service.", name)
+        add(methods.GUEST_STOP, stop, "operator", "Take the traffic from a guest, then power it down.", name)
+        add(methods.GUEST_PAUSE, pause, "operator", "Take the traffic from a guest and stop its processors.", name)
+        add(methods.GUEST_RESUME, resume, "operator", "Let a paused guest go on; it must prove itself again.", name)
+        add(methods.GUEST_DRAIN, drain, "operator", "Give a guest no new flows.", name)
+        add(
+            methods.GUEST_COMMAND,
             command,
             "operator",
             "Send a command to the guest's agent (demo guest: hang, freeze, drop, slow, resume, exit).",

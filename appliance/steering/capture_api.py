@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from appliance.api.schema import state
+from appliance.api.schema import methods, state
 from appliance.api.server import Param, Params, Registry, caller, lend
 from appliance.errors import NotFoundError, UnreachableError
 
@@ -45,9 +45,11 @@ class Captures:
             "bytes": Param("integer", "of each frame; as many as can be when left out", required=False),
         }
         doc = "copy frames into a ring whose descriptor comes with the answer (SCM_RIGHTS), until the connection ends"
-        registry.add("capture.start", self.start, role="operator", doc=doc, params=params)
+        registry.add(methods.CAPTURE_START, self.start, role="operator", doc=doc, params=params)
         sink = {"capture": Param("integer", "its number, from capture.start")}
-        registry.add("capture.counts", self.counts, doc="frames copied, and lost as the ring was full", params=sink)
+        registry.add(
+            methods.CAPTURE_COUNTS, self.counts, doc="frames copied, and lost as the ring was full", params=sink
+        )
 
     async def start(self, params: Params) -> state.Capture:
         """capture.start"""

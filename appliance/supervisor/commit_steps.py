@@ -152,7 +152,7 @@ class CommitSteps:
             lost = sum(port.frames[outcome] for port in ports for outcome in _LOST)
             segments[name] = traffic_check.Segment(
                 inline=unit.machine.relay == "inline",
-                faults={str(cause): text for cause, text in {**unit.faults, **system.faults(name)}.items()},
+                faults={**unit.faults, **system.faults(name)},
                 came=came,
                 went=came - lost,
                 lost=lost,

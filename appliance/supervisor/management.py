@@ -10,7 +10,7 @@ import os
 import socket
 
 from appliance.api.rpc import Param, Params
-from appliance.api.schema import state
+from appliance.api.schema import methods, state
 from appliance.api.schema.access import Management, Session
 from appliance.api.schema.base import Done
 from appliance.management.manager import Access
@@ -26,7 +26,7 @@ WORDS = tuple(severity.word for severity in Severity)
 
 def compose(system: System) -> Access:
     """The part, wired to the events and the control socket."""
-    system.events.listen(lambda event: system.control.publish("event", event.answer()))
+    system.events.listen(lambda event: system.control.publish(methods.EVENT, event.answer()))
     space = system.lan.space
     access = Access(
         system.config,
@@ -40,7 +40,9 @@ def compose(system: System) -> Access:
     )
     _register(system, access)
     support = Support(system.paths.run / "support", system.paths.root, system.registry, access.memory.secrets)
-    system.registry.add("support.bundle", support.bundle, "operator", "collect everything that explains the state")
+    system.registry.add(
+        methods.SUPPORT_BUNDLE, support.bundle, "operator", "collect everything that explains the state"
+    )
     return access
 
 
@@ -62,8 +64,8 @@ def _register(system: System, access: Access) -> None:
     add = system.registry.add
     count = Param("integer", "how many, the newest; 0: all in memory", required=False)
     least = Param("string", "this and what is worse", required=False, choices=WORDS)
-    add("events.show", events, doc="events with cause and severity", params={"count": count, "severity": least})
-    add("management.show", management, doc="management port, SSH, users, metrics, syslog")
-    add("sessions.show", sessions, doc="who is logged in over SSH")
+    add(methods.EVENTS_SHOW, events, doc="events with cause and severity", params={"count": count, "severity": least})
+    add(methods.MANAGEMENT_SHOW, management, doc="management port, SSH, users, metrics, syslog")
+    add(methods.SESSIONS_SHOW, sessions, doc="who is logged in over SSH")
     address = {"address": Param("string", "an address that is shut out")}
-    add("management.unblock", unblock, "admin", "let an address in again after failed logins", address)
+    add(methods.MANAGEMENT_UNBLOCK, unblock, "admin", "let an address in again after failed logins", address)

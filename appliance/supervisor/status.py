@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import appliance
-from appliance.api.schema import state
+from appliance.api.schema import methods, state
 from appliance.api.schema.guests import Guest
 from appliance.api.server import Param, Params, Registry, caller
 from appliance.causes import DESCRIPTION, Cause
@@ -46,14 +46,15 @@ class Show:
         mode = Param("string", "auto: inline while nothing speaks against it", choices=("bypass", "auto", "disconnect"))
         count = Param("integer", "how many, the newest; 0: all in memory", required=False)
         one = Param("string", "one record, with its whole text", required=False)
-        registry.add("status.show", self.status, doc="state of the appliance on one page")
-        registry.add("segments.show", self.segments, doc="segments with relay, cause, ports and links")
-        registry.add("rules.show", self.rules, doc="rules in order, with frames, and how their filters were compiled")
-        registry.add("counters.show", self.counters, doc="counters of ports, hops and rules")
-        registry.add("transitions.show", self.transitions, doc="changes of state with causes", params={"count": count})
-        registry.add("crash-log.show", self.crash_log, doc="records of kernel crashes", params={"name": one})
+        add = registry.add
+        add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
+        add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
+        add(methods.RULES_SHOW, self.rules, doc="rules in order, with frames, and how their filters were compiled")
+        add(methods.COUNTERS_SHOW, self.counters, doc="counters of ports, hops and rules")
+        add(methods.TRANSITIONS_SHOW, self.transitions, doc="changes of state with causes", params={"count": count})
+        add(methods.CRASH_LOG_SHOW, self.crash_log, doc="records of kernel crashes", params={"name": one})
         params = {"name": name, "mode": mode}
-        registry.add("segment.set", self.segment_set, role="operator", doc="ask for bypass, or end that", params=params)
+        add(methods.SEGMENT_SET, self.segment_set, role="operator", doc="ask for bypass, or end that", params=params)
 
     async def status(self, _: Params) -> state.Status:
         """status.show"""

@@ -16,6 +16,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from appliance.api.schema import methods
+from appliance.api.schema.methods import ConfigEvent
 from appliance.api.server import add_version
 from appliance.causes import Cause
 from appliance.config.api import Api
@@ -106,7 +108,7 @@ class Supervisor:
         self._register()
         system.paths.run.mkdir(parents=True, exist_ok=True)
         system.transitions.load()
-        system.transitions.listen(lambda entry, _: system.control.publish("transition", entry.answer()))
+        system.transitions.listen(lambda entry, _: system.control.publish(methods.TRANSITION, entry.answer()))
         system.transitions.listen(system.events.transition)
         self._collect_crash_log()
         try:
@@ -178,7 +180,7 @@ class Supervisor:
 
     def _tell(self, event: str, user: str, text: str) -> None:
         """What happens to the configuration: to those who listen, and what counts to the ledger too."""
-        self.system.control.publish("config", {"event": event, "user": user, "text": text})
+        self.system.control.publish(methods.CONFIG, ConfigEvent(event, user, text))
         if event in ("committed", "pending", "confirmed", "reverted"):
             detail = f"{text} (by {user})"
             self.system.transitions.record(Change.CONFIGURATION_CHANGED, "", "", event, Cause.CONFIGURED, detail=detail)

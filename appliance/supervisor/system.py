@@ -119,5 +119,5 @@ def build(
         steering=steering,
         segments=segments,
         lan=lan_of(paths),
-        control=ControlServer(paths.control_socket, registry, ("transition", "event", "config")),
+        control=ControlServer(paths.control_socket, registry),
     )

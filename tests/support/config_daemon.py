@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+from appliance.api.schema import methods
 from appliance.config.api import Api
 from appliance.config.check import load
 from appliance.config.commit.engine import Engine, Step
@@ -71,7 +72,7 @@ class ConfigDaemon(FakeDaemon):
             """Nothing is left to do."""
 
         def tell(event: str, user: str, text: str) -> None:
-            self._server.publish("config", {"event": event, "user": user, "text": text})
+            self._server.publish(methods.CONFIG, methods.ConfigEvent(event, user, text))
 
         self.engine = Engine(
             store,

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from appliance.api.schema.methods import Answers
 from appliance.api.server import ControlServer, Param, Registry, add_version, take_over
 from appliance.errors import NotFoundError, RefusedError
 
@@ -31,7 +32,7 @@ class FakeDaemon:
         self.draining = threading.Event()
         self.registry = Registry()
         self._loop = asyncio.new_event_loop()
-        self._server = ControlServer(path, self.registry, ("transition", "event", "config"))
+        self._server = ControlServer(path, self.registry)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._fill()
 
@@ -113,16 +114,25 @@ class FakeDaemon:
 
         name = {"name": Param()}
         add = self.registry.add
-        add("status.show", status)
-        add("segments.show", segments)
-        add("guests.show", guests)
-        add("transitions.show", transitions, params={"count": Param("integer", required=False)})
-        add("segment.set", segment_set, role="operator", params={**name, "mode": Param(choices=("auto", "bypass"))})
-        add("guest.start", refuse, role="operator", params=name)
-        add("guest.stop", bug, role="operator", params=name)
-        add("guest.drain", slow, role="operator", params=name)
-        add("guest.console", console, role="operator", params=name)
-        add("guest.command", command, params={**name, "word": Param(), "value": Param("integer", required=False)})
+        add(Answers("status.show", object), status)
+        add(Answers("segments.show", object), segments)
+        add(Answers("guests.show", object), guests)
+        add(Answers("transitions.show", object), transitions, params={"count": Param("integer", required=False)})
+        add(
+            Answers("segment.set", object),
+            segment_set,
+            role="operator",
+            params={**name, "mode": Param(choices=("auto", "bypass"))},
+        )
+        add(Answers("guest.start", object), refuse, role="operator", params=name)
+        add(Answers("guest.stop", object), bug, role="operator", params=name)
+        add(Answers("guest.drain", object), slow, role="operator", params=name)
+        add(Answers("guest.console", object), console, role="operator", params=name)
+        add(
+            Answers("guest.command", object),
+            command,
+            params={**name, "word": Param(), "value": Param("integer", required=False)},
+        )
         add_version(self.registry)
 
 

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from appliance.api.schema.methods import Answers
 from appliance.api.server import Param
 from tests.support.fake_daemon import FakeDaemon
 
@@ -21,9 +22,11 @@ class MonitorDaemon(FakeDaemon):
         super().__init__(path, relay)
         self.looks = 0
         name = {"name": Param()}
-        self.registry.add("counters.show", self._counters)
-        self.registry.add("guest.show", self._guest, params=name)
-        self.registry.add("events.show", self._events, params={"count": Param("integer", required=False)})
+        self.registry.add(Answers("counters.show", object), self._counters)
+        self.registry.add(Answers("guest.show", object), self._guest, params=name)
+        self.registry.add(
+            Answers("events.show", object), self._events, params={"count": Param("integer", required=False)}
+        )
 
     async def _counters(self, _: dict[str, Any]) -> object:
         self.looks += 1

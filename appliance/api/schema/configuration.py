@@ -55,12 +55,12 @@ class Holder(Answer):
     last: float
 
 
-class Shown(Answer):
+class Shown(Answer, kw_only=True):
     """A configuration: `text`, or `data` when it was asked for as JSON."""
 
-    of: str
     text: str | UnsetType = UNSET
     data: dict[str, Any] | UnsetType = UNSET
+    of: str
 
 
 class Compared(Answer):

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which method answers with what, what it may be refused for, and what comes of the topics of events.subscribe.
+"""Every method of the control socket with the type of its answer and its errors, and every topic of events.
 
-Every method may be refused by the protocol itself (rpc.py: wrong parameters, the role); those errors are not repeated.
+Any method may also be refused by the protocol itself (rpc.py: wrong parameters, the role); those errors are not
+repeated here. A handler is registered under one of these constants.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -24,13 +25,36 @@ from appliance.errors import (
 )
 
 Errors = tuple[type[BypassError], ...]
+T = TypeVar("T")
 
 
-class Answers(NamedTuple):
-    """`result`: the type of a good answer."""
+class Answers(Generic[T]):
+    """What one method answers: the type of a good answer, and the errors that it may be refused with.
 
-    result: Any
-    errors: Errors = ()
+    A handler is registered together with this object (`Registry.add`), so that mypy proves that it returns the type.
+    """
+
+    __slots__ = ("errors", "name", "result")
+
+    def __init__(self, name: str, result: type[T], errors: Errors = ()) -> None:
+        self.name, self.result, self.errors = name, result, errors
+
+
+METHODS: dict[str, Answers[Any]] = {}
+
+
+def _method(name: str, result: type[T], errors: Errors = ()) -> Answers[T]:
+    METHODS[name] = found = Answers(name, result, errors)
+    return found
+
+
+class Topic(Generic[T]):
+    """What the events of one topic of events.subscribe carry, and when they are sent."""
+
+    __slots__ = ("doc", "kind", "name")
+
+    def __init__(self, name: str, kind: type[T], doc: str) -> None:
+        self.name, self.kind, self.doc = name, kind, doc
 
 
 class ConfigEvent(Answer):
@@ -46,82 +70,81 @@ _EDIT: Errors = (ConfigError, RefusedError)
 _COMMIT: Errors = (ConfigError, FilterError, GuestError, DatapathError, RefusedError)
 _GUEST: Errors = (NotFoundError, RefusedError)
 
-METHODS: dict[str, Answers] = {
-    "api.schema": Answers(dict[str, Any]),
-    "capture.counts": Answers(state.CaptureCounts, (NotFoundError,)),
-    "capture.start": Answers(state.Capture, (NotFoundError, FilterError, RefusedError, UnreachableError)),
-    "config.check": Answers(configuration.Checked, (ConfigError,)),
-    "config.commit": Answers(configuration.Committed, _COMMIT),
-    "config.compare": Answers(configuration.Compared, (NotFoundError,)),
-    "config.complete": Answers(configuration.Completed),
-    "config.confirm": Answers(configuration.Committed, _HOLD),
-    "config.delete": Answers(configuration.Deleted, _EDIT),
-    "config.edit": Answers(configuration.Edited, _HOLD),
-    "config.end": Answers(configuration.Changes, _HOLD),
-    "config.fields": Answers(list[configuration.Field]),
-    "config.history": Answers(list[configuration.Commit]),
-    "config.load": Answers(configuration.Loaded, _EDIT),
-    "config.move": Answers(configuration.Moved, _EDIT),
-    "config.revert": Answers(configuration.Committed, _COMMIT),
-    "config.rollback": Answers(configuration.Changes, (NotFoundError, RefusedError)),
-    "config.set": Answers(configuration.Set, _EDIT),
-    "config.show": Answers(configuration.Shown, (ConfigError, NotFoundError, RefusedError)),
-    "config.status": Answers(configuration.State),
-    "counters.show": Answers(state.Counters, (UnreachableError,)),
-    "crash-log.show": Answers(list[state.CrashRecord]),
-    "events.show": Answers(list[state.Event]),
-    "events.subscribe": Answers(state.Topics),
-    "frames.explain": Answers(list[state.Explained], (ConfigError, DatapathError, RefusedError, UnreachableError)),
-    "guest.command": Answers(Done, (NotFoundError, GuestError, UnreachableError)),
-    "guest.console": Answers(guests.Console, _GUEST),
-    "guest.drain": Answers(Done, _GUEST),
-    "guest.log": Answers(guests.Log, (NotFoundError,)),
-    "guest.pause": Answers(Done, (*_GUEST, UnreachableError)),
-    "guest.resume": Answers(Done, (*_GUEST, UnreachableError)),
-    "guest.show": Answers(guests.GuestDetails, (NotFoundError,)),
-    "guest.start": Answers(Done, _GUEST),
-    "guest.stop": Answers(Done, _GUEST),
-    "guests.show": Answers(list[guests.Guest]),
-    "image.cancel": Answers(guests.Job, (NotFoundError,)),
-    "image.import": Answers(guests.Job, (RefusedError,)),
-    "image.job": Answers(guests.Job, (NotFoundError,)),
-    "image.receive": Answers(guests.Job, (RefusedError,)),
-    "image.remove": Answers(Done, (NotFoundError, RefusedError)),
-    "image.undo": Answers(Done, (NotFoundError, RefusedError)),
-    "images.show": Answers(list[guests.Image]),
-    "incident.export": Answers(guests.IncidentFrames, (NotFoundError,)),
-    "incident.show": Answers(guests.IncidentDetails, (NotFoundError,)),
-    "incidents.show": Answers(list[guests.Incident]),
-    "management.show": Answers(access.Management),
-    "management.unblock": Answers(Done, (NotFoundError, RefusedError, UnreachableError)),
-    "quarantine.release": Answers(Done, (NotFoundError, DatapathError, UnreachableError)),
-    "quarantine.show": Answers(list[guests.Quarantined]),
-    "rules.show": Answers(state.Rules, (RefusedError,)),
-    "segment.set": Answers(state.SegmentSet, (NotFoundError, RefusedError)),
-    "segments.show": Answers(list[state.Segment]),
-    "sessions.show": Answers(list[access.Session]),
-    "status.show": Answers(state.Status),
-    "support.bundle": Answers(state.Bundle, (RefusedError, UnreachableError)),
-    "transitions.show": Answers(list[state.Transition]),
-    "user.password": Answers(access.NewPassword, _COMMIT),
-    "version.show": Answers(state.Version),
-}
+API_SCHEMA = _method("api.schema", dict[str, Any])
+CAPTURE_COUNTS = _method("capture.counts", state.CaptureCounts, (NotFoundError,))
+CAPTURE_START = _method("capture.start", state.Capture, (NotFoundError, FilterError, RefusedError, UnreachableError))
+CONFIG_CHECK = _method("config.check", configuration.Checked, (ConfigError,))
+CONFIG_COMMIT = _method("config.commit", configuration.Committed, _COMMIT)
+CONFIG_COMPARE = _method("config.compare", configuration.Compared, (NotFoundError,))
+CONFIG_COMPLETE = _method("config.complete", configuration.Completed)
+CONFIG_CONFIRM = _method("config.confirm", configuration.Committed, _HOLD)
+CONFIG_DELETE = _method("config.delete", configuration.Deleted, _EDIT)
+CONFIG_EDIT = _method("config.edit", configuration.Edited, _HOLD)
+CONFIG_END = _method("config.end", configuration.Changes, _HOLD)
+CONFIG_FIELDS = _method("config.fields", list[configuration.Field])
+CONFIG_HISTORY = _method("config.history", list[configuration.Commit])
+CONFIG_LOAD = _method("config.load", configuration.Loaded, _EDIT)
+CONFIG_MOVE = _method("config.move", configuration.Moved, _EDIT)
+CONFIG_REVERT = _method("config.revert", configuration.Committed, _COMMIT)
+CONFIG_ROLLBACK = _method("config.rollback", configuration.Changes, (NotFoundError, RefusedError))
+CONFIG_SET = _method("config.set", configuration.Set, _EDIT)
+CONFIG_SHOW = _method("config.show", configuration.Shown, (ConfigError, NotFoundError, RefusedError))
+CONFIG_STATUS = _method("config.status", configuration.State)
+COUNTERS_SHOW = _method("counters.show", state.Counters, (UnreachableError,))
+CRASH_LOG_SHOW = _method("crash-log.show", list[state.CrashRecord])
+EVENTS_SHOW = _method("events.show", list[state.Event])
+EVENTS_SUBSCRIBE = _method("events.subscribe", state.Topics)
+FRAMES_EXPLAIN = _method(
+    "frames.explain", list[state.Explained], (ConfigError, DatapathError, RefusedError, UnreachableError)
+)
+GUEST_COMMAND = _method("guest.command", Done, (NotFoundError, GuestError, UnreachableError))
+GUEST_CONSOLE = _method("guest.console", guests.Console, _GUEST)
+GUEST_DRAIN = _method("guest.drain", Done, _GUEST)
+GUEST_LOG = _method("guest.log", guests.Log, (NotFoundError,))
+GUEST_PAUSE = _method("guest.pause", Done, (*_GUEST, UnreachableError))
+GUEST_RESUME = _method("guest.resume", Done, (*_GUEST, UnreachableError))
+GUEST_SHOW = _method("guest.show", guests.GuestDetails, (NotFoundError,))
+GUEST_START = _method("guest.start", Done, _GUEST)
+GUEST_STOP = _method("guest.stop", Done, _GUEST)
+GUESTS_SHOW = _method("guests.show", list[guests.Guest])
+IMAGE_CANCEL = _method("image.cancel", guests.Job, (NotFoundError,))
+IMAGE_IMPORT = _method("image.import", guests.Job, (RefusedError,))
+IMAGE_JOB = _method("image.job", guests.Job, (NotFoundError,))
+IMAGE_RECEIVE = _method("image.receive", guests.Job, (RefusedError,))
+IMAGE_REMOVE = _method("image.remove", Done, (NotFoundError, RefusedError))
+IMAGE_UNDO = _method("image.undo", Done, (NotFoundError, RefusedError))
+IMAGES_SHOW = _method("images.show", list[guests.Image])
+INCIDENT_EXPORT = _method("incident.export", guests.IncidentFrames, (NotFoundError,))
+INCIDENT_SHOW = _method("incident.show", guests.IncidentDetails, (NotFoundError,))
+INCIDENTS_SHOW = _method("incidents.show", list[guests.Incident])
+MANAGEMENT_SHOW = _method("management.show", access.Management)
+MANAGEMENT_UNBLOCK = _method("management.unblock", Done, (NotFoundError, RefusedError, UnreachableError))
+QUARANTINE_RELEASE = _method("quarantine.release", Done, (NotFoundError, DatapathError, UnreachableError))
+QUARANTINE_SHOW = _method("quarantine.show", list[guests.Quarantined])
+RULES_SHOW = _method("rules.show", state.Rules, (RefusedError,))
+SEGMENT_SET = _method("segment.set", state.SegmentSet, (NotFoundError, RefusedError))
+SEGMENTS_SHOW = _method("segments.show", list[state.Segment])
+SESSIONS_SHOW = _method("sessions.show", list[access.Session])
+STATUS_SHOW = _method("status.show", state.Status)
+SUPPORT_BUNDLE = _method("support.bundle", state.Bundle, (RefusedError, UnreachableError))
+TRANSITIONS_SHOW = _method("transitions.show", list[state.Transition])
+USER_PASSWORD = _method("user.password", access.NewPassword, _COMMIT)
+VERSION_SHOW = _method("version.show", state.Version)
 
-TOPICS: dict[str, tuple[Any, str]] = {  # -> (what comes, when)
-    "transition": (state.Transition, "a segment, guest or the configuration changed its state"),
-    "event": (state.Event, "something happened that a log server is told, transitions among it"),
-    "config": (ConfigEvent, "somebody edits, commits, confirms; `progress` while a commit lasts"),
-}
+TRANSITION = Topic("transition", state.Transition, "a segment, guest or the configuration changed its state")
+EVENT = Topic("event", state.Event, "something happened that log servers are sent, transitions included")
+CONFIG = Topic("config", ConfigEvent, "somebody edits, commits, confirms; `progress` while a commit lasts")
+TOPICS: tuple[Topic[Any], ...] = (TRANSITION, EVENT, CONFIG)
 
 
 def published() -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
     """(method -> JSON Schema of its result, topic -> of its events, what those refer to below `$defs`)."""
-    wanted = [*(one.result for one in METHODS.values()), *(kind for kind, _ in TOPICS.values())]
+    wanted = [*(one.result for one in METHODS.values()), *(topic.kind for topic in TOPICS)]
     schemas, components = msgspec.json.schema_components(wanted, ref_template="#/$defs/{name}")
     found = list(schemas)
     results: dict[str, object] = dict(zip(METHODS, found, strict=False))
     events: dict[str, object] = {
-        topic: {**schema, "description": TOPICS[topic][1]}
+        topic.name: {**schema, "description": topic.doc}
         for topic, schema in zip(TOPICS, found[len(METHODS) :], strict=True)
     }
     return results, events, dict(components)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from appliance.causes import Cause
 from appliance.counted import counted
 
 ENOUGH_FRAMES = 20
@@ -20,7 +21,7 @@ class Segment:
     """One segment at one moment. `faults`: reasons to bypass that are known; frames of both ports together."""
 
     inline: bool
-    faults: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[Cause, str] = field(default_factory=dict)
     came: int = 0  # frames that came in by a port
     went: int = 0  # of these: sent on, to a hop or out, or blocked by a rule that says so
     lost: int = 0  # of these: dropped though no rule says so

@@ -7,10 +7,11 @@ import asyncio
 from collections.abc import Callable
 
 from appliance.api.rpc import Param, Params, Registry, caller
+from appliance.api.schema import configuration, methods
 from appliance.config.check import load
 from appliance.config.edit import key_path
 from appliance.config.edit.document import Document
-from appliance.config.edit.session import Row, Session, as_rows, shown, texts
+from appliance.config.edit.session import Session, T, problems, shown, texts
 from appliance.config.schema import limits, shape
 from appliance.counted import counted
 from appliance.errors import ConfigError
@@ -34,20 +35,19 @@ class Editing:
         source = Param("string", "where the text comes from, for errors", required=False)
         number = Param("integer", "how many commits ago; 0: the running one")
         add = registry.add
-        add("config.edit", self.edit, "admin", "hold the candidate", {"takeover": takeover})
+        add(methods.CONFIG_EDIT, self.edit, "admin", "hold the candidate", {"takeover": takeover})
         end = {"discard": flag._replace(doc="and forget what was changed")}
-        add("config.end", self.end, "admin", "let go of the candidate", end)
-        add("config.set", self.set, "admin", "change the candidate", {"words": WORDS})
-        add("config.delete", self.delete, "admin", "take something out of the candidate", {"words": WORDS})
+        add(methods.CONFIG_END, self.end, "admin", "let go of the candidate", end)
+        add(methods.CONFIG_SET, self.set, "admin", "change the candidate", {"words": WORDS})
+        add(methods.CONFIG_DELETE, self.delete, "admin", "take something out of the candidate", {"words": WORDS})
         move = {"words": WORDS, "where": where, "other": other}
-        add("config.move", self.move, "admin", "change the order; the first rule that matches wins", move)
+        add(methods.CONFIG_MOVE, self.move, "admin", "change the order; the first rule that matches wins", move)
         text = {"text": Param("string", "TOML"), "mode": mode, "source": source}
-        add("config.load", self.load, "admin", "put a text into the candidate", text)
-        add(
-            "config.rollback", self.rollback, "admin", "make the candidate an earlier configuration", {"number": number}
-        )
+        add(methods.CONFIG_LOAD, self.load, "admin", "put a text into the candidate", text)
+        doc = "make the candidate an earlier configuration"
+        add(methods.CONFIG_ROLLBACK, self.rollback, "admin", doc, {"number": number})
 
-    async def edit(self, params: Params) -> Row:
+    async def edit(self, params: Params) -> configuration.Edited:
         """config.edit"""
         candidate, who = self._session.candidate, caller()
         left_by = candidate.author if candidate.holder is None or candidate.holder.pid != who.pid else ""
@@ -57,9 +57,9 @@ class Editing:
             left_by = ""
         change, changes = f"uncommitted change by {left_by} is", f"uncommitted changes by {left_by} are"
         message = f"{counted(len(found), change, changes)} in the candidate" if left_by else ""
-        return {"message": message, "changes": len(found), "left_by": left_by, "confirm": self._session.pending()}
+        return configuration.Edited(message, len(found), left_by, self._session.pending())
 
-    async def end(self, params: Params) -> Row:
+    async def end(self, params: Params) -> configuration.Changes:
         """config.end"""
         candidate, who = self._session.candidate, caller()
         if params.get("discard"):
@@ -69,12 +69,12 @@ class Editing:
         candidate.release(who)
         held = counted(len(found), "uncommitted change stays", "uncommitted changes stay")
         message = f"{held} in the candidate" if found else ""
-        return {"message": message, "changes": len(found)}
+        return configuration.Changes(message, len(found))
 
-    async def set(self, params: Params) -> Row:
+    async def set(self, params: Params) -> configuration.Set:
         """config.set"""
 
-        def work() -> Row:
+        def work() -> configuration.Set:
             doc = self._session.candidate.document
             changes = key_path.assignments(params["words"], doc.data)
             first = changes[0]
@@ -82,14 +82,15 @@ class Editing:
             for change in changes:
                 doc.assign(change)
             new = key_path.look(doc.data, first.path)
-            return {"path": texts(first.path), "old": None if old is None else shown(old), "new": shown(new)}
+            old_text = None if old is None else shown(old)
+            return configuration.Set(key_path.where(first.path), texts(first.path), old_text, shown(new))
 
         return await self._edit(work)
 
-    async def delete(self, params: Params) -> Row:
+    async def delete(self, params: Params) -> configuration.Deleted:
         """config.delete"""
 
-        def work() -> Row:
+        def work() -> configuration.Deleted:
             doc = self._session.candidate.document
             place = key_path.walk(params["words"], doc.data)
             if not place.path:
@@ -106,14 +107,14 @@ class Editing:
                 doc.take(place.path, gone)
             else:
                 doc.delete(place.path)
-            return {"path": texts(place.path)}
+            return configuration.Deleted(key_path.where(place.path), texts(place.path))
 
         return await self._edit(work)
 
-    async def move(self, params: Params) -> Row:
+    async def move(self, params: Params) -> configuration.Moved:
         """config.move"""
 
-        def work() -> Row:
+        def work() -> configuration.Moved:
             doc = self._session.candidate.document
             place = key_path.walk(params["words"], doc.data)
             if len(place.path) != 2 or not isinstance(shape.ROOT.keys.get(str(place.path[0])), shape.Tables):
@@ -127,11 +128,11 @@ class Editing:
             if index is None:
                 index = others.index(other) + (side == "after")
             doc.move((table, name), index)
-            return {"path": [table, name], "index": index}
+            return configuration.Moved(key_path.where((table, name)), [table, name], index)
 
         return await self._edit(work)
 
-    async def load(self, params: Params) -> Row:
+    async def load(self, params: Params) -> configuration.Loaded:
         """config.load"""
         who, text, source = caller(), str(params["text"]), str(params.get("source", ""))
         self._session.candidate.require(who)
@@ -150,32 +151,30 @@ class Editing:
         await self._session.work(work)
         self._session.save_soon()
         check = await self._session.check(self._session.candidate.text, source)
-        return {**self._loaded(len(check.changes)), "errors": as_rows(check.errors)}
+        lost = " Its comments could not be kept." if self._session.candidate.document.comments_lost else ""
+        count = len(check.changes)
+        message = f"loaded: {counted(count, 'change')}; nothing runs before `commit`.{lost}"
+        return configuration.Loaded(message, count, problems(check.errors))
 
-    async def rollback(self, params: Params) -> Row:
+    async def rollback(self, params: Params) -> configuration.Changes:
         """config.rollback"""
         who, number = caller(), int(params["number"])
         self._session.candidate.require(who)
         if number == 0:
             self._session.discard()
-            return {"message": "the candidate is the running configuration", "changes": 0}
+            return configuration.Changes("the candidate is the running configuration", 0)
         entry = await asyncio.to_thread(self._session.engine.store.entry, number)
         await self._session.work(lambda: self._session.candidate.replace(entry.text, who))
         self._session.save_soon()
         found = await self._session.changes()
         when = entry.when.replace("T", " ")[:19]
         message = f"the candidate is configuration {entry.number} of {when}: `compare`, then `commit`"
-        return {"message": message, "changes": len(found)}
+        return configuration.Changes(message, len(found))
 
-    async def _edit(self, work: Callable[[], Row]) -> Row:
+    async def _edit(self, work: Callable[[], T]) -> T:
         who = caller()
         self._session.candidate.require(who)
-        row = await self._session.work(work)
+        done = await self._session.work(work)
         self._session.candidate.edited(who)
         self._session.save_soon()
-        message = key_path.where(tuple(row["path"])) if isinstance(row["path"], list) else ""
-        return {"message": message, **row}
-
-    def _loaded(self, count: int) -> Row:
-        lost = " Its comments could not be kept." if self._session.candidate.document.comments_lost else ""
-        return {"message": f"loaded: {counted(count, 'change')}; nothing runs before `commit`.{lost}", "changes": count}
+        return done

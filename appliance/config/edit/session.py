@@ -11,8 +11,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from msgspec import UNSET
+
+from appliance.api.schema.configuration import Change, Pending, Problem
 from appliance.config.check import load
-from appliance.config.commit.diff import changes
+from appliance.config.commit import diff
 from appliance.config.commit.engine import Check, Engine
 from appliance.config.edit import key_path
 from appliance.config.edit.candidate import Candidate
@@ -20,7 +23,6 @@ from appliance.config.schema import limits, secrets
 from appliance.errors import BypassError, ConfigError, NotFoundError
 
 T = TypeVar("T")
-Row = dict[str, object]
 
 SAVE_S = 1.0
 """After a change, until the candidate is in its file: many changes are one write."""
@@ -94,20 +96,20 @@ class Session:
             config, errors = load.parse(self.candidate.text, "candidate", filters=False)
             if config is None:
                 return list(errors[:1])
-            return list(changes(self.engine.running, config))
+            return list(diff.changes(self.engine.running, config))
 
         return await self.work(work)
 
-    def pending(self) -> Row | None:
+    def pending(self) -> Pending | None:
         pending = self.engine.pending
         if pending is None:
             return None
-        return {
-            "seconds_left": self.engine.seconds_left(),
-            "number": pending.entry.number,
-            "user": pending.entry.user,
-            "when": pending.entry.when,
-        }
+        return Pending(
+            seconds_left=self.engine.seconds_left(),
+            number=pending.entry.number,
+            user=pending.entry.user,
+            when=pending.entry.when,
+        )
 
 
 def texts(path: key_path.Path) -> list[str]:
@@ -123,15 +125,16 @@ def shown(value: object) -> str:
     return secrets.redact(text)
 
 
-def as_rows(errors: Sequence[BypassError]) -> list[Row]:
-    """As rows: where and what; line and pointer where they are known."""
-    rows: list[Row] = []
-    for error in errors[:MAX_ERRORS]:
-        if isinstance(error, ConfigError):
-            row: Row = {"where": error.where, "what": error.what}
-            if error.pointer:
-                row["pointer"] = error.pointer
-            rows.append(row)
-        else:
-            rows.append({"where": "", "what": str(error)})
-    return rows
+def problems(errors: Sequence[BypassError]) -> list[Problem]:
+    """The first errors, with the pointer where it is known."""
+    return [
+        Problem(error.where, error.what, error.pointer or UNSET)
+        if isinstance(error, ConfigError)
+        else Problem("", str(error))
+        for error in errors[:MAX_ERRORS]
+    ]
+
+
+def changed(found: Sequence[diff.Change]) -> list[Change]:
+    """Differences, without secrets."""
+    return [Change(*map(secrets.redact, each)) for each in found]

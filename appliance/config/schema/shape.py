@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from appliance.api.schema.configuration import Field
 from appliance.config.schema import metadata
 from appliance.config.schema.model import NAME_PATTERN, Config, struct_fields
 from appliance.units import Duration, Size
@@ -154,21 +155,21 @@ def leaves(node: Node = ROOT) -> typing.Iterator[Node]:
         yield from leaves(child)
 
 
-def describe() -> list[dict[str, str]]:
+def describe() -> list[Field]:
     """Every key with everything that is known of it: config.fields of the control socket."""
     rows = []
     for node in leaves():
         row = metadata.field(node.path)
         leaf = node if isinstance(node, Leaf) else None
         rows.append(
-            {
-                "path": node.path,
-                "type": type_word(leaf) if leaf else "table" if isinstance(node, Table) else "list of tables",
-                "range": range_word(leaf) if leaf else "",
-                "default": default_word(leaf) if leaf else "none",
-                "doc": row.doc,
-                "effect": row.effect,
-                "source": row.source,
-            }
+            Field(
+                path=node.path,
+                type=type_word(leaf) if leaf else "table" if isinstance(node, Table) else "list of tables",
+                range=range_word(leaf) if leaf else "",
+                default=default_word(leaf) if leaf else "none",
+                doc=row.doc,
+                effect=row.effect,
+                source=row.source,
+            )
         )
     return rows

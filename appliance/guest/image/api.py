@@ -7,6 +7,7 @@ import asyncio
 
 from appliance.api.rpc import Param, Params, Registry, caller
 from appliance.api.schema import guests as answer
+from appliance.api.schema import methods
 from appliance.api.schema.base import Done
 from appliance.api.server import at_end, take_over
 from appliance.errors import GuestError
@@ -80,7 +81,7 @@ def register(registry: Registry, images: Images) -> None:
     async def remove(params: Params) -> Done:
         return Done(images.remove(params["name"]))
 
-    registry.add("images.show", show, doc="Every image: size, format, checksum, who uses it. Sizes in bytes.")
+    registry.add(methods.IMAGES_SHOW, show, doc="Every image: size, format, checksum, who uses it. Sizes in bytes.")
     what = {
         **name,
         "kind": Param("string", "what it is; disk when left out", False, KINDS),
@@ -88,7 +89,7 @@ def register(registry: Registry, images: Images) -> None:
         "replace": Param("boolean", "take the place of an image of this name", False),
     }
     registry.add(
-        "image.import",
+        methods.IMAGE_IMPORT,
         begin,
         "operator",
         "Copy a file to the data partition as an image; image.job tells how far it is.",
@@ -97,9 +98,9 @@ def register(registry: Registry, images: Images) -> None:
     doc = (
         "The connection becomes the image: send its bytes, shut down your side, and stay until image.job says the end."
     )
-    registry.add("image.receive", receive, "operator", doc, what)
+    registry.add(methods.IMAGE_RECEIVE, receive, "operator", doc, what)
     doc = f"An import; answers when there is something new, after {LONGEST_WAIT_S:g} s at the latest."
-    registry.add("image.job", job, "operator", doc, number)
-    registry.add("image.cancel", cancel, "operator", "End an import; nothing of it stays.", number)
-    registry.add("image.undo", undo, "operator", "Take the last import of an image back.", name)
-    registry.add("image.remove", remove, "operator", "Remove an image that no guest uses.", name)
+    registry.add(methods.IMAGE_JOB, job, "operator", doc, number)
+    registry.add(methods.IMAGE_CANCEL, cancel, "operator", "End an import; nothing of it stays.", number)
+    registry.add(methods.IMAGE_UNDO, undo, "operator", "Take the last import of an image back.", name)
+    registry.add(methods.IMAGE_REMOVE, remove, "operator", "Remove an image that no guest uses.", name)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from appliance.api.schema import methods
 from appliance.api.schema.state import Explained
 from appliance.api.server import Param, Params, Registry
 from appliance.counted import counted
@@ -31,7 +32,7 @@ class SteeringApi:
     def register(self, registry: Registry) -> None:
         """Offer the methods."""
         registry.add(
-            "frames.explain",
+            methods.FRAMES_EXPLAIN,
             self.explain,
             doc="what the running datapath does with frames, and why; nothing is sent or counted",
             params={

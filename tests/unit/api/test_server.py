@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from appliance.api import rpc
 from appliance.api import server as control
 from appliance.api.rpc import Caller, answer
+from appliance.api.schema import methods
+from appliance.api.schema.methods import Answers, ConfigEvent
 from appliance.api.server import ControlServer, Param, Registry, TokenBucket, caller
 from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
 from appliance.segment.machine import State
@@ -60,8 +62,8 @@ def registry() -> Registry:
     async def large(_: dict[str, Any]) -> object:
         return "x" * 3_000_000
 
-    made.add("echo", echo, params={"name": Param(), "count": Param("integer", required=False)})
-    made.add("mode", echo, role="operator", params={"mode": Param(choices=("auto", "bypass"))})
+    made.add(Answers("echo", object), echo, params={"name": Param(), "count": Param("integer", required=False)})
+    made.add(Answers("mode", object), echo, role="operator", params={"mode": Param(choices=("auto", "bypass"))})
     for name, handler in (
         ("who", who),
         ("missing", missing),
@@ -70,8 +72,8 @@ def registry() -> Registry:
         ("bug", bug),
         ("odd", odd),
     ):
-        made.add(name, handler)
-    made.add("large", large)
+        made.add(Answers(name, object), handler)
+    made.add(Answers("large", object), large)
     control.add_version(made)
     return made
 
@@ -80,7 +82,8 @@ def ask(method: str, params: object = None, who: Caller = ADMIN, request_id: obj
     request = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": {} if params is None else params}
     response = asyncio.run(answer(registry(), request, who))
     assert response is not None
-    return response
+    sent: dict[str, Any] = json.loads(rpc.encode(response))
+    return sent
 
 
 REFUSALS = [
@@ -122,7 +125,7 @@ def test_errors_carry_kind_and_hint() -> None:
 def test_results() -> None:
     """Results come back by id; times and paths as their text; a notification is not answered."""
     assert ask("echo", {"name": "a"}, request_id="k") == {"jsonrpc": "2.0", "id": "k", "result": {"name": "a"}}
-    assert json.loads(rpc.encode(ask("odd")))["result"] == {"time": "2s", "path": "/x"}
+    assert ask("odd")["result"] == {"time": "2s", "path": "/x"}
     assert "version" in ask("version.show")["result"]
     note = {"jsonrpc": "2.0", "method": "echo", "params": {"name": "a"}}
     assert asyncio.run(answer(registry(), note, ADMIN)) is None
@@ -248,7 +251,7 @@ def test_an_illegal_move_of_a_state_machine_ends_the_part_and_so_bypassd(tmp_pat
     async def illegal(_: dict[str, Any]) -> object:
         raise IllegalMoveError("a segment", State.INLINE, State.INLINE)
 
-    made.add("illegal", illegal)
+    made.add(Answers("illegal", object), illegal)
 
     async def body() -> None:
         server = ControlServer(tmp_path / "control.sock", made)
@@ -359,12 +362,12 @@ def test_events_reach_subscribers(tmp_path: Path) -> None:
     async def scenario(server: ControlServer, path: Path) -> None:
         follower, other = await Peer.connect(path), await Peer.connect(path)
         assert "no topic" in (await follower.call("events.subscribe", topics=["nothing"]))["error"]["message"]
-        assert (await follower.call("events.subscribe"))["result"] == {"topics": ["transition", "config"]}
+        assert (await follower.call("events.subscribe"))["result"] == {"topics": ["transition", "event", "config"]}
         await other.call("who")
-        server.publish("transition", {"what": "segment main", "to": "bypass"})
+        server.publish(methods.CONFIG, ConfigEvent("held", "anna", "edits"))
         event = await follower.line()
         assert event["method"] == "event"
-        assert event["params"] == {"topic": "transition", "data": {"what": "segment main", "to": "bypass"}}
+        assert event["params"] == {"topic": "config", "data": {"event": "held", "user": "anna", "text": "edits"}}
         assert "result" in await other.call("who")  # the next line is its own answer
 
     serve(tmp_path, scenario)
@@ -390,7 +393,7 @@ def test_slow_subscriber_is_disconnected(tmp_path: Path) -> None:
         reading = asyncio.create_task(read())
         sent = 0
         while server.clients > 1:
-            server.publish("transition", {"detail": "x" * 1000})
+            server.publish(methods.CONFIG, ConfigEvent("held", "anna", "x" * 1000))
             sent += 1
             assert sent < 10_000, "the slow client was kept"
             await asyncio.sleep(0)

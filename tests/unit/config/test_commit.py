@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.causes import Cause
 from appliance.config.check.load import loads
 from appliance.config.commit import engine
 from appliance.config.commit.engine import BrokenError, Engine, Phase, Step
@@ -148,7 +149,7 @@ def test_a_failed_step_goes_back_by_the_same_way(world: World, step: str, error:
 
 
 def test_not_proven_is_taken_back(world: World) -> None:
-    faults = {"datapath_fault": "no XDP"}
+    faults = {Cause.DATAPATH_FAULT: "no XDP"}
     good = world.look
     world.look = lambda: (
         Look(world.generation, {"main": Segment(True, faults)}) if "apply second new" in world.did else good()

@@ -252,11 +252,11 @@ def test_completion_says_when_a_line_is_whole() -> None:
 
 def test_every_key_has_a_row_and_every_row_a_key() -> None:
     rows = shape.describe()
-    assert {row["path"] for row in rows} == set(metadata.FIELDS)
+    assert {row.path for row in rows} == set(metadata.FIELDS)
     for row in rows:
-        assert row["doc"], row["path"]
-        assert row["default"], row["path"]
-        assert "{" not in row["effect"].replace("{name}", ""), row["path"]
+        assert row.doc, row.path
+        assert row.default, row.path
+        assert "{" not in row.effect.replace("{name}", ""), row.path
 
 
 UNBOUNDED = {"remote.tunnel.key"}
@@ -264,5 +264,5 @@ UNBOUNDED = {"remote.tunnel.key"}
 
 def test_numbers_and_times_have_a_range() -> None:
     for row in shape.describe():
-        if any(word in row["type"] for word in ("time", "size", "whole number")) and row["path"] not in UNBOUNDED:
-            assert row["range"], row["path"]
+        if any(word in row.type for word in ("time", "size", "whole number")) and row.path not in UNBOUNDED:
+            assert row.range, row.path

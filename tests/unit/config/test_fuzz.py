@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.api import server as control
+from appliance.api.schema.methods import Answers
 from appliance.api.server import ControlServer, Registry
 from appliance.config.api import Api
 from appliance.config.check import load
@@ -257,8 +258,8 @@ def test_rude_clients_block_nobody(tmp_path: Path) -> None:
         async def echo(params: dict[str, object]) -> object:
             return params
 
-        registry.add("large", large)
-        registry.add("echo", echo)
+        registry.add(Answers("large", object), large)
+        registry.add(Answers("echo", object), echo)
         server = ControlServer(tmp_path / "c.sock", registry)
         await server.start()
         rude: list[socket.socket] = []

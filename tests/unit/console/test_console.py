@@ -16,6 +16,7 @@ from typing import Any
 import pexpect
 import pytest
 
+from appliance.api.schema.methods import Answers, Topic
 from appliance.errors import UnreachableError
 from console.client import Client, RemoteError
 from console.execute import run_line
@@ -126,7 +127,7 @@ def test_client_library(daemon: FakeDaemon) -> None:
     events = client.events(["transition"])
 
     async def publish() -> None:
-        daemon._server.publish("transition", {"to": "bypass"})
+        daemon._server.publish(Topic("transition", object, ""), {"to": "bypass"})
 
     async def ticker() -> None:  # until the subscription has arrived
         import asyncio
@@ -326,7 +327,7 @@ def test_a_paste_does_not_ask_for_the_state_at_each_line(daemon: FakeDaemon) -> 
         asked.append(daemon.relay)
         return {"hostname": "wire1", "segments": daemon.segments()}
 
-    daemon.registry.add("status.show", status)
+    daemon.registry.add(Answers("status.show", object), status)
     terminal = Terminal(daemon.path, "vt102")
     terminal.until("[inline]>")
     terminal.type("".join(f"guest ips1 command c{n}\r" for n in range(20)) + "segment main bypass\r")

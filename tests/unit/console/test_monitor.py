@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.api.schema.methods import Topic
 from console.commands.dashboard import Board, Sample, amount, sparkline
 from tests.support.monitor_daemon import MonitorDaemon
 from tests.unit.console.test_console import Terminal, bypass
@@ -143,7 +144,7 @@ def test_events_as_they_happen(daemon: MonitorDaemon) -> None:
 
     async def ticker() -> None:  # until the subscription has arrived
         while True:
-            daemon._server.publish("event", event)
+            daemon._server.publish(Topic("event", object, ""), event)
             await asyncio.sleep(0.05)
 
     ticking = asyncio.run_coroutine_threadsafe(ticker(), daemon._loop)

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from appliance.api.rpc import Caller, Registry
+from appliance.api.schema import methods
 from appliance.api.schema.guests import Guest
+from appliance.api.schema.methods import Answers
 from appliance.api.schema.state import Bundle
 from appliance.errors import RefusedError
 from appliance.support.bundle import MAX_BYTES, make
@@ -134,10 +136,10 @@ def test_the_service_makes_one_at_a_time_and_survives_a_broken_method(root: Path
     async def broken(_: dict[str, object]) -> object:
         raise KeyError("gone")
 
-    registry.add("guests.show", good)
-    registry.add("status.show", broken)
+    registry.add(methods.GUESTS_SHOW, good)
+    registry.add(Answers("status.show", object), broken)
     support = Support(root / "run/bypass/support", root, registry, lambda: ["topsecretword"])
-    registry.add("support.bundle", support.bundle, "operator")
+    registry.add(methods.SUPPORT_BUNDLE, support.bundle, "operator")
     who = Caller(os.getuid(), 1, "admin")
 
     async def body() -> dict[str, str]:
