@@ -3,7 +3,8 @@
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-BOARD ?= qemu-x86_64
+# A folder of board/; the image build, the simulator and the tests read it from the environment.
+export BOARD ?= qemu-x86_64
 PY := build/venv/bin/python
 RUN := PYTHONPATH=board $(PY)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
@@ -23,7 +24,7 @@ build/setup.stamp: build/packages.stamp build/venv/ready.stamp
 	@touch $@
 
 # Only what is missing is installed; without root the command to run is said.
-build/packages.stamp: board/qemu-x86_64/host-packages.txt
+build/packages.stamp: board/$(BOARD)/host-packages.txt
 	@mkdir -p build
 	@want="$$(sed -E 's/#.*//' $< | xargs)"; missing=""; \
 	for package in $$want; do \

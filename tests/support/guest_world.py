@@ -19,6 +19,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import boardspec
+
 from appliance.config.schema import model
 from appliance.guest.guest import Guest
 from appliance.guest.lifecycle import State
@@ -55,7 +57,7 @@ class World:
         self.lan = lan or lan_of(self.paths)
         folder = root / "guest-demo"
         folder.mkdir(parents=True)
-        for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
+        for name, source in (("bzImage", boardspec.load().arch.kernel.target), ("initrd.gz", "guest-initrd.gz")):
             shutil.copy(image / source, folder / name)
         self.transitions = Transitions()
         self._changed: asyncio.Event

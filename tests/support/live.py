@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import boardspec
 from simulator import netns
 
 from appliance.errors import UnreachableError
@@ -60,7 +61,7 @@ sys.exit(keeper_on_files.main())
 def bring_demo_guest(root: Path) -> None:
     """The demo guest's kernel and initrd, where a guest below this root looks for them."""
     (root / "guest-demo").mkdir()
-    for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
+    for name, source in (("bzImage", boardspec.load().arch.kernel.target), ("initrd.gz", "guest-initrd.gz")):
         shutil.copy(board_harness.artefacts() / source, root / "guest-demo" / name)
 
 
