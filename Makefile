@@ -78,7 +78,7 @@ format: setup ## write the files as lint wants them
 	@git ls-files '*.c' '*.h' | xargs -r clang-format -i
 
 bench: setup ## steering speed beside its limit and its peers -> build/figures/bench.json
-	@$(PY) -m tests.bench
+	@$(RUN) -m tests.bench
 
 health-figures: qemu-image ## how soon a failed guest is bypassed -> build/figures/health.json
 	@$(RUN) -m tests.health_figures

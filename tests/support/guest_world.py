@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import shutil
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import boardspec
+from simulator import netns
 
 from appliance.config.schema import model
 from appliance.guest.guest import Guest
@@ -33,7 +33,6 @@ from appliance.telemetry.subject import Kind, Subject
 from appliance.telemetry.transitions import Transitions
 
 T = TypeVar("T")
-_CLONE_NEWNET = 0x40000000
 LIMIT_S = 120.0
 DEADMAN_NS = 1_000_000_000
 
@@ -73,8 +72,7 @@ class World:
     def _live(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "unshare")
+            netns.leave()
             for port, host in (("lan0", "lan"), ("wan0", "wan")):
                 subprocess.run(["ip", "link", "add", port, "type", "veth", "peer", "name", host], check=True)
                 for name in (port, host):
