@@ -9,9 +9,12 @@ PY := build/venv/bin/python
 RUN := PYTHONPATH=board $(PY)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 BPF_SOURCES := $(wildcard appliance/bpf/*.c appliance/bpf/*.h)
-# `make test TESTS=tests/unit` runs a part; ARGS goes to pytest as it is.
+# `make test TESTS=tests/unit` runs a part; ARGS goes to pytest as it is (`ARGS="-n 0"`: one after the other, for -s and
+# --pdb). Files run in parallel on JOBS workers, but for those of the booted board (tests/support/workers.py).
 TESTS ?= tests
 ARGS ?=
+JOBS ?= auto
+PYTEST := $(PY) -m pytest -n $(JOBS)
 
 .PHONY: help setup packages bpf qemu-image run test test-all lint format bench demo faults health-figures image check-image clean
 
@@ -59,11 +62,11 @@ qemu-image: setup ## build the QEMU image (only what changed)
 run: qemu-image ## boot the appliance on the simulated board, its serial console in this terminal
 	@$(RUN) -m simulator run
 
-test: qemu-image ## all tests but the long ones
-	@$(PY) -m pytest -m "not slow" $(ARGS) $(TESTS)
+test: $(if $(filter-out tests/unit%,$(TESTS)),qemu-image,setup) ## all tests but the long ones
+	@$(PYTEST) -m "not slow" $(ARGS) $(TESTS)
 
 test-all: qemu-image ## all tests
-	@$(PY) -m pytest $(ARGS) $(TESTS)
+	@$(PYTEST) $(ARGS) $(TESTS)
 
 lint: setup ## ruff, mypy, shellcheck, clang-format
 	@build/venv/bin/ruff check .
