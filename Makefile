@@ -16,7 +16,7 @@ ARGS ?=
 JOBS ?= auto
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: help setup packages bpf qemu-image run test test-all lint format bench demo faults health-figures image check-image clean
+.PHONY: help setup packages bpf qemu-image run test test-all test-plan lint format bench demo faults health-figures image check-image clean
 
 help: ## these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -67,6 +67,9 @@ test: $(if $(filter-out tests/unit%,$(TESTS)),qemu-image,setup) ## all tests but
 
 test-all: qemu-image ## all tests
 	@$(PYTEST) $(ARGS) $(TESTS)
+
+test-plan: ## what the tests show, from their docstrings, as Markdown
+	@python3 -m tests.plan
 
 lint: setup ## ruff, mypy, shellcheck, clang-format
 	@build/venv/bin/ruff check .
