@@ -44,35 +44,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", type=Path, help="the board's files and control socket (default: build/BOARD/run)")
     words = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = words.add_parser("run", help="power the board and give its serial console in this terminal")
+    run = words.add_parser("run", help="power the board on, with its serial console in this terminal")
     run.add_argument("--artefacts", type=Path, help="where the image is (default: build/BOARD)")
-    run.add_argument("--prefix", help="of the namespaces' names (default: the first free of tw, tw2, ...)")
-    run.add_argument("--relay-ms", type=float, default=5.0, help="the contacts' flight")
-    run.add_argument("--flap-ms", type=float, default=0.0, help="links down after the relay moved")
-    run.add_argument("--second-stage-s", type=float, default=5.0, help="hard reset after the watchdog's NMI")
+    run.add_argument("--prefix", help="prefix of the namespaces' names (default: the first free of tw, tw2, ...)")
+    run.add_argument("--relay-ms", type=float, default=5.0, help="time in which the relay's contacts switch")
+    run.add_argument("--flap-ms", type=float, default=0.0, help="how long links are down after the relay switched")
+    run.add_argument("--second-stage-s", type=float, default=5.0, help="time from the watchdog's NMI to the hard reset")
     run.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
-    run.add_argument("--append", default="", help="more words for the kernel's command line")
+    run.add_argument("--append", default="", help="additions to the kernel's command line")
     run.add_argument("--no-debug", action="store_true", help="no root shell on the second serial port")
     run.add_argument("--events", action="store_true", help="show transitions on standard error")
     run.set_defaults(command=_run)
 
-    for name, text in (("status", "what a person before the board sees"), ("reset", "press the reset button"),
-                       ("nmi", "press the NMI button"), ("pause", "freeze the processors"),
-                       ("resume", "let them go on")):  # fmt: skip
+    for name, text in (("status", "show power, relay, LED and cables"), ("reset", "press the reset button"),
+                       ("nmi", "press the NMI button"), ("pause", "freeze the whole machine"),
+                       ("resume", "resume the machine")):  # fmt: skip
         words.add_parser(name, help=text).set_defaults(command=_order, do=name)
-    power = words.add_parser("power", help="pull the plug, put it in again, press the power button")
+    power = words.add_parser("power", help="cut or restore the power, or press the power button")
     power.add_argument("how", choices=("cut", "on", "button"))
     power.set_defaults(command=_order, do="power")
     for name in ("unplug", "plug"):
-        cable = words.add_parser(name, help=f"{name} the cable of one side")
+        cable = words.add_parser(name, help=f"{name} the cable on one side")
         cable.add_argument("side", choices=("lan", "wan"))
         cable.set_defaults(command=_order, do=name)
-    relay = words.add_parser("relay", help="where the relay stands; `relay log`: its transitions")
+    relay = words.add_parser("relay", help="show the relay's position; `relay log`: its transitions")
     relay.add_argument("what", nargs="?", choices=("log",))
     relay.set_defaults(command=_relay)
-    log = words.add_parser("log", help="all transitions")
+    log = words.add_parser("log", help="show all transitions")
     log.set_defaults(command=_log)
-    attach = words.add_parser("attach", help="a serial port in this terminal as well")
+    attach = words.add_parser("attach", help="use a serial port in this terminal as well")
     attach.add_argument("port", choices=("console", "debug"))
     attach.set_defaults(command=_attach)
     return parser

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which QEMU, and KVM or TCG, found out by trying: a /dev/kvm that is there may still boot nothing.
+"""Chooses the QEMU, and KVM or TCG by a trial boot: an existing /dev/kvm may still not work.
 
 The trial boots the board's own kernel with a two-line initramfs and waits for its greeting on the serial port. The
 answer is kept in a file under a key of kernel, processor, QEMU and the booted file, and tried anew when one changes.
@@ -28,7 +28,7 @@ INIT = f"#!/bin/sh\necho {GREETING.decode()}\nsleep 1000\n"
 
 
 def program(arch: Arch, artefacts: Path) -> str:
-    """The QEMU that was built with the image in `artefacts`; the host's own where there is none."""
+    """The QEMU that was built with the image in `artefacts`; the host's own if there is none."""
     built = artefacts / "qemu"
     return str(built.resolve()) if built.exists() else arch.qemu.program
 
@@ -54,7 +54,7 @@ def choose(board: BoardSpec, artefacts: Path) -> Accelerator:
 
 
 def trial(arch: Arch, kernel: Path, qemu: str, name: str = "kvm") -> str:
-    """Boot `kernel` once with the accelerator `name`; returns an empty string when it came up, else what went wrong."""
+    """Boot `kernel` once with the accelerator `name`; returns an empty string if it came up, otherwise the reason."""
     arguments = Accelerator(name).arguments(arch)
     with tempfile.TemporaryDirectory(prefix="simulator-") as place:
         initrd = initramfs.build(Path(place) / "initrd", INIT)

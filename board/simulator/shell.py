@@ -31,11 +31,11 @@ class Result:
 
 
 class CommandFailed(AssertionError):
-    """A command in the board ended with another status than 0."""
+    """A command in the board exited with a status other than 0."""
 
 
 class DebugShell:
-    """Lives as long as the Board; finds the shell anew after each start of the machine (`forget`)."""
+    """Lives as long as the Board; finds the shell again after each start of the machine (`forget`)."""
 
     def __init__(self, port: SerialPort) -> None:
         self._port = port

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The simulator's pure parts: contacts and links, streams judged, keys, diary, initramfs, command line, shell."""
+"""The simulator's pure parts: contacts and links, streams judged, keys, event log, initramfs, command line, shell."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_download_body_is_checked_to_the_byte() -> None:
     assert checksum(3, 100) != checksum(4, 100)
 
 
-# diary
+# event log
 
 
 def test_wait_finds_old_and_new_events() -> None:
@@ -177,7 +177,7 @@ def test_unordered_panic_ends_every_wait() -> None:
     log.check()
 
 
-def test_diary_is_json_lines(tmp_path: Path) -> None:
+def test_event_log_is_json_lines(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     log.add("relay", mono_ns=7, state="inline", cause="line driven")
     log.close()
