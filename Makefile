@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# Throughwire: what can be built and run. Everything made goes below build/; what is costly is cached outside the tree.
+# Throughwire: what can be built and run. All output goes below build/; expensive artefacts are cached outside the tree.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-BOARD ?= qemu-x86_64
+# A folder of board/; the image build, the simulator and the tests read it from the environment.
+export BOARD ?= qemu-x86_64
 PY := build/venv/bin/python
 RUN := PYTHONPATH=board $(PY)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 BPF_SOURCES := $(wildcard appliance/bpf/*.c appliance/bpf/*.h)
-# `make test TESTS=tests/unit` runs a part; ARGS goes to pytest as it is.
+# `make test TESTS=tests/unit` runs a part; ARGS goes to pytest as it is (`ARGS="-n 0"`: one after the other, for -s and
+# --pdb). Files run in parallel on JOBS workers, but for those of the booted board (tests/support/workers.py).
 TESTS ?= tests
 ARGS ?=
+JOBS ?= auto
+PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: help setup packages bpf qemu-image run test test-all lint format bench demo faults health-figures image check-image clean
+.PHONY: help setup packages bpf qemu-image run test test-all test-plan lint format bench demo faults health-figures image check-image clean
 
-help: ## these lines
+help: ## show this help
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-setup: build/setup.stamp bpf ## install tools and the virtual environment (Debian and PyPI packages)
+setup: build/setup.stamp bpf ## install Debian packages and the Python virtual environment
 
 build/setup.stamp: build/packages.stamp build/venv/ready.stamp
 	@touch $@
 
-# Only what is missing is installed; without root the command to run is said.
-build/packages.stamp: board/qemu-x86_64/host-packages.txt
+# Only missing packages are installed; without root the command to run is printed.
+build/packages.stamp: board/$(BOARD)/host-packages.txt
 	@mkdir -p build
 	@want="$$(sed -E 's/#.*//' $< | xargs)"; missing=""; \
 	for package in $$want; do \
@@ -52,19 +56,22 @@ build/bpf/steer.bpf.o: $(BPF_SOURCES) build/packages.stamp
 	@clang -O2 -g -Wall -Wextra -Werror -target bpf -mcpu=v3 -I/usr/include/$$(uname -m)-linux-gnu -c appliance/bpf/steer.bpf.c -o $@.tmp
 	@mv $@.tmp $@
 
-qemu-image: setup ## build the QEMU image (only what changed)
+qemu-image: setup ## build the image of a simulated board (only what changed)
 	@$(RUN) -m imagebuild
 
-run: qemu-image ## boot the appliance on the simulated board, its serial console in this terminal
+run: qemu-image ## boot the appliance on the simulated board, with its serial console in this terminal
 	@$(RUN) -m simulator run
 
-test: qemu-image ## all tests but the long ones
-	@$(PY) -m pytest -m "not slow" $(ARGS) $(TESTS)
+test: $(if $(filter-out tests/unit%,$(TESTS)),qemu-image,setup) ## run all tests except the long ones: TESTS=FOLDER ARGS=...
+	@$(PYTEST) -m "not slow" $(ARGS) $(TESTS)
 
-test-all: qemu-image ## all tests
-	@$(PY) -m pytest $(ARGS) $(TESTS)
+test-all: qemu-image ## run all tests
+	@$(PYTEST) $(ARGS) $(TESTS)
 
-lint: setup ## ruff, mypy, layers (import-linter), shellcheck, clang-format
+test-plan: ## list what the tests show, from their docstrings (Markdown)
+	@python3 -m tests.plan
+
+lint: setup ## check with ruff, mypy, import-linter (the layers), shellcheck and clang-format
 	@build/venv/bin/ruff check .
 	@build/venv/bin/ruff format --check .
 	@build/venv/bin/mypy
@@ -72,28 +79,28 @@ lint: setup ## ruff, mypy, layers (import-linter), shellcheck, clang-format
 	@git ls-files -z | xargs -0 grep -lE '^#! ?/bin/(ba|da)?sh' | xargs -r shellcheck
 	@git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
 
-format: setup ## write the files as lint wants them
+format: setup ## format the sources
 	@build/venv/bin/ruff check -q --fix . || true
 	@build/venv/bin/ruff format -q .
 	@git ls-files '*.c' '*.h' | xargs -r clang-format -i
 
-bench: setup ## steering speed beside its limit and its peers -> build/figures/bench.json
-	@$(PY) -m tests.bench
+bench: setup ## measure steering speed, its limit and other implementations -> build/figures/bench.json
+	@$(RUN) -m tests.bench
 
-health-figures: qemu-image ## how soon a failed guest is bypassed -> build/figures/health.json
+health-figures: qemu-image ## measure how soon a failed guest is bypassed -> build/figures/health.json
 	@$(RUN) -m tests.health_figures
 
-demo: qemu-image ## every failure in turn on a live link -> build/figures/demo.json
+demo: qemu-image ## inject every failure on a live link -> build/figures/demo.json
 	@$(RUN) -m tests.demo
 
-check-image: build/venv/ready.stamp ## hold buildroot-config/ against a Buildroot tree: BUILDROOT=DIR
-	@[ -n "$(BUILDROOT)" ] || { echo "check-image: say where Buildroot is: make check-image BUILDROOT=DIR" >&2; exit 2; }
+check-image: build/venv/ready.stamp ## check buildroot-config/ against a Buildroot tree: BUILDROOT=DIR
+	@[ -n "$(BUILDROOT)" ] || { echo "check-image: BUILDROOT is not set: make check-image BUILDROOT=DIR" >&2; exit 2; }
 	@buildroot-config/check.sh "$(BUILDROOT)"
 
-image: ## the firmware by Buildroot: BOARD=... BUILDROOT=DIR
-	@[ -n "$(BUILDROOT)" ] || { echo "image: say where Buildroot is: make image BOARD=$(BOARD) BUILDROOT=DIR" >&2; exit 2; }
+image: ## build the firmware with Buildroot: BOARD=... BUILDROOT=DIR
+	@[ -n "$(BUILDROOT)" ] || { echo "image: BUILDROOT is not set: make image BOARD=$(BOARD) BUILDROOT=DIR" >&2; exit 2; }
 	@$(MAKE) -C "$(BUILDROOT)" O="$(CURDIR)/build/$(BOARD)/buildroot" BR2_EXTERNAL="$(CURDIR)/buildroot-config" throughwire_$(subst -,_,$(BOARD))_defconfig
 	@$(MAKE) -C "$(CURDIR)/build/$(BOARD)/buildroot"
 
-clean: ## remove build/ (the cache outside stays)
+clean: ## remove build/ (keeps the cache, which is outside)
 	@rm -rf build

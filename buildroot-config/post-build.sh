@@ -1,16 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 # Buildroot runs this on the finished target folder, before the images are made: post-build.sh TARGET_DIR.
-# rootfs/ says what starts; what packages brought along for another init is taken out here.
+# rootfs/ decides what starts; start scripts that packages bring for another init are removed here.
 set -eu
 
 target=$1
 rootfs=$(cd "$(dirname "$0")/../rootfs" && pwd)
 
-# The overlay is copied whole, its README too.
+# Buildroot copies the whole overlay, including its README.
 rm -f "$target/README.md"
 
-# busybox's own inittab must not have won over the overlay's.
+# busybox's own inittab must not replace the overlay's.
 cmp -s "$rootfs/etc/inittab" "$target/etc/inittab" || {
 	echo "post-build: $target/etc/inittab is not rootfs/etc/inittab; is BR2_ROOTFS_OVERLAY set?" >&2
 	exit 1
@@ -25,7 +25,7 @@ done
 # Mount point of the data partition; git keeps no empty folder in rootfs/.
 mkdir -p "$target/var/lib/bypass"
 
-# QEMU installs the firmware of every machine it knows; a guest here is an x86 machine with virtio devices.
+# QEMU installs the firmware of every machine that it knows; guests are x86 machines with virtio devices.
 [ ! -d "$target/usr/share/qemu" ] || find "$target/usr/share/qemu" -mindepth 1 -maxdepth 1 \
 	! -name 'bios*.bin' ! -name 'vgabios*.bin' ! -name 'linuxboot*.bin' ! -name 'multiboot*.bin' ! -name 'pvh.bin' \
 	! -name 'kvmvapic.bin' ! -name 'efi-virtio.rom' ! -name 'efi-e1000*.rom' ! -name keymaps -exec rm -rf {} +

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The order in which all tests run."""
+"""The order in which all tests run, and how they are distributed when they run in parallel."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from tests.support import order
+from tests.support.workers import ByFile
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order.by_kind(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)

@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import boardspec
 from simulator import Board, Event
 from simulator.download import Download
 from simulator.payload import image
@@ -182,7 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.demo", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=1, help="how often each fault is made")
     parser.add_argument("--only", action="append", default=[], help="a fault's name; may be repeated")
-    parser.add_argument("--dir", type=Path, default=Path("build/qemu-x86_64/demo"))
+    parser.add_argument("--dir", type=Path, default=boardspec.load().build / "demo")
     options = parser.parse_args()
     chosen = [fault for fault in FAULTS if not options.only or fault.name in options.only]
     if not chosen:

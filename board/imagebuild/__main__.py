@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`python -m imagebuild [--kernel-only]`: build the image, or only the kernel, and say where it is."""
+"""`python -m imagebuild [--board NAME] [--kernel-only]`: build the image, or only the kernel, and print where it is."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+
+import boardspec
+from boardspec import SpecError
 
 from imagebuild import artefacts
 from imagebuild.errors import BuildError
@@ -12,20 +15,22 @@ from imagebuild.errors import BuildError
 
 def main() -> int:
     """Exit code 0, or 1 with one clear line on standard error."""
-    parser = argparse.ArgumentParser(prog="imagebuild", description="Build the QEMU reference board's image.")
-    parser.add_argument("--kernel-only", action="store_true", help="only vmlinux and bzImage")
+    parser = argparse.ArgumentParser(prog="imagebuild", description="Build the image of a board.")
+    parser.add_argument("--board", default=boardspec.DEFAULT, help="a folder of board/ (default: %(default)s)")
+    parser.add_argument("--kernel-only", action="store_true", help="build nothing but the kernel")
     arguments = parser.parse_args()
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     try:
-        built = artefacts.build_kernel(say) if arguments.kernel_only else artefacts.build(say)
-    except BuildError as error:
+        spec = boardspec.load(arguments.board)
+        built = artefacts.build_kernel(say, spec) if arguments.kernel_only else artefacts.build(say, spec)
+    except (BuildError, SpecError) as error:
         print(f"image: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("image: interrupted; what was finished stays in the cache", file=sys.stderr)
+        print("image: interrupted; finished parts stay in the cache", file=sys.stderr)
         return 130
     print(f"image: ready in {built.folder}")
     return 0

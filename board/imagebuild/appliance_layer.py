@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The appliance's own layer: a small squashfs above the base, holding all that changes with the code.
 
-The packages `appliance` and `console` with their console scripts, the overlay `rootfs/`, the board's description, the
-datapath's object, the demo guest's initramfs. A change of one Python file costs seconds here and nothing elsewhere.
+The packages `appliance` and `console` with their console scripts, the overlay `rootfs/` and those of processor and
+board, the board's description, the datapath's object, the demo guest's initramfs. A change of one Python file costs
+seconds here and nothing elsewhere.
 """
 
 from __future__ import annotations
 
-import platform
 import shutil
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
+
+from boardspec import BoardSpec
 
 from imagebuild import rootfs
 from imagebuild.cache import Cache, Input, key_of
@@ -21,22 +24,22 @@ SHARE = "usr/share/bypass"
 _BPF_FLAGS = ("-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v3")
 
 
-def bpf_object(cache: Cache, repo: Path, progress: Progress) -> Path:
-    """The folder with `steer.bpf.o`, the compiled datapath."""
+def bpf_object(cache: Cache, repo: Path, include: str, progress: Progress) -> Path:
+    """The folder with `steer.bpf.o`, the compiled datapath; `include` is the folder of a processor's C headers."""
     sources = repo / "appliance/bpf"
 
     def make(folder: Path) -> None:
         with progress.stage("datapath: clang"):
             run(
                 [
-                    *("clang", *_BPF_FLAGS, f"-I/usr/include/{platform.machine()}-linux-gnu"),
+                    *("clang", *_BPF_FLAGS, f"-I{include}"),
                     *("-c", sources / "steer.bpf.c", "-o", folder / "steer.bpf.o"),
                 ],
                 what="datapath: steer.bpf.c",
                 log=folder / "log",
             )
 
-    return cache.get("bpf", key_of({"sources": sources, "flags": " ".join(_BPF_FLAGS)}), make)
+    return cache.get("bpf", key_of({"sources": sources, "flags": " ".join((*_BPF_FLAGS, include))}), make)
 
 
 def script(entry: str) -> str:
@@ -69,38 +72,45 @@ def install(pyproject: str, repo: Path, tree: Path) -> None:
         (binaries / name).chmod(0o755)
 
 
+def overlay(folders: Iterable[Path], tree: Path) -> None:
+    """Copy the folders' files into `tree`, later ones over earlier ones, without their READMEs."""
+    for folder in folders:
+        readme = shutil.ignore_patterns("README.md")
+        shutil.copytree(folder, tree, symlinks=True, ignore=readme, dirs_exist_ok=True)
+
+
 def build(
-    cache: Cache, repo: Path, board_dir: Path, progress: Progress, *, target: Path, bpf: Path, guest: Path
+    cache: Cache, repo: Path, spec: BoardSpec, progress: Progress, *, target: Path, bpf: Path, guest: Path
 ) -> Path:
     """The folder with `appliance.squashfs`; `target` is the Debian tree, whose Python compiles the byte code."""
     pyproject = repo / "pyproject.toml"
-    board_toml = board_dir / "board.toml"
+    overlays = (repo / "rootfs", *spec.overlays)
     inputs: dict[str, Input] = {
-        "overlay": repo / "rootfs",
+        **{f"overlay {number}": path for number, path in enumerate(overlays)},
         "appliance": repo / "appliance",
         "console": repo / "console",
         "pyproject": pyproject,
-        "board": board_toml,
+        "board": spec.board_toml,
         "bpf": bpf,
         "guest": guest,
         "debian": target.parent.name,
         "recipe": Path(__file__),
     }
-    for path in (pyproject, board_toml, repo / "rootfs/etc/inittab"):
+    for path in (pyproject, spec.board_toml, repo / "rootfs/etc/inittab"):
         if not path.is_file():
             raise BuildError(f"{path} is missing: the image cannot be built without it")
 
     def make(folder: Path) -> None:
         log, tree = folder / "log", folder / "tree"
         with progress.stage("appliance layer", "3 s"):
-            shutil.copytree(repo / "rootfs", tree, symlinks=True, ignore=shutil.ignore_patterns("README.md"))
+            overlay(overlays, tree)
             install(pyproject.read_text(), repo, tree)
             share = tree / SHARE
             (share / "guest-demo").mkdir(parents=True, exist_ok=True)
-            shutil.copy(board_toml, share / "board.toml")
+            shutil.copy(spec.board_toml, share / "board.toml")
             shutil.copy(bpf, share / "steer.bpf.o")
             shutil.copy(guest, share / "guest-demo/initrd.gz")
-            rootfs.compile_python(target, tree, log)
+            rootfs.compile_python(spec.arch, target, tree, log)
             # Not compressed: read at every start, built at every change
             rootfs.squash([tree], folder / "appliance.squashfs", log, "-noI", "-noD", "-noF", "-noX", "-no-fragments")
             shutil.rmtree(tree)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Composition root of the image build: every artefact in the order of need, published to `build/qemu-x86_64/`.
+"""Composition root of the image build: every artefact in the order of need, published to `build/BOARD/`.
 
-The files there are hard links into the cache where the file system allows: read them, copy `data.img`, write to none.
+The files there are hard links into the cache where the file system allows: read them, copy the data disk, write none.
 """
 
 from __future__ import annotations
@@ -9,51 +9,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import boardspec
+from boardspec import REPO, BoardSpec
+
 from imagebuild import appliance_layer, datadisk, emulator, initramfs, kernel, rootfs
 from imagebuild.cache import Cache, default_root, publish
 from imagebuild.progress import Progress, Say
 
-REPO = Path(__file__).resolve().parents[2]
-BOARD = "qemu-x86_64"
-# The kernel's fragments, in the order of the stack
-FRAGMENTS = (REPO / "board/kernel/common.fragment", REPO / f"board/{BOARD}/linux.fragment")
-
 
 @dataclass(frozen=True)
 class Artefacts:
-    """Where everything is that a machine boots from."""
+    """Where everything is that a machine boots from. The disks are named by the board's image.toml."""
 
-    folder: Path
-
-    @property
-    def vmlinux(self) -> Path:
-        """The kernel, uncompressed, with the PVH entry: what the emulator boots fastest."""
-        return self.folder / "vmlinux"
+    spec: BoardSpec
 
     @property
-    def bzimage(self) -> Path:
-        """The same kernel, compressed."""
-        return self.folder / "bzImage"
+    def folder(self) -> Path:
+        """The folder of all files."""
+        return self.spec.build
+
+    @property
+    def kernel(self) -> Path:
+        """The kernel that the simulator boots."""
+        return self.folder / self.spec.arch.kernel.boot
+
+    @property
+    def guest_kernel(self) -> Path:
+        """The same kernel as a boot loader or a guest starts it."""
+        return self.folder / self.spec.arch.kernel.target
 
     @property
     def initrd(self) -> Path:
         """The board's initramfs."""
         return self.folder / "initrd.gz"
-
-    @property
-    def rootfs(self) -> Path:
-        """The base root filesystem (disk with serial "root", read-only)."""
-        return self.folder / "rootfs.squashfs"
-
-    @property
-    def appliance(self) -> Path:
-        """The appliance's layer (disk with serial "appliance", read-only)."""
-        return self.folder / "appliance.squashfs"
-
-    @property
-    def data(self) -> Path:
-        """Template of the data disk (serial "data"): copy it."""
-        return self.folder / "data.img"
 
     @property
     def emulator(self) -> Path:
@@ -66,41 +54,41 @@ class Artefacts:
         return self.folder / "guest-initrd.gz"
 
 
-def build_kernel(progress: Say = print) -> Artefacts:
-    """Only `vmlinux` and `bzimage`."""
-    report = Progress(progress)
-    return _publish_kernel(kernel.build(Cache(default_root()), FRAGMENTS, report))
+def build_kernel(progress: Say = print, spec: BoardSpec | None = None) -> Artefacts:
+    """Build nothing but the kernel."""
+    spec = spec or boardspec.load()
+    return _publish_kernel(spec, kernel.build(Cache(default_root()), spec, Progress(progress)))
 
 
-def _publish_kernel(built: Path) -> Artefacts:
-    artefacts = Artefacts(REPO / "build" / BOARD)
-    publish(built / "vmlinux", artefacts.vmlinux)
-    publish(built / "bzImage", artefacts.bzimage)
-    return artefacts
+def _publish_kernel(spec: BoardSpec, built: Path) -> Artefacts:
+    for name in ("vmlinux", spec.arch.kernel.target):
+        publish(built / name, spec.build / name)
+    return Artefacts(spec)
 
 
-def build(progress: Say = print) -> Artefacts:
+def build(progress: Say = print, spec: BoardSpec | None = None) -> Artefacts:
     """Build what is missing and publish it; BuildError is one clear line. Under two seconds when nothing changed."""
+    spec = spec or boardspec.load()
+    arch = spec.arch
     report = Progress(progress)
     cache = Cache(default_root())
-    board_dir = REPO / "board" / BOARD
 
-    # Cheap things first: a mistake in the code is told before minutes are spent
-    bpf = appliance_layer.bpf_object(cache, REPO, report) / "steer.bpf.o"
-    tree = rootfs.debian_tree(cache, report) / "tree"
-    initrd = initramfs.board(cache, board_dir, tree)
-    guest = initramfs.guest(cache, REPO / "board/guest-demo", tree, report)
-    layer = appliance_layer.build(cache, REPO, board_dir, report, target=tree, bpf=bpf, guest=guest / "guest-initrd.gz")
-    packages = rootfs.python_packages(cache, REPO, tree, report) / "tree"
-    built = kernel.build(cache, FRAGMENTS, report)
-    base = rootfs.squashfs(cache, tree, packages, built, report)
-    data = datadisk.build(cache)
+    # Cheap things first: a mistake in the code shows before minutes are spent
+    bpf = appliance_layer.bpf_object(cache, REPO, arch.include, report) / "steer.bpf.o"
+    tree = rootfs.debian_tree(cache, arch, report) / "tree"
+    initrd = initramfs.board(cache, spec.folder, tree)
+    guest = initramfs.guest(cache, arch, REPO / "board/guest-demo", tree, report)
+    layer = appliance_layer.build(cache, REPO, spec, report, target=tree, bpf=bpf, guest=guest / "guest-initrd.gz")
+    python = rootfs.python_packages(cache, arch, REPO, tree, report) / "tree"
+    built = kernel.build(cache, spec, report)
+    base = rootfs.squashfs(cache, arch, report, tree=tree, python=python, kernel=built)
+    data = datadisk.build(cache, spec.data_disk)
 
-    artefacts = _publish_kernel(built)
-    emulator.publish(tree, artefacts.emulator)
+    artefacts = _publish_kernel(spec, built)
+    emulator.publish(arch, tree, artefacts.emulator)
     publish(initrd / "initrd.gz", artefacts.initrd)
-    publish(base / "rootfs.squashfs", artefacts.rootfs)
-    publish(layer / "appliance.squashfs", artefacts.appliance)
-    publish(data / "data.img", artefacts.data)
     publish(guest / "guest-initrd.gz", artefacts.guest_initrd)
+    folders = {"rootfs.squashfs": base, "appliance.squashfs": layer, spec.data_disk.file: data}
+    for disk in spec.image.disk:
+        publish(folders[disk.file] / disk.file, artefacts.folder / disk.file)
     return artefacts

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from imagebuild.errors import BuildError
 
-KEEP = 6  # newest entries of a stage that stay; older ones go when a new one is made
-IN_USE_S = 3600  # an entry used so lately may be on its way into another build, and stays
+KEEP = 6  # entries kept a stage; older ones are removed when a new one is made
+IN_USE_S = 3600  # an entry used this recently may be part of another build and stays
 _SKIP = {"__pycache__"}
 
 Input = str | bytes | Path
@@ -50,7 +50,7 @@ def _feed_path(digest: hashlib._Hash, path: Path) -> None:
 
 
 def key_of(inputs: Mapping[str, Input]) -> str:
-    """The key of an artefact: another one whenever an input's name, content, kind or executable bit is another."""
+    """The key of an artefact; it changes with the name, content, kind or executable bit of any input."""
     digest = hashlib.sha256()
     for name in sorted(inputs):
         value = inputs[name]
@@ -71,21 +71,21 @@ def default_root() -> Path:
 
 
 class Cache:
-    """The folder of entries. Nothing is held between calls but its path."""
+    """The folder of entries. The object keeps nothing but its path."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BuildError(f"the cache folder {root} cannot be made: {error.strerror}") from error
+            raise BuildError(f"cannot create the cache folder {root}: {error.strerror}") from error
 
     def entry(self, stage: str, key: str) -> Path:
-        """Where the artefact is, or will be."""
+        """The artefact's folder, whether it exists or not."""
         return self.root / f"{stage}-{key}"
 
     def get(self, stage: str, key: str, make: Callable[[Path], None]) -> Path:
-        """The artefact's folder; `make(folder)` fills a new one when it is not there yet."""
+        """The artefact's folder; `make(folder)` fills a new one if it does not exist."""
         entry = self.entry(stage, key)
         if entry.is_dir():
             os.utime(entry)
@@ -115,12 +115,12 @@ class Cache:
             yield
 
     def _sweep(self, stage: str) -> None:
-        """Remove what an interrupted build of this stage left; called with the stage's lock held."""
+        """Remove the leftovers of an interrupted build of this stage; the caller holds the stage's lock."""
         for left in self.root.glob(f".{stage}-*"):
             shutil.rmtree(left, ignore_errors=True)
 
     def _prune(self, stage: str, keep: Path) -> None:
-        """Remove the entries of this stage that were not used for longest, and not lately: other builds run beside."""
+        """Remove the least recently used entries of this stage, but none used recently: other builds may run."""
         size = len(keep.name)
         entries = [e for e in self.root.glob(f"{stage}-*") if len(e.name) == size and e != keep]
         entries.sort(key=lambda e: e.stat().st_mtime, reverse=True)

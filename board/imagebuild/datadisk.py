@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The template of the data disk: an empty ext4 with the label that the appliance looks for.
 
-Copied for each machine that is started; the appliance repairs, grows or makes anew what it finds, so this only saves
-the first boot that work.
+Each machine that is started gets a copy. The appliance repairs, grows or creates the file system by itself, so the
+template only saves the first boot that work.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from boardspec import Disk
+
 from imagebuild.cache import Cache, key_of
 from imagebuild.progress import run
 
-LABEL = "bypass-data"
-SIZE = 256 << 20  # bytes; sparse
 
-
-def build(cache: Cache) -> Path:
-    """The folder with `data.img`."""
+def build(cache: Cache, disk: Disk) -> Path:
+    """The folder with the sparse file of this disk."""
+    size = disk.size_mb << 20
 
     def make(folder: Path) -> None:
-        image = folder / "data.img"
+        image = folder / disk.file
         with image.open("wb") as file:
-            file.truncate(SIZE)
+            file.truncate(size)
         run(
-            ["mke2fs", "-q", "-F", "-t", "ext4", "-L", LABEL, "-m", "0", "-E", "nodiscard", image],
+            ["mke2fs", "-q", "-F", "-t", "ext4", "-L", disk.label, "-m", "0", "-E", "nodiscard", image],
             what="data disk",
             log=folder / "log",
             env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
         )
 
-    return cache.get("data", key_of({"label": LABEL, "size": str(SIZE), "recipe": Path(__file__)}), make)
+    return cache.get("data", key_of({"disk": repr(disk), "recipe": Path(__file__)}), make)

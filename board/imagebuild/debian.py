@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debian packages for the image, from the mirror this machine's apt already uses.
+"""Debian packages for the image, from the mirror that this machine's apt uses.
 
 No mirror is written anywhere in the tree: it is derived from the machine's apt configuration when the build runs, along
 with the machine's proxy and retry settings. The private apt state lives in the folder the caller gives.
@@ -21,7 +21,7 @@ _SETTINGS = re.compile(r'^(Acquire::(?:https?|Retries|Check-Date|Check-Valid-Unt
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where Debian comes from on this machine, and the apt settings that reaching it takes."""
+    """This machine's Debian mirror, and the apt settings needed to reach it."""
 
     uri: str
     settings: tuple[str, ...]
@@ -54,7 +54,7 @@ def choose_settings(dump: str) -> tuple[str, ...]:
 
 
 def mirror() -> Mirror:
-    """Ask this machine's apt."""
+    """The mirror of this machine's apt configuration."""
     release = Path("/etc/os-release").read_text()
     found = re.search(r"^VERSION_CODENAME=(\w+)", release, re.M)
     if not found:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The program that emulates the board: the QEMU of the image's own Debian tree, started on the build host.
 
-Not the host's: QEMU 7.2 (Debian 12) now and then loses a kernel with two processors, and takes ten times as long for a
-guest in the emulated machine (under load a frame through it took 400 ms at the 99th percentile; with QEMU 10 it takes
-30 to 50 ms). The tree's loader runs it with the tree's libraries, so the host's do not matter.
+The host's own does not serve: QEMU 7.2 (Debian 12) sometimes loses a kernel with two processors, and runs a guest in
+the emulated machine ten times slower (under load a frame through it took 400 ms at the 99th percentile; with QEMU 10 it
+takes 30 to 50 ms). The tree's loader starts it with the tree's libraries, so it does not depend on the host's.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import os
 import shlex
 from pathlib import Path
 
-LIBRARIES = "usr/lib/x86_64-linux-gnu"
+from boardspec import Arch
 
 
-def script(tree: Path) -> str:
+def script(arch: Arch, tree: Path) -> str:
     """The text of an executable that starts the tree's QEMU in its place (same process)."""
     words = [
-        tree / LIBRARIES / "ld-linux-x86-64.so.2",
+        tree / arch.libraries / arch.debian.loader,
         "--library-path",
-        tree / LIBRARIES,
-        tree / "usr/bin/qemu-system-x86_64",
+        tree / arch.libraries,
+        tree / "usr/bin" / arch.qemu.program,
         "-L",
         tree / "usr/share/qemu",
     ]
     return f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n'
 
 
-def publish(tree: Path, target: Path) -> None:
-    """Write the executable; nothing is touched when it says so already."""
-    text = script(tree)
+def publish(arch: Arch, tree: Path, target: Path) -> None:
+    """Write the executable; a file that already has the text stays as it is."""
+    text = script(arch, tree)
     if target.exists() and target.read_text() == text:
         return
     target.parent.mkdir(parents=True, exist_ok=True)

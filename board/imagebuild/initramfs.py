@@ -12,6 +12,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardspec import Arch
+
 from imagebuild.cache import Cache, Input, key_of
 from imagebuild.progress import Progress, run
 
@@ -70,16 +72,18 @@ def board(cache: Cache, board_dir: Path, tree: Path) -> Path:
     return cache.get("initrd", key_of({"busybox": busybox, "init": init, "recipe": Path(__file__)}), make)
 
 
-def guest(cache: Cache, guest_dir: Path, tree: Path, progress: Progress) -> Path:
+def guest(cache: Cache, arch: Arch, guest_dir: Path, tree: Path, progress: Progress) -> Path:
     """The folder with `guest-initrd.gz`: the demo guest, with the application `forwarder` compiled statically."""
     busybox, init, source = tree / "usr/bin/busybox", guest_dir / "init", guest_dir / "forwarder.c"
+    compiler = arch.tool("gcc")
     inputs: dict[str, Input] = {"busybox": busybox, "init": init, "source": source, "recipe": Path(__file__)}
+    inputs["compiler"] = compiler
 
     def make(folder: Path) -> None:
         binary = folder / "forwarder"
         with progress.stage("demo guest: compile the forwarder"):
             run(
-                ["gcc", "-O2", "-Wall", "-static", "-pthread", "-s", "-o", binary, source],
+                [compiler, "-O2", "-Wall", "-static", "-pthread", "-s", "-o", binary, source],
                 what="demo guest: forwarder.c",
                 log=folder / "log",
             )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+
+from boardspec import BoardSpec
 
 from imagebuild import debian
 from imagebuild.cache import Cache, key_of
@@ -47,15 +49,22 @@ def lost(asked: dict[str, str], config: str) -> list[str]:
     ]
 
 
-def key(fragments: Sequence[Path]) -> str:
-    """The kernel's key in the cache."""
+def key(fragments: Iterable[Path]) -> str:
+    """The kernel's key in the cache. The processor needs no entry of its own: its fragment names it."""
     asked = settings(path.read_text() for path in fragments)
     canonical = "\n".join(f"{name}={value}" for name, value in sorted(asked.items()))
     return key_of({"settings": canonical, "source": f"{debian.SUITE}/{SOURCE_PACKAGE}", "recipe": RECIPE})
 
 
-def build(cache: Cache, fragments: Sequence[Path], progress: Progress) -> Path:
-    """The folder with `vmlinux` (PVH, stripped), `bzImage`, `config`, `version`."""
+def make_command(spec: BoardSpec, source: Path, *words: str) -> list[str | Path]:
+    """A call of the kernel's makefile for the board's processor (pure)."""
+    arch = spec.arch
+    return ["make", "-C", source, f"ARCH={arch.kernel.arch}", f"CROSS_COMPILE={arch.tool('')}", *words]
+
+
+def build(cache: Cache, spec: BoardSpec, progress: Progress) -> Path:
+    """The folder with `vmlinux` (stripped), the bootable image by its target's name, `config`, `version`."""
+    arch, fragments = spec.arch, spec.fragments
 
     def make(folder: Path) -> None:
         log = folder / "log"
@@ -76,7 +85,7 @@ def build(cache: Cache, fragments: Sequence[Path], progress: Progress) -> Path:
             "KBUILD_BUILD_HOST": "board",
         }
         run(
-            ["make", "-C", source, f"KCONFIG_ALLCONFIG={stack}", "allnoconfig"],
+            make_command(spec, source, f"KCONFIG_ALLCONFIG={stack}", "allnoconfig"),
             what="kernel configuration",
             log=log,
             env=env,
@@ -85,10 +94,10 @@ def build(cache: Cache, fragments: Sequence[Path], progress: Progress) -> Path:
         if missing:
             raise BuildError("kernel: lines of the fragments did not survive: " + ", ".join(missing))
         with progress.stage("kernel: compile", "7 to 15 min on 2 cores"):
-            jobs = f"-j{os.cpu_count() or 1}"
-            run(["nice", "make", "-C", source, jobs, "vmlinux", "bzImage"], what="kernel compile", log=log, env=env)
-        run(["strip", "-s", "-o", folder / "vmlinux", source / "vmlinux"], what="kernel strip", log=log)
-        shutil.copy(source / "arch/x86/boot/bzImage", folder / "bzImage")
+            compile_it = make_command(spec, source, f"-j{os.cpu_count() or 1}", "vmlinux", arch.kernel.target)
+            run(["nice", *compile_it], what="kernel compile", log=log, env=env)
+        run([arch.tool("strip"), "-s", "-o", folder / "vmlinux", source / "vmlinux"], what="kernel strip", log=log)
+        shutil.copy(source / arch.kernel.image, folder / arch.kernel.target)
         shutil.copy(source / ".config", folder / "config")
         (folder / "version").write_text(package.name.removesuffix(".deb") + "\n")
         shutil.rmtree(work)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Progress lines with elapsed time, and running a tool so that its failure is one clear line.
 
-A stage that ends within two seconds says nothing; a longer one says when it begins to take long, and when it is done.
+A stage that ends within two seconds prints nothing; a longer one prints a line after two seconds and one at its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPEAT_S = 30.0
 
 
 class Progress:
-    """Says what is being built and for how long; lives as long as one build."""
+    """Reports what is being built and for how long; lives as long as one build."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -35,7 +35,7 @@ class Progress:
 
     @contextmanager
     def stage(self, what: str, usually: str = "") -> Iterator[None]:
-        """Announce `what` once it has taken long, again every half minute, and its end."""
+        """Report `what` when it takes long, then every half minute, and when it is done."""
         begun = time.monotonic()
         ended = threading.Event()
         hint = f" (usually {usually})" if usually else ""
@@ -88,7 +88,7 @@ def run(
 
 
 def explain_failure(what: str, code: int, text: str) -> str:
-    """One clear message out of a tool's exit code and output (pure)."""
+    """One clear message from a tool's exit code and output (pure)."""
     lower = text.lower()
     if os.strerror(errno.ENOSPC).lower() in lower:
         return f"{what}: disk full"

@@ -13,6 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from boardspec import Arch
+
 from imagebuild import debian
 from imagebuild.cache import Cache, key_of
 from imagebuild.errors import BuildError
@@ -27,15 +29,13 @@ PACKAGES = (
     "kmod",
     "libbpf1",
     "libpcap0.8t64",
-    "ovmf",
     "python3",
-    "qemu-system-x86",
     "qemu-utils",
     "udev",
 )
 TARGET_PYTHON = "3.13"
 SITE = "usr/lib/python3/dist-packages"  # where Debian's Python looks; Buildroot's has its own
-GUEST_KERNEL = "usr/share/bypass/guest-demo/bzImage"
+GUEST_FOLDER = "usr/share/bypass/guest-demo"
 # What is read between power on and inline is stored as it is: unpacking it takes longer than running it
 HOT = " || ".join(
     (
@@ -62,14 +62,12 @@ EXCLUDE = (
     "/usr/share/applications/*",
     "/usr/lib/udev/hwdb.d/*",
 )
-# Removed afterwards: what nothing on the appliance reads. The firmware that stays boots a PC guest.
+# Removed afterwards, beside what the processor has no use for: files that nothing on the appliance reads
 TRIM = (
     "usr/bin/perl*",
-    "usr/bin/qemu-system-i386",
-    "usr/bin/qemu-system-x86_64-microvm",
     "usr/bin/systemd-hwdb",
-    "usr/lib/x86_64-linux-gnu/perl-base",
-    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/*-linux-gnu/perl-base",
+    "usr/lib/*-linux-gnu/gconv",
     "usr/bin/qemu-io",
     "usr/bin/qemu-nbd",
     "usr/bin/qemu-storage-daemon",
@@ -81,30 +79,11 @@ TRIM = (
     "usr/lib/python3.13/pydoc_data",
     "usr/lib/python3.13/test",
     "usr/lib/python3.13/turtledemo",
-    "usr/share/OVMF/*secboot*",
-    "usr/share/OVMF/*snakeoil*",
-    "usr/share/OVMF/*.ms.fd",
-    "usr/share/OVMF/OVMF_CODE.fd",
-    "usr/share/ovmf",
     "usr/share/perl5",
     "usr/share/zoneinfo",
     "usr/share/i18n",
-    "usr/share/qemu/edk2-*",
-    "usr/share/qemu/firmware",
-    "usr/share/qemu/hppa*",
     "usr/share/qemu/keymaps",
-    "usr/share/qemu/openbios*",
-    "usr/share/qemu/opensbi*",
-    "usr/share/qemu/palcode*",
-    "usr/share/qemu/s390*",
-    "usr/share/qemu/skiboot*",
-    "usr/share/qemu/slof*",
-    "usr/share/qemu/u-boot*",
-    "usr/share/qemu/*.dtb",
-    "usr/share/qemu/dtb",
     "usr/share/qemu/trace-events*",
-    "usr/share/qemu/vof*",
-    "usr/share/qemu/npcm*",
     "var/cache/*",
     "var/lib/apt",
     "var/lib/dpkg/info",
@@ -112,7 +91,12 @@ TRIM = (
 )
 
 
-def debian_tree(cache: Cache, progress: Progress) -> Path:
+def packages(arch: Arch) -> list[str]:
+    """The Debian packages of the image (pure)."""
+    return sorted((*PACKAGES, *arch.debian.packages))
+
+
+def debian_tree(cache: Cache, arch: Arch, progress: Progress) -> Path:
     """The folder with `tree/`: Debian's packages, trimmed."""
 
     def make(folder: Path) -> None:
@@ -126,7 +110,8 @@ def debian_tree(cache: Cache, progress: Progress) -> Path:
         with progress.stage("root filesystem: Debian packages", "1 to 2 min"):
             run(
                 [
-                    *("mmdebstrap", "--mode=root", "--variant=essential", f"--include={','.join(PACKAGES)}"),
+                    *("mmdebstrap", "--mode=root", "--variant=essential", f"--include={','.join(packages(arch))}"),
+                    f"--architectures={arch.debian.architecture}",
                     *(f"--aptopt={conf}", "--aptopt=Apt::Install-Recommends false"),
                     *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDE),
                     *(debian.SUITE, tree, origin.source_line),
@@ -134,20 +119,21 @@ def debian_tree(cache: Cache, progress: Progress) -> Path:
                 what="the root filesystem's packages cannot be installed",
                 log=log,
             )
-        for pattern in TRIM:
+        for pattern in (*TRIM, *arch.debian.unused):
             for path in tree.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         link_applets(tree)
         for name in ("etc/machine-id", "etc/hostname", "etc/resolv.conf"):
             (tree / name).unlink(missing_ok=True)
 
-    return cache.get("debian", debian_key(), make)
+    return cache.get("debian", debian_key(arch), make)
 
 
-def debian_key() -> str:
+def debian_key(arch: Arch) -> str:
     """The key of the unpacked Debian packages."""
-    parts = {"packages": PACKAGES, "exclude": EXCLUDE, "trim": TRIM}
-    return key_of({"suite": debian.SUITE, "recipe": "2"} | {name: " ".join(value) for name, value in parts.items()})
+    lists = {"packages": packages(arch), "exclude": EXCLUDE, "trim": (*TRIM, *arch.debian.unused)}
+    origin = {"suite": debian.SUITE, "architecture": arch.debian.architecture, "recipe": "2"}
+    return key_of(origin | {name: " ".join(value) for name, value in lists.items()})
 
 
 def link_applets(tree: Path) -> None:
@@ -164,14 +150,14 @@ def _link(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
-def compile_python(tree: Path, folder: Path, log: Path) -> None:
+def compile_python(arch: Arch, tree: Path, folder: Path, log: Path) -> None:
     """Compile the Python files below `folder` (which becomes the target's /) with the target's own interpreter.
 
-    It runs through the target's own loader, so that neither a chroot nor a mount is needed. The byte code is not
-    checked against its source at run time: both come from one read-only image.
+    The interpreter runs through the target's own loader, so that neither a chroot nor a mount is needed. The byte code
+    is not checked against its source at run time: both come from one read-only image.
     """
-    libraries = tree / "usr/lib/x86_64-linux-gnu"
-    argv: list[str | Path] = [libraries / "ld-linux-x86-64.so.2", "--library-path", libraries]
+    libraries = tree / arch.libraries
+    argv: list[str | Path] = [libraries / arch.debian.loader, "--library-path", libraries]
     argv += [tree / f"usr/bin/python{TARGET_PYTHON}", "-S", "-m", "compileall", "-q", "-f", "-s", folder, "-p", "/"]
     argv += ["--invalidation-mode", "unchecked-hash", folder]
     run(
@@ -182,7 +168,7 @@ def compile_python(tree: Path, folder: Path, log: Path) -> None:
     )
 
 
-def python_packages(cache: Cache, repo: Path, tree: Path, progress: Progress) -> Path:
+def python_packages(cache: Cache, arch: Arch, repo: Path, tree: Path, progress: Progress) -> Path:
     """The folder with `tree/`: the packages of requirements.lock for the target's Python, compiled."""
     lock = repo / "requirements.lock"
     if not lock.is_file():
@@ -195,15 +181,17 @@ def python_packages(cache: Cache, repo: Path, tree: Path, progress: Progress) ->
             run(
                 [
                     *(sys.executable, "-m", "pip", "install", "--no-compile", "--no-deps", "--only-binary=:all:"),
-                    *("--python-version", TARGET_PYTHON, "--implementation", "cp", "--target", site, "-r", lock),
+                    *("--python-version", TARGET_PYTHON, "--implementation", "cp"),
+                    *(f"--platform={tag}" for tag in arch.debian.wheels),
+                    *("--target", site, "-r", lock),
                 ],
                 what="the Python packages cannot be installed",
                 log=log,
             )
             shutil.rmtree(site / "bin", ignore_errors=True)
-            compile_python(tree, folder / "tree", log)
+            compile_python(arch, tree, folder / "tree", log)
 
-    return cache.get("python", key_of({"lock": lock, "debian": debian_key(), "site": SITE}), make)
+    return cache.get("python", key_of({"lock": lock, "debian": debian_key(arch), "site": SITE}), make)
 
 
 def squash(trees: list[Path], target: Path, log: Path, *options: str) -> None:
@@ -227,18 +215,20 @@ def squash(trees: list[Path], target: Path, log: Path, *options: str) -> None:
         shutil.rmtree(merged)
 
 
-def squashfs(cache: Cache, tree: Path, packages: Path, kernel: Path, progress: Progress) -> Path:
+def squashfs(cache: Cache, arch: Arch, progress: Progress, *, tree: Path, python: Path, kernel: Path) -> Path:
     """The folder with `rootfs.squashfs`: Debian, Python packages, and the kernel that the demo guest boots."""
+
+    guest_kernel = f"{GUEST_FOLDER}/{arch.kernel.target}"
 
     def make(folder: Path) -> None:
         with progress.stage("root filesystem: squashfs", "20 s"):
-            demo = folder / "kernel" / GUEST_KERNEL
+            demo = folder / "kernel" / guest_kernel
             demo.parent.mkdir(parents=True)
             shutil.copy(kernel / demo.name, demo)
             small = ("-Xcompression-level", "15", "-b", "256K")
-            trees = [tree, packages, folder / "kernel"]
+            trees = [tree, python, folder / "kernel"]
             squash(trees, folder / "rootfs.squashfs", folder / "log", *small, *HOT_OPTIONS)
             shutil.rmtree(folder / "kernel")
 
-    parts = {"debian": tree.parent.name, "python": packages.parent.name, "kernel": kernel.name, "guest": GUEST_KERNEL}
+    parts = {"debian": tree.parent.name, "python": python.parent.name, "kernel": kernel.name, "guest": guest_kernel}
     return cache.get("rootfs", key_of({**parts, "hot": HOT, "recipe": "3"}), make)

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boardspec
+from boardspec import BoardSpec, SpecError
+
 from simulator import accel, payload
 from simulator.board import Board, BoardError
 from simulator.control import ask, connect
@@ -22,15 +25,13 @@ from simulator.machine import Accelerator
 from simulator.simulator import Timing
 from simulator.terminal import Terminal
 
-BUILD = Path("build/qemu-x86_64")
-
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
-    except (BoardError, FileNotFoundError, ConnectionError) as error:
+    except (BoardError, SpecError, FileNotFoundError, ConnectionError) as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -38,39 +39,40 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="simulator", description="Simulator of the reference board around QEMU.")
-    parser.add_argument("--dir", type=Path, default=BUILD / "run", help="the board's files and control socket")
+    parser = argparse.ArgumentParser(prog="simulator", description="Simulator of a board around QEMU.")
+    parser.add_argument("--board", default=boardspec.DEFAULT, help="a folder of board/ (default: %(default)s)")
+    parser.add_argument("--dir", type=Path, help="the board's files and control socket (default: build/BOARD/run)")
     words = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = words.add_parser("run", help="power the board and give its serial console in this terminal")
-    run.add_argument("--artefacts", type=Path, default=BUILD, help="where the image is")
-    run.add_argument("--prefix", help="of the namespaces' names (default: the first free of tw, tw2, ...)")
-    run.add_argument("--relay-ms", type=float, default=5.0, help="the contacts' flight")
-    run.add_argument("--flap-ms", type=float, default=0.0, help="links down after the relay moved")
-    run.add_argument("--second-stage-s", type=float, default=5.0, help="hard reset after the watchdog's NMI")
+    run = words.add_parser("run", help="power the board on, with its serial console in this terminal")
+    run.add_argument("--artefacts", type=Path, help="where the image is (default: build/BOARD)")
+    run.add_argument("--prefix", help="prefix of the namespaces' names (default: the first free of tw, tw2, ...)")
+    run.add_argument("--relay-ms", type=float, default=5.0, help="time in which the relay's contacts switch")
+    run.add_argument("--flap-ms", type=float, default=0.0, help="how long links are down after the relay switched")
+    run.add_argument("--second-stage-s", type=float, default=5.0, help="time from the watchdog's NMI to the hard reset")
     run.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
-    run.add_argument("--append", default="", help="more words for the kernel's command line")
+    run.add_argument("--append", default="", help="additions to the kernel's command line")
     run.add_argument("--no-debug", action="store_true", help="no root shell on the second serial port")
     run.add_argument("--events", action="store_true", help="show transitions on standard error")
     run.set_defaults(command=_run)
 
-    for name, text in (("status", "what a person before the board sees"), ("reset", "press the reset button"),
-                       ("nmi", "press the NMI button"), ("pause", "freeze the processors"),
-                       ("resume", "let them go on")):  # fmt: skip
+    for name, text in (("status", "show power, relay, LED and cables"), ("reset", "press the reset button"),
+                       ("nmi", "press the NMI button"), ("pause", "freeze the whole machine"),
+                       ("resume", "resume the machine")):  # fmt: skip
         words.add_parser(name, help=text).set_defaults(command=_order, do=name)
-    power = words.add_parser("power", help="pull the plug, put it in again, press the power button")
+    power = words.add_parser("power", help="cut or restore the power, or press the power button")
     power.add_argument("how", choices=("cut", "on", "button"))
     power.set_defaults(command=_order, do="power")
     for name in ("unplug", "plug"):
-        cable = words.add_parser(name, help=f"{name} the cable of one side")
+        cable = words.add_parser(name, help=f"{name} the cable on one side")
         cable.add_argument("side", choices=("lan", "wan"))
         cable.set_defaults(command=_order, do=name)
-    relay = words.add_parser("relay", help="where the relay stands; `relay log`: its transitions")
+    relay = words.add_parser("relay", help="show the relay's position; `relay log`: its transitions")
     relay.add_argument("what", nargs="?", choices=("log",))
     relay.set_defaults(command=_relay)
-    log = words.add_parser("log", help="all transitions")
+    log = words.add_parser("log", help="show all transitions")
     log.set_defaults(command=_log)
-    attach = words.add_parser("attach", help="a serial port in this terminal as well")
+    attach = words.add_parser("attach", help="use a serial port in this terminal as well")
     attach.add_argument("port", choices=("console", "debug"))
     attach.set_defaults(command=_attach)
     return parser
@@ -80,14 +82,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    artefacts, directory = options.artefacts.resolve(), options.dir.resolve()
-    load = payload.image(artefacts, directory, debug=not options.no_debug, append=options.append)
-    found = _accelerator(options.accel, load.kernel, artefacts / "accelerator.json")
+    spec = boardspec.load(options.board)
+    artefacts, directory = (options.artefacts or spec.build).resolve(), _directory(options).resolve()
+    load = payload.image(artefacts, directory, debug=not options.no_debug, append=options.append, board=spec)
+    found = _accelerator(options.accel, spec, artefacts)
     timing = Timing(options.relay_ms, options.flap_ms, options.second_stage_s)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ended_by_signal)
     with Board(directory, load, prefix=options.prefix, timing=timing, accelerator=found) as board:
-        print(_banner(board, found, options.dir), file=sys.stderr, flush=True)
+        print(_banner(board, found, options), file=sys.stderr, flush=True)
         terminal = Terminal(board.console.send)
         shown = _Events(terminal, options.events)
         terminal.on_events = shown.toggle
@@ -105,10 +108,18 @@ def _ended_by_signal(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _accelerator(wanted: str, kernel: Path, cache: Path) -> Accelerator:
+def _directory(options: argparse.Namespace) -> Path:
+    """Where the board's files are, short where that is below the folder that the command runs in."""
+    if options.dir:
+        return Path(options.dir)
+    default = boardspec.load(options.board).build / "run"
+    return default.relative_to(Path.cwd()) if default.is_relative_to(Path.cwd()) else default
+
+
+def _accelerator(wanted: str, board: BoardSpec, artefacts: Path) -> Accelerator:
     if wanted != "auto":
-        return Accelerator(wanted, "as asked", accel.program(kernel))
-    return accel.choose(kernel, cache)
+        return Accelerator(wanted, "as requested", accel.program(board.arch, artefacts))
+    return accel.choose(board, artefacts)
 
 
 class _Events:
@@ -132,10 +143,11 @@ class _Events:
             self._terminal.show(f"\r\n[{line(event)}]\r\n".encode())
 
 
-def _banner(board: Board, found: Accelerator, directory: Path) -> str:
-    """At most 80 columns wide, and each command as it can be typed where `make run` was."""
-    prefix, place = board.prefix, directory
-    there = "" if place == BUILD / "run" else f" --dir {place}"
+def _banner(board: Board, found: Accelerator, options: argparse.Namespace) -> str:
+    """At most 80 columns wide; each command can be typed in the folder where `make run` was started."""
+    prefix, place = board.prefix, _directory(options)
+    there = "" if options.board == boardspec.DEFAULT else f" --board {options.board}"
+    there += f" --dir {place}" if options.dir else ""
     return f"""
    {prefix}-lan  10.77.0.1                                   {prefix}-wan  10.77.0.2
    fd77::1  ==== [lan] -- relay: bypass until driven -- [wan] ====  fd77::2
@@ -144,7 +156,7 @@ def _banner(board: Board, found: Accelerator, directory: Path) -> str:
                                       |
                                     mgmt0 ==== {prefix}-mgmt  10.88.0.1
 
-   computing with   {found.name}
+   accelerator      {found.name}
                     {found.why}
    across the link  ip netns exec {prefix}-lan ping 10.77.0.2
    second terminal  export PYTHONPATH=board; then
@@ -161,9 +173,9 @@ def _banner(board: Board, found: Accelerator, directory: Path) -> str:
 
 def _reply(options: argparse.Namespace, request: dict[str, Any]) -> Any:
     try:
-        reply = ask(options.dir, request)
+        reply = ask(_directory(options), request)
     except (FileNotFoundError, ConnectionError) as error:
-        raise BoardError(f"no board runs in {options.dir}: start one with `make run`") from error
+        raise BoardError(f"no board runs in {_directory(options)}: start one with `make run`") from error
     if "error" in reply:
         raise BoardError(reply["error"])
     return reply["ok"]
@@ -203,9 +215,9 @@ def _log(options: argparse.Namespace, only: str = "") -> int:
 
 def _attach(options: argparse.Namespace) -> int:
     try:
-        client = connect(options.dir)
+        client = connect(_directory(options))
     except (FileNotFoundError, ConnectionError) as error:
-        raise BoardError(f"no board runs in {options.dir}: start one with `make run`") from error
+        raise BoardError(f"no board runs in {_directory(options)}: start one with `make run`") from error
     with client:
         client.sendall(json.dumps({"do": "attach", "port": options.port}).encode() + b"\n")
         terminal = Terminal(client.sendall)

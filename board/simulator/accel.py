@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which QEMU, and KVM or TCG, found out by trying: a /dev/kvm that is there may still boot nothing.
+"""Chooses the QEMU, and KVM or TCG by a trial boot: an existing /dev/kvm may still not work.
 
 The trial boots the board's own kernel with a two-line initramfs and waits for its greeting on the serial port. The
 answer is kept in a file under a key of kernel, processor, QEMU and the booted file, and tried anew when one changes.
@@ -17,23 +17,26 @@ import tempfile
 import time
 from pathlib import Path
 
+from boardspec import Arch, BoardSpec
+
 from simulator import initramfs
-from simulator.machine import QEMU, Accelerator
+from simulator.machine import Accelerator
 
 GREETING = b"the trial kernel is up"
 PATIENCE_S = 12.0
 INIT = f"#!/bin/sh\necho {GREETING.decode()}\nsleep 1000\n"
 
 
-def program(kernel: Path) -> str:
-    """The QEMU that was built with the image, beside its kernel; the machine's own where there is none."""
-    built = kernel.with_name("qemu")
-    return str(built.resolve()) if built.exists() else QEMU
+def program(arch: Arch, artefacts: Path) -> str:
+    """The QEMU that was built with the image in `artefacts`; the host's own if there is none."""
+    built = artefacts / "qemu"
+    return str(built.resolve()) if built.exists() else arch.qemu.program
 
 
-def choose(kernel: Path, cache: Path) -> Accelerator:
-    """The accelerator to use for `kernel`; `cache` is the file with the last trial's answer."""
-    qemu = program(kernel)
+def choose(board: BoardSpec, artefacts: Path) -> Accelerator:
+    """The accelerator to use for the board's kernel in `artefacts`, where the last trial's answer is kept as well."""
+    kernel, cache = artefacts / board.arch.kernel.boot, artefacts / "accelerator.json"
+    qemu = program(board.arch, artefacts)
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Accelerator("tcg", "there is no usable /dev/kvm", qemu)
     key = _key(kernel, qemu)
@@ -43,21 +46,22 @@ def choose(kernel: Path, cache: Path) -> Accelerator:
             return Accelerator(kept["name"], kept["why"], qemu)
     except (OSError, ValueError, KeyError):
         pass
-    complaint = trial(kernel, qemu)
+    complaint = trial(board.arch, kernel, qemu)
     name, why = ("tcg", f"KVM was tried: {complaint}") if complaint else ("kvm", "a trial boot worked")
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_text(json.dumps({"key": key, "name": name, "why": why}))
     return Accelerator(name, why, qemu)
 
 
-def trial(kernel: Path, qemu: str, arguments: tuple[str, ...] = ("-accel", "kvm", "-cpu", "host")) -> str:
-    """Boot `kernel` once; returns an empty string when it came up, else what went wrong."""
+def trial(arch: Arch, kernel: Path, qemu: str, name: str = "kvm") -> str:
+    """Boot `kernel` once with the accelerator `name`; returns an empty string if it came up, otherwise the reason."""
+    arguments = Accelerator(name).arguments(arch)
     with tempfile.TemporaryDirectory(prefix="simulator-") as place:
         initrd = initramfs.build(Path(place) / "initrd", INIT)
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", qemu, "-nodefaults", "-no-user-config",
-             "-display", "none", "-M", "q35", *arguments, "-m", "256M", "-smp", "2",
-             "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 panic=-1",
+             "-display", "none", "-M", arch.qemu.machine, *arguments, "-m", "256M", "-smp", "2",
+             "-kernel", str(kernel), "-initrd", str(initrd), "-append", f"console={arch.qemu.console} panic=-1",
              "-no-reboot", "-serial", "stdio"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -78,7 +82,7 @@ def _listen(process: subprocess.Popen[bytes]) -> str:
         data = os.read(process.stdout.fileno(), 65536)
         if not data:
             lines = said.decode(errors="replace").strip().splitlines()
-            return f"QEMU ended: {lines[-1][:200] if lines else 'without a word'}"
+            return f"QEMU ended: {lines[-1][:200] if lines else 'without a message'}"
         said += data
     return ""
 

@@ -21,6 +21,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from boardspec import SpecError
+
 from simulator.control import ControlServer
 from simulator.events import Event, EventLog, Predicate
 from simulator.host import Host
@@ -91,13 +93,17 @@ class Board:
         atexit.register(self.close)
         try:
             check = self.events.check
-            self.console = SerialPort("ttyS0", self._loop, self.directory / "console.log", check, self._console_panic)
-            self.debug = SerialPort("ttyS1", self._loop, self.directory / "debug.log", self._check_debug)
+            qemu, folder = self.payload.board.arch.qemu, self.directory
+            self.console = SerialPort(qemu.console, self._loop, folder / "console.log", check, self._console_panic)
+            self.debug = SerialPort(qemu.debug, self._loop, folder / "debug.log", self._check_debug)
             # not the debug port's: `sh` hands its shell a time-out that is stretched already
             self.events.stretch = self.console.stretch = self._wait
             self.events.listeners.append(self._wake)
             self._shell = DebugShell(self.debug)
             self._call(self._start(wires))
+        except SpecError as error:
+            self.close()
+            raise BoardError(str(error)) from error
         except RuntimeError as error:
             self.close()
             raise BoardError(f"the board's namespaces cannot be made: {error}") from error
@@ -222,7 +228,7 @@ class Board:
         return self.events.panic_ordered()
 
     def sh(self, command: str, timeout: float = 60.0, check: bool = True) -> Result:
-        """Run a command as root in the board, through the debug shell on ttyS1 (see DebugShell.run)."""
+        """Run a command as root in the board, through the debug shell on its second serial port (DebugShell.run)."""
         result = self._shell.run(command, self.pace.wait(timeout), check)
         if self.pace.speed is None:
             self.measure()
@@ -255,7 +261,8 @@ class Board:
         raise BoardError(f"the names {names[0]}-* are used by another board simulator")
 
     async def _start(self, wires: Wires) -> None:
-        simulator = Simulator(self.directory, wires, self.events, self.console, self.debug, self._timing)
+        machine = self.payload.board.machine
+        simulator = Simulator(self.directory, machine, wires, self.events, self.console, self.debug, self._timing)
         simulator.on_start = self._shell.forget
         self._simulator = simulator
         self._control = ControlServer(self.directory, simulator, self.events, self._power_on_async)

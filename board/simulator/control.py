@@ -35,7 +35,7 @@ class ControlServer:
 
     async def start(self) -> None:
         self._path.unlink(missing_ok=True)
-        # bound through the directory's descriptor: a socket's path may have no more than 107 bytes
+        # bound through the directory's descriptor: a socket's path is limited to 107 bytes
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

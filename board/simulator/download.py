@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A long HTTP download across the link, whose every byte is checked.
+"""A long HTTP download across the link; every byte is checked.
 
 The server makes the body from a seed at a steady rate, so that the download lasts through a fault; the client makes the
 same body again, compares, and tells where and how long it stalled. One TCP connection from beginning to end: a reset
@@ -31,7 +31,7 @@ PATIENCE_S = 120.0
 
 
 def blocks(seed: int, size: int) -> Iterator[bytes]:
-    """The body: `size` bytes that only this seed gives, no two blocks alike."""
+    """The body: `size` bytes that follow from the seed; no two blocks are equal."""
     for number in range((size + BLOCK - 1) // BLOCK):
         block = hashlib.shake_128(f"{seed}/{number}".encode()).digest(BLOCK)
         yield block[: min(BLOCK, size - number * BLOCK)]
@@ -75,11 +75,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             sent += len(block)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: the result tells all."""
+        """Log nothing: the result has all of it."""
 
 
 def fetch(address: str, port: int, seed: int, size: int, rate: int) -> DownloadResult:
-    """Download once and compare; never raises on a broken transfer, the result says what broke."""
+    """Download once and compare; a broken transfer raises nothing, the result says what broke."""
     connection = http.client.HTTPConnection(address, port, timeout=PATIENCE_S)
     digest, done, longest = hashlib.sha256(), 0, 0
     try:
@@ -100,7 +100,7 @@ def fetch(address: str, port: int, seed: int, size: int, rate: int) -> DownloadR
 
 
 class Download:
-    """A download under way from `server` to `client`; starts at once, `wait` gives its result."""
+    """A running download from `server` to `client`; starts at once, `wait` gives its result."""
 
     def __init__(
         self, client: Host, server: Host, size: int, *, rate: int = 0, seed: int = 1, port: int = PORT
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", type=int, default=1 << 20, help="bytes")
-    parser.add_argument("--rate", type=int, default=0, help="bytes a second, 0 = as fast as it goes")
+    parser.add_argument("--rate", type=int, default=0, help="bytes a second, 0 = as fast as possible")
     options = parser.parse_args()
     if options.what == "serve":
         server = http.server.ThreadingHTTPServer((options.address, options.port), Handler)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The board's diary: every transition with its time, as JSON lines in a file and as a list that tests wait on.
+"""The board's event log: every transition with its time, as JSON lines in a file and as a list that tests wait on.
 
 An event is a flat object: `n` (counts from 0), `mono_ns` (CLOCK_MONOTONIC, when the transition was complete), `wall`
 (UTC), `event` (relay, led, watchdog, reset, panic, power, link, fault, note) and that event's own fields. Owned by the
@@ -22,11 +22,11 @@ Predicate = Callable[[Event], bool]
 
 
 class BoardPanic(AssertionError):
-    """The board's kernel panicked and nobody had ordered it."""
+    """The board's kernel panicked outside `panic_ordered`."""
 
 
 class WaitTimeout(AssertionError):
-    """What was waited for did not happen in time; the text shows what did."""
+    """An expected event did not occur in time; the text shows which events did."""
 
 
 def matches(event: Event, predicate: Predicate | None, fields: dict[str, Any]) -> bool:
@@ -53,7 +53,7 @@ class EventLog:
             self._changed.notify_all()
 
     def add(self, event: str, *, mono_ns: int | None = None, **fields: Any) -> Event:
-        """Write an event down; `mono_ns` is now unless the caller read the clock closer to what happened."""
+        """Log an event; `mono_ns` is now unless the caller read the clock closer to the event."""
         with self._changed:
             stamp = time.monotonic_ns() if mono_ns is None else mono_ns
             entry: Event = {
@@ -74,7 +74,7 @@ class EventLog:
         return entry
 
     def mark(self) -> int:
-        """A place in the diary: what comes after it is new. Take it before doing the thing to be observed."""
+        """The number of the next event. Take it before the action that is to be observed."""
         with self._changed:
             return len(self._events)
 
@@ -114,7 +114,7 @@ class EventLog:
 
     @contextmanager
     def panic_ordered(self) -> Iterator[None]:
-        """Panics in this block are wanted."""
+        """Panics in this block are expected."""
         with self._changed:
             self._panics_ordered += 1
         try:
@@ -129,7 +129,7 @@ class EventLog:
             self._check()
 
     def forgive(self) -> None:
-        """Forget an unordered panic: the board was powered on anew."""
+        """Forget an unordered panic, because the board was powered on again."""
         with self._changed:
             self._unordered = None
 

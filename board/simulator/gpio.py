@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The board's GPIO lines, as the simulated hardware sees them: virtio-gpio requests in, driven or not driven out.
 
-Pure state, no I/O. A line counts as driven only while its direction is out and its value is 1; whatever takes the
+Pure state, no I/O. A line counts as driven only while its direction is out and its value is 1; anything that takes the
 device from the driver (close, reset, end of the process) releases it. Numbers: virtio specification 1.2, 5.18.
 """
 
@@ -73,7 +73,7 @@ class Lines:
         return bytes([OK, 0])
 
     def release(self, cause: str) -> None:
-        """Nobody drives anything any more."""
+        """Release all lines."""
         for line in self._lines:
             before = line.driven
             line.direction, line.value = NONE, 0

@@ -46,7 +46,7 @@ class Host:
         return subprocess.CompletedProcess(command, process.returncode, output)
 
     def ping(self, address: str, count: int = 1, timeout: float = 5.0) -> bool:
-        """Whether `count` of `count` echoes come back."""
+        """Whether all of `count` echo requests are answered."""
         wait = str(max(1, round(timeout)))
         done = self.run(["busybox", "ping", "-c", str(count), "-W", wait, address], timeout + 30, check=False)
         return done.returncode == 0 and " 0% packet loss" in done.stdout

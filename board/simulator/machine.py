@@ -2,7 +2,7 @@
 """The computer on the board: a QEMU process, its command line, its monitor.
 
 The command line is a pure function of a Payload and a few paths. `Machine` is one power-on: it starts the process and
-ends with it; the next power-on is another Machine.
+ends with it; the next power-on is another Machine. What differs by board and processor comes from `boardspec.py`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import boardspec
+from boardspec import Arch, BoardSpec, Port
+
 from simulator import netns
 from simulator.qmp import Qmp, QmpError
-from simulator.wires import QUEUES
+from simulator.wires import QUEUES, SIDES
 
-COMMAND_LINE = "console=ttyS0 loglevel=3 net.ifnames=0 unknown_nmi_panic=1 panic=-1"
-DEBUG = "bypass.debug=ttyS1"
-QEMU = "qemu-system-x86_64"
-PORTS = (("lan0", "0x10", "02:77:01:00:00:10"), ("wan0", "0x11", "02:77:01:00:00:11"),
-         ("mgmt0", "0x12", "02:77:01:00:00:12"))  # fmt: skip
 CHANNELS = ("qmp", "console", "debug", "gpio")
 
 
@@ -38,59 +36,69 @@ class Drive:
 
 @dataclass(frozen=True)
 class Payload:
-    """What the machine boots."""
+    """What the machine boots, on which board. Without `append` the kernel gets the board's own command line, without
+    `memory_mb` and `cpus` the machine has what the board has."""
 
     kernel: Path
     initrd: Path | None = None
     drives: tuple[Drive, ...] = ()
-    append: str = COMMAND_LINE
-    memory_mb: int = 1536
-    cpus: int = 2
+    append: str = ""
+    memory_mb: int = 0
+    cpus: int = 0
+    board: BoardSpec = field(default_factory=boardspec.load)
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """How QEMU computes, and why so; `program` is which QEMU."""
+    """How QEMU runs the machine's processors, and why that way. `program`: which QEMU; left out, the host's own."""
 
     name: str = "tcg"
     why: str = "not tried"
-    program: str = QEMU
+    program: str = ""
 
-    @property
-    def arguments(self) -> list[str]:
+    def arguments(self, arch: Arch) -> list[str]:
+        """The accelerator and the processor that goes with it."""
         if self.name == "kvm":
             return ["-accel", "kvm", "-cpu", "host"]
-        return ["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,+nrip-save"]
+        return ["-accel", "tcg,thread=multi", "-cpu", arch.qemu.emulated_cpu]
 
 
-def command_line(payload: Payload, accelerator: Accelerator, erst: Path, fds: dict[str, int]) -> list[str]:
-    """QEMU's arguments for the reference board; `fds` are its ends of the channels."""
-    line = [accelerator.program, "-name", "throughwire", "-nodefaults", "-no-user-config", "-display", "none"]
-    line += ["-M", "q35,memory-backend=mem", *accelerator.arguments, "-smp", str(payload.cpus)]
-    line += ["-m", f"{payload.memory_mb}M"]
-    line += ["-object", f"memory-backend-memfd,id=mem,size={payload.memory_mb}M,share=on"]
-    line += ["-kernel", str(payload.kernel), "-append", payload.append, "-S"]
+def address(port: Port) -> str:
+    """The MAC address of a port of the machine (pure): a local one with the port's PCI slot."""
+    return f"02:77:01:00:00:{port.slot:02x}"
+
+
+def command_line(payload: Payload, accelerator: Accelerator, crash_log: Path, fds: dict[str, int]) -> list[str]:
+    """QEMU's arguments for the payload's board (pure); `fds` are its ends of the channels.
+
+    Raises SpecError for a board that is not simulated.
+    """
+    board, machine, qemu = payload.board, payload.board.machine, payload.board.arch.qemu
+    memory_mb = payload.memory_mb or machine.memory_mb
+    line = [accelerator.program or qemu.program, "-name", "throughwire"]
+    line += ["-nodefaults", "-no-user-config", "-display", "none"]
+    line += ["-M", f"{qemu.machine},memory-backend=mem", *accelerator.arguments(board.arch)]
+    line += ["-smp", str(payload.cpus or machine.cpus), "-m", f"{memory_mb}M"]
+    line += ["-object", f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on"]
+    line += ["-kernel", str(payload.kernel), "-append", payload.append or board.command_line(), "-S"]
     if payload.initrd:
         line += ["-initrd", str(payload.initrd)]
-    # panic=none: the kernel restarts itself, as it would on metal; pvpanic only tells us
-    line += ["-action", "watchdog=inject-nmi", "-action", "panic=none", "-action", "reboot=reset"]
+    # panic=none: the kernel restarts itself, as it would on metal; pvpanic only reports the panic
+    line += ["-action", f"watchdog={qemu.watchdog_action}", "-action", "panic=none", "-action", "reboot=reset"]
     for channel in CHANNELS:
         line += ["-chardev", f"socket,id={channel},fd={fds[channel]}"]
-    line += ["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console", "-serial", "chardev:debug"]
+    line += ["-mon", "chardev=qmp,mode=control", *qemu.serial]
     for drive in payload.drives:
         readonly = "on" if drive.readonly else "off"
         line += ["-drive", f"if=none,id={drive.serial},file={drive.path},format=raw,readonly={readonly}"]
         line += ["-device", f"virtio-blk-pci,drive={drive.serial},serial={drive.serial}"]
-    for name, slot, mac in PORTS:
-        queues = QUEUES if name != "mgmt0" else 1
-        line += ["-netdev", f"tap,id={name}-tap,ifname={name},script=no,downscript=no,queues={queues}"]
+    for connector, port in board.connectors.items():
+        tap, queues = f"{connector}0", QUEUES if connector in SIDES else 1
+        line += ["-netdev", f"tap,id={tap}-tap,ifname={tap},script=no,downscript=no,queues={queues}"]
         several = f",mq=on,vectors={2 * queues + 2}" if queues > 1 else ""
-        line += ["-device", f"virtio-net-pci,id={name},netdev={name}-tap,mac={mac},addr={slot}{several}"]
-    line += ["-device", "vhost-user-gpio-pci,chardev=gpio", "-device", "i6300esb", "-device", "pvpanic-pci"]
-    line += ["-device", "virtio-rng-pci"]
-    line += ["-object", f"memory-backend-file,id=erst,mem-path={erst},size=64K,share=on"]
-    line += ["-device", "acpi-erst,memdev=erst"]
-    return line
+        device = f"virtio-net-pci,id={tap},netdev={tap}-tap,mac={address(port)},addr={port.slot:#x}"
+        line += ["-device", device + several]
+    return line + [word.replace("{crash_log}", str(crash_log)) for word in machine.arguments]
 
 
 @dataclass

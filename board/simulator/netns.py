@@ -48,6 +48,13 @@ def enter(name: str, function: Callable[[], T]) -> T:
     return results[0]
 
 
+def leave() -> None:
+    """Move the calling thread into a network namespace of its own, which ends with its threads. Raises OSError."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot make a network namespace: {os.strerror(number)}; run as root")
+
+
 def run(*command: str) -> str:
     """Run a set-up command and return its output; raises RuntimeError with its complaint when it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

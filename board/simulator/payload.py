@@ -4,36 +4,49 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
-from simulator.machine import COMMAND_LINE, DEBUG, Drive, Payload
+import boardspec
+from boardspec import BoardSpec
 
-FILES = ("vmlinux", "initrd.gz", "rootfs.squashfs", "appliance.squashfs", "data.img")
+from simulator.machine import Drive, Payload
+
+INITRD = "initrd.gz"
 
 
-def image(artefacts: Path, directory: Path, *, debug: bool = False, append: str = "") -> Payload:
+def files(board: BoardSpec) -> list[str]:
+    """The names of the files that the board boots from (pure)."""
+    return [board.arch.kernel.boot, INITRD, *(disk.file for disk in board.image.disk)]
+
+
+def image(
+    artefacts: Path, directory: Path, *, debug: bool = False, append: str = "", board: BoardSpec | None = None
+) -> Payload:
     """Payload of the image in `artefacts`; the data disk is copied into `directory` once and kept from then on.
 
     Raises FileNotFoundError naming what is missing.
     """
-    missing = [name for name in FILES if not (artefacts / name).exists()]
+    board = board or boardspec.load()
+    missing = [name for name in files(board) if not (artefacts / name).exists()]
     if missing:
         raise FileNotFoundError(f"no {', '.join(missing)} in {artefacts}: run `make qemu-image` first")
     directory.mkdir(parents=True, exist_ok=True)
-    data = directory / "data.img"
+    template = board.data_disk.file
+    data = directory / template
     if not data.exists():
-        partial = directory / "data.img.part"
-        source = (artefacts / "data.img").resolve()
+        partial = directory / f"{template}.part"
+        source = (artefacts / template).resolve()
         subprocess.run(["cp", "--sparse=always", str(source), str(partial)], check=True)
         partial.chmod(0o600)
         partial.rename(data)
-    drives = (
-        Drive("root", artefacts / "rootfs.squashfs"),
-        Drive("appliance", artefacts / "appliance.squashfs"),
-        Drive("data", data, readonly=False),
+    drives = tuple(
+        Drive(disk.serial, data if disk.writable else artefacts / disk.file, readonly=not disk.writable)
+        for disk in board.image.disk
     )
-    words = [COMMAND_LINE, *([DEBUG] if debug else []), *([append] if append else [])]
-    return replace(
-        Payload(artefacts / "vmlinux"), initrd=artefacts / "initrd.gz", drives=drives, append=" ".join(words)
+    return Payload(
+        artefacts / board.arch.kernel.boot,
+        artefacts / INITRD,
+        drives,
+        append=board.command_line(debug=debug, append=append),
+        board=board,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One serial port of the board: what it said (kept, logged, passed on), and typing into it.
+"""One serial port of the board: its output (kept, logged, passed on) and input.
 
 Lives as long as the Board, across power cycles; each power-on brings a new connection. Any thread may type and wait;
 bytes arrive in the loop's thread.
@@ -41,7 +41,7 @@ class SerialPort:
         self._text = ""
         self._place = 0
         self._scanned = 0
-        self.first_ns: int | None = None  # when the machine said its first word, CLOCK_MONOTONIC
+        self.first_ns: int | None = None  # time of the machine's first output, CLOCK_MONOTONIC
         self._transport: asyncio.Transport | None = None
         self.sinks: list[Callable[[bytes], None]] = []
         self.stretch: Callable[[float], float] = float  # as in EventLog
@@ -67,12 +67,12 @@ class SerialPort:
         self._file.close()
 
     def wake(self) -> None:
-        """Let waiters look again whether the board is well."""
+        """Let waiters check the board again."""
         with self._changed:
             self._changed.notify_all()
 
     def send(self, data: str | bytes) -> None:
-        """Type; what the board is too slow for waits here, nothing is lost while it has power."""
+        """Send input. Bytes that the board does not take yet are queued; none is lost while it has power."""
         raw = data.encode() if isinstance(data, str) else data
         self._loop.call_soon_threadsafe(self._write, raw)
 
@@ -80,7 +80,7 @@ class SerialPort:
         self.send(line + "\r")
 
     def mark(self) -> int:
-        """A place in what was said; `expect` goes on from the last match unless given such a place."""
+        """The present end of the output; `expect` searches from the last match unless it gets such a position."""
         with self._changed:
             return len(self._text)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Commands in the board's debug shell (root on the second serial port, only with `bypass.debug=ttyS1`).
+"""Commands in the board's debug shell (root on the second serial port, only with `bypass.debug=PORT`).
 
 A command travels as base64 in lines shorter than any line editor's limit, its output comes back as base64 between
 markers that the echo of what was typed cannot contain. So quotes, newlines, binary output and prompts do not matter.
@@ -31,11 +31,11 @@ class Result:
 
 
 class CommandFailed(AssertionError):
-    """A command in the board ended with another status than 0."""
+    """A command in the board exited with a status other than 0."""
 
 
 class DebugShell:
-    """Lives as long as the Board; finds the shell anew after each start of the machine (`forget`)."""
+    """Lives as long as the Board; finds the shell again after each start of the machine (`forget`)."""
 
     def __init__(self, port: SerialPort) -> None:
         self._port = port

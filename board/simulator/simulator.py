@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from boardspec import SimulatedMachine
+
 from simulator.events import EventLog
 from simulator.gpio import Lines
 from simulator.machine import Accelerator, Machine, Payload, command_line
@@ -23,8 +25,6 @@ from simulator.qmp import QmpError
 from simulator.serial import SerialPort
 from simulator.vhost import Backend
 from simulator.wires import SIDES, HostLinkWatch, Side, Wires, port_link
-
-RELAY, LED = "relay-inline", "led-status"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Timing:
 @dataclass
 class Simulator:
     directory: Path
+    board: SimulatedMachine
     wires: Wires
     log: EventLog
     console: SerialPort
@@ -50,7 +51,7 @@ class Simulator:
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._lines = Lines([RELAY, LED], self._line)
+        self._lines = Lines([self.board.relay_line, self.board.led_line], self._line)
         self._backend: Backend | None = None
         self._moving: asyncio.TimerHandle | None = None
         self._second_stage: asyncio.TimerHandle | None = None
@@ -186,7 +187,7 @@ class Simulator:
     # relay and LED
 
     def _line(self, name: str, driven: bool, cause: str) -> None:
-        if name == LED:
+        if name == self.board.led_line:
             self.log.add("led", state="on" if driven else "off", cause=cause)
         else:
             self._move_relay(driven, cause)
@@ -289,7 +290,7 @@ class Simulator:
         return {
             "power": "on" if self.machine else "off",
             "relay": panel.relay,
-            "led": "on" if self._lines.driven(LED) else "off",
+            "led": "on" if self._lines.driven(self.board.led_line) else "off",
             "cables": {side: "in" if side in panel.plugged else "out" for side in SIDES},
             "hosts": {side: "up" if side in panel.hosts_up else "down" for side in SIDES},
             "prefix": self.wires.prefix,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Numbered frames across the link, and what became of them: lost, doubled, out of order, longest gap.
+"""Numbered frames across the link and their fate: lost, duplicated, out of order, longest gap.
 
 One process a direction sends UDP datagrams from one host at absolute deadlines and receives them at the other (a socket
 in each namespace). It appends a record of each to a file: number, time sent, time the kernel received it. `Stream` owns
@@ -44,7 +44,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the frames sent in a span of time; gaps are in ms."""
+    """The fate of the frames sent in a span of time; gaps are in ms."""
 
     sent: int
     received: int
@@ -96,7 +96,7 @@ def analyse(sent: dict[int, int], received: Iterable[Record], start_ns: int = 0,
 
 
 def _longest_gap(sent: dict[int, int], arrived: dict[int, int]) -> int:
-    """Longest time between arrivals; what the sender was late by in that time is taken off."""
+    """Longest time between arrivals, less the delay of the sender itself in that time."""
     stamps = [sent[number] for number in sorted(sent)]
     steps = sorted(after - before for before, after in itertools.pairwise(stamps))
     pace = steps[len(steps) // 2] if steps else 0
@@ -125,8 +125,8 @@ def _longest_outage(numbers: list[int], sent: dict[int, int], arrived: dict[int,
 
 
 def longest_silence_ms(sent: dict[int, int], received: Iterable[Record], start_ns: int, end_ns: int) -> float:
-    """The longest time without an arrival between two times, the end included. What is held back and comes later, or
-    never comes, was not there; it does not matter which."""
+    """The longest time without an arrival between two times, the end included. Frames that are held back and arrive
+    later count as absent, like lost ones."""
     inside = [record for record in received if record.received_ns < end_ns]
     last_ns = max((record.received_ns for record in inside), default=start_ns)
     gap_ms = analyse(sent, inside, start_ns, end_ns).longest_gap_ms
@@ -154,7 +154,7 @@ class Peer(NamedTuple):
 
 
 class Stream:
-    """A running stream from one host to the other; `stop` ends it, reports may be asked for at any time."""
+    """A running stream from one host to the other; `stop` ends it; reports are available at any time."""
 
     def __init__(self, source: Host, target: Host, path: Path, rate: int = 1000, size: int = 64) -> None:
         self.path = path
@@ -168,7 +168,7 @@ class Stream:
                       "nud", "permanent", "dev", "eth0")  # fmt: skip
         path.unlink(missing_ok=True)
         path.touch()
-        # by path, so that it runs in any namespace without being told where the package is
+        # by path, so that it runs in any namespace without a module path
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         self._process: subprocess.Popen[bytes] = source.popen(
             [sys.executable, "-m", "simulator.stream", source.namespace, target.namespace, here, there,
@@ -180,7 +180,7 @@ class Stream:
             raise RuntimeError(f"the stream {here} -> {there} did not start")
 
     def stop(self) -> Report:
-        """Stop sending, wait until what is under way has arrived, and report on everything."""
+        """Stop sending, wait until frames in flight have arrived, and report on all of them."""
         if self._report is None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait()
@@ -188,7 +188,7 @@ class Stream:
         return self._report
 
     def report(self, start_ns: int = 0, end_ns: int | None = None) -> Report:
-        """The fate of the frames sent in the span; frames still under way count as lost, so end it a little ago."""
+        """The fate of the frames sent in the span. Frames in flight count as lost: let it end a little in the past."""
         sent, received = read_records(self.path)
         return analyse(sent, received, start_ns, end_ns)
 

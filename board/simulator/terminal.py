@@ -21,7 +21,7 @@ HELP = b"\r\n[Ctrl-A x  end   Ctrl-A e  show transitions here   Ctrl-A Ctrl-A  a
 
 
 class Keys:
-    """Sorts typed bytes into what goes to the board and what is meant for us; remembers a Ctrl-A between calls."""
+    """Separates bytes for the board from commands to the simulator; remembers a Ctrl-A between calls."""
 
     def __init__(self) -> None:
         self._prefixed = False
@@ -45,7 +45,7 @@ class Keys:
 
 @contextlib.contextmanager
 def raw(fd: int) -> Iterator[None]:
-    """The terminal passes every key as it is; put back as it was at the end, whatever the end."""
+    """The terminal passes every key unchanged in this block; its settings are restored however the block ends."""
     if not os.isatty(fd):
         yield
         return

@@ -34,7 +34,7 @@ NEXT, WRITE = 1, 2  # descriptor flags
 
 
 class ProtocolError(Exception):
-    """QEMU, or the driver in the guest, said something that the protocol does not allow."""
+    """QEMU, or the driver in the guest, sent what the protocol does not allow."""
 
 
 @dataclass

@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from simulator import netns
+
 from appliance.counted import counted
 from tests.bench import remap, topology
 from tests.bench.decision import decision, flow_cache
@@ -43,9 +45,9 @@ def build() -> Path:
     here = Path(__file__).parent
     target = BUILD / "bench.bpf.o"
     include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
-    topology.run("clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", include,
+    netns.run("clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", include,
                  "-c", str(here / "bench.bpf.c"), "-o", str(target))  # fmt: skip
-    topology.run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(BUILD / "echo"), str(here / "echo.c"))
+    netns.run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(BUILD / "echo"), str(here / "echo.c"))
     return target
 
 
@@ -169,7 +171,7 @@ def main() -> int:
     options = parser.parse_args()
     program = build()
     try:
-        topology.enter_new_namespace()
+        netns.leave()
     except OSError as error:
         parser.exit(1, f"bench: {error}\n")
     topology.build()

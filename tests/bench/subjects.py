@@ -16,12 +16,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulator.netns import run
+
 from appliance.config.check.load import loads
 from appliance.counted import counted
 from appliance.steering.datapath import Datapath
 from appliance.steering.kernel.layout import Side
 from tests.bench.generator import Generator
-from tests.bench.topology import index, run
+from tests.bench.topology import index
 
 BPF_OBJECT = Path("build/bpf/steer.bpf.o")
 FAR_NS = 1 << 62

@@ -10,29 +10,11 @@ Everything stands in one network namespace that this process made and entered; i
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
-import subprocess
 
-CLONE_NEWNET = 0x40000000
+from simulator.netns import run
+
 PAIRS = (("gen", "lan"), ("wan", "sink"), ("gen0", "lan0"), ("wan0", "sink0"))
-
-
-def enter_new_namespace() -> None:
-    """Leave the machine's network for an empty one; OSError without the right to."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, f"cannot make a network namespace: {os.strerror(number)}; run as root")
-
-
-def run(*command: str) -> str:
-    """Run a command and give its output; RuntimeError carries what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
 
 
 def build() -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import boardspec
 import pytest
+from imagebuild import appliance_layer
+from imagebuild.cache import Cache, default_root
+from imagebuild.progress import Progress
 
 from tests.support.wire import Wire
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def pytest_configure() -> None:
@@ -26,16 +27,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def bpf_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The datapath compiled from the sources as they are."""
+def bpf_object() -> Path:
+    """The datapath compiled from the sources as they are, or found in the image build's cache, keyed by them."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    made = tmp_path_factory.mktemp("bpf") / "steer.bpf.o"
-    source = ROOT / "appliance/bpf/steer.bpf.c"
-    flags = ["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v3"]
-    command = ["clang", *flags, f"-I/usr/include/{os.uname().machine}-linux-gnu"]
-    subprocess.run([*command, "-c", str(source), "-o", str(made)], check=True)
-    return made
+    cache, include = Cache(default_root()), boardspec.load().arch.include
+    return appliance_layer.bpf_object(cache, boardspec.REPO, include, Progress(print)) / "steer.bpf.o"
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from boardspec import REPO
 
 from appliance.api.server import ControlServer, Registry
 from appliance.steering.capture_api import Captures
 from appliance.steering.datapath import Datapath
-from tests.datapath.conftest import ROOT
-from tests.datapath.test_forwarding import ALL, appliance, available
 from tests.support.wire import Wire
+from tests.support.wired_datapath import ALL, appliance, available
 
 pytestmark = pytest.mark.root
 
@@ -47,7 +47,7 @@ class Served:
         self._loop.close()
 
     def run(self, *args: str, out: IO[bytes] | int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-        environ = {**os.environ, "BYPASS_SOCKET": str(self.path), "PYTHONPATH": str(ROOT)}
+        environ = {**os.environ, "BYPASS_SOCKET": str(self.path), "PYTHONPATH": str(REPO)}
         return subprocess.Popen(
             [sys.executable, "-m", "console", *args], stdout=out, stderr=subprocess.PIPE, env=environ
         )
@@ -246,7 +246,7 @@ def test_the_decoder_has_no_rights(tmp_path: Path) -> None:
     """What reads strangers' frames is nobody, and can open no file."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "console.commands.decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(REPO)},
     )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None

@@ -10,14 +10,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from console.client import RemoteError
-from tests.support.live import CONFIG, Live
+from tests.support.live import CONFIG, Live, during
 from tests.support.wire import Wire
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -41,28 +40,6 @@ def restored(live: Live) -> Iterator[None]:
     live.commit()
     live.call("config.end", discard=True)
     live.until(live.inline, "inline again")
-
-
-def during(live: Live, work: Callable[[], object]) -> list[int]:
-    """Send frames in both directions for as long as `work` takes; the numbers of those that were lost."""
-    failed: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    lost: list[int] = []
-    while thread.is_alive():
-        lost += live.wire.stream(64)
-    lost += live.wire.stream(64)
-    thread.join()
-    if failed:
-        raise failed[0]
-    return lost
 
 
 def test_a_commit_counts_at_once_and_loses_no_frame(live: Live) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datapath.test_commit import during
-from tests.support.live import CONFIG, Live, bring_demo_guest
+from tests.support.live import CONFIG, Live, bring_demo_guest, during
 from tests.support.wire import Wire
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]

@@ -20,10 +20,10 @@ from appliance.steering.explain.model import Where
 from appliance.steering.kernel import layout, libbpf
 from appliance.steering.kernel.copies import RING_BYTES, Point
 from appliance.steering.kernel.layout import CopiedValue, CopyWay, Role, Side, slot
-from tests.datapath.test_forwarding import ALL, appliance, available
 from tests.support.frames import KINDS, tcp
 from tests.support.pcap_corpus import EXPRESSIONS, crafted_frames
 from tests.support.wire import Wire
+from tests.support.wired_datapath import ALL, appliance, available
 
 pytestmark = pytest.mark.root
 LAN, WAN = slot(0, 0, Side.LAN), slot(0, 0, Side.WAN)

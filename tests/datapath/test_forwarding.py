@@ -12,15 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from boardspec import REPO
 from simulator import netns
 
 from appliance.api.schema.state import Explained
-from appliance.config.schema.model import Config, Guest, Rule, Segment
+from appliance.config.schema.model import Config, Guest, Rule
 from appliance.errors import ConfigError, DatapathError, FilterError, RefusedError
 from appliance.frames.builder import frame_of
 from appliance.steering.datapath import Datapath
@@ -28,49 +27,10 @@ from appliance.steering.explain.api import SteeringApi
 from appliance.steering.kernel import libbpf
 from appliance.steering.kernel.copies import Point
 from appliance.steering.kernel.layout import CopyWay, Outcome, Side
-from tests.datapath.conftest import ROOT
 from tests.support.wire import Wire
+from tests.support.wired_datapath import ALL, EMPTY, MAIN, MODES, appliance, attach, available, outcomes
 
 pytestmark = pytest.mark.root
-MAIN = Segment(name="main", lan="lan0", wan="wan0")
-EMPTY = Config(segment=(MAIN,), guest=(Guest(name="ips"),))
-ALL = Config(segment=(MAIN,), guest=(Guest(name="ips"),), rule=(Rule(name="all", path=("ips",)),))
-FAR = 3600 * 10**9
-MODES = pytest.mark.parametrize("mode", ["xdp", "tc"])
-
-
-@contextmanager
-def appliance(wire: Wire, path: Path, mode: str = "auto", config: Config = ALL) -> Iterator[Datapath]:
-    """A datapath that is pinned, attached to all four devices, with its policy."""
-    made = Datapath.open(path, wire.pins)
-    try:
-        attach(wire, made, mode)
-        made.set_policy(config)
-        yield made
-    finally:
-        made.unload()
-
-
-def attach(wire: Wire, made: Datapath, mode: str = "auto") -> None:
-    """By XDP as from a wire, so that ports may begin in the policy's own programs; else as the devices are."""
-
-    def body() -> None:
-        made.attach_segment("main", "lan0", "wan0", mode, whole=mode == "xdp")
-        made.attach_hop("tapl", "ips", "main", Side.LAN)
-        made.attach_hop("tapw", "ips", "main", Side.WAN)
-
-    wire.inside(body)
-
-
-def available(made: Datapath) -> None:
-    now = time.monotonic_ns()
-    made.leases.renew_supervisor(now + FAR)
-    made.leases.renew("ips", now + FAR)
-
-
-def outcomes(made: Datapath, side: Side) -> dict[Outcome, int]:
-    frames = made.counters().ports["main", side].frames
-    return {outcome: count for outcome, count in frames.items() if count}
 
 
 @MODES
@@ -193,7 +153,7 @@ def test_owner_killed_and_adopted(wire: Wire, bpf_object: Path, mode: str) -> No
         # By name only for the network: a mount namespace of its own would not have our bpffs.
         owner = subprocess.Popen(
             ["nsenter", f"--net=/run/netns/{wire.box}", *command],
-            stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, text=True, cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)},
         )  # fmt: skip
         owners.append(owner)
         assert owner.stdout is not None
@@ -267,7 +227,7 @@ def test_policies_change_under_traffic(wire: Wire, bpf_object: Path, mode: str) 
 def test_another_program_takes_over(wire: Wire, bpf_object: Path, tmp_path: Path) -> None:
     """An object file that differs (an update) replaces the programs under traffic; maps and counters are kept."""
     other = tmp_path / "other.bpf.o"
-    source = ROOT / "appliance/bpf/steer.bpf.c"
+    source = REPO / "appliance/bpf/steer.bpf.c"
     include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
     subprocess.run(
         ["clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3", include, "-DPULL=200", "-c", source, "-o", other],

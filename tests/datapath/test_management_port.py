@@ -24,6 +24,7 @@ from appliance.management import port as port_module
 from appliance.management.port import ManagementPort
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = Management(address="10.88.0.2/24")
@@ -124,11 +125,6 @@ def run(bench: Bench, body: Callable[[], Awaitable[None]]) -> None:
             await bench.dhcp.want(None)
 
     asyncio.run(limited())
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.02)
 
 
 def test_another_address_of_the_same_network_stays(bench: Bench) -> None:

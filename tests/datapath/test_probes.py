@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import ssl
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from simulator import netns
 
 from appliance.config.schema import model
 from appliance.errors import UnreachableError
@@ -27,7 +27,6 @@ from appliance.units import Duration
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 T = TypeVar("T")
-_CLONE_NEWNET = 0x40000000
 HERE, THERE, NOBODY = "192.0.2.1", "192.0.2.2", "192.0.2.9"
 SECOND = Duration.parse("1s")
 
@@ -45,8 +44,7 @@ class Wire:
         self._ready.wait(30)
 
     def _live(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.unshare(_CLONE_NEWNET) == 0
+        netns.leave()
         for words in (
             f"ip netns add {self.name}",
             f"ip link add probe type veth peer name target netns {self.name}",
@@ -62,7 +60,7 @@ class Wire:
         asyncio.set_event_loop(self._loop)
         self._loop.call_soon(self._ready.set)
         self._loop.run_forever()
-        subprocess.run(["ip", "netns", "del", self.name], check=True)
+        netns.delete(self.name)
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         async def body() -> T:

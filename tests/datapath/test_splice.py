@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from boardspec import REPO
 
 from appliance.config.schema.model import Config, Guest, Rule, Segment
 from appliance.errors import DatapathError
@@ -15,12 +16,11 @@ from appliance.filter import loader
 from appliance.steering.explain.model import Where
 from appliance.steering.kernel import layout, splice
 from appliance.steering.kernel.layout import Outcome, Role, Side
-from tests.datapath.conftest import ROOT
-from tests.datapath.test_forwarding import MAIN, MODES, appliance
 from tests.support.frames import KINDS, tcp, udp
 from tests.support.pcap_corpus import rule_set
 from tests.support.twin import Twin
 from tests.support.wire import Wire
+from tests.support.wired_datapath import MAIN, MODES, appliance
 
 pytestmark = pytest.mark.root
 PORT = Where(Role.PORT, 0, Side.LAN)
@@ -115,7 +115,7 @@ def test_left_apart_where_the_kernel_refuses(bpf_object: Path, monkeypatch: pyte
 
 def test_an_object_file_that_is_none(tmp_path: Path) -> None:
     """What is no object file, or not ours, is named."""
-    for content in (b"", b"\x7fELF\x02\x01", (ROOT / "README.md").read_bytes()):
+    for content in (b"", b"\x7fELF\x02\x01", (REPO / "README.md").read_bytes()):
         (tmp_path / "x.o").write_bytes(content)
         with pytest.raises(DatapathError, match="not the compiled datapath"):
             splice.read(tmp_path / "x.o", frozenset(("decide_xdp",)))

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import boardspec
 import pytest
 from simulator import Board, Payload, payload
 
@@ -72,7 +73,7 @@ def board(booted: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
 
 @pytest.fixture(scope="session")
 def small_payload(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Payload:
-    return board_harness.small_payload(artefacts / "vmlinux", tmp_path_factory.mktemp("small"))
+    return board_harness.small_payload(artefacts / boardspec.load().arch.kernel.boot, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import ssl
 import tarfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from simulator import Board, netns
 from appliance.system.password import hashed
 from tests.support import board_appliance
 from tests.support.board_admin import ADDRESS, PASSWORD, READY_S, Admin, commit, log_in, new_board
+from tests.support.board_appliance import wait_until
 from tests.support.tls_pair import KEY, SERVER, STRANGER
 
 pytestmark = pytest.mark.slow  # four minutes on a board of its own
@@ -66,10 +67,6 @@ def _no_panic(fresh: Board) -> Iterator[None]:
 
 def management(board: Board) -> dict[str, Any]:
     return dict(board_appliance.show(board, "management") or {})
-
-
-def wait(board: Board, found: Callable[[], Any], what: str) -> Any:
-    return board_appliance.wait_until(board, found, what)
 
 
 # -- SSH
@@ -185,7 +182,7 @@ def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admi
     """Six wrong passwords shut the address out; others keep their sessions; `management unblock` lets it in again."""
     for _ in range(2):
         admin.attempt("admin", "wrong wrong", tries=3)
-    wait(fresh, lambda: management(fresh)["ssh"]["shut_out"], "the address is shut out")
+    wait_until(fresh, lambda: management(fresh)["ssh"]["shut_out"], "the address is shut out")
     assert management(fresh)["ssh"]["shut_out"][0]["network"] == "10.88.0.1/32"
     assert not fresh.mgmt.ping(ADDRESS, timeout=1)
     assert not admin.attempt("admin", "wrong wrong", timeout=10)
@@ -292,7 +289,7 @@ def test_syslog_over_tls(fresh: Board, tmp_path: Path) -> None:
         refused, _ = server.accept()
         with refused, pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca|EOF"):
             context.wrap_socket(refused, server_side=True)
-        wait(fresh, lambda: "CERTIFICATE" in management(fresh)["syslog"][0]["detail"], "it is said why")
+        wait_until(fresh, lambda: "CERTIFICATE" in management(fresh)["syslog"][0]["detail"], "it is said why")
         commit(fresh, ("set", "syslog", "ca", SERVER))
         with tls_client(server, context) as link:
             fresh.sh("bypass segment main bypass")
@@ -370,7 +367,7 @@ def test_dhcp(fresh: Board, admin: Admin, tmp_path: Path) -> None:
     server = fresh.mgmt.popen(["busybox", "udhcpd", "-f", str(settings)], stdout=-3, stderr=-3)
     try:
         commit(fresh, ("set", "management", "address", "dhcp"), ("delete", "management", "gateway"))
-        wait(fresh, lambda: management(fresh)["addresses"] == ["10.88.0.50/24"], "an address from DHCP")
+        wait_until(fresh, lambda: management(fresh)["addresses"] == ["10.88.0.50/24"], "an address from DHCP")
         state = management(fresh)
         assert state["gateways"] == ["10.88.0.1"]
         assert state["dhcp"]["state"] == "bound"
@@ -379,7 +376,7 @@ def test_dhcp(fresh: Board, admin: Admin, tmp_path: Path) -> None:
     finally:
         fresh.mgmt.end(server)
         commit(fresh, ("set", "management", "address", f"{ADDRESS}/24"))
-    wait(fresh, lambda: management(fresh)["addresses"] == [f"{ADDRESS}/24"], "the static address again")
+    wait_until(fresh, lambda: management(fresh)["addresses"] == [f"{ADDRESS}/24"], "the static address again")
     assert fresh.mgmt.ping(ADDRESS)
 
 
@@ -429,9 +426,9 @@ def test_a_guest_on_the_management_lan(fresh: Board, admin: Admin) -> None:
 
     before = dropped()
     fresh.mgmt.run(["python3", "-c", SEND, BPDU])
-    wait(fresh, lambda: dropped() == before + 1, "a frame of spanning tree ends at the guest's port")
+    wait_until(fresh, lambda: dropped() == before + 1, "a frame of spanning tree ends at the guest's port")
     commit(fresh, ("delete", "guest", GUEST))
-    wait(fresh, lambda: not board_appliance.guest(fresh, GUEST), "the guest is gone")
+    wait_until(fresh, lambda: not board_appliance.guest(fresh, GUEST), "the guest is gone")
     inside = [row["ifname"] for row in json.loads(fresh.sh("ip -n mgmt -j link").output)]
     assert sorted(inside) == ["lo", "mgmt0", "mgmt0-hw"]
     assert not fresh.mgmt.ping(BRIDGED, timeout=1)
@@ -451,7 +448,7 @@ def test_sessions_outlive_bypassd(fresh: Board, admin: Admin) -> None:
     before = fresh.sh("cat /run/bypass/access/ssh.pid").output.split()
     fresh.sh(f"kill -9 {fresh.pids(board_appliance.BYPASSD)[0]}")
     board_appliance.wait_serving(fresh)
-    wait(fresh, lambda: board_appliance.show(fresh, "sessions"), "the new bypassd knows the session")
+    wait_until(fresh, lambda: board_appliance.show(fresh, "sessions"), "the new bypassd knows the session")
     assert fresh.sh("cat /run/bypass/access/ssh.pid").output.split() == before
     child.sendline("show version")
     child.expect("kernel")
@@ -479,7 +476,9 @@ class fresh_bypassd:
 
     def __enter__(self) -> None:
         self._restart(self._change)
-        wait(self._board, lambda: management(self._board).get("ssh", {}).get("state") == "listening", "SSH listens")
+        wait_until(
+            self._board, lambda: management(self._board).get("ssh", {}).get("state") == "listening", "SSH listens"
+        )
 
     def __exit__(self, *_: object) -> None:
         self._restart("cp -a /tmp/good.toml /etc/bypass/config.toml")
@@ -487,7 +486,7 @@ class fresh_bypassd:
     def _restart(self, change: str) -> None:
         old = self._board.pids(board_appliance.BYPASSD)[0]
         self._board.sh(f"{change}; sync; kill -9 {old}")
-        wait(self._board, lambda: set(self._board.pids(board_appliance.BYPASSD)) - {old}, "a new bypassd")
+        wait_until(self._board, lambda: set(self._board.pids(board_appliance.BYPASSD)) - {old}, "a new bypassd")
 
 
 def test_everything_is_there_after_a_reboot(fresh: Board, admin: Admin) -> None:
@@ -500,7 +499,7 @@ def test_everything_is_there_after_a_reboot(fresh: Board, admin: Admin) -> None:
     deadline = time.monotonic() + fresh.pace.wait(READY_S)
     while not fresh.mgmt.ping(ADDRESS, timeout=1):
         assert time.monotonic() < deadline, "the management port does not come up"
-    wait(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")
+    wait_until(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")
     assert admin.fingerprint() == key
     assert admin.run("admin", "show", "version").status == 0
     fresh.console.expect("wire1 login: ", since=said)
@@ -525,5 +524,5 @@ def test_a_forgotten_password(fresh: Board, admin: Admin) -> None:
         line.sendline("remembered from now on")
     line.expect("password of admin set", timeout=READY_S)
     admin.passwords["admin"] = "remembered from now on"
-    wait(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")
+    wait_until(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")
     assert admin.run("admin", "show", "version").status == 0

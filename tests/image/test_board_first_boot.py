@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pexpect
 import pytest
@@ -24,6 +23,7 @@ from simulator.stream import Stream
 
 from tests.support import board_appliance, figures
 from tests.support.board_admin import ADDRESS, PASSWORD, Admin, log_in, new_board
+from tests.support.board_appliance import wait_until
 
 PROMPT = r"wire1 \[inline\]> ?"
 Took = Callable[[str], Callable[[], None]]
@@ -38,7 +38,7 @@ def fresh(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def closed(fresh: Board) -> str:
     """What is open before anybody has set the appliance up, seen from inside and from the management host."""
-    board_appliance.wait_until(fresh, lambda: board_appliance.show(fresh, "management"), "access is up")
+    wait_until(fresh, lambda: board_appliance.show(fresh, "management"), "access is up")
     listening = fresh.sh("ss -Hltun; ip netns list").output
     answers = fresh.mgmt.ping(ADDRESS, timeout=1)
     return f"{listening.strip()}{' answers' if answers else ''}"
@@ -106,10 +106,6 @@ def _no_panic(fresh: Board) -> Iterator[None]:
     fresh.events.check()
 
 
-def wait(board: Board, found: Callable[[], Any], what: str) -> Any:
-    return board_appliance.wait_until(board, found, what)
-
-
 def leave(child: pexpect.spawn) -> None:
     child.sendline("exit")
     child.expect(pexpect.EOF)
@@ -160,7 +156,7 @@ def test_the_serial_line_asks_for_a_login_now(fresh: Board, said: str, took: Too
     line.expect(PROMPT)
     find = "for p in /proc/[0-9]*; do read -r name <$p/comm && [ $name = bypass ] && stat -c %U $p; done 2>/dev/null"
     assert fresh.sh(find, check=False).output.split() == ["admin"]
-    log = wait(
+    log = wait_until(
         fresh,
         lambda: [text for text in board_appliance.events(fresh) if "the serial line" in text][:2],
         "logins are events",
@@ -192,7 +188,7 @@ def test_nobody_types_on_the_serial_line(fresh: Board, said: str) -> None:
 
 def test_wrong_password_is_refused_and_told(fresh: Board, admin: Admin) -> None:
     assert admin.attempt("admin", "not the password")
-    wait(
+    wait_until(
         fresh,
         lambda: any("10.88.0.1 failed: password" in text for text in board_appliance.events(fresh)),
         "the failure is an event",
@@ -244,7 +240,7 @@ def test_frames_over_ssh(fresh: Board, admin: Admin, tmp_path: Path) -> None:
         assert captured(admin, 20, "guest", "ips1", "lan") == {"ips1.lan"}
         whole = {"lan0", "ips1.lan", "ips1.wan", "wan0"}
         # on a busy machine the guest may be late just now, and is gone around
-        wait(fresh, lambda: captured(admin, 80, "segment", "main") == whole, "frames at every point of the way")
+        wait_until(fresh, lambda: captured(admin, 80, "segment", "main") == whole, "frames at every point of the way")
     finally:
         lost = stream.stop().lost
     assert lost == 0, "a capture costs no frame"
@@ -319,9 +315,9 @@ def test_two_administrators_and_a_commit_that_locks_out(fresh: Board, admin: Adm
     child.sendline("set management address 10.88.0.77/24")
     child.expect(r"configure\*# ?")
     child.sendline("commit confirmed 10")
-    wait(fresh, lambda: not fresh.mgmt.ping(ADDRESS, timeout=1), "locked out")
+    wait_until(fresh, lambda: not fresh.mgmt.ping(ADDRESS, timeout=1), "locked out")
     assert fresh.mgmt.ping("10.88.0.77")
-    wait(fresh, lambda: fresh.mgmt.ping(ADDRESS, timeout=1), "let in again")
+    wait_until(fresh, lambda: fresh.mgmt.ping(ADDRESS, timeout=1), "let in again")
     assert not fresh.mgmt.ping("10.88.0.77", timeout=1)
     child.expect("committed for 10 s")  # the session was never cut
     child.sendline("exit")

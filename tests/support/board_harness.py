@@ -11,11 +11,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import boardspec
 from simulator import Board, Payload, accel, initramfs
 from simulator.machine import Accelerator
 
 TOP = Path(__file__).parents[2]
-SMALL_INIT = """#!/bin/sh
+QEMU = boardspec.load().arch.qemu
+SMALL_INIT = f"""#!/bin/sh
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
@@ -23,9 +25,9 @@ ip link add br0 type bridge
 for port in eth0 eth1; do ip link set $port master br0; ip link set $port up; done
 ip link set br0 up
 echo small machine up
-while true; do setsid sh -c 'exec sh -i </dev/ttyS1 >/dev/ttyS1 2>&1'; done
+while true; do setsid sh -c 'exec sh -i </dev/{QEMU.debug} >/dev/{QEMU.debug} 2>&1'; done
 """
-SMALL_COMMAND_LINE = "console=ttyS0 quiet net.ifnames=0 unknown_nmi_panic=1 panic=-1"
+SMALL_COMMAND_LINE = f"console={QEMU.console} quiet net.ifnames=0 unknown_nmi_panic=1 panic=-1"
 
 
 def artefacts() -> Path:
@@ -36,7 +38,7 @@ def artefacts() -> Path:
 
 
 def accelerator(folder: Path) -> Accelerator:
-    return accel.choose(folder / "vmlinux", folder / "accelerator.json")
+    return accel.choose(boardspec.load(), folder)
 
 
 def small_payload(kernel: Path, directory: Path, command_line: str = SMALL_COMMAND_LINE) -> Payload:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import shutil
 import socket
 import subprocess
@@ -18,6 +17,9 @@ import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
+
+import boardspec
+from simulator import netns
 
 from appliance.config.schema import model
 from appliance.guest.guest import Guest
@@ -31,7 +33,6 @@ from appliance.telemetry.subject import Kind, Subject
 from appliance.telemetry.transitions import Transitions
 
 T = TypeVar("T")
-_CLONE_NEWNET = 0x40000000
 LIMIT_S = 120.0
 DEADMAN_NS = 1_000_000_000
 
@@ -55,7 +56,7 @@ class World:
         self.lan = lan or lan_of(self.paths)
         folder = root / "guest-demo"
         folder.mkdir(parents=True)
-        for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
+        for name, source in (("bzImage", boardspec.load().arch.kernel.target), ("initrd.gz", "guest-initrd.gz")):
             shutil.copy(image / source, folder / name)
         self.transitions = Transitions()
         self._changed: asyncio.Event
@@ -71,8 +72,7 @@ class World:
     def _live(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "unshare")
+            netns.leave()
             for port, host in (("lan0", "lan"), ("wan0", "wan")):
                 subprocess.run(["ip", "link", "add", port, "type", "veth", "peer", "name", host], check=True)
                 for name in (port, host):

@@ -13,17 +13,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import boardspec
 from simulator import netns
 
 from appliance.errors import UnreachableError
 from console.client import Client, RemoteError
 from tests.support import board_harness
+from tests.support.waiting import wait_until
 from tests.support.wire import Wire
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,7 +61,7 @@ sys.exit(keeper_on_files.main())
 def bring_demo_guest(root: Path) -> None:
     """The demo guest's kernel and initrd, where a guest below this root looks for them."""
     (root / "guest-demo").mkdir()
-    for name, source in (("bzImage", "bzImage"), ("initrd.gz", "guest-initrd.gz")):
+    for name, source in (("bzImage", boardspec.load().arch.kernel.target), ("initrd.gz", "guest-initrd.gz")):
         shutil.copy(board_harness.artefacts() / source, root / "guest-demo" / name)
 
 
@@ -173,13 +174,36 @@ class Live:
 
     def until(self, true: Callable[[], bool], what: str) -> None:
         """Wait; a bypassd that is just being started again answers nothing meanwhile."""
-        end = time.monotonic() + PATIENCE_S
-        while True:
+
+        def holds() -> bool:
             try:
-                if true():
-                    return
+                return true()
             except (UnreachableError, RemoteError):
-                pass
-            assert time.monotonic() < end, f"{what} did not happen:\n" + "\n".join(self.log[-60:])
+                return False
+
+        def runs() -> None:
             assert self._keeper is None or self._keeper.poll() is None, "\n".join(self.log[-60:])
-            threading.Event().wait(0.02)
+
+        wait_until(holds, what, PATIENCE_S, runs, lambda: "\n" + "\n".join(self.log[-60:]))
+
+
+def during(live: Live, work: Callable[[], object]) -> list[int]:
+    """Send frames in both directions for as long as `work` takes; the numbers of those that were lost."""
+    failed: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    lost: list[int] = []
+    while thread.is_alive():
+        lost += live.wire.stream(64)
+    lost += live.wire.stream(64)
+    thread.join()
+    if failed:
+        raise failed[0]
+    return lost

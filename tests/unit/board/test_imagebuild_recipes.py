@@ -6,9 +6,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import boardspec
 import pytest
+from boardspec import REPO
 from imagebuild import appliance_layer, debian, kernel
-from imagebuild.artefacts import FRAGMENTS, REPO
 from imagebuild.errors import BuildError
 from imagebuild.initramfs import Entry, cpio
 from imagebuild.progress import explain_failure
@@ -59,7 +60,7 @@ def test_kernel_key_follows_settings_and_not_comments(tmp_path: Path) -> None:
 
 def test_the_boards_fragments_ask_for_what_the_appliance_needs() -> None:
     """Relay line, watchdog, crash log, datapath and guests are in the stack."""
-    asked = kernel.settings(path.read_text() for path in FRAGMENTS)
+    asked = kernel.settings(path.read_text() for path in boardspec.load().fragments)
     for name in ("GPIO_VIRTIO", "I6300ESB_WDT", "ACPI_APEI_GHES", "PSTORE", "BPF_SYSCALL", "BPF_JIT", "TUN", "KVM_AMD"):
         assert asked[f"CONFIG_{name}"] == "y"
 

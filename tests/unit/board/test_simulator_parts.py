@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The simulator's pure parts: contacts and links, streams judged, keys, diary, initramfs, command line, shell."""
+"""The simulator's pure parts: contacts and links, streams judged, keys, event log, initramfs, command line, shell."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import boardspec
 import pytest
 from imagebuild import emulator
 from simulator import accel, control, initramfs, payload
@@ -145,7 +146,7 @@ def test_download_body_is_checked_to_the_byte() -> None:
     assert checksum(3, 100) != checksum(4, 100)
 
 
-# diary
+# event log
 
 
 def test_wait_finds_old_and_new_events() -> None:
@@ -176,7 +177,7 @@ def test_unordered_panic_ends_every_wait() -> None:
     log.check()
 
 
-def test_diary_is_json_lines(tmp_path: Path) -> None:
+def test_event_log_is_json_lines(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     log.add("relay", mono_ns=7, state="inline", cause="line driven")
     log.close()
@@ -218,7 +219,7 @@ def test_image_payload_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_image_payload_keeps_the_data_disk(tmp_path: Path) -> None:
-    for name in payload.FILES:
+    for name in payload.files(boardspec.load()):
         (tmp_path / name).write_bytes(b"new")
     directory = tmp_path / "run"
     first = payload.image(tmp_path, directory, debug=True)
@@ -250,13 +251,15 @@ def test_netlink_attributes_are_padded() -> None:
 
 def test_emulator_built_with_the_image_is_used(tmp_path: Path) -> None:
     """Beside the kernel lies the QEMU that it was tried with; without one, the machine's own has to do."""
-    kernel = tmp_path / "vmlinux"
-    assert accel.program(kernel) == "qemu-system-x86_64"
-    emulator.publish(tmp_path / "tree", tmp_path / "qemu")
-    assert accel.program(kernel) == str(tmp_path / "qemu")
+    arch = boardspec.load().arch
+    assert accel.program(arch, tmp_path) == arch.qemu.program
+    emulator.publish(arch, tmp_path / "tree", tmp_path / "qemu")
+    assert accel.program(arch, tmp_path) == str(tmp_path / "qemu")
     assert os.access(tmp_path / "qemu", os.X_OK)
-    assert str(tmp_path / "tree/usr/bin/qemu-system-x86_64") in (tmp_path / "qemu").read_text()
-    line = command_line(Payload(kernel), Accelerator("tcg", "", "/built/qemu"), tmp_path, dict.fromkeys(CHANNELS, 3))
+    assert str(tmp_path / "tree/usr/bin" / arch.qemu.program) in (tmp_path / "qemu").read_text()
+    line = command_line(
+        Payload(tmp_path / "kernel"), Accelerator("tcg", "", "/built/qemu"), tmp_path, dict.fromkeys(CHANNELS, 3)
+    )
     assert line[0] == "/built/qemu"
 
 

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import boardspec
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -132,8 +133,11 @@ class TestDefconfig:
         assert name
         # The top Makefile makes the defconfig's name from the board's in this way.
         assert file.name == f"throughwire_{name[1].replace('-', '_')}_defconfig"
-        assert (ROOT / "board" / name[1]).is_dir()
-        assert f"/../board/{name[1]}/linux.fragment" in text
+        board = boardspec.load(name[1])
+        listed = re.search(r'^BR2_LINUX_KERNEL_CONFIG_FRAGMENT_FILES="(.*)"$', text, re.MULTILINE)
+        assert listed
+        stack = [TREE / path.replace("$(BR2_EXTERNAL_THROUGHWIRE_PATH)/", "") for path in listed[1].split()]
+        assert [path.resolve() for path in stack] == list(board.fragments), "the same stack in the same order"
 
     def test_kernel_is_hashed(self, file: Path) -> None:
         """The kernel's archive has its sum, for the kernel and for the toolchain's headers."""

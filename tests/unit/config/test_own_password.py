@@ -106,6 +106,7 @@ def test_who_knows_the_present_one_changes_it(world: World) -> None:
         (KEYS, "", NEW, "keys has no password"),
         (ROOT, "", NEW, "root has no password"),
     ],
+    ids=["a wrong password", "not a hash", "a user with keys only", "root"],  # hashes differ at each collection
 )
 def test_refused(world: World, who: Caller, present: str, new: str, says: str) -> None:
     async def body() -> None:

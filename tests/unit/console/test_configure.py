@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.config_daemon import TEXT, ConfigDaemon
-from tests.unit.console.test_console import ROOT, Terminal, bypass
+from tests.support.terminal import ROOT, Terminal, bypass
 
 
 @pytest.fixture

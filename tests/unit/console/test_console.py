@@ -25,20 +25,13 @@ from console.line.configure_commands import ROWS
 from console.render import Style
 from console.session import Context
 from tests.support.fake_daemon import FakeDaemon
-
-ROOT = Path(__file__).parents[3]
+from tests.support.terminal import ROOT, Terminal, bypass
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
     with FakeDaemon(tmp_path / "control.sock") as made:
         yield made
-
-
-def bypass(*args: str, sock: Path | str, stdin: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
-    environ = {**os.environ, "BYPASS_SOCKET": str(sock), "PYTHONPATH": str(ROOT), **env}
-    command = [sys.executable, "-m", "console", *args]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environ, timeout=60, check=False)
 
 
 ONE_SHOT = [
@@ -215,36 +208,6 @@ def test_a_terminal_is_not_flooded(daemon: FakeDaemon) -> None:
         assert run_line(line, Context(Client(str(daemon.path)), out, io.StringIO(), Style(width=width))) == 0
         rows = out.getvalue().count("segment main") or int(out.getvalue())
         assert (line, rows) == (line, expected)
-
-
-PATIENCE_S = 120  # for what comes at once unless the machine is busy with other things
-
-
-class Terminal:
-    """A person at a terminal of the given kind."""
-
-    def __init__(self, sock: Path, term: str, size: tuple[int, int] = (24, 80)) -> None:
-        env = {**os.environ, "BYPASS_SOCKET": str(sock), "TERM": term, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-        env["BYPASS_PROMPT_S"] = str(PATIENCE_S / 2)  # a prompt that says "not reachable" would never be the right one
-        command = ["-m", "console"]
-        self.child: Any = pexpect.spawn(
-            sys.executable, command, env=env, timeout=PATIENCE_S, dimensions=size, encoding="utf-8"
-        )
-        self.child.delaybeforesend = None
-        self.seen = ""
-
-    def until(self, text: str) -> str:
-        """What came up to `text`, itself included."""
-        self.child.expect_exact(text)
-        came = str(self.child.before) + text
-        self.seen += came
-        return came
-
-    def type(self, keys: str) -> None:
-        self.child.send(keys)
-
-    def close(self) -> None:
-        self.child.close(force=True)
 
 
 @pytest.fixture(params=["dumb", "vt100", "linux"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from appliance.api.schema.methods import Topic
 from console.commands.dashboard import Board, Sample, amount, sparkline
 from tests.support.monitor_daemon import MonitorDaemon
-from tests.unit.console.test_console import Terminal, bypass
+from tests.support.terminal import Terminal, bypass
 
 SEGMENT = {"name": "main", "relay": "inline", "lan": "lan0", "wan": "wan0", "lan_link": "up", "wan_link": "up"}
 STATUS = {"hostname": "wire1", "version": "1", "segments": [SEGMENT]}

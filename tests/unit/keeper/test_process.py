@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from appliance.keeper.client import KeeperLink
 from appliance.keeper.core import MS, Ask, CheckIn
 from appliance.keeper.loop import look_at
 from appliance.keeper.protocol import PACKET_BYTES, parse_packet
+from tests.support.waiting import wait_until
 
 TESTS = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -103,11 +103,10 @@ class Process:
         return (self.folder / name).read_text().split("\n")[:-1]
 
     def until(self, true: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not true():
-            assert time.monotonic() < end, f"{what} did not happen: {self.log} {self.lines('relay')}"
+        def runs() -> None:
             assert self.process.poll() is None, self.log
-            threading.Event().wait(0.01)
+
+        wait_until(true, what, PATIENCE_S, runs, lambda: f"{self.log} {self.lines('relay')}")
 
     def children(self) -> list[int]:
         return [int(line.split()[1]) for line in self.lines("children")]

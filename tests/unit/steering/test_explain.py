@@ -13,7 +13,7 @@ from appliance.errors import RefusedError
 from appliance.filter.compiler import compile_filter
 from appliance.frames.builder import frame_of
 from appliance.steering.explain.filter_reason import why_not
-from tests.unit.console.test_console import bypass
+from tests.support.terminal import bypass
 
 CONFIG = """
 [[segment]]

@@ -28,6 +28,7 @@ from appliance.segment.manager import LINK_SETTLE_NS, Segments, hardware_faults
 from appliance.supervisor import parts, pulse, supervisor
 from appliance.supervisor.supervisor import Supervisor
 from appliance.telemetry.transitions import Transitions
+from tests.support.waiting import until
 
 SECOND = 1_000_000_000
 BOARD = """
@@ -104,12 +105,6 @@ def run(made: Supervisor, body: Callable[[], Awaitable[None]]) -> int:
         return await asyncio.wait_for(task, 20)
 
     return asyncio.run(both())
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 # -- check-ins

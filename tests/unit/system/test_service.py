@@ -30,6 +30,7 @@ from appliance.telemetry.events import Events
 from appliance.telemetry.metrics_server import Endpoint
 from appliance.telemetry.syslog import Syslog
 from appliance.units import Duration
+from tests.support.waiting import until
 
 SLEEP = ["sleep", "1000"]
 ADMIN = User(name="admin", role="admin", password="$y$j9T$abcdefgh$abcdefgh")
@@ -43,11 +44,6 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
             await body()
 
     asyncio.run(limited())
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture

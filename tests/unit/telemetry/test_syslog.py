@@ -24,6 +24,7 @@ from appliance.telemetry.subject import Change, Kind, Notice, Severity, Subject
 from appliance.telemetry.syslog import Sender, Server, Syslog, message
 from appliance.telemetry.transitions import Transitions
 from tests.support.tls_pair import KEY, SERVER, STRANGER
+from tests.support.waiting import until
 
 WHEN = datetime(2026, 11, 24, 18, 40, 1, 234567, UTC)
 # RFC 5424, section 6: header, one structured element, byte order mark, text
@@ -128,11 +129,6 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
             await body()
 
     asyncio.run(limited())
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.01)
 
 
 def test_datagrams_arrive() -> None:
