@@ -226,7 +226,7 @@ class Run:
         wanted = cgroup.settings(self._guest, huge=huge, page=context.huge.page)
         group, lacking = context.cgroups.make(self._guest.name, wanted)
         tap_names = [name for pair in context.pairs for name in (pair.lan, pair.wan)]
-        place = spawn.Place(tap_names, context.management, self._folder, self._scratch, group)
+        place = spawn.SpawnPlace(tap_names, context.management, self._folder, self._scratch, group)
         self._process = spawn.spawn(machine, place)
         self._machine = machine
         warnings = tuple(filter(None, (*warnings, lacking)))
@@ -325,7 +325,7 @@ class Run:
         (self._folder / STATE_FILE).unlink(missing_ok=True)
         said = process.last_words(self._folder / "qemu.log")
         if self._machine is not None:
-            said = command.own_words(self._machine, said)
+            said = command.with_file_names(self._machine, said)
         self._context.cgroups.remove(self._guest.name)
         shutil.rmtree(self._scratch, ignore_errors=True)
         return ProcessEnd(
