@@ -42,7 +42,7 @@ def header(version: int = 3, backing: int = 0, crypt: int = 0, features: int = 0
     [
         (b"", 0, "disk", "it is empty"),
         (b"KDMV", 512, "disk", "a VMDK image: convert it first"),
-        (b"\x1f\x8b\x08", 512, "disk", r"packed \(gzip\): unpack it first"),
+        (b"\x1f\x8b\x08", 512, "disk", r"compressed \(gzip\): decompress it first"),
         (b"\0" * 513, 513, "disk", "not whole sectors"),
         (b"\0" * 600, 1024, "kernel", "not a Linux kernel"),
         (header(backing=88), MIB, "disk", "it needs a backing file"),
@@ -154,7 +154,7 @@ def backed(path: Path) -> None:
         (lambda path: None, {}, "No such file or directory"),
         (lambda path: path.mkdir(), {}, "not a regular file"),
         (os.mkfifo, {}, "not a regular file"),
-        (lambda path: path.write_bytes(b"x" * MIB), {"sha256": "0" * 64}, "its SHA-256 is .* and not 0000"),
+        (lambda path: path.write_bytes(b"x" * MIB), {"sha256": "0" * 64}, "its SHA-256 is .*, not 0000"),
         (corrupt, {}, "qemu-img"),
         (backed, {}, "it needs a backing file"),
         (lambda path: os.truncate(_made(path), 70_000), {}, "qemu-img|damaged"),

@@ -15,7 +15,7 @@ import pytest
 
 from appliance.guest.port.mac_address import port_address
 from appliance.guest.qemu import command, resources
-from appliance.guest.qemu.command import FIRST_TAP_FD, Drive, Machine, Uefi, build, with_file_names, plan
+from appliance.guest.qemu.command import FIRST_TAP_FD, Drive, Machine, Uefi, build, plan, with_file_names
 from appliance.guest.qemu.process import Process, last_words, listen
 
 MACHINE = Machine("ips1", hop=3, memory=512 << 20, cpus=2, accel="tcg", kernel=Path("/k"))
@@ -174,7 +174,8 @@ def test_this_machines_qemu_takes_it(tmp_path: Path) -> None:
 def test_memory_that_is_not_there() -> None:
     meminfo = "MemTotal: 1000000 kB\nMemAvailable: 300000 kB\n"
     resources.check_memory("ips1", 128 << 20, meminfo)
-    with pytest.raises(resources.NotReadyError, match=r"guest ips1: it needs 512 MiB of memory; only 196 MiB") as caught:
+    short = r"guest ips1: it needs 512 MiB of memory; only 196 MiB"
+    with pytest.raises(resources.NotReadyError, match=short) as caught:
         resources.check_memory("ips1", 512 << 20, meminfo)
     assert caught.value.cause == "memory_short"
 
