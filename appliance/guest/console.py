@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The serial line of one guest: its log, its last words, and the people who are attached to it.
+"""The serial line of one guest: its log, its latest output, and the people who are attached to it.
 
-bypassd is the one client of QEMU's console socket. What the guest prints goes into a log file that is set aside once
-when it is full, into a tail in memory, and to everybody who is attached; what they type goes to the guest. A guest that
-floods its line is read at a limited pace and so held back; who does not read loses output, never the guest's time.
-Lives as long as the guest is configured, over all of its runs; the log is in the guest's run folder.
+bypassd is the only client of QEMU's console socket. The guest's output goes into a log file that is rotated once when
+it is full, into a tail in memory, and to everybody who is attached; what they type goes to the guest. A guest that
+floods its line is read at a limited pace and so slowed down; a client that does not read loses output and never slows
+down the guest. Lives as long as the guest is configured, over all of its runs; the log is in the guest's run folder.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from appliance.errors import RefusedError
 log = logging.getLogger(__name__)
 
 LOG_BYTES = 256 << 10
-"""The log is set aside (console.log.1) when it grows beyond this: at most twice as much is kept."""
+"""The log is rotated (console.log.1) when it grows beyond this: at most twice as much is kept."""
 TAIL_BYTES = 64 << 10
 REPLAY_BYTES = 2 << 10
 CHUNK = 16 << 10
-PACE_BYTES = 1 << 20  # a second; a serial line is 0.01 of that
+PACE_BYTES = 1 << 20  # per second; a serial line carries a hundredth of that
 UNREAD_BYTES = 256 << 10
 MOST_ATTACHED = 4
 
@@ -35,10 +35,10 @@ class Console:
         self._tail = bytearray(self._kept())
         self._guest: asyncio.StreamWriter | None = None
         self._people: set[asyncio.StreamWriter] = set()
-        self._size: int | None = None  # of the log file; None: not looked yet
+        self._size: int | None = None  # of the log file; None: not known yet
 
     def _kept(self) -> bytes:
-        """What an earlier bypassd has logged."""
+        """The end of what an earlier bypassd logged."""
         try:
             return self.log_file.read_bytes()[-TAIL_BYTES:]
         except OSError:
@@ -56,7 +56,7 @@ class Console:
         return b"\n".join(bytes(self._tail).rstrip(b"\r\n").split(b"\n")[-lines:])
 
     async def serve(self) -> None:
-        """Read the line of a running QEMU until it ends. A line that cannot be reached costs the console only."""
+        """Read the line of a running QEMU until it ends. When it cannot be reached, only the console is missing."""
         try:
             reader, self._guest = await asyncio.open_unix_connection(str(self._folder / "console.sock"))
         except OSError as error:
@@ -73,7 +73,7 @@ class Console:
             self._guest = None
 
     def say(self, text: str) -> None:
-        """A line of ours, for the log and for who is attached: the guest started, ended."""
+        """Add a line of ours for the log and for everybody attached: the guest started, ended."""
         self._take(f"\r\n[{text}]\r\n".encode())
 
     def _take(self, data: bytes) -> None:
@@ -96,15 +96,15 @@ class Console:
                 file.write(data)
             self._size += len(data)
         except OSError as error:
-            log.debug("guest %s: console log: %s", self._name, error)  # a full /run costs a log, never a guest
+            log.debug("guest %s: console log: %s", self._name, error)  # a full /run costs the log, never the guest
 
     def check_room(self) -> None:
-        """RefusedError when too many are attached already."""
+        """RefusedError when too many people are attached already."""
         if len(self._people) >= MOST_ATTACHED:
-            raise RefusedError(f"guest {self._name}: {MOST_ATTACHED} are attached to its console already")
+            raise RefusedError(f"guest {self._name}: {MOST_ATTACHED} people are attached to its console already")
 
     async def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one person until they leave: first the last lines, then everything as it comes."""
+        """Serve one person until they leave: first the latest output, then everything as it comes."""
         writer.write(bytes(self._tail[-REPLAY_BYTES:]))
         self._people.add(writer)
         try:

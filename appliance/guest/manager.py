@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """All guests: the part "guests" of bypassd.
 
-Makes and attaches the taps, starts or adopts every guest, ends what an earlier configuration left, and answers the
-control socket. Owns the guests' tasks; their processes, taps and leases outlive it.
+Creates and attaches the taps, starts or adopts every guest, and ends guests that are no longer configured. Owns the
+guests' tasks; their processes, taps and leases outlive it. The methods of the control socket are in api.py.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 CHECK_IN_S = 0.2
 HOUSEKEEPING_S = 10.0
-REMOVE_S = 30.0  # a guest that was removed has this long to power down, before one of its name can be added again
+REMOVE_S = 30.0  # how long a commit waits for a removed guest to power down before it adds one of the same name
 
 
 class Datapath(Protocol):
@@ -67,11 +67,11 @@ class Datapath(Protocol):
         ...
 
     def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
-        """Connect one tap of a hop; again after it was made anew."""
+        """Connect one tap of a hop; again after the tap was recreated."""
         ...
 
     def record(self, hop: str, frames: int, kept: int) -> object:
-        """Keep the last frames handed to the hop (0: none), so many bytes of each."""
+        """Keep the last `frames` frames sent to the hop (0: none), `kept` bytes of each."""
         ...
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
@@ -98,9 +98,9 @@ class GuestManager:
         lan: Lan | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`accel` forces an accelerator for all guests: for machines where KVM is there and does not work.
+        """`accel` forces an accelerator for all guests: for machines where KVM exists and does not work.
 
-        `lan` None: nobody else looks at the guests' ports on the management LAN.
+        `lan` None: nobody else uses the guests' ports on the management LAN.
         """
         self._config, self._paths, self._datapath, self._clock = config, paths, datapath, clock
         self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
@@ -109,7 +109,7 @@ class GuestManager:
         self._huge = Pool(paths.run / "hugepages")
         self.images = Images(paths.images, lambda: images_used(self._config))
         self._guests: dict[str, Guest] = {}
-        self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments that its taps are attached for
+        self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments for which its taps are attached
         self._tasks: asyncio.TaskGroup | None = None
         self._started = False  # the guests were made; before, and after a failure, a commit only sets `_config`
         self._lives: dict[str, asyncio.Task[None]] = {}
@@ -123,14 +123,14 @@ class GuestManager:
         return {name: self._datapath.hop_id(name) for name in names}
 
     def _retag(self, name: str, on: bool) -> None:
-        """Let the tags of a guest decide its next hop, or not."""
+        """Let a guest's tags decide the next hop, or not."""
         guest = self._guests.get(name)
         for segment, pair in zip(self._served.get(name, ()), guest.pairs if guest is not None else (), strict=False):
             for device, side in ((pair.lan, Side.LAN), (pair.wan, Side.WAN)):
                 self._datapath.attach_hop(device, name, segment, side, tags=on)
 
     def _tags(self, config: model.Guest) -> bool:
-        """Whether the guest's tags decide: it may use them, and its agent has not given that up."""
+        """Whether the guest's tags decide: the administrator allows it, and its agent has not turned them off."""
         return config.tags and config.name not in self.failures.policy.overlay.no_tags
 
     @property
@@ -144,7 +144,7 @@ class GuestManager:
         return PATIENCE_NS
 
     async def start(self) -> None:
-        """Make and attach the taps, end what is not configured any more; guests start in `run`."""
+        """Create and attach the taps, end guests that are no longer configured; guests start in `run`."""
         self._paths.guests.mkdir(parents=True, exist_ok=True)
         self._guests = {config.name: self._make(config) for config in self._config.guest}
         self.failures.load(self._guests.values())
@@ -164,7 +164,7 @@ class GuestManager:
         )
 
     def _context_of(self, config: model.Guest) -> RunContext:
-        """Make and attach the taps that a guest has as the configuration is now, and take its others out."""
+        """Create and attach the taps that a guest has in the present configuration, and detach its others."""
         hop = self._datapath.hop_id(config.name)
         segments = served(self._config)[config.name]
         pairs: list[TapPair] = []
@@ -196,7 +196,7 @@ class GuestManager:
         )
 
     def _remove_taps(self) -> None:
-        """Remove the taps that no guest has."""
+        """Remove the taps that belong to no guest."""
         wanted = {device for guest in self._guests.values() for pair in guest.pairs for device in (pair.lan, pair.wan)}
         management_port.tidy(((guest.config, guest.hop_number) for guest in self._guests.values()), self._lan)
         for device in tap.existing():
@@ -204,10 +204,10 @@ class GuestManager:
                 try:
                     tap.remove(device)
                 except GuestError as error:
-                    log.warning("%s; it is left alone", error)
+                    log.warning("%s; it is kept", error)
 
     def _end_others(self) -> None:
-        """End guests that are not configured any more; take the lease from those that do not run."""
+        """End guests that are no longer configured; revoke the lease of those that do not run."""
         for folder in self._paths.guests.iterdir():
             if folder.name not in self._guests and (folder / STATE_FILE).exists():
                 end_process(folder)
@@ -217,7 +217,7 @@ class GuestManager:
                 guest.hop.lease.revoke()
 
     async def run(self, alive: Alive) -> None:
-        """Carry all guests through their lives."""
+        """Run all guests until cancelled."""
         housekeeping = self._clock()
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -246,7 +246,7 @@ class GuestManager:
     # Another configuration
 
     async def add_new(self, new: Config) -> None:
-        """Before the datapath switches: what `new` adds has its taps, and no frame yet. GuestError: it cannot."""
+        """Before the datapath switches: create the guests that `new` adds, with their taps. GuestError: it cannot."""
         old, self._config = self._config, new
         if not self._started:
             return
@@ -259,15 +259,15 @@ class GuestManager:
                     self._guests[config.name] = self._make(config)
         except TimeoutError:
             self._config = old
-            raise GuestError("a guest of this name is still being stopped: try again") from None
+            raise GuestError("a guest of this name is still being stopped: try again later") from None
         except BypassError:
             self._config = old
             raise
 
     async def apply(self, new: Config) -> None:
-        """After the switch: guests live as `new` says. One that it does not name goes on without traffic.
+        """After the switch: reconfigure every guest as `new` says. One that it does not name runs on without traffic.
 
-        A commit may begin while bypassd is still coming up: then this may be the first that the guests hear of `new`.
+        A commit may begin while bypassd is still starting: then `add_new` was not called for it.
         """
         self._config, wanted = new, served(new)
         self._order.guests = new.guest
@@ -292,13 +292,13 @@ class GuestManager:
                 self._live(guest)
         for name in [name for name in self._guests if name not in self._lives]:
             if name not in {config.name for config in new.guest}:
-                self._forget(name)  # it arrived for a commit that was taken back
+                self._forget(name)  # it was added by a commit that was rolled back
         order = [config.name for config in new.guest]
         order += [name for name in self._guests if name not in order]
         self._guests = {name: self._guests[name] for name in order}
 
     async def remove_old(self, new: Config) -> None:
-        """The commit is final: guests that `new` does not name power down and go."""
+        """The commit is final: guests that `new` does not name are powered down and removed."""
         names = {config.name for config in new.guest}
         for name in [name for name in self._guests if name not in names and name not in self._removing]:
             if self._tasks is not None:
@@ -306,7 +306,7 @@ class GuestManager:
                 self._removing[name] = task
 
     def _forget(self, name: str) -> None:
-        """Let go of what is a guest's and is not a process."""
+        """Remove all that belongs to a guest besides its process."""
         try:
             self._datapath.detach_hop(name)
         except BypassError as error:
@@ -317,7 +317,7 @@ class GuestManager:
         self._remove_taps()
 
     async def _remove(self, guest: Guest) -> None:
-        """Stop a guest for good, and let go of all that is its."""
+        """Stop a guest for good, and remove all that belongs to it."""
         guest.stop()
         while not guest.idle:
             await asyncio.sleep(CHECK_IN_S)
@@ -331,9 +331,9 @@ class GuestManager:
         self._removing.pop(guest.name, None)
 
     async def stop(self) -> None:
-        """Nothing: guests, taps and leases outlive bypassd, and the tasks ended with `run`."""
+        """Nothing to do: guests, taps and leases outlive bypassd, and the tasks ended with `run`."""
 
-    # What the console asks
+    # Answers
 
     def guest(self, name: object) -> Guest:
         """The guest of that name; NotFoundError otherwise."""

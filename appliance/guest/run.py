@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One run of a guest: from the start (or adoption) of its QEMU to its end.
 
-Owns the process, its QMP connection, its agent channel and the watch over its health, and tells the guest (guest.py)
-what happens through `Listener`. What the next bypassd needs to go on is in the guest's run folder: `state.json` and the
-sockets. Ends with the process; when bypassd ends first, only this side is let go of.
+Owns the process, its QMP connection, its agent channel and the watch over its health, and reports to the guest
+(guest.py) through `Listener`. What the next bypassd needs to continue is in the guest's run folder: `state.json` and
+the sockets. A run ends with the process; when bypassd ends first, the process runs on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 POWERDOWN_S = 10.0
 QUIT_S = 2.0
-"""How long a guest may take to power down in good order, and QEMU to quit, before it is killed."""
+"""How long a guest may take to power down, and QEMU to quit, before it is killed."""
 
 STATE_FILE = "state.json"
 
@@ -51,14 +51,14 @@ MACHINE_KEYS = (
     *("image", "kernel", "initrd", "cmdline", "memory", "cpus", "accel", "firmware", "disks", "storage", "pin"),
     *("hugepages", "management", "management_mac", "lan_mac", "wan_mac"),
 )
-"""Keys of a guest that take another process when they change; all others change while it runs."""
+"""Keys of a guest whose change needs another process; all others change while it runs."""
 
-ENDING_S = 1.0  # from the monitor's end to the process's, when QEMU ends by itself
+ENDING_S = 1.0  # between the end of the monitor connection and that of the process, when QEMU ends by itself
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run needs besides the guest's configuration. Shared by all guests but for `hop` and `pairs`."""
+    """What a run needs besides the guest's configuration. All but `hop`, `pairs` and `management` are shared."""
 
     paths: Paths
     hop: int
@@ -73,13 +73,13 @@ class RunContext:
 
 
 class Listener(Protocol):
-    """Who is told what happens in a run. All calls come from the event loop and return at once."""
+    """Who hears what happens in a run. All calls come from the event loop and return at once."""
 
     def on_end(self) -> None:
-        """The process ended. The first call after the kernel said so: end the lease here."""
+        """The process ended. The first call after the kernel reported it: end the lease here."""
 
     def on_running(self, run: Run) -> None:
-        """QEMU runs and is this guest's; checks begin right after."""
+        """QEMU runs and is this guest's; the checks begin right after."""
 
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
@@ -91,11 +91,11 @@ class Listener(Protocol):
         """The guest's agent said something."""
 
     async def ask_agent(self, word: str) -> str:
-        """Have the agent carry out the check `word`: "ok", or what is wrong."""
+        """Have the agent run the check `word`: "ok", or what is wrong."""
 
 
 def read_record(folder: Path) -> Record | None:
-    """What an earlier bypassd left in the guest's run folder; None when nothing, or nothing readable."""
+    """What an earlier bypassd left in the guest's run folder; None when there is nothing readable."""
     try:
         return msgspec.json.decode((folder / STATE_FILE).read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError):
@@ -160,9 +160,9 @@ class Run:
         )
 
     def reconfigure(self, guest: model.Guest) -> None:
-        """Check the running guest as `guest` says from now on. What is proved stays proved; the lease runs meanwhile.
+        """Check the running guest as `guest` says from now on. Earlier proof counts; the lease lasts meanwhile.
 
-        GuestError when a check is not supported; the old ones then go on.
+        GuestError when a check is not supported; the old ones then continue.
         """
         old, self._guest = self._guest, guest
         if (old.heartbeat, old.probes) == (guest.heartbeat, guest.probes):
@@ -180,7 +180,7 @@ class Run:
                 fresh.shorten_proof()
             fresh.start()
 
-    # What the watch asks
+    # For the watch
 
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
@@ -196,19 +196,19 @@ class Run:
         return self._process.pid, self._processors
 
     async def ask_agent(self, word: str) -> str:
-        """Have the agent carry out the check `word`: "ok", or what is wrong."""
+        """Have the agent run the check `word`: "ok", or what is wrong."""
         return await self._listener.ask_agent(word)
 
     # Its life
 
     def begin(self) -> None:
-        """Adopt the process an earlier bypassd left, or start one. NotReadyError and GuestError when it cannot be."""
+        """Adopt the process that an earlier bypassd left, or start one. NotReadyError or GuestError: not possible."""
         context = self._context
         digest = self._digest()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise GuestError(f"{self._folder}: cannot be made: {error.strerror}") from error
+            raise GuestError(f"{self._folder}: cannot be created: {error.strerror}") from error
         record = read_record(self._folder)
         if record is not None and record.digest == digest:
             self._process = Process.adopt(record)
@@ -219,14 +219,16 @@ class Run:
             )
             return
         if end_process(self._folder):
-            log.info("guest %s: its configuration changed while bypassd was away: started anew", self._guest.name)
+            log.info(
+                "guest %s: its configuration changed while bypassd was not running: started again", self._guest.name
+            )
         accel = context.accel or self._choose_accel()
         machine, warnings = self._ready(accel)
         huge = machine.memory if machine.hugepages else 0
         wanted = cgroup.settings(self._guest, huge=huge, page=context.huge.page)
         group, lacking = context.cgroups.make(self._guest.name, wanted)
         tap_names = [name for pair in context.pairs for name in (pair.lan, pair.wan)]
-        place = spawn.Place(tap_names, context.management, self._folder, self._scratch, group)
+        place = spawn.SpawnPlace(tap_names, context.management, self._folder, self._scratch, group)
         self._process = spawn.spawn(machine, place)
         self._machine = machine
         warnings = tuple(filter(None, (*warnings, lacking)))
@@ -243,7 +245,7 @@ class Run:
             raise GuestError(f"{self._folder}: its process cannot be recorded there: {error.strerror}") from error
 
     def _digest(self) -> str:
-        """Of all that a running QEMU cannot change: another one means another process."""
+        """A digest of all that a running QEMU cannot change: when it differs, another process is needed."""
         third = self._context.management
         shape = [str(command.RECIPE), repr(self._context.pairs), str(self._context.accel)]
         shape += [third.address] if third is not None else []
@@ -251,7 +253,7 @@ class Run:
         return hashlib.sha256("\0".join(shape).encode()).hexdigest()
 
     def _ready(self, accel: command.Accel) -> tuple[command.Machine, tuple[str, ...]]:
-        """The machine that can be started now, and what of the configuration could not be had."""
+        """The machine that can be started now, and warnings about what it lacks of the configuration."""
         guest, context = self._guest, self._context
         resources.check_processors(guest, os.sched_getaffinity(0))
         third = context.management.address if context.management is not None else ""
@@ -275,7 +277,7 @@ class Run:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of the configuration could not be had, or weakens what is promised; for `show guests`."""
+        """What it lacks of the configuration, and what weakens the bypass; for `show guests`."""
         found = self.record.warnings if self.record is not None else ()
         return (*found, *(["no data-path check: a hang would not be noticed"] if self.watch.only_process else []))
 
@@ -286,16 +288,18 @@ class Run:
         return wanted
 
     def note_proved(self, proved: bool) -> None:
-        """Keep for the next bypassd whether the guest has proved itself."""
+        """Keep for the next bypassd whether the guest has passed its checks."""
         if self.record is not None and self.record.proved != proved:
             self.record = msgspec.structs.replace(self.record, proved=proved)
             try:
                 _write_record(self._folder, self.record)
             except OSError as error:
-                log.warning("guest %s: not kept for a restart of bypassd: %s", self._guest.name, error.strerror)
+                log.warning(
+                    "guest %s: its proof will not survive a restart of bypassd: %s", self._guest.name, error.strerror
+                )
 
     async def live(self) -> ProcessEnd:
-        """Serve the process until it ends. Cancelled: the process goes on without us."""
+        """Serve the process until it ends. When cancelled, the process runs on."""
         assert self._process is not None, "begin() comes first"
         assert self.record is not None
         loop = asyncio.get_running_loop()
@@ -308,11 +312,11 @@ class Run:
                 trouble = serve.exception()
                 if trouble is not None and not isinstance(trouble, BypassError):
                     raise trouble
-                # Often the monitor goes first because QEMU is just ending; then its own words say why, and not ours.
+                # Often the monitor closes first because QEMU is ending; then QEMU's own output is the better reason.
                 await asyncio.wait({ended}, timeout=ENDING_S)
                 if not self._ended.is_set():
-                    self._trouble = str(trouble or "its monitor went away")
-                    self._process.kill()  # QEMU does not answer, so it cannot be operated
+                    self._trouble = str(trouble or "QEMU closed its monitor connection")
+                    self._process.kill()  # without its monitor QEMU cannot be controlled
                     await ended
         finally:
             loop.remove_reader(self._process.pidfd)
@@ -325,7 +329,7 @@ class Run:
         (self._folder / STATE_FILE).unlink(missing_ok=True)
         said = process.last_words(self._folder / "qemu.log")
         if self._machine is not None:
-            said = command.own_words(self._machine, said)
+            said = command.with_file_names(self._machine, said)
         self._context.cgroups.remove(self._guest.name)
         shutil.rmtree(self._scratch, ignore_errors=True)
         return ProcessEnd(
@@ -347,12 +351,12 @@ class Run:
         try:
             self._listener.on_end()
         finally:
-            self.watch.stop()  # an answer still on its way must not renew what was just ended
+            self.watch.stop()  # an answer that is still under way must not renew the lease that just ended
             asyncio.get_running_loop().remove_reader(self._process.pidfd)
             self._ended.set()
 
     def _pin(self, processors: Sequence[int]) -> None:
-        """Each of the guest's processors on the host's one that the configuration names."""
+        """Pin each vCPU to the processor of the host that the configuration names."""
         for thread, processor in zip(processors, self._guest.pin, strict=False):
             try:
                 os.sched_setaffinity(thread, {processor})
@@ -361,7 +365,7 @@ class Run:
 
     async def _serve(self) -> None:
         """QMP, agent channel and checks, for as long as the process runs."""
-        # At once: what firmware and kernel say first is what explains a guest that never comes up.
+        # At once: the first output of firmware and kernel explains a guest that never comes up.
         talk = asyncio.ensure_future(self._console.serve())
         try:
             accel = await self.monitor.connect()
@@ -384,19 +388,19 @@ class Run:
             await self.monitor.close()
 
     async def power_down(self) -> None:
-        """End the guest in good order if it obeys, else without it; returns when the process has ended."""
+        """Power the guest down, or kill it if it does not obey; returns when the process has ended."""
         assert self._process is not None
         try:
             self.channel.send({"type": "shutdown"})
         except UnreachableError:
-            pass  # no agent: the power button is next
+            pass  # no agent: press the power button next
         if await self._order("system_powerdown", POWERDOWN_S) or await self._order("quit", QUIT_S):
             return
         self._process.kill()
         await self._ended.wait()
 
     async def _order(self, what: str, limit: float) -> bool:
-        """Give one order over QMP; whether the process ended within `limit` seconds."""
+        """Run one QMP command; whether the process ended within `limit` seconds."""
         try:
             await self.monitor.ask(what)
         except UnreachableError as error:
@@ -410,7 +414,7 @@ class Run:
         return True
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the process at once."""
         if self._process is not None:
             self._process.kill()
 
@@ -420,5 +424,5 @@ class Run:
         return self._process.pid if self._process is not None and not self._ended.is_set() else None
 
     def rotate_logs(self) -> None:
-        """Keep what QEMU says bounded."""
+        """Keep QEMU's log bounded."""
         process.rotate(self._folder / "qemu.log")

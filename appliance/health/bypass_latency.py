@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How long a fault went unnoticed by the traffic: from the fault to the first frame led around the guest.
+"""How long traffic was affected by a fault: from the fault to the first frame that bypassed the hop.
 
-Nobody sees the fault itself. It lies between the last proof that the guest worked (when the newest heartbeat that came
-back was sent) and its detection, so two times are kept: `at most` from the last proof, and `detected` from our notice.
-The end is exact: the datapath writes when it first leads a frame around (steer.h, `lease.skipped`). Without traffic
-there is no first frame, and when the guest is back before one came, nothing was measured. Pure; a guest's object lives
-as long as bypassd, its measurements longer (`dump`, `restore`).
+The fault itself is not observed. It lies between the last proof that the hop worked (the time at which the newest
+heartbeat that came back was sent) and its detection, so two times are kept: `at_most` from the last proof, and
+`detected` from the detection. The end is exact: the datapath records when a frame first bypasses the hop (steer.h,
+`lease.skipped`). Without traffic there is no first frame, and when the hop is back before one came, nothing is
+measured. Pure; the object lives as long as bypassd, its measurements longer (`dump`, `restore`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEPT = 512
 
 @dataclass(frozen=True)
 class Fault:
-    """A guest fell. Times in ns of CLOCK_MONOTONIC; `proof` = the last time for which it was proved to work."""
+    """A hop fell. Times in ns of CLOCK_MONOTONIC; `proof` = the last time for which it was proved to work."""
 
     cause: Cause
     proof: int | None
@@ -41,13 +41,13 @@ class Measured:
 
 @dataclass
 class BypassLatency:
-    """The measurements of one guest."""
+    """The measurements of one hop."""
 
     kept: deque[Measured] = field(default_factory=lambda: deque(maxlen=KEPT))
     pending: Fault | None = None
 
     def fell(self, fault: Fault) -> None:
-        """A guest that had traffic lost it. A second cause of the same fall does not count."""
+        """A hop that had traffic lost it. A second cause of the same fall does not count."""
         if self.pending is None:
             self.pending = fault
 
@@ -56,10 +56,10 @@ class BypassLatency:
         self.pending = None
 
     def first_frame(self, at: int) -> Measured | None:
-        """The datapath led its first frame around at `at` (0: none yet). The measurement, once for each fall."""
+        """The first frame bypassed the hop at `at` (0: none yet). The measurement, once for each fall."""
         fault = self.pending
         if fault is None or at == 0 or (fault.proof is not None and at < fault.proof):
-            return None  # a frame from before the fault was led around for another reason
+            return None  # a frame from before the fault bypassed the hop for another reason
         self.pending = None
         at_most = None if fault.proof is None else at - fault.proof
         found = Measured(fault.cause.value, at_most, max(at - fault.detected, 0))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Do the guest's processors get to run? What the kernel says of QEMU's threads, judged between two looks.
+"""Do the guest's vCPUs get to run? The kernel's view of QEMU's threads, compared between two looks.
 
-A stalled guest is one whose threads want to run and wait for a processor (the host is overloaded, or a limit holds them
-back), are stopped, or hang in the kernel (a disk that does not answer). A guest that spins or sleeps by its own doing
-looks healthy here: heartbeats and its own watchdog notice that. `CpuStall` is pure; `look` reads /proc.
+A guest is stalled when its threads are runnable and wait for a processor (the host is overloaded, or a limit throttles
+them), are stopped, or hang in the kernel (a disk that does not answer). A guest that spins or sleeps on its own looks
+healthy here; heartbeats and its own watchdog notice that. `CpuStall` is pure; `look` reads /proc (proc(5); schedstat:
+kernel document scheduler/sched-stats).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from pathlib import Path
 from appliance.health.detector import Bad, Good, milliseconds
 
 WAITED_SHARE = 0.8
-"""A thread that waited for a processor for more of the time than this is starved."""
+"""A thread that waited for a processor for a larger share of the time than this is starved."""
 
 _STATES = {"T": "is stopped", "t": "is stopped by a debugger", "D": "hangs in the kernel (its disk does not answer?)"}
 
 
 @dataclass(frozen=True)
 class Thread:
-    """One look at a thread: state letter, time on a processor and time waiting for one (ns, since it began)."""
+    """One look at a thread: state letter, time on a processor and time waiting for one (ns since its start)."""
 
     name: str
     state: str
@@ -32,13 +33,13 @@ class Thread:
 
 @dataclass
 class CpuStall:
-    """Judges looks, one after the other."""
+    """Compares each look with the one before."""
 
     _last: Mapping[int, Thread] = field(default_factory=dict)
     _at: int | None = None
 
     def step(self, now: int, threads: Mapping[int, Thread]) -> Good | Bad | None:
-        """One look at all threads; None for the first, which has nothing to be compared with."""
+        """One look at all threads; None for the first, which cannot be compared."""
         before, began = self._last, self._at
         self._last, self._at = threads, now
         if began is None or now <= began:
@@ -58,7 +59,7 @@ class CpuStall:
 
 
 def look(pid: int, processors: Sequence[int], proc: Path = Path("/proc")) -> dict[int, Thread]:
-    """Look at QEMU's main thread and its virtual processors; threads that are gone are left out."""
+    """Look at QEMU's main thread and its vCPUs; threads that have ended are left out."""
     found: dict[int, Thread] = {}
     names = {pid: "QEMU", **{tid: f"virtual processor {index}" for index, tid in enumerate(processors)}}
     for tid, name in names.items():

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One check of one guest as a pure detector: evidence and time go in, actions come out.
 
-A detector rises after `rises` good pieces of evidence, spread over as many intervals, and falls when the last good
-one is older than its window, or after `misses` explicit refusals in a row. Until it rose for the first time it is
+A detector rises after `rises` pieces of good evidence, spread over as many intervals. It falls when the last good
+evidence is older than its window, or after `misses` explicit failures in a row. Until it rises for the first time it is
 `unknown`, which counts as not passing: bypass until proven.
 
 Evidence carries the time *for which* it holds: an in-band heartbeat that was sent at T and came back proves that the
-guest forwarded frames at some time after T, however late we read it. So a stalled reader cannot make old evidence look
-fresh. Nothing here reads a clock. A detector lives as long as one run of its guest.
+guest forwarded frames at some time after T, however late we read it. A stalled reader therefore cannot make old
+evidence look fresh. Nothing here reads a clock. A detector lives as long as one run of its guest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from appliance.causes import Cause
 
 
 class CheckState(Enum):
-    """What a check says of its guest."""
+    """What a check says about its guest."""
 
     UNKNOWN = "unknown"  # nothing proved yet
     PASSING = "passing"
@@ -36,7 +36,7 @@ class Limits:
 
     @property
     def margin(self) -> int:
-        """Scheduling margin (ns): a quarter of the interval, for timers and reads that come a little late."""
+        """Scheduling margin (ns): a quarter of the interval, for timers and reads that are slightly late."""
         return self.interval // 4
 
     @property
@@ -47,7 +47,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Good:
-    """The check succeeded. `at` = the time for which that is proved; `latency` in nanoseconds where there is one."""
+    """The check succeeded. `at` = the time (ns) for which that is proved; `latency` in ns where there is one."""
 
     at: int
     latency: int | None = None
@@ -55,14 +55,14 @@ class Good:
 
 @dataclass(frozen=True)
 class Bad:
-    """The check was answered, and the answer is a refusal."""
+    """The check was answered, and the answer is bad."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Tick:
-    """Time went by."""
+    """Time passed."""
 
 
 Event = Good | Bad | Tick
@@ -97,7 +97,7 @@ def milliseconds(span: int) -> str:
 
 @dataclass
 class Detector:
-    """The state of one check. `label` says what is watched, in the words a person is shown; `cause` is its fall's."""
+    """The state of one check. `label` says what is watched, for a person; `cause` is that of its falls."""
 
     label: str
     limits: Limits
@@ -119,11 +119,11 @@ class Detector:
         return None if self.last_good is None else self.last_good + self.limits.window
 
     def shorten_proof(self) -> None:
-        """One good piece of evidence is enough to rise: for a guest that was proved before its supervisor restarted."""
+        """One piece of good evidence is enough to rise: for a guest that was proved before bypassd restarted."""
         self._goods = max(self._goods, self.limits.rises - 1)
 
     def step(self, now: int, event: Event) -> list[Action]:
-        """Take one event at time `now` (ns, never going back) and say what follows from it."""
+        """Take one event at time `now` (ns, never going backwards); what follows from it."""
         match event:
             case Good():
                 return self._good(now, event)
@@ -139,11 +139,11 @@ class Detector:
             return self._expire(now, f"{self.label}: answers come {age} late, longer than they hold")
         actions = self._expire(now)
         if self.last_good is not None and event.at <= self.last_good:
-            return actions  # older than what is known: proves nothing new
+            return actions  # not newer than what is known: proves nothing new
         self.last_good, self.last_latency = event.at, event.latency
         self._bads = 0
-        # Good answers that arrive within one interval are one answer, be they a flood or what a hung guest had
-        # queued: rising takes time, not volume.
+        # Good answers that arrive within one interval count as one, whether they are a flood or what a hung guest
+        # had queued: rising takes time, not volume.
         if self._counted is None or now - self._counted >= self.limits.interval - self.limits.margin:
             self._goods += 1
             self._counted = now

@@ -2,19 +2,20 @@
 """In-band heartbeats: numbered frames sent through a guest's data ports, in both directions.
 
 A frame enters the guest through its LAN-side tap and must come out of its WAN-side tap, and the other way round. The
-datapath hands frames of this EtherType, or from this source address, that come *from* a hop's tap to the host stack,
-where a packet socket bound to that tap and EtherType sees them. This module is the pure half: frame format, and which
-frames prove something. Socket I/O is in taplink.py.
+datapath passes frames of this EtherType, or from this source address, that come *from* a hop's tap to the host stack,
+where a packet socket bound to that tap and EtherType receives them. This module is the pure half: frame format, and
+which frames prove something. Socket I/O is in packet_socket.py.
 
 Frame (big endian): destination, source, EtherType 0x88B5, magic "TWHB", version, direction, hop id (16 bit), nonce
 (64 bit), sequence (64 bit), send time (64 bit, ns of CLOCK_MONOTONIC), zeros up to 60 bytes. The nonce is drawn once
 per run of bypassd, so frames of an earlier run, or echoed by something else, prove nothing.
 
-A guest that drops unknown EtherTypes is given a frame of the administrator's (`template`) instead. Its bytes are left
-alone but for the addresses, which number it: the destination's last three bytes hold sequence and nonce.
+A guest that drops unknown EtherTypes gets a frame of the administrator's (`template`) instead. Only its addresses are
+replaced, which number it: the last three bytes of the destination hold sequence and nonce.
 
-Addresses are locally administered unicast. No station ever sends from the destination, so a bridge in the guest does
-not learn it and floods; each direction has a source of its own, so a bridge never sees one station at both ports.
+Addresses are locally administered unicast. No station ever sends from the destination, so that a bridge in the guest
+does not learn it and floods; each direction has a source of its own, so that a bridge never sees one station at both
+ports.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MAGIC = b"TWHB"
 VERSION = 1
 FRAME_BYTES = 60
 REMEMBERED = 64
-"""How many sent heartbeats a lane remembers; one that comes back later than that proves nothing."""
+"""How many sent heartbeats a lane remembers; an older one that comes back proves nothing."""
 
 _BODY = struct.Struct(">4sBBHQQQ")
 _ADDRESS_PREFIX = b"\x02\x54\x57"
@@ -40,7 +41,7 @@ _SPREAD = 0x9E3779  # odd, so that 2^24 sequences in a row give as many numbers
 
 
 class Direction(IntEnum):
-    """Which way through the guest, as in the datapath."""
+    """The direction through the guest, numbered as in the datapath."""
 
     LAN_TO_WAN = 0
     WAN_TO_LAN = 1
@@ -53,7 +54,7 @@ class Direction(IntEnum):
 
 @dataclass(frozen=True)
 class Beat:
-    """What one heartbeat frame says."""
+    """The content of one heartbeat frame. `sent` in ns of CLOCK_MONOTONIC."""
 
     hop: int
     direction: Direction
@@ -63,7 +64,7 @@ class Beat:
 
 
 def source_address(hop: int, direction: Direction) -> bytes:
-    """The MAC address heartbeats of this direction come from."""
+    """The source MAC address of heartbeats in this direction."""
     return source_prefix(hop) + bytes((direction, _STANDARD))
 
 
@@ -73,7 +74,7 @@ def source_prefix(hop: int) -> bytes:
 
 
 def target_address(hop: int, direction: Direction) -> bytes:
-    """The MAC address heartbeats go to; nobody sends from it."""
+    """The destination MAC address of heartbeats; nothing ever sends from it."""
     return _ADDRESS_PREFIX + bytes((hop & 0xFF, direction, 0x02))
 
 
@@ -89,12 +90,12 @@ def pack(beat: Beat) -> bytes:
 
 
 def decode(frame: bytes) -> Beat | None:
-    """The heartbeat in a frame; None when it is none of this version (never an exception: frames come from a guest)."""
+    """The heartbeat in a frame; None when there is none of this version (never raises: frames come from a guest)."""
     return unpack(frame[14:]) if frame[12:14] == ETHERTYPE.to_bytes(2, "big") else None
 
 
 def unpack(body: bytes) -> Beat | None:
-    """The heartbeat in what follows the EtherType, or in a payload; None when it is none."""
+    """The heartbeat in what follows the EtherType, or in a payload; None when there is none."""
     if len(body) < _BODY.size:
         return None
     magic, version, direction, hop, nonce, sequence, sent = _BODY.unpack_from(body)
@@ -117,7 +118,7 @@ class Proof:
 
 
 class Route(Protocol):
-    """How heartbeats pass a guest that routes (routed.py)."""
+    """How heartbeats pass through a guest that routes (inband_routed.py)."""
 
     @property
     def ethertype(self) -> int:
@@ -127,7 +128,7 @@ class Route(Protocol):
         """The frame that is sent into the guest."""
 
     def decode(self, frame: bytes, hop: int) -> Beat | None:
-        """The heartbeat in a frame that came out of it; None when it is none."""
+        """The heartbeat in a frame that came out of it; None when there is none."""
 
 
 @dataclass
@@ -158,7 +159,7 @@ class Lane:
 
     @property
     def ethertype(self) -> int:
-        """What a packet socket must be bound to: of the frame behind its tags, which the kernel takes off."""
+        """What a packet socket must be bound to: the EtherType after the VLAN tags, which the kernel removes."""
         if self.route is not None:
             return self.route.ethertype
         return inner_ethertype(self.template) if self.template else ETHERTYPE
@@ -208,13 +209,13 @@ class Lane:
         return self._outstanding.pop(int.from_bytes(frame[3:6], "big"), None)
 
     def overdue(self, before: int) -> list[int]:
-        """When the frames were sent that went in before this time and did not come out; they are forgotten."""
+        """Send times of the frames that went in before this time and did not come out; they are then forgotten."""
         late = [key for key, sent in self._outstanding.items() if sent <= before]
         return [self._outstanding.pop(key) for key in late]
 
 
 def inner_ethertype(frame: bytes) -> int:
-    """The EtherType behind the VLAN tags of a frame."""
+    """The EtherType after the VLAN tags of a frame."""
     at = 12
     while frame[at : at + 2] in (b"\x81\x00", b"\x88\xa8") and at + 6 <= len(frame):
         at += 4

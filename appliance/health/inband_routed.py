@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""In-band heartbeats for guests that route: UDP packets over IPv4 or IPv6, known by their payload when they come out.
+"""In-band heartbeats for guests that route: UDP packets over IPv4 or IPv6, recognized by their payload.
 
-A router takes its own address as the source and that of the next station as the destination, so what is sent into it
-is not known by its addresses when it comes out, and a frame of an EtherType of ours does not come out at all. A routed
-heartbeat goes to the guest's port, as any packet that it is to forward, from one address of the administrator's to
-another; the payload is that of every heartbeat (inband.py). The guest needs a route to each of the two, and for each
-the neighbour entry of `next_hop`: by this destination the datapath takes it off the way to the link (steer.h). What a
-router changes (addresses, time to live or hop limit, options, checksums) is not looked at. Pure.
+A router replaces both MAC addresses, so a frame cannot be recognized by them when it comes out, and a frame of our own
+EtherType does not come out at all. A routed heartbeat is sent to the guest's port, like any packet that it should
+forward, from one address of the administrator's to another; the payload is that of every heartbeat (inband.py). The
+guest needs a route to each of the two addresses, and for each the neighbour entry of `next_hop`: by that destination
+the datapath keeps the heartbeat from the link (steer.h). What a router changes (addresses, time to live or hop limit,
+options, checksums) is ignored. Pure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def next_hop(hop: int, direction: Direction) -> bytes:
-    """The MAC address that the guest must send to, for the address at the far side of this direction."""
+    """The MAC address that the guest must use for the IP address at the far side of this direction."""
     return target_address(hop, direction)
 
 
@@ -37,7 +37,7 @@ def _checksum(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one direction: the guest's port that it enters by (MAC), from and to which address, and the port.
+    """The route of one direction: the MAC address of the guest's port that it enters, IP addresses, and UDP port.
 
     Both addresses are of one family.
     """
@@ -68,7 +68,7 @@ class Route:
         return ethernet + head[:10] + _checksum(head + ends).to_bytes(2, "big") + ends + udp
 
     def decode(self, frame: bytes, hop: int) -> Beat | None:
-        """The heartbeat in a frame that came out of a router; None when it is none (never an exception)."""
+        """The heartbeat in a frame that came out of a router; None when there is none (never raises)."""
         if frame[:4] != source_prefix(hop) or frame[12:14] != self.ethertype.to_bytes(2, "big") or len(frame) < 54:
             return None
         version = frame[14] >> 4

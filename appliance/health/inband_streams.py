@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The heartbeats through a guest's data ports in motion: which lanes a guest's probes ask for, and their evidence.
+"""The heartbeats through a guest's data ports: which lanes a guest's probes ask for, and the evidence that they give.
 
-A stream is one lane (inband.py) with the two taps it runs between. A *positive* stream's frames must come out, and how
-long they took may be judged too (slow.py); a *negative* one's must not: a frame that has not come out one interval
-later is good evidence, one that came out is bad. Streams live as long as the guest's process.
+A stream is one lane (inband.py) with the two taps between which it runs. The frames of a *positive* stream must come
+out, and their latency may be judged too (latency_limit.py); those of a *negative* stream must not: a frame that has not
+come out after one interval is good evidence, one that has is bad. Streams live as long as the guest's process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TapPair:
     addresses: tuple[str, str] = ("", "")
 
     def sides(self, way: Direction) -> tuple[str, str]:
-        """Where frames of this direction enter the guest, and where they leave it."""
+        """The taps at which frames of this direction enter and leave the guest."""
         return (self.lan, self.wan) if way is Direction.LAN_TO_WAN else (self.wan, self.lan)
 
 
@@ -68,7 +68,7 @@ def template(probe: model.Probe, folder: Path) -> bytes:
 
 @dataclass
 class Stream:
-    """One lane in motion: what is sent into `enters` must come out at `leaves` (or must not)."""
+    """One lane and its taps: what is sent into `enters` must come out at `leaves` (or must not, if negative)."""
 
     check: str
     lane: Lane
@@ -77,21 +77,21 @@ class Stream:
     limits: Limits
     negative: bool = False
     latency_check: str = ""
-    slow: LatencyLimit | None = None
-    slow_limits: Limits | None = None
+    latency_limit: LatencyLimit | None = None
+    latency_limits: Limits | None = None
     due: int = 0
     entry: PacketSocket | None = field(default=None, repr=False)
 
     def detectors(self) -> list[Detector]:
-        """The checks that this stream has evidence for."""
+        """The checks for which this stream gives evidence."""
         cause = Cause.NOT_BLOCKING if self.negative else Cause.HEARTBEAT_LOST
         found = [Detector(self.check, self.limits, cause)]
-        if self.slow_limits is not None:
-            found.append(Detector(self.latency_check, self.slow_limits, Cause.TOO_SLOW))
+        if self.latency_limits is not None:
+            found.append(Detector(self.latency_check, self.latency_limits, Cause.TOO_SLOW))
         return found
 
     def send(self, now: int) -> Iterator[Evidence]:
-        """Send what is due, on a grid, so that lateness does not add up; ticks missed altogether are left out."""
+        """Send what is due, on a grid, so that delays do not add up; intervals that were missed are skipped."""
         if now < self.due:
             return
         self.due += ((now - self.due) // self.limits.interval + 1) * self.limits.interval
@@ -111,15 +111,15 @@ class Stream:
             yield self.check, Bad(f"a frame that must be blocked came through after {milliseconds(proof.latency)}")
             return
         yield self.check, Good(proof.sent, proof.latency)
-        if self.slow is not None:
-            verdict = self.slow.add(now, proof.sent, proof.latency)
+        if self.latency_limit is not None:
+            verdict = self.latency_limit.add(now, proof.sent, proof.latency)
             if verdict is not None:
                 yield self.latency_check, verdict
 
     def forget(self) -> None:
         """The guest started over."""
-        if self.slow is not None:
-            self.slow.forget()
+        if self.latency_limit is not None:
+            self.latency_limit.forget()
 
 
 def streams(
@@ -131,7 +131,7 @@ def streams(
     for probe in probes:
         if probe.kind in ("inband", "negative"):
             key = (probe.kind, probe.frame, probe.routed, probe.enter)
-            # The same frames twice would say the same: the most demanding probe is both.
+            # Two probes with the same frames prove the same, so the most demanding one serves for both.
             known = chosen.get(key)
             if known is None or probe.interval * probe.misses < known.interval * known.misses:
                 chosen[key] = probe
@@ -167,12 +167,12 @@ def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Strea
     )
     where = f"{which}{pair.label + ' ' if pair.label else ''}{lane.direction.arrow}"
     negative = probe.kind == "negative"
-    # Good evidence of a negative heartbeat is one interval old when it is known.
+    # Good evidence of a negative heartbeat is already one interval old when it is known.
     limits = Limits(probe.interval, probe.misses + negative, probe.rises)
     stream = Stream(f"{kind} {where}", lane, *pair.sides(lane.direction), limits, negative)
     if probe.slow is not None:
         stream.latency_check = f"latency {where}"
-        stream.slow = LatencyLimit(int(probe.slow.limit), probe.slow.percentile / 100, int(probe.slow.time))
+        stream.latency_limit = LatencyLimit(int(probe.slow.limit), probe.slow.percentile / 100, int(probe.slow.time))
         span = max(int(probe.slow.time), limits.window)
-        stream.slow_limits = Limits(span, misses=1, rises=1)
+        stream.latency_limits = Limits(span, misses=1, rises=1)
     return stream

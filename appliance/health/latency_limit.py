@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Slow is failed: a percentile of a guest's latencies over a span of time, against a limit. Pure.
+"""A guest that is too slow has failed: a percentile of its latencies over a span of time, against a limit. Pure.
 
-Answers with evidence for a detector: `Good` while the percentile of the last `span` is within the limit, `Bad` when it
-is over it and stays so: the span is filled, and late frames lie in it at least a third of it apart. With few frames in
-a span the 99th percentile is the latest of them, and one stall of a processor delays several in a row; neither one late
-frame nor one such burst is a verdict. A verdict holds until the percentile is within the limit again. One object a
-check; it starts over with the guest.
+Returns evidence for a detector: `Good` while the percentile over the last `span` is within the limit, `Bad` when it
+exceeds the limit persistently: the span is filled, and late frames in it are at least a third of it apart. With few
+frames in a span the 99th percentile is the slowest of them, and one stall of a processor delays several in a row;
+neither one late frame nor one such burst fails the check. A failed check stays failed until the percentile is within
+the limit again. One object per check; it starts over with the guest.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from appliance.health.detector import Bad, Good, milliseconds
 MOST = 4096
 """Latencies kept at most; a faster heartbeat over a longer span is judged by its newest ones."""
 LEAST = 2
-"""Latencies kept at least: where the span is one interval, a second one is a hair older than it."""
+"""Latencies kept at least: where the span is one interval, the second newest is slightly older than the span."""
 APART = 3
-"""Late frames this part of the span apart (a third) are no single stall."""
+"""Late frames at least this part of the span apart (a third) are more than a single stall."""
 
 
 def percentile(values: Sequence[int], share: float) -> int | None:

@@ -2,7 +2,7 @@
 """The lease of one hop: the only place where health turns into availability in the kernel.
 
 The datapath checks on each frame whether `leases[hop]` lies in the future, so traffic falls back by itself when
-renewals stop. Renewals come from evidence only: the caller hands in until when the evidence holds, never a promise.
+renewals stop. Only evidence renews it: the caller passes the time until which the evidence holds, never a promise.
 The object lives as long as its hop; the lease itself lives in a pinned map and outlives bypassd.
 """
 
@@ -15,11 +15,11 @@ class Leases(Protocol):
     """What the datapath offers for leases. Times are nanoseconds of CLOCK_MONOTONIC."""
 
     def renew(self, hop: str, until_ns: int) -> None:
-        """Let `hop` have frames until `until_ns`."""
+        """Allow frames to `hop` until `until_ns`."""
         ...
 
     def revoke(self, hop: str) -> None:
-        """Let `hop` have no frame from now on."""
+        """Allow no frame to `hop` from now on."""
         ...
 
 
@@ -32,7 +32,7 @@ class Lease:
         self.renewals = 0
 
     def renew(self, now: int, until: int) -> None:
-        """Extend to `until`; evidence that has run out already, or that reaches less far, changes nothing."""
+        """Extend to `until` (ns); evidence that has already expired, or that expires earlier, changes nothing."""
         if until <= now or until <= self.expiry:
             return
         self._leases.renew(self.hop, until)
@@ -40,7 +40,7 @@ class Lease:
         self.renewals += 1
 
     def revoke(self) -> None:
-        """End it now. Idempotent, and always written: what the map holds may come from an earlier bypassd."""
+        """End it now. Idempotent, and always written, because the map may hold a lease of an earlier bypassd."""
         self._leases.revoke(self.hop)
         self.expiry = 0
 

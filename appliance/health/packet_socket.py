@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A packet socket on one tap of a guest: the I/O half of in-band heartbeats.
 
-What is sent here leaves through the tap and so enters the guest; what the guest sends out of that port, and the
-datapath hands to the host stack, is read here. The socket is bound to one interface and one EtherType, and a socket
-filter drops in the kernel what carries neither our magic nor an address of ours, so that no traffic of others wakes
-bypassd. It lives as long as the guest's process.
+A frame that is sent here leaves through the tap and so enters the guest; a frame that the guest sends out of that port,
+and that the datapath passes to the host stack, is read here. The socket is bound to one interface and one EtherType,
+and a socket filter in the kernel drops frames with neither our magic nor an address of ours, so that no other traffic
+wakes bypassd. It lives as long as the guest's process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SOL_PACKET = 263
 _PACKET_IGNORE_OUTGOING = 23
 _SO_ATTACH_FILTER = 26
 _READ_LIMIT = 32
-"""Frames read at one wake-up at most: a flood must not hold up the event loop."""
+"""Frames read per wake-up at most, so that a flood does not block the event loop."""
 
 
 def _code(source: bytes) -> tuple[tuple[int, int, int, int], ...]:
@@ -59,7 +59,7 @@ class PacketSocket:
         GuestError when the interface is not there or packet sockets are not allowed.
         """
         self.interface = interface
-        self.refused = 0  # frames the tap did not take (its guest is not there or its queue is full)
+        self.refused = 0  # frames that the tap did not accept (no guest, or its queue is full)
         try:
             # Opened without a protocol: nothing is received before the filter and the interface are set.
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
@@ -78,14 +78,14 @@ class PacketSocket:
         return self._socket.fileno()
 
     def send(self, frame: bytes) -> None:
-        """Hand one frame to the guest; a refusal is counted, as the missing answer says the rest."""
+        """Send one frame to the guest; a refusal is only counted, because the missing answer shows it as well."""
         try:
             self._socket.send(frame)
         except OSError:
             self.refused += 1
 
     def receive(self) -> list[bytes]:
-        """The frames that wait, at most 32; empty when there are none or the tap is down."""
+        """The frames that are waiting, at most 32; empty when there are none or the tap is down."""
         frames: list[bytes] = []
         while len(frames) < _READ_LIMIT:
             try:

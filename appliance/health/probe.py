@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Asks again and again: one active probe of a guest in motion.
+"""Active probes of a guest: asks one question at every interval.
 
-One task a probe, one question at a time, each bounded in time, so a target that never answers costs a socket and
-nothing else. What a question says becomes evidence: `Good` for the moment it was asked, or `Bad` with the words of the
-kernel or the server. It lives as long as the watch of a guest.
+One task per probe and one question at a time, each with a timeout, so that a target that never answers costs one socket
+and nothing else. The outcome becomes evidence: `Good` for the moment at which it was asked, or `Bad` with the message
+of the kernel or the server. Lives as long as the watch of a guest.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from appliance.health.detector import Bad, Good, milliseconds
 from appliance.system.namespace import Namespace
 
 ASKED = ("ping", "arp", "tcp", "http", "command")
-"""The kinds of probe that ask."""
+"""The kinds of probe that ask a question."""
 
 Question = Callable[[], Awaitable[None]]
 AskAgent = Callable[[str], Awaitable[str]]
-"""Have the guest's agent carry out a check by this name; "ok" or what is wrong. UnreachableError without an agent."""
+"""Have the guest's agent run the check of this name; "ok" or what is wrong. UnreachableError without an agent."""
 
 
 def label(probe: model.Probe) -> str:
-    """What the probe is called in `show guest NAME`."""
+    """The name of the probe in `show guest NAME`."""
     return f"{probe.kind} {probe.url or probe.target}"
 
 
 def question(probe: model.Probe, ask_agent: AskAgent, space: Namespace | None = None) -> Question:
     """The coroutine that asks once; it returns when the answer is good and raises when it is not.
 
-    `space` is where the management port is.
+    `space` is the network namespace of the management port.
     """
     target = probe.target
     via = probe_net.Via(space=space) if probe.via == MANAGEMENT else probe_net.Via(probe.via)
@@ -81,7 +81,7 @@ async def once(probe: model.Probe, put: Question, clock: Callable[[], int]) -> G
     except TimeoutError:
         return Bad(f"no answer within {milliseconds(limit)}")
     except ssl.SSLCertVerificationError as error:
-        return Bad(f"its certificate is not good: {error.verify_message}")
+        return Bad(f"its certificate is not valid: {error.verify_message}")
     except OSError as error:
         return Bad(os.strerror(error.errno) if error.errno else str(error))
     except (probe_http.BadAnswerError, BypassError) as error:
@@ -92,7 +92,7 @@ async def once(probe: model.Probe, put: Question, clock: Callable[[], int]) -> G
 async def ask_forever(
     probe: model.Probe, put: Question, say: Callable[[Good | Bad], None], clock: Callable[[], int]
 ) -> None:
-    """Ask once an interval until cancelled; what a slow answer takes is not made up for."""
+    """Ask once per interval until cancelled; time lost to a slow answer is not caught up."""
     due = clock()
     while True:
         say(await once(probe, put, clock))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One HTTP or HTTPS question: status and body of the answer, bounded in size; the caller bounds the time.
+"""One HTTP or HTTPS request: checks status and body of the response, bounded in size; the caller bounds the time.
 
-HTTP/1.0 is spoken, which every server answers without chunks and then closes. No redirect is followed: the status says
-so. TLS is the standard library's.
+Speaks HTTP/1.0 (RFC 1945), which every server answers without chunked encoding before it closes. Redirects are not
+followed; their status is judged. TLS is the standard library's.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})\b")
 
 
 class BadAnswerError(Exception):
-    """The server answered, and not as it should; the text is for a person."""
+    """The server answered, but not as it should; the text is for a person."""
 
 
 def tls(verify: bool) -> ssl.SSLContext:
-    """A context for https. Reads the system's certificates: some milliseconds, once a probe."""
+    """A context for https. Reads the system's certificates, which takes some milliseconds, once per probe."""
     context = ssl.create_default_context()
     if not verify:
         context.check_hostname = False
@@ -60,7 +60,7 @@ async def http(
         writer.write(f"{words}User-Agent: throughwire\r\nAccept: */*\r\n\r\n".encode("ascii"))
         await _judge(reader, status, body)
     finally:
-        writer.transport.abort()  # the answer is judged; a good end of TLS would be one more wait
+        writer.transport.abort()  # the response has been judged; an orderly end of TLS would be one more wait
 
 
 async def _judge(reader: asyncio.StreamReader, status: Collection[int], body: str) -> None:

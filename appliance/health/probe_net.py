@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One question to one address: ping, ARP, TCP connect. Each is a coroutine that returns when the good answer came.
 
-What is no good answer raises OSError (the kernel's or the target's refusal), or lets the caller's timeout run out: the
-caller (probing.py) bounds every question in time. Sockets live as long as one question. Answers that are not ours are
-read and thrown away, a bounded number of them, so that a flood cannot hold up the event loop. Root or CAP_NET_RAW.
+Any other answer raises OSError (the kernel or the target refuses), or lets the caller's timeout expire: the caller
+(probe.py) limits the time of every question. Sockets live as long as one question. Replies to others are read and
+discarded, a bounded number of them, so that a flood cannot block the event loop. Needs root or CAP_NET_RAW.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from appliance.system.namespace import Namespace
 
 _STRAY = 64
-"""Answers of others that are read for one question at most."""
+"""Replies to others that are read for one question at most."""
 _SIOCGIFADDR = 0x8915
 _ETH_P_ARP = 0x0806
 _ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}  # request, reply
@@ -32,7 +32,7 @@ _sequences = itertools.count(int.from_bytes(os.urandom(2), "big"))
 
 
 class Via(NamedTuple):
-    """The way that a question takes: by this device only ("" = as the routes say), in this network namespace."""
+    """The path of a question: by this device only ("" = as the routes say), in this network namespace."""
 
     device: str = ""
     space: Namespace | None = None  # None: where bypassd is
@@ -54,7 +54,7 @@ ANY = Via()
 
 
 def where(address: str, port: int, via: Via) -> tuple[socket.AddressFamily, tuple[str | int, ...]]:
-    """Family and socket address; an IPv6 link-local one is of the device of `via`."""
+    """Family and socket address; an IPv6 link-local address gets the scope of the device of `via`."""
     ip = ipaddress.ip_address(address)
     if ip.version == 4:
         return socket.AF_INET, (address, port)
@@ -69,7 +69,7 @@ def _checksum(data: bytes) -> int:
 
 
 async def ping(address: str, via: Via = ANY) -> None:
-    """An ICMP or ICMPv6 echo request, and its reply. The kernel's word (unreachable) is raised as it comes."""
+    """An ICMP or ICMPv6 echo request and its reply (RFC 792, RFC 4443). ICMP errors are raised as OSError."""
     family, target = where(address, 0, via)
     request, reply = _ECHO[family]
     number, mark = next(_sequences) & 0xFFFF, os.urandom(8)
@@ -85,7 +85,7 @@ async def ping(address: str, via: Via = ANY) -> None:
         sock.connect(target)
         body = struct.pack(">HH", os.getpid() & 0xFFFF, number) + mark
         head = struct.pack(">BBH", request, 0, 0)
-        if family == socket.AF_INET:  # ICMPv6's is made by the kernel
+        if family == socket.AF_INET:  # the kernel computes that of ICMPv6
             head = struct.pack(">BBH", request, 0, _checksum(head + body))
         await loop.sock_sendall(sock, head + body)
         for _ in range(_STRAY):
@@ -93,7 +93,7 @@ async def ping(address: str, via: Via = ANY) -> None:
             icmp = data[(data[0] & 15) * 4 :] if family == socket.AF_INET else data
             if icmp[:1] == bytes((reply,)) and icmp[4:] == body:
                 return
-    raise OSError(f"{_STRAY} answers, none of them to this question")
+    raise OSError(f"{_STRAY} replies, none of them to this question")
 
 
 def _own_address(device: str) -> bytes:
@@ -107,7 +107,7 @@ def _own_address(device: str) -> bytes:
 
 
 async def arp(address: str, device: str) -> None:
-    """An ARP request on a device, and its reply."""
+    """An ARP request on a device and its reply (RFC 826)."""
     wanted = ipaddress.IPv4Address(address).packed
     loop = asyncio.get_running_loop()
     with ANY.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
@@ -119,7 +119,7 @@ async def arp(address: str, device: str) -> None:
             data = await loop.sock_recv(sock, 256)
             if len(data) >= 42 and data[20:22] == b"\0\2" and data[28:32] == wanted:
                 return
-    raise OSError(f"{_STRAY} ARP frames, none of them an answer")
+    raise OSError(f"{_STRAY} ARP frames, none of them the reply")
 
 
 async def connect(address: str, port: int, via: Via = ANY) -> socket.socket:
@@ -135,5 +135,5 @@ async def connect(address: str, port: int, via: Via = ANY) -> socket.socket:
 
 
 async def tcp(address: str, port: int, via: Via = ANY) -> None:
-    """A TCP connection is accepted; it is closed at once."""
+    """Open a TCP connection, and close it at once."""
     (await connect(address, port, via)).close()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What QEMU tells about a guest (QMP events), as vetoes against it: one table. Pure.
+"""What QEMU reports about a guest (QMP events), as vetoes against it: one table. Pure.
 
-Source: QEMU's QMP reference (run-state, block-core). An event that is not here says nothing of the guest's health.
+Source: QEMU's QMP reference (run-state, block-core). Other events say nothing about the guest's health.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from appliance.causes import Cause
 
 PANIC = "panic"
 TROUBLE_NS = 10_000_000_000
-"""Trouble that nothing takes back (an I/O error, the guest's watchdog without a reset) counts for this long."""
+"""Trouble that no event ends (an I/O error, a watchdog that expired without a reset) counts for this long."""
 
 
 class QemuVeto(NamedTuple):
-    """One event's meaning: the veto's name and cause, why for a person, and for how long (ns; None: until lifted)."""
+    """What an event means: the veto's name and cause, why (for a person), for how long (ns; None: until lifted)."""
 
     veto: str
     cause: Cause
@@ -39,7 +39,7 @@ _LIFTS = {"RESUME": "paused"}
 
 
 def veto_of(event: str, data: Mapping[str, object]) -> QemuVeto | None:
-    """The veto that an event is; None: it is none."""
+    """The veto that an event means; None: none."""
     found = _TABLE.get(event)
     if found is None:
         return None
@@ -52,5 +52,5 @@ def veto_of(event: str, data: Mapping[str, object]) -> QemuVeto | None:
 
 
 def lifted_by(event: str) -> str | None:
-    """The name of the veto that an event takes back."""
+    """The name of the veto that an event lifts; None: none."""
     return _LIFTS.get(event)

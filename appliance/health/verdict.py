@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """All checks of one guest as one verdict, with its evidence.
 
-A guest may have traffic while every one of its checks passes, and until the first of them would expire. A guest that
-keeps falling must stay proved for longer each time before it gets traffic again (hold-down), so that a flapping guest
-does not flap the traffic. A *veto* speaks against it whatever the checks say: what QEMU or the guest itself told (it
-panicked, its disk fails, it asked to be bypassed), for a time or until it is lifted. Pure; lives as long as one run of
-the guest, the history of flips longer.
+A guest may have traffic while every one of its checks passes, and until the evidence of the first of them expires. A
+guest that keeps falling must pass its checks for longer each time before it gets traffic again (hold-down), so that a
+flapping guest does not flap the traffic. A *veto* keeps traffic from the guest whatever the checks say: what QEMU or
+the guest itself reported (it panicked, its disk failed, it asked to be bypassed), for a time or until it is lifted.
+Pure; lives as long as one run of the guest, the history of flips longer.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FLAP_MEMORY_NS = 60_000_000_000
 
 @dataclass(frozen=True)
 class Available:
-    """The guest may have traffic until `until`, unless fresh evidence says otherwise."""
+    """The guest may have traffic until `until` (ns), unless new evidence says otherwise."""
 
     until: int
 
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A check that passed fails: `check` is its label, `why` for a person.
+    """A check that passed now fails: `check` is its label, `why` for a person.
 
     `proof` (ns) is the last time for which that check had proved that the guest works; None: there is no such time.
     """
@@ -48,7 +48,7 @@ Decision = Available | Unavailable
 
 @dataclass(frozen=True)
 class Flip:
-    """One change of a check. `at` in nanoseconds of CLOCK_MONOTONIC."""
+    """One change of a check's state. `at` in nanoseconds of CLOCK_MONOTONIC."""
 
     at: int
     check: str
@@ -65,7 +65,7 @@ def hold_down(falls: int) -> int:
 
 @dataclass
 class History:
-    """Falls and flips of a guest, kept over its restarts."""
+    """Falls and flips of a hop, kept over its restarts."""
 
     flips: deque[Flip] = field(default_factory=lambda: deque(maxlen=50))
     falls: deque[int] = field(default_factory=lambda: deque(maxlen=64))
@@ -78,7 +78,7 @@ class History:
 
 @dataclass(frozen=True)
 class Veto:
-    """Speaks against the guest. Times in ns; `until` None: until it is lifted."""
+    """A reason against the guest that is no check. Times in ns; `until` None: until it is lifted."""
 
     why: str
     cause: Cause
@@ -101,17 +101,17 @@ class Verdict:
         self._passing_since: int | None = None
 
     def shorten_proof(self) -> None:
-        """The guest was proved before its supervisor restarted: one good answer a check is enough, without a hold."""
+        """The guest was proved before bypassd restarted: one good answer per check is enough, without a hold."""
         self._known = True
         for detector in self.detectors.values():
             detector.shorten_proof()
 
     def _needed(self, now: int) -> int:
-        # What was available before its supervisor restarted had passed its hold already, and has not fallen since.
+        # A guest that was available before bypassd restarted had passed its hold already, and has not fallen since.
         return 0 if self._known else max(self._hold, hold_down(self.history.recent_falls(now)))
 
     def forget(self) -> None:
-        """The guest started over: what was proved before counts no more."""
+        """The guest started over: earlier evidence no longer counts."""
         for check, old in list(self.detectors.items()):
             self.detectors[check] = Detector(check, old.limits, old.cause, falls=old.falls)
         self.vetoes.clear()
@@ -119,12 +119,12 @@ class Verdict:
 
     @property
     def until(self) -> int:
-        """Until when all present evidence holds: the lease may never be longer. 0 = some check never succeeded."""
+        """Until when (ns) all present evidence holds: no lease may be longer. 0 = some check has never succeeded."""
         return min(detector.expires or 0 for detector in self.detectors.values())
 
     @property
     def proof(self) -> int | None:
-        """The last time for which any check had proved that the guest lives; None: never."""
+        """The last time (ns) for which any check proved that the guest works; None: never."""
         return max((one.last_good for one in self.detectors.values() if one.last_good is not None), default=None)
 
     def step(self, now: int, check: str, event: Event) -> list[Decision]:
@@ -154,7 +154,7 @@ class Verdict:
         return passing and self.until > now and not self._vetoed(now)
 
     def _vetoed(self, now: int) -> bool:
-        """Vetoes whose time is over count no more."""
+        """Whether any veto holds; those whose time is over are lifted."""
         over = [name for name, veto in self.vetoes.items() if veto.until is not None and veto.until <= now]
         for name in over:
             self.lift(now, name)
@@ -170,14 +170,14 @@ class Verdict:
         return [fallen]
 
     def veto(self, now: int, name: str, why: str, cause: Cause, hold: int | None = None) -> list[Decision]:
-        """Speak against the guest, for `hold` ns (None: until lifted). What it asked for itself is not flapping."""
+        """Veto traffic to the guest for `hold` ns (None: until lifted). What it asked for itself is not flapping."""
         if name not in self.vetoes:
             self._note(now, name, CheckState.FAILING, why)
         self.vetoes[name] = Veto(why, cause, now, None if hold is None else now + hold)
         return self._fall(now, Unavailable(name, why, cause, None), counts=cause is not Cause.GUEST_ASKED)
 
     def lift(self, now: int, name: str) -> None:
-        """Withdraw a veto; the next evidence decides. Nothing happens when there is none of this name."""
+        """Lift a veto; the next evidence decides. Nothing happens when there is none of this name."""
         if self.vetoes.pop(name, None) is not None:
             self._note(now, name, CheckState.PASSING, "")
 

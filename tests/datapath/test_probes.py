@@ -214,7 +214,7 @@ def test_a_server_that_says_half_and_hangs_costs_its_time_only(wire: Wire) -> No
     assert "no answer within 100.0 ms" in found.why
 
 
-@pytest.mark.parametrize(("verify", "words"), [(False, ""), (True, "certificate is not good: self")])
+@pytest.mark.parametrize(("verify", "words"), [(False, ""), (True, "certificate is not valid: self")])
 def test_https_with_a_certificate_of_its_own(wire: Wire, tmp_path: Path, verify: bool, words: str) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(

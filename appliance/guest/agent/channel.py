@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The agent channel: JSON lines between a guest and bypassd over virtio-serial.
 
-A guest is not trusted. What it sends is limited in size and rate, and checked against the messages below; what does not
-fit is counted and changes nothing else. `Inbox` is the pure half (bytes and time in, messages out), `Channel` the
-connection to QEMU's socket. An inbox lives as long as one connection.
+A guest is not trusted. What it sends is limited in size and rate, and checked against the messages below; anything else
+is counted and has no other effect. `Inbox` is the pure half (bytes and time in, messages out), `Channel` the connection
+to QEMU's socket. An inbox lives as long as one connection.
 
-The messages, their units and errors are documented for writers of agents in appliance/guest-agent/README.md; what is
-done about them is in agent.py.
+The messages, their units and errors are documented for authors of agents in appliance/guest-agent/README.md;
+conversation.py acts on them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LINE_BYTES = 4096
 MESSAGES_PER_SECOND = 50
 BURST = 100
 PACE_BYTES = 256 << 10
-"""Bytes a second that are read at most, a little more than all that a well-behaved agent may send."""
+"""Bytes per second that are read at most, slightly more than a well-behaved agent may send."""
 _SECOND_NS = 1_000_000_000
 
 _Word = Annotated[str, msgspec.Meta(max_length=64)]
@@ -45,7 +45,7 @@ class Hello(msgspec.Struct, tag_field="type", tag="hello", frozen=True):
 
 
 class Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat", frozen=True):
-    """The application is there. Any `status` other than "ok" says that it does not work."""
+    """The application is there. Any `status` other than "ok" means that it does not work."""
 
     status: _Word = "ok"
     counters: Annotated[dict[_Word, int], msgspec.Meta(max_length=64)] = msgspec.field(default_factory=dict)
@@ -59,14 +59,14 @@ class Accept(msgspec.Struct, tag_field="type", tag="accept", frozen=True):
 
 
 class Drain(msgspec.Struct, tag_field="type", tag="drain", frozen=True):
-    """No new flows please (or again)."""
+    """Asks for no new flows (or for new flows again)."""
 
     on: bool = True
     id: _Id | None = None
 
 
 class Bypass(msgspec.Struct, tag_field="type", tag="bypass", frozen=True):
-    """No frames at all please (or again)."""
+    """Asks for no frames at all (or for frames again)."""
 
     on: bool = True
     why: Annotated[str, msgspec.Meta(max_length=200)] = ""
@@ -81,7 +81,7 @@ class Tags(msgspec.Struct, tag_field="type", tag="tags", frozen=True):
 
 
 class Result(msgspec.Struct, tag_field="type", tag="result", frozen=True):
-    """The answer to a check that we asked for."""
+    """The result of a check that we asked for."""
 
     id: _Id
     status: Annotated[str, msgspec.Meta(max_length=200)] = "ok"
@@ -93,7 +93,7 @@ _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 @dataclass
 class Inbox:
-    """Cuts what a guest sends into messages. Times are nanoseconds of CLOCK_MONOTONIC."""
+    """Splits what a guest sends into messages. Times are nanoseconds of CLOCK_MONOTONIC."""
 
     accepted: int = 0
     malformed: int = 0
@@ -136,7 +136,7 @@ class Inbox:
         return message
 
     def _take(self, now: int) -> bool:
-        """One token of a bucket that fills with MESSAGES_PER_SECOND up to BURST."""
+        """Take a token of a bucket that fills at MESSAGES_PER_SECOND up to BURST; whether there was one."""
         if self._filled is not None:
             self._tokens = min(BURST, self._tokens + (now - self._filled) * MESSAGES_PER_SECOND / _SECOND_NS)
         self._filled = now
@@ -163,8 +163,8 @@ class Channel:
             raise UnreachableError(f"guest {self._path.parent.name}: agent channel: {error.strerror}") from error
 
     async def run(self, on_message: Callable[[Message], None]) -> None:
-        """Read until the other side ends. What comes is read at a limited pace, so that a flood, of whatever kind, is
-        held back in the guest and costs bypassd next to nothing."""
+        """Read until the other side closes. Reading is paced, so that a flood of whatever kind is held back in the
+        guest and costs bypassd next to nothing."""
         assert self._reader is not None, "connect() comes first"
         try:
             while data := await self._reader.read(LINE_BYTES):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The conversation with a guest's agent: what it may ask for, what it gets, and what we ask of it.
+"""The conversation with a guest's agent: what it may request, what it gets, and what we ask of it.
 
-Every request is answered, "ok" or with the reason why not; the agent may number its requests (`id`). What takes time
-(a filter becomes part of the policy) is done one at a time; of several filters that wait only the newest is tried, and
-a new one is taken once a second at most, so that a flood costs the guest its own answers and nobody else anything.
-The object lives as long as its guest's run; what it registered holds until withdrawn, or until the guest starts over.
+Every request is answered, with "ok" or with the reason why not; the agent may number its requests (`id`). Requests that
+take time (a filter becomes part of the policy) are handled one at a time: of several filters that wait only the newest
+is tried, and at most one per second, so that a flood delays only the guest's own answers. The object lives as long as
+one run of its guest; what the agent registered holds until it is withdrawn, or until the guest starts over.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 ACCEPT_INTERVAL_S = 1.0
-"""Between two filters that are tried: each compiles the whole policy anew."""
+"""Pause between two filters that are tried, because each recompiles the whole policy."""
 CHECKS = 16
-"""Checks that may wait for the agent's answer at once."""
+"""How many checks may wait for the agent's answer at a time."""
 
 
 class Host(Protocol):
-    """What the guest lets its agent have. Refusals are BypassErrors, whose text the agent gets."""
+    """What the agent may request. Refusals are BypassErrors, whose text the agent gets."""
 
     def send(self, message: dict[str, object]) -> None:
         """Send to the agent; UnreachableError when it does not read."""
 
     def greeting(self) -> dict[str, object]:
-        """What an agent is told of its guest: name, the administrator's filter, heartbeat interval, use of tags."""
+        """What an agent must know: name, the administrator's filter, heartbeat interval, use of tags."""
 
     def heartbeat(self, status: str, counters: Mapping[str, int]) -> None:
-        """The application is there, and how it is."""
+        """The agent reports how the application is."""
 
     def ask_bypass(self, on: bool, why: str) -> None:
-        """No frames at all, or again."""
+        """Send the guest no frames at all, or send them again."""
 
     def ask_drain(self, on: bool) -> None:
-        """No new flows, or again."""
+        """Send the guest no new flows, or send them again."""
 
     async def narrow(self, text: str) -> None:
-        """Only frames that match `text`; "" = all that the administrator allows."""
+        """Send it only frames that match `text`; "" = all that the administrator allows."""
 
     async def use_tags(self, on: bool) -> dict[str, int]:
-        """Tags decide the next hop, or not; the VLAN ids of the hops."""
+        """Let tags decide the next hop, or not; the VLAN ids of the hops."""
 
 
 class Agent:
-    """One guest's agent, as far as it has spoken."""
+    """One guest's agent: what it has said, and what waits for it."""
 
     def __init__(self, name: str, host: Host) -> None:
         self._name, self._host = name, host
@@ -69,7 +69,7 @@ class Agent:
         self._worker: asyncio.Task[None] | None = None
 
     def greet(self) -> None:
-        """Say that a host is there, which knows nothing of the agent: it then introduces itself."""
+        """Announce the host, which knows nothing of the agent; the agent then introduces itself."""
         self._send({"type": "hello", "version": VERSION})
 
     def _send(self, message: dict[str, object]) -> None:
@@ -79,7 +79,7 @@ class Agent:
             self.unanswered += 1
 
     def on_message(self, message: Message) -> None:
-        """One message that was well formed."""
+        """Act on one well-formed message."""
         match message:
             case Hello():
                 self.hello = message
@@ -161,8 +161,8 @@ class Agent:
     # What we ask
 
     async def ask(self, word: str) -> str:
-        """Have the agent carry out the check `word`; its status. UnreachableError without an agent; never ends
-        by itself when the agent does not answer, so the caller bounds it."""
+        """Have the agent run the check `word`; its status. UnreachableError without an agent. Waits for the answer
+        without a limit, so the caller must set one."""
         if len(self._checks) >= CHECKS:
             raise RefusedError(f"guest {self._name}: {CHECKS} checks wait for its agent already")
         number = next(self._numbers)
@@ -175,7 +175,7 @@ class Agent:
             self._checks.pop(number, None)
 
     def close(self) -> None:
-        """The run ended, or bypassd does."""
+        """The run has ended, or bypassd is ending."""
         if self._worker is not None:
             self._worker.cancel()
         self._waiting.clear()

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which format a guest's disk has: what its import found, or its first start; never what the guest wrote since.
+"""Which format a guest's disk has: as its import or its first start found, never what the guest wrote since.
 
-A guest owns every byte of a raw disk. Were the format read from it at each start, the guest could write itself the
-header of a qcow2 image, whose backing file is any file of the appliance. So QEMU is told a format that the guest has no
-say in, and a qcow2 image is looked at before each start: one that is made of more than itself is refused.
+A guest controls every byte of a raw disk. If the format were read from it at each start, the guest could write the
+header of a qcow2 image, whose backing file is any file of the appliance. So QEMU is given a format that the guest
+cannot influence, and a qcow2 image is examined before each start: one that refers to other files is refused.
 
-Images that were never imported are found out when a guest that may write to them is first started with them. That is
-kept in `disk-formats.json` on the data partition, beside the file's inode: another file in its place is found out anew.
+For images that were never imported, the format is determined when a guest that may write to them is first started with
+them. It is kept in `disk-formats.json` on the data partition with the file's inode number: another file in its place is
+examined again.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ Format = Literal["raw", "qcow2"]
 
 
 class Found(NamedTuple):
-    """The format QEMU is told, and what an operator should know of it; "" = nothing."""
+    """The format for QEMU, and a remark for the operator ("" = none)."""
 
     format: Format
     note: str = ""
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """One disk in the file. `inode` 0: a block device, whose node is another one after each boot."""
+    """One disk in the file. `inode` 0: a block device, whose inode changes with each boot."""
 
     format: Format
     inode: int
 
 
 def find(path: Path, paths: Paths, *, written: bool) -> Found:
-    """The format of a disk, which the guest is about to write to or not.
+    """The format of a disk; `written` = the guest may write to it.
 
     RefusedError when it must not be used; OSError when it cannot be read.
     """
@@ -102,11 +103,11 @@ def _first_start(path: Path, paths: Paths, looks: Format, *, written: bool) -> F
     if known is not None and known.inode == inode:
         return known.format
     if written:
-        fresh = file.with_suffix(".new")  # not synced, for links wait on us meanwhile
+        fresh = file.with_suffix(".new")  # without fsync, which would block the event loop
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             fresh.write_bytes(msgspec.json.encode({**kept, str(path): _Kept(looks, inode)}))
             fresh.replace(file)
-        except OSError as error:  # a full disk stops no guest; the next start finds it out again
+        except OSError as error:  # a full disk must not stop a guest; the next start examines it again
             log.warning("the format of disk %s cannot be kept: %s", path, error.strerror)
     return looks

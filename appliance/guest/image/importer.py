@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Copies one image into the appliance: a process of its own beside bypassd, which no slow disk can hold up.
+"""Copies one image into the appliance, in a process of its own beside bypassd, which no slow disk can block.
 
-It opens the file with the rights of who asked for it, or takes what a client sends through the socket that is its
-standard input, copies it beside its place, adds up its SHA-256 on the way, has qemu-img check it as a user without
-rights, and only then lets it take its name, by one rename. Until that rename nothing has changed; whatever ends it
-before leaves nothing but a partial file, which images.py removes. What it does it says as JSON lines on standard
-output: {"stage": "copy", "done": 1, "total": 2}, at last "done" or "failed" with "why".
+It opens the file with the rights of the requesting user, or reads what a client sends through the socket that is its
+standard input. It copies the data next to the final file, computes its SHA-256 on the way, has qemu-img check it as an
+unprivileged user, and only then renames it to its final name. Until that rename nothing has changed; an import that
+ends earlier leaves at most a partial file, which store.py removes. Progress is reported as JSON lines on standard
+output: {"stage": "copy", "done": 1, "total": 2}, and at the end "done", or "failed" with "why".
 
-A sender shuts its side of the socket down when it has sent all, and stays; one that is gone was cut off.
+A sender that has sent everything shuts down its side of the socket and stays connected; one that disconnects was cut
+off.
 
     python -m appliance.guest.image.importer \\
         '{"source": .., "uid": .., "images": .., "name": .., "kind": .., "sha256": ..}'
@@ -38,25 +39,25 @@ from appliance.guest.image import inspect
 
 CHUNK = 1 << 20
 SYNC_EVERY = 64 << 20
-RESERVE = 32 << 20  # bytes that stay free for records and configuration
+RESERVE = 32 << 20  # bytes that must stay free for records and configuration
 SAY_EVERY_S = 0.2
-LOOK_EVERY = 8 << 20  # bytes, while it is not known how many come
-SILENCE_S = 120  # a sender from whom nothing comes for so long is given up
+LOOK_EVERY = 8 << 20  # bytes between two looks at the free space, while the total size is unknown
+SILENCE_S = 120  # a sender that stays silent for so long is given up
 STDIN = "-"
-WHAT_HELPS = "`show images` says what could be removed"
-WORDS = 300  # characters of what qemu-img says that are shown
+WHAT_HELPS = "`show images` lists what could be removed"
+WORDS = 300  # characters of qemu-img's output that are shown
 NOBODY = 199_999  # the user that qemu-img runs as, below those of the guests
 _PR_SET_PDEATHSIG = 1
 
 
 def say(stage: str, **more: object) -> None:
-    """One line of progress."""
+    """Print one line of progress."""
     print(json.dumps({"stage": stage, **more}), flush=True)
 
 
 @contextlib.contextmanager
 def _rights_of(uid: int) -> Iterator[None]:
-    """Act as the user who asked: what they cannot read they cannot have imported."""
+    """Act as the requesting user: what they cannot read, they cannot import."""
     if uid == os.geteuid():
         yield
         return
@@ -84,7 +85,7 @@ def _open_source(path: str, uid: int) -> int:
         except OSError as error:
             raise RefusedError(f"{path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise RefusedError(f"{path}: it is not a file")
+        raise RefusedError(f"{path}: not a regular file")
     return fd
 
 
@@ -93,7 +94,7 @@ def _mib(size: int) -> str:
 
 
 def free_bytes(images: Path) -> int:
-    """What images may still use of the disk."""
+    """How many bytes of the disk images may still use."""
     found = os.statvfs(images)
     return found.f_bavail * found.f_frsize - RESERVE
 
@@ -102,39 +103,41 @@ def check_room(size: int, images: Path) -> None:
     """RefusedError when the image does not fit."""
     free = free_bytes(images)
     if size > free:
-        raise RefusedError(f"it is too large: it has {_mib(size)}, and {_mib(max(free, 0))} can be used; {WHAT_HELPS}")
+        raise RefusedError(
+            f"it is too large: it has {_mib(size)}, and only {_mib(max(free, 0))} are free; {WHAT_HELPS}"
+        )
 
 
 def chunks(source: int) -> Iterator[bytes]:
-    """What a file holds."""
+    """The content of a file."""
     while data := os.read(source, CHUNK):
         yield data
 
 
 def sent(images: Path) -> Iterator[bytes]:
-    """What comes through the socket that is standard input, while it fits; RefusedError when it is cut off."""
+    """The data from the socket that is standard input, while it fits; RefusedError when it is cut off."""
     link, done, looked, free = select.poll(), 0, 0, free_bytes(images)
     link.register(0, select.POLLIN)
     while True:
         found = link.poll(SILENCE_S * 1000)
         if not found:
-            raise RefusedError(f"nothing more came for {SILENCE_S} s, after {_mib(done)}")
+            raise RefusedError(f"the sender was silent for {SILENCE_S} s, after {_mib(done)}")
         data = os.read(0, min(CHUNK, max(free - (done - looked), 1)))
         if not data:
             break
         done += len(data)
         yield data
-        if done - looked >= min(LOOK_EVERY, free):  # others write, too; and nothing of the reserve is used
+        if done - looked >= min(LOOK_EVERY, free):  # others write too, and the reserve must stay free
             looked = done
             free = free_bytes(images)
             if free <= 0:
-                raise RefusedError(f"it is too large: {_mib(done)} of it came, and no more fits; {WHAT_HELPS}")
+                raise RefusedError(f"it is too large: the disk is full after {_mib(done)}; {WHAT_HELPS}")
     if link.poll(0)[0][1] & select.POLLHUP:
-        raise RefusedError(f"it was cut off after {_mib(done)}: who sent it is gone")
+        raise RefusedError(f"it was cut off after {_mib(done)}: the sender disconnected")
 
 
 def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
-    """Copy to `part`, on the disk when this returns; SHA-256 and size of what was copied. `total` 0: not known."""
+    """Copy to `part`, synced when this returns; SHA-256 and size of the copy. `total` 0: not known."""
     digest, done, said, synced = hashlib.sha256(), 0, 0.0, 0
     with part.open("xb", buffering=0) as target:
         os.fchmod(target.fileno(), 0o644)
@@ -145,7 +148,7 @@ def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
             digest.update(data)
             done += len(data)
             if done - synced >= SYNC_EVERY:
-                os.fdatasync(target.fileno())  # a full disk is told now, and the page cache stays with the guests
+                os.fdatasync(target.fileno())  # report a full disk now, and leave the page cache to the guests
                 synced = done
             if time.monotonic() - said > SAY_EVERY_S:
                 said = time.monotonic()
@@ -153,12 +156,12 @@ def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
         os.fsync(target.fileno())
     say("copy", done=done, total=total)
     if total and done != total:
-        raise RefusedError(f"it changed while it was copied: {counted(total, 'byte')} at first, {done} at last")
+        raise RefusedError(f"it changed while it was copied: it had {counted(total, 'byte')}, and {done} were read")
     return digest.hexdigest(), done
 
 
 def qemu_img(words: list[str], image: Path) -> tuple[int, dict[str, Any], str]:
-    """Run qemu-img on a qcow2 image as nobody in particular; status, its JSON, its words."""
+    """Run qemu-img on a qcow2 image as an unprivileged user; exit status, its JSON, its messages."""
     with image.open("rb") as file:
         command = ["qemu-img", *words, "--output=json", "-f", "qcow2", f"/proc/self/fd/{file.fileno()}"]
         rights: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -188,7 +191,7 @@ def check_whole(image: Path) -> None:
     if status:
         raise RefusedError(f"qemu-img does not take it: {words}")
     if outside := about.get("backing-filename") or about.get("full-backing-filename"):
-        raise RefusedError(f'it needs a backing file ("{outside}"), and an image must be whole')
+        raise RefusedError(f'it needs a backing file ("{outside}"), and an image must be self-contained')
     status, found, words = qemu_img(["check"], image)
     if status not in (0, 3):  # 3 = space that nobody uses: harmless
         corruptions, errors = (found.get(key, "?") for key in ("corruptions", "check-errors"))
@@ -197,7 +200,7 @@ def check_whole(image: Path) -> None:
 
 
 def place(part: Path, final: Path, previous: Path, record: dict[str, object]) -> None:
-    """Let the new image take its name; the one that had it is kept for `undo`, and what is known of it, too."""
+    """Give the new image its final name; the image that had it is kept for `undo`, with its record."""
     about, kept = final.with_name(f".{final.name}.json"), final.with_name(f".{final.name}.json~")
     fresh = part.with_name(f"{part.name}~")
     fresh.write_text(json.dumps(record))
@@ -215,7 +218,7 @@ def place(part: Path, final: Path, previous: Path, record: dict[str, object]) ->
 
 
 def _whole_head(stream: Iterator[bytes]) -> Iterator[bytes]:
-    """First what the file begins with, as much as is looked at; then all of it."""
+    """First the beginning of the file, as much as is examined; then all of it."""
     head = b""
     for data in stream:
         head += data
@@ -227,7 +230,7 @@ def _whole_head(stream: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def run(asked: dict[str, Any]) -> None:
-    """The whole import; BypassError or OSError when there is none, and nothing of it is left then."""
+    """The whole import; after a BypassError or OSError nothing of it is left."""
     part = Path(asked["images"]) / f".{asked['name']}.part"
     try:
         _import(asked, part)
@@ -240,7 +243,7 @@ def _import(asked: dict[str, Any], part: Path) -> None:
     images, name = Path(asked["images"]), str(asked["name"])
     if asked["source"] == STDIN:
         stream = _whole_head(sent(images))
-        inspect.examine(next(stream), None, asked["kind"])  # what is wrong at sight is told before all of it came
+        inspect.examine(next(stream), None, asked["kind"])  # report what is obviously wrong before all of it has come
         found, size = copy(stream, part, 0)
     else:
         source = _open_source(asked["source"], asked["uid"])
@@ -251,7 +254,7 @@ def _import(asked: dict[str, Any], part: Path) -> None:
     with part.open("rb") as copied:
         about = inspect.examine(copied.read(inspect.HEAD_BYTES), size, asked["kind"])
     if asked["sha256"] and found != asked["sha256"]:
-        raise RefusedError(f"its SHA-256 is {found}, and not {asked['sha256']}: it was damaged or exchanged on its way")
+        raise RefusedError(f"its SHA-256 is {found}, not {asked['sha256']}: it was damaged or replaced on its way")
     if about.format == "qcow2":
         say("check", done=0, total=0)
         check_whole(part)
@@ -268,7 +271,7 @@ def _import(asked: dict[str, Any], part: Path) -> None:
 
 
 def main() -> int:
-    """Exit status 0, or 1 after a line that says why not."""
+    """Exit status 0, or 1 after a line that says why."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(10)
     asked = json.loads(sys.argv[1])

@@ -12,6 +12,6 @@ def port_address(hop: int, segment: int, side: int) -> str:
 
 
 def port_addresses(guest: model.Guest, hop: int, segment: int) -> tuple[str, str]:
-    """Those of a guest's two ports at its segment with this index: the configuration's at the first."""
+    """The MAC addresses of a guest's two ports at the segment with this index; the first may be configured."""
     given = (guest.lan_mac, guest.wan_mac) if segment == 0 else ("", "")
     return (given[0] or port_address(hop, segment, 0), given[1] or port_address(hop, segment, 1))

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guests' ports on the management LAN: taps in the namespace of the management port.
+"""The guests' ports on the management LAN: taps in the network namespace of the management port.
 
-A tap is made where the management port lives and nowhere else, so there is no device, route or rule by which a frame
-could get from there to the data path, or back. QEMU gets it as an open descriptor and so needs no right to that
-namespace. Who joins the taps to the management port is access/bridge.py, which looks at `ports` and is woken by
-`changed`; either may come first. Taps outlive bypassd, as QEMU does, and go when no guest is configured to have them.
+Such a tap is created where the management port lives and nowhere else, so that no device, route or rule can carry a
+frame from there to the data path, or back. QEMU gets it as an open descriptor and needs no access to that namespace.
+management/bridge.py connects the taps to the management port; it reads `ports`, and `changed` wakes it; either may come
+first. Taps outlive bypassd, as QEMU does, and are removed when no guest is configured to have them.
 
-Addresses are the appliance's own, for several appliances may be on one LAN: 02, four bytes drawn once and kept on the
-data partition, the guest's hop number.
+Every appliance has MAC addresses of its own, because several appliances may be on one LAN: 02, four bytes that are
+drawn once and kept on the data partition, the guest's hop number.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def tap_name(hop: int) -> str:
 class Lan:
     """See the module. Owned by the supervisor, for the life of bypassd.
 
-    `ports`: tap -> the MAC address of the guest behind it, of every guest that is to be on the LAN.
+    `ports`: tap -> the MAC address of its guest, for every guest that is configured to be on the LAN.
     """
 
     def __init__(self, space: Namespace, folders: Sequence[Path]) -> None:
-        """`folders` are where the appliance's part of the addresses is kept: the first that can be written to."""
+        """The appliance's part of the addresses is kept in the first of `folders` that is writable."""
         self.space, self._folders = space, folders
         self.ports: dict[str, str] = {}
         self.changed: Callable[[], None] = lambda: None
@@ -69,11 +69,11 @@ class Lan:
                 fresh.replace(folder / "lan-identity")
                 break
             except OSError as error:
-                log.warning("guests' addresses on the management LAN are not kept: %s", error)
+                log.warning("guests' addresses on the management LAN cannot be saved and will change: %s", error)
         return drawn
 
     def ensure(self, hop: int, address: str) -> str:
-        """Make the tap of a guest where it is missing; its name. GuestError when the kernel refuses."""
+        """Create the tap of a guest where it is missing; its name. GuestError when the kernel refuses."""
         name = tap_name(hop)
         try:
             self.space.make()
@@ -86,7 +86,7 @@ class Lan:
         return name
 
     def open(self, name: str) -> int:
-        """The tap's other end, for QEMU. TapInUseError: somebody has it; GuestError: it cannot be opened."""
+        """The tap's other end, for QEMU. TapInUseError: another process has it; GuestError: it cannot be opened."""
         try:
             return self.space.inside(lambda: tap.open_tap(name))
         except UnreachableError as error:
@@ -100,11 +100,11 @@ class Lan:
         return [name for name in names if _NAME.fullmatch(name)]
 
     def remove(self, name: str) -> None:
-        """Let the tap end; GuestError while a process holds it."""
+        """Remove the tap; GuestError while a process holds it."""
         self.ports.pop(name, None)
         self.space.inside(lambda: tap.remove(name))
 
 
 def lan_of(paths: Paths) -> Lan:
-    """That of this appliance."""
+    """The management LAN of this appliance."""
     return Lan(Namespace(run=paths.root / "run/netns"), (paths.state, paths.run))

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The third port of a guest, for its management: to the supervisor alone (isolated), or on the LAN (bridged).
+"""The third port of a guest, for its management: reaches only the supervisor (isolated), or the LAN (bridged).
 
-Isolated: network 169.254.N.0/24, where N is the guest's hop number (`show guest NAME` says it): the appliance is .1,
-the guest is expected at .2 and configures that itself. Probes ask there. Nothing is forwarded from or to it, and what
-administrators log in to listens in another network namespace. The tap is persistent, as those of the data path.
-Bridged: lan.py. A tap of either kind goes when no guest is configured to have it.
+Isolated: network 169.254.N.0/24, where N is the guest's hop number (`show guest NAME` shows it). The appliance is .1;
+the guest is expected to configure .2 itself, and probes use that address. Nothing is forwarded from or to this network,
+and the services to which administrators log in listen in another network namespace. The tap is persistent, like those
+of the data path. Bridged: see management_lan.py. A tap of either kind is removed when no guest is configured to have
+it.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ MTU = 1500
 
 @dataclass(frozen=True)
 class Port:
-    """A guest's third port: its tap, the MAC address that the guest has there, how the tap is opened for QEMU.
+    """A guest's third port: its tap, the guest's MAC address there, and how to open the tap for QEMU.
 
-    `where` says for a person where the guest is found.
+    `where` says for a person at which address the guest can be reached.
     """
 
     tap: str
@@ -46,7 +47,7 @@ class Port:
 
 
 def port(guest: model.Guest, hop: int, lan: Lan) -> Port | None:
-    """Make the port that the guest is to have; None when it is to have none. GuestError when the kernel refuses."""
+    """Create the configured port; None when the guest has none. GuestError when the kernel refuses."""
     name = tap_name(hop)
     if guest.management != "isolated" and name in existing():
         _remove(taps.remove, name)
@@ -65,17 +66,17 @@ def port(guest: model.Guest, hop: int, lan: Lan) -> Port | None:
 
 
 def host_address(hop: int) -> str:
-    """Ours."""
+    """The appliance's IPv4 address on an isolated port."""
     return f"169.254.{hop}.1"
 
 
 def guest_address(hop: int) -> str:
-    """Where the guest is expected."""
+    """The IPv4 address that the guest should have on an isolated port."""
     return f"169.254.{hop}.2"
 
 
 def ensure(hop: int) -> None:
-    """Make the isolated tap where it is missing, with our address. GuestError when the kernel refuses."""
+    """Create the isolated tap where it is missing, with our address. GuestError when the kernel refuses."""
     name = tap_name(hop)
     taps.ensure(name)
     try:
@@ -92,12 +93,12 @@ def ensure(hop: int) -> None:
 
 
 def existing() -> list[str]:
-    """All isolated taps."""
+    """The names of all isolated taps."""
     return [name for _, name in socket.if_nameindex() if _NAME.fullmatch(name)]
 
 
 def tidy(guests: Iterable[tuple[model.Guest, int]], lan: Lan) -> None:
-    """Remove the taps that none of these guests, with their hop numbers, has."""
+    """Remove the taps that belong to none of these guests (with their hop numbers)."""
     wanted = {(guest.management, tap_name(hop)) for guest, hop in guests}
     for name in existing():
         if ("isolated", name) not in wanted:
@@ -111,4 +112,4 @@ def _remove(how: Callable[[str], None], name: str) -> None:
     try:
         how(name)
     except BypassError as error:
-        log.warning("%s; it is left alone", error)
+        log.warning("%s; it is kept", error)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The persistent taps of a guest: made, set up, opened for QEMU, removed.
+"""The persistent taps of a guest: created, configured, opened for QEMU, removed.
 
 A tap is persistent so that the datapath's programs, links and device maps that refer to it stay valid while guests and
-bypassd come and go. It belongs to one hop and one side of one segment, and has no addresses: nothing but the datapath
-and our heartbeats uses it. Taps live until the appliance's guests are reconfigured or it reboots.
+bypassd come and go. It belongs to one hop and one side of one segment, and has no addresses: only the datapath and our
+heartbeats use it. Taps live until the guests are reconfigured or the appliance reboots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SIOCSIFMTU = 0x8922
 _IFF_UP = 1
 
 TAP_MTU = 9000
-"""Larger than any port's: the kernel drops, without a counter, what is longer than the MTU on its way into a tap."""
+"""Larger than any port's, because the kernel drops longer frames on their way into a tap without counting them."""
 
 _NAME = re.compile(r"tw\d+\.\d+[lw]")
 
@@ -43,10 +43,10 @@ def tap_name(hop: int, segment: int, side: int) -> str:
 
 
 def open_tap(name: str) -> int:
-    """Open the tap, making it where it is missing; the file descriptor is one end of it, for QEMU.
+    """Open the tap, and create it where it is missing; the file descriptor is QEMU's end of it.
 
-    Frames carry no virtio header: whole frames only, at tc as under XDP (the kernel cuts offloaded ones up). GuestError
-    when another process holds the tap (`TapInUseError`), or the kernel has no taps.
+    Frames have no virtio header: complete frames only, at tc as under XDP (the kernel segments offloaded ones).
+    TapInUseError when another process holds the tap; GuestError when the kernel has no taps.
     """
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -64,17 +64,17 @@ def open_tap(name: str) -> int:
 
 
 def make(name: str) -> None:
-    """Make the tap where it is missing, down; one that is there may be in use."""
+    """Create the tap where it is missing, down; an existing one may be in use."""
     if name not in [there for _, there in socket.if_nameindex()]:
         os.close(open_tap(name))
 
 
 def ensure(name: str) -> None:
-    """Make the tap where it is missing, without addresses, with room for tagged frames, and up."""
+    """Create the tap where it is missing; bring it up without addresses, with room for tagged frames."""
     make(name)
     no_ipv6 = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
     try:
-        if no_ipv6.exists():  # else the kernel has no IPv6, and gives no address by itself
+        if no_ipv6.exists():  # otherwise the kernel has no IPv6, and assigns no address by itself
             no_ipv6.write_text("1")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             fcntl.ioctl(sock, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), TAP_MTU))
@@ -91,7 +91,7 @@ def existing() -> list[str]:
 
 
 def remove(name: str) -> None:
-    """Let the tap end with its last user; GuestError while a process holds it."""
+    """Remove the tap; GuestError while a process holds it."""
     fd = open_tap(name)
     try:
         fcntl.ioctl(fd, _TUNSETPERSIST, 0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Control groups (v2) of the guests: so that no guest can starve the supervisor, or another guest.
+"""Control groups (v2) of the guests, so that no guest can starve the supervisor or another guest.
 
-All guests together are one group beside bypassd's, with half a process's share of the processors when there are not
-enough; within it each has the share, the ceiling and the memory of its configuration. A guest that needs more memory
-than it was given is ended by the kernel, it alone. A group lives as long as its guest's process.
+All guests together are one group beside bypassd's. When processor time is short, that group gets half the share of one
+process; within it, each guest has the share, the ceiling and the memory of its configuration. The kernel kills a guest
+that needs more memory than it was given, and no other. A group lives as long as its guest's process.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from appliance.config.schema import model
 log = logging.getLogger(__name__)
 
 PARENT = "bypass-guests"
-WEIGHT = 50  # of all guests together; what is not in a group, like bypassd, counts 100 a process
+WEIGHT = 50  # of all guests together; a process outside of a group, such as bypassd, has 100
 PERIOD_US = 20_000  # short, so that a guest at its ceiling pauses for milliseconds and not for a tenth of a second
-PIDS = 64  # QEMU's own threads, beside one a processor
+PIDS = 64  # QEMU's own threads, besides one per vCPU
 
 
 def settings(guest: model.Guest, *, huge: int = 0, page: int = 2 << 20) -> dict[str, str]:
-    """File -> content for one guest (pure), which has so many bytes in huge pages of this size.
+    """File -> content for one guest (pure) that has `huge` bytes in huge pages of `page` bytes.
 
-    Those are not charged as memory, and have a limit of their own.
+    Huge pages are not charged as memory, and have a limit of their own.
     """
     quota = "max" if not guest.limits.cpu else str(guest.limits.cpu * PERIOD_US // 100)
     unit = f"{page >> 30}GB" if page >> 30 else f"{page >> 20}MB"
@@ -52,7 +52,7 @@ class Cgroups:
         return self.root / PARENT
 
     def make(self, name: str, wanted: dict[str, str]) -> tuple[Path | None, str]:
-        """The guest's group with these settings, and what of them the kernel does not offer ("" = all is well)."""
+        """The guest's group with these settings, and which of them the kernel does not offer ("" = it offers all)."""
         try:
             self.parent.mkdir(exist_ok=True)
             controllers = dict.fromkeys(file.partition(".")[0] for file in wanted)
@@ -68,7 +68,7 @@ class Cgroups:
         return group, f"no limits on {', '.join(lacking)}: the kernel does not offer them here" if lacking else ""
 
     def _offer(self, controller: str) -> bool:
-        """Have the groups below the parent obey a controller."""
+        """Enable a controller for the groups below the parent; whether that worked."""
         for group in (self.root, self.parent):
             try:
                 (group / "cgroup.subtree_control").write_text(f"+{controller}")
@@ -78,7 +78,7 @@ class Cgroups:
 
     @staticmethod
     def _set(group: Path, file: str, value: str) -> None:
-        """A file that is not there belongs to an option the kernel was built without, such as swap."""
+        """A missing file belongs to an option that the kernel was built without, such as swap."""
         try:
             if (group / file).exists():
                 (group / file).write_text(value)
@@ -86,8 +86,8 @@ class Cgroups:
             log.warning("%s/%s: %s: %s", group, file, value, error.strerror)
 
     def remove(self, name: str) -> None:
-        """After the guest's end. One that still has a process stays."""
+        """Remove the group after the guest ended. A group that still has a process stays."""
         try:
             (self.parent / name).rmdir()
         except OSError:
-            pass  # never made, or not empty yet: it is used again at the next start
+            pass  # never made, or not empty yet: the next start uses it again

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""QEMU's command line for one guest. Pure: a description goes in, a list of words comes out.
+"""QEMU's command line for one guest. Pure: a description goes in, the argument vector comes out.
 
 Written for QEMU 7.2 to 10. Sockets, taps and files are not named on the command line: QEMU inherits them as open file
-descriptors with the numbers of `plan`. So it needs no right to create network interfaces or to open an image, the
-sockets can be connected to before QEMU runs its first instruction, and nothing has to be polled for.
+descriptors with the numbers of `plan`. So QEMU needs no right to create network interfaces or to open an
+image, clients can connect to the sockets before QEMU runs its first instruction, and nothing has to be polled for.
 
 The two ports of a segment are virtio-net devices without any offload: every frame on a tap is complete, with its
 checksums and at its size on the wire, as XDP programs and the wire need it. `mrg_rxbuf` stays on, so that frames longer
-than 1518 bytes (tags) fit. PCI addresses are fixed, so a guest finds the LAN port first: 10.0 is LAN, 11.0 WAN of its
-first segment, 12.0 and 13.0 of the second, and so on; the management port comes behind them, at 1e.0.
+than 1518 bytes (tags) fit. PCI addresses are fixed, so that a guest finds the LAN port first: 10.0 is the LAN and 11.0
+the WAN of its first segment, 12.0 and 13.0 are those of the second, and so on; the management port is at 1e.0.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Literal, NamedTuple
 from appliance.guest.port.mac_address import port_address
 
 RECIPE = 3
-"""Raised when the words change in a way that takes another process: a running guest is then not adopted."""
+"""Increment when the arguments change so that a running guest must be restarted: it is then not adopted."""
 
 Accel = Literal["kvm", "tcg"]
 
 AGENT_PORT = "org.throughwire.agent.0"
-"""Name of the virtio-serial port on which a guest speaks to bypassd."""
+"""Name of the virtio-serial port between a guest and bypassd."""
 
 FIRST_FD = 10
 QMP_FD, CONSOLE_FD, AGENT_FD, FIRST_TAP_FD = FIRST_FD, FIRST_FD + 1, FIRST_FD + 2, FIRST_FD + 3
@@ -54,7 +54,7 @@ _PORT_OFFLOADS = (
 
 
 class Drive(NamedTuple):
-    """One disk. `snapshot` = what is written to it is kept aside, and gone when QEMU ends."""
+    """One disk. `snapshot` = writes go to a temporary file that is discarded when QEMU ends."""
 
     path: Path
     format: Literal["raw", "qcow2"]
@@ -68,7 +68,7 @@ class Drive(NamedTuple):
 
 
 class Uefi(NamedTuple):
-    """The firmware's code, and this guest's own file of its variables."""
+    """The firmware's code, and the guest's own file of firmware variables."""
 
     code: Path
     variables: Path
@@ -76,7 +76,7 @@ class Uefi(NamedTuple):
 
 @dataclass(frozen=True)
 class Machine:
-    """All that QEMU must know of a guest. Paths are absolute, `memory` is in bytes."""
+    """All that QEMU must know about a guest. Paths are absolute, `memory` is in bytes."""
 
     name: str
     hop: int
@@ -97,7 +97,7 @@ class Machine:
 
 
 class File(NamedTuple):
-    """A file that QEMU gets as an open descriptor; one it writes to as two, for it opens it to read first."""
+    """A file that QEMU gets as an open descriptor; a writable one as two, because QEMU first opens it to read."""
 
     fd: int
     path: Path
@@ -105,12 +105,12 @@ class File(NamedTuple):
 
     @property
     def descriptors(self) -> tuple[tuple[int, bool], ...]:
-        """(number, for writing) of each."""
+        """Number of each, and whether it is for writing."""
         return ((self.fd, False), (self.fd + 1, True)) if self.written else ((self.fd, False),)
 
 
 class Plan(NamedTuple):
-    """Which descriptor is what. `vhost` = one of /dev/vhost-net a port, in the order of `taps` and `management`."""
+    """What each descriptor is. `vhost` = one of /dev/vhost-net per port, in the order of `taps` and `management`."""
 
     taps: range
     management: int | None
@@ -122,7 +122,7 @@ class Plan(NamedTuple):
 
     @property
     def files(self) -> list[File]:
-        """All of them."""
+        """All files of the plan."""
         return [file for file in (self.kernel, self.initrd, *(self.uefi or ()), *self.drives) if file is not None]
 
 
@@ -155,12 +155,12 @@ def plan(machine: Machine) -> Plan:
 
 
 def _ports(machine: Machine, fds: Plan) -> list[str]:
-    words: list[str] = []
+    argv: list[str] = []
     off = ",".join(f"{offload}=off" for offload in _PORT_OFFLOADS)
     for port, fd in enumerate(fds.taps):
         segment, side = divmod(port, 2)
         given = machine.addresses[side] if segment == 0 else ""
-        words += _nic(
+        argv += _nic(
             f"port{segment}{'lw'[side]}",
             fd,
             fds.vhost[port] if fds.vhost else None,
@@ -169,9 +169,9 @@ def _ports(machine: Machine, fds: Plan) -> list[str]:
         )
     if fds.management is not None:
         vhost = fds.vhost[-1] if fds.vhost else None
-        # Whole frames here too: its tap has no room for the header that offloads need.
-        words += _nic("management", fds.management, vhost, f"mac={machine.management},addr={MANAGEMENT_SLOT:#x},{off}")
-    return words
+        # Complete frames here too: the tap has no room for the header that offloads need.
+        argv += _nic("management", fds.management, vhost, f"mac={machine.management},addr={MANAGEMENT_SLOT:#x},{off}")
+    return argv
 
 
 def _nic(name: str, fd: int, vhost: int | None, device: str) -> list[str]:
@@ -190,12 +190,12 @@ def _fdset(file: File) -> str:
 
 
 def _handed(file: File) -> list[str]:
-    """Let QEMU's block layer find the descriptors under one name: a set with the number of the first."""
+    """Let QEMU's block layer find the descriptors by one name: a set with the number of the first."""
     return [word for fd, _ in file.descriptors for word in ("-add-fd", f"fd={fd},set={file.fd}")]
 
 
 def _source(drive: Drive, file: File) -> str:
-    """Where a disk's content is. The second safety: QEMU does not open what a qcow2 header names as backing file."""
+    """Where a disk's content is. A second safeguard: QEMU does not open a backing file that a qcow2 header names."""
     if drive.format == "raw":
         return _fdset(file)
     node = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": _fdset(file)}}
@@ -203,25 +203,25 @@ def _source(drive: Drive, file: File) -> str:
 
 
 def _disks(machine: Machine, fds: Plan) -> list[str]:
-    words: list[str] = []
+    argv: list[str] = []
     if fds.uefi is not None:
         for file, more in zip(fds.uefi, (",readonly=on", ""), strict=True):
-            words += [*_handed(file), "-drive", f"if=pflash,format=raw,file={_fdset(file)}{more}"]
+            argv += [*_handed(file), "-drive", f"if=pflash,format=raw,file={_fdset(file)}{more}"]
     for number, (drive, file) in enumerate(zip(machine.drives, fds.drives, strict=True)):
         source = _source(drive, file).replace(",", ",,")
         value = f"file={source},if=none,id=disk{number},format={drive.format}"
         value += ",readonly=on" * drive.readonly + ",snapshot=on" * (drive.snapshot and not drive.readonly)
         device = f"virtio-blk-pci,drive=disk{number},bootindex={number + 1},serial=disk{number}"
-        words += [*_handed(file), "-drive", value, "-device", device]
-    return words
+        argv += [*_handed(file), "-drive", value, "-device", device]
+    return argv
 
 
 def _kernel(machine: Machine, fds: Plan) -> list[str]:
-    """The loader opens files by name: the name of the descriptor."""
+    """The kernel loader opens files by name, so it gets the name of the descriptor."""
     if fds.kernel is None:
         return []
-    words = ["-kernel", f"/proc/self/fd/{fds.kernel.fd}", "-append", machine.cmdline or "console=ttyS0"]
-    return [*words, "-initrd", f"/proc/self/fd/{fds.initrd.fd}"] if fds.initrd is not None else words
+    argv = ["-kernel", f"/proc/self/fd/{fds.kernel.fd}", "-append", machine.cmdline or "console=ttyS0"]
+    return [*argv, "-initrd", f"/proc/self/fd/{fds.initrd.fd}"] if fds.initrd is not None else argv
 
 
 def _memory(machine: Machine) -> list[str]:
@@ -232,7 +232,7 @@ def _memory(machine: Machine) -> list[str]:
 
 
 def build(machine: Machine) -> list[str]:
-    """The words of the command, program first."""
+    """The argument vector, program first."""
     fds = plan(machine)
     accel = "kvm" if machine.accel == "kvm" else f"tcg,tb-size={TB_CACHE_MIB}"
     return [
@@ -262,8 +262,8 @@ def build(machine: Machine) -> list[str]:
     ]
 
 
-def own_words(machine: Machine, said: str) -> str:
-    """What QEMU said, with the names of files where it knows descriptors only (pure)."""
+def with_file_names(machine: Machine, said: str) -> str:
+    """QEMU's output, with file names where QEMU knows descriptors only (pure)."""
     fds = plan(machine)
     for drive, file in zip(machine.drives, fds.drives, strict=True):
         for text in (_source(drive, file).replace(",", ",,"), _source(drive, file)):

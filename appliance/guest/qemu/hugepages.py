@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's pool of huge pages: grown as guests start that want some, given back when they are gone.
+"""The kernel's pool of huge pages: grown when a guest that wants some starts, shrunk again when it has ended.
 
-What an administrator reserved (vm.nr_hugepages, or on the kernel's command line) is used first and never given back:
-only pages that were added here are ours, and how many those are is kept in the run folder, for guests outlive bypassd.
-Enough ordinary memory stays free for the supervisor. A guest for which there are not enough has ordinary memory.
+Pages that an administrator reserved (vm.nr_hugepages, or on the kernel's command line) are used first and never given
+back: only pages that were added here are ours. Their number is kept in the run folder, because guests outlive bypassd.
+Enough ordinary memory stays free for the supervisor. A guest for which there are too few pages gets ordinary memory.
 
-A page counts as promised from the order to start a guest until its QEMU answers, which has taken it by then. The kernel
-may move memory about for seconds until it has found huge pages, so that happens on another thread.
+A page counts as promised from the order to start a guest until its QEMU answers, which has allocated it by then. The
+kernel may have to move memory for seconds to find huge pages, so that happens on another thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Seen:
-    """How many huge pages there are, are free, and of those are spoken for; bytes of one; bytes of memory to be had."""
+    """Huge pages: `total`, `free`, `reserved` (part of `free`); bytes of one; available ordinary memory in bytes."""
 
     total: int
     free: int
@@ -34,7 +34,7 @@ class Seen:
     available: int
 
     def pages(self, size: int) -> int:
-        """How many hold so many bytes."""
+        """How many pages hold `size` bytes."""
         return -(-size // self.page)
 
 
@@ -49,12 +49,12 @@ def parse(meminfo: str) -> Seen | None:
 
 
 def unused(seen: Seen, promised: int) -> int:
-    """Pages that nobody has, and nobody was promised (pure)."""
+    """Pages that are neither used, nor reserved, nor promised (pure)."""
     return max(0, seen.free - seen.reserved - promised)
 
 
 def short(seen: Seen, wanted: int, promised: int) -> tuple[int, str]:
-    """How many pages must be added so that `wanted` are there, and why they must not be, "" = they may (pure)."""
+    """How many pages to add so that `wanted` are there, and why that is not possible ("" = it is) (pure)."""
     lacking = max(0, wanted - unused(seen, promised))
     room = max(0, seen.available - MEMORY_RESERVE) // seen.page
     if lacking > room:
@@ -64,24 +64,24 @@ def short(seen: Seen, wanted: int, promised: int) -> tuple[int, str]:
 
 def _lack(seen: Seen, wanted: int, lacking: int, why: str) -> str:
     have, all_of_it = ((pages * seen.page) >> 20 for pages in (wanted - lacking, wanted))
-    return f"no huge pages: {have} MiB of {all_of_it} MiB can be had, {why}"
+    return f"no huge pages: only {have} MiB of {all_of_it} MiB are available, {why}"
 
 
 class Kernel(Protocol):
-    """Who has the pages."""
+    """The owner of the pages."""
 
     def seen(self) -> Seen | None:
-        """Now; None: it has no huge pages at all."""
+        """The state now; None: it has no huge pages at all."""
 
     def resize(self, pages: int) -> int:
-        """Have so many in the pool, or as many of them as can be found; how many there are then. OSError."""
+        """Set the pool to `pages`, or as many as can be found; how many there are then. OSError."""
 
     def compact(self) -> None:
-        """Move memory together."""
+        """Compact memory."""
 
 
 class Linux:
-    """This machine's."""
+    """The kernel of this machine."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc, self._pool = proc, proc / "sys/vm/nr_hugepages"
@@ -103,7 +103,7 @@ class Linux:
 
 
 class Pool:
-    """See the module. Owned by the part "guests"; `kept` is the file that says how many pages are ours."""
+    """See the module. Owned by the part "guests"; `kept` is the file with the number of pages that are ours."""
 
     def __init__(self, kept: Path, kernel: Kernel | None = None) -> None:
         self._kept, self._kernel = kept, kernel or Linux()
@@ -121,13 +121,13 @@ class Pool:
         return sum(pages for guest, pages in list(self._promised.items()) if guest != name)
 
     def promise(self, name: str, size: int) -> None:
-        """So many bytes are this guest's, though nothing shows it yet."""
+        """Promise `size` bytes to this guest, whose QEMU has not allocated them yet."""
         seen = self._kernel.seen()
         if seen is not None:
             self._promised[name] = seen.pages(size)
 
     async def reserve(self, name: str, size: int) -> None:
-        """Grow the pool by what it lacks for this guest. What comes of it is said by `claim`."""
+        """Grow the pool by what it lacks for this guest. `claim` says what came of it."""
         self.promise(name, size)
         self._why[name] = await asyncio.to_thread(self._grow, name, size)
 
@@ -141,7 +141,7 @@ class Pool:
             if why or not lacking:
                 return why
             try:
-                self._keep(self._ours + lacking)  # first: a crash in between leaves nothing that is nobody's
+                self._keep(self._ours + lacking)  # first: a crash in between leaves no page without an owner
                 now = self._kernel.resize(seen.total + lacking)
                 if now < seen.total + lacking:
                     self._kernel.compact()
@@ -156,7 +156,7 @@ class Pool:
             return ""
 
     def claim(self, name: str, size: int) -> tuple[int, str]:
-        """The guest starts now: bytes of memory in whole huge pages, ""; or (0, why it has to do without)."""
+        """The guest starts now: bytes of memory in whole huge pages and ""; or 0 and why it gets none."""
         seen = self._kernel.seen()
         if seen is None:
             return 0, "no huge pages: this kernel has none"
@@ -169,11 +169,11 @@ class Pool:
         return 0, self._why.get(name) or _lack(seen, wanted, wanted - have, "the rest is in use")
 
     def taken(self, name: str) -> None:
-        """The guest's QEMU has its pages, as the kernel's own count shows from now on."""
+        """The guest's QEMU has allocated its pages; from now on the kernel's own count shows them."""
         self._promised.pop(name, None)
 
     async def give_back(self, name: str) -> None:
-        """The guest is at rest: what of ours nobody uses becomes ordinary memory."""
+        """The guest is not running: pages of ours that are unused become ordinary memory."""
         self._promised.pop(name, None)
         self._why.pop(name, None)
         if self._ours:

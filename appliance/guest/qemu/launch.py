@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Becomes a guest's QEMU: takes the limits on, leaves the host's network, gives up every right, then executes it.
+"""Becomes a guest's QEMU: enters its limits, leaves the host's network, drops all privileges, then executes QEMU.
 
-Run as a script of its own between bypassd and QEMU, because each step holds for the process that takes it and cannot
-be undone by QEMU: its memory is charged to its control group from the first page, a network namespace without devices
-leaves it the taps it inherited and nothing else, and it has a user of its own, to which no file belongs but a scratch
-folder. Standard library only; lives for milliseconds. What fails is one line on standard error and status 125.
+Run as a script of its own between bypassd and QEMU, because each step applies to the process that takes it and QEMU
+cannot undo it: its memory is charged to its control group from the first page, a network namespace without devices
+leaves it only the taps that it inherited, and it runs as a user of its own, who owns nothing but a scratch folder.
+Standard library only; lives for milliseconds. A failure is one line on standard error and exit status 125.
 
-    python -I -S launch.py '{"uid": .., "groups": [..], "cgroup": "..", "scratch": ".."}' PROGRAM WORD...
+    python -I -S launch.py '{"uid": .., "groups": [..], "cgroup": "..", "scratch": ".."}' PROGRAM ARGUMENT...
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ def _join(cgroup: str) -> None:
 
 
 def _leave_network() -> None:
-    """Into an empty network namespace. A kernel without namespaces has none to leave; sandbox and user still hold."""
+    """Enter an empty network namespace. On a kernel without namespaces, the sandbox and the user still protect."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC) != 0 and ctypes.get_errno() not in (22, 38):  # EINVAL, ENOSYS
         raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
 
 
-def _give_up_rights(uid: int, groups: list[int]) -> None:
+def _drop_privileges(uid: int, groups: list[int]) -> None:
     os.setgroups(groups)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 
 
 def main(arguments: list[str]) -> int:
-    """Does not return when all goes well."""
-    about, program, *words = arguments
+    """Does not return when everything succeeds."""
+    about, program, *argv = arguments
     asked = json.loads(about)
     try:
         _join(asked["cgroup"])
@@ -52,10 +52,10 @@ def main(arguments: list[str]) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if asked["uid"]:
             _leave_network()
-            _give_up_rights(asked["uid"], asked["groups"])
+            _drop_privileges(asked["uid"], asked["groups"])
         os.environ["TMPDIR"] = asked["scratch"]
         os.chdir("/")
-        os.execv(program, [program, *words])
+        os.execv(program, [program, *argv])
     except OSError as error:
         print(f"{program} cannot be started: {error}", file=sys.stderr, flush=True)
     return REFUSED

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The QEMU Machine Protocol of one guest: handshake, orders, events.
+"""The QEMU Machine Protocol (QMP) of one guest: handshake, commands, events.
 
-A thin wrapper of the qemu.qmp library that gives our errors and the few questions we ask. QEMU's QMP socket takes one
+A thin wrapper of the qemu.qmp library with our errors and the few commands that we need. QEMU's QMP socket takes one
 client; the connection lives as long as bypassd knows of the process.
 """
 
@@ -45,7 +45,7 @@ class Monitor:
         self._client = QMPClient(name)
 
     async def connect(self, limit: float = HANDSHAKE_S) -> str:
-        """Shake hands and make sure that it is this guest; the accelerator in use ("kvm" or "tcg") is the answer."""
+        """Shake hands and make sure that it is this guest; the accelerator in use ("kvm" or "tcg")."""
         try:
             async with asyncio.timeout(limit):
                 await self._client.connect(str(self._path))
@@ -60,7 +60,7 @@ class Monitor:
         return "kvm" if isinstance(kvm, dict) and kvm.get("enabled") else "tcg"
 
     async def ask(self, command: str, limit: float = 5.0, **arguments: object) -> object:
-        """Give one order; UnreachableError carries QEMU's words when it refuses."""
+        """Run one command; when QEMU refuses it, the UnreachableError has QEMU's message."""
         try:
             async with asyncio.timeout(limit):
                 answer: object = await self._client.execute(command, arguments or None)
@@ -83,7 +83,7 @@ class Monitor:
                 self._on_event(str(event["event"]), data if isinstance(data, dict) else {})
 
     async def close(self) -> None:
-        """Drop the connection; the guest is left alone. Never raises."""
+        """Close the connection; the guest keeps running. Never raises."""
         if self._client.runstate is Runstate.IDLE:
             return
         try:

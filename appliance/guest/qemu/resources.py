@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest needs of the machine, looked at before QEMU is started, so that what is missing is said in clear words.
+"""What a guest needs of the machine, checked before QEMU is started, so that what is missing is named clearly.
 
-Turns the configuration's table into a `Machine` (command.py). Nothing is kept.
+Turns the configuration's table into a `Machine` (command.py). Keeps no state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIRMWARE = (
 )
 
 MEMORY_RESERVE = 96 << 20
-"""Bytes that must stay free for the supervisor and the kernel when a guest is started."""
+"""Bytes that must remain free for the supervisor and the kernel when a guest starts."""
 
 
 class NotReadyError(GuestError):
@@ -41,7 +41,7 @@ class NotReadyError(GuestError):
 
 
 def kvm_works() -> bool:
-    """Whether the kernel makes a virtual machine for us: found out by making one, not by looking at flags."""
+    """Whether the kernel creates a virtual machine for us: found by creating one, not by looking at CPU flags."""
     try:
         fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -58,7 +58,7 @@ def kvm_works() -> bool:
 
 
 def vhost_works() -> bool:
-    """Whether frames can be moved by the kernel's vhost worker instead of QEMU's loop."""
+    """Whether the kernel's vhost worker can move frames instead of QEMU's loop."""
     return os.access("/dev/vhost-net", os.R_OK | os.W_OK)
 
 
@@ -82,24 +82,24 @@ def available_memory(meminfo: str) -> int:
 
 
 def image_path(paths: Paths, value: str) -> Path:
-    """An absolute path stays itself below the root of `paths`; a relative one is an imported image."""
+    """An absolute path is taken below the root of `paths`; a relative one names an imported image."""
     return paths.root / value.lstrip("/") if value.startswith("/") else paths.images / value
 
 
 def machine_of(
     guest: model.Guest, paths: Paths, hop: int, segments: int, accel: Accel, *, management: str = ""
 ) -> tuple[Machine, tuple[str, ...]]:
-    """The guest as QEMU must run it, and what an operator should know of its disks.
+    """The guest as QEMU must run it, and what an operator should know about its disks.
 
-    NotReadyError when its files cannot be used or it asks for what cannot be.
+    NotReadyError when its files cannot be used or its configuration is impossible.
 
     `management` is the MAC address of its third port, "" where it has none.
     """
     if segments > MAX_GUEST_SEGMENTS:
-        what = f"guest {guest.name}: it is in the way of {segments} segments; at most {MAX_GUEST_SEGMENTS} fit"
+        what = f"guest {guest.name}: it is in the paths of {segments} segments; the limit is {MAX_GUEST_SEGMENTS}"
         raise NotReadyError(Cause.GUEST_FAILED, what)
     if not guest.image and not guest.kernel:
-        raise NotReadyError(Cause.IMAGE_UNREADABLE, f"guest {guest.name}: give it an image, or a kernel")
+        raise NotReadyError(Cause.IMAGE_UNREADABLE, f"guest {guest.name}: it needs an image or a kernel")
     kernel, initrd = (_loaded(guest.name, what, paths, getattr(guest, what)) for what in ("kernel", "initrd"))
     drives, notes = _drives(guest, paths)
     machine = Machine(
@@ -123,7 +123,7 @@ def machine_of(
 
 
 def _drives(guest: model.Guest, paths: Paths) -> tuple[tuple[Drive, ...], tuple[str, ...]]:
-    """Its image and its other disks, in order, and what is odd about them."""
+    """Its image and its other disks, in order, and remarks about them."""
     drives, notes = [], []
     disks = [("image", model.Disk(guest.image))] if guest.image else []
     for what, disk in (*disks, *(("disk", disk) for disk in guest.disks)):
@@ -140,18 +140,18 @@ def _drives(guest: model.Guest, paths: Paths) -> tuple[tuple[Drive, ...], tuple[
 
 
 def _loaded(name: str, what: str, paths: Paths, value: str) -> Path | None:
-    """A kernel or initrd, which QEMU opens itself, as nobody in particular."""
+    """A kernel or initrd, which QEMU opens itself, as an unprivileged user."""
     if not value:
         return None
     path = _readable(name, what, image_path(paths, value))
     if not path.stat().st_mode & stat.S_IROTH:
-        text = f"guest {name}: {what} {path} must be readable for everybody: chmod a+r {path}"
+        text = f"guest {name}: {what} {path} must be readable by everybody: chmod a+r {path}"
         raise NotReadyError(Cause.IMAGE_UNREADABLE, text)
     return path
 
 
 def _uefi(guest: model.Guest, paths: Paths) -> Uefi:
-    """The firmware and this guest's variables, which are made from the firmware's where they are not there yet."""
+    """The firmware and this guest's variables, which are copied from the firmware's template when missing."""
     for code, template in ((paths.root / code, paths.root / template) for code, template in _FIRMWARE):
         if code.is_file() and template.is_file():
             break
@@ -167,7 +167,7 @@ def _uefi(guest: model.Guest, paths: Paths) -> Uefi:
             shutil.copyfile(template, fresh)
             fresh.replace(variables)
     except OSError as error:
-        what = f"guest {guest.name}: its UEFI variables {variables} cannot be made: {error.strerror}"
+        what = f"guest {guest.name}: its UEFI variables {variables} cannot be created: {error.strerror}"
         raise NotReadyError(Cause.GUEST_FAILED, what) from error
     return Uefi(code, variables)
 
@@ -181,8 +181,8 @@ def check_processors(guest: model.Guest, there: set[int]) -> None:
 
 
 def check_memory(name: str, wanted: int, meminfo: str) -> None:
-    """NotReadyError when the guest's memory is not there; the appliance itself must not be starved."""
+    """NotReadyError when there is too little memory for the guest and the appliance itself."""
     free = available_memory(meminfo) - MEMORY_RESERVE
     if wanted > free:
-        what = f"guest {name}: it wants {wanted >> 20} MiB of memory, {max(free, 0) >> 20} MiB can be given"
+        what = f"guest {name}: it needs {wanted >> 20} MiB of memory; only {max(free, 0) >> 20} MiB are available"
         raise NotReadyError(Cause.MEMORY_SHORT, what)

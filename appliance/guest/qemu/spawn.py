@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Starts one guest's QEMU with all that it inherits: sockets, taps, vhost, files, limits, a user of its own.
 
-bypassd opens everything and hands the descriptors over; QEMU itself runs as a user that owns nothing (launch.py). Here
-is the order of things and their clean-up; nothing is kept.
+bypassd opens everything and passes the descriptors on; QEMU itself runs as a user that owns nothing (launch.py). This
+module has the order of the steps and their clean-up; it keeps no state.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from appliance.guest.qemu.process import Process
 from appliance.guest.qemu.resources import NotReadyError
 
 FIRST_UID = 200_000
-"""User and group of the guest with hop number N is this plus N: beyond what Debian and Buildroot give to anybody."""
+"""The guest with hop number N runs as user and group `FIRST_UID` + N, which Debian and Buildroot never assign."""
 
 SOCKETS = ("qmp", "console", "agent")
 
 
 def uid_of(hop: int) -> int:
-    """The user a guest's QEMU runs as; 0 where bypassd is not root itself and can hand out none."""
+    """The user that a guest's QEMU runs as; 0 where bypassd is not root and cannot change users."""
     return FIRST_UID + hop if os.geteuid() == 0 else 0
 
 
 @dataclass(frozen=True)
-class Place:
+class SpawnPlace:
     """Where a guest runs: its taps in the plan's order, its folders, its control group where there is one."""
 
     taps: Sequence[str]
@@ -48,7 +48,7 @@ class Place:
     group: Path | None
 
 
-def spawn(machine: Machine, place: Place) -> Process:
+def spawn(machine: Machine, place: SpawnPlace) -> Process:
     """Start QEMU; GuestError when something that it needs is missing."""
     fds = command.plan(machine)
     uid = uid_of(machine.hop)
@@ -81,11 +81,11 @@ def spawn(machine: Machine, place: Place) -> Process:
             "cgroup": str(place.group or ""),
             "scratch": str(place.scratch),
         }
-        program, *words = command.build(machine)
-        # Found here: after it gave up its rights, the launcher may not even read its own libraries.
+        program, *argv = command.build(machine)
+        # Looked up here: without privileges, the launcher may not even be able to read its own libraries.
         program = shutil.which(program) or program
         launcher = [sys.executable, "-I", "-S", str(launch.__file__), json.dumps(about)]
-        return Process.start([*launcher, program, *words], given, log)
+        return Process.start([*launcher, program, *argv], given, log)
 
 
 def _open(name: str, path: Path, *, written: bool) -> int:
@@ -98,7 +98,7 @@ def _open(name: str, path: Path, *, written: bool) -> int:
 
 
 def _make_scratch(scratch: Path, uid: int) -> None:
-    """The only place a guest's QEMU may write to: for what a snapshot keeps aside. What a crash left goes first."""
+    """The only folder that a guest's QEMU may write to, for snapshot data. Leftovers of a crash are removed first."""
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -110,7 +110,7 @@ def _make_scratch(scratch: Path, uid: int) -> None:
 
 
 def _groups(machine: Machine) -> list[int]:
-    """The group that may use KVM; where it is root's alone, the guest's own group may use it from now on."""
+    """The group that may use KVM. Where only root may, KVM is given to a group of ours, which the guest joins."""
     if machine.accel != "kvm":
         return []
     found = os.stat("/dev/kvm")

@@ -78,7 +78,7 @@ def test_what_the_kernel_says() -> None:
 def test_how_many_are_added(wanted: int, promised: int, lacking: int, refused: bool) -> None:
     assert unused(SEEN, promised) == 26 - promised
     pages, why = short(SEEN, wanted, promised)
-    assert (pages, why.startswith("no huge pages: 932 MiB of 2000 MiB can be had")) == (lacking, refused)
+    assert (pages, why.startswith("no huge pages: only 932 MiB of 2000 MiB are available")) == (lacking, refused)
 
 
 def test_the_supervisors_memory_is_never_taken() -> None:
@@ -114,7 +114,7 @@ def test_guests_that_start_together_do_not_count_on_the_same_pages(tmp_path: Pat
     assert [pool.claim(name, 64 * MIB) for name in "ab"] == [(64 * MIB, "")] * 2
     rest(pool, "a")  # it could not be started
     assert kernel.seen_.total == 32
-    assert pool.claim("a", 64 * MIB) == (0, "no huge pages: 0 MiB of 64 MiB can be had, the rest is in use")
+    assert pool.claim("a", 64 * MIB) == (0, "no huge pages: only 0 MiB of 64 MiB are available, the rest is in use")
 
 
 def test_an_administrators_pages_are_used_first_and_stay(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_scattered_memory_is_moved_together_once(tmp_path: Path) -> None:
     assert start(Pool(tmp_path / "kept", kernel), "a", 64 * MIB) == (64 * MIB, "")
     kernel = Memory(EMPTY, scattered=12)
     pool = Pool(tmp_path / "kept2", kernel)
-    why = "no huge pages: 24 MiB of 64 MiB can be had, and memory is too scattered for more"
+    why = "no huge pages: only 24 MiB of 64 MiB are available, and memory is too scattered for more"
     assert start(pool, "a", 64 * MIB) == (0, why)
     assert (kernel.moved, kernel.seen_) == (1, EMPTY)
     assert (tmp_path / "kept2").read_text() == "0"

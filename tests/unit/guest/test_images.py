@@ -42,7 +42,7 @@ def header(version: int = 3, backing: int = 0, crypt: int = 0, features: int = 0
     [
         (b"", 0, "disk", "it is empty"),
         (b"KDMV", 512, "disk", "a VMDK image: convert it first"),
-        (b"\x1f\x8b\x08", 512, "disk", r"packed \(gzip\): unpack it first"),
+        (b"\x1f\x8b\x08", 512, "disk", r"compressed \(gzip\): decompress it first"),
         (b"\0" * 513, 513, "disk", "not whole sectors"),
         (b"\0" * 600, 1024, "kernel", "not a Linux kernel"),
         (header(backing=88), MIB, "disk", "it needs a backing file"),
@@ -50,7 +50,7 @@ def header(version: int = 3, backing: int = 0, crypt: int = 0, features: int = 0
         (header(crypt=2), MIB, "disk", "it is encrypted"),
         (header(version=9), MIB, "disk", "its qcow2 version is 9"),
         (header(bits=60), MIB, "disk", "header is damaged"),
-        (header()[:40], 40, "disk", "header was cut off"),
+        (header()[:40], 40, "disk", "header is truncated"),
     ],
 )
 def test_refused_at_sight(head: bytes, size: int, kind: str, why: str) -> None:
@@ -152,9 +152,9 @@ def backed(path: Path) -> None:
     ("make", "more", "why"),
     [
         (lambda path: None, {}, "No such file or directory"),
-        (lambda path: path.mkdir(), {}, "it is not a file"),
-        (os.mkfifo, {}, "it is not a file"),
-        (lambda path: path.write_bytes(b"x" * MIB), {"sha256": "0" * 64}, "its SHA-256 is .* and not 0000"),
+        (lambda path: path.mkdir(), {}, "not a regular file"),
+        (os.mkfifo, {}, "not a regular file"),
+        (lambda path: path.write_bytes(b"x" * MIB), {"sha256": "0" * 64}, "its SHA-256 is .*, not 0000"),
         (corrupt, {}, "qemu-img"),
         (backed, {}, "it needs a backing file"),
         (lambda path: os.truncate(_made(path), 70_000), {}, "qemu-img|damaged"),
@@ -195,7 +195,7 @@ def test_too_large_is_told_before_it_is_copied(small_disk: Path, tmp_path: Path)
     source.touch()
     os.truncate(source, 100 * MIB)
     job = do(Images(small_disk, dict), source)
-    assert "too large: it has 100 MiB, and 32 MiB can be used" in job.why
+    assert "too large: it has 100 MiB, and only 32 MiB are free" in job.why
     assert left(small_disk) == []
 
 

@@ -145,7 +145,7 @@ def test_cut_off_half_way(store: Store, number: signal.Signals) -> None:
         store.part(4 * MIB)
         command.send_signal(number)
         command.wait(30)
-    why = "it was stopped" if number is signal.SIGINT else "it was cut off after 4 MiB: who sent it is gone"
+    why = "it was stopped" if number is signal.SIGINT else "it was cut off after 4 MiB: the sender disconnected"
     assert why in store.job()["why"]
     assert store.left == []
 
@@ -185,7 +185,7 @@ def test_more_than_fits(small: Store) -> None:
         assert source.stdout is not None
         code, said = small.run(source.stdout)
         source.stdout.close()
-    assert (code, "it is too large: 32 MiB of it came, and no more fits" in said) == (1, True), said
+    assert (code, "it is too large: the disk is full after 32 MiB" in said) == (1, True), said
     assert small.left == []
 
 

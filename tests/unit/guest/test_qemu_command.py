@@ -15,7 +15,7 @@ import pytest
 
 from appliance.guest.port.mac_address import port_address
 from appliance.guest.qemu import command, resources
-from appliance.guest.qemu.command import FIRST_TAP_FD, Drive, Machine, Uefi, build, own_words, plan
+from appliance.guest.qemu.command import FIRST_TAP_FD, Drive, Machine, Uefi, build, plan, with_file_names
 from appliance.guest.qemu.process import Process, last_words, listen
 
 MACHINE = Machine("ips1", hop=3, memory=512 << 20, cpus=2, accel="tcg", kernel=Path("/k"))
@@ -95,7 +95,7 @@ def test_files_come_as_descriptors() -> None:
 def test_what_qemu_says_names_files() -> None:
     machine = replace(MACHINE, drives=(Drive(Path("/i/a.img"), "raw"),))
     number = plan(machine).drives[0].fd
-    assert own_words(machine, f"/dev/fdset/{number}: bad") == "/i/a.img: bad"
+    assert with_file_names(machine, f"/dev/fdset/{number}: bad") == "/i/a.img: bad"
 
 
 def test_snapshot_readonly_and_ordinary_disks() -> None:
@@ -113,7 +113,7 @@ def test_no_backing_file_is_followed() -> None:
     values = option(build(machine), "-drive")
     assert ['"backing": null' in value.replace(",,", ",") for value in values] == [True, True, True, False]
     assert [value.split(",format=")[1].split(",")[0] for value in values] == ["qcow2"] * 3 + ["raw"]
-    assert own_words(machine, f"-drive {values[0]}: bad").startswith("-drive file=/i/q,if=none,id=disk0")
+    assert with_file_names(machine, f"-drive {values[0]}: bad").startswith("-drive file=/i/q,if=none,id=disk0")
 
 
 def test_ports_can_have_given_addresses() -> None:
@@ -162,7 +162,7 @@ def test_this_machines_qemu_takes_it(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     how = process.reap()
-    said = own_words(machine, last_words(tmp_path / "log"))
+    said = with_file_names(machine, last_words(tmp_path / "log"))
     for fd in files.values():
         os.close(fd)
     for sock in sockets:
@@ -174,7 +174,8 @@ def test_this_machines_qemu_takes_it(tmp_path: Path) -> None:
 def test_memory_that_is_not_there() -> None:
     meminfo = "MemTotal: 1000000 kB\nMemAvailable: 300000 kB\n"
     resources.check_memory("ips1", 128 << 20, meminfo)
-    with pytest.raises(resources.NotReadyError, match=r"guest ips1: it wants 512 MiB of memory, 196 MiB") as caught:
+    short = r"guest ips1: it needs 512 MiB of memory; only 196 MiB"
+    with pytest.raises(resources.NotReadyError, match=short) as caught:
         resources.check_memory("ips1", 512 << 20, meminfo)
     assert caught.value.cause == "memory_short"
 

@@ -41,7 +41,7 @@ def test_no_place_for_the_proof_costs_the_proof_alone(tmp_path: Path, caplog: py
     run.record = Record(1, 1, "", "tcg", 0)
     run.note_proved(True)
     assert run.record.proved
-    assert "ips1: not kept for a restart of bypassd: No such file" in caplog.text
+    assert "ips1: its proof will not survive a restart of bypassd: No such file" in caplog.text
 
 
 def test_no_place_for_the_record_and_no_process_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,5 +67,5 @@ def test_no_place_for_its_folder_is_one_clear_line(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     paths.guests.parent.mkdir(parents=True)
     paths.guests.write_text("")
-    with pytest.raises(GuestError, match="ips1: cannot be made: Not a directory"):
+    with pytest.raises(GuestError, match="ips1: cannot be created: Not a directory"):
         a_run(paths).begin()
