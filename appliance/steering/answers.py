@@ -14,7 +14,7 @@ from appliance.steering.kernel.layout import Side
 if TYPE_CHECKING:
     from appliance.config.schema.model import Rule
     from appliance.filter.report import Report
-    from appliance.steering.datapath import Attachment
+    from appliance.steering.kernel.attachments import Attachment
     from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
 
 
