@@ -18,6 +18,7 @@ from typing import Protocol
 
 from appliance.causes import Cause
 from appliance.config.schema import model
+from appliance.config.schema.metadata import Effect, differ
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest import lifecycle
 from appliance.guest.agent.channel import Message
@@ -156,7 +157,7 @@ class Guest:
         One that failed is started again: that its configuration changed is what was to be mended.
         """
         mended = self.state is State.FAILED and config.autostart and config != self.config
-        checks = (config.heartbeat, config.probes) != (self.config.heartbeat, self.config.probes)
+        checks = differ("guest", self.config, config, Effect.CHECKS)
         self.config, self.restarts.policy = config, config.restart
         if self.run_now is not None:
             self.run_now.reconfigure(config)
