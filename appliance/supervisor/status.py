@@ -26,7 +26,7 @@ from appliance.supervisor.system import System
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Config
-    from appliance.steering.datapath import Attachment
+    from appliance.steering.kernel.attachments import Attachment
 
 log = logging.getLogger(__name__)
 
