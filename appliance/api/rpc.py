@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""JSON-RPC 2.0 without the socket: the registry of methods, the check of parameters and roles, errors and their codes.
+"""JSON-RPC 2.0 without the socket: registry of methods, check of parameters and roles, errors and their codes.
 
-Pure but for the handlers it calls; server.py brings the bytes.
+Pure, except for the handlers that it calls; server.py moves the bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from appliance.errors import (
 )
 from appliance.transition import IllegalMoveError
 
-ROLES: Final = ("viewer", "operator", "admin")  # each may do what those before it may
+ROLES: Final = ("viewer", "operator", "admin")  # each includes those before it
 
 T = TypeVar("T")
 Params = dict[str, Any]
@@ -49,18 +49,18 @@ FORBIDDEN: Final = -32001
 BUSY: Final = -32002
 PROTOCOL_ERRORS: Final = {
     PARSE_ERROR: "not JSON",
-    INVALID_REQUEST: "no request of JSON-RPC 2.0, or a batch or line that is too long",
+    INVALID_REQUEST: "not a JSON-RPC 2.0 request, or a batch or line that is too long",
     NO_METHOD: "no such method at the moment: the part that offers it may not be up",
-    INVALID_PARAMS: "a parameter is missing, unknown, or of another type",
-    INTERNAL: "a fault of bypassd; its log has the details",
-    FORBIDDEN: "the method needs a role that the caller has not",
+    INVALID_PARAMS: "a parameter is missing, unknown, or of the wrong type",
+    INTERNAL: "a bug in bypassd; the system log has the details",
+    FORBIDDEN: "the caller does not have the role that the method requires",
     BUSY: "too many clients; try again later",
 }
 ERRORS: Final[dict[type[BypassError], tuple[int, str]]] = {  # class -> (code, hint for a person)
-    ConfigError: (-32010, "`bypass check FILE` shows everything that is wrong"),
-    FilterError: (-32011, "pcap-filter(7) describes the language of filters"),
+    ConfigError: (-32010, "`bypass check FILE` shows all errors"),
+    FilterError: (-32011, "pcap-filter(7) describes the filter language"),
     HardwareError: (-32012, "compare board.toml with the hardware; `bypass show status` says what is missing"),
-    DatapathError: (-32013, "traffic takes the bypass meanwhile; the system log has the kernel's message"),
+    DatapathError: (-32013, "traffic is bypassed meanwhile; the system log has the kernel's message"),
     GuestError: (-32014, "`bypass show guests` shows state and cause of each guest"),
     NotFoundError: (-32015, ""),
     RefusedError: (-32016, ""),
@@ -73,7 +73,7 @@ log = logging.getLogger(__name__)
 
 
 class Caller(NamedTuple):
-    """Who asks, as the kernel says."""
+    """The client's user and process, as reported by the kernel."""
 
     uid: int
     pid: int
@@ -85,12 +85,12 @@ _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")
 
 
 def caller() -> Caller:
-    """Inside a handler: who asked."""
+    """Inside a handler: who called it."""
     return _caller.get()
 
 
 class RpcError(Exception):
-    """A refusal of the protocol itself: no such method, wrong parameters, not allowed."""
+    """A refusal by the protocol itself: no such method, wrong parameters, not allowed."""
 
     def __init__(self, code: int, message: str, hint: str = "") -> None:
         self.code, self.hint = code, hint
@@ -106,7 +106,7 @@ class Param(NamedTuple):
     choices: tuple[str, ...] = ()
 
     def check(self, name: str, value: object) -> None:
-        """RpcError unless `value` is one of this type."""
+        """RpcError unless `value` has this type."""
         kind = {"string": str, "integer": int, "boolean": bool, "array": list}[self.type]
         good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if good and isinstance(value, list):
@@ -117,7 +117,7 @@ class Param(NamedTuple):
             raise RpcError(INVALID_PARAMS, f"{name} must be one of {', '.join(self.choices)}")
 
     def schema(self) -> dict[str, object]:
-        """As JSON Schema."""
+        """The parameter as JSON Schema."""
         out: dict[str, object] = {"type": self.type, "description": self.doc}
         if self.type == "array":
             out["items"] = {"type": "string"}
@@ -142,7 +142,7 @@ class Method:
         return self.answers.name
 
     def check(self, params: Params) -> None:
-        """RpcError unless `params` are what this method takes."""
+        """RpcError unless `params` match the method's parameters."""
         for name in params:
             if name not in self.params:
                 takes = ", ".join(self.params) or "none"
@@ -155,11 +155,11 @@ class Method:
 
 
 class Registry:
-    """Name -> method. Filled at start by the parts; lives as long as bypassd."""
+    """All methods by name. The parts fill it at start; it lives as long as bypassd."""
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
-        doc = "every method: who may call it, its parameters, answer and errors; what the topics of events carry"
+        doc = "every method with its role, parameters, answer and errors, and what the events of each topic carry"
         self.add(methods.API_SCHEMA, self._schema, doc=doc)
 
     def add(
@@ -188,7 +188,7 @@ class Registry:
         if method is None:
             raise RpcError(NO_METHOD, f'no method "{name[:60]}"', "`bypass api schema` lists the methods")
         if ROLES.index(who.role) < ROLES.index(method.role):
-            raise RpcError(FORBIDDEN, f"{name} needs the role {method.role}; yours is {who.role}")
+            raise RpcError(FORBIDDEN, f"permission denied: {name} requires role {method.role}; yours is {who.role}")
         method.check(params)
         _caller.set(who)
         return await method.handler(params)
@@ -241,7 +241,7 @@ def add_version(registry: Registry) -> None:
 
 
 def encode(message: object) -> bytes:
-    """One line of JSON; what JSON does not know (a Duration, a Path) becomes its text."""
+    """One line of JSON. Values that JSON has no type for (a Duration, a Path) are sent as text."""
     return msgspec.json.encode(message, enc_hook=str) + b"\n"
 
 
@@ -255,9 +255,9 @@ def error(request_id: object, code: int, message: str, hint: str = "", kind: str
 
 
 async def answer(registry: Registry, request: object, who: Caller) -> dict[str, object] | None:
-    """Run one decoded request; the response object, or None for a notification.
+    """Run one decoded request; the response, or None for a notification.
 
-    Raises nothing but CancelledError, and IllegalMoveError, after which nobody may go on.
+    Raises nothing but CancelledError, and IllegalMoveError, after which bypassd must end.
     """
     if not isinstance(request, dict):
         return error(None, INVALID_REQUEST, "a request is a JSON object")

@@ -2,9 +2,8 @@
 """The only API: JSON-RPC 2.0 (rpc.py), one object a line, on a Unix socket.
 
 `ControlServer` is the part of bypassd that serves the registry. It owns the socket file, from `start` to `stop`.
-Clients are not trusted to be quick or polite: requests, clients and unsent bytes are bounded, each client is served by
-a task of its own, and one that does not read is disconnected. Who asks is known from the socket's peer credentials,
-never from what the client says.
+Clients are not trusted: requests, clients and unsent bytes are bounded, each client is served by its own task, and one
+that does not read is disconnected. A client is identified by the socket's peer credentials, never by what it says.
 """
 
 from __future__ import annotations
@@ -50,20 +49,20 @@ from appliance.transition import IllegalMoveError
 
 __all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "TokenBucket", "add_version", "caller"]
 
-MAX_REQUEST: Final = 2 << 20  # bytes of one request line: the largest configuration, and its quotation marks
+MAX_REQUEST: Final = 2 << 20  # bytes of one request line: the largest configuration, as a JSON string
 MAX_CLIENTS: Final = 32
-ADMIN_CLIENTS: Final = 4  # of these are kept for administrators
-MAX_PER_USER: Final = 12  # of one user who is no administrator
+ADMIN_CLIENTS: Final = 4  # of these are reserved for administrators
+MAX_PER_USER: Final = 12  # for one user who is not an administrator
 MAX_UNSENT: Final = 1 << 18  # bytes of events a subscriber may leave unread before it is disconnected
 MAX_BATCH: Final = 100  # requests in one JSON-RPC batch
-RATE: Final = 100.0  # requests a second and client, in the long run; each of a batch counts
+RATE: Final = 100.0  # requests per second and client, on average; each request of a batch counts
 BURST: Final = 200.0
-IDLE: Final = 60.0  # seconds until a silent client that follows no events is disconnected
+IDLE: Final = 60.0  # seconds after which a silent client without a subscription is disconnected
 SEND_TIMEOUT: Final = 10.0  # seconds a client may take to read an answer
 GROUP: Final = "bypass"  # members of this group may open the socket, as viewers
 ROLE_GROUPS: Final = {"admin": "bypass-admin", "operator": "bypass-operator"}
 _SO_PEERGROUPS: Final = 59
-_MAX_GROUPS: Final = 256  # Python's getsockopt hands out 1024 bytes at most
+_MAX_GROUPS: Final = 256  # Python's getsockopt returns at most 1024 bytes
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,9 +73,9 @@ Stream = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def take_over(stream: Stream, *, unread: bool = False) -> None:
-    """Inside a handler: after its answer the connection belongs to `stream`, until that returns.
+    """Inside a handler: after its answer `stream` owns the connection until it returns.
 
-    `unread`: what the client sends from now on stays in its socket, for who reads it there.
+    `unread`: what the client sends from now on stays in the socket, for another process that reads it there.
     """
     link = _connection.get()
     link.stream = stream
@@ -84,28 +83,28 @@ def take_over(stream: Stream, *, unread: bool = False) -> None:
         link.writer.transport.pause_reading()  # type: ignore[attr-defined]
 
 
-def at_end(told: Callable[[], None]) -> None:
-    """Inside a handler: `told` is called once, when the client's connection has ended."""
-    _connection.get().ended.append(told)
+def at_end(ended: Callable[[], None]) -> None:
+    """Inside a handler: have `ended` called once, when the client's connection has ended."""
+    _connection.get().ended.append(ended)
 
 
 class TokenBucket:
-    """How many requests a client may still send. Pure: times (seconds, any origin) are passed in."""
+    """How many requests a client may still send. Pure: the time (seconds, any origin) is passed in."""
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate, self._burst, self._tokens, self._at = rate, burst, burst, now
 
     def take(self, now: float, count: int = 1) -> float:
-        """Take some; the seconds to wait until they are really there (0 = at once)."""
+        """Take `count` tokens; the seconds to wait until they are available (0 = now)."""
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - count
         self._at = now
         return max(0.0, -self._tokens / self._rate)
 
 
 def role_of(uid: int, groups: Iterable[int], known: Callable[[str], int | None]) -> str:
-    """The role of a peer. root and the user bypassd runs as are admin; others by the groups they are in.
+    """The role of a peer: admin for root and for the user that bypassd runs as, otherwise by group membership.
 
-    Whoever else the socket's own group lets in may look. `known` maps a group's name to its number.
+    Everybody else who may open the socket is a viewer. `known` maps a group's name to its number.
     """
     if uid in (0, os.geteuid()):
         return "admin"
@@ -128,13 +127,13 @@ def _user(uid: int) -> str:
 
 
 def peer(link: socket.socket) -> Caller:
-    """Who is at the other end, as the kernel knew it when the connection was made; never as the client says."""
+    """The process at the other end, as the kernel recorded it when the connection was made."""
     pid, uid, gid = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return Caller(uid, pid, role_of(uid, (gid, *peer_groups(link)), _group), _user(uid))
 
 
 def peer_groups(link: socket.socket) -> tuple[int, ...]:
-    """The further groups of the process at the other end; none when it has more than anybody has."""
+    """The supplementary groups of the process at the other end; none when there are more than _MAX_GROUPS."""
     try:
         data = link.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
     except OSError:
@@ -143,7 +142,7 @@ def peer_groups(link: socket.socket) -> tuple[int, ...]:
 
 
 def _decode(line: bytes) -> tuple[object, object | None]:
-    """The request in a line, or the error that answers it."""
+    """The request in a line, or the error response to it."""
     try:
         request = msgspec.json.decode(line)
     except (ValueError, RecursionError) as problem:
@@ -155,18 +154,18 @@ def _decode(line: bytes) -> tuple[object, object | None]:
 
 @dataclass(eq=False)
 class _Connection:
-    """One client, for as long as it is connected."""
+    """One client, while it is connected."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     who: Caller
     topics: set[str] = field(default_factory=set)
     stream: Stream | None = None
-    handed: list[int] = field(default_factory=list)  # descriptors that go out with the next answer
+    handed: list[int] = field(default_factory=list)  # descriptors that are sent with the next answer
     ended: list[Callable[[], None]] = field(default_factory=list)
 
     async def serve(self, registry: Registry, bucket: TokenBucket) -> None:
-        """Answer one request after the other until the client leaves, misbehaves or falls silent."""
+        """Answer one request after another until the client leaves, misbehaves or stays silent for too long."""
         while True:
             try:
                 line = await asyncio.wait_for(self.reader.readuntil(b"\n"), None if self.topics or self.ended else IDLE)
@@ -204,7 +203,7 @@ class _Connection:
             raise ConnectionAbortedError("the client does not read") from None
 
     def _hand_over(self, data: bytes) -> int:
-        """Send the handed descriptors with the beginning of their answer; how many bytes that was."""
+        """Send the descriptors with the beginning of their answer; the number of bytes sent."""
         handed, self.handed = self.handed, []
         try:
             if self.writer.transport.get_write_buffer_size():
@@ -218,14 +217,14 @@ class _Connection:
                 os.close(fd)
 
     def end(self) -> None:
-        """Tell those who lent something to this client that it is gone."""
+        """Release what was lent to this client."""
         for fd in self.handed:
             os.close(fd)
-        for told in self.ended:
-            told()
+        for ended in self.ended:
+            ended()
 
     def push(self, data: bytes) -> None:
-        """Send an event without waiting; a client that left too much unread is disconnected."""
+        """Send an event without waiting. A client that has too much unread is disconnected."""
         if self.writer.transport.get_write_buffer_size() + len(data) > MAX_UNSENT:
             log.warning("client pid %d does not read its events: disconnected", self.who.pid)
             self.topics.clear()
@@ -235,7 +234,7 @@ class _Connection:
 
 
 def lend(fd: int, ended: Callable[[], None]) -> None:
-    """Inside a handler: send a descriptor with the answer, as the client's own copy; this one is closed then.
+    """Inside a handler: pass a descriptor to the client with the answer; ours is then closed.
 
     `ended` is called once, when the client's connection has ended.
     """
@@ -261,17 +260,17 @@ class ControlServer:
         self._buckets: dict[int, TokenBucket] = {}  # by user
         self._bug: IllegalMoveError | None = None  # that a request met
         self._met_bug = asyncio.Event()
-        wanted = Param("array", "which events; all when left out", required=False)
+        wanted = Param("array", "which topics; all when left out", required=False)
         doc = f"send events as notifications; topics: {', '.join(self._topics)}"
         registry.add(methods.EVENTS_SUBSCRIBE, self._subscribe, doc=doc, params={"topics": wanted})
 
     @property
     def clients(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return len(self._connections)
 
     async def start(self) -> None:
-        """Listen; a socket that a killed bypassd left behind is replaced."""
+        """Listen. A socket that a killed bypassd left behind is replaced."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.unlink(missing_ok=True)
@@ -291,11 +290,11 @@ class ControlServer:
             raise UnreachableError(f"control socket {self._path}: {error.strerror or error}") from error
 
     def open_to_group(self) -> None:
-        """Let the group's members connect; again when the group was made after the socket."""
+        """Let the group's members connect. Called again when the group was created after the socket."""
         try:
             os.chown(self._path, -1, grp.getgrnam(GROUP).gr_gid)
         except (KeyError, PermissionError, FileNotFoundError):
-            return  # no such group or socket (yet): it stays its owner's alone
+            return  # no such group or socket (yet): only the owner may connect
         os.chmod(self._path, 0o660)
 
     async def run(self, alive: Alive) -> None:
@@ -312,7 +311,7 @@ class ControlServer:
         self._server = None
         left = set(self._connections)
         while left:
-            # Said again until they end: asyncio.wait_for (3.11) can lose a cancellation that meets the end of its wait.
+            # Repeated, because asyncio.wait_for (3.11) can lose a cancellation that coincides with the end of its wait.
             for task in left:
                 task.cancel()
             ended, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
@@ -341,21 +340,24 @@ class ControlServer:
         return Topics(list(topics))
 
     def _bucket(self, who: Caller) -> TokenBucket:
-        """How much this client may ask.
+        """The client's budget of requests.
 
-        All connections of one user share it, so that connecting anew gains nothing. An administrator's have one each,
-        for a pasted configuration is many requests.
+        All connections of a user share one, so that reconnecting gains nothing. Each connection of an administrator
+        has its own, because a pasted configuration is many requests.
         """
         if who.role == "admin":
             return TokenBucket(RATE, BURST, time.monotonic())
         if who.uid not in self._buckets:
             if len(self._buckets) >= MAX_CLIENTS:
-                self._buckets.pop(next(iter(self._buckets)))  # the one that came first
+                self._buckets.pop(next(iter(self._buckets)))  # the oldest
             self._buckets[who.uid] = TokenBucket(RATE, BURST, time.monotonic())
         return self._buckets[who.uid]
 
     def _no_room(self, who: Caller) -> str:
-        """Why this client finds no place: too many, or too many of its own. The last places are the administrators'."""
+        """Why this client is refused: too many clients, or too many of this user; "" when it is not.
+
+        The last ADMIN_CLIENTS connections are reserved for administrators.
+        """
         others = [link for link in self._connections.values() if link is not None]
         most = MAX_CLIENTS if who.role == "admin" else MAX_CLIENTS - ADMIN_CLIENTS
         if len(others) >= most:
@@ -381,7 +383,7 @@ class ControlServer:
             self._bug = bug
             self._met_bug.set()
         except (OSError, asyncio.CancelledError):
-            writer.transport.abort()  # it went away, does not read, or we stop: nothing is owed to it
+            writer.transport.abort()  # it left, does not read, or we are stopping
         finally:
             if known := self._connections.pop(task):
                 known.end()

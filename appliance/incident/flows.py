@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which flows were there when a guest died, and which of them came up again and again. Pure.
+"""Which flows were present when a guest failed, and which of them were present at several failures. Pure.
 
-A flow is what the datapath takes for one (steering/flow.py), both directions together; its pcap filter is what leads it
-around the guest. A fragmented flow goes by its addresses, because later fragments show no ports.
+A flow is what the datapath treats as one (frames/flow.py), both directions together; its pcap filter makes it bypass
+the guest. A fragmented flow is identified by its addresses, because later fragments carry no ports.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _of_ip(ip: flow.Ip, v6: bool) -> Flow:
         ends = [f"[{x}]:{port}" if v6 else f"{x}:{port}" for x, port in ((a, one[1]), (b, other[1]))]
         return Flow(f"{name} {ends[0]} <> {ends[1]}", joined)
     hosts = f"{word} host {a} and {word} host {b}"
-    # Behind extension headers libpcap does not find the protocol; the addresses are enough.
+    # libpcap does not find the protocol behind extension headers; the addresses are enough.
     proto = "" if v6 else f" and ip proto {ip.protocol}"
     fragments = " (fragments)" if ip.fragment else ""
     return Flow(f"{name} {a} <> {b}{fragments}", hosts + proto)
@@ -73,7 +73,7 @@ def flows_of(frames: Iterable[bytes]) -> list[Flow]:
 
 
 class Death(Protocol):
-    """What is known of an incident."""
+    """What is needed of an incident."""
 
     @property
     def number(self) -> int: ...
@@ -87,7 +87,7 @@ class Death(Protocol):
 
 
 class Judgement(NamedTuple):
-    """`blamed` go into quarantine; `why` says what was found, for the operator; "" = there was nothing to say."""
+    """`blamed` are quarantined; `why` is the finding for the operator, empty when there is none."""
 
     blamed: tuple[Flow, ...] = ()
     incidents: tuple[int, ...] = ()
@@ -95,9 +95,9 @@ class Judgement(NamedTuple):
 
 
 def judge(deaths: Sequence[Death], policy: model.Quarantine) -> Judgement:
-    """Which flows to blame; `deaths` of one guest (or of those that stand in for it), the newest last.
+    """Which flows to blame. `deaths` of one guest, or of those that take over its flows, the newest last.
 
-    A death that no frame went before says nothing about flows and is passed over.
+    A failure before which no frame was recorded says nothing about flows and is skipped.
     """
     row: list[Death] = []
     for death in reversed(deaths):
@@ -115,8 +115,8 @@ def judge(deaths: Sequence[Death], policy: model.Quarantine) -> Judgement:
     told = f"incidents {', '.join(map(str, numbers))}"
     common = [one for one in row[-1].flows if all(one in death.flows for death in row)]
     if not common:
-        return Judgement((), numbers, f"no flow was there at all of {told}")
+        return Judgement((), numbers, f"no flow was present at all of {told}")
     if len(common) > policy.flows:
-        return Judgement((), numbers, f"{len(common)} flows were there at all of {told}: too many to blame one")
+        return Judgement((), numbers, f"{len(common)} flows were present at all of {told}: too many to blame one")
     until = Duration(int(policy.time))
-    return Judgement(tuple(common), numbers, f"was there at {told}: led around the guest for {until}")
+    return Judgement(tuple(common), numbers, f"was present at {told}: bypasses the guest for {until}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""When a guest dies or is declared failed: what it was handed last, and its last words, are kept; a flow may be blamed.
+"""Incidents: when a guest exits unexpectedly or fails, keeps the frames it got last and its last console output.
 
-Called by the guest at the moment of its fall, when it has no lease any more; all that takes time happens in one worker
-task and in threads, so neither the bypass nor the supervisor waits. Falls that come faster than they can be kept are
-counted. Owns the store; lives as long as the part "guests".
+A flow that was there at several such failures may be quarantined. The guest reports its failure after its lease was
+revoked; everything slow happens in one worker task and in threads, so neither the bypass nor the supervisor waits.
+Failures that come faster than they can be kept are counted. Owns the store; lives as long as the part "guests".
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from appliance.telemetry.subject import Change
 log = logging.getLogger(__name__)
 
 WAITING = 16
-"""Falls that may wait to be kept."""
+"""Failures that may wait to be kept."""
 
 
 class Recorders(Protocol):
     """Where the recorded frames are (steering/datapath.py)."""
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
-        """The frames kept of the hop, oldest first, from the one behind number `after` on."""
+        """The frames kept for the hop that came after number `after`, oldest first."""
         ...
 
 
@@ -54,7 +54,7 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True)
 class Fall:
-    """A guest fell at `at` (ns, CLOCK_MONOTONIC); `proof` = the last time for which it was proved to work."""
+    """A guest failed at `at`; `proof`: the last moment at which it was known to work. Both in ns of CLOCK_MONOTONIC."""
 
     guest: str
     kind: str
@@ -66,7 +66,7 @@ class Fall:
 
 
 def words(console: bytes) -> str:
-    """The end of what a guest printed, as text that a terminal can show."""
+    """The end of a guest's console output, as text that is safe on a terminal."""
     text = console[-CONSOLE_BYTES:].decode(errors="replace").replace("\r", "")
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
@@ -88,26 +88,26 @@ class Incidents:
         self.store = store
         self.lost = 0
         self._falls: asyncio.Queue[Fall] = asyncio.Queue(WAITING)
-        self._seen: dict[str, int] = {}  # by guest: number of the last frame of its last incident
+        self._seen: dict[str, int] = {}  # by guest: number of the last frame in its last incident
         self._writing: set[asyncio.Task[None]] = set()
-        self._numbers: dict[tuple[str, int], int] = {}  # by guest and time of its newest fall: the incident's number
-        self._early: dict[tuple[str, int], float] = {}  # measured before the incident was kept, in ms
+        self._numbers: dict[tuple[str, int], int] = {}  # incident number by guest and time of its last failure
+        self._early: dict[tuple[str, int], float] = {}  # measured before the incident was kept (ms)
 
     def fell(self, fall: Fall) -> None:
-        """A guest fell. Returns at once."""
+        """A guest failed. Returns at once."""
         try:
             self._falls.put_nowait(fall)
         except asyncio.QueueFull:
             self.lost += 1
-            log.error("guest %s: its fall is not kept as an incident: %d wait already", fall.guest, WAITING)
+            log.error("guest %s: no incident is kept of this failure: %d are waiting already", fall.guest, WAITING)
 
     async def run(self) -> None:
-        """Keep what comes, until cancelled."""
+        """Keep each failure that is reported, until cancelled."""
         while True:
             await self.keep(await self._falls.get())
 
     async def keep(self, fall: Fall) -> Incident:
-        """Make an incident of one fall, and lead the flow around that is to blame."""
+        """Make an incident of one failure, and quarantine the flow that is to blame."""
         offset = int(self._wall() * 1e9) - time.monotonic_ns()
         incident, newest = await asyncio.to_thread(self._collect, fall, offset)
         self._seen[fall.guest] = max(newest, self._seen.get(fall.guest, 0))
@@ -147,10 +147,10 @@ class Incidents:
         about = (
             f"Throughwire incident {incident.number}: guest {fall.guest} {fall.kind} at {incident.when}\n"
             f"cause: {fall.cause} ({DESCRIPTION[fall.cause]})\n{fall.detail}\n"
-            f"the last {counted(len(frames), 'frame')} that the guest was handed"
+            f"the last {counted(len(frames), 'frame')} that the guest was sent"
         )
         if incident.console:
-            about += f"\n\nthe end of the guest's console:\n{incident.console}"
+            about += f"\n\nthe end of the guest's console output:\n{incident.console}"
         out = io.BytesIO()
         writer = pcapng_writer.Writer(out, f"Throughwire {appliance.__version__}", comment=about)
         names = {(segment, side): f"{fall.guest} {side.name.lower()} (segment {segment})" for segment, side in taps}
@@ -163,7 +163,7 @@ class Incidents:
     # Quarantine
 
     def _mates(self, guest: str) -> tuple[str, ...]:
-        """The guests that get this guest's flows when it is gone: a flow that kills goes on killing there."""
+        """The guest and those that take over its flows: a flow that crashes one would crash the next."""
         found = {guest}
         for group in self.config.group:
             members = {*(member.hop for member in group.balance), *group.standby}
@@ -172,7 +172,7 @@ class Incidents:
         return tuple(sorted(found))
 
     async def _blame(self, guest: str) -> tuple[str, tuple[str, ...]]:
-        """What is said of the flows, and the names of those in quarantine now."""
+        """The finding about the flows, and the names of those that were quarantined."""
         config = next((one for one in self.config.guest if one.name == guest), None)
         if config is None or config.quarantine is None:
             return "", ()
@@ -198,11 +198,11 @@ class Incidents:
         for one in wanted:
             change, states = Change.FLOW_QUARANTINED, ("inspected", "quarantined")
             self._ledger.record(change, one.name, *states, Cause.FLOW_BLAMED, detail=one.why)
-        note = f"; rule {', '.join(closed)} blocks instead of bypassing, and stays as it is" if closed else ""
+        note = f"; rule {', '.join(closed)} blocks instead of bypassing, and is not changed" if closed else ""
         return judgement.why + note, tuple(one.name for one in wanted)
 
     def measured(self, guest: str, at: int, at_most: int) -> None:
-        """After the fall at `at` the first frame was led around the guest, `at_most` ns after its last proof of life.
+        """After the failure at `at` the first frame bypassed the guest, `at_most` ns after it was last known to work.
 
         That may be known before the incident is kept, or after.
         """
@@ -277,10 +277,10 @@ class Incidents:
         return found
 
     async def expire(self) -> None:
-        """Let the flows go whose time in quarantine is over."""
+        """Release the flows whose time in quarantine is over."""
         try:
             for flow in await self._policy.expire():
-                over = f"{flow.flow}: its time is over"
+                over = f"{flow.flow}: its time in quarantine is over"
                 self._ledger.record(
                     Change.FLOW_RELEASED, flow.name, "quarantined", "inspected", Cause.NONE, detail=over
                 )

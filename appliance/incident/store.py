@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Incidents on the data partition: NNNNNN.json and NNNNNN.pcapng, the newest of them, bounded in number and bytes.
+"""The newest incidents on the data partition, NNNNNN.json and NNNNNN.pcapng, bounded in number and bytes.
 
-A disk that refuses costs the file, never the incident: it stays in memory, and says so. Numbers only grow. Blocking:
-called from worker threads, one at a time.
+When the disk refuses a file, the incident stays in memory and says so. Numbers only grow. Blocking: called from worker
+threads, one at a time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ CONSOLE_BYTES = 16 << 10
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """What is kept of one. `at` in seconds since 1970; times with units stand in their names.
+    """One incident. `at` in seconds since 1970.
 
-    `bypass_at_most_ms`: from the last proof that the guest worked to the first frame led around it; None: no frame was.
+    `bypass_at_most_ms`: from the last moment at which the guest was known to work to the first frame that bypassed it;
+    None when no frame did.
     """
 
     number: int
@@ -42,18 +43,18 @@ class Incident(msgspec.Struct, frozen=True):
     console: str = ""
     last_proof_ms: float | None = None
     bypass_at_most_ms: float | None = None
-    verdict: str = ""  # what quarantine made of it
+    verdict: str = ""  # the finding about flows
     quarantined: tuple[str, ...] = ()
     trouble: str = ""  # why it is not on the disk
 
     @property
     def deadly(self) -> bool:
-        """The process ended, or the guest's kernel did. A failed check may have many reasons beside a flow."""
+        """Whether process or kernel of the guest ended. A failed check may have many reasons other than a flow."""
         return self.kind == "died" or self.cause in (Cause.GUEST_PANICKED, Cause.GUEST_WATCHDOG)
 
 
 class Store:
-    """The folder, and what is in it."""
+    """The folder and its incidents."""
 
     def __init__(self, folder: Path, kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> None:
         self._folder, self._kept, self._kept_bytes = folder, kept, kept_bytes
@@ -62,7 +63,7 @@ class Store:
         self._captures: dict[int, bytes] = {}  # of those that are not on the disk
 
     def load(self) -> None:
-        """Read what earlier runs left; what is damaged is left out."""
+        """Read what earlier runs kept; damaged files are skipped."""
         for path in sorted(self._folder.glob("*.json")):
             try:
                 found = msgspec.json.decode(path.read_bytes(), type=Incident)
@@ -76,22 +77,22 @@ class Store:
         return [self._incidents[number] for number in sorted(self._incidents)]
 
     def get(self, number: int) -> Incident | None:
-        """One of them."""
+        """The incident of that number."""
         return self._incidents.get(number)
 
     @property
     def next_number(self) -> int:
-        """Of the next incident; also above files that cannot be read."""
+        """The number of the next incident, which is also above those of files that cannot be read."""
         used = [int(path.stem) for path in self._folder.glob("*.*") if path.stem.isdigit()]
         return max((*self._incidents, *used), default=0) + 1
 
     def save(self, incident: Incident, capture: bytes | None = None) -> Incident:
-        """Keep it (again, when something more is known), with its frames the first time. What was kept is returned."""
+        """Keep an incident; again without `capture` when more is known about it. Returns what was kept."""
         with self._lock:
             return self._save(incident, capture)
 
     def amend(self, number: int, **more: object) -> None:
-        """Something more is known of one; nothing happens when it is gone already."""
+        """Add what became known of an incident; nothing happens when it was removed already."""
         with self._lock:
             if number in self._incidents:
                 self._save(msgspec.structs.replace(self._incidents[number], **more), None)
@@ -114,7 +115,7 @@ class Store:
         return kept
 
     def capture(self, number: int) -> bytes:
-        """The frames of one as pcapng. OSError when they cannot be read."""
+        """The frames of an incident as pcapng. OSError when they cannot be read."""
         return self._captures[number] if number in self._captures else self._path(number, "pcapng").read_bytes()
 
     def _path(self, number: int, kind: str) -> Path:
@@ -135,7 +136,7 @@ class Store:
             raise
 
     def _tidy(self) -> None:
-        """Let the oldest go, files that nobody can read included."""
+        """Remove the oldest incidents, and files that cannot be read."""
         total = 0
         newest = sorted({*self._incidents, *self._captures}, reverse=True)
         for index, number in enumerate(newest):

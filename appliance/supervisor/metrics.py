@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which metrics there are: from the state of bypassd's parts to families. Reads only; quick enough for the event loop.
+"""All metrics, made from the state of bypassd's parts. Reads only, and is fast enough for the event loop.
 
-Names, labels and units are a promise to dashboards (console/monitoring/): a change there is a change here.
+Names, labels and units are a promise to dashboards (console/monitoring/).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ RELAY_STATES = ("inline", "bypass", "disconnect", "unknown")
 
 
 def collect(system: System) -> list[Family]:
-    """Everything, at one moment."""
+    """All families, at one moment."""
     now = time.monotonic_ns()
     datapath = system.steering.datapath
     counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
     families = [*_supervisor(system, now), *_segments(system), *_guests(system), *traffic(counters), *_access(system)]
-    moved = Family("transitions", "counter", "Changes of state, by what changed and where it went")
+    moved = Family("transitions", "counter", "Changes of state, by what changed and the state it reached")
     for (kind, name, to), count in sorted(system.events.moves.items()):
         moved.add(count, kind=kind, name=name, to=to)
     return [*families, moved]
@@ -38,14 +38,14 @@ def _supervisor(system: System, now: int) -> list[Family]:
     about.add(1, version=appliance.__version__, board=system.board.name if system.board else "unknown")
     started = Family("supervisor_start_time_seconds", "gauge", "When bypassd started, in Unix time", "seconds")
     started.add(round(time.time() - (now - system.began) / 1e9, 3))
-    restarts = Family("supervisor_restarts", "counter", "How often the keeper started bypassd again")
-    armed = Family("watchdog_armed", "gauge", "1 while the hardware watchdog counts")
+    restarts = Family("supervisor_restarts", "counter", "Restarts of bypassd by the keeper")
+    armed = Family("watchdog_armed", "gauge", "1 while the hardware watchdog is armed")
     state = system.keeper.state if system.keeper.present else None
     if state is not None:
         restarts.add(state.restarts)
         armed.add(1 if state.watchdog_ms else 0)
     running = Family("part_running", "gauge", "1 while this part of bypassd runs")
-    silent = Family("part_silence_seconds", "gauge", "How long ago this part checked in", "seconds")
+    silent = Family("part_silence_seconds", "gauge", "Time since this part last checked in", "seconds")
     ages = system.check_ins.ages(now)
     for name, word in system.part_states.items():
         running.add(1 if word == "running" else 0, part=name)
@@ -53,7 +53,7 @@ def _supervisor(system: System, now: int) -> list[Family]:
             silent.add(ages[name] / 1e9, part=name)
     valid = Family("config_valid", "gauge", "1 while the configuration is valid")
     valid.add(1 if system.config is not None else 0)
-    reset = Family("last_reset", "info", "What the last reset was")
+    reset = Family("last_reset", "info", "The kind of the last reset")
     reset.add(1, kind=system.crash_log.reset.kind)
     events = Family("events", "counter", "Events since bypassd started, by severity")
     for severity in Severity:
@@ -62,10 +62,10 @@ def _supervisor(system: System, now: int) -> list[Family]:
 
 
 def _segments(system: System) -> list[Family]:
-    inline = Family("segment_inline", "gauge", "1 while the relay is inline: frames reach the appliance")
-    state = Family("segment_state", "gauge", "1 for the state that the segment's machine is in")
-    relay = Family("relay_position", "gauge", "1 for where the keeper says that the relay stands")
-    why = Family("segment_cause", "info", "Why the segment is where it is")
+    inline = Family("segment_inline", "gauge", "1 while the relay is inline and frames reach the appliance")
+    state = Family("segment_state", "gauge", "1 for the current state of the segment")
+    relay = Family("relay_position", "gauge", "1 for the position of the relay as the keeper reports it")
+    why = Family("segment_cause", "info", "The cause of the segment's state")
     link = Family("port_link_up", "gauge", "1 while the port has a link")
     for name, unit in system.segments.units.items():
         machine = unit.machine
@@ -79,11 +79,11 @@ def _segments(system: System) -> list[Family]:
 
 
 def _guests(system: System) -> list[Family]:
-    state = Family("guest_state", "gauge", "1 for the state that the guest is in")
-    up = Family("guest_available", "gauge", "1 while the guest may have frames")
-    lease = Family("guest_lease_seconds", "gauge", "How much longer the guest's lease lasts; 0 = expired", "seconds")
-    restarts = Family("guest_restarts", "counter", "How often the guest was started again")
-    latency = Family("guest_latency_seconds", "histogram", "In-band heartbeats: time through the guest", "seconds")
+    state = Family("guest_state", "gauge", "1 for the current state of the guest")
+    up = Family("guest_available", "gauge", "1 while the guest may be sent frames")
+    lease = Family("guest_lease_seconds", "gauge", "Remaining time of the guest's lease; 0 = expired", "seconds")
+    restarts = Family("guest_restarts", "counter", "Restarts of the guest")
+    latency = Family("guest_latency_seconds", "histogram", "Time of in-band heartbeats through the guest", "seconds")
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.hop.lease.remaining(now)
@@ -97,10 +97,10 @@ def _guests(system: System) -> list[Family]:
 
 def _access(system: System) -> list[Family]:
     failed = Family("failed_logins", "counter", "Failed logins over SSH")
-    shut_out = Family("shut_out_networks", "gauge", "Networks that may not log in for a while")
-    sessions = Family("ssh_sessions", "gauge", "Who is logged in over SSH")
+    shut_out = Family("shut_out_networks", "gauge", "Networks that are blocked after failed logins")
+    sessions = Family("ssh_sessions", "gauge", "SSH sessions")
     sent = Family("syslog_sent", "counter", "Events sent to a syslog server")
-    lost = Family("syslog_lost", "counter", "Events thrown away because a syslog server could not be reached")
+    lost = Family("syslog_lost", "counter", "Events dropped because a syslog server could not be reached")
     if system.access is not None:
         failed.add(system.access.logins.failures)
         shut_out.add(len(system.access.logins.shut_out()))
@@ -112,11 +112,11 @@ def _access(system: System) -> list[Family]:
 
 
 def traffic(counters: Counters) -> list[Family]:
-    """Ports, rules and hops from the datapath's counters."""
+    """Metrics of ports, rules and hops from the datapath's counters."""
     port = {key: Family(f"port_{key}", "counter", text) for key, text in (
         ("frames", "Frames that came in by a port"), ("bytes", "Bytes that came in by a port"),
-        ("dropped_frames", "Frames that came in by a port and ended here, for a named reason"))}  # fmt: skip
-    outcome = Family("port_outcome_frames", "counter", "Frames that came in by a port, by what became of them")
+        ("dropped_frames", "Frames that came in by a port and were dropped, for a named reason"))}  # fmt: skip
+    outcome = Family("port_outcome_frames", "counter", "Frames that came in by a port, by outcome")
     for (segment, side), count in counters.ports.items():
         labels = {"segment": segment, "side": side.name.lower()}
         port["frames"].add(count.total, **labels)
@@ -126,8 +126,8 @@ def traffic(counters: Counters) -> list[Family]:
     rule = {key: Family(f"rule_{key}", "counter", text) for key, text in (
         ("frames", "Frames that a rule matched"), ("bytes", "Bytes that a rule matched"),
         ("to_hop_frames", "Frames that a rule sent to a hop"),
-        ("bypassed_frames", "Frames that a rule matched and no hop could take, which went straight"),
-        ("blocked_frames", "Frames that a rule matched and no hop could take, which were blocked"))}  # fmt: skip
+        ("bypassed_frames", "Frames that a rule matched and that bypassed its hops, as none was available"),
+        ("blocked_frames", "Frames that a rule matched and blocked, as no hop was available"))}  # fmt: skip
     for name, matched in counters.rules.items():
         for key, value in (("frames", matched.frames), ("bytes", matched.octets), ("to_hop_frames", matched.to_hop),
                            ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked)):  # fmt: skip
@@ -135,9 +135,9 @@ def traffic(counters: Counters) -> list[Family]:
     hop = {key: Family(f"hop_{key}", "counter", text) for key, text in (
         ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),
         ("returned_frames", "Frames that came out of a hop, heartbeats included"),
-        ("unmatched_frames", "Frames that came out of a hop and belonged to no path"),
+        ("unmatched_frames", "Frames that came out of a hop and belong to no path"),
         ("bad_tag_frames", "Frames with a tag that names no next hop"))}  # fmt: skip
-    skipped = Family("hop_skipped_frames", "counter", "Frames that went around a hop, by reason")
+    skipped = Family("hop_skipped_frames", "counter", "Frames that skipped a hop, by reason")
     for name, there in counters.hops.items():
         values: dict[str, Any] = {"sent_frames": there.to_frames, "sent_bytes": there.to_octets,
                                   "returned_frames": there.from_frames, "unmatched_frames": there.returned_unmatched,

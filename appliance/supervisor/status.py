@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 900.0  # of a session, while no configuration says another time
+IDLE_S = 900.0  # idle time-out of a session while there is no configuration
 
 
 class Show:
@@ -43,9 +43,9 @@ class Show:
     def register(self, registry: Registry) -> None:
         """Offer the methods."""
         name = Param("string", "the segment's name")
-        mode = Param("string", "auto: inline while nothing speaks against it", choices=("bypass", "auto", "disconnect"))
-        count = Param("integer", "how many, the newest; 0: all in memory", required=False)
-        one = Param("string", "one record, with its whole text", required=False)
+        mode = Param("string", "auto: inline unless there is a fault", choices=("bypass", "auto", "disconnect"))
+        count = Param("integer", "how many of the newest; 0: all in memory", required=False)
+        one = Param("string", "only this record, with its whole text", required=False)
         add = registry.add
         add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
         add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
@@ -139,7 +139,7 @@ class Show:
         name, mode = str(params["name"]), str(params["mode"])
         unit = system.segments.ask(name, mode)
         who = caller()
-        log.info("segment %s: %s asked for by uid %d", name, mode, who.uid)
+        log.info("segment %s: %s requested by uid %d", name, mode, who.uid)
         system.segments.update(time.monotonic_ns(), system.keeper_state, system.faults)
         self._wake()
         machine = unit.machine
@@ -217,7 +217,7 @@ class Show:
         system = self._system
         keeper = system.keeper.state
         if keeper is None:
-            return state.Watchdog(state="unknown", detail="there is no keeper")
+            return state.Watchdog(state="unknown", detail="the keeper is not running")
         return state.Watchdog(
             state="armed" if keeper.watchdog_ms else "missing" if keeper.watchdog_present else "none on this board",
             timeout_ms=keeper.watchdog_ms,

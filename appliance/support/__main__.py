@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`python -m appliance.support FILE`: the collector as a process of its own, started by bypassd (service.py).
+"""`python -m appliance.support FILE`: the collector as a separate process, started by bypassd (service.py).
 
-Standard input is JSON: the root, the answers of the control socket, and texts that are secret.
+Standard input is JSON: the root folder, the answers of the control socket, and the secrets to remove.
 """
 
 from __future__ import annotations

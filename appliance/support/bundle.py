@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Collects a support bundle into one tar.gz, with every secret taken out and a manifest of what is there and what not.
+"""Collects a support bundle into one tar.gz, without secrets and with a manifest of what is there and what is missing.
 
-Runs in a process of its own (`python -m appliance.support`), at low priority, so that nothing it meets (a command that
-hangs, a huge log) is bypassd's trouble; and in the console's process when bypassd does not answer. Whatever cannot be
-read is named in the manifest; the bundle is always whole. The archive is written to a stream that need not seek.
+Runs in a separate process (`python -m appliance.support`) at low priority, so that a command that hangs or a huge log
+does not affect bypassd; the console runs it in its own process when bypassd does not answer. The manifest names
+whatever cannot be read; the bundle itself is always complete. The output stream need not be seekable.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from appliance import __version__
 from appliance.config.schema.secrets import HIDDEN, hide, redact
 from appliance.support.items import ITEMS, Item
 
-MAX_BYTES: Final = 1 << 20  # of one entry; a longer one keeps its beginning and its end
-COMMAND_S: Final = 10.0  # a command may take
+MAX_BYTES: Final = 1 << 20  # of one entry; of a longer one the beginning and the end are kept
+COMMAND_S: Final = 10.0  # time limit of a command
 README: Final = f"""\
 Support bundle of a Throughwire bypass appliance.
 
-manifest.json  what is in here, with sums; what could not be read, and why
+manifest.json  contents with checksums; what could not be read, and why
 api/           answers of the control socket: status, segments, guests, counters, events, transitions ...
 config/        configuration, board          logs/     bypassd, SSH, DHCP, ledger of transitions
-guests/        words of QEMU and the guests  crash/    kernel crash records
+guests/        output of QEMU and guests     crash/    kernel crash records
 kernel/ hardware/ network/ storage/          processes.txt
 
-Passwords, password hashes and keys are left out; where one stood in a text, {HIDDEN} stands.
+Passwords, password hashes and keys are replaced by {HIDDEN}.
 """
 
 
 class Out(Protocol):
-    """Where a bundle goes."""
+    """Where a bundle is written to."""
 
     def write(self, data: bytes, /) -> int:
-        """As files do."""
+        """As of a file."""
         ...
 
 
 @dataclass
 class Bundle:
-    """One archive being written. `secrets` are texts that may occur nowhere in it."""
+    """One archive that is being written. `secrets` are texts that must not occur in it."""
 
     archive: tarfile.TarFile
     top: str
@@ -59,7 +59,7 @@ class Bundle:
     entries: list[dict[str, object]] = field(default_factory=list)
 
     def add(self, path: str, data: bytes, error: str = "") -> None:
-        """Put one text in, without its secrets; an error is noted beside it."""
+        """Add one text without secrets; `error` is recorded in the manifest."""
         if len(data) > MAX_BYTES:
             half = MAX_BYTES // 2
             cut = f"\n... {len(data) - MAX_BYTES} bytes left out ...\n".encode()
@@ -76,11 +76,11 @@ class Bundle:
         self.entries.append({**entry, "error": error} if error else entry)
 
     def fail(self, path: str, error: str) -> None:
-        """Note what is not there."""
+        """Record in the manifest what is missing."""
         self.entries.append({"path": path, "error": error})
 
     def finish(self, about: Mapping[str, object]) -> None:
-        """Write the manifest; nothing comes after it."""
+        """Write the manifest, which is the last entry."""
         manifest = {"version": __version__, **about, "entries": self.entries}
         self._write("manifest.json", json.dumps(manifest, indent=1).encode())
 
@@ -99,7 +99,7 @@ def make(
     progress: Callable[[str], None] = lambda _: None,
     items: Iterable[Item] = ITEMS,
 ) -> None:
-    """Collect everything into `out`. OSError when it cannot be written; nothing else stops it."""
+    """Collect everything into `out`. OSError when it cannot be written; no other error ends it."""
     began = time.monotonic()
     hostname = os.uname().nodename
     stamp = datetime.now(UTC)
@@ -136,7 +136,7 @@ def _item(bundle: Bundle, root: Path, item: Item) -> None:
         for path in found:
             _file(bundle, root, item.folder, Path(path))
         if not found:
-            bundle.fail(f"{item.folder}/{item.files}", "there is none")
+            bundle.fail(f"{item.folder}/{item.files}", "no such file")
     elif item.each:
         for port in sorted(path.parent.name for path in (root / "sys/class/net").glob("*/device")):  # taps have none
             _command(bundle, f"{item.folder}/{port}-{item.each}.txt", (*item.command, port))
@@ -191,5 +191,5 @@ def _processes(root: Path) -> str:
             numbers = f"{parent:>7} {state} {more[14]:>3} {more[15]:>4} {int(more[19]) * page:>8}"
             lines.append(f"{pid:>7} {numbers} {command}")
         except (OSError, ValueError, IndexError):
-            continue  # it ended meanwhile
+            continue  # the process has ended
     return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""support.bundle: bypassd's end of it. Asks the other methods, has a process collect, hands the file over.
+"""The method support.bundle: calls the other methods, runs the collector in a process, and returns the file's path.
 
-The file lies in the volatile state, belongs to who asked and nobody else may read it. There is one at a time: the next
-bundle, and the next start, remove the one before.
+The file is in the volatile state, belongs to the caller, and nobody else may read it. There is one at a time: the next
+bundle and the next start of bypassd remove it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Support:
     """The handler; lives as long as bypassd."""
 
     def __init__(self, folder: Path, root: Path, registry: Registry, secrets: Callable[[], list[str]]) -> None:
-        """`secrets` gives texts that may stand nowhere in a bundle."""
+        """`secrets` gives the texts that must not occur in a bundle."""
         self._folder, self._root, self._registry, self._secrets = folder, root, registry, secrets
         self._busy = ""
 
     async def bundle(self, _: Params) -> Bundle:
-        """The path of a new bundle, which the caller may read. RefusedError while another one is made."""
+        """A new bundle, which the caller may read. RefusedError while another one is being made."""
         who = caller()
         if self._busy:
             raise RefusedError(f"a bundle is being made already, for {self._busy}: try again in a minute")
@@ -83,7 +83,7 @@ class Support:
         return Bundle(path=str(path), bytes=path.stat().st_size, took_ms=took)
 
     async def _answers(self, who: Caller) -> dict[str, object]:
-        """What the other methods say, as an administrator hears it."""
+        """The answers of the other methods to an administrator."""
         asker = Caller(who.uid, who.pid, "admin")
         answers: dict[str, object] = {}
         for name in API:
@@ -94,7 +94,7 @@ class Support:
                 answers[name] = await self._registry.call(name, params, asker)
             except (BypassError, RpcError) as error:
                 answers[name] = {"error": str(error)}
-            except Exception as error:  # a bug of one method is what a bundle is for
+            except Exception as error:  # a bug in a method is what bundles are for
                 log.exception("support bundle: %s", name)
                 answers[name] = {"error": repr(error)}
         for guest in self._guests(answers.get("guests.show")):

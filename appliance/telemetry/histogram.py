@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Counts of values by size, for latencies. Pure, and cheap enough for every heartbeat."""
+"""A histogram of latencies. Pure, and cheap enough for every heartbeat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LATENCY: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 
 @dataclass
 class Histogram:
-    """Counts of values by size. `bounds` are upper bounds, ascending; what is larger is counted beyond the last."""
+    """Counts of values by size. `bounds` are ascending upper bounds; the last count is of values above all of them."""
 
     bounds: Sequence[float]
     counts: list[int] = field(default_factory=list)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The metrics endpoint: a small HTTP/1.1 server that knows one page, on the management port.
+"""The metrics endpoint: a small HTTP/1.1 server with one page, on the management port.
 
-Readers are not trusted: connections, time and request are bounded, and the page is made at most once a second however
-often it is asked for, so that nobody can keep bypassd busy. Off unless the configuration says otherwise.
+Clients are not trusted: connections, time and request size are bounded, and the page is generated at most once a second
+however often it is requested, so that nobody can keep bypassd busy. Off unless the configuration enables it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 MAX_CLIENTS = 8
 MAX_REQUEST = 8192  # bytes of request line and headers
 TIMEOUT = 5.0  # seconds for a whole exchange
-FRESH = 1.0  # seconds that a page is good for
+FRESH = 1.0  # seconds for which a generated page is served
 
 
 class Endpoint:
-    """The server; owned by the part "access". `collect` makes the families."""
+    """The server. Owned by the part "access". `collect` gives the families."""
 
     def __init__(self, collect: Callable[[], Iterable[Family]], space: Namespace) -> None:
         self._collect, self._space = collect, space
@@ -36,7 +36,7 @@ class Endpoint:
         self.reads = 0
 
     async def apply(self, port: int) -> None:
-        """Listen on this port of the management port, or (0) not at all. UnreachableError when it cannot be."""
+        """Listen on this TCP port of the management port; 0: do not listen. UnreachableError when that fails."""
         if port == self.port and (self._server is not None or not port):
             return
         self.stop()
@@ -67,13 +67,13 @@ class Endpoint:
                 writer.write(self.answer(head))
                 await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            pass  # a reader that is slow, silent, too long, or gone
+            pass  # a client that is too slow, sends too much, or has left
         finally:
             self._clients -= 1
             writer.close()
 
     def answer(self, head: bytes) -> bytes:
-        """The response to a request's head."""
+        """The response to a request's header."""
         first, *rest = head.decode("latin-1").split("\r\n")
         words = first.split()
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
@@ -87,7 +87,7 @@ class Endpoint:
         openmetrics = wants_openmetrics(headers.get("accept", ""))
         try:
             page = self._page(openmetrics)
-        except Exception:  # a page is never worth the supervisor
+        except Exception:  # a bug in a metric must not end the supervisor
             log.exception("metrics cannot be made")
             return _response("500 Internal Server Error", b"")
         self.reads += 1

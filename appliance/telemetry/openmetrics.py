@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Metrics as text: OpenMetrics 1.0, and the older Prometheus format for readers that do not ask for it. Pure.
+"""Metrics as text: OpenMetrics 1.0, and the older Prometheus format for clients that do not ask for it. Pure.
 
-https://prometheus.io/docs/specs/om/open_metrics_spec/ is the format's definition. A family is written once, whole, and
-its samples together.
+The format: https://prometheus.io/docs/specs/om/open_metrics_spec/. All samples of a family are written together.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass
 class Family:
-    """One metric: its name without prefix and suffix, and its samples. `unit` must end the name."""
+    """One metric: its name without prefix and suffix, and its samples. The name must end with `unit`."""
 
     name: str
     kind: Kind
@@ -33,12 +32,12 @@ class Family:
     samples: list[tuple[Labels, float | Histogram]] = field(default_factory=list)
 
     def add(self, value: float | Histogram | None, **labels: object) -> None:
-        """One sample; None is left out."""
+        """Add one sample; None is skipped."""
         if value is not None:
             self.samples.append((tuple((key, str(text)) for key, text in labels.items()), value))
 
     def states(self, state: str, states: Iterable[str], **labels: object) -> None:
-        """One sample a possible state: 1 for the one that is, 0 for the others."""
+        """Add one sample for each possible state: 1 for the current one, 0 for the others."""
         for each in states:
             self.add(1 if each == state else 0, **labels, state=each)
 
@@ -55,7 +54,7 @@ def render(families: Iterable[Family], openmetrics: bool = True) -> str:
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether a reader's Accept header asks for OpenMetrics."""
+    """Whether a client's Accept header asks for OpenMetrics."""
     return "application/openmetrics-text" in accept
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Events to syslog servers: RFC 5424 messages, over UDP (RFC 5426), TCP (RFC 6587) or TLS (RFC 5425), octets counted.
 
-Out of the management port, from the moment it has an address. What cannot be sent waits, newest QUEUE messages a
-server, and is sent when the server is there again; what had to be thrown away meanwhile is counted and said to the
-server itself. Nothing here waits for a server: a task a server does. The format is pure.
+They leave by the management port as soon as it has an address. Events that cannot be sent wait, at most QUEUE for each
+server, until the server can be reached again; events that had to be dropped meanwhile are counted and reported to that
+server. Each server has its own task, so nothing else waits for it. The format is pure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FACILITY = 16  # local0
-ENTERPRISE = 32473  # RFC 5612: for examples and documentation; no number of our own is registered
+ENTERPRISE = 32473  # RFC 5612: for documentation; we have no registered number of our own
 QUEUE = 1000
 FIRST_RETRY, LAST_RETRY, TIMEOUT = 1.0, 60.0, 10.0  # seconds
 QUIET = 600.0  # seconds between two log lines about the same server
@@ -40,36 +40,36 @@ DEFAULT_PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
 
 
 class Server(NamedTuple):
-    """Where messages go."""
+    """A syslog server."""
 
     transport: str
     address: str
     port: int
-    ca: str = ""  # tls: whom to believe
-    name: str = ""  # tls: in its certificate
+    ca: str = ""  # tls: PEM of the certificate authority that is trusted
+    name: str = ""  # tls: the name in its certificate
 
     @classmethod
     def parse(cls, url: str, ca: str = "", name: str = "") -> Server:
-        """From the configuration, which was checked."""
+        """From the configuration, which has been checked."""
         parts = urlsplit(url)
         server = cls(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
         return server._replace(ca=ca, name=name or server.address) if server.transport == "tls" else server
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """Which server it is, whatever it must prove."""
+        """What identifies the server, whatever its certificate must prove."""
         return self.transport, self.address, self.port
 
     @property
     def family(self) -> socket.AddressFamily:
-        """Of its address."""
+        """The family of its address."""
         return socket.AF_INET6 if ipaddress.ip_address(self.address).version == 6 else socket.AF_INET
 
     def tls(self) -> ssl.SSLContext | None:
-        """What it must prove; None where it proves nothing."""
+        """The TLS settings; None for other transports."""
         if self.transport != "tls":
             return None
-        import ssl  # slow to import, and few ask for it
+        import ssl  # slow to import and rarely used
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # name and certificate are checked, TLS 1.2 or newer
         context.load_verify_locations(cadata=self.ca)
@@ -77,7 +77,7 @@ class Server(NamedTuple):
 
 
 def message(event: Event, hostname: str, pid: int) -> bytes:
-    """One RFC 5424 message. The text begins with a byte order mark, which says that it is UTF-8."""
+    """One RFC 5424 message. The byte order mark at the start of the text marks it as UTF-8."""
     when = event.when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{event.when.microsecond:06d}Z"
     priority = FACILITY * 8 + event.severity
     data = f'[bypass@{ENTERPRISE} source="{_value(str(event.subject))}" cause="{_value(event.cause)}"]'
@@ -91,7 +91,7 @@ def _name(text: str, limit: int) -> str:
 
 
 def _value(text: str) -> str:
-    """A parameter value: three characters are escaped."""
+    """A parameter value, with the three special characters escaped."""
     return _text(text).replace("\\", "\\\\").replace('"', '\\"').replace("]", "\\]")
 
 
@@ -100,19 +100,19 @@ def _text(text: str) -> str:
 
 
 class Sender:
-    """One server: its queue, and a task that empties it. Lives while the server is configured."""
+    """One server with its queue, and the task that empties it. Lives while the server is configured."""
 
     def __init__(self, server: Server, space: Namespace, hostname: Callable[[], str], pid: int) -> None:
         self.server, self._space, self._hostname, self._pid = server, space, hostname, pid
         self.sent = self.lost = 0
         self.trouble = ""
         self._queue: deque[Event] = deque()
-        self._sending: Event | None = None  # taken from the queue, not sent yet
-        self._unsaid = 0  # lost ones that the server was not told of
+        self._sending: Event | None = None  # taken from the queue but not sent yet
+        self._unsaid = 0  # dropped events that were not reported to the server yet
         self._new = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        """Queue an event; when the queue is full the oldest one goes."""
+        """Queue an event; when the queue is full, the oldest one is dropped."""
         if len(self._queue) >= QUEUE:
             self._queue.popleft()
             self.lost += 1
@@ -122,12 +122,12 @@ class Sender:
 
     @property
     def label(self) -> str:
-        """Which server it is, for a person and as a metrics label."""
+        """The server for a person and as a metrics label."""
         return f"{self.server.transport}://{self.server.address} port {self.server.port}"
 
     @property
     def waiting(self) -> int:
-        """How many are not sent yet."""
+        """The number of events that are not sent yet."""
         return len(self._queue) + (self._sending is not None)
 
     async def run(self) -> None:
@@ -141,7 +141,7 @@ class Sender:
                 delay = min(2 * delay, LAST_RETRY) if self.trouble else FIRST_RETRY
                 if time.monotonic() - said > QUIET:
                     said = time.monotonic()
-                    log.warning("syslog server %s: %s: events wait", self.server.address, why)
+                    log.warning("syslog server %s: %s: events are queued", self.server.address, why)
                 self.trouble = why
             await asyncio.sleep(delay)
 
@@ -151,7 +151,8 @@ class Sender:
             link.connect((self.server.address, self.server.port))
             while True:
                 event = await self._next()
-                link.send(message(event, self._hostname(), self._pid))  # an earlier ICMP error shows here
+                # Raises when an ICMP error came back for an earlier message.
+                link.send(message(event, self._hostname(), self._pid))
                 self._done()
         finally:
             link.close()
@@ -169,7 +170,8 @@ class Sender:
             link.close()
             raise
         try:
-            writer.transport.set_write_buffer_limits(high=1, low=0)  # drained is sent; TLS never drains with 0
+            # drain() then waits until everything is sent. With high=0 it would never end under TLS.
+            writer.transport.set_write_buffer_limits(high=1, low=0)
             while True:
                 text = message(await self._next_or_hang_up(reader), self._hostname(), self._pid)
                 async with asyncio.timeout(TIMEOUT):
@@ -180,13 +182,13 @@ class Sender:
             writer.transport.abort()
 
     async def _next_or_hang_up(self, reader: asyncio.StreamReader) -> Event:
-        """The next event; ConnectionResetError when the server leaves before there is one (it never says anything)."""
+        """The next event; ConnectionResetError when the server closes the connection before there is one."""
         event = asyncio.ensure_future(self._next())
         left = asyncio.ensure_future(reader.read(256))
         try:
             await asyncio.wait({event, left}, return_when=asyncio.FIRST_COMPLETED)
             if left.done() and not left.result():
-                raise ConnectionResetError("it closed the connection")
+                raise ConnectionResetError("the server closed the connection")
             return await event
         finally:
             for task in (event, left):
@@ -194,7 +196,7 @@ class Sender:
             await asyncio.gather(event, left, return_exceptions=True)
 
     async def _next(self) -> Event:
-        """The event to send now; the same one again until `_done`."""
+        """The event to send now; the same one until `_done` is called."""
         while self._sending is None:
             if self._queue:
                 self._sending = self._queue.popleft()
@@ -214,7 +216,7 @@ class Sender:
 
 
 class Syslog:
-    """All servers. Owned by the part "access", which says when there is a way out."""
+    """All servers. Owned by the part "access", which knows when the management port has an address."""
 
     def __init__(self, events: Events, space: Namespace, hostname: Callable[[], str], pid: int) -> None:
         self._space, self._hostname, self._pid = space, hostname, pid
@@ -223,8 +225,10 @@ class Syslog:
         events.listen(self._event)
 
     def apply(self, tasks: asyncio.TaskGroup, wish: model.Syslog) -> None:
-        """Send to these servers from now on, by tasks of this group; those that stay keep their queue, also where they
-        must prove themselves in another way now: that is tried at once."""
+        """Send to these servers from now on, in tasks of this group.
+
+        A server that was configured before keeps its queue. When its CA or name changed, it is tried again at once.
+        """
         self._severity = Severity[wish.severity.upper()]
         wanted = {
             server.place: server for server in (Server.parse(url, wish.ca, wish.server_name) for url in wish.servers)
@@ -249,11 +253,11 @@ class Syslog:
         self._senders.clear()
 
     def senders(self) -> list[Sender]:
-        """One a server."""
+        """One sender for each server."""
         return [sender for sender, _ in self._senders.values()]
 
     def show(self) -> list[access.Syslog]:
-        """All servers, as the API shows them."""
+        """All servers as the API shows them."""
         return [
             access.Syslog(sender.label, sender.sent, sender.waiting, sender.lost, sender.trouble)
             for sender in self.senders()

@@ -264,7 +264,7 @@ def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
     path = world.paths.incidents / f"{last.number:06d}.pcapng"
     assert ADDRESSES + UDP in list(capture_reader.read(path))
     world.call(come(lambda: bool(incidents.store.all()[-1].quarantined)))
-    assert incidents.store.all()[-1].verdict.startswith("was there at incidents")
+    assert incidents.store.all()[-1].verdict.startswith("was present at incidents")
     assert (through(world, UDP), through(world, flow(5003))) == (False, True)
     told = [entry for entry in world.transitions.entries() if entry.cause == "flow_blamed"]
     assert told[-1].subject == Subject(Kind.FLOW, "quarantine-1")

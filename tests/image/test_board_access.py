@@ -126,13 +126,13 @@ def test_roles(fresh: Board, admin: Admin) -> None:
     assert admin.by_key("noc", other, "show", "guests").status == 255
     refused = admin.by_key("noc", key, "segment", "main", "bypass")
     assert refused.status == 1
-    assert "needs the role operator; yours is viewer" in refused.text
+    assert "requires role operator; yours is viewer" in refused.text
     mark = fresh.events.mark()
     assert admin.by_key("ops", key, "segment", "main", "bypass").status == 0
     fresh.wait_event(event="relay", state="bypass", since=mark)
     assert admin.by_key("ops", key, "segment", "main", "auto").status == 0
     fresh.wait_event(event="relay", state="inline", since=mark)
-    assert "needs the role admin" in admin.by_key("ops", key, "management", "unblock", "10.88.0.7").text
+    assert "requires role admin" in admin.by_key("ops", key, "management", "unblock", "10.88.0.7").text
     assert fresh.sh("stat -c %a /etc/shadow").output.strip() == "600"
 
 
@@ -173,7 +173,7 @@ def test_a_viewer_changes_the_own_password(fresh: Board, admin: Admin) -> None:
     """The present one is asked for, and only one's own can be changed."""
     commit(fresh, ("set", "user", "noc", "password", hashed(PASSWORD)))
     lines = f"{PASSWORD}\nknown to nobody else\n".encode()
-    assert "needs the role admin" in admin.pipe("noc", "user", "admin", "password", stdin=lines).err
+    assert "requires role admin" in admin.pipe("noc", "user", "admin", "password", stdin=lines).err
     wrong = admin.pipe("noc", "user", "noc", "password", stdin=b"a guess of it\nknown to nobody else\n")
     assert (wrong.status, "another one" in wrong.err) == (1, True)
     assert admin.pipe("noc", "user", "noc", "password", stdin=lines, timeout=120).status == 0

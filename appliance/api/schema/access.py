@@ -11,21 +11,21 @@ from appliance.api.schema.base import Answer, Detail
 
 
 class HostKey(Answer):
-    """A key of the SSH server."""
+    """A host key of the SSH server."""
 
     kind: str
     fingerprint: str
 
 
 class ShutOut(Answer):
-    """A network that failed to log in too often."""
+    """A network that is blocked after too many failed logins."""
 
     network: str
     seconds_left: float
 
 
 class Ssh(Answer):
-    """The SSH server. `failed_logins` since bypassd began."""
+    """The SSH server. `failed_logins` since bypassd started."""
 
     state: Annotated[str, Meta(description="listening, off or failed")]
     detail: Detail
@@ -45,14 +45,14 @@ class User(Answer):
 
 
 class Metrics(Answer):
-    """The OpenMetrics endpoint. `port` 0: off."""
+    """The OpenMetrics endpoint. `port` is 0 while it is off."""
 
     state: str
     port: int
 
 
 class Syslog(Answer):
-    """A log server, and how many events it got."""
+    """A syslog server, and how many events it was sent."""
 
     server: str
     sent: int
@@ -62,7 +62,7 @@ class Syslog(Answer):
 
 
 class Management(Answer):
-    """The management port and what listens on it. `dhcp`: what the client got."""
+    """The management port and what listens on it. `dhcp`: the lease."""
 
     state: Annotated[str, Meta(description="up, off or failed")]
     detail: Detail
@@ -81,7 +81,7 @@ class Management(Answer):
 
 
 class Session(Answer):
-    """Somebody who is logged in. `by`: password or key."""
+    """A login session. `by`: password or key."""
 
     user: str
     address: str
@@ -91,7 +91,7 @@ class Session(Answer):
 
 
 class NewPassword(Answer):
-    """The caller's own password was changed, by a commit."""
+    """The caller's password was changed by commit `number`."""
 
     message: str
     number: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the types of answers are made of: words for units, and a struct that has no other fields than it says."""
+"""What the types of answers are made of: names for units, and the struct that all of them are."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from msgspec import Meta, Struct
 
 
 class Answer(Struct, forbid_unknown_fields=True):
-    """An object with these fields and no others; one with a default may be missing."""
+    """An object with these fields and no others; a field with a default may be missing."""
 
 
-Cause = Annotated[str, Meta(description="why, as one word of appliance/causes.py")]
-Count = Annotated[int, Meta(ge=0, description="how many since the datapath was loaded or bypassd began")]
+Cause = Annotated[str, Meta(description="why: one of the values in appliance/causes.py")]
+Count = Annotated[int, Meta(ge=0, description="how many since the datapath was loaded or bypassd started")]
 Detail = Annotated[str, Meta(description="one line for a person; empty when there is nothing to say")]
 Ms = Annotated[float, Meta(description="milliseconds")]
 Seconds = Annotated[float, Meta(description="seconds")]
-When = Annotated[str, Meta(description="a time as ISO 8601 has it, in UTC")]
+When = Annotated[str, Meta(description="a time in ISO 8601 format, in UTC")]
 Relay = Annotated[str, Meta(description="inline, bypass, disconnect or unknown")]
 Side = Annotated[str, Meta(description="lan or wan")]
 

@@ -11,7 +11,7 @@ from appliance.api.schema.base import Answer, Detail, When
 
 
 class Problem(Answer):
-    """Something that is wrong. `pointer`: a filter with a caret below the place."""
+    """An error. `pointer`: the filter, with a caret below the error."""
 
     where: str
     what: str
@@ -19,7 +19,7 @@ class Problem(Answer):
 
 
 class Finding(Answer):
-    """What a configuration means for traffic."""
+    """A remark on what a configuration means for traffic."""
 
     severity: Annotated[str, Meta(description="warning or note")]
     where: str
@@ -27,7 +27,7 @@ class Finding(Answer):
 
 
 class Change(Answer):
-    """A difference, and from when on it counts."""
+    """A difference, and when it takes effect."""
 
     where: str
     old: str
@@ -36,7 +36,7 @@ class Change(Answer):
 
 
 class Pending(Answer):
-    """A commit on probation."""
+    """A commit that awaits confirmation."""
 
     seconds_left: int
     number: int
@@ -45,7 +45,7 @@ class Pending(Answer):
 
 
 class Holder(Answer):
-    """Who edits. `since` and `last` (active): seconds since 1970."""
+    """The user who edits. `since` and `last` (last activity) in seconds since 1970."""
 
     user: str
     uid: int
@@ -56,7 +56,7 @@ class Holder(Answer):
 
 
 class Shown(Answer, kw_only=True):
-    """A configuration: `text`, or `data` when it was asked for as JSON."""
+    """A configuration: `text`, or `data` when JSON was requested."""
 
     text: str | UnsetType = UNSET
     data: dict[str, Any] | UnsetType = UNSET
@@ -64,7 +64,7 @@ class Shown(Answer, kw_only=True):
 
 
 class Compared(Answer):
-    """Two configurations as a unified difference, and what it changes."""
+    """Two configurations as a unified diff, and what differs."""
 
     text: str
     changes: list[Change]
@@ -72,7 +72,7 @@ class Compared(Answer):
 
 
 class Checked(Answer):
-    """What is wrong with a configuration, what it means for traffic, and what it changes."""
+    """The errors of a configuration, remarks on what it means for traffic, and what it changes."""
 
     good: bool
     message: str
@@ -82,7 +82,7 @@ class Checked(Answer):
 
 
 class Committed(Answer):
-    """What a commit came to. `number` 0: there was nothing to do, or it was taken back."""
+    """The result of a commit. `number` 0: there was nothing to do, or it was rolled back."""
 
     message: str
     number: int
@@ -104,7 +104,7 @@ class Commit(Answer):
 
 
 class State(Answer):
-    """Who edits, what is uncommitted, what is on probation. `mine`: the caller edits; `author`: of the changes."""
+    """Who edits, what is uncommitted, what awaits confirmation. `mine`: the caller edits; `author`: of the changes."""
 
     held_by: Holder | None
     mine: bool
@@ -116,7 +116,7 @@ class State(Answer):
 
 
 class Next(Answer):
-    """Something that may come next in a line."""
+    """A possible next word."""
 
     word: str
     help: str
@@ -124,7 +124,7 @@ class Next(Answer):
 
 
 class Completed(Answer):
-    """What may come next, whether the line is whole as it is, and the path that it names."""
+    """The possible next words, whether the line is complete as it is, and the path that it names."""
 
     words: list[Next]
     complete: bool
@@ -144,7 +144,7 @@ class Field(Answer):
 
 
 class Edited(Answer):
-    """The candidate is held."""
+    """The caller now edits the candidate."""
 
     message: Detail
     changes: int
@@ -153,14 +153,14 @@ class Edited(Answer):
 
 
 class Changes(Answer):
-    """How many differences the candidate has."""
+    """The number of differences between candidate and running configuration."""
 
     message: Detail
     changes: int
 
 
 class Set(Answer):
-    """One value of the candidate."""
+    """One changed value of the candidate."""
 
     message: str
     path: list[str]
@@ -169,14 +169,14 @@ class Set(Answer):
 
 
 class Deleted(Answer):
-    """What went."""
+    """What was deleted."""
 
     message: str
     path: list[str]
 
 
 class Moved(Answer):
-    """Its new place, from 0."""
+    """The new position, from 0."""
 
     message: str
     path: list[str]
@@ -184,7 +184,7 @@ class Moved(Answer):
 
 
 class Loaded(Answer):
-    """A text that is the candidate now, and what is wrong with it."""
+    """The text was put into the candidate; `errors` are those of the candidate."""
 
     message: str
     changes: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Answers about guests, their images, and what is kept of those that fell."""
+"""Answers about guests, their images, incidents and quarantine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = Annotated[str, Meta(description="defined, starting, proving, available, 
 
 
 class Guest(Answer, kw_only=True):
-    """A guest. While the guests' part is not up only name, state and cause are known. `hop`: its number in tags."""
+    """A guest. Until the part "guests" is up, only name, state and cause are known. `hop`: its number in VLAN tags."""
 
     name: str
     hop: int | UnsetType = UNSET
@@ -31,7 +31,7 @@ class Guest(Answer, kw_only=True):
 
 
 class Taps(Answer):
-    """The pair of devices by which it is in one segment; `segment` is empty when it serves one alone."""
+    """The guest's pair of taps in one segment; `segment` is empty when the guest serves only one."""
 
     segment: str
     lan: str
@@ -39,10 +39,10 @@ class Taps(Answer):
 
 
 class Agent(Answer):
-    """What the guest's agent said, and how many of its messages were taken or not."""
+    """What the guest's agent reported, and how many of its messages were accepted or rejected."""
 
     name: str
-    version: Annotated[int, Meta(description="of the protocol; 0: it has not said hello")]
+    version: Annotated[int, Meta(description="of the protocol; 0: no hello was received yet")]
     capabilities: list[str]
     accept: str
     accept_refused: str
@@ -56,7 +56,10 @@ class Agent(Answer):
 
 
 class Bypassed(Answer):
-    """How soon it was led around, by cause, over `runs` falls. `at_most`: from its last proof; `detected`: likewise."""
+    """How soon traffic bypassed the guest after `runs` faults of one cause.
+
+    `at_most` counts from the last moment at which the guest was known to work, `detected` from the detection.
+    """
 
     cause: Cause
     runs: int
@@ -69,7 +72,7 @@ class Bypassed(Answer):
 
 
 class Check(Answer, kw_only=True):
-    """One check. A veto (the guest itself, QEMU) has only the first fields. Times: how long ago."""
+    """One check. An objection of the guest itself or of QEMU has no optional fields. `_ms`: how long ago."""
 
     check: str
     state: str
@@ -82,7 +85,7 @@ class Check(Answer, kw_only=True):
 
 
 class Heartbeats(Answer):
-    """Frames that are sent through the guest, one way."""
+    """Heartbeat frames sent through the guest in one direction."""
 
     lane: str
     sent: int
@@ -92,7 +95,7 @@ class Heartbeats(Answer):
 
 
 class Flip(Answer):
-    """A check that changed its mind."""
+    """A change of a check's state."""
 
     ago_ms: Ms
     check: str
@@ -101,7 +104,7 @@ class Flip(Answer):
 
 
 class GuestDetails(Guest, kw_only=True):
-    """A guest with the evidence; `ended_ms` when it does not run: then the checks are those of its last process."""
+    """A guest with the evidence. `ended_ms`: it does not run; `checks` are those of its last process."""
 
     taps: list[Taps] | UnsetType = UNSET
     management: str | UnsetType = UNSET
@@ -119,20 +122,20 @@ class GuestDetails(Guest, kw_only=True):
 
 
 class Console(Answer):
-    """The connection is the guest's serial line from here on."""
+    """From here on the connection is the guest's serial console."""
 
     state: State
 
 
 class Log(Answer):
-    """What it printed on its serial line, the last lines."""
+    """The last lines that the guest printed on its serial console."""
 
     file: str
     lines: list[str]
 
 
 class Image(Answer):
-    """An image. `undo`: what `image.undo` would do: previous (the one before), remove, or nothing."""
+    """An image. `undo`: what `image.undo` would do: "previous" (restore the one before), "remove", or "" (nothing)."""
 
     name: str
     size_bytes: int
@@ -147,7 +150,7 @@ class Image(Answer):
 
 
 class Job(Answer):
-    """An import, and how far it is; the last fields when it is done."""
+    """An import and its progress. The optional fields are there when it is done."""
 
     job: int
     name: str
@@ -165,7 +168,7 @@ class Job(Answer):
 
 
 class Incident(Answer):
-    """A guest that died or failed."""
+    """A guest that exited unexpectedly or failed its checks."""
 
     number: int
     when: When
@@ -180,7 +183,7 @@ class Incident(Answer):
 
 
 class IncidentDetails(Answer):
-    """All that is kept but the frames. `at`: seconds since 1970; `flows`: the likeliest first."""
+    """All that is kept, except the frames. `at`: seconds since 1970; `flows`: the most likely culprit first."""
 
     number: int
     at: float
@@ -200,14 +203,14 @@ class IncidentDetails(Answer):
 
 
 class IncidentFrames(Answer):
-    """The last frames that it was handed, as pcapng in base64."""
+    """The last frames that were sent to the guest, as pcapng in base64."""
 
     number: int
     pcapng: str
 
 
 class Quarantined(Answer):
-    """A flow that is led around guests. `rules`: how many rules do it."""
+    """A flow that bypasses the guests that it crashed. `rules`: how many rules do that."""
 
     name: str
     guests: list[str]

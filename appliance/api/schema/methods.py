@@ -58,14 +58,14 @@ class Topic(Generic[T]):
 
 
 class ConfigEvent(Answer):
-    """What happens to the configuration."""
+    """Something happened to the configuration."""
 
     event: str  # progress, held, taken, released, pending, committed, confirmed, reverted
     user: str
     text: str
 
 
-_HOLD: Errors = (RefusedError,)  # somebody else edits, or nobody does
+_HOLD: Errors = (RefusedError,)  # somebody else edits, or the caller does not
 _EDIT: Errors = (ConfigError, RefusedError)
 _COMMIT: Errors = (ConfigError, FilterError, GuestError, DatapathError, RefusedError)
 _GUEST: Errors = (NotFoundError, RefusedError)

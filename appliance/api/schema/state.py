@@ -12,7 +12,7 @@ from appliance.api.schema.guests import Guest
 
 
 class Version(Answer):
-    """What runs."""
+    """The versions that run."""
 
     version: str
     kernel: str
@@ -21,7 +21,7 @@ class Version(Answer):
 
 
 class ShortSegment(Answer):
-    """A segment on the page of the status. `also`: further reasons, beside `cause`."""
+    """A segment on the status page. `also`: further reasons to bypass, besides `cause`."""
 
     name: str
     relay: Relay
@@ -32,7 +32,7 @@ class ShortSegment(Answer):
 
 
 class Part(Answer):
-    """A part of bypassd. `checked_in_ms`: how long ago; null: it has not yet."""
+    """A part of bypassd. `checked_in_ms`: how long ago it last checked in; null: never."""
 
     name: str
     state: Annotated[str, Meta(description="starting, running or failed")]
@@ -41,7 +41,7 @@ class Part(Answer):
 
 
 class Watchdog(Answer, kw_only=True):
-    """The hardware watchdog; times in milliseconds. `asked_ms` is the configuration's."""
+    """The hardware watchdog. `timeout_ms` is the time-out in effect, `asked_ms` the configured one."""
 
     state: Annotated[str, Meta(description="armed, missing, none on this board or unknown")]
     timeout_ms: int | UnsetType = UNSET
@@ -50,7 +50,7 @@ class Watchdog(Answer, kw_only=True):
 
 
 class KeeperRelay(Answer):
-    """A relay line as the keeper has it."""
+    """A relay line as the keeper reports it."""
 
     line: str
     relay: Relay
@@ -60,7 +60,7 @@ class KeeperRelay(Answer):
 
 
 class Keeper(Answer):
-    """The process that owns relays and watchdog."""
+    """The process that owns the relays and the watchdog."""
 
     state: Annotated[str, Meta(description="running or missing")]
     uptime_s: int | UnsetType = UNSET
@@ -68,7 +68,7 @@ class Keeper(Answer):
 
 
 class Bypassd(Answer):
-    """The process that answers. `restarts` by the keeper; how the one before ended."""
+    """The process that answers. `restarts`: by the keeper; `last_exit`: how the previous process ended."""
 
     uptime_s: int
     restarts: int
@@ -76,14 +76,14 @@ class Bypassd(Answer):
 
 
 class Reset(Answer):
-    """Why the appliance started last."""
+    """Why the appliance last started."""
 
-    kind: Annotated[str, Meta(description="first, orderly, power, watchdog, panic or none (bypassd alone restarted)")]
+    kind: Annotated[str, Meta(description="first, orderly, power, watchdog, panic or none (only bypassd restarted)")]
     text: str
 
 
 class Attached(Answer):
-    """A device that the datapath takes frames from. `hop` null: a port."""
+    """A device that the datapath is attached to. `hop` is null for a port."""
 
     device: str
     driver: str
@@ -95,7 +95,7 @@ class Attached(Answer):
 
 
 class Datapath(Answer):
-    """The programs in the kernel. `adopted`: they ran before this bypassd."""
+    """The programs in the kernel. `adopted`: they were running before this bypassd started."""
 
     state: Annotated[str, Meta(description="up or down")]
     detail: Detail | UnsetType = UNSET
@@ -111,14 +111,14 @@ class ConfigState(Answer):
 
 
 class Partition(Answer):
-    """The data partition as the boot found it. `alarm`: what that costs, "" when it costs nothing."""
+    """The data partition as found at boot. `alarm`: the consequence for the user; empty when there is none."""
 
     state: Annotated[str, Meta(description="kept, read-only, absent, unusable, or unknown where no boot recorded it")]
     alarm: str
 
 
 class Status(Answer):
-    """The appliance on one page. `state` is inline when every segment is. `board`: its name, or what is wrong."""
+    """The appliance on one page. `state` is inline when every segment is. `board`: its name, or why it is unknown."""
 
     hostname: str
     version: str
@@ -139,7 +139,8 @@ class Status(Answer):
 
 
 class Segment(Answer, kw_only=True):
-    """A port pair. While the configuration is not valid a relay of the board stands for it, with the first fields."""
+    """A port pair. While the configuration is not valid, each relay of the board is shown as one, without the optional
+    fields."""
 
     name: str
     relay: Relay
@@ -148,7 +149,7 @@ class Segment(Answer, kw_only=True):
     cause: Cause
     detail: Detail
     also: list[str] | UnsetType = UNSET
-    mode: Annotated[str, Meta(description="auto, bypass or disconnect: what is asked for")] | UnsetType = UNSET
+    mode: Annotated[str, Meta(description="auto, bypass or disconnect: what is requested")] | UnsetType = UNSET
     lan: str
     lan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     wan: str
@@ -161,7 +162,7 @@ class Segment(Answer, kw_only=True):
 
 
 class SegmentSet(Answer):
-    """What became of the operator's word."""
+    """The state of a segment after an operator's request."""
 
     message: str
     name: str
@@ -171,14 +172,14 @@ class SegmentSet(Answer):
 
 
 class Rule(Answer):
-    """A rule and what it matched; no counters while the datapath is down."""
+    """A rule and its counters, which are missing while the datapath is down."""
 
     name: str
     segment: str
     match: str
     path: list[str]
     on_unavailable: str
-    why: Annotated[str, Meta(description="why a rule is there that the configuration does not have: quarantine")]
+    why: Annotated[str, Meta(description="why a rule that is not in the configuration exists: quarantine")]
     frames: Count | UnsetType = UNSET
     bytes: Count | UnsetType = UNSET
     to_hop: Count | UnsetType = UNSET
@@ -187,7 +188,8 @@ class Rule(Answer):
 
 
 class Filters(Answer):
-    """How a set of filters was compiled. `straight`: rule -> why it is asked by itself; `hidden`: never the first."""
+    """How a set of filters was compiled. `straight`: rule -> why it is evaluated on its own; `hidden`: rules that an
+    earlier rule with the same filter makes unreachable."""
 
     by: Annotated[str, Meta(description="xdp or tc")]
     segments: list[str]
@@ -213,21 +215,21 @@ class Filters(Answer):
 
 
 class Rules(Answer):
-    """Rules in order: the first that matches wins."""
+    """Rules in order; the first that matches wins."""
 
     rules: list[Rule]
     filters: list[Filters]
 
 
 class Outcome(Answer):
-    """Frames of one fate."""
+    """Frames with the same outcome."""
 
     frames: Count
     bytes: Count
 
 
 class DeviceCounters(Answer):
-    """Frames that came in by a device; `outcomes`: fate -> how many."""
+    """Frames that came in by a device, in total and by outcome."""
 
     frames: Count
     bytes: Count
@@ -236,7 +238,7 @@ class DeviceCounters(Answer):
 
 
 class HopCounters(Answer):
-    """Frames to and from a hop. `skipped`: reason -> how often; `taps`: "segment/side" -> what came from there."""
+    """Frames to and from a hop. `skipped`: reason -> how often; `taps`: frames that came back, by "segment/side"."""
 
     to_frames: Count
     to_bytes: Count
@@ -248,7 +250,7 @@ class HopCounters(Answer):
 
 
 class RuleCounters(Answer):
-    """Frames of a rule."""
+    """Frames that a rule matched."""
 
     frames: Count
     bytes: Count
@@ -258,7 +260,7 @@ class RuleCounters(Answer):
 
 
 class Counters(Answer):
-    """Every frame: ports by "segment/side", hops and rules by name."""
+    """All counters: ports by "segment/side", hops and rules by name."""
 
     ports: dict[str, DeviceCounters]
     hops: dict[str, HopCounters]
@@ -267,7 +269,7 @@ class Counters(Answer):
 
 
 class Transition(Answer, kw_only=True):
-    """A change of state. `mono_ns`: the clock CLOCK_MONOTONIC of that boot."""
+    """A change of state. `mono_ns`: CLOCK_MONOTONIC of the boot in which it happened."""
 
     when: When
     mono_ns: int
@@ -289,7 +291,7 @@ class Event(Answer):
 
 
 class CrashRecord(Answer):
-    """A record of a kernel that crashed: its last lines; all of it when it was asked for by name."""
+    """A record of a kernel crash: its last lines, or the whole text when it was requested by name."""
 
     name: str
     when: str
@@ -298,9 +300,9 @@ class CrashRecord(Answer):
 
 
 class Explained(Answer):
-    """What becomes of a frame."""
+    """What happens to a frame."""
 
-    frame: Annotated[int, Meta(description="which of those that were given, from 1")]
+    frame: Annotated[int, Meta(description="its position in the request, from 1")]
     rule: str | None
     hops: list[str]
     verdict: Annotated[str, Meta(description="guest:NAME, remote:NAME, port:lan, port:wan, drop or stack")]
@@ -309,7 +311,7 @@ class Explained(Answer):
 
 
 class Point(Answer):
-    """A place where frames are copied, by the number that stands in each copy."""
+    """A place where frames are copied; `slot` is in the header of each copy."""
 
     slot: int
     name: str
@@ -317,7 +319,7 @@ class Point(Answer):
 
 
 class Capture(Answer):
-    """A capture that has begun; the descriptor of its ring comes with this answer."""
+    """A capture that has started; the descriptor of its ring comes with this answer (SCM_RIGHTS)."""
 
     capture: int
     bytes: Annotated[int, Meta(description="of each frame, at most")]
@@ -327,14 +329,14 @@ class Capture(Answer):
 
 
 class CaptureCounts(Answer):
-    """Of a capture so far."""
+    """Frames of a capture so far. `lost`: the ring was full."""
 
     copied: Count
     lost: Count
 
 
 class Bundle(Answer):
-    """A support bundle, which the caller may read and remove."""
+    """A support bundle. The caller may read it."""
 
     path: str
     bytes: int
@@ -342,6 +344,6 @@ class Bundle(Answer):
 
 
 class Topics(Answer):
-    """What is sent from now on."""
+    """The topics whose events are sent from now on."""
 
     topics: list[str]

@@ -95,7 +95,7 @@ REFUSALS = [
     ("echo", {"name": "a", "x": 1}, ADMIN, rpc.INVALID_PARAMS, 'unknown parameter "x"; echo takes: name, count'),
     ("echo", ["a"], ADMIN, rpc.INVALID_PARAMS, "by name"),
     ("mode", {"mode": "inline"}, ADMIN, rpc.INVALID_PARAMS, "one of auto, bypass"),
-    ("mode", {"mode": "auto"}, VIEWER, rpc.FORBIDDEN, "needs the role operator; yours is viewer"),
+    ("mode", {"mode": "auto"}, VIEWER, rpc.FORBIDDEN, "requires role operator; yours is viewer"),
     ("missing", {}, ADMIN, -32015, 'no guest "x"'),
     ("refused", {}, ADMIN, -32016, "not while draining"),
     ("bug", {}, ADMIN, rpc.INTERNAL, "internal error in bug"),

@@ -107,7 +107,7 @@ POLICY = model.Quarantine(flows=1)
     [
         ([Death(1, 0, (A, B))], (), ""),
         ([Death(1, 0, (A, B)), Death(2, 9, (A, C))], (A,), "incidents 1, 2"),
-        ([Death(1, 0, (A,)), Death(2, 9, (B,))], (), "no flow was there"),
+        ([Death(1, 0, (A,)), Death(2, 9, (B,))], (), "no flow was present"),
         ([Death(1, 0, (A, B)), Death(2, 9, (A, B))], (), "too many to blame"),
         ([Death(1, 0, (A,)), Death(2, 9, ()), Death(3, 20, (A,))], (A,), "incidents 1, 3"),  # one before any traffic
         ([Death(1, 0, (A,)), Death(2, 9, (B,)), Death(3, 20, (A,))], (), "incidents 2, 3"),  # not in a row
@@ -312,7 +312,7 @@ def test_a_flow_at_two_deaths_in_a_row_is_led_around(world: World) -> None:
         assert first.quarantined == ()
         second = await world.fall("ips2", ANSWER)
         assert second.quarantined == ("quarantine-1",)
-        assert "was there at incidents 1, 2" in second.verdict
+        assert "was present at incidents 1, 2" in second.verdict
         assert "rule strict blocks" in second.verdict
         effective = apply(CONFIG, world.steered.overlay)
         rows = [(rule.name, rule.path) for rule in effective.rule]
