@@ -112,11 +112,11 @@ def judge(deaths: Sequence[Death], policy: model.Quarantine) -> Judgement:
         return Judgement()
     row.reverse()
     numbers = tuple(death.number for death in row)
-    told = f"incidents {', '.join(map(str, numbers))}"
+    which = f"incidents {', '.join(map(str, numbers))}"
     common = [one for one in row[-1].flows if all(one in death.flows for death in row)]
     if not common:
-        return Judgement((), numbers, f"no flow was present at all of {told}")
+        return Judgement((), numbers, f"no flow was present at all of {which}")
     if len(common) > policy.flows:
-        return Judgement((), numbers, f"{len(common)} flows were present at all of {told}: too many to blame one")
+        return Judgement((), numbers, f"{len(common)} flows were present at all of {which}: too many to blame one")
     until = Duration(int(policy.time))
-    return Judgement(tuple(common), numbers, f"was present at {told}: bypasses the guest for {until}")
+    return Judgement(tuple(common), numbers, f"was present at {which}: bypasses the guest for {until}")

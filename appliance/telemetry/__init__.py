@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is told to the outside: transitions, events, syslog, metrics."""
+"""What the appliance reports: the ledger of transitions, events, syslog and metrics."""
