@@ -15,15 +15,15 @@ from appliance.config.schema.served import served
 from appliance.config.schema.shape import Table, Tables
 
 _ADDED = {
-    "guest": "now; it is started, and has traffic when it is proven",
-    "segment": "now; its relay opens when the ports are proven",
+    "guest": "immediately; it is started, and gets traffic after passing its checks",
+    "segment": "immediately; its relay opens when the ports are verified",
     "rule": SWITCH,
     "group": SWITCH,
     "remote": SWITCH,
 }
 _REMOVED = {
-    "guest": "now; the traffic leaves it first, then it is powered down",
-    "segment": "now; its relay closes, and the link is a wire",
+    "guest": "immediately; its traffic is moved away first, then it is powered down",
+    "segment": "immediately; its relay closes, which joins LAN and WAN",
     "rule": SWITCH,
     "group": SWITCH,
     "remote": SWITCH,

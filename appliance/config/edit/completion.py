@@ -11,6 +11,9 @@ from appliance.config.schema import metadata, shape
 from appliance.config.schema.shape import Leaf, Node, Table, Tables
 from appliance.errors import ConfigError
 
+UNSERVED = ("remote",)
+"""Tables that nothing serves yet: a commit refuses them, so they are proposed only where they can be removed."""
+
 
 class Next(NamedTuple):
     """Something that may come next. kind: table, name, key, value or end."""
@@ -40,7 +43,7 @@ def complete(
         ]
         return [
             Next("first", "before all others", "key"),
-            Next("last", "behind all others", "key"),
+            Next("last", "after all others", "key"),
             *(Next(f"{side} {name}", "", "key") for side in ("before", "after") for name in others),
         ], False
     assert not rest
@@ -57,6 +60,8 @@ def complete(
 
 
 def _offered(key: str, child: Node, path: key_path.Path, action: str, data: key_path.Data) -> bool:
+    if not path and key in UNSERVED and key not in data:
+        return False
     if action == "move":
         return isinstance(child, Tables)
     if action == "edit" and isinstance(child, Leaf):
@@ -80,7 +85,7 @@ def _of_tables(place: key_path.Place, node: Tables, action: str, data: key_path.
             taken = {each.word for each in known}
             known += [Next(name, "a new member", "name") for name in _hops(data) if name not in taken]
         elif node.key:
-            known.append(Next("", f"the name of a new {place.path[-1]}", "value"))
+            known.append(Next("", f"NAME of a new {place.path[-1]}", "value"))
         else:
             known.append(Next(str(len(known) + 1), "a new one", "name"))
     if action == "delete" and known:

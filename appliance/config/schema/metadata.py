@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 from appliance.config.schema import limits
 from appliance.units import Duration, Size
 
-NOW: Final = "now"
+NOW: Final = "immediately"
 RESTART: Final = "when guest {name} is restarted"
 NEXT: Final = "at the next login"
-CLOSES: Final = "now; the relay closes, and opens again when the ports are proven"
-SWITCH: Final = "now, in one switch, with no frame lost"
+CLOSES: Final = "immediately; the relay closes, and opens again when the ports are verified"
+SWITCH: Final = "immediately, hitless"
 
 
 class Field(NamedTuple):
@@ -45,7 +45,7 @@ FIELDS: Final[dict[str, Field]] = {
         range=_time(limits.MIN_GRACE, limits.MAX_GRACE),
     ),
     "system.idle_timeout": Field(
-        "a session of the shell in which nobody types ends after this time; 0s: never",
+        "a shell session without input ends after this time; 0s: never",
         "at the next prompt",
         source="the usual time of network devices",
         range=_time(0),
@@ -107,9 +107,9 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "guest.management": Field(
         "a third port: none (off); to the appliance alone (isolated): 169.254.N.2, N = its hop; on the LAN of the"
-        " management port (bridged), without VLANs and what switches say to each other",
+        " management port (bridged), except VLANs and link-local protocols (STP, LLDP)",
         RESTART,
-        "what is not there cannot be attacked",
+        "a port that does not exist cannot be attacked",
     ),
     "guest.management_mac": Field("address of its third port; empty: the appliance's choice", RESTART),
     "guest.lan_mac": Field(
@@ -156,14 +156,16 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.recorder.frames": Field("how many; 0: none", SWITCH, "half a MiB a guest"),
     "guest.recorder.bytes": Field("kept of each frame", source="a whole Ethernet frame"),
     "guest.quarantine": Field(
-        "lead a flow around it that was there each time it died", source="off: what is led around is not inspected"
+        "bypass the guest for a flow that was present at each of its crashes",
+        source="off: a flow that bypasses the guest is not inspected",
     ),
     "guest.quarantine.deaths": Field("deaths in a row at which the flow was there", source="once may be chance"),
     "guest.quarantine.failures": Field("failing a check counts as a death, too", source="a check has other reasons"),
     "guest.quarantine.within": Field("the longest time between two of them", range=_time(10**9, limits.MAX_QUARANTINE)),
     "guest.quarantine.flows": Field("when more flows than this were there, none is to blame"),
     "guest.quarantine.time": Field(
-        "how long a flow is led around; `quarantine NAME release` ends it", range=_time(10**9, limits.MAX_QUARANTINE)
+        "how long a flow bypasses the guest; `quarantine NAME release` ends it",
+        range=_time(10**9, limits.MAX_QUARANTINE),
     ),
     "remote.name": _NAME,
     "remote.tunnel": Field("how it is reached", SWITCH),
@@ -198,8 +200,8 @@ FIELDS: Final[dict[str, Field]] = {
     "management.port": Field("which port of the board", range="a port of board.toml", source="the board's first one"),
     "management.address": Field(
         "its IPv4 address with prefix length, or dhcp; empty: none",
-        "now; a session through the old address ends: use `commit confirmed`",
-        "off until somebody says so",
+        "immediately; sessions through the old address end: use `commit confirmed`",
+        "off until configured",
         "192.0.2.10/24 | dhcp",
     ),
     "management.gateway": Field("IPv4 address of the default route", source="DHCP brings its own"),
@@ -209,18 +211,18 @@ FIELDS: Final[dict[str, Field]] = {
         "SSH listens when there is an address, and a user who has a password or a key",
         source="the way to administer it",
     ),
-    "management.ssh_port": Field("TCP port of SSH", "now, for new sessions", "the port of SSH"),
+    "management.ssh_port": Field("TCP port of SSH", "immediately, for new sessions", "the port of SSH"),
     "management.idle_timeout": Field(
-        "an SSH session without a key pressed ends after this; 0s: never",
-        "now, for new sessions",
+        "an SSH session without input ends after this time; 0s: never",
+        "immediately, for new sessions",
         range="0s, 1s .. 24h",
     ),
     "management.serial_login": Field(
-        "whether the serial line asks for a login, as soon as an administrator has a password",
-        source="as the network does; without the password: bypass.recovery on the kernel's command line",
+        "whether the console requires a login once an administrator has a password",
+        source="as over the network; if the password is lost: bypass.recovery on the kernel command line",
     ),
     "user.name": _NAME,
-    "user.role": Field("viewer looks, operator acts, admin configures; each may do what those before it may", NEXT),
+    "user.role": Field("viewer: read-only; operator: viewer plus actions; admin: full access", NEXT),
     "user.password": Field("hash of the password, as crypt(5) has it; `user NAME password` makes one", NEXT),
     "user.keys": Field("OpenSSH public keys, each in quotes", NEXT),
     "metrics.enabled": Field("OpenMetrics on the management port", source="nothing is shown unasked"),
