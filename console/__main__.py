@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`bypass`: without arguments the shell, with arguments one command. Also the login shell of the appliance.
+"""`bypass`: the shell without arguments, one command with arguments. Also the login shell of the appliance.
 
-`bypass -c "show status"` is how SSH hands over a command. Commands on standard input that is no terminal
-run one by one.
+SSH passes a command as `bypass -c "show status"`. If standard input is not a terminal, it is a script: its commands run
+one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from console.line.parse import Token
 from console.session import Context
 from console.tty import style_of
 
-INTERRUPTED = 130  # as a shell says it of Ctrl-C
+INTERRUPTED = 130  # a shell's exit code after Ctrl-C
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def _main(args: list[str]) -> int:
 
 
 def _session(context: Context) -> int:
-    """The shell. Until it takes over, Ctrl-C is nothing: it never ends a session, nor do Ctrl-\\ and Ctrl-Z."""
+    """The shell. Until it takes over, Ctrl-C is ignored: it never ends a session, nor do Ctrl-\\ and Ctrl-Z."""
     import signal
 
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
@@ -88,7 +88,7 @@ def _session(context: Context) -> int:
 def _context(path: str) -> Context:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot display must not cause a failure
     return Context(Client(path), sys.stdout, sys.stderr, style_of(sys.stdout))
 
 
@@ -96,12 +96,12 @@ def _one_shot(args: list[str], context: Context) -> int:
     if args[-1] == "?":
         print(help_text("".join(f"{arg} " for arg in args[:-1]), context))
         return GOOD
-    # the calling shell has split and unquoted already; what it left whole is one word here
+    # the calling shell has split and unquoted the line already; each of its arguments is one word here
     return run_tokens([Token(arg) for arg in args], context)
 
 
 def run_script(lines: TextIO, context: Context) -> int:
-    """Run commands one a line, all of them; the exit code of the last one that did not end well, else 0."""
+    """Run all commands, one per line; the exit code of the last one that failed, else 0."""
     code = GOOD
     for line in lines:
         try:

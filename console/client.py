@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Python client of the control socket, used by the shell itself.
 
-One connection a call: a restart of bypassd between two commands is not noticed, and no place is held while a person
-thinks. Imports nothing heavy, for one-shot commands must start quickly.
+It opens one connection per call, so a restart of bypassd between two commands goes unnoticed, and an idle session
+occupies no connection. It imports nothing heavy: one-shot commands must start quickly.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from appliance import errors
 
 DEFAULT_SOCKET = "/run/bypass/control.sock"
-MAX_ANSWER = 64 << 20  # bytes; more than any honest answer
+MAX_ANSWER = 64 << 20  # bytes; more than any valid answer
 
 _NO_METHOD, _INTERNAL, _FORBIDDEN = -32601, -32603, -32001
 
 
 class RemoteError(errors.BypassError):
-    """The daemon refused or failed: `code` of JSON-RPC, `kind` of error, `hint` what to do."""
+    """The daemon refused or failed: JSON-RPC `code`, `kind` of error, `hint` on what to do."""
 
     def __init__(self, message: str, code: int, kind: str = "", hint: str = "") -> None:
         self.code, self.kind, self.hint = code, kind, hint
@@ -31,23 +31,24 @@ class RemoteError(errors.BypassError):
 
     @property
     def internal(self) -> bool:
-        """A fault of the daemon, and not of what was asked."""
+        """Whether the daemon is at fault, not the request."""
         return self.code == _INTERNAL
 
 
 class Client:
-    """Calls methods of bypassd. Errors are UnreachableError and RemoteError, one clear line each."""
+    """Calls methods of bypassd. Raises UnreachableError and RemoteError, with one clear line each."""
 
     def __init__(self, path: str = "") -> None:
         self.path = path or os.environ.get("BYPASS_SOCKET", "") or DEFAULT_SOCKET
+        self.waiting = False  # a request has been sent and not been answered, also after a KeyboardInterrupt
 
     def call(self, method: str, params: dict[str, object] | None = None, wait: float = 5.0) -> Any:
-        """The result of a method; `wait` is how many seconds the answer may take."""
+        """The result of a method; `wait`: the maximum time for the answer in seconds."""
         with self._connect(wait) as link:
             return self._request(link, _Lines(link), method, params or {}, wait)
 
     def take_over(self, method: str, params: dict[str, object]) -> tuple[Any, socket.socket, bytes]:
-        """Call a method after which the connection is a stream; its result, the socket, and what came already."""
+        """Call a method that turns the connection into a stream; its result, the socket, and bytes received so far."""
         link = self._connect(5.0)
         try:
             lines = _Lines(link)
@@ -59,20 +60,20 @@ class Client:
         return result, link, lines.rest
 
     def many(self, calls: Sequence[tuple[str, dict[str, object]]], wait: float = 5.0) -> list[Any]:
-        """The results of several methods by one request; None for each that was refused or failed."""
+        """The results of several methods in one request; None for each that was refused or failed."""
         requests = [
             {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
             for number, (method, params) in enumerate(calls)
         ]
         with self._connect(wait) as link:
-            answers = self._ask(link, _Lines(link), "all of it", requests, wait)
+            answers = self._ask(link, _Lines(link), "a batch", requests, wait)
         results: list[Any] = [None] * len(calls)
         for answer in answers if isinstance(answers, list) else []:
             results[int(answer["id"])] = answer.get("result")
         return results
 
     def follow(self, topics: list[str]) -> Follow:
-        """Events from now on, for who waits for other things too; the caller closes it."""
+        """Events from now on, for callers that also wait for other things; the caller closes it."""
         link = self._connect(5.0)
         try:
             lines = _Lines(link)
@@ -94,9 +95,9 @@ class Client:
                     yield message["params"]["topic"], message["params"]["data"]
 
     def borrow(self, method: str, params: dict[str, object]) -> tuple[Any, int, socket.socket]:
-        """The result of a method that lends a descriptor, the descriptor, and the connection that it is lent for.
+        """The result of a method that lends a descriptor, the descriptor, and the connection it is tied to.
 
-        The caller closes both; what was lent ends with the connection.
+        The caller closes both; the loan ends with the connection.
         """
         link = self._connect(10.0)
         try:
@@ -112,6 +113,7 @@ class Client:
 
     def _connect(self, wait: float) -> socket.socket:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.waiting = False
         try:
             link.settimeout(wait)
             link.connect(self.path)
@@ -122,14 +124,14 @@ class Client:
 
     def _why(self, error: OSError) -> str:
         if isinstance(error, PermissionError):
-            return f"no permission for {self.path}: be root, or a member of the group bypass"
+            return f"permission denied for {self.path}: requires root or membership in the group bypass"
         if isinstance(error, FileNotFoundError):
-            why = f"there is no {self.path}"
+            why = f"{self.path} does not exist"
         elif isinstance(error, ConnectionRefusedError):
             why = f"nobody listens on {self.path}"
         else:
             why = f"{self.path}: {error.strerror or error}"
-        return f"bypassd is not running ({why}); the keeper starts it again by itself: try again in a few seconds"
+        return f"bypassd is not running ({why}); the keeper restarts it automatically: try again in a few seconds"
 
     def _request(self, link: socket.socket, lines: _Lines, method: str, params: dict[str, object], wait: float) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
@@ -139,19 +141,19 @@ class Client:
         return answer.get("result")
 
     def _ask(self, link: socket.socket, lines: _Lines, method: str, request: object, wait: float) -> Any:
-        """What comes back for a request, or a batch of them."""
+        """The answer to a request, or to a batch of requests."""
+        self.waiting = True
         try:
             link.sendall(json.dumps(request).encode() + b"\n")
             line = lines.next(time.monotonic() + wait)
+            self.waiting = False
         except TimeoutError as error:
-            what = (
-                f"bypassd did not answer {method} within {wait:g} s; a hung one is restarted by the keeper: try again"
-            )
+            what = f"bypassd did not answer {method} within {wait:g} s; if it hangs, the keeper restarts it: try again"
             raise errors.UnreachableError(what) from error
         except OSError as error:
-            raise errors.UnreachableError(f"bypassd ended while it worked on {method}: try again") from error
+            raise errors.UnreachableError(f"bypassd exited while it processed {method}: try again") from error
         if not line:
-            raise errors.UnreachableError(f"bypassd ended while it worked on {method}: try again")
+            raise errors.UnreachableError(f"bypassd exited while it processed {method}: try again")
         try:
             return json.loads(line)
         except ValueError as error:
@@ -162,13 +164,13 @@ def _remote(method: str, error: dict[str, Any]) -> RemoteError:
     code, data = int(error.get("code", _INTERNAL)), error.get("data") or {}
     message, hint = str(error.get("message", "no reason given")), str(data.get("hint", ""))
     if code == _NO_METHOD:
-        message = f"{method} is not offered at the moment: the part behind it is not running"
+        message = f"{method} is currently not available: the part that serves it is not running"
         hint = "`show status` says which part is not running, and why"
     return RemoteError(message, code, str(data.get("kind", "")), hint)
 
 
 class Follow:
-    """Events of one subscription, read when `fileno` is readable. Owns the connection."""
+    """Events of one subscription, to be read when `fileno` is readable. Owns the connection."""
 
     def __init__(self, link: socket.socket, lines: _Lines) -> None:
         self._link, self._lines = link, lines
@@ -179,7 +181,7 @@ class Follow:
         return self._link.fileno()
 
     def read(self) -> list[tuple[str, Any]]:
-        """(topic, data) of what has come. UnreachableError when bypassd has ended."""
+        """(topic, data) of the events received. UnreachableError when bypassd has exited."""
         found: list[tuple[str, Any]] = []
         try:
             while line := self._lines.next():
@@ -191,7 +193,7 @@ class Follow:
         except OSError:
             pass
         if not found:
-            raise errors.UnreachableError("bypassd ended: its events go on when it is back")
+            raise errors.UnreachableError("bypassd exited: events continue when it is back")
         return found
 
     def close(self) -> None:
@@ -204,20 +206,20 @@ class _Lines:
 
     def __init__(self, link: socket.socket) -> None:
         self._link, self._buffer = link, bytearray()
-        self.descriptors: list[int] = []  # that came with the lines
+        self.descriptors: list[int] = []  # received with the lines
 
     @property
     def rest(self) -> bytes:
-        """What was read beyond the last line."""
+        """Bytes read beyond the last line."""
         return bytes(self._buffer)
 
     def next(self, until: float | None = None) -> bytes:
-        """The next line, b"" at the end; TimeoutError when it is not whole at `until` (seconds, monotonic)."""
+        """The next line, b"" at the end; TimeoutError if it is not complete at `until` (seconds, monotonic)."""
         seen = 0
         while (end := self._buffer.find(b"\n", seen)) < 0:
             seen = len(self._buffer)
             if seen > MAX_ANSWER:
-                raise ConnectionAbortedError("endless answer")
+                raise ConnectionAbortedError("answer too long")
             if until is not None:
                 left = until - time.monotonic()
                 if left <= 0:

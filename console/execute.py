@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs one command line: parse, call, render, pipe, print. The shell and the one-shot client both end here.
+"""Run one command line: parse, call, render, pipe, print. The shell and the one-shot client both use it.
 
-Nothing raised by a command leaves `run_line` but KeyboardInterrupt, SystemExit and BrokenPipeError; the exit code says
-what happened.
+Of all exceptions only KeyboardInterrupt, SystemExit and BrokenPipeError leave `run_line`; the exit code says what
+happened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run_line(line: str, context: Context) -> int:
     """Run what was typed as one line; "" does nothing."""
     tokens, open_quote = tokenize(line)
     if open_quote:
-        context.say("usage: a quotation is not closed")
+        context.say("usage: missing closing quote")
         return USAGE
     if tokens and tokens[0].text.startswith("#") and not tokens[0].quoted:
         return GOOD  # comments in scripts
@@ -64,7 +64,7 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
         return INTERNAL if isinstance(error, RemoteError) and error.internal else REFUSED
     except BrokenPipeError:
         raise
-    except Exception as error:  # the session must outlive a bug of one command
+    except Exception as error:  # the session must survive a bug in one command
         context.say(f"internal error: {type(error).__name__}: {cell(error)}")
         if os.environ.get("BYPASS_DEBUG"):
             raise
@@ -72,10 +72,10 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
 
 
 def _hint(error: BypassError, context: Context, word: str) -> str:
-    """What to do about it; a commit is told what shows all errors, and a refused `set` has said its only one."""
+    """What to do about an error. `commit check` lists all errors of a commit; a refused `set` has reported its own."""
     if context.mode is not None and getattr(error, "kind", "") == "ConfigError":
         whole = "commit".startswith(word)
-        return "`commit check` shows everything that is wrong with the candidate" if whole else ""
+        return "`commit check` lists all errors of the candidate" if whole else ""
     return str(getattr(error, "hint", ""))
 
 
@@ -97,7 +97,7 @@ def _perform(parsed: Parsed, context: Context) -> tuple[Outcome, tuple[Parsed, .
 
 
 def located(local: str) -> Callable[[Parsed, Context], Outcome]:
-    """The function of a command that runs in this process; its module is imported only now."""
+    """The function of a command that runs in this process; its module is imported on first use."""
     import importlib
 
     module, _, function = local.rpartition(":")
@@ -108,7 +108,7 @@ def located(local: str) -> Callable[[Parsed, Context], Outcome]:
 
 
 def help_text(line: str, context: Context) -> str:
-    """What may come at the end of `line`, one a line with its meaning: the answer to `?`."""
+    """What may follow `line`, one item per line with its meaning: the answer to `?`."""
     names, table = context.names, context.table
     _, partial, items = complete(line, table)
     if not items:
@@ -116,7 +116,7 @@ def help_text(line: str, context: Context) -> str:
             parse(tokenize(line)[0], table)
         except UsageError as error:
             return f"  {error}"
-        return "  <Enter>  run it"
+        return "  <Enter>  execute"
     rows: list[tuple[str, str]] = []
     for item in items:
         proposals = names.of(item.arg, partial, item.before) if item.arg and item.arg.source != "file" else []
@@ -126,12 +126,12 @@ def help_text(line: str, context: Context) -> str:
     try:
         parse(tokenize(line)[0], table)
         if line[-1:].isspace():
-            rows.append(("<Enter>", "run it"))
+            rows.append(("<Enter>", "execute"))
     except UsageError:
         pass
     return listed(rows, context.style.width)
 
 
 def quiet_broken_pipe() -> None:
-    """After the reader of our output left: let the interpreter end without a complaint."""
+    """Let the interpreter exit without an error message after the reader of our output has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

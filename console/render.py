@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Text from data: aligned tables, pairs, or JSON; views.py says what goes into them. Pure.
+"""Make text from data: aligned tables, pairs, or JSON; views/ says what goes into them. Pure.
 
-Handlers return data; how it looks is decided here alone. Colour is a layer on top that changes no width, and never
-carries the meaning alone: a monochrome serial terminal shows the same text.
+Handlers return data; its appearance is decided here alone. Colour is a layer on top that changes no width and never
+carries meaning of its own: a monochrome serial terminal shows the same text.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,15 +16,16 @@ Row = Mapping[str, Any]
 
 
 class Style(NamedTuple):
-    """What the output can do. `width` 0: as wide as it likes (a file or pipe)."""
+    """What the output supports. `width` 0: unlimited (a file or pipe)."""
 
     colour: bool = False
     width: int = 0
 
 
 PLAIN = Style()
-_SPEAK = ("DETAIL", "WHAT", "WHY", "COMMENT")  # columns of words, which need no title
-FOLDED = 24  # columns that the last one of a table needs at least
+_PROSE = ("DETAIL", "WHAT", "WHY", "COMMENT")  # table columns of prose, which need no title
+FOLDED = 24  # minimum width of the last column of a table
+_NOT_ASCII = re.compile(r"[^\n -~]+")
 GREEN, YELLOW, RED, BOLD = "32", "33", "1;31", "1"
 _WORDS = {
     "inline": GREEN, "available": GREEN, "running": GREEN, "up": GREEN, "healthy": GREEN, "valid": GREEN,
@@ -33,18 +35,22 @@ _WORDS = {
 }  # fmt: skip
 
 
-def to_json(data: Any) -> str:
-    """As indented JSON, non-ASCII kept."""
-    return json.dumps(data, indent=2, ensure_ascii=False)
+def to_json(data: Any, indent: int | None = 2) -> str:
+    """As JSON. Printable non-ASCII characters are kept, all others escaped: C1 controls could drive the terminal."""
+    return _NOT_ASCII.sub(_escaped, json.dumps(data, indent=indent, ensure_ascii=False))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in found[0])
 
 
 def paint(text: str, code: str, style: Style) -> str:
-    """Coloured where the style has colour."""
+    """`text` in colour if the style has colour."""
     return f"\x1b[{code}m{text}\x1b[0m" if style.colour and code else text
 
 
 def cell(value: Any) -> str:
-    """One value in a table. No control characters get through: they could drive the terminal."""
+    """One value in a table. Control characters are replaced: they could drive the terminal."""
     if value is None or value == "" or value in ([], {}):
         return "-"
     if isinstance(value, bool):
@@ -55,11 +61,16 @@ def cell(value: Any) -> str:
         return ", ".join(cell(item) for item in value)
     if isinstance(value, dict):
         return " ".join(f"{key}={cell(item)}" for key, item in value.items())
-    return "".join(char if char.isprintable() else "?" for char in str(value))
+    return visible(str(value))
+
+
+def visible(text: str) -> str:
+    """`text` with each control or other unprintable character replaced: they could drive the terminal."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as a person says them: 42 s, 3 min 20 s, 5 h 2 min, 3 d 4 h."""
+    """Seconds in readable form: 42 s, 3 min 20 s, 5 h 2 min, 3 d 4 h."""
     if not isinstance(seconds, int | float):
         return cell(seconds)
     whole = int(seconds)
@@ -75,8 +86,8 @@ def duration(seconds: Any) -> str:
 def table(rows: Sequence[Row], columns: Sequence[tuple[str, str]], style: Style = PLAIN) -> str:
     """Aligned columns (key, title); numbers to the right.
 
-    On a terminal that is too narrow the last column is folded; where even that has no room, the last columns of a row
-    stand below it in words, so that the first stay a table and nothing is lost.
+    If the terminal is too narrow, the last column is folded; if even that does not fit, the last columns of a row are
+    printed below it as text, so that the first ones stay a table and nothing is lost.
     """
     if not columns:
         return "-"
@@ -93,7 +104,7 @@ def table(rows: Sequence[Row], columns: Sequence[tuple[str, str]], style: Style 
 
 
 def _kept(widths: list[int], width: int) -> int:
-    """How many columns stay a table: all, where the last one can be folded; else as many as there is room for."""
+    """How many columns stay a table: all if the last one can be folded, else as many as fit."""
     before = sum(widths[:-1]) + 2 * (len(widths) - 1)
     if not width or before + min(widths[-1], FOLDED) <= width:
         return len(widths)
@@ -105,8 +116,8 @@ def _kept(widths: list[int], width: int) -> int:
 
 
 def _below(titles: list[str], cells: list[str], style: Style) -> list[str]:
-    """What had no room in a row, in words; what is not there is left out."""
-    named = ((c if t in _SPEAK else f"{t.lower()} {c}") for t, c in zip(titles, cells, strict=True) if c != "-")
+    """The columns that did not fit into a row, as text; empty ones are omitted."""
+    named = ((c if t in _PROSE else f"{t.lower()} {c}") for t, c in zip(titles, cells, strict=True) if c != "-")
     said = ", ".join(named)
     return [f"    {line}" for line in fold(said, max(style.width - 4, 16))] if said else []
 
@@ -124,7 +135,7 @@ def _line(cells: list[str], widths: list[int], right: list[bool], style: Style, 
 
 
 def fold(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width` where it has blanks; 0: as it is."""
+    """`text` in lines of at most `width`, broken at blanks; 0: unchanged."""
     if not width or len(text) <= width:
         return [text]
     import textwrap
@@ -143,7 +154,7 @@ def _fold(cells: list[str], widths: list[int], right: list[bool], style: Style) 
 
 
 def pairs(data: Row, style: Style = PLAIN) -> str:
-    """`key  value`, one a line; a long value is folded beside its key."""
+    """`key  value`, one per line; a long value is folded beside its key."""
     width = max((len(str(key)) for key in data), default=0)
     lines = []
     for key, value in data.items():
@@ -154,18 +165,18 @@ def pairs(data: Row, style: Style = PLAIN) -> str:
 
 
 def generic(data: Any, style: Style = PLAIN) -> str:
-    """Any data: lists of objects as tables, objects as pairs, what is nested below its own title."""
+    """Any data: lists of objects as tables, objects as pairs, nested data below its own title."""
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
         keys = list(dict.fromkeys(key for row in data for key in row))
         return table(data, [(key, key.upper().replace("_", " ")) for key in keys], style)
     if isinstance(data, list):
-        return "\n".join(cell(item) for item in data) or "nothing there"
+        return "\n".join(cell(item) for item in data) or "no data"
     if isinstance(data, dict):
         nested = {key: value for key, value in data.items() if _is_nested(value)}
         flat = {key: value for key, value in data.items() if key not in nested}
         blocks = [pairs(flat, style)] if flat else []
         blocks += [f"{paint(key.replace('_', ' '), BOLD, style)}:\n{generic(v, style)}" for key, v in nested.items()]
-        return "\n\n".join(blocks) or "nothing there"
+        return "\n\n".join(blocks) or "no data"
     return cell(data)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What lasts as long as a session of the console: where commands run, and `configure` while it lasts."""
+"""The state of a console session: the context in which commands run, and `configure` mode while it is active."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """Where commands run: client, streams and their style, the commands there are. Lives as long as the session.
+    """The context in which commands run: client, streams and their style, available commands. Lives as long as the
+    session.
 
-    `page` shows a long text; the shell puts its pager there. `mode` is `configure` while it lasts.
+    `page` shows a long text; the shell puts its pager there. `mode` is set while `configure` is active.
     """
 
     def __init__(self, client: Client, out: TextIO, err: TextIO, style: Style) -> None:
         self.client, self.out, self.err, self.style = client, out, err, style
         self.names = Names(client)
-        self.ended = False  # exit was typed
+        self.ended = False  # the user typed `exit`
         self.table: Sequence[Command] = COMMANDS
         self.mode: Mode | None = None
-        self.terminal: Terminal | None = None  # the shell's; None: not in the shell
+        self.terminal: Terminal | None = None  # set by the shell; None outside it
         self.page: Callable[[str], None] = self._print
 
     def _print(self, text: str) -> None:
         print(text, file=self.out, flush=True)
 
     def say(self, text: str) -> None:
-        """A message for the person, not part of the data."""
+        """Print a message for the user, which is not part of the data."""
         if self.style.width and len(text) >= self.style.width:
             import textwrap
 
@@ -48,7 +49,7 @@ class Context:
 
 
 class Mode:
-    """`configure` while it lasts: at which level, and what the prompt says."""
+    """`configure` mode while it is active: its level and its part of the prompt."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -57,28 +58,28 @@ class Mode:
         context.table, context.mode = ROWS, self
 
     def go(self, level: tuple[str, ...]) -> None:
-        """To another level."""
+        """Go to another level."""
         self.level = self.context.names.prefix = level
         self.context.names.forget()
 
     def end(self) -> None:
-        """Out of the mode; the hold is given back already."""
+        """Leave the mode; the candidate has been released already."""
         self.go(())
         self.context.table, self.context.mode = self.outside, None
 
     def words(self, parsed: Parsed) -> list[str]:
-        """What was typed, from the top of the configuration."""
+        """The typed words, from the top level of the configuration."""
         return [*self.level, *parsed.rest]
 
     def prompt(self) -> tuple[str, bool]:
-        """(level, changes, probation for the prompt; is it alarming: a commit waits to be confirmed)."""
+        """(level, uncommitted changes and awaited confirmation for the prompt; whether a confirmation is awaited)."""
         where = f" {' '.join(self.level)}" if self.level else ""
         try:
             status: dict[str, Any] = self.context.client.call("config.status", wait=PROMPT_S)
         except BypassError:
             return f"configure{where} (uncommitted changes unknown)", True
         if not status.get("mine", True):
-            where += " (no longer yours)"
+            where += " (taken over by another user)"
         changed = "*" if status.get("changes") else ""
         pending = status.get("confirm")
         if pending:

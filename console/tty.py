@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The terminal of a session: its size, what it can do, and what the person said about it with `terminal`.
+"""The terminal of a session: its size, its capabilities, and what the user set with `terminal`.
 
-A serial line knows neither its size nor its type, so all of it can be said; what is not said is found out anew at each
-command, for windows change. Lives as long as the session.
+A serial line knows neither its size nor its type, so everything can be set; what is not set is determined again for
+each command, because windows are resized. Lives as long as the session.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import TextIO
 
 from console.render import Style
 
-COLUMNS, ROWS = 80, 24  # where nobody knows better
-PROMPT_S = float(os.environ.get("BYPASS_PROMPT_S", "1"))  # that a prompt waits for what bypassd says of the state
+COLUMNS, ROWS = 80, 24  # if the size is unknown
+PROMPT_S = float(os.environ.get("BYPASS_PROMPT_S", "1"))  # maximum time that a prompt waits for the state
 
 
 def is_dumb(term: str) -> bool:
-    """A terminal that can only print."""
+    """Whether this is a plain-text terminal: it can only print."""
     return term in ("", "dumb", "unknown")
 
 
 def style_of(out: TextIO, environ: dict[str, str] | os._Environ[str] = os.environ) -> Style:
-    """Colour only on a terminal that has it and when NO_COLOR is not set; 80 columns where the size is unknown."""
+    """Colour only if the terminal supports it and NO_COLOR is not set; 80 columns if the size is unknown."""
     if not out.isatty():
         return Style()
     try:
@@ -41,7 +41,7 @@ def style_of(out: TextIO, environ: dict[str, str] | os._Environ[str] = os.enviro
 
 @dataclass
 class Terminal:
-    """What was set; None: as the terminal says."""
+    """The settings; None: as reported by the terminal."""
 
     width: int | None = None
     height: int | None = None
@@ -60,19 +60,19 @@ class Terminal:
 
     @property
     def only_prints(self) -> bool:
-        """No cursor may be moved on it."""
+        """Whether it is a plain-text terminal, without cursor movement."""
         return self.dumb if self.dumb is not None else is_dumb(os.environ.get("TERM", "dumb"))
 
     @property
     def style(self) -> Style:
-        """For what is printed now."""
+        """The style for current output."""
         found = style_of(sys.stdout)
         colour = found.colour if self.colour is None else self.colour
         return Style(colour=colour and not self.only_prints, width=self.size[0])
 
     @contextlib.contextmanager
     def lines(self) -> Iterator[None]:
-        """Whole lines are read from standard input, and shown as they are typed; else keys come one by one, unseen."""
+        """Read whole lines with echo in this block; outside it the shell reads single keys without echo."""
         inward = sys.stdin.fileno()
         before = termios.tcgetattr(inward)
         now = termios.tcgetattr(inward)

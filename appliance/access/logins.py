@@ -70,7 +70,7 @@ class Logins:
         shut_out = self._limiter.blocked(time.monotonic_ns())
         asked = address if "/" in address else network_of(address)
         if asked not in shut_out:
-            raise RefusedError(f"{address} is not shut out; shut out: {', '.join(shut_out) or 'nobody'}")
+            raise RefusedError(f"{address} is not blocked; blocked: {', '.join(shut_out) or 'none'}")
         self._limiter.succeeded(asked.partition("/")[0])
         await self._port.let_in(asked)
         return asked
@@ -100,7 +100,7 @@ class Logins:
         try:
             if isinstance(action, Block):
                 after = counted(action.failures, "failed login")
-                text = f"{action.network} is shut out for {action.seconds} s after {after}"
+                text = f"{action.network} is blocked for {action.seconds} s after {after}"
                 self._events.record(Notice.NETWORK_BLOCKED, Subject(Kind.SSH), text)
                 await self._port.shut_out(action.network)
             else:

@@ -23,7 +23,7 @@ from appliance.hardware.data_partition import DataPartition
 from appliance.hardware.data_partition import read as read_partition
 from appliance.paths import Paths
 
-LINE: Final = "the serial line"
+LINE: Final = "console"
 """Where somebody comes from who logs in there, beside the addresses of SSH."""
 RECOVERY: Final = "bypass.recovery"
 """A word of the kernel's command line: the serial line asks for no login while the machine runs."""

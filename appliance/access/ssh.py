@@ -41,7 +41,7 @@ def why_off(management: Management, users: Sequence[User]) -> str:
     if not management.address and not management.address6:
         return "the management port has no address: set management address"
     if not any(may_log_in(user) for user in users):
-        return "nobody can log in: give a user a password (user NAME password) or a key"
+        return "no user can log in: give a user a password (user NAME password) or a key"
     return ""
 
 

@@ -49,7 +49,7 @@ class Api:
         form = Param("string", "how", required=False, choices=("toml", "set", "json"))
         verb = Param("string", "the verb", choices=("set", "delete", "show", "edit", "move"))
         hashes = Param("boolean", "with password hashes; for administrators", required=False)
-        seconds = Param("integer", "taken back after so many seconds unless it is confirmed", required=False)
+        seconds = Param("integer", "roll back after so many seconds unless confirmed", required=False)
         comment = Param("string", "why", required=False)
         add = registry.add
         shown = {"words": WORDS._replace(required=False), "of": _WHICH, "format": form, "secrets": hashes}
@@ -57,10 +57,10 @@ class Api:
         add(methods.CONFIG_COMPARE, self.compare, doc="two configurations", params={"old": _WHICH, "new": _WHICH})
         doc = "what is wrong with a text or the candidate, and what it means for traffic"
         add(methods.CONFIG_CHECK, self.check, doc=doc, params={"text": text, "source": source})
-        doc = "make the candidate the running configuration, proven or not at all"
+        doc = "apply the candidate, only if verification succeeds"
         add(methods.CONFIG_COMMIT, self.commit, "admin", doc, {"comment": comment, "confirmed_s": seconds})
-        add(methods.CONFIG_CONFIRM, self.confirm, "admin", "keep what was committed for some seconds")
-        add(methods.CONFIG_REVERT, self.revert, "admin", "take back what was committed for some seconds")
+        add(methods.CONFIG_CONFIRM, self.confirm, "admin", "keep the commit that is awaiting confirmation")
+        add(methods.CONFIG_REVERT, self.revert, "admin", "roll back the commit that is awaiting confirmation")
         add(methods.CONFIG_HISTORY, self.history, doc="who committed what, when and why")
         add(methods.CONFIG_STATUS, self.status, doc="who edits, what is pending")
         add(methods.CONFIG_COMPLETE, self.complete, doc="what may come next", params={"words": WORDS, "action": verb})
@@ -122,7 +122,7 @@ class Api:
             text = await self._session.work(lambda: self._session.candidate.text)
             check = await self._session.engine.check(text, "candidate", deep=caller().role == "admin")
         good = check.config is not None
-        message = "good; nothing was changed" if good else f"not good: {counted(len(check.errors), 'error')}"
+        message = "Check passed; nothing committed" if good else f"Check failed: {counted(len(check.errors), 'error')}"
         return configuration.Checked(
             good=good,
             message=message,
@@ -198,7 +198,7 @@ class Api:
 
     async def revert(self, _: Params) -> configuration.Committed:
         """config.revert"""
-        return self._report(await self._session.engine.revert(caller().user, f"{caller().user} took it back"))
+        return self._report(await self._session.engine.revert(caller().user, f"requested by {caller().user}"))
 
     # -- inside
 
@@ -225,7 +225,7 @@ class Api:
             return f"invalid: {error}"
         pending = self._session.engine.pending is not None
         same = text == self._session.engine.text
-        return "same" if same else "the one before, until the pending commit is confirmed" if pending else "differs"
+        return "same" if same else "the previous commit, until this one is confirmed" if pending else "differs"
 
 
 def _part(data: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class OwnPassword:
             if not await asyncio.to_thread(password.fits, params["present"], made):
                 self._failed(who.user)
                 await asyncio.sleep(self._wait_s)
-                raise RefusedError("the present password is another one; nothing was changed")
+                raise RefusedError("the current password is wrong; nothing was changed")
         if engine.pending is not None:
             raise RefusedError(f"a commit of {engine.pending.entry.user} waits to be confirmed: try again afterwards")
         if candidate.holder is not None or candidate.changed:

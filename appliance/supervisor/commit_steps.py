@@ -50,8 +50,8 @@ class CommitSteps:
         """All of them, in order; a part that is added later finds its place here."""
         return [
             Step("first configuration", self._first),
-            Step("segments that go", self._segments_go),
-            Step("guests that come", self._guests_come),
+            Step("removing segments", self._segments_go),
+            Step("adding guests", self._guests_come),
             Step("steering", self._steer, self._prepare, self._forget),
             Step("segments", self._segments, self._segments_prepare),
             Step("guests", self._guests, finish=self._guests_finish),

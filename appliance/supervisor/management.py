@@ -66,5 +66,5 @@ def _register(system: System, access: Access) -> None:
     add(methods.EVENTS_SHOW, events, doc="events with cause and severity", params={"count": count, "severity": least})
     add(methods.MANAGEMENT_SHOW, management, doc="management port, SSH, users, metrics, syslog")
     add(methods.SESSIONS_SHOW, sessions, doc="who is logged in over SSH")
-    address = {"address": Param("string", "an address that is shut out")}
+    address = {"address": Param("string", "an address that is blocked")}
     add(methods.MANAGEMENT_UNBLOCK, unblock, "admin", "let an address in again after failed logins", address)

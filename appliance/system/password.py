@@ -40,8 +40,10 @@ def trouble(password: str, name: str = "") -> str:
         return f"a password has at most {MAX_LENGTH} bytes"
     if any(not c.isprintable() for c in password):
         return "a password holds no control characters"
-    if len(set(password)) < 4 or (name and name.lower() in password.lower()):
-        return "this password would be guessed at once"
+    if len(set(password)) < 4:
+        return "password is too easy to guess: it has fewer than 4 different characters"
+    if name and name.lower() in password.lower():
+        return "password is too easy to guess: it contains the user name"
     return ""
 
 

@@ -3,7 +3,7 @@
 
     ssh admin@box capture guest ips1 lan | wireshark -k -i -
 
-Nothing but pcapng goes to standard output; what there is to say goes to standard error.
+Only pcapng goes to standard output; messages go to standard error.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from appliance import __version__
 from appliance.counted import counted
 from appliance.errors import RefusedError, UnreachableError
 from appliance.frames.pcapng_writer import Writer
-from console.commands.frame_ring import Live, limit, wish
+from console.commands.frame_ring import FrameRing, capture_params, count_of
 from console.commands.private_file import create
 from console.line.outcome import GOOD, UNREACHABLE, Outcome
 from console.line.parse import Parsed, UsageError
 from console.session import Context
 from console.terminal.interrupt import Interrupt
 
-KEEP_FREE = 64 << 20  # bytes that a capture leaves free on the disk it is written to
+KEEP_FREE = 64 << 20  # bytes that a capture leaves free on its disk
 
 
 def stream(parsed: Parsed, context: Context) -> Outcome:
-    """`capture POINT [FILTER]`: until Ctrl-C, `count N`, or the reader has enough."""
+    """`capture POINT [FILTER]`: until Ctrl-C, `count N`, or until the reader has gone."""
     if parsed.pipes:
-        raise UsageError("capture writes binary data, which cannot go through a pipe here: see `show packets`")
-    params = wish(parsed)
+        raise UsageError(
+            "capture writes binary data, which cannot be piped here: use `show packets`; quote a | in a filter"
+        )
+    params = capture_params(parsed)
     file = parsed.options.get("file", [""])[0]
     out = create(Path(file)) if file else _standard_output(context)
     try:
-        with Interrupt() as stop, Live(context.client, params) as live:
+        with Interrupt() as stop, FrameRing(context.client, params) as live:
             return _copy(live, stop, out, parsed, context)
     finally:
         if file:
@@ -46,8 +48,8 @@ def stream(parsed: Parsed, context: Context) -> Outcome:
 def _standard_output(context: Context) -> IO[bytes]:
     if context.out.isatty():
         raise RefusedError(
-            "capture writes binary data, which a terminal cannot show: `show packets` shows frames in words, "
-            "`file NAME` keeps them here, and `ssh admin@BOX capture ... | wireshark -k -i -` shows them elsewhere"
+            "capture writes binary data, which a terminal cannot display: `show packets` decodes frames here, "
+            "`file NAME` saves them, and `ssh admin@BOX capture ... | wireshark -k -i -` shows them remotely"
         )
     raw = getattr(context.out, "buffer", None)
     assert raw is not None, "standard output is a file"
@@ -55,8 +57,8 @@ def _standard_output(context: Context) -> IO[bytes]:
     return out
 
 
-def _copy(live: Live, stop: Interrupt, out: IO[bytes], parsed: Parsed, context: Context) -> Outcome:
-    most, to_file = limit(parsed), "file" in parsed.options
+def _copy(live: FrameRing, stop: Interrupt, out: IO[bytes], parsed: Parsed, context: Context) -> Outcome:
+    most, to_file = count_of(parsed), "file" in parsed.options
     writer = Writer(out, f"Throughwire {__version__}")
     numbers = {
         slot: writer.interface(place.name, place.about, snap=live.size, capture_filter=parsed.args.get("FILTER", ""))
@@ -64,7 +66,7 @@ def _copy(live: Live, stop: Interrupt, out: IO[bytes], parsed: Parsed, context: 
     }
     out.flush()
     if context.style.width or sys.stderr.isatty():
-        context.say(f"capturing at {', '.join(place.name for place in live.places.values())}; Ctrl-C ends it")
+        context.say(f"capturing at {', '.join(place.name for place in live.places.values())}; Ctrl-C stops")
     seen = 0
     code, ending = GOOD, ""
     began = time.time_ns()
@@ -77,7 +79,7 @@ def _copy(live: Live, stop: Interrupt, out: IO[bytes], parsed: Parsed, context: 
             if most and seen >= most:
                 break
             if to_file and _is_full(out):
-                ending = f"; ended, as less than {KEEP_FREE >> 20} MB are free"
+                ending = f"; stopped because less than {KEEP_FREE >> 20} MB are free"
                 break
         live.count()
     except UnreachableError as error:
@@ -85,10 +87,10 @@ def _copy(live: Live, stop: Interrupt, out: IO[bytes], parsed: Parsed, context: 
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RefusedError(f"the capture ended after {counted(seen, 'frame')}: {error.strerror}") from error
+        raise RefusedError(f"the capture stopped after {counted(seen, 'frame')}: {error.strerror}") from error
     now = max(time.time_ns(), began)
     if numbers:
-        # counted for the capture as a whole, so they stand at its first interface
+        # counted for the whole capture, so they are stored with its first interface
         writer.statistics(next(iter(numbers.values())), now, received=seen + live.lost, dropped=live.lost)
     out.flush()
     lost = f", {live.lost} lost because they were not read in time" if live.lost else ""

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`configure`: the candidate, edited on a terminal, or by lines on standard input that count as one.
+"""`configure`: edit the candidate on a terminal, or with lines on standard input that are applied as one change.
 
-The candidate itself, who holds it and how it is committed are bypassd's (appliance/config/api.py); here is what a
-person types and sees: levels, prompt, files, progress. `Mode` lives from `configure` to `exit`, or for one script.
+bypassd owns the candidate, knows who edits it and commits it (appliance/config/api.py); this module has what a user
+types and sees: levels, prompt, files, progress. `Mode` lives from `configure` to `exit`, or for one script.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,43 +22,43 @@ from console.commands.configure_script import Line
 from console.execute import run_tokens
 from console.line.configure_commands import ROWS
 from console.line.outcome import GOOD, REFUSED, Outcome
-from console.line.parse import Parsed, Token, UsageError
+from console.line.parse import Parsed, Token, UsageError, seconds
 from console.line.pipes import save_text
 from console.render import cell, duration
 from console.session import Context, Mode
 
-COMMIT_S = 120.0  # that a commit may take
-END_OF_TEXT = "."  # a line that ends a text typed for `load -`
+COMMIT_S = 120.0  # maximum time for a commit
+END_OF_TEXT = "."  # the line that ends a text typed for `load -`
 MAX_FILE = 4 << 20  # bytes
 
 
 def configure(parsed: Parsed, context: Context) -> Outcome:
-    """`configure`: on a terminal the mode; with a line, or lines on standard input, all of them or nothing."""
+    """`configure`: enter the mode on a terminal; run a line, or lines on standard input, all or none."""
     if context.mode is not None:
-        raise RefusedError("this is configure already")
+        raise RefusedError("already in configure mode")
     if parsed.rest:
         return configure_script.run([Line(1, [Token(word) for word in parsed.rest])], context)
     if context.terminal is None:
         if sys.stdin.isatty():
-            raise RefusedError("configure needs the shell (`bypass`), a line behind it, or lines on standard input")
+            raise RefusedError("configure requires the shell (`bypass`), a command after it, or standard input")
         return configure_script.run(configure_script.read(sys.stdin), context)
     began = context.client.call("config.edit", {"takeover": True} if "takeover" in parsed.options else {})
     Mode(context)
     if began.get("message"):
-        context.say(f"note: {cell(began['message'])}: `compare` shows them, `discard` throws them away")
+        context.say(f"note: {cell(began['message'])}: `compare` shows them, `discard` drops them")
     if began.get("confirm"):
-        context.say(f"note: {probation(began['confirm'])}")
+        context.say(f"note: {awaiting(began['confirm'])}")
     return Outcome([], "lines")
 
 
-def probation(pending: dict[str, Any], how: str = "confirm") -> str:
-    """What a commit on probation waits for, and how it is given."""
+def awaiting(pending: dict[str, Any], how: str = "confirm") -> str:
+    """What happens to a commit that is awaiting confirmation, and the command that confirms it."""
     left = duration(pending.get("seconds_left", 0))
-    return f"commit {cell(pending.get('number'))} is taken back in {left} unless it is confirmed: `{how}`"
+    return f"commit {cell(pending.get('number'))} will be rolled back in {left} unless confirmed: `{how}`"
 
 
 def _mode(context: Context) -> Mode:
-    assert context.mode is not None, "these commands are in the table of the mode alone"
+    assert context.mode is not None, "these commands exist only in the table of the mode"
     return context.mode
 
 
@@ -64,27 +66,26 @@ def _call(context: Context, method: str, **params: object) -> Any:
     return context.client.call(f"config.{method}", params, COMMIT_S)
 
 
-def _said(result: dict[str, Any], context: Context) -> Outcome:
-    """What bypassd answers to a small change; a script is told of failures only."""
+def _changed(result: dict[str, Any], context: Context) -> Outcome:
+    """bypassd's answer to a small change; a script reports only failures."""
     return Outcome(result, "config-changed") if context.terminal is not None else Outcome([], "lines")
 
 
 def change(parsed: Parsed, context: Context) -> Outcome:
     """`set WORDS`, `delete WORDS`."""
     words = _mode(context).words(parsed)
-    return _said(_call(context, str(parsed.command.words[0]), words=words), context)
+    return _changed(_call(context, str(parsed.command.words[0]), words=words), context)
 
 
 def move(parsed: Parsed, context: Context) -> Outcome:
     """`move TABLE NAME first|last|before OTHER|after OTHER`."""
     words = _mode(context).words(parsed)
-    table, tail = words[:2], " ".join(words[2:]).split()  # Tab offers "before OTHER" as one word
-    if len(table) < 2 or tail[:1] not in (["first"], ["last"], ["before"], ["after"]):
-        raise UsageError("move TABLE NAME first, last, before OTHER or after OTHER")
-    if len(tail) != (2 if tail[0] in ("before", "after") else 1):
-        raise UsageError(f"{tail[0]} whom?" if len(tail) == 1 else f"{tail[0]} takes one name at most")
-    other: dict[str, object] = {"other": tail[1]} if len(tail) == 2 else {}
-    return _said(_call(context, "move", words=table, where=tail[0], **other), context)
+    table, tail = words[:2], " ".join(words[2:]).split()  # Tab proposes "before OTHER" as one word
+    relative = tail[:1] in (["before"], ["after"])
+    if len(table) < 2 or not (relative or tail[:1] in (["first"], ["last"])) or len(tail) != 1 + relative:
+        raise UsageError("expected: move TABLE NAME first|last|before OTHER|after OTHER")
+    other: dict[str, object] = {"other": tail[1]} if relative else {}
+    return _changed(_call(context, "move", words=table, where=tail[0], **other), context)
 
 
 def _is_table(level: tuple[str, ...], context: Context) -> bool:
@@ -94,11 +95,11 @@ def _is_table(level: tuple[str, ...], context: Context) -> bool:
 
 
 def edit(parsed: Parsed, context: Context) -> Outcome:
-    """`edit WORDS`: go into a table, which need not be there yet."""
+    """`edit WORDS`: enter a table, which need not exist yet."""
     mode = _mode(context)
     level = tuple(mode.words(parsed))
     if not _is_table(level, context):
-        raise RefusedError(f"{' '.join(level)} is no table with keys; `edit ?` shows what is")
+        raise RefusedError(f"{' '.join(level)} is not a table with keys; `edit ?` lists those that are")
     mode.go(level)
     return Outcome([], "lines")
 
@@ -120,7 +121,7 @@ def top(_: Parsed, context: Context) -> Outcome:
 
 
 def leave(_: Parsed, context: Context) -> Outcome:
-    """`exit`: out of the table, or out of the mode."""
+    """`exit`: leave the level, or the mode."""
     mode = _mode(context)
     if mode.level:
         return up(_, context)
@@ -130,12 +131,12 @@ def leave(_: Parsed, context: Context) -> Outcome:
         context.say(f"note: {cell(ended['message'])}")
     with contextlib.suppress(BypassError):
         if pending := _call(context, "status").get("confirm"):
-            context.say(f"note: {probation(pending, 'configuration confirm')}")
+            context.say(f"note: {awaiting(pending, 'configuration confirm')}")
     return Outcome([], "lines")
 
 
 def show(parsed: Parsed, context: Context) -> Outcome:
-    """`show [WORDS] [of WHICH] [as FORM]`, also outside of the mode as `show configuration`."""
+    """`show [WORDS] [of WHICH] [as FORM]`; outside the mode `show configuration`."""
     words = context.mode.words(parsed) if context.mode else list(parsed.rest)
     params: dict[str, object] = {"words": words} if words else {}
     form = parsed.options.get("as", ["json" if "--json" in parsed.options else "toml"])[0]
@@ -145,7 +146,7 @@ def show(parsed: Parsed, context: Context) -> Outcome:
 
 
 def compare(parsed: Parsed, context: Context) -> Outcome:
-    """`compare [OLD [NEW]]`: running to candidate when nothing is said."""
+    """`compare [OLD [NEW]]`; default: running and candidate."""
     given = {key.lower(): value for key, value in parsed.args.items()}
     return Outcome(_call(context, "compare", **given), "config-compare")
 
@@ -157,12 +158,15 @@ def check(_: Parsed, context: Context) -> Outcome:
 
 
 def commit(parsed: Parsed, context: Context) -> Outcome:
-    """`commit [confirmed SECONDS] [comment TEXT]`."""
+    """`commit [confirmed SECONDS [UNIT]] [comment TEXT]`."""
     params: dict[str, object] = {}
     if parsed.args.get("TEXT"):
         params["comment"] = parsed.args["TEXT"]
     if "SECONDS" in parsed.args:
-        params["confirmed_s"] = int(parsed.args["SECONDS"])
+        time, unit = parsed.args["SECONDS"], parsed.args.get("UNIT", "")
+        params["confirmed_s"] = seconds(time, unit)
+        if time.isdigit() and not unit:  # other appliances count minutes here
+            context.say(f"note: {time} means {time} SECONDS; for minutes type {time}min")
     with _progress(context):
         done = _call(context, "commit", **params)
     return Outcome(done, "config-commit")
@@ -170,26 +174,33 @@ def commit(parsed: Parsed, context: Context) -> Outcome:
 
 @contextlib.contextmanager
 def _progress(context: Context) -> Iterator[None]:
-    """Say each phase of a commit while it lasts, to a person."""
+    """Print each phase of a commit as it happens, on a terminal."""
     if context.terminal is None:
         yield
         return
-    events = context.client.events(["config"])
+    try:
+        events = context.client.follow(["config"])
+    except BypassError:  # the commit itself reports why
+        yield
+        return
+    done = os.eventfd(0, os.EFD_CLOEXEC)
 
-    def follow() -> None:
+    def show() -> None:
         with contextlib.suppress(BypassError, OSError, ValueError):
-            for _, event in events:
-                if done.is_set():
-                    return
-                if event.get("event") == "progress":
-                    context.say(f"  {cell(event.get('text'))}")
+            while events.fileno() in select.select([events.fileno(), done], [], [])[0]:
+                for _, event in events.read():
+                    if event.get("event") == "progress":
+                        context.say(f"  {cell(event.get('text'))}")
 
-    done = threading.Event()
-    threading.Thread(target=follow, daemon=True).start()
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        done.set()
+        os.eventfd_write(done, 1)
+        thread.join()
+        events.close()
+        os.close(done)
 
 
 def confirm(_: Parsed, context: Context) -> Outcome:
@@ -204,16 +215,16 @@ def revert(_: Parsed, context: Context) -> Outcome:
 
 def rollback(parsed: Parsed, context: Context) -> Outcome:
     """`rollback N`."""
-    return _said(_call(context, "rollback", number=int(parsed.args["NUMBER"])), context)
+    return _changed(_call(context, "rollback", number=int(parsed.args["NUMBER"])), context)
 
 
 def discard(_: Parsed, context: Context) -> Outcome:
-    """`discard`: the candidate is the running configuration again."""
+    """`discard`: reset the candidate to the running configuration."""
     mode = _mode(context)
     _call(context, "end", discard=True)
     _call(context, "edit")
     mode.go(())
-    return _said({"message": "all uncommitted changes are thrown away"}, context)
+    return _changed({"message": "all uncommitted changes discarded"}, context)
 
 
 def load(parsed: Parsed, context: Context) -> Outcome:
@@ -224,7 +235,7 @@ def load(parsed: Parsed, context: Context) -> Outcome:
     done = _call(context, "load", text=text, mode="merge" if merge else "replace", source=file)
     for error in done.get("errors", []):
         context.say(f"warning: {cell(error.get('where'))}: {cell(error.get('what'))}")
-    return _said(done, context)
+    return _changed(done, context)
 
 
 def _read(file: Path) -> str:
@@ -235,14 +246,14 @@ def _read(file: Path) -> str:
     except OSError as error:
         raise RefusedError(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RefusedError(f"{file}: is no text in UTF-8") from error
+        raise RefusedError(f"{file}: is not UTF-8 text") from error
 
 
 def _typed(context: Context) -> str:
-    """A text from standard input: to its end, or, typed on a terminal, to a line with a single full stop."""
+    """A text from standard input: to its end, or, if typed on a terminal, to a line that is a single full stop."""
     if context.terminal is None:
         return sys.stdin.read(MAX_FILE)
-    context.say(f"type or paste the configuration, then a line with {END_OF_TEXT} alone; Ctrl-C gives up")
+    context.say(f"Type or paste the configuration; end with a line that contains only {END_OF_TEXT} (Ctrl-C cancels)")
     lines: list[str] = []
     with context.terminal.lines():
         for line in sys.stdin:
@@ -253,7 +264,7 @@ def _typed(context: Context) -> str:
 
 
 def save(parsed: Parsed, context: Context) -> Outcome:
-    """`save FILE`: with its secrets, so that it can be loaded again; readable by its owner only."""
+    """`save FILE`: including secrets, so that it can be loaded again; readable only by its owner."""
     text = _call(context, "show", of="candidate", secrets=True)["text"]
     if parsed.args["FILE"] == "-":
         return Outcome(text.splitlines(), "lines")
@@ -271,7 +282,7 @@ def status(_: Parsed, context: Context) -> Outcome:
 
 
 def run(parsed: Parsed, context: Context) -> Outcome:
-    """`run COMMAND`: a command of the shell, without leaving."""
+    """`run COMMAND`: run a shell command without leaving the mode."""
     mode = _mode(context)
     context.table = mode.outside
     try:

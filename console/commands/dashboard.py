@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What `monitor` shows: from samples of the appliance to the lines of a screen. Pure; times in seconds are passed in.
+"""The contents of `monitor`: turns samples into the lines of a screen. Pure; times in seconds are passed in.
 
-`Board` keeps two samples for the rates and a short history for the sparklines, as long as `monitor` runs.
+`Dashboard` keeps two samples for the rates and a short history for the sparklines, as long as `monitor` runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HISTORY = 60  # samples of a sparkline
 
 
 class Sample(NamedTuple):
-    """What the appliance said at one time (seconds, monotonic). None: that part is not running."""
+    """The answers of bypassd at one time (seconds, monotonic). None: that part is not running."""
 
     at: float
     status: Any
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 def sparkline(values: Sequence[float | None], width: int, blocks: str = BLOCKS) -> str:
-    """The last `width` values, the highest of them as the tallest block; a gap where there was none."""
+    """The last `width` values, scaled to the highest of them; a blank for a missing value."""
     shown = list(values)[-width:]
     highest = max((value for value in shown if value is not None), default=0.0)
     line = ""
@@ -44,7 +44,7 @@ def sparkline(values: Sequence[float | None], width: int, blocks: str = BLOCKS) 
 
 
 def amount(value: float | None) -> str:
-    """A rate as a person reads it at a glance: 0, 12, 1.2k, 34M."""
+    """A rate in short form: 0, 12, 1.2k, 34M."""
     if value is None:
         return "-"
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -54,8 +54,8 @@ def amount(value: float | None) -> str:
     return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
-class Board:
-    """The samples, and what is drawn of them."""
+class Dashboard:
+    """The samples, and the screen drawn from them."""
 
     def __init__(self, blocks: str = BLOCKS) -> None:
         self._blocks = blocks
@@ -64,7 +64,7 @@ class Board:
         self._lines: dict[tuple[str, str], deque[float | None]] = {}  # (kind, name) -> history
 
     def add(self, sample: Sample) -> None:
-        """A new sample."""
+        """Add a sample."""
         self._before, self._now = self._now, sample
         for port, _ in self._ports():
             self._note("port", port, self._rate("ports", port, "frames"))
@@ -78,7 +78,7 @@ class Board:
         return sparkline(self._lines.get((kind, name), ()), width, self._blocks)
 
     def _rate(self, kind: str, name: str, key: str) -> float | None:
-        """Per second, between the last two samples; None when it is not known (yet), or was counted anew."""
+        """The rate per second between the last two samples; None if unknown, or if the counter was reset."""
         if self._now is None or self._before is None:
             return None
         new, old = (_count(sample.counters, kind, name, key) for sample in (self._now, self._before))
@@ -93,7 +93,7 @@ class Board:
         return [(f"{cell(row.get('name'))}/{side}", row) for row in found for side in ("lan", "wan")]
 
     def draw(self, size: tuple[int, int], style: Style = PLAIN, note: str = "") -> list[str]:
-        """The lines of the screen, no more than fit; `note` is the last of them."""
+        """The lines of the screen, no more than fit; `note` is the last one."""
         columns, height = size
         style = Style(style.colour, columns)
         if self._now is None:
@@ -126,7 +126,7 @@ class Board:
                 }
             )
         columns = [("port", "PORT"), ("segment", "SEGMENT"), ("relay", "RELAY"), ("link", "LINK"),
-                   ("frames", "FRAMES/s"), ("bits", "BIT/s"), ("dropped", "DROP/s"), ("line", "LATELY")]  # fmt: skip
+                   ("frames", "FRAMES/s"), ("bits", "BIT/s"), ("dropped", "DROP/s"), ("line", "TREND")]  # fmt: skip
         return table(rows, columns, style) if rows else ""
 
     def _guest_table(self, style: Style, wide: int) -> str:
@@ -146,7 +146,7 @@ class Board:
                 }
             )
         columns = [("guest", "GUEST"), ("state", "STATE"), ("lease", "LEASE"), ("to", "TO/s"), ("from", "FROM/s"),
-                   ("latency", "LATENCY"), ("p99", "P99"), ("line", "LATELY")]  # fmt: skip
+                   ("latency", "LATENCY"), ("p99", "P99"), ("line", "TREND")]  # fmt: skip
         return table(rows, columns, style) if rows else ""
 
     def _rule_table(self, style: Style) -> str:
@@ -170,7 +170,7 @@ class Board:
 
 
 def latency(guest: Mapping[str, Any]) -> float | None:
-    """The longest latency (ms) that a check of the guest's data path saw last."""
+    """The longest latency (ms) among the latest results of the guest's data path checks."""
     values = [row.get("latency_ms") for row in rows_of(guest.get("checks"))]
     return max((float(value) for value in values if isinstance(value, int | float)), default=None)
 

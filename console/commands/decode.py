@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Puts frames into words with scapy: a process of its own, for frames are hostile and scapy takes seconds to import.
+"""Decode frames with scapy, in a separate process: frames are untrusted, and scapy takes seconds to import.
 
-`python -m console.commands.decode`: reads frames (4 bytes of length, little-endian, then the frame), answers each with
-one line of JSON {"text": one line, "layers": all fields}. Gives up every right it has before the first frame: no
-privilege, no file, no process, bounded memory. Lives as long as its standard input.
+`python -m console.commands.decode` reads frames (4 bytes of length, little-endian, then the frame) and answers each
+with one line of JSON {"text": one line, "layers": all fields}. It drops all privileges before the first frame: no root,
+no files, no child processes, bounded memory. Lives as long as its standard input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOBODY = 65534
 
 
 def _renounce() -> None:
-    """What a process that reads strangers' frames does not need."""
+    """Drop everything that a process that parses untrusted frames does not need."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(NOBODY)
@@ -35,11 +35,11 @@ def _renounce() -> None:
 
 
 def main() -> int:
-    """Answer frames until the end of input."""
+    """Decode frames until the end of input."""
     import logging
 
     logging.getLogger("scapy").setLevel(logging.CRITICAL)
-    # what runs over a bypassed link, and no more: each layer costs start-up time
+    # only common protocols of such a link: each layer costs start-up time
     import scapy.layers.dhcp
     import scapy.layers.dns
     import scapy.layers.inet6
@@ -55,7 +55,7 @@ def main() -> int:
         try:
             packet = Ether(frame)
             text, layers = packet.summary(), packet.show(dump=True)
-        except Exception as error:  # whatever a frame does to a dissector, the next one is wanted too
+        except Exception as error:  # an error in a dissector must not prevent decoding the next frame
             text, layers = f"cannot be decoded ({type(error).__name__}): {frame[:64].hex(' ')}", ""
         answers.write(json.dumps({"text": text, "layers": layers}) + "\n")
         answers.flush()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Frames copied out of the running datapath, as they pass: what `capture` and `show packets` share.
+"""Frames copied out of the running datapath as they pass; shared by `capture` and `show packets`.
 
-bypassd lends a ring that the datapath fills (appliance/steering/capture_api.py); it is read here, so bypassd never
-waits for this process. Lives as long as the `with` block; the capture ends with its connection.
+bypassd lends a ring buffer that the datapath fills (appliance/steering/capture_api.py); this process reads it, so
+bypassd never waits for it. Lives as long as the `with` block; the capture ends with its connection.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from appliance.errors import UnreachableError
 from console.client import Client
 from console.line.parse import Parsed, UsageError
 
-_HEAD = struct.Struct("<QIIHHI")  # struct copied of appliance/bpf/steer.h; both ends are one machine
+_HEAD = struct.Struct("<QIIHHI")  # struct copied in appliance/bpf/steer.h; both ends are the same machine
 
 
 class Waitable(Protocol):
-    """Something that poll takes."""
+    """Something that poll accepts."""
 
     def fileno(self) -> int:
         """Its descriptor."""
@@ -31,7 +31,7 @@ class Waitable(Protocol):
 
 
 class Frame(NamedTuple):
-    """One copied frame. `when` in ns since 1970, `out`: it was sent to the place, and did not come from there."""
+    """One copied frame. `when` in ns since 1970; `out`: it was sent to the place, not received from it."""
 
     when: int
     place: int
@@ -41,17 +41,17 @@ class Frame(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where frames are copied."""
+    """A point at which frames are captured."""
 
     name: str
     about: str
 
 
-class Live:
-    """A running capture. `places` by number, `lost` frames as last heard."""
+class FrameRing:
+    """A running capture. `places` by number; `lost`: frames lost, as last reported by `count`."""
 
     def __init__(self, client: Client, params: dict[str, object]) -> None:
-        """Ask for it; errors are those of the client: a wrong name, a wrong filter, no datapath."""
+        """Start it. Errors are those of the client: an unknown name, an invalid filter, no datapath."""
         from appliance.steering.kernel.libbpf import Ring
 
         self._client = client
@@ -76,16 +76,16 @@ class Live:
         self._link.close()
 
     def frames(self, stop: Waitable, out: Waitable | None = None) -> Iterator[list[Frame]]:
-        """Frames as they come, in order, until `stop` is readable or the reader of `out` has gone.
+        """Frames as they pass, in order, until `stop` is readable or the reader of `out` has gone.
 
-        UnreachableError when bypassd ends: with it ends the capture.
+        UnreachableError when bypassd exits, which ends the capture.
         """
         poll = select.poll()
         poll.register(self._ring.fileno(), select.POLLIN)
         poll.register(self._link, select.POLLIN)
         poll.register(stop.fileno(), select.POLLIN)
         if out is not None:
-            poll.register(out.fileno(), 0)  # only errors: nobody reads any more
+            poll.register(out.fileno(), 0)  # errors only: the reader has gone
         while True:
             ready = {fd for fd, _ in poll.poll()}
             self._shift = time.time_ns() - time.monotonic_ns()
@@ -94,22 +94,22 @@ class Live:
             if stop.fileno() in ready or (out is not None and out.fileno() in ready):
                 return
             if self._link.fileno() in ready:
-                raise UnreachableError("bypassd ended, and the capture with it: start it again")
+                raise UnreachableError("bypassd exited, which ended the capture: start it again")
 
     def _frame(self, record: bytes) -> Frame:
         when, length, captured, slot, way, _ = _HEAD.unpack_from(record)
         return Frame(when + self._shift, slot, bool(way), length, record[_HEAD.size : _HEAD.size + captured])
 
     def count(self) -> None:
-        """Ask how many frames were copied and lost so far."""
+        """Ask bypassd how many frames were copied and lost so far."""
         counts: dict[str, Any] = self._client.call("capture.counts", {"capture": self._number})
         self.copied, self.lost = int(counts["copied"]), int(counts["lost"])
 
 
-def wish(parsed: Parsed) -> dict[str, object]:
-    """What a command's words ask of capture.start."""
+def capture_params(parsed: Parsed) -> dict[str, object]:
+    """The parameters of capture.start for a command."""
     words = [word for word in parsed.command.words if isinstance(word, str)]
-    kind = next(word for word in words if word in ("port", "guest", "remote", "segment"))
+    kind = next(word for word in words if word in ("port", "guest", "segment"))
     params: dict[str, object] = {"kind": kind, "name": parsed.args["NAME"]}
     if "SIDE" in parsed.args:
         params["side"] = parsed.args["SIDE"]
@@ -124,8 +124,8 @@ def wish(parsed: Parsed) -> dict[str, object]:
     return params
 
 
-def limit(parsed: Parsed, otherwise: int = 0) -> int:
-    """After how many frames to end; 0: never."""
+def count_of(parsed: Parsed, otherwise: int = 0) -> int:
+    """The number of frames after which to stop; 0: no limit."""
     given = parsed.options.get("count")
     if given and int(given[0]) == 0:
         raise UsageError("count must be 1 or more")

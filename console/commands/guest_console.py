@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`guest NAME console`: this terminal as the guest's serial line, until the escape key.
+"""`guest NAME console`: connect this terminal to the guest's serial console, until the escape key.
 
-The terminal is raw, so that every key reaches the guest, Ctrl-C too; only Ctrl-] (as in telnet) is ours, and leaves.
-Whatever happens, the terminal is given back as it was. What the guest prints goes to the terminal as it is: that is
-what a console is for; the guest's log shows it without control characters.
+The terminal is in raw mode, so that every key reaches the guest, including Ctrl-C; only Ctrl-] (as in telnet) is
+handled here, and detaches. The terminal's settings are restored in any case. The guest's output is passed on
+unchanged, as a console should; the guest's log shows it without control characters.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from appliance.errors import RefusedError
 
 ESCAPE = b"\x1d"
 ESCAPE_NAME = "Ctrl-]"
-RESET = b"\x1b[0m\x1b[?25h"  # colours and cursor back, whatever the guest left
+RESET = b"\x1b[0m\x1b[?25h"  # restore colours and cursor
 
 
 def attach(link: socket.socket, rest: bytes, out: TextIO, err: TextIO, note: str = "") -> str:
-    """Join the terminal and the connection; why it ended, for the person. RefusedError without a terminal.
+    """Connect the terminal and the connection; returns why it ended. RefusedError without a terminal.
 
-    `note`: what the person should know besides how to leave.
+    `note`: a message for the user, printed below the one on how to detach.
     """
     if not (sys.stdin.isatty() and out.isatty()):
-        raise RefusedError("a console needs a terminal; `guest NAME log` shows what the guest printed")
-    print(f"attached; {ESCAPE_NAME} leaves", *[note] * bool(note), sep="\n", file=err, flush=True)
+        raise RefusedError("the guest console requires a terminal; `guest NAME log` shows its output")
+    print(f"attached; {ESCAPE_NAME} detaches", *[note] * bool(note), sep="\n", file=err, flush=True)
     keys, screen = sys.stdin.fileno(), out.fileno()
     before = termios.tcgetattr(keys)
     try:
@@ -51,7 +51,7 @@ def join(link: socket.socket, keys: int, screen: int) -> str:
         if link.fileno() in ready:
             data = link.recv(1 << 16)
             if not data:
-                return "bypassd ended the connection"
+                return "bypassd closed the connection"
             os.write(screen, data)
         if keys in ready:
             typed = os.read(keys, 4096)
@@ -59,4 +59,4 @@ def join(link: socket.socket, keys: int, screen: int) -> str:
             if before:
                 link.sendall(before)
             if escape or not typed:
-                return "detached; the guest goes on"
+                return "detached; the guest keeps running"

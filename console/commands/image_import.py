@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`guest import`: ask the daemon for an import and follow it, with progress on standard error until it is over.
+"""`guest import`: start an import in the daemon and show its progress on standard error.
 
-A file is opened by the daemon's helper with the rights of who asks; standard input is sent to the helper. Ctrl-C ends
-the import, and says so when nothing of it is left. A terminal that can only print gets a line a tenth.
+The daemon's helper opens a file with the rights of the user; standard input is sent to the helper. Ctrl-C cancels the
+import and reports when it has been cleaned up. A plain-text terminal gets one line per 10 %.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def import_image(context: Context, file: str, name: str, options: dict[str, obje
         job = context.client.call("image.import", {"file": os.path.abspath(file), "name": name, **options})
         return _follow(context, job, meter)
     if sys.stdin.isatty():
-        raise RefusedError(f"standard input is this terminal: `guest import - --name {name} < FILE`, over SSH as well")
+        raise RefusedError(
+            f"standard input is a terminal; redirect it: `guest import - --name {name} < FILE`, also over SSH"
+        )
     job, link, _ = context.client.take_over("image.receive", {"name": name, **options})
     with link:
         with Interrupt() as stop:
@@ -43,12 +45,12 @@ def import_image(context: Context, file: str, name: str, options: dict[str, obje
 
 
 def _send(link: socket.socket, stop: Interrupt, meter: Meter) -> None:
-    """Standard input to its end, or until it is stopped, or until the helper wants no more: it says why itself."""
+    """Send standard input to its end, until cancelled, or until the helper closes the connection and reports why."""
     source, done = sys.stdin.fileno(), 0
     ready = select.poll()
     ready.register(source, select.POLLIN)
     ready.register(stop, select.POLLIN)
-    ready.register(link, 0)  # its end is always told
+    ready.register(link, 0)  # its end is always reported
     try:
         while all(fd == source for fd, _ in ready.poll()) and (data := os.read(source, _CHUNK)):
             link.sendall(data)
@@ -71,22 +73,22 @@ def _follow(context: Context, job: dict[str, Any], meter: Meter) -> dict[str, An
         _cancel(context, job, meter)
     meter.end()
     if job["stage"] == "failed":
-        raise RefusedError(f"image {name}: not imported: {job['why']}")
+        raise RefusedError(f"image {name} was not imported: {job['why']}")
     return job
 
 
 def _cancel(context: Context, job: dict[str, Any], meter: Meter) -> None:
-    """End the import; RefusedError says so."""
+    """Cancel the import and raise RefusedError to report it."""
     meter.end()
     try:
         context.client.call("image.cancel", {"job": job["job"]}, _WAIT)
     except (UnreachableError, NotFoundError, RemoteError):
         pass  # then bypassd is gone, and the import with it
-    raise RefusedError(f"image {job['name']}: the import was stopped; nothing of it is left")
+    raise RefusedError(f"image {job['name']}: import cancelled; nothing was changed")
 
 
 class Meter:
-    """One line of progress, written over itself where the terminal can, else once a tenth, or each 64 MiB."""
+    """A progress line, overwritten if the terminal supports it; else one line per 10 %, or per 64 MiB."""
 
     def __init__(self, context: Context) -> None:
         self._err, self._on = context.err, context.err.isatty()
@@ -94,7 +96,7 @@ class Meter:
         self._said, self._open = "", False
 
     def show(self, stage: str, done: int, total: int) -> None:
-        """How far it is; sizes in bytes, `total` 0 where it is not known."""
+        """Show the progress; sizes in bytes, `total` 0 if unknown."""
         if not self._on:
             return
         text = cell(_STAGES.get(stage, stage))
@@ -109,7 +111,7 @@ class Meter:
         print(f"\r{text}\x1b[K" if self._over else text, end="" if self._over else "\n", file=self._err, flush=True)
 
     def end(self) -> None:
-        """Leave the line as if it had not been."""
+        """Erase the progress line."""
         if self._open:
             print("\r\x1b[K", end="", file=self._err, flush=True)
             self._open = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`incident NUMBER export`: the last frames a guest was handed, as pcapng, to standard output or to a file."""
+"""`incident NUMBER export`: the last frames sent to a guest, as pcapng, to standard output or to a file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WAIT = 30.0  # seconds
 
 
 def export(parsed: Parsed, context: Context) -> Outcome:
-    """Nothing is written unless all of it is there; a file that is there already is left alone."""
+    """Write all of it or nothing; an existing file is not overwritten."""
     number, name = parsed.args["NUMBER"], parsed.args.get("FILE", "")
     if not number.isdigit():
-        raise UsageError(f'"{number}" is no number')
+        raise UsageError(f'NUMBER must be a number, not "{number}"')
     if not name and context.out.isatty():
         how = f"ssh USER@BOX incident {number} export | wireshark -k -i -"
-        raise RefusedError(f"frames are not for a terminal: {how}, or here: incident {number} export FILE")
+        raise RefusedError(f"export writes binary data: use `{how}`, or name a file to write on the appliance")
     answer = context.client.call("incident.export", {"number": int(number)}, WAIT)
     data = base64.b64decode(answer["pcapng"])
     if name:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`monitor`: the appliance live. A full screen where the terminal can do that, else one look below the other.
+"""`monitor`: a live view. Full-screen if the terminal supports it, else one report after the other.
 
-Only lines that have changed are sent, and the next look waits until they are out: so it keeps up on a 9600-baud line.
-The screen, the cursor and the keys are as before when it ends, however it ends.
+Only changed lines are sent, and the next refresh waits until they have been transmitted, so it keeps up on a 9600-baud
+line. The screen, the cursor and the keyboard settings are restored however it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from appliance.errors import BypassError, UnreachableError
 from console.client import Follow
-from console.commands.dashboard import ASCII, BLOCKS, Board, Sample
+from console.commands.dashboard import ASCII, BLOCKS, Dashboard, Sample
 from console.line.outcome import Outcome
 from console.line.parse import Parsed, UsageError
 from console.render import cell
@@ -28,9 +28,9 @@ from console.tty import Terminal
 from console.views.access import events as event_lines
 from console.views.common import alarm, rows_of
 
-EVERY_S, EVERY_DUMB_S = 1, 5  # seconds between looks
-AGAIN_S = 1.0  # until bypassd is asked again when it is not there
-EVENTS = 20  # that are asked for
+EVERY_S, EVERY_DUMB_S = 1, 5  # seconds between refreshes
+AGAIN_S = 1.0  # seconds between attempts to reach bypassd
+EVENTS = 20  # number of events requested
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[2J", "\x1b[?25h\x1b[?1049l"
 
 
@@ -40,9 +40,9 @@ def monitor(parsed: Parsed, context: Context) -> Outcome:
     full = context.out.isatty() and not terminal.only_prints
     every = int(parsed.options.get("every", [str(EVERY_S if full else EVERY_DUMB_S)])[0])
     if not 1 <= every <= 3600:
-        raise UsageError("every: 1 to 3600 seconds")
+        raise UsageError(f"every must be 1 to 3600 seconds, not {every}")
     looks = int(parsed.options.get("count", ["0"])[0])
-    board = Board(BLOCKS if _shows_blocks(context) else ASCII)
+    board = Dashboard(BLOCKS if _shows_blocks(context) else ASCII)
     keys = sys.stdin.fileno() if sys.stdin.isatty() else -1
     with Interrupt() as stop, _single_keys(keys):
         screen = _Screen(context, terminal) if full else _Roll(context, terminal)
@@ -52,19 +52,19 @@ def monitor(parsed: Parsed, context: Context) -> Outcome:
 
 
 class _Waits:
-    """Between looks: keys, Ctrl-C and time."""
+    """Waits between refreshes for keys, Ctrl-C and time."""
 
     def __init__(self, stop: Interrupt, keys: int, every: int, looks: int) -> None:
         self._stop, self._keys, self.every, self._left = stop, keys, every, looks or -1
         self.paused = False
 
     def note(self) -> str:
-        """What the keys do."""
+        """The line that explains the keys."""
         state = "paused" if self.paused else f"every {self.every} s"
-        return f"q end  space {'go on' if self.paused else 'pause'}  + - interval   {state}"
+        return f"q quit  space {'resume' if self.paused else 'pause'}  + - interval   {state}"
 
     def until(self, deadline: float) -> bool:
-        """Wait; False when it is time to end. A key ends the wait."""
+        """Wait; False when it is time to stop. A key ends the wait."""
         self._left -= 1
         if not self._left:
             return False
@@ -85,7 +85,7 @@ class _Waits:
                 return True
 
 
-def _loop(context: Context, board: Board, screen: _Screen | _Roll, waits: _Waits) -> None:
+def _loop(context: Context, board: Dashboard, screen: _Screen | _Roll, waits: _Waits) -> None:
     while True:
         began = time.monotonic()
         trouble = ""
@@ -100,7 +100,7 @@ def _loop(context: Context, board: Board, screen: _Screen | _Roll, waits: _Waits
 
 
 def _look(context: Context, now: float) -> Sample:
-    """One sample, by two requests: which guests there are, then the rest."""
+    """One sample, in two requests: which guests exist, then everything else."""
     status, segments, counters, events = context.client.many(
         [("status.show", {}), ("segments.show", {}), ("counters.show", {}), ("events.show", {"count": EVENTS})]
     )
@@ -117,7 +117,7 @@ def _shows_blocks(context: Context) -> bool:
 
 @contextmanager
 def _single_keys(keys: int) -> Iterator[None]:
-    """Keys one by one, unseen; Ctrl-C stays a signal."""
+    """Read keys one by one without echo; Ctrl-C stays a signal."""
     if keys < 0:
         yield
         return
@@ -130,7 +130,7 @@ def _single_keys(keys: int) -> Iterator[None]:
 
 
 class _Screen:
-    """A whole screen; only what differs from the last look is sent."""
+    """Full-screen output; only lines that differ from the last refresh are sent."""
 
     def __init__(self, context: Context, terminal: Terminal) -> None:
         self._context, self._terminal = context, terminal
@@ -139,14 +139,14 @@ class _Screen:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """The screen is this one's, until the end."""
+        """Use the alternate screen until the end."""
         self._write(_ENTER)
         try:
             yield
         finally:
             self._write(f"\x1b[{self._terminal.size[1]};1H{_LEAVE}\r\n")
 
-    def show(self, board: Board, note: str, trouble: str) -> None:
+    def show(self, board: Dashboard, note: str, trouble: str) -> None:
         """Draw."""
         size, style = self._terminal.size, self._terminal.style
         if size != self._size:
@@ -162,7 +162,7 @@ class _Screen:
         self._shown = lines
         self._write(sent)
         if self._context.out.isatty():
-            termios.tcdrain(self._context.out.fileno())  # a slow line sets the pace
+            termios.tcdrain(self._context.out.fileno())  # do not outrun a slow line
 
     def _write(self, text: str) -> None:
         self._context.out.write(text)
@@ -170,7 +170,7 @@ class _Screen:
 
 
 class _Roll:
-    """One look below the other, for what can only print, a pipe, or a file."""
+    """One report after the other, for plain-text terminals, pipes and files."""
 
     def __init__(self, context: Context, terminal: Terminal) -> None:
         self._context, self._terminal = context, terminal
@@ -180,8 +180,8 @@ class _Roll:
         """Nothing to prepare."""
         yield
 
-    def show(self, board: Board, note: str, trouble: str) -> None:
-        """Print a look, as long as it is."""
+    def show(self, board: Dashboard, note: str, trouble: str) -> None:
+        """Print one report, whatever its length."""
         columns, _ = self._terminal.size
         lines = board.draw((columns - 1, 40), self._context.style, "")
         text = "\n".join(line.rstrip() for line in lines).strip("\n")
@@ -191,10 +191,10 @@ class _Roll:
 
 
 def events(_: Parsed, context: Context) -> Outcome:
-    """`monitor events`: one line an event, until Ctrl-C or q; goes on when bypassd is back."""
+    """`monitor events`: one line per event, until Ctrl-C or q; continues after a restart of bypassd."""
     keys = sys.stdin.fileno() if sys.stdin.isatty() and context.out.isatty() else -1
     if keys >= 0:
-        context.say("events as they happen; q ends")
+        context.say("waiting for events; q quits")
     with Interrupt() as stop, _single_keys(keys):
         while True:
             try:
@@ -215,7 +215,7 @@ def events(_: Parsed, context: Context) -> Outcome:
 
 
 def _follow(follow: Follow, stop: Interrupt, keys: int, context: Context) -> bool:
-    """Print events; False when the person has enough."""
+    """Print events; False when the user quits."""
     while True:
         watched = [follow.fileno(), stop.fileno(), *([keys] if keys >= 0 else [])]
         ready = select.select(watched, [], [])[0]

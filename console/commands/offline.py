@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Commands that run in this process, without a daemon: check, explain, help, exit.
+"""Commands that work without the daemon: check, explain, help, exit.
 
-Imported only when one of them is typed, and each imports what it needs itself: one-shot commands must start quickly.
+Each function imports what it needs itself: one-shot commands must start quickly.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _SILENT = frozenset({"defined", "stopped", "failed"})  # states of a guest that 
 
 
 def check(parsed: Parsed, context: Context) -> Outcome:
-    """`check FILE`: every error as FILE: where: what, exit code 1; else what the file holds, and what it means.
+    """`check FILE`: every error as FILE: where: what, with exit code 1; else a summary and the effect on traffic.
 
-    What it means for traffic is said as `commit check` says it, and changes no exit code.
+    The effect on traffic is reported as by `commit check`, and does not change the exit code.
     """
     from appliance.config.check import lint, load
 
@@ -43,14 +43,14 @@ def check(parsed: Parsed, context: Context) -> Outcome:
         return Outcome(data, code=REFUSED if errors else GOOD)
     if config is None:
         return Outcome([line for error in errors for line in _lines(error, context)], "lines", REFUSED)
-    counts = ((len(getattr(config, kind)), kind) for kind in ("segment", "guest", "remote", "group", "rule"))
+    counts = ((len(getattr(config, kind)), kind) for kind in ("segment", "guest", "group", "rule"))
     text = ", ".join(counted(count, kind) for count, kind in counts)
     said = f"{file}: valid: {text}"
     return Outcome({"message": said, "lint": [finding._asdict() for finding in lint.lint(config)]}, "config-found")
 
 
 def _lines(error: ConfigError, context: Context) -> list[str]:
-    """One line an error; a person at a terminal sees the filter and a caret below it."""
+    """One line per error; on a terminal also the filter with a caret below it."""
     if not context.style.width:
         return [str(error)]
     return [str(error), *(f"    {line}" for line in error.pointer.splitlines())]
@@ -67,11 +67,11 @@ def explain(parsed: Parsed, context: Context) -> Outcome:
     names = [guest.name for guest in config.guest] + [remote.name for remote in config.remote]
     for down in parsed.options.get("--down", []):
         if down not in names:
-            raise RefusedError(f'--down: no guest or remote is named "{down}"; there are: {", ".join(names)}')
+            raise RefusedError(f'--down: no guest is named "{down}"; guests: {", ".join(names) or "none"}')
     try:
         from appliance.steering.explain import explain as engine
     except ImportError as error:
-        raise RefusedError(f"explain is not part of this build: {error}") from error
+        raise RefusedError(f"this build does not include explain: {error}") from error
     frames = engine.explain(
         config,
         Path(parsed.options["--pcap"][0]),
@@ -142,13 +142,13 @@ def _wants_json(parsed: Parsed) -> bool:
 
 
 def _segment(parsed: Parsed, config: Config) -> str:
-    """The segment the frames enter: the one that was named, or the only one."""
+    """The segment on which the frames arrive: the named one, or the only one."""
     names = [segment.name for segment in config.segment]
     asked: str = parsed.options.get("--segment", [""])[0]
     if asked and asked not in names:
-        raise RefusedError(f'--segment: no segment is named "{asked}"; there are: {", ".join(names)}')
+        raise RefusedError(f'--segment: no segment is named "{asked}"; segments: {", ".join(names) or "none"}')
     if not asked and len(names) > 1:
-        raise UsageError(f"--segment is missing, and the configuration has several: {', '.join(names)}")
+        raise UsageError(f"missing option --segment: the configuration has several: {', '.join(names)}")
     return asked or (names[0] if names else "")
 
 
@@ -180,17 +180,17 @@ def import_(parsed: Parsed, context: Context) -> Outcome:
 
 
 def help(parsed: Parsed, context: Context) -> Outcome:
-    """`help [WORDS]`: commands with their meaning."""
+    """`help [WORDS]`: commands and their meaning."""
     from console.line import manual
 
     words, columns = parsed.args.get("WORDS", ""), 0 if parsed.pipes else context.style.width
     lines = manual.commands(words, columns)
     if not lines:
-        raise UsageError(f'no command begins with "{words}"')
+        raise UsageError(f'no command starts with "{words}"')
     return Outcome(lines if words else [*lines, "", *manual.around(columns)], "lines")
 
 
 def exit(_: Parsed, context: Context) -> Outcome:
-    """`exit`: end the session; nothing happens to the appliance."""
+    """`exit`: end the session; the appliance is not affected."""
     context.ended = True
     return Outcome([], "lines")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A change of the configuration in one go, for commands that are not `configure`: all of it is committed, or none.
+"""Change the configuration in one commit, all or none, for commands other than `configure`.
 
-Nobody's half-done work is committed along: when the candidate is held or holds changes, the command is refused.
+Unfinished work of other users is never committed: if the candidate is held or has changes, the command is refused.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
 from console.client import Client
+from console.render import cell
 
 COMMIT_WAIT = 120.0  # seconds
 
 
 class Change(NamedTuple):
-    """`set` or `delete`, and the words behind it."""
+    """`set` or `delete`, and the words after it."""
 
     verb: str
     words: tuple[str, ...]
@@ -30,18 +31,20 @@ def running(client: Client) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def uncommitted(edit: dict[str, Any]) -> str:
+    """Whose changes are in the candidate, from the answer of config.edit."""
+    who = cell(edit.get("left_by") or "another user")
+    return f"the candidate has {counted(edit['changes'], 'uncommitted change')} by {who}"
+
+
 def apply(client: Client, changes: Sequence[Change], comment: str) -> dict[str, Any]:
-    """Commit these changes; what config.commit answers. BypassError says why not, and nothing has changed then."""
+    """Commit these changes; returns the answer of config.commit. On a BypassError nothing has changed."""
     if client.call("config.status").get("mine"):
-        raise RefusedError("this session is editing the configuration: leave `configure` first")
+        raise RefusedError("this session is in configure mode: `exit` it first")
     edit = client.call("config.edit")
     if edit.get("changes"):
         client.call("config.end")
-        count, who = edit["changes"], edit.get("left_by") or "somebody"
-        raise RefusedError(
-            counted(count, f"uncommitted change by {who} is", f"uncommitted changes by {who} are")
-            + " in the candidate: run `configure` to commit or discard"
-        )
+        raise RefusedError(f"{uncommitted(edit)}: use `configure` to commit or discard them")
     try:
         for verb, words in changes:
             client.call(f"config.{verb}", {"words": list(words)})

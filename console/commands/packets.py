@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`show packets`: frames at a point of the way, in words. A process of its own decodes them (decode.py)."""
+"""`show packets`: decode frames at a point along the path. A separate process decodes them (decode.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from appliance.counted import counted
 from appliance.errors import RefusedError
-from console.commands.frame_ring import Frame, Live, limit, wish
+from console.commands.frame_ring import Frame, FrameRing, capture_params, count_of
 from console.line.outcome import Outcome
 from console.line.parse import Parsed
 from console.render import cell
@@ -24,18 +24,18 @@ from console.session import Context
 from console.terminal.interrupt import Interrupt
 from console.views.traffic import packet
 
-SHOWN = 20  # frames, where no `count` is given
-PATIENCE_S = 20.0  # for the decoder to answer; its start counts, and is slow on a small board
+SHOWN = 20  # frames, if no `count` is given
+PATIENCE_S = 20.0  # maximum time for the decoder to answer, including its start, which is slow on a small board
 
 
 def show(parsed: Parsed, context: Context) -> Outcome:
     """`show packets POINT [FILTER]`: `count N` frames (20), or until Ctrl-C."""
-    most, params = limit(parsed, SHOWN), wish(parsed)
+    most, params = count_of(parsed, SHOWN), capture_params(parsed)
     at_once = not parsed.pipes and "--json" not in parsed.options
     rows: list[dict[str, object]] = []
-    with Interrupt() as stop, Decoder() as decoder, Live(context.client, params) as live:
+    with Interrupt() as stop, Decoder() as decoder, FrameRing(context.client, params) as live:
         if context.style.width:
-            context.say(f"waiting for {counted(most, 'frame')} at {_places(live)}; Ctrl-C ends it")
+            context.say(f"waiting for {counted(most, 'frame')} at {_places(live)}; Ctrl-C stops")
         width = max(len(place.name) for place in live.places.values())
         for frames in live.frames(stop):
             for frame in frames[: most - len(rows)]:
@@ -49,19 +49,19 @@ def show(parsed: Parsed, context: Context) -> Outcome:
                 break
         live.count()
     if live.lost:
-        context.say(f"{counted(live.lost, 'frame')} passed while these were decoded")
+        context.say(f"{counted(live.lost, 'frame')} not decoded, because they passed while others were being decoded")
     if at_once:
         if not rows:
-            context.say("no frame")
+            context.say("no frames")
         return Outcome([], "lines")
     return Outcome(rows, "packets")
 
 
-def _places(live: Live) -> str:
+def _places(live: FrameRing) -> str:
     return ", ".join(place.name for place in live.places.values())
 
 
-def _row(frame: Frame, live: Live, words: dict[str, Any]) -> dict[str, object]:
+def _row(frame: Frame, live: FrameRing, words: dict[str, Any]) -> dict[str, object]:
     moment = datetime.fromtimestamp(frame.when / 1e9).astimezone()
     return {
         "when": moment.isoformat(timespec="microseconds"),
@@ -79,7 +79,7 @@ def _lines(row: dict[str, object], width: int, detail: bool) -> str:
 
 
 class Decoder:
-    """The decoding process. It may die of a frame; that is told, and is no reason for anything else to end."""
+    """The decoding process. A frame may crash it; that is reported, and ends only this command."""
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-P", "-m", "console.commands.decode"]
@@ -96,7 +96,7 @@ class Decoder:
         self._process.communicate()
 
     def words(self, frame: bytes) -> dict[str, Any]:
-        """The frame in words; RefusedError when the decoder hangs or dies of it."""
+        """The decoded frame; RefusedError if the decoder hangs or crashes."""
         source, answers = self._process.stdin, self._process.stdout
         assert source is not None
         assert answers is not None
@@ -109,7 +109,7 @@ class Decoder:
         while b"\n" not in self._rest:
             left = until - time.monotonic()
             if left <= 0:
-                raise RefusedError(f"the decoder hangs on this frame: {frame[:128].hex(' ')}")
+                raise RefusedError(f"the decoder did not finish this frame: {frame[:128].hex(' ')}")
             if not select.select([answers], [], [], left)[0]:
                 continue
             data = os.read(answers.fileno(), 1 << 16)
@@ -122,4 +122,4 @@ class Decoder:
 
     @staticmethod
     def _gone(frame: bytes) -> RefusedError:
-        return RefusedError(f"the decoder died of this frame: {frame[:128].hex(' ')}")
+        return RefusedError(f"the decoder crashed on this frame: {frame[:128].hex(' ')}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A new file that a command writes: only its owner reads it, and one that is there already is left alone.
+"""A new file that a command writes: readable only by its owner; an existing file is never overwritten.
 
-It may hold what people send over the link, or the state of the whole appliance.
+It may contain traffic from the link, or the state of the whole appliance.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from appliance.errors import RefusedError
 
 
 def create(path: Path) -> BinaryIO:
-    """Make and open it for writing. RefusedError: it is there already, or cannot be made."""
+    """Create it and open it for writing. RefusedError: it exists already, or cannot be created."""
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
     except FileExistsError as error:
-        raise RefusedError(f"{path} is there already: take another name, or remove it") from error
+        raise RefusedError(f"{path} already exists: choose another name, or remove it") from error
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from error
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """The same, for a file that is of use only as a whole: it is removed when the block does not end well."""
+    """The same for a file that is useful only when complete: it is removed if the block fails."""
     out = create(path)
     try:
         with out:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`setup`: the few questions between a new appliance and one that is looked after; offered once on the serial line.
+"""`setup`: the first questions for a new appliance; offered once on the console.
 
-Host name, management address, administrator's password, guest image, and a look at the segments. Nothing is changed
-before the last question, and then all of it in one commit. Every answer can be given again: by `setup`, or by the
-`configure` commands that it shows. What the answers change is a pure function (`changes`).
+Host name, management address, administrator's password, guest image, and a check of the segments' links. Nothing is
+changed before the last question; then everything is changed in one commit. `setup` may be run again at any time, and
+shows the `configure` commands that do the same. What the answers change is a pure function (`changes`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from console.terminal.prompt import Asker
 from console.views.common import prose
 
 IMAGES = Paths().images
-START_WAIT = 60.0  # seconds that a starting bypassd is waited for
+START_WAIT = 60.0  # seconds to wait for bypassd while it starts
 ADMIN = "admin"
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
 @dataclass
 class Answers:
-    """What was answered; None = as it is. `password` is a hash already."""
+    """The answers; None: no change. `password` is a hash already."""
 
     hostname: str | None = None
     address: str | None = None  # "dhcp", "none" or ADDRESS/PREFIX
@@ -49,31 +49,32 @@ class Answers:
 
 
 def hostname_trouble(text: str) -> str:
-    """Why this is no host name."""
-    return "" if _HOSTNAME.fullmatch(text) else "letters, digits and - in the middle, at most 63"
+    """Why this is not a host name; "" if it is one."""
+    rule = "a host name has 1 to 63 letters and digits, and - except at its ends"
+    return "" if _HOSTNAME.fullmatch(text) else rule
 
 
 def address_trouble(text: str) -> str:
-    """Why this is no management address."""
+    """Why this is not a management address; "" if it is one."""
     return "" if text in ("dhcp", "none") else interface(text, 4)[1]
 
 
 def gateway_trouble(text: str, address: str) -> str:
-    """Why this is no gateway for that address."""
+    """Why this is not a gateway for that address; "" if it is one."""
     from ipaddress import ip_address
 
     own, _ = interface(address, 4)
     try:
         gateway = ip_address(text)
     except ValueError:
-        return "" if text == "none" else f'"{text}" is not an IPv4 address, and not "none"'
+        return "" if text == "none" else f'"{text}" is neither an IPv4 address nor "none"'
     if own is None or (gateway in own.network and gateway != own.ip):
         return ""
-    return f'"{text}" is not another host of {own.network}'
+    return f'"{text}" is not another host in {own.network}'
 
 
 def changes(now: dict[str, Any], answers: Answers) -> list[Change]:
-    """What leads from the running configuration to the answers. Pure; [] when nothing would change."""
+    """The changes from the running configuration to the answers. Pure; [] if there are none."""
     made: list[Change] = []
     management = now.get("management", {})
     if answers.hostname is not None and answers.hostname != now.get("system", {}).get("hostname", "bypass"):
@@ -100,15 +101,15 @@ def changes(now: dict[str, Any], answers: Answers) -> list[Change]:
 
 
 def shown(change: Change) -> str:
-    """A change as it would be typed in `configure`; a hash is not shown."""
+    """A change as the command that makes it; a hash is not shown."""
     words = list(change.words)
     if "password" in words:
         return f"user {words[1]} password"
-    return " ".join([change.verb, *words])
+    return " ".join(["configure", change.verb, *words])
 
 
 def segment_lines(rows: list[dict[str, Any]]) -> tuple[list[str], bool]:
-    """One line a segment for a person, and whether every port of every segment has its link."""
+    """One line per segment for the user, and whether every port of every segment has a link."""
     lines, good = [], True
     for row in rows:
         ports = [(cell(row.get(side)), cell(row.get(f"{side}_link"))) for side in ("lan", "wan")]
@@ -125,16 +126,16 @@ def segment_lines(rows: list[dict[str, Any]]) -> tuple[list[str], bool]:
 
 
 class Wizard:
-    """One run. `asker` is the person."""
+    """One run. `asker` asks the user."""
 
     def __init__(self, context: Context, asker: Asker) -> None:
         self._client, self._asker = context.client, asker
 
     def run(self) -> str:
-        """Ask, show, commit; what to say at the end. RefusedError when nothing was changed."""
+        """Ask, show, commit; returns the closing message. RefusedError if nothing was changed."""
         ask = self._asker
         now = running(self._client)
-        ask.say("Setup: Return takes the answer in brackets, Ctrl-C leaves everything as it is.")
+        ask.say("Setup: press Enter to accept the value in brackets, Ctrl-C to cancel without changes.")
         answers = Answers()
         host = str(now.get("system", {}).get("hostname", "bypass"))
         answers.hostname = self._until(hostname_trouble, "Host name", host)
@@ -144,13 +145,13 @@ class Wizard:
         self._segments()
         made = changes(now, answers)
         if not made:
-            return "Nothing to change."
-        ask.say("\nThis will be done (each line is a command that does it again):")
+            return "No changes."
+        ask.say("\nSetup will make these changes (each line is also a command of the shell):")
         for change in made:
             ask.say(f"  {shown(change)}")
-        if not ask.yes("Do it", True):
-            raise RefusedError("nothing was changed")
-        ask.say("Working: every part is tried before it counts ...")
+        if not ask.yes("Apply these changes?", True):
+            raise RefusedError("setup cancelled; nothing was changed")
+        ask.say("Validating and applying ...")
         apply(self._client, made, "setup")
         return self._end(answers.password is not None and now.get("management", {}).get("serial_login", True))
 
@@ -160,11 +161,11 @@ class Wizard:
             why = trouble(answer)
             if not why:
                 return answer
-            self._asker.say(f"Not taken: {why}.")
+            self._asker.say(f"Invalid: {why}.")
 
     def _address(self, management: dict[str, Any], answers: Answers) -> None:
         here = str(management.get("address", ""))
-        self._asker.say("\nManagement port: ADDRESS/PREFIX such as 192.0.2.10/24, dhcp, or none")
+        self._asker.say("\nManagement port: an ADDRESS/PREFIX such as 192.0.2.10/24, dhcp, or none")
         answers.address = self._until(address_trouble, "Management address", here or "dhcp")
         if answers.address in ("dhcp", "none"):
             return
@@ -176,8 +177,10 @@ class Wizard:
 
     def _password(self, users: list[dict[str, Any]], answers: Answers) -> None:
         has = any(user.get("name") == ADMIN and user.get("password") for user in users)
-        self._asker.say(f"\nSSH is off until somebody can log in. The first administrator is called {ADMIN}.")
-        question = f"Set a new password for {ADMIN}" if has else f"Set a password for {ADMIN}"
+        self._asker.say(
+            f"\nSSH is off until a user has a password or a key. The first administrator is called {ADMIN}."
+        )
+        question = f"Set a new password for {ADMIN}?" if has else f"Set a password for {ADMIN}?"
         if self._asker.yes(question, not has):
             answers.password = ask_password(self._asker, ADMIN, "Password")
 
@@ -192,32 +195,32 @@ class Wizard:
         now = cell(guests[0].get("image") or guests[0].get("kernel"))
         self._asker.say(f"\nGuest {name} runs {now}.")
         if not images:
-            self._asker.say(f"There is no other image yet in {IMAGES}: it stays.")
+            self._asker.say("No other image available; keeping the current one (`guest import` adds images).")
             return
         for number, image in enumerate(images, 1):
             self._asker.say(f"  {number}  {cell(image)}")
         numbers = [str(number) for number in range(1, len(images) + 1)]
 
         def trouble(text: str) -> str:
-            return "" if text == "keep" or text in numbers else f"a number from 1 to {len(images)}, or keep"
+            return "" if text == "keep" or text in numbers else f"enter a number from 1 to {len(images)}, or keep"
 
         chosen = self._until(trouble, f"Image for {name}", "keep")
         if chosen != "keep":
             answers.image = images[int(chosen) - 1]
 
     def _segments(self) -> None:
-        """Show where the cables stand; again as often as wanted."""
+        """Show the links of the segments, repeatedly if the user asks for it."""
         while True:
             rows = self._client.call("segments.show")
             lines, good = segment_lines(rows if isinstance(rows, list) else [])
             self._asker.say("\nSegments:\n" + "\n".join(lines))
-            if good or not self._asker.yes("A link is missing. Plug in the cable; look again", False):
+            if good or not self._asker.yes("A link is missing: connect the cable. Check again?", False):
                 return
 
     def _end(self, password: bool) -> str:
-        said = ["Done. `setup` asks again; `configure` has everything else."]
+        said = ["Done. Run `setup` again at any time, or `configure` for all settings."]
         if password:
-            said.append(f"From the next session on this serial line asks for a login, too ({ADMIN} and the password).")
+            said.append(f"From the next session on, the console also asks for a login ({ADMIN} and the password).")
         try:
             state = self._client.call("management.show")
         except BypassError as error:
@@ -225,9 +228,11 @@ class Wizard:
         ssh = state.get("ssh", {})
         addresses = [str(address).partition("/")[0] for address in state.get("addresses", [])]
         if ssh.get("state") == "listening":
-            where = addresses[0] if addresses else "ADDRESS (show management, when the DHCP server has answered)"
+            where = addresses[0] if addresses else "ADDRESS"
             said.append(f"Log in with: ssh {ADMIN}@{where}")
-            said.append("Compare the host key that your client shows:")
+            if not addresses:
+                said.append("`show management` shows the ADDRESS once the DHCP server has assigned one.")
+            said.append("Compare the host key that your client shows with:")
             said += [f"  {cell(key.get('kind'))} {cell(key.get('fingerprint'))}" for key in ssh.get("host_keys", [])]
         else:
             said.append(f"SSH is off: {cell(ssh.get('detail'))}")
@@ -238,38 +243,38 @@ def setup(_: Parsed, context: Context) -> Outcome:
     """`setup`."""
     asker = Asker(style=context.style)
     if not asker.terminal:
-        raise RefusedError("setup asks questions, and there is no terminal; `configure` takes commands from a script")
+        raise RefusedError("setup requires a terminal; in scripts use `configure`")
     try:
         said = Wizard(context, asker).run()
     except (KeyboardInterrupt, EOFError):
-        raise RefusedError("setup was left; nothing was changed") from None
+        raise RefusedError("setup cancelled; nothing was changed") from None
     return Outcome([line for text in said.splitlines() for line in prose(text, context.style)], "lines")
 
 
 def offer(context: Context, offered: Path) -> None:
-    """On the serial line of a new appliance, once; `offered` notes it. Never in the shell's way: Ctrl-C leads there."""
+    """Offer setup once on the console of a new appliance; `offered` records that. Ctrl-C leads to the shell."""
     asker = Asker()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         now = _started(context, asker)
         if now is None:
-            return  # at the next session
+            return  # it is offered again in the next session
         if not now.get("user") and not now.get("management", {}).get("address"):
-            asker.say("\nThis appliance is new: it has no management address, and nobody can log in over SSH.")
-            wanted = asker.line("Type setup to change that now, or Return for the shell")
+            asker.say("\nThis appliance is not set up: it has no management address, and no user can log in over SSH.")
+            wanted = asker.line("Type setup to configure it now, or press Enter for the shell")
             if wanted.lower() in ("setup", "s", "y", "yes"):
                 asker.say(Wizard(context, asker).run())
         offered.touch()
     except (KeyboardInterrupt, EOFError):
-        asker.say("\nSetup was left; nothing was changed. The command `setup` starts it again.")
+        asker.say("\nSetup cancelled; nothing was changed. Run `setup` at any time.")
     except (BypassError, OSError) as error:
-        asker.say(f"error: {cell(error)}\nThe command `setup` starts it again.")
+        asker.say(f"error: {cell(error)}\nRun `setup` to try again.")
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def _started(context: Context, asker: Asker) -> dict[str, Any] | None:
-    """The running configuration, as soon as bypassd answers; None when it does not within START_WAIT."""
+    """The running configuration as soon as bypassd answers; None if it does not within START_WAIT."""
     until, said = time.monotonic() + START_WAIT, False
     while True:
         try:
@@ -278,6 +283,6 @@ def _started(context: Context, asker: Asker) -> dict[str, Any] | None:
             if time.monotonic() > until:
                 return None
             if not said:
-                asker.say("The appliance is starting (Ctrl-C: the shell at once) ...")
+                asker.say("The appliance is starting (Ctrl-C for the shell) ...")
                 said = True
-            time.sleep(0.5)  # nothing tells when the socket is there
+            time.sleep(0.5)  # no event reports that the socket exists

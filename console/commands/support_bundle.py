@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`support-bundle`: one file that explains the state of the appliance, to standard output or to a file.
+"""`support-bundle`: one file with the state of the appliance, to standard output or to a file.
 
-bypassd makes it, because it may read everything. When it does not answer, which is when a bundle is wanted most, this
-process collects what it may read itself.
+bypassd creates it, because it may read everything. If bypassd does not answer, which is when a bundle is needed most,
+this process collects what the user may read.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def support_bundle(parsed: Parsed, context: Context) -> Outcome:
     name = parsed.args.get("FILE", "")
     if not name and context.out.isatty():
         how = "ssh USER@BOX support-bundle > box.tar.gz"
-        raise RefusedError(f"a bundle is not for a terminal: {how}, or here: support-bundle FILE")
-    context.say("collecting state, logs, kernel and network; this may take half a minute")
+        raise RefusedError(f"a support bundle is binary: use `{how}`, or `support-bundle FILE`")
+    context.say("collecting state, logs, kernel and network; this may take up to 30 seconds")
     if name:
         with whole(Path(name)) as out:
             size = _write(out, context)
-        context.say(f"{name}: {counted(size, 'byte')}; passwords and keys are left out")
+        context.say(f"{name}: {counted(size, 'byte')}; passwords and keys are not included")
     else:
         size = _write(_binary(context), context)
-        context.say(f"{counted(size, 'byte')}; passwords and keys are left out")
+        context.say(f"{counted(size, 'byte')}; passwords and keys are not included")
     return Outcome([], "lines")
 
 
@@ -49,7 +49,7 @@ def _write(out: BinaryIO, context: Context) -> int:
         made = context.client.call("support.bundle", wait=WAIT)
     except UnreachableError as error:
         context.say(f"{error}")
-        context.say("collecting without it what this user may read")
+        context.say("collecting what this user may read")
         return _collect(out)
     counter = _Counter(out)
     try:
@@ -78,7 +78,7 @@ def _collect(out: BinaryIO) -> int:
 
 
 class _Counter:
-    """A stream that counts what is written to it."""
+    """A stream that counts the bytes written to it."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out, self.count = out, 0

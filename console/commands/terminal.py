@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`terminal` and `show terminal`: what the person says about the session's terminal."""
+"""`terminal` and `show terminal`: settings of the session's terminal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from console.line.parse import Parsed
 from console.session import Context
 from console.tty import Terminal
 
-ANSWER_S = 2.0  # that a terminal may take to say where its cursor is
+ANSWER_S = 2.0  # maximum time for a terminal to report its cursor position
 
 
 def _of(context: Context) -> Terminal:
     if context.terminal is None:
-        raise RefusedError("terminal settings hold for a session of the shell: start `bypass` first")
+        raise RefusedError("terminal settings apply to a shell session: start `bypass` first")
     return context.terminal
 
 
@@ -37,7 +37,7 @@ def setting(parsed: Parsed, context: Context) -> Outcome:
     if name in ("width", "height"):
         value, (least, most) = int(parsed.args["N"]), ((20, 500) if name == "width" else (5, 500))
         if value and not least <= value <= most:
-            raise RefusedError(f"{name} is 0 (as the terminal says), or {least} to {most}")
+            raise RefusedError(f"{name} must be {least} to {most}, or 0 (as reported by the terminal)")
         setattr(terminal, name, value or None)
     else:
         setattr(terminal, name, parsed.args["VALUE"] == "on")
@@ -66,16 +66,14 @@ def detect(_: Parsed, context: Context) -> Outcome:
     """`terminal detect`: ask the terminal how large it is; the only time that its cursor is asked for."""
     terminal = _of(context)
     if terminal.only_prints:
-        raise RefusedError(
-            "a terminal that only prints cannot say its size: use `terminal width` and `terminal height`"
-        )
+        raise RefusedError("a plain-text terminal cannot report its size: use `terminal width` and `terminal height`")
     rows, columns = _far_corner()
     terminal.width, terminal.height = columns, rows
     return Outcome([f"{counted(columns, 'column')}, {counted(rows, 'row')}"], "lines")
 
 
 def _far_corner() -> tuple[int, int]:
-    """Send the cursor as far as it goes and ask where it is. RefusedError when no answer comes."""
+    """Move the cursor as far as it goes and ask for its position. RefusedError if no answer comes."""
     inward = sys.stdin.fileno()
     before = termios.tcgetattr(inward)
     answer = b""
@@ -90,5 +88,5 @@ def _far_corner() -> tuple[int, int]:
         termios.tcsetattr(inward, termios.TCSANOW, before)
     rows, _, columns = answer.removesuffix(b"R").rpartition(b"[")[2].partition(b";")
     if not (rows.isdigit() and columns.isdigit()):
-        raise RefusedError("the terminal does not answer: use `terminal width` and `terminal height`")
+        raise RefusedError("the terminal did not answer: use `terminal width` and `terminal height`")
     return int(rows), int(columns)

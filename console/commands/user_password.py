@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`user NAME password`: asks twice, hashes here, and commits the hash; the new password itself goes nowhere.
+"""`user NAME password`: ask twice, hash here, commit the hash; the new password itself never leaves this process.
 
-Administrators set anybody's. Everybody else may change the own one, and is asked for the present one first.
+Administrators may set any user's password. All others may change their own, after entering the current one.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ TRIES = 3
 
 
 def ask_password(asker: Asker, name: str, question: str = "New password") -> str:
-    """The hash of a password that was typed twice alike. RefusedError after three tries."""
+    """The hash of a password that was typed twice. RefusedError after three tries."""
     with asker.unseen():
         for _ in range(TRIES):
             first = asker.secret(question)
             if why := password.trouble(first, name):
                 if not asker.terminal:
                     raise RefusedError(why)
-                asker.say(f"Not taken: {why}.")
+                asker.say(f"Invalid: {why}.")
                 continue
-            if asker.terminal and asker.secret("The same again") != first:
-                asker.say("The two differ.")
+            if asker.terminal and asker.secret("Confirm password") != first:
+                asker.say("Passwords do not match.")
                 continue
             return password.hashed(first, name)
-    raise RefusedError("no password was set")
+    raise RefusedError(f"no password set after {TRIES} attempts")
 
 
 def user_password(parsed: Parsed, context: Context) -> Outcome:
@@ -46,19 +46,21 @@ def user_password(parsed: Parsed, context: Context) -> Outcome:
     users = [str(user.get("name")) for user in running(context.client).get("user", [])]
     if name not in users:
         there = ", ".join(users) or "none"
-        raise RefusedError(f'there is no user "{name}" (there is: {there}); configure, set user {name} role admin')
+        raise RefusedError(
+            f'no user is named "{name}" (users: {there}); to add it: configure set user {name} role admin'
+        )
     made = ask_password(Asker(), name)
     done = apply(context.client, [Change("set", ("user", name, "password", made))], f"password of {name}")
-    return Outcome({"message": f"password of {name} set; {done.get('message', '')}"}, "done")
+    return Outcome({"message": f"password of {name} changed; {done.get('message', '')}"}, "done")
 
 
 def _own_password(name: str, context: Context) -> Outcome:
     asker = Asker()
     with asker.unseen():
-        present = asker.secret("Present password")
+        present = asker.secret("Current password")
         made = ask_password(asker, name)
     done = context.client.call("user.password", {"present": present, "password": made}, COMMIT_WAIT)
-    return Outcome({"message": f"password of {name} set; {done.get('message', '')}"}, "done")
+    return Outcome({"message": f"password of {name} changed; {done.get('message', '')}"}, "done")
 
 
 def _own_name() -> str:
@@ -69,5 +71,5 @@ def _own_name() -> str:
 
 
 def _administrator() -> bool:
-    """As the control socket sees it."""
+    """Whether the control socket treats this user as an administrator."""
     return os.getuid() == 0 or GROUPS["bypass-admin"] in os.getgroups()

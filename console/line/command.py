@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# units of an Arg that is a `time`, in seconds
+UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
+
 
 class Arg(NamedTuple):
-    """A value in a command. `source` says where Tab takes proposals from: a key of names.SOURCES, or `choices`.
+    """A value in a command. `source` says where Tab finds proposals: a key of live_names.SOURCES.
 
-    `on_terminal` is what stands for it when a person left it out, so that a slow line is not flooded. `rest`: it takes
-    all words that follow.
+    `on_terminal` is the default on a terminal, so that a slow line is not flooded. `rest`: it takes all remaining
+    words. `time`: a number of seconds, or a number with a unit (line/parse.py: seconds).
     """
 
     name: str
@@ -21,11 +24,12 @@ class Arg(NamedTuple):
     number: bool = False
     on_terminal: int | None = None
     rest: bool = False
+    time: bool = False
 
 
 class Option(NamedTuple):
-    """`--flag`, with a value when `value` is there. Without dashes it is a word like any other (`count 10`), which may
-    stand wherever all needed words are there."""
+    """`--flag`, with a value if `value` is set. Without dashes it is a word like any other (`count 10`), allowed once
+    all required words are there."""
 
     flag: str
     help: str
@@ -35,11 +39,11 @@ class Option(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One row. A word is literal text or an Arg; optional Args stand at the end.
+    """One row. A word is literal text or an Arg; optional Args come last.
 
     `method` is called on the control socket with the Args by name and `fixed`; `local` is a function that runs in this
-    process instead: of console/commands/offline.py, or "module:function" of another module there. `view` is the name
-    of a view in views/.
+    process instead, as "module:function" of console/commands/ (without a module: offline.py). `view` is the name of a
+    view in views/.
     """
 
     words: tuple[str | Arg, ...]
@@ -47,20 +51,20 @@ class Command(NamedTuple):
     method: str = ""
     local: str = ""
     fixed: tuple[tuple[str, str], ...] = ()
-    role: str = "viewer"  # that the daemon asks for; shown in `help`
+    role: str = "viewer"  # the role that the daemon requires
     view: str = "generic"
     options: tuple[Option, ...] = ()
     wait: float = 5.0  # seconds the daemon may take to answer
 
     @property
     def syntax(self) -> str:
-        """As it is typed, with the names of its arguments; --json is left out."""
+        """The command as it is typed, with the names of its arguments; --json is omitted."""
         shown = [
             word if isinstance(word, str) else f"[{word.name}]" if word.optional else word.name for word in self.words
         ]
         for option in self.options:
             if option.flag == "--json":
-                continue  # every command that shows data has it
+                continue  # every command that shows data takes it
             flag = f"{option.flag} {option.value.name}" if option.value else option.flag
             shown.append(flag if option.required else f"[{flag}]" + ("..." if option.repeat else ""))
         return " ".join(shown)

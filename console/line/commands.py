@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every command, as one table: words, arguments, what runs it, who may, how its data is shown.
+"""Every command, as one table: its words, arguments, handler, required role and view.
 
-The parser, `?`, Tab, `help`, the one-shot client and the README are all made from this table; a new command is a new
-row. Pure data, and quick to import: nothing here reaches for the daemon or the terminal.
+The parser, `?`, Tab, `help`, the one-shot client and COMMANDS.md are all generated from this table; a new command is a
+new row. Pure data, and quick to import: nothing here needs the daemon or a terminal.
 """
 
 from __future__ import annotations
@@ -13,48 +13,51 @@ from console.line.configure_commands import FORM, TAKEOVER, WHICH
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
 GUEST = Arg("NAME", "a guest", source="guests")
-REMOTE = Arg("NAME", "a remote", source="remotes")
+
 PORT = Arg("NAME", "a port", source="ports")
 FILE = Arg("FILE", "a configuration file", source="file")
-COUNT = Arg("COUNT", "how many of the newest; 20 on a terminal", optional=True, number=True, on_terminal=20)
-INCIDENT = Arg("NUMBER", "an incident's number", source="incidents", number=True)
-RECORD = Arg("NAME", "one record in full", optional=True)
-LINES = Arg("LINES", "how many of the last; 40 when left out", optional=True, number=True)
+COUNT = Arg(
+    "COUNT", "show only the newest COUNT; default on a terminal: 20", optional=True, number=True, on_terminal=20
+)
+INCIDENT = Arg("NUMBER", "an incident number", source="incidents", number=True)
+RECORD = Arg("NAME", "the name of a record, to show it in full", optional=True)
+LINES = Arg("LINES", "number of lines; default: 40", optional=True, number=True)
 IMAGE = Arg("NAME", "an image", source="images")
 IMPORT = (
-    Option("--name", "what it is called here", Arg("NAME", "letters, digits, ., _, + and -"), required=True),
-    Option("--sha256", "what its checksum must be", Arg("SUM", "64 hex digits, as `sha256sum FILE` prints them")),
-    Option("--kind", "what it is, when it is no disk", Arg("KIND", "disk, kernel or initrd",
-                                                         choices=("disk", "kernel", "initrd"))),
-    Option("--replace", "take the place of an image of this name; can be undone"),
+    Option("--name", "name of the image on the appliance", Arg("NAME", "letters, digits, . _ + -"), required=True),
+    Option("--sha256", "expected SHA-256 checksum", Arg("SUM", "64 hexadecimal digits, as `sha256sum` prints them")),
+    Option("--kind", "kind of image, if it is not a disk",
+           Arg("KIND", "disk, kernel or initrd", choices=("disk", "kernel", "initrd"))),
+    Option("--replace", "replace an existing image of this name; `image NAME undo` restores it"),
     JSON,
 )  # fmt: skip
 AGENT = (
-    Arg("WORD", "what the guest's agent knows"),
-    Arg("VALUE", "its number, where it takes one", optional=True, number=True),
+    Arg("WORD", "a command that the guest's agent understands"),
+    Arg("VALUE", "a number, if the command takes one", optional=True, number=True),
 )
 
 EXPLAIN = (
-    Option("--config", "the configuration to run the frames through", FILE, required=True),
-    Option("--in", "where the frames come in", Arg("PORT", "lan or wan", choices=("lan", "wan")), required=True),
+    Option("--config", "the configuration to evaluate the frames with", FILE, required=True),
+    Option("--in", "side on which the frames arrive", Arg("PORT", "lan or wan", choices=("lan", "wan")),
+           required=True),
     Option("--pcap", "the frames", Arg("FRAMES", "a pcap file", source="file"), required=True),
-    Option("--segment", "the segment; needed when there are several", Arg("NAME", "a segment of the configuration")),
-    Option("--backend", "the real program in the kernel, or the Python model",
+    Option("--segment", "the segment; required if there are several", Arg("NAME", "a segment of the configuration")),
+    Option("--backend", "evaluate with the datapath program in the kernel, or with its Python model",
            Arg("BACKEND", "kernel or model", choices=("kernel", "model"))),
-    Option("--down", "a guest or remote that is not available", Arg("NAME", "a guest or remote"), repeat=True),
+    Option("--down", "assume that this guest is not available", Arg("NAME", "a guest"), repeat=True),
     JSON,
 )  # fmt: skip
 LIVE = (
-    Option("--live", "ask the running datapath; nothing is sent, changed or counted", required=True),
-    Option("--in", "where the frames come in; lan when left out", Arg("PORT", "lan or wan", choices=("lan", "wan"))),
-    Option("--segment", "the segment; needed when there are several", Arg("NAME", "a segment", source="segments")),
+    Option("--live", "evaluate in the running datapath; nothing is sent, changed or counted", required=True),
+    Option("--in", "side on which the frames arrive; default: lan", Arg("PORT", "lan or wan", choices=("lan", "wan"))),
+    Option("--segment", "the segment; required if there are several", Arg("NAME", "a segment", source="segments")),
     JSON,
 )
-FRAMES = EXPLAIN[2]._replace(help="the frames; or name a flow: explain --live udp 10.0.0.5:1234 10.1.0.9:53")
+FRAMES = EXPLAIN[2]._replace(help="the frames; or describe a flow: explain --live udp 10.0.0.5:1234 10.1.0.9:53")
 FLOW = (
     Arg("PROTOCOL", "udp, tcp or icmp", choices=("udp", "tcp", "icmp")),
-    Arg("SOURCE", "ADDRESS:PORT, [IPV6]:PORT; for icmp ADDRESS"),
-    Arg("DESTINATION", "the same"),
+    Arg("SOURCE", "ADDRESS:PORT or [IPV6]:PORT; for icmp: ADDRESS"),
+    Arg("DESTINATION", "ADDRESS:PORT or [IPV6]:PORT; for icmp: ADDRESS"),
 )
 
 
@@ -87,67 +90,67 @@ def _guest(verb: str, text: str, *args: Arg) -> Command:
 
 
 SHOW = (
-    _show("status", "is the link inspected or bypassed, and why", view="status"),
-    _show("segments", "port pairs: relay, links, how frames are taken", view="segments"),
+    _show("status", "whether traffic is inspected or bypassed, and why", view="status"),
+    _show("segments", "port pairs: relay, links, XDP or tc", view="segments"),
     _show("guests", "guests: state, cause, lease", view="guests"),
-    _show("guest", "one guest: which check failed, when, and what was good last", GUEST, view="guest"),
-    _show("rules", "rules in order, with what they matched", view="rules"),
-    _show("counters", "every frame accounted for: ports, rules, hops", view="counters"),
-    _show("transitions", "what changed, when and why", COUNT, view="transitions"),
-    _show("incidents", "guests that died or failed: when, why, what is kept of it", view="incidents"),
-    _show("quarantine", "flows led around a guest that they killed, and why", view="quarantine"),
-    _show("crash-log", "crash records of earlier starts", RECORD, view="crash"),
-    _show("version", "versions of the appliance and of what it runs on"),
-    _show("events", "what happened, with cause and severity: transitions, logins", COUNT, view="events"),
-    _show("management", "management port, SSH with its host keys, users, metrics, syslog", view="management"),
-    _show("sessions", "who is logged in over SSH", view="sessions"),
+    _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
+    _show("rules", "rules in order, with the number of frames they matched", view="rules"),
+    _show("counters", "frame counters by port, rule and hop", view="counters"),
+    _show("transitions", "state changes: what, when and why", COUNT, view="transitions"),
+    _show("incidents", "guest crashes and failures: when, why, and what was recorded", view="incidents"),
+    _show("quarantine", "flows that bypass a guest they crashed, and why", view="quarantine"),
+    _show("crash-log", "kernel crash records of earlier boots", RECORD, view="crash"),
+    _show("version", "versions of the appliance and of its components"),
+    _show("events", "events with cause and severity: state changes, logins", COUNT, view="events"),
+    _show("management", "management port, SSH host keys, users, metrics, syslog", view="management"),
+    _show("sessions", "users who are logged in over SSH or on the console", view="sessions"),
 )
 
 SEGMENTS = (
-    _segment("bypass", "close the relay: the link is a wire, nothing is inspected"),
-    _segment("auto", "inline whenever everything is healthy"),
+    _segment("bypass", "close the relay: LAN and WAN are joined, nothing is inspected"),
+    _segment("auto", "go inline whenever everything is healthy"),
 )
 
 GUESTS = (
-    Command(("guest", GUEST, "show"), "as `show guest NAME`", "guest.show", view="guest", options=(JSON,)),
-    _guest("start", "start the guest, or take it back into service"),
-    _guest("stop", "stop the guest; its frames go on to the next hop or port"),
-    _guest("pause", "stop its processors; its frames go on to the next hop or port"),
-    _guest("resume", "let a paused guest go on; it must prove itself again"),
-    _guest("drain", "new flows elsewhere, established ones stay until they end"),
+    Command(("guest", GUEST, "show"), "same as `show guest NAME`", "guest.show", view="guest", options=(JSON,)),
+    _guest("start", "start the guest, or put it back into service"),
+    _guest("stop", "stop the guest; traffic continues to the next hop or port"),
+    _guest("pause", "pause its vCPUs; traffic continues to the next hop or port"),
+    _guest("resume", "resume a paused guest; it gets traffic after passing its checks"),
+    _guest("drain", "send new flows elsewhere; established flows stay until they end"),
     Command(
         ("guest", GUEST, "console"),
-        "its serial line in this terminal; Ctrl-] leaves",
+        "attach this terminal to its serial console; Ctrl-] detaches",
         local="console",
         role="operator",
     ),
     Command(
         ("guest", GUEST, "log", LINES),
-        "what it printed on its serial line",
+        "its serial console output",
         "guest.log",
         view="guest-log",
         options=(JSON,),
     ),
-    _guest("command", "tell the guest's application something", *AGENT),
+    _guest("command", "send a command to the guest application", *AGENT),
 )
 
 INCIDENTS = (
     Command(
         ("incident", INCIDENT, "show"),
-        "one incident: evidence, flows, the guest's last words",
+        "one incident: evidence, flows, console output before the failure",
         "incident.show",
         view="incident",
         options=(JSON,),
     ),
     Command(
-        ("incident", INCIDENT, "export", Arg("FILE", "a new file; left out: standard output", "file", optional=True)),
-        "the last frames that the guest was handed, as pcapng",
+        ("incident", INCIDENT, "export", Arg("FILE", "a new file; default: standard output", "file", optional=True)),
+        "the last frames that were sent to the guest, as pcapng",
         local="incident_export:export",
         role="operator",
     ),
     Command(
-        ("quarantine", Arg("NAME", "as `show quarantine` calls it", source="quarantine"), "release"),
-        "let a flow go to its guest again",
+        ("quarantine", Arg("NAME", "a name from `show quarantine`", source="quarantine"), "release"),
+        "send the flow to its guest again",
         "quarantine.release",
         role="operator",
         view="done",
@@ -158,36 +161,39 @@ INCIDENTS = (
 
 IMAGES = (
     Command(
-        ("guest", "import", Arg("FILE", "qcow2, raw, kernel or initrd; - is standard input", source="file")),
-        "copy an image to the appliance, checked and verified; Ctrl-C stops it",
+        ("guest", "import", Arg("FILE", "a qcow2, raw, kernel or initrd file; - for standard input", source="file")),
+        "copy an image to the appliance and verify it; Ctrl-C cancels",
         local="offline:import_",
         role="operator",
         view="done",
         options=IMPORT,
     ),
-    _show("images", "images of guests: size, format, who uses them", view="images"),
+    _show("images", "guest images: size, format, which guests use them", view="images"),
     Command(
-        ("image", IMAGE, "undo"), "take its last import back", "image.undo", role="operator", view="done",
+        ("image", IMAGE, "undo"), "undo the last import of this image", "image.undo", role="operator", view="done",
         options=(JSON,),
     ),
     Command(
-        ("image", IMAGE, "remove"), "remove it; no guest may use it", "image.remove", role="operator", view="done",
+        ("image", IMAGE, "remove"), "delete an image that no guest uses", "image.remove", role="operator", view="done",
         options=(JSON,), wait=30.0,
     ),
 )  # fmt: skip
 
 ACCESS = (
     Command(
-        ("setup",), "the first questions: name, address, password, guest, segments", local="setup:setup", role="admin"
+        ("setup",),
+        "guided setup: host name, management address, password, guest image",
+        local="setup:setup",
+        role="admin",
     ),
     Command(
         ("user", Arg("NAME", "a user of the configuration", source="users"), "password"),
-        "ask for a new password, and commit it; one's own, or for administrators anybody's",
+        "set a password: your own, or that of any user if you are an administrator",
         local="user_password:user_password",
     ),
     Command(
-        ("management", "unblock", Arg("ADDRESS", "an address that failed to log in too often")),
-        "let an address log in again at once",
+        ("management", "unblock", Arg("ADDRESS", "an address that is blocked after failed logins")),
+        "unblock an address immediately",
         "management.unblock",
         role="admin",
         view="done",
@@ -195,25 +201,24 @@ ACCESS = (
     ),
 )
 
-SIDE = Arg("SIDE", "one side of it only", choices=("lan", "wan"), optional=True)
-CAPTURE_FILTER = Arg("FILTER", "what to capture, as tcpdump takes it: tcp port 80", optional=True, rest=True)
+SIDE = Arg("SIDE", "only this side of the guest", choices=("lan", "wan"), optional=True)
+CAPTURE_FILTER = Arg("FILTER", "a capture filter as in tcpdump: tcp port 80", optional=True, rest=True)
 CAPTURE_OPTIONS = (
-    Option("count", "end after so many frames", Arg("N", "frames", number=True)),
-    Option("direction", "only frames that come in from there, or go out to there",
+    Option("count", "stop after N frames", Arg("N", "number of frames", number=True)),
+    Option("direction", "only frames received from that point (in), or sent to it (out)",
            Arg("WAY", "in or out", choices=("in", "out"))),
-    Option("bytes", "keep so many bytes of each frame", Arg("N", "bytes, 1 to 16384", number=True)),
+    Option("bytes", "keep N bytes of each frame", Arg("N", "bytes, 1 to 16384", number=True)),
 )  # fmt: skip
-TO_FILE = Option("file", "into a file of the appliance", Arg("FILE", "a new file", source="file"))
-IN_DETAIL = Option("detail", "every field of each layer")
+TO_FILE = Option("file", "write to a file on the appliance", Arg("FILE", "a new file", source="file"))
+IN_DETAIL = Option("detail", "show every field of each layer")
 
 
 def _at_points(words: tuple[str, ...], text: str, local: str, options: tuple[Option, ...]) -> tuple[Command, ...]:
-    """A command for each kind of point at which frames can be copied."""
+    """One command for each kind of point at which frames can be captured."""
     places: tuple[tuple[str, tuple[str | Arg, ...]], ...] = (
         ("at a port", ("port", PORT)),
-        ("at a guest, before it and behind it", ("guest", GUEST, SIDE)),
-        ("at a remote", ("remote", REMOTE, SIDE)),
-        ("at every point of the way", ("segment", SEGMENT)),
+        ("before and after a guest", ("guest", GUEST, SIDE)),
+        ("at each point along the path", ("segment", SEGMENT)),
     )
     return tuple(
         Command((*words, *place, CAPTURE_FILTER), f"{text} {where}", local=local, role="operator", options=options)
@@ -222,94 +227,111 @@ def _at_points(words: tuple[str, ...], text: str, local: str, options: tuple[Opt
 
 
 CAPTURE = (
-    *_at_points(("capture",), "frames", "capture:stream", (*CAPTURE_OPTIONS, TO_FILE)),
-    *_at_points(("show", "packets"), "frames in words", "packets:show", (*CAPTURE_OPTIONS, IN_DETAIL, JSON)),
+    *_at_points(("capture",), "capture frames", "capture:stream", (*CAPTURE_OPTIONS, TO_FILE)),
+    *_at_points(("show", "packets"), "decode frames", "packets:show", (*CAPTURE_OPTIONS, IN_DETAIL, JSON)),
 )
 
-EVERY = Option("every", "look anew after so many seconds", Arg("SECONDS", "1 to 3600", number=True))
-TIMES = Option("count", "end after so many looks", Arg("N", "looks", number=True))
+EVERY = Option("every", "refresh interval in seconds", Arg("SECONDS", "1 to 3600", number=True))
+TIMES = Option("count", "stop after N refreshes", Arg("N", "number of refreshes", number=True))
 MONITOR = (
     Command(
-        ("monitor",), "ports, relay, guests, rates and latencies, live", local="monitor:monitor", options=(EVERY, TIMES)
+        ("monitor",),
+        "live view of ports, relay, guests, rates and latencies",
+        local="monitor:monitor",
+        options=(EVERY, TIMES),
     ),
-    Command(("monitor", "events"), "events as they happen", local="monitor:events"),
+    Command(("monitor", "events"), "print events as they happen", local="monitor:events"),
 )
 
 TOOLS = (
-    Command(("check", FILE), "validate a configuration; needs no daemon", local="check", options=(JSON,)),
-    Command(
-        ("explain",), "what would happen to frames of a pcap file; needs no daemon", local="explain", options=EXPLAIN
-    ),
-    Command(("explain", *FLOW), "what happens to such a frame, and why", local="explain_live", options=LIVE),
+    Command(("check", FILE), "validate a configuration file; works without bypassd", local="check", options=(JSON,)),
     Command(
         ("explain",),
-        "what happens to the frames of a pcap file, and why",
+        "what a configuration does with the frames of a pcap file; works without bypassd",
+        local="explain",
+        options=EXPLAIN,
+    ),
+    Command(
+        ("explain", *FLOW),
+        "what the running datapath does with a frame of this flow, and why",
+        local="explain_live",
+        options=LIVE,
+    ),
+    Command(
+        ("explain",),
+        "what the running datapath does with the frames of a pcap file, and why",
         local="explain_live",
         options=(LIVE[0], FRAMES, *LIVE[1:]),
     ),
     Command(
-        ("support-bundle", Arg("FILE", "a new file; left out: standard output", source="file", optional=True)),
-        "state, logs, kernel and network in one file, without secrets",
+        ("support-bundle", Arg("FILE", "a new file; default: standard output", source="file", optional=True)),
+        "collect state, logs, kernel and network in one file, without secrets",
         local="support_bundle:support_bundle",
         role="operator",
     ),
-    Command(("api", "schema"), "every method of the control socket", method="api.schema", options=(JSON,)),
+    Command(("api", "schema"), "all methods of the control socket", method="api.schema", options=(JSON,)),
 )
 
 CONFIGURATION = (
     Command(
-        ("configure", Arg("LINE", "one command of configure, committed at once", optional=True, rest=True)),
-        "change the configuration; lines on standard input: all of them or nothing",
+        ("configure", Arg("LINE", "one configure command, committed immediately", optional=True, rest=True)),
+        "edit the configuration; commands on standard input are applied all or none",
         local="configure:configure",
         role="admin",
         options=(TAKEOVER,),
     ),
     Command(
         ("show", "configuration", Arg("WORDS", "table, name", source="config show", optional=True, rest=True)),
-        "the running configuration, or another",
+        "the running configuration, or another version",
         local="configure:show",
         options=(WHICH, FORM, JSON),
     ),
-    Command(("show", "commits"), "who committed what, when and why", local="configure:history", options=(JSON,)),
+    Command(("show", "commits"), "commit history: who, when and why", local="configure:history", options=(JSON,)),
     Command(
         ("show", "candidate"),
-        "who edits, what is uncommitted or on probation",
+        "who is editing, uncommitted changes, and a commit awaiting confirmation",
         local="configure:status",
         options=(JSON,),
     ),
     Command(
-        ("configuration", "confirm"), "keep what was committed on probation", local="configure:confirm", role="admin"
+        ("configuration", "confirm"),
+        "keep the commit that is awaiting confirmation",
+        local="configure:confirm",
+        role="admin",
     ),
     Command(
-        ("configuration", "revert"), "take back what was committed on probation", local="configure:revert", role="admin"
+        ("configuration", "revert"),
+        "roll back the commit that is awaiting confirmation, immediately",
+        local="configure:revert",
+        role="admin",
     ),
 )
 
-COLUMNS = Arg("N", "columns; 0: as it says", number=True)
-LINES_HIGH = Arg("N", "rows; 0: as it says", number=True)
-PAGE = Arg("N", "rows; 0: no paging", number=True)
+COLUMNS = Arg("N", "columns; 0: as reported by the terminal", number=True)
+LINES_HIGH = Arg("N", "lines; 0: as reported by the terminal", number=True)
+PAGE = Arg("N", "lines; 0: no paging", number=True)
 ON_OFF = Arg("VALUE", "on or off", choices=("on", "off"))
 TERMINAL = (
-    Command(("show", "terminal"), "size and abilities of this terminal", local="terminal:show", options=(JSON,)),
-    Command(("terminal", "width", COLUMNS), "its width", local="terminal:setting"),
-    Command(("terminal", "height", LINES_HIGH), "its height", local="terminal:setting"),
-    Command(("terminal", "length", PAGE), "how long a page is, as other appliances say it", local="terminal:setting"),
-    Command(("terminal", "detect"), "ask it for its size", local="terminal:detect"),
-    Command(("terminal", "dumb", ON_OFF), "it can only print", local="terminal:setting"),
-    Command(("terminal", "colour", ON_OFF), "colours", local="terminal:setting"),
-    Command(("terminal", "paging", ON_OFF), "stop when a page is full", local="terminal:setting"),
+    Command(("show", "terminal"), "size and capabilities of this terminal", local="terminal:show", options=(JSON,)),
+    Command(("terminal", "width", COLUMNS), "set the terminal width", local="terminal:setting"),
+    Command(("terminal", "height", LINES_HIGH), "set the terminal height", local="terminal:setting"),
+    Command(("terminal", "length", PAGE), "lines per page", local="terminal:setting"),
+    Command(("terminal", "detect"), "ask the terminal for its size", local="terminal:detect"),
+    Command(("terminal", "dumb", ON_OFF), "send only plain text, no cursor movement", local="terminal:setting"),
+    Command(("terminal", "colour", ON_OFF), "use colours", local="terminal:setting"),
+    Command(("terminal", "paging", ON_OFF), "stop after each page", local="terminal:setting"),
 )
 
 SESSION = (
-    Command(("help", Arg("WORDS", "words of a command", optional=True, rest=True)), "these lines", local="help"),
+    Command(("help", Arg("WORDS", "words of a command", optional=True, rest=True)), "show this help", local="help"),
     Command(("exit",), "end the session", local="exit"),
     Command(("quit",), "end the session", local="exit"),
     Command(("logout",), "end the session", local="exit"),
 )
 
-# The topics of `help`, in its order. A new topic is a new line here.
+# The topics of `help`, in order. A new topic is a new line here.
 TOPICS: dict[str, tuple[Command, ...]] = {
-    "See": SHOW,
+    "Status": SHOW,
     "Segments": SEGMENTS,
     "Guests": GUESTS,
     "Incidents": INCIDENTS,
@@ -324,28 +346,34 @@ TOPICS: dict[str, tuple[Command, ...]] = {
 }
 COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in rows)
 
-# What words mean that begin several commands, for `?`.
+# Help for words that begin several commands, shown by `?`.
 GROUPS: dict[str, str] = {
-    "show": "what the appliance is and does",
-    "show packets": "frames at a point of the way, in words",
-    "segment": "take a port pair out of the line, or back",
-    "guest": "start, stop, drain a guest",
-    "incident": "what is kept of a guest that died or failed",
-    "quarantine": "a flow that is led around a guest",
-    "image": "take back or remove a guest's image",
+    "show": "show state, counters and configuration",
+    "show packets": "decode frames at a point along the path",
+    "segment": "bypass a segment, or return it to automatic mode",
+    "guest": "start, stop, drain or inspect a guest",
+    "incident": "records of a guest crash or failure",
+    "quarantine": "flows that bypass a guest they crashed",
+    "image": "undo the import of a guest image, or delete it",
     "management": "the management port",
-    "capture": "frames at a point of the way, as pcapng for Wireshark",
+    "capture": "capture frames at a point along the path, as pcapng for Wireshark",
     "api": "the control socket",
-    "configuration": "a commit on probation",
-    "terminal": "what this terminal is and can do",
+    "configuration": "confirm or roll back a commit that is awaiting confirmation",
+    "terminal": "settings of this terminal",
+}
+
+# What users of other appliances type, and what to use here; said when a line is not understood.
+HABITS: dict[str, str] = {
+    "commit-confirm": "`commit confirmed 600`, which is in seconds, or `commit confirmed 10min`",
+    "exit discard": "`discard`, then `exit`",
+    "quit discard": "`discard`, then `quit`",
+    "show | compare": "`compare`",
 }
 
 PIPES: tuple[Command, ...] = (
-    Command(("match", Arg("PATTERN", "a regular expression; case does not matter")), "only the lines that match"),
-    Command(
-        ("except", Arg("PATTERN", "a regular expression; case does not matter")), "only the lines that do not match"
-    ),
-    Command(("json",), "as JSON"),
-    Command(("count",), "how many lines"),
-    Command(("save", Arg("FILE", "a file of the appliance", source="file")), "into a file"),
+    Command(("match", Arg("PATTERN", "a regular expression, case-insensitive")), "show only lines that match"),
+    Command(("except", Arg("PATTERN", "a regular expression, case-insensitive")), "show only lines that do not match"),
+    Command(("json",), "print data as JSON"),
+    Command(("count",), "count rows or lines"),
+    Command(("save", Arg("FILE", "a file on the appliance", source="file")), "write to a file"),
 )

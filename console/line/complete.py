@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What Tab does: the part that is unambiguous is inserted, else the possibilities are shown. Pure but for `names`.
+"""Tab completion: insert the unambiguous part, or list the possibilities. Pure except for `names`.
 
-No menu is painted, so it is the same on every terminal.
+No menu is painted, so it works on every terminal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from console.line.commands import COMMANDS
 from console.line.parse import Table, complete
 from console.render import fold
 
-# (argument, what is typed of it, its words before) -> (name, meaning)
+# (argument, what was typed of it, the words before it) -> (name, meaning)
 NamesOf = Callable[[Arg, str, tuple[str, ...]], list[tuple[str, str]]]
 
 
@@ -30,7 +30,7 @@ class Completion(NamedTuple):
 
 
 def listed(rows: Sequence[tuple[str, str]], width: int = 0) -> str:
-    """What may be typed and what it means, aligned; folded to `width` columns where that is known."""
+    """What may be typed and what it means, aligned; folded to `width` columns if that is known."""
     first = max((len(name) for name, _ in rows), default=0)
     room = width - first - 5 if width else 0
     lines = []
@@ -63,12 +63,12 @@ def completion(line: str, names: NamesOf, table: Table = COMMANDS) -> Completion
 
 
 def _common(words: list[str]) -> str:
-    """The longest beginning that all words share."""
+    """The longest common prefix of all words."""
     low, high = min(words), max(words)
     length = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     return low[:length]
 
 
 def _escaped(text: str) -> str:
-    """With a backslash before what would end the word or begin a quotation."""
+    """With a backslash before characters that would end the word or begin a quotation."""
     return "".join(f"\\{char}" if char in " \t|\"'\\" else char for char in text)

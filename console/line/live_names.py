@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Names from the live system, for Tab and `?`: guests, ports, keys of the configuration; asked when they are needed.
+"""Names from the live system, for Tab and `?`: guests, ports, configuration keys. Requested on demand.
 
-Kept for the length of one typed line. Without the daemon there are none, quickly.
+They are cached while one line is typed. Without the daemon there are none, and no delay.
 """
 
 from __future__ import annotations
@@ -12,33 +12,32 @@ from console.line.command import Arg
 from console.render import cell
 
 Proposals = list[tuple[str, str]]  # (name, meaning)
-SOURCES = {  # of an Arg -> (method, columns that hold names, column that says something about them)
+SOURCES = {  # Arg.source -> (method, columns that hold names, column that describes them)
     "segments": ("segments.show", ("name",), "relay"),
     "ports": ("segments.show", ("lan", "wan"), "name"),
     "guests": ("guests.show", ("name",), "state"),
-    "remotes": ("remotes.show", ("name",), "state"),
     "rules": ("rules.show", ("name",), "match"),
     "users": ("management.show", ("name",), "role"),
     "incidents": ("incidents.show", ("number",), "guest"),
     "quarantine": ("quarantine.show", ("name",), "flow"),
     "images": ("images.show", ("name",), "format"),
 }
-CONFIG = "config "  # a source that begins so asks config.complete for this action
+CONFIG = "config "  # a source with this prefix asks config.complete for the action that follows it
 
 
 class Names:
-    """What may stand for an argument at this moment. `prefix`: where in the configuration `configure` mode stands."""
+    """Current proposals for an argument. `prefix`: the current level of `configure` mode."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._known = client, dict[tuple[str, ...], Proposals]()
         self.prefix: tuple[str, ...] = ()
 
     def forget(self) -> None:
-        """The next Tab asks again."""
+        """Clear the cache: the next Tab asks again."""
         self._known.clear()
 
     def of(self, arg: Arg, partial: str, before: tuple[str, ...] = ()) -> Proposals:
-        """Proposals for `arg` that begin with `partial`; `before` are its words so far, when it takes several."""
+        """Proposals for `arg` that begin with `partial`; `before`: its words so far, if it takes several."""
         if arg.source == "file":
             return _files(partial)
         key = (arg.source, *before)

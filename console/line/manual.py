@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The list of commands, for `help` and for COMMANDS.md: made from the table. Pure.
+"""The list of commands, for `help` and for COMMANDS.md, generated from the table. Pure.
 
 `python -m console.line.manual > console/COMMANDS.md` writes the file.
 """
@@ -14,12 +14,12 @@ from console.line.configure_commands import ROWS
 from console.line.outcome import EXIT_CODES
 from console.render import fold
 
-_WIDE = 44  # columns; a longer syntax has a line of its own
-_MEANING = 36  # columns that a meaning beside it needs at least
+_WIDE = 44  # columns; a longer syntax gets a line of its own
+_MEANING = 36  # minimum columns for the meaning beside the syntax
 
 
 def rows(table: Sequence[Command], columns: int = 0) -> list[str]:
-    """Every command of a table, aligned, for a terminal of so many columns; 0: as wide as it likes."""
+    """Every command of a table, aligned, for a terminal with so many columns; 0: no limit."""
     width = max((len(row.syntax) for row in table if len(row.syntax) < _WIDE), default=0)
     return [line for row in table for line in _row(row, width, columns)]
 
@@ -48,15 +48,15 @@ def _row(row: Command, width: int, columns: int) -> list[str]:
 
 
 def around(columns: int = 0) -> list[str]:
-    """What holds for every command: abbreviations, pipes, exit codes; `columns` as for `rows`."""
+    """What applies to every command: abbreviations, pipes, exit codes; `columns` as for `rows`."""
     return [line for text in _around() for line in fold(text, columns)]
 
 
 def _around() -> list[str]:
     pipes: Sequence[str] = [f"| {pipe.syntax}" for pipe in PIPES]
     return [
-        "Words may be abbreviated. ? shows what may come next, Tab completes.",
-        f"Behind a command: --json, {', '.join(pipes)}",
+        "Words may be abbreviated. ? shows what may follow, Tab completes.",
+        f"After a command: --json, {', '.join(pipes)}",
         *(f"Exit code {code}: {text}" for code, text in EXIT_CODES.items()),
     ]
 
@@ -66,7 +66,7 @@ def manual() -> str:
     text = "\n".join(commands())
     about = "\n".join(f"- {line}" for line in around())
     mode = "\n".join(rows(ROWS))
-    made = "Made from the table in `commands.py` by `python -m console.line.manual`."
+    made = "Generated from the table in `line/commands.py` by `python -m console.line.manual`."
     return f"# Commands\n\n{made}\n\n```\n{text}\n```\n\n{about}\n\n## In `configure`\n\n```\n{mode}\n```\n"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a command comes to: data, how it is shown, and the exit code. Pure data types."""
+"""The result of a command: data, its view, and the exit code. Pure data types."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 GOOD, REFUSED, USAGE, UNREACHABLE, INTERNAL = 0, 1, 2, 3, 4
 EXIT_CODES = {
-    GOOD: "good",
+    GOOD: "success",
     REFUSED: "refused or failed; the reason is on standard error",
-    USAGE: "no such command, or used wrongly",
+    USAGE: "unknown command or wrong usage",
     UNREACHABLE: "bypassd does not answer",
-    INTERNAL: "an internal error",
+    INTERNAL: "internal error",
 }
 
 
 class Outcome(NamedTuple):
-    """What a local command gives back: data, its view and the exit code; `json_lines`: one JSON object a line."""
+    """The result of a local command: data, its view and the exit code; `json_lines`: one JSON object per line."""
 
     data: Any
     view: str = "generic"

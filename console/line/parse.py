@@ -1,27 +1,40 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From typed words to a row of the command table; what may come next, for `?` and Tab. Pure.
+"""Match typed words to a row of the command table; what may follow, for `?` and Tab. Pure.
 
 Words may be abbreviated as long as they are unambiguous; a whole word always wins over longer ones that begin with it.
-Where only a word and its plural fit ("guest NAME", "guests"), what follows says which is meant.
+Where only a word and its plural match ("guest NAME", "guests"), the following word decides which is meant.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from console.line.command import Arg, Command, Option
-from console.line.commands import COMMANDS, GROUPS, PIPES
+from console.line.command import UNITS, Arg, Command, Option
+from console.line.commands import COMMANDS, GROUPS, HABITS, PIPES
 
 Table = Sequence[Command]
 
 
+_TIME = re.compile(rf"(\d{{1,9}})({'|'.join(UNITS)})?", re.ASCII)
+
+
+def seconds(text: str, unit: str = "") -> int:
+    """The value of an argument that is a time, `unit` being the word after it, if any. UsageError: two units."""
+    found = _TIME.fullmatch(text)
+    assert found is not None, "checked by the parser"
+    if found[2] and unit:
+        raise UsageError(f'"{text} {unit}" has two units')
+    return int(found[1]) * UNITS[unit or found[2] or "s"]
+
+
 class UsageError(Exception):
-    """What was typed is no command; the text says why and what is possible."""
+    """What was typed is not a command; the text says why, and what is possible."""
 
 
 class Token(NamedTuple):
-    """One typed word; `quoted` ones are never options, pipes or `?`."""
+    """One typed word; a `quoted` one is never an option, a pipe or `?`."""
 
     text: str
     start: int = 0
@@ -29,7 +42,7 @@ class Token(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """A command with its values, and the pipes behind it. `rest`: the words of the argument that takes all of them."""
+    """A command with its values and pipes. `rest`: the words of the argument that takes all remaining words."""
 
     command: Command
     args: dict[str, str]
@@ -41,7 +54,7 @@ class Parsed(NamedTuple):
 class Next(NamedTuple):
     """Something that may be typed next: a `word` or option, or `arg` = any value of that kind.
 
-    `before`: the words that an argument which takes all of them has already.
+    `before`: the words that an argument which takes all remaining words has so far.
     """
 
     text: str
@@ -51,7 +64,7 @@ class Next(NamedTuple):
 
 
 def tokenize(line: str) -> tuple[list[Token], bool]:
-    """The words of a line, and whether a quotation is still open at its end. Quotes and backslash as in a shell."""
+    """The words of a line, and whether a quote is still open at its end. Quotes and backslash work as in a shell."""
     tokens: list[Token] = []
     text, start, quoted, quote, index = "", -1, False, "", 0
     while index < len(line):
@@ -87,21 +100,36 @@ def tokenize(line: str) -> tuple[list[Token], bool]:
 
 def parse(tokens: Sequence[Token], table: Table = COMMANDS) -> Parsed:
     """The command that `tokens` name; UsageError otherwise."""
+    try:
+        return _parse(tokens, table)
+    except UsageError:
+        typed = " ".join(token.text for token in tokens)
+        for habit, meant in HABITS.items():
+            if f"{typed} ".startswith(f"{habit} "):
+                raise UsageError(f'"{habit}" is not a command here: use {meant}') from None
+        raise
+
+
+def _parse(tokens: Sequence[Token], table: Table) -> Parsed:
     first, *rest = _split_pipes(tokens)
-    if [] in rest:
-        raise UsageError("a command is missing behind |; quote a | that belongs to a value")
-    pipes = tuple(_Walk(PIPES).feed(part).finish() for part in rest)
-    return _Walk(table).feed(first).finish()._replace(pipes=pipes)
+    command = _Walk(table).feed(first)
+    try:
+        if [] in rest:
+            raise UsageError("expected a command after |")
+        pipes = tuple(_Walk(PIPES).feed(part).finish() for part in rest)
+    except UsageError as error:  # a filter such as tcp-syn|tcp-ack, most likely
+        raise UsageError(f"{error}; put a value that contains | in quotes") from None
+    return command.finish()._replace(pipes=pipes)
 
 
 def expect(tokens: Sequence[Token], table: Table = COMMANDS) -> list[Next]:
-    """What may follow `tokens`, all of them whole words. UsageError when they lead nowhere."""
+    """What may follow `tokens`, which are complete words. UsageError if they match no command."""
     *_, last = parts = _split_pipes(tokens)
     return _Walk(table if len(parts) == 1 else PIPES).feed(last).expected()
 
 
 def complete(line: str, table: Table = COMMANDS) -> tuple[int, str, list[Next]]:
-    """For Tab and `?` at the end of `line`: where the word begins, what is there of it, and what it may become."""
+    """For Tab and `?` at the end of `line`: where the last word begins, its text so far, and what it may become."""
     tokens, _ = tokenize(line)
     partial = Token("", len(line))
     if tokens and not (line[-1].isspace() or tokens[-1] == Token("|", len(line) - 1)):
@@ -126,17 +154,17 @@ def _split_pipes(tokens: Sequence[Token]) -> list[list[Token]]:
 
 
 class _Walk:
-    """The rows that still fit, while the words are read one by one."""
+    """The rows that still match, while the words are read one by one."""
 
     def __init__(self, table: Table) -> None:
         self._rows: list[Command] = list(table)
         self._at = 0  # index into `words` of the rows
         self._values: list[tuple[int, str]] = []  # place in `words`, value
         self._options: dict[str, list[str]] = {}
-        self._open: Option | None = None  # an option that still wants its value
+        self._open: Option | None = None  # an option that still needs its value
         self._only_words = False  # after `--`
         self._typed: list[str] = []
-        self._rest = False  # the word at `_at` takes all words that follow, and has one
+        self._rest = False  # the argument at `_at` takes all remaining words, and has one
 
     def feed(self, tokens: Sequence[Token]) -> _Walk:
         for token in tokens:
@@ -162,12 +190,12 @@ class _Walk:
         flag, equals, value = text.partition("=") if text.startswith("--") else (text, "", "")
         known = self._flags()
         if flag not in known:
-            there = f"; there are: {', '.join(known)}" if known else ""
-            raise UsageError(f"unknown option {flag}{self._behind()}{there}")
+            there = f"; options: {', '.join(known)}" if known else ""
+            raise UsageError(f"unknown option {flag}{self._after()}{there}")
         self._rows = [row for row in self._rows if any(option.flag == flag for option in row.options)]
         option = known[flag]
         if flag in self._options and not option.repeat:
-            raise UsageError(f"{flag} is given twice")
+            raise UsageError(f"{flag} may be given only once")
         if option.value is None:
             if equals:
                 raise UsageError(f"{flag} takes no value")
@@ -188,11 +216,11 @@ class _Walk:
         rows = [row for row in self._rows if len(row.words) > self._at]
         literals = dict.fromkeys(word for row in rows if isinstance(word := row.words[self._at], str))
         named = any(isinstance(word := row.words[self._at], Arg) and word.source == "guests" for row in rows)
-        # Where a name may stand too, a word must be whole: a guest "im" is not `import`.
+        # Where a name may stand as well, a keyword must be complete: a guest "im" is not `import`.
         short = [] if named else [word for word in literals if text and word.startswith(text)]
         fitting = [text] if text in literals else short
         if len(fitting) > 1 and not _one_and_many(fitting):
-            raise UsageError(f'"{text}" is ambiguous{self._behind()}: {", ".join(fitting)}')
+            raise UsageError(f'ambiguous command "{" ".join([*self._typed, text])}": {", ".join(fitting)}')
         if fitting:
             self._rows = [row for row in rows if row.words[self._at] in fitting]
             self._at += 1
@@ -213,32 +241,35 @@ class _Walk:
             return
         if literals:
             meant = _meant(text, list(literals))
-            raise UsageError(f'"{text}" is not known{self._behind()}; {meant}there are: {", ".join(literals)}')
-        raise UsageError(f'"{text}" is too much{self._behind()}')
+            kind = "argument" if self._typed else "command"
+            raise UsageError(f'unknown {kind} "{text}"{self._after()}; {meant}expected: {", ".join(literals)}')
+        raise UsageError(f'unexpected argument "{text}"{self._after()}')
 
-    def _behind(self) -> str:
-        return f' behind "{" ".join(self._typed)}"' if self._typed else ""
+    def _after(self) -> str:
+        return f' after "{" ".join(self._typed)}"' if self._typed else ""
 
     def _whole(self) -> list[Command]:
         """The rows that need no more words."""
-        first = self._at + self._rest  # a word that takes the rest has begun, and needs no more
+        first = self._at + self._rest  # an argument that takes the rest has begun, and needs no more
         return [row for row in self._rows if all(isinstance(w, Arg) and w.optional for w in row.words[first:])]
 
     def finish(self) -> Parsed:
-        """The row; UsageError when words are missing."""
+        """The row; UsageError if words are missing."""
         if self._open is not None:
             raise UsageError(f"{self._open.flag} needs a value: {self._open.value.help if self._open.value else ''}")
         whole = self._whole()
         if len(whole) > 1:  # rows that their options tell apart
             flags = [next((o.flag for o in row.options if o.required), "") for row in whole]
-            raise UsageError(f"more is needed{self._behind()}: {' or '.join(flags)}")
+            raise UsageError(f"incomplete command{self._after()}; expected: {' or '.join(flags)}")
         if len(whole) != 1:
             following = ", ".join(dict.fromkeys(item.text for item in self.expected() if not item.text.startswith("-")))
-            raise UsageError(f"more is needed{self._behind()}: {following}" if self._typed else "no command")
+            raise UsageError(
+                f"incomplete command{self._after()}; expected: {following}" if self._typed else "no command"
+            )
         row = whole[0]
         for option in row.options:
             if option.required and option.flag not in self._options:
-                raise UsageError(f"{option.flag} is missing: {option.help}")
+                raise UsageError(f"missing option {option.flag}: {option.help}")
         args: dict[str, str] = {}
         for place, value in self._values:
             word = row.words[place]
@@ -247,11 +278,11 @@ class _Walk:
         return Parsed(row, args, self._options, rest=self._taken())
 
     def _taken(self) -> tuple[str, ...]:
-        """The words of the argument at hand, when it takes all that follow."""
+        """The words of the current argument, if it takes all remaining words."""
         return tuple(value for place, value in self._values if place == self._at) if self._rest else ()
 
     def expected(self) -> list[Next]:
-        """What may come now."""
+        """What may follow now."""
         if self._open is not None:
             return _proposals(self._open.value)
         out: dict[str, Next] = {}
@@ -275,18 +306,18 @@ class _Walk:
         return list(out.values())
 
     def _given(self) -> tuple[str, ...]:
-        """The values so far: what may come next in the configuration follows from them."""
+        """The values so far: they decide what may follow in the configuration."""
         return tuple(value for _, value in self._values)
 
     def _meaning(self, row: Command, place: int) -> str:
-        """Of a word that leads to `row`: the row's own help, or that of the group of rows that begin alike."""
+        """Help for a word that leads to `row`: the row's own, or that of the group of rows that begin with it."""
         alike = [other for other in self._rows if other.words[: place + 1] == row.words[: place + 1]]
         group = GROUPS.get(" ".join(word for word in row.words[: place + 1] if isinstance(word, str)), "")
         return group if group and (len(alike) > 1 or place + 1 < len(row.words)) else row.help
 
 
 def _meant(text: str, known: Sequence[str]) -> str:
-    """`did you mean "x"? `, where one word is near."""
+    """`did you mean "x"? `, if one word is similar."""
     import difflib
 
     close = difflib.get_close_matches(text, known, 1, 0.7)
@@ -299,7 +330,7 @@ def _one_and_many(words: Sequence[str]) -> bool:
 
 
 def _may_skip(arg: Arg) -> bool:
-    """Left out when the word typed is none of its choices."""
+    """Whether it is skipped when the typed word is not one of its choices."""
     return arg.optional and bool(arg.choices)
 
 
@@ -313,7 +344,9 @@ def _proposals(arg: Arg | None) -> list[Next]:
 
 def _checked(arg: Arg, text: str) -> str:
     if arg.choices and text not in arg.choices:
-        raise UsageError(f'"{text}" is not {", ".join(arg.choices[:-1])} or {arg.choices[-1]}')
+        raise UsageError(f'{arg.name} must be {", ".join(arg.choices[:-1])} or {arg.choices[-1]}, not "{text}"')
     if arg.number and not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise UsageError(f'{arg.name} must be a number, and "{text}" is none')
+        raise UsageError(f'{arg.name} must be a number, not "{text}"')
+    if arg.time and not _TIME.fullmatch(text):
+        raise UsageError(f'{arg.name} must be a number of seconds, or a time such as 90s, 10min or 1h, not "{text}"')
     return text

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What stands behind a command: `| match PATTERN`, `| except PATTERN`, `| json`, `| count`, `| save FILE`."""
+"""Apply the pipes after a command: `| match PATTERN`, `| except PATTERN`, `| json`, `| count`, `| save FILE`."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -21,13 +20,13 @@ HOMES = Path("/var/lib/bypass/home")
 
 
 def pipe(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style) -> str:
-    """The text of an outcome, after all pipes. UsageError: a wrong pattern; RefusedError: a file cannot be written."""
+    """The text of an outcome after all pipes. UsageError: invalid pattern; RefusedError: a file cannot be written."""
     names = [str(each.command.words[0]) for each in pipes]
     as_json = as_json or "json" in names
     if names:
-        style = Style()  # what goes through a pipe is plain
+        style = Style()  # piped output is plain
     if as_json and outcome.json_lines:
-        text = "\n".join(json.dumps(item, ensure_ascii=False) for item in outcome.data)
+        text = "\n".join(to_json(item, indent=None) for item in outcome.data)
     elif as_json:
         text = to_json(outcome.data)
     else:
@@ -44,7 +43,7 @@ def pipe(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style)
     return text
 
 
-def _is_peoples(file: Path) -> bool:
+def _is_users_place(file: Path) -> bool:
     place = file.resolve().parent
     return any(place.is_relative_to(one) for one in (Path.home(), Path("/tmp"), HOMES))
 
@@ -53,22 +52,20 @@ def _match(text: str, pattern: str, wanted: bool) -> str:
     try:
         found = re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise UsageError(f'"{pattern}" is no regular expression: {error}') from error
+        raise UsageError(f'"{pattern}" is not a valid regular expression: {error}') from error
     return "\n".join(line for line in text.splitlines() if bool(found.search(line)) is wanted)
 
 
 def save_text(text: str, file: Path) -> str:
-    """Write all of it or nothing, with the rights of who types. Returns what to say.
+    """Write all of it or nothing, with the rights of the user. Returns the message to print.
 
-    A file that is there already is replaced where people keep theirs, and left alone elsewhere: at the serial line
-    root types, who may write over the whole appliance.
+    An existing file is replaced only in the user's home folder and in /tmp: on the console the user is root, who could
+    overwrite any file of the appliance.
     """
     lines = len(text.splitlines())
     try:
-        if file.exists() and not (file.is_file() and _is_peoples(file)):
-            what = (
-                "is there already, and not among the files of people: take another name, or a place in the home folder"
-            )
+        if file.exists() and not (file.is_file() and _is_users_place(file)):
+            what = "already exists, and is outside your home folder and /tmp: choose another name or place"
             raise RefusedError(f"{file} {what}")
         made, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         try:

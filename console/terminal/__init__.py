@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The terminal: shell, pager, prompts, banner, login."""
+"""What a session needs of a terminal: size, capabilities, pages, questions, Ctrl-C, slow lines. Knows no command."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The first lines of a session, and the state in each prompt.
+"""The banner at the start of a session, and the state in each prompt.
 
-Apart from the shell, because the line editor takes seconds to import on a small board, and whoever logs in at night
-should read BYPASS before that.
+Separate from the shell, because the line editor takes seconds to import on a small board, and BYPASS must be readable
+before that.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from console.session import Context
 from console.views.common import alarm
 from console.views.state import banner, relay_word
 
-WAIT = 3.0  # seconds that a hung daemon may delay a login
-BOOT_S = 60.0  # a machine that has been up for less is still starting
-START_WAIT = 20.0  # seconds that a starting daemon may delay the first login
+WAIT = 3.0  # maximum seconds that a hung daemon delays a login
+BOOT_S = 60.0  # a machine with a shorter uptime counts as starting
+START_WAIT = 20.0  # maximum seconds that a starting daemon delays the first login
 ASK_AGAIN = 0.3
 
 
 def greet(context: Context, hint: str = "Type ? for help.") -> None:
-    """Name, version and state, or why the state is not known; below it what to do now."""
+    """Print name, version and state, or why the state is unknown; below it a hint."""
     try:
         text = _state(context)
     except UnreachableError as error:
@@ -44,13 +44,13 @@ def _unknown(context: Context, error: BypassError) -> str:
 
 
 def _await_start(context: Context) -> str:
-    """Just after the machine's start bypassd is on its way: say so, and wait for it instead of raising an alarm."""
+    """Shortly after boot bypassd is still starting: say so and wait for it instead of raising an alarm."""
     if time.clock_gettime(time.CLOCK_BOOTTIME) > BOOT_S:
         return ""
-    print("The appliance is starting; the link is in bypass until it has proved itself.", file=context.out, flush=True)
+    print("The appliance is starting; segments stay in bypass until they are verified.", file=context.out, flush=True)
     deadline = time.monotonic() + START_WAIT
     while time.monotonic() < deadline:
-        time.sleep(ASK_AGAIN)  # there is no socket yet on which to wait for one
+        time.sleep(ASK_AGAIN)  # no event reports that the socket exists
         try:
             return _state(context)
         except UnreachableError:
@@ -61,7 +61,7 @@ def _await_start(context: Context) -> str:
 
 
 def prompt_state(status: Any) -> tuple[str, bool]:
-    """(text, is it alarming) for the prompt, from status.show."""
+    """(text, whether it is an alarm) for the prompt, from status.show."""
     rows = status.get("segments") if isinstance(status, dict) else None
     rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if not rows:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Ctrl-C as an event to wait for, instead of an exception in the middle of something.
 
-Commands that run until they are interrupted (capture, monitor) end in good order: the file is whole, the screen is as
-it was. Lives as long as the `with` block; the handlers of before are back after it.
+Commands that run until they are interrupted (capture, monitor) end in good order: the file is complete, the screen is
+restored. Lives as long as the `with` block, which restores the previous handlers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupt:
     """`happened`, and a descriptor that is readable from then on.
 
-    The interpreter itself writes to it as the signal comes: a handler in Python runs only when the interpreter gets to
-    it, which is never when the signal came just before the process went to sleep in poll.
+    The interpreter itself writes to it when the signal arrives: a handler in Python runs only when the interpreter gets
+    to it, which is never if the signal arrived just before the process went to sleep in poll.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Interrupt:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.happened and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C: whoever should have ended hangs
+            raise KeyboardInterrupt  # a second Ctrl-C: the command that should have ended hangs
         self.happened, self.number = True, number
 
     def fileno(self) -> int:

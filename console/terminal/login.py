@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The login at the serial line: name, password, and then the session of that user with that user's rights.
+"""The login on the console (serial line): user name and password, then a session with the rights of that user.
 
-Runs as root, before any session, and works without bypassd. The state of the relay stands above it, each time it asks.
-A session that has ended, by `exit` or because nobody typed, leads here again: init starts the next one.
+Runs as root, before any session, and works without bypassd. The banner with the state of the relay precedes each login
+prompt. After a session ends, by `exit` or by the idle timeout, init starts the next one here.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from console.session import Context
 from console.terminal.banner import greet
 from console.terminal.prompt import Asker
 
-PASSWORD_S: Final = 60  # until a password that nobody types is asked for no more
-FIRST_WAIT, LAST_WAIT = 1.0, 30.0  # seconds after a wrong password, twice as long each time
+PASSWORD_S: Final = 60  # timeout of the password prompt
+FIRST_WAIT, LAST_WAIT = 1.0, 30.0  # delay in seconds after a wrong password; doubles each time
 GREETED: Final = "BYPASS_GREETED"
-"""In the environment of a session whose greeting was above its login."""
+"""Set in the environment of a session whose banner was printed above its login."""
 
 
 class Login:
-    """The questions of one line. `fits` compares a password with a hash, `log` notes (kind, user)."""
+    """The login prompts of one line. `fits` compares a password with a hash, `log` records (kind, user)."""
 
     def __init__(self, gate: Gate, asker: Asker, fits: Callable[[str, str], bool], log: Callable[[str, str], None]):
         self._gate, self._asker, self._fits, self._log = gate, asker, fits, log
         self._wait = FIRST_WAIT
 
     def ask(self, host: str) -> Account | None:
-        """Ask once. None: nobody has logged in, and a wrong password was waited for. EOFError: nobody is there."""
+        """Ask once. None: no login; after a wrong password the delay has passed. EOFError: end of input."""
         with suppress(TimeoutError):
             name = self._asker.line(f"{host} login")
             if not name:
@@ -49,12 +49,12 @@ class Login:
             with _limit(PASSWORD_S):
                 typed = self._asker.secret("Password")
             account = self._gate.accounts.get(name)
-            # a name that nobody has takes as long as one that somebody has
+            # an unknown user name takes as long as a known one
             made = account.password if account else next(iter(self._gate.accounts.values())).password
             if self._fits(typed, made) and account is not None:
                 self._log("login", name)
                 return account
-            # a password typed in the place of the name is not written down
+            # an unknown name is not logged: it may be a password typed at the wrong prompt
             self._log("failed", name if account else "")
             time.sleep(self._wait)
             self._wait = min(2 * self._wait, LAST_WAIT)
@@ -63,7 +63,7 @@ class Login:
 
 
 class _limit:
-    """TimeoutError in the block after so many seconds."""
+    """Raise TimeoutError in the block after so many seconds."""
 
     def __init__(self, seconds: int) -> None:
         self._seconds = seconds
@@ -81,14 +81,14 @@ class _limit:
 
 
 def environment(account: Account, now: Mapping[str, str]) -> dict[str, str]:
-    """Of the session: who it is, the terminal, and nothing else of root's."""
+    """The environment of the session: the user and the terminal, nothing else of root's."""
     kept = {key: now[key] for key in ("TERM", "LC_ALL", "PATH", "NO_COLOR") if key in now}
     home = str(Paths().state / "home" / account.name)
     return {**kept, "HOME": home, "USER": account.name, "LOGNAME": account.name, GREETED: "1"}
 
 
 def become(account: Account) -> None:
-    """Give up root for good."""
+    """Drop root permanently and become this user."""
     group = GROUPS["bypass"]
     os.setgroups([group, GROUPS[f"bypass-{account.role}"]])
     os.setresgid(group, group, group)
@@ -96,7 +96,7 @@ def become(account: Account) -> None:
 
 
 def serve(context: Context) -> None:
-    """Greet, and return when this line is open; else ask until somebody has logged in, whose session replaces this."""
+    """Print the banner. Return if the line needs no login; else ask until a user logs in, and become that session."""
     memory, log = Paths().state / "access.json", Paths().root / "run/log/serial.log"
     login: Login | None = None
     seen: Gate | None = None
@@ -105,9 +105,9 @@ def serve(context: Context) -> None:
         if found.why_open:
             greet(context)
             if found.accounts:
-                context.say(f"This line asks for no login: {found.why_open}.")
+                context.say(f"No login required on this line: {found.why_open}.")
             return
-        if login is None or found != seen:  # another password meanwhile, or the first one
+        if login is None or found != seen:  # first round, or accounts have changed
             asker = Asker(out=context.out)
             login, seen = Login(found, asker, _fits, lambda kind, user: note(log, kind, user, os.getpid())), found
         greet(context, hint="")
@@ -118,8 +118,8 @@ def serve(context: Context) -> None:
                 continue
             account = login.ask(socket.gethostname())
         except EOFError:
-            raise SystemExit(0) from None  # Ctrl-D, or a line that was cut: init starts anew
-        if account is None or read(memory) != found:  # the account may be another one by now
+            raise SystemExit(0) from None  # Ctrl-D or a disconnected line: init starts the next one
+        if account is None or read(memory) != found:  # the account may have changed meanwhile
             continue
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

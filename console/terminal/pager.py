@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Shows a long text a page at a time, on any terminal: it only prints and waits for a key.
+"""Show a long text page by page, on any terminal: it only prints and waits for a key.
 
-Keys that wait already (pasted commands) are never taken for answers: then the text goes through without a stop.
+Keys typed ahead (pasted commands) are never taken as answers: then the text is printed without stopping.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 import select
 from typing import TextIO
 
-MORE = "-- more -- (space: page, Enter: line, q: end)"
+MORE = "-- more -- (space: page, Enter: line, q: quit)"
 _LINE = (b"\r", b"\n", b"\x1b[B", b"\x1bOB")  # Enter, arrow down
 _PAGE = (b" ", b"\x1b[6~")  # space, Page Down
 _END = (b"q", b"Q")
 
 
 def page(text: str, out: TextIO, keys: int, size: tuple[int, int]) -> str:
-    """Print `text`, stopping when a page of `size` (columns, rows) is full; `keys` is the keyboard's descriptor.
+    """Print `text`, stopping after each page of `size` (columns, rows); `keys` is the keyboard's descriptor.
 
-    A printable key that the pager has no use for ends the text and is returned: it begins the next command.
+    A printable key that means nothing to the pager ends the text and is returned: it begins the next command.
     """
     columns, rows = size
     room = rows - 1
@@ -47,7 +47,7 @@ def _ask(out: TextIO, keys: int) -> bytes:
     out.flush()
     try:
         key = os.read(keys, 1)
-        if key == b"\x1b":  # an arrow or Page Down: all of its sequence
+        if key == b"\x1b":  # an arrow key or Page Down: read its whole sequence
             key += os.read(keys, 16) if _waiting(keys) else b""
     finally:
         out.write("\r" + " " * len(MORE) + "\r")
@@ -60,7 +60,7 @@ def _waiting(keys: int) -> bool:
 
 
 def _width(line: str) -> int:
-    """Columns of a line, without its colours."""
+    """The columns of a line, without colour codes."""
     import re
 
     return len(re.sub(r"\x1b\[[0-9;]*m", "", line))

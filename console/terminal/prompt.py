@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Questions on a terminal: a line, a secret, yes or no. The kernel edits the line, so it works on a 9600-baud line too.
+"""Questions on a terminal: a line, a secret, yes or no. The kernel edits the line, so it works at 9600 baud too.
 
 For use outside the line editor. Without a terminal a secret is one line of standard input, for provisioning scripts.
-Ctrl-C raises KeyboardInterrupt, the end of input EOFError; the terminal's settings are put back in any case.
+Ctrl-C raises KeyboardInterrupt, end of input EOFError; the terminal's settings are restored in any case.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from console.views.common import prose
 
 @contextmanager
 def _line_mode(terminal: int, echo: bool) -> Iterator[None]:
-    """Whole lines, edited by the kernel; nothing that was typed ahead is lost."""
+    """Read whole lines, edited by the kernel; keys typed ahead are kept."""
     before = termios.tcgetattr(terminal)
     lines = termios.tcgetattr(terminal)
     lines[0] |= termios.ICRNL
@@ -34,24 +34,24 @@ def _line_mode(terminal: int, echo: bool) -> Iterator[None]:
 
 
 class Asker:
-    """Asks the person at standard input; what is asked goes to standard error, so that output stays data."""
+    """Asks the user on standard input; prompts go to standard error, so that standard output stays data."""
 
     def __init__(self, source: TextIO | None = None, out: TextIO | None = None, style: Style | None = None) -> None:
         self._source, self._out = source or sys.stdin, out or sys.stderr
-        self._style = style or style_of(self._out)  # a session's terminal may have been told its width
+        self._style = style or style_of(self._out)  # the width may have been set with `terminal width`
 
     def line(self, question: str, default: str = "") -> str:
-        """What was typed; an empty line is the default."""
+        """The typed line; an empty line gives the default."""
         shown = f"{question} [{default}]: " if default else f"{question}: "
         return self._read(shown, echo=True).strip() or default
 
     def secret(self, question: str) -> str:
-        """What was typed, unseen."""
+        """The typed line, without echo."""
         return self._read(f"{question}: ", echo=False)
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """Nothing typed in this block is shown, not even what comes before its question."""
+        """Turn echo off in this block, also for keys typed before the prompt appears."""
         if not self.terminal:
             yield
             return
@@ -59,7 +59,7 @@ class Asker:
             yield
 
     def yes(self, question: str, default: bool) -> bool:
-        """Yes or no, until it is one of them."""
+        """Ask until the answer is yes or no."""
         while True:
             answer = self.line(f"{question} (yes/no)", "yes" if default else "no").lower()
             for word in ("yes", "no"):
@@ -68,20 +68,20 @@ class Asker:
             self.say("Please answer yes or no.")
 
     def say(self, text: str = "") -> None:
-        """Lines for the person, folded to a terminal's width."""
+        """Print lines for the user, folded to the terminal's width."""
         lines = (line for each in text.split("\n") for line in prose(each, self._style))
         print("\n".join(lines), file=self._out, flush=True)
 
     @property
     def terminal(self) -> bool:
-        """Whether a person sits there."""
+        """Whether standard input is a terminal."""
         return self._source.isatty()
 
     def _read(self, shown: str, echo: bool) -> str:
         if not self.terminal:
             return self._raw()
         with _line_mode(self._source.fileno(), echo):
-            print(shown, end="", file=self._out, flush=True)  # who sees it may type, and it is unseen by then
+            print(shown, end="", file=self._out, flush=True)  # echo is off before the prompt is visible
             try:
                 return self._raw()
             finally:

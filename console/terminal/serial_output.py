@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the line editor needs of a terminal that is slow, or can only print: output, echo, keys typed ahead, history."""
+"""What the line editor needs for slow and plain-text terminals: output, echo, keys typed ahead, history."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 
 
 class SerialOutput(Vt100_Output):
-    """A VT100 for slow lines: no cursor blinking on and off around each key, which is most of the bytes.
+    """A VT100 for slow lines: the cursor is not hidden and shown around each key, which would be most of the bytes.
 
-    Bracketed paste stays off: several pasted lines are several commands, each entered by its own newline.
+    Bracketed paste stays off: pasted lines are separate commands, each entered by its own newline.
     """
 
     def hide_cursor(self) -> None:
-        """Left alone."""
+        """Send nothing."""
 
     def show_cursor(self) -> None:
-        """Left alone."""
+        """Send nothing."""
 
     def enable_bracketed_paste(self) -> None:
-        """Left off."""
+        """Send nothing."""
 
 
 @contextmanager
 def typing_ahead(terminal: int) -> Iterator[None]:
-    """Between prompts keys wait, unseen and unchanged, for the next prompt; only Ctrl-C acts at once.
+    """Keep keys typed between prompts, without echo and unchanged, for the next prompt; only Ctrl-C acts immediately.
 
-    With the usual settings a Ctrl-D typed ahead is lost, text is echoed twice, and a serial line has no way to say that
-    it is full when many lines are pasted.
+    With the usual settings a Ctrl-D typed ahead is lost, text is echoed twice, and a serial line has no flow control
+    when many lines are pasted.
     """
     before = termios.tcgetattr(terminal)
     quiet = termios.tcgetattr(terminal)
@@ -50,17 +50,17 @@ def typing_ahead(terminal: int) -> Iterator[None]:
         termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
-ROOTS = Path("/var/lib/bypass/console_history")  # root's home is in memory
-MAX_HISTORY = 256 << 10  # bytes; beyond them the older half goes
+ROOTS = Path("/var/lib/bypass/console_history")  # root's home folder is in memory
+MAX_HISTORY = 256 << 10  # bytes; when exceeded, the older half is dropped
 
 
 def history_file() -> Path:
-    """Where this user's history is kept."""
+    """The history file of this user."""
     return ROOTS if os.geteuid() == 0 else Path.home() / ".console_history"
 
 
 def history(path: Path) -> History:
-    """History in a file where one can be kept, for its owner alone, else for this session only."""
+    """History in a file readable only by its owner, if one can be written; else for this session only."""
     try:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "rb+") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -72,7 +72,7 @@ def history(path: Path) -> History:
 
 
 def _halve(file: BinaryIO) -> None:
-    """Keep the newer half, from the beginning of an entry on (a line with #, then the command's lines with +)."""
+    """Keep the newer half, starting at an entry (a line with #, then the command's lines with +)."""
     file.seek(-MAX_HISTORY // 2, os.SEEK_END)
     newer = file.read()
     begin = newer.find(b"\n#")
@@ -82,10 +82,10 @@ def _halve(file: BinaryIO) -> None:
 
 
 class _KeptHistory(FileHistory):
-    """A disk that is full costs the history, and never the session."""
+    """A full disk costs only the history, never the session."""
 
     def load_history_strings(self) -> Iterable[str]:
-        """Oldest entries last; none when they cannot be read."""
+        """The entries, oldest last; none if they cannot be read."""
         try:
             yield from super().load_history_strings()
         except OSError:
@@ -98,23 +98,23 @@ class _KeptHistory(FileHistory):
 
 
 class Echo:
-    """Shows the typed line on a terminal that can only print: characters, backspace, and the line anew when it must."""
+    """Shows the typed line on a plain-text terminal: characters, backspaces, and the whole line again if necessary."""
 
     def __init__(self, out: Any) -> None:
         self._out, self._prompt, self._shown, self._visible = out, "", "", False
 
     def begin(self, prompt: str) -> None:
-        """A new line begins; it is shown once the terminal is ready for keys."""
+        """Begin a new line; it is shown once the terminal is ready for keys."""
         self._prompt, self._shown, self._visible = prompt, "", False
 
     def show(self, text: str) -> None:
-        """The terminal is ready: prompt, and what was typed ahead."""
+        """The terminal is ready: show the prompt and the text typed ahead."""
         if not self._visible:
             self._visible, self._shown = True, text
             self._write(f"{self._prompt}{text}")
 
     def end(self, text: str) -> None:
-        """The line was accepted or thrown away."""
+        """The line was accepted or discarded."""
         self.show(text)
         self._write("\r\n")
 
@@ -133,7 +133,7 @@ class Echo:
         self._shown = text
 
     def below(self, line: str, text: str) -> None:
-        """Complete the line that is shown to `line`, text below it, then the line again."""
+        """Complete the shown line to `line`, print text below it, then show the line again."""
         rest = line[len(self._shown) :] if line.startswith(self._shown) else ""
         lines = "\r\n".join(text.splitlines())
         self._write(f"{rest}\r\n{lines}\r\n{self._prompt}{self._shown}")

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The shell on a terminal: prompt-toolkit for the line, the command table for everything else.
 
-It has to work at three in the morning on a 9600-baud serial line: no cursor-position requests, no menus that repaint,
-80x24 where the size is unknown, and on a terminal that can do nothing but print (TERM=dumb) a line that is only ever
-written to its end. Ctrl-C empties the line or ends a command, never the session. It works without bypassd, says so, and
-asks again at every prompt.
+It must work on a 9600-baud serial line: no cursor-position requests, no menus that repaint, 80x24 if the size is
+unknown, and on a plain-text terminal (TERM=dumb) a line that is only ever appended to. Ctrl-C clears the line or stops
+a command, never the session. The shell works without bypassd, says so, and tries again at each prompt.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ from console.terminal.pager import page
 from console.terminal.serial_output import Echo, SerialOutput, history, history_file, typing_ahead
 from console.tty import PROMPT_S, Terminal
 
-IDLE_S = 900.0  # without a key, where the appliance says nothing else
+IDLE_S = 900.0  # idle timeout if the appliance specifies none
 
 
 class IdleError(Exception):
-    """Nobody has typed for too long."""
+    """No key was pressed within the idle timeout."""
 
 
 class Shell:
@@ -56,7 +55,7 @@ class Shell:
         context.page = self._page
         self._hostname = socket.gethostname()
         self._prompt = ""
-        self._level: tuple[str, ...] | None = None  # of the configuration, in the prompt
+        self._level: tuple[str, ...] | None = None  # the configuration level in the prompt
         self._alarmed = False
         self._idle_s = float(os.environ.get("BYPASS_IDLE_S", IDLE_S))
         self._key_at = time.monotonic()
@@ -64,7 +63,7 @@ class Shell:
         self._edit()
 
     def _edit(self) -> None:
-        """Make the line editor that fits the terminal as it is now."""
+        """Create the line editor that suits the terminal's current settings."""
         self._dumb = self._terminal.only_prints
         self._echo = Echo(self._context.out) if self._dumb else None
         self._session: PromptSession[str] = PromptSession(
@@ -81,7 +80,7 @@ class Shell:
             self._session.app.after_render += lambda _: echo.show(self._session.default_buffer.text)
 
     def run(self) -> int:
-        """Until exit, end of input or idle time-out; the exit code is always 0, for init starts the next session."""
+        """Run until exit, end of input or idle timeout. The exit code is always 0: init starts the next session."""
         with typing_ahead(sys.stdin.fileno()):
             signal.signal(signal.SIGINT, signal.default_int_handler)
             while not self._context.ended:
@@ -90,13 +89,13 @@ class Shell:
                 try:
                     line = self._read()
                 except KeyboardInterrupt:
-                    continue  # the line is thrown away
+                    continue  # the line is discarded
                 except EOFError:
                     if self._context.mode is None:
                         break
                     line = "exit"
                 except IdleError:
-                    self._context.say(f"no key for {duration(self._idle_s)}")
+                    self._context.say(f"session closed after {duration(self._idle_s)} without input")
                     break
                 self._run(line)
             self._leave()
@@ -104,23 +103,24 @@ class Shell:
         return GOOD
 
     def _run(self, line: str) -> None:
-        self._context.style = self._terminal.style  # the window may have another size now
+        self._context.style = self._terminal.style  # the window may have been resized
         try:
             run_line(line, self._context)
         except KeyboardInterrupt:
-            self._context.say("interrupted; what bypassd was asked to do may still happen: see show transitions")
+            unanswered = "interrupted; bypassd may still complete the request: see `show transitions`"
+            self._context.say(unanswered if self._context.client.waiting else "Cancelled.")
         self._context.names.forget()
 
     def _leave(self) -> None:
-        """Give the candidate back, in whatever table of it the session ends."""
+        """Release the candidate, at whatever level the session ends."""
         while self._context.mode is not None:
             level = self._context.mode.level
             run_line("exit", self._context)
             if self._context.mode is not None and self._context.mode.level == level:
-                return  # bypassd is not there to hear it; the hold ends with this process
+                return  # bypassd is not reachable; the hold ends with this process
 
     def _page(self, text: str) -> None:
-        """Show it; Ctrl-C means that the person has seen enough, for what was asked is done."""
+        """Show a text; Ctrl-C only stops the output, for the command itself has finished."""
         with contextlib.suppress(KeyboardInterrupt):
             self._show(text)
 
@@ -132,7 +132,7 @@ class Shell:
             print(text, file=self._context.out, flush=True)
 
     def _typed_ahead(self) -> bool:
-        """Commands wait, which the editor has read already or not yet."""
+        """Whether there is input that was typed ahead, read by the editor or not."""
         keys = get_typeahead(self._session.app.input)
         store_typeahead(self._session.app.input, keys)
         return bool(keys or select.select([sys.stdin], [], [], 0)[0])
@@ -141,7 +141,7 @@ class Shell:
         self._key_at = time.monotonic()
 
     async def _watch_idle(self) -> None:
-        """End the prompt when nobody types."""
+        """End the prompt after the idle timeout."""
         while (left := self._key_at + self._idle_s - time.monotonic()) > 0:
             await asyncio.sleep(left)
         self._session.app.exit(exception=IdleError)
@@ -173,7 +173,7 @@ class Shell:
             self._echo.end(self._session.default_buffer.text)
 
     def _look(self) -> None:
-        """The prompt: host name, and where the relays stand now. In the middle of a paste it is the one before."""
+        """Update the prompt: host name and current relay state. During a paste it stays unchanged."""
         level = None if self._context.mode is None else self._context.mode.level
         if self._prompt and level == self._level and self._typed_ahead():
             return
@@ -203,7 +203,7 @@ class Shell:
         @keys.add("?")
         def _(event: KeyPressEvent) -> None:
             before = event.current_buffer.document.text_before_cursor
-            if tokenize(before)[1]:  # inside quotes it is a character like any other
+            if tokenize(before)[1]:  # inside quotes it is an ordinary character
                 event.current_buffer.insert_text("?")
                 return
             self._print(before + "?", lambda: help_text(before, self._context))
@@ -215,7 +215,7 @@ class Shell:
         return keys
 
     def _complete(self, buffer: Buffer) -> None:
-        """Tab: as much as is unambiguous, else what is possible."""
+        """Tab: insert the unambiguous part, or list the possibilities."""
         before = buffer.document.text_before_cursor
         found: Completion = completion(before, self._context.names.of, self._context.table)
         if found.insert:
@@ -224,7 +224,7 @@ class Shell:
             self._print(before, lambda: found.text(self._terminal.size[0]))
 
     def _print(self, line: str, make: Callable[[], str]) -> None:
-        """Leave `line` standing as it was typed, print below it, then show the line that is being typed again."""
+        """Keep `line` as typed, print below it, then show the line again for editing."""
 
         def show() -> None:
             if self._echo:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What each kind of data looks like: which columns, in which words, and what must not be missed. Pure.
+"""The presentation of each kind of data: columns, words, alarms. Pure.
 
-A view takes what a handler returned, whatever it is: data of an unexpected shape is shown as it is, never refused.
-One module a topic; a new view is a function in one of them and a line in `_WHERE`.
+A view accepts whatever a handler returned: data of an unexpected shape is shown generically, never refused. There is
+one module per topic; a new view is a function in one of them and a line in `_WHERE`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from console.render import PLAIN, Style, generic
 
-# view of the command table -> function. A module is imported when it is needed: one-shot commands start quickly.
+# view in the command table -> function. Modules are imported on demand: one-shot commands must start quickly.
 _WHERE: dict[str, str] = {
     "status": "state.status",
     "segments": "state.segments",
@@ -45,7 +45,7 @@ _WHERE: dict[str, str] = {
 
 
 def render(view: str, data: Any, style: Style = PLAIN) -> str:
-    """`data` as the view shows it, without a newline at the end."""
+    """`data` as text in this view, without a trailing newline."""
     if view not in _WHERE:
         return generic(data, style)
     module, _, function = _WHERE[view].partition(".")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Management port, SSH, users, and what happened: events, sessions. Pure."""
+"""Management port, SSH, users, events and sessions. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _users = columns_of("users", "", [
 _servers = columns_of("syslog", "", [
     ("server", "SYSLOG SERVER"), ("sent", "SENT"), ("waiting", "WAITING"), ("lost", "LOST"), ("detail", "DETAIL"),
 ])  # fmt: skip
-_shut_out = columns_of("shut_out", "", [("network", "SHUT OUT"), ("seconds_left", "SECONDS LEFT")])
+_blocked = columns_of("shut_out", "", [("network", "BLOCKED"), ("seconds_left", "SECONDS LEFT")])
 
 
 def _when(row: Row) -> Row:
@@ -28,13 +28,13 @@ def _since(row: Row) -> Row:
 events = columns_of("events", "no events yet", [
     ("when", "WHEN"), ("severity", "SEVERITY"), ("source", "SOURCE"), ("cause", "CAUSE"), ("text", "WHAT"),
 ], _when)  # fmt: skip
-sessions = columns_of("sessions", "nobody has logged in over SSH or at the serial line", [
+sessions = columns_of("sessions", "no user is logged in over SSH or on the console", [
     ("user", "USER"), ("address", "FROM"), ("by", "BY"), ("since", "SINCE"),
 ], _since)  # fmt: skip
 
 
 def management(data: Any, style: Style = PLAIN) -> str:
-    """The port, then what listens on it, then who may come."""
+    """The port, then its services, then blocked addresses, users and syslog servers."""
     if not isinstance(data, dict):
         return generic(data, style)
     ssh = data.get("ssh") if isinstance(data.get("ssh"), dict) else {}
@@ -45,14 +45,14 @@ def management(data: Any, style: Style = PLAIN) -> str:
     lines.append(about(f"port {cell(data.get('port'))}", port, style))
     for key in ("addresses", "gateways"):
         values = data.get(key)
-        told = ", ".join(cell(value) for value in values) if isinstance(values, list) else cell(values)
-        lines.append(f"{paint(key, BOLD, style)}: {told or 'none'}")
+        listed = ", ".join(cell(value) for value in values) if isinstance(values, list) else cell(values)
+        lines.append(f"{paint(key, BOLD, style)}: {listed or 'none'}")
     if data.get("dhcp"):
         lines.append(about("dhcp", data["dhcp"], style))
     lines.append(about("ssh", ssh, style))
     lines += [f"  {cell(key.get('kind'))} {cell(key.get('fingerprint'))}" for key in rows_of(ssh, "host_keys")]
     if data.get("serial_line"):
-        lines.append(f"{paint('serial line', BOLD, style)}: {cell(data['serial_line'])}")
+        lines.append(f"{paint('console', BOLD, style)}: {cell(data['serial_line'])}")
     lines.append(about("metrics", data.get("metrics"), style))
-    blocks = ["\n".join(lines), _shut_out(ssh, style), _users(data, style), _servers(data, style)]
+    blocks = ["\n".join(lines), _blocked(ssh, style), _users(data, style), _servers(data, style)]
     return "\n\n".join(block for block in blocks if block)

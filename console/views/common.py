@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What views share: tables of chosen columns, lines, the alarm block. Pure."""
+"""Shared by the views: tables of selected columns, lines, the alarm block. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from console.render import BOLD, PLAIN, RED, Row, Style, cell, duration, fold, generic, paint, table
+from console.render import BOLD, PLAIN, RED, Row, Style, cell, duration, fold, generic, paint, table, visible
 
 View = Callable[[Any, Style], str]
 
 
 def rows_of(data: Any, key: str = "") -> list[Row]:
-    """The list of objects in `data`, wherever it was put."""
+    """The list of objects in `data`: a list, a list below `key`, or an object of objects by name."""
     if isinstance(data, dict):
         inner = data.get(key)
         if isinstance(inner, list):
@@ -24,7 +24,7 @@ def rows_of(data: Any, key: str = "") -> list[Row]:
 
 
 def columns_of(key: str, empty: str, columns: Sequence[tuple[str, str]], change: Callable[[Row], Row] = dict) -> View:
-    """A table of chosen columns; a column that no row fills is left out."""
+    """A table of selected columns; a column that is empty in every row is omitted."""
 
     def show(data: Any, style: Style = PLAIN) -> str:
         found = [change(row) for row in rows_of(data, key)]
@@ -46,10 +46,10 @@ def alarm(reasons: Iterable[str], style: Style = PLAIN, word: str = "BYPASS") ->
 
 
 def about(key: str, value: Any, style: Style) -> str:
-    """`watchdog: armed, timeout 2000 ms`: a line for what has no view of its own. --json has all of it."""
+    """`watchdog: armed, timeout 2000 ms`: a line for data without a view of its own; --json shows all of it."""
     if isinstance(value, dict):
-        said = ((name, item) for name, item in value.items() if not isinstance(item, list | dict))
-        value = ", ".join(fact(name, item) for name, item in said if item not in (None, ""))
+        flat = ((name, item) for name, item in value.items() if not isinstance(item, list | dict))
+        value = ", ".join(fact(name, item) for name, item in flat if item not in (None, ""))
     name = key.replace("_", " ")
     first, *more = fold(f"{name}: {cell(value)}", style.width)
     head = paint(name, BOLD, style) + first[len(name) :] if first.startswith(name) else first
@@ -57,7 +57,7 @@ def about(key: str, value: Any, style: Style) -> str:
 
 
 def hang(text: str, style: Style) -> list[str]:
-    """A line that may begin with blanks, in lines of the style's width; those below stand four columns further in."""
+    """Fold a line, which may begin with blanks, to the style's width; continuation lines are indented by four."""
     inner = text.lstrip(" ")
     indent = len(text) - len(inner)
     first, *more = fold(inner, style.width and max(style.width - indent - 4, 16))
@@ -65,7 +65,7 @@ def hang(text: str, style: Style) -> list[str]:
 
 
 def prose(text: str, style: Style) -> list[str]:
-    """A sentence in lines of the style's width; what begins with blanks is an item of a list, and hangs."""
+    """Fold a sentence to the style's width; a line that begins with blanks is a list item with hanging indent."""
     return hang(text, style) if text.startswith(" ") else fold(text, style.width)
 
 
@@ -73,7 +73,7 @@ _CONTROL = re.compile(r"[\x1b\ufffd]\[[0-9;?]*[@-~]")
 
 
 def printed(lines: Iterable[Any]) -> list[str]:
-    """What a guest printed: nothing in it that moves a cursor, and no more than one empty line at a time."""
+    """Output of a guest without control sequences, and with at most one empty line in a row."""
     shown: list[str] = []
     for line in lines:
         text = _CONTROL.sub("", str(line)).rstrip()
@@ -83,7 +83,7 @@ def printed(lines: Iterable[Any]) -> list[str]:
 
 
 def known(data: Row) -> Row:
-    """Facts for `pairs`: units stand behind the values, and times are as everywhere."""
+    """Facts for `pairs`: units follow the values, and times have the common format."""
     said: dict[str, Any] = {}
     for key, value in data.items():
         if key in ("when", "at") and isinstance(value, str):
@@ -98,14 +98,17 @@ def known(data: Row) -> Row:
 
 
 def clock(when: Any) -> str:
-    """A time as all tables show it: date and time to the millisecond."""
+    """A time in the common format of all tables: date and time to the millisecond."""
     return str(when if when is not None else "-").replace("T", " ")[:23]
 
 
 def fact(key: str, value: Any) -> str:
-    """`timeout_ms` 2000 as `timeout 2000 ms`; states and texts speak for themselves."""
+    """`timeout_ms` 2000 as `timeout 2000 ms`; states and texts are shown without their key."""
     if key in ("state", "kind", "detail", "text"):
         return cell(value)
+    if isinstance(value, bool):
+        return f"{key.replace('_', ' ')}: {cell(value)}"
+    key = key.replace("asked", "requested")
     if key.endswith("_ms"):
         return f"{key.removesuffix('_ms').replace('_', ' ')} {cell(value)} ms"
     if key.endswith("_s"):
@@ -114,12 +117,12 @@ def fact(key: str, value: Any) -> str:
 
 
 def done(data: Any, style: Style = PLAIN) -> str:
-    """What a command answers that changes something."""
+    """The answer of a command that changes something."""
     if isinstance(data, dict) and isinstance(data.get("message"), str):
         return cell(data["message"])
     return "done" if data in (None, {}, [], True) else generic(data, style)
 
 
-def lines(data: Any, _: Style = PLAIN) -> str:
-    """Lines of text, as they are."""
-    return "\n".join(data)
+def lines(data: Any, style: Style = PLAIN) -> str:
+    """Lines of text. On a terminal unprintable characters are replaced; a file or pipe gets the text unchanged."""
+    return "\n".join(visible(line.expandtabs()) for line in data) if style.width else "\n".join(data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Configurations: what is different, what is wrong, what a commit came to. Pure."""
+"""Configurations: differences, errors, the result of a commit. Pure."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 from appliance.counted import counted
 from console.render import BOLD, GREEN, PLAIN, RED, YELLOW, Row, Style, cell, duration, fold, generic, paint, table
-from console.views.common import columns_of, rows_of
+from console.views.common import columns_of, hang, rows_of
 
 _DIFF = {"+": GREEN, "-": RED, "@": BOLD}
 
 
 def compare(data: Any, style: Style = PLAIN) -> str:
-    """A difference line by line, then what it means for what runs."""
+    """The difference line by line, then its effect on the running system."""
     if not isinstance(data, dict):
         return generic(data, style)
     lines = [cell(line) if line else "" for line in str(data.get("text", "")).splitlines()]
     if not lines:
-        return "no difference"
+        return "no differences"
     painted = "\n".join(paint(line, _DIFF.get(line[:1], ""), style) for line in lines)
     effects = _changes(data, style)
     return f"{painted}\n\n{effects}" if effects else painted
 
 
 def _changes(data: Row, style: Style) -> str:
-    """What changes, and from when on."""
+    """What changes, and when it takes effect."""
     found = [
         {**row, "old": _value(row.get("old")), "new": _value(row.get("new"))} for row in rows_of(data.get("changes"))
     ]
@@ -40,7 +40,7 @@ def _value(value: Any) -> str:
 
 
 def check(data: Any, style: Style = PLAIN) -> str:
-    """`commit check`: errors, what the change means for traffic, and what it changes."""
+    """`commit check`: errors, the effect on traffic, and the changes."""
     if not isinstance(data, dict):
         return generic(data, style)
     head = paint(cell(data.get("message")), GREEN if data.get("good") else RED, style)
@@ -50,7 +50,7 @@ def check(data: Any, style: Style = PLAIN) -> str:
 
 
 def commit(data: Any, style: Style = PLAIN) -> str:
-    """What was committed, what it means, and until when it must be confirmed."""
+    """What was committed, its effect on traffic, and how long it awaits confirmation."""
     if not isinstance(data, dict):
         return generic(data, style)
     lines = _findings(data, style)
@@ -62,12 +62,12 @@ def commit(data: Any, style: Style = PLAIN) -> str:
 
 
 def found(data: Any, style: Style = PLAIN) -> str:
-    """What a file holds, and what it means for traffic."""
+    """A summary of a file, and its effect on traffic."""
     return "\n".join([cell(data.get("message")), *_findings(data, style)]) if isinstance(data, dict) else ""
 
 
 def _findings(data: Row, style: Style) -> list[str]:
-    """What a change means for traffic."""
+    """The effect of a change on traffic."""
     return [
         _problem(cell(row.get("severity")), row, YELLOW if row.get("severity") == "warning" else "", style)
         for row in rows_of(data.get("lint"))
@@ -79,20 +79,20 @@ def _problem(kind: str, row: Row, colour: str, style: Style) -> str:
     return "\n".join([paint(first, colour, style), *(f"    {line}" for line in more)])
 
 
-history = columns_of("history", "nothing was committed yet", [
+history = columns_of("history", "no commits yet", [
     ("n", "ROLLBACK"), ("when", "WHEN"), ("user", "USER"), ("how", "HOW"), ("comment", "COMMENT"),
 ], lambda row: {**row, "when": str(row.get("when", "-")).replace("T", " ")[:19]})  # fmt: skip
 
 
 def _clock(seconds: Any) -> str:
-    """Seconds since 1970 as a time of day here."""
+    """Seconds since 1970 as local time."""
     if not isinstance(seconds, int | float):
         return cell(seconds)
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def changed(data: Any, style: Style = PLAIN) -> str:
-    """What `set`, `delete` and the like did: from what, to what."""
+    """The result of `set`, `delete` and the like: old and new value."""
     if not isinstance(data, dict) or not isinstance(data.get("message"), str):
         return generic(data, style)
     said = cell(data["message"])
@@ -103,7 +103,7 @@ def changed(data: Any, style: Style = PLAIN) -> str:
 
 
 def status(data: Any, style: Style = PLAIN) -> str:
-    """Who edits, what is uncommitted, what is on probation."""
+    """Who is editing, uncommitted changes, and a commit awaiting confirmation."""
     if not isinstance(data, dict):
         return generic(data, style)
     holder, pending = data.get("held_by"), data.get("confirm")
@@ -112,10 +112,14 @@ def status(data: Any, style: Style = PLAIN) -> str:
     held = "nobody"
     if isinstance(holder, dict):
         mine = " (this session)" if data.get("mine") else ""
-        held = f"{cell(holder.get('user'))} at {cell(holder.get('tty'))} since {_clock(holder.get('since'))}{mine}"
+        place = f" on {cell(holder['tty'])}" if holder.get("tty") else ""
+        held = f"{cell(holder.get('user'))}{place} since {_clock(holder.get('since'))}{mine}"
     lines.append(f"candidate: {counted(changes or 'no', 'uncommitted change')}; edited by {held}")
     if isinstance(pending, dict):
         left = duration(pending.get("seconds_left"))
-        text = f"commit {cell(pending.get('number'))} by {cell(pending.get('user'))} is taken back in {left}"
-        lines.append(paint(f"{text} unless it is confirmed", YELLOW, style))
-    return "\n".join(lines)
+        text = f"commit {cell(pending.get('number'))} by {cell(pending.get('user'))} is awaiting confirmation"
+        lines.append(f"{text}; it will be rolled back in {left} unless confirmed")
+    folded = ["\n".join(hang(line, style)) for line in lines]
+    if isinstance(pending, dict):
+        folded[-1] = paint(folded[-1], YELLOW, style)
+    return "\n".join(folded)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests, and what is known of each. Pure."""
+"""Guests, their checks, and their images. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from console.views.common import about, columns_of, known, printed
 
 
 def _image(row: Row) -> Row:
-    """Sizes in MiB; a checksum that was not asked for proves nothing, and says so."""
+    """Sizes in MiB; a checksum that the import did not verify is marked."""
     used = row.get("used_by")
     return {
         **row,
@@ -20,19 +20,19 @@ def _image(row: Row) -> Row:
         "sum": f"{str(row.get('sha256'))[:12]}{'' if row.get('verified') else ' (not verified)'}"
         if row.get("sha256")
         else "",
-        "undo": {"previous": "the one before", "remove": "removes it"}.get(str(row.get("undo")), ""),
+        "undo": {"previous": "restores previous", "remove": "deletes it"}.get(str(row.get("undo")), ""),
     }
 
 
-images = columns_of("images", "no images: `guest import FILE --name NAME` brings one", [
+images = columns_of("images", "no images: `guest import FILE --name NAME` adds one", [
     ("name", "IMAGE"), ("format", "FORMAT"), ("size", "SIZE"), ("disk", "DISK"), ("sum", "SHA-256"),
     ("used", "USED BY"), ("undo", "UNDO"),
 ], _image)  # fmt: skip
 
 
-_checks = columns_of("checks", "nothing is checked while it does not run", [
-    ("check", "CHECK"), ("state", "STATE"), ("good", "LAST GOOD"), ("latency", "LATENCY"), ("since", "SINCE"),
-    ("falls", "FALLS"), ("why", "WHY"),
+_checks = columns_of("checks", "no checks while the guest is not running", [
+    ("check", "CHECK"), ("state", "STATE"), ("good", "LAST SUCCESS"), ("latency", "LATENCY"), ("since", "SINCE"),
+    ("falls", "FAILURES"), ("why", "WHY"),
 ], lambda row: {
     **row,
     "good": _ago(row.get("last_good_ms")),
@@ -43,15 +43,15 @@ _flips = columns_of("flips", "", [
     ("when", "WHEN"), ("check", "CHECK"), ("to", "TO"), ("why", "WHY"),
 ], lambda row: {**row, "when": _ago(row.get("ago_ms"))})  # fmt: skip
 _bypass = columns_of("bypass", "", [
-    ("cause", "BYPASSED BECAUSE OF"), ("runs", "TIMES"), ("at_most_p50_ms", "AT MOST MS, P50"),
+    ("cause", "BYPASS CAUSE"), ("runs", "COUNT"), ("at_most_p50_ms", "SINCE LAST SUCCESS (MS) P50"),
     ("at_most_p99_ms", "P99"), ("at_most_max_ms", "MAX"),
-    ("detected_p50_ms", "FROM NOTICE MS, P50"), ("detected_p99_ms", "P99"),
+    ("detected_p50_ms", "SINCE DETECTION (MS) P50"), ("detected_p99_ms", "P99"),
     ("detected_max_ms", "MAX"),
 ])  # fmt: skip
 _streams = columns_of("heartbeats", "", [
-    ("lane", "FRAMES"), ("sent", "SENT"), ("received", "CAME OUT"), ("foreign", "NOT OURS"), ("refused", "REFUSED"),
+    ("lane", "HEARTBEATS"), ("sent", "SENT"), ("received", "RETURNED"), ("foreign", "FOREIGN"), ("refused", "REFUSED"),
 ])  # fmt: skip
-FLIPS = 10  # of the newest on a page; --json has all that are kept
+FLIPS = 10  # the newest state changes that are shown; --json has all
 
 
 def _ago(milliseconds: Any) -> str:
@@ -61,9 +61,9 @@ def _ago(milliseconds: Any) -> str:
 
 
 def one(data: Any, style: Style = PLAIN) -> str:
-    """State and cause, each check with its evidence, the newest flips, and how quickly it was bypassed so far.
+    """State and cause, each check with its evidence, the newest state changes, and how fast it was bypassed so far.
 
-    Of a guest that does not run: what the checks said when it ended, which is why somebody looks.
+    For a guest that is not running: its checks when it ended, which are what the user looks for.
     """
     if not isinstance(data, dict) or "name" not in data:
         return generic(data, style)
@@ -75,7 +75,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
     agent = data.get("agent")
     blocks = [pairs(known(head), style)]
     if "ended_ms" in data:
-        blocks.append(f"its checks when it ended, {_ago(data['ended_ms'])}:\n{_checks(data, style)}")
+        blocks.append(f"checks when the guest ended, {_ago(data['ended_ms'])}:\n{_checks(data, style)}")
     else:
         blocks.append(_checks(data, style))
     flips = data.get("flips")
@@ -86,14 +86,14 @@ def one(data: Any, style: Style = PLAIN) -> str:
         blocks.append(about("agent", agent, style))
     events = data.get("qmp_events")
     if isinstance(events, list) and events:
-        blocks.append("\n".join(["what QEMU told:", *(f"  {cell(event)}" for event in events)]))
+        blocks.append("\n".join(["QEMU events:", *(f"  {cell(event)}" for event in events)]))
     return "\n\n".join(blocks)
 
 
 def log(data: Any, style: Style = PLAIN) -> str:
-    """The last lines of a guest's serial line, with nothing in them that moves a cursor."""
+    """The last lines of a guest's serial console, without control sequences."""
     lines = data.get("lines", []) if isinstance(data, dict) else []
-    return "\n".join(printed(lines)) or "the guest has printed nothing"
+    return "\n".join(printed(lines)) or "no console output yet"
 
 
 table_of_all = columns_of("guests", "no guests are configured", [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests that died or failed, and flows in quarantine. Pure."""
+"""Guest crashes and failures, and flows in quarantine. Pure."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def _left(row: Row) -> Row:
     }
 
 
-table_of_all = columns_of("incidents", "no guest has died or failed", [
+table_of_all = columns_of("incidents", "no incidents: no guest has crashed or failed", [
     ("number", "INCIDENT"), ("when", "WHEN"), ("guest", "GUEST"), ("kind", "KIND"), ("cause", "CAUSE"),
     ("frames", "FRAMES"), ("flows", "FLOWS"), ("bypass", "BYPASSED WITHIN"), ("quarantined", "QUARANTINED"),
     ("detail", "DETAIL"),
 ], _when)  # fmt: skip
 
 quarantine = columns_of("quarantine", "no flow is in quarantine", [
-    ("name", "NAME"), ("flow", "FLOW"), ("guests", "AROUND"), ("left", "LEFT"), ("rules", "RULES"), ("why", "WHY"),
+    ("name", "NAME"), ("flow", "FLOW"), ("guests", "BYPASSES"), ("left", "TIME LEFT"), ("rules", "RULES"),
+    ("why", "WHY"),
 ], _left)  # fmt: skip
 
 
 def one(data: Any, style: Style = PLAIN) -> str:
-    """What is known, then the flows, then the guest's last words."""
+    """The facts, then the flows, then the guest's console output before the failure."""
     if not isinstance(data, dict):
         return generic(data, style)
     head = {
@@ -50,7 +51,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
         if key not in ("flows", "console", "at") and value not in (None, "", [])
     }
     blocks = [pairs(known(head), style)]
-    for key, title in (("flows", "flows, the newest first"), ("console", "the end of the guest's console")):
+    for key, title in (("flows", "flows, newest first"), ("console", "console output before the failure")):
         value = data.get(key)
         lines = value if isinstance(value, list) else str(value or "").splitlines()
         if lines:

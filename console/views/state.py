@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the appliance is and does: status and banner, segments, transitions, crash records. Pure."""
+"""State of the appliance: status and banner, segments, transitions, crash records. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from console.views.common import about, alarm, columns_of, rows_of
 
 
 def relay_word(relay: Any) -> str:
-    """A relay's position; what is not inline is written so that nobody overlooks it."""
+    """The position of a relay; any position but inline is in capitals so that it cannot be overlooked."""
     word = cell(relay)
     return word if word == "inline" or not word.strip("-") else word.upper()
 
@@ -21,31 +21,34 @@ def _with_relay(row: Row) -> Row:
 
 
 def _when(row: Row) -> Row:
-    """A transition's time without the day's noise: date and time to the millisecond."""
+    """A transition with its time in the common format."""
     return {**row, "when": str(row.get("when", "-")).replace("T", " ")[:23]}
 
 
+def _with_check_in(row: Row) -> Row:
+    milliseconds = row.get("checked_in_ms")
+    return {**row, "checked_in": None if milliseconds is None else f"{cell(milliseconds)} ms ago"}
+
+
 _segment_table = columns_of("segments", "no segments are configured", [
-    ("name", "SEGMENT"), ("relay", "RELAY"), ("mode", "MODE"), ("want", "WANT"), ("lan", "LAN"), ("lan_link", "LINK"),
+    ("name", "SEGMENT"), ("relay", "RELAY"), ("mode", "MODE"), ("want", "TARGET"), ("lan", "LAN"), ("lan_link", "LINK"),
     ("wan", "WAN"), ("wan_link", "LINK"), ("attach", "ATTACH"), ("cause", "CAUSE"),
 ], _with_relay)  # fmt: skip
 transitions = columns_of("transitions", "no transitions yet", [
     ("when", "WHEN"), ("what", "WHAT"), ("from", "FROM"), ("to", "TO"), ("cause", "CAUSE"), ("detail", "DETAIL"),
 ], _when)  # fmt: skip
 _parts = columns_of("parts", "", [
-    ("name", "PART"), ("state", "STATE"), ("checked_in_ms", "SILENT MS"), ("detail", "DETAIL"),
-])  # fmt: skip
+    ("name", "PART"), ("state", "STATE"), ("checked_in", "LAST CHECK-IN"), ("detail", "DETAIL"),
+], _with_check_in)  # fmt: skip
 
 
 def segments(data: Any, style: Style = PLAIN) -> str:
-    """The table, and below it in words how frames are taken and why so, and why a segment is not inline."""
+    """The table, and below it how each segment takes frames and why, and why a segment is not inline."""
     away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline"]
     blocks = [_segment_table(data, style)]
     taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
     if taken:
-        texts = [
-            f"{cell(r.get('name'))}: frames are taken by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken
-        ]
+        texts = [f"{cell(r.get('name'))}: attached by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken]
         blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
@@ -53,21 +56,21 @@ def segments(data: Any, style: Style = PLAIN) -> str:
 
 
 def _reasons(row: Row) -> list[str]:
-    """Everything that keeps a segment from being inline: the cause it goes by, and what else there is."""
+    """Everything that keeps a segment from being inline: the cause, and any further reasons."""
     also = row.get("also")
     more = [cell(text) for text in also] if isinstance(also, list) else []
     return [f"{cell(row.get('name'))}: {text}" for text in (reason(row), *more)]
 
 
 def banner(status: Row, style: Style = PLAIN) -> str:
-    """Name, version and, impossible to miss, whether the link is inspected."""
+    """Name, version and, impossible to miss, whether traffic is inspected."""
     rows = rows_of(status.get("segments"))
     about = [f"Throughwire {cell(status.get('version'))}"]
     if "uptime_s" in status:
         about.append(f"up {duration(status['uptime_s'])}")
     lines = [f"{paint(cell(status.get('hostname')), BOLD, style)}  {'  '.join(about)}"]
     if not rows:
-        lines.append(alarm(["no segment is in service: the relays are closed, traffic is not inspected"], style))
+        lines.append(alarm(["no segment is in service: relays are closed, traffic is not inspected"], style))
     bypassed = [row for row in rows if cell(row.get("relay")) != "inline"]
     if bypassed:
         lines.append(alarm([f"segment {why}" for row in bypassed for why in _reasons(row)], style))
@@ -81,7 +84,7 @@ def banner(status: Row, style: Style = PLAIN) -> str:
 
 
 def reason(row: Row) -> str:
-    """A cause by name and in words."""
+    """A cause: its name and its description."""
     from appliance.causes import DESCRIPTION, Cause
 
     cause, detail = cell(row.get("cause")), cell(row.get("detail"))
@@ -106,16 +109,16 @@ def status(data: Any, style: Style = PLAIN) -> str:
     for key, view in (("segments", _segment_table), ("guests", guests.table_of_all), ("parts", _parts)):
         if rows_of(data.get(key)):
             blocks.append(view(data[key], style))
-    told = "\n".join(blocks)
-    rest = {key: _unsaid(value, told) for key, value in data.items() if key not in shown}
+    text = "\n".join(blocks)
+    rest = {key: _without_repeated_detail(value, text) for key, value in data.items() if key not in shown}
     if rest:
         blocks.append("\n".join(about(key, value, style) for key, value in rest.items()))
     return "\n\n".join(blocks)
 
 
-def _unsaid(value: Any, said: str) -> Any:
-    """Without a detail that was told already: the part behind it has the same."""
-    if isinstance(value, dict) and len(cell(value.get("detail"))) > 1 and cell(value["detail"]) in said:
+def _without_repeated_detail(value: Any, text: str) -> Any:
+    """`value` without its detail if `text` contains it already: the part that it belongs to shows the same."""
+    if isinstance(value, dict) and len(cell(value.get("detail"))) > 1 and cell(value["detail"]) in text:
         return {key: item for key, item in value.items() if key != "detail"}
     return value
 

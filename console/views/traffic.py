@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What becomes of frames: rules, counters, explain. Pure."""
+"""What happens to frames: rules, counters, explain, decoded frames. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def _path(row: Row) -> Row:
             "path": shown or "straight"}  # fmt: skip
 
 
-_rules = columns_of("rules", "no rules: every frame goes straight to the other port", [
+_rules = columns_of("rules", "no rules: every frame passes straight to the other port", [
     ("name", "RULE"), ("segment", "SEGMENT"), ("frames", "FRAMES"), ("bytes", "BYTES"), ("path", "PATH"),
-    ("on_unavailable", "ELSE"), ("match", "MATCH"),
+    ("on_unavailable", "IF UNAVAILABLE"), ("match", "MATCH"),
 ], _path)  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def _compiled_lines(row: Row, style: Style) -> list[str]:
 
 
 def _compiled(row: Row) -> Iterator[str]:
-    """How one set of filters came out: what a person needs who wonders what it costs."""
+    """How one set of filters was compiled, and what that costs."""
     segments = row.get("segments")
     of = (
         f"segment {', '.join(cell(name) for name in segments)}" if isinstance(segments, list) and segments else "accept"
@@ -51,21 +51,20 @@ def _compiled(row: Row) -> Iterator[str]:
     yield f"{head} {_METHODS.get(str(row.get('method')), cell(row.get('method')))}, {size}{tables}"
     yield f"  {took}"
     if row.get("why"):
-        yield f"  because: {cell(row['why'])}"
+        yield f"  reason: {cell(row['why'])}"
     if row.get("why_flow_cache"):
         yield f"  flow cache: {'yes' if row.get('flow_cache') else 'no'}, {cell(row['why_flow_cache'])}"
     if row.get("flow_cache"):
-        hits, misses = cell(row.get("cache_hits")), cell(row.get("cache_misses"))
-        yield f"  flow cache: {counted(hits, 'frame')} found in it, {misses} not"
+        yield f"  flow cache: {cell(row.get('cache_hits'))} hits, {cell(row.get('cache_misses'))} misses"
     straight = row.get("straight")
     reasons: dict[str, list[str]] = {}
     for name, reason in straight.items() if isinstance(straight, dict) else ():
         reasons.setdefault(str(reason), []).append(cell(name))
     for reason, names in reasons.items():
-        yield f"  by themselves ({cell(reason)}): {_few(names)}"
+        yield f"  compiled separately ({cell(reason)}): {_few(names)}"
     hidden = row.get("hidden")
     if isinstance(hidden, list) and hidden:
-        yield f"  never reached, as a rule before takes their frames: {_few([cell(name) for name in hidden])}"
+        yield f"  never reached, because an earlier rule matches their frames: {_few([cell(name) for name in hidden])}"
 
 
 _METHODS = {"chain": "rule by rule", "merged": "merged into one graph", "several graphs": "merged into several graphs"}
@@ -76,7 +75,7 @@ def _few(names: list[str], most: int = 12) -> str:
 
 
 def counters(data: Any, style: Style = PLAIN) -> str:
-    """A table for ports, one for hops, one for rules; what became of the frames stands beside how many came."""
+    """One table each for ports, rules and hops; outcomes are columns beside the number of frames."""
     if not isinstance(data, dict):
         return generic(data, style)
     blocks = []
@@ -90,12 +89,12 @@ def counters(data: Any, style: Style = PLAIN) -> str:
             blocks.append(table(filled, columns, style))
     unknown = data.get("unknown")
     if isinstance(unknown, dict) and unknown.get("frames"):
-        blocks.append(about("frames of devices that are not ours", unknown["frames"], style))
+        blocks.append(about("frames from unknown devices", unknown["frames"], style))
     return "\n\n".join(blocks) or generic(data, style)
 
 
 def _count(row: Row) -> Row:
-    """A row of counters with its nested outcomes and reasons as columns of their own."""
+    """A row of counters, with nested outcomes and reasons as separate columns."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, dict) and key != "taps":
@@ -120,7 +119,7 @@ def explain(data: Any, style: Style = PLAIN) -> str:
 
 
 def packets(data: Any, _: Style = PLAIN) -> str:
-    """Captured frames, one a line: when, where, which way, how long, in words."""
+    """Captured frames, one per line: time, place, direction, length, decoded text."""
     found = rows_of(data)
     width = max((len(cell(row.get("place"))) for row in found), default=0)
     return "\n".join(packet(row, width) for row in found) or "no frames"

@@ -185,7 +185,7 @@ def test_bypassd_ends(served: Served) -> None:
     asyncio.run_coroutine_threadsafe(served.server.stop(), served._loop).result(10)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 3
-    assert b"bypassd ended, and the capture with it" in said
+    assert b"bypassd exited, which ended the capture" in said
 
 
 REFUSED = [

@@ -126,7 +126,7 @@ def test_commit_confirmed_comes_back_by_itself(live: Live) -> None:
     answer = live.commit(confirmed_s=1)
     assert answer["confirm"]["seconds_left"] <= 1
     assert live.startup.read_text() == before
-    lost = during(live, lambda: live.until(lambda: not live.call("config.status")["confirm"], "taken back"))
+    lost = during(live, lambda: live.until(lambda: not live.call("config.status")["confirm"], "rolled back"))
     assert lost == []
     assert live.call("status.show")["hostname"] == "live"
 
@@ -201,7 +201,7 @@ for line in sys.stdin:
         live.call("config.edit", takeover=True)
         good, text = ask("config.set", words=["system", "hostname", "again"])
         assert not good
-        assert "root took the candidate over" in text
+        assert "root took over the candidate" in text
         assert "takeover" in text
         live.call("config.end")
         assert ask("config.edit")[0]

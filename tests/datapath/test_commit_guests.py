@@ -86,5 +86,5 @@ def test_a_commit_while_bypassd_is_still_coming_up(live: Live) -> None:
     assert meaning == ['blocks: "late1" is not started with the appliance (autostart = false)']
     live.set("guest late1 autostart true")
     meaning = [row["what"] for row in live.call("config.check")["lint"] if row["where"] == "rule late: on_unavailable"]
-    assert meaning == ['blocks from the commit on: nobody behind "late1" is available: late1 is defined']
+    assert meaning == ['blocks from the commit on: no hop in path "late1" is available: late1 is defined']
     live.call("config.rollback", number=0)

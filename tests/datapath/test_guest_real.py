@@ -244,7 +244,7 @@ def test_a_draining_guest_that_dies_is_told_of(world: World) -> None:
     assert guest.hop.cause == "guest_exited"
     assert world.call(newest(world, seen)) == "died"
     shown = render("guest", msgspec.to_builtins(details(guest, time.monotonic_ns())))
-    for word in ("its checks when it ended", "in-band lan to wan", "passing", "LAST GOOD", "failing"):
+    for word in ("checks when the guest ended", "in-band lan to wan", "passing", "LAST SUCCESS", "failing"):
         assert word in shown, shown
     world.call(world.order(lambda g: g.start()))
     world.call(world.reach(HopState.AVAILABLE))

@@ -154,12 +154,12 @@ def test_password_by_command(fresh: Board, admin: Admin) -> None:
     child = admin.open("admin", "user", "admin", "password", options=("-tt",))
     child.expect("New password: ")
     child.sendline("short")
-    child.expect("Not taken: a password has at least 8")
+    child.expect("Invalid: a password has at least 8")
     child.expect("New password: ")
     child.sendline(again)
-    child.expect("The same again: ")
+    child.expect("Confirm password: ")
     child.sendline(again)
-    child.expect("password of admin set", timeout=fresh.pace.wait(120))
+    child.expect("password of admin changed", timeout=fresh.pace.wait(120))
     child.expect(pexpect.EOF)
     assert admin.attempt("admin", PASSWORD)
     admin.passwords["admin"] = again
@@ -188,7 +188,7 @@ def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admi
     assert not admin.attempt("admin", "wrong wrong", timeout=10)
     assert fresh.sh("bypass management unblock 10.88.0.1").status == 0
     assert admin.run("admin", "show", "version").status == 0
-    assert any("is shut out for 60 s after 6 failed logins" in text for text in board_appliance.events(fresh))
+    assert any("is blocked for 60 s after 6 failed logins" in text for text in board_appliance.events(fresh))
 
 
 # -- the serial line
@@ -515,14 +515,14 @@ def test_a_forgotten_password(fresh: Board, admin: Admin) -> None:
     fresh.power_on()
     fresh.sh("true", timeout=READY_S)
     line = fresh.console
-    line.expect("asks for no login: bypass.recovery", since=said, timeout=READY_S)
+    line.expect("No login required on this line: bypass.recovery", since=said, timeout=READY_S)
     line.expect(r"wire1 \[\w+\]> ", timeout=READY_S)
     board_appliance.wait_healthy(fresh)
     line.sendline("user admin password")
-    for asked in ("New password: ", "The same again: "):
+    for asked in ("New password: ", "Confirm password: "):
         line.expect(asked)
         line.sendline("remembered from now on")
-    line.expect("password of admin set", timeout=READY_S)
+    line.expect("password of admin changed", timeout=READY_S)
     admin.passwords["admin"] = "remembered from now on"
     wait_until(fresh, lambda: management(fresh).get("ssh", {}).get("state") == "listening", "SSH listens")
     assert admin.run("admin", "show", "version").status == 0

@@ -56,22 +56,22 @@ def said(fresh: Board, closed: str) -> str:
     line.sendline("wire1")
     line.expect(r"Management address \[dhcp\]: ")
     line.sendline("10.88.0.2")
-    line.expect("Not taken: .*prefix length")
+    line.expect("Invalid: .*prefix length")
     line.sendline(f"{ADDRESS}/24")
     line.expect(r"Gateway, or none \[none\]: ")
     line.sendline("10.88.0.1")
-    line.expect(r"Set a password for admin \(yes/no\) \[yes\]: ")
+    line.expect(r"Set a password for admin\? \(yes/no\) \[yes\]: ")
     line.sendline()
     for asked, text in (
         ("Password: ", PASSWORD),
-        ("The same again: ", "a typing error"),
-        ("The two differ.*\\s+Password: ", PASSWORD),
-        ("The same again: ", PASSWORD),
+        ("Confirm password: ", "a typing error"),
+        ("Passwords do not match.*\\s+Password: ", PASSWORD),
+        ("Confirm password: ", PASSWORD),
     ):
         line.expect(asked)
         line.sendline(text)
     line.expect(r"segment main: lan0 link up, wan0 link up; relay inline")
-    line.expect(r"Do it \(yes/no\) \[yes\]: ")
+    line.expect(r"Apply these changes\? \(yes/no\) \[yes\]: ")
     line.sendline()
     line.expect("Done", timeout=120)
     line.expect(PROMPT, timeout=90)
@@ -152,7 +152,7 @@ def test_the_serial_line_asks_for_a_login_now(fresh: Board, said: str, took: Too
     started()
     assert "password" not in line.text[mark:].replace("Password: ", "").lower()
     line.sendline("show sessions")
-    line.expect("admin +the serial line +password")
+    line.expect("admin +console +password")
     line.expect(PROMPT)
     find = "for p in /proc/[0-9]*; do read -r name <$p/comm && [ $name = bypass ] && stat -c %U $p; done 2>/dev/null"
     assert fresh.sh(find, check=False).output.split() == ["admin"]
@@ -162,8 +162,8 @@ def test_the_serial_line_asks_for_a_login_now(fresh: Board, said: str, took: Too
         "logins are events",
     )
     assert log == [
-        "warning user admin: login from the serial line failed: password",
-        "notice user admin: logged in from the serial line by password",
+        "warning user admin: login from console failed: password",
+        "notice user admin: logged in from console by password",
     ]
 
 
@@ -179,7 +179,7 @@ def test_nobody_types_on_the_serial_line(fresh: Board, said: str) -> None:
     line.sendline("set system idle_timeout 1s")
     line.sendline("commit")
     line.expect("committed as")
-    line.expect("no key for 1 s")
+    line.expect("session closed after 1 s without input")
     line.expect("wire1 login: ", timeout=90)
 
 
@@ -305,7 +305,7 @@ def test_a_terminal_that_only_prints(fresh: Board, admin: Admin) -> None:
 
 
 def test_two_administrators_and_a_commit_that_locks_out(fresh: Board, admin: Admin) -> None:
-    """Who holds the candidate is told. A commit on probation takes the address away, and brings it back by itself."""
+    """Who holds the candidate is told. A commit that takes the address away is rolled back."""
     child = admin.shell("admin")
     child.sendline("configure")
     child.expect("configure# ?")
@@ -319,9 +319,9 @@ def test_two_administrators_and_a_commit_that_locks_out(fresh: Board, admin: Adm
     assert fresh.mgmt.ping("10.88.0.77")
     wait_until(fresh, lambda: fresh.mgmt.ping(ADDRESS, timeout=1), "let in again")
     assert not fresh.mgmt.ping("10.88.0.77", timeout=1)
-    child.expect("committed for 10 s")  # the session was never cut
+    child.expect("committed provisionally; confirm within 10 s")  # the session was never cut
     child.sendline("exit")
     child.expect(PROMPT)
     leave(child)
     assert f'"{ADDRESS}/24"' in fresh.sh("grep address /etc/bypass/config.toml").output
-    assert any("nobody confirmed it in time" in text for text in board_appliance.events(fresh))
+    assert any("not confirmed in time" in text for text in board_appliance.events(fresh))

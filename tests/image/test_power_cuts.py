@@ -149,7 +149,7 @@ def hostname(board: Board) -> str:
 
 
 def test_power_cut_before_a_commit_is_confirmed(cut: Board) -> None:
-    """A commit on probation does not outlive the machine: after the restart the configuration before it holds."""
+    """A commit awaiting confirmation does not outlive the machine: the restart rolls it back."""
     come_up(cut, "before")
     before = board_appliance.wait_until(cut, lambda: hostname(cut), "bypassd answers")
     cut.sh("printf 'set system hostname unsure\\ncommit confirmed 600\\n' | bypass configure", timeout=120)

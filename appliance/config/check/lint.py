@@ -107,10 +107,12 @@ def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
             elif members and all(hop.name in down for hop in members):
                 states = ", ".join(f"{hop.name} is {down[hop.name]}" for hop in members)
                 yield Finding(
-                    "warning", where, f'blocks from the commit on: nobody behind "{name}" is available: {states}'
+                    "warning", where, f'blocks from the commit on: no hop in path "{name}" is available: {states}'
                 )
             elif len(members) == 1:
-                yield Finding("note", where, f'"{members[0].name}" is the only one behind "{name}": its failure blocks')
+                hop = f'"{members[0].name}" is the only hop in '
+                inside = "the path" if name == members[0].name else f'"{name}"'
+                yield Finding("note", where, f"{hop}{inside}: its failure blocks")
 
 
 def _starts(hop: Guest | Remote) -> bool:

@@ -209,9 +209,9 @@ class Engine:
             took = (self._clock() - began) // 10**6
             what = f"committed as {entry.number}"
             if confirmed_s:
-                what = f"committed for {confirmed_s} s: `commit` keeps it, else the old configuration comes back"
+                what = f"committed provisionally; confirm within {confirmed_s} s or it will be rolled back"
             if self._look().generation is None:
-                what += "; not proven, for the datapath is down"
+                what += "; not verified, because the datapath is down"
             return Report(what, entry.number, check.changes, check.lint, took)
 
     async def confirm(self, user: str) -> Report:
@@ -244,7 +244,7 @@ class Engine:
             async with self._lock:
                 if self.pending is not None and self.pending.deadline <= self._clock():
                     try:
-                        await self._revert(self.pending.entry.user, "nobody confirmed it in time")
+                        await self._revert(self.pending.entry.user, "not confirmed in time")
                     except BypassError as error:
                         log.error("commit confirmed: %s", error)
                         if self.phase is not Phase.BROKEN:
@@ -259,7 +259,7 @@ class Engine:
         await asyncio.to_thread(self.store.stage, entry)
         try:
             self._turn(Turn.COMMIT)
-            self._progress(user, "loading the new programs beside the old ones")
+            self._progress(user, "loading the new datapath programs")
             try:
                 try:
                     await self._prepare(config)
@@ -295,7 +295,8 @@ class Engine:
             await self._finish(config)
         comment = f" ({entry.comment})" if entry.comment else ""
         if pending:
-            self._tell("pending", entry.user, f"commit confirmed: for {confirmed_s} s unless it is confirmed{comment}")
+            text = f"commit awaiting confirmation: will be rolled back in {confirmed_s} s unless confirmed{comment}"
+            self._tell("pending", entry.user, text)
         else:
             self._tell("committed", entry.user, f"configuration {entry.number} committed{comment}")
 
@@ -308,12 +309,13 @@ class Engine:
         pending = self.pending._replace(deadline=self._clock() + confirmed_s * 10**9)
         await asyncio.to_thread(self.store.write_pending, pending)
         self._set_pending(pending)
-        self._tell("pending", user, f"commit confirmed: {confirmed_s} s more")
-        return Report(f"still pending: `commit` within {confirmed_s} s keeps it", pending.entry.number)
+        what = f"still awaiting confirmation; confirm within {confirmed_s} s or it will be rolled back"
+        self._tell("pending", user, what)
+        return Report(what, pending.entry.number)
 
     async def _confirm(self, user: str) -> Report:
         if self.pending is None:
-            raise RefusedError("there is nothing to confirm: the running configuration is committed")
+            raise RefusedError("no commit is awaiting confirmation")
         entry = self.pending.entry._replace(number=self.store.newest + 1, how="confirmed", user=user, when=now())
         self._turn(Turn.CONFIRM)
         try:
@@ -332,7 +334,7 @@ class Engine:
 
     async def _revert(self, user: str, why: str) -> Report:
         if self.pending is None:
-            raise RefusedError("there is nothing to take back: the running configuration is committed")
+            raise RefusedError("no commit is awaiting confirmation")
         text = await asyncio.to_thread(self.store.startup_text)
         check = await self.check(text, str(self.store.startup))
         self._turn(Turn.REVERT)
@@ -347,8 +349,9 @@ class Engine:
         self._set_pending(None)
         self._turn(Turn.DONE)
         await self._finish(check.config)
-        self._tell("reverted", user, f"the configuration before is back: {why}")
-        return Report(f"the configuration before is back: {why}", 0, check.changes)
+        what = f"rolled back to the previous configuration: {why}"
+        self._tell("reverted", user, what)
+        return Report(what, 0, check.changes)
 
     async def _prepare(self, config: Config) -> None:
         for step in self.steps:
@@ -375,7 +378,7 @@ class Engine:
         try:
             await self._apply(config, user)
             self._turn(Turn.DONE)
-            self._progress(user, "proving that traffic flows")
+            self._progress(user, "verifying that traffic flows")
             trouble = await self._prove(before)
         except BypassError as error:
             trouble = str(error)
@@ -402,7 +405,7 @@ class Engine:
 
     async def _back(self, why: str, user: str) -> None:
         """Put the running configuration back and raise RefusedError; BrokenError when that fails too."""
-        log.error("the new configuration is taken back: %s", why)
+        log.error("the new configuration is rolled back: %s", why)
         self._turn(Turn.FAILED)
         if self.running is None:
             raise self._broken(f"{why}; there was no valid configuration before: bypassd starts anew, in bypass")

@@ -128,21 +128,21 @@ class Store:
             if self._pending.exists():
                 self._forget_pending()
             return None
-        who = f"the configuration that {pending.entry.user} committed at {pending.entry.when} and nobody confirmed"
+        who = f"the unconfirmed configuration that {pending.entry.user} committed at {pending.entry.when}"
         if pending.entry.text == startup:
             why = ""  # confirmed: only its removal was cut off
         elif pending.boot != boot:
-            why = f"{who} is taken back: the machine was restarted"
+            why = f"{who} is rolled back: the machine was restarted"
         elif pending.restarts >= RESTARTS:
-            why = f"{who} is taken back: bypassd was restarted again while it held"
+            why = f"{who} is rolled back: bypassd was restarted again while it was running"
         elif pending.deadline <= monotonic:
-            why = f"{who} is taken back: its time is over"
+            why = f"{who} is rolled back: it was not confirmed in time"
         else:
             more = pending._replace(restarts=pending.restarts + 1)
             try:
                 self.write_pending(more)
             except BypassError as error:
-                why = f"{who} is taken back: {error}"
+                why = f"{who} is rolled back: {error}"
             else:
                 notes.append(f"{who} still holds, for {(pending.deadline - monotonic) // 10**9} s")
                 return more
@@ -168,7 +168,7 @@ class Store:
         if entries and entries[0].text == startup:
             return
         if len(entries) == 2 and entries[1].text == startup:
-            notes.append(f"commit {entries[0].number} was cut off before it was done, and is taken back")
+            notes.append(f"commit {entries[0].number} was interrupted before it was complete, and is rolled back")
             files.remove(self._disk, self._path(entries[0].number))
             return
         how = "found" if entries else "installed"

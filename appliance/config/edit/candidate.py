@@ -80,13 +80,13 @@ class Candidate:
             if not takeover:
                 raise RefusedError(f"the candidate is being edited by {self.holder}; nothing was changed", _TAKE)
             self._taken = {**dict(list(self._taken.items())[-31:]), self.holder.pid: who.user}
-            text = f"{who.user} took the candidate over from {self.holder.user}"
+            text = f"{who.user} took over the candidate from {self.holder.user}"
             self._let_go()
             self._tell("taken", who.user, text)
         now = time.time()
         if self.holder is None:
             self._follow(who.pid)
-            self._tell("held", who.user, f"{who.user} edits the configuration")
+            self._tell("held", who.user, f"{who.user} is editing the configuration")
             self.holder = Holder(who.user, who.uid, who.pid, tty_of(who.pid), now, now)
         self._taken.pop(who.pid, None)
 
@@ -96,10 +96,10 @@ class Candidate:
             self.holder = self.holder._replace(last=time.time())
             return
         if who.pid in self._taken:
-            raise RefusedError(f"{self._taken[who.pid]} took the candidate over; your changes are in it", _TAKE)
+            raise RefusedError(f"{self._taken[who.pid]} took over the candidate; it includes your changes", _TAKE)
         if self.holder is not None:
             raise RefusedError(f"the candidate is being edited by {self.holder}", _TAKE)
-        raise RefusedError("you do not edit the configuration", "begin with `configure`")
+        raise RefusedError("you are not editing the configuration", "enter `configure` first")
 
     def release(self, who: Caller) -> None:
         """Let go; nothing happens when somebody else has it."""
@@ -118,7 +118,7 @@ class Candidate:
     def _gone(self) -> None:
         user = self.holder.user if self.holder else ""
         self._let_go()
-        self._tell("released", user, f"the session of {user} ended; what it changed is still in the candidate")
+        self._tell("released", user, f"the session of {user} ended; its changes are still in the candidate")
 
     def _let_go(self) -> None:
         if self._pidfd >= 0:
@@ -194,4 +194,4 @@ class Candidate:
             log.error("the candidate of before the restart is lost: %s", error)
 
 
-_TAKE = "`configure takeover` takes it; the other session is told"
+_TAKE = "`configure takeover` takes it over and notifies the other session"

@@ -40,7 +40,7 @@ def complete(
         ]
         return [
             Next("first", "before all others", "key"),
-            Next("last", "behind all others", "key"),
+            Next("last", "after all others", "key"),
             *(Next(f"{side} {name}", "", "key") for side in ("before", "after") for name in others),
         ], False
     assert not rest
@@ -51,13 +51,14 @@ def complete(
         Next(key, metadata.field(child.path).doc or _doc(child), "key" if isinstance(child, Leaf) else "table")
         for key, child in node.keys.items()
         if _offered(key, child, place.path, action, data)
-        and (place.path or action != "set" or key not in metadata.UNSERVED)
     ]
     end = [Next("", "as it is", "end")] if whole or action == "show" else []
     return keys + end, whole or action == "show"
 
 
 def _offered(key: str, child: Node, path: key_path.Path, action: str, data: key_path.Data) -> bool:
+    if not path and key in metadata.UNSERVED and (action == "set" or key not in data):
+        return False  # a commit refuses these tables, so they are offered only where they can be removed
     if action == "move":
         return isinstance(child, Tables)
     if action == "edit" and isinstance(child, Leaf):
@@ -81,7 +82,7 @@ def _of_tables(place: key_path.Place, node: Tables, action: str, data: key_path.
             taken = {each.word for each in known}
             known += [Next(name, "a new member", "name") for name in _hops(data) if name not in taken]
         elif node.key:
-            known.append(Next("", f"the name of a new {place.path[-1]}", "value"))
+            known.append(Next("", f"NAME of a new {place.path[-1]}", "value"))
         else:
             known.append(Next(str(len(known) + 1), "a new one", "name"))
     if action == "delete" and known:

@@ -201,7 +201,8 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.recorder.frames": Field("how many; 0: none", source="half a MiB a guest"),
     "guest.recorder.bytes": Field("kept of each frame", source="a whole Ethernet frame"),
     "guest.quarantine": Field(
-        "lead a flow around it that was there each time it died", source="off: what is led around is not inspected"
+        "bypass the guest for a flow that was present at each of its crashes",
+        source="off: a flow that bypasses the guest is not inspected",
     ),
     "guest.quarantine.deaths": Field("deaths in a row at which the flow was there", source="once may be chance"),
     "guest.quarantine.failures": Field("failing a check counts as a death, too", source="a check has other reasons"),
@@ -262,8 +263,8 @@ FIELDS: Final[dict[str, Field]] = {
         "an SSH session without a key pressed ends after this; 0s: never", Effect.SESSION, least=10**9, zero=True
     ),
     "management.serial_login": Field(
-        "whether the serial line asks for a login, as soon as an administrator has a password",
-        source="as the network does; without the password: bypass.recovery on the kernel's command line",
+        "whether the console requires a login once an administrator has a password",
+        source="as over the network; if the password is lost: bypass.recovery on the kernel command line",
     ),
     "user.name": _NAME,
     "user.role": Field(

@@ -181,7 +181,7 @@ class RefusingDisk(Disk):
 
 
 def test_a_disk_that_fails_at_the_last_moment(tmp_path: Path) -> None:
-    """Applied, proven, and not written: taken back, and the history does not have it either."""
+    """Applied, verified, and not written: rolled back, and the history does not have it either."""
     disk = RefusingDisk()
     world = World(tmp_path, disk)
     disk.refuse = True
@@ -203,7 +203,7 @@ def test_no_changes(world: World) -> None:
 
 
 def test_pending_then_confirmed(world: World) -> None:
-    assert "committed for 60 s" in world.commit(confirmed_s=60)
+    assert "confirm within 60 s or it will be rolled back" in world.commit(confirmed_s=60)
     assert world.startup.read_text() == OLD
     assert "finish first new" not in world.did, "guests that go are kept until nobody can want them back"
     assert 50 < world.engine.seconds_left() <= 60
@@ -246,9 +246,9 @@ def test_how_long_a_commit_may_be_pending(world: World, seconds: int) -> None:
         world.commit(confirmed_s=seconds)
 
 
-def test_nothing_to_confirm_or_take_back(world: World) -> None:
+def test_nothing_to_confirm_or_roll_back(world: World) -> None:
     for work in (world.engine.confirm("mia"), world.engine.revert("mia", "because")):
-        with pytest.raises(RefusedError, match="nothing to"):
+        with pytest.raises(RefusedError, match="no commit is awaiting confirmation"):
             asyncio.run(work)
 
 

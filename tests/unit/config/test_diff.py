@@ -199,7 +199,7 @@ def test_a_rule_that_blocks_from_the_commit_on() -> None:
     block = ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"')
     (found,) = [f for f in lint(config(BASE, block), None, {"ips1": "failed"}) if f.where == "rule web: on_unavailable"]
     assert found.severity == "warning"
-    assert found.what == 'blocks from the commit on: nobody behind "ips1" is available: ips1 is failed'
+    assert found.what == 'blocks from the commit on: no hop in path "ips1" is available: ips1 is failed'
     group = '[[group]]\nname = "both"\nstandby = ["ips1", "ips2"]\n'
     two = config(group + BASE, ('path = ["ips1"]', 'path = ["both"]\non_unavailable = "block"'))
     assert not [f for f in lint(two, None, {"ips1": "failed"}) if "from the commit on" in f.what]

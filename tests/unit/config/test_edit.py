@@ -266,3 +266,10 @@ def test_numbers_and_times_have_a_range() -> None:
     for row in shape.describe():
         if any(word in row.type for word in ("time", "size", "whole number")) and row.path not in UNBOUNDED:
             assert row.range, row.path
+
+
+def test_tables_that_nothing_serves_are_not_proposed() -> None:
+    """`set ?` has no remote; one that is in the text already can be named, to delete it."""
+    assert "remote" not in [each.word for each in completion.complete([], "set", {})[0]]
+    remote = {"remote": [{"name": "dpi"}]}
+    assert "remote" in [each.word for each in completion.complete([], "delete", remote)[0]]

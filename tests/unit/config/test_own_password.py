@@ -101,7 +101,7 @@ def test_who_knows_the_present_one_changes_it(world: World) -> None:
 @pytest.mark.parametrize(
     ("who", "present", "new", "says"),
     [
-        (NOC, "a wrong one", NEW, "another one; nothing was changed"),
+        (NOC, "a wrong one", NEW, "the current password is wrong; nothing was changed"),
         (NOC, "the present one", "not a hash", "not a hash"),
         (KEYS, "", NEW, "keys has no password"),
         (ROOT, "", NEW, "root has no password"),
@@ -130,7 +130,7 @@ def test_not_while_somebody_edits(world: World) -> None:
         with pytest.raises(RefusedError, match="being edited by admin"):
             await world.change(NOC, "the present one")
         world.candidate.discard()
-        await world.engine.commit(TEXT + "# on probation\n", "admin", "", 60)
+        await world.engine.commit(TEXT + "# awaiting confirmation\n", "admin", "", 60)
         with pytest.raises(RefusedError, match="commit of admin waits"):
             await world.change(NOC, "the present one")
         assert world.hash == OLD
@@ -168,5 +168,5 @@ def test_the_command_asks_for_the_present_one(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_anothers_is_not_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RefusedError, match="there is no user"):
+    with pytest.raises(RefusedError, match="no user is named"):
         typed(monkeypatch, "admin", "x\ny\n")

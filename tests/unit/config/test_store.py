@@ -325,7 +325,9 @@ def test_pending_that_cannot_be_used(tmp_path: Path) -> None:
     assert (begun.text, begun.pending, make(tmp_path).pending()) == (OLD, None, None)
 
 
-@pytest.mark.parametrize(("boot", "at", "why"), [("boot-2", 1, "machine was restarted"), (BOOT, 61, "time is over")])
+@pytest.mark.parametrize(
+    ("boot", "at", "why"), [("boot-2", 1, "machine was restarted"), (BOOT, 61, "not confirmed in time")]
+)
 def test_pending_ends(tmp_path: Path, boot: str, at: int, why: str) -> None:
     store = begin(tmp_path)
     store.write_pending(Pending(entry(2, NEW, "mia"), BOOT, 60 * 10**9, 0))

@@ -12,8 +12,9 @@ from console.execute import located
 from console.line.command import Arg
 from console.line.commands import COMMANDS
 from console.line.complete import completion
+from console.line.configure_commands import ROWS
 from console.line.manual import manual
-from console.line.parse import UsageError, complete, parse, tokenize
+from console.line.parse import Table, UsageError, complete, parse, seconds, tokenize
 
 
 def words(line: str) -> str:
@@ -84,37 +85,91 @@ def test_understood(line: str, expected: str) -> None:
 BAD = [
     ("", "no command"),
     ("| count", "no command"),
-    ("bogus", '"bogus" is not known; there are: show, segment'),
-    ("show", 'more is needed behind "show": status, segments'),
-    ("show s", '"s" is ambiguous behind "show": status, segments'),
-    ("guest ips1 st", '"st" is ambiguous behind "guest ips1": start, stop'),
-    ("show guest", 'more is needed behind "show guest": NAME'),
-    ("show gu ips1 ips2", '"ips2" is too much behind "show gu ips1"'),
-    ("show guests ips1", '"ips1" is too much behind "show guests"'),
-    ("show status now", '"now" is too much behind "show status"'),
-    ("show transitions many", 'COUNT must be a number, and "many" is none'),
+    ("bogus", 'unknown command "bogus"; expected: show, segment'),
+    ("show", 'incomplete command after "show"; expected: status, segments'),
+    ("show s", 'ambiguous command "show s": status, segments'),
+    ("guest ips1 st", 'ambiguous command "guest ips1 st": start, stop'),
+    ("show guest", 'incomplete command after "show guest"; expected: NAME'),
+    ("show gu ips1 ips2", 'unexpected argument "ips2" after "show gu ips1"'),
+    ("show guests ips1", 'unexpected argument "ips1" after "show guests"'),
+    ("show status now", 'unexpected argument "now" after "show status"'),
+    ("show transitions many", 'COUNT must be a number, not "many"'),
     ("show transitions ٣", "COUNT must be a number"),
-    ("segment", 'more is needed behind "segment": NAME'),
-    ("segment main", 'more is needed behind "segment main": bypass, auto'),
-    ("shwo status", '"shwo" is not known; did you mean "show"? there are: show, segment'),
-    ("guest ips1 stpo", '"stpo" is not known behind "guest ips1"; did you mean "stop"? there are: show, start, stop'),
-    ("segment main inline", '"inline" is not known behind "segment main"; there are: bypass, auto'),
-    ("show status --jso", 'unknown option --jso behind "show status"; there are: --json'),
-    ("show status --json --json", "--json is given twice"),
+    ("segment", 'incomplete command after "segment"; expected: NAME'),
+    ("segment main", 'incomplete command after "segment main"; expected: bypass, auto'),
+    ("shwo status", 'unknown command "shwo"; did you mean "show"? expected: show, segment'),
+    ("guest ips1 stpo", 'unknown argument "stpo" after "guest ips1"; did you mean "stop"? expected: show, start, stop'),
+    ("segment main inline", 'unknown argument "inline" after "segment main"; expected: bypass, auto'),
+    ("show status --jso", 'unknown option --jso after "show status"; options: --json'),
+    ("show status --json --json", "--json may be given only once"),
     ("show status --json=1", "--json takes no value"),
     ("exit --json", "unknown option --json"),
-    ("explain --config c", "--in is missing: where the frames come in"),
-    ("explain", 'more is needed behind "explain": --config or --live'),
-    ("explain --live", "--pcap is missing: the frames; or name a flow: explain --live udp"),
-    ("explain --live udp 10.0.0.5:1", "more is needed behind"),
-    ("explain --live gre a b", '"gre" is not udp, tcp or icmp'),
+    ("explain --config c", "missing option --in: side on which the frames arrive"),
+    ("explain", 'incomplete command after "explain"; expected: --config or --live'),
+    ("explain --live", "missing option --pcap: the frames; or describe a flow: explain --live udp"),
+    ("explain --live udp 10.0.0.5:1", "incomplete command after"),
+    ("explain --live gre a b", 'PROTOCOL must be udp, tcp or icmp, not "gre"'),
     ("explain --config", "--config needs a value"),
-    ("explain --config c --in up", '"up" is not lan or wan'),
-    ("show guests |", "a command is missing behind |"),
-    ("show guests | match", 'more is needed behind "match": PATTERN'),
-    ("show guests | grep x", '"grep" is not known; there are: match, except, json, count, save'),
-    ("show ''", '"" is not known behind "show"'),
+    ("explain --config c --in up", 'PORT must be lan or wan, not "up"'),
+    ("show guests |", "expected a command after |"),
+    ("show guests | match", 'incomplete command after "match"; expected: PATTERN'),
+    ("show guests | grep x", 'unknown command "grep"; expected: match, except, json, count, save'),
+    ("show ''", 'unknown argument "" after "show"'),
+    ("capture remote dpi", 'unknown argument "remote" after "capture"; expected: port, guest, segment'),
 ]
+
+
+@pytest.mark.parametrize(
+    ("line", "table"),
+    [
+        ("capture port lan0 tcp[tcpflags] & (tcp-syn|tcp-ack) != 0", COMMANDS),
+        ("capture port lan0 tcp port 80 || udp", COMMANDS),
+        ("set rule web match tcp[tcpflags] & (tcp-syn|tcp-ack) != 0", ROWS),
+    ],
+)
+def test_a_pipe_in_a_filter_gets_a_hint(line: str, table: Table) -> None:
+    """An unquoted | of a filter begins a pipe; the error says to quote it."""
+    with pytest.raises(UsageError, match=r"put a value that contains \| in quotes"):
+        parse(tokenize(line)[0], table)
+
+
+TIMES = [
+    ("10", 10, True), ("10s", 10, False), ("10m", 600, False), ("10min", 600, False), ("10 min", 600, False),
+    ("10 m", 600, False), ("90 seconds", 90, False), ("1h", 3600, False), ("2 minutes", 120, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("comment", ["", " comment 5 min of work"])
+@pytest.mark.parametrize(("typed", "expected", "bare"), TIMES, ids=[typed for typed, _, _ in TIMES])
+def test_times_have_units(typed: str, expected: int, bare: bool, comment: str) -> None:
+    """`commit confirmed` takes seconds, or a time with its unit attached or as the next word."""
+    parsed = parse(tokenize(f"commit confirmed {typed}{comment}")[0], ROWS)
+    assert seconds(parsed.args["SECONDS"], parsed.args.get("UNIT", "")) == expected
+    assert parsed.args.get("TEXT", "") == comment.removeprefix(" comment ")
+    assert (parsed.args["SECONDS"].isdigit() and "UNIT" not in parsed.args) is bare
+
+
+def test_a_time_with_two_units_is_refused() -> None:
+    parsed = parse(tokenize("commit confirmed 10s min")[0], ROWS)
+    with pytest.raises(UsageError, match="two units"):
+        seconds(parsed.args["SECONDS"], parsed.args["UNIT"])
+
+
+HABITS = [
+    ("commit confirmed soon", 'SECONDS must be a number of seconds, or a time such as 90s, 10min or 1h, not "soon"'),
+    ("commit confirmed 10 fortnights", 'unknown argument "fortnights" after "commit confirmed 10"; expected: comment'),
+    ("commit-confirm 10", '"commit-confirm" is not a command here: use `commit confirmed 600`, which is in seconds'),
+    ("show | compare", '"show | compare" is not a command here: use `compare`'),
+    ("exit discard", '"exit discard" is not a command here: use `discard`, then `exit`'),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), HABITS, ids=[line for line, _ in HABITS])
+def test_what_other_appliances_call_it(line: str, says: str) -> None:
+    """Commands typed by habit are answered with the right one."""
+    with pytest.raises(UsageError) as caught:
+        parse(tokenize(line)[0], ROWS)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(("line", "expected"), BAD, ids=[line for line, _ in BAD])

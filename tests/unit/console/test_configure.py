@@ -59,7 +59,7 @@ def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
     terminal.type("commit check\r")
     terminal.until("immediately, hitless")
     terminal.type("commit comment another port\r")
-    terminal.until("proving that traffic flows")
+    terminal.until("verifying that traffic flows")
     terminal.until("committed as ")
     terminal.until("configure#")
     terminal.type("history\r")
@@ -72,9 +72,14 @@ def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
     assert "# the link to the provider" in daemon.startup.read_text()
 
 
-def test_on_probation(terminal: Terminal, daemon: ConfigDaemon) -> None:
-    """The prompt counts down; what is not confirmed is taken back, what is confirmed stays."""
-    terminal.type("configure\rset system hostname wire2\rcommit confirmed 60\r")
+def test_awaiting_confirmation(terminal: Terminal, daemon: ConfigDaemon) -> None:
+    """The prompt counts down; what is not confirmed is rolled back, what is confirmed stays. The unit is told."""
+    terminal.type("configure\rset system hostname wire2\rcommit confirmed 600\r")
+    terminal.until("note: 600 means 600 SECONDS; for minutes type 600min")
+    terminal.until("committed provisionally; confirm within 600 s or it will be rolled back")
+    terminal.until("CONFIRM WITHIN")
+    terminal.type("commit confirmed 10 min\r")
+    terminal.until("confirm within 600 s or it will be rolled back")
     terminal.until("CONFIRM WITHIN")
     terminal.type("revert\r")
     terminal.until("configure#")
@@ -82,7 +87,7 @@ def test_on_probation(terminal: Terminal, daemon: ConfigDaemon) -> None:
     terminal.type("set system hostname wire3\rcommit confirmed 60\r")
     terminal.until("CONFIRM WITHIN")
     terminal.type("exit\r")
-    assert "unless it is confirmed: `configuration confirm`" in " ".join(terminal.until("[inline]>").split())
+    assert "unless confirmed: `configuration confirm`" in " ".join(terminal.until("[inline]>").split())
     terminal.type("configure\rconfirm\r")
     terminal.until("confirmed: committed as")
     terminal.until("configure#")
@@ -103,7 +108,7 @@ def test_two_administrators(daemon: ConfigDaemon) -> None:
     second.until("configure*#")
     first.type("set system hostname wire4\r")
     first.until("error: ")
-    first.until("(no longer yours)")
+    first.until("(taken over by another user)")
     second.type("discard\rexit\r")
     second.until("[inline]>")
     for one in (first, second):
@@ -119,7 +124,7 @@ def test_load_typed_and_from_files(terminal: Terminal, daemon: ConfigDaemon, tmp
     terminal.until("saved to")
     assert saved.read_text() == Path(f"{saved}2").read_text() == TEXT
     terminal.type("load merge -\r")
-    terminal.until("with . alone")
+    terminal.until("end with a line that contains only .")
     terminal.type('[system]\rhostname = "typed"\r.\r')
     terminal.until("configure*#")
     terminal.type("compare\r")
@@ -152,10 +157,10 @@ def test_hint_only_where_it_helps(daemon: ConfigDaemon) -> None:
 
 ALL_OR_NOTHING = [
     # (lines, exit code, in standard error)
-    ("set rule web match udp\nsett x y\n", 2, 'line 2: "sett" is not known'),
-    ("set rule web match udp\nset rule web path 'ips1\n", 2, "line 2: a quotation is not closed; nothing was changed"),
-    ("set rule web match udp\nset rule web nokey 1\n", 1, "line 2 failed: nothing uncommitted was kept"),
-    ("set rule web match udp\nset rule web path nobody\n", 1, "not committed: nothing uncommitted was kept"),
+    ("set rule web match udp\nsett x y\n", 2, 'line 2: unknown command "sett"'),
+    ("set rule web match udp\nset rule web path 'ips1\n", 2, "line 2: missing closing quote; nothing was changed"),
+    ("set rule web match udp\nset rule web nokey 1\n", 1, "line 2 failed; uncommitted changes discarded"),
+    ("set rule web match udp\nset rule web path nobody\n", 1, "commit failed; uncommitted changes discarded"),
     ("set rule web match udp\nset rule new path ips1\n", 1, "the kernel says no"),
     ("set rule web match udp\nload /nonexistent\n", 1, "line 2 failed"),
 ]
@@ -169,6 +174,25 @@ def test_all_or_nothing(daemon: ConfigDaemon, lines: str, code: int, says: str) 
     assert (done.returncode, says in done.stderr) == (code, True), done
     assert daemon.startup.read_text() == TEXT
     assert "no uncommitted changes; edited by nobody" in bypass("show", "candidate", sock=daemon.path).stdout
+
+
+@pytest.mark.parametrize(("change", "code"), [("delete rule web", 0), ("set rule web path nobody", 1)])
+def test_a_script_that_ends_with_commit_check_is_a_dry_run(daemon: ConfigDaemon, change: str, code: int) -> None:
+    """Its changes are checked, and neither committed nor left in the candidate; the exit code is that of the check."""
+    done = bypass("configure", sock=daemon.path, stdin=f"{change}\ncommit check\n")
+    assert done.returncode == code, done
+    assert ("the changes were checked and not committed" in done.stderr) is (code == 0)
+    assert "committed as" not in done.stdout
+    assert daemon.startup.read_text() == TEXT
+    assert "no uncommitted changes; edited by nobody" in bypass("show", "candidate", sock=daemon.path).stdout
+
+
+def test_a_check_in_the_middle_of_a_script_still_commits(daemon: ConfigDaemon) -> None:
+    done = bypass(
+        "configure", sock=daemon.path, stdin="set system hostname wire5\ncommit check\nset rule web match udp\n"
+    )
+    assert done.returncode == 0, done
+    assert "wire5" in daemon.startup.read_text()
 
 
 def test_one_line(daemon: ConfigDaemon) -> None:
@@ -191,11 +215,12 @@ def test_somebody_elses_changes_are_not_committed_along(daemon: ConfigDaemon) ->
     terminal = Terminal(daemon.path, "dumb")
     terminal.until("[inline]>")
     terminal.type("configure\rset system hostname half\rexit\r")
-    terminal.until("1 uncommitted change stays in the candidate")
+    terminal.until("1 uncommitted change stays")
     terminal.until("[inline]>")
     done = bypass("configure", "set", "system", "hostname", "other", sock=daemon.path)
     assert done.returncode == 1
-    assert "would be committed along" in done.stderr
+    assert "1 uncommitted change by" in done.stderr
+    assert "would be committed too" in done.stderr
     assert bypass("configure", "discard", sock=daemon.path).returncode == 0
     assert bypass("configure", "set", "system", "hostname", "other", sock=daemon.path).returncode == 0
     terminal.close()

@@ -16,6 +16,7 @@ from typing import Any
 import pexpect
 import pytest
 
+from appliance.api.rpc import Param
 from appliance.api.schema.methods import Answers, Topic
 from appliance.errors import UnreachableError
 from console.client import Client, RemoteError
@@ -50,12 +51,12 @@ ONE_SHOT = [
     (["guest", "?"], 0, "ips1    running", ""),
     (["segment", "mian", "auto"], 1, "", 'error: no segment is named "mian"'),
     (["guest", "ips1", "start"], 1, "", "error: guest ips1 is draining"),
-    (["show", "rules"], 1, "", "error: rules.show is not offered at the moment"),
-    (["show"], 2, "", 'usage: more is needed behind "show"'),
-    (["show", "s"], 2, "", "is ambiguous"),
+    (["show", "rules"], 1, "", "error: rules.show is currently not available"),
+    (["show"], 2, "", 'usage: incomplete command after "show"'),
+    (["show", "s"], 2, "", 'ambiguous command "show s"'),
     (["--bogus"], 2, "", "unknown option --bogus"),
-    (["-c", "show 'x"], 2, "", "quotation is not closed"),
-    (["show", "guests", "|", "match", "("], 2, "", "is no regular expression"),
+    (["-c", "show 'x"], 2, "", "missing closing quote"),
+    (["show", "guests", "|", "match", "("], 2, "", "is not a valid regular expression"),
     (["guest", "ips1", "stop"], 4, "", "error: internal error in guest.stop"),
 ]
 
@@ -89,7 +90,8 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     """Exit code 3, the cause and what to do, for each way in which it may be away."""
     gone = bypass("show", "status", sock=tmp_path / "none")
     assert gone.returncode == 3
-    assert "bypassd is not running (there is no " in gone.stderr
+    assert "bypassd is not running (" in gone.stderr
+    assert "none does not exist)" in gone.stderr
     assert "try again" in gone.stderr
     with FakeDaemon(tmp_path / "s") as made:
         made._server._path = tmp_path / "other"  # so that stop leaves the socket file behind
@@ -165,7 +167,7 @@ def test_check(tmp_path: Path) -> None:
     file.write_text(GOOD)
     good = bypass("check", str(file), sock="/nonexistent")
     first, *meaning = good.stdout.splitlines()
-    assert (good.returncode, first) == (0, f"{file}: valid: 1 segment, 0 guests, 0 remotes, 0 groups, 0 rules")
+    assert (good.returncode, first) == (0, f"{file}: valid: 1 segment, 0 guests, 0 groups, 0 rules")
     uninspected = "no rule leads through a guest: all its traffic passes uninspected"
     assert meaning == [f"warning: segment main: {uninspected}"]
     as_json = json.loads(bypass("check", str(file), "--json", sock="/nonexistent").stdout)
@@ -243,7 +245,7 @@ def test_shell_session(terminal: Terminal, daemon: FakeDaemon) -> None:
     terminal.type("guest ips1 drain\r")
     assert daemon.draining.wait(30)
     terminal.type("\x03")
-    terminal.until("interrupted")
+    terminal.until("interrupted; bypassd may still complete the request")
     terminal.until("wire1 [BYPASS]>")
     terminal.type("\x04")
     terminal.until("logout")
@@ -316,11 +318,29 @@ def test_little_is_sent_per_key(daemon: FakeDaemon) -> None:
     terminal.close()
 
 
+def test_ctrl_c_at_a_question_says_that_it_is_cancelled(daemon: FakeDaemon) -> None:
+    """Nothing was asked of bypassd then, so nothing may still happen."""
+
+    async def show(_: dict[str, Any]) -> object:
+        return {"data": {"user": [{"name": "admin"}]}}
+
+    params = {"of": Param(required=False), "format": Param(required=False)}
+    daemon.registry.add(Answers("config.show", object), show, params=params)
+    terminal = Terminal(daemon.path, "dumb")
+    terminal.until("[inline]>")
+    terminal.type("user admin password\r")
+    terminal.until("New password: ")
+    terminal.type("\x03")
+    terminal.until("Cancelled.")
+    terminal.until("[inline]>")
+    terminal.close()
+
+
 def test_bypass_in_the_banner(tmp_path: Path) -> None:
     """Who logs in while the relay is closed is told before anything else."""
     with FakeDaemon(tmp_path / "s", relay="bypass") as made:
         terminal = Terminal(made.path, "vt100")
-        terminal.until("*** BYPASS *** segment main: operator (an operator asked for it)")
+        terminal.until("*** BYPASS *** segment main: operator (requested by an operator)")
         terminal.until("[BYPASS]>")
         terminal.close()
 
@@ -348,7 +368,7 @@ def test_nobody_types(daemon: FakeDaemon) -> None:
     finally:
         del os.environ["BYPASS_IDLE_S"]
     terminal.until("]>")
-    terminal.until("no key for")
+    terminal.until("session closed after 0 s without input")
     terminal.until("logout")
     terminal.close()
 
@@ -388,7 +408,7 @@ def test_a_long_text_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None
     terminal.type("terminal length 0\rhelp\r")
     terminal.until("Exit code 4")
     terminal.type("terminal width 5\r")
-    terminal.until("error: width is 0")
+    terminal.until("error: width must be 20 to 500, or 0")
     terminal.close()
 
 
@@ -420,10 +440,10 @@ def test_pipes(daemon: FakeDaemon, tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     for place in ("/etc/hostname", str(tmp_path)):
         kept = bypass("-c", f"show guests | save {place}", sock=daemon.path)
-        assert (kept.returncode, f"{place} is there already" in kept.stderr) == (1, True)
+        assert (kept.returncode, f"{place} already exists, and is outside your home" in kept.stderr) == (1, True)
     bad = bypass("-c", "show guests | save /nonexistent/x", sock=daemon.path)
     assert (bad.returncode, "cannot be written: No such file" in bad.stderr) == (1, True)
-    assert "quote a | that belongs to a value" in bypass("-c", "show guests | | x", sock=daemon.path).stderr
+    assert "put a value that contains | in quotes" in bypass("-c", "show guests | | x", sock=daemon.path).stderr
 
 
 def test_terminal_is_asked_for_its_size_on_demand_only(daemon: FakeDaemon) -> None:
@@ -436,7 +456,7 @@ def test_terminal_is_asked_for_its_size_on_demand_only(daemon: FakeDaemon) -> No
     terminal.until("132 columns, 50 rows")
     terminal.until("]>")
     terminal.type("terminal detect\r")
-    terminal.until("the terminal does not answer")
+    terminal.until("the terminal did not answer")
     terminal.close()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.api.schema.methods import Topic
-from console.commands.dashboard import Board, Sample, amount, sparkline
+from console.commands.dashboard import Dashboard, Sample, amount, sparkline
 from tests.support.monitor_daemon import MonitorDaemon
 from tests.support.terminal import Terminal, bypass
 
@@ -29,7 +29,7 @@ def sample(at: float, frames: int, latency: float | None = None, **more: Any) ->
 
 def test_rates_come_from_two_looks() -> None:
     """Per second between two looks; none after the first, and none when counting began anew."""
-    board = Board()
+    board = Dashboard()
     board.add(sample(10.0, 1000))
     assert re.search(r"lan0 +main +inline +up +- +- +-", "\n".join(board.draw((80, 24))))
     board.add(sample(12.0, 5000))
@@ -55,7 +55,7 @@ def test_sparkline_and_amounts() -> None:
 )
 def test_it_fits_whatever_is_there(columns: int, rows: int, odd: Any) -> None:
     """As many lines as the screen has, the keys last, whatever a part answers or leaves out."""
-    board = Board()
+    board = Dashboard()
     board.add(sample(1.0, 5, 0.5))
     board.add(Sample(2.0, odd, odd, odd, odd, odd))
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_it_fits_whatever_is_there(columns: int, rows: int, odd: Any) -> None:
 
 def test_bypass_is_the_first_thing_on_the_screen() -> None:
     """A relay that is not inline stands above everything else."""
-    board = Board()
+    board = Dashboard()
     away = [{**SEGMENT, "relay": "bypass", "cause": "operator"}]
     board.add(sample(1.0, 1, segments=away))
     assert board.draw((80, 24))[1].startswith("*** BYPASS *** segment main: operator")
@@ -85,17 +85,17 @@ def test_full_screen(daemon: MonitorDaemon) -> None:
     terminal.until("[inline]>")
     terminal.type("monitor\r")
     terminal.until("\x1b[?1049h")
-    terminal.until("LATELY")
-    terminal.until("q end")
+    terminal.until("TREND")
+    terminal.until("q quit")
     again = terminal.until("ms")
-    assert "LATELY" not in again
+    assert "TREND" not in again
     terminal.type(" ")
     terminal.until("paused")
     terminal.type("q")
     terminal.until("\x1b[?1049l")
     terminal.until("[inline]>")
     terminal.type("monitor\r")
-    terminal.until("q end")
+    terminal.until("q quit")
     terminal.type("\x03")
     terminal.until("\x1b[?1049l")
     terminal.until("[inline]>")
@@ -138,7 +138,7 @@ def test_events_as_they_happen(daemon: MonitorDaemon) -> None:
     terminal = Terminal(daemon.path, "xterm")
     terminal.until("]>")
     terminal.type("monitor events\r")
-    terminal.until("q ends")
+    terminal.until("q quits")
     event = {"when": "2026-01-02T03:04:05.123+00:00", "severity": "warning", "source": "guest ips1",
              "cause": "hung", "text": "available -> failed"}  # fmt: skip
 

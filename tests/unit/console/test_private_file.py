@@ -19,9 +19,9 @@ def test_whole_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_what_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("mine")
-    with pytest.raises(RefusedError, match="is there already"):
+    with pytest.raises(RefusedError, match="already exists"):
         create(tmp_path / "f")
-    with pytest.raises(RefusedError, match="is there already"), whole(tmp_path / "f"):
+    with pytest.raises(RefusedError, match="already exists"), whole(tmp_path / "f"):
         pass
     assert (tmp_path / "f").read_text() == "mine"
 

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from console.line.outcome import Outcome
+from console.line.pipes import pipe
 from console.render import Style, duration, table, to_json
 from console.views import render
 from console.views.state import banner
@@ -140,7 +142,7 @@ def test_what_a_guest_printed() -> None:
     lines = ["", "", "up", "", "", "~ # \x1b[6nhello\x1b[2J \ufffd[0m\x07", ""]
     assert render("guest-log", {"lines": lines}) == "up\n\n~ # hello ?"
     assert render("incident", {"number": 1, "console": lines}).splitlines()[2:] == [
-        "the end of the guest's console", "  up", "", "  ~ # hello ?",
+        "console output before the failure", "  up", "", "  ~ # hello ?",
     ]  # fmt: skip
 
 
@@ -174,9 +176,9 @@ VIEWS = [
     ("segments", [], "no segments are configured"),
     ("segments", [{"name": "main", "relay": "inline", "attach": "tc", "attach_why": "lan0 (e1000e): no native XDP"}],
      ("SEGMENT  RELAY   ATTACH\nmain     inline  tc\n\n"
-      "main: frames are taken by tc: lan0 (e1000e): no native XDP")),
+      "main: attached by tc: lan0 (e1000e): no native XDP")),
     ("guests", [], "no guests are configured"),
-    ("rules", [], "no rules: every frame goes straight to the other port"),
+    ("rules", [], "no rules: every frame passes straight to the other port"),
     ("rules", [{"name": "web", "match": "", "path": ["ips", "dpi"], "segment": ""}],
      "RULE  SEGMENT  PATH       MATCH\nweb   every    ips > dpi  every frame"),
     ("transitions", [], "no transitions yet"),
@@ -194,9 +196,9 @@ VIEWS = [
                   "hops": {"ips1": {"to_frames": 1, "skipped": {"lease": 2}, "taps": {"x": {}}}},
                   "unknown": {"frames": 3}},
      ("PORT      FRAMES  TO PORT\nmain/lan       5        4\nmain/wan       0        0\n\n"
-     "HOP   TO FRAMES  SKIPPED LEASE\nips1          1              2\n\nframes of devices that are not ours: 3")),
-    ("generic", {}, "nothing there"),
-    ("rules", {"rules": [], "filters": []}, "no rules: every frame goes straight to the other port"),
+     "HOP   TO FRAMES  SKIPPED LEASE\nips1          1              2\n\nframes from unknown devices: 3")),
+    ("generic", {}, "no data"),
+    ("rules", {"rules": [], "filters": []}, "no rules: every frame passes straight to the other port"),
     ("rules", {"rules": [{"name": "web", "match": "tcp", "path": []}],
                "filters": [{"by": "xdp", "segments": ["main"], "method": "several graphs", "why": "too many edges",
                             "instructions": 90, "programs": 2, "table_bytes": 8, "generate_ms": 1.5, "load_ms": 2,
@@ -204,9 +206,9 @@ VIEWS = [
                             "straight": {"a": "odd", "b": "odd"}, "hidden": ["c"]}]},
      ("RULE  SEGMENT  PATH      MATCH\nweb   every    straight  tcp\n\n"
      "filters of segment main by xdp: merged into several graphs, 90 instructions, 2 programs, 8 bytes of tables\n"
-     "  generated in 1.5 ms, loaded in 2 ms\n  because: too many edges\n  flow cache: yes, it pays\n"
-     "  flow cache: 5 frames found in it, 1 not\n  by themselves (odd): a, b\n"
-     "  never reached, as a rule before takes their frames: c")),
+     "  generated in 1.5 ms, loaded in 2 ms\n  reason: too many edges\n  flow cache: yes, it pays\n"
+     "  flow cache: 5 hits, 1 misses\n  compiled separately (odd): a, b\n"
+     "  never reached, because an earlier rule matches their frames: c")),
     ("explain", [{"frame": 1, "rule": None, "hops": [], "verdict": "port:wan", "why": ["rule web: no"]}],
      "frame 1: port:wan  no rule: straight\n    rule web: no"),
 ]  # fmt: skip
@@ -242,3 +244,23 @@ def test_any_data_is_shown(view: str, data: Any) -> None:
     text = render(view, data, Style(width=40))
     assert all(char.isprintable() or char == "\n" for char in text)
     assert json.loads(to_json(data)) == data
+    assert all(char.isprintable() or char == "\n" for char in to_json(data))
+
+
+def test_control_characters_do_not_reach_the_terminal_as_json() -> None:
+    """C1 controls (U+009B is CSI), DEL and bidirectional overrides are escaped; what can be read stays as it is."""
+    data = [{"name": "a\x9b2J\x7f\u202e\U000e0001\U0001f600\u00fc", "x": "\x1b[2J"}]
+    text = pipe(Outcome(data), (), True, Style(width=80))
+    assert r"a\u009b2J\u007f\u202e\udb40\udc01" in text
+    assert "\U0001f600\u00fc" in text
+    assert json.loads(text) == data
+    lines = pipe(Outcome(data, json_lines=True), (), True, Style())
+    assert json.loads(lines) == data[0]
+    assert all(char.isprintable() for char in lines)
+
+
+def test_text_with_control_characters_is_harmless_on_a_terminal() -> None:
+    """TOML allows C1 controls in comments: a terminal gets none of them, a file all of the text."""
+    line = "# note\x9b2J"
+    assert render("lines", [line], Style(width=80)) == "# note?2J"
+    assert render("lines", [line]) == line

@@ -95,7 +95,7 @@ def test_from_static_to_dhcp_and_none() -> None:
 
 def test_a_hash_is_not_shown() -> None:
     assert [shown(each) for each in changes(NEW, Answers(password=HASH))] == [
-        "set user admin role admin",
+        "configure set user admin role admin",
         "user admin password",
     ]
 
@@ -120,7 +120,7 @@ def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     daemon = Daemon(NEW)
     answers = "no good name\nwire1\n192.0.2.10\n192.0.2.10/24\n10.0.0.1\n192.0.2.1\nyes\ncorrect horse\n7\n1\nyes\n"
     end, said = run(daemon, answers)
-    assert said.count("Not taken") == 4
+    assert said.count("Invalid: ") == 4
     assert "ssh admin@192.0.2.10" in end
     assert "SHA256:x" in end
     hashes = [text.split()[-1] for text in daemon.typed if "password" in text]
@@ -153,7 +153,7 @@ def test_a_refused_commit_leaves_no_changes_behind() -> None:
 
 def test_half_done_work_of_others_is_not_committed_along() -> None:
     daemon = Daemon(NEW, config_edit={"changes": 3, "left_by": "bob"})
-    with pytest.raises(RefusedError, match="3 uncommitted changes by bob"):
+    with pytest.raises(RefusedError, match="the candidate has 3 uncommitted changes by bob"):
         one_commit.apply(daemon, [one_commit.Change("set", ("system", "hostname", "x"))], "x")
     assert daemon.typed == []
     assert daemon.asked("config.commit") == 0
