@@ -18,6 +18,7 @@ from typing import Final
 from appliance.access.groups import FIRST_UID, GROUPS, LAST_UID
 from appliance.config.schema.model import User
 from appliance.errors import RefusedError
+from appliance.system import files
 
 SHELL: Final = "/usr/bin/bypass"
 HOMES: Final = "/var/lib/bypass/home"
@@ -128,11 +129,4 @@ def replace_file(path: Path, text: str, mode: int) -> None:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode:
             return
-    new = path.with_name(f".{path.name}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    files.replace(path, text, mode)

@@ -9,7 +9,6 @@ in its command line, so that Debian's dropbear and Buildroot's do the same.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Final
 from appliance.access.accounts import may_log_in
 from appliance.config.schema.model import Management, User
 from appliance.errors import RefusedError, UnreachableError
+from appliance.system import files
 
 KEY_TYPES: Final = ("ed25519", "ecdsa")
 TRIES: Final = 3  # wrong passwords in one connection
@@ -91,17 +91,7 @@ async def _make(path: Path, kind: str) -> None:
     status, text = await run(["dropbearkey", "-t", kind, "-f", str(new)])
     if status != 0:
         raise UnreachableError(f"an SSH host key cannot be made: {text.strip().splitlines()[-1:] or status}")
-    descriptor = os.open(new, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(new, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    files.put_in_place(new, path)
 
 
 async def run(words: Sequence[str], timeout: float = 20.0) -> tuple[int, str]:

@@ -35,6 +35,7 @@ from appliance.health.lease import Lease, Leases
 from appliance.health.qemu_events import PANIC
 from appliance.health.verdict import Available, Decision, Unavailable, Verdict
 from appliance.health.watch import TapPair
+from appliance.system import files
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
@@ -271,8 +272,7 @@ class Guest:
 
     def _note_order(self, word: str) -> None:
         try:
-            self._order_file.parent.mkdir(parents=True, exist_ok=True)
-            self._order_file.write_text(word)
+            files.replace(self._order_file, word, synced=False)
         except OSError as error:
             log.warning("guest %s: order not kept for a restart of bypassd: %s", self.name, error)
 

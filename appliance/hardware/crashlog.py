@@ -10,11 +10,12 @@ leaves on the data partition tells a reboot from a power cut.
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from appliance.system import files
 
 _PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]*)")
 _HEAD = re.compile(r"(\w+#\d+) Part(\d+)\n")
@@ -117,11 +118,10 @@ class CrashLog:
         return {key: sorted(parts, key=lambda part: -part[0]) for key, parts in groups.items()}
 
     def _keep(self, name: str, text: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         kind = (judge(text) or Reset("record", "")).kind
         safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
-        _write(self._folder / f"{stamp}_{kind}_{safe}.txt", text)
+        files.replace(self._folder / f"{stamp}_{kind}_{safe}.txt", text)
 
     def _read_mark(self) -> dict[str, object]:
         try:
@@ -131,18 +131,7 @@ class CrashLog:
         return mark if isinstance(mark, dict) else {}
 
     def _write_mark(self, orderly: bool) -> None:
-        self._mark.parent.mkdir(parents=True, exist_ok=True)
-        _write(self._mark, json.dumps({"boot": self._boot, "orderly": orderly}))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that a power cut leaves the old or the new."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+        files.replace(self._mark, json.dumps({"boot": self._boot, "orderly": orderly}))
 
 
 def boot_id() -> str:

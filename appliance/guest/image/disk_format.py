@@ -20,6 +20,7 @@ import msgspec
 from appliance.errors import RefusedError
 from appliance.guest.image import inspect
 from appliance.paths import Paths
+from appliance.system import files
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +103,8 @@ def _first_start(path: Path, paths: Paths, looks: Format, *, written: bool) -> F
     if known is not None and known.inode == inode:
         return known.format
     if written:
-        fresh = file.with_suffix(".new")  # not synced, for links wait on us meanwhile
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(msgspec.json.encode({**kept, str(path): _Kept(looks, inode)}))
-            fresh.replace(file)
+        try:  # not synced, for links wait on us meanwhile
+            files.replace(file, msgspec.json.encode({**kept, str(path): _Kept(looks, inode)}), synced=False)
         except OSError as error:  # a full disk stops no guest; the next start finds it out again
             log.warning("the format of disk %s cannot be kept: %s", path, error.strerror)
     return looks
