@@ -52,7 +52,7 @@ class Live:
 
     def __init__(self, client: Client, params: dict[str, object]) -> None:
         """Ask for it; errors are those of the client: a wrong name, a wrong filter, no datapath."""
-        from appliance.steering.kernel.libbpf import Ring
+        from appliance.system.libbpf import Ring
 
         self._client = client
         result, self._fd, self._link = client.borrow("capture.start", params)
