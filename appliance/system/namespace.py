@@ -9,10 +9,8 @@ of their own, which joins it and ends, so that no thread of bypassd ever changes
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +18,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from appliance.errors import UnreachableError
+from appliance.system import netdev
 
 T = TypeVar("T")
 NAME: Final = "mgmt"
 _CLONE_NEWNET = 0x40000000
 _MS_BIND = 0x1000
-_NO_IPV6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
 def _call(function: str, *arguments: object) -> None:
@@ -54,10 +51,8 @@ class Namespace:
         def body() -> None:
             try:
                 _call("unshare", _CLONE_NEWNET)
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                    fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
-                if _NO_IPV6.exists():  # only the management port gets it, where it is configured
-                    _NO_IPV6.write_text("1")
+                netdev.change_flags("lo", netdev.IFF_UP)
+                netdev.disable_ipv6("default")  # only the management port gets it, where it is configured
                 here = f"/proc/self/task/{threading.get_native_id()}/ns/net"
                 _call("mount", here.encode(), os.fsencode(self.run / self.name), b"none", _MS_BIND, None)
             except OSError as error:

@@ -10,7 +10,8 @@ import pytest
 
 from appliance.hardware import links
 from appliance.hardware.board import Port
-from appliance.hardware.links import Device, LinkMessage, match, parse_links
+from appliance.hardware.links import Device, match
+from appliance.system.netlink import LinkMessage, parse_links
 
 LAN = Port(name="lan0", pci="0000:00:10.0")
 WAN = Port(name="wan0", mac="02:00:00:00:00:02")
