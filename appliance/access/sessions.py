@@ -12,7 +12,7 @@ from pathlib import Path
 from appliance.access.serial_login import LINE
 from appliance.access.sshlog import SshEvent
 from appliance.api.schema import access
-from appliance.guest.qemu.process import start_time
+from appliance.system.process import start_time
 
 
 @dataclass(frozen=True)

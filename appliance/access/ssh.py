@@ -8,7 +8,6 @@ in its command line, so that Debian's dropbear and Buildroot's do the same.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from appliance.access.accounts import may_log_in
 from appliance.config.schema.model import Management, User
 from appliance.errors import RefusedError, UnreachableError
 from appliance.system import files
+from appliance.system.command import run
 
 KEY_TYPES: Final = ("ed25519", "ecdsa")
 TRIES: Final = 3  # wrong passwords in one connection
@@ -92,23 +92,3 @@ async def _make(path: Path, kind: str) -> None:
     if status != 0:
         raise UnreachableError(f"an SSH host key cannot be made: {text.strip().splitlines()[-1:] or status}")
     files.put_in_place(new, path)
-
-
-async def run(words: Sequence[str], timeout: float = 20.0) -> tuple[int, str]:
-    """Exit status and all words of a command; UnreachableError when it is not there or hangs."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-    except OSError as error:
-        raise UnreachableError(f"{words[0]} cannot be run: {error.strerror}") from error
-    try:
-        async with asyncio.timeout(timeout):
-            out, _ = await process.communicate()
-    except BaseException as error:
-        process.kill()
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            raise UnreachableError(f"{words[0]} did not end within {timeout:g} s") from error
-        raise
-    return process.returncode or 0, out.decode("utf-8", "replace")

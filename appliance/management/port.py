@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from appliance.access import ssh
 from appliance.config.schema.model import Config, Management
 from appliance.errors import HardwareError, UnreachableError
 from appliance.hardware import board
 from appliance.hardware.links import devices, match
 from appliance.management import bridge, network
+from appliance.system.command import run
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
 
@@ -106,7 +106,7 @@ class ManagementPort:
         await self._run(["ip", *words])
 
     async def _run(self, words: Sequence[str]) -> None:
-        status, text = await ssh.run(words)
+        status, text = await run(words)
         if status != 0:
             raise UnreachableError(f"management port: {' '.join(words)}: {' '.join(text.split())}")
 
@@ -124,17 +124,17 @@ class ManagementPort:
 
     async def _see(self, port: str) -> network.Seen:
         inside = ["ip", "-n", self.space.name]
-        status, links = await ssh.run([*inside, "-j", "address", "show", "dev", port])
+        status, links = await run([*inside, "-j", "address", "show", "dev", port])
         if status != 0:
             return network.Seen()
-        _, routes = await ssh.run([*inside, "-j", "route", "show", "default"])
-        _, routes6 = await ssh.run([*inside, "-6", "-j", "route", "show", "default"])
+        _, routes = await run([*inside, "-j", "route", "show", "default"])
+        _, routes6 = await run([*inside, "-6", "-j", "route", "show", "default"])
         found = network.parse(links, routes, routes6)
         return replace(found, link=bridge.carrier(await self._links(), port))
 
     async def _links(self) -> bridge.Links:
         """Everything in the namespace."""
-        _, text = await ssh.run(["ip", "-n", self.space.name, "-j", "-d", "link", "show"])
+        _, text = await run(["ip", "-n", self.space.name, "-j", "-d", "link", "show"])
         return bridge.parse(text)
 
     async def _move(self, name: str) -> None:
