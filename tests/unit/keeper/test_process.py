@@ -395,7 +395,6 @@ def test_the_keeper_imports_little() -> None:
         "subprocess",
         "logging",
         "periphery",
-        "pyroute2",
     ]
     code = f"import sys, appliance.keeper.__main__; print([m for m in {heavy} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True)
