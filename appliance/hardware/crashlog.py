@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Crash records: what the kernel left in pstore is moved to the data partition, and the last reset gets its cause.
 
-The kernel keeps a record of its last words in persistent memory; the store is small, so records are moved away (read,
-written, fsynced, then unlinked) as soon as bypassd starts. A watchdog that bites raises an NMI that nobody claims, and
-the panic text says so; `bootstatus` of most watchdogs does not survive. Without a record, a mark that an orderly stop
-leaves on the data partition tells a reboot from a power cut.
+The kernel writes its last messages to persistent memory. That store is small, so records are moved away (read,
+written, synced, then unlinked) as soon as bypassd starts. A watchdog that expires raises an NMI that no driver claims,
+which the panic text shows; `bootstatus` of most watchdogs does not survive the reset. Without a record, a mark that an
+orderly stop leaves on the data partition distinguishes a reboot from a power cut.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Record:
 
 
 def judge(text: str) -> Reset | None:
-    """What a record's text says about the reset: pure. None when there was no panic in it."""
+    """What a record's text says about the reset. Pure. None: it contains no panic."""
     found = _PANIC.search(text)
     if not found:
         return None
@@ -88,11 +88,11 @@ class CrashLog:
         return self.reset
 
     def mark_orderly(self) -> None:
-        """The machine is going down on purpose. OSError as above."""
+        """Note that the machine is going down on purpose. OSError as above."""
         self._write_mark(orderly=True)
 
     def records(self) -> list[Record]:
-        """What is kept, oldest first."""
+        """The records that are kept, oldest first."""
         found = []
         for path in sorted(self._folder.glob("*.txt")):
             when, _, rest = path.stem.partition("_")

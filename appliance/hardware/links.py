@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The ports of the board: found by PCI path or MAC through udev's view of the system, watched through rtnetlink.
+"""The ports of the board: found by PCI path or MAC address through udev, watched through rtnetlink.
 
-`Links` is a part of bypassd. It owns the netlink socket and the settings of the data ports (up, promiscuous,
-offloads), from `start` on; the settings stay when bypassd ends, because the datapath goes on. A port that is not there
-is no error: it is listed as missing and taken in when it appears. Management ports are left to the network scripts.
+`Links` is a part of bypassd. From `start` on it owns the netlink socket and the settings of the data ports (up,
+promiscuous, offloads); the settings stay when bypassd ends, because the datapath goes on. A missing port is not an
+error: it is listed as missing and set up when it appears. Management ports are left to management/.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Device(NamedTuple):
 
 @dataclass
 class Port:
-    """A port of the board that is there."""
+    """A port of the board that was found."""
 
     name: str
     ifname: str
@@ -59,7 +59,9 @@ def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict
         else:
             place = f"PCI {port.pci}" if port.pci else f"MAC {port.mac}"
             others = ", ".join(f"{d.ifname} at {d.pci or d.mac}" for d in there if d.ifname != "lo") or "no port at all"
-            missing[port.name] = f"{port.name} ({place}) is not there; found {others}: check board.toml and its driver"
+            missing[port.name] = (
+                f"{port.name} ({place}) was not found; there are {others}: check board.toml and the port's driver"
+            )
     return found, missing
 
 

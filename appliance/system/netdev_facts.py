@@ -29,22 +29,22 @@ class Device:
 
     @property
     def leaves_checksums(self) -> bool:
-        """Does it hand over frames whose checksums the sender left to the hardware? It has none."""
+        """Whether it delivers frames whose checksums the sender left to hardware, because it has none (veth)."""
         return self.driver == "veth"
 
     def sends(self) -> bool:
-        """May XDP send frames by it, as it is now? A kernel that cannot tell is believed to."""
+        """Whether XDP may send frames through it as it is now; assumed where the kernel cannot tell."""
         features = xdp_features(self.ifindex)
         return features is None or XdpFeature.SEND in features
 
     def sends_several(self) -> bool:
-        """The same for frames that lie in several buffers; a kernel that cannot tell is believed not to."""
+        """The same for frames that lie in several buffers; not assumed where the kernel cannot tell."""
         features = xdp_features(self.ifindex)
         return features is not None and XdpFeature.SEND_SEVERAL in features
 
 
 def read(name: str) -> Device:
-    """Look the device up; HardwareError when there is none of this name."""
+    """Look up a device by its name; HardwareError when there is none."""
     try:
         ifindex, mtu = socket.if_nametoindex(name), netdev.mtu(name)
     except OSError as error:

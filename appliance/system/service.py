@@ -27,7 +27,7 @@ END_WAIT = 3.0
 
 
 class Program:
-    """See the module. All calls come from the event loop."""
+    """See the module. Call it from the event loop only."""
 
     def __init__(self, name: str, folder: Path, log_file: Path, changed: Callable[[], None] = lambda: None) -> None:
         self.name, self._folder, self._log, self._changed = name, folder, log_file, changed
@@ -37,7 +37,7 @@ class Program:
         self._since = 0.0
         self._delay = FIRST_DELAY
         self._again: asyncio.TimerHandle | None = None
-        self._looked = False  # for one that an earlier bypassd started
+        self._looked = False  # whether a program of an earlier bypassd was looked for
 
     @property
     def running(self) -> bool:
@@ -50,7 +50,7 @@ class Program:
         return self._process.pid if self._process is not None else 0
 
     async def want(self, words: list[str] | None) -> None:
-        """Have it run with this command line, or not at all. One that runs with another is ended first."""
+        """Run it with this command line, or end it (None). A program with another command line is ended first."""
         if not self._looked:
             self._looked = True
             self._adopt(words)
@@ -65,7 +65,7 @@ class Program:
             self._start()
 
     def leave(self) -> None:
-        """bypassd ends: stop watching, and let it run."""
+        """bypassd ends: stop watching the program, which goes on running."""
         self._forget_timer()
         if (process := self._unwatch()) is not None:
             process.let_go()
@@ -87,7 +87,7 @@ class Program:
         self.words = old
         self._watch()
         if words == old:
-            log.info("%s: goes on as pid %d", self.name, pid)
+            log.info("%s: still running as pid %d", self.name, pid)
 
     def _start(self) -> None:
         assert self.words is not None
@@ -106,7 +106,7 @@ class Program:
         except OSError as error:
             log.warning("%s: a later bypassd will not find it: %s", self.name, error)
         self._watch()
-        log.info("%s: runs as pid %d", self.name, self.pid)
+        log.info("%s: started as pid %d", self.name, self.pid)
         self._changed()
 
     def _watch(self) -> None:
@@ -120,10 +120,10 @@ class Program:
         return process
 
     def _ended(self) -> None:
-        """It ended by itself: say so and start it again."""
+        """It ended unexpectedly: report that and start it again."""
         self._gone()
         self.detail = last_words(self._log) or "it ended without a message"
-        log.error("%s ended: %s; it is started again in %.1f s", self.name, self.detail, self._delay)
+        log.error("%s ended unexpectedly: %s; starting it again in %.1f s", self.name, self.detail, self._delay)
         if time.monotonic() - self._since > GOOD_LIFE:
             self._delay = FIRST_DELAY
         self._later()

@@ -157,7 +157,7 @@ def test_password_by_command(fresh: Board, admin: Admin) -> None:
     child = admin.open("admin", "user", "admin", "password", options=("-tt",))
     child.expect("New password: ")
     child.sendline("short")
-    child.expect("Not taken: a password has at least 8")
+    child.expect("Not taken: a password needs at least 8")
     child.expect("New password: ")
     child.sendline(again)
     child.expect("The same again: ")
@@ -191,7 +191,7 @@ def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admi
     assert not admin.attempt("admin", "wrong wrong", timeout=10)
     assert fresh.sh("bypass management unblock 10.88.0.1").status == 0
     assert admin.run("admin", "show", "version").status == 0
-    assert any("is shut out for 60 s after 6 failed logins" in text for text in board_appliance.events(fresh))
+    assert any("is blocked for 60 s after 6 failed logins" in text for text in board_appliance.events(fresh))
 
 
 # -- the serial line
