@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Users of the configuration as accounts of the system: passwd, shadow, group, authorized keys.
+"""Turns the users of the configuration into system accounts: passwd, shadow, group, authorized keys.
 
-Pure but for `write`. Our accounts have numbers from FIRST_UID on, and a user keeps the number it once got, so that what
-still runs or lies around under a number never becomes somebody else's. What else stands in the files is the system's
-own, and is kept. Groups say the role; the control socket asks the kernel for them.
+Pure except for `write`. Our accounts have user ids from FIRST_UID on. A user keeps its id for good, so that processes
+and files of a removed user never become somebody else's. Other entries of the files belong to the system and are kept.
+The groups stand for the roles; the control socket asks the kernel for them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 from appliance.access.groups import FIRST_UID, GROUPS, LAST_UID
 from appliance.config.schema.model import User
 from appliance.errors import RefusedError
+from appliance.system import files
 
 SHELL: Final = "/usr/bin/bypass"
 HOMES: Final = "/var/lib/bypass/home"
@@ -33,21 +34,21 @@ class Texts:
 
 
 def numbers(users: Iterable[User], known: Mapping[str, int]) -> dict[str, int]:
-    """A number for each user: the one it has, else the lowest that nobody ever had. Numbers of others are kept."""
+    """A user id for each user: the one it has, else the lowest that was never used. Ids of other users are kept."""
     found = {name: uid for name, uid in known.items() if FIRST_UID <= uid <= LAST_UID}
     taken = set(found.values())
     free = (uid for uid in range(FIRST_UID, LAST_UID + 1) if uid not in taken)
     for user in users:
         if user.name not in found:
             uid = next(free, None)
-            if uid is None:  # a thousand users came and went: those who are gone give up their numbers
-                raise RefusedError(f"no number is left for user {user.name}: remove STATE/access.json and restart")
+            if uid is None:  # a thousand users were added and removed: ids of removed ones must be given up
+                raise RefusedError(f"no user id is left for user {user.name}: remove STATE/access.json and restart")
             found[user.name] = uid
     return found
 
 
 def texts(base: Texts, users: Iterable[User], uids: Mapping[str, int]) -> Texts:
-    """The files with exactly these users beside the system's own accounts, made from what the files hold now."""
+    """The new files: the system's own accounts from the present ones, and exactly these users."""
     users = list(users)
     ours = {line.split(":", 1)[0] for line in base.passwd.splitlines() if _is_ours(line)} | {u.name for u in users}
     passwd = [line for line in base.passwd.splitlines() if line.split(":", 1)[0] not in ours]
@@ -68,14 +69,14 @@ def _is_ours(line: str) -> bool:
 
 
 def may_log_in(user: User) -> bool:
-    """Whether there is anything to log in with."""
+    """Whether the user has a password or a key."""
     return bool(user.password or user.keys)
 
 
 def shut(before: Iterable[User], after: Iterable[User]) -> set[str]:
-    """Users whose sessions must end: removed, with another role, or without anything left to log in with.
+    """Users whose sessions must end: removed, with another role, or without any password or key left.
 
-    A new password ends none: the one who sets it is usually logged in.
+    A new password ends no session: whoever sets it is usually logged in.
     """
     now = {user.name: user for user in after}
     return {
@@ -86,7 +87,7 @@ def shut(before: Iterable[User], after: Iterable[User]) -> set[str]:
 
 
 def read(root: Path) -> Texts:
-    """The files as they are; one that is not there is empty."""
+    """The present files; a missing one counts as empty."""
 
     def text(name: str) -> str:
         try:
@@ -100,7 +101,8 @@ def read(root: Path) -> Texts:
 def write(root: Path, made: Texts, users: Iterable[User], uids: Mapping[str, int]) -> None:
     """Put the files in place, each in one step, and the homes with their keys. OSError when /etc cannot be written.
 
-    Keys belong to root: who logs in cannot let others in. Shadow before passwd: no account is ever without its lock.
+    Keys belong to root, so that a user cannot add others. Shadow is written before passwd, so that no account is ever
+    without its password entry.
     """
     replace_file(root / "etc/shadow", made.shadow, 0o600)
     replace_file(root / "etc/group", made.group, 0o644)
@@ -118,21 +120,14 @@ def write(root: Path, made: Texts, users: Iterable[User], uids: Mapping[str, int
         keys = home / ".ssh"
         keys.mkdir(exist_ok=True, mode=0o755)
         replace_file(keys / "authorized_keys", "".join(f"{key}\n" for key in user.keys), 0o644)
-    for home in homes.iterdir():  # who is gone, or comes back one day, has no keys meanwhile
+    for home in homes.iterdir():  # removed users keep their home without their keys
         if home.name not in names:
             (home / ".ssh/authorized_keys").unlink(missing_ok=True)
 
 
 def replace_file(path: Path, text: str, mode: int) -> None:
-    """Write a file in one step; what holds it already is left as it is."""
+    """Write a file in one step, unless it has this content and mode already."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode:
             return
-    new = path.with_name(f".{path.name}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    files.replace(path, text, mode)

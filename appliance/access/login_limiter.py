@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How often somebody may fail to log in: counts per address, and says whom to shut out until when. Pure.
+"""Limits failed logins: counts them by address, and says which network to block and for how long. Pure.
 
-An address that failed LIMIT times within WINDOW is shut out for FIRST_BLOCK, and twice as long each time again, up to
-LAST_BLOCK; who logs in starts afresh. IPv6 addresses count by their /64, because one host has all of it. Memory is
-bounded: past MAX_ADDRESSES the ones that have been quiet longest are forgotten.
+An address with LIMIT failures within WINDOW is blocked for FIRST_BLOCK, each further time twice as long, up to
+LAST_BLOCK; a successful login resets it. IPv6 addresses are counted by their /64, because one host has all of it.
+Memory is bounded: beyond MAX_ADDRESSES the ones that have been quiet longest are forgotten.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_ADDRESSES: Final = 1000
 
 @dataclass(frozen=True)
 class Block:
-    """Shut this network out for `seconds`."""
+    """Block this network for `seconds`."""
 
     network: str
     seconds: int
@@ -33,7 +33,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Unblock:
-    """Let it in again."""
+    """Unblock this network."""
 
     network: str
 
@@ -50,7 +50,7 @@ class _Record:
 
 
 def network_of(address: str) -> str:
-    """What counts as one somebody: an IPv4 address, or the /64 of an IPv6 address; "" when it is neither."""
+    """The network that an address is counted as: an IPv4 address or the /64 of an IPv6 address; "" for other text."""
     try:
         found = ipaddress.ip_address(address.split("%", 1)[0])
     except ValueError:
@@ -97,7 +97,7 @@ class Limiter:
         self._records.pop(network_of(address), None)
 
     def tick(self, now: int) -> list[Action]:
-        """What is over by now."""
+        """The blocks that have expired by `now`."""
         actions: list[Action] = []
         for network, record in list(self._records.items()):
             if record.until and record.until <= now:
@@ -108,5 +108,5 @@ class Limiter:
         return actions
 
     def blocked(self, now: int) -> dict[str, int]:
-        """Who is shut out, and for how many seconds more."""
+        """Blocked networks and the seconds that remain for each."""
         return {n: -((now - r.until) // SECOND) for n, r in self._records.items() if r.until > now}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Logins over SSH and at the serial line as their logs tell them: events, who is logged in, who is shut out.
+"""Logins over SSH and at the console, read from their logs: events, sessions, blocked networks.
 
-After too many failures a network is shut out; the serial line is not, for it is the way back in.
+Too many failures block a network. The console is never blocked, because it is the way back in.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Logins:
         self.sessions, self._limiter, self.failures = Sessions(), Limiter(), 0
 
     def catch_up(self) -> None:
-        """What the logs say already, so that sessions are known; nothing of it is news."""
+        """Read what the logs contain already, so that sessions are known; no events are recorded."""
         for event in self._new():
             self.sessions.note(event)
 
     async def follow(self, now: int) -> None:
-        """Read on, and shut out or let in whom it concerns."""
+        """Read new lines, record their events, and block or unblock networks."""
         actions: list[Action] = self._limiter.tick(now)
         for event in self._new():
             actions += self._take(now, event)
@@ -66,7 +66,7 @@ class Logins:
                     yield event
 
     async def unblock(self, address: str) -> str:
-        """Let an address in again before its time; what was let in. RefusedError when it is not shut out."""
+        """Unblock an address early; returns the network. RefusedError: it is not blocked."""
         shut_out = self._limiter.blocked(time.monotonic_ns())
         asked = address if "/" in address else network_of(address)
         if asked not in shut_out:
@@ -76,7 +76,7 @@ class Logins:
         return asked
 
     def shut_out(self) -> dict[str, int]:
-        """Networks that are shut out, with the seconds left."""
+        """Blocked networks and the seconds that remain for each."""
         return self._limiter.blocked(time.monotonic_ns())
 
     def _take(self, now: int, event: SshEvent) -> list[Action]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who is logged in, from the logs of logins and the process table; and how somebody's sessions are ended."""
+"""Who is logged in, by the login logs and the process table, and how a user's sessions are ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from appliance.access.serial_login import LINE
 from appliance.access.sshlog import SshEvent
 from appliance.api.schema import access
-from appliance.guest.qemu.process import start_time
+from appliance.system.process import start_time
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Session:
 
 
 class Sessions:
-    """The sessions that the log told of and whose process is still there."""
+    """The sessions that appear in a log and whose process still runs."""
 
     def __init__(self) -> None:
         self._sessions: dict[int, Session] = {}
 
     def note(self, event: SshEvent) -> None:
-        """A line of the log."""
+        """Take in an event of a log."""
         if event.kind == "login":
             self._sessions[event.pid] = Session(event.pid, event.user, event.address, event.how)
         elif event.kind == "logout":
@@ -48,7 +48,7 @@ class Sessions:
         return [access.Session(s.user, s.address, s.how, _age(s.pid), s.pid) for s in self.present()]
 
     def end(self, user: str, uid: int) -> int:
-        """End every session of a user, and whatever else runs under its number; how many processes there were."""
+        """Kill every session of a user and every other process with its user id; returns how many processes."""
         pids = {pid for pid, session in self._sessions.items() if session.user == user and _runs(session)}
         pids |= {pid for pid in _all() if _owner(pid) == uid}
         for pid in pids:
@@ -60,7 +60,7 @@ class Sessions:
         return len(pids)
 
     def left(self) -> list[str]:
-        """Users whose session at the serial line has ended; no log tells of that."""
+        """Users whose session at the console has ended, which no log reports."""
         over = [session for session in self._sessions.values() if session.address == LINE and not _runs(session)]
         for session in over:
             del self._sessions[session.pid]
@@ -90,7 +90,7 @@ def _owner(pid: int) -> int:
 
 
 def _runs(session: Session) -> bool:
-    """Whether its process is still there, and not one that got its number later."""
+    """Whether its process still runs; another process that got its number does not count."""
     try:
         name = Path(f"/proc/{session.pid}/comm").read_text(encoding="ascii", errors="replace").strip()
     except OSError:

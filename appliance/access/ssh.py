@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The SSH server's command line and host keys.
 
-Keys are made on this machine at the first start and live on the data partition: no two appliances share one. A key that
-cannot be read is made anew and said, for administrators' clients will warn. Everything about the server's behaviour is
-in its command line, so that Debian's dropbear and Buildroot's do the same.
+Keys are generated at the first start and kept on the data partition, so that no two appliances share one. An unreadable
+key is replaced and an event says so, because the clients of administrators will warn. The server is configured by its
+command line alone, so that Debian's dropbear and Buildroot's behave alike.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +17,12 @@ from typing import Final
 from appliance.access.accounts import may_log_in
 from appliance.config.schema.model import Management, User
 from appliance.errors import RefusedError, UnreachableError
+from appliance.system import files
+from appliance.system.command import run
 
 KEY_TYPES: Final = ("ed25519", "ecdsa")
 TRIES: Final = 3  # wrong passwords in one connection
-KEEPALIVE: Final = 60  # seconds; a client that is gone without a word ends its session after three
+KEEPALIVE: Final = 60  # seconds; after three without an answer the session ends
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class HostKey:
 
 
 def why_off(management: Management, users: Sequence[User]) -> str:
-    """Why SSH does not listen, as a person is told; "" when it does."""
+    """Why SSH does not listen, as text for a person; "" when it does."""
     if not management.ssh:
         return "switched off: set management ssh true"
     if not management.address and not management.address6:
@@ -46,7 +46,7 @@ def why_off(management: Management, users: Sequence[User]) -> str:
 
 
 def command(management: Management, users: Sequence[User], keys: Sequence[HostKey], pid_file: Path) -> list[str]:
-    """The server: in the foreground, no root, no forwarding, few tries, only our users."""
+    """The command line of the server: in the foreground, no root, no forwarding, few attempts, only our users."""
     words = ["dropbear", "-F", "-E", "-m", "-w", "-j", "-k", "-T", str(TRIES), "-G", "bypass", "-K", str(KEEPALIVE)]
     words += ["-I", str(int(management.idle_timeout.seconds)), "-p", str(management.ssh_port), "-P", str(pid_file)]
     if not any(user.password for user in users):
@@ -57,7 +57,7 @@ def command(management: Management, users: Sequence[User], keys: Sequence[HostKe
 
 
 async def host_keys(folder: Path) -> tuple[list[HostKey], list[str]]:
-    """The host keys, made where they are missing; and the kinds that were damaged and made anew."""
+    """The host keys, generated where they are missing, and the kinds of those that were damaged and replaced."""
     keys, renewed = [], []
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -85,40 +85,10 @@ async def _read(path: Path, kind: str) -> HostKey | None:
 
 
 async def _make(path: Path, kind: str) -> None:
-    """In one step: a power cut leaves no half key."""
+    """Generate a key in one step: a power cut leaves no part of a key."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     status, text = await run(["dropbearkey", "-t", kind, "-f", str(new)])
     if status != 0:
-        raise UnreachableError(f"an SSH host key cannot be made: {text.strip().splitlines()[-1:] or status}")
-    descriptor = os.open(new, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(new, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-async def run(words: Sequence[str], timeout: float = 20.0) -> tuple[int, str]:
-    """Exit status and all words of a command; UnreachableError when it is not there or hangs."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-    except OSError as error:
-        raise UnreachableError(f"{words[0]} cannot be run: {error.strerror}") from error
-    try:
-        async with asyncio.timeout(timeout):
-            out, _ = await process.communicate()
-    except BaseException as error:
-        process.kill()
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            raise UnreachableError(f"{words[0]} did not end within {timeout:g} s") from error
-        raise
-    return process.returncode or 0, out.decode("utf-8", "replace")
+        raise UnreachableError(f"an SSH host key cannot be generated: {text.strip().splitlines()[-1:] or status}")
+    files.put_in_place(new, path)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the SSH server's log says: lines of dropbear to events, and a reader that follows the file. Pure but for `Tail`.
+"""Turns lines of dropbear's log into events, and follows the file. Pure except for `Tail`.
 
-Lines look as `[1234] Nov 24 18:40:01 Bad password attempt for 'admin' from 192.0.2.7:50122`. A name in them was typed
-by anybody, so it ends at the last quote before ` from `, and is shown with its control characters taken out.
+A line looks like `[1234] Nov 24 18:40:01 Bad password attempt for 'admin' from 192.0.2.7:50122`. Anybody can type any
+name, so a name ends at the last quote before ` from `, and its control characters are replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LIMIT = 1 << 18  # bytes; the file is emptied when it grows over this
 
 @dataclass(frozen=True)
 class SshEvent:
-    """One thing that happened. `user` "" = a name that nobody has."""
+    """One event. `user` "" = there is no such user."""
 
     kind: Literal["failed", "login", "logout"]
     user: str
@@ -41,12 +41,12 @@ _EVENTS: tuple[tuple[re.Pattern[str], Literal["failed", "login", "logout"], str]
 
 
 def clean(text: str) -> str:
-    """A name or reason from outside: printable, and short."""
+    """A name or reason from outside, made printable and short."""
     return "".join(c if c.isprintable() else "?" for c in text)[:64]
 
 
 def parse(line: str) -> SshEvent | None:
-    """The event of one line; None for lines that are about nothing of this."""
+    """The event of one line; None for other lines."""
     found = _LINE.match(line.rstrip("\n"))
     if not found:
         return None
@@ -61,13 +61,13 @@ def parse(line: str) -> SshEvent | None:
 
 
 class Tail:
-    """Follows a log file that others append to, from its beginning. Lives as long as the part."""
+    """Follows a log file that other processes append to, from its beginning. Lives as long as the part."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._place, self._rest = path, 0, b""
 
     def lines(self) -> Iterator[str]:
-        """What was written since the last call, whole lines only. An overlong file is emptied once it is read."""
+        """Whole lines that were written since the last call. A file that is too long is emptied once it is read."""
         try:
             size = self._path.stat().st_size
             if size < self._place:

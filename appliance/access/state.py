@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the part "access" remembers on the data partition: who has which number, and the last users and port applied.
+"""What the part "access" keeps on the data partition: user ids, and the users and management port applied last.
 
-The second is for a start with a configuration that is not valid: administrators log in as they did before. The file
-holds password hashes and is root's alone; the login at the serial line reads it too (gate.py). One that is damaged is
-an empty one; numbers are then given anew.
+When the configuration is invalid at start, administrators can log in as before. The file contains password hashes, so
+only root can read it; the login at the console reads it too (serial_login.py). A damaged file counts as empty, and user
+ids are then assigned again.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Memory:
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-            log.error("%s is damaged: users get new numbers: %s", self.path, error)
+            log.error("%s is damaged: users get new user ids: %s", self.path, error)
             return
         self.uids = {name: uid for name, uid in uids.items() if FIRST_UID <= uid <= LAST_UID}
         self._config = config
 
     def keep(self, uids: dict[str, int], config: Config) -> None:
-        """Remember. OSError when the data partition cannot be written."""
+        """Save both. OSError when the data partition cannot be written."""
         kept = Config(system=config.system, management=config.management, user=config.user)
         data = {"uids": uids, "config": {"management": _plain(kept.management), "user": [_plain(u) for u in kept.user]}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,24 +55,24 @@ class Memory:
         self.uids, self._config = dict(uids), kept
 
     def config(self) -> Config:
-        """Users and port as they were applied last, and nothing else."""
+        """The users and the port that were applied last, and nothing else."""
         return self._config
 
     def users(self) -> tuple[User, ...]:
-        """As applied last."""
+        """The value applied last."""
         return self._config.user
 
     def secrets(self) -> list[str]:
-        """What may be shown nowhere."""
+        """Texts that must never be shown."""
         return [user.password for user in self._config.user if user.password]
 
     def management(self) -> Management:
-        """As applied last."""
+        """The value applied last."""
         return self._config.management
 
 
 def _plain(struct: msgspec.Struct) -> dict[str, Any]:
-    """As the file would say it: times as text with their unit."""
+    """As the configuration file has it: times as text with their unit."""
     pairs = ((field.encode_name, getattr(struct, field.name)) for field in msgspec.structs.fields(struct))
     return {
         key: str(value) if isinstance(value, int) and type(value) not in (int, bool) else value for key, value in pairs

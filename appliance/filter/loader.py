@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Generated programs into the kernel, through ctypes on libbpf: load, map, test run. Needs CAP_BPF (root).
+"""Generated programs into the kernel, through libbpf: load, map, test run. Needs CAP_BPF (root).
 
 Owns the file descriptors it returns until `close`. Thin: every decision is the caller's.
 """
@@ -13,12 +13,12 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from appliance.errors import DatapathError
 from appliance.filter.frame_reader import Kind
 from appliance.filter.linkage import LoadableProgram
+from appliance.system import libbpf
 
 PROG_TYPE = {"tc": 3, "xdp": 6}
 ATTACH_TYPE = {"tc": 0, "xdp": 37}  # BPF_XDP: tail calls are refused between programs that differ in it
@@ -33,125 +33,24 @@ class TooComplexError(DatapathError):
     """The verifier gave up on the program's size, not on what it does: split it."""
 
 
-class _LoadOptions(ctypes.Structure):
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("attempts", ctypes.c_int),
-        ("expected_attach_type", ctypes.c_uint32),
-        ("prog_btf_fd", ctypes.c_uint32),
-        ("prog_flags", ctypes.c_uint32),
-        ("prog_ifindex", ctypes.c_uint32),
-        ("kern_version", ctypes.c_uint32),
-        ("attach_btf_id", ctypes.c_uint32),
-        ("attach_prog_fd", ctypes.c_uint32),
-        ("attach_btf_obj_fd", ctypes.c_uint32),
-        ("fd_array", ctypes.c_void_p),
-        ("func_info", ctypes.c_void_p),
-        ("func_info_cnt", ctypes.c_uint32),
-        ("func_info_rec_size", ctypes.c_uint32),
-        ("line_info", ctypes.c_void_p),
-        ("line_info_cnt", ctypes.c_uint32),
-        ("line_info_rec_size", ctypes.c_uint32),
-        ("log_level", ctypes.c_uint32),
-        ("log_size", ctypes.c_uint32),
-        ("log_buf", ctypes.c_char_p),
-    )
-
-
-class _MapOptions(ctypes.Structure):
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("btf_fd", ctypes.c_uint32),
-        ("btf_key_type_id", ctypes.c_uint32),
-        ("btf_value_type_id", ctypes.c_uint32),
-        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
-        ("inner_map_fd", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32),
-        ("map_extra", ctypes.c_uint64),
-        ("numa_node", ctypes.c_uint32),
-        ("map_ifindex", ctypes.c_uint32),
-    )
-
-
-class _TestOptions(ctypes.Structure):
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
-
-
-@cache
-def _libbpf() -> ctypes.CDLL:
-    try:
-        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    except OSError as error:
-        raise DatapathError("libbpf.so.1 is not installed") from error
-    library.libbpf_set_print(None)
-    library.bpf_prog_load.argtypes = (
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_char_p,
-        ctypes.c_char_p,
-        ctypes.c_size_t,
-        ctypes.POINTER(_LoadOptions),
-    )
-    library.bpf_map_create.argtypes = (
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_uint32,
-        ctypes.c_uint32,
-        ctypes.c_uint32,
-        ctypes.POINTER(_MapOptions),
-    )
-    library.bpf_map_update_elem.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64)
-    library.bpf_map_lookup_elem.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
-    library.bpf_prog_test_run_opts.argtypes = (ctypes.c_int, ctypes.POINTER(_TestOptions))
-    return library
-
-
-def create_map(kind: int, name: str, key_size: int, value_size: int, entries: int, *, flags: int = 0) -> int:
-    """A new map's file descriptor; DatapathError with the kernel's reason."""
-    options = _MapOptions(size=ctypes.sizeof(_MapOptions), map_flags=flags)
-    fd: int = _libbpf().bpf_map_create(kind, name.encode(), key_size, value_size, entries, ctypes.byref(options))
-    if fd < 0:
-        raise DatapathError(f"map {name} of {value_size} x {entries} bytes: {os.strerror(-fd)}")
-    return fd
-
-
 def update(fd: int, key: int, value: bytes) -> None:
     """Set one entry of an array; for a program array the value is the program's descriptor as 4 bytes."""
-    result = _libbpf().bpf_map_update_elem(fd, struct.pack("=I", key), value, 0)
-    if result < 0:
-        raise DatapathError(f"map entry {key}: {os.strerror(-result)}")
+    error = libbpf.library().bpf_map_update_elem(fd, struct.pack("=I", key), value, libbpf.BPF_ANY)
+    libbpf.check(f"map entry {key}", error)
 
 
 def lookup(fd: int, key: int, size: int) -> bytes:
     """One entry of an array (per-CPU: of all CPUs, each rounded up to 8 bytes)."""
     value = ctypes.create_string_buffer(size)
-    result = _libbpf().bpf_map_lookup_elem(fd, struct.pack("=I", key), ctypes.cast(value, ctypes.c_char_p))
-    if result < 0:
-        raise DatapathError(f"map entry {key}: {os.strerror(-result)}")
+    libbpf.check(f"map entry {key}", libbpf.library().bpf_map_lookup_elem(fd, struct.pack("=I", key), value))
     return value.raw
 
 
 def create_table(data: bytes, name: str = "filter_tables") -> int:
     """A read-only array map of one value that holds the bytes."""
-    fd = create_map(MAP_ARRAY, name, 4, (len(data) + 7) & ~7, 1, flags=MAP_READ_ONLY_PROGRAM)
+    fd = libbpf.create_map(MAP_ARRAY, name, 4, (len(data) + 7) & ~7, 1, flags=MAP_READ_ONLY_PROGRAM)
     update(fd, 0, data.ljust((len(data) + 7) & ~7, b"\0"))
-    _libbpf().bpf_map_freeze(fd)
+    libbpf.library().bpf_map_freeze(fd)
     return fd
 
 
@@ -160,12 +59,12 @@ def load_program(program: LoadableProgram, kind: Kind, maps: dict[str, int], att
     code = bytearray(program.code)
     for at, name in program.relocations:
         struct.pack_into("<i", code, at * 8 + 4, maps[name])
-    options = _LoadOptions(size=ctypes.sizeof(_LoadOptions), attempts=1)
+    options = libbpf.ProgramLoadOptions(sz=ctypes.sizeof(libbpf.ProgramLoadOptions), attempts=1)
     options.expected_attach_type = ATTACH_TYPE[kind] if attach_type is None else attach_type
     options.prog_flags = XDP_HAS_FRAGS if kind == "xdp" else 0
 
     def attempt() -> int:
-        fd: int = _libbpf().bpf_prog_load(
+        fd: int = libbpf.library().bpf_prog_load(
             PROG_TYPE[kind],
             program.name.encode()[:15],
             b"GPL",
@@ -207,8 +106,8 @@ def run_once(fd: int, frame: bytes, *, repeat: int = 1, context: bytes | None = 
 
 def tester(fd: int) -> Callable[[bytes, int, bytes | None], TestResult]:
     """A test run that keeps its structures, for many frames."""
-    options: Any = _TestOptions(size=ctypes.sizeof(_TestOptions))
-    call, pointer = _libbpf().bpf_prog_test_run_opts, ctypes.byref(options)
+    options: Any = libbpf.TestRunOptions(sz=ctypes.sizeof(libbpf.TestRunOptions))
+    call, pointer = libbpf.library().bpf_prog_test_run_opts, ctypes.byref(options)
 
     def run(frame: bytes, repeat: int = 1, context: bytes | None = None) -> TestResult:
         held = ctypes.c_char_p(frame)
@@ -218,9 +117,7 @@ def tester(fd: int) -> Callable[[bytes, int, bytes | None], TestResult]:
         options.ctx_size_in = len(context) if context else 0
         options.data_size_out = options.ctx_size_out = 0  # the kernel writes sizes back, and refuses them the next time
         options.repeat, options.retval, options.duration = repeat, 0, 0
-        result = call(fd, pointer)
-        if result < 0:
-            raise DatapathError(f"test run over {len(frame)} bytes: {os.strerror(-result)}")
+        libbpf.check(f"test run over {len(frame)} bytes", call(fd, pointer))
         return TestResult(options.retval, options.duration)
 
     return run

@@ -28,6 +28,7 @@ from appliance.incident.store import Store
 from appliance.paths import Paths
 from appliance.steering import overlay
 from appliance.steering.overlay_editor import GuestPolicy, Steered
+from appliance.system import files
 from appliance.telemetry.subject import Change
 
 if TYPE_CHECKING:
@@ -125,11 +126,8 @@ class FailureHandler:
                 task.cancel()
 
     def _write(self, rows: Mapping[str, object]) -> None:
-        fresh = self._file.with_name(self._file.name + ".new")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps(rows))
-            fresh.replace(self._file)
+            files.replace(self._file, json.dumps(rows), synced=False)
         except OSError as error:
             log.warning("%s: %s", self._file, error.strerror)
 

@@ -36,6 +36,7 @@ from appliance.health.qemu_events import PANIC
 from appliance.health.verdict import Decision, History
 from appliance.health.watch import TapPair, Watch
 from appliance.paths import Paths
+from appliance.system import files
 from appliance.system.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -104,9 +105,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def _write_record(folder: Path, record: Record) -> None:
-    fresh = folder / (STATE_FILE + ".new")
-    fresh.write_bytes(msgspec.json.encode(record))
-    fresh.replace(folder / STATE_FILE)
+    files.replace(folder / STATE_FILE, msgspec.json.encode(record), synced=False)
 
 
 def end_process(folder: Path) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the board is, as board.toml says it: ports, relays, watchdog, LEDs, crash log. Pure data, read once at start.
+"""The board as board.toml describes it: ports, relays, watchdog, LEDs, crash log. Pure data, read once at start.
 
-The keeper reads the few keys that it needs by itself (keeper.Board), before anything is imported; this is the complete
-schema, and unknown keys are errors here.
+The keeper reads the few keys that it needs itself (keeper/board.py), because it imports little; this is the complete
+schema, in which unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Watchdog(_Table, frozen=True):
 
 
 class Led(_Table, frozen=True):
-    """A light on a GPIO line; "status" is on while every relay is inline."""
+    """An LED on a GPIO line; the one named "status" is on while every relay is inline."""
 
     name: str
     line: str
@@ -68,7 +68,7 @@ class Led(_Table, frozen=True):
 
 
 class CrashLog(_Table, frozen=True):
-    """Where the kernel leaves the record of its last crash."""
+    """Where the kernel keeps the record of its last crash."""
 
     pstore: str = "/sys/fs/pstore"
 

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Crash records: what the kernel left in pstore is moved to the data partition, and the last reset gets its cause.
 
-The kernel keeps a record of its last words in persistent memory; the store is small, so records are moved away (read,
-written, fsynced, then unlinked) as soon as bypassd starts. A watchdog that bites raises an NMI that nobody claims, and
-the panic text says so; `bootstatus` of most watchdogs does not survive. Without a record, a mark that an orderly stop
-leaves on the data partition tells a reboot from a power cut.
+The kernel writes its last messages to persistent memory. That store is small, so records are moved away (read,
+written, synced, then unlinked) as soon as bypassd starts. A watchdog that expires raises an NMI that no driver claims,
+which the panic text shows; `bootstatus` of most watchdogs does not survive the reset. Without a record, a mark that an
+orderly stop leaves on the data partition distinguishes a reboot from a power cut.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from appliance.system import files
 
 _PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]*)")
 _HEAD = re.compile(r"(\w+#\d+) Part(\d+)\n")
@@ -40,7 +41,7 @@ class Record:
 
 
 def judge(text: str) -> Reset | None:
-    """What a record's text says about the reset: pure. None when there was no panic in it."""
+    """What a record's text says about the reset. Pure. None: it contains no panic."""
     found = _PANIC.search(text)
     if not found:
         return None
@@ -87,11 +88,11 @@ class CrashLog:
         return self.reset
 
     def mark_orderly(self) -> None:
-        """The machine is going down on purpose. OSError as above."""
+        """Note that the machine is going down on purpose. OSError as above."""
         self._write_mark(orderly=True)
 
     def records(self) -> list[Record]:
-        """What is kept, oldest first."""
+        """The records that are kept, oldest first."""
         found = []
         for path in sorted(self._folder.glob("*.txt")):
             when, _, rest = path.stem.partition("_")
@@ -117,11 +118,10 @@ class CrashLog:
         return {key: sorted(parts, key=lambda part: -part[0]) for key, parts in groups.items()}
 
     def _keep(self, name: str, text: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         kind = (judge(text) or Reset("record", "")).kind
         safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
-        _write(self._folder / f"{stamp}_{kind}_{safe}.txt", text)
+        files.replace(self._folder / f"{stamp}_{kind}_{safe}.txt", text)
 
     def _read_mark(self) -> dict[str, object]:
         try:
@@ -131,18 +131,7 @@ class CrashLog:
         return mark if isinstance(mark, dict) else {}
 
     def _write_mark(self, orderly: bool) -> None:
-        self._mark.parent.mkdir(parents=True, exist_ok=True)
-        _write(self._mark, json.dumps({"boot": self._boot, "orderly": orderly}))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that a power cut leaves the old or the new."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+        files.replace(self._mark, json.dumps({"boot": self._boot, "orderly": orderly}))
 
 
 def boot_id() -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The ports of the board: found by PCI path or MAC through udev's view of the system, watched through rtnetlink.
+"""The ports of the board: found by PCI path or MAC address through udev, watched through rtnetlink.
 
-`Links` is a part of bypassd. It owns the netlink socket and the settings of the data ports (up, promiscuous,
-offloads), from `start` on; the settings stay when bypassd ends, because the datapath goes on. A port that is not there
-is no error: it is listed as missing and taken in when it appears. Management ports are left to the network scripts.
+`Links` is a part of bypassd. From `start` on it owns the netlink socket and the settings of the data ports (up,
+promiscuous, offloads); the settings stay when bypassd ends, because the datapath goes on. A missing port is not an
+error: it is listed as missing and set up when it appears. Management ports are left to management/.
 """
 
 from __future__ import annotations
@@ -12,24 +12,17 @@ import asyncio
 import errno
 import logging
 import socket
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from appliance.errors import HardwareError
 from appliance.hardware import board
 from appliance.part import PATIENCE_NS, Alive
-from appliance.system import netdev
+from appliance.system import netdev, netlink
+from appliance.system.netlink import RTM_DELLINK, RTM_NEWLINK, LinkMessage, parse_links
 
 log = logging.getLogger(__name__)
-
-RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_NLM_F_REQUEST_DUMP = 0x301
-_RTMGRP_LINK = 1
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
-_IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change
-_IFLA_IFNAME = 3
 
 
 class Device(NamedTuple):
@@ -41,19 +34,9 @@ class Device(NamedTuple):
     pci: str  # of the nearest PCI parent; "" = none
 
 
-class LinkMessage(NamedTuple):
-    """One rtnetlink message about a link."""
-
-    kind: int
-    ifindex: int
-    ifname: str
-    up: bool  # administratively
-    link: bool  # carrier
-
-
 @dataclass
 class Port:
-    """A port of the board that is there."""
+    """A port of the board that was found."""
 
     name: str
     ifname: str
@@ -61,28 +44,6 @@ class Port:
     mac: str
     up: bool = False
     link: bool = False
-
-
-def parse_links(data: bytes) -> Iterator[LinkMessage]:
-    """The link messages in one datagram of rtnetlink. Other messages, and cut off ones, are left out."""
-    while len(data) >= _HEADER.size:
-        length, kind, _, _, _ = _HEADER.unpack_from(data)
-        if length < _HEADER.size or length > len(data):
-            return
-        body, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
-        if kind not in (RTM_NEWLINK, RTM_DELLINK) or len(body) < _IFINFO.size:
-            continue
-        _, _, index, flags, _ = _IFINFO.unpack_from(body)
-        name = ""
-        attributes = body[_IFINFO.size :]
-        while len(attributes) >= 4:
-            size, attribute = struct.unpack_from("=HH", attributes)
-            if size < 4 or size > len(attributes):
-                break
-            if attribute == _IFLA_IFNAME:
-                name = attributes[4:size].rstrip(b"\0").decode("ascii", "replace")
-            attributes = attributes[(size + 3) & ~3 :]
-        yield LinkMessage(kind, index, name, bool(flags & netdev.IFF_UP), bool(flags & netdev.IFF_LOWER_UP))
 
 
 def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict[str, Device], dict[str, str]]:
@@ -98,7 +59,9 @@ def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict
         else:
             place = f"PCI {port.pci}" if port.pci else f"MAC {port.mac}"
             others = ", ".join(f"{d.ifname} at {d.pci or d.mac}" for d in there if d.ifname != "lo") or "no port at all"
-            missing[port.name] = f"{port.name} ({place}) is not there; found {others}: check board.toml and its driver"
+            missing[port.name] = (
+                f"{port.name} ({place}) was not found; there are {others}: check board.toml and the port's driver"
+            )
     return found, missing
 
 
@@ -137,8 +100,7 @@ class Links:
     async def start(self) -> None:
         """Listen first and look then, so that nothing that changes in between is missed."""
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            self._socket.bind((0, _RTMGRP_LINK))
+            self._socket = netlink.watch_links()
         except OSError as error:
             raise HardwareError(f"links cannot be watched: {error.strerror}") from error
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
@@ -199,7 +161,8 @@ class Links:
                 except HardwareError as error:
                     log.error("%s", error)
                     self.missing[name] = str(error)
-        self._ask()
+        assert self._socket is not None
+        netlink.ask_links(self._socket)
         self._changed()
 
     def _take(self, name: str, device: Device) -> None:
@@ -209,12 +172,6 @@ class Links:
                 log.warning("port %s: %s", name, words)
         self.ports[name] = Port(name, ifname, device.ifindex, device.mac)
         log.info("port %s is %s (%s)", name, ifname, device.pci or device.mac)
-
-    def _ask(self) -> None:
-        """Have the kernel tell the state of all links; the answers come like any other message."""
-        assert self._socket is not None
-        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _NLM_F_REQUEST_DUMP, 1, 0) + body)
 
     def _receive(self) -> None:
         changed = False

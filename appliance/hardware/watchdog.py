@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The hardware watchdog: a device that resets the board unless it is fed in time.
+"""The hardware watchdog, which resets the board unless it is fed in time.
 
-Owns /dev/watchdogN from `open` on. Opening starts the countdown; a process that dies leaves it counting; only `close`
+Owns /dev/watchdogN from `open` on. Opening it starts the countdown, which goes on when the process dies; only `close`
 with the magic character stops it. Only the keeper makes this object, and feeds it from its own loop.
 Ioctls and the magic character: Documentation/watchdog/watchdog-api.rst of the kernel.
 """
@@ -33,7 +33,7 @@ def _first_line(path: str) -> str:
 def find(driver: str, sysfs: str = "/sys/class/watchdog", dev: str = "/dev") -> str:
     """Path of the watchdog whose kernel driver or identity is `driver` ("" = the first one).
 
-    HardwareError names the devices that are there instead.
+    HardwareError names the devices that were found instead.
     """
     others: list[str] = []
     for folder in sorted(glob.glob(os.path.join(glob.escape(sysfs), "watchdog*"))):
@@ -60,11 +60,11 @@ class Watchdog:
         try:
             return cls(path, os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         except OSError as error:
-            hint = "another program feeds it: stop that" if error.errno == errno.EBUSY else "check its driver"
+            hint = "another program feeds it: stop that program" if error.errno == errno.EBUSY else "check its driver"
             raise HardwareError(f"{path}: {error.strerror}: {hint}") from error
 
     def set_timeout(self, milliseconds: int) -> int:
-        """Ask for a timeout; returns what the device made of it, in milliseconds.
+        """Request a timeout; returns the one that the device has now, in milliseconds.
 
         The interface has whole seconds, so the request is rounded down (never later than asked for, at least 1 s), and
         the device may round again. A device that cannot change its timeout keeps what it has.
@@ -100,6 +100,6 @@ class Watchdog:
             if orderly:
                 os.write(self._fd, _MAGIC_CLOSE)
         except OSError:
-            pass  # it goes on counting: the safe side
+            pass  # it goes on counting, which is the safe side
         finally:
             os.close(self._fd)

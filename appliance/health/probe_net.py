@@ -9,7 +9,6 @@ discarded, a bounded number of them, so that a flood cannot block the event loop
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import ipaddress
 import itertools
 import os
@@ -18,11 +17,11 @@ import struct
 from functools import partial
 from typing import NamedTuple
 
+from appliance.system import netdev
 from appliance.system.namespace import Namespace
 
 _STRAY = 64
-"""Replies to others that are read for one question at most."""
-_SIOCGIFADDR = 0x8915
+"""Answers of others that are read for one question at most."""
 _ETH_P_ARP = 0x0806
 _ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}  # request, reply
 _ECHO_PROTOCOL = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
@@ -98,12 +97,10 @@ async def ping(address: str, via: Via = ANY) -> None:
 
 def _own_address(device: str) -> bytes:
     """The device's IPv4 address; 0.0.0.0 (an ARP probe, RFC 5227) when it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s24x", device.encode()))
-        except OSError:
-            return bytes(4)
-    return answer[20:24]
+    try:
+        return netdev.address(device)
+    except OSError:
+        return bytes(4)
 
 
 async def arp(address: str, device: str) -> None:

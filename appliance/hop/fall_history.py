@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.health.verdict import Flip, History
+from appliance.system import files
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,8 @@ class PersistentHistory(History):
         if self.count == self._saved:  # every fall is a flip as well
             return
         self._saved = self.count
-        fresh = self.folder / (FILE + ".new")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(msgspec.json.encode(_Kept([*self.flips], [*self.falls], self.count)))
-            fresh.replace(self.folder / FILE)
+            kept = _Kept([*self.flips], [*self.falls], self.count)
+            files.replace(self.folder / FILE, msgspec.json.encode(kept), synced=False)
         except (OSError, ValueError) as error:
             log.warning("%s: the falls will not survive a restart of bypassd: %s", self.folder / FILE, error)

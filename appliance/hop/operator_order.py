@@ -11,6 +11,8 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+from appliance.system import files
+
 log = logging.getLogger(__name__)
 
 FILE = "order"
@@ -34,7 +36,6 @@ class OperatorOrder:
     def write(self, word: Word) -> None:
         """Keep the order; "" withdraws it. Never raises: the order holds for this bypassd either way."""
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(word)
+            files.replace(self._file, word, synced=False)
         except OSError as error:
             log.warning("%s: the order will not survive a restart of bypassd: %s", self._file, error)

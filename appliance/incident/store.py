@@ -8,7 +8,6 @@ threads, one at a time.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import msgspec
 
 from appliance.causes import Cause
 from appliance.incident.flows import Flow
+from appliance.system import files
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ class Store:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if capture is not None:
-                self._write(self._path(incident.number, "pcapng"), capture)
+                files.replace(self._path(incident.number, "pcapng"), capture)
             kept = msgspec.structs.replace(incident, trouble="")
-            self._write(self._path(incident.number, "json"), msgspec.json.format(msgspec.json.encode(kept)))
+            files.replace(self._path(incident.number, "json"), msgspec.json.format(msgspec.json.encode(kept)))
             self._captures.pop(incident.number, None)
         except OSError as error:
             kept = msgspec.structs.replace(incident, trouble=f"kept in memory only: {error.strerror}")
@@ -120,20 +120,6 @@ class Store:
 
     def _path(self, number: int, kind: str) -> Path:
         return self._folder / f"{number:06d}.{kind}"
-
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        """Whole or not at all, also when the power goes."""
-        fresh = path.with_name(path.name + ".new")
-        try:
-            with fresh.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-        except OSError:
-            fresh.unlink(missing_ok=True)
-            raise
 
     def _tidy(self) -> None:
         """Remove the oldest incidents, and files that cannot be read."""

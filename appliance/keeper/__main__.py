@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The keeper: the small half of the supervisor, started by init. Relay lines, watchdog, life of bypassd; nothing else.
+"""The keeper: the small half of the supervisor, started by init. It owns relays, watchdog and the life of bypassd.
 
-It owns the relay lines, the watchdog and the status LED from its start to its end; when it dies the kernel releases the
-lines and the watchdog goes on counting. Memory is locked, priority is real-time. Standard library and periphery only,
-imported narrowly. core.py decides, loop.py does, protocol.py is the link to bypassd.
+It owns the relay lines, the watchdog and the status LED while it runs; when it dies the kernel releases the lines and
+the watchdog goes on counting. Its memory is locked and its priority real-time. It imports the standard library and
+periphery only, and little of them. core.py decides, loop.py acts, protocol.py is the link to bypassd.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 from appliance.keeper.board import Board
 from appliance.keeper.loop import Keeper, Logger
 
-_PRIORITY = 50  # SCHED_FIFO; above everything of ours, below the kernel's own watchdog threads
+_PRIORITY = 50  # SCHED_FIFO; above all our processes, below the kernel's own watchdog threads
 
 
 def harden(log: Logger) -> None:
-    """Lock memory, take real-time priority, be no victim of the out-of-memory killer. Each refusal is one line."""
+    """Lock memory, take real-time priority, hide from the out-of-memory killer. Each refusal is logged in one line."""
     import ctypes
     import gc
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     rest = given[: given.index("--")] if "--" in given else given
     while rest:
         if rest[0] not in options or len(rest) < 2:
-            print(f"{main.__doc__}\nbypass-keeper: not understood: {rest[0]}", file=sys.stderr)
+            print(f"{main.__doc__}\nbypass-keeper: unexpected argument: {rest[0]}", file=sys.stderr)
             return 2
         options[rest[0]] = rest[1]
         rest = rest[2:]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """bypassd's end of the keeper link (protocol.py). Owns the socket from the first line of `main` to the end.
 
-Imports are light: the first "hold" is sent before asyncio or anything heavy is loaded. The keeper is our parent; when
-it dies the kernel kills us (and end of file says so where that is not possible), because a second bypassd that a new
-keeper starts must find nobody beside it.
+Imports are light: the first "hold" is sent before asyncio or anything heavy is loaded. The keeper is our parent. When
+it dies the kernel kills us, because the bypassd that a new keeper starts must be the only one; where the kernel cannot,
+end of file on the link tells us.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RelayState:
 
 @dataclass(frozen=True)
 class KeeperState:
-    """What the keeper told last."""
+    """The last state that the keeper sent."""
 
     relays: dict[str, RelayState] = field(default_factory=dict)
     watchdog_present: bool = False  # the board has one
@@ -43,13 +43,13 @@ class KeeperState:
     started_ns: int = 0
 
     def settled(self) -> bool:
-        """Whether the keeper has tried everything once, so that its word about relays and watchdog counts."""
+        """Whether the keeper has tried every relay and the watchdog once, so that its state is meaningful."""
         relays = all(relay.usable or relay.error for relay in self.relays.values())
         return relays and bool(not self.watchdog_present or self.watchdog_ms or self.watchdog_error)
 
 
 def parse_state(packet: bytes) -> KeeperState:
-    """Read one packet of the keeper; ProtocolError when it is none."""
+    """Read one packet of the keeper; ProtocolError when it is malformed."""
     try:
         data = json.loads(packet)
         watchdog = data["watchdog"]
@@ -66,11 +66,11 @@ def parse_state(packet: bytes) -> KeeperState:
             started_ns=int(data["keeper_started_ns"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProtocolError(f"the keeper sent what is no state: {error}") from error
+        raise ProtocolError(f"the keeper sent a malformed state: {error}") from error
 
 
 class KeeperLink:
-    """The link, or its absence: a bypassd that was started by hand has no keeper, and so no relay."""
+    """The link, or its absence: a bypassd that was started by hand has no keeper and therefore no relay."""
 
     def __init__(self, link: socket.socket | None) -> None:
         self._link = link
@@ -80,7 +80,7 @@ class KeeperLink:
 
     @classmethod
     def from_environment(cls) -> KeeperLink:
-        """The link that the keeper handed down; it is not handed on to our own children."""
+        """The link that the keeper passed to us; our own children do not inherit it."""
         number = os.environ.pop(LINK_VARIABLE, "")
         if not number.isdigit():
             return cls(None)
@@ -103,7 +103,7 @@ class KeeperLink:
         self._changed = changed
 
     def hold(self) -> None:
-        """Say "still starting: keep what is"."""
+        """Tell the keeper that we are still starting and that it should keep the relays as they are."""
         self._send({"type": "checkin", "relays": {"*": {"want": "hold", "cause": "starting"}}})
 
     def check_in(self, wants: dict[str, tuple[str, str]], watchdog_ms: int | None, grace_ms: int | None) -> None:
@@ -117,7 +117,7 @@ class KeeperLink:
         self._send(message)
 
     def receive(self) -> None:
-        """Take in everything that the keeper sent; ProtocolError when it makes no sense."""
+        """Read everything that the keeper has sent; ProtocolError when it is malformed."""
         while self._link is not None and not self.lost:
             try:
                 packet = self._link.recv(PACKET_BYTES)
@@ -137,19 +137,19 @@ class KeeperLink:
         try:
             self._link.send(json.dumps(message).encode())
         except BlockingIOError:
-            pass  # a keeper that hangs: the hardware watchdog deals with it
+            pass  # the keeper hangs: the hardware watchdog deals with that
         except OSError:
             self.lost = True
             self._changed()
 
     def close(self) -> None:
-        """Close our end; the keeper sees it and waits for our exit."""
+        """Close our end; the keeper notices and waits for us to exit."""
         if self._link is not None:
             self._link.close()
 
 
 def die_with_parent(parent: int) -> bool:
-    """Have the kernel kill this process when its parent dies. False when `parent` is dead already."""
+    """Have the kernel kill this process when its parent dies. False: `parent` is dead already."""
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)

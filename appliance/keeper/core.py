@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the keeper decides: pure, `step(now, event) -> actions`. loop.py does what the actions say.
+"""What the keeper decides. Pure: `step(now, event) -> actions`; loop.py performs the actions.
 
 It holds the rules of ring 3 and nothing else:
 
@@ -7,7 +7,7 @@ It holds the rules of ring 3 and nothing else:
 - bypassd that exits is started again with back-off, and bypassd that misses its check-ins is killed first, unless
   the kernel says that it would run but gets no processor (silence.py);
 - the watchdog is fed only from a step that ran on time;
-- what is missing (watchdog, relay line) is said once with its cause, tried again, and leaves the relay in bypass.
+- a missing watchdog or relay line is logged once with its cause, tried again, and leaves the relay in bypass.
 
 Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as the keeper.
 Imports next to nothing (test_the_keeper_imports_little): relay and watchdog wait for it at every boot.
@@ -78,13 +78,13 @@ class CheckIn(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """bypassd ended, or could not be started; `how` in words."""
+    """bypassd ended, or could not be started; `how` is text for a person."""
 
     how: str
 
 
 class LinkLost(NamedTuple):
-    """bypassd closed its end of the keeper link without ending, or sent what the protocol does not allow."""
+    """bypassd closed its end of the keeper link but has not ended, or sent a malformed packet."""
 
     why: str
 
@@ -132,7 +132,7 @@ class Look(NamedTuple):
 
 
 class OpenRelay(NamedTuple):
-    """Take the relay's lines and report."""
+    """Request the relay's lines and report."""
 
     relay: str
 
@@ -152,7 +152,7 @@ class Drive(NamedTuple):
 
 
 class CloseRelay(NamedTuple):
-    """Give the relay's lines up."""
+    """Release the relay."""
 
     relay: str
 
@@ -178,24 +178,24 @@ class CloseWatchdog(NamedTuple):
 
 
 class Led(NamedTuple):
-    """Status LED on: every relay is inline."""
+    """Switch the status LED; on means that every relay is inline."""
 
     on: bool
 
 
 class Send(NamedTuple):
-    """Tell bypassd the state."""
+    """Send the state to bypassd."""
 
 
 class Log(NamedTuple):
-    """One line for a person."""
+    """One log line."""
 
     text: str
     severe: bool = True
 
 
 class Exit(NamedTuple):
-    """End the keeper with status 0."""
+    """Exit with status 0."""
 
 
 Action = (
@@ -238,7 +238,7 @@ PHASES: Table[Phase, Turn] = Table(
 
 
 class RelayState:
-    """What is known of one relay."""
+    """What is known about one relay."""
 
     __slots__ = ("cause", "error", "moving_until", "position", "settle", "target", "usable", "want", "want_cause")
 
@@ -255,7 +255,7 @@ class RelayState:
 
 
 class KeeperCore:
-    """The state behind the rules; see the module."""
+    """State and rules; see the module."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits = limits or Limits()
@@ -328,7 +328,7 @@ class KeeperCore:
         return min(times, default=self.started + FAR)
 
     def state(self) -> dict[str, object]:
-        """What bypassd is told."""
+        """The state as it is sent to bypassd."""
         return {
             "type": "state",
             "relays": {
@@ -358,7 +358,7 @@ class KeeperCore:
         if self.stopping:
             return
         self.stopping = True
-        self._do(Log("orderly stop: relay to bypass, watchdog stopped, bypassd ended", severe=False))
+        self._do(Log("orderly stop: relay to bypass, then bypassd and the watchdog are stopped", severe=False))
         for name in [key for key in self._due if key == "spawn" or key.startswith("relay ")]:
             del self._due[name]
         if self.phase in (Phase.STARTING, Phase.SERVING):
@@ -413,7 +413,7 @@ class KeeperCore:
         if served:
             self._backoff = self.limits.backoff_first
         self._due["spawn"] = now + self._backoff
-        self._do(Log(f"bypassd {how}: started again in {self._backoff // MS} ms, relay held meanwhile"))
+        self._do(Log(f"bypassd {how}: starting it again in {self._backoff // MS} ms, relay held meanwhile"))
         self._backoff = min(self._backoff * 2, self.limits.backoff_last)
 
     def _end_bypassd(self, now: int, why: str) -> None:
@@ -422,9 +422,9 @@ class KeeperCore:
             self._kill(now)
 
     def _link_lost(self, now: int, why: str) -> None:
-        """Most likely it is about to end, and its own exit status says more than a kill would."""
+        """Most likely it is about to exit, and its own exit status says more than a kill would."""
         if self.phase in (Phase.STARTING, Phase.SERVING):
-            self._do(Log(f"bypassd {why}: waiting for its end, relay held meanwhile", severe=False))
+            self._do(Log(f"bypassd {why}: waiting for it to exit, relay held meanwhile", severe=False))
             self._enter(now, Turn.END)
             self._kill_at = now + self.limits.checkin
 
@@ -487,7 +487,7 @@ class KeeperCore:
         interval = self.watchdog_ms * MS // 8
         late = now - when > 4 * interval
         if late and not self._was_late:
-            self._do(Log(f"the keeper's loop runs {(now - when) // MS} ms late: the watchdog is not fed this time"))
+            self._do(Log(f"the keeper's loop is {(now - when) // MS} ms late: skipping this feed of the watchdog"))
         self._was_late = late
         if late:
             self._due["feed"] = now + 20 * MS

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 
 class Logger:
-    """Lines for a person that never delay the loop: the kernel log, or a stderr that takes them right now."""
+    """Log lines that never delay the loop: to the kernel log, or to stderr when it can be written at once."""
 
     def __init__(self, where: str) -> None:
         self.lost = 0
@@ -69,7 +69,7 @@ class Logger:
             try:
                 self._kmsg = os.open("/dev/kmsg", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError:
-                pass  # stderr has to do
+                pass  # stderr is used instead
         self._poll = select.poll()
         self._poll.register(2, select.POLLOUT)
 
@@ -89,7 +89,7 @@ class Logger:
 
 
 class Keeper:
-    """The shell: performs the core's actions and brings it the events."""
+    """Performs the actions of the core and passes events to it."""
 
     def __init__(self, board: Board, command: list[str], log: Logger, limits: Limits | None = None) -> None:
         self.core = KeeperCore(limits)
@@ -224,7 +224,7 @@ class Keeper:
             self._led.drive(on)
         except HardwareError as error:
             self._log.line(f"status LED: {error}", severe=False)
-            self._led = None  # a light is not worth a second try
+            self._led = None  # a status LED is not worth a second attempt
 
     # -- bypassd
 
@@ -271,7 +271,7 @@ class Keeper:
             os.kill(self._pid, number)
 
     def _reap(self) -> None:
-        """Take the exit status in, if bypassd has ended."""
+        """Collect the exit status if bypassd has ended."""
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         if not pid:
             return
@@ -302,7 +302,7 @@ class Keeper:
         except OSError as error:
             why = f"lost its keeper link ({error.strerror})"
         except ValueError as error:
-            why = f"sent what is no check-in ({error})"
+            why = f"sent a malformed check-in ({error})"
         self._drop_link()
         self._events.append(LinkLost(why))
 
@@ -315,7 +315,7 @@ class Keeper:
 
 
 def look_at(pid: int) -> Looked:
-    """What the kernel says of a process: proc(5), sched-stats.rst. Takes no lock that the process could hold."""
+    """What the kernel says about a process (proc(5), sched-stats.rst). Takes no lock that the process could hold."""
     folder, threads, state = f"/proc/{pid}", {}, ""
     try:
         with open(f"{folder}/stat", "rb") as file:

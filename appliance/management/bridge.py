@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The management port is a bridge: the hardware port and the ports of guests on the management LAN are its members.
 
-It is one from the moment the port is set up, with or without guests, and has the name and the address of the hardware
-port, which is renamed. So addresses, routes, the DHCP client and sessions are on the same device whether guests come
-or go, and nothing is moved while somebody is logged in. All of it lives in the namespace of the management port.
+It exists from the moment the port is set up, with or without guests, and has the name and the address of the hardware
+port, which is renamed. So addresses, routes, the DHCP client and sessions stay on one device while guests are added and
+removed, and nothing moves while somebody is logged in. All of it is in the namespace of the management port.
 
-A guest's port is locked to the guest's MAC address: from there no frame passes that claims to come from another
-station, be it the appliance or the gateway; and no frame to another station gets there, only because nobody knows yet
-where that is. What switches say to each other passes neither way (fence.py). Spanning tree is off: this bridge has one
-way out, and no loop.
+A guest's port is locked to the guest's MAC address: the bridge drops frames from it that claim to come from another
+station, such as the appliance or the gateway, and does not flood frames for unknown stations to it. Link-local
+protocols of switches pass in neither direction (bridge_filter.py). Spanning tree is off: the bridge has one way out and
+no loop.
 
 Pure: what iproute2 shows goes in, commands come out.
 """
@@ -29,12 +29,12 @@ _SUFFIX = "-hw"
 
 
 def hardware(port: str) -> str:
-    """What the hardware port is called, when `port` is the bridge."""
+    """The name of the hardware port when `port` is the bridge."""
     return port[: _NAME_MOST - len(_SUFFIX)] + _SUFFIX
 
 
 def parse(text: str) -> Links:
-    """By name: from the JSON of `ip -j -d link show`."""
+    """Links by name, from the JSON of `ip -j -d link show`."""
     try:
         rows = json.loads(text or "[]")
     except ValueError:
@@ -47,15 +47,15 @@ def _up(link: Mapping[str, Any]) -> bool:
 
 
 def carrier(links: Links, port: str) -> bool:
-    """Whether the cable is good. The bridge itself has a carrier whenever a guest is there."""
+    """Whether the hardware port has a carrier. The bridge itself has one whenever a guest is connected."""
     return "LOWER_UP" in links.get(hardware(port), {}).get("flags", [])
 
 
 def commands(port: str, wanted: bool, guests: Mapping[str, str], links: Links, space: str) -> list[Words]:
-    """What makes the bridge and its members as they should be; [] when they are.
+    """The commands that make the bridge and its members as they should be; [] when they are.
 
-    `wanted`: the port is to be up. `guests`: tap -> MAC address; one that has the port's own stays out, for it would
-    get all that is meant for the appliance. The hardware port must be in `links`.
+    `wanted`: the port should be up. `guests`: tap -> MAC address; a guest with the port's own address is left out,
+    because it would get everything that is meant for the appliance. The hardware port must be in `links`.
     """
     ip = ["ip", "-n", space]
     name = hardware(port)
@@ -76,7 +76,7 @@ def commands(port: str, wanted: bool, guests: Mapping[str, str], links: Links, s
 
 
 def _guest(ip: Words, port: str, tap: str, address: str, link: Mapping[str, Any]) -> list[Words]:
-    """The steps for one guest's port. Its alias says for which address it was set up, and it goes up last."""
+    """The steps for one guest's port. Its alias records the address that it was set up for; it is set up last."""
     change = [*ip, "link", "set", tap]
     if link.get("master") == port and link.get("ifalias") == address and _up(link):
         return []

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What passes neither way between a guest's port and the management LAN: what switches say to each other.
+"""Drops link-local protocols of switches (STP, LLDP) between a guest's port and the management LAN, both ways.
 
-A bridge without spanning tree forwards its frames (the kernel's does, so that loops behind it are found), and a switch
-that gets one from a guest may shut the port of the whole appliance, or follow a guest that claims to be the root. The
-same holds for all that is sent to the group addresses of IEEE 802 (spanning tree, pause, LACP, 802.1X, LLDP, MVRP) and
-of Cisco (PVST+, CDP, VTP, DTP, UDLD), and for MAC control frames to any address. A guest is on the LAN that the port is
-on and no other, so frames of other VLANs do not pass either; a priority tag (VLAN 0) does. A guest that bridges its
-management port to its data ports thus joins nothing: what it carries over comes from other stations (bridge.py).
+A bridge without spanning tree forwards spanning tree frames (the kernel's does, so that loops behind it are found). A
+switch that gets one from a guest may shut down the port of the whole appliance, or follow a guest that claims to be the
+root. The same holds for everything sent to the group addresses of IEEE 802 (spanning tree, pause, LACP, 802.1X, LLDP,
+MVRP) and of Cisco (PVST+, CDP, VTP, DTP, UDLD), and for MAC control frames to any address. A guest is on the LAN of the
+management port only, so frames of other VLANs are dropped as well; a priority tag (VLAN 0) passes. A guest that bridges
+its management port to its data ports connects nothing: what it forwards comes from other stations (bridge.py).
 
-It is a classic BPF program that tc runs on both sides of the tap. Pure: words for tc come out.
+The filter is a classic BPF program that tc runs on both sides of the tap. Pure: arguments for tc come out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HERE, _TO_DROP, _TO_PASS = "", "drop", "pass"
 
 
 class _Line(NamedTuple):
-    """One instruction; where a comparison that holds leads."""
+    """One instruction; `then` is where it jumps when its comparison holds."""
 
     code: int
     value: int
@@ -61,7 +61,7 @@ def bytecode() -> str:
 
 
 def commands(tap: str, space: str) -> list[Words]:
-    """What puts the fence up on a tap in this namespace; the same again changes nothing."""
+    """The commands that install the filter on a tap in this namespace. Idempotent."""
     tc = ["tc", "-n", space]
     program = ["protocol", "all", "pref", "1", "handle", "1", "bpf", "direct-action", "bytecode", bytecode()]
     return [

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the management port must be, what it is, and the commands in between. Pure but for `look`.
+"""How the management port should be, how it is, and the commands that lead from one to the other. Pure.
 
-Commands are words for iproute2's `ip`; the caller runs them one by one. New addresses come before old ones go, so that
-a change of the gateway alone cuts no session; and old ones go last, for the kernel takes routes along with them.
+Commands are arguments for iproute2's `ip`; the caller runs them one by one. New addresses are added before old ones are
+removed, so that a change of the gateway alone cuts no session; old ones are removed last, because the kernel removes
+their routes with them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Words = list[str]
 
 @dataclass(frozen=True)
 class Seen:
-    """The port in its namespace as the kernel has it."""
+    """The port in its namespace, as the kernel reports it."""
 
     there: bool = False  # in the namespace
     up: bool = False
@@ -55,7 +56,7 @@ def _json(text: str) -> list[dict[str, Any]]:
 
 
 def commands(wanted: Management, port: str, seen: Seen, space: str = NAME) -> list[Words]:
-    """What makes the port as it is wanted; [] when it is. An address from DHCP is the DHCP client's business."""
+    """The commands that make the port as configured; [] when it is. An address from DHCP is left to the DHCP client."""
     inside = ["-n", space]
     keep = [str(ipaddress.ip_interface(a)) for a in (wanted.address, wanted.address6) if a and a != "dhcp"]
     made: list[Words] = []
@@ -86,18 +87,18 @@ def commands(wanted: Management, port: str, seen: Seen, space: str = NAME) -> li
 
 
 def block(network: str, space: str = NAME) -> Words:
-    """Answer nothing to this network: sessions of others, and the data path, do not notice."""
+    """Send nothing to this network any more. Sessions of others and the data path are not affected."""
     family = "-6" if ":" in network else "-4"
     return [family, "-n", space, "route", "replace", "blackhole", network]
 
 
 def unblock(network: str, space: str = NAME) -> Words:
-    """Answer it again."""
+    """Undo `block`."""
     family = "-6" if ":" in network else "-4"
     return [family, "-n", space, "route", "del", "blackhole", network]
 
 
 def parse_lease(text: str) -> dict[str, str]:
-    """What the DHCP client's script noted: `key=value` lines."""
+    """The lease as the DHCP client's script wrote it: `key=value` lines."""
     pairs = (line.partition("=") for line in text.splitlines())
     return {key: value for key, _, value in pairs if key and value}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The management port: into its namespace, with its addresses or its DHCP client, which outlives bypassd.
+"""The management port: moved into its namespace, with its addresses or its DHCP client, which outlives bypassd.
 
-What has to be is decided in bridge.py and network.py; here it is looked at and carried out. Errors are UnreachableError
-(a command failed) and HardwareError (the port is not there), one clear line each.
+bridge.py and network.py decide what to do; this module looks at the port and runs the commands. Errors are
+UnreachableError (a command failed) and HardwareError (the port is missing), one clear line each.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from appliance.access import ssh
 from appliance.config.schema.model import Config, Management
 from appliance.errors import HardwareError, UnreachableError
 from appliance.hardware import board
 from appliance.hardware.links import devices, match
 from appliance.management import bridge, network
+from appliance.system.command import run
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
 
@@ -50,7 +50,7 @@ class ManagementPort:
         return [port.name for port in self._ports]
 
     def name(self, management: Management) -> str:
-        """The one that is used. HardwareError: the board has none."""
+        """The name of the port that is used. HardwareError: the board has none."""
         if management.port:
             return management.port
         if not self._ports:
@@ -58,7 +58,7 @@ class ManagementPort:
         return self._ports[0].name
 
     async def converge(self, config: Config) -> None:
-        """Make it what the configuration says."""
+        """Make the port as the configuration says."""
         management = config.management
         if not (management.address or management.address6 or self.space.exists):
             return
@@ -84,34 +84,36 @@ class ManagementPort:
         self.seen = await self._see(port)
         if left := network.commands(management, port, self.seen, self.space.name):
             missing = "; ".join(" ".join(words) for words in left)
-            raise UnreachableError(f"management port {port} did not become as it is configured; missing: ip {missing}")
+            raise UnreachableError(
+                f"management port {port} is not as configured; these commands had no effect: ip {missing}"
+            )
 
     async def shut_out(self, name: str) -> None:
-        """Answer nothing to this network from now on."""
+        """Block a network: nothing is sent to it any more."""
         await self.ip(*network.block(name, self.space.name))
 
     async def let_in(self, name: str) -> None:
-        """Answer it again."""
+        """Unblock a network."""
         await self.ip(*network.unblock(name, self.space.name))
 
     def lease(self) -> dict[str, str]:
-        """What the DHCP client got."""
+        """The lease that the DHCP client got."""
         try:
             return network.parse_lease(self._lease.read_text(encoding="utf-8"))
         except OSError:
             return {"state": "no answer from a DHCP server yet"}
 
     async def ip(self, *words: str) -> None:
-        """Run iproute2's `ip`; UnreachableError with its complaint."""
+        """Run iproute2's `ip`; UnreachableError with its message."""
         await self._run(["ip", *words])
 
     async def _run(self, words: Sequence[str]) -> None:
-        status, text = await ssh.run(words)
+        status, text = await run(words)
         if status != 0:
             raise UnreachableError(f"management port: {' '.join(words)}: {' '.join(text.split())}")
 
     async def _sweep(self, port: str) -> None:
-        """Once: who an earlier bypassd shut out is not known any more; another port that was used is taken down."""
+        """Once: unblock what an earlier bypassd blocked, and take down another port that was in use."""
         await self.ip("-n", self.space.name, "link", "set", "lo", "up")
         for family in ("-4", "-6"):
             await self.ip(family, "-n", self.space.name, "route", "flush", "type", "blackhole")
@@ -124,21 +126,21 @@ class ManagementPort:
 
     async def _see(self, port: str) -> network.Seen:
         inside = ["ip", "-n", self.space.name]
-        status, links = await ssh.run([*inside, "-j", "address", "show", "dev", port])
+        status, links = await run([*inside, "-j", "address", "show", "dev", port])
         if status != 0:
             return network.Seen()
-        _, routes = await ssh.run([*inside, "-j", "route", "show", "default"])
-        _, routes6 = await ssh.run([*inside, "-6", "-j", "route", "show", "default"])
+        _, routes = await run([*inside, "-j", "route", "show", "default"])
+        _, routes6 = await run([*inside, "-6", "-j", "route", "show", "default"])
         found = network.parse(links, routes, routes6)
         return replace(found, link=bridge.carrier(await self._links(), port))
 
     async def _links(self) -> bridge.Links:
         """Everything in the namespace."""
-        _, text = await ssh.run(["ip", "-n", self.space.name, "-j", "-d", "link", "show"])
+        _, text = await run(["ip", "-n", self.space.name, "-j", "-d", "link", "show"])
         return bridge.parse(text)
 
     async def _move(self, name: str) -> None:
-        """Find the hardware port as board.toml describes it, and take it into the namespace."""
+        """Find the hardware port as board.toml describes it, and move it into the namespace."""
         wanted = [port for port in self._ports if port.name == name]
         found, missing = match(wanted, await asyncio.to_thread(devices))
         if name not in found:
@@ -148,9 +150,9 @@ class ManagementPort:
         await self.ip("link", "set", "dev", device, "netns", self.space.name, "name", bridge.hardware(name))
 
     def _settings(self, port: str, ipv6: bool) -> None:
-        """The kernel's settings of the port. IPv6 only where it was asked for, and no address that nobody knows of."""
+        """The kernel's settings of the port: IPv6 only if configured, and no autoconfigured address."""
         wanted = {
-            f"ipv4/conf/{port}/promote_secondaries": "1",  # else an address that goes takes its network's others along
+            f"ipv4/conf/{port}/promote_secondaries": "1",  # else removing an address removes the others of its network
             f"ipv6/conf/{port}/accept_ra": "0",
             f"ipv6/conf/{port}/disable_ipv6": "0" if ipv6 else "1",
         }

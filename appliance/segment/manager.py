@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +24,7 @@ from appliance.hardware.links import Links
 from appliance.keeper.client import KeeperState
 from appliance.segment.machine import Machine, Move, State, Times
 from appliance.segment.policy import Asked, Facts, link_loss
+from appliance.system import files
 from appliance.telemetry.subject import Change
 from appliance.telemetry.transitions import Transitions
 
@@ -315,8 +315,6 @@ class Segments:
             return
         words = {name: unit.asked for name, unit in self.units.items() if unit.asked}
         try:
-            new = self._memory.with_name(self._memory.name + ".new")
-            new.write_text(json.dumps(words), encoding="utf-8")
-            os.replace(new, self._memory)
+            files.replace(self._memory, json.dumps(words), synced=False)
         except OSError as error:
             log.error("the operator's word is forgotten when bypassd restarts: %s", error)

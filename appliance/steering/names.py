@@ -8,12 +8,12 @@ again only when none is free that never was used.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from appliance.errors import ConfigError
 from appliance.steering.kernel import layout
+from appliance.system import files
 
 _RANGE = {"hop": (1, layout.MAX_HOPS), "segment": (0, layout.MAX_SEGMENTS), "rule": (0, layout.MAX_RULES)}
 
@@ -79,14 +79,8 @@ class Names:
     def _write(self) -> None:
         if self._path is None:
             return
-        fresh = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with fresh.open("w") as file:
-                json.dump(self._numbers, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
+            files.replace(self._path, json.dumps(self._numbers, indent=1))
         except OSError:
             # A full or read-only disk must not stop traffic: the numbers hold until the next restart.
             return

@@ -12,7 +12,6 @@ a rule that says `on_unavailable = "block"`, there is no such rule: fail closed 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import msgspec
 
 from appliance.config.schema import limits
 from appliance.config.schema.model import Config, Rule
+from appliance.system import files
 
 MAX_QUARANTINED = 32
 
@@ -58,13 +58,7 @@ def load(path: Path) -> Overlay:
 
 def save(path: Path, overlay: Overlay) -> None:
     """Keep it for the next bypassd. OSError when the disk refuses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(msgspec.json.encode(overlay))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    files.replace(path, msgspec.json.encode(overlay))
 
 
 def narrowed(allowed: str, wanted: str) -> str:

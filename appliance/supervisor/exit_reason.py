@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from appliance.system import files
+
 LIMIT = 300
 
 
@@ -16,7 +18,7 @@ def leave(path: Path, errors: Sequence[BaseException]) -> None:
     """Write what these exceptions say. Never raises: this is the end already."""
     said = "; ".join(f"{type(error).__name__}: {error}".rstrip(": ") for error in errors)
     try:
-        path.write_text(" ".join(said.split())[:LIMIT])
+        files.replace(path, " ".join(said.split())[:LIMIT], synced=False)
     except OSError:
         pass  # a full /run costs the words; the traceback is in the log
 

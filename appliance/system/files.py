@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files that are whole or not there: written beside their place, synced, and put in place in one step.
+"""The one writer of whole files: written beside their place, synced, renamed, and the folder synced.
 
-Each method is one system call, so that a test can cut the power between any two of them. Stateless.
+Whoever reads such a file finds the old content or the new, also after a power cut. `replace` does it at once, with
+OSError; `stage` and `publish` are its two halves for a configuration, with RefusedError for a person. What is appended
+to (the ledger, logs) and the kernel's own files (/proc, /sys) are not written here.
+
+Each method of `Disk` is one system call, so that a test can cut the power between any two of them. Stateless.
 """
 
 from __future__ import annotations
@@ -12,17 +16,18 @@ from pathlib import Path
 from appliance.errors import RefusedError
 
 _NEW = ".new"
+_OWNER = 0o600  # readable by its owner alone, for a configuration holds secrets
 
 
 class Disk:
     """The system calls that a write consists of."""
 
     def create(self, path: Path) -> int:
-        """Open for writing, emptied; readable by its owner alone, for a configuration holds secrets."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        """Open for writing, emptied; never through a symbolic link."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, _OWNER)
 
     def write(self, fd: int, data: bytes) -> int:
-        """Write some of the data; how much."""
+        """Write some of the data; returns how much."""
         return os.write(fd, data)
 
     def sync(self, fd: int) -> None:
@@ -46,21 +51,59 @@ class Disk:
             os.close(fd)
 
 
-def stage(disk: Disk, path: Path, data: bytes) -> None:
-    """Write `data` beside its place and sync it: what may fail (a full disk) fails here, and nothing has changed.
+def replace(
+    path: Path, data: bytes | str, mode: int = _OWNER, *, synced: bool = True, disk: Disk | None = None
+) -> None:
+    """Write a whole file in one step: after a crash or a power cut it has its old content or `data`, nothing else.
 
-    RefusedError says what the disk says.
+    `synced` waits until it is on the disk; without, a power cut may still bring the old content back, which is for what
+    lies in memory (/run) or is not worth a wait. OSError: nothing has changed.
+    """
+    disk = disk or Disk()
+    try:
+        _stage(disk, path, data, mode, synced)
+        disk.rename(_beside(path), path)
+    except OSError:
+        drop(disk, path)
+        raise
+    if synced:
+        disk.sync_folder(path.parent)
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """The same for a file that another program wrote to `made`, on the same file system. OSError as the disk says."""
+    disk = Disk()
+    fd = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        disk.sync(fd)
+    finally:
+        os.close(fd)
+    disk.rename(made, path)
+    disk.sync_folder(path.parent)
+
+
+def _stage(disk: Disk, path: Path, data: bytes | str, mode: int, synced: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = disk.create(_beside(path))
+    try:
+        if mode != _OWNER:
+            os.fchmod(fd, mode)
+        left = memoryview(data.encode() if isinstance(data, str) else data)
+        while left:
+            left = left[disk.write(fd, bytes(left)) :]
+        if synced:
+            disk.sync(fd)
+    finally:
+        os.close(fd)
+
+
+def stage(disk: Disk, path: Path, data: bytes) -> None:
+    """The first half of a write: `data` lies beside its place and is synced. What may fail (a full disk) fails here.
+
+    RefusedError says what the disk says; nothing has changed then.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = disk.create(_beside(path))
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[disk.write(fd, bytes(left)) :]
-            disk.sync(fd)
-        finally:
-            os.close(fd)
+        _stage(disk, path, data, _OWNER, synced=True)
     except OSError as error:
         drop(disk, path)
         raise RefusedError(
@@ -69,7 +112,7 @@ def stage(disk: Disk, path: Path, data: bytes) -> None:
 
 
 def publish(disk: Disk, path: Path) -> None:
-    """Put what was staged in its place: one step, old or new."""
+    """The second half: put what was staged in its place, in one step."""
     try:
         disk.rename(_beside(path), path)
         disk.sync_folder(path.parent)
@@ -78,7 +121,7 @@ def publish(disk: Disk, path: Path) -> None:
 
 
 def drop(disk: Disk, path: Path) -> None:
-    """Forget what was staged."""
+    """Remove what was staged."""
     try:
         disk.unlink(_beside(path))
     except OSError:

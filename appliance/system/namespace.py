@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The network namespace of the management port, by name.
 
-Nothing of the data path is in it and nothing of it in the data path: no rule, route or address has to be right for
-that. It outlives bypassd, as SSH sessions, the DHCP client and guests' ports in it do. Functions run in it on a thread
-of their own, which joins it and ends, so that no thread of bypassd ever changes its own.
+It separates the management port from the data path, whatever rules, routes and addresses either has. It outlives
+bypassd, as do the SSH sessions, the DHCP client and the guests' ports in it. `inside` runs a function on a new thread
+that enters the namespace and ends, so that no thread of bypassd ever changes its namespace.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +18,16 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from appliance.errors import UnreachableError
+from appliance.system import netdev
 
 T = TypeVar("T")
 NAME: Final = "mgmt"
 _CLONE_NEWNET = 0x40000000
 _MS_BIND = 0x1000
-_NO_IPV6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
 def _call(function: str, *arguments: object) -> None:
-    """A function of the C library that returns 0 when it went well; OSError otherwise."""
+    """Call a function of the C library that returns 0 on success; OSError otherwise."""
     if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -38,26 +35,24 @@ def _call(function: str, *arguments: object) -> None:
 
 @dataclass(frozen=True)
 class Namespace:
-    """One namespace, there or not. `run` is where iproute2 keeps the names."""
+    """One namespace, which may not exist yet. `run` is the folder in which iproute2 keeps the names."""
 
     name: str = NAME
     run: Path = Path("/run/netns")
 
     @property
     def exists(self) -> bool:
-        """Whether it was made. A bare file is none: it is what a crash left between two steps of `make`."""
+        """Whether it exists. A plain file does not count: a crash leaves one between two steps of `make`."""
         return os.path.ismount(self.run / self.name)
 
     def make(self) -> None:
-        """Make it where it is missing, its loopback up, named as iproute2 would. UnreachableError: it cannot be."""
+        """Make it if it is missing, loopback up, named as iproute2 does. UnreachableError: the kernel refuses."""
 
         def body() -> None:
             try:
                 _call("unshare", _CLONE_NEWNET)
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                    fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
-                if _NO_IPV6.exists():  # only the management port gets it, where it is configured
-                    _NO_IPV6.write_text("1")
+                netdev.change_flags("lo", netdev.IFF_UP)
+                netdev.disable_ipv6("default")  # only the management port gets it, where it is configured
                 here = f"/proc/self/task/{threading.get_native_id()}/ns/net"
                 _call("mount", here.encode(), os.fsencode(self.run / self.name), b"none", _MS_BIND, None)
             except OSError as error:
@@ -79,11 +74,11 @@ class Namespace:
             raise UnreachableError(what) from errors[0]
 
     def command(self, words: list[str]) -> list[str]:
-        """The command line that runs `words` in there. Not `ip netns exec`: it hides /sys from what it starts."""
+        """The command line that runs `words` in the namespace. `ip netns exec` would hide /sys from the program."""
         return ["nsenter", f"--net={self.run / self.name}", *words]
 
     def inside(self, function: Callable[[], T]) -> T:
-        """What `function` returns in there; it must be quick. UnreachableError when there is no namespace."""
+        """Run `function`, which must be quick, in the namespace. UnreachableError: there is no namespace."""
         results: list[T] = []
         errors: list[BaseException] = []
 
@@ -111,7 +106,7 @@ class Namespace:
             os.close(descriptor)
 
     def listen_tcp(self, port: int) -> socket.socket:
-        """A socket that listens on every address of the management port, IPv4 and IPv6. OSError when it is taken."""
+        """A socket that listens on every address of the management port, IPv4 and IPv6. OSError: the port is in use."""
 
         def make() -> socket.socket:
             made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
@@ -129,7 +124,7 @@ class Namespace:
         return self.inside(make)
 
     def client(self, family: int, kind: int) -> socket.socket:
-        """A socket that leaves by the management port."""
+        """A socket that sends through the management port."""
 
         def make() -> socket.socket:
             made = socket.socket(family, kind)

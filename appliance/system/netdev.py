@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the datapath needs of a network port, set through ioctls: up, promiscuous, no addresses of its own, offloads.
+"""The one place for interface ioctls: state, names, addresses, offloads and what a network device is.
 
-No pyroute2 here: it takes seconds to import on a slow board, and these are six ioctls. Constants: linux/sockios.h,
-linux/if.h, linux/ethtool.h. Nothing is owned; every function opens what it needs for one call.
+Functions act on the network namespace of the calling thread. Nothing is owned; each opens what it needs for one call.
+They raise OSError, but for `set_up` and `prepare`, which name the port in a HardwareError. These few ioctls are written
+by hand because pyroute2 takes seconds to load on a slow board. Sources: linux/sockios.h, linux/if.h, linux/ethtool.h.
 """
 
 from __future__ import annotations
@@ -17,35 +18,84 @@ from pathlib import Path
 from appliance.errors import HardwareError
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNAME, _SIOCETHTOOL = 0x8913, 0x8914, 0x8923, 0x8946
+_SIOCGIFADDR, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8915, 0x8916, 0x891C
+_SIOCGIFMTU, _SIOCSIFMTU = 0x8921, 0x8922
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x10000
-_ETHTOOL_GFLAGS, _ETHTOOL_SFLAGS = 0x25, 0x26
+_ETHTOOL_GDRVINFO, _ETHTOOL_GFLAGS, _ETHTOOL_SFLAGS = 0x3, 0x25, 0x26
 _FLAG_RXVLAN, _FLAG_LRO = 1 << 8, 1 << 15
 _IFREQ = struct.Struct("=16sH22x")
+_IFREQ_NUMBER = struct.Struct("=16si20x")
+_SYSCTL = Path("/proc/sys/net")
 
 
 def _ioctl(request: int, data: bytes) -> bytes:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as handle:
         return fcntl.ioctl(handle.fileno(), request, data)
 
 
-def _flags(ifname: str) -> int:
-    _, flags = _IFREQ.unpack(_ioctl(_SIOCGIFFLAGS, _IFREQ.pack(ifname.encode(), 0)))
-    return int(flags)
+def flags(ifname: str) -> int:
+    """The IFF_ flags."""
+    return int(_IFREQ.unpack(_ioctl(_SIOCGIFFLAGS, _IFREQ.pack(ifname.encode(), 0)))[1])
 
 
-def _change_flags(ifname: str, on: int, off: int) -> None:
+def change_flags(ifname: str, on: int, off: int = 0) -> None:
+    """Set and clear IFF_ flags."""
+    old = flags(ifname)
+    new = (old | on) & ~off
+    if new != old:
+        _ioctl(_SIOCSIFFLAGS, _IFREQ.pack(ifname.encode(), new & 0xFFFF))
+
+
+def mtu(ifname: str) -> int:
+    """The longest packet in bytes, without the Ethernet header."""
+    return int(_IFREQ_NUMBER.unpack(_ioctl(_SIOCGIFMTU, _IFREQ_NUMBER.pack(ifname.encode(), 0)))[1])
+
+
+def set_mtu(ifname: str, size: int) -> None:
+    """Change the MTU; some drivers restart the device for it."""
+    _ioctl(_SIOCSIFMTU, _IFREQ_NUMBER.pack(ifname.encode(), size))
+
+
+def address(ifname: str) -> bytes:
+    """The first IPv4 address, 4 bytes; OSError when there is none."""
+    return _ioctl(_SIOCGIFADDR, struct.pack("=16s24x", ifname.encode()))[20:24]
+
+
+def set_address(ifname: str, own: str, netmask: str) -> None:
+    """Give the device its one IPv4 address."""
+    for request, value in ((_SIOCSIFADDR, own), (_SIOCSIFNETMASK, netmask)):
+        inet = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(value))
+        _ioctl(request, struct.pack("=16s16s8x", ifname.encode(), inet))
+
+
+def driver(ifname: str) -> str:
+    """The name of the kernel driver, "unknown" where it does not tell."""
+    about = array.array("B", struct.pack("=I192x", _ETHTOOL_GDRVINFO))
     try:
-        old = _flags(ifname)
-        new = (old | on) & ~off
-        if new != old:
-            _ioctl(_SIOCSIFFLAGS, _IFREQ.pack(ifname.encode(), new & 0xFFFF))
-    except OSError as error:
-        raise HardwareError(f"port {ifname}: flags cannot be set: {error.strerror}") from error
+        _ethtool(ifname, about)
+    except OSError:
+        return "unknown"
+    return about.tobytes()[4:36].split(b"\0")[0].decode()
+
+
+def disable_ipv6(ifname: str) -> None:
+    """No IPv6 on the device, so that the kernel gives it no address by itself."""
+    set_sysctl(f"ipv6/conf/{ifname}/disable_ipv6", "1")
+
+
+def set_sysctl(name: str, value: str) -> None:
+    """Write a setting below /proc/sys/net; nothing where the kernel has no such setting."""
+    path = _SYSCTL / name
+    if path.exists():
+        path.write_text(value, encoding="ascii")
 
 
 def set_up(ifname: str, up: bool) -> None:
     """Administratively up or down. HardwareError: gone, or not permitted."""
-    _change_flags(ifname, IFF_UP if up else 0, 0 if up else IFF_UP)
+    try:
+        change_flags(ifname, IFF_UP if up else 0, 0 if up else IFF_UP)
+    except OSError as error:
+        raise HardwareError(f"port {ifname}: cannot be set {'up' if up else 'down'}: {error.strerror}") from error
 
 
 def rename(ifname: str, name: str) -> str:
@@ -60,17 +110,15 @@ def rename(ifname: str, name: str) -> str:
 
 
 def prepare(ifname: str) -> list[str]:
-    """Make a port a port of a transparent device; returns what it did not want to do, as words.
+    """Make a port a port of a transparent device; returns what it refused, one line each.
 
-    Promiscuous, or it would drop what is for the neighbours; no ARP and no IPv6, because a wire sends nothing of its
-    own. Receive offloads that merge frames (LRO) or take tags away (VLAN stripping) would change what we forward.
+    It is promiscuous, or it would drop what is for the neighbours; without ARP and IPv6, because a wire sends nothing
+    of its own. Receive offloads that merge frames (LRO) or remove tags (VLAN stripping) would change what we forward.
     HardwareError: gone, or not permitted.
     """
     refused = []
-    disable = Path(f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6")
     try:
-        if disable.exists():
-            disable.write_text("1", encoding="ascii")
+        disable_ipv6(ifname)
     except OSError as error:
         refused.append(f"IPv6 off: {error.strerror}")
     try:
@@ -78,14 +126,20 @@ def prepare(ifname: str) -> list[str]:
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             refused.append(f"LRO and VLAN stripping off: {error.strerror}")
-    _change_flags(ifname, IFF_UP | IFF_PROMISC | IFF_NOARP, 0)
+    try:
+        change_flags(ifname, IFF_UP | IFF_PROMISC | IFF_NOARP)
+    except OSError as error:
+        raise HardwareError(f"port {ifname}: flags cannot be set: {error.strerror}") from error
     return refused
 
 
-def _offloads_off(ifname: str, flags: int) -> None:
+def _ethtool(ifname: str, command: array.array[int]) -> None:
+    _ioctl(_SIOCETHTOOL, struct.pack("=16sQ16x", ifname.encode(), command.buffer_info()[0]))
+
+
+def _offloads_off(ifname: str, off: int) -> None:
     value = array.array("I", [_ETHTOOL_GFLAGS, 0])
-    request = struct.pack("=16sQ16x", ifname.encode(), value.buffer_info()[0])
-    _ioctl(_SIOCETHTOOL, request)
-    if value[1] & flags:
-        value[0], value[1] = _ETHTOOL_SFLAGS, value[1] & ~flags
-        _ioctl(_SIOCETHTOOL, request)
+    _ethtool(ifname, value)
+    if value[1] & off:
+        value[0], value[1] = _ETHTOOL_SFLAGS, value[1] & ~off
+        _ethtool(ifname, value)

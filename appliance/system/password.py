@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Passwords to hashes, through the system's own libcrypt: what the SSH server will compare is what was made here.
+"""Hashes passwords with the system's own libcrypt, so that the SSH server compares with what was made here.
 
-Used by the process in which the password was typed, so that no password crosses a socket or reaches a log. Nothing is
-owned; the library is opened at the first call.
+The process in which the password was typed does it: no password crosses a socket or reaches a log. Nothing is owned;
+the library is opened at the first call.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def _library() -> ctypes.CDLL:
 
 
 def trouble(password: str, name: str = "") -> str:
-    """Why this password is not taken; "" when it is. Length is what counts, so nothing else is asked for."""
+    """Why this password is refused; "" when it is accepted. Length is what counts: no mix of characters is required."""
     if len(password) < MIN_LENGTH:
-        return f"a password has at least {MIN_LENGTH} characters"
+        return f"a password needs at least {MIN_LENGTH} characters"
     if len(password.encode()) > MAX_LENGTH:
-        return f"a password has at most {MAX_LENGTH} bytes"
+        return f"a password can have at most {MAX_LENGTH} bytes"
     if any(not c.isprintable() for c in password):
-        return "a password holds no control characters"
+        return "a password cannot contain control characters"
     if len(set(password)) < 4:
         return "password is too easy to guess: it has fewer than 4 different characters"
     if name and name.lower() in password.lower():
@@ -48,7 +48,7 @@ def trouble(password: str, name: str = "") -> str:
 
 
 def hashed(password: str, name: str = "") -> str:
-    """The hash of a new password, with a salt of its own (yescrypt). RefusedError when the password is not fit."""
+    """The hash (yescrypt) of a new password, with a new salt. RefusedError says why the password is refused."""
     if why := trouble(password, name):
         raise RefusedError(why)
     library = _library()
@@ -60,6 +60,6 @@ def hashed(password: str, name: str = "") -> str:
 
 
 def fits(password: str, made: str) -> bool:
-    """Whether a hash is of this password."""
+    """Whether the hash `made` is of this password."""
     found = _library().crypt(password.encode(), made.encode())
     return found is not None and found.decode() == made

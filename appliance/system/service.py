@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A program that outlives bypassd: the SSH server, the DHCP client. Started, found again, watched, started again.
+"""A service that outlives bypassd: the SSH server, the DHCP client. Started, found again, watched, started again.
 
-It runs in a session of its own and appends its words to a log. `pid` file and start time identify it beyond doubt for
-the next bypassd. When it ends though it is wanted, it is started again, with a back-off that a minute of life resets.
-The object lives as long as the part; the program as long as it is wanted, or the machine runs.
+Its record, `NAME.json`, lets the next bypassd find it (process.py). When it ends though it is wanted, it is started
+again, with a back-off that a minute of life resets. The object lives as long as the part; the program as long as it is
+wanted, or the machine runs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.guest.qemu.process import last_words, start_time
+from appliance.system import files
+from appliance.system.process import Process, last_words
 
 log = logging.getLogger(__name__)
 
@@ -27,27 +27,30 @@ END_WAIT = 3.0
 
 
 class Program:
-    """See the module. All calls come from the event loop."""
+    """See the module. Call it from the event loop only."""
 
     def __init__(self, name: str, folder: Path, log_file: Path, changed: Callable[[], None] = lambda: None) -> None:
         self.name, self._folder, self._log, self._changed = name, folder, log_file, changed
-        self.words: list[str] | None = None  # what is wanted; None = nothing
-        self.pid = 0
+        self.words: list[str] | None = None  # the command line that is wanted; None = not wanted
         self.detail = ""  # why it does not run
-        self._child: subprocess.Popen[bytes] | None = None
-        self._pidfd = -1
+        self._process: Process | None = None
         self._since = 0.0
         self._delay = FIRST_DELAY
         self._again: asyncio.TimerHandle | None = None
-        self._looked = False  # for one that an earlier bypassd started
+        self._looked = False  # whether a program of an earlier bypassd was looked for
 
     @property
     def running(self) -> bool:
         """Whether it runs now."""
-        return self.pid != 0
+        return self._process is not None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 when it does not run."""
+        return self._process.pid if self._process is not None else 0
 
     async def want(self, words: list[str] | None) -> None:
-        """Have it run with this command line, or not at all. One that runs with another is ended first."""
+        """Run it with this command line, or end it (None). A program with another command line is ended first."""
         if not self._looked:
             self._looked = True
             self._adopt(words)
@@ -62,81 +65,73 @@ class Program:
             self._start()
 
     def leave(self) -> None:
-        """bypassd ends: stop watching, and let it run."""
+        """bypassd ends: stop watching the program, which goes on running."""
         self._forget_timer()
-        self._unwatch()
+        if (process := self._unwatch()) is not None:
+            process.let_go()
 
     @property
     def _record(self) -> Path:
         return self._folder / f"{self.name}.json"
 
     def _adopt(self, words: list[str] | None) -> None:
-        """Find the one that an earlier bypassd started; `self.words` says afterwards what it runs with."""
+        """Find the one that an earlier bypassd started; `self.words` is then the command line that it runs with."""
         try:
             data = json.loads(self._record.read_text(encoding="utf-8"))
             pid, started, old = int(data["pid"]), int(data["started"]), [str(word) for word in data["words"]]
         except (OSError, ValueError, KeyError, TypeError):
             return
-        if start_time(pid) != started:
+        self._process = Process.find(pid, started)
+        if self._process is None:
             return
-        try:
-            self._pidfd = os.pidfd_open(pid)
-        except OSError:
-            return
-        self.pid, self.words = pid, old
+        self.words = old
         self._watch()
         if words == old:
-            log.info("%s: goes on as pid %d", self.name, pid)
+            log.info("%s: still running as pid %d", self.name, pid)
 
     def _start(self) -> None:
         assert self.words is not None
         self._again = None
         try:
-            with self._log.open("ab") as out:
-                self._child = subprocess.Popen(
-                    self.words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
-                )
-            self._pidfd = os.pidfd_open(self._child.pid)
+            self._process = Process.start(self.words, {}, self._log, os.environ)
         except OSError as error:
             self.detail = f"{self.words[0]}: {error.strerror}"
             log.error("%s: %s", self.name, self.detail)
             self._later()
             return
-        self.pid, self._since, self.detail = self._child.pid, time.monotonic(), ""
-        record = {"pid": self.pid, "started": start_time(self.pid) or 0, "words": self.words}
+        self._since, self.detail = time.monotonic(), ""
+        record = {"pid": self.pid, "started": self._process.started, "words": self.words}
         try:
-            self._record.write_text(json.dumps(record), encoding="utf-8")
+            files.replace(self._record, json.dumps(record), synced=False)
         except OSError as error:
             log.warning("%s: a later bypassd will not find it: %s", self.name, error)
         self._watch()
-        log.info("%s: runs as pid %d", self.name, self.pid)
+        log.info("%s: started as pid %d", self.name, self.pid)
         self._changed()
 
     def _watch(self) -> None:
-        asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
+        assert self._process is not None
+        asyncio.get_running_loop().add_reader(self._process.pidfd, self._ended)
 
-    def _unwatch(self) -> None:
-        if self._pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+    def _unwatch(self) -> Process | None:
+        process, self._process = self._process, None
+        if process is not None:
+            asyncio.get_running_loop().remove_reader(process.pidfd)
+        return process
 
     def _ended(self) -> None:
-        """It ended by itself: say so and start it again."""
+        """It ended unexpectedly: report that and start it again."""
         self._gone()
-        self.detail = last_words(self._log) or "it ended without a word"
-        log.error("%s ended: %s; it is started again in %.1f s", self.name, self.detail, self._delay)
+        self.detail = last_words(self._log) or "it ended without a message"
+        log.error("%s ended unexpectedly: %s; starting it again in %.1f s", self.name, self.detail, self._delay)
         if time.monotonic() - self._since > GOOD_LIFE:
             self._delay = FIRST_DELAY
         self._later()
         self._changed()
 
     def _gone(self) -> None:
-        self._unwatch()
-        if self._child is not None:
-            self._child.wait()
-            self._child = None
-        self.pid = 0
+        if (process := self._unwatch()) is not None:
+            process.reap()
         self._record.unlink(missing_ok=True)
 
     def _later(self) -> None:
@@ -149,17 +144,14 @@ class Program:
             self._again = None
 
     async def _end(self) -> None:
-        if not self.running:
+        if self._process is None:
             return
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._pidfd)
+        loop.remove_reader(self._process.pidfd)
         ended = asyncio.Event()
-        loop.add_reader(self._pidfd, ended.set)
+        loop.add_reader(self._process.pidfd, ended.set)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
-                break
+            self._process.send(number)
             try:
                 async with asyncio.timeout(END_WAIT):
                     await ended.wait()

@@ -52,7 +52,7 @@ class FrameRing:
 
     def __init__(self, client: Client, params: dict[str, object]) -> None:
         """Start it. Errors are those of the client: an unknown name, an invalid filter, no datapath."""
-        from appliance.steering.kernel.libbpf import Ring
+        from appliance.system.libbpf import Ring
 
         self._client = client
         result, self._fd, self._link = client.borrow("capture.start", params)

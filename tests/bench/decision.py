@@ -13,8 +13,8 @@ from appliance.config.check.load import loads
 from appliance.filter import classifier
 from appliance.filter import compiler as pcap
 from appliance.steering.datapath import Datapath
-from appliance.steering.kernel import libbpf
 from appliance.steering.kernel.layout import Side
+from appliance.system import libbpf
 from tests.bench.generator import Generator, frame
 from tests.bench.subjects import BPF_OBJECT, SEGMENT, rules_text
 from tests.bench.topology import index

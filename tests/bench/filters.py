@@ -27,6 +27,7 @@ from appliance.filter import asm as e
 from appliance.filter import compiler as pcap
 from appliance.filter import loader
 from appliance.filter.linkage import LoadableProgram
+from appliance.system import libbpf
 from tests.support.pcap_corpus import ALL_SETS, frames_for, rule_set
 
 FRAME_BYTES = 96
@@ -59,7 +60,7 @@ class Bench:
     """The driver, the empty program, and the array between them."""
 
     def __init__(self) -> None:
-        self.array = loader.create_map(loader.MAP_PROG_ARRAY, "bench", 4, 4, 2)
+        self.array = libbpf.create_map(loader.MAP_PROG_ARRAY, "bench", 4, 4, 2)
         empty = e.Assembler()
         empty.mov_imm(e.R0, 2)
         empty.exit()

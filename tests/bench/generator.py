@@ -14,7 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.steering.kernel import libbpf
+from appliance.steering.kernel import bpf_object
+from appliance.system import libbpf
 from tests.bench.topology import index
 
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
@@ -52,7 +53,7 @@ class Generator:
     """The generator's and the sink's programs, loaded; lives as long as the process."""
 
     def __init__(self, object_path: Path) -> None:
-        self.object = libbpf.Object(object_path, None)
+        self.object = bpf_object.Object(object_path, None)
         self._generate = self.object.program_fd("generate")
         self._tally = self.object.map_fd("tally")
         self._setting = self.object.map_fd("generator_setting")

@@ -14,8 +14,9 @@ from scapy.layers.inet6 import IPv6
 
 from appliance.config.schema.model import Config, Segment
 from appliance.steering.explain.backends import LOOPBACK, UNLIMITED, furnish
-from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Role, Side, slot
+from appliance.system import libbpf
 from tests.support.frames import KINDS, ether
 from tests.support.twin import Twin
 

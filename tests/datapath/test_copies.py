@@ -17,9 +17,10 @@ from appliance.filter.compiler import compile_filter
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.backends import run
 from appliance.steering.explain.model import Where
-from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel import layout
 from appliance.steering.kernel.copies import RING_BYTES, Point
 from appliance.steering.kernel.layout import CopiedValue, CopyWay, Role, Side, slot
+from appliance.system import libbpf
 from tests.support.frames import KINDS, tcp
 from tests.support.pcap_corpus import EXPRESSIONS, crafted_frames
 from tests.support.wire import Wire

@@ -24,9 +24,9 @@ from appliance.errors import ConfigError, DatapathError, FilterError, RefusedErr
 from appliance.frames.builder import frame_of
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.api import SteeringApi
-from appliance.steering.kernel import libbpf
 from appliance.steering.kernel.copies import Point
 from appliance.steering.kernel.layout import CopyWay, Outcome, Side
+from appliance.system import libbpf
 from tests.support.wire import Wire
 from tests.support.wired_datapath import ALL, EMPTY, MAIN, MODES, appliance, attach, available, outcomes
 

@@ -21,6 +21,7 @@ from appliance.filter import chain, classifier, compiler, frame_reader, libpcap,
 from appliance.filter.compiler import NO_MATCH, ClassicFilter, compile_filter
 from appliance.filter.frame_reader import Kind
 from appliance.filter.linkage import PROGRAMS, SCRATCH, Linkage, LoadableProgram
+from appliance.system import libbpf
 from tests.support.pcap_corpus import ALL_SETS, EXPRESSIONS, crafted_frames, frames_for, rule_set
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -56,8 +57,8 @@ class Linked:
 
     def __init__(self, kind: Kind) -> None:
         self.kind: Kind = kind
-        self.scratch = loader.create_map(loader.MAP_PERCPU_ARRAY, "scratch", 4, 24, 1)
-        self.programs = loader.create_map(loader.MAP_PROG_ARRAY, "programs", 4, 4, 64)
+        self.scratch = libbpf.create_map(loader.MAP_PERCPU_ARRAY, "scratch", 4, 24, 1)
+        self.programs = libbpf.create_map(loader.MAP_PROG_ARRAY, "programs", 4, 4, 64)
         self.link = Linkage(self.scratch, self.programs, DISPATCH, MISS, PARTS, stores=((4, 4, 77),), fallback=1)
         self.opened: list[int] = []
         for slot, extra in ((DISPATCH, 0), (MISS, 1 << 30)):

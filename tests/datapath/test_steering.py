@@ -19,8 +19,9 @@ from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Se
 from appliance.steering.explain import explain as explaining
 from appliance.steering.explain.backends import UNLIMITED
 from appliance.steering.explain.model import Decision, Where
-from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Reason, Role, Side
+from appliance.system import libbpf
 from appliance.units import Duration
 from tests.support.frames import KINDS, ether, tcp, udp
 from tests.support.twin import Twin

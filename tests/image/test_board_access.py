@@ -154,7 +154,7 @@ def test_password_by_command(fresh: Board, admin: Admin) -> None:
     child = admin.open("admin", "user", "admin", "password", options=("-tt",))
     child.expect("New password: ")
     child.sendline("short")
-    child.expect("Invalid: a password has at least 8")
+    child.expect("Invalid: a password needs at least 8")
     child.expect("New password: ")
     child.sendline(again)
     child.expect("Confirm password: ")

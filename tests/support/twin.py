@@ -15,8 +15,9 @@ from appliance.config.schema.model import Config
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.backends import LOOPBACK, furnish, matches, run
 from appliance.steering.explain.model import Decision, Lease, Model, State, Where
-from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Role, Side, slot
+from appliance.system import libbpf
 
 FAR = 10**12  # ns: far enough in the future
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from appliance.api.rpc import Caller
 from appliance.config.edit.document import Document
 from appliance.errors import BypassError, RefusedError
+from appliance.system import files
 
 log = logging.getLogger(__name__)
 
@@ -174,11 +175,7 @@ class Candidate:
                 self._memory.unlink(missing_ok=True)
                 return
             data = json.dumps({"author": self.author, "text": self._document.text})
-            fresh = self._memory.with_name(self._memory.name + ".new")
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(fd, "w") as file:
-                file.write(data)
-            fresh.replace(self._memory)
+            files.replace(self._memory, data, synced=False)
         except OSError as error:
             log.error("the candidate is forgotten when bypassd restarts: %s", error)
 

@@ -21,6 +21,7 @@ import msgspec
 from appliance.errors import RefusedError
 from appliance.guest.image import inspect
 from appliance.paths import Paths
+from appliance.system import files
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +104,8 @@ def _first_start(path: Path, paths: Paths, looks: Format, *, written: bool) -> F
     if known is not None and known.inode == inode:
         return known.format
     if written:
-        fresh = file.with_suffix(".new")  # without fsync, which would block the event loop
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(msgspec.json.encode({**kept, str(path): _Kept(looks, inode)}))
-            fresh.replace(file)
-        except OSError as error:  # a full disk must not stop a guest; the next start examines it again
+        try:  # not synced, for links wait on us meanwhile
+            files.replace(file, msgspec.json.encode({**kept, str(path): _Kept(looks, inode)}), synced=False)
+        except OSError as error:  # a full disk stops no guest; the next start finds it out again
             log.warning("the format of disk %s cannot be kept: %s", path, error.strerror)
     return looks

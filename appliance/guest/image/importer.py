@@ -36,6 +36,7 @@ from typing import Any
 from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
 from appliance.guest.image import inspect
+from appliance.system import files
 
 CHUNK = 1 << 20
 SYNC_EVERY = 64 << 20
@@ -202,19 +203,16 @@ def check_whole(image: Path) -> None:
 def place(part: Path, final: Path, previous: Path, record: dict[str, object]) -> None:
     """Give the new image its final name; the image that had it is kept for `undo`, with its record."""
     about, kept = final.with_name(f".{final.name}.json"), final.with_name(f".{final.name}.json~")
-    fresh = part.with_name(f"{part.name}~")
-    fresh.write_text(json.dumps(record))
+    disk = files.Disk()
+    files.stage(disk, about, json.dumps(record).encode())  # what may fail fails before anything has changed
     previous.unlink(missing_ok=True)
     kept.unlink(missing_ok=True)
     if final.exists():
         if about.exists():
             os.link(about, kept)
         os.link(final, previous)
-    fresh.replace(about)
-    part.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    files.publish(disk, about)
+    files.put_in_place(part, final)
 
 
 def _whole_head(stream: Iterator[bytes]) -> Iterator[bytes]:

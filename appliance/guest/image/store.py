@@ -28,6 +28,7 @@ from appliance.config.schema import model
 from appliance.errors import GuestError, NotFoundError, RefusedError
 from appliance.guest.image import inspect
 from appliance.guest.image.disk_format import Record, read_record
+from appliance.system import files
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Images:
 
     def tidy(self) -> None:
         """Remove what cut-off imports left."""
-        for path in (*self._folder.glob(".*.part"), *self._folder.glob(".*.part~")):
+        for path in (*self._folder.glob(".*.part"), *self._folder.glob(".*.json.new")):
             if not any(f".{job.name}." in path.name for job in self._jobs.values() if not job.over):
                 path.unlink(missing_ok=True)
 
@@ -278,8 +279,8 @@ class Images:
         """That of the image before, which says what format it has; it was not always kept."""
         record, kept = self._folder / f".{name}.json", self._folder / f".{name}.json~"
         try:
-            kept.write_text(json.dumps({**json.loads(kept.read_bytes()), "restored": True}))
-            kept.replace(record)
+            files.replace(record, json.dumps({**json.loads(kept.read_bytes()), "restored": True}), synced=False)
+            kept.unlink()
         except (FileNotFoundError, ValueError):
             record.unlink(missing_ok=True)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from appliance.errors import GuestError, UnreachableError
 from appliance.guest.port import tap
 from appliance.paths import Paths
+from appliance.system import files
 from appliance.system.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -63,10 +64,7 @@ class Lan:
         drawn = secrets.token_hex(4)
         for folder in self._folders:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                fresh = folder / "lan-identity.new"
-                fresh.write_text(drawn + "\n", encoding="ascii")
-                fresh.replace(folder / "lan-identity")
+                files.replace(folder / "lan-identity", drawn + "\n", synced=False)
                 break
             except OSError as error:
                 log.warning("guests' addresses on the management LAN cannot be saved and will change: %s", error)

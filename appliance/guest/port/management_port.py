@@ -10,25 +10,22 @@ it.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import re
 import socket
-import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from appliance.config.schema import model
 from appliance.errors import BypassError, GuestError
 from appliance.guest.port import tap as taps
 from appliance.guest.port.mac_address import port_address
 from appliance.guest.port.management_lan import Lan, tap_name
+from appliance.system import netdev
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"twm\d+")
-_SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU = 0x8916, 0x891C, 0x8922
 _NO_SEGMENT = 0xFF  # in the address of an isolated port
 MTU = 1500
 
@@ -80,14 +77,9 @@ def ensure(hop: int) -> None:
     name = tap_name(hop)
     taps.ensure(name)
     try:
-        forwarding = Path("/proc/sys/net/ipv4/conf", name, "forwarding")
-        if forwarding.exists():
-            forwarding.write_text("0")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            fcntl.ioctl(sock, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), MTU))
-            for request, address in ((_SIOCSIFADDR, host_address(hop)), (_SIOCSIFNETMASK, "255.255.255.0")):
-                value = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
-                fcntl.ioctl(sock, request, struct.pack("16s16s8x", name.encode(), value))
+        netdev.set_sysctl(f"ipv4/conf/{name}/forwarding", "0")
+        netdev.set_mtu(name, MTU)
+        netdev.set_address(name, host_address(hop), "255.255.255.0")
     except OSError as error:
         raise GuestError(f"tap {name} cannot be set up: {error.strerror}") from error
 

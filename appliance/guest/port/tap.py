@@ -14,18 +14,14 @@ import os
 import re
 import socket
 import struct
-from pathlib import Path
 
 from appliance.errors import GuestError
+from appliance.system import netdev
 
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
-_SIOCGIFFLAGS = 0x8913
-_SIOCSIFFLAGS = 0x8914
-_SIOCSIFMTU = 0x8922
-_IFF_UP = 1
 
 TAP_MTU = 9000
 """Larger than any port's, because the kernel drops longer frames on their way into a tap without counting them."""
@@ -72,15 +68,10 @@ def make(name: str) -> None:
 def ensure(name: str) -> None:
     """Create the tap where it is missing; bring it up without addresses, with room for tagged frames."""
     make(name)
-    no_ipv6 = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
     try:
-        if no_ipv6.exists():  # otherwise the kernel has no IPv6, and assigns no address by itself
-            no_ipv6.write_text("1")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            fcntl.ioctl(sock, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), TAP_MTU))
-            request = struct.pack("16sH22x", name.encode(), 0)
-            (flags,) = struct.unpack_from("16xH", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))
-            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags | _IFF_UP))
+        netdev.disable_ipv6(name)
+        netdev.set_mtu(name, TAP_MTU)
+        netdev.change_flags(name, netdev.IFF_UP)
     except OSError as error:
         raise GuestError(f"tap {name} cannot be set up: {error.strerror}") from error
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.guest.qemu.resources import MEMORY_RESERVE, available_memory
+from appliance.system import files
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +197,6 @@ class Pool:
     def _keep(self, ours: int) -> None:
         self._ours = max(0, ours)
         try:
-            self._kept.write_text(str(self._ours), encoding="ascii")
+            files.replace(self._kept, str(self._ours), synced=False)
         except OSError as error:
             log.warning("huge pages: the next bypassd will not know of these %d: %s", self._ours, error.strerror)

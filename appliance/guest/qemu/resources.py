@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from appliance.errors import GuestError, RefusedError
 from appliance.guest.image import disk_format
 from appliance.guest.qemu.command import MAX_GUEST_SEGMENTS, Accel, Drive, Machine, Uefi
 from appliance.paths import Paths
+from appliance.system import files
 
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
@@ -162,10 +162,7 @@ def _uefi(guest: model.Guest, paths: Paths) -> Uefi:
     variables = paths.state / "uefi" / f"{guest.name}.fd"
     try:
         if guest.storage == "snapshot" or not variables.exists():
-            variables.parent.mkdir(parents=True, exist_ok=True)
-            fresh = variables.with_suffix(".new")
-            shutil.copyfile(template, fresh)
-            fresh.replace(variables)
+            files.replace(variables, template.read_bytes(), 0o644, synced=False)
     except OSError as error:
         what = f"guest {guest.name}: its UEFI variables {variables} cannot be created: {error.strerror}"
         raise NotReadyError(Cause.GUEST_FAILED, what) from error

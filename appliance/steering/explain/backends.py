@@ -16,10 +16,11 @@ from appliance.errors import DatapathError
 from appliance.filter.compiler import compile_filter
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.model import Decision, Lease, Model, State, Step, Where
-from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Reason, Role, Side, Verdict, slot
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
+from appliance.system import libbpf
 
 LOOPBACK = 1  # ifindex; its frames never come to the datapath
 SHORTEST = 14  # the kernel's test run refuses shorter frames

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from appliance.errors import RefusedError
 from appliance.filter.classic import Instruction
-from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import CopyWay
 from appliance.steering.kernel.objects import Kernel
+from appliance.system import libbpf
 
 FIRST = 1
 RING_BYTES = 4 << 20

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import DatapathError
-from appliance.steering.kernel import libbpf
+from appliance.system import libbpf
 
 FILLING = "filling"  # by XDP, for devices that hand over frames whose checksums are not finished
 _ATTACH = {"xdp": (libbpf.BPF_XDP, libbpf.XDP_FLAGS_DRIVER), "tc": (libbpf.BPF_TCX_INGRESS, 0)}

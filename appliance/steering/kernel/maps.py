@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from ctypes import c_uint32, c_uint64
 from typing import Any, Generic, TypeVar
 
-from appliance.steering.kernel import libbpf
+from appliance.system import libbpf
 
 K = TypeVar("K", bound=Any)
 V = TypeVar("V", bound=Any)

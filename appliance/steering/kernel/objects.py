@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import DatapathError
-from appliance.steering.kernel import layout, libbpf, splice
+from appliance.steering.kernel import bpf_object, layout, splice
 from appliance.steering.kernel.maps import Map, Table
+from appliance.system import libbpf
 
 PROGRAMS = (
     "entry_filling_xdp",
@@ -96,14 +97,14 @@ class Kernel:
         was_there = pins is not None and (pins / "maps" / "meta").exists()
         without = () if libbpf.raw_tracepoints_work() else (EXIT,)
         try:
-            loaded = libbpf.Object(path, pins / "maps" if pins is not None else None, without)
+            loaded = bpf_object.Object(path, pins / "maps" if pins is not None else None, without)
         except DatapathError:
             if pins is None or not was_there:
                 raise
             # Maps of another shape: begin anew beside them. Devices keep the old ones until they are attached again.
             self._unpin(pins)
             was_there = False
-            loaded = libbpf.Object(path, pins / "maps", without)
+            loaded = bpf_object.Object(path, pins / "maps", without)
         try:
             for name, (key, value) in layout.MAPS.items():
                 self.maps[name] = Map(name, loaded.map_fd(name), key, value)

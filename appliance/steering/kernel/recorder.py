@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.errors import DatapathError
-from appliance.steering.kernel import layout, libbpf
+from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import RecordValue, Side
 from appliance.steering.kernel.maps import Map
+from appliance.system import libbpf
 
 
 @dataclass(frozen=True)

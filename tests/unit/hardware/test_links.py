@@ -10,7 +10,8 @@ import pytest
 
 from appliance.hardware import links
 from appliance.hardware.board import Port
-from appliance.hardware.links import Device, LinkMessage, match, parse_links
+from appliance.hardware.links import Device, match
+from appliance.system.netlink import LinkMessage, parse_links
 
 LAN = Port(name="lan0", pci="0000:00:10.0")
 WAN = Port(name="wan0", mac="02:00:00:00:00:02")
@@ -32,7 +33,7 @@ def test_a_missing_port_says_what_is_there() -> None:
     found, missing = match([LAN], [ETH1, Device("lo", 1, "00:00:00:00:00:00", "")])
     assert not found
     assert missing["lan0"] == (
-        "lan0 (PCI 0000:00:10.0) is not there; found eth1 at 0000:00:11.0: check board.toml and its driver"
+        "lan0 (PCI 0000:00:10.0) was not found; there are eth1 at 0000:00:11.0: check board.toml and the port's driver"
     )
     assert "no port at all" in match([LAN], [])[1]["lan0"]
 

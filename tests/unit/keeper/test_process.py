@@ -180,7 +180,7 @@ def test_a_rude_child_is_given_up_and_the_keeper_lives(running: Process) -> None
     (running.folder / "mode").write_text("rude")
     os.kill(running.wait_children(1), signal.SIGKILL)
     running.wait_children(3)
-    running.until(lambda: any("no check-in" in line for line in running.log), "a line about it")
+    running.until(lambda: any("malformed check-in" in line for line in running.log), "a line about it")
     assert running.lines("relay") == ["open", "inline"]
 
 
@@ -236,7 +236,7 @@ def test_a_start_without_descriptors_is_tried_again(running: Process) -> None:
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (5, limits[1]))
     os.kill(running.wait_children(1), signal.SIGKILL)
-    running.until(lambda: any("Too many open files: started again" in line for line in running.log), "a refusal")
+    running.until(lambda: any("Too many open files: starting it again" in line for line in running.log), "a refusal")
     running.wait_fed()
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     running.wait_children(2)
@@ -394,7 +394,6 @@ def test_the_keeper_imports_little() -> None:
         "subprocess",
         "logging",
         "periphery",
-        "pyroute2",
     ]
     code = f"import sys, appliance.keeper.__main__; print([m for m in {heavy} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True)

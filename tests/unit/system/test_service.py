@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from appliance.access.state import Memory
 from appliance.config.schema.model import Config, Guest, Management, User
 from appliance.errors import ConfigError, UnreachableError
 from appliance.guest.port.management_lan import Lan
-from appliance.guest.qemu.process import start_time
 from appliance.hardware.board import parse
 from appliance.management.manager import Access
 from appliance.management.network import Seen
 from appliance.paths import Paths
-from appliance.system import service
+from appliance.system import process, service
 from appliance.system.namespace import Namespace
+from appliance.system.process import start_time
 from appliance.system.service import Program
 from appliance.telemetry.events import Events
 from appliance.telemetry.metrics_server import Endpoint
@@ -88,6 +89,38 @@ def test_unwanted_since_the_last_time_is_ended(made: Callable[[], Program]) -> N
         assert start_time(pid) is None
 
     run(body)
+
+
+def test_a_number_that_passes_to_another_process_ends_nobody(
+    made: Callable[[], Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorded program ends, and its number passes on, just before the next bypassd takes hold of it."""
+    stranger = subprocess.Popen(SLEEP)
+    passed_on = False
+    real_open, real_time = os.pidfd_open, process.start_time
+
+    def pidfd_open(pid: int, flags: int = 0) -> int:
+        nonlocal passed_on
+        passed_on = True
+        return real_open(pid, flags)
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    for module in (process, service):
+        monkeypatch.setattr(module, "start_time", lambda pid: real_time(pid) if passed_on else 7, raising=False)
+    record = {"pid": stranger.pid, "started": 7, "words": SLEEP}
+    (tmp_path / "it.json").write_text(json.dumps(record))
+
+    async def body() -> None:
+        one = made()
+        await one.want(None)
+        assert not one.running
+        assert stranger.poll() is None
+
+    try:
+        run(body)
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_it_is_started_again_when_it_dies(made: Callable[[], Program], monkeypatch: pytest.MonkeyPatch) -> None:

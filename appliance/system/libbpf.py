@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""libbpf through ctypes: the dozen functions the datapath needs, with errors a person can read.
+"""The one binding of libbpf, through ctypes: the functions that we need, with errors that a person can read.
 
 Owns no state but the loaded library; file descriptors are plain integers that the caller closes. Works with libbpf 1.1
-and newer. Source of the signatures: <bpf/bpf.h> and <bpf/libbpf.h>.
+and newer. Source of the signatures: <bpf/bpf.h> and <bpf/libbpf.h>. Most calls need root.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
-from collections.abc import Collection
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,9 @@ XDP_FLAGS_SKB = 1 << 1
 XDP_FLAGS_DRIVER = 1 << 2
 BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 BPF_ANY = 0
+BPF_MAP_TYPE_ARRAY = 2
 BPF_MAP_TYPE_RINGBUF = 27
+BPF_F_INNER_MAP = 1 << 12
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
@@ -37,7 +38,7 @@ class _LinkOptions(ctypes.Structure):
 
 
 class _MapOptions(ctypes.Structure):
-    """struct bpf_map_create_opts: only the flags are ours."""
+    """struct bpf_map_create_opts; only the flags are used."""
 
     _fields_ = (
         ("sz", c_size_t),
@@ -46,6 +47,33 @@ class _MapOptions(ctypes.Structure):
         ("map_flags", c_uint32),
         ("map_extra", c_uint64),
         ("rest", c_uint32 * 2),
+    )
+
+
+class ProgramLoadOptions(ctypes.Structure):
+    """struct bpf_prog_load_opts."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("attempts", c_int),
+        ("expected_attach_type", c_uint32),
+        ("prog_btf_fd", c_uint32),
+        ("prog_flags", c_uint32),
+        ("prog_ifindex", c_uint32),
+        ("kern_version", c_uint32),
+        ("attach_btf_id", c_uint32),
+        ("attach_prog_fd", c_uint32),
+        ("attach_btf_obj_fd", c_uint32),
+        ("fd_array", c_void_p),
+        ("func_info", c_void_p),
+        ("func_info_cnt", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("line_info", c_void_p),
+        ("line_info_cnt", c_uint32),
+        ("line_info_rec_size", c_uint32),
+        ("log_level", c_uint32),
+        ("log_size", c_uint32),
+        ("log_buf", c_char_p),
     )
 
 
@@ -158,6 +186,8 @@ def library() -> ctypes.CDLL:
         "bpf_obj_get_info_by_fd": (c_int, c_void_p, POINTER(c_uint32)),
         "libbpf_num_possible_cpus": (),
         "bpf_map_create": (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
+        "bpf_map_freeze": (c_int,),
+        "bpf_prog_load": (c_int, c_char_p, c_char_p, c_char_p, c_size_t, POINTER(ProgramLoadOptions)),
         "ring_buffer__consume": (c_void_p,),
         "ring_buffer__epoll_fd": (c_void_p,),
     }
@@ -188,82 +218,16 @@ def check(what: str, number: int) -> int:
     return number
 
 
+def forget_messages() -> None:
+    """Before a load: what `verifier_says` tells is of that load alone."""
+    _said.clear()
+
+
 def verifier_says() -> str:
     """The last lines of what libbpf printed: why a program was refused."""
     lines = [line for text in _said for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("processed ", "--", "libbpf: failed to load object"))]
     return "; ".join(line.strip() for line in telling[-3:])
-
-
-class Object:
-    """An object file's maps and programs, loaded into the kernel. Lives until `close`; what is pinned stays."""
-
-    def __init__(self, path: Path, pin_maps: Path | None, without: Collection[str] = ()) -> None:
-        """Load all but the programs `without`. With `pin_maps` a map is taken from there if it fits, else pinned there.
-
-        DatapathError when the file is missing, or the kernel refuses it (with the verifier's last words).
-        """
-        lib = library()
-        _said.clear()
-        if not path.is_file():
-            raise DatapathError(f"{path}: the compiled datapath is missing (make bpf)")
-        self._object = lib.bpf_object__open_file(str(path).encode(), None)
-        if not self._object:
-            raise fail(f"{path}: not a BPF object", 0)
-        self._path = path
-        for name in without:
-            check(f"program {name}", lib.bpf_program__set_autoload(self._program(name), False))
-        if pin_maps is not None:
-            from appliance.steering.kernel.layout import MAPS
-
-            for name in MAPS:
-                if (pin_maps / name).exists():
-                    self._reuse(name, pin_maps / name)
-                else:
-                    pin = str(pin_maps / name).encode()
-                    check(f"map {name}", lib.bpf_map__set_pin_path(self._map(name), pin))
-        error = lib.bpf_object__load(self._object)
-        if error:
-            lib.bpf_object__close(self._object)
-            raise DatapathError(f"{fail(f'{path}: the kernel refuses it', error)}: {verifier_says()}")
-
-    def _reuse(self, name: str, path: Path) -> None:
-        """Use the pinned map. libbpf could do it, but refuses a devmap: the kernel adds a flag to it."""
-        lib, wanted = library(), self._map(name)
-        fd = get_pinned(path)
-        try:
-            about = info(fd, MapInfo())
-            shape = (about.type, about.key_size, about.value_size, about.max_entries)
-            parts = (lib.bpf_map__type, lib.bpf_map__key_size, lib.bpf_map__value_size, lib.bpf_map__max_entries)
-            if shape != tuple(part(wanted) for part in parts):
-                raise DatapathError(f"map {name}: the pinned one has another shape")
-            check(f"map {name}", lib.bpf_map__reuse_fd(wanted, fd))
-        finally:
-            os.close(fd)
-
-    def _map(self, name: str) -> int:
-        found = library().bpf_object__find_map_by_name(self._object, name.encode())
-        if not found:
-            raise DatapathError(f"{self._path}: has no map {name}: it is of another version")
-        return int(found)
-
-    def map_fd(self, name: str) -> int:
-        """A descriptor of the map that outlives this object; the caller closes it."""
-        return os.dup(check(f"map {name}", library().bpf_map__fd(self._map(name))))
-
-    def program_fd(self, name: str) -> int:
-        """A descriptor of the program that outlives this object; the caller closes it."""
-        return os.dup(check(f"program {name}", library().bpf_program__fd(self._program(name))))
-
-    def _program(self, name: str) -> int:
-        found = library().bpf_object__find_program_by_name(self._object, name.encode())
-        if not found:
-            raise DatapathError(f"{self._path}: has no program {name}: it is of another version")
-        return int(found)
-
-    def close(self) -> None:
-        """Let go of the object; descriptors handed out stay."""
-        library().bpf_object__close(self._object)
 
 
 def pin(fd: int, path: Path) -> None:
@@ -309,15 +273,16 @@ def info(fd: int, into: _T) -> _T:
     return into
 
 
-BPF_MAP_TYPE_ARRAY = 2
-BPF_F_INNER_MAP = 1 << 12
+def create_map(kind: int, name: str, key_size: int, value_size: int, entries: int, *, flags: int = 0) -> int:
+    """A new map's descriptor; it goes with its last user."""
+    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
+    made = library().bpf_map_create(kind, name.encode(), key_size, value_size, entries, ctypes.byref(options))
+    return check(f"map {name} of {value_size} x {entries} bytes", made)
 
 
 def create_inner_array(name: str, value_size: int, entries: int) -> int:
     """An array that fits into an array of maps whatever its size; its descriptor."""
-    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=BPF_F_INNER_MAP)
-    made = library().bpf_map_create(BPF_MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, ctypes.byref(options))
-    return check(f"map {name}", made)
+    return create_map(BPF_MAP_TYPE_ARRAY, name, 4, value_size, entries, flags=BPF_F_INNER_MAP)
 
 
 def map_by_id(number: int) -> int:
@@ -356,8 +321,7 @@ def run_frame(program_fd: int, frame: bytes, repeat: int = 1, context: bytes = b
 
 def create_ring(name: str, size: int) -> int:
     """A ring buffer of `size` bytes (a power of two, whole pages); its descriptor. It goes with its last user."""
-    lib = library()
-    return check(f"ring {name}", lib.bpf_map_create(BPF_MAP_TYPE_RINGBUF, name.encode(), 0, 0, size, None))
+    return create_map(BPF_MAP_TYPE_RINGBUF, name, 0, 0, size)
 
 
 class Ring:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Processes of guests: they outlive who started them, are found again, and their end is known at once."""
+"""Programs that outlive who started them: they are found again, and their end is known at once."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,11 +12,8 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import GuestError
-from appliance.guest.qemu.process import LOG_BYTES, Process, Record, last_words, rotate, start_time
-
-
-def record(process: Process) -> Record:
-    return Record(process.pid, process.started, "digest", "tcg", 0)
+from appliance.guest.qemu import process as qemu
+from appliance.system.process import LOG_BYTES, Process, last_words, rotate, start_time
 
 
 def test_end_is_told_and_described(tmp_path: Path) -> None:
@@ -39,11 +37,11 @@ def test_runs_in_a_session_of_its_own(tmp_path: Path) -> None:
 def test_outlives_its_starter_and_is_adopted(tmp_path: Path) -> None:
     """Another process starts it and is gone; pid and start time find it again."""
     code = (
-        "import sys; from pathlib import Path; from appliance.guest.qemu.process import Process\n"
+        "import sys; from pathlib import Path; from appliance.system.process import Process\n"
         f"p = Process.start(['sleep', '60'], {{}}, Path({str(tmp_path / 'log')!r})); print(p.pid, p.started)"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    process = Process.adopt(Record(int(out[0]), int(out[1]), "", "tcg", 0))
+    process = Process.find(int(out[0]), int(out[1]))
     assert process is not None
     assert process.alive
     process.kill()
@@ -55,13 +53,13 @@ def test_outlives_its_starter_and_is_adopted(tmp_path: Path) -> None:
 def test_another_process_with_its_number_is_not_adopted() -> None:
     mine = start_time(os.getpid())
     assert mine is not None
-    assert Process.adopt(Record(os.getpid(), mine - 1, "", "tcg", 0)) is None
+    assert Process.find(os.getpid(), mine - 1) is None
 
 
 def test_an_ended_process_is_not_adopted(tmp_path: Path) -> None:
     process = Process.start(["true"], {}, tmp_path / "log")
     process.wait()
-    assert Process.adopt(record(process)) is None
+    assert Process.find(process.pid, process.started) is None
     process.reap()
 
 
@@ -84,8 +82,21 @@ def test_descriptors_arrive_under_their_numbers(tmp_path: Path) -> None:
 
 
 def test_no_such_program_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(GuestError, match="no-such-qemu cannot be started: No such file"):
+    with pytest.raises(FileNotFoundError):
         Process.start(["no-such-qemu"], {}, tmp_path / "log")
+    with pytest.raises(GuestError, match="no-such-qemu cannot be started: No such file"):
+        qemu.Process.start(["no-such-qemu"], {}, tmp_path / "log")
+
+
+def test_a_program_that_cannot_be_watched_is_not_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many"):
+        Process.start(["sh", "-c", "trap '' TERM; sleep 1000"], {}, tmp_path / "log")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_its_words_are_kept_and_shown(tmp_path: Path) -> None:
