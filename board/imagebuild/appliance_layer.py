@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The appliance's own layer: a small squashfs above the base, holding all that changes with the code.
 
-The packages `appliance` and `console` with their console scripts, the overlay `rootfs/`, the board's description, the
-datapath's object, the demo guest's initramfs. A change of one Python file costs seconds here and nothing elsewhere.
+The packages `appliance` and `console` with their console scripts, the overlay `rootfs/`, the board's own overlay above
+it, the board's description, the datapath's object, the demo guest's initramfs. A change of one Python file costs
+seconds here and nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -74,13 +75,14 @@ def build(
 ) -> Path:
     """The folder with `appliance.squashfs`; `target` is the Debian tree, whose Python compiles the byte code."""
     pyproject = repo / "pyproject.toml"
-    board_toml = board_dir / "board.toml"
+    board_toml, overlay = board_dir / "board.toml", board_dir / "overlay"
     inputs: dict[str, Input] = {
         "overlay": repo / "rootfs",
         "appliance": repo / "appliance",
         "console": repo / "console",
         "pyproject": pyproject,
         "board": board_toml,
+        **({"board overlay": overlay} if overlay.is_dir() else {}),
         "bpf": bpf,
         "guest": guest,
         "debian": target.parent.name,
@@ -94,6 +96,8 @@ def build(
         log, tree = folder / "log", folder / "tree"
         with progress.stage("appliance layer", "3 s"):
             shutil.copytree(repo / "rootfs", tree, symlinks=True, ignore=shutil.ignore_patterns("README.md"))
+            if overlay.is_dir():
+                shutil.copytree(overlay, tree, symlinks=True, dirs_exist_ok=True)
             install(pyproject.read_text(), repo, tree)
             share = tree / SHARE
             (share / "guest-demo").mkdir(parents=True, exist_ok=True)
