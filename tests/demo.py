@@ -200,7 +200,6 @@ def main() -> int:
         started = board.events.last(event="power", state="on")
         start_s = round((inline["mono_ns"] - started["mono_ns"]) / 1e9, 2) if started else None
         say(f"demo: inline {start_s} s after the kernel's start")
-        wait_healthy(board)
         pace = offer(board)
         say(f"demo: {pace}")
         try:

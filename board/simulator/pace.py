@@ -17,10 +17,13 @@ from dataclasses import dataclass, replace
 REFERENCE_S = 3.0
 """From power on to the first word of the debug shell, on the machine whose speed is 1: two cores, nothing beside."""
 MOST_STRETCH = 6.0
+AS_GOOD = 0.8  # a board at this speed counts as the reference: measurements of one machine differ by as much
 UNMEASURED_STRETCH = 3.0  # until the board's shell answers for the first time
 FEWEST = 20  # frames a second; fewer would not show a gap
 FRAMES = 1000  # frames a second at full speed
 BYTES = 100_000  # bytes a second of a download at full speed
+BEAT_MS = 100  # between two in-band heartbeats through the demo guest
+MISSES, SLOW_MISSES = 3, 5  # of them that it may miss: at the reference speed; below it, times the stretch
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Pace:
         """Waits are this many times longer than on the reference machine; never shorter."""
         if self.speed is None:
             return UNMEASURED_STRETCH
-        return min(MOST_STRETCH, max(1.0, 1.0 / self.speed))
+        return 1.0 if self.speed >= AS_GOOD else min(MOST_STRETCH, 1.0 / self.speed)
 
     def wait(self, seconds: float) -> float:
         """How long to wait for what takes `seconds` at most on the reference machine."""
@@ -51,6 +54,11 @@ class Pace:
     def bytes(self) -> int:
         """Bytes a second of a download."""
         return BYTES * self.frames // FRAMES
+
+    @property
+    def misses(self) -> int:
+        """In-band heartbeats that the demo guest may miss; more where the emulation makes it stand still."""
+        return MISSES if self.stretch == 1.0 else math.ceil(SLOW_MISSES * self.stretch)
 
     def carried(self, trial: Callable[[int], bool]) -> Pace:
         """Half of the frames at which `trial` (frames a second -> all arrived) succeeds; each failure halves them.
@@ -68,7 +76,8 @@ class Pace:
             return "the emulation's speed is not measured yet"
         return (
             f"the emulation runs at {self.speed:.2g} of the reference speed: "
-            f"waits x{self.stretch:.2g}, {self.frames} frames/s, {self.bytes // 1000} kB/s"
+            f"waits x{self.stretch:.2g}, {self.frames} frames/s, {self.bytes // 1000} kB/s, "
+            f"{self.misses} heartbeats of {BEAT_MS} ms may be missed"
         )
 
     def figures(self) -> dict[str, float]:
@@ -77,6 +86,7 @@ class Pace:
             "emulation_speed_ratio": round(self.speed or 0.0, 3),
             "offered_frames_per_s": self.frames,
             "offered_bytes_per_s": self.bytes,
+            "guest_heartbeat_misses": self.misses,
         }
 
 

@@ -24,6 +24,7 @@ ENOUGH_NS = 500_000_000
 
 @pytest.fixture
 def healthy(board: Board) -> Board:
+    board_appliance.offer(board)
     board_appliance.wait_healthy(board)
     return board
 

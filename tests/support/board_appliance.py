@@ -18,6 +18,8 @@ from simulator import Board
 from simulator.pace import Pace
 from simulator.stream import Stream
 
+from tests.support.board_admin import commit
+
 GUEST, SEGMENT = "ips1", "main"
 KEEPER, BYPASSD = "bypass-keeper", "-m appliance"
 """Words of the command lines by which the two processes of the supervisor are found."""
@@ -90,10 +92,15 @@ TRIAL_S = 3.0
 
 
 def offer(board: Board) -> Pace:
-    """The traffic that a healthy board can be offered: its speed is measured, and its guest tried with frames, once."""
+    """The traffic that a board can be offered: once, its speed is measured, its guest judged accordingly and tried with
+    frames. Afterwards it is healthy."""
     if not board.pace.tried:
+        board.wait_relay("inline", timeout=PATIENCE_S)
         if board.pace.speed is None:
             board.measure()
+        wait_until(board, lambda: part_runs(board, "guests"), "the guests part")
+        commit(board, ("set", "guest", GUEST, "probes", "1", "misses", str(board.pace.misses)))
+        wait_healthy(board)
         board.pace = board.pace.carried(lambda rate: _carries(board, rate))
         board.events.add("pace", text=str(board.pace))
     return board.pace

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import tomllib
 from pathlib import Path
 
 import boardspec
@@ -127,6 +128,18 @@ def test_appliance_is_installed_as_a_package(tmp_path: Path) -> None:
         assert script.stat().st_mode & 0o111
         compile(script.read_text(), name, "exec")
     assert list(site.glob("throughwire-*.dist-info/METADATA"))
+
+
+def test_an_emulated_board_differs_from_the_default_configuration_in_its_guests_patience_alone() -> None:
+    """The two files are the same configuration; a board that is no emulation keeps the short limits."""
+    common, board = (
+        tomllib.loads((REPO / place).read_text())
+        for place in ("rootfs/etc/bypass/config.toml", "board/qemu-x86_64/rootfs/etc/bypass/config.toml")
+    )
+    (probe,) = board["guest"][0]["probes"]
+    assert probe["misses"] > common["guest"][0]["probes"][0]["misses"]
+    probe["misses"] = common["guest"][0]["probes"][0]["misses"]
+    assert board == common
 
 
 def test_init_scripts_are_valid_shell() -> None:

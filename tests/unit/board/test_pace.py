@@ -14,6 +14,11 @@ def test_the_reference_machine_waits_as_written_and_offers_everything() -> None:
     assert (pace.frames, pace.bytes) == (FRAMES, BYTES)
 
 
+def test_a_little_slower_is_the_reference_and_its_guest_has_the_limits_of_hardware() -> None:
+    assert (Pace(0.85).wait(60.0), Pace(0.85).frames, Pace(0.85).misses) == (60.0, FRAMES, 3)
+    assert [Pace(speed).misses for speed in (0.7, 0.5, 0.25)] == [8, 10, 20]
+
+
 def test_a_faster_machine_waits_no_shorter_and_offers_no_more() -> None:
     assert (Pace(4.0).wait(60.0), Pace(4.0).frames) == (60.0, FRAMES)
 
@@ -44,9 +49,13 @@ def test_the_rate_is_halved_until_it_is_carried_and_the_fewest_is_not_tried() ->
 
 def test_what_is_offered_is_said_with_the_figures() -> None:
     pace = Pace(0.5)
-    assert str(pace) == ("the emulation runs at 0.5 of the reference speed: waits x2, 250 frames/s, 25 kB/s")
+    assert str(pace) == (
+        "the emulation runs at 0.5 of the reference speed: waits x2, 250 frames/s, 25 kB/s, "
+        "10 heartbeats of 100 ms may be missed"
+    )
     assert pace.figures() == {
         "emulation_speed_ratio": 0.5,
         "offered_frames_per_s": 250,
         "offered_bytes_per_s": 25_000,
+        "guest_heartbeat_misses": 10,
     }
