@@ -46,6 +46,10 @@ class Names:
         """The number, or None when the name never had one."""
         return self._numbers[kind].get(name)
 
+    def number(self, kind: str, name: str) -> int:
+        """The number, given now when the name had none; ConfigError when none is left."""
+        return self.ensure(kind, [name])[name]
+
     def name(self, kind: str, number: int) -> str | None:
         """The name that has this number."""
         return next((name for name, have in self._numbers[kind].items() if have == number), None)
