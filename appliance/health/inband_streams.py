@@ -55,7 +55,8 @@ def template(probe: model.Probe, folder: Path) -> bytes:
         return frame
     path = folder / probe.frame
     try:
-        frame = next(iter(capture_reader.read(path)), None)
+        first = next(iter(capture_reader.read(path)), None)
+        frame = first.data if first is not None else None
     except BypassError as error:
         raise GuestError(f"probe {probe.kind}: frame: {error}") from error
     if frame is None or len(frame) > FRAME_MOST or len(frame) < 14:

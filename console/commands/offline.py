@@ -6,13 +6,15 @@ Imported only when one of them is typed, and each imports what it needs itself: 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from appliance.counted import counted
 from appliance.errors import ConfigError, RefusedError
 from console.line.outcome import GOOD, REFUSED, Outcome
 from console.line.parse import Parsed, UsageError
+from console.line.pipes import pipe
 from console.session import Context
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def _lines(error: ConfigError, context: Context) -> list[str]:
     return [str(error), *(f"    {line}" for line in error.pointer.splitlines())]
 
 
-def explain(parsed: Parsed, _: Context) -> Outcome:
+def explain(parsed: Parsed, context: Context) -> Outcome:
     """`explain`: run frames of a pcap file through the datapath or its model."""
     as_json = _wants_json(parsed)
     import msgspec
@@ -78,9 +80,34 @@ def explain(parsed: Parsed, _: Context) -> Outcome:
         backend=parsed.options.get("--backend", [""])[0],
         down=parsed.options.get("--down", []),
         words=not as_json,
+        warn=lambda text: context.say(f"warning: {text}"),
     )
-    rows: list[dict[str, object]] = [msgspec.structs.asdict(frame) for frame in frames]
-    return Outcome(_short(rows) if as_json else rows, "explain", json_lines=True)
+    rows = (msgspec.structs.asdict(frame) for frame in frames)
+    return _as_they_come(_short(rows) if as_json else rows, parsed, context)
+
+
+def _as_they_come(rows: Iterator[dict[str, Any]], parsed: Parsed, context: Context) -> Outcome:
+    """Write each row as soon as it is made; where a pager or a pipe wants all of them, what was made before an error
+    is shown before it."""
+    from appliance.frames.capture_reader import CaptureError
+
+    shown = Outcome([], "explain", json_lines=True)
+    if not parsed.pipes and not context.style.width:
+        as_json = _wants_json(parsed)
+        nothing = True
+        for row in rows:
+            nothing = False
+            context.out.write(pipe(shown._replace(data=[row]), (), as_json, context.style) + "\n")
+            context.out.flush()
+        return shown._replace(view="explain" if nothing else "lines")
+    made: list[dict[str, Any]] = []
+    try:
+        made.extend(rows)  # keeps what came before an error
+    except CaptureError:
+        if made:
+            context.page(pipe(shown._replace(data=made), parsed.pipes, _wants_json(parsed), context.style))
+        raise
+    return shown._replace(data=made)
 
 
 def explain_live(parsed: Parsed, context: Context) -> Outcome:
@@ -89,7 +116,7 @@ def explain_live(parsed: Parsed, context: Context) -> Outcome:
     from appliance.frames.builder import MAX_FRAMES, frame_of
 
     if "--pcap" in parsed.options:
-        frames = list(capture_reader.read(Path(parsed.options["--pcap"][0])))
+        frames = [frame.whole for frame in capture_reader.read(Path(parsed.options["--pcap"][0]))]
     else:
         frames = [frame_of(*(parsed.args[name] for name in ("PROTOCOL", "SOURCE", "DESTINATION")))]
     params: dict[str, object] = {"in": parsed.options.get("--in", ["lan"])[0]}
@@ -101,13 +128,13 @@ def explain_live(parsed: Parsed, context: Context) -> Outcome:
         found = context.client.call("frames.explain", {**params, "frames": some}, 30.0)
         rows += [{**row, "frame": first + row["frame"]} for row in found]
     if _wants_json(parsed):
-        rows = _short(rows)
+        rows = list(_short(rows))
     return Outcome(rows, "explain", json_lines=True)
 
 
-def _short(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+def _short(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """What scripts get: without the reasons, which are sentences for a person."""
-    return [{key: row[key] for key in ("frame", "rule", "hops", "verdict")} for row in rows]
+    return ({key: row[key] for key in ("frame", "rule", "hops", "verdict")} for row in rows)
 
 
 def _wants_json(parsed: Parsed) -> bool:

@@ -262,7 +262,7 @@ def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
     assert last.kind == "died"
     assert last.flows[0].text == FLOW
     path = world.paths.incidents / f"{last.number:06d}.pcapng"
-    assert ADDRESSES + UDP in list(capture_reader.read(path))
+    assert ADDRESSES + UDP in [frame.data for frame in capture_reader.read(path)]
     world.call(come(lambda: bool(incidents.store.all()[-1].quarantined)))
     assert incidents.store.all()[-1].verdict.startswith("was present at incidents")
     assert (through(world, UDP), through(world, flow(5003))) == (False, True)

@@ -9,7 +9,7 @@ way in words) are for a person.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from appliance.config.schema.model import Config
 from appliance.errors import ConfigError, DatapathError
 from appliance.filter.compiler import compile_filter
 from appliance.frames import capture_reader
+from appliance.frames.capture_reader import Captured
 from appliance.paths import Paths
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.backends import Engine, KernelEngine, LiveEngine, ModelEngine
@@ -68,19 +69,30 @@ def explain(
     backend: str = "",
     down: Sequence[str] = (),
     words: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Explained]:
-    """Run each frame of a capture file; one row a frame.
+    """Run each frame of a capture file; one row a frame, as soon as it is known.
 
     `segment`: "" is the only one. `backend`: "kernel", "model", or "" for the kernel where that is possible. `down`:
-    hops that are not available. `words`: fill in `why`, which takes longer. ConfigError, FilterError, CaptureError or
+    hops that are not available. `words`: fill in `why`, which takes longer. `warn` is told of frames that the capture
+    cut. ConfigError, FilterError, CaptureError or
     DatapathError in one line.
     """
     engine = _engine(config, backend, frozenset(down))
     try:
         entered = Side[side.upper()]
-        yield from walk(engine, capture_reader.read(frames), entered, _segment(engine.policy, segment), words=words)
+        whole = _whole(capture_reader.read(frames), warn)
+        yield from walk(engine, whole, entered, _segment(engine.policy, segment), words=words)
     finally:
         engine.close()
+
+
+def _whole(frames: Iterable[Captured], warn: Callable[[str], None]) -> Iterator[bytes]:
+    """The frames at their length on the wire, which filters and ports ask about."""
+    for number, frame in enumerate(frames, 1):
+        if frame.cut:
+            warn(f"frame {number}: captured {len(frame.data)} of {frame.length} bytes; the others are taken as zero")
+        yield frame.whole
 
 
 def explain_live(datapath: Datapath, frame: bytes, side: Side, segment: str, number: int) -> Explained:

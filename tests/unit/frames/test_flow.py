@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet
-from scapy.utils import wrpcap, wrpcapng
 
-from appliance.frames import capture_reader
 from appliance.frames.flow import flow_of
 
 A, B = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -79,19 +76,3 @@ def test_flows_spread_evenly() -> None:
         buckets[flow_of(bytes(frame)).hash % 1024] += 1
     assert len(buckets) > 1010
     assert max(buckets.values()) < 30
-
-
-def test_captures(tmp_path: Path) -> None:
-    """pcap and pcapng give the same frames; anything else is an error that names the file."""
-    frames = [Ether(there(IP() / UDP())), Ether(there(ARP()))]
-    wrpcap(str(tmp_path / "a.pcap"), frames)
-    wrpcapng(str(tmp_path / "a.pcapng"), frames)
-    expected = [bytes(frame) for frame in frames]
-    assert (
-        list(capture_reader.read(tmp_path / "a.pcap")) == list(capture_reader.read(tmp_path / "a.pcapng")) == expected
-    )
-    (tmp_path / "cut.pcap").write_bytes((tmp_path / "a.pcap").read_bytes()[:-3])
-    (tmp_path / "text").write_text("hello, this is no capture at all")
-    for name, words in (("cut.pcap", "cut off"), ("text", "not a pcap"), ("missing", "cannot be read")):
-        with pytest.raises(capture_reader.CaptureError, match=words):
-            list(capture_reader.read(tmp_path / name))

@@ -275,7 +275,7 @@ def test_a_fall_is_kept_with_its_frames_and_last_words(world: World, tmp_path: P
         assert kept.last_proof_ms == 5.0
         assert "general protection fault" in kept.console
         path = tmp_path / "000001.pcapng"
-        assert list(capture_reader.read(path)) == [REQUEST, OTHER]
+        assert [frame.data for frame in capture_reader.read(path)] == [REQUEST, OTHER]
         text = path.read_bytes()
         assert b"guest_exited" in text
         assert b"general protection fault" in text

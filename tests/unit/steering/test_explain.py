@@ -138,6 +138,46 @@ def test_words_for_a_person(files: tuple[str, str]) -> None:
     assert " of 1024 by addresses and ports: ips" in third
 
 
+CUT = """
+[[segment]]
+name = "main"
+lan = "lan0"
+wan = "wan0"
+[[rule]]
+name = "big"
+match = "greater 1000"
+path = []
+"""
+
+
+def test_frames_that_the_capture_cut_count_at_their_length_on_the_wire(tmp_path: Path) -> None:
+    """What tcpdump says of `greater 1000`; a warning names the frame, and standard output stays for scripts."""
+    frame = frame_of("udp", "10.0.0.5:1234", "10.1.0.9:53")
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 96, 1)
+    records = [struct.pack("<IIII", 0, 0, len(frame), length) + frame for length in (1454, 60)]
+    (tmp_path / "c.toml").write_text(CUT)
+    (tmp_path / "f.pcap").write_bytes(head + b"".join(records))
+    done = bypass(
+        "explain", "--config", str(tmp_path / "c.toml"), "--in", "lan", "--pcap", str(tmp_path / "f.pcap"), "--json",
+        "--backend", "model", sock="/nonexistent",
+    )  # fmt: skip
+    assert [json.loads(line)["rule"] for line in done.stdout.splitlines()] == ["big", None]
+    assert done.stderr == "warning: frame 1: captured 60 of 1454 bytes; the others are taken as zero\n"
+
+
+@pytest.mark.parametrize("form", ["--json", ""])
+def test_whole_frames_of_a_file_that_is_cut_off_come_first(files: tuple[str, str], form: str) -> None:
+    """Rows come as they are made: the error of a cut-off file is the last word, not the only one."""
+    Path(files[1]).write_bytes(Path(files[1]).read_bytes()[:-30])
+    done = bypass(
+        "explain", "--config", files[0], "--in", "lan", "--pcap", files[1], "--segment", "main", "--backend", "model",
+        *([form] if form else []), sock="/nonexistent",
+    )  # fmt: skip
+    assert done.stdout.count("web") >= 1
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {files[1]}: the file is cut off at byte ")
+
+
 WHY = [
     ("tcp port 80", "IP protocol is 17 (udp)"),
     ("udp port 80", "destination port is 53"),
