@@ -95,13 +95,11 @@ class ClassicFilter:
         return hash(self.instructions)
 
 
-def check(instructions: tuple[Instruction, ...]) -> None:
+def check(instructions: tuple[Instruction, ...], most: int = MAX_INSTRUCTIONS) -> None:
     """Refuse by name what the datapath cannot run; FilterError says which construct and where it usually comes from."""
     count = len(instructions)
-    if not 0 < count <= MAX_INSTRUCTIONS:
-        raise FilterError(
-            f"the filter compiles to {counted(count, 'instruction')}; 1 to {MAX_INSTRUCTIONS} are allowed"
-        )
+    if not 0 < count <= most:
+        raise FilterError(f"the filter compiles to {counted(count, 'instruction')}; 1 to {most} are allowed")
     for at, (code, jt, jf, k) in enumerate(instructions):
         kind = code & 7
         if kind == JMP:

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
 from appliance.errors import DatapathError, FilterError
-from appliance.filter import chain, classic, classifier, libpcap, loader
+from appliance.filter import chain, classic, classifier, equivalence, libpcap, loader, symbolic
 from appliance.filter import merge as merge_module
 from appliance.filter.asm import R0, R1, Assembler, TooLongError
-from appliance.filter.classic import ClassicFilter
+from appliance.filter.classic import ClassicFilter, Instruction
 from appliance.filter.flowkey import uses_only_flow_key
 from appliance.filter.frame_reader import CTX, Kind, Vlan
+from appliance.filter.graph import REJECT, Graph
 from appliance.filter.linkage import NO_MATCH, PROGRAMS, SCRATCH, TABLES, Host, Linkage, LoadableProgram
 from appliance.filter.merge import BudgetError
 from appliance.filter.report import Report
@@ -62,6 +63,8 @@ MIN_PART_JUMPS = 250
 CACHE_NS = 15  # of a hit; a miss costs about as much more
 CACHE_FROM_NS = 40  # filters that are faster are not worth it: not every frame hits
 MAX_RUNS = 16  # of rules, each with a graph of its own, before merging is given up
+MAX_UNOPTIMISED = 32_768  # instructions of a filter before optimisation; 8,192 characters make half as many
+MAX_STATES_COMPARED = 60_000  # of one filter, to hold optimised against unoptimised code
 _CACHED_FILTERS = 8192
 _ATTACHED = "attached"
 _REFUSED_WORDS = re.compile(r"\b(inbound|outbound|ifindex|protochain|ifname|rulenum|reason|on)\b")
@@ -71,13 +74,38 @@ _REFUSED_WORDS = re.compile(r"\b(inbound|outbound|ifindex|protochain|ifname|rule
 def _compile(text: str) -> ClassicFilter:
     if len(text) > MAX_FILTER_LENGTH:
         raise FilterError(f"the filter has {len(text)} characters; at most {MAX_FILTER_LENGTH} are allowed")
-    instructions = libpcap.compile_text(text)
+    plain = libpcap.compile_text(text)
     try:
-        classic.check(instructions)
+        classic.check(plain, MAX_UNOPTIMISED)
+        return ClassicFilter(_chosen(text, plain), text)
     except FilterError as error:
         found = _REFUSED_WORDS.search(text)
         raise FilterError(error.what, text=text, column=found.start() if found else None) from None
-    return ClassicFilter(instructions, text)
+
+
+def _chosen(text: str, plain: tuple[Instruction, ...]) -> tuple[Instruction, ...]:
+    """The shorter, optimised instructions where they certainly mean the same for whole frames; else the plain ones.
+
+    libpcap's optimiser miscompiles some filters. Of frames that end within a header that the filter asks for it may
+    take one that the plain code rejects, since it drops loads whose value is not needed: that is left to it.
+    """
+    graph = Graph()
+
+    def root(code: tuple[Instruction, ...]) -> int:
+        identity = int(code is not plain)
+        return symbolic.graph_of(graph, ClassicFilter(code), identity, max_states=MAX_STATES_COMPARED, whole=True)[0]
+
+    try:
+        optimised = libpcap.compile_text(text, optimise=True)
+    except FilterError:  # the optimiser says that it takes no frame
+        if equivalence.equal(graph, root(plain), REJECT):
+            raise
+        optimised = plain
+    if plain != optimised and equivalence.equal(graph, root(plain), root(optimised)):
+        classic.check(optimised)
+        return optimised
+    classic.check(plain)
+    return plain
 
 
 def compile_filter(text: str, *, where: str = "") -> ClassicFilter:

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from appliance.errors import FilterError
+from appliance.filter import names
 from appliance.filter.classic import Instruction
 
 LINK_TYPE_ETHERNET = 1
@@ -82,13 +83,13 @@ def version() -> str:
     return text.decode()
 
 
-def _compile(text: str) -> tuple[tuple[Instruction, ...], str]:
+def _compile(text: str, optimise: bool = False) -> tuple[tuple[Instruction, ...], str]:
     library, handle, program = _library(), _handle(), _Program()
     try:
         raw = text.encode("utf-8")
     except UnicodeEncodeError as error:
         return (), str(error)
-    if library.pcap_compile(handle, ctypes.byref(program), raw, 1, NETMASK_UNKNOWN) != 0:
+    if library.pcap_compile(handle, ctypes.byref(program), raw, int(optimise), NETMASK_UNKNOWN) != 0:
         return (), library.pcap_geterr(handle).decode("utf-8", "replace").strip()
     try:
         insns = program.instructions
@@ -97,15 +98,17 @@ def _compile(text: str) -> tuple[tuple[Instruction, ...], str]:
         library.pcap_freecode(ctypes.byref(program))
 
 
-def compile_text(text: str) -> tuple[Instruction, ...]:
-    """Classic instructions of a filter, optimized by libpcap; FilterError quotes libpcap and points at the place.
+def compile_text(text: str, *, optimise: bool = False) -> tuple[Instruction, ...]:
+    """Classic instructions of a filter; FilterError quotes libpcap and points at the place.
 
-    A host name in the filter is resolved by libpcap and may take as long as the resolver takes.
+    `optimise`: by libpcap's optimiser, which miscompiles some filters. Names of hosts are refused before libpcap would
+    have them resolved.
     """
     if "\0" in text:
         raise FilterError("a filter cannot hold a NUL character", text=text, column=text.index("\0"))
+    names.check(text)
     with _lock:
-        instructions, message = _compile(text)
+        instructions, message = _compile(text, optimise)
         if instructions:
             return instructions
         raise FilterError(f"libpcap: {message}", text=text, column=_place(text, message))
@@ -138,7 +141,7 @@ def make_program(instructions: tuple[Instruction, ...]) -> Any:
 
 
 def run(program: Any, frame: bytes, wire_length: int | None = None) -> int:
-    """libpcap's own verdict (`pcap_offline_filter`): the oracle. 0 = no match."""
+    """libpcap's own verdict (`pcap_offline_filter`): the oracle, of the instructions it is given. 0 = no match."""
     length = len(frame) if wire_length is None else wire_length
     header = _Header(0, 0, len(frame), length)
     return int(_library().pcap_offline_filter(ctypes.byref(program), ctypes.byref(header), frame))

@@ -20,7 +20,8 @@ MAX_STATES = 6000  # of one filter
 MAX_HEADER_LENGTH = 60
 MAX_LENGTH = 0xFFFF  # lengths are looked up with 16 bits
 
-# A value: ("k", number), ("f", field without mask, mask, shift), ("x", offset) for 4*([offset]&15), or None = unknown.
+# A value: ("k", number), ("f", field without mask, mask, shift), ("x", offset, plus) for 4*([offset]&15) + plus,
+# ("d", value of the kind "f", number) for that value less the number, or None = unknown.
 _Value = tuple[object, ...] | None
 _UNKNOWN: _Value = None
 # state: A, X, memory, known length, known length behind the header (of X)
@@ -57,17 +58,23 @@ class _WholeError(Exception):
     """The filter has to be run as a whole; the text says why."""
 
 
-def graph_of(graph: Graph, filt: ClassicFilter, identity: int) -> tuple[int, str]:
-    """Root of the filter's graph, and why part of it is opaque ("" when nothing is)."""
+def graph_of(
+    graph: Graph, filt: ClassicFilter, identity: int, *, max_states: int = MAX_STATES, whole: bool = False
+) -> tuple[int, str]:
+    """Root of the filter's graph, and why part of it is opaque ("" when nothing is).
+
+    `whole`: for frames that hold every byte that is asked for; no load then rejects.
+    """
     try:
-        return _Walk(graph, filt, identity).run()
+        return _Walk(graph, filt, identity, max_states, whole).run()
     except _WholeError as why:
         return graph.opaque_end(identity), str(why)
 
 
 class _Walk:
-    def __init__(self, graph: Graph, filt: ClassicFilter, identity: int) -> None:
+    def __init__(self, graph: Graph, filt: ClassicFilter, identity: int, max_states: int, whole: bool) -> None:
         self.graph, self.instructions, self.identity = graph, filt.instructions, identity
+        self.max_states, self.whole = max_states, whole
         self.states: list[dict[_State, int]] = [{} for _ in filt.instructions]
         self.steps: list[list[_Step]] = [[] for _ in filt.instructions]
         self.total = 0
@@ -90,8 +97,8 @@ class _Walk:
         index = known.get(state)
         if index is None:
             self.total += 1
-            if self.total > MAX_STATES:
-                raise _WholeError(f"more than {MAX_STATES} states")
+            if self.total > self.max_states:
+                raise _WholeError(f"more than {self.max_states} states")
             index = known[state] = len(known)
         return at, index
 
@@ -127,30 +134,31 @@ class _Walk:
             elif mode == c.MSH:
                 if k >= NEAR_BYTES:
                     return self._opaque(f"reads byte {k}, past the first {NEAR_BYTES}")
-                value = ("x", k)
-                if k + 1 > known:
+                value = ("x", k, 0)
+                if k + 1 > known and not self.whole:
                     bounds, known = ((LENGTH, k + 1),), k + 1
                 if x != value:
                     behind = 0
             else:
                 size = c.size_of(code)
                 offset, base = k, x if mode == c.IND else ("k", 0)
-                if base is None or base[0] == "f":
+                if base is None or base[0] not in ("k", "x"):
                     return self._opaque("computes where to read")
                 if base[0] == "k":
                     offset += base[1]  # type: ignore[operator]
                     end = offset + size
                     if end > NEAR_BYTES:
                         return self._opaque(f"reads byte {end - 1}, past the first {NEAR_BYTES}")
-                    if end > known:
+                    if end > known and not self.whole:
                         bounds, known = ((LENGTH, end),), end
                     value = ("f", Field(FieldKind.FIXED, offset, size), (1 << 8 * size) - 1, 0)
                 else:
+                    offset += base[2]  # type: ignore[operator]
                     end = offset + size
                     if end + MAX_HEADER_LENGTH > NEAR_BYTES:
                         return self._opaque(f"reads {end} bytes behind a header, past the first {NEAR_BYTES}")
                     header: int = base[1]  # type: ignore[assignment]
-                    if end > behind:
+                    if end > behind and not self.whole:
                         number = self.graph.number(Field(FieldKind.HEADER_LENGTH, header=header))
                         bounds, behind = ((number, end),), end
                     value = ("f", Field(FieldKind.BEHIND_HEADER, offset, size, 0, header), (1 << 8 * size) - 1, 0)
@@ -192,7 +200,9 @@ class _Walk:
         if code & 0xF0 == c.JA:
             return _Go(self._reach(at + 1 + k, state), ())
         operand: _Value = x if code & c.X else ("k", k)
-        if a is None or operand is None or operand[0] != "k" or a[0] == "x":
+        if a is not None and a[0] == "d" and operand == ("k", 0) and code & 0xF0 == c.JEQ:
+            a, operand = a[1], ("k", a[2])  # type: ignore[assignment]
+        if a is None or operand is None or operand[0] != "k" or a[0] in ("x", "d"):
             return self._opaque("compares values of the frame with each other or after arithmetic")
         number: int = operand[1]  # type: ignore[assignment]
         if a[0] == "k":
@@ -206,11 +216,15 @@ class _Walk:
 
 
 def _alu(operation: int, a: _Value, operand: _Value) -> _Value:
+    if operation == c.ADD and a is not None and a[0] == "k":
+        a, operand = operand, a  # unoptimised code adds the header's length to the offset
     if a is None or operand is None or operand[0] != "k":
         return _UNKNOWN
     number: int = operand[1]  # type: ignore[assignment]
     if a[0] == "k":
         return ("k", c.apply(operation, a[1], number))  # type: ignore[arg-type]
+    if a[0] == "x" and operation == c.ADD and number <= NEAR_BYTES:
+        return ("x", a[1], a[2] + number)  # type: ignore[operator]
     if a[0] != "f":
         return _UNKNOWN
     _, field, mask, shift = a
@@ -222,6 +236,8 @@ def _alu(operation: int, a: _Value, operand: _Value) -> _Value:
         return ("f", field, mask >> (shift + number) << (shift + number), shift + number)
     if operation in (c.OR, c.ADD, c.SUB, c.XOR, c.LSH) and number == 0:
         return a
+    if operation == c.SUB:  # unoptimised code compares for equality by subtracting
+        return ("d", a, number)
     return _UNKNOWN
 
 

@@ -63,7 +63,7 @@ class Captures:
             raise UnreachableError("the datapath is not up: `bypass show status` says why")
         places = find(config, datapath, str(params["kind"]), str(params["name"]), str(params.get("side", "")))
         text = str(params.get("filter", ""))
-        # in a thread: libpcap asks the name service for host names
+        # in a thread: long filters take a while
         instructions = (await asyncio.to_thread(compile_filter, text)).instructions if text else ()
         if self._now()[1] is not datapath:
             raise UnreachableError("the datapath was started again meanwhile: try again")
