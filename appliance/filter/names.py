@@ -18,8 +18,8 @@ _WORDS: Final = frozenset(
     re.findall(
         r"\S+",
         """and or not dst src link ether ppp slip fddi tr wlan arp rarp ip sctp tcp udp icmp igmp igrp pim vrrp carp
-    radio ip6 icmp6 ah esp atalk aarp decnet lat sca moprc mopdl iso esis es-is isis is-is l1 l2 iih lsp snp csnp psnp clnp
-    stp ipx netbeui host net mask port portrange proto protochain gateway type subtype direction dir address1 addr1
+    radio ip6 icmp6 ah esp atalk aarp decnet lat sca moprc mopdl iso esis es-is isis is-is l1 l2 iih lsp snp csnp psnp
+    clnp stp ipx netbeui host net mask port portrange proto protochain gateway type subtype direction dir address1 addr1
     address2 addr2 address3 addr3 address4 addr4 less greater byte broadcast multicast len length inbound outbound
     ifindex vlan mpls pppoed pppoes geneve vxlan lane llc metac bcc oam oamf4 oamf4ec oamf4sc sc ilmic vpi vci
     connectmsg metaconnect on ifname rset ruleset rnr rulenum srnr subrulenum reason action fisu lssu lsu msu hfisu
