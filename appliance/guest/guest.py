@@ -16,6 +16,7 @@ from typing import Protocol
 
 from appliance.causes import Cause
 from appliance.config.schema import model
+from appliance.config.schema.metadata import Effect, differ
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest.agent.channel import Message
 from appliance.guest.agent.conversation import Agent, Host
@@ -155,7 +156,7 @@ class Guest:
 
     def reconfigure(self, config: model.Guest) -> None:
         """Use `config`: its checks at once, what needs another process from the next start on."""
-        checks = (config.heartbeat, config.probes) != (self.config.heartbeat, self.config.probes)
+        checks = differ("guest", self.config, config, Effect.CHECKS)
         if self.current_run is not None:
             self.current_run.reconfigure(config)
             if checks:

@@ -22,6 +22,7 @@ from typing import Protocol
 import msgspec
 
 from appliance.config.schema import model
+from appliance.config.schema.metadata import Effect, differ
 from appliance.errors import BypassError, GuestError, UnreachableError
 from appliance.guest.agent.channel import Channel, Message
 from appliance.guest.console import Console
@@ -165,7 +166,7 @@ class Run:
         GuestError when a check is not supported; the old ones then go on.
         """
         old, self._guest = self._guest, guest
-        if (old.heartbeat, old.probes) == (guest.heartbeat, guest.probes):
+        if not differ("guest", old, guest, Effect.CHECKS):
             return
         try:
             fresh = self._new_watch()

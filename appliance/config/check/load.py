@@ -24,6 +24,7 @@ from appliance.config.schema.model import HOSTNAME_PATTERN, NAME_PATTERN, Config
 from appliance.errors import ConfigError, FilterError, UnreachableError
 from appliance.units import Duration, Size
 
+BYTE_ORDER_MARK: Final = "\ufeff"  # some editors put it before UTF-8 text; TOML allows it (toml.io, 1.1)
 _BAD: Final = object()  # stands for a value that was reported and cannot be used
 
 
@@ -93,7 +94,7 @@ def from_data(raw: dict[str, Any], source: str = "") -> Config:
 def read_toml(text: str, source: str = "") -> dict[str, Any]:
     """The plain data of a TOML text; ConfigError when it is none."""
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix(BYTE_ORDER_MARK))
     except RecursionError:
         raise ConfigError("syntax", "nested too deeply", source) from None
     except ValueError as error:  # TOMLDecodeError, and int() of far too many digits

@@ -14,8 +14,9 @@ from appliance.config.check import verify_access, verify_machine
 from appliance.config.check import verify_probe as rules
 from appliance.config.check.finding import Finding
 from appliance.config.check.toml_lines import Path
-from appliance.config.schema import limits
+from appliance.config.schema import limits, metadata, shape
 from appliance.config.schema.model import Config, Group, Guest, Probe, Remote, Rule
+from appliance.config.schema.shape import Table, Tables
 from appliance.errors import BypassError, ConfigError, FilterError
 from appliance.units import Duration, Size
 
@@ -32,7 +33,7 @@ def verify(config: Config, compile_filter: CompileFilter | None = None, source: 
 def findings(config: Config, compile_filter: CompileFilter | None = None) -> Iterator[Finding]:
     """As `verify`, with the place of each finding in the file."""
     yield from _limits(config)
-    yield from _times(config)
+    yield from _ranges(config)
     yield from _names(config)
     yield from _segments(config)
     for index, guest in enumerate(config.guest):
@@ -41,6 +42,7 @@ def findings(config: Config, compile_filter: CompileFilter | None = None) -> Ite
         yield Finding(f"guest {config.guest[index].name}: {key}", ("guest", index, key), what)
     for index, remote in enumerate(config.remote):
         yield from _probes("remote", index, remote.name, remote.probes)
+    yield from _unserved(config)
     yield from _groups(config)
     yield from _rules(config)
     yield from verify_access.findings(config)
@@ -72,25 +74,49 @@ def _limits(config: Config) -> Iterator[Finding]:
             yield Finding(table, (table,), _too_many(what, count, constant))
 
 
-def _range(where: str, path: Path, value: Duration | Size, least: int, most: int) -> Iterator[Finding]:
-    kind = type(value)
-    if value < least:
-        yield Finding(where, path, f"{value} is too short: at least {kind(least)}")
-    elif value > most:
-        yield Finding(where, path, f"{value} is too long: at most {kind(most)}")
+def _unserved(config: Config) -> Iterator[Finding]:
+    """Tables that the configuration knows and the appliance does not serve yet."""
+    for key in metadata.UNSERVED:
+        for index, item in enumerate(getattr(config, key)):
+            what = "is not supported by this version: frames could not reach it; remove this table"
+            yield Finding(f"{key} {item.name}", (key, index), what)
 
 
-def _times(config: Config) -> Iterator[Finding]:
-    longest = limits.MAX_DURATION
-    grace, where = config.system.supervisor_grace, ("system", "supervisor_grace")
-    yield from _range("system: supervisor_grace", where, grace, limits.MIN_GRACE, limits.MAX_GRACE)
-    timeout, where = config.watchdog.timeout, ("watchdog", "timeout")
-    yield from _range("watchdog: timeout", where, timeout, limits.MIN_WATCHDOG, limits.MAX_WATCHDOG)
-    for index, segment in enumerate(config.segment):
-        path: Path = ("segment", index, "rearm_delay")
-        yield from _range(f"segment {segment.name}: rearm_delay", path, segment.rearm_delay, 0, longest)
-    for index, group in enumerate(config.group):
-        yield from _range(f"group {group.name}: hold_down", ("group", index, "hold_down"), group.hold_down, 0, longest)
+def _ranges(config: Config) -> Iterator[Finding]:
+    """Times and sizes beyond their bounds, which stand in the table of keys."""
+    for key, node in shape.ROOT.keys.items():
+        value = getattr(config, key)
+        if isinstance(node, Tables):
+            for index, item in enumerate(value):
+                yield from _ranges_in(node.item, item, f"{key} {item.name}", (key, index))
+        elif isinstance(node, Table):
+            yield from _ranges_in(node, value, key, (key,))
+
+
+def _ranges_in(table: Table, here: object, where: str, path: Path) -> Iterator[Finding]:
+    for key, node in table.keys.items():
+        value = getattr(here, key)
+        if isinstance(node, Tables):
+            for index, item in enumerate(value):
+                yield from _ranges_in(node.item, item, f"{where}: {key} {index + 1}", (*path, key, index))
+        elif isinstance(node, Table):
+            if value is not None:
+                yield from _ranges_in(node, value, f"{where}: {key}", (*path, key))
+        elif isinstance(value, Duration | Size) and (what := _beyond(node.path, value)):
+            yield Finding(f"{where}: {key}", (*path, key), what)
+
+
+def _beyond(key: str, value: Duration | Size) -> str:
+    row = metadata.field(key)
+    if row.least is None or row.most is None or (row.zero and not value):
+        return ""
+    small, large = ("short", "long") if isinstance(value, Duration) else ("small", "large")
+    if value < row.least:
+        zero = ", or 0s" if row.zero else ""
+        unit = isinstance(value, Size) and 0 < value < 1 << 20 and value % 1024
+        hint = f'; a number without a unit counts bytes: "{int(value)}M"?' if unit else ""
+        return f"{value} is too {small}: at least {row.least}{zero}{hint}"
+    return f"{value} is too {large}: at most {row.most}" if value > row.most else ""
 
 
 def _names(config: Config) -> Iterator[Finding]:
@@ -133,19 +159,6 @@ def _guest(index: int, guest: Guest) -> Iterator[Finding]:
     for key, value in (("initrd", guest.initrd), ("cmdline", guest.cmdline)):
         if value and not guest.kernel:
             yield Finding(f"{where}: {key}", ("guest", index, key), "is used with a kernel only, and there is none")
-    if not limits.MIN_MEMORY <= guest.memory <= limits.MAX_MEMORY:
-        least, most = Size(limits.MIN_MEMORY), Size(limits.MAX_MEMORY)
-        unit = (
-            f'; a number without a unit counts bytes: "{int(guest.memory)}M"?'
-            if 0 < guest.memory < 1 << 20 and guest.memory % 1024
-            else ""
-        )
-        what = f"{guest.memory} is not in {least} .. {most}{unit}"
-        yield Finding(f"{where}: memory", ("guest", index, "memory"), what)
-    if guest.heartbeat is not None:
-        path: Path = ("guest", index, "heartbeat", "interval")
-        least_ns, most_ns = limits.MIN_INTERVAL, limits.MAX_DURATION
-        yield from _range(f"{where}: heartbeat: interval", path, guest.heartbeat.interval, least_ns, most_ns)
     for key, what in verify_machine.faults(guest):
         yield Finding(f"{where}: {key}", ("guest", index, key), what)
     yield from _probes("guest", index, guest.name, guest.probes)
@@ -157,8 +170,6 @@ def _probes(table: str, index: int, name: str, probes: tuple[Probe, ...]) -> Ite
     for number, probe in enumerate(probes):
         where = f"{table} {name}: probes {number + 1}"
         path: Path = (table, index, "probes", number)
-        least, most = limits.MIN_INTERVAL, limits.MAX_DURATION
-        yield from _range(f"{where}: interval", (*path, "interval"), probe.interval, least, most)
         for key, what in rules.faults(probe):
             yield Finding(f"{where}: {key}", (*path, key) if getattr(probe, key) else path, what)
 

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from appliance.config.check.finding import Finding
-from appliance.config.check.toml_lines import Path
 from appliance.config.check.verify_probe import MANAGEMENT
 from appliance.config.schema import limits
 from appliance.config.schema.model import Config, Management, User
-from appliance.units import Duration
 
 CRYPT_PREFIXES = ("$y$", "$gy$", "$7$", "$6$", "$5$", "$2b$", "$2y$")
 KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa",
@@ -88,10 +86,6 @@ def _management(management: Management) -> Iterator[Finding]:
                 yield Finding(f"management: {key}", ("management", key), trouble)
         if gateway:
             yield from _gateway(via, gateway, address, own, version)
-    if management.idle_timeout and not Duration(10**9) <= management.idle_timeout <= limits.MAX_DURATION:
-        path: Path = ("management", "idle_timeout")
-        most = Duration(limits.MAX_DURATION)
-        yield Finding("management: idle_timeout", path, f"{management.idle_timeout} is not 0s (never) or 1s .. {most}")
 
 
 def interface(text: str, version: int) -> tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface | None, str]:

@@ -77,9 +77,7 @@ def faults(probe: Probe) -> Iterator[Fault]:
     for key, check in (("url", _url), ("target", _target), ("frame", _frame), ("routed", _routed), ("slow", _slow)):
         if getattr(probe, key) and probe.kind in _USED_BY[key]:
             yield from ((key, what) for what in check(probe))
-    if probe.timeout and not limits.MIN_INTERVAL <= probe.timeout <= limits.MAX_DURATION:
-        yield "timeout", f"{probe.timeout} is not in 1ms .. {Duration(limits.MAX_DURATION)}"
-    elif probe.kind in _USED_BY["timeout"] and 0 < probe.interval * probe.misses < probe.timeout:
+    if probe.kind in _USED_BY["timeout"] and 0 < probe.interval * probe.misses < probe.timeout:
         # An answer proves what was true when it was asked for, and that holds for `misses` intervals.
         longest = Duration(probe.interval * probe.misses)
         proved = f"an answer that takes over {longest} ({probe.interval} x {probe.misses}) is too old to count"
@@ -160,12 +158,10 @@ def _routed(probe: Probe) -> Iterator[str]:
 
 def _slow(probe: Probe) -> Iterator[str]:
     assert probe.slow is not None
-    if not limits.MIN_INTERVAL // 1000 <= probe.slow.limit <= limits.MAX_DURATION:
-        yield f"limit {probe.slow.limit} is not in 1us .. 24h"
-    elif probe.slow.limit >= probe.interval * probe.misses:
+    if probe.slow.limit >= probe.interval * probe.misses:
         yield f"limit {probe.slow.limit} never counts: after {probe.interval} x {probe.misses} a heartbeat is lost"
-    if not probe.interval <= probe.slow.time <= 600_000_000_000:
-        yield f"time {probe.slow.time} is not in {probe.interval} (the interval) .. 10min"
+    if probe.slow.time < probe.interval:
+        yield f"time {probe.slow.time} is too short: at least {probe.interval}, the interval"
 
 
 def guest_faults(guest: Guest) -> Iterator[Fault]:
@@ -183,7 +179,3 @@ def guest_faults(guest: Guest) -> Iterator[Fault]:
         return
     if not guest.recorder.frames:
         yield "quarantine", "needs the recorder, which is off (recorder = { frames = 0 })"
-    for key in ("within", "time"):
-        value = getattr(guest.quarantine, key)
-        if not 1_000_000_000 <= value <= limits.MAX_QUARANTINE:
-            yield "quarantine", f"{key} {value} is not in 1s .. {Duration(limits.MAX_QUARANTINE)}"

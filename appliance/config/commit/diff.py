@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 import msgspec
 
 from appliance.config.schema import metadata, shape
-from appliance.config.schema.metadata import NOW, RESTART, SWITCH
+from appliance.config.schema.metadata import Effect
 from appliance.config.schema.model import Config
 from appliance.config.schema.served import served
 from appliance.config.schema.shape import Table, Tables
 
 _ADDED = {
-    "guest": "now; it is started, and has traffic when it is proven",
-    "segment": "now; its relay opens when the ports are proven",
-    "rule": SWITCH,
-    "group": SWITCH,
-    "remote": SWITCH,
+    "guest": "immediately; it is started, and gets traffic when it passes its checks",
+    "segment": "immediately; its relay opens when the ports are verified",
+    "rule": Effect.POLICY,
+    "group": Effect.POLICY,
+    "remote": Effect.POLICY,
 }
 _REMOVED = {
-    "guest": "now; the traffic leaves it first, then it is powered down",
-    "segment": "now; its relay closes, and the link is a wire",
-    "rule": SWITCH,
-    "group": SWITCH,
-    "remote": SWITCH,
+    "guest": "immediately; its traffic moves away, then it is powered down",
+    "segment": "immediately; its relay closes, and the link is a wire",
+    "rule": Effect.POLICY,
+    "group": Effect.POLICY,
+    "remote": Effect.POLICY,
 }
 
 
@@ -48,7 +48,7 @@ def changes(old: Config | None, new: Config) -> list[Change]:
         for guest in new.guest:
             was, now = before_segments.get(guest.name, []), now_segments[guest.name]
             if guest.name in before_segments and was != now:
-                effect = RESTART.format(name=guest.name)
+                effect = Effect.PROCESS.format(name=guest.name)
                 found.append(Change(f"guest {guest.name}: segments it serves", ", ".join(was), ", ".join(now), effect))
     return found
 
@@ -62,7 +62,7 @@ def _table(table: Table, old: Any, new: Any, where: str, name: str) -> Iterator[
             elif isinstance(node, Table) and not where:
                 yield from _table(node, was, now, key, name)
             else:
-                effect = metadata.field(node.path).effect.format(name=name)
+                effect = str(metadata.field(node.path).effect).format(name=name)
                 yield Change(f"{where}: {key}" if where else key, text(was), text(now), effect)
 
 
@@ -70,16 +70,16 @@ def _named(node: Tables, table: str, old: tuple[Any, ...], new: tuple[Any, ...])
     before, after = {item.name: item for item in old}, {item.name: item for item in new}
     for name, item in before.items():
         if name not in after:
-            yield Change(f"{table} {name}", text(item), "", _REMOVED.get(table, NOW))
+            yield Change(f"{table} {name}", text(item), "", _REMOVED.get(table, Effect.NOW))
     for name, item in after.items():
         if name not in before:
-            yield Change(f"{table} {name}", "", text(item), _ADDED.get(table, NOW))
+            yield Change(f"{table} {name}", "", text(item), _ADDED.get(table, Effect.NOW))
         elif item != before[name]:
             yield from _table(node.item, before[name], item, f"{table} {name}", name)
     kept_old = [name for name in before if name in after]
     kept_new = [name for name in after if name in before]
     if kept_old != kept_new and table == "rule":
-        yield Change(table, "order " + ", ".join(kept_old), "order " + ", ".join(kept_new), SWITCH)
+        yield Change(table, "order " + ", ".join(kept_old), "order " + ", ".join(kept_new), Effect.POLICY)
 
 
 def text(value: Any) -> str:

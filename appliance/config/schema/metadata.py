@@ -1,58 +1,88 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What every key of the configuration means, from when a change counts, and where its default comes from.
+"""What every key of the configuration means, its range, from when a change counts, and where its default comes from.
 
-One row a field of the structs in model.py; types, choices and defaults are read from there (schema.py). Help in
-`configure`, config.fields of the API and the effects that a commit announces are made from this table. Pure data.
+One row a field of the structs in model.py; types, choices and defaults are read from there (shape.py). The checks, the
+help in `configure`, config.fields of the API, the effects that a commit announces, and what running guests take over at
+once are made from this table. Pure data.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
 
 from appliance.config.schema import limits
 from appliance.units import Duration, Size
 
-NOW: Final = "now"
-RESTART: Final = "when guest {name} is restarted"
-NEXT: Final = "at the next login"
-CLOSES: Final = "now; the relay closes, and opens again when the ports are proven"
-SWITCH: Final = "now, in one switch, with no frame lost"
+
+class Effect(StrEnum):
+    """From when a change counts. `{name}` stands for the guest."""
+
+    NOW = "immediately"
+    POLICY = "immediately, hitless"  # part of the policy, which is replaced by one atomic write
+    PORTS = "immediately; the relay closes until the new ports are verified"
+    CHECKS = "immediately; the guest keeps its traffic while it passes the new checks"
+    PROCESS = "when guest {name} is restarted"  # what its process is started with
+    NEXT_START = "when guest {name} starts next"
+    BOOT = "when the appliance starts next"
+    PROMPT = "at the next prompt"
+    LOGIN = "at the next login"
+    SESSION = "immediately, for new sessions"
+    ADDRESS = "immediately; a session through the old address ends: use `commit confirmed`"
+    RENAME = "a new name is a new item: the old one is removed"
 
 
 class Field(NamedTuple):
-    """One key. `rest`: its value is the rest of a typed line."""
+    """One key. `effect` None: that of the table it is in. `rest`: its value is the rest of a typed line.
+
+    `least` and `most` bound a time (ns) or a size (bytes); `zero`: 0 is allowed too, and means something else. `range`
+    says what other values may be.
+    """
 
     doc: str
-    effect: str = NOW
+    effect: Effect | None = None
     source: str = ""
     range: str = ""
     rest: bool = False
+    least: Duration | Size | None = None
+    most: Duration | Size | None = None
+    zero: bool = False
 
 
-def _time(least: int, most: int = limits.MAX_DURATION) -> str:
-    return f"{Duration(least) if least else '0s'} .. {Duration(most)}"
+def _time(
+    doc: str,
+    effect: Effect | None = None,
+    source: str = "",
+    *,
+    least: int = 0,
+    most: int = limits.MAX_DURATION,
+    zero: bool = False,
+) -> Field:
+    return Field(doc, effect, source, least=Duration(least), most=Duration(most), zero=zero)
 
 
-_INTERVAL = _time(limits.MIN_INTERVAL)
-_NAME = Field("what rules, commands and events call it", "a new name is a new thing: the old one is removed")
+_NAME = Field("what rules, commands and events call it", Effect.RENAME)
 _FILTER = "pcap-filter(7)"
+
+UNSERVED: Final = frozenset({"remote"})
+"""Lists of tables that nothing serves yet: refused in a configuration, and not offered for completion."""
 
 FIELDS: Final[dict[str, Field]] = {
     "system.hostname": Field("the appliance's name, in prompts and logs", source="a name no network has yet"),
-    "system.supervisor_grace": Field(
+    "system.supervisor_grace": _time(
         "how long the relay is held inline without a supervisor before it goes to bypass",
         source="a cold start of the supervisor on the slowest board, twice",
-        range=_time(limits.MIN_GRACE, limits.MAX_GRACE),
+        least=limits.MIN_GRACE,
+        most=limits.MAX_GRACE,
     ),
-    "system.idle_timeout": Field(
+    "system.idle_timeout": _time(
         "a session of the shell in which nobody types ends after this time; 0s: never",
-        "at the next prompt",
+        Effect.PROMPT,
         source="the usual time of network devices",
-        range=_time(0),
     ),
     "segment.name": _NAME,
-    "segment.lan": Field("port towards the LAN", CLOSES, range="a port of the board's board.toml"),
-    "segment.wan": Field("port towards the WAN", CLOSES, range="a port of the board's board.toml"),
+    "segment.lan": Field("port towards the LAN", Effect.PORTS, range="a port of the board's board.toml"),
+    "segment.wan": Field("port towards the WAN", Effect.PORTS, range="a port of the board's board.toml"),
     "segment.mode": Field(
         "auto: inline while nothing speaks against it; bypass: relay closed; disconnect: link cut, where the board can",
         source="inspecting is what the appliance is for",
@@ -61,144 +91,162 @@ FIELDS: Final[dict[str, Field]] = {
         "when a port loses its link: propagate it to the other port, bypass by relay, or ignore it",
         source="neighbours find another way only when they see the loss",
     ),
-    "segment.rearm_delay": Field(
+    "segment.rearm_delay": _time(
         "healthy this long before going inline again; doubles while it flaps",
         source="a relay move makes both neighbours renegotiate, which takes about this long",
-        range=_time(0),
     ),
     "segment.attach": Field(
-        "how frames are taken from the ports: native XDP, tc, or the first that works", SWITCH, "XDP is fastest"
+        "how frames are taken from the ports: native XDP, tc, or the first that works", Effect.POLICY, "XDP is fastest"
     ),
-    "watchdog.timeout": Field(
+    "watchdog.timeout": _time(
         "the board is reset when its software is silent this long",
         source="ring 3: a hung kernel is bypassed in 2 s",
-        range=_time(limits.MIN_WATCHDOG, limits.MAX_WATCHDOG),
+        least=limits.MIN_WATCHDOG,
+        most=limits.MAX_WATCHDOG,
     ),
     "guest.name": _NAME,
-    "guest.image": Field("disk image; relative names are below the image folder", RESTART, "either this or a kernel"),
-    "guest.kernel": Field("Linux kernel to boot directly", RESTART, "either this or an image"),
-    "guest.initrd": Field("initial RAM disk, with a kernel", RESTART),
-    "guest.cmdline": Field("kernel command line, with a kernel", RESTART, rest=True),
+    "guest.image": Field(
+        "disk image; relative names are below the image folder", Effect.PROCESS, "either this or a kernel"
+    ),
+    "guest.kernel": Field("Linux kernel to boot directly", Effect.PROCESS, "either this or an image"),
+    "guest.initrd": Field("initial RAM disk, with a kernel", Effect.PROCESS),
+    "guest.cmdline": Field("kernel command line, with a kernel", Effect.PROCESS, rest=True),
     "guest.memory": Field(
         "memory of the virtual machine",
-        RESTART,
+        Effect.PROCESS,
         "fits an inspection engine with a small rule set",
-        f"{Size(limits.MIN_MEMORY)} .. {Size(limits.MAX_MEMORY)}",
+        least=Size(limits.MIN_MEMORY),
+        most=Size(limits.MAX_MEMORY),
     ),
-    "guest.cpus": Field("processors of the virtual machine", RESTART),
+    "guest.cpus": Field("processors of the virtual machine", Effect.PROCESS),
     "guest.accel": Field(
-        "kvm, tcg (emulation: slow), or auto: kvm where it works, else tcg with a warning", RESTART, "works everywhere"
+        "kvm, tcg (emulation: slow), or auto: kvm where it works, else tcg with a warning",
+        Effect.PROCESS,
+        "works everywhere",
     ),
-    "guest.firmware": Field("what the machine starts with, for an image", RESTART, "what most images want"),
-    "guest.disks": Field("more disks, behind the image", RESTART),
-    "guest.disks.image": Field("disk image; relative names are below the image folder", RESTART),
-    "guest.disks.readonly": Field("the guest may not write to it", RESTART),
+    "guest.firmware": Field("what the machine starts with, for an image", Effect.PROCESS, "what most images want"),
+    "guest.disks": Field("more disks, behind the image", Effect.PROCESS),
+    "guest.disks.image": Field("disk image; relative names are below the image folder"),
+    "guest.disks.readonly": Field("the guest may not write to it"),
     "guest.storage": Field(
         "persistent: what it writes stays; snapshot: it is discarded when the guest ends",
-        RESTART,
+        Effect.PROCESS,
         "as on a real machine",
     ),
     "guest.pin": Field(
-        "the appliance's processor for each of its own, in order; empty: any", RESTART, range="as many as cpus"
+        "the appliance's processor for each of its own, in order; empty: any", Effect.PROCESS, range="as many as cpus"
     ),
     "guest.hugepages": Field(
         "memory in huge pages, reserved while it runs; where not enough are found ordinary memory, with a warning",
-        RESTART,
+        Effect.PROCESS,
     ),
     "guest.management": Field(
         "a third port: none (off); to the appliance alone (isolated): 169.254.N.2, N = its hop; on the LAN of the"
         " management port (bridged), without VLANs and what switches say to each other",
-        RESTART,
+        Effect.PROCESS,
         "what is not there cannot be attacked",
     ),
-    "guest.management_mac": Field("address of its third port; empty: the appliance's choice", RESTART),
+    "guest.management_mac": Field("address of its third port; empty: the appliance's choice", Effect.PROCESS),
     "guest.lan_mac": Field(
-        "address of its port at the LAN; empty: its own. A routed guest takes that of the neighbour at the WAN", RESTART
+        "address of its port at the LAN; empty: its own. A routed guest takes that of the neighbour at the WAN",
+        Effect.PROCESS,
     ),
     "guest.wan_mac": Field(
-        "address of its port at the WAN; empty: its own. A routed guest takes that of the neighbour at the LAN", RESTART
+        "address of its port at the WAN; empty: its own. A routed guest takes that of the neighbour at the LAN",
+        Effect.PROCESS,
     ),
-    "guest.hold": Field(
-        "every check must pass for this long before it has traffic, at first and after a fall",
-        RESTART,
+    "guest.hold": _time(
+        "every check must pass for this long before it gets traffic, at first and after a failure",
+        Effect.CHECKS,
         "longer than an application that starts and dies again lives",
-        _time(0),
     ),
     "guest.restart": Field("whether and when it is started again after it ended by itself"),
     "guest.restart.policy": Field(
         "always; on-failure: not when it powered itself off; never", source="the application belongs on the link"
     ),
-    "guest.restart.first": Field("wait before the first start; doubles each time", range="10ms .. 1h"),
-    "guest.restart.longest": Field("longest wait", range="10ms .. 1h"),
+    "guest.restart.first": _time(
+        "wait before the first start; doubles each time", least=limits.MIN_RESTART_WAIT, most=limits.MAX_RESTART_WAIT
+    ),
+    "guest.restart.longest": _time("longest wait", least=limits.MIN_RESTART_WAIT, most=limits.MAX_RESTART_WAIT),
     "guest.restart.attempts": Field("ends in a row until it is given up (crash loop)"),
-    "guest.restart.steady": Field("a run as long as this forgives earlier ends", range="10ms .. 1h"),
+    "guest.restart.steady": _time(
+        "a run as long as this forgives earlier ends", least=limits.MIN_RESTART_WAIT, most=limits.MAX_RESTART_WAIT
+    ),
     "guest.start_order": Field("lower first, at the start of the appliance; equal ones start together"),
-    "guest.after": Field("guests that must be available before it starts", "at its next start"),
-    "guest.limits": Field("what its process may take of the machine", RESTART),
-    "guest.limits.cpu": Field("ceiling in percent of one processor; 0: none", RESTART),
-    "guest.limits.weight": Field("share of the processors among guests that compete", RESTART),
+    "guest.after": Field("guests that must be available before it starts", Effect.NEXT_START),
+    "guest.limits": Field("what its process may take of the machine", Effect.PROCESS),
+    "guest.limits.cpu": Field("ceiling in percent of one processor; 0: none"),
+    "guest.limits.weight": Field("share of the processors among guests that compete"),
     "guest.limits.overhead": Field(
         "memory of QEMU itself, above the guest's; more than that ends the guest",
-        RESTART,
+        Effect.PROCESS,
         "three times what was seen",
-        f"{Size(limits.MIN_OVERHEAD)} .. {Size(limits.MAX_MEMORY)}",
+        least=Size(limits.MIN_OVERHEAD),
+        most=Size(limits.MAX_MEMORY),
     ),
     "guest.accept": Field(
-        "frames it can process; others skip it. Empty: every frame", SWITCH, "no guess", _FILTER, rest=True
+        "frames it can process; others skip it. Empty: every frame", Effect.POLICY, "no guess", _FILTER, rest=True
     ),
     "guest.tags": Field("may it choose the next hop by an 802.1ad tag", source="a guest is not trusted unasked"),
-    "guest.autostart": Field("start it with the appliance", "at the next start of the appliance"),
-    "guest.heartbeat": Field("heartbeats it must send over its agent channel", source="off: not every guest can"),
-    "guest.heartbeat.interval": Field("time between two heartbeats", range=_INTERVAL, source="found out in 300 ms"),
+    "guest.autostart": Field("start it with the appliance", Effect.BOOT),
+    "guest.heartbeat": Field(
+        "heartbeats it must send over its agent channel", Effect.CHECKS, source="off: not every guest can"
+    ),
+    "guest.heartbeat.interval": _time(
+        "time between two heartbeats", source="found out in 300 ms", least=limits.MIN_INTERVAL
+    ),
     "guest.heartbeat.misses": Field("missed in a row before the guest is skipped", source="two may be late"),
-    "guest.probes": Field("questions put to it; all must be answered for it to have traffic"),
-    "guest.recorder": Field("the last frames handed to it, kept for the day it dies"),
-    "guest.recorder.frames": Field("how many; 0: none", SWITCH, "half a MiB a guest"),
+    "guest.probes": Field("questions put to it; all must be answered for it to have traffic", Effect.CHECKS),
+    "guest.recorder": Field("the last frames handed to it, kept for the day it dies", Effect.POLICY),
+    "guest.recorder.frames": Field("how many; 0: none", source="half a MiB a guest"),
     "guest.recorder.bytes": Field("kept of each frame", source="a whole Ethernet frame"),
     "guest.quarantine": Field(
         "lead a flow around it that was there each time it died", source="off: what is led around is not inspected"
     ),
     "guest.quarantine.deaths": Field("deaths in a row at which the flow was there", source="once may be chance"),
     "guest.quarantine.failures": Field("failing a check counts as a death, too", source="a check has other reasons"),
-    "guest.quarantine.within": Field("the longest time between two of them", range=_time(10**9, limits.MAX_QUARANTINE)),
+    "guest.quarantine.within": _time("the longest time between two of them", least=10**9, most=limits.MAX_QUARANTINE),
     "guest.quarantine.flows": Field("when more flows than this were there, none is to blame"),
-    "guest.quarantine.time": Field(
-        "how long a flow is led around; `quarantine NAME release` ends it", range=_time(10**9, limits.MAX_QUARANTINE)
+    "guest.quarantine.time": _time(
+        "how long a flow is led around; `quarantine NAME release` ends it", least=10**9, most=limits.MAX_QUARANTINE
     ),
     "remote.name": _NAME,
-    "remote.tunnel": Field("how it is reached", SWITCH),
-    "remote.tunnel.kind": Field("encapsulation", SWITCH),
-    "remote.tunnel.local": Field("our address", SWITCH),
-    "remote.tunnel.remote": Field("its address", SWITCH),
-    "remote.tunnel.key": Field("key (GRE), network number (VXLAN) or port (FOU)", SWITCH),
-    "remote.accept": Field("frames it can process; others skip it. Empty: every frame", SWITCH, "", _FILTER, rest=True),
+    "remote.tunnel": Field("how it is reached", Effect.POLICY),
+    "remote.tunnel.kind": Field("encapsulation"),
+    "remote.tunnel.local": Field("our address"),
+    "remote.tunnel.remote": Field("its address"),
+    "remote.tunnel.key": Field("key (GRE), network number (VXLAN) or port (FOU)"),
+    "remote.accept": Field(
+        "frames it can process; others skip it. Empty: every frame", Effect.POLICY, "", _FILTER, rest=True
+    ),
     "remote.tags": Field("may it choose the next hop by an 802.1ad tag", source="a remote is not trusted unasked"),
     "remote.probes": Field("questions put to it; all must be answered for it to have traffic"),
     "group.name": _NAME,
-    "group.balance": Field("members that share the flows by weight", SWITCH),
-    "group.balance.hop": Field("guest or remote", SWITCH),
-    "group.balance.weight": Field("its share, relative to the others'", SWITCH, "all alike"),
-    "group.standby": Field("members in order of preference; the first available one has the traffic", SWITCH),
-    "group.hold_down": Field(
+    "group.balance": Field("members that share the flows by weight", Effect.POLICY),
+    "group.balance.hop": Field("guest or remote"),
+    "group.balance.weight": Field("its share, relative to the others'", source="all alike"),
+    "group.standby": Field("members in order of preference; the first available one has the traffic", Effect.POLICY),
+    "group.hold_down": _time(
         "standby: a better member must be available this long before traffic goes back to it",
-        SWITCH,
+        Effect.POLICY,
         "longer than a guest that crashes in a loop stays up",
-        _time(0),
     ),
-    "group.hash": Field("flows are told apart by addresses and ports (l4) or addresses (l3)", SWITCH, "spreads best"),
+    "group.hash": Field(
+        "flows are told apart by addresses and ports (l4) or addresses (l3)", Effect.POLICY, "spreads best"
+    ),
     "rule.name": _NAME,
-    "rule.segment": Field("the segment it is for. Empty: every segment", SWITCH),
-    "rule.match": Field("frames it is for. Empty: every frame", SWITCH, "", _FILTER, rest=True),
-    "rule.path": Field("hops to pass, in order. Empty: straight to the other port", SWITCH),
+    "rule.segment": Field("the segment it is for. Empty: every segment", Effect.POLICY),
+    "rule.match": Field("frames it is for. Empty: every frame", Effect.POLICY, "", _FILTER, rest=True),
+    "rule.path": Field("hops to pass, in order. Empty: straight to the other port", Effect.POLICY),
     "rule.on_unavailable": Field(
         "no hop of the path is available: pass the frames (bypass) or drop them (block)",
-        SWITCH,
+        Effect.POLICY,
         "the link comes first; block is the deliberate exception",
     ),
     "management.port": Field("which port of the board", range="a port of board.toml", source="the board's first one"),
     "management.address": Field(
         "its IPv4 address with prefix length, or dhcp; empty: none",
-        "now; a session through the old address ends: use `commit confirmed`",
+        Effect.ADDRESS,
         "off until somebody says so",
         "192.0.2.10/24 | dhcp",
     ),
@@ -209,20 +257,20 @@ FIELDS: Final[dict[str, Field]] = {
         "SSH listens when there is an address, and a user who has a password or a key",
         source="the way to administer it",
     ),
-    "management.ssh_port": Field("TCP port of SSH", "now, for new sessions", "the port of SSH"),
-    "management.idle_timeout": Field(
-        "an SSH session without a key pressed ends after this; 0s: never",
-        "now, for new sessions",
-        range="0s, 1s .. 24h",
+    "management.ssh_port": Field("TCP port of SSH", Effect.SESSION, "the port of SSH"),
+    "management.idle_timeout": _time(
+        "an SSH session without a key pressed ends after this; 0s: never", Effect.SESSION, least=10**9, zero=True
     ),
     "management.serial_login": Field(
         "whether the serial line asks for a login, as soon as an administrator has a password",
         source="as the network does; without the password: bypass.recovery on the kernel's command line",
     ),
     "user.name": _NAME,
-    "user.role": Field("viewer looks, operator acts, admin configures; each may do what those before it may", NEXT),
-    "user.password": Field("hash of the password, as crypt(5) has it; `user NAME password` makes one", NEXT),
-    "user.keys": Field("OpenSSH public keys, each in quotes", NEXT),
+    "user.role": Field(
+        "viewer looks, operator acts, admin configures; each may do what those before it may", Effect.LOGIN
+    ),
+    "user.password": Field("hash of the password, as crypt(5) has it; `user NAME password` makes one", Effect.LOGIN),
+    "user.keys": Field("OpenSSH public keys, each in quotes", Effect.LOGIN),
     "metrics.enabled": Field("OpenMetrics on the management port", source="nothing is shown unasked"),
     "metrics.port": Field("TCP port of OpenMetrics", source="free in the list of Prometheus exporters"),
     "syslog.servers": Field(
@@ -242,14 +290,20 @@ FIELDS: Final[dict[str, Field]] = {
                 "inband: frames through its data ports; negative: frames that it must block; ping, arp, tcp, http: one "
                 "of its services; command: its agent; cpu: whether its processors get to run"
             ),
-            "interval": Field("time between two questions", range=_INTERVAL, source="found out in 300 ms"),
+            "interval": _time("time between two questions", source="found out in 300 ms", least=limits.MIN_INTERVAL),
             "misses": Field("missed in a row before it is skipped", source="two may be late"),
             "rises": Field("answered in a row before it counts as passed", source="one may be luck"),
             "url": Field("http: the page that must answer", range="http://192.0.2.1/health | https://..."),
             "target": Field(
                 "ping, arp: whom to ask; tcp: address:port; command: a word of its agent", range="an address, no name"
             ),
-            "timeout": Field("for one answer; 0s: as long as the interval", range="0s .. interval x misses"),
+            "timeout": Field(
+                "for one answer; 0s: as long as the interval",
+                range="0s .. interval x misses",
+                least=Duration(limits.MIN_INTERVAL),
+                most=Duration(limits.MAX_DURATION),
+                zero=True,
+            ),
             "via": Field('network device to ask through, or "management" for that port; empty: as the routes say'),
             "status": Field("http: good answers; none named: 200 to 399", range="100 .. 599"),
             "body": Field("http: text that must be in the first 64 KiB of the answer"),
@@ -270,11 +324,11 @@ FIELDS: Final[dict[str, Field]] = {
                 "inband: being slow is failing: late frames a third of the time apart; one late frame or burst is not",
                 source="off: only you know how slow is too slow",
             ),
-            "slow.limit": Field("the longest time through it that is still good", range=_time(1000)),
+            "slow.limit": _time("the longest time through it that is still good", least=1000),
             "slow.percentile": Field(
                 "of the frames that must be within the limit", source="one in a hundred may be late"
             ),
-            "slow.time": Field("over how long", range=_time(limits.MIN_INTERVAL, 600 * 10**9)),
+            "slow.time": _time("over how long", least=limits.MIN_INTERVAL, most=600 * 10**9),
         }.items()
     },
 }
@@ -282,4 +336,19 @@ FIELDS: Final[dict[str, Field]] = {
 
 def field(path: str) -> Field:
     """The row of a key; an empty one for a key that has none, so that a forgotten row breaks no appliance."""
-    return FIELDS.get(path, Field(""))
+    row = FIELDS.get(path, Field(""))
+    if row.effect is not None:
+        return row
+    outer = path.rpartition(".")[0]
+    return row._replace(effect=field(outer).effect if "." in outer else Effect.NOW)
+
+
+def differ(table: str, old: Any, new: Any, effect: Effect) -> bool:
+    """Whether two structs of a table differ in a key whose change counts as `effect` says."""
+    return any(getattr(old, key) != getattr(new, key) for key in keys_of(table, effect))
+
+
+def keys_of(table: str, effect: Effect) -> tuple[str, ...]:
+    """The keys of a table (not those of tables in it) whose change counts as `effect` says."""
+    paths = (path.split(".") for path in FIELDS if path.startswith(f"{table}."))
+    return tuple(path[1] for path in paths if len(path) == 2 and field(".".join(path)).effect is effect)

@@ -120,8 +120,12 @@ def type_word(leaf: Leaf) -> str:
 
 def range_word(leaf: Leaf) -> str:
     """The range of a value: of its row, else of its type."""
-    if said := metadata.field(leaf.path).range:
-        return said
+    row = metadata.field(leaf.path)
+    if row.range:
+        return row.range
+    if row.least is not None and row.most is not None:
+        least = "0s" if row.least == 0 and leaf.kind is Duration else str(row.least)
+        return f"{'0s, ' if row.zero else ''}{least} .. {row.most}"
     for meta in getattr(leaf.kind, "__metadata__", ()):
         if isinstance(meta, msgspec.Meta) and meta.ge is not None:
             return f"{meta.ge} .. {meta.le}"
@@ -168,7 +172,7 @@ def describe() -> list[Field]:
                 range=range_word(leaf) if leaf else "",
                 default=default_word(leaf) if leaf else "none",
                 doc=row.doc,
-                effect=row.effect,
+                effect=str(row.effect),
                 source=row.source,
             )
         )

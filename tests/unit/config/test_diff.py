@@ -49,14 +49,14 @@ def config(text: str = BASE, *edits: tuple[str, str]) -> Config:
 
 
 CHANGES = [
-    (('image = "a"', 'image = "a"\nmemory = "1G"'), "guest ips1: memory", "512M", "1G", metadata.RESTART),
-    (('image = "a"', 'image = "a"\ncpus = 2'), "guest ips1: cpus", "1", "2", metadata.RESTART),
-    (('image = "a"', 'image = "a"\ntags = true'), "guest ips1: tags", "false", "true", metadata.NOW),
-    (('match = "tcp port 80"', 'match = "udp"'), "rule web: match", "tcp port 80", "udp", metadata.SWITCH),
-    (('path = ["ips1"]', "path = []"), "rule web: path", "[ips1]", "[]", metadata.SWITCH),
-    (('wan = "wan0"', 'wan = "wan9"'), "segment main: wan", "wan0", "wan9", metadata.CLOSES),
-    (('name = "rest"', 'name = "last"'), "rule rest", "{ name = rest", "", metadata.SWITCH),
-    (("[[segment]]", '[system]\nhostname = "x"\n[[segment]]'), "system: hostname", "bypass", "x", metadata.NOW),
+    (('image = "a"', 'image = "a"\nmemory = "1G"'), "guest ips1: memory", "512M", "1G", metadata.Effect.PROCESS),
+    (('image = "a"', 'image = "a"\ncpus = 2'), "guest ips1: cpus", "1", "2", metadata.Effect.PROCESS),
+    (('image = "a"', 'image = "a"\ntags = true'), "guest ips1: tags", "false", "true", metadata.Effect.NOW),
+    (('match = "tcp port 80"', 'match = "udp"'), "rule web: match", "tcp port 80", "udp", metadata.Effect.POLICY),
+    (('path = ["ips1"]', "path = []"), "rule web: path", "[ips1]", "[]", metadata.Effect.POLICY),
+    (('wan = "wan0"', 'wan = "wan9"'), "segment main: wan", "wan0", "wan9", metadata.Effect.PORTS),
+    (('name = "rest"', 'name = "last"'), "rule rest", "{ name = rest", "", metadata.Effect.POLICY),
+    (("[[segment]]", '[system]\nhostname = "x"\n[[segment]]'), "system: hostname", "bypass", "x", metadata.Effect.NOW),
 ]
 
 

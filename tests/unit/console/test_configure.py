@@ -57,7 +57,7 @@ def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
     terminal.type("compare | match ^[+-]\r")
     terminal.until('+match = "tcp port 8080"')
     terminal.type("commit check\r")
-    terminal.until("now, in one switch, with no frame lost")
+    terminal.until("immediately, hitless")
     terminal.type("commit comment another port\r")
     terminal.until("proving that traffic flows")
     terminal.until("committed as ")

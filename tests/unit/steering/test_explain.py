@@ -34,9 +34,9 @@ kernel = "k"
 name = "dpi"
 kernel = "k"
 accept = "tcp"
-[[remote]]
+[[guest]]
 name = "far"
-tunnel = { kind = "gre", local = "192.0.2.1", remote = "198.51.100.7", key = 7 }
+kernel = "k"
 [[group]]
 name = "ips"
 standby = ["ips1", "ips2"]
@@ -58,7 +58,7 @@ match = "udp port 53"
 path = ["half"]
 on_unavailable = "block"
 [[rule]]
-name = "remote"
+name = "pings"
 match = "icmp"
 path = ["far"]
 """
@@ -100,7 +100,7 @@ def test_json_is_what_is_promised(files: tuple[str, str]) -> None:
     rows = [json.loads(line) for line in lines]
     assert all(list(row) == ["frame", "rule", "hops", "verdict"] for row in rows)
     assert rows[2]["verdict"] in ("guest:ips1", "guest:ips2")
-    assert rows[3] == {"frame": 4, "rule": "remote", "hops": ["far"], "verdict": "remote:far"}
+    assert rows[3] == {"frame": 4, "rule": "pings", "hops": ["far"], "verdict": "guest:far"}
     assert rows[4] == {"frame": 5, "rule": None, "hops": [], "verdict": "port:wan"}
 
 

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the table of keys says is what the code does: from when a change counts, for every key of the data path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from appliance.config.check.load import check
+from appliance.config.edit.completion import complete
+from appliance.config.schema import metadata, model, shape
+from appliance.config.schema.metadata import Effect
+from appliance.config.schema.shape import Leaf, Table, Tables
+from appliance.guest.qemu import cgroup, resources
+from appliance.health.verdict import History
+from appliance.health.watch import Watch
+from appliance.paths import Paths
+from appliance.steering.names import Names
+from appliance.steering.policy import compile_policy
+from appliance.steering.policy_tables import write_policy
+from appliance.units import Duration, Size
+
+GUESTS = tuple(model.Guest(name=name, image=f"{name}.raw") for name in ("a", "b", "c"))
+CONFIG = model.Config(
+    segment=(model.Segment(name="main", lan="lan0", wan="wan0"), model.Segment(name="side", lan="lan1", wan="wan1")),
+    guest=GUESTS,
+    group=(
+        model.Group(name="shared", balance=(model.Member(hop="a"), model.Member(hop="b", weight=2))),
+        model.Group(name="spare", standby=("a", "b")),
+    ),
+    rule=(
+        model.Rule(name="one", path=("shared", "c"), match="tcp"),
+        model.Rule(name="two", path=("spare",), match="udp"),
+    ),
+)
+OTHER: dict[str, list[Any]] = {  # values for keys that name or count something else in the configuration
+    "guest.image": ["c.raw"],
+    "guest.kernel": ["kernel"],
+    "guest.initrd": ["initrd"],
+    "guest.disks": [(model.Disk(image="d.raw"),)],
+    "guest.pin": [(0,)],
+    "guest.after": [("c",)],
+    "guest.heartbeat": [model.Heartbeat()],
+    "guest.probes": [(model.Probe(kind="inband"),)],
+    "guest.quarantine": [model.Quarantine()],
+    "guest.accept": ["ip"],
+    "guest.management": ["isolated"],
+    "group.balance": [(model.Member(hop="a"), model.Member(hop="b", weight=9))],
+    "group.standby": [("b", "a")],
+    "rule.segment": ["side"],
+    "rule.match": ["icmp"],
+    "rule.path": [("c",)],
+}
+
+
+def others(node: shape.Node, value: Any) -> list[Any]:
+    """Other values of a key."""
+    if node.path in OTHER:
+        return OTHER[node.path]
+    if isinstance(node, Table):
+        found = []
+        for key, child in node.keys.items():
+            found += [msgspec.structs.replace(value, **{key: other}) for other in others(child, getattr(value, key))]
+        return found
+    assert isinstance(node, Leaf), node.path
+    if node.choices and node.kind is not bool:
+        return [choice for choice in node.choices if choice != value]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, Duration | Size):
+        return [type(value)(value * 2 + 10**9)]
+    return [value + 1] if isinstance(value, int) else [f"{value}x"]
+
+
+def variants(table: str) -> list[tuple[str, shape.Node]]:
+    """Every key of a table's items but the name, which is another item."""
+    return [(key, node) for key, node in shape.tables(table).item.keys.items() if key != "name"]
+
+
+class Recorded:
+    """A map of the datapath that only remembers."""
+
+    def __init__(self) -> None:
+        self.values: dict[Any, bytes] = {}
+
+    def set(self, key: Any, value: Any) -> None:
+        self.values[key] = bytes(value)
+
+    def set_all(self, values: dict[Any, Any]) -> None:
+        for key, value in values.items():
+            self.set(key, value)
+
+
+def steering(config: model.Config) -> object:
+    """Everything that one atomic switch puts into the kernel: tables and filters."""
+    policy = compile_policy(config, Names())
+    maps: dict[str, Any] = {
+        name: Recorded() for name in ("rules", "segments", "hops", "groups", "buckets", "continuations")
+    }
+    write_policy(maps, policy, 0)
+    filters = [rule.match for rule in policy.rules], policy.accepts
+    return {name: recorded.values for name, recorded in maps.items()}, filters
+
+
+def changed(config: model.Config, table: str, key: str, value: Any, index: int) -> model.Config:
+    items = list(getattr(config, table))
+    items[index] = msgspec.structs.replace(items[index], **{key: value})
+    return msgspec.structs.replace(config, **{table: tuple(items)})
+
+
+@pytest.mark.parametrize("table", ["guest", "group", "rule"])
+def test_hitless_keys_are_those_of_the_policy(table: str) -> None:
+    """A key is announced as hitless exactly when it changes what the switch of the policy writes."""
+    before = steering(CONFIG)
+    moved = set()
+    for key, node in variants(table):
+        for index, item in enumerate(getattr(CONFIG, table)):
+            if table == "group" and key in ("balance", "standby", "hold_down") and not getattr(item, key):
+                continue
+            for other in others(node, getattr(item, key)):
+                if steering(changed(CONFIG, table, key, other, index)) != before:
+                    moved.add(key)
+    bytes_kept = {"recorder"} if table == "guest" else set()  # how many bytes is the recorder's own table
+    assert moved | bytes_kept == set(metadata.keys_of(table, Effect.POLICY))
+
+
+def test_keys_that_need_a_restart_are_those_of_the_process(tmp_path: Path) -> None:
+    """A key is announced as waiting for a restart exactly when QEMU is started with it."""
+    paths = Paths(root=tmp_path)
+    paths.images.mkdir(parents=True)
+    for name in ("a.raw", "c.raw", "d.raw", "kernel", "initrd"):
+        (paths.images / name).write_bytes(bytes(1 << 16))
+
+    def process(guest: model.Guest) -> object:
+        seen = Reads(guest)
+        machine = resources.machine_of(seen, paths, 1, 1, "tcg", management=guest.management)  # type: ignore[arg-type]
+        return machine, cgroup.settings(guest), guest.accel, guest.pin, guest.management_mac
+
+    guest = GUESTS[0]
+    moved = set()
+    for key, node in variants("guest"):
+        for other in others(node, getattr(guest, key)):
+            start = msgspec.structs.replace(guest, kernel="kernel") if key in ("initrd", "cmdline") else guest
+            try:
+                after = process(msgspec.structs.replace(start, **{key: other}))
+            except Exception:  # it asks for firmware or devices that are not here: it was looked at
+                moved.add(key)
+                continue
+            if after != process(start):
+                moved.add(key)
+    assert moved == set(metadata.keys_of("guest", Effect.PROCESS))
+
+
+class Reads:
+    """A guest that remembers which of its keys were read."""
+
+    def __init__(self, guest: model.Guest) -> None:
+        self._guest, self.keys = guest, set[str]()
+
+    def __getattr__(self, key: str) -> Any:
+        self.keys.add(key)
+        return getattr(self._guest, key)
+
+
+def test_keys_of_the_checks_are_those_that_the_checks_read(tmp_path: Path) -> None:
+    """`hold` is one of them: it counts for a running guest at once, as its heartbeat and its probes do."""
+    guest = Reads(GUESTS[0])
+    Watch(guest, 1, (), 7, history=History(), subject=None, folder=tmp_path)  # type: ignore[arg-type]
+    assert guest.keys - {"name"} == set(metadata.keys_of("guest", Effect.CHECKS)) == {"heartbeat", "probes", "hold"}
+
+
+def test_a_running_guest_takes_over_what_its_checks_read() -> None:
+    other = msgspec.structs.replace(GUESTS[0], hold=Duration(7))
+    assert metadata.differ("guest", GUESTS[0], other, Effect.CHECKS)
+    assert not metadata.differ("guest", GUESTS[0], msgspec.structs.replace(GUESTS[0], cpus=4), Effect.CHECKS)
+
+
+def test_a_key_in_a_table_counts_when_its_table_does() -> None:
+    """A commit announces tables in an item as a whole."""
+    for node in shape.leaves():
+        parts = node.path.split(".")
+        if len(parts) > 2:
+            outer = ".".join(parts[:2])
+            assert metadata.field(node.path).effect is metadata.field(outer).effect, node.path
+
+
+def test_every_time_and_size_has_bounds() -> None:
+    """And its default lies within them."""
+    for node in shape.leaves():
+        if isinstance(node, Leaf) and node.kind in (Duration, Size):
+            row = metadata.field(node.path)
+            assert row.least is not None, node.path
+            assert row.most is not None, node.path
+            if isinstance(node.default, int) and not (row.zero and node.default == 0):
+                assert row.least <= node.default <= row.most, node.path
+
+
+def _bounded() -> list[str]:
+    return [node.path for node in shape.leaves() if isinstance(node, Leaf) and node.kind in (Duration, Size)]
+
+
+BASES = {
+    "segment": '[[segment]]\nname = "s"\nlan = "lan0"\nwan = "wan0"\n',
+    "guest": '[[guest]]\nname = "g"\nimage = "g.raw"\n',
+    "group": '[[guest]]\nname = "g"\nimage = "g.raw"\n[[group]]\nname = "x"\nstandby = ["g"]\n',
+}
+
+
+@pytest.mark.parametrize("path", [path for path in _bounded() if not path.startswith("remote.")])
+def test_bounds_are_what_the_check_refuses(path: str) -> None:
+    """One beyond a bound is refused with the bound in the message; the bound itself is not beyond it."""
+    table, *keys = path.split(".")
+    row = metadata.field(path)
+    assert row.least is not None
+    assert row.most is not None
+    beyond = [(row.most + 1, f"at most {row.most}")] + (
+        [(row.least - 1, f"at least {row.least}")] if row.least > 1 else []
+    )
+
+    def text(number: int) -> str:
+        value = f'"{number}"' if type(row.least) is Size else f'"{number}ns"'
+        if keys[0] == "probes":
+            inner = f'slow = {{ limit = "1ms", {keys[2]} = {value} }}' if len(keys) > 2 else f"{keys[1]} = {value}"
+            inner = inner.replace('limit = "1ms", limit', "limit")
+            kind = 'http", url = "http://192.0.2.1/' if keys[1] == "timeout" else "inband"
+            line = f'probes = [ {{ kind = "{kind}", {inner} }} ]\n'
+        else:
+            line = f"{keys[0]} = {{ {keys[1]} = {value} }}\n" if len(keys) > 1 else f"{keys[0]} = {value}\n"
+        return BASES.get(table, f"[{table}]\n") + line
+
+    for number, words in beyond:
+        assert any(words in error.what for error in check(text(number), filters=False)), (number, words)
+    for number in (row.least, row.most):
+        assert not any(
+            "at least" in e.what and str(row.least) in e.what
+            for e in check(text(number), filters=False)
+            if number != row.least
+        )
+
+
+def test_what_is_not_served_is_not_offered() -> None:
+    words = [each.word for each in complete([], "set", {})[0]]
+    assert "guest" in words
+    assert "remote" not in words
+    assert isinstance(shape.tables("remote"), Tables)
