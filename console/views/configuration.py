@@ -54,7 +54,8 @@ def commit(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict):
         return generic(data, style)
     lines = _findings(data, style)
-    effects = [row for row in rows_of(data.get("changes")) if not str(row.get("effect", "immediately")).startswith("immediately")]
+    changes = rows_of(data.get("changes"))
+    effects = [row for row in changes if not str(row.get("effect", "immediately")).startswith("immediately")]
     lines += [f"{cell(row.get('where'))}: {cell(row.get('effect'))}" for row in effects]
     lines.append(paint(cell(data.get("message")), YELLOW if data.get("confirm") else "", style))
     return "\n".join(lines)

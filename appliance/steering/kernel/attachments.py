@@ -10,14 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from appliance.errors import DatapathError, HardwareError
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Role, Side, slot
 from appliance.steering.kernel.links import FILLING, Links
 from appliance.steering.kernel.objects import Kernel
-from appliance.steering.names import Names
 from appliance.system import netdev_facts as devices
+
+
+class Numbers(Protocol):
+    """The numbers of hops and segments (steering/names.py)."""
+
+    def get(self, kind: str, name: str) -> int | None:
+        """The number, or None when the name never had one."""
+        ...
+
+    def number(self, kind: str, name: str) -> int:
+        """The number, given now when the name had none."""
+        ...
 
 
 @dataclass
@@ -40,7 +52,7 @@ class Attachments:
     def __init__(
         self,
         kernel: Kernel,
-        names: Names,
+        names: Numbers,
         first_program: Callable[[int], int | None],
         copy_flags: Callable[[int], int],
     ) -> None:
