@@ -51,6 +51,7 @@ def complete(
         Next(key, metadata.field(child.path).doc or _doc(child), "key" if isinstance(child, Leaf) else "table")
         for key, child in node.keys.items()
         if _offered(key, child, place.path, action, data)
+        and (place.path or action != "set" or key not in metadata.UNSERVED)
     ]
     end = [Next("", "as it is", "end")] if whole or action == "show" else []
     return keys + end, whole or action == "show"
