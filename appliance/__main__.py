@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         except ConfigError as error:
             if begun.pending is None:
                 raise
-            log.error("configuration: the pending one is taken back: %s", error)
+            log.error("configuration: the pending commit is rolled back: %s", error)
             begun = store.give_up_pending()
             config = loads(begun.text, begun.source)
     except ConfigError as error:

@@ -155,7 +155,7 @@ def test_from_dhcp_to_a_static_address_of_the_same_network(bench: Bench) -> None
 
 
 def test_what_does_not_come_out_as_it_was_wanted_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that end well and change nothing are no success: a commit that leaves no address is taken back."""
+    """Commands that end well and change nothing are no success: a commit that leaves no address is rolled back."""
     good = bench.port.ip
 
     async def deaf(*words: str) -> None:

@@ -227,7 +227,7 @@ class Engine:
             return await self._revert(user, why)
 
     def seconds_left(self) -> int:
-        """Until the pending commit is taken back."""
+        """Until the pending commit is rolled back."""
         return 0 if self.pending is None else max(0, (self.pending.deadline - self._clock()) // 10**9)
 
     async def run(self) -> None:

@@ -58,7 +58,7 @@ def test_a_number_is_never_somebody_elses() -> None:
 
 def test_no_number_left_is_refused() -> None:
     everybody = {f"u{uid}": uid for uid in range(FIRST_UID, LAST_UID + 1)}
-    with pytest.raises(RefusedError, match="no number is left"):
+    with pytest.raises(RefusedError, match="no user id is left"):
         accounts.numbers([ADMIN], everybody)
 
 
