@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     keeper.hold()
     if keeper.lost or (keeper.present and not die_with_parent(parent)):
         return 0  # the keeper died while we started; the next one starts its own
-    _be_ordinary()
+    _reset_inherited()
 
     import argparse
     from pathlib import Path
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         except ConfigError as error:
             if begun.pending is None:
                 raise
-            log.error("configuration: the pending commit is rolled back: %s", error)
+            log.error("configuration: the pending one is rolled back: %s", error)
             begun = store.give_up_pending()
             config = loads(begun.text, begun.source)
     except ConfigError as error:
@@ -101,11 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     return run(make, paths.last_words)
 
 
-def _be_ordinary() -> None:
-    """Undo what a child of the keeper inherits and must not hand to guests; have a name that `ps` shows.
+def _reset_inherited() -> None:
+    """Undo what a child of the keeper inherits and must not pass on to guests; take a name that `ps` shows.
 
-    And be in haste until the segments begin (table.restore_priority): at boot, shells and device events want the
-    processors too, and the link waits in bypass.
+    Run with a higher priority until the segments begin (table.restore_priority): at boot, shells and device events want
+    the processors too, while the link waits in bypass.
     """
     import ctypes
 

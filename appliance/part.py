@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a part of bypassd is, and how the supervisor knows that every part is alive.
 
-A part (links, steering, guests, control) is started, run and stopped by the supervisor, in one order and its reverse.
-While it runs it checks in: it calls the `Alive` it was given, from the place where it does its work, at least once in
-its `patience`. The check-in to the keeper, and the renewal of the datapath's dead-man lease, happen in one place
-(supervisor.py) and only while no part is late. So one hung part is enough to lose the supervisor's standing, which is
-the point: there is no second thread that keeps saying that all is well.
+A part (links, steering, guests, control) is started, run and stopped by supervisor/parts.py, in the order that follows
+from supervisor/table.py and in its reverse. While it runs it checks in: it calls the `Alive` that it was given, from
+the place where it does its work, at least once every `patience`. One place (supervisor/pulse.py) checks in with the
+keeper and renews the datapath's dead-man lease, and only while no part is late. So one hung part is enough to stop
+both, which is the point: no second thread keeps reporting that all is well.
 
 `CheckIns` lives as long as bypassd; a part's entry lives from its first `watch` until `forget`.
 """
@@ -22,20 +22,20 @@ Alive = Callable[[], None]
 """A part calls this to check in. Cheap: one clock read and one store."""
 
 PATIENCE_NS = 1_000_000_000
-"""What a part gets when it has no reason to want another patience: 1 s."""
+"""The patience of a part that has no reason for another one: 1 s."""
 
 
 class Part(Protocol):
     """One part of bypassd.
 
-    `start` brings up what the part owns (adopting what an earlier bypassd left) and returns when it works; it may be
-    called again after a failure, and after `stop`. `run` does the work until it is cancelled, and checks in.
-    `stop` ends what must not outlive bypassd and leaves alone what must (guests, pins); it is called after `run` ended,
-    also when `start` failed half way, and must not raise.
+    `start` brings up what the part owns (adopting what an earlier bypassd left) and returns when it works. It may be
+    called again after a failure and after `stop`. `run` does the work until it is cancelled, and checks in. `stop` ends
+    what must not outlive bypassd and leaves alone what must (guests, pins). It is called after `run` has ended, also
+    when `start` failed half way, and must not raise.
 
     A `BypassError` from `start` or `run` is an expected failure with one clear line: the supervisor shows it with the
     part's `fault` as cause, and starts the part again with back-off. Every other exception is a bug, and what the part
-    left behind is unknown: bypassd exits, and the keeper starts a fresh one that adopts the datapath and the guests.
+    left behind is unknown: bypassd exits, and the keeper starts a fresh one that adopts datapath and guests.
     """
 
     @property
@@ -68,7 +68,7 @@ class _Entry:
 
 
 class CheckIns:
-    """Who checked in when. Times are nanoseconds of CLOCK_MONOTONIC."""
+    """When each part checked in last. Times are nanoseconds of CLOCK_MONOTONIC."""
 
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock = clock
@@ -85,7 +85,7 @@ class CheckIns:
         return alive
 
     def forget(self, name: str) -> None:
-        """Expect nothing of `name` any more (stopped, or waiting for its restart)."""
+        """Stop expecting check-ins of `name` (it is stopped, or waits for its restart)."""
         self._entries.pop(name, None)
 
     def late(self, now: int) -> list[tuple[str, int]]:
@@ -101,7 +101,7 @@ class CheckIns:
 
 
 async def wait_alive(event: asyncio.Event, alive: Alive, every: float) -> None:
-    """Wait for `event` and check in every `every` seconds meanwhile: for parts that mostly wait."""
+    """Wait for `event`, checking in every `every` seconds: for parts that mostly wait."""
     while not event.is_set():
         alive()
         try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All segments of the appliance: gathers the facts, runs each segment's machine, says what the keeper is asked for.
+"""All segments of the appliance: gathers the facts, runs each segment's machine, knows what to ask of the keeper.
 
-Passive: the supervisor calls `begin` once and `update` at every pulse and at every change, with `now`. It owns the
-machines, for the life of bypassd, and the operator's word, which is kept in the volatile state (`segments.json`) so
-that a restart of bypassd does not forget that somebody asked for bypass.
+Passive: `begin` is called once, and `update` at every pulse and at every change, with `now`. It owns the machines, for
+the life of bypassd, and what the operator asked for, which is kept in the volatile state (`segments.json`) so that it
+survives a restart of bypassd.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Unit:
     relay: str  # the keeper's name for it; "" = the board has no relay for these ports
     has_disconnect: bool
     machine: Machine
-    asked: str = ""  # the operator's word; "" = none, the configuration counts
+    asked: str = ""  # by the operator; "" = nothing, the configuration counts
     settle_until: int = 0
     faults: Mapping[Cause, str] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ def times_of(segment: Segment) -> Times:
 
 
 def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | None) -> dict[Cause, str]:
-    """Reasons to bypass that the keeper's word gives. Pure."""
+    """The reasons to bypass that follow from what the keeper reported. Pure."""
     if not relay:
         return {Cause.RELAY_MISSING: f"board.toml has no relay for {ports[0]} and {ports[1]}"}
     if keeper is None:
@@ -204,10 +204,10 @@ class Segments:
         self.units = units
         self.update(now, keeper, faults)
 
-    # -- asked by people
+    # -- for operators
 
     def ask(self, name: str, asked: str) -> Unit:
-        """The operator's word: bypass | auto | disconnect. NotFoundError, RefusedError. Call `update` afterwards."""
+        """Take an operator's order (bypass, auto, disconnect); then call `update`. NotFoundError, RefusedError."""
         unit = self.units.get(name)
         if unit is None:
             there = ", ".join(self.units) or "none"
@@ -317,4 +317,4 @@ class Segments:
         try:
             files.replace(self._memory, json.dumps(words), synced=False)
         except OSError as error:
-            log.error("the operator's word is forgotten when bypassd restarts: %s", error)
+            log.error("the operator's order will not survive a restart of bypassd: %s", error)

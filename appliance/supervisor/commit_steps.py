@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How a configuration is put into effect at run time: the order of the parts' steps, and the look that proves it.
+"""How a configuration takes effect at run time: the order of the parts' steps, and the observation that verifies it.
 
-Order: relays of segments that go close first, then guests that come have their taps, then the datapath switches in one
-step, ports are attached, segments that come begin, and guests live by the new words. So nobody is sent a frame who is
-not there, and no port is taken from a link that still needs it. Going back is the same way with the old configuration.
-Guests that go power down when the commit is final. Reads the system and owns nothing.
+The relays of removed segments close first. Then the taps of added guests are made, the datapath switches in one step,
+ports are attached, added segments begin, and guests follow their new configuration. So no frame is sent to a guest that
+is not there, and no port is taken from a link that still needs it. Rolling back takes the same steps with the old
+configuration. Removed guests power down when the commit is final. Reads the system and owns nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CommitSteps:
         self._wake, self._configured, self._relays_closed = wake, configured, relays_closed
 
     def steps(self) -> list[Step]:
-        """All of them, in order; a part that is added later finds its place here."""
+        """All of them, in order."""
         return [
             Step("first configuration", self._first),
             Step("removing segments", self._segments_go),
@@ -60,7 +60,7 @@ class CommitSteps:
         ]
 
     async def _first(self, new: Config) -> None:
-        """There was no valid configuration since the start: the parts that waited for one come up with it."""
+        """After a start without a valid configuration: bring up the parts that waited for one."""
         system = self._system
         if system.config is None:
             await system.steering.apply(new)
@@ -84,13 +84,13 @@ class CommitSteps:
         self._system.steering.forget()
 
     async def _steer(self, new: Config) -> None:
-        """From here on the supervisor has `new`: what is only being started now starts with it."""
+        """From here on `new` is the configuration: a part that is still being started starts with it."""
         system = self._system
         await system.steering.apply(new)
         system.config, system.config_errors = new, []
 
     async def _segments_prepare(self, new: Config) -> None:
-        """Only what board.toml names can ever be a port; whether it is plugged in is seen later."""
+        """Only what board.toml names can be a port; whether it is plugged in is checked later."""
         board = self._system.board
         if board is None:
             return
@@ -119,12 +119,12 @@ class CommitSteps:
             await self._system.access.prepare(new)
 
     async def _access(self, new: Config) -> None:
-        """After everything that frames depend on: it may end the session that this commit came by."""
+        """After everything that frames depend on: it may end the session that made this commit."""
         if self._system.access is not None:
             await self._system.access.apply(new)
 
     async def _host(self, new: Config) -> None:
-        """Host name; grace and watchdog go to the keeper with the next check-in."""
+        """Set the host name; grace and watchdog times go to the keeper with the next check-in."""
         system = self._system
         if system.paths.root == Path("/"):
             try:
@@ -134,14 +134,14 @@ class CommitSteps:
         self._wake()
 
     def down(self) -> dict[str, str]:
-        """Guests that have no traffic now, and their state: a rule that blocks without them blocks from a commit on."""
+        """Guests without traffic now, with their state: a rule that blocks without them does so from the commit on."""
         guests = self._system.guests
         now = time.monotonic_ns()
         there = guests.guests() if guests is not None else ()
         return {guest.name: guest.state.value for guest in there if not guest.hop.lease.remaining(now)}
 
     def look(self) -> traffic_check.Look:
-        """The appliance as it is now, for the proof of a commit."""
+        """The appliance as it is now, to verify a commit."""
         system = self._system
         datapath = system.steering.datapath
         counts = datapath.port_counts() if datapath is not None else {}

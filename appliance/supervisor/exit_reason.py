@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Why the bypassd before this one ended, in one line: left in /run by who ends on a bug, told by the next.
+"""Why the previous bypassd ended, in one line: a bypassd that ends on a bug leaves it in /run, the next one reports it.
 
-The keeper knows how it ended, but of an exception only "status 1". Owns the file; it is gone after it was read.
+The keeper knows how bypassd ended, but of an exception it sees only "status 1". The file is removed when it is read.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ LIMIT = 300
 
 
 def leave(path: Path, errors: Sequence[BaseException]) -> None:
-    """Write what these exceptions say. Never raises: this is the end already."""
+    """Write what these exceptions say. Never raises: the process is ending anyway."""
     said = "; ".join(f"{type(error).__name__}: {error}".rstrip(": ") for error in errors)
     try:
         files.replace(path, " ".join(said.split())[:LIMIT], synced=False)
     except OSError:
-        pass  # a full /run costs the words; the traceback is in the log
+        pass  # a full /run costs this line; the traceback is in the log
 
 
 def take(path: Path) -> str:
-    """What was left, once; empty when nothing was: it was killed, or hung, or has never run before."""
+    """What was left, once; empty if nothing was: bypassd was killed, hung, or has never run before."""
     try:
         said = path.read_text(errors="replace")
         path.unlink()

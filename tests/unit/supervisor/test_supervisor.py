@@ -214,7 +214,7 @@ def test_missing_ports_and_a_refused_datapath_are_causes_and_all_else_works(
         await until(lambda: made.system.segments.begun)
         (row,) = (await ask(made.system.paths.control_socket, "segments.show"))["result"]
         assert row["cause"] == "port_missing"
-        assert "lan0 (MAC 02:ff:ff:ff:ff:01) is not there" in row["detail"]
+        assert "lan0 (MAC 02:ff:ff:ff:ff:01) was not found" in row["detail"]
         assert "datapath_fault: the kernel says no" in row["also"]
         await until(lambda: made.system.part_states.get("access") == "running")
         status = (await ask(made.system.paths.control_socket, "status.show"))["result"]
@@ -437,5 +437,5 @@ def test_the_keepers_words() -> None:
 
 @pytest.mark.parametrize("packet", [b"", b"{}", b"[]", b"\xff", b'{"watchdog": {}, "relays": []}'])
 def test_nonsense_of_the_keeper(packet: bytes) -> None:
-    with pytest.raises(ProtocolError, match="no state"):
+    with pytest.raises(ProtocolError, match="malformed state"):
         parse_state(packet)
