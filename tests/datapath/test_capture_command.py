@@ -191,7 +191,7 @@ def test_bypassd_ends(served: Served) -> None:
 REFUSED = [
     (["port", "lan9"], 1, 'there is no port "lan9"; there is: lan0, wan0'),
     (["guest", "nobody"], 1, 'there is no guest "nobody"; there is: ips'),
-    (["port", "lan0", "tcp prot 80"], 1, "libpcap: "),
+    (["port", "lan0", "tcp prot 80"], 1, 'did you mean "proto"?'),
     (["port", "lan0", "count", "0"], 2, "count must be 1 or more"),
     (["port", "lan0", "bytes", "x"], 2, "must be a number"),
     (["port", "lan0", "file", "/nonexistent/x"], 1, "No such file or directory"),
@@ -216,7 +216,7 @@ def test_into_a_file(served: Served, tmp_path: Path) -> None:
     assert len(tshark(file.read_bytes(), "frame.len", tmp_path=tmp_path)) == 5
     assert file.stat().st_mode & 0o777 == 0o600
     again = served.run("capture", "port", "wan0", "file", str(file))
-    assert b"is there already" in again.communicate(timeout=20)[1]
+    assert b"already exists" in again.communicate(timeout=20)[1]
 
 
 def test_show_packets(served: Served) -> None:

@@ -51,7 +51,7 @@ def test_a_guest_comes_changes_and_goes_under_traffic(live: Live) -> None:
     assert during(live, lambda: answer.append(live.commit())) == []
     effects = {change["where"]: change["effect"] for change in answer[1]["changes"]}  # type: ignore[attr-defined]
     assert effects["guest ips1: memory"] == "when guest ips1 is restarted"
-    assert "one switch" in effects["guest ips1: accept"]
+    assert "hitless" in effects["guest ips1: accept"]
     live.until(lambda: state(live, "ips1") == "available", "available with other checks")
     assert live.call("guests.show")[0]["pid"] == pid, "its process goes on"
 

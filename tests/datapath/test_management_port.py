@@ -166,7 +166,7 @@ def test_what_does_not_come_out_as_it_was_wanted_is_said(bench: Bench, monkeypat
 
     async def body() -> None:
         with pytest.raises(
-            UnreachableError, match=r"not become as it is configured; missing: .* replace 10\.88\.0\.2/24"
+            UnreachableError, match=r"is not as configured; these commands had no effect: .* replace 10\.88\.0\.2/24"
         ):
             await bench.become(STATIC)
 

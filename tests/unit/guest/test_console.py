@@ -132,13 +132,13 @@ def test_on_a_terminal(tmp_path: Path) -> None:
             timeout=20,
             encoding="utf-8",
         )
-        child.expect_exact("attached; Ctrl-] leaves")
+        child.expect_exact("attached; Ctrl-] detaches")
         child.expect_exact("login: ")
         assert not termios.tcgetattr(child.child_fd)[3] & termios.ICANON
         child.send("\x03")
         child.expect_exact("<03>")
         child.send("\x1d")
-        child.expect_exact("detached; the guest goes on")
+        child.expect_exact("detached; the guest keeps running")
         child.expect(pexpect.EOF)
         child.close()
         assert child.exitstatus == 0

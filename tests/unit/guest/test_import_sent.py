@@ -202,5 +202,5 @@ def test_progress_where_somebody_looks(store: Store, tmp_path: Path, term: str, 
 
 def test_a_terminal_is_no_image(store: Store) -> None:
     child = pexpect.spawn(store.words(*IMPORT)[0], store.words(*IMPORT)[1:], timeout=60, encoding="utf-8")
-    child.expect("standard input is this terminal: `guest import - --name a < FILE`")
+    child.expect("standard input is a terminal; redirect it: `guest import - --name a <")
     child.expect(pexpect.EOF)

@@ -97,8 +97,8 @@ KEY_USER = User(name="noc", keys=("ssh-ed25519 AAAA",))
 @pytest.mark.parametrize(
     ("management", "users", "why"),
     [
-        (STATIC, [], "nobody can log in"),
-        (STATIC, [User(name="a")], "nobody can log in"),
+        (STATIC, [], "no user can log in"),
+        (STATIC, [User(name="a")], "no user can log in"),
         (Management(), [KEY_USER], "no address"),
         (Management(address="dhcp", ssh=False), [KEY_USER], "switched off"),
         (STATIC, [KEY_USER], ""),

@@ -168,7 +168,7 @@ def test_console_refuses_a_terminal_and_an_existing_file(tmp_path: Path) -> None
     there = tmp_path / "there"
     there.touch()
     assert run_line(f"support-bundle {there}", context) == REFUSED
-    assert "take another name" in said.getvalue()
+    assert "choose another name" in said.getvalue()
 
 
 def test_without_bypassd_the_console_collects_itself(tmp_path: Path) -> None:

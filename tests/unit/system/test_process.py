@@ -89,14 +89,17 @@ def test_no_such_program_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_program_that_cannot_be_watched_is_not_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[int] = []
+
     def refuse(pid: int) -> int:
+        watched.append(pid)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
     with pytest.raises(OSError, match="Too many"):
         Process.start(["sh", "-c", "trap '' TERM; sleep 1000"], {}, tmp_path / "log")
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(watched[0], os.WNOHANG)
 
 
 def test_its_words_are_kept_and_shown(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_mark_of_the_whole_file_counts() -> None:
 
 def test_every_file_is_in_the_plan() -> None:
     """The command that `make test-plan` runs prints all areas, this test among them."""
-    rule = ["make", "-n", "test-plan"]
+    rule = ["make", "--no-print-directory", "-n", "test-plan"]
     command = subprocess.run(rule, cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout.split()
     made = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout
     assert "\n## image\n" in made
