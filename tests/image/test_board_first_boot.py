@@ -158,7 +158,7 @@ def test_the_serial_line_asks_for_a_login_now(fresh: Board, said: str, took: Too
     assert fresh.sh(find, check=False).output.split() == ["admin"]
     log = wait_until(
         fresh,
-        lambda: [text for text in board_appliance.events(fresh) if "the serial line" in text][:2],
+        lambda: [text for text in board_appliance.events(fresh) if " from console " in text][:2],
         "logins are events",
     )
     assert log == [
