@@ -35,7 +35,9 @@ class Limits(NamedTuple):
     checkin: int = SECOND  # bypassd may be silent this long, time in which it got no processor not counted
     looping: int = 5 * SECOND  # processor time that a silent bypassd may use before it is given up
     silent: int = 15 * SECOND  # it is given up at the latest, time in which the keeper stood still not counted
-    starting: int = 30 * SECOND  # from its start to its first check-in that is not "hold" (imports are slow)
+    # From its start to its first check-in that is not "hold". Half a minute ended every start on an emulated board with
+    # a third of the speed, again and again; a start that hangs costs no link meanwhile, for the grace ends before.
+    starting: int = 120 * SECOND
     grace: int = 30 * SECOND  # the relay is held this long after the last check-in that asked for a position
     # (at least `checkin` while bypassd serves: check-ins are not continuous)
     ending: int = 5 * SECOND  # an orderly end of bypassd
