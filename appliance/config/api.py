@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The methods config.* of the control socket that look, check and commit; editing.py has those that change.
+"""The config.* methods that show, check and commit; editing.py has those that change the candidate.
 
-A thin shell over candidate, engine and store; console/ is its client.
+A thin layer over candidate, engine and store; the console is its client.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WHICH = Param("string", "candidate, running, startup, or how many commits ago",
 
 
 class Api:
-    """The handlers. `ports` gives the board's port names, for completion; `wrong_password` is told whose it was."""
+    """The handlers. `ports` gives the board's port names, for completion; `wrong_password` is called with the user."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Api:
         self._session, self._ports, self._wrong_password = Session(engine, candidate), ports, wrong_password
 
     def register(self, registry: Registry) -> None:
-        """Offer all methods, those of editing and of the own password too."""
+        """Register all methods, including those of editing and of changing one's own password."""
         Editing(self._session).register(registry)
         OwnPassword(self._session, self._wrong_password).register(registry)
         text = Param("string", "TOML; left out: the candidate", required=False)
@@ -49,25 +49,25 @@ class Api:
         form = Param("string", "how", required=False, choices=("toml", "set", "json"))
         verb = Param("string", "the verb", choices=("set", "delete", "show", "edit", "move"))
         hashes = Param("boolean", "with password hashes; for administrators", required=False)
-        seconds = Param("integer", "roll back after so many seconds unless confirmed", required=False)
+        seconds = Param("integer", "roll back after this many seconds unless confirmed", required=False)
         comment = Param("string", "why", required=False)
         add = registry.add
         shown = {"words": WORDS._replace(required=False), "of": _WHICH, "format": form, "secrets": hashes}
-        add(methods.CONFIG_SHOW, self.show, doc="a configuration, or what `words` name of it", params=shown)
+        add(methods.CONFIG_SHOW, self.show, doc="a configuration, or the part of it that `words` name", params=shown)
         add(methods.CONFIG_COMPARE, self.compare, doc="two configurations", params={"old": _WHICH, "new": _WHICH})
-        doc = "what is wrong with a text or the candidate, and what it means for traffic"
+        doc = "errors of a text or of the candidate, and what it means for traffic"
         add(methods.CONFIG_CHECK, self.check, doc=doc, params={"text": text, "source": source})
         doc = "apply the candidate, only if verification succeeds"
         add(methods.CONFIG_COMMIT, self.commit, "admin", doc, {"comment": comment, "confirmed_s": seconds})
         add(methods.CONFIG_CONFIRM, self.confirm, "admin", "keep the commit that is awaiting confirmation")
         add(methods.CONFIG_REVERT, self.revert, "admin", "roll back the commit that is awaiting confirmation")
         add(methods.CONFIG_HISTORY, self.history, doc="who committed what, when and why")
-        add(methods.CONFIG_STATUS, self.status, doc="who edits, what is pending")
+        add(methods.CONFIG_STATUS, self.status, doc="who is editing, and what is pending")
         add(methods.CONFIG_COMPLETE, self.complete, doc="what may come next", params={"words": WORDS, "action": verb})
         add(methods.CONFIG_FIELDS, self.fields, doc="every key: type, range, default, meaning, effect")
 
     async def stop(self) -> None:
-        """bypassd ends: what is not written yet is written."""
+        """Write what is not written yet, when bypassd ends."""
         await self._session.stop()
 
     # -- looking
@@ -229,11 +229,11 @@ class Api:
 
 
 def _part(data: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
-    """What `words` name, as a configuration of its own."""
+    """The part that `words` name, as a configuration of its own."""
     place = key_path.walk(wanted, data)
     here = key_path.look(data, place.path)
     if here is None or place.rest:
-        raise NotFoundError(f"{key_path.where(place.path) if place.path else wanted[0]}: is not there")
+        raise NotFoundError(f"{key_path.where(place.path) if place.path else wanted[0]}: does not exist")
     if not place.path:
         return data
     head = shape.ROOT.keys[str(place.path[0])]

@@ -47,7 +47,7 @@ class TooLongError(FilterError):
 
 
 class Assembler:
-    """Collects instructions; `finish` resolves the labels."""
+    """Collect instructions; `finish` resolves the labels."""
 
     def __init__(self) -> None:
         self.code = array("Q")
@@ -66,11 +66,11 @@ class Assembler:
         return len(self._places) - 1
 
     def place(self, label: int) -> None:
-        """The label stands for the next instruction."""
+        """Place the label at the next instruction."""
         self._places[label] = len(self.code)
 
     def placed(self, label: int) -> bool:
-        """Whether the label has its place already."""
+        """Whether the label has been placed."""
         return self._places[label] >= 0
 
     def wanted(self, label: int) -> bool:
@@ -148,7 +148,7 @@ class Assembler:
         self.code.append(_JMP | JA)
 
     def skip(self, instructions: int) -> None:
-        """Go on so many instructions further; TooLongError when that does not fit."""
+        """Jump that many instructions ahead; TooLongError when the distance does not fit."""
         if instructions > MAX_JUMP:
             raise TooLongError(f"a jump over {instructions} instructions does not fit the {MAX_JUMP} that eBPF allows")
         self.code.append(_JMP | JA | instructions << 16)
@@ -169,7 +169,7 @@ class Assembler:
         self.code.append((_JMP if wide else _JMP32) | _SOURCE_REGISTER | operation | dst << 8 | src << 12)
 
     def call(self, helper: Helper) -> None:
-        """Call a kernel helper: r1 to r5 are lost."""
+        """Call a kernel helper, which clobbers r1 to r5."""
         self.code.append(_JMP | CALL | int(helper) << 32)
 
     def exit(self) -> None:

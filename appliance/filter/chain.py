@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Rule by rule: each filter straight, one after the other, over as many programs as it takes.
+"""Rule by rule: each filter translated on its own, one after the other, in as many programs as that takes.
 
-Pure code generation. The plain form: what few rules get, what the merged form falls back to and is held against, and
-(with reads through a helper only) what an XDP frame in pieces gets.
+Pure code generation. This is the plain form: small sets use it, the merged form falls back to it and is tested against
+it, andan XDP frame in several buffers gets it (with all reads through a helper).
 """
 
 from __future__ import annotations

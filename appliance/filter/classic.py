@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Classic BPF as libpcap emits it: decoding, checking, and an interpreter that is the reference.
+"""Classic BPF as libpcap emits it: decoding, checking, and a reference interpreter.
 
-Owns the meaning of one filter: a tuple of classic instructions and what they say about a frame. Everything that is
-generated for the kernel is held against `ClassicFilter.matches`, and that against libpcap itself. Immutable data.
-Sources: the kernel's filter.rst, and libpcap's bpf_filter.c for what happens at the edges (a load past the captured
-bytes, division by zero: the filter rejects the frame).
+Defines what one filter means: a tuple of classic instructions and their result for a frame. Tests compare everything
+that is generated for the kernel with `ClassicFilter.matches`, and that with libpcap itself. Immutable data.
+Sources: the kernel's filter.rst, and libpcap's bpf_filter.c for the edge cases (a load past the captured bytes and a
+division by zero reject the frame).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ClassicFilter:
 
 
 def check(instructions: tuple[Instruction, ...], most: int = MAX_INSTRUCTIONS) -> None:
-    """Refuse by name what the datapath cannot run; FilterError says which construct and where it usually comes from."""
+    """Refuse what the datapath cannot run; FilterError names the construct and where it usually comes from."""
     count = len(instructions)
     if not 0 < count <= most:
         raise FilterError(f"the filter compiles to {counted(count, 'instruction')}; 1 to {most} are allowed")
@@ -152,7 +152,7 @@ def _unknown(code: int, at: int) -> FilterError:
 
 
 def interpret(instructions: tuple[Instruction, ...], frame: bytes, wire_length: int | None = None) -> int:
-    """Run the filter over one frame; returns its value (0 = no match). The reference for everything generated."""
+    """Run the filter on one frame and return its value (0 = no match). The reference for all generated code."""
     captured = len(frame)
     length = captured if wire_length is None else wire_length
     a = x = pc = 0
@@ -203,7 +203,7 @@ def interpret(instructions: tuple[Instruction, ...], frame: bytes, wire_length: 
 
 
 def apply(operation: int, a: int, value: int) -> int:
-    """An ALU operation on 32-bit values (division by zero is the caller's)."""
+    """An ALU operation on 32-bit values (the caller handles division by zero)."""
     if operation == ADD:
         return (a + value) & MASK32
     if operation == SUB:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""First match over ordered filters: merged where that pays and succeeds, in several graphs where one is too much, rule
-by rule where nothing else works.
+"""First match over ordered filters: merged where that pays and succeeds, as several graphs where one would be too big,
+and rule by rule where nothing else works.
 
-Owns the last few prepared sets, because the same rules are generated for XDP and for tc, and segment after segment.
+Keeps the last few prepared sets, because code for the same rules is generated for XDP, for tc and for each segment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from appliance.filter.lowered import Prepared
 from appliance.filter.merge import BudgetError
 from appliance.filter.tables import Image, TableError
 
-CHAIN_RULES = 6  # so few rules are as fast one by one
+CHAIN_RULES = 6  # up to this many rules are as fast one by one
 LEAST_SPLIT = 32  # a set this small is not cut into several graphs
 _REMEMBERED_SETS = 4
 MAX_SECONDS = 15.0  # of processor time, for all graphs of one set together
@@ -56,7 +56,7 @@ class PreparedSet:
 
     @property
     def expected_ns(self) -> int:
-        """About what the search takes, for the choice of the flow cache: measured on sets of many kinds."""
+        """Estimated time of the search, for the choice of the flow cache; from measurements of many kinds of sets."""
         return sum(GRAPH_NS if part.merged is not None else RULE_NS * len(part.filters) for part in self.parts)
 
     @property
@@ -67,7 +67,7 @@ class PreparedSet:
 
 @lru_cache(maxsize=_REMEMBERED_SETS)
 def prepare(filters: tuple[RankedFilter, ...], *, merged: bool, runs: int = 1, why: str = "") -> PreparedSet:
-    """Decide how the rules (rank, filter) are told apart. Call with `merge.lock` held.
+    """Decide how to classify the rules (rank, filter). Call with `merge.lock` held.
 
     `runs`: cut them into so many runs to begin with, because (`why`) fewer were too much for code generation.
     """

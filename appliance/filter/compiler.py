@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The door of this package: filter texts to generated programs, and those into the kernel.
+"""The entry point of this package: from filter texts to generated programs, and from those into the kernel.
 
 `compile_filter` gives the classic filter (cached by text). `build_classifier` makes the programs that find the first
 rule that matches, `build_accept` those that say which hops accept a frame. `load_classifier` and `load_accept` build
-and load them, and fall back to smaller or plainer programs where the verifier gives up. `first_match` is the reference.
+and load them, falling back to smaller or plainer programs where the verifier gives up. `first_match` is the reference.
 
-Whoever holds a `LoadedSet` owns its descriptors; programs that sit in a program array live on without them, but the
-array itself must have an owner or a pin.
+The holder of a `LoadedSet` owns its descriptors. Programs in a program array outlive them, but the array itself needs
+an owner or a pin.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ MAX_FILTER_LENGTH = 8192  # characters
 MAX_PARTS = 24  # programs that one frame may pass; the kernel allows 33 tail calls, the core needs some
 MIN_PART_JUMPS = 250
 CACHE_NS = 15  # of a hit; a miss costs about as much more
-CACHE_FROM_NS = 40  # filters that are faster are not worth it: not every frame hits
+CACHE_FROM_NS = 40  # caching faster filters does not pay: not every frame hits
 MAX_RUNS = 16  # of rules, each with a graph of its own, before merging is given up
 MAX_UNOPTIMISED = 32_768  # instructions of a filter before optimisation; 8,192 characters make half as many
-MAX_STATES_COMPARED = 60_000  # of one filter, to hold optimised against unoptimised code
+MAX_STATES_COMPARED = 60_000  # of one filter, to compare optimised with unoptimised code
 _CACHED_FILTERS = 8192
 _ATTACHED = "attached"
 _REFUSED_WORDS = re.compile(r"\b(inbound|outbound|ifindex|protochain|ifname|rulenum|reason|on)\b")
@@ -171,7 +171,7 @@ class LoadedSet:
             loader.update(programs_fd, slot, fd.to_bytes(4, "little"))
 
     def close(self) -> None:
-        """Let go of the descriptors; what sits in a program array stays."""
+        """Close the descriptors; programs in a program array stay."""
         if not self._closed:
             self._closed = True
             others = [fd for fd in (self.table_fd, self.attached_fd) if fd is not None]
@@ -306,7 +306,7 @@ def _joined(prepared: classifier.PreparedSet, linkage: Linkage | None, kind: Kin
 
 
 def _decide_cache(report: Report, ranked: Sequence[chain.RankedFilter]) -> None:
-    """Whether the flow cache shall stand before the set, and why or why not."""
+    """Whether to put the flow cache before the set, and the reason."""
     report.cached, report.not_keyed = False, None
     report.why_cached = f"the filters take about {report.expected_ns} ns, a look into the cache {CACHE_NS} ns"
     if report.expected_ns < CACHE_FROM_NS:
@@ -321,7 +321,7 @@ def _decide_cache(report: Report, ranked: Sequence[chain.RankedFilter]) -> None:
 def _in_pieces(
     ranked: Sequence[chain.RankedFilter], linkage: Linkage, slots: list[int], part_jumps: int
 ) -> list[LoadableProgram]:
-    """Rule by rule and through a helper, for XDP frames whose first piece is too short: exact, and seldom."""
+    """Rule by rule and through a helper, for XDP frames whose first buffer is too short: exact, and rarely needed."""
     parts = chain.split(ranked, part_jumps, other="xdp")
     places = [chain.take(slots) for _ in parts]
     return [
@@ -461,7 +461,7 @@ def load_nothing(host: Host, maps: dict[str, int]) -> int:
 
 
 def forget() -> None:
-    """Drop everything remembered about filters (measurements of a first generation)."""
+    """Clear all caches of filters (to measure generation from scratch)."""
     with merge_module.lock:
         _compile.cache_clear()
         classifier.prepare.cache_clear()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A merged set as eBPF: the states as compares and branches, then the leaves.
 
-Code generation only; what to do was decided by `merge`. Registers: CTX, DATA, END and X (packet pointer to what follows
-the header) as in `access`; BEST as in `emit_leaf`.
+Code generation only; `merge` has made all decisions. Registers: CTX, DATA, END and X (packet pointer to what follows
+the header) as in `frame_reader`; BEST as in `emit_leaf`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Emitter(LeafEmitter):
         return self.labels[number]
 
     def _goto(self, number: int) -> None:
-        """Continue with the state: by falling into it where it comes next."""
+        """Continue with the state, by falling through where it comes next."""
         label = self._target(number)
         if self.pending and self.pending[-1] == number and not self.asm.placed(label):
             return

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A leaf of a merged set as eBPF: classes of values, bit vectors, and the rules that stay straight.
+"""A leaf of a merged set as eBPF: classes of values, bit vectors, and the rules that are tested one by one.
 
-Code generation only; what to do was decided by `leaves`. BEST (the register of A) holds the best rank known. Branches
+Code generation only; `leaves` has made all decisions. BEST (the register of A) holds the best rank known. Branches
 that depend on the traffic are kept few: a mispredicted one costs more than the look-ups.
 """
 
@@ -48,7 +48,7 @@ SUMMARY_WORDS = 4  # bit vectors of more words begin with a word that says which
 MAX_WORDS = 64
 LEAST_GROUP = 3  # cubes with fields of their own
 WORD = 64
-# stack, below what `access` uses
+# stack, below what `frame_reader` uses
 _ROWS = -136  # spilled row pointers, downward, MAX_TABLE_FIELDS of them
 _CLASS_AT = -268  # classes of fields, 4 bytes each, downward, as many
 BEST_AT = -344

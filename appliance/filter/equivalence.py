@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Whether two decision graphs give the same answer for every frame. Pure.
 
-Used to hold libpcap's optimised code against its unoptimised code: the optimiser of libpcap 1.10 miscompiles some
+Used to compare libpcap's optimised code with its unoptimised code: the optimiser of libpcap 1.10 miscompiles some
 filters (`ether[0:1] & 0xffffffff != 0` becomes "every frame"). "Equal" is certain. "Not equal" may also mean that it
 could not be shown: fields that share bytes count as independent, an opaque end equals only itself, and the search is
 bounded.
@@ -17,7 +17,7 @@ MAX_STEPS: Final = 20_000  # pairs of nodes; a filter of 8,192 characters takes 
 
 
 def equal(graph: Graph, first: int, second: int, max_steps: int = MAX_STEPS) -> bool:
-    """Whether both roots decide alike, whatever the fields hold."""
+    """Whether both roots give the same answer for all values of the fields."""
     known: set[tuple[int, int]] = set()  # pairs that were looked at, or are about to be
     todo = [(first, second)]
     steps = 0

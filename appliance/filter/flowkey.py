@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which filters ask only what a flow's key holds, so that a flow's answer may be remembered.
+"""Which filters test only what a flow's key holds, so that their answer can be cached by flow.
 
 Pure. The frames in question are those whose key is complete: untagged, IPv4 without a fragment offset or IPv6 without
 extension headers, with ports, and long enough to hold them. On such a frame a filter may look at EtherType, addresses,
-protocol and ports. Whatever else it asks (a length, a flag, the TTL, stations, tags it would have to see absent in
-another place) makes it unfit: correctness first.
+protocol and ports. Any other test (a length, a flag, the TTL, MAC addresses, the absence of a tag) rules it out:
+correctness comes first.
 """
 
 from __future__ import annotations

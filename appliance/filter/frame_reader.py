@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How a generated program reads bytes of the frame: XDP or tc, VLAN tag in the frame or beside it, linear part or not.
 
-Owns the register convention of generated programs and nothing else. `Access` emits the loads of one program; offsets
-are those of the frame as libpcap sees it, with the VLAN tag in its place.
+Owns the register convention of generated programs and nothing else. `Access` emits the loads of one program. Offsets
+refer to the frame as libpcap sees it, with the VLAN tag in place.
 
-Frames may lie in several pieces. Bytes below `NEAR_BYTES` are read through packet pointers after the preamble made
-sure that the first piece holds them (tc: pulled; XDP: else another program that reads through a helper takes over);
-bytes further on fall back to the helper, load by load.
+A frame may consist of several pieces. Bytes below `NEAR_BYTES` are read through packet pointers once the preamble has
+made sure that the first piece holds them (tc pulls them; under XDP a program that reads through a helper takes over
+otherwise). Each load of a byte further on uses the helper.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Access:
 
     @property
     def shift(self) -> int:
-        """How much nearer bytes behind the VLAN tag are in memory than in the frame."""
+        """By how much bytes after the VLAN tag have a lower offset in memory than in the frame."""
         return TAG_BYTES if self.vlan == "metadata" else 0
 
     # start of a program

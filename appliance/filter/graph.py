@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Decision graphs: what filters test, hash-consed so that equal parts are one node.
+"""Decision graphs: what filters test, hash-consed so that equal parts share a node.
 
 A node asks whether a field's value lies in an interval and goes on to one of two nodes; node 0 rejects, node 1 accepts.
 Children are made before parents, so their numbers are smaller. A `Graph` grows while filters are added; it is owned by
-`merge`, which throws it away when it gets big. Not thread-safe: the owner holds a lock.
+`merge`, which discards it when it gets too big. Not thread-safe: the owner holds a lock.
 
 Fields of the kinds LENGTH and HEADER_LENGTH are the bounds that loads state ("the frame has at least n bytes", "n bytes
 follow a header of variable length"); the others are bytes of the frame under a mask, or the length used as a number.
@@ -20,7 +20,7 @@ OPAQUE_FIELD = -1
 
 
 class FieldKind(enum.Enum):
-    """What a field is; see the module."""
+    """The kinds of fields; see the module."""
 
     LENGTH = "length bound"
     HEADER_LENGTH = "length bound behind a header"
@@ -113,7 +113,7 @@ class Graph:
         return found
 
     def opaque_end(self, identity: int) -> int:
-        """An end that says: run this filter as a whole."""
+        """An end that means: run this filter as a whole."""
         key = (OPAQUE_FIELD, identity, identity, 0, 0)
         found = self._numbers.get(key)
         if found is None:
@@ -160,7 +160,7 @@ class Graph:
         return memo[root]
 
     def restrict(self, root: int, field: int, low: int, high: int) -> int:
-        """The graph as it is when low <= field <= high is known."""
+        """The graph under the assumption low <= field <= high."""
         memo = self._restricted.setdefault((field, low, high), {})
         found = memo.get(root)
         if found is not None:

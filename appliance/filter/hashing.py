@@ -2,7 +2,7 @@
 """Perfect hash tables for 32-bit values: two small loads and no branch, whatever the value.
 
 Pure. Used where a field's classes are points (host addresses) or whole aligned blocks (networks) with few exceptions:
-such tables are some kilobytes, where a trie over addresses is hundreds and misses the cache on random traffic.
+such tables take some kilobytes, while a trie over addresses takes hundreds and misses the cache on random traffic.
 A key's slot is hash2(key) ^ shift[hash1(key)]; the shifts are found bucket by bucket, largest first.
 """
 
@@ -96,7 +96,7 @@ class Blocks:
 
 
 def cut(runs: Sequence[tuple[int, int, int]]) -> Blocks | None:
-    """The best way to write runs (first, last, class) as blocks and points; class 0 needs nothing. None: too many."""
+    """The smallest form of runs (first, last, class) as blocks and points; class 0 needs no entry. None: too many."""
     named = [run for run in runs if run[2]]
     best: Blocks | None = None
     if sum(last - first + 1 for first, last, _ in named) <= MAX_ENTRIES:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What to do at a leaf: which rules become table entries, which stay straight.
+"""What to do at a leaf: which rules become table entries, and which are tested one by one.
 
 Pure. A rule's rest is written as cubes (each a set of allowed intervals for some fields; the rule holds when one of its
-cubes does), leaving out what need not be said: in `a or b` the second cube does not say "not a", or n rules of the form
+cubes does), without redundant conditions: in `a or b` the second cube does not include "not a", or n rules of the form
 `port N` would need tables of n * n entries. Cubes of one field become "value -> lowest rank", cubes of several fields
-become bit vectors by (field, class of value). Rules that test a field which hardly any other rule tests stay straight,
-and so do all rules of a small leaf.
+become bit vectors by (field, class of value). Rules that test a field which hardly any other rule tests are tested one
+by one, and so are all rules of a small leaf.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Cubes:
         return _without_implied(tuple(result))
 
     def implies(self, node: int, other: int) -> bool:
-        """Whether `other` surely accepts what `node` accepts (False when that is not seen at once).
+        """Whether `other` certainly accepts what `node` accepts (False when that is not obvious).
 
         It does when it does so for both outcomes of `node`'s test, and when both outcomes of its own test do.
         """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""libpcap through ctypes: filter text to classic BPF, and libpcap's own verdict on a frame.
+"""libpcap through ctypes: from a filter's text to classic BPF, and libpcap's own verdict on a frame.
 
-Owns one dead handle (Ethernet, no device) for the life of the process; every call into libpcap holds one lock, because
-compiling sets the handle's error text. No privileges needed.
+Owns one handle from pcap_open_dead (Ethernet, no device) for the life of the process. Every call into libpcap holds one
+lock, because compiling sets the handle's error text. No privileges needed.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def make_program(instructions: tuple[Instruction, ...]) -> Any:
 
 
 def run(program: Any, frame: bytes, wire_length: int | None = None) -> int:
-    """libpcap's own verdict (`pcap_offline_filter`): the oracle, of the instructions it is given. 0 = no match."""
+    """libpcap's own verdict (`pcap_offline_filter`) on the given instructions: the tests' oracle. 0 = no match."""
     length = len(frame) if wire_length is None else wire_length
     header = _Header(0, 0, len(frame), length)
     return int(_library().pcap_offline_filter(ctypes.byref(program), ctypes.byref(header), frame))

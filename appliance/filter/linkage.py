@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How generated programs join the fixed core: where the result goes and which program runs next.
+"""How generated programs are joined to the fixed core: where the result goes and which program runs next.
 
 Pure data and the code of a program's end. A generated set is an entry program and parts that it reaches by tail call;
-parts sit in slots of the core's program array that the core lends to the set (two banks, used in turn, so that a new
-set never overwrites parts that frames may still run).
+parts use slots of the core's program array that are reserved for such sets (two banks, used in turn, so that a new set
+never overwrites parts that frames may still run).
 """
 
 from __future__ import annotations

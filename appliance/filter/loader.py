@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Generated programs into the kernel, through libbpf: load, map, test run. Needs CAP_BPF (root).
 
-Owns the file descriptors it returns until `close`. Thin: every decision is the caller's.
+Owns the file descriptors it returns until `close`. Makes no decisions: those are the caller's.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def run_once(fd: int, frame: bytes, *, repeat: int = 1, context: bytes | None = 
 
 
 def tester(fd: int) -> Callable[[bytes, int, bytes | None], TestResult]:
-    """A test run that keeps its structures, for many frames."""
+    """A test run that reuses its structures, for many frames."""
     options: Any = libbpf.TestRunOptions(sz=ctypes.sizeof(libbpf.TestRunOptions))
     call, pointer = libbpf.library().bpf_prog_test_run_opts, ctypes.byref(options)
 

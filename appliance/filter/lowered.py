@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A merged set with every leaf decided and the look-ups of its fields made: what code is generated from.
+"""A merged set with all leaves decided and all tables built: the input of code generation.
 
 Pure. Code for XDP and for tc, with the VLAN tag in the frame or beside it, comes from the same prepared set.
 """

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Many filters into one: a graph of states, each the rules that are still possible and what is left of their tests.
+"""Merge many filters into a graph of states: each holds the rules that are still possible and what is left to test.
 
-Length bounds, EtherType, protocol, next header and fragment offset are merged fully: a state asks for one of them, and
-each class of its value leads to a state where that is known. Rules that a value rules out are gone, everything behind a
-rule that is certain is gone, and equal states are one. What is left at a leaf tests wide fields only (addresses, ports,
-tags); `leaves` turns those into tables.
+Length bounds, EtherType, protocol, next header and fragment offset are merged fully: a state tests one of them, and
+each class of its value leads to a state where that is known. Rules that the value excludes are dropped, and so is
+everything after a rule that is certain; equal states are shared. What remains at a leaf tests wide fields only
+(addresses, ports, tags); `leaves` turns those tests into tables.
 
-Pure, but for the graph of filters that is kept between calls (under one lock), because most rules stay from one policy
-to the next. Budgets bound the work; beyond them `BudgetError` says which, and the caller falls back.
+Pure, except for the graph of filters that is kept between calls (under one lock), because most rules stay the same from
+one policy to the next. Budgets bound the work; `BudgetError` says which one was exceeded, and the caller falls back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ lock = threading.RLock()
 
 
 class BudgetError(Exception):
-    """Merging would cost more than it may; the text says which budget."""
+    """Merging would exceed a budget; the text says which."""
 
 
 @dataclass(frozen=True)

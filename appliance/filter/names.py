@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Names in pcap expressions that libpcap would ask a resolver for. Pure.
+"""Names in pcap expressions that libpcap would resolve. Pure.
 
-A host name makes a filter depend on a name server: compiling waits for it, with the configuration locked, and another
-answer is another filter. So names of hosts and networks are refused before libpcap sees them; names of ports and
-protocols, which stand in local files, are left to it. Source of the words: pcap-filter(7) and libpcap's scanner.
+A host name makes a filter depend on a name server: compiling would wait for it with the configuration locked, and a
+different answer would mean a different filter. So names of hosts and networks are refused before libpcap sees them. It
+may resolve names of ports and protocols, which come from local files. Source of the keywords: pcap-filter(7) and
+libpcap's scanner.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _BINARY: Final = re.compile(r"[0-9]+-[0-9]+")  # `tcp[0]-1`: libpcap subtracts
 
 
 def check(text: str) -> None:
-    """FilterError for the first word that libpcap would look up as a host or network."""
+    """Raise FilterError for the first word that libpcap would resolve as a host or network."""
     before, ports = "", False  # a bare word has the qualifiers of the one before it: `port http or https`
     for found in _TOKEN.finditer(text):
         word = found[0]

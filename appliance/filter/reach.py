@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which filters of a chain can never be the first to take a frame: they take none, or those before take all of theirs.
+"""Which filters of a chain can never be the first to match: they match no frame, or earlier ones match all of theirs.
 
-Pure. What is said is certain; where the decision graphs leave something open (an opaque end, bytes that two fields
-share), a filter counts as one that may match. Two steps: a made-up frame for each filter shows quickly that nearly all
-can match; only where an earlier filter takes that frame too, the graphs are searched for one that none of them takes.
-The search is bounded by the time that the caller gives; what it did not come to is told.
+Pure. A filter is reported only when that is certain; where the decision graphs leave something open (an opaque end,
+bytes that two fields share), it counts as one that may match. Two steps: a sample frame for each filter shows quickly
+that nearly all can match; only where an earlier filter matches that frame too, the graphs are searched for a frame that
+none of the earlier ones matches. The caller bounds the search in time; filters that it did not reach are listed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Reach:
 
 
 class _OverError(Exception):
-    """The time, or the steps for one filter, are used up."""
+    """The time, or the number of steps for one filter, is used up."""
 
 
 def unreachable(

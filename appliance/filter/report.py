@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What became of a set of filters: how it was merged and what it costs, for `show rules`. Pure data."""
+"""How a set of filters was merged and what it costs, for `show rules`. Pure data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Report:
-    """How one generated set came out."""
+    """How one set was generated."""
 
     rules: int
     method: str  # "chain" | "merged" | "several graphs"
@@ -22,7 +22,7 @@ class Report:
     bit_vector_leaves: int = 0
     generate_s: float = 0.0
     load_s: float = 0.0
-    expected_ns: int = 0  # what the search for the rule is thought to take, for the choice of the flow cache
+    expected_ns: int = 0  # estimated time of the search for the rule, for the choice of the flow cache
     cached: bool = False  # behind the flow cache
     joined: bool = False  # with the core, in one program
     why_cached: str = ""  # or why not

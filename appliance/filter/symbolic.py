@@ -2,9 +2,9 @@
 """A classic filter run on symbols instead of a frame: the decision graph of what it tests.
 
 Pure. Walks forward over the states that may stand at each instruction (what A, X and the memory hold, and which bounds
-are known), then backward to make the nodes. Every load states its own bound first, whose failure rejects. What does not
-fit an interval test of a field (arithmetic of two fields, computed offsets) ends in an opaque end: there the filter is
-run as a whole, but what it tested before still prunes it.
+are known), then backward to make the nodes. Every load tests its own bound first and rejects the frame if that fails.
+What cannot be written as an interval test of a field (arithmetic on two fields, computed offsets) becomes an opaque
+end: there the filter is run as a whole, but its tests up to there still prune it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _Step = _End | _Go | _Ask
 
 
 class _WholeError(Exception):
-    """The filter has to be run as a whole; the text says why."""
+    """The filter must be run as a whole; the text says why."""
 
 
 def graph_of(

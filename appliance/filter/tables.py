@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tables of a merged program: from a field's value to its class, and the code that looks it up.
+"""Tables of a merged program: from a field's value to its class, with the code of the look-up.
 
-Owns the image of one read-only array map while it is built. All leaves share a field's classes: two values are in one
-class when no rule tells them apart; class 0 is the values that no rule names. 8 and 12 bits: one flat table; 16 bits:
-flat, or 8 + 8 bits where pages repeat; 32 bits: perfect hashes of points and blocks, or a trie of 16 + 8 + 8 bits.
-No look-up branches on the value: a branch that traffic makes unpredictable costs more than all the loads.
+Owns the contents of one read-only array map while it is built. All leaves share a field's classes: two values are in
+the same class when no rule distinguishes them; class 0 holds the values that no rule names. 8 and 12 bits: one flat
+table; 16 bits: flat, or 8 + 8 bits where pages repeat; 32 bits: perfect hashes of points and blocks, or a trie of
+16 + 8 + 8 bits. No look-up branches on the value: a branch that the traffic makes unpredictable costs more than all the
+loads.
 
-The verifier wants every index bounded: numbers are masked to the power of two above them, and the image ends with
-enough padding that the largest masked index of every table lies inside.
+The verifier requires every index to be bounded: class numbers are masked to the next power of two, and the contents end
+with enough padding for the largest masked index of every table.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _NODE_BYTES = 512
 
 
 class TableError(Exception):
-    """The tables would be too big; the text says how."""
+    """The tables would be too big; the text says in what way."""
 
 
 def power_of_two(count: int) -> int:

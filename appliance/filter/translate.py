@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One classic filter as straight eBPF: the plain translation that the merged one is held against.
+"""One classic filter translated to eBPF on its own; tests compare merged programs with this plain form.
 
 Pure code generation. A load outside the frame, or division by zero, rejects, as in libpcap. One bound check per basic
 block serves all its loads at fixed offsets (any of them failing rejects, whichever comes first).
@@ -32,7 +32,7 @@ def near_end(instruction: Instruction) -> int | None:
 
 @dataclass
 class _Facts:
-    """What holds before an instruction, whatever way led there."""
+    """What is known before an instruction, on every path to it."""
 
     bound: int  # bytes known to be in the frame
     x: int
@@ -165,7 +165,7 @@ def emit(access: Access, filt: ClassicFilter, accept: int, reject: int) -> None:
     for at, instruction in enumerate(instructions):
         falls_in = at > 0 and facts.reachable[at - 1] and instructions[at - 1].code & 7 not in (c.JMP, c.RET)
         if not facts.reachable[at] or (aims[at] != labels[at] and not falls_in):
-            continue  # nobody comes here: the verifier refuses code without a way in
+            continue  # unreachable: the verifier refuses dead code
         code.place(labels[at])
         if facts.bounds[at]:
             access.bound(facts.bounds[at], reject)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Is a pcap filter that a guest wrote fit to be compiled here? Pure, but for the compiler that the caller brings.
+"""Whether a pcap filter that a guest sent may be compiled here. Pure, except for the compiler that the caller passes.
 
-A guest is not trusted, and a filter is a program: it must be short, in plain ASCII, and without names that libpcap
-would ask a resolver for (numbers only), and what it compiles to must be small. libpcap then has the last word.
+A guest is not trusted, and a filter is a program: it must be short, plain ASCII, without names that libpcap would
+resolve (numbers only), and compile to few instructions. libpcap has the last word.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _FLAG = re.compile(r"(tcp|icmp|icmp6)-[a-z0-9]+")
 
 
 def check(text: str, compile_filter: Callable[[str], Sized]) -> None:
-    """RefusedError says why a filter of a guest is not taken; FilterError is libpcap's own word."""
+    """Check a guest's filter. RefusedError says why it is not accepted; FilterError is libpcap's own message."""
     if len(text) > FILTER_BYTES:
-        raise RefusedError(f"the filter has {len(text)} bytes, {FILTER_BYTES} at most")
+        raise RefusedError(f"the filter has {len(text)} bytes; at most {FILTER_BYTES} are allowed")
     if not text.isascii() or not text.isprintable():
         raise RefusedError("the filter has characters that are not plain ASCII")
     before = ""
@@ -42,7 +42,7 @@ def check(text: str, compile_filter: Callable[[str], Sized]) -> None:
         word = token[1:] if before in ("proto", "protochain") and token.startswith("\\") else token
         before = token
         if word not in _WORDS and not _NUMBER.fullmatch(word) and not _FLAG.fullmatch(word):
-            raise RefusedError(f'"{token}" is no keyword and no number: names are not looked up')
+            raise RefusedError(f'"{token}" is neither a keyword nor a number: names are not resolved')
     size = len(compile_filter(text))
     if size > INSTRUCTIONS:
-        raise RefusedError(f"the filter compiles to {size} instructions, {INSTRUCTIONS} at most")
+        raise RefusedError(f"the filter compiles to {size} instructions; at most {INSTRUCTIONS} are allowed")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A frame of a flow that a person names: `udp 10.0.0.5:1234 10.1.0.9:53`. Pure; quick to import.
+"""Build a frame of a flow given as text: `udp 10.0.0.5:1234 10.1.0.9:53`. Pure; quick to import.
 
-For `explain --live`: a whole and correct frame of 60 bytes or more, between two made-up stations.
+For `explain --live`: a complete, valid frame of at least 60 bytes between two fixed MAC addresses.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def read(path: Path) -> Iterator[Captured]:
 
 
 class _Reader:
-    """Takes bytes from a file and counts them."""
+    """Read bytes from a file and count them."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.at = file, 0
@@ -70,7 +70,7 @@ class _Reader:
         return data
 
     def begin(self, size: int) -> bytes:
-        """The same where the file may end; b"" at its end."""
+        """The same, but the file may end here; b"" at its end."""
         data = self._file.read(1)
         self.at += len(data)
         return data + self.take(size - 1) if data else b""

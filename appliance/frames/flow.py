@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The flow a frame belongs to, as the datapath reads it (appliance/bpf/parsing.h). Pure functions of the bytes.
+"""The flow that a frame belongs to, as the datapath sees it (appliance/bpf/parsing.h). Pure functions of the bytes.
 
-The hash is the same for both directions: each end is folded for itself, and the ends are added. VLAN tags are not part
-of it, as the directions may carry different ones. What is not IP, or cannot be read as such, goes by its two stations.
+The hash is the same for both directions: each end is hashed by itself, and the results are added. VLAN tags are not
+part of it, as they may differ between directions. A frame that is malformed or not IP is hashed by its MAC addresses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HOPOPTS, _ROUTING, _FRAGMENT, _AH, _DSTOPTS, _MOBILITY = 0, 43, 44, 51, 60, 135
 
 
 def fold(x: int) -> int:
-    """One multiplication: spreads low bits upwards and folds them back."""
+    """One multiplication: spreads the low bits upwards and folds them back."""
     x = x * 0x9E3779B97F4A7C15 & _MASK
     return x ^ x >> 32
 
@@ -36,7 +36,7 @@ def finish(x: int) -> int:
 
 @dataclass(frozen=True)
 class Flow:
-    """What decides among the members of a group, and about draining."""
+    """What selects the member of a group, and decides about draining."""
 
     hash: int  # with ports; of a later fragment: without (see fragment)
     hash_l3: int  # addresses only

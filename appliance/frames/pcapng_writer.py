@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Writes pcapng: what captures stream, and how incidents are kept. Every Wireshark tool reads it.
+"""Writes pcapng, for captures and incidents. Every Wireshark tool reads it.
 
-Source of the format: draft-ietf-opsawg-pcapng. Little-endian, Ethernet, nanoseconds. Owns no file: whoever made it
-closes it. Errors are the stream's own (OSError, BrokenPipeError).
+Source of the format: draft-ietf-opsawg-pcapng. Little-endian, Ethernet, nanoseconds. The caller owns the stream and
+closes it; errors are the stream's own (OSError, BrokenPipeError).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def _block(kind: int, body: bytes, options: bytes = b"") -> bytes:
 
 
 class Writer:
-    """One section in a binary stream. Nothing is flushed but what the stream flushes by itself."""
+    """One section in a binary stream. Never flushes the stream."""
 
     def __init__(self, out: IO[bytes], application: str, *, hardware: str = "", comment: str = "") -> None:
-        """Write the section's head. `application`: name and version of who captured."""
+        """Write the section header. `application`: name and version of the capturing program."""
         import os
 
         system = os.uname()
@@ -51,7 +51,7 @@ class Writer:
         out.write(_block(_SECTION, struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1), options))
 
     def interface(self, name: str, description: str = "", *, snap: int = 0, capture_filter: str = "") -> int:
-        """Declare where frames were taken; its number for `packet`. `snap` in bytes, 0: frames are whole."""
+        """Declare an interface and return its number for `packet`. `snap` in bytes, 0: frames are complete."""
         options = _text(_IF_NAME, name) + _text(_IF_DESCRIPTION, description) + _option(_IF_TSRESOL, b"\x09")
         if capture_filter:
             options += _option(_IF_FILTER, b"\0" + capture_filter.encode("utf-8", "replace")[:65534])
@@ -79,7 +79,7 @@ class Writer:
         self._out.write(_block(_PACKET, head + data + bytes(-len(data) % 4), options))
 
     def statistics(self, interface: int, when: int, *, received: int, dropped: int) -> None:
-        """What the interface's capture came to: frames that matched, and those of them that were lost to the file."""
+        """Write the interface's statistics: frames that matched, and how many of them are missing from the file."""
         options = _option(_ISB_RECEIVED, struct.pack("<Q", received)) + _option(
             _ISB_DROPPED, struct.pack("<Q", dropped)
         )

@@ -89,7 +89,9 @@ def test_what_does_not_prove_itself_is_taken_back(live: Live) -> None:
     """A device that the kernel takes for no XDP: only applying shows it. The old configuration holds again."""
     before = live.startup.read_text()
     live.set("segment main wan dumb attach xdp", "system hostname never")
-    with pytest.raises(RemoteError, match=r"segment main: datapath_fault.*dumb.*; the configuration before holds"):
+    with pytest.raises(
+        RemoteError, match=r"segment main: datapath_fault.*dumb.*; the previous configuration stays in force"
+    ):
         live.commit()
     live.until(live.inline, "inline by the old configuration")
     assert live.startup.read_text() == before

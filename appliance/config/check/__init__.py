@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reading a configuration and judging it: syntax, names, limits, what never matches."""
+"""Reading and checking a configuration: syntax, names, limits, rules that never match."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One thing that is wrong with a configuration, as the checks find it. Pure data."""
+"""One fault of a configuration, as the checks report it. Pure data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from appliance.errors import ConfigError
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong: `where` for a person, `path` to find its line, `what` it is; a filter with its caret."""
+    """One fault: `where` for a person, `path` to find its line, `what` is wrong; for a filter with its caret."""
 
     where: str
     path: Path

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a configuration means for traffic, said before it is committed. Nothing here refuses a commit.
+"""What a configuration means for traffic, reported before it is committed. Nothing here refuses a commit.
 
-Pure: the configuration goes in, findings come out, the severe ones first. What is said of rules that never match
-(shadows.py) is certain, never a guess about frames.
+Pure: takes a configuration and returns findings, the severe ones first. Rules are reported as never matching
+(unreachable_rules.py) only when that is certain.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NOBODY) -> list[Finding]:
-    """Everything worth saying about `config`; with `old` also what the change itself does to the links.
+    """All findings about `config`; with `old` also what the change itself does to the links.
 
-    `down`: guests that have no traffic now, and the state that each is in.
+    `down`: guests that have no traffic now, each with its state.
     """
     found = [
         *_moves(config, old),
@@ -65,29 +65,29 @@ def _moves(config: Config, old: Config | None) -> Iterator[Finding]:
 
 
 def _uninspected(config: Config) -> Iterator[Finding]:
-    """What passes uninspected: always, and when the relay closes."""
+    """Traffic that passes uninspected: always, and when the relay closes."""
     for segment in config.segment:
         where = f"segment {segment.name}"
         rules = [rule for rule in config.rule if rule.segment in ("", segment.name)]
         inspected = [rule for rule in rules if rule.path]
         blocking = [rule.name for rule in inspected if rule.on_unavailable == "block"]
         if not inspected:
-            yield Finding("warning", where, "no rule leads through a guest: all its traffic passes uninspected")
+            yield Finding("warning", where, "no rule has a guest in its path: all traffic passes uninspected")
             continue
         names = ", ".join(rule.name for rule in inspected[:6]) + (" and more" if len(inspected) > 6 else "")
         what = f"if its relay closes, the traffic of these rules passes uninspected: {names}"
         yield Finding("note", where, what)
         if blocking:
-            what = f"a closed relay passes also what these rules block: {', '.join(blocking[:6])}"
+            what = f"a closed relay also passes what these rules block: {', '.join(blocking[:6])}"
             yield Finding(
-                "warning", where, f"{what} (the relay is a wire; mode disconnect cuts it where the board can)"
+                "warning", where, f"{what} (a closed relay is a wire; mode disconnect cuts it where the board can)"
             )
         if all(rule.match or not rule.path for rule in rules):
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
 
 
 def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
-    """Rules that block while there is nobody to pass the frames to."""
+    """Rules that block while no hop is available."""
     hops: dict[str, Guest | Remote] = {guest.name: guest for guest in config.guest}
     hops |= {remote.name: remote for remote in config.remote}
     reach = _reach(config)
@@ -120,7 +120,7 @@ def _starts(hop: Guest | Remote) -> bool:
 
 
 def _unchecked(config: Config) -> Iterator[Finding]:
-    """Hops that a rule leads to and that nobody checks on the way that the frames take."""
+    """Hops in a path that no check reaches on the way that the frames take."""
     reach = _reach(config)
     used = {hop for rule in config.rule for name in rule.path for hop in reach.get(name, ())}
     tables: tuple[tuple[str, tuple[Any, ...]], ...] = (("guest", config.guest), ("remote", config.remote))
@@ -132,12 +132,12 @@ def _unchecked(config: Config) -> Iterator[Finding]:
             if getattr(hop, "heartbeat", None) is not None:
                 others.append("heartbeat")
             only = f"only {', '.join(others)}" if others else "nothing but its process"
-            what = f"has no data-path check ({only}): one that runs and passes nothing is not noticed"
+            what = f"has no data-path check ({only}): a hop that runs but passes no frames goes unnoticed"
             yield Finding("warning", f"{table} {hop.name}: probes", f'{what}; add a probe of kind "inband"')
 
 
 def _other_segments(config: Config) -> Iterator[Finding]:
-    """Guests that several segments lead to: one application sees both links."""
+    """Guests in the paths of several segments: one application sees both links."""
     reach = _reach(config)
     used = {hop for rule in config.rule for name in rule.path for hop in reach.get(name, ())}
     for guest, segments in zip(config.guest, served(config).values(), strict=True):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From TOML text to `Config`, or to a list of everything that is wrong with it.
+"""From TOML text to `Config`, or to a list of all its errors.
 
-Whatever bytes come in, the only exception that leaves this module is ConfigError. The text is read table by table and
-key by key, so that one run reports all errors, each with the table's name, the key and, where it can be told, the line.
+Whatever the input, the only exception that leaves this module is ConfigError. The text is read table by table and key
+by key, so that one run reports all errors, each with the table's name, the key and, where known, the line.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def loads(text: str, source: str = "", filters: bool = True) -> Config:
 
 
 def check(text: str, source: str = "", filters: bool = True) -> list[ConfigError]:
-    """Everything that is wrong with a text; [] when it is good. `filters=False` leaves the pcap filters unread."""
+    """All errors of a text; [] when it is good. `filters=False` does not check the pcap filters."""
     return parse(text, source, filters)[1]
 
 
@@ -92,7 +92,7 @@ def from_data(raw: dict[str, Any], source: str = "") -> Config:
 
 
 def read_toml(text: str, source: str = "") -> dict[str, Any]:
-    """The plain data of a TOML text; ConfigError when it is none."""
+    """The plain data of a TOML text; ConfigError when it is not TOML."""
     try:
         return tomllib.loads(text.removeprefix(BYTE_ORDER_MARK))
     except RecursionError:
@@ -119,7 +119,7 @@ def _compiler() -> verify.CompileFilter:
 
     def compile_filter(text: str) -> None:
         if "\0" in text:
-            raise FilterError("a filter holds no NUL character")
+            raise FilterError("a filter cannot contain a NUL character")
         try:
             from appliance.filter import compiler
         except (ImportError, OSError) as error:
@@ -151,11 +151,11 @@ class _Reader:
                     read = [self._struct(item, v, _label(name, v, i), (name, i)) for i, v in enumerate(value)]
                     values[name] = tuple(read)
                 else:
-                    self._add(name, (name,), f"is written [[{name}]], once for each")
+                    self._add(name, (name,), f"is a list of tables: write [[{name}]], once for each")
             elif isinstance(value, dict):
                 values[name] = self._struct(kind, value, name, (name,))
             else:
-                self._add(name, (name,), f"is written [{name}], and is there once")
+                self._add(name, (name,), f"is a single table: write [{name}]")
         return None if self.findings else Config(**values)
 
     def _add(self, where: str, path: Path, what: str) -> None:
@@ -213,7 +213,7 @@ def scalar(kind: Any, raw: Any) -> object:
             raise ValueError(f"{_show(raw)} is not one of {', '.join(words)}{tail}")
         return str(raw)
     if isinstance(raw, str) and "\0" in raw:
-        raise ValueError("a text holds no NUL character")
+        raise ValueError("text cannot contain a NUL character")
     pattern, least, most = _bounds(kind)
     try:
         value = msgspec.convert(raw, kind, strict=True)
@@ -233,7 +233,7 @@ def _bounds(kind: Any) -> tuple[str, int | float | None, int | float | None]:
 
 
 _PATTERNS = {
-    NAME_PATTERN: "a name: a small letter, then at most 30 of a-z 0-9 _ -",
+    NAME_PATTERN: "a name: a lower-case letter, then at most 30 of a-z 0-9 _ -",
     HOSTNAME_PATTERN: "a host name: letters, digits and - in the middle, at most 63",
 }
 
@@ -254,7 +254,7 @@ def _explain(raw: Any, pattern: str, least: int | float | None, most: int | floa
 
 
 def _show(raw: Any) -> str:
-    """A value as the file would write it, cut to a length that fits a line."""
+    """A value as it would be written in the file, shortened to fit a line."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
     if isinstance(raw, dict):

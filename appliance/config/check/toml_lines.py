@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""On which line of a TOML text a table or key stands, for error messages.
+"""The line of a table or key in a TOML text, for error messages.
 
-tomllib keeps no positions. This scan knows just the forms that people write (`[table]`, `[[table]]`, `key =`), and says
-nothing where it is not sure.
+tomllib keeps no positions. This scan knows only the usual forms (`[table]`, `[[table]]`, `key =`), and gives no line
+where it is not certain.
 """
 
 from __future__ import annotations

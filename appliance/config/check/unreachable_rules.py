@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Rules that can never match, and `accept` filters that fit no frame: lint by what the filters say, not by their texts.
+"""Rules that can never match, and `accept` filters that match no frame: found by what filters mean, not by their text.
 
-The work is done on the filters' decision graphs (steering/pcap/reach.py), within a bound of time; what was not come to
-is said. Pure.
+The work is done on the filters' decision graphs (filter/reach.py) within a time limit; what was not reached is
+reported. Pure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_NAMED = 4  # rules that are named as those that together leave nothing
 
 
 class Finding(NamedTuple):
-    """severity: warning (somebody should know this before) or note."""
+    """severity: warning (to be known before the commit) or note."""
 
     severity: str
     where: str
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 
 def never(config: Config) -> Iterator[Finding]:
-    """Rules that the rules before them leave nothing, in every segment that they are for; filters that fit no frame."""
+    """Rules to which earlier rules leave no frame in any of their segments; filters that match no frame."""
     from appliance.filter import reach
 
     filters = [_filter(rule.match) for rule in config.rule]
@@ -54,13 +54,13 @@ def never(config: Config) -> Iterator[Finding]:
             yield Finding("warning", f"rule {rule.name}", f"never matches: {texts[0]}")
     if open_:
         first = config.rule[min(open_)].name
-        text = f"whether all can match was not looked into to the end: {len(open_)} are left, the first is {first}"
+        text = f"not all rules were checked for whether they can match: {len(open_)} are left, beginning with {first}"
         yield Finding("note", "rule", text)
     for table, hops in (("guest", config.guest), ("remote", config.remote)):
         for hop in hops:
             accept = _filter(hop.accept)
             if accept is not None and reach.unreachable([accept]).hidden:
-                yield Finding("warning", f"{table} {hop.name}: accept", "fits no frame: it gets no traffic")
+                yield Finding("warning", f"{table} {hop.name}: accept", "matches no frame: the guest gets no traffic")
 
 
 def _filter(text: str) -> ClassicFilter | None:
@@ -75,13 +75,13 @@ def _filter(text: str) -> ClassicFilter | None:
 
 def _why(rule: Rule, takers: Sequence[Rule]) -> str:
     if not takers:
-        return "no frame fits its filter"
+        return "its filter matches no frame"
     if len(takers) > 1:
         names = ", ".join(taker.name for taker in takers[:MAX_NAMED]) + (" and more" if len(takers) > MAX_NAMED else "")
-        return f"the rules before it take all of its frames together: {names}"
+        return f"together, rules before it match all of its frames: {names}"
     (taker,) = takers
     if not taker.match.strip():
-        return f"rule {taker.name} before it takes every frame"
+        return f"rule {taker.name} before it matches every frame"
     if rule.match.split() == taker.match.split():
         return f"rule {taker.name} before it has the same match"
-    return f"rule {taker.name} before it takes all of its frames"
+    return f"rule {taker.name} before it matches all of its frames"

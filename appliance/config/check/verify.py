@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the types cannot say: names that must exist, loops, limits, combinations that make no sense.
+"""What the types cannot express: names that must exist, loops, limits, combinations that make no sense.
 
-Pure: a configuration goes in, findings come out; no file, board or daemon is looked at. Filters are compiled by the
-function that the caller passes.
+Pure: takes a configuration and returns findings; reads no file, board or daemon. Filters are compiled by the function
+that the caller passes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CompileFilter = Callable[[str], object]  # raises FilterError for a bad filter, 
 
 
 def verify(config: Config, compile_filter: CompileFilter | None = None, source: str = "") -> list[ConfigError]:
-    """Everything that is wrong with `config`, in the order of the file's tables; [] when it is good."""
+    """All errors of `config`, in the order of the file's tables; [] when it is good."""
     return [finding.error(source) for finding in findings(config, compile_filter)]
 
 
@@ -78,7 +78,7 @@ def _unserved(config: Config) -> Iterator[Finding]:
     """Tables that the configuration knows and the appliance does not serve yet."""
     for key in metadata.UNSERVED:
         for index, item in enumerate(getattr(config, key)):
-            what = "is not supported by this version: frames could not reach it; remove this table"
+            what = "is not supported by this version, frames could not reach it: remove this table"
             yield Finding(f"{key} {item.name}", (key, index), what)
 
 
@@ -143,9 +143,9 @@ def _segments(config: Config) -> Iterator[Finding]:
         for key, port in (("lan", segment.lan), ("wan", segment.wan)):
             where, path = f"segment {segment.name}: {key}", ("segment", index, key)
             if not port:
-                yield Finding(where, path, "names no port; the ports are those of the board's board.toml")
+                yield Finding(where, path, "is empty: name a port from the board's board.toml")
             elif key == "wan" and port == segment.lan:
-                yield Finding(where, path, f'"{port}" is the lan port too; a segment joins two ports')
+                yield Finding(where, path, f'"{port}" is also the lan port; a segment joins two different ports')
             elif port in owner:
                 yield Finding(where, path, f'port "{port}" is already used by segment {owner[port]}')
             if port:
@@ -158,7 +158,7 @@ def _guest(index: int, guest: Guest) -> Iterator[Finding]:
         yield Finding(f"{where}: image", ("guest", index), "a guest needs an image (disk) or a kernel")
     for key, value in (("initrd", guest.initrd), ("cmdline", guest.cmdline)):
         if value and not guest.kernel:
-            yield Finding(f"{where}: {key}", ("guest", index, key), "is used with a kernel only, and there is none")
+            yield Finding(f"{where}: {key}", ("guest", index, key), "is used only with a kernel, and there is none")
     for key, what in verify_machine.faults(guest):
         yield Finding(f"{where}: {key}", ("guest", index, key), what)
     yield from _probes("guest", index, guest.name, guest.probes)
@@ -185,7 +185,7 @@ def _groups(config: Config) -> Iterator[Finding]:
     for index, group in enumerate(config.group):
         where, members = f"group {group.name}", _members(group)
         if group.balance and group.standby:
-            yield Finding(f"{where}: standby", ("group", index, "standby"), "a group has balance or standby, not both")
+            yield Finding(f"{where}: standby", ("group", index, "standby"), "give either balance or standby, not both")
         elif not members:
             yield Finding(f"{where}: balance", ("group", index), "a group needs members: balance or standby")
         if len(members) > limits.MAX_MEMBERS:
@@ -200,7 +200,7 @@ def _groups(config: Config) -> Iterator[Finding]:
             elif hop not in hops:
                 yield Finding(*place, f'no guest or remote is named "{hop}"{hint(hop, hops)}')
             elif hop in seen:
-                yield Finding(*place, f'"{hop}" is there twice')
+                yield Finding(*place, f'"{hop}" is listed twice')
             seen.add(hop)
 
 
@@ -231,7 +231,7 @@ def _path(where: str, path: Path, rule: Rule, reach: dict[str, tuple[str, ...]])
                 continue
             first, via = passed[hop], "" if name == hop else f' as a member of "{name}"'
             before = "" if first == hop else f' (first as a member of "{first}")'
-            yield Finding(where, path, f'"{hop}" is passed twice{via}{before}: a loop')
+            yield Finding(where, path, f'"{hop}" is in the path twice{via}{before}: a loop')
             break
 
 

@@ -24,7 +24,7 @@ dbus operator adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio d
 staff users nogroup input sgx clock kvm render rdma wheel utempter netdev messagebus systemd-network systemd-journal
 systemd-timesync bypass-admin bypass-operator bypass-viewer"""
 RESERVED = frozenset(_SYSTEM_NAMES.split())
-"""Names that the system uses itself, as users or groups, in one image or the other."""
+"""Names of system users or groups, in either image."""
 
 
 def findings(config: Config) -> Iterator[Finding]:
@@ -32,10 +32,10 @@ def findings(config: Config) -> Iterator[Finding]:
     yield from _management(config.management)
     yield from _users(config.user)
     if config.metrics.enabled and not _has_address(config.management):
-        what = "metrics are read through the management port, and it has no address: set management address"
+        what = "metrics are read through the management port, which has no address: set management address"
         yield Finding("metrics: enabled", ("metrics", "enabled"), what)
     if config.metrics.enabled and config.metrics.port == config.management.ssh_port:
-        yield Finding("metrics: port", ("metrics", "port"), f"{config.metrics.port} is the port of SSH already")
+        yield Finding("metrics: port", ("metrics", "port"), f"{config.metrics.port} is already the port of SSH")
     yield from _guests(config)
     servers = config.syslog.servers
     if len(servers) > limits.MAX_SYSLOG:
@@ -47,10 +47,10 @@ def findings(config: Config) -> Iterator[Finding]:
     if config.syslog.ca and (trouble := ca_trouble(config.syslog.ca)):
         yield Finding("syslog: ca", ("syslog", "ca"), trouble)
     elif not config.syslog.ca and any(server.startswith("tls://") for server in servers):
-        what = "tls:// needs the certificate that its server's is signed by, or is: PEM text, by `load merge -`"
+        what = "tls:// needs the certificate of the server or of its CA: PEM text, with `load merge -`"
         yield Finding("syslog: ca", ("syslog", "servers"), what)
     if servers and not _has_address(config.management):
-        what = "syslog leaves by the management port, and it has no address: set management address"
+        what = "syslog is sent through the management port, which has no address: set management address"
         yield Finding("syslog: servers", ("syslog", "servers"), what)
 
 
@@ -60,7 +60,7 @@ def _guests(config: Config) -> Iterator[Finding]:
     for index, guest in enumerate(config.guest):
         bridged = guest.management == "bridged"
         if bridged and not _has_address(config.management):
-            what = "bridged needs the management port, and it has no address: set management address"
+            what = "bridged needs the management port, which has no address: set management address"
             yield Finding(f"guest {guest.name}: management", ("guest", index, "management"), what)
         address = guest.management_mac.lower()
         if bridged and address and owners.setdefault(address, guest.name) != guest.name:
@@ -68,7 +68,7 @@ def _guests(config: Config) -> Iterator[Finding]:
             yield Finding(f"guest {guest.name}: management_mac", ("guest", index, "management_mac"), what)
         for number, probe in enumerate(guest.probes):
             if probe.via == MANAGEMENT and not _has_address(config.management):
-                what = "the management port has no address to ask from: set management address"
+                what = "the management port has no address to send probes from: set management address"
                 yield Finding(f"guest {guest.name}: probes {number + 1}: via", ("guest", index, "probes", number), what)
 
 
@@ -89,7 +89,7 @@ def _management(management: Management) -> Iterator[Finding]:
 
 
 def interface(text: str, version: int) -> tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface | None, str]:
-    """An address with prefix length as a host may have it, or why it is none."""
+    """An address with prefix length that a host can have, or why it is not one."""
     example = '"192.0.2.10/24"' if version == 4 else '"2001:db8::10/64"'
     also = ' or "dhcp"' if version == 4 else ""
     wanted = f'"{text}" is not an IPv{version} address with prefix length, such as {example}{also}'
@@ -103,7 +103,7 @@ def interface(text: str, version: int) -> tuple[ipaddress.IPv4Interface | ipaddr
         return None, wanted
     network = found.network
     if found.ip.is_multicast or found.ip.is_loopback or found.ip.is_unspecified:
-        return None, f'"{text}" is no address that a port can have'
+        return None, f'"{text}" is not an address that a port can have'
     if version == 4 and network.prefixlen < 31 and found.ip in (network.network_address, network.broadcast_address):
         return None, f'"{text}" is the network or broadcast address of {network}'
     return found, ""
@@ -124,9 +124,9 @@ def _gateway(
     if gateway is None or gateway.version != version:
         yield Finding(where, path, f'"{text}" is not an IPv{version} address')
     elif address == "dhcp":
-        yield Finding(where, path, "comes from the DHCP server: leave it out")
+        yield Finding(where, path, "is given by the DHCP server: leave it out")
     elif not address:
-        yield Finding(where, path, f"is used with a static IPv{version} address only, and there is none")
+        yield Finding(where, path, f"is used only with a static IPv{version} address, and there is none")
     elif own is not None and gateway == own.ip:
         yield Finding(where, path, f'"{text}" is the address of the appliance itself')
     elif own is not None and gateway not in own.network and not gateway.is_link_local:
@@ -140,12 +140,12 @@ def _users(users: tuple[User, ...]) -> Iterator[Finding]:
     for index, user in enumerate(users):
         where = f"user {user.name}"
         if user.name in RESERVED:
-            yield Finding(f"{where}: name", ("user", index, "name"), f'"{user.name}" is a name of the system itself')
+            yield Finding(f"{where}: name", ("user", index, "name"), f'"{user.name}" is a name used by the system')
         if user.name in seen:
             yield Finding(f"{where}: name", ("user", index, "name"), f'"{user.name}" is already the name of a user')
         seen.add(user.name)
         if user.password and not is_crypt(user.password):
-            what = f"is kept as a hash, never as it is typed: `user {user.name} password` asks for it and hashes it"
+            what = f"must be a hash, not the password itself: `user {user.name} password` asks for it and hashes it"
             yield Finding(f"{where}: password", ("user", index, "password"), what)
         if len(user.keys) > limits.MAX_KEYS:
             what = f"{len(user.keys)} keys are more than MAX_KEYS = {limits.MAX_KEYS}"
@@ -156,7 +156,7 @@ def _users(users: tuple[User, ...]) -> Iterator[Finding]:
 
 
 def is_crypt(text: str) -> bool:
-    """Whether this is a password hash of a kind that is fit for a network, as crypt(5) writes it."""
+    """Whether this is a password hash in the format of crypt(5), of a kind strong enough for network logins."""
     return text.startswith(CRYPT_PREFIXES) and bool(re.fullmatch(r"\$[./A-Za-z0-9$=,]{8,200}", text))
 
 
@@ -178,7 +178,7 @@ def key_trouble(text: str) -> str:
 
 
 def server_trouble(text: str) -> str:
-    """Why this is no syslog server; "" when it is one. Addresses only: the appliance asks no name server."""
+    """Why this is not a syslog server; "" when it is one. Addresses only: the appliance uses no name server."""
     wanted = f'"{text}" is not a server such as "udp://192.0.2.1:514", "tcp://[2001:db8::1]:601" or "tls://192.0.2.1"'
     try:
         url = urlsplit(text)
@@ -195,14 +195,14 @@ def server_trouble(text: str) -> str:
 
 
 def ca_trouble(text: str) -> str:
-    """Why these are no certificates; "" when they are."""
-    import ssl  # slow to import, and few ask for it
+    """Why these are not certificates; "" when they are."""
+    import ssl  # slow to import, and rarely needed
 
     if "PRIVATE KEY" in text:
-        return "is a private key: only the certificate belongs here"
+        return "is a private key; only the certificate belongs here"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:
         why = error.reason if isinstance(error, ssl.SSLError) else str(error)
-        return f"is no certificate in PEM, from -----BEGIN CERTIFICATE----- to the end: {why or error}"
+        return f"is not a PEM certificate, from -----BEGIN CERTIFICATE----- to its end: {why or error}"
     return ""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What must hold among the keys of a guest's machine, and between guests that wait for each other. Pure.
+"""Rules among the keys of a guest's machine, and between guests that wait for each other. Pure.
 
-`faults` gives (key, what is wrong); verify.py makes findings of them, with file, table and line.
+`faults` gives (key, what is wrong); verify.py turns them into findings with file, table and line.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def image_key(value: str) -> str:
 def faults(guest: Guest) -> Iterator[Fault]:
     """What is wrong with one guest's machine."""
     if guest.name == "import":
-        yield "name", "is a word of the console (`guest import`): a guest needs another one"
+        yield "name", "is a word of the command `guest import`: choose another name"
     if guest.firmware == "uefi" and guest.kernel:
-        yield "firmware", "a kernel is started without firmware's help: leave out kernel, or firmware"
+        yield "firmware", "a kernel is started without firmware: leave out kernel or firmware"
     if guest.pin and len(guest.pin) != guest.cpus:
-        yield "pin", f"names {counted(len(guest.pin), 'processor')} for {guest.cpus} of the guest: give one for each"
+        yield "pin", f"names {counted(len(guest.pin), 'processor')} for {guest.cpus} of the guest: name one for each"
     if len(set(guest.pin)) != len(guest.pin):
         yield "pin", "names a processor twice"
     if len(guest.disks) > limits.MAX_DISKS:
@@ -45,20 +45,20 @@ def faults(guest: Guest) -> Iterator[Fault]:
     yield from (("disks", what) for disk in guest.disks for what in _file(disk.image))
     used = [image_key(image) for image in (*(disk.image for disk in guest.disks), guest.image) if image]
     for name in sorted({name for name in used if used.count(name) > 1}):
-        yield "disks", f'"{name}" is there twice: two disks must not share an image'
+        yield "disks", f'"{name}" is listed twice: two disks must not share an image'
     for key in ("lan_mac", "wan_mac", "management_mac"):
         yield from ((key, what) for what in _address(getattr(guest, key)))
     if guest.management_mac and guest.management == "off":
-        yield "management_mac", 'is used with a third port only: management = "isolated" or "bridged"'
+        yield "management_mac", 'is used only with a third port: management = "isolated" or "bridged"'
     if guest.lan_mac and guest.lan_mac.lower() == guest.wan_mac.lower():
-        yield "wan_mac", "is that of the other port: each port needs its own"
+        yield "wan_mac", "is also the other port's: each port needs its own"
     yield from _restart(guest)
 
 
 def _file(value: str) -> Iterator[str]:
-    """A name is that of an imported image and leads nowhere else."""
+    """A relative name is that of an imported image, without a folder."""
     if not value.startswith("/") and ({"", ".."} & set(value.split("/")) or posixpath.normpath(value) == "."):
-        yield f'"{value}" is no name of an image: give that of an imported one, or the whole path of a file, from /'
+        yield f'"{value}" is not the name of an image: give the name of an imported one, or an absolute path'
 
 
 def _address(text: str) -> Iterator[str]:
@@ -67,9 +67,9 @@ def _address(text: str) -> Iterator[str]:
     if not _MAC.fullmatch(text):
         yield f'"{text}" is not a MAC address such as 02:54:58:01:00:01'
     elif int(text[:2], 16) & 1:
-        yield f'"{text}" is a group address: a port needs one of its own (second digit even)'
+        yield f'"{text}" is a group address: a port needs an individual one (second digit even)'
     elif not int(text.replace(":", ""), 16):
-        yield f'"{text}" belongs to nobody'
+        yield f'"{text}" is not an address of a station'
 
 
 def _restart(guest: Guest) -> Iterator[Fault]:
@@ -95,7 +95,7 @@ def between(guests: Sequence[Guest]) -> Iterator[tuple[int, str, str]]:
 
 
 def _shared(guests: Sequence[Guest]) -> Iterator[tuple[int, str, str]]:
-    """Images that one guest writes to and another one uses: what is in them would be lost."""
+    """Images that one guest writes to while another one uses them: their contents would be damaged."""
     users: dict[str, tuple[str, bool]] = {}  # image_key -> who uses it first, whether it is written to
     for index, guest in enumerate(guests):
         kept = guest.storage == "persistent"
@@ -104,12 +104,12 @@ def _shared(guests: Sequence[Guest]) -> Iterator[tuple[int, str, str]]:
         for key, image, writes in uses:
             other, written = users.setdefault(image_key(image), (guest.name, writes))
             if other != guest.name and (writes or written):
-                what = f'"{image}" is an image of guest {other} too: give each its own, or both storage = "snapshot"'
+                what = f'"{image}" is also an image of guest {other}: give each its own, or both storage = "snapshot"'
                 yield index, key, what
 
 
 def _loop(start: str, after: dict[str, tuple[str, ...]]) -> list[str]:
-    """The way from a guest over what it waits for back to itself; empty when there is none. Itself alone is no way."""
+    """The chain of waits from a guest back to itself; empty when there is none. A guest alone is not a chain."""
     ways = [[start]]
     seen: set[str] = set()
     while ways:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What must hold among the keys of one probe, recorder or quarantine, and what a probe's frame is. Pure.
+"""Rules among the keys of one probe, recorder or quarantine, and the frame of a probe. Pure.
 
-`faults` gives (key, what is wrong); verify.py makes findings of them, with file, table and line.
+`faults` gives (key, what is wrong); verify.py turns them into findings with file, table and line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _HEX = re.compile(r"[0-9a-fA-F:\s]+")
 
 
 def frame_from_hex(text: str) -> bytes | None:
-    """The frame that hex digits (blanks and colons between them do not matter) stand for; None: it is a file's name."""
+    """The frame that a text of hex digits (with optional blanks and colons) means; None: it is the name of a file."""
     if not _HEX.fullmatch(text):
         return None
     digits = re.sub(r"[:\s]", "", text)
@@ -80,15 +80,15 @@ def faults(probe: Probe) -> Iterator[Fault]:
     if probe.kind in _USED_BY["timeout"] and 0 < probe.interval * probe.misses < probe.timeout:
         # An answer proves what was true when it was asked for, and that holds for `misses` intervals.
         longest = Duration(probe.interval * probe.misses)
-        proved = f"an answer that takes over {longest} ({probe.interval} x {probe.misses}) is too old to count"
+        proved = f"an answer after more than {longest} ({probe.interval} x {probe.misses}) is too old to count"
         yield (
             "timeout",
-            f"{probe.timeout} is too long: {proved}; at most {longest}, or a longer interval or more misses",
+            f"{probe.timeout} is too long: {proved}; use at most {longest}, a longer interval or more misses",
         )
     if probe.via and not _DEVICE.fullmatch(probe.via):
         yield "via", f'"{probe.via}" is not the name of a network device'
     if probe.kind == "arp" and not probe.via:
-        yield "via", 'a probe of kind "arp" needs the network device to ask on'
+        yield "via", 'a probe of kind "arp" needs the network device to send from'
     elif probe.kind == "arp" and probe.via == MANAGEMENT:
         yield "via", 'a probe of kind "arp" needs a network device; on the management LAN take kind = "ping"'
     if probe.kind in ("http", "tcp") and 0 < probe.interval < limits.MIN_CONNECT_INTERVAL:
@@ -103,12 +103,12 @@ def _url(probe: Probe) -> Iterator[str]:
         parts = urlsplit(probe.url)
         _address(parts.hostname or "")
         if parts.port == 0:
-            raise ValueError("port 0 is none")
+            raise ValueError("port 0 cannot be used")
     except ValueError as error:
         yield f'"{probe.url}": {error}'
         return
     if not probe.url.isascii() or re.search(r"[\s\x00-\x1f]", probe.url):
-        yield f'"{probe.url}" has blanks or other characters in it that must be written as %xx'
+        yield f'"{probe.url}" contains blanks or other characters that must be written as %xx'
 
 
 def _target(probe: Probe) -> Iterator[str]:
@@ -120,7 +120,7 @@ def _target(probe: Probe) -> Iterator[str]:
         elif probe.kind == "arp":
             ipaddress.IPv4Address(probe.target)
         elif not re.fullmatch(r"[\w.-]{1,64}", probe.target, re.ASCII):
-            yield f'"{probe.target}" is not a word of letters, digits, ".", "_" and "-", 64 at most'
+            yield f'"{probe.target}" is not a word of at most 64 letters, digits, ".", "_" and "-"'
     except ValueError as error:
         yield str(error) if '"' in str(error) else f'"{probe.target}" is not an IPv4 address'
 
@@ -137,7 +137,7 @@ def _frame(probe: Probe) -> Iterator[str]:
 def _routed(probe: Probe) -> Iterator[str]:
     assert probe.routed is not None
     if probe.frame:
-        yield "is a frame of its own: leave out frame"
+        yield "builds its own frames: leave out frame"
     ends: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
     for key in ("lan", "wan"):
         text = getattr(probe.routed, key)
@@ -149,7 +149,7 @@ def _routed(probe: Probe) -> Iterator[str]:
         end = ends[-1]
         if end.is_multicast or end.is_loopback or end.is_unspecified or end.is_link_local or "%" in text:
             test = "198.18.0.0/15" if end.version == 4 else "2001:2::/48"
-            yield f'{key} "{text}" is no address that a router forwards to; {test} is for tests'
+            yield f'{key} "{text}" is not an address that a router forwards to; {test} is for tests'
     if len(ends) == 2 and ends[0].version != ends[1].version:
         yield "lan and wan must both be IPv4, or both IPv6: give a probe for each"
     elif len(set(ends)) == 1 and len(ends) == 2:
@@ -159,7 +159,7 @@ def _routed(probe: Probe) -> Iterator[str]:
 def _slow(probe: Probe) -> Iterator[str]:
     assert probe.slow is not None
     if probe.slow.limit >= probe.interval * probe.misses:
-        yield f"limit {probe.slow.limit} never counts: after {probe.interval} x {probe.misses} a heartbeat is lost"
+        yield f"limit {probe.slow.limit} has no effect: after {probe.interval} x {probe.misses} a heartbeat is lost"
     if probe.slow.time < probe.interval:
         yield f"time {probe.slow.time} is too short: at least {probe.interval}, the interval"
 
@@ -173,7 +173,7 @@ def guest_faults(guest: Guest) -> Iterator[Fault]:
         yield "probes", f"{len(guest.probes)} are more than MAX_PROBES = {limits.MAX_PROBES}"
     for family, number in Counter(":" in probe.routed.lan for probe in guest.probes if probe.routed).items():
         if number > 1:
-            what = f"{number} routed probes in {'IPv6' if family else 'IPv4'} cannot be told apart: keep one"
+            what = f"{number} routed probes in {'IPv6' if family else 'IPv4'} cannot be distinguished: keep one"
             yield "probes", what
     if guest.quarantine is None:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What differs between two configurations, and from when each difference counts. Pure."""
+"""The differences between two configurations, and when each takes effect. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from appliance.config.schema.served import served
 from appliance.config.schema.shape import Table, Tables
 
 _ADDED = {
-    "guest": "immediately; it is started, and gets traffic when it passes its checks",
-    "segment": "immediately; its relay opens when the ports are verified",
+    "guest": "immediately; it is started, and gets traffic once it passes its checks",
+    "segment": "immediately; its relay opens once the ports are verified",
     "rule": Effect.POLICY,
     "group": Effect.POLICY,
     "remote": Effect.POLICY,
 }
 _REMOVED = {
-    "guest": "immediately; its traffic moves away, then it is powered down",
+    "guest": "immediately; its traffic is moved away, then it is powered down",
     "segment": "immediately; its relay closes, and the link is a wire",
     "rule": Effect.POLICY,
     "group": Effect.POLICY,
@@ -31,7 +31,7 @@ _REMOVED = {
 
 
 class Change(NamedTuple):
-    """One difference. `old` "" = was not there, `new` "" = is not there any more; `effect`: from when it counts."""
+    """One difference. `old` "" = added, `new` "" = removed; `effect`: when it takes effect."""
 
     where: str
     old: str

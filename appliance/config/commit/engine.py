@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A commit: all or nothing, proven, and taken back by itself when nobody confirms it.
+"""A commit: all or nothing, verified, and rolled back by itself when nobody confirms it.
 
     verify -> write beside -> prepare -> apply, step by step -> prove -> put in place -> finish
 
-Whatever may fail without touching the appliance is done first: the disk has taken the new text and the kernel has the
-new programs before anything changes. From `apply` on every failure applies the old configuration again; each step
-converges to what it is given, so going back is the same as going forward. `Engine` owns the running configuration, the
-store and the time of a pending commit, for the life of bypassd.
+Everything that can fail without touching the appliance is done first: the new text is on the disk and the new programs
+are in the kernel before anything changes. From `apply` on, every failure applies the old configuration again; each step
+converges to the configuration it is given, so going back is the same as going forward. `Engine` owns the running
+configuration, the store and the time limit of a pending commit, for the life of bypassd.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def _no_trace() -> None:
 
 
 class Phase(StrEnum):
-    """Where a commit is. Whether the running configuration still has to be confirmed is `Engine.pending`."""
+    """The phase of a commit. Whether the running configuration awaits confirmation is `Engine.pending`."""
 
     IDLE = "idle"
-    PREPARING = "preparing"  # whatever may fail without touching the appliance
+    PREPARING = "preparing"  # everything that can fail without touching the appliance
     APPLYING = "applying"
     PROVING = "proving"
     STORING = "storing"  # it is put in place on the disk
-    RESTORING = "restoring"  # the configuration before is applied again
+    RESTORING = "restoring"  # the previous configuration is applied again
     BROKEN = "broken"  # that failed: bypassd restarts
 
 
@@ -106,7 +106,7 @@ class Step(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What is known of a text before it is committed. `config` None: it is wrong, see `errors`."""
+    """The result of checking a text. `config` None: it has errors, see `errors`."""
 
     config: Config | None
     errors: list[ConfigError]
@@ -126,7 +126,7 @@ class Report:
 
 
 class BrokenError(BypassError):
-    """The old configuration could not be put back: bypassd must start anew from its startup configuration."""
+    """The old configuration could not be restored: bypassd must restart from its startup configuration."""
 
 
 class Engine:
@@ -158,7 +158,7 @@ class Engine:
     # -- before a commit
 
     async def check(self, text: str, source: str = "", *, deep: bool = False) -> Check:
-        """Verify a text and say what it means; `deep` has the parts prepare for it too, as a commit does first."""
+        """Verify a text and report what it means; with `deep` the parts also prepare for it, as a commit does first."""
         # in a thread, all of it: thousands of rules take seconds, and leases have to be renewed meanwhile
         check = await asyncio.to_thread(self._read, text, source, dict(self._down()))
         config, errors = check.config, check.errors
@@ -185,7 +185,7 @@ class Engine:
     async def commit(self, text: str, user: str, comment: str = "", confirmed_s: int = 0) -> Report:
         """Make `text` the running configuration; with `confirmed_s` only for so long, unless it is confirmed.
 
-        ConfigError: it is wrong. RefusedError: it was not applied, or did not prove itself, and the old one holds.
+        ConfigError: it has errors. RefusedError: not applied, or failed verification; the old one stays in force.
         """
         if len(comment) > MAX_COMMENT:
             raise RefusedError(f"a comment has at most {MAX_COMMENT} characters")
@@ -221,7 +221,7 @@ class Engine:
             return await self._confirm(user)
 
     async def revert(self, user: str, why: str) -> Report:
-        """Take the pending configuration back now."""
+        """Roll the pending configuration back now."""
         async with self._lock:
             self._refuse_when_broken()
             return await self._revert(user, why)
@@ -231,7 +231,7 @@ class Engine:
         return 0 if self.pending is None else max(0, (self.pending.deadline - self._clock()) // 10**9)
 
     async def run(self) -> None:
-        """Watch the time of a pending commit, until cancelled."""
+        """Watch the time limit of a pending commit, until cancelled."""
         while True:
             self._pending_changed.clear()
             left = None if self.pending is None else max(0.0, (self.pending.deadline - self._clock()) / 1e9)
@@ -275,7 +275,7 @@ class Engine:
             raise
 
     async def _keep(self, entry: Entry, config: Config, confirmed_s: int) -> None:
-        """It is proven: write it down; only the disk can still say no."""
+        """It is verified: write it; only the disk can still fail."""
         pending: Pending | None = None
         try:
             if confirmed_s:
@@ -301,7 +301,7 @@ class Engine:
             self._tell("committed", entry.user, f"configuration {entry.number} committed{comment}")
 
     async def _again(self, user: str, confirmed_s: int) -> Report:
-        """A commit without changes confirms what is pending, or gives it more time."""
+        """A commit without changes confirms the pending one, or extends its time."""
         if self.pending is None:
             return Report("nothing to commit: no changes")
         if not confirmed_s:
@@ -339,12 +339,12 @@ class Engine:
         check = await self.check(text, str(self.store.startup))
         self._turn(Turn.REVERT)
         if check.config is None:
-            raise self._broken(f"the configuration before cannot be put back: {check.errors[0]}")
+            raise self._broken(f"the previous configuration cannot be restored: {check.errors[0]}")
         try:
             await self._apply(check.config, user)
             await asyncio.to_thread(self.store.remove_pending)
         except BypassError as error:
-            raise self._broken(f"the configuration before cannot be put back: {error}") from error
+            raise self._broken(f"the previous configuration cannot be restored: {error}") from error
         self.running, self.text = check.config, text
         self._set_pending(None)
         self._turn(Turn.DONE)
@@ -386,7 +386,7 @@ class Engine:
             raise
         except Exception:
             log.exception("a commit failed")
-            trouble = "internal error, the system log has the details"
+            trouble = "internal error; see the system log"
         if trouble:
             await self._back(trouble, user)
         self._turn(Turn.DONE)
@@ -404,22 +404,22 @@ class Engine:
                 return trouble
 
     async def _back(self, why: str, user: str) -> None:
-        """Put the running configuration back and raise RefusedError; BrokenError when that fails too."""
+        """Restore the running configuration and raise RefusedError; BrokenError when that fails too."""
         log.error("the new configuration is rolled back: %s", why)
         self._turn(Turn.FAILED)
         if self.running is None:
-            raise self._broken(f"{why}; there was no valid configuration before: bypassd starts anew, in bypass")
+            raise self._broken(f"{why}; there was no valid configuration before: bypassd restarts, in bypass")
         try:
             await self._apply(self.running, user)
             await self._finish(self.running)
         except IllegalMoveError:
             raise
         except Exception as error:
-            text = f"{why}; the old configuration could not be put back either ({error}): bypassd starts anew from it"
-            log.exception("putting the old configuration back failed")
+            text = f"{why}; the old configuration could not be restored either ({error}): bypassd restarts from it"
+            log.exception("restoring the old configuration failed")
             raise self._broken(text) from error
         self._turn(Turn.DONE)
-        raise RefusedError(f"{why}; the configuration before holds")
+        raise RefusedError(f"{why}; the previous configuration stays in force")
 
     async def _finish(self, config: Config) -> None:
         for step in self.steps:
@@ -432,7 +432,7 @@ class Engine:
         self.phase = PHASES.after(self.phase, turn)
 
     def _broken(self, why: str) -> BrokenError:
-        """What runs may be neither configuration: have bypassd restarted."""
+        """The running state may match neither configuration: have bypassd restarted."""
         self._turn(Turn.FAILED)
         self._end(why)
         return BrokenError(why)

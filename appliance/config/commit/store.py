@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The configurations on the disk: startup, the last 50 that were committed, and one that waits for its confirmation.
+"""The configurations on the disk: startup, the last 50 commits, and one that awaits confirmation.
 
-    /etc/bypass/config.toml                startup: what holds after a restart
-    /var/lib/bypass/config/000123.toml     history: each is a configuration behind a few lines of comment that say who
-                                           committed it, when and why, so that `cp` makes a startup of it
-    /var/lib/bypass/config/pending.toml    committed, and not confirmed: holds until its time is over
+    /etc/bypass/config.toml                startup: in force after a restart
+    /var/lib/bypass/config/000123.toml     history: each file is a configuration after a few lines of comment that say
+                                           who committed it, when and why, so that `cp` makes it the startup one
+    /var/lib/bypass/config/pending.toml    committed, not confirmed: in force until its time is over
 
-A commit writes its history file first, then startup. Whichever moment the power goes, startup is the old text or the
-new one, whole; `recover` finds a history file whose startup was never written and takes it back, and takes in a startup
-that somebody edited by hand. A pending one is startup's text only when it is confirmed, so a restart of the machine
-goes back by itself. Owns these files, for the life of bypassd.
+A commit writes its history file first, then startup. Whenever the power fails, startup is either the old text or the
+new one, complete; `recover` finds a history file whose startup was never written and undoes it, and adds a startup that
+somebody edited by hand to the history. A pending configuration becomes startup only when it is confirmed, so a restart
+of the machine rolls it back. Owns these files, for the life of bypassd.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from appliance.system import files
 from appliance.system.files import Disk
 
 KEPT: Final = 50
-RESTARTS: Final = 1  # of bypassd that a pending configuration outlives: the next one is blamed on it
+RESTARTS: Final = 1  # restarts of bypassd that a pending configuration survives: the next one is attributed to it
 _FIRST = "# throughwire configuration "
 _LAST = "# ---"
 
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A configuration that holds until `deadline` (ns of CLOCK_MONOTONIC of the boot `boot`)."""
+    """A configuration in force until `deadline` (ns of CLOCK_MONOTONIC of the boot `boot`)."""
 
     entry: Entry
     boot: str
@@ -52,7 +52,7 @@ class Pending(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What holds at the start of bypassd. `notes` are for log and ledger; `error`: startup cannot even be read."""
+    """What is in force at the start of bypassd. `notes` are for log and ledger; `error`: startup cannot be read."""
 
     text: str
     source: str
@@ -62,7 +62,7 @@ class Begun(NamedTuple):
 
 
 def now() -> str:
-    """The time as it is kept: UTC, to the second."""
+    """The time as it is stored: UTC, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -76,7 +76,7 @@ class Store:
     # -- reading
 
     def history(self) -> list[Entry]:
-        """What was committed, the newest first; files that cannot be read are left out."""
+        """The commits, newest first, without files that cannot be read."""
         entries = []
         for number in self._numbers():
             entry = self._read(self._path(number))
@@ -106,7 +106,7 @@ class Store:
     # -- the start of bypassd
 
     def recover(self, boot: str, monotonic: int) -> Begun:
-        """Finish or undo what a power cut left half done; which text holds now. Never raises."""
+        """Finish or undo what a power cut left half done; return the text in force now. Never raises."""
         notes: list[str] = []
         try:
             text = self.startup_text()
@@ -122,7 +122,7 @@ class Store:
         return Begun(text, str(self.startup), None, tuple(notes))
 
     def _resume(self, startup: str, boot: str, monotonic: int, notes: list[str]) -> Pending | None:
-        """The pending configuration, if it still holds; else it is removed, and a note says why."""
+        """The pending configuration, if it is still in force; else it is removed, and a note says why."""
         pending = self.pending()
         if pending is None:
             if self._pending.exists():
@@ -152,7 +152,7 @@ class Store:
         return None
 
     def give_up_pending(self) -> Begun:
-        """The pending configuration cannot be used: startup holds. ConfigError when that cannot be read."""
+        """The pending configuration cannot be used: fall back to startup. ConfigError when that cannot be read."""
         self._forget_pending()
         return Begun(self.startup_text(), str(self.startup), None)
 
@@ -163,7 +163,7 @@ class Store:
             pass  # its boot or time is over, so it will not hold at the next start either
 
     def _reconcile(self, startup: str, notes: list[str]) -> None:
-        """Make the newest entry of the history be startup."""
+        """Make the newest entry of the history equal to startup."""
         entries = self.history()[:2]
         if entries and entries[0].text == startup:
             return
@@ -187,7 +187,7 @@ class Store:
             raise
 
     def unstage(self, entry: Entry) -> None:
-        """Forget what was staged, and what `publish` did when it failed half way."""
+        """Discard what was staged, and what `publish` did when it failed half way."""
         files.drop(self._disk, self._path(entry.number))
         files.drop(self._disk, self.startup)
         try:
@@ -197,26 +197,26 @@ class Store:
             return  # `recover` sees to it at the next start
 
     def note_edit(self) -> str:
-        """Take a startup that somebody edited by hand into the history; a note when there was one."""
+        """Add a startup that somebody edited by hand to the history; return a note when there was one."""
         notes: list[str] = []
         try:
             text = self.startup_text()
             if text != self.entry(0).text:
                 self._reconcile(text, notes)
-                return f"{self.startup} was edited by hand; what it said is kept as configuration {self.newest}"
+                return f"{self.startup} was edited by hand; its text is kept as configuration {self.newest}"
         except BypassError:
             pass  # unreadable, or no history yet: there is nothing to keep
         return ""
 
     def publish(self, entry: Entry) -> None:
-        """Make what was staged the newest of the history, and startup. Half of it is undone by `recover`."""
+        """Make the staged text the newest history entry and startup. `recover` undoes a half-done publish."""
         files.publish(self._disk, self._path(entry.number))
         files.publish(self._disk, self.startup)
         for number in self._numbers()[KEPT:]:
             files.remove(self._disk, self._path(number))
 
     def pending(self) -> Pending | None:
-        """The configuration that waits for its confirmation."""
+        """The configuration that awaits confirmation."""
         found = self._read(self._pending)
         if found is None:
             return None
@@ -227,12 +227,12 @@ class Store:
             return None
 
     def write_pending(self, pending: Pending) -> None:
-        """Keep a configuration that waits for its confirmation."""
+        """Store a configuration that awaits confirmation."""
         more = {"boot": pending.boot, "deadline": pending.deadline, "restarts": pending.restarts}
         files.write(self._disk, self._pending, _write(pending.entry, more))
 
     def remove_pending(self) -> None:
-        """It was confirmed or taken back."""
+        """Remove it, after it was confirmed or rolled back."""
         files.remove(self._disk, self._pending)
 
     # -- inside
@@ -244,7 +244,7 @@ class Store:
         return self._folder / f"{number:06d}.toml"
 
     def _numbers(self) -> list[int]:
-        """The numbers of the history's files, the newest first."""
+        """The numbers of the history's files, newest first."""
         try:
             names = [path.name for path in self._folder.iterdir()]
         except OSError:
@@ -268,11 +268,11 @@ def _write(entry: Entry, more: dict[str, object] | None = None) -> bytes:
 
 
 def _parse(text: str) -> tuple[Entry, dict[str, object]]:
-    """The other way. ValueError or KeyError when it is no such file."""
+    """The reverse. ValueError or KeyError when the file is not of this kind."""
     head, mark, body = text.partition(f"\n{_LAST}\n")
     first, *rest = head.split("\n")
     if not mark or not first.startswith(_FIRST):
-        raise ValueError("no configuration of the history")
+        raise ValueError("not a configuration of the history")
     about: dict[str, object] = {}
     for line in rest:
         key, _, value = line.removeprefix("# ").partition(": ")

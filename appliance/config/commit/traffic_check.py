@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Did the appliance survive a commit? Two looks at it, before and after, and one judgement. Pure.
+"""Whether the appliance still works after a commit: compares a look before with one after. Pure.
 
-The judgement is about what the commit made worse: a segment that was in bypass before proves and spoils nothing.
+Only what the commit made worse counts: a segment that was in bypass before is ignored.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from appliance.causes import Cause
 from appliance.counted import counted
 
 ENOUGH_FRAMES = 20
-"""So many frames that came in and went nowhere speak for themselves."""
+"""This many frames that came in and went nowhere are proof enough."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment at one moment. `faults`: reasons to bypass that are known; frames of both ports together."""
+    """One segment at one moment. `faults`: known reasons to bypass; frame counts of both ports together."""
 
     inline: bool
     faults: Mapping[Cause, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Look:
 
 
 def judge(before: Look, after: Look) -> str:
-    """Why the new configuration must go again; "" = nothing speaks against it."""
+    """Why the new configuration must be rolled back; "" = it may stay."""
     if before.generation is not None and after.generation is None:
         return "the datapath is down"
     if before.generation is not None and before.generation == after.generation:
@@ -53,14 +53,14 @@ def judge(before: Look, after: Look) -> str:
         came, lost = now.came - was.came, now.lost - was.lost
         went = now.went - was.went
         if came >= ENOUGH_FRAMES and went == 0:
-            return f"segment {name}: of {counted(came, 'frame')} that came in none went on"
+            return f"segment {name}: of {counted(came, 'frame')} that came in none was forwarded"
         if lost >= ENOUGH_FRAMES and lost * 2 > came:
             return f"segment {name}: {lost} of {counted(came, 'frame')} were lost"
     return ""
 
 
 def quiet(before: Look, after: Look) -> bool:
-    """Whether some inline segment has not had enough frames yet to be judged by them."""
+    """Whether some inline segment has not had enough frames yet for a verdict."""
     return any(
         was.inline and now.inline and now.came - was.came < ENOUGH_FRAMES
         for name, now in after.segments.items()

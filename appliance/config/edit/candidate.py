@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The candidate: the configuration that somebody is editing, and who that is.
+"""The candidate: the configuration that is being edited, and who is editing it.
 
-There is one, so that two administrators cannot overwrite each other unseen. It is held by a client *process*, as the
-kernel names it; the hold ends with that process, or when another administrator takes it over, which the former is told.
-What was edited stays until it is committed or discarded: over a broken session, and over a restart of bypassd (a file
+There is only one, so that two administrators cannot overwrite each other unnoticed. It is held by a client *process*,
+identified by the kernel; the hold ends with that process, or when another administrator takes it over and the first is
+told. Edits stay until they are committed or discarded, also across a broken session and a restart of bypassd (a file
 in /run). Owns the document under edit and the holder's pidfd.
 """
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Holder(NamedTuple):
-    """Who edits. `since`, `last`: seconds since the epoch."""
+    """Who is editing. `since`, `last`: seconds since the epoch."""
 
     user: str
     uid: int
@@ -57,7 +57,7 @@ def tty_of(pid: int) -> str:
 
 
 class Candidate:
-    """See the module. `running` gives the text that is edited from; `tell(event, user, text)` publishes."""
+    """See the module. `running` gives the text that edits start from; `tell(event, user, text)` publishes an event."""
 
     def __init__(
         self,
@@ -103,17 +103,17 @@ class Candidate:
         raise RefusedError("you are not editing the configuration", "enter `configure` first")
 
     def release(self, who: Caller) -> None:
-        """Let go; nothing happens when somebody else has it."""
+        """Release the hold; does nothing when somebody else has it."""
         if self.holder is not None and self.holder.pid == who.pid:
             self._let_go()
             self._tell("released", who.user, f"{who.user} has finished editing")
 
     def _follow(self, pid: int) -> None:
-        """Have the kernel say when the process ends."""
+        """Watch for the end of the process."""
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
-            raise RefusedError(f"process {pid} cannot be followed: {error.strerror}") from error
+            raise RefusedError(f"process {pid} cannot be watched: {error.strerror}") from error
         asyncio.get_running_loop().add_reader(self._pidfd, self._gone)
 
     def _gone(self) -> None:
@@ -128,7 +128,7 @@ class Candidate:
         self._pidfd, self.holder = -1, None
 
     def close(self) -> None:
-        """bypassd ends: nobody is followed any more."""
+        """Stop watching, when bypassd ends."""
         if self._pidfd >= 0:
             self._let_go()
 
@@ -141,7 +141,7 @@ class Candidate:
 
     @property
     def document(self) -> Document:
-        """The document under edit; made of the running configuration at the first look."""
+        """The document under edit; made from the running configuration at first use."""
         if self._document is None:
             self._document = Document(self._running())
         return self._document
@@ -152,22 +152,22 @@ class Candidate:
         return self._running() if self._document is None else self._document.text
 
     def edited(self, who: Caller) -> None:
-        """The document was changed."""
+        """Record a change of the document."""
         self.author = who.user
 
     def replace(self, text: str, who: Caller) -> None:
-        """Put another text in its place; ConfigError when it is no TOML."""
+        """Replace it with another text; ConfigError when that is not TOML."""
         self._document = Document(text)
         self.author = who.user
 
     def discard(self) -> None:
-        """Be the running configuration again."""
+        """Reset to the running configuration."""
         self._document, self.author = None, ""
 
     # -- over a restart of bypassd
 
     def save(self) -> None:
-        """Write it to its file, for the next bypassd. A disk that refuses is logged."""
+        """Write it to its file, for the next bypassd. A write error is logged."""
         if self._memory is None:
             return
         try:
@@ -177,7 +177,7 @@ class Candidate:
             data = json.dumps({"author": self.author, "text": self._document.text})
             files.replace(self._memory, data, synced=False)
         except OSError as error:
-            log.error("the candidate is forgotten when bypassd restarts: %s", error)
+            log.error("the candidate will be lost when bypassd restarts: %s", error)
 
     def _restore(self) -> None:
         if self._memory is None:
@@ -188,7 +188,7 @@ class Candidate:
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, BypassError) as error:
-            log.error("the candidate of before the restart is lost: %s", error)
+            log.error("the candidate from before the restart is lost: %s", error)
 
 
 _TAKE = "`configure takeover` takes it over and notifies the other session"

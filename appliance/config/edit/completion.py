@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What may come next in a line of `configure`: for Tab and `?`. Pure; names come from the candidate's plain data."""
+"""What can come next in a line of `configure`, for Tab and `?`. Pure; names come from the candidate's plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from appliance.errors import ConfigError
 
 
 class Next(NamedTuple):
-    """Something that may come next. kind: table, name, key, value or end."""
+    """Something that can come next. kind: table, name, key, value or end."""
 
     word: str
     help: str
@@ -23,7 +23,7 @@ class Next(NamedTuple):
 def complete(
     line: Sequence[str], action: str, data: key_path.Data, ports: Sequence[str] = ()
 ) -> tuple[list[Next], bool]:
-    """What may follow a finished `line` after a verb, and whether the line is whole as it is. Never raises."""
+    """What can follow a finished `line` after a verb, and whether the line is complete as it is. Never raises."""
     adding = action == "set"
     try:
         place = key_path.walk(line, data, adding=adding)
@@ -92,7 +92,7 @@ def _of_tables(place: key_path.Place, node: Tables, action: str, data: key_path.
 
 
 def _about(here: Any, index: int) -> str:
-    """A few words on a table that is there."""
+    """A short summary of an existing table."""
     item = here[index]
     shown = [
         f"{key} {item[key]}" for key in ("match", "image", "kernel", "lan", "wan", "kind", "weight") if key in item

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A configuration text that is being edited: comments and order that the user wrote survive.
+"""A configuration text under edit that keeps the user's comments and order.
 
-Two views of one text are kept in step: plain data, which is the truth, and a tomlkit document, which knows comments,
-order and style. When the two disagree after a change (tomlkit cannot do everything TOML can), the text is written anew
-from the data and the comments are gone; `comments_lost` says so. Lives as long as the candidate.
+Two views of one text are kept in step: plain data, which is authoritative, and a tomlkit document with comments, order
+and style. When the two differ after a change (tomlkit cannot do everything TOML can), the text is written anew from the
+data without comments; `comments_lost` says so. Lives as long as the candidate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WIDTH = 100  # columns; longer lists are broken, an item a line
 
 
 class Document:
-    """A text under edit. ConfigError when the text is no TOML."""
+    """A text under edit. ConfigError when the text is not TOML."""
 
     def __init__(self, text: str) -> None:
         self.data: Data = _plain(text)
@@ -41,7 +41,7 @@ class Document:
         return self._text
 
     def assign(self, change: Assign) -> None:
-        """Set one value; tables on the way are made."""
+        """Set one value; missing tables on the path are made."""
         self._do(lambda root, style: _assign(root, style, change.path, change.value))
 
     def delete(self, path: Path) -> None:
@@ -59,7 +59,7 @@ class Document:
         self._do(lambda root, _: _move(root, path, index))
 
     def merge(self, data: Data) -> None:
-        """Lay other data over this: keys are set, tables of the same name merged, lists of values replaced."""
+        """Merge other data into this: keys are set, tables of the same name merged, lists of values replaced."""
         for change in _flat((), shape.ROOT, data):
             self.assign(change)
 
@@ -71,7 +71,9 @@ class Document:
             work(self.data, lambda _: {})
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             self.data = _plain(self._doc.as_string() if before is None else before)
-            what = "the candidate has another shape here: `show` it, `delete` what is wrong, or load a good one"
+            what = (
+                "the candidate has a different structure here: `show` it, `delete` what is wrong, or load a valid one"
+            )
             raise ConfigError("candidate", what) from error
         self._text = None
         if self._doc is not None:

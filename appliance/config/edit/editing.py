@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The methods config.* that change the candidate: edit, set, delete, move, load, rollback, end.."""
+"""The config.* methods that change the candidate: edit, set, delete, move, load, rollback, end."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ WORDS = Param("array", "as typed, without the verb: rule web match tcp port 80")
 
 
 class Editing:
-    """The handlers; all of them are for administrators, and but for `edit` for the one who holds the candidate."""
+    """The handlers, for administrators only; all but `edit` require that the caller holds the candidate."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def register(self, registry: Registry) -> None:
-        """Offer the methods."""
+        """Register the methods."""
         flag = Param("boolean", required=False)
-        takeover = flag._replace(doc="take the candidate from who has it")
+        takeover = flag._replace(doc="take the candidate over from its holder")
         where = Param("string", "the new place", choices=("first", "last", "before", "after"))
-        other = Param("string", "before or after whom", required=False)
-        mode = Param("string", "replace all, or merge into what is there", choices=("replace", "merge"))
+        other = Param("string", "the table before or after which it goes", required=False)
+        mode = Param("string", "replace everything, or merge into the candidate", choices=("replace", "merge"))
         source = Param("string", "where the text comes from, for errors", required=False)
         number = Param("integer", "how many commits ago; 0: the running one")
         add = registry.add
-        add(methods.CONFIG_EDIT, self.edit, "admin", "hold the candidate", {"takeover": takeover})
-        end = {"discard": flag._replace(doc="and forget what was changed")}
-        add(methods.CONFIG_END, self.end, "admin", "let go of the candidate", end)
+        add(methods.CONFIG_EDIT, self.edit, "admin", "start editing the candidate", {"takeover": takeover})
+        end = {"discard": flag._replace(doc="discard the changes too")}
+        add(methods.CONFIG_END, self.end, "admin", "stop editing the candidate", end)
         add(methods.CONFIG_SET, self.set, "admin", "change the candidate", {"words": WORDS})
-        add(methods.CONFIG_DELETE, self.delete, "admin", "take something out of the candidate", {"words": WORDS})
+        add(methods.CONFIG_DELETE, self.delete, "admin", "remove something from the candidate", {"words": WORDS})
         move = {"words": WORDS, "where": where, "other": other}
         add(methods.CONFIG_MOVE, self.move, "admin", "change the order; the first rule that matches wins", move)
         text = {"text": Param("string", "TOML"), "mode": mode, "source": source}
-        add(methods.CONFIG_LOAD, self.load, "admin", "put a text into the candidate", text)
-        doc = "make the candidate an earlier configuration"
+        add(methods.CONFIG_LOAD, self.load, "admin", "load a text into the candidate", text)
+        doc = "load an earlier configuration into the candidate"
         add(methods.CONFIG_ROLLBACK, self.rollback, "admin", doc, {"number": number})
 
     async def edit(self, params: Params) -> configuration.Edited:
@@ -94,12 +94,12 @@ class Editing:
             doc = self._session.candidate.document
             place = key_path.walk(params["words"], doc.data)
             if not place.path:
-                raise ConfigError("delete", "is followed by what is to go; `rollback 0` undoes all changes")
+                raise ConfigError("delete", "needs the path to remove; `rollback 0` undoes all changes")
             here = key_path.look(doc.data, place.path)
             if here is None:
                 raise ConfigError(key_path.where(place.path), "is not there")
             if isinstance(place.node, shape.Leaf) and len(place.path) > 2 and place.path[-1] in ("name", "hop"):
-                raise ConfigError(key_path.where(place.path), "cannot go alone: delete all of it")
+                raise ConfigError(key_path.where(place.path), "cannot be deleted alone: delete the whole table")
             if place.rest:
                 gone = [word for word in place.rest if isinstance(here, list) and word in map(str, here)]
                 if len(gone) != len(place.rest):
@@ -153,7 +153,7 @@ class Editing:
         check = await self._session.check(self._session.candidate.text, source)
         lost = " Its comments could not be kept." if self._session.candidate.document.comments_lost else ""
         count = len(check.changes)
-        message = f"loaded: {counted(count, 'change')}; nothing runs before `commit`.{lost}"
+        message = f"loaded: {counted(count, 'change')}; nothing takes effect before `commit`.{lost}"
         return configuration.Loaded(message, count, problems(check.errors))
 
     async def rollback(self, params: Params) -> configuration.Changes:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From the words of `set`, `delete`, `show` and `edit` to places and values in a configuration, and what may come next.
+"""From the words of `set`, `delete`, `show` and `edit` to paths and values in a configuration.
 
-Pure: the schema comes from fields.py, the names that exist from the candidate's plain data. A place is a path through
-tables by key, name or number (from 1), as in ("rule", "web", "match") and ("guest", "ips1", "probes", 2, "interval").
+Pure: the schema comes from shape.py, existing names come from the candidate's plain data. A path leads through tables
+by key, name or number (from 1), as in ("rule", "web", "match") and ("guest", "ips1", "probes", 2, "interval").
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Data = dict[str, Any]
 
 
 class Assign(NamedTuple):
-    """Put `value` at `path`; {} makes a table, or leaves one that is there as it is."""
+    """Put `value` at `path`; {} makes a table, or leaves an existing one unchanged."""
 
     path: Path
     value: Any
 
 
 class Place(NamedTuple):
-    """A node of the schema with its path; `rest` are the words behind it."""
+    """A node of the schema with its path; `rest` are the words after it."""
 
     path: Path
     node: Node
@@ -77,9 +77,9 @@ def assignments(words: Sequence[str], data: Data) -> list[Assign]:
 
 
 def walk(words: Sequence[str], data: Data, *, adding: bool = False) -> Place:
-    """Follow words as far as they lead through tables; a name that is not there is an error unless `adding`."""
+    """Follow words as far as they lead through tables; an unknown name is an error unless `adding`."""
     if len(words) > 4096 or any(len(word) > 65536 or "\0" in word for word in words):
-        raise ConfigError("words", "too long, or with a NUL character")
+        raise ConfigError("words", "is too long or contains a NUL character")
     return walk_from((), shape.ROOT, tuple(words), data, adding=adding)
 
 
@@ -128,7 +128,9 @@ def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str |
     if not adding:
         raise ConfigError(where(path), f'there is no "{short(word)}"{hint(word[:100], known)}')
     if not re.fullmatch(NAME_PATTERN.strip("^$"), word):
-        raise ConfigError(where(path), f'"{short(word)}" is not a name: a small letter, then at most 30 of a-z 0-9 _ -')
+        raise ConfigError(
+            where(path), f'"{short(word)}" is not a name: a lower-case letter, then at most 30 of a-z 0-9 _ -'
+        )
     return word
 
 
@@ -147,7 +149,7 @@ def _item(here: Any, node: Tables, part: str | int) -> Any:
 
 
 def index_of(here: Any, node: Tables, part: str | int) -> int | None:
-    """At which index of a list a name or number is; None = it is not there."""
+    """The index in a list of a name or number; None = it does not exist."""
     if not isinstance(here, list):
         return None
     if isinstance(part, int):
@@ -159,7 +161,7 @@ def index_of(here: Any, node: Tables, part: str | int) -> int | None:
 
 
 def look(data: Data, path: Path) -> Any:
-    """What is at a path of plain data; None where nothing is."""
+    """The value at a path of plain data; None where there is none."""
     here: Any = data
     node: Node = shape.ROOT
     for part in path:
@@ -185,7 +187,7 @@ def short(word: str) -> str:
 
 
 def expected(leaf: Leaf) -> str:
-    """What a value may be: type and range."""
+    """What a value can be: type and range."""
     bounds = shape.range_word(leaf)
     return f"{shape.type_word(leaf)}{f' ({bounds})' if bounds else ''}"
 

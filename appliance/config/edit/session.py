@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the methods config.* share: engine, candidate, one piece of work on it at a time, and texts by name.
+"""What the config.* methods share: the engine, the candidate, one job on it at a time, and texts by name.
 
-Work that grows with the size of a configuration runs in a thread, one piece after the other, so that a client with a
-large one delays nobody's lease. Owns the writing of the candidate for the next bypassd.
+Work that grows with the size of a configuration runs in a thread, one job after the other, so that a client with a
+large configuration delays no lease. Owns the writing of the candidate for the next bypassd.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from appliance.errors import BypassError, ConfigError, NotFoundError
 T = TypeVar("T")
 
 SAVE_S = 1.0
-"""After a change, until the candidate is in its file: many changes are one write."""
+"""Delay from a change to the write of the candidate's file: many changes make one write."""
 
 MAX_ERRORS = 100
-"""Errors in one answer; a person mends the first ones first."""
+"""Errors in one answer; a person fixes the first ones first."""
 
 
 class Session:
@@ -57,7 +57,7 @@ class Session:
             self._saving = asyncio.get_running_loop().create_task(save(), name="save the candidate")
 
     async def stop(self) -> None:
-        """bypassd ends: write what is not written yet."""
+        """Write what is not written yet, when bypassd ends."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.cancel()
@@ -88,7 +88,7 @@ class Session:
             return await self.engine.check(text, source)
 
     async def changes(self) -> list[object]:
-        """The candidate's differences; a text that is not valid yet counts as one."""
+        """The candidate's differences; a text that is not valid yet counts as one difference."""
 
         def work() -> list[object]:
             if not self.candidate.changed:

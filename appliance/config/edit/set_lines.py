@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A configuration as the `set` lines that make it, ready to be pasted into another appliance. Pure."""
+"""A configuration as the `set` lines that produce it, ready to be pasted into another appliance. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from appliance.config.schema.shape import Node, Table, Tables
 
 
 def set_lines(data: key_path.Data) -> list[str]:
-    """The `set` lines that make this configuration from an empty one; what no line can say is left out."""
+    """The `set` lines that produce this configuration from an empty one, without what no line can express."""
     lines: list[str] = []
     for key, node in shape.ROOT.keys.items():
         _lines(node, (key,), data.get(key), lines)
@@ -47,7 +47,7 @@ def _text(value: Any) -> str:
 
 
 def quote(word: str) -> str:
-    """A word as the shell reads it back."""
+    """A word quoted so that the shell reads it back."""
     if re.fullmatch(r"[A-Za-z0-9_.,:/@%+=\[\]-]+", word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a configuration may hold: types, the meaning and unit of each key, limits, secrets."""
+"""What a configuration can contain: types, the meaning and unit of each key, limits, secrets."""

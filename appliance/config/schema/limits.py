@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How much of everything a configuration may hold. The datapath's tables have these sizes (`bpf/steer.h`).
+"""Limits of a configuration. The datapath's tables have these sizes (`bpf/steer.h`).
 
-An error names the constant, so that it can be found here.
+Errors name the constant, so that it can be found here.
 """
 
 from appliance.ranges import SUPERVISOR_GRACE_MS, WATCHDOG_TIMEOUT_MS

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The configuration as typed structs: what `/etc/bypass/config.toml` may say, with units and defaults.
+"""The configuration as typed structs: what `/etc/bypass/config.toml` can contain, with units and defaults.
 
-Pure data. Reading and checking live beside it; nothing here touches the system. Unknown keys are errors.
+Pure data. Reading and checking are in their own modules; nothing here touches the system. Unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from appliance.units import Duration, Size
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
 HOSTNAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
-"""Kept in the file, shown to nobody: see secrets.py."""
+"""A value that is kept in the file and never shown: see secrets.py."""
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Base: unknown keys are refused, values do not change once read."""
+    """Base: unknown keys are refused, values are immutable."""
 
 
 class System(_Struct, frozen=True):
     """The appliance itself."""
 
     hostname: Annotated[str, msgspec.Meta(pattern=HOSTNAME_PATTERN)] = "bypass"
-    supervisor_grace: Duration = Duration(30_000_000_000)  # relay held this long without a supervisor
-    idle_timeout: Duration = Duration(900_000_000_000)  # a session in which nobody types ends; 0: never
+    supervisor_grace: Duration = Duration(30_000_000_000)  # how long the relay is held without a supervisor
+    idle_timeout: Duration = Duration(900_000_000_000)  # a session without input ends; 0: never
 
 
 class Segment(_Struct, frozen=True):
@@ -53,14 +53,14 @@ class Watchdog(_Struct, frozen=True):
 
 
 class Heartbeat(_Struct, frozen=True):
-    """Passive: the guest sends these over its channel."""
+    """Passive check: the guest sends heartbeats over its agent channel."""
 
     interval: Duration = Duration(100_000_000)
     misses: Count = 3
 
 
 class Slow(_Struct, frozen=True):
-    """Slow is failed: the latency that `percentile` of the in-band heartbeats stay below, over `time`, has a limit."""
+    """A limit on latency: over `time`, `percentile` of the in-band heartbeats must stay below `limit`."""
 
     limit: Duration
     percentile: Annotated[int, msgspec.Meta(ge=1, le=100)] = 99
@@ -68,7 +68,7 @@ class Slow(_Struct, frozen=True):
 
 
 class Routed(_Struct, frozen=True):
-    """The two ends of in-band heartbeats through a guest that routes, of one family; the guest has a route to each."""
+    """The two ends of in-band heartbeats through a routing guest, of one family; the guest needs a route to each."""
 
     lan: str
     wan: str
@@ -76,15 +76,15 @@ class Routed(_Struct, frozen=True):
 
 
 class Probe(_Struct, frozen=True):
-    """Active: something we send, and expect an answer to (negative: expect none)."""
+    """Active check: we send something and expect an answer (negative: expect none)."""
 
     kind: Literal["inband", "negative", "http", "tcp", "ping", "arp", "command", "cpu"]
     interval: Duration = Duration(100_000_000)
     misses: Count = 3
-    rises: Count = 2  # good answers in a row before it counts as passed
+    rises: Count = 2  # consecutive good answers before it counts as passed
     url: str = ""  # http: where; http:// or https://
     target: str = ""  # ping, arp: an address; tcp: address:port; command: a word of the guest's agent
-    timeout: Duration = Duration(0)  # for one answer; 0 = `interval`
+    timeout: Duration = Duration(0)  # time for one answer; 0 = `interval`
     via: str = ""  # ping, arp, tcp, http: a network device, or "management": that port; "" = as the routes say
     status: tuple[Annotated[int, msgspec.Meta(ge=100, le=599)], ...] = ()  # http: good answers; none named = 200 .. 399
     body: str = ""  # http: a text that must be in the first 64 KiB of the answer's body
@@ -96,46 +96,46 @@ class Probe(_Struct, frozen=True):
 
 
 class Recorder(_Struct, frozen=True):
-    """The last frames handed to the guest, kept for the day it dies. `frames` 0 = off."""
+    """The last frames handed to the guest, kept for the case that it crashes. `frames` 0 = off."""
 
     frames: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256
     bytes: Annotated[int, msgspec.Meta(ge=64, le=2016)] = 1536  # kept of each frame
 
 
 class Quarantine(_Struct, frozen=True):
-    """What becomes of a flow that was in the recorder at `deaths` deaths in a row, none longer than `within` after the
-    one before: it is led around the guest for `time`. Not when more than `flows` flows were: then none is to blame."""
+    """A flow that was in the recorder at `deaths` consecutive crashes, each at most `within` after the one before,
+    bypasses the guest for `time`; unless more than `flows` flows were present, when none is blamed."""
 
     deaths: Annotated[int, msgspec.Meta(ge=2, le=8)] = 2
-    failures: bool = False  # to be declared failed by a check counts like a death, too
+    failures: bool = False  # a failed check counts as a crash too
     within: Duration = Duration(3_600_000_000_000)
     flows: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
     time: Duration = Duration(86_400_000_000_000)
 
 
 class Disk(_Struct, frozen=True):
-    """One more disk of a guest, behind its image."""
+    """One more disk of a guest, after its image."""
 
     image: str
     readonly: bool = False
 
 
 class Restart(_Struct, frozen=True):
-    """Whether and when a guest that ended by itself is started again; the wait doubles from `first` to `longest`."""
+    """Whether and when a guest that ended by itself is restarted; the wait doubles from `first` to `longest`."""
 
     policy: Literal["always", "on-failure", "never"] = "always"  # on-failure: not when it powered itself off
     first: Duration = Duration(200_000_000)
     longest: Duration = Duration(30_000_000_000)
-    attempts: Count = 8  # ends in a row, none after a run of `steady`, until it is given up
+    attempts: Count = 8  # consecutive ends, none after a run of `steady`, until it is given up
     steady: Duration = Duration(60_000_000_000)
 
 
 class Limits(_Struct, frozen=True):
-    """What a guest's process may take of the machine (cgroup v2), beside its memory, which is always limited."""
+    """Limits of a guest's process (cgroup v2), beside its memory, which is always limited."""
 
     cpu: Annotated[int, msgspec.Meta(ge=0, le=6400)] = 0  # percent of one processor; 0 = no limit
     weight: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100  # share among guests that compete
-    overhead: Size = Size(192 << 20)  # memory of QEMU itself, above the guest's
+    overhead: Size = Size(192 << 20)  # memory of QEMU itself, beyond the guest's
 
 
 class Guest(_Struct, frozen=True):
@@ -152,13 +152,15 @@ class Guest(_Struct, frozen=True):
     firmware: Literal["bios", "uefi"] = "bios"
     disks: tuple[Disk, ...] = ()
     storage: Literal["persistent", "snapshot"] = "persistent"  # snapshot: what it writes is discarded when it ends
-    pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the host's processor of each of its own
-    hugepages: bool = False  # where enough are free, else ordinary memory and a warning
-    management: Literal["off", "isolated", "bridged"] = "off"  # a third port: to the supervisor alone, or to its LAN
+    pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the appliance's processor for each virtual one
+    hugepages: bool = False  # if enough are free, else ordinary memory and a warning
+    management: Literal["off", "isolated", "bridged"] = (
+        "off"  # a third port: to the supervisor only, or on the management LAN
+    )
     management_mac: str = ""  # its third port; "" = chosen by the appliance
     lan_mac: str = ""  # its port at the LAN; "" = chosen by the appliance
     wan_mac: str = ""
-    hold: Duration = Duration(1_000_000_000)  # proved without a break for this long before it has traffic
+    hold: Duration = Duration(1_000_000_000)  # all checks pass this long without a break before it gets traffic
     restart: Restart = Restart()
     start_order: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100  # lower first; equal ones together
     after: tuple[Name, ...] = ()  # guests that must be available before this one starts
@@ -173,7 +175,7 @@ class Guest(_Struct, frozen=True):
 
 
 class Tunnel(_Struct, frozen=True):
-    """How a remote is reached."""
+    """The tunnel to a remote."""
 
     kind: Literal["gre", "ipip", "vxlan", "fou", "openvpn"]
     local: str
@@ -192,19 +194,19 @@ class Remote(_Struct, frozen=True):
 
 
 class Member(_Struct, frozen=True):
-    """One member of a balanced group; weights are shares of each other."""
+    """One member of a balanced group; weights are relative to each other."""
 
     hop: Name
     weight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
 
 
 class Group(_Struct, frozen=True):
-    """Several hops that stand for one: either `balance` or `standby`."""
+    """Several hops that act as one: either `balance` or `standby`."""
 
     name: Name
     balance: tuple[Member, ...] = ()
     standby: tuple[Name, ...] = ()
-    hold_down: Duration = Duration(5_000_000_000)  # standby: this long available before going back to it
+    hold_down: Duration = Duration(5_000_000_000)  # standby: how long available before traffic returns
     hash: Literal["l4", "l3"] = "l4"
 
 
@@ -219,42 +221,42 @@ class Rule(_Struct, frozen=True):
 
 
 class Management(_Struct, frozen=True):
-    """The management port: in a network namespace of its own, which nothing of the data path enters."""
+    """The management port, in a network namespace of its own that no frame of the data path enters."""
 
     port: str = ""  # name in board.toml; "" = the board's first management port
     address: str = ""  # "" = none, "dhcp", or IPv4 with prefix length, as "192.0.2.10/24"
     gateway: str = ""  # IPv4 address of the default route; DHCP brings its own
     address6: str = ""  # IPv6 with prefix length, as "2001:db8::10/64"; "" = IPv6 off
     gateway6: str = ""
-    ssh: bool = True  # SSH listens when there is an address, and a user who has a password or a key
+    ssh: bool = True  # SSH listens when there are an address and a user with a password or a key
     ssh_port: PortNumber = 22
-    idle_timeout: Duration = Duration(3_600_000_000_000)  # an SSH session without a key pressed ends; 0s = never
-    serial_login: bool = True  # the serial line asks for a login, as soon as an administrator has a password
+    idle_timeout: Duration = Duration(3_600_000_000_000)  # an SSH session without input ends; 0s = never
+    serial_login: bool = True  # the console requires a login, once an administrator has a password
 
 
 class User(_Struct, frozen=True):
-    """Somebody who may log in over SSH. Without password and keys the account is closed."""
+    """A user who may log in over SSH. Without password and keys the account is locked."""
 
     name: Name
-    role: Literal["viewer", "operator", "admin"] = "viewer"  # each may do what those before it may
-    password: Secret = ""  # as crypt(5) has it, "$y$..." or "$6$..."; `user NAME password` makes one
+    role: Literal["viewer", "operator", "admin"] = "viewer"  # each role includes those before it
+    password: Secret = ""  # in the format of crypt(5), "$y$..." or "$6$..."; `user NAME password` makes one
     keys: tuple[str, ...] = ()  # OpenSSH public keys, "ssh-ed25519 AAAA... comment"
 
 
 class Metrics(_Struct, frozen=True):
-    """OpenMetrics on the management port, for Prometheus and the like. It shows counters and names, no traffic."""
+    """OpenMetrics on the management port, for Prometheus and the like. Shows counters and names, no traffic."""
 
     enabled: bool = False
     port: PortNumber = 9469
 
 
 class Syslog(_Struct, frozen=True):
-    """Events to syslog servers, RFC 5424, out of the management port."""
+    """Events to syslog servers (RFC 5424), through the management port."""
 
     servers: tuple[str, ...] = ()  # "udp://192.0.2.1:514" (RFC 5426), "tcp://[2001:db8::1]:601", "tls://192.0.2.1:6514"
-    ca: str = ""  # PEM: the certificates by which those of tls:// servers are known; nobody else is believed
-    server_name: str = ""  # in the certificates of tls:// servers; "" = their address
-    severity: Literal["critical", "error", "warning", "notice", "info"] = "info"  # this and what is worse
+    ca: str = ""  # PEM: the certificates that tls:// servers are verified with; no others are trusted
+    server_name: str = ""  # name expected in the certificates of tls:// servers; "" = their address
+    severity: Literal["critical", "error", "warning", "notice", "info"] = "info"  # this severity and worse
 
 
 class Config(_Struct, frozen=True):
@@ -275,5 +277,5 @@ class Config(_Struct, frozen=True):
 
 @functools.cache
 def struct_fields(cls: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """The fields of a struct by key. Kept, for finding them out takes longer than reading a whole table."""
+    """The fields of a struct by key. Cached, because finding them takes longer than reading a whole table."""
     return {field.encode_name: field for field in msgspec.structs.fields(cls)}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What in a configuration is secret, and texts without it. Pure.
+"""Which values of a configuration are secret, and texts without them. Pure.
 
-A field of type `Secret` in model.py is secret: it stays in the file, and leaves the appliance in no table, comparison,
-log or support bundle. The values are found by key, in any text that looks like TOML, valid or not, for a person reads
-broken files too.
+A field of type `Secret` in model.py is secret: it stays in the file and appears in no table, comparison, log or support
+bundle. Values are found by key in any text that looks like TOML, valid or not, because people look at broken files
+too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _is_secret(kind: Any) -> bool:
 
 SECRET_KEYS: Final = frozenset(key for key, kind in _fields(Config, set()) if _is_secret(kind))
 _KEY = "|".join(sorted(SECRET_KEYS))
-# `password = "..."` anywhere, also in an inline table and behind the + or - of a comparison; the string may be cut off
+# `password = "..."` anywhere, also in an inline table and after the + or - of a comparison; the string may be cut off
 _TEXT = r'''"""(?:.*?"""|.*\Z)|\'\'\'(?:.*?\'\'\'|.*\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?'''
 _VALUE = re.compile(rf"""((?<![A-Za-z0-9_-])["']?(?:{_KEY})["']?\s*=\s*)({_TEXT})""", re.DOTALL)
 _CRYPT = re.compile(r"\$(?:y|gy|7|6|5|1|2[abxy])\$[./A-Za-z0-9$=,]+")
@@ -46,7 +46,7 @@ _USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s\"'@]+@")
 
 
 def redact(text: str) -> str:
-    """The text with every secret value replaced, whatever else it holds: hashes and passwords in URLs too."""
+    """The text with every secret value replaced, also hashes and passwords in URLs elsewhere."""
     text = _VALUE.sub(rf'\1"{HIDDEN}"', text)
     text = _CRYPT.sub(HIDDEN, text)
     return _USERINFO.sub(rf"\1{HIDDEN}@", text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which segments a guest serves: follows from the rules and groups of a configuration. Pure."""
+"""Which segments a guest serves, derived from the rules and groups of a configuration. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from appliance.config.schema.model import Config
 
 
 def served(config: Config) -> dict[str, list[str]]:
-    """By guest: the segments whose rules lead to it, directly or through a group; every segment when no rule does."""
+    """For each guest, the segments with rules that use it, directly or in a group; all segments when no rule does."""
     everywhere = [segment.name for segment in config.segment]
     behind = {group.name: tuple(member.hop for member in group.balance) or group.standby for group in config.group}
     found: dict[str, set[str]] = {guest.name: set() for guest in config.guest}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The shape of a configuration, read from the structs of model.py: tables, lists of tables, values, and their words.
+"""The structure of a configuration, read from the structs of model.py: tables, lists of tables, and values.
 
-What `configure` accepts, completes and explains follows from here; a new key of the model is one at once. Pure.
+`configure` accepts, completes and explains what is described here; a new key of the model appears by itself. Pure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Leaf(NamedTuple):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """What it may be, when that is a fixed list."""
+        """The choices, where there is a fixed list."""
         if self.kind is bool:
             return ("true", "false")
         return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
@@ -53,7 +53,7 @@ class Table(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """A list of tables, told apart by `key`, or by their place (from 1) when that is empty."""
+    """A list of tables, identified by `key`, or by position (from 1) when that is empty."""
 
     path: str
     item: Table
@@ -85,7 +85,7 @@ def _node(path: str, kind: Any, default: object) -> Node:
 
 
 def find(path: str) -> Node | None:
-    """The node behind a dotted path without names, such as "guest.probes.kind"."""
+    """The node at a dotted path without names, such as "guest.probes.kind"."""
     node: Node = ROOT
     for key in path.split("."):
         table = node.item if isinstance(node, Tables) else node
@@ -119,7 +119,7 @@ def type_word(leaf: Leaf) -> str:
 
 
 def range_word(leaf: Leaf) -> str:
-    """The range of a value: of its row, else of its type."""
+    """The range of a value: from its row, else from its type."""
     row = metadata.field(leaf.path)
     if row.range:
         return row.range
@@ -160,7 +160,7 @@ def leaves(node: Node = ROOT) -> typing.Iterator[Node]:
 
 
 def describe() -> list[Field]:
-    """Every key with everything that is known of it: config.fields of the control socket."""
+    """Every key with all its metadata: config.fields of the control socket."""
     rows = []
     for node in leaves():
         row = metadata.field(node.path)

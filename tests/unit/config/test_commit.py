@@ -140,7 +140,7 @@ def test_refused_while_preparing(world: World, step: str) -> None:
 @pytest.mark.parametrize("step", ["first", "second"])
 def test_a_failed_step_goes_back_by_the_same_way(world: World, step: str, error: Exception) -> None:
     world.trouble[f"apply {step} new"] = error
-    with pytest.raises(RefusedError, match="the configuration before holds"):
+    with pytest.raises(RefusedError, match="the previous configuration stays in force"):
         world.commit()
     assert [line for line in world.did if line.startswith("apply")][-2:] == ["apply first old", "apply second old"]
     assert world.startup.read_text() == OLD
@@ -154,7 +154,7 @@ def test_not_proven_is_taken_back(world: World) -> None:
     world.look = lambda: (
         Look(world.generation, {"main": Segment(True, faults)}) if "apply second new" in world.did else good()
     )
-    with pytest.raises(RefusedError, match="no XDP; the configuration before holds"):
+    with pytest.raises(RefusedError, match="no XDP; the previous configuration stays in force"):
         world.commit()
     assert "apply second old" in world.did
     assert world.startup.read_text() == OLD
@@ -163,7 +163,7 @@ def test_not_proven_is_taken_back(world: World) -> None:
 def test_when_going_back_fails_bypassd_starts_anew(world: World) -> None:
     world.trouble["apply second new"] = DatapathError("no")
     world.trouble["apply first old"] = DatapathError("nor this")
-    with pytest.raises(BrokenError, match="starts anew"):
+    with pytest.raises(BrokenError, match="bypassd restarts from it"):
         world.commit()
     assert len(world.ended) == 1
     assert world.startup.read_text() == OLD
@@ -255,7 +255,7 @@ def test_nothing_to_confirm_or_roll_back(world: World) -> None:
 def test_revert_that_fails_starts_bypassd_anew(world: World) -> None:
     world.commit(confirmed_s=5)
     world.trouble["apply second old"] = DatapathError("no")
-    with pytest.raises(BypassError, match="cannot be put back"):
+    with pytest.raises(BypassError, match="cannot be restored"):
         asyncio.run(world.engine.revert("mia", "because"))
 
 
@@ -271,7 +271,7 @@ def test_a_commit_that_cannot_be_taken_back_by_order_restarts_bypassd_and_nothin
 ) -> None:
     world.commit(confirmed_s=60)
     world.trouble["apply first old"] = DatapathError("the kernel says no")
-    with pytest.raises(BrokenError, match="cannot be put back: the kernel says no"):
+    with pytest.raises(BrokenError, match="cannot be restored: the kernel says no"):
         asyncio.run(world.engine.revert("mia", "she said so"))
     assert len(world.ended) == 1
     assert world.engine.phase is Phase.BROKEN

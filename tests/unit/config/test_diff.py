@@ -101,7 +101,7 @@ segment = "main"
 match = "udp dst portrange 5-15\""""
 LINT = [
     ((), "note", "segment main", "if its relay closes, the traffic of these rules passes uninspected: web"),
-    ((('path = ["ips2"]', "path = []"),), "warning", "segment side", "no rule leads through a guest"),
+    ((('path = ["ips2"]', "path = []"),), "warning", "segment side", "no rule has a guest in its path"),
     ((('name = "web"\nsegment = "main"', 'name = "web"'),), "note", "segment main", "no rule matches go straight"),
     (
         (('name = "rest"\nsegment = "side"', 'name = "rest"\nsegment = "main"\nmatch = "tcp  port 80"'),),
@@ -113,7 +113,7 @@ LINT = [
         (('match = "tcp port 80"\n', ""), ('name = "rest"\nsegment = "side"', 'name = "rest"\nsegment = "main"')),
         "warning",
         "rule rest",
-        "never matches: rule web before it takes every frame",
+        "never matches: rule web before it matches every frame",
     ),
     (
         (
@@ -125,7 +125,7 @@ LINT = [
         ),
         "warning",
         "rule rest",
-        "never matches: rule web before it takes all of its frames",
+        "never matches: rule web before it matches all of its frames",
     ),
     (
         (
@@ -136,19 +136,19 @@ LINT = [
         ),
         "warning",
         "rule web",
-        "never matches: the rules before it take all of its frames together: a, b",
+        "never matches: together, rules before it match all of its frames: a, b",
     ),
     (
         (('match = "tcp port 80"', 'match = "greater 200 and less 100"'),),
         "warning",
         "rule web",
-        "never matches: no frame fits its filter",
+        "never matches: its filter matches no frame",
     ),
     (
         (('image = "a"', 'image = "a"\naccept = "greater 200 and less 100"'),),
         "warning",
         "guest ips1: accept",
-        "fits no frame: it gets no traffic",
+        "matches no frame: the guest gets no traffic",
     ),
     (
         (('image = "a"\nprobes = [ { kind = "inband" } ]', 'image = "a"\nheartbeat = {}'),),
@@ -169,7 +169,7 @@ LINT = [
         (('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"'),),
         "warning",
         "segment main",
-        "a closed relay passes also what these rules block: web",
+        "a closed relay also passes what these rules block: web",
     ),
     ((('path = ["ips2"]', 'path = ["ips1"]'),), "warning", "guest ips1", "serves segments main and side"),
     ((('path = ["ips2"]', 'path = ["ips1"]'),), "note", "guest ips2", "gets no traffic"),
@@ -191,7 +191,7 @@ def test_a_rule_that_one_segment_leaves_something_matches() -> None:
 def test_what_was_not_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.filter.reach.unreachable.__defaults__", (-1.0, lambda: 0.0))
     (found,) = [f for f in lint(config()) if f.where == "rule"]
-    assert found.what == "whether all can match was not looked into to the end: 2 are left, the first is web"
+    assert found.what == "not all rules were checked for whether they can match: 2 are left, beginning with web"
 
 
 def test_a_rule_that_blocks_from_the_commit_on() -> None:
@@ -235,7 +235,7 @@ JUDGED = [
     ("the policy did not change", look(1), look(1), "still has the old policy"),
     ("a new fault", look(1), look(2, faults={"datapath_fault": "no XDP"}), "datapath_fault: no XDP"),
     ("an old fault", look(1, faults={"x": ""}), look(2, faults={"x": ""}), ""),
-    ("nothing goes on", look(1), look(2, came=40, went=0, lost=40), "of 40 frames that came in none went on"),
+    ("nothing goes on", look(1), look(2, came=40, went=0, lost=40), "of 40 frames that came in none was forwarded"),
     ("most are lost", look(1), look(2, came=100, went=30, lost=70), "70 of 100 frames were lost"),
     ("in bypass before", look(1, inline=False), look(2, came=100, went=0, lost=100), ""),
     ("no datapath before either", look(None), look(None), ""),

@@ -187,7 +187,7 @@ def test_every_style_can_be_edited(text: str) -> None:
 
 def test_a_shape_that_is_wrong_is_an_error_and_changes_nothing() -> None:
     doc = Document('rule = "no list"\n[system]\nhostname = "x"\n')
-    with pytest.raises(ConfigError, match="another shape"):
+    with pytest.raises(ConfigError, match="a different structure"):
         doc.assign(key_path.Assign(("rule", "a", "match"), "udp"))
     assert doc.data["rule"] == "no list"
     assert doc.text == 'rule = "no list"\n[system]\nhostname = "x"\n'

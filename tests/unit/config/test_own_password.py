@@ -102,7 +102,7 @@ def test_who_knows_the_present_one_changes_it(world: World) -> None:
     ("who", "present", "new", "says"),
     [
         (NOC, "a wrong one", NEW, "the current password is wrong; nothing was changed"),
-        (NOC, "the present one", "not a hash", "not a hash"),
+        (NOC, "the present one", "not a hash", "not a password hash"),
         (KEYS, "", NEW, "keys has no password"),
         (ROOT, "", NEW, "root has no password"),
     ],
@@ -131,7 +131,7 @@ def test_not_while_somebody_edits(world: World) -> None:
             await world.change(NOC, "the present one")
         world.candidate.discard()
         await world.engine.commit(TEXT + "# awaiting confirmation\n", "admin", "", 60)
-        with pytest.raises(RefusedError, match="commit of admin waits"):
+        with pytest.raises(RefusedError, match="commit of admin is awaiting"):
             await world.change(NOC, "the present one")
         assert world.hash == OLD
 

@@ -28,7 +28,7 @@ def errors(text: str) -> list[str]:
         (BASE + 'firmware = "uefi"\nkernel = "k"\n', "guest a: firmware: a kernel is started without"),
         (BASE + "cpus = 2\npin = [1]\n", "guest a: pin: names 1 processor for 2"),
         (BASE + "cpus = 2\npin = [1, 1]\n", "guest a: pin: names a processor twice"),
-        (BASE + 'disks = [ { image = "a.qcow2" } ]\n', 'guest a: disks: "a.qcow2" is there twice'),
+        (BASE + 'disks = [ { image = "a.qcow2" } ]\n', 'guest a: disks: "a.qcow2" is listed twice'),
         (
             BASE + "disks = [" + ", ".join(f'{{ image = "d{n}" }}' for n in range(9)) + "]\n",
             "guest a: disks: 9 are more than MAX_DISKS = 8",
@@ -42,15 +42,18 @@ def errors(text: str) -> list[str]:
         (BASE + 'wan_mac = "03:00:00:00:00:01"\n', 'guest a: wan_mac: "03:00:00:00:00:01" is a group address'),
         (
             BASE + 'lan_mac = "02:00:00:00:00:0A"\nwan_mac = "02:00:00:00:00:0a"\n',
-            "guest a: wan_mac: is that of the other port",
+            "guest a: wan_mac: is also the other port's",
         ),
-        (BASE + 'management = "bridged"\n', "guest a: management: bridged needs the management port, and it has no"),
-        (BASE + 'management_mac = "02:00:00:00:00:0a"\n', "guest a: management_mac: is used with a third port only"),
+        (BASE + 'management = "bridged"\n', "guest a: management: bridged needs the management port, which has no"),
+        (BASE + 'management_mac = "02:00:00:00:00:0a"\n', "guest a: management_mac: is used only with a third port"),
         (
             LAN + BASE + TWIN + OTHER + TWIN.replace("0A", "0a"),
             'guest b: management_mac: "02:00:00:00:00:0a" is the address of guest a on the management LAN',
         ),
-        (BASE + f"probes = [ {VIA} ]\n", "guest a: probes 1: via: the management port has no address to ask from"),
+        (
+            BASE + f"probes = [ {VIA} ]\n",
+            "guest a: probes 1: via: the management port has no address to send probes from",
+        ),
         (LAN + BASE + f"probes = [ {VIA.replace('ping', 'arp')} ]\n", 'guest a: probes 1: via: a probe of kind "arp"'),
         (
             BASE + ROUTED.format("198.18.0.1", "198.18.0.x"),
@@ -58,13 +61,13 @@ def errors(text: str) -> list[str]:
         ),
         (
             BASE + ROUTED.format("169.254.0.1", "198.18.0.2"),
-            'guest a: probes 1: routed: lan "169.254.0.1" is no address',
+            'guest a: probes 1: routed: lan "169.254.0.1" is not an address',
         ),
-        (BASE + ROUTED.format("2001:2::1", "fe80::2"), 'guest a: probes 1: routed: wan "fe80::2" is no address'),
+        (BASE + ROUTED.format("2001:2::1", "fe80::2"), 'guest a: probes 1: routed: wan "fe80::2" is not an address'),
         (BASE + ROUTED.format("198.18.0.1", "2001:2::2"), "guest a: probes 1: routed: lan and wan must both be IPv4"),
         (
             BASE + ROUTED.format("2001:2::1", "2001:2::2").replace(" ]", ", " + END.format("2001:2::3", "2001:2::4")),
-            "guest a: probes: 2 routed probes in IPv6 cannot be told apart",
+            "guest a: probes: 2 routed probes in IPv6 cannot be distinguished",
         ),
         (BASE + ROUTED.format("198.18.0.1", "198.18.0.1"), "guest a: probes 1: routed: lan and wan are both"),
         (
@@ -73,7 +76,7 @@ def errors(text: str) -> list[str]:
         ),
         (
             BASE + ASKED.format('interval = "1s", misses = 3, timeout = "10s"'),
-            "guest a: probes 1: timeout: 10s is too long: an answer that takes over 3s (1s x 3) is too old to count;",
+            "guest a: probes 1: timeout: 10s is too long: an answer after more than 3s (1s x 3) is too old to count;",
         ),
         (BASE + ASKED.format('timeout = "301ms"'), "guest a: probes 1: timeout: 301ms is too long: an answer"),
         (BASE + 'restart = { first = "1ms" }\n', "guest a: restart: first: 1ms is too short: at least 10ms"),
@@ -82,20 +85,26 @@ def errors(text: str) -> list[str]:
         (BASE + 'after = ["c"]\n', 'guest a: after: no guest is named "c"'),
         (BASE + 'after = ["a"]\n', "guest a: after: a guest cannot wait for itself"),
         (BASE + 'after = ["b"]\n' + OTHER + 'after = ["a"]\n', "guest a: after: waits for itself: a after b after a"),
-        (BASE + OTHER.replace("b.qcow2", "a.qcow2"), 'guest b: image: "a.qcow2" is an image of guest a too'),
-        (BASE + OTHER + 'disks = [ { image = "a.qcow2" } ]\n', 'guest b: disks: "a.qcow2" is an image of guest a too'),
-        (BASE + OTHER.replace("b.qcow2", "./a.qcow2"), 'guest b: image: "./a.qcow2" is an image of guest a too'),
-        (BASE + OTHER.replace("b.qcow2", f"{IMAGES}/a.qcow2"), f'guest b: image: "{IMAGES}/a.qcow2" is an image of'),
+        (BASE + OTHER.replace("b.qcow2", "a.qcow2"), 'guest b: image: "a.qcow2" is also an image of guest a'),
+        (BASE + OTHER + 'disks = [ { image = "a.qcow2" } ]\n', 'guest b: disks: "a.qcow2" is also an image of guest a'),
+        (BASE + OTHER.replace("b.qcow2", "./a.qcow2"), 'guest b: image: "./a.qcow2" is also an image of guest a'),
+        (
+            BASE + OTHER.replace("b.qcow2", f"{IMAGES}/a.qcow2"),
+            f'guest b: image: "{IMAGES}/a.qcow2" is also an image of',
+        ),
         (
             BASE.replace("a.qcow2", "/srv/a") + OTHER.replace("b.qcow2", "/srv/x/..//a"),
-            'guest b: image: "/srv/x/..//a" is an image of guest a too',
+            'guest b: image: "/srv/x/..//a" is also an image of guest a',
         ),
-        (BASE + 'disks = [ { image = "./a.qcow2" } ]\n', 'guest a: disks: "a.qcow2" is there twice'),
-        (BASE.replace("a.qcow2", "../../etc/passwd"), 'guest a: image: "../../etc/passwd" is no name of an image'),
-        (BASE + 'disks = [ { image = "" } ]\n', 'guest a: disks: "" is no name of an image'),
-        (BASE + 'disks = [ { image = "x//y" } ]\n', 'guest a: disks: "x//y" is no name of an image'),
-        (BASE + 'disks = [ { image = "." } ]\n', 'guest a: disks: "." is no name of an image'),
-        (BASE.replace("image", "kernel") + 'initrd = "a/../b"\n', 'guest a: initrd: "a/../b" is no name of an image'),
+        (BASE + 'disks = [ { image = "./a.qcow2" } ]\n', 'guest a: disks: "a.qcow2" is listed twice'),
+        (BASE.replace("a.qcow2", "../../etc/passwd"), 'guest a: image: "../../etc/passwd" is not the name of an image'),
+        (BASE + 'disks = [ { image = "" } ]\n', 'guest a: disks: "" is not the name of an image'),
+        (BASE + 'disks = [ { image = "x//y" } ]\n', 'guest a: disks: "x//y" is not the name of an image'),
+        (BASE + 'disks = [ { image = "." } ]\n', 'guest a: disks: "." is not the name of an image'),
+        (
+            BASE.replace("image", "kernel") + 'initrd = "a/../b"\n',
+            'guest a: initrd: "a/../b" is not the name of an image',
+        ),
     ],
 )
 def test_error(text: str, expected: str) -> None:

@@ -39,7 +39,7 @@ def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
     terminal.type("edit ru\tw\t\r")
     terminal.until("configure rule web#")
     terminal.type("set ?")
-    terminal.until("frames it is for. Empty: every frame")
+    terminal.until("filter of the frames it applies to. Empty: every frame")
     terminal.type("ma\ttcp port 8080\r")
     terminal.until("rule web: match: tcp port 80 -> tcp port 8080")
     terminal.until("configure rule web*#")

@@ -168,7 +168,7 @@ def test_check(tmp_path: Path) -> None:
     good = bypass("check", str(file), sock="/nonexistent")
     first, *meaning = good.stdout.splitlines()
     assert (good.returncode, first) == (0, f"{file}: valid: 1 segment, 0 guests, 0 groups, 0 rules")
-    uninspected = "no rule leads through a guest: all its traffic passes uninspected"
+    uninspected = "no rule has a guest in its path: all traffic passes uninspected"
     assert meaning == [f"warning: segment main: {uninspected}"]
     as_json = json.loads(bypass("check", str(file), "--json", sock="/nonexistent").stdout)
     assert (as_json["valid"], as_json["lint"]) == (

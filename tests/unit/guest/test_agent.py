@@ -215,12 +215,12 @@ def test_filters_of_guests_that_are_taken(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("host www.example.com", '"www.example.com" is no keyword'),
-        ("host gateway1", "names are not looked up"),
-        ("host TCP", "names are not looked up"),
-        ("host \\tcp", "names are not looked up"),
-        ("tcp port http", "names are not looked up"),
-        ("ip " * 400, "1024 at most"),
+        ("host www.example.com", '"www.example.com" is neither a keyword'),
+        ("host gateway1", "names are not resolved"),
+        ("host TCP", "names are not resolved"),
+        ("host \\tcp", "names are not resolved"),
+        ("tcp port http", "names are not resolved"),
+        ("ip " * 400, "at most 1024"),
         ("ip\nor ip6", "plain ASCII"),
         ("ip and hüst", "plain ASCII"),
         ("ip", None),
