@@ -23,7 +23,7 @@ usage() {
 	exit 2
 }
 
-# Text that may stand inside a JSON string: printable ASCII without quotes and backslashes, so long at most.
+# Text that is safe inside a JSON string: printable ASCII without quotes and backslashes, at most this long.
 plain() {
 	printf '%s' "$1" | LC_ALL=C tr -d '\042\134' | LC_ALL=C tr -c ' -~' ' ' | cut -c "1-$2"
 }
@@ -49,7 +49,7 @@ while getopts p:i:s:a:c:f: option; do
 done
 shift $((OPTIND - 1))
 
-# -- tell a running agent
+# -- order to the running agent
 
 if [ $# -gt 0 ]; then
 	[ -p "$fifo" ] || die "$fifo is not there: no agent runs"
@@ -69,7 +69,7 @@ say() {
 	printf '%s\n' "$1" >&3
 }
 
-# What the host must know of us; said again whenever a host (re)connects, as it may be a new one.
+# What the host must know about us; sent again whenever a host connects, as it may be a new one.
 introduce() {
 	say '{"type":"hello","version":1,"agent":"throughwire-agent.sh","capabilities":["accept","drain","bypass","tags","check"]}'
 	if [ -f "$fifo.accept" ]; then
@@ -82,7 +82,7 @@ introduce() {
 	done
 }
 
-# An order from inside the guest: for the host now, and for one that comes later.
+# An order from inside the guest: for the host now, and for one that connects later.
 pass_on() {
 	kind=${1#*'"type":"'}
 	kind=${kind%%'"'*}
@@ -96,7 +96,7 @@ forget() {
 	rm -f "$fifo" "$fifo.accept" "$fifo.drain" "$fifo.bypass" "$fifo.tags"
 }
 
-# The application's state in a word: "ok", or what its own check says.
+# The application's state: "ok", or the first line of its status command.
 status() {
 	if [ -z "$status_command" ]; then
 		echo ok
@@ -109,7 +109,7 @@ status() {
 	fi
 }
 
-# A check that the administrator configured: a program of this name in the folder of checks, and nothing else.
+# A check that the administrator configured: a program of this name in the folder of checks; nothing else is run.
 check() {
 	case $2 in
 	"" | .* | *[!A-Za-z0-9_.-]*) result="there is no such check" ;;
@@ -167,7 +167,7 @@ stop() {
 trap stop EXIT INT TERM
 
 introduce
-# Its own end of the pipe is open for writing too, so the reader never sees its end.
+# Our end of the pipe is open for writing too, so the reader never sees the end of file.
 while IFS= read -r line; do pass_on "$line"; done <>"$fifo" &
 children="$children $!"
 while :; do
@@ -177,8 +177,8 @@ done &
 children="$children $!"
 while :; do
 	while IFS= read -r line <&3; do obey "$line"; done
-	sleep 1 # nobody at the host's end
+	sleep 1 # no host is connected
 done &
 children="$children $!"
-# A signal ends this wait for sure, and a read only most of the time.
+# A signal always ends this wait; a read it ends only most of the time.
 wait

@@ -5,7 +5,7 @@
     throughwire_agent.py [--port PORT] [--interval S] [--status CMD] [--accept FILTER] [--checks DIR] [--socket PATH]
     throughwire_agent.py [--socket PATH] accept [FILTER] | drain on|off | bypass on|off [WHY] | tags on|off
 
-The first form runs as the agent; the second tells a running one, and prints what the host answers.
+The first form runs as the agent; the second sends an order to the running agent and prints the host's answer.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Agent:
         self.rest = b""
         self.unsent = b""
         self.number = 0
-        self.asking: dict[int, str | None] = {}  # number of a request -> who waits for its answer
-        # a running check or status command -> its time limit, what is done when it ends, what it said so far
+        self.asking: dict[int, str | None] = {}  # number of a request -> the client that waits for its answer
+        # a running check or status command -> its time limit, what to do when it ends, its output so far
         self.work: dict[subprocess.Popen[bytes], tuple[float, Done, list[bytes]]] = {}
-        self.standing: dict[str, Message] = {}  # what a host that comes later must be told again
+        self.standing: dict[str, Message] = {}  # what to tell again to a host that connects later
         self.said = "ok"
         self.next_beat = self.next_read = 0.0
         self.server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -67,7 +67,7 @@ class Agent:
     # -- to the host
 
     def say(self, message: Message) -> None:
-        """Send a line; what does not fit waits, and heartbeats that would wait are left out."""
+        """Send a line. What does not fit is queued; heartbeats that would be queued are dropped."""
         if self.unsent and message["type"] == "heartbeat":
             return
         self.unsent += json.dumps(message).encode() + b"\n"
@@ -87,7 +87,7 @@ class Agent:
         self.say(dict(message, id=self.number))
 
     def introduce(self) -> None:
-        """Said again whenever a host connects: it may be a new one, which knows nothing of us."""
+        """Send our state whenever a host connects: it may be a new one that knows nothing about us."""
         self.ask(HELLO)
         if self.options.accept and "accept" not in self.standing:
             self.ask({"type": "accept", "filter": self.options.accept})
@@ -101,7 +101,7 @@ class Agent:
             data = os.read(self.port, LINE_BYTES)
         except BlockingIOError:
             return
-        if not data:  # nobody at the host's end; there is no event for its coming
+        if not data:  # no host is connected; there is no event for its arrival
             self.next_read = time.monotonic() + 0.5
             return
         lines = (self.rest + data).split(b"\n")
@@ -138,7 +138,7 @@ class Agent:
                 pass  # it did not wait
 
     def check(self, number: Any, name: str) -> None:
-        """A program of this name in the folder of checks, and nothing else."""
+        """Run the program of this name in the folder of checks; nothing else can be run."""
         path = os.path.join(self.options.checks, name)
         if not re.match(r"[A-Za-z0-9_][A-Za-z0-9_.-]*$", name) or not os.access(path, os.X_OK):
             self.say({"type": "result", "id": number, "status": "there is no such check"})
@@ -149,7 +149,7 @@ class Agent:
 
         self.start([path], done)
 
-    # -- programs that say how the application is; none of them holds up the agent
+    # -- programs that report the application's state; none of them blocks the agent
 
     def start(self, command: list[str], done: Done) -> None:
         try:
@@ -178,7 +178,7 @@ class Agent:
             process.stdout.close()
             del self.work[process]
             words = said[0].decode(errors="replace").strip().splitlines()
-            done(f"no end within {CHECK_SECONDS} s" if late else "ok" if code == 0 else (words or ["failed"])[0])
+            done(f"did not end within {CHECK_SECONDS} s" if late else "ok" if code == 0 else (words or ["failed"])[0])
 
     def beat(self) -> None:
         self.say({"type": "heartbeat", "status": self.said[:64] or "failed"})
@@ -225,7 +225,7 @@ class Agent:
 
 
 def tell(options: argparse.Namespace) -> int:
-    """Hand an order to the running agent, and print the host's answer; 0 = granted."""
+    """Send an order to the running agent and print the host's answer; returns 0 if it was granted."""
     words = options.order
     kind, rest = words[0], words[1:]
     if kind == "accept":
@@ -245,7 +245,7 @@ def tell(options: argparse.Namespace) -> int:
         except socket.timeout:  # noqa: UP041 (another class before Python 3.10)
             sys.exit("throughwire-agent: the host does not answer")
         except OSError as error:
-            sys.exit(f"throughwire-agent: {options.socket}: {error.strerror}: does the agent run?")
+            sys.exit(f"throughwire-agent: {options.socket}: {error.strerror}: is the agent running?")
     print(json.dumps(answer))
     return 0 if answer.get("ok") else 1
 
@@ -253,11 +253,13 @@ def tell(options: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", default=PORT, help="the virtio-serial port")
-    parser.add_argument("--interval", type=float, default=0.0, help="seconds between heartbeats; 0: as the host says")
-    parser.add_argument("--status", default="", help="shell command: exit status 0 says that the application works")
+    parser.add_argument(
+        "--interval", type=float, default=0.0, help="seconds between heartbeats; 0: as the host requests"
+    )
+    parser.add_argument("--status", default="", help="shell command: exit status 0 means that the application works")
     parser.add_argument("--accept", default="", help="pcap filter of the frames that the application can process")
-    parser.add_argument("--checks", default=CHECKS, help="folder of the programs that the host may ask for")
-    parser.add_argument("--socket", default=SOCKET, help="where orders from inside the guest come in")
+    parser.add_argument("--checks", default=CHECKS, help="folder of the programs that the host may run")
+    parser.add_argument("--socket", default=SOCKET, help="socket for orders from inside the guest")
     parser.add_argument("order", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.order:
