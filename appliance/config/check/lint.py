@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from appliance.config.check.filter_traps import traps
 from appliance.config.check.unreachable_rules import Finding, never
 from appliance.config.schema.model import Config, Guest, Remote
 from appliance.config.schema.served import served
@@ -29,6 +30,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_moves(config, old),
         *_uninspected(config),
         *never(config),
+        *traps(config),
         *_blocks(config, down),
         *_unchecked(config),
         *_other_segments(config),

@@ -31,7 +31,7 @@ def never(config: Config) -> Iterator[Finding]:
     """Rules to which earlier rules leave no frame in any of their segments; filters that match no frame."""
     from appliance.filter import reach
 
-    filters = [_filter(rule.match) for rule in config.rule]
+    filters = [compiled(rule.match) for rule in config.rule]
     why: dict[int, list[str]] = {}  # rule -> why it never matches, for each of its segments
     open_: dict[int, None] = {}
     known: dict[tuple[int, ...], reach.Reach] = {}
@@ -58,13 +58,13 @@ def never(config: Config) -> Iterator[Finding]:
         yield Finding("note", "rule", text)
     for table, hops in (("guest", config.guest), ("remote", config.remote)):
         for hop in hops:
-            accept = _filter(hop.accept)
+            accept = compiled(hop.accept)
             if accept is not None and reach.unreachable([accept]).hidden:
                 yield Finding("warning", f"{table} {hop.name}: accept", "matches no frame: the guest gets no traffic")
 
 
-def _filter(text: str) -> ClassicFilter | None:
-    """None: it is wrong, which is an error and not lint's business."""
+def compiled(text: str) -> ClassicFilter | None:
+    """The compiled filter of a text; None when it is wrong, which is reported as an error elsewhere."""
     from appliance.filter.compiler import compile_filter
 
     try:

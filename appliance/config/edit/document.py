@@ -2,8 +2,9 @@
 """A configuration text under edit that keeps the user's comments and order.
 
 Two views of one text are kept in step: plain data, which is authoritative, and a tomlkit document with comments, order
-and style. When the two differ after a change (tomlkit cannot do everything TOML can), the text is written anew from the
-data without comments; `comments_lost` says so. Lives as long as the candidate.
+and style (`comments.py`: which comment belongs to which table). When the two differ after a change (tomlkit cannot do
+everything TOML can), the text is written anew from the data without comments; `comments_lost` says so. Lives as long as
+the candidate.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
+from appliance.config.check.load import BYTE_ORDER_MARK, read_toml
 from appliance.config.check.verify import hint
-from appliance.config.edit import key_path
+from appliance.config.edit import comments, key_path
 from appliance.config.edit.key_path import Assign, Data, Path, where
 from appliance.config.schema import shape
 from appliance.config.schema.shape import Node, Table, Tables
@@ -28,10 +30,10 @@ class Document:
     """A text under edit. ConfigError when the text is not TOML."""
 
     def __init__(self, text: str) -> None:
-        self.data: Data = _plain(text)
+        self.data: Data = read_toml(text)
         self.comments_lost = False
         self._doc: Any = None
-        self._text: str | None = text  # as long as nothing changed
+        self._text: str | None = text.removeprefix(BYTE_ORDER_MARK)  # as long as nothing changed
 
     @property
     def text(self) -> str:
@@ -46,7 +48,7 @@ class Document:
 
     def delete(self, path: Path) -> None:
         """Take a key or table out; the path must exist."""
-        self._do(lambda root, _: _delete(root, path))
+        self._do(lambda root, _: _delete(root, path, root is not self.data))
 
     def take(self, path: Path, items: list[str]) -> None:
         """Take items out of a list of values."""
@@ -56,7 +58,7 @@ class Document:
 
     def move(self, path: Path, index: int) -> None:
         """Give one of several tables another place in its order."""
-        self._do(lambda root, _: _move(root, path, index))
+        self._do(lambda root, _: _move(root, path, index, root is not self.data))
 
     def merge(self, data: Data) -> None:
         """Merge other data into this: keys are set, tables of the same name merged, lists of values replaced."""
@@ -70,7 +72,7 @@ class Document:
         try:
             work(self.data, lambda _: {})
         except (TypeError, KeyError, IndexError, AttributeError) as error:
-            self.data = _plain(self._doc.as_string() if before is None else before)
+            self.data = read_toml(self._doc.as_string() if before is None else before)
             what = (
                 "the candidate has a different structure here: `show` it, `delete` what is wrong, or load a valid one"
             )
@@ -84,10 +86,8 @@ class Document:
 
     @staticmethod
     def _parse(text: str) -> Any:
-        import tomlkit
-
         try:
-            return tomlkit.parse(text)
+            return comments.parse(text)
         except Exception:
             return None
 
@@ -103,12 +103,6 @@ class Document:
         self.comments_lost = True
         self._doc = None
         return canonical(self.data)
-
-
-def _plain(text: str) -> Data:
-    from appliance.config.check.load import read_toml
-
-    return read_toml(text)
 
 
 def _tomlkit_table(inline: bool) -> Any:
@@ -164,7 +158,7 @@ def _new_list(style: Callable[[bool], Any], depth: int) -> Any:
     return tomlkit.array() if depth > 0 else tomlkit.aot()
 
 
-def _delete(root: Any, path: Path) -> None:
+def _delete(root: Any, path: Path, styled: bool) -> None:
     here, node = root, shape.ROOT
     walk: Node = node
     trail: list[tuple[Any, Any]] = []  # (container, key) of everything passed
@@ -180,13 +174,15 @@ def _delete(root: Any, path: Path) -> None:
             trail.append((here, part))
             here, walk = here[part], walk.keys[str(part)]
     container, key = trail[-1]
+    loose = comments.loosen(here) if styled else ""
     del container[key]
+    comments.keep(root, loose, container[key] if isinstance(key, int) and key < len(container) else None)
     if isinstance(container, list) and not container and len(trail) > 1:
         owner, name = trail[-2]
         del owner[name]  # [[rule]] without rules is no key at all
 
 
-def _move(root: Any, path: Path, index: int) -> None:
+def _move(root: Any, path: Path, index: int, styled: bool) -> None:
     tables = root[path[0]]
     node = shape.ROOT.keys[str(path[0])]
     assert isinstance(node, Tables)
@@ -194,8 +190,12 @@ def _move(root: Any, path: Path, index: int) -> None:
     if old is None:
         raise KeyError(path[1])
     item = tables[old]
+    loose = comments.loosen(item) if styled else ""
     del tables[old]
+    comments.keep(root, loose, tables[old] if old < len(tables) else None)
     tables.insert(index, item)
+    if styled and index + 1 < len(tables):
+        comments.part(item, tables[index + 1])
 
 
 def _flat(path: Path, node: Node, data: Any) -> list[Assign]:
