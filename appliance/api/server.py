@@ -45,9 +45,10 @@ from appliance.api.schema.methods import Topic
 from appliance.api.schema.state import Topics
 from appliance.errors import UnreachableError
 from appliance.part import PATIENCE_NS, Alive, wait_alive
+from appliance.quota import TokenBucket
 from appliance.transition import IllegalMoveError
 
-__all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "TokenBucket", "add_version", "caller"]
+__all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "add_version", "caller"]
 
 MAX_REQUEST: Final = 2 << 20  # bytes of one request line: the largest configuration, as a JSON string
 MAX_CLIENTS: Final = 32
@@ -86,19 +87,6 @@ def take_over(stream: Stream, *, unread: bool = False) -> None:
 def at_end(ended: Callable[[], None]) -> None:
     """Inside a handler: have `ended` called once, when the client's connection has ended."""
     _connection.get().ended.append(ended)
-
-
-class TokenBucket:
-    """How many requests a client may still send. Pure: the time (seconds, any origin) is passed in."""
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst, self._tokens, self._at = rate, burst, burst, now
-
-    def take(self, now: float, count: int = 1) -> float:
-        """Take `count` tokens; the seconds to wait until they are available (0 = now)."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - count
-        self._at = now
-        return max(0.0, -self._tokens / self._rate)
 
 
 def role_of(uid: int, groups: Iterable[int], known: Callable[[str], int | None]) -> str:

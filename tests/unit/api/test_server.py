@@ -23,7 +23,7 @@ from appliance.api import server as control
 from appliance.api.rpc import Caller, answer
 from appliance.api.schema import methods
 from appliance.api.schema.methods import Answers, ConfigEvent
-from appliance.api.server import ControlServer, Param, Registry, TokenBucket, caller
+from appliance.api.server import ControlServer, Param, Registry, caller
 from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
 from appliance.segment.machine import State
 from appliance.transition import IllegalMoveError
@@ -166,14 +166,6 @@ def test_any_json_is_answered(request_: object) -> None:
     """Whatever JSON comes as a request, the answer is a response or nothing, never an exception."""
     response = asyncio.run(answer(registry(), request_, VIEWER))
     assert response is None or "error" in response or "result" in response
-
-
-def test_token_bucket() -> None:
-    """A burst is free, then the rate holds, and rest fills the bucket again but not beyond the burst."""
-    bucket = TokenBucket(rate=10, burst=3, now=0.0)
-    assert [bucket.take(0.0) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
-    assert bucket.take(100.0) == 0
-    assert [bucket.take(100.0) for _ in range(3)] == [0, 0, 0.1]
 
 
 Scenario = Callable[[ControlServer, Path], Awaitable[None]]
