@@ -86,7 +86,9 @@ class Show:
             ),
             last_reset=state.Reset(kind=system.crash_log.reset.kind, text=system.crash_log.reset.text),
             datapath=self._datapath(),
-            data_partition=state.Partition(state=partition.state, alarm=partition.alarm),
+            data_partition=state.Partition(
+                state=partition.state, alarm="; ".join(filter(None, (partition.alarm, system.transitions.alarm)))
+            ),
             config=state.ConfigState(
                 valid=system.config is not None, errors=[str(error) for error in system.config_errors]
             ),
