@@ -54,7 +54,7 @@ PROTOCOL_ERRORS: Final = {
     INVALID_PARAMS: "a parameter is missing, unknown, or of the wrong type",
     INTERNAL: "a bug in bypassd; the system log has the details",
     FORBIDDEN: "the caller does not have the role that the method requires",
-    BUSY: "too many clients; try again later",
+    BUSY: "too many clients, or too long answers to one batch; try again later",
 }
 ERRORS: Final[dict[type[BypassError], tuple[int, str]]] = {  # class -> (code, hint for a person)
     ConfigError: (-32010, "`bypass check FILE` shows all errors"),
