@@ -38,6 +38,9 @@ from appliance.telemetry.subject import Change
 SETTLE_S = 0.1
 """Between the end of the lease and the order to power down: frames that are inside the guest leave it first."""
 
+EVENT_TEXT = 200
+"""Characters of a QMP event's data that are shown; QEMU may have it from the guest."""
+
 _CHANGES = {
     HopState.AVAILABLE: Change.GUEST_AVAILABLE,
     HopState.SUSPECT: Change.GUEST_SUSPECT,
@@ -330,7 +333,7 @@ class Guest:
 
     def on_event(self, name: str, data: Mapping[str, object]) -> None:
         """A QMP event: some are vetoes (health/qemu_events.py), and a reset makes the guest start over."""
-        text = ", ".join(f"{key} {value}" for key, value in data.items())
+        text = ", ".join(f"{key} {value}" for key, value in data.items())[:EVENT_TEXT]
         self.qmp_events.append(f"{name} {text}".strip())
         if self.current_run is None:
             return

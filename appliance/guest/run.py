@@ -23,6 +23,7 @@ import msgspec
 
 from appliance.config.schema import model
 from appliance.config.schema.metadata import Effect, differ
+from appliance.counted import counted
 from appliance.errors import BypassError, GuestError, UnreachableError
 from appliance.guest.agent.channel import Channel, Message
 from appliance.guest.console import Console
@@ -55,7 +56,7 @@ MACHINE_KEYS = (
 )
 """Keys of a guest whose change needs another process; all others change while it runs."""
 
-ENDING_S = 1.0  # between the end of the monitor connection and that of the process, when QEMU ends by itself
+ENDING_S = 5.0  # between the end of the monitor connection and that of the process, when QEMU ends by itself
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,10 @@ class Run:
     def warnings(self) -> tuple[str, ...]:
         """What it lacks of the configuration, and what weakens the bypass; for `show guests`."""
         found = self.record.warnings if self.record is not None else ()
-        return (*found, *(["no data-path check: a hang would not be noticed"] if self.watch.only_process else []))
+        blind = ["no data-path check: a hang would not be noticed"] if self.watch.only_process else []
+        dropped = self.monitor.dropped
+        flood = [f"it floods QEMU's monitor: {counted(dropped, 'event')} dropped"] if dropped else []
+        return (*found, *blind, *flood)
 
     def _choose_accel(self) -> command.Accel:
         wanted = self._guest.accel

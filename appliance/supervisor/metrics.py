@@ -28,9 +28,13 @@ def collect(system: System) -> list[Family]:
     counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
     families = [*_supervisor(system, now), *_segments(system), *_guests(system), *traffic(counters), *_access(system)]
     moved = Family("transitions", "counter", "Changes of state, by what changed and the state it reached")
+    left_out = Family("transitions_left_out", "counter", "Changes of state that came too fast for the ledger")
+    left_out.add(system.transitions.left_out)
+    unwritten = Family("transitions_unwritten", "gauge", "Entries of the ledger that the disk has not taken yet")
+    unwritten.add(system.transitions.unwritten)
     for (kind, name, to), count in sorted(system.events.moves.items()):
         moved.add(count, kind=kind, name=name, to=to)
-    return [*families, moved]
+    return [*families, moved, left_out, unwritten]
 
 
 def _supervisor(system: System, now: int) -> list[Family]:
@@ -84,6 +88,7 @@ def _guests(system: System) -> list[Family]:
     lease = Family("guest_lease_seconds", "gauge", "Remaining time of the guest's lease; 0 = expired", "seconds")
     restarts = Family("guest_restarts", "counter", "Restarts of the guest")
     latency = Family("guest_latency_seconds", "histogram", "Time of in-band heartbeats through the guest", "seconds")
+    dropped = Family("guest_events_dropped", "counter", "Events of QEMU that came too fast and were dropped")
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.hop.lease.remaining(now)
@@ -91,8 +96,9 @@ def _guests(system: System) -> list[Family]:
         up.add(1 if remaining else 0, guest=guest.name)
         lease.add(remaining / 1e9, guest=guest.name)
         restarts.add(guest.restarts.count, guest=guest.name)
+        dropped.add(guest.current_run.monitor.dropped if guest.current_run else 0, guest=guest.name)
         latency.add(guest.current_run.watch.histogram if guest.current_run else None, guest=guest.name)
-    return [state, up, lease, restarts, latency]
+    return [state, up, lease, restarts, latency, dropped]
 
 
 def _access(system: System) -> list[Family]:
