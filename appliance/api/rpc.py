@@ -191,6 +191,8 @@ class Registry:
             raise RpcError(FORBIDDEN, f"permission denied: {name} requires role {method.role}; yours is {who.role}")
         method.check(params)
         _caller.set(who)
+        if (task := asyncio.current_task()) is not None:
+            task.set_name(f"request {name}")  # what a task that keeps the event loop is called (system/loop_watch.py)
         return await method.handler(params)
 
     async def _schema(self, _: Params) -> dict[str, Any]:

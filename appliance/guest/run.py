@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,7 @@ from appliance.health.watch import TapPair, Watch
 from appliance.paths import Paths
 from appliance.system import files
 from appliance.system.namespace import Namespace
+from appliance.system.threads import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -202,8 +204,16 @@ class Run:
 
     # Its life
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """Adopt the process that an earlier bypassd left, or start one. NotReadyError or GuestError: not possible."""
+        try:
+            await to_the_end(self._begin)  # it reads images, removes what a crash left, and waits for a process to end
+        except asyncio.CancelledError:
+            if self._process is not None:
+                self._process.let_go()  # the next bypassd finds it
+            raise
+
+    def _begin(self) -> None:
         context = self._context
         digest = self._digest()
         try:
@@ -335,7 +345,8 @@ class Run:
         if self._machine is not None:
             said = command.with_file_names(self._machine, said)
         self._context.cgroups.remove(self._guest.name)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        # Snapshot data may have gigabytes, and a disk takes its time to free them.
+        await to_the_end(partial(shutil.rmtree, self._scratch, ignore_errors=True))
         return ProcessEnd(
             how,
             self._trouble or said,

@@ -55,6 +55,11 @@ def _supervisor(system: System, now: int) -> list[Family]:
         running.add(1 if word == "running" else 0, part=name)
         if name in ages:
             silent.add(ages[name] / 1e9, part=name)
+    stalls = Family("supervisor_stalls", "counter", "How often this work kept bypassd's event loop longer than 50 ms")
+    for what, count in sorted(system.loop_watch.counts.items()):
+        stalls.add(count, what=what)
+    longest = Family("supervisor_longest_stall_seconds", "gauge", "The longest of these since the start", "seconds")
+    longest.add(system.loop_watch.longest.own if system.loop_watch.longest is not None else 0)
     valid = Family("config_valid", "gauge", "1 while the configuration is valid")
     valid.add(1 if system.config is not None else 0)
     reset = Family("last_reset", "info", "The kind of the last reset")
@@ -62,7 +67,7 @@ def _supervisor(system: System, now: int) -> list[Family]:
     events = Family("events", "counter", "Events since bypassd started, by severity")
     for severity in Severity:
         events.add(system.events.counts[severity], severity=severity.word)
-    return [about, started, restarts, armed, running, silent, valid, reset, events]
+    return [about, started, restarts, armed, running, silent, stalls, longest, valid, reset, events]
 
 
 def _segments(system: System) -> list[Family]:

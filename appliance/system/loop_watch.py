@@ -113,15 +113,15 @@ class LoopWatch:
 
 
 def _named(handle: asyncio.Handle) -> tuple[str, str]:
-    """What ran, and where it stands now."""
+    """What ran, in few words that come again, and where it stands now."""
     callback: Any = handle._callback  # type: ignore[attr-defined]
     task = getattr(callback, "__self__", None)
     if not isinstance(task, asyncio.Task):
         name = getattr(callback, "__qualname__", "") or type(callback).__name__
         return f"callback {name}", ""
     frames = task.get_stack(limit=1)
-    where = f", at {Path(frames[0].f_code.co_filename).name}:{frames[0].f_lineno}" if frames else ""
-    coroutine = task.get_coro()
-    function = getattr(coroutine, "__qualname__", "?")
-    name = task.get_name()
-    return (f"task {function}" if name.startswith("Task-") else f'task "{name}" ({function})'), where
+    function, name = getattr(task.get_coro(), "__qualname__", "?"), task.get_name()
+    where = f"; {function}"
+    if frames:
+        where += f" is at {Path(frames[0].f_code.co_filename).name}:{frames[0].f_lineno}"
+    return f"task {function if name.startswith('Task-') else name}", where

@@ -29,6 +29,7 @@ from appliance.api.schema.state import Transition
 from appliance.counted import counted
 from appliance.quota import Quota
 from appliance.system import files
+from appliance.system.threads import to_the_end
 from appliance.telemetry.fair_ring import FairRing
 from appliance.telemetry.subject import Change, Kind, Severity, Subject
 
@@ -223,12 +224,12 @@ class Transitions:
                     pass  # who is held may have an entry, or the disk is tried again
                 self._new.clear()
                 self.settle()
-                await asyncio.to_thread(self.flush)
+                await to_the_end(self.flush)
                 if self.trouble:  # each new entry would try the disk again
                     await asyncio.sleep(HELD_S)
         finally:
             self.settle(everything=True)
-            self.flush()
+            await to_the_end(self.flush)
 
     # The file. Called in a worker thread, one call at a time.
 
