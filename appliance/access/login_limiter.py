@@ -2,7 +2,9 @@
 """Limits failed logins: counts them by address, and says which network to block and for how long. Pure.
 
 An address with LIMIT failures within WINDOW is blocked for FIRST_BLOCK, each further time twice as long, up to
-LAST_BLOCK; a successful login resets it. IPv6 addresses are counted by their /64, because one host has all of it.
+LAST_BLOCK. A successful login takes away the failures of the same user from there and no others: whoever has an account
+must not clear the way for guessing another's password. IPv6 addresses are counted by their /64, because one host has
+all of it.
 Memory is bounded: beyond MAX_ADDRESSES the ones that have been quiet longest are forgotten.
 """
 
@@ -43,7 +45,7 @@ Action = Block | Unblock
 
 @dataclass
 class _Record:
-    failures: list[int] = field(default_factory=list)  # times
+    failures: list[tuple[int, str]] = field(default_factory=list)  # time and user
     blocks: int = 0
     until: int = 0
     last: int = 0
@@ -68,8 +70,8 @@ class Limiter:
     def __init__(self) -> None:
         self._records: OrderedDict[str, _Record] = OrderedDict()
 
-    def failed(self, now: int, address: str) -> list[Action]:
-        """A login from there failed."""
+    def failed(self, now: int, address: str, user: str) -> list[Action]:
+        """A login of `user` from there failed."""
         network = network_of(address)
         if not network:
             return []
@@ -78,7 +80,7 @@ class Limiter:
         if now - record.last > FORGET:
             record.blocks = 0
         record.last = now
-        record.failures = [at for at in record.failures if now - at < WINDOW] + [now]
+        record.failures = [(at, who) for at, who in record.failures if now - at < WINDOW] + [(now, user)]
         actions: list[Action] = []
         if len(record.failures) >= LIMIT and record.until <= now:
             length = min(FIRST_BLOCK << record.blocks, LAST_BLOCK)
@@ -92,8 +94,14 @@ class Limiter:
                 actions.append(Unblock(old))
         return actions
 
-    def succeeded(self, address: str) -> None:
-        """Somebody logged in from there."""
+    def succeeded(self, address: str, user: str) -> None:
+        """`user` logged in from there: what they mistyped before does not count."""
+        record = self._records.get(network_of(address))
+        if record is not None:
+            record.failures = [(at, who) for at, who in record.failures if who != user]
+
+    def forget(self, address: str) -> None:
+        """An administrator unblocks it: whatever was counted is void."""
         self._records.pop(network_of(address), None)
 
     def tick(self, now: int) -> list[Action]:

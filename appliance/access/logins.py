@@ -71,7 +71,7 @@ class Logins:
         asked = address if "/" in address else network_of(address)
         if asked not in shut_out:
             raise RefusedError(f"{address} is not blocked; blocked: {', '.join(shut_out) or 'none'}")
-        self._limiter.succeeded(asked.partition("/")[0])
+        self._limiter.forget(asked.partition("/")[0])
         await self._port.let_in(asked)
         return asked
 
@@ -87,10 +87,10 @@ class Logins:
             self.failures += 1
             text = f"login from {event.address} failed: {event.how}"
             self._events.record(Notice.LOGIN_FAILED, who, text)
-            return [] if serial else self._limiter.failed(now, event.address)
+            return [] if serial else self._limiter.failed(now, event.address, event.user)
         if event.kind == "login":
             if not serial:
-                self._limiter.succeeded(event.address)
+                self._limiter.succeeded(event.address, event.user)
             self._events.record(Notice.LOGIN, who, f"logged in from {event.address} by {event.how}")
         else:
             self._events.record(Notice.LOGOUT, who, f"logged out from {event.address}: {event.how}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from appliance.config.schema.model import Management, User
 from appliance.errors import RefusedError, UnreachableError
 from appliance.system import files
 from appliance.system.command import run
+from appliance.system.threads import to_the_end
 
 KEY_TYPES: Final = ("ed25519", "ecdsa")
 TRIES: Final = 3  # wrong passwords in one connection
@@ -91,4 +93,4 @@ async def _make(path: Path, kind: str) -> None:
     status, text = await run(["dropbearkey", "-t", kind, "-f", str(new)])
     if status != 0:
         raise UnreachableError(f"an SSH host key cannot be generated: {text.strip().splitlines()[-1:] or status}")
-    files.put_in_place(new, path)
+    await to_the_end(partial(files.put_in_place, new, path))

@@ -54,7 +54,7 @@ PROTOCOL_ERRORS: Final = {
     INVALID_PARAMS: "a parameter is missing, unknown, or of the wrong type",
     INTERNAL: "a bug in bypassd; the system log has the details",
     FORBIDDEN: "the caller does not have the role that the method requires",
-    BUSY: "too many clients; try again later",
+    BUSY: "too many clients, or too long answers to one batch; try again later",
 }
 ERRORS: Final[dict[type[BypassError], tuple[int, str]]] = {  # class -> (code, hint for a person)
     ConfigError: (-32010, "`bypass check FILE` shows all errors"),
@@ -191,6 +191,8 @@ class Registry:
             raise RpcError(FORBIDDEN, f"permission denied: {name} requires role {method.role}; yours is {who.role}")
         method.check(params)
         _caller.set(who)
+        if (task := asyncio.current_task()) is not None:
+            task.set_name(f"request {name}")  # what a task that keeps the event loop is called (system/loop_watch.py)
         return await method.handler(params)
 
     async def _schema(self, _: Params) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -45,9 +45,10 @@ from appliance.api.schema.methods import Topic
 from appliance.api.schema.state import Topics
 from appliance.errors import UnreachableError
 from appliance.part import PATIENCE_NS, Alive, wait_alive
+from appliance.quota import TokenBucket
 from appliance.transition import IllegalMoveError
 
-__all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "TokenBucket", "add_version", "caller"]
+__all__ = ["Caller", "ControlServer", "Param", "Params", "Registry", "RpcError", "add_version", "caller"]
 
 MAX_REQUEST: Final = 2 << 20  # bytes of one request line: the largest configuration, as a JSON string
 MAX_CLIENTS: Final = 32
@@ -57,6 +58,9 @@ MAX_UNSENT: Final = 1 << 18  # bytes of events a subscriber may leave unread bef
 MAX_BATCH: Final = 100  # requests in one JSON-RPC batch
 RATE: Final = 100.0  # requests per second and client, on average; each request of a batch counts
 BURST: Final = 200.0
+MAX_ANSWERS: Final = 8 << 20  # bytes of the answers to one batch
+RATE_BYTES: Final = 4 << 20  # bytes of answers per second and client, on average
+BURST_BYTES: Final = 16 << 20
 IDLE: Final = 60.0  # seconds after which a silent client without a subscription is disconnected
 SEND_TIMEOUT: Final = 10.0  # seconds a client may take to read an answer
 GROUP: Final = "bypass"  # members of this group may open the socket, as viewers
@@ -86,19 +90,6 @@ def take_over(stream: Stream, *, unread: bool = False) -> None:
 def at_end(ended: Callable[[], None]) -> None:
     """Inside a handler: have `ended` called once, when the client's connection has ended."""
     _connection.get().ended.append(ended)
-
-
-class TokenBucket:
-    """How many requests a client may still send. Pure: the time (seconds, any origin) is passed in."""
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst, self._tokens, self._at = rate, burst, burst, now
-
-    def take(self, now: float, count: int = 1) -> float:
-        """Take `count` tokens; the seconds to wait until they are available (0 = now)."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - count
-        self._at = now
-        return max(0.0, -self._tokens / self._rate)
 
 
 def role_of(uid: int, groups: Iterable[int], known: Callable[[str], int | None]) -> str:
@@ -141,6 +132,20 @@ def peer_groups(link: socket.socket) -> tuple[int, ...]:
     return struct.unpack(f"{len(data) // 4}I", data[: len(data) // 4 * 4])
 
 
+def _size(response: dict[str, object]) -> int:
+    """How long an answer is, but for a few bytes."""
+    result = response.get("result")
+    return memoryview(result).nbytes if isinstance(result, msgspec.Raw) else 0
+
+
+def _too_long(request: object) -> dict[str, object] | None:
+    """The answer to what follows in a batch whose answers are too long already."""
+    if not isinstance(request, dict) or "id" not in request:
+        return None
+    text = f"the answers to this batch have more than {MAX_ANSWERS >> 20} MiB already"
+    return error(request["id"], BUSY, text, "send smaller batches")
+
+
 def _decode(line: bytes) -> tuple[object, object | None]:
     """The request in a line, or the error response to it."""
     try:
@@ -150,6 +155,18 @@ def _decode(line: bytes) -> tuple[object, object | None]:
     if isinstance(request, list) and not 0 < len(request) <= MAX_BATCH:
         return None, error(None, INVALID_REQUEST, f"a batch has 1 to {MAX_BATCH} requests")
     return request, None
+
+
+class _Budget(NamedTuple):
+    """What a client may ask of bypassd: requests, and bytes of answers, which stand for the time that they take."""
+
+    requests: TokenBucket
+    octets: TokenBucket
+
+    @classmethod
+    def full(cls) -> _Budget:
+        now = time.monotonic()
+        return cls(TokenBucket(RATE, BURST, now), TokenBucket(RATE_BYTES, BURST_BYTES, now))
 
 
 @dataclass(eq=False)
@@ -164,7 +181,7 @@ class _Connection:
     handed: list[int] = field(default_factory=list)  # descriptors that are sent with the next answer
     ended: list[Callable[[], None]] = field(default_factory=list)
 
-    async def serve(self, registry: Registry, bucket: TokenBucket) -> None:
+    async def serve(self, registry: Registry, budget: _Budget) -> None:
         """Answer one request after another until the client leaves, misbehaves or stays silent for too long."""
         while True:
             try:
@@ -175,12 +192,14 @@ class _Connection:
             except (asyncio.IncompleteReadError, TimeoutError):
                 return
             request, response = _decode(line)
-            if wait := bucket.take(time.monotonic(), len(request) if isinstance(request, list) else 1):
+            if wait := budget.requests.take(time.monotonic(), len(request) if isinstance(request, list) else 1):
                 await asyncio.sleep(wait)
             if response is None:
                 response = await self._answer(request, registry)
             if response is not None:
-                await self.send(response)
+                sent = await self.send(response)
+                if wait := budget.octets.take(time.monotonic(), sent):
+                    await asyncio.sleep(wait)
             if self.stream is not None:
                 await self.stream(self.reader, self.writer)
                 return
@@ -188,12 +207,25 @@ class _Connection:
     async def _answer(self, request: object, registry: Registry) -> object | None:
         if not isinstance(request, list):
             return await answer(registry, request, self.who)
-        responses = [await answer(registry, item, self.who) for item in request]
-        return [response for response in responses if response is not None] or None
+        responses, size = [], 0
+        for item in request:
+            if size <= MAX_ANSWERS:
+                response = await answer(registry, item, self.who)
+            else:
+                response = _too_long(item)
+            if response is not None:
+                responses.append(response)
+                size += _size(response)
+            await asyncio.sleep(0)  # leases and check-ins are due between two of a hundred long answers
+        return responses or None
 
-    async def send(self, message: object) -> None:
-        """Send an answer and wait until the client has read enough of it; ConnectionError when it does not."""
+    async def send(self, message: object) -> int:
+        """Send an answer, whose length is returned, and wait until the client has read enough of it.
+
+        ConnectionError when it does not.
+        """
         data = encode(message)
+        size = len(data)
         if self.handed:
             data = data[self._hand_over(data) :]
         self.writer.write(data)
@@ -201,6 +233,7 @@ class _Connection:
             await asyncio.wait_for(self.writer.drain(), SEND_TIMEOUT)
         except TimeoutError:
             raise ConnectionAbortedError("the client does not read") from None
+        return size
 
     def _hand_over(self, data: bytes) -> int:
         """Send the descriptors with the beginning of their answer; the number of bytes sent."""
@@ -257,7 +290,7 @@ class ControlServer:
         self._topics = tuple(topic.name for topic in methods.TOPICS)
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[asyncio.Task[None], _Connection | None] = {}
-        self._buckets: dict[int, TokenBucket] = {}  # by user
+        self._budgets: dict[int, _Budget] = {}  # by user
         self._bug: IllegalMoveError | None = None  # that a request met
         self._met_bug = asyncio.Event()
         wanted = Param("array", "which topics; all when left out", required=False)
@@ -339,19 +372,19 @@ class ControlServer:
         _connection.get().topics.update(topics)
         return Topics(list(topics))
 
-    def _bucket(self, who: Caller) -> TokenBucket:
-        """The client's budget of requests.
+    def _budget(self, who: Caller) -> _Budget:
+        """What the client may still ask for.
 
         All connections of a user share one, so that reconnecting gains nothing. Each connection of an administrator
         has its own, because a pasted configuration is many requests.
         """
         if who.role == "admin":
-            return TokenBucket(RATE, BURST, time.monotonic())
-        if who.uid not in self._buckets:
-            if len(self._buckets) >= MAX_CLIENTS:
-                self._buckets.pop(next(iter(self._buckets)))  # the oldest
-            self._buckets[who.uid] = TokenBucket(RATE, BURST, time.monotonic())
-        return self._buckets[who.uid]
+            return _Budget.full()
+        if who.uid not in self._budgets:
+            if len(self._budgets) >= MAX_CLIENTS:
+                self._budgets.pop(next(iter(self._budgets)))  # the oldest
+            self._budgets[who.uid] = _Budget.full()
+        return self._budgets[who.uid]
 
     def _no_room(self, who: Caller) -> str:
         """Why this client is refused: too many clients, or too many of this user; "" when it is not.
@@ -378,7 +411,7 @@ class ControlServer:
                 return
             self._connections[task] = link
             _connection.set(link)
-            await link.serve(self._registry, self._bucket(link.who))
+            await link.serve(self._registry, self._budget(link.who))
         except IllegalMoveError as bug:
             self._bug = bug
             self._met_bug.set()

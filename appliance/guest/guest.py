@@ -9,6 +9,7 @@ bypassd; each start of QEMU is a `Run` (run.py), which outlives bypassd.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,8 +36,13 @@ from appliance.hop.hop import Hop, HopLeases
 from appliance.hop.lifecycle import ALIVE, HopEvent, HopState
 from appliance.telemetry.subject import Change
 
+log = logging.getLogger(__name__)
+
 SETTLE_S = 0.1
 """Between the end of the lease and the order to power down: frames that are inside the guest leave it first."""
+
+EVENT_TEXT = 200
+"""Characters of a QMP event's data that are shown; QEMU may have it from the guest."""
 
 _CHANGES = {
     HopState.AVAILABLE: Change.GUEST_AVAILABLE,
@@ -95,6 +101,7 @@ class Guest:
         self.hop = Hop("guest", config.name, self._folder, leases=leases, owner=self, now=context.clock())
         self._policy = ProcessPolicy(config, self.hop, self._want, partial(events.fell, self, "died"))
         self.current_run: Run | None = None
+        self._beginning = False
         self.console = Console(config.name, self._folder)
         self._agent_host = events.agent_host(self)
         self.agent = Agent(self.name, self._agent_host)
@@ -138,8 +145,8 @@ class Guest:
 
     @property
     def idle(self) -> bool:
-        """It has no process, and none is being stopped."""
-        return self.current_run is None and not self.hop.stopping
+        """It has no process, and none is being started or stopped."""
+        return self.current_run is None and not self._beginning and not self.hop.stopping
 
     @property
     def wanted(self) -> bool:
@@ -250,8 +257,7 @@ class Guest:
                 try:
                     if self.new_context is not None:
                         self._context, self.new_context = self.new_context(), None
-                    run = Run(self.config, self._context, self.hop.history, self, self.console)
-                    run.begin()
+                    run = await self._begin()
                 except BypassError as error:
                     cause = Cause.TAP_IN_USE if isinstance(error, TapInUseError) else Cause.GUEST_FAILED
                     self._policy.cannot_start(error.cause if isinstance(error, NotReadyError) else cause, str(error))
@@ -267,6 +273,25 @@ class Guest:
             self.agent.close()
             if self._power_down is not None:
                 self._power_down.cancel()
+
+    async def _begin(self) -> Run:
+        """A run whose process is there. BypassError: it cannot be started."""
+        config = self.config
+        run = Run(config, self._context, self.hop.history, self, self.console)
+        self._beginning = True
+        try:
+            await run.begin()
+        finally:
+            self._beginning = False
+        # What was ordered and configured while it began:
+        if not self.wanted:
+            run.kill()
+        elif self.config is not config:
+            try:
+                run.reconfigure(self.config)
+            except BypassError as error:
+                log.error("guest %s: its checks stay as they were: %s", self.name, error)
+        return run
 
     async def _my_turn(self) -> bool:
         """Wait for the guests that come first, and for its memory; False when it was stopped meanwhile.
@@ -330,7 +355,7 @@ class Guest:
 
     def on_event(self, name: str, data: Mapping[str, object]) -> None:
         """A QMP event: some are vetoes (health/qemu_events.py), and a reset makes the guest start over."""
-        text = ", ".join(f"{key} {value}" for key, value in data.items())
+        text = ", ".join(f"{key} {value}" for key, value in data.items())[:EVENT_TEXT]
         self.qmp_events.append(f"{name} {text}".strip())
         if self.current_run is None:
             return

@@ -41,6 +41,7 @@ from appliance.paths import Paths
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.recorder import Recorded
 from appliance.steering.overlay_editor import Steered
+from appliance.system.threads import to_the_end
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
@@ -147,8 +148,8 @@ class GuestManager:
         """Create and attach the taps, end guests that are no longer configured; guests start in `run`."""
         self._paths.guests.mkdir(parents=True, exist_ok=True)
         self._guests = {config.name: self._make(config) for config in self._config.guest}
-        self.failures.load(self._guests.values())
-        self._end_others()
+        await asyncio.to_thread(self.failures.load, self._guests.values())
+        await self._end_others()
         self._remove_taps()
         self._started = True
 
@@ -206,11 +207,11 @@ class GuestManager:
                 except GuestError as error:
                     log.warning("%s; it is kept", error)
 
-    def _end_others(self) -> None:
+    async def _end_others(self) -> None:
         """End guests that are no longer configured; revoke the lease of those that do not run."""
-        for folder in self._paths.guests.iterdir():
+        for folder in list(self._paths.guests.iterdir()):
             if folder.name not in self._guests and (folder / STATE_FILE).exists():
-                end_process(folder)
+                await to_the_end(partial(end_process, folder))
                 self._datapath.detach_hop(folder.name)
         for name, guest in self._guests.items():
             if not (self._paths.guests / name / STATE_FILE).exists():

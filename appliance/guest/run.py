@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ import msgspec
 
 from appliance.config.schema import model
 from appliance.config.schema.metadata import Effect, differ
+from appliance.counted import counted
 from appliance.errors import BypassError, GuestError, UnreachableError
 from appliance.guest.agent.channel import Channel, Message
 from appliance.guest.console import Console
@@ -38,6 +40,7 @@ from appliance.health.watch import TapPair, Watch
 from appliance.paths import Paths
 from appliance.system import files
 from appliance.system.namespace import Namespace
+from appliance.system.threads import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ MACHINE_KEYS = (
 )
 """Keys of a guest whose change needs another process; all others change while it runs."""
 
-ENDING_S = 1.0  # between the end of the monitor connection and that of the process, when QEMU ends by itself
+ENDING_S = 5.0  # between the end of the monitor connection and that of the process, when QEMU ends by itself
 
 
 @dataclass(frozen=True)
@@ -201,8 +204,16 @@ class Run:
 
     # Its life
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """Adopt the process that an earlier bypassd left, or start one. NotReadyError or GuestError: not possible."""
+        try:
+            await to_the_end(self._begin)  # it reads images, removes what a crash left, and waits for a process to end
+        except asyncio.CancelledError:
+            if self._process is not None:
+                self._process.let_go()  # the next bypassd finds it
+            raise
+
+    def _begin(self) -> None:
         context = self._context
         digest = self._digest()
         try:
@@ -279,7 +290,10 @@ class Run:
     def warnings(self) -> tuple[str, ...]:
         """What it lacks of the configuration, and what weakens the bypass; for `show guests`."""
         found = self.record.warnings if self.record is not None else ()
-        return (*found, *(["no data-path check: a hang would not be noticed"] if self.watch.only_process else []))
+        blind = ["no data-path check: a hang would not be noticed"] if self.watch.only_process else []
+        dropped = self.monitor.dropped
+        flood = [f"it floods QEMU's monitor: {counted(dropped, 'event')} dropped"] if dropped else []
+        return (*found, *blind, *flood)
 
     def _choose_accel(self) -> command.Accel:
         wanted = self._guest.accel
@@ -331,7 +345,8 @@ class Run:
         if self._machine is not None:
             said = command.with_file_names(self._machine, said)
         self._context.cgroups.remove(self._guest.name)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        # Snapshot data may have gigabytes, and a disk takes its time to free them.
+        await to_the_end(partial(shutil.rmtree, self._scratch, ignore_errors=True))
         return ProcessEnd(
             how,
             self._trouble or said,

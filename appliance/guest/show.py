@@ -46,6 +46,7 @@ def details(guest: Guest, now: int) -> guests.GuestDetails:
         agent=_agent(guest),
         bypass=guest.hop.bypass_latency.summary(),
         qmp_events=list(guest.qmp_events),
+        qmp_dropped=guest.current_run.monitor.dropped if guest.current_run is not None else UNSET,
         flips=[
             guests.Flip(ago_ms=round((now - flip.at) / 1e6, 1), check=flip.check, to=flip.to, why=flip.why)
             for flip in guest.hop.history.flips

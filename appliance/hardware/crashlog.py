@@ -2,9 +2,9 @@
 """Crash records: what the kernel left in pstore is moved to the data partition, and the last reset gets its cause.
 
 The kernel writes its last messages to persistent memory. That store is small, so records are moved away (read,
-written, synced, then unlinked) as soon as bypassd starts. A watchdog that expires raises an NMI that no driver claims,
-which the panic text shows; `bootstatus` of most watchdogs does not survive the reset. Without a record, a mark that an
-orderly stop leaves on the data partition distinguishes a reboot from a power cut.
+written, synced, then unlinked) as soon as bypassd starts; the newest KEPT of them stay. A watchdog that expires raises
+an NMI that no driver claims, which the panic text shows; `bootstatus` of most watchdogs does not survive the reset.
+Without a record, a mark that an orderly stop leaves on the data partition distinguishes a reboot from a power cut.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from appliance.system import files
 _PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]*)")
 _HEAD = re.compile(r"(\w+#\d+) Part(\d+)\n")
 _MARK = "last-run.json"
+KEPT = 32  # records
+KEPT_BYTES = 8 << 20  # of all of them together; the newest stays however long it is
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ class CrashLog:
     def collect(self) -> Reset:
         """Move new records here and judge the last reset. OSError when the data partition cannot be written."""
         texts = []
+        self._prune()  # also before: a partition that is full because of old records must take the new one
         for name, parts in self._groups().items():
             text = "".join(text for _, text, _ in parts)
             self._keep(name, text)
             for _, _, path in parts:
                 path.unlink()
             texts.append(text)
+        self._prune()
         mark = self._read_mark()
         self.reset = decide(mark.get("boot") == self._boot, bool(mark), mark.get("orderly") is True, texts)
         self._write_mark(orderly=False)
@@ -122,6 +126,14 @@ class CrashLog:
         kind = (judge(text) or Reset("record", "")).kind
         safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
         files.replace(self._folder / f"{stamp}_{kind}_{safe}.txt", text)
+
+    def _prune(self) -> None:
+        """Remove the oldest records: a machine that panics at each boot must not fill its data partition."""
+        total = 0
+        for number, path in enumerate(sorted(self._folder.glob("*.txt"), reverse=True)):
+            total += path.stat().st_size
+            if number and (number >= KEPT or total > KEPT_BYTES):
+                path.unlink()
 
     def _read_mark(self) -> dict[str, object]:
         try:

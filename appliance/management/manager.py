@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from appliance.access import accounts, serial_login, ssh
@@ -28,6 +29,7 @@ from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
+from appliance.system.threads import to_the_end
 from appliance.telemetry.events import Events
 from appliance.telemetry.metrics_server import Endpoint
 from appliance.telemetry.subject import Kind, Notice, Subject
@@ -102,7 +104,7 @@ class Access:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UnreachableError(f"access: {error.filename}: {error.strerror}") from error
-        self.memory.load()
+        await asyncio.to_thread(self.memory.load)
         self.logins.catch_up()
 
     async def run(self, alive: Alive) -> None:
@@ -183,7 +185,7 @@ class Access:
         self.trouble = trouble
 
     async def _steps(self, config: Config) -> None:
-        self._accounts(config)
+        await self._accounts(config)
         management = config.management
         await self.port.converge(config)
         why = ssh.why_off(management, config.user)
@@ -198,25 +200,30 @@ class Access:
         if self._tasks is not None:
             self.syslog.apply(self._tasks, config.syslog if reachable else model.Syslog())
 
-    def _accounts(self, config: Config) -> None:
+    async def _accounts(self, config: Config) -> None:
         before = self.memory.users()
         uids = accounts.numbers(config.user, self.memory.uids)
-        root = self._paths.root
         try:
-            old = accounts.read(root)
-            new = accounts.texts(old, config.user, uids)
-            if new != old or config.user != before:
-                self.memory.keep(uids, config)  # numbers first: a user is never without one that is remembered
-                accounts.write(root, new, config.user, uids)
+            if await to_the_end(partial(self._write_accounts, config, uids)):
                 self._accounts_changed()
-            elif config.management != self.memory.management():
-                self.memory.keep(uids, config)
         except OSError as error:
             raise RefusedError(f"users: {error.filename}: {error.strerror}") from error
         for name in accounts.shut(before, config.user):
             if name in uids and self.logins.sessions.end(name, uids[name]):
                 text = "sessions ended: the account changed"
                 self._events.record(Notice.SESSIONS_ENDED, Subject(Kind.USER, name), text)
+
+    def _write_accounts(self, config: Config, uids: dict[str, int]) -> bool:
+        """Bring memory and accounts up to date; whether accounts changed. In a thread: each file is synced."""
+        root = self._paths.root
+        old = accounts.read(root)
+        new = accounts.texts(old, config.user, uids)
+        changed = new != old or config.user != self.memory.users()
+        if changed or config.management != self.memory.management():
+            self.memory.keep(uids, config)  # numbers first: a user is never without one that is remembered
+        if changed:
+            accounts.write(root, new, config.user, uids)
+        return changed
 
     async def _host_keys(self) -> None:
         if self.keys:
@@ -228,8 +235,9 @@ class Access:
 
     # -- showing
 
-    def show(self) -> access.Management:
+    async def show(self) -> access.Management:
         """`show management`."""
+        line = await asyncio.to_thread(serial_login.read, self.memory.path)
         config = self._wanted or self.memory.config()
         management = config.management
         why = ssh.why_off(management, config.user)
@@ -256,7 +264,7 @@ class Access:
                 access.User(user.name, user.role, "set" if user.password else "none", len(user.keys))
                 for user in config.user
             ],
-            serial_line=serial_login.read(self.memory.path).why_open or "asks for a login",
+            serial_line=line.why_open or "asks for a login",
             metrics=access.Metrics("listening" if self.endpoint.port else "off", self.endpoint.port),
             syslog=self.syslog.show(),
         )

@@ -52,7 +52,7 @@ def _register(system: System, access: Access) -> None:
         return [event.answer() for event in system.events.newest(count if count > 0 else None, severity)]
 
     async def management(_: Params) -> Management:
-        return access.show()
+        return await access.show()
 
     async def sessions(_: Params) -> list[Session]:
         return access.logins.sessions.show()

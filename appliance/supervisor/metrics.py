@@ -28,9 +28,13 @@ def collect(system: System) -> list[Family]:
     counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
     families = [*_supervisor(system, now), *_segments(system), *_guests(system), *traffic(counters), *_access(system)]
     moved = Family("transitions", "counter", "Changes of state, by what changed and the state it reached")
+    left_out = Family("transitions_left_out", "counter", "Changes of state that came too fast for the ledger")
+    left_out.add(system.transitions.left_out)
+    unwritten = Family("transitions_unwritten", "gauge", "Entries of the ledger that the disk has not taken yet")
+    unwritten.add(system.transitions.unwritten)
     for (kind, name, to), count in sorted(system.events.moves.items()):
         moved.add(count, kind=kind, name=name, to=to)
-    return [*families, moved]
+    return [*families, moved, left_out, unwritten]
 
 
 def _supervisor(system: System, now: int) -> list[Family]:
@@ -51,6 +55,11 @@ def _supervisor(system: System, now: int) -> list[Family]:
         running.add(1 if word == "running" else 0, part=name)
         if name in ages:
             silent.add(ages[name] / 1e9, part=name)
+    stalls = Family("supervisor_stalls", "counter", "How often this work kept bypassd's event loop longer than 50 ms")
+    for what, count in sorted(system.loop_watch.counts.items()):
+        stalls.add(count, what=what)
+    longest = Family("supervisor_longest_stall_seconds", "gauge", "The longest of these since the start", "seconds")
+    longest.add(system.loop_watch.longest.own if system.loop_watch.longest is not None else 0)
     valid = Family("config_valid", "gauge", "1 while the configuration is valid")
     valid.add(1 if system.config is not None else 0)
     reset = Family("last_reset", "info", "The kind of the last reset")
@@ -58,7 +67,7 @@ def _supervisor(system: System, now: int) -> list[Family]:
     events = Family("events", "counter", "Events since bypassd started, by severity")
     for severity in Severity:
         events.add(system.events.counts[severity], severity=severity.word)
-    return [about, started, restarts, armed, running, silent, valid, reset, events]
+    return [about, started, restarts, armed, running, silent, stalls, longest, valid, reset, events]
 
 
 def _segments(system: System) -> list[Family]:
@@ -84,6 +93,7 @@ def _guests(system: System) -> list[Family]:
     lease = Family("guest_lease_seconds", "gauge", "Remaining time of the guest's lease; 0 = expired", "seconds")
     restarts = Family("guest_restarts", "counter", "Restarts of the guest")
     latency = Family("guest_latency_seconds", "histogram", "Time of in-band heartbeats through the guest", "seconds")
+    dropped = Family("guest_events_dropped", "counter", "Events of QEMU that came too fast and were dropped")
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.hop.lease.remaining(now)
@@ -91,8 +101,9 @@ def _guests(system: System) -> list[Family]:
         up.add(1 if remaining else 0, guest=guest.name)
         lease.add(remaining / 1e9, guest=guest.name)
         restarts.add(guest.restarts.count, guest=guest.name)
+        dropped.add(guest.current_run.monitor.dropped if guest.current_run else 0, guest=guest.name)
         latency.add(guest.current_run.watch.histogram if guest.current_run else None, guest=guest.name)
-    return [state, up, lease, restarts, latency]
+    return [state, up, lease, restarts, latency, dropped]
 
 
 def _access(system: System) -> list[Family]:

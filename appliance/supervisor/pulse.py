@@ -33,6 +33,7 @@ class Pulse:
     async def run(self) -> None:
         """Beat until cancelled."""
         while True:
+            self._system.loop_watch.note_account()
             self.beat(time.monotonic_ns())
             due = self._system.segments.deadline()
             wait = PULSE_NS if due is None else min(PULSE_NS, max(MS, due - time.monotonic_ns()))

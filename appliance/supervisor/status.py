@@ -63,7 +63,7 @@ class Show:
         segments = self._segments()
         inline = bool(segments) and all(segment.relay == "inline" for segment in segments)
         partition = data_partition.read(system.paths.data_partition)
-        keeper = system.keeper.state
+        keeper, longest = system.keeper.state, system.loop_watch.longest
         return state.Status(
             hostname=system.config.system.hostname if system.config else "bypass",
             version=appliance.__version__,
@@ -83,10 +83,15 @@ class Show:
                 uptime_s=round((now - system.began) / 1e9),
                 restarts=keeper.restarts if keeper else 0,
                 last_exit=keeper.last_exit if keeper else "",
+                stalls=system.loop_watch.counts.total(),
+                longest_stall_ms=round(longest.own * 1e3, 1) if longest is not None else 0.0,
+                longest_stall=str(longest) if longest is not None else "",
             ),
             last_reset=state.Reset(kind=system.crash_log.reset.kind, text=system.crash_log.reset.text),
             datapath=self._datapath(),
-            data_partition=state.Partition(state=partition.state, alarm=partition.alarm),
+            data_partition=state.Partition(
+                state=partition.state, alarm="; ".join(filter(None, (partition.alarm, system.transitions.alarm)))
+            ),
             config=state.ConfigState(
                 valid=system.config is not None, errors=[str(error) for error in system.config_errors]
             ),

@@ -36,6 +36,7 @@ from appliance.supervisor.keeper_watch import KeeperWatch
 from appliance.supervisor.parts import PartRunner
 from appliance.supervisor.pulse import Pulse
 from appliance.supervisor.system import build
+from appliance.system.threads import to_the_end
 from appliance.telemetry.subject import Change, Kind, Notice, Subject
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """Run until SIGTERM, or until the keeper is gone. Returns the exit status."""
+        with self.system.loop_watch:
+            return await self._run()
+
+    async def _run(self) -> int:
         system = self.system
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -107,10 +112,10 @@ class Supervisor:
         self._keeper.listen()
         self._register()
         system.paths.run.mkdir(parents=True, exist_ok=True)
-        system.transitions.load()
+        await asyncio.to_thread(system.transitions.load)
         system.transitions.listen(lambda entry, _: system.control.publish(methods.TRANSITION, entry.answer()))
         system.transitions.listen(system.events.transition)
-        self._collect_crash_log()
+        await self._collect_crash_log()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -132,10 +137,10 @@ class Supervisor:
         system = self.system
         try:
             if self._ending.is_set() and not system.keeper.lost and not self.status:
-                system.crash_log.mark_orderly()
+                await to_the_end(system.crash_log.mark_orderly)
         except OSError as error:
             log.error("the orderly stop is not recorded: %s", error)
-        system.transitions.flush()
+        await to_the_end(system.transitions.flush)
 
     def _keeper_lost(self) -> None:
         if not self._ending.is_set():
@@ -198,10 +203,10 @@ class Supervisor:
 
     # -- others
 
-    def _collect_crash_log(self) -> None:
+    async def _collect_crash_log(self) -> None:
         system = self.system
         try:
-            reset = system.crash_log.collect()
+            reset = await to_the_end(system.crash_log.collect)
         except OSError as error:
             log.error("crash log: %s: records stay in pstore", error)
             return

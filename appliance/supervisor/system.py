@@ -27,6 +27,7 @@ from appliance.part import CheckIns
 from appliance.paths import Paths
 from appliance.segment.manager import Segments
 from appliance.steering.part import Steering
+from appliance.system.loop_watch import LoopWatch
 from appliance.telemetry.events import Events
 from appliance.telemetry.transitions import Transitions
 
@@ -54,6 +55,7 @@ class System:
     lan: Lan
     control: ControlServer
     events: Events = field(default_factory=Events)
+    loop_watch: LoopWatch = field(default_factory=LoopWatch)
     guests: GuestManager | None = None  # made when the segments have begun and the datapath is up
     access: Access | None = None  # made when the segments have begun
     check_ins: CheckIns = field(default_factory=CheckIns)

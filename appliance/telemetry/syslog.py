@@ -163,7 +163,7 @@ class Sender:
         try:
             async with asyncio.timeout(TIMEOUT):
                 await loop.sock_connect(link, (self.server.address, self.server.port))
-                context = self.server.tls()
+                context = await asyncio.to_thread(self.server.tls)  # a slow import, the first time
                 name = self.server.name if context else None
                 reader, writer = await asyncio.open_connection(sock=link, ssl=context, server_hostname=name)
         except BaseException:

@@ -3,8 +3,13 @@
 
 `record` never waits and never raises: it puts the entry into a ring in memory and tells the listeners. A task of the
 supervisor (`run`) writes new entries to the file on the data partition in a worker thread, so that a slow or full disk
-delays nothing. The file is rotated once (`.1`) when it grows beyond `limit` bytes; what an earlier bypassd wrote is
-read back at start, so the history outlives the process.
+delays nothing; what the disk refuses waits in memory and is written as soon as there is room. What an earlier bypassd
+wrote is read back at start, so the history outlives the process.
+
+Whoever causes entries may be hostile (a guest drains and resumes itself in a loop), so memory, file and pace are
+bounded by subject. One that changes more often than RATE has the newest of the entries in between recorded, with the
+number of those that were left out; and where there is no room, the subject that has most loses its oldest entry. The
+file is halved that way (into `.1`) when it grows beyond `limit` bytes.
 """
 
 from __future__ import annotations
@@ -12,21 +17,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from appliance.api.schema.state import Transition
-from appliance.telemetry.subject import Change, Severity, Subject
+from appliance.counted import counted
+from appliance.quota import Quota
+from appliance.system import files
+from appliance.system.threads import to_the_end
+from appliance.telemetry.fair_ring import FairRing
+from appliance.telemetry.subject import Change, Kind, Severity, Subject
 
 log = logging.getLogger(__name__)
 
-RING = 2000
-LIMIT = 4 << 20
+RING = 2000  # entries in memory, and as many that wait for the disk
+LIMIT = 4 << 20  # bytes; the ledger and its `.1` have at most so much each
+RATE, BURST = 1.0, 30  # entries of one subject: a second on average, and at once
+HELD_S = 1.0  # how often is looked whether a subject may have another entry
+RETRY_S = 10.0  # how often a disk that refused is tried again
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -95,29 +108,72 @@ class _Line(msgspec.Struct):
 Listener = Callable[[Entry, Severity], None]
 
 
+def _source(entry: Entry) -> Hashable:
+    """Whose share of the room an entry takes. Flows come and go and have new names: all of them are one source."""
+    subject = entry.subject
+    return subject.kind if subject.kind is Kind.FLOW else subject
+
+
 class Transitions:
     """The ledger. With `path` None it is kept in memory only."""
 
-    def __init__(self, path: Path | None = None, ring: int = RING, limit: int = LIMIT) -> None:
-        self._path, self._limit = path, limit
-        self._entries: deque[Entry] = deque(maxlen=ring)
-        self._unwritten: deque[Entry] = deque(maxlen=ring)
+    def __init__(
+        self,
+        path: Path | None = None,
+        ring: int = RING,
+        limit: int = LIMIT,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._path, self._limit, self._ring, self._clock = path, limit, ring, clock
+        self._entries = FairRing(ring, _source)
+        self._unwritten = FairRing(ring, _source)
+        self._lock = threading.Lock()  # of `_unwritten`, which the worker thread takes
+        self._quota = Quota(RATE, BURST)
+        self._held: dict[Hashable, tuple[Entry, Severity, int]] = {}  # the newest of those that come too fast
         self._new = asyncio.Event()
         self._listeners: list[Listener] = []
-        self._failed = ""
+        self.left_out = 0
+        """Entries that came too fast and were left out."""
+        self.trouble = ""
+        """Why new entries are in memory only; "" = they are in the file."""
 
     def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> None:
         """Record that the subject `name` of the change's kind went from state `old` to `new`, and why."""
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
-        subject = Subject(change.kind, name)
-        entry = Entry(when, time.monotonic_ns(), subject, str(old), str(new), str(cause), detail)
+        subject, now = Subject(change.kind, name), self._clock()
+        entry = Entry(when, now, subject, str(old), str(new), str(cause), detail)
+        source, severity = _source(entry), change.severity(cause)
+        held = self._held.pop(source, None)
+        left_out = held[2] + 1 if held else 0
+        self.left_out += bool(held)
+        if self._quota.allow(now, source):
+            self._add(entry, severity, left_out)
+            return
+        self._held[source] = (entry, severity, left_out)
+        if not held:
+            self._new.set()
+
+    def _add(self, entry: Entry, severity: Severity, left_out: int) -> None:
+        """`left_out`: how many entries of the subject before this one were too many."""
+        if left_out:
+            more = f"{counted(left_out, 'change')} before it came too fast and are left out"
+            entry = msgspec.structs.replace(entry, detail=f"{entry.detail}; {more}" if entry.detail else more)
         self._entries.append(entry)
-        self._unwritten.append(entry)
+        with self._lock:
+            self._unwritten.append(entry)
         self._new.set()
-        log.info("%s: %s -> %s (%s)%s", subject, old, new, cause, f": {detail}" if detail else "")
-        severity = change.severity(cause)
+        detail = f": {entry.detail}" if entry.detail else ""
+        log.info("%s: %s -> %s (%s)%s", entry.subject, entry.old, entry.new, entry.cause, detail)
         for listener in self._listeners:
             listener(entry, severity)
+
+    def settle(self, everything: bool = False) -> None:
+        """Record what came too fast, of those subjects that may have an entry again; or of all."""
+        now = self._clock()
+        for source, (entry, severity, left_out) in list(self._held.items()):
+            if self._quota.allow(now, source) or everything:
+                del self._held[source]
+                self._add(entry, severity, left_out)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every new entry and its severity; it must be quick and must not raise."""
@@ -125,53 +181,122 @@ class Transitions:
 
     def entries(self, count: int | None = None) -> list[Entry]:
         """The newest `count` entries (None: all in memory), oldest first."""
-        everything = list(self._entries)
+        everything = self._entries.items()
         return everything if count is None else everything[max(0, len(everything) - count) :]
+
+    @property
+    def unwritten(self) -> int:
+        """The number of entries that are not in the file yet."""
+        return len(self._unwritten)
+
+    @property
+    def alarm(self) -> str:
+        """What whoever looks at the appliance must know; "" when all is well."""
+        if not self.trouble:
+            return ""
+        waiting = counted(self.unwritten, "entry waits", "entries wait")
+        return f"the ledger of transitions cannot be written ({self.trouble}): {waiting} in memory"
 
     def load(self) -> None:
         """Read back what earlier runs wrote. A damaged line (power cut) is skipped."""
         if self._path is None:
             return
         old: list[Entry] = []
-        for path in (self._path.with_name(self._path.name + ".1"), self._path):
+        for path in (self._older, self._path):
             try:
                 with path.open("rb") as file:
                     file.seek(max(0, path.stat().st_size - self._limit))
                     old += _parse(file)
             except OSError:
                 continue
-        self._entries = deque([*old, *self._entries], maxlen=self._entries.maxlen)
+        # Both files have the same entries when the power was cut while the file was halved.
+        self._entries = FairRing(self._ring, _source, items=[*dict.fromkeys(old), *self._entries.items()])
 
     async def run(self) -> None:
         """Write new entries until cancelled, and what is left then."""
         try:
             while True:
-                await self._new.wait()
+                wait = HELD_S if self._held else RETRY_S if self.trouble else None
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._new.wait()
+                except TimeoutError:
+                    pass  # who is held may have an entry, or the disk is tried again
                 self._new.clear()
-                await asyncio.to_thread(self.flush)
+                self.settle()
+                await to_the_end(self.flush)
+                if self.trouble:  # each new entry would try the disk again
+                    await asyncio.sleep(HELD_S)
         finally:
-            self.flush()
+            self.settle(everything=True)
+            await to_the_end(self.flush)
+
+    # The file. Called in a worker thread, one call at a time.
+
+    @property
+    def _older(self) -> Path:
+        assert self._path is not None
+        return self._path.with_name(self._path.name + ".1")
 
     def flush(self) -> None:
-        """Write the entries that are not in the file yet. A disk that refuses them is logged once."""
-        lines = []
-        while self._unwritten:
-            lines.append(msgspec.json.encode(_Line.of(self._unwritten.popleft())) + b"\n")
-        if not lines or self._path is None:
+        """Write the entries that are not in the file yet. Those that the disk refuses stay for the next call."""
+        with self._lock:
+            entries = self._unwritten.take()
+        if not entries or self._path is None:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            if self._path.exists() and self._path.stat().st_size > self._limit:
-                os.replace(self._path, self._path.with_name(self._path.name + ".1"))
-            with self._path.open("ab") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            self._failed = ""
+            self._write(b"".join(map(_line, entries)))
+            if self.trouble:
+                log.warning("ledger of transitions: it can be written again")
+            self.trouble = ""
         except OSError as error:
-            if str(error) != self._failed:
-                log.error("ledger of transitions: %s: new entries are kept in memory only", error)
-                self._failed = str(error)
+            with self._lock:
+                self._unwritten = FairRing(self._ring, _source, items=[*entries, *self._unwritten.take()])
+            if error.strerror != self.trouble:
+                log.error("ledger of transitions: %s: new entries wait in memory", error)
+            self.trouble = error.strerror or str(error)
+
+    def _write(self, data: bytes) -> None:
+        """Append whole lines, or nothing. OSError: nothing was appended."""
+        assert self._path is not None
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists() and self._path.stat().st_size + len(data) > self._limit:
+            self._halve()
+        with self._path.open("a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":  # the power was cut inside the last line: it must not cost the next one too
+                    data = b"\n" + data
+            try:
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(file.fileno(), size)
+                raise
+
+    def _halve(self) -> None:
+        """Move the ledger into `.1`, with what each subject may keep of both."""
+        assert self._path is not None
+        kept = FairRing(self._limit, _source, lambda entry: len(_line(entry)))
+        for path in (self._older, self._path):
+            try:
+                with path.open("rb") as file:
+                    for entry in _parse(file):
+                        kept.append(entry)
+            except OSError:
+                continue
+        try:
+            files.replace(self._older, b"".join(map(_line, kept.items())))
+            self._path.unlink()
+        except OSError:
+            os.replace(self._path, self._older)  # needs no room
+
+
+def _line(entry: Entry) -> bytes:
+    return msgspec.json.encode(_Line.of(entry)) + b"\n"
 
 
 def _parse(lines: Iterable[bytes]) -> list[Entry]:

@@ -14,6 +14,9 @@ from boardspec import Disk
 from imagebuild.cache import Cache, key_of
 from imagebuild.progress import run
 
+PATH = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
+RESERVED = 64 << 20  # bytes for root alone, as rootfs/etc/init.d/data-partition reserves them
+
 
 def build(cache: Cache, disk: Disk) -> Path:
     """The folder with the sparse file of this disk."""
@@ -24,10 +27,12 @@ def build(cache: Cache, disk: Disk) -> Path:
         with image.open("wb") as file:
             file.truncate(size)
         run(
-            ["mke2fs", "-q", "-F", "-t", "ext4", "-L", disk.label, "-m", "0", "-E", "nodiscard", image],
+            ["mke2fs", "-q", "-F", "-t", "ext4", "-L", disk.label, "-b", "4096", "-m", "0", "-E", "nodiscard", image],
             what="data disk",
             log=folder / "log",
-            env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
+            env=PATH,
         )
+        blocks = min(RESERVED, size // 16) // 4096
+        run(["tune2fs", "-r", str(blocks), image], what="data disk", log=folder / "log", env=PATH)
 
     return cache.get("data", key_of({"disk": repr(disk), "recipe": Path(__file__)}), make)

@@ -68,7 +68,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict) or "name" not in data:
         return generic(data, style)
     runs = "checks" in data and "ended_ms" not in data
-    inner = {"checks", "flips", "bypass", "heartbeats", "agent", "taps", "qmp_events", "ended_ms"}
+    inner = {"checks", "flips", "bypass", "heartbeats", "agent", "taps", "qmp_events", "qmp_dropped", "ended_ms"}
     inner |= set() if runs else {"lease_renewals"}
     inner |= {"lease_ms"} if data.get("lease") else set()  # the same for programs
     head = {key: value for key, value in data.items() if key not in inner and value not in (None, "", [])}
@@ -86,7 +86,9 @@ def one(data: Any, style: Style = PLAIN) -> str:
         blocks.append(about("agent", agent, style))
     events = data.get("qmp_events")
     if isinstance(events, list) and events:
-        blocks.append("\n".join(["QEMU events:", *(f"  {cell(event)}" for event in events)]))
+        dropped = data.get("qmp_dropped")
+        title = f"QEMU events (too frequent, and dropped: {cell(dropped)}):" if dropped else "QEMU events:"
+        blocks.append("\n".join([title, *(f"  {cell(event)}" for event in events)]))
     return "\n\n".join(blocks)
 
 

@@ -104,7 +104,10 @@ class Flip(Answer):
 
 
 class GuestDetails(Guest, kw_only=True):
-    """A guest with the evidence. `ended_ms`: it does not run; `checks` are those of its last process."""
+    """A guest with the evidence. `ended_ms`: it does not run; `checks` are those of its last process.
+
+    `qmp_dropped`: events of QEMU that came too fast and were discarded.
+    """
 
     taps: list[Taps] | UnsetType = UNSET
     management: str | UnsetType = UNSET
@@ -113,6 +116,7 @@ class GuestDetails(Guest, kw_only=True):
     agent: Agent | UnsetType = UNSET
     bypass: list[Bypassed] | UnsetType = UNSET
     qmp_events: list[str] | UnsetType = UNSET
+    qmp_dropped: int | UnsetType = UNSET
     flips: list[Flip] | UnsetType = UNSET
     ended_ms: Ms | UnsetType = UNSET
     checks: list[Check] | UnsetType = UNSET

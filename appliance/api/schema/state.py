@@ -68,11 +68,17 @@ class Keeper(Answer):
 
 
 class Bypassd(Answer):
-    """The process that answers. `restarts`: by the keeper; `last_exit`: how the previous process ended."""
+    """The process that answers. `restarts`: by the keeper; `last_exit`: how the previous process ended.
+
+    `stalls`: how often one piece of work kept all others waiting for more than 50 ms; the longest, and what it was.
+    """
 
     uptime_s: int
     restarts: int
     last_exit: str
+    stalls: int = 0
+    longest_stall_ms: Ms = 0.0
+    longest_stall: str = ""
 
 
 class Reset(Answer):

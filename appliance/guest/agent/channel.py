@@ -21,6 +21,7 @@ from typing import Annotated
 import msgspec
 
 from appliance.errors import UnreachableError
+from appliance.quota import TokenBucket
 
 LINE_BYTES = 4096
 MESSAGES_PER_SECOND = 50
@@ -101,8 +102,7 @@ class Inbox:
     too_frequent: int = 0
     _rest: bytes = field(default=b"", repr=False)
     _skipping: bool = field(default=False, repr=False)  # inside a line that is too long
-    _tokens: float = field(default=BURST, repr=False)
-    _filled: int | None = field(default=None, repr=False)
+    _budget: TokenBucket | None = field(default=None, repr=False)  # begins with the first message
 
     def feed(self, now: int, data: bytes) -> list[Message]:
         """The messages that `data` completes."""
@@ -124,7 +124,9 @@ class Inbox:
         return messages
 
     def _one(self, now: int, line: bytes) -> Message | None:
-        if not self._take(now):
+        if self._budget is None:
+            self._budget = TokenBucket(MESSAGES_PER_SECOND / _SECOND_NS, BURST, now)
+        if not self._budget.allow(now):
             self.too_frequent += 1
             return None
         try:
@@ -134,16 +136,6 @@ class Inbox:
             return None
         self.accepted += 1
         return message
-
-    def _take(self, now: int) -> bool:
-        """Take a token of a bucket that fills at MESSAGES_PER_SECOND up to BURST; whether there was one."""
-        if self._filled is not None:
-            self._tokens = min(BURST, self._tokens + (now - self._filled) * MESSAGES_PER_SECOND / _SECOND_NS)
-        self._filled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class Channel:

@@ -3,8 +3,9 @@
 
 Every request is answered, with "ok" or with the reason why not; the agent may number its requests (`id`). Requests that
 take time (a filter becomes part of the policy) are handled one at a time: of several filters that wait only the newest
-is tried, and at most one per second, so that a flood delays only the guest's own answers. The object lives as long as
-one run of its guest; what the agent registered holds until it is withdrawn, or until the guest starts over.
+is tried, and at most one per second, so that a flood delays only the guest's own answers. What changes the guest's
+state (drain, bypass) is carried out at once, but not more often than once per second either. The object lives as long
+as one run of its guest; what the agent registered holds until it is withdrawn, or until the guest starts over.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Message, Result, Tags
 
 log = logging.getLogger(__name__)
+M = TypeVar("M", Accept | Tags, Drain | Bypass)
 
 VERSION = 1
 ACCEPT_INTERVAL_S = 1.0
 """Pause between two filters that are tried, because each recompiles the whole policy."""
+STATE_INTERVAL_S = 1.0
+"""Pause between two requests that change the guest's state, each of which is an entry of the ledger."""
 CHECKS = 16
 """How many checks may wait for the agent's answer at a time."""
 
@@ -67,6 +71,8 @@ class Agent:
         self._checks: dict[int, asyncio.Future[str]] = {}
         self._waiting: dict[str, Accept | Tags] = {}  # by what is asked for
         self._worker: asyncio.Task[None] | None = None
+        self._next_states: dict[str, Drain | Bypass] = {}  # the same
+        self._pause: asyncio.Task[None] | None = None  # after a change of state
 
     def greet(self) -> None:
         """Announce the host, which knows nothing of the agent; the agent then introduces itself."""
@@ -91,20 +97,43 @@ class Agent:
                 waiting = self._checks.pop(message.id, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message.status)
-            case Drain():
-                self._do("drain", message.id, lambda: self._host.ask_drain(message.on))
-            case Bypass():
-                self._do("bypass", message.id, lambda: self._host.ask_bypass(message.on, message.why))
+            case Drain() | Bypass():
+                self._change_state(message)
             case Accept() | Tags():
                 self._later(message)
 
-    def _do(self, what: str, number: int | None, action: Callable[[], None]) -> None:
+    def _change_state(self, message: Drain | Bypass) -> None:
+        """Carry it out, or keep it until the pause after the last one is over."""
+        if self._pause is not None and not self._pause.done():
+            self._put(self._next_states, "drain" if isinstance(message, Drain) else "bypass", message)
+            return
+        self._carry_out(message)
+        self._pause = asyncio.get_running_loop().create_task(self._after_pause(), name=f"agent {self._name} state")
+
+    async def _after_pause(self) -> None:
+        await asyncio.sleep(STATE_INTERVAL_S)
+        while self._next_states:
+            self._carry_out(self._next_states.pop(next(iter(self._next_states))))
+            await asyncio.sleep(STATE_INTERVAL_S)
+
+    def _carry_out(self, message: Drain | Bypass) -> None:
+        what = "drain" if isinstance(message, Drain) else "bypass"
         try:
-            action()
+            if isinstance(message, Drain):
+                self._host.ask_drain(message.on)
+            else:
+                self._host.ask_bypass(message.on, message.why)
         except BypassError as error:
-            self._answer(what, number, why=str(error))
+            self._answer(what, message.id, why=str(error))
         else:
-            self._answer(what, number)
+            self._answer(what, message.id)
+
+    def _put(self, waiting: dict[str, M], what: str, message: M) -> None:
+        """Keep a request for later; an older one of its kind is answered, because it is void."""
+        older = waiting.pop(what, None)
+        if older is not None:
+            self._answer(what, older.id, why="a newer request came before this one was looked at")
+        waiting[what] = message
 
     def _answer(
         self, to: str, number: int | None, why: str = "", more: Mapping[str, object] = MappingProxyType({})
@@ -119,11 +148,7 @@ class Agent:
     # What takes time
 
     def _later(self, message: Accept | Tags) -> None:
-        what = "accept" if isinstance(message, Accept) else "tags"
-        older = self._waiting.pop(what, None)
-        if older is not None:
-            self._answer(what, older.id, why="a newer request came before this one was looked at")
-        self._waiting[what] = message
+        self._put(self._waiting, "accept" if isinstance(message, Accept) else "tags", message)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.get_running_loop().create_task(self._work(), name=f"agent {self._name}")
 
@@ -176,6 +201,8 @@ class Agent:
 
     def close(self) -> None:
         """The run has ended, or bypassd is ending."""
-        if self._worker is not None:
-            self._worker.cancel()
+        for task in (self._worker, self._pause):
+            if task is not None:
+                task.cancel()
         self._waiting.clear()
+        self._next_states.clear()

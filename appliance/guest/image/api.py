@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from appliance.api.rpc import Param, Params, Registry, caller
 from appliance.api.schema import guests as answer
@@ -14,6 +15,7 @@ from appliance.errors import GuestError
 from appliance.guest.image.importer import STDIN
 from appliance.guest.image.inspect import KINDS
 from appliance.guest.image.store import STOPPED, Images, Job
+from appliance.system.threads import to_the_end
 
 LONGEST_WAIT_S = 2.0
 
@@ -27,7 +29,7 @@ def register(registry: Registry, images: Images) -> None:
         return images.job(params["job"], caller().uid)
 
     async def show(_: Params) -> list[answer.Image]:
-        return images.rows()
+        return await asyncio.to_thread(images.rows)
 
     async def begin(params: Params) -> answer.Job:
         job = await images.start(
@@ -76,10 +78,10 @@ def register(registry: Registry, images: Images) -> None:
         return found.row()
 
     async def undo(params: Params) -> Done:
-        return Done(images.undo(params["name"]))
+        return Done(await to_the_end(partial(images.undo, params["name"])))
 
     async def remove(params: Params) -> Done:
-        return Done(images.remove(params["name"]))
+        return Done(await to_the_end(partial(images.remove, params["name"])))
 
     registry.add(methods.IMAGES_SHOW, show, doc="Every image: size, format, checksum, who uses it. Sizes in bytes.")
     what = {

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from appliance.access.groups import GROUPS
 from appliance.api.schema import guests
 from appliance.config.check.verify_machine import image_key
 from appliance.config.schema import model
@@ -29,6 +30,7 @@ from appliance.errors import GuestError, NotFoundError, RefusedError
 from appliance.guest.image import inspect
 from appliance.guest.image.disk_format import Record, read_record
 from appliance.system import files
+from appliance.system.threads import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +133,15 @@ class Images:
         self._count = 0
 
     def tidy(self) -> None:
-        """Remove what cut-off imports left."""
+        """Remove what cut-off imports left, and close the folder to all but administrators and users.
+
+        Guests' processes get images as open descriptors, so that no guest's QEMU can open another's.
+        """
+        with contextlib.suppress(OSError):  # it does not exist yet, or a test is not root
+            self._folder.chmod(0o750)
+            os.chown(self._folder, -1, GROUPS["bypass"])
         for path in (*self._folder.glob(".*.part"), *self._folder.glob(".*.json.new")):
-            if not any(f".{job.name}." in path.name for job in self._jobs.values() if not job.over):
+            if not any(f".{job.name}." in path.name for job in list(self._jobs.values()) if not job.over):
                 path.unlink(missing_ok=True)
 
     # What is there
@@ -210,8 +218,7 @@ class Images:
         asked = {"source": source, "uid": job.owner, "images": str(self._folder), "name": job.name, "kind": kind}
         asked["sha256"] = inspect.check_sum(sha256)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self.tidy()
+            await to_the_end(self._make_ready)
             job.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-m", "appliance.guest.image.importer", json.dumps(asked)),
                 stdin=stdin,
@@ -223,6 +230,10 @@ class Images:
         task = asyncio.get_running_loop().create_task(self._follow(job), name=f"import {job.name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _make_ready(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.tidy()
 
     async def finished(self, job: Job) -> None:
         """Wait until it is over."""
@@ -241,7 +252,7 @@ class Images:
             process.kill()
         status = await process.wait()
         job.end(STOPPED if status < 0 else f"the import ended with status {status}; the system log says more")
-        self.tidy()
+        await to_the_end(self.tidy)
         log.info("import of image %s: %s%s", job.name, job.stage, f": {job.why}" if job.why else "")
 
     def job(self, number: int, owner: int) -> Job:

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Becomes a guest's QEMU: enters its limits, leaves the host's network, drops all privileges, then executes QEMU.
+"""Becomes a guest's QEMU: enters its limits, leaves the host's network and files, drops all privileges, executes QEMU.
 
 Run as a script of its own between bypassd and QEMU, because each step applies to the process that takes it and QEMU
 cannot undo it: its memory is charged to its control group from the first page, a network namespace without devices
-leaves it only the taps that it inherited, and it runs as a user of its own, who owns nothing but a scratch folder.
+leaves it only the taps that it inherited, its root folder has programs, libraries and its own scratch folder and no
+other file of the appliance (whoever breaks out of one guest reads no image of another), and it runs as a user of its
+own. What it needs beyond that it inherits as open descriptors.
 Standard library only; lives for milliseconds. A failure is one line on standard error and exit status 125.
 
-    python -I -S launch.py '{"uid": .., "groups": [..], "cgroup": "..", "scratch": ".."}' PROGRAM ARGUMENT...
+    python -I -S launch.py '{"uid": .., "groups": [..], "cgroup": "..", "scratch": "..", "root": ".."}' PROGRAM ARG...
+
+`root` is an empty folder to build the root folder on, in a mount namespace that ends with QEMU.
 """
 
 from __future__ import annotations
@@ -18,7 +22,11 @@ import resource
 import sys
 
 REFUSED = 125
-_CLONE_NEWNET, _CLONE_NEWIPC = 0x40000000, 0x08000000
+_CLONE_NEWNET, _CLONE_NEWIPC, _CLONE_NEWNS = 0x40000000, 0x08000000, 0x00020000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 32, 4096
+_MS_REC, _MS_PRIVATE = 16384, 1 << 18
+PROGRAMS = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ld.so.conf")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/kvm")
 OOM_SCORE = "500"  # when memory runs out, guests go before anything of the appliance
 
 
@@ -33,6 +41,53 @@ def _leave_network() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC) != 0 and ctypes.get_errno() not in (22, 38):  # EINVAL, ENOSYS
         raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
+
+
+def _mount(source: str, target: str, flags: int, kind: str = "", data: str = "") -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source.encode(), target.encode(), kind.encode(), flags, data.encode()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount on {target}: {os.strerror(number)}")
+
+
+def _leave_files(root: str, program: str, scratch: str) -> None:
+    """Make `root` the root folder, with what QEMU may see of the present one.
+
+    chroot holds here: the process drops its privileges and has no folder open, and who is in a chroot gets no user
+    namespace either. pivot_root would not work where the root is the initramfs.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
+    _mount("none", "/", _MS_REC | _MS_PRIVATE)
+    os.makedirs(root, exist_ok=True)
+    _mount("tmpfs", root, _MS_NOSUID | _MS_NODEV, "tmpfs", "size=256k,mode=755")
+    seen = [*PROGRAMS, *(path for path in (os.path.dirname(program),) if not path.startswith(PROGRAMS))]
+    for path in seen:
+        _show(root, path, _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+    for path in DEVICES:
+        _show(root, path, _MS_NOSUID)
+    _show(root, "/proc", _MS_NOSUID | _MS_NODEV)
+    _show(root, scratch, _MS_NOSUID | _MS_NODEV)
+    _mount("tmpfs", root, _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "tmpfs", "size=256k,mode=755")
+    os.chroot(root)
+
+
+def _show(root: str, path: str, flags: int) -> None:
+    """Have the file, folder or link `path` below `root` too."""
+    there = root + path
+    if os.path.lexists(there) or not os.path.lexists(path):
+        return
+    os.makedirs(os.path.dirname(there), exist_ok=True)
+    if os.path.islink(path):
+        os.symlink(os.readlink(path), there)
+        return
+    if os.path.isdir(path):
+        os.mkdir(there)
+    else:
+        os.close(os.open(there, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
+    _mount(path, there, _MS_BIND)
+    _mount("none", there, _MS_REMOUNT | _MS_BIND | flags)
 
 
 def _drop_privileges(uid: int, groups: list[int]) -> None:
@@ -52,6 +107,7 @@ def main(arguments: list[str]) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if asked["uid"]:
             _leave_network()
+            _leave_files(asked["root"], program, asked["scratch"])
             _drop_privileges(asked["uid"], asked["groups"])
         os.environ["TMPDIR"] = asked["scratch"]
         os.chdir("/")

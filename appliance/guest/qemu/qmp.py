@@ -3,19 +3,27 @@
 
 A thin wrapper of the qemu.qmp library with our errors and the few commands that we need. QEMU's QMP socket takes one
 client; the connection lives as long as bypassd knows of the process.
+
+A guest can have QEMU send events as fast as it writes to a device (9000 a second from a loop on pvpanic), and QEMU
+keeps in memory what its client does not read. So everything is read, in slices that leave time to the event loop, and
+`Sieve` discards what is too much of each kind of event before anybody parses it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import Message, QMPClient, QMPError
 from qemu.qmp.protocol import Runstate
 
 from appliance.errors import UnreachableError
+from appliance.quota import Quota
 
 HANDSHAKE_S = 30.0
 """QEMU answers in milliseconds; under nested emulation it has been seen to need seconds."""
@@ -37,12 +45,81 @@ EVENTS = (
 """The events that change what we think of a guest."""
 
 
+EVENTS_PER_SECOND, EVENT_BURST = 5, 20
+"""How many events of each name count; a guest that resets itself ten times a second has no more to say."""
+CHUNK = 64 << 10  # bytes that are read at a time
+PACE_BYTES = 16 << 20  # per second: more than a guest can cause, and a rest for the event loop after each chunk
+LINE_BYTES = 256 << 10  # the longest answer (the vCPUs of a large guest) has a tenth of that
+
+_EVENT = re.compile(rb'"event": "([A-Z_0-9]+)"')
+_COUNTED = frozenset(name.encode() for name in EVENTS)
+
+
+class Sieve:
+    """Splits what QEMU sends into lines, and discards events that nobody wants or that come too fast. Pure."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        """Events that came too fast."""
+        self._quota = Quota(EVENTS_PER_SECOND, EVENT_BURST)
+        self._rest = b""
+
+    def feed(self, now: int, data: bytes) -> list[bytes]:
+        """The lines that `data` completes and that count. EOFError: a line without end, which QEMU never sends."""
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > LINE_BYTES:
+            raise EOFError("it sends a line without end")
+        return [line for line in lines if self._counts(now, line)]
+
+    def _counts(self, now: int, line: bytes) -> bool:
+        event = _EVENT.search(line)
+        if event is None:
+            return True
+        if event[1] not in _COUNTED:
+            return False
+        if self._quota.allow(now, event[1]):
+            return True
+        self.dropped += 1
+        return False
+
+
+class _Client(QMPClient):  # type: ignore[misc]  # the library is not typed
+    """The library's client, which reads through the sieve and keeps no event that was handled."""
+
+    readbuflen = CHUNK
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.sieve = Sieve()
+        self.happened: asyncio.Queue[Message | OSError | EOFError] = asyncio.Queue()
+        """The events that count, and at last why there are no more."""
+        self._lines: deque[bytes] = deque()
+
+    async def _readline(self) -> bytes:
+        while not self._lines:
+            assert self._reader is not None
+            try:
+                data = await self._reader.read(CHUNK)
+                if not data:
+                    raise EOFError("QEMU closed its monitor connection")
+                self._lines.extend(self.sieve.feed(time.monotonic_ns(), data))
+            except (OSError, EOFError) as error:
+                self.happened.put_nowait(error)
+                raise
+            await asyncio.sleep(len(data) / PACE_BYTES)
+        return self._lines.popleft()
+
+    async def _event_dispatch(self, msg: Message) -> None:
+        self.happened.put_nowait(msg)  # the library's listeners keep a history without end
+
+
 class Monitor:
     """One QMP connection. `on_event` gets the event's name and data."""
 
     def __init__(self, name: str, path: Path, on_event: Callable[[str, Mapping[str, object]], None]) -> None:
         self._name, self._path, self._on_event = name, path, on_event
-        self._client = QMPClient(name)
+        self._client = _Client(name)
 
     async def connect(self, limit: float = HANDSHAKE_S) -> str:
         """Shake hands and make sure that it is this guest; the accelerator in use ("kvm" or "tcg")."""
@@ -76,11 +153,19 @@ class Monitor:
         return [int(cpu["thread-id"]) for cpu in found] if isinstance(found, list) else []
 
     async def watch(self) -> None:
-        """Hand out events until the connection ends."""
-        with self._client.listener(EVENTS) as events:
-            async for event in events:
-                data = event.get("data")
-                self._on_event(str(event["event"]), data if isinstance(data, dict) else {})
+        """Hand out events until the connection ends, with an UnreachableError."""
+        while True:
+            event = await self._client.happened.get()
+            if not isinstance(event, Message):
+                raise UnreachableError(f"guest {self._name}: {event}")
+            data = event.get("data")
+            self._on_event(str(event["event"]), data if isinstance(data, dict) else {})
+            await asyncio.sleep(0)  # each may start a guest's checks over: what else is due comes in between
+
+    @property
+    def dropped(self) -> int:
+        """Events that came too fast and were discarded."""
+        return self._client.sieve.dropped
 
     async def close(self) -> None:
         """Close the connection; the guest keeps running. Never raises."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Starts one guest's QEMU with all that it inherits: sockets, taps, vhost, files, limits, a user of its own.
 
-bypassd opens everything and passes the descriptors on; QEMU itself runs as a user that owns nothing (launch.py). This
-module has the order of the steps and their clean-up; it keeps no state.
+bypassd opens everything and passes the descriptors on; QEMU itself runs as a user that owns nothing, and in a root
+folder without the appliance's files (launch.py). This module has the order of the steps and their clean-up; it keeps no
+state.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def spawn(machine: Machine, place: SpawnPlace) -> Process:
             "groups": _groups(machine) if uid else [],
             "cgroup": str(place.group or ""),
             "scratch": str(place.scratch),
+            "root": str(place.folder / "root"),
         }
         program, *argv = command.build(machine)
         # Looked up here: without privileges, the launcher may not even be able to read its own libraries.

@@ -83,9 +83,9 @@ def test_tail_gives_whole_lines_once_and_empties_long_files(tmp_path: Path) -> N
 def test_limit_block_and_release() -> None:
     limiter, now = Limiter(), 10 * SECOND
     for _ in range(LIMIT - 1):
-        assert limiter.failed(now, "10.88.0.1") == []
-    assert limiter.failed(now, "10.88.0.1") == [Block("10.88.0.1/32", 60, LIMIT)]
-    assert limiter.failed(now, "10.88.0.1") == [], "what was on its way counts once"
+        assert limiter.failed(now, "10.88.0.1", "admin") == []
+    assert limiter.failed(now, "10.88.0.1", "admin") == [Block("10.88.0.1/32", 60, LIMIT)]
+    assert limiter.failed(now, "10.88.0.1", "admin") == [], "what was on its way counts once"
     assert limiter.blocked(now) == {"10.88.0.1/32": 60}
     assert limiter.tick(now + FIRST_BLOCK - 1) == []
     assert limiter.tick(now + FIRST_BLOCK) == [Unblock("10.88.0.1/32")]
@@ -95,32 +95,56 @@ def test_limit_block_and_release() -> None:
 def test_slow_failures_and_good_logins_block_nobody() -> None:
     limiter, now = Limiter(), 10 * SECOND
     for step in range(20):
-        assert limiter.failed(now + step * WINDOW // (LIMIT - 1), "10.88.0.1") == []
+        assert limiter.failed(now + step * WINDOW // (LIMIT - 1), "10.88.0.1", "admin") == []
     for _ in range(20):
-        assert limiter.failed(now, "10.88.0.2") == []
-        limiter.succeeded("10.88.0.2")
+        assert limiter.failed(now, "10.88.0.2", "admin") == []
+        limiter.succeeded("10.88.0.2", "admin")
+
+
+def test_an_account_of_ones_own_clears_no_guesses() -> None:
+    """A user who logs in between two guesses of the administrator's password is blocked like anybody else."""
+    limiter, now = Limiter(), 10 * SECOND
+    guesses = 0
+    while not limiter.blocked(now):
+        limiter.failed(now, "10.88.0.1", "viewer")
+        limiter.succeeded("10.88.0.1", "viewer")
+        limiter.failed(now, "10.88.0.1", "admin")
+        guesses += 1
+        assert guesses <= LIMIT
+    limiter.succeeded("10.88.0.1", "admin")
+    assert limiter.blocked(now), "nor does a session that was just being opened end the block"
+    limiter.forget("10.88.0.1")
+    assert not limiter.blocked(now)
+
+
+def test_many_users_from_one_address_are_one_guesser() -> None:
+    limiter, now = Limiter(), 10 * SECOND
+    actions = [action for user in range(LIMIT) for action in limiter.failed(now, "10.88.0.1", f"user{user}")]
+    assert actions == [Block("10.88.0.1/32", 60, LIMIT)]
 
 
 def test_blocks_double_to_a_limit_and_are_forgotten() -> None:
     limiter, now, lengths = Limiter(), 10 * SECOND, []
     for _ in range(7):
-        actions = [action for _ in range(LIMIT) for action in limiter.failed(now, "10.88.0.1")]
+        actions = [action for _ in range(LIMIT) for action in limiter.failed(now, "10.88.0.1", "admin")]
         lengths += [action.seconds for action in actions if isinstance(action, Block)]
         now += LAST_BLOCK
         limiter.tick(now)
     assert lengths == [60, 120, 240, 480, 900, 900, 900]
     now += FORGET + 1
     limiter.tick(now)
-    first = [action for _ in range(LIMIT) for action in limiter.failed(now, "10.88.0.1")]
+    first = [action for _ in range(LIMIT) for action in limiter.failed(now, "10.88.0.1", "admin")]
     assert first == [Block("10.88.0.1/32", 60, LIMIT)]
 
 
 def test_memory_is_bounded_and_nobody_stays_shut_out() -> None:
     limiter = Limiter()
     for _ in range(LIMIT):
-        limiter.failed(SECOND, "10.0.0.1")
+        limiter.failed(SECOND, "10.0.0.1", "admin")
     actions = [
-        a for number in range(MAX_ADDRESSES) for a in limiter.failed(SECOND, f"10.1.{number >> 8}.{number & 255}")
+        a
+        for number in range(MAX_ADDRESSES)
+        for a in limiter.failed(SECOND, f"10.1.{number >> 8}.{number & 255}", "admin")
     ]
     assert Unblock("10.0.0.1/32") in actions
     assert limiter.blocked(SECOND) == {}

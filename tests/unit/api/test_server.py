@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from appliance.api import server as control
 from appliance.api.rpc import Caller, answer
 from appliance.api.schema import methods
 from appliance.api.schema.methods import Answers, ConfigEvent
-from appliance.api.server import ControlServer, Param, Registry, TokenBucket, caller
+from appliance.api.server import ControlServer, Param, Registry, caller
 from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
 from appliance.segment.machine import State
+from appliance.system.loop_watch import LIMIT_S, LoopWatch
 from appliance.transition import IllegalMoveError
 from appliance.units import Duration
 from tests.support.json_schema import problems
@@ -168,14 +170,6 @@ def test_any_json_is_answered(request_: object) -> None:
     assert response is None or "error" in response or "result" in response
 
 
-def test_token_bucket() -> None:
-    """A burst is free, then the rate holds, and rest fills the bucket again but not beyond the burst."""
-    bucket = TokenBucket(rate=10, burst=3, now=0.0)
-    assert [bucket.take(0.0) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
-    assert bucket.take(100.0) == 0
-    assert [bucket.take(100.0) for _ in range(3)] == [0, 0, 0.1]
-
-
 Scenario = Callable[[ControlServer, Path], Awaitable[None]]
 
 
@@ -210,7 +204,7 @@ class Peer:
 
     @classmethod
     async def connect(cls, path: Path) -> "Peer":
-        return cls(*await asyncio.open_unix_connection(str(path), limit=1 << 23))
+        return cls(*await asyncio.open_unix_connection(str(path), limit=1 << 24))
 
     async def raw(self, data: bytes) -> Any:
         self.writer.write(data)
@@ -281,6 +275,62 @@ def test_batch(tmp_path: Path) -> None:
     serve(tmp_path, scenario)
 
 
+def test_a_batch_of_long_answers_leaves_the_loop_to_others(tmp_path: Path) -> None:
+    """A hundred answers that take ten milliseconds each: between two of them everybody else has a turn."""
+
+    async def slow(_: dict[str, Any]) -> object:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.01:
+            pass
+        return {}
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        server._registry.add(Answers("slow", object), slow)
+        peer = await Peer.connect(path)
+        one = b'{"jsonrpc":"2.0","id":1,"method":"slow"}'
+        with LoopWatch(limit=0.005, clock=time.thread_time, account=lambda: None) as watch:
+            assert len(await peer.raw(b"[" + b",".join([one] * 100) + b"]\n")) == 100
+        assert watch.longest is not None
+        assert watch.longest.cpu <= LIMIT_S
+
+    serve(tmp_path, scenario)
+
+
+def test_the_answers_to_a_batch_are_bounded(tmp_path: Path) -> None:
+    async def scenario(_: ControlServer, path: Path) -> None:
+        peer = await Peer.connect(path)
+        one = b'{"jsonrpc":"2.0","id":1,"method":"large"}'
+        answers = await peer.raw(b"[" + b",".join([one] * 5) + b"]\n")
+        assert ["result" in each for each in answers] == [True, True, True, False, False]
+        assert answers[-1]["error"]["code"] == rpc.BUSY
+        assert answers[-1]["id"] == 1
+
+    serve(tmp_path, scenario)
+
+
+def test_who_asks_for_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of answers have a budget that all connections of a user share; an administrator's have their own."""
+    monkeypatch.setattr(control, "BURST_BYTES", 5_000_000)
+    monkeypatch.setattr(control, "RATE_BYTES", 1)
+
+    async def scenario(server: ControlServer, _: Path) -> None:
+        budget = server._budget(VIEWER)
+        assert budget.octets.take(time.monotonic(), 5_000_000) == 0
+        assert server._budget(VIEWER).octets.take(time.monotonic(), 100) > 90
+        assert server._budget(VIEWER._replace(uid=1001)).octets.take(time.monotonic(), 100) == 0
+        assert server._budget(ADMIN).octets.take(time.monotonic(), 100) == 0
+        peer = await Peer.connect(server._path)
+        assert "result" in await peer.call("large")
+        assert "result" in await peer.call("large")
+        waits = asyncio.create_task(peer.call("who"))
+        other = await Peer.connect(server._path)
+        assert "result" in await other.call("who")
+        assert not waits.done()
+        waits.cancel()
+
+    serve(tmp_path, scenario)
+
+
 @pytest.mark.parametrize("junk", [b"\n", b"{\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"a":"\\ud800"}\n', b"nan\n"])
 def test_malformed_requests(tmp_path: Path, junk: bytes) -> None:
     """What is no JSON is answered with a parse error, and the connection goes on."""
@@ -340,7 +390,7 @@ def test_places_and_requests_of_one_user_are_bounded(tmp_path: Path, monkeypatch
             assert "result" in await peer.call("who")
         refused = (await (await Peer.connect(path)).line())["error"]
         assert (refused["code"], "of mia" in refused["message"]) == (rpc.BUSY, True)
-        buckets = {id(server._bucket(who[0])), id(server._bucket(who[0]))}
+        buckets = {id(server._budget(who[0])), id(server._budget(who[0]))}
         assert len(buckets) == 1, "all his connections draw from one"
         others = [Caller(2000 + number, 1, "viewer", f"u{number}") for number in range(control.MAX_CLIENTS)]
         for other in others:

@@ -12,7 +12,7 @@ import pytest
 from appliance.errors import BypassError, FilterError, NotFoundError, RefusedError, UnreachableError
 from appliance.filter import untrusted
 from appliance.guest.agent import conversation as agent_module
-from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Inbox, Result, Tags
+from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Inbox, Message, Result, Tags
 from appliance.guest.agent.conversation import CHECKS, Agent
 from appliance.steering.overlay import MAX_QUARANTINED, Overlay, Quarantined
 from appliance.steering.overlay_editor import GuestPolicy, compile_filter
@@ -62,6 +62,7 @@ class Host:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(agent_module, "ACCEPT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(agent_module, "STATE_INTERVAL_S", 0.0)
     return Host()
 
 
@@ -118,8 +119,10 @@ def test_heartbeats_get_no_answer(host: Host) -> None:
 def test_wishes_are_carried_out_and_answered(host: Host) -> None:
     async def body() -> None:
         agent = Agent("ips1", host)
-        for message in (Drain(True, 1), Drain(False, 2), Bypass(True, "update", 3), Accept("ip", 4)):
+        messages: tuple[Message, ...] = (Drain(True, 1), Drain(False, 2), Bypass(True, "update", 3), Accept("ip", 4))
+        for number, message in enumerate(messages, 1):
             agent.on_message(message)
+            await settled(host, number)
         agent.on_message(Tags(True, 5))
         await settled(host, 5)
         agent.on_message(Accept(None, 6))
@@ -163,6 +166,25 @@ def test_of_many_filters_only_the_newest_is_tried(host: Host) -> None:
     run(body)
     assert host.done == [("accept", "tcp port 49")]
     assert sum(1 for told in host.told if not told["ok"]) == 49
+
+
+def test_of_many_changes_of_state_only_the_newest_counts_each_second(host: Host) -> None:
+    """The first is carried out at once. Of those that come within a second only the newest is, so 50 drains a second
+    are one entry of the ledger, and the last word counts."""
+
+    async def body() -> None:
+        agent = Agent("ips1", host)
+        for number in range(50):
+            agent.on_message(Drain(number % 2 == 0, number))
+        agent.on_message(Bypass(True, "update", 50))
+        assert host.done == [("drain", True)]
+        await settled(host, 51)
+        agent.close()
+
+    run(body)
+    assert host.done == [("drain", True), ("drain", False), ("bypass", True, "update")]
+    refused = [told["id"] for told in host.told if not told["ok"]]
+    assert refused == list(range(1, 49)), "each of the others was told why"
 
 
 def test_an_agent_that_does_not_read_is_counted(host: Host) -> None:

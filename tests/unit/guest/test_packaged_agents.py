@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import RefusedError
+from appliance.guest.agent import conversation
 from appliance.guest.agent.channel import Inbox
 from appliance.guest.agent.conversation import Agent
 
@@ -175,12 +176,17 @@ def test_it_carries_out_checks_by_name_only(command: list[str], tmp_path: Path) 
     asyncio.run(body())
 
 
-def test_orders_from_inside_the_guest_reach_the_host(command: list[str], tmp_path: Path) -> None:
+def test_orders_from_inside_the_guest_reach_the_host(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "STATE_INTERVAL_S", 0.0)
+
     async def body() -> None:
         async with world(command, tmp_path) as made:
-            await made.order("bypass", "on", "updating", "rules")
-            await made.order("bypass", "off")
-            await made.order("drain", "on")
+            orders = (("bypass", "on", "updating", "rules"), ("bypass", "off"), ("drain", "on"))
+            for number, order in enumerate(orders, 1):  # each before the next: of several that wait, the newest counts
+                await made.order(*order)
+                await made.until(lambda number=number: len(made.host.wishes) == number)  # type: ignore[misc]
             await made.order("drain", "off")  # refused, and the agent lives on
             await made.order("tags", "on")
             await made.order("accept", "udp")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -59,7 +60,7 @@ def test_no_place_for_the_record_and_no_process_is_left(tmp_path: Path, monkeypa
     monkeypatch.setattr(run, "_ready", lambda _: (machine, ()))
     monkeypatch.setattr(spawn, "spawn", start)
     with pytest.raises(GuestError, match="cannot be recorded there: Is a directory"):
-        run.begin()
+        asyncio.run(run.begin())
     with pytest.raises(ProcessLookupError):
         os.kill(started[0].pid, 0)
 
@@ -69,4 +70,4 @@ def test_no_place_for_its_folder_is_one_clear_line(tmp_path: Path) -> None:
     paths.guests.parent.mkdir(parents=True)
     paths.guests.write_text("")
     with pytest.raises(GuestError, match="ips1: cannot be created: Not a directory"):
-        a_run(paths).begin()
+        asyncio.run(a_run(paths).begin())

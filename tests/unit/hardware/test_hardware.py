@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import HardwareError
-from appliance.hardware import watchdog
+from appliance.hardware import crashlog, watchdog
 from appliance.hardware.crashlog import CrashLog, decide, judge
 
 # -- watchdog
@@ -110,3 +110,20 @@ def test_records_are_moved_in_one_piece_and_judged_once(tmp_path: Path) -> None:
 def test_a_damaged_mark_is_no_mark(tmp_path: Path) -> None:
     (tmp_path / "last-run.json").write_text("{")
     assert CrashLog(None, tmp_path / "crash", tmp_path, "b").collect().kind == "first"
+
+
+def test_old_crash_records_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that panics at every boot: the newest records stay, by number and by size, and always the last one."""
+    pstore, folder = tmp_path / "pstore", tmp_path / "crash"
+    pstore.mkdir()
+    folder.mkdir()
+    for number in range(crashlog.KEPT + 10):
+        (folder / f"20260101T0000{number:02d}_panic_old.txt").write_text(SYSRQ)
+    (pstore / "dmesg-erst-1").write_text(SYSRQ)
+    CrashLog(pstore, folder, tmp_path, "b").collect()
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == crashlog.KEPT
+    assert names[-1].endswith("_panic_Panic-2.txt")
+    monkeypatch.setattr(crashlog, "KEPT_BYTES", 1)
+    CrashLog(pstore, folder, tmp_path, "b").collect()
+    assert [path.name for path in folder.iterdir()] == names[-1:]

@@ -230,7 +230,7 @@ def test_what_did_not_work_before_refuses_no_other_change(root: Path) -> None:
             await access.apply(broken)
         await access.apply(broken)
         assert [event.cause for event in events.newest()] == ["access_fault"]
-        assert access.show().state == "failed"
+        assert (await access.show()).state == "failed"
 
     run(body)
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Nothing that may wait for a disk or another process runs in the event loop: every test of the appliance watches that.
+
+A call counts when the nearest coroutine around it is the appliance's: what a test itself calls from its own coroutine
+is its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+APPLIANCE = str(Path(__file__).parents[2] / "appliance") + "/"
+BLOCKING: tuple[tuple[Any, str], ...] = (
+    (os, "fsync"),
+    (os, "fdatasync"),
+    (os, "sync"),
+    (shutil, "rmtree"),
+    (select, "select"),
+    (subprocess, "run"),
+    (time, "sleep"),
+)
+
+
+def coroutine_around(frame: FrameType | None) -> FrameType | None:
+    """The appliance's coroutine that called, when it is the nearest one."""
+    while frame is not None:
+        if frame.f_code.co_flags & inspect.CO_COROUTINE:
+            return frame if frame.f_code.co_filename.startswith(APPLIANCE) else None
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def watched(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Give a list that gets a line for each blocking call in the event loop."""
+    seen: list[str] = []
+
+    def wrap(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            if asyncio._get_running_loop() is not None:
+                found = coroutine_around(sys._getframe(1))
+                if found is not None:
+                    place = f"{found.f_code.co_filename.removeprefix(APPLIANCE)}:{found.f_lineno}"
+                    seen.append(f"{name} in {found.f_code.co_qualname} ({place})")
+            return original(*args, **more)
+
+        return call
+
+    for module, name in BLOCKING:
+        patch.setattr(module, name, wrap(f"{module.__name__}.{name}", getattr(module, name)))
+    yield seen
