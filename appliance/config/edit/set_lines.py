@@ -54,8 +54,13 @@ def _value(here: Any) -> list[str]:
         return [str(here).lower() if isinstance(here, bool) else str(here)]
     texts = [str(each) for each in here]
     if not texts or " ".join(texts).strip().startswith("["):  # what begins so is read as a list in TOML's form
-        return [f"[{', '.join(json.dumps(each).replace(_DELETE, _DELETE_ESCAPED) for each in texts)}]"]
+        return [f"[{', '.join(_toml(each) for each in texts)}]"]
     return texts
+
+
+def _toml(text: str) -> str:
+    """A TOML string. JSON's escapes are TOML's, except for pairs of surrogates, which JSON writes only for ASCII."""
+    return json.dumps(text, ensure_ascii=False).replace(_DELETE, _DELETE_ESCAPED)
 
 
 def quote(word: str) -> str:

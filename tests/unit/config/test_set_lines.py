@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from appliance.config.edit import key_path, set_lines
@@ -103,6 +103,7 @@ def said(node: Node, data: Any) -> Any:
     return {key: each for key, each in found.items() if each != [] or isinstance(node.keys[key], Leaf)}
 
 
+@example({"syslog": {"servers": ["[", "\U00010000"]}})
 @settings(max_examples=80, deadline=None)
 @given(tables(Table("", shape.ROOT.cls)))
 def test_set_lines_read_back(data: dict[str, Any]) -> None:
