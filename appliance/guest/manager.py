@@ -21,6 +21,7 @@ from appliance.config.schema import model
 from appliance.config.schema.model import Config
 from appliance.config.schema.served import served
 from appliance.errors import BypassError, GuestError, NotFoundError
+from appliance.guest import disk_space
 from appliance.guest.failure import FailureHandler
 from appliance.guest.guest import Guest, Ledger
 from appliance.guest.image.store import Images, images_used
@@ -226,6 +227,7 @@ class GuestManager:
                 for guest in self._guests.values():
                     self._live(guest)
                 self._tasks.create_task(self.failures.run(self.guests), name="guest failures")
+                self._tasks.create_task(disk_space.Guard(self._paths.state, self.guests).run(), name="disk space")
                 while True:
                     alive()
                     for guest in self._guests.values():
