@@ -28,6 +28,7 @@ from appliance.guest.image.store import Images, images_used
 from appliance.guest.port import management_port, tap
 from appliance.guest.port.mac_address import port_addresses
 from appliance.guest.port.management_lan import Lan, lan_of
+from appliance.guest.qemu import resources
 from appliance.guest.qemu.cgroup import Cgroups
 from appliance.guest.qemu.command import Accel
 from appliance.guest.qemu.hugepages import Pool
@@ -48,7 +49,7 @@ from appliance.telemetry.subject import Change
 log = logging.getLogger(__name__)
 
 CHECK_IN_S = 0.2
-HOUSEKEEPING_S = 10.0
+HOUSEKEEPING_S = 2.0
 REMOVE_S = 30.0  # how long a commit waits for a removed guest to power down before it adds one of the same name
 
 
@@ -152,6 +153,7 @@ class GuestManager:
         await asyncio.to_thread(self.failures.load, self._guests.values())
         await self._end_others()
         self._remove_taps()
+        await asyncio.to_thread(resources.forget_variables, self._paths, set(self._guests))
         self._started = True
 
     def _make(self, config: model.Guest) -> Guest:
