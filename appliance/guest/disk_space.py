@@ -46,6 +46,14 @@ class Room(NamedTuple):
         return self.available < 4 * self.low
 
     @property
+    def alarm(self) -> str:
+        """What whoever looks at the appliance must know; "" when all is well."""
+        if self.available >= self.low:
+            return ""
+        left = f"only {self.available >> 20} MiB of {self.total >> 20} MiB are left for guests and users"
+        return f"{left}: `show images` lists what could be removed"
+
+    @property
     def enough(self) -> bool:
         """Whether guests that were paused for lack of room may go on."""
         return self.available >= self.low + self.low // 4
@@ -93,6 +101,8 @@ class Guard:
     def __init__(self, folder: Path, guests: Callable[[], Iterable[Growing]]) -> None:
         self._folder, self._guests = folder, guests
         self._looks: deque[Mapping[str, int]] = deque(maxlen=WINDOW)
+        self.room: Room | None = None
+        """At the last look; None: not known."""
 
     def decide(self, now: Room, used: Mapping[str, int]) -> str:
         """The guest to pause now; "" = none. `used`: bytes by guest."""
@@ -121,7 +131,9 @@ class Guard:
             try:
                 now, used = await asyncio.to_thread(self._look, {name: pid for name, pid in pids.items() if pid})
             except OSError:
+                self.room = None
                 continue  # no data partition: nothing to fill
+            self.room = now
             name = self.decide(now, used)
             if not name:
                 continue

@@ -112,6 +112,7 @@ class GuestManager:
         self._huge = Pool(paths.run / "hugepages")
         self.images = Images(paths.images, lambda: images_used(self._config))
         self._guests: dict[str, Guest] = {}
+        self.disk_space = disk_space.Guard(paths.state, self.guests)
         self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments for which its taps are attached
         self._tasks: asyncio.TaskGroup | None = None
         self._started = False  # the guests were made; before, and after a failure, a commit only sets `_config`
@@ -229,7 +230,7 @@ class GuestManager:
                 for guest in self._guests.values():
                     self._live(guest)
                 self._tasks.create_task(self.failures.run(self.guests), name="guest failures")
-                self._tasks.create_task(disk_space.Guard(self._paths.state, self.guests).run(), name="disk space")
+                self._tasks.create_task(self.disk_space.run(), name="disk space")
                 while True:
                     alive()
                     for guest in self._guests.values():

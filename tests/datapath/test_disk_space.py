@@ -37,6 +37,8 @@ def test_who_is_paused() -> None:
 def test_room() -> None:
     small, large = Room(0, 100 * MIB), Room(0, 100_000 * MIB)
     assert (small.low, large.low) == (5 * MIB, 256 * MIB)
+    assert small.alarm.startswith("only 0 MiB of 100 MiB are left")
+    assert Room(5 * MIB, 100 * MIB).alarm == ""
     assert [Room(mib * MIB, 100 * MIB).near for mib in (19, 20)] == [True, False]
     assert [Room(mib * MIB, 100 * MIB).enough for mib in (6, 7)] == [False, True]
 

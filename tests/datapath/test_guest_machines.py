@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ import pytest
 
 from appliance.causes import Cause
 from appliance.config.schema import model
+from appliance.guest.console import TAIL_BYTES
 from appliance.guest.port.management_lan import tap_name
 from appliance.guest.port.management_port import host_address
 from appliance.guest.run import Run
 from appliance.hop.lifecycle import ALIVE, HopState
+from appliance.system.loop_watch import LoopWatch
 from appliance.units import Duration, Size
 from tests.support import board_harness
 from tests.support.guest_world import World
@@ -46,6 +49,11 @@ def boot_sector(sector: int = 1) -> bytes:
     return code.ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
 
 
+def flooding_sector() -> bytes:
+    """16-bit code: write to the UART for ever, without waiting for it."""
+    return bytes.fromhex("fa baf803 b041 ee ebfd").ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
+
+
 def machine(name: str, **more: object) -> model.Guest:
     restart = model.Restart(policy="never")
     values: dict[str, object] = {"memory": Size.parse("64M"), "autostart": False, "restart": restart, **more}
@@ -64,6 +72,7 @@ CONFIG = model.Config(
         machine("uefi", image="/uefi.img", firmware="uefi", memory=Size.parse("256M")),
         machine("pinned", image="/pinned.img", pin=(0,)),
         machine("full", image="/small/full.img"),
+        machine("floods", image="/floods.img"),
         machine("huge", image="/huge.img", hugepages=True, memory=Size.parse("65M")),
         machine(
             "loops",
@@ -90,6 +99,7 @@ def world(bpf_object: Path) -> Iterator[World]:
     (root / "uefi.img").write_bytes(bytes(2048 * SECTOR))
     (root / "usr/share").mkdir(parents=True)
     (root / "usr/share/OVMF").symlink_to(OVMF)
+    (root / "floods.img").write_bytes(flooding_sector() + bytes(2047 * SECTOR))
     make_small_disk(root)
     made = World(root, bpf_object, board_harness.artefacts(), CONFIG)
     try:
@@ -261,6 +271,22 @@ def test_a_full_disk_pauses_its_guest_until_there_is_room(world: World) -> None:
     assert run is not None
     world.call(until(lambda: not run.full and "disk full" not in run.watch.verdict.vetoes))
     end(world, "full")
+
+
+def test_a_flood_on_the_serial_line_keeps_nobody(world: World) -> None:
+    """A real UART that is written without a pause: all of it is read, and no callback takes long."""
+    world.call(world.order(lambda g: g.start(), "floods"))
+    guest = world.guest("floods")
+
+    async def flooded() -> None:
+        async with asyncio.timeout(60):
+            while len(guest.console.tail()) < TAIL_BYTES:
+                await asyncio.sleep(0.02)
+
+    with LoopWatch(clock=time.thread_time, account=lambda: None) as watch:
+        world.call(flooded())
+        end(world, "floods")
+    assert not watch.counts
 
 
 def pool() -> int:
