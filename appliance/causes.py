@@ -46,6 +46,7 @@ class Cause(StrEnum):
     GUEST_WATCHDOG = "guest_watchdog"
     GUEST_PAUSED = "guest_paused"
     GUEST_DISK = "guest_disk"
+    GUEST_DISK_FULL = "guest_disk_full"
     GUEST_ASKED = "guest_asked"
     FLOW_BLAMED = "flow_blamed"
     DRAINING = "draining"
@@ -94,6 +95,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.GUEST_WATCHDOG: "the guest's own watchdog expired: its kernel hung",
     Cause.GUEST_PAUSED: "the guest is paused",
     Cause.GUEST_DISK: "the guest's disk cannot be read or written",
+    Cause.GUEST_DISK_FULL: "there is no room for what the guest writes: it goes on when files were removed",
     Cause.GUEST_ASKED: "requested by the guest over its agent channel",
     Cause.FLOW_BLAMED: "the flow was present each time the guest crashed",
     Cause.DRAINING: "the guest is being drained of its flows",

@@ -129,6 +129,18 @@ class Guest:
         return self.hop.state
 
     @property
+    def pid(self) -> int | None:
+        """Of its process, while it runs and is not paused for lack of room."""
+        run = self.current_run
+        return run.pid if run is not None and not run.full else None
+
+    async def stop_for_space(self, why: str) -> None:
+        """Pause it until there is room for its disks; its traffic leaves it first. UnreachableError: QEMU refuses."""
+        if self.current_run is not None:
+            self.hop.lease.revoke()
+            await self.current_run.stop_for_space(why)
+
+    @property
     def hop_number(self) -> int:
         """Its number in the datapath."""
         return self._context.hop
@@ -208,6 +220,7 @@ class Guest:
         run = self.current_run
         if run is None or self.state not in ALIVE:
             raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be paused")
+        run.held = on
         if on:
             self.hop.lease.revoke()
         await run.monitor.ask("stop" if on else "cont")

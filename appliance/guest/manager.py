@@ -21,12 +21,14 @@ from appliance.config.schema import model
 from appliance.config.schema.model import Config
 from appliance.config.schema.served import served
 from appliance.errors import BypassError, GuestError, NotFoundError
+from appliance.guest import disk_space
 from appliance.guest.failure import FailureHandler
 from appliance.guest.guest import Guest, Ledger
 from appliance.guest.image.store import Images, images_used
 from appliance.guest.port import management_port, tap
 from appliance.guest.port.mac_address import port_addresses
 from appliance.guest.port.management_lan import Lan, lan_of
+from appliance.guest.qemu import resources
 from appliance.guest.qemu.cgroup import Cgroups
 from appliance.guest.qemu.command import Accel
 from appliance.guest.qemu.hugepages import Pool
@@ -47,7 +49,7 @@ from appliance.telemetry.subject import Change
 log = logging.getLogger(__name__)
 
 CHECK_IN_S = 0.2
-HOUSEKEEPING_S = 10.0
+HOUSEKEEPING_S = 2.0
 REMOVE_S = 30.0  # how long a commit waits for a removed guest to power down before it adds one of the same name
 
 
@@ -110,6 +112,7 @@ class GuestManager:
         self._huge = Pool(paths.run / "hugepages")
         self.images = Images(paths.images, lambda: images_used(self._config))
         self._guests: dict[str, Guest] = {}
+        self.disk_space = disk_space.Guard(paths.state, self.guests)
         self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments for which its taps are attached
         self._tasks: asyncio.TaskGroup | None = None
         self._started = False  # the guests were made; before, and after a failure, a commit only sets `_config`
@@ -151,6 +154,7 @@ class GuestManager:
         await asyncio.to_thread(self.failures.load, self._guests.values())
         await self._end_others()
         self._remove_taps()
+        await asyncio.to_thread(resources.forget_variables, self._paths, set(self._guests))
         self._started = True
 
     def _make(self, config: model.Guest) -> Guest:
@@ -226,6 +230,7 @@ class GuestManager:
                 for guest in self._guests.values():
                     self._live(guest)
                 self._tasks.create_task(self.failures.run(self.guests), name="guest failures")
+                self._tasks.create_task(self.disk_space.run(), name="disk space")
                 while True:
                     alive()
                     for guest in self._guests.values():

@@ -26,6 +26,7 @@ from appliance.config.schema import model
 from appliance.config.schema.metadata import Effect, differ
 from appliance.counted import counted
 from appliance.errors import BypassError, GuestError, UnreachableError
+from appliance.guest import disk_space
 from appliance.guest.agent.channel import Channel, Message
 from appliance.guest.console import Console
 from appliance.guest.port.management_port import Port
@@ -34,7 +35,7 @@ from appliance.guest.qemu import cgroup, command, process, resources, spawn
 from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.qemu.process import Process, Record
 from appliance.guest.qemu.qmp import Monitor
-from appliance.health.qemu_events import PANIC
+from appliance.health.qemu_events import PANIC, is_disk_full
 from appliance.health.verdict import Decision, History
 from appliance.health.watch import TapPair, Watch
 from appliance.paths import Paths
@@ -57,6 +58,10 @@ MACHINE_KEYS = (
     *("hugepages", "management", "management_mac", "lan_mac", "wan_mac"),
 )
 """Keys of a guest whose change needs another process; all others change while it runs."""
+
+FIRST_ROOM_S, LAST_ROOM_S = 2.0, 60.0
+"""How long a guest whose disk is full waits at least before it goes on; each time in a row twice as long."""
+CALM_NS = 600_000_000_000  # after so long without a full disk the next wait is a first one
 
 ENDING_S = 5.0  # between the end of the monitor connection and that of the process, when QEMU ends by itself
 
@@ -146,6 +151,10 @@ class Run:
         self._ended = asyncio.Event()
         self._trouble = ""
         self._powered_off = False
+        self.held = False
+        """An operator paused it: it does not go on by itself."""
+        self._room: asyncio.Task[None] | None = None  # waits for room on the disk
+        self._room_wait, self._went_on = FIRST_ROOM_S, 0
         self._machine: command.Machine | None = None  # None: adopted
 
     def _new_watch(self) -> Watch:
@@ -293,7 +302,8 @@ class Run:
         blind = ["no data-path check: a hang would not be noticed"] if self.watch.only_process else []
         dropped = self.monitor.dropped
         flood = [f"it floods QEMU's monitor: {counted(dropped, 'event')} dropped"] if dropped else []
-        return (*found, *blind, *flood)
+        full = ["no room for what it writes: it is paused"] if self.full else []
+        return (*found, *blind, *flood, *full)
 
     def _choose_accel(self) -> command.Accel:
         wanted = self._guest.accel
@@ -304,13 +314,18 @@ class Run:
     def note_proved(self, proved: bool) -> None:
         """Keep for the next bypassd whether the guest has passed its checks."""
         if self.record is not None and self.record.proved != proved:
-            self.record = msgspec.structs.replace(self.record, proved=proved)
-            try:
-                _write_record(self._folder, self.record)
-            except OSError as error:
-                log.warning(
-                    "guest %s: its proof will not survive a restart of bypassd: %s", self._guest.name, error.strerror
-                )
+            self._note(proved=proved)
+
+    def _note(self, **more: bool) -> None:
+        if self.record is None:
+            return
+        self.record = msgspec.structs.replace(self.record, **more)
+        try:
+            _write_record(self._folder, self.record)
+        except OSError as error:
+            what = "its proof" if "proved" in more else "that it is paused"
+            why = error.strerror
+            log.warning("guest %s: %s will not survive a restart of bypassd: %s", self._guest.name, what, why)
 
     async def live(self) -> ProcessEnd:
         """Serve the process until it ends. When cancelled, the process runs on."""
@@ -359,7 +374,49 @@ class Run:
     def _on_event(self, name: str, data: Mapping[str, object]) -> None:
         if name == "SHUTDOWN":
             self._powered_off = data.get("reason") == GUEST_SHUTDOWN
+        elif name == "RESUME":
+            self._end_wait_for_room()
+        elif is_disk_full(name, data):
+            self._wait_for_room()
         self._listener.on_event(name, data)
+
+    # A full disk
+
+    @property
+    def full(self) -> bool:
+        """Whether it is paused until there is room for what it writes."""
+        return self._room is not None
+
+    async def stop_for_space(self, why: str) -> None:
+        """Pause it, before it fills the disk of all guests; it goes on by itself. UnreachableError: QEMU refuses."""
+        self._on_event("BLOCK_IO_ERROR", {"nospace": True, "operation": "write", "reason": why})
+        await self.monitor.ask("stop")
+
+    def _wait_for_room(self) -> None:
+        if self._room is None:
+            now = self._context.clock()
+            if now - self._went_on > CALM_NS:
+                self._room_wait, self._went_on = FIRST_ROOM_S, 0
+            self._room = asyncio.get_running_loop().create_task(self._resume(), name=f"room {self._guest.name}")
+            self._note(full=True)
+
+    def _end_wait_for_room(self) -> None:
+        if self._room is not None:
+            self._room.cancel()
+            self._room, self._went_on = None, self._context.clock()
+            self._note(full=False)
+
+    async def _resume(self) -> None:
+        """Have it go on when there is room; the event RESUME then ends this task."""
+        while True:
+            await asyncio.sleep(self._room_wait)
+            self._room_wait = min(2 * self._room_wait, LAST_ROOM_S)
+            try:
+                enough = (await asyncio.to_thread(disk_space.room, self._context.paths.state)).enough
+                if enough and not self.held:
+                    await self.monitor.ask("cont")
+            except (OSError, UnreachableError) as error:
+                log.warning("guest %s: it stays paused: %s", self._guest.name, error)
 
     def _at_end(self) -> None:
         assert self._process is not None
@@ -395,9 +452,13 @@ class Run:
                 self.watch.shorten_proof()
             self._listener.on_running(self)
             self.watch.start()
+            if await self.monitor.status() in ("io-error", *["paused"] * self.record.full):
+                self._on_event("BLOCK_IO_ERROR", {"nospace": True, "reason": "it was so before bypassd listened"})
             await asyncio.gather(self.monitor.watch(), self.channel.run(self._listener.on_message), talk)
         finally:
             talk.cancel()
+            if self._room is not None:
+                self._room.cancel()
             self.watch.stop()
             self.channel.close()
             await self.monitor.close()

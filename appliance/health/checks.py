@@ -95,7 +95,7 @@ class Checks:
 
     def qemu_event(self, now: int, name: str, data: Mapping[str, object]) -> list[Decision]:
         """A QMP event: some are vetoes, some lift one."""
-        if veto := lifted_by(name):
+        for veto in lifted_by(name):
             self.verdict.lift(now, veto)
         if found := veto_of(name, data):
             return self.verdict.veto(now, found.veto, found.why, found.cause, found.hold)

@@ -35,7 +35,8 @@ _TABLE: dict[str, QemuVeto] = {
     "WATCHDOG": QemuVeto("watchdog", Cause.GUEST_WATCHDOG, "the guest's own watchdog expired", TROUBLE_NS),
     "BLOCK_IO_ERROR": QemuVeto("disk", Cause.GUEST_DISK, "the guest's disk failed", TROUBLE_NS),
 }
-_LIFTS = {"RESUME": "paused"}
+_FULL = QemuVeto("disk full", Cause.GUEST_DISK_FULL, "there is no room for what the guest writes")
+_LIFTS = {"RESUME": ("paused", _FULL.veto)}
 
 
 def veto_of(event: str, data: Mapping[str, object]) -> QemuVeto | None:
@@ -43,6 +44,8 @@ def veto_of(event: str, data: Mapping[str, object]) -> QemuVeto | None:
     found = _TABLE.get(event)
     if found is None:
         return None
+    if is_disk_full(event, data):
+        return _FULL._replace(why=f"{_FULL.why}: {data.get('reason', 'the disk is full')}")
     if event == "BLOCK_IO_ERROR":
         reason = f": {data['reason']}" if "reason" in data else ""
         return found._replace(why=f"{found.why} at a {data.get('operation', 'request')}{reason}")
@@ -51,6 +54,11 @@ def veto_of(event: str, data: Mapping[str, object]) -> QemuVeto | None:
     return found
 
 
-def lifted_by(event: str) -> str | None:
-    """The name of the veto that an event lifts; None: none."""
-    return _LIFTS.get(event)
+def is_disk_full(event: str, data: Mapping[str, object]) -> bool:
+    """Whether it says that QEMU paused the guest because the host's disk is full."""
+    return event == "BLOCK_IO_ERROR" and data.get("nospace") is True
+
+
+def lifted_by(event: str) -> tuple[str, ...]:
+    """The names of the vetoes that an event lifts."""
+    return _LIFTS.get(event, ())

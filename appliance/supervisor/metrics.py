@@ -27,6 +27,12 @@ def collect(system: System) -> list[Family]:
     datapath = system.steering.datapath
     counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
     families = [*_supervisor(system, now), *_segments(system), *_guests(system), *traffic(counters), *_access(system)]
+    left = Family("data_partition_available_bytes", "gauge", "Room on the data partition for guests and users", "bytes")
+    size = Family("data_partition_size_bytes", "gauge", "Size of the data partition", "bytes")
+    room = system.guests.disk_space.room if system.guests is not None else None
+    if room is not None:
+        left.add(room.available)
+        size.add(room.total)
     moved = Family("transitions", "counter", "Changes of state, by what changed and the state it reached")
     left_out = Family("transitions_left_out", "counter", "Changes of state that came too fast for the ledger")
     left_out.add(system.transitions.left_out)
@@ -34,7 +40,7 @@ def collect(system: System) -> list[Family]:
     unwritten.add(system.transitions.unwritten)
     for (kind, name, to), count in sorted(system.events.moves.items()):
         moved.add(count, kind=kind, name=name, to=to)
-    return [*families, moved, left_out, unwritten]
+    return [*families, left, size, moved, left_out, unwritten]
 
 
 def _supervisor(system: System, now: int) -> list[Family]:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 import appliance
 from appliance.api.schema import methods, state
 from appliance.api.schema.guests import Guest
@@ -62,7 +64,6 @@ class Show:
         now = time.monotonic_ns()
         segments = self._segments()
         inline = bool(segments) and all(segment.relay == "inline" for segment in segments)
-        partition = data_partition.read(system.paths.data_partition)
         keeper, longest = system.keeper.state, system.loop_watch.longest
         return state.Status(
             hostname=system.config.system.hostname if system.config else "bypass",
@@ -89,9 +90,7 @@ class Show:
             ),
             last_reset=state.Reset(kind=system.crash_log.reset.kind, text=system.crash_log.reset.text),
             datapath=self._datapath(),
-            data_partition=state.Partition(
-                state=partition.state, alarm="; ".join(filter(None, (partition.alarm, system.transitions.alarm)))
-            ),
+            data_partition=self._partition(),
             config=state.ConfigState(
                 valid=system.config is not None, errors=[str(error) for error in system.config_errors]
             ),
@@ -204,6 +203,18 @@ class Show:
         return [
             Guest(name=g.name, state="defined", cause=cause) for g in (system.config.guest if system.config else ())
         ]
+
+    def _partition(self) -> state.Partition:
+        system = self._system
+        found = data_partition.read(system.paths.data_partition)
+        room = system.guests.disk_space.room if system.guests is not None else None
+        alarms = (found.alarm, system.transitions.alarm, room.alarm if room is not None else "")
+        return state.Partition(
+            state=found.state,
+            alarm="; ".join(filter(None, alarms)),
+            available_bytes=room.available if room is not None else UNSET,
+            total_bytes=room.total if room is not None else UNSET,
+        )
 
     def _parts(self, now: int) -> list[state.Part]:
         system = self._system

@@ -30,7 +30,7 @@ from appliance.hardware.board import Board
 from appliance.hardware.crashlog import boot_id
 from appliance.keeper.client import KeeperLink
 from appliance.paths import Paths
-from appliance.supervisor import exit_reason, table
+from appliance.supervisor import exit_reason, logs, table
 from appliance.supervisor.commit_steps import CommitSteps
 from appliance.supervisor.keeper_watch import KeeperWatch
 from appliance.supervisor.parts import PartRunner
@@ -121,6 +121,7 @@ class Supervisor:
                 tasks = [
                     group.create_task(self.pulse.run(), name="pulse"),
                     group.create_task(system.transitions.run(), name="transitions"),
+                    group.create_task(logs.run(system.paths.root / "run/log"), name="logs"),
                     *self.runner.start(group),
                     group.create_task(self._engine.run(), name="pending commit"),
                 ]

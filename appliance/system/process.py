@@ -33,12 +33,15 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def rotate(log: Path) -> None:
-    """Set the log aside when it is too long. Its writer holds it open for appending, so it is copied and emptied."""
+def rotate(log: Path, limit: int = LOG_BYTES) -> None:
+    """Set the end of a log aside when it is too long. Its writer holds it open for appending, so it is emptied."""
     try:
-        if log.stat().st_size > LOG_BYTES:
-            log.with_name(log.name + ".1").write_bytes(log.read_bytes()[-LOG_BYTES:])
-            os.truncate(log, 0)
+        with log.open("rb") as file:
+            if file.seek(0, os.SEEK_END) <= limit:
+                return
+            file.seek(-limit, os.SEEK_END)
+            log.with_name(log.name + ".1").write_bytes(file.read(limit))
+        os.truncate(log, 0)
     except OSError:
         pass  # a full or missing /run costs a log, nothing else
 

@@ -118,7 +118,7 @@ def clock(when: Any) -> str:
 
 
 def fact(key: str, value: Any) -> str:
-    """`timeout_ms` 2000 as `timeout 2000 ms`; states and texts are shown without their key."""
+    """`timeout_ms` 2000 as `timeout 2000 ms`; states and texts are shown without their key. Sizes are large: in MiB."""
     if key in ("state", "kind", "detail", "text"):
         return cell(value)
     if isinstance(value, bool):
@@ -128,6 +128,8 @@ def fact(key: str, value: Any) -> str:
         return f"{key.removesuffix('_ms').replace('_', ' ')} {cell(value)} ms"
     if key.endswith("_s"):
         return f"{key.removesuffix('_s').replace('_', ' ')} {duration(value)}"
+    if key.endswith("_bytes") and isinstance(value, int):
+        return f"{key.removesuffix('_bytes').replace('_', ' ')} {value >> 20} MiB"
     return f"{key.replace('_', ' ')} {cell(value)}"
 
 

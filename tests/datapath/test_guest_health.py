@@ -20,6 +20,7 @@ import pytest
 from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.frames import capture_reader
+from appliance.guest.agent import conversation
 from appliance.guest.agent.channel import Accept, Bypass, Drain
 from appliance.guest.show import details
 from appliance.hop.lifecycle import HopState
@@ -79,10 +80,12 @@ CONFIG = model.Config(
 @pytest.fixture(scope="module")
 def world(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("appliance"), bpf_object, board_harness.artefacts(), CONFIG)
+    before, conversation.STATE_INTERVAL_S = conversation.STATE_INTERVAL_S, 0.0
     try:
         made.call(made.reach(HopState.AVAILABLE))
         yield made
     finally:
+        conversation.STATE_INTERVAL_S = before
         made.close()
 
 

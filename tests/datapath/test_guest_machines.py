@@ -13,17 +13,21 @@ import signal
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from appliance.causes import Cause
 from appliance.config.schema import model
+from appliance.guest.console import TAIL_BYTES
 from appliance.guest.port.management_lan import tap_name
 from appliance.guest.port.management_port import host_address
 from appliance.guest.run import Run
 from appliance.hop.lifecycle import ALIVE, HopState
+from appliance.system.loop_watch import LoopWatch
 from appliance.units import Duration, Size
 from tests.support import board_harness
 from tests.support.guest_world import World
@@ -35,14 +39,19 @@ SECTOR = 512
 OVMF = Path("/usr/share/OVMF")
 
 
-def boot_sector() -> bytes:
-    """16-bit code: write sector 1 (BIOS), print SAID (UART), halt."""
+def boot_sector(sector: int = 1) -> bytes:
+    """16-bit code: write this sector (BIOS), print SAID (UART), halt."""
     start = bytes.fromhex("fa 31c0 8ed8 8ec0 8ed0 bc007c fb")  # registers and stack
-    write = bytes.fromhex("b80103 b90200 ba8000 bb007c cd13 fa")  # one sector, from 0x7c00 to head 0, sector 2
+    write = bytes.fromhex(f"b80103 b9{sector + 1:02x}00 ba8000 bb007c cd13 fa")  # one, from 0x7c00 to head 0
     put = bytes.fromhex("baf803 ac 84c0 7403 ee ebf8 f4 ebfd")  # until NUL; then for ever nothing
     at = 0x7C00 + len(start) + len(write) + 3 + len(put)
     code = start + write + b"\xbe" + at.to_bytes(2, "little") + put + SAID + b"\0"
     return code.ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
+
+
+def flooding_sector() -> bytes:
+    """16-bit code: write to the UART for ever, without waiting for it."""
+    return bytes.fromhex("fa baf803 b041 ee ebfd").ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
 
 
 def machine(name: str, **more: object) -> model.Guest:
@@ -62,6 +71,8 @@ CONFIG = model.Config(
         ),
         machine("uefi", image="/uefi.img", firmware="uefi", memory=Size.parse("256M")),
         machine("pinned", image="/pinned.img", pin=(0,)),
+        machine("full", image="/small/full.img"),
+        machine("floods", image="/floods.img"),
         machine("huge", image="/huge.img", hugepages=True, memory=Size.parse("65M")),
         machine(
             "loops",
@@ -88,12 +99,30 @@ def world(bpf_object: Path) -> Iterator[World]:
     (root / "uefi.img").write_bytes(bytes(2048 * SECTOR))
     (root / "usr/share").mkdir(parents=True)
     (root / "usr/share/OVMF").symlink_to(OVMF)
+    (root / "floods.img").write_bytes(flooding_sector() + bytes(2047 * SECTOR))
+    make_small_disk(root)
     made = World(root, bpf_object, board_harness.artefacts(), CONFIG)
     try:
         yield made
     finally:
         made.close()
+        subprocess.run(["umount", root / "small"], check=True)
         shutil.rmtree(root)
+
+
+def make_small_disk(root: Path) -> None:
+    """A file system with a sparse disk in it, and not one block more for anybody but root."""
+    subprocess.run(["mke2fs", "-q", "-F", "-b", "1024", root / "small.ext4", "4M"], check=True)
+    (root / "small").mkdir()
+    subprocess.run(["mount", "-o", "loop", root / "small.ext4", root / "small"], check=True)
+    disk = root / "small/full.img"
+    disk.write_bytes(boot_sector(sector=8))
+    os.truncate(disk, 2048 * SECTOR)
+    left = os.statvfs(root / "small")
+    (root / "small/others").write_bytes(bytes((left.f_bavail - 16) * left.f_frsize))
+    with (root / "small/rest").open("wb") as rest:
+        words = ["dd", "if=/dev/zero", "bs=1k", "conv=fsync"]
+        subprocess.run(words, stdout=rest, stderr=subprocess.DEVNULL, user=1, group=1, extra_groups=[], check=False)
 
 
 def run_until(world: World, name: str, words: bytes) -> None:
@@ -210,6 +239,54 @@ def test_pinned(world: World) -> None:
 
     assert [os.sched_getaffinity(thread) for thread in world.call(processors())] == [{0}]
     end(world, "pinned")
+
+
+def test_a_full_disk_pauses_its_guest_until_there_is_room(world: World) -> None:
+    """It is named, it has no traffic, and it goes on where it was; nobody has to do more than to make room."""
+    guest = world.guest("full")
+    world.call(world.order(lambda g: g.start(), "full"))
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    world.call(until(lambda: guest.current_run is not None and guest.current_run.full))
+    run = guest.current_run
+    assert run is not None
+    assert any(event.startswith("BLOCK_IO_ERROR") for event in guest.qmp_events)
+    assert run.watch.verdict.vetoes["disk full"].cause is Cause.GUEST_DISK_FULL
+    assert any("no room for what it writes" in warning for warning in guest.warnings)
+    assert SAID not in guest.console.tail()
+
+    # The next bypassd knows it too.
+    world.call(world.end())
+    world.call(world.begin())
+    guest = world.guest("full")
+    world.call(until(lambda: guest.current_run is not None and guest.current_run.full))
+    (world.paths.root / "small/rest").unlink()
+    (world.paths.root / "small/others").unlink()
+    world.call(until(lambda: SAID in guest.console.tail()))
+    run = guest.current_run
+    assert run is not None
+    world.call(until(lambda: not run.full and "disk full" not in run.watch.verdict.vetoes))
+    end(world, "full")
+
+
+def test_a_flood_on_the_serial_line_keeps_nobody(world: World) -> None:
+    """A real UART that is written without a pause: all of it is read, and no callback takes long."""
+    world.call(world.order(lambda g: g.start(), "floods"))
+    guest = world.guest("floods")
+
+    async def flooded() -> None:
+        async with asyncio.timeout(60):
+            while len(guest.console.tail()) < TAIL_BYTES:
+                await asyncio.sleep(0.02)
+
+    with LoopWatch(clock=time.thread_time, account=lambda: None) as watch:
+        world.call(flooded())
+        end(world, "floods")
+    assert not watch.counts
 
 
 def pool() -> int:

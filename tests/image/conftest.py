@@ -17,6 +17,7 @@ import pytest
 from simulator import Board, Payload, payload
 
 from tests.support import board_harness, order
+from tests.support.stalls import Stalls
 
 READY_S = 120.0
 LAST = pytest.StashKey[str]()
@@ -62,10 +63,16 @@ def booted(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield made
 
 
+@pytest.fixture(scope="session")
+def stalls() -> Stalls:
+    return Stalls()
+
+
 @pytest.fixture
-def board(booted: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
+def board(booted: Board, stalls: Stalls, request: pytest.FixtureRequest) -> Iterator[Board]:
     try:
         yield from _watched(booted, request)
+        stalls.check(booted)
     finally:
         if request.node.nodeid == request.config.stash[LAST]:
             booted.close()  # it takes a whole processor, and the tests after it want that

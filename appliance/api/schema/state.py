@@ -117,10 +117,15 @@ class ConfigState(Answer):
 
 
 class Partition(Answer):
-    """The data partition as found at boot. `alarm`: the consequence for the user; empty when there is none."""
+    """The data partition as found at boot. `alarm`: the consequence for the user; empty when there is none.
+
+    `available_bytes`: for guests and users; not there before the guests' part is up.
+    """
 
     state: Annotated[str, Meta(description="kept, read-only, absent, unusable, or unknown where no boot recorded it")]
     alarm: str
+    available_bytes: int | UnsetType = UNSET
+    total_bytes: int | UnsetType = UNSET
 
 
 class Status(Answer):

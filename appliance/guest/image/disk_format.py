@@ -13,6 +13,7 @@ examined again.
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,12 @@ from appliance.system import files
 
 log = logging.getLogger(__name__)
 
+MANY = 1000
+"""From so many disks on those that are not there any more are forgotten."""
+
 Format = Literal["raw", "qcow2"]
+_file = threading.Lock()
+"""Guests start in threads, and an entry that is lost would be found out again from what the guest wrote."""
 
 
 class Found(NamedTuple):
@@ -94,6 +100,11 @@ def _imported(path: Path, paths: Paths) -> Format | None:
 
 
 def _first_start(path: Path, paths: Paths, looks: Format, *, written: bool) -> Format:
+    with _file:
+        return _known_or_kept(path, paths, looks, written=written)
+
+
+def _known_or_kept(path: Path, paths: Paths, looks: Format, *, written: bool) -> Format:
     file = paths.state / "disk-formats.json"
     inode = 0 if path.is_block_device() else path.stat().st_ino
     try:
@@ -105,6 +116,8 @@ def _first_start(path: Path, paths: Paths, looks: Format, *, written: bool) -> F
         return known.format
     if written:
         try:  # not synced, for links wait on us meanwhile
+            if len(kept) >= MANY:
+                kept = {disk: about for disk, about in kept.items() if Path(disk).exists()}
             files.replace(file, msgspec.json.encode({**kept, str(path): _Kept(looks, inode)}), synced=False)
         except OSError as error:  # a full disk stops no guest; the next start finds it out again
             log.warning("the format of disk %s cannot be kept: %s", path, error.strerror)

@@ -32,6 +32,7 @@ class Record(msgspec.Struct, frozen=True):
     proved: bool = False
     warnings: tuple[str, ...] = ()
     huge: int = 0  # bytes of its memory that are in huge pages
+    full: bool = False  # it is paused until there is room for its disks
 
 
 def listen(path: Path) -> socket.socket:

@@ -152,6 +152,11 @@ class Monitor:
         found = await self.ask("query-cpus-fast")
         return [int(cpu["thread-id"]) for cpu in found] if isinstance(found, list) else []
 
+    async def status(self) -> str:
+        """QEMU's word for the guest's state: "running", "paused", "io-error" when a disk failed or was full, others."""
+        found = await self.ask("query-status")
+        return str(found.get("status")) if isinstance(found, dict) else "unknown"
+
     async def watch(self) -> None:
         """Hand out events until the connection ends, with an UnreachableError."""
         while True:

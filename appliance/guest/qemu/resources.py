@@ -7,8 +7,10 @@ Turns the configuration's table into a `Machine` (command.py). Keeps no state.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from appliance.causes import Cause
@@ -19,6 +21,8 @@ from appliance.guest.qemu.command import MAX_GUEST_SEGMENTS, Accel, Drive, Machi
 from appliance.paths import Paths
 from appliance.system import files
 
+log = logging.getLogger(__name__)
+
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
 _KVM_API = 12
@@ -27,6 +31,9 @@ _FIRMWARE = (
     ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),  # Debian
     ("usr/share/qemu/edk2-x86_64-code.fd", "usr/share/qemu/edk2-i386-vars.fd"),  # QEMU's own
 )
+
+KEPT_VARIABLES = 32
+"""Of guests that are not configured any more: so many files of UEFI variables, of half a MiB each, are kept."""
 
 MEMORY_RESERVE = 96 << 20
 """Bytes that must remain free for the supervisor and the kernel when a guest starts."""
@@ -167,6 +174,16 @@ def _uefi(guest: model.Guest, paths: Paths) -> Uefi:
         what = f"guest {guest.name}: its UEFI variables {variables} cannot be created: {error.strerror}"
         raise NotReadyError(Cause.GUEST_FAILED, what) from error
     return Uefi(code, variables)
+
+
+def forget_variables(paths: Paths, configured: Collection[str]) -> None:
+    """Remove the UEFI variables of guests that are gone, but for the newest: an older configuration may come back."""
+    try:
+        gone = [path for path in (paths.state / "uefi").glob("*.fd") if path.stem not in configured]
+        for path in sorted(gone, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_VARIABLES:]:
+            path.unlink()
+    except OSError as error:
+        log.warning("UEFI variables of removed guests: %s", error)
 
 
 def check_processors(guest: model.Guest, there: set[int]) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from console.views import render
+from console.views.common import fact
 
 STATE: dict[str, Any] = {
     "state": "up",
@@ -81,3 +82,8 @@ _DATA = st.recursive(
 @given(st.sampled_from(["management", "events", "sessions"]), _DATA)
 def test_data_of_any_shape_is_shown(view: str, data: Any) -> None:
     assert "\x1b" not in render(view, data)
+
+
+def test_facts_have_units() -> None:
+    assert fact("available_bytes", 300 << 20) == "available 300 MiB"
+    assert fact("timeout_ms", 2000) == "timeout 2000 ms"

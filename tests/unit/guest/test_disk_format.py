@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from appliance.config.schema import model
 from appliance.errors import RefusedError
-from appliance.guest.image import importer
+from appliance.guest.image import disk_format, importer
 from appliance.guest.image.disk_format import find
 from appliance.guest.image.store import Images
 from appliance.guest.qemu import resources
@@ -163,3 +164,21 @@ def test_tidying_leaves_the_note_of_an_image_named_part(paths: Paths) -> None:
     shutil.copy(image, paths.images / ".other.part")
     Images(paths.images, dict).tidy()
     assert sorted(path.name for path in paths.images.iterdir()) == [".disk.part2.json", "disk.part2"]
+
+
+def test_disks_that_are_gone_are_forgotten_and_no_other(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two guests start at once, too: neither may lose the other's entry."""
+    monkeypatch.setattr(disk_format, "MANY", 4)
+    disks = [paths.root / f"disk{number}" for number in range(6)]
+    for disk in disks:
+        disk.write_bytes(bytes(512))
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda disk: find(disk, paths, written=True), disks))
+    kept = paths.state / "disk-formats.json"
+    assert json.loads(kept.read_text()).keys() == set(map(str, disks))
+    for disk in disks[1:]:
+        disk.unlink()
+    fresh = paths.root / "fresh"
+    fresh.write_bytes(bytes(512))
+    find(fresh, paths, written=True)
+    assert json.loads(kept.read_text()).keys() == {str(disks[0]), str(fresh)}

@@ -13,7 +13,7 @@ import pytest
 from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.guest.console import Console
-from appliance.guest.qemu import spawn
+from appliance.guest.qemu import resources, spawn
 from appliance.guest.qemu.process import Process, Record
 from appliance.guest.run import STATE_FILE, Run, RunContext
 from appliance.hop.fall_history import PersistentHistory
@@ -71,3 +71,19 @@ def test_no_place_for_its_folder_is_one_clear_line(tmp_path: Path) -> None:
     paths.guests.write_text("")
     with pytest.raises(GuestError, match="ips1: cannot be created: Not a directory"):
         asyncio.run(a_run(paths).begin())
+
+
+def test_uefi_variables_of_guests_that_are_gone_are_bounded(tmp_path: Path) -> None:
+    folder = Paths(tmp_path).state / "uefi"
+    folder.mkdir(parents=True)
+    for number in range(resources.KEPT_VARIABLES + 5):
+        (folder / f"old{number}.fd").touch()
+        os.utime(folder / f"old{number}.fd", (number, number))
+    (folder / "ips1.fd").touch()
+    os.utime(folder / "ips1.fd", (0, 0))
+    resources.forget_variables(Paths(tmp_path), {"ips1"})
+    assert (folder / "ips1.fd").exists()
+    assert {path.stem for path in folder.iterdir()} - {"ips1"} == {
+        f"old{number}" for number in range(5, resources.KEPT_VARIABLES + 5)
+    }
+    resources.forget_variables(Paths(tmp_path / "nowhere"), set())

@@ -80,7 +80,8 @@ def test_what_it_asked_for_is_no_flapping() -> None:
         ("WATCHDOG", {"action": "reset"}, "watchdog", Cause.GUEST_WATCHDOG, "watchdog expired"),
         ("STOP", {}, "paused", Cause.GUEST_PAUSED, "paused"),
         ("SHUTDOWN", {"guest": True}, "shutdown", Cause.GUEST_EXITED, "shuts down"),
-        ("BLOCK_IO_ERROR", {"operation": "write", "reason": "No space"}, "disk", Cause.GUEST_DISK, "write: No space"),
+        ("BLOCK_IO_ERROR", {"operation": "read", "reason": "Input"}, "disk", Cause.GUEST_DISK, "read: Input"),
+        ("BLOCK_IO_ERROR", {"nospace": True, "reason": "No space"}, "disk full", Cause.GUEST_DISK_FULL, "No space"),
     ],
 )
 def test_events_of_qemu(event: str, data: dict[str, object], veto: str, cause: Cause, words: str) -> None:
@@ -92,7 +93,8 @@ def test_events_of_qemu(event: str, data: dict[str, object], veto: str, cause: C
 
 def test_events_that_say_nothing_or_take_back() -> None:
     assert veto_of("RTC_CHANGE", {}) is None
-    assert lifted_by("RESUME") == "paused"
+    assert lifted_by("RESUME") == ("paused", "disk full")
+    assert lifted_by("STOP") == ()
     assert veto_of("WATCHDOG", {}).hold == TROUBLE_NS  # type: ignore[union-attr]
 
 

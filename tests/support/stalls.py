@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What kept bypassd's event loop on a booted board, from its log; every test of the appliance's board looks.
+
+bypassd says each time that one piece of work kept the loop for more than 50 ms (appliance/system/loop_watch.py). The
+emulated board computes many times slower than hardware, so there what takes longer than LIMIT_S at the reference speed
+is a failure, and the limit grows as the measured speed falls.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from simulator import Board
+from simulator.events import WaitTimeout
+
+LIMIT_S = 0.5
+"""At the reference speed of the emulation (board/simulator/pace.py), a tenth of hardware's: 50 ms there."""
+LOG = "/run/log/bypass.log"
+_SAID = re.compile(
+    r"(?P<what>(?:task|callback) .*) kept the event loop for (?P<wall>\d+) ms "
+    r"\(ran (?P<ran>\d+) ms, waited (?P<waited>\d+) ms for a processor\)"
+)
+
+
+class Kept(NamedTuple):
+    """One stall: what it was, its own share in seconds, and the whole line."""
+
+    what: str
+    own_s: float
+    line: str
+
+
+def parse(log: str) -> list[Kept]:
+    """The stalls in a log. Pure."""
+    found = []
+    for line in log.splitlines():
+        if hit := _SAID.search(line):
+            wall, ran, waited = (int(hit[name]) for name in ("wall", "ran", "waited"))
+            found.append(Kept(hit["what"], max(ran, wall - waited) / 1000, line))
+    return found
+
+
+class Stalls:
+    """Of one board."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def new(self, board: Board) -> list[Kept]:
+        """What is in the log and was not before; nothing while the board is off or not up."""
+        if board.qemu_pid is None:
+            return []
+        words = f"grep -h 'kept the event loop' {LOG}.1 {LOG} 2>/dev/null || true"
+        try:
+            found = parse(board.sh(words, timeout=20, check=False).output)
+        except WaitTimeout:
+            return []
+        fresh = [one for one in found if one.line not in self._seen]
+        self._seen.update(one.line for one in fresh)
+        return fresh
+
+    def check(self, board: Board) -> None:
+        """AssertionError: something kept the loop too long since the last look."""
+        limit = board.pace.wait(LIMIT_S)
+        long = [one.line for one in self.new(board) if one.own_s > limit]
+        assert not long, f"longer than {limit:g} s: " + "; ".join(long)
