@@ -48,9 +48,9 @@ def message(kind: int, index: int, flags: int, name: bytes = b"") -> bytes:
 def test_link_messages() -> None:
     data = message(16, 2, 0x10001, b"lan0") + message(17, 3, 0, b"x") + message(24, 4, 0) + message(16, 5, 1)
     assert list(parse_links(data)) == [
-        LinkMessage(16, 2, "lan0", up=True, link=True),
+        LinkMessage(16, 2, "lan0", up=True, link=True, flags=0x10001),
         LinkMessage(17, 3, "x", up=False, link=False),
-        LinkMessage(16, 5, "", up=True, link=False),
+        LinkMessage(16, 5, "", up=True, link=False, flags=1),
     ]
 
 
