@@ -164,7 +164,7 @@ class Show:
         system = self._system
         if system.config is None:
             return self._relays_without_config()
-        segments = system.segments.show()
+        segments = system.segments.show(time.monotonic_ns())
         attached = system.steering.datapath.attachments() if system.steering.datapath is not None else []
         for segment in segments:
             ports = [one for one in attached if one.segment == segment.name and not one.hop]

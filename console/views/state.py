@@ -43,8 +43,9 @@ _parts = columns_of("parts", "", [
 
 
 def segments(data: Any, style: Style = PLAIN) -> str:
-    """The table, and below it how each segment takes frames and why, and why a segment is not inline."""
-    away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline"]
+    """The table, and below it how each segment takes frames and why, what its ports do not send, and why a segment is
+    not inline, or inline without being healthy."""
+    away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline" or _is_impaired(row)]
     blocks = [_segment_table(data, style)]
     taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
     if taken:
@@ -53,6 +54,11 @@ def segments(data: Any, style: Style = PLAIN) -> str:
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
     return "\n\n".join(blocks)
+
+
+def _is_impaired(row: Row) -> bool:
+    """Inline, and something outside keeps frames from crossing, or some of them."""
+    return cell(row.get("cause")) in ("link_down", "links_down", "partly_sent")
 
 
 def _reasons(row: Row) -> list[str]:

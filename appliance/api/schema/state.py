@@ -157,6 +157,8 @@ class Segment(Answer, kw_only=True):
     on_link_loss: str | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
     since_mono_ns: int | UnsetType = UNSET
+    next_attempt_ms: Annotated[int, Meta(description="until it is tried inline, while it waits")] | UnsetType = UNSET
+    link_loss_limit_ms: int | UnsetType = UNSET
     attach: Annotated[str, Meta(description="xdp, tc or none")] | UnsetType = UNSET
     attach_why: Detail | UnsetType = UNSET
 

@@ -91,8 +91,14 @@ FIELDS: Final[dict[str, Field]] = {
         "when a port loses its link: propagate it to the other port, bypass by relay, or ignore it",
         source="neighbours find another way only when they see the loss",
     ),
+    "segment.link_loss_limit": _time(
+        "one port without a link for longer than this: bypass, and inline again to look for it; 0s: stay inline",
+        source="a dead port of our own looks like this; links negotiate in less",
+        least=limits.MIN_LINK_LOSS,
+        zero=True,
+    ),
     "segment.rearm_delay": _time(
-        "healthy this long before going inline again; doubles while it flaps",
+        "healthy this long before going inline again; doubles up to 1h while it flaps",
         source="a relay move makes both neighbours renegotiate, which takes about this long",
     ),
     "segment.attach": Field(
