@@ -122,7 +122,8 @@ class Links:
         self._scanned = 0
         self._downed: set[str] = set()
         self._seen: set[int] = set()  # indexes of all devices at the last look
-        self._rescan = asyncio.Event()
+        self._rescan = False  # a device came or went
+        self._woken = asyncio.Event()  # do not wait for the next look
 
     async def start(self) -> None:
         """Listen first and look then, so that nothing that changes in between is missed."""
@@ -139,14 +140,16 @@ class Links:
             alive()
             try:
                 async with asyncio.timeout(self.patience / 4e9):
-                    await self._rescan.wait()
+                    await self._woken.wait()
             except TimeoutError:
                 pass
             now = time.monotonic_ns()
-            if self._rescan.is_set() or (self.missing and now - self._scanned >= SCAN_NS):
-                self._rescan.clear()
+            woken = self._woken.is_set()
+            self._woken.clear()
+            if self._rescan or (self.missing and now - self._scanned >= SCAN_NS):
+                self._rescan = False
                 self._scan()
-            if self._wrong or now - self.looked >= LOOK_NS:
+            if woken or self._wrong or now - self.looked >= LOOK_NS:
                 await in_thread(self._look(), alive, self.patience)
 
     async def _look(self) -> None:
@@ -159,7 +162,7 @@ class Links:
         changed = False
         for message in answers.values():
             if message is None:
-                self._rescan.set()
+                self._scan_soon()
             else:
                 changed |= self._take_message(message)
         self.looked = time.monotonic_ns()
@@ -186,10 +189,11 @@ class Links:
             trouble = f"cannot be set right: {error}"
         else:
             what = "set it down" if lacking & netdev.IFF_UP else "changed its settings"
-            self._repaired(name, Cause.PORT_SET_DOWN, f"another program {what}; it was set right")
-            log.warning("port %s: another program %s; it was set right", name, what)
             often = port.contest.repaired(time.monotonic_ns())
             trouble = f"was set right {often} times in a minute: another program keeps changing it" if often else ""
+            if not often:  # once is news, and a contest is another piece of news
+                self._repaired(name, Cause.PORT_SET_DOWN, f"another program {what}; it was set right")
+                log.warning("port %s: another program %s; it was set right", name, what)
         if trouble and self.contested.get(name) != trouble:
             log.error("port %s %s", name, trouble)
         if trouble:
@@ -228,6 +232,12 @@ class Links:
         except HardwareError as error:
             log.warning("%s", error)
 
+    def forgive(self, name: str) -> None:
+        """Somebody has seen to it that no other program changes this port any more."""
+        self.contested.pop(name, None)
+        if name in self.ports:
+            self.ports[name].contest = Contest()
+
     @property
     def downed(self) -> frozenset[str]:
         """The ports that `set_down` has down."""
@@ -256,6 +266,10 @@ class Links:
         netlink.ask_links(self._socket)
         self._changed()
 
+    def _scan_soon(self) -> None:
+        self._rescan = True
+        self._woken.set()
+
     def _take(self, name: str, device: Device) -> None:
         ifname = netdev.rename(device.ifname, name)
         if name not in self._downed:
@@ -274,7 +288,7 @@ class Links:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._rescan.set()  # messages were lost
+                self._scan_soon()  # messages were lost
                 continue
             for message in parse_links(data):
                 changed |= self._take_message(message)
@@ -285,16 +299,18 @@ class Links:
         port = next((port for port in self.ports.values() if port.ifindex == message.ifindex), None)
         if port is None:
             if message.kind == RTM_NEWLINK and self.missing and message.ifindex not in self._seen:
-                self._rescan.set()
+                self._scan_soon()
             return False
         if message.kind == RTM_DELLINK:
-            self._rescan.set()
+            self._scan_soon()
             return False
         if port.name not in self._downed and netdev.TRANSPARENT & ~message.flags:
             self._wrong.add(port.name)
         port.sent, port.dropped = message.sent, message.dropped
         before = (port.up, port.link, port.ifname)
         port.up, port.link, port.ifname = message.up, message.link, message.ifname or port.ifname
+        if before[1] and not port.link:
+            self._woken.set()  # the kernel tells of losses up to a second late; whether both are lost is asked for
         if before[:2] != (port.up, port.link):
             log.info("port %s: %s", port.name, "link" if port.link else "no link" if port.up else "down")
         return before != (port.up, port.link, port.ifname)

@@ -120,7 +120,8 @@ class Carrier:
             return Meaning(cause=Cause.LINK_DOWN, detail=detail, bypass=True)
         down: frozenset[Side] = frozenset()
         if policy == "propagate":
-            down = frozenset({_other(side)}) if side in lost else ports.down
+            passed_on = side in lost and _other(side) not in self._missing  # or it may be that both are lost
+            down = frozenset({_other(side)}) if passed_on else ports.down
         return Meaning(down, Cause.LINK_DOWN, detail)
 
     def _is_named(self, now: int, side: Side) -> bool:

@@ -227,6 +227,8 @@ class Segments:
         unit.asked = asked
         if asked == "auto":
             unit.machine.forgive()
+            for port in (unit.config.lan, unit.config.wan):
+                self._links.forgive(port)
         self._remember()
         return unit
 

@@ -94,6 +94,10 @@ class AttachmentWatch:
         self._blocked = blocked
         self.faults = faults
 
+    def forgive(self) -> None:
+        """Somebody has seen to it that no other program interferes any more."""
+        self._contests.clear()
+
     @staticmethod
     def _right(devices: Devices, seen: Seen, wrong: list[tuple[Attachment, Standing]]) -> list[Attachment]:
         others = {attached.slot for attached, _ in wrong}
@@ -110,11 +114,12 @@ class AttachmentWatch:
             if error.code in (errno.EBUSY, errno.EEXIST) and view.xdp:
                 return Fault(Cause.FOREIGN_PROGRAM, f"{name}: XDP program {view.xdp} has the datapath's place")
             return Fault(Cause.PROGRAM_DETACHED, f"{name}: cannot be attached again: {error}")
-        log.warning("%s: %s; it is attached again", name, _DONE[standing])
-        if not attached.hop:
-            self._repaired(name, Cause.PROGRAM_DETACHED, f"{_DONE[standing]}; it was attached again")
         contest, _ = self._contests.get(attached.slot, (Contest(), None))
         often = contest.repaired(now)
+        if not often:  # once is news, and a contest is another piece of news
+            log.warning("%s: %s; it is attached again", name, _DONE[standing])
+        if not often and not attached.hop:
+            self._repaired(name, Cause.PROGRAM_DETACHED, f"{_DONE[standing]}; it was attached again")
         fault = Fault(Cause.PROGRAM_DETACHED, f"{name}: {_DONE[standing]} {often} times in a minute") if often else None
         self._contests[attached.slot] = contest, fault
         return fault

@@ -99,6 +99,12 @@ class Steering:
         """Why the kernel's part of a segment does not work."""
         return self._faults.get(segment) or self._watch.faults.get(segment)
 
+    def forgive(self) -> None:
+        """An operator says "try now": attach at once what waits for its next attempt, and forget about contests."""
+        self._watch.forgive()
+        self._retries.clear()
+        self._changed.set()
+
     async def start(self) -> None:
         """Load or adopt, set the policy, attach what is there. BypassError: the kernel or a file refuses."""
         async with self._changing:  # a commit meanwhile comes after it, and finds the datapath there

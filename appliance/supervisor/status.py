@@ -138,6 +138,8 @@ class Show:
         self._config()
         name, mode = str(params["name"]), str(params["mode"])
         unit = system.segments.ask(name, mode)
+        if mode == "auto":
+            system.steering.forgive()
         who = caller()
         log.info("segment %s: %s requested by uid %d", name, mode, who.uid)
         system.segments.update(time.monotonic_ns(), system.keeper_state, system.faults)

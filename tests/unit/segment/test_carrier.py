@@ -70,6 +70,16 @@ def test_both_links_lost_lead_to_bypass_whatever_the_policy() -> None:
         assert over == Meaning(NONE, Cause.LINKS_DOWN, "lan0 and wan0 have no link", bypass=True)
 
 
+def test_a_second_loss_a_moment_later_is_a_loss_of_both() -> None:
+    """Cut by one cause, they are told one after the other; a port that is held down would hide the second."""
+    carrier = settled()
+    assert look(carrier, T0, False, True) == Meaning()
+    assert look(carrier, T0 + LOSS_NS - 1, False, False) == Meaning()
+    assert look(carrier, T0 + LOSS_NS, False, False).down == NONE
+    assert look(carrier, T0 + 2 * LOSS_NS, False, False).cause is Cause.LINKS_DOWN
+    assert look(carrier, T0 + BOTH_NS + LOSS_NS, False, False).bypass
+
+
 def test_ignored_is_named_and_never_ends_in_bypass_without_a_limit() -> None:
     carrier = settled(policy="ignore", limit=0)
     look(carrier, T0, False, True, policy="ignore", limit=0)
