@@ -25,6 +25,7 @@ from appliance.hardware.board import Board
 from appliance.hardware.links import Links
 from appliance.keeper.client import KeeperState
 from appliance.segment.carrier import SIDES, Carrier, Meaning, Ports, Side
+from appliance.segment.evidence import Evidence, Sample
 from appliance.segment.machine import Machine, Move, State, Times
 from appliance.segment.policy import Asked, Facts
 from appliance.system import files
@@ -58,6 +59,7 @@ class Unit:
     has_disconnect: bool
     machine: Machine
     carrier: Carrier = field(default_factory=Carrier)
+    evidence: Evidence = field(default_factory=Evidence)
     asked: str = ""  # by the operator; "" = nothing, the configuration counts
     faults: Mapping[Cause, str] = field(default_factory=dict)
 
@@ -151,6 +153,12 @@ class Segments:
                     unit.carrier.moved(now)
             self._note(unit, machine.tick(now))
             self._follow_ports(now, unit)
+
+    def counted(self, name: str, sample: Sample) -> None:
+        """What went in and what the ports sent, about once a second; `update` draws the conclusion."""
+        unit = self.units.get(name)
+        if unit is not None:
+            unit.evidence.add(sample)
 
     def wants(self) -> dict[str, tuple[str, str]]:
         """What the keeper is asked for, by relay."""
@@ -261,6 +269,9 @@ class Segments:
                 rearm_delay_ms=unit.machine.delay // 1_000_000,
                 since_mono_ns=unit.machine.since,
                 next_attempt_ms=_until_attempt(now, unit.machine),
+                lan_sent=unit.evidence.ports["lan"].kept,
+                wan_sent=unit.evidence.ports["wan"].kept,
+                sent_detail="; ".join(port.detail for port in unit.evidence.ports.values() if port.detail),
                 link_loss_limit_ms=int(unit.config.link_loss_limit) // 1_000_000,
             )
             for name, unit in self.units.items()
@@ -309,10 +320,17 @@ class Segments:
         if meaning.returned and attempt:
             machine.hasten(now)
         self._hold_down(now, unit, ports, meaning)
+        if not (inline and ports.lan and ports.wan):
+            unit.evidence.forget()
+        found = unit.evidence.verdict()
         if meaning.bypass:
             self._note(unit, machine.trip(now, meaning.cause, meaning.detail))
-        else:
+        elif found.bypass:
+            self._note(unit, machine.trip(now, found.cause, found.detail))
+        elif meaning.cause is not Cause.HEALTHY:
             self._note(unit, machine.remark(meaning.cause, meaning.detail))
+        else:
+            self._note(unit, machine.remark(found.cause, found.detail))
 
     def _hold_down(self, now: int, unit: Unit, ports: Ports, meaning: Meaning) -> None:
         for side in SIDES:

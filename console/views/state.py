@@ -51,6 +51,9 @@ def segments(data: Any, style: Style = PLAIN) -> str:
     if taken:
         texts = [f"{cell(r.get('name'))}: attached by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken]
         blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
+    sent = [f"{cell(row.get('name'))}: {cell(row['sent_detail'])}" for row in taken if _has_news_of_frames(row)]
+    if sent:
+        blocks.append("\n".join(line for text in sent for line in fold(text, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
     return "\n\n".join(blocks)
@@ -59,6 +62,11 @@ def segments(data: Any, style: Style = PLAIN) -> str:
 def _is_impaired(row: Row) -> bool:
     """Inline, and something outside keeps frames from crossing, or some of them."""
     return cell(row.get("cause")) in ("link_down", "links_down", "partly_sent")
+
+
+def _has_news_of_frames(row: Row) -> bool:
+    """What a port does not send, or what is not known of it, where the cause does not say it already."""
+    return bool(row.get("sent_detail")) and row.get("sent_detail") != row.get("detail")
 
 
 def _reasons(row: Row) -> list[str]:

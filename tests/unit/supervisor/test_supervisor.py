@@ -24,6 +24,7 @@ from appliance.keeper.client import KeeperLink, KeeperState, RelayState, parse_s
 from appliance.part import Alive, CheckIns, wait_alive
 from appliance.paths import Paths
 from appliance.segment.carrier import APPEAR_NS, LOSS_NS, SETTLE_NS
+from appliance.segment.evidence import PortSample
 from appliance.segment.machine import State
 from appliance.segment.manager import Segments, hardware_faults
 from appliance.supervisor import parts, pulse, supervisor
@@ -435,6 +436,32 @@ def test_a_port_that_another_program_keeps_setting_down_is_a_reason_for_bypass()
     made.update(2, state, none)
     assert made.wants() == {"relay-inline": ("bypass", "port_set_down")}
     assert made.units["main"].machine.detail == "wan0 was set right 4 times in a minute"
+
+
+def test_a_port_that_sends_nothing_is_tried_again_with_back_off() -> None:
+    """The link is there and the programs are attached, but what they send out of the port does not leave it."""
+    made = segments()
+    state = inline(made)
+    wait = 0
+    for attempt in range(3):
+        now = 100 * SECOND * (attempt + 1)
+        made.update(now, state, none)
+        assert made.units["main"].machine.state is State.INLINE
+        for number in range(8):
+            sample = PortSample("wan0", {0: 1000 * number}, 0, 0, (2, "tc"), surely=True)
+            made.counted("main", {"wan": sample})
+        made.update(now + 1, state, none)
+        assert made.wants() == {"relay-inline": ("bypass", "not_sent")}
+        made.update(now + 2, GOOD, none)
+        machine = made.units["main"].machine
+        due = machine.deadline()
+        assert due is not None
+        assert due - now > wait
+        wait = due - now
+        assert made.show(now)[0].next_attempt_ms == wait // 1_000_000
+        made.update(due, GOOD, none)
+        made.update(due, state, none)
+    assert wait // SECOND == 16
 
 
 def test_auto_by_an_operator_ends_a_long_wait() -> None:
