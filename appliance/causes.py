@@ -16,12 +16,18 @@ class Cause(StrEnum):
     CONFIGURED = "configured"
     CONFIG_INVALID = "config_invalid"
     PORT_MISSING = "port_missing"
+    PORT_SET_DOWN = "port_set_down"
     LINK_DOWN = "link_down"
+    LINKS_DOWN = "links_down"
+    NOT_SENT = "not_sent"
+    PARTLY_SENT = "partly_sent"
     RELAY_MISSING = "relay_missing"
     RELAY_FAULT = "relay_fault"
     RELAY_UNSUPPORTED = "relay_unsupported"
     WATCHDOG_MISSING = "watchdog_missing"
     DATAPATH_FAULT = "datapath_fault"
+    PROGRAM_DETACHED = "program_detached"
+    FOREIGN_PROGRAM = "foreign_program"
     REARMING = "rearming"
     SUPERVISOR_LOST = "supervisor_lost"
     SUPERVISOR_RESTARTED = "supervisor_restarted"
@@ -65,12 +71,18 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.CONFIGURED: "requested by the configuration",
     Cause.CONFIG_INVALID: "the configuration is not valid: run `bypass check` on the file",
     Cause.PORT_MISSING: "a port of the segment does not exist: compare board.toml with the hardware",
+    Cause.PORT_SET_DOWN: "another program sets a port of the segment down: find out which and stop it",
     Cause.LINK_DOWN: "a port of the segment has no link: check cable and neighbour",
+    Cause.LINKS_DOWN: "no port of the segment has a link: check cables and neighbours, then the appliance's own ports",
+    Cause.NOT_SENT: "a port sends none of its frames: look for its driver in the kernel log",
+    Cause.PARTLY_SENT: "a port sends only part of its frames: it is overloaded, or one of its queues hangs",
     Cause.RELAY_MISSING: "the relay line cannot be opened: check board.toml and the GPIO driver",
     Cause.RELAY_FAULT: "the relay line does not follow its setting",
     Cause.RELAY_UNSUPPORTED: "this firmware cannot drive the board's kind of relay: correct board.toml or update it",
     Cause.WATCHDOG_MISSING: "the hardware watchdog cannot be opened: a hang would not be noticed",
     Cause.DATAPATH_FAULT: "the kernel refused the datapath",
+    Cause.PROGRAM_DETACHED: "another program detaches the datapath from a port: find out which and stop it",
+    Cause.FOREIGN_PROGRAM: "another BPF program has a port's frames before the datapath: `bpftool net` shows which",
     Cause.REARMING: "healthy again, waiting for the re-arm delay",
     Cause.SUPERVISOR_LOST: "the supervisor did not come back within the grace time",
     Cause.SUPERVISOR_RESTARTED: "the supervisor exited unexpectedly, and the keeper restarted it",

@@ -6,6 +6,7 @@ Every message is one line that says what is wrong and, where it can, what to do.
 
 from __future__ import annotations
 
+import errno
 from typing import NamedTuple
 from unicodedata import east_asian_width
 
@@ -83,7 +84,16 @@ class HardwareError(BypassError):
 
 
 class DatapathError(BypassError):
-    """The kernel refused a BPF program, map or link."""
+    """The kernel refused a BPF program, map or link. `code`: its errno, where there is one."""
+
+    def __init__(self, what: str, code: int = 0) -> None:
+        self.code = code
+        super().__init__(what)
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same may work a moment later: the kernel was busy or short of memory."""
+        return self.code in (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETIMEDOUT)
 
 
 class GuestError(BypassError):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,3 +110,15 @@ async def wait_alive(event: asyncio.Event, alive: Alive, every: float) -> None:
         except TimeoutError:
             continue
     alive()
+
+
+async def in_thread(work: Coroutine[object, object, None], alive: Alive, patience: int) -> None:
+    """Do `work` that waits for a thread, and check in meanwhile: the kernel may keep the thread waiting for seconds."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            alive()
+            await asyncio.wait({task}, timeout=patience / 4e9)
+    finally:
+        task.cancel()
+    await task

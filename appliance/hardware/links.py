@@ -4,6 +4,10 @@
 `Links` is a part of bypassd. From `start` on it owns the netlink socket and the settings of the data ports (up,
 promiscuous, offloads); the settings stay when bypassd ends, because the datapath goes on. A missing port is not an
 error: it is listed as missing and set up when it appears. Management ports are left to management/.
+
+The kernel tells of every change, and is asked once a second all the same: a message can be lost, and only an answer
+shows that the port is still there. What another program changed on a port is set right at once; a port that it keeps
+changing is `contested`, which is a reason to bypass.
 """
 
 from __future__ import annotations
@@ -12,17 +16,28 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from appliance.causes import Cause
+from appliance.contest import Contest
 from appliance.errors import HardwareError
 from appliance.hardware import board
-from appliance.part import PATIENCE_NS, Alive
+from appliance.part import PATIENCE_NS, Alive, in_thread
 from appliance.system import netdev, netlink
 from appliance.system.netlink import RTM_DELLINK, RTM_NEWLINK, LinkMessage, parse_links
 
 log = logging.getLogger(__name__)
+
+LOOK_NS = 900_000_000
+"""The kernel is asked for the ports this long after its last answer: what is wrong is seen within a second."""
+SCAN_NS = 5_000_000_000
+"""A missing port, or one that could not be set up, is looked for again after this time, though nothing was heard."""
+
+Repaired = Callable[[str, Cause, str], None]
+"""Told of what was set right on a port: its name, what had been done to it, and how in words."""
 
 
 class Device(NamedTuple):
@@ -44,6 +59,9 @@ class Port:
     mac: str
     up: bool = False
     link: bool = False
+    sent: int = 0  # packets, as the driver counted them at the last look
+    dropped: int = 0
+    contest: Contest = field(default_factory=Contest)
 
 
 def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict[str, Device], dict[str, str]]:
@@ -87,15 +105,25 @@ class Links:
     name = "links"
     patience = PATIENCE_NS
 
-    def __init__(self, wanted: Iterable[board.Port], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        wanted: Iterable[board.Port],
+        changed: Callable[[], None],
+        repaired: Repaired = lambda port, cause, how: None,
+    ) -> None:
         self._wanted = [port for port in wanted if port.role == "data"]
-        self._changed = changed
+        self._changed, self._repaired = changed, repaired
         self._socket: socket.socket | None = None
         self.ports: dict[str, Port] = {}
         self.missing: dict[str, str] = {}
+        self.contested: dict[str, str] = {}  # by port: what another program keeps doing to it
+        self.looked = 0  # when the counters of the ports were read
+        self._wrong: set[str] = set()  # ports whose settings somebody seems to have changed
+        self._scanned = 0
         self._downed: set[str] = set()
         self._seen: set[int] = set()  # indexes of all devices at the last look
-        self._rescan = asyncio.Event()
+        self._rescan = False  # a device came or went
+        self._woken = asyncio.Event()  # do not wait for the next look
 
     async def start(self) -> None:
         """Listen first and look then, so that nothing that changes in between is missed."""
@@ -107,16 +135,82 @@ class Links:
         self._scan()
 
     async def run(self, alive: Alive) -> None:
-        """Look again whenever a device comes or goes."""
+        """Look again whenever a device comes or goes, and once a second."""
         while True:
             alive()
             try:
                 async with asyncio.timeout(self.patience / 4e9):
-                    await self._rescan.wait()
+                    await self._woken.wait()
             except TimeoutError:
-                continue
-            self._rescan.clear()
-            self._scan()
+                pass
+            now = time.monotonic_ns()
+            woken = self._woken.is_set()
+            self._woken.clear()
+            if self._rescan or (self.missing and now - self._scanned >= SCAN_NS):
+                self._rescan = False
+                self._scan()
+            if woken or self._wrong or now - self.looked >= LOOK_NS:
+                await in_thread(self._look(), alive, self.patience)
+
+    async def _look(self) -> None:
+        """Ask for the ports, and set right what is wrong. In a thread: both wait for whoever changes some link."""
+        try:
+            answers = await asyncio.to_thread(netlink.read_links, [port.ifindex for port in self.ports.values()])
+        except OSError as error:
+            log.error("links cannot be read: %s", error.strerror or error)
+            answers = {}
+        changed = False
+        for message in answers.values():
+            if message is None:
+                self._scan_soon()
+            else:
+                changed |= self._take_message(message)
+        self.looked = time.monotonic_ns()
+        for name in sorted(self._wrong):
+            changed |= await self._set_right(name)
+        changed |= self._forgive(self.looked)
+        self._wrong.clear()
+        if changed:
+            self._changed()
+
+    async def _set_right(self, name: str) -> bool:
+        """Give a port its settings again, if they are really wrong: a message may be older than what we did since."""
+        port = self.ports.get(name)
+        if port is None or name in self._downed:
+            return False
+        try:
+            lacking = netdev.TRANSPARENT & ~netdev.flags(port.ifname)
+            if not lacking:
+                return False
+            await asyncio.to_thread(netdev.prepare, port.ifname)
+            if name in self._downed:  # meanwhile
+                netdev.set_up(port.ifname, False)
+        except (HardwareError, OSError) as error:
+            trouble = f"cannot be set right: {error}"
+        else:
+            what = "set it down" if lacking & netdev.IFF_UP else "changed its settings"
+            often = port.contest.repaired(time.monotonic_ns())
+            trouble = f"was set right {often} times in a minute: another program keeps changing it" if often else ""
+            if not often:  # once is news, and a contest is another piece of news
+                self._repaired(name, Cause.PORT_SET_DOWN, f"another program {what}; it was set right")
+                log.warning("port %s: another program %s; it was set right", name, what)
+        if trouble and self.contested.get(name) != trouble:
+            log.error("port %s %s", name, trouble)
+        if trouble:
+            self.contested[name] = trouble
+            return True
+        return self.contested.pop(name, None) is not None
+
+    def _forgive(self, now: int) -> bool:
+        """Forget about contests that are over."""
+        over = [name for name in self.contested if name not in self._wrong and not self._is_contested(name, now)]
+        for name in over:
+            del self.contested[name]
+        return bool(over)
+
+    def _is_contested(self, name: str, now: int) -> bool:
+        port = self.ports.get(name)
+        return port is not None and port.contest.going_on(now)
 
     async def stop(self) -> None:
         """Stop watching. A port that we took down to pass a lost link on comes up again: nobody would do it later."""
@@ -138,12 +232,19 @@ class Links:
         except HardwareError as error:
             log.warning("%s", error)
 
+    def forgive(self, name: str) -> None:
+        """Somebody has seen to it that no other program changes this port any more."""
+        self.contested.pop(name, None)
+        if name in self.ports:
+            self.ports[name].contest = Contest()
+
     @property
     def downed(self) -> frozenset[str]:
         """The ports that `set_down` has down."""
         return frozenset(self._downed)
 
     def _scan(self) -> None:
+        self._scanned = time.monotonic_ns()
         there = devices()
         self._seen = {device.ifindex for device in there}
         found, missing = match(self._wanted, there)
@@ -165,6 +266,10 @@ class Links:
         netlink.ask_links(self._socket)
         self._changed()
 
+    def _scan_soon(self) -> None:
+        self._rescan = True
+        self._woken.set()
+
     def _take(self, name: str, device: Device) -> None:
         ifname = netdev.rename(device.ifname, name)
         if name not in self._downed:
@@ -183,7 +288,7 @@ class Links:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._rescan.set()  # messages were lost
+                self._scan_soon()  # messages were lost
                 continue
             for message in parse_links(data):
                 changed |= self._take_message(message)
@@ -194,13 +299,18 @@ class Links:
         port = next((port for port in self.ports.values() if port.ifindex == message.ifindex), None)
         if port is None:
             if message.kind == RTM_NEWLINK and self.missing and message.ifindex not in self._seen:
-                self._rescan.set()
+                self._scan_soon()
             return False
         if message.kind == RTM_DELLINK:
-            self._rescan.set()
+            self._scan_soon()
             return False
+        if port.name not in self._downed and netdev.TRANSPARENT & ~message.flags:
+            self._wrong.add(port.name)
+        port.sent, port.dropped = message.sent, message.dropped
         before = (port.up, port.link, port.ifname)
         port.up, port.link, port.ifname = message.up, message.link, message.ifname or port.ifname
+        if before[1] and not port.link:
+            self._woken.set()  # the kernel tells of losses up to a second late; whether both are lost is asked for
         if before[:2] != (port.up, port.link):
             log.info("port %s: %s", port.name, "link" if port.link else "no link" if port.up else "down")
         return before != (port.up, port.link, port.ifname)

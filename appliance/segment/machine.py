@@ -8,9 +8,16 @@
     inline      the keeper confirmed it
     disconnect  the link is cut on request
 
-Leaving inline for a fault soon after it was reached doubles the re-arm delay (flapping breaks more than it saves); a
-long time inline gives the configured delay back. An adopted segment (bypassd restarted, relay held inline by the
-keeper, datapath intact) goes from starting to inline at once: no relay moves.
+Leaving inline for a fault soon after it was reached doubles the re-arm delay, up to an hour (each move of the relay
+makes both neighbours negotiate anew); each ten minutes inline halve it again. So a relay moves some twenty times in the
+first hour of trouble and a few times an hour from then on, whatever happens to links, ports and frames.
+
+What can only be seen inline (a link, frames that a port sends) leaves no lasting fact in bypass, where a board joins
+its connectors, and its ports see nothing, or each other. Such a loss is a *trip*: the machine waits out the delay under
+the trip's cause and then tries again; what watches links and frames ends the attempt when they are still missing.
+
+An adopted segment (bypassd restarted, relay held inline by the keeper, datapath intact) goes from starting to inline at
+once: no relay moves.
 
 Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as bypassd has the segment.
 """
@@ -90,8 +97,12 @@ class Times:
     """The machine's times in nanoseconds."""
 
     rearm_delay: int = 2 * SECOND
-    rearm_max: int = 60 * SECOND  # the back-off does not grow beyond this (or beyond rearm_delay, if that is longer)
-    flap_window: int = 60 * SECOND  # leaving inline for a fault sooner than this doubles the delay
+    rearm_max: int = 3600 * SECOND  # the back-off does not grow beyond this (or beyond rearm_delay, if that is longer)
+    rearm_step: int = SECOND  # nor does it begin below this: twice nothing is nothing
+    flap_window: int = (
+        600 * SECOND
+    )  # leaving inline for a fault sooner doubles the delay; each such time inline halves it
+    early: int = 900 * SECOND  # a sign that a lost link is back shortens the wait, once in this time
     confirm: int = 3 * SECOND  # the keeper has this long to confirm inline
 
 
@@ -118,12 +129,19 @@ class Machine:
         self.delay = self.times.rearm_delay  # the present one, with back-off
         self._due = 0
         self._fit_since: int | None = None
+        self._tripped: tuple[Cause, str] | None = None  # by what, until something else leads to bypass
+        self._hastened: int | None = None  # when a wait was last cut short
         self._moves: list[Move] = []
 
     @property
     def want(self) -> str:
         """What the keeper is to be asked for."""
         return WANT[self.state]
+
+    @property
+    def tripped(self) -> Cause | None:
+        """What tripped it last: the present state is the wait for the next attempt, or that attempt, or its success."""
+        return self._tripped[0] if self._tripped else None
 
     def deadline(self) -> int | None:
         """When `tick` has something to do; None = nothing to wait for."""
@@ -170,8 +188,31 @@ class Machine:
         if self.state in (State.INLINE, State.ENGAGING):
             self._back_off(now)
             self._fit_since = now
+            self._tripped = (cause, detail)
             self._move(now, Stimulus.UNFIT, cause, detail)
         return self._moves
+
+    def remark(self, cause: Cause, detail: str) -> list[Move]:
+        """Inline, and this is worth naming, though no reason to leave (yet); Cause.HEALTHY when it is over."""
+        self._moves = []
+        if self.state is State.INLINE:
+            if cause is not self.cause:
+                self._moves.append(Move(self.state, self.state, cause, detail))
+            self.cause, self.detail = cause, detail
+        return self._moves
+
+    def hasten(self, now: int) -> None:
+        """There is a sign that what tripped it is over: try soon. Obeyed rarely, because signs flap as links do."""
+        rare = self._hastened is None or now - self._hastened >= self.times.early
+        due = now + self.times.rearm_delay
+        if self.state is State.REARMING and self._tripped and rare and due < self._due:
+            self._due, self._hastened = due, now
+
+    def forgive(self) -> None:
+        """Somebody says "try now": the back-off begins anew, and a wait is over with the next `tick`."""
+        self.delay = self.times.rearm_delay
+        if self.state is State.REARMING:
+            self._due = self.since
 
     def keeper(self, now: int, relay: str, cause: str) -> list[Move]:
         """The keeper reported the relay's position."""
@@ -196,7 +237,7 @@ class Machine:
 
     def _lost(self, now: int, detail: str) -> None:
         self._back_off(now)
-        self._fit_since = now
+        self._fit_since, self._tripped = now, None
         self._move(now, Stimulus.LOST, Cause.RELAY_FAULT, detail)
 
     def _follow(self, now: int, facts: Facts) -> None:
@@ -208,12 +249,19 @@ class Machine:
             self._fit_since = now
         if wanted == "inline":
             if self.state in (State.STARTING, State.BYPASS, State.DISCONNECT):
-                self._due = max(now, (self._fit_since or now) + self.delay)
-                after = "" if self.state is State.STARTING else f", after {self.cause}"
-                self._move(now, Stimulus.FIT, Cause.REARMING, f"inline in {(self._due - now) / 1e9:.1f} s{after}")
+                since = now if self._fit_since is None else self._fit_since
+                self._due = max(now, since + self.delay)
+                wait = f"{(self._due - now) / 1e9:.1f} s"
+                if self._tripped and self.state is State.BYPASS:
+                    cause, detail = self._tripped[0], f"{self._tripped[1]}: next attempt after {wait}"
+                else:
+                    after = "" if self.state is State.STARTING else f", after {self.cause}"
+                    cause, detail = Cause.REARMING, f"inline in {wait}{after}"
+                self._move(now, Stimulus.FIT, cause, detail)
             return
-        if self.state is State.INLINE and facts.asked == "auto" and cause is not Cause.STOPPING:
+        if self.state in (State.INLINE, State.ENGAGING) and facts.asked == "auto" and cause is not Cause.STOPPING:
             self._back_off(now)
+        self._tripped = None
         target = State.DISCONNECT if wanted == "disconnect" else State.BYPASS
         if self.state is not target:
             self._move(now, Stimulus.CUT if wanted == "disconnect" else Stimulus.UNFIT, cause, detail)
@@ -222,10 +270,12 @@ class Machine:
             self.cause, self.detail = cause, detail
 
     def _back_off(self, now: int) -> None:
-        if self.state is State.INLINE and now - self.since >= self.times.flap_window:
-            self.delay = self.times.rearm_delay
+        steady = (now - self.since) // self.times.flap_window if self.state is State.INLINE else 0
+        if steady:
+            delay = self.delay >> min(steady, 64)
         else:
-            self.delay = max(self.times.rearm_delay, min(2 * self.delay, self.times.rearm_max))
+            delay = min(max(2 * self.delay, self.times.rearm_step), self.times.rearm_max)
+        self.delay = max(self.times.rearm_delay, delay)
 
     def _move(self, now: int, stimulus: Stimulus, cause: Cause, detail: str) -> None:
         new = TABLE.after(self.state, stimulus)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
 from appliance.api.schema import state
 from appliance.causes import Cause
 from appliance.config.schema.model import Segment
@@ -22,16 +24,15 @@ from appliance.errors import NotFoundError, RefusedError
 from appliance.hardware.board import Board
 from appliance.hardware.links import Links
 from appliance.keeper.client import KeeperState
+from appliance.segment.carrier import SIDES, Carrier, Meaning, Ports, Side
+from appliance.segment.evidence import Evidence, Sample
 from appliance.segment.machine import Machine, Move, State, Times
-from appliance.segment.policy import Asked, Facts, link_loss
+from appliance.segment.policy import Asked, Facts
 from appliance.system import files
 from appliance.telemetry.subject import Change
 from appliance.telemetry.transitions import Transitions
 
 log = logging.getLogger(__name__)
-
-LINK_SETTLE_NS = 3_000_000_000
-"""After a relay or a port of ours moved, links are given this long to come up before a missing one counts as lost."""
 
 _CHANGES = {
     State.INLINE: Change.SEGMENT_INLINE,
@@ -57,8 +58,9 @@ class Unit:
     relay: str  # the keeper's name for it; "" = the board has no relay for these ports
     has_disconnect: bool
     machine: Machine
+    carrier: Carrier = field(default_factory=Carrier)
+    evidence: Evidence = field(default_factory=Evidence)
     asked: str = ""  # by the operator; "" = nothing, the configuration counts
-    settle_until: int = 0
     faults: Mapping[Cause, str] = field(default_factory=dict)
 
 
@@ -85,6 +87,11 @@ def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | No
     if keeper.watchdog_present and not keeper.watchdog_ms:
         faults[Cause.WATCHDOG_MISSING] = keeper.watchdog_error or "the keeper has not opened it yet"
     return faults
+
+
+def _until_attempt(now: int, machine: Machine) -> int | UnsetType:
+    due = machine.deadline()
+    return max(0, due - now) // 1_000_000 if machine.state is State.REARMING and due is not None else UNSET
 
 
 class Segments:
@@ -129,7 +136,7 @@ class Segments:
             state = keeper.relays.get(unit.relay) if keeper else None
             facts = self._facts(unit, keeper, faults(name))
             self._note(unit, unit.machine.begin(now, facts, state.relay if state else "bypass", intact, first))
-            unit.settle_until = now + LINK_SETTLE_NS
+            unit.carrier.moved(now)
 
     def update(self, now: int, keeper: KeeperState | None, faults: Callable[[str], Mapping[Cause, str]]) -> None:
         """Look at everything again."""
@@ -143,9 +150,15 @@ class Segments:
                 before = machine.relay
                 self._note(unit, machine.keeper(now, state.relay, state.cause))
                 if state.relay != before:
-                    unit.settle_until = now + LINK_SETTLE_NS
+                    unit.carrier.moved(now)
             self._note(unit, machine.tick(now))
-            self._follow_links(now, unit)
+            self._follow_ports(now, unit)
+
+    def counted(self, name: str, sample: Sample) -> None:
+        """What went in and what the ports sent, about once a second; `update` draws the conclusion."""
+        unit = self.units.get(name)
+        if unit is not None:
+            unit.evidence.add(sample)
 
     def wants(self) -> dict[str, tuple[str, str]]:
         """What the keeper is asked for, by relay."""
@@ -158,7 +171,9 @@ class Segments:
 
     def deadline(self) -> int | None:
         """When `update` has something to do although nothing changed."""
-        return min((due for unit in self.units.values() if (due := unit.machine.deadline()) is not None), default=None)
+        units = self.units.values()
+        times = [due for unit in units for due in (unit.machine.deadline(), unit.carrier.deadline) if due is not None]
+        return min(times, default=None)
 
     # -- another configuration
 
@@ -200,14 +215,17 @@ class Segments:
                 facts = self._facts(unit, keeper, faults(segment.name))
                 relay = state.relay if state else "bypass"
                 self._note(unit, unit.machine.begin(now, facts, relay, intact=False, first=True))
-                unit.settle_until = now + LINK_SETTLE_NS
+                unit.carrier.moved(now)
         self.units = units
         self.update(now, keeper, faults)
 
     # -- for operators
 
     def ask(self, name: str, asked: str) -> Unit:
-        """Take an operator's order (bypass, auto, disconnect); then call `update`. NotFoundError, RefusedError."""
+        """Take an operator's order (bypass, auto, disconnect); then call `update`. NotFoundError, RefusedError.
+
+        "auto" also ends a wait that flapping has lengthened: whoever asks has mended something.
+        """
         unit = self.units.get(name)
         if unit is None:
             there = ", ".join(self.units) or "none"
@@ -215,6 +233,10 @@ class Segments:
         if asked == "disconnect" and not unit.has_disconnect:
             raise RefusedError(f"segment {name}: this board's relay has no disconnect: use bypass")
         unit.asked = asked
+        if asked == "auto":
+            unit.machine.forgive()
+            for port in (unit.config.lan, unit.config.wan):
+                self._links.forgive(port)
         self._remember()
         return unit
 
@@ -227,7 +249,7 @@ class Segments:
             return Link.HELD_DOWN
         return Link.UP if known.link else Link.DOWN
 
-    def show(self) -> list[state.Segment]:
+    def show(self, now: int) -> list[state.Segment]:
         """All segments, as the API shows them."""
         return [
             state.Segment(
@@ -246,6 +268,11 @@ class Segments:
                 on_link_loss=unit.config.on_link_loss,
                 rearm_delay_ms=unit.machine.delay // 1_000_000,
                 since_mono_ns=unit.machine.since,
+                next_attempt_ms=_until_attempt(now, unit.machine),
+                lan_sent=unit.evidence.ports["lan"].kept,
+                wan_sent=unit.evidence.ports["wan"].kept,
+                sent_detail="; ".join(port.detail for port in unit.evidence.ports.values() if port.detail),
+                link_loss_limit_ms=int(unit.config.link_loss_limit) // 1_000_000,
             )
             for name, unit in self.units.items()
         ]
@@ -254,14 +281,18 @@ class Segments:
 
     def _facts(self, unit: Unit, keeper: KeeperState | None, more: Mapping[Cause, str]) -> Facts:
         config = unit.config
-        faults = hardware_faults(unit.relay, (config.lan, config.wan), keeper)
+        ports = (config.lan, config.wan)
+        faults = hardware_faults(unit.relay, ports, keeper)
         gone = [
             self._links.missing.get(port, f"{port} is not a port of this board: board.toml has the names")
-            for port in (config.lan, config.wan)
+            for port in ports
             if port not in self._links.ports
         ]
         if gone:
             faults[Cause.PORT_MISSING] = "; ".join(gone)
+        contested = [f"{port} {said}" for port in ports if (said := self._links.contested.get(port))]
+        if contested:
+            faults[Cause.PORT_SET_DOWN] = "; ".join(contested)
         faults.update(more)
         unit.faults = faults
         asked: Asked = "auto"
@@ -275,27 +306,55 @@ class Segments:
             cause = Cause.OPERATOR
         return Facts(asked, cause, faults)
 
-    def _follow_links(self, now: int, unit: Unit) -> None:
-        config, links = unit.config, self._links
-        lan, wan = links.ports.get(config.lan), links.ports.get(config.wan)
-        inline = unit.machine.state is State.INLINE
-        if lan is None or wan is None or (inline and now < unit.settle_until):
+    def _follow_ports(self, now: int, unit: Unit) -> None:
+        """Leave inline, or say what is wrong, for what can only be seen there: links, and frames that leave."""
+        machine = unit.machine
+        ports = self._ports(unit)
+        if ports is None:
             return
-        names = {"lan": config.lan, "wan": config.wan}
-        down = frozenset(side for side, port in names.items() if port in links.downed)
-        answer = link_loss(config.on_link_loss, inline, lan.link, wan.link, down)
-        if answer.bypass:
-            self._note(unit, unit.machine.trip(now, Cause.LINK_DOWN, answer.bypass))
-        for side, port in names.items():
-            if (side in down) != (side in answer.down):
-                other = names["wan" if side == "lan" else "lan"]
-                links.set_down(port, side in answer.down)
-                unit.settle_until = now if side in answer.down else now + LINK_SETTLE_NS
-                if side in answer.down:
-                    change, old, new, detail = Change.PORT_DOWN, "up", "down", f"{other} lost its link"
-                else:
-                    change, old, new, detail = Change.PORT_UP, "down", "up", f"{other} has its link again"
-                self._transitions.record(change, port, old, new, Cause.LINK_DOWN, detail=detail)
+        inline = machine.state is State.INLINE
+        attempt = machine.tripped in (Cause.LINK_DOWN, Cause.LINKS_DOWN)
+        limit = int(unit.config.link_loss_limit)
+        policy = unit.config.on_link_loss
+        meaning = unit.carrier.look(now, ports, inline=inline, policy=policy, limit=limit, attempt=attempt)
+        if meaning.returned and attempt:
+            machine.hasten(now)
+        self._hold_down(now, unit, ports, meaning)
+        if not (inline and ports.lan and ports.wan):
+            unit.evidence.forget()
+        found = unit.evidence.verdict()
+        if meaning.bypass:
+            self._note(unit, machine.trip(now, meaning.cause, meaning.detail))
+        elif found.bypass:
+            self._note(unit, machine.trip(now, found.cause, found.detail))
+        elif meaning.cause is not Cause.HEALTHY:
+            self._note(unit, machine.remark(meaning.cause, meaning.detail))
+        else:
+            self._note(unit, machine.remark(found.cause, found.detail))
+
+    def _hold_down(self, now: int, unit: Unit, ports: Ports, meaning: Meaning) -> None:
+        for side in SIDES:
+            if (side in ports.down) == (side in meaning.down):
+                continue
+            port, other = ports.name(side), ports.name(SIDES[1 - SIDES.index(side)])
+            self._links.set_down(port, side in meaning.down)
+            if side in meaning.down:
+                change, old, new, detail = Change.PORT_DOWN, "up", "down", f"{other} lost its link"
+            else:
+                unit.carrier.moved(now, side)
+                change, old, new, detail = Change.PORT_UP, "down", "up", f"{other} has its link again"
+                if unit.machine.state is not State.INLINE or meaning.bypass:
+                    detail = "the relay is not inline"
+            self._transitions.record(change, port, old, new, Cause.LINK_DOWN, detail=detail)
+
+    def _ports(self, unit: Unit) -> Ports | None:
+        """Both ports as they are; None when one is missing, which is a fault of its own."""
+        names: dict[Side, str] = {"lan": unit.config.lan, "wan": unit.config.wan}
+        lan, wan = (self._links.ports.get(name) for name in names.values())
+        if lan is None or wan is None:
+            return None
+        down = frozenset(side for side, name in names.items() if name in self._links.downed)
+        return Ports(lan.link, wan.link, down, names["lan"], names["wan"])
 
     def _note(self, unit: Unit, moves: list[Move]) -> None:
         for move in moves:

@@ -100,10 +100,10 @@ class Datapath:
     # -- devices (see Attachments) ------------------------------------------------------------------------------------
 
     def attach_segment(
-        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False
+        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False, patient: bool = False
     ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports in line."""
-        return self._devices.attach_segment(segment, lan, wan, mode, whole=whole)
+        return self._devices.attach_segment(segment, lan, wan, mode, whole=whole, patient=patient)
 
     def attach_hop(
         self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False
@@ -126,6 +126,11 @@ class Datapath:
     def attachments(self) -> list[Attachment]:
         """Everything that is attached, ports first."""
         return self._devices.all()
+
+    @property
+    def devices(self) -> Attachments:
+        """What is attached, for whoever watches it."""
+        return self._devices
 
     def begins_in(self, attachment: Attachment) -> int | None:
         """The id of the program that the device's frames begin in."""
@@ -225,6 +230,20 @@ class Datapath:
         """Counters of the ports alone, by segment and side: quick to read."""
         ports = [attached for attached in self.attachments() if not attached.hop]
         return {(port.segment, port.side): self._device_count(port.slot) for port in ports}
+
+    def leaving(self, segment: str) -> dict[Side, dict[int, int]]:
+        """Frames that were sent out of each port of a segment, by the slot of the device that they came from.
+
+        Those of a hop that chooses by tags are left out: it is not counted where it sends them.
+        """
+        found: dict[Side, dict[int, int]] = {side: {} for side in Side}
+        for attached in self.attachments():
+            if attached.segment != segment or (attached.hop and self._devices.steers(attached)):
+                continue
+            frames = self._device_count(attached.slot).frames
+            leaves = attached.side if attached.hop else Side(attached.side ^ 1)
+            found[leaves][attached.slot] = sum(frames[outcome] for outcome in layout.LEAVING)
+        return found
 
     def counters(self) -> Counters:
         """All counters of what is attached and configured."""

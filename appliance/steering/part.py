@@ -2,30 +2,56 @@
 """The part "steering": loads or adopts the datapath, attaches the segments' ports to it, renews its dead-man lease.
 
 Owns the `Datapath` object from `start` to the end of bypassd; the pinned programs and maps outlive both. A segment
-whose ports are missing is attached when they appear. What guests and incidents lay over the configuration
-(steering/overlay.py) is part of the policy and kept on the data partition. What the kernel refuses is a fault of that
-segment (or, from `start`, of all), and a reason to bypass.
+whose ports are missing is attached when they appear, one that the kernel refuses is tried again with back-off, and once
+a second the kernel is asked whether everything is still attached (attachment_watch.py). What guests and incidents lay
+over the configuration (steering/overlay.py) is part of the policy and kept on the data partition. What the kernel
+refuses is a fault of that segment (or, from `start`, of all), and a reason to bypass.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.causes import Cause
 from appliance.config.check.lint import Finding
-from appliance.config.schema.model import Config
+from appliance.config.schema.model import Config, Segment
 from appliance.errors import BypassError, UnreachableError
 from appliance.hardware.links import Links
-from appliance.part import PATIENCE_NS, Alive
+from appliance.part import PATIENCE_NS, Alive, in_thread
 from appliance.steering import overlay as laid
+from appliance.steering.attachment_watch import AttachmentWatch, Fault, look
 from appliance.steering.overlay import Overlay
 
 if TYPE_CHECKING:
     from appliance.steering.datapath import Datapath, Prepared
 
 log = logging.getLogger(__name__)
+
+LOOK_NS = 900_000_000
+"""The kernel is asked about the attachments this long after its last answer."""
+RETRY_FIRST_NS, RETRY_LAST_NS = 500_000_000, 30_000_000_000
+PATIENT_TRIES = 3
+"""So often the best mode is tried when the kernel is busy or short of memory, before the next one is taken."""
+
+
+@dataclass
+class Retry:
+    """The next attempt to attach a segment to these ports."""
+
+    indexes: tuple[int, int]
+    tries: int = 0
+    due: int = 0
+
+    def failed(self, now: int) -> None:
+        """Wait for twice as long as the last time."""
+        self.due = now + min(RETRY_FIRST_NS << min(self.tries, 10), RETRY_LAST_NS)
+        self.tries += 1
 
 
 class Steering:
@@ -34,12 +60,25 @@ class Steering:
     name = "steering"
     patience = PATIENCE_NS
 
-    def __init__(self, config: Config, links: Links, bpf_object: Path, pins: Path, names: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        links: Links,
+        bpf_object: Path,
+        pins: Path,
+        names: Path,
+        *,
+        repaired: Callable[[str, Cause, str], None] = lambda port, cause, how: None,
+    ) -> None:
+        """`repaired(port, cause, how)` is told when a port was attached again that another program detached."""
         self._config, self._links = config, links
         self._files = (bpf_object, pins, names)
         self.datapath: Datapath | None = None
         self.ready = asyncio.Event()
-        self.faults: dict[str, str] = {}  # by segment
+        self._faults: dict[str, Fault] = {}  # by segment: why it could not be attached
+        self._retries: dict[str, Retry] = {}  # by segment
+        self._watch = AttachmentWatch(repaired)
+        self._looked = 0
         self.overlay = Overlay()
         self._overlay_file = names.with_name("overlay.json")
         self._attached: dict[str, tuple[int, int]] = {}  # the port indexes that a segment is attached with
@@ -56,6 +95,16 @@ class Steering:
     def effective(self) -> Config:
         """The configuration with what is laid over it: what the datapath follows."""
         return laid.apply(self._config, self.overlay)
+
+    def fault(self, segment: str) -> Fault | None:
+        """Why the kernel's part of a segment does not work."""
+        return self._faults.get(segment) or self._watch.faults.get(segment)
+
+    def forgive(self) -> None:
+        """An operator says "try now": attach at once what waits for its next attempt, and forget about contests."""
+        self._watch.forgive()
+        self._retries.clear()
+        self._changed.set()
 
     async def start(self) -> None:
         """Load or adopt, set the policy, attach what is there. BypassError: the kernel or a file refuses."""
@@ -111,21 +160,47 @@ class Steering:
             new = now.get(segment.name)
             if new is None or (new.lan, new.wan) != (segment.lan, segment.wan):
                 datapath.detach_segment(segment.name)
-                self.faults.pop(segment.name, None)
+                self._faults.pop(segment.name, None)
             if new is None or (new.lan, new.wan, new.attach) != (segment.lan, segment.wan, segment.attach):
                 self._attached.pop(segment.name, None)
+                self._retries.pop(segment.name, None)
         self._attach()
 
     async def run(self, alive: Alive) -> None:
-        """Attach again what changed."""
+        """Attach again what changed or failed, and see once a second that it stays attached."""
         while True:
             alive()
             try:
                 async with asyncio.timeout(self.patience / 4e9):
                     await self._changed.wait()
             except TimeoutError:
-                continue
-            self._changed.clear()
+                pass
+            now = time.monotonic_ns()
+            if self._changed.is_set() or any(now >= retry.due for retry in self._retries.values()):
+                self._changed.clear()
+                self._attach()
+            if now - self._looked >= LOOK_NS:
+                await in_thread(self._look(), alive, self.patience)
+
+    async def _look(self) -> None:
+        """Ask the kernel, in a thread, and mend what is not as we left it. Not while a policy is being switched."""
+        if self.datapath is None or self._changing.locked():
+            return
+        devices = self.datapath.devices
+        try:
+            seen = await asyncio.to_thread(look(devices))
+        except OSError as error:
+            log.error("what is attached cannot be looked at: %s", error.strerror or error)
+            return
+        finally:
+            self._looked = time.monotonic_ns()
+        if self.datapath is None or self._changing.locked():
+            return
+        self._watch.judge(devices, seen, self._looked)
+        for segment in self._watch.cleared:
+            self._attached.pop(segment, None)
+        if self._watch.cleared:
+            self._watch.cleared.clear()
             self._attach()
 
     async def stop(self) -> None:
@@ -187,22 +262,37 @@ class Steering:
             datapath.set_policy(self._config)
 
     def _attach(self) -> None:
-        assert self.datapath is not None
+        """Attach what is not attached, has other ports now, or failed and is due again."""
+        now = time.monotonic_ns()
         for segment in self._config.segment:
             lan, wan = self._links.ports.get(segment.lan), self._links.ports.get(segment.wan)
             if lan is None or wan is None:
                 self._attached.pop(segment.name, None)
+                self._retries.pop(segment.name, None)
                 continue
             indexes = (lan.ifindex, wan.ifindex)
-            if self._attached.get(segment.name) == indexes:
-                continue
-            try:
-                modes = self.datapath.attach_segment(segment.name, lan.ifname, wan.ifname, segment.attach)
-            except BypassError as error:
-                if self.faults.get(segment.name) != str(error):
-                    log.error("%s", error)
-                self.faults[segment.name] = str(error)
-                continue
-            self.faults.pop(segment.name, None)
-            self._attached[segment.name] = indexes
-            log.info("segment %s attached: %s (%s)", segment.name, modes[0].mode, modes[0].reason)
+            retry = self._retries.get(segment.name)
+            if retry is None or retry.indexes != indexes:
+                retry = Retry(indexes)
+            if self._attached.get(segment.name) != indexes and now >= retry.due:
+                self._attach_segment(segment, (lan.ifname, wan.ifname), retry, now)
+
+    def _attach_segment(self, segment: Segment, ports: tuple[str, str], retry: Retry, now: int) -> None:
+        """A failure is tried again; while it may pass, in the same way of attaching."""
+        assert self.datapath is not None
+        name = segment.name
+        try:
+            patient = retry.tries < PATIENT_TRIES
+            modes = self.datapath.attach_segment(name, *ports, segment.attach, patient=patient)
+        except BypassError as error:
+            fault = Fault(Cause.DATAPATH_FAULT, str(error))
+            if self._faults.get(name) != fault:
+                log.error("%s", error)
+            self._faults[name] = fault
+            retry.failed(now)
+            self._retries[name] = retry
+            return
+        self._faults.pop(name, None)
+        self._retries.pop(name, None)
+        self._attached[name] = retry.indexes
+        log.info("segment %s attached: %s (%s)", name, modes[0].mode, modes[0].reason)

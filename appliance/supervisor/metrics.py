@@ -11,6 +11,7 @@ from typing import Any
 
 import appliance
 from appliance.hop.lifecycle import HopState
+from appliance.segment.evidence import Kept
 from appliance.segment.machine import State as SegmentState
 from appliance.segment.manager import Link
 from appliance.steering.kernel.counters import Counters, DeviceCount
@@ -82,6 +83,9 @@ def _segments(system: System) -> list[Family]:
     relay = Family("relay_position", "gauge", "1 for the position of the relay as the keeper reports it")
     why = Family("segment_cause", "info", "The cause of the segment's state")
     link = Family("port_link_up", "gauge", "1 while the port has a link")
+    kept = Family("port_sending", "gauge", "1 for what the port sends of the frames that it is given")
+    sent = Family("port_sent_frames", "counter", "Frames that the port sent, as its driver counts them")
+    dropped = Family("port_unsent_frames", "counter", "Frames that the port dropped on the way out, as its driver says")
     for name, unit in system.segments.units.items():
         machine = unit.machine
         inline.add(1 if machine.relay == "inline" else 0, segment=name)
@@ -90,7 +94,12 @@ def _segments(system: System) -> list[Family]:
         why.add(1, segment=name, cause=machine.cause)
         for side, port in (("lan", unit.config.lan), ("wan", unit.config.wan)):
             link.add(1 if system.segments.link(port) is Link.UP else 0, segment=name, side=side, port=port)
-    return [inline, state, relay, why, link]
+            kept.states(unit.evidence.ports[side].kept, Kept, segment=name, side=side, port=port)
+            there = system.links.ports.get(port)
+            if there is not None:
+                sent.add(there.sent, segment=name, side=side, port=port)
+                dropped.add(there.dropped, segment=name, side=side, port=port)
+    return [inline, state, relay, why, link, kept, sent, dropped]
 
 
 def _guests(system: System) -> list[Family]:

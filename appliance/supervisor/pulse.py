@@ -12,6 +12,7 @@ import logging
 import time
 
 from appliance.causes import Cause
+from appliance.supervisor.frame_watch import FrameWatch
 from appliance.supervisor.system import System
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Pulse:
     def __init__(self, system: System, woken: asyncio.Event) -> None:
         """Whoever sets `woken` has the pulse look at everything now."""
         self._system, self._woken = system, woken
+        self._frames = FrameWatch(system)
         self._late: list[str] = []
 
     async def run(self) -> None:
@@ -49,6 +51,7 @@ class Pulse:
         system = self._system
         if self._any_late(now):
             return
+        self._frames.look()
         system.segments.update(now, system.keeper_state, system.faults)
         system.steering.renew(now + LEASE_NS)
         timeout = int(system.config.watchdog.timeout) // MS if system.config else None

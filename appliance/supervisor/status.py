@@ -142,6 +142,8 @@ class Show:
         self._config()
         name, mode = str(params["name"]), str(params["mode"])
         unit = system.segments.ask(name, mode)
+        if mode == "auto":
+            system.steering.forgive()
         who = caller()
         log.info("segment %s: %s requested by uid %d", name, mode, who.uid)
         system.segments.update(time.monotonic_ns(), system.keeper_state, system.faults)
@@ -168,7 +170,7 @@ class Show:
         system = self._system
         if system.config is None:
             return self._relays_without_config()
-        segments = system.segments.show()
+        segments = system.segments.show(time.monotonic_ns())
         attached = system.steering.datapath.attachments() if system.steering.datapath is not None else []
         for segment in segments:
             ports = [one for one in attached if one.segment == segment.name and not one.hop]

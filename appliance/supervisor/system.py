@@ -29,6 +29,7 @@ from appliance.segment.manager import Segments
 from appliance.steering.part import Steering
 from appliance.system.loop_watch import LoopWatch
 from appliance.telemetry.events import Events
+from appliance.telemetry.subject import Change
 from appliance.telemetry.transitions import Transitions
 
 if TYPE_CHECKING:  # slow to import: the link does not wait for them
@@ -75,9 +76,11 @@ class System:
             faults[Cause.PORT_MISSING] = self.board_error
         if "links" in self.part_faults:
             faults[Cause.PORT_MISSING] = self.part_faults["links"]
-        trouble = self.part_faults.get("steering") or self.steering.faults.get(segment)
-        if trouble:
-            faults[Cause.DATAPATH_FAULT] = trouble
+        fault = self.steering.fault(segment)
+        if "steering" in self.part_faults:
+            faults[Cause.DATAPATH_FAULT] = self.part_faults["steering"]
+        elif fault is not None:
+            faults[fault.cause] = fault.detail
         elif not self.steering.ready.is_set():
             faults[Cause.STARTING] = "the datapath is not up yet"
         return faults
@@ -103,9 +106,15 @@ def build(
     pstore = paths.root / board.crash_log.pstore.lstrip("/") if board and board.crash_log else None
     registry = Registry()
     transitions = Transitions(paths.transitions)
-    links = Links(board.port if board else (), ports_changed)
+
+    def repaired(port: str, cause: Cause, how: str) -> None:
+        transitions.record(Change.PORT_REPAIRED, port, "changed", "repaired", cause, detail=how)
+
+    links = Links(board.port if board else (), ports_changed, repaired)
     names = paths.state / "names.json"
-    steering = Steering(config or Config(), links, bpf_object or paths.bpf_object, paths.bpffs, names)
+    steering = Steering(
+        config or Config(), links, bpf_object or paths.bpf_object, paths.bpffs, names, repaired=repaired
+    )
     segments = Segments(config.segment if config else (), board, links, transitions, paths.run / "segments.json")
     return System(
         paths=paths,

@@ -22,10 +22,13 @@ BPF_TCX_INGRESS = 46
 XDP_FLAGS_SKB = 1 << 1
 XDP_FLAGS_DRIVER = 1 << 2
 BPF_PROG_TYPE_RAW_TRACEPOINT = 17
+BPF_F_BEFORE = 1 << 3  # TCX: first of all programs, where none is named
 BPF_ANY = 0
 BPF_MAP_TYPE_ARRAY = 2
 BPF_MAP_TYPE_RINGBUF = 27
 BPF_F_INNER_MAP = 1 << 12
+
+MAX_ATTACHED = 64  # programs of one device and place: BPF_MPROG_MAX
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
@@ -96,6 +99,20 @@ class TestRunOptions(ctypes.Structure):
         ("flags", c_uint32),
         ("cpu", c_uint32),
         ("batch_size", c_uint32),
+    )
+
+
+class _QueryOptions(ctypes.Structure):
+    """struct bpf_prog_query_opts."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("query_flags", c_uint32),
+        ("attach_flags", c_uint32),
+        ("prog_ids", c_void_p),
+        ("prog_cnt", c_uint32),
+        ("pad", c_uint32),
+        ("prog_attach_flags", c_void_p),
     )
 
 
@@ -182,6 +199,7 @@ def library() -> ctypes.CDLL:
         "bpf_link_create": (c_int, c_int, c_int, POINTER(_LinkOptions)),
         "bpf_link_update": (c_int, c_int, c_void_p),
         "bpf_link_detach": (c_int,),
+        "bpf_prog_query_opts": (c_int, c_int, POINTER(_QueryOptions)),
         "bpf_prog_test_run_opts": (c_int, POINTER(TestRunOptions)),
         "bpf_obj_get_info_by_fd": (c_int, c_void_p, POINTER(c_uint32)),
         "libbpf_num_possible_cpus": (),
@@ -208,7 +226,7 @@ def fail(what: str, number: int) -> DatapathError:
     """The error of a libbpf function that answered with `number` (negative errno), in one line."""
     code = -number if number < 0 else ctypes.get_errno()
     hint = {1: " (root is needed)", 12: " (out of memory, or a memlock limit)"}.get(code, "")
-    return DatapathError(f"{what}: {os.strerror(code)}{hint}")
+    return DatapathError(f"{what}: {os.strerror(code)}{hint}", code)
 
 
 def check(what: str, number: int) -> int:
@@ -264,6 +282,14 @@ def link_update(link_fd: int, program_fd: int) -> None:
 def link_detach(link_fd: int) -> None:
     """Detach now, whoever else holds the link."""
     check("detach", library().bpf_link_detach(link_fd))
+
+
+def attached_programs(ifindex: int, attach_type: int) -> list[int]:
+    """The ids of the programs that are attached to a network device in this place (TCX), in the order they run."""
+    ids = (c_uint32 * MAX_ATTACHED)()
+    options = _QueryOptions(sz=ctypes.sizeof(_QueryOptions), prog_ids=ctypes.addressof(ids), prog_cnt=MAX_ATTACHED)
+    check("attached programs", library().bpf_prog_query_opts(ifindex, attach_type, ctypes.byref(options)))
+    return list(ids[: options.prog_cnt])
 
 
 def info(fd: int, into: _T) -> _T:

@@ -21,6 +21,8 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNAME, _SIOCETHTOOL = 0x8913, 0x8914, 0x892
 _SIOCGIFADDR, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8915, 0x8916, 0x891C
 _SIOCGIFMTU, _SIOCSIFMTU = 0x8921, 0x8922
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x10000
+TRANSPARENT = IFF_UP | IFF_PROMISC | IFF_NOARP
+"""The flags of a port of a transparent device, see `prepare`."""
 _ETHTOOL_GDRVINFO, _ETHTOOL_GFLAGS, _ETHTOOL_SFLAGS = 0x3, 0x25, 0x26
 _FLAG_RXVLAN, _FLAG_LRO = 1 << 8, 1 << 15
 _IFREQ = struct.Struct("=16sH22x")
@@ -127,7 +129,7 @@ def prepare(ifname: str) -> list[str]:
         if error.errno != errno.EOPNOTSUPP:
             refused.append(f"LRO and VLAN stripping off: {error.strerror}")
     try:
-        change_flags(ifname, IFF_UP | IFF_PROMISC | IFF_NOARP)
+        change_flags(ifname, TRANSPARENT)
     except OSError as error:
         raise HardwareError(f"port {ifname}: flags cannot be set: {error.strerror}") from error
     return refused

@@ -7,10 +7,11 @@ socket owns it. Sources: linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, li
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from appliance.system.netdev import IFF_LOWER_UP, IFF_UP
@@ -20,12 +21,16 @@ RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _ERROR = 2  # NLMSG_ERROR
 _REQUEST, _DUMP = 0x1, 0x300  # NLM_F_
 _RTMGRP_LINK = 1
-_IFLA_IFNAME = 3
+_IFLA_IFNAME, _IFLA_STATS64, _IFLA_XDP = 3, 23, 43
+_XDP_PROGRAMS = (5, 4, 6)  # IFLA_XDP_DRV_PROG_ID, _PROG_ID, _SKB_PROG_ID
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 16, 3, 1, 2
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _GENERIC_HEADER = struct.Struct("=BBH")  # command, version
+_NUMBER = struct.Struct("=I")
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change
+_STATS = struct.Struct("=8Q")  # packets in, out, bytes in, out, errors in, out, dropped in, out
+_ANSWERS_S = 10.0  # to be told of one link: whoever changes one keeps the others waiting
 
 
 class LinkMessage(NamedTuple):
@@ -36,6 +41,10 @@ class LinkMessage(NamedTuple):
     ifname: str
     up: bool  # administratively
     link: bool  # carrier
+    flags: int = 0  # IFF_
+    program: int = 0  # id of the XDP program that is attached, in whatever mode; 0: none
+    sent: int = 0  # packets, as the driver counts them
+    dropped: int = 0  # on the way out
 
 
 def open_socket(family: int, groups: int = 0) -> socket.socket:
@@ -60,6 +69,25 @@ def ask_links(opened: socket.socket) -> None:
     """Have the kernel send the state of all links; the answers come like any other message."""
     body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST | _DUMP, 1, 0) + body)
+
+
+def read_links(indexes: Iterable[int]) -> dict[int, LinkMessage | None]:
+    """These links as they are now; None: there is no link of that index. OSError: the kernel does not say.
+
+    Waits while somebody changes a link, which can take a driver seconds: call it in a thread.
+    """
+    found: dict[int, LinkMessage | None] = {}
+    with open_socket(ROUTE) as opened:
+        opened.settimeout(_ANSWERS_S)
+        for index in indexes:
+            body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+            opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST, 1, 0) + body)
+            answer = opened.recv(1 << 17)
+            code = _error_of(answer)
+            if code and code != errno.ENODEV:
+                raise OSError(code, os.strerror(code))
+            found[index] = next(parse_links(answer), None)
+    return found
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -87,9 +115,27 @@ def parse_links(data: bytes) -> Iterator[LinkMessage]:
         if kind not in (RTM_NEWLINK, RTM_DELLINK) or len(body) < _IFINFO.size:
             continue
         _, _, index, flags, _ = _IFINFO.unpack_from(body)
-        name = dict(attributes(body[_IFINFO.size :])).get(_IFLA_IFNAME, b"")
-        text = name.rstrip(b"\0").decode("ascii", "replace")
-        yield LinkMessage(kind, index, text, bool(flags & IFF_UP), bool(flags & IFF_LOWER_UP))
+        said = dict(attributes(body[_IFINFO.size :]))
+        text = said.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("ascii", "replace")
+        program = _xdp_program(said.get(_IFLA_XDP, b""))
+        counts = said.get(_IFLA_STATS64, b"")
+        sent, dropped = _STATS.unpack_from(counts)[1::6] if len(counts) >= _STATS.size else (0, 0)
+        up, link = bool(flags & IFF_UP), bool(flags & IFF_LOWER_UP)
+        yield LinkMessage(kind, index, text, up, link, flags, program, sent, dropped)
+
+
+def _xdp_program(nested: bytes) -> int:
+    said = dict(attributes(nested))
+    numbers = (said[kind] for kind in _XDP_PROGRAMS if len(said.get(kind, b"")) >= _NUMBER.size)
+    return next((int(_NUMBER.unpack_from(number)[0]) for number in numbers), 0)
+
+
+def _error_of(answer: bytes) -> int:
+    """The errno that an answer carries; 0 when it is none. OSError: it is cut off."""
+    if len(answer) < _HEADER.size + 4:
+        raise OSError("netlink: the answer is cut off")
+    kind = _HEADER.unpack_from(answer)[1]
+    return -int(struct.unpack_from("=i", answer, _HEADER.size)[0]) if kind == _ERROR else 0
 
 
 def generic_family(opened: socket.socket, name: str) -> int:
@@ -106,10 +152,6 @@ def generic_request(opened: socket.socket, family: int, command: int, body: byte
     body = _GENERIC_HEADER.pack(command, 1, 0) + body
     opened.send(_HEADER.pack(_HEADER.size + len(body), family, _REQUEST, 1, 0) + body)
     answer = opened.recv(1 << 16)
-    if len(answer) < _HEADER.size + 4:
-        raise OSError("netlink: the answer is cut off")
-    _, kind, _, _, _ = _HEADER.unpack_from(answer)
-    if kind == _ERROR:
-        code = -struct.unpack_from("=i", answer, _HEADER.size)[0]
+    if code := _error_of(answer):
         raise OSError(code, os.strerror(code))
     return dict(attributes(answer[_HEADER.size + _GENERIC_HEADER.size :]))

@@ -73,6 +73,7 @@ class Change(Enum):
     SEGMENT_OTHER = auto()
     PORT_UP = auto()
     PORT_DOWN = auto()
+    PORT_REPAIRED = auto()
     GUEST_AVAILABLE = auto()
     GUEST_SUSPECT = auto()
     GUEST_FAILED = auto()
@@ -103,6 +104,7 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.SEGMENT_OTHER: (Kind.SEGMENT, Severity.INFO),
     Change.PORT_UP: (Kind.PORT, Severity.NOTICE),
     Change.PORT_DOWN: (Kind.PORT, Severity.WARNING),
+    Change.PORT_REPAIRED: (Kind.PORT, Severity.WARNING),
     Change.GUEST_AVAILABLE: (Kind.GUEST, Severity.NOTICE),
     Change.GUEST_SUSPECT: (Kind.GUEST, Severity.WARNING),
     Change.GUEST_FAILED: (Kind.GUEST, Severity.ERROR),

@@ -43,16 +43,30 @@ _parts = columns_of("parts", "", [
 
 
 def segments(data: Any, style: Style = PLAIN) -> str:
-    """The table, and below it how each segment takes frames and why, and why a segment is not inline."""
-    away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline"]
+    """The table, and below it how each segment takes frames and why, what its ports do not send, and why a segment is
+    not inline, or inline without being healthy."""
+    away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline" or _is_impaired(row)]
     blocks = [_segment_table(data, style)]
     taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
     if taken:
         texts = [f"{cell(r.get('name'))}: attached by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken]
         blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
+    sent = [f"{cell(row.get('name'))}: {cell(row['sent_detail'])}" for row in taken if _has_news_of_frames(row)]
+    if sent:
+        blocks.append("\n".join(line for text in sent for line in fold(text, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
     return "\n\n".join(blocks)
+
+
+def _is_impaired(row: Row) -> bool:
+    """Inline, and something outside keeps frames from crossing, or some of them."""
+    return cell(row.get("cause")) in ("link_down", "links_down", "partly_sent")
+
+
+def _has_news_of_frames(row: Row) -> bool:
+    """What a port does not send, or what is not known of it, where the cause does not say it already."""
+    return bool(row.get("sent_detail")) and row.get("sent_detail") != row.get("detail")
 
 
 def _reasons(row: Row) -> list[str]:

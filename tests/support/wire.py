@@ -86,6 +86,13 @@ class Wire:
         netns.run("ip", "-n", self.guest, "link", "set", "bridge0", "up")
         for name in ("gl", "gw"):
             netns.run("ip", "-n", self.guest, "link", "set", name, "master", "bridge0")
+        self._sockets: dict[bytes, socket.socket] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """New sockets at both ends: their devices were made anew, or frames of before are to be forgotten."""
+        for opened in self._sockets.values():
+            opened.close()
         self._sockets = {
             LAN_MAC: netns.enter(self.lan, lambda: self._socket("eth0")),
             WAN_MAC: netns.enter(self.wan, lambda: self._socket("eth0")),

@@ -168,6 +168,14 @@ class Segment(Answer, kw_only=True):
     on_link_loss: str | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
     since_mono_ns: int | UnsetType = UNSET
+    next_attempt_ms: Annotated[int, Meta(description="until it is tried inline, while it waits")] | UnsetType = UNSET
+    lan_sent: (
+        Annotated[str, Meta(description="what the port sends of its frames: sent, partly, none, unknown or uncounted")]
+        | UnsetType
+    ) = UNSET
+    wan_sent: Annotated[str, Meta(description="as lan_sent")] | UnsetType = UNSET
+    sent_detail: Detail | UnsetType = UNSET
+    link_loss_limit_ms: int | UnsetType = UNSET
     attach: Annotated[str, Meta(description="xdp, tc or none")] | UnsetType = UNSET
     attach_why: Detail | UnsetType = UNSET
 

@@ -18,6 +18,7 @@ MAX_SYSLOG = 4  # servers
 MAX_FILE = 1 << 20  # bytes of a configuration file
 
 MAX_DURATION = 24 * 3600 * 10**9  # ns; longer waits are never meant, and times stay far from 64 bits
+MIN_LINK_LOSS = 10**9  # ns; a link that negotiates anew is away for longer than less
 MIN_INTERVAL = 10**6  # ns between heartbeats or probes
 MIN_CONNECT_INTERVAL = 10**7  # ns; a connection each, and the guest must clear them away
 MAX_PROBES = 16  # of one guest

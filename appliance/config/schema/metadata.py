@@ -91,8 +91,14 @@ FIELDS: Final[dict[str, Field]] = {
         "when a port loses its link: propagate it to the other port, bypass by relay, or ignore it",
         source="neighbours switch to another path only when they see the loss",
     ),
+    "segment.link_loss_limit": _time(
+        "one port without a link for longer than this: bypass, and inline again to look for it; 0s: stay inline",
+        source="a dead port of our own looks like this; links negotiate in less",
+        least=limits.MIN_LINK_LOSS,
+        zero=True,
+    ),
     "segment.rearm_delay": _time(
-        "time of good health before going inline again; doubles while the segment flaps",
+        "time of good health before going inline again; doubles up to 1h while the segment flaps",
         source="a relay move makes both neighbours renegotiate their links, which takes about this long",
     ),
     "segment.attach": Field(

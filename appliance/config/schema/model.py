@@ -42,6 +42,7 @@ class Segment(_Struct, frozen=True):
     wan: str
     mode: Literal["auto", "bypass", "disconnect"] = "auto"
     on_link_loss: Literal["propagate", "bypass", "ignore"] = "propagate"
+    link_loss_limit: Duration = Duration(10_000_000_000)  # one link missing for longer: bypass; 0: never
     rearm_delay: Duration = Duration(2_000_000_000)
     attach: Literal["auto", "xdp", "tc"] = "auto"
 

@@ -7,7 +7,7 @@ the datapath is open; what is pinned stays attached without it. Calls are short 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,7 @@ from typing import Protocol
 from appliance.errors import DatapathError, HardwareError
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Role, Side, slot
-from appliance.steering.kernel.links import FILLING, Links
+from appliance.steering.kernel.links import FILLING, Links, Standing, View
 from appliance.steering.kernel.objects import Kernel
 from appliance.system import netdev_facts as devices
 
@@ -63,13 +63,15 @@ class Attachments:
         self._links = Links(entries, kernel.pins / "links" if kernel.pins is not None else None)
         self._attached: dict[int, Attachment] = {}
         self._tags: dict[int, bool] = {}  # by slot: the hop may use tags
+        self._withdrawn: Set[tuple[str, str]] = frozenset()  # hop and segment: see `withdraw`
         self._may_change: dict[str, bool] = {}  # by segment: the configuration leaves the choice of its mode to us
 
     def attach_segment(
-        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False
+        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False, patient: bool = False
     ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports (device names) in line. Idempotent; frames flow from the return on.
 
+        `patient`: an error that may pass is raised, and the next mode not tried: the caller will call again.
         `mode` "auto" takes native XDP when both ports have it, else tc: XDP can only send to devices that take part.
         `whole`: frames come with finished checksums, as from a wire, also where the device would leave them (a veth).
         HardwareError when a device is missing; DatapathError when the kernel refuses the mode that was asked for.
@@ -80,7 +82,7 @@ class Attachments:
         for side, port in ports.items():
             self._enter_tables(Attachment(slot(0, number, side), port, segment, side, "", "", ""), tags=False)
         tried = ("xdp", "tc") if mode == "auto" else (mode,)
-        attempt, reason = self._attach(places, tried, f"segment {segment}", whole=whole)
+        attempt, reason = self._attach(places, tried, f"segment {segment}", whole=whole, patient=patient)
         for place in places:
             placed = self._attached[place]
             placed.mode = attempt
@@ -114,7 +116,13 @@ class Attachments:
         return placed
 
     def _attach(
-        self, places: dict[int, devices.Device], tried: tuple[str, ...], who: str, *, whole: bool = False
+        self,
+        places: dict[int, devices.Device],
+        tried: tuple[str, ...],
+        who: str,
+        *,
+        whole: bool = False,
+        patient: bool = False,
     ) -> tuple[str, str]:
         """Attach all of these by the first mode that works; that mode, and why not an earlier one."""
         reason = ""
@@ -129,8 +137,9 @@ class Attachments:
                     device = unfit[0]
                     raise DatapathError("XDP cannot send to it")
             except DatapathError as error:
-                if attempt == tried[-1]:
-                    raise DatapathError(f"{who}: {attempt} on {device.name} ({device.driver}): {error}") from error
+                if attempt == tried[-1] or (patient and error.passing):
+                    said = f"{who}: {attempt} on {device.name} ({device.driver}): {error}"
+                    raise DatapathError(said, error.code) from error
                 reason = f"{device.name} ({device.driver}): no native XDP: {error}"
                 continue
             return attempt, reason
@@ -142,6 +151,29 @@ class Attachments:
             if not attached.hop:
                 with suppress(DatapathError):  # what is there leads to the entry, which knows the present policy
                     self._links.shorten(place, self._first_program(self._names.number("segment", attached.segment)))
+
+    # -- what other programs do to them
+
+    @property
+    def changes(self) -> int:
+        """Counts our own changes: what was seen of a device before the last one says nothing."""
+        return self._links.changes
+
+    def standings(self, views: Mapping[int, View]) -> list[tuple[Attachment, Standing]]:
+        """What is not as we left it, by what the kernel says of the devices (by slot)."""
+        found = [(self._attached[place], self._links.standing(place, view)) for place, view in views.items()]
+        return [(attached, standing) for attached, standing in found if standing is not Standing.RIGHT]
+
+    def mend(self, attachment: Attachment) -> None:
+        """Attach again what another program detached, replaced or stands before. Errors as `Links.mend`."""
+        self._links.mend(attachment.slot)
+        self.shorten()
+
+    def withdraw(self, hops: Set[tuple[str, str]]) -> None:
+        """These hops (name, segment) get no frames, because what comes out of one of their taps would be lost."""
+        changed, self._withdrawn = hops ^ self._withdrawn, frozenset(hops)
+        for segment in {segment for _, segment in changed}:
+            self._measure(segment)
 
     def begins_in(self, attachment: Attachment) -> int | None:
         """The id of the program that the device's frames begin in."""
@@ -179,6 +211,8 @@ class Attachments:
                 device = attachment.device
                 flags = layout.TARGET_SG if device.sends_several() else 0
                 value = layout.TargetValue(ifindex=device.ifindex, flags=flags, max=device.longest)
+                if (attachment.hop, segment) in self._withdrawn:
+                    value = layout.TargetValue()
                 self._maps["targets"].set(attachment.slot, value)
                 tags = layout.DEVICE_TAGS if self._tags.get(attachment.slot) else 0
                 self._write_device(attachment, tags | self._copy_flags(attachment.slot))
@@ -242,6 +276,10 @@ class Attachments:
     def all(self) -> list[Attachment]:
         """Everything that is attached, ports first."""
         return [self._attached[place] for place in sorted(self._attached)]
+
+    def steers(self, attachment: Attachment) -> bool:
+        """Whether it is the tap of a hop that chooses by tags where its frames go."""
+        return self._tags.get(attachment.slot, False)
 
     def detach_all(self) -> None:
         """Take out everything, also what an earlier process attached."""

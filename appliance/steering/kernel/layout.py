@@ -159,6 +159,8 @@ class Outcome(IntEnum):
 
 
 OUTCOME_PLACES = 12
+LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM)
+"""Outcomes of frames that are sent out of a port of the segment."""
 DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE)
 
 

@@ -1,20 +1,40 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where the datapath's entry programs are attached: one BPF link a device, pinned by slot.
 
-Owns the links' descriptors. A pinned link stays attached without this process; an unpinned one goes with it.
+Owns the links' descriptors. A pinned link stays attached without this process; an unpinned one goes with it. Another
+program may detach or replace what is attached all the same: `standing` compares with what the kernel says of a device.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
+from typing import NamedTuple
 
 from appliance.errors import DatapathError
 from appliance.system import libbpf
 
 FILLING = "filling"  # by XDP, for devices that hand over frames whose checksums are not finished
-_ATTACH = {"xdp": (libbpf.BPF_XDP, libbpf.XDP_FLAGS_DRIVER), "tc": (libbpf.BPF_TCX_INGRESS, 0)}
+_ATTACH = {"xdp": (libbpf.BPF_XDP, libbpf.XDP_FLAGS_DRIVER), "tc": (libbpf.BPF_TCX_INGRESS, libbpf.BPF_F_BEFORE)}
+
+
+class View(NamedTuple):
+    """What the kernel says of a device: the id of its XDP program (0: none), and those of TCX ingress in order."""
+
+    xdp: int
+    tcx: tuple[int, ...]
+
+
+class Standing(Enum):
+    """How an attachment is found."""
+
+    RIGHT = auto()
+    DETACHED = auto()  # nothing has its place
+    REPLACED = auto()  # another program runs in its place, by a link of ours or of somebody else
+    BEHIND = auto()  # another program sees the frames first, and can be overtaken
+    BLOCKED = auto()  # another program sees the frames first, and cannot: XDP, where we use tc
 
 
 @dataclass
@@ -36,6 +56,7 @@ class Links:
         self._programs, self._pins = programs, pins
         self._ids = {mode: libbpf.info(fd, libbpf.ProgramInfo()).id for mode, fd in programs.items()}
         self._links: dict[int, Link] = {}
+        self._changes = 0
         for path in sorted(pins.iterdir()) if pins is not None else ():
             try:
                 fd = libbpf.get_pinned(path)
@@ -72,15 +93,20 @@ class Links:
             if old.program != self._ids[which]:
                 libbpf.link_update(old.fd, program)
                 old.program = self._ids[which]
+                self._changes += 1
             old.filling = which == FILLING
             return
+        self._replace(slot, ifindex, mode, which)
+
+    def _replace(self, slot: int, ifindex: int, mode: str, which: str) -> None:
+        """A new link in the slot; the old one goes when the new one is there."""
         attach_type, flags = _ATTACH[mode]
-        fd = libbpf.link_create(program, ifindex, attach_type, flags)
-        if old is not None:
-            self.detach(slot)
+        fd = libbpf.link_create(self._programs[which], ifindex, attach_type, flags)
+        self.detach(slot)
         self._links[slot] = Link(fd, mode, ifindex, self._ids[which], which == FILLING)
         if self._pins is not None:
             libbpf.pin(fd, self._pins / str(slot))
+        self._changes += 1
 
     def shorten(self, slot: int, program: int | None) -> None:
         """Have the frames of a port that is attached by plain XDP begin in this program; None: in the entry again.
@@ -95,17 +121,41 @@ class Links:
         if link.program != number:
             libbpf.link_update(link.fd, wanted)
             link.program = number
+            self._changes += 1
 
     def program(self, slot: int) -> int | None:
         """The id of the program that the slot's frames begin in."""
         link = self._links.get(slot)
         return None if link is None else link.program
 
+    def standing(self, slot: int, view: View) -> Standing:
+        """How the slot's attachment is found on its device; a slot without a link is right as it is."""
+        link = self._links.get(slot)
+        return Standing.RIGHT if link is None else _standing(link.mode, link.program, view)
+
+    def mend(self, slot: int) -> None:
+        """Attach again, before all others, what another program detached, replaced or stands before.
+
+        DatapathError when the kernel refuses; `code` EBUSY: another XDP program has the place.
+        """
+        old = self._links[slot]
+        which = FILLING if old.filling else old.mode
+        there = libbpf.info(old.fd, libbpf.LinkInfo()).ifindex == old.ifindex
+        self._changes += 1
+        if there and old.mode == "xdp":
+            libbpf.link_update(old.fd, self._programs[which])
+            old.program = self._ids[which]
+            return
+        if there:  # TCX takes no program twice: for a few microseconds frames go past
+            libbpf.link_detach(old.fd)
+        self._replace(slot, old.ifindex, old.mode, which)
+
     def detach(self, slot: int) -> None:
         """Detach and forget; nothing happens when the slot is free."""
         link = self._links.pop(slot, None)
         if link is None:
             return
+        self._changes += 1
         if self._pins is not None:
             (self._pins / str(slot)).unlink(missing_ok=True)
         try:
@@ -114,8 +164,34 @@ class Links:
             pass  # the device is gone, and its attachment with it
         os.close(link.fd)
 
+    @property
+    def changes(self) -> int:
+        """Counts what was attached, replaced and detached here: a view from before the last change says nothing."""
+        return self._changes
+
     def close(self) -> None:
         """Close descriptors: pinned links stay attached, others go."""
         for link in self._links.values():
             os.close(link.fd)
         self._links = {}
+
+
+def _standing(mode: str, program: int, view: View) -> Standing:
+    """Pure."""
+    if mode == "xdp":
+        if view.xdp == program:
+            return Standing.RIGHT
+        return Standing.REPLACED if view.xdp else Standing.DETACHED
+    if view.xdp:
+        return Standing.BLOCKED
+    if program not in view.tcx:
+        return Standing.DETACHED
+    return Standing.RIGHT if view.tcx[0] == program else Standing.BEHIND
+
+
+def read_view(ifindex: int, mode: str, xdp: int) -> View:
+    """What the kernel says of a device, whose XDP program is known; TCX matters to devices that use it alone.
+
+    DatapathError: the device is gone. Waits while somebody changes a link.
+    """
+    return View(xdp, tuple(libbpf.attached_programs(ifindex, libbpf.BPF_TCX_INGRESS)) if mode == "tc" else ())

@@ -86,6 +86,24 @@ def test_everything_that_keeps_a_segment_from_being_inline_is_told() -> None:
     ]
 
 
+def test_an_inline_segment_that_cannot_carry_everything_says_so() -> None:
+    """The relay is inline, and the cause that frames do not cross is outside: nobody should have to guess."""
+    row = {**SEGMENT, "relay": "inline", "attach": "xdp", "attach_why": "both ports have native XDP"}
+    lost = {**row, "cause": "link_down", "detail": "lan0 has no link"}
+    assert render("segments", [lost]).splitlines()[-1] == "main: link_down (lan0 has no link)"
+    assert render("segments", [{**row, "cause": "healthy"}]).splitlines()[-1].startswith("main: attached by xdp")
+    uncounted = {**row, "cause": "healthy", "sent_detail": "the driver of wan0 does not count what XDP sends"}
+    assert render("segments", [uncounted]).splitlines()[-1] == "main: the driver of wan0 does not count what XDP sends"
+    partly = {
+        **row,
+        "cause": "partly_sent",
+        "detail": "wan0 sent 5 of 9 frames",
+        "sent_detail": "wan0 sent 5 of 9 frames",
+    }
+    text = render("segments", [partly])
+    assert text.count("wan0 sent 5 of 9 frames") == 1
+
+
 def test_table() -> None:
     """Columns are aligned, numbers to the right, the last column is folded to the terminal's width."""
     rows = [{"a": "x", "n": 5, "text": "one two three four five six"}, {"a": "longer", "n": 1000, "text": None}]

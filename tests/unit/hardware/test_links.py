@@ -48,9 +48,9 @@ def message(kind: int, index: int, flags: int, name: bytes = b"") -> bytes:
 def test_link_messages() -> None:
     data = message(16, 2, 0x10001, b"lan0") + message(17, 3, 0, b"x") + message(24, 4, 0) + message(16, 5, 1)
     assert list(parse_links(data)) == [
-        LinkMessage(16, 2, "lan0", up=True, link=True),
+        LinkMessage(16, 2, "lan0", up=True, link=True, flags=0x10001),
         LinkMessage(17, 3, "x", up=False, link=False),
-        LinkMessage(16, 5, "", up=True, link=False),
+        LinkMessage(16, 5, "", up=True, link=False, flags=1),
     ]
 
 
@@ -67,9 +67,9 @@ def test_a_rescan_follows_only_devices_that_were_not_seen() -> None:
     made = links.Links([LAN], lambda: None)
     made.missing, made._seen = {"lan0": "gone"}, {7}
     made._take_message(LinkMessage(16, 7, "tap", up=True, link=True))
-    assert not made._rescan.is_set()
+    assert not made._rescan
     made._take_message(LinkMessage(16, 8, "eth0", up=False, link=False))
-    assert made._rescan.is_set()
+    assert made._rescan
 
 
 def test_management_ports_are_left_alone() -> None:

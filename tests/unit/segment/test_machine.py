@@ -17,7 +17,7 @@ from appliance.segment.machine import (
     Stimulus,
     Times,
 )
-from appliance.segment.policy import Facts, link_loss, mode
+from appliance.segment.policy import Facts, mode
 from appliance.transition import IllegalMoveError
 
 GOOD = Facts()
@@ -32,6 +32,17 @@ def inline(now: int = 0, times: Times | None = None) -> Machine:
     machine.begin(now - 3 * SECOND, GOOD, "bypass", intact=False)
     machine.tick(now - SECOND)
     machine.keeper(now, "inline", "healthy")
+    assert machine.state is State.INLINE
+    return machine
+
+
+def again(machine: Machine) -> Machine:
+    """Inline again, after the fault and its delay."""
+    machine.facts(machine.since, GOOD)
+    due = machine.deadline()
+    assert due is not None
+    machine.tick(due)
+    machine.keeper(due, "inline", "healthy")
     assert machine.state is State.INLINE
     return machine
 
@@ -151,7 +162,7 @@ def test_a_relay_that_falls_is_noticed() -> None:
 def test_flapping_doubles_the_delay_up_to_a_limit_and_quiet_gives_it_back() -> None:
     machine = inline(0, Times(rearm_delay=2 * SECOND))
     now, delays = 0, []
-    for _ in range(8):
+    for _ in range(12):
         now += SECOND
         machine.facts(now, BROKEN)
         now += SECOND
@@ -163,9 +174,38 @@ def test_flapping_doubles_the_delay_up_to_a_limit_and_quiet_gives_it_back() -> N
         machine.tick(now)
         machine.keeper(now, "inline", "")
         assert machine.state is State.INLINE
-    assert delays == [4, 8, 16, 32, 60, 60, 60, 60]
-    machine.facts(now + 61 * SECOND, BROKEN)
+    assert delays == [4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]
+    machine.facts(now + 7200 * SECOND, BROKEN)
     assert machine.delay == 2 * SECOND
+
+
+def test_a_wait_is_forgotten_step_by_step() -> None:
+    """Or a link that holds for some minutes each time would have the relay move fifty times an hour."""
+    machine = inline(0)
+    for steady, delay in ((599, 4), (599, 8), (599, 16), (600, 8), (1199, 4), (599, 8), (1800, 2)):
+        machine.facts(machine.since + steady * SECOND, BROKEN)
+        assert machine.delay == delay * SECOND
+        machine = again(machine)
+
+
+def test_no_delay_doubles_too() -> None:
+    machine = inline(0, Times(rearm_delay=0))
+    delays = []
+    for _ in range(4):
+        machine.facts(machine.since + SECOND, BROKEN)
+        delays.append(machine.delay // SECOND)
+        machine = again(machine)
+    assert delays == [1, 2, 4, 8]
+
+
+def test_a_fault_before_the_keeper_confirmed_counts_as_flapping() -> None:
+    """The relay may have moved already."""
+    machine = Machine()
+    machine.begin(0, GOOD, "bypass", intact=False)
+    machine.tick(2 * SECOND)
+    assert machine.state is State.ENGAGING
+    machine.facts(2 * SECOND, BROKEN)
+    assert machine.delay == 4 * SECOND
 
 
 def test_an_operator_is_no_flapping_and_waits_for_nothing_again() -> None:
@@ -185,13 +225,59 @@ def test_a_fault_under_the_operators_bypass_still_has_to_clear_for_the_delay() -
     assert machine.deadline() == 13 * SECOND
 
 
-def test_a_lost_link_trips_to_bypass_and_comes_back_by_itself() -> None:
+def test_a_lost_link_trips_to_bypass_and_is_tried_again() -> None:
     machine = inline()
     machine.trip(SECOND, Cause.LINK_DOWN, "lan lost its link")
     assert (machine.state, machine.cause) == (State.BYPASS, Cause.LINK_DOWN)
     machine.facts(SECOND, GOOD)
-    assert (machine.state, machine.deadline()) == (State.REARMING, 5 * SECOND)
-    assert "link_down" in machine.detail, "the reason is not forgotten while waiting"
+    assert (machine.state, machine.cause, machine.deadline()) == (State.REARMING, Cause.LINK_DOWN, 5 * SECOND)
+    assert machine.detail == "lan lost its link: next attempt after 4.0 s", "the reason is not forgotten while waiting"
+    again(machine)
+    assert (machine.tripped, machine.cause) == (Cause.LINK_DOWN, Cause.HEALTHY)
+    machine.facts(10 * SECOND, BROKEN)
+    machine.facts(11 * SECOND, GOOD)
+    assert (machine.tripped, machine.cause) == (None, Cause.REARMING), "another reason has taken its place"
+
+
+def test_a_sign_that_the_link_is_back_shortens_the_wait_but_rarely() -> None:
+    machine = inline()
+    waits = []
+    for _ in range(8):
+        now = machine.since + SECOND
+        machine.trip(now, Cause.LINKS_DOWN, "")
+        machine.facts(now, GOOD)
+        machine.hasten(now)
+        due = machine.deadline()
+        assert due is not None
+        waits.append((due - now) // SECOND)
+        again(machine)
+    assert waits == [2, 8, 16, 32, 64, 128, 256, 512]
+    machine.trip(machine.since + SECOND, Cause.LINKS_DOWN, "")
+    machine.facts(machine.since, GOOD)
+    machine.hasten(machine.since)
+    assert machine.deadline() == machine.since + 2 * SECOND, "a quarter of an hour later"
+
+
+def test_who_says_try_now_waits_for_no_back_off() -> None:
+    machine = inline()
+    machine.trip(SECOND, Cause.LINK_DOWN, "")
+    machine.facts(SECOND, GOOD)
+    machine.forgive()
+    machine.tick(SECOND)
+    assert (machine.state, machine.delay) == (State.ENGAGING, 2 * SECOND)
+
+
+def test_what_is_wrong_outside_is_named_and_the_relay_stays() -> None:
+    machine = inline()
+    moves = machine.remark(Cause.LINK_DOWN, "lan has no link")
+    assert [(move.old, move.new, move.cause) for move in moves] == [(State.INLINE, State.INLINE, Cause.LINK_DOWN)]
+    assert machine.remark(Cause.LINK_DOWN, "lan has no link") == []
+    assert machine.want == "inline"
+    assert machine.facts(SECOND, GOOD) == []
+    assert [move.cause for move in machine.remark(Cause.HEALTHY, "")] == [Cause.HEALTHY]
+    assert machine.since == 0, "nothing moved"
+    machine.facts(SECOND, BROKEN)
+    assert machine.remark(Cause.LINK_DOWN, "") == [], "in bypass there is a cause already"
 
 
 def test_disconnect_and_back() -> None:
@@ -215,31 +301,3 @@ def test_disconnect_and_back() -> None:
 )
 def test_policy(facts: Facts, expected: tuple[str, Cause]) -> None:
     assert mode(facts)[:2] == expected
-
-
-NONE: frozenset[str] = frozenset()
-LAN, WAN = frozenset({"lan"}), frozenset({"wan"})
-
-
-@pytest.mark.parametrize(
-    ("inline_now", "lan", "wan", "down", "expected"),
-    [
-        (True, True, True, NONE, NONE),
-        (True, False, True, NONE, WAN),
-        (True, True, False, NONE, LAN),
-        (True, False, False, NONE, NONE),
-        (True, False, False, WAN, WAN),  # wan has no link because we took it down
-        (True, True, False, WAN, NONE),  # lan is back: wan comes up again
-        (False, False, True, NONE, NONE),  # in bypass the neighbours see each other
-        (False, False, False, WAN, NONE),
-    ],
-)
-def test_propagate(inline_now: bool, lan: bool, wan: bool, down: frozenset[str], expected: frozenset[str]) -> None:
-    assert link_loss("propagate", inline_now, lan, wan, down).down == expected
-
-
-def test_link_loss_bypass_and_ignore() -> None:
-    assert link_loss("bypass", True, False, True, NONE).bypass == "lan lost its link"
-    assert not link_loss("bypass", True, True, True, NONE).bypass
-    assert not link_loss("bypass", False, False, True, NONE).bypass
-    assert link_loss("ignore", True, False, False, NONE) == link_loss("ignore", True, True, True, NONE)

@@ -23,8 +23,10 @@ from appliance.hardware.links import Links, Port
 from appliance.keeper.client import KeeperLink, KeeperState, RelayState, parse_state
 from appliance.part import Alive, CheckIns, wait_alive
 from appliance.paths import Paths
+from appliance.segment.carrier import APPEAR_NS, LOSS_NS, SETTLE_NS
+from appliance.segment.evidence import PortSample
 from appliance.segment.machine import State
-from appliance.segment.manager import LINK_SETTLE_NS, Segments, hardware_faults
+from appliance.segment.manager import Segments, hardware_faults
 from appliance.supervisor import parts, pulse, supervisor
 from appliance.supervisor.supervisor import Supervisor
 from appliance.telemetry.transitions import Transitions
@@ -395,26 +397,83 @@ def test_a_lost_link_is_passed_on_and_taken_back(monkeypatch: pytest.MonkeyPatch
     links = made._links
     monkeypatch.setattr("appliance.system.netdev.set_up", lambda ifname, up: None)
     state = inline(made)
+    made.update(SETTLE_NS + 2, state, none)
     links.ports["lan0"].link = False
-    made.update(2, state, none)
-    assert not links.downed, "links need time after the relay moved"
-    made.update(LINK_SETTLE_NS + 2, state, none)
+    lost = SETTLE_NS + 3
+    made.update(lost, state, none)
+    assert not links.downed, "a blink is no loss"
+    made.update(lost + LOSS_NS, state, none)
     assert links.downed == {"wan0"}
+    assert made.units["main"].machine.cause is Cause.LINK_DOWN, "driven, and it is said why nothing crosses"
     links.ports["wan0"].link = False  # because we took it down
-    made.update(LINK_SETTLE_NS + 3, state, none)
+    back = lost + SECOND
+    made.update(back, state, none)
     links.ports["lan0"].link = True
-    made.update(LINK_SETTLE_NS + 4, state, none)
+    made.update(back + 1, state, none)
     assert not links.downed
-    made.update(LINK_SETTLE_NS + 5, state, none)
+    made.update(back + 2, state, none)
+    made.update(back + 1 + SETTLE_NS, state, none)
     assert not links.downed, "wan is still coming up: no loss to pass on"
+    assert made.wants() == {"relay-inline": ("inline", "link_down")}
+    links.ports["wan0"].link = True
+    made.update(back + SETTLE_NS + 2, state, none)
+    assert made.wants() == {"relay-inline": ("inline", "healthy")}
 
 
 def test_link_loss_to_bypass() -> None:
     made = segments(config=Segment(name="main", lan="lan0", wan="wan0", on_link_loss="bypass"))
     state = inline(made)
     made._links.ports["wan0"].link = False
-    made.update(LINK_SETTLE_NS + 2, state, none)
+    made.update(APPEAR_NS, state, none)
+    made.update(APPEAR_NS + LOSS_NS, state, none)
     assert made.wants() == {"relay-inline": ("bypass", "link_down")}
+
+
+def test_a_port_that_another_program_keeps_setting_down_is_a_reason_for_bypass() -> None:
+    made = segments()
+    state = inline(made)
+    made._links.contested["wan0"] = "was set right 4 times in a minute"
+    made.update(2, state, none)
+    assert made.wants() == {"relay-inline": ("bypass", "port_set_down")}
+    assert made.units["main"].machine.detail == "wan0 was set right 4 times in a minute"
+
+
+def test_a_port_that_sends_nothing_is_tried_again_with_back_off() -> None:
+    """The link is there and the programs are attached, but what they send out of the port does not leave it."""
+    made = segments()
+    state = inline(made)
+    wait = 0
+    for attempt in range(3):
+        now = 100 * SECOND * (attempt + 1)
+        made.update(now, state, none)
+        assert made.units["main"].machine.state is State.INLINE
+        for number in range(8):
+            sample = PortSample("wan0", {0: 1000 * number}, 0, 0, (2, "tc"), surely=True)
+            made.counted("main", {"wan": sample})
+        made.update(now + 1, state, none)
+        assert made.wants() == {"relay-inline": ("bypass", "not_sent")}
+        made.update(now + 2, GOOD, none)
+        machine = made.units["main"].machine
+        due = machine.deadline()
+        assert due is not None
+        assert due - now > wait
+        wait = due - now
+        assert made.show(now)[0].next_attempt_ms == wait // 1_000_000
+        made.update(due, GOOD, none)
+        made.update(due, state, none)
+    assert wait // SECOND == 16
+
+
+def test_auto_by_an_operator_ends_a_long_wait() -> None:
+    made = segments()
+    inline(made)
+    machine = made.units["main"].machine
+    machine.trip(5 * SECOND, Cause.LINKS_DOWN, "")
+    machine.delay = 1000 * SECOND
+    made.update(6 * SECOND, GOOD, none)
+    made.ask("main", "auto")
+    made.update(7 * SECOND, GOOD, none)
+    assert made.wants()["relay-inline"][0] == "inline"
 
 
 # -- the link

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the links of a segment's two ports mean over time. Pure: the time is passed in.
+
+While the relay is inline a missing link may be the cable, the neighbour, or our own port. The first two are outside the
+appliance and may last; the third cuts a link that would work without us. Nobody can tell them apart from here, so a
+link that is missing for longer than the configured time (or both links) leads to bypass, and another attempt follows.
+
+In bypass a port's link says nothing of the neighbours: a board may join its own two ports with each other, or leave
+them open. Only a port that gets its link long after the relay moved gives a hint.
+
+A link takes its time to come up after the relay moved or we took the port up, and what a port says just then is what
+was before. So a port that has not shown its link since then has more time than one that has lost it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from appliance.causes import Cause
+
+MS = 1_000_000
+SETTLE_NS = 5000 * MS
+"""After the relay or a port of ours moved, what the port says is of before, or a link that is just being negotiated."""
+APPEAR_NS = 10_000 * MS
+"""A link has this long to come up again: 1000BASE-T needs 2 to 4 s, 10GBASE-T up to 7."""
+LOSS_NS = 200 * MS
+"""A link that was there counts as lost when it is missing this long: long enough to see whether both are."""
+BOTH_NS = 1000 * MS
+"""With both links lost nothing can cross, and no neighbour is told anything by waiting."""
+
+Policy = Literal["propagate", "bypass", "ignore"]
+Side = Literal["lan", "wan"]
+SIDES: tuple[Side, Side] = ("lan", "wan")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The two ports at one moment. `down`: the sides that we hold administratively down."""
+
+    lan: bool
+    wan: bool
+    down: frozenset[Side] = frozenset()
+    lan_name: str = "lan"
+    wan_name: str = "wan"
+
+    def link(self, side: Side) -> bool:
+        return self.lan if side == "lan" else self.wan
+
+    def name(self, side: Side) -> str:
+        return self.lan_name if side == "lan" else self.wan_name
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the links ask for. `down`: the sides to hold down; `cause` and `detail`: what is to be named; `bypass`: go
+    to bypass for it; `returned`: in bypass, a link came up by itself."""
+
+    down: frozenset[Side] = frozenset()
+    cause: Cause = Cause.HEALTHY
+    detail: str = ""
+    bypass: bool = False
+    returned: bool = False
+
+
+class Carrier:
+    """The links of one segment, as long as bypassd has it."""
+
+    def __init__(self) -> None:
+        self._fresh: dict[Side, int] = {"lan": 0, "wan": 0}  # when the relay or the port was moved
+        self._seen: set[Side] = set()  # those whose link has been up since
+        self._missing: dict[Side, int] = {}  # since when
+        self._up: dict[Side, bool] = {"lan": True, "wan": True}
+        self.deadline: int | None = None  # when time alone may change the meaning
+
+    def moved(self, now: int, *sides: Side) -> None:
+        """The relay moved, or these ports were taken up."""
+        for side in sides or SIDES:
+            self._fresh[side] = now
+            self._seen.discard(side)
+            self._missing.pop(side, None)
+
+    def look(self, now: int, ports: Ports, *, inline: bool, policy: Policy, limit: int, attempt: bool) -> Meaning:
+        """Weigh the links now.
+
+        `limit`: one missing link leads to bypass after this time (ns); 0: never. `attempt`: the relay is inline only to
+        find out whether the lost links are back.
+        """
+        returned = False
+        for side in SIDES:
+            up = ports.link(side)
+            if up and now >= self._fresh[side] + SETTLE_NS:
+                self._seen.add(side)
+                returned |= not self._up[side]
+            if up or side in ports.down:
+                self._missing.pop(side, None)
+            else:
+                self._missing.setdefault(side, now)
+            self._up[side] = up
+        if not inline:
+            self.deadline = None
+            return Meaning(returned=returned)
+        self._plan(now, limit)
+        return self._weigh(now, ports, policy, limit, attempt)
+
+    def _weigh(self, now: int, ports: Ports, policy: Policy, limit: int, attempt: bool) -> Meaning:
+        lost = {side for side in self._missing if self._is_lost(now, side)}
+        named = [side for side in SIDES if side in self._missing and self._is_named(now, side)]
+        if not named:
+            return Meaning(down=ports.down if self._missing else frozenset())
+        names = " and ".join(ports.name(side) for side in named)
+        if len(named) == len(SIDES):
+            since = max(self._missing.values())
+            over = len(lost) == len(SIDES) and now >= since + BOTH_NS
+            over |= any(self._is_over(now, side, policy, limit, attempt) for side in lost)
+            return Meaning(cause=Cause.LINKS_DOWN, detail=f"{names} have no link", bypass=over)
+        (side,) = named
+        detail = f"{names} has no link"
+        if side in lost and self._is_over(now, side, policy, limit, attempt):
+            return Meaning(cause=Cause.LINK_DOWN, detail=detail, bypass=True)
+        down: frozenset[Side] = frozenset()
+        if policy == "propagate":
+            passed_on = side in lost and _other(side) not in self._missing  # or it may be that both are lost
+            down = frozenset({_other(side)}) if passed_on else ports.down
+        return Meaning(down, Cause.LINK_DOWN, detail)
+
+    def _is_named(self, now: int, side: Side) -> bool:
+        return now >= max(self._missing[side] + LOSS_NS, self._fresh[side] + SETTLE_NS)
+
+    def _is_lost(self, now: int, side: Side) -> bool:
+        """It had its link since the relay moved, or has had the time for it."""
+        return self._is_named(now, side) and (side in self._seen or now >= self._fresh[side] + APPEAR_NS)
+
+    def _is_over(self, now: int, side: Side, policy: Policy, limit: int, attempt: bool) -> bool:
+        if policy == "bypass":
+            return True
+        tried = attempt and side not in self._seen
+        return bool(limit) and (tried or now >= self._missing[side] + limit)
+
+    def _plan(self, now: int, limit: int) -> None:
+        times = []
+        for side, since in self._missing.items():
+            fresh = self._fresh[side]
+            times += [since + LOSS_NS, since + BOTH_NS, fresh + SETTLE_NS, fresh + APPEAR_NS]
+            times += [since + limit] if limit else []
+        self.deadline = min((when for when in times if when > now), default=None)
+
+
+def _other(side: Side) -> Side:
+    return "wan" if side == "lan" else "lan"
