@@ -31,7 +31,7 @@ from appliance.guest.qemu.cgroup import Cgroups
 from appliance.guest.qemu.command import Accel
 from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.run import STATE_FILE, RunContext, end_process
-from appliance.guest.show import row
+from appliance.guest.show import details, row
 from appliance.guest.start_order import StartOrder
 from appliance.health.inband import new_nonce
 from appliance.health.watch import TapPair
@@ -76,6 +76,10 @@ class Datapath(Protocol):
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
         """The frames kept of the hop."""
+        ...
+
+    def unsent(self, hop: str) -> dict[str, int]:
+        """Frames for a hop that its taps never handed over, by cause."""
         ...
 
     def detach_hop(self, hop: str, segment: str | None = None) -> object:
@@ -349,4 +353,8 @@ class GuestManager:
 
     def summary(self) -> list[answer.Guest]:
         """All guests, for `show guests` and `show status`."""
-        return [row(guest, self._clock()) for guest in self._guests.values()]
+        return [row(guest, self._clock(), self._datapath.unsent(guest.name)) for guest in self._guests.values()]
+
+    def details(self, name: str) -> answer.GuestDetails:
+        """One guest with the evidence, for `show guest NAME`."""
+        return details(self.guest(name), self._clock(), self._datapath.unsent(name))

@@ -219,12 +219,17 @@ class Datapath:
     # -- counters -----------------------------------------------------------------------------------------------------
 
     def _device_count(self, place: int) -> DeviceCount:
-        return DeviceCount.of(self._maps["device_counters"].per_cpu(place))
+        return DeviceCount.of(self._maps["device_counters"].per_cpu(place), self._maps["loss_counters"].per_cpu(place))
 
     def port_counts(self) -> dict[tuple[str, Side], DeviceCount]:
         """Counters of the ports alone, by segment and side: quick to read."""
         ports = [attached for attached in self.attachments() if not attached.hop]
         return {(port.segment, port.side): self._device_count(port.slot) for port in ports}
+
+    def unsent(self, hop: str) -> dict[str, int]:
+        """Frames for a hop that its taps never handed over, by cause."""
+        taps = {(one.segment, one.side): self._device_count(one.slot) for one in self.attachments() if one.hop == hop}
+        return answers.causes(HopCount.of([], taps).unsent)
 
     def counters(self) -> Counters:
         """All counters of what is attached and configured."""

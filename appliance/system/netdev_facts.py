@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.errors import HardwareError
 from appliance.system import netdev
@@ -41,6 +42,25 @@ class Device:
         """The same for frames that lie in several buffers; not assumed where the kernel cannot tell."""
         features = xdp_features(self.ifindex)
         return features is not None and XdpFeature.SEND_SEVERAL in features
+
+
+def refused(name: str) -> dict[str, int]:
+    """Frames that were on the wire and that the device did not deliver, by cause, since it exists. OSError: it is gone.
+
+    Hardware counts what its driver does; a frame that is too long may be among the errors of any kind.
+    """
+    folder = Path("/sys/class/net") / name / "statistics"
+
+    def count(key: str) -> int:
+        return int((folder / key).read_text(encoding="ascii"))
+
+    long = count("rx_length_errors")
+    return {
+        "too_long": long,
+        "errors": max(count("rx_errors") - long, 0),
+        "missed": count("rx_missed_errors"),
+        "dropped": count("rx_dropped"),
+    }
 
 
 def read(name: str) -> Device:

@@ -7,7 +7,7 @@ from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, Row, Style, cell, duration, fold, generic, paint, pairs
 from console.views import guests
-from console.views.common import about, alarm, columns_of, rows_of
+from console.views.common import about, alarm, by_cause, columns_of, rows_of
 
 
 def relay_word(relay: Any) -> str:
@@ -49,6 +49,12 @@ def segments(data: Any, style: Style = PLAIN) -> str:
     taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
     if taken:
         texts = [f"{cell(r.get('name'))}: attached by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken]
+        blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
+    dropped = [row for row in rows_of(data, "segments") if row.get("unsent")]
+    if dropped:
+        texts = [
+            f"{cell(row.get('name'))}: frames that its ports did not send: {by_cause(row['unsent'])}" for row in dropped
+        ]
         blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))

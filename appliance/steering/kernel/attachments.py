@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.errors import DatapathError, HardwareError
-from appliance.steering.kernel import layout
+from appliance.steering.kernel import layout, losses
 from appliance.steering.kernel.layout import Role, Side, slot
 from appliance.steering.kernel.links import FILLING, Links
 from appliance.steering.kernel.objects import Kernel
@@ -57,6 +57,7 @@ class Attachments:
         copy_flags: Callable[[int], int],
     ) -> None:
         self._maps, self._names = kernel.maps, names
+        self._losses = losses.Place(kernel)
         self._first_program, self._copy_flags = first_program, copy_flags
         names_of = {"xdp": "entry_xdp", FILLING: "entry_filling_xdp", "tc": "entry_tc"}
         entries = {which: kernel.programs[name] for which, name in names_of.items()}
@@ -168,6 +169,7 @@ class Attachments:
         if known is not None:
             attachment.mode, attachment.reason = known.mode, known.reason
         self._attached[place] = attachment
+        self._losses.watch_this_namespace()
         self._maps["tx"].set(place, device.ifindex)
         self._tags[place] = tags
         self._measure(attachment.segment)

@@ -191,11 +191,14 @@ VIEWS = [
     ("done", None, "done"),
     ("generic", {"in": 1, "rules": [{"name": "web", "frames": 3}]}, "in  1\n\nrules:\nNAME  FRAMES\nweb        3"),
     ("generic", {"a": True, "b": [1, 2], "c": {"x": 1}}, "a  yes\nb  1, 2\nc  x=1"),
-    ("counters", {"ports": {"main/lan": {"frames": 5, "outcomes": {"to_port": {"frames": 4, "bytes": 9}}},
+    ("counters", {"ports": {"main/lan": {"frames": 5, "outcomes": {"to_port": {"frames": 4, "bytes": 9}},
+                                         "lost": {"full": 2}, "refused": {"too_long": 1}},
                             "main/wan": {"frames": 0, "outcomes": {}}},
                   "hops": {"ips1": {"to_frames": 1, "skipped": {"lease": 2}, "taps": {"x": {}}}},
                   "unknown": {"frames": 3}},
-     ("PORT      FRAMES  TO PORT\nmain/lan       5        4\nmain/wan       0        0\n\n"
+     ("PORT      FRAMES  TO PORT  LOST FULL  REFUSED TOO LONG\n"
+      "main/lan       5        4          2                 1\n"
+      "main/wan       0        0          0                 0\n\n"
      "HOP   TO FRAMES  SKIPPED LEASE\nips1          1              2\n\nframes from unknown devices: 3")),
     ("generic", {}, "no data"),
     ("rules", {"rules": [], "filters": []}, "no rules: every frame passes straight to the other port"),
