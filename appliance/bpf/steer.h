@@ -195,7 +195,7 @@ enum reason {
 enum buffers {
 	BUFFERS_ONE,
 	BUFFERS_SEVERAL, /* only some devices can send such a frame by XDP */
-	BUFFERS_ANY,	 /* tc: the kernel takes care */
+	BUFFERS_ANY,	 /* tc: many frames of one flow in one, which the kernel takes apart where it must */
 };
 
 enum verdict {
