@@ -48,8 +48,8 @@ def test_what_hardware_changes_takes_tc(side: int, hops: tuple[str, ...]) -> Non
     [
         (port(), ("ips",), BOTH),
         (port(mtu=9000), ("ips",), BOTH),  # its driver takes XDP only where a frame lies in one buffer
-        (port(driver="virtio_net", mtu=3498, several=True), ("ips",), BOTH),
-        (port(driver="virtio_net", mtu=3499, several=True), (), BOTH),
+        (port(driver="virtio_net", mtu=3480, several=True), ("ips",), BOTH),
+        (port(driver="virtio_net", mtu=3481, several=True), (), BOTH),
         (port(driver="ice", mtu=1582, several=True), ("ips",), BOTH),
         (port(driver="ice", mtu=9000, several=True), (), BOTH),
     ],
@@ -61,7 +61,7 @@ def test_xdp_where_it_loses_nothing(wan: PortFacts, hops: tuple[str, ...], expec
 @pytest.mark.parametrize(
     ("wan", "bytes_in_one"),
     [
-        (port(driver="virtio_net", mtu=3499, several=True), 3516),
+        (port(driver="virtio_net", mtu=3481, several=True), 3498),
         (port(driver="ice", mtu=1583, several=True), 1600),
         (port(driver="ice", mtu=9000, several=True), 1600),
     ],
