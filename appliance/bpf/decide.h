@@ -38,7 +38,9 @@ static __always_inline bool plain(const struct device *device)
 static __always_inline bool fits(int kind, void *ctx, const struct device *device, __u32 length)
 {
 	if (kind != XDP)
-		return true;
+		return length + 4 <= device->peer_max || /* a tag beside it */
+		       (((struct __sk_buff *)ctx)->gso_size &&
+			((struct __sk_buff *)ctx)->gso_size + ETH_HLEN + 4 <= device->peer_max);
 	return length <= device->peer_max &&
 	       (length <= device->peer_max_sg || frame_buffers(kind, ctx, length) == BUFFERS_ONE);
 }

@@ -29,6 +29,7 @@
 #include "path.h"
 #include "decide.h"
 #include "exits.h"
+#include "losses.h"
 
 /* The tag of a hop with `tags`: off with it. Its VID, or -1 when there is none. */
 static __always_inline int take_tag(int kind, void *ctx)

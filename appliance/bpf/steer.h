@@ -165,6 +165,21 @@ enum outcome {
 };
 #define OUTCOME_PLACES 12 /* room in the map; OUTCOMES must fit */
 
+/* Why a frame that was on its way to a device was never sent by it (losses.h). */
+enum loss {
+	LOSS_FULL,	/* its queue was full */
+	LOSS_NO_READER, /* nobody takes what is sent to it: a tap that no process has open, a veth without a receiver */
+	LOSS_DOWN,	/* it was down */
+	LOSS_OVERSIZE,	/* the frame was longer than it can send */
+	LOSS_UNFIT,	/* XDP cannot send to it, or no frame that lies in several buffers */
+	LOSS_QUEUE,	/* by tc: its queue or its driver dropped the frame */
+	LOSS_GONE,	/* by tc: there was no such device any more */
+	LOSS_OTHER,
+	LOSSES,
+};
+#define LOSS_PLACES 10	       /* room in the map; LOSSES must fit */
+#define FREED_WITHOUT_REASON 2 /* SKB_DROP_REASON_NOT_SPECIFIED */
+
 /* Why a hop was skipped, or taken (the first). */
 enum reason {
 	REASON_TAKEN,
@@ -180,7 +195,7 @@ enum reason {
 enum buffers {
 	BUFFERS_ONE,
 	BUFFERS_SEVERAL, /* only some devices can send such a frame by XDP */
-	BUFFERS_ANY,	 /* tc: the kernel takes care */
+	BUFFERS_ANY,	 /* tc: many frames of one flow in one, which the kernel takes apart where it must */
 };
 
 enum verdict {
@@ -274,6 +289,24 @@ struct tally {
 
 struct device_counter {
 	struct tally outcome[OUTCOME_PLACES];
+};
+
+/* Frames that were lost after the decision, by the device they came in by, and by that which did not send them. */
+struct loss_counter {
+	__u64 came[LOSS_PLACES];
+	__u64 unsent[LOSS_PLACES];
+};
+
+/* Offsets in the running kernel's structures, in bytes; 0: not known (yet). */
+struct kernel_fields {
+	__u32 device_ifindex;	/* struct net_device */
+	__u32 device_namespace; /* ... its pointer to struct net */
+	__u32 namespace_number; /* struct net: the inode number that /proc shows */
+	__u32 frame_device;	/* struct sk_buff */
+	__u32 frame_ingress;
+	__u32 namespaces; /* 1: those two are known, and devices count only when they are in: */
+	__u32 namespace;
+	__u32 pad;
 };
 
 struct rule_counter {

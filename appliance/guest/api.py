@@ -17,7 +17,6 @@ from appliance.api.server import take_over
 from appliance.errors import GuestError
 from appliance.guest.image import api as image_api
 from appliance.guest.manager import GuestManager
-from appliance.guest.show import details
 
 
 def register(registry: Registry, manager: GuestManager, clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -37,7 +36,7 @@ def _register_views(registry: Registry, manager: GuestManager, clock: Callable[[
         return manager.summary()
 
     async def show(params: Params) -> answer.GuestDetails:
-        return details(manager.guest(params["name"]), clock())
+        return manager.details(params["name"])
 
     async def console(params: Params) -> answer.Console:
         guest = manager.guest(params["name"])

@@ -33,7 +33,7 @@ from appliance.guest.qemu.cgroup import Cgroups
 from appliance.guest.qemu.command import Accel
 from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.run import STATE_FILE, RunContext, end_process
-from appliance.guest.show import row
+from appliance.guest.show import details, row
 from appliance.guest.start_order import StartOrder
 from appliance.health.inband import new_nonce
 from appliance.health.watch import TapPair
@@ -69,6 +69,10 @@ class Datapath(Protocol):
         """The stable number of a segment."""
         ...
 
+    def mtu(self, segment: str) -> int:
+        """The MTU that a segment's frames have; 0: its ports are not attached."""
+        ...
+
     def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
         """Connect one tap of a hop; again after the tap was recreated."""
         ...
@@ -79,6 +83,10 @@ class Datapath(Protocol):
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
         """The frames kept of the hop."""
+        ...
+
+    def unsent(self, hop: str) -> dict[str, int]:
+        """Frames for a hop that its taps never handed over, by cause."""
         ...
 
     def detach_hop(self, hop: str, segment: str | None = None) -> object:
@@ -195,6 +203,7 @@ class GuestManager:
             self._cgroups,
             self._huge,
             accel=self._accel,
+            mtus=lambda: tuple(self._datapath.mtu(segment) for segment in segments),
             management=third,
             clock=self._clock,
             space=self._lan.space,
@@ -355,4 +364,8 @@ class GuestManager:
 
     def summary(self) -> list[answer.Guest]:
         """All guests, for `show guests` and `show status`."""
-        return [row(guest, self._clock()) for guest in self._guests.values()]
+        return [row(guest, self._clock(), self._datapath.unsent(guest.name)) for guest in self._guests.values()]
+
+    def details(self, name: str) -> answer.GuestDetails:
+        """One guest with the evidence, for `show guest NAME`."""
+        return details(self.guest(name), self._clock(), self._datapath.unsent(name))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from appliance.api.schema import guests
@@ -11,8 +11,8 @@ from appliance.guest.guest import Guest
 from appliance.health.detector import milliseconds
 
 
-def row(guest: Guest, now: int) -> guests.Guest:
-    """What `show guests` and `show status` need."""
+def row(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) -> guests.Guest:
+    """What `show guests` and `show status` need. `unsent`: frames that its taps never handed over, by cause."""
     run = guest.current_run
     record = run.record if run is not None else None
     remaining = guest.hop.lease.remaining(now)
@@ -29,16 +29,17 @@ def row(guest: Guest, now: int) -> guests.Guest:
         restarts=guest.restarts.count,
         uptime_s=round((now - record.since) / 1e9, 1) if record is not None else None,
         application=guest.application,
+        unsent=unsent,
         warning="; ".join(guest.warnings),
     )
 
 
-def details(guest: Guest, now: int) -> guests.GuestDetails:
+def details(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) -> guests.GuestDetails:
     """The same, and the evidence: what `show guest NAME` needs."""
     watch = guest.current_run.watch if guest.current_run is not None else None
     verdict = watch.verdict if watch is not None else guest.hop.last_verdict  # None: it never ran
     return guests.GuestDetails(
-        **asdict(row(guest, now)),
+        **asdict(row(guest, now, unsent)),
         taps=[guests.Taps(segment=pair.label, lan=pair.lan, wan=pair.wan) for pair in guest.pairs],
         management=guest.management.where if guest.management is not None else "",
         flip_count=guest.hop.history.count,

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The datapath's counters and filter reports as answers of the API (api/schema/state.py). Pure."""
+"""The datapath's counters and filter reports as answers of the API (api/schema/state.py).
+
+Pure, but for what the ports themselves count.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
 from appliance.api.schema import state
-from appliance.steering.kernel.layout import Side
+from appliance.steering.kernel.layout import Loss, Side
+from appliance.system.netdev_facts import refused
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Rule
     from appliance.filter.report import Report
+    from appliance.steering.kernel.attachments import Attachment
     from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
 
 
@@ -48,6 +54,21 @@ def _by_place(counts: dict[tuple[str, Side], DeviceCount]) -> dict[str, state.De
     return {f"{segment}/{side.name.lower()}": _device(count) for (segment, side), count in counts.items()}
 
 
+def causes(counted: Mapping[Loss, int]) -> dict[str, int]:
+    """Frames by the cause of their loss; causes that never were are left out."""
+    return {loss.name.lower(): frames for loss, frames in counted.items() if frames}
+
+
+def refused_frames(attached: Iterable[Attachment]) -> dict[tuple[str, str], dict[str, int]]:
+    """By segment and side: frames on the wire that the port did not deliver, by cause. A port that is gone has none."""
+    found = {}
+    for port in attached:
+        if not port.hop:
+            with suppress(OSError):
+                found[port.segment, port.side.name.lower()] = refused(port.device.name)
+    return found
+
+
 def _device(count: DeviceCount) -> state.DeviceCounters:
     """Outcomes that never happened are left out."""
     return state.DeviceCounters(
@@ -59,6 +80,8 @@ def _device(count: DeviceCount) -> state.DeviceCounters:
             for outcome, frames in count.frames.items()
             if frames
         },
+        lost=causes(count.lost),
+        unsent=causes(count.unsent),
     )
 
 
@@ -70,6 +93,7 @@ def _hop(count: HopCount) -> state.HopCounters:
         skipped={reason.name.lower(): times for reason, times in count.skipped.items() if times},
         bad_tag=count.bad_tag,
         returned_unmatched=count.returned_unmatched,
+        unsent=causes(count.unsent),
         taps=_by_place(count.taps),
     )
 

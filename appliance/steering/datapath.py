@@ -100,10 +100,22 @@ class Datapath:
     # -- devices (see Attachments) ------------------------------------------------------------------------------------
 
     def attach_segment(
-        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False, patient: bool = False
+        self,
+        segment: str,
+        lan: str,
+        wan: str,
+        mode: str = "auto",
+        *,
+        whole: bool = False,
+        mtu: int = 0,
+        patient: bool = False,
     ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports in line."""
-        return self._devices.attach_segment(segment, lan, wan, mode, whole=whole, patient=patient)
+        return self._devices.attach_segment(segment, lan, wan, mode, whole=whole, mtu=mtu, patient=patient)
+
+    def mtu(self, segment: str) -> int:
+        """The MTU that a segment's frames have; 0: its ports are not attached."""
+        return self._devices.mtu(segment)
 
     def attach_hop(
         self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False
@@ -224,7 +236,7 @@ class Datapath:
     # -- counters -----------------------------------------------------------------------------------------------------
 
     def _device_count(self, place: int) -> DeviceCount:
-        return DeviceCount.of(self._maps["device_counters"].per_cpu(place))
+        return DeviceCount.of(self._maps["device_counters"].per_cpu(place), self._maps["loss_counters"].per_cpu(place))
 
     def port_counts(self) -> dict[tuple[str, Side], DeviceCount]:
         """Counters of the ports alone, by segment and side: quick to read."""
@@ -244,6 +256,11 @@ class Datapath:
             leaves = attached.side if attached.hop else Side(attached.side ^ 1)
             found[leaves][attached.slot] = sum(frames[outcome] for outcome in layout.LEAVING)
         return found
+
+    def unsent(self, hop: str) -> dict[str, int]:
+        """Frames for a hop that its taps never handed over, by cause."""
+        taps = {(one.segment, one.side): self._device_count(one.slot) for one in self.attachments() if one.hop == hop}
+        return answers.causes(HopCount.of([], taps).unsent)
 
     def counters(self) -> Counters:
         """All counters of what is attached and configured."""

@@ -54,6 +54,11 @@ class Retry:
         self.tries += 1
 
 
+def _port_keys(segment: Segment) -> tuple[object, ...]:
+    """What its ports are attached by."""
+    return segment.lan, segment.wan, segment.attach, segment.mtu
+
+
 class Steering:
     """See the module."""
 
@@ -161,7 +166,7 @@ class Steering:
             if new is None or (new.lan, new.wan) != (segment.lan, segment.wan):
                 datapath.detach_segment(segment.name)
                 self._faults.pop(segment.name, None)
-            if new is None or (new.lan, new.wan, new.attach) != (segment.lan, segment.wan, segment.attach):
+            if new is None or _port_keys(new) != _port_keys(segment):
                 self._attached.pop(segment.name, None)
                 self._retries.pop(segment.name, None)
         self._attach()
@@ -283,7 +288,7 @@ class Steering:
         name = segment.name
         try:
             patient = retry.tries < PATIENT_TRIES
-            modes = self.datapath.attach_segment(name, *ports, segment.attach, patient=patient)
+            modes = self.datapath.attach_segment(name, *ports, segment.attach, mtu=segment.mtu, patient=patient)
         except BypassError as error:
             fault = Fault(Cause.DATAPATH_FAULT, str(error))
             if self._faults.get(name) != fault:

@@ -20,12 +20,13 @@ from appliance.config.commit import traffic_check
 from appliance.config.commit.engine import Step
 from appliance.config.schema.model import Config
 from appliance.errors import ConfigError
-from appliance.steering.kernel.layout import Outcome
+from appliance.steering.kernel.layout import Loss, Outcome
 from appliance.supervisor.system import System
 
 log = logging.getLogger(__name__)
 
 _LOST = (Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.NO_PROGRAM)
+_BUSY = (Loss.FULL, Loss.QUEUE)  # more traffic than a device can carry is not the commit's doing
 
 
 class CommitSteps:
@@ -150,6 +151,7 @@ class CommitSteps:
             ports = [count for (segment, _), count in counts.items() if segment == name]
             came = sum(port.total for port in ports)
             lost = sum(port.frames[outcome] for port in ports for outcome in _LOST)
+            lost += sum(frames for port in ports for loss, frames in port.lost.items() if loss not in _BUSY)
             segments[name] = traffic_check.Segment(
                 inline=unit.machine.relay == "inline",
                 faults={**unit.faults, **system.faults(name)},

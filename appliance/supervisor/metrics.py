@@ -7,6 +7,7 @@ Names, labels and units are a promise to dashboards (console/monitoring/).
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import appliance
@@ -14,7 +15,9 @@ from appliance.hop.lifecycle import HopState
 from appliance.segment.evidence import Kept
 from appliance.segment.machine import State as SegmentState
 from appliance.segment.manager import Link
+from appliance.steering.answers import refused_frames
 from appliance.steering.kernel.counters import Counters, DeviceCount
+from appliance.steering.kernel.layout import Loss
 from appliance.supervisor.system import System
 from appliance.telemetry.openmetrics import Family
 from appliance.telemetry.subject import Severity
@@ -34,6 +37,7 @@ def collect(system: System) -> list[Family]:
     if room is not None:
         left.add(room.available)
         size.add(room.total)
+    families.append(refused(refused_frames(datapath.attachments() if datapath is not None else ())))
     moved = Family("transitions", "counter", "Changes of state, by what changed and the state it reached")
     left_out = Family("transitions_left_out", "counter", "Changes of state that came too fast for the ledger")
     left_out.add(system.transitions.left_out)
@@ -143,12 +147,16 @@ def traffic(counters: Counters) -> list[Family]:
         ("frames", "Frames that came in by a port"), ("bytes", "Bytes that came in by a port"),
         ("dropped_frames", "Frames that came in by a port and were dropped, for a named reason"))}  # fmt: skip
     outcome = Family("port_outcome_frames", "counter", "Frames that came in by a port, by outcome")
+    lost = Family("port_lost_frames", "counter", "Frames that came in by a port and were lost on their way, by cause")
+    unsent = Family("port_unsent_frames", "counter", "Frames that a port should have sent and did not, by cause")
     for (segment, side), count in counters.ports.items():
         labels = {"segment": segment, "side": side.name.lower()}
         port["frames"].add(count.total, **labels)
         port["bytes"].add(sum(count.octets.values()), **labels)
         port["dropped_frames"].add(count.dropped, **labels)
         _outcomes(outcome, count, labels)
+        _losses(lost, count.lost, labels)
+        _losses(unsent, count.unsent, labels)
     rule = {key: Family(f"rule_{key}", "counter", text) for key, text in (
         ("frames", "Frames that a rule matched"), ("bytes", "Bytes that a rule matched"),
         ("to_hop_frames", "Frames that a rule sent to a hop"),
@@ -164,6 +172,7 @@ def traffic(counters: Counters) -> list[Family]:
         ("unmatched_frames", "Frames that came out of a hop and belong to no path"),
         ("bad_tag_frames", "Frames with a tag that names no next hop"))}  # fmt: skip
     skipped = Family("hop_skipped_frames", "counter", "Frames that skipped a hop, by reason")
+    untaken = Family("hop_unsent_frames", "counter", "Frames for a hop that its taps never handed over, by cause")
     for name, there in counters.hops.items():
         values: dict[str, Any] = {"sent_frames": there.to_frames, "sent_bytes": there.to_octets,
                                   "returned_frames": there.from_frames, "unmatched_frames": there.returned_unmatched,
@@ -172,7 +181,22 @@ def traffic(counters: Counters) -> list[Family]:
             hop[key].add(value, hop=name)
         for reason, frames in there.skipped.items():
             skipped.add(frames, hop=name, reason=reason.name.lower())
-    return [*port.values(), outcome, *rule.values(), *hop.values(), skipped]
+        _losses(untaken, there.unsent, {"hop": name})
+    return [*port.values(), outcome, lost, unsent, *rule.values(), *hop.values(), skipped, untaken]
+
+
+def refused(frames: Mapping[tuple[str, str], Mapping[str, int]]) -> Family:
+    """What ports did not deliver, by segment and side."""
+    family = Family("port_refused_frames", "counter", "Frames on the wire that a port did not deliver, by cause")
+    for (segment, side), causes in frames.items():
+        for cause, count in causes.items():
+            family.add(count, segment=segment, side=side, cause=cause)
+    return family
+
+
+def _losses(family: Family, counted: Mapping[Loss, int], labels: dict[str, str]) -> None:
+    for loss, frames in counted.items():
+        family.add(frames, **labels, cause=loss.name.lower())
 
 
 def _outcomes(family: Family, count: DeviceCount, labels: dict[str, str]) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -29,6 +30,7 @@ from appliance.supervisor.system import System
 if TYPE_CHECKING:
     from appliance.config.schema.model import Config
     from appliance.steering.kernel.attachments import Attachment
+    from appliance.steering.kernel.layout import Loss
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +121,10 @@ class Show:
         datapath = self._system.steering.datapath
         if datapath is None:
             raise UnreachableError("the datapath is not up: `bypass show status` says why")
-        return answers.counters(datapath.counters())
+        shown = answers.counters(datapath.counters())
+        for place, refused in answers.refused_frames(datapath.attachments()).items():
+            shown.ports["/".join(place)].refused = {cause: frames for cause, frames in refused.items() if frames}
+        return shown
 
     async def transitions(self, params: Params) -> list[state.Transition]:
         """transitions.show"""
@@ -171,11 +176,17 @@ class Show:
         if system.config is None:
             return self._relays_without_config()
         segments = system.segments.show(time.monotonic_ns())
-        attached = system.steering.datapath.attachments() if system.steering.datapath is not None else []
+        datapath = system.steering.datapath
+        attached = datapath.attachments() if datapath is not None else []
+        counts = datapath.port_counts() if datapath is not None else {}
         for segment in segments:
             ports = [one for one in attached if one.segment == segment.name and not one.hop]
             segment.attach = "/".join(dict.fromkeys(port.mode for port in ports)) or "none"
             segment.attach_why = "; ".join(dict.fromkeys(port.reason for port in ports))
+            if datapath is not None and ports:
+                segment.mtu = datapath.mtu(segment.name)
+                segment.longest_bytes = min(port.device.longest for port in ports)
+            segment.unsent = _sum(counts[segment.name, port.side].unsent for port in ports)
         return segments
 
     def _relays_without_config(self) -> list[state.Segment]:
@@ -258,7 +269,20 @@ class Show:
         if steering.datapath is None:
             return state.Datapath(state="down", detail=self._system.part_faults.get("steering", ""))
         attached = [_attached(attachment) for attachment in steering.datapath.attachments()]
-        return state.Datapath(state="up", adopted=steering.adopted, attached=attached)
+        return state.Datapath(
+            state="up",
+            adopted=steering.adopted,
+            counts_losses=steering.datapath.kernel.sees_losses,
+            attached=attached,
+        )
+
+
+def _sum(counted: Iterable[Mapping[Loss, int]]) -> dict[str, int]:
+    """Lost frames of several devices together, by cause."""
+    total: Counter[Loss] = Counter()
+    for each in counted:
+        total.update(each)
+    return answers.causes(total)
 
 
 def _attached(attachment: Attachment) -> state.Attached:

@@ -21,8 +21,10 @@ BPF_XDP = 37  # enum bpf_attach_type
 BPF_TCX_INGRESS = 46
 XDP_FLAGS_SKB = 1 << 1
 XDP_FLAGS_DRIVER = 1 << 2
+BPF_PROG_TYPE_SCHED_CLS = 3
 BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 BPF_F_BEFORE = 1 << 3  # TCX: first of all programs, where none is named
+_BTF_STRUCT = 4  # BTF_KIND_STRUCT
 BPF_ANY = 0
 BPF_MAP_TYPE_ARRAY = 2
 BPF_MAP_TYPE_RINGBUF = 27
@@ -135,6 +137,30 @@ class ProgramInfo(ctypes.Structure):
     _fields_ = (("type", c_uint32), ("id", c_uint32), ("tag", ctypes.c_uint8 * 8), ("jited", c_uint32))
 
 
+class _Translation(ctypes.Structure):
+    """The head of struct bpf_prog_info, up to the program as the kernel runs it."""
+
+    _fields_ = (
+        ("head", c_uint64 * 2),
+        ("jited_bytes", c_uint32),
+        ("bytes", c_uint32),
+        ("jited_code", c_uint64),
+        ("code", c_uint64),
+    )
+
+
+class _BtfType(ctypes.Structure):
+    """struct btf_type; that of a structure is followed by its members."""
+
+    _fields_ = (("name", c_uint32), ("info", c_uint32), ("size", c_uint32))
+
+
+class _BtfMember(ctypes.Structure):
+    """struct btf_member."""
+
+    _fields_ = (("name", c_uint32), ("type", c_uint32), ("offset", c_uint32))
+
+
 class MapInfo(ctypes.Structure):
     """The head of struct bpf_map_info."""
 
@@ -173,6 +199,8 @@ def library() -> ctypes.CDLL:
         "bpf_object__find_map_by_name": (c_void_p, c_char_p),
         "bpf_object__find_program_by_name": (c_void_p, c_char_p),
         "ring_buffer__new": (c_int, _SAMPLE, c_void_p, c_void_p),
+        "btf__load_vmlinux_btf": (),
+        "btf__type_by_id": (c_void_p, c_uint32),
     }
     numbers: dict[str, tuple[Any, ...]] = {
         "bpf_object__load": (c_void_p,),
@@ -206,6 +234,7 @@ def library() -> ctypes.CDLL:
         "bpf_map_create": (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
         "bpf_map_freeze": (c_int,),
         "bpf_prog_load": (c_int, c_char_p, c_char_p, c_char_p, c_size_t, POINTER(ProgramLoadOptions)),
+        "btf__find_by_name_kind": (c_void_p, c_char_p, c_uint32),
         "ring_buffer__consume": (c_void_p,),
         "ring_buffer__epoll_fd": (c_void_p,),
     }
@@ -215,8 +244,9 @@ def library() -> ctypes.CDLL:
     for name, arguments in numbers.items():
         function = getattr(lib, name)
         function.argtypes, function.restype = arguments, c_int
-    for name in ("bpf_object__close", "ring_buffer__free"):
+    for name in ("bpf_object__close", "ring_buffer__free", "btf__free"):
         getattr(lib, name).argtypes, getattr(lib, name).restype = (c_void_p,), None
+    lib.btf__name_by_offset.argtypes, lib.btf__name_by_offset.restype = (c_void_p, c_uint32), c_char_p
     lib.libbpf_set_print.argtypes, lib.libbpf_set_print.restype = (_PRINT,), c_void_p
     lib.libbpf_set_print(_listener)
     return lib
@@ -297,6 +327,44 @@ def info(fd: int, into: _T) -> _T:
     size = c_uint32(ctypes.sizeof(into))
     check("object info", library().bpf_obj_get_info_by_fd(fd, ctypes.byref(into), ctypes.byref(size)))
     return into
+
+
+def translated(code: bytes, program_type: int) -> bytes:
+    """A program as the kernel runs it, after its checks. DatapathError: it is refused, or not shown."""
+    options = ProgramLoadOptions(sz=ctypes.sizeof(ProgramLoadOptions), attempts=1)
+    load = library().bpf_prog_load
+    fd = check("load", load(program_type, b"fields", b"GPL", code, len(code) // 8, ctypes.byref(options)))
+    try:
+        room = ctypes.create_string_buffer(4096)
+        about = info(fd, _Translation(bytes=len(room), code=ctypes.addressof(room)))
+    finally:
+        os.close(fd)
+    if not about.code or about.bytes > len(room):
+        raise DatapathError("the kernel does not show its programs")
+    return room.raw[: about.bytes]
+
+
+def members(wanted: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Offsets in bytes of (structure, member) in the running kernel; those are missing that its BTF does not have."""
+    lib = library()
+    btf = lib.btf__load_vmlinux_btf()
+    if not btf:
+        return {}
+    found: dict[tuple[str, str], int] = {}
+    try:
+        for structure in {structure for structure, _ in wanted}:
+            number = lib.btf__find_by_name_kind(btf, structure.encode(), _BTF_STRUCT)
+            if number < 0:
+                continue
+            about = _BtfType.from_address(lib.btf__type_by_id(btf, number))
+            place = ctypes.addressof(about) + ctypes.sizeof(about)
+            for member in (_BtfMember * (about.info & 0xFFFF)).from_address(place):
+                key = (structure, lib.btf__name_by_offset(btf, member.name).decode())
+                if key in wanted:
+                    found[key] = (member.offset & 0xFFFFFF if about.info >> 31 else member.offset) // 8
+    finally:
+        lib.btf__free(btf)
+    return found
 
 
 def create_map(kind: int, name: str, key_size: int, value_size: int, entries: int, *, flags: int = 0) -> int:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.errors import HardwareError
-from appliance.system import netdev
+from appliance.system import netdev, netlink
 from appliance.system.xdp_features import XdpFeature, xdp_features
 
 ETHERNET_HEADER = 14
@@ -32,6 +32,22 @@ class Device:
         """Whether it delivers frames whose checksums the sender left to hardware, because it has none (veth)."""
         return self.driver == "veth"
 
+    def resized(self, mtu: int) -> Device:
+        """The device with this MTU, which is set now. OSError: it refuses."""
+        if netdev.mtu(self.name) != mtu:
+            netdev.set_mtu(self.name, mtu)
+        return replace(self, mtu=mtu)
+
+    def delivers_several(self) -> bool:
+        """Whether by XDP it may deliver frames in several buffers; not assumed where the kernel cannot tell."""
+        features = xdp_features(self.ifindex)
+        return features is not None and XdpFeature.RECEIVE_SEVERAL in features
+
+    def has_xdp(self) -> bool:
+        """Whether its driver has native XDP; assumed where the kernel cannot tell."""
+        features = xdp_features(self.ifindex)
+        return features is None or XdpFeature.BASIC in features
+
     def sends(self) -> bool:
         """Whether XDP may send frames through it as it is now; assumed where the kernel cannot tell."""
         features = xdp_features(self.ifindex)
@@ -41,6 +57,21 @@ class Device:
         """The same for frames that lie in several buffers; not assumed where the kernel cannot tell."""
         features = xdp_features(self.ifindex)
         return features is not None and XdpFeature.SEND_SEVERAL in features
+
+
+def refused(name: str) -> dict[str, int]:
+    """Frames that were on the wire and that the device did not deliver, by cause, since it exists. OSError: it is gone.
+
+    Hardware counts what its driver does; a frame that is too long may be among the errors of any kind.
+    """
+    counted = netlink.link_counters(name)
+    long = counted["rx_length_errors"]
+    return {
+        "too_long": long,
+        "errors": max(counted["rx_errors"] - long, 0),
+        "missed": counted["rx_missed_errors"],
+        "dropped": counted["rx_dropped"],
+    }
 
 
 def read(name: str) -> Device:

@@ -24,6 +24,7 @@ _RTMGRP_LINK = 1
 _IFLA_IFNAME, _IFLA_STATS64, _IFLA_XDP = 3, 23, 43
 _XDP_PROGRAMS = (5, 4, 6)  # IFLA_XDP_DRV_PROG_ID, _PROG_ID, _SKB_PROG_ID
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 16, 3, 1, 2
+_RECEIVED = {"rx_errors": 4, "rx_dropped": 6, "rx_length_errors": 10, "rx_missed_errors": 15}  # rtnl_link_stats64
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _GENERIC_HEADER = struct.Struct("=BBH")  # command, version
 _NUMBER = struct.Struct("=I")
@@ -90,6 +91,20 @@ def read_links(indexes: Iterable[int]) -> dict[int, LinkMessage | None]:
     return found
 
 
+def link_counters(ifname: str) -> dict[str, int]:
+    """What a device counts of what it received, by the kernel's names. OSError: there is no such device."""
+    body = _IFINFO.pack(socket.AF_UNSPEC, 0, socket.if_nametoindex(ifname), 0, 0)
+    with open_socket(ROUTE) as opened:
+        opened.settimeout(1.0)
+        opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST, 1, 0) + body)
+        answer = opened.recv(1 << 16)
+    _raise_error(answer)
+    found = dict(attributes(answer[_HEADER.size + _IFINFO.size :])).get(_IFLA_STATS64, b"")
+    if len(found) < 8 * max(_RECEIVED.values()) + 8:
+        raise OSError("netlink: the device has no counters")
+    return {name: struct.unpack_from("=Q", found, 8 * at)[0] for name, at in _RECEIVED.items()}
+
+
 def attribute(kind: int, data: bytes) -> bytes:
     """One attribute, padded."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(data), kind) + data + bytes(-len(data) % 4)
@@ -152,6 +167,11 @@ def generic_request(opened: socket.socket, family: int, command: int, body: byte
     body = _GENERIC_HEADER.pack(command, 1, 0) + body
     opened.send(_HEADER.pack(_HEADER.size + len(body), family, _REQUEST, 1, 0) + body)
     answer = opened.recv(1 << 16)
+    _raise_error(answer)
+    return dict(attributes(answer[_HEADER.size + _GENERIC_HEADER.size :]))
+
+
+def _raise_error(answer: bytes) -> None:
+    """OSError where the answer of the kernel is one."""
     if code := _error_of(answer):
         raise OSError(code, os.strerror(code))
-    return dict(attributes(answer[_HEADER.size + _GENERIC_HEADER.size :]))

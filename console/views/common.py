@@ -37,6 +37,12 @@ def columns_of(key: str, empty: str, columns: Sequence[tuple[str, str]], change:
     return show
 
 
+def by_cause(counted: Any) -> str:
+    """`12 (full), 3 (down)`: frames by the cause of their loss."""
+    items = counted.items() if isinstance(counted, dict) else ()
+    return ", ".join(f"{cell(frames)} ({cell(cause).replace('_', ' ')})" for cause, frames in items)
+
+
 def alarm(reasons: Iterable[str], style: Style = PLAIN, word: str = "BYPASS") -> str:
     """The block that says that a relay is not inline."""
     head = f"*** {word} *** "

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from console.render import PLAIN, Row, Style, cell, duration, generic, pairs
-from console.views.common import about, columns_of, known, printed
+from console.views.common import about, by_cause, columns_of, known, printed
 
 
 def _image(row: Row) -> Row:
@@ -71,7 +71,10 @@ def one(data: Any, style: Style = PLAIN) -> str:
     inner = {"checks", "flips", "bypass", "heartbeats", "agent", "taps", "qmp_events", "qmp_dropped", "ended_ms"}
     inner |= set() if runs else {"lease_renewals"}
     inner |= {"lease_ms"} if data.get("lease") else set()  # the same for programs
+    inner |= {"unsent"}
     head = {key: value for key, value in data.items() if key not in inner and value not in (None, "", [])}
+    if data.get("unsent"):
+        head["frames not taken"] = by_cause(data["unsent"])
     agent = data.get("agent")
     blocks = [pairs(known(head), style)]
     if "ended_ms" in data:
@@ -101,5 +104,5 @@ def log(data: Any, style: Style = PLAIN) -> str:
 table_of_all = columns_of("guests", "no guests are configured", [
     ("name", "GUEST"), ("hop", "HOP"), ("state", "STATE"), ("cause", "CAUSE"), ("lease", "LEASE"),
     ("pid", "PID"), ("accel", "ACCEL"), ("restarts", "RESTARTS"), ("application", "APPLICATION"),
-    ("warning", "WARNING"), ("detail", "DETAIL"),
-])  # fmt: skip
+    ("not_taken", "FRAMES NOT TAKEN"), ("warning", "WARNING"), ("detail", "DETAIL"),
+], lambda row: {**row, "not_taken": by_cause(row.get("unsent"))})  # fmt: skip

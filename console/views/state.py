@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, Row, Style, cell, duration, fold, generic, paint, pairs
 from console.views import guests
-from console.views.common import about, alarm, columns_of, rows_of
+from console.views.common import about, alarm, by_cause, columns_of, rows_of
 
 
 def relay_word(relay: Any) -> str:
@@ -47,13 +48,9 @@ def segments(data: Any, style: Style = PLAIN) -> str:
     not inline, or inline without being healthy."""
     away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline" or _is_impaired(row)]
     blocks = [_segment_table(data, style)]
-    taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
-    if taken:
-        texts = [f"{cell(r.get('name'))}: attached by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken]
-        blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
-    sent = [f"{cell(row.get('name'))}: {cell(row['sent_detail'])}" for row in taken if _has_news_of_frames(row)]
-    if sent:
-        blocks.append("\n".join(line for text in sent for line in fold(text, style.width)))
+    lines = [line for row in rows_of(data, "segments") for line in _frames(row)]
+    if lines:
+        blocks.append("\n".join(part for line in lines for part in fold(line, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
     return "\n\n".join(blocks)
@@ -67,6 +64,19 @@ def _is_impaired(row: Row) -> bool:
 def _has_news_of_frames(row: Row) -> bool:
     """What a port does not send, or what is not known of it, where the cause does not say it already."""
     return bool(row.get("sent_detail")) and row.get("sent_detail") != row.get("detail")
+
+
+def _frames(row: Row) -> Iterator[str]:
+    """How a segment takes frames and why, which pass, and which its ports lost."""
+    name = cell(row.get("name"))
+    if row.get("attach_why"):
+        yield f"{name}: attached by {cell(row['attach'])}: {cell(row['attach_why'])}"
+    if row.get("longest_bytes"):
+        yield f"{name}: frames of up to {cell(row['longest_bytes'])} bytes pass"
+    if row.get("attach_why") and _has_news_of_frames(row):
+        yield f"{name}: {cell(row['sent_detail'])}"
+    if row.get("unsent"):
+        yield f"{name}: frames that its ports did not send: {by_cause(row['unsent'])}"
 
 
 def _reasons(row: Row) -> list[str]:

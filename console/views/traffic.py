@@ -100,7 +100,7 @@ def _count(row: Row) -> Row:
         if isinstance(value, dict) and key != "taps":
             for name, item in value.items():
                 frames = item.get("frames") if isinstance(item, dict) else item
-                flat[f"{key}_{name}" if key == "skipped" else str(name)] = frames
+                flat[str(name) if key == "outcomes" else f"{key}_{name}"] = frames
         else:
             flat[key] = value
     return flat

@@ -78,7 +78,7 @@ def test_a_flow_is_found_again(twin: Twin, kind: str) -> None:
     # Its answers, another host or protocol: other flows, asked for themselves. No match is an answer too.
     for _ in range(2):
         for frame in (tcp(back=True), tcp(host=7, dport=99), udp(dport=80)):
-            assert twin.kernel(PORT, frame, kind) == replace(twin.decide(PORT, frame, kind), frame=frame)
+            assert twin.kernel(PORT, frame, kind) == replace(twin.decide(PORT, frame), frame=frame)
     assert tally(twin) == (4 + 3, 1 + 3)
 
 

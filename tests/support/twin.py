@@ -73,9 +73,9 @@ class Twin:
         longest = self.state.longest.get(slot(0, where.segment, direction ^ 1), layout.NO_MATCH)
         return run(self.datapath, where, frame, kind, flags=flags, longest=longest)
 
-    def decide(self, where: Where, frame: bytes, kind: str = "xdp", now: int | None = None) -> Decision:
+    def decide(self, where: Where, frame: bytes, now: int | None = None) -> Decision:
         """The model's answer."""
-        model = Model(self.policy, self.state, matches, limit=kind == "xdp")
+        model = Model(self.policy, self.state, matches)
         return model.decide(where, frame, time.monotonic_ns() if now is None else now)
 
     @staticmethod
@@ -88,11 +88,9 @@ class Twin:
         """Ask both and compare; the model's answer."""
         if kind == "tc" and not self.runs_by_tc(frame):
             # The model alone, and it must not learn from it.
-            return Model(self.policy, copy.deepcopy(self.state), matches, limit=False).decide(
-                where, frame, time.monotonic_ns()
-            )
+            return Model(self.policy, copy.deepcopy(self.state), matches).decide(where, frame, time.monotonic_ns())
         before = self.counted(where)
-        decision = self.decide(where, frame, kind)
+        decision = self.decide(where, frame)
         answer = self.kernel(where, frame, kind)
         # By tc a tag inside may have moved beside the frame, so what comes out is compared by XDP only.
         out = decision.frame if kind == "xdp" else answer.frame

@@ -27,6 +27,7 @@ class Guest(Answer, kw_only=True):
     restarts: int | UnsetType = UNSET
     uptime_s: Seconds | UnsetType | None = UNSET
     application: str | UnsetType = UNSET
+    unsent: Annotated[dict[str, int], Meta(description="frames its taps did not take")] | UnsetType = UNSET
     warning: Detail | UnsetType = UNSET
 
 

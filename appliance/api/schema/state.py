@@ -106,6 +106,7 @@ class Datapath(Answer):
     state: Annotated[str, Meta(description="up or down")]
     detail: Detail | UnsetType = UNSET
     adopted: bool | UnsetType = UNSET
+    counts_losses: Annotated[bool, Meta(description="whether frames that devices drop are counted")] | UnsetType = UNSET
     attached: list[Attached] | UnsetType = UNSET
 
 
@@ -178,6 +179,9 @@ class Segment(Answer, kw_only=True):
     link_loss_limit_ms: int | UnsetType = UNSET
     attach: Annotated[str, Meta(description="xdp, tc or none")] | UnsetType = UNSET
     attach_why: Detail | UnsetType = UNSET
+    mtu: Annotated[int, Meta(description="of both ports, in use")] | UnsetType = UNSET
+    longest_bytes: Annotated[int, Meta(description="the longest frame that passes")] | UnsetType = UNSET
+    unsent: Annotated[dict[str, Count], Meta(description="frames its ports never sent, by cause")] | UnsetType = UNSET
 
 
 class SegmentSet(Answer):
@@ -248,16 +252,25 @@ class Outcome(Answer):
 
 
 class DeviceCounters(Answer):
-    """Frames that came in by a device, in total and by outcome."""
+    """Frames that came in by a device, in total and by outcome; `dropped_frames` of them never left.
+
+    `lost`, by cause: those that another device should have sent and did not; they are in an outcome, too. `unsent`:
+    frames from other devices that this one should have sent. `refused` (ports): frames on the wire that the port or its
+    driver did not deliver; they are in no other number.
+    """
 
     frames: Count
     bytes: Count
     dropped_frames: Count
     outcomes: dict[str, Outcome]
+    lost: dict[str, Count]
+    unsent: dict[str, Count]
+    refused: dict[str, Count] | UnsetType = UNSET
 
 
 class HopCounters(Answer):
-    """Frames to and from a hop. `skipped`: reason -> how often; `taps`: frames that came back, by "segment/side"."""
+    """Frames to and from a hop. `skipped`: reason -> how often; `unsent`: frames to it that its taps did not take, by
+    cause; `taps`: frames that came back, by "segment/side"."""
 
     to_frames: Count
     to_bytes: Count
@@ -265,6 +278,7 @@ class HopCounters(Answer):
     skipped: dict[str, int]
     bad_tag: Count
     returned_unmatched: Count
+    unsent: dict[str, Count]
     taps: dict[str, DeviceCounters]
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from appliance.config.schema.limits import MAX_MTU
 from appliance.units import Duration, Size
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
@@ -20,6 +21,7 @@ Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Mtu = Annotated[int, msgspec.Meta(ge=0, le=MAX_MTU)]
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -45,6 +47,7 @@ class Segment(_Struct, frozen=True):
     link_loss_limit: Duration = Duration(10_000_000_000)  # one link missing for longer: bypass; 0: never
     rearm_delay: Duration = Duration(2_000_000_000)
     attach: Literal["auto", "xdp", "tc"] = "auto"
+    mtu: Mtu = 0  # of both ports; 0: the largest that XDP allows
 
 
 class Watchdog(_Struct, frozen=True):
@@ -155,6 +158,7 @@ class Guest(_Struct, frozen=True):
     storage: Literal["persistent", "snapshot"] = "persistent"  # snapshot: what it writes is discarded when it ends
     pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the appliance's processor for each virtual one
     hugepages: bool = False  # if enough are free, else ordinary memory and a warning
+    mtu: Mtu = 0  # of its ports; 0: that of the segment's
     management: Literal["off", "isolated", "bridged"] = (
         "off"  # a third port: to the supervisor only, or on the management LAN
     )

@@ -125,9 +125,7 @@ class LiveEngine:
         attached = self._attached.get(slot(where.hop, where.segment, where.side))
         kind = attached.mode if attached is not None else "xdp"
         if not runs(kind, frame):
-            return Model(self.policy, self._state(), matches, limit=kind == "xdp").decide(
-                where, frame, time.monotonic_ns()
-            )
+            return Model(self.policy, self._state(), matches).decide(where, frame, time.monotonic_ns())
         value = self._datapath.kernel.maps["devices"].get(attached.device.ifindex) if attached is not None else None
         longest, several = (value.peer_max, value.peer_max_sg) if value is not None else (UNLIMITED, UNLIMITED)
         return run(self._datapath, where, frame, kind, flags=layout.DEVICE_DRY, longest=longest, longest_sg=several)

@@ -100,9 +100,8 @@ class _Frame:
 class Model:
     """One appliance. `matches` says whether a pcap filter takes a frame (libpcap's answer)."""
 
-    def __init__(self, policy: Policy, state: State, matches: Matches, *, limit: bool = True) -> None:
-        """`limit`: XDP cannot send frames longer than a device takes; tc leaves that to the kernel."""
-        self.policy, self.state, self._matches, self._limit = policy, state, matches, limit
+    def __init__(self, policy: Policy, state: State, matches: Matches) -> None:
+        self.policy, self.state, self._matches = policy, state, matches
         self._hops: dict[int, CompiledHop] = {hop.id: hop for hop in policy.hops.values()}
         self._groups: dict[int, CompiledGroup] = {group.id: group for group in policy.groups.values()}
 
@@ -269,7 +268,7 @@ class Model:
             return Reason.UNAVAILABLE
         if lease.draining and not self._established(frame, hop):
             return Reason.DRAINING
-        if self._limit and len(frame.data) > longest:
+        if len(frame.data) > longest:
             return Reason.OVERSIZE
         frame.available = True
         known = self._hops.get(hop)
@@ -353,6 +352,6 @@ class Model:
         longest = self.state.longest.get(port)
         if longest is None:
             return Decision(Outcome.NO_DEVICE, Verdict.DROP, port, frame=data)
-        if self._limit and len(data) > longest:
+        if len(data) > longest:
             return Decision(Outcome.OVERSIZE, Verdict.DROP, port, frame=data)
         return Decision(outcome, Verdict.PORT, port, frame=data)

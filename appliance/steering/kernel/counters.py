@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The datapath's counters as plain data. Every frame is in exactly one outcome of the device it came from."""
+"""The datapath's counters as plain data. Every frame is in exactly one outcome of the device it came from.
+
+An outcome is a decision. A frame that was to be sent and never was is counted as lost besides, twice: under the device
+it came in by, so that what came in is what went out and what was dropped by name; and under the device that did not
+send it, where the cause is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from appliance.steering.kernel.layout import (
     DROPS,
     DeviceCounterValue,
     HopCounterValue,
+    Loss,
+    LossCounterValue,
     Outcome,
     Reason,
     RuleCounterValue,
@@ -18,17 +26,25 @@ from appliance.steering.kernel.layout import (
 
 @dataclass(frozen=True)
 class DeviceCount:
-    """Frames and bytes that came in by one device, by what became of them."""
+    """Frames and bytes that came in by one device, by what became of them.
+
+    `lost`: of these, what another device should have sent and did not. `unsent`: what came in elsewhere, and this
+    device should have sent.
+    """
 
     frames: dict[Outcome, int]
     octets: dict[Outcome, int]
+    lost: dict[Loss, int] = field(default_factory=dict)
+    unsent: dict[Loss, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, values: list[DeviceCounterValue]) -> DeviceCount:
+    def of(cls, values: list[DeviceCounterValue], losses: Sequence[LossCounterValue] = ()) -> DeviceCount:
         """Sum over the CPUs."""
         return cls(
             {outcome: sum(value.outcome[outcome].frames for value in values) for outcome in Outcome},
             {outcome: sum(value.outcome[outcome].bytes for value in values) for outcome in Outcome},
+            {loss: sum(value.came[loss] for value in losses) for loss in Loss},
+            {loss: sum(value.unsent[loss] for value in losses) for loss in Loss},
         )
 
     @property
@@ -38,8 +54,8 @@ class DeviceCount:
 
     @property
     def dropped(self) -> int:
-        """Frames that ended here, each for a named reason."""
-        return sum(self.frames[outcome] for outcome in DROPS)
+        """Frames that came in and never left, each for a named reason."""
+        return sum(self.frames[outcome] for outcome in DROPS) + sum(self.lost.values())
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,11 @@ class HopCount:
             sum(v.returned_unmatched for v in values),
             taps,
         )
+
+    @property
+    def unsent(self) -> dict[Loss, int]:
+        """Frames for it that its taps never handed over."""
+        return {loss: sum(tap.unsent.get(loss, 0) for tap in self.taps.values()) for loss in Loss}
 
     @property
     def from_frames(self) -> int:

@@ -164,6 +164,23 @@ LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Ou
 DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE)
 
 
+class Loss(IntEnum):
+    """Why a frame that was on its way to a device was never sent by it."""
+
+    FULL = 0
+    NO_READER = 1
+    DOWN = 2
+    OVERSIZE = 3
+    UNFIT = 4
+    QUEUE = 5
+    GONE = 6
+    OTHER = 7
+
+
+LOSS_PLACES = 10
+FREED_WITHOUT_REASON = 2
+
+
 class Reason(IntEnum):
     """Why a hop was skipped, or that it was taken."""
 
@@ -262,6 +279,25 @@ class TallyValue(ctypes.Structure):
 
 class DeviceCounterValue(ctypes.Structure):
     _fields_ = (("outcome", TallyValue * OUTCOME_PLACES),)
+
+
+class LossCounterValue(ctypes.Structure):
+    _fields_ = (("came", c_uint64 * LOSS_PLACES), ("unsent", c_uint64 * LOSS_PLACES))
+
+
+class KernelFieldsValue(ctypes.Structure):
+    """Offsets in the running kernel's structures; kernel_fields.py finds them."""
+
+    _fields_ = (
+        ("device_ifindex", c_uint32),
+        ("device_namespace", c_uint32),
+        ("namespace_number", c_uint32),
+        ("frame_device", c_uint32),
+        ("frame_ingress", c_uint32),
+        ("namespaces", c_uint32),
+        ("namespace", c_uint32),
+        ("pad", c_uint32),
+    )
 
 
 class RuleCounterValue(ctypes.Structure):
@@ -417,6 +453,8 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "xdp_programs": (c_uint32, c_uint32),
     "tc_programs": (c_uint32, c_uint32),
     "device_counters": (c_uint32, DeviceCounterValue),
+    "loss_counters": (c_uint32, LossCounterValue),
+    "kernel_fields": (c_uint32, KernelFieldsValue),
     "rule_counters": (c_uint32, RuleCounterValue),
     "hop_counters": (c_uint32, HopCounterValue),
     "copy_points": (c_uint32, CopyPointValue),

@@ -2,7 +2,7 @@
 """The datapath's programs and maps in the kernel: loaded, pinned, adopted, upgraded.
 
 Owns the descriptors. What is pinned lives on without this process; without a pin directory all of it goes with it.
-Below the pin directory: `maps/NAME`, `programs/NAME`, `links/SLOT`, and the link `thread_exit`.
+Below the pin directory: `maps/NAME`, `programs/NAME`, `links/SLOT`, and the links of the programs at tracepoints.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ PROGRAMS = (
         for name in ("entry", "copying", "recall", "remember", "dispatch", "walk")
     ),
 )
-EXIT = "thread_exit"  # the program that ends leases with processes; kernels without tracing go without it
+EXIT = "thread_exit"  # the program that ends leases with processes
+LOSSES = {"batch_sent": "xdp_devmap_xmit", "redirect_failed": "xdp_redirect_err", "frame_freed": "kfree_skb"}
+TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; kernels without tracing go without them
 _TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY}  # fmt: skip
@@ -45,7 +47,7 @@ class Kernel:
         """
         self.pins, self._path = pins, path
         self.adopted = self.upgraded = False
-        self._exit_link = -1
+        self._tracing: dict[str, int] = {}  # links, by program
         self.programs: dict[str, int] = {}
         self.maps: dict[str, Map[Any, Any]] = {}
         digest = self._digest(path)
@@ -84,8 +86,7 @@ class Kernel:
             if meta is None or bytes(meta.digest) != digest:
                 raise DatapathError("another program")
             self.programs = {name: libbpf.get_pinned(pins / "programs" / name) for name in PROGRAMS}
-            if (pins / EXIT).exists():
-                self._exit_link = libbpf.get_pinned(pins / EXIT)
+            self._tracing = {name: libbpf.get_pinned(pins / name) for name in TRACEPOINTS if (pins / name).exists()}
         except DatapathError:
             self.close()
             return False
@@ -95,7 +96,7 @@ class Kernel:
         if pins is not None and not self._same_layout(pins):
             self._unpin(pins)
         was_there = pins is not None and (pins / "maps" / "meta").exists()
-        without = () if libbpf.raw_tracepoints_work() else (EXIT,)
+        without = () if libbpf.raw_tracepoints_work() else tuple(TRACEPOINTS)
         try:
             loaded = bpf_object.Object(path, pins / "maps" if pins is not None else None, without)
         except DatapathError:
@@ -110,7 +111,7 @@ class Kernel:
                 self.maps[name] = Map(name, loaded.map_fd(name), key, value)
             self.programs = {name: loaded.program_fd(name) for name in PROGRAMS}
             if not without:
-                self._see_exits(loaded.program_fd(EXIT))
+                self._trace(loaded)
         finally:
             loaded.close()
         for kind in ("xdp", "tc"):
@@ -127,20 +128,34 @@ class Kernel:
                 (pins / "programs" / name).unlink(missing_ok=True)
                 libbpf.pin(fd, pins / "programs" / name)
 
-    def _see_exits(self, program_fd: int) -> None:
-        """Attach the program; a former one goes when this one is there."""
-        try:
-            self._exit_link = libbpf.attach_raw_tracepoint("sched_process_exit", program_fd)
-        finally:
-            os.close(program_fd)
-        if self.pins is not None:
-            (self.pins / EXIT).unlink(missing_ok=True)
-            libbpf.pin(self._exit_link, self.pins / EXIT)
+    def _trace(self, loaded: bpf_object.Object) -> None:
+        """Attach the programs at tracepoints; a former one goes when the new one is there.
+
+        A kernel that does not have the tracepoint in this form goes without what is counted there.
+        """
+        for name, tracepoint in TRACEPOINTS.items():
+            program = loaded.program_fd(name)
+            try:
+                self._tracing[name] = libbpf.attach_raw_tracepoint(tracepoint, program)
+            except DatapathError:
+                if name == EXIT:
+                    raise
+                continue
+            finally:
+                os.close(program)
+            if self.pins is not None:
+                (self.pins / name).unlink(missing_ok=True)
+                libbpf.pin(self._tracing[name], self.pins / name)
 
     @property
     def sees_exits(self) -> bool:
         """Whether leases end in the kernel with the processes that they are tied to."""
-        return self._exit_link >= 0
+        return EXIT in self._tracing
+
+    @property
+    def sees_losses(self) -> bool:
+        """Whether frames are counted that the kernel drops after the datapath has decided about them."""
+        return self._tracing.keys() >= LOSSES.keys()
 
     @staticmethod
     def _same_layout(pins: Path) -> bool:
@@ -189,6 +204,6 @@ class Kernel:
         for fd in self.programs.values():
             os.close(fd)
         self.maps, self.programs = {}, {}
-        if self._exit_link >= 0:
-            os.close(self._exit_link)
-            self._exit_link = -1
+        for fd in self._tracing.values():
+            os.close(fd)
+        self._tracing = {}

@@ -195,7 +195,14 @@ VIEWS = [
     ("segments", [{"name": "main", "relay": "inline", "attach": "tc", "attach_why": "lan0 (e1000e): no native XDP"}],
      ("SEGMENT  RELAY   ATTACH\nmain     inline  tc\n\n"
       "main: attached by tc: lan0 (e1000e): no native XDP")),
+    ("segments", [{"name": "main", "relay": "inline", "attach": "xdp", "attach_why": "both ports",
+                   "longest_bytes": 1518, "unsent": {"down": 7, "no_reader": 1}}],
+     ("SEGMENT  RELAY   ATTACH\nmain     inline  xdp\n\nmain: attached by xdp: both ports\n"
+      "main: frames of up to 1518 bytes pass\nmain: frames that its ports did not send: 7 (down), 1 (no reader)")),
     ("guests", [], "no guests are configured"),
+    ("guests", [{"name": "ips1", "state": "available", "unsent": {"full": 12}}],
+     "GUEST  STATE      FRAMES NOT TAKEN\nips1   available  12 (full)"),
+    ("guests", [{"name": "ips1", "state": "available", "unsent": {}}], "GUEST  STATE\nips1   available"),
     ("rules", [], "no rules: every frame passes straight to the other port"),
     ("rules", [{"name": "web", "match": "", "path": ["ips", "dpi"], "segment": ""}],
      "RULE  SEGMENT  PATH       MATCH\nweb   every    ips > dpi  every frame"),
@@ -209,11 +216,14 @@ VIEWS = [
     ("done", None, "done"),
     ("generic", {"in": 1, "rules": [{"name": "web", "frames": 3}]}, "in  1\n\nrules:\nNAME  FRAMES\nweb        3"),
     ("generic", {"a": True, "b": [1, 2], "c": {"x": 1}}, "a  yes\nb  1, 2\nc  x=1"),
-    ("counters", {"ports": {"main/lan": {"frames": 5, "outcomes": {"to_port": {"frames": 4, "bytes": 9}}},
+    ("counters", {"ports": {"main/lan": {"frames": 5, "outcomes": {"to_port": {"frames": 4, "bytes": 9}},
+                                         "lost": {"full": 2}, "refused": {"too_long": 1}},
                             "main/wan": {"frames": 0, "outcomes": {}}},
                   "hops": {"ips1": {"to_frames": 1, "skipped": {"lease": 2}, "taps": {"x": {}}}},
                   "unknown": {"frames": 3}},
-     ("PORT      FRAMES  TO PORT\nmain/lan       5        4\nmain/wan       0        0\n\n"
+     ("PORT      FRAMES  TO PORT  LOST FULL  REFUSED TOO LONG\n"
+      "main/lan       5        4          2                 1\n"
+      "main/wan       0        0          0                 0\n\n"
      "HOP   TO FRAMES  SKIPPED LEASE\nips1          1              2\n\nframes from unknown devices: 3")),
     ("generic", {}, "no data"),
     ("rules", {"rules": [], "filters": []}, "no rules: every frame passes straight to the other port"),

@@ -20,6 +20,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "item_kind": layout.Item,
     "continuation_kind": layout.Continuation,
     "outcome": layout.Outcome,
+    "loss": layout.Loss,
     "reason": layout.Reason,
     "verdict": layout.Verdict,
     "copy_way": layout.CopyWay,
@@ -60,7 +61,9 @@ def test_enums() -> None:
             continue
         prefix = PREFIX.get(name, f"{name.upper()}_")
         members = {
-            key.removeprefix(prefix): number for key, number in members.items() if key not in ("OUTCOMES", "REASONS")
+            key.removeprefix(prefix): number
+            for key, number in members.items()
+            if key not in ("OUTCOMES", "REASONS", "LOSSES")
         }
         assert members == {member.name: member.value for member in ENUMS[name]}, name
 

@@ -12,15 +12,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
-from appliance.steering.kernel.layout import Outcome, Reason, Side
-from appliance.supervisor.metrics import traffic
+from appliance.steering.kernel.layout import DROPS, Loss, Outcome, Reason, Side
+from appliance.supervisor.metrics import refused, traffic
 from appliance.system.namespace import Namespace
 from appliance.telemetry.histogram import LATENCY, Histogram
 from appliance.telemetry.metrics_server import Endpoint
 from appliance.telemetry.openmetrics import OPENMETRICS, PROMETHEUS, Family, render
 
 NOTHING = DeviceCount(dict.fromkeys(Outcome, 0), dict.fromkeys(Outcome, 0))
-DEVICE = DeviceCount({o: 10 + o for o in Outcome}, {o: 1000 + o for o in Outcome})
+LOST = {Loss.FULL: 4, Loss.DOWN: 2}
+DEVICE = DeviceCount({o: 10 + o for o in Outcome}, {o: 1000 + o for o in Outcome}, LOST, {Loss.QUEUE: 3})
 HOP = HopCount(7, 700, {r: 1 for r in Reason if r is not Reason.TAKEN}, 0, 3, {("main", Side.LAN): DEVICE})
 COUNTERS = Counters(
     {("main", Side.LAN): DEVICE, ("main", Side.WAN): NOTHING},
@@ -69,6 +70,22 @@ def test_every_frame_of_a_port_has_an_outcome() -> None:
     read = {family.name: family for family in openmetrics(render(traffic(COUNTERS)))}
     outcomes = [s.value for s in read["throughwire_port_outcome_frames"].samples if s.labels["side"] == "lan"]
     assert sum(outcomes) == DEVICE.total
+
+
+def test_every_lost_frame_has_a_cause() -> None:
+    """What is dropped is what the datapath drops and what is lost by name; losses are told at both ends, and by hop."""
+    families = [*traffic(COUNTERS), refused({("main", "lan"): {"too_long": 9, "missed": 0}})]
+    read = {family.name.removeprefix("throughwire_"): family for family in openmetrics(render(families))}
+
+    def by_cause(name: str, label: str, value: str) -> dict[str, float]:
+        return {s.labels["cause"]: s.value for s in read[name].samples if s.labels[label] == value}
+
+    assert by_cause("port_lost_frames", "side", "lan") == {"full": 4, "down": 2}
+    assert by_cause("port_unsent_frames", "side", "lan")["queue"] == 3
+    assert by_cause("hop_unsent_frames", "hop", "ips1")["queue"] == 3
+    assert by_cause("port_refused_frames", "side", "lan") == {"too_long": 9, "missed": 0}
+    dropped = next(s.value for s in read["port_dropped_frames"].samples if s.labels["side"] == "lan")
+    assert dropped == sum(DEVICE.frames[outcome] for outcome in DROPS) + sum(LOST.values())
 
 
 def endpoint(collect: Iterable[Family] = ()) -> Endpoint:
