@@ -235,6 +235,25 @@ __noinline __u32 choose_at(__u32 position)
 }
 
 /*
+ * A frame to one of the addresses that no bridge forwards (01:80:c2:00:00:00 to 0f: STP, LACP, LLDP, EAPOL, PTP peer
+ * delay). It belongs to the neighbour at the other end of the wire: a guest's bridge would drop it.
+ */
+static __always_inline bool link_local(const void *data, const void *end)
+{
+	return data + ETH_HLEN <= end && *(__u32 *)data == bpf_htonl(0x0180c200) &&
+	       !(*(__u16 *)(data + 4) & bpf_htons(0xfff0));
+}
+
+/* Does the segment keep such frames out of its hops? */
+static __always_inline bool keeps_out(const struct scratch *s)
+{
+	__u32 place = (s->generation & 1) * MAX_SEGMENTS + (s->device.segment & (MAX_SEGMENTS - 1));
+	struct segment *segment = bpf_map_lookup_elem(&segments, &place);
+
+	return segment && segment->flags & SEGMENT_LINK_LOCAL;
+}
+
+/*
  * The rule is known: where in its path the frame is, and its flow. What needs no hop leaves here. Reading the flow and
  * walking the path are programs of their own, or the verifier would look at the walk once for each way to read a flow.
  */
@@ -244,7 +263,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 	struct lease *supervisor;
 	struct hop_counter *counter;
 	struct rule *rule = NULL;
-	__u32 position = 0, from;
+	__u32 position = 0, from, outcome = OUTCOME_NO_PROGRAM;
 	bool accepts;
 
 	if (!s)
@@ -252,6 +271,12 @@ static __always_inline int dispatch(int kind, void *ctx)
 	from = s->device.hop;
 	if (s->rule < MAX_RULES)
 		rule = rule_at(s, s->rule);
+	if (link_local(frame_data(kind, ctx), frame_end(kind, ctx)) && !s->want && (from || (rule && rule->length)) &&
+	    keeps_out(s)) {
+		s->rule = NO_MATCH;
+		outcome = from ? OUTCOME_OUT : OUTCOME_LINK_LOCAL;
+		goto out;
+	}
 	if (from) {
 		if (s->continuation_kind == CONT_STATIC || s->continuation_kind == CONT_END) {
 			position = s->continuation_position;
@@ -270,8 +295,10 @@ static __always_inline int dispatch(int kind, void *ctx)
 	} else {
 		if (rule && !rule->length)
 			rule_match(s, rule);
-		if (!rule || !rule->length) /* nothing on the way: needs no clock and no walk */
-			return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_STRAIGHT);
+		if (!rule || !rule->length) { /* nothing on the way: needs no clock and no walk */
+			outcome = OUTCOME_STRAIGHT;
+			goto out;
+		}
 		s->start = s->direction == SIDE_LAN ? 0 : rule->length - 1;
 	}
 	s->accept = 0;
@@ -285,7 +312,8 @@ static __always_inline int dispatch(int kind, void *ctx)
 	if (accepts) /* goes on to the walk; without such a program no hop accepts by filter */
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
-	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
+out:
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }
 
 /* Everything is known: walk the path. */

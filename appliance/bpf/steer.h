@@ -32,7 +32,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 stands for "no hop": the ports, and the supervisor's own lease */
@@ -128,6 +128,10 @@ enum rule_flag {
 	RULE_HASH = 4,	 /* a group, or a hop whose flows are tracked, is in the path */
 };
 
+enum segment_flag {
+	SEGMENT_LINK_LOCAL = 1
+}; /* link-local control frames enter no hop */
+
 enum item_kind {
 	ITEM_NONE,
 	ITEM_HOP,
@@ -161,9 +165,10 @@ enum outcome {
 	OUTCOME_OVERSIZE,   /* dropped: longer than the other port can send */
 	OUTCOME_NO_PROGRAM, /* a policy program was missing: passed to the other port */
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
+	OUTCOME_LINK_LOCAL, /* port to port, past a rule that would lead this control frame to a hop */
 	OUTCOMES,
 };
-#define OUTCOME_PLACES 12 /* room in the map; OUTCOMES must fit */
+#define OUTCOME_PLACES 16 /* room in the map; OUTCOMES must fit */
 
 /* Why a hop was skipped, or taken (the first). */
 enum reason {
@@ -236,7 +241,7 @@ struct hop {
 
 struct segment {
 	__u32 constant_rule; /* the first rule matches every frame; NO_MATCH: ask the policy program */
-	__u32 pad;
+	__u32 flags;
 };
 
 struct continuation {

@@ -68,7 +68,11 @@ class GoesOn:
 
 @dataclass(frozen=True)
 class Policy:
-    """All of it. `chains`: the rules of each segment that can be reached, in order, as indexes."""
+    """All of it.
+
+    `chains`: the rules of each segment that can be reached, in order, as indexes. `link_local`: segments whose
+    link-local control frames enter no hop.
+    """
 
     segments: dict[str, int]
     hops: dict[str, CompiledHop]
@@ -77,6 +81,7 @@ class Policy:
     chains: dict[int, tuple[int, ...]]
     accepts: tuple[str, ...]
     continuations: dict[tuple[int, int, int], GoesOn] = field(default_factory=dict)  # (hop, segment, direction)
+    link_local: frozenset[int] = frozenset()
 
     def constant(self, segment: int) -> int:
         """Index of the rule that takes every frame of the segment, or NO_MATCH when filters must be asked."""
@@ -237,6 +242,7 @@ def compile_policy(config: Config, names: Names) -> Policy:
                 if not compiled.match:
                     break  # nothing behind it can be reached
         chains[segment] = tuple(chain)
-    policy = Policy(segments, hops, groups, tuple(rules), chains, accepts)
+    link_local = frozenset(segments[segment.name] for segment in config.segment if segment.link_local == "straight")
+    policy = Policy(segments, hops, groups, tuple(rules), chains, accepts, link_local=link_local)
     policy.continuations.update(_continuations(policy))
     return policy

@@ -27,7 +27,10 @@ def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> N
     maps["rules"].set_all(rules)
     maps["segments"].set_all(
         {
-            half * layout.MAX_SEGMENTS + number: layout.SegmentValue(constant_rule=policy.constant(number))
+            half * layout.MAX_SEGMENTS + number: layout.SegmentValue(
+                constant_rule=policy.constant(number),
+                flags=layout.SEGMENT_LINK_LOCAL if number in policy.link_local else 0,
+            )
             for number in policy.chains
         }
     )

@@ -49,6 +49,8 @@ def segments(data: Any, style: Style = PLAIN) -> str:
     taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
     if taken:
         texts = [f"{cell(r.get('name'))}: attached by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken]
+        by_rule = [r for r in rows_of(data, "segments") if r.get("link_local") == "rules"]
+        texts += [f"{cell(r.get('name'))}: link-local control frames go as the rules say" for r in by_rule]
         blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))

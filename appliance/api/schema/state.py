@@ -155,6 +155,7 @@ class Segment(Answer, kw_only=True):
     wan: str
     wan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     on_link_loss: str | UnsetType = UNSET
+    link_local: Annotated[str, Meta(description="straight or rules")] | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
     since_mono_ns: int | UnsetType = UNSET
     attach: Annotated[str, Meta(description="xdp, tc or none")] | UnsetType = UNSET

@@ -17,6 +17,14 @@ from appliance.config.schema.served import served
 
 __all__ = ["Finding", "lint"]
 
+LINK_LOCAL: Final = (0x01, 0x80, 0xC2, 0x00, 0x00)  # the first bytes of the addresses that no bridge forwards
+CONTROL_FRAMES: Final = (  # name, EtherType (STP: a length), last byte of the address
+    ("STP", 0x0026, 0x00),
+    ("LACP", 0x8809, 0x02),
+    ("EAPOL", 0x888E, 0x03),
+    ("LLDP", 0x88CC, 0x0E),
+    ("PTP peer delay", 0x88F7, 0x0E),
+)
 NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -28,6 +36,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
     found = [
         *_moves(config, old),
         *_uninspected(config),
+        *_control_frames(config),
         *never(config),
         *_blocks(config, down),
         *_unchecked(config),
@@ -84,6 +93,33 @@ def _uninspected(config: Config) -> Iterator[Finding]:
             )
         if all(rule.match or not rule.path for rule in rules):
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
+
+
+def _control_frames(config: Config) -> Iterator[Finding]:
+    """Control frames of the link itself that a rule leads into a hop."""
+    from appliance.filter.compiler import compile_filter
+
+    for segment in config.segment:
+        if segment.link_local != "rules":
+            continue
+        led: dict[str, list[str]] = {}  # rule -> what goes into its path
+        for name, ethertype, last in CONTROL_FRAMES:
+            frame = bytes((*LINK_LOCAL, last, 2, 0, 0, 0, 0, 1)) + ethertype.to_bytes(2, "big") + bytes(46)
+            taking = (
+                rule
+                for rule in config.rule
+                if rule.segment in ("", segment.name) and compile_filter(rule.match.strip()).matches(frame)
+            )
+            rule = next(taking, None)
+            if rule is not None and rule.path:
+                led.setdefault(rule.name, []).append(name)
+        for rule_name, names in led.items():
+            what = f'"rules": {", ".join(names)} frames enter the path of rule {rule_name}'
+            yield Finding(
+                "warning",
+                f"segment {segment.name}: link_local",
+                f"{what}: a hop that drops them, as every bridge does, makes the neighbours take the link down",
+            )
 
 
 def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:

@@ -98,6 +98,12 @@ FIELDS: Final[dict[str, Field]] = {
     "segment.attach": Field(
         "how frames are taken from the ports: native XDP, tc, or the first that works", Effect.POLICY, "XDP is fastest"
     ),
+    "segment.link_local": Field(
+        "control frames of the link itself (STP, LACP, LLDP, EAPOL, PTP; to 01:80:c2:00:00:00 to 0f): straight to the"
+        " other port before any rule, or as the rules say",
+        Effect.POLICY,
+        "a guest's bridge drops them, and the neighbours then take the link down",
+    ),
     "watchdog.timeout": _time(
         "the board is reset when its software is silent this long",
         source="ring 3: a hung kernel is bypassed in 2 s",

@@ -44,6 +44,7 @@ class Segment(_Struct, frozen=True):
     on_link_loss: Literal["propagate", "bypass", "ignore"] = "propagate"
     rearm_delay: Duration = Duration(2_000_000_000)
     attach: Literal["auto", "xdp", "tc"] = "auto"
+    link_local: Literal["straight", "rules"] = "straight"
 
 
 class Watchdog(_Struct, frozen=True):

@@ -51,6 +51,7 @@ _OUTCOMES = {
     Outcome.OVERSIZE: "dropped: longer than the other port can send",
     Outcome.NO_PROGRAM: "to the other port: a policy program is missing",
     Outcome.UNKNOWN: "not the datapath's",
+    Outcome.LINK_LOCAL: 'straight to the other port: a control frame of the link itself (link_local = "straight")',
 }
 
 
@@ -172,7 +173,7 @@ def _verdict(policy: Policy, decision: Decision) -> str:
 
 def _rules(policy: Policy, where: Where, frame: bytes, decision: Decision) -> Iterator[str]:
     """Rule by rule why not, until the one that takes the frame."""
-    if decision.outcome is Outcome.UNPARSED:
+    if decision.outcome in (Outcome.UNPARSED, Outcome.LINK_LOCAL):
         return
     if not policy.rules:
         yield "there are no rules"

@@ -23,6 +23,7 @@ from appliance.steering.policy import CompiledGroup, CompiledHop, CompiledRule, 
 Matches = Callable[[str, bytes], bool]
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 CLOSED = 3
+LINK_LOCAL = bytes.fromhex("0180c20000")  # and one more byte, below 16
 
 
 @dataclass
@@ -135,6 +136,8 @@ class Model:
         rule = self.policy.rules[index]
         if not rule.path:
             return self._out(frame, index, Outcome.STRAIGHT)
+        if self._kept_out(frame):
+            return self._out(frame, None, Outcome.LINK_LOCAL)
         self._learn(frame)
         order = range(len(rule.path)) if frame.direction is Side.LAN else range(len(rule.path) - 1, -1, -1)
         hop = self._walk(frame, rule, order)
@@ -157,6 +160,8 @@ class Model:
         frame = self._frame(data, where, now, direction)
         index, rest = self._continue(frame)
         asked = vid is not None and 0 < vid < layout.MAX_HOPS
+        if not asked and self._kept_out(frame):
+            return self._out(frame, None, Outcome.OUT)
         if not asked and not rest and not self._ambiguous(where, direction):
             # Nothing to decide: no rule is looked at.
             frame.bad_tag = vid is not None
@@ -171,6 +176,11 @@ class Model:
             return self._out(frame, index, Outcome.OUT)
         hop = self._walk(frame, self.policy.rules[index], rest)
         return self._enter(frame, hop, index) if hop else self._out(frame, index, Outcome.OUT)
+
+    def _kept_out(self, frame: _Frame) -> bool:
+        """A link-local control frame, in a segment that lets none into a hop."""
+        local = frame.data[:5] == LINK_LOCAL and frame.data[5] < 16
+        return local and frame.where.segment in self.policy.link_local
 
     # -- which rule ---------------------------------------------------------------------------------------------------
 

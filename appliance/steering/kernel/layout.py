@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -71,6 +71,7 @@ TARGET_SG = 1
 RULE_BLOCK = 1
 RULE_ACCEPT = 2
 RULE_HASH = 4
+SEGMENT_LINK_LOCAL = 1
 GROUP_STANDBY = 1
 GROUP_L3 = 2
 HOP_TRACKED = 1
@@ -156,9 +157,10 @@ class Outcome(IntEnum):
     OVERSIZE = 8
     NO_PROGRAM = 9
     UNKNOWN = 10
+    LINK_LOCAL = 11
 
 
-OUTCOME_PLACES = 12
+OUTCOME_PLACES = 16
 DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE)
 
 
@@ -229,7 +231,7 @@ class HopValue(ctypes.Structure):
 
 
 class SegmentValue(ctypes.Structure):
-    _fields_ = (("constant_rule", c_uint32), ("pad", c_uint32))
+    _fields_ = (("constant_rule", c_uint32), ("flags", c_uint32))
 
 
 class ContinuationValue(ctypes.Structure):

@@ -171,6 +171,12 @@ LINT = [
         "segment main",
         "a closed relay passes also what these rules block: web",
     ),
+    (
+        (('lan = "lan1"', 'lan = "lan1"\nlink_local = "rules"'),),
+        "warning",
+        "segment side: link_local",
+        '"rules": STP, LACP, EAPOL, LLDP, PTP peer delay frames enter the path of rule rest',
+    ),
     ((('path = ["ips2"]', 'path = ["ips1"]'),), "warning", "guest ips1", "serves segments main and side"),
     ((('path = ["ips2"]', 'path = ["ips1"]'),), "note", "guest ips2", "gets no traffic"),
 ]
@@ -192,6 +198,13 @@ def test_what_was_not_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("appliance.filter.reach.unreachable.__defaults__", (-1.0, lambda: 0.0))
     (found,) = [f for f in lint(config()) if f.where == "rule"]
     assert found.what == "whether all can match was not looked into to the end: 2 are left, the first is web"
+
+
+def test_control_frames_that_no_rule_takes_are_no_finding() -> None:
+    """Neither by default, nor where the rules lead them straight."""
+    by_rules = ('lan = "lan0"', 'lan = "lan0"\nlink_local = "rules"')
+    assert not [f for f in lint(config(BASE, by_rules)) if "link_local" in f.where]
+    assert not [f for f in lint(config()) if "link_local" in f.where]
 
 
 def test_a_rule_that_blocks_from_the_commit_on() -> None:
