@@ -12,11 +12,16 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	struct lease *lease;
 	struct hop *h;
 
+	bool accepts;
+
+	h = bpf_map_lookup_elem(&hops, &place);
+	accepts = !h || h->accept_bit >= 64 || s->accept >> h->accept_bit & 1;
+	if (accepts)
+		s->wanted = 1;
 	if (!s->alive)
 		return REASON_SUPERVISOR;
 	lease = bpf_map_lookup_elem(&leases, &hop);
 	target = bpf_map_lookup_elem(&targets, &slot);
-	h = bpf_map_lookup_elem(&hops, &place);
 	if (!lease || !target || !h || !target->ifindex)
 		return REASON_UNAVAILABLE;
 	if (lease->until <= s->now) {
@@ -31,7 +36,7 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	if (s->buffers != BUFFERS_ANY && s->length > target->max)
 		return REASON_OVERSIZE;
 	s->available = 1;
-	if (h->accept_bit < 64 && !(s->accept >> h->accept_bit & 1))
+	if (!accepts)
 		return REASON_NOT_ACCEPTED;
 	if (hold_down && lease->recovered && s->now < lease->recovered + hold_down)
 		return REASON_HELD;
@@ -316,6 +321,30 @@ out:
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }
 
+/*
+ * The first hop from here on that may have the frame; 0 none. `missing`: the rule requires every hop, and one of those
+ * that are left is not available; one that takes no such frames is not required.
+ */
+static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule, bool *missing)
+{
+	__u32 position = s->start, first = 0, chosen;
+
+	for (int i = 0; i < MAX_PATH; i++) {
+		if (position >= rule->length) /* behind the last, or, as it is unsigned, before the first */
+			break;
+		s->wanted = 0;
+		chosen = choose_at(position);
+		if (chosen && !first)
+			first = chosen;
+		if (!(rule->flags & RULE_ALL) ? chosen : !chosen && s->wanted) {
+			*missing = !chosen;
+			break;
+		}
+		position += s->direction == SIDE_LAN ? 1 : -1;
+	}
+	return first;
+}
+
 /* Everything is known: walk the path. */
 static __always_inline int walk(int kind, void *ctx)
 {
@@ -323,7 +352,8 @@ static __always_inline int walk(int kind, void *ctx)
 	struct rule_counter *rule_count = NULL;
 	struct hop_counter *hop_counter;
 	struct rule *rule = NULL;
-	__u32 position, from, outcome, chosen = 0;
+	__u32 from, outcome, chosen = 0;
+	bool missing = false;
 
 	if (!s)
 		return pass(kind);
@@ -345,29 +375,22 @@ static __always_inline int walk(int kind, void *ctx)
 	outcome = !rule || from ? OUTCOME_OUT : OUTCOME_BYPASSED;
 	if (rule && !from)
 		rule_count = rule_match(s, rule);
-	position = s->start;
-	for (int i = 0; i < MAX_PATH; i++) {
-		if (!rule || position >= rule->length) /* behind the last, or, as it is unsigned, before the first */
-			break;
-		chosen = choose_at(position);
-		if (chosen) {
-			if (rule_count)
-				rule_count->to_hop++;
-			return enter(kind, ctx, s, chosen);
-		}
-		position += s->direction == SIDE_LAN ? 1 : -1;
-	}
-	if (outcome == OUTCOME_BYPASSED) {
-		if (rule && !s->available && rule->flags & RULE_BLOCK) {
-			if (rule_count)
-				rule_count->blocked++;
-			count(&s->device, OUTCOME_BLOCKED, s->length);
-			record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
-			return drop(kind);
-		}
+	if (rule)
+		chosen = next_hop(s, rule, &missing);
+	if (chosen && !missing) {
 		if (rule_count)
-			rule_count->bypassed++;
+			rule_count->to_hop++;
+		return enter(kind, ctx, s, chosen);
 	}
+	if (rule && rule->flags & RULE_BLOCK && (rule->flags & RULE_ALL ? missing : !from && !s->available)) {
+		if (rule_count)
+			rule_count->blocked++;
+		count(&s->device, OUTCOME_BLOCKED, s->length);
+		record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
+		return drop(kind);
+	}
+	if (rule_count)
+		rule_count->bypassed++;
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }
 

@@ -12,7 +12,7 @@
  * the index of the first matching rule in `scratch`.) `dispatch` finds out where in the rule's path the frame is, and
  * its flow; `walk` goes along the path: from LAN to WAN forward, from WAN to LAN backward. The first hop that is
  * attached, has a lease, accepts the frame and is not draining gets it; when none does it goes to the other port (or is
- * blocked, where the rule says so).
+ * blocked, where the rule says so). Where the rule requires all of its hops, those further on are looked at too.
  *
  * How the path is kept over a hop
  * -------------------------------
@@ -126,6 +126,7 @@ enum rule_flag {
 	RULE_BLOCK = 1,	 /* on_unavailable = "block" */
 	RULE_ACCEPT = 2, /* a hop of the path has an `accept` filter */
 	RULE_HASH = 4,	 /* a group, or a hop whose flows are tracked, is in the path */
+	RULE_ALL = 8,	 /* require = "all": no hop may be skipped, but one whose `accept` does not take the frame */
 };
 
 enum segment_flag {
@@ -426,11 +427,12 @@ struct scratch {
 	__u8 continuation_kind;
 	__u8 have_hash;
 	__u8 available; /* some hop of the path was available */
+	__u8 wanted;	/* some hop that was asked accepts the frame, be it available or not */
 	__u8 alive;	/* the supervisor's lease holds */
 	__u8 position;
 	__u8 group;
+	__u8 pad;
 	__u16 bucket;
-	__u16 pad;
 	__u32 start;	   /* where in the path the walk begins */
 	__u32 cache_place; /* where `remember` notes the rule; CACHE_ENTRIES: nowhere */
 	__u32 cache_tag;

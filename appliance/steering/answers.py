@@ -35,6 +35,7 @@ def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
         match=configured.match or "every frame",
         path=list(configured.path),
         on_unavailable=configured.on_unavailable,
+        require=configured.require,
         why=why,
         frames=UNSET if count is None else count.frames,
         bytes=UNSET if count is None else count.octets,

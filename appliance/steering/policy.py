@@ -56,6 +56,11 @@ class CompiledRule:
     counter: int
     segments: frozenset[int]
 
+    @property
+    def strictness(self) -> int:
+        """What the rule does when a hop further on is not available: its flags, where it requires all; else 0."""
+        return self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0
+
 
 @dataclass(frozen=True)
 class GoesOn:
@@ -135,6 +140,7 @@ def _path(
     path: list[tuple[Item, int]] = []
     seen: dict[str, str] = {}
     flags = layout.RULE_BLOCK if rule.on_unavailable == "block" else 0
+    flags |= layout.RULE_ALL if rule.require == "all" else 0
     for name in rule.path:
         if name in hops:
             members: tuple[str, ...] = (name,)
@@ -187,7 +193,9 @@ def _remainders(policy: Policy, segment: int, hop: int, direction: int) -> list[
         for position, item in enumerate(path):
             if hop in policy.ids(item):
                 rest = path[position + 1 :] if direction == 0 else tuple(reversed(path[:position]))
-                found.append((GoesOn(Continuation.STATIC, index, position), rest))
+                # What becomes of a frame for which one of these is missing tells rules apart, too.
+                strict = policy.rules[index].strictness if rest else 0
+                found.append((GoesOn(Continuation.STATIC, index, position), (rest, strict)))
     return found
 
 
@@ -202,7 +210,7 @@ def _continuations(policy: Policy) -> dict[tuple[int, int, int], GoesOn]:
                 first = found[0][0]
                 if len({rest for _, rest in found}) > 1:
                     goes_on = GoesOn(Continuation.CLASSIFY, first.rule, first.position)
-                elif found[0][1]:
+                elif found[0][1][0]:
                     goes_on = first
                 else:
                     goes_on = GoesOn(Continuation.END, first.rule, first.position)

@@ -170,6 +170,7 @@ def configs(draw: st.DrawFn) -> Config:
             path=draw(paths()),
             segment=draw(st.sampled_from(["", "main", "other"])),
             on_unavailable=draw(st.sampled_from(["bypass", "block"])),
+            require=draw(st.sampled_from(["any", "any", "all"])),
         )
         for number in range(draw(st.integers(0, 6)))
     )

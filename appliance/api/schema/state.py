@@ -180,6 +180,7 @@ class Rule(Answer):
     match: str
     path: list[str]
     on_unavailable: str
+    require: Annotated[str, Meta(description="any or all: hops of the path that must be available")]
     why: Annotated[str, Meta(description="why a rule that is not in the configuration exists: quarantine")]
     frames: Count | UnsetType = UNSET
     bytes: Count | UnsetType = UNSET

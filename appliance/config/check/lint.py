@@ -2,17 +2,17 @@
 """What a configuration means for traffic, said before it is committed. Nothing here refuses a commit.
 
 Pure: the configuration goes in, findings come out, the severe ones first. What is said of rules that never match
-(shadows.py) is certain, never a guess about frames.
+(unreachable_rules.py) is certain, never a guess about frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from appliance.config.check.unreachable_rules import Finding, never
-from appliance.config.schema.model import Config, Guest, Remote
+from appliance.config.schema.model import Config, Guest, Remote, Rule
 from appliance.config.schema.served import served
 
 __all__ = ["Finding", "lint"]
@@ -123,32 +123,57 @@ def _control_frames(config: Config) -> Iterator[Finding]:
 
 
 def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
-    """Rules that block while there is nobody to pass the frames to."""
+    """When rules block, or lead their frames past the path: at once, and what has to fail for it."""
     hops: dict[str, Guest | Remote] = {guest.name: guest for guest in config.guest}
     hops |= {remote.name: remote for remote in config.remote}
     reach = _reach(config)
     for rule in config.rule:
-        if rule.on_unavailable != "block":
-            continue
-        where = f"rule {rule.name}: on_unavailable"
-        if not rule.path:
+        blocks, strict = rule.on_unavailable == "block", rule.require == "all"
+        where = f"rule {rule.name}: {'on_unavailable' if blocks else 'require'}"
+        if not rule.path and (blocks or strict):
             yield Finding("note", where, "has no meaning with an empty path: the frames go straight to the other port")
             continue
-        for name in rule.path:
-            members = [hops[hop] for hop in reach.get(name, ()) if hop in hops]
-            if members and not any(_starts(hop) for hop in members):
-                yield Finding(
-                    "warning", where, f'blocks: "{name}" is not started with the appliance (autostart = false)'
-                )
-            elif members and all(hop.name in down for hop in members):
-                states = ", ".join(f"{hop.name} is {down[hop.name]}" for hop in members)
-                yield Finding(
-                    "warning", where, f'blocks from the commit on: no hop in path "{name}" is available: {states}'
-                )
-            elif len(members) == 1:
-                hop = f'"{members[0].name}" is the only hop in '
-                inside = "the path" if name == members[0].name else f'"{name}"'
-                yield Finding("note", where, f"{hop}{inside}: its failure blocks")
+        # What must not fail as a whole: the path, or each of its places.
+        needed = [(name,) for name in rule.path] if strict else [rule.path]
+        for names in needed if blocks else ():
+            members = [hops[hop] for name in names for hop in reach.get(name, ()) if hop in hops]
+            yield from _missing(where, names, members, down, required=strict and len(rule.path) > 1)
+        if strict:
+            yield from _all_required(where, rule, [hops[hop] for name in rule.path for hop in reach.get(name, ())])
+        elif blocks and len(rule.path) > 1:
+            what = "a hop that is not available is skipped while another one of the path is there"
+            yield Finding("note", where, f'{what}; with require = "all" the rule blocks then')
+
+
+def _missing(
+    where: str, names: tuple[str, ...], members: Sequence[Guest | Remote], down: Mapping[str, str], *, required: bool
+) -> Iterator[Finding]:
+    """Whether a rule blocks without any of these hops, which it reaches by these names."""
+    if not members:
+        return
+    quoted = ", ".join(f'"{name}"' for name in names)
+    if not any(_starts(hop) for hop in members):
+        subject = f"{quoted} is not" if len(names) == 1 else f"none of {quoted} is"
+        yield Finding("warning", where, f"blocks: {subject} started with the appliance (autostart = false)")
+    elif all(hop.name in down for hop in members):
+        states = ", ".join(f"{hop.name} is {down[hop.name]}" for hop in members)
+        yield Finding("warning", where, f"blocks from the commit on: no hop in path {quoted} is available: {states}")
+    elif len(members) == 1:
+        (hop,) = members
+        inside = "the path" if names[0] == hop.name else quoted
+        why = "is required" if required and names[0] == hop.name else f"is the only hop in {inside}"
+        yield Finding("note", where, f'"{hop.name}" {why}: its failure blocks')
+
+
+def _all_required(where: str, rule: Rule, hops: Sequence[Guest | Remote]) -> Iterator[Finding]:
+    """What `require = "all"` means for a rule."""
+    if rule.on_unavailable != "block":
+        what = "the frames pass the whole path uninspected as soon as one of its hops is not available"
+        yield Finding("note", where, f'"all": {what}')
+    picky = [hop.name for hop in hops if hop.accept.strip()]
+    if picky:
+        what = f"is not required for frames that its accept filter does not take: {', '.join(picky)}"
+        yield Finding("note", where, f'"all": a hop {what}')
 
 
 def _starts(hop: Guest | Remote) -> bool:

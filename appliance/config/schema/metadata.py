@@ -246,9 +246,15 @@ FIELDS: Final[dict[str, Field]] = {
     "rule.match": Field("frames it is for. Empty: every frame", Effect.POLICY, "", _FILTER, rest=True),
     "rule.path": Field("hops to pass, in order. Empty: straight to the other port", Effect.POLICY),
     "rule.on_unavailable": Field(
-        "no hop of the path is available: pass the frames (bypass) or drop them (block)",
+        "too few hops of the path are available (see require): pass the frames (bypass) or drop them (block)",
         Effect.POLICY,
         "the link comes first; block is the deliberate exception",
+    ),
+    "rule.require": Field(
+        "hops of the path that must be available: any: one, the others are skipped; all: each that accepts the frame,"
+        " or on_unavailable holds",
+        Effect.POLICY,
+        "a chain with one hop less inspects more than none",
     ),
     "management.port": Field("which port of the board", range="a port of board.toml", source="the board's first one"),
     "management.address": Field(

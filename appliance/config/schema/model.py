@@ -217,6 +217,7 @@ class Rule(_Struct, frozen=True):
     match: str = ""  # pcap filter; "" = every frame
     path: tuple[Name, ...] = ()
     on_unavailable: Literal["bypass", "block"] = "bypass"
+    require: Literal["any", "all"] = "any"
 
 
 class Management(_Struct, frozen=True):

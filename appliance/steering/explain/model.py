@@ -94,6 +94,7 @@ class _Frame:
     hash: int
     steps: list[Step] = field(default_factory=list)
     available: bool = False  # some hop of the path was
+    wanted: bool = False  # some hop that was asked accepts the frame, be it available or not
     returned_unmatched: bool = False
     bad_tag: bool = False
 
@@ -140,12 +141,18 @@ class Model:
             return self._out(frame, None, Outcome.LINK_LOCAL)
         self._learn(frame)
         order = range(len(rule.path)) if frame.direction is Side.LAN else range(len(rule.path) - 1, -1, -1)
-        hop = self._walk(frame, rule, order)
-        if hop:
+        return self._along(frame, index, order, Outcome.BYPASSED)
+
+    def _along(self, frame: _Frame, index: int, order: Sequence[int], otherwise: Outcome) -> Decision:
+        """Along what is left of the rule's path; `otherwise`: what becomes of a frame that passes without a hop."""
+        rule = self.policy.rules[index]
+        hop, missing = self._walk(frame, rule, order)
+        if hop and not missing:
             return self._enter(frame, hop, index)
-        if not frame.available and rule.flags & layout.RULE_BLOCK:
+        blocked = missing if rule.flags & layout.RULE_ALL else frame.where.role is Role.PORT and not frame.available
+        if blocked and rule.flags & layout.RULE_BLOCK:
             return self._end(frame, Decision(Outcome.BLOCKED, Verdict.DROP, None, index))
-        return self._out(frame, index, Outcome.BYPASSED)
+        return self._out(frame, index, otherwise)
 
     def _from_hop(self, where: Where, data: bytes, now: int, direction: Side) -> Decision:
         vid = None
@@ -174,8 +181,7 @@ class Model:
             frame.bad_tag = True
         if index is None or not rest:
             return self._out(frame, index, Outcome.OUT)
-        hop = self._walk(frame, self.policy.rules[index], rest)
-        return self._enter(frame, hop, index) if hop else self._out(frame, index, Outcome.OUT)
+        return self._along(frame, index, rest, Outcome.OUT)
 
     def _kept_out(self, frame: _Frame) -> bool:
         """A link-local control frame, in a segment that lets none into a hop."""
@@ -212,8 +218,10 @@ class Model:
     def _ambiguous(self, where: Where, direction: Side) -> bool:
         return len({self._rest(*candidate) for candidate in self._candidates(where, direction)}) > 1
 
-    def _rest(self, index: int, positions: Sequence[int]) -> tuple[tuple[Item, int], ...]:
-        return tuple(self.policy.rules[index].path[position] for position in positions)
+    def _rest(self, index: int, positions: Sequence[int]) -> tuple[object, ...]:
+        """All that tells one rule's remaining path from another's."""
+        rule = self.policy.rules[index]
+        return (*(rule.path[position] for position in positions), rule.strictness if positions else 0)
 
     def _continue(self, frame: _Frame) -> tuple[int | None, list[int]]:
         """The rule a frame from a hop follows, and what of its path is left."""
@@ -232,9 +240,11 @@ class Model:
 
     # -- which hop ----------------------------------------------------------------------------------------------------
 
-    def _walk(self, frame: _Frame, rule: CompiledRule, order: Sequence[int]) -> int:
-        """The first hop on the path that may have the frame; 0 none."""
+    def _walk(self, frame: _Frame, rule: CompiledRule, order: Sequence[int]) -> tuple[int, bool]:
+        """The first hop that may have the frame, 0 none; and whether one that the rule requires is missing."""
+        first = 0
         for position in order:
+            frame.wanted = False
             kind, number = rule.path[position]
             if kind is Item.HOP:
                 hop = self._choose(frame, (number,), position, None, None)
@@ -243,9 +253,12 @@ class Model:
                 bucket = (frame.flow.hash_l3 if group.flags & layout.GROUP_L3 else frame.hash) % layout.BUCKETS
                 members = [self.policy.hops[name].id for name in group.orders[bucket]]
                 hop = self._choose(frame, members, position, group, bucket)
-            if hop:
-                return hop
-        return 0
+            first = first or hop
+            if hop and not rule.flags & layout.RULE_ALL:
+                break
+            if not hop and frame.wanted and rule.flags & layout.RULE_ALL:
+                return first, True
+        return first, False
 
     def _choose(
         self,
@@ -271,6 +284,9 @@ class Model:
     def _judge(self, frame: _Frame, hop: int, hold_down: int) -> Reason:
         """May this hop have the frame?"""
         state, now = self.state, frame.now
+        known = self._hops.get(hop)
+        accepts = known is None or not known.accept.strip() or self._matches(known.accept, frame.data)
+        frame.wanted |= accepts
         if state.supervisor_until <= now:
             return Reason.SUPERVISOR
         lease = state.leases.get(hop, Lease())
@@ -282,8 +298,7 @@ class Model:
         if self._limit and len(frame.data) > longest:
             return Reason.OVERSIZE
         frame.available = True
-        known = self._hops.get(hop)
-        if known is not None and known.accept.strip() and not self._matches(known.accept, frame.data):
+        if not accepts:
             return Reason.NOT_ACCEPTED
         if hold_down and lease.recovered and now < lease.recovered + hold_down:
             return Reason.HELD

@@ -200,6 +200,56 @@ def test_what_was_not_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.what == "whether all can match was not looked into to the end: 2 are left, the first is web"
 
 
+TWO = ('path = ["ips1"]', 'path = ["ips1", "ips2"]\non_unavailable = "block"')
+ALL = ('on_unavailable = "block"', 'on_unavailable = "block"\nrequire = "all"')
+
+
+def said(*edits: tuple[str, str], down: dict[str, str] | None = None) -> list[str]:
+    """What lint says about the availability of the hops of rule web."""
+    found = lint(config(BASE, *edits), None, down or {})
+    return [f.what for f in found if f.where in ("rule web: on_unavailable", "rule web: require")]
+
+
+def test_what_blocks_a_path_of_two() -> None:
+    """One of two that fails is skipped, so neither blocks by itself; where all are required, each does."""
+    assert said(TWO) == [
+        (
+            "a hop that is not available is skipped while another one of the path is there; "
+            'with require = "all" the rule blocks then'
+        )
+    ]
+    assert said(TWO, ALL) == ['"ips1" is required: its failure blocks', '"ips2" is required: its failure blocks']
+    one = ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"')
+    assert said(one) == said(one, ALL) == ['"ips1" is the only hop in the path: its failure blocks']
+
+
+def test_what_blocks_a_path_of_two_now() -> None:
+    """From the commit on it blocks without both, or, where all are required, without either."""
+    failed = {"ips2": "failed"}
+    assert not [text for text in said(TWO, down=failed) if "from the commit on" in text]
+    assert [text for text in said(TWO, down={"ips1": "stopped", **failed}) if "from the commit on" in text] == [
+        'blocks from the commit on: no hop in path "ips1", "ips2" is available: ips1 is stopped, ips2 is failed'
+    ]
+    assert said(TWO, ALL, down=failed)[0] == (
+        'blocks from the commit on: no hop in path "ips2" is available: ips2 is failed'
+    )
+    manual = ('image = "b"', 'image = "b"\nautostart = false')
+    assert not [text for text in said(TWO, manual) if "autostart" in text]
+    assert said(TWO, ALL, manual)[0] == 'blocks: "ips2" is not started with the appliance (autostart = false)'
+    both = ('image = "a"', 'image = "a"\nautostart = false')
+    assert said(TWO, manual, both)[0] == (
+        'blocks: none of "ips1", "ips2" is started with the appliance (autostart = false)'
+    )
+
+
+def test_what_all_means() -> None:
+    accept = ('image = "b"', 'image = "b"\naccept = "tcp"')
+    assert said(('path = ["ips1"]', 'path = ["ips1", "ips2"]\nrequire = "all"'), accept) == [
+        '"all": the frames pass the whole path uninspected as soon as one of its hops is not available',
+        '"all": a hop is not required for frames that its accept filter does not take: ips2',
+    ]
+
+
 def test_control_frames_that_no_rule_takes_are_no_finding() -> None:
     """Neither by default, nor where the rules lead them straight."""
     by_rules = ('lan = "lan0"', 'lan = "lan0"\nlink_local = "rules"')
