@@ -249,13 +249,32 @@ static __always_inline bool link_local(const void *data, const void *end)
 	       !(*(__u16 *)(data + 4) & bpf_htons(0xfff0));
 }
 
-/* Does the segment keep such frames out of its hops? */
-static __always_inline bool keeps_out(const struct scratch *s)
+/* Has the frame's segment this flag? */
+static __always_inline bool segment_has(const struct scratch *s, __u32 flag)
 {
 	__u32 place = (s->generation & 1) * MAX_SEGMENTS + (s->device.segment & (MAX_SEGMENTS - 1));
 	struct segment *segment = bpf_map_lookup_elem(&segments, &place);
 
-	return segment && segment->flags & SEGMENT_LINK_LOCAL;
+	return segment && segment->flags & flag;
+}
+
+/*
+ * The filters have been asked about what may be a fragment: a datagram's later fragments match also the rule that its
+ * first one matched, whose ports they do not show. The first rule wins.
+ */
+static __always_inline int fragment(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return pass(kind);
+	s->now = bpf_ktime_get_coarse_ns();
+	s->classified = 1;
+	hash_frame(kind, ctx, s);
+	if (s->fragment == 2 && s->fragment_rule < s->rule)
+		s->rule = s->fragment_rule;
+	next_program(kind, ctx, PROGRAM_DISPATCH);
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
 }
 
 /*
@@ -274,10 +293,13 @@ static __always_inline int dispatch(int kind, void *ctx)
 	if (!s)
 		return pass(kind);
 	from = s->device.hop;
+	if (!s->have_hash && maybe_fragment(frame_data(kind, ctx), frame_end(kind, ctx)) &&
+	    (!from || s->continuation_kind == CONT_CLASSIFY) && segment_has(s, SEGMENT_FRAGMENTS))
+		next_program(kind, ctx, PROGRAM_FRAGMENT);
 	if (s->rule < MAX_RULES)
 		rule = rule_at(s, s->rule);
 	if (link_local(frame_data(kind, ctx), frame_end(kind, ctx)) && !s->want && (from || (rule && rule->length)) &&
-	    keeps_out(s)) {
+	    segment_has(s, SEGMENT_LINK_LOCAL)) {
 		s->rule = NO_MATCH;
 		outcome = from ? OUTCOME_OUT : OUTCOME_LINK_LOCAL;
 		goto out;
@@ -312,8 +334,8 @@ static __always_inline int dispatch(int kind, void *ctx)
 	s->now = bpf_ktime_get_coarse_ns();
 	s->alive = supervisor && supervisor->until > s->now;
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
-	if (s->want || (rule && rule->flags & RULE_HASH))
-		hash_frame(frame_data(kind, ctx), frame_end(kind, ctx), s);
+	if (!s->have_hash && (s->want || (rule && rule->flags & RULE_HASH)))
+		hash_frame(kind, ctx, s);
 	if (accepts) /* goes on to the walk; without such a program no hop accepts by filter */
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);

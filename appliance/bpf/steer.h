@@ -66,6 +66,9 @@
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
 #define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram come within this time */
+#define FRAGMENT_PAIR 0x10000	      /* bit of a key's protocol: the last datagram in fragments between two ends */
+#define FRAGMENT_PAIR_NS 60000000000ULL
+#define FRAGMENT_SEGMENT_SHIFT 24 /* of a key's protocol: in each segment a datagram has its own rule */
 
 /* A device's slot: which place in the appliance it has. Slot of a port: hop 0. */
 #define SLOT(hop, segment, side) ((hop)*32 + (segment)*2 + (side))
@@ -78,6 +81,7 @@
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
 #define PROGRAM_ENTRY 6	   /* where every frame begins; for programs that are attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
+#define PROGRAM_FRAGMENT 7 /* perhaps a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation)&1) * ACCEPT_PARTS)
@@ -130,8 +134,9 @@ enum rule_flag {
 };
 
 enum segment_flag {
-	SEGMENT_LINK_LOCAL = 1
-}; /* link-local control frames enter no hop */
+	SEGMENT_LINK_LOCAL = 1, /* link-local control frames enter no hop */
+	SEGMENT_FRAGMENTS = 2	/* a rule asks for what only the first fragment of a datagram shows */
+};
 
 enum item_kind {
 	ITEM_NONE,
@@ -352,7 +357,11 @@ struct fragment_key {
 struct fragment {
 	__u64 hash;
 	__u64 seen;  /* ns */
-	__u64 first; /* 1: written by a first fragment, which knows the ports */
+	__u32 first; /* 1: written by a first fragment, which knows the ports */
+	__u32
+	    rule; /* that the first fragment matches, in this generation of the policy; NO_MATCH: none, or not known */
+	__u32 generation;
+	__u32 pad;
 };
 
 /*
@@ -436,7 +445,12 @@ struct scratch {
 	__u32 start;	   /* where in the path the walk begins */
 	__u32 cache_place; /* where `remember` notes the rule; CACHE_ENTRIES: nowhere */
 	__u32 cache_tag;
-	__u32 pad2;
+	__u8 fragment;	 /* 0 none, 1 first, 2 later */
+	__u8 classified; /* the filters have found `rule`, for this frame */
+	__u16 pad2;
+	__u32 fragment_rule; /* the rule of a later fragment's datagram; NO_MATCH: none, or not known */
+	__u32 pad3;
+	struct fragment_key datagram;
 };
 
 #endif

@@ -33,6 +33,7 @@ def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
         name=configured.name,
         segment=configured.segment or "all",
         match=configured.match or "every frame",
+        through=list(configured.through),
         path=list(configured.path),
         on_unavailable=configured.on_unavailable,
         require=configured.require,

@@ -17,7 +17,10 @@ def _path(row: Row) -> Row:
     unavailable = row.get("on_unavailable")
     if unavailable is not None and row.get("require") == "all":
         unavailable = f"{cell(unavailable)}, all required"
-    return {**row, "segment": row.get("segment") or "every", "match": row.get("match") or "every frame",
+    match, through = row.get("match") or "every frame", row.get("through")
+    if isinstance(through, list) and through:
+        match = f"{cell(match)} (through {', '.join(cell(way) for way in through)})"
+    return {**row, "segment": row.get("segment") or "every", "match": match,
             "path": shown or "straight", "on_unavailable": unavailable}  # fmt: skip
 
 

@@ -178,6 +178,7 @@ class Rule(Answer):
     name: str
     segment: str
     match: str
+    through: Annotated[list[str], Meta(description="what match looks through")]
     path: list[str]
     on_unavailable: str
     require: Annotated[str, Meta(description="any or all: hops of the path that must be available")]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from appliance.config.check.evaded_rules import evaded
 from appliance.config.check.unreachable_rules import Finding, never
 from appliance.config.schema.model import Config, Guest, Remote, Rule
 from appliance.config.schema.served import served
@@ -38,6 +39,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_uninspected(config),
         *_control_frames(config),
         *never(config),
+        *evaded(config),
         *_blocks(config, down),
         *_unchecked(config),
         *_other_segments(config),
@@ -108,7 +110,8 @@ def _control_frames(config: Config) -> Iterator[Finding]:
             taking = (
                 rule
                 for rule in config.rule
-                if rule.segment in ("", segment.name) and compile_filter(rule.match.strip()).matches(frame)
+                if rule.segment in ("", segment.name)
+                and compile_filter(rule.match.strip(), through=rule.through).matches(frame)
             )
             rule = next(taking, None)
             if rule is not None and rule.path:

@@ -31,7 +31,7 @@ def never(config: Config) -> Iterator[Finding]:
     """Rules that the rules before them leave nothing, in every segment that they are for; filters that fit no frame."""
     from appliance.filter import reach
 
-    filters = [_filter(rule.match) for rule in config.rule]
+    filters = [_filter(rule.match, rule.through) for rule in config.rule]
     why: dict[int, list[str]] = {}  # rule -> why it never matches, for each of its segments
     open_: dict[int, None] = {}
     known: dict[tuple[int, ...], reach.Reach] = {}
@@ -63,12 +63,12 @@ def never(config: Config) -> Iterator[Finding]:
                 yield Finding("warning", f"{table} {hop.name}: accept", "fits no frame: it gets no traffic")
 
 
-def _filter(text: str) -> ClassicFilter | None:
+def _filter(text: str, through: tuple[str, ...] = ()) -> ClassicFilter | None:
     """None: it is wrong, which is an error and not lint's business."""
     from appliance.filter.compiler import compile_filter
 
     try:
-        return compile_filter(text.strip())
+        return compile_filter(text.strip(), through=through)
     except FilterError:
         return None
 
@@ -82,6 +82,6 @@ def _why(rule: Rule, takers: Sequence[Rule]) -> str:
     (taker,) = takers
     if not taker.match.strip():
         return f"rule {taker.name} before it takes every frame"
-    if rule.match.split() == taker.match.split():
+    if rule.match.split() == taker.match.split() and rule.through == taker.through:
         return f"rule {taker.name} before it has the same match"
     return f"rule {taker.name} before it takes all of its frames"

@@ -244,6 +244,12 @@ FIELDS: Final[dict[str, Field]] = {
     "rule.name": _NAME,
     "rule.segment": Field("the segment it is for. Empty: every segment", Effect.POLICY),
     "rule.match": Field("frames it is for. Empty: every frame", Effect.POLICY, "", _FILTER, rest=True),
+    "rule.through": Field(
+        "what `match` looks through: one tag (vlan), two tags (qinq), PPPoE sessions, up to three MPLS labels, SNAP,"
+        " extension headers of IPv6 (ip6ext), later fragments that may belong to such frames (fragments)",
+        Effect.POLICY,
+        "match means what it means to tcpdump",
+    ),
     "rule.path": Field("hops to pass, in order. Empty: straight to the other port", Effect.POLICY),
     "rule.on_unavailable": Field(
         "too few hops of the path are available (see require): pass the frames (bypass) or drop them (block)",

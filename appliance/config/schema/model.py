@@ -215,6 +215,7 @@ class Rule(_Struct, frozen=True):
     name: Name
     segment: str = ""  # "" = every segment
     match: str = ""  # pcap filter; "" = every frame
+    through: tuple[Literal["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"], ...] = ()
     path: tuple[Name, ...] = ()
     on_unavailable: Literal["bypass", "block"] = "bypass"
     require: Literal["any", "all"] = "any"

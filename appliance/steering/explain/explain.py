@@ -195,8 +195,10 @@ def _rules(policy: Policy, where: Where, frame: bytes, decision: Decision) -> It
             yield f"rule {rule.name}: no, it is for segment {', '.join(others)}"
             continue
         wanted = f"match {rule.match}" if rule.match else "every frame"
+        wanted += f" through {', '.join(rule.through)}" if rule.through else ""
         if index == decision.rule:
-            yield f"rule {rule.name}: yes, {wanted}"
+            own = compile_filter(rule.match, through=rule.through).matches(frame)
+            yield f"rule {rule.name}: yes, {wanted}" + ("" if own else ": the first fragment of its datagram did")
             return
         reason = why_not(compile_filter(rule.match), frame)
         yield f"rule {rule.name}: no, {reason} ({wanted})" if reason else f"rule {rule.name}: passed over ({wanted})"

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from appliance.frames import flow as flows
+from appliance.frames import headers
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Item, Outcome, Reason, Role, Side, Verdict, slot
 from appliance.steering.policy import CompiledGroup, CompiledHop, CompiledRule, Policy
 
-Matches = Callable[[str, bytes], bool]
+Matches = Callable[[str, bytes, tuple[str, ...]], bool]  # filter, frame, what the filter looks through
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 CLOSED = 3
 LINK_LOCAL = bytes.fromhex("0180c20000")  # and one more byte, below 16
@@ -35,6 +36,17 @@ class Lease:
     draining: bool = False
 
 
+@dataclass(frozen=True)
+class Datagram:
+    """What is known of a datagram in fragments (struct fragment). `rule`: that of its first fragment, in `policy`."""
+
+    hash: int
+    seen: int
+    first: bool
+    policy: Policy
+    rule: int | None = None
+
+
 @dataclass
 class State:
     """What a decision depends on besides policy and frame; times in ns."""
@@ -43,7 +55,7 @@ class State:
     leases: dict[int, Lease] = field(default_factory=dict)  # by hop id
     longest: dict[int, int] = field(default_factory=dict)  # by slot: longest frame; slots that are not here are empty
     flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, fin
-    fragments: dict[tuple[int, int, int, int], tuple[int, int, bool]] = field(default_factory=dict)
+    fragments: dict[tuple[int, int, int, int], Datagram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,8 @@ class _Frame:
     hash: int
     steps: list[Step] = field(default_factory=list)
     available: bool = False  # some hop of the path was
+    learned: bool = False  # its flow and datagram were looked up
+    datagram_rule: int | None = None  # of a later fragment
     wanted: bool = False  # some hop that was asked accepts the frame, be it available or not
     returned_unmatched: bool = False
     bad_tag: bool = False
@@ -191,10 +205,17 @@ class Model:
     # -- which rule ---------------------------------------------------------------------------------------------------
 
     def _classify(self, frame: _Frame) -> int | None:
-        for index in self.policy.chains.get(frame.where.segment, ()):
-            if self._matches(self.policy.rules[index].match, frame.data):
-                return index
-        return None
+        chain = self.policy.chains.get(frame.where.segment, ())
+        rules = self.policy.rules
+        found = next(
+            (index for index in chain if self._matches(rules[index].match, frame.data, rules[index].through)), None
+        )
+        if frame.where.segment not in self.policy.fragments or not headers.maybe_fragment(frame.data):
+            return found
+        # A datagram's later fragments match also the rule that its first one matched; the first rule wins.
+        self._learn(frame, found, classified=True)
+        both = [index for index in (found, frame.datagram_rule) if index is not None]
+        return min(both, default=None)
 
     def _position(self, rule: CompiledRule, hop: int) -> int | None:
         """Where the rule's path holds the hop, by itself or in a group."""
@@ -285,7 +306,7 @@ class Model:
         """May this hop have the frame?"""
         state, now = self.state, frame.now
         known = self._hops.get(hop)
-        accepts = known is None or not known.accept.strip() or self._matches(known.accept, frame.data)
+        accepts = known is None or not known.accept.strip() or self._matches(known.accept, frame.data, ())
         frame.wanted |= accepts
         if state.supervisor_until <= now:
             return Reason.SUPERVISOR
@@ -310,16 +331,35 @@ class Model:
         flow = flows.flow_of(data)
         return _Frame(data, where, now, direction, flow, flow.hash)
 
-    def _learn(self, frame: _Frame) -> None:
-        """All fragments of a datagram get the hash of the one that came first; a first fragment knows the ports."""
-        flow = frame.flow
-        if flow.datagram is None:
+    def _learn(self, frame: _Frame, rule: int | None = None, *, classified: bool = False) -> None:
+        """All fragments of a datagram get the hash of the one that came first; a first fragment knows ports and rule.
+
+        A later one that overtakes its first goes by the last datagram in fragments between the same ends.
+        """
+        flow, fragments = frame.flow, self.state.fragments
+        if flow.datagram is None or frame.learned:
             return
-        known = self.state.fragments.get(flow.datagram)
-        if known is not None and frame.now - known[1] < layout.FRAGMENT_NS and not (flow.fragment == 1 and known[2]):
-            frame.hash = known[0]
-        else:
-            self.state.fragments[flow.datagram] = (flow.hash, frame.now, flow.fragment == 1)
+        frame.learned = True
+        source, destination, number, protocol = flow.datagram
+        protocol |= frame.where.segment << layout.FRAGMENT_SEGMENT_SHIFT
+        datagram = (source, destination, number, protocol)
+        pair = (source, destination, 0, protocol | layout.FRAGMENT_PAIR)
+        known = _fresh(fragments.get(datagram), frame.now, layout.FRAGMENT_NS)
+        like = known or _fresh(fragments.get(pair), frame.now, layout.FRAGMENT_PAIR_NS)
+        if flow.fragment == 1:
+            if not classified:
+                rule = known.rule if known is not None and known.policy is self.policy else None
+            fragments[pair] = Datagram(flow.hash, frame.now, True, self.policy, rule)
+            if known is not None and not known.first:
+                frame.hash = known.hash
+            first = known is None or known.first
+            fragments[datagram] = Datagram(frame.hash, frame.now, first, self.policy, rule)
+            return
+        if like is not None:
+            frame.hash = like.hash
+            frame.datagram_rule = like.rule if like.policy is self.policy else None
+        if known is None:
+            fragments[datagram] = Datagram(frame.hash, frame.now, False, self.policy, frame.datagram_rule)
 
     def _established(self, frame: _Frame, hop: int) -> bool:
         """Does the hop know the flow? A new connection on a closed flow's endpoints is a new flow."""
@@ -381,3 +421,7 @@ class Model:
         if self._limit and len(data) > longest:
             return Decision(Outcome.OVERSIZE, Verdict.DROP, port, frame=data)
         return Decision(outcome, Verdict.PORT, port, frame=data)
+
+
+def _fresh(datagram: Datagram | None, now: int, most: int) -> Datagram | None:
+    return datagram if datagram is not None and now - datagram.seen < most else None

@@ -47,12 +47,16 @@ TAG_OUT_WAN = 4002
 FLOW_REFRESH_NS = 1_000_000_000
 FLOW_CLOSED_NS = 2_000_000_000
 FRAGMENT_NS = 2_000_000_000
+FRAGMENT_PAIR = 0x10000
+FRAGMENT_PAIR_NS = 60_000_000_000
+FRAGMENT_SEGMENT_SHIFT = 24
 
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
 PROGRAM_REMEMBER = 4
 PROGRAM_COPYING = 5
 PROGRAM_ENTRY = 6
+PROGRAM_FRAGMENT = 7
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -73,6 +77,7 @@ RULE_ACCEPT = 2
 RULE_HASH = 4
 RULE_ALL = 8
 SEGMENT_LINK_LOCAL = 1
+SEGMENT_FRAGMENTS = 2
 GROUP_STANDBY = 1
 GROUP_L3 = 2
 HOP_TRACKED = 1
@@ -335,7 +340,14 @@ class FragmentKey(ctypes.Structure):
 
 
 class FragmentValue(ctypes.Structure):
-    _fields_ = (("hash", c_uint64), ("seen", c_uint64), ("first", c_uint64))
+    _fields_ = (
+        ("hash", c_uint64),
+        ("seen", c_uint64),
+        ("first", c_uint32),
+        ("rule", c_uint32),
+        ("generation", c_uint32),
+        ("pad", c_uint32),
+    )
 
 
 class RecordValue(ctypes.Structure):
@@ -395,7 +407,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The head: what generated programs know."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 12))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 18))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value a CPU.

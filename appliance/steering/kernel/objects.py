@@ -25,13 +25,14 @@ PROGRAMS = (
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
-        for name in ("entry", "copying", "recall", "remember", "dispatch", "walk")
+        for name in ("entry", "copying", "recall", "remember", "fragment", "dispatch", "walk")
     ),
 )
 EXIT = "thread_exit"  # the program that ends leases with processes; kernels without tracing go without it
 _TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
-          "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY}  # fmt: skip
+          "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
+          "fragment": layout.PROGRAM_FRAGMENT}  # fmt: skip
 
 
 class Kernel:

@@ -250,6 +250,42 @@ def test_what_all_means() -> None:
     ]
 
 
+def around(text: str) -> list[tuple[str, str]]:
+    """What lint says about frames that go around a rule of this match."""
+    edited = config(BASE, ('match = "tcp port 80"', text))
+    return [(f.severity, f.what) for f in lint(edited) if f.where == "rule web: match"]
+
+
+def test_frames_that_go_around_a_rule() -> None:
+    """Which, and how to lead them in; a warning where the rule blocks. What is looked through is not named again."""
+    ((severity, what),) = around('match = "tcp port 80"')
+    assert severity == "note"
+    assert what == (
+        "frames with a VLAN tag, with two VLAN tags, in PPPoE, behind MPLS labels, in LLC/SNAP, with extension headers"
+        " of IPv6, that are later fragments whose first was not seen go around it, as for tcpdump;"
+        ' through = ["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"] leads them in'
+    )
+    ((severity, _),) = around('match = "tcp port 80"\non_unavailable = "block"')
+    assert severity == "warning"
+    ((_, what),) = around('match = "ip and udp portrange 50-60"\nthrough = ["vlan", "fragments"]')
+    assert "with two VLAN tags, in PPPoE, behind MPLS labels, in LLC/SNAP go around" in what
+    every = ["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"]
+    assert around(f'match = "tcp port 80"\nthrough = {every}'.replace("'", '"')) == []
+
+
+@pytest.mark.parametrize("match", ["not tcp port 80", "ether host 02:00:00:00:00:01", "len > 60", "ether[0] & 1 = 1"])
+def test_rules_that_take_wrapped_frames_anyway(match: str) -> None:
+    assert around(f'match = "{match}"') == []
+
+
+def test_frames_that_another_rule_leads_in_go_around_none() -> None:
+    """What a catch-all rule behind it inspects is no gap; what one leads straight is."""
+    behind = '[[rule]]\nname = "all"\nsegment = "main"\npath = ["ips1"]\n'
+    assert not [f for f in lint(config(BASE + behind)) if f.where == "rule web: match"]
+    straight = behind.replace('["ips1"]', "[]")
+    assert [f for f in lint(config(BASE + straight)) if f.where == "rule web: match"]
+
+
 def test_control_frames_that_no_rule_takes_are_no_finding() -> None:
     """Neither by default, nor where the rules lead them straight."""
     by_rules = ('lan = "lan0"', 'lan = "lan0"\nlink_local = "rules"')
