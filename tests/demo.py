@@ -12,7 +12,9 @@ the emulation, which is measured first and written beside the figures. For each 
 - `inline_again_s`: until the relay is open and the guest has its traffic again, from the fault, or from the remedy for
   a fault that does not heal by itself;
 - `download_whole`: the checksum of what was downloaded meanwhile, over one TCP connection;
-- `link_carries_after`: frames cross in both directions afterwards.
+- `link_carries_after`: frames cross in both directions afterwards;
+- `lacp_longest_gap_ms`: the longest time, from the fault until all is as before, that one of two neighbours that bundle
+  the link by LACP (fast timer: a LACPDU a second) heard nothing of the other. After 3 s it would take the link down.
 
 A run that ends with an error is named, the board is switched off and on, and the run is tried once more; the other
 faults are made whatever happens. Ends with 1 when one of the appliance's promises was broken, or a run had an error.
@@ -32,6 +34,7 @@ from typing import Any
 import boardspec
 from simulator import Board, Event
 from simulator.download import Download
+from simulator.lacp import TIMEOUT_MS, Lacp
 from simulator.payload import image
 from simulator.stream import Report, Stream
 
@@ -55,6 +58,7 @@ class Measure:
     relay_moves: int
     download_whole: bool | None
     carries: bool
+    lacp_gap_ms: float
     broken: list[str] = field(default_factory=list)
 
 
@@ -95,6 +99,8 @@ def suffer(board: Board, fault: Fault) -> Measure:
         ends.callback(download.close)
         streams = Streams(board)
         ends.callback(streams.stop)
+        lacp = Lacp(board.lan, board.wan)
+        ends.callback(lacp.close)
         time.sleep(steady_s)
         mark = board.events.mark()
         hit: Event = board.fault(fault.name)
@@ -115,6 +121,7 @@ def suffer(board: Board, fault: Fault) -> Measure:
         result = download.wait(board.pace.wait(PATIENCE_S)) if fault.download else None
         healed_ns = time.monotonic_ns()
         time.sleep(steady_s)
+        lacp_gap_ms = lacp.longest_gap_ms(hit["mono_ns"], time.monotonic_ns())
     after = streams.reports(healed_ns)
     whole = streams.reports(hit["mono_ns"])
     if fault.relay:
@@ -129,9 +136,12 @@ def suffer(board: Board, fault: Fault) -> Measure:
         relay_moves=len(board.events.since(mark, event="relay")),
         download_whole=result.whole if result else None,
         carries=all(report.sent > 0 and report.lost == 0 for report in after),
+        lacp_gap_ms=lacp_gap_ms,
     )
     if not measure.carries:
         measure.broken.append("the link does not carry every frame afterwards")
+    if lacp_gap_ms > TIMEOUT_MS:
+        measure.broken.append(f"the neighbours' LACP timed out: {lacp_gap_ms:.0f} ms without a LACPDU")
     if measure.download_whole is False and result:
         measure.broken.append(f"the download broke: {result.error}")
     if fault.ring < 3 and measure.relay_moves:
@@ -162,6 +172,7 @@ def row(fault: Fault, runs: list[Measure]) -> figures.Row:
         "inline_again_s": round(max(run.inline_again_s for run in runs), 2),
         "download_whole": all(known) if known else None,
         "link_carries_after": all(run.carries for run in runs),
+        "lacp_longest_gap_ms": round(max(run.lacp_gap_ms for run in runs), 3),
     }
 
 

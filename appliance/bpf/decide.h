@@ -4,6 +4,7 @@
 #define DECIDE_H
 
 #define GENERATION_PLACE "0x54574731" /* the generation of a generated program; splice.py knows it */
+#define FRAGMENTS_PLACE "0x54574732"  /* 1: fragments may match a rule by their datagram; else 0, and not asked */
 
 #ifndef PULL
 #define PULL 192 /* bytes of the frame that a tc program wants to see at once */
@@ -19,6 +20,7 @@ static __always_inline void note_frame(int kind, void *ctx, struct scratch *s, c
 	s->length = length;
 	s->buffers = buffers;
 	s->have_hash = 0;
+	s->classified = 0;
 	s->want = 0;
 	if (kind == TC) {
 		struct __sk_buff *skb = ctx;
@@ -83,12 +85,13 @@ static __noinline __u32 filters(void *ctx)
 static __always_inline int decide(int kind, void *ctx, bool attached)
 {
 	__u32 found = filters(ctx); /* first of all, see splice.py */
-	__u32 key = 0, place, length, buffers, ifindex, generation;
+	__u32 key = 0, place, length, buffers, ifindex, generation, fragments;
 	struct rule *rule = NULL;
 	struct device *device;
 	struct scratch *s;
 
-	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* user space puts it in */
+	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* user space puts them in */
+	asm volatile("%0 = " FRAGMENTS_PLACE : "=r"(fragments));
 	ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
 	device = bpf_map_lookup_elem(&devices, &ifindex);
 	if (attached && (!device || !plain(device) || found == NOT_HERE))
@@ -105,7 +108,8 @@ static __always_inline int decide(int kind, void *ctx, bool attached)
 		rule = bpf_map_lookup_elem(&rules, &place);
 	}
 	if ((attached || plain(device)) && found != NOT_HERE && !(rule && rule->length) &&
-	    fits(kind, ctx, device, length)) {
+	    fits(kind, ctx, device, length) &&
+	    !(fragments && maybe_fragment(frame_data(kind, ctx), frame_end(kind, ctx)))) {
 		if (rule) {
 			__u32 counter = rule->counter;
 			struct rule_counter *matched = bpf_map_lookup_elem(&rule_counters, &counter);

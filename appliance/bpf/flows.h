@@ -3,24 +3,86 @@
 #ifndef FLOWS_H
 #define FLOWS_H
 
-/* The flow's hash, for both directions the same. Ports are part of it where the frame shows them. */
-static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
+/* The hash by the addresses alone, and with the ports where they are known; each for both directions the same. */
+static __always_inline void hash_parsed(struct scratch *s, const struct parsed *p, bool later)
 {
+	__u64 a = fold_address(p->source), b = fold_address(p->destination);
+
+	s->hash_l3 = finish(a + b);
+	s->flow_flags = later ? 0 : p->tcp_flags;
+	s->hash = later ? s->hash_l3 : finish(fold(a ^ p->ports[0]) + fold(b ^ p->ports[1]) + p->protocol);
+}
+
+/*
+ * All fragments of a datagram stay together, whichever comes first. A later one that overtakes its first goes the way of
+ * the last datagram in fragments between the same ends: with its flow, if that is the flow.
+ */
+static __always_inline void hash_fragment(struct scratch *s)
+{
+	struct fragment fresh = {
+	    .hash = s->hash, .seen = s->now, .first = s->fragment == 1, .rule = NO_MATCH, .generation = s->generation};
+	struct fragment *known, *like;
+	struct fragment_key pair;
+
+	s->datagram.protocol |= (__u32)s->device.segment << FRAGMENT_SEGMENT_SHIFT;
+	pair = s->datagram;
+	pair.id = 0;
+	pair.protocol |= FRAGMENT_PAIR;
+	known = bpf_map_lookup_elem(&fragments, &s->datagram);
+	if (known && s->now - known->seen >= FRAGMENT_NS)
+		known = NULL;
+	if (s->fragment == 2) {
+		like = known;
+		if (!like) {
+			like = bpf_map_lookup_elem(&fragments, &pair);
+			if (like && s->now - like->seen >= FRAGMENT_PAIR_NS)
+				like = NULL;
+		}
+		if (like) {
+			fresh.hash = s->hash = like->hash;
+			if (like->generation == s->generation)
+				fresh.rule = s->fragment_rule = like->rule;
+		}
+		if (known)
+			return;
+	} else if (s->device.flags & DEVICE_DRY) {
+		if (known && !known->first)
+			s->hash = known->hash;
+	} else {
+		if (s->classified)
+			fresh.rule = s->rule;
+		else if (known && known->generation == s->generation)
+			fresh.rule = known->rule;
+		bpf_map_update_elem(&fragments, &pair, &fresh, BPF_ANY);
+		if (known && !known->first) {
+			fresh.hash = s->hash = known->hash;
+			fresh.first = 0;
+		}
+	}
+	if (!(s->device.flags & DEVICE_DRY))
+		bpf_map_update_elem(&fragments, &s->datagram, &fresh, BPF_ANY);
+}
+
+/* The frame's flow: by the innermost IP header that can be read, else by the pair of stations. */
+static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
+{
+	void *data = frame_data(kind, ctx), *end = frame_end(kind, ctx);
 	struct cursor c = {.at = data, .end = end};
+	struct nested *inside = NULL;
 	struct parsed p = {};
-	struct fragment_key key;
-	struct fragment *known;
 	__u64 a, b;
 	int proto, error = -1;
 
 	s->have_hash = 1;
 	s->flow_flags = 0;
+	s->fragment = 0;
+	s->fragment_rule = NO_MATCH;
 	proto = parse_ethertype(&c);
 	if (proto == ETH_P_IP)
 		error = parse_ipv4(&c, &p);
 	else if (proto == ETH_P_IPV6)
 		error = parse_ipv6(data, &c, &p);
-	if (error) { /* not IP, or not readable as such: the pair of stations */
+	if (error) { /* unless there is more inside: the stations, read now, as a helper takes the pointers away */
 		if (data + ETH_HLEN > end) {
 			s->hash = s->hash_l3 = 0;
 			return;
@@ -28,35 +90,28 @@ static __always_inline void hash_frame(void *data, void *end, struct scratch *s)
 		a = (__u64)bpf_ntohs(*(__u16 *)data) << 32 | bpf_ntohl(*(__u32 *)(data + 2));
 		b = (__u64)bpf_ntohs(*(__u16 *)(data + 6)) << 32 | bpf_ntohl(*(__u32 *)(data + 8));
 		s->hash = s->hash_l3 = finish(fold(a) + fold(b));
-		return;
 	}
-	a = fold_address(p.source);
-	b = fold_address(p.destination);
-	s->hash_l3 = finish(a + b);
-	s->flow_flags = p.tcp_flags;
-	if (p.fragment == 2)
-		s->hash = s->hash_l3;
-	else
-		s->hash = finish(fold(a ^ p.ports[0]) + fold(b ^ p.ports[1]) + p.protocol);
-	if (!p.fragment)
-		return;
-	/* All fragments of a datagram stay together, whichever comes first. */
-	key = (struct fragment_key){
-	    .source = {p.source[0], p.source[1]},
-	    .destination = {p.destination[0], p.destination[1]},
-	    .id = p.id,
-	    .protocol = proto == ETH_P_IP ? p.protocol : PROTO_FRAGMENT,
-	};
-	known = bpf_map_lookup_elem(&fragments, &key);
-	if (known && s->now - known->seen < FRAGMENT_NS && !(p.fragment == 1 && known->first)) {
-		s->hash = known->hash;
-		return;
+	if (error || goes_deeper(&p))
+		inside = look_deeper(kind, ctx, s->length);
+	if (inside) {
+		hash_parsed(s, &inside->ip, inside->later);
+		s->fragment = inside->fragment;
+		if (s->fragment)
+			s->datagram = inside->datagram;
+	} else if (!error) {
+		hash_parsed(s, &p, p.fragment == 2);
+		s->fragment = p.fragment;
+		if (s->fragment) {
+			s->datagram.source[0] = p.source[0];
+			s->datagram.source[1] = p.source[1];
+			s->datagram.destination[0] = p.destination[0];
+			s->datagram.destination[1] = p.destination[1];
+			s->datagram.id = p.id;
+			s->datagram.protocol = proto == ETH_P_IP ? p.protocol : PROTO_FRAGMENT;
+		}
 	}
-	if (!(s->device.flags & DEVICE_DRY)) {
-		struct fragment fresh = {.hash = s->hash, .seen = s->now, .first = p.fragment == 1};
-
-		bpf_map_update_elem(&fragments, &key, &fresh, BPF_ANY);
-	}
+	if (s->fragment)
+		hash_fragment(s);
 }
 
 #define TCP_FIN 1

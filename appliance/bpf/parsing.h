@@ -17,16 +17,24 @@
 #define MAX_OFFSET 2047 /* an extension header further back is not read; all bits set */
 
 #define PROTO_HOPOPTS 0
+#define PROTO_ICMP 1
+#define PROTO_IPIP 4
 #define PROTO_TCP 6
 #define PROTO_UDP 17
 #define PROTO_DCCP 33
+#define PROTO_IPV6 41
 #define PROTO_ROUTING 43
 #define PROTO_FRAGMENT 44
+#define PROTO_GRE 47
 #define PROTO_AH 51
+#define PROTO_ICMPV6 58
 #define PROTO_DSTOPTS 60
 #define PROTO_SCTP 132
 #define PROTO_MOBILITY 135
 #define PROTO_UDPLITE 136
+#define PORT_GTPU 2152
+#define PORT_VXLAN 4789
+#define PORT_GENEVE 6081
 
 /* Addresses as numbers in host order; an IPv4 address is in source[1] and destination[1]. */
 struct parsed {
@@ -63,6 +71,49 @@ static __always_inline int parse_ethertype(struct cursor *c)
 		c->at += 4;
 	}
 	return bpf_ntohs(proto);
+}
+
+/*
+ * Whether to look if the frame is a fragment whose datagram's rule counts: a quick question, which may say yes too often.
+ * IPv4 and IPv6, behind two tags and PPPoE at most; behind MPLS labels always yes.
+ */
+static __always_inline bool maybe_fragment(const void *data, const void *end)
+{
+	const void *ip = data + ETH_HLEN;
+	__u16 type;
+	__u8 next;
+
+	if (ip + 20 > end)
+		return false;
+	type = *(__u16 *)(data + 12);
+	if (type != bpf_htons(ETH_P_IP)) { /* most frames are */
+		for (int i = 0; i < 2; i++) {
+			if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD) &&
+			    type != bpf_htons(ETH_P_QINQ1))
+				break;
+			type = *(__u16 *)(ip + 2);
+			ip += 4;
+			if (ip + 20 > end)
+				return false;
+		}
+		if (type == bpf_htons(ETH_P_PPP_SES)) {
+			type = *(__u16 *)(ip + 6);
+			type = type == bpf_htons(0x0021)   ? bpf_htons(ETH_P_IP)
+			       : type == bpf_htons(0x0057) ? bpf_htons(ETH_P_IPV6)
+							   : 0;
+			ip += 8;
+			if (ip + 20 > end)
+				return false;
+		}
+		if (type == bpf_htons(ETH_P_IPV6)) {
+			next = *(__u8 *)(ip + 6);
+			return next == PROTO_FRAGMENT || next == PROTO_HOPOPTS || next == PROTO_ROUTING ||
+			       next == PROTO_DSTOPTS;
+		}
+		if (type != bpf_htons(ETH_P_IP))
+			return type == bpf_htons(ETH_P_MPLS_UC) || type == bpf_htons(ETH_P_MPLS_MC);
+	}
+	return *(__u16 *)(ip + 6) & bpf_htons(0x3fff);
 }
 
 static __always_inline int parse_ports(struct cursor *c, struct parsed *p)

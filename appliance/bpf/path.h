@@ -12,11 +12,16 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	struct lease *lease;
 	struct hop *h;
 
+	bool accepts;
+
+	h = bpf_map_lookup_elem(&hops, &place);
+	accepts = !h || h->accept_bit >= 64 || s->accept >> h->accept_bit & 1;
+	if (accepts)
+		s->wanted = 1;
 	if (!s->alive)
 		return REASON_SUPERVISOR;
 	lease = bpf_map_lookup_elem(&leases, &hop);
 	target = bpf_map_lookup_elem(&targets, &slot);
-	h = bpf_map_lookup_elem(&hops, &place);
 	if (!lease || !target || !h || !target->ifindex)
 		return REASON_UNAVAILABLE;
 	if (lease->until <= s->now) {
@@ -31,7 +36,7 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	if (s->buffers != BUFFERS_ANY && s->length > target->max)
 		return REASON_OVERSIZE;
 	s->available = 1;
-	if (h->accept_bit < 64 && !(s->accept >> h->accept_bit & 1))
+	if (!accepts)
 		return REASON_NOT_ACCEPTED;
 	if (hold_down && lease->recovered && s->now < lease->recovered + hold_down)
 		return REASON_HELD;
@@ -235,6 +240,44 @@ __noinline __u32 choose_at(__u32 position)
 }
 
 /*
+ * A frame to one of the addresses that no bridge forwards (01:80:c2:00:00:00 to 0f: STP, LACP, LLDP, EAPOL, PTP peer
+ * delay). It belongs to the neighbour at the other end of the wire: a guest's bridge would drop it.
+ */
+static __always_inline bool link_local(const void *data, const void *end)
+{
+	return data + ETH_HLEN <= end && *(__u32 *)data == bpf_htonl(0x0180c200) &&
+	       !(*(__u16 *)(data + 4) & bpf_htons(0xfff0));
+}
+
+/* Has the frame's segment this flag? */
+static __always_inline bool segment_has(const struct scratch *s, __u32 flag)
+{
+	__u32 place = (s->generation & 1) * MAX_SEGMENTS + (s->device.segment & (MAX_SEGMENTS - 1));
+	struct segment *segment = bpf_map_lookup_elem(&segments, &place);
+
+	return segment && segment->flags & flag;
+}
+
+/*
+ * The filters have been asked about what may be a fragment: a datagram's later fragments match also the rule that its
+ * first one matched, whose ports they do not show. The first rule wins.
+ */
+static __always_inline int fragment(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return pass(kind);
+	s->now = bpf_ktime_get_coarse_ns();
+	s->classified = 1;
+	hash_frame(kind, ctx, s);
+	if (s->fragment == 2 && s->fragment_rule < s->rule)
+		s->rule = s->fragment_rule;
+	next_program(kind, ctx, PROGRAM_DISPATCH);
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
+}
+
+/*
  * The rule is known: where in its path the frame is, and its flow. What needs no hop leaves here. Reading the flow and
  * walking the path are programs of their own, or the verifier would look at the walk once for each way to read a flow.
  */
@@ -244,14 +287,23 @@ static __always_inline int dispatch(int kind, void *ctx)
 	struct lease *supervisor;
 	struct hop_counter *counter;
 	struct rule *rule = NULL;
-	__u32 position = 0, from;
+	__u32 position = 0, from, outcome = OUTCOME_NO_PROGRAM;
 	bool accepts;
 
 	if (!s)
 		return pass(kind);
 	from = s->device.hop;
+	if (!s->have_hash && maybe_fragment(frame_data(kind, ctx), frame_end(kind, ctx)) &&
+	    (!from || s->continuation_kind == CONT_CLASSIFY) && segment_has(s, SEGMENT_FRAGMENTS))
+		next_program(kind, ctx, PROGRAM_FRAGMENT);
 	if (s->rule < MAX_RULES)
 		rule = rule_at(s, s->rule);
+	if (link_local(frame_data(kind, ctx), frame_end(kind, ctx)) && !s->want && (from || (rule && rule->length)) &&
+	    segment_has(s, SEGMENT_LINK_LOCAL)) {
+		s->rule = NO_MATCH;
+		outcome = from ? OUTCOME_OUT : OUTCOME_LINK_LOCAL;
+		goto out;
+	}
 	if (from) {
 		if (s->continuation_kind == CONT_STATIC || s->continuation_kind == CONT_END) {
 			position = s->continuation_position;
@@ -270,8 +322,10 @@ static __always_inline int dispatch(int kind, void *ctx)
 	} else {
 		if (rule && !rule->length)
 			rule_match(s, rule);
-		if (!rule || !rule->length) /* nothing on the way: needs no clock and no walk */
-			return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_STRAIGHT);
+		if (!rule || !rule->length) { /* nothing on the way: needs no clock and no walk */
+			outcome = OUTCOME_STRAIGHT;
+			goto out;
+		}
 		s->start = s->direction == SIDE_LAN ? 0 : rule->length - 1;
 	}
 	s->accept = 0;
@@ -280,12 +334,37 @@ static __always_inline int dispatch(int kind, void *ctx)
 	s->now = bpf_ktime_get_coarse_ns();
 	s->alive = supervisor && supervisor->until > s->now;
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
-	if (s->want || (rule && rule->flags & RULE_HASH))
-		hash_frame(frame_data(kind, ctx), frame_end(kind, ctx), s);
+	if (!s->have_hash && (s->want || (rule && rule->flags & RULE_HASH)))
+		hash_frame(kind, ctx, s);
 	if (accepts) /* goes on to the walk; without such a program no hop accepts by filter */
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
-	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
+out:
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
+}
+
+/*
+ * The first hop from here on that may have the frame; 0 none. `missing`: the rule requires every hop, and one of those
+ * that are left is not available; one that takes no such frames is not required.
+ */
+static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule, bool *missing)
+{
+	__u32 position = s->start, first = 0, chosen;
+
+	for (int i = 0; i < MAX_PATH; i++) {
+		if (position >= rule->length) /* behind the last, or, as it is unsigned, before the first */
+			break;
+		s->wanted = 0;
+		chosen = choose_at(position);
+		if (chosen && !first)
+			first = chosen;
+		if (!(rule->flags & RULE_ALL) ? chosen : !chosen && s->wanted) {
+			*missing = !chosen;
+			break;
+		}
+		position += s->direction == SIDE_LAN ? 1 : -1;
+	}
+	return first;
 }
 
 /* Everything is known: walk the path. */
@@ -295,7 +374,8 @@ static __always_inline int walk(int kind, void *ctx)
 	struct rule_counter *rule_count = NULL;
 	struct hop_counter *hop_counter;
 	struct rule *rule = NULL;
-	__u32 position, from, outcome, chosen = 0;
+	__u32 from, outcome, chosen = 0;
+	bool missing = false;
 
 	if (!s)
 		return pass(kind);
@@ -317,29 +397,22 @@ static __always_inline int walk(int kind, void *ctx)
 	outcome = !rule || from ? OUTCOME_OUT : OUTCOME_BYPASSED;
 	if (rule && !from)
 		rule_count = rule_match(s, rule);
-	position = s->start;
-	for (int i = 0; i < MAX_PATH; i++) {
-		if (!rule || position >= rule->length) /* behind the last, or, as it is unsigned, before the first */
-			break;
-		chosen = choose_at(position);
-		if (chosen) {
-			if (rule_count)
-				rule_count->to_hop++;
-			return enter(kind, ctx, s, chosen);
-		}
-		position += s->direction == SIDE_LAN ? 1 : -1;
-	}
-	if (outcome == OUTCOME_BYPASSED) {
-		if (rule && !s->available && rule->flags & RULE_BLOCK) {
-			if (rule_count)
-				rule_count->blocked++;
-			count(&s->device, OUTCOME_BLOCKED, s->length);
-			record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
-			return drop(kind);
-		}
+	if (rule)
+		chosen = next_hop(s, rule, &missing);
+	if (chosen && !missing) {
 		if (rule_count)
-			rule_count->bypassed++;
+			rule_count->to_hop++;
+		return enter(kind, ctx, s, chosen);
 	}
+	if (rule && rule->flags & RULE_BLOCK && (rule->flags & RULE_ALL ? missing : !from && !s->available)) {
+		if (rule_count)
+			rule_count->blocked++;
+		count(&s->device, OUTCOME_BLOCKED, s->length);
+		record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
+		return drop(kind);
+	}
+	if (rule_count)
+		rule_count->bypassed++;
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }
 

@@ -24,6 +24,7 @@
 #include "cache.h"
 #include "checksum.h"
 #include "sending.h"
+#include "nested.h"
 #include "flows.h"
 #include "next.h"
 #include "path.h"
@@ -258,6 +259,12 @@ int dispatch_xdp(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
+int fragment_xdp(struct xdp_md *ctx)
+{
+	return fragment(XDP, ctx);
+}
+
+SEC("xdp.frags")
 int walk_xdp(struct xdp_md *ctx)
 {
 	return walk(XDP, ctx);
@@ -297,6 +304,12 @@ SEC("tc")
 int dispatch_tc(struct __sk_buff *ctx)
 {
 	return dispatch(TC, ctx);
+}
+
+SEC("tc")
+int fragment_tc(struct __sk_buff *ctx)
+{
+	return fragment(TC, ctx);
 }
 
 SEC("tc")

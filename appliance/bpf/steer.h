@@ -12,7 +12,7 @@
  * the index of the first matching rule in `scratch`.) `dispatch` finds out where in the rule's path the frame is, and
  * its flow; `walk` goes along the path: from LAN to WAN forward, from WAN to LAN backward. The first hop that is
  * attached, has a lease, accepts the frame and is not draining gets it; when none does it goes to the other port (or is
- * blocked, where the rule says so).
+ * blocked, where the rule says so). Where the rule requires all of its hops, those further on are looked at too.
  *
  * How the path is kept over a hop
  * -------------------------------
@@ -32,7 +32,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 stands for "no hop": the ports, and the supervisor's own lease */
@@ -66,6 +66,9 @@
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
 #define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram come within this time */
+#define FRAGMENT_PAIR 0x10000	      /* bit of a key's protocol: the last datagram in fragments between two ends */
+#define FRAGMENT_PAIR_NS 60000000000ULL
+#define FRAGMENT_SEGMENT_SHIFT 24 /* of a key's protocol: in each segment a datagram has its own rule */
 
 /* A device's slot: which place in the appliance it has. Slot of a port: hop 0. */
 #define SLOT(hop, segment, side) ((hop)*32 + (segment)*2 + (side))
@@ -78,6 +81,7 @@
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
 #define PROGRAM_ENTRY 6	   /* where every frame begins; for programs that are attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
+#define PROGRAM_FRAGMENT 7 /* perhaps a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation)&1) * ACCEPT_PARTS)
@@ -126,6 +130,12 @@ enum rule_flag {
 	RULE_BLOCK = 1,	 /* on_unavailable = "block" */
 	RULE_ACCEPT = 2, /* a hop of the path has an `accept` filter */
 	RULE_HASH = 4,	 /* a group, or a hop whose flows are tracked, is in the path */
+	RULE_ALL = 8,	 /* require = "all": no hop may be skipped, but one whose `accept` does not take the frame */
+};
+
+enum segment_flag {
+	SEGMENT_LINK_LOCAL = 1, /* link-local control frames enter no hop */
+	SEGMENT_FRAGMENTS = 2	/* a rule asks for what only the first fragment of a datagram shows */
 };
 
 enum item_kind {
@@ -161,9 +171,10 @@ enum outcome {
 	OUTCOME_OVERSIZE,   /* dropped: longer than the other port can send */
 	OUTCOME_NO_PROGRAM, /* a policy program was missing: passed to the other port */
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
+	OUTCOME_LINK_LOCAL, /* port to port, past a rule that would lead this control frame to a hop */
 	OUTCOMES,
 };
-#define OUTCOME_PLACES 12 /* room in the map; OUTCOMES must fit */
+#define OUTCOME_PLACES 16 /* room in the map; OUTCOMES must fit */
 
 /* Why a frame that was on its way to a device was never sent by it (losses.h). */
 enum loss {
@@ -251,7 +262,7 @@ struct hop {
 
 struct segment {
 	__u32 constant_rule; /* the first rule matches every frame; NO_MATCH: ask the policy program */
-	__u32 pad;
+	__u32 flags;
 };
 
 struct continuation {
@@ -379,7 +390,11 @@ struct fragment_key {
 struct fragment {
 	__u64 hash;
 	__u64 seen;  /* ns */
-	__u64 first; /* 1: written by a first fragment, which knows the ports */
+	__u32 first; /* 1: written by a first fragment, which knows the ports */
+	__u32
+	    rule; /* that the first fragment matches, in this generation of the policy; NO_MATCH: none, or not known */
+	__u32 generation;
+	__u32 pad;
 };
 
 /*
@@ -454,15 +469,21 @@ struct scratch {
 	__u8 continuation_kind;
 	__u8 have_hash;
 	__u8 available; /* some hop of the path was available */
+	__u8 wanted;	/* some hop that was asked accepts the frame, be it available or not */
 	__u8 alive;	/* the supervisor's lease holds */
 	__u8 position;
 	__u8 group;
+	__u8 pad;
 	__u16 bucket;
-	__u16 pad;
 	__u32 start;	   /* where in the path the walk begins */
 	__u32 cache_place; /* where `remember` notes the rule; CACHE_ENTRIES: nowhere */
 	__u32 cache_tag;
-	__u32 pad2;
+	__u8 fragment;	 /* 0 none, 1 first, 2 later */
+	__u8 classified; /* the filters have found `rule`, for this frame */
+	__u16 pad2;
+	__u32 fragment_rule; /* the rule of a later fragment's datagram; NO_MATCH: none, or not known */
+	__u32 pad3;
+	struct fragment_key datagram;
 };
 
 #endif

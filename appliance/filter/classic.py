@@ -95,6 +95,12 @@ class ClassicFilter:
         return hash(self.instructions)
 
 
+def asks_for_first_fragments(filt: ClassicFilter) -> bool:
+    """Whether it asks if a packet is a later fragment, as everything does that looks behind the IP header."""
+    masks = (0x1FFF, 0xFFF8)  # the fragment's offset in IPv4 and IPv6
+    return any(code & 7 in (ALU, JMP) and k in masks for code, _, _, k in filt.instructions)
+
+
 def check(instructions: tuple[Instruction, ...], most: int = MAX_INSTRUCTIONS) -> None:
     """Refuse what the datapath cannot run; FilterError names the construct and where it usually comes from."""
     count = len(instructions)
@@ -104,7 +110,7 @@ def check(instructions: tuple[Instruction, ...], most: int = MAX_INSTRUCTIONS) -
         kind = code & 7
         if kind == JMP:
             if code & 0xF0 == JA:
-                if k >= OUTSIDE_FRAME:
+                if not 0 <= k < OUTSIDE_FRAME:
                     raise FilterError(
                         "it jumps backward (`protochain` follows a chain of headers in a loop), "
                         "which the datapath does not run; name the header's bytes instead, such as `ip6[6] = 17`"

@@ -20,6 +20,7 @@ from functools import lru_cache, partial
 from appliance.errors import DatapathError, FilterError
 from appliance.filter import chain, classic, classifier, equivalence, libpcap, loader, symbolic
 from appliance.filter import merge as merge_module
+from appliance.filter import through as through_module
 from appliance.filter.asm import R0, R1, Assembler, TooLongError
 from appliance.filter.classic import ClassicFilter, Instruction
 from appliance.filter.flowkey import uses_only_flow_key
@@ -109,14 +110,23 @@ def _chosen(text: str, plain: tuple[Instruction, ...]) -> tuple[Instruction, ...
     return plain
 
 
-def compile_filter(text: str, *, where: str = "") -> ClassicFilter:
+@lru_cache(maxsize=_CACHED_FILTERS)
+def _widened(text: str, ways: tuple[str, ...]) -> ClassicFilter:
+    filt = through_module.widen(_compile(text), ways)
+    classic.check(filt.instructions)
+    return filt
+
+
+def compile_filter(text: str, *, where: str = "", through: tuple[str, ...] = ()) -> ClassicFilter:
     """The filter that libpcap makes of this text for Ethernet; "" takes every frame.
+
+    `through`: what it looks through (see `through.widen`).
 
     FilterError quotes libpcap's message (or names what the datapath cannot run), begins with `where`, and has the
     place in `column` where it is known. Results are cached by text; safe to call from several threads.
     """
     try:
-        return _compile(text)
+        return _widened(text, through) if through else _compile(text)
     except FilterError as error:
         raise FilterError(error.what, where=where, text=text, column=error.column) from None
 
@@ -505,5 +515,6 @@ def forget() -> None:
     with merge_module.lock:
         _compile.cache_clear()
         _forms.clear()
+        _widened.cache_clear()
         classifier.prepare.cache_clear()
         merge_module.forget()

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 
 from appliance.filter import symbolic
 from appliance.filter.classic import ClassicFilter
-from appliance.filter.graph import ACCEPT, OPAQUE_FIELD, REJECT, FieldKind, Graph
+from appliance.filter.graph import ACCEPT, OPAQUE_FIELD, REJECT, Field, FieldKind, Graph
 
 SECONDS = 0.2  # of processor time; 256 rules of usual kinds take half of it
 MAX_TRIED = 8  # values of one field that are tried for the made-up frame
 MAX_NAMED = 4  # filters that are named as those that take everything together
 MAX_STEPS = 20_000  # of the search, for one filter
+EXAMPLE_BYTES = 128  # length of a frame that is made up
 _LOOK_EVERY = 256  # steps between two looks at the clock
 
 # field number -> value
@@ -50,6 +51,36 @@ def unreachable(
     return _Look(filters, clock() + seconds, clock).run()
 
 
+def examples(filt: ClassicFilter) -> list[bytes]:
+    """Frames of IPv4 and IPv6 that the filter takes, one of each where one is found at once."""
+    look = _Look((filt,), float("inf"), lambda: 0.0)
+    look.learn((0,))
+    graph, (root,) = look.graph, look.roots
+    ethertype = graph.number(Field(FieldKind.FIXED, 12, 2, 0xFFFF))
+    found = []
+    for kind, header in ((0x0800, 0x45), (0x86DD, 0x60)):
+        values = look.example(graph.restrict(root, ethertype, kind, kind))
+        if values is None:
+            continue
+        frame = bytearray(EXAMPLE_BYTES)
+        frame[12:14], frame[14] = kind.to_bytes(2, "big"), header
+        for number, value in values.items():
+            what = graph.fields[number]
+            at = what.offset
+            if what.kind is FieldKind.BEHIND_HEADER:
+                frame[what.header] = 0x45
+                at += 20
+            if what.kind not in (FieldKind.FIXED, FieldKind.BEHIND_HEADER) or at + what.size > len(frame):
+                continue
+            there = int.from_bytes(frame[at : at + what.size], "big")
+            frame[at : at + what.size] = (
+                there & ~what.mask | (value if value & what.mask == value else what.mask)
+            ).to_bytes(what.size, "big")
+        if filt.matches(bytes(frame)):
+            found.append(bytes(frame))
+    return found
+
+
 class _Look:
     def __init__(self, filters: Sequence[ClassicFilter], until: float, clock: Callable[[], float]) -> None:
         self.graph, self.filters, self.until, self.clock = Graph(), filters, until, clock
@@ -71,7 +102,7 @@ class _Look:
                 asked.append(place)
                 closed = place if filt.constant is True else None
         try:
-            self._learn(asked)
+            self.learn(asked)
         except _OverError:
             result.undecided = tuple(asked)
             return result
@@ -87,7 +118,7 @@ class _Look:
         result.undecided = tuple(undecided)
         return result
 
-    def _learn(self, asked: Sequence[int]) -> None:
+    def learn(self, asked: Sequence[int]) -> None:
         """The filters' graphs, and for each field a value far from all that is tested."""
         for place in asked:
             self.roots.append(symbolic.graph_of(self.graph, self.filters[place], place)[0])
@@ -118,7 +149,7 @@ class _Look:
         """The earlier filters that take all of its frames; () it has none; None: it may match."""
         root, before = self.roots[number], self.roots[:number]
         self._spend(number // 8 + 1)
-        frame = self._example(root)
+        frame = self.example(root)
         if frame is not None and not any(self._takes(other, frame) for other in before):
             return None
         if not self._possible((root,), ()):
@@ -131,7 +162,7 @@ class _Look:
             return None
         return tuple(touching[: MAX_NAMED + 1])
 
-    def _example(self, root: int) -> _Frame | None:
+    def example(self, root: int) -> _Frame | None:
         """What a frame that the filter takes, or may, has in the fields it tests; None: none was found at once."""
         graph, node = self.graph, root
         frame: _Frame = {}

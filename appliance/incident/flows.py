@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from appliance.config.schema import model
-from appliance.frames import flow
+from appliance.frames import headers
 from appliance.units import Duration
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
@@ -30,7 +30,7 @@ def flow_of(frame: bytes) -> Flow | None:
     """The flow of a recorded frame; None when it is too short for one."""
     if len(frame) < 14:
         return None
-    vlans, ethertype, ip = flow.read(frame)
+    vlans, ethertype, ip = headers.read(frame)
     found = _of_ip(ip, ethertype == 0x86DD) if ip is not None else _of_stations(frame, ethertype)
     for vlan in reversed(vlans):
         found = Flow(f"vlan {vlan} {found.text}", f"vlan {vlan} and ({found.match})")
@@ -43,7 +43,7 @@ def _of_stations(frame: bytes, ethertype: int) -> Flow:
     return Flow(f"ethertype {ethertype:#06x} {one} <> {other}", f"ether host {one} and ether host {other}{kind}")
 
 
-def _of_ip(ip: flow.Ip, v6: bool) -> Flow:
+def _of_ip(ip: headers.Ip, v6: bool) -> Flow:
     kind = ipaddress.IPv6Address if v6 else ipaddress.IPv4Address
     one, other = sorted(((ip.source, ip.ports[0]), (ip.destination, ip.ports[1])))
     a, b = kind(one[0]), kind(other[0])

@@ -266,6 +266,7 @@ class Segments:
                 wan=unit.config.wan,
                 wan_link=self.link(unit.config.wan),
                 on_link_loss=unit.config.on_link_loss,
+                link_local=unit.config.link_local,
                 rearm_delay_ms=unit.machine.delay // 1_000_000,
                 since_mono_ns=unit.machine.since,
                 next_attempt_ms=_until_attempt(now, unit.machine),

@@ -6,8 +6,9 @@ and a flow in quarantine is led around one guest. The configuration itself stays
 one that the datapath gets. A registration that does not fit (any more) is left out, never an error.
 
 A flow in quarantine is a rule of its own directly before each rule that would lead it to the guest: that rule's match
-and the flow, and its path without the guest (and without the groups that hold it). Where nothing is left of the path of
-a rule that says `on_unavailable = "block"`, there is no such rule: fail closed stays closed.
+and the flow, and its path without the guest (and without the groups that hold it). Where a rule says
+`on_unavailable = "block"` and nothing is left of its path, or it requires all of it, there is no such rule: fail closed
+stays closed.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _ways(config: Config, flow: Quarantined) -> set[str]:
 def _around(config: Config, rule: Rule, quarantined: tuple[Quarantined, ...], taken: set[str]) -> Iterator[Rule]:
     for flow in quarantined:
         path = tuple(name for name in rule.path if name not in _ways(config, flow))
-        if path == rule.path or (not path and rule.on_unavailable == "block"):
+        if path == rule.path or _closed(rule, path):
             continue
         number = next(n for n in range(1, len(taken) + 2) if f"{flow.name}-{n}" not in taken)
         taken.add(f"{flow.name}-{number}")
@@ -106,12 +107,16 @@ def _around(config: Config, rule: Rule, quarantined: tuple[Quarantined, ...], ta
         yield msgspec.structs.replace(rule, name=f"{flow.name}-{number}", match=match, path=path)
 
 
+def _closed(rule: Rule, path: tuple[str, ...]) -> bool:
+    """Whether the rule blocks rather than have its frames take this path, which is shorter than its own."""
+    return rule.on_unavailable == "block" and (not path or rule.require == "all")
+
+
 def kept_closed(config: Config, flow: Quarantined) -> list[str]:
     """The rules that would block instead of leading the flow around its guest, and so keep it as it is."""
     ways = _ways(config, flow)
-    return [
-        rule.name for rule in config.rule if rule.on_unavailable == "block" and set(rule.path) <= ways and rule.path
-    ]
+    left = ((rule, tuple(name for name in rule.path if name not in ways)) for rule in config.rule)
+    return [rule.name for rule, path in left if path != rule.path and _closed(rule, path)]
 
 
 def reason_of(rule: str, overlay: Overlay) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from appliance.config.schema.model import Config, Group, Guest, Remote, Rule
-from appliance.errors import ConfigError
+from appliance.errors import ConfigError, FilterError
+from appliance.filter.classic import asks_for_first_fragments
+from appliance.filter.compiler import compile_filter
 from appliance.steering import groups as grouping
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Continuation, Item
@@ -55,6 +57,12 @@ class CompiledRule:
     flags: int
     counter: int
     segments: frozenset[int]
+    through: tuple[str, ...] = ()
+
+    @property
+    def strictness(self) -> int:
+        """What the rule does when a hop further on is not available: its flags, where it requires all; else 0."""
+        return self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,12 @@ class GoesOn:
 
 @dataclass(frozen=True)
 class Policy:
-    """All of it. `chains`: the rules of each segment that can be reached, in order, as indexes."""
+    """All of it.
+
+    `chains`: the rules of each segment that can be reached, in order, as indexes. `link_local`: segments whose
+    link-local control frames enter no hop. `fragments`: segments in which later fragments match the rule of their
+    first one.
+    """
 
     segments: dict[str, int]
     hops: dict[str, CompiledHop]
@@ -77,6 +90,8 @@ class Policy:
     chains: dict[int, tuple[int, ...]]
     accepts: tuple[str, ...]
     continuations: dict[tuple[int, int, int], GoesOn] = field(default_factory=dict)  # (hop, segment, direction)
+    link_local: frozenset[int] = frozenset()
+    fragments: frozenset[int] = frozenset()
 
     def constant(self, segment: int) -> int:
         """Index of the rule that takes every frame of the segment, or NO_MATCH when filters must be asked."""
@@ -130,6 +145,7 @@ def _path(
     path: list[tuple[Item, int]] = []
     seen: dict[str, str] = {}
     flags = layout.RULE_BLOCK if rule.on_unavailable == "block" else 0
+    flags |= layout.RULE_ALL if rule.require == "all" else 0
     for name in rule.path:
         if name in hops:
             members: tuple[str, ...] = (name,)
@@ -182,7 +198,9 @@ def _remainders(policy: Policy, segment: int, hop: int, direction: int) -> list[
         for position, item in enumerate(path):
             if hop in policy.ids(item):
                 rest = path[position + 1 :] if direction == 0 else tuple(reversed(path[:position]))
-                found.append((GoesOn(Continuation.STATIC, index, position), rest))
+                # What becomes of a frame for which one of these is missing tells rules apart, too.
+                strict = policy.rules[index].strictness if rest else 0
+                found.append((GoesOn(Continuation.STATIC, index, position), (rest, strict)))
     return found
 
 
@@ -197,7 +215,7 @@ def _continuations(policy: Policy) -> dict[tuple[int, int, int], GoesOn]:
                 first = found[0][0]
                 if len({rest for _, rest in found}) > 1:
                     goes_on = GoesOn(Continuation.CLASSIFY, first.rule, first.position)
-                elif found[0][1]:
+                elif found[0][1][0]:
                     goes_on = first
                 else:
                     goes_on = GoesOn(Continuation.END, first.rule, first.position)
@@ -205,11 +223,19 @@ def _continuations(policy: Policy) -> dict[tuple[int, int, int], GoesOn]:
     return result
 
 
+def _tells_fragments_apart(rule: CompiledRule) -> bool:
+    """Whether its filter asks for what only the first fragment of a datagram shows. Of a wrong one: no."""
+    try:
+        return asks_for_first_fragments(compile_filter(rule.match, through=rule.through))
+    except FilterError:
+        return False
+
+
 def compile_policy(config: Config, names: Names) -> Policy:
     """Check the configuration's steering and make the tables.
 
     ConfigError names the table and key that is wrong; `names` may have learned new names by then, which is harmless.
-    Filters' text is not looked at.
+    What is wrong in a filter's text is found elsewhere.
     """
     hop_names = [hop.name for hop in config.guest] + [hop.name for hop in config.remote]
     _unique("segment", (segment.name for segment in config.segment))
@@ -227,7 +253,8 @@ def compile_policy(config: Config, names: Names) -> Policy:
             raise ConfigError(f"rule {rule.name}: segment", f'there is no segment "{rule.segment}"')
         path, flags = _path(rule, hops, groups)
         where = frozenset((segments[rule.segment],)) if rule.segment else frozenset(segments.values())
-        rules.append(CompiledRule(rule.name, rule.match.strip(), path, flags, counters[rule.name], where))
+        match = rule.match.strip()
+        rules.append(CompiledRule(rule.name, match, path, flags, counters[rule.name], where, rule.through))
     chains: dict[int, tuple[int, ...]] = {}
     for segment in segments.values():
         chain: list[int] = []
@@ -237,6 +264,10 @@ def compile_policy(config: Config, names: Names) -> Policy:
                 if not compiled.match:
                     break  # nothing behind it can be reached
         chains[segment] = tuple(chain)
-    policy = Policy(segments, hops, groups, tuple(rules), chains, accepts)
+    link_local = frozenset(segments[segment.name] for segment in config.segment if segment.link_local == "straight")
+    fragments = frozenset(
+        segment for segment, chain in chains.items() if any(_tells_fragments_apart(rules[index]) for index in chain)
+    )
+    policy = Policy(segments, hops, groups, tuple(rules), chains, accepts, link_local=link_local, fragments=fragments)
     policy.continuations.update(_continuations(policy))
     return policy

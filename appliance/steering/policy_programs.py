@@ -99,7 +99,9 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
 
     FilterError names the rule or guest whose filter is wrong; DatapathError when the kernel refuses a program.
     """
-    rules = [pcap.compile_filter(rule.match, where=f"rule {rule.name}: match") for rule in policy.rules]
+    rules = [
+        pcap.compile_filter(rule.match, where=f"rule {rule.name}: match", through=rule.through) for rule in policy.rules
+    ]
     owner = {hop.accept_bit: hop.name for hop in reversed(policy.hops.values())}
     accepts = [
         pcap.compile_filter(text, where=f"guest {owner[bit]}: accept") for bit, text in enumerate(policy.accepts)
@@ -111,11 +113,10 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
     generated = Generated()
     maps = kernel.maps
     everything = tuple((name, opened.fd) for name, opened in maps.items())
-    hosts = {name: template.of(generation) for name, template in kernel.templates.items()}
     try:
         straight = [segment for segment, chain in policy.chains.items() if not chain]
         if straight:
-            generated.nothing = pcap.load_nothing(hosts["attached_xdp"], dict(everything))
+            generated.nothing = pcap.load_nothing(kernel.templates["attached_xdp"].of(generation), dict(everything))
             generated.attached |= dict.fromkeys(straight, generated.nothing)
         for kind, array, fallback in _KINDS:
 
@@ -132,6 +133,10 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
             for chain, segments in alike.items():
                 wanted = [rules[index] if index in chain else None for index in range(len(rules))]
                 link = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_DISPATCH)
+                fragments = segments[0] in policy.fragments  # as all of the same rules
+                hosts = {
+                    name: template.of(generation, fragments=fragments) for name, template in kernel.templates.items()
+                }
                 host, attached = hosts[f"decide_{kind}"], hosts.get(f"attached_{kind}")
                 link = replace(link, host=host, attached=attached, host_maps=everything)
                 behind = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_REMEMBER)

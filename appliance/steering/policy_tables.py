@@ -16,6 +16,11 @@ def _hop_flags(hop: CompiledHop) -> int:
     return (layout.HOP_TRACKED if hop.tracked else 0) | (layout.HOP_RECORDED if hop.recorded else 0)
 
 
+def _segment_flags(policy: Policy, segment: int) -> int:
+    link_local = layout.SEGMENT_LINK_LOCAL if segment in policy.link_local else 0
+    return link_local | (layout.SEGMENT_FRAGMENTS if segment in policy.fragments else 0)
+
+
 def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> None:
     """Fill one half (0 or 1) of the tables; the caller sees to it that no frame is in it."""
     rules: dict[int, layout.RuleValue] = {}
@@ -27,7 +32,10 @@ def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> N
     maps["rules"].set_all(rules)
     maps["segments"].set_all(
         {
-            half * layout.MAX_SEGMENTS + number: layout.SegmentValue(constant_rule=policy.constant(number))
+            half * layout.MAX_SEGMENTS + number: layout.SegmentValue(
+                constant_rule=policy.constant(number),
+                flags=_segment_flags(policy, number),
+            )
             for number in policy.chains
         }
     )

@@ -50,7 +50,10 @@ def segments(data: Any, style: Style = PLAIN) -> str:
     blocks = [_segment_table(data, style)]
     lines = [line for row in rows_of(data, "segments") for line in _frames(row)]
     if lines:
-        blocks.append("\n".join(part for line in lines for part in fold(line, style.width)))
+        blocks.append(
+            "\
+".join(part for line in lines for part in fold(line, style.width))
+        )
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
     return "\n\n".join(blocks)
@@ -71,6 +74,8 @@ def _frames(row: Row) -> Iterator[str]:
     name = cell(row.get("name"))
     if row.get("attach_why"):
         yield f"{name}: attached by {cell(row['attach'])}: {cell(row['attach_why'])}"
+    if row.get("link_local") == "rules":
+        yield f"{name}: link-local control frames go as the rules say"
     if row.get("longest_bytes"):
         yield f"{name}: frames of up to {cell(row['longest_bytes'])} bytes pass"
     if row.get("attach_why") and _has_news_of_frames(row):

@@ -14,8 +14,14 @@ from console.views.common import about, columns_of, hang, rows_of
 def _path(row: Row) -> Row:
     path = row.get("path")
     shown = " > ".join(cell(hop) for hop in path) if isinstance(path, list) else path
-    return {**row, "segment": row.get("segment") or "every", "match": row.get("match") or "every frame",
-            "path": shown or "straight"}  # fmt: skip
+    unavailable = row.get("on_unavailable")
+    if unavailable is not None and row.get("require") == "all":
+        unavailable = f"{cell(unavailable)}, all required"
+    match, through = row.get("match") or "every frame", row.get("through")
+    if isinstance(through, list) and through:
+        match = f"{cell(match)} (through {', '.join(cell(way) for way in through)})"
+    return {**row, "segment": row.get("segment") or "every", "match": match,
+            "path": shown or "straight", "on_unavailable": unavailable}  # fmt: skip
 
 
 _rules = columns_of("rules", "no rules: every frame passes straight to the other port", [

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -81,7 +82,7 @@ def test_each_kind_of_frame_from_each_device(bpf_object: Path, kind: str) -> Non
             made.lease(guest.name)
         seen = {made.both(where, frame, kind).outcome for frame in KINDS.values() for where in everywhere(made)}
         made.tables_agree()
-    usual = {Outcome.STRAIGHT, Outcome.TO_HOP, Outcome.OUT, Outcome.HEARTBEAT, Outcome.UNKNOWN}
+    usual = {Outcome.STRAIGHT, Outcome.TO_HOP, Outcome.OUT, Outcome.HEARTBEAT, Outcome.UNKNOWN, Outcome.LINK_LOCAL}
     # A jumbo frame fits no device here: dropped by name, or blocked where a rule says so.
     assert seen == usual | {Outcome.OVERSIZE, Outcome.BLOCKED}
 
@@ -127,7 +128,7 @@ def test_without_leases_everything_is_bypassed_or_blocked(bpf_object: Path) -> N
             for guest in GUESTS:
                 made.lease(guest.name, good=not supervised)
             seen = {made.both(where, frame).outcome for frame in KINDS.values() for where in ports}
-            assert seen == {Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.BLOCKED}
+            assert seen == {Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.BLOCKED, Outcome.LINK_LOCAL}
 
 
 def test_what_is_not_attached(bpf_object: Path) -> None:
@@ -187,6 +188,7 @@ def configs(draw: st.DrawFn) -> Config:
             path=draw(paths()),
             segment=draw(st.sampled_from(["", "main", "other"])),
             on_unavailable=draw(st.sampled_from(["bypass", "block"])),
+            require=draw(st.sampled_from(["any", "any", "all"])),
         )
         for number in range(draw(st.integers(0, 6)))
     )
@@ -194,7 +196,8 @@ def configs(draw: st.DrawFn) -> Config:
     guests = tuple(
         Guest(name=guest.name, accept=accept, tags=guest.tags) for guest, accept in zip(GUESTS, accepts, strict=True)
     )
-    return Config(segment=(MAIN, OTHER), guest=guests, group=GROUPS, rule=rules)
+    main = msgspec.structs.replace(MAIN, link_local=draw(st.sampled_from(["straight", "rules"])))
+    return Config(segment=(main, OTHER), guest=guests, group=GROUPS, rule=rules)
 
 
 STATES = st.fixed_dictionaries(

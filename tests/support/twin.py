@@ -158,6 +158,7 @@ class Twin:
         """Flows and fragments that the kernel knows are those of the model (times left out)."""
         known = {(key.hash, key.hop): flow.fin for key, flow in self.maps["flows"].items()}
         assert known == {key: fin for key, (_, fin) in self.state.flows.items()}
+        generation = self.datapath.generation
         datagrams = {
             (
                 key.source[0] << 64 | key.source[1],
@@ -167,7 +168,11 @@ class Twin:
             ): (
                 value.hash,
                 bool(value.first),
+                None if value.rule == layout.NO_MATCH or value.generation != generation else value.rule,
             )
             for key, value in self.maps["fragments"].items()
         }
-        assert datagrams == {key: (hashed, first) for key, (hashed, _, first) in self.state.fragments.items()}
+        assert datagrams == {
+            key: (one.hash, one.first, one.rule if one.policy is self.policy else None)
+            for key, one in self.state.fragments.items()
+        }

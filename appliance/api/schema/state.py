@@ -167,6 +167,7 @@ class Segment(Answer, kw_only=True):
     wan: str
     wan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     on_link_loss: str | UnsetType = UNSET
+    link_local: Annotated[str, Meta(description="straight or rules")] | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
     since_mono_ns: int | UnsetType = UNSET
     next_attempt_ms: Annotated[int, Meta(description="until it is tried inline, while it waits")] | UnsetType = UNSET
@@ -200,8 +201,10 @@ class Rule(Answer):
     name: str
     segment: str
     match: str
+    through: Annotated[list[str], Meta(description="what match looks through")]
     path: list[str]
     on_unavailable: str
+    require: Annotated[str, Meta(description="any or all: hops of the path that must be available")]
     why: Annotated[str, Meta(description="why a rule that is not in the configuration exists: quarantine")]
     frames: Count | UnsetType = UNSET
     bytes: Count | UnsetType = UNSET

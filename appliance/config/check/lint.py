@@ -7,18 +7,27 @@ Pure: takes a configuration and returns findings, the severe ones first. Rules a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from appliance.config.check.evaded_rules import evaded
 from appliance.config.check.filter_traps import traps
 from appliance.config.check.unreachable_rules import Finding, never
 from appliance.config.schema.limits import ONE_BUFFER_MTU
-from appliance.config.schema.model import Config, Guest, Remote
+from appliance.config.schema.model import Config, Guest, Remote, Rule
 from appliance.config.schema.served import served
 
 __all__ = ["Finding", "lint"]
 
+LINK_LOCAL: Final = (0x01, 0x80, 0xC2, 0x00, 0x00)  # the first bytes of the addresses that no bridge forwards
+CONTROL_FRAMES: Final = (  # name, EtherType (STP: a length), last byte of the address
+    ("STP", 0x0026, 0x00),
+    ("LACP", 0x8809, 0x02),
+    ("EAPOL", 0x888E, 0x03),
+    ("LLDP", 0x88CC, 0x0E),
+    ("PTP peer delay", 0x88F7, 0x0E),
+)
 NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -31,8 +40,10 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_moves(config, old),
         *_uninspected(config),
         *_long_frames(config),
+        *_control_frames(config),
         *never(config),
         *traps(config),
+        *evaded(config),
         *_blocks(config, down),
         *_unchecked(config),
         *_other_segments(config),
@@ -101,33 +112,86 @@ def _uninspected(config: Config) -> Iterator[Finding]:
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
 
 
+def _control_frames(config: Config) -> Iterator[Finding]:
+    """Control frames of the link itself that a rule leads into a hop."""
+    from appliance.filter.compiler import compile_filter
+
+    for segment in config.segment:
+        if segment.link_local != "rules":
+            continue
+        led: dict[str, list[str]] = {}  # rule -> what goes into its path
+        for name, ethertype, last in CONTROL_FRAMES:
+            frame = bytes((*LINK_LOCAL, last, 2, 0, 0, 0, 0, 1)) + ethertype.to_bytes(2, "big") + bytes(46)
+            taking = (
+                rule
+                for rule in config.rule
+                if rule.segment in ("", segment.name)
+                and compile_filter(rule.match.strip(), through=rule.through).matches(frame)
+            )
+            rule = next(taking, None)
+            if rule is not None and rule.path:
+                led.setdefault(rule.name, []).append(name)
+        for rule_name, names in led.items():
+            what = f'"rules": {", ".join(names)} frames enter the path of rule {rule_name}'
+            yield Finding(
+                "warning",
+                f"segment {segment.name}: link_local",
+                f"{what}: a hop that drops them, as every bridge does, makes the neighbours take the link down",
+            )
+
+
 def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
-    """Rules that block while no hop is available."""
+    """When rules block or bypass their path: at once, and what has to fail for it."""
     hops: dict[str, Guest | Remote] = {guest.name: guest for guest in config.guest}
     hops |= {remote.name: remote for remote in config.remote}
     reach = _reach(config)
     for rule in config.rule:
-        if rule.on_unavailable != "block":
-            continue
-        where = f"rule {rule.name}: on_unavailable"
-        if not rule.path:
+        blocks, strict = rule.on_unavailable == "block", rule.require == "all"
+        where = f"rule {rule.name}: {'on_unavailable' if blocks else 'require'}"
+        if not rule.path and (blocks or strict):
             yield Finding("note", where, "has no meaning with an empty path: the frames go straight to the other port")
             continue
-        for name in rule.path:
-            members = [hops[hop] for hop in reach.get(name, ()) if hop in hops]
-            if members and not any(_starts(hop) for hop in members):
-                yield Finding(
-                    "warning", where, f'blocks: "{name}" is not started with the appliance (autostart = false)'
-                )
-            elif members and all(hop.name in down for hop in members):
-                states = ", ".join(f"{hop.name} is {down[hop.name]}" for hop in members)
-                yield Finding(
-                    "warning", where, f'blocks from the commit on: no hop in path "{name}" is available: {states}'
-                )
-            elif len(members) == 1:
-                hop = f'"{members[0].name}" is the only hop in '
-                inside = "the path" if name == members[0].name else f'"{name}"'
-                yield Finding("note", where, f"{hop}{inside}: its failure blocks")
+        # What must not fail as a whole: the path, or each of its places.
+        needed = [(name,) for name in rule.path] if strict else [rule.path]
+        for names in needed if blocks else ():
+            members = [hops[hop] for name in names for hop in reach.get(name, ()) if hop in hops]
+            yield from _missing(where, names, members, down, required=strict and len(rule.path) > 1)
+        if strict:
+            yield from _all_required(where, rule, [hops[hop] for name in rule.path for hop in reach.get(name, ())])
+        elif blocks and len(rule.path) > 1:
+            what = "a hop that is not available is skipped while another one of the path is there"
+            yield Finding("note", where, f'{what}; with require = "all" the rule blocks then')
+
+
+def _missing(
+    where: str, names: tuple[str, ...], members: Sequence[Guest | Remote], down: Mapping[str, str], *, required: bool
+) -> Iterator[Finding]:
+    """Whether a rule blocks without any of these hops, which it reaches by these names."""
+    if not members:
+        return
+    quoted = ", ".join(f'"{name}"' for name in names)
+    if not any(_starts(hop) for hop in members):
+        subject = f"{quoted} is not" if len(names) == 1 else f"none of {quoted} is"
+        yield Finding("warning", where, f"blocks: {subject} started with the appliance (autostart = false)")
+    elif all(hop.name in down for hop in members):
+        states = ", ".join(f"{hop.name} is {down[hop.name]}" for hop in members)
+        yield Finding("warning", where, f"blocks from the commit on: no hop in path {quoted} is available: {states}")
+    elif len(members) == 1:
+        (hop,) = members
+        inside = "the path" if names[0] == hop.name else quoted
+        why = "is required" if required and names[0] == hop.name else f"is the only hop in {inside}"
+        yield Finding("note", where, f'"{hop.name}" {why}: its failure blocks')
+
+
+def _all_required(where: str, rule: Rule, hops: Sequence[Guest | Remote]) -> Iterator[Finding]:
+    """What `require = "all"` means for a rule."""
+    if rule.on_unavailable != "block":
+        what = "the frames pass the whole path uninspected as soon as one of its hops is not available"
+        yield Finding("note", where, f'"all": {what}')
+    picky = [hop.name for hop in hops if hop.accept.strip()]
+    if picky:
+        what = f"is not required for frames that its accept filter does not take: {', '.join(picky)}"
+        yield Finding("note", where, f'"all": a hop {what}')
 
 
 def _starts(hop: Guest | Remote) -> bool:

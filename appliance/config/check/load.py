@@ -117,7 +117,7 @@ def _one_line(text: str) -> str:
 def _compiler() -> verify.CompileFilter:
     """libpcap's compiler, imported only when a filter has to be checked: the rest works without libpcap."""
 
-    def compile_filter(text: str) -> None:
+    def compile_filter(text: str, through: tuple[str, ...]) -> None:
         if "\0" in text:
             raise FilterError("a filter cannot contain a NUL character")
         try:
@@ -125,7 +125,7 @@ def _compiler() -> verify.CompileFilter:
         except (ImportError, OSError) as error:
             what = f"filters cannot be checked without libpcap (install libpcap0.8): {error}"
             raise UnreachableError(what) from error
-        compiler.compile_filter(text)
+        compiler.compile_filter(text, through=through)
 
     return compile_filter
 

@@ -31,7 +31,7 @@ def never(config: Config) -> Iterator[Finding]:
     """Rules to which earlier rules leave no frame in any of their segments; filters that match no frame."""
     from appliance.filter import reach
 
-    filters = [compiled(rule.match) for rule in config.rule]
+    filters = [compiled(rule.match, rule.through) for rule in config.rule]
     why: dict[int, list[str]] = {}  # rule -> why it never matches, for each of its segments
     open_: dict[int, None] = {}
     known: dict[tuple[int, ...], reach.Reach] = {}
@@ -63,12 +63,12 @@ def never(config: Config) -> Iterator[Finding]:
                 yield Finding("warning", f"{table} {hop.name}: accept", "matches no frame: the guest gets no traffic")
 
 
-def compiled(text: str) -> ClassicFilter | None:
+def compiled(text: str, through: tuple[str, ...] = ()) -> ClassicFilter | None:
     """The compiled filter of a text; None when it is wrong, which is reported as an error elsewhere."""
     from appliance.filter.compiler import compile_filter
 
     try:
-        return compile_filter(text.strip())
+        return compile_filter(text.strip(), through=through)
     except FilterError:
         return None
 
@@ -82,6 +82,6 @@ def _why(rule: Rule, takers: Sequence[Rule]) -> str:
     (taker,) = takers
     if not taker.match.strip():
         return f"rule {taker.name} before it matches every frame"
-    if rule.match.split() == taker.match.split():
+    if rule.match.split() == taker.match.split() and rule.through == taker.through:
         return f"rule {taker.name} before it has the same match"
     return f"rule {taker.name} before it matches all of its frames"

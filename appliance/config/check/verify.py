@@ -22,7 +22,8 @@ from appliance.units import Duration, Size
 
 __all__ = ["CompileFilter", "Finding", "findings", "hint", "verify"]
 
-CompileFilter = Callable[[str], object]  # raises FilterError for a bad filter, another BypassError where it cannot tell
+CompileFilter = Callable[[str, tuple[str, ...]], object]
+"""Filter, and what it looks through. Raises FilterError for a bad filter, another BypassError where it cannot tell."""
 
 
 def verify(config: Config, compile_filter: CompileFilter | None = None, source: str = "") -> list[ConfigError]:
@@ -244,18 +245,19 @@ def _path(where: str, path: Path, rule: Rule, reach: dict[str, tuple[str, ...]])
 
 
 def _filters(config: Config, compile_filter: CompileFilter) -> Iterator[Finding]:
-    texts: list[tuple[str, Path, str]] = []
+    texts: list[tuple[str, Path, tuple[str, tuple[str, ...]]]] = []
     tables: tuple[tuple[str, tuple[Guest | Remote, ...]], ...] = (("guest", config.guest), ("remote", config.remote))
     for table, hops in tables:
         for index, hop in enumerate(hops):
-            texts.append((f"{table} {hop.name}: accept", (table, index, "accept"), hop.accept))
+            texts.append((f"{table} {hop.name}: accept", (table, index, "accept"), (hop.accept, ())))
     for index, rule in enumerate(config.rule):
-        texts.append((f"rule {rule.name}: match", ("rule", index, "match"), rule.match))
-    verdicts: dict[str, FilterError | None] = {"": None}  # text -> what is wrong with it
+        texts.append((f"rule {rule.name}: match", ("rule", index, "match"), (rule.match, rule.through)))
+    verdicts: dict[tuple[str, tuple[str, ...]], FilterError | None] = {}  # what is wrong with it
     for where, path, text in texts:
         if text not in verdicts:
             try:
-                compile_filter(text)
+                if text[0]:
+                    compile_filter(*text)
                 verdicts[text] = None
             except FilterError as error:
                 verdicts[text] = error

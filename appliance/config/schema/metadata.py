@@ -111,6 +111,12 @@ FIELDS: Final[dict[str, Field]] = {
         "room for tags and labels around a full Ethernet frame; `show segments` has the MTU in use",
         "0 | 1500 .. 16000",
     ),
+    "segment.link_local": Field(
+        "control frames of the link itself (STP, LACP, LLDP, EAPOL, PTP; to 01:80:c2:00:00:00 to 0f): straight to the"
+        " other port before any rule, or as the rules say",
+        Effect.POLICY,
+        "a guest's bridge drops them, and the neighbours then take the link down",
+    ),
     "watchdog.timeout": _time(
         "the board is reset when its software does not respond for this long",
         source="a hung kernel is bypassed within 2 s",
@@ -277,11 +283,23 @@ FIELDS: Final[dict[str, Field]] = {
     "rule.match": Field(
         "filter of the frames it applies to. Empty: every frame", Effect.POLICY, "", _FILTER, rest=True
     ),
+    "rule.through": Field(
+        "what `match` looks through: one tag (vlan), two tags (qinq), PPPoE sessions, up to three MPLS labels, SNAP,"
+        " extension headers of IPv6 (ip6ext), later fragments that may belong to such frames (fragments)",
+        Effect.POLICY,
+        "match means what it means to tcpdump",
+    ),
     "rule.path": Field("hops in order. Empty: straight to the other port", Effect.POLICY),
     "rule.on_unavailable": Field(
-        "while no hop of the path is available: pass the frames (bypass) or drop them (block)",
+        "while too few hops of the path are available (see require): pass the frames (bypass) or drop them (block)",
         Effect.POLICY,
         "the link comes first; block is a deliberate exception",
+    ),
+    "rule.require": Field(
+        "hops of the path that must be available: any: one, the others are skipped; all: each that accepts the frame,"
+        " or on_unavailable applies",
+        Effect.POLICY,
+        "a chain with one hop less inspects more than none",
     ),
     "management.port": Field(
         "the board's management port", range="a port of board.toml", source="the board's first one"

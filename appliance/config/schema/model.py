@@ -48,6 +48,7 @@ class Segment(_Struct, frozen=True):
     rearm_delay: Duration = Duration(2_000_000_000)
     attach: Literal["auto", "xdp", "tc"] = "auto"
     mtu: Mtu = 0  # of both ports; 0: the largest that XDP allows
+    link_local: Literal["straight", "rules"] = "straight"
 
 
 class Watchdog(_Struct, frozen=True):
@@ -221,8 +222,10 @@ class Rule(_Struct, frozen=True):
     name: Name
     segment: str = ""  # "" = every segment
     match: str = ""  # pcap filter; "" = every frame
+    through: tuple[Literal["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"], ...] = ()
     path: tuple[Name, ...] = ()
     on_unavailable: Literal["bypass", "block"] = "bypass"
+    require: Literal["any", "all"] = "any"
 
 
 class Management(_Struct, frozen=True):

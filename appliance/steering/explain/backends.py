@@ -45,9 +45,9 @@ class Engine(Protocol):
         ...
 
 
-def matches(text: str, frame: bytes) -> bool:
+def matches(text: str, frame: bytes, through: tuple[str, ...] = ()) -> bool:
     """Whether a filter takes a frame."""
-    return compile_filter(text).matches(frame)
+    return compile_filter(text, through=through).matches(frame)
 
 
 def run(

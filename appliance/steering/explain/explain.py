@@ -45,12 +45,13 @@ _OUTCOMES = {
     Outcome.BYPASSED: "to the other port, as no hop of the path takes it",
     Outcome.OUT: "out: end of the path",
     Outcome.HEARTBEAT: "a heartbeat, for the supervisor",
-    Outcome.BLOCKED: 'dropped: no hop is available, and the rule says on_unavailable = "block"',
+    Outcome.BLOCKED: 'dropped: too few hops of the path are available, and the rule says on_unavailable = "block"',
     Outcome.UNPARSED: "shorter than an Ethernet header: to the other port",
     Outcome.NO_DEVICE: "dropped: nothing is attached where it should go",
     Outcome.OVERSIZE: "dropped: longer than the other port can send",
     Outcome.NO_PROGRAM: "to the other port: a policy program is missing",
     Outcome.UNKNOWN: "not the datapath's",
+    Outcome.LINK_LOCAL: 'straight to the other port: a control frame of the link itself (link_local = "straight")',
 }
 
 
@@ -150,7 +151,7 @@ def _way(engine: Engine, number: int, frame: bytes, where: Where, *, words: bool
         out = Side(decision.slot & 1 ^ 1)
         decision = engine.decide(Where(Role.HOP, where.segment, out, hop.id, hop.tags), decision.frame)
         why += [f"from {hop.name}:", *_steps(engine, decision)] if words else []
-    why.append(f"{_verdict(policy, decision)}: {_OUTCOMES[decision.outcome]}")
+    why.append(f"{_verdict(policy, decision)}: {_outcome(policy, decision)}")
     return Explained(
         frame=number,
         rule=None if first.rule is None else policy.rules[first.rule].name,
@@ -159,6 +160,17 @@ def _way(engine: Engine, number: int, frame: bytes, where: Where, *, words: bool
         by=engine.name,
         why=why if words else [],
     )
+
+
+def _outcome(policy: Policy, decision: Decision) -> str:
+    required = decision.rule is not None and policy.rules[decision.rule].flags & layout.RULE_ALL
+    if required and any(step.reason not in (Reason.TAKEN, Reason.NOT_ACCEPTED) for step in decision.steps):
+        missing = 'a hop is not available, and the rule says require = "all"'
+        if decision.outcome is Outcome.BLOCKED:
+            return f"dropped: {missing}"
+        if decision.outcome in (Outcome.BYPASSED, Outcome.OUT):
+            return f"to the other port: {missing}"
+    return _OUTCOMES[decision.outcome]
 
 
 def _verdict(policy: Policy, decision: Decision) -> str:
@@ -172,7 +184,7 @@ def _verdict(policy: Policy, decision: Decision) -> str:
 
 def _rules(policy: Policy, where: Where, frame: bytes, decision: Decision) -> Iterator[str]:
     """Rule by rule why not, until the one that takes the frame."""
-    if decision.outcome is Outcome.UNPARSED:
+    if decision.outcome in (Outcome.UNPARSED, Outcome.LINK_LOCAL):
         return
     if not policy.rules:
         yield "there are no rules"
@@ -183,8 +195,10 @@ def _rules(policy: Policy, where: Where, frame: bytes, decision: Decision) -> It
             yield f"rule {rule.name}: no, it is for segment {', '.join(others)}"
             continue
         wanted = f"match {rule.match}" if rule.match else "every frame"
+        wanted += f" through {', '.join(rule.through)}" if rule.through else ""
         if index == decision.rule:
-            yield f"rule {rule.name}: yes, {wanted}"
+            own = compile_filter(rule.match, through=rule.through).matches(frame)
+            yield f"rule {rule.name}: yes, {wanted}" + ("" if own else ": the first fragment of its datagram did")
             return
         reason = why_not(compile_filter(rule.match), frame)
         yield f"rule {rule.name}: no, {reason} ({wanted})" if reason else f"rule {rule.name}: passed over ({wanted})"
@@ -195,13 +209,17 @@ def _steps(engine: Engine, decision: Decision) -> Iterator[str]:
     """Hop by hop who was asked, why, and the answer."""
     names = {hop.id: hop.name for hop in engine.policy.hops.values()}
     groups = {group.id: group for group in engine.policy.groups.values()}
+    taken = False
     for step in decision.steps:
         about = [engine.lease(step.hop)]
         if step.group is not None:
             about.insert(0, _choice(groups[step.group], step.bucket or 0))
         elif step.position is None:
             about.insert(0, "asked for by a tag")
-        yield f"  {names.get(step.hop, f'hop {step.hop}')} ({'; '.join(about)}): {_REASONS[step.reason]}"
+        ahead = taken and step.reason is Reason.TAKEN
+        reason = "will take it, as the rule requires" if ahead else _REASONS[step.reason]
+        yield f"  {names.get(step.hop, f'hop {step.hop}')} ({'; '.join(about)}): {reason}"
+        taken = taken or step.reason is Reason.TAKEN
 
 
 def _choice(group: CompiledGroup, bucket: int) -> str:

@@ -16,13 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from appliance.frames import flow as flows
+from appliance.frames import headers
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Item, Outcome, Reason, Role, Side, Verdict, slot
 from appliance.steering.policy import CompiledGroup, CompiledHop, CompiledRule, Policy
 
-Matches = Callable[[str, bytes], bool]
+Matches = Callable[[str, bytes, tuple[str, ...]], bool]  # filter, frame, what the filter looks through
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 CLOSED = 3
+LINK_LOCAL = bytes.fromhex("0180c20000")  # and one more byte, below 16
 
 
 @dataclass
@@ -34,6 +36,17 @@ class Lease:
     draining: bool = False
 
 
+@dataclass(frozen=True)
+class Datagram:
+    """What is known of a datagram in fragments (struct fragment). `rule`: that of its first fragment, in `policy`."""
+
+    hash: int
+    seen: int
+    first: bool
+    policy: Policy
+    rule: int | None = None
+
+
 @dataclass
 class State:
     """What a decision depends on besides policy and frame; times in ns."""
@@ -42,7 +55,7 @@ class State:
     leases: dict[int, Lease] = field(default_factory=dict)  # by hop id
     longest: dict[int, int] = field(default_factory=dict)  # by slot: longest frame; slots that are not here are empty
     flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, fin
-    fragments: dict[tuple[int, int, int, int], tuple[int, int, bool]] = field(default_factory=dict)
+    fragments: dict[tuple[int, int, int, int], Datagram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,9 @@ class _Frame:
     hash: int
     steps: list[Step] = field(default_factory=list)
     available: bool = False  # some hop of the path was
+    learned: bool = False  # its flow and datagram were looked up
+    datagram_rule: int | None = None  # of a later fragment
+    wanted: bool = False  # some hop that was asked accepts the frame, be it available or not
     returned_unmatched: bool = False
     bad_tag: bool = False
 
@@ -134,14 +150,22 @@ class Model:
         rule = self.policy.rules[index]
         if not rule.path:
             return self._out(frame, index, Outcome.STRAIGHT)
+        if self._kept_out(frame):
+            return self._out(frame, None, Outcome.LINK_LOCAL)
         self._learn(frame)
         order = range(len(rule.path)) if frame.direction is Side.LAN else range(len(rule.path) - 1, -1, -1)
-        hop = self._walk(frame, rule, order)
-        if hop:
+        return self._along(frame, index, order, Outcome.BYPASSED)
+
+    def _along(self, frame: _Frame, index: int, order: Sequence[int], otherwise: Outcome) -> Decision:
+        """Along what is left of the rule's path; `otherwise`: what becomes of a frame that passes without a hop."""
+        rule = self.policy.rules[index]
+        hop, missing = self._walk(frame, rule, order)
+        if hop and not missing:
             return self._enter(frame, hop, index)
-        if not frame.available and rule.flags & layout.RULE_BLOCK:
+        blocked = missing if rule.flags & layout.RULE_ALL else frame.where.role is Role.PORT and not frame.available
+        if blocked and rule.flags & layout.RULE_BLOCK:
             return self._end(frame, Decision(Outcome.BLOCKED, Verdict.DROP, None, index))
-        return self._out(frame, index, Outcome.BYPASSED)
+        return self._out(frame, index, otherwise)
 
     def _from_hop(self, where: Where, data: bytes, now: int, direction: Side) -> Decision:
         vid = None
@@ -156,6 +180,8 @@ class Model:
         frame = self._frame(data, where, now, direction)
         index, rest = self._continue(frame)
         asked = vid is not None and 0 < vid < layout.MAX_HOPS
+        if not asked and self._kept_out(frame):
+            return self._out(frame, None, Outcome.OUT)
         if not asked and not rest and not self._ambiguous(where, direction):
             # Nothing to decide: no rule is looked at.
             frame.bad_tag = vid is not None
@@ -168,16 +194,27 @@ class Model:
             frame.bad_tag = True
         if index is None or not rest:
             return self._out(frame, index, Outcome.OUT)
-        hop = self._walk(frame, self.policy.rules[index], rest)
-        return self._enter(frame, hop, index) if hop else self._out(frame, index, Outcome.OUT)
+        return self._along(frame, index, rest, Outcome.OUT)
+
+    def _kept_out(self, frame: _Frame) -> bool:
+        """A link-local control frame, in a segment that lets none into a hop."""
+        local = frame.data[:5] == LINK_LOCAL and frame.data[5] < 16
+        return local and frame.where.segment in self.policy.link_local
 
     # -- which rule ---------------------------------------------------------------------------------------------------
 
     def _classify(self, frame: _Frame) -> int | None:
-        for index in self.policy.chains.get(frame.where.segment, ()):
-            if self._matches(self.policy.rules[index].match, frame.data):
-                return index
-        return None
+        chain = self.policy.chains.get(frame.where.segment, ())
+        rules = self.policy.rules
+        found = next(
+            (index for index in chain if self._matches(rules[index].match, frame.data, rules[index].through)), None
+        )
+        if frame.where.segment not in self.policy.fragments or not headers.maybe_fragment(frame.data):
+            return found
+        # A datagram's later fragments match also the rule that its first one matched; the first rule wins.
+        self._learn(frame, found, classified=True)
+        both = [index for index in (found, frame.datagram_rule) if index is not None]
+        return min(both, default=None)
 
     def _position(self, rule: CompiledRule, hop: int) -> int | None:
         """Where the rule's path holds the hop, by itself or in a group."""
@@ -201,8 +238,10 @@ class Model:
     def _ambiguous(self, where: Where, direction: Side) -> bool:
         return len({self._rest(*candidate) for candidate in self._candidates(where, direction)}) > 1
 
-    def _rest(self, index: int, positions: Sequence[int]) -> tuple[tuple[Item, int], ...]:
-        return tuple(self.policy.rules[index].path[position] for position in positions)
+    def _rest(self, index: int, positions: Sequence[int]) -> tuple[object, ...]:
+        """All that tells one rule's remaining path from another's."""
+        rule = self.policy.rules[index]
+        return (*(rule.path[position] for position in positions), rule.strictness if positions else 0)
 
     def _continue(self, frame: _Frame) -> tuple[int | None, list[int]]:
         """The rule a frame from a hop follows, and what of its path is left."""
@@ -221,9 +260,11 @@ class Model:
 
     # -- which hop ----------------------------------------------------------------------------------------------------
 
-    def _walk(self, frame: _Frame, rule: CompiledRule, order: Sequence[int]) -> int:
-        """The first hop on the path that may have the frame; 0 none."""
+    def _walk(self, frame: _Frame, rule: CompiledRule, order: Sequence[int]) -> tuple[int, bool]:
+        """The first hop that may have the frame, 0 none; and whether one that the rule requires is missing."""
+        first = 0
         for position in order:
+            frame.wanted = False
             kind, number = rule.path[position]
             if kind is Item.HOP:
                 hop = self._choose(frame, (number,), position, None, None)
@@ -232,9 +273,12 @@ class Model:
                 bucket = (frame.flow.hash_l3 if group.flags & layout.GROUP_L3 else frame.hash) % layout.BUCKETS
                 members = [self.policy.hops[name].id for name in group.orders[bucket]]
                 hop = self._choose(frame, members, position, group, bucket)
-            if hop:
-                return hop
-        return 0
+            first = first or hop
+            if hop and not rule.flags & layout.RULE_ALL:
+                break
+            if not hop and frame.wanted and rule.flags & layout.RULE_ALL:
+                return first, True
+        return first, False
 
     def _choose(
         self,
@@ -260,6 +304,9 @@ class Model:
     def _judge(self, frame: _Frame, hop: int, hold_down: int) -> Reason:
         """May this hop have the frame?"""
         state, now = self.state, frame.now
+        known = self._hops.get(hop)
+        accepts = known is None or not known.accept.strip() or self._matches(known.accept, frame.data, ())
+        frame.wanted |= accepts
         if state.supervisor_until <= now:
             return Reason.SUPERVISOR
         lease = state.leases.get(hop, Lease())
@@ -271,8 +318,7 @@ class Model:
         if len(frame.data) > longest:
             return Reason.OVERSIZE
         frame.available = True
-        known = self._hops.get(hop)
-        if known is not None and known.accept.strip() and not self._matches(known.accept, frame.data):
+        if not accepts:
             return Reason.NOT_ACCEPTED
         if hold_down and lease.recovered and now < lease.recovered + hold_down:
             return Reason.HELD
@@ -284,16 +330,35 @@ class Model:
         flow = flows.flow_of(data)
         return _Frame(data, where, now, direction, flow, flow.hash)
 
-    def _learn(self, frame: _Frame) -> None:
-        """All fragments of a datagram get the hash of the one that came first; a first fragment knows the ports."""
-        flow = frame.flow
-        if flow.datagram is None:
+    def _learn(self, frame: _Frame, rule: int | None = None, *, classified: bool = False) -> None:
+        """All fragments of a datagram get the hash of the one that came first; a first fragment knows ports and rule.
+
+        A later one that overtakes its first goes by the last datagram in fragments between the same ends.
+        """
+        flow, fragments = frame.flow, self.state.fragments
+        if flow.datagram is None or frame.learned:
             return
-        known = self.state.fragments.get(flow.datagram)
-        if known is not None and frame.now - known[1] < layout.FRAGMENT_NS and not (flow.fragment == 1 and known[2]):
-            frame.hash = known[0]
-        else:
-            self.state.fragments[flow.datagram] = (flow.hash, frame.now, flow.fragment == 1)
+        frame.learned = True
+        source, destination, number, protocol = flow.datagram
+        protocol |= frame.where.segment << layout.FRAGMENT_SEGMENT_SHIFT
+        datagram = (source, destination, number, protocol)
+        pair = (source, destination, 0, protocol | layout.FRAGMENT_PAIR)
+        known = _fresh(fragments.get(datagram), frame.now, layout.FRAGMENT_NS)
+        like = known or _fresh(fragments.get(pair), frame.now, layout.FRAGMENT_PAIR_NS)
+        if flow.fragment == 1:
+            if not classified:
+                rule = known.rule if known is not None and known.policy is self.policy else None
+            fragments[pair] = Datagram(flow.hash, frame.now, True, self.policy, rule)
+            if known is not None and not known.first:
+                frame.hash = known.hash
+            first = known is None or known.first
+            fragments[datagram] = Datagram(frame.hash, frame.now, first, self.policy, rule)
+            return
+        if like is not None:
+            frame.hash = like.hash
+            frame.datagram_rule = like.rule if like.policy is self.policy else None
+        if known is None:
+            fragments[datagram] = Datagram(frame.hash, frame.now, False, self.policy, frame.datagram_rule)
 
     def _established(self, frame: _Frame, hop: int) -> bool:
         """Does the hop know the flow? A new connection on a closed flow's endpoints is a new flow."""
@@ -355,3 +420,7 @@ class Model:
         if len(data) > longest:
             return Decision(Outcome.OVERSIZE, Verdict.DROP, port, frame=data)
         return Decision(outcome, Verdict.PORT, port, frame=data)
+
+
+def _fresh(datagram: Datagram | None, now: int, most: int) -> Datagram | None:
+    return datagram if datagram is not None and now - datagram.seen < most else None

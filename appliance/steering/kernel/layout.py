@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -47,12 +47,16 @@ TAG_OUT_WAN = 4002
 FLOW_REFRESH_NS = 1_000_000_000
 FLOW_CLOSED_NS = 2_000_000_000
 FRAGMENT_NS = 2_000_000_000
+FRAGMENT_PAIR = 0x10000
+FRAGMENT_PAIR_NS = 60_000_000_000
+FRAGMENT_SEGMENT_SHIFT = 24
 
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
 PROGRAM_REMEMBER = 4
 PROGRAM_COPYING = 5
 PROGRAM_ENTRY = 6
+PROGRAM_FRAGMENT = 7
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -71,6 +75,9 @@ TARGET_SG = 1
 RULE_BLOCK = 1
 RULE_ACCEPT = 2
 RULE_HASH = 4
+RULE_ALL = 8
+SEGMENT_LINK_LOCAL = 1
+SEGMENT_FRAGMENTS = 2
 GROUP_STANDBY = 1
 GROUP_L3 = 2
 HOP_TRACKED = 1
@@ -156,10 +163,11 @@ class Outcome(IntEnum):
     OVERSIZE = 8
     NO_PROGRAM = 9
     UNKNOWN = 10
+    LINK_LOCAL = 11
 
 
-OUTCOME_PLACES = 12
-LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM)
+OUTCOME_PLACES = 16
+LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL)
 """Outcomes of frames that are sent out of a port of the segment."""
 DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE)
 
@@ -248,7 +256,7 @@ class HopValue(ctypes.Structure):
 
 
 class SegmentValue(ctypes.Structure):
-    _fields_ = (("constant_rule", c_uint32), ("pad", c_uint32))
+    _fields_ = (("constant_rule", c_uint32), ("flags", c_uint32))
 
 
 class ContinuationValue(ctypes.Structure):
@@ -370,7 +378,14 @@ class FragmentKey(ctypes.Structure):
 
 
 class FragmentValue(ctypes.Structure):
-    _fields_ = (("hash", c_uint64), ("seen", c_uint64), ("first", c_uint64))
+    _fields_ = (
+        ("hash", c_uint64),
+        ("seen", c_uint64),
+        ("first", c_uint32),
+        ("rule", c_uint32),
+        ("generation", c_uint32),
+        ("pad", c_uint32),
+    )
 
 
 class RecordValue(ctypes.Structure):
@@ -430,7 +445,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The head: what generated programs know."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 12))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 18))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value a CPU.

@@ -25,7 +25,7 @@ PROGRAMS = (
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
-        for name in ("entry", "copying", "recall", "remember", "dispatch", "walk")
+        for name in ("entry", "copying", "recall", "remember", "fragment", "dispatch", "walk")
     ),
 )
 EXIT = "thread_exit"  # the program that ends leases with processes
@@ -33,7 +33,8 @@ LOSSES = {"batch_sent": "xdp_devmap_xmit", "redirect_failed": "xdp_redirect_err"
 TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; kernels without tracing go without them
 _TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
-          "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY}  # fmt: skip
+          "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
+          "fragment": layout.PROGRAM_FRAGMENT}  # fmt: skip
 
 
 class Kernel:

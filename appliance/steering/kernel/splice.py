@@ -26,6 +26,7 @@ _SECTION, _SYMBOL, _INSTRUCTION = 64, 24, 8
 _MOV, _MOV32, _MOV64 = 0xBF, 0xB4, 0xB7  # of a register, and of constants
 _MOVES = (_MOV32, _MOV64)
 _GENERATION = struct.pack("<I", 0x54574731)  # GENERATION_PLACE
+_FRAGMENTS = struct.pack("<I", 0x54574732)  # FRAGMENTS_PLACE
 _KEPT = range(6, 10)  # registers that a call leaves alone; generated code has the context in the first of them
 
 
@@ -33,22 +34,25 @@ _KEPT = range(6, 10)  # registers that a call leaves alone; generated code has t
 class Template:
     """What comes behind the filters, with their result in r0 and the context in r6.
 
-    `places`: indexes of the instructions that hold the policy's generation. `maps`: (index, name) what it reads.
+    `places`: indexes of the instructions that hold the policy's generation; `fragments`: those that hold whether a
+    fragment's datagram counts, 0 or 1. `maps`: (index, name) what it reads.
     `guarded`: where another generation holds, the filters are not asked, and the result is NOT_HERE.
     """
 
     code: bytes
     places: tuple[int, ...]
+    fragments: tuple[int, ...]
     maps: tuple[tuple[int, str], ...]
     guarded: bool
     generation: int = 0
 
-    def of(self, generation: int) -> Template:
-        """The template of this generation's programs."""
+    def of(self, generation: int, *, fragments: bool = False) -> Template:
+        """The template of this generation's programs. `fragments`: they ask whether a frame may be a fragment."""
         code = bytearray(self.code)
-        for at in self.places:
-            code[at * _INSTRUCTION] = _MOV32  # 64 bits of it would be extended by its sign
-            struct.pack_into("<I", code, at * _INSTRUCTION + 4, generation)
+        for places, value in ((self.places, generation), (self.fragments, int(fragments))):
+            for at in places:
+                code[at * _INSTRUCTION] = _MOV32  # 64 bits of it would be extended by its sign
+                struct.pack_into("<I", code, at * _INSTRUCTION + 4, value)
         return replace(self, code=bytes(code), generation=generation)
 
     def around(
@@ -131,13 +135,14 @@ def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
         code[1] = context & 15 | _KEPT[0] << 4  # `rN = r6`, and then without the call
         del code[_INSTRUCTION : 2 * _INSTRUCTION]
         whole = range(0, len(code), _INSTRUCTION)
-        places = tuple(
-            at // _INSTRUCTION for at in whole if code[at] in _MOVES and code[at + 4 : at + 8] == _GENERATION
+        places, fragments = (
+            tuple(at // _INSTRUCTION for at in whole if code[at] in _MOVES and code[at + 4 : at + 8] == constant)
+            for constant in (_GENERATION, _FRAGMENTS)
         )
-        if not places:
-            raise ValueError(f"{name} has no place for the generation")
+        if not places or not fragments:
+            raise ValueError(f"{name} has no place for the generation, or for the question about fragments")
         relocations = tuple((at - 1, text) for at, text in maps)
-        found[name] = Template(bytes(code), places, relocations, name.startswith("attached"))
+        found[name] = Template(bytes(code), places, fragments, relocations, name.startswith("attached"))
     missing = names - found.keys()
     if missing:
         raise ValueError(f"it has no {', '.join(sorted(missing))}")

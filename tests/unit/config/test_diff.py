@@ -177,6 +177,12 @@ LINT = [
         "segment main: attach",
         "frames longer than 3480 bytes or less skip guests",
     ),
+    (
+        (('lan = "lan1"', 'lan = "lan1"\nlink_local = "rules"'),),
+        "warning",
+        "segment side: link_local",
+        '"rules": STP, LACP, EAPOL, LLDP, PTP peer delay frames enter the path of rule rest',
+    ),
     ((('path = ["ips2"]', 'path = ["ips1"]'),), "warning", "guest ips1", "serves segments main and side"),
     ((('path = ["ips2"]', 'path = ["ips1"]'),), "note", "guest ips2", "gets no traffic"),
 ]
@@ -198,6 +204,99 @@ def test_what_was_not_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("appliance.filter.reach.unreachable.__defaults__", (-1.0, lambda: 0.0))
     (found,) = [f for f in lint(config()) if f.where == "rule"]
     assert found.what == "not all rules were checked for whether they can match: 2 are left, beginning with web"
+
+
+TWO = ('path = ["ips1"]', 'path = ["ips1", "ips2"]\non_unavailable = "block"')
+ALL = ('on_unavailable = "block"', 'on_unavailable = "block"\nrequire = "all"')
+
+
+def said(*edits: tuple[str, str], down: dict[str, str] | None = None) -> list[str]:
+    """What lint says about the availability of the hops of rule web."""
+    found = lint(config(BASE, *edits), None, down or {})
+    return [f.what for f in found if f.where in ("rule web: on_unavailable", "rule web: require")]
+
+
+def test_what_blocks_a_path_of_two() -> None:
+    """One of two that fails is skipped, so neither blocks by itself; where all are required, each does."""
+    assert said(TWO) == [
+        (
+            "a hop that is not available is skipped while another one of the path is there; "
+            'with require = "all" the rule blocks then'
+        )
+    ]
+    assert said(TWO, ALL) == ['"ips1" is required: its failure blocks', '"ips2" is required: its failure blocks']
+    one = ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"')
+    assert said(one) == said(one, ALL) == ['"ips1" is the only hop in the path: its failure blocks']
+
+
+def test_what_blocks_a_path_of_two_now() -> None:
+    """From the commit on it blocks without both, or, where all are required, without either."""
+    failed = {"ips2": "failed"}
+    assert not [text for text in said(TWO, down=failed) if "from the commit on" in text]
+    assert [text for text in said(TWO, down={"ips1": "stopped", **failed}) if "from the commit on" in text] == [
+        'blocks from the commit on: no hop in path "ips1", "ips2" is available: ips1 is stopped, ips2 is failed'
+    ]
+    assert said(TWO, ALL, down=failed)[0] == (
+        'blocks from the commit on: no hop in path "ips2" is available: ips2 is failed'
+    )
+    manual = ('image = "b"', 'image = "b"\nautostart = false')
+    assert not [text for text in said(TWO, manual) if "autostart" in text]
+    assert said(TWO, ALL, manual)[0] == 'blocks: "ips2" is not started with the appliance (autostart = false)'
+    both = ('image = "a"', 'image = "a"\nautostart = false')
+    assert said(TWO, manual, both)[0] == (
+        'blocks: none of "ips1", "ips2" is started with the appliance (autostart = false)'
+    )
+
+
+def test_what_all_means() -> None:
+    accept = ('image = "b"', 'image = "b"\naccept = "tcp"')
+    assert said(('path = ["ips1"]', 'path = ["ips1", "ips2"]\nrequire = "all"'), accept) == [
+        '"all": the frames pass the whole path uninspected as soon as one of its hops is not available',
+        '"all": a hop is not required for frames that its accept filter does not take: ips2',
+    ]
+
+
+def around(text: str) -> list[tuple[str, str]]:
+    """What lint says about frames that go around a rule of this match."""
+    edited = config(BASE, ('match = "tcp port 80"', text))
+    return [(f.severity, f.what) for f in lint(edited) if f.where == "rule web: match"]
+
+
+def test_frames_that_go_around_a_rule() -> None:
+    """Which, and how to lead them in; a warning where the rule blocks. What is looked through is not named again."""
+    ((severity, what),) = around('match = "tcp port 80"')
+    assert severity == "note"
+    assert what == (
+        "frames with a VLAN tag, with two VLAN tags, in PPPoE, behind MPLS labels, in LLC/SNAP, with extension headers"
+        " of IPv6, that are later fragments whose first was not seen go around it, as for tcpdump;"
+        ' through = ["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"] includes them'
+    )
+    ((severity, _),) = around('match = "tcp port 80"\non_unavailable = "block"')
+    assert severity == "warning"
+    ((_, what),) = around('match = "ip and udp portrange 50-60"\nthrough = ["vlan", "fragments"]')
+    assert "with two VLAN tags, in PPPoE, behind MPLS labels, in LLC/SNAP go around" in what
+    every = ["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"]
+    assert around(f'match = "tcp port 80"\nthrough = {every}'.replace("'", '"')) == []
+
+
+@pytest.mark.parametrize("match", ["not tcp port 80", "ether host 02:00:00:00:00:01", "len > 60", "ether[0] & 1 = 1"])
+def test_rules_that_take_wrapped_frames_anyway(match: str) -> None:
+    assert around(f'match = "{match}"') == []
+
+
+def test_frames_that_another_rule_leads_in_go_around_none() -> None:
+    """What a catch-all rule behind it inspects is no gap; what one leads straight is."""
+    behind = '[[rule]]\nname = "all"\nsegment = "main"\npath = ["ips1"]\n'
+    assert not [f for f in lint(config(BASE + behind)) if f.where == "rule web: match"]
+    straight = behind.replace('["ips1"]', "[]")
+    assert [f for f in lint(config(BASE + straight)) if f.where == "rule web: match"]
+
+
+def test_control_frames_that_no_rule_takes_are_no_finding() -> None:
+    """Neither by default, nor where the rules lead them straight."""
+    by_rules = ('lan = "lan0"', 'lan = "lan0"\nlink_local = "rules"')
+    assert not [f for f in lint(config(BASE, by_rules)) if "link_local" in f.where]
+    assert not [f for f in lint(config()) if "link_local" in f.where]
 
 
 def test_a_rule_that_blocks_from_the_commit_on() -> None:

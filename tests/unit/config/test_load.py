@@ -268,13 +268,13 @@ def test_filters_are_compiled_and_named() -> None:
     """A bad filter names its rule or guest; a compiler that cannot work is reported once."""
     config = loads(GOOD, filters=False)
 
-    def refuse(text: str) -> None:
+    def refuse(text: str, _: tuple[str, ...]) -> None:
         if "443" in text:
             raise FilterError("syntax\nerror")
 
     assert [str(e) for e in verify(config, refuse, "F")] == ["F: rule web: match: syntax error"]
 
-    def absent(_: str) -> None:
+    def absent(_: str, __: tuple[str, ...]) -> None:
         raise UnreachableError("no libpcap")
 
     assert [str(e) for e in verify(config, absent)] == ["guest ips1: accept: no libpcap"]

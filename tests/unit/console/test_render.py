@@ -192,6 +192,9 @@ def test_long_values_are_folded_beside_their_keys() -> None:
 
 VIEWS = [
     ("segments", [], "no segments are configured"),
+    ("segments", [{"name": "main", "relay": "inline", "attach": "xdp", "attach_why": "ok", "link_local": "rules"}],
+     ("SEGMENT  RELAY   ATTACH\nmain     inline  xdp\n\nmain: attached by xdp: ok\n"
+      "main: link-local control frames go as the rules say")),
     ("segments", [{"name": "main", "relay": "inline", "attach": "tc", "attach_why": "lan0 (e1000e): no native XDP"}],
      ("SEGMENT  RELAY   ATTACH\nmain     inline  tc\n\n"
       "main: attached by tc: lan0 (e1000e): no native XDP")),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.filter import reach
 from appliance.filter.compiler import compile_filter, first_match
 from appliance.filter.reach import unreachable
 from tests.support.pcap_corpus import ALL_SETS, EXPRESSIONS, crafted_frames, frames_for, rule_set
@@ -75,3 +76,23 @@ def test_the_time_is_bounded_and_what_is_left_is_told() -> None:
     found = unreachable(filters, seconds=-1)
     assert found.hidden == {3: (2,)}
     assert found.undecided == (0, 1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "versions"),
+    [
+        ("tcp port 80", {4, 6}),
+        ("ip and udp portrange 50-60", {4}),
+        ("host 10.0.0.1 and (port 80 or port 8080)", {4}),
+        ("tcp[13] & 2 != 0", {4}),
+        ("ip6 and udp", {6}),
+        ("ip[8] > 10 and not host 10.0.0.1", {4}),
+        ("arp", set()),
+    ],
+)
+def test_examples_are_taken(text: str, versions: set[int]) -> None:
+    """A frame that is made up for a filter is one that it takes, of the version that it says."""
+    filt = compile_filter(text)
+    found = reach.examples(filt)
+    assert all(filt.matches(frame) for frame in found)
+    assert {frame[14] >> 4 for frame in found} == versions

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.filter.compiler import compile_filter
-from appliance.filter.sample import disguises, sample
+from appliance.filter.reach import examples
 from appliance.filter.shifting import Shift, shifted
 
 MOVED = [
@@ -56,62 +56,12 @@ def test_what_is_meant_so(text: str) -> None:
 @pytest.mark.parametrize("text", [text for text, found in MOVED if found.moved == "tcp port 80"])
 def test_libpcap_does_move_it(text: str) -> None:
     """A plain frame that the moved part takes by itself is not taken behind the word."""
-    plain = sample(compile_filter("tcp port 80"))
-    assert plain is not None
+    plain = examples(compile_filter("tcp port 80"))[0]
     assert not compile_filter(text).matches(plain)
 
 
 def test_before_the_word_it_is_not_moved() -> None:
-    plain = sample(compile_filter("tcp port 80"))
-    assert plain is not None
+    plain = examples(compile_filter("tcp port 80"))[0]
     both = compile_filter("tcp port 80 or (vlan and tcp port 80)")
     assert both.matches(plain)
-    assert both.matches(disguises(plain)["tagged"])
-
-
-SAMPLED = [
-    "tcp port 80",
-    "udp port 53",
-    "ip6 and tcp port 80",
-    "host 10.0.0.1",
-    "net 2001:db8::/32 and port 9",
-    "icmp",
-    "tcp[tcpflags] & tcp-syn != 0",
-    "ip[8] < 5",
-    "portrange 1-100",
-    "not tcp",
-    "ether host 02:00:00:00:00:05 and tcp",
-]
-
-
-@pytest.mark.parametrize("text", SAMPLED)
-def test_a_sample_is_taken(text: str) -> None:
-    found = sample(compile_filter(text))
-    assert found is not None
-    assert compile_filter(text).matches(found)
-
-
-@pytest.mark.parametrize("text", ["arp", "vlan 100", "ether proto 0x88cc"])
-def test_no_sample_where_no_plain_ip_packet_fits(text: str) -> None:
-    assert sample(compile_filter(text)) is None
-
-
-def test_disguises_are_what_they_are_called() -> None:
-    """libpcap knows each by its own words, and the packet in it."""
-    plain = sample(compile_filter("tcp port 80"))
-    assert plain is not None
-    for kind, text in (
-        ("tagged", "vlan 100 and tcp port 80"),
-        ("PPPoE", "pppoes 1 and tcp port 80"),
-        ("MPLS", "mpls 100 and tcp port 80"),
-        ("SNAP", "ether[12:2] < 1500 and ether[14:4] = 0xaaaa0300 and ether[20:2] = 0x0800"),
-        ("later fragments", "ip proto 6 and ip[6:2] & 0x1fff != 0 and not tcp port 80"),
-    ):
-        assert compile_filter(text).matches(disguises(plain)[kind]), kind
-    plain6 = sample(compile_filter("ip6 and tcp port 80"))
-    assert plain6 is not None
-    for kind, text in (
-        ("IPv6 extension headers", "ip6[6] = 60 and ip6[40] = 6 and ip6[50:2] = 80"),
-        ("later fragments", "ip6[6] = 44 and ip6[40] = 6 and ip6[42:2] > 7"),
-    ):
-        assert compile_filter(text).matches(disguises(plain6)[kind]), kind
+    assert both.matches(plain[:12] + b"\x81\0\0\x01" + plain[12:])

@@ -9,9 +9,11 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
-from appliance.frames.flow import flow_of
+from appliance.frames import headers
+from appliance.frames.flow import finish, flow_of, fold
+from tests.support.frames import INNER, INNER6, NESTED, typed
 
 A, B = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -51,6 +53,48 @@ def test_other_ports_and_protocols_are_other_flows() -> None:
     frames = [there(V4 / layer) for layer in (TCP(sport=1), TCP(sport=2), UDP(sport=1, dport=80), ICMP())]
     assert len({flow_of(frame).hash for frame in frames}) == 4
     assert len({flow_of(frame).hash_l3 for frame in frames}) == 1
+
+
+FOUR = ("tag 0x9100", "eight tags", "snap", "pppoe", "pppoe behind a tag", "mpls", "pseudowire", "gre", "gre ethernet",
+        "ip in ip", "four in six", "vxlan", "vxlan behind two tags", "geneve", "geneve ip", "gtp",
+        "a tunnel in a tunnel", "icmp error", "icmp error, tagged", "first fragment of a tunnel")  # fmt: skip
+SIX = ("pppoe six", "three labels", "six in four", "gtp of 5G", "icmp6 error")
+
+
+@pytest.mark.parametrize(("name", "inside"), [*((name, INNER) for name in FOUR), *((name, INNER6) for name in SIX)])
+def test_a_flow_behind_anything_is_that_flow(name: str, inside: bytes) -> None:
+    """Tags of any kind, labels, PPPoE, SNAP, tunnels, errors about it: the flow is that of the innermost header."""
+    found, plain = flow_of(NESTED[name]), flow_of(typed(0x0800 if inside is INNER else 0x86DD, inside))
+    assert (found.hash, found.hash_l3) == (plain.hash, plain.hash_l3)
+
+
+def test_what_cannot_be_read_goes_by_what_is_around_it() -> None:
+    """A tunnel with no IP in it, or of a kind that is not known, is one flow; so is an error that quotes too little."""
+    for name in ("vxlan arp", "no vxlan", "gre of another version", "icmp error that quotes too little"):
+        ip = headers.read(NESTED[name])[2]
+        assert ip is not None
+        assert flow_of(NESTED[name]).hash_l3 == finish(fold(fold(0) ^ ip.source) + fold(fold(0) ^ ip.destination))
+    stations = flow_of(there(ARP(op=2))).hash
+    assert flow_of(there(Raw(b"")))  # ends behind the stations and the type
+    assert flow_of(bytes(Ether(src=A, dst=B, type=0x8864)) + NESTED["pppoe control"][14:]).hash == stations
+
+
+def test_fragments_of_a_tunnel_are_one_datagram() -> None:
+    """The outer one; the flow is that inside the first fragment, and a fragment inside a whole packet is its own."""
+    first, later = flow_of(NESTED["first fragment of a tunnel"]), flow_of(NESTED["later fragment of a tunnel"])
+    assert (first.fragment, later.fragment, first.datagram) == (1, 2, later.datagram)
+    inside = flow_of(NESTED["a fragment in a tunnel"])
+    assert (inside.fragment, inside.datagram) == (2, (0x0A000001, 0x0A010001, 80, 17))
+    assert flow_of(NESTED["icmp error about a fragment"]).datagram is None
+    assert flow_of(NESTED["icmp error in pieces"]).hash == flow_of(typed(0x0800, INNER)).hash
+
+
+def test_an_error_opens_and_closes_nothing() -> None:
+    """The flags of a quoted segment are none of the flow's own."""
+    quoted = bytes(V4 / TCP(sport=5, dport=80, flags="FR"))
+    error = flow_of(there(IP(src="9.9.9.9", dst="1.1.1.1") / ICMP(type=3, code=4) / Raw(quoted)))
+    assert error.hash == flow_of(there(V4 / TCP(sport=5, dport=80))).hash
+    assert error.tcp_flags == 0
 
 
 def test_fragments_name_their_datagram() -> None:

@@ -13,6 +13,7 @@ from appliance.errors import RefusedError
 from appliance.filter.compiler import compile_filter
 from appliance.frames.builder import frame_of
 from appliance.steering.explain.filter_reason import why_not
+from tests.support.frames import KINDS
 from tests.support.terminal import bypass
 
 CONFIG = """
@@ -245,3 +246,66 @@ def test_flows_that_are_none(source: str, destination: str, words: str) -> None:
     with pytest.raises(RefusedError) as error:
         frame_of("udp", source, destination)
     assert words in str(error.value)
+
+
+CASES = """
+[[segment]]
+name = "main"
+lan = "lan0"
+wan = "wan0"
+[[guest]]
+name = "ips1"
+kernel = "k"
+[[guest]]
+name = "ips2"
+kernel = "k"
+"""
+SIP = '[[rule]]\nname = "sip"\nmatch = "udp port 5353"\npath = ["ips1"]\n'
+BOTH = '[[rule]]\nname = "both"\npath = ["ips1", "ips2"]\non_unavailable = "block"\nrequire = "all"\n'
+
+
+def of(tmp_path: Path, rules: str, frames: list[bytes]) -> tuple[str, str]:
+    """A configuration with these rules, and a capture of these frames."""
+    records = [struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame for frame in frames]
+    (tmp_path / "c.toml").write_text(CASES + rules)
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    (tmp_path / "f.pcap").write_bytes(head + b"".join(records))
+    return str(tmp_path / "c.toml"), str(tmp_path / "f.pcap")
+
+
+def test_fragments_in_words(tmp_path: Path) -> None:
+    """A later fragment follows its first, and explain says why, as the frame itself shows no port."""
+    first, later = KINDS["its first fragment after it"], KINDS["lone later fragment"]
+    files = of(tmp_path, SIP.replace("5353", "8"), [later, first, later])
+    before, _, behind = explain(files).split("\nframe ")
+    assert before.startswith("frame 1: port:wan  no rule: straight")
+    assert "    rule sip: yes, match udp port 8: the first fragment of its datagram did" in behind
+
+
+def test_link_local_frames_in_words(tmp_path: Path) -> None:
+    files = of(tmp_path, BOTH, [KINDS["lldp"]])
+    assert json.loads(explain(files, "--json")) == {"frame": 1, "rule": None, "hops": [], "verdict": "port:wan"}
+    assert 'straight to the other port: a control frame of the link itself (link_local = "straight")' in explain(files)
+
+
+def test_what_requires_all_in_words(tmp_path: Path) -> None:
+    """Each hop that was looked at, and which one is missing."""
+    files = of(tmp_path, BOTH, [KINDS["tcp"]])
+    assert "      ips2 (available): will take it, as the rule requires" in explain(files)
+    missing = explain(files, "--down", "ips2")
+    assert missing.splitlines()[0] == "frame 1: drop  both: straight  (by the model)"
+    assert missing.rstrip().endswith('drop: dropped: a hop is not available, and the rule says require = "all"')
+    bypass_ = of(tmp_path, BOTH.replace('"block"', '"bypass"'), [KINDS["tcp"]])
+    assert (
+        explain(bypass_, "--down", "ips2")
+        .rstrip()
+        .endswith('port:wan: to the other port: a hop is not available, and the rule says require = "all"')
+    )
+
+
+def test_what_a_rule_looks_through_in_words(tmp_path: Path) -> None:
+    rule = '[[rule]]\nname = "web"\nmatch = "tcp port 80"\nthrough = ["mpls"]\npath = ["ips1"]\n'
+    files = of(tmp_path, rule, [KINDS["mpls"], KINDS["qinq"]])
+    labelled, tagged = explain(files).split("\nframe ")
+    assert "    rule web: yes, match tcp port 80 through mpls" in labelled
+    assert "(match tcp port 80 through mpls)" in tagged

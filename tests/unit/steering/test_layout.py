@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config.schema import limits
-from appliance.frames import flow
+from appliance.frames import headers
 from appliance.steering.kernel import layout
 
 HEADER = Path(__file__).resolve().parents[3] / "appliance/bpf/steer.h"
@@ -83,10 +83,10 @@ def test_slots_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("name", ["MAX_VLANS", "MAX_EXTENSIONS", "MAX_OFFSET"])
 def test_reading_of_frames(name: str) -> None:
-    """flow.py reads as far as parsing.h."""
+    """headers.py reads as far as parsing.h."""
     found = re.search(rf"^#define {name} (\d+)", (HEADER.parent / "parsing.h").read_text(), flags=re.M)
     assert found is not None
-    assert getattr(flow, name) == int(found[1])
+    assert getattr(headers, name) == int(found[1])
 
 
 def test_limits_of_the_configuration() -> None:
