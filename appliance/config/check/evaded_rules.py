@@ -3,8 +3,8 @@
 
 `tcp port 80` means what it means to tcpdump: untagged frames, and only the first fragment of a datagram. For each rule
 a sample frame that matches it is wrapped in every way; a way is reported when the wrapped frame then matches neither
-this rule nor another one with a path. So what is reported is certain. A rule with parts that `vlan` or the like moved is
-left out: filter_traps.py asks its author first what it is meant for. Bounded by time. Pure.
+this rule nor another one with a path, so what is reported is certain. A rule with parts that `vlan` or the like moved
+is left out: filter_traps.py asks its author first what it is meant for. Bounded by time. Pure.
 """
 
 from __future__ import annotations
