@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from appliance import progress
 from appliance.errors import DatapathError
 from appliance.filter.frame_reader import Kind
 from appliance.filter.linkage import LoadableProgram
@@ -75,6 +76,7 @@ def load_program(program: LoadableProgram, kind: Kind, maps: dict[str, int], att
         return fd
 
     fd = attempt()
+    progress.step()
     if fd >= 0:
         return fd
     log = ctypes.create_string_buffer(LOG_BYTES)
