@@ -23,6 +23,8 @@ class Cause(StrEnum):
     WATCHDOG_MISSING = "watchdog_missing"
     DATAPATH_FAULT = "datapath_fault"
     REARMING = "rearming"
+    CRASH_HOLD = "crash_hold"
+    SAFE_MODE = "safe_mode"
     SUPERVISOR_LOST = "supervisor_lost"
     SUPERVISOR_RESTARTED = "supervisor_restarted"
     STOPPING = "stopping"
@@ -71,6 +73,8 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.WATCHDOG_MISSING: "the hardware watchdog cannot be opened: a hang would not be noticed",
     Cause.DATAPATH_FAULT: "the kernel refused the datapath",
     Cause.REARMING: "healthy again, waiting for the re-arm delay",
+    Cause.CRASH_HOLD: "the machine crashed several times: it waits after the start before it goes inline again",
+    Cause.SAFE_MODE: "the machine crashed too often: `crash-count clear` ends safe mode",
     Cause.SUPERVISOR_LOST: "the supervisor did not come back within the grace time",
     Cause.SUPERVISOR_RESTARTED: "the supervisor exited unexpectedly, and the keeper restarted it",
     Cause.STOPPING: "an orderly stop or reboot",

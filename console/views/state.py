@@ -77,6 +77,10 @@ def banner(status: Row, style: Style = PLAIN) -> str:
     partition = status.get("data_partition")
     if isinstance(partition, dict) and partition.get("alarm"):
         lines.append(alarm([cell(partition["alarm"])], style, "DATA PARTITION"))
+    crashes = status.get("crashes")
+    if isinstance(crashes, dict) and crashes.get("alarm"):
+        word = "SAFE MODE" if crashes.get("mode") == "safe" else "CRASHES"
+        lines.append(alarm([cell(crashes["alarm"])], style, word))
     inline = ", ".join(cell(row.get("name")) for row in rows if row not in bypassed)
     if inline:
         lines.append(f"{paint('inline', GREEN, style)}: {inline}")
