@@ -260,6 +260,7 @@ class Keeper:
         try:
             self._pid = starter.result()
         except OSError as error:
+            self._kill_starting = 0  # it was meant for this start
             self._drop_link()
             self._events.append(Exited(f"cannot be started: {self._command[0]}: {error.strerror}"))
             return

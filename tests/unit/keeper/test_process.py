@@ -94,8 +94,11 @@ class Process:
         for name in ("relay", "watchdog", "children", "serving"):
             (folder / name).touch()
         self.program = folder / "child"
-        self.program.write_text(f"#!{sys.executable}\n{CHILD}")
-        self.program.chmod(0o755)
+        self.interpreter = folder / "interpreter"
+        self.interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        self.program.write_text(f"#!{self.interpreter}\n{CHILD}")
+        for script in (self.interpreter, self.program):
+            script.chmod(0o755)
         command = [str(self.program), str(folder)]
         path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
@@ -266,6 +269,21 @@ def test_a_disk_that_stalls_while_bypassd_is_loaded_costs_no_feed(
     stalled()
     running.wait_children(2)
     running.wait_fed()
+    assert running.lines("relay") == ["open", "inline"]
+
+
+def test_a_start_that_is_given_up_and_then_fails_costs_the_next_one_nothing(
+    running: Process, stalled: Callable[[], None]
+) -> None:
+    """The exec waits too long, the kill is kept for what is loaded, and then there is nothing to load."""
+    running.until(lambda: any("made no progress" in line for line in running.log), "given up")
+    running.interpreter.rename(running.folder / "gone")
+    stalled()
+    running.until(lambda: any("cannot be started" in line for line in running.log), "a refusal")
+    (running.folder / "gone").rename(running.interpreter)
+    second = running.wait_children(2)
+    running.until(lambda: str(second) in running.lines("serving"), "serving")
+    assert sum("killed by signal 9" in line for line in running.log) == 1, "the one that the test killed"
     assert running.lines("relay") == ["open", "inline"]
 
 
