@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000
-ENDS = "safe mode, without datapath and guests; `crash-count clear` ends it, as does that time without a crash"
 NOTES = 12  # a window: a reset loses at most so little of the time of operation
 
 
@@ -62,16 +61,15 @@ class SafeMode:
     def faults(self) -> dict[Cause, str]:
         """The reason to bypass, for every segment. The text stays the same, for each change of it would be recorded."""
         if self.active:
-            return {Cause.SAFE_MODE: f"{self._counted()}: {ENDS}"}
+            return {Cause.SAFE_MODE: self._counted()}
         if self.held_s():
             held = crash_loop.hold(self._history, self.limits)
-            return {Cause.CRASH_HOLD: f"{self._counted()}: the first {held} s after the start are in bypass"}
+            return {Cause.CRASH_HOLD: f"{self._counted()}: in bypass for the first {held} s after the start"}
         return {}
 
     def answer(self) -> state.Crashes:
         """As the API shows it."""
         history, held = self._history, self.held_s()
-        faults = self.faults()
         return state.Crashes(
             mode="safe" if self.active else "hold" if held else "normal",
             count=history.counted,
@@ -79,25 +77,30 @@ class SafeMode:
             window_s=self.limits.window,
             held_s=held,
             reasons=[crash.text for crash in history.crashes],
-            alarm=faults.get(Cause.SAFE_MODE) or self._warning(),
+            alarm=self._alarm(),
         )
 
-    def _warning(self) -> str:
-        """Whoever logs in or configures should know of crashes before the appliance draws the line."""
-        history = self._history
-        if not history.counted:
+    def _alarm(self) -> str:
+        """Whoever logs in or configures should know of crashes before the appliance draws the line, too."""
+        history, limits = self._history, self.limits
+        if not history.counted and not self.active:
             return ""
-        rest = f"with {self.limits.limit} it starts in safe mode" if self.limits.limit else "safe mode is off"
-        return f"{self._counted()}; {rest}"
+        crashes = [crash.text for crash in history.crashes if crash.kind != "power"]
+        last = f" (the last one: {crashes[-1]})" if crashes else ""
+        if self.active:
+            ends = f"`crash-count clear`, or until {_hours(limits.window)} of operation have passed without a crash"
+            rest = f"no datapath and no guest is started until {ends}"
+        else:
+            rest = f"with {limits.limit} it starts in safe mode" if limits.limit else "safe mode is off"
+        return f"{self._counted()}{last}: {rest}"
 
     def _counted(self) -> str:
         history = self._history
         cuts = sum(crash.kind == "power" for crash in history.crashes)
-        crashes = [crash for crash in history.crashes if crash.kind != "power"]
-        said = [counted(len(crashes), "crash", "crashes")] if crashes else []
+        crashes = len(history.crashes) - cuts
+        said = [counted(crashes, "crash", "crashes")] if crashes else []
         said += [counted(cuts, "reset") + " without a record"] if cuts else []
-        last = f", the last one: {crashes[-1].text}" if crashes else ""
-        return f"{' and '.join(said)} within {_hours(self.limits.window)} of operation{last}"
+        return f"{' and '.join(said)} within {_hours(self.limits.window)} of operation"
 
     # -- time and orders
 
