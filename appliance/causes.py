@@ -29,6 +29,8 @@ class Cause(StrEnum):
     PROGRAM_DETACHED = "program_detached"
     FOREIGN_PROGRAM = "foreign_program"
     REARMING = "rearming"
+    CRASH_HOLD = "crash_hold"
+    SAFE_MODE = "safe_mode"
     SUPERVISOR_LOST = "supervisor_lost"
     SUPERVISOR_RESTARTED = "supervisor_restarted"
     STOPPING = "stopping"
@@ -84,6 +86,8 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.PROGRAM_DETACHED: "another program detaches the datapath from a port: find out which and stop it",
     Cause.FOREIGN_PROGRAM: "another BPF program has a port's frames before the datapath: `bpftool net` shows which",
     Cause.REARMING: "healthy again, waiting for the re-arm delay",
+    Cause.CRASH_HOLD: "the machine crashed several times: it waits after the start before it goes inline again",
+    Cause.SAFE_MODE: "the machine crashed too often: `crash-count clear` ends safe mode",
     Cause.SUPERVISOR_LOST: "the supervisor did not come back within the grace time",
     Cause.SUPERVISOR_RESTARTED: "the supervisor exited unexpectedly, and the keeper restarted it",
     Cause.STOPPING: "an orderly stop or reboot",

@@ -185,6 +185,8 @@ class Registry:
     async def call(self, name: str, params: Params, who: Caller) -> object:
         """Run a method for `who`. RpcError or BypassError when it is refused or fails."""
         method = self._methods.get(name)
+        if method is None and name in methods.METHODS:
+            raise RpcError(NO_METHOD, f"{name}: the part that offers it is not up", "`bypass show status` says why")
         if method is None:
             raise RpcError(NO_METHOD, f'no method "{name[:60]}"', "`bypass api schema` lists the methods")
         if ROLES.index(who.role) < ROLES.index(method.role):

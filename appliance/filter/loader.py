@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from appliance import progress
 from appliance.errors import DatapathError
 from appliance.filter.frame_reader import Kind
 from appliance.filter.linkage import LoadableProgram
@@ -88,6 +89,7 @@ def load_program(program: LoadableProgram, kind: Kind, maps: dict[str, int], att
                 # else another signal came meanwhile
 
     fd = attempt()
+    progress.step()
     if fd >= 0:
         return fd
     if fd == -errno.E2BIG:  # more instructions than a program may have, or than the verifier looks at

@@ -5,16 +5,24 @@ The kernel writes its last messages to persistent memory. That store is small, s
 written, synced, then unlinked) as soon as bypassd starts; the newest KEPT of them stay. A watchdog that expires raises
 an NMI that no driver claims, which the panic text shows; `bootstatus` of most watchdogs does not survive the reset.
 Without a record, a mark that an orderly stop leaves on the data partition distinguishes a reboot from a power cut.
+Beside the mark lies the history of crashes (crash_loop.py), written in the same step.
+
+Without a data partition nothing is kept but pstore itself: the records stay there, shortened to the part that has the
+panic, and their number stands for the history until they are forgotten.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
+from appliance.hardware import crash_loop
+from appliance.hardware.crash_loop import History, Limits
 from appliance.system import files
 
 _PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]*)")
@@ -24,8 +32,7 @@ KEPT = 32  # records
 KEPT_BYTES = 8 << 20  # of all of them together; the newest stays however long it is
 
 
-@dataclass(frozen=True)
-class Reset:
+class Reset(NamedTuple):
     """Why the machine started: kind is first | none (only bypassd restarted) | orderly | panic | watchdog | power."""
 
     kind: str
@@ -69,31 +76,55 @@ def decide(same_boot: bool, mark: bool, orderly: bool, records: list[str]) -> Re
 
 
 class CrashLog:
-    """The records of this machine; owns the folder on the data partition."""
+    """The records of this machine; owns the folder on the data partition.
 
-    def __init__(self, pstore: Path | None, folder: Path, state: Path, boot_id: str) -> None:
+    `kept`: the data partition is there, so what is written to it is found again after a reset.
+    """
+
+    def __init__(self, pstore: Path | None, folder: Path, state: Path, boot_id: str, *, kept: bool = True) -> None:
         self._pstore, self._folder, self._mark, self._boot = pstore, folder, state / _MARK, boot_id
+        self._kept = kept
         self.reset = Reset("none", "not looked yet")
+        self.history = History(boot_id)
+        self._writing = threading.Lock()  # of the mark: notes are written in a thread
+        self._orderly = False
 
-    def collect(self) -> Reset:
-        """Move new records here and judge the last reset. OSError when the data partition cannot be written."""
-        texts = []
+    def collect(self, limits: Limits | None = None) -> Reset:
+        """Judge the last reset, count it, and move new records here. OSError when the data partition cannot be written:
+        what could not be moved stays in pstore and is counted again from there."""
         self._prune()  # also before: a partition that is full because of old records must take the new one
-        for name, parts in self._groups().items():
-            text = "".join(text for _, text, _ in parts)
-            self._keep(name, text)
-            for _, _, path in parts:
-                path.unlink()
-            texts.append(text)
-        self._prune()
+        groups = list(self._groups().values())
+        texts = ["".join(text for _, text, _ in parts) for parts in groups]
         mark = self._read_mark()
-        self.reset = decide(mark.get("boot") == self._boot, bool(mark), mark.get("orderly") is True, texts)
-        self._write_mark(orderly=False)
+        self.reset = decide(mark.get("boot") == self._boot, bool(mark), mark.get("orderly") is True, texts[::-1])
+        old = crash_loop.unpack(mark.get("history"))
+        if old.boot != self._boot:  # several records: earlier boots crashed before they came as far as this
+            found = [reset for text in texts if (reset := judge(text))]
+            earlier = tuple(crash_loop.Crash(0, reset.kind, reset.text) for reset in found[:-1])
+            old = old._replace(crashes=old.crashes + earlier)
+        self.history = crash_loop.begin(old, self._boot, self.reset.kind, self.reset.text, limits or Limits())
+        again = mark.get("boot") == self._boot and not self._kept  # they are here already, and stay in pstore too
+        for parts, text in zip(groups, texts, strict=True) if not again else ():
+            self._keep(parts[-1][2].name, text)
+        self._write_mark()
+        for parts in groups:
+            for _, _, path in parts if self._kept else parts[:-1]:
+                path.unlink()
+        self._prune()
         return self.reset
+
+    def note(self) -> None:
+        """Keep `history` as it is now. For any thread. OSError as above."""
+        if not self._kept and not self.history.crashes:
+            for parts in self._groups().values():
+                for _, _, path in parts:
+                    path.unlink()
+        self._write_mark()
 
     def mark_orderly(self) -> None:
         """Note that the machine is going down on purpose. OSError as above."""
-        self._write_mark(orderly=True)
+        self._orderly = True
+        self._write_mark()
 
     def records(self) -> list[Record]:
         """The records that are kept, oldest first."""
@@ -108,17 +139,26 @@ class CrashLog:
         return found
 
     def _groups(self) -> dict[str, list[tuple[int, str, Path]]]:
-        """The files of each record in pstore with their part numbers; part 1 is the newest text, so it comes last."""
+        """The files of each record in pstore with their part numbers; part 1 is the newest text, so it comes last.
+
+        Oldest record first. ERST has a file a part, numbered by the storage: the first line tells the record, which
+        every boot counts anew, so a part that is there already begins another boot's record.
+        """
         groups: dict[str, list[tuple[int, str, Path]]] = {}
         if self._pstore is None or not self._pstore.is_dir():
             return {}
+        latest: dict[str, str] = {}
         for path in sorted(self._pstore.iterdir()):
             if not path.is_file():
                 continue
             text = path.read_text(encoding="utf-8", errors="replace")
-            head = _HEAD.match(text)  # ERST: a file a part, numbered by the storage; only this line tells the record
-            key = head[1] if head else path.name
-            groups.setdefault(key, []).append((int(head[2]) if head else 0, text, path))
+            head = _HEAD.match(text)
+            record, part = (head[1], int(head[2])) if head else (path.name, 0)
+            key = latest.get(record, record)
+            if any(number == part for number, _, _ in groups.get(key, ())):
+                key = path.name
+            latest[record] = key
+            groups.setdefault(key, []).append((part, text, path))
         return {key: sorted(parts, key=lambda part: -part[0]) for key, parts in groups.items()}
 
     def _keep(self, name: str, text: str) -> None:
@@ -142,8 +182,10 @@ class CrashLog:
             return {}
         return mark if isinstance(mark, dict) else {}
 
-    def _write_mark(self, orderly: bool) -> None:
-        files.replace(self._mark, json.dumps({"boot": self._boot, "orderly": orderly}))
+    def _write_mark(self) -> None:
+        with self._writing:
+            mark = {"boot": self._boot, "orderly": self._orderly, "history": crash_loop.pack(self.history)}
+            files.replace(self._mark, json.dumps(mark))
 
 
 def boot_id() -> str:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The hardware watchdog, which resets the board unless it is fed in time.
 
-Owns /dev/watchdogN from `open` on. Opening it starts the countdown, which goes on when the process dies; only `close`
-with the magic character stops it. Only the keeper makes this object, and feeds it from its own loop.
-Ioctls and the magic character: Documentation/watchdog/watchdog-api.rst of the kernel.
+Owns /dev/watchdogN from `open` on. Opening it starts the countdown, and nothing here stops it again: it goes on when
+the device is closed and when the process dies. The magic character that would stop it is never written, for the machine
+may still hang after the keeper's orderly end. Only the keeper makes this object, and feeds it from its own loop.
+Ioctls: Documentation/watchdog/watchdog-api.rst of the kernel.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from appliance.errors import HardwareError
 _WDIOC_KEEPALIVE = 0x80045705
 _WDIOC_SETTIMEOUT = 0xC0045706
 _WDIOC_GETTIMEOUT = 0x80045707
-_MAGIC_CLOSE = b"V"
 
 
 def _first_line(path: str) -> str:
@@ -94,12 +94,6 @@ class Watchdog:
         except OSError as error:
             raise HardwareError(f"{self.path}: cannot be fed: {error.strerror}") from error
 
-    def close(self, orderly: bool) -> None:
-        """Close it; `orderly` stops the countdown first (unless the driver was loaded with nowayout)."""
-        try:
-            if orderly:
-                os.write(self._fd, _MAGIC_CLOSE)
-        except OSError:
-            pass  # it goes on counting, which is the safe side
-        finally:
-            os.close(self._fd)
+    def close(self) -> None:
+        """Let go of the device; it goes on counting."""
+        os.close(self._fd)

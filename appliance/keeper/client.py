@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from appliance import progress
 from appliance.errors import ProtocolError
 from appliance.keeper.protocol import LINK_VARIABLE, PACKET_BYTES
 
@@ -103,13 +104,15 @@ class KeeperLink:
         self._changed = changed
 
     def hold(self) -> None:
-        """Tell the keeper that we are still starting and that it should keep the relays as they are."""
-        self._send({"type": "checkin", "relays": {"*": {"want": "hold", "cause": "starting"}}})
+        """Tell the keeper that we are still starting, one step further, and that the relays should stay as they are."""
+        progress.step()
+        relays = {"*": {"want": "hold", "cause": "starting"}}
+        self._send({"type": "checkin", "relays": relays, "progress": str(progress.done())})
 
     def check_in(self, wants: dict[str, tuple[str, str]], watchdog_ms: int | None, grace_ms: int | None) -> None:
         """Check in: `wants` maps each relay to (inline | bypass | disconnect | hold, cause)."""
         relays = {name: {"want": want, "cause": cause} for name, (want, cause) in wants.items()}
-        message: dict[str, object] = {"type": "checkin", "relays": relays}
+        message: dict[str, object] = {"type": "checkin", "relays": relays, "progress": str(progress.done())}
         if watchdog_ms is not None:
             message["watchdog_timeout_ms"] = watchdog_ms
         if grace_ms is not None:

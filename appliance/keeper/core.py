@@ -6,7 +6,8 @@ It holds the rules of ring 3 and nothing else:
 - a relay leaves bypass only while bypassd asks for it and checks in, or within the grace time after;
 - bypassd that exits is started again with back-off, and bypassd that misses its check-ins is killed first, unless
   the kernel says that it would run but gets no processor (silence.py);
-- the watchdog is fed only from a step that ran on time;
+- a start of bypassd is ended only when it makes no progress, and the next one is then given twice the time;
+- the watchdog is fed only from a step that ran on time, and goes on counting after an orderly stop;
 - a missing watchdog or relay line is logged once with its cause, tried again, and leaves the relay in bypass.
 
 Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as the keeper.
@@ -35,19 +36,25 @@ class Limits(NamedTuple):
     checkin: int = SECOND  # bypassd may be silent this long, time in which it got no processor not counted
     looping: int = 5 * SECOND  # processor time that a silent bypassd may use before it is given up
     silent: int = 15 * SECOND  # it is given up at the latest, time in which the keeper stood still not counted
-    # From its start to its first check-in that is not "hold". Half a minute ended every start on an emulated board with
-    # a third of the speed, again and again; a start that hangs costs no link meanwhile, for the grace ends before.
+    # A start, up to the first check-in that is not "hold", is ended when it has made no progress while bypassd neither
+    # ran nor waited for a processor for `starting_idle`, or used `starting` of processor time, or in any case for
+    # `starting_longest`. All three double after a start that was ended so, up to `starting_most` times: a fixed limit
+    # ended every start on a machine that was slower than the limit, again and again.
+    starting_idle: int = 60 * SECOND
     starting: int = 120 * SECOND
+    starting_longest: int = 900 * SECOND
+    starting_most: int = 8
     grace: int = 30 * SECOND  # the relay is held this long after the last check-in that asked for a position
     # (at least `checkin` while bypassd serves: check-ins are not continuous)
     ending: int = 5 * SECOND  # an orderly end of bypassd
     backoff_first: int = 100 * MS  # before bypassd is started again; doubles
-    backoff_last: int = 5 * SECOND
+    backoff_last: int = 30 * SECOND
     healthy: int = 10 * SECOND  # served this long: the back-off starts again from its first value
     retry: int = SECOND  # a missing watchdog or relay line is tried again
     stall: int = 200 * MS  # our own step is later than this: nobody else is blamed for being late
     verify: int = SECOND  # the relay line is read back
     watchdog_start_ms: int = 10_000  # until bypassd has told the configured timeout
+    watchdog_stop_ms: int = 60_000  # an orderly stop or reboot of the machine may take this long from the keeper's end
 
 
 # Events
@@ -77,6 +84,7 @@ class CheckIn(NamedTuple):
     watchdog_ms: int | None = None
     grace_ns: int | None = None
     notes: tuple[str, ...] = ()  # what of it could not be used as sent
+    progress: str = ""  # of its start: how far it is; another text than before is progress
 
 
 class Exited(NamedTuple):
@@ -176,7 +184,9 @@ class Feed(NamedTuple):
 
 
 class CloseWatchdog(NamedTuple):
-    """Stop the watchdog with the magic character."""
+    """Set the open watchdog's timeout for the last time and let go of it: it goes on counting."""
+
+    timeout_ms: int
 
 
 class Led(NamedTuple):
@@ -274,6 +284,9 @@ class KeeperCore:
         self._grace = limits.grace
         self._phase_since = 0
         self._silence = Silence(limits.checkin, limits.looping, limits.silent)
+        self._start_times = 1  # the limits of a start times this
+        self._startup = self._new_start()
+        self._progress = ""
         self._kill_at = 0
         self._position_asked: int | None = None  # last check-in that asked for a position
         self._backoff = limits.backoff_first
@@ -290,7 +303,7 @@ class KeeperCore:
         self._actions = []
         if self.relays and (late := now - self.deadline()) > self.limits.stall:
             # The whole machine stood still, bypassd with us: it gets its time again. The grace goes on counting.
-            self._silence.stood_still(now, late)
+            self._patience.stood_still(now, late)
         match event:
             case Started():
                 self._start(now, event)
@@ -318,10 +331,8 @@ class KeeperCore:
     def deadline(self) -> int:
         """When the next Tick is due."""
         times = list(self._due.values())
-        if self.phase is Phase.SERVING:
-            times.append(self._silence.deadline())
-        elif self.phase is Phase.STARTING:
-            times.append(self._phase_since + self.limits.starting)
+        if self.phase in (Phase.STARTING, Phase.SERVING):
+            times.append(self._patience.deadline())
         elif self.phase is Phase.ENDING:
             times.append(self._kill_at)
         held = any(relay.usable and relay.want != BYPASS for relay in self.relays.values())
@@ -360,7 +371,8 @@ class KeeperCore:
         if self.stopping:
             return
         self.stopping = True
-        self._do(Log("orderly stop: relay to bypass, then bypassd and the watchdog are stopped", severe=False))
+        said = f"the watchdog resets the machine in {self.limits.watchdog_stop_ms // 1000} s if it is still up"
+        self._do(Log(f"orderly stop: relay to bypass, then bypassd is ended; {said}", severe=False))
         for name in [key for key in self._due if key == "spawn" or key.startswith("relay ")]:
             del self._due[name]
         if self.phase in (Phase.STARTING, Phase.SERVING):
@@ -375,7 +387,7 @@ class KeeperCore:
             if relay.position != BYPASS:
                 self._drive(now, name, relay, BYPASS, Cause.STOPPING)
         self._due.clear()
-        self._do(CloseWatchdog())
+        self._do(CloseWatchdog(self.limits.watchdog_stop_ms))
         self._do(Exit())
 
     # -- bypassd
@@ -383,7 +395,11 @@ class KeeperCore:
     def _check_in(self, now: int, event: CheckIn) -> None:
         if self.phase not in (Phase.STARTING, Phase.SERVING):
             return
-        self._silence.heard(now)
+        if self.phase is Phase.SERVING:
+            self._silence.heard(now)
+        elif event.progress != self._progress:
+            self._progress = event.progress
+            self._startup.heard(now)
         if event.notes != self._notes:
             self._notes = event.notes
             for note in event.notes:
@@ -398,6 +414,8 @@ class KeeperCore:
             return  # still starting: keep what is, and do not prolong the grace either (a crash loop must end)
         if self.phase is Phase.STARTING:
             self._enter(now, Turn.READY)
+            self._start_times = 1
+            self._silence.heard(now)
         self._position_asked = now
         for name, relay in self.relays.items():
             ask = event.relays.get(name)
@@ -435,22 +453,40 @@ class KeeperCore:
         self._enter(now, Turn.END)
         self._kill_at = now + self.limits.ending
 
+    @property
+    def _patience(self) -> Silence:
+        """What judges bypassd in its present phase."""
+        return self._startup if self.phase is Phase.STARTING else self._silence
+
+    def _new_start(self) -> Silence:
+        limits, times = self.limits, self._start_times
+        return Silence(
+            times * limits.starting_idle,
+            times * limits.starting,
+            times * limits.starting_longest,
+            "is starting and has made no progress",
+        )
+
     def _looked(self, now: int, look: Looked) -> None:
-        if self.phase is Phase.SERVING and (why := self._silence.looked(now, look)):
-            self._end_bypassd(now, why)
+        if self.phase in (Phase.STARTING, Phase.SERVING):
+            self._give_up(now, self._patience.looked(now, look))
 
     def _judge_bypassd(self, now: int) -> None:
-        if self.phase is Phase.SERVING:
-            if why := self._silence.over(now):
-                self._end_bypassd(now, why)
-            elif self._silence.look_due(now):
-                if self._silence.first:
+        if self.phase in (Phase.STARTING, Phase.SERVING):
+            if why := self._patience.over(now):
+                self._give_up(now, why)
+            elif self._patience.look_due(now):
+                if self._patience.first:
                     self._do(Send())  # whoever sleeps over a timer that never fired wakes up and checks in
                 self._do(Look())
-        elif self.phase is Phase.STARTING and now - self._phase_since >= self.limits.starting:
-            self._end_bypassd(now, f"has not become ready in {(now - self._phase_since) // SECOND} s")
         elif self.phase is Phase.ENDING and now >= self._kill_at:
             self._kill(now)
+
+    def _give_up(self, now: int, why: str) -> None:
+        if why:
+            if self.phase is Phase.STARTING:
+                self._start_times = min(2 * self._start_times, self.limits.starting_most)
+            self._end_bypassd(now, why)
 
     def _enter(self, now: int, turn: Turn) -> None:
         self.phase, self._phase_since = PHASES.after(self.phase, turn), now
@@ -464,6 +500,8 @@ class KeeperCore:
                 if self.last_exit:
                     self.restarts += 1
                 self._enter(now, Turn.SPAWN)
+                self._startup, self._progress = self._new_start(), ""
+                self._startup.heard(now)
                 self._do(Spawn())
             elif what == "watchdog":
                 self._do(OpenWatchdog(self._watchdog_wanted))
@@ -501,10 +539,12 @@ class KeeperCore:
 
     def _watchdog_report(self, now: int, event: WatchdogReport) -> None:
         if event.error:
+            # one that was open still counts: the first try comes when a feed would
+            wait = self.watchdog_ms * MS // 8 or self.limits.retry
             self.watchdog_ms = 0
             self._due.pop("feed", None)
             if not self.stopping:
-                self._due["watchdog"] = now + self.limits.retry
+                self._due["watchdog"] = now + wait
             if event.error != self.watchdog_error:
                 self._do(Log(event.error))
         else:

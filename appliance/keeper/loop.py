@@ -157,10 +157,8 @@ class Keeper:
                 self._with_watchdog(
                     lambda watchdog: self._events.append(WatchdogReport(timeout_ms=watchdog.set_timeout(timeout)))
                 )
-            case CloseWatchdog():
-                if self._watchdog:
-                    self._watchdog.close(orderly=True)
-                    self._watchdog = None
+            case CloseWatchdog(timeout):
+                self._close_watchdog(timeout)
             case OpenRelay() | ReadRelay() | Drive():
                 self._events.append(self._relay(action))
             case CloseRelay(name):
@@ -205,13 +203,24 @@ class Keeper:
                 lambda watchdog: self._events.append(WatchdogReport(timeout_ms=watchdog.set_timeout(timeout_ms)))
             )
 
+    def _close_watchdog(self, timeout_ms: int) -> None:
+        if self._watchdog is None:
+            return
+        try:
+            self._watchdog.set_timeout(timeout_ms)
+            self._watchdog.feed()
+        except HardwareError as error:
+            self._log.line(str(error), severe=True)
+        self._watchdog.close()
+        self._watchdog = None
+
     def _with_watchdog(self, call: Callable[[Watchdog], None]) -> None:
         if self._watchdog is None:
             return
         try:
             call(self._watchdog)
         except HardwareError as error:
-            self._watchdog.close(orderly=False)
+            self._watchdog.close()
             self._watchdog = None
             self._events.append(WatchdogReport(error=str(error)))
 
@@ -251,6 +260,7 @@ class Keeper:
         try:
             self._pid = starter.result()
         except OSError as error:
+            self._kill_starting = 0  # it was meant for this start
             self._drop_link()
             self._events.append(Exited(f"cannot be started: {self._command[0]}: {error.strerror}"))
             return

@@ -2,10 +2,11 @@
 """The keeper link: a SOCK_SEQPACKET pair, its number in BYPASS_KEEPER_FD, one JSON object a packet.
 
 bypassd -> keeper  {"type": "checkin", "relays": {"relay-inline": {"want": "inline", "cause": "healthy"}},
-                    "watchdog_timeout_ms": 2000, "grace_ms": 30000}
+                    "watchdog_timeout_ms": 2000, "grace_ms": 30000, "progress": ""}
                    want: inline | bypass | disconnect | hold (still starting: keep what is). A relay that is not
-                   named goes to bypass. The last two are optional; a number outside its range (ranges.py) is
-                   clamped, and what is not a number is ignored. The keeper logs both.
+                   named goes to bypass. The last three are optional; a number outside its range (ranges.py) is
+                   clamped, and what is not a number is ignored. The keeper logs both. A progress that differs
+                   from the one before shows that the start goes on.
 keeper -> bypassd  {"type": "state", "relays": {"relay-inline": {"relay": "inline", "cause": "healthy",
                     "usable": true, "error": ""}}, "bypassd_restarts": 0, "last_exit": "",
                     "watchdog": {"present": true, "timeout_ms": 2000, "error": ""}, "keeper_started_ns": 1}
@@ -35,7 +36,8 @@ def parse_packet(packet: bytes) -> CheckIn:
     notes: list[str] = []
     watchdog = _milliseconds(data, "watchdog_timeout_ms", WATCHDOG_TIMEOUT_MS, notes)
     grace = _milliseconds(data, "grace_ms", SUPERVISOR_GRACE_MS, notes)
-    return CheckIn(relays, watchdog, None if grace is None else grace * MS, tuple(notes))
+    progress = str(data.get("progress", ""))
+    return CheckIn(relays, watchdog, None if grace is None else grace * MS, tuple(notes), progress)
 
 
 def _milliseconds(data: dict[str, object], key: str, allowed: Range, notes: list[str]) -> int | None:

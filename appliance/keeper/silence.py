@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A bypassd that does not check in: does it hang, or does it get no processor? Pure, times in ns of CLOCK_MONOTONIC.
+"""A bypassd that is silent: does it hang, or does it get no processor? Pure, times in ns of CLOCK_MONOTONIC.
 
 The kernel's own account of the process decides (`/proc/PID/task/*/schedstat`: time on a processor, time waiting for
 one). Silence counts only while the process neither ran nor waited to run, so
@@ -9,7 +9,8 @@ one). Silence counts only while the process neither ran nor waited to run, so
 - one that runs without end is given up when it has used `looping` of processor time;
 - and whatever the account says, after `silent`, in which time that the keeper itself stood still does not count.
 
-Where the kernel keeps no such account, silence is plain time.
+Where the kernel keeps no such account, silence is plain time. While bypassd serves, a check-in ends the silence; while
+it starts, progress does, and the times are longer.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ class Looked(NamedTuple):
 
 
 class Silence:
-    """The time since the last check-in, and what bypassd did in it."""
+    """The time since bypassd was last heard, and what it did in it."""
 
-    def __init__(self, checkin: int, looping: int, silent: int) -> None:
-        self._checkin, self._looping, self._silent = checkin, looping, silent
+    def __init__(self, checkin: int, looping: int, silent: int, what: str = "has not checked in") -> None:
+        """`what` says in a log line what is missing."""
+        self._checkin, self._looping, self._silent, self._what = checkin, looping, silent, what
         self.heard(0)
 
     def heard(self, now: int) -> None:
-        """bypassd checked in."""
+        """bypassd checked in, or made progress."""
         self._last = self._began = now
         self._forget()
 
@@ -83,7 +85,7 @@ class Silence:
     def looked(self, now: int, look: Looked) -> str:
         """Take a look in. Why bypassd is to be ended, or an empty string."""
         if not self._asked:
-            return ""  # it checked in meanwhile
+            return ""  # it was heard meanwhile
         self._asked = False
         before, since = self._threads, now - self._at
         self._threads, self._at = look.threads, now
@@ -110,7 +112,7 @@ class Silence:
         return self._why(now, Looked({})) if now - self._began >= self._silent else ""
 
     def _why(self, now: int, look: Looked) -> str:
-        said = f"has not checked in for {(now - self._began) // MS} ms"
+        said = f"{self._what} for {(now - self._began) // MS} ms"
         if look.state in _STATES:
             said += f" and {_STATES[look.state]}"
         if self._ran or self._waited:

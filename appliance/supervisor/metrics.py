@@ -75,10 +75,14 @@ def _supervisor(system: System, now: int) -> list[Family]:
     valid.add(1 if system.config is not None else 0)
     reset = Family("last_reset", "info", "The kind of the last reset")
     reset.add(1, kind=system.crash_log.reset.kind)
+    crashes = Family("crashes", "gauge", "Crashes of the machine that are counted towards safe mode")
+    crashes.add(system.crash_log.history.counted)
+    safe = Family("safe_mode", "gauge", "1 while the machine is in safe mode: no datapath, no guests")
+    safe.add(1 if system.safe_mode.active else 0)
     events = Family("events", "counter", "Events since bypassd started, by severity")
     for severity in Severity:
         events.add(system.events.counts[severity], severity=severity.word)
-    return [about, started, restarts, armed, running, silent, stalls, longest, valid, reset, events]
+    return [about, started, restarts, armed, running, silent, stalls, longest, valid, reset, crashes, safe, events]
 
 
 def _segments(system: System) -> list[Family]:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from appliance import progress
 from appliance.errors import BypassError
 from appliance.part import CheckIns, Part
 
@@ -146,6 +147,7 @@ class PartRunner(Generic[Given]):
                 self._faults.pop(name, None)
                 self._states[name] = "running"
                 self._tried[name].set()
+                progress.step()
                 self._wake()
                 began = time.monotonic()
                 await part.run(self._check_ins.watch(name, part.patience))

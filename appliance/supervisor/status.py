@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 import appliance
 from appliance.api.schema import methods, state
+from appliance.api.schema.base import Done
 from appliance.api.schema.guests import Guest
 from appliance.api.server import Param, Params, Registry, caller
 from appliance.causes import DESCRIPTION, Cause
@@ -57,6 +58,8 @@ class Show:
         add(methods.COUNTERS_SHOW, self.counters, doc="counters of ports, hops and rules")
         add(methods.TRANSITIONS_SHOW, self.transitions, doc="changes of state with causes", params={"count": count})
         add(methods.CRASH_LOG_SHOW, self.crash_log, doc="records of kernel crashes", params={"name": one})
+        clear = "forget the crashes that were counted: ends safe mode, and the hold after a start"
+        add(methods.CRASH_COUNT_CLEAR, self.crash_count_clear, role="admin", doc=clear)
         params = {"name": name, "mode": mode}
         add(methods.SEGMENT_SET, self.segment_set, role="operator", doc="ask for bypass, or end that", params=params)
 
@@ -91,6 +94,7 @@ class Show:
                 longest_stall=str(longest) if longest is not None else "",
             ),
             last_reset=state.Reset(kind=system.crash_log.reset.kind, text=system.crash_log.reset.text),
+            crashes=system.safe_mode.answer(),
             datapath=self._datapath(),
             data_partition=self._partition(),
             config=state.ConfigState(
@@ -140,6 +144,13 @@ class Show:
             for r in records
             if name in (None, r.name)
         ]
+
+    async def crash_count_clear(self, _: Params) -> Done:
+        """crash-count.clear"""
+        log.info("the crashes that were counted are forgotten by order of uid %d", caller().uid)
+        said = await self._system.safe_mode.clear()
+        self._wake()
+        return Done(said)
 
     async def segment_set(self, params: Params) -> state.SegmentSet:
         """segment.set"""
@@ -213,6 +224,7 @@ class Show:
         if system.guests is not None:
             return system.guests.summary()
         cause = Cause.STARTING if system.config else Cause.CONFIG_INVALID
+        cause = Cause.SAFE_MODE if system.safe_mode.active else cause
         return [
             Guest(name=g.name, state="defined", cause=cause) for g in (system.config.guest if system.config else ())
         ]

@@ -92,9 +92,8 @@ class Supervisor:
             faults=system.part_faults,
             wake=woken.set,
         )
-        if config is not None:
-            self.runner.configured()
         self._wake = woken.set
+        system.safe_mode.resume = self._resume
         self._engine, self._api = self._configuration(store, text, pending)
 
     # -- life
@@ -116,6 +115,7 @@ class Supervisor:
         system.transitions.listen(lambda entry, _: system.control.publish(methods.TRANSITION, entry.answer()))
         system.transitions.listen(system.events.transition)
         await self._collect_crash_log()
+        self._resume()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -124,6 +124,7 @@ class Supervisor:
                     group.create_task(logs.run(system.paths.root / "run/log"), name="logs"),
                     *self.runner.start(group),
                     group.create_task(self._engine.run(), name="pending commit"),
+                    group.create_task(system.safe_mode.run(), name="safe mode"),
                 ]
                 await self._ending.wait()
                 for task in tasks:
@@ -194,6 +195,8 @@ class Supervisor:
     async def _configured(self, config: Config) -> None:
         """The first valid configuration since the start: bring up what waited for it. DatapathError: it does not."""
         self.system.config, self.system.config_errors = config, []
+        if self.system.safe_mode.active:
+            return
         self.runner.configured()
         try:
             async with asyncio.timeout(FIRST_S):
@@ -204,13 +207,22 @@ class Supervisor:
 
     # -- others
 
+    def _resume(self) -> None:
+        """Bring up datapath and guests, unless there is no configuration or the machine is in safe mode."""
+        if self.system.config is not None and not self.system.safe_mode.active:
+            self.runner.configured()
+
     async def _collect_crash_log(self) -> None:
         system = self.system
         try:
-            reset = await to_the_end(system.crash_log.collect)
+            await to_the_end(lambda: system.crash_log.collect(system.safe_mode.limits))
         except OSError as error:
             log.error("crash log: %s: records stay in pstore", error)
-            return
+        reset = system.crash_log.reset
+        if system.safe_mode.active:
+            why = system.safe_mode.faults()[Cause.SAFE_MODE]
+            log.critical("safe mode: %s", why)
+            system.transitions.record(Change.SYSTEM_SAFE, "", "starting", "safe mode", Cause.SAFE_MODE, detail=why)
         if reset.kind != "none":
             change = _RESETS.get(reset.kind, Change.SYSTEM_STARTED)
             detail = f"last reset: {reset.text}"

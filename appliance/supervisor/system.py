@@ -19,6 +19,7 @@ from appliance.causes import Cause
 from appliance.config.schema.model import Config
 from appliance.errors import ConfigError
 from appliance.guest.port.management_lan import Lan, lan_of
+from appliance.hardware import data_partition
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import CrashLog, boot_id
 from appliance.hardware.links import Links
@@ -27,6 +28,7 @@ from appliance.part import CheckIns
 from appliance.paths import Paths
 from appliance.segment.manager import Segments
 from appliance.steering.part import Steering
+from appliance.supervisor.safe_mode import SafeMode, limits_of
 from appliance.system.loop_watch import LoopWatch
 from appliance.telemetry.events import Events
 from appliance.telemetry.subject import Change
@@ -54,6 +56,7 @@ class System:
     steering: Steering
     segments: Segments
     lan: Lan
+    safe_mode: SafeMode
     control: ControlServer
     events: Events = field(default_factory=Events)
     loop_watch: LoopWatch = field(default_factory=LoopWatch)
@@ -76,6 +79,10 @@ class System:
             faults[Cause.PORT_MISSING] = self.board_error
         if "links" in self.part_faults:
             faults[Cause.PORT_MISSING] = self.part_faults["links"]
+        if held := self.safe_mode.faults():
+            faults.update(held)
+        if self.safe_mode.active:
+            return faults  # there is no datapath on purpose
         fault = self.steering.fault(segment)
         if "steering" in self.part_faults:
             faults[Cause.DATAPATH_FAULT] = self.part_faults["steering"]
@@ -115,6 +122,8 @@ def build(
     steering = Steering(
         config or Config(), links, bpf_object or paths.bpf_object, paths.bpffs, names, repaired=repaired
     )
+    kept = data_partition.read(paths.data_partition).state in (data_partition.KEPT, data_partition.UNKNOWN)
+    crash_log = CrashLog(pstore, paths.crash, paths.state, boot_id(), kept=kept)
     segments = Segments(config.segment if config else (), board, links, transitions, paths.run / "segments.json")
     return System(
         paths=paths,
@@ -125,10 +134,11 @@ def build(
         config_errors=config_errors,
         transitions=transitions,
         registry=registry,
-        crash_log=CrashLog(pstore, paths.crash, paths.state, boot_id()),
+        crash_log=crash_log,
         links=links,
         steering=steering,
         segments=segments,
         lan=lan_of(paths),
+        safe_mode=SafeMode(crash_log, limits_of(config)),
         control=ControlServer(paths.control_socket, registry),
     )

@@ -85,6 +85,7 @@ class Change(Enum):
     SYSTEM_STARTED = auto()
     SYSTEM_LOST_POWER = auto()
     SYSTEM_CRASHED = auto()
+    SYSTEM_SAFE = auto()
 
     @property
     def kind(self) -> Kind:
@@ -116,6 +117,7 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.SYSTEM_STARTED: (Kind.SYSTEM, Severity.NOTICE),
     Change.SYSTEM_LOST_POWER: (Kind.SYSTEM, Severity.ERROR),
     Change.SYSTEM_CRASHED: (Kind.SYSTEM, Severity.CRITICAL),
+    Change.SYSTEM_SAFE: (Kind.SYSTEM, Severity.CRITICAL),
 }
 
 _BYPASSED: dict[str, Severity] = {  # by cause; any other cause is an error
@@ -123,7 +125,14 @@ _BYPASSED: dict[str, Severity] = {  # by cause; any other cause is an error
         (Cause.OPERATOR, Cause.CONFIGURED, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE), Severity.WARNING
     ),
     **dict.fromkeys(
-        (Cause.RELAY_FAULT, Cause.RELAY_UNSUPPORTED, Cause.SUPERVISOR_LOST, Cause.CONFIG_INVALID, Cause.DATAPATH_FAULT),
+        (
+            Cause.RELAY_FAULT,
+            Cause.RELAY_UNSUPPORTED,
+            Cause.SUPERVISOR_LOST,
+            Cause.CONFIG_INVALID,
+            Cause.DATAPATH_FAULT,
+            Cause.SAFE_MODE,
+        ),
         Severity.CRITICAL,
     ),
 }

@@ -44,6 +44,7 @@ def configure(parsed: Parsed, context: Context) -> Outcome:
         return configure_script.run(configure_script.read(sys.stdin), context)
     began = context.client.call("config.edit", {"takeover": True} if "takeover" in parsed.options else {})
     Mode(context)
+    configure_script.warn_of_crashes(context)
     if began.get("message"):
         context.say(f"note: {cell(began['message'])}: `compare` shows them, `discard` drops them")
     if began.get("confirm"):

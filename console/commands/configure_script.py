@@ -7,6 +7,7 @@ committed, unless the last line is `commit check`: then the script is a dry run 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TextIO
 
@@ -95,9 +96,17 @@ def _each(lines: Iterable[Line], context: Context) -> tuple[int, int]:
     return number, GOOD
 
 
+def warn_of_crashes(context: Context) -> None:
+    """Whoever configures learns that the machine crashes: what was configured last may be the cause."""
+    with contextlib.suppress(BypassError):
+        if alarm := context.client.call("status.show").get("crashes", {}).get("alarm"):
+            context.say(f"note: {cell(alarm)}")
+
+
 def _hold(context: Context, *, clean: bool) -> None:
     """Hold the candidate, which must have no uncommitted changes: they would be committed too."""
     began = context.client.call("config.edit")
+    warn_of_crashes(context)
     if clean and began.get("changes"):
         context.client.call("config.end")
         raise RefusedError(

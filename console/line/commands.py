@@ -106,6 +106,18 @@ SHOW = (
     _show("sessions", "users who are logged in over SSH or on the console", view="sessions"),
 )
 
+CRASHES = (
+    Command(
+        ("crash-count", "clear"),
+        "forget the crashes that were counted: ends safe mode and the hold after a start",
+        "crash-count.clear",
+        role="admin",
+        view="done",
+        options=(JSON,),
+        wait=30.0,
+    ),
+)
+
 SEGMENTS = (
     _segment("bypass", "close the relay: LAN and WAN are joined, nothing is inspected"),
     _segment("auto", "go inline whenever everything is healthy"),
@@ -332,7 +344,7 @@ SESSION = (
 # The topics of `help`, in order. A new topic is a new line here.
 TOPICS: dict[str, tuple[Command, ...]] = {
     "Status": SHOW,
-    "Segments": SEGMENTS,
+    "Segments": (*SEGMENTS, *CRASHES),
     "Guests": GUESTS,
     "Incidents": INCIDENTS,
     "Images": IMAGES,
@@ -350,6 +362,7 @@ COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in
 GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
     "show packets": "decode frames at a point along the path",
+    "crash-count": "crashes of the machine, which lead to safe mode",
     "segment": "bypass a segment, or return it to automatic mode",
     "guest": "start, stop, drain or inspect a guest",
     "incident": "records of a guest crash or failure",

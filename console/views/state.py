@@ -106,6 +106,10 @@ def banner(status: Row, style: Style = PLAIN) -> str:
     partition = status.get("data_partition")
     if isinstance(partition, dict) and partition.get("alarm"):
         lines.append(alarm([cell(partition["alarm"])], style, "DATA PARTITION"))
+    crashes = status.get("crashes")
+    if isinstance(crashes, dict) and crashes.get("alarm"):
+        word = "SAFE MODE" if crashes.get("mode") == "safe" else "CRASHES"
+        lines.append(alarm([cell(crashes["alarm"])], style, word))
     inline = ", ".join(cell(row.get("name")) for row in rows if row not in bypassed)
     if inline:
         lines.append(f"{paint('inline', GREEN, style)}: {inline}")
@@ -139,17 +143,18 @@ def status(data: Any, style: Style = PLAIN) -> str:
         if rows_of(data.get(key)):
             blocks.append(view(data[key], style))
     text = "\n".join(blocks)
-    rest = {key: _without_repeated_detail(value, text) for key, value in data.items() if key not in shown}
+    rest = {key: _without_what_was_said(value, text) for key, value in data.items() if key not in shown}
     if rest:
         blocks.append("\n".join(about(key, value, style) for key, value in rest.items()))
     return "\n\n".join(blocks)
 
 
-def _without_repeated_detail(value: Any, text: str) -> Any:
-    """`value` without its detail if `text` contains it already: the part that it belongs to shows the same."""
-    if isinstance(value, dict) and len(cell(value.get("detail"))) > 1 and cell(value["detail"]) in text:
-        return {key: item for key, item in value.items() if key != "detail"}
-    return value
+def _without_what_was_said(value: Any, text: str) -> Any:
+    """`value` without its detail or alarm if `text` contains it already: the part or the banner shows the same."""
+    if not isinstance(value, dict):
+        return value
+    said = [key for key in ("detail", "alarm") if len(cell(value.get(key))) > 1 and cell(value[key]) in text]
+    return {key: item for key, item in value.items() if key not in said}
 
 
 def crash(data: Any, style: Style = PLAIN) -> str:

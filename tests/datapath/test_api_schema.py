@@ -54,6 +54,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("events.show", {}),
     ("events.subscribe", {}),
     ("crash-log.show", {}),
+    ("crash-count.clear", {}),
     ("management.show", {}),
     ("sessions.show", {}),
     ("guests.show", {}),

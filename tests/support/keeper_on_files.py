@@ -18,7 +18,7 @@ from appliance.hardware.relay import KINDS, RelaySpec
 from appliance.hardware.watchdog import Watchdog
 from appliance.keeper import loop
 from appliance.keeper.board import Board
-from appliance.keeper.core import Limits
+from tests.support.keeper_limits import LIMITS
 
 FOLDER = Path(sys.argv[1])
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -60,8 +60,8 @@ class FileWatchdog(Watchdog):
     def feed(self) -> None:
         note("watchdog", "feed")
 
-    def close(self, orderly: bool) -> None:
-        note("watchdog", "stopped" if orderly else "closed")
+    def close(self) -> None:
+        note("watchdog", "closed")
 
 
 def pidfd_open(pid: int, flags: int = 0, real: Callable[[int, int], int] = os.pidfd_open) -> int:
@@ -78,7 +78,7 @@ def main() -> int:
     setattr(os, "pidfd_open", pidfd_open)  # noqa: B010
     board = Board(str(FOLDER / "board.toml"))
     assert not board.error
-    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), Limits(checkin=300_000_000, looping=500_000_000))
+    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), LIMITS)
     made.run()
     return 0
 

@@ -129,6 +129,19 @@ class Partition(Answer):
     total_bytes: int | UnsetType = UNSET
 
 
+class Crashes(Answer):
+    """Crashes of the machine that are not forgotten yet, and what follows. `held_s`: until a relay may leave bypass.
+    `reasons`: oldest first. `alarm`: what whoever logs in or configures must know; empty when there is nothing."""
+
+    mode: Annotated[str, Meta(description="normal, hold (in bypass for a while after the start) or safe (safe mode)")]
+    count: int
+    limit: Annotated[int, Meta(description="so many lead to safe mode; 0: never")]
+    window_s: int
+    held_s: int
+    reasons: list[str]
+    alarm: str
+
+
 class Status(Answer):
     """The appliance on one page. `state` is inline when every segment is. `board`: its name, or why it is unknown."""
 
@@ -145,6 +158,7 @@ class Status(Answer):
     keeper: Keeper
     supervisor: Bypassd
     last_reset: Reset
+    crashes: Crashes
     datapath: Datapath
     data_partition: Partition
     config: ConfigState

@@ -29,6 +29,7 @@ MAX_PROBES = 16  # of one guest
 MAX_QUARANTINE = 30 * 24 * 3600 * 10**9  # ns
 MIN_WATCHDOG, MAX_WATCHDOG = (ms * 10**6 for ms in WATCHDOG_TIMEOUT_MS)  # ns
 MIN_GRACE, MAX_GRACE = (ms * 10**6 for ms in SUPERVISOR_GRACE_MS)  # ns
+MIN_CRASH_WINDOW = 60 * 10**9  # ns; less than a boot forgets what it is to remember
 MIN_RESTART_WAIT, MAX_RESTART_WAIT = 10**7, 3600 * 10**9  # ns between an end of a guest and its next start
 MIN_MEMORY = 16 << 20  # bytes; less boots no kernel
 MAX_MEMORY = 1 << 40  # bytes

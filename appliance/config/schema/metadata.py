@@ -25,6 +25,7 @@ class Effect(StrEnum):
     PROCESS = "when guest {name} is restarted"  # arguments of its process
     NEXT_START = "when guest {name} starts next"
     BOOT = "when the appliance starts next"
+    RESTART = "when bypassd or the appliance starts next"
     PROMPT = "at the next prompt"
     LOGIN = "at the next login"
     SESSION = "immediately, for new sessions"
@@ -79,6 +80,17 @@ FIELDS: Final[dict[str, Field]] = {
         "a shell session without input ends after this time; 0s: never",
         Effect.PROMPT,
         source="usual for network devices",
+    ),
+    "system.crash_limit": Field(
+        "the machine starts in safe mode (relays in bypass, no guests) after so many crashes in crash_window; 0: never",
+        Effect.RESTART,
+        "each crash costs the link the time of a reset",
+    ),
+    "system.crash_window": _time(
+        "time of operation in which crashes are counted; without one for so long they are forgotten",
+        Effect.RESTART,
+        source="tried again once an hour, a machine that always crashes costs little",
+        least=limits.MIN_CRASH_WINDOW,
     ),
     "segment.name": _NAME,
     "segment.lan": Field("port towards the LAN", Effect.PORTS, range="a port of the board's board.toml"),

@@ -91,6 +91,7 @@ def ask(method: str, params: object = None, who: Caller = ADMIN, request_id: obj
 REFUSALS = [
     # (method, params, who, code, part of the message)
     ("nothing", {}, ADMIN, rpc.NO_METHOD, 'no method "nothing"'),
+    ("guests.show", {}, ADMIN, rpc.NO_METHOD, "guests.show: the part that offers it is not up"),
     ("echo", {}, ADMIN, rpc.INVALID_PARAMS, "parameter name is missing"),
     ("echo", {"name": 1}, ADMIN, rpc.INVALID_PARAMS, "name must be of type string"),
     ("echo", {"name": "a", "count": True}, ADMIN, rpc.INVALID_PARAMS, "count must be of type integer"),

@@ -10,9 +10,11 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from appliance.api.schema.methods import Answers
 from tests.support.config_daemon import TEXT, ConfigDaemon
 from tests.support.terminal import ROOT, Terminal, bypass
 
@@ -145,6 +147,26 @@ def test_changes_on_standard_input(daemon: ConfigDaemon) -> None:
     text = daemon.startup.read_text()
     assert 'match = "tcp port 8080"' in text
     assert text.index('name = "dns"') < text.index('name = "web"')
+
+
+def test_whoever_configures_is_told_of_crashes(daemon: ConfigDaemon) -> None:
+    """On a terminal and in a script, beside the data; nothing is said where there is nothing to say."""
+    alarm = "3 crashes within 1 h of operation"
+
+    async def status(_: dict[str, Any]) -> object:
+        return {"hostname": "wire1", "segments": daemon.segments(), "crashes": {"mode": "hold", "alarm": alarm}}
+
+    line = "set rule web match tcp port 8080\n"
+    assert "note" not in bypass("configure", sock=daemon.path, stdin=line).stderr
+    daemon.registry.add(Answers("status.show", object), status)
+    done = bypass("configure", sock=daemon.path, stdin=line.replace("8080", "8081"))
+    assert (done.returncode, done.stderr) == (0, f"note: {alarm}\n")
+    terminal = Terminal(daemon.path, "dumb")
+    terminal.until("[inline]>")
+    terminal.type("configure\r")
+    terminal.until(f"note: {alarm}")
+    terminal.until("configure#")
+    terminal.close()
 
 
 def test_hint_only_where_it_helps(daemon: ConfigDaemon) -> None:

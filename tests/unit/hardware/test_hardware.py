@@ -42,12 +42,12 @@ def test_no_watchdog_at_all(tmp_path: Path) -> None:
         watchdog.Watchdog.open(str(tmp_path / "watchdog0"))
 
 
-def test_only_an_orderly_close_writes_the_magic_character(tmp_path: Path) -> None:
-    for orderly, written in ((False, b""), (True, b"V")):
-        path = tmp_path / f"dog{orderly}"
-        path.touch()
-        watchdog.Watchdog.open(str(path)).close(orderly)
-        assert path.read_bytes() == written
+def test_closing_leaves_the_device_counting(tmp_path: Path) -> None:
+    """The magic character that stops it is never written, nor anything else."""
+    path = tmp_path / "dog"
+    path.touch()
+    watchdog.Watchdog.open(str(path)).close()
+    assert path.read_bytes() == b""
 
 
 def test_a_device_that_refuses_is_a_named_error(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_device_that_refuses_is_a_named_error(tmp_path: Path) -> None:
     dog = watchdog.Watchdog(str(path), os.open(path, os.O_WRONLY))
     with pytest.raises(HardwareError, match="cannot be fed"):
         dog.feed()
-    dog.close(orderly=False)
+    dog.close()
 
 
 # -- crash log

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -120,6 +121,12 @@ class Bench:
 
     def serve(self, seconds: float = 1, want: str = kc.INLINE) -> list[kc.Action]:
         return self.run(self.now + int(seconds * SECOND), every=100 * MS, want=want)
+
+    def start_again(self, how: str = "killed by signal 9") -> None:
+        """bypassd ends, and is started again when its time has come."""
+        self.feed(Exited(how))
+        while self.core.phase is kc.Phase.DOWN:
+            self.run(self.core.deadline())
 
     def check_in(self, want: str = kc.INLINE) -> list[kc.Action]:
         return self.feed(CheckIn({RELAY: Ask(want, "healthy")}))
@@ -333,22 +340,88 @@ def test_what_could_not_be_used_of_a_check_in_is_logged_once(bench: Bench) -> No
 
 def test_back_off_grows_and_is_forgotten_after_a_healthy_time(bench: Bench) -> None:
     gaps = []
-    for _ in range(8):
+    for _ in range(10):
         bench.feed(Exited("ended with status 1"))
         began = bench.now
         while bench.core.phase is kc.Phase.DOWN:
             bench.run(bench.core.deadline())
         gaps.append((bench.now - began) // MS)
     assert gaps[:3] == [100, 200, 400]
-    assert max(gaps) == gaps[-1] == 5000
+    assert max(gaps) == gaps[-1] == 30_000
     bench.serve(11)
     bench.feed(Exited("ended with status 1"))
     assert bench.core.deadline() <= bench.now + 100 * MS
 
 
-def test_slow_start_is_allowed_and_a_start_that_never_ends_is_not(bench: Bench) -> None:
-    assert not of(bench.run(bench.now + 119 * SECOND), Kill)
-    assert of(bench.run(bench.now + 2 * SECOND), Kill) == [Kill(orderly=False)]
+def starting(bench: Bench, progress: Callable[[int], str] = lambda number: "", every: float = 0.5) -> float:
+    """Let bypassd start, saying hold with a progress; seconds until it is given up, or 2 hours."""
+    began, number = bench.now, 0
+    while bench.now - began < 7200 * SECOND:
+        number += 1
+        done = bench.feed(CheckIn({RELAY: Ask(kc.HOLD, "starting")}, progress=progress(number)))
+        done += bench.run(bench.now + int(every * SECOND))
+        if of(done, Kill):
+            break
+    return (bench.now - began) / SECOND
+
+
+@pytest.mark.parametrize(
+    ("state", "shares", "seconds"),
+    [
+        ("S", (0.0, 0.0), 60),  # waits for something that never comes
+        ("R", (1.0, 0.0), 150),  # loops: 120 s of processor time behind the first look
+        ("R", (0.25, 0.75), 510),  # loops, with a quarter of a processor
+        ("R", (0.0, 1.0), 900),  # gets no processor at all
+    ],
+)
+def test_a_start_without_progress_ends(bench: Bench, state: str, shares: tuple[float, float], seconds: float) -> None:
+    """Whatever it does; "hold" alone is no progress."""
+    bench.state, (bench.ran, bench.waited) = state, shares
+    assert starting(bench) == pytest.approx(seconds, abs=2)
+
+
+def test_a_start_with_progress_never_ends(bench: Bench) -> None:
+    """Two hours, on a machine that is slower than every limit, with a step once in 100 s."""
+    bench.state, bench.ran, bench.waited = "R", 0.5, 0.5
+    assert starting(bench, lambda number: str(number // 200)) == pytest.approx(7200, abs=1)
+
+
+def test_a_start_that_was_ended_has_twice_the_time_next_until_one_serves(bench: Bench) -> None:
+    times = []
+    for _ in range(6):
+        times.append(round(starting(bench)))
+        bench.start_again()
+    assert times == pytest.approx([60, 120, 240, 480, 480, 480], abs=2)
+    bench.serve()
+    bench.start_again()
+    assert starting(bench) == pytest.approx(60, abs=2)
+
+
+def test_the_progress_of_one_start_is_none_of_the_next(bench: Bench) -> None:
+    """Every start counts from 1."""
+    assert starting(bench, lambda number: "1") == pytest.approx(60, abs=2)
+    bench.start_again()
+    bench.run(bench.now + 50 * SECOND)
+    assert starting(bench, lambda number: "1") == pytest.approx(120, abs=2)
+
+
+def test_the_watchdog_is_fed_on_time_through_hours_of_failing_starts(bench: Bench) -> None:
+    """Starts that hang, loop, exit and close their link, for two hours: every feed comes in time, none is withheld."""
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, watchdog_ms=2000))
+    began = bench.now
+    for number in itertools.count():
+        if bench.now - began > 2 * 3600 * SECOND:
+            break
+        bench.state, bench.ran = ("R", 1.0) if number % 2 else ("S", 0.0)
+        match number % 4:
+            case 0 | 1:
+                starting(bench)
+            case 2:
+                bench.feed(LinkLost("closed its keeper link"))
+                bench.run(bench.now + SECOND)
+        bench.start_again()
+    fed = [when for when, action in bench.log if isinstance(action, Feed) and when >= began]
+    assert max(b - a for a, b in itertools.pairwise(fed)) <= 250 * MS
 
 
 def test_a_closed_link_waits_for_the_exit_and_kills_only_when_none_comes(bench: Bench) -> None:
@@ -401,6 +474,13 @@ def test_a_missing_watchdog_is_said_once_and_tried_again() -> None:
     bench.watchdog_error = ""
     bench.serve(2, kc.BYPASS)
     assert bench.core.watchdog_ms
+
+
+def test_a_watchdog_that_fails_once_is_open_again_before_it_expires(bench: Bench) -> None:
+    """One call that fails closes it, and it goes on counting: with a timeout of 1 s there is no second to wait."""
+    bench.feed(CheckIn({RELAY: Ask(kc.INLINE)}, watchdog_ms=1000))
+    bench.feed(WatchdogReport(error="cannot be fed"))
+    assert of(bench.run(bench.now + 250 * MS), OpenWatchdog)
 
 
 # -- the relay line
@@ -484,7 +564,7 @@ def test_stop_moves_the_relay_at_once_and_ends_when_bypassd_did(bench: Bench) ->
     assert not of(done, Exit)
     assert not of(bench.serve(1), Drive), "nobody moves it again"
     done = bench.feed(Exited("ended with status 0"))
-    assert [type(a) for a in done if isinstance(a, CloseWatchdog | Exit)] == [CloseWatchdog, Exit]
+    assert [a for a in done if isinstance(a, CloseWatchdog | Exit)] == [CloseWatchdog(60_000), Exit()]
     assert bench.line == kc.BYPASS
 
 

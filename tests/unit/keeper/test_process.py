@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import resource
 import signal
 import socket
@@ -29,10 +30,12 @@ from appliance.keeper.client import KeeperLink
 from appliance.keeper.core import MS, Ask, CheckIn
 from appliance.keeper.loop import look_at
 from appliance.keeper.protocol import PACKET_BYTES, parse_packet
+from tests.support.keeper_limits import LIMITS
 from tests.support.waiting import wait_until
 
 TESTS = Path(__file__).parents[2]
 PATIENCE_S = 30.0
+LEFT_COUNTING = ["timeout 60000", "feed", "closed"]
 BOARD = """
 [[relay]]
 ports = ["lan0", "wan0"]
@@ -45,6 +48,7 @@ line = "no-such-line"
 """
 CHILD = """
 import os, sys, time
+from appliance import progress
 from appliance.keeper.client import KeeperLink
 folder = sys.argv[1]
 link = KeeperLink.from_environment()
@@ -57,6 +61,16 @@ while mode == "loop":
     while os.path.exists(folder + "/looping"):
         pass
     time.sleep(0.05)
+while mode == "starting":  # for as long as it is told, by work, then by waiting
+    while os.path.exists(folder + "/works"):
+        progress.step() if os.path.exists(folder + "/steps") else None
+        link.check_in({"relay-inline": ("hold", "starting")}, 2000, 20000)
+        for _ in range(100_000):
+            pass
+    if os.path.exists(folder + "/sleeps"):
+        time.sleep(0.05)
+    else:
+        mode = "good"
 while mode != "mute":
     link.receive()
     if link.lost:
@@ -80,8 +94,11 @@ class Process:
         for name in ("relay", "watchdog", "children", "serving"):
             (folder / name).touch()
         self.program = folder / "child"
-        self.program.write_text(f"#!{sys.executable}\n{CHILD}")
-        self.program.chmod(0o755)
+        self.interpreter = folder / "interpreter"
+        self.interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        self.program.write_text(f"#!{self.interpreter}\n{CHILD}")
+        for script in (self.interpreter, self.program):
+            script.chmod(0o755)
         command = [str(self.program), str(folder)]
         path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
@@ -168,6 +185,39 @@ def test_a_child_that_loops_is_ended_by_the_processor_time_that_it_used(running:
         os.kill(looping, 0)
 
 
+def start_slowly(running: Process, *how: str) -> int:
+    """Have the next child start as told (see CHILD); its pid, and it is at it."""
+    for name in ("mode", *how):
+        (running.folder / name).write_text("starting")
+    os.kill(running.wait_children(1), signal.SIGKILL)
+    return running.wait_children(2)
+
+
+def test_a_start_that_makes_progress_is_not_ended_however_much_it_works(running: Process) -> None:
+    """Three times the processor time that a start may use without progress; then it serves."""
+    child = start_slowly(running, "works", "steps")
+    least = 3 * LIMITS.starting
+    running.until(lambda: sum(ran for ran, _ in look_at(child).threads.values()) > least, "work")
+    (running.folder / "works").unlink()
+    running.until(lambda: str(child) in running.lines("serving"), "serving")
+    assert running.lines("relay") == ["open", "inline"]
+
+
+@pytest.mark.parametrize(("how", "says"), [("works", "and runs (ran "), ("sleeps", "and sleeps")])
+def test_a_start_that_makes_no_progress_is_ended_and_the_next_has_twice_the_time(
+    running: Process, how: str, says: str
+) -> None:
+    """It loops or sleeps, and says so again and again: ended, with the reason in the log, while the watchdog is fed."""
+    start_slowly(running, how)
+    running.wait_children(4)
+    ended = [line for line in running.log if "is starting and has made no progress for" in line]
+    assert len(ended) >= 2
+    assert all(says in line for line in ended), ended
+    first, second = (int(re.search(r"for (\d+) ms", line)[1]) for line in ended[:2])  # type: ignore[index]
+    assert second > 1.5 * first
+    running.wait_fed()
+
+
 def test_the_kernels_account_of_a_process_and_of_none() -> None:
     """Every thread's times and the process's state; nothing of a process that is not there."""
     found = look_at(os.getpid())
@@ -222,12 +272,27 @@ def test_a_disk_that_stalls_while_bypassd_is_loaded_costs_no_feed(
     assert running.lines("relay") == ["open", "inline"]
 
 
+def test_a_start_that_is_given_up_and_then_fails_costs_the_next_one_nothing(
+    running: Process, stalled: Callable[[], None]
+) -> None:
+    """The exec waits too long, the kill is kept for what is loaded, and then there is nothing to load."""
+    running.until(lambda: any("made no progress" in line for line in running.log), "given up")
+    running.interpreter.rename(running.folder / "gone")
+    stalled()
+    running.until(lambda: any("cannot be started" in line for line in running.log), "a refusal")
+    (running.folder / "gone").rename(running.interpreter)
+    second = running.wait_children(2)
+    running.until(lambda: str(second) in running.lines("serving"), "serving")
+    assert sum("killed by signal 9" in line for line in running.log) == 1, "the one that the test killed"
+    assert running.lines("relay") == ["open", "inline"]
+
+
 def test_an_orderly_stop_does_not_wait_for_a_stalled_disk(running: Process, stalled: Callable[[], None]) -> None:
     running.wait_fed()
     running.process.terminate()
     assert running.process.wait(PATIENCE_S) == 0
     assert running.lines("relay")[:3] == ["open", "inline", "bypass"]
-    assert running.lines("watchdog")[-1] == "stopped"
+    assert running.lines("watchdog")[-3:] == LEFT_COUNTING
 
 
 def test_a_start_without_descriptors_is_tried_again(running: Process) -> None:
@@ -266,12 +331,12 @@ def test_a_program_that_is_not_there_is_a_named_end(running: Process) -> None:
 
 
 def test_sigterm_is_an_orderly_stop(running: Process) -> None:
-    """Relay first, then the child, then the watchdog; status 0."""
+    """Relay first, then the child; the watchdog is left counting, with time for the machine to go down; status 0."""
     child = running.wait_children(1)
     running.process.terminate()
     assert running.process.wait(PATIENCE_S) == 0
     assert running.lines("relay")[:3] == ["open", "inline", "bypass"]
-    assert running.lines("watchdog")[-1] == "stopped"
+    assert running.lines("watchdog")[-3:] == LEFT_COUNTING
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 
