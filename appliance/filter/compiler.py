@@ -163,17 +163,20 @@ class _Form:
     too_complex: bool = False
 
     def plainer(self, report: Report, error: DatapathError, *, apart: bool) -> _Form | None:
-        """The next form to try; None when there is none. `apart`: the set has no slots for parts."""
+        """The next form to try; None when there is none. `apart`: the set has no slots for parts.
+
+        The core behind a merged set costs the verifier little: what is too complex with it is so without it.
+        """
         too_complex = isinstance(error, loader.TooComplexError)
         form = replace(self, refused=self.refused or str(error), too_complex=self.too_complex or too_complex)
+        if too_complex and report.method != "chain":
+            return replace(form, merge=False)
         if report.joined:
             return replace(form, joined=False)
-        if not too_complex:
-            return None
-        if report.method != "chain":
-            return replace(form, merge=False)
         jumps = self.jumps // 2
-        return None if jumps < MIN_PART_JUMPS or apart else replace(form, jumps=jumps)
+        if not too_complex or jumps < MIN_PART_JUMPS or apart:
+            return None
+        return replace(form, jumps=jumps)
 
 
 _forms: dict[tuple[ClassicFilter | None, ...], _Form] = {}
@@ -462,7 +465,7 @@ def load_classifier(
 ) -> LoadedSet:
     """Build and load (see `build_classifier`).
 
-    Where the verifier gives up, or takes too long, plainer forms are tried: apart from the core, rule by rule, in
+    Where the verifier gives up, or takes too long, plainer forms are tried: rule by rule, apart from the core, in
     smaller programs. Rule by rule it follows each filter once and is soon through. The report says so, and what was
     found out is remembered: the same rules are loaded for XDP and for tc, and at every commit.
     """
