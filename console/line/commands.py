@@ -26,8 +26,8 @@ IMAGE = Arg("NAME", "an image", source="images")
 IMPORT = (
     Option("--name", "name of the image on the appliance", Arg("NAME", "letters, digits, . _ + -"), required=True),
     Option("--sha256", "expected SHA-256 checksum", Arg("SUM", "64 hexadecimal digits, as `sha256sum` prints them")),
-    Option("--kind", "kind of image, if it is not a disk",
-           Arg("KIND", "disk, kernel or initrd", choices=("disk", "kernel", "initrd"))),
+    Option("--kind", "kind of image; default: a disk; raw: a disk that is not known as one by its beginning",
+           Arg("KIND", "disk, raw, kernel or initrd", choices=("disk", "raw", "kernel", "initrd"))),
     Option("--replace", "replace an existing image of this name; `image NAME undo` restores it"),
     JSON,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from console.client import RemoteError
+from tests.support.disk_image import raw_disk
 from tests.support.json_schema import problems
 from tests.support.live import CONFIG, Live, bring_demo_guest
 from tests.support.wire import Wire
@@ -130,7 +131,7 @@ ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "ima
 def live(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     root = tmp_path_factory.mktemp("live")
     bring_demo_guest(root)
-    (root / "image").write_bytes(bytes(4096))
+    (root / "image").write_bytes(raw_disk(b"\0", 4096))
     with Wire() as wire, Live(wire, root, bpf_object, CONFIG + GUEST) as made:
         made.until(lambda: made.call("guest.show", name="ips1")["state"] == "available", "available")
         made.until(lambda: made.call("management.show")["state"] != "", "all parts")

@@ -69,7 +69,8 @@ def test_images_are_imported_and_taken_back(board: Board, guest: dict[str, objec
     assert (row["virtual_bytes"], row["verified"]) == (64 << 20, True)
     for words, why in (
         ("import /tmp/good.qcow2 --name t1", "is there already"),
-        ("import /tmp/cut.img --name t2", "not whole sectors"),
+        ("import /tmp/cut.img --name t2", "not known as a disk image"),
+        ("import /tmp/cut.img --name t2 --kind raw", "not whole sectors"),
         ("import /tmp/none --name t2", "No such file"),
         (f"import /tmp/good.qcow2 --name t2 --sha256 {'0' * 64}", "its SHA-256 is"),
     ):

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from appliance.errors import RefusedError
-from appliance.guest.image import inspect
+from appliance.guest.image import inspect, qcow2
 from appliance.paths import Paths
 from appliance.system import files
 
@@ -49,14 +49,14 @@ def find(path: Path, paths: Paths, *, written: bool) -> Found:
     """
     with path.open("rb") as disk:
         head = disk.read(inspect.HEAD_BYTES)
-    looks: Format = "qcow2" if head.startswith(inspect.QCOW2) else "raw"
+    looks: Format = "qcow2" if head.startswith(qcow2.MAGIC) else "raw"
     known, who = _imported(path, paths), "its import"
     if known is None:
         known, who = _first_start(path, paths, looks, written=written), "its first start"
     if known == "qcow2":
         if looks != known:
             raise RefusedError(f"it was qcow2 at {who}, and does not begin like that any more: import it again")
-        inspect.examine(head, None, "disk")
+        qcow2.judge(head, None)
     elif looks != known:
         return Found(known, f"disk {path.name} begins like qcow2, and is used as raw, as at {who}: import it to change")
     return Found(known)

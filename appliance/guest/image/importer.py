@@ -26,7 +26,6 @@ import pwd
 import select
 import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -35,7 +34,7 @@ from typing import Any
 
 from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
-from appliance.guest.image import inspect
+from appliance.guest.image import inspect, qcow2, qemu_img
 from appliance.system import files
 
 CHUNK = 1 << 20
@@ -46,8 +45,6 @@ LOOK_EVERY = 8 << 20  # bytes between two looks at the free space, while the tot
 SILENCE_S = 120  # a sender that stays silent for so long is given up
 STDIN = "-"
 WHAT_HELPS = "`show images` lists what could be removed"
-WORDS = 300  # characters of qemu-img's output that are shown
-NOBODY = 199_999  # the user that qemu-img runs as, below those of the guests
 _PR_SET_PDEATHSIG = 1
 
 
@@ -161,43 +158,21 @@ def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
     return digest.hexdigest(), done
 
 
-def qemu_img(words: list[str], image: Path) -> tuple[int, dict[str, Any], str]:
-    """Run qemu-img on a qcow2 image as an unprivileged user; exit status, its JSON, its messages."""
-    with image.open("rb") as file:
-        command = ["qemu-img", *words, "--output=json", "-f", "qcow2", f"/proc/self/fd/{file.fileno()}"]
-        rights: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-        try:
-            ran = subprocess.run(
-                command, capture_output=True, text=True, check=False, cwd="/", pass_fds=[file.fileno()], **rights
-            )
-        except FileNotFoundError as error:
-            raise RefusedError("qemu-img is not installed, so the image cannot be checked") from error
-        name = f"/proc/self/fd/{file.fileno()}"
-    try:
-        found = json.loads(ran.stdout)
-    except ValueError:
-        found = {}
-    return ran.returncode, found, _brief(ran.stderr.replace(name, "the image"))
-
-
-def _brief(text: str) -> str:
-    """On one line, and not longer than a person reads: a damaged image has thousands of complaints."""
-    words = " ".join(text.split())
-    return words if len(words) <= WORDS else f"{words[:WORDS]} ..."
-
-
-def check_whole(image: Path) -> None:
+def check_whole(image: Path, *, dirty: bool) -> None:
     """RefusedError unless qemu-img finds a qcow2 image whole and made of nothing but itself."""
-    status, about, words = qemu_img(["info"], image)
-    if status:
-        raise RefusedError(f"qemu-img does not take it: {words}")
-    if outside := about.get("backing-filename") or about.get("full-backing-filename"):
+    about = qemu_img.run(["info"], image)
+    if about.status:
+        raise RefusedError(f"qemu-img does not take it: {about.words}")
+    if outside := about.answer.get("backing-filename") or about.answer.get("full-backing-filename"):
         raise RefusedError(f'it needs a backing file ("{outside}"), and an image must be self-contained')
-    status, found, words = qemu_img(["check"], image)
-    if status not in (0, 3):  # 3 = space that nobody uses: harmless
-        corruptions, errors = (found.get(key, "?") for key in ("corruptions", "check-errors"))
+    found = qemu_img.run(["check"], image)
+    if found.status not in (0, 3):  # 3 = space that nobody uses: harmless
+        corruptions, errors = (found.answer.get(key, "?") for key in ("corruptions", "check-errors"))
         what = f"{counted(corruptions, 'corruption')}, {counted(errors, 'error')}"
-        raise RefusedError(f"it is damaged: qemu-img check: {what}" + f" ({words})" * bool(words))
+        why = f"it is damaged: qemu-img check: {what}" + f" ({found.words})" * bool(found.words)
+        if dirty:
+            why += "; it was copied while in use, or its machine lost power: `qemu-img check -r all FILE` may repair it"
+        raise RefusedError(why)
 
 
 def place(part: Path, final: Path, previous: Path, record: dict[str, object]) -> None:
@@ -250,12 +225,13 @@ def _import(asked: dict[str, Any], part: Path) -> None:
         check_room(size, images)
         found, size = copy(chunks(source), part, size)
     with part.open("rb") as copied:
-        about = inspect.examine(copied.read(inspect.HEAD_BYTES), size, asked["kind"])
+        head = copied.read(inspect.HEAD_BYTES)
+    about = inspect.examine(head, size, asked["kind"])
     if asked["sha256"] and found != asked["sha256"]:
         raise RefusedError(f"its SHA-256 is {found}, not {asked['sha256']}: it was damaged or replaced on its way")
     if about.format == "qcow2":
         say("check", done=0, total=0)
-        check_whole(part)
+        check_whole(part, dirty=qcow2.judge(head, size).dirty)
     record = {
         "sha256": found,
         "verified": bool(asked["sha256"]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,15 @@ from appliance.guest.image.disk_format import find
 from appliance.guest.image.store import Images
 from appliance.guest.qemu import resources
 from appliance.paths import Paths
+from tests.support.disk_image import MIB, qcow2_header
 
-MIB = 1 << 20
 SECRET = b"/etc/shadow"
 
 
 def qcow2(backing: bytes = b"", features: int = 0) -> bytes:
     """The beginning of a qcow2 image, as a guest could write it."""
-    at = 112 if backing else 0
-    fields = (b"QFI\xfb", 3, at, len(backing), 16, 8 * MIB, 0, 1, 0, 0, 1, 0, 0)
-    return (struct.pack(">4sIQIIQIIQQIIQQ", *fields, features).ljust(112, b"\0") + backing).ljust(4096, b"\0")
+    header = qcow2_header(backing=112 if backing else 0, named=len(backing), features=features)
+    return (header + backing).ljust(4096, b"\0")
 
 
 @pytest.fixture

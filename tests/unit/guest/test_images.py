@@ -22,8 +22,8 @@ from appliance.errors import BypassError, NotFoundError, RefusedError
 from appliance.guest.image import importer
 from appliance.guest.image.inspect import About, check_name, check_sum, examine
 from appliance.guest.image.store import STOPPED, Images, Job, images_used
+from tests.support.disk_image import MIB, gpt, mbr, qcow2_header, raw_disk
 
-MIB = 1 << 20
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -32,25 +32,21 @@ def qcow2(path: Path, *more: str, size: str = "8M") -> Path:
     return path
 
 
-def header(version: int = 3, backing: int = 0, crypt: int = 0, features: int = 0, bits: int = 16) -> bytes:
-    first = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", version, backing, 4, bits, 8 * MIB, crypt, 1, 0, 0, 1, 0, 0)
-    return first.ljust(72, b"\0") + struct.pack(">Q", features) + b"\0" * 512
-
-
 @pytest.mark.parametrize(
     ("head", "size", "kind", "why"),
     [
         (b"", 0, "disk", "it is empty"),
-        (b"KDMV", 512, "disk", "a VMDK image: convert it first"),
-        (b"\x1f\x8b\x08", 512, "disk", r"compressed \(gzip\): decompress it first"),
-        (b"\0" * 513, 513, "disk", "not whole sectors"),
+        (b"\0" * 513, 513, "raw", "not whole sectors"),
         (b"\0" * 600, 1024, "kernel", "not a Linux kernel"),
-        (header(backing=88), MIB, "disk", "it needs a backing file"),
-        (header(features=4), MIB, "disk", "its data is in another file"),
-        (header(crypt=2), MIB, "disk", "it is encrypted"),
-        (header(version=9), MIB, "disk", "its qcow2 version is 9"),
-        (header(bits=60), MIB, "disk", "header is damaged"),
-        (header()[:40], 40, "disk", "header is truncated"),
+        (qcow2_header(backing=88), MIB, "disk", "it needs a backing file"),
+        (qcow2_header(crypt=2), MIB, "disk", "it is encrypted"),
+        (qcow2_header(version=9), MIB, "disk", "its qcow2 version is 9"),
+        (qcow2_header(version=1), MIB, "disk", "its qcow2 version is 1"),
+        (qcow2_header(bits=60), MIB, "disk", "header is damaged"),
+        (qcow2_header(length=7), MIB, "disk", "header is damaged"),
+        (qcow2_header(entries=1 << 23), MIB, "disk", "more than QEMU reads"),
+        (qcow2_header()[:40], 40, "disk", "header is truncated"),
+        (qcow2_header()[:90], 90, "disk", "header is truncated"),
     ],
 )
 def test_refused_at_sight(head: bytes, size: int, kind: str, why: str) -> None:
@@ -59,10 +55,122 @@ def test_refused_at_sight(head: bytes, size: int, kind: str, why: str) -> None:
 
 
 def test_taken() -> None:
-    assert examine(header(), MIB, "disk") == About("qcow2", 8 * MIB)
-    assert examine(b"\0" * 512, 2 * MIB, "disk") == About("raw", 2 * MIB)
+    assert examine(qcow2_header(), MIB, "disk") == About("qcow2", 8 * MIB)
+    assert examine(qcow2_header(version=2), MIB, "disk") == About("qcow2", 8 * MIB)
+    assert examine(b"\0" * 512, 2 * MIB, "raw") == About("raw", 2 * MIB)
     assert examine(b"\0" * 0x202 + b"HdrS", 5 * MIB, "kernel").format == "kernel"
     assert examine(b"\x1f\x8b", 5, "initrd").format == "initrd"
+
+
+@pytest.mark.parametrize("bit", range(64))
+def test_every_incompatible_feature_is_judged(bit: int) -> None:
+    """Those that QEMU reads are accepted; a bit that nobody here knows is not."""
+    head = qcow2_header(features=1 << bit, compression=int(bit == 3))
+    if bit in (0, 3, 4):
+        assert examine(head, MIB, "disk").format == "qcow2"
+        return
+    why = {1: "marked as damaged", 2: "data is in another file.*qemu-img convert"}.get(
+        bit, f"not know .bit {bit}.*conv"
+    )
+    with pytest.raises(RefusedError, match=why):
+        examine(head, MIB, "disk")
+
+
+@pytest.mark.parametrize(("features", "compression"), [(8, 2), (0, 1), (8, 0)])
+def test_a_compression_that_qemu_does_not_read(features: int, compression: int) -> None:
+    with pytest.raises(RefusedError, match=f"its compression .type {compression}"):
+        examine(qcow2_header(features=features, compression=compression), MIB, "disk")
+
+
+NO_DISKS = [
+    (b"KDMV", "a VMDK image: convert it first"),
+    (b"COWD", "a VMDK image"),
+    (b"# Disk DescriptorFile\nversion=1", "the description of a VMDK image"),
+    (b"vhdxfile", "a VHDX image"),
+    (b"conectix", "a VHD image"),
+    (b"\0" * 64 + b"\x7f\x10\xda\xbe", "a VDI image"),
+    (b"WithoutFreeSpace", "a Parallels image"),
+    (b"LUKS\xba\xbe\0\x01", "a LUKS volume.*no key"),
+    (b"\x3a\xff\x26\xed\x01", "an Android sparse image: .*simg2img"),
+    (b"a.ovf".ljust(257, b"\0") + b"ustar  ", "a tar archive, such as an OVA: unpack it"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b\x08", r"compressed \(gzip\): decompress it first"),
+    (b"\x04\x22\x4d\x18", r"compressed \(lz4\)"),
+    (b"hsqs", "a squashfs file system: --kind raw"),
+    (b"\0" * 0x202 + b"HdrS", "a Linux kernel: use --kind kernel"),
+    (b"\xd4\xc3\xb2\xa1", "a capture file"),
+    (b"\x0a\x0d\x0d\x0a", "a capture file"),
+    (b"\0" * 32_769 + b"CD001", "an ISO 9660 image"),
+    (b"<html>404 Not Found</html>".ljust(512), r'it is text \("<html>404 Not Found</html>"\)'),
+    ("<p>größer".encode() * 100, "it is text"),
+    (bytes(512), "not known as a disk image.*--kind raw"),
+    (bytes(range(256)) * 4, "not known as a disk image"),
+    (b"\xff" * 100, "it has 100 bytes: too small"),
+]
+
+
+@pytest.mark.parametrize(("head", "why"), NO_DISKS)
+def test_what_is_no_disk_is_refused_by_name(head: bytes, why: str) -> None:
+    """Also while it is still being received, and whatever its length; as raw it is imported when that is asked for."""
+    head = head if len(head) < 512 else head.ljust(1024, b"\0")
+    size = len(head)
+    with pytest.raises(RefusedError, match=why):
+        examine(head, size, "disk")
+    if size >= 512:
+        with pytest.raises(RefusedError, match=why):
+            examine(head, None, "disk")
+    if size % 512 == 0:
+        assert examine(head, size, "raw") == About("raw", size)
+
+
+def fat(sectors: int) -> bytes:
+    """The boot sector of a FAT file system over the whole disk."""
+    fields = struct.pack("<HBHBHH", 512, 4, 1, 2, 512, sectors)
+    return (b"\xeb\x3c\x90mkfs.fat" + fields).ljust(510, b"\0") + b"\x55\xaa"
+
+
+def ext(blocks: int) -> bytes:
+    """The beginning of an ext4 file system with blocks of 4 KiB."""
+    block = struct.pack("<II", 0, blocks).ljust(24, b"\0") + struct.pack("<I", 2)
+    return bytes(1024) + block.ljust(56, b"\0") + b"\x53\xef" + bytes(1024)
+
+
+DISKS = {
+    "MBR": mbr((0x83, 1, 2047)),
+    "active": mbr((0x0C, 8, 100), (0x83, 108, 1940)),
+    "extended": mbr((0x05, 8, 1 << 31)),
+    "boot sector": mbr(),
+    "GPT": gpt(2048),
+    "FAT": fat(2048),
+    "ext4": ext(256),
+    "XFS": b"XFSB" + struct.pack(">IQ", 4096, 256) + bytes(1024),
+    "hybrid CD": mbr((0x17, 64, 100)).ljust(32_769, b"\0") + b"CD001",
+}
+
+
+@pytest.mark.parametrize("head", DISKS.values(), ids=DISKS)
+def test_what_begins_like_a_disk_is_one(head: bytes) -> None:
+    assert examine(head, MIB, "disk") == About("raw", MIB)
+    assert examine(head, None, "disk").format == "raw"
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "why"),
+    [
+        (DISKS["MBR"], MIB // 2, "truncated: a partition ends at byte 1048576, and the file at 524288"),
+        (DISKS["GPT"], MIB // 2, "truncated: its partition table"),
+        (DISKS["FAT"], MIB // 2, "truncated: its file system"),
+        (DISKS["ext4"], MIB // 2, "truncated: its file system"),
+        (DISKS["GPT"][:512] + bytes(512), MIB, "is missing, or made for sectors of more"),
+        (DISKS["GPT"][:560] + b"x" + DISKS["GPT"][561:], MIB, "partition table .GPT. is damaged"),
+        (mbr((0x83, 0, 2047)), MIB, "not known as a disk image"),
+        (b"\x7f" * 510 + b"\x55\xaa", MIB, "not known as a disk image"),
+    ],
+)
+def test_a_disk_that_makes_no_sense(head: bytes, size: int, why: str) -> None:
+    with pytest.raises(RefusedError, match=why):
+        examine(head, size, "disk")
 
 
 @pytest.mark.parametrize("name", ["", ".x", "../x", "a/b", "a b", "x" * 65, "a\n"])
@@ -120,8 +228,8 @@ def test_a_good_image(images: Images, tmp_path: Path) -> None:
 
 def test_replaced_and_taken_back(images: Images, tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
-    first.write_bytes(b"1" * MIB)
-    second.write_bytes(b"2" * MIB)
+    first.write_bytes(raw_disk(b"1", MIB))
+    second.write_bytes(raw_disk(b"2", MIB))
     do(images, first)
     with pytest.raises(RefusedError, match="is there already: --replace"):
         do(images, second)
@@ -154,7 +262,7 @@ def backed(path: Path) -> None:
         (lambda path: None, {}, "No such file or directory"),
         (lambda path: path.mkdir(), {}, "not a regular file"),
         (os.mkfifo, {}, "not a regular file"),
-        (lambda path: path.write_bytes(b"x" * MIB), {"sha256": "0" * 64}, "its SHA-256 is .*, not 0000"),
+        (lambda path: path.write_bytes(raw_disk(b"x", MIB)), {"sha256": "0" * 64}, "its SHA-256 is .*, not 0000"),
         (corrupt, {}, "qemu-img"),
         (backed, {}, "it needs a backing file"),
         (lambda path: os.truncate(_made(path), 70_000), {}, "qemu-img|damaged"),
@@ -192,7 +300,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @ROOT
 def test_too_large_is_told_before_it_is_copied(small_disk: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    source.touch()
+    source.write_bytes(raw_disk(b"", 100 * MIB))
     os.truncate(source, 100 * MIB)
     job = do(Images(small_disk, dict), source)
     assert "too large: it has 100 MiB, and only 32 MiB are free" in job.why
@@ -203,17 +311,17 @@ def test_too_large_is_told_before_it_is_copied(small_disk: Path, tmp_path: Path)
 def test_a_disk_that_fills_up_meanwhile(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fitted at first: the old image stays what it was, and nothing half done stays."""
     source = tmp_path / "source"
-    source.write_bytes(b"1" * MIB)
+    source.write_bytes(raw_disk(b"1", MIB))
     images = Images(small_disk, dict)
     do(images, source)
     before = left(small_disk)
-    source.write_bytes(b"2" * 80 * MIB)
+    source.write_bytes(raw_disk(b"2", 80 * MIB))
     monkeypatch.setattr(importer, "check_room", lambda size, folder: None)
     asked = {"source": str(source), "uid": 0, "images": str(small_disk), "name": "a", "kind": "disk", "sha256": ""}
     with pytest.raises(OSError, match="No space left"):
         importer.run(asked)
     assert left(small_disk) == before
-    assert (small_disk / "a").read_bytes() == b"1" * MIB
+    assert (small_disk / "a").read_bytes() == raw_disk(b"1", MIB)
 
 
 @ROOT
@@ -234,7 +342,7 @@ def test_what_the_caller_cannot_read_is_not_imported(images: Images, tmp_path: P
 def test_stopped_half_way(images: Images, tmp_path: Path) -> None:
     """Ctrl-C: the helper ends, the partial file goes."""
     source = tmp_path / "source"
-    source.touch()
+    source.write_bytes(raw_disk(b"", 4096 * MIB))
     os.truncate(source, 4096 * MIB)
 
     async def body() -> Job:
@@ -266,7 +374,7 @@ def test_an_image_in_use_stays(images: Images, tmp_path: Path) -> None:
 
 def test_jobs_are_the_callers_own(images: Images, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    source.write_bytes(b"1" * 512)
+    source.write_bytes(mbr())
     job = do(images, source)
     assert images.job(job.number, 0) is job
     with pytest.raises(NotFoundError, match="there is no import"):

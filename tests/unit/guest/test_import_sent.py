@@ -21,9 +21,9 @@ import pytest
 from appliance.guest.image import api
 from appliance.guest.image.store import Images
 from console.client import Client
+from tests.support.disk_image import MIB, mbr, raw_disk
 from tests.support.fake_daemon import FakeDaemon
 
-MIB = 1 << 20
 IMPORT = ("guest", "import", "-", "--name", "a")
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -110,8 +110,9 @@ def test_a_good_image_and_back(store: Store, tmp_path: Path) -> None:
     [
         (b"", (), "standard input: it is empty"),
         (b"KDMV" + bytes(508), (), "a VMDK image"),
-        (bytes(700), (), "not whole sectors"),
-        (b"x" * MIB, ("--sha256", "0" * 64), "its SHA-256 is"),
+        (bytes(700), ("--kind", "raw"), "not whole sectors"),
+        (bytes(700), (), "not known as a disk image"),
+        (raw_disk(b"x", MIB), ("--sha256", "0" * 64), "its SHA-256 is"),
         (b"x" * MIB, ("--kind", "kernel"), "not a Linux kernel"),
         (b"QFI\xfb" + bytes(100), (), "its qcow2 version is 0"),
         (b"x" * MIB, ("--sha256", "abc"), "64 hex digits"),
@@ -140,7 +141,7 @@ def test_cut_off_half_way(store: Store, number: signal.Signals) -> None:
     """Whoever sends is stopped or killed: what came is no image, however whole it looks."""
     with store.start() as command:
         assert command.stdin is not None
-        command.stdin.write(b"x" * 4 * MIB)
+        command.stdin.write(raw_disk(b"x", 4 * MIB))
         command.stdin.flush()
         store.part(4 * MIB)
         command.send_signal(number)
@@ -152,7 +153,7 @@ def test_cut_off_half_way(store: Store, number: signal.Signals) -> None:
 
 def test_a_client_that_leaves_at_once(store: Store, tmp_path: Path) -> None:
     """Its name and its place are free again."""
-    (tmp_path / "source").write_bytes(bytes(512))
+    (tmp_path / "source").write_bytes(mbr())
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(str(store.control))
         link.sendall(b'{"jsonrpc":"2.0","id":1,"method":"image.receive","params":{"name":"a"}}\n')
@@ -183,7 +184,7 @@ def test_more_than_fits(small: Store) -> None:
     """How much comes nobody knows before: it ends when only the reserve is left, and nothing of it stays."""
     with subprocess.Popen(["head", "-c", str(100 * MIB), "/dev/zero"], stdout=-1) as source:
         assert source.stdout is not None
-        code, said = small.run(source.stdout)
+        code, said = small.run(source.stdout, "--kind", "raw")
         source.stdout.close()
     assert (code, "it is too large: the disk is full after 32 MiB" in said) == (1, True), said
     assert small.left == []
@@ -191,7 +192,7 @@ def test_more_than_fits(small: Store) -> None:
 
 @pytest.mark.parametrize(("term", "shown"), [("xterm", "copying 3 MiB"), ("dumb", "copying 0 MiB\r\n")])
 def test_progress_where_somebody_looks(store: Store, tmp_path: Path, term: str, shown: str) -> None:
-    (tmp_path / "source").write_bytes(b"x" * 4 * MIB)
+    (tmp_path / "source").write_bytes(raw_disk(b"x", 4 * MIB))
     shell = f"exec {' '.join(store.words(*IMPORT))} < {tmp_path / 'source'}"
     child = pexpect.spawn("sh", ["-c", shell], env={**os.environ, "TERM": term}, timeout=60, encoding="utf-8")
     child.logfile_read = log = io.StringIO()
