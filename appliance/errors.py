@@ -6,6 +6,9 @@ Every message is one line that says what is wrong and, where it can, what to do.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+from unicodedata import east_asian_width
+
 
 class BypassError(Exception):
     """Base of all errors that a person may be shown as one line."""
@@ -14,14 +17,16 @@ class BypassError(Exception):
 class ConfigError(BypassError):
     """The configuration is wrong. `where` is table and key ("rule web: match"), `source` the file.
 
-    `also` holds the other errors of the same text, so that one run can report them all. `pointer` is that of a
-    FilterError: the filter and a caret below the place, or empty.
+    `also` holds the other errors of the same text, so that one run can report them all. `line` is the line of the file.
+    `pointer` and `place` are those of a FilterError: the filter with a caret below the place, and the place in it.
     """
 
     def __init__(self, where: str, what: str, source: str = "") -> None:
         self.where, self.what, self.source = where, what, source
         self.also: tuple[ConfigError, ...] = ()
+        self.line: int | None = None
         self.pointer = ""
+        self.place: Place | None = None
         super().__init__(f"{source}: {where}: {what}" if source else f"{where}: {what}")
 
 
@@ -33,15 +38,44 @@ class FilterError(BypassError):
 
     def __init__(self, what: str, *, where: str = "", text: str = "", column: int | None = None) -> None:
         self.what, self.where, self.text, self.column = what, where, text, column
-        super().__init__(f"{where}: {what}" if where else what)
+        place = f" ({self.place})" if self.place else ""
+        super().__init__(f"{where}: {what}{place}" if where else f"{what}{place}")
+
+    @property
+    def place(self) -> Place | None:
+        """The place as line and column of the filter; None when it is not known."""
+        if self.column is None:
+            return None
+        before = self.text[: self.column]
+        lines = self.text.count("\n") + 1
+        return Place(before.count("\n") + 1, self.column - before.rfind("\n"), lines)
 
     @property
     def pointer(self) -> str:
-        """The filter and a caret under the place, two lines; empty when the place is not known."""
+        """The line of the filter and a caret under the place, two lines; empty when the place is not known."""
         if self.column is None:
             return ""
-        shown = "".join(c if c.isprintable() else " " for c in self.text)
-        return f"{shown}\n{' ' * self.column}^"
+        begin = self.text.rfind("\n", 0, self.column) + 1
+        line = self.text[begin:].partition("\n")[0]
+        shown = "".join(c if c.isprintable() else " " for c in line)
+        return f"{shown}\n{' ' * cells(shown[: self.column - begin])}^"
+
+
+class Place(NamedTuple):
+    """Where in a filter, from 1; `lines`: how many it has."""
+
+    line: int
+    column: int
+    lines: int = 1
+
+    def __str__(self) -> str:
+        line = f"line {self.line}, " if self.lines > 1 else ""
+        return f"{line}column {self.column} of the filter"
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal a text takes: full-width letters and brackets take two."""
+    return len(text) if text.isascii() else sum(1 + (east_asian_width(letter) in "WF") for letter in text)
 
 
 class HardwareError(BypassError):

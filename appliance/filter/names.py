@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from typing import Final
 
 from appliance.errors import FilterError
@@ -39,12 +40,17 @@ _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9][0-9.]*|[0-9a-fA-F]*:[0-9a-
 _STATION: Final = re.compile(
     r"[0-9a-fA-F]{1,2}([:.-][0-9a-fA-F]{1,2}){5}|[0-9a-fA-F]{4}(\.[0-9a-fA-F]{4}){2}|[0-9a-fA-F]{12}"
 )
+_DISPLAY: Final = re.compile(
+    r"(tcp|udp|ip|ipv6|icmp|icmpv6|arp|eth|frame|vlan|dns|http|tls|ssl|dhcp|sip|rtp)(\.[a-z_0-9]+)+"
+    r"|[a-z][a-z0-9_]*(\.[a-z_0-9]+)+(\s*([=!<>]=|[<>])|\s+(eq|ne|gt|lt|ge|le|contains|matches|in)\b)"
+)
 _FLAG: Final = re.compile(r"(tcp|icmp|icmp6)-[a-z0-9-]+")
 _BINARY: Final = re.compile(r"[0-9]+-[0-9]+")  # `tcp[0]-1`: libpcap subtracts
 
 
 def check(text: str) -> None:
     """FilterError for the first word that libpcap would look up as a host or network."""
+    _must_be_ascii(text)
     before, ports = "", False  # a bare word has the qualifiers of the one before it: `port http or https`
     for found in _TOKEN.finditer(text):
         word = found[0]
@@ -58,5 +64,20 @@ def check(text: str) -> None:
             continue
         close = difflib.get_close_matches(word, _USUAL, 1, 0.6)
         hint = f'; did you mean "{close[0]}"?' if close else ": give an address"
+        if _DISPLAY.match(text, found.start()):
+            hint = ". It looks like a display filter of Wireshark; this is a capture filter, such as `tcp port 80`"
         what = f'syntax error: "{word}" is no keyword and no address, and host names are not looked up{hint}'
         raise FilterError(what, text=text, column=found.start())
+
+
+def _must_be_ascii(text: str) -> None:
+    """FilterError for the first letter that no filter has: pasted text has brackets and blanks of other kinds."""
+    if text.isascii():
+        return
+    column = next(at for at, letter in enumerate(text) if not letter.isascii())
+    letter = text[column]
+    meant = unicodedata.normalize("NFKC", letter)
+    hint = f': did you mean "{meant}"?' if meant.isascii() and meant.isprintable() else ""
+    shown = f'"{letter}" ' if letter.isprintable() else ""
+    what = f"syntax error: the character {shown}(U+{ord(letter):04X}) is not ASCII{hint}"
+    raise FilterError(what, text=text, column=column)

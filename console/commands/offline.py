@@ -16,6 +16,7 @@ from console.line.outcome import GOOD, REFUSED, Outcome
 from console.line.parse import Parsed, UsageError
 from console.line.pipes import pipe
 from console.session import Context
+from console.views.common import caret
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Config
@@ -29,6 +30,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
     The effect on traffic is reported as by `commit check`, and does not change the exit code.
     """
     from appliance.config.check import lint, load
+    from appliance.config.check.finding import facts
 
     file = parsed.args["FILE"]
     config = None
@@ -37,7 +39,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
     except ConfigError as error:
         errors = [error]
     if _wants_json(parsed):
-        found = [{"where": error.where, "what": error.what} for error in errors]
+        found = [facts(error) for error in errors]
         meaning = [finding._asdict() for finding in lint.lint(config)] if config is not None else []
         data = {"file": file, "valid": not errors, "errors": found, "lint": meaning}
         return Outcome(data, code=REFUSED if errors else GOOD)
@@ -51,9 +53,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
 
 def _lines(error: ConfigError, context: Context) -> list[str]:
     """One line per error; on a terminal also the filter with a caret below it."""
-    if not context.style.width:
-        return [str(error)]
-    return [str(error), *(f"    {line}" for line in error.pointer.splitlines())]
+    return [str(error), *caret(error.pointer, context.style)]
 
 
 def explain(parsed: Parsed, context: Context) -> Outcome:

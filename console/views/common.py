@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from appliance.errors import cells
 from console.render import BOLD, PLAIN, RED, Row, Style, cell, duration, fold, generic, paint, table, visible
 
 View = Callable[[Any, Style], str]
@@ -54,6 +55,20 @@ def about(key: str, value: Any, style: Style) -> str:
     first, *more = fold(f"{name}: {cell(value)}", style.width)
     head = paint(name, BOLD, style) + first[len(name) :] if first.startswith(name) else first
     return "\n".join([head, *(f"    {line}" for line in more)])
+
+
+def caret(pointer: str, style: Style) -> list[str]:
+    """A filter with a caret below the place of an error, on a terminal: of a long one what is around the place."""
+    text, _, below = pointer.partition("\n")
+    if not style.width or not below:
+        return []
+    room, at = max(style.width - 4, 16), cells(below) - 1
+    if cells(text) > room and at > room // 2:
+        cut = next(i for i in range(len(text)) if at - cells(text[:i]) <= room // 2)
+        text, at = f"...{text[cut:]}", at - cells(text[:cut]) + 3
+    while cells(text) > room:
+        text = text[:-1]
+    return [f"    {text}", f"    {' ' * at}^"]
 
 
 def hang(text: str, style: Style) -> list[str]:

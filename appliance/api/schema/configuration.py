@@ -11,11 +11,14 @@ from appliance.api.schema.base import Answer, Detail, When
 
 
 class Problem(Answer):
-    """An error. `pointer`: the filter, with a caret below the error."""
+    """An error. `line`: of the text. Of a filter also the place in it, and `pointer`: its line with a caret below."""
 
     where: str
     what: str
     pointer: str | UnsetType = UNSET
+    line: int | UnsetType = UNSET
+    filter_line: int | UnsetType = UNSET
+    filter_column: int | UnsetType = UNSET
 
 
 class Finding(Answer):

@@ -243,16 +243,16 @@ def _filters(config: Config, compile_filter: CompileFilter) -> Iterator[Finding]
             texts.append((f"{table} {hop.name}: accept", (table, index, "accept"), hop.accept))
     for index, rule in enumerate(config.rule):
         texts.append((f"rule {rule.name}: match", ("rule", index, "match"), rule.match))
-    verdicts: dict[str, tuple[str, str]] = {"": ("", "")}  # text -> what is wrong with it, and its pointer
+    verdicts: dict[str, FilterError | None] = {"": None}  # text -> what is wrong with it
     for where, path, text in texts:
         if text not in verdicts:
             try:
                 compile_filter(text)
-                verdicts[text] = ("", "")
+                verdicts[text] = None
             except FilterError as error:
-                verdicts[text] = (" ".join(str(error).split()), error.pointer)
+                verdicts[text] = error
             except BypassError as error:  # not this filter's fault: say it once
                 yield Finding(where, path, " ".join(str(error).split()))
                 return
-        if verdicts[text][0]:
-            yield Finding(where, path, *verdicts[text])
+        if (wrong := verdicts[text]) is not None:
+            yield Finding(where, path, " ".join(wrong.what.split()), wrong.pointer, wrong.place)

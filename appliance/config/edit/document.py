@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
+from appliance.config.check.load import BYTE_ORDER_MARK, read_toml
 from appliance.config.check.verify import hint
 from appliance.config.edit import key_path
 from appliance.config.edit.key_path import Assign, Data, Path, where
@@ -28,10 +29,10 @@ class Document:
     """A text under edit. ConfigError when the text is no TOML."""
 
     def __init__(self, text: str) -> None:
-        self.data: Data = _plain(text)
+        self.data: Data = read_toml(text)
         self.comments_lost = False
         self._doc: Any = None
-        self._text: str | None = text  # as long as nothing changed
+        self._text: str | None = text.removeprefix(BYTE_ORDER_MARK)  # as long as nothing changed
 
     @property
     def text(self) -> str:
@@ -70,7 +71,7 @@ class Document:
         try:
             work(self.data, lambda _: {})
         except (TypeError, KeyError, IndexError, AttributeError) as error:
-            self.data = _plain(self._doc.as_string() if before is None else before)
+            self.data = read_toml(self._doc.as_string() if before is None else before)
             what = "the candidate has another shape here: `show` it, `delete` what is wrong, or load a good one"
             raise ConfigError("candidate", what) from error
         self._text = None
@@ -101,12 +102,6 @@ class Document:
         self.comments_lost = True
         self._doc = None
         return canonical(self.data)
-
-
-def _plain(text: str) -> Data:
-    from appliance.config.check.load import read_toml
-
-    return read_toml(text)
 
 
 def _tomlkit_table(inline: bool) -> Any:

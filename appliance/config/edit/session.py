@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from msgspec import UNSET
+import msgspec
 
 from appliance.api.schema.configuration import Change, Pending, Problem
 from appliance.config.check import load
+from appliance.config.check.finding import facts
 from appliance.config.commit import diff
 from appliance.config.commit.engine import Check, Engine
 from appliance.config.edit import key_path
@@ -126,13 +127,8 @@ def shown(value: object) -> str:
 
 
 def problems(errors: Sequence[BypassError]) -> list[Problem]:
-    """The first errors, with the pointer where it is known."""
-    return [
-        Problem(error.where, error.what, error.pointer or UNSET)
-        if isinstance(error, ConfigError)
-        else Problem("", str(error))
-        for error in errors[:MAX_ERRORS]
-    ]
+    """The first errors."""
+    return [msgspec.convert(facts(error), Problem) for error in errors[:MAX_ERRORS]]
 
 
 def changed(found: Sequence[diff.Change]) -> list[Change]:

@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.config.check.finding import facts
 from appliance.config.check.load import check, load, loads, read_text
 from appliance.config.check.verify import verify
+from appliance.config.edit.document import Document
+from appliance.config.edit.key_path import Assign
 from appliance.config.schema import limits
 from appliance.config.schema.model import Config
-from appliance.errors import ConfigError, FilterError, UnreachableError
+from appliance.errors import ConfigError, FilterError, UnreachableError, cells
 from appliance.units import Duration, Size
 
 GOOD = """\
@@ -285,6 +288,21 @@ def test_missing_libpcap_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(GOOD.replace('accept = "ip or ip6"', "").replace('match = "tcp port 80 or tcp port 443"', "")) == []
 
 
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    """Editors put it before UTF-8 text; lines and edits are as without it."""
+    file = tmp_path / "c.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load(file) == loads(GOOD)
+    document = Document(read_text(file))
+    document.assign(Assign(("system", "hostname"), "wire2"))
+    assert loads(document.text).system.hostname == "wire2"
+    assert not document.comments_lost
+    (found,) = check(read_text(file).replace('"lan0"', '"wan0"'))
+    assert "(line 7)" in found.what
+    (found,) = check(read_text(file).replace("[system]", "[system"))
+    assert "(line 1, column" in found.what
+
+
 def test_real_libpcap() -> None:
     """libpcap's own message arrives with the rule's name."""
     assert check(GOOD) == []
@@ -294,6 +312,42 @@ def test_real_libpcap() -> None:
     filter_text, caret = found[0].pointer.splitlines()
     assert filter_text[caret.index("^") :].startswith("prot")
     assert "\n" not in found[0].what
+
+
+@pytest.mark.parametrize(
+    ("filter_text", "line", "column", "place", "shown"),
+    [
+        ('"tcp port 80 or tcp prot 443"', 1, 20, ", column 20 of the filter)", "tcp port 80 or tcp prot 443"),
+        ('"""\ntcp port 80 or\n  tcp prot 443\n"""', 2, 7, "; line 2, column 7 of the filter)", "  tcp prot 443"),
+        ('"udp）or tcp"', 1, 4, ", column 4 of the filter)", "udp）or tcp"),
+        ('"tcp port 80 and "', 1, 17, ", column 17 of the filter)", "tcp port 80 and "),
+    ],
+    ids=["one line", "lines", "full width", "end"],
+)
+def test_a_filter_error_has_its_place(filter_text: str, line: int, column: int, place: str, shown: str) -> None:
+    """Line and column, in the message, as numbers, and as a caret below the line; full-width letters take two cells."""
+    (found,) = check(changed('"tcp port 80 or tcp port 443"', filter_text))
+    assert found.what.endswith(f"(line {found.line}{place}")
+    assert {"line": found.line, "filter_line": line, "filter_column": column}.items() <= facts(found).items()
+    text, caret = found.pointer.splitlines()
+    assert text == shown
+    assert caret.index("^") == cells(text[: column - 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("(udp）and tcp", '"）" (U+FF09) is not ASCII: did you mean ")"?'),
+        ("tcp\u00a0port 80", "(U+00A0) is not ASCII: did you mean"),
+        ("tcp.port == 80", "a display filter of Wireshark"),
+        ("ip.src eq 10.0.0.1", "a display filter of Wireshark"),
+        ("foo.bar == 1", "a display filter of Wireshark"),
+        ("host www.example.com", "give an address"),
+    ],
+)
+def test_what_was_meant_by_a_filter(text: str, what: str) -> None:
+    (found,) = check(changed("tcp port 80 or tcp port 443", text))
+    assert what in found.what
 
 
 def test_times_and_sizes_read_as_written() -> None:

@@ -18,13 +18,15 @@ import pytest
 
 from appliance.api.rpc import Param
 from appliance.api.schema.methods import Answers, Topic
-from appliance.errors import UnreachableError
+from appliance.errors import FilterError, UnreachableError, cells
 from console.client import Client, RemoteError
 from console.execute import run_line
 from console.line import manual
 from console.line.configure_commands import ROWS
 from console.render import Style
 from console.session import Context
+from console.views import render
+from console.views.common import caret
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.terminal import ROOT, Terminal, bypass
 
@@ -199,7 +201,31 @@ def test_check_points_at_the_place_for_a_person(tmp_path: Path) -> None:
     out = io.StringIO()
     assert run_line(f"check {file}", Context(Client("/nonexistent"), out, io.StringIO(), Style(width=80))) == 1
     assert out.getvalue().splitlines()[1] == "    tcp prot 80"
-    assert out.getvalue().splitlines()[2].endswith("^")
+    assert out.getvalue().splitlines()[2] == "        ^"
+
+
+LONG = " or ".join(f"host 10.0.0.{number}" for number in range(50))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"prot or {LONG}", f"{LONG} or prot or {LONG}", f"{LONG} or prot", f"{'（' * 50} prot", f"ip or prot {'（' * 50}"],
+    ids=["begin", "middle", "end", "full width before", "full width behind"],
+)
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_a_long_filter_is_cut_around_the_place(text: str, width: int) -> None:
+    """Both lines fit the terminal, and the caret is still below the word."""
+    pointer = FilterError("x", text=text, column=text.index("prot")).pointer
+    shown, below = caret(pointer, Style(width=width))
+    assert cells(shown) <= width
+    assert cells(shown[: shown.index("prot")]) == below.index("^")
+    assert caret(pointer, Style()) == []
+
+
+def test_commit_check_points_at_the_place_too() -> None:
+    error = {"where": "rule web: match", "what": "syntax error", "pointer": "tcp prot 80\n    ^"}
+    data = {"good": False, "message": "Check failed: 1 error", "errors": [error]}
+    assert render("config-check", data, Style(width=80)).splitlines()[-2:] == ["    tcp prot 80", "        ^"]
 
 
 def test_a_terminal_is_not_flooded(daemon: FakeDaemon) -> None:
