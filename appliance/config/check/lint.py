@@ -2,7 +2,7 @@
 """What a configuration means for traffic, said before it is committed. Nothing here refuses a commit.
 
 Pure: the configuration goes in, findings come out, the severe ones first. What is said of rules that never match
-(shadows.py) is certain, never a guess about frames.
+(unreachable_rules.py) is certain, never a guess about frames.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from appliance.config.check.filter_traps import traps
 from appliance.config.check.unreachable_rules import Finding, never
 from appliance.config.schema.model import Config, Guest, Remote
 from appliance.config.schema.served import served
@@ -29,6 +30,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_moves(config, old),
         *_uninspected(config),
         *never(config),
+        *traps(config),
         *_blocks(config, down),
         *_unchecked(config),
         *_other_segments(config),

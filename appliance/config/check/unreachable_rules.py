@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Rules that can never match, and `accept` filters that fit no frame: lint by what the filters say, not by their texts.
 
-The work is done on the filters' decision graphs (steering/pcap/reach.py), within a bound of time; what was not come to
+The work is done on the filters' decision graphs (filter/reach.py), within a bound of time; what was not come to
 is said. Pure.
 """
 
@@ -31,7 +31,7 @@ def never(config: Config) -> Iterator[Finding]:
     """Rules that the rules before them leave nothing, in every segment that they are for; filters that fit no frame."""
     from appliance.filter import reach
 
-    filters = [_filter(rule.match) for rule in config.rule]
+    filters = [compiled(rule.match) for rule in config.rule]
     why: dict[int, list[str]] = {}  # rule -> why it never matches, for each of its segments
     open_: dict[int, None] = {}
     known: dict[tuple[int, ...], reach.Reach] = {}
@@ -58,13 +58,13 @@ def never(config: Config) -> Iterator[Finding]:
         yield Finding("note", "rule", text)
     for table, hops in (("guest", config.guest), ("remote", config.remote)):
         for hop in hops:
-            accept = _filter(hop.accept)
+            accept = compiled(hop.accept)
             if accept is not None and reach.unreachable([accept]).hidden:
                 yield Finding("warning", f"{table} {hop.name}: accept", "fits no frame: it gets no traffic")
 
 
-def _filter(text: str) -> ClassicFilter | None:
-    """None: it is wrong, which is an error and not lint's business."""
+def compiled(text: str) -> ClassicFilter | None:
+    """The filter of a text; None: it is wrong, which is an error and not lint's business."""
     from appliance.filter.compiler import compile_filter
 
     try:
