@@ -121,6 +121,7 @@ class Api:
         else:
             text = await self._session.work(lambda: self._session.candidate.text)
             check = await self._session.engine.check(text, "candidate", deep=caller().role == "admin")
+            check.lint.extend(self._session.lost_comments())
         good = check.config is not None
         message = "Check passed; nothing committed" if good else f"Check failed: {counted(len(check.errors), 'error')}"
         return configuration.Checked(
@@ -189,6 +190,7 @@ class Api:
             raise ConfigError("candidate", f"is larger than MAX_FILE = {limits.MAX_FILE} bytes")
         report = await engine.commit(text, who.user, comment, seconds)
         if await self._session.work(lambda: self._session.candidate.text) == text:
+            report.lint.extend(self._session.lost_comments())
             self._session.discard()  # nothing was changed meanwhile: it follows the running one again
         return self._report(report)
 

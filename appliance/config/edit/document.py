@@ -2,8 +2,9 @@
 """A configuration text that is being edited: comments and order that the user wrote survive.
 
 Two views of one text are kept in step: plain data, which is the truth, and a tomlkit document, which knows comments,
-order and style. When the two disagree after a change (tomlkit cannot do everything TOML can), the text is written anew
-from the data and the comments are gone; `comments_lost` says so. Lives as long as the candidate.
+order and style (`comments.py`: which comment belongs to which table). When the two disagree after a change (tomlkit
+cannot do everything TOML can), the text is written anew from the data and the comments are gone; `comments_lost` says
+so. Lives as long as the candidate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from appliance.config.check.load import BYTE_ORDER_MARK, read_toml
 from appliance.config.check.verify import hint
-from appliance.config.edit import key_path
+from appliance.config.edit import comments, key_path
 from appliance.config.edit.key_path import Assign, Data, Path, where
 from appliance.config.schema import shape
 from appliance.config.schema.shape import Node, Table, Tables
@@ -47,7 +48,7 @@ class Document:
 
     def delete(self, path: Path) -> None:
         """Take a key or table out; the path must exist."""
-        self._do(lambda root, _: _delete(root, path))
+        self._do(lambda root, _: _delete(root, path, root is not self.data))
 
     def take(self, path: Path, items: list[str]) -> None:
         """Take items out of a list of values."""
@@ -57,7 +58,7 @@ class Document:
 
     def move(self, path: Path, index: int) -> None:
         """Give one of several tables another place in its order."""
-        self._do(lambda root, _: _move(root, path, index))
+        self._do(lambda root, _: _move(root, path, index, root is not self.data))
 
     def merge(self, data: Data) -> None:
         """Lay other data over this: keys are set, tables of the same name merged, lists of values replaced."""
@@ -83,10 +84,8 @@ class Document:
 
     @staticmethod
     def _parse(text: str) -> Any:
-        import tomlkit
-
         try:
-            return tomlkit.parse(text)
+            return comments.parse(text)
         except Exception:
             return None
 
@@ -157,7 +156,7 @@ def _new_list(style: Callable[[bool], Any], depth: int) -> Any:
     return tomlkit.array() if depth > 0 else tomlkit.aot()
 
 
-def _delete(root: Any, path: Path) -> None:
+def _delete(root: Any, path: Path, styled: bool) -> None:
     here, node = root, shape.ROOT
     walk: Node = node
     trail: list[tuple[Any, Any]] = []  # (container, key) of everything passed
@@ -173,13 +172,15 @@ def _delete(root: Any, path: Path) -> None:
             trail.append((here, part))
             here, walk = here[part], walk.keys[str(part)]
     container, key = trail[-1]
+    loose = comments.loosen(here) if styled else ""
     del container[key]
+    comments.keep(root, loose, container[key] if isinstance(key, int) and key < len(container) else None)
     if isinstance(container, list) and not container and len(trail) > 1:
         owner, name = trail[-2]
         del owner[name]  # [[rule]] without rules is no key at all
 
 
-def _move(root: Any, path: Path, index: int) -> None:
+def _move(root: Any, path: Path, index: int, styled: bool) -> None:
     tables = root[path[0]]
     node = shape.ROOT.keys[str(path[0])]
     assert isinstance(node, Tables)
@@ -187,8 +188,12 @@ def _move(root: Any, path: Path, index: int) -> None:
     if old is None:
         raise KeyError(path[1])
     item = tables[old]
+    loose = comments.loosen(item) if styled else ""
     del tables[old]
+    comments.keep(root, loose, tables[old] if old < len(tables) else None)
     tables.insert(index, item)
+    if styled and index + 1 < len(tables):
+        comments.part(item, tables[index + 1])
 
 
 def _flat(path: Path, node: Node, data: Any) -> list[Assign]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from appliance.api.schema.configuration import Change, Pending, Problem
-from appliance.config.check import load
+from appliance.config.check import lint, load
 from appliance.config.check.finding import facts
 from appliance.config.commit import diff
 from appliance.config.commit.engine import Check, Engine
@@ -100,6 +100,12 @@ class Session:
             return list(diff.changes(self.engine.running, config))
 
         return await self.work(work)
+
+    def lost_comments(self) -> list[lint.Finding]:
+        """What to say of a candidate whose comments could not be kept."""
+        if not self.candidate.changed or not self.candidate.document.comments_lost:
+            return []
+        return [lint.Finding("warning", "candidate", "its comments could not be kept: the text was written anew")]
 
     def pending(self) -> Pending | None:
         pending = self.engine.pending

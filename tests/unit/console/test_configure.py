@@ -253,3 +253,13 @@ def test_200_rules_pasted(daemon: ConfigDaemon) -> None:
     rows = tomllib.loads(daemon.startup.read_text())["rule"][2:]
     assert [row["match"] for row in rows] == [f"udp port {1000 + n}" for n in range(200)], terminal.seen[-2000:]
     terminal.close()
+
+
+def test_comments_that_could_not_be_kept(daemon: ConfigDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever commits or checks a text that had to be written anew is told."""
+    with monkeypatch.context() as patch:
+        patch.setattr("appliance.config.edit.comments.parse", lambda text: 1 / 0)
+        done = bypass("configure", sock=daemon.path, stdin="delete rule dns\ncommit check\n")
+    assert "warning: candidate: its comments could not be kept" in done.stdout
+    done = bypass("configure", sock=daemon.path, stdin="delete rule dns\ncommit check\n")
+    assert "candidate: its comments" not in done.stdout
