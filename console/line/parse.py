@@ -8,6 +8,7 @@ Where only a word and its plural match ("guest NAME", "guests"), the following w
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -63,14 +64,34 @@ class Next(NamedTuple):
     before: tuple[str, ...] = ()
 
 
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'"}
+_NUMBERED = re.compile(r"u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})", re.ASCII)
+
+
+def _escaped(line: str, index: int) -> tuple[str, int]:
+    """The letter that is written after a backslash at `index` inside $'...', and where the next one begins."""
+    if found := _NUMBERED.match(line, index + 1):
+        number = int(found[1] or found[2], 16)
+        return (chr(number) if number <= sys.maxunicode else "\ufffd"), found.end()
+    letter = line[index + 1 : index + 2]
+    return _ESCAPES.get(letter, f"\\{letter}"), index + 2
+
+
 def tokenize(line: str) -> tuple[list[Token], bool]:
-    """The words of a line, and whether a quote is still open at its end. Quotes and backslash work as in a shell."""
+    """The words of a line, and whether a quote is still open at its end.
+
+    Quotes and backslash work as in a shell. In $'...' a backslash writes what a line cannot hold: \\n, \\t, \\u2028.
+    """
     tokens: list[Token] = []
     text, start, quoted, quote, index = "", -1, False, "", 0
     while index < len(line):
         char = line[index]
+        if quote == "$'" and char == "\\":
+            char, index = _escaped(line, index)
+            text += char
+            continue
         if quote:
-            if char == quote:
+            if char == quote[-1]:
                 quote = ""
             elif char == "\\" and quote == '"' and line[index + 1 : index + 2] in ('"', "\\"):
                 index += 1
@@ -85,7 +106,9 @@ def tokenize(line: str) -> tuple[list[Token], bool]:
                 tokens.append(Token("|", index))
         else:
             start = index if start < 0 else start
-            if char in "\"'":
+            if line.startswith("$'", index):
+                quote, quoted, index = "$'", True, index + 1
+            elif char in "\"'":
                 quote, quoted = char, True
             elif char == "\\" and index + 1 < len(line):
                 index += 1

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from appliance.config.edit import key_path
-from appliance.config.schema import shape
+from appliance.config.schema import secrets, shape
 from appliance.config.schema.shape import Node, Table, Tables
+
+_PLAIN: Final = re.compile(r"(?!-)[A-Za-z0-9_.,:/@%+=\[\]-]+", re.ASCII)  # a word that begins with - may be an option
+_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", "'": "\\'"}
+_DELETE, _DELETE_ESCAPED = "\x7f", "\\u007f"  # JSON may hold it as it is, TOML may not
 
 
 def set_lines(data: key_path.Data) -> list[str]:
-    """The `set` lines that make this configuration from an empty one; what no line can say is left out."""
+    """The `set` lines that make this configuration from an empty one. Keys that no configuration has are left out."""
     lines: list[str] = []
     for key, node in shape.ROOT.keys.items():
         _lines(node, (key,), data.get(key), lines)
@@ -37,17 +42,32 @@ def _lines(node: Node, path: tuple[str, ...], here: Any, lines: list[str]) -> No
                 lines.append("set " + " ".join(quote(part) for part in path))
             for key, child in node.keys.items():
                 _lines(child, (*path, key), here.get(key), lines)
+    elif here == secrets.HIDDEN and path[-1] in secrets.SECRET_KEYS:
+        lines.append(f"# {' '.join(quote(part) for part in path)} is not shown; it stays as it is where this is read")
     else:
-        values = [str(each) for each in here] if isinstance(here, list) else [_text(here)]
-        lines.append("set " + " ".join(quote(part) for part in (*path, *(values or ["[]"]))))
+        lines.append("set " + " ".join(quote(part) for part in (*path, *_value(here))))
 
 
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _value(here: Any) -> list[str]:
+    """The words of a value."""
+    if not isinstance(here, list):
+        return [str(here).lower() if isinstance(here, bool) else str(here)]
+    texts = [str(each) for each in here]
+    if not texts or " ".join(texts).strip().startswith("["):  # what begins so is read as a list in TOML's form
+        return [f"[{', '.join(json.dumps(each).replace(_DELETE, _DELETE_ESCAPED) for each in texts)}]"]
+    return texts
 
 
 def quote(word: str) -> str:
-    """A word as the shell reads it back."""
-    if re.fullmatch(r"[A-Za-z0-9_.,:/@%+=\[\]-]+", word):
+    """A word as the shell reads it back, on one line and in printable characters."""
+    if _PLAIN.fullmatch(word):
         return word
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if word.isprintable():
+        return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return "$'" + "".join(_escaped(letter) for letter in word) + "'"
+
+
+def _escaped(letter: str) -> str:
+    if letter in _ESCAPES or letter.isprintable():
+        return _ESCAPES.get(letter, letter)
+    return f"\\u{ord(letter):04x}" if ord(letter) < 1 << 16 else f"\\U{ord(letter):08x}"
