@@ -185,6 +185,7 @@ class Engine:
     async def commit(self, text: str, user: str, comment: str = "", confirmed_s: int = 0) -> Report:
         """Make `text` the running configuration; with `confirmed_s` only for so long, unless it is confirmed.
 
+        While a commit is awaiting confirmation, its author's next one includes it; somebody else's is refused.
         ConfigError: it is wrong. RefusedError: it was not applied, or did not prove itself, and the old one holds.
         """
         if len(comment) > MAX_COMMENT:
@@ -193,6 +194,8 @@ class Engine:
             raise RefusedError(f"commit confirmed: 1 to {MAX_CONFIRM_S} seconds")
         async with self._lock:
             self._refuse_when_broken()
+            self._refuse_when_anothers(user)
+            before = self.pending
             began = self._clock()
             if text == self.text:
                 return await self._again(user, confirmed_s)
@@ -208,8 +211,12 @@ class Engine:
             await self._replace(entry, check.config, confirmed_s)
             took = (self._clock() - began) // 10**6
             what = f"committed as {entry.number}"
+            if before is not None:
+                what += ", with the changes that were awaiting confirmation"
             if confirmed_s:
                 what = f"committed provisionally; confirm within {confirmed_s} s or it will be rolled back"
+                if before is not None:
+                    what += ", with the changes that were awaiting confirmation before"
             if self._look().generation is None:
                 what += "; not verified, because the datapath is down"
             return Report(what, entry.number, check.changes, check.lint, took)
@@ -440,6 +447,15 @@ class Engine:
     def _refuse_when_broken(self) -> None:
         if self.phase is Phase.BROKEN:
             raise RefusedError("bypassd restarts from the startup configuration: try again in a moment")
+
+    def _refuse_when_anothers(self, user: str) -> None:
+        """A commit would keep what its author wanted to have rolled back by itself if it cuts them off."""
+        if self.pending is not None and self.pending.entry.user != user:
+            left = f"it is rolled back in {self.seconds_left()} s unless confirmed"
+            raise RefusedError(
+                f"a commit by {self.pending.entry.user} is awaiting confirmation, and {left}; nothing was changed",
+                "`confirm` keeps it, `revert` rolls it back; then commit",
+            )
 
     def _set_pending(self, pending: Pending | None) -> None:
         self.pending = pending

@@ -235,9 +235,33 @@ def test_more_time_and_another_change_while_pending(world: World) -> None:
     assert "within 100 s" in world.commit(confirmed_s=100)
     assert world.engine.seconds_left() > 90
     other = NEW.replace("new", "other")
-    assert world.commit(other) == "committed as 2"
+    assert world.commit(other) == "committed as 2, with the changes that were awaiting confirmation"
     assert world.engine.pending is None
     assert world.startup.read_text() == other
+
+
+def test_another_provisional_commit_includes_the_first(world: World) -> None:
+    """Its author is told; what is rolled back are both."""
+    world.commit(confirmed_s=60)
+    said = world.commit(NEW.replace("new", "other"), confirmed_s=60)
+    assert said.endswith("rolled back, with the changes that were awaiting confirmation before")
+    assert world.startup.read_text() == OLD
+    asyncio.run(world.engine.revert("mia", "because"))
+    assert world.engine.text == OLD
+
+
+@pytest.mark.parametrize("text", [NEW.replace("new", "other"), NEW], ids=["other changes", "no changes"])
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_nobody_else_commits_meanwhile(world: World, text: str, seconds: int) -> None:
+    """It would keep what is to be rolled back by itself; `confirm` and `revert` say so by name, and anybody may."""
+    world.commit(confirmed_s=60)
+    with pytest.raises(RefusedError, match="by mia is awaiting confirmation, and it is rolled back in 59 s") as caught:
+        asyncio.run(world.engine.commit(text, "joe", confirmed_s=seconds))
+    assert "`confirm` keeps it, `revert` rolls it back" in caught.value.hint
+    assert world.engine.pending is not None
+    assert (world.engine.text, world.startup.read_text()) == (NEW, OLD)
+    asyncio.run(world.engine.confirm("joe"))
+    assert asyncio.run(world.engine.commit(NEW + "# more\n", "joe")).message == "committed as 3"
 
 
 @pytest.mark.parametrize("seconds", [-1, 24 * 3600 + 1])
