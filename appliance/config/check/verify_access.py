@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from appliance.config.check import public_key
 from appliance.config.check.finding import Finding
 from appliance.config.check.verify_probe import MANAGEMENT
 from appliance.config.schema import limits
 from appliance.config.schema.model import Config, Management, User
 
 CRYPT_PREFIXES = ("$y$", "$gy$", "$7$", "$6$", "$5$", "$2b$", "$2y$")
-KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa",
-             "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com")  # fmt: skip
 _SYSTEM_NAMES = """\
 root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd bypass ftp
 dbus operator adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip src shadow utmp video sasl plugdev
@@ -151,30 +148,13 @@ def _users(users: tuple[User, ...]) -> Iterator[Finding]:
             what = f"{len(user.keys)} keys are more than MAX_KEYS = {limits.MAX_KEYS}"
             yield Finding(f"{where}: keys", ("user", index, "keys"), what)
         for number, key in enumerate(user.keys):
-            if trouble := key_trouble(key):
+            if trouble := public_key.trouble(key):
                 yield Finding(f"{where}: keys {number + 1}", ("user", index, "keys", number), trouble)
 
 
 def is_crypt(text: str) -> bool:
     """Whether this is a password hash of a kind that is fit for a network, as crypt(5) writes it."""
     return text.startswith(CRYPT_PREFIXES) and bool(re.fullmatch(r"\$[./A-Za-z0-9$=,]{8,200}", text))
-
-
-def key_trouble(text: str) -> str:
-    """Why this is no OpenSSH public key; "" when it is one. The type inside must be the type it says."""
-    words = text.split(None, 2)
-    if any(not c.isprintable() for c in text):
-        return "a key is one line"
-    if len(words) < 2 or words[0] not in KEY_TYPES:
-        return f"is not a public key: one line of a .pub file, beginning with {KEY_TYPES[0]} or another type"
-    try:
-        blob = base64.b64decode(words[1], validate=True)
-    except (binascii.Error, ValueError):
-        return "is damaged: what stands after the type is not base64"
-    length = int.from_bytes(blob[:4], "big")
-    if blob[4 : 4 + length] != words[0].encode() or len(blob) < length + 36:
-        return "is damaged or cut off: copy the whole line of the .pub file"
-    return ""
 
 
 def server_trouble(text: str) -> str:

@@ -78,7 +78,7 @@ WRONG = [
     ('[[user]]\nname = "a"\nrole = "god"', "is not one of viewer, operator, admin"),
     ('[[user]]\nname = "a"\nkeys = ["hello"]', "user a: keys 1: is not a public key"),
     (f'[[user]]\nname = "a"\nkeys = ["{KEY[:50]}"]', "user a: keys 1: is damaged"),
-    (f'[[user]]\nname = "a"\nkeys = ["command=\\"x\\" {KEY}"]', "user a: keys 1: is not a public key"),
+    (f'[[user]]\nname = "a"\nkeys = ["command=\\"x\\" {KEY}"]', "user a: keys 1: has options before its type"),
     (f'[[user]]\nname = "a"\nkeys = ["{KEY}\\nssh-rsa AAAA"]', "user a: keys 1: a key is one line"),
     ("[metrics]\nenabled = true", "metrics: enabled: metrics are read through the management port"),
     ('[syslog]\nservers = ["192.0.2.1"]', "syslog: servers 1"),
