@@ -66,6 +66,7 @@ MAX_RUNS = 16  # of rules, each with a graph of its own, before merging is given
 MAX_UNOPTIMISED = 32_768  # instructions of a filter before optimisation; 8,192 characters make half as many
 MAX_STATES_COMPARED = 60_000  # of one filter, to hold optimised against unoptimised code
 _CACHED_FILTERS = 8192
+_REMEMBERED_FORMS = 16
 _ATTACHED = "attached"
 _REFUSED_WORDS = re.compile(r"\b(inbound|outbound|ifindex|protochain|ifname|rulenum|reason|on)\b")
 
@@ -139,6 +140,37 @@ def first_match_libpcap(filters: Sequence[ClassicFilter | None], frame: bytes) -
 @lru_cache(maxsize=_CACHED_FILTERS)
 def _oracle(filt: ClassicFilter) -> object:
     return libpcap.make_program(filt.instructions)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """In which form a set is built; `refused`: why not in a better one, `too_complex`: for its size or branches."""
+
+    joined: bool = True
+    merge: bool = True
+    jumps: int = chain.PART_JUMPS
+    refused: str = ""
+    too_complex: bool = False
+
+    def plainer(self, report: Report, error: DatapathError, *, apart: bool) -> _Form | None:
+        """The next form to try; None when there is none. `apart`: the set has no slots for parts.
+
+        The core behind a merged set costs the verifier little: what is too complex with it is so without it.
+        """
+        too_complex = isinstance(error, loader.TooComplexError)
+        form = replace(self, refused=self.refused or str(error), too_complex=self.too_complex or too_complex)
+        if too_complex and report.method != "chain":
+            return replace(form, merge=False)
+        if report.joined:
+            return replace(form, joined=False)
+        jumps = self.jumps // 2
+        if not too_complex or jumps < MIN_PART_JUMPS or apart:
+            return None
+        return replace(form, jumps=jumps)
+
+
+_forms: dict[tuple[ClassicFilter | None, ...], _Form] = {}
+"""Of sets that the kernel did not take in the best form."""
 
 
 @dataclass(frozen=True)
@@ -423,22 +455,33 @@ def load_classifier(
 ) -> LoadedSet:
     """Build and load (see `build_classifier`).
 
-    Where the verifier gives up on a program's size, smaller ones are tried (the report says so).
+    Where the verifier gives up, or takes too long, plainer forms are tried: rule by rule, apart from the core, in
+    smaller programs. Rule by rule it follows each filter once and is soon through. The report says so, and what was
+    found out is remembered: the same rules are loaded for XDP and for tc, and at every commit.
     """
-    jumps = chain.PART_JUMPS
+    started, key = time.perf_counter(), tuple(filters)
+    form = _forms.get(key, _Form())
+    form = replace(form, merge=form.merge and merge)
     while True:
-        generated = build_classifier(filters, kind=kind, linkage=linkage, cached=cached, merge=merge, part_jumps=jumps)
+        host = linkage if linkage is None or form.joined else replace(linkage, host=None, attached=None)
+        generated = build_classifier(
+            filters, kind=kind, linkage=host, cached=cached, merge=form.merge, part_jumps=form.jumps
+        )
         try:
-            return load_set(generated, linkage, attach_type=attach_type)
+            loaded = load_set(generated, host, attach_type=attach_type)
         except DatapathError as error:
-            if linkage is not None and generated.report.joined:
-                linkage = replace(linkage, host=None, attached=None)
-                continue
-            if not isinstance(error, loader.TooComplexError):
+            plainer = form.plainer(generated.report, error, apart=linkage is None)
+            if plainer is None:
                 raise
-            jumps //= 2
-            if jumps < MIN_PART_JUMPS or linkage is None:
-                raise
+            form = plainer
+            continue
+        loaded.report.load_s = time.perf_counter() - started - generated.report.generate_s
+        loaded.report.refused = form.refused
+        if form.too_complex:
+            _forms[key] = form
+            while len(_forms) > _REMEMBERED_FORMS:
+                del _forms[next(iter(_forms))]
+        return loaded
 
 
 def load_accept(
@@ -464,5 +507,6 @@ def forget() -> None:
     """Drop everything remembered about filters (measurements of a first generation)."""
     with merge_module.lock:
         _compile.cache_clear()
+        _forms.clear()
         classifier.prepare.cache_clear()
         merge_module.forget()

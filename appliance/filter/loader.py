@@ -19,6 +19,7 @@ from appliance.errors import DatapathError
 from appliance.filter.frame_reader import Kind
 from appliance.filter.linkage import LoadableProgram
 from appliance.system import libbpf
+from appliance.system.processor_limit import processor_limit
 
 PROG_TYPE = {"tc": 3, "xdp": 6}
 ATTACH_TYPE = {"tc": 0, "xdp": 37}  # BPF_XDP: tail calls are refused between programs that differ in it
@@ -26,6 +27,7 @@ XDP_HAS_FRAGS = 1 << 5
 MAP_ARRAY, MAP_PROG_ARRAY, MAP_PERCPU_ARRAY = 2, 3, 6
 MAP_READ_ONLY_PROGRAM = 1 << 7
 LOG_BYTES = 1 << 20
+MAX_VERIFIER_S = 2.0  # of processor time, for one program; sets of 1,024 usual rules take less than 0.1 s
 TOO_COMPLEX = (errno.E2BIG, errno.EFAULT, errno.ENOMEM, errno.ENOSPC)  # errno of a program that is too long to verify
 
 
@@ -55,28 +57,41 @@ def create_table(data: bytes, name: str = "filter_tables") -> int:
 
 
 def load_program(program: LoadableProgram, kind: Kind, maps: dict[str, int], attach_type: int | None = None) -> int:
-    """The program's descriptor; TooComplexError when it should be split, DatapathError with the verifier's words."""
+    """The program's descriptor; TooComplexError when it should be split, DatapathError with the verifier's words.
+
+    The verifier gets at most MAX_VERIFIER_S: how long it takes follows from how a program branches and not from its
+    size, and without a bound a commit, or the start of bypassd, waits for minutes.
+    """
     code = bytearray(program.code)
     for at, name in program.relocations:
         struct.pack_into("<i", code, at * 8 + 4, maps[name])
     options = libbpf.ProgramLoadOptions(sz=ctypes.sizeof(libbpf.ProgramLoadOptions), attempts=1)
     options.expected_attach_type = ATTACH_TYPE[kind] if attach_type is None else attach_type
     options.prog_flags = XDP_HAS_FRAGS if kind == "xdp" else 0
+    what = f"program {program.name} ({program.instructions} instructions)"
 
     def attempt() -> int:
-        fd: int = libbpf.library().bpf_prog_load(
-            PROG_TYPE[kind],
-            program.name.encode()[:15],
-            b"GPL",
-            bytes(code),
-            len(code) // 8,
-            ctypes.byref(options),
-        )
-        return fd
+        with processor_limit(MAX_VERIFIER_S) as over:
+            while True:
+                fd: int = libbpf.library().bpf_prog_load(
+                    PROG_TYPE[kind],
+                    program.name.encode()[:15],
+                    b"GPL",
+                    bytes(code),
+                    len(code) // 8,
+                    ctypes.byref(options),
+                )
+                if fd != -errno.EAGAIN:
+                    return fd
+                if over():
+                    raise TooComplexError(f"{what}: the kernel takes more than {MAX_VERIFIER_S:g} s to verify it")
+                # else another signal came meanwhile
 
     fd = attempt()
     if fd >= 0:
         return fd
+    if fd == -errno.E2BIG:  # more instructions than a program may have, or than the verifier looks at
+        raise TooComplexError(f"{what}: the kernel cannot verify so many instructions and branches")
     log = ctypes.create_string_buffer(LOG_BYTES)
     options.log_buf, options.log_size, options.log_level = ctypes.cast(log, ctypes.c_char_p), LOG_BYTES, 1
     again = attempt()
@@ -84,7 +99,7 @@ def load_program(program: LoadableProgram, kind: Kind, maps: dict[str, int], att
         return again
     text = log.value.decode("utf-8", "replace").strip()
     last = text.splitlines()[-3:] if text else ["no log"]
-    what = f"program {program.name} ({program.instructions} instructions): {os.strerror(-fd)}: {' | '.join(last)}"
+    what = f"{what}: {os.strerror(-fd)}: {' | '.join(last)}"
     if "too complex" in text or "too large" in text or "too many" in text or -fd in TOO_COMPLEX:
         raise TooComplexError(what)
     raise DatapathError(what)

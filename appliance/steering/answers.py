@@ -100,7 +100,7 @@ def filters(
         of="rules" if segments else "accept",
         rules=report.rules,
         method=report.method,
-        why=report.why,
+        why=report.refused or report.why,
         programs=report.programs,
         joined=report.joined,
         instructions=report.instructions,

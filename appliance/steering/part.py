@@ -14,6 +14,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.config.check.lint import Finding
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, UnreachableError
 from appliance.hardware.links import Links
@@ -72,6 +73,13 @@ class Steering:
         self.forget()
         if self.datapath is not None:
             self._prepared = await asyncio.to_thread(self.datapath.prepare_policy, laid.apply(config, self.overlay))
+
+    def remarks(self) -> list[Finding]:
+        """What is worth saying of what was prepared."""
+        if self._prepared is None:
+            return []
+        names = {number: name for name, number in self._prepared.policy.segments.items()}
+        return self._prepared.generated.remarks(names)
 
     def forget(self) -> None:
         """Drop what was prepared and not used."""

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The generated half of a policy: the programs that find rules and accepts, loaded and put into their slots.
 
-The programs come from `appliance.steering.pcap`. Owns their descriptors until `close`; a program in a slot lives on.
+The programs come from `appliance.filter`. Owns their descriptors until `close`; a program in a slot lives on.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from appliance.config.check.lint import Finding
 from appliance.filter import compiler as pcap
 from appliance.filter.frame_reader import Kind
 from appliance.filter.report import Report
@@ -73,6 +75,15 @@ class Generated:
                     maps[array].set(slot, loaded.parts[0][1])
         for array, slot, fd in self.before:
             maps[array].set(slot, fd)
+
+    def remarks(self, segments: Mapping[int, str]) -> list[Finding]:
+        """What is worth saying of the sets before they are used, once for XDP and tc. `segments`: number -> name."""
+        found: dict[str, str] = {}
+        for one in self.compiled:
+            if remark := one.report.remark():
+                names = ", ".join(segments.get(number, str(number)) for number in one.segments)
+                found.setdefault(f"segment {names}" if names else "guests: accept", remark)
+        return [Finding("note", where, what) for where, what in found.items()]
 
     def close(self) -> None:
         """Close the descriptors."""

@@ -52,7 +52,7 @@ class CommitSteps:
             Step("first configuration", self._first),
             Step("removing segments", self._segments_go),
             Step("adding guests", self._guests_come),
-            Step("steering", self._steer, self._prepare, self._forget),
+            Step("steering", self._steer, self._prepare, self._forget, remarks=self._system.steering.remarks),
             Step("segments", self._segments, self._segments_prepare),
             Step("guests", self._guests, finish=self._guests_finish),
             Step("access", self._access, self._access_prepare),

@@ -29,7 +29,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
 
     The effect on traffic is reported as by `commit check`, and does not change the exit code.
     """
-    from appliance.config.check import lint, load
+    from appliance.config.check import load
     from appliance.config.check.finding import facts
 
     file = parsed.args["FILE"]
@@ -40,7 +40,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
         errors = [error]
     if _wants_json(parsed):
         found = [facts(error) for error in errors]
-        meaning = [finding._asdict() for finding in lint.lint(config)] if config is not None else []
+        meaning = _meaning(config) if config is not None else []
         data = {"file": file, "valid": not errors, "errors": found, "lint": meaning}
         return Outcome(data, code=REFUSED if errors else GOOD)
     if config is None:
@@ -48,7 +48,14 @@ def check(parsed: Parsed, context: Context) -> Outcome:
     counts = ((len(getattr(config, kind)), kind) for kind in ("segment", "guest", "group", "rule"))
     text = ", ".join(counted(count, kind) for count, kind in counts)
     said = f"{file}: valid: {text}"
-    return Outcome({"message": said, "lint": [finding._asdict() for finding in lint.lint(config)]}, "config-found")
+    return Outcome({"message": said, "lint": _meaning(config)}, "config-found")
+
+
+def _meaning(config: Config) -> list[dict[str, object]]:
+    """The effect on traffic, and what the kernel says where it can be asked."""
+    from appliance.config.check import lint, trial_load
+
+    return [finding._asdict() for finding in (*lint.lint(config), *trial_load.slow_rules(config))]
 
 
 def _lines(error: ConfigError, context: Context) -> list[str]:

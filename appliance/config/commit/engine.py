@@ -95,7 +95,7 @@ class Step(NamedTuple):
 
     `prepare` may fail before anything is changed; `forget` drops what it made. `apply` converges to the given
     configuration from whatever is there. `finish` does what cannot be taken back, when the commit is final.
-    A failure is a BypassError of one line.
+    `remarks`: what is worth saying of what was prepared. A failure is a BypassError of one line.
     """
 
     name: str
@@ -103,6 +103,7 @@ class Step(NamedTuple):
     prepare: Callable[[Config], Awaitable[None]] = _nothing
     forget: Callable[[], None] = _no_trace
     finish: Callable[[Config], Awaitable[None]] = _nothing
+    remarks: Callable[[], Sequence[lint.Finding]] = tuple
 
 
 class Check(NamedTuple):
@@ -167,7 +168,7 @@ class Engine:
         if deep:
             async with self._lock:
                 try:
-                    await self._prepare(config)
+                    check.lint.extend(await self._prepare(config))
                 except BypassError as error:
                     errors = [error if isinstance(error, ConfigError) else ConfigError("appliance", str(error))]
                 finally:
@@ -208,7 +209,7 @@ class Engine:
             if note := await asyncio.to_thread(self.store.note_edit):
                 check.lint.append(lint.Finding("warning", "startup", note))
             entry = Entry(self.store.newest + 1, now(), user, comment, "confirmed" if confirmed_s else "commit", text)
-            await self._replace(entry, check.config, confirmed_s)
+            check.lint.extend(await self._replace(entry, check.config, confirmed_s))
             took = (self._clock() - began) // 10**6
             what = f"committed as {entry.number}"
             if before is not None:
@@ -260,8 +261,8 @@ class Engine:
 
     # -- inside; the lock is held
 
-    async def _replace(self, entry: Entry, config: Config, confirmed_s: int) -> None:
-        """Stage, prepare, apply, prove, put in place."""
+    async def _replace(self, entry: Entry, config: Config, confirmed_s: int) -> list[lint.Finding]:
+        """Stage, prepare, apply, prove, put in place; what is worth saying of it."""
         user = entry.user
         await asyncio.to_thread(self.store.stage, entry)
         try:
@@ -269,7 +270,7 @@ class Engine:
             self._progress(user, "loading the new datapath programs")
             try:
                 try:
-                    await self._prepare(config)
+                    remarks = await self._prepare(config)
                 except BaseException:
                     self._turn(Turn.REFUSED)
                     raise
@@ -277,6 +278,7 @@ class Engine:
             finally:
                 self._forget()
             await self._keep(entry, config, confirmed_s)
+            return remarks
         except BaseException:
             await asyncio.to_thread(self.store.unstage, entry)
             raise
@@ -360,9 +362,10 @@ class Engine:
         self._tell("reverted", user, what)
         return Report(what, 0, check.changes)
 
-    async def _prepare(self, config: Config) -> None:
+    async def _prepare(self, config: Config) -> list[lint.Finding]:
         for step in self.steps:
             await step.prepare(config)
+        return [remark for step in self.steps for remark in step.remarks()]
 
     def _forget(self) -> None:
         for step in self.steps:

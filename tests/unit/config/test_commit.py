@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from appliance.causes import Cause
+from appliance.config.check.lint import Finding
 from appliance.config.check.load import loads
 from appliance.config.commit import engine
 from appliance.config.commit.engine import BrokenError, Engine, Phase, Step
@@ -281,6 +282,15 @@ def test_revert_that_fails_starts_bypassd_anew(world: World) -> None:
     world.trouble["apply second old"] = DatapathError("no")
     with pytest.raises(BypassError, match="cannot be put back"):
         asyncio.run(world.engine.revert("mia", "because"))
+
+
+def test_what_the_parts_remark_is_told_with_the_rest(world: World) -> None:
+    """By a check of the candidate, which has them prepare, and by the commit."""
+    remark = Finding("note", "segment main", "its rules take 3.0 s to load")
+    world.engine.steps[1] = world.engine.steps[1]._replace(remarks=lambda: [remark])
+    assert remark in asyncio.run(world.engine.check(NEW, deep=True)).lint
+    assert remark not in asyncio.run(world.engine.check(NEW)).lint
+    assert remark in asyncio.run(world.engine.commit(NEW, "mia")).lint
 
 
 def test_an_edited_startup_is_kept_and_said(world: World) -> None:
