@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from appliance.causes import Cause
@@ -26,6 +27,7 @@ from appliance.counted import counted
 SPAN: Final = 3  # samples that frames are decided in
 LAG: Final = 3  # and the samples after them in which they must have been sent
 ENOUGH: Final = 20  # fewer frames in a window prove nothing
+BUSY: Final = 4  # nor do frames in fewer of its samples: some drivers count a frame when the next one is sent
 NONE_OF: Final = 256  # fewer sent than one of so many is none: what we did not send is counted too
 SHARE: Final = 0.9  # less than this share sent is a shortfall
 LASTING: Final = 10  # samples in a row with a shortfall make it a lasting one
@@ -106,7 +108,8 @@ class PortEvidence:
         first, middle, last = self._window[0], self._window[SPAN], self._window[-1]
         given = _given(first, middle)
         sent, dropped = last.sent - first.sent, last.dropped - first.dropped
-        if given < ENOUGH:
+        busy = sum(1 for before, after in pairwise(self._window) if _given(before, after))
+        if given < ENOUGH or busy < BUSY:
             return
         said = f"{last.name} sent {sent} of {counted(given, 'frame')} in {SPAN} s"
         said += f" and dropped {dropped}" if dropped else ""

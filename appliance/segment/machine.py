@@ -24,6 +24,7 @@ Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as bypassd ha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -92,6 +93,10 @@ WANT: dict[State, str] = {
 """What the keeper is asked for in each state."""
 
 
+TRIPS = (Cause.LINK_DOWN, Cause.LINKS_DOWN, Cause.NOT_SENT)
+"""What can only be seen inline."""
+
+
 @dataclass(frozen=True)
 class Times:
     """The machine's times in nanoseconds."""
@@ -142,6 +147,23 @@ class Machine:
     def tripped(self) -> Cause | None:
         """What tripped it last: the present state is the wait for the next attempt, or that attempt, or its success."""
         return self._tripped[0] if self._tripped else None
+
+    def remember(self) -> dict[str, int | str]:
+        """The back-off, for the machine of the next bypassd: one that crashes must not begin it anew."""
+        if self.delay <= self.times.rearm_delay:
+            return {}
+        cause, detail = self._tripped or (Cause.REARMING, "")
+        since = self.since if self._fit_since is None else self._fit_since
+        return {"delay": self.delay, "since": since, "cause": cause, "detail": detail}
+
+    def recall(self, remembered: Mapping[str, object]) -> None:
+        """Go on with the back-off of an earlier bypassd of this boot. What is malformed is left out."""
+        match remembered:
+            case {"delay": int(delay), "since": int(since), "cause": str(cause), "detail": str(detail)}:
+                self.delay = max(self.times.rearm_delay, min(delay, self.times.rearm_max))
+                self._fit_since = since
+                if cause in TRIPS:
+                    self._tripped = Cause(cause), detail
 
     def deadline(self) -> int | None:
         """When `tick` has something to do; None = nothing to wait for."""
@@ -198,7 +220,8 @@ class Machine:
         if self.state is State.INLINE:
             if cause is not self.cause:
                 self._moves.append(Move(self.state, self.state, cause, detail))
-            self.cause, self.detail = cause, detail
+            if cause is not self.cause or cause is not Cause.HEALTHY:
+                self.cause, self.detail = cause, detail
         return self._moves
 
     def hasten(self, now: int) -> None:
@@ -252,7 +275,7 @@ class Machine:
                 since = now if self._fit_since is None else self._fit_since
                 self._due = max(now, since + self.delay)
                 wait = f"{(self._due - now) / 1e9:.1f} s"
-                if self._tripped and self.state is State.BYPASS:
+                if self._tripped and self.state is not State.DISCONNECT:
                     cause, detail = self._tripped[0], f"{self._tripped[1]}: next attempt after {wait}"
                 else:
                     after = "" if self.state is State.STARTING else f", after {self.cause}"

@@ -2,8 +2,8 @@
 """All segments of the appliance: gathers the facts, runs each segment's machine, knows what to ask of the keeper.
 
 Passive: `begin` is called once, and `update` at every pulse and at every change, with `now`. It owns the machines, for
-the life of bypassd, and what the operator asked for, which is kept in the volatile state (`segments.json`) so that it
-survives a restart of bypassd.
+the life of bypassd, and what the operator asked for. That and the back-off are kept in the volatile state
+(`segments.json`) for the next bypassd.
 """
 
 from __future__ import annotations
@@ -108,12 +108,16 @@ class Segments:
         self._links, self._transitions, self._memory = links, transitions, memory
         self._board = board
         self.begun = False
+        self._kept: dict[str, dict[str, object]] | None = None  # as it stands in the file
         self.units: dict[str, Unit] = {segment.name: self._unit(segment) for segment in segments}
 
     def _unit(self, segment: Segment) -> Unit:
         relay = self._board.find_relay(segment.lan, segment.wan) if self._board else None
         unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), Machine(times_of(segment)))
-        unit.asked = self._remembered().get(segment.name, "")
+        known = self._remembered().get(segment.name, {})
+        if known.get("asked") in ("auto", "bypass", "disconnect"):
+            unit.asked = str(known["asked"])
+        unit.machine.recall(known)
         return unit
 
     # -- called by the supervisor
@@ -361,20 +365,37 @@ class Segments:
         for move in moves:
             change = _CHANGES.get(move.new, Change.SEGMENT_OTHER)
             self._transitions.record(change, unit.config.name, move.old, move.new, move.cause, detail=move.detail)
+        if moves:
+            self._remember()
 
-    def _remembered(self) -> dict[str, str]:
+    def _remembered(self) -> dict[str, dict[str, object]]:
         try:
             data = json.loads(self._memory.read_text(encoding="utf-8")) if self._memory else {}
         except (OSError, ValueError):
             return {}
-        known = ("auto", "bypass", "disconnect")
-        return {str(k): v for k, v in data.items() if v in known} if isinstance(data, dict) else {}
+        if not isinstance(data, dict):
+            return {}
+        found: dict[str, dict[str, object]] = {}
+        for name, known in data.items():
+            if isinstance(known, dict):
+                found[str(name)] = known
+            elif isinstance(known, str):  # as 0.1.0 wrote it
+                found[str(name)] = {"asked": known}
+        return found
 
     def _remember(self) -> None:
         if self._memory is None:
             return
-        words = {name: unit.asked for name, unit in self.units.items() if unit.asked}
+        kept: dict[str, dict[str, object]] = {}
+        for name, unit in self.units.items():
+            known: dict[str, object] = {"asked": unit.asked} if unit.asked else {}
+            known.update(unit.machine.remember())
+            if known:
+                kept[name] = known
+        if kept == self._kept:
+            return
         try:
-            files.replace(self._memory, json.dumps(words), synced=False)
+            files.replace(self._memory, json.dumps(kept), synced=False)
+            self._kept = kept
         except OSError as error:
-            log.error("the operator's order will not survive a restart of bypassd: %s", error)
+            log.error("orders and back-off of the segments will not survive a restart of bypassd: %s", error)

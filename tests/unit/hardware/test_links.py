@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
+from appliance.errors import HardwareError
 from appliance.hardware import links
 from appliance.hardware.board import Port
 from appliance.hardware.links import Device, match
+from appliance.system import netdev, netlink
 from appliance.system.netlink import LinkMessage, parse_links
 
 LAN = Port(name="lan0", pci="0000:00:10.0")
@@ -75,3 +80,111 @@ def test_a_rescan_follows_only_devices_that_were_not_seen() -> None:
 def test_management_ports_are_left_alone() -> None:
     made = links.Links([Port(name="mgmt0", pci="0000:00:12.0", role="management")], lambda: None)
     assert made._wanted == []
+
+
+# -- what other programs do to a port
+
+
+class Settings:
+    """The flags of one port in the kernel, which another program may change."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.flags, self.error, self.repairs = 0, "", list[str]()
+        self.now = 0
+        monkeypatch.setattr(netdev, "flags", lambda _: self.flags)
+        monkeypatch.setattr(netdev, "prepare", self._prepare)
+        monkeypatch.setattr(netdev, "set_up", lambda ifname, up: None)
+        monkeypatch.setattr(netlink, "read_links", lambda _: {2: self.said()})
+        monkeypatch.setattr(links, "time", SimpleNamespace(monotonic_ns=lambda: self.now))
+        self.links = links.Links([LAN], lambda: None, lambda port, cause, how: self.repairs.append(how))
+        self.links.ports = {"lan0": links.Port("lan0", "lan0", 2, "")}
+
+    def _prepare(self, _: str) -> list[str]:
+        if self.error:
+            raise HardwareError(self.error)
+        self.flags = netdev.TRANSPARENT
+        return []
+
+    def said(self) -> LinkMessage:
+        return LinkMessage(16, 2, "lan0", up=bool(self.flags & 1), link=True, flags=self.flags)
+
+    def look(self) -> dict[str, str]:
+        self.now += 10**9
+        asyncio.run(self.links._look())
+        return dict(self.links.contested)
+
+
+def test_changed_settings_are_set_right_and_contested_only_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Settings(monkeypatch)
+    for lacking, word in ((netdev.IFF_UP, "set it down"), (netdev.IFF_PROMISC, "changed its settings")):
+        world.flags = netdev.TRANSPARENT & ~lacking
+        assert world.look() == {}
+        assert world.flags == netdev.TRANSPARENT
+        assert word in world.repairs[-1]
+    assert world.look() == {}
+    assert len(world.repairs) == 2
+    for _ in range(2):
+        world.flags = 0
+        contested = world.look()
+    assert "was set right 4 times in a minute" in contested["lan0"]
+    assert world.look() == contested, "peace has to last"
+    world.now += 60 * 10**9
+    assert world.look() == {}
+
+
+def test_a_port_that_cannot_be_set_right_is_contested_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Settings(monkeypatch)
+    world.error = "port lan0: flags cannot be set: Input/output error"
+    for _ in range(3):
+        assert world.look() == {"lan0": f"cannot be set right: {world.error}"}
+    world.error = ""
+    assert world.look() == {}
+
+
+def test_a_port_that_we_hold_down_is_left_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Settings(monkeypatch)
+    world.links.set_down("lan0", True)
+    assert world.look() == {}
+    assert (world.flags, world.repairs) == (0, [])
+
+
+def test_an_old_message_repairs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port was taken up again since: only what the kernel says now counts."""
+    world = Settings(monkeypatch)
+    world.flags = netdev.TRANSPARENT
+    world.links._take_message(LinkMessage(16, 2, "lan0", up=False, link=False, flags=0))
+    assert world.links._wrong == {"lan0"}
+    assert world.look() == {}
+    assert world.repairs == []
+
+
+def test_a_port_that_is_gone_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Settings(monkeypatch)
+    monkeypatch.setattr(netlink, "read_links", lambda _: {2: None})
+    world.look()
+    assert world.links._rescan
+
+
+def test_a_missing_port_is_looked_for_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that could not be set up once, or whose message was lost."""
+    world = Settings(monkeypatch)
+    world.flags = netdev.TRANSPARENT
+    world.links.missing = {"wan0": "busy"}
+    world.now = 100 * 10**9
+    scans = []
+
+    def scan() -> None:
+        scans.append(world.now)
+        world.links._scanned = world.now
+        if len(scans) == 3:
+            raise HardwareError("enough")
+
+    monkeypatch.setattr(world.links, "_scan", scan)
+    monkeypatch.setattr(world.links, "patience", 4_000_000)
+
+    def alive() -> None:
+        world.now += 10**9
+
+    with pytest.raises(HardwareError, match="enough"):
+        asyncio.run(world.links.run(alive))
+    assert min(after - before for before, after in pairwise(scans)) >= links.SCAN_NS

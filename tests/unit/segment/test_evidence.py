@@ -70,6 +70,21 @@ def test_a_driver_may_count_late() -> None:
     assert port.kept is Kept.SENT
 
 
+def test_a_driver_may_count_a_frame_when_the_next_one_is_sent() -> None:
+    """As virtio does: after a burst its counter stands still until there is more to send."""
+    port = Port()
+    port.samples(WINDOW, 1000, 1000)
+    for _ in range(20):
+        assert port.samples(1, 64, 64) == Found()
+        assert port.samples(10, 0, 0) == Found()
+    port.sent -= 64
+    port.sample()
+    for _ in range(20):
+        assert port.samples(3, 64, 0) == Found()
+        assert port.samples(10, 0, 0) == Found()
+        assert port.samples(1, 0, 3 * 64) == Found()
+
+
 def test_a_driver_that_does_not_count_what_xdp_sends_is_said_to_not_judged() -> None:
     port = Port()
     assert port.samples(WINDOW - 1, UNCOUNTED, 0) == Found()

@@ -382,6 +382,38 @@ def test_the_operators_word_survives_a_restart_of_bypassd(tmp_path: Path) -> Non
     again = segments(tmp_path)
     again.begin(0, GOOD, none, intact=True, first=False)
     assert again.wants() == {"relay-inline": ("bypass", "operator")}
+    (tmp_path / "segments.json").write_text('{"main": "bypass"}')  # as 0.1.0 wrote it
+    assert segments(tmp_path).units["main"].asked == "bypass"
+
+
+@pytest.mark.parametrize("after", [0, 3, 100])
+def test_a_bypassd_that_crashes_does_not_begin_the_back_off_anew(tmp_path: Path, after: int) -> None:
+    """Else one that crashes at each attempt would move the relay as often as it is started."""
+    made = segments(tmp_path)
+    inline(made)
+    for wait in (4, 8, 16):
+        machine = made.units["main"].machine
+        lost = machine.since + SECOND
+        made._note(made.units["main"], machine.trip(lost, Cause.LINKS_DOWN, "lan0 and wan0 have no link"))
+        made = segments(tmp_path)
+        began = lost + after * SECOND
+        made.begin(began, GOOD, none, intact=True, first=False)
+        machine = made.units["main"].machine
+        assert machine.deadline() == max(began, lost + wait * SECOND)
+        assert machine.cause is Cause.LINKS_DOWN
+        now = max(began, lost + wait * SECOND)
+        made.update(now, GOOD, none)
+        made.update(now, KeeperState({"relay-inline": RelayState("inline", "", usable=True)}, True, 2000), none)
+        assert machine.state is State.INLINE
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"main": 5}', '{"main": {"asked": 7, "delay": "x"}}', '{"main": {"delay": 1}}']
+)
+def test_a_damaged_memory_of_segments_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "segments.json").write_text(text)
+    made = segments(tmp_path)
+    inline(made)
 
 
 def test_refusals() -> None:

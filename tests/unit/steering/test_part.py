@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The part "steering" and a kernel that refuses: faults with a cause, and when it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from appliance.causes import Cause
+from appliance.config.schema.model import Config, Segment
+from appliance.errors import DatapathError, HardwareError
+from appliance.hardware.links import Links, Port
+from appliance.part import in_thread
+from appliance.steering import part
+from appliance.steering.attachment_watch import Seen
+from appliance.steering.part import PATIENT_TRIES, RETRY_FIRST_NS, RETRY_LAST_NS, Steering
+
+SEGMENT = Segment(name="main", lan="lan0", wan="wan0")
+
+
+class Kernel:
+    """Stands for the datapath: refuses as long as `error` is set, and notes every call."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.calls: list[bool] = []  # whether the caller was patient
+
+    def attach_segment(self, *_: object, patient: bool) -> list[Any]:
+        self.calls.append(patient)
+        if self.error is not None:
+            raise self.error
+        return [SimpleNamespace(mode="xdp", reason="")]
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> tuple[Steering, Kernel, Callable[[int], None]]:
+    """A steering part, its kernel, and a function that sets the clock."""
+    links = Links([], lambda: None)
+    links.ports = {n: Port(n, n, i, "", up=True, link=True) for i, n in enumerate(("lan0", "wan0"), 1)}
+    made, kernel = Steering(Config(segment=(SEGMENT,)), links, Path(), Path(), Path("names.json")), Kernel()
+    made.datapath = kernel  # type: ignore[assignment]
+    now = 0
+    monkeypatch.setattr(part, "time", SimpleNamespace(monotonic_ns=lambda: now))
+
+    def at(when: int) -> None:
+        nonlocal now
+        now = when
+
+    return made, kernel, at
+
+
+def test_an_error_of_attaching_is_tried_again_with_back_off(
+    world: tuple[Steering, Kernel, Callable[[int], None]],
+) -> None:
+    """Without any event of a port, at twice the distance each time, and never more rarely than twice a minute."""
+    made, kernel, at = world
+    kernel.error = DatapathError("attach: busy", errno.EBUSY)
+    tried = []
+    for now in range(0, 600 * 10**9, RETRY_FIRST_NS // 5):
+        at(now)
+        before = len(kernel.calls)
+        made._attach()  # as `run` does it whenever something is due or changed
+        if len(kernel.calls) > before:
+            tried.append(now)
+        assert made.fault("main") == (Cause.DATAPATH_FAULT, "attach: busy")
+    gaps = [after - before for before, after in pairwise(tried)]
+    assert gaps[:6] == [RETRY_FIRST_NS << n for n in range(6)]
+    assert max(gaps) == RETRY_LAST_NS
+    assert kernel.calls[: PATIENT_TRIES + 2] == [True] * PATIENT_TRIES + [False] * 2, "then the next mode will do"
+    kernel.error = None
+    at(700 * 10**9)
+    made._attach()
+    assert made.fault("main") is None
+    calls = len(kernel.calls)
+    made._attach()
+    assert len(kernel.calls) == calls, "it is attached"
+
+
+def test_other_ports_are_tried_at_once(world: tuple[Steering, Kernel, Callable[[int], None]]) -> None:
+    made, kernel, at = world
+    kernel.error = HardwareError("lan0: no such network device")
+    made._attach()
+    made._attach()
+    assert len(kernel.calls) == 1
+    made._links.ports["lan0"].ifindex = 9
+    made._attach()
+    assert kernel.calls == [True, True]
+    del made._links.ports["lan0"]
+    made._attach()
+    kernel.error = None
+    made._links.ports["lan0"] = Port("lan0", "lan0", 10, "")
+    at(1)
+    made._attach()
+    assert made.fault("main") is None
+
+
+def test_an_operator_need_not_wait(world: tuple[Steering, Kernel, Callable[[int], None]]) -> None:
+    made, kernel, _ = world
+    kernel.error = DatapathError("attach: busy", errno.EBUSY)
+    made._attach()
+    kernel.error = None
+    made.forgive()
+    made._attach()
+    assert made.fault("main") is None
+
+
+def test_nothing_is_mended_while_a_policy_is_switched(
+    world: tuple[Steering, Kernel, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen before is of before; it is looked at again a second later."""
+    made, kernel, _ = world
+    kernel.devices = None  # type: ignore[attr-defined]
+    judged = []
+    monkeypatch.setattr(made._watch, "judge", lambda *_: judged.append(1))
+
+    def look(_: object) -> Callable[[], Seen]:
+        return lambda: Seen(0, {})
+
+    monkeypatch.setattr(part, "look", look)
+
+    async def body() -> None:
+        await made._look()
+        assert judged == [1]
+        async with made._changing:
+            await made._look()
+        assert judged == [1]
+
+    asyncio.run(body())
+
+
+def test_the_kernel_may_keep_the_look_waiting(
+    world: tuple[Steering, Kernel, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes a link keeps others waiting; the part checks in all the same."""
+    made, kernel, _ = world
+    kernel.devices = None  # type: ignore[attr-defined]
+    check_ins = 0
+    answered = asyncio.Event()
+
+    def alive() -> None:
+        nonlocal check_ins
+        check_ins += 1
+        if check_ins == 5:
+            answered.set()
+
+    async def slow(_: object) -> Seen:
+        await answered.wait()
+        return Seen(-1, {})
+
+    monkeypatch.setattr(asyncio, "to_thread", slow)
+    monkeypatch.setattr(made._watch, "judge", lambda *_: None)
+    monkeypatch.setattr(part, "look", lambda _: None)
+    asyncio.run(in_thread(made._look(), alive, 4_000_000))
+    assert check_ins >= 5
