@@ -417,7 +417,9 @@ class Run:
             self._room_wait = min(2 * self._room_wait, LAST_ROOM_S)
             try:
                 enough = (await asyncio.to_thread(disk_space.room, self._context.paths.state)).enough
-                if enough and not self.held:
+                if await self.monitor.status() == "running":
+                    self._on_event("RESUME", {"reason": "it runs already"})
+                elif enough and not self.held:
                     await self.monitor.ask("cont")
             except (OSError, UnreachableError) as error:
                 log.warning("guest %s: it stays paused: %s", self._guest.name, error)

@@ -2,19 +2,21 @@
 """Events: everything worth reporting to a person or a log server, with subject, cause and severity.
 
 Every transition of the ledger is an event too. Logins and the like are events only, so that failed logins from outside
-cannot push transitions out of the ledger. Events are kept in a ring in memory for the life of bypassd, and logged.
+cannot push transitions out of the ledger. Events are kept in memory for the life of bypassd, where no source can push
+out those of others, and logged.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from msgspec import Struct
 
 from appliance.api.schema import state
+from appliance.telemetry.fair_ring import FairRing
 from appliance.telemetry.subject import Kind, Notice, Severity, Subject
 from appliance.telemetry.transitions import Entry
 
@@ -42,7 +44,7 @@ class Events:
     """The events of this bypassd."""
 
     def __init__(self, ring: int = RING) -> None:
-        self._ring: deque[Event] = deque(maxlen=ring)
+        self._ring: FairRing[Event] = FairRing(ring, lambda event: event.subject.source)
         self._listeners: list[Callable[[Event], None]] = []
         self.counts: Counter[Severity] = Counter()
         self.moves: Counter[tuple[Kind, str, str]] = Counter()  # transitions by kind, name, and state reached
@@ -66,7 +68,7 @@ class Events:
 
     def newest(self, count: int | None = None, severity: Severity = Severity.INFO) -> list[Event]:
         """The newest `count` events (None: all in memory) of this severity and worse, oldest first."""
-        found = [event for event in self._ring if event.severity <= severity]
+        found = [event for event in self._ring.items() if event.severity <= severity]
         return found if count is None else found[max(0, len(found) - count) :]
 
     def _add(self, event: Event) -> None:

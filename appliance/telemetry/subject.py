@@ -56,6 +56,12 @@ class Subject(Struct, frozen=True):
     def __str__(self) -> str:
         return " ".join(part for part in (self.kind.value, self.name) if part)
 
+    @property
+    def source(self) -> Subject:
+        """Whose share of a bounded list its entries take. Names of flows, and names that somebody tries to log in with,
+        come and go: all of them are one source."""
+        return Subject(self.kind) if self.kind in (Kind.FLOW, Kind.USER) else self
+
     @classmethod
     def stored(cls, kind: str, name: str) -> Subject:
         """The subject that was written as `kind` and `name`."""

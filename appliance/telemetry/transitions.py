@@ -31,7 +31,7 @@ from appliance.quota import Quota
 from appliance.system import files
 from appliance.system.threads import to_the_end
 from appliance.telemetry.fair_ring import FairRing
-from appliance.telemetry.subject import Change, Kind, Severity, Subject
+from appliance.telemetry.subject import Change, Severity, Subject
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +109,7 @@ Listener = Callable[[Entry, Severity], None]
 
 
 def _source(entry: Entry) -> Hashable:
-    """Whose share of the room an entry takes. Flows come and go and have new names: all of them are one source."""
-    subject = entry.subject
-    return subject.kind if subject.kind is Kind.FLOW else subject
+    return entry.subject.source
 
 
 class Transitions:

@@ -41,6 +41,24 @@ def test_runs_without_rights(board: Board, guest: dict[str, object]) -> None:
     assert board.sh(f"tail -n +3 /proc/{guest['pid']}/net/dev | cut -d: -f1").output.split() == ["lo"]
 
 
+def test_sees_no_file_of_the_appliance(board: Board, guest: dict[str, object]) -> None:
+    """Its root folder has programs, libraries, devices and its scratch folder."""
+    root = f"/proc/{guest['pid']}/root"
+    assert set(board.sh(f"ls {root}").output.split()) <= {
+        "bin",
+        "dev",
+        "etc",
+        "lib",
+        "lib64",
+        "proc",
+        "sbin",
+        "usr",
+        "var",
+    }
+    assert board.sh(f"ls {root}/var/lib/bypass {root}/var/lib/bypass/scratch").output.split()[-1] == "ips1"
+    assert board.sh(f"ls {root}/etc {root}/run 2>/dev/null | grep -c bypass", check=False).output.strip() == "0"
+
+
 def test_is_held_within_limits(board: Board, guest: dict[str, object]) -> None:
     """The kernel's own files say so: its process is in its group, and memory, processes and share are limited."""
     assert "no limits" not in str(guest["warning"])

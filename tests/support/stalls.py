@@ -62,6 +62,8 @@ class Stalls:
 
     def check(self, board: Board) -> None:
         """AssertionError: something kept the loop too long since the last look."""
-        limit = board.pace.wait(LIMIT_S)
-        long = [one.line for one in self.new(board) if one.own_s > limit]
+        limit, found = board.pace.wait(LIMIT_S), self.new(board)
+        for one in found:
+            board.events.add("stall", text=one.line)
+        long = [one.line for one in found if one.own_s > limit]
         assert not long, f"longer than {limit:g} s: " + "; ".join(long)

@@ -36,7 +36,8 @@ def board(log: str, speed: float = 1.0, pid: int | None = 1) -> Any:
     def sh(_: str, **__: object) -> object:
         return SimpleNamespace(output=log)
 
-    return cast(Any, SimpleNamespace(qemu_pid=pid, pace=Pace(speed), sh=sh))
+    events = SimpleNamespace(add=lambda *_, **__: None)
+    return cast(Any, SimpleNamespace(qemu_pid=pid, pace=Pace(speed), sh=sh, events=events))
 
 
 def test_a_test_fails_by_what_kept_the_loop_during_it() -> None:
