@@ -120,4 +120,6 @@ def build(
         segments=segments,
         lan=lan_of(paths),
         control=ControlServer(paths.control_socket, registry),
+        check_ins=CheckIns(time.monotonic_ns),
+        began=time.monotonic_ns(),
     )
