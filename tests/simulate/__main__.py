@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 from tests.simulate import runs
@@ -26,8 +27,12 @@ def outcomes(work: list[Job], processes: int) -> Iterator[Iterator[Outcome]]:
     if processes < 2:
         yield map(runs.one, work)
         return
-    with multiprocessing.get_context("forkserver").Pool(processes) as pool:
-        yield pool.imap(runs.one, work)
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        try:
+            yield pool.map(runs.one, work)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,9 +24,10 @@ from appliance.paths import Paths
 from appliance.supervisor.supervisor import Supervisor
 from appliance.supervisor.system import System
 from tests.simulate import edges
-from tests.simulate.clock import MS, Clock, Loop, Scope
-from tests.simulate.disk import DiskModel, KilledError
+from tests.simulate.clock import MS, Clock, KilledError, Loop, Scope
+from tests.simulate.disk import DiskModel
 from tests.simulate.edges import PacketSocket
+from tests.simulate.guests import Guests
 from tests.simulate.keeper_process import PACKET_NS, KeeperProcess
 from tests.simulate.kernel import DatapathModel, KernelModel, ModelledLeases
 
@@ -42,6 +43,10 @@ class Surroundings(Protocol):
     root: Path
     board: Board
     disk: DiskModel
+    qemus: Guests
+
+    def renewed(self, hop: str, until: int) -> None:
+        """A lease was renewed."""
 
     def failed(self, invariant: str, what: str) -> None: ...
 
@@ -70,12 +75,16 @@ class BypassdProcess:
         self.scope = Scope(scope)
         self.loop = Loop(world.clock, self.scope, self._bug)
         self.loop.thread = thread
+        self.loop.waiting = edges.readable
+        self.guests = world.qemus
+        self.guests.readable = lambda number: self.loop.inside(lambda: self.loop.readable(number))
         self.supervisor: Supervisor | None = None
         self._socket = PacketSocket(lambda data: world.clock.after(PACKET_NS, lambda: keeper.packet(data)))
         self.link = KeeperLink(cast(socket.socket, self._socket))
         self._task: asyncio.Task[int] | None = None
         self._mode, self._since = "S", 0
-        self.leases = ModelledLeases(self.kernel, self.scope, lambda thread: True)
+        self.leases = ModelledLeases(self.kernel, self.scope, world.qemus.thread_alive)
+        self.leases.renewed = world.renewed
         self._inside(self.link.hold, load // 4)
         self._inside(self._begin, load)
 

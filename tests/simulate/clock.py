@@ -28,6 +28,10 @@ NEAR = 10 * SECOND
 T = TypeVar("T")
 
 
+class KilledError(BaseException):
+    """The process or the machine went away in the middle of this; no handler of the appliance counts any more."""
+
+
 class Scope:
     """What ends or hangs together. A scope within another ends and freezes with it."""
 
@@ -177,6 +181,7 @@ class Loop(asyncio.BaseEventLoop):
         self._clock, self._scope, self._failed = clock, scope, failed
         super().__init__()
         self.thread: Callable[[], int] = lambda: 0  # how long work in a thread takes
+        self.waiting: Callable[[int], bool] = lambda number: False  # whether a descriptor is readable already
         self.readers: dict[int, Callable[[], object]] = {}
         self.signals: dict[int, Callable[[], object]] = {}
         self._tasks: list[asyncio.Task[Any]] = []
@@ -186,6 +191,10 @@ class Loop(asyncio.BaseEventLoop):
         asyncio._set_running_loop(self)
         try:
             call()
+        except KilledError:
+            pass
+        except Exception as error:
+            self._failed(error)
         finally:
             asyncio._set_running_loop(before)
 
@@ -279,7 +288,8 @@ class Loop(asyncio.BaseEventLoop):
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         number = fd if isinstance(fd, int) else fd.fileno()
         self.readers[number] = lambda: callback(*args)
-        self._clock.after(0, lambda: self.readable(number), self._scope)  # what came before
+        if self.waiting(number):
+            self._clock.after(0, lambda: self.readable(number), self._scope)
 
     def remove_reader(self, fd: Any) -> bool:
         return self.readers.pop(fd if isinstance(fd, int) else fd.fileno(), None) is not None

@@ -16,10 +16,6 @@ from pathlib import Path
 from appliance.system.files import Disk
 
 
-class KilledError(BaseException):
-    """The process or the machine went away in the middle of this; no handler of the appliance counts any more."""
-
-
 class DiskModel(Disk):
     """`calls` is called before each system call with its name; it may raise OSError or KilledError."""
 

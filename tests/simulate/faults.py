@@ -18,6 +18,7 @@ from tests.simulate.clock import HOUR, MINUTE, MS, SECOND
 from tests.simulate.disk import BROKEN, NO_SPACE
 
 if TYPE_CHECKING:
+    from tests.simulate.guests import Qemu
     from tests.simulate.world import World
 
 Mend = Callable[[], object]
@@ -45,6 +46,7 @@ class Kind(NamedTuple):
     most: int = 0
     open: str = ""
     needs: str = ""  # "guests": only in a world that has some
+    harms: bool = True  # what it strikes may stop working for it
 
 
 class Burst(NamedTuple):
@@ -259,6 +261,105 @@ def _confirm(world: World, fault: Fault) -> None:
     world.settle_pending(confirm=fault.value < 0.5)
 
 
+def _guest(does: Callable[[Qemu, Fault], Mend | None]) -> Callable[[World, Fault], Mend | None]:
+    """Of the guests that run, one is chosen."""
+
+    def strike(world: World, fault: Fault) -> Mend | None:
+        running = [one for one in world.qemus.running.values() if one.running]
+        if not running:
+            return None
+        chosen = running[int(fault.value * 1000) % len(running)]
+        if KINDS[fault.kind].harms:
+            chosen.ill()
+        mend = does(chosen, fault)
+        if mend is None:
+            return None
+
+        def mended() -> None:
+            if KINDS[fault.kind].harms:
+                chosen.ill()
+            mend()
+
+        return mended
+
+    return strike
+
+
+def _guest_dies(qemu: Qemu, fault: Fault) -> None:
+    qemu.die("killed by SIGKILL" if fault.value < 0.5 else "exited with status 1")
+
+
+def _guest_hangs(qemu: Qemu, fault: Fault) -> Mend:
+    qemu.hung = True
+    return qemu.reset if fault.value < 0.5 else lambda: setattr(qemu, "hung", False)
+
+
+def _guest_pauses(qemu: Qemu, fault: Fault) -> Mend:
+    def resume() -> None:
+        qemu.paused = False
+        qemu.event("RESUME")
+
+    qemu.paused = True
+    qemu.event("STOP")
+    return resume
+
+
+def _guest_panics(qemu: Qemu, fault: Fault) -> None:
+    qemu.hung = True
+    qemu.event("GUEST_PANICKED", action="pause")
+    qemu.guests.clock.after(50 * MS, lambda: qemu.die("exited with status 0"), qemu.guests.scope)
+
+
+def _guest_powers_off(qemu: Qemu, fault: Fault) -> None:
+    qemu.event("SHUTDOWN", reason="guest-shutdown")
+    qemu.guests.clock.after(100 * MS, lambda: qemu.die("exited with status 0"), qemu.guests.scope)
+
+
+def _guest_resets(qemu: Qemu, fault: Fault) -> None:
+    qemu.reset(int(fault.value * 10 * SECOND))
+
+
+def _guest_deaf(qemu: Qemu, fault: Fault) -> Mend:
+    qemu.deaf = int(fault.value * 2)
+    return lambda: setattr(qemu, "deaf", None)
+
+
+def _application_fails(qemu: Qemu, fault: Fault) -> Mend:
+    qemu.app_failed = True
+    return lambda: setattr(qemu, "app_failed", False)
+
+
+def _guest_disk(qemu: Qemu, fault: Fault) -> None:
+    qemu.event("BLOCK_IO_ERROR", operation="write", reason="No space left on device")
+
+
+def _flood(qemu: Qemu, fault: Fault) -> Mend:
+    """Four to ten times what it can take: it works all the time, and most of what is sent to it is lost before it."""
+    qemu.capacity = 0.1 + 0.15 * fault.value
+    return lambda: setattr(qemu, "capacity", 1.0)
+
+
+def _doomed(where: str) -> Callable[[World, Fault], Mend | None]:
+    """A guest ends now, and after each start for as long as this lasts."""
+
+    def strike(world: World, fault: Fault) -> Mend:
+        names = world.setup.guests
+        name = names[int(fault.value * 1000) % len(names)]
+        qemus = world.qemus
+        getattr(qemus, where).add(name)
+        if name in qemus.running:
+            qemus.running[name].die("killed by SIGSEGV")
+        return lambda: getattr(qemus, where).discard(name)
+
+    return strike
+
+
+def _guests_slow(world: World, fault: Fault) -> Mend:
+    qemus = world.qemus
+    qemus.boot_delay = int(fault.value * 30 * SECOND)
+    return lambda: setattr(qemus, "boot_delay", 0)
+
+
 KINDS: dict[str, Kind] = {
     "cable pulled": Kind(_cable, 15, 10 * MS, 20 * SECOND),
     "both cables pulled": Kind(_both_cables, 5, 10 * SECOND, 2 * MINUTE, open="1"),
@@ -291,6 +392,19 @@ KINDS: dict[str, Kind] = {
     "disk full": Kind(_disk(NO_SPACE), 10, 100 * MS, MINUTE),
     "disk broken": Kind(_disk(BROKEN), 10, 100 * MS, MINUTE),
     "operator asks for bypass": Kind(_operator, 10, 100 * MS, MINUTE),
+    "guest dies": Kind(_guest(_guest_dies), 15, needs="guests"),
+    "guest hangs": Kind(_guest(_guest_hangs), 15, 10 * MS, MINUTE, needs="guests"),
+    "guest pauses": Kind(_guest(_guest_pauses), 10, 10 * MS, MINUTE, needs="guests"),
+    "guest panics": Kind(_guest(_guest_panics), 10, needs="guests"),
+    "guest powers off": Kind(_guest(_guest_powers_off), 10, needs="guests"),
+    "guest resets": Kind(_guest(_guest_resets), 10, needs="guests"),
+    "guest deaf on one side": Kind(_guest(_guest_deaf), 10, 10 * MS, 30 * SECOND, needs="guests"),
+    "guest's application fails": Kind(_guest(_application_fails), 10, 10 * MS, 30 * SECOND, needs="guests"),
+    "guest's disk fails": Kind(_guest(_guest_disk), 5, needs="guests"),
+    "guest crashes again and again": Kind(_doomed("doomed"), 10, SECOND, 2 * MINUTE, needs="guests"),
+    "guest refused by QEMU": Kind(_doomed("refused"), 5, SECOND, MINUTE, needs="guests"),
+    "guests start slowly": Kind(_guests_slow, 5, SECOND, MINUTE, needs="guests"),
+    "flood": Kind(_guest(_flood), 10, 10 * SECOND, MINUTE, open="12", needs="guests", harms=False),
     "commit": Kind(_commit, 30),
     "commit confirmed or reverted": Kind(_confirm, 15),
 }

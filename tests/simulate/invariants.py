@@ -119,6 +119,26 @@ class Watcher:
         """An entry of the ledger."""
         if entry.cause in ("", Cause.NONE) or (entry.cause not in DESCRIPTION and entry.subject.kind != "system"):
             self.fail("cause", f"{entry.subject}: {entry.old} -> {entry.new} has no cause ({entry.cause!r})")
+        if entry.subject.kind == "guest" and entry.old == "available" and entry.new == "suspect":
+            self.guest_fell(entry.subject.name, entry.detail)
+
+    def renewed(self, hop: str, until: int) -> None:
+        """A lease was written."""
+        world = self._world
+        now = world.clock.now
+        qemu = world.qemus.running.get(hop)
+        truth = qemu.truth() if qemu is not None else 0
+        if until > now and until > truth:
+            what = f"for {(until - now) / 1e6:.1f} ms, and what was seen of it holds for {(truth - now) / 1e6:.1f} ms"
+            self.fail("lease", f"guest {hop} gets a lease {what}")
+
+    def guest_fell(self, name: str, why: str) -> None:
+        """A guest that had traffic lost it for a failed check."""
+        world = self._world
+        qemu = world.qemus.running.get(name)
+        settled = world.clock.now - max(world.disturbed_at, qemu.ill_until if qemu is not None else 0) > 5 * SECOND
+        if qemu is not None and qemu.works and not qemu.app_failed and qemu.deaf is None and settled:
+            self.fail("inspection", f"guest {name} works, and its traffic bypasses it: {why}")
 
     def states(self) -> None:
         """Now and then: every state that is shown has a cause. One that lasts only for a moment is not looked at."""
@@ -133,7 +153,7 @@ class Watcher:
             if machine.state in (State.BYPASS, State.REARMING, State.DISCONNECT) and machine.cause in NO_CAUSE:
                 found["segment"] = f"the segment is {machine.state}, cause {machine.cause!r}"
         for guest in world.guests:
-            if guest.hop.cause is Cause.NONE and guest.hop.state.value != "defined":
+            if guest.hop.cause in ("", Cause.NONE) and guest.hop.state.value != "defined":
                 found[f"guest {guest.name}"] = f"guest {guest.name} is {guest.hop.state.value}, without a cause"
         now = world.clock.now
         self.silent_states = {what: self.silent_states.get(what, now) for what in found}

@@ -16,18 +16,21 @@ from typing import Any
 from appliance.config.commit.engine import Engine, Phase
 from appliance.config.commit.startup import Startup
 from appliance.errors import BypassError
+from appliance.guest.guest import Guest
 from appliance.hardware import board as boards
+from appliance.hop.lifecycle import HopState
 from appliance.keeper.core import Phase as KeeperPhase
 from appliance.segment.machine import State
 from appliance.segment.manager import Segments, Unit
 from appliance.telemetry.transitions import Entry as LedgerEntry
 from appliance.units import Duration
 from tests.simulate import edges
+from tests.simulate import guests as guest_models
 from tests.simulate.bypassd_process import BypassdProcess
-from tests.simulate.clock import MS, SECOND, Clock, Scope, installed
-from tests.simulate.disk import DiskModel, KilledError
+from tests.simulate.clock import MS, SECOND, Clock, KilledError, Scope, installed
+from tests.simulate.disk import DiskModel
 from tests.simulate.faults import KINDS, RECOVERY_NS, Burst, Fault, Plan, Setup
-from tests.simulate.guests import GuestModel, guest_tables
+from tests.simulate.guests import Guests, guest_tables
 from tests.simulate.hardware import Port, RelayModel, WatchdogModel
 from tests.simulate.invariants import Violation, Watcher
 from tests.simulate.keeper_process import RELAY, KeeperProcess
@@ -92,7 +95,6 @@ class World:
         self.watchdog = WatchdogModel(self.clock, self._bites)
         self.ports = {"lan0": Port(2), "wan0": Port(3)}
         self.disk = DiskModel(random.Random(f"disk {seed}"))
-        self.guests: list[GuestModel] = []
         # switches of faults
         self.at_decision: Callable[[], None] | None = None
         self.start_delay = self.thread_delay = 0
@@ -117,6 +119,7 @@ class World:
         self._still = 0
         self._calm = True
         self._jumping = False
+        self.disturbed_at = 0
         self.skipped = 0
 
     # -- the run
@@ -165,6 +168,8 @@ class World:
         self._still = 0
         self._calm = False
         self.watcher.struck()
+        if KINDS[fault.kind].harms:
+            self.disturbed_at = self.clock.now
         mend = KINDS[fault.kind].strike(self, fault)
         if mend is not None:
             self.clock.at(BEGIN + fault.at + fault.length, lambda: self._mend(fault, mend), fixed=True)
@@ -172,6 +177,8 @@ class World:
     def _mend(self, fault: Fault, mend: Callable[[], object]) -> None:
         self.say(f"over: {fault.kind}")
         self._still = 0
+        if KINDS[fault.kind].harms:
+            self.disturbed_at = self.clock.now
         mend()
 
     def _mended(self) -> None:
@@ -244,7 +251,15 @@ class World:
                 return f"part {part} is {system.part_states[part]}"
         if engine is None or engine.phase is not Phase.IDLE or engine.pending is not None:
             return "a commit is not finished"
-        return next((why for guest in self.guests if (why := guest.unhealthy())), "")
+        now = self.clock.now
+        return next((why for guest in self.guests if (why := guest_models.unhealthy(guest, now))), "")
+
+    @property
+    def guests(self) -> list[Guest]:
+        """As bypassd has them."""
+        system = self.bypassd.system if self.bypassd is not None and self.bypassd.alive else None
+        manager = system.guests if system is not None else None
+        return list(manager.guests()) if manager is not None else []
 
     # -- rest
 
@@ -255,6 +270,8 @@ class World:
         self.watcher.states()
         if self.serves and (unit := self.unit) is not None and (unit.asked or "auto") != self._operator:
             self.ask(self._operator)
+        if self._calm and self.serves:
+            self._start_guests()
         signature = self._signature()
         self._still = self._still + 1 if signature is not None and signature == self._seen else 0
         self._seen = signature
@@ -281,7 +298,7 @@ class World:
             return None
         if any(port.pending is not None for port in self.ports.values()):
             return None
-        if process.system.part_faults or any(guest.moving for guest in self.guests):
+        if process.system.part_faults or any(guest_models.moving(guest) for guest in self.guests):
             return None
         machine, core = unit.machine, keeper.core
         return (
@@ -302,7 +319,8 @@ class World:
         assert self.keeper is not None
         self.bypassd.skip(by)
         for guest in self.guests:
-            guest.skip(by)
+            guest_models.skip(guest, self.clock.now, by)
+        self.qemus.skip(by)
         self._jumping = True  # the keeper takes it for a stall of its own, which changes nothing, and says so
         self.keeper.packet(self.keeper.last_packet)
         self._jumping = False
@@ -320,11 +338,11 @@ class World:
         run = self.root / "run/bypass"
         shutil.rmtree(run, ignore_errors=True)
         (run / "guests").mkdir(parents=True)
-        self.guests = []
         for port in self.ports.values():
             port.admin_up = port.carrier = False
             port.pending = None
         self.kernel = KernelModel(self.clock, self.boot, self.ports, lambda: self.relay.inline or not self.setup.blind)
+        self.qemus = Guests(self.clock, self.boot, self.kernel, random.Random(f"guests {self.seed} {self.boots}"))
         self.say(f"boot {self.boots}")
         self.clock.after(self._some(6 * SECOND, 12 * SECOND), self._start_keeper, self.boot)
 
@@ -438,8 +456,13 @@ class World:
 
     def started(self, process: BypassdProcess) -> None:
         """A supervisor is made."""
+        self.disturbed_at = self.clock.now
         assert process.system is not None
         process.system.transitions.listen(lambda entry, _: self._transition(entry))
+
+    def renewed(self, hop: str, until: int) -> None:
+        """A lease was renewed."""
+        self.watcher.renewed(hop, until)
 
     def _transition(self, entry: LedgerEntry) -> None:
         self.say(f"{entry.subject}: {entry.old} -> {entry.new} ({entry.cause}) {entry.detail}")
@@ -485,6 +508,13 @@ class World:
             process.supervisor._wake()
 
         process.run(order)
+
+    def _start_guests(self) -> None:
+        """An operator starts what was given up: nobody else does."""
+        process = self.bypassd
+        for guest in self.guests:
+            if guest.state in (HopState.FAILED, HopState.STOPPED) and guest.idle and process is not None:
+                process.run(guest.start)
 
     def commit(self, value: float) -> None:
         """An administrator commits another configuration, provisionally in some of the cases."""

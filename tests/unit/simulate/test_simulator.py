@@ -4,14 +4,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from appliance.causes import Cause
+from appliance.health.detector import Limits
+from appliance.hop.hop import Hop
 from appliance.keeper import protocol
-from appliance.keeper.core import MS, WANTS, Ask, CheckIn
+from appliance.keeper.core import MS, WANTS, Ask, CheckIn, Feed, KeeperCore
+from appliance.segment import manager, policy
+from appliance.system import files
 from tests.simulate import faults, runs
 from tests.simulate.clock import MINUTE, SECOND, Clock
+from tests.simulate.disk import DiskModel
 from tests.simulate.faults import KINDS, Burst, Fault, Plan, Setup
 from tests.simulate.invariants import INVARIANTS
 from tests.simulate.runs import Job
@@ -135,6 +144,89 @@ def test_it_finds_a_number_that_the_keeper_refuses(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(protocol, "parse_packet", strict)
     found = find("packet")
     assert found.plan.setup.grace in ("0s", "1us")
+
+
+def test_it_finds_that_a_flood_switches_inspection_off() -> None:
+    """Row 12: a guest that works, and gets more traffic than it can carry, loses its heartbeats and is bypassed."""
+    found = find("inspection", frozenset({"12"}))
+    assert [fault.kind for fault in found.plan.faults] == ["flood"]
+
+
+# -- that every other invariant can fail: something is broken on purpose, and that is found
+
+
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evidence counts for longer than it holds."""
+    monkeypatch.setattr(Limits, "window", property(lambda self: self.interval * (self.misses + 1)))
+
+
+def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit is acknowledged before the disk has it."""
+    stage = files._stage
+
+    def lazy(disk: files.Disk, path: Path, data: bytes | str, mode: int, synced: bool) -> None:
+        stage(disk, path, data, mode, False)
+
+    monkeypatch.setattr(files, "_stage", lazy)
+    monkeypatch.setattr(DiskModel, "sync_folder", lambda self, folder: None)
+
+
+def _no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay line that is missing once is not looked for again."""
+    lost = KeeperCore._relay_lost
+
+    def for_ever(core: KeeperCore, now: int, name: str, *what: Any) -> None:
+        lost(core, now, name, *what)
+        core._due.pop(f"relay {name}", None)
+
+    monkeypatch.setattr(KeeperCore, "_relay_lost", for_ever)
+
+
+def _rarely_fed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog is fed at its timeout, and not before."""
+
+    def feed(core: KeeperCore, now: int, when: int) -> None:
+        core._do(Feed())
+        core._due["feed"] = now + core.watchdog_ms * MS + 1
+
+    monkeypatch.setattr(KeeperCore, "_feed", feed)
+
+
+def _nameless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the datapath leads to bypass without a cause."""
+    monkeypatch.setattr(policy, "PRECEDENCE", ())
+    monkeypatch.setattr(manager, "hardware_faults", lambda *_: {Cause.NONE: "something"})
+
+
+def _raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(self: Hop) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Hop, "measure", measure)
+
+
+@pytest.mark.parametrize(
+    ("invariant", "broken"),
+    [
+        ("lease", _wide),
+        ("commit", _unsynced),
+        ("recovery", _no_retry),
+        ("watchdog", _rarely_fed),
+        ("cause", _nameless),
+        ("bug", _raises),
+    ],
+)
+def test_every_invariant_can_fail(
+    monkeypatch: pytest.MonkeyPatch, invariant: str, broken: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    broken(monkeypatch)
+    assert find(invariant).invariant == invariant
+
+
+def test_all_invariants_are_shown_to_fail() -> None:
+    """What is not in the rows above has a test of its own."""
+    rows = {"lease", "commit", "recovery", "watchdog", "cause", "bug"}
+    assert rows | {"link", "flap", "packet", "inspection"} == INVARIANTS.keys()
 
 
 # -- how it explains it
