@@ -16,7 +16,7 @@ ARGS ?=
 JOBS ?= auto
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: help setup packages bpf qemu-image run test test-all test-plan lint format bench demo faults health-figures image check-image clean
+.PHONY: help setup packages bpf qemu-image run test test-all simulate test-plan lint format bench demo faults health-figures image check-image clean
 
 help: ## show this help
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -67,6 +67,9 @@ test: $(if $(filter-out tests/unit%,$(TESTS)),qemu-image,setup) ## run all tests
 
 test-all: qemu-image ## run all tests
 	@$(PYTEST) $(ARGS) $(TESTS)
+
+simulate: setup ## run the decisions in simulated time with faults injected: HOURS=1000 SEED=1
+	@$(RUN) -m tests.simulate --hours $(or $(HOURS),1000) --seed $(or $(SEED),1) --also "$(ALSO)"
 
 test-plan: ## list what the tests show, from their docstrings (Markdown)
 	@python3 -m tests.plan

@@ -45,38 +45,21 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=given.log_level.upper(), format=form, stream=sys.stderr)
     log = logging.getLogger("bypassd")
 
-    from appliance.config.check.load import loads
+    from appliance.config.commit import startup
     from appliance.config.commit.store import Store
-    from appliance.config.schema.model import Config
-    from appliance.errors import ConfigError
     from appliance.hardware import board as boards
     from appliance.hardware.crashlog import boot_id
     from appliance.supervisor.supervisor import Supervisor, run
 
     keeper.hold()
-    config: Config | None = None
-    errors: list[ConfigError] = []
     board: boards.Board | None = None
     trouble = ""
     store = Store(given.config or paths.config, paths.history)
-    begun = store.recover(boot_id(), time.monotonic_ns())
+    begun = startup.read(store, boot_id(), time.monotonic_ns())
     for note in begun.notes:
         log.warning("configuration: %s", note)
-    try:
-        if begun.error is not None:
-            raise begun.error
-        try:
-            config = loads(begun.text, begun.source)
-        except ConfigError as error:
-            if begun.pending is None:
-                raise
-            log.error("configuration: the pending one is rolled back: %s", error)
-            begun = store.give_up_pending()
-            config = loads(begun.text, begun.source)
-    except ConfigError as error:
-        errors = [error, *error.also]
-        for each in errors:
-            log.error("configuration: %s", each)
+    for each in begun.errors:
+        log.error("configuration: %s", each)
     try:
         board = boards.load(given.board or paths.board)
     except BypassError as error:
@@ -90,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
             keeper,
             board=board,
             board_error=trouble,
-            config=config,
-            config_errors=errors,
+            config=begun.config,
+            config_errors=begun.errors,
             bpf_object=given.bpf_object,
             store=store,
             text=begun.text,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +174,7 @@ class Supervisor:
             down=steps.down,
             tell=self._tell,
             end=self.restart,
+            clock=time.monotonic_ns,
         )
         candidate = Candidate(lambda: engine.text, paths.run / "candidate.json", self._tell)
         return engine, Api(engine, candidate, self._port_names, self._wrong_password)

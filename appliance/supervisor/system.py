@@ -141,4 +141,6 @@ def build(
         lan=lan_of(paths),
         safe_mode=SafeMode(crash_log, limits_of(config)),
         control=ControlServer(paths.control_socket, registry),
+        check_ins=CheckIns(time.monotonic_ns),
+        began=time.monotonic_ns(),
     )

@@ -85,6 +85,7 @@ async def _guests(given: Given) -> Part:
         system.transitions,
         steered=system.steering,
         lan=system.lan,
+        clock=time.monotonic_ns,
     )
     api.register(system.registry, system.guests)
     return system.guests
