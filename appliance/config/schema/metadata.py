@@ -21,12 +21,14 @@ class Effect(StrEnum):
     NOW = "immediately"
     POLICY = "immediately, hitless"  # part of the policy, which is replaced by one atomic write
     PORTS = "immediately; the relay closes until the new ports are verified"
+    ATTACH = "immediately; the ports are attached anew, which may lose frames"
     CHECKS = "immediately; the guest keeps its traffic while it passes the new checks"
     PROCESS = "when guest {name} is restarted"  # what its process is started with
     NEXT_START = "when guest {name} starts next"
     BOOT = "when the appliance starts next"
     PROMPT = "at the next prompt"
     LOGIN = "at the next login"
+    SESSIONS_END = "immediately; the user's sessions end"
     SESSION = "immediately, for new sessions"
     ADDRESS = "immediately; a session through the old address ends: use `commit confirmed`"
     RENAME = "a new name is a new item: the old one is removed"
@@ -96,7 +98,7 @@ FIELDS: Final[dict[str, Field]] = {
         source="a relay move makes both neighbours renegotiate, which takes about this long",
     ),
     "segment.attach": Field(
-        "how frames are taken from the ports: native XDP, tc, or the first that works", Effect.POLICY, "XDP is fastest"
+        "how frames are taken from the ports: native XDP, tc, or the first that works", Effect.ATTACH, "XDP is fastest"
     ),
     "watchdog.timeout": _time(
         "the board is reset when its software is silent this long",
@@ -244,7 +246,9 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.POLICY,
         "the link comes first; block is the deliberate exception",
     ),
-    "management.port": Field("which port of the board", range="a port of board.toml", source="the board's first one"),
+    "management.port": Field(
+        "which port of the board", Effect.ADDRESS, range="a port of board.toml", source="the board's first one"
+    ),
     "management.address": Field(
         "its IPv4 address with prefix length, or dhcp; empty: none",
         Effect.ADDRESS,
@@ -252,7 +256,9 @@ FIELDS: Final[dict[str, Field]] = {
         "192.0.2.10/24 | dhcp",
     ),
     "management.gateway": Field("IPv4 address of the default route", source="DHCP brings its own"),
-    "management.address6": Field("its IPv6 address with prefix length; empty: IPv6 off", range="2001:db8::10/64"),
+    "management.address6": Field(
+        "its IPv6 address with prefix length; empty: IPv6 off", Effect.ADDRESS, range="2001:db8::10/64"
+    ),
     "management.gateway6": Field("IPv6 address of the default route"),
     "management.ssh": Field(
         "SSH listens when there is an address, and a user who has a password or a key",
@@ -268,7 +274,7 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "user.name": _NAME,
     "user.role": Field(
-        "viewer looks, operator acts, admin configures; each may do what those before it may", Effect.LOGIN
+        "viewer looks, operator acts, admin configures; each may do what those before it may", Effect.SESSIONS_END
     ),
     "user.password": Field("hash of the password, as crypt(5) has it; `user NAME password` makes one", Effect.LOGIN),
     "user.keys": Field("OpenSSH public keys, each in quotes", Effect.LOGIN),
