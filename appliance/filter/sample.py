@@ -18,6 +18,12 @@ from appliance.filter.graph import ACCEPT, OPAQUE_FIELD, REJECT, Field, FieldKin
 IP4, IP6 = b"\x08\x00", b"\x86\xdd"
 _MAX_TRIED: Final = 8  # values of one field that are tried
 _TYPE_AT, _IP_AT = 12, 14
+_NARROW: Final = (
+    Field(FieldKind.FIXED, 12, 2, 0xFFFF),
+    Field(FieldKind.FIXED, 20, 2, 0x1FFF),
+    Field(FieldKind.FIXED, 20, 1, 0xFF),
+    Field(FieldKind.FIXED, 23, 1, 0xFF),
+)
 _STATIONS: Final = bytes.fromhex("02000000000202000000000a")
 _TCP: Final = struct.pack(">HHIIBBHHH", 40_000, 40_001, 1, 1, 0x50, 0x10, 8192, 0, 0) + bytes(64)
 
@@ -32,15 +38,40 @@ def _plain() -> Iterator[bytes]:
     yield _STATIONS + IP6 + struct.pack(">IHBB", 6 << 28, len(_TCP), 6, 64) + 2 * address + _TCP
 
 
-def sample(filt: ClassicFilter) -> bytes | None:
-    """An IP packet in a plain frame that the filter takes; None when there is none, or none was found at once."""
-    graph = Graph()
-    root = symbolic.graph_of(graph, filt, 0)[0]
-    for frame in _plain():
-        made = bytearray(frame)
-        if _walk(graph, root, made) and made[_TYPE_AT:_IP_AT] == frame[_TYPE_AT:_IP_AT] and filt.matches(bytes(made)):
-            return bytes(made)
-    return None
+class Sampler:
+    """Samples of filters, and a quick look at who may take a frame. The filters' decision graphs live as long as it."""
+
+    def __init__(self) -> None:
+        self._graph = Graph()
+        self._roots: dict[ClassicFilter, int] = {}
+
+    def _root(self, filt: ClassicFilter) -> int:
+        found = self._roots.get(filt)
+        if found is None:
+            found = self._roots[filt] = symbolic.graph_of(self._graph, filt, len(self._roots))[0]
+        return found
+
+    def sample(self, filt: ClassicFilter) -> bytes | None:
+        """An IP packet in a plain frame that the filter takes; None when there is none, or none was found at once."""
+        root = self._root(filt)
+        for frame in _plain():
+            made = bytearray(frame)
+            same = _walk(self._graph, root, made) and made[_TYPE_AT:_IP_AT] == frame[_TYPE_AT:_IP_AT]
+            if same and filt.matches(bytes(made)):
+                return bytes(made)
+        return None
+
+    def traits(self, frame: bytes) -> tuple[int, ...]:
+        """What `may_take` looks at: EtherType, fragment offset, next header and protocol, at their usual places."""
+        return tuple(_value(field, bytearray(frame)) for field in _NARROW)
+
+    def may_take(self, filt: ClassicFilter, traits: tuple[int, ...]) -> bool:
+        """False when the filter takes no frame with these traits."""
+        node = self._root(filt)
+        for field, value in zip(_NARROW, traits, strict=True):
+            if (number := self._graph.find(field)) is not None:
+                node = self._graph.restrict(node, number, value, value)
+        return node != REJECT
 
 
 def _walk(graph: Graph, node: int, frame: bytearray) -> bool:

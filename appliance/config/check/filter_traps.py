@@ -10,7 +10,7 @@ send that. Pure; bounded in time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from appliance.config.check.unreachable_rules import MAX_NAMED, Finding, compiled
@@ -19,8 +19,11 @@ from appliance.filter import shifting
 
 if TYPE_CHECKING:
     from appliance.filter.classic import ClassicFilter
+    from appliance.filter.sample import Sampler
 
-SECONDS = 0.2  # of processor time
+    Chain = tuple[tuple[Rule, ClassicFilter], ...]
+
+SECONDS = 0.5  # of processor time; 1,024 rules of usual kinds would take four times as long
 _SHOWN = 60  # characters of a filter
 
 
@@ -51,22 +54,28 @@ def evaded(
 
     A rule with parts that were moved is left out: its writer has to say first what it is meant for.
     """
-    until = clock() + seconds
+    from appliance.filter.sample import Sampler
+
+    until, sampler = clock() + seconds, Sampler()
     filters = [compiled(rule.match) for rule in config.rule]
-    chains = [
-        [(rule, filt) for rule, filt in zip(config.rule, filters, strict=True) if filt and _is_for(rule, segment.name)]
-        for segment in config.segment
-    ]
     found: dict[tuple[tuple[str, ...], bool], list[str]] = {}  # kinds of frames, and whether the rule blocks -> rules
     done: set[str] = set()
-    asked = [(rule, filt, chain) for chain in chains for rule, filt in chain if rule.path and filt.constant is None]
-    for rule, filt, others in asked:
-        if rule.name in done or any(shifting.shifted(rule.match)):
+    chains = dict.fromkeys(
+        tuple(
+            (rule, filt)
+            for rule, filt in zip(config.rule, filters, strict=True)
+            if filt is not None and rule.segment in ("", segment.name)
+        )
+        for segment in config.segment
+    )
+    asked = [(way, *link) for way in (_Way(sampler, chain) for chain in chains) for link in way.chain]
+    for way, rule, filt in asked:
+        if not rule.path or filt.constant is not None or rule.name in done or any(shifting.shifted(rule.match)):
             continue
         if clock() > until:
             yield Finding("note", "rule", f"whether frames go around was not looked into from rule {rule.name} on")
             break
-        if kinds := _around(filt, others):
+        if kinds := way.around(filt):
             done.add(rule.name)
             found.setdefault((kinds, rule.on_unavailable == "block"), []).append(rule.name)
     for (kinds, blocks), names in found.items():
@@ -76,20 +85,25 @@ def evaded(
         yield Finding("warning" if blocks else "note", f"rule{'s' * (len(names) > 1)} {some}: match", what)
 
 
-def _is_for(rule: Rule, segment: str) -> bool:
-    return rule.segment in ("", segment)
+class _Way:
+    """The rules of one segment, and where they send a frame."""
 
+    def __init__(self, sampler: Sampler, chain: Chain) -> None:
+        self._sampler, self.chain = sampler, chain
+        self._takers: dict[tuple[int, ...], Chain] = {}  # traits of a frame -> the rules that may take it
 
-def _around(filt: ClassicFilter, chain: Sequence[tuple[Rule, ClassicFilter]]) -> tuple[str, ...]:
-    """The kinds of frames in which a packet that the filter takes goes straight to the other port."""
-    from appliance.filter import sample
+    def around(self, filt: ClassicFilter) -> tuple[str, ...]:
+        """The kinds of frames in which a packet that the filter takes goes straight to the other port."""
+        from appliance.filter.sample import disguises
 
-    frame = sample.sample(filt)
-    if frame is None:
-        return ()
-    found = []
-    for kind, other in sample.disguises(frame).items():
-        taker = next((rule for rule, each in chain if each.matches(other)), None)
-        if taker is None or not taker.path:
-            found.append(kind)
-    return tuple(found)
+        frame = self._sampler.sample(filt)
+        return () if frame is None else tuple(kind for kind, other in disguises(frame).items() if self._passes(other))
+
+    def _passes(self, frame: bytes) -> bool:
+        traits = self._sampler.traits(frame)
+        takers = self._takers.get(traits)
+        if takers is None:
+            may = self._sampler.may_take
+            takers = self._takers[traits] = tuple(link for link in self.chain if may(link[1], traits))
+        taker = next((rule for rule, filt in takers if filt.matches(frame)), None)
+        return taker is None or not taker.path

@@ -73,8 +73,16 @@ def test_rules_that_lead_nowhere_are_left_out() -> None:
 
 
 def test_what_was_not_come_to_is_said() -> None:
-    found = list(evaded(config(WEB, BLOCK), seconds=-1.0))
-    assert found == [Finding("note", "rule", "whether frames go around was not looked into from rule r0 on")]
+    """Once, whatever the number of segments; and no more is looked into."""
+    two = BASE + '[[segment]]\nname = "side"\nlan = "lan1"\nwan = "wan1"\n'
+    rules = "".join(
+        f"[[rule]]\nname = 'r{n}'\nsegment = '{segment}'\nmatch = 'tcp port {n}'\npath = ['ips1']\n"
+        for n, segment in enumerate(("main", "main", "side"))
+    )
+    ticks = iter((0.0, 0.1, 9.0))
+    found = list(evaded(loads(two + rules), seconds=1.0, clock=lambda: next(ticks)))
+    assert [each.where for each in found] == ["rule", "rule r0: match"]
+    assert found[0] == Finding("note", "rule", "whether frames go around was not looked into from rule r1 on")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from __future__ import annotations
 import pytest
 
 from appliance.filter.compiler import compile_filter
-from appliance.filter.sample import disguises, sample
+from appliance.filter.sample import Sampler, disguises
 from appliance.filter.shifting import Shift, shifted
+
+sample = Sampler().sample
 
 MOVED = [
     ("(vlan and tcp port 80) or tcp port 80", Shift("vlan", "tcp port 80", False)),
@@ -115,3 +117,27 @@ def test_disguises_are_what_they_are_called() -> None:
         ("later fragments", "ip6[6] = 44 and ip6[40] = 6 and ip6[42:2] > 7"),
     ):
         assert compile_filter(text).matches(disguises(plain6)[kind]), kind
+
+
+def test_who_may_take_a_frame_is_never_left_out() -> None:
+    """The quick look says no only where the filter does."""
+    sampler = Sampler()
+    texts = [
+        *SAMPLED,
+        "vlan",
+        "mpls",
+        "arp",
+        "",
+        "ether[12:2] < 1500",
+        "ip[ip[0] & 15] = 3",
+        "tcp port 80 or vlan and ip",
+    ]
+    filters = [compile_filter(text) for text in texts]
+    frames = [made for filt in filters if (made := sampler.sample(filt)) is not None]
+    said_no = 0
+    for frame in [each for plain in frames for each in (plain, *disguises(plain).values())]:
+        for filt in filters:
+            if not sampler.may_take(filt, sampler.traits(frame)):
+                said_no += 1
+                assert not filt.matches(frame), filt.text
+    assert said_no > len(frames) * len(filters)
