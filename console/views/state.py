@@ -50,10 +50,7 @@ def segments(data: Any, style: Style = PLAIN) -> str:
     blocks = [_segment_table(data, style)]
     lines = [line for row in rows_of(data, "segments") for line in _frames(row)]
     if lines:
-        blocks.append(
-            "\
-".join(part for line in lines for part in fold(line, style.width))
-        )
+        blocks.append("\n".join(part for line in lines for part in fold(line, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
     return "\n\n".join(blocks)

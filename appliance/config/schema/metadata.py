@@ -21,6 +21,7 @@ class Effect(StrEnum):
     NOW = "immediately"
     POLICY = "immediately, hitless"  # part of the policy, which is replaced by one atomic write
     PORTS = "immediately; the relay stays closed until the new ports are verified"
+    ATTACH = "immediately; the ports are attached anew, which may lose frames"
     CHECKS = "immediately; the guest keeps its traffic while it passes the new checks"
     PROCESS = "when guest {name} is restarted"  # arguments of its process
     NEXT_START = "when guest {name} starts next"
@@ -28,6 +29,7 @@ class Effect(StrEnum):
     RESTART = "when bypassd or the appliance starts next"
     PROMPT = "at the next prompt"
     LOGIN = "at the next login"
+    SESSIONS_END = "immediately; the user's sessions end"
     SESSION = "immediately, for new sessions"
     ADDRESS = "immediately; a session through the old address ends: use `commit confirmed`"
     RENAME = "a new name makes a new item: the old one is removed"
@@ -114,7 +116,7 @@ FIELDS: Final[dict[str, Field]] = {
         source="a relay move makes both neighbours renegotiate their links, which takes about this long",
     ),
     "segment.attach": Field(
-        "how frames are taken from the ports: native XDP, tc, or the first that works", Effect.POLICY, "XDP is fastest"
+        "how frames are taken from the ports: native XDP, tc, or the first that works", Effect.ATTACH, "XDP is fastest"
     ),
     "segment.mtu": Field(
         "longest packet that its ports take, without Ethernet header and tag; longer ones are dropped and counted."
@@ -314,7 +316,7 @@ FIELDS: Final[dict[str, Field]] = {
         "a chain with one hop less inspects more than none",
     ),
     "management.port": Field(
-        "the board's management port", range="a port of board.toml", source="the board's first one"
+        "the board's management port", Effect.ADDRESS, range="a port of board.toml", source="the board's first one"
     ),
     "management.address": Field(
         "its IPv4 address with prefix length, or dhcp; empty: none",
@@ -323,7 +325,9 @@ FIELDS: Final[dict[str, Field]] = {
         "192.0.2.10/24 | dhcp",
     ),
     "management.gateway": Field("IPv4 address of the default route", source="DHCP provides one"),
-    "management.address6": Field("its IPv6 address with prefix length; empty: IPv6 off", range="2001:db8::10/64"),
+    "management.address6": Field(
+        "its IPv6 address with prefix length; empty: IPv6 off", Effect.ADDRESS, range="2001:db8::10/64"
+    ),
     "management.gateway6": Field("IPv6 address of the default route"),
     "management.ssh": Field(
         "whether SSH listens, once there is an address and a user with a password or a key",
@@ -338,7 +342,7 @@ FIELDS: Final[dict[str, Field]] = {
         source="as over the network; if the password is lost, put bypass.recovery on the kernel command line",
     ),
     "user.name": _NAME,
-    "user.role": Field("viewer: read-only; operator: viewer plus actions; admin: full access", Effect.LOGIN),
+    "user.role": Field("viewer: read-only; operator: viewer plus actions; admin: full access", Effect.SESSIONS_END),
     "user.password": Field(
         "hash of the password in the format of crypt(5); `user NAME password` makes one", Effect.LOGIN
     ),

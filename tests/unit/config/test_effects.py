@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from appliance.access import ssh
+from appliance.access.accounts import Texts, shut, texts
 from appliance.config.check.load import check
 from appliance.config.edit.completion import complete
 from appliance.config.schema import metadata, model, shape
@@ -17,8 +21,11 @@ from appliance.config.schema.shape import Leaf, Table, Tables
 from appliance.guest.qemu import cgroup, resources
 from appliance.health.verdict import History
 from appliance.health.watch import Watch
+from appliance.management.network import Seen, commands
 from appliance.paths import Paths
+from appliance.segment.manager import Segments
 from appliance.steering.names import Names
+from appliance.steering.part import Steering
 from appliance.steering.policy import compile_policy
 from appliance.steering.policy_tables import write_policy
 from appliance.units import Duration, Size
@@ -111,7 +118,7 @@ def changed(config: model.Config, table: str, key: str, value: Any, index: int) 
     return msgspec.structs.replace(config, **{table: tuple(items)})
 
 
-@pytest.mark.parametrize("table", ["guest", "group", "rule"])
+@pytest.mark.parametrize("table", ["segment", "guest", "group", "rule"])
 def test_hitless_keys_are_those_of_the_policy(table: str) -> None:
     """A key is announced as hitless exactly when it changes what the switch of the policy writes."""
     before = steering(CONFIG)
@@ -170,6 +177,105 @@ def test_keys_of_the_checks_are_those_that_the_checks_read(tmp_path: Path) -> No
     guest = Reads(GUESTS[0])
     Watch(guest, 1, (), 7, history=History(), subject=None, folder=tmp_path)  # type: ignore[arg-type]
     assert guest.keys - {"name"} == set(metadata.keys_of("guest", Effect.CHECKS)) == {"heartbeat", "probes", "hold"}
+
+
+class Attaching:
+    """A datapath that remembers which segments were attached."""
+
+    generation = 1
+
+    def __init__(self) -> None:
+        self.attached: list[str] = []
+
+    def switch_policy(self, prepared: object) -> None:
+        """Nothing to switch."""
+
+    def detach_segment(self, name: str) -> None:
+        """Nothing was attached."""
+
+    def attach_segment(self, name: str, *_: object, **__: object) -> list[Any]:
+        self.attached.append(name)
+        return [SimpleNamespace(mode="xdp", reason="")]
+
+
+def test_keys_that_touch_the_ports_are_announced_so(tmp_path: Path) -> None:
+    """A segment's relay closes, or its ports are attached anew, exactly for the keys that say so."""
+    closes, attaches = set(), set()
+    segment = CONFIG.segment[0]
+    for key, node in variants("segment"):
+        for other in others(node, getattr(segment, key)):
+            new = changed(CONFIG, "segment", key, other, 0)
+            unit = SimpleNamespace(config=segment, machine=SimpleNamespace(state="inline"), relay="relay")
+            manager = SimpleNamespace(
+                units={"main": unit}, _links=SimpleNamespace(downed=()), _transitions=SimpleNamespace(record=print)
+            )
+            if Segments.leave(manager, new.segment):  # type: ignore[arg-type]
+                closes.add(key)
+            port = SimpleNamespace(ifindex=1, ifname="x")
+            links: Any = SimpleNamespace(ports={"lan0": port, "wan0": port})
+            part = Steering(CONFIG, links, tmp_path, tmp_path, tmp_path)
+            datapath: Any = Attaching()
+            part.datapath, part._prepared = datapath, SimpleNamespace(generation=2)  # type: ignore[assignment]
+            part._attached["main"] = (1, 1)
+            asyncio.run(part.apply(new))
+            if datapath.attached:
+                attaches.add(key)
+    assert closes == set(metadata.keys_of("segment", Effect.PORTS))
+    assert attaches - closes == set(metadata.keys_of("segment", Effect.ATTACH))
+
+
+MANAGEMENT = model.Management(
+    address="192.0.2.10/24", gateway="192.0.2.1", address6="2001:db8::10/64", gateway6="2001:db8::1"
+)
+OTHER_MANAGEMENT = {
+    "address": ["192.0.2.11/24", "dhcp", ""],
+    "address6": ["2001:db8::11/64", ""],
+    "gateway": ["192.0.2.2", ""],
+    "gateway6": ["2001:db8::2", ""],
+}
+
+
+def test_keys_of_the_management_port_are_announced_as_they_count(tmp_path: Path) -> None:
+    """A session through an address ends exactly where the address goes; SSH starts anew for new sessions only."""
+    users = (model.User(name="mia", role="admin", keys=("ssh-ed25519 AAAA",)),)
+    seen = Seen(True, True, True, "", (MANAGEMENT.address, MANAGEMENT.address6), ("192.0.2.1", "2001:db8::1"))
+
+    def cut(management: model.Management) -> bool:
+        made = commands(management, "mgmt0", seen)
+        leased = management.address == "dhcp"  # by the DHCP client, which puts its own in the place of all
+        return leased or any(("del" in words and "address" in words) or "flush" in words for words in made)
+
+    def server(management: model.Management) -> list[str]:
+        return ssh.command(management, users, [], tmp_path)
+
+    node = shape.ROOT.keys["management"]
+    assert isinstance(node, Table)
+    assert not cut(MANAGEMENT)
+    ends, restarts = set(), set()
+    for key, child in node.keys.items():
+        for other in OTHER_MANAGEMENT.get(key) or others(child, getattr(MANAGEMENT, key)):
+            new = msgspec.structs.replace(MANAGEMENT, **{key: other})
+            if cut(new):
+                ends.add(key)
+            if server(new) != server(MANAGEMENT):
+                restarts.add(key)
+    # another port has none of the addresses of this one
+    assert ends | {"port"} == set(metadata.keys_of("management", Effect.ADDRESS))
+    assert restarts == set(metadata.keys_of("management", Effect.SESSION))
+
+
+def test_keys_of_users_are_announced_as_they_count() -> None:
+    """Sessions end for another role; a password or a key counts at the next login, and lies in files until then."""
+    user = model.User(name="mia", password="$y$a", keys=("ssh-ed25519 AAAA",))
+    ends, moved = set(), set()
+    for key, node in variants("user"):
+        for other in others(node, getattr(user, key)) if key != "keys" else [("ssh-ed25519 BBBB",)]:
+            new = msgspec.structs.replace(user, **{key: other})
+            ends |= {key} if shut([user], [new]) else set()
+            files = [texts(Texts("", "", ""), [each], {"mia": 5000}) for each in (user, new)]
+            moved |= {key} if files[0] != files[1] or user.keys != new.keys else set()
+    assert ends == set(metadata.keys_of("user", Effect.SESSIONS_END))
+    assert moved - ends == set(metadata.keys_of("user", Effect.LOGIN))
 
 
 def test_a_running_guest_takes_over_what_its_checks_read() -> None:

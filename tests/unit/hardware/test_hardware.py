@@ -123,7 +123,7 @@ def test_old_crash_records_are_removed(tmp_path: Path, monkeypatch: pytest.Monke
     CrashLog(pstore, folder, tmp_path, "b").collect()
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == crashlog.KEPT
-    assert names[-1].endswith("_panic_Panic-2.txt")
+    assert names[-1].endswith("_panic_dmesg-erst-1.txt")
     monkeypatch.setattr(crashlog, "KEPT_BYTES", 1)
     CrashLog(pstore, folder, tmp_path, "b").collect()
     assert [path.name for path in folder.iterdir()] == names[-1:]

@@ -153,7 +153,7 @@ def test_the_service_makes_one_at_a_time_and_survives_a_broken_method(root: Path
 
     found = asyncio.run(body())
     assert "gone" in found["api/status.show.json"]
-    assert "no method" in found["api/guest.ips1.json"]
+    assert "is not up" in found["api/guest.ips1.json"]
     assert "topsecretword" not in "\n".join(found.values())
 
 
