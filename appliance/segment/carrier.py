@@ -107,7 +107,7 @@ class Carrier:
         lost = {side for side in self._missing if self._is_lost(now, side)}
         named = [side for side in SIDES if side in self._missing and self._is_named(now, side)]
         if not named:
-            return Meaning(down=ports.down if self._missing else frozenset())
+            return Meaning()
         names = " and ".join(ports.name(side) for side in named)
         if len(named) == len(SIDES):
             since = max(self._missing.values())
@@ -118,11 +118,9 @@ class Carrier:
         detail = f"{names} has no link"
         if side in lost and self._is_over(now, side, policy, limit, attempt):
             return Meaning(cause=Cause.LINK_DOWN, detail=detail, bypass=True)
-        down: frozenset[Side] = frozenset()
-        if policy == "propagate":
-            passed_on = side in lost and _other(side) not in self._missing  # or it may be that both are lost
-            down = frozenset({_other(side)}) if passed_on else ports.down
-        return Meaning(down, Cause.LINK_DOWN, detail)
+        alone = _other(side) not in self._missing  # or it may be that both are lost
+        passed_on = policy == "propagate" and side in lost and alone
+        return Meaning(frozenset({_other(side)}) if passed_on else frozenset(), Cause.LINK_DOWN, detail)
 
     def _is_named(self, now: int, side: Side) -> bool:
         return now >= max(self._missing[side] + LOSS_NS, self._fresh[side] + SETTLE_NS)

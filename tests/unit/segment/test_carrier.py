@@ -125,6 +125,18 @@ def test_an_attempt_is_bounded_whatever_the_limit() -> None:
     assert not again.bypass, "it was there: the attempt has succeeded, and this is another loss"
 
 
+def test_the_limit_counts_from_the_relays_move() -> None:
+    """In bypass an open port has no link for days; that is no loss."""
+    carrier = Carrier()
+    carrier.moved(0)
+    look(carrier, SECOND, False, False, inline=False)
+    carrier.moved(T0)
+    assert not look(carrier, T0 + 1, False, True).bypass
+    assert not look(carrier, T0 + APPEAR_NS, False, True).bypass
+    assert not look(carrier, T0 + LIMIT, False, True).bypass
+    assert look(carrier, T0 + LIMIT + 1, False, True).bypass
+
+
 def test_in_bypass_a_link_says_nothing_but_that_it_returned() -> None:
     """Right after the relay moved not even that: a board may join its own two ports with each other."""
     carrier = settled()
