@@ -165,6 +165,16 @@ def test_a_port_that_is_gone_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert world.links._rescan
 
 
+def test_a_lost_link_has_the_others_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of losses up to a second late, and it matters whether both links are lost."""
+    world = Settings(monkeypatch)
+    up = LinkMessage(16, 2, "lan0", up=True, link=True, flags=netdev.TRANSPARENT)
+    world.links._take_message(up)
+    assert not world.links._woken.is_set()
+    world.links._take_message(up._replace(link=False))
+    assert world.links._woken.is_set()
+
+
 def test_a_missing_port_is_looked_for_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that could not be set up once, or whose message was lost."""
     world = Settings(monkeypatch)
