@@ -119,6 +119,14 @@ def test_an_overloaded_port_is_named_and_not_bypassed() -> None:
     assert port.samples(WINDOW, 1000, 1000) == Found(), "and it is over when it is over"
 
 
+def test_only_a_shortfall_without_a_break_lasts() -> None:
+    port = Port()
+    port.samples(WINDOW, 1000, 1000)
+    for _ in range(2 * LASTING):
+        for sent in (*[100] * (LAG + 1), *[1000] * WINDOW):
+            assert port.samples(1, 1000, sent) == Found()
+
+
 def test_few_frames_prove_nothing() -> None:
     port = Port()
     port.samples(WINDOW, 1000, 1000)

@@ -6,6 +6,8 @@ The segments are the real ones; links, relay and board are a model that jumps fr
 
 from __future__ import annotations
 
+import random
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -53,15 +55,20 @@ class Weather:
     flapping: str = ""
     period: int = DAY
     once: bool = False
+    times: tuple[int, ...] = ()  # instead of a period: when they change
 
     def good(self, now: int) -> dict[str, bool]:
         turned = now >= self.period if self.once else now // self.period % 2 == 1
+        if self.times:
+            turned = bisect_right(self.times, now) % 2 == 1
         return {
             "lan0": self.lan ^ ("lan" in self.flapping and turned),
             "wan0": self.wan ^ ("wan" in self.flapping and turned),
         }
 
     def next(self, now: int) -> int:
+        if self.times:
+            return next(iter(self.times[bisect_right(self.times, now) :]), DAY)
         return (now // self.period + 1) * self.period
 
 
@@ -162,6 +169,24 @@ def test_the_relay_moves_seldom_and_everything_has_a_cause(weather: str, policy:
     if "gone" in weather:
         later = [when for when in world.moves if when > 3 * HOUR]
         assert 1 <= most_within(later, HOUR) <= LATER_IN_AN_HOUR, "it goes on trying"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_weather_moves_the_relay_more_often(seed: int) -> None:
+    """Links that come and go at random, and hold for long enough to be trusted, or just not."""
+    rng = random.Random(seed)
+    up, down = rng.choice([5, 20, 120, 605, 1210, 1900]), rng.choice([1, 12, 60, 120, 300, 700])
+    times, now = list[int](), 0
+    while now < DAY:
+        for typical in (up, down):
+            now += int(typical * SECOND * rng.uniform(0.8, 1.5))
+            times.append(now)
+    policy, bypassed = rng.choice(["propagate", "bypass", "ignore"]), rng.choice(["joined", "open", "as inline"])
+    weather = Weather(flapping=rng.choice(["lan wan", "wan"]), times=tuple(times))
+    world = World(weather, policy, 10 * SECOND, bypassed, (True, True))
+    for _ in world.run(DAY):
+        pass
+    assert 1 <= most_within(world.moves, HOUR) <= MOST_IN_AN_HOUR
 
 
 @pytest.mark.parametrize("bypassed", ["joined", "open", "as inline"])

@@ -452,6 +452,25 @@ def test_a_lost_link_is_passed_on_and_taken_back(monkeypatch: pytest.MonkeyPatch
     assert made.wants() == {"relay-inline": ("inline", "healthy")}
 
 
+def test_ports_that_are_open_in_bypass_have_time_to_find_their_links() -> None:
+    """And so have those that come up again after a day in bypass."""
+    made = segments()
+    for port in made._links.ports.values():
+        port.link = False
+    hour = 3600 * SECOND
+    made.begin(0, GOOD, none, intact=False, first=True)
+    made.ask("main", "bypass")
+    made.update(SECOND, GOOD, none)
+    made.ask("main", "auto")
+    made.update(hour, GOOD, none)
+    state = KeeperState({"relay-inline": RelayState("inline", "healthy", usable=True)}, True, 2000)
+    for after in (1, SECOND, APPEAR_NS - 1):
+        made.update(hour + after, state, none)
+        assert made.units["main"].machine.state is State.INLINE
+    made.update(hour + APPEAR_NS + 1, state, none)
+    assert made.wants() == {"relay-inline": ("bypass", "links_down")}
+
+
 def test_link_loss_to_bypass() -> None:
     made = segments(config=Segment(name="main", lan="lan0", wan="wan0", on_link_loss="bypass"))
     state = inline(made)
@@ -459,6 +478,14 @@ def test_link_loss_to_bypass() -> None:
     made.update(APPEAR_NS, state, none)
     made.update(APPEAR_NS + LOSS_NS, state, none)
     assert made.wants() == {"relay-inline": ("bypass", "link_down")}
+
+
+def test_a_kernel_that_tells_nothing_is_a_reason_for_bypass() -> None:
+    made = segments()
+    state = inline(made)
+    made._links.unreadable = "no answer"
+    made.update(2, state, none)
+    assert made.wants() == {"relay-inline": ("bypass", "links_unreadable")}
 
 
 def test_a_port_that_another_program_keeps_setting_down_is_a_reason_for_bypass() -> None:
