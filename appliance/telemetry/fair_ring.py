@@ -8,12 +8,42 @@ leave nothing of yesterday's power cut. Here the source that has most loses its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from heapq import merge
 from itertools import count
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def share(weights: Iterable[int], room: int) -> float:
+    """What the largest sources may keep each so that all fit: those that have less keep everything."""
+    left = float(room)
+    ordered = sorted(weights)
+    for index, weight in enumerate(ordered):
+        fair = left / (len(ordered) - index)
+        if weight > fair:
+            return fair
+        left -= weight
+    return float(room)
+
+
+def fair(items: Sequence[T], room: int, source: Callable[[T], Hashable], size: Callable[[T], int]) -> list[T]:
+    """What fits of a long list, in its order: of each source the newest, up to its share."""
+    weights: dict[Hashable, int] = {}
+    sizes = [size(item) for item in items]
+    for item, weight in zip(items, sizes, strict=True):
+        weights[source(item)] = weights.get(source(item), 0) + weight
+    most = share(weights.values(), room)
+    kept: list[T] = []
+    used: dict[Hashable, float] = {}
+    for item, weight in zip(reversed(items), reversed(sizes), strict=True):
+        owner = source(item)
+        used[owner] = used.get(owner, 0) + weight
+        if used[owner] <= most:
+            kept.append(item)
+    kept.reverse()
+    return kept
 
 
 class FairRing(Generic[T]):
