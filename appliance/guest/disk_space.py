@@ -23,7 +23,7 @@ from appliance.errors import BypassError
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+LOOK_S, NEAR_LOOK_S = 1.0, 0.1  # the second when room gets short: a fast disk takes a gigabyte a second
 WINDOW = 10  # looks over which growth is measured
 LOW_BYTES, LOW_SHARE = 256 << 20, 20  # less room than this, or than a twentieth of the partition, is little
 FAST = 8  # a guest that would use up the rest within so many windows grows fast
@@ -125,7 +125,7 @@ class Guard:
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(NEAR_LOOK_S if self.room is not None and self.room.near else LOOK_S)
             guests = {guest.name: guest for guest in self._guests()}
             pids = {name: guest.pid for name, guest in guests.items()}
             try:

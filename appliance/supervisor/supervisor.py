@@ -43,6 +43,7 @@ from appliance.telemetry.subject import Change, Kind, Notice, Subject
 log = logging.getLogger(__name__)
 
 FIRST_S = 60.0  # to bring everything up when the first valid configuration came by a commit
+READ_BACK_S = 10.0  # how long the ledger of earlier runs waits for the parts, which begin first
 ANSWER_S = 0.5  # to answer who asked, before bypassd ends
 _RESETS = {  # by the kind that hardware/crashlog.py found
     "panic": Change.SYSTEM_CRASHED,
@@ -112,7 +113,6 @@ class Supervisor:
         self._keeper.listen()
         self._register()
         system.paths.run.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(system.transitions.load)
         system.transitions.listen(lambda entry, _: system.control.publish(methods.TRANSITION, entry.answer()))
         system.transitions.listen(system.events.transition)
         await self._collect_crash_log()
@@ -122,6 +122,7 @@ class Supervisor:
                 tasks = [
                     group.create_task(self.pulse.run(), name="pulse"),
                     group.create_task(system.transitions.run(), name="transitions"),
+                    group.create_task(self._read_back(), name="read back the ledger"),
                     group.create_task(logs.run(system.paths.root / "run/log"), name="logs"),
                     *self.runner.start(group),
                     group.create_task(self._engine.run(), name="pending commit"),
@@ -144,6 +145,15 @@ class Supervisor:
         except OSError as error:
             log.error("the orderly stop is not recorded: %s", error)
         await to_the_end(system.transitions.flush)
+
+    async def _read_back(self) -> None:
+        """The history of earlier runs: megabytes, which the link does not wait for."""
+        try:
+            async with asyncio.timeout(READ_BACK_S):
+                await self.runner.all_tried()
+        except TimeoutError:
+            pass
+        self.system.transitions.take_over(await asyncio.to_thread(self.system.transitions.read_back))
 
     def _keeper_lost(self) -> None:
         if not self._ending.is_set():

@@ -30,7 +30,7 @@ from appliance.counted import counted
 from appliance.quota import Quota
 from appliance.system import files
 from appliance.system.threads import to_the_end
-from appliance.telemetry.fair_ring import FairRing
+from appliance.telemetry.fair_ring import FairRing, fair
 from appliance.telemetry.subject import Change, Severity, Subject
 
 log = logging.getLogger(__name__)
@@ -197,18 +197,15 @@ class Transitions:
 
     def load(self) -> None:
         """Read back what earlier runs wrote. A damaged line (power cut) is skipped."""
-        if self._path is None:
-            return
-        old: list[Entry] = []
-        for path in (self._older, self._path):
-            try:
-                with path.open("rb") as file:
-                    file.seek(max(0, path.stat().st_size - self._limit))
-                    old += _parse(file)
-            except OSError:
-                continue
-        # Both files have the same entries when the power was cut while the file was halved.
-        self._entries = FairRing(self._ring, _source, items=[*dict.fromkeys(old), *self._entries.items()])
+        self.take_over(self.read_back())
+
+    def read_back(self) -> list[Entry]:
+        """What the files have, as much as memory may hold; in a thread, because they are long."""
+        return fair(_parse(self._lines()), self._ring, _source, lambda _: 1) if self._path is not None else []
+
+    def take_over(self, old: Iterable[Entry]) -> None:
+        """Put what was read back before what was recorded since, some of which may have been read back too."""
+        self._entries = FairRing(self._ring, _source, items=dict.fromkeys((*old, *self._entries.items())))
 
     async def run(self) -> None:
         """Write new entries until cancelled, and what is left then."""
@@ -275,19 +272,24 @@ class Transitions:
                 os.truncate(file.fileno(), size)
                 raise
 
-    def _halve(self) -> None:
-        """Move the ledger into `.1`, with what each subject may keep of both."""
+    def _lines(self) -> Iterable[bytes]:
+        """Of both files, each once: they have the same ones when the power was cut while the file was halved."""
         assert self._path is not None
-        kept = FairRing(self._limit, _source, lambda entry: len(_line(entry)))
+        lines: dict[bytes, None] = {}
         for path in (self._older, self._path):
             try:
                 with path.open("rb") as file:
-                    for entry in _parse(file):
-                        kept.append(entry)
+                    lines.update(dict.fromkeys(file))
             except OSError:
                 continue
+        return lines
+
+    def _halve(self) -> None:
+        """Move the ledger into `.1`, with what each subject may keep of both."""
+        assert self._path is not None
+        kept = fair(_parse(self._lines()), self._limit, _source, lambda entry: len(_line(entry)))
         try:
-            files.replace(self._older, b"".join(map(_line, kept.items())))
+            files.replace(self._older, b"".join(map(_line, kept)))
             self._path.unlink()
         except OSError:
             os.replace(self._path, self._older)  # needs no room

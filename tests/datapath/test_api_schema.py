@@ -137,6 +137,7 @@ def live(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         made.until(lambda: made.call("guest.show", name="ips1")["state"] == "available", "available")
         made.until(lambda: made.call("management.show")["state"] != "", "all parts")
         yield made
+        made.check_loop()
 
 
 @pytest.fixture(scope="module")

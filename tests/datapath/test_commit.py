@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 def live(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with Wire() as wire, Live(wire, tmp_path_factory.mktemp("live"), bpf_object) as made:
         yield made
+        made.check_loop()
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ def live(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         made.call("config.load", text=CONFIG, mode="replace")
         made.commit()
         made.until(lambda: made.call("guests.show") == [], "no guest left")
+        made.check_loop()
 
 
 def state(live: Live, name: str) -> str:

@@ -88,6 +88,7 @@ class Writer:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_who_fills_the_disk_does_not_stop_others(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_space, "LOOK_S", 0.02)
+    monkeypatch.setattr(disk_space, "NEAR_LOOK_S", 0.02)
 
     async def body() -> None:
         slow, fast = Writer("slow", 1, disk / "slow", 4), Writer("fast", 2, disk / "fast", 256)

@@ -22,8 +22,9 @@ import boardspec
 from simulator import netns
 
 from appliance.errors import UnreachableError
+from appliance.system.loop_watch import LIMIT_S
 from console.client import Client, RemoteError
-from tests.support import board_harness
+from tests.support import board_harness, stalls
 from tests.support.waiting import wait_until
 from tests.support.wire import Wire
 
@@ -126,6 +127,11 @@ class Live:
         assert process.stderr
         for line in process.stderr:
             self.log.append(line.rstrip("\n"))
+
+    def check_loop(self) -> None:
+        """AssertionError: something kept bypassd's event loop. Four times its limit, for this machine may be busy."""
+        long = [one.line for one in stalls.parse("\n".join(self.log)) if one.own_s > 4 * LIMIT_S]
+        assert not long
 
     def stop(self) -> None:
         """An orderly end."""

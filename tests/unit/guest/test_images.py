@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.access.groups import GROUPS
 from appliance.config.schema import model
 from appliance.errors import BypassError, NotFoundError, RefusedError
 from appliance.guest.image import importer
@@ -387,3 +388,21 @@ def test_who_uses_what() -> None:
     assert images_used(config) == {"x": ["a"], "data": ["a"]}
     whole = model.Config(guest=(model.Guest(name="a", image="/var/lib/bypass/images/x"), model.Guest("b", image="./x")))
     assert images_used(whole) == {"x": ["a", "b"]}
+
+
+@ROOT
+def test_the_folder_is_closed_to_all_but_administrators_and_users(tmp_path: Path) -> None:
+    """A guest's process is neither, whatever mode its or another's image has."""
+    folder = tmp_path / "images"
+    folder.mkdir(mode=0o755)
+    (folder / "other.img").write_bytes(bytes(512))
+    (folder / "other.img").chmod(0o644)
+    Images(folder, dict).tidy()
+    assert (folder.stat().st_mode & 0o777, folder.stat().st_gid) == (0o750, GROUPS["bypass"])
+    for above in (tmp_path, *tmp_path.parents):
+        if above != Path("/"):
+            above.chmod(above.stat().st_mode | 0o011)
+    words = ["cat", str(folder / "other.img")]
+    done = subprocess.run(words, user=200_001, group=200_001, extra_groups=[], capture_output=True, check=False)
+    assert b"Permission denied" in done.stderr
+    Images(tmp_path / "none", dict).tidy()
