@@ -52,6 +52,12 @@ class Choice(NamedTuple):
     reason: str = ""
 
 
+def auto_mtus(ports: Sequence[PortFacts]) -> tuple[int, ...]:
+    """What is tried at these ports, the largest first: nothing that would not lie in one buffer, as guests may come."""
+    most = min((port.one_buffer for port in ports if port.several), default=AUTO_MTUS[0])
+    return tuple(mtu for mtu in AUTO_MTUS if mtu <= most)
+
+
 def longest(mtu: int) -> int:
     """The longest frame that passes a port of this MTU, in bytes with its header and a tag."""
     return mtu + ETHERNET_HEADER + VLAN_HEADER

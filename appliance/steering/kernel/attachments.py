@@ -157,7 +157,9 @@ class Attachments:
         if mtu:
             return (mtu,)
         in_line = all(self._links.mode(place, port.ifindex) is not None for place, port in there.items())
-        return (0,) if in_line and self._asked.get(segment, asked) == asked else (*attach_mode.AUTO_MTUS, 0)
+        if in_line and self._asked.get(segment, asked) == asked:
+            return (0,)
+        return (*attach_mode.auto_mtus(self._facts(there.values())), 0)
 
     def _resize(
         self, there: dict[int, devices.Device], size: int, *, demanded: bool = False, may_change: bool = False

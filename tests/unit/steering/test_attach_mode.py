@@ -11,6 +11,7 @@ from appliance.steering.kernel.attach_mode import (
     AUTO_MTUS,
     Choice,
     PortFacts,
+    auto_mtus,
     choose,
     in_several_buffers,
     longest,
@@ -74,6 +75,15 @@ def test_long_frames_go_through_guests(wan: PortFacts, bytes_in_one: int) -> Non
     assert choose("xdp", [LAN, wan], ("ips",)) == Choice(("xdp",))
     assert in_several_buffers([LAN, wan])
     assert not in_several_buffers([LAN])
+
+
+def test_what_is_tried_lies_in_one_buffer() -> None:
+    """A guest that comes later must not make the segment leave XDP."""
+    assert auto_mtus([LAN, port()]) == AUTO_MTUS
+    assert auto_mtus([LAN, port(driver="virtio_net", several=True)]) == AUTO_MTUS
+    for mtu in auto_mtus([LAN, port(driver="ice", several=True)]):
+        assert not in_several_buffers([port(driver="ice", mtu=mtu, several=True)])
+    assert auto_mtus([LAN, port(driver="ice", several=True)])[0] == 1582
 
 
 def test_sizes() -> None:
