@@ -66,6 +66,10 @@ class Datapath(Protocol):
         """The stable number of a segment."""
         ...
 
+    def mtu(self, segment: str) -> int:
+        """The MTU that a segment's frames have; 0: its ports are not attached."""
+        ...
+
     def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
         """Connect one tap of a hop; again after the tap was recreated."""
         ...
@@ -194,6 +198,7 @@ class GuestManager:
             self._cgroups,
             self._huge,
             accel=self._accel,
+            mtus=lambda: tuple(self._datapath.mtu(segment) for segment in segments),
             management=third,
             clock=self._clock,
             space=self._lan.space,

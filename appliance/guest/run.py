@@ -60,7 +60,10 @@ ENDING_S = 1.0  # between the end of the monitor connection and that of the proc
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run needs besides the guest's configuration. All but `hop`, `pairs` and `management` are shared."""
+    """What a run needs besides the guest's configuration.
+
+    All but `hop`, `pairs`, `mtus` and `management` are shared.
+    """
 
     paths: Paths
     hop: int
@@ -69,6 +72,7 @@ class RunContext:
     cgroups: cgroup.Cgroups
     huge: Pool
     accel: command.Accel | None = None  # forced for every guest; None: by configuration, else find out
+    mtus: Callable[[], tuple[int, ...]] = tuple  # of the ports at each of its segments, when it starts; 0: not known
     management: Port | None = None  # its third port, where the configuration wants one
     clock: Callable[[], int] = time.monotonic_ns
     space: Namespace | None = None  # of the management port
@@ -258,7 +262,7 @@ class Run:
         resources.check_processors(guest, os.sched_getaffinity(0))
         third = context.management.address if context.management is not None else ""
         machine, notes = resources.machine_of(
-            guest, context.paths, context.hop, len(context.pairs), accel, management=third
+            guest, context.paths, context.hop, len(context.pairs), accel, management=third, mtus=context.mtus()
         )
         warnings = list(notes)
         if accel == "tcg" and guest.accel != "tcg":

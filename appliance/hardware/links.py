@@ -2,7 +2,7 @@
 """The ports of the board: found by PCI path or MAC address through udev, watched through rtnetlink.
 
 `Links` is a part of bypassd. From `start` on it owns the netlink socket and the settings of the data ports (up,
-promiscuous, offloads); the settings stay when bypassd ends, because the datapath goes on. A missing port is not an
+promiscuous); the settings stay when bypassd ends, because the datapath goes on. A missing port is not an
 error: it is listed as missing and set up when it appears. Management ports are left to management/.
 """
 

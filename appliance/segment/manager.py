@@ -163,15 +163,15 @@ class Segments:
     # -- another configuration
 
     def leave(self, segments: tuple[Segment, ...]) -> list[str]:
-        """Let go of what is not among `segments` any more, or has other ports; the relays that close now.
+        """Let go of what is not among `segments` any more, has other ports or another MTU; the relays that close now.
 
         The keeper closes a relay that nobody asks for. Its ports may be taken away when it has said so.
         """
-        kept = {segment.name: (segment.lan, segment.wan) for segment in segments}
+        kept = {segment.name: (segment.lan, segment.wan, segment.mtu) for segment in segments}
         relays = []
         for name, unit in list(self.units.items()):
             ports = (unit.config.lan, unit.config.wan)
-            if kept.get(name) == ports:
+            if kept.get(name) == (*ports, unit.config.mtu):
                 continue
             for port in ports:
                 if port in self._links.downed:

@@ -100,10 +100,14 @@ class Datapath:
     # -- devices (see Attachments) ------------------------------------------------------------------------------------
 
     def attach_segment(
-        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False
+        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False, mtu: int = 0
     ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports in line."""
-        return self._devices.attach_segment(segment, lan, wan, mode, whole=whole)
+        return self._devices.attach_segment(segment, lan, wan, mode, whole=whole, mtu=mtu)
+
+    def mtu(self, segment: str) -> int:
+        """The MTU that a segment's frames have; 0: its ports are not attached."""
+        return self._devices.mtu(segment)
 
     def attach_hop(
         self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False

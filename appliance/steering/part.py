@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.config.schema.model import Config
+from appliance.config.schema.model import Config, Segment
 from appliance.errors import BypassError, UnreachableError
 from appliance.hardware.links import Links
 from appliance.part import PATIENCE_NS, Alive
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from appliance.steering.datapath import Datapath, Prepared
 
 log = logging.getLogger(__name__)
+
+
+def _port_keys(segment: Segment) -> tuple[object, ...]:
+    """What its ports are attached by."""
+    return segment.lan, segment.wan, segment.attach, segment.mtu
 
 
 class Steering:
@@ -104,7 +109,7 @@ class Steering:
             if new is None or (new.lan, new.wan) != (segment.lan, segment.wan):
                 datapath.detach_segment(segment.name)
                 self.faults.pop(segment.name, None)
-            if new is None or (new.lan, new.wan, new.attach) != (segment.lan, segment.wan, segment.attach):
+            if new is None or _port_keys(new) != _port_keys(segment):
                 self._attached.pop(segment.name, None)
         self._attach()
 
@@ -189,7 +194,9 @@ class Steering:
             if self._attached.get(segment.name) == indexes:
                 continue
             try:
-                modes = self.datapath.attach_segment(segment.name, lan.ifname, wan.ifname, segment.attach)
+                modes = self.datapath.attach_segment(
+                    segment.name, lan.ifname, wan.ifname, segment.attach, mtu=segment.mtu
+                )
             except BypassError as error:
                 if self.faults.get(segment.name) != str(error):
                     log.error("%s", error)

@@ -177,6 +177,9 @@ class Show:
             ports = [one for one in attached if one.segment == segment.name and not one.hop]
             segment.attach = "/".join(dict.fromkeys(port.mode for port in ports)) or "none"
             segment.attach_why = "; ".join(dict.fromkeys(port.reason for port in ports))
+            if datapath is not None and ports:
+                segment.mtu = datapath.mtu(segment.name)
+                segment.longest_bytes = min(port.device.longest for port in ports)
             segment.unsent = _sum(counts[segment.name, port.side].unsent for port in ports)
         return segments
 

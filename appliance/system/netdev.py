@@ -9,7 +9,6 @@ by hand because pyroute2 takes seconds to load on a slow board. Sources: linux/s
 from __future__ import annotations
 
 import array
-import errno
 import fcntl
 import socket
 import struct
@@ -21,8 +20,7 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNAME, _SIOCETHTOOL = 0x8913, 0x8914, 0x892
 _SIOCGIFADDR, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8915, 0x8916, 0x891C
 _SIOCGIFMTU, _SIOCSIFMTU = 0x8921, 0x8922
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x10000
-_ETHTOOL_GDRVINFO, _ETHTOOL_GFLAGS, _ETHTOOL_SFLAGS = 0x3, 0x25, 0x26
-_FLAG_RXVLAN, _FLAG_LRO = 1 << 8, 1 << 15
+_ETHTOOL_GDRVINFO = 0x3
 _IFREQ = struct.Struct("=16sH22x")
 _IFREQ_NUMBER = struct.Struct("=16si20x")
 _SYSCTL = Path("/proc/sys/net")
@@ -70,12 +68,11 @@ def set_address(ifname: str, own: str, netmask: str) -> None:
 
 def driver(ifname: str) -> str:
     """The name of the kernel driver, "unknown" where it does not tell."""
-    about = array.array("B", struct.pack("=I192x", _ETHTOOL_GDRVINFO))
     try:
-        _ethtool(ifname, about)
+        about = ethtool(ifname, struct.pack("=I192x", _ETHTOOL_GDRVINFO))
     except OSError:
         return "unknown"
-    return about.tobytes()[4:36].split(b"\0")[0].decode()
+    return about[4:36].split(b"\0")[0].decode()
 
 
 def disable_ipv6(ifname: str) -> None:
@@ -113,7 +110,7 @@ def prepare(ifname: str) -> list[str]:
     """Make a port a port of a transparent device; returns what it refused, one line each.
 
     It is promiscuous, or it would drop what is for the neighbours; without ARP and IPv6, because a wire sends nothing
-    of its own. Receive offloads that merge frames (LRO) or remove tags (VLAN stripping) would change what we forward.
+    of its own. Offloads that change frames are switched off when the port is attached (offloads.py).
     HardwareError: gone, or not permitted.
     """
     refused = []
@@ -122,24 +119,14 @@ def prepare(ifname: str) -> list[str]:
     except OSError as error:
         refused.append(f"IPv6 off: {error.strerror}")
     try:
-        _offloads_off(ifname, _FLAG_LRO | _FLAG_RXVLAN)
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            refused.append(f"LRO and VLAN stripping off: {error.strerror}")
-    try:
         change_flags(ifname, IFF_UP | IFF_PROMISC | IFF_NOARP)
     except OSError as error:
         raise HardwareError(f"port {ifname}: flags cannot be set: {error.strerror}") from error
     return refused
 
 
-def _ethtool(ifname: str, command: array.array[int]) -> None:
-    _ioctl(_SIOCETHTOOL, struct.pack("=16sQ16x", ifname.encode(), command.buffer_info()[0]))
-
-
-def _offloads_off(ifname: str, off: int) -> None:
-    value = array.array("I", [_ETHTOOL_GFLAGS, 0])
-    _ethtool(ifname, value)
-    if value[1] & off:
-        value[0], value[1] = _ETHTOOL_SFLAGS, value[1] & ~off
-        _ethtool(ifname, value)
+def ethtool(ifname: str, request: bytes) -> bytes:
+    """Ask the driver; the request as it fills it. OSError: it does not have that."""
+    data = array.array("B", request)
+    _ioctl(_SIOCETHTOOL, struct.pack("=16sQ16x", ifname.encode(), data.buffer_info()[0]))
+    return data.tobytes()

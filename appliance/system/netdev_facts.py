@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from appliance.errors import HardwareError
-from appliance.system import netdev
+from appliance.system import netdev, netlink
 from appliance.system.xdp_features import XdpFeature, xdp_features
 
 ETHERNET_HEADER = 14
@@ -33,6 +32,22 @@ class Device:
         """Whether it delivers frames whose checksums the sender left to hardware, because it has none (veth)."""
         return self.driver == "veth"
 
+    def resized(self, mtu: int) -> Device:
+        """The device with this MTU, which is set now. OSError: it refuses."""
+        if netdev.mtu(self.name) != mtu:
+            netdev.set_mtu(self.name, mtu)
+        return replace(self, mtu=mtu)
+
+    def delivers_several(self) -> bool:
+        """Whether by XDP it may deliver frames in several buffers; not assumed where the kernel cannot tell."""
+        features = xdp_features(self.ifindex)
+        return features is not None and XdpFeature.RECEIVE_SEVERAL in features
+
+    def has_xdp(self) -> bool:
+        """Whether its driver has native XDP; assumed where the kernel cannot tell."""
+        features = xdp_features(self.ifindex)
+        return features is None or XdpFeature.BASIC in features
+
     def sends(self) -> bool:
         """Whether XDP may send frames through it as it is now; assumed where the kernel cannot tell."""
         features = xdp_features(self.ifindex)
@@ -49,17 +64,13 @@ def refused(name: str) -> dict[str, int]:
 
     Hardware counts what its driver does; a frame that is too long may be among the errors of any kind.
     """
-    folder = Path("/sys/class/net") / name / "statistics"
-
-    def count(key: str) -> int:
-        return int((folder / key).read_text(encoding="ascii"))
-
-    long = count("rx_length_errors")
+    counted = netlink.link_counters(name)
+    long = counted["rx_length_errors"]
     return {
         "too_long": long,
-        "errors": max(count("rx_errors") - long, 0),
-        "missed": count("rx_missed_errors"),
-        "dropped": count("rx_dropped"),
+        "errors": max(counted["rx_errors"] - long, 0),
+        "missed": counted["rx_missed_errors"],
+        "dropped": counted["rx_dropped"],
     }
 
 

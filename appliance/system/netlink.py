@@ -20,8 +20,9 @@ RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _ERROR = 2  # NLMSG_ERROR
 _REQUEST, _DUMP = 0x1, 0x300  # NLM_F_
 _RTMGRP_LINK = 1
-_IFLA_IFNAME = 3
+_IFLA_IFNAME, _IFLA_STATS64 = 3, 23
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 16, 3, 1, 2
+_RECEIVED = {"rx_errors": 4, "rx_dropped": 6, "rx_length_errors": 10, "rx_missed_errors": 15}  # rtnl_link_stats64
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _GENERIC_HEADER = struct.Struct("=BBH")  # command, version
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
@@ -60,6 +61,20 @@ def ask_links(opened: socket.socket) -> None:
     """Have the kernel send the state of all links; the answers come like any other message."""
     body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST | _DUMP, 1, 0) + body)
+
+
+def link_counters(ifname: str) -> dict[str, int]:
+    """What a device counts of what it received, by the kernel's names. OSError: there is no such device."""
+    body = _IFINFO.pack(socket.AF_UNSPEC, 0, socket.if_nametoindex(ifname), 0, 0)
+    with open_socket(ROUTE) as opened:
+        opened.settimeout(1.0)
+        opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST, 1, 0) + body)
+        answer = opened.recv(1 << 16)
+    _raise_error(answer)
+    found = dict(attributes(answer[_HEADER.size + _IFINFO.size :])).get(_IFLA_STATS64, b"")
+    if len(found) < 8 * max(_RECEIVED.values()) + 8:
+        raise OSError("netlink: the device has no counters")
+    return {name: struct.unpack_from("=Q", found, 8 * at)[0] for name, at in _RECEIVED.items()}
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -106,10 +121,15 @@ def generic_request(opened: socket.socket, family: int, command: int, body: byte
     body = _GENERIC_HEADER.pack(command, 1, 0) + body
     opened.send(_HEADER.pack(_HEADER.size + len(body), family, _REQUEST, 1, 0) + body)
     answer = opened.recv(1 << 16)
+    _raise_error(answer)
+    return dict(attributes(answer[_HEADER.size + _GENERIC_HEADER.size :]))
+
+
+def _raise_error(answer: bytes) -> None:
+    """OSError where the kernel's answer is one."""
     if len(answer) < _HEADER.size + 4:
         raise OSError("netlink: the answer is cut off")
     _, kind, _, _, _ = _HEADER.unpack_from(answer)
     if kind == _ERROR:
         code = -struct.unpack_from("=i", answer, _HEADER.size)[0]
         raise OSError(code, os.strerror(code))
-    return dict(attributes(answer[_HEADER.size + _GENERIC_HEADER.size :]))

@@ -20,6 +20,7 @@ class XdpFeature(IntFlag):
     BASIC = 1
     REDIRECT = 2
     SEND = 4  # others may redirect frames to it
+    RECEIVE_SEVERAL = 32  # programs see frames that lie in several buffers
     SEND_SEVERAL = 64  # also frames that lie in several buffers
 
 
@@ -31,6 +32,6 @@ def xdp_features(ifindex: int) -> XdpFeature | None:
             family = netlink.generic_family(opened, "netdev")
             wanted = netlink.attribute(_DEV_IFINDEX, struct.pack("=I", ifindex))
             found = netlink.generic_request(opened, family, _DEV_GET, wanted)
-            return XdpFeature(struct.unpack("=Q", found[_DEV_XDP_FEATURES])[0] & 0x47)
+            return XdpFeature(struct.unpack("=Q", found[_DEV_XDP_FEATURES])[0] & 0x67)
     except (OSError, KeyError, struct.error):
         return None

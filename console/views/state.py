@@ -49,6 +49,11 @@ def segments(data: Any, style: Style = PLAIN) -> str:
     taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
     if taken:
         texts = [f"{cell(r.get('name'))}: attached by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken]
+        texts += [
+            f"{cell(row.get('name'))}: frames of up to {cell(row['longest_bytes'])} bytes pass"
+            for row in taken
+            if row.get("longest_bytes")
+        ]
         blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
     dropped = [row for row in rows_of(data, "segments") if row.get("unsent")]
     if dropped:

@@ -345,8 +345,9 @@ def test_heartbeats_reach_the_supervisor(wire: Wire, bpf_object: Path) -> None:
 
 def test_longer_than_the_port_is_counted(wire: Wire, bpf_object: Path) -> None:
     """XDP would lose a frame that is longer than the other port takes without a word: it is counted as oversize."""
-    netns.run("ip", "-n", wire.box, "link", "set", "wan0", "mtu", "100")
     with appliance(wire, bpf_object, "xdp", EMPTY) as made:
+        netns.run("ip", "-n", wire.box, "link", "set", "wan0", "mtu", "100")
+        attach(wire, made, "xdp")
         for number in range(10):
             wire.send(number, pad=120)
         netns.run("ip", "-n", wire.box, "link", "set", "wan0", "mtu", "1500")

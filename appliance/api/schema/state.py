@@ -160,6 +160,8 @@ class Segment(Answer, kw_only=True):
     since_mono_ns: int | UnsetType = UNSET
     attach: Annotated[str, Meta(description="xdp, tc or none")] | UnsetType = UNSET
     attach_why: Detail | UnsetType = UNSET
+    mtu: Annotated[int, Meta(description="of both ports, in use")] | UnsetType = UNSET
+    longest_bytes: Annotated[int, Meta(description="the longest frame that passes")] | UnsetType = UNSET
     unsent: Annotated[dict[str, Count], Meta(description="frames its ports never sent, by cause")] | UnsetType = UNSET
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from appliance.config.check.unreachable_rules import Finding, never
+from appliance.config.schema.limits import ONE_BUFFER_MTU
 from appliance.config.schema.model import Config, Guest, Remote
 from appliance.config.schema.served import served
 
@@ -28,6 +29,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
     found = [
         *_moves(config, old),
         *_uninspected(config),
+        *_long_frames(config),
         *never(config),
         *_blocks(config, down),
         *_unchecked(config),
@@ -59,9 +61,20 @@ def _moves(config: Config, old: Config | None) -> Iterator[Finding]:
             continue
         if (was.lan, was.wan) != (segment.lan, segment.wan):
             yield Finding("warning", f"segment {name}", "gets other ports: the relay of the old ones closes")
+        elif was.mtu != segment.mtu:
+            yield Finding("warning", f"segment {name}: mtu", "the relay closes until its ports have the new MTU")
         if segment.mode not in (was.mode, "auto"):
             what = "the link is cut" if segment.mode == "disconnect" else "the relay closes: nothing is inspected"
             yield Finding("warning", f"segment {name}: mode", f'"{segment.mode}": {what}')
+
+
+def _long_frames(config: Config) -> Iterator[Finding]:
+    """What `attach = "xdp"` costs with frames that do not fit into one buffer."""
+    for segment in config.segment:
+        inspected = any(rule.path for rule in config.rule if rule.segment in ("", segment.name))
+        if segment.attach == "xdp" and segment.mtu > ONE_BUFFER_MTU and inspected:
+            what = f'by XDP, frames longer than {ONE_BUFFER_MTU} bytes or less skip guests; "auto" takes tc for them'
+            yield Finding("warning", f"segment {segment.name}: attach", what)
 
 
 def _uninspected(config: Config) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from appliance.config.check import verify_probe as rules
 from appliance.config.check.finding import Finding
 from appliance.config.check.toml_lines import Path
 from appliance.config.schema import limits, metadata, shape
-from appliance.config.schema.model import Config, Group, Guest, Probe, Remote, Rule
+from appliance.config.schema.model import Config, Group, Guest, Probe, Remote, Rule, Segment
 from appliance.config.schema.shape import Table, Tables
 from appliance.errors import BypassError, ConfigError, FilterError
 from appliance.units import Duration, Size
@@ -150,10 +150,18 @@ def _segments(config: Config) -> Iterator[Finding]:
                 yield Finding(where, path, f'port "{port}" is already used by segment {owner[port]}')
             if port:
                 owner.setdefault(port, segment.name)
+        yield from _mtu("segment", index, segment)
+
+
+def _mtu(table: str, index: int, item: Segment | Guest) -> Iterator[Finding]:
+    if 0 < item.mtu < limits.MIN_MTU:
+        what = f"{item.mtu} is less than {limits.MIN_MTU}, that of Ethernet; 0 leaves it to the appliance"
+        yield Finding(f"{table} {item.name}: mtu", (table, index, "mtu"), what)
 
 
 def _guest(index: int, guest: Guest) -> Iterator[Finding]:
     where = f"guest {guest.name}"
+    yield from _mtu("guest", index, guest)
     if not guest.image and not guest.kernel:
         yield Finding(f"{where}: image", ("guest", index), "a guest needs an image (disk) or a kernel")
     for key, value in (("initrd", guest.initrd), ("cmdline", guest.cmdline)):

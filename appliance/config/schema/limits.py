@@ -17,6 +17,10 @@ MAX_KEYS = 32  # public keys of one user
 MAX_SYSLOG = 4  # servers
 MAX_FILE = 1 << 20  # bytes of a configuration file
 
+MIN_MTU, MAX_MTU = 1500, 16000  # bytes without the Ethernet header; less than Ethernet's own is no wire
+ONE_BUFFER_MTU = (
+    3480  # of longer packets a frame is in several buffers by XDP: a page without what drivers reserve in it
+)
 MAX_DURATION = 24 * 3600 * 10**9  # ns; longer waits are never meant, and times stay far from 64 bits
 MIN_INTERVAL = 10**6  # ns between heartbeats or probes
 MIN_CONNECT_INTERVAL = 10**7  # ns; a connection each, and the guest must clear them away

@@ -98,6 +98,13 @@ FIELDS: Final[dict[str, Field]] = {
     "segment.attach": Field(
         "how frames are taken from the ports: native XDP, tc, or the first that works", Effect.POLICY, "XDP is fastest"
     ),
+    "segment.mtu": Field(
+        "longest packet that its ports take, without Ethernet header and tag; longer ones are dropped and counted."
+        f" 0: the largest with which native XDP works, at most {limits.ONE_BUFFER_MTU}",
+        Effect.PORTS,
+        "room for tags and labels around a full Ethernet frame; `show segments` has the MTU in use",
+        "0 | 1500 .. 16000",
+    ),
     "watchdog.timeout": _time(
         "the board is reset when its software is silent this long",
         source="ring 3: a hung kernel is bypassed in 2 s",
@@ -139,6 +146,12 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.hugepages": Field(
         "memory in huge pages, reserved while it runs; where not enough are found ordinary memory, with a warning",
         Effect.PROCESS,
+    ),
+    "guest.mtu": Field(
+        "MTU that its data ports announce to it (virtio-net host_mtu); 0: that of the segment's ports",
+        Effect.PROCESS,
+        "a bridge in it passes what the wire does; less for a guest that sends packets of its own",
+        "0 | 1500 .. 16000",
     ),
     "guest.management": Field(
         "a third port: none (off); to the appliance alone (isolated): 169.254.N.2, N = its hop; on the LAN of the"

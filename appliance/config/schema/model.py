@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from appliance.config.schema.limits import MAX_MTU
 from appliance.units import Duration, Size
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
@@ -20,6 +21,7 @@ Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Mtu = Annotated[int, msgspec.Meta(ge=0, le=MAX_MTU)]
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -44,6 +46,7 @@ class Segment(_Struct, frozen=True):
     on_link_loss: Literal["propagate", "bypass", "ignore"] = "propagate"
     rearm_delay: Duration = Duration(2_000_000_000)
     attach: Literal["auto", "xdp", "tc"] = "auto"
+    mtu: Mtu = 0  # of both ports; 0: the largest that XDP allows
 
 
 class Watchdog(_Struct, frozen=True):
@@ -154,6 +157,7 @@ class Guest(_Struct, frozen=True):
     storage: Literal["persistent", "snapshot"] = "persistent"  # snapshot: what it writes is discarded when it ends
     pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the host's processor of each of its own
     hugepages: bool = False  # where enough are free, else ordinary memory and a warning
+    mtu: Mtu = 0  # of its ports; 0: that of the segment's
     management: Literal["off", "isolated", "bridged"] = "off"  # a third port: to the supervisor alone, or to its LAN
     management_mac: str = ""  # its third port; "" = chosen by the appliance
     lan_mac: str = ""  # its port at the LAN; "" = chosen by the appliance

@@ -15,6 +15,7 @@ import re
 import socket
 import struct
 
+from appliance.config.schema import limits
 from appliance.errors import GuestError
 from appliance.system import netdev
 
@@ -23,8 +24,8 @@ _TUNSETPERSIST = 0x400454CB
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 
-TAP_MTU = 9000
-"""Larger than any port's, because the kernel drops longer frames on their way into a tap without counting them."""
+TAP_MTU = limits.MAX_MTU
+"""That of the longest port, so that a tap is never what limits a frame."""
 
 _NAME = re.compile(r"tw\d+\.\d+[lw]")
 

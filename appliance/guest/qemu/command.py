@@ -7,8 +7,9 @@ image, clients can connect to the sockets before QEMU runs its first instruction
 
 The two ports of a segment are virtio-net devices without any offload: every frame on a tap is complete, with its
 checksums and at its size on the wire, as XDP programs and the wire need it. `mrg_rxbuf` stays on, so that frames longer
-than 1518 bytes (tags) fit. PCI addresses are fixed, so that a guest finds the LAN port first: 10.0 is the LAN and 11.0
-the WAN of its first segment, 12.0 and 13.0 are those of the second, and so on; the management port is at 1e.0.
+than 1518 bytes fit, and `host_mtu` has the guest's driver take and send what the segment's ports do. PCI addresses are
+fixed, so that a guest finds the LAN port first: 10.0 is the LAN and 11.0 the WAN of its first segment, 12.0 and 13.0
+are those of the second, and so on; the management port is at 1e.0.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Machine:
     hugepages: bool = False
     management: str = ""  # MAC address of the third port; "" = there is none
     addresses: tuple[str, str] = ("", "")  # of the ports at the first segment; "" = port_address
+    mtus: tuple[int, ...] = ()  # of the ports at each segment; 0 or none: QEMU says nothing of it
     vhost: bool = False
     program: str = "qemu-system-x86_64"
 
@@ -160,12 +162,13 @@ def _ports(machine: Machine, fds: Plan) -> list[str]:
     for port, fd in enumerate(fds.taps):
         segment, side = divmod(port, 2)
         given = machine.addresses[side] if segment == 0 else ""
+        mtu = machine.mtus[segment] if segment < len(machine.mtus) else 0
         argv += _nic(
             f"port{segment}{'lw'[side]}",
             fd,
             fds.vhost[port] if fds.vhost else None,
             f"mac={given or port_address(machine.hop, segment, side)},addr={FIRST_PORT_SLOT + port:#x},"
-            f"rx_queue_size=1024,{off}",
+            f"rx_queue_size=1024,{off}" + f",host_mtu={mtu}" * bool(mtu),
         )
     if fds.management is not None:
         vhost = fds.vhost[-1] if fds.vhost else None

@@ -87,13 +87,21 @@ def image_path(paths: Paths, value: str) -> Path:
 
 
 def machine_of(
-    guest: model.Guest, paths: Paths, hop: int, segments: int, accel: Accel, *, management: str = ""
+    guest: model.Guest,
+    paths: Paths,
+    hop: int,
+    segments: int,
+    accel: Accel,
+    *,
+    management: str = "",
+    mtus: tuple[int, ...] = (),
 ) -> tuple[Machine, tuple[str, ...]]:
     """The guest as QEMU must run it, and what an operator should know about its disks.
 
     NotReadyError when its files cannot be used or its configuration is impossible.
 
-    `management` is the MAC address of its third port, "" where it has none.
+    `management` is the MAC address of its third port, "" where it has none. `mtus`: of its segments' ports, 0 where
+    that is not known.
     """
     if segments > MAX_GUEST_SEGMENTS:
         what = f"guest {guest.name}: it is in the paths of {segments} segments; the limit is {MAX_GUEST_SEGMENTS}"
@@ -117,6 +125,7 @@ def machine_of(
         hugepages=guest.hugepages,
         management=management,
         addresses=(guest.lan_mac, guest.wan_mac),
+        mtus=tuple(guest.mtu or mtu for mtu in mtus or (0,) * segments),
         vhost=accel == "kvm" and vhost_works(),
     )
     return machine, notes

@@ -7,17 +7,18 @@ the datapath is open; what is pinned stays attached without it. Calls are short 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.errors import DatapathError, HardwareError
-from appliance.steering.kernel import layout, losses
+from appliance.steering.kernel import attach_mode, layout, losses
 from appliance.steering.kernel.layout import Role, Side, slot
 from appliance.steering.kernel.links import FILLING, Links
 from appliance.steering.kernel.objects import Kernel
 from appliance.system import netdev_facts as devices
+from appliance.system import offloads
 
 
 class Numbers(Protocol):
@@ -45,6 +46,10 @@ class Attachment:
     reason: str
 
 
+class _UnfitError(DatapathError):
+    """Native XDP is there, but cannot do what is needed."""
+
+
 class Attachments:
     """What is attached. `first_program(segment)`: the program that the ports of a segment (number) may begin in, or
     None for the common entry; `copy_flags(slot)`: what the device there must know of the copies that are wanted."""
@@ -65,31 +70,128 @@ class Attachments:
         self._attached: dict[int, Attachment] = {}
         self._tags: dict[int, bool] = {}  # by slot: the hop may use tags
         self._may_change: dict[str, bool] = {}  # by segment: the configuration leaves the choice of its mode to us
+        self._asked: dict[str, tuple[str, int]] = {}  # by segment: mode and MTU of the configuration
+        self._altering: dict[str, tuple[str, ...]] = {}  # by port: what its hardware does to frames, in words
 
     def attach_segment(
-        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False
+        self, segment: str, lan: str, wan: str, mode: str = "auto", *, whole: bool = False, mtu: int = 0
     ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports (device names) in line. Idempotent; frames flow from the return on.
 
-        `mode` "auto" takes native XDP when both ports have it, else tc: XDP can only send to devices that take part.
-        `whole`: frames come with finished checksums, as from a wire, also where the device would leave them (a veth).
-        HardwareError when a device is missing; DatapathError when the kernel refuses the mode that was asked for.
+        `mode` "auto" takes native XDP when both ports have it and it loses nothing, else tc: XDP can only send to
+        devices that take part. `mtu`: of both ports; 0 takes the largest that XDP allows, and leaves it as it is when
+        they are attached again. `whole`: frames come with finished checksums, as from a wire, also where the device
+        would leave them (a veth).
+        HardwareError when a device is missing; DatapathError when the kernel refuses the mode or the MTU that was asked
+        for, or XDP would lose something.
         """
         ports = {Side.LAN: devices.read(lan), Side.WAN: devices.read(wan)}
         number = self._names.number("segment", segment)
         places = {slot(0, number, side): port for side, port in ports.items()}
         for side, port in ports.items():
             self._enter_tables(Attachment(slot(0, number, side), port, segment, side, "", "", ""), tags=False)
-        tried = ("xdp", "tc") if mode == "auto" else (mode,)
-        attempt, reason = self._attach(places, tried, f"segment {segment}", whole=whole)
+        self._altering |= {port.name: offloads.switch_off(port.name) for port in ports.values()}
+        attempt, reason = self._attach_ports(segment, tuple(places), mode, mtu, whole=whole)
         for place in places:
-            placed = self._attached[place]
-            placed.mode = attempt
-            placed.reason = "asked for by `attach`" if mode != "auto" else reason or "both ports have native XDP"
-        self._may_change[segment] = mode == "auto"
+            self._attached[place].mode, self._attached[place].reason = attempt, reason
+        self._may_change[segment], self._asked[segment] = mode == "auto", (mode, mtu)
         self._measure(segment)
         self.shorten()
         return self._attached[slot(0, number, Side.LAN)], self._attached[slot(0, number, Side.WAN)]
+
+    def _attach_ports(
+        self, segment: str, places: tuple[int, ...], mode: str, mtu: int, *, whole: bool
+    ) -> tuple[str, str]:
+        """Attach a segment's ports by the best mode, with the largest MTU that goes with it; the mode, and why."""
+        who = f"segment {segment}"
+        there = {place: self._attached[place].device for place in places}
+        hops = [one.hop for one in self._of(segment) if one.hop and not one.device.sends_several()]
+        problem = attach_mode.refusal(mode, self._facts(there.values()))
+        if problem:
+            raise DatapathError(f"{who}: {problem}")
+        why = "" if mode == "auto" else "asked for by `attach`"
+        accepted: int | None = None
+        for size in self._sizes(segment, there, (mode, mtu)):
+            if not self._resize(there, size, demanded=mtu != 0, may_change=mode == "auto"):
+                continue
+            accepted = size if accepted is None else accepted
+            choice = attach_mode.choose(mode, self._facts(there.values()), hops)
+            if choice.tried[0] != "xdp":
+                why = why or choice.reason
+                break
+            several = attach_mode.in_several_buffers(self._facts(there.values()))
+            try:
+                self._attach(there, "xdp", who, whole=whole, several=bool(several))
+            except _UnfitError as error:
+                why = str(error)
+                break
+            except DatapathError as error:
+                why = str(error)
+                if all(one.has_xdp() for one in there.values()):
+                    continue  # perhaps with shorter frames
+                break
+            if several and hops:
+                why = f"{why}; {several}, which skip {', '.join(dict.fromkeys(hops))}"
+            return "xdp", why or "both ports have native XDP"
+        if mode == "xdp":
+            raise DatapathError(why)
+        self._resize(there, accepted or 0)
+        self._attach(there, "tc", who, whole=whole)
+        return "tc", why.removeprefix(f"{who}: ")
+
+    def _sizes(self, segment: str, there: dict[int, devices.Device], asked: tuple[str, int]) -> tuple[int, ...]:
+        """The MTUs to try, in order; 0: as it is. Ports in line keep theirs, as a driver may lose the link over it."""
+        _, mtu = asked
+        if mtu:
+            return (mtu,)
+        in_line = all(self._links.mode(place, port.ifindex) is not None for place, port in there.items())
+        if in_line and self._asked.get(segment, asked) == asked:
+            return (0,)
+        return (*attach_mode.auto_mtus(self._facts(there.values())), 0)
+
+    def _resize(
+        self, there: dict[int, devices.Device], size: int, *, demanded: bool = False, may_change: bool = False
+    ) -> bool:
+        """Give these ports an MTU (0: as it is); False: one of them does not take it, and they are as before.
+
+        `demanded`: the configuration wants it, so that this is an error. `may_change`: where a driver refuses it
+        because of XDP, leave XDP first.
+        """
+        before = dict(there)
+        for place, port in before.items():
+            try:
+                there[place] = port.resized(size or port.mtu)
+            except OSError as error:
+                if may_change and demanded and self._links.mode(place, port.ifindex) == "xdp":
+                    for one, other in before.items():
+                        self._links.attach(one, other.ifindex, "tc")
+                    there.update(before)
+                    return self._resize(there, size, demanded=demanded)
+                for one, other in before.items():
+                    with suppress(OSError):
+                        there[one] = other.resized(other.mtu)
+                if demanded:
+                    what = f"{port.name} ({port.driver}): an MTU of {size} is refused: {error.strerror}"
+                    raise DatapathError(f"{what}; it has {port.mtu}") from error
+                return False
+        for place, port in there.items():
+            self._attached[place].device = port
+        return True
+
+    def _of(self, segment: str) -> list[Attachment]:
+        return [attachment for attachment in self._attached.values() if attachment.segment == segment]
+
+    def _facts(self, ports: Iterable[devices.Device]) -> list[attach_mode.PortFacts]:
+        return [
+            attach_mode.PortFacts(
+                port.name, port.driver, port.mtu, port.delivers_several(), self._altering.get(port.name, ())
+            )
+            for port in ports
+        ]
+
+    def mtu(self, segment: str) -> int:
+        """The MTU that a segment's frames have; 0: its ports are not attached."""
+        return min((one.device.mtu for one in self._of(segment) if not one.hop), default=0)
 
     def attach_hop(
         self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False
@@ -103,39 +205,68 @@ class Attachments:
         tap = devices.read(device)
         place = slot(self._names.number("hop", hop), self._names.number("segment", segment), side)
         self._enter_tables(Attachment(place, tap, segment, side, hop, "", ""), tags)
-        port = self._attached.get(slot(0, self._names.number("segment", segment), Side.LAN))
-        if port is not None and port.mode == "xdp" and not tap.sends():
+        ports = [one for one in self._of(segment) if not one.hop]
+        by_xdp = any(port.mode == "xdp" for port in ports)
+        if by_xdp and not tap.sends():
             self._leave_xdp(segment, f"XDP cannot send to {tap.name} ({tap.driver}) of hop {hop}")
-        tried = ("tc",) if port is not None and port.mode == "tc" else ("xdp", "tc")
-        attempt, reason = self._attach({place: tap}, tried if mode == "auto" else (mode,), f"hop {hop}")
+        elif by_xdp and not tap.sends_several():
+            self._mind_long_frames(segment, ports, hop)
+        tried = ("tc",) if any(port.mode == "tc" for port in ports) else ("xdp", "tc")
         placed = self._attached[place]
-        placed.mode = attempt
-        placed.reason = "asked for" if mode != "auto" else reason or f"as the ports of segment {segment}"
+        placed.mode, placed.reason = self._attach_tap(place, tap, tried if mode == "auto" else (mode,), hop, segment)
+        if mode != "auto":
+            placed.reason = "asked for"
         self._measure(segment)
         return placed
 
-    def _attach(
-        self, places: dict[int, devices.Device], tried: tuple[str, ...], who: str, *, whole: bool = False
+    def _mind_long_frames(self, segment: str, ports: list[Attachment], hop: str) -> None:
+        """A hop whose taps take no frames in several buffers is there: such frames must not go around it."""
+        several = attach_mode.in_several_buffers(self._facts(port.device for port in ports))
+        if not several:
+            return
+        if self._may_change.get(segment, True):
+            self._leave_xdp(segment, f"{several}, which guests get by tc only")
+        for port in ports:
+            if port.mode == "xdp" and several not in port.reason:
+                port.reason = f"{port.reason}; {several}, which skip {hop}"
+
+    def _attach_tap(
+        self, place: int, tap: devices.Device, tried: tuple[str, ...], hop: str, segment: str
     ) -> tuple[str, str]:
-        """Attach all of these by the first mode that works; that mode, and why not an earlier one."""
-        reason = ""
+        """Attach a tap by the first mode that works; that mode, and why not an earlier one."""
+        reason = f"as the ports of segment {segment}"
         for attempt in tried:
-            device = next(iter(places.values()))
             try:
-                for place, device in places.items():
-                    self._links.attach(place, device.ifindex, attempt, filling=device.leaves_checksums and not whole)
-                # Only now: some drivers can be sent to only while a program is attached.
-                unfit = [one for one in places.values() if attempt == "xdp" and not one.sends()]
-                if unfit:
-                    device = unfit[0]
-                    raise DatapathError("XDP cannot send to it")
+                self._attach({place: tap}, attempt, f"hop {hop}")
             except DatapathError as error:
                 if attempt == tried[-1]:
-                    raise DatapathError(f"{who}: {attempt} on {device.name} ({device.driver}): {error}") from error
-                reason = f"{device.name} ({device.driver}): no native XDP: {error}"
+                    raise
+                reason = str(error)
                 continue
             return attempt, reason
-        raise DatapathError(f"{who}: no mode to attach by")
+        raise DatapathError(f"hop {hop}: no mode to attach by")
+
+    def _attach(
+        self, places: dict[int, devices.Device], mode: str, who: str, *, whole: bool = False, several: bool = False
+    ) -> None:
+        """Attach all of these. `several`: frames in several buffers come, too. DatapathError names the device.
+
+        _UnfitError: XDP is there and not good enough.
+        """
+        device = next(iter(places.values()))
+        try:
+            for place, device in places.items():
+                self._links.attach(place, device.ifindex, mode, filling=device.leaves_checksums and not whole)
+        except DatapathError as error:
+            what = "no native XDP: " if mode == "xdp" else "tc: "
+            raise DatapathError(f"{who}: {device.name} ({device.driver}): {what}{error}") from error
+        # Only now: some drivers can be sent to only while a program is attached.
+        for device in places.values() if mode == "xdp" else ():
+            if not device.sends():
+                raise _UnfitError(f"{who}: {device.name} ({device.driver}): XDP cannot send to it")
+            if several and not device.sends_several():
+                what = "XDP cannot send frames in several buffers to it"
+                raise _UnfitError(f"{who}: {device.name} ({device.driver}): {what}")
 
     def shorten(self) -> None:
         """Have the ports' frames begin in the present policy's own programs, where it has such."""

@@ -171,6 +171,12 @@ LINT = [
         "segment main",
         "a closed relay passes also what these rules block: web",
     ),
+    (
+        (('name = "main"\n', 'name = "main"\nattach = "xdp"\nmtu = 9000\n'),),
+        "warning",
+        "segment main: attach",
+        "frames longer than 3480 bytes or less skip guests",
+    ),
     ((('path = ["ips2"]', 'path = ["ips1"]'),), "warning", "guest ips1", "serves segments main and side"),
     ((('path = ["ips2"]', 'path = ["ips1"]'),), "note", "guest ips2", "gets no traffic"),
 ]

@@ -120,6 +120,8 @@ CASES = [
     ("missing name", '[[rule]]\npath = []\n', "rule 1: name: is missing"),
     ("bad name", '[[rule]]\nname = "We b"\n', 'rule 1: name: "We b" is not a name'),
     ("name with newline", '[[rule]]\nname = "web\\n"\n', r'rule 1: name: "web\n" is not a name'),
+    ("mtu below Ethernet's", BASE + "mtu = 1400\n", "segment main: mtu: 1400 is less than 1500"),
+    ("mtu beyond any port's", BASE + "mtu = 16001\n", "segment main: mtu: "),
     ("number for text", changed('"lan0"', "7"), "segment main: lan: 7 is not text in quotes"),
     ("text for number", changed("cpus = 1", 'cpus = "1"'), 'guest ips1: cpus: "1" is not a whole number'),
     ("number for truth", changed("tags = false", "tags = 0"), "guest ips1: tags: 0 is not true or false"),

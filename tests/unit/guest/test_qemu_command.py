@@ -58,6 +58,13 @@ def test_frames_are_whole_on_the_wire() -> None:
     assert "mrg_rxbuf=off" not in port
 
 
+def test_ports_announce_the_mtu_of_their_segment() -> None:
+    """host_mtu: a guest's driver takes and sends what the wire of that segment does; not known: nothing is said."""
+    words = build(replace(MACHINE, segments=2, mtus=(3498, 0), management="02:00:00:00:00:09"))
+    ports = [d for d in option(words, "-device") if d.startswith("virtio-net")]
+    assert [port.partition("host_mtu=")[2].split(",")[0] for port in ports] == ["3498", "3498", "", "", ""]
+
+
 def test_port_addresses_are_local_unicast_and_stable() -> None:
     address = port_address(3, 0, 0)
     assert int(address[:2], 16) & 3 == 2
