@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, Row, Style, cell, duration, fold, generic, paint, pairs
@@ -43,27 +44,26 @@ _parts = columns_of("parts", "", [
 
 
 def segments(data: Any, style: Style = PLAIN) -> str:
-    """The table, and below it how each segment takes frames and why, and why a segment is not inline."""
+    """The table, and below it how each segment takes frames, and why a segment is not inline."""
     away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline"]
     blocks = [_segment_table(data, style)]
-    taken = [row for row in rows_of(data, "segments") if row.get("attach_why")]
-    if taken:
-        texts = [f"{cell(r.get('name'))}: attached by {cell(r['attach'])}: {cell(r['attach_why'])}" for r in taken]
-        texts += [
-            f"{cell(row.get('name'))}: frames of up to {cell(row['longest_bytes'])} bytes pass"
-            for row in taken
-            if row.get("longest_bytes")
-        ]
-        blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
-    dropped = [row for row in rows_of(data, "segments") if row.get("unsent")]
-    if dropped:
-        texts = [
-            f"{cell(row.get('name'))}: frames that its ports did not send: {by_cause(row['unsent'])}" for row in dropped
-        ]
-        blocks.append("\n".join(line for text in texts for line in fold(text, style.width)))
+    lines = [line for row in rows_of(data, "segments") for line in _frames(row)]
+    if lines:
+        blocks.append("\n".join(part for line in lines for part in fold(line, style.width)))
     if away:
         blocks.append("\n".join(line for row in away for why in _reasons(row) for line in fold(why, style.width)))
     return "\n\n".join(blocks)
+
+
+def _frames(row: Row) -> Iterator[str]:
+    """How a segment takes frames and why, which pass, and which its ports lost."""
+    name = cell(row.get("name"))
+    if row.get("attach_why"):
+        yield f"{name}: attached by {cell(row['attach'])}: {cell(row['attach_why'])}"
+    if row.get("longest_bytes"):
+        yield f"{name}: frames of up to {cell(row['longest_bytes'])} bytes pass"
+    if row.get("unsent"):
+        yield f"{name}: frames that its ports did not send: {by_cause(row['unsent'])}"
 
 
 def _reasons(row: Row) -> list[str]:

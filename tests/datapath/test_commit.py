@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.schema.metadata import Effect
 from console.client import RemoteError
 from tests.support.live import CONFIG, Live, during
 from tests.support.wire import Wire
@@ -40,6 +41,21 @@ def restored(live: Live) -> Iterator[None]:
     live.commit()
     live.call("config.end", discard=True)
     live.until(live.inline, "inline again")
+
+
+def test_an_mtu_is_committed(live: Live) -> None:
+    """The ports have it when the segment is inline again; what is shown says which frames pass and what was lost."""
+    (before,) = live.call("segments.show")
+    assert (before["mtu"], before["longest_bytes"]) == (3480, 3498)
+    live.set("segment main mtu 1600")
+    assert [change["effect"] for change in live.commit()["changes"]] == [str(Effect.PORTS)]
+    live.until(live.inline, "inline with the new MTU")
+    (after,) = live.call("segments.show")
+    assert (after["mtu"], after["longest_bytes"], after["unsent"]) == (1600, 1618, {})
+    assert live.wire.stream(32) == []
+    port = live.call("counters.show")["ports"]["main/lan"]
+    assert (port["lost"], port["unsent"], port["refused"]) == ({}, {}, {})
+    assert live.call("status.show")["datapath"]["counts_losses"] is True
 
 
 def test_a_commit_counts_at_once_and_loses_no_frame(live: Live) -> None:

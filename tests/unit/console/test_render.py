@@ -177,7 +177,14 @@ VIEWS = [
     ("segments", [{"name": "main", "relay": "inline", "attach": "tc", "attach_why": "lan0 (e1000e): no native XDP"}],
      ("SEGMENT  RELAY   ATTACH\nmain     inline  tc\n\n"
       "main: attached by tc: lan0 (e1000e): no native XDP")),
+    ("segments", [{"name": "main", "relay": "inline", "attach": "xdp", "attach_why": "both ports",
+                   "longest_bytes": 1518, "unsent": {"down": 7, "no_reader": 1}}],
+     ("SEGMENT  RELAY   ATTACH\nmain     inline  xdp\n\nmain: attached by xdp: both ports\n"
+      "main: frames of up to 1518 bytes pass\nmain: frames that its ports did not send: 7 (down), 1 (no reader)")),
     ("guests", [], "no guests are configured"),
+    ("guests", [{"name": "ips1", "state": "available", "unsent": {"full": 12}}],
+     "GUEST  STATE      FRAMES NOT TAKEN\nips1   available  12 (full)"),
+    ("guests", [{"name": "ips1", "state": "available", "unsent": {}}], "GUEST  STATE\nips1   available"),
     ("rules", [], "no rules: every frame passes straight to the other port"),
     ("rules", [{"name": "web", "match": "", "path": ["ips", "dpi"], "segment": ""}],
      "RULE  SEGMENT  PATH       MATCH\nweb   every    ips > dpi  every frame"),
