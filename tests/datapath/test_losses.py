@@ -163,6 +163,16 @@ def test_losses_in_another_namespace(wire: Wire, bpf_object: Path) -> None:
         assert by_name(made.counters().ports["main", Side.WAN].unsent) == {}
 
 
+@MODES
+def test_without_btf(wire: Wire, bpf_object: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """As on a board's kernel: the places of the fields that are needed are found without."""
+    monkeypatch.setattr(libbpf, "members", lambda _: {})
+    with appliance(wire, bpf_object, mode, EMPTY) as made:
+        _down(wire)
+        send(wire)
+        accounted(made, SENT)
+
+
 def test_adopted_with_its_losses(wire: Wire, bpf_object: Path) -> None:
     """The programs at the tracepoints are pinned: they count while nobody owns the datapath, for the next owner."""
 

@@ -186,6 +186,7 @@ def test_a_guest_gets_long_frames(wire: Wire, bpf_object: Path, case: tuple[str,
             else:
                 assert select.select([opened], [], [], 20)[0]
                 assert os.read(opened, 1 << 16) == frame("plain", size, 1)
+                assert not any(made.counters().hops["ips"].unsent.values())  # what is read is not lost
 
 
 def test_tags_that_hardware_strips_take_tc(wire: Wire, bpf_object: Path, monkeypatch: pytest.MonkeyPatch) -> None:

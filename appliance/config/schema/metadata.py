@@ -148,7 +148,7 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.PROCESS,
     ),
     "guest.mtu": Field(
-        "MTU that its data ports announce to it (virtio-net host_mtu); 0: that of the segment's ports",
+        "MTU that its data ports announce to it (virtio-net host_mtu); 0: that of the segment's ports when it starts",
         Effect.PROCESS,
         "a bridge in it passes what the wire does; less for a guest that sends packets of its own",
         "0 | 1500 .. 16000",
