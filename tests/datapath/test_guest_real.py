@@ -122,11 +122,11 @@ ADDRESSES = bytes.fromhex("020000000001020000000002")
 
 
 @pytest.mark.parametrize("tags", [b"", TAG, QINQ], ids=["untagged", "tagged", "QinQ"])
-@pytest.mark.parametrize("size", [46, 1500])
+@pytest.mark.parametrize("size", [46, 1500, 3476])
 @pytest.mark.parametrize(("enter", "leave"), [("lan", "wan"), ("wan", "lan")])
 def test_frames_come_out_as_they_went_in(world: World, tags: bytes, size: int, enter: str, leave: str) -> None:
-    """Through the guest (its own counter says so), byte for byte, short and full-size, tags included."""
-    frame = ADDRESSES + tags + b"\x08\x00" + bytes(n & 0xFF for n in range(size))
+    """Through the guest (its own counter says so), byte for byte, up to the longest of its segment, with tags."""
+    frame = ADDRESSES + tags + b"\x08\x00" + bytes(n & 0xFF for n in range(size - len(tags)))
     before = world.datapath.counters().hops["ips1"]
     assert world.call(world.pass_frame(frame, enter, leave)) == frame
     after = world.datapath.counters().hops["ips1"]
@@ -265,14 +265,17 @@ def test_stopped_in_good_order_and_stays_stopped(world: World) -> None:
 
 
 def test_its_serial_line_answers(world: World) -> None:
-    """What is typed reaches the guest's shell; what it says reaches the person, the log and the tail."""
+    """What is typed reaches the guest's shell; what it says reaches the person, the log and the tail.
+
+    Its kernel knows the MTU of its segment, which QEMU announces.
+    """
 
     async def talk() -> bytes:
         console, path = world.guest().console, str(world.paths.run / "door")
         server = await asyncio.start_unix_server(console.attach, path)
         reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(b"\necho $((6*7))-answer\n")
-        heard = await asyncio.wait_for(reader.readuntil(b"42-answer"), 30)
+        writer.write(b"\necho $((6*7))-answer mtu=$(cat /sys/class/net/eth0/mtu)\n")
+        heard = await asyncio.wait_for(reader.readuntil(b"42-answer mtu=3480"), 30)
         writer.close()
         server.close()
         return heard

@@ -78,7 +78,7 @@ class World:
                 for name in (port, host):
                     # Quiet and with room for two tags; frames leave whole.
                     Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-                    subprocess.run(["ip", "link", "set", name, "mtu", "1508", "up"], check=True)
+                    subprocess.run(["ip", "link", "set", name, "mtu", "4000", "up"], check=True)
                 # Without NAPI at the host's end a veth pair takes no frames from XDP.
                 subprocess.run(["ethtool", "-K", host, "gro", "on"], check=True)
             self.datapath = Datapath.open(self._object)
