@@ -66,13 +66,16 @@ def counters(board: Board) -> dict[str, Any]:
 
 
 def test_inline_with_watchdog_xdp_and_guest(healthy: Board) -> None:
-    """After the boot: relay driven, LED on, watchdog armed at the configured time, native XDP, guest under KVM."""
+    """After the boot: relay driven, LED on, watchdog armed at the configured time, guest under KVM, native XDP with
+    room for tags, and losses counted on a kernel without BTF."""
     status = board_appliance.show(healthy, "status")
     assert status["state"] == "inline"
     assert status["watchdog"]["state"] == "armed"
     assert status["watchdog"]["timeout_ms"] == 2000
     assert {part["state"] for part in status["parts"]} == {"running"}
-    assert board_appliance.segment(healthy)["attach"] == "xdp"
+    assert status["datapath"]["counts_losses"] is True
+    segment = board_appliance.segment(healthy)
+    assert (segment["attach"], segment["mtu"], segment["longest_bytes"]) == ("xdp", 3480, 3498)
     assert board_appliance.guest(healthy)["accel"] == "kvm"
     assert healthy.led == "on"
 
