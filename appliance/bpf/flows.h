@@ -76,6 +76,7 @@ static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 	s->have_hash = 1;
 	s->flow_flags = 0;
 	s->fragment = 0;
+	s->quoted = 0;
 	s->fragment_rule = NO_MATCH;
 	proto = parse_ethertype(&c);
 	if (proto == ETH_P_IP)
@@ -95,6 +96,7 @@ static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 		inside = look_deeper(kind, ctx, s->length);
 	if (inside) {
 		hash_parsed(s, &inside->ip, inside->later);
+		s->quoted = inside->quoted;
 		s->fragment = inside->fragment;
 		if (s->fragment)
 			s->datagram = inside->datagram;
@@ -126,38 +128,60 @@ static __always_inline bool established(const struct scratch *s, __u32 hop)
 	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
 
 	if (!flow)
+		flow = bpf_map_lookup_elem(&new_flows, &key);
+	if (!flow)
 		return false;
-	if (flow->fin == 3)
+	if ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED)
 		return (s->flow_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN && s->now - flow->seen < FLOW_CLOSED_NS;
 	return true;
 }
 
+/*
+ * A flow begins in `new_flows` and is established by a frame that is none of the handshake, once both ends have sent: what
+ * a flood of SYNs leaves, with all the answers to it, never is.
+ */
 static __always_inline void track(const struct scratch *s, __u32 hop)
 {
 	struct flow_key key = {.hash = s->hash, .hop = hop};
+	bool opens = (s->flow_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, begins = false;
+	__u64 marks = FLOW_FRAME << (s->direction & 1);
 	struct flow *flow;
 
 	if (s->device.flags & DEVICE_DRY)
 		return;
 	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow) {
+		begins = true;
+		flow = bpf_map_lookup_elem(&new_flows, &key);
+	}
 	if (s->flow_flags & TCP_RST) {
-		if (flow)
+		if (flow && begins)
+			bpf_map_delete_elem(&new_flows, &key);
+		else if (flow)
 			bpf_map_delete_elem(&flows, &key);
 		return;
 	}
-	if (!flow || (flow->fin == 3 && (s->flow_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)) {
-		struct flow fresh = {.seen = s->now};
+	if (!flow || ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED && opens)) {
+		struct flow fresh = {.seen = s->now, .fin = marks};
 
-		bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY);
+		if (flow && !begins)
+			bpf_map_delete_elem(&flows, &key);
+		bpf_map_update_elem(&new_flows, &key, &fresh, BPF_ANY);
 		return;
 	}
-	if (flow->fin == 3)
+	if ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED)
 		return; /* closed: its last frames do not keep it */
-	if (s->flow_flags & TCP_FIN) {
-		flow->fin |= 1 << (s->direction & 1);
+	if (s->flow_flags & TCP_FIN)
+		marks |= 1 << (s->direction & 1);
+	if ((flow->fin & marks) != marks) /* two processors may have a frame of it at the same time */
+		__sync_fetch_and_or(&flow->fin, marks);
+	if (s->flow_flags & TCP_FIN || s->now - flow->seen > FLOW_REFRESH_NS)
 		flow->seen = s->now;
-	} else if (s->now - flow->seen > FLOW_REFRESH_NS) {
-		flow->seen = s->now;
+	if (begins && (flow->fin & FLOW_BOTH) == FLOW_BOTH && !(s->flow_flags & TCP_SYN)) {
+		struct flow known = *flow;
+
+		bpf_map_update_elem(&flows, &key, &known, BPF_ANY);
+		bpf_map_delete_elem(&new_flows, &key);
 	}
 }
 

@@ -171,13 +171,21 @@ struct {
 	__type(value, struct hop_counter);
 } hop_counters SEC(".maps");
 
-/* Flows that were sent to a tracked hop: what a draining hop keeps. */
+/* Flows that were sent to a tracked hop: what a draining hop keeps. Established ones. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_FLOWS);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } flows SEC(".maps");
+
+/* Those that are not established: when too many begin, as in a SYN flood, they drive out each other and no flow above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_NEW_FLOWS);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} new_flows SEC(".maps");
 
 /* Datagrams in fragments: the hash that the first of them gave all of them. */
 struct {

@@ -145,7 +145,7 @@ static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 h
 	struct hop *h = bpf_map_lookup_elem(&hops, &place);
 	int action;
 
-	if (h && h->flags & HOP_TRACKED && s->have_hash)
+	if (h && h->flags & HOP_TRACKED && s->have_hash && !s->quoted)
 		track(s, hop);
 	if (h && h->flags & HOP_RECORDED)
 		keep(kind, ctx, s, hop);

@@ -60,6 +60,24 @@ static __always_inline int take_tag(int kind, void *ctx)
 	return bpf_xdp_adjust_head(ctx, 4) ? -1 : vid;
 }
 
+/*
+ * Out by the port that the hop has asked for, which need not be the one that the frame travels to; `direction`: the one
+ * that leads there.
+ */
+static __always_inline int leave_by(int kind, void *ctx, const struct device *device, __u32 length, __u32 buffers,
+				    __u32 direction)
+{
+	__u32 slot = SLOT(0, device->segment, direction ^ 1);
+	struct target *target = bpf_map_lookup_elem(&targets, &slot);
+	struct device there = *device;
+
+	if (target) {
+		there.peer_max = target->max;
+		there.peer_max_sg = target->flags & TARGET_SG ? target->max : 0;
+	}
+	return leave(kind, ctx, &there, NULL, length, buffers, direction, OUTCOME_OUT);
+}
+
 /* A device's frame that its segment's rules, or a hop's continuation, decide about. */
 static __always_inline int steer(int kind, void *ctx, const struct device *device, __u64 policy, __u32 length,
 				 __u32 buffers, __u32 direction)
@@ -97,7 +115,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 			if (vid == TAG_OUT)
 				return leave(kind, ctx, device, NULL, length, buffers, direction, OUTCOME_OUT);
 			if (vid == TAG_OUT_LAN || vid == TAG_OUT_WAN)
-				return leave(kind, ctx, device, NULL, length, buffers, vid == TAG_OUT_LAN, OUTCOME_OUT);
+				return leave_by(kind, ctx, device, length, buffers, vid == TAG_OUT_LAN);
 			if (vid > 0 && vid < MAX_HOPS)
 				want = vid;
 			else if (vid > 0 && counter)

@@ -13,6 +13,8 @@
  * its flow; `walk` goes along the path: from LAN to WAN forward, from WAN to LAN backward. The first hop that is
  * attached, has a lease, accepts the frame and is not draining gets it; when none does it goes to the other port (or is
  * blocked, where the rule says so). Where the rule requires all of its hops, those further on are looked at too.
+ * On the way through `dispatch`, link-local control frames leave before any hop, and what may be a fragment goes by
+ * `fragment`, which knows the rule of its datagram.
  *
  * How the path is kept over a hop
  * -------------------------------
@@ -46,6 +48,7 @@
 #define SLOT_UNKNOWN 4096 /* counters of frames from devices that are not ours */
 #define MAX_TRACE 64	  /* steps kept for one explained frame */
 #define MAX_FLOWS 262144
+#define MAX_NEW_FLOWS 65536 /* not seen in both directions yet */
 #define MAX_FRAGMENTS 16384
 #define MAX_COPIES 8	       /* who wants copies of frames: captures 1..7; 0 is nobody */
 #define COPY_BYTES 16384       /* of one frame; a power of two */
@@ -377,8 +380,11 @@ struct flow_key {
 
 struct flow {
 	__u64 seen; /* ns */
-	__u64 fin;  /* bit a direction; 3: closed */
+	__u64 fin;  /* FLOW_CLOSED: FIN, a bit a direction; FLOW_BOTH: frames, a bit a direction */
 };
+#define FLOW_CLOSED 3
+#define FLOW_FRAME 4 /* shifted by the direction */
+#define FLOW_BOTH 12
 
 struct fragment_key {
 	__u64 source[2];
@@ -480,7 +486,8 @@ struct scratch {
 	__u32 cache_tag;
 	__u8 fragment;	 /* 0 none, 1 first, 2 later */
 	__u8 classified; /* the filters have found `rule`, for this frame */
-	__u16 pad2;
+	__u8 quoted;	 /* an ICMP error: its flow is that of the packet in it */
+	__u8 pad2;
 	__u32 fragment_rule; /* the rule of a later fragment's datagram; NO_MATCH: none, or not known */
 	__u32 pad3;
 	struct fragment_key datagram;

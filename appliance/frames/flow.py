@@ -41,6 +41,7 @@ class Flow:
     tcp_flags: int = 0
     fragment: int = 0  # 0 whole, 1 first fragment, 2 later fragment
     datagram: tuple[int, int, int, int] | None = None  # which datagram a fragment belongs to
+    quoted: bool = False  # it is an ICMP error about the flow
 
 
 def _fold_address(address: int) -> int:
@@ -53,6 +54,7 @@ def flow_of(frame: bytes) -> Flow:
         return Flow(0, 0)
     _, ethertype, ip = headers.read(frame)
     inside = nested.read(frame) if nested.deeper(ip) else None
+    quoted = inside is not None and inside.quoted
     if inside is not None:
         ip, later, fragment, datagram = inside.ip, inside.later, inside.fragment, inside.datagram
     elif ip is not None:
@@ -65,6 +67,6 @@ def flow_of(frame: bytes) -> Flow:
     a, b = _fold_address(ip.source), _fold_address(ip.destination)
     by_address = finish(a + b)
     if later:
-        return Flow(by_address, by_address, 0, fragment, datagram)
+        return Flow(by_address, by_address, 0, fragment, datagram, quoted)
     by_ports = finish(fold(a ^ ip.ports[0]) + fold(b ^ ip.ports[1]) + ip.protocol)
-    return Flow(by_ports, by_address, ip.tcp_flags, fragment, datagram)
+    return Flow(by_ports, by_address, ip.tcp_flags, fragment, datagram, quoted)

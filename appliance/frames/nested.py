@@ -44,6 +44,7 @@ class Nested:
     later: bool
     fragment: int
     datagram: tuple[int, int, int, int] | None
+    quoted: bool  # by an ICMP error
 
 
 @dataclass
@@ -221,4 +222,4 @@ def read(frame: bytes) -> Nested | None:
             break
     if reader.ip is None:
         return None
-    return Nested(reader.ip, reader.later, reader.fragment, reader.datagram)
+    return Nested(reader.ip, reader.later, reader.fragment, reader.datagram, reader.quoted)

@@ -9,6 +9,7 @@ bypassd; each start of QEMU is a `Run` (run.py), which outlives bypassd.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from appliance.health.verdict import Decision
 from appliance.health.watch import TapPair
 from appliance.hop.hop import Hop, HopLeases
 from appliance.hop.lifecycle import ALIVE, HopEvent, HopState
+from appliance.system import netdev
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
@@ -223,6 +225,8 @@ class Guest:
         run.held = on
         if on:
             self.hop.lease.revoke()
+        else:
+            await asyncio.to_thread(self._drop_queued)
         await run.monitor.ask("stop" if on else "cont")
         return f"guest {self.name} is paused: `resume` resumes it" if on else f"guest {self.name} is resumed"
 
@@ -401,6 +405,17 @@ class Guest:
     def on_failed(self, fault: Fault, why: str) -> None:
         """A check failed while the guest had traffic: the frames that it was handed last are kept."""
         self._events.fell(self, "failed", fault, why)
+        asyncio.get_running_loop().run_in_executor(None, self._drop_queued)
+
+    def _drop_queued(self) -> None:
+        """Drop the frames that wait for it in its taps, up to a thousand in each.
+
+        Its traffic has found another way: going on, it would send them out late and out of order.
+        """
+        for pair in self.pairs:
+            for name in (pair.lan, pair.wan):
+                with contextlib.suppress(OSError):  # the tap is gone, and its frames with it
+                    netdev.drop_queued(name)
 
     def on_measured(self, fault: Fault, at_most: int | None) -> None:
         """The first frame bypassed the guest since it fell."""

@@ -227,10 +227,11 @@ class Datapath:
     def flows_of(self, hop: str, now_ns: int, idle_ns: int = 300_000_000_000) -> int:
         """How many flows the hop has that are not closed and were seen within `idle_ns`. Reads the whole table."""
         number = self.hop_id(hop)
+        closed = layout.FLOW_CLOSED
         return sum(
-            1
-            for key, flow in self._maps["flows"].items()
-            if key.hop == number and flow.fin != 3 and now_ns - flow.seen < idle_ns
+            key.hop == number and flow.fin & closed != closed and now_ns - flow.seen < idle_ns
+            for table in ("flows", "new_flows")
+            for key, flow in self._maps[table].items()
         )
 
     # -- counters -----------------------------------------------------------------------------------------------------

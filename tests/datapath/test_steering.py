@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.packet import Raw
 
 from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment
 from appliance.steering.explain import explain as explaining
-from appliance.steering.explain.backends import UNLIMITED
+from appliance.steering.explain.backends import UNLIMITED, furnish
 from appliance.steering.explain.model import Decision, Where
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Reason, Role, Side
@@ -232,9 +233,11 @@ def test_drain_keeps_established_flows(make: Make) -> None:
     a = twin.policy.hops["a"].id
     ours = [port for port in range(1000, 1060) if member(twin, tcp(sport=port)) == a]
     fresh = [port for port in range(2000, 2060) if twin.decide(LAN, tcp(sport=port)).slot == a * 32]
-    twin.state.flows = {key: flow for key, flow in twin.state.flows.items() if key[1] != a or len(ours) == 0} | {
-        (key.hash, key.hop): (flow.seen, flow.fin) for key, flow in twin.maps["flows"].items()
-    }
+    # The model was asked alone about the fresh ones, and must not know them.
+    twin.state.flows, twin.state.new_flows = (
+        {(key.hash, key.hop): (flow.seen, flow.fin) for key, flow in twin.maps[name].items()}
+        for name in ("flows", "new_flows")
+    )
     assert len(ours) > 5
     assert len(fresh) > 5
     now = time.monotonic_ns()
@@ -288,6 +291,71 @@ def test_tags(make: Make, kind: str) -> None:
     assert twin.both(from_hop(twin, "b", Side.WAN), tagged(hops["c"].id, udp())).frame == tagged(hops["c"].id, udp())
 
 
+@pytest.mark.parametrize(("lan", "wan"), [(1518, 9018), (9018, 1518)])
+def test_a_tag_asks_for_a_port_that_takes_less(make: Make, lan: int, wan: int) -> None:
+    """The length that counts is that of the port the hop asks for, not of the one that the frame travels to."""
+    twin = make(rules(Rule(name="r", path=("a",)), guest=(Guest(name="a", tags=True),)))
+    for side, longest in ((Side.LAN, lan), (Side.WAN, wan)):
+        place = layout.slot(0, 0, side)
+        twin.state.longest[place] = longest
+        furnish(twin.datapath, [place], longest)
+    jumbo = KINDS["full size"] + bytes(3000)
+    for out in Side:
+        for vid, side in ((layout.TAG_OUT_LAN, Side.LAN), (layout.TAG_OUT_WAN, Side.WAN)):
+            decision = twin.both(from_hop(twin, "a", out, tags=True), tagged(vid, jumbo))
+            fits = len(jumbo) <= (lan, wan)[side]
+            assert (decision.outcome, decision.slot) == (
+                Outcome.OUT if fits else Outcome.OVERSIZE,
+                layout.slot(0, 0, side),
+            )
+
+
+def handshake(port: int) -> list[tuple[Where, bytes]]:
+    """SYN, and the answer to it."""
+    return [(LAN, tcp(sport=port, flags="S")), (WAN, tcp(sport=port, flags="SA", back=True))]
+
+
+def test_a_flood_of_connections_drives_out_no_established_flow(make: Make) -> None:
+    """What never comes to more than SYN and its answer, with errors about it, is kept apart from what is at work."""
+    twin = make(rules(Rule(name="r", path=("g",)), group=(EVEN,)))
+    error = ether(back=True) / IP(src="192.0.2.1", dst="10.0.0.1") / ICMP(type=3)
+    for where, frame in handshake(1):
+        twin.both(where, frame)
+    assert not list(twin.maps["flows"].items())
+    twin.both(LAN, tcp(sport=1, flags="A"))
+    assert len(list(twin.maps["flows"].items())) == 1
+    for port in range(1000, 1200):
+        for where, frame in handshake(port):
+            twin.both(where, frame)
+        twin.both(WAN, bytes(error / Raw(tcp(sport=port, flags="S")[14:54])))
+    assert len(list(twin.maps["flows"].items())) == 1
+    assert len(list(twin.maps["new_flows"].items())) == 200
+    assert libbpf.info(twin.maps["new_flows"].fd, libbpf.MapInfo()).max_entries == layout.MAX_NEW_FLOWS
+    twin.tables_agree()
+    # A connection that is still being made when the drain begins is kept all the same.
+    for port in range(1000, 1020):
+        before = member(twin, tcp(sport=port, flags="S"))
+        name = next(hop.name for hop in twin.policy.hops.values() if hop.id == before)
+        twin.lease(name, draining=True)
+        assert member(twin, tcp(sport=port, flags="A")) == before
+        twin.lease(name)
+    twin.tables_agree()
+
+
+def test_a_closed_connection_begins_anew(make: Make) -> None:
+    """On the ports of one that is closed, in the table of new flows."""
+    twin = make(rules(Rule(name="r", path=("a",))))
+    for where, frame in (*handshake(1), (LAN, tcp(sport=1, flags="A"))):
+        twin.both(where, frame)
+    for where, back in ((LAN, False), (WAN, True)):
+        twin.both(where, tcp(sport=1, flags="FA", back=back))
+    (flow,) = [flow for _, flow in twin.maps["flows"].items()]
+    assert flow.fin & layout.FLOW_CLOSED == layout.FLOW_CLOSED
+    twin.both(LAN, tcp(sport=1, flags="S"))
+    assert not list(twin.maps["flows"].items())
+    twin.tables_agree()
+
+
 def test_segments_have_rules_of_their_own(make: Make) -> None:
     """The same frame is steered by its segment's rules, and leaves by its segment's port."""
     config = Config(
@@ -315,8 +383,8 @@ def test_a_dry_run_changes_nothing(make: Make) -> None:
         for where in (LAN, WAN, from_hop(twin, "a", Side.WAN)):
             twin.kernel(where, frame, flags=layout.DEVICE_DRY)
     assert twin.datapath.counters() == before
-    assert not list(twin.maps["flows"].items())
-    assert not list(twin.maps["fragments"].items())
+    for name in ("flows", "new_flows", "fragments"):
+        assert not list(twin.maps[name].items())
 
 
 def test_explain_agrees_on_both_backends(bpf_object: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

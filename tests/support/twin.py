@@ -156,8 +156,9 @@ class Twin:
 
     def tables_agree(self) -> None:
         """Flows and fragments that the kernel knows are those of the model (times left out)."""
-        known = {(key.hash, key.hop): flow.fin for key, flow in self.maps["flows"].items()}
-        assert known == {key: fin for key, (_, fin) in self.state.flows.items()}
+        for name, flows in (("flows", self.state.flows), ("new_flows", self.state.new_flows)):
+            known = {(key.hash, key.hop): flow.fin for key, flow in self.maps[name].items()}
+            assert known == {key: fin for key, (_, fin) in flows.items()}, name
         generation = self.datapath.generation
         datagrams = {
             (

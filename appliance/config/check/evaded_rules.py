@@ -76,6 +76,8 @@ def evaded(
         return found is not None and found.matches(frame)
 
     for index, rule in enumerate(config.rule):
+        if rule.through and not rule.match.strip():
+            yield Finding("note", f"rule {rule.name}: through", "has no meaning without a match: every frame is taken")
         if not rule.path or not rule.match.strip() or any(shifting.shifted(rule.match)):
             continue
         if clock() > until:

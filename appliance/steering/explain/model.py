@@ -23,7 +23,6 @@ from appliance.steering.policy import CompiledGroup, CompiledHop, CompiledRule, 
 
 Matches = Callable[[str, bytes, tuple[str, ...]], bool]  # filter, frame, what the filter looks through
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
-CLOSED = 3
 LINK_LOCAL = bytes.fromhex("0180c20000")  # and one more byte, below 16
 
 
@@ -54,7 +53,8 @@ class State:
     supervisor_until: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)  # by hop id
     longest: dict[int, int] = field(default_factory=dict)  # by slot: longest frame; slots that are not here are empty
-    flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, fin
+    flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, marks
+    new_flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # not established
     fragments: dict[tuple[int, int, int, int], Datagram] = field(default_factory=dict)
 
 
@@ -362,35 +362,46 @@ class Model:
 
     def _established(self, frame: _Frame, hop: int) -> bool:
         """Does the hop know the flow? A new connection on a closed flow's endpoints is a new flow."""
-        known = self.state.flows.get((frame.hash, hop))
+        key = (frame.hash, hop)
+        known = self.state.flows.get(key) or self.state.new_flows.get(key)
         if known is None:
             return False
-        seen, fin = known
-        if fin == CLOSED:
-            opens = frame.flow.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
-            return not opens and frame.now - seen < layout.FLOW_CLOSED_NS
+        seen, marks = known
+        if marks & layout.FLOW_CLOSED == layout.FLOW_CLOSED:
+            return not _opens(frame) and frame.now - seen < layout.FLOW_CLOSED_NS
         return True
 
     def _track(self, frame: _Frame, hop: int) -> None:
+        """A flow is established by a frame that is none of the handshake, once both ends have sent."""
         key, flags = (frame.hash, hop), frame.flow.tcp_flags
-        known = self.state.flows.get(key)
+        table = self.state.flows if key in self.state.flows else self.state.new_flows
+        known = table.get(key)
+        marks = layout.FLOW_FRAME << frame.direction
         if flags & TCP_RST:
-            self.state.flows.pop(key, None)
-        elif known is None or (known[1] == CLOSED and flags & (TCP_SYN | TCP_ACK) == TCP_SYN):
-            self.state.flows[key] = (frame.now, 0)
-        elif known[1] == CLOSED:
-            pass  # its last frames do not keep it
-        elif flags & TCP_FIN:
-            self.state.flows[key] = (frame.now, known[1] | 1 << frame.direction)
-        elif frame.now - known[0] > layout.FLOW_REFRESH_NS:
-            self.state.flows[key] = (frame.now, known[1])
+            table.pop(key, None)
+            return
+        if known is None or (known[1] & layout.FLOW_CLOSED == layout.FLOW_CLOSED and _opens(frame)):
+            table.pop(key, None)
+            self.state.new_flows[key] = (frame.now, marks)
+            return
+        seen, marked = known
+        if marked & layout.FLOW_CLOSED == layout.FLOW_CLOSED:
+            return  # its last frames do not keep it
+        if flags & TCP_FIN:
+            marks |= 1 << frame.direction
+        if flags & TCP_FIN or frame.now - seen > layout.FLOW_REFRESH_NS:
+            seen = frame.now
+        table[key] = (seen, marked | marks)
+        both = (marked | marks) & layout.FLOW_BOTH == layout.FLOW_BOTH
+        if table is self.state.new_flows and both and not flags & TCP_SYN:
+            self.state.flows[key] = table.pop(key)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     def _enter(self, frame: _Frame, hop: int, index: int | None) -> Decision:
         """To the hop, by the tap of the side the frame comes from."""
         known = self._hops.get(hop)
-        if known is not None and known.tracked:
+        if known is not None and known.tracked and not frame.flow.quoted:
             self._track(frame, hop)
         place = slot(hop, frame.where.segment, frame.direction)
         return self._end(frame, Decision(Outcome.TO_HOP, Verdict.HOP, place, index))
@@ -424,3 +435,8 @@ class Model:
 
 def _fresh(datagram: Datagram | None, now: int, most: int) -> Datagram | None:
     return datagram if datagram is not None and now - datagram.seen < most else None
+
+
+def _opens(frame: _Frame) -> bool:
+    """The first segment of a TCP connection."""
+    return frame.flow.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN

@@ -25,6 +25,7 @@ MAX_SLOTS = 4096
 SLOT_UNKNOWN = 4096
 MAX_TRACE = 64
 MAX_FLOWS = 262144
+MAX_NEW_FLOWS = 65536
 MAX_FRAGMENTS = 16384
 MAX_COPIES = 8
 COPY_BYTES = 16384
@@ -44,6 +45,9 @@ TAG_OUT = 0
 TAG_OUT_LAN = 4001
 TAG_OUT_WAN = 4002
 
+FLOW_CLOSED = 3
+FLOW_FRAME = 4
+FLOW_BOTH = 12
 FLOW_REFRESH_NS = 1_000_000_000
 FLOW_CLOSED_NS = 2_000_000_000
 FRAGMENT_NS = 2_000_000_000
@@ -477,6 +481,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "copy_rings": (c_uint32, c_uint32),
     "copy_counters": (c_uint32, CopyCounterValue),
     "flows": (FlowKey, FlowValue),
+    "new_flows": (FlowKey, FlowValue),
     "fragments": (FragmentKey, FragmentValue),
     "recorders": (c_uint32, c_uint32),
     "cache": (c_uint32, CachedValue),

@@ -284,6 +284,13 @@ def test_rules_that_take_wrapped_frames_anyway(match: str) -> None:
     assert around(f'match = "{match}"') == []
 
 
+def test_through_without_a_match_means_nothing() -> None:
+    found = lint(config(BASE, ('match = "tcp port 80"', 'through = ["vlan"]')))
+    assert [f.what for f in found if f.where == "rule web: through"] == [
+        "has no meaning without a match: every frame is taken"
+    ]
+
+
 def test_frames_that_another_rule_leads_in_go_around_none() -> None:
     """What a catch-all rule behind it inspects is no gap; what one leads straight is."""
     behind = '[[rule]]\nname = "all"\nsegment = "main"\npath = ["ips1"]\n'
