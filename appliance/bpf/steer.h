@@ -32,7 +32,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 stands for "no hop": the ports, and the supervisor's own lease */
@@ -56,12 +56,12 @@
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255 /* the hop takes every frame */
 
-#define ETH_HEARTBEAT 0x88b5	     /* in-band heartbeats, from hop taps only */
-#define HEARTBEAT_ADDRESS 0x02545700 /* first bytes of the addresses of what is sent through a hop; + its id */
-#define ETH_TAG 0x88a8		     /* 802.1ad */
-#define TAG_OUT 0		     /* VID: leave, in the direction the frame travels */
-#define TAG_OUT_LAN 4001	     /* VID: leave by the LAN port */
-#define TAG_OUT_WAN 4002	     /* VID: leave by the WAN port */
+#define HEARTBEAT_NEIGHBOUR 0x02545700 /* first bytes of where a routing guest sends heartbeats; + its id */
+#define HEARTBEAT_KEY_AT 16	       /* behind an IP header: UDP, and what stands before the nonce */
+#define ETH_TAG 0x88a8		       /* 802.1ad */
+#define TAG_OUT 0		       /* VID: leave, in the direction the frame travels */
+#define TAG_OUT_LAN 4001	       /* VID: leave by the LAN port */
+#define TAG_OUT_WAN 4002	       /* VID: leave by the WAN port */
 
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
@@ -200,6 +200,7 @@ struct device {
 	__u16 flags;
 	__u32 peer_max; /* longest frame the port opposite can send; in several buffers: */
 	__u32 peer_max_sg;
+	__u32 key; /* hop: of its heartbeats, as it lies in the frame; a secret of this bypassd. Never 0 for a hop */
 };
 
 struct target {

@@ -33,7 +33,7 @@ from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.run import STATE_FILE, RunContext, end_process
 from appliance.guest.show import row
 from appliance.guest.start_order import StartOrder
-from appliance.health.inband import new_nonce
+from appliance.health.inband import make_nonce
 from appliance.health.watch import TapPair
 from appliance.hop.hop import HopLeases
 from appliance.part import PATIENCE_NS, Alive
@@ -64,6 +64,10 @@ class Datapath(Protocol):
 
     def segment_id(self, name: str) -> int:
         """The stable number of a segment."""
+        ...
+
+    def heartbeat_key(self, hop: str) -> int:
+        """By which the datapath recognizes the hop's heartbeats (32 bits, a secret of this bypassd)."""
         ...
 
     def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
@@ -103,7 +107,7 @@ class GuestManager:
         `lan` None: nobody else uses the guests' ports on the management LAN.
         """
         self._config, self._paths, self._datapath, self._clock = config, paths, datapath, clock
-        self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
+        self._transitions, self._accel = transitions, accel
         self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), StartOrder(config.guest, clock)
         self._lan = lan or lan_of(paths)
         self._huge = Pool(paths.run / "hugepages")
@@ -186,7 +190,7 @@ class GuestManager:
             self._paths,
             hop,
             tuple(pairs),
-            self._nonce,
+            make_nonce(self._datapath.heartbeat_key(config.name)),
             self._cgroups,
             self._huge,
             accel=self._accel,

@@ -120,7 +120,7 @@ class Watch:
     def _socket(self, device: str, stream: Stream) -> PacketSocket:
         key = (device, stream.lane.ethertype)
         if key not in self._sockets:
-            self._sockets[key] = PacketSocket(device, stream.lane.ethertype, stream.lane.source[:4])
+            self._sockets[key] = PacketSocket(device, stream.lane.ethertype, stream.lane.key)
         return self._sockets[key]
 
     def stop(self) -> None:

@@ -7,6 +7,8 @@ Calls are short and synchronous, made from one thread. Times are ns of CLOCK_MON
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import shutil
 import time
 from dataclasses import dataclass
@@ -63,7 +65,8 @@ class Datapath:
         self._generated: dict[int, Generated] = {}  # by half of the policy
         self.policy: Policy | None = None
         self.leases = Leases(kernel, self.hop_id)
-        self._devices = Attachments(kernel, names, self.attached_program, self._copy_flags)
+        self._secret = secrets.token_bytes(16)  # of this bypassd: heartbeats of an earlier one are no longer known
+        self._devices = Attachments(kernel, names, self.attached_program, self._copy_flags, self.heartbeat_key)
         self.copies = Copies(kernel, self._devices.write_devices)
 
     @classmethod
@@ -96,6 +99,14 @@ class Datapath:
     def segment_id(self, name: str) -> int:
         """The segment's number."""
         return self._names.number("segment", name)
+
+    def heartbeat_key(self, hop: str) -> int:
+        """By which a hop's heartbeats are recognized when they come out of it (32 bits): nobody outside knows it.
+
+        Each hop has its own: a guest, which sees its own, cannot make heartbeats of another.
+        """
+        digest = hashlib.blake2s(hop.encode(), key=self._secret, digest_size=4).digest()
+        return int.from_bytes(digest, "big") or 1
 
     # -- devices (see Attachments) ------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment
+from appliance.health.inband import Direction, Lane, make_nonce
 from appliance.steering.explain.model import Where
 from appliance.steering.kernel.layout import Outcome, Role, Side
 from appliance.units import Duration
@@ -56,6 +58,13 @@ def everywhere(made: Twin) -> list[Where]:
     return found
 
 
+def heartbeat(made: Twin, where: Where) -> bytes:
+    """The frame that is sent through this hop."""
+    name = next((hop.name for hop in made.policy.hops.values() if hop.id == where.hop), "")
+    lane = Lane(where.hop, Direction(where.side ^ 1), make_nonce(made.datapath.heartbeat_key(name)))
+    return lane.send(time.monotonic_ns())
+
+
 CHAIN = Config(
     segment=(MAIN, OTHER),
     guest=GUESTS,
@@ -81,6 +90,8 @@ def test_each_kind_of_frame_from_each_device(bpf_object: Path, kind: str) -> Non
             made.lease(guest.name)
         seen = {made.both(where, frame, kind).outcome for frame in KINDS.values() for where in everywhere(made)}
         made.tables_agree()
+        ours = [heartbeat(made, where) for where in everywhere(made)]
+        seen |= {made.both(where, frame, kind).outcome for where in everywhere(made) for frame in ours}
     usual = {Outcome.STRAIGHT, Outcome.TO_HOP, Outcome.OUT, Outcome.HEARTBEAT, Outcome.UNKNOWN}
     # By XDP a jumbo frame fits no device here: dropped by name, or blocked where a rule says so.
     assert seen == usual | ({Outcome.OVERSIZE, Outcome.BLOCKED} if kind == "xdp" else set())

@@ -36,6 +36,7 @@ class Twin:
         self.datapath.set_policy(config)
         assert self.datapath.policy is not None
         self.policy = self.datapath.policy
+        self.state.keys = {hop.id: self.datapath.heartbeat_key(hop.name) for hop in self.policy.hops.values()}
 
     def close(self) -> None:
         self.datapath.close()

@@ -41,6 +41,7 @@ class State:
     supervisor_until: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)  # by hop id
     longest: dict[int, int] = field(default_factory=dict)  # by slot: longest frame; slots that are not here are empty
+    keys: dict[int, int] = field(default_factory=dict)  # by hop id: of its heartbeats; none: nothing is a heartbeat
     flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, fin
     fragments: dict[tuple[int, int, int, int], tuple[int, int, bool]] = field(default_factory=dict)
 
@@ -118,15 +119,28 @@ class Model:
                 return self._leave(where, direction, data, Outcome.STRAIGHT)
         else:
             direction = Side(where.side ^ 1)  # out of the WAN side: on from LAN to WAN
-            ours = (layout.HEARTBEAT_ADDRESS | where.hop).to_bytes(4, "big")
-            ethertype = layout.ETH_HEARTBEAT.to_bytes(2, "big")
-            if len(data) >= 14 and (ours in (data[6:10], data[:4]) or data[12:14] == ethertype):
+            if self._heartbeat(where.hop, data):
                 return Decision(Outcome.HEARTBEAT, Verdict.STACK, frame=data)
         if len(data) < 14:
             return self._leave(where, direction, data, Outcome.UNPARSED)
         if where.role is Role.PORT:
             return self._from_port(self._frame(data, where, now, direction))
         return self._from_hop(where, data, now, direction)
+
+    def _heartbeat(self, hop: int, data: bytes) -> bool:
+        """Whether it is one of ours: by the hop's key in an address, or in the payload of what the guest routed."""
+        if hop not in self.state.keys or len(data) < 14:
+            return False
+        key = self.state.keys[hop].to_bytes(4, "big")
+        if key in (data[8:12], data[2:6]):
+            return True
+        if data[:4] != (layout.HEARTBEAT_NEIGHBOUR | hop).to_bytes(4, "big") or len(data) < 15:
+            return False
+        header = {b"\x08\x00": (data[14] & 15) * 4, b"\x86\xdd": 40}.get(data[12:14])
+        if header is None:
+            return False
+        at = 14 + header + layout.HEARTBEAT_KEY_AT
+        return data[at : at + 4] == key
 
     def _from_port(self, frame: _Frame) -> Decision:
         index = self._classify(frame)

@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -37,8 +37,8 @@ MAX_ACCEPTS = 64  # bits of scratch.accept
 NO_MATCH = 0xFFFFFFFF
 NO_ACCEPT_BIT = 255
 
-ETH_HEARTBEAT = 0x88B5
-HEARTBEAT_ADDRESS = 0x02545700
+HEARTBEAT_NEIGHBOUR = 0x02545700
+HEARTBEAT_KEY_AT = 16
 ETH_TAG = 0x88A8
 TAG_OUT = 0
 TAG_OUT_LAN = 4001
@@ -199,6 +199,7 @@ class DeviceValue(ctypes.Structure):
         ("flags", c_uint16),
         ("peer_max", c_uint32),
         ("peer_max_sg", c_uint32),
+        ("key", c_uint32),
     )
 
 
@@ -392,7 +393,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The head: what generated programs know."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 12))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 13))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value a CPU.
