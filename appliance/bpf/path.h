@@ -9,6 +9,7 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	__u32 slot = SLOT(hop, s->device.segment, s->direction);
 	__u32 place = (s->generation & 1) * MAX_HOPS + hop;
 	struct target *target;
+	__u32 length;
 	struct lease *lease;
 	struct hop *h;
 
@@ -28,7 +29,8 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 		return REASON_DRAINING;
 	if (s->buffers == BUFFERS_SEVERAL && !(target->flags & TARGET_SG))
 		return REASON_OVERSIZE;
-	if (s->buffers != BUFFERS_ANY && s->length > target->max)
+	length = s->length + (h->flags & HOP_TAGS);
+	if (s->buffers != BUFFERS_ANY && length > target->max)
 		return REASON_OVERSIZE;
 	s->available = 1;
 	if (h->accept_bit < 64 && !(s->accept >> h->accept_bit & 1))
@@ -144,6 +146,8 @@ static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 h
 		track(s, hop);
 	if (h && h->flags & HOP_RECORDED)
 		keep(kind, ctx, s, hop);
+	if (h && h->flags & HOP_TAGS && !put_tag(kind, ctx)) /* the hop would take a tag of somebody else for ours */
+		return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_BYPASSED);
 	action = send(kind, ctx, &s->device, s, s->length, SLOT(hop, s->device.segment, s->direction), VERDICT_HOP,
 		      OUTCOME_TO_HOP);
 	if (counter && action == (kind == XDP ? (int)XDP_REDIRECT : TC_ACT_REDIRECT)) {

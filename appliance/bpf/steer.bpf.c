@@ -26,37 +26,10 @@
 #include "sending.h"
 #include "flows.h"
 #include "next.h"
+#include "tags.h"
 #include "path.h"
 #include "decide.h"
 #include "exits.h"
-
-/* The tag of a hop with `tags`: off with it. Its VID, or -1 when there is none. */
-static __always_inline int take_tag(int kind, void *ctx)
-{
-	void *data = frame_data(kind, ctx), *end = frame_end(kind, ctx);
-	__u32 stations[3];
-	int vid;
-
-	if (tagged(kind, ctx)) { /* the kernel has moved the outermost tag of a received frame to the metadata */
-		struct __sk_buff *skb = ctx;
-
-		if (skb->vlan_proto != bpf_htons(ETH_TAG))
-			return -1;
-		vid = skb->vlan_tci & 0xfff;
-		bpf_skb_vlan_pop(skb); /* its error may be about a broken tag behind this one, which is gone */
-		return vid;
-	}
-	if (data + ETH_HLEN + 4 > end || *(__u16 *)(data + 12) != bpf_htons(ETH_TAG))
-		return -1;
-	vid = bpf_ntohs(*(__u16 *)(data + 14)) & 0xfff;
-	if (kind == TC) {
-		bpf_skb_vlan_pop(ctx);
-		return vid;
-	}
-	__builtin_memcpy(stations, data, 12);
-	__builtin_memcpy(data + 4, stations, 12);
-	return bpf_xdp_adjust_head(ctx, 4) ? -1 : vid;
-}
 
 /* A device's frame that its segment's rules, or a hop's continuation, decide about. */
 static __always_inline int steer(int kind, void *ctx, const struct device *device, __u64 policy, __u32 length,
@@ -98,7 +71,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 				return leave(kind, ctx, device, NULL, length, buffers, vid == TAG_OUT_LAN, OUTCOME_OUT);
 			if (vid > 0 && vid < MAX_HOPS)
 				want = vid;
-			else if (vid > 0 && counter)
+			else if (vid > 0 && vid != TAG_NEXT && counter)
 				counter->bad_tag++;
 		}
 		if (next->kind == CONT_NONE && counter)

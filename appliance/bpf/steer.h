@@ -60,6 +60,7 @@
 #define HEARTBEAT_KEY_AT 16	       /* behind an IP header: UDP, and what stands before the nonce */
 #define ETH_TAG 0x88a8		       /* 802.1ad */
 #define TAG_OUT 0		       /* VID: leave, in the direction the frame travels */
+#define TAG_NEXT 4000		       /* VID: along the path; so says the tag of a frame that a hop is handed */
 #define TAG_OUT_LAN 4001	       /* VID: leave by the LAN port */
 #define TAG_OUT_WAN 4002	       /* VID: leave by the WAN port */
 
@@ -139,7 +140,8 @@ enum group_flag {
 };
 enum hop_flag {
 	HOP_TRACKED = 1,
-	HOP_RECORDED = 2
+	HOP_RECORDED = 2,
+	HOP_TAGS = 4, /* what it is handed carries a tag of ours; its value is that tag's length */
 };
 enum continuation_kind {
 	CONT_NONE,

@@ -30,6 +30,7 @@ from appliance.steering.explain.api import SteeringApi
 from appliance.steering.kernel.copies import Point
 from appliance.steering.kernel.layout import CopyWay, Outcome, Side
 from appliance.system import libbpf
+from tests.support.guest_world import with_tag
 from tests.support.wire import Wire
 from tests.support.wired_datapath import ALL, EMPTY, MAIN, MODES, appliance, attach, available, outcomes
 
@@ -378,6 +379,38 @@ def test_a_customers_frames_of_our_ethertype_cross_the_guest(wire: Wire, bpf_obj
         out.close()
         assert [lane.receive(time.monotonic_ns(), frame) is not None for frame in came] == [True]
         assert made.counters().hops["ips"].taps["main", Side.WAN].frames[Outcome.HEARTBEAT] == 1
+
+
+@MODES
+@pytest.mark.parametrize("vid", [0, 2, 300, 4000, 4001])
+def test_an_outsiders_tag_crosses_a_guest_that_chooses_by_tags(
+    wire: Wire, bpf_object: Path, mode: str, vid: int
+) -> None:
+    """It leaves by the other port with the tag that it came with: 300 kept it not, and 4001 was sent back."""
+    config = Config(segment=(MAIN,), guest=(Guest(name="ips", tags=True),), rule=ALL.rule)
+    frame = bytes.fromhex("02000000000202000000000188a8") + vid.to_bytes(2, "big") + b"\x90\x00" + b"tagged" * 8
+
+    def listening() -> socket.socket:
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        opened.setsockopt(263, 8, 1)  # PACKET_AUXDATA: the outer tag is told beside the frame
+        opened.bind(("eth0", 0x0003))
+        opened.settimeout(10)
+        return opened
+
+    for name in ("gl", "gw"):  # else the guest's kernel would hand the tag over beside the frame, where XDP sees none
+        off = ("txvlan", "off", "tx-vlan-stag-hw-insert", "off")
+        netns.run("ip", "netns", "exec", wire.guest, "ethtool", "-K", name, *off)
+    with appliance(wire, bpf_object, mode, config) as made:
+        available(made)
+        for tap, side in (("tapl", Side.LAN), ("tapw", Side.WAN)):
+            wire.inside(lambda tap=tap, side=side: made.attach_hop(tap, "ips", "main", side, tags=True))  # type: ignore[misc]
+        with netns.enter(wire.lan, listening) as lan, netns.enter(wire.wan, listening) as wan:
+            lan.send(frame)
+            while b"tagged" not in (data := wan.recvmsg(2048, 256))[0]:
+                pass
+            assert with_tag(data[0], data[1]) == frame
+        assert made.counters().hops["ips"].to_frames == 1
+        assert made.counters().hops["ips"].bad_tag == 0
 
 
 def test_longer_than_the_port_is_counted(wire: Wire, bpf_object: Path) -> None:

@@ -141,7 +141,8 @@ FRAMES = st.one_of(
     st.tuples(st.sampled_from(sorted(KINDS.values())), st.integers(14, 100)).map(lambda p: p[0][: p[1]]),
     # a tag in front, which a hop with `tags` may put there
     st.tuples(
-        st.sampled_from(sorted(KINDS.values())), st.sampled_from([0, 1, 2, 3, 4, 5, 6, 127, 128, 4001, 4002, 4095])
+        st.sampled_from(sorted(KINDS.values())),
+        st.sampled_from([0, 1, 2, 3, 4, 5, 6, 127, 128, 4000, 4001, 4002, 4095]),
     ).map(lambda p: p[0][:12] + b"\x88\xa8" + p[1].to_bytes(2, "big") + p[0][12:]),
     # the same with some byte changed
     st.tuples(st.sampled_from(sorted(KINDS.values())), st.integers(12, 59), st.integers(0, 255)).map(

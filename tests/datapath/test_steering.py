@@ -284,8 +284,41 @@ def test_tags(make: Make, kind: str) -> None:
         assert decision.frame == tcp()
     assert twin.datapath.counters().hops["a"].bad_tag == 4
     assert went(twin.both(back, tagged(hops["c"].id, udp()), kind)) == hops["c"].id
+    # As it came: along the path, and nothing is wrong.
+    decision = twin.both(back, tagged(layout.TAG_NEXT, tcp()), kind)
+    assert (went(decision), decision.frame, decision.bad_tag) == (hops["b"].id, tcp(), False)
     # Without `tags` such a tag is the customer's and stays.
     assert twin.both(from_hop(twin, "b", Side.WAN), tagged(hops["c"].id, udp())).frame == tagged(hops["c"].id, udp())
+
+
+@pytest.mark.parametrize("vid", [0, 2, 300, 4000, 4001])
+def test_tags_of_outsiders_decide_nothing(make: Make, vid: int) -> None:
+    """A hop with tags gets every frame with a tag of ours outside, and only that is read when the frame comes back.
+
+    Whatever S-tag a frame brought stays on it, through the whole path, in both directions.
+    """
+    guests = (Guest(name="a", tags=True), Guest(name="b"), Guest(name="c", tags=True))
+    twin = make(rules(Rule(name="r", path=("a", "b", "c")), guest=guests))
+    for start, ahead, names in ((LAN, Side.WAN, "abc"), (WAN, Side.LAN, "cba")):
+        frame = tagged(vid, tcp())
+        decision = twin.both(start, frame)
+        for name, after in zip(names, (*names[1:], None), strict=True):
+            tags = name != "b"
+            assert went(decision) == twin.policy.hops[name].id
+            assert decision.frame == (tagged(layout.TAG_NEXT, frame) if tags else frame)
+            decision = twin.both(from_hop(twin, name, ahead, tags=tags), decision.frame)
+            assert not decision.bad_tag
+            if after is None:
+                assert (decision.slot, decision.frame) == (layout.slot(0, 0, ahead), frame)
+
+
+def test_a_tag_of_ours_needs_room(make: Make) -> None:
+    """A frame that fits the tap only without our tag skips the hop, as one that does not fit at all."""
+    config = rules(Rule(name="r", path=("a",)), guest=(Guest(name="a", tags=True), Guest(name="b")))
+    twin = make(config)
+    for spare, takes in ((4, True), (3, False)):
+        frame = tcp().ljust(1518 - spare, b"\0")
+        assert (twin.both(LAN, frame).outcome is Outcome.TO_HOP) is takes
 
 
 def test_segments_have_rules_of_their_own(make: Make) -> None:

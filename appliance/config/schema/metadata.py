@@ -187,7 +187,11 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.accept": Field(
         "frames it can process; others skip it. Empty: every frame", Effect.POLICY, "no guess", _FILTER, rest=True
     ),
-    "guest.tags": Field("may it choose the next hop by an 802.1ad tag", source="a guest is not trusted unasked"),
+    "guest.tags": Field(
+        "may it choose the next hop by an 802.1ad tag: every frame that it gets carries one of ours, outermost",
+        Effect.POLICY,
+        "a guest is not trusted unasked",
+    ),
     "guest.autostart": Field("start it with the appliance", Effect.BOOT),
     "guest.heartbeat": Field(
         "heartbeats it must send over its agent channel", Effect.CHECKS, source="off: not every guest can"

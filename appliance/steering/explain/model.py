@@ -77,7 +77,7 @@ class Decision:
     slot: int | None = None
     rule: int | None = None
     steps: tuple[Step, ...] = ()
-    frame: bytes = b""  # as it leaves: a tag may have gone
+    frame: bytes = b""  # as it leaves: a tag of ours may have gone, or come
     returned_unmatched: bool = False
     bad_tag: bool = False
 
@@ -173,10 +173,10 @@ class Model:
         asked = vid is not None and 0 < vid < layout.MAX_HOPS
         if not asked and not rest and not self._ambiguous(where, direction):
             # Nothing to decide: no rule is looked at.
-            frame.bad_tag = vid is not None
+            frame.bad_tag = vid not in (None, layout.TAG_NEXT)
             return self._out(frame, None, Outcome.OUT)
         self._learn(frame)
-        if vid is not None:
+        if vid not in (None, layout.TAG_NEXT):
             wanted = self._choose(frame, (vid,), None, None, None) if asked and vid != where.hop else 0
             if wanted:
                 return self._enter(frame, wanted, index)
@@ -283,10 +283,10 @@ class Model:
             return Reason.UNAVAILABLE
         if lease.draining and not self._established(frame, hop):
             return Reason.DRAINING
-        if self._limit and len(frame.data) > longest:
+        known = self._hops.get(hop)
+        if self._limit and len(frame.data) + 4 * (known is not None and known.tags) > longest:
             return Reason.OVERSIZE
         frame.available = True
-        known = self._hops.get(hop)
         if known is not None and known.accept.strip() and not self._matches(known.accept, frame.data):
             return Reason.NOT_ACCEPTED
         if hold_down and lease.recovered and now < lease.recovered + hold_down:
@@ -342,6 +342,9 @@ class Model:
         known = self._hops.get(hop)
         if known is not None and known.tracked:
             self._track(frame, hop)
+        if known is not None and known.tags:
+            ours = layout.ETH_TAG.to_bytes(2, "big") + layout.TAG_NEXT.to_bytes(2, "big")
+            frame.data = frame.data[:12] + ours + frame.data[12:]
         place = slot(hop, frame.where.segment, frame.direction)
         return self._end(frame, Decision(Outcome.TO_HOP, Verdict.HOP, place, index))
 

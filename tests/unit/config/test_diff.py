@@ -51,7 +51,7 @@ def config(text: str = BASE, *edits: tuple[str, str]) -> Config:
 CHANGES = [
     (('image = "a"', 'image = "a"\nmemory = "1G"'), "guest ips1: memory", "512M", "1G", metadata.Effect.PROCESS),
     (('image = "a"', 'image = "a"\ncpus = 2'), "guest ips1: cpus", "1", "2", metadata.Effect.PROCESS),
-    (('image = "a"', 'image = "a"\ntags = true'), "guest ips1: tags", "false", "true", metadata.Effect.NOW),
+    (('image = "a"', 'image = "a"\ntags = true'), "guest ips1: tags", "false", "true", metadata.Effect.POLICY),
     (('match = "tcp port 80"', 'match = "udp"'), "rule web: match", "tcp port 80", "udp", metadata.Effect.POLICY),
     (('path = ["ips1"]', "path = []"), "rule web: path", "[ips1]", "[]", metadata.Effect.POLICY),
     (('wan = "wan0"', 'wan = "wan9"'), "segment main: wan", "wan0", "wan9", metadata.Effect.PORTS),
