@@ -3,6 +3,30 @@
 #ifndef SENDING_H
 #define SENDING_H
 
+static __always_inline void *frame_data(int kind, void *ctx)
+{
+	return kind == XDP ? (void *)(long)((struct xdp_md *)ctx)->data : (void *)(long)((struct __sk_buff *)ctx)->data;
+}
+
+static __always_inline void *frame_end(int kind, void *ctx)
+{
+	return kind == XDP ? (void *)(long)((struct xdp_md *)ctx)->data_end
+			   : (void *)(long)((struct __sk_buff *)ctx)->data_end;
+}
+
+static __always_inline __u32 frame_length(int kind, void *ctx)
+{
+	return kind == XDP ? (__u32)bpf_xdp_get_buff_len(ctx) : ((struct __sk_buff *)ctx)->len;
+}
+
+/* enum buffers; `length` is the frame's. */
+static __always_inline __u32 frame_buffers(int kind, void *ctx, __u32 length)
+{
+	if (kind != XDP)
+		return ((struct __sk_buff *)ctx)->gso_size ? BUFFERS_ANY : BUFFERS_ONE;
+	return length > frame_end(kind, ctx) - frame_data(kind, ctx) ? BUFFERS_SEVERAL : BUFFERS_ONE;
+}
+
 static __always_inline struct trace *tracing(const struct scratch *s)
 {
 	if (!(s->device.flags & DEVICE_TRACE))
@@ -84,7 +108,8 @@ static __always_inline int send(int kind, void *ctx, const struct device *device
 	if (action == drop(kind))
 		outcome = OUTCOME_NO_DEVICE;
 	if (device->flags & DEVICE_COPY_OUT && outcome != OUTCOME_NO_DEVICE)
-		copy_frame(kind, ctx, slot, COPY_OUT, length);
+		copy_frame(kind, ctx, slot, COPY_OUT,
+			   frame_length(kind, ctx)); /* with a tag of ours, where it has one */
 	count(device, outcome, length);
 	record(device, s, outcome == OUTCOME_NO_DEVICE ? VERDICT_DROP : verdict, slot, outcome);
 	return action;
@@ -133,30 +158,6 @@ static __always_inline int leave(int kind, void *ctx, const struct device *devic
 	if (kind == XDP && oversize_xdp(device, length, buffers))
 		return refuse(kind, device, s, length, slot);
 	return send(kind, ctx, device, s, length, slot, VERDICT_PORT, outcome);
-}
-
-static __always_inline void *frame_data(int kind, void *ctx)
-{
-	return kind == XDP ? (void *)(long)((struct xdp_md *)ctx)->data : (void *)(long)((struct __sk_buff *)ctx)->data;
-}
-
-static __always_inline void *frame_end(int kind, void *ctx)
-{
-	return kind == XDP ? (void *)(long)((struct xdp_md *)ctx)->data_end
-			   : (void *)(long)((struct __sk_buff *)ctx)->data_end;
-}
-
-static __always_inline __u32 frame_length(int kind, void *ctx)
-{
-	return kind == XDP ? (__u32)bpf_xdp_get_buff_len(ctx) : ((struct __sk_buff *)ctx)->len;
-}
-
-/* enum buffers; `length` is the frame's. */
-static __always_inline __u32 frame_buffers(int kind, void *ctx, __u32 length)
-{
-	if (kind != XDP)
-		return ((struct __sk_buff *)ctx)->gso_size ? BUFFERS_ANY : BUFFERS_ONE;
-	return length > frame_end(kind, ctx) - frame_data(kind, ctx) ? BUFFERS_SEVERAL : BUFFERS_ONE;
 }
 
 #endif

@@ -27,38 +27,11 @@
 #include "nested.h"
 #include "flows.h"
 #include "next.h"
+#include "tags.h"
 #include "path.h"
 #include "decide.h"
 #include "exits.h"
 #include "losses.h"
-
-/* The tag of a hop with `tags`: off with it. Its VID, or -1 when there is none. */
-static __always_inline int take_tag(int kind, void *ctx)
-{
-	void *data = frame_data(kind, ctx), *end = frame_end(kind, ctx);
-	__u32 stations[3];
-	int vid;
-
-	if (tagged(kind, ctx)) { /* the kernel has moved the outermost tag of a received frame to the metadata */
-		struct __sk_buff *skb = ctx;
-
-		if (skb->vlan_proto != bpf_htons(ETH_TAG))
-			return -1;
-		vid = skb->vlan_tci & 0xfff;
-		bpf_skb_vlan_pop(skb); /* its error may be about a broken tag behind this one, which is gone */
-		return vid;
-	}
-	if (data + ETH_HLEN + 4 > end || *(__u16 *)(data + 12) != bpf_htons(ETH_TAG))
-		return -1;
-	vid = bpf_ntohs(*(__u16 *)(data + 14)) & 0xfff;
-	if (kind == TC) {
-		bpf_skb_vlan_pop(ctx);
-		return vid;
-	}
-	__builtin_memcpy(stations, data, 12);
-	__builtin_memcpy(data + 4, stations, 12);
-	return bpf_xdp_adjust_head(ctx, 4) ? -1 : vid;
-}
 
 /*
  * Out by the port that the hop has asked for, which need not be the one that the frame travels to; `direction`: the one
@@ -118,7 +91,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 				return leave_by(kind, ctx, device, length, buffers, vid == TAG_OUT_LAN);
 			if (vid > 0 && vid < MAX_HOPS)
 				want = vid;
-			else if (vid > 0 && counter)
+			else if (vid > 0 && vid != TAG_NEXT && counter)
 				counter->bad_tag++;
 		}
 		if (next->kind == CONT_NONE && counter)
@@ -151,19 +124,39 @@ missing:
 }
 
 /*
- * What we sent through a hop and came out of it: by EtherType, or by the address that only our own frames have; a guest
- * that routes writes its own over the source, and leaves the destination.
+ * A heartbeat that went through a guest which routes: it has written its own address over the source, and to the
+ * destination the one that it was configured with, which anybody may know. So the key must be in the payload.
  */
-static __always_inline bool heartbeat(int kind, void *ctx, __u32 hop)
+static __always_inline bool routed_heartbeat(void *data, void *end, __u32 key)
 {
-	void *data = frame_data(kind, ctx);
+	__u32 at = ETH_HLEN + HEARTBEAT_KEY_AT;
 
-	if (data + ETH_HLEN > frame_end(kind, ctx))
+	if (data + ETH_HLEN + 1 > end)
 		return false;
-	if (bpf_ntohl(*(__u32 *)(data + 6)) == (HEARTBEAT_ADDRESS | hop) ||
-	    bpf_ntohl(*(__u32 *)data) == (HEARTBEAT_ADDRESS | hop))
+	if (*(__u16 *)(data + 12) == bpf_htons(ETH_P_IP))
+		at += (*(__u8 *)(data + ETH_HLEN) & 0x0f) * 4;
+	else if (*(__u16 *)(data + 12) == bpf_htons(ETH_P_IPV6))
+		at += 40;
+	else
+		return false;
+	data += at;
+	return data + 4 <= end && *(__u32 *)data == key;
+}
+
+/*
+ * What we sent through a hop and came out of it, by the hop's key: in the source, or in the destination of what the guest
+ * answers. Nobody on the link knows it, so a frame that only looks like ours passes like any other.
+ */
+static __always_inline bool heartbeat(int kind, void *ctx, const struct device *device)
+{
+	void *data = frame_data(kind, ctx), *end = frame_end(kind, ctx);
+	__u32 key = device->key;
+
+	if (data + ETH_HLEN > end)
+		return false;
+	if (*(__u32 *)(data + 8) == key || *(__u32 *)(data + 2) == key)
 		return true;
-	return *(__u16 *)(data + 12) == bpf_htons(ETH_HEARTBEAT) && !tagged(kind, ctx);
+	return *(__u32 *)data == bpf_htonl(HEARTBEAT_NEIGHBOUR | device->hop) && routed_heartbeat(data, end, key);
 }
 
 /*
@@ -212,7 +205,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 		}
 	} else {
 		direction = device->side ^ 1; /* what comes from a hop's WAN side travels from LAN to WAN */
-		if (heartbeat(kind, ctx, device->hop)) {
+		if (heartbeat(kind, ctx, device)) {
 			count(device, OUTCOME_HEARTBEAT, frame_length(kind, ctx));
 			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
 			return pass(kind);

@@ -59,15 +59,17 @@
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255 /* the hop takes every frame */
 
-#define ETH_HEARTBEAT 0x88b5	     /* in-band heartbeats, from hop taps only */
-#define HEARTBEAT_ADDRESS 0x02545700 /* first bytes of the addresses of what is sent through a hop; + its id */
-#define ETH_TAG 0x88a8		     /* 802.1ad */
-#define TAG_OUT 0		     /* VID: leave, in the direction the frame travels */
-#define TAG_OUT_LAN 4001	     /* VID: leave by the LAN port */
-#define TAG_OUT_WAN 4002	     /* VID: leave by the WAN port */
+#define HEARTBEAT_NEIGHBOUR 0x02545700 /* first bytes of where a routing guest sends heartbeats; + its id */
+#define HEARTBEAT_KEY_AT 16	       /* behind an IP header: UDP, and what stands before the nonce */
+#define ETH_TAG 0x88a8		       /* 802.1ad */
+#define TAG_OUT 0		       /* VID: leave, in the direction the frame travels */
+#define TAG_NEXT 4000		       /* VID: along the path; so says the tag of a frame that a hop is handed */
+#define TAG_OUT_LAN 4001	       /* VID: leave by the LAN port */
+#define TAG_OUT_WAN 4002	       /* VID: leave by the WAN port */
 
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
+#define GATE_BURST_NS 10000000ULL     /* frames that may come at once, in the time that they take the hop */
 #define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram come within this time */
 #define FRAGMENT_PAIR 0x10000	      /* bit of a key's protocol: the last datagram in fragments between two ends */
 #define FRAGMENT_PAIR_NS 60000000000ULL
@@ -134,6 +136,8 @@ enum rule_flag {
 	RULE_ACCEPT = 2, /* a hop of the path has an `accept` filter */
 	RULE_HASH = 4,	 /* a group, or a hop whose flows are tracked, is in the path */
 	RULE_ALL = 8,	 /* require = "all": no hop may be skipped, but one whose `accept` does not take the frame */
+	RULE_EXCESS_BLOCK = 16,	   /* on_overload: what exceeds a hop's limit is dropped, not led around the hop */
+	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": nothing for an overloaded hop */
 };
 
 enum segment_flag {
@@ -152,7 +156,8 @@ enum group_flag {
 };
 enum hop_flag {
 	HOP_TRACKED = 1,
-	HOP_RECORDED = 2
+	HOP_RECORDED = 2,
+	HOP_TAGS = 4, /* what it is handed carries a tag of ours; its value is that tag's length */
 };
 enum continuation_kind {
 	CONT_NONE,
@@ -175,6 +180,7 @@ enum outcome {
 	OUTCOME_NO_PROGRAM, /* a policy program was missing: passed to the other port */
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
 	OUTCOME_LINK_LOCAL, /* port to port, past a rule that would lead this control frame to a hop */
+	OUTCOME_EXCESS,	    /* dropped: exceeds what an overloaded hop carries, and the rule says block */
 	OUTCOMES,
 };
 #define OUTCOME_PLACES 16 /* room in the map; OUTCOMES must fit */
@@ -203,6 +209,7 @@ enum reason {
 	REASON_OVERSIZE,     /* its tap cannot take a frame of this length */
 	REASON_HELD,	     /* back again, but not for long enough (standby, hold_down) */
 	REASON_SUPERVISOR,   /* the supervisor's own lease is over */
+	REASON_OVERLOADED,   /* the frame exceeds what the hop carries */
 	REASONS,
 };
 
@@ -229,6 +236,7 @@ struct device {
 	__u16 flags;
 	__u32 peer_max; /* longest frame the port opposite can send; in several buffers: */
 	__u32 peer_max_sg;
+	__u32 key; /* hop: of its heartbeats, as it lies in the frame; a secret of this bypassd. Never 0 for a hop */
 };
 
 struct target {
@@ -276,13 +284,24 @@ struct continuation {
 };
 
 struct lease {
-	__u64 until;	 /* ns, CLOCK_MONOTONIC: available before this time */
-	__u64 recovered; /* when it last came back from being unavailable; 0: it never was */
-	__u64 draining;	 /* 1: new flows go elsewhere */
-	__u64 skipped;	 /* when the first frame was led around it since it lost its lease; 0: none was */
-	__u64 ended;	 /* when its process ended (exits.h): no lease until it has another; 0: it runs, or has none */
+	__u64 until;	  /* ns, CLOCK_MONOTONIC: available before this time */
+	__u64 recovered;  /* when it last came back from being unavailable; 0: it never was */
+	__u64 draining;	  /* 1: new flows go elsewhere */
+	__u64 skipped;	  /* when the first frame was led around it since it lost its lease; 0: none was */
+	__u64 ended;	  /* when its process ended (exits.h): no lease until it has another; 0: it runs, or has none */
+	__u64 overloaded; /* the directions that a gate limits: bit segment * 2 + direction */
 };
 #define LEASE_OVER 1 /* `until` of a hop that was available before */
+
+/*
+ * How many frames a hop is handed in one direction, while it is overloaded: one each `cost` on the average. `used` is the
+ * time up to which the hop's capacity is given away; a frame is one too many when that lies GATE_BURST_NS ahead.
+ */
+struct gate {
+	__u64 cost; /* ns; 0: no limit */
+	__u64 used; /* ns, as bpf_ktime_get_coarse_ns */
+	__u64 over; /* frames beyond the limit */
+};
 
 /* One word, so that one store switches the whole policy: generation, and which segments have rules. */
 struct control {
@@ -328,7 +347,7 @@ struct rule_counter {
 	__u64 to_hop;
 	__u64 bypassed;
 	__u64 blocked;
-	__u64 pad;
+	__u64 excess; /* exceeded what a hop of the path carries: bypassed it, or dropped */
 };
 
 struct hop_counter {
@@ -479,7 +498,8 @@ struct scratch {
 	__u8 alive;	/* the supervisor's lease holds */
 	__u8 position;
 	__u8 group;
-	__u8 pad;
+	__u8 overloaded; /* the hop last looked at is, and must not have the frame */
+	__u8 ahead;	 /* a hop is looked at for `require` only: the frame does not count there yet */
 	__u16 bucket;
 	__u32 start;	   /* where in the path the walk begins */
 	__u32 cache_place; /* where `remember` notes the rule; CACHE_ENTRIES: nowhere */

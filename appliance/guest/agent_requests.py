@@ -17,7 +17,7 @@ from appliance.hop.hop import Hop
 from appliance.hop.lifecycle import HopState
 from appliance.steering.overlay_editor import GuestPolicy
 
-TAG_OUT, TAG_OUT_LAN, TAG_OUT_WAN = 0, 4001, 4002  # bpf/steer.h
+TAG_OUT, TAG_NEXT, TAG_OUT_LAN, TAG_OUT_WAN = 0, 4000, 4001, 4002  # bpf/steer.h
 
 
 class AgentsGuest(Protocol):
@@ -89,5 +89,5 @@ class AgentRequests:
             raise RefusedError("the administrator does not let this guest choose by tags (tags = false)")
         await self._policy.use_tags(name, True)
         self._retag(name, True)
-        ports = {"out": TAG_OUT, "out-lan": TAG_OUT_LAN, "out-wan": TAG_OUT_WAN}
+        ports = {"next": TAG_NEXT, "out": TAG_OUT, "out-lan": TAG_OUT_LAN, "out-wan": TAG_OUT_WAN}
         return {**{hop: number for hop, number in self._hops().items() if hop != name}, **ports}

@@ -35,7 +35,8 @@ from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.run import STATE_FILE, RunContext, end_process
 from appliance.guest.show import details, row
 from appliance.guest.start_order import StartOrder
-from appliance.health.inband import new_nonce
+from appliance.health.inband import make_nonce
+from appliance.health.overload import Load
 from appliance.health.watch import TapPair
 from appliance.hop.hop import HopLeases
 from appliance.part import PATIENCE_NS, Alive
@@ -73,8 +74,16 @@ class Datapath(Protocol):
         """The MTU that a segment's frames have; 0: its ports are not attached."""
         ...
 
+    def heartbeat_key(self, hop: str) -> int:
+        """By which the datapath recognizes the hop's heartbeats (32 bits, a secret of this bypassd)."""
+        ...
+
     def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
         """Connect one tap of a hop; again after the tap was recreated."""
+        ...
+
+    def load(self, hop: str, segment: str, side: Side) -> Load:
+        """The traffic of one direction through a hop: that which enters at this side."""
         ...
 
     def record(self, hop: str, frames: int, kept: int) -> object:
@@ -114,7 +123,7 @@ class GuestManager:
         `lan` None: nobody else uses the guests' ports on the management LAN.
         """
         self._config, self._paths, self._datapath, self._clock = config, paths, datapath, clock
-        self._transitions, self._accel, self._nonce = transitions, accel, new_nonce()
+        self._transitions, self._accel = transitions, accel
         self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), StartOrder(config.guest, clock)
         self._lan = lan or lan_of(paths)
         self._huge = Pool(paths.run / "hugepages")
@@ -181,6 +190,7 @@ class GuestManager:
         hop = self._datapath.hop_id(config.name)
         segments = served(self._config)[config.name]
         pairs: list[TapPair] = []
+        loads: dict[str, Load] = {}
         for segment in segments:
             number = self._datapath.segment_id(segment)
             lan, wan = (tap.tap_name(hop, number, side) for side in Side)
@@ -189,6 +199,7 @@ class GuestManager:
             for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
                 tap.ensure(device)
                 self._datapath.attach_hop(device, config.name, segment, side, tags=self._tags(config))
+                loads[device] = self._datapath.load(config.name, segment, side)
         left = self._served.get(config.name, ())
         for segment in left:
             if segment not in segments:
@@ -199,7 +210,7 @@ class GuestManager:
             self._paths,
             hop,
             tuple(pairs),
-            self._nonce,
+            make_nonce(self._datapath.heartbeat_key(config.name)),
             self._cgroups,
             self._huge,
             accel=self._accel,
@@ -207,6 +218,7 @@ class GuestManager:
             management=third,
             clock=self._clock,
             space=self._lan.space,
+            loads=loads,
         )
 
     def _remove_taps(self) -> None:

@@ -57,6 +57,7 @@ def details(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) 
         latency_p50_ms=watch.latency_ms(0.5) if watch is not None else UNSET,
         latency_p99_ms=watch.latency_ms(0.99) if watch is not None else UNSET,
         heartbeats=watch.heartbeats() if watch is not None else UNSET,
+        overload=watch.overload() if watch is not None else UNSET,
     )
 
 

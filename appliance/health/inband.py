@@ -2,20 +2,23 @@
 """In-band heartbeats: numbered frames sent through a guest's data ports, in both directions.
 
 A frame enters the guest through its LAN-side tap and must come out of its WAN-side tap, and the other way round. The
-datapath passes frames of this EtherType, or from this source address, that come *from* a hop's tap to the host stack,
-where a packet socket bound to that tap and EtherType receives them. This module is the pure half: frame format, and
-which frames prove something. Socket I/O is in packet_socket.py.
+datapath recognizes it *when it comes from a hop's tap*, by the hop's key in its addresses, and passes it to the host
+stack, where a packet socket bound to that tap and EtherType receives it. The key is a secret of this run of bypassd, so
+that nobody on the link can make a frame that is taken for a heartbeat; frames of the same EtherType or address block
+that are not ours pass like any other. This module is the pure half: frame format, and which frames prove something.
+Socket I/O is in packet_socket.py.
 
 Frame (big endian): destination, source, EtherType 0x88B5, magic "TWHB", version, direction, hop id (16 bit), nonce
 (64 bit), sequence (64 bit), send time (64 bit, ns of CLOCK_MONOTONIC), zeros up to 60 bytes. The nonce is drawn once
-per run of bypassd, so frames of an earlier run, or echoed by something else, prove nothing.
+per run of bypassd and hop, so frames of an earlier run, or echoed by something else, prove nothing. Its upper half is
+the hop's key; the lower half stands in the destination.
 
 A guest that drops unknown EtherTypes gets a frame of the administrator's (`template`) instead. Only its addresses are
 replaced, which number it: the last three bytes of the destination hold sequence and nonce.
 
-Addresses are locally administered unicast. No station ever sends from the destination, so that a bridge in the guest
-does not learn it and floods; each direction has a source of its own, so that a bridge never sees one station at both
-ports.
+Addresses are locally administered unicast. No station ever sends from the destination, and nobody outside knows it, so
+a bridge in the guest does not learn it and floods; each direction has a source of its own, so that a bridge never sees
+one station at both ports.
 """
 
 from __future__ import annotations
@@ -35,8 +38,10 @@ REMEMBERED = 64
 """How many sent heartbeats a lane remembers; an older one that comes back proves nothing."""
 
 _BODY = struct.Struct(">4sBBHQQQ")
-_ADDRESS_PREFIX = b"\x02\x54\x57"
-_STANDARD, _FIRST_TEMPLATE = 1, 0x10  # last byte of the source: which kind of frame
+_LOCAL = b"\x02"  # first byte of an address: unicast, locally administered
+_NEIGHBOUR_PREFIX = b"\x02\x54\x57"
+_STANDARD, _TARGET, _FIRST_TEMPLATE = 1, 2, 0x10  # lower bits of the second byte: which kind of address
+_BACK = 0x80  # its highest bit: the direction
 _SPREAD = 0x9E3779  # odd, so that 2^24 sequences in a row give as many numbers
 
 
@@ -63,24 +68,34 @@ class Beat:
     sent: int
 
 
-def source_address(hop: int, direction: Direction) -> bytes:
+def make_nonce(key: int) -> int:
+    """The nonce of a hop's heartbeats, with the hop's key (32 bits) that the datapath knows (steer.h)."""
+    return key << 32 | secrets.randbits(32)
+
+
+def key_of(nonce: int) -> bytes:
+    """The four bytes by which the datapath recognizes what we send through a hop."""
+    return (nonce >> 32).to_bytes(4, "big")
+
+
+def source_address(nonce: int, direction: Direction, kind: int = _STANDARD) -> bytes:
     """The source MAC address of heartbeats in this direction."""
-    return source_prefix(hop) + bytes((direction, _STANDARD))
+    return _LOCAL + bytes((_BACK * direction | kind,)) + key_of(nonce)
 
 
-def source_prefix(hop: int) -> bytes:
-    """The first four bytes of the address of everything we send through a hop; the datapath knows it (steer.h)."""
-    return _ADDRESS_PREFIX + bytes((hop & 0xFF,))
-
-
-def target_address(hop: int, direction: Direction) -> bytes:
+def target_address(nonce: int, direction: Direction) -> bytes:
     """The destination MAC address of heartbeats; nothing ever sends from it."""
-    return _ADDRESS_PREFIX + bytes((hop & 0xFF, direction, 0x02))
+    return _LOCAL + bytes((_BACK * direction | _TARGET,)) + (nonce & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+def neighbour_address(hop: int, direction: Direction) -> bytes:
+    """The destination that a guest which routes gives heartbeats. It is configured there, so it holds no secret."""
+    return _NEIGHBOUR_PREFIX + bytes((hop & 0xFF, direction, 0x02))
 
 
 def encode(beat: Beat) -> bytes:
     """The frame of a heartbeat, without the checksum, 60 bytes."""
-    header = target_address(beat.hop, beat.direction) + source_address(beat.hop, beat.direction)
+    header = target_address(beat.nonce, beat.direction) + source_address(beat.nonce, beat.direction)
     return (header + struct.pack(">H", ETHERTYPE) + pack(beat)).ljust(FRAME_BYTES, b"\0")
 
 
@@ -102,11 +117,6 @@ def unpack(body: bytes) -> Beat | None:
     if magic != MAGIC or version != VERSION or direction not in (0, 1):
         return None
     return Beat(hop, Direction(direction), nonce, sequence, sent)
-
-
-def new_nonce() -> int:
-    """Drawn once per run of bypassd."""
-    return secrets.randbits(64)
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,16 @@ class Lane:
     def source(self) -> bytes:
         """The address this lane's frames come from."""
         kind = _FIRST_TEMPLATE + self.number if self.template else _STANDARD
-        return source_prefix(self.hop) + bytes((self.direction, kind))
+        return source_address(self.nonce, self.direction, kind)
+
+    @property
+    def key(self) -> bytes:
+        """By which the datapath and the socket recognize this lane's frames."""
+        return key_of(self.nonce)
+
+    @property
+    def _template_prefix(self) -> bytes:
+        return _LOCAL + (self.nonce & 0xFFFFFFFF).to_bytes(4, "big")[:2]
 
     @property
     def ethertype(self) -> int:
@@ -182,7 +201,7 @@ class Lane:
         if not self.template:
             beat = Beat(self.hop, self.direction, self.nonce, sequence, now)
             return self.route.encode(beat) if self.route is not None else encode(beat)
-        return _ADDRESS_PREFIX + key.to_bytes(3, "big") + self.source + self.template[12:]
+        return self._template_prefix + key.to_bytes(3, "big") + self.source + self.template[12:]
 
     def _key(self, sequence: int) -> int:
         return (self.nonce + sequence * _SPREAD) & 0xFFFFFF if self.template else sequence
@@ -204,7 +223,7 @@ class Lane:
         return sent if sent == beat.sent else None
 
     def _take_template(self, frame: bytes) -> int | None:
-        if frame[6:12] != self.source or frame[:3] != _ADDRESS_PREFIX:
+        if frame[6:12] != self.source or frame[:3] != self._template_prefix:
             return None
         return self._outstanding.pop(int.from_bytes(frame[3:6], "big"), None)
 

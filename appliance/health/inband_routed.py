@@ -4,9 +4,9 @@
 A router replaces both MAC addresses, so a frame cannot be recognized by them when it comes out, and a frame of our own
 EtherType does not come out at all. A routed heartbeat is sent to the guest's port, like any packet that it should
 forward, from one address of the administrator's to another; the payload is that of every heartbeat (inband.py). The
-guest needs a route to each of the two addresses, and for each the neighbour entry of `next_hop`: by that destination
-the datapath keeps the heartbeat from the link (steer.h). What a router changes (addresses, time to live or hop limit,
-options, checksums) is ignored. Pure.
+guest needs a route to each of the two addresses, and for each the neighbour entry of `neighbour_address`: by that
+destination and the key in the payload the datapath keeps the heartbeat from the link (steer.h). What a router changes
+(addresses, time to live or hop limit, options, checksums) is ignored. Pure.
 """
 
 from __future__ import annotations
@@ -15,17 +15,12 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
-from appliance.health.inband import Beat, Direction, pack, source_address, source_prefix, target_address, unpack
+from appliance.health.inband import Beat, Direction, neighbour_address, pack, source_address, unpack
 
 IPV4, IPV6 = 0x0800, 0x86DD  # EtherTypes
 _TTL, _UDP, _DONT_FRAGMENT = 64, 17, 0x4000
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def next_hop(hop: int, direction: Direction) -> bytes:
-    """The MAC address that the guest must use for the IP address at the far side of this direction."""
-    return target_address(hop, direction)
 
 
 def _checksum(data: bytes) -> int:
@@ -61,7 +56,7 @@ class Route:
         # that means "no sum", which a router of IPv6 drops.
         total = _checksum(ends + struct.pack(">HH", _UDP, len(udp)) + udp) or 0xFFFF
         udp = udp[:6] + total.to_bytes(2, "big") + udp[8:]
-        ethernet = self.enters + source_address(beat.hop, beat.direction) + self.ethertype.to_bytes(2, "big")
+        ethernet = self.enters + source_address(beat.nonce, beat.direction) + self.ethertype.to_bytes(2, "big")
         if self.source.version == 6:
             return ethernet + struct.pack(">IHBB", 6 << 28, len(udp), _UDP, _TTL) + ends + udp
         head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), beat.sequence & 0xFFFF, _DONT_FRAGMENT, _TTL, _UDP, 0)
@@ -69,7 +64,11 @@ class Route:
 
     def decode(self, frame: bytes, hop: int) -> Beat | None:
         """The heartbeat in a frame that came out of a router; None when there is none (never raises)."""
-        if frame[:4] != source_prefix(hop) or frame[12:14] != self.ethertype.to_bytes(2, "big") or len(frame) < 54:
+        if (
+            frame[:4] != neighbour_address(hop, Direction.LAN_TO_WAN)[:4]
+            or frame[12:14] != self.ethertype.to_bytes(2, "big")
+            or len(frame) < 54
+        ):
             return None
         version = frame[14] >> 4
         length = (frame[14] & 15) * 4 if version == 4 else 40

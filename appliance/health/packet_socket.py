@@ -3,8 +3,8 @@
 
 A frame that is sent here leaves through the tap and so enters the guest; a frame that the guest sends out of that port,
 and that the datapath passes to the host stack, is read here. The socket is bound to one interface and one EtherType,
-and a socket filter in the kernel drops frames with neither our magic nor an address of ours, so that no other traffic
-wakes bypassd. It lives as long as the guest's process.
+and a socket filter in the kernel drops frames without the hop's key, so that no other traffic wakes bypassd. It lives
+as long as the guest's process.
 """
 
 from __future__ import annotations
@@ -14,36 +14,35 @@ import socket
 import struct
 
 from appliance.errors import GuestError
-from appliance.health.inband import ETHERTYPE, MAGIC
+from appliance.health.inband_routed import IPV4, IPV6
 
 _SOL_PACKET = 263
-_PACKET_IGNORE_OUTGOING = 23
+_PACKET_QDISC_BYPASS, _PACKET_IGNORE_OUTGOING = 20, 23
 _SO_ATTACH_FILTER = 26
 _READ_LIMIT = 32
 """Frames read per wake-up at most, so that a flood does not block the event loop."""
 
 
-def _code(source: bytes) -> tuple[tuple[int, int, int, int], ...]:
-    """Classic BPF: our address as source or destination, or EtherType and magic; keep 128 bytes, else drop.
+_KEY = 16  # of the payload behind an IP header: UDP (8), magic, version, direction and hop (8), then the nonce
 
-    (code, jump true, jump false, value)
+
+def _code(ethertype: int, key: bytes) -> list[tuple[int, int, int, int]]:
+    """Classic BPF: the hop's key in the source, or in the payload of a packet; keep 128 bytes, else drop.
+
+    (code, jump true, jump false, value). What ends before the key is dropped by the load itself.
     """
-    return (
-        (0x20, 0, 0, 6),  # ld [6]
-        (0x15, 6, 0, int.from_bytes(source, "big")),  # jeq
-        (0x20, 0, 0, 0),  # ld [0]
-        (0x15, 4, 0, int.from_bytes(source, "big")),  # jeq
-        (0x28, 0, 0, 12),  # ldh [12]
-        (0x15, 0, 3, ETHERTYPE),  # jeq
-        (0x20, 0, 0, 14),  # ld [14]
-        (0x15, 0, 1, int.from_bytes(MAGIC, "big")),  # jeq
-        (0x06, 0, 0, 128),  # ret 128
-        (0x06, 0, 0, 0),  # ret 0
-    )
+    value = int.from_bytes(key, "big")
+    taken, dropped = (0x06, 0, 0, 128), (0x06, 0, 0, 0)  # ret
+    code = [(0x20, 0, 0, 8), (0x15, 0, 1, value), taken]  # ld [8], jeq
+    if ethertype == IPV4:
+        code += [(0xB1, 0, 0, 14), (0x40, 0, 0, 14 + _KEY), (0x15, 0, 1, value), taken]  # ldxb 4*([14]&0xf), ld [x + k]
+    elif ethertype == IPV6:
+        code += [(0x20, 0, 0, 14 + 40 + _KEY), (0x15, 0, 1, value), taken]
+    return [*code, dropped]
 
 
-def _attach_filter(sock: socket.socket, source: bytes) -> None:
-    lines = _code(source)
+def _attach_filter(sock: socket.socket, ethertype: int, key: bytes) -> None:
+    lines = _code(ethertype, key)
     code = b"".join(struct.pack("HBBI", *line) for line in lines)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(buffer))
@@ -53,8 +52,8 @@ def _attach_filter(sock: socket.socket, source: bytes) -> None:
 class PacketSocket:
     """Sends to and reads from one tap."""
 
-    def __init__(self, interface: str, ethertype: int, source: bytes) -> None:
-        """Open on `interface`, for frames of this EtherType (behind tags) and of ours: `source` begins their address.
+    def __init__(self, interface: str, ethertype: int, key: bytes) -> None:
+        """Open on `interface`, for frames of this EtherType (behind tags) that hold the hop's key.
 
         GuestError when the interface is not there or packet sockets are not allowed.
         """
@@ -66,8 +65,9 @@ class PacketSocket:
         except OSError as error:
             raise GuestError(f"no packet socket for {interface}: {error.strerror}") from error
         try:
-            _attach_filter(self._socket, source)
+            _attach_filter(self._socket, ethertype, key)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)  # so that `send` says that the queue is full
             self._socket.bind((interface, ethertype))
         except OSError as error:
             self._socket.close()

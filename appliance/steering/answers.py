@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from appliance.api.schema import state
 from appliance.steering.kernel.layout import Loss, Side
+from appliance.steering.policy import on_overload
 from appliance.system.netdev_facts import refused
 
 if TYPE_CHECKING:
@@ -43,12 +44,14 @@ def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
         path=list(configured.path),
         on_unavailable=configured.on_unavailable,
         require=configured.require,
+        on_overload=on_overload(configured),
         why=why,
         frames=UNSET if count is None else count.frames,
         bytes=UNSET if count is None else count.octets,
         to_hop=UNSET if count is None else count.to_hop,
         bypassed=UNSET if count is None else count.bypassed,
         blocked=UNSET if count is None else count.blocked,
+        excess=UNSET if count is None else count.excess,
     )
 
 
@@ -107,6 +110,7 @@ def _rule(count: RuleCount) -> state.RuleCounters:
         to_hop=count.to_hop,
         bypassed=count.bypassed,
         blocked=count.blocked,
+        excess=count.excess,
     )
 
 

@@ -7,6 +7,8 @@ Calls are short and synchronous, made from one thread. Times are ns of CLOCK_MON
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import shutil
 import time
 from dataclasses import dataclass
@@ -21,10 +23,12 @@ from appliance.steering.kernel import layout
 from appliance.steering.kernel.attachments import Attachment, Attachments
 from appliance.steering.kernel.copies import Copies
 from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
-from appliance.steering.kernel.layout import Side
+from appliance.steering.kernel.gates import Gates
+from appliance.steering.kernel.layout import Side, slot
 from appliance.steering.kernel.leases import Leases
 from appliance.steering.kernel.objects import Kernel
 from appliance.steering.kernel.recorder import Recorded, Recorders
+from appliance.steering.load import HopLoad
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
 from appliance.steering.policy_programs import Generated, load_programs
@@ -63,7 +67,10 @@ class Datapath:
         self._generated: dict[int, Generated] = {}  # by half of the policy
         self.policy: Policy | None = None
         self.leases = Leases(kernel, self.hop_id)
-        self._devices = Attachments(kernel, names, self.attached_program, self._copy_flags)
+        self._secret = secrets.token_bytes(16)  # of this bypassd: heartbeats of an earlier one are no longer known
+        self._devices = Attachments(kernel, names, self.attached_program, self._copy_flags, self.heartbeat_key)
+        self.gates = Gates(kernel)
+        self._loads: dict[int, HopLoad] = {}
         self.copies = Copies(kernel, self._devices.write_devices)
 
     @classmethod
@@ -96,6 +103,14 @@ class Datapath:
     def segment_id(self, name: str) -> int:
         """The segment's number."""
         return self._names.number("segment", name)
+
+    def heartbeat_key(self, hop: str) -> int:
+        """By which a hop's heartbeats are recognized when they come out of it (32 bits): nobody outside knows it.
+
+        Each hop has its own: a guest, which sees its own, cannot make heartbeats of another.
+        """
+        digest = hashlib.blake2s(hop.encode(), key=self._secret, digest_size=4).digest()
+        return int.from_bytes(digest, "big") or 1
 
     # -- devices (see Attachments) ------------------------------------------------------------------------------------
 
@@ -224,6 +239,17 @@ class Datapath:
         """The frames kept of the hop, oldest first, from the one behind number `after` on."""
         return self.recorders.read(self.hop_id(hop), after)
 
+    def load(self, hop: str, segment: str, side: Side) -> HopLoad:
+        """The traffic of one direction through a hop: that which enters at this side."""
+        number, link = self.hop_id(hop), self.segment_id(segment)
+        place, out = slot(number, link, side), slot(number, link, side ^ 1)
+        if place not in self._loads:
+            came = self._maps["device_counters"]
+            self._loads[place] = HopLoad(
+                place, lambda: self._devices.ifindex(place), lambda: came.per_cpu(out), self.gates
+            )
+        return self._loads[place]
+
     def flows_of(self, hop: str, now_ns: int, idle_ns: int = 300_000_000_000) -> int:
         """How many flows the hop has that are not closed and were seen within `idle_ns`. Reads the whole table."""
         number = self.hop_id(hop)
@@ -290,6 +316,9 @@ class Datapath:
         for generated in self._generated.values():
             generated.close()
         self._generated = {}
+        for load in self._loads.values():
+            load.close()
+        self._loads = {}
         self._devices.close()
         self._kernel.close()
 

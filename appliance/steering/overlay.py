@@ -72,9 +72,11 @@ def narrowed(allowed: str, wanted: str) -> str:
 def apply(config: Config, overlay: Overlay) -> Config:
     """The configuration as the datapath gets it."""
     guests = tuple(
-        msgspec.structs.replace(guest, accept=narrowed(guest.accept, overlay.accepts[guest.name]))
-        if overlay.accepts.get(guest.name)
-        else guest
+        msgspec.structs.replace(
+            guest,
+            accept=narrowed(guest.accept, overlay.accepts.get(guest.name, "")),
+            tags=guest.tags and guest.name not in overlay.no_tags,
+        )
         for guest in config.guest
     )
     rules: list[Rule] = []

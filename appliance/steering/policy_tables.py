@@ -13,7 +13,8 @@ from appliance.steering.policy import CompiledHop, Policy
 
 
 def _hop_flags(hop: CompiledHop) -> int:
-    return (layout.HOP_TRACKED if hop.tracked else 0) | (layout.HOP_RECORDED if hop.recorded else 0)
+    chosen = ((hop.tracked, layout.HOP_TRACKED), (hop.recorded, layout.HOP_RECORDED), (hop.tags, layout.HOP_TAGS))
+    return sum(flag for on, flag in chosen if on)
 
 
 def _segment_flags(policy: Policy, segment: int) -> int:

@@ -64,7 +64,7 @@ def refused(name: str) -> dict[str, int]:
 
     Hardware counts what its driver does; a frame that is too long may be among the errors of any kind.
     """
-    counted = netlink.link_counters(name)
+    counted = netlink.receive_counters(name)
     long = counted["rx_length_errors"]
     return {
         "too_long": long,

@@ -18,6 +18,7 @@ from appliance.system.netdev import IFF_LOWER_UP, IFF_UP
 
 ROUTE, GENERIC = 0, 16  # NETLINK_ROUTE, NETLINK_GENERIC
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_RTM_GETSTATS, _STATS_LINK_64 = 94, 1  # IFLA_STATS_LINK_64
 _ERROR = 2  # NLMSG_ERROR
 _REQUEST, _DUMP = 0x1, 0x300  # NLM_F_
 _RTMGRP_LINK = 1
@@ -32,6 +33,7 @@ _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change
 _STATS = struct.Struct("=8Q")  # packets in, out, bytes in, out, errors in, out, dropped in, out
 _ANSWERS_S = 10.0  # to be told of one link: whoever changes one keeps the others waiting
+_IFSTATS = struct.Struct("=BxxxII")  # family, index, bit set of what is asked for
 
 
 class LinkMessage(NamedTuple):
@@ -46,6 +48,15 @@ class LinkMessage(NamedTuple):
     program: int = 0  # id of the XDP program that is attached, in whatever mode; 0: none
     sent: int = 0  # packets, as the driver counts them
     dropped: int = 0  # on the way out
+
+
+class LinkCounters(NamedTuple):
+    """What a device has counted."""
+
+    rx_packets: int
+    tx_packets: int
+    rx_dropped: int
+    tx_dropped: int
 
 
 def open_socket(family: int, groups: int = 0) -> socket.socket:
@@ -91,7 +102,7 @@ def read_links(indexes: Iterable[int]) -> dict[int, LinkMessage | None]:
     return found
 
 
-def link_counters(ifname: str) -> dict[str, int]:
+def receive_counters(ifname: str) -> dict[str, int]:
     """What a device counts of what it received, by the kernel's names. OSError: there is no such device."""
     body = _IFINFO.pack(socket.AF_UNSPEC, 0, socket.if_nametoindex(ifname), 0, 0)
     with open_socket(ROUTE) as opened:
@@ -103,6 +114,19 @@ def link_counters(ifname: str) -> dict[str, int]:
     if len(found) < 8 * max(_RECEIVED.values()) + 8:
         raise OSError("netlink: the device has no counters")
     return {name: struct.unpack_from("=Q", found, 8 * at)[0] for name, at in _RECEIVED.items()}
+
+
+def link_counters(opened: socket.socket, ifindex: int) -> LinkCounters:
+    """What a device has counted. OSError is the kernel's: there is no such device."""
+    body = _IFSTATS.pack(socket.AF_UNSPEC, ifindex, 1 << _STATS_LINK_64 - 1)
+    opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETSTATS, _REQUEST, 1, 0) + body)
+    answer = opened.recv(1 << 12)
+    _raise_error(answer)
+    found = dict(attributes(answer[_HEADER.size + _IFSTATS.size :])).get(_STATS_LINK_64, b"")
+    if len(found) < _STATS.size:
+        raise OSError(f"netlink: no counters of device {ifindex}")
+    values = _STATS.unpack_from(found)
+    return LinkCounters(values[0], values[1], values[6], values[7])
 
 
 def attribute(kind: int, data: bytes) -> bytes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -22,11 +23,14 @@ from appliance.api.schema.state import Explained
 from appliance.config.schema.model import Config, Guest, Rule
 from appliance.errors import ConfigError, DatapathError, FilterError, RefusedError
 from appliance.frames.builder import frame_of
+from appliance.health.inband import ETHERTYPE, MAGIC, Direction, Lane, make_nonce
+from appliance.health.packet_socket import PacketSocket
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.api import SteeringApi
 from appliance.steering.kernel.copies import Point
 from appliance.steering.kernel.layout import CopyWay, Outcome, Side
 from appliance.system import libbpf
+from tests.support.guest_world import with_tag
 from tests.support.wire import Wire
 from tests.support.wired_datapath import ALL, EMPTY, MAIN, MODES, appliance, attach, available, outcomes
 
@@ -336,11 +340,77 @@ def test_heartbeats_reach_the_supervisor(wire: Wire, bpf_object: Path) -> None:
                 pair.append(opened)
             return pair[0], pair[1]
 
+        lane = Lane(made.hop_id("ips"), Direction.LAN_TO_WAN, make_nonce(made.heartbeat_key("ips")))
         into, out = wire.inside(sockets)
         with into, out:
-            into.send(b"\x02\0\0\0\0\x09\x02\0\0\0\0\x08\x88\xb5" + b"beat" * 12)
-            assert out.recv(100)[14:18] == b"beat"
+            into.send(lane.send(time.monotonic_ns()))
+            assert lane.receive(time.monotonic_ns(), out.recv(100)) is not None
         assert made.counters().hops["ips"].taps["main", Side.WAN].frames[Outcome.HEARTBEAT] == 1
+
+
+def test_a_customers_frames_of_our_ethertype_cross_the_guest(wire: Wire, bpf_object: Path) -> None:
+    """Frames that look like heartbeats come out of the guest and go on; the socket gets its own alone."""
+    looks = [
+        bytes.fromhex(addresses) + ETHERTYPE.to_bytes(2, "big") + MAGIC + bytes([number]) + bytes(45)
+        for number, addresses in enumerate(("020000000002020000000001", "025457010002025457010001"))
+    ]
+
+    def listening(name: str) -> socket.socket:
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE))
+        opened.bind((name, ETHERTYPE))
+        opened.settimeout(10)
+        return opened
+
+    with appliance(wire, bpf_object) as made:
+        available(made)
+        lane = Lane(made.hop_id("ips"), Direction.LAN_TO_WAN, make_nonce(made.heartbeat_key("ips")))
+        into, out = wire.inside(lambda: [PacketSocket(tap, lane.ethertype, lane.key) for tap in ("tapl", "tapw")])
+        with (
+            netns.enter(wire.lan, lambda: listening("eth0")) as lan,
+            netns.enter(wire.wan, lambda: listening("eth0")) as wan,
+        ):
+            for frame in looks:
+                lan.send(frame)
+                assert wan.recv(100) == frame
+            into.send(lane.send(time.monotonic_ns()))
+            select.select([out], [], [], 10)
+            came = out.receive()
+        into.close()
+        out.close()
+        assert [lane.receive(time.monotonic_ns(), frame) is not None for frame in came] == [True]
+        assert made.counters().hops["ips"].taps["main", Side.WAN].frames[Outcome.HEARTBEAT] == 1
+
+
+@MODES
+@pytest.mark.parametrize("vid", [0, 2, 300, 4000, 4001])
+def test_an_outsiders_tag_crosses_a_guest_that_chooses_by_tags(
+    wire: Wire, bpf_object: Path, mode: str, vid: int
+) -> None:
+    """It leaves by the other port with the tag that it came with: 300 kept it not, and 4001 was sent back."""
+    config = Config(segment=(MAIN,), guest=(Guest(name="ips", tags=True),), rule=ALL.rule)
+    frame = bytes.fromhex("02000000000202000000000188a8") + vid.to_bytes(2, "big") + b"\x90\x00" + b"tagged" * 8
+
+    def listening() -> socket.socket:
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        opened.setsockopt(263, 8, 1)  # PACKET_AUXDATA: the outer tag is told beside the frame
+        opened.bind(("eth0", 0x0003))
+        opened.settimeout(10)
+        return opened
+
+    for name in ("gl", "gw"):  # else the guest's kernel would hand the tag over beside the frame, where XDP sees none
+        off = ("txvlan", "off", "tx-vlan-stag-hw-insert", "off")
+        netns.run("ip", "netns", "exec", wire.guest, "ethtool", "-K", name, *off)
+    with appliance(wire, bpf_object, mode, config) as made:
+        available(made)
+        for tap, side in (("tapl", Side.LAN), ("tapw", Side.WAN)):
+            wire.inside(lambda tap=tap, side=side: made.attach_hop(tap, "ips", "main", side, tags=True))  # type: ignore[misc]
+        with netns.enter(wire.lan, listening) as lan, netns.enter(wire.wan, listening) as wan:
+            lan.send(frame)
+            while b"tagged" not in (data := wan.recvmsg(2048, 256))[0]:
+                pass
+            assert with_tag(data[0], data[1]) == frame
+        assert made.counters().hops["ips"].to_frames == 1
+        assert made.counters().hops["ips"].bad_tag == 0
 
 
 def test_longer_than_the_port_is_counted(wire: Wire, bpf_object: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment
+from appliance.health.inband import Direction, Lane, make_nonce
 from appliance.steering.explain.model import Where
 from appliance.steering.kernel.layout import Outcome, Role, Side
 from appliance.units import Duration
@@ -57,6 +59,13 @@ def everywhere(made: Twin) -> list[Where]:
     return found
 
 
+def heartbeat(made: Twin, where: Where) -> bytes:
+    """The frame that is sent through this hop."""
+    name = next((hop.name for hop in made.policy.hops.values() if hop.id == where.hop), "")
+    lane = Lane(where.hop, Direction(where.side ^ 1), make_nonce(made.datapath.heartbeat_key(name)))
+    return lane.send(time.monotonic_ns())
+
+
 CHAIN = Config(
     segment=(MAIN, OTHER),
     guest=GUESTS,
@@ -82,6 +91,8 @@ def test_each_kind_of_frame_from_each_device(bpf_object: Path, kind: str) -> Non
             made.lease(guest.name)
         seen = {made.both(where, frame, kind).outcome for frame in KINDS.values() for where in everywhere(made)}
         made.tables_agree()
+        ours = [heartbeat(made, where) for where in everywhere(made)]
+        seen |= {made.both(where, frame, kind).outcome for where in everywhere(made) for frame in ours}
     usual = {Outcome.STRAIGHT, Outcome.TO_HOP, Outcome.OUT, Outcome.HEARTBEAT, Outcome.UNKNOWN, Outcome.LINK_LOCAL}
     # A jumbo frame fits no device here: dropped by name, or blocked where a rule says so.
     assert seen == usual | {Outcome.OVERSIZE, Outcome.BLOCKED}
@@ -149,7 +160,8 @@ FRAMES = st.one_of(
     st.tuples(st.sampled_from(sorted(KINDS.values())), st.integers(14, 100)).map(lambda p: p[0][: p[1]]),
     # a tag in front, which a hop with `tags` may put there
     st.tuples(
-        st.sampled_from(sorted(KINDS.values())), st.sampled_from([0, 1, 2, 3, 4, 5, 6, 127, 128, 4001, 4002, 4095])
+        st.sampled_from(sorted(KINDS.values())),
+        st.sampled_from([0, 1, 2, 3, 4, 5, 6, 127, 128, 4000, 4001, 4002, 4095]),
     ).map(lambda p: p[0][:12] + b"\x88\xa8" + p[1].to_bytes(2, "big") + p[0][12:]),
     # the same with some byte changed
     st.tuples(st.sampled_from(sorted(KINDS.values())), st.integers(12, 59), st.integers(0, 255)).map(
@@ -189,6 +201,7 @@ def configs(draw: st.DrawFn) -> Config:
             segment=draw(st.sampled_from(["", "main", "other"])),
             on_unavailable=draw(st.sampled_from(["bypass", "block"])),
             require=draw(st.sampled_from(["any", "any", "all"])),
+            on_overload=draw(st.sampled_from(["auto", "bypass-excess", "block-excess", "bypass-all"])),
         )
         for number in range(draw(st.integers(0, 6)))
     )
@@ -200,9 +213,14 @@ def configs(draw: st.DrawFn) -> Config:
     return Config(segment=(main, OTHER), guest=guests, group=GROUPS, rule=rules)
 
 
+GATES = st.sampled_from([None, None, None, "open", "full"])  # at the LAN and at the WAN
 STATES = st.fixed_dictionaries(
-    {name: st.tuples(st.booleans(), st.booleans(), st.sampled_from([False, False, True])) for name in HOPS}
+    {
+        name: st.tuples(st.booleans(), st.booleans(), st.sampled_from([False, False, True]), GATES, GATES)
+        for name in HOPS
+    }
 )
+State = dict[str, tuple[bool, bool, bool, str | None, str | None]]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -214,16 +232,18 @@ STATES = st.fixed_dictionaries(
     data=st.data(),
 )
 def test_random_policies_states_and_frames(
-    bpf_object: Path, config: Config, states: list[dict[str, tuple[bool, bool, bool]]], frames: list[bytes], *,
+    bpf_object: Path, config: Config, states: list[State], frames: list[bytes], *,
     kind: str, data: st.DataObject,
 ) -> None:  # fmt: skip
-    """Any policy, hops up, down, held and draining, any frame from any device: kernel and model agree."""
+    """Any policy, hops up, down, held, draining and overloaded, any frame from any device: kernel and model agree."""
     with twin(bpf_object, config) as made:
         made.attach()
         made.supervise()
         devices = everywhere(made)
         for state in states:
-            for name, (good, recovered, draining) in state.items():
+            for name, (good, recovered, draining, *gates) in state.items():
+                for side, gate in zip(Side, gates, strict=True):
+                    made.gate(name, side, 1 if gate else 0, full=gate == "full")
                 made.lease(
                     name,
                     good=good,

@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from appliance.config.schema import model
+from appliance.health.inband import Direction, Lane, make_nonce
+from appliance.health.inband_routed import Route
 from appliance.steering.explain.model import Where
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Role, Side
@@ -131,12 +134,43 @@ def test_the_first_frame_around_is_noted_once(twin: Twin, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
 def test_our_own_frames_are_known_by_their_address(twin: Twin, kind: str) -> None:
     """Whatever they look like otherwise, and only from the hop that they were sent through. The model agrees."""
-    number = twin.datapath.hop_id("ips1")
-    ours = bytes.fromhex("025457abcdef") + bytes.fromhex("025457") + bytes([number, 0, 0x10]) + b"\x88\xcc" + bytes(46)
+    number, nonce = twin.datapath.hop_id("ips1"), make_nonce(twin.datapath.heartbeat_key("ips1"))
+    template = bytes(12) + b"\x88\xcc" + bytes(46)
+    ours = Lane(number, Direction.LAN_TO_WAN, nonce, template).send(1)
     tagged = ours[:12] + bytes.fromhex("8100002a") + ours[12:]
-    routed = bytes.fromhex("025457") + bytes([number, 0, 2]) + bytes.fromhex("020000000009") + b"\x08\x00" + bytes(46)
-    for beat in (ours, tagged, routed):
+    answer = ours[6:12] + bytes.fromhex("020000000009") + ours[12:]
+    beats = [ours, tagged, answer, Lane(number, Direction.LAN_TO_WAN, nonce).send(1)]
+    neighbour = bytes.fromhex("025457") + bytes([number, 0, 2])
+    for source, target in (("198.18.0.1", "198.18.0.2"), ("2001:2::1", "2001:2::2")):
+        route = Route(bytes(6), ip_address(source), ip_address(target), 9)
+        sent = Lane(number, Direction.LAN_TO_WAN, nonce, route=route).send(1)
+        beats.append(neighbour + bytes.fromhex("020000000009") + sent[12:])
+    for beat in beats:
         assert twin.both(hop(twin, "ips1", Side.WAN), beat, kind).outcome is Outcome.HEARTBEAT
-    for beat in (ours, routed):
         assert twin.both(hop(twin, "quiet", Side.WAN), beat, kind).outcome is Outcome.OUT
         assert twin.both(port(twin), beat, kind).outcome is Outcome.TO_HOP
+
+
+@pytest.mark.parametrize("kind", ["xdp", "tc"])
+def test_what_only_looks_like_ours_passes(twin: Twin, kind: str) -> None:
+    """Our EtherType, our address block, another key, the key at another place, a packet cut short: a customer's frames.
+
+    They come out of the guest as they went in, and none reaches the socket that listens for heartbeats.
+    """
+    number = twin.datapath.hop_id("ips1")
+    key = twin.datapath.heartbeat_key("ips1")
+    neighbour = bytes.fromhex("025457") + bytes([number, 0, 2]) + bytes.fromhex("020000000009")
+    route = Route(bytes(6), ip_address("198.18.0.1"), ip_address("198.18.0.2"), 9)
+    right = Lane(number, Direction.LAN_TO_WAN, make_nonce(key), route=route).send(1)
+    looks = [
+        Lane(number, Direction.LAN_TO_WAN, make_nonce(key ^ 1)).send(1),
+        neighbour[6:] + neighbour[:6] + b"\x88\xb5TWHB" + bytes(42),
+        neighbour + b"\x08\x00" + bytes(46),
+        neighbour + b"\x08\x06" + right[14:],
+        neighbour + right[12:53],
+        bytes.fromhex("0200000000010200000000020800") + right[14:],
+    ]
+    for frame in looks:
+        for side in Side:
+            assert twin.both(hop(twin, "ips1", side), frame, kind).outcome is Outcome.OUT
+        assert twin.both(port(twin), frame, kind).outcome is Outcome.TO_HOP

@@ -165,7 +165,7 @@ class World:
             finally:
                 self._loop.remove_reader(out)
             data, extra, _, _ = out.recvmsg(65536, 256)
-            return _with_tag(data, extra)
+            return with_tag(data, extra)
 
     def close(self) -> None:
         """End guests and namespace."""
@@ -179,7 +179,7 @@ class World:
         self._thread.join()
 
 
-def _with_tag(data: bytes, extra: list[tuple[int, int, bytes]]) -> bytes:
+def with_tag(data: bytes, extra: list[tuple[int, int, bytes]]) -> bytes:
     for level, kind, value in extra:
         status = int.from_bytes(value[0:4], "little")
         if (level, kind) == (263, 8) and status & 0x10:

@@ -45,6 +45,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *traps(config),
         *evaded(config),
         *_blocks(config, down),
+        *_overloads(config),
         *_unchecked(config),
         *_other_segments(config),
         *_unused(config),
@@ -192,6 +193,22 @@ def _all_required(where: str, rule: Rule, hops: Sequence[Guest | Remote]) -> Ite
     if picky:
         what = f"is not required for frames that its accept filter does not take: {', '.join(picky)}"
         yield Finding("note", where, f'"all": a hop {what}')
+
+
+def _overloads(config: Config) -> Iterator[Finding]:
+    """Rules that open when somebody sends more than their hops carry."""
+    for rule in config.rule:
+        where = f"rule {rule.name}: on_overload"
+        if rule.on_overload == "auto":
+            continue
+        if not rule.path:
+            yield Finding("note", where, "has no meaning with an empty path: the frames go straight to the other port")
+        elif rule.on_overload == "bypass-all":
+            what = "whoever sends more than a hop of the path carries switches the inspection of all its frames off"
+            yield Finding("warning", where, what)
+        elif rule.on_overload == "bypass-excess" and rule.on_unavailable == "block":
+            what = 'what exceeds a hop of the path passes uninspected, although on_unavailable = "block"'
+            yield Finding("warning", where, what)
 
 
 def _starts(hop: Guest | Remote) -> bool:

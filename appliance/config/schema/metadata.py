@@ -231,7 +231,9 @@ FIELDS: Final[dict[str, Field]] = {
         rest=True,
     ),
     "guest.tags": Field(
-        "whether it may choose the next hop with an 802.1ad tag", source="a guest is not trusted by default"
+        "whether it may choose the next hop with an 802.1ad tag; then each frame that it gets carries an outer tag",
+        Effect.POLICY,
+        "a guest is not trusted by default",
     ),
     "guest.autostart": Field("start it with the appliance", Effect.BOOT),
     "guest.heartbeat": Field(
@@ -317,6 +319,13 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "management.port": Field(
         "the board's management port", Effect.ADDRESS, range="a port of board.toml", source="the board's first one"
+    ),
+    "rule.on_overload": Field(
+        "a hop of the path gets more frames than it carries: those that exceed it bypass it (bypass-excess) or are "
+        "dropped (block-excess), or all frames of the rule bypass it until the overload ends (bypass-all); auto: "
+        "bypass-excess, or block-excess where on_unavailable says block",
+        Effect.POLICY,
+        "a flood must not switch inspection off",
     ),
     "management.address": Field(
         "its IPv4 address with prefix length, or dhcp; empty: none",

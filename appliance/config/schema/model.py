@@ -228,6 +228,7 @@ class Rule(_Struct, frozen=True):
     path: tuple[Name, ...] = ()
     on_unavailable: Literal["bypass", "block"] = "bypass"
     require: Literal["any", "all"] = "any"
+    on_overload: Literal["auto", "bypass-excess", "block-excess", "bypass-all"] = "auto"  # auto: as on_unavailable
 
 
 class Management(_Struct, frozen=True):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from socket import htonl
 from typing import Protocol
 
 from appliance.config.schema.model import Config
 from appliance.errors import DatapathError
 from appliance.filter.compiler import compile_filter
 from appliance.steering.datapath import Datapath
-from appliance.steering.explain.model import Decision, Lease, Model, State, Step, Where
+from appliance.steering.explain.model import Decision, Gate, Lease, Model, State, Step, Where
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Reason, Role, Side, Verdict, slot
 from appliance.steering.names import Names
@@ -75,6 +76,7 @@ def run(
         flags=flags | layout.DEVICE_TRACE | (layout.DEVICE_TAGS if where.tags else 0),
         peer_max=longest,
         peer_max_sg=longest if longest_sg is None else longest_sg,
+        key=htonl(datapath.heartbeat_key(_name_of(datapath, where.hop))) if where.hop else 0,
     )
     maps["devices"].set(LOOPBACK, device)
     try:
@@ -87,7 +89,7 @@ def run(
     if trace is None:
         raise DatapathError("the datapath wrote no trace")
     outcome, verdict = Outcome(trace.outcome), Verdict(trace.verdict)
-    stops = verdict is Verdict.STACK or outcome is Outcome.BLOCKED
+    stops = verdict is Verdict.STACK or outcome in (Outcome.BLOCKED, Outcome.EXCESS)
     steps = tuple(
         Step(
             step.hop,
@@ -100,6 +102,11 @@ def run(
     )
     rule = None if trace.rule == layout.NO_MATCH else trace.rule
     return Decision(outcome, verdict, None if stops else trace.slot, rule, steps, out)
+
+
+def _name_of(datapath: Datapath, hop: int) -> str:
+    assert datapath.policy is not None
+    return next((name for name, known in datapath.policy.hops.items() if known.id == hop), "")
 
 
 def runs(kind: str, frame: bytes) -> bool:
@@ -146,6 +153,8 @@ class LiveEngine:
         for hop in names:
             until, recovered, draining = (leases.read(hop.id, field) for field in range(3))
             state.leases[hop.id] = Lease(until, recovered, bool(draining))
+            state.gates |= {place: Gate(cost, used) for place, cost, used in self._datapath.gates.limits(hop.id)}
+            state.keys[hop.id] = self._datapath.heartbeat_key(hop.name)
         for place, attached in self._attached.items():
             state.longest[place] = attached.device.longest
         return state

@@ -47,12 +47,22 @@ class Datagram:
 
 
 @dataclass
+class Gate:
+    """How many frames a hop is handed at one tap while it is overloaded (struct gate)."""
+
+    cost: int
+    used: int = 0
+
+
+@dataclass
 class State:
     """What a decision depends on besides policy and frame; times in ns."""
 
     supervisor_until: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)  # by hop id
     longest: dict[int, int] = field(default_factory=dict)  # by slot: longest frame; slots that are not here are empty
+    gates: dict[int, Gate] = field(default_factory=dict)  # by slot; none: no limit
+    keys: dict[int, int] = field(default_factory=dict)  # by hop id: of its heartbeats; none: nothing is a heartbeat
     flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, marks
     new_flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # not established
     fragments: dict[tuple[int, int, int, int], Datagram] = field(default_factory=dict)
@@ -89,7 +99,7 @@ class Decision:
     slot: int | None = None
     rule: int | None = None
     steps: tuple[Step, ...] = ()
-    frame: bytes = b""  # as it leaves: a tag may have gone
+    frame: bytes = b""  # as it leaves: a tag of ours may have gone, or come
     returned_unmatched: bool = False
     bad_tag: bool = False
 
@@ -109,6 +119,10 @@ class _Frame:
     learned: bool = False  # its flow and datagram were looked up
     datagram_rule: int | None = None  # of a later fragment
     wanted: bool = False  # some hop that was asked accepts the frame, be it available or not
+    rule: CompiledRule | None = None
+    overloaded: bool = False  # the hop last looked at is, and must not have the frame
+    exceeds: bool = False  # so was a hop of the path
+    ahead: bool = False  # a hop is looked at for `require` only: the frame does not count there yet
     returned_unmatched: bool = False
     bad_tag: bool = False
 
@@ -133,15 +147,28 @@ class Model:
                 return self._leave(where, direction, data, Outcome.STRAIGHT)
         else:
             direction = Side(where.side ^ 1)  # out of the WAN side: on from LAN to WAN
-            ours = (layout.HEARTBEAT_ADDRESS | where.hop).to_bytes(4, "big")
-            ethertype = layout.ETH_HEARTBEAT.to_bytes(2, "big")
-            if len(data) >= 14 and (ours in (data[6:10], data[:4]) or data[12:14] == ethertype):
+            if self._heartbeat(where.hop, data):
                 return Decision(Outcome.HEARTBEAT, Verdict.STACK, frame=data)
         if len(data) < 14:
             return self._leave(where, direction, data, Outcome.UNPARSED)
         if where.role is Role.PORT:
             return self._from_port(self._frame(data, where, now, direction))
         return self._from_hop(where, data, now, direction)
+
+    def _heartbeat(self, hop: int, data: bytes) -> bool:
+        """Whether it is one of ours: by the hop's key in an address, or in the payload of what the guest routed."""
+        if hop not in self.state.keys or len(data) < 14:
+            return False
+        key = self.state.keys[hop].to_bytes(4, "big")
+        if key in (data[8:12], data[2:6]):
+            return True
+        if data[:4] != (layout.HEARTBEAT_NEIGHBOUR | hop).to_bytes(4, "big") or len(data) < 15:
+            return False
+        header = {b"\x08\x00": (data[14] & 15) * 4, b"\x86\xdd": 40}.get(data[12:14])
+        if header is None:
+            return False
+        at = 14 + header + layout.HEARTBEAT_KEY_AT
+        return data[at : at + 4] == key
 
     def _from_port(self, frame: _Frame) -> Decision:
         index = self._classify(frame)
@@ -160,6 +187,8 @@ class Model:
         """Along what is left of the rule's path; `otherwise`: what becomes of a frame that passes without a hop."""
         rule = self.policy.rules[index]
         hop, missing = self._walk(frame, rule, order)
+        if frame.exceeds and rule.flags & layout.RULE_EXCESS_BLOCK:
+            return self._end(frame, Decision(Outcome.EXCESS, Verdict.DROP, None, index))
         if hop and not missing:
             return self._enter(frame, hop, index)
         blocked = missing if rule.flags & layout.RULE_ALL else frame.where.role is Role.PORT and not frame.available
@@ -184,14 +213,15 @@ class Model:
             return self._out(frame, None, Outcome.OUT)
         if not asked and not rest and not self._ambiguous(where, direction):
             # Nothing to decide: no rule is looked at.
-            frame.bad_tag = vid is not None
+            frame.bad_tag = vid not in (None, layout.TAG_NEXT)
             return self._out(frame, None, Outcome.OUT)
         self._learn(frame)
-        if vid is not None:
+        if vid not in (None, layout.TAG_NEXT):
+            frame.rule = None if index is None else self.policy.rules[index]
             wanted = self._choose(frame, (vid,), None, None, None) if asked and vid != where.hop else 0
             if wanted:
                 return self._enter(frame, wanted, index)
-            frame.bad_tag = True
+            frame.bad_tag = not frame.overloaded
         if index is None or not rest:
             return self._out(frame, index, Outcome.OUT)
         return self._along(frame, index, rest, Outcome.OUT)
@@ -263,8 +293,9 @@ class Model:
     def _walk(self, frame: _Frame, rule: CompiledRule, order: Sequence[int]) -> tuple[int, bool]:
         """The first hop that may have the frame, 0 none; and whether one that the rule requires is missing."""
         first = 0
+        frame.rule = rule
         for position in order:
-            frame.wanted = False
+            frame.wanted, frame.overloaded, frame.ahead = False, False, first != 0
             kind, number = rule.path[position]
             if kind is Item.HOP:
                 hop = self._choose(frame, (number,), position, None, None)
@@ -273,6 +304,11 @@ class Model:
                 bucket = (frame.flow.hash_l3 if group.flags & layout.GROUP_L3 else frame.hash) % layout.BUCKETS
                 members = [self.policy.hops[name].id for name in group.orders[bucket]]
                 hop = self._choose(frame, members, position, group, bucket)
+            if frame.overloaded:
+                frame.exceeds = True
+                if rule.flags & layout.RULE_EXCESS_BLOCK:
+                    break
+                continue
             first = first or hop
             if hop and not rule.flags & layout.RULE_ALL:
                 break
@@ -290,11 +326,15 @@ class Model:
     ) -> int:
         """The first of these that may have the frame; one that is only held down if there is no other."""
         held = 0
+        frame.overloaded = False
         for hop in members:
             reason = self._judge(frame, hop, group.hold_down if group else 0)
             frame.steps.append(Step(hop, reason, position, group.id if group else None, bucket))
             if reason is Reason.TAKEN:
                 return hop
+            if reason is Reason.OVERLOADED:
+                frame.overloaded = True
+                return 0
             if reason is Reason.HELD and not held:
                 held = hop
         if held:
@@ -315,14 +355,27 @@ class Model:
             return Reason.UNAVAILABLE
         if lease.draining and not self._established(frame, hop):
             return Reason.DRAINING
-        if len(frame.data) > longest:
+        if len(frame.data) + 4 * (known is not None and known.tags) > longest:
             return Reason.OVERSIZE
         frame.available = True
         if not accepts:
             return Reason.NOT_ACCEPTED
+        if not frame.ahead and self._exceeds(frame, slot(hop, frame.where.segment, frame.direction)):
+            return Reason.OVERLOADED
         if hold_down and lease.recovered and now < lease.recovered + hold_down:
             return Reason.HELD
         return Reason.TAKEN
+
+    def _exceeds(self, frame: _Frame, place: int) -> bool:
+        """Whether the frame is more than an overloaded hop is handed there."""
+        gate = self.state.gates.get(place)
+        if gate is None:
+            return False
+        gate.used = max(gate.used, frame.now)
+        if gate.used - frame.now > layout.GATE_BURST_NS:
+            return True
+        gate.used += gate.cost
+        return frame.rule is not None and bool(frame.rule.flags & layout.RULE_OVERLOAD_BYPASS)
 
     # -- flows --------------------------------------------------------------------------------------------------------
 
@@ -403,6 +456,9 @@ class Model:
         known = self._hops.get(hop)
         if known is not None and known.tracked and not frame.flow.quoted:
             self._track(frame, hop)
+        if known is not None and known.tags:
+            ours = layout.ETH_TAG.to_bytes(2, "big") + layout.TAG_NEXT.to_bytes(2, "big")
+            frame.data = frame.data[:12] + ours + frame.data[12:]
         place = slot(hop, frame.where.segment, frame.direction)
         return self._end(frame, Decision(Outcome.TO_HOP, Verdict.HOP, place, index))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from socket import htonl
 from typing import Protocol
 
 from appliance.errors import DatapathError, HardwareError
@@ -52,7 +53,8 @@ class _UnfitError(DatapathError):
 
 class Attachments:
     """What is attached. `first_program(segment)`: the program that the ports of a segment (number) may begin in, or
-    None for the common entry; `copy_flags(slot)`: what the device there must know of the copies that are wanted."""
+    None for the common entry; `copy_flags(slot)`: what the device there must know of the copies that are wanted;
+    `key(hop)`: by which the heartbeats of a hop (name) are recognized."""
 
     def __init__(
         self,
@@ -60,10 +62,11 @@ class Attachments:
         names: Numbers,
         first_program: Callable[[int], int | None],
         copy_flags: Callable[[int], int],
+        key: Callable[[str], int],
     ) -> None:
         self._maps, self._names = kernel.maps, names
         self._losses = losses.Place(kernel)
-        self._first_program, self._copy_flags = first_program, copy_flags
+        self._first_program, self._copy_flags, self._key = first_program, copy_flags, key
         names_of = {"xdp": "entry_xdp", FILLING: "entry_filling_xdp", "tc": "entry_tc"}
         entries = {which: kernel.programs[name] for which, name in names_of.items()}
         self._links = Links(entries, kernel.pins / "links" if kernel.pins is not None else None)
@@ -375,6 +378,7 @@ class Attachments:
                 flags=flags,
                 peer_max=longest,
                 peer_max_sg=longest if peer is None or peer.device.sends_several() else 0,
+                key=htonl(self._key(attachment.hop)) if attachment.hop else 0,
             ),
         )
 
@@ -408,6 +412,11 @@ class Attachments:
         for place in gone:
             self._detach(place)
         return gone
+
+    def ifindex(self, place: int) -> int | None:
+        """Of the device in this slot; None: there is none."""
+        attached = self._attached.get(place)
+        return attached.device.ifindex if attached is not None else None
 
     def all(self) -> list[Attachment]:
         """Everything that is attached, ports first."""

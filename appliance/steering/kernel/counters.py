@@ -67,6 +67,7 @@ class RuleCount:
     to_hop: int
     bypassed: int
     blocked: int
+    excess: int
 
     @classmethod
     def of(cls, values: list[RuleCounterValue]) -> RuleCount:
@@ -77,6 +78,7 @@ class RuleCount:
             sum(v.to_hop for v in values),
             sum(v.bypassed for v in values),
             sum(v.blocked for v in values),
+            sum(v.excess for v in values),
         )
 
 

@@ -38,10 +38,11 @@ MAX_ACCEPTS = 64  # bits of scratch.accept
 NO_MATCH = 0xFFFFFFFF
 NO_ACCEPT_BIT = 255
 
-ETH_HEARTBEAT = 0x88B5
-HEARTBEAT_ADDRESS = 0x02545700
+HEARTBEAT_NEIGHBOUR = 0x02545700
+HEARTBEAT_KEY_AT = 16
 ETH_TAG = 0x88A8
 TAG_OUT = 0
+TAG_NEXT = 4000
 TAG_OUT_LAN = 4001
 TAG_OUT_WAN = 4002
 
@@ -54,6 +55,7 @@ FRAGMENT_NS = 2_000_000_000
 FRAGMENT_PAIR = 0x10000
 FRAGMENT_PAIR_NS = 60_000_000_000
 FRAGMENT_SEGMENT_SHIFT = 24
+GATE_BURST_NS = 10_000_000
 
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
@@ -82,10 +84,13 @@ RULE_HASH = 4
 RULE_ALL = 8
 SEGMENT_LINK_LOCAL = 1
 SEGMENT_FRAGMENTS = 2
+RULE_EXCESS_BLOCK = 16
+RULE_OVERLOAD_BYPASS = 32
 GROUP_STANDBY = 1
 GROUP_L3 = 2
 HOP_TRACKED = 1
 HOP_RECORDED = 2
+HOP_TAGS = 4
 
 
 def slot(hop: int, segment: int, side: int) -> int:
@@ -168,12 +173,13 @@ class Outcome(IntEnum):
     NO_PROGRAM = 9
     UNKNOWN = 10
     LINK_LOCAL = 11
+    EXCESS = 12
 
 
 OUTCOME_PLACES = 16
 LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL)
 """Outcomes of frames that are sent out of a port of the segment."""
-DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE)
+DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS)
 
 
 class Loss(IntEnum):
@@ -203,6 +209,7 @@ class Reason(IntEnum):
     OVERSIZE = 4
     HELD = 5
     SUPERVISOR = 6
+    OVERLOADED = 7
 
 
 class CopyWay(IntEnum):
@@ -230,6 +237,7 @@ class DeviceValue(ctypes.Structure):
         ("flags", c_uint16),
         ("peer_max", c_uint32),
         ("peer_max_sg", c_uint32),
+        ("key", c_uint32),
     )
 
 
@@ -274,7 +282,12 @@ class LeaseValue(ctypes.Structure):
         ("draining", c_uint64),
         ("skipped", c_uint64),
         ("ended", c_uint64),
+        ("overloaded", c_uint64),
     )
+
+
+class GateValue(ctypes.Structure):
+    _fields_ = (("cost", c_uint64), ("used", c_uint64), ("over", c_uint64))
 
 
 class ControlValue(ctypes.Structure):
@@ -318,7 +331,7 @@ class RuleCounterValue(ctypes.Structure):
         ("to_hop", c_uint64),
         ("bypassed", c_uint64),
         ("blocked", c_uint64),
-        ("pad", c_uint64),
+        ("excess", c_uint64),
     )
 
 
@@ -449,7 +462,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The head: what generated programs know."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 18))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 19))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value a CPU.
@@ -462,6 +475,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "tx": (c_uint32, c_uint32),
     "targets": (c_uint32, TargetValue),
     "leases": (c_uint32, LeaseValue),
+    "gates": (c_uint32, GateValue),
     "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),
     "rules": (c_uint32, RuleValue),

@@ -51,7 +51,7 @@ def config(text: str = BASE, *edits: tuple[str, str]) -> Config:
 CHANGES = [
     (('image = "a"', 'image = "a"\nmemory = "1G"'), "guest ips1: memory", "512M", "1G", metadata.Effect.PROCESS),
     (('image = "a"', 'image = "a"\ncpus = 2'), "guest ips1: cpus", "1", "2", metadata.Effect.PROCESS),
-    (('image = "a"', 'image = "a"\ntags = true'), "guest ips1: tags", "false", "true", metadata.Effect.NOW),
+    (('image = "a"', 'image = "a"\ntags = true'), "guest ips1: tags", "false", "true", metadata.Effect.POLICY),
     (('match = "tcp port 80"', 'match = "udp"'), "rule web: match", "tcp port 80", "udp", metadata.Effect.POLICY),
     (('path = ["ips1"]', "path = []"), "rule web: path", "[ips1]", "[]", metadata.Effect.POLICY),
     (('wan = "wan0"', 'wan = "wan9"'), "segment main: wan", "wan0", "wan9", metadata.Effect.PORTS),
@@ -316,6 +316,20 @@ def test_a_rule_that_blocks_from_the_commit_on() -> None:
     two = config(group + BASE, ('path = ["ips1"]', 'path = ["both"]\non_unavailable = "block"'))
     assert not [f for f in lint(two, None, {"ips1": "failed"}) if "from the commit on" in f.what]
     assert [f for f in lint(two, None, {"ips1": "failed", "ips2": "stopped"}) if "from the commit on" in f.what]
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ('on_overload = "bypass-all"', "switches the inspection of all its frames off"),
+        ('on_unavailable = "block"\non_overload = "bypass-excess"', "passes uninspected, although"),
+        ('on_unavailable = "block"', ""),
+        ('on_overload = "block-excess"', ""),
+    ],
+)
+def test_a_rule_that_a_flood_opens(keys: str, says: str) -> None:
+    found = [f for f in lint(config(BASE, ('path = ["ips1"]', f'path = ["ips1"]\n{keys}'))) if "overload" in f.where]
+    assert [(f.severity, says in f.what) for f in found] == [("warning", True)] * bool(says)
 
 
 def test_lint_of_a_change() -> None:

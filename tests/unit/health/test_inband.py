@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.health.inband import ETHERTYPE, FRAME_BYTES, Beat, Direction, Lane, Proof, decode, encode, source_address
+from appliance.health.inband import (
+    ETHERTYPE,
+    FRAME_BYTES,
+    Beat,
+    Direction,
+    Lane,
+    Proof,
+    decode,
+    encode,
+    key_of,
+    make_nonce,
+    source_address,
+)
 from appliance.health.inband import target_address as target
 
 BEATS = st.builds(
@@ -39,11 +51,22 @@ def test_any_bytes_are_no_trouble(frame: bytes) -> None:
 
 def test_addresses_suit_a_bridge() -> None:
     """Unicast, locally administered; nobody sends from where they go, and no source is seen at both ports."""
-    sources = {source_address(5, way) for way in Direction}
-    targets = {target(5, way) for way in Direction}
+    nonce = make_nonce(0x12345678)
+    sources = {source_address(nonce, way) for way in Direction}
+    targets = {target(nonce, way) for way in Direction}
     assert len(sources) == len(targets) == 2
     assert not sources & targets
     assert all(address[0] & 3 == 2 for address in sources | targets)
+
+
+def test_nobody_outside_knows_the_addresses() -> None:
+    """Whoever knew where heartbeats go could send from there, and a bridge in the guest would no longer flood them."""
+    first, second = (make_nonce(0x12345678) for _ in range(2))
+    assert key_of(first) == key_of(second) == bytes.fromhex("12345678")
+    assert target(first, Direction.LAN_TO_WAN) != target(second, Direction.LAN_TO_WAN)
+    frame = FRAME_BYTES * b"x"
+    goes = [Lane(3, Direction.LAN_TO_WAN, nonce, frame).send(1)[:3] for nonce in (5 << 24, 6 << 24)]
+    assert goes[0] != goes[1]
 
 
 def test_what_comes_back_proves_the_time_it_was_sent() -> None:

@@ -14,8 +14,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from appliance.config.schema import model
-from appliance.health.inband import MAGIC, Beat, Direction, Lane, Proof
-from appliance.health.inband_routed import Route, next_hop
+from appliance.health.inband import MAGIC, Beat, Direction, Lane, Proof, neighbour_address
+from appliance.health.inband_routed import Route
 from appliance.health.inband_streams import TapPair, streams
 
 PAIR = TapPair("tap-l", "tap-w", addresses=("02:00:00:00:00:0a", "02:00:00:00:00:0b"))
@@ -32,7 +32,7 @@ def lane(route: Route = ROUTE) -> Lane:
 def forwarded(frame: bytes, **more: object) -> bytes:
     """What a router makes of it: its own source, the next station, a hop less, checksums anew."""
     packet = Ether(frame)
-    packet.src, packet.dst = "02:99:00:00:00:01", next_hop(5, Direction.LAN_TO_WAN).hex(":")
+    packet.src, packet.dst = "02:99:00:00:00:01", neighbour_address(5, Direction.LAN_TO_WAN).hex(":")
     packet[IP].ttl -= 1
     for key, value in more.items():
         setattr(packet[IP], key, value)
@@ -74,7 +74,7 @@ def test_in_ipv6_it_is_known_when_it_comes_out() -> None:
     """By the lane of its family, and no other."""
     one = lane(ROUTE6)
     packet = Ether(one.send(1000))
-    packet.src, packet.dst = "02:99:00:00:00:01", next_hop(5, Direction.LAN_TO_WAN).hex(":")
+    packet.src, packet.dst = "02:99:00:00:00:01", neighbour_address(5, Direction.LAN_TO_WAN).hex(":")
     packet[IPv6].hlim -= 1
     out = bytes(packet)
     assert not lane().claims(out)
@@ -109,7 +109,7 @@ def test_another_runs_or_guests_prove_nothing() -> None:
 @given(st.binary(max_size=80))
 def test_any_bytes_are_no_trouble(data: bytes) -> None:
     for route in (ROUTE, ROUTE6):
-        ours = next_hop(5, Direction.LAN_TO_WAN) + bytes(6) + route.ethertype.to_bytes(2, "big") + data
+        ours = neighbour_address(5, Direction.LAN_TO_WAN) + bytes(6) + route.ethertype.to_bytes(2, "big") + data
         for frame in (data, ours, ours + MAGIC):
             assert route.decode(frame, 5) is None
 

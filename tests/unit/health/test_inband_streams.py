@@ -35,6 +35,7 @@ class Tap:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.refused = 0
 
     def send(self, frame: bytes) -> None:
         self.sent.append(frame)
@@ -52,11 +53,11 @@ def one(given: model.Probe, tmp_path: Path) -> tuple[Stream, Tap]:
 
 def test_a_template_is_numbered_by_its_addresses_only() -> None:
     """Everything behind the addresses stays; each frame has another number, and proves itself once."""
-    lane = Lane(3, Direction.LAN_TO_WAN, 99, FRAME)
+    lane = Lane(3, Direction.LAN_TO_WAN, 1 << 32 | 99, FRAME)
     first, second = lane.send(10), lane.send(20)
     assert first[12:] == second[12:] == FRAME[12:]
     assert first[:6] != second[:6]
-    assert first[6:12] == second[6:12] == bytes.fromhex("025457030010")
+    assert first[6:12] == second[6:12] == bytes.fromhex("021000000001")
     assert not first[0] & 1  # no multicast: a bridge floods it, and no station takes it
     proof = lane.receive(35, second)
     assert proof is not None
@@ -65,7 +66,7 @@ def test_a_template_is_numbered_by_its_addresses_only() -> None:
     assert lane.foreign == 1
 
 
-@pytest.mark.parametrize("spoiled", [b"", b"\x02\x54\x57" + bytes(50), FRAME], ids=["empty", "forged", "another"])
+@pytest.mark.parametrize("spoiled", [b"", b"\x02\x00\x00" + bytes(50), FRAME], ids=["empty", "forged", "another"])
 def test_what_a_guest_makes_up_proves_nothing(spoiled: bytes) -> None:
     lane = Lane(3, Direction.LAN_TO_WAN, 99, FRAME)
     lane.send(10)
