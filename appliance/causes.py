@@ -17,6 +17,7 @@ class Cause(StrEnum):
     CONFIG_INVALID = "config_invalid"
     PORT_MISSING = "port_missing"
     PORT_SET_DOWN = "port_set_down"
+    LINKS_UNREADABLE = "links_unreadable"
     LINK_DOWN = "link_down"
     LINKS_DOWN = "links_down"
     NOT_SENT = "not_sent"
@@ -71,6 +72,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.CONFIG_INVALID: "the configuration is not valid: run `bypass check` on the file",
     Cause.PORT_MISSING: "a port of the segment does not exist: compare board.toml with the hardware",
     Cause.PORT_SET_DOWN: "another program sets a port of the segment down: find out which and stop it",
+    Cause.LINKS_UNREADABLE: "the kernel does not tell of its network devices: a driver hangs, see the kernel log",
     Cause.LINK_DOWN: "a port of the segment has no link: check cable and neighbour",
     Cause.LINKS_DOWN: "no port of the segment has a link: check cables and neighbours, then the appliance's own ports",
     Cause.NOT_SENT: "a port sends none of its frames: look for its driver in the kernel log",

@@ -36,6 +36,10 @@ LOOK_NS = 900_000_000
 SCAN_NS = 5_000_000_000
 """A missing port, or one that could not be set up, is looked for again after this time, though nothing was heard."""
 
+UNANSWERED = 40
+"""So many quarters of a second without an answer of the kernel are a fault. They are counted while we run, because a
+machine that stood still has not asked."""
+
 Repaired = Callable[[str, Cause, str], None]
 """Told of what was set right on a port: its name, what had been done to it, and how in words."""
 
@@ -117,6 +121,8 @@ class Links:
         self.ports: dict[str, Port] = {}
         self.missing: dict[str, str] = {}
         self.contested: dict[str, str] = {}  # by port: what another program keeps doing to it
+        self.unreadable = ""  # why nothing is known of the ports
+        self._unanswered = 0
         self.looked = 0  # when the counters of the ports were read
         self._wrong: set[str] = set()  # ports whose settings somebody seems to have changed
         self._scanned = 0
@@ -150,7 +156,19 @@ class Links:
                 self._rescan = False
                 self._scan()
             if woken or self._wrong or now - self.looked >= LOOK_NS:
-                await in_thread(self._look(), alive, self.patience)
+
+                def waiting() -> None:
+                    alive()
+                    self._wait_for_answer(1)
+
+                await in_thread(self._look(), waiting, self.patience)
+
+    def _wait_for_answer(self, quarters: int) -> None:
+        self._unanswered += quarters
+        if self._unanswered >= UNANSWERED and not self.unreadable:
+            self.unreadable = f"the kernel has not answered for {UNANSWERED // 4} s about its network devices"
+            log.error("%s", self.unreadable)
+            self._changed()
 
     async def _look(self) -> None:
         """Ask for the ports, and set right what is wrong. In a thread: both wait for whoever changes some link."""
@@ -158,8 +176,13 @@ class Links:
             answers = await asyncio.to_thread(netlink.read_links, [port.ifindex for port in self.ports.values()])
         except OSError as error:
             log.error("links cannot be read: %s", error.strerror or error)
+            self._wait_for_answer(4)
             answers = {}
-        changed = False
+        else:
+            self._unanswered = 0
+        changed = bool(self.unreadable) and not self._unanswered
+        if changed:
+            self.unreadable = ""
         for message in answers.values():
             if message is None:
                 self._scan_soon()

@@ -10,11 +10,14 @@ them open. Only a port that gets its link long after the relay moved gives a hin
 
 A link takes its time to come up after the relay moved or we took the port up, and what a port says just then is what
 was before. So a port that has not shown its link since then has more time than one that has lost it.
+
+When one link was lost and is passed on, an attempt holds the other port down until that link is there: its neighbour
+would else see, for the time of each attempt, a way that leads nowhere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from appliance.causes import Cause
@@ -71,6 +74,7 @@ class Carrier:
         self._seen: set[Side] = set()  # those whose link has been up since
         self._missing: dict[Side, int] = {}  # since when
         self._up: dict[Side, bool] = {"lan": True, "wan": True}
+        self._suspect: Side | None = None  # the one link whose loss led to bypass
         self.deadline: int | None = None  # when time alone may change the meaning
 
     def moved(self, now: int, *sides: Side) -> None:
@@ -101,7 +105,12 @@ class Carrier:
             self.deadline = None
             return Meaning(returned=returned)
         self._plan(now, limit)
-        return self._weigh(now, ports, policy, limit, attempt)
+        meaning = self._weigh(now, ports, policy, limit, attempt)
+        if meaning.bypass:
+            self._suspect = next(iter(self._missing)) if len(self._missing) == 1 else None
+        elif attempt and policy == "propagate" and self._suspect and self._suspect not in self._seen:
+            return replace(meaning, down=frozenset({_other(self._suspect)}))
+        return meaning
 
     def _weigh(self, now: int, ports: Ports, policy: Policy, limit: int, attempt: bool) -> Meaning:
         lost = {side for side in self._missing if self._is_lost(now, side)}

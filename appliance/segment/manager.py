@@ -294,6 +294,8 @@ class Segments:
         ]
         if gone:
             faults[Cause.PORT_MISSING] = "; ".join(gone)
+        if self._links.unreadable:
+            faults[Cause.LINKS_UNREADABLE] = self._links.unreadable
         contested = [f"{port} {said}" for port in ports if (said := self._links.contested.get(port))]
         if contested:
             faults[Cause.PORT_SET_DOWN] = "; ".join(contested)

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import struct
+from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -173,6 +176,55 @@ def test_a_lost_link_has_the_others_asked_for_at_once(monkeypatch: pytest.Monkey
     assert not world.links._woken.is_set()
     world.links._take_message(up._replace(link=False))
     assert world.links._woken.is_set()
+
+
+def test_a_kernel_that_does_not_answer_is_a_fault_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that hangs may keep everybody from asking; what is counted is the time in which we waited."""
+    world = Settings(monkeypatch)
+    world.flags = netdev.TRANSPARENT
+    hangs, faults = True, list[str]()
+
+    async def thread(function: Callable[[Any], Any], argument: Any) -> Any:
+        while hangs:
+            await asyncio.sleep(0)
+        return function(argument)
+
+    waits = 0
+
+    def alive() -> None:
+        nonlocal hangs, waits
+        waits += 1
+        faults.append(world.links.unreadable)
+        hangs = waits < links.UNANSWERED + 10
+        if waits > links.UNANSWERED + 20:
+            raise HardwareError("enough")
+
+    monkeypatch.setattr(asyncio, "to_thread", thread)
+    monkeypatch.setattr(world.links, "patience", 400_000)
+    world.now = 10**12
+    with pytest.raises(HardwareError, match="enough"):
+        asyncio.run(world.links.run(alive))
+    assert not any(faults[: links.UNANSWERED])
+    assert faults[links.UNANSWERED + 5] == "the kernel has not answered for 10 s about its network devices"
+    assert faults[-1] == ""
+
+
+def test_a_kernel_that_refuses_to_answer_is_a_fault_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Settings(monkeypatch)
+    world.flags = netdev.TRANSPARENT
+
+    def refuse(_: object) -> None:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    with monkeypatch.context() as context:
+        context.setattr(netlink, "read_links", refuse)
+        for _ in range(links.UNANSWERED // 4 - 1):
+            world.look()
+        assert not world.links.unreadable
+        world.look()
+        assert world.links.unreadable
+    world.look()
+    assert not world.links.unreadable
 
 
 def test_a_missing_port_is_looked_for_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:

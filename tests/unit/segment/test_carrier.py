@@ -125,6 +125,29 @@ def test_an_attempt_is_bounded_whatever_the_limit() -> None:
     assert not again.bypass, "it was there: the attempt has succeeded, and this is another loss"
 
 
+def test_an_attempt_does_not_promise_a_way_that_is_not_there() -> None:
+    """The other neighbour sees a link only when the lost one is back."""
+    carrier = settled()
+    look(carrier, T0, False, True)
+    assert look(carrier, T0 + LIMIT, False, True).bypass
+    for start, back in ((2 * T0, False), (3 * T0, True)):
+        carrier.moved(start)
+        for after in (1, SECOND, SETTLE_NS):
+            assert look(carrier, start + after, False, False, WAN, attempt=True).down == WAN
+        found = look(carrier, start + SETTLE_NS + SECOND, back, False, WAN, attempt=True)
+        assert found.down == (NONE if back else WAN)
+        over = look(carrier, start + APPEAR_NS, back, False, NONE if back else WAN, attempt=True)
+        assert over.bypass == (not back)
+        assert over.down == NONE
+    carrier = settled()
+    look(carrier, T0, False, False)
+    assert look(carrier, T0 + BOTH_NS, False, False).bypass
+    carrier.moved(2 * T0)
+    assert look(carrier, 2 * T0 + SECOND, False, False, attempt=True).down == NONE, (
+        "with both lost it is not known which"
+    )
+
+
 def test_the_limit_counts_from_the_relays_move() -> None:
     """In bypass an open port has no link for days; that is no loss."""
     carrier = Carrier()

@@ -480,6 +480,14 @@ def test_link_loss_to_bypass() -> None:
     assert made.wants() == {"relay-inline": ("bypass", "link_down")}
 
 
+def test_a_kernel_that_tells_nothing_is_a_reason_for_bypass() -> None:
+    made = segments()
+    state = inline(made)
+    made._links.unreadable = "no answer"
+    made.update(2, state, none)
+    assert made.wants() == {"relay-inline": ("bypass", "links_unreadable")}
+
+
 def test_a_port_that_another_program_keeps_setting_down_is_a_reason_for_bypass() -> None:
     made = segments()
     state = inline(made)
