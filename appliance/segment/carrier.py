@@ -23,7 +23,7 @@ from typing import Literal
 from appliance.causes import Cause
 
 MS = 1_000_000
-SETTLE_NS = 5000 * MS
+SETTLE_NS = 4000 * MS
 """After the relay or a port of ours moved, what the port says is of before, or a link that is just being negotiated."""
 APPEAR_NS = 10_000 * MS
 """A link has this long to come up again: 1000BASE-T needs 2 to 4 s, 10GBASE-T up to 7."""
@@ -88,7 +88,7 @@ class Carrier:
         """Weigh the links now.
 
         `limit`: one missing link leads to bypass after this time (ns); 0: never. `attempt`: the relay is inline only to
-        find out whether the lost links are back.
+        find out whether the lost links are back; what is missing is named from its beginning.
         """
         returned = False
         for side in SIDES:
@@ -114,7 +114,7 @@ class Carrier:
 
     def _weigh(self, now: int, ports: Ports, policy: Policy, limit: int, attempt: bool) -> Meaning:
         lost = {side for side in self._missing if self._is_lost(now, side)}
-        named = [side for side in SIDES if side in self._missing and self._is_named(now, side)]
+        named = [side for side in SIDES if side in self._missing and (attempt or self._is_named(now, side))]
         if not named:
             return Meaning()
         names = " and ".join(ports.name(side) for side in named)

@@ -125,6 +125,15 @@ def test_an_attempt_is_bounded_whatever_the_limit() -> None:
     assert not again.bypass, "it was there: the attempt has succeeded, and this is another loss"
 
 
+def test_an_attempt_names_what_it_looks_for_from_its_beginning() -> None:
+    """The relay is driven and no frame crosses: that has a cause at every moment."""
+    for attempt, cause in ((True, Cause.LINKS_DOWN), (False, Cause.HEALTHY)):
+        carrier = Carrier()
+        carrier.moved(T0)
+        first = look(carrier, T0, False, False, attempt=attempt)
+        assert (first.cause, first.bypass, first.down) == (cause, False, NONE)
+
+
 def test_an_attempt_does_not_promise_a_way_that_is_not_there() -> None:
     """The other neighbour sees a link only when the lost one is back."""
     carrier = settled()
