@@ -14,9 +14,15 @@ from appliance.health.detector import Carried
 from appliance.health.inband_streams import Evidence, Stream
 from appliance.health.overload import TARGET_NS, Load, Look, Overload
 
+ONSET_NS = 500_000_000
+"""So long an overload explains that heartbeats are missing in the other direction too: by then the limit has helped."""
+
 
 class OneWay:
-    """The stream with the shortest interval leads: it says when to look, and how long heartbeats take."""
+    """The stream with the shortest interval leads: it says when to look, and how long heartbeats take.
+
+    `other`: the way back, whose flood may keep the guest from passing anything on here.
+    """
 
     def __init__(self, streams: Sequence[Stream], load: Load) -> None:
         self._streams, self._load = streams, load
@@ -26,7 +32,9 @@ class OneWay:
             if stream.latency_limit is not None:
                 self._target = min(self._target, stream.latency_limit.limit // 2)
         self._overload = self._unknown()
-        self._looked = 0
+        self._looked = self._began = 0
+        self._proved: int | None = None
+        self.other: OneWay | None = None
 
     def _unknown(self) -> Overload:
         """Nothing is known of what it carries."""
@@ -56,10 +64,14 @@ class OneWay:
             return
         self._looked = now
         lead, was, sample = self._lead, self._overload.rate, self._load.sample()
-        at = self._overload.proof(now, sample, waiting=any(stream.waits for stream in self._streams))
+        at = self._overload.proof(now, sample)
+        self._proved = self._proved if at is None else at
+        if at is None and self.other is not None:
+            at = self.other.lends(now)
         if now >= lead.due:
             self._overload.look(now, sample, Look(lead.waits, lead.refused, lead.latency))
         if self._overload.rate != was:
+            self._began = self._began if was else now
             self._load.limit(self._overload.rate)
         for stream in self._streams:
             stream.excused = self._overload.excuses
@@ -68,9 +80,14 @@ class OneWay:
                 if stream.latency_check:
                     yield stream.latency_check, Carried(at)
 
+    def lends(self, now: int) -> int | None:
+        """What frames of this way prove for the other one, while this one begins to be too much for the guest."""
+        begins = now - self._began < ONSET_NS if self._overload.active else self._lead.waits
+        return self._proved if begins else None
+
     def relieve(self) -> None:
         """The guest gets no frames any more, or this watch ends: nothing limits what comes next."""
-        self._overload = self._unknown()
+        self._overload, self._proved = self._unknown(), None
         self._load.limit(0)
         for stream in self._streams:
             stream.excused = False
@@ -82,4 +99,7 @@ def one_ways(streams: Sequence[Stream], loads: Mapping[str, Load]) -> list[OneWa
     for stream in streams:
         if not stream.negative and stream.enters in loads:
             found.setdefault(stream.enters, []).append(stream)
-    return [OneWay(group, loads[enters]) for enters, group in found.items()]
+    ways = {enters: OneWay(group, loads[enters]) for enters, group in found.items()}
+    for enters, group in found.items():
+        ways[enters].other = ways.get(group[0].leaves)
+    return list(ways.values())

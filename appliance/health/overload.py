@@ -96,18 +96,15 @@ class Overload:
         """Whether late heartbeats say nothing about the guest itself: the limit can still be lowered."""
         return self.rate > FLOOR
 
-    def proof(self, now: int, sample: Sample | None, *, waiting: bool) -> int | None:
-        """The time for which frames that came out since prove that the guest forwards; None: they prove nothing.
-
-        `waiting`: a heartbeat is missing, so that they are needed.
-        """
+    def proof(self, now: int, sample: Sample | None) -> int | None:
+        """The time for which frames that came out since prove that the guest forwards; None: they prove nothing."""
         if sample is None:
             return None
         since = self._since
         if since is not None and sample.came - since[1].came < LEAST:
             return None
         self._since = now, sample
-        return since[0] if since is not None and waiting and self._excusable else None
+        return since[0] if since is not None and self._excusable else None
 
     def look(self, now: int, sample: Sample | None, look: Look) -> None:
         """One look, at a heartbeat. `rate` is the new limit."""

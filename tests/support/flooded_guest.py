@@ -15,11 +15,13 @@ import argparse
 import asyncio
 import ctypes
 import json
+import mmap
 import os
 import select
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -58,15 +60,21 @@ def child(body: Callable[[], None]) -> int:
         os._exit(0)
 
 
-def forward(fds: tuple[int, int], capacity: int) -> None:
-    """The guest: what it reads from one tap it writes to the other, at most so many frames a second."""
+def forward(fds: tuple[int, int], capacity: int, stalled: mmap.mmap) -> None:
+    """The guest: what it reads from one tap it writes to the other, at most so many frames a second.
+
+    `stalled`: the longest time (ms) for which the machine did not let it run, as a number of 8 bytes.
+    """
     poll, ways = select.poll(), ((fds[0], fds[1]), (fds[1], fds[0]))
     for fd in fds:
         poll.register(fd, select.POLLIN)
-    budget, last = 0.0, time.monotonic()
+    budget, longest = 0.0, 0
+    last = begun = time.monotonic()
     while True:
+        longest = max(longest, int((time.monotonic() - begun) * 1000))
+        stalled[:8] = longest.to_bytes(8, "little")
         poll.poll()
-        now = time.monotonic()
+        begun = now = time.monotonic()
         budget, last = min(budget + (now - last) * capacity, max(capacity / 200, 4.0)), now
         if budget < 1:
             time.sleep(0.0005)
@@ -142,7 +150,9 @@ def wires() -> None:
         subprocess.run(["ethtool", "-K", host, "gro", "on"], check=True)
 
 
-async def scenario(asked: argparse.Namespace, datapath: Datapath, forwarder: int, folder: Path) -> dict[str, object]:
+async def scenario(
+    asked: argparse.Namespace, datapath: Datapath, forwarder: int, stalled: mmap.mmap, folder: Path
+) -> dict[str, object]:
     """Prove the guest, flood it, and say what became of it."""
     interval = Duration.parse(asked.interval)
     probe = model.Probe(kind="inband", interval=interval, misses=asked.misses)
@@ -160,10 +170,12 @@ async def scenario(asked: argparse.Namespace, datapath: Datapath, forwarder: int
     before, start = datapath.counters(), time.monotonic_ns()
     pid = child(lambda: flood("lan", int(asked.capacity * asked.times), asked.seconds))
     found: dict[str, object] = {}
-    highest = 0
+    highest = late = 0
     until = start + int((asked.hang or asked.seconds) * 1e9)
     while time.monotonic_ns() < until:
-        await asyncio.sleep(0.05)
+        began = time.monotonic_ns()
+        await asyncio.sleep(0.005)
+        late = max(late, time.monotonic_ns() - began - 5_000_000)
         highest = max([highest, *(way.limit_frames_per_s for way in watch.overload())])
     after, spent = datapath.counters(), (time.monotonic_ns() - start) / 1e9
     if asked.hang:
@@ -177,27 +189,35 @@ async def scenario(asked: argparse.Namespace, datapath: Datapath, forwarder: int
     back = after.hops["ips"].taps["main", Side.WAN].frames[Outcome.OUT]
     back -= before.hops["ips"].taps["main", Side.WAN].frames[Outcome.OUT]
     watch.stop()
-    return found | {
-        "offered_per_s": round((port.total - before.ports["main", Side.LAN].total) / spent),
-        "carried_per_s": round(back / spent),
-        "falls": sum(1 for at, state, _ in subject.moves if state == "suspect" and at < start + spent * 1e9),
-        "states": [state for _, state, _ in subject.moves],
-        "details": [detail for _, _, detail in subject.moves if detail],
-        "handed": after.hops["ips"].to_frames - before.hops["ips"].to_frames,
-        "excess": after.rules["all"].excess,
-        "skipped": after.hops["ips"].skipped[Reason.OVERLOADED],
-        "outcomes": {outcome.name.lower(): count for outcome, count in port.frames.items() if count},
-        "queue_full": (loads[TAPS[0]].sample() or loads[TAPS[1]].sample()).lost,  # type: ignore[union-attr]
-        "highest_limit_per_s": highest,
-        "latency_p50_ms": watch.latency_ms(0.5),
-        "latency_p99_ms": watch.latency_ms(0.99),
-        "heartbeats_sent": watch.heartbeats()[0].sent,
-        "heartbeats_back": watch.heartbeats()[0].received,
-    }
+    return (
+        found
+        | {
+            "offered_per_s": round((port.total - before.ports["main", Side.LAN].total) / spent),
+            "carried_per_s": round(back / spent),
+            "falls": sum(1 for at, state, _ in subject.moves if state == "suspect" and at < start + spent * 1e9),
+            "states": [state for _, state, _ in subject.moves],
+            "details": [detail for _, _, detail in subject.moves if detail],
+            "handed": after.hops["ips"].to_frames - before.hops["ips"].to_frames,
+            "excess": after.rules["all"].excess,
+            "skipped": after.hops["ips"].skipped[Reason.OVERLOADED],
+            "outcomes": {outcome.name.lower(): count for outcome, count in port.frames.items() if count},
+            "queue_full": (loads[TAPS[0]].sample() or loads[TAPS[1]].sample()).lost,  # type: ignore[union-attr]
+            "highest_limit_per_s": highest,
+            "latency_p50_ms": watch.latency_ms(0.5),
+            "latency_p99_ms": watch.latency_ms(0.99),
+            "guest_stalled_ms": int.from_bytes(stalled[:8], "little"),
+            "watch_stalled_ms": late // 10**6,
+            "heartbeats_sent": watch.heartbeats()[0].sent,
+            "heartbeats_back": watch.heartbeats()[0].received,
+        }
+    )
 
 
 def main() -> None:
-    """The whole of it."""
+    """The whole of it; with `--only-flood DEVICE RATE SECONDS` the flood alone, in the namespace of the caller."""
+    if sys.argv[1] == "--only-flood":
+        flood(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+        return
     parser = argparse.ArgumentParser()
     parser.add_argument("object", type=Path)
     parser.add_argument("--capacity", type=int, default=2000)
@@ -214,7 +234,8 @@ def main() -> None:
     for name in TAPS:
         tap.ensure(name)
     fds = (tap.open_tap(TAPS[0]), tap.open_tap(TAPS[1]))
-    forwarder = child(lambda: forward(fds, asked.capacity))
+    stalled = mmap.mmap(-1, 8)
+    forwarder = child(lambda: forward(fds, asked.capacity, stalled))
     for fd in fds:
         os.close(fd)
     datapath = Datapath.open(asked.object)
@@ -227,7 +248,7 @@ def main() -> None:
         datapath.set_policy(model.Config(segment=(segment,), guest=(model.Guest(name="ips"),), rule=(rule,)))
         datapath.leases.renew_supervisor(time.monotonic_ns() + FAR)
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(asyncio.run(scenario(asked, datapath, forwarder, Path(folder)))))
+            print(json.dumps(asyncio.run(scenario(asked, datapath, forwarder, stalled, Path(folder)))))
     finally:
         datapath.unload()
         os.kill(forwarder, signal.SIGKILL)

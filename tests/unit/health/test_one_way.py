@@ -49,33 +49,40 @@ class Tap:
 
 
 class Bench:
-    """A guest with one in-band probe that enters at the LAN, every 20 ms."""
+    """A guest with one in-band probe, every 20 ms, that enters at the LAN; with `both`, at the WAN too."""
 
-    def __init__(self, folder: Path, *, slow: model.Slow | None = None) -> None:
-        probe = model.Probe(kind="inband", enter="lan", interval=Duration(20 * MS), misses=2, slow=slow)
-        self.load, self.tap, self.now = Counters(), Tap(), 0
+    def __init__(self, folder: Path, *, slow: model.Slow | None = None, both: bool = False) -> None:
+        interval = Duration(20 * MS)
+        probe = model.Probe(kind="inband", enter="both" if both else "lan", interval=interval, misses=2, slow=slow)
+        self.load, self.tap, self.back, self.now = Counters(), Tap(), Tap(), 0
         guest = model.Guest(name="ips1", probes=(probe,), hold=Duration(0))
-        self.checks = Checks(guest, 1, (PAIR,), 7, history=History(), folder=folder, loads={"tap-l": self.load})
-        (self.stream,) = self.checks.streams
-        self.stream.entry = self.tap  # type: ignore[assignment]
+        loads = {"tap-l": self.load, "tap-w": Counters()}
+        self.checks = Checks(guest, 1, (PAIR,), 7, history=History(), folder=folder, loads=loads)
+        self.stream = self.checks.streams[0]
+        for stream, tap in zip(self.checks.streams, (self.tap, self.back), strict=False):
+            stream.entry = tap  # type: ignore[assignment]
         self.checks.begin(0)
 
-    def run(self, milliseconds: int, *, answers: int | None = 1, each: int = 0, over: int = 0) -> list[Decision]:
-        """So long, the guest answers after so many ms (None: never) and carries `each` frames a ms."""
+    def run(
+        self, milliseconds: int, *, answers: int | None = 1, back: int | None = 1, each: int = 0, over: int = 0
+    ) -> list[Decision]:
+        """So long, the guest answers after so many ms (None: never) and carries `each` frames a ms to the WAN."""
         said: list[Decision] = []
         for _ in range(milliseconds):
             self.now += MS
             self.load.came += each
             self.load.taken += each
             self.load.over += over
-            sent = len(self.tap.sent)
+            sent = [len(tap.sent) for tap in (self.tap, self.back)]
             if self.now >= self.checks.next_due(self.now):
                 for check, event in self.checks.tick(self.now, lambda: True, dict):
                     said += self.checks.take(self.now, check, event)
-            if len(self.tap.sent) > sent and answers is not None:
-                at = self.now + answers * MS
-                for check, event in list(self.checks.frame(at, self.stream, self.tap.sent[-1])):
-                    said += self.checks.take(at, check, event)
+            ways = zip(self.checks.streams, (self.tap, self.back), sent, (answers, back), strict=False)
+            for stream, tap, before, after in ways:
+                if len(tap.sent) > before and after is not None:
+                    at = self.now + after * MS
+                    for check, event in list(self.checks.frame(at, stream, tap.sent[-1])):
+                        said += self.checks.take(at, check, event)
         return said
 
 
@@ -115,6 +122,16 @@ def test_at_the_lowest_limit_frames_are_no_excuse(bench: Bench) -> None:
     assert bench.load.limits[-1] == FLOOR
     said = bench.run(200, answers=None, each=0)
     assert fell(said)
+
+
+@pytest.mark.parametrize("floods", [True, False])
+def test_a_flood_one_way_explains_for_a_while_what_is_missing_the_other_way(tmp_path: Path, floods: bool) -> None:
+    """Half a second: by then the limit has helped, or that way hangs. Without a flood it is found at once."""
+    bench = Bench(tmp_path, both=True)
+    bench.run(200, each=20)
+    said = bench.run(400, answers=None if floods else 1, back=None, each=20)
+    assert fell(said) is not floods
+    assert fell(said + bench.run(400, back=None, each=20, over=1))
 
 
 def test_a_fall_and_a_restart_lift_the_limit(bench: Bench) -> None:

@@ -126,8 +126,8 @@ def run(guest: Guest, offered: Callable[[int], float], seconds: float, limits: L
         now = guest.now
         if now % (limits.interval // 2) == 0:
             sample = Sample(guest.taken, guest.lost, guest.came, guest.over)
-            proof = overload.proof(now, sample, waiting=sent > answered)
-            if proof is not None:
+            proof = overload.proof(now, sample)
+            if proof is not None and sent > answered:
                 detector.step(now, Carried(proof))
         if now >= due:
             due += limits.interval
@@ -206,6 +206,29 @@ def test_a_guest_of_which_half_hangs_is_found(load: float) -> None:
     assert found.falls[0] - 10**9 < 600 * MS
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_any_flood_by_any_pattern(seed: int) -> None:
+    """Pulses of any length and strength, any heartbeat: a healthy guest never falls, one that hangs does in time."""
+    chosen = random.Random(seed)
+    interval, misses = chosen.choice([(20, 2), (20, 3), (50, 2), (100, 3)])
+    limits = Limits(interval * MS, misses, rises=2)
+    capacity, times = chosen.choice([2000, 5000, 20_000]), chosen.choice([1.05, 1.3, 2, 4, 10, 30])
+    on, period = chosen.uniform(0.01, 1.5), chosen.uniform(1.5, 3)
+    calm = chosen.choice([0, 0.05, 0.5, 0.9])
+    hangs = chosen.choice([1 << 62, int(chosen.uniform(1, 1.5) * 1e9)])
+    guest = Guest(
+        capacity, chosen.choice([1, 1, 0.5]), hangs=hangs, inside=chosen.choice([0, 0, 100, 300, 1000]), seed=seed
+    )
+
+    def offered(now: int) -> float:
+        return 0 if now < 2 * 10**8 else capacity * (times if now / 1e9 % period < on else calm)
+
+    found = run(guest, offered, 2, limits)
+    assert len(found.falls) == (hangs < 1 << 62)
+    for fall in found.falls:
+        assert 0 <= fall - hangs <= limits.window + limits.interval + STEP
+
+
 def test_the_overload_ends_when_it_is_over() -> None:
     found = run(Guest(5_000), lambda now: 50_000 if 10**8 < now < 10**9 else 1_000, 12)
     assert found.falls == []
@@ -224,7 +247,7 @@ def test_without_counters_nothing_changes() -> None:
     overload = Overload(LIMITS)
     for now in range(0, 200 * MS, 20 * MS):
         overload.look(now, None, Look(waiting=True, refused=True))
-        assert overload.proof(now, None, waiting=True) is None
+        assert overload.proof(now, None) is None
     assert not overload.active
 
 
