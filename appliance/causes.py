@@ -41,6 +41,7 @@ class Cause(StrEnum):
     PROBE_FAILED = "probe_failed"
     NOT_BLOCKING = "not_blocking"
     TOO_SLOW = "too_slow"
+    OVERLOADED = "overloaded"
     CPU_STALLED = "cpu_stalled"
     GUEST_PANICKED = "guest_panicked"
     GUEST_WATCHDOG = "guest_watchdog"
@@ -89,6 +90,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.PROBE_FAILED: "a probe of the guest got no valid answer",
     Cause.NOT_BLOCKING: "frames that the guest's application must block passed: it does not inspect",
     Cause.TOO_SLOW: "the guest forwards, but slower than its limit",
+    Cause.OVERLOADED: "more frames than the guest carries: `on_overload` of the rules says what becomes of the excess",
     Cause.CPU_STALLED: "the guest's vCPUs do not get to run",
     Cause.GUEST_PANICKED: "the guest's kernel panicked",
     Cause.GUEST_WATCHDOG: "the guest's own watchdog expired: its kernel hung",

@@ -30,6 +30,7 @@ GREEN, YELLOW, RED, BOLD = "32", "33", "1;31", "1"
 _WORDS = {
     "inline": GREEN, "available": GREEN, "running": GREEN, "up": GREEN, "healthy": GREEN, "valid": GREEN,
     "starting": YELLOW, "rearming": YELLOW, "draining": YELLOW, "stopped": YELLOW, "waiting": YELLOW,
+    "overloaded": YELLOW,
     "BYPASS": RED, "DISCONNECT": RED, "down": RED, "failed": RED, "unavailable": RED, "invalid": RED,
     "crashed": RED, "exited": RED, "missing": RED,
 }  # fmt: skip

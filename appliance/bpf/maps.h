@@ -74,6 +74,15 @@ struct {
 	__type(value, struct lease);
 } leases SEC(".maps");
 
+/* By slot: how many frames the hop is handed there. Written by user space in place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_SLOTS);
+	__type(key, __u32);
+	__type(value, struct gate);
+} gates SEC(".maps");
+
 /* By thread: the hop whose lease ends with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

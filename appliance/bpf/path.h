@@ -3,6 +3,42 @@
 #ifndef PATH_H
 #define PATH_H
 
+static __always_inline struct rule *rule_at(const struct scratch *s, __u32 index)
+{
+	__u32 place = (s->generation & 1) * MAX_RULES + (index & (MAX_RULES - 1));
+
+	return bpf_map_lookup_elem(&rules, &place);
+}
+
+/*
+ * Does the frame exceed what an overloaded hop is handed? Processors do not wait for each other: the limit is met on the
+ * average, whatever they do at the same time.
+ */
+static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
+{
+	struct gate *gate = bpf_map_lookup_elem(&gates, &slot);
+	struct rule *rule = s->rule < MAX_RULES ? rule_at(s, s->rule) : NULL;
+	bool none = rule && rule->flags & RULE_OVERLOAD_BYPASS, dry = s->device.flags & DEVICE_DRY;
+	__u64 used;
+
+	if (!gate || !gate->cost)
+		return false;
+	used = *(volatile __u64 *)&gate->used;
+	if (used < s->now) { /* capacity that nobody used is gone */
+		if (!dry)
+			__sync_val_compare_and_swap(&gate->used, used, s->now);
+		used = s->now;
+	}
+	if (used - s->now > GATE_BURST_NS) {
+		if (!dry)
+			__sync_fetch_and_add(&gate->over, 1);
+		return true;
+	}
+	if (!dry) /* also for what goes around: so the end of the overload shows */
+		__sync_fetch_and_add(&gate->used, gate->cost);
+	return none;
+}
+
 /* May this hop have the frame? The reason if not. */
 static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down)
 {
@@ -35,6 +71,8 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	s->available = 1;
 	if (h->accept_bit < 64 && !(s->accept >> h->accept_bit & 1))
 		return REASON_NOT_ACCEPTED;
+	if (lease->overloaded >> ((s->device.segment * 2 + (s->direction & 1)) & 63) & 1 && exceeds(s, slot))
+		return REASON_OVERLOADED;
 	if (hold_down && lease->recovered && s->now < lease->recovered + hold_down)
 		return REASON_HELD;
 	return REASON_TAKEN;
@@ -65,7 +103,8 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 
 /*
  * The first hop of a list (ids in the bytes, lowest first) that may have the frame; 0 none. One that is only held
- * down is taken when no other is there. A global function: the verifier looks at it once, not at each call.
+ * down is taken when no other is there. What an overloaded hop has no room for is not for the others: they know nothing of
+ * its flows, and would be the next to be overloaded. A global function: the verifier looks at it once, not at each call.
  */
 __noinline __u32 choose(__u64 list, __u64 hold_down)
 {
@@ -74,6 +113,7 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 
 	if (!s)
 		return 0;
+	s->overloaded = 0;
 	for (int i = 0; i < MAX_MEMBERS; i++) {
 		__u32 hop = list & (MAX_HOPS - 1);
 		__u32 reason;
@@ -85,6 +125,10 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 		note(s, hop, reason);
 		if (reason == REASON_TAKEN)
 			return hop;
+		if (reason == REASON_OVERLOADED) {
+			s->overloaded = 1;
+			return 0;
+		}
 		if (reason == REASON_HELD && !held)
 			held = hop;
 	}
@@ -134,7 +178,9 @@ static __always_inline void keep(int kind, void *ctx, const struct scratch *s, _
 	r->number = number;
 }
 
-/* To a hop: by the tap of the side the frame comes from. */
+#define NOT_ENTERED -1
+
+/* To a hop: by the tap of the side the frame comes from. NOT_ENTERED: there is no room for the hop's tag. */
 static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 hop)
 {
 	struct hop_counter *counter = hop_count(s, hop);
@@ -147,7 +193,7 @@ static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 h
 	if (h && h->flags & HOP_RECORDED)
 		keep(kind, ctx, s, hop);
 	if (h && h->flags & HOP_TAGS && !put_tag(kind, ctx)) /* the hop would take a tag of somebody else for ours */
-		return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_BYPASSED);
+		return NOT_ENTERED;
 	action = send(kind, ctx, &s->device, s, s->length, SLOT(hop, s->device.segment, s->direction), VERDICT_HOP,
 		      OUTCOME_TO_HOP);
 	if (counter && action == (kind == XDP ? (int)XDP_REDIRECT : TC_ACT_REDIRECT)) {
@@ -176,13 +222,6 @@ static __always_inline __u32 position_of(const struct scratch *s, const struct r
 		}
 	}
 	return MAX_PATH;
-}
-
-static __always_inline struct rule *rule_at(const struct scratch *s, __u32 index)
-{
-	__u32 place = (s->generation & 1) * MAX_RULES + (index & (MAX_RULES - 1));
-
-	return bpf_map_lookup_elem(&rules, &place);
 }
 
 /* Count a frame from a port under its rule; the rule's counters, where it counts at all. */
@@ -300,6 +339,8 @@ static __always_inline int walk(int kind, void *ctx)
 	struct hop_counter *hop_counter;
 	struct rule *rule = NULL;
 	__u32 position, from, outcome, chosen = 0;
+	bool excess = false;
+	int action;
 
 	if (!s)
 		return pass(kind);
@@ -310,9 +351,12 @@ static __always_inline int walk(int kind, void *ctx)
 		s->position = 255;
 		if (s->want != from)
 			chosen = choose(s->want, 0);
-		if (chosen)
-			return enter(kind, ctx, s, chosen);
-		hop_counter = hop_count(s, from);
+		if (chosen) {
+			action = enter(kind, ctx, s, chosen);
+			if (action != NOT_ENTERED)
+				return action;
+		}
+		hop_counter = s->want != from && s->overloaded ? NULL : hop_count(s, from);
 		if (hop_counter)
 			hop_counter->bad_tag++;
 	}
@@ -327,9 +371,22 @@ static __always_inline int walk(int kind, void *ctx)
 			break;
 		chosen = choose_at(position);
 		if (chosen) {
+			action = enter(kind, ctx, s, chosen);
+			if (action == NOT_ENTERED)
+				break;
 			if (rule_count)
 				rule_count->to_hop++;
-			return enter(kind, ctx, s, chosen);
+			return action;
+		}
+		if (s->overloaded) {
+			if (rule_count && !excess)
+				rule_count->excess++;
+			excess = true;
+			if (rule->flags & RULE_EXCESS_BLOCK) {
+				count(&s->device, OUTCOME_EXCESS, s->length);
+				record(&s->device, s, VERDICT_DROP, 0, OUTCOME_EXCESS);
+				return drop(kind);
+			}
 		}
 		position += s->direction == SIDE_LAN ? 1 : -1;
 	}

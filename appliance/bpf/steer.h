@@ -66,6 +66,7 @@
 
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
+#define GATE_BURST_NS 10000000ULL     /* frames that may come at once, in the time that they take the hop */
 #define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram come within this time */
 
 /* A device's slot: which place in the appliance it has. Slot of a port: hop 0. */
@@ -124,9 +125,11 @@ enum target_flag {
 }; /* takes frames of several buffers by XDP */
 
 enum rule_flag {
-	RULE_BLOCK = 1,	 /* on_unavailable = "block" */
-	RULE_ACCEPT = 2, /* a hop of the path has an `accept` filter */
-	RULE_HASH = 4,	 /* a group, or a hop whose flows are tracked, is in the path */
+	RULE_BLOCK = 1,		   /* on_unavailable = "block" */
+	RULE_ACCEPT = 2,	   /* a hop of the path has an `accept` filter */
+	RULE_HASH = 4,		   /* a group, or a hop whose flows are tracked, is in the path */
+	RULE_EXCESS_BLOCK = 16,	   /* on_overload: what exceeds a hop's limit is dropped, not led around the hop */
+	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": nothing for an overloaded hop */
 };
 
 enum item_kind {
@@ -163,9 +166,10 @@ enum outcome {
 	OUTCOME_OVERSIZE,   /* dropped: longer than the other port can send */
 	OUTCOME_NO_PROGRAM, /* a policy program was missing: passed to the other port */
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
+	OUTCOME_EXCESS,	    /* dropped: exceeds what an overloaded hop carries, and the rule says block */
 	OUTCOMES,
 };
-#define OUTCOME_PLACES 12 /* room in the map; OUTCOMES must fit */
+#define OUTCOME_PLACES 16 /* room in the map; OUTCOMES must fit */
 
 /* Why a hop was skipped, or taken (the first). */
 enum reason {
@@ -176,6 +180,7 @@ enum reason {
 	REASON_OVERSIZE,     /* its tap cannot take a frame of this length */
 	REASON_HELD,	     /* back again, but not for long enough (standby, hold_down) */
 	REASON_SUPERVISOR,   /* the supervisor's own lease is over */
+	REASON_OVERLOADED,   /* the frame exceeds what the hop carries */
 	REASONS,
 };
 
@@ -250,13 +255,24 @@ struct continuation {
 };
 
 struct lease {
-	__u64 until;	 /* ns, CLOCK_MONOTONIC: available before this time */
-	__u64 recovered; /* when it last came back from being unavailable; 0: it never was */
-	__u64 draining;	 /* 1: new flows go elsewhere */
-	__u64 skipped;	 /* when the first frame was led around it since it lost its lease; 0: none was */
-	__u64 ended;	 /* when its process ended (exits.h): no lease until it has another; 0: it runs, or has none */
+	__u64 until;	  /* ns, CLOCK_MONOTONIC: available before this time */
+	__u64 recovered;  /* when it last came back from being unavailable; 0: it never was */
+	__u64 draining;	  /* 1: new flows go elsewhere */
+	__u64 skipped;	  /* when the first frame was led around it since it lost its lease; 0: none was */
+	__u64 ended;	  /* when its process ended (exits.h): no lease until it has another; 0: it runs, or has none */
+	__u64 overloaded; /* the directions that a gate limits: bit segment * 2 + direction */
 };
 #define LEASE_OVER 1 /* `until` of a hop that was available before */
+
+/*
+ * How many frames a hop is handed in one direction, while it is overloaded: one each `cost` on the average. `used` is the
+ * time up to which the hop's capacity is given away; a frame is one too many when that lies GATE_BURST_NS ahead.
+ */
+struct gate {
+	__u64 cost; /* ns; 0: no limit */
+	__u64 used; /* ns, as bpf_ktime_get_coarse_ns */
+	__u64 over; /* frames beyond the limit */
+};
 
 /* One word, so that one store switches the whole policy: generation, and which segments have rules. */
 struct control {
@@ -284,7 +300,7 @@ struct rule_counter {
 	__u64 to_hop;
 	__u64 bypassed;
 	__u64 blocked;
-	__u64 pad;
+	__u64 excess; /* exceeded what a hop of the path carries: bypassed it, or dropped */
 };
 
 struct hop_counter {
@@ -428,7 +444,8 @@ struct scratch {
 	__u8 position;
 	__u8 group;
 	__u16 bucket;
-	__u16 pad;
+	__u8 overloaded; /* the hop last looked at is, and must not have the frame */
+	__u8 pad;
 	__u32 start;	   /* where in the path the walk begins */
 	__u32 cache_place; /* where `remember` notes the rule; CACHE_ENTRIES: nowhere */
 	__u32 cache_tag;

@@ -32,7 +32,7 @@ from appliance.health.bypass_latency import Fault
 from appliance.health.verdict import Decision
 from appliance.health.watch import TapPair
 from appliance.hop.hop import Hop, HopLeases
-from appliance.hop.lifecycle import ALIVE, HopEvent, HopState
+from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
 from appliance.telemetry.subject import Change
 
 SETTLE_S = 0.1
@@ -40,6 +40,7 @@ SETTLE_S = 0.1
 
 _CHANGES = {
     HopState.AVAILABLE: Change.GUEST_AVAILABLE,
+    HopState.OVERLOADED: Change.GUEST_OVERLOADED,
     HopState.SUSPECT: Change.GUEST_SUSPECT,
     HopState.FAILED: Change.GUEST_FAILED,
 }
@@ -354,8 +355,8 @@ class Guest:
     def on_move(self, old: HopState) -> None:
         """The hop took a move: keep it for the next bypassd, let other guests look, record it."""
         hop = self.hop
-        if self.current_run is not None and HopState.AVAILABLE in (old, hop.state):
-            self.current_run.note_proved(hop.state is HopState.AVAILABLE)
+        if self.current_run is not None and SERVING & {old, hop.state}:
+            self.current_run.note_proved(hop.state in SERVING)
         self._order.tell(self.name, hop.state)
         change = change_of(hop.state)
         self._ledger.record(change, self.name, old.value, hop.state.value, hop.cause, detail=hop.detail)

@@ -34,6 +34,7 @@ from appliance.guest.run import STATE_FILE, RunContext, end_process
 from appliance.guest.show import row
 from appliance.guest.start_order import StartOrder
 from appliance.health.inband import make_nonce
+from appliance.health.overload import Load
 from appliance.health.watch import TapPair
 from appliance.hop.hop import HopLeases
 from appliance.part import PATIENCE_NS, Alive
@@ -72,6 +73,10 @@ class Datapath(Protocol):
 
     def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
         """Connect one tap of a hop; again after the tap was recreated."""
+        ...
+
+    def load(self, hop: str, segment: str, side: Side) -> Load:
+        """The traffic of one direction through a hop: that which enters at this side."""
         ...
 
     def record(self, hop: str, frames: int, kept: int) -> object:
@@ -172,6 +177,7 @@ class GuestManager:
         hop = self._datapath.hop_id(config.name)
         segments = served(self._config)[config.name]
         pairs: list[TapPair] = []
+        loads: dict[str, Load] = {}
         for segment in segments:
             number = self._datapath.segment_id(segment)
             lan, wan = (tap.tap_name(hop, number, side) for side in Side)
@@ -180,6 +186,7 @@ class GuestManager:
             for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
                 tap.ensure(device)
                 self._datapath.attach_hop(device, config.name, segment, side, tags=self._tags(config))
+                loads[device] = self._datapath.load(config.name, segment, side)
         left = self._served.get(config.name, ())
         for segment in left:
             if segment not in segments:
@@ -197,6 +204,7 @@ class GuestManager:
             management=third,
             clock=self._clock,
             space=self._lan.space,
+            loads=loads,
         )
 
     def _remove_taps(self) -> None:

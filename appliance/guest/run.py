@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +32,7 @@ from appliance.guest.qemu import cgroup, command, process, resources, spawn
 from appliance.guest.qemu.hugepages import Pool
 from appliance.guest.qemu.process import Process, Record
 from appliance.guest.qemu.qmp import Monitor
+from appliance.health.overload import Load
 from appliance.health.qemu_events import PANIC
 from appliance.health.verdict import Decision, History
 from appliance.health.watch import TapPair, Watch
@@ -72,6 +73,7 @@ class RunContext:
     management: Port | None = None  # its third port, where the configuration wants one
     clock: Callable[[], int] = time.monotonic_ns
     space: Namespace | None = None  # of the management port
+    loads: Mapping[str, Load] = field(default_factory=dict)  # by tap: the traffic that enters the guest there
 
 
 class Listener(Protocol):
@@ -157,6 +159,7 @@ class Run:
             folder=context.paths.config.parent,
             space=context.space,
             clock=context.clock,
+            loads=context.loads,
         )
 
     def reconfigure(self, guest: model.Guest) -> None:

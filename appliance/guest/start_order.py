@@ -13,11 +13,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from appliance.config.schema import model
-from appliance.hop.lifecycle import HopState
+from appliance.hop.lifecycle import SERVING, HopState
 
 PATIENCE_NS = 60_000_000_000
 
-READY = frozenset({HopState.AVAILABLE, HopState.DRAINING})
+READY = SERVING | {HopState.DRAINING}
 _COMING = frozenset({HopState.DEFINED, HopState.STARTING, HopState.PROVING})
 
 

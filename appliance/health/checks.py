@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from appliance.api.schema.guests import Heartbeats
 from appliance.causes import Cause
@@ -19,6 +20,8 @@ from appliance.health.cpu_stall import CpuStall, Thread
 from appliance.health.detector import Bad, Detector, Event, Good, Limits, Tick
 from appliance.health.inband_streams import Evidence, Stream, TapPair, streams
 from appliance.health.latency_limit import percentile
+from appliance.health.one_way import one_ways
+from appliance.health.overload import Load
 from appliance.health.qemu_events import lifted_by, veto_of
 from appliance.health.verdict import Decision, History, Verdict
 from appliance.telemetry.histogram import LATENCY, Histogram
@@ -30,16 +33,30 @@ AGENT_VETO = "agent"
 PROCESS_LIMITS = Limits(interval=100_000_000, misses=3, rises=10)
 """For a guest without any check: its process runs. That proves little, which `show guests` says."""
 
+NO_LOADS: Mapping[str, Load] = MappingProxyType({})
+
 _LATENCIES = 512
 
 
 class Checks:
-    """See the module. `folder` holds the capture files that probes name; GuestError when one cannot be read."""
+    """See the module. `folder` holds the capture files that probes name; GuestError when one cannot be read.
+
+    `loads`: by tap, the traffic that enters there; where it is not known, overload looks like any other failure.
+    """
 
     def __init__(
-        self, guest: model.Guest, hop: int, pairs: Sequence[TapPair], nonce: int, *, history: History, folder: Path
+        self,
+        guest: model.Guest,
+        hop: int,
+        pairs: Sequence[TapPair],
+        nonce: int,
+        *,
+        history: History,
+        folder: Path,
+        loads: Mapping[str, Load] = NO_LOADS,
     ) -> None:
         self.streams = streams(guest.probes, hop, pairs, nonce, folder)
+        self.ways = one_ways(self.streams, loads)
         self.latencies: deque[int] = deque(maxlen=_LATENCIES)
         self.histogram = Histogram(LATENCY)  # of all heartbeats of this run, in seconds
         detectors = [detector for stream in self.streams for detector in stream.detectors()]
@@ -113,6 +130,7 @@ class Checks:
         """The guest started over: earlier evidence no longer counts."""
         self.verdict.forget()
         self.latencies.clear()
+        self.relieve()
         for stream in self.streams:
             stream.forget()
 
@@ -123,6 +141,8 @@ class Checks:
 
         `alive` says whether the process runs, `threads` how QEMU's threads are; each is asked when it is due.
         """
+        for way in self.ways:
+            yield from list(way.look(now))
         for stream in self.streams:
             yield from list(stream.send(now))
         if self._looks and now >= self._look_due:
@@ -136,12 +156,23 @@ class Checks:
         for check in list(self.verdict.detectors):
             yield check, Tick()
 
+    @property
+    def overloaded(self) -> str:
+        """Where the guest gets more than it carries, for a person; "" nowhere."""
+        where = ", ".join(way.shown().way for way in self.ways if way.overloaded)
+        return f"it gets more frames than it carries, {where}" if where else ""
+
+    def relieve(self) -> None:
+        """It gets no frames any more: nothing limits what comes next."""
+        for way in self.ways:
+            way.relieve()
+
     def next_due(self, now: int) -> int:
         """When `tick` must come again: at the next heartbeat or look, and when the evidence ends.
 
         Without a lease to end, it comes an interval of the process check later at most.
         """
-        dues = [stream.due for stream in self.streams]
+        dues = [stream.due for stream in self.streams] + [way.due for way in self.ways]
         if self._looks:
             dues.append(self._look_due)
         until = self.verdict.until

@@ -61,11 +61,18 @@ class Bad:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """Frames of the traffic went through, proved for the time `at` (ns). It keeps a check passing, and makes none."""
+
+    at: int
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passed."""
 
 
-Event = Good | Bad | Tick
+Event = Good | Bad | Carried | Tick
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,8 @@ class Detector:
                 return self._good(now, event)
             case Bad():
                 return self._bad(now, event)
+            case Carried(at=at):
+                return self._carried(now, at)
             case Tick():
                 return self._expire(now)
 
@@ -152,6 +161,13 @@ class Detector:
             actions.append(Rose())
         if self.state is CheckState.PASSING:
             actions.append(Extended(event.at + self.limits.window))
+        return actions
+
+    def _carried(self, now: int, at: int) -> list[Action]:
+        actions = self._expire(now)
+        if self.state is CheckState.PASSING and self.last_good is not None and at > self.last_good:
+            self.last_good = at
+            actions.append(Extended(at + self.limits.window))
         return actions
 
     def _bad(self, now: int, event: Bad) -> list[Action]:

@@ -19,7 +19,7 @@ from appliance.config.schema import model
 from appliance.counted import counted
 from appliance.errors import BypassError, GuestError
 from appliance.frames import capture_reader
-from appliance.health.detector import Bad, Detector, Event, Good, Limits, milliseconds
+from appliance.health.detector import Bad, Carried, Detector, Event, Good, Limits, milliseconds
 from appliance.health.inband import Direction, Lane
 from appliance.health.inband_routed import Route
 from appliance.health.latency_limit import LatencyLimit
@@ -82,6 +82,17 @@ class Stream:
     latency_limits: Limits | None = None
     due: int = 0
     entry: PacketSocket | None = field(default=None, repr=False)
+    where: str = ""  # which lane, for a person
+    latency: int | None = None  # of the newest that came out
+    refused: bool = False  # the tap did not take the last one
+    excused: bool = False  # the guest is overloaded: that frames take long says nothing about it
+    _sent: int = -1
+    _answered: int = -1
+
+    @property
+    def waits(self) -> bool:
+        """Whether the last one sent has not come out."""
+        return self._answered < self._sent
 
     def detectors(self) -> list[Detector]:
         """The checks for which this stream gives evidence."""
@@ -101,7 +112,9 @@ class Stream:
             if blocked:
                 yield self.check, Good(max(blocked))
         assert self.entry is not None
+        refused = self.entry.refused
         self.entry.send(self.lane.send(now))
+        self._sent, self.refused = now, self.entry.refused > refused
 
     def take(self, now: int, frame: bytes) -> Iterator[Evidence]:
         """A frame came out of the guest at the far side."""
@@ -111,14 +124,20 @@ class Stream:
         if self.negative:
             yield self.check, Bad(f"a frame that must be blocked came through after {milliseconds(proof.latency)}")
             return
+        if proof.sent > self._answered:
+            self._answered, self.latency = proof.sent, proof.latency
         yield self.check, Good(proof.sent, proof.latency)
         if self.latency_limit is not None:
             verdict = self.latency_limit.add(now, proof.sent, proof.latency)
-            if verdict is not None:
+            if self.excused:
+                yield self.latency_check, Carried(proof.sent)
+            elif verdict is not None:
                 yield self.latency_check, verdict
 
     def forget(self) -> None:
         """The guest started over."""
+        self._sent = self._answered = -1
+        self.latency, self.refused, self.excused = None, False, False
         if self.latency_limit is not None:
             self.latency_limit.forget()
 
@@ -170,7 +189,7 @@ def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Strea
     negative = probe.kind == "negative"
     # Good evidence of a negative heartbeat is already one interval old when it is known.
     limits = Limits(probe.interval, probe.misses + negative, probe.rises)
-    stream = Stream(f"{kind} {where}", lane, *pair.sides(lane.direction), limits, negative)
+    stream = Stream(f"{kind} {where}", lane, *pair.sides(lane.direction), limits, negative, where=where)
     if probe.slow is not None:
         stream.latency_check = f"latency {where}"
         stream.latency_limit = LatencyLimit(int(probe.slow.limit), probe.slow.percentile / 100, int(probe.slow.time))

@@ -17,7 +17,7 @@ from appliance.errors import GuestError
 from appliance.health.inband_routed import IPV4, IPV6
 
 _SOL_PACKET = 263
-_PACKET_IGNORE_OUTGOING = 23
+_PACKET_QDISC_BYPASS, _PACKET_IGNORE_OUTGOING = 20, 23
 _SO_ATTACH_FILTER = 26
 _READ_LIMIT = 32
 """Frames read per wake-up at most, so that a flood does not block the event loop."""
@@ -67,6 +67,7 @@ class PacketSocket:
         try:
             _attach_filter(self._socket, ethertype, key)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)  # so that `send` says that the queue is full
             self._socket.bind((interface, ethertype))
         except OSError as error:
             self._socket.close()

@@ -43,7 +43,19 @@ class Unavailable:
     proof: int | None = None
 
 
-Decision = Available | Unavailable
+@dataclass(frozen=True)
+class Overloaded:
+    """It works, and gets more frames than it carries: what exceeds that is held back from it. `why` is for a person."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Relieved:
+    """It carries again what it gets."""
+
+
+Decision = Available | Unavailable | Overloaded | Relieved
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from appliance.api.schema.guests import Heartbeats
+from appliance.api.schema.guests import Heartbeats, Overload
 from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.health import cpu_stall
 from appliance.health import probe as probing
-from appliance.health.checks import Checks
+from appliance.health.checks import NO_LOADS, Checks
 from appliance.health.detector import Event
 from appliance.health.inband_streams import Evidence, Stream, TapPair
+from appliance.health.overload import Load
 from appliance.health.packet_socket import PacketSocket
-from appliance.health.verdict import Decision, History, Verdict
+from appliance.health.verdict import Decision, History, Overloaded, Relieved, Unavailable, Verdict
 from appliance.system.namespace import Namespace
 from appliance.telemetry.histogram import Histogram
 
@@ -60,17 +61,19 @@ class Watch:
         folder: Path,
         space: Namespace | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
+        loads: Mapping[str, Load] = NO_LOADS,
     ) -> None:
-        """`folder` holds the capture files that probes name; `space` is that of the management port.
+        """`folder` holds the capture files that probes name; `space` is that of the management port; `loads`: by tap.
 
         GuestError when a file cannot be read.
         """
         self._subject, self._space, self._clock = subject, space, clock
-        self._checks = Checks(guest, hop, pairs, nonce, history=history, folder=folder)
+        self._checks = Checks(guest, hop, pairs, nonce, history=history, folder=folder, loads=loads)
         self._sockets: dict[tuple[str, int], PacketSocket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
+        self._overloaded = False  # as the subject was told
 
     @property
     def verdict(self) -> Verdict:
@@ -110,6 +113,7 @@ class Watch:
             mine = [stream for stream in checks.streams if stream.leaves == leaves]
             loop.add_reader(sock.fileno(), self._read, sock, mine)
         self._running = True
+        checks.relieve()  # of limits that an earlier bypassd left
         checks.begin(self._clock())
         for name, probe in checks.asked.items():
             put = probing.question(probe, self._subject.ask_agent, self._space)
@@ -126,6 +130,7 @@ class Watch:
     def stop(self) -> None:
         """Close everything. Idempotent."""
         self._running = False
+        self._checks.relieve()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -160,7 +165,16 @@ class Watch:
 
     def _hand_out(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
+            if isinstance(decision, Unavailable):
+                self._checks.relieve()
+                self._overloaded = False
             self._subject.on_decision(decision)
+
+    def _report_overload(self) -> None:
+        why = self._checks.overloaded
+        if self.verdict.available and bool(why) is not self._overloaded:
+            self._overloaded = bool(why)
+            self._subject.on_decision(Overloaded(why) if why else Relieved())
 
     def _take(self, check: str, event: Event) -> None:
         if self._running:  # what a probe says while it is being cancelled no longer counts
@@ -178,6 +192,7 @@ class Watch:
         self._take_all(self._checks.tick(now, self._subject.process_alive, self._threads))
         if not self._running:
             return
+        self._report_overload()
         wait = max(self._checks.next_due(now) - self._clock(), 0) / 1e9
         self._timer = asyncio.get_running_loop().call_later(wait, self._tick)
 
@@ -196,6 +211,10 @@ class Watch:
     def latency_ms(self, share: float) -> float | None:
         """A percentile of the in-band heartbeats' time through the guest (ms); None before the first."""
         return self._checks.latency_ms(share)
+
+    def overload(self) -> list[Overload]:
+        """What it carries and may get, by direction, as the API shows it."""
+        return [way.shown() for way in self._checks.ways]
 
     def heartbeats(self) -> list[Heartbeats]:
         """Frames sent through the guest so far, as the API shows them."""

@@ -19,10 +19,10 @@ from appliance.causes import Cause
 from appliance.errors import RefusedError
 from appliance.health.bypass_latency import BypassLatency, Fault
 from appliance.health.lease import Lease, Leases
-from appliance.health.verdict import Available, Decision, Unavailable, Verdict
+from appliance.health.verdict import Available, Decision, Overloaded, Relieved, Unavailable, Verdict
 from appliance.hop import lifecycle
 from appliance.hop.fall_history import PersistentHistory
-from appliance.hop.lifecycle import HopEvent, HopState
+from appliance.hop.lifecycle import SERVING, HopEvent, HopState
 from appliance.hop.operator_order import OperatorOrder
 
 
@@ -109,7 +109,7 @@ class Hop:
     @property
     def serves(self) -> bool:
         """Whether it has traffic to lose: its own, or the established flows of a drain."""
-        return self.state is HopState.AVAILABLE or (self._keeps_flows and not self._ill)
+        return self.state in SERVING or (self._keeps_flows and not self._ill)
 
     @property
     def _keeps_flows(self) -> bool:
@@ -221,7 +221,7 @@ class Hop:
 
     def prove_again(self, why: str) -> None:
         """Its checks changed. The lease goes on; the first good answers to the new checks renew it."""
-        if self.state is HopState.AVAILABLE:
+        if self.state in SERVING:
             self.move(HopEvent.FELL, Cause.PROVING, why)
 
     def on_decision(self, now: int, decision: Decision) -> None:
@@ -233,7 +233,7 @@ class Hop:
                 elif self._ill and self._keeps_flows:
                     self._ill = False
                     self._back(self.drained_by, "it works again, and is still draining")
-                if self.state is HopState.AVAILABLE or self._keeps_flows:
+                if self.state in SERVING or self._keeps_flows:
                     self.lease.renew(now, until)
             case Unavailable(why=why, cause=cause, proof=proof):
                 self.lease.revoke()
@@ -244,6 +244,12 @@ class Hop:
                         fault = Fault(cause, proof, now)
                         self.bypass_latency.fell(fault)
                         self._owner.on_failed(fault, why)
+            case Overloaded(why=why):
+                if self.state is HopState.AVAILABLE:
+                    self.move(HopEvent.OVERLOAD, Cause.OVERLOADED, why)
+            case Relieved():
+                if self.state is HopState.OVERLOADED:
+                    self.move(HopEvent.RELIEF, Cause.HEALTHY)
         self.history.save()  # after the lease is gone
 
     def _back(self, cause: Cause, detail: str = "") -> None:

@@ -12,12 +12,13 @@ from appliance.transition import Table
 
 
 class HopState(Enum):
-    """Where a hop is in its life. Only `AVAILABLE`, and `DRAINING` for established flows, have a lease."""
+    """Where a hop is in its life. Only those in `SERVING`, and `DRAINING` for established flows, have a lease."""
 
     DEFINED = "defined"  # in the configuration, never started
     STARTING = "starting"  # being brought up, or waiting for its turn or its next attempt
     PROVING = "proving"  # up, but has not passed its checks yet
     AVAILABLE = "available"  # passed its checks: gets traffic while its lease lasts
+    OVERLOADED = "overloaded"  # works, and gets more frames than it carries: what exceeds that is held back from it
     SUSPECT = "suspect"  # was available, then a check failed: gets no traffic until it passes them again
     DRAINING = "draining"  # gets no new flows, by order; also while it is being stopped
     STOPPED = "stopped"  # not running, by order or because it ended on its own and may
@@ -33,6 +34,8 @@ class HopEvent(Enum):
     REFUSED = "refused"  # it cannot be started
     PROVED = "proved"  # every check passes, for long enough
     FELL = "fell"  # a check failed
+    OVERLOAD = "overload"  # it gets more frames than it carries
+    RELIEF = "relief"  # ... no longer
     RESET = "reset"  # it started over by itself
     ENDED = "ended"  # it is gone
     GIVE_UP = "give up"  # it ended too often, or must not be started again
@@ -63,6 +66,13 @@ TABLE: Table[HopState, HopEvent] = Table(
         (HopState.AVAILABLE, HopEvent.ENDED): HopState.STARTING,
         (HopState.AVAILABLE, HopEvent.DRAIN): HopState.DRAINING,
         (HopState.AVAILABLE, HopEvent.STOP): HopState.DRAINING,
+        (HopState.AVAILABLE, HopEvent.OVERLOAD): HopState.OVERLOADED,
+        (HopState.OVERLOADED, HopEvent.RELIEF): HopState.AVAILABLE,
+        (HopState.OVERLOADED, HopEvent.FELL): HopState.SUSPECT,
+        (HopState.OVERLOADED, HopEvent.RESET): HopState.PROVING,
+        (HopState.OVERLOADED, HopEvent.ENDED): HopState.STARTING,
+        (HopState.OVERLOADED, HopEvent.DRAIN): HopState.DRAINING,
+        (HopState.OVERLOADED, HopEvent.STOP): HopState.DRAINING,
         (HopState.SUSPECT, HopEvent.PROVED): HopState.AVAILABLE,
         (HopState.SUSPECT, HopEvent.RESET): HopState.PROVING,
         (HopState.SUSPECT, HopEvent.ENDED): HopState.STARTING,
@@ -81,7 +91,10 @@ TABLE: Table[HopState, HopEvent] = Table(
     },
 )
 
-ALIVE = frozenset({HopState.PROVING, HopState.AVAILABLE, HopState.SUSPECT, HopState.DRAINING})
+SERVING = frozenset({HopState.AVAILABLE, HopState.OVERLOADED})
+"""States of a hop that has traffic, new flows too."""
+
+ALIVE = SERVING | {HopState.PROVING, HopState.SUSPECT, HopState.DRAINING}
 """States of a hop that is up and answered at least once."""
 
 

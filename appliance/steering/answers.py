@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from appliance.api.schema import state
 from appliance.steering.kernel.layout import Side
+from appliance.steering.policy import on_overload
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Rule
@@ -35,12 +36,14 @@ def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
         match=configured.match or "every frame",
         path=list(configured.path),
         on_unavailable=configured.on_unavailable,
+        on_overload=on_overload(configured),
         why=why,
         frames=UNSET if count is None else count.frames,
         bytes=UNSET if count is None else count.octets,
         to_hop=UNSET if count is None else count.to_hop,
         bypassed=UNSET if count is None else count.bypassed,
         blocked=UNSET if count is None else count.blocked,
+        excess=UNSET if count is None else count.excess,
     )
 
 
@@ -81,6 +84,7 @@ def _rule(count: RuleCount) -> state.RuleCounters:
         to_hop=count.to_hop,
         bypassed=count.bypassed,
         blocked=count.blocked,
+        excess=count.excess,
     )
 
 

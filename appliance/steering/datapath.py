@@ -23,10 +23,12 @@ from appliance.steering.kernel import layout
 from appliance.steering.kernel.attachments import Attachment, Attachments
 from appliance.steering.kernel.copies import Copies
 from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
-from appliance.steering.kernel.layout import Side
+from appliance.steering.kernel.gates import Gates
+from appliance.steering.kernel.layout import Side, slot
 from appliance.steering.kernel.leases import Leases
 from appliance.steering.kernel.objects import Kernel
 from appliance.steering.kernel.recorder import Recorded, Recorders
+from appliance.steering.load import HopLoad
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy
 from appliance.steering.policy_programs import Generated, load_programs
@@ -67,6 +69,8 @@ class Datapath:
         self.leases = Leases(kernel, self.hop_id)
         self._secret = secrets.token_bytes(16)  # of this bypassd: heartbeats of an earlier one are no longer known
         self._devices = Attachments(kernel, names, self.attached_program, self._copy_flags, self.heartbeat_key)
+        self.gates = Gates(kernel)
+        self._loads: dict[int, HopLoad] = {}
         self.copies = Copies(kernel, self._devices.write_devices)
 
     @classmethod
@@ -218,6 +222,17 @@ class Datapath:
         """The frames kept of the hop, oldest first, from the one behind number `after` on."""
         return self.recorders.read(self.hop_id(hop), after)
 
+    def load(self, hop: str, segment: str, side: Side) -> HopLoad:
+        """The traffic of one direction through a hop: that which enters at this side."""
+        number, link = self.hop_id(hop), self.segment_id(segment)
+        place, out = slot(number, link, side), slot(number, link, side ^ 1)
+        if place not in self._loads:
+            came = self._maps["device_counters"]
+            self._loads[place] = HopLoad(
+                place, lambda: self._devices.ifindex(place), lambda: came.per_cpu(out), self.gates
+            )
+        return self._loads[place]
+
     def flows_of(self, hop: str, now_ns: int, idle_ns: int = 300_000_000_000) -> int:
         """How many flows the hop has that are not closed and were seen within `idle_ns`. Reads the whole table."""
         number = self.hop_id(hop)
@@ -264,6 +279,9 @@ class Datapath:
         for generated in self._generated.values():
             generated.close()
         self._generated = {}
+        for load in self._loads.values():
+            load.close()
+        self._loads = {}
         self._devices.close()
         self._kernel.close()
 

@@ -121,6 +121,20 @@ def _group(config: Group, number: int, hops: dict[str, CompiledHop]) -> Compiled
     )
 
 
+_ON_OVERLOAD = {
+    "bypass-excess": 0,
+    "block-excess": layout.RULE_EXCESS_BLOCK,
+    "bypass-all": layout.RULE_OVERLOAD_BYPASS,
+}
+
+
+def on_overload(rule: Rule) -> str:
+    """What the rule says, without "auto": a rule that fails closed does so for what exceeds a hop, too."""
+    if rule.on_overload != "auto":
+        return rule.on_overload
+    return "block-excess" if rule.on_unavailable == "block" else "bypass-excess"
+
+
 def _path(
     rule: Rule, hops: dict[str, CompiledHop], groups: dict[str, CompiledGroup]
 ) -> tuple[tuple[tuple[Item, int], ...], int]:
@@ -130,6 +144,7 @@ def _path(
     path: list[tuple[Item, int]] = []
     seen: dict[str, str] = {}
     flags = layout.RULE_BLOCK if rule.on_unavailable == "block" else 0
+    flags |= _ON_OVERLOAD[on_overload(rule)]
     for name in rule.path:
         if name in hops:
             members: tuple[str, ...] = (name,)

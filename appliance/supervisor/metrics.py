@@ -83,6 +83,7 @@ def _guests(system: System) -> list[Family]:
     up = Family("guest_available", "gauge", "1 while the guest may be sent frames")
     lease = Family("guest_lease_seconds", "gauge", "Remaining time of the guest's lease; 0 = expired", "seconds")
     restarts = Family("guest_restarts", "counter", "Restarts of the guest")
+    limit = Family("guest_limit_frames", "gauge", "Frames a second that an overloaded guest gets at most; 0 = no limit")
     latency = Family("guest_latency_seconds", "histogram", "Time of in-band heartbeats through the guest", "seconds")
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
@@ -92,7 +93,9 @@ def _guests(system: System) -> list[Family]:
         lease.add(remaining / 1e9, guest=guest.name)
         restarts.add(guest.restarts.count, guest=guest.name)
         latency.add(guest.current_run.watch.histogram if guest.current_run else None, guest=guest.name)
-    return [state, up, lease, restarts, latency]
+        for way in guest.current_run.watch.overload() if guest.current_run else ():
+            limit.add(way.limit_frames_per_s, guest=guest.name, way=way.way)
+    return [state, up, lease, restarts, limit, latency]
 
 
 def _access(system: System) -> list[Family]:
@@ -127,10 +130,12 @@ def traffic(counters: Counters) -> list[Family]:
         ("frames", "Frames that a rule matched"), ("bytes", "Bytes that a rule matched"),
         ("to_hop_frames", "Frames that a rule sent to a hop"),
         ("bypassed_frames", "Frames that a rule matched and that bypassed its hops, as none was available"),
-        ("blocked_frames", "Frames that a rule matched and blocked, as no hop was available"))}  # fmt: skip
+        ("blocked_frames", "Frames that a rule matched and blocked, as no hop was available"),
+        ("excess_frames", "Frames that a rule matched and that an overloaded hop had no room for"))}  # fmt: skip
     for name, matched in counters.rules.items():
         for key, value in (("frames", matched.frames), ("bytes", matched.octets), ("to_hop_frames", matched.to_hop),
-                           ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked)):  # fmt: skip
+                           ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked),
+                           ("excess_frames", matched.excess)):  # fmt: skip
             rule[key].add(value, rule=name)
     hop = {key: Family(f"hop_{key}", "counter", text) for key, text in (
         ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),

@@ -17,6 +17,7 @@ from appliance.system.netdev import IFF_LOWER_UP, IFF_UP
 
 ROUTE, GENERIC = 0, 16  # NETLINK_ROUTE, NETLINK_GENERIC
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_RTM_GETSTATS, _STATS_LINK_64 = 94, 1  # IFLA_STATS_LINK_64
 _ERROR = 2  # NLMSG_ERROR
 _REQUEST, _DUMP = 0x1, 0x300  # NLM_F_
 _RTMGRP_LINK = 1
@@ -26,6 +27,8 @@ _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _GENERIC_HEADER = struct.Struct("=BBH")  # command, version
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change
+_STATS = struct.Struct("=BxxxII")  # family, index, bit set of what is asked for
+_LINK_64 = struct.Struct("=8Q")  # packets, bytes, errors, dropped; received and sent of each
 
 
 class LinkMessage(NamedTuple):
@@ -36,6 +39,15 @@ class LinkMessage(NamedTuple):
     ifname: str
     up: bool  # administratively
     link: bool  # carrier
+
+
+class LinkCounters(NamedTuple):
+    """What a device has counted."""
+
+    rx_packets: int
+    tx_packets: int
+    rx_dropped: int
+    tx_dropped: int
 
 
 def open_socket(family: int, groups: int = 0) -> socket.socket:
@@ -60,6 +72,22 @@ def ask_links(opened: socket.socket) -> None:
     """Have the kernel send the state of all links; the answers come like any other message."""
     body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST | _DUMP, 1, 0) + body)
+
+
+def link_counters(opened: socket.socket, ifindex: int) -> LinkCounters:
+    """What a device has counted. OSError is the kernel's: there is no such device."""
+    body = _STATS.pack(socket.AF_UNSPEC, ifindex, 1 << _STATS_LINK_64 - 1)
+    opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETSTATS, _REQUEST, 1, 0) + body)
+    answer = opened.recv(1 << 12)
+    _, kind, _, _, _ = _HEADER.unpack_from(answer)
+    if kind == _ERROR:
+        code = -struct.unpack_from("=i", answer, _HEADER.size)[0]
+        raise OSError(code, os.strerror(code))
+    found = dict(attributes(answer[_HEADER.size + _STATS.size :])).get(_STATS_LINK_64, b"")
+    if len(found) < _LINK_64.size:
+        raise OSError(f"netlink: no counters of device {ifindex}")
+    values = _LINK_64.unpack_from(found)
+    return LinkCounters(values[0], values[1], values[6], values[7])
 
 
 def attribute(kind: int, data: bytes) -> bytes:

@@ -75,6 +75,7 @@ class Change(Enum):
     PORT_DOWN = auto()
     GUEST_AVAILABLE = auto()
     GUEST_SUSPECT = auto()
+    GUEST_OVERLOADED = auto()
     GUEST_FAILED = auto()
     GUEST_OTHER = auto()
     FLOW_QUARANTINED = auto()
@@ -105,6 +106,7 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.PORT_DOWN: (Kind.PORT, Severity.WARNING),
     Change.GUEST_AVAILABLE: (Kind.GUEST, Severity.NOTICE),
     Change.GUEST_SUSPECT: (Kind.GUEST, Severity.WARNING),
+    Change.GUEST_OVERLOADED: (Kind.GUEST, Severity.WARNING),
     Change.GUEST_FAILED: (Kind.GUEST, Severity.ERROR),
     Change.GUEST_OTHER: (Kind.GUEST, Severity.INFO),
     Change.FLOW_QUARANTINED: (Kind.FLOW, Severity.WARNING),

@@ -153,12 +153,10 @@ class Dashboard:
         counters = self._now.counters if self._now else None
         rules = rows_of(counters.get("rules")) if isinstance(counters, dict) else []
         names = [cell(row.get("name")) for row in rules]
-        rows = [
-            {"rule": name, **{key: amount(self._rate("rules", name, key)) for key in ("frames", "bypassed", "blocked")}}
-            for name in names
-        ]
+        keys = ("frames", "bypassed", "blocked", "excess")
+        rows = [{"rule": name, **{key: amount(self._rate("rules", name, key)) for key in keys}} for name in names]
         rows.sort(key=lambda row: -(self._rate("rules", row["rule"], "frames") or 0.0))
-        columns = [("rule", "RULE"), ("frames", "FRAMES/s"), ("bypassed", "BYPASSED/s"), ("blocked", "BLOCKED/s")]
+        columns = [("rule", "RULE"), *((key, f"{key.upper()}/s") for key in keys)]
         return table(rows[:6], columns, style) if rows else ""
 
     def _last_events(self, events: Sequence[Row], room: int, style: Style) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from console.render import PLAIN, Row, Style, cell, duration, generic, pairs
-from console.views.common import about, columns_of, known, printed
+from console.views.common import about, columns_of, known, printed, rows_of
 
 
 def _image(row: Row) -> Row:
@@ -51,6 +51,10 @@ _bypass = columns_of("bypass", "", [
 _streams = columns_of("heartbeats", "", [
     ("lane", "HEARTBEATS"), ("sent", "SENT"), ("received", "RETURNED"), ("foreign", "FOREIGN"), ("refused", "REFUSED"),
 ])  # fmt: skip
+_overload = columns_of("overload", "", [
+    ("way", "LIMITED WHILE OVERLOADED"), ("limit_frames_per_s", "FRAMES/S AT MOST"),
+    ("carries_frames_per_s", "CARRIED FRAMES/S"),
+])  # fmt: skip
 FLIPS = 10  # the newest state changes that are shown; --json has all
 
 
@@ -68,7 +72,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict) or "name" not in data:
         return generic(data, style)
     runs = "checks" in data and "ended_ms" not in data
-    inner = {"checks", "flips", "bypass", "heartbeats", "agent", "taps", "qmp_events", "ended_ms"}
+    inner = {"checks", "flips", "bypass", "heartbeats", "overload", "agent", "taps", "qmp_events", "ended_ms"}
     inner |= set() if runs else {"lease_renewals"}
     inner |= {"lease_ms"} if data.get("lease") else set()  # the same for programs
     head = {key: value for key, value in data.items() if key not in inner and value not in (None, "", [])}
@@ -82,6 +86,9 @@ def one(data: Any, style: Style = PLAIN) -> str:
     if isinstance(flips, list) and flips:
         blocks.append(_flips({"flips": flips[-FLIPS:]}, style))
     blocks += [view(data, style) for key, view in (("bypass", _bypass), ("heartbeats", _streams)) if data.get(key)]
+    limited = [row for row in rows_of(data.get("overload") or []) if row.get("carries_frames_per_s")]
+    if limited:
+        blocks.append(_overload({"overload": limited}, style))
     if runs and isinstance(agent, dict):
         blocks.append(about("agent", agent, style))
     events = data.get("qmp_events")

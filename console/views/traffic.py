@@ -20,7 +20,7 @@ def _path(row: Row) -> Row:
 
 _rules = columns_of("rules", "no rules: every frame passes straight to the other port", [
     ("name", "RULE"), ("segment", "SEGMENT"), ("frames", "FRAMES"), ("bytes", "BYTES"), ("path", "PATH"),
-    ("on_unavailable", "IF UNAVAILABLE"), ("match", "MATCH"),
+    ("on_unavailable", "IF UNAVAILABLE"), ("on_overload", "IF OVERLOADED"), ("excess", "EXCESS"), ("match", "MATCH"),
 ], _path)  # fmt: skip
 
 

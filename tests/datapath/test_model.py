@@ -181,6 +181,7 @@ def configs(draw: st.DrawFn) -> Config:
             path=draw(paths()),
             segment=draw(st.sampled_from(["", "main", "other"])),
             on_unavailable=draw(st.sampled_from(["bypass", "block"])),
+            on_overload=draw(st.sampled_from(["auto", "bypass-excess", "block-excess", "bypass-all"])),
         )
         for number in range(draw(st.integers(0, 6)))
     )
@@ -191,9 +192,14 @@ def configs(draw: st.DrawFn) -> Config:
     return Config(segment=(MAIN, OTHER), guest=guests, group=GROUPS, rule=rules)
 
 
+GATES = st.sampled_from([None, None, None, "open", "full"])  # at the LAN and at the WAN
 STATES = st.fixed_dictionaries(
-    {name: st.tuples(st.booleans(), st.booleans(), st.sampled_from([False, False, True])) for name in HOPS}
+    {
+        name: st.tuples(st.booleans(), st.booleans(), st.sampled_from([False, False, True]), GATES, GATES)
+        for name in HOPS
+    }
 )
+State = dict[str, tuple[bool, bool, bool, str | None, str | None]]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -205,16 +211,18 @@ STATES = st.fixed_dictionaries(
     data=st.data(),
 )
 def test_random_policies_states_and_frames(
-    bpf_object: Path, config: Config, states: list[dict[str, tuple[bool, bool, bool]]], frames: list[bytes], *,
+    bpf_object: Path, config: Config, states: list[State], frames: list[bytes], *,
     kind: str, data: st.DataObject,
 ) -> None:  # fmt: skip
-    """Any policy, hops up, down, held and draining, any frame from any device: kernel and model agree."""
+    """Any policy, hops up, down, held, draining and overloaded, any frame from any device: kernel and model agree."""
     with twin(bpf_object, config) as made:
         made.attach()
         made.supervise()
         devices = everywhere(made)
         for state in states:
-            for name, (good, recovered, draining) in state.items():
+            for name, (good, recovered, draining, *gates) in state.items():
+                for side, gate in zip(Side, gates, strict=True):
+                    made.gate(name, side, 1 if gate else 0, full=gate == "full")
                 made.lease(
                     name,
                     good=good,

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from scapy.layers.inet import IP, UDP
@@ -319,6 +320,80 @@ def test_a_tag_of_ours_needs_room(make: Make) -> None:
     for spare, takes in ((4, True), (3, False)):
         frame = tcp().ljust(1518 - spare, b"\0")
         assert (twin.both(LAN, frame).outcome is Outcome.TO_HOP) is takes
+
+
+@pytest.mark.parametrize("kind", ["xdp", "tc"])
+@pytest.mark.parametrize(
+    ("says", "outcome"),
+    [
+        ({}, Outcome.BYPASSED),
+        ({"on_unavailable": "block"}, Outcome.EXCESS),
+        ({"on_overload": "bypass-excess", "on_unavailable": "block"}, Outcome.BYPASSED),
+        ({"on_overload": "block-excess"}, Outcome.EXCESS),
+        ({"on_overload": "bypass-all"}, Outcome.BYPASSED),
+    ],
+    ids=str,
+)
+def test_what_exceeds_an_overloaded_hop(make: Make, kind: str, says: dict[str, str], outcome: Outcome) -> None:
+    """The rule says what becomes of it; within the limit the hop has its frames, and the other direction is its own."""
+    config = msgspec.convert({"name": "r", "path": ["a"], **says}, Rule)
+    twin = make(rules(config))
+    a = twin.policy.hops["a"].id
+    twin.gate("a", Side.LAN, 10**9, full=True)
+    decision = twin.both(LAN, tcp(), kind)
+    assert (decision.outcome, [step.reason for step in decision.steps]) == (outcome, [Reason.OVERLOADED])
+    assert went(twin.both(WAN, tcp(back=True), kind)) == a
+    counted = twin.datapath.counters()
+    assert counted.rules["r"].excess == 1
+    assert counted.hops["a"].skipped[Reason.OVERLOADED] == 1
+    assert twin.datapath.gates.over(layout.slot(a, 0, Side.LAN)) == 1
+    twin.gate("a", Side.LAN, 1)  # as good as no limit
+    within = twin.both(LAN, tcp(), kind)
+    assert within.outcome is (Outcome.BYPASSED if says.get("on_overload") == "bypass-all" else Outcome.TO_HOP)
+    assert twin.datapath.gates.over(layout.slot(a, 0, Side.LAN)) == 1
+    twin.datapath.gates.limit(layout.slot(a, 0, Side.LAN), 0)
+    twin.state.gates.clear()
+    assert went(twin.both(LAN, tcp(), kind)) == a
+
+
+def test_an_overloaded_hop_is_skipped_and_the_next_one_is_not(make: Make) -> None:
+    """The excess goes on along the path; from a group no other member gets it, as none knows its flows."""
+    group = Group(name="g", balance=tuple(Member(hop=name) for name in "ab"))
+    twin = make(rules(Rule(name="r", path=("g", "c")), group=(group,)))
+    c = twin.policy.hops["c"].id
+    for name in "ab":
+        twin.gate(name, Side.LAN, 10**9, full=True)
+    decision = twin.both(LAN, tcp())
+    assert (went(decision), len(decision.steps)) == (c, 2)
+    twin.lease("a", good=False)
+    twin.lease("b", good=False)
+    assert [step.reason for step in twin.both(LAN, tcp()).steps[:2]] == [Reason.UNAVAILABLE] * 2
+
+
+def test_the_limit_lets_so_many_through(make: Make) -> None:
+    """A hundred a second: those of the burst, and of a flood of thousands about one each 10 ms."""
+    twin = make(rules(Rule(name="r", path=("a",))))
+    place = layout.slot(twin.policy.hops["a"].id, 0, Side.LAN)
+    twin.datapath.gates.limit(place, 100)
+    began = time.monotonic_ns()
+    handed = sum(twin.kernel(LAN, tcp()).outcome is Outcome.TO_HOP for _ in range(3000))
+    spent = time.monotonic_ns() - began
+    assert 2 <= handed <= spent // 10**7 + 3
+    assert twin.datapath.gates.over(place) == 3000 - handed
+
+
+def test_a_limit_that_comes_too_late_is_none(make: Make) -> None:
+    """The watch of a guest may end after the datapath was closed: its last word then changes and breaks nothing."""
+    twin = make(rules(Rule(name="r", path=("a",))))
+    load = twin.datapath.load("a", "main", Side.LAN)
+    load.limit(100)
+    assert [place for place, _, _ in twin.datapath.gates.limits(1)] == [layout.slot(1, 0, Side.LAN)]
+    load.limit(0)
+    assert list(twin.datapath.gates.limits(1)) == []
+    load.close()
+    load.limit(100)
+    assert list(twin.datapath.gates.limits(1)) == []
+    assert load.sample() is None
 
 
 def test_segments_have_rules_of_their_own(make: Make) -> None:

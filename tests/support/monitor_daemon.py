@@ -32,7 +32,7 @@ class MonitorDaemon(FakeDaemon):
         self.looks += 1
         n = self.looks
         port = {"frames": 1000 * n, "bytes": 800_000 * n, "dropped_frames": 0}
-        rule = {"frames": 900 * n, "bytes": 700_000 * n, "to_hop": 900 * n, "bypassed": 0, "blocked": 0}
+        rule = {"frames": 900 * n, "bytes": 700_000 * n, "to_hop": 900 * n, "bypassed": 0, "blocked": 0, "excess": 0}
         hop = {"to_frames": 900 * n, "from_frames": 900 * n}
         ports = {"main/lan": port, "main/wan": port}
         return {"ports": ports, "hops": {"ips1": hop, "ips2": hop}, "rules": {"web": rule}}

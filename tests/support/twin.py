@@ -14,7 +14,7 @@ from pathlib import Path
 from appliance.config.schema.model import Config
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.backends import LOOPBACK, furnish, matches, run
-from appliance.steering.explain.model import Decision, Lease, Model, State, Where
+from appliance.steering.explain.model import Decision, Gate, Lease, Model, State, Where
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Role, Side, slot
 from appliance.system import libbpf
@@ -65,6 +65,19 @@ class Twin:
         self.state.leases[number] = Lease(until, recovered, draining)
         for field, value in enumerate((until, recovered, int(draining))):
             self.datapath.kernel.leases.write(number, value, field)
+
+    def gate(self, hop: str, side: Side, cost: int, *, full: bool = False) -> None:
+        """Limit what the hop is handed at this side to a frame each `cost` (ns; 0: no limit).
+
+        `full`: its capacity is given away.
+        """
+        place = slot(self.datapath.hop_id(hop), 0, side)
+        used = time.monotonic_ns() + FAR if full else 0
+        self.state.gates.pop(place, None)
+        if cost:
+            self.state.gates[place] = Gate(cost, used)
+        self.datapath.gates.limit(place, 10**9 // cost if cost else 0)
+        self.datapath.kernel.gates.write(place, used, 1)
 
     # -- frames -------------------------------------------------------------------------------------------------------
 

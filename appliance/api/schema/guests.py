@@ -94,6 +94,14 @@ class Heartbeats(Answer):
     refused: int
 
 
+class Overload(Answer):
+    """One direction through a guest: how many frames it gets at most, and was last seen to carry. 0: no limit."""
+
+    way: str
+    limit_frames_per_s: int
+    carries_frames_per_s: int
+
+
 class Flip(Answer):
     """A change of a check's state."""
 
@@ -119,6 +127,7 @@ class GuestDetails(Guest, kw_only=True):
     latency_p50_ms: Ms | UnsetType | None = UNSET
     latency_p99_ms: Ms | UnsetType | None = UNSET
     heartbeats: list[Heartbeats] | UnsetType = UNSET
+    overload: list[Overload] | UnsetType = UNSET
 
 
 class Console(Answer):

@@ -172,19 +172,24 @@ class SegmentSet(Answer):
 
 
 class Rule(Answer):
-    """A rule and its counters, which are missing while the datapath is down."""
+    """A rule and its counters, which are missing while the datapath is down.
+
+    `excess`: frames that an overloaded hop of the path had no room for; they bypassed it, or were dropped.
+    """
 
     name: str
     segment: str
     match: str
     path: list[str]
     on_unavailable: str
+    on_overload: str
     why: Annotated[str, Meta(description="why a rule that is not in the configuration exists: quarantine")]
     frames: Count | UnsetType = UNSET
     bytes: Count | UnsetType = UNSET
     to_hop: Count | UnsetType = UNSET
     bypassed: Count | UnsetType = UNSET
     blocked: Count | UnsetType = UNSET
+    excess: Count | UnsetType = UNSET
 
 
 class Filters(Answer):
@@ -257,6 +262,7 @@ class RuleCounters(Answer):
     to_hop: Count
     bypassed: Count
     blocked: Count
+    excess: Count
 
 
 class Counters(Answer):

@@ -30,6 +30,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_uninspected(config),
         *never(config),
         *_blocks(config, down),
+        *_overloads(config),
         *_unchecked(config),
         *_other_segments(config),
         *_unused(config),
@@ -113,6 +114,22 @@ def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
                 hop = f'"{members[0].name}" is the only hop in '
                 inside = "the path" if name == members[0].name else f'"{name}"'
                 yield Finding("note", where, f"{hop}{inside}: its failure blocks")
+
+
+def _overloads(config: Config) -> Iterator[Finding]:
+    """Rules that open when somebody sends more than their hops carry."""
+    for rule in config.rule:
+        where = f"rule {rule.name}: on_overload"
+        if rule.on_overload == "auto":
+            continue
+        if not rule.path:
+            yield Finding("note", where, "has no meaning with an empty path: the frames go straight to the other port")
+        elif rule.on_overload == "bypass-all":
+            what = "whoever sends more than a hop of the path carries switches the inspection of all its frames off"
+            yield Finding("warning", where, what)
+        elif rule.on_overload == "bypass-excess" and rule.on_unavailable == "block":
+            what = 'what exceeds a hop of the path passes uninspected, although on_unavailable = "block"'
+            yield Finding("warning", where, what)
 
 
 def _starts(hop: Guest | Remote) -> bool:

@@ -248,6 +248,13 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.POLICY,
         "the link comes first; block is the deliberate exception",
     ),
+    "rule.on_overload": Field(
+        "a hop of the path gets more frames than it carries: those that exceed it go past it (bypass-excess) or are "
+        "dropped (block-excess), or all frames of the rule go past it until it is over (bypass-all); auto: "
+        "bypass-excess, or block-excess where on_unavailable says block",
+        Effect.POLICY,
+        "whoever floods must not switch inspection off",
+    ),
     "management.port": Field("which port of the board", range="a port of board.toml", source="the board's first one"),
     "management.address": Field(
         "its IPv4 address with prefix length, or dhcp; empty: none",

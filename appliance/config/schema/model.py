@@ -216,6 +216,7 @@ class Rule(_Struct, frozen=True):
     match: str = ""  # pcap filter; "" = every frame
     path: tuple[Name, ...] = ()
     on_unavailable: Literal["bypass", "block"] = "bypass"
+    on_overload: Literal["auto", "bypass-excess", "block-excess", "bypass-all"] = "auto"  # auto: as on_unavailable
 
 
 class Management(_Struct, frozen=True):

@@ -16,7 +16,7 @@ from appliance.config.schema.model import Config
 from appliance.errors import DatapathError
 from appliance.filter.compiler import compile_filter
 from appliance.steering.datapath import Datapath
-from appliance.steering.explain.model import Decision, Lease, Model, State, Step, Where
+from appliance.steering.explain.model import Decision, Gate, Lease, Model, State, Step, Where
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Reason, Role, Side, Verdict, slot
 from appliance.steering.names import Names
@@ -89,7 +89,7 @@ def run(
     if trace is None:
         raise DatapathError("the datapath wrote no trace")
     outcome, verdict = Outcome(trace.outcome), Verdict(trace.verdict)
-    stops = verdict is Verdict.STACK or outcome is Outcome.BLOCKED
+    stops = verdict is Verdict.STACK or outcome in (Outcome.BLOCKED, Outcome.EXCESS)
     steps = tuple(
         Step(
             step.hop,
@@ -155,6 +155,7 @@ class LiveEngine:
         for hop in names:
             until, recovered, draining = (leases.read(hop.id, field) for field in range(3))
             state.leases[hop.id] = Lease(until, recovered, bool(draining))
+            state.gates |= {place: Gate(cost, used) for place, cost, used in self._datapath.gates.limits(hop.id)}
             state.keys[hop.id] = self._datapath.heartbeat_key(hop.name)
         for place, attached in self._attached.items():
             state.longest[place] = attached.device.longest

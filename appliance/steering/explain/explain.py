@@ -38,6 +38,7 @@ _REASONS = {
     Reason.OVERSIZE: "skipped: the frame is longer than its tap takes",
     Reason.HELD: "skipped: available again, and held down for some time yet",
     Reason.SUPERVISOR: "skipped: the supervisor's own lease is over",
+    Reason.OVERLOADED: "skipped: overloaded, and the frame exceeds what it carries (on_overload of the rule)",
 }
 _OUTCOMES = {
     Outcome.STRAIGHT: "straight to the other port",
@@ -51,6 +52,7 @@ _OUTCOMES = {
     Outcome.OVERSIZE: "dropped: longer than the other port can send",
     Outcome.NO_PROGRAM: "to the other port: a policy program is missing",
     Outcome.UNKNOWN: "not the datapath's",
+    Outcome.EXCESS: "dropped: exceeds what an overloaded hop carries, and the rule says block-excess",
 }
 
 

@@ -35,12 +35,21 @@ class Lease:
 
 
 @dataclass
+class Gate:
+    """How many frames a hop is handed at one tap while it is overloaded (struct gate)."""
+
+    cost: int
+    used: int = 0
+
+
+@dataclass
 class State:
     """What a decision depends on besides policy and frame; times in ns."""
 
     supervisor_until: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)  # by hop id
     longest: dict[int, int] = field(default_factory=dict)  # by slot: longest frame; slots that are not here are empty
+    gates: dict[int, Gate] = field(default_factory=dict)  # by slot; none: no limit
     keys: dict[int, int] = field(default_factory=dict)  # by hop id: of its heartbeats; none: nothing is a heartbeat
     flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, fin
     fragments: dict[tuple[int, int, int, int], tuple[int, int, bool]] = field(default_factory=dict)
@@ -94,6 +103,8 @@ class _Frame:
     hash: int
     steps: list[Step] = field(default_factory=list)
     available: bool = False  # some hop of the path was
+    rule: CompiledRule | None = None
+    overloaded: bool = False  # the hop last looked at is, and must not have the frame
     returned_unmatched: bool = False
     bad_tag: bool = False
 
@@ -154,6 +165,8 @@ class Model:
         hop = self._walk(frame, rule, order)
         if hop:
             return self._enter(frame, hop, index)
+        if frame.overloaded and rule.flags & layout.RULE_EXCESS_BLOCK:
+            return self._end(frame, Decision(Outcome.EXCESS, Verdict.DROP, None, index))
         if not frame.available and rule.flags & layout.RULE_BLOCK:
             return self._end(frame, Decision(Outcome.BLOCKED, Verdict.DROP, None, index))
         return self._out(frame, index, Outcome.BYPASSED)
@@ -177,13 +190,16 @@ class Model:
             return self._out(frame, None, Outcome.OUT)
         self._learn(frame)
         if vid not in (None, layout.TAG_NEXT):
+            frame.rule = None if index is None else self.policy.rules[index]
             wanted = self._choose(frame, (vid,), None, None, None) if asked and vid != where.hop else 0
             if wanted:
                 return self._enter(frame, wanted, index)
-            frame.bad_tag = True
+            frame.bad_tag = not frame.overloaded
         if index is None or not rest:
             return self._out(frame, index, Outcome.OUT)
         hop = self._walk(frame, self.policy.rules[index], rest)
+        if not hop and frame.overloaded and self.policy.rules[index].flags & layout.RULE_EXCESS_BLOCK:
+            return self._end(frame, Decision(Outcome.EXCESS, Verdict.DROP, None, index))
         return self._enter(frame, hop, index) if hop else self._out(frame, index, Outcome.OUT)
 
     # -- which rule ---------------------------------------------------------------------------------------------------
@@ -237,7 +253,9 @@ class Model:
     # -- which hop ----------------------------------------------------------------------------------------------------
 
     def _walk(self, frame: _Frame, rule: CompiledRule, order: Sequence[int]) -> int:
-        """The first hop on the path that may have the frame; 0 none."""
+        """The first hop on the path that may have the frame; 0 none, or the rule blocks what exceeds a hop."""
+        frame.rule = rule
+        frame.overloaded = False
         for position in order:
             kind, number = rule.path[position]
             if kind is Item.HOP:
@@ -247,7 +265,7 @@ class Model:
                 bucket = (frame.flow.hash_l3 if group.flags & layout.GROUP_L3 else frame.hash) % layout.BUCKETS
                 members = [self.policy.hops[name].id for name in group.orders[bucket]]
                 hop = self._choose(frame, members, position, group, bucket)
-            if hop:
+            if hop or (frame.overloaded and rule.flags & layout.RULE_EXCESS_BLOCK):
                 return hop
         return 0
 
@@ -261,11 +279,15 @@ class Model:
     ) -> int:
         """The first of these that may have the frame; one that is only held down if there is no other."""
         held = 0
+        frame.overloaded = False
         for hop in members:
             reason = self._judge(frame, hop, group.hold_down if group else 0)
             frame.steps.append(Step(hop, reason, position, group.id if group else None, bucket))
             if reason is Reason.TAKEN:
                 return hop
+            if reason is Reason.OVERLOADED:
+                frame.overloaded = True
+                return 0
             if reason is Reason.HELD and not held:
                 held = hop
         if held:
@@ -289,9 +311,22 @@ class Model:
         frame.available = True
         if known is not None and known.accept.strip() and not self._matches(known.accept, frame.data):
             return Reason.NOT_ACCEPTED
+        if self._exceeds(frame, slot(hop, frame.where.segment, frame.direction)):
+            return Reason.OVERLOADED
         if hold_down and lease.recovered and now < lease.recovered + hold_down:
             return Reason.HELD
         return Reason.TAKEN
+
+    def _exceeds(self, frame: _Frame, place: int) -> bool:
+        """Whether the frame is more than an overloaded hop is handed there."""
+        gate = self.state.gates.get(place)
+        if gate is None:
+            return False
+        gate.used = max(gate.used, frame.now)
+        if gate.used - frame.now > layout.GATE_BURST_NS:
+            return True
+        gate.used += gate.cost
+        return frame.rule is not None and bool(frame.rule.flags & layout.RULE_OVERLOAD_BYPASS)
 
     # -- flows --------------------------------------------------------------------------------------------------------
 

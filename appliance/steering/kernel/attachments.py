@@ -243,6 +243,11 @@ class Attachments:
             self._detach(place)
         return gone
 
+    def ifindex(self, place: int) -> int | None:
+        """Of the device in this slot; None: there is none."""
+        attached = self._attached.get(place)
+        return attached.device.ifindex if attached is not None else None
+
     def all(self) -> list[Attachment]:
         """Everything that is attached, ports first."""
         return [self._attached[place] for place in sorted(self._attached)]

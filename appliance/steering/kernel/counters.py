@@ -51,6 +51,7 @@ class RuleCount:
     to_hop: int
     bypassed: int
     blocked: int
+    excess: int
 
     @classmethod
     def of(cls, values: list[RuleCounterValue]) -> RuleCount:
@@ -61,6 +62,7 @@ class RuleCount:
             sum(v.to_hop for v in values),
             sum(v.bypassed for v in values),
             sum(v.blocked for v in values),
+            sum(v.excess for v in values),
         )
 
 

@@ -48,6 +48,7 @@ TAG_OUT_WAN = 4002
 FLOW_REFRESH_NS = 1_000_000_000
 FLOW_CLOSED_NS = 2_000_000_000
 FRAGMENT_NS = 2_000_000_000
+GATE_BURST_NS = 10_000_000
 
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
@@ -72,6 +73,8 @@ TARGET_SG = 1
 RULE_BLOCK = 1
 RULE_ACCEPT = 2
 RULE_HASH = 4
+RULE_EXCESS_BLOCK = 16
+RULE_OVERLOAD_BYPASS = 32
 GROUP_STANDBY = 1
 GROUP_L3 = 2
 HOP_TRACKED = 1
@@ -158,10 +161,11 @@ class Outcome(IntEnum):
     OVERSIZE = 8
     NO_PROGRAM = 9
     UNKNOWN = 10
+    EXCESS = 11
 
 
-OUTCOME_PLACES = 12
-DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE)
+OUTCOME_PLACES = 16
+DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS)
 
 
 class Reason(IntEnum):
@@ -174,6 +178,7 @@ class Reason(IntEnum):
     OVERSIZE = 4
     HELD = 5
     SUPERVISOR = 6
+    OVERLOADED = 7
 
 
 class CopyWay(IntEnum):
@@ -246,7 +251,12 @@ class LeaseValue(ctypes.Structure):
         ("draining", c_uint64),
         ("skipped", c_uint64),
         ("ended", c_uint64),
+        ("overloaded", c_uint64),
     )
+
+
+class GateValue(ctypes.Structure):
+    _fields_ = (("cost", c_uint64), ("used", c_uint64), ("over", c_uint64))
 
 
 class ControlValue(ctypes.Structure):
@@ -271,7 +281,7 @@ class RuleCounterValue(ctypes.Structure):
         ("to_hop", c_uint64),
         ("bypassed", c_uint64),
         ("blocked", c_uint64),
-        ("pad", c_uint64),
+        ("excess", c_uint64),
     )
 
 
@@ -408,6 +418,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "tx": (c_uint32, c_uint32),
     "targets": (c_uint32, TargetValue),
     "leases": (c_uint32, LeaseValue),
+    "gates": (c_uint32, GateValue),
     "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),
     "rules": (c_uint32, RuleValue),

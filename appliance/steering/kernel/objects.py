@@ -57,6 +57,7 @@ class Kernel:
             self._load(path, pins, digest)
         self.control = Table(self.maps["control"].fd, 1, layout.ControlValue)
         self.leases = Table(self.maps["leases"].fd, layout.MAX_HOPS, layout.LeaseValue)
+        self.gates = Table(self.maps["gates"].fd, layout.MAX_SLOTS, layout.GateValue)
 
     @staticmethod
     def _digest(path: Path) -> bytes:
@@ -180,7 +181,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close descriptors and mappings."""
-        for table in ("control", "leases"):
+        for table in ("control", "leases", "gates"):
             if hasattr(self, table):
                 getattr(self, table).close()
                 delattr(self, table)

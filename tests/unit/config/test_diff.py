@@ -206,6 +206,20 @@ def test_a_rule_that_blocks_from_the_commit_on() -> None:
     assert [f for f in lint(two, None, {"ips1": "failed", "ips2": "stopped"}) if "from the commit on" in f.what]
 
 
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ('on_overload = "bypass-all"', "switches the inspection of all its frames off"),
+        ('on_unavailable = "block"\non_overload = "bypass-excess"', "passes uninspected, although"),
+        ('on_unavailable = "block"', ""),
+        ('on_overload = "block-excess"', ""),
+    ],
+)
+def test_a_rule_that_a_flood_opens(keys: str, says: str) -> None:
+    found = [f for f in lint(config(BASE, ('path = ["ips1"]', f'path = ["ips1"]\n{keys}'))) if "overload" in f.where]
+    assert [(f.severity, says in f.what) for f in found] == [("warning", True)] * bool(says)
+
+
 def test_lint_of_a_change() -> None:
     side = BASE.index('[[segment]]\nname = "side"')
     without = loads(BASE[:side] + BASE[BASE.index("[[guest]]") :].replace('segment = "side"\n', ""), filters=False)

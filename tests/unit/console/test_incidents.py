@@ -49,10 +49,13 @@ def test_a_guest_is_shown_with_its_evidence() -> None:
     flips = [{"ago_ms": 1000.0 * n, "check": f"check {n}", "to": "failing", "why": ""} for n in range(20)]
     bypass = {"cause": "heartbeat_lost", "runs": 3, "at_most_p50_ms": 31.0, "at_most_p99_ms": 48.0}
     agent = {"name": "\x1b[2Jagent", "malformed": 3}
+    ways = [{"way": "lan to wan", "limit_frames_per_s": 1800, "carries_frames_per_s": 2100},
+            {"way": "wan to lan", "limit_frames_per_s": 0, "carries_frames_per_s": 0}]  # fmt: skip
     told = render("guest", {"name": "ips1", "state": "suspect", "lease": "none", "lease_ms": 0.0, "checks": [check],
-                            "flips": flips, "bypass": [bypass], "heartbeats": [], "agent": agent,
+                            "flips": flips, "bypass": [bypass], "heartbeats": [], "agent": agent, "overload": ways,
                             "qmp_events": ["RESET guest True"]})  # fmt: skip
-    for word in ("suspect", "nothing for 65.0 ms", "70 ms ago", "20 s ago", "1.25 ms", "check 19", "48", "RESET guest"):
+    for word in ("suspect", "nothing for 65.0 ms", "70 ms ago", "20 s ago", "1.25 ms", "check 19", "48", "RESET guest",
+                 "1800", "2100"):  # fmt: skip
         assert word in told
     assert "check 9 " not in told
     assert "19 s ago" in told

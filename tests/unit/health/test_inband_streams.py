@@ -35,6 +35,7 @@ class Tap:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.refused = 0
 
     def send(self, frame: bytes) -> None:
         self.sent.append(frame)

@@ -15,9 +15,9 @@ from appliance.causes import Cause
 from appliance.errors import RefusedError
 from appliance.health.bypass_latency import Fault
 from appliance.health.detector import Detector, Good, Limits
-from appliance.health.verdict import Available, Flip, History, Unavailable, Verdict
+from appliance.health.verdict import Available, Flip, History, Overloaded, Relieved, Unavailable, Verdict
 from appliance.hop.hop import Hop
-from appliance.hop.lifecycle import ALIVE, HopEvent, HopState
+from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
 from appliance.hop.operator_order import FILE, OperatorOrder
 from appliance.transition import IllegalMoveError
 
@@ -99,6 +99,7 @@ class Bench:
             self.good(1, 1000)
         last: dict[HopState, Callable[[], object]] = {
             HopState.SUSPECT: lambda: self.hop.on_decision(2, LOST),
+            HopState.OVERLOADED: lambda: self.hop.on_decision(2, Overloaded("much")),
             HopState.DRAINING: lambda: self.hop.drain(Cause.OPERATOR),
             HopState.STOPPED: self.hop.stop,
             HopState.FAILED: lambda: self.hop.refused(Cause.GUEST_FAILED, "no"),
@@ -126,6 +127,7 @@ def bench(tmp_path: Path) -> Bench:
         (HopState.STARTING, HopState.STARTING, 0),
         (HopState.PROVING, HopState.AVAILABLE, 2000),
         (HopState.AVAILABLE, HopState.AVAILABLE, 2000),
+        (HopState.OVERLOADED, HopState.OVERLOADED, 2000),
         (HopState.SUSPECT, HopState.AVAILABLE, 2000),
         (HopState.DRAINING, HopState.DRAINING, 2000),
         (HopState.STOPPED, HopState.STOPPED, 0),
@@ -477,3 +479,48 @@ def test_back_before_a_frame_came_measures_nothing(bench: Bench) -> None:
     bench.kernel.skipped = 210 * MS
     bench.hop.measure()
     assert bench.owner.measured == []
+
+
+# -- overload
+
+
+def test_overload_is_a_state_with_traffic(bench: Bench) -> None:
+    """Evidence renews the lease, no fall is counted, and it ends as it began: by name."""
+    bench.reach(HopState.AVAILABLE)
+    bench.hop.on_decision(10, Overloaded("it gets more frames than it carries, lan to wan"))
+    assert (bench.hop.state, bench.hop.cause) == (HopState.OVERLOADED, Cause.OVERLOADED)
+    assert "lan to wan" in bench.hop.detail
+    assert bench.hop.serves
+    bench.good(20, 3000)
+    assert (bench.hop.state, bench.kernel.until) == (HopState.OVERLOADED, 3000)
+    bench.hop.on_decision(30, Relieved())
+    assert (bench.hop.state, bench.hop.cause, bench.owner.failed) == (HopState.AVAILABLE, Cause.HEALTHY, [])
+
+
+def test_an_overloaded_hop_can_fall(bench: Bench) -> None:
+    bench.reach(HopState.AVAILABLE)
+    bench.hop.on_decision(10, Overloaded("much"))
+    bench.hop.on_decision(20, LOST)
+    assert (bench.hop.state, bench.kernel.until) == (HopState.SUSPECT, 0)
+    assert len(bench.owner.failed) == 1
+    bench.hop.on_decision(30, Relieved())
+    assert bench.hop.state is HopState.SUSPECT
+
+
+@pytest.mark.parametrize("state", [state for state in HopState if state not in SERVING])
+def test_only_a_hop_with_traffic_is_overloaded(bench: Bench, state: HopState) -> None:
+    bench.reach(state)
+    bench.hop.on_decision(10, Overloaded("much"))
+    assert bench.hop.state is state
+
+
+def test_an_overloaded_hop_is_drained_and_its_checks_change_like_those_of_an_available_one(bench: Bench) -> None:
+    bench.reach(HopState.AVAILABLE)
+    bench.hop.on_decision(10, Overloaded("much"))
+    bench.hop.prove_again("its checks have changed")
+    assert bench.hop.state is HopState.SUSPECT
+    bench.good(20, 3000)
+    bench.hop.on_decision(30, Overloaded("much"))
+    bench.hop.drain(Cause.OPERATOR)
+    bench.good(40, 4000)
+    assert (bench.hop.state.value, bench.kernel.until) == ("draining", 4000)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One direction through a guest on one segment: its heartbeats, the frames beside them, and the limit of what it gets.
+
+Joins the streams of heartbeats that enter by one tap (inband_streams.py) with the decision whether the guest is
+overloaded (overload.py) and with the datapath (`Load`), which counts and limits. Lives as long as the guest's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from appliance.api.schema.guests import Overload as Shown
+from appliance.health.detector import Carried
+from appliance.health.inband_streams import Evidence, Stream
+from appliance.health.overload import TARGET_NS, Load, Look, Overload
+
+ONSET_NS = 500_000_000
+"""So long an overload explains that heartbeats are missing in the other direction too: by then the limit has helped."""
+
+
+class OneWay:
+    """The stream with the shortest interval leads: it says when to look, and how long heartbeats take.
+
+    `other`: the way back, whose flood may keep the guest from passing anything on here.
+    """
+
+    def __init__(self, streams: Sequence[Stream], load: Load) -> None:
+        self._streams, self._load = streams, load
+        self._lead = min(streams, key=lambda stream: stream.limits.interval)
+        self._target = min(TARGET_NS, self._lead.limits.window // 2)
+        for stream in streams:
+            if stream.latency_limit is not None:
+                self._target = min(self._target, stream.latency_limit.limit // 2)
+        self._overload = self._unknown()
+        self._looked = self._began = 0
+        self._proved: int | None = None
+        self.other: OneWay | None = None
+
+    def _unknown(self) -> Overload:
+        """Nothing is known of what it carries."""
+        return Overload(self._lead.limits, self._target)
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether it gets more than it carries."""
+        return self._overload.active
+
+    def shown(self) -> Shown:
+        """As the API shows it."""
+        return Shown(
+            way=self._lead.where, limit_frames_per_s=self._overload.rate, carries_frames_per_s=self._overload.carries
+        )
+
+    @property
+    def due(self) -> int:
+        """When to look: with each heartbeat of the lead, and half an interval later when that has not come."""
+        lead = self._lead
+        half = lead.due - lead.limits.interval // 2
+        return half if lead.waits and self._looked < half else lead.due
+
+    def look(self, now: int) -> Iterator[Evidence]:
+        """Before the next heartbeat is sent: what the traffic proves for checks that wait for theirs."""
+        if now < self.due:
+            return
+        self._looked = now
+        lead, was, sample = self._lead, self._overload.rate, self._load.sample()
+        at = self._overload.proof(now, sample)
+        self._proved = self._proved if at is None else at
+        if at is None and self.other is not None:
+            at = self.other.lends(now)
+        if now >= lead.due:
+            self._overload.look(now, sample, Look(lead.waits, lead.refused, lead.latency))
+        if self._overload.rate != was:
+            self._began = self._began if was else now
+            self._load.limit(self._overload.rate)
+        for stream in self._streams:
+            stream.excused = self._overload.excuses
+            if at is not None and stream.waits:
+                yield stream.check, Carried(at)
+                if stream.latency_check:
+                    yield stream.latency_check, Carried(at)
+
+    def lends(self, now: int) -> int | None:
+        """What frames of this way prove for the other one, while this one begins to be too much for the guest."""
+        begins = now - self._began < ONSET_NS if self._overload.active else self._lead.waits
+        return self._proved if begins else None
+
+    def relieve(self) -> None:
+        """The guest gets no frames any more, or this watch ends: nothing limits what comes next."""
+        self._overload, self._proved = self._unknown(), None
+        self._load.limit(0)
+        for stream in self._streams:
+            stream.excused = False
+
+
+def one_ways(streams: Sequence[Stream], loads: Mapping[str, Load]) -> list[OneWay]:
+    """One for each tap by which positive heartbeats enter; `loads` by the tap's name."""
+    found: dict[str, list[Stream]] = {}
+    for stream in streams:
+        if not stream.negative and stream.enters in loads:
+            found.setdefault(stream.enters, []).append(stream)
+    ways = {enters: OneWay(group, loads[enters]) for enters, group in found.items()}
+    for enters, group in found.items():
+        ways[enters].other = ways.get(group[0].leaves)
+    return list(ways.values())
