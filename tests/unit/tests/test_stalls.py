@@ -22,13 +22,13 @@ def log_of(*stalls: Stall) -> str:
     )
 
 
-BLOCKED = Stall("task guest ips1", "; Run.live is at run.py:7", 0.9, 0.05, 0.1)
+BLOCKED = Stall("task guest ips1", "; Run.live is at run.py:7", 1.8, 0.05, 0.2)
 STARVED = Stall("callback x.<locals>.y", "", 3.0, 0.06, 2.9)
 
 
 def test_the_line_that_is_logged_is_the_line_that_is_read() -> None:
     found = parse("noise\n" + log_of(BLOCKED, STARVED))
-    assert [(one.what, one.own_s) for one in found] == [("task guest ips1", 0.8), ("callback x.<locals>.y", 0.1)]
+    assert [(one.what, one.own_s) for one in found] == [("task guest ips1", 1.6), ("callback x.<locals>.y", 0.1)]
     assert LoopWatch().longest is None
 
 
@@ -43,7 +43,7 @@ def board(log: str, speed: float = 1.0, pid: int | None = 1) -> Any:
 def test_a_test_fails_by_what_kept_the_loop_during_it() -> None:
     stalls = Stalls()
     stalls.check(board(log_of(STARVED)))
-    with pytest.raises(AssertionError, match="task guest ips1 kept the event loop for 900 ms"):
+    with pytest.raises(AssertionError, match="task guest ips1 kept the event loop for 1800 ms"):
         stalls.check(board(log_of(STARVED, BLOCKED)))
     stalls.check(board(log_of(STARVED, BLOCKED)))
     assert Stalls().new(board(log_of(BLOCKED), pid=None)) == []
