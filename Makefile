@@ -16,7 +16,7 @@ ARGS ?=
 JOBS ?= auto
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: help setup packages bpf qemu-image run test test-all simulate test-plan lint format bench demo faults health-figures image check-image clean
+.PHONY: help setup packages bpf qemu-image run test test-all simulate mutants test-plan lint format bench demo faults health-figures image check-image clean
 
 help: ## show this help
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -70,6 +70,9 @@ test-all: qemu-image ## run all tests
 
 simulate: setup ## run the decisions in simulated time with faults injected: HOURS=1000 SEED=1
 	@$(RUN) -m tests.simulate --hours $(or $(HOURS),1000) --seed $(or $(SEED),1) --also "$(ALSO)"
+
+mutants: setup ## change the deciding modules one operator at a time: does a test notice? MODULES="appliance.keeper.core ..."
+	@$(RUN) -m tests.mutants $(MODULES)
 
 test-plan: ## list what the tests show, from their docstrings (Markdown)
 	@python3 -m tests.plan

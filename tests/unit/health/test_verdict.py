@@ -72,6 +72,42 @@ def test_what_it_asked_for_is_no_flapping() -> None:
         assert (hold_down(verdict.history.recent_falls(now)) > 0) is held
 
 
+def both() -> Verdict:
+    """Two checks; "there" and "back" both pass since time 0, at which the verdict became available."""
+    verdict = Verdict([Detector("there", LIMITS), Detector("back", LIMITS)], History())
+    assert verdict.step(0, "there", Good(0)) == []
+    assert verdict.step(0, "back", Good(0)) == [Available(LIMITS.window)]
+    return verdict
+
+
+def test_one_check_that_fails_is_enough() -> None:
+    """Bad answers end it although its last good one still holds, and the other check's evidence changes nothing."""
+    verdict = both()
+    for at in (1, 2):
+        decisions = verdict.step(at * MS, "back", Bad("refused"))
+    assert decisions == [Unavailable("back", "back: refused", Cause.HEARTBEAT_LOST, 0)]
+    assert verdict.step(3 * MS, "there", Good(3 * MS)) == []
+    assert verdict.step(4 * MS, "back", Good(4 * MS)) == [Available(3 * MS + LIMITS.window)]
+
+
+def test_time_alone_renews_nothing() -> None:
+    """A tick in the middle of good evidence leads to no decision."""
+    verdict = both()
+    assert verdict.step(5 * MS, "there", Tick()) == []
+    assert verdict.step(5 * MS, "back", Bad("refused, once")) == []
+
+
+def test_a_proof_from_before_a_restart_shortens_each_check() -> None:
+    """One good answer a check is enough, and no hold is waited for; after a fall both count again."""
+    limits = Limits(interval=20 * MS, misses=2, rises=3)
+    verdict = Verdict([Detector("there", limits)], History(), hold=SECOND)
+    verdict.shorten_proof()
+    assert good(verdict, 0) == [Available(limits.window)]
+    assert len(verdict.step(limits.window, "there", Tick())) == 1
+    for at in range(100, 100 + 1000, 20):
+        assert good(verdict, at * MS) == []
+
+
 @pytest.mark.parametrize(
     ("event", "data", "veto", "cause", "words"),
     [

@@ -52,3 +52,27 @@ def test_only_a_hop_that_is_up_can_be_drained_or_become_available() -> None:
             assert state in ALIVE or event is HopEvent.RUNNING, (state, event)
         if state in ALIVE:
             assert to in ALIVE or event is HopEvent.ENDED, (state, event)
+
+
+@pytest.mark.parametrize("state", [state for state in HopState if state in ALIVE])
+def test_whatever_is_up_may_end_start_over_be_drained_and_be_stopped(state: HopState) -> None:
+    """These come from outside, at any time: an event that the table did not have would end bypassd."""
+    for event in (HopEvent.ENDED, HopEvent.RESET, HopEvent.STOP):
+        assert allowed(state, event), event
+    assert allowed(state, HopEvent.DRAIN) or state is HopState.DRAINING
+
+
+@pytest.mark.parametrize(
+    ("event", "after"),
+    [
+        (HopEvent.WAIT, HopState.STARTING),
+        (HopEvent.ENDED, HopState.STARTING),
+        (HopEvent.RUNNING, HopState.PROVING),
+        (HopEvent.REFUSED, HopState.FAILED),
+        (HopEvent.GIVE_UP, HopState.FAILED),
+        (HopEvent.REST, HopState.STOPPED),
+        (HopEvent.STOP, HopState.STOPPED),
+    ],
+)
+def test_what_may_come_of_a_start(event: HopEvent, after: HopState) -> None:
+    assert move(HopState.STARTING, event) is after

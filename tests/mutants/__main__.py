@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`make mutants`: change the deciding modules one operator at a time, and run their tests against each.
+
+The tests are loaded once; each mutant is a child of that process in which one function has another code. A mutant that
+no test notices is printed. Those for which no test is wanted stand in kept.py with the reason. The command fails when
+others are left and fewer than 95 of 100 are noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import inspect
+import io
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+from _pytest import main as runner
+
+from appliance.transition import Table
+from tests.mutants.kept import KEPT
+from tests.mutants.operators import Mutant, mutants
+
+LEAST = 0.95
+LIMIT_S = 60  # of processor time; a mutant that loops without end is noticed by that
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "appliance.health.detector": ("tests/unit/health/test_detector.py",),
+    "appliance.health.verdict": ("tests/unit/health/test_verdict.py",),
+    "appliance.hop.lifecycle": ("tests/unit/hop/test_lifecycle.py", "tests/unit/hop/test_hop.py"),
+    "appliance.hop.hop": ("tests/unit/hop/test_hop.py",),
+    "appliance.segment.machine": ("tests/unit/segment/test_machine.py",),
+    "appliance.keeper.core": ("tests/unit/keeper/test_core.py",),
+    "appliance.keeper.silence": ("tests/unit/keeper/test_core.py",),
+}
+
+
+class Result(NamedTuple):
+    """Of one module."""
+
+    noticed: int
+    kept: int
+    left: list[str]
+
+
+def function(module: ModuleType, qualified: str) -> FunctionType:
+    """The live function of that name."""
+    found: object = module
+    for name in qualified.split("."):
+        found = inspect.getattr_static(found, name)
+    if isinstance(found, property):
+        found = found.fget
+    if isinstance(found, classmethod | staticmethod):
+        found = found.__func__
+    assert isinstance(found, FunctionType)
+    return found
+
+
+class Row(NamedTuple):
+    """One row of a table of moves that is missing (`new` None), or leads to another state."""
+
+    name: str
+    table: Table[Any, Any]
+    key: tuple[Any, Any]
+    new: Any
+
+    def apply(self) -> None:
+        if self.new is None:
+            del self.table[self.key]
+        else:
+            self.table[self.key] = self.new
+
+
+def tables(module: ModuleType) -> Iterator[Row]:
+    """The mutants of the tables of a module."""
+    for name, table in vars(module).items():
+        if isinstance(table, Table):
+            for (state, event), new in table.items():
+                row = f"{name}: {state.name}, {event.name}"
+                states = list(type(new).__members__.values())
+                other = states[(states.index(new) + 1) % len(states)]
+                yield Row(f"{row} -> nothing", table, (state, event), None)
+                yield Row(f"{row}: {new.name} -> {other.name}", table, (state, event), other)
+
+
+class Checker:
+    """A plugin of pytest: when the tests of a module are loaded, they run once for each mutant, each in a child."""
+
+    def __init__(self, name: str, part: tuple[int, int]) -> None:
+        self._name, self._part = name, part
+        self.result = Result(0, 0, [])
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        module = importlib.import_module(self._name)
+        assert module.__file__ is not None
+        path, (which, of) = Path(module.__file__), self._part
+        if not self._survives(session, module, None):
+            raise pytest.UsageError(f"{self._name}: its tests fail without any change")
+        noticed, kept = 0, 0
+        left: list[str] = []
+        all_of_them: list[Mutant | Row] = [*tables(module), *mutants(path.read_text(), str(path))]
+        for number, mutant in enumerate(all_of_them):
+            if number % of != which:
+                continue
+            full = f"{self._name.removeprefix('appliance.')} {mutant.name}"
+            if full in KEPT:
+                kept += 1
+            elif self._survives(session, module, mutant):
+                left.append(full)
+            else:
+                noticed += 1
+        self.result = Result(noticed, kept, left)
+        return True
+
+    def _survives(self, session: pytest.Session, module: ModuleType, mutant: Mutant | Row | None) -> bool:
+        """Whether all tests pass with this mutant. `None`: with the module as it is."""
+        child = os.fork()
+        if child == 0:
+            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
+            status = 1
+            try:
+                if isinstance(mutant, Mutant):
+                    function(module, mutant.function).__code__ = mutant.code
+                elif mutant is not None:
+                    mutant.apply()
+                session.config.option.maxfail = 1
+                runner.pytest_runtestloop(session)
+                status = 1 if session.testsfailed else 0
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status) == 0
+
+
+def check(name: str, tests: tuple[str, ...], part: tuple[int, int]) -> Result:
+    """All mutants of one module; `part` (which, of how many) takes a share of them."""
+    checker = Checker(name, part)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        status = pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[checker])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise SystemExit(output.getvalue())
+    return checker.result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="mutants", description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"some of: {', '.join(TARGETS)}")
+    parser.add_argument("--part", default="0/1", help="a share of the mutants: 0/4 is the first of four")
+    given = parser.parse_args()
+    which, of = map(int, given.part.split("/"))
+    total = Result(0, 0, [])
+    for name, tests in TARGETS.items():
+        if given.modules and name not in given.modules:
+            continue
+        began = time.perf_counter()
+        found = check(name, tests, (which, of))
+        total = Result(total.noticed + found.noticed, total.kept + found.kept, total.left + found.left)
+        count = found.noticed + len(found.left)
+        for each in found.left:
+            print(f"  no test notices: {each}")
+        took = time.perf_counter() - began
+        print(f"{name}: {found.noticed} of {count} noticed, {found.kept} kept, {took:.0f} s", flush=True)
+    count = total.noticed + len(total.left)
+    share = total.noticed / count if count else 1.0
+    print(f"{total.noticed} of {count} mutants are noticed ({share:.1%}), {total.kept} are kept with a reason")
+    return 0 if share >= LEAST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

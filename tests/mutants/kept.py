@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Mutants for which no test is wanted: module, function and change, with the reason."""
+
+from __future__ import annotations
+
+KEPT: dict[str, str] = {
+    "health.verdict hold_down: 16 -> 17": "equivalent: the limit of a minute is reached long before",
+}
