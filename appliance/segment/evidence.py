@@ -79,6 +79,7 @@ class PortEvidence:
 
     kept: Kept = Kept.UNKNOWN
     detail: str = ""
+    failed: str = ""  # it led to bypass, and has not been seen to send since
     given_in_all: int = 0  # given while the driver has not been seen to count
     _counts: bool = False
     _identity: tuple[int, str] = (0, "")
@@ -97,6 +98,7 @@ class PortEvidence:
         if sample.identity != self._identity:
             self.forget()
             self._identity, self._counts, self.given_in_all = sample.identity, False, 0
+            self.failed = ""
             self.kept, self.detail = Kept.UNKNOWN, ""
         if self._window and _began_anew(self._window[-1], sample):
             self._window.clear()
@@ -119,7 +121,7 @@ class PortEvidence:
             if self.given_in_all >= UNCOUNTED:
                 self.kept, self.detail = Kept.UNCOUNTED, f"the driver of {last.name} does not count what XDP sends"
         elif sent * NONE_OF < given:
-            self.kept, self.detail = Kept.NONE, said
+            self.kept, self.detail, self.failed = Kept.NONE, said, said
         elif sent < given * SHARE:
             self._short += 1
             lasting = self._short >= LASTING
@@ -127,6 +129,8 @@ class PortEvidence:
         else:
             self._short = 0
             self.kept, self.detail = Kept.SENT, ""
+        if self.kept in (Kept.SENT, Kept.PARTLY):
+            self.failed = ""
 
 
 class Evidence:
@@ -152,7 +156,8 @@ class Evidence:
             said = "; ".join(port.detail for port in self.ports.values() if port.kept is kept)
             if said:
                 return Found(cause, said, bypass=kept is Kept.NONE)
-        return Found()
+        failed = "; ".join(f"{port.failed}, and too few since to tell" for port in self.ports.values() if port.failed)
+        return Found(Cause.NOT_SENT, failed) if failed else Found()
 
 
 def _given(before: PortSample, after: PortSample) -> int:

@@ -58,7 +58,7 @@ def segments(data: Any, style: Style = PLAIN) -> str:
 
 def _is_impaired(row: Row) -> bool:
     """Inline, and something outside keeps frames from crossing, or some of them."""
-    return cell(row.get("cause")) in ("link_down", "links_down", "partly_sent")
+    return cell(row.get("cause")) in ("link_down", "links_down", "not_sent", "partly_sent")
 
 
 def _has_news_of_frames(row: Row) -> bool:

@@ -154,5 +154,6 @@ def test_a_port_that_sends_nothing_is_found_by_its_counters(live: Live) -> None:
     netns.run("ip", "netns", "exec", live.wire.wan, "ethtool", "-K", "eth0", "gro", "on")
     live.call("segment.set", name="main", mode="auto")
     live.until(live.inline, "inline again")
+    live.until(lambda: flows("healthy"), "the port is seen to send again")
     live.wire.renew()
     assert live.wire.stream(32) == []
