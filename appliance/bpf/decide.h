@@ -74,6 +74,15 @@ static __noinline __u32 filters(void *ctx)
 	return rule;
 }
 
+/* Whether fragments may match a rule by their datagram. User space puts it in: where not, nothing more is asked. */
+static __always_inline bool fragments_count(void)
+{
+	__u32 count;
+
+	asm volatile("%0 = " FRAGMENTS_PLACE : "=r"(count));
+	return count;
+}
+
 /*
  * A segment's filters and the core in one program, for sets of filters that are one program: what goes straight to the
  * other port is sent here, without a note of it for other programs.
@@ -85,13 +94,12 @@ static __noinline __u32 filters(void *ctx)
 static __always_inline int decide(int kind, void *ctx, bool attached)
 {
 	__u32 found = filters(ctx); /* first of all, see splice.py */
-	__u32 key = 0, place, length, buffers, ifindex, generation, fragments;
+	__u32 key = 0, place, length, buffers, ifindex, generation;
 	struct rule *rule = NULL;
 	struct device *device;
 	struct scratch *s;
 
-	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* user space puts them in */
-	asm volatile("%0 = " FRAGMENTS_PLACE : "=r"(fragments));
+	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* user space puts it in */
 	ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
 	device = bpf_map_lookup_elem(&devices, &ifindex);
 	if (attached && (!device || !plain(device) || found == NOT_HERE))
@@ -109,7 +117,7 @@ static __always_inline int decide(int kind, void *ctx, bool attached)
 	}
 	if ((attached || plain(device)) && found != NOT_HERE && !(rule && rule->length) &&
 	    fits(kind, ctx, device, length) &&
-	    !(fragments && maybe_fragment(frame_data(kind, ctx), frame_end(kind, ctx)))) {
+	    !(fragments_count() && maybe_fragment(frame_data(kind, ctx), frame_end(kind, ctx)))) {
 		if (rule) {
 			__u32 counter = rule->counter;
 			struct rule_counter *matched = bpf_map_lookup_elem(&rule_counters, &counter);

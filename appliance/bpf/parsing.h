@@ -73,47 +73,54 @@ static __always_inline int parse_ethertype(struct cursor *c)
 	return bpf_ntohs(proto);
 }
 
+/* The same for frames that are not plain IPv4; `type` as it lies in the frame, which has 20 bytes behind it. */
+static __always_inline bool maybe_inner_fragment(const void *data, const void *end, __u32 type)
+{
+	const void *ip = data + ETH_HLEN;
+	__u8 next;
+
+	for (int i = 0; i < 2; i++) {
+		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD) && type != bpf_htons(ETH_P_QINQ1))
+			break;
+		type = *(__u16 *)(ip + 2);
+		ip += 4;
+		if (ip + 20 > end)
+			return false;
+	}
+	if (type == bpf_htons(ETH_P_PPP_SES)) {
+		type = *(__u16 *)(ip + 6);
+		type = type == bpf_htons(0x0021)   ? bpf_htons(ETH_P_IP)
+		       : type == bpf_htons(0x0057) ? bpf_htons(ETH_P_IPV6)
+						   : 0;
+		ip += 8;
+		if (ip + 20 > end)
+			return false;
+	}
+	if (type == bpf_htons(ETH_P_IP))
+		return *(__u16 *)(ip + 6) & bpf_htons(0x3fff);
+	if (type == bpf_htons(ETH_P_IPV6)) {
+		next = *(__u8 *)(ip + 6);
+		return next == PROTO_FRAGMENT || next == PROTO_HOPOPTS || next == PROTO_ROUTING ||
+		       next == PROTO_DSTOPTS;
+	}
+	return type == bpf_htons(ETH_P_MPLS_UC) || type == bpf_htons(ETH_P_MPLS_MC);
+}
+
 /*
  * Whether to look if the frame is a fragment whose datagram's rule counts: a quick question, which may say yes too often.
  * IPv4 and IPv6, behind two tags and PPPoE at most; behind MPLS labels always yes.
  */
 static __always_inline bool maybe_fragment(const void *data, const void *end)
 {
-	const void *ip = data + ETH_HLEN;
-	__u16 type;
-	__u8 next;
+	__u32 type;
 
-	if (ip + 20 > end)
+	if (data + ETH_HLEN + 20 > end)
 		return false;
 	type = *(__u16 *)(data + 12);
-	if (type != bpf_htons(ETH_P_IP)) { /* most frames are */
-		for (int i = 0; i < 2; i++) {
-			if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD) &&
-			    type != bpf_htons(ETH_P_QINQ1))
-				break;
-			type = *(__u16 *)(ip + 2);
-			ip += 4;
-			if (ip + 20 > end)
-				return false;
-		}
-		if (type == bpf_htons(ETH_P_PPP_SES)) {
-			type = *(__u16 *)(ip + 6);
-			type = type == bpf_htons(0x0021)   ? bpf_htons(ETH_P_IP)
-			       : type == bpf_htons(0x0057) ? bpf_htons(ETH_P_IPV6)
-							   : 0;
-			ip += 8;
-			if (ip + 20 > end)
-				return false;
-		}
-		if (type == bpf_htons(ETH_P_IPV6)) {
-			next = *(__u8 *)(ip + 6);
-			return next == PROTO_FRAGMENT || next == PROTO_HOPOPTS || next == PROTO_ROUTING ||
-			       next == PROTO_DSTOPTS;
-		}
-		if (type != bpf_htons(ETH_P_IP))
-			return type == bpf_htons(ETH_P_MPLS_UC) || type == bpf_htons(ETH_P_MPLS_MC);
-	}
-	return *(__u16 *)(ip + 6) & bpf_htons(0x3fff);
+	if (type == bpf_htons(ETH_P_IP)) /* most frames are */
+		return *(__u16 *)(data + ETH_HLEN + 6) & bpf_htons(0x3fff);
+	asm volatile("" : "+r"(type)); /* else the compiler looks for the type by halving, and IPv4 comes last */
+	return maybe_inner_fragment(data, end, type);
 }
 
 static __always_inline int parse_ports(struct cursor *c, struct parsed *p)
