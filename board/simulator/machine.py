@@ -29,9 +29,21 @@ CHANNELS = ("qmp", "console", "debug", "gpio")
 
 @dataclass(frozen=True)
 class Drive:
+    """A disk. `log`: a file in which QEMU keeps every write and flush, in their order (its driver blklogwrites)."""
+
     serial: str
     path: Path
     readonly: bool = True
+    log: Path | None = None
+
+    @property
+    def backend(self) -> str:
+        """The value of -drive (pure)."""
+        start = f"if=none,id={self.serial},"
+        if self.log is None:
+            return start + f"file={self.path},format=raw,readonly={'on' if self.readonly else 'off'}"
+        file = f"file.driver=raw,file.file.driver=file,file.file.filename={self.path}"
+        return start + f"driver=blklogwrites,{file},log.filename={self.log},log-super-update-interval=1"
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,7 @@ def command_line(payload: Payload, accelerator: Accelerator, crash_log: Path, fd
         line += ["-chardev", f"socket,id={channel},fd={fds[channel]}"]
     line += ["-mon", "chardev=qmp,mode=control", *qemu.serial]
     for drive in payload.drives:
-        readonly = "on" if drive.readonly else "off"
-        line += ["-drive", f"if=none,id={drive.serial},file={drive.path},format=raw,readonly={readonly}"]
+        line += ["-drive", drive.backend]
         line += ["-device", f"virtio-blk-pci,drive={drive.serial},serial={drive.serial}"]
     for connector, port in board.connectors.items():
         tap, queues = f"{connector}0", QUEUES if connector in SIDES else 1

@@ -213,6 +213,15 @@ def test_command_line_has_what_the_board_has() -> None:
     assert kvm[kvm.index("-cpu") + 1] == "host"
 
 
+def test_a_disk_whose_writes_are_logged() -> None:
+    drive = Drive("data", Path("/d"), readonly=False, log=Path("/l"))
+    text = " ".join(
+        command_line(Payload(Path("/k"), None, (drive,)), Accelerator(), Path("/e"), dict.fromkeys(CHANNELS, 3))
+    )
+    assert "if=none,id=data,driver=blklogwrites," in text
+    assert "file.file.filename=/d,log.filename=/l," in text
+
+
 def test_image_payload_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"rootfs\.squashfs.*make"):
         payload.image(tmp_path, tmp_path / "run")
