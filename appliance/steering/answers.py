@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The datapath's counters and filter reports as answers of the API (api/schema/state.py).
 
-Pure, but for what the ports themselves count.
+Pure, except for the ports' own counters.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def counters(counts: Counters) -> state.Counters:
 
 
 def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
-    """A rule, with what it matched when the datapath has counted it. `why`: why it was added to the configuration."""
+    """A rule with its counters, where the datapath has any. `why`: why it was added to the configuration."""
     return state.Rule(
         name=configured.name,
         segment=configured.segment or "all",
@@ -60,7 +60,7 @@ def _by_place(counts: dict[tuple[str, Side], DeviceCount]) -> dict[str, state.De
 
 
 def causes(counted: Mapping[Loss, int]) -> dict[str, int]:
-    """Frames by the cause of their loss; causes that never were are left out."""
+    """Frames by the cause of their loss, without causes that never occurred."""
     return {loss.name.lower(): frames for loss, frames in counted.items() if frames}
 
 
@@ -75,7 +75,7 @@ def refused_frames(attached: Iterable[Attachment]) -> dict[tuple[str, str], dict
 
 
 def _device(count: DeviceCount) -> state.DeviceCounters:
-    """Outcomes that never happened are left out."""
+    """Frames by outcome, without outcomes that never occurred."""
     return state.DeviceCounters(
         frames=count.total,
         bytes=sum(count.octets.values()),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Is the datapath still attached where we put it? Asks the kernel, device by device, and sets right what can be.
+"""Checks that the datapath is still attached where we put it: asks the kernel about each device, repairs what it can.
 
-Another program may detach ours, replace it, or put itself before it; the descriptors that we hold say nothing of the
-last. Detached, replaced or overtaken: ours is attached again at once. Where another XDP program has the place, or a
-program keeps coming back, the segment has a fault, and its relay goes to bypass. A hop whose tap cannot be mended gets
-no frames, because those that it sends would be lost.
+Another program may detach ours, replace it, or put itself before it; the descriptors that we hold do not show the last.
+Ours is then attached again at once. If another XDP program has the place, or a program keeps coming back, the segment
+has a fault and its relay goes to bypass. A hop whose tap cannot be repaired gets no frames, because those that it sends
+would be lost.
 
 Lives as long as the part "steering".
 """
@@ -59,7 +59,7 @@ _DONE = {
 
 
 class AttachmentWatch:
-    """See the module. `repaired(port, cause, how)` is told of what was set right on a port."""
+    """See the module. `repaired(port, cause, how)` is called for each repair on a port."""
 
     def __init__(self, repaired: Callable[[str, Cause, str], None]) -> None:
         self._repaired = repaired
@@ -70,7 +70,7 @@ class AttachmentWatch:
         self._blocked: set[str] = set()
 
     def judge(self, devices: Devices, seen: Seen, now: int) -> None:
-        """Mend what the kernel was seen to have otherwise, and work out the faults."""
+        """Repair what differs in the kernel, and determine the faults."""
         if seen.changes != devices.changes:
             return  # it is as we have made it since
         faults: dict[str, Fault] = {}
@@ -95,7 +95,7 @@ class AttachmentWatch:
         self.faults = faults
 
     def forgive(self) -> None:
-        """Somebody has seen to it that no other program interferes any more."""
+        """An operator has made sure that no other program interferes any more."""
         self._contests.clear()
 
     @staticmethod
@@ -104,7 +104,7 @@ class AttachmentWatch:
         return [each for each in devices.all() if each.slot in seen.views and each.slot not in others]
 
     def _mend(self, devices: Devices, attached: Attachment, standing: Standing, view: View, now: int) -> Fault | None:
-        """Set one attachment right; the fault if that does not do."""
+        """Repair one attachment; returns the fault if that is not enough."""
         name = attached.device.name
         if standing is Standing.BLOCKED:
             return Fault(Cause.FOREIGN_PROGRAM, f"{name}: XDP program {view.xdp} takes frames before the datapath's tc")
@@ -116,7 +116,7 @@ class AttachmentWatch:
             return Fault(Cause.PROGRAM_DETACHED, f"{name}: cannot be attached again: {error}")
         contest, _ = self._contests.get(attached.slot, (Contest(), None))
         often = contest.repaired(now)
-        if not often:  # once is news, and a contest is another piece of news
+        if not often:  # a single repair is reported here, a contest by its fault
             log.warning("%s: %s; it is attached again", name, _DONE[standing])
         if not often and not attached.hop:
             self._repaired(name, Cause.PROGRAM_DETACHED, f"{_DONE[standing]}; it was attached again")
@@ -134,7 +134,7 @@ class AttachmentWatch:
 
 
 def look(devices: Devices) -> Callable[[], Seen]:
-    """Take down what is attached; the function asks the kernel about it and may run in a thread. It raises OSError."""
+    """Note what is attached; the returned function asks the kernel about it, in any thread. It raises OSError."""
     changes = devices.changes
     places = [(attached.slot, attached.device.ifindex, attached.mode) for attached in devices.all()]
 

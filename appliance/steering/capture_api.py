@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Captures that clients of the control socket ask for: names to points, filter to instructions, the ring to the client.
+"""Captures requested through the control socket: points by name, a filter, and a ring for the client.
 
-The client gets the descriptor of a ring that the datapath fills, and reads it itself: no frame passes through bypassd,
-so a busy link or a client that stands still cannot slow it. A capture lives as long as the client's connection.
+The client receives the descriptor of a ring that the datapath fills, and reads it itself: no frame passes through
+bypassd, so neither a busy link nor a stuck client can slow it. A capture lives as long as the client's connection.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Captures:
         self._running: dict[int, Datapath] = {}  # by sink: where it was begun
 
     def register(self, registry: Registry) -> None:
-        """Offer the methods."""
+        """Register the methods."""
         params = {
             "kind": Param("string", "what `name` is", choices=("port", "guest", "remote", "segment")),
             "name": Param("string", "of a port, guest, remote or segment"),
@@ -48,7 +48,10 @@ class Captures:
         registry.add(methods.CAPTURE_START, self.start, role="operator", doc=doc, params=params)
         sink = {"capture": Param("integer", "its number, from capture.start")}
         registry.add(
-            methods.CAPTURE_COUNTS, self.counts, doc="frames copied, and lost as the ring was full", params=sink
+            methods.CAPTURE_COUNTS,
+            self.counts,
+            doc="frames copied, and frames lost because the ring was full",
+            params=sink,
         )
 
     async def start(self, params: Params) -> state.Capture:
@@ -66,7 +69,7 @@ class Captures:
         # in a thread: long filters take a while
         instructions = (await asyncio.to_thread(compile_filter, text)).instructions if text else ()
         if self._now()[1] is not datapath:
-            raise UnreachableError("the datapath was started again meanwhile: try again")
+            raise UnreachableError("the datapath was restarted meanwhile: try again")
         wanted = params.get("way")
         ways = [way for way in CopyWay if wanted in (None, way.name.lower())]
         size = min(int(params.get("bytes", 0)) or layout.COPY_BYTES, layout.COPY_BYTES)
@@ -93,7 +96,7 @@ class Captures:
         return state.CaptureCounts(copied=copied, lost=lost)
 
     def _end(self, sink: int, datapath: Datapath) -> None:
-        """The client is gone."""
+        """End the client's captures."""
         self._running.pop(sink, None)
         if self._now()[1] is datapath:  # else its tables are closed, and the next one's are clean
             datapath.copies.end(sink)
@@ -101,7 +104,7 @@ class Captures:
 
 
 def find(config: Config, datapath: Datapath, kind: str, name: str, side: str = "") -> list[state.Point]:
-    """The places that a person names, along the way of a frame from LAN to WAN. NotFoundError lists what there is."""
+    """The named places along the path of a frame from LAN to WAN. NotFoundError lists the valid names."""
     from appliance.steering.kernel.layout import Side, slot
 
     if kind == "port":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The datapath as the supervisor sees it: attach segments and hops, set the policy, read counters.
 
-A thin shell over the kernel's maps. It owns their descriptors until `close`; what is pinned keeps working without it.
+A thin layer over the kernel's maps. It owns their descriptors until `close`; what is pinned keeps working without it.
 Calls are short and synchronous, made from one thread. Times are ns of CLOCK_MONOTONIC.
 """
 
@@ -37,7 +37,7 @@ from appliance.steering.policy_tables import write_policy
 
 @dataclass(frozen=True)
 class PolicyReport:
-    """What `set_policy` did: which generation holds, and how long it took (ns)."""
+    """The result of `set_policy`: the generation in force, and how long it took (ns)."""
 
     generation: int
     rules: int
@@ -45,7 +45,7 @@ class PolicyReport:
 
 
 class Prepared(NamedTuple):
-    """A policy that is compiled and loaded, and not switched to. `began`: ns, for the report."""
+    """A policy that is compiled and loaded but not in force. `began`: ns, for the report."""
 
     policy: Policy
     generation: int
@@ -83,7 +83,7 @@ class Datapath:
 
     @property
     def adopted(self) -> bool:
-        """Found running with the very same program, and taken over."""
+        """Whether a datapath with the same program was found running and taken over."""
         return self._kernel.adopted
 
     @property
@@ -105,7 +105,7 @@ class Datapath:
         return self._names.number("segment", name)
 
     def heartbeat_key(self, hop: str) -> int:
-        """By which a hop's heartbeats are recognized when they come out of it (32 bits): nobody outside knows it.
+        """The key that a hop's heartbeats are recognized by when they come out of it (32 bits); a secret.
 
         Each hop has its own: a guest, which sees its own, cannot make heartbeats of another.
         """
@@ -156,7 +156,7 @@ class Datapath:
 
     @property
     def devices(self) -> Attachments:
-        """What is attached, for whoever watches it."""
+        """The attachments, for the watch."""
         return self._devices
 
     def begins_in(self, attachment: Attachment) -> int | None:
@@ -176,14 +176,14 @@ class Datapath:
     # -- policy -------------------------------------------------------------------------------------------------------
 
     def set_policy(self, config: Config) -> PolicyReport:
-        """Compile and switch to the configuration's steering: one store, no frame lost, none under both policies.
+        """Compile the configuration's steering and switch to it: one store, no frame lost, none under both policies.
 
-        ConfigError or FilterError names what is wrong, and the policy that holds stays.
+        ConfigError or FilterError names what is wrong, and the present policy stays in force.
         """
         return self.switch_policy(self.prepare_policy(config))
 
     def prepare_policy(self, config: Config) -> Prepared:
-        """Compile, and load the programs beside those that run; nothing changes for any frame. May run in a thread."""
+        """Compile, and load the programs beside the running ones; nothing changes for any frame. May run in a thread."""
         began = time.monotonic_ns()
         policy = compile_policy(config, self._names)
         generation = (self.generation + 1) & 0xFFFFFFFF
@@ -232,11 +232,11 @@ class Datapath:
     # -- hops ---------------------------------------------------------------------------------------------------------
 
     def record(self, hop: str, frames: int, kept: int) -> None:
-        """Keep the last `frames` frames handed to the hop (0: none), `kept` bytes of each; what is there stays."""
+        """Keep the last `frames` frames handed to the hop (0: none), `kept` bytes of each; recorded frames stay."""
         self.recorders.arrange(self.hop_id(hop), frames, kept)
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
-        """The frames kept of the hop, oldest first, from the one behind number `after` on."""
+        """The recorded frames of the hop, oldest first, beginning after number `after`."""
         return self.recorders.read(self.hop_id(hop), after)
 
     def load(self, hop: str, segment: str, side: Side) -> HopLoad:
@@ -285,7 +285,7 @@ class Datapath:
         return found
 
     def unsent(self, hop: str) -> dict[str, int]:
-        """Frames for a hop that its taps never handed over, by cause."""
+        """Frames for a hop that its taps did not deliver, by cause."""
         taps = {(one.segment, one.side): self._device_count(one.slot) for one in self.attachments() if one.hop == hop}
         return answers.causes(HopCount.of([], taps).unsent)
 
@@ -312,7 +312,7 @@ class Datapath:
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go; pinned, the datapath goes on by itself."""
+        """Close the descriptors; a pinned datapath goes on by itself."""
         for generated in self._generated.values():
             generated.close()
         self._generated = {}
@@ -323,7 +323,7 @@ class Datapath:
         self._kernel.close()
 
     def unload(self) -> None:
-        """Detach everything and remove the pins: nothing is left of the datapath."""
+        """Detach everything and remove the pins, so that nothing is left of the datapath."""
         self._devices.detach_all()
         pins = self._kernel.pins
         self.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who gets which flow of a group: a table of buckets, each an order of preference among the members. Pure functions.
+"""Which member of a group gets which flow: a table of buckets, each an order of preference among members. Pure.
 
 Balance: weighted rendezvous hashing, with exact shares. Each pair (bucket, member) has a score that depends on nothing
 else; the best pairs are served first, until the member has its share of buckets. So weights are honoured to one bucket,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the control socket answers about frames: `explain` on the running datapath.
+"""`explain` on the running datapath, through the control socket.
 
-A handler only; it looks at the datapath through `datapath`, which the part "steering" owns, and changes nothing.
+A handler only; it reads the datapath that the part "steering" owns, and changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SteeringApi:
         self._datapath = datapath
 
     def register(self, registry: Registry) -> None:
-        """Offer the methods."""
+        """Register the methods."""
         registry.add(
             methods.FRAMES_EXPLAIN,
             self.explain,
@@ -54,7 +54,7 @@ class SteeringApi:
         for number, frame in enumerate(frames, 1):
             side = Side[params["in"].upper()]
             rows.append(explain_live(self._up(), frame, side, params.get("segment", ""), number))
-            await asyncio.sleep(0)  # others come first: a lease must not wait for an explanation
+            await asyncio.sleep(0)  # let others run first: a lease must not wait for an explanation
         return rows
 
     def _up(self) -> Datapath:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Two ways to ask what becomes of one frame: the programs in the kernel (BPF_PROG_TEST_RUN), or the model.
+"""Two ways to find out what happens to a frame: the programs in the kernel (BPF_PROG_TEST_RUN), or the model.
 
 The kernel engine lets the loopback device play the device the frame comes from, and reads the trace that the datapath
 writes for it. On a running appliance that changes nothing: with `dry`, no counter, flow or fragment is touched.
@@ -32,22 +32,22 @@ FAR_NS = 3_600_000_000_000
 
 
 class Engine(Protocol):
-    """Decides about one frame. `name`: who decides, for a person."""
+    """Decides about one frame. `name`: what decides, for display."""
 
     name: str
     policy: Policy
 
     def decide(self, where: Where, frame: bytes) -> Decision:
-        """What becomes of a frame that comes in there now."""
+        """What happens to a frame that arrives there now."""
         ...
 
     def lease(self, hop: int) -> str:
-        """What is known of the hop's lease, in words."""
+        """The state of the hop's lease, as text."""
         ...
 
 
 def matches(text: str, frame: bytes, through: tuple[str, ...] = ()) -> bool:
-    """Whether a filter takes a frame."""
+    """Whether a filter matches a frame."""
     return compile_filter(text, through=through).matches(frame)
 
 
@@ -128,7 +128,7 @@ class LiveEngine:
         self._attached = {attached.slot: attached for attached in datapath.attachments()}
 
     def decide(self, where: Where, frame: bytes) -> Decision:
-        """As the kernel would, by the mode of the device the frame comes from; the model where it cannot be asked."""
+        """As the kernel decides, by the mode of the frame's device; by the model where the kernel cannot be asked."""
         attached = self._attached.get(slot(where.hop, where.segment, where.side))
         kind = attached.mode if attached is not None else "xdp"
         if not runs(kind, frame):
@@ -138,7 +138,7 @@ class LiveEngine:
         return run(self._datapath, where, frame, kind, flags=layout.DEVICE_DRY, longest=longest, longest_sg=several)
 
     def lease(self, hop: int) -> str:
-        """How long it holds yet, or since when it is over."""
+        """How much longer it holds, or since when it is over."""
         leases, now = self._datapath.kernel.leases, time.monotonic_ns()
         left = leases.read(hop) - now
         if left > 0:
@@ -165,7 +165,7 @@ def _ago(ns: int) -> str:
 
 
 class ModelEngine:
-    """The model, with every device there and every hop available but those that are `down`."""
+    """The model, with all devices present and all hops available except those in `down`."""
 
     name = "the model"
 
@@ -194,7 +194,7 @@ class ModelEngine:
 
 
 class KernelEngine:
-    """The real programs, loaded for this alone, in the same world as ModelEngine. Needs root; `close` it."""
+    """The real programs, loaded only for this, under the same assumptions as ModelEngine. Needs root; `close` it."""
 
     name = "the datapath's programs"
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`bypass explain`: what happens to frames, and why. Thin over an engine; owns it while it runs.
+"""`bypass explain`: what happens to frames, and why. A thin layer over an engine, which it owns while it runs.
 
-For each frame the whole way is asked: where it goes first, and from each hop (which is taken to send it on unchanged)
-where it goes next, until it leaves or is dropped. `by` (which engine answered) and `why` (the
-way in words) are for a person.
+The whole path of each frame is followed: where it goes first, and from each hop (which is assumed to send it on
+unchanged) where it goes next, until it leaves or is dropped. `by` (which engine answered) and `why` (the path in words)
+are for display.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Reason, Role, Side, Verdict
 from appliance.steering.policy import CompiledGroup, Policy
 
-MOST_HOPS = 32  # then it goes in a circle
+MOST_HOPS = 32  # beyond that it is a loop
 _TREE_OBJECT = Path(__file__).resolve().parents[3] / "build/bpf/steer.bpf.o"
 _REASONS = {
     Reason.TAKEN: "takes it",
     Reason.UNAVAILABLE: "skipped: not available (no lease, or not attached to this segment)",
-    Reason.NOT_ACCEPTED: "skipped: its accept filter does not take the frame",
+    Reason.NOT_ACCEPTED: "skipped: its accept filter does not match the frame",
     Reason.DRAINING: "skipped: draining, and the flow is new",
-    Reason.OVERSIZE: "skipped: the frame is longer than its tap takes",
-    Reason.HELD: "skipped: available again, and held down for some time yet",
-    Reason.SUPERVISOR: "skipped: the supervisor's own lease is over",
+    Reason.OVERSIZE: "skipped: the frame is too long for its tap",
+    Reason.HELD: "skipped: available again, but still held down",
+    Reason.SUPERVISOR: "skipped: the supervisor's lease has expired",
     Reason.OVERLOADED: "skipped: overloaded, and the frame exceeds what it carries (on_overload of the rule)",
 }
 _OUTCOMES = {
     Outcome.STRAIGHT: "straight to the other port",
     Outcome.TO_HOP: "to a hop",
-    Outcome.BYPASSED: "to the other port, as no hop of the path takes it",
+    Outcome.BYPASSED: "to the other port: no hop of the path takes it",
     Outcome.OUT: "out: end of the path",
     Outcome.HEARTBEAT: "a heartbeat, for the supervisor",
     Outcome.BLOCKED: 'dropped: too few hops of the path are available, and the rule says on_unavailable = "block"',
     Outcome.UNPARSED: "shorter than an Ethernet header: to the other port",
-    Outcome.NO_DEVICE: "dropped: nothing is attached where it should go",
+    Outcome.NO_DEVICE: "dropped: no device is attached where it should go",
     Outcome.OVERSIZE: "dropped: longer than the other port can send",
     Outcome.NO_PROGRAM: "to the other port: a policy program is missing",
     Outcome.UNKNOWN: "not the datapath's",
@@ -94,7 +94,9 @@ def _whole(frames: Iterable[Captured], warn: Callable[[str], None]) -> Iterator[
     """The frames at their length on the wire, which filters and ports ask about."""
     for number, frame in enumerate(frames, 1):
         if frame.cut:
-            warn(f"frame {number}: captured {len(frame.data)} of {frame.length} bytes; the others are taken as zero")
+            warn(
+                f"frame {number}: captured {len(frame.data)} of {frame.length} bytes; the others are assumed to be zero"
+            )
         yield frame.whole
 
 
@@ -146,7 +148,7 @@ def _way(engine: Engine, number: int, frame: bytes, where: Where, *, words: bool
     hops: list[str] = []
     while decision.verdict is Verdict.HOP and decision.slot is not None:
         if len(hops) == MOST_HOPS:
-            why.append("and so on: it goes in a circle")
+            why.append("and so on: a loop")
             break
         hop = by_id[decision.slot // 32]
         hops.append(hop.name)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Why a filter does not take a frame, in words: the last thing that the filter looked at. Pure.
+"""Why a filter does not match a frame, in words: the last test of the filter. Pure.
 
-A filter is a chain of tests that ends at the first one that decides. That one is named: the field by the name that a
-person knows it by where it has one, and what the frame holds there.
+A filter is a chain of tests that ends at the first decisive one. That one is named: the field by its usual name where
+it has one, and its value in the frame.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The datapath's decisions in plain Python: what the kernel does with a frame, written to be read.
+"""The datapath's decisions in plain Python: what the kernel does with a frame, written for readers.
 
-Tests hold it against the kernel on every kind of frame; `bypass explain --backend model` runs it. It shares with the
-datapath only what user space computes anyway (`Policy`, the bucket tables) and the reading of flows (`flow`).
+Tests compare it with the kernel on every kind of frame; `bypass explain --backend model` runs it. It shares with the
+datapath only what user space computes anyway (`Policy`, the bucket tables) and the parsing of flows (`flow`).
 
-The short version. A frame from a port: the first rule of the segment that matches; its path, from LAN to WAN forward,
-from WAN to LAN backward; the first hop that may have the frame gets it. A frame from a hop: on behind that hop, in the
-direction it travels. No hop left: out by the port it travels to. Nothing is written on the frame, so where it goes on
-behind a hop follows from the tap it comes from and, where rules differ, from what it is *now*.
+In short: a frame from a port follows the path of the first matching rule of its segment, forward from LAN to WAN and
+backward from WAN to LAN; the first hop that may have the frame gets it. A frame from a hop continues after that hop, in
+its direction. When no hop is left, it leaves by the port it travels to. The frame carries no mark, so where it continues
+after a hop follows from the tap it comes from and, where rules differ, from its contents *now*.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LINK_LOCAL = bytes.fromhex("0180c20000")  # and one more byte, below 16
 
 @dataclass
 class Lease:
-    """What user space says about a hop (struct lease)."""
+    """What user space has set for a hop (struct lease)."""
 
     until: int = 0
     recovered: int = 0
@@ -56,7 +56,7 @@ class Gate:
 
 @dataclass
 class State:
-    """What a decision depends on besides policy and frame; times in ns."""
+    """What a decision depends on beside policy and frame; times in ns."""
 
     supervisor_until: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)  # by hop id
@@ -81,7 +81,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Step:
-    """One hop that was looked at. `group` and `bucket`: None for a hop that stands in the path itself."""
+    """One hop that was considered. `group` and `bucket`: None for a hop that is in the path itself."""
 
     hop: int
     reason: Reason
@@ -92,7 +92,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of the frame. `rule`: index of the rule whose path it follows."""
+    """What happens to the frame. `rule`: index of the rule whose path it follows."""
 
     outcome: Outcome
     verdict: Verdict
@@ -106,7 +106,7 @@ class Decision:
 
 @dataclass
 class _Frame:
-    """The frame in hand."""
+    """The frame being decided about."""
 
     data: bytes
     where: Where
@@ -269,18 +269,18 @@ class Model:
         return len({self._rest(*candidate) for candidate in self._candidates(where, direction)}) > 1
 
     def _rest(self, index: int, positions: Sequence[int]) -> tuple[object, ...]:
-        """All that tells one rule's remaining path from another's."""
+        """What distinguishes one rule's remaining path from another's."""
         rule = self.policy.rules[index]
         return (*(rule.path[position] for position in positions), rule.strictness if positions else 0)
 
     def _continue(self, frame: _Frame) -> tuple[int | None, list[int]]:
-        """The rule a frame from a hop follows, and what of its path is left."""
+        """The rule that a frame from a hop follows, and the rest of its path."""
         found = self._candidates(frame.where, frame.direction)
         if not found:
             frame.returned_unmatched = True
             return None, []
         if not self._ambiguous(frame.where, frame.direction):
-            return found[0]  # all go on alike: the frame may have been changed at will
+            return found[0]  # all continue alike, so it does not matter how the hop changed the frame
         matched = self._classify(frame)
         for index, rest in found:
             if index == matched:

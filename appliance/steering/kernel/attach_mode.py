@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""By which mode the devices of a segment are attached, up to which length frames pass, and why so. Pure.
+"""How the devices of a segment are attached, up to which length frames pass, and why. Pure.
 
 XDP is fast and sees frames as the driver has them: a tag that hardware has stripped, or packets that it has merged, are
 lost to it, and a frame that is longer than one buffer cannot be handed to a tap. tc has no such limits.
@@ -15,7 +15,7 @@ from appliance.system.netdev_facts import ETHERNET_HEADER, VLAN_HEADER
 
 ETHERNET_MTU = 1500
 AUTO_MTUS = (ONE_BUFFER_MTU, 3050, 1582, ETHERNET_MTU)
-"""What is tried where the configuration leaves the MTU to us, the largest first.
+"""The MTUs to try when the configuration does not set one, largest first.
 
 A page without what XDP reserves in it; three KiB; what drivers that may use small buffers hold in one, which is an
 Ethernet frame with a pile of tags or labels; and what every driver takes.
@@ -46,7 +46,7 @@ class PortFacts(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The modes to try, in order, and why it is not XDP; "" where it may be."""
+    """The modes to try, in order, and why not XDP; "" if XDP is possible."""
 
     tried: tuple[str, ...]
     reason: str = ""
@@ -78,7 +78,7 @@ def choose(asked: str, ports: Sequence[PortFacts], hops: Sequence[str]) -> Choic
 
 
 def in_several_buffers(ports: Iterable[PortFacts]) -> str:
-    """Which frames come in several buffers by XDP; "" none."""
+    """Which frames arrive in several buffers by XDP; "" none."""
     for port in ports:
         if port.mtu > port.one_buffer:
             frames = f"frames longer than {longest(port.one_buffer)} bytes"
@@ -87,7 +87,7 @@ def in_several_buffers(ports: Iterable[PortFacts]) -> str:
 
 
 def refusal(asked: str, ports: Sequence[PortFacts]) -> str:
-    """Why the mode that the configuration asks for cannot be had; "" it can."""
+    """Why the configured mode is not possible; "" if it is."""
     for port in ports if asked == "xdp" else ():
         if port.altering:
             what = " and ".join(port.altering)

@@ -23,20 +23,20 @@ from appliance.system import offloads
 
 
 class Numbers(Protocol):
-    """The numbers of hops and segments (steering/names.py)."""
+    """Numbers of hops and segments (steering/names.py)."""
 
     def get(self, kind: str, name: str) -> int | None:
-        """The number, or None when the name never had one."""
+        """The number, or None if the name never had one."""
         ...
 
     def number(self, kind: str, name: str) -> int:
-        """The number, given now when the name had none."""
+        """The number; a new one if the name had none."""
         ...
 
 
 @dataclass
 class Attachment:
-    """A device in its place, for `show segments`: how frames are taken from it, and why so."""
+    """A device in its slot, for `show segments`: how frames are taken from it, and why."""
 
     slot: int
     device: devices.Device

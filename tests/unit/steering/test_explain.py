@@ -163,7 +163,7 @@ def test_frames_that_the_capture_cut_count_at_their_length_on_the_wire(tmp_path:
         "--backend", "model", sock="/nonexistent",
     )  # fmt: skip
     assert [json.loads(line)["rule"] for line in done.stdout.splitlines()] == ["big", None]
-    assert done.stderr == "warning: frame 1: captured 60 of 1454 bytes; the others are taken as zero\n"
+    assert done.stderr == "warning: frame 1: captured 60 of 1454 bytes; the others are assumed to be zero\n"
 
 
 @pytest.mark.parametrize("form", ["--json", ""])
