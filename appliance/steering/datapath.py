@@ -183,7 +183,7 @@ class Datapath:
         return self.switch_policy(self.prepare_policy(config))
 
     def prepare_policy(self, config: Config) -> Prepared:
-        """Compile, and load the programs beside the running ones; nothing changes for any frame. May run in a thread."""
+        """Compile, and load the programs beside the running ones; no frame is affected. May run in a thread."""
         began = time.monotonic_ns()
         policy = compile_policy(config, self._names)
         generation = (self.generation + 1) & 0xFFFFFFFF

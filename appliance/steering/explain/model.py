@@ -6,7 +6,7 @@ datapath only what user space computes anyway (`Policy`, the bucket tables) and 
 
 In short: a frame from a port follows the path of the first matching rule of its segment, forward from LAN to WAN and
 backward from WAN to LAN; the first hop that may have the frame gets it. A frame from a hop continues after that hop, in
-its direction. When no hop is left, it leaves by the port it travels to. The frame carries no mark, so where it continues
+its direction. When no hop is left, it leaves by the port it travels to. The frame carries no mark, so where it goes on
 after a hop follows from the tap it comes from and, where rules differ, from its contents *now*.
 """
 
