@@ -18,6 +18,7 @@ from appliance.hardware.relay import KINDS, RelaySpec
 from appliance.hardware.watchdog import Watchdog
 from appliance.keeper import loop
 from appliance.keeper.board import Board
+from appliance.keeper.core import Limits
 from tests.support.keeper_limits import LIMITS
 
 FOLDER = Path(sys.argv[1])
@@ -70,15 +71,15 @@ def pidfd_open(pid: int, flags: int = 0, real: Callable[[int, int], int] = os.pi
     return real(pid, flags)
 
 
-def main() -> int:
-    """Run the keeper of a board with one relay and a watchdog, quick to lose patience."""
+def main(limits: Limits = LIMITS) -> int:
+    """Run the keeper of a board with one relay and a watchdog; without other limits it is quick to lose patience."""
     KINDS["level"] = KINDS["level"]._replace(make=FileRelay)
     setattr(loop, "find", str)  # noqa: B010
     setattr(Watchdog, "open", lambda path: FileWatchdog())  # noqa: B010
     setattr(os, "pidfd_open", pidfd_open)  # noqa: B010
     board = Board(str(FOLDER / "board.toml"))
     assert not board.error
-    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), LIMITS)
+    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), limits)
     made.run()
     return 0
 

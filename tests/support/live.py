@@ -54,8 +54,7 @@ import sys
 sys.argv = ["keeper", *sys.argv[1:]]
 from tests.support import keeper_on_files
 from appliance.keeper import core
-keeper_on_files.Limits = lambda **_: core.Limits()
-sys.exit(keeper_on_files.main())
+sys.exit(keeper_on_files.main(core.Limits()))
 """
 
 
