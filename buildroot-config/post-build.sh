@@ -22,6 +22,9 @@ for script in "$target"/etc/init.d/*; do
 	[ -e "$rootfs/etc/init.d/${script##*/}" ] || rm -f "$script"
 done
 
+# Drivers are built in. What a board's fragment has as a module hangs the kernel on purpose, for tests.
+rm -rf "$target/lib/modules"
+
 # Mount point of the data partition; git keeps no empty folder in rootfs/.
 mkdir -p "$target/var/lib/bypass"
 

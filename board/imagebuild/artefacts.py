@@ -34,6 +34,11 @@ class Artefacts:
         return self.folder / self.spec.arch.kernel.boot
 
     @property
+    def modules(self) -> Path:
+        """The folder of the kernel's modules, which are in no image: tests load them."""
+        return self.folder / "modules"
+
+    @property
     def guest_kernel(self) -> Path:
         """The same kernel as a boot loader or a guest starts it."""
         return self.folder / self.spec.arch.kernel.target
@@ -61,7 +66,7 @@ def build_kernel(progress: Say = print, spec: BoardSpec | None = None) -> Artefa
 
 
 def _publish_kernel(spec: BoardSpec, built: Path) -> Artefacts:
-    for name in ("vmlinux", spec.arch.kernel.target):
+    for name in ("vmlinux", spec.arch.kernel.target, *(f"modules/{path.name}" for path in built.glob("modules/*.ko"))):
         publish(built / name, spec.build / name)
     return Artefacts(spec)
 

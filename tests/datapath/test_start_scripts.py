@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Start scripts of the image under busybox, in a root of their own: the watchdog between keepers."""
+"""Start scripts of the image under busybox, in a root of their own: kernel settings, the watchdog between keepers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 ROOTFS = Path(__file__).resolve().parents[2] / "rootfs"
+SETTINGS = ROOTFS / "etc/sysctl.bypass"
 
 
 def run(root: Path, script: str, *arguments: str) -> None:
@@ -25,6 +26,38 @@ def run(root: Path, script: str, *arguments: str) -> None:
     (root / "script").write_text(script)
     command = ["env", "PATH=/bin", shutil.which("chroot") or "chroot", str(root), "/bin/busybox", "sh", "/script"]
     subprocess.run([*command, *arguments], check=True, timeout=60)
+
+
+# -- kernel settings
+
+
+def settings() -> dict[str, str]:
+    """Path -> value, as the file has them."""
+    rows = [line.split() for line in SETTINGS.read_text().splitlines() if line and not line.startswith("#")]
+    return {name if name.startswith("/") else f"/proc/sys/{name}": value for name, value in rows}
+
+
+def test_every_kernel_setting_reaches_its_file_and_one_that_is_refused_is_logged(tmp_path: Path) -> None:
+    """A name below /proc/sys, or a whole path. What this kernel does not have stops nothing."""
+    start = (ROOTFS / "etc/init.d/rcS").read_text()
+    begin = start.index("while read -r name value")
+    loop = start[begin : start.index("sysctl.bypass\n", begin) + len("sysctl.bypass\n")]
+    wanted = settings()
+    missing = "/proc/sys/kernel/watchdog_thresh"
+    for path in wanted:
+        (tmp_path / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / missing[1:]).mkdir()  # cannot be written
+    (tmp_path / "etc").mkdir()
+    shutil.copy(SETTINGS, tmp_path / "etc/sysctl.bypass")
+    (tmp_path / "dev").mkdir()
+    run(tmp_path, loop)
+    found = {path: (tmp_path / path[1:]).read_text().strip() for path in wanted if path != missing}
+    assert found == {path: value for path, value in wanted.items() if path != missing}
+    assert f"{missing}=1 refused" in (tmp_path / "dev/kmsg").read_text()
+    assert any(not path.startswith("/proc/sys/") for path in wanted)
+
+
+# -- the watchdog
 
 
 def dog(root: Path, number: int, state: str) -> Path:
