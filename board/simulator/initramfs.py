@@ -31,7 +31,9 @@ def build(path: Path, init: str, files: dict[str, Path] | None = None) -> Path:
     if busybox is None:
         raise FileNotFoundError("busybox is not installed (Debian package busybox-static)")
     directory, program, link = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755, stat.S_IFLNK | 0o777
-    entries: dict[str, tuple[int, bytes]] = dict.fromkeys(("bin", "dev", "proc", "sys", "tmp", "run"), (directory, b""))
+    entries: dict[str, tuple[int, bytes]] = dict.fromkeys(
+        ("bin", "dev", "etc", "proc", "sys", "tmp", "run"), (directory, b"")
+    )
     entries["dev/console"] = (stat.S_IFCHR | 0o600, b"5 1")
     entries["bin/busybox"] = (program, Path(busybox).read_bytes())
     entries.update({f"bin/{applet}": (link, b"busybox") for applet in APPLETS})

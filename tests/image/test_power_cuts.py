@@ -7,8 +7,9 @@ acknowledged. After each cut what is found must be what was acknowledged last, o
 Cuts that left a trace of unfinished writing are counted, and there must be some in each turn: a file beside its place,
 a history ahead of startup, a commit that nobody was told of. A cut before the first sync leaves none: there were more.
 
-What is lost is what the board's kernel had not given to its disk yet; a disk that loses what it has taken is not shown.
-tests/unit/config/test_store.py cuts behind every single system call; this is the same with a real kernel and disk.
+What is lost is what the board's kernel had not given to its disk yet; a disk that loses what it has taken is the
+subject of test_unsynced_writes.py. tests/unit/config/test_store.py cuts behind every single system call; this is the
+same with a real kernel and disk.
 """
 
 from __future__ import annotations
@@ -25,98 +26,12 @@ from simulator import Board, payload
 from simulator.events import WaitTimeout
 
 from tests.support import board_appliance, board_harness
+from tests.support.commit_writers import SCRIPT, WRITERS
 
 pytestmark = pytest.mark.slow
 
 ROUNDS, CUTS = 5, 10
 LONGEST_S = 14.0  # from the shell's answer to the cut: longer than bypassd needs for its first commits
-SCRIPT = "/var/lib/bypass/cut.py"
-WRITERS = r"""
-import json, os, sys, time
-from pathlib import Path
-from appliance.config.check.load import loads
-from appliance.config.commit.store import Entry, Store
-
-HOME = Path("/var/lib/bypass/cut")
-TEXT = '[system]\nhostname = "cut%d"\n' + "# filled up to more than one block\n" * 200
-
-def number(text):
-    name = loads(text, filters=False).system.hostname
-    return int(name[3:]) if name.startswith("cut") else 0
-
-def note(name, count):
-    fresh = HOME / (name + ".new")
-    with fresh.open("w") as file:
-        file.write(str(count))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(HOME / name)
-    os.sync()
-
-def noted(name):
-    try:
-        return int((HOME / name).read_text())
-    except OSError:
-        return 0
-
-def store():
-    return Store(HOME / "config.toml", HOME / "history")
-
-# What a cut in the middle of a write has left, before it is mended
-def trace(kept):
-    if [*HOME.glob("config.toml.new"), *(HOME / "history").glob("*.new")]:
-        return "staged"
-    history = kept.history()
-    if history and history[0].text != kept.startup_text():
-        return "half"
-    return "unacknowledged" if number(kept.startup_text()) > noted("store") else ""
-
-def check():
-    found = {"commit": [noted("commit"), number(Path("/etc/bypass/config.toml").read_text())], "trace": ""}
-    if (HOME / "config.toml").exists():
-        kept = store()
-        found["trace"] = trace(kept)
-        begun = kept.recover("boot", 0)
-        assert begun.error is None, begun
-        assert kept.entry(0).text == begun.text, "history and startup are not the same"
-        assert begun.text == TEXT % number(begun.text), "not whole"
-        found["store"] = [noted("store"), number(begun.text)]
-    print(json.dumps(found))
-
-def fast():
-    HOME.mkdir(exist_ok=True)
-    kept, count = store(), noted("store")
-    if not kept.startup.exists():
-        kept.startup.write_text(TEXT % 0)
-    kept.recover("boot", 0)
-    count = number(kept.startup_text())
-    while True:
-        count += 1
-        entry = Entry(kept.newest + 1, "now", "cut", "", "commit", TEXT % count)
-        kept.stage(entry)
-        kept.publish(entry)
-        note("store", count)
-
-def commits():
-    from appliance.errors import BypassError
-    from console.client import Client
-    HOME.mkdir(exist_ok=True)
-    client = Client()
-    while True:
-        try:
-            client.call("config.edit", {"takeover": True})
-            break
-        except BypassError:
-            time.sleep(0.1)
-    count = number(Path("/etc/bypass/config.toml").read_text())
-    while True:
-        count += 1
-        client.call("config.set", {"words": ["system", "hostname", f"cut{count}"]})
-        client.call("config.commit", {"comment": f"number {count}"}, wait=120)
-        note("commit", count)
-
-{"check": check, "fast": fast, "commits": commits}[sys.argv[1]]()
-"""
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the tests of a booted board stand on: the image, a small machine for the board's own tests, and waiting rules.
 
-The small machine is the image's kernel with a busybox initramfs: two ports in a bridge, a program that drives lines,
-a shell on ttyS1. It boots in two seconds and depends on no part of the appliance, so the board is tested by itself.
+The small machine is the image's kernel with a busybox initramfs and the appliance's kernel settings: two ports in a
+bridge, a program that drives lines, a shell on ttyS1. It boots in two seconds and depends on no part of the appliance,
+so the board is tested by itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ SMALL_INIT = f"""#!/bin/sh
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
+while read -r name value; do
+  case "$name" in ''|'#'*) continue ;; /*) ;; *) name=/proc/sys/$name ;; esac
+  echo "$value" >"$name"
+done </etc/sysctl.bypass 2>/dev/null
 ip link add br0 type bridge
 for port in eth0 eth1; do ip link set $port master br0; ip link set $port up; done
 ip link set br0 up
@@ -51,7 +56,11 @@ def small_payload(kernel: Path, directory: Path, command_line: str = SMALL_COMMA
          "-o", str(lines), str(Path(__file__).with_name("lines.c"))],
         check=True,
     )  # fmt: skip
-    initrd = initramfs.build(directory / "small.cpio", SMALL_INIT, {"bin/lines": lines})
+    initrd = initramfs.build(
+        directory / "small.cpio",
+        SMALL_INIT,
+        {"bin/lines": lines, "etc/sysctl.bypass": TOP / "rootfs/etc/sysctl.bypass"},
+    )
     # one processor: with two, QEMU's TCG now and then loses the kernel at boot, and this machine is not what is tested
     return Payload(kernel, initrd, append=command_line, memory_mb=256, cpus=1)
 
