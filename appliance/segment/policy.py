@@ -19,6 +19,8 @@ Asked = Literal["auto", "bypass", "disconnect"]
 PRECEDENCE = (
     Cause.STOPPING,
     Cause.CONFIG_INVALID,
+    Cause.SAFE_MODE,
+    Cause.CRASH_HOLD,
     Cause.PORT_MISSING,
     Cause.PORT_SET_DOWN,
     Cause.LINKS_UNREADABLE,
