@@ -27,7 +27,8 @@ class OneWay:
     def __init__(self, streams: Sequence[Stream], load: Load) -> None:
         self._streams, self._load = streams, load
         self._lead = min(streams, key=lambda stream: stream.limits.interval)
-        self._target = min(TARGET_NS, self._lead.limits.window // 2)
+        window = self._lead.limits.window
+        self._target = max(min(TARGET_NS, window // 2), window // 4)
         for stream in streams:
             if stream.latency_limit is not None:
                 self._target = min(self._target, stream.latency_limit.limit // 2)

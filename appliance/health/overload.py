@@ -28,7 +28,8 @@ FLOOR = 50
 LEAST = 2
 """Frames that prove something: a guest whose application hangs still sends one of its own now and then."""
 TARGET_NS = 20_000_000
-"""A heartbeat that takes so much longer than the fastest has waited in a queue that need not be so long."""
+"""A heartbeat that takes so much longer than the fastest has waited in a queue that need not be so long. A check that
+waits longer before it gives the guest up has more: what is far within its window may be the machine's other work."""
 DRAIN_NS = 5_000_000_000
 """The longest time for which frames that were queued before the limit was lowest explain that no heartbeat comes."""
 QUIET_NS = 10_000_000_000

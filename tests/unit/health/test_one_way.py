@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -51,9 +52,17 @@ class Tap:
 class Bench:
     """A guest with one in-band probe, every 20 ms, that enters at the LAN; with `both`, at the WAN too."""
 
-    def __init__(self, folder: Path, *, slow: model.Slow | None = None, both: bool = False) -> None:
-        interval = Duration(20 * MS)
-        probe = model.Probe(kind="inband", enter="both" if both else "lan", interval=interval, misses=2, slow=slow)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        slow: model.Slow | None = None,
+        both: bool = False,
+        interval_ms: int = 20,
+        misses: int = 2,
+    ) -> None:
+        enter: Literal["both", "lan"] = "both" if both else "lan"
+        probe = model.Probe(kind="inband", enter=enter, interval=Duration(interval_ms * MS), misses=misses, slow=slow)
         self.load, self.tap, self.back, self.now = Counters(), Tap(), Tap(), 0
         guest = model.Guest(name="ips1", probes=(probe,), hold=Duration(0))
         loads = {"tap-l": self.load, "tap-w": Counters()}
@@ -132,6 +141,15 @@ def test_a_flood_one_way_explains_for_a_while_what_is_missing_the_other_way(tmp_
     said = bench.run(400, answers=None if floods else 1, back=None, each=20)
     assert fell(said) is not floods
     assert fell(said + bench.run(400, back=None, each=20, over=1))
+
+
+@pytest.mark.parametrize(("milliseconds", "much"), [(60, False), (95, True)])
+def test_a_patient_check_takes_no_jitter_for_an_overload(tmp_path: Path, milliseconds: int, much: bool) -> None:
+    """Three misses of 100 ms are 300: what comes within a quarter of them may be late because of the machine."""
+    bench = Bench(tmp_path, interval_ms=100, misses=3)
+    bench.run(500, each=2)
+    bench.run(500, answers=milliseconds, each=2)
+    assert bool(bench.checks.overloaded) is much
 
 
 def test_a_fall_and_a_restart_lift_the_limit(bench: Bench) -> None:
