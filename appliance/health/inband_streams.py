@@ -94,6 +94,10 @@ class Stream:
         """Whether the last one sent has not come out."""
         return self._answered < self._sent
 
+    def lacks(self, now: int, patience: int) -> bool:
+        """Whether one that was sent an interval ago, or `patience` (ns) before that, has not come out."""
+        return self.waits and now - self._answered >= (self.limits.interval + patience if patience else 0)
+
     def detectors(self) -> list[Detector]:
         """The checks for which this stream gives evidence."""
         cause = Cause.NOT_BLOCKING if self.negative else Cause.HEARTBEAT_LOST

@@ -32,6 +32,7 @@ class OneWay:
         for stream in streams:
             if stream.latency_limit is not None:
                 self._target = min(self._target, stream.latency_limit.limit // 2)
+        self._patience = max(0, self._target - self._lead.limits.interval)
         self._overload = self._unknown()
         self._looked = self._began = 0
         self._proved: int | None = None
@@ -70,7 +71,7 @@ class OneWay:
         if at is None and self.other is not None:
             at = self.other.lends(now)
         if now >= lead.due:
-            self._overload.look(now, sample, Look(lead.waits, lead.refused, lead.latency))
+            self._overload.look(now, sample, Look(lead.lacks(now, self._patience), lead.refused, lead.latency))
         if self._overload.rate != was:
             self._began = self._began if was else now
             self._load.limit(self._overload.rate)

@@ -134,7 +134,7 @@ class Overload:
         if self.rate == FLOOR and late and not look.waiting and now - self._lowest > DRAIN_NS and look.latency:
             self._fastest = look.latency  # it is slow with hardly a frame to forward: so that is what it needs
         self._steer(now, look, taken * 10**9 // span, over=sample.over > before.over, late=late)
-        if self.active and not look.waiting and now - self._much > QUIET_NS:
+        if self.active and now - self._much > QUIET_NS:
             self.rate = 0
 
     def _steer(self, now: int, look: Look, served: int, *, over: bool, late: bool) -> None:

@@ -152,6 +152,28 @@ def test_a_patient_check_takes_no_jitter_for_an_overload(tmp_path: Path, millise
     assert bool(bench.checks.overloaded) is much
 
 
+def test_a_check_that_allows_many_misses_waits_for_more_than_one(tmp_path: Path) -> None:
+    """Ten misses of 100 ms: a guest that always takes 150 ms is slow, and gets no more frames than it carries."""
+    bench = Bench(tmp_path, interval_ms=100, misses=10)
+    bench.run(500, each=2)
+    bench.run(2000, answers=150, each=2)
+    assert not bench.checks.overloaded
+    bench.run(600, answers=None, each=2)
+    assert bench.checks.overloaded
+
+
+def test_an_overload_ends_when_the_frames_do(tmp_path: Path) -> None:
+    """Also where each heartbeat takes longer than the time to the next one."""
+    bench = Bench(tmp_path, interval_ms=100, misses=3)
+    bench.run(500, each=20)
+    bench.run(300, answers=None, each=20)
+    assert bench.checks.overloaded
+    assert not fell(bench.run(9000, answers=120))
+    assert bench.checks.overloaded
+    assert not fell(bench.run(2000, answers=120))
+    assert not bench.checks.overloaded
+
+
 def test_a_fall_and_a_restart_lift_the_limit(bench: Bench) -> None:
     bench.run(100, each=20)
     bench.run(100, answers=None, each=20)
