@@ -68,8 +68,8 @@ test: $(if $(filter-out tests/unit%,$(TESTS)),qemu-image,setup) ## run all tests
 test-all: qemu-image ## run all tests
 	@$(PYTEST) $(ARGS) $(TESTS)
 
-simulate: setup ## run the decisions in simulated time with faults injected: HOURS=1000 SEED=1
-	@$(RUN) -m tests.simulate --hours $(or $(HOURS),1000) --seed $(or $(SEED),1) --also "$(ALSO)"
+simulate: setup ## run the decisions in simulated time with faults injected: HOURS=1000 SEED=1 ONLY="flood,panic"
+	@$(RUN) -m tests.simulate --hours $(or $(HOURS),1000) --seed $(or $(SEED),1) --only "$(ONLY)"
 
 mutants: setup ## change the deciding modules one operator at a time: does a test notice? MODULES="appliance.keeper.core ..."
 	@$(RUN) -m tests.mutants $(MODULES)

@@ -123,7 +123,8 @@ class Links:
         self.contested: dict[str, str] = {}  # by port: what another program keeps doing to it
         self.unreadable = ""  # why nothing is known of the ports
         self._unanswered = 0
-        self.looked = 0  # when the counters of the ports were read
+        self.counted = 0  # when the counters of the ports were read
+        self._looked = 0
         self._wrong: set[str] = set()  # ports whose settings somebody seems to have changed
         self._scanned = 0
         self._downed: set[str] = set()
@@ -155,7 +156,7 @@ class Links:
             if self._rescan or (self.missing and now - self._scanned >= SCAN_NS):
                 self._rescan = False
                 self._scan()
-            if woken or self._wrong or now - self.looked >= LOOK_NS:
+            if woken or self._wrong or now - self._looked >= LOOK_NS:
 
                 def waiting() -> None:
                     alive()
@@ -180,6 +181,7 @@ class Links:
             answers = {}
         else:
             self._unanswered = 0
+            self.counted = time.monotonic_ns()  # without an answer the ports' last counters are none of now
         changed = bool(self.unreadable) and not self._unanswered
         if changed:
             self.unreadable = ""
@@ -188,10 +190,10 @@ class Links:
                 self._scan_soon()
             else:
                 changed |= self._take_message(message)
-        self.looked = time.monotonic_ns()
+        self._looked = time.monotonic_ns()
         for name in sorted(self._wrong):
             changed |= await self._set_right(name)
-        changed |= self._forgive(self.looked)
+        changed |= self._forgive(self._looked)
         self._wrong.clear()
         if changed:
             self._changed()

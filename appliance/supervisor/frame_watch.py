@@ -17,15 +17,15 @@ class FrameWatch:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._looked = 0
+        self._counted = 0
 
     def look(self) -> None:
         """Take a sample of every segment when there are new counters of the ports."""
         system = self._system
         datapath, links = system.steering.datapath, system.links
-        if datapath is None or links.looked == self._looked or system.config is None:
+        if datapath is None or links.counted == self._counted or system.config is None:
             return
-        self._looked = links.looked
+        self._counted = links.counted
         modes = {(port.segment, port.side): port.mode for port in datapath.attachments() if not port.hop}
         for segment in system.config.segment:
             given = datapath.leaving(segment.name)

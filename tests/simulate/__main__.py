@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 from tests.simulate import runs
+from tests.simulate.faults import KINDS
 from tests.simulate.runs import Job, Outcome
 
 
@@ -39,13 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
     parser.add_argument("--hours", type=float, default=1000, help="simulated hours (default 1000)")
     parser.add_argument("--seed", type=int, default=1, help="the first run's seed; each run has the next one")
-    parser.add_argument("--also", default="", help="rows of issue 12 whose faults are not mended yet, with commas")
+    parser.add_argument("--only", default="", help="kinds of fault, with commas (default: all)")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all)")
     given = parser.parse_args(arguments)
-    also = frozenset(filter(None, given.also.split(",")))
+    only = frozenset(filter(None, given.only.split(",")))
+    if unknown := sorted(only - KINDS.keys()):
+        parser.error(f"no kind of fault: {', '.join(unknown)}; there are: {', '.join(KINDS)}")
     began, struck, hours, boots = time.perf_counter(), Counter[str](), 0.0, 0
     failed: Job | None = None
-    work = list(runs.jobs(given.seed, given.hours, also))
+    work = list(runs.jobs(given.seed, given.hours, only))
     with outcomes(work, given.jobs) as results:
         for job, outcome in zip(work, results, strict=True):
             struck += outcome.struck

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
+from appliance import progress
 from appliance.config.commit import startup
 from appliance.config.commit.store import Store
 from appliance.errors import DatapathError
@@ -44,6 +45,7 @@ class Surroundings(Protocol):
     board: Board
     disk: DiskModel
     qemus: Guests
+    booted: int
 
     def renewed(self, hop: str, until: int) -> None:
         """A lease was renewed."""
@@ -83,6 +85,8 @@ class BypassdProcess:
         self.link = KeeperLink(cast(socket.socket, self._socket))
         self._task: asyncio.Task[int] | None = None
         self._mode, self._since = "S", 0
+        self._booted = world.booted
+        progress._done = 0
         self.leases = ModelledLeases(self.kernel, self.scope, world.qemus.thread_alive)
         self.leases.renewed = world.renewed
         self._inside(self.link.hold, load // 4)
@@ -163,7 +167,11 @@ class BypassdProcess:
         if self.kernel.refuses_load:
             raise DatapathError("steer.bpf.o: the kernel refuses the program: Cannot allocate memory")
         adopted, self.kernel.loaded = self.kernel.loaded, True
-        return DatapathModel(self.kernel, self.leases, adopted)
+        return DatapathModel(self.kernel, self.leases, adopted, self.guests, self.scope)
+
+    def uptime(self) -> int:
+        """CLOCK_MONOTONIC as the kernel has it: since the machine started."""
+        return self._world.clock.now - self._booted
 
     # -- what others do to it
 
@@ -185,7 +193,7 @@ class BypassdProcess:
 
     def die(self, how: str) -> None:
         """It is gone, and the keeper will know soon."""
-        if not self.scope._alive:
+        if not self.scope.alive:
             return
         self.vanish()
         keeper = self._keeper

@@ -23,7 +23,7 @@ MINUTE = 60 * SECOND
 HOUR = 3600 * SECOND
 
 NEAR = 10 * SECOND
-"""While the world is at rest, whatever is due within this time is routine: a jump takes it along."""
+"""While the world is at rest, whatever was planned no longer ahead than this is routine: a jump takes it along."""
 
 T = TypeVar("T")
 
@@ -33,31 +33,30 @@ class KilledError(BaseException):
 
 
 class Scope:
-    """What ends or hangs together. A scope within another ends and freezes with it."""
+    """What ends or hangs together. A scope within another ends with it."""
 
-    __slots__ = ("_alive", "_frozen", "outer", "waiting")
+    __slots__ = ("_inner", "alive", "frozen", "waiting")
 
     def __init__(self, outer: Scope | None = None) -> None:
-        self._alive, self._frozen, self.outer = True, False, outer
+        self.alive: bool = outer is None or outer.alive
+        self.frozen = False
         self.waiting: list[Entry] = []  # due while it was frozen
-
-    @property
-    def alive(self) -> bool:
-        return self._alive and (self.outer is None or self.outer.alive)
-
-    @property
-    def frozen(self) -> bool:
-        return self._frozen
+        self._inner: list[Scope] = []
+        if outer is not None:
+            outer._inner.append(self)
 
     def end(self) -> None:
-        self._alive = False
+        self.alive = False
         self.waiting.clear()
+        for scope in self._inner:
+            scope.end()
+        self._inner.clear()
 
     def freeze(self) -> None:
-        self._frozen = True
+        self.frozen = True
 
     def thaw(self, clock: Clock) -> None:
-        self._frozen = False
+        self.frozen = False
         waiting, self.waiting = self.waiting, []
         for entry in waiting:
             clock.push(clock.now, entry)
@@ -90,7 +89,7 @@ class Clock:
 
     def at(self, when: int, call: Callable[[], object], scope: Scope | None = None, *, fixed: bool = False) -> Entry:
         """Have `call` run at a time; a time that is over means as soon as possible."""
-        entry = Entry(call, scope, fixed)
+        entry = Entry(call, scope, fixed or when - self.now > NEAR)
         self.push(when, entry)
         return entry
 
@@ -104,31 +103,26 @@ class Clock:
     def run_next(self) -> None:
         """Run the next event. IndexError: nothing is due, ever."""
         when, _, entry = heapq.heappop(self._heap)
-        if not entry.live:
+        call, scope = entry.call, entry.scope
+        if call is None or (scope is not None and not scope.alive):
             return
-        if entry.scope is not None and entry.scope.frozen:
-            entry.scope.waiting.append(entry)
+        if scope is not None and scope.frozen:
+            scope.waiting.append(entry)
             return
         self.now = when
         self.steps += 1
-        call, entry.call = entry.call, None
-        assert call is not None
+        entry.call = None
         call()
 
     def quiet_until(self) -> int:
-        """How far a world at rest may jump: to a little before what is not routine."""
-        due = [when if entry.fixed else when - NEAR for when, _, entry in self._heap
-               if entry.live and (entry.fixed or when > self.now + NEAR)]  # fmt: skip
-        return min(due, default=self.now)
+        """How far a world at rest may jump: to what is not routine."""
+        return min((when for when, _, entry in self._heap if entry.fixed and entry.live), default=self.now)
 
     def jump(self, to: int) -> int:
         """Move on, and take along what is routine; by how much."""
         by = to - self.now
-        near = self.now + NEAR
         self._heap = [
-            (when + by if when <= near and not entry.fixed else when, number, entry)
-            for when, number, entry in self._heap
-            if entry.live
+            (when if entry.fixed else when + by, number, entry) for when, number, entry in self._heap if entry.live
         ]
         heapq.heapify(self._heap)
         self.now = to
@@ -160,15 +154,16 @@ def installed(clock: Clock) -> Iterator[None]:
 
 
 def _drop(coroutine: Coroutine[Any, Any, object]) -> None:
-    """End a coroutine where it is. One that wants to wait for something meanwhile is ended there as well."""
-    for _ in range(20):
+    """End a coroutine where it is. One that wants to wait for something meanwhile is ended there as well.
+
+    Not by `close`: it leaves an inner coroutine that waits in its `finally` behind, which complains when it is freed.
+    """
+    for _ in range(100):
         try:
-            coroutine.close()
-        except RuntimeError:
-            continue
+            coroutine.throw(KilledError())
         except BaseException:
-            pass
-        return
+            return
+    raise AssertionError(f"{coroutine} does not end")
 
 
 class Loop(asyncio.BaseEventLoop):
@@ -204,12 +199,12 @@ class Loop(asyncio.BaseEventLoop):
 
     def close(self) -> None:
         """The process is gone: nothing of it runs on, and its coroutines end where they are."""
-        for task in self._tasks:
+        while self._tasks:
+            task = self._tasks.pop()
             coroutine = task.get_coro()
             if not task.done() and isinstance(coroutine, Coroutine):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 self._enter(partial(_drop, coroutine))
-        self._tasks.clear()
 
     # -- what asyncio needs of a loop
 
@@ -259,6 +254,9 @@ class Loop(asyncio.BaseEventLoop):
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[T]:
         assert isinstance(coro, Coroutine)
+        if not self._scope.alive:
+            coro.close()
+            raise KilledError
         task: asyncio.Task[T] = asyncio.Task(coro, loop=self, name=name, context=context)
         if len(self._tasks) > 200:
             self._tasks = [one for one in self._tasks if not one.done()]

@@ -7,10 +7,12 @@ finds one adds it.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,17 +21,26 @@ from unittest import mock
 from weakref import WeakValueDictionary
 
 from appliance.config.schema import model
-from appliance.guest import run
+from appliance.guest import disk_space, run
 from appliance.guest.console import Console
 from appliance.guest.port import management_port, tap
 from appliance.guest.qemu import command, resources, spawn
 from appliance.guest.qemu.process import Record
 from appliance.hardware import crashlog, links
+from appliance.hardware.crash_loop import Limits
+from appliance.hardware.crashlog import CrashLog
 from appliance.health import cpu_stall, watch
 from appliance.health.cpu_stall import Thread
+from appliance.steering import attachment_watch
 from appliance.steering.datapath import Datapath
-from appliance.supervisor import supervisor, table
-from tests.simulate.clock import Loop
+from appliance.steering.kernel.links import View
+from appliance.supervisor import supervisor, system, table
+from appliance.supervisor.safe_mode import NOTES, SafeMode
+from appliance.system import netdev
+from appliance.system.loop_watch import LoopWatch
+from appliance.system.netlink import LinkMessage
+from appliance.telemetry.transitions import Transitions
+from tests.simulate.clock import KilledError, Loop, Scope
 from tests.simulate.guests import ChannelModel, Guests, MonitorModel, Qemu, TapSocket
 from tests.simulate.kernel import DatapathModel, KernelModel
 
@@ -87,7 +98,11 @@ class Process(Protocol):
     kernel: KernelModel
     guests: Guests
     loop: Loop
+    scope: Scope
     boot: str
+
+    def uptime(self) -> int:
+        """Nanoseconds since the machine started."""
 
     def open_datapath(self) -> DatapathModel:
         """DatapathError: the kernel refuses it."""
@@ -106,6 +121,8 @@ def enter(process: Process | None) -> None:
 
 def _process() -> Process:
     assert _Now.process is not None, "no simulated process runs"
+    if not _Now.process.scope.alive:
+        raise KilledError  # whatever its coroutines do while they are ended
     return _Now.process
 
 
@@ -120,8 +137,12 @@ def _set_up(name: str, up: bool) -> None:
     _process().kernel.set_up(name, up)
 
 
+def _flags(name: str) -> int:
+    return _process().kernel.flags(name)
+
+
 def _prepare(name: str) -> list[str]:
-    _set_up(name, True)
+    _process().kernel.prepare(name)
     return []
 
 
@@ -131,6 +152,9 @@ def _devices() -> list[links.Device]:
 
 def _netdev() -> Any:
     return SimpleNamespace(
+        TRANSPARENT=netdev.TRANSPARENT,
+        IFF_UP=netdev.IFF_UP,
+        flags=_flags,
         set_up=_set_up,
         rename=lambda name, wanted: wanted,
         prepare=_prepare,
@@ -138,7 +162,38 @@ def _netdev() -> Any:
 
 
 def _netlink() -> Any:
-    return SimpleNamespace(watch_links=_watch_links, ask_links=lambda _: _process().kernel.ask(id(_process())))
+    return SimpleNamespace(
+        watch_links=_watch_links,
+        ask_links=lambda _: _process().kernel.ask(id(_process())),
+        read_links=_read_links,
+    )
+
+
+def _read_links(indexes: Iterable[int]) -> dict[int, LinkMessage | None]:
+    return _process().kernel.read_links(indexes)
+
+
+def _view(ifindex: int, mode: str, program: int) -> View:
+    return _process().kernel.view(ifindex)
+
+
+class _SafeMode(SafeMode):
+    """With the time since the machine started. It has nothing to note while all is well, and looks for that often, so
+    that its long sleep is no event in a world at rest."""
+
+    def __init__(self, crash_log: CrashLog, limits: Limits) -> None:
+        super().__init__(crash_log, limits, _process().uptime)
+
+    async def run(self) -> None:
+        while True:
+            while self._history.idle:
+                await asyncio.sleep(5)
+            await asyncio.sleep(max(1, self.limits.window // NOTES))
+            await self.note()
+
+
+def _room(folder: Path) -> disk_space.Room:
+    return disk_space.Room(0 if _process().guests.disk_full else 1 << 40, 1 << 41)
 
 
 def _monitor(name: str, path: Path, on_event: Callable[[str, Mapping[str, object]], None]) -> MonitorModel:
@@ -181,6 +236,16 @@ def installed() -> Iterator[None]:
         (links, "netdev", _netdev()),
         (links, "netlink", _netlink()),
         (Datapath, "open", lambda *files: _process().open_datapath()),
+        (attachment_watch, "netlink", _netlink()),
+        (attachment_watch, "read_view", _view),
+        (disk_space, "room", _room),
+        (disk_space, "used_by", lambda pid, device: 0),
+        (system, "SafeMode", _SafeMode),
+        (system, "Transitions", lambda paths: Transitions(paths, clock=time.monotonic_ns)),
+        (system, "boot_id", lambda: _process().boot),
+        (LoopWatch, "__enter__", lambda self: self),
+        (LoopWatch, "__exit__", lambda *_: None),
+        (LoopWatch, "note_account", lambda self: None),
         (crashlog, "boot_id", lambda: _process().boot),
         (supervisor, "boot_id", lambda: _process().boot),
         (supervisor.Supervisor, "_register", lambda self: None),

@@ -13,9 +13,12 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from appliance.hardware.crash_loop import Limits
 from appliance.segment.machine import Times
+from appliance.supervisor.safe_mode import NOTES
 from tests.simulate.clock import HOUR, MINUTE, MS, SECOND
 from tests.simulate.disk import BROKEN, NO_SPACE
+from tests.simulate.kernel import FOREIGN
 
 if TYPE_CHECKING:
     from tests.simulate.guests import Qemu
@@ -38,13 +41,12 @@ class Fault(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """`strike` makes it happen and returns what ends it, where it lasts. `open`: the row that is not mended yet."""
+    """`strike` makes it happen and returns what ends it, where it lasts."""
 
     strike: Callable[[World, Fault], Mend | None]
     weight: int = 10
     least: int = 0
     most: int = 0
-    open: str = ""
     needs: str = ""  # "guests": only in a world that has some
     harms: bool = True  # what it strikes may stop working for it
 
@@ -67,6 +69,7 @@ class Setup(NamedTuple):
     link_loss: str = "propagate"
     watchdog: str = "2s"
     settle: int = 0
+    tc: bool = False  # the ports have no native XDP
     keeps: bool = False  # a released relay line keeps its level
     blind: bool = False  # in bypass the ports have no carrier
     load: int = SECOND  # how long bypassd takes to start
@@ -119,8 +122,61 @@ def _set_down(world: World, fault: Fault) -> None:
         world.kernel.set_up(name, False)
 
 
+def _spoiled(world: World, fault: Fault) -> None:
+    """Somebody ends the promiscuous mode of a port."""
+    name = "lan0" if fault.value < 0.5 else "wan0"
+    if world.ports[name].present:
+        world.kernel.spoil(name)
+
+
+def _again(once: Callable[[World, Fault], None]) -> Callable[[World, Fault], Mend]:
+    """Again and again, every few seconds, while it lasts."""
+
+    def strike(world: World, fault: Fault) -> Mend:
+        going_on = True
+        every = SECOND + int(fault.value * 5 * SECOND)
+
+        def over() -> None:
+            nonlocal going_on
+            going_on = False
+
+        def struck() -> None:
+            if going_on:
+                if world.boot.alive:
+                    once(world, fault)
+                world.clock.at(world.clock.now + every, struck, fixed=True)
+
+        struck()
+        return over
+
+    return strike
+
+
 def _detached(world: World, fault: Fault) -> None:
-    world.kernel.attached.clear()
+    world.kernel.programs.clear()
+
+
+def _foreign(world: World, fault: Fault) -> Mend:
+    """Another program takes the datapath's place at a port, and lets nobody take it back."""
+    kernel, port = world.kernel, world.ports["lan0" if fault.value < 0.5 else "wan0"]
+    index = port.ifindex
+    if port.present:
+        kernel.programs[index] = FOREIGN
+
+    def gone() -> None:
+        if kernel.programs.get(index) == FOREIGN:
+            del kernel.programs[index]
+
+    return gone
+
+
+def _kernel(name: str, broken: bool) -> Callable[[World, Fault], Mend]:
+    def strike(world: World, fault: Fault) -> Mend:
+        kernel = world.kernel
+        setattr(kernel, name, broken)
+        return lambda: setattr(kernel, name, not broken)
+
+    return strike
 
 
 def _port_gone(world: World, fault: Fault) -> Mend | None:
@@ -333,10 +389,33 @@ def _guest_disk(qemu: Qemu, fault: Fault) -> None:
     qemu.event("BLOCK_IO_ERROR", operation="write", reason="No space left on device")
 
 
+def _guest_disk_full(qemu: Qemu, fault: Fault) -> Mend:
+    """QEMU pauses it. It goes on when there is room again."""
+    guests = qemu.guests
+    guests.disk_full = qemu.full = True
+    qemu.event("BLOCK_IO_ERROR", operation="write", nospace=True, reason="No space left on device")
+    if not qemu.paused:
+        qemu.paused = True
+        qemu.event("STOP")
+    return lambda: setattr(guests, "disk_full", False)
+
+
 def _flood(qemu: Qemu, fault: Fault) -> Mend:
-    """Four to ten times what it can take: it works all the time, and most of what is sent to it is lost before it."""
-    qemu.capacity = 0.1 + 0.15 * fault.value
-    return lambda: setattr(qemu, "capacity", 1.0)
+    """Four to ten times what it can take: it works all the time, and most of what is sent to it is lost before it.
+
+    In one direction, or in both.
+    """
+    ways = qemu.guests.ways_of(qemu.name)
+    chosen = (ways[:1], ways[1:], ways)[int(fault.value * 3)]
+    for way in chosen:
+        way.flood = 4 + 6 * (fault.value * 3 % 1)
+
+    def over() -> None:
+        for number, way in enumerate(qemu.guests.ways_of(qemu.name)):
+            if ways[number] in chosen:
+                way.flood = 0
+
+    return over
 
 
 def _doomed(where: str) -> Callable[[World, Fault], Mend | None]:
@@ -362,16 +441,22 @@ def _guests_slow(world: World, fault: Fault) -> Mend:
 
 KINDS: dict[str, Kind] = {
     "cable pulled": Kind(_cable, 15, 10 * MS, 20 * SECOND),
-    "both cables pulled": Kind(_both_cables, 5, 10 * SECOND, 2 * MINUTE, open="1"),
-    "port silent": Kind(_silent, 5, 10 * SECOND, 2 * MINUTE, open="1"),
-    "port set down by somebody": Kind(_set_down, 5, open="1"),
-    "programs detached": Kind(_detached, 5, open="1"),
+    "both cables pulled": Kind(_both_cables, 5, 10 * SECOND, 2 * MINUTE),
+    "port silent": Kind(_silent, 5, 10 * SECOND, 2 * MINUTE),
+    "port set down by somebody": Kind(_set_down, 5),
+    "port set down again and again": Kind(_again(_set_down), 5, 10 * SECOND, MINUTE),
+    "port's settings changed": Kind(_spoiled, 5),
+    "programs detached": Kind(_detached, 5),
+    "programs detached again and again": Kind(_again(_detached), 5, 10 * SECOND, MINUTE),
+    "foreign program": Kind(_foreign, 5, SECOND, 2 * MINUTE),
+    "links cannot be read": Kind(_kernel("answers", False), 5, SECOND, MINUTE),
+    "messages of links are lost": Kind(_kernel("loses_messages", True), 10, SECOND, 2 * MINUTE),
     "port gone": Kind(_port_gone, 10, 100 * MS, MINUTE),
-    "attach refused": Kind(_attach_refused, 10, 10 * MS, 10 * SECOND, open="1"),
+    "attach refused": Kind(_attach_refused, 10, 10 * MS, 10 * SECOND),
     "load refused": Kind(_load_refused, 5, SECOND, MINUTE),
     "relay missing": Kind(_relay("missing"), 10, 10 * MS, 30 * SECOND),
     "relay stuck": Kind(_relay("stuck"), 10, 10 * MS, 30 * SECOND),
-    "relay drops": Kind(_relay("drops"), 5, SECOND, HOUR, open="1"),
+    "relay drops": Kind(_relay("drops"), 5, SECOND, HOUR),
     "watchdog missing": Kind(_watchdog_missing, 10, 10 * MS, 30 * SECOND),
     "bypassd dies": Kind(_dies, 30),
     "bypassd is stopped": Kind(_hangs("T"), 10, 10 * MS, 30 * SECOND),
@@ -385,7 +470,7 @@ KINDS: dict[str, Kind] = {
     "keeper dies": Kind(_keeper_dies, 15),
     "keeper stalls": Kind(_keeper_stalls, 15),
     "panic": Kind(_panic, 8),
-    "panic when inline": Kind(_panic_loop, 5, 30 * MINUTE, 2 * HOUR, open="4"),
+    "panic when inline": Kind(_panic_loop, 5, 30 * MINUTE, 2 * HOUR),
     "power cut": Kind(_power_cut, 8, SECOND, MINUTE),
     "power cut at a system call": Kind(_power_cut_at_call, 10, MINUTE, 2 * MINUTE),
     "reboot": Kind(_reboot, 5),
@@ -401,10 +486,11 @@ KINDS: dict[str, Kind] = {
     "guest deaf on one side": Kind(_guest(_guest_deaf), 10, 10 * MS, 30 * SECOND, needs="guests"),
     "guest's application fails": Kind(_guest(_application_fails), 10, 10 * MS, 30 * SECOND, needs="guests"),
     "guest's disk fails": Kind(_guest(_guest_disk), 5, needs="guests"),
+    "guest's disk is full": Kind(_guest(_guest_disk_full), 5, 100 * MS, MINUTE, needs="guests"),
     "guest crashes again and again": Kind(_doomed("doomed"), 10, SECOND, 2 * MINUTE, needs="guests"),
     "guest refused by QEMU": Kind(_doomed("refused"), 5, SECOND, MINUTE, needs="guests"),
     "guests start slowly": Kind(_guests_slow, 5, SECOND, MINUTE, needs="guests"),
-    "flood": Kind(_guest(_flood), 10, 10 * SECOND, MINUTE, open="12", needs="guests", harms=False),
+    "flood": Kind(_guest(_flood), 10, 10 * SECOND, MINUTE, needs="guests", harms=False),
     "commit": Kind(_commit, 30),
     "commit confirmed or reverted": Kind(_confirm, 15),
 }
@@ -412,9 +498,9 @@ KINDS: dict[str, Kind] = {
 
 # -- plans
 
-RECOVERY_NS = Times().rearm_max + 5 * MINUTE
-"""All must be well so long after the last fault: start of a board, of bypassd and of a guest, and the longest back-off
-of a relay, one after the other."""
+RECOVERY_NS = max(Times().rearm_max, Limits().window * SECOND) + Limits().window * SECOND // NOTES + 5 * MINUTE
+"""All must be well so long after the last fault: the longest back-off of a relay, or the window after which crashes
+are forgotten and safe mode ends (which is noted now and then); then the start of a board, of bypassd and of a guest."""
 BETWEEN_HOURS = 3.0
 """Mean time between bursts."""
 
@@ -429,6 +515,7 @@ def setup(rng: random.Random) -> Setup:
         link_loss=rng.choice(("propagate", "propagate", "bypass", "ignore")),
         watchdog=rng.choice(("1s", "2s", "2s", "10s")),
         settle=rng.choice((0, 0, 5 * MS, 200 * MS)),
+        tc=rng.random() < 0.5,
         keeps=rng.random() < 0.3,
         blind=rng.random() < 0.5,
         load=rng.choice((300 * MS, SECOND, 3 * SECOND)),
@@ -436,18 +523,17 @@ def setup(rng: random.Random) -> Setup:
     )
 
 
-def plan(seed: int, hours: float, *, also: frozenset[str] = frozenset()) -> Plan:
-    """Draw the plan of a run. `also`: rows of faults that are not mended yet and are wanted nevertheless."""
+def plan(seed: int, hours: float, *, only: frozenset[str] = frozenset()) -> Plan:
+    """Draw the plan of a run. `only`: all kinds that it may have; empty: those of KINDS."""
     rng = random.Random(f"plan {seed}")
     chosen = setup(rng)
     possible = {
-        name: kind
-        for name, kind in KINDS.items()
-        if (not kind.open or kind.open in also) and (not kind.needs or chosen.guests)
+        name: kind for name, kind in KINDS.items() if (not only or name in only) and (not kind.needs or chosen.guests)
     }
-    names = [name for name in possible if rng.random() < 0.5] or sorted(possible)
-    names += sorted(name for name, kind in possible.items() if kind.open and name not in names)
-    weights = [possible[name].weight * (10 if possible[name].open else rng.choice((1, 1, 3))) for name in names]
+    names = sorted(possible) if only else [name for name in possible if rng.random() < 0.5] or sorted(possible)
+    if not names:
+        return Plan(chosen, (), int(hours * HOUR))
+    weights = [possible[name].weight * rng.choice((1, 1, 3)) for name in names]
     bursts = []
     at, end = int(rng.uniform(10, 120) * SECOND), int(hours * HOUR)
     while at < end:

@@ -19,14 +19,16 @@ from appliance.guest.agent.channel import Heartbeat, Message
 from appliance.guest.qemu.process import Record
 from appliance.health.cpu_stall import Thread
 from appliance.hop.lifecycle import HopState
+from appliance.steering.kernel.leases import _UNTIL
 from tests.simulate.clock import MS, SECOND, Clock, Loop, Scope
+from tests.simulate.traffic import Way
 
 if TYPE_CHECKING:
     from appliance.guest.guest import Guest
     from tests.simulate.kernel import KernelModel
 
 BEAT_NS = 100 * MS
-MOVING = frozenset({HopState.DEFINED, HopState.STARTING, HopState.PROVING, HopState.SUSPECT, HopState.DRAINING})
+MOVING = frozenset(HopState) - {HopState.AVAILABLE, HopState.STOPPED, HopState.FAILED}
 _numbers = itertools.count(2_000_000)
 
 
@@ -50,6 +52,7 @@ GUESTS: dict[str, Row] = {
     ),
     "plain": Row('restart = { policy = "on-failure" }'),
 }
+LENT_NS = 1500 * MS
 PROCESS_NS = 325 * MS  # a guest without checks: it was alive at the last look
 
 
@@ -76,10 +79,10 @@ class Qemu:
         self.how = "ended"
         self.hung = self.paused = self.app_failed = False
         self.deaf: int | None = None  # it forwards nothing that enters at this tap
-        self.capacity = 1.0  # the share of frames that it can take
+        self.full = False  # QEMU paused it because the disk is full
         self.monitor: MonitorModel | None = None
         self.channel: ChannelModel | None = None
-        self.forwarded = [0, 0]  # by the tap at which it entered: when the newest frame that came out went in
+        self.forwarded = [0, 0]  # by the tap at which it entered: for when it was last seen that it forwards
         self.told = 0  # when bypassd last read an "ok" of the agent
         self.ill_until = 0  # something was wrong with it until then
         self.up_at = guests.clock.now + boot
@@ -107,6 +110,9 @@ class Qemu:
         proofs = [self.guests.clock.now + PROCESS_NS]
         if row.frames:
             proofs = [min(self.forwarded) + row.frames]
+            if any(way.flood or way.waiting for way in self.guests.ways_of(self.name)):
+                # what is seen of one direction explains for a moment why nothing comes in the other one
+                proofs = [max(proofs[0], min(max(self.forwarded), min(self.forwarded) + LENT_NS) + row.frames)]
         if row.agent:
             proofs.append(self.told + row.agent)
         return min(proofs) if self.running else 0
@@ -135,6 +141,8 @@ class Qemu:
 
     def _gone(self) -> None:
         self.ended = True
+        for way in self.guests.ways_of(self.name):
+            way.waiting = way.flood = 0.0
         self.guests.forget(self)
         self.guests.readable(self.pidfd)
 
@@ -171,7 +179,29 @@ class Guests:
         self.boot_delay = 0
         self.over: set[int] = set()  # the pidfds of those that ended
         self.readable: Callable[[int], object] = lambda pidfd: None  # tells whoever watches it
+        self.disk_full = False
         self._sockets: dict[str, list[TapSocket]] = {}
+        self._ways: dict[tuple[str, int], Way] = {}
+
+    def ways_of(self, name: str) -> tuple[Way, Way]:
+        """Both directions through a guest, by the side at which they enter."""
+        return self.way(name, 0), self.way(name, 1)
+
+    def way(self, name: str, side: int) -> Way:
+        """One direction through a guest, as it is now."""
+        way = self._ways.setdefault((name, side), Way(self.clock.now))
+        qemu = self.running.get(name)
+        lease = self.kernel.leases.read(self.kernel.number(name), _UNTIL)
+        passes = qemu is not None and qemu.works and qemu.deaf != side
+        came = way.advance(
+            self.clock.now,
+            offered=self.kernel.offers and lease > self.clock.now,
+            takes=qemu is not None and qemu.running and not qemu.paused and not qemu.hung,
+            passes=passes,
+        )
+        if came and qemu is not None:
+            qemu.forwarded[side] = self.clock.now
+        return way
 
     def some(self, least: int, most: int) -> int:
         return self._rng.randint(least, most)
@@ -212,14 +242,17 @@ class Guests:
         if socket in self._sockets.get(tap, []):
             self._sockets[tap].remove(socket)
 
-    def enter(self, tap: str, frame: bytes) -> None:
-        """A frame enters a guest by this tap. It comes out of the other one, if the guest works."""
+    def enter(self, tap: str, frame: bytes) -> bool:
+        """A frame enters a guest by this tap. It comes out of the other one, if the guest works. False: refused."""
         qemu = next((one for one in self.running.values() if tap in one.taps), None)
-        if qemu is None or not qemu.works:
-            return
+        if qemu is None or not qemu.running:
+            return False
         side = qemu.taps.index(tap)
-        if qemu.deaf == side or (qemu.capacity < 1 and self._rng.random() >= qemu.capacity):
-            return
+        way = self.way(qemu.name, side)
+        if not way.admits(self._rng):
+            return False
+        if qemu.deaf == side or not qemu.works:
+            return True
         went_in = self.clock.now
         out = qemu.taps[1 - side]
 
@@ -230,10 +263,13 @@ class Guests:
             for socket in self._sockets.get(out, ()):
                 socket.put(frame)
 
-        self.clock.after(self.some(MS // 10, 2 * MS), comes_out, self.scope)
+        self.clock.after(way.delay + self.some(MS // 10, 2 * MS), comes_out, self.scope)
+        return True
 
     def skip(self, by: int) -> None:
         """The clock jumped over time in which all of them went on as before."""
+        for way in self._ways.values():
+            way.at += by
         for qemu in self.running.values():
             qemu.forwarded = [self.clock.now] * 2
             qemu.told = self.clock.now
@@ -252,7 +288,7 @@ class TapSocket:
         return self._number
 
     def send(self, frame: bytes) -> None:
-        self._guests.enter(self._tap, frame)
+        self.refused += not self._guests.enter(self._tap, frame)
 
     def put(self, frame: bytes) -> None:
         if frame[12:14] == self._ethertype and not self._loop.is_closed():
@@ -277,6 +313,7 @@ class MonitorModel:
         self._guests, self._loop, self._name, self._on_event = guests, loop, name, on_event
         self._closed = asyncio.Event()
         self._qemu: Qemu | None = None
+        self.dropped = 0  # events that came too fast
 
     async def connect(self) -> str:
         await asyncio.sleep(self._guests.some(10 * MS, 100 * MS) / 1e9)
@@ -292,6 +329,11 @@ class MonitorModel:
     async def watch(self) -> None:
         await self._closed.wait()
 
+    async def status(self) -> str:
+        await self.ask("query-status")
+        assert self._qemu is not None
+        return "io-error" if self._qemu.full else "paused" if self._qemu.paused else "running"
+
     async def ask(self, command: str) -> object:
         await asyncio.sleep(0.001)
         qemu = self._qemu
@@ -303,6 +345,12 @@ class MonitorModel:
                     qemu.ill()
                     qemu.event("SHUTDOWN", reason="guest-shutdown")
                     self._guests.clock.after(SECOND, lambda: qemu.die("exited with status 0"), self._guests.scope)
+            case "stop" if not qemu.paused:
+                qemu.paused = True
+                qemu.event("STOP")
+            case "cont" if qemu.paused:
+                qemu.paused = qemu.full = False
+                qemu.event("RESUME")
             case "quit":
                 qemu.die("exited with status 0")
         return {}
@@ -383,3 +431,4 @@ def skip(guest: Guest, now: int, by: int) -> None:
             detector.last_good = now
     for stream in run.watch._checks.streams:
         stream.lane._outstanding.clear()  # what is under way now seems to be very late
+        stream._answered = stream._sent

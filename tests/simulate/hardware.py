@@ -123,6 +123,7 @@ class WatchdogModel:
             self._wait()
 
     def disarm(self) -> None:
+        """The board is reset, or without power."""
         self.running = False
 
     def skip(self, by: int) -> None:
@@ -137,8 +138,10 @@ class Port:
     ifindex: int
     present: bool = True
     admin_up: bool = False
+    transparent: bool = False  # promiscuous and without ARP
     cable: bool = True
     silent: bool = False  # a carrier, but no frames: the port's own electronics failed
+    sent: float = 0.0  # frames, as the driver counts them
     carrier: bool = False  # as the driver reports it, a little later than it is
     pending: Entry | None = field(default=None, repr=False)
 

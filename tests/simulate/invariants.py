@@ -7,6 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from appliance.causes import DESCRIPTION, Cause
+from appliance.hardware.links import UNANSWERED
+from appliance.segment.evidence import LAG, SPAN, Kept
 from appliance.segment.machine import State
 from appliance.segment.manager import Link, Unit
 from tests.simulate.clock import MINUTE, SECOND
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 INVARIANTS = {
     "link": "the relay is driven only while frames cross, or a named cause says why not",
-    "cause": "every state and every change of state has a cause",
+    "cause": "every state and every change of state has a cause, and none leaves inline for one that is not there",
     "flap": "no relay moves faster than the back-off",
     "commit": "an acknowledged commit is never lost",
     "recovery": "after the last fault everything becomes healthy again within a bound",
@@ -30,8 +32,12 @@ INVARIANTS = {
 
 CROSSES_NS = 5 * SECOND
 """A driven relay over which nothing crosses must have a named cause by then, while a supervisor serves."""
+UNSENT_NS = 10 * SECOND
+"""... when a port does not send, which only its counters show: each reading of them later by what threads are slow."""
 UNWATCHED_NS = 20 * SECOND
 """... and without one, so long after the grace."""
+SILENCE_NS = MINUTE
+"""So long a port may be blamed for what it did not send: several samples of its counters, taken by slow threads."""
 FLAP_NS = 10 * MINUTE
 MOVES, MOVES_A_FAULT = 16, 4
 """How often a relay may go inline within ten minutes: with a back-off that doubles from 2 s to a minute, and for each
@@ -54,7 +60,11 @@ class Watcher:
     def __init__(self, world: World) -> None:
         self._world = world
         self.broken_since = 0  # the relay is driven and no frame crosses; 0: not so
-        self.serving_since = 0
+        self._unnamed_since = 0  # ... and while a supervisor serves, no cause is named
+        self._silent_at = -SILENCE_NS  # when a port was last known to send nothing
+        self._explained_at = 0  # when the console last said why
+        self._slowest = 0  # ... the longest that a thread took more than usual
+        self._mute = False  # ... the kernel did not answer
         self._inline: deque[int] = deque()
         self._struck: deque[int] = deque()
         self.silent_states: dict[str, int] = {}  # by state without a cause: since when
@@ -69,30 +79,47 @@ class Watcher:
         """After every step."""
         world = self._world
         if not world.relay.inline or world.crosses:
-            self.broken_since = 0
+            self.broken_since = self._unnamed_since = 0
             return
         now = world.clock.now
+        if any(port.silent for port in world.ports.values()):
+            self._silent_at = now
         if not self.broken_since:
             self.broken_since = now
             return
-        serves = world.serves
-        if not serves:
-            self.serving_since = 0
-        elif not self.serving_since:
-            self.serving_since = now
-        if serves and now - max(self.broken_since, self.serving_since) > CROSSES_NS:
-            unit = world.unit
-            assert unit is not None
-            if not self._explained(unit):
-                span = f"no frame for {(now - self.broken_since) / 1e9:.1f} s with the relay driven"
-                self.fail("link", f"{span}: the segment is {unit.machine.state}, cause {unit.machine.cause}")
-        elif not serves and now - self.broken_since > world.grace + UNWATCHED_NS:
+        unit = world.unit if world.serves else None
+        explained = unit is not None and self._explained(unit)
+        if explained:
+            self._explained_at = now
+        if unit is None or explained:
+            self._unnamed_since = self._slowest = 0
+            self._mute = False
+        elif not self._unnamed_since:
+            self._unnamed_since = now
+        self._slowest = max(self._slowest, world.thread_delay)
+        self._mute |= not world.kernel.answers
+        if unit is not None and self._unnamed_since and now - self._unnamed_since > self._allowed():
+            span = f"no frame for {(now - self.broken_since) / 1e9:.1f} s with the relay driven"
+            self.fail("link", f"{span}: the segment is {unit.machine.state}, cause {unit.machine.cause}")
+        elif unit is None and now - max(self.broken_since, self._explained_at) > world.grace + UNWATCHED_NS:
             self.fail("link", f"no frame for {(now - self.broken_since) / 1e9:.1f} s, and no supervisor")
 
+    def _allowed(self) -> int:
+        world = self._world
+        shown = not world.kernel.steered or not all(port.carrier for port in world.ports.values())
+        if self._mute:
+            return CROSSES_NS + UNANSWERED * SECOND // 4  # that is a cause of its own by then
+        return CROSSES_NS if shown else UNSENT_NS + (SPAN + LAG + 1) * self._slowest
+
     def _explained(self, unit: Unit) -> bool:
-        """Whether the console says why nothing crosses: by the segment's cause, or by the one port without a link."""
+        """Whether the console says why nothing crosses: by the segment's cause, by the one port without a link, or by a
+        driver whose counters say nothing; or nobody can know of it."""
         if unit.machine.cause not in NO_CAUSE:
             return True
+        if any(port.kept is Kept.UNCOUNTED for port in unit.evidence.ports.values()):
+            return True
+        if all(port.silent for port in self._world.ports.values()):
+            return True  # no frame comes in: a line on which nobody speaks looks the same
         segments = self._world.segments
         assert segments is not None
         links = [segments.link(port) for port in (unit.config.lan, unit.config.wan)]
@@ -119,7 +146,10 @@ class Watcher:
         """An entry of the ledger."""
         if entry.cause in ("", Cause.NONE) or (entry.cause not in DESCRIPTION and entry.subject.kind != "system"):
             self.fail("cause", f"{entry.subject}: {entry.old} -> {entry.new} has no cause ({entry.cause!r})")
-        if entry.subject.kind == "guest" and entry.old == "available" and entry.new == "suspect":
+        blamed = entry.cause == Cause.NOT_SENT and entry.old == State.INLINE
+        if blamed and self._world.clock.now - self._silent_at > SILENCE_NS:
+            self.fail("cause", f"{entry.subject} goes to {entry.new} for {entry.cause}, and all ports send")
+        if entry.subject.kind == "guest" and entry.old in ("available", "overloaded") and entry.new == "suspect":
             self.guest_fell(entry.subject.name, entry.detail)
 
     def renewed(self, hop: str, until: int) -> None:

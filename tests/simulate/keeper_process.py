@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from appliance.causes import Cause
@@ -137,6 +138,7 @@ class KeeperProcess:
     def _work(self) -> None:
         """Everything that waits, in order: each step's reports come after what was waiting already."""
         if self.busy_until > self._clock.now:
+            self._clock.at(self.busy_until, self._work, self.scope)
             return
         while self._mail and self.scope.alive:
             for action in self.core.step(self._clock.now, self._mail[0]):
@@ -163,9 +165,8 @@ class KeeperProcess:
                 self._with_watchdog(lambda watchdog: WatchdogReport(watchdog.arm(timeout)))
             case Feed():
                 self._with_watchdog(lambda watchdog: watchdog.feed())
-            case CloseWatchdog():
-                if self._watchdog is not None and self._watchdog_open:
-                    self._watchdog.disarm()
+            case CloseWatchdog(timeout):
+                self._close_watchdog(timeout)
             case Send():
                 if self.child is not None and self.linked:
                     child, state = self.child, json.dumps(self.core.state()).encode()
@@ -199,6 +200,13 @@ class KeeperProcess:
         except HardwareError as error:
             self._relay.release()
             return RelayReport(action.relay, error=str(error), cause=Cause.RELAY_MISSING)
+
+    def _close_watchdog(self, timeout: int) -> None:
+        """It goes on counting: a machine that does not come to its end is reset."""
+        if self._watchdog is not None and self._watchdog_open:
+            with suppress(HardwareError):
+                self._watchdog.arm(timeout)
+        self._watchdog_open = False
 
     def _with_watchdog(self, call: Callable[[WatchdogModel], WatchdogReport | None]) -> None:
         if self._watchdog is None or not self._watchdog_open:

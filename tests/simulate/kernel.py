@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What of the kernel the appliance decides by: links, attached programs, the datapath's policy, and leases.
+"""What of the kernel the appliance decides by: links and counters, attached programs, the policy, and leases.
 
 It lives from a boot to the next. The datapath is pinned, so it goes on while no bypassd runs. The rules for leases are
 the real ones (steering/kernel/leases.py) over a table that is modelled.
@@ -7,27 +7,39 @@ the real ones (steering/kernel/leases.py) over a table that is modelled.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from appliance.config.schema.model import Config
 from appliance.errors import DatapathError, HardwareError
 from appliance.hardware.links import Device
 from appliance.steering.kernel import layout
+from appliance.steering.kernel.attachments import Attachment
+from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.leases import _ENDED, _UNTIL, Leases
+from appliance.steering.kernel.links import Standing, View
 from appliance.steering.kernel.objects import Kernel as Objects
-from appliance.system.netdev import IFF_LOWER_UP, IFF_UP
-from appliance.system.netlink import RTM_DELLINK, RTM_NEWLINK
-from tests.simulate.clock import MS, Clock, Scope
+from appliance.system.netdev import IFF_LOWER_UP, IFF_NOARP, IFF_PROMISC, IFF_UP
+from appliance.system.netlink import RTM_DELLINK, RTM_NEWLINK, LinkMessage
+from tests.simulate.clock import MS, SECOND, Clock, Scope
 from tests.simulate.hardware import CARRIER_NS, Port
+from tests.simulate.traffic import OFFERED, LoadModel
+
+if TYPE_CHECKING:
+    from tests.simulate.guests import Guests
 
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
 NOTICE_NS = MS
 """From a change of a link until whoever listens to rtnetlink has the message."""
+OURS, FOREIGN = 7, 8
+"""Ids of XDP programs: the datapath's, and another one's."""
+SIDES: dict[str, Side] = {"lan0": Side.LAN, "wan0": Side.WAN}
 
 
 class LeaseTable:
@@ -60,18 +72,34 @@ class ThreadMap:
 
 
 class KernelModel:
-    """One boot of the kernel. `exposed` says whether the relay connects the ports with their cables."""
+    """One boot of the kernel. `inline`: whether the relay connects the ports with their cables; `blind`: whether they
+    have no carrier while it does not; `mode`: how the datapath is attached."""
 
-    def __init__(self, clock: Clock, scope: Scope, ports: dict[str, Port], exposed: Callable[[], bool]) -> None:
-        self.clock, self.scope, self.ports, self._exposed = clock, scope, ports, exposed
+    def __init__(
+        self,
+        clock: Clock,
+        scope: Scope,
+        ports: dict[str, Port],
+        *,
+        inline: Callable[[], bool],
+        blind: bool,
+        mode: str,
+    ) -> None:
+        self.clock, self.scope, self.ports, self.mode = clock, scope, ports, mode
+        self._inline, self._blind = inline, blind
         self.leases, self.threads, self.sees_exits = LeaseTable(), ThreadMap(), True
         self.maps = {"threads": self.threads}
         self.numbers: dict[str, int] = {}
-        self.attached: dict[str, tuple[int, int]] = {}  # by segment: the indexes of the ports that have its programs
+        self.attached: dict[str, tuple[int, int]] = {}  # by segment: the indexes of the ports that it was attached to
+        self.programs: dict[int, int] = {}  # by index of a port: the program that it has
+        self.given: dict[Side, float] = dict.fromkeys(Side, 0.0)  # frames that the datapath sent out of each port
+        self._counted = clock.now
         self.generation = 0
         self.loaded = False
         self.refuses_load = False
         self.refuses_attach = False
+        self.answers = True  # when it is asked for links
+        self.loses_messages = False
         self.taps: set[str] = set()
         self.hops: dict[str, str] = {}  # by tap: the hop that it is attached for
         self._listeners: dict[int, Callable[[bytes], None]] = {}
@@ -97,6 +125,9 @@ class KernelModel:
                 port.pending.cancel()
                 port.pending = None
 
+    def _exposed(self) -> bool:
+        return self._inline() or not self._blind
+
     def _up(self, name: str) -> None:
         port = self.ports[name]
         port.pending = None
@@ -113,9 +144,28 @@ class KernelModel:
             self._tell(name)
             self.look_at_cables()
 
+    def prepare(self, name: str) -> None:
+        self.set_up(name, True)
+        if not self.ports[name].transparent:
+            self.ports[name].transparent = True
+            self._tell(name)
+
+    def spoil(self, name: str) -> None:
+        """Somebody ends the promiscuous mode."""
+        self.ports[name].transparent = False
+        self._tell(name)
+
+    def flags(self, name: str) -> int:
+        port = self.ports[name]
+        if not port.present:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        own = IFF_PROMISC | IFF_NOARP if port.transparent else 0
+        return own | (IFF_UP if port.admin_up else 0) | (IFF_LOWER_UP if port.carrier else 0)
+
     def remove(self, name: str) -> None:
         port = self.ports[name]
-        port.present = port.admin_up = False
+        self.programs.pop(port.ifindex, None)
+        port.present = port.admin_up = port.transparent = False
         self.look_at_cables()
         self._send(self._message(RTM_DELLINK, name))
 
@@ -125,12 +175,12 @@ class KernelModel:
         if port.present:
             return
         port.ifindex += 10
-        port.present = True
+        port.present, port.sent = True, 0.0
         self._tell(name)
 
     def _message(self, kind: int, name: str) -> bytes:
         port = self.ports[name]
-        flags = (IFF_UP if port.admin_up else 0) | (IFF_LOWER_UP if port.carrier else 0)
+        flags = self.flags(name) if port.present else 0
         text = name.encode() + b"\0"
         attribute = struct.pack("=HH", 4 + len(text), 3) + text + bytes(-len(text) % 4)
         body = _IFINFO.pack(0, 1, port.ifindex, flags, 0) + attribute
@@ -141,7 +191,7 @@ class KernelModel:
             self._send(self._message(RTM_NEWLINK, name))
 
     def _send(self, message: bytes) -> None:
-        for told in self._listeners.values():
+        for told in self._listeners.values() if not self.loses_messages else ():
             self.clock.after(NOTICE_NS, lambda told=told: told(message), self.scope)  # type: ignore[misc]
 
     def ask(self, key: int) -> None:
@@ -152,13 +202,55 @@ class KernelModel:
                 message = self._message(RTM_NEWLINK, name)
                 self.clock.after(NOTICE_NS, lambda told=told, message=message: told(message), self.scope)  # type: ignore[misc]
 
+    def read_links(self, indexes: Iterable[int]) -> dict[int, LinkMessage | None]:
+        """These links as they are now. OSError: it does not answer."""
+        if not self.answers:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        self.count()
+        there = {port.ifindex: name for name, port in self.ports.items() if port.present}
+        return {index: self._link(there[index]) if index in there else None for index in indexes}
+
+    def _link(self, name: str) -> LinkMessage:
+        port = self.ports[name]
+        program = self.programs.get(port.ifindex, 0) if self.mode == "xdp" else 0
+        sent = int(port.sent)
+        return LinkMessage(
+            RTM_NEWLINK, port.ifindex, name, port.admin_up, port.carrier, self.flags(name), program, sent
+        )
+
+    def view(self, ifindex: int) -> View:
+        """What is attached to a port."""
+        program = self.programs.get(ifindex, 0)
+        return View(program, ()) if self.mode == "xdp" else View(0, (program,) if program else ())
+
     # -- frames
+
+    @property
+    def steered(self) -> bool:
+        """Whether the datapath has both ports."""
+        lan, wan = self.ports["lan0"].ifindex, self.ports["wan0"].ifindex
+        ours = self.programs.get(lan) == OURS and self.programs.get(wan) == OURS
+        return ours and (lan, wan) in self.attached.values()
 
     def carries(self, segment: str) -> bool:
         """Whether a frame that enters one port now leaves by the other one."""
-        lan, wan = self.ports["lan0"], self.ports["wan0"]
-        there = self.attached.get(segment) == (lan.ifindex, wan.ifindex)
-        return there and all(port.carrier and port.cable and not port.silent for port in (lan, wan))
+        there = segment in self.attached and self.steered
+        return there and all(port.carrier and port.cable and not port.silent for port in self.ports.values())
+
+    @property
+    def offers(self) -> bool:
+        """Whether frames come in, and the datapath has them."""
+        return self._inline() and self.steered and all(port.carrier for port in self.ports.values())
+
+    def count(self) -> None:
+        """Count what was sent since the last time, as if it had been all along as it is now."""
+        span, self._counted = (self.clock.now - self._counted) / SECOND, self.clock.now
+        if not self.offers:
+            return
+        for (name, out), into in zip(self.ports.items(), reversed(self.ports.values()), strict=True):
+            if into.cable and not into.silent:
+                self.given[SIDES[name]] += OFFERED * span
+                out.sent += 0 if out.silent else OFFERED * span
 
     # -- leases
 
@@ -174,7 +266,9 @@ class KernelModel:
                 self.leases.write(number, layout.LEASE_OVER)
 
     def skip(self, by: int) -> None:
-        """The clock jumped over time in which leases were renewed."""
+        """The clock jumped over time in which leases were renewed. The counters know nothing of it: else one sample
+        would outweigh all others."""
+        self._counted += by
         for (number, which), until in list(self.leases.rows.items()):
             if which == _UNTIL and until > self.clock.now - by:
                 self.leases.rows[number, which] = until + by
@@ -209,9 +303,11 @@ class ModelledLeases(Leases):
 
 @dataclass
 class PreparedModel:
-    """What `prepare_policy` made."""
+    """What `prepare_policy` made, without filters to remark on."""
 
     generation: int
+    policy: Any = field(default_factory=lambda: SimpleNamespace(segments={}))
+    generated: Any = field(default_factory=lambda: SimpleNamespace(remarks=lambda names: []))
 
     def close(self) -> None:
         pass
@@ -224,25 +320,87 @@ class DatapathModel:
     kernel: KernelModel
     leases: ModelledLeases
     adopted: bool
+    guests: Guests
+    scope: Scope
+    changes: int = 0
     claimed: set[str] = field(default_factory=set)
 
     @property
     def generation(self) -> int:
         return self.kernel.generation
 
-    def attach_segment(self, name: str, lan: str, wan: str, attach: str = "auto") -> tuple[Any, Any]:
-        if self.kernel.refuses_attach:
-            raise DatapathError(f"segment {name}: {lan}: XDP: Device or resource busy")
-        ports = self.kernel.ports
+    def attach_segment(
+        self, name: str, lan: str, wan: str, attach: str = "auto", *, mtu: int = 0, patient: bool = False
+    ) -> tuple[Attachment, ...]:
+        kernel = self.kernel
         for port in (lan, wan):
-            if not ports[port].present:
+            if not kernel.ports[port].present:
                 raise DatapathError(f"segment {name}: {port}: No such device")
-        self.kernel.attached[name] = (ports[lan].ifindex, ports[wan].ifindex)
-        mode = SimpleNamespace(mode="xdp", reason="modelled")
-        return mode, mode
+            self._attach(kernel.ports[port].ifindex, f"segment {name}: {port}")
+        kernel.attached[name] = (kernel.ports[lan].ifindex, kernel.ports[wan].ifindex)
+        self.changes += 1
+        return tuple(self.all())
+
+    def _attach(self, ifindex: int, what: str) -> None:
+        if self.kernel.refuses_attach:
+            raise DatapathError(f"{what}: Cannot allocate memory", errno.ENOMEM)
+        if self.kernel.programs.get(ifindex) == FOREIGN:
+            raise DatapathError(f"{what}: Device or resource busy", errno.EBUSY)
+        self.kernel.programs[ifindex] = OURS
 
     def detach_segment(self, segment: str) -> None:
-        self.kernel.attached.pop(segment, None)
+        for index in self.kernel.attached.pop(segment, ()):
+            self.kernel.programs.pop(index, None)
+        self.changes += 1
+
+    def mtu(self, segment: str) -> int:
+        return 1500
+
+    def attachments(self) -> list[Attachment]:
+        return self.all()
+
+    def leaving(self, segment: str) -> dict[Side, dict[int, int]]:
+        self.kernel.count()
+        return {side: {0: int(frames)} for side, frames in self.kernel.given.items()}
+
+    # -- what is attached, as `Devices` of steering/attachment_watch.py
+
+    @property
+    def devices(self) -> DatapathModel:
+        return self
+
+    def all(self) -> list[Attachment]:
+        """The ports. What is attached to taps nobody takes away here."""
+        return [
+            Attachment(
+                int(SIDES[name]),
+                cast(Any, SimpleNamespace(name=name, ifindex=index)),
+                segment,
+                SIDES[name],
+                "",
+                self.kernel.mode,
+                "modelled",
+            )
+            for segment, indexes in self.kernel.attached.items()
+            for name, index in zip(SIDES, indexes, strict=True)
+        ]
+
+    def standings(self, views: Mapping[int, View]) -> list[tuple[Attachment, Standing]]:
+        found = []
+        for attached in self.all():
+            view = views.get(attached.slot)
+            if view is not None and OURS not in (view.xdp, *view.tcx):
+                found.append((attached, Standing.REPLACED if view.xdp or view.tcx else Standing.DETACHED))
+        return found
+
+    def mend(self, attachment: Attachment) -> None:
+        self._attach(attachment.device.ifindex, attachment.device.name)
+        self.changes += 1
+
+    def withdraw(self, hops: Set[tuple[str, str]]) -> None:
+        pass
+
+    # -- policy and hops
 
     def prepare_policy(self, config: Config) -> PreparedModel:
         return PreparedModel(self.generation + 1)
@@ -264,6 +422,15 @@ class DatapathModel:
 
     def detach_hop(self, hop: str, segment: str | None = None) -> None:
         self.kernel.hops = {tap: name for tap, name in self.kernel.hops.items() if name != hop}
+
+    def heartbeat_key(self, hop: str) -> int:
+        return 0x1000 + self.kernel.number(hop)
+
+    def load(self, hop: str, segment: str, side: Side) -> LoadModel:
+        return LoadModel(lambda: self.guests.way(hop, int(side)), self.scope)
+
+    def unsent(self, hop: str) -> dict[str, int]:
+        return {}
 
     def record(self, hop: str, frames: int, kept: int) -> None:
         pass

@@ -20,7 +20,7 @@ RUN_HOURS = 50.0
 class Job(NamedTuple):
     seed: int
     hours: float
-    also: frozenset[str]
+    only: frozenset[str]
 
 
 class Outcome(NamedTuple):
@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 def one(job: Job) -> Outcome:
     """One run."""
-    plan = faults.plan(job.seed, job.hours, also=job.also)
+    plan = faults.plan(job.seed, job.hours, only=job.only)
     world = simulate(job.seed, plan)
     hours = (world.clock.now - world.began) / HOUR
     past = (fault.kind for fault in plan.faults if fault.at < world.clock.now - world.began)
@@ -45,7 +45,7 @@ def one(job: Job) -> Outcome:
 
 def explain(job: Job) -> str:
     """The shortest trace of a run that failed, and how to repeat it."""
-    plan = faults.plan(job.seed, job.hours, also=job.also)
+    plan = faults.plan(job.seed, job.hours, only=job.only)
     invariant = one(job).violation
 
     def fails(candidate: Plan) -> bool:
@@ -59,7 +59,7 @@ def report(world: World, job: Job) -> str:
     """A run as text."""
     violation, plan = world.violation, world.plan
     assert violation is not None
-    also = f" ALSO={','.join(sorted(job.also))}" if job.also else ""
+    only = f' ONLY="{",".join(sorted(job.only))}"' if job.only else ""
     shown = " ".join(f"{key}={value}" for key, value in plan.setup._asdict().items())
     return "\n".join(
         (
@@ -69,15 +69,15 @@ def report(world: World, job: Job) -> str:
             *(f"  {fault}" for fault in plan.faults),
             "trace of these faults alone (seconds since power-on):",
             *world.lines,
-            f"again, with all its faults: make simulate SEED={job.seed} HOURS={job.hours:g}{also}",
+            f"again, with all its faults: make simulate SEED={job.seed} HOURS={job.hours:g}{only}",
         )
     )
 
 
-def jobs(seed: int, hours: float, also: frozenset[str]) -> Iterable[Job]:
+def jobs(seed: int, hours: float, only: frozenset[str]) -> Iterable[Job]:
     """The runs that make up so many hours."""
     number = 0
     while hours > 0:
-        yield Job(seed + number, min(hours, RUN_HOURS), also)
+        yield Job(seed + number, min(hours, RUN_HOURS), only)
         hours -= RUN_HOURS
         number += 1

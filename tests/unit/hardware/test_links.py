@@ -223,8 +223,10 @@ def test_a_kernel_that_refuses_to_answer_is_a_fault_too(monkeypatch: pytest.Monk
         assert not world.links.unreadable
         world.look()
         assert world.links.unreadable
+        assert world.links.counted == 0, "what was not read is no sample of now"
     world.look()
     assert not world.links.unreadable
+    assert world.links.counted
 
 
 def test_a_missing_port_is_looked_for_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -481,6 +481,15 @@ def test_back_before_a_frame_came_measures_nothing(bench: Bench) -> None:
     assert bench.owner.measured == []
 
 
+def test_a_guest_that_starts_over_while_it_is_stopped_goes_on_stopping(bench: Bench) -> None:
+    """A stop is the operator's, also where no drain was ordered before it."""
+    bench.reach(HopState.AVAILABLE)
+    bench.hop.stop()
+    bench.hop.restarted(Cause.GUEST_RESET, "guest-reset")
+    assert (bench.hop.state, bench.hop.stopping) == (HopState.DRAINING, True)
+    assert bench.kernel.until == 0
+
+
 # -- overload
 
 

@@ -4,19 +4,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from appliance.causes import Cause
+from appliance.hardware import crash_loop
+from appliance.hardware.links import Links
+from appliance.health import checks
 from appliance.health.detector import Limits
 from appliance.hop.hop import Hop
 from appliance.keeper import protocol
 from appliance.keeper.core import MS, WANTS, Ask, CheckIn, Feed, KeeperCore
 from appliance.segment import manager, policy
+from appliance.segment.carrier import Carrier, Meaning
+from appliance.segment.evidence import Evidence, Found
+from appliance.steering.attachment_watch import AttachmentWatch
+from appliance.steering.part import Retry
+from appliance.supervisor.safe_mode import SafeMode
 from appliance.system import files
 from tests.simulate import faults, runs
 from tests.simulate.clock import MINUTE, SECOND, Clock
@@ -29,11 +38,13 @@ from tests.simulate.world import World, simulate
 
 SEEDS = 60
 HOURS = 10.0
-NONE: frozenset[str] = frozenset()
+ALL: frozenset[str] = frozenset()
+
+Break = Callable[[pytest.MonkeyPatch], None]
 
 
 @dataclass
-class Found:
+class Search:
     """What a search came to."""
 
     job: Job
@@ -42,10 +53,10 @@ class Found:
     world: World
 
 
-def find(invariant: str, also: frozenset[str] = NONE) -> Found:
+def find(invariant: str, only: frozenset[str] = ALL) -> Search:
     """Search the first seeds for a violation of this invariant, and shrink it."""
     for seed in range(1, SEEDS + 1):
-        job = Job(seed, HOURS, also)
+        job = Job(seed, HOURS, only)
         if runs.one(job).violation == invariant:
             break
     else:
@@ -55,8 +66,8 @@ def find(invariant: str, also: frozenset[str] = NONE) -> Found:
         violation = simulate(seed, candidate).violation
         return violation is not None and violation.invariant == invariant
 
-    plan = shrink(faults.plan(seed, HOURS, also=also), fails)
-    return Found(job, invariant, plan, simulate(seed, plan))
+    plan = shrink(faults.plan(seed, HOURS, only=only), fails)
+    return Search(job, invariant, plan, simulate(seed, plan))
 
 
 def burst(*struck: tuple[float, str, float]) -> Burst:
@@ -107,26 +118,90 @@ def test_without_faults_nothing_happens() -> None:
 # -- what it finds
 
 
-def test_it_finds_a_driven_relay_over_which_nothing_crosses() -> None:
-    """Row 1: links lost, a silent port, a port set down, detached programs. Each alone leaves the relay driven."""
-    found = find("link", frozenset({"1"}))
-    assert len(found.plan.faults) == 1
-    assert KINDS[found.plan.faults[0].kind].open == "1"
+class Mend(NamedTuple):
+    """What was mended: the invariant that does not hold without it, the fault, and how to take the mend out."""
+
+    invariant: str
+    fault: str
+    without: Break
 
 
-@pytest.mark.parametrize(
-    "kind", ["both cables pulled", "port silent", "port set down by somebody", "programs detached", "attach refused"]
+def _lost_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the links say is not weighed."""
+    monkeypatch.setattr(Carrier, "look", lambda *_, **__: Meaning())
+
+
+def _counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the ports send is not weighed."""
+    monkeypatch.setattr(Evidence, "verdict", lambda self: Found())
+
+
+async def _nothing(*_: object) -> bool:
+    return False
+
+
+def _ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port whose settings were changed is not set right."""
+    monkeypatch.setattr(Links, "_set_right", _nothing)
+
+
+def _attachments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sees that another program detached ours."""
+    monkeypatch.setattr(AttachmentWatch, "judge", lambda *_: None)
+
+
+def _next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel refused once is not tried again."""
+    monkeypatch.setattr(Retry, "failed", lambda self, now: setattr(self, "due", 1 << 62))
+
+
+def _crash_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier crashes count for nothing."""
+    monkeypatch.setattr(crash_loop, "hold", lambda history, limits: 0)
+    monkeypatch.setattr(SafeMode, "active", False)
+
+
+def _overload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks what becomes of the traffic beside the heartbeats."""
+    monkeypatch.setattr(checks, "one_ways", lambda streams, loads: [])
+
+
+def _old_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counters that were not read count as read."""
+    counted = property(lambda self: self._looked, lambda self, when: None)
+    monkeypatch.setattr(Links, "counted", counted, raising=False)
+
+
+MENDS = (
+    Mend("cause", "links cannot be read", _old_counters),
+    Mend("link", "both cables pulled", _lost_links),
+    Mend("link", "port silent", _counters),
+    Mend("recovery", "port set down by somebody", _ports),
+    Mend("link", "programs detached", _attachments),
+    Mend("recovery", "attach refused", _next_attempt),
+    Mend("flap", "panic when inline", _crash_count),
+    Mend("inspection", "flood", _overload),
 )
-def test_each_of_them_alone_is_found(kind: str) -> None:
-    world = simulate(1, Plan(Setup(), (burst((60, kind, 60 if KINDS[kind].least else 0)),), 100 * MINUTE))
-    assert world.violation is not None
-    assert world.violation.invariant in ("link", "recovery")
 
 
-def test_it_finds_that_a_panic_forgets_the_back_off() -> None:
-    """Row 4: a kernel that panics each time the relay goes inline is inline again and again."""
-    found = find("flap", frozenset({"4"}))
-    assert [fault.kind for fault in found.plan.faults] == ["panic when inline"]
+@pytest.mark.parametrize("mend", MENDS, ids=[mend.fault for mend in MENDS])
+def test_it_finds_a_fault_whose_mend_is_taken_out(monkeypatch: pytest.MonkeyPatch, mend: Mend) -> None:
+    """One such fault is enough, and the explanation says so."""
+    mend.without(monkeypatch)
+    found = find(mend.invariant, frozenset({mend.fault}))
+    assert [fault.kind for fault in found.plan.faults] == [mend.fault]
+
+
+def test_with_all_mends_these_faults_cost_nothing() -> None:
+    """Three hundred hours and more of nothing but these faults."""
+    hours, struck, number = 0.0, Counter[str](), 0
+    while hours < 300:
+        number += 1
+        job = Job(number, 60.0, frozenset(mend.fault for mend in MENDS))
+        outcome = runs.one(job)
+        assert not outcome.violation, runs.explain(job)
+        hours, struck = hours + outcome.hours, struck + outcome.struck
+    assert struck.keys() == {mend.fault for mend in MENDS}
 
 
 def test_it_finds_a_number_that_the_keeper_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +219,6 @@ def test_it_finds_a_number_that_the_keeper_refuses(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(protocol, "parse_packet", strict)
     found = find("packet")
     assert found.plan.setup.grace in ("0s", "1us")
-
-
-def test_it_finds_that_a_flood_switches_inspection_off() -> None:
-    """Row 12: a guest that works, and gets more traffic than it can carry, loses its heartbeats and is bypassed."""
-    found = find("inspection", frozenset({"12"}))
-    assert [fault.kind for fault in found.plan.faults] == ["flood"]
 
 
 # -- that every other invariant can fail: something is broken on purpose, and that is found
@@ -216,9 +285,7 @@ def _raises(monkeypatch: pytest.MonkeyPatch) -> None:
         ("bug", _raises),
     ],
 )
-def test_every_invariant_can_fail(
-    monkeypatch: pytest.MonkeyPatch, invariant: str, broken: Callable[[pytest.MonkeyPatch], None]
-) -> None:
+def test_every_invariant_can_fail(monkeypatch: pytest.MonkeyPatch, invariant: str, broken: Break) -> None:
     broken(monkeypatch)
     assert find(invariant).invariant == invariant
 
@@ -226,23 +293,23 @@ def test_every_invariant_can_fail(
 def test_all_invariants_are_shown_to_fail() -> None:
     """What is not in the rows above has a test of its own."""
     rows = {"lease", "commit", "recovery", "watchdog", "cause", "bug"}
-    assert rows | {"link", "flap", "packet", "inspection"} == INVARIANTS.keys()
+    assert rows | {mend.invariant for mend in MENDS} | {"packet"} == INVARIANTS.keys()
 
 
 # -- how it explains it
 
 
-def test_the_explanation_is_short_and_can_be_repeated() -> None:
+def test_the_explanation_is_short_and_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text names seed, invariant, the faults that are needed, the trace, and the command."""
-    job = Job(2, HOURS, frozenset({"1"}))
-    assert runs.one(job).violation
-    text = runs.explain(job)
-    lines = text.splitlines()
-    assert lines[0].startswith("seed 2: ")
-    assert lines[0].endswith(INVARIANTS[runs.one(job).violation])
+    _attachments(monkeypatch)
+    found = find("link", frozenset({"programs detached", "commit"}))
+    lines = runs.explain(found.job).splitlines()
+    assert lines[0] == f"seed {found.job.seed}: {INVARIANTS['link']}"
     needed = [line for line in lines if " s: " in line and "fault:" not in line]
-    assert 1 <= len(needed) <= 2
-    assert lines[-1] == "again, with all its faults: make simulate SEED=2 HOURS=10 ALSO=1"
+    assert len(needed) == 1
+    assert lines[-1] == (
+        f'again, with all its faults: make simulate SEED={found.job.seed} HOURS=10 ONLY="commit,programs detached"'
+    )
 
 
 def test_shrinking_keeps_what_is_needed() -> None:
