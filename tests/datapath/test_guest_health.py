@@ -186,7 +186,7 @@ def test_the_guest_registers_and_withdraws_its_filter(world: World) -> None:
     world.call(come(lambda: agent.accept == "udp"))
     assert (through(world, ARP), through(world, OTHER)) == (False, True)
     world.call(say(world, Accept("host an.example")))
-    world.call(come(lambda: "names are not looked up" in agent.accept_refused))
+    world.call(come(lambda: "names are not resolved" in agent.accept_refused))
     assert (through(world, ARP), through(world, OTHER)) == (False, True)
     world.call(say(world, Accept(None)))
     world.call(come(lambda: agent.accept == ""))

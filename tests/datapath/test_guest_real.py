@@ -66,7 +66,8 @@ CONFIG = model.Config(
 def qcow2_header(backing: bytes = b"") -> bytes:
     """Of an image that is good at sight, and in which QEMU finds nothing."""
     first = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 200 if backing else 0, len(backing), 16, 8 << 20)
-    return (first.ljust(200, b"\0") + backing).ljust(1024, b"\0")
+    rest = struct.pack(">II", 4, 104)  # order of refcounts, length of the header
+    return ((first.ljust(96, b"\0") + rest).ljust(200, b"\0") + backing).ljust(1024, b"\0")
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ class Watcher:
         """An entry of the ledger."""
         if entry.cause in ("", Cause.NONE) or (entry.cause not in DESCRIPTION and entry.subject.kind != "system"):
             self.fail("cause", f"{entry.subject}: {entry.old} -> {entry.new} has no cause ({entry.cause!r})")
-        blamed = entry.cause == Cause.NOT_SENT and entry.old == State.INLINE
+        blamed = entry.cause == Cause.NOT_SENT and entry.old == State.INLINE != entry.new
         if blamed and self._world.clock.now - self._silent_at > SILENCE_NS:
             self.fail("cause", f"{entry.subject} goes to {entry.new} for {entry.cause}, and all ports send")
         if entry.subject.kind == "guest" and entry.old in ("available", "overloaded") and entry.new == "suspect":
