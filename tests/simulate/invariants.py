@@ -65,6 +65,7 @@ class Watcher:
         self._explained_at = 0  # when the console last said why
         self._slowest = 0  # ... the longest that a thread took more than usual
         self._mute = False  # ... the kernel did not answer
+        self._hidden = False  # ... only a port's counters showed it, for a time
         self._inline: deque[int] = deque()
         self._struck: deque[int] = deque()
         self.silent_states: dict[str, int] = {}  # by state without a cause: since when
@@ -93,11 +94,12 @@ class Watcher:
             self._explained_at = now
         if unit is None or explained:
             self._unnamed_since = self._slowest = 0
-            self._mute = False
+            self._mute = self._hidden = False
         elif not self._unnamed_since:
             self._unnamed_since = now
         self._slowest = max(self._slowest, world.thread_delay)
         self._mute |= not world.kernel.answers
+        self._hidden |= world.kernel.steered and all(port.carrier for port in world.ports.values())
         if unit is not None and self._unnamed_since and now - self._unnamed_since > self._allowed():
             span = f"no frame for {(now - self.broken_since) / 1e9:.1f} s with the relay driven"
             self.fail("link", f"{span}: the segment is {unit.machine.state}, cause {unit.machine.cause}")
@@ -105,11 +107,9 @@ class Watcher:
             self.fail("link", f"no frame for {(now - self.broken_since) / 1e9:.1f} s, and no supervisor")
 
     def _allowed(self) -> int:
-        world = self._world
-        shown = not world.kernel.steered or not all(port.carrier for port in world.ports.values())
         if self._mute:
             return CROSSES_NS + UNANSWERED * SECOND // 4  # that is a cause of its own by then
-        return CROSSES_NS if shown else UNSENT_NS + (SPAN + LAG + 1) * self._slowest
+        return UNSENT_NS + (SPAN + LAG + 1) * self._slowest if self._hidden else CROSSES_NS
 
     def _explained(self, unit: Unit) -> bool:
         """Whether the console says why nothing crosses: by the segment's cause, by the one port without a link, or by a

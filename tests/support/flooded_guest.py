@@ -39,6 +39,7 @@ from appliance.health.watch import TapPair, Watch
 from appliance.hop.hop import Hop
 from appliance.hop.lifecycle import HopEvent, HopState
 from appliance.steering.datapath import Datapath
+from appliance.steering.kernel.counters import Counters
 from appliance.steering.kernel.layout import Outcome, Reason, Side
 from appliance.units import Duration
 
@@ -150,6 +151,17 @@ def wires() -> None:
         subprocess.run(["ethtool", "-K", host, "gro", "on"], check=True)
 
 
+async def settled(datapath: Datapath) -> Counters:
+    """The counters when no frame is on its way any more: they are read one after the other."""
+    last = datapath.counters()
+    while True:
+        await asyncio.sleep(0.01)
+        now = datapath.counters()
+        if now.rules == last.rules and now.ports == last.ports:
+            return now
+        last = now
+
+
 async def scenario(
     asked: argparse.Namespace, datapath: Datapath, forwarder: int, stalled: mmap.mmap, folder: Path
 ) -> dict[str, object]:
@@ -185,6 +197,8 @@ async def scenario(
         found["bypass_after_hang_ms"] = round((subject.moves[-1][0] - hung) / 1e6, 1)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+    if not asked.hang:
+        after = await settled(datapath)
     port = after.ports["main", Side.LAN]
     back = after.hops["ips"].taps["main", Side.WAN].frames[Outcome.OUT]
     back -= before.hops["ips"].taps["main", Side.WAN].frames[Outcome.OUT]
