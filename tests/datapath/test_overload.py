@@ -92,7 +92,7 @@ REAL = model.Guest(
 FLOOD_PER_S, FLOOD_S = 60_000, 5  # emulated, it carries some thousands
 
 
-@pytest.mark.slow  # needs the machine for itself: a guest that gets no processor for half a second is suspect, and has to be
+@pytest.mark.slow  # needs the machine for itself: a guest that gets no processor for half a second is suspect
 def test_a_real_guest_under_a_flood(bpf_object: Path, tmp_path: Path) -> None:
     """QEMU, its virtio rings and a bridge in Linux: overloaded by name, never suspect, and still forwarding."""
     config = model.Config(
