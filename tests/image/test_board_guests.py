@@ -109,7 +109,7 @@ def second(board: Board, guest: dict[str, object]) -> Iterator[str]:
     """One more guest, committed and taken out again."""
     settings = (
         *(("kernel", f"{DEMO}/bzImage"), ("initrd", f"{DEMO}/initrd.gz"), ("cmdline", "console=ttyS0 quiet")),
-        *(("memory", "64M"), ("autostart", "false"), ("probes", "1", "kind", "inband")),
+        *(("memory", "96M"), ("autostart", "false"), ("probes", "1", "kind", "inband")),
         *(("probes", "1", "interval", "100ms"),),
     )
     commit(board, *(("set", "guest", SECOND, *words) for words in settings))
