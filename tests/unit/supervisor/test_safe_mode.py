@@ -139,7 +139,8 @@ def test_in_safe_mode_console_and_access_run_and_nothing_else_until_the_order(
         await until(lambda: system.segments.begun and system.part_states.get("access") == "running")
         assert not started.is_set()
         status = (await ask(system.paths.control_socket, "status.show"))["result"]
-        assert any(why.startswith("safe_mode: 5 crashes") for why in status["segments"][0]["also"])
+        (segment,) = status["segments"]
+        assert (segment["cause"], segment["detail"].startswith("5 crashes")) == ("safe_mode", True)
         assert (status["crashes"]["mode"], status["crashes"]["count"]) == ("safe", 5)
         assert status["crashes"]["reasons"][-1] == "kernel panic: again"
         shown = banner(status)
