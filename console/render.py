@@ -135,13 +135,16 @@ def _line(cells: list[str], widths: list[int], right: list[bool], style: Style, 
     return "  ".join(painted).rstrip()
 
 
-def fold(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width`, broken at blanks; 0: unchanged."""
+def fold(text: str, width: int, hanging: int = 0) -> list[str]:
+    """`text` in lines of at most `width`, broken at blanks, all but the first indented by `hanging`; 0: unchanged."""
     if not width or len(text) <= width:
         return [text]
     import textwrap
 
-    return textwrap.wrap(text, max(width, 16), break_on_hyphens=False, break_long_words=False) or [""]
+    lines = textwrap.wrap(
+        text, max(width, 16), subsequent_indent=" " * hanging, break_on_hyphens=False, break_long_words=False
+    )
+    return lines or [""]
 
 
 def _fold(cells: list[str], widths: list[int], right: list[bool], style: Style) -> list[str]:

@@ -117,7 +117,7 @@ class SafeMode:
 
     async def clear(self) -> str:
         """By order: forget all crashes. What is to be said of it. OSError: it is not kept for the next boot."""
-        said = f"forgotten: {self._counted()}" if self._history.crashes else "there is nothing to forget"
+        said = f"forgotten: {self._counted()}" if self._history.crashes else "no crash is counted"
         if self.active:
             said += "; safe mode ends: the datapath and the guests are started"
         await self._keep(crash_loop.cleared(self._history._replace(up=self._up())))

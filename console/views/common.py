@@ -58,9 +58,9 @@ def about(key: str, value: Any, style: Style) -> str:
         flat = ((name, item) for name, item in value.items() if not isinstance(item, list | dict))
         value = ", ".join(fact(name, item) for name, item in flat if item not in (None, ""))
     name = key.replace("_", " ")
-    first, *more = fold(f"{name}: {cell(value)}", style.width)
+    first, *more = hang(f"{name}: {cell(value)}", style)
     head = paint(name, BOLD, style) + first[len(name) :] if first.startswith(name) else first
-    return "\n".join([head, *(f"    {line}" for line in more)])
+    return "\n".join([head, *more])
 
 
 def caret(pointer: str, style: Style) -> list[str]:
@@ -81,8 +81,7 @@ def hang(text: str, style: Style) -> list[str]:
     """Fold a line, which may begin with blanks, to the style's width; continuation lines are indented by four."""
     inner = text.lstrip(" ")
     indent = len(text) - len(inner)
-    first, *more = fold(inner, style.width and max(style.width - indent - 4, 16))
-    return [" " * indent + first, *(" " * (indent + 4) + line for line in more)]
+    return [" " * indent + line for line in fold(inner, style.width and max(style.width - indent, 16), 4)]
 
 
 def prose(text: str, style: Style) -> list[str]:

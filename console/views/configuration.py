@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from appliance.counted import counted
-from console.render import BOLD, GREEN, PLAIN, RED, YELLOW, Row, Style, cell, duration, fold, generic, paint, table
+from console.render import BOLD, GREEN, PLAIN, RED, YELLOW, Row, Style, cell, duration, generic, paint, table
 from console.views.common import caret, columns_of, hang, rows_of
 
 _DIFF = {"+": GREEN, "-": RED, "@": BOLD}
@@ -75,9 +75,9 @@ def _findings(data: Row, style: Style) -> list[str]:
 
 
 def _problem(kind: str, row: Row, colour: str, style: Style) -> str:
-    first, *more = fold(f"{kind}: {cell(row.get('where'))}: {cell(row.get('what'))}", style.width)
+    first, *more = hang(f"{kind}: {cell(row.get('where'))}: {cell(row.get('what'))}", style)
     below = caret(str(row.get("pointer") or ""), style)
-    return "\n".join([paint(first, colour, style), *(f"    {line}" for line in more), *below])
+    return "\n".join([paint(first, colour, style), *more, *below])
 
 
 history = columns_of("history", "no commits yet", [

@@ -141,6 +141,8 @@ def status(data: Any, style: Style = PLAIN) -> str:
             blocks.append(view(data[key], style))
     text = "\n".join(blocks)
     rest = {key: _without_what_was_said(value, text) for key, value in data.items() if key not in shown}
+    if isinstance(rest.get("supervisor"), dict):
+        rest["supervisor"].pop("longest_stall", None)  # names code: for the log and --json
     if rest:
         blocks.append("\n".join(about(key, value, style) for key, value in rest.items()))
     return "\n\n".join(blocks)

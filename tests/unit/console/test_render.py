@@ -188,6 +188,10 @@ def test_long_values_are_folded_beside_their_keys() -> None:
         "keeper: running, it was started again",
         "    after it had ended unasked",
     ]
+    long = {"supervisor": {"uptime_s": 5, "last_exit": "word " * 60, "longest_stall": "task pulse"}}
+    shown = render("status", {**STATUS, **long}, Style(width=40))
+    assert max(map(len, shown.splitlines())) <= 40, "continuation lines are indented, and fit all the same"
+    assert "task pulse" not in shown
 
 
 VIEWS = [
