@@ -99,7 +99,7 @@ class Board:
             # not the debug port's: `sh` hands its shell a time-out that is stretched already
             self.events.stretch = self.console.stretch = self._wait
             self.events.listeners.append(self._wake)
-            self._shell = DebugShell(self.debug)
+            self._shell = DebugShell(self.debug, self._shell_lost)
             self._call(self._start(wires))
         except SpecError as error:
             self.close()
@@ -287,6 +287,9 @@ class Board:
 
     def _console_panic(self, text: str) -> None:
         self.events.add("panic", source="console", text=text)
+
+    def _shell_lost(self, text: str) -> None:
+        self.events.add("shell lost", text=text)
 
     def _wake(self, event: Event) -> None:
         if event["event"] in ("panic", "power", "reset"):

@@ -12,6 +12,7 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulator.events import WaitTimeout
@@ -19,6 +20,9 @@ from simulator.serial import SerialPort
 
 LINE = 480
 RETRY_S = 2.0  # a shell that was not there yet never saw the greeting
+REPEATS = 3
+PROMPT = r"(?:^|[\r\n])[^\s:]*# "
+"""Of a shell that has just started: the one that we talk to has none (`_find`)."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,24 @@ class CommandFailed(AssertionError):
     """A command in the board exited with a status other than 0."""
 
 
-class DebugShell:
-    """Lives as long as the Board; finds the shell again after each start of the machine (`forget`)."""
+class ShellLost(AssertionError):
+    """The board's shell ended, and init started another; `begun`: the command was running by then."""
 
-    def __init__(self, port: SerialPort) -> None:
+    def __init__(self, text: str, begun: bool) -> None:
+        super().__init__(text)
+        self.begun = begun
+
+
+class DebugShell:
+    """Lives as long as the Board; finds the shell again after each start of the machine (`forget`).
+
+    The board's shell may end under us (the kernel kills it, or an emulated processor errs): that is told to `on_lost`
+    with the kernel's last lines, and a command that had not begun is given to the next shell.
+    """
+
+    def __init__(self, port: SerialPort, on_lost: Callable[[str], None] = lambda _: None) -> None:
         self._port = port
+        self._on_lost = on_lost
         self._lock = threading.Lock()
         self._found = False
 
@@ -48,40 +65,69 @@ class DebugShell:
     def run(self, command: str, timeout: float = 60.0, check: bool = True) -> Result:
         """Run `command` with the board's sh; output is standard output and error together.
 
-        Raises CommandFailed on a status other than 0 unless `check` is false, WaitTimeout after `timeout` seconds.
-        What the command leaves running in the background must not expect a terminal.
+        Raises CommandFailed on a status other than 0 unless `check` is false, WaitTimeout after `timeout` seconds,
+        ShellLost when the shell ended while the command ran. What the command leaves running in the background must
+        not expect a terminal.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
-            if not self._found:
-                self._find(deadline)
-            tag = secrets.token_hex(8)
-            encoded = base64.b64encode(command.encode()).decode()
-            parts = [encoded[at : at + LINE] for at in range(0, len(encoded), LINE)] or [""]
+            for repeats_left in reversed(range(REPEATS)):
+                if not self._found:
+                    self._find(deadline)
+                try:
+                    result = self._once(command, deadline, timeout)
+                    break
+                except ShellLost as error:
+                    self._found = False
+                    self._on_lost(f"{error}; the kernel's last lines:\n{self._kernel_log(deadline, timeout)}")
+                    if error.begun or not repeats_left:
+                        raise
+        if check and result.status != 0:
+            raise CommandFailed(f"{command!r} ended with status {result.status}:\n{result.output}")
+        return result
+
+    def _once(self, command: str, deadline: float, timeout: float) -> Result:
+        """One command in the shell that was found."""
+        tag = secrets.token_hex(8)
+        encoded = base64.b64encode(command.encode()).decode()
+        parts = [encoded[at : at + LINE] for at in range(0, len(encoded), LINE)] or [""]
+        try:
             for number, part in enumerate(parts):
                 variable = part if number == 0 else f"${{BS}}{part}"
                 self._port.send(f"BS={variable}; printf '%s%s\\n' {tag} :{number}\n")
-                self._port.expect(f"{tag}:{number}\\b", deadline - time.monotonic())
+                self._answer(f"{tag}:{number}\\b", deadline, command, begun=False)
             self._port.send(
                 f'BF=/tmp/.sh$$; echo "$BS" | base64 -d >$BF; printf "%s%s\\n" {tag} :begin; '
                 f"sh $BF >$BF.out 2>&1 </dev/null; BS=$?; base64 $BF.out; rm -f $BF $BF.out; "
                 f'printf "%s%s%s:\\n" {tag} :end: $BS\n'
             )
-            try:
-                self._port.expect(f"{tag}:begin", deadline - time.monotonic())
-                end = self._port.expect(rf"{tag}:end:(\d+):", deadline - time.monotonic())
-            except WaitTimeout as error:
-                self._port.send("\x03")
-                self._found = False
-                raise WaitTimeout(f"command still running after {timeout:g} s: {command!r}\n{error}") from error
+            self._answer(f"{tag}:begin", deadline, command, begun=False)
+            end = self._answer(rf"{tag}:end:(\d+):", deadline, command, begun=True)
+        except WaitTimeout as error:
+            self._port.send("\x03")
+            self._found = False
+            raise WaitTimeout(f"command still running after {timeout:g} s: {command!r}\n{error}") from error
         # cut out by place: a pattern that spans long output is tried from every place in it, for seconds
         begin = f"{tag}:begin"
         text = end.string[end.string.rindex(begin, 0, end.start()) + len(begin) : end.start()]
         output = base64.b64decode(re.sub(r"\s", "", text)).decode(errors="replace")
-        result = Result(int(end.group(1)), output)
-        if check and result.status != 0:
-            raise CommandFailed(f"{command!r} ended with status {result.status}:\n{output}")
-        return result
+        return Result(int(end.group(1)), output)
+
+    def _answer(self, pattern: str, deadline: float, command: str, *, begun: bool) -> re.Match[str]:
+        """Wait for a marker. Raises ShellLost when a new shell's prompt comes instead."""
+        found = self._port.expect(f"{pattern}|(?P<prompt>{PROMPT})", deadline - time.monotonic())
+        if found["prompt"] is not None:
+            raise ShellLost(f"the board's shell ended {'in' if begun else 'before'} {command!r}", begun)
+        return found
+
+    def _kernel_log(self, deadline: float, timeout: float) -> str:
+        """The kernel's last lines, for the report; why there are none, if the next shell ends as well."""
+        try:
+            self._find(deadline)
+            return self._once("dmesg | tail -n 40", deadline, timeout).output
+        except (ShellLost, WaitTimeout) as error:
+            self._found = False
+            return str(error)
 
     def _find(self, deadline: float) -> None:
         while True:

@@ -8,7 +8,9 @@ A test ends at once when a kernel panics without order, and the last words of th
 from __future__ import annotations
 
 import os
+import re
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +114,10 @@ def _watched(board: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
         report.sections.append(("pace", str(board.pace)))
         report.sections.append(("serial line", board.console.text[said:][-6000:]))
     board.events.check()
+    for event in board.events.since(mark):
+        if event["event"] == "shell lost":
+            assert not re.search("Out of memory|oom-kill", event["text"]), event["text"]
+            warnings.warn(event["text"], stacklevel=1)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,8 +8,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ from simulator.events import BoardPanic, EventLog, WaitTimeout
 from simulator.machine import CHANNELS, Accelerator, Drive, Payload, command_line
 from simulator.netlink import attribute, attributes
 from simulator.serial import SerialPort
-from simulator.shell import CommandFailed, DebugShell
+from simulator.shell import CommandFailed, DebugShell, ShellLost
 from simulator.stream import Record, analyse, longest_silence_ms
 from simulator.terminal import Keys, raw
 from simulator.wires import Panel, connector_up, port_link, routes
@@ -276,18 +278,27 @@ def test_emulator_built_with_the_image_is_used(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[DebugShell]:
-    """A DebugShell whose serial port leads to a shell of this machine."""
+def lost() -> list[str]:
+    """What was told of shells that ended."""
+    return []
+
+
+@pytest.fixture
+def shell(tmp_path: Path, lost: list[str]) -> Iterator[DebugShell]:
+    """A DebugShell whose serial port leads to a shell of this machine, started again whenever it ends."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     ours, theirs = socket.socketpair()
     port = SerialPort("ttyS1", loop, tmp_path / "log", lambda: None)
     fd = theirs.fileno()
-    with subprocess.Popen(["sh", "-i"], stdin=fd, stdout=fd, stderr=fd, start_new_session=True) as process:
+    respawn = (
+        "import subprocess\nwhile True: subprocess.run(['sh', '-i'], env={'PS1': 'debug# '}, start_new_session=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", respawn], stdin=fd, stdout=fd, stderr=fd) as process:
         theirs.close()
         asyncio.run_coroutine_threadsafe(port.connect(ours), loop).result(5)
-        yield DebugShell(port)
+        yield DebugShell(port, lost.append)
         process.kill()
     loop.call_soon_threadsafe(port.close)
     loop.call_soon_threadsafe(loop.stop)
@@ -311,6 +322,25 @@ def test_shell_takes_long_and_odd_commands(shell: DebugShell) -> None:
 
 def test_background_command_does_not_hold_the_shell(shell: DebugShell) -> None:
     assert shell.run("sleep 30 & echo $!", timeout=10).output.strip().isdigit()
+
+
+def test_a_command_that_had_not_begun_is_given_to_the_next_shell(shell: DebugShell, lost: list[str]) -> None:
+    """The shell ends while nothing runs in it, as when the kernel kills it."""
+    first = int(shell.run("echo $PPID").output)
+    os.kill(first, signal.SIGKILL)
+    assert shell.run("echo here").output == "here\n"
+    assert int(shell.run("echo $PPID").output) != first
+    assert [
+        text.startswith("the board's shell ended before 'echo here'; the kernel's last lines:") for text in lost
+    ] == [True]
+
+
+def test_a_command_whose_shell_ends_is_not_repeated(shell: DebugShell, lost: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ShellLost, match="ended in"):
+        shell.run(f"echo once >>{tmp_path}/ran; kill -KILL $PPID; sleep 30", timeout=20)
+    assert (tmp_path / "ran").read_text() == "once\n"
+    assert len(lost) == 1
+    assert shell.run("echo here").output == "here\n"
 
 
 def test_shell_timeout_is_told(shell: DebugShell) -> None:
