@@ -67,12 +67,14 @@ class Accelerator:
     name: str = "tcg"
     why: str = "not tried"
     program: str = ""
+    threads: str = "multi"
+    """TCG: a thread for each processor of the machine ("multi"), or one for all ("single")."""
 
     def arguments(self, arch: Arch) -> list[str]:
         """The accelerator and the processor that goes with it."""
         if self.name == "kvm":
             return ["-accel", "kvm", "-cpu", "host"]
-        return ["-accel", "tcg,thread=multi", "-cpu", arch.qemu.emulated_cpu]
+        return ["-accel", f"tcg,thread={self.threads}", "-cpu", arch.qemu.emulated_cpu]
 
 
 def address(port: Port) -> str:
