@@ -2,10 +2,10 @@
 """Simulator of the reference board: connectors, relay, LED, watchdog's second stage and power around a QEMU machine."""
 
 from simulator.board import Board, BoardError
-from simulator.events import BoardPanic, Event, WaitTimeout
+from simulator.events import BoardPanic, EmulatorFailed, Event, WaitTimeout
 from simulator.host import Host
 from simulator.machine import Accelerator, Drive, Payload
-from simulator.shell import CommandFailed, Result
+from simulator.shell import CommandFailed, Result, ShellLost
 from simulator.simulator import Timing
 
 __all__ = [
@@ -15,10 +15,12 @@ __all__ = [
     "BoardPanic",
     "CommandFailed",
     "Drive",
+    "EmulatorFailed",
     "Event",
     "Host",
     "Payload",
     "Result",
+    "ShellLost",
     "Timing",
     "WaitTimeout",
 ]

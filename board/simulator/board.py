@@ -292,7 +292,7 @@ class Board:
         self.events.add("shell lost", text=text)
 
     def _wake(self, event: Event) -> None:
-        if event["event"] in ("panic", "power", "reset"):
+        if event["event"] in ("panic", "power", "reset", "emulator failed"):
             self.console.wake()
             self.debug.wake()
 

@@ -25,6 +25,10 @@ class BoardPanic(AssertionError):
     """The board's kernel panicked outside `panic_ordered`."""
 
 
+class EmulatorFailed(AssertionError):
+    """QEMU ended by a signal or with an error: that says nothing of the appliance, so the tests try once more."""
+
+
 class WaitTimeout(AssertionError):
     """An expected event did not occur in time; the text shows which events did."""
 
@@ -42,6 +46,7 @@ class EventLog:
         self._file = path.open("w", buffering=1, encoding="utf-8") if path else None
         self._panics_ordered = 0
         self._unordered: Event | None = None
+        self._emulator: Event | None = None
         self.listeners: list[Callable[[Event], None]] = []
         self.stretch: Callable[[float], float] = float  # seconds on the reference machine -> seconds here
 
@@ -68,6 +73,8 @@ class EventLog:
                 self._file.write(json.dumps(entry) + "\n")
             if event == "panic" and not self._panics_ordered:
                 self._unordered = entry
+            if event == "emulator failed":
+                self._emulator = entry
             self._changed.notify_all()
         for listener in list(self.listeners):
             listener(entry)
@@ -91,7 +98,8 @@ class EventLog:
     ) -> Event:
         """The first event from `since` on that fits; blocks until it comes, at most `timeout` seconds (see `stretch`).
 
-        Raises WaitTimeout, or BoardPanic as soon as a panic is written that nobody ordered.
+        Raises WaitTimeout, or BoardPanic as soon as a panic is written that nobody ordered, EmulatorFailed as soon as
+        QEMU is gone.
         """
         timeout = self.stretch(timeout)
         deadline = time.monotonic() + timeout
@@ -124,15 +132,17 @@ class EventLog:
                 self._panics_ordered -= 1
 
     def check(self) -> None:
-        """Raise BoardPanic if the board panicked unordered since the last power-on."""
+        """Raise BoardPanic if the board panicked unordered, EmulatorFailed if QEMU failed, since the last power-on."""
         with self._changed:
             self._check()
 
     def forgive(self) -> None:
-        """Forget an unordered panic, because the board was powered on again."""
+        """Forget an unordered panic and a failure of QEMU, because the board was powered on again."""
         with self._changed:
-            self._unordered = None
+            self._unordered = self._emulator = None
 
     def _check(self) -> None:
+        if self._emulator is not None:
+            raise EmulatorFailed(f"QEMU failed: {json.dumps(self._emulator)}")
         if self._unordered is not None:
             raise BoardPanic(f"the board's kernel panicked: {json.dumps(self._unordered)}")

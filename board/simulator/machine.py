@@ -69,12 +69,14 @@ class Accelerator:
     program: str = ""
     threads: str = "multi"
     """TCG: a thread for each processor of the machine ("multi"), or one for all ("single")."""
+    cpu: str = ""
+    """TCG: the emulated processor; left out, the board's."""
 
     def arguments(self, arch: Arch) -> list[str]:
         """The accelerator and the processor that goes with it."""
         if self.name == "kvm":
             return ["-accel", "kvm", "-cpu", "host"]
-        return ["-accel", f"tcg,thread={self.threads}", "-cpu", arch.qemu.emulated_cpu]
+        return ["-accel", f"tcg,thread={self.threads}", "-cpu", self.cpu or arch.qemu.emulated_cpu]
 
 
 def address(port: Port) -> str:

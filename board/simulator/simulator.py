@@ -264,6 +264,9 @@ class Simulator:
         self.machine = None
         self.powered = False
         self.log.add("power", state="off", cause=self._exit_cause, status=status)
+        if status and self._exit_cause == "qemu exited":
+            said = (self.directory / "qemu.log").read_text(errors="replace").splitlines()[-20:]
+            self.log.add("emulator failed", status=status, text="\n".join(said))
 
     def _note(self, text: str) -> None:
         self.log.add("note", text=text)

@@ -72,6 +72,9 @@ def stalls() -> Stalls:
 
 @pytest.fixture
 def board(booted: Board, stalls: Stalls, request: pytest.FixtureRequest) -> Iterator[Board]:
+    if booted.events.last(event="emulator failed") and booted.qemu_pid is None:
+        booted.power_on()
+        booted.sh("true", timeout=READY_S)
     try:
         yield from _watched(booted, request)
         stalls.check(booted)

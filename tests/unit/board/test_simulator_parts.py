@@ -25,7 +25,7 @@ from imagebuild import emulator
 from simulator import accel, control, initramfs, payload
 from simulator.control import ControlServer
 from simulator.download import BLOCK, blocks, checksum
-from simulator.events import BoardPanic, EventLog, WaitTimeout
+from simulator.events import BoardPanic, EmulatorFailed, EventLog, WaitTimeout
 from simulator.machine import CHANNELS, Accelerator, Drive, Payload, command_line
 from simulator.netlink import attribute, attributes
 from simulator.serial import SerialPort
@@ -174,6 +174,15 @@ def test_unordered_panic_ends_every_wait() -> None:
     log.check()
     threading.Timer(0.01, lambda: log.add("panic", source="pvpanic")).start()
     with pytest.raises(BoardPanic):
+        log.wait(event="relay", timeout=5)
+    log.forgive()
+    log.check()
+
+
+def test_failed_emulator_ends_every_wait() -> None:
+    log = EventLog()
+    threading.Timer(0.01, lambda: log.add("emulator failed", status=-6, text="an assertion")).start()
+    with pytest.raises(EmulatorFailed, match="an assertion"):
         log.wait(event="relay", timeout=5)
     log.forgive()
     log.check()
