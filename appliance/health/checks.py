@@ -23,6 +23,7 @@ from appliance.health.latency_limit import percentile
 from appliance.health.one_way import one_ways
 from appliance.health.overload import Load
 from appliance.health.qemu_events import lifted_by, veto_of
+from appliance.health.receipt import Receipt
 from appliance.health.verdict import Decision, History, Verdict
 from appliance.telemetry.histogram import LATENCY, Histogram
 
@@ -71,6 +72,7 @@ class Checks:
         self._stall = CpuStall() if cpu is not None else None
         if cpu is not None:
             detectors.append(Detector(CPU_CHECK, _limits(cpu), Cause.CPU_STALLED))
+        self._receipt = Receipt(int(guest.heartbeat.interval) if guest.heartbeat is not None else 0)
         if guest.heartbeat is not None:
             beat = guest.heartbeat
             detectors.append(Detector(HEARTBEAT_CHECK, Limits(beat.interval, beat.misses, rises=2)))
@@ -108,7 +110,8 @@ class Checks:
         """A heartbeat of the agent; it counts only where the configuration asks for heartbeats."""
         if HEARTBEAT_CHECK not in self.verdict.detectors:
             return []
-        return self.take(now, HEARTBEAT_CHECK, Good(now) if status == "ok" else Bad(f'the guest says "{status}"'))
+        event = Good(self._receipt.sent(now)) if status == "ok" else Bad(f'the guest says "{status}"')
+        return self.take(now, HEARTBEAT_CHECK, event)
 
     def qemu_event(self, now: int, name: str, data: Mapping[str, object]) -> list[Decision]:
         """A QMP event: some are vetoes, some lift one."""
@@ -155,6 +158,7 @@ class Checks:
                     yield CPU_CHECK, event
         for check in list(self.verdict.detectors):
             yield check, Tick()
+        self._receipt.tick(now, self.next_due(now))
 
     @property
     def overloaded(self) -> str:
@@ -175,6 +179,8 @@ class Checks:
         dues = [stream.due for stream in self.streams] + [way.due for way in self.ways]
         if self._looks:
             dues.append(self._look_due)
+        if HEARTBEAT_CHECK in self.verdict.detectors:
+            dues.append(now + self._receipt.interval)
         until = self.verdict.until
         dues.append(until if self.verdict.available and until > now else now + PROCESS_LIMITS.interval)
         return min(dues)

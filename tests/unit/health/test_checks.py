@@ -231,6 +231,21 @@ def test_heartbeats_of_the_agent(tmp_path: Path) -> None:
     assert 'the guest says "reloading"' in said[2].why
 
 
+def test_heartbeats_that_waited_while_bypassd_stood_still_prove_nothing(tmp_path: Path) -> None:
+    """The guest hung meanwhile, and what it had sent before is read afterwards; one that lives sends another soon."""
+    bench = proved(tmp_path)
+    bench.tick(110 * MS)
+    assert bench.checks.next_due(110 * MS) == 210 * MS
+    bench.tick(2000 * MS)
+    for now in (2000 * MS, 2050 * MS):
+        assert not available(bench.checks.heartbeat(now, "ok"))
+    assert not bench.checks.verdict.available
+    for now in (2110 * MS, 2210 * MS):
+        bench.tick(now)
+        bench.checks.heartbeat(now, "ok")
+    assert bench.checks.verdict.available
+
+
 def test_heartbeats_count_only_where_they_are_configured(tmp_path: Path) -> None:
     bench = Bench(tmp_path, CPU)
     assert bench.checks.heartbeat(0, "dead") == []
