@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.health.detector import Bad, CheckState, Detector, Event, Extended, Fell, Good, Limits, Rose, Tick
+from appliance.health.detector import (
+    Bad,
+    Carried,
+    CheckState,
+    Detector,
+    Event,
+    Extended,
+    Fell,
+    Good,
+    Limits,
+    Rose,
+    Tick,
+)
 from appliance.health.lease import Lease
 from appliance.health.verdict import Available, History, Unavailable, Verdict, hold_down
 
@@ -333,3 +345,52 @@ def test_the_lease_is_renewed_only_into_the_future_and_counts_what_it_wrote() ->
     lease.revoke()
     lease.renew(11, 12)  # what was revoked may come back with evidence that reaches no further than before
     assert (kernel.until, lease.expiry) == (12, 12)
+
+
+# -- frames of the traffic that went through
+
+
+def passing() -> Detector:
+    """It passes; its last good evidence is of 20 ms, and holds until 65 ms."""
+    detector = Detector("probe", LIMITS)
+    beat(detector, 0, 2)
+    assert (detector.state, detector.expires) == (CheckState.PASSING, 65 * MS)
+    return detector
+
+
+def test_traffic_that_went_through_extends_what_passes() -> None:
+    detector = passing()
+    assert detector.step(60 * MS, Carried(50 * MS)) == [Extended(95 * MS)]
+    assert (detector.last_good, detector.expires) == (50 * MS, 95 * MS)
+    assert detector.step(94 * MS, Tick()) == []
+
+
+@pytest.mark.parametrize("at", [20 * MS, 10 * MS])
+def test_traffic_that_is_not_newer_than_the_last_evidence_extends_nothing(at: int) -> None:
+    detector = passing()
+    assert detector.step(60 * MS, Carried(at)) == []
+    assert detector.expires == 65 * MS
+
+
+def test_traffic_comes_too_late_for_what_has_expired() -> None:
+    """The check falls first; what was carried since then does not make it pass."""
+    detector = passing()
+    fell = detector.step(66 * MS, Carried(65 * MS))
+    assert [type(action) for action in fell] == [Fell]
+    assert (detector.state, detector.last_good) == (CheckState.FAILING, 20 * MS)
+
+
+def test_traffic_makes_nothing_pass() -> None:
+    detector = Detector("probe", LIMITS)
+    assert detector.step(10 * MS, Carried(10 * MS)) == []
+    assert (detector.state, detector.last_good) == (CheckState.UNKNOWN, None)
+    detector.step(20 * MS, Good(20 * MS))
+    assert detector.step(30 * MS, Carried(30 * MS)) == []
+    assert (detector.state, detector.last_good) == (CheckState.UNKNOWN, 20 * MS)
+
+
+def test_a_shortened_proof_takes_one_good_answer_and_not_none() -> None:
+    detector = Detector("probe", Limits(interval=20 * MS, misses=2, rises=5))
+    detector.shorten_proof()
+    assert detector.step(0, Tick()) == []
+    assert detector.step(1 * MS, Good(1 * MS)) == [Rose(), Extended(1 * MS + LIMITS.window)]
