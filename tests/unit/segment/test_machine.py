@@ -288,6 +288,187 @@ def test_disconnect_and_back() -> None:
     assert machine.want == "bypass", "the way back leads over bypass"
 
 
+@pytest.mark.parametrize("state", [State.STARTING, State.BYPASS, State.ENGAGING, State.DISCONNECT])
+def test_a_fault_leads_to_bypass_and_not_to_a_wait(state: State) -> None:
+    """A wait ends by itself, and would go inline on the fault."""
+    machine = put(state)
+    machine.begin(SECOND, BROKEN, "bypass", intact=False)
+    assert (machine.state, machine.deadline()) == (State.BYPASS, None)
+
+
+def test_a_start_that_finds_an_order_to_disconnect_follows_it() -> None:
+    machine = Machine()
+    machine.begin(0, CUT, "disconnect", intact=False)
+    assert (machine.state, machine.cause) == (State.DISCONNECT, Cause.OPERATOR)
+
+
+def test_before_it_begins_it_says_that_it_starts() -> None:
+    machine = Machine()
+    assert (machine.state, machine.cause, machine.detail) == (State.STARTING, Cause.STARTING, "")
+    assert (machine.relay, machine.since, machine.deadline(), machine.tripped) == ("", 0, None, None)
+
+
+def test_each_event_gives_its_own_moves_only() -> None:
+    """The ledger has every move once."""
+    machine = Machine()
+    answers = [
+        machine.begin(0, GOOD, "bypass", intact=False),
+        machine.tick(2 * SECOND),
+        machine.keeper(2 * SECOND, "inline", "healthy"),
+        machine.keeper(3 * SECOND, "inline", "healthy"),
+        machine.trip(4 * SECOND, Cause.LINK_DOWN, ""),
+        machine.trip(4 * SECOND, Cause.LINK_DOWN, ""),
+        machine.facts(4 * SECOND, GOOD),
+        machine.facts(4 * SECOND, GOOD),
+        machine.tick(machine.deadline() or 0),
+        machine.begin(9 * SECOND, GOOD, "bypass", intact=False),
+    ]
+    assert [[move.new.value for move in moves] for moves in answers] == [
+        ["rearming"], ["engaging"], ["inline"], [], ["bypass"], [], ["rearming"], [], ["engaging"], [],
+    ]  # fmt: skip
+
+
+def test_the_relays_position_is_what_the_keeper_said_last() -> None:
+    machine = Machine()
+    machine.begin(0, GOOD, "bypass", intact=False)
+    assert machine.relay == "bypass"
+    machine.keeper(SECOND, "moving", "")
+    assert machine.relay == "moving"
+
+
+def test_an_attempt_ends_when_the_keeper_has_had_its_time() -> None:
+    machine = Machine()
+    machine.begin(0, GOOD, "bypass", intact=False)
+    machine.tick(2 * SECOND)
+    assert machine.deadline() == 5 * SECOND
+    machine.tick(5 * SECOND - 1)
+    assert machine.state is State.ENGAGING
+    machine.tick(5 * SECOND)
+    assert (machine.state, machine.delay, machine.tripped) == (State.BYPASS, 4 * SECOND, None)
+    machine.facts(6 * SECOND, GOOD)
+    assert machine.deadline() == 9 * SECOND, "the delay counts from the failed attempt"
+
+
+def test_a_change_of_the_reason_in_bypass_is_told_and_the_same_one_is_not() -> None:
+    machine = inline()
+    machine.facts(SECOND, BROKEN)
+    assert machine.facts(2 * SECOND, BROKEN) == []
+    (move,) = machine.facts(3 * SECOND, Facts(faults={Cause.PORT_MISSING: "lan0"}))
+    assert (move.old, move.new, move.cause) == (State.BYPASS, State.BYPASS, Cause.PORT_MISSING)
+    assert (machine.cause, machine.since) == (Cause.PORT_MISSING, SECOND)
+
+
+def test_a_remark_of_the_same_cause_brings_its_detail_up_to_date() -> None:
+    machine = inline()
+    machine.remark(Cause.PARTLY_SENT, "wan0 sent 50 of 100 frames")
+    assert machine.remark(Cause.PARTLY_SENT, "wan0 sent 40 of 100 frames") == []
+    assert machine.detail == "wan0 sent 40 of 100 frames"
+    machine.remark(Cause.HEALTHY, "")
+    assert (machine.cause, machine.detail) == (Cause.HEALTHY, "")
+    machine.remark(Cause.HEALTHY, "nothing to say")
+    assert machine.detail == ""
+
+
+def test_a_sign_is_obeyed_again_after_its_time_and_not_before() -> None:
+    machine = inline()
+    for _ in range(10):
+        machine.trip(machine.since + SECOND, Cause.LINKS_DOWN, "")
+        machine = again(machine)
+    machine.trip(machine.since + SECOND, Cause.LINKS_DOWN, "")
+    first = machine.since
+    machine.facts(first, GOOD)
+    machine.hasten(first)
+    assert machine.deadline() == first + 2 * SECOND
+    again(machine)
+    machine.trip(first + 3 * SECOND, Cause.LINKS_DOWN, "")
+    machine.facts(first + 3 * SECOND, GOOD)
+    machine.hasten(first + 900 * SECOND - 1)
+    assert machine.deadline() == first + 3603 * SECOND
+    machine.hasten(first + 900 * SECOND)
+    assert machine.deadline() == first + 902 * SECOND
+
+
+# -- what the next bypassd knows of it, and other times
+
+
+def tripped_thrice() -> Machine:
+    """Waiting after the third lost link in a row, with 16 s of delay."""
+    machine = inline()
+    for number in range(3):
+        machine.trip(machine.since + SECOND, Cause.LINK_DOWN, "lan lost its link")
+        machine.facts(machine.since, GOOD)
+        if number < 2:
+            again(machine)
+    assert (machine.state, machine.delay) == (State.REARMING, 16 * SECOND)
+    return machine
+
+
+def test_the_next_bypassd_goes_on_with_the_wait() -> None:
+    old = tripped_thrice()
+    known = old.remember()
+    assert known == {"delay": 16 * SECOND, "since": old.since, "cause": "link_down", "detail": "lan lost its link"}
+    new = Machine()
+    new.recall(known)
+    new.begin(old.since + SECOND, GOOD, "bypass", intact=False)
+    assert (new.state, new.cause, new.deadline()) == (State.REARMING, Cause.LINK_DOWN, old.deadline())
+    assert (new.delay, new.tripped) == (16 * SECOND, Cause.LINK_DOWN)
+
+
+def test_there_is_nothing_to_remember_while_there_is_no_back_off() -> None:
+    assert inline().remember() == {}
+
+
+def test_under_a_fault_the_wait_counts_from_the_last_move() -> None:
+    machine = inline()
+    machine.facts(SECOND, BROKEN)
+    assert machine.remember() == {"delay": 4 * SECOND, "since": SECOND, "cause": "rearming", "detail": ""}
+
+
+@pytest.mark.parametrize(
+    ("delay", "expected"), [(1, 2 * SECOND), (16 * SECOND, 16 * SECOND), (10**6 * SECOND, 3600 * SECOND)]
+)
+def test_a_remembered_delay_is_kept_within_its_limits(delay: int, expected: int) -> None:
+    machine = Machine()
+    machine.recall({"delay": delay, "since": 0, "cause": "rearming", "detail": ""})
+    assert (machine.delay, machine.tripped) == (expected, None)
+
+
+@pytest.mark.parametrize("what", [{}, {"delay": "16", "since": 0, "cause": "link_down", "detail": ""}, {"delay": 5}])
+def test_what_is_malformed_is_not_remembered(what: dict[str, object]) -> None:
+    machine = Machine()
+    machine.recall(what)
+    assert (machine.delay, machine.tripped) == (2 * SECOND, None)
+
+
+def test_other_times_change_a_delay_that_flapping_has_not_lengthened() -> None:
+    machine = inline()
+    machine.retime(Times(rearm_delay=5 * SECOND))
+    assert machine.delay == 5 * SECOND
+    machine.retime(Times(rearm_delay=1 * SECOND))
+    assert machine.delay == 1 * SECOND
+
+
+def test_other_times_leave_a_lengthened_delay_within_the_new_limits() -> None:
+    machine = tripped_thrice()
+    machine.retime(Times(rearm_delay=3 * SECOND))
+    assert machine.delay == 16 * SECOND
+    machine.retime(Times(rearm_delay=3 * SECOND, rearm_max=10 * SECOND))
+    assert machine.delay == 10 * SECOND
+    machine.retime(Times(rearm_delay=30 * SECOND))
+    assert machine.delay == 30 * SECOND
+    again(machine)
+    machine.facts(machine.since + SECOND, BROKEN)
+    assert machine.delay == 60 * SECOND, "the new times count from now on"
+
+
+def test_adopted_it_has_been_fit_since_then() -> None:
+    machine = Machine()
+    machine.begin(5 * SECOND, GOOD, "inline", intact=True)
+    machine.facts(6 * SECOND, OPERATOR)
+    machine.facts(6 * SECOND, GOOD)
+    assert machine.deadline() == 7 * SECOND
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
