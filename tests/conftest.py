@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import leftovers, order, unblocked
+from tests.support import order, unblocked
 from tests.support.workers import ByFile
 
 
@@ -19,12 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_stays_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with leftovers.ended(tmp_path_factory.getbasetemp()):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from imagebuild import appliance_layer
 from imagebuild.cache import Cache, default_root
 from imagebuild.progress import Progress
 
+from tests.support import leftovers
 from tests.support.wire import Wire
 
 
@@ -24,6 +25,13 @@ def pytest_configure() -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stays_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Guests go on when the run is killed, or a test with them fails."""
+    with leftovers.ended(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture(scope="session")
