@@ -122,6 +122,16 @@ def test_the_first_time_after_an_ordinary_boot_waits_for_nothing() -> None:
     assert machine.deadline() == 3 * SECOND, "a fault at the start makes it again"
 
 
+def test_a_wait_says_how_long_it_is_and_after_what() -> None:
+    machine = Machine()
+    machine.begin(0, GOOD, "bypass", intact=False)
+    assert machine.detail == "inline in 2.0 s"
+    machine = inline()
+    machine.facts(SECOND, BROKEN)
+    machine.facts(2 * SECOND, GOOD)
+    assert machine.detail == "inline in 4.0 s, after datapath_fault"
+
+
 def test_adoption_moves_nothing() -> None:
     machine = Machine()
     moves = machine.begin(0, GOOD, "inline", intact=True)
