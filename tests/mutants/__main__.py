@@ -39,7 +39,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "appliance.hop.hop": ("tests/unit/hop/test_hop.py",),
     "appliance.segment.machine": ("tests/unit/segment/test_machine.py",),
     "appliance.keeper.core": ("tests/unit/keeper/test_core.py",),
-    "appliance.keeper.silence": ("tests/unit/keeper/test_core.py",),
+    "appliance.keeper.feeding": ("tests/unit/keeper/test_feeding.py", "tests/unit/keeper/test_core.py"),
+    "appliance.keeper.lifecycle": ("tests/unit/keeper/test_lifecycle.py", "tests/unit/keeper/test_core.py"),
+    "appliance.keeper.relays": ("tests/unit/keeper/test_relays.py", "tests/unit/keeper/test_core.py"),
+    "appliance.keeper.silence": ("tests/unit/keeper/test_lifecycle.py",),
 }
 
 

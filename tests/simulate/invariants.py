@@ -175,7 +175,7 @@ class Watcher:
         world = self._world
         found: dict[str, str] = {}
         if world.keeper is not None:
-            for name, relay in world.keeper.core.relays.items():
+            for name, relay in world.keeper.core.relays.states.items():
                 if relay.position != "inline" and relay.cause in NO_CAUSE:
                     found[f"keeper {name}"] = f"relay {name} is in {relay.position}, cause {relay.cause!r}"
         if world.serves and (unit := world.unit) is not None:
