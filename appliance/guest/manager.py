@@ -28,11 +28,13 @@ from appliance.guest.image.store import Images, images_used
 from appliance.guest.port import management_port, tap
 from appliance.guest.port.mac_address import port_addresses
 from appliance.guest.port.management_lan import Lan, lan_of
+from appliance.guest.process_start import end_process
 from appliance.guest.qemu import resources
 from appliance.guest.qemu.cgroup import Cgroups
 from appliance.guest.qemu.command import Accel
 from appliance.guest.qemu.hugepages import Pool
-from appliance.guest.run import STATE_FILE, RunContext, end_process
+from appliance.guest.qemu.record import STATE_FILE
+from appliance.guest.run_context import RunContext
 from appliance.guest.show import details, row
 from appliance.guest.start_order import StartOrder
 from appliance.health.inband import make_nonce
