@@ -30,8 +30,8 @@ from appliance.supervisor.system import System
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Config
-    from appliance.steering.kernel.attachments import Attachment
     from appliance.steering.kernel.layout import Loss
+    from appliance.steering.kernel.slots import Attachment
 
 log = logging.getLogger(__name__)
 
