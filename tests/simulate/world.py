@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from appliance.config.commit.engine import Engine, Phase
+from appliance.config.commit.engine import Engine
+from appliance.config.commit.phases import Phase
 from appliance.config.commit.startup import Startup
 from appliance.errors import BypassError
 from appliance.guest.guest import Guest
