@@ -10,7 +10,8 @@ from appliance.causes import DESCRIPTION, Cause
 from appliance.hardware.links import UNANSWERED
 from appliance.segment.evidence import LAG, SPAN, Kept
 from appliance.segment.machine import State
-from appliance.segment.manager import Link, Unit
+from appliance.segment.show import Link
+from appliance.segment.unit import Unit
 from tests.simulate.clock import MINUTE, SECOND
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from appliance.hop.lifecycle import HopState
 from appliance.keeper.lifecycle import Phase as KeeperPhase
 from appliance.segment.evidence import Kept
 from appliance.segment.machine import State
-from appliance.segment.manager import Segments, Unit
+from appliance.segment.manager import Segments
+from appliance.segment.unit import Unit
 from appliance.telemetry.transitions import Entry as LedgerEntry
 from appliance.units import Duration
 from tests.simulate import edges
