@@ -73,6 +73,20 @@ def test_stop_kills_a_bypassd_that_does_not_end_and_feeds_meanwhile(bench: Bench
     assert of(done, Feed)
 
 
+def test_stop_while_bypassd_is_down_ends_at_once(bench: Bench) -> None:
+    bench.feed(Exited("ended with status 1"))
+    done = bench.feed(Stop())
+    assert [a for a in done if isinstance(a, CloseWatchdog | Exit)] == [CloseWatchdog(60_000), Exit()]
+    assert not of(done, Kill)
+
+
+def test_stop_while_bypassd_is_ending_waits_for_it(bench: Bench) -> None:
+    bench.serve()
+    bench.feed(LinkLost("closed its keeper link"))
+    assert not of(bench.feed(Stop()), Exit)
+    assert of(bench.feed(Exited("ended with status 0")), Exit) == [Exit()]
+
+
 EVENTS: list[Event] = [
     Tick(),
     CheckIn({RELAY: Ask(INLINE, "healthy")}, watchdog_ms=2000, grace_ns=5 * SECOND),
