@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from appliance.api.connection import take_over
 from appliance.api.rpc import Param, Params, Registry
 from appliance.api.schema import guests as answer
 from appliance.api.schema import methods
 from appliance.api.schema.base import Done
-from appliance.api.server import take_over
 from appliance.errors import GuestError
 from appliance.guest.image import api as image_api
 from appliance.guest.manager import GuestManager

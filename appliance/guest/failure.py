@@ -21,7 +21,7 @@ from appliance.api.schema import methods
 from appliance.api.schema.base import Done
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
-from appliance.guest.agent_requests import AgentRequests
+from appliance.guest.agent.requests import AgentRequests
 from appliance.health.bypass_latency import Fault
 from appliance.incident.incidents import Fall, Incidents, Ledger, Recorders, quarantine_row
 from appliance.incident.store import Store

@@ -26,9 +26,11 @@ from appliance.guest.console import Console
 from appliance.guest.port.management_port import Port
 from appliance.guest.port.tap import TapInUseError
 from appliance.guest.process_policy import ProcessEnd, ProcessPolicy
+from appliance.guest.qemu.record import read_record
 from appliance.guest.qemu.resources import NotReadyError
 from appliance.guest.restart import Restarts
-from appliance.guest.run import Run, RunContext, read_record
+from appliance.guest.run import Run
+from appliance.guest.run_context import RunContext
 from appliance.guest.start_order import StartOrder
 from appliance.health.bypass_latency import Fault
 from appliance.health.verdict import Decision
@@ -223,7 +225,7 @@ class Guest:
         run = self.current_run
         if run is None or self.state not in ALIVE:
             raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be paused")
-        run.held = on
+        run.room.held = on
         if on:
             self.hop.lease.revoke()
         else:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """All guests: the part "guests" of bypassd.
 
-Creates and attaches the taps, starts or adopts every guest, and ends guests that are no longer configured. Owns the
-guests' tasks; their processes, taps and leases outlive it. The methods of the control socket are in api.py.
+Starts or adopts every guest, and ends guests that are no longer configured. Owns the guests' tasks; their processes,
+taps and leases outlive it. What connects them to the datapath is in wiring.py, the methods of the control socket in
+api.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
 
 from appliance.api.schema import guests as answer
 from appliance.causes import Cause
@@ -25,24 +25,20 @@ from appliance.guest import disk_space
 from appliance.guest.failure import FailureHandler
 from appliance.guest.guest import Guest, Ledger
 from appliance.guest.image.store import Images, images_used
-from appliance.guest.port import management_port, tap
-from appliance.guest.port.mac_address import port_addresses
 from appliance.guest.port.management_lan import Lan, lan_of
+from appliance.guest.process_start import end_process
 from appliance.guest.qemu import resources
 from appliance.guest.qemu.cgroup import Cgroups
 from appliance.guest.qemu.command import Accel
 from appliance.guest.qemu.hugepages import Pool
-from appliance.guest.run import STATE_FILE, RunContext, end_process
+from appliance.guest.qemu.record import STATE_FILE
+from appliance.guest.run_context import RunContext
 from appliance.guest.show import details, row
 from appliance.guest.start_order import StartOrder
+from appliance.guest.wiring import Datapath, Wiring
 from appliance.health.inband import make_nonce
-from appliance.health.overload import Load
-from appliance.health.watch import TapPair
-from appliance.hop.hop import HopLeases
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
-from appliance.steering.kernel.layout import Side
-from appliance.steering.kernel.recorder import Recorded
 from appliance.steering.overlay_editor import Steered
 from appliance.system.threads import to_the_end
 from appliance.telemetry.subject import Change
@@ -52,55 +48,6 @@ log = logging.getLogger(__name__)
 CHECK_IN_S = 0.2
 HOUSEKEEPING_S = 2.0
 REMOVE_S = 30.0  # how long a commit waits for a removed guest to power down before it adds one of the same name
-
-
-class Datapath(Protocol):
-    """What the guests need of the datapath (steering/datapath.py)."""
-
-    @property
-    def leases(self) -> HopLeases:
-        """Until when each hop is available."""
-        ...
-
-    def hop_id(self, name: str) -> int:
-        """The stable number of a hop."""
-        ...
-
-    def segment_id(self, name: str) -> int:
-        """The stable number of a segment."""
-        ...
-
-    def mtu(self, segment: str) -> int:
-        """The MTU that a segment's frames have; 0: its ports are not attached."""
-        ...
-
-    def heartbeat_key(self, hop: str) -> int:
-        """By which the datapath recognizes the hop's heartbeats (32 bits, a secret of this bypassd)."""
-        ...
-
-    def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
-        """Connect one tap of a hop; again after the tap was recreated."""
-        ...
-
-    def load(self, hop: str, segment: str, side: Side) -> Load:
-        """The traffic of one direction through a hop: that which enters at this side."""
-        ...
-
-    def record(self, hop: str, frames: int, kept: int) -> object:
-        """Keep the last `frames` frames sent to the hop (0: none), `kept` bytes of each."""
-        ...
-
-    def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
-        """The frames kept of the hop."""
-        ...
-
-    def unsent(self, hop: str) -> dict[str, int]:
-        """Frames for a hop that its taps never handed over, by cause."""
-        ...
-
-    def detach_hop(self, hop: str, segment: str | None = None) -> object:
-        """Disconnect a hop for good, from one segment or from all."""
-        ...
 
 
 class GuestManager:
@@ -126,11 +73,11 @@ class GuestManager:
         self._transitions, self._accel = transitions, accel
         self._cgroups, self._order = Cgroups(paths.root / "sys/fs/cgroup"), StartOrder(config.guest, clock)
         self._lan = lan or lan_of(paths)
+        self._wiring = Wiring(datapath, self._lan)
         self._huge = Pool(paths.run / "hugepages")
         self.images = Images(paths.images, lambda: images_used(self._config))
         self._guests: dict[str, Guest] = {}
         self.disk_space = disk_space.Guard(paths.state, self.guests)
-        self._served: dict[str, tuple[str, ...]] = {}  # by guest: the segments for which its taps are attached
         self._tasks: asyncio.TaskGroup | None = None
         self._started = False  # the guests were made; before, and after a failure, a commit only sets `_config`
         self._lives: dict[str, asyncio.Task[None]] = {}
@@ -145,10 +92,8 @@ class GuestManager:
 
     def _retag(self, name: str, on: bool) -> None:
         """Let a guest's tags decide the next hop, or not."""
-        guest = self._guests.get(name)
-        for segment, pair in zip(self._served.get(name, ()), guest.pairs if guest is not None else (), strict=False):
-            for device, side in ((pair.lan, Side.LAN), (pair.wan, Side.WAN)):
-                self._datapath.attach_hop(device, name, segment, side, tags=on)
+        if (guest := self._guests.get(name)) is not None:
+            self._wiring.retag(guest, on)
 
     def _tags(self, config: model.Guest) -> bool:
         """Whether the guest's tags decide: the administrator allows it, and its agent has not turned them off."""
@@ -170,7 +115,7 @@ class GuestManager:
         self._guests = {config.name: self._make(config) for config in self._config.guest}
         await asyncio.to_thread(self.failures.load, self._guests.values())
         await self._end_others()
-        self._remove_taps()
+        self._wiring.remove_others(self._guests.values())
         await asyncio.to_thread(resources.forget_variables, self._paths, set(self._guests))
         self._started = True
 
@@ -186,51 +131,22 @@ class GuestManager:
         )
 
     def _context_of(self, config: model.Guest) -> RunContext:
-        """Create and attach the taps that a guest has in the present configuration, and detach its others."""
-        hop = self._datapath.hop_id(config.name)
-        segments = served(self._config)[config.name]
-        pairs: list[TapPair] = []
-        loads: dict[str, Load] = {}
-        for segment in segments:
-            number = self._datapath.segment_id(segment)
-            lan, wan = (tap.tap_name(hop, number, side) for side in Side)
-            label = segment if len(segments) > 1 else ""
-            pairs.append(TapPair(lan, wan, label, port_addresses(config, hop, len(pairs))))
-            for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
-                tap.ensure(device)
-                self._datapath.attach_hop(device, config.name, segment, side, tags=self._tags(config))
-                loads[device] = self._datapath.load(config.name, segment, side)
-        left = self._served.get(config.name, ())
-        for segment in left:
-            if segment not in segments:
-                self._datapath.detach_hop(config.name, segment)
-        self._served[config.name] = tuple(segments)
-        third = management_port.port(config, hop, self._lan)
+        """Connect a guest as the present configuration says."""
+        wires = self._wiring.connect(config, served(self._config)[config.name], tags=self._tags(config))
         return RunContext(
             self._paths,
-            hop,
-            tuple(pairs),
+            wires.hop,
+            wires.pairs,
             make_nonce(self._datapath.heartbeat_key(config.name)),
             self._cgroups,
             self._huge,
             accel=self._accel,
-            mtus=lambda: tuple(self._datapath.mtu(segment) for segment in segments),
-            management=third,
+            mtus=wires.mtus,
+            management=wires.management,
             clock=self._clock,
             space=self._lan.space,
-            loads=loads,
+            loads=wires.loads,
         )
-
-    def _remove_taps(self) -> None:
-        """Remove the taps that belong to no guest."""
-        wanted = {device for guest in self._guests.values() for pair in guest.pairs for device in (pair.lan, pair.wan)}
-        management_port.tidy(((guest.config, guest.hop_number) for guest in self._guests.values()), self._lan)
-        for device in tap.existing():
-            if device not in wanted:
-                try:
-                    tap.remove(device)
-                except GuestError as error:
-                    log.warning("%s; it is kept", error)
 
     async def _end_others(self) -> None:
         """End guests that are no longer configured; revoke the lease of those that do not run."""
@@ -311,7 +227,7 @@ class GuestManager:
             third = (guest.config.management, guest.config.management_mac)
             guest.reconfigure(config)
             moved = third != (config.management, config.management_mac) or guest.new_context is not None
-            if moved or tuple(wanted[config.name]) != self._served[config.name]:
+            if moved or tuple(wanted[config.name]) != self._wiring.served(config.name):
                 guest.new_context = partial(self._context_of, config)
             else:
                 guest.new_context = None
@@ -334,14 +250,10 @@ class GuestManager:
 
     def _forget(self, name: str) -> None:
         """Remove all that belongs to a guest besides its process."""
-        try:
-            self._datapath.detach_hop(name)
-        except BypassError as error:
-            log.error("guest %s: its taps stay attached: %s", name, error)
-        self._served.pop(name, None)
+        self._wiring.disconnect(name)
         del self._guests[name]
         shutil.rmtree(self._paths.guests / name, ignore_errors=True)
-        self._remove_taps()
+        self._wiring.remove_others(self._guests.values())
 
     async def _remove(self, guest: Guest) -> None:
         """Stop a guest for good, and remove all that belongs to it."""

@@ -2,22 +2,18 @@
 """One run of a guest: from the start (or adoption) of its QEMU to its end.
 
 Owns the process, its QMP connection, its agent channel and the watch over its health, and reports to the guest
-(guest.py) through `Listener`. What the next bypassd needs to continue is in the guest's run folder: `state.json` and
-the sockets. A run ends with the process; when bypassd ends first, the process runs on.
+(guest.py) through `Listener`. What the next bypassd needs to continue is in the guest's run folder: `state.json`
+(qemu/record.py) and the sockets. A run ends with the process; when bypassd ends first, the process runs on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -25,23 +21,21 @@ import msgspec
 from appliance.config.schema import model
 from appliance.config.schema.metadata import Effect, differ
 from appliance.counted import counted
-from appliance.errors import BypassError, GuestError, UnreachableError
-from appliance.guest import disk_space
+from appliance.errors import BypassError, UnreachableError
+from appliance.guest import process_start
 from appliance.guest.agent.channel import Channel, Message
 from appliance.guest.console import Console
-from appliance.guest.port.management_port import Port
 from appliance.guest.process_policy import ProcessEnd
-from appliance.guest.qemu import cgroup, command, process, resources, spawn
-from appliance.guest.qemu.hugepages import Pool
-from appliance.guest.qemu.process import Process, Record
+from appliance.guest.process_start import scratch_folder
+from appliance.guest.qemu import command, process
+from appliance.guest.qemu.process import Process
 from appliance.guest.qemu.qmp import Monitor
-from appliance.health.overload import Load
+from appliance.guest.qemu.record import STATE_FILE, Record, write_record
+from appliance.guest.room import RoomWait
+from appliance.guest.run_context import RunContext
 from appliance.health.qemu_events import PANIC, is_disk_full
 from appliance.health.verdict import Decision, History
-from appliance.health.watch import TapPair, Watch
-from appliance.paths import Paths
-from appliance.system import files
-from appliance.system.namespace import Namespace
+from appliance.health.watch import Watch
 from appliance.system.threads import to_the_end
 
 log = logging.getLogger(__name__)
@@ -50,42 +44,9 @@ POWERDOWN_S = 10.0
 QUIT_S = 2.0
 """How long a guest may take to power down, and QEMU to quit, before it is killed."""
 
-STATE_FILE = "state.json"
-
 GUEST_SHUTDOWN = "guest-shutdown"  # the reason in QEMU's event: the guest powered itself off
 
-MACHINE_KEYS = (
-    *("image", "kernel", "initrd", "cmdline", "memory", "cpus", "accel", "firmware", "disks", "storage", "pin"),
-    *("hugepages", "management", "management_mac", "lan_mac", "wan_mac"),
-)
-"""Keys of a guest whose change needs another process; all others change while it runs."""
-
-FIRST_ROOM_S, LAST_ROOM_S = 2.0, 60.0
-"""How long a guest whose disk is full waits at least before it goes on; each time in a row twice as long."""
-CALM_NS = 600_000_000_000  # after so long without a full disk the next wait is a first one
-
 ENDING_S = 5.0  # between the end of the monitor connection and that of the process, when QEMU ends by itself
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What a run needs besides the guest's configuration.
-
-    All but `hop`, `pairs`, `mtus` and `management` are shared.
-    """
-
-    paths: Paths
-    hop: int
-    pairs: tuple[TapPair, ...]
-    nonce: int
-    cgroups: cgroup.Cgroups
-    huge: Pool
-    accel: command.Accel | None = None  # forced for every guest; None: by configuration, else find out
-    mtus: Callable[[], tuple[int, ...]] = tuple  # of the ports at each of its segments, when it starts; 0: not known
-    management: Port | None = None  # its third port, where the configuration wants one
-    clock: Callable[[], int] = time.monotonic_ns
-    space: Namespace | None = None  # of the management port
-    loads: Mapping[str, Load] = field(default_factory=dict)  # by tap: the traffic that enters the guest there
 
 
 class Listener(Protocol):
@@ -110,31 +71,6 @@ class Listener(Protocol):
         """Have the agent run the check `word`: "ok", or what is wrong."""
 
 
-def read_record(folder: Path) -> Record | None:
-    """What an earlier bypassd left in the guest's run folder; None when there is nothing readable."""
-    try:
-        return msgspec.json.decode((folder / STATE_FILE).read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
-def _write_record(folder: Path, record: Record) -> None:
-    files.replace(folder / STATE_FILE, msgspec.json.encode(record), synced=False)
-
-
-def end_process(folder: Path) -> bool:
-    """Kill what an earlier bypassd left running in this folder; whether there was something."""
-    record = read_record(folder)
-    found = Process.adopt(record) if record is not None else None
-    (folder / STATE_FILE).unlink(missing_ok=True)
-    if found is None:
-        return False
-    found.kill()
-    found.wait()
-    found.reap()
-    return True
-
-
 class Run:
     """One QEMU process and all that belongs to it."""
 
@@ -157,10 +93,14 @@ class Run:
         self._ended = asyncio.Event()
         self._trouble = ""
         self._powered_off = False
-        self.held = False
-        """An operator paused it: it does not go on by itself."""
-        self._room: asyncio.Task[None] | None = None  # waits for room on the disk
-        self._room_wait, self._went_on = FIRST_ROOM_S, 0
+        self.room = RoomWait(
+            guest.name,
+            context.paths.state,
+            self.monitor,
+            report=self._on_event,
+            note=lambda full: self._note(full=full),
+            clock=context.clock,
+        )
         self._machine: command.Machine | None = None  # None: adopted
 
     def _new_watch(self) -> Watch:
@@ -230,77 +170,9 @@ class Run:
             raise
 
     def _begin(self) -> None:
-        context = self._context
-        digest = self._digest()
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise GuestError(f"{self._folder}: cannot be created: {error.strerror}") from error
-        record = read_record(self._folder)
-        if record is not None and record.digest == digest:
-            self._process = Process.adopt(record)
-        if record is not None and self._process is not None:
-            self.record, self.adopted = record, True
-            context.cgroups.make(
-                self._guest.name, cgroup.settings(self._guest, huge=record.huge, page=context.huge.page)
-            )
-            return
-        if end_process(self._folder):
-            log.info(
-                "guest %s: its configuration changed while bypassd was not running: started again", self._guest.name
-            )
-        accel = context.accel or self._choose_accel()
-        machine, warnings = self._ready(accel)
-        huge = machine.memory if machine.hugepages else 0
-        wanted = cgroup.settings(self._guest, huge=huge, page=context.huge.page)
-        group, lacking = context.cgroups.make(self._guest.name, wanted)
-        tap_names = [name for pair in context.pairs for name in (pair.lan, pair.wan)]
-        place = spawn.SpawnPlace(tap_names, context.management, self._folder, self._scratch, group)
-        self._process = spawn.spawn(machine, place)
-        self._machine = machine
-        warnings = tuple(filter(None, (*warnings, lacking)))
-        self.record = Record(
-            self._process.pid, self._process.started, digest, accel, context.clock(), False, warnings, huge
-        )
-        try:
-            _write_record(self._folder, self.record)
-        except OSError as error:
-            # Without it the next bypassd would start a second QEMU beside this one.
-            self._process.kill()
-            self._process.wait()
-            self._process.reap()
-            raise GuestError(f"{self._folder}: its process cannot be recorded there: {error.strerror}") from error
-
-    def _digest(self) -> str:
-        """A digest of all that a running QEMU cannot change: when it differs, another process is needed."""
-        third = self._context.management
-        shape = [str(command.RECIPE), repr(self._context.pairs), str(self._context.accel)]
-        shape += [third.address] if third is not None else []
-        shape += [f"{key}={getattr(self._guest, key)!r}" for key in MACHINE_KEYS]
-        return hashlib.sha256("\0".join(shape).encode()).hexdigest()
-
-    def _ready(self, accel: command.Accel) -> tuple[command.Machine, tuple[str, ...]]:
-        """The machine that can be started now, and warnings about what it lacks of the configuration."""
-        guest, context = self._guest, self._context
-        resources.check_processors(guest, os.sched_getaffinity(0))
-        third = context.management.address if context.management is not None else ""
-        machine, notes = resources.machine_of(
-            guest, context.paths, context.hop, len(context.pairs), accel, management=third, mtus=context.mtus()
-        )
-        warnings = list(notes)
-        if accel == "tcg" and guest.accel != "tcg":
-            warnings.append("no KVM: it is emulated, and slow")
-        if machine.hugepages:
-            huge, why = context.huge.claim(guest.name, machine.memory)
-            warnings += [why] if why else []
-            machine = replace(machine, hugepages=bool(huge), memory=huge or machine.memory)
-        if not machine.hugepages:
-            resources.check_memory(guest.name, machine.memory, Path("/proc/meminfo").read_text())
-        return machine, tuple(warnings)
-
-    @property
-    def _scratch(self) -> Path:
-        return self._context.paths.state / "scratch" / self._guest.name
+        begun = process_start.adopt_or_start(self._guest, self._context)
+        self._process, self.record, self._machine = begun
+        self.adopted = begun.machine is None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -312,12 +184,6 @@ class Run:
         full = ["no room for what it writes: it is paused"] if self.full else []
         return (*found, *blind, *flood, *full)
 
-    def _choose_accel(self) -> command.Accel:
-        wanted = self._guest.accel
-        if wanted == "auto":
-            return "kvm" if resources.kvm_works() else "tcg"
-        return wanted
-
     def note_proved(self, proved: bool) -> None:
         """Keep for the next bypassd whether the guest has passed its checks."""
         if self.record is not None and self.record.proved != proved:
@@ -328,7 +194,7 @@ class Run:
             return
         self.record = msgspec.structs.replace(self.record, **more)
         try:
-            _write_record(self._folder, self.record)
+            write_record(self._folder, self.record)
         except OSError as error:
             what = "its proof" if "proved" in more else "that it is paused"
             why = error.strerror
@@ -368,7 +234,7 @@ class Run:
             said = command.with_file_names(self._machine, said)
         self._context.cgroups.remove(self._guest.name)
         # Snapshot data may have gigabytes, and a disk takes its time to free them.
-        await to_the_end(partial(shutil.rmtree, self._scratch, ignore_errors=True))
+        await to_the_end(partial(shutil.rmtree, scratch_folder(self._context, self._guest.name), ignore_errors=True))
         return ProcessEnd(
             how,
             self._trouble or said,
@@ -382,50 +248,20 @@ class Run:
         if name == "SHUTDOWN":
             self._powered_off = data.get("reason") == GUEST_SHUTDOWN
         elif name == "RESUME":
-            self._end_wait_for_room()
+            self.room.end()
         elif is_disk_full(name, data):
-            self._wait_for_room()
+            self.room.begin()
         self._listener.on_event(name, data)
-
-    # A full disk
 
     @property
     def full(self) -> bool:
         """Whether it is paused until there is room for what it writes."""
-        return self._room is not None
+        return self.room.waiting
 
     async def stop_for_space(self, why: str) -> None:
         """Pause it, before it fills the disk of all guests; it goes on by itself. UnreachableError: QEMU refuses."""
         self._on_event("BLOCK_IO_ERROR", {"nospace": True, "operation": "write", "reason": why})
         await self.monitor.ask("stop")
-
-    def _wait_for_room(self) -> None:
-        if self._room is None:
-            now = self._context.clock()
-            if now - self._went_on > CALM_NS:
-                self._room_wait, self._went_on = FIRST_ROOM_S, 0
-            self._room = asyncio.get_running_loop().create_task(self._resume(), name=f"room {self._guest.name}")
-            self._note(full=True)
-
-    def _end_wait_for_room(self) -> None:
-        if self._room is not None:
-            self._room.cancel()
-            self._room, self._went_on = None, self._context.clock()
-            self._note(full=False)
-
-    async def _resume(self) -> None:
-        """Have it go on when there is room; the event RESUME then ends this task."""
-        while True:
-            await asyncio.sleep(self._room_wait)
-            self._room_wait = min(2 * self._room_wait, LAST_ROOM_S)
-            try:
-                enough = (await asyncio.to_thread(disk_space.room, self._context.paths.state)).enough
-                if await self.monitor.status() == "running":
-                    self._on_event("RESUME", {"reason": "it runs already"})
-                elif enough and not self.held:
-                    await self.monitor.ask("cont")
-            except (OSError, UnreachableError) as error:
-                log.warning("guest %s: it stays paused: %s", self._guest.name, error)
 
     def _at_end(self) -> None:
         assert self._process is not None
@@ -466,8 +302,7 @@ class Run:
             await asyncio.gather(self.monitor.watch(), self.channel.run(self._listener.on_message), talk)
         finally:
             talk.cancel()
-            if self._room is not None:
-                self._room.cancel()
+            self.room.cancel()
             self.watch.stop()
             self.channel.close()
             await self.monitor.close()

@@ -19,9 +19,9 @@ from appliance.errors import HardwareError
 from appliance.hardware.relay import UnsupportedRelayError, make
 from appliance.hardware.relay.line import Line
 from appliance.hardware.watchdog import Watchdog, find
-from appliance.keeper.core import (
-    FAR,
-    MS,
+from appliance.keeper.core import KeeperCore
+from appliance.keeper.limits import FAR, MS, Limits
+from appliance.keeper.messages import (
     Action,
     CloseRelay,
     CloseWatchdog,
@@ -30,10 +30,8 @@ from appliance.keeper.core import (
     Exit,
     Exited,
     Feed,
-    KeeperCore,
     Kill,
     Led,
-    Limits,
     LinkLost,
     Log,
     Look,

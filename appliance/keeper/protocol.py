@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 
-from appliance.keeper.core import MS, WANTS, Ask, CheckIn
+from appliance.keeper.limits import MS
+from appliance.keeper.messages import WANTS, Ask, CheckIn
 from appliance.ranges import SUPERVISOR_GRACE_MS, WATCHDOG_TIMEOUT_MS, Range
 
 LINK_VARIABLE = "BYPASS_KEEPER_FD"

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-MS = 1_000_000
-SECOND = 1000 * MS
+from appliance.keeper.limits import MS
+
 _SOONEST = 20 * MS  # between two looks
 _STATES = {
     "R": "runs",

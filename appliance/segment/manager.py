@@ -8,14 +8,8 @@ the life of bypassd, and what the operator asked for. That and the back-off are 
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-
-from msgspec import UNSET, UnsetType
 
 from appliance.api.schema import state
 from appliance.causes import Cause
@@ -24,44 +18,21 @@ from appliance.errors import NotFoundError, RefusedError
 from appliance.hardware.board import Board
 from appliance.hardware.links import Links
 from appliance.keeper.client import KeeperState
-from appliance.segment.carrier import SIDES, Carrier, Meaning, Ports, Side
-from appliance.segment.evidence import Evidence, Sample
+from appliance.segment.carrier import SIDES, Meaning, Ports, Side
+from appliance.segment.evidence import Sample
 from appliance.segment.machine import Machine, Move, State, Times
+from appliance.segment.memory import Memory
 from appliance.segment.policy import Asked, Facts
-from appliance.system import files
+from appliance.segment.show import Link, link, row
+from appliance.segment.unit import Unit
 from appliance.telemetry.subject import Change
 from appliance.telemetry.transitions import Transitions
-
-log = logging.getLogger(__name__)
 
 _CHANGES = {
     State.INLINE: Change.SEGMENT_INLINE,
     State.BYPASS: Change.SEGMENT_BYPASSED,
     State.DISCONNECT: Change.SEGMENT_BYPASSED,
 }
-
-
-class Link(StrEnum):
-    """The link of a port, in the words of the API."""
-
-    UP = "up"
-    DOWN = "down"
-    HELD_DOWN = "held down"  # by us: on_link_loss = "propagate"
-    MISSING = "missing"
-
-
-@dataclass
-class Unit:
-    """One segment at run time."""
-
-    config: Segment
-    relay: str  # the keeper's name for it; "" = the board has no relay for these ports
-    has_disconnect: bool
-    machine: Machine
-    carrier: Carrier = field(default_factory=Carrier)
-    evidence: Evidence = field(default_factory=Evidence)
-    asked: str = ""  # by the operator; "" = nothing, the configuration counts
-    faults: Mapping[Cause, str] = field(default_factory=dict)
 
 
 def times_of(segment: Segment) -> Times:
@@ -89,11 +60,6 @@ def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | No
     return faults
 
 
-def _until_attempt(now: int, machine: Machine) -> int | UnsetType:
-    due = machine.deadline()
-    return max(0, due - now) // 1_000_000 if machine.state is State.REARMING and due is not None else UNSET
-
-
 class Segments:
     """The segments; see the module."""
 
@@ -105,16 +71,15 @@ class Segments:
         transitions: Transitions,
         memory: Path | None = None,
     ) -> None:
-        self._links, self._transitions, self._memory = links, transitions, memory
+        self._links, self._transitions, self._memory = links, transitions, Memory(memory)
         self._board = board
         self.begun = False
-        self._kept: dict[str, dict[str, object]] | None = None  # as it stands in the file
         self.units: dict[str, Unit] = {segment.name: self._unit(segment) for segment in segments}
 
     def _unit(self, segment: Segment) -> Unit:
         relay = self._board.find_relay(segment.lan, segment.wan) if self._board else None
         unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), Machine(times_of(segment)))
-        known = self._remembered().get(segment.name, {})
+        known = self._memory.recall().get(segment.name, {})
         if known.get("asked") in ("auto", "bypass", "disconnect"):
             unit.asked = str(known["asked"])
         unit.machine.recall(known)
@@ -241,46 +206,16 @@ class Segments:
             unit.machine.forgive()
             for port in (unit.config.lan, unit.config.wan):
                 self._links.forgive(port)
-        self._remember()
+        self._memory.keep(self.units.values())
         return unit
 
     def link(self, port: str) -> Link:
         """The link of a port."""
-        known = self._links.ports.get(port)
-        if known is None:
-            return Link.MISSING
-        if port in self._links.downed:
-            return Link.HELD_DOWN
-        return Link.UP if known.link else Link.DOWN
+        return link(self._links, port)
 
     def show(self, now: int) -> list[state.Segment]:
         """All segments, as the API shows them."""
-        return [
-            state.Segment(
-                name=name,
-                relay=unit.machine.relay or "unknown",
-                state=unit.machine.state,
-                want=unit.machine.want,
-                cause=unit.machine.cause,
-                detail=unit.machine.detail,
-                also=[f"{cause}: {text}" for cause, text in unit.faults.items() if cause is not unit.machine.cause],
-                mode=unit.asked or unit.config.mode,
-                lan=unit.config.lan,
-                lan_link=self.link(unit.config.lan),
-                wan=unit.config.wan,
-                wan_link=self.link(unit.config.wan),
-                on_link_loss=unit.config.on_link_loss,
-                link_local=unit.config.link_local,
-                rearm_delay_ms=unit.machine.delay // 1_000_000,
-                since_mono_ns=unit.machine.since,
-                next_attempt_ms=_until_attempt(now, unit.machine),
-                lan_sent=unit.evidence.ports["lan"].kept,
-                wan_sent=unit.evidence.ports["wan"].kept,
-                sent_detail="; ".join(port.detail for port in unit.evidence.ports.values() if port.detail),
-                link_loss_limit_ms=int(unit.config.link_loss_limit) // 1_000_000,
-            )
-            for name, unit in self.units.items()
-        ]
+        return [row(unit, self._links, now) for unit in self.units.values()]
 
     # -- inside
 
@@ -368,36 +303,4 @@ class Segments:
             change = _CHANGES.get(move.new, Change.SEGMENT_OTHER)
             self._transitions.record(change, unit.config.name, move.old, move.new, move.cause, detail=move.detail)
         if moves:
-            self._remember()
-
-    def _remembered(self) -> dict[str, dict[str, object]]:
-        try:
-            data = json.loads(self._memory.read_text(encoding="utf-8")) if self._memory else {}
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(data, dict):
-            return {}
-        found: dict[str, dict[str, object]] = {}
-        for name, known in data.items():
-            if isinstance(known, dict):
-                found[str(name)] = known
-            elif isinstance(known, str):  # as 0.1.0 wrote it
-                found[str(name)] = {"asked": known}
-        return found
-
-    def _remember(self) -> None:
-        if self._memory is None:
-            return
-        kept: dict[str, dict[str, object]] = {}
-        for name, unit in self.units.items():
-            known: dict[str, object] = {"asked": unit.asked} if unit.asked else {}
-            known.update(unit.machine.remember())
-            if known:
-                kept[name] = known
-        if kept == self._kept:
-            return
-        try:
-            files.replace(self._memory, json.dumps(kept), synced=False)
-            self._kept = kept
-        except OSError as error:
-            log.error("orders and back-off of the segments will not survive a restart of bypassd: %s", error)
+            self._memory.keep(self.units.values())

@@ -20,8 +20,8 @@ from appliance.system.netdev_facts import refused
 if TYPE_CHECKING:
     from appliance.config.schema.model import Rule
     from appliance.filter.report import Report
-    from appliance.steering.kernel.attachments import Attachment
     from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
+    from appliance.steering.kernel.slots import Attachment
 
 
 def counters(counts: Counters) -> state.Counters:

@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 from appliance.causes import Cause
 from appliance.contest import Contest
 from appliance.errors import DatapathError
-from appliance.steering.kernel.attachments import Attachment
 from appliance.steering.kernel.links import Standing, View, read_view
+from appliance.steering.kernel.slots import Attachment
 from appliance.system import netlink
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from appliance.api.connection import lend
 from appliance.api.schema import methods, state
-from appliance.api.server import Param, Params, Registry, caller, lend
+from appliance.api.server import Param, Params, Registry, caller
 from appliance.errors import NotFoundError, UnreachableError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from appliance.config.schema.model import Config
 from appliance.errors import DatapathError
 from appliance.steering import answers
 from appliance.steering.kernel import layout
-from appliance.steering.kernel.attachments import Attachment, Attachments
+from appliance.steering.kernel.attachments import Attachments
 from appliance.steering.kernel.copies import Copies
 from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
 from appliance.steering.kernel.gates import Gates
@@ -28,6 +28,7 @@ from appliance.steering.kernel.layout import Side, slot
 from appliance.steering.kernel.leases import Leases
 from appliance.steering.kernel.objects import Kernel
 from appliance.steering.kernel.recorder import Recorded, Recorders
+from appliance.steering.kernel.slots import Attachment
 from appliance.steering.load import HopLoad
 from appliance.steering.names import Names
 from appliance.steering.policy import Policy, compile_policy

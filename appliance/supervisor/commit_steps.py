@@ -17,7 +17,7 @@ from pathlib import Path
 
 from appliance.config.check.verify import hint
 from appliance.config.commit import traffic_check
-from appliance.config.commit.engine import Step
+from appliance.config.commit.steps import Step
 from appliance.config.schema.model import Config
 from appliance.errors import ConfigError
 from appliance.steering.kernel.layout import Loss, Outcome

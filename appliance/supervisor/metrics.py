@@ -14,7 +14,7 @@ import appliance
 from appliance.hop.lifecycle import HopState
 from appliance.segment.evidence import Kept
 from appliance.segment.machine import State as SegmentState
-from appliance.segment.manager import Link
+from appliance.segment.show import Link
 from appliance.steering.answers import refused_frames
 from appliance.steering.kernel.counters import Counters, DeviceCount
 from appliance.steering.kernel.layout import Loss

@@ -243,7 +243,7 @@ class Supervisor:
     def _register(self) -> None:
         from appliance.steering.capture_api import Captures
         from appliance.steering.explain.api import SteeringApi
-        from appliance.supervisor.status import Show
+        from appliance.supervisor.show import Show
 
         system, registry = self.system, self.system.registry
         add_version(registry)

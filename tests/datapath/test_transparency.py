@@ -18,8 +18,8 @@ from simulator import netns
 from appliance.errors import DatapathError
 from appliance.guest.port import tap
 from appliance.steering.datapath import Datapath
-from appliance.steering.kernel.attachments import Attachment
 from appliance.steering.kernel.layout import Outcome, Reason, Side
+from appliance.steering.kernel.slots import Attachment
 from appliance.system import netdev, offloads
 from appliance.system.netdev_facts import refused
 from tests.support.waiting import wait_until

@@ -32,14 +32,19 @@ from tests.mutants.operators import Mutant, mutants
 LEAST = 0.95
 LIMIT_S = 8  # of processor time; a mutant that loops without end is noticed by that
 
+KEEPER = tuple(f"tests/unit/keeper/test_{name}.py" for name in ("feeding", "relays", "lifecycle", "core"))
+
 TARGETS: dict[str, tuple[str, ...]] = {
     "appliance.health.detector": ("tests/unit/health/test_detector.py",),
     "appliance.health.verdict": ("tests/unit/health/test_verdict.py",),
     "appliance.hop.lifecycle": ("tests/unit/hop/test_lifecycle.py", "tests/unit/hop/test_hop.py"),
     "appliance.hop.hop": ("tests/unit/hop/test_hop.py",),
     "appliance.segment.machine": ("tests/unit/segment/test_machine.py",),
-    "appliance.keeper.core": ("tests/unit/keeper/test_core.py",),
-    "appliance.keeper.silence": ("tests/unit/keeper/test_core.py",),
+    "appliance.keeper.core": KEEPER,
+    "appliance.keeper.feeding": KEEPER,
+    "appliance.keeper.lifecycle": KEEPER,
+    "appliance.keeper.relays": KEEPER,
+    "appliance.keeper.silence": ("tests/unit/keeper/test_lifecycle.py",),
 }
 
 

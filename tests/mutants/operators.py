@@ -98,7 +98,7 @@ def _for_people(node: ast.AST) -> bool:
     called = node.func
     name = called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
     inner = [_for_people(argument) for argument in node.args]
-    return name in FOR_PEOPLE or (name == "_do" and inner == [True])
+    return name in FOR_PEOPLE or (name == "do" and inner == [True])
 
 
 Change = tuple[str, str, "Undo"]

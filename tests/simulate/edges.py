@@ -21,11 +21,11 @@ from unittest import mock
 from weakref import WeakValueDictionary
 
 from appliance.config.schema import model
-from appliance.guest import disk_space, run
+from appliance.guest import disk_space, process_start, run
 from appliance.guest.console import Console
 from appliance.guest.port import management_port, tap
 from appliance.guest.qemu import command, resources, spawn
-from appliance.guest.qemu.process import Record
+from appliance.guest.qemu.record import Record
 from appliance.hardware import crashlog, links
 from appliance.hardware.crash_loop import Limits
 from appliance.hardware.crashlog import CrashLog
@@ -251,7 +251,7 @@ def installed() -> Iterator[None]:
         (supervisor.Supervisor, "_register", lambda self: None),
         (table, "restore_priority", lambda: None),
         (os, "fsync", lambda fd: None),
-        (run, "Process", SimpleNamespace(adopt=_adopt)),
+        (process_start, "Process", SimpleNamespace(adopt=_adopt)),
         (run, "Monitor", _monitor),
         (run, "Channel", lambda path, clock: ChannelModel(_process().guests, _process().loop, path.parent.name)),
         (spawn, "spawn", lambda machine, place: _process().guests.spawn(machine.name, place.taps)),

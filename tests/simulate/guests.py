@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from appliance.errors import UnreachableError
 from appliance.guest.agent.channel import Heartbeat, Message
-from appliance.guest.qemu.process import Record
+from appliance.guest.qemu.record import Record
 from appliance.health.cpu_stall import Thread
 from appliance.hop.lifecycle import HopState
 from appliance.steering.kernel.leases import _UNTIL

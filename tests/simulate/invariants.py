@@ -10,7 +10,8 @@ from appliance.causes import DESCRIPTION, Cause
 from appliance.hardware.links import UNANSWERED
 from appliance.segment.evidence import LAG, SPAN, Kept
 from appliance.segment.machine import State
-from appliance.segment.manager import Link, Unit
+from appliance.segment.show import Link
+from appliance.segment.unit import Unit
 from tests.simulate.clock import MINUTE, SECOND
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Watcher:
         world = self._world
         found: dict[str, str] = {}
         if world.keeper is not None:
-            for name, relay in world.keeper.core.relays.items():
+            for name, relay in world.keeper.core.relays.states.items():
                 if relay.position != "inline" and relay.cause in NO_CAUSE:
                     found[f"keeper {name}"] = f"relay {name} is in {relay.position}, cause {relay.cause!r}"
         if world.serves and (unit := world.unit) is not None:

@@ -11,8 +11,9 @@ from typing import Protocol
 from appliance.causes import Cause
 from appliance.errors import HardwareError
 from appliance.keeper import protocol
-from appliance.keeper.core import (
-    FAR,
+from appliance.keeper.core import KeeperCore
+from appliance.keeper.limits import FAR
+from appliance.keeper.messages import (
     Action,
     CheckIn,
     CloseRelay,
@@ -22,7 +23,6 @@ from appliance.keeper.core import (
     Exit,
     Exited,
     Feed,
-    KeeperCore,
     Kill,
     LinkLost,
     Log,

@@ -13,16 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from appliance.config.commit.engine import Engine, Phase
+from appliance.config.commit.engine import Engine
+from appliance.config.commit.phases import Phase
 from appliance.config.commit.startup import Startup
 from appliance.errors import BypassError
 from appliance.guest.guest import Guest
 from appliance.hardware import board as boards
 from appliance.hop.lifecycle import HopState
-from appliance.keeper.core import Phase as KeeperPhase
+from appliance.keeper.lifecycle import Phase as KeeperPhase
 from appliance.segment.evidence import Kept
 from appliance.segment.machine import State
-from appliance.segment.manager import Segments, Unit
+from appliance.segment.manager import Segments
+from appliance.segment.unit import Unit
 from appliance.telemetry.transitions import Entry as LedgerEntry
 from appliance.units import Duration
 from tests.simulate import edges
@@ -218,7 +220,7 @@ class World:
         if keeper is None or process is None or not process.alive or process.hung:
             return False
         segments = self.segments
-        return keeper.core.phase is KeeperPhase.SERVING and segments is not None and segments.begun
+        return keeper.core.bypassd.phase is KeeperPhase.SERVING and segments is not None and segments.begun
 
     @property
     def crosses(self) -> bool:
@@ -237,7 +239,7 @@ class World:
         keeper, unit, engine = self.keeper, self.unit, self._engine
         if keeper is None or not self.serves:
             return "no supervisor serves"
-        if not keeper.core.watchdog_ms:
+        if not keeper.core.watchdog.timeout_ms:
             return "the watchdog is not armed"
         assert unit is not None
         if unit.machine.state is not State.INLINE:
@@ -316,8 +318,9 @@ class World:
         if self.crosses and machine.state is State.INLINE and not self.setup.tc and not all(counted):
             return None  # what is seen now of the drivers' counters counts later
         return (
-            (machine.state, machine.cause, self.relay.coil, core.phase, core.watchdog_ms, core.watchdog_error),
-            tuple((relay.position, relay.cause, relay.error) for relay in core.relays.values()),
+            (machine.state, machine.cause, self.relay.coil, core.bypassd.phase),
+            (core.watchdog.timeout_ms, core.watchdog.error),
+            tuple((relay.position, relay.cause, relay.error) for relay in core.relays.states.values()),
             tuple((port.present, port.admin_up, port.carrier) for port in self.ports.values()),
             tuple(sorted(process.system.part_states.items())),
             tuple((guest.hop.state, guest.hop.cause) for guest in self.guests),

@@ -12,7 +12,8 @@ from pathlib import Path
 from appliance.api.schema import methods
 from appliance.config.api import Api
 from appliance.config.check import load
-from appliance.config.commit.engine import Engine, Step
+from appliance.config.commit.engine import Engine
+from appliance.config.commit.steps import Step
 from appliance.config.commit.store import Store
 from appliance.config.commit.traffic_check import Look, Segment
 from appliance.config.edit.candidate import Candidate

@@ -10,8 +10,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from appliance.api.connection import take_over
 from appliance.api.schema.methods import Answers
-from appliance.api.server import ControlServer, Param, Registry, add_version, take_over
+from appliance.api.server import ControlServer, Param, Registry, add_version
 from appliance.errors import NotFoundError, RefusedError
 
 CAUSES = {"inline": "healthy", "bypass": "operator"}

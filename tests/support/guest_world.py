@@ -172,7 +172,7 @@ class World:
         if self._trouble is None:
             self.call(self.end())
             for folder in self.paths.guests.iterdir():
-                from appliance.guest.run import end_process
+                from appliance.guest.process_start import end_process
 
                 end_process(folder)
             self._loop.call_soon_threadsafe(self._loop.stop)

@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from appliance.keeper.core import MS, SECOND, Limits
+from appliance.keeper.limits import MS, SECOND, Limits
 
 LIMITS = Limits(checkin=300 * MS, looping=500 * MS, starting=500 * MS, starting_idle=SECOND)

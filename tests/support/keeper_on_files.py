@@ -18,7 +18,7 @@ from appliance.hardware.relay import KINDS, RelaySpec
 from appliance.hardware.watchdog import Watchdog
 from appliance.keeper import loop
 from appliance.keeper.board import Board
-from appliance.keeper.core import Limits
+from appliance.keeper.limits import Limits
 from tests.support.keeper_limits import LIMITS
 
 FOLDER = Path(sys.argv[1])

@@ -53,8 +53,8 @@ _KEEPER = """
 import sys
 sys.argv = ["keeper", *sys.argv[1:]]
 from tests.support import keeper_on_files
-from appliance.keeper import core
-sys.exit(keeper_on_files.main(core.Limits()))
+from appliance.keeper.limits import Limits
+sys.exit(keeper_on_files.main(Limits()))
 """
 
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from appliance.config.commit import engine
+from appliance.config.commit import phases as commit
 from appliance.errors import BypassError
 from appliance.hop import lifecycle
-from appliance.keeper import core
+from appliance.keeper import lifecycle as keeper
 from appliance.segment import machine
 from appliance.transition import IllegalMoveError, Table
 
 MACHINES: dict[str, tuple[Table[Any, Any], Enum, type[Enum], set[Enum]]] = {
     "hop": (lifecycle.TABLE, lifecycle.HopState.DEFINED, lifecycle.HopEvent, set()),
     "segment": (machine.TABLE, machine.State.STARTING, machine.Stimulus, set()),
-    "commit": (engine.PHASES, engine.Phase.IDLE, engine.Turn, {engine.Phase.BROKEN}),
-    "keeper": (core.PHASES, core.Phase.DOWN, core.Turn, set()),
+    "commit": (commit.PHASES, commit.Phase.IDLE, commit.Turn, {commit.Phase.BROKEN}),
+    "keeper": (keeper.PHASES, keeper.Phase.DOWN, keeper.Turn, set()),
 }
 """Table, first state, events, and the states that nothing leaves."""
 

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 from appliance.config.check import lint, load
-from appliance.config.commit import traffic_check
+from appliance.config.commit import steps, traffic_check
 from appliance.config.commit.diff import Change, changes
+from appliance.config.commit.phases import PHASES, Phase, Turn
+from appliance.config.commit.steps import Step
 from appliance.config.commit.store import Entry, Pending, Store, now
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError
-from appliance.transition import IllegalMoveError, Table
+from appliance.transition import IllegalMoveError
 
 log = logging.getLogger(__name__)
 
@@ -35,75 +35,6 @@ LOOK_S: Final = 0.1
 LEAST_PROOF_S: Final = 0.3
 MAX_CONFIRM_S: Final = 24 * 3600
 MAX_COMMENT: Final = 500
-_SWITCH_S: Final = 0.0005  # how long one thread computes while the health checks wait
-
-
-async def _nothing(_: Config) -> None:
-    return None
-
-
-def _no_trace() -> None:
-    return None
-
-
-class Phase(StrEnum):
-    """The phase of a commit. Whether the running configuration awaits confirmation is `Engine.pending`."""
-
-    IDLE = "idle"
-    PREPARING = "preparing"  # everything that can fail without touching the appliance
-    APPLYING = "applying"
-    PROVING = "proving"
-    STORING = "storing"  # it is put in place on the disk
-    RESTORING = "restoring"  # the previous configuration is applied again
-    BROKEN = "broken"  # that failed: bypassd restarts
-
-
-class Turn(StrEnum):
-    """What moves a commit on."""
-
-    COMMIT = "commit"
-    CONFIRM = "confirm"
-    REVERT = "revert"
-    DONE = "done"  # the work of this phase succeeded
-    REFUSED = "refused"  # it did not, and nothing was changed
-    FAILED = "failed"  # it did not, and what runs may be neither configuration
-
-
-PHASES: Table[Phase, Turn] = Table(
-    "a commit",
-    {
-        (Phase.IDLE, Turn.COMMIT): Phase.PREPARING,
-        (Phase.IDLE, Turn.CONFIRM): Phase.STORING,
-        (Phase.IDLE, Turn.REVERT): Phase.RESTORING,
-        (Phase.PREPARING, Turn.DONE): Phase.APPLYING,
-        (Phase.PREPARING, Turn.REFUSED): Phase.IDLE,
-        (Phase.APPLYING, Turn.DONE): Phase.PROVING,
-        (Phase.APPLYING, Turn.FAILED): Phase.RESTORING,
-        (Phase.PROVING, Turn.DONE): Phase.STORING,
-        (Phase.PROVING, Turn.FAILED): Phase.RESTORING,
-        (Phase.STORING, Turn.DONE): Phase.IDLE,
-        (Phase.STORING, Turn.REFUSED): Phase.IDLE,  # a confirmation: the commit stays pending
-        (Phase.STORING, Turn.FAILED): Phase.RESTORING,
-        (Phase.RESTORING, Turn.DONE): Phase.IDLE,
-        (Phase.RESTORING, Turn.FAILED): Phase.BROKEN,
-    },
-)
-
-
-class Step(NamedTuple):
-    """One part's share in a commit.
-
-    `prepare` may fail before anything is changed; `forget` drops what it made. `apply` converges to the given
-    configuration from whatever is there. `finish` does what cannot be taken back, when the commit is final.
-    `remarks`: what is worth saying of what was prepared. A failure is a BypassError of one line.
-    """
-
-    name: str
-    apply: Callable[[Config], Awaitable[None]]
-    prepare: Callable[[Config], Awaitable[None]] = _nothing
-    forget: Callable[[], None] = _no_trace
-    finish: Callable[[Config], Awaitable[None]] = _nothing
-    remarks: Callable[[], Sequence[lint.Finding]] = tuple
 
 
 class Check(NamedTuple):
@@ -168,11 +99,11 @@ class Engine:
         if deep:
             async with self._lock:
                 try:
-                    check.lint.extend(await self._prepare(config))
+                    check.lint.extend(await steps.prepare(self.steps, config))
                 except BypassError as error:
                     errors = [error if isinstance(error, ConfigError) else ConfigError("appliance", str(error))]
                 finally:
-                    self._forget()
+                    steps.forget(self.steps)
         return check._replace(config=None if errors else config, errors=errors)
 
     def _read(self, text: str, source: str, down: Mapping[str, str]) -> Check:
@@ -270,13 +201,13 @@ class Engine:
             self._progress(user, "loading the new datapath programs")
             try:
                 try:
-                    remarks = await self._prepare(config)
+                    remarks = await steps.prepare(self.steps, config)
                 except BaseException:
                     self._turn(Turn.REFUSED)
                     raise
                 await self._apply_and_prove(config, user)
             finally:
-                self._forget()
+                steps.forget(self.steps)
             await self._keep(entry, config, confirmed_s)
             return remarks
         except BaseException:
@@ -301,7 +232,7 @@ class Engine:
         self._set_pending(pending)
         self._turn(Turn.DONE)
         if pending is None:
-            await self._finish(config)
+            await steps.finish(self.steps, config)
         comment = f" ({entry.comment})" if entry.comment else ""
         if pending:
             text = f"commit awaiting confirmation: will be rolled back in {confirmed_s} s unless confirmed{comment}"
@@ -337,7 +268,7 @@ class Engine:
         self._set_pending(None)
         self._turn(Turn.DONE)
         if self.running is not None:
-            await self._finish(self.running)
+            await steps.finish(self.steps, self.running)
         self._tell("confirmed", user, f"configuration {entry.number} confirmed")
         return Report(f"confirmed: committed as {entry.number}", entry.number)
 
@@ -357,30 +288,13 @@ class Engine:
         self.running, self.text = check.config, text
         self._set_pending(None)
         self._turn(Turn.DONE)
-        await self._finish(check.config)
+        await steps.finish(self.steps, check.config)
         what = f"rolled back to the previous configuration: {why}"
         self._tell("reverted", user, what)
         return Report(what, 0, check.changes)
 
-    async def _prepare(self, config: Config) -> list[lint.Finding]:
-        for step in self.steps:
-            await step.prepare(config)
-        return [remark for step in self.steps for remark in step.remarks()]
-
-    def _forget(self) -> None:
-        for step in self.steps:
-            step.forget()
-
     async def _apply(self, config: Config, user: str) -> None:
-        """Apply step by step. Threads that compute give way quickly meanwhile: leases go on being renewed."""
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
-        try:
-            for step in self.steps:
-                self._progress(user, f"applying: {step.name}")
-                await step.apply(config)
-        finally:
-            sys.setswitchinterval(interval)
+        await steps.apply(self.steps, config, lambda text: self._progress(user, text))
 
     async def _apply_and_prove(self, config: Config, user: str) -> None:
         before = self._look()
@@ -421,7 +335,7 @@ class Engine:
             raise self._broken(f"{why}; there was no valid configuration before: bypassd restarts, in bypass")
         try:
             await self._apply(self.running, user)
-            await self._finish(self.running)
+            await steps.finish(self.steps, self.running)
         except IllegalMoveError:
             raise
         except Exception as error:
@@ -430,13 +344,6 @@ class Engine:
             raise self._broken(text) from error
         self._turn(Turn.DONE)
         raise RefusedError(f"{why}; the previous configuration stays in force")
-
-    async def _finish(self, config: Config) -> None:
-        for step in self.steps:
-            try:
-                await step.finish(config)
-            except BypassError as error:
-                log.error("commit, %s: %s", step.name, error)
 
     def _turn(self, turn: Turn) -> None:
         self.phase = PHASES.after(self.phase, turn)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from appliance.api.connection import at_end, take_over
 from appliance.api.rpc import Param, Params, Registry, caller
 from appliance.api.schema import guests as answer
 from appliance.api.schema import methods
 from appliance.api.schema.base import Done
-from appliance.api.server import at_end, take_over
 from appliance.errors import GuestError
 from appliance.guest.image.importer import STDIN
 from appliance.guest.image.inspect import KINDS

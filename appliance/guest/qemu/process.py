@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest's QEMU process and what the next bypassd needs to find it again (`state.json`).
+"""A guest's QEMU process.
 
 Starting, adopting and ending are those of system/process.py, with the errors of guests. A guest's lease is over before
 the pidfd tells the end (steering/kernel/leases.py), which it does when the guest's memory has been given back.
@@ -12,27 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
 from appliance.errors import GuestError
+from appliance.guest.qemu.record import Record
 from appliance.system import process
 from appliance.system.process import LOG_BYTES, last_words, rotate, start_time
 
-__all__ = ["LOG_BYTES", "Process", "Record", "last_words", "listen", "rotate", "start_time"]
-
-
-class Record(msgspec.Struct, frozen=True):
-    """What is kept of a running guest for the next bypassd. `digest` = of what it was started as; `since` in ns."""
-
-    pid: int
-    started: int
-    digest: str
-    accel: str
-    since: int
-    proved: bool = False
-    warnings: tuple[str, ...] = ()
-    huge: int = 0  # bytes of its memory that are in huge pages
-    full: bool = False  # it is paused until there is room for its disks
+__all__ = ["LOG_BYTES", "Process", "last_words", "listen", "rotate", "start_time"]
 
 
 def listen(path: Path) -> socket.socket:

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.api import rpc
+from appliance.api import connection, rpc
 from appliance.api import server as control
+from appliance.api.peer import peer_groups
 from appliance.api.rpc import Caller, answer
 from appliance.api.schema import methods
 from appliance.api.schema.methods import Answers, ConfigEvent
@@ -311,8 +312,8 @@ def test_the_answers_to_a_batch_are_bounded(tmp_path: Path) -> None:
 
 def test_who_asks_for_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes of answers have a budget that all connections of a user share; an administrator's have their own."""
-    monkeypatch.setattr(control, "BURST_BYTES", 5_000_000)
-    monkeypatch.setattr(control, "RATE_BYTES", 1)
+    monkeypatch.setattr(connection, "BURST_BYTES", 5_000_000)
+    monkeypatch.setattr(connection, "RATE_BYTES", 1)
 
     async def scenario(server: ControlServer, _: Path) -> None:
         budget = server._budget(VIEWER)
@@ -351,7 +352,7 @@ def test_oversized_request(tmp_path: Path) -> None:
         rude, polite = await Peer.connect(path), await Peer.connect(path)
 
         async def endless() -> None:
-            answered = await rude.raw(b"x" * (3 * control.MAX_REQUEST))
+            answered = await rude.raw(b"x" * (3 * connection.MAX_REQUEST))
             assert answered["error"]["code"] == rpc.INVALID_REQUEST
             await rude.line()
 
@@ -458,7 +459,7 @@ def test_slow_subscriber_is_disconnected(tmp_path: Path) -> None:
 
 def test_client_that_does_not_read_its_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers nobody reads end the connection after a bounded time; others are served at once."""
-    monkeypatch.setattr(control, "SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "SEND_TIMEOUT", 0.2)
 
     async def scenario(server: ControlServer, path: Path) -> None:
         slow = socket.socket(socket.AF_UNIX)
@@ -475,7 +476,7 @@ def test_client_that_does_not_read_its_answers(tmp_path: Path, monkeypatch: pyte
 
 def test_silent_client_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends nothing, or half a line, gives its place back."""
-    monkeypatch.setattr(control, "IDLE", 0.1)
+    monkeypatch.setattr(connection, "IDLE", 0.1)
 
     async def scenario(_: ControlServer, path: Path) -> None:
         peer = await Peer.connect(path)
@@ -521,5 +522,5 @@ def test_the_kernel_tells_the_groups_of_the_peer() -> None:
             link, _ = server.accept()
             with link:
                 assert child.stdout is not None
-                assert set(control.peer_groups(link)) == set(map(int, child.stdout.readline().split()))
+                assert set(peer_groups(link)) == set(map(int, child.stdout.readline().split()))
             child.communicate()

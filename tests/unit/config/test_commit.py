@@ -17,7 +17,9 @@ from appliance.causes import Cause
 from appliance.config.check.lint import Finding
 from appliance.config.check.load import loads
 from appliance.config.commit import engine
-from appliance.config.commit.engine import BrokenError, Engine, Phase, Step
+from appliance.config.commit.engine import BrokenError, Engine
+from appliance.config.commit.phases import Phase
+from appliance.config.commit.steps import Step
 from appliance.config.commit.store import Store
 from appliance.config.commit.traffic_check import Look, Segment
 from appliance.config.schema.model import Config

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.api import server as control
+from appliance.api.peer import role_of
 from appliance.api.schema.methods import Answers
 from appliance.api.server import ControlServer, Registry
 from appliance.config.api import Api
@@ -306,5 +306,5 @@ def test_roles_come_from_groups() -> None:
         (1000, (902, 903), "admin"),
         (1000, (), "viewer"),
     ):
-        assert control.role_of(uid, groups, numbers.get) == role, groups
-    assert control.role_of(1000, (903,), lambda name: None) == "viewer"
+        assert role_of(uid, groups, numbers.get) == role, groups
+    assert role_of(1000, (903,), lambda name: None) == "viewer"

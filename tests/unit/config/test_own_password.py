@@ -15,7 +15,8 @@ import pytest
 
 from appliance.api.rpc import Caller, Registry
 from appliance.config.check import load
-from appliance.config.commit.engine import Engine, Step
+from appliance.config.commit.engine import Engine
+from appliance.config.commit.steps import Step
 from appliance.config.commit.store import Store
 from appliance.config.commit.traffic_check import Look, Segment
 from appliance.config.edit.candidate import Candidate

@@ -15,7 +15,7 @@ from appliance.config.schema import model
 from appliance.guest import guest as guest_module
 from appliance.guest.guest import Guest
 from appliance.guest.process_policy import ProcessEnd
-from appliance.guest.run import RunContext
+from appliance.guest.run_context import RunContext
 from appliance.guest.start_order import StartOrder
 from appliance.hop.lifecycle import HopState
 from appliance.paths import Paths

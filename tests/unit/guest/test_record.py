@@ -12,10 +12,13 @@ import pytest
 
 from appliance.config.schema import model
 from appliance.errors import GuestError
+from appliance.guest import process_start
 from appliance.guest.console import Console
 from appliance.guest.qemu import resources, spawn
-from appliance.guest.qemu.process import Process, Record
-from appliance.guest.run import STATE_FILE, Run, RunContext
+from appliance.guest.qemu.process import Process
+from appliance.guest.qemu.record import STATE_FILE, Record
+from appliance.guest.run import Run
+from appliance.guest.run_context import RunContext
 from appliance.hop.fall_history import PersistentHistory
 from appliance.paths import Paths
 
@@ -57,7 +60,7 @@ def test_no_place_for_the_record_and_no_process_is_left(tmp_path: Path, monkeypa
     run = a_run(Paths(tmp_path))
     (Paths(tmp_path).guests / "ips1" / f"{STATE_FILE}.new").mkdir(parents=True)
     machine = cast(Any, type("Machine", (), {"hugepages": False, "memory": 1}))
-    monkeypatch.setattr(run, "_ready", lambda _: (machine, ()))
+    monkeypatch.setattr(process_start, "_ready", lambda *_: (machine, ()))
     monkeypatch.setattr(spawn, "spawn", start)
     with pytest.raises(GuestError, match="cannot be recorded there: Is a directory"):
         asyncio.run(run.begin())

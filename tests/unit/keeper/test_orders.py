@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from appliance.causes import Cause
-from appliance.keeper.core import (
+from appliance.keeper.core import KeeperCore
+from appliance.keeper.lifecycle import Lifecycle
+from appliance.keeper.limits import FAR, MS, SECOND, Limits
+from appliance.keeper.messages import (
     BYPASS,
-    FAR,
     HOLD,
     INLINE,
-    MS,
-    SECOND,
     Action,
     Ask,
     CheckIn,
@@ -32,9 +32,7 @@ from appliance.keeper.core import (
     Exit,
     Exited,
     Feed,
-    KeeperCore,
     Kill,
-    Limits,
     LinkLost,
     Look,
     OpenRelay,
@@ -48,6 +46,7 @@ from appliance.keeper.core import (
     Tick,
     WatchdogReport,
 )
+from appliance.keeper.relays import Relays
 from appliance.keeper.silence import Looked
 
 RELAY = "relay"
@@ -71,8 +70,12 @@ class Node:
     def fork(self) -> Node:
         node = copy.copy(self)
         node.core = core = copy.copy(self.core)
-        core.relays = {name: copy.copy(relay) for name, relay in self.core.relays.items()}
-        core._due, core._silence = dict(core._due), copy.copy(core._silence)
+        core.bypassd, core.relays = copy.copy(core.bypassd), copy.copy(core.relays)
+        core.watchdog, core._agenda = copy.copy(core.watchdog), copy.copy(core._agenda)
+        core._agenda.due = dict(core._agenda.due)
+        core.bypassd._silence = copy.copy(core.bypassd._silence)
+        core.bypassd._startup = copy.copy(core.bypassd._startup)
+        core.relays.states = {name: copy.copy(relay) for name, relay in core.relays.states.items()}
         return node
 
     def key(self) -> object:
@@ -82,27 +85,29 @@ class Node:
         def ago(when: int | None) -> int | None:
             return None if when is None else min(now - when, 20 * SECOND)
 
-        silence = core._silence
-        relay = core.relays[RELAY]
+        life, relays, watchdog = core.bypassd, core.relays, core.watchdog
+        silence = life._silence
+        relay = relays.states[RELAY]
         return (
-            (core.phase, core.stopping, core.watchdog_ms, core._grace, core._backoff, core._was_late, self.line),
+            (life.phase, core.stopping, life._backoff, relays.grace, self.line),
+            (watchdog.timeout_ms, watchdog._was_late),
             (self.process, self.link, self.missing, self.stuck, self.no_watchdog, self.done),
             (relay.usable, relay.position, relay.target, relay.cause, relay.want, relay.want_cause),
-            tuple(sorted((what, when - now) for what, when in core._due.items())),
-            (ago(core._phase_since), ago(core._position_asked), ago(self.asked[0]) if self.asked else None),
+            tuple(sorted((what, when - now) for what, when in core._agenda.due.items())),
+            (ago(life._since), ago(relays._position_asked), ago(self.asked[0]) if self.asked else None),
             (ago(silence._last), ago(silence._began), silence._asked, silence._idle, silence._next - now),
-            core._kill_at - now if core.phase == "ending" else 0,
+            life._kill_at - now if life.phase == "ending" else 0,
         )
 
     # -- the world
 
     def feed(self, event: Event) -> None:
-        late = self.now - self.core.deadline() if self.core.relays else 0
+        late = self.now - self.core.deadline() if self.core.relays.states else 0
         events = [event]
         while events:
             first = isinstance(events[0], Tick)
             for action in self.core.step(self.now, events.pop(0)):
-                assert not (isinstance(action, Feed) and first and late > self.core.watchdog_ms * MS), (
+                assert not (isinstance(action, Feed) and first and late > self.core.watchdog.timeout_ms * MS), (
                     "fed although late"
                 )
                 events += self._perform(action)
@@ -140,21 +145,21 @@ class Node:
         return []
 
     def _check(self) -> None:
-        core, relay = self.core, self.core.relays[RELAY]
+        core, relay = self.core, self.core.relays.states[RELAY]
         if self.line == INLINE and self.stuck:
             return  # it was told, and can do no more
         if self.line == INLINE:
             assert not self.done, "gone, and the relay is driven"
             assert self.asked is not None, "driven, and nobody ever asked"
             at, want = self.asked
-            held = max(GRACE, core.limits.checkin) if core.phase == "serving" else GRACE
+            held = max(GRACE, core.limits.checkin) if core.bypassd.phase == "serving" else GRACE
             assert want == INLINE, "driven although bypassd asked for bypass"
             assert self.now - at < held, "driven without a supervisor for longer than the grace"
         else:
             assert relay.cause not in ("", Cause.NONE, Cause.HEALTHY), f"in bypass, cause {relay.cause!r}"
         if not self.done:
             assert core.deadline() > self.now, "it would spin"
-            assert self.process == (core.phase != "down"), "it does not know whether bypassd lives"
+            assert self.process == (core.bypassd.phase != "down"), "it does not know whether bypassd lives"
             if self.process:
                 assert core.deadline() < FAR, "nobody would notice a bypassd that hangs"
 
@@ -177,7 +182,7 @@ class Node:
         self.now = end
 
     def check_in(self, want: str) -> None:
-        if want != HOLD and self.core.phase in ("starting", "serving"):
+        if want != HOLD and self.core.bypassd.phase in ("starting", "serving"):
             self.asked = (self.now, want)
         self.feed(CheckIn({RELAY: Ask(want, "healthy" if want == INLINE else "configured")}))
 
@@ -218,9 +223,9 @@ class Node:
             self.exit()
         end = self.now + 10 * SECOND
         while self.now < end and self.line != INLINE:
-            if self.core.phase in ("starting", "serving"):
+            if self.core.bypassd.phase in ("starting", "serving"):
                 self.check_in(INLINE)
-            elif self.core.phase == "ending":
+            elif self.core.bypassd.phase == "ending":
                 self.exit()
             self.now = min(max(self.core.deadline(), self.now), self.now + 100 * MS)
             self.feed(Tick())
@@ -256,22 +261,24 @@ def test_every_order_of_events() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "says"),
+    ("rules", "method", "says"),
     [
-        ("_exited", "it does not know whether bypassd lives"),
-        ("_relay_lost", "does not come back|in bypass, cause|it would spin"),
-        ("_judge_bypassd", "it would spin"),
-        ("_run_due", "it would spin"),
+        (Lifecycle, "exited", "it does not know whether bypassd lives"),
+        (Relays, "_lost", "does not come back|in bypass, cause|it would spin"),
+        (Lifecycle, "judge", "it would spin"),
+        (KeeperCore, "_run_due", "it would spin"),
     ],
 )
-def test_the_search_finds_what_is_left_out(monkeypatch: pytest.MonkeyPatch, method: str, says: str) -> None:
+def test_the_search_finds_what_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, rules: type, method: str, says: str
+) -> None:
     """A core that ignores one kind of event does not pass."""
-    monkeypatch.setattr(KeeperCore, method, lambda *_: None)
+    monkeypatch.setattr(rules, method, lambda *_: None)
     with pytest.raises(AssertionError, match=says):
         search(4)
 
 
 def test_the_search_finds_a_grace_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KeeperCore, "_held_for", lambda self: FAR)
+    monkeypatch.setattr(Relays, "_held_for", lambda self, serving: FAR)
     with pytest.raises(AssertionError, match="longer than the grace"):
         search(5)

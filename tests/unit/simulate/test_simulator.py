@@ -19,7 +19,11 @@ from appliance.health import checks
 from appliance.health.detector import Limits
 from appliance.hop.hop import Hop
 from appliance.keeper import protocol
-from appliance.keeper.core import MS, WANTS, Ask, CheckIn, Feed, KeeperCore
+from appliance.keeper.agenda import Agenda
+from appliance.keeper.feeding import Feeding
+from appliance.keeper.limits import MS
+from appliance.keeper.messages import WANTS, Ask, CheckIn, Feed
+from appliance.keeper.relays import Relays
 from appliance.segment import manager, policy
 from appliance.segment.carrier import Carrier, Meaning
 from appliance.segment.evidence import Evidence, Found
@@ -242,23 +246,23 @@ def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay line that is missing once is not looked for again."""
-    lost = KeeperCore._relay_lost
+    lost = Relays._lost
 
-    def for_ever(core: KeeperCore, now: int, name: str, *what: Any) -> None:
-        lost(core, now, name, *what)
-        core._due.pop(f"relay {name}", None)
+    def for_ever(relays: Relays, agenda: Agenda, name: str, *what: Any) -> None:
+        lost(relays, agenda, name, *what)
+        agenda.due.pop(f"relay {name}", None)
 
-    monkeypatch.setattr(KeeperCore, "_relay_lost", for_ever)
+    monkeypatch.setattr(Relays, "_lost", for_ever)
 
 
 def _rarely_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watchdog is fed at its timeout, and not before."""
 
-    def feed(core: KeeperCore, now: int, when: int) -> None:
-        core._do(Feed())
-        core._due["feed"] = now + core.watchdog_ms * MS + 1
+    def feed(watchdog: Feeding, agenda: Agenda, when: int) -> None:
+        agenda.do(Feed())
+        agenda.due["feed"] = agenda.now + watchdog.timeout_ms * MS + 1
 
-    monkeypatch.setattr(KeeperCore, "_feed", feed)
+    monkeypatch.setattr(Feeding, "feed", feed)
 
 
 def _nameless(monkeypatch: pytest.MonkeyPatch) -> None:

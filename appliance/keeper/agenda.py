@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the keeper's rules share: the time of the step, what it orders, and what is due when."""
+
+from __future__ import annotations
+
+from appliance.keeper.messages import Action
+
+
+class Agenda:
+    """Of one core. The rules are handed it with each call and keep no reference to it."""
+
+    __slots__ = ("actions", "due", "now", "stopping")
+
+    def __init__(self) -> None:
+        self.now = 0  # of the step that runs
+        self.actions: list[Action] = []  # that it orders, in this order
+        self.due: dict[str, int] = {}  # what is to happen when: spawn, watchdog, feed, verify, relay NAME, settle NAME
+        self.stopping = False  # an orderly stop: what ended or failed is not tried again
+
+    def do(self, action: Action) -> None:
+        """Order an action."""
+        self.actions.append(action)

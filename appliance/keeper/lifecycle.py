@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""bypassd's life as the keeper decides it: when it is started, given up, killed, and started again. Pure.
+
+- bypassd that exits is started again with back-off;
+- bypassd that misses its check-ins is killed first, unless the kernel says that it would run but gets no processor
+  (silence.py);
+- a start is ended only when it makes no progress, and the next one is then given twice the time.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from appliance.keeper.agenda import Agenda
+from appliance.keeper.limits import MS, Limits
+from appliance.keeper.messages import Kill, Log, Look, Send, Spawn
+from appliance.keeper.silence import Looked, Silence
+from appliance.transition import Table
+
+
+class Phase(StrEnum):
+    """Where bypassd is in its life, as the keeper knows it."""
+
+    DOWN = "down"  # no process
+    STARTING = "starting"  # started, has not asked for a position yet
+    SERVING = "serving"  # checks in
+    ENDING = "ending"  # was told or is about to end, and is killed when it takes too long
+
+
+class Turn(StrEnum):
+    """What moves bypassd from one phase to the next."""
+
+    SPAWN = "spawn"
+    READY = "ready"  # its first check-in that asks for a position
+    END = "end"  # it was signalled, or closed its link
+    EXIT = "exit"  # its process is gone
+
+
+PHASES: Table[Phase, Turn] = Table(
+    "bypassd",
+    {
+        (Phase.DOWN, Turn.SPAWN): Phase.STARTING,
+        (Phase.STARTING, Turn.READY): Phase.SERVING,
+        (Phase.STARTING, Turn.END): Phase.ENDING,
+        (Phase.STARTING, Turn.EXIT): Phase.DOWN,
+        (Phase.SERVING, Turn.END): Phase.ENDING,
+        (Phase.SERVING, Turn.EXIT): Phase.DOWN,
+        (Phase.ENDING, Turn.END): Phase.ENDING,  # signalled again: it takes too long
+        (Phase.ENDING, Turn.EXIT): Phase.DOWN,
+    },
+)
+
+
+class Lifecycle:
+    """Where bypassd is in its life, how long it has been silent there, and when it is started again."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.phase = Phase.DOWN
+        self.restarts = 0
+        self.last_exit = ""
+        self._limits = limits
+        self._since = 0  # in this phase
+        self._silence = Silence(limits.checkin, limits.looping, limits.silent)
+        self._start_times = 1  # the limits of a start times this
+        self._startup = self._new_start()
+        self._progress = ""
+        self._kill_at = 0
+        self._backoff = limits.backoff_first
+
+    @property
+    def running(self) -> bool:
+        """It is there and was not told to end: what it sends counts, and its silence too."""
+        return self.phase in (Phase.STARTING, Phase.SERVING)
+
+    @property
+    def serving(self) -> bool:
+        """It has asked for a position since its start."""
+        return self.phase is Phase.SERVING
+
+    def begin(self, agenda: Agenda) -> None:
+        """Start it in this step."""
+        self._since = agenda.due["spawn"] = agenda.now
+
+    def deadline(self) -> int | None:
+        """When to look at it, or to kill it; None while it is down."""
+        if self.running:
+            return self._patience.deadline()
+        return self._kill_at if self.phase is Phase.ENDING else None
+
+    # -- what happens to it
+
+    def spawn(self, agenda: Agenda) -> None:
+        """Start it now."""
+        if self.last_exit:
+            self.restarts += 1
+        self._enter(agenda.now, Turn.SPAWN)
+        self._startup, self._progress = self._new_start(), ""
+        self._startup.heard(agenda.now)
+        agenda.do(Spawn())
+
+    def heard(self, now: int, progress: str) -> None:
+        """It checked in; `progress` as in CheckIn."""
+        if self.serving:
+            self._silence.heard(now)
+        elif progress != self._progress:
+            self._progress = progress
+            self._startup.heard(now)
+
+    def ready(self, now: int) -> None:
+        """It asked for a position."""
+        if self.phase is Phase.STARTING:
+            self._enter(now, Turn.READY)
+            self._start_times = 1
+            self._silence.heard(now)
+
+    def exited(self, agenda: Agenda, how: str) -> None:
+        """Its process is gone, or could not be made."""
+        served = self.serving and agenda.now - self._since >= self._limits.healthy
+        self.last_exit = how
+        self._enter(agenda.now, Turn.EXIT)
+        if agenda.stopping:
+            return
+        if served:
+            self._backoff = self._limits.backoff_first
+        agenda.due["spawn"] = agenda.now + self._backoff
+        agenda.do(Log(f"bypassd {how}: starting it again in {self._backoff // MS} ms, relay held meanwhile"))
+        self._backoff = min(self._backoff * 2, self._limits.backoff_last)
+
+    def link_lost(self, agenda: Agenda, why: str) -> None:
+        """Most likely it is about to exit, and its own exit status says more than a kill would."""
+        if self.running:
+            agenda.do(Log(f"bypassd {why}: waiting for it to exit, relay held meanwhile", severe=False))
+            self._enter(agenda.now, Turn.END)
+            self._kill_at = agenda.now + self._limits.checkin
+
+    def stop(self, agenda: Agenda) -> None:
+        """Have it end in good order."""
+        self._enter(agenda.now, Turn.END)
+        self._kill_at = agenda.now + self._limits.ending
+        agenda.do(Kill(orderly=True))
+
+    # -- its silence
+
+    def stood_still(self, now: int, late: int) -> None:
+        """The whole machine stood still for `late` ns, bypassd with us: it gets its time again."""
+        self._patience.stood_still(now, late)
+
+    def looked(self, agenda: Agenda, look: Looked) -> None:
+        """What the kernel says of it."""
+        if self.running:
+            self._give_up(agenda, self._patience.looked(agenda.now, look))
+
+    def judge(self, agenda: Agenda) -> None:
+        """Look at it, give it up or kill it, if that is due."""
+        if self.running:
+            if why := self._patience.over(agenda.now):
+                self._give_up(agenda, why)
+            elif self._patience.look_due(agenda.now):
+                if self._patience.first:
+                    agenda.do(Send())  # whoever sleeps over a timer that never fired wakes up and checks in
+                agenda.do(Look())
+        elif self.phase is Phase.ENDING and agenda.now >= self._kill_at:
+            self._kill(agenda)
+
+    @property
+    def _patience(self) -> Silence:
+        """What judges bypassd in its present phase."""
+        return self._startup if self.phase is Phase.STARTING else self._silence
+
+    def _new_start(self) -> Silence:
+        limits, times = self._limits, self._start_times
+        return Silence(
+            times * limits.starting_idle,
+            times * limits.starting,
+            times * limits.starting_longest,
+            "is starting and has made no progress",
+        )
+
+    def _give_up(self, agenda: Agenda, why: str) -> None:
+        if why:
+            if self.phase is Phase.STARTING:
+                self._start_times = min(2 * self._start_times, self._limits.starting_most)
+            agenda.do(Log(f"bypassd {why}: killed, relay held meanwhile"))
+            self._kill(agenda)
+
+    def _kill(self, agenda: Agenda) -> None:
+        agenda.do(Kill(orderly=False))
+        self._enter(agenda.now, Turn.END)
+        self._kill_at = agenda.now + self._limits.ending
+
+    def _enter(self, now: int, turn: Turn) -> None:
+        self.phase, self._since = PHASES.after(self.phase, turn), now

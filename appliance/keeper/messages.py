@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the keeper's core is told and what it orders: the only words between core.py, which decides, and loop.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from appliance.causes import Cause
+from appliance.keeper.silence import Looked
+
+BYPASS, INLINE, DISCONNECT, HOLD = "bypass", "inline", "disconnect", "hold"
+WANTS = (BYPASS, INLINE, DISCONNECT, HOLD)
+
+
+# Events
+class Started(NamedTuple):
+    """The keeper's loop begins; `relays` names the board's relays."""
+
+    relays: tuple[str, ...]
+    watchdog: bool = True  # the board has one
+    settle: dict[str, int] | None = None  # how long each relay's contacts take to move (0 where it is not named)
+
+
+class Tick(NamedTuple):
+    """The deadline that `KeeperCore.deadline` named is reached."""
+
+
+class Ask(NamedTuple):
+    """What bypassd wants of one relay."""
+
+    want: str
+    cause: str = ""
+
+
+class CheckIn(NamedTuple):
+    """A check-in of bypassd."""
+
+    relays: dict[str, Ask]
+    watchdog_ms: int | None = None
+    grace_ns: int | None = None
+    notes: tuple[str, ...] = ()  # what of it could not be used as sent
+    progress: str = ""  # of its start: how far it is; another text than before is progress
+
+
+class Exited(NamedTuple):
+    """bypassd ended, or could not be started; `how` is text for a person."""
+
+    how: str
+
+
+class LinkLost(NamedTuple):
+    """bypassd closed its end of the keeper link but has not ended, or sent a malformed packet."""
+
+    why: str
+
+
+class RelayReport(NamedTuple):
+    """Result of OpenRelay, Drive or ReadRelay: the position found, or why there is none.
+
+    `expected` is what the action expected: reports may arrive after the next order was given.
+    """
+
+    relay: str
+    position: str = ""
+    error: str = ""
+    expected: str = ""
+    cause: Cause = Cause.RELAY_MISSING  # of the error
+
+
+class WatchdogReport(NamedTuple):
+    """Result of OpenWatchdog, SetWatchdog or Feed: the device's timeout, or why there is none."""
+
+    timeout_ms: int = 0
+    error: str = ""
+
+
+class Stop(NamedTuple):
+    """SIGTERM: an orderly stop."""
+
+
+Event = Started | Tick | CheckIn | Looked | Exited | LinkLost | RelayReport | WatchdogReport | Stop
+
+
+# Actions
+class Spawn(NamedTuple):
+    """Start bypassd."""
+
+
+class Kill(NamedTuple):
+    """Send bypassd a signal: orderly is SIGTERM, else SIGKILL."""
+
+    orderly: bool
+
+
+class Look(NamedTuple):
+    """Read what the kernel says of bypassd and report it as Looked."""
+
+
+class OpenRelay(NamedTuple):
+    """Request the relay's lines and report."""
+
+    relay: str
+
+
+class ReadRelay(NamedTuple):
+    """Read the relay's position back and report."""
+
+    relay: str
+    expected: str
+
+
+class Drive(NamedTuple):
+    """Move the relay and report."""
+
+    relay: str
+    position: str
+
+
+class CloseRelay(NamedTuple):
+    """Release the relay."""
+
+    relay: str
+
+
+class OpenWatchdog(NamedTuple):
+    """Open the watchdog, set its timeout and report."""
+
+    timeout_ms: int
+
+
+class SetWatchdog(NamedTuple):
+    """Set the open watchdog's timeout and report."""
+
+    timeout_ms: int
+
+
+class Feed(NamedTuple):
+    """Feed the watchdog; report only a failure."""
+
+
+class CloseWatchdog(NamedTuple):
+    """Set the open watchdog's timeout for the last time and let go of it: it goes on counting."""
+
+    timeout_ms: int
+
+
+class Led(NamedTuple):
+    """Switch the status LED; on means that every relay is inline."""
+
+    on: bool
+
+
+class Send(NamedTuple):
+    """Send the state to bypassd."""
+
+
+class Log(NamedTuple):
+    """One log line."""
+
+    text: str
+    severe: bool = True
+
+
+class Exit(NamedTuple):
+    """Exit with status 0."""
+
+
+Action = (
+    Spawn | Kill | Look | OpenRelay | ReadRelay | Drive | CloseRelay | OpenWatchdog | SetWatchdog | Feed | CloseWatchdog
+    | Led | Send | Log | Exit
+)  # fmt: skip

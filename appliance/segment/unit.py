@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One segment at run time: its configuration, its machine, and what is known of its ports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from appliance.causes import Cause
+from appliance.config.schema.model import Segment
+from appliance.segment.carrier import Carrier
+from appliance.segment.evidence import Evidence
+from appliance.segment.machine import Machine
+
+
+@dataclass
+class Unit:
+    """See the module."""
+
+    config: Segment
+    relay: str  # the keeper's name for it; "" = the board has no relay for these ports
+    has_disconnect: bool
+    machine: Machine
+    carrier: Carrier = field(default_factory=Carrier)
+    evidence: Evidence = field(default_factory=Evidence)
+    asked: str = ""  # by the operator; "" = nothing, the configuration counts
+    faults: Mapping[Cause, str] = field(default_factory=dict)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which device is in which slot, and what the tables `devices`, `targets` and `tx` say about it.
+
+Knows nothing of programs: a device that stands here may not be attached yet, and one that is attached may have been
+left by an earlier process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from socket import htonl
+from typing import Protocol
+
+from appliance.errors import HardwareError
+from appliance.steering.kernel import layout, losses
+from appliance.steering.kernel.layout import Role, Side, slot
+from appliance.steering.kernel.objects import Kernel
+from appliance.system import netdev_facts as devices
+
+
+class Numbers(Protocol):
+    """Numbers of hops and segments (steering/names.py)."""
+
+    def get(self, kind: str, name: str) -> int | None:
+        """The number, or None if the name never had one."""
+        ...
+
+    def number(self, kind: str, name: str) -> int:
+        """The number; a new one if the name had none."""
+        ...
+
+
+@dataclass
+class Attachment:
+    """A device in its slot, for `show segments`: how frames are taken from it, and why."""
+
+    slot: int
+    device: devices.Device
+    segment: str
+    side: Side
+    hop: str  # "" for a port
+    mode: str  # "xdp" | "tc"
+    reason: str
+
+
+class Slots:
+    """Of one datapath. `copy_flags(slot)`: what the device there must know of the copies that are wanted; `key(hop)`:
+    by which the heartbeats of a hop (name) are recognized."""
+
+    def __init__(
+        self, kernel: Kernel, names: Numbers, copy_flags: Callable[[int], int], key: Callable[[str], int]
+    ) -> None:
+        self._maps, self._names = kernel.maps, names
+        self._losses = losses.Place(kernel)
+        self._copy_flags, self._key = copy_flags, key
+        self._attached: dict[int, Attachment] = {}
+        self._tags: dict[int, bool] = {}  # by slot: the hop may use tags
+        self._withdrawn: Set[tuple[str, str]] = frozenset()  # hop and segment: see `withdraw`
+
+    # -- who is there
+
+    def __getitem__(self, place: int) -> Attachment:
+        return self._attached[place]
+
+    def __contains__(self, place: int) -> bool:
+        return place in self._attached
+
+    def places(self) -> Set[int]:
+        """The slots that have a device."""
+        return self._attached.keys()
+
+    def all(self) -> list[Attachment]:
+        """Everything that is attached, ports first."""
+        return [self._attached[place] for place in sorted(self._attached)]
+
+    def of(self, segment: str) -> list[Attachment]:
+        """What is attached for a segment."""
+        return [attachment for attachment in self._attached.values() if attachment.segment == segment]
+
+    def ports(self, segment: str) -> list[Attachment]:
+        """Of a segment."""
+        return [attachment for attachment in self.of(segment) if not attachment.hop]
+
+    def ifindex(self, place: int) -> int | None:
+        """Of the device in this slot; None: there is none."""
+        attached = self._attached.get(place)
+        return attached.device.ifindex if attached is not None else None
+
+    def steers(self, attachment: Attachment) -> bool:
+        """Whether it is the tap of a hop that chooses by tags where its frames go."""
+        return self._tags.get(attachment.slot, False)
+
+    # -- what the tables say
+
+    def enter(self, attachment: Attachment, tags: bool) -> None:
+        """Write a device into the tables, before its first frame can come. HardwareError: its number is too large."""
+        device, place = attachment.device, attachment.slot
+        if device.ifindex >= layout.MAX_DEVICES:
+            raise HardwareError(f"{device.name}: ifindex {device.ifindex} is beyond {layout.MAX_DEVICES - 1}")
+        old = self._maps["targets"].get(place)
+        if old is not None and old.ifindex not in (0, device.ifindex):
+            self._maps["devices"].set(old.ifindex, layout.DeviceValue())
+        known = self._attached.get(place)
+        if known is not None:
+            attachment.mode, attachment.reason = known.mode, known.reason
+        self._attached[place] = attachment
+        self._losses.watch_this_namespace()
+        self._maps["tx"].set(place, device.ifindex)
+        self._tags[place] = tags
+        self.measure(attachment.segment)
+
+    def measure(self, segment: str) -> None:
+        """Write how long the frames are that each device of the segment takes; whoever sends to it must know."""
+        for attachment in self._attached.values():
+            if attachment.segment == segment:
+                device = attachment.device
+                flags = layout.TARGET_SG if device.sends_several() else 0
+                value = layout.TargetValue(ifindex=device.ifindex, flags=flags, max=device.longest)
+                if (attachment.hop, segment) in self._withdrawn:
+                    value = layout.TargetValue()
+                self._maps["targets"].set(attachment.slot, value)
+                tags = layout.DEVICE_TAGS if self._tags.get(attachment.slot) else 0
+                self._write_device(attachment, tags | self._copy_flags(attachment.slot))
+
+    def write_devices(self) -> None:
+        """Write every device's flags anew: somebody wants copies of frames, or no longer does."""
+        for segment in {attachment.segment for attachment in self._attached.values()}:
+            self.measure(segment)
+
+    def withdraw(self, hops: Set[tuple[str, str]]) -> None:
+        """These hops (name, segment) get no frames, because what comes out of one of their taps would be lost."""
+        changed, self._withdrawn = hops ^ self._withdrawn, frozenset(hops)
+        for segment in {segment for _, segment in changed}:
+            self.measure(segment)
+
+    def _write_device(self, attachment: Attachment, flags: int) -> None:
+        number = self._names.number("segment", attachment.segment)
+        # A port's frames leave by the other port; what a tap's hop sends out of its WAN side leaves by the WAN port.
+        leaves = attachment.side if attachment.hop else attachment.side ^ 1
+        peer = self._attached.get(slot(0, number, leaves))
+        longest = peer.device.longest if peer is not None else layout.NO_MATCH
+        self._maps["devices"].set(
+            attachment.device.ifindex,
+            layout.DeviceValue(
+                role=Role.HOP if attachment.hop else Role.PORT,
+                segment=number,
+                side=attachment.side,
+                hop=self._names.number("hop", attachment.hop) if attachment.hop else 0,
+                slot=attachment.slot,
+                flags=flags,
+                peer_max=longest,
+                peer_max_sg=longest if peer is None or peer.device.sends_several() else 0,
+                key=htonl(self._key(attachment.hop)) if attachment.hop else 0,
+            ),
+        )
+
+    def send_nothing_to(self, place: int) -> int:
+        """No frame is sent to the slot any more; what comes in there still has its way. The device's number, or 0."""
+        target = self._maps["targets"].get(place)
+        self._maps["targets"].set(place, layout.TargetValue())
+        self._maps["tx"].delete(place)
+        return target.ifindex if target is not None else 0
+
+    def leave(self, place: int, ifindex: int) -> None:
+        """The device of this number has no program of ours any more, and the slot is free."""
+        if ifindex:
+            self._maps["devices"].set(ifindex, layout.DeviceValue())
+        self._attached.pop(place, None)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What bypassd answers about itself: the handlers of status, segments, rules, counters, transitions, crash log.
+
+They return the types of api/schema/state.py, and clients render them. All but segment.set and crash-count.clear only
+read; those pass the operator's request on. Owns nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from appliance.api.schema import methods, state
+from appliance.api.schema.base import Done
+from appliance.api.server import Param, Params, Registry, caller
+from appliance.errors import ConfigError, RefusedError, UnreachableError
+from appliance.steering import answers
+from appliance.steering.overlay import reason_of
+from appliance.supervisor import status
+from appliance.supervisor.system import System
+
+if TYPE_CHECKING:
+    from appliance.config.schema.model import Config
+
+log = logging.getLogger(__name__)
+
+
+class Show:
+    """The handlers."""
+
+    def __init__(self, system: System, wake: Callable[[], None]) -> None:
+        """`wake` has the pulse look at everything now."""
+        self._system, self._wake = system, wake
+
+    def register(self, registry: Registry) -> None:
+        """Offer the methods."""
+        name = Param("string", "the segment's name")
+        mode = Param("string", "auto: inline unless there is a fault", choices=("bypass", "auto", "disconnect"))
+        count = Param("integer", "how many of the newest; 0: all in memory", required=False)
+        one = Param("string", "only this record, with its whole text", required=False)
+        add = registry.add
+        add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
+        add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
+        add(methods.RULES_SHOW, self.rules, doc="rules in order, with frames, and how their filters were compiled")
+        add(methods.COUNTERS_SHOW, self.counters, doc="counters of ports, hops and rules")
+        add(methods.TRANSITIONS_SHOW, self.transitions, doc="changes of state with causes", params={"count": count})
+        add(methods.CRASH_LOG_SHOW, self.crash_log, doc="records of kernel crashes", params={"name": one})
+        clear = "forget the crashes that were counted: ends safe mode, and the hold after a start"
+        add(methods.CRASH_COUNT_CLEAR, self.crash_count_clear, role="admin", doc=clear)
+        params = {"name": name, "mode": mode}
+        add(methods.SEGMENT_SET, self.segment_set, role="operator", doc="ask for bypass, or end that", params=params)
+
+    async def status(self, _: Params) -> state.Status:
+        """status.show"""
+        return status.status(self._system, time.monotonic_ns())
+
+    async def segments(self, _: Params) -> list[state.Segment]:
+        """segments.show"""
+        return status.segments(self._system, time.monotonic_ns())
+
+    async def rules(self, _: Params) -> state.Rules:
+        """rules.show"""
+        self._config()
+        steering = self._system.steering
+        datapath, config = steering.datapath, steering.effective
+        counts = datapath.counters().rules if datapath else {}
+        return state.Rules(
+            rules=[
+                answers.rule(rule, reason_of(rule.name, steering.overlay), counts.get(rule.name))
+                for rule in config.rule
+            ],
+            filters=datapath.compiled() if datapath else [],
+        )
+
+    async def counters(self, _: Params) -> state.Counters:
+        """counters.show"""
+        datapath = self._system.steering.datapath
+        if datapath is None:
+            raise UnreachableError("the datapath is not up: `bypass show status` says why")
+        shown = answers.counters(datapath.counters())
+        for place, refused in answers.refused_frames(datapath.attachments()).items():
+            shown.ports["/".join(place)].refused = {cause: frames for cause, frames in refused.items() if frames}
+        return shown
+
+    async def transitions(self, params: Params) -> list[state.Transition]:
+        """transitions.show"""
+        count = int(params.get("count", 200))
+        return [entry.answer() for entry in self._system.transitions.entries(count if count > 0 else None)]
+
+    async def crash_log(self, params: Params) -> list[state.CrashRecord]:
+        """crash-log.show: the whole text of the record that is named, otherwise the last lines of each."""
+        name = params.get("name")
+        records = await asyncio.to_thread(self._system.crash_log.records)
+        return [
+            state.CrashRecord(name=r.name, when=r.when, kind=r.kind, text=r.text if name else r.text[-2000:])
+            for r in records
+            if name in (None, r.name)
+        ]
+
+    async def crash_count_clear(self, _: Params) -> Done:
+        """crash-count.clear"""
+        log.info("the crashes that were counted are forgotten by order of uid %d", caller().uid)
+        said = await self._system.safe_mode.clear()
+        self._wake()
+        return Done(said)
+
+    async def segment_set(self, params: Params) -> state.SegmentSet:
+        """segment.set"""
+        system = self._system
+        self._config()
+        name, mode = str(params["name"]), str(params["mode"])
+        unit = system.segments.ask(name, mode)
+        if mode == "auto":
+            system.steering.forgive()
+        who = caller()
+        log.info("segment %s: %s requested by uid %d", name, mode, who.uid)
+        system.segments.update(time.monotonic_ns(), system.keeper_state, system.faults)
+        self._wake()
+        machine = unit.machine
+        return state.SegmentSet(
+            message=f"segment {name}: requested: {mode}; current: {machine.state} ({machine.cause})",
+            name=name,
+            mode=mode,
+            state=machine.state,
+            cause=machine.cause,
+        )
+
+    def _config(self) -> Config:
+        config = self._system.config
+        if config is None:
+            errors: list[ConfigError] = self._system.config_errors
+            raise RefusedError(f"the configuration is not valid: {errors[0] if errors else 'unknown'}")
+        return config

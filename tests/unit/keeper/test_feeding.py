@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""When the keeper feeds the watchdog, and what it does with one that is missing or fails."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from appliance.keeper.limits import MS, SECOND
+from appliance.keeper.messages import (
+    BYPASS,
+    INLINE,
+    Ask,
+    CheckIn,
+    Feed,
+    LinkLost,
+    Log,
+    OpenWatchdog,
+    SetWatchdog,
+    Tick,
+    WatchdogReport,
+)
+from tests.support.keeper_bench import RELAY, Bench, of, starting
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_the_watchdog_is_fed_eight_times_in_its_timeout(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    began = bench.now
+    bench.serve(10)
+    fed = [when for when, action in bench.log if isinstance(action, Feed) and when >= began]
+    assert max(b - a for a, b in itertools.pairwise(fed)) <= 250 * MS
+
+
+def test_the_timeout_of_the_configuration_is_set_once(bench: Bench) -> None:
+    actions = [a for _ in range(5) for a in bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))]
+    assert of(actions, SetWatchdog) == [SetWatchdog(2000)]
+    assert bench.core.watchdog.timeout_ms == 2000
+
+
+def test_a_late_loop_does_not_feed_and_says_so(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    bench.now += 1700 * MS
+    done = bench.feed(Tick())
+    assert not of(done, Feed)
+    assert any("late" in action.text for action in done if isinstance(action, Log))
+    assert of(bench.run(bench.now + 50 * MS), Feed)
+
+
+def test_a_missing_watchdog_is_said_once_and_tried_again() -> None:
+    bench = Bench()
+    bench.watchdog_error = 'watchdog "x" not found: load its driver'
+    bench.feed(WatchdogReport(error=bench.watchdog_error))
+    done = bench.serve(5, BYPASS)
+    assert len(of(done, OpenWatchdog)) >= 4
+    assert not [a for a in done if isinstance(a, Log) and "watchdog" in a.text]
+    assert bench.core.state()["watchdog"] == {"present": True, "timeout_ms": 0, "error": bench.watchdog_error}
+    bench.watchdog_error = ""
+    bench.serve(2, BYPASS)
+    assert bench.core.watchdog.timeout_ms
+
+
+def test_a_watchdog_that_fails_once_is_open_again_before_it_expires(bench: Bench) -> None:
+    """One call that fails closes it, and it goes on counting: with a timeout of 1 s there is no second to wait."""
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=1000))
+    bench.feed(WatchdogReport(error="cannot be fed"))
+    assert of(bench.run(bench.now + 250 * MS), OpenWatchdog)
+
+
+def test_the_watchdog_is_fed_on_time_through_hours_of_failing_starts(bench: Bench) -> None:
+    """Starts that hang, loop, exit and close their link, for two hours: every feed comes in time, none is withheld."""
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    began = bench.now
+    for number in itertools.count():
+        if bench.now - began > 2 * 3600 * SECOND:
+            break
+        bench.state, bench.ran = ("R", 1.0) if number % 2 else ("S", 0.0)
+        match number % 4:
+            case 0 | 1:
+                starting(bench)
+            case 2:
+                bench.feed(LinkLost("closed its keeper link"))
+                bench.run(bench.now + SECOND)
+        bench.start_again()
+    fed = [when for when, action in bench.log if isinstance(action, Feed) and when >= began]
+    assert max(b - a for a, b in itertools.pairwise(fed)) <= 250 * MS
