@@ -7,7 +7,7 @@ from appliance.keeper.messages import Action
 
 
 class Agenda:
-    """Of one core. The rules are handed it with each call and keep no reference to it."""
+    """Of one core. The rules get it with each call and keep no reference to it."""
 
     __slots__ = ("actions", "due", "now", "stopping")
 

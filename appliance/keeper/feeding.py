@@ -43,7 +43,8 @@ class Feeding:
     def feed(self, agenda: Agenda, when: int) -> None:
         """Only a step that runs on time feeds: one that is half a timeout late does not, and the next is soon.
 
-        Eight times in a timeout, so that a keeper that dies leaves most of it to its successor. `when`: it was due.
+        Eight times in a timeout, so that a keeper that dies leaves most of it to its successor. `when`: the time at
+        which it was due.
         """
         now = agenda.now
         interval = self.timeout_ms * MS // 8
@@ -78,5 +79,5 @@ class Feeding:
         agenda.do(Send())
 
     def close(self, agenda: Agenda) -> None:
-        """Let go of it for good: it goes on counting."""
+        """Close it for good; it goes on counting."""
         agenda.do(CloseWatchdog(self._limits.watchdog_stop_ms))

@@ -52,6 +52,24 @@ def test_a_late_loop_does_not_feed_and_says_so(bench: Bench) -> None:
     assert of(bench.run(bench.now + 50 * MS), Feed)
 
 
+def test_the_first_feed_comes_an_eighth_of_the_timeout_after_it_was_set(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    began = bench.now
+    bench.run(began + 300 * MS)
+    assert next(when for when, action in bench.log if isinstance(action, Feed) and when > began) == began + 250 * MS
+
+
+@pytest.mark.parametrize(("late", "fed"), [(1000 * MS, True), (1000 * MS + 1, False)])
+def test_half_a_timeout_late_is_late_and_the_next_feed_is_soon(bench: Bench, late: int, fed: bool) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    bench.now += 250 * MS + late
+    assert bool(of(bench.feed(Tick()), Feed)) == fed
+    began = bench.now
+    bench.run(began + 300 * MS)
+    after = next(when for when, action in bench.log if isinstance(action, Feed) and when > began)
+    assert after == began + (250 if fed else 20) * MS
+
+
 def test_a_missing_watchdog_is_said_once_and_tried_again() -> None:
     bench = Bench()
     bench.watchdog_error = 'watchdog "x" not found: load its driver'
