@@ -321,7 +321,7 @@ FIELDS: Final[dict[str, Field]] = {
         "the board's management port", Effect.ADDRESS, range="a port of board.toml", source="the board's first one"
     ),
     "rule.on_overload": Field(
-        "a hop of the path gets more frames than it carries: those that exceed it bypass it (bypass-excess) or are "
+        "a hop of the path gets more frames than it can handle: those that exceed it bypass it (bypass-excess) or are "
         "dropped (block-excess), or all frames of the rule bypass it until the overload ends (bypass-all); auto: "
         "bypass-excess, or block-excess where on_unavailable says block",
         Effect.POLICY,

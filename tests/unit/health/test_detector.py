@@ -263,7 +263,11 @@ WINDOW = LIMITS.window
         (RISEN, (30 * MS, Good(19 * MS)), []),
         (RISEN, (30 * MS, Good(20 * MS + 1)), [Extended(20 * MS + 1 + WINDOW)]),
         # What arrives exactly when it runs out has run out.
-        (RISEN, (20 * MS + WINDOW, Good(20 * MS)), [Fell("probe: answers come 45.0 ms late, longer than they hold")]),
+        (
+            RISEN,
+            (20 * MS + WINDOW, Good(20 * MS)),
+            [Fell("probe: answers arrive 45.0 ms late, after their evidence has expired")],
+        ),
         (RISEN, (20 * MS + WINDOW - 1, Good(20 * MS + 2)), [Extended(20 * MS + 2 + WINDOW)]),
         (RISEN, (20 * MS + WINDOW, Tick()), [Fell("probe: nothing for 45.0 ms")]),
         (RISEN, (20 * MS + WINDOW, Bad("no")), [Fell("probe: nothing for 45.0 ms")]),

@@ -223,7 +223,7 @@ def test_measurements_outlive_bypassd() -> None:
 
 
 def test_a_verdict_needs_a_check() -> None:
-    with pytest.raises(ValueError, match="without evidence"):
+    with pytest.raises(ValueError, match="at least one check"):
         Verdict([], History())
 
 
