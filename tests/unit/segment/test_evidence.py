@@ -169,7 +169,7 @@ def test_what_was_before_the_relay_moved_is_forgotten() -> None:
     port.samples(WINDOW, 1000, 1000)
     assert port.samples(WINDOW, 1000, 0).bypass
     port.evidence.forget()
-    waiting = Found(Cause.NOT_SENT, "wan0 sent 0 of 3000 frames in 3 s, and too few since to tell")
+    waiting = Found(Cause.NOT_SENT, "wan0 sent 0 of 3000 frames in 3 s, and too few frames since to tell")
     assert port.evidence.verdict() == waiting, "the attempt has a cause until the port is seen to send"
     assert port.samples(WINDOW - 1, 1000, 0) == waiting
     assert port.samples(1, 1000, 0).bypass
