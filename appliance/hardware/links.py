@@ -36,9 +36,10 @@ LOOK_NS = 900_000_000
 SCAN_NS = 5_000_000_000
 """A missing port, or one that could not be set up, is looked for again after this time, though nothing was heard."""
 
-UNANSWERED = 40
-"""So many quarters of a second without an answer of the kernel are a fault. They are counted while we run, because a
-machine that stood still has not asked."""
+UNANSWERED_S = 10
+"""The kernel not answering for this long is a fault."""
+STEP_NS = 1_000_000_000
+"""At most this much is counted of the time between two steps: a machine that stood still has not asked."""
 
 Repaired = Callable[[str, Cause, str], None]
 """Told of what was set right on a port: its name, what had been done to it, and how in words."""
@@ -122,7 +123,8 @@ class Links:
         self.missing: dict[str, str] = {}
         self.contested: dict[str, str] = {}  # by port: what another program keeps doing to it
         self.unreadable = ""  # why nothing is known of the ports
-        self._unanswered = 0
+        self._unanswered = 0  # ns without an answer of the kernel, as of `_waited`
+        self._waited = 0
         self.counted = 0  # when the counters of the ports were read
         self._looked = 0
         self._wrong: set[str] = set()  # ports whose settings somebody seems to have changed
@@ -160,14 +162,17 @@ class Links:
 
                 def waiting() -> None:
                     alive()
-                    self._wait_for_answer(1)
+                    self._wait_for_answer()
 
                 await in_thread(self._look(), waiting, self.patience)
 
-    def _wait_for_answer(self, quarters: int) -> None:
-        self._unanswered += quarters
-        if self._unanswered >= UNANSWERED and not self.unreadable:
-            self.unreadable = f"the kernel has not answered for {UNANSWERED // 4} s about its network devices"
+    def _wait_for_answer(self) -> None:
+        """Count the time since the last answer; it becomes a fault when it is too long."""
+        now = time.monotonic_ns()
+        self._unanswered += min(now - self._waited, STEP_NS)
+        self._waited = now
+        if self._unanswered >= UNANSWERED_S * 1_000_000_000 and not self.unreadable:
+            self.unreadable = f"the kernel has not answered for {UNANSWERED_S} s about its network devices"
             log.error("%s", self.unreadable)
             self._changed()
 
@@ -177,11 +182,11 @@ class Links:
             answers = await asyncio.to_thread(netlink.read_links, [port.ifindex for port in self.ports.values()])
         except OSError as error:
             log.error("links cannot be read: %s", error.strerror or error)
-            self._wait_for_answer(4)
+            self._wait_for_answer()
             answers = {}
         else:
             self._unanswered = 0
-            self.counted = time.monotonic_ns()  # without an answer the ports' last counters are none of now
+            self._waited = self.counted = time.monotonic_ns()  # without an answer, the last counters are not current
         changed = bool(self.unreadable) and not self._unanswered
         if changed:
             self.unreadable = ""

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from appliance.causes import DESCRIPTION, Cause
-from appliance.hardware.links import UNANSWERED
+from appliance.hardware.links import UNANSWERED_S
 from appliance.segment.evidence import LAG, SPAN, Kept
 from appliance.segment.machine import State
 from appliance.segment.manager import Link, Unit
@@ -108,7 +108,7 @@ class Watcher:
 
     def _allowed(self) -> int:
         if self._mute:
-            return CROSSES_NS + UNANSWERED * SECOND // 4  # that is a cause of its own by then
+            return CROSSES_NS + UNANSWERED_S * SECOND  # that is a cause of its own by then
         return UNSENT_NS + (SPAN + LAG + 1) * self._slowest if self._hidden else CROSSES_NS
 
     def _explained(self, unit: Unit) -> bool:

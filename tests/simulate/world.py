@@ -307,7 +307,7 @@ class World:
         soon = self.clock.now + MINUTE
         if any(retry.due < soon for retry in steering._retries.values()) or steering._watch.faults:
             return None
-        if links.contested or links.unreadable or links.missing or links._unanswered > 4:
+        if links.contested or links.unreadable or links.missing or links._unanswered > 2 * SECOND:
             return None
         if process.system.part_faults or any(guest_models.moving(guest) for guest in self.guests):
             return None
