@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What other programs do to the datapath's attachments on real devices: seen by asking the kernel, and set right."""
+"""Other programs change the datapath's attachments on real devices: noticed by asking the kernel, and repaired."""
 
 from __future__ import annotations
 

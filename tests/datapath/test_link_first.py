@@ -85,7 +85,7 @@ def test_who_keeps_setting_a_port_down_is_named_and_the_relay_closes(live: Live)
 
     live.until(insist, "the contest is named")
     row = away(live, "port_set_down")
-    assert "wan0 was set right 4 times in a minute" in row["detail"]
+    assert "wan0 was restored 4 times in a minute" in row["detail"]
     live.call("segment.set", name="main", mode="auto")  # somebody has ended the other program
     live.until(live.inline, "inline again")
 

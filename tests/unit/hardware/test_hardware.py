@@ -36,7 +36,7 @@ def test_the_watchdog_is_found_by_driver_or_identity(tmp_path: Path) -> None:
 
 
 def test_no_watchdog_at_all(tmp_path: Path) -> None:
-    with pytest.raises(HardwareError, match="there is none"):
+    with pytest.raises(HardwareError, match="there are none"):
         watchdog.find("", str(tmp_path))
     with pytest.raises(HardwareError, match="No such file"):
         watchdog.Watchdog.open(str(tmp_path / "watchdog0"))

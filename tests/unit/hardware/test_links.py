@@ -43,7 +43,7 @@ def test_a_missing_port_says_what_is_there() -> None:
     assert missing["lan0"] == (
         "lan0 (PCI 0000:00:10.0) was not found; there are eth1 at 0000:00:11.0: check board.toml and the port's driver"
     )
-    assert "no port at all" in match([LAN], [])[1]["lan0"]
+    assert "none at all" in match([LAN], [])[1]["lan0"]
 
 
 def message(kind: int, index: int, flags: int, name: bytes = b"") -> bytes:
@@ -129,7 +129,7 @@ def test_changed_settings_are_set_right_and_contested_only_when_it_goes_on(monke
     for _ in range(2):
         world.flags = 0
         contested = world.look()
-    assert "was set right 4 times in a minute" in contested["lan0"]
+    assert "was restored 4 times in a minute" in contested["lan0"]
     assert world.look() == contested, "peace has to last"
     world.now += 60 * 10**9
     assert world.look() == {}
@@ -139,7 +139,7 @@ def test_a_port_that_cannot_be_set_right_is_contested_until_it_can(monkeypatch: 
     world = Settings(monkeypatch)
     world.error = "port lan0: flags cannot be set: Input/output error"
     for _ in range(3):
-        assert world.look() == {"lan0": f"cannot be set right: {world.error}"}
+        assert world.look() == {"lan0": f"cannot be restored: {world.error}"}
     world.error = ""
     assert world.look() == {}
 

@@ -141,7 +141,7 @@ async def _nothing(*_: object) -> bool:
 
 
 def _ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port whose settings were changed is not set right."""
+    """A port whose settings were changed is not restored."""
     monkeypatch.setattr(Links, "_set_right", _nothing)
 
 

@@ -491,10 +491,10 @@ def test_a_kernel_that_tells_nothing_is_a_reason_for_bypass() -> None:
 def test_a_port_that_another_program_keeps_setting_down_is_a_reason_for_bypass() -> None:
     made = segments()
     state = inline(made)
-    made._links.contested["wan0"] = "was set right 4 times in a minute"
+    made._links.contested["wan0"] = "was restored 4 times in a minute"
     made.update(2, state, none)
     assert made.wants() == {"relay-inline": ("bypass", "port_set_down")}
-    assert made.units["main"].machine.detail == "wan0 was set right 4 times in a minute"
+    assert made.units["main"].machine.detail == "wan0 was restored 4 times in a minute"
 
 
 def test_a_port_that_sends_nothing_is_tried_again_with_back_off() -> None:
