@@ -3,7 +3,7 @@
 
 `ControlServer` is the part of bypassd that serves the registry. It owns the socket file, from `start` to `stop`.
 Clients are not trusted: requests, clients and unsent bytes are bounded, each client is served by its own task, and one
-that does not read is disconnected. A client is identified by the socket's peer credentials, never by what it says.
+that does not read is disconnected. A client is identified by the socket's peer credentials, never by its own claims.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ Stream = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def take_over(stream: Stream, *, unread: bool = False) -> None:
-    """Inside a handler: after its answer `stream` owns the connection until it returns.
+    """Inside a handler: after its answer, `stream` owns the connection until it returns.
 
-    `unread`: what the client sends from now on stays in the socket, for another process that reads it there.
+    `unread`: what the client sends from now on stays in the socket, for another process to read.
     """
     link = _connection.get()
     link.stream = stream
@@ -88,7 +88,7 @@ def take_over(stream: Stream, *, unread: bool = False) -> None:
 
 
 def at_end(ended: Callable[[], None]) -> None:
-    """Inside a handler: have `ended` called once, when the client's connection has ended."""
+    """Inside a handler: call `ended` once, when the client's connection has ended."""
     _connection.get().ended.append(ended)
 
 
@@ -124,7 +124,7 @@ def peer(link: socket.socket) -> Caller:
 
 
 def peer_groups(link: socket.socket) -> tuple[int, ...]:
-    """The supplementary groups of the process at the other end; none when there are more than _MAX_GROUPS."""
+    """The supplementary groups of the process at the other end; none if there are more than _MAX_GROUPS."""
     try:
         data = link.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
     except OSError:
@@ -133,16 +133,16 @@ def peer_groups(link: socket.socket) -> tuple[int, ...]:
 
 
 def _size(response: dict[str, object]) -> int:
-    """How long an answer is, but for a few bytes."""
+    """The approximate length of an answer, to a few bytes."""
     result = response.get("result")
     return memoryview(result).nbytes if isinstance(result, msgspec.Raw) else 0
 
 
 def _too_long(request: object) -> dict[str, object] | None:
-    """The answer to what follows in a batch whose answers are too long already."""
+    """The answer to the rest of a batch whose answers are already too long."""
     if not isinstance(request, dict) or "id" not in request:
         return None
-    text = f"the answers to this batch have more than {MAX_ANSWERS >> 20} MiB already"
+    text = f"the answers to this batch already exceed {MAX_ANSWERS >> 20} MiB"
     return error(request["id"], BUSY, text, "send smaller batches")
 
 
@@ -158,7 +158,7 @@ def _decode(line: bytes) -> tuple[object, object | None]:
 
 
 class _Budget(NamedTuple):
-    """What a client may ask of bypassd: requests, and bytes of answers, which stand for the time that they take."""
+    """A client's limits: requests, and bytes of answers, which stand for the time that they take."""
 
     requests: TokenBucket
     octets: TokenBucket
@@ -178,7 +178,7 @@ class _Connection:
     who: Caller
     topics: set[str] = field(default_factory=set)
     stream: Stream | None = None
-    handed: list[int] = field(default_factory=list)  # descriptors that are sent with the next answer
+    handed: list[int] = field(default_factory=list)  # descriptors to send with the next answer
     ended: list[Callable[[], None]] = field(default_factory=list)
 
     async def serve(self, registry: Registry, budget: _Budget) -> None:
@@ -216,13 +216,13 @@ class _Connection:
             if response is not None:
                 responses.append(response)
                 size += _size(response)
-            await asyncio.sleep(0)  # leases and check-ins are due between two of a hundred long answers
+            await asyncio.sleep(0)  # between long answers, leases and check-ins may be due
         return responses or None
 
     async def send(self, message: object) -> int:
-        """Send an answer, whose length is returned, and wait until the client has read enough of it.
+        """Send an answer and wait until the client has read enough of it; returns the answer's length.
 
-        ConnectionError when it does not.
+        ConnectionError if it does not read.
         """
         data = encode(message)
         size = len(data)
@@ -236,7 +236,7 @@ class _Connection:
         return size
 
     def _hand_over(self, data: bytes) -> int:
-        """Send the descriptors with the beginning of their answer; the number of bytes sent."""
+        """Send the descriptors with the beginning of their answer; returns the number of bytes sent."""
         handed, self.handed = self.handed, []
         try:
             if self.writer.transport.get_write_buffer_size():
@@ -267,7 +267,7 @@ class _Connection:
 
 
 def lend(fd: int, ended: Callable[[], None]) -> None:
-    """Inside a handler: pass a descriptor to the client with the answer; ours is then closed.
+    """Inside a handler: pass a descriptor to the client with the answer and close ours.
 
     `ended` is called once, when the client's connection has ended.
     """
@@ -291,9 +291,9 @@ class ControlServer:
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[asyncio.Task[None], _Connection | None] = {}
         self._budgets: dict[int, _Budget] = {}  # by user
-        self._bug: IllegalMoveError | None = None  # that a request met
+        self._bug: IllegalMoveError | None = None  # raised by a request
         self._met_bug = asyncio.Event()
-        wanted = Param("array", "which topics; all when left out", required=False)
+        wanted = Param("array", "which topics; all if omitted", required=False)
         doc = f"send events as notifications; topics: {', '.join(self._topics)}"
         registry.add(methods.EVENTS_SUBSCRIBE, self._subscribe, doc=doc, params={"topics": wanted})
 
@@ -331,7 +331,7 @@ class ControlServer:
         os.chmod(self._path, 0o660)
 
     async def run(self, alive: Alive) -> None:
-        """Serve until cancelled. IllegalMoveError: a request met that bug, and bypassd must end."""
+        """Serve until cancelled. IllegalMoveError: a request raised it, and bypassd must end."""
         await wait_alive(self._met_bug, alive, self.patience / 4e9)
         assert self._bug is not None
         raise self._bug
@@ -373,7 +373,7 @@ class ControlServer:
         return Topics(list(topics))
 
     def _budget(self, who: Caller) -> _Budget:
-        """What the client may still ask for.
+        """The client's limits.
 
         All connections of a user share one, so that reconnecting gains nothing. Each connection of an administrator
         has its own, because a pasted configuration is many requests.
@@ -387,16 +387,16 @@ class ControlServer:
         return self._budgets[who.uid]
 
     def _no_room(self, who: Caller) -> str:
-        """Why this client is refused: too many clients, or too many of this user; "" when it is not.
+        """Why this client is refused: too many clients, or too many of this user; "" if it is not.
 
         The last ADMIN_CLIENTS connections are reserved for administrators.
         """
         others = [link for link in self._connections.values() if link is not None]
         most = MAX_CLIENTS if who.role == "admin" else MAX_CLIENTS - ADMIN_CLIENTS
         if len(others) >= most:
-            return f"{len(others)} clients are connected already"
+            return f"{len(others)} clients are already connected"
         if who.role != "admin" and sum(link.who.uid == who.uid for link in others) >= MAX_PER_USER:
-            return f"{MAX_PER_USER} clients of {who.user} are connected already"
+            return f"{MAX_PER_USER} clients of {who.user} are already connected"
         return ""
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -416,7 +416,7 @@ class ControlServer:
             self._bug = bug
             self._met_bug.set()
         except (OSError, asyncio.CancelledError):
-            writer.transport.abort()  # it left, does not read, or we are stopping
+            writer.transport.abort()  # the client has left, does not read, or we are stopping
         finally:
             if known := self._connections.pop(task):
                 known.end()

@@ -128,7 +128,7 @@ class Live:
             self.log.append(line.rstrip("\n"))
 
     def check_loop(self) -> None:
-        """AssertionError: something blocked bypassd's event loop for four times its limit (this machine may be busy)."""
+        """AssertionError: something blocked bypassd's event loop for four times its limit (the machine may be busy)."""
         long = [one.line for one in stalls.parse("\n".join(self.log)) if one.own_s > 4 * LIMIT_S]
         assert not long
 

@@ -48,9 +48,9 @@ def test_after_orders_only_what_is_there() -> None:
     ("listed", "said"),
     [
         ([entry("a", "nowhere")], "part a needs nowhere, which is not in the list"),
-        ([entry("a", "b"), entry("b", "a")], "in a circle: a, b"),
-        ([entry("a", "a")], "in a circle: a"),
-        ([entry("x"), entry("a", "b"), entry("b", "c"), entry("c", after=("a",))], "in a circle: a, b, c"),
+        ([entry("a", "b"), entry("b", "a")], "in a cycle: a, b"),
+        ([entry("a", "a")], "in a cycle: a"),
+        ([entry("x"), entry("a", "b"), entry("b", "c"), entry("c", after=("a",))], "in a cycle: a, b, c"),
         ([entry("a"), entry("a")], "listed twice: a"),
     ],
 )
