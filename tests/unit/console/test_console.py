@@ -98,7 +98,7 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     with FakeDaemon(tmp_path / "s") as made:
         made._server._path = tmp_path / "other"  # so that stop leaves the socket file behind
     refused = bypass("show", "status", sock=tmp_path / "s")
-    assert (refused.returncode, "nobody listens" in refused.stderr) == (3, True)
+    assert (refused.returncode, "nothing listens" in refused.stderr) == (3, True)
     with pytest.raises(UnreachableError, match="did not answer"), FakeDaemon(tmp_path / "t") as made:
         Client(str(made.path)).call("guest.drain", {"name": "ips1"}, wait=0.1)
 

@@ -198,7 +198,7 @@ VIEWS = [
     ("segments", [], "no segments are configured"),
     ("segments", [{"name": "main", "relay": "inline", "attach": "xdp", "attach_why": "ok", "link_local": "rules"}],
      ("SEGMENT  RELAY   ATTACH\nmain     inline  xdp\n\nmain: attached by xdp: ok\n"
-      "main: link-local control frames go as the rules say")),
+      "main: link-local control frames follow the rules")),
     ("segments", [{"name": "main", "relay": "inline", "attach": "tc", "attach_why": "lan0 (e1000e): no native XDP"}],
      ("SEGMENT  RELAY   ATTACH\nmain     inline  tc\n\n"
       "main: attached by tc: lan0 (e1000e): no native XDP")),

@@ -149,7 +149,7 @@ def test_a_guest_that_does_not_run_is_silent_and_that_is_said(tmp_path: Path) ->
     with FakeDaemon(tmp_path / "s") as daemon:
         words = ["-m", "console", "--socket", str(daemon.path), "guest", "ips2", "console"]
         child = pexpect.spawn(sys.executable, words, timeout=20, encoding="utf-8")
-        child.expect_exact("guest ips2 is failed: what it prints shows when it runs")
+        child.expect_exact("guest ips2 is failed: its output appears once it runs")
         child.send("\x1d")
         child.expect(pexpect.EOF)
         child.close()
