@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the table of keys says is what the code does: from when a change counts, for every key of the data path."""
+"""The table of keys agrees with the code: when a change takes effect, for every key of the data path."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""board.toml: the reference board is good, and what is wrong is said in one line that names file and place."""
+"""board.toml: the reference board is valid, and an error is one line that names file and position."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Watchdog and crash log where no hardware is: what is said, what is written. The devices: tests/image."""
+"""Watchdog and crash log without hardware: messages and written data. The devices are tested in tests/image."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which device is which port, and what rtnetlink says: pure. Real ports: tests/image."""
+"""Which device is which port, and messages of rtnetlink: pure. Real ports are tested in tests/image."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_port_that_we_hold_down_is_left_down(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_old_message_repairs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The port was taken up again since: only what the kernel says now counts."""
+    """The port was set up again since: only the kernel's present state counts."""
     world = Settings(monkeypatch)
     world.flags = netdev.TRANSPARENT
     world.links._take_message(LinkMessage(16, 2, "lan0", up=False, link=False, flags=0))
@@ -169,7 +169,7 @@ def test_a_port_that_is_gone_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_lost_link_has_the_others_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel tells of losses up to a second late, and it matters whether both links are lost."""
+    """The kernel reports losses up to a second late, and it matters whether both links are lost."""
     world = Settings(monkeypatch)
     up = LinkMessage(16, 2, "lan0", up=True, link=True, flags=netdev.TRANSPARENT)
     world.links._take_message(up)

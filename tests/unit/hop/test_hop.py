@@ -90,7 +90,7 @@ class Bench:
         self.hop = self.owner.hop = Hop("remote", "dpi", folder / "dpi", leases=self.kernel, owner=self.owner, now=now)
 
     def reach(self, state: HopState) -> Bench:
-        """Lead the hop into a state on the shortest way that a real one takes."""
+        """Bring the hop into a state by the shortest realistic sequence."""
         if state is not HopState.DEFINED:
             self.hop.begin(wanted=True)
         if state in ALIVE:
@@ -482,7 +482,7 @@ def test_back_before_a_frame_came_measures_nothing(bench: Bench) -> None:
 
 
 def test_a_guest_that_starts_over_while_it_is_stopped_goes_on_stopping(bench: Bench) -> None:
-    """A stop is the operator's, also where no drain was ordered before it."""
+    """A stop is attributed to the operator, also without a preceding drain."""
     bench.reach(HopState.AVAILABLE)
     bench.hop.stop()
     bench.hop.restarted(Cause.GUEST_RESET, "guest-reset")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The keeper's rules, step by step: who moves the relay when, when bypassd is killed, when the watchdog is fed."""
+"""The keeper's rules, step by step: when the relay moves, when bypassd is killed, when the watchdog is fed."""
 
 from __future__ import annotations
 

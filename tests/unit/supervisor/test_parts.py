@@ -71,7 +71,7 @@ def test_every_role_can_be_ordered(role: str) -> None:
 
 
 def test_a_role_without_relays_picks_the_rest() -> None:
-    """What a computer needs that only processes frames for others: nothing of it depends on the segments."""
+    """The parts of a machine that only processes frames for others: none of them depends on the segments."""
     picked = pick(PARTS, ["control", "links", "steering", "access", "guests", "unclaimed"])
     assert names(order(picked)) == ["control", "links", "steering", "access", "guests", "unclaimed"]
     with pytest.raises(ValueError, match="no such part: relays"):

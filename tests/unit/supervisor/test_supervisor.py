@@ -296,7 +296,7 @@ def test_a_bug_ends_bypassd_and_the_other_parts_are_stopped(tmp_path: Path, monk
 
 
 def test_the_next_bypassd_tells_how_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the keeper saw of it and the words of the bug, for the console; the words once."""
+    """The keeper's report of its end and the bug's message, for the console; the message once."""
     keeper = Keeper()
     broken = make(tmp_path, keeper, None)
     monkeypatch.setattr(broken.system, "links", BrokenPart(0, bug=True))
@@ -332,7 +332,7 @@ def none(_: str) -> dict[Cause, str]:
 
 
 def inline(made: Segments) -> KeeperState:
-    """Bring it inline as the keeper would; the keeper's last word."""
+    """Bring it inline as the keeper would; returns the keeper's last report."""
     made.begin(0, GOOD, none, intact=False, first=True)
     made.update(0, GOOD, none)
     assert made.wants() == {"relay-inline": ("inline", "healthy")}
