@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Probes that ask, against real targets in a namespace of their own: what is good, and what is said otherwise."""
+"""Active probes of real targets in a namespace of their own: good answers, and the messages for others."""
 
 from __future__ import annotations
 
