@@ -102,7 +102,7 @@ def test_proved_in_both_directions_before_it_has_traffic(world: World) -> None:
 
 
 def test_qemu_has_no_rights_and_no_network(world: World) -> None:
-    """Its own user, no capabilities, filtered system calls, no new privileges, only the loopback device, no core file."""
+    """Its own user, no capabilities, filtered system calls, no new privileges, only loopback, no core file."""
     run = world.guest().current_run
     assert run is not None
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{run.pid}/status").read_text().splitlines())

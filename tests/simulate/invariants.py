@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What must hold whatever happens. The first invariant that does not hold ends a run."""
+"""The invariants. The first one that is violated ends a run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NO_CAUSE = ("", Cause.NONE, Cause.HEALTHY)
 
 
 class Violation(NamedTuple):
-    """An invariant that does not hold; `at` in ns since the run began."""
+    """A violated invariant; `at` in ns since the run began."""
 
     invariant: str
     at: int
@@ -55,7 +55,7 @@ class Violation(NamedTuple):
 
 
 class Watcher:
-    """Looks at a world after each of its steps, and is told what happens in it."""
+    """Checks a world after each of its steps, and is notified of its events."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -71,7 +71,7 @@ class Watcher:
         self.silent_states: dict[str, int] = {}  # by state without a cause: since when
 
     def fail(self, invariant: str, what: str) -> None:
-        """Note what does not hold; the run ends after this step."""
+        """Record a violation; the run ends after this step."""
         world = self._world
         if world.violation is None:
             world.violation = Violation(invariant, world.clock.now - world.began, what)
@@ -171,7 +171,7 @@ class Watcher:
             self.fail("inspection", f"guest {name} works, and its traffic bypasses it: {why}")
 
     def states(self) -> None:
-        """Now and then: every state that is shown has a cause. One that lasts only for a moment is not looked at."""
+        """From time to time: every state that is shown has a cause. Momentary states are not checked."""
         world = self._world
         found: dict[str, str] = {}
         if world.keeper is not None:
