@@ -21,7 +21,7 @@ class Effect(StrEnum):
     NOW = "immediately"
     POLICY = "immediately, hitless"  # part of the policy, which is replaced by one atomic write
     PORTS = "immediately; the relay stays closed until the new ports are verified"
-    ATTACH = "immediately; the ports are attached anew, which may lose frames"
+    ATTACH = "immediately; the ports are reattached, which may lose frames"
     CHECKS = "immediately; the guest keeps its traffic while it passes the new checks"
     PROCESS = "when guest {name} is restarted"  # arguments of its process
     NEXT_START = "when guest {name} starts next"
@@ -84,7 +84,7 @@ FIELDS: Final[dict[str, Field]] = {
         source="usual for network devices",
     ),
     "system.crash_limit": Field(
-        "the machine starts in safe mode (relays in bypass, no guests) after so many crashes in crash_window; 0: never",
+        "number of crashes in crash_window after which the machine starts in safe mode (bypass, no guests); 0: never",
         Effect.RESTART,
         "each crash costs the link the time of a reset",
     ),

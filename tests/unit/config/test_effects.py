@@ -199,7 +199,7 @@ class Attaching:
 
 
 def test_keys_that_touch_the_ports_are_announced_so(tmp_path: Path) -> None:
-    """A segment's relay closes, or its ports are attached anew, exactly for the keys that say so."""
+    """A segment's relay closes, or its ports are reattached, exactly for the keys that say so."""
     closes, attaches = set(), set()
     segment = CONFIG.segment[0]
     for key, node in variants("segment"):
