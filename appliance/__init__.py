@@ -2,8 +2,8 @@
 """The supervisor of a Throughwire bypass appliance.
 
 `__version__` is read from the name of the installed distribution's metadata folder (`throughwire-VERSION.dist-info`,
-PyPA "Recording installed projects"). importlib.metadata would find the same, and costs a tenth of all that bypassd
-imports before it can go inline.
+PyPA "Recording installed projects"). importlib.metadata would find the same, but would take a tenth of the import time
+before bypassd can go inline.
 """
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """bypassd: arguments, logging, run. Started by the keeper, never by init.
 
-The first thing that happens is the "hold" to the keeper; every heavy import comes after it.
+It first sends "hold" to the keeper; every heavy import comes after that.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     from appliance.paths import Paths
 
     parser = argparse.ArgumentParser(prog="bypassd", description="The supervisor of a bypass appliance.")
-    parser.add_argument("--root", type=Path, default=Path("/"), help="everything else is below it (default /)")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="root folder of all other paths (default /)")
     parser.add_argument("--config", type=Path, help="startup configuration (default ROOT/etc/bypass/config.toml)")
-    parser.add_argument("--board", type=Path, help="what the board is (default ROOT/usr/share/bypass/board.toml)")
+    parser.add_argument("--board", type=Path, help="board description (default ROOT/usr/share/bypass/board.toml)")
     parser.add_argument("--bpf-object", type=Path, help="datapath (default ROOT/usr/share/bypass/steer.bpf.o)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     given = parser.parse_args(arguments)
@@ -85,10 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _reset_inherited() -> None:
-    """Undo what a child of the keeper inherits and must not pass on to guests; take a name that `ps` shows.
+    """Undo what a child of the keeper inherits and must not pass on to guests; set the name that `ps` shows.
 
-    Run with a higher priority until the segments begin (table.restore_priority): at boot, shells and device events want
-    the processors too, while the link waits in bypass.
+    Run with a higher priority until the segments start (table.restore_priority): at boot, shells and device events
+    compete for the processors while the link waits in bypass.
     """
     import ctypes
 

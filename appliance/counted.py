@@ -5,8 +5,8 @@ from __future__ import annotations
 
 
 def counted(number: object, one: str, many: str = "") -> str:
-    """`number` with the form that fits it; `many` is for what is not `one` and an s: a verb, an irregular plural.
+    """`number` with the matching form of its noun; `many` where the plural is not `one` with an s, as for a verb.
 
-    `number` is a whole number, or the text that stands for it on the screen.
+    `number` is a whole number, or the text that is displayed for it.
     """
     return f"{number} {one if str(number) == '1' else many or one + 's'}"

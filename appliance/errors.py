@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The exceptions of the appliance: each class is a meaning, not a place.
+"""The exceptions of the appliance: a class stands for a kind of error, not for the module that raises it.
 
-Every message is one line that says what is wrong and, where it can, what to do.
+Every message is one line that says what is wrong and, where possible, what to do.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from unicodedata import east_asian_width
 
 
 class BypassError(Exception):
-    """Base of all errors that a person may be shown as one line."""
+    """Base of all errors that may be shown to the user as one line."""
 
 
 class ConfigError(BypassError):
     """The configuration is wrong. `where` is table and key ("rule web: match"), `source` the file.
 
-    `also` holds the other errors of the same text, so that one run can report them all. `line` is the line of the file.
-    `pointer` and `place` are those of a FilterError: the filter with a caret below the place, and the place in it.
+    `also` holds the other errors of the same text, so that one run can report them all. `line` is the line in the file.
+    `pointer` and `place` come from a FilterError: the filter with a caret below the position, and the position.
     """
 
     def __init__(self, where: str, what: str, source: str = "") -> None:
@@ -32,9 +32,9 @@ class ConfigError(BypassError):
 
 
 class FilterError(BypassError):
-    """A pcap filter does not compile, or uses what the datapath cannot do.
+    """A pcap filter does not compile, or needs something that the datapath does not support.
 
-    `where` names the rule ("rule web: match"), `text` is the filter, `column` the place in it (0 = first) when known.
+    `where` names the rule ("rule web: match"), `text` is the filter, `column` the position in it (0 = first) if known.
     """
 
     def __init__(self, what: str, *, where: str = "", text: str = "", column: int | None = None) -> None:
@@ -44,7 +44,7 @@ class FilterError(BypassError):
 
     @property
     def place(self) -> Place | None:
-        """The place as line and column of the filter; None when it is not known."""
+        """The position as line and column of the filter; None if it is not known."""
         if self.column is None:
             return None
         before = self.text[: self.column]
@@ -53,7 +53,7 @@ class FilterError(BypassError):
 
     @property
     def pointer(self) -> str:
-        """The line of the filter and a caret under the place, two lines; empty when the place is not known."""
+        """The line of the filter and a caret under the position, two lines; empty if the position is not known."""
         if self.column is None:
             return ""
         begin = self.text.rfind("\n", 0, self.column) + 1
@@ -63,7 +63,7 @@ class FilterError(BypassError):
 
 
 class Place(NamedTuple):
-    """Where in a filter, from 1; `lines`: how many it has."""
+    """A position in a filter, counted from 1; `lines`: how many lines the filter has."""
 
     line: int
     column: int
@@ -75,16 +75,16 @@ class Place(NamedTuple):
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal a text takes: full-width letters and brackets take two."""
+    """How many columns a text takes on a terminal: full-width letters and brackets take two."""
     return len(text) if text.isascii() else sum(1 + (east_asian_width(letter) in "WF") for letter in text)
 
 
 class HardwareError(BypassError):
-    """A part of the board (port, relay line, watchdog, LED) is missing or refuses."""
+    """A part of the board (port, relay line, watchdog, LED) is missing or does not work."""
 
 
 class DatapathError(BypassError):
-    """The kernel refused a BPF program, map or link. `code`: its errno, where there is one."""
+    """The kernel refused a BPF program, map or link. `code`: its errno, if there is one."""
 
     def __init__(self, what: str, code: int = 0) -> None:
         self.code = code
@@ -92,7 +92,7 @@ class DatapathError(BypassError):
 
     @property
     def passing(self) -> bool:
-        """Whether the same may work a moment later: the kernel was busy or short of memory."""
+        """Whether the same call may succeed a moment later: the kernel was busy or short of memory."""
         return self.code in (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETIMEDOUT)
 
 
@@ -105,7 +105,7 @@ class NotFoundError(BypassError):
 
 
 class RefusedError(BypassError):
-    """The request is understood and not allowed in the present state. `hint`: what to do instead."""
+    """The request is valid but not allowed in the present state. `hint`: what to do instead."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         self.hint = hint
@@ -113,7 +113,7 @@ class RefusedError(BypassError):
 
 
 class ProtocolError(BypassError):
-    """A peer (keeper, client, agent) sent what the protocol does not allow."""
+    """A peer (keeper, client, agent) violated the protocol."""
 
 
 class UnreachableError(BypassError):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a part of bypassd is, and how the supervisor knows that every part is alive.
 
-A part (links, steering, guests, control) is started, run and stopped by supervisor/parts.py, in the order that follows
-from supervisor/table.py and in its reverse. While it runs it checks in: it calls the `Alive` that it was given, from
-the place where it does its work, at least once every `patience`. One place (supervisor/pulse.py) checks in with the
-keeper and renews the datapath's dead-man lease, and only while no part is late. So one hung part is enough to stop
-both, which is the point: no second thread keeps reporting that all is well.
+A part (links, steering, guests, control) is started, run and stopped by supervisor/parts.py, in the order given by
+supervisor/table.py and in reverse. While it runs it checks in: it calls the `Alive` that it was given, from the code
+that does its work, at least once every `patience`. One module (supervisor/pulse.py) checks in with the keeper and
+renews the datapath's dead-man lease, only while no part is late. So one hung part is enough to stop both, which is
+intended: no second thread keeps reporting that all is well.
 
 `CheckIns` lives as long as bypassd; a part's entry lives from its first `watch` until `forget`.
 """
@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Alive = Callable[[], None]
-"""A part calls this to check in. Cheap: one clock read and one store."""
+"""A part calls this to check in. It costs one clock read and one store."""
 
 PATIENCE_NS = 1_000_000_000
-"""The patience of a part that has no reason for another one: 1 s."""
+"""The default patience of a part: 1 s."""
 
 
 class Part(Protocol):
     """One part of bypassd.
 
     `start` brings up what the part owns (adopting what an earlier bypassd left) and returns when it works. It may be
-    called again after a failure and after `stop`. `run` does the work until it is cancelled, and checks in. `stop` ends
-    what must not outlive bypassd and leaves alone what must (guests, pins). It is called after `run` has ended, also
-    when `start` failed half way, and must not raise.
+    called again after a failure and after `stop`. `run` works until it is cancelled, and checks in. `stop` ends what
+    must not outlive bypassd and leaves alone what must (guests, pins). It is called after `run` has ended, also when
+    `start` failed half way, and must not raise.
 
     A `BypassError` from `start` or `run` is an expected failure with one clear line: the supervisor shows it with the
     part's `fault` as cause, and starts the part again with back-off. Every other exception is a bug, and what the part
@@ -45,11 +45,11 @@ class Part(Protocol):
 
     @property
     def patience(self) -> int:
-        """Longest silence in nanoseconds before the part counts as hung."""
+        """How long (ns) the part may go without checking in before it counts as hung."""
         ...
 
     async def start(self) -> None:
-        """Bring up; BypassError with one clear line otherwise."""
+        """Bring the part up; BypassError says in one line why it cannot."""
         ...
 
     async def run(self, alive: Alive) -> None:
@@ -89,7 +89,7 @@ class CheckIns:
         self._entries.pop(name, None)
 
     def late(self, now: int) -> list[tuple[str, int]]:
-        """The parts that are late, with how long they have been silent (ns), the longest first."""
+        """The parts that are late, with the time since their last check-in (ns), the longest first."""
         silent = [
             (name, now - entry.last) for name, entry in self._entries.items() if now - entry.last > entry.patience
         ]
@@ -113,7 +113,7 @@ async def wait_alive(event: asyncio.Event, alive: Alive, every: float) -> None:
 
 
 async def in_thread(work: Coroutine[object, object, None], alive: Alive, patience: int) -> None:
-    """Do `work` that waits for a thread, and check in meanwhile: the kernel may keep the thread waiting for seconds."""
+    """Do `work` that waits for a thread, and keep checking in: the kernel may block the thread for seconds."""
     task = asyncio.ensure_future(work)
     try:
         while not task.done():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where things are on the appliance; a test moves all of it by giving another root."""
+"""Where files are on the appliance; a test relocates them all by another root."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Paths:
-    """Every file the supervisor or console touches, below one root."""
+    """Every file that the supervisor or console uses, below one root."""
 
     root: Path = Path("/")
 
@@ -18,7 +18,7 @@ class Paths:
 
     @property
     def board(self) -> Path:
-        """What the board is: ports, relays, watchdog, LEDs."""
+        """Description of the board: ports, relays, watchdog, LEDs."""
         return self.root / "usr/share/bypass/board.toml"
 
     @property
@@ -28,17 +28,17 @@ class Paths:
 
     @property
     def run(self) -> Path:
-        """Volatile state; gone after a reboot, kept over a restart of the supervisor."""
+        """Volatile state: survives a restart of the supervisor, but not a reboot."""
         return self.root / "run/bypass"
 
     @property
     def last_words(self) -> Path:
-        """Why the last bypassd of this boot ended, when that was a bug."""
+        """Why the last bypassd of this boot ended, if that was a bug."""
         return self.run / "last-words"
 
     @property
     def data_partition(self) -> Path:
-        """What the boot found of the data partition; written once a boot."""
+        """The state in which the boot found the data partition; written once per boot."""
         return self.run / "data-partition"
 
     @property
@@ -48,7 +48,7 @@ class Paths:
 
     @property
     def guests(self) -> Path:
-        """One folder a running guest: pid, QMP, console and agent sockets."""
+        """One folder for each running guest: pid, QMP, console and agent sockets."""
         return self.run / "guests"
 
     @property
@@ -63,7 +63,7 @@ class Paths:
 
     @property
     def history(self) -> Path:
-        """Configurations that were committed."""
+        """The committed configurations."""
         return self.state / "config"
 
     @property
@@ -73,7 +73,7 @@ class Paths:
 
     @property
     def setup_offered(self) -> Path:
-        """Is there once the serial line has offered the first-boot setup."""
+        """Exists once the serial line has offered the first-boot setup."""
         return self.state / "setup-offered"
 
     @property
@@ -83,7 +83,7 @@ class Paths:
 
     @property
     def incidents(self) -> Path:
-        """What guests were handed before they died."""
+        """What guests received before they failed."""
         return self.state / "incidents"
 
     @property

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The ranges of the numbers that the keeper gets from the configuration and from board.toml, in whole milliseconds.
+"""Valid ranges of the numbers that the keeper gets from the configuration and from board.toml, in whole milliseconds.
 
-This is their only definition. `bypass check` refuses a configuration outside them, and the keeper clamps what it is
-sent, so that no number that bypassd sends can cost the link. Imports nothing but NamedTuple: the keeper loads it.
+This is their only definition. `bypass check` refuses a configuration outside them, and the keeper clamps what it
+receives, so that no number from bypassd can cost the link. Imports nothing but NamedTuple: the keeper loads it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Range(NamedTuple):
     most: int
 
     def clamp(self, value: float) -> int:
-        """The number of the range that is nearest to `value` (which may be infinite, but not NaN)."""
+        """The number within the range that is nearest to `value` (which may be infinite, but not NaN)."""
         return int(min(max(value, self.least), self.most))
 
 
 SUPERVISOR_GRACE_MS = Range(0, _DAY_MS)
-"""How long a relay is held without a supervisor. 0: it goes to bypass as soon as the supervisor is lost."""
+"""How long a relay is held inline without a supervisor. 0: it goes to bypass as soon as the supervisor is lost."""
 
 WATCHDOG_TIMEOUT_MS = Range(1000, _DAY_MS)
 """Watchdog devices count whole seconds."""

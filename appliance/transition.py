@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one rule for state machines: a table says which state follows which event, and nothing else may happen.
+"""The one rule for state machines: a table says which state follows which event, and there are no other moves.
 
 Guests, segments, commits and the keeper's phases each have an Enum of states, an Enum of events and one `Table`. An
-event that the table does not have in the present state is a bug in the caller, and what it left behind is unknown. So
-it raises an error that nobody handles: the process ends, and whoever watches it (the keeper, init) starts a fresh one.
-Whatever may come from outside at any time, such as an operator's order, is checked with `allows` before.
+event that the table does not have in the present state is a bug in the caller, and the state left behind is unknown. So
+it raises an error that is handled nowhere: the process ends, and its parent (the keeper, init) starts a fresh one.
+Events that may come from outside at any time, such as an operator's order, are checked with `allows` before.
 
-The keeper imports this module at every boot before it drives a relay: it stays free of imports that take time.
+The keeper imports this module at every boot before it drives a relay, so it must stay free of slow imports.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Event = TypeVar("Event", bound=Enum)
 
 
 class IllegalMoveError(Exception):
-    """A bug: the state machine has no such move. Deliberately no BypassError, which callers handle."""
+    """A bug: the state machine has no such move. Deliberately not a BypassError, which callers handle."""
 
     def __init__(self, what: str, state: Enum, event: Enum) -> None:
         self.state, self.event = state, event
@@ -28,7 +28,7 @@ class IllegalMoveError(Exception):
 
 
 class Table(dict[tuple[State, Event], State], Generic[State, Event]):
-    """The moves of one kind of state machine: (state, event) -> the state that follows. The caller keeps the state."""
+    """The moves of one kind of state machine: (state, event) -> next state. The caller keeps the state."""
 
     def __init__(self, what: str, moves: Mapping[tuple[State, Event], State]) -> None:
         """`what` names the kind in the error, with its article: "a guest"."""
@@ -40,7 +40,7 @@ class Table(dict[tuple[State, Event], State], Generic[State, Event]):
         return (state, event) in self
 
     def after(self, state: State, event: Event) -> State:
-        """The state that follows. IllegalMoveError: there is none."""
+        """The next state. IllegalMoveError: there is no such move."""
         new = self.get((state, event))
         if new is None:
             raise IllegalMoveError(self._what, state, event)

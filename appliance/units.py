@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Times and sizes as they are written in the configuration, with their units."""
+"""Times and sizes as written in the configuration, with their units."""
 
 from __future__ import annotations
 

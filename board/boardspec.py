@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the image build and the simulator know of a board and of its processor: data, and how to read it.
+"""What the image build and the simulator know about a board and its processor: data, and how to read it.
 
 A processor is `board/arch/NAME/`: `arch.toml` (class `Arch`), `linux.fragment` (its kernel options) and, where it needs
 files of its own in the image, `rootfs/`. A board is `board/NAME/`: `image.toml` (class `Image`), `board.toml` (what the
-appliance finds on it; schema in `appliance/hardware/board.py`), `linux.fragment` and perhaps `rootfs/`. An unknown key
-is an error, so that a typing mistake is not silently a default.
+appliance finds on it; schema in `appliance/hardware/board.py`), `linux.fragment` and optionally `rootfs/`. An unknown
+key is an error, so that a typing mistake does not silently select a default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class SpecError(Exception):
-    """A board or processor is not described, or not understandably; the text names the file and what is wrong."""
+    """The description of a board or processor is missing or invalid; the text names the file and what is wrong."""
 
 
 class Qemu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,15 +34,15 @@ class Qemu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: str
     """Value of -machine, options included."""
     emulated_cpu: str
-    """Value of -cpu where KVM does not work. It must offer virtualization, or no guest runs on the board."""
+    """Value of -cpu without KVM. It must offer virtualization, or no guest runs on the board."""
     watchdog_action: str
-    """What QEMU does when the board's watchdog expires: the machine's way to make a hung kernel panic."""
+    """QEMU's action when the board's watchdog expires: how the machine makes a hung kernel panic."""
     serial: list[str]
     """Arguments that make the two serial ports, on the character devices `console` and `debug`."""
     console: str
-    """What the kernel calls the first serial port."""
+    """The kernel's name of the first serial port."""
     debug: str
-    """What the kernel calls the second one."""
+    """The kernel's name of the second serial port."""
 
 
 class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,13 +53,13 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str
     """Make target of the bootable image, and the file's name in the appliance's image."""
     image: str
-    """Where that file is below the kernel's source."""
+    """Path of that file below the kernel's source."""
     boot: str
     """The file that the simulator's QEMU boots: `vmlinux` or the value of `target`."""
 
 
 class Debian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What Debian calls the processor, and which of its packages depend on it."""
+    """Debian's names for the processor, and the packages that depend on it."""
 
     architecture: str
     """Debian's name of the architecture."""
@@ -72,7 +72,7 @@ class Debian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wheels: list[str]
     """Platform tags of the Python wheels that may be installed."""
     unused: list[str]
-    """Patterns of files to remove: emulators and firmware of machines that no guest here is."""
+    """Patterns of files to remove: emulators and firmware of machines that no guest uses."""
 
 
 class Arch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +93,7 @@ class Arch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"/usr/include/{self.debian.multiarch}"
 
     def tool(self, name: str) -> str:
-        """A compiler or a tool of binutils for this processor, by the name it has natively and across."""
+        """A compiler or binutils tool for this processor; the name works for native and cross builds."""
         return f"{self.debian.multiarch}-{name}"
 
 
@@ -101,7 +101,7 @@ class BoardKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The board's part of the kernel's start."""
 
     command_line: str
-    """Without `console=`, which the processor decides."""
+    """Without `console=`, which depends on the processor."""
 
 
 class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,13 +111,13 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     writable: bool = False
     label: str = ""
-    """Label of the empty ext4 file system that the template of a writable disk holds."""
+    """Label of the empty ext4 file system in the template of a writable disk."""
     size_mb: int = 0
     """Size of a writable disk, MiB."""
 
 
 class SimulatedMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The machine that the simulator makes."""
+    """The machine that the simulator creates."""
 
     memory_mb: int
     cpus: int
@@ -148,7 +148,7 @@ class Port(msgspec.Struct, frozen=True):
 
     @property
     def slot(self) -> int:
-        """Its device number on the first PCI bus. Raises SpecError when board.toml does not give the port by that."""
+        """Its device number on the first PCI bus. SpecError if board.toml does not identify the port by that."""
         try:
             bus, device = self.pci.removeprefix("0000:").split(":")
             number, function = device.split(".")
@@ -169,7 +169,7 @@ class BoardSpec:
         self.arch_folder = root / "arch" / self.image.arch
         self.arch = _read(self.arch_folder / "arch.toml", Arch)
         self.build = REPO / "build" / name
-        """Where everything that is built for the board appears."""
+        """The folder for everything built for the board."""
         self.fragments = (root / "kernel/common.fragment", self.arch_folder / "linux.fragment",
                           self.folder / "linux.fragment")  # fmt: skip
         """The kernel's options in the order of the stack: the last one wins."""
@@ -178,14 +178,14 @@ class BoardSpec:
 
     @property
     def board_toml(self) -> Path:
-        """What the appliance finds on the board."""
+        """The description of the board for the appliance."""
         return self.folder / "board.toml"
 
     @property
     def connectors(self) -> dict[str, Port]:
         """The simulator's connectors and the ports behind them, by board.toml: `lan` and `wan` are the first relay's.
 
-        Raises SpecError when there is no such relay or no management port.
+        Raises SpecError if there is no such relay or no management port.
         """
         described = _toml(self.board_toml)
         ports = {row["name"]: msgspec.convert(row, Port) for row in described.get("port", ())}
@@ -221,7 +221,7 @@ class BoardSpec:
 
 
 def load(name: str = "", root: Path = REPO / "board") -> BoardSpec:
-    """The board called `name`; left out, that of the environment's BOARD. Raises SpecError."""
+    """The board `name`; by default that of the environment variable BOARD. Raises SpecError."""
     return BoardSpec(name or DEFAULT, root)
 
 

@@ -128,7 +128,7 @@ class Client:
         if isinstance(error, FileNotFoundError):
             why = f"{self.path} does not exist"
         elif isinstance(error, ConnectionRefusedError):
-            why = f"nobody listens on {self.path}"
+            why = f"nothing listens on {self.path}"
         else:
             why = f"{self.path}: {error.strerror or error}"
         return f"bypassd is not running ({why}); the keeper restarts it automatically: try again in a few seconds"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Run one command line: parse, call, render, pipe, print. The shell and the one-shot client both use it.
 
-Of all exceptions only KeyboardInterrupt, SystemExit and BrokenPipeError leave `run_line`; the exit code says what
-happened.
+Only KeyboardInterrupt, SystemExit and BrokenPipeError leave `run_line` as exceptions; the exit code reports all other
+failures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run_line(line: str, context: Context) -> int:
-    """Run what was typed as one line; "" does nothing."""
+    """Run one typed line; "" does nothing."""
     tokens, open_quote = tokenize(line)
     if open_quote:
         context.say("usage: missing closing quote")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Make text from data: aligned tables, pairs, or JSON; views/ says what goes into them. Pure.
+"""Make text from data: aligned tables, pairs, or JSON; views/ decides on their content. Pure.
 
-Handlers return data; its appearance is decided here alone. Colour is a layer on top that changes no width and never
-carries meaning of its own: a monochrome serial terminal shows the same text.
+Handlers return data; its appearance is decided only here. Colour is a layer on top that changes no width and carries
+no meaning of its own: a monochrome serial terminal shows the same text.
 """
 
 from __future__ import annotations

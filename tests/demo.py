@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make demo`: every failure in turn, on a booted board with a live link.
 
-Behind `wan` stands an HTTP server and behind `lan` a client that downloads from it; a numbered stream crosses in each
-direction. How many frames and bytes a second they are, and how long everything is waited for, follows from the speed of
-the emulation, which is measured first and written beside the figures. For each fault the table says
+A client behind `lan` downloads from an HTTP server behind `wan`, and a numbered stream crosses in each direction. Their
+frames and bytes a second, and all timeouts, follow from the speed of the emulation, which is measured first and
+recorded with the figures. For each fault the table has
 
 - `bypass_*_ms`: rings 1 and 2: the longest time without a frame arriving, the worse direction, until the fault is
   undone (a hung guest gives back late what it held, so lost frames alone do not tell); a steady stream alone shows a
@@ -16,8 +16,8 @@ the emulation, which is measured first and written beside the figures. For each 
 - `lacp_longest_gap_ms`: the longest time, from the fault until all is as before, that one of two neighbours that bundle
   the link by LACP (fast timer: a LACPDU a second) heard nothing of the other. After 3 s it would take the link down.
 
-A run that ends with an error is named, the board is switched off and on, and the run is tried once more; the other
-faults are made whatever happens. Ends with 1 when one of the appliance's promises was broken, or a run had an error.
+A run that fails with an error is reported, the board is switched off and on, and the run is repeated once; the other
+faults are injected in any case. Exits with 1 if a guarantee of the appliance was broken, or a run had an error.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DOWNLOAD_S = {1: 12, 2: 15, 3: 30}  # by ring: long enough to live through the f
 
 @dataclass
 class Measure:
-    """What one run of one fault gave."""
+    """The result of one run of one fault."""
 
     bypass_ms: float
     lost_frames: int
@@ -63,7 +63,7 @@ class Measure:
 
 
 def say(text: str) -> None:
-    """Progress, for a person."""
+    """Progress, for display."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -81,7 +81,7 @@ class Streams:
             raise
 
     def reports(self, start_ns: int, end_ns: int | None = None) -> list[Report]:
-        """One report a direction for the frames sent in the span."""
+        """One report per direction for the frames sent in the span."""
         return [stream.report(start_ns, end_ns) for stream in self.both]
 
     def stop(self) -> None:
@@ -91,7 +91,7 @@ class Streams:
 
 
 def suffer(board: Board, fault: Fault) -> Measure:
-    """Make one fault under traffic, let the appliance come back, and judge."""
+    """Inject one fault under traffic, let the appliance recover, and judge."""
     steady_s, rate = board.pace.wait(STEADY_S), board.pace.bytes
     with contextlib.ExitStack() as ends:
         size = round(rate * board.pace.wait(DOWNLOAD_S[fault.ring]))
@@ -152,7 +152,7 @@ def suffer(board: Board, fault: Fault) -> Measure:
 
 
 def restore(board: Board) -> None:
-    """Have a board in service again whatever state an error left it in."""
+    """Bring a board back into service, whatever state an error left it in."""
     if board.qemu_pid is not None:
         board.power_cut()
     board.power_on()
@@ -190,7 +190,7 @@ def plot(rows: list[figures.Row]) -> Any:
 
 
 def main() -> int:
-    """Boot, make every fault, print and write the table."""
+    """Boot, inject every fault, print and write the table."""
     parser = argparse.ArgumentParser(prog="tests.demo", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=1, help="how often each fault is made")
     parser.add_argument("--only", action="append", default=[], help="a fault's name; may be repeated")

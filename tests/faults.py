@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The faults that the demo makes on a running board, one table row each: how it is made, how it is undone.
+"""The faults that the demo injects into a running board, one table row each: how to inject and undo it.
 
-A fault is made from outside (power, reset) or by root's hand in the board's debug shell, and judged on the wire.
+A fault is injected from outside (power, reset) or by root in the board's debug shell, and judged on the wire.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ done"""
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `undo` runs when its effect was seen; None: the appliance heals itself."""
+    """One fault. `undo` runs once its effect has been seen; None: the appliance recovers by itself."""
 
     name: str
     ring: int
@@ -39,7 +39,7 @@ class Fault:
     download: bool = True  # one path always remains, so the download must end whole
 
     def allow(self, board: Board) -> AbstractContextManager[None]:
-        """While the fault is made and healed, the panic it orders fails nothing."""
+        """During the fault and the recovery, its panic is no failure."""
         return board.panic_ordered() if self.panics else nullcontext()
 
 
@@ -49,7 +49,7 @@ def shell(command: str) -> Callable[[Board], Any]:
 
 
 def signal(name: str, words: str) -> Callable[[Board], Any]:
-    """A step that sends a signal to the process whose command line has these words."""
+    """A step that sends a signal to the process whose command line contains these words."""
     return lambda board: board.sh(f"kill -{name} {board.pids(words)[0]}")
 
 
@@ -59,7 +59,7 @@ def kill_guest(board: Board) -> None:
 
 
 def lost_shell(command: str) -> Callable[[Board], Any]:
-    """A command after which the board does not answer any more."""
+    """A command after which the board no longer answers."""
 
     def step(board: Board) -> None:
         board.sh(f"(sleep 0.2; {command}) >/dev/null 2>&1 &")

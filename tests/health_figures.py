@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`make health-figures`: how soon the link is led around a guest that fails, and what it costs. Real QEMU and frames.
+"""`make health-figures`: how soon the link bypasses a failed guest, and how many frames are lost. Real QEMU and frames.
 
 The demo guest runs behind the real datapath in network namespaces (tests/support/guest_world.py), with in-band
 heartbeats of 20 ms x 2, and a stream of numbered frames goes through it, 1,000 a second where the emulated guest
@@ -10,10 +10,10 @@ carries as many: how fast it runs is measured by its first start, and written be
 - planned drain: drain, then stop; the longest silence, and the frames lost until the guest has ended;
 - guest started: start until it has the traffic again; the same.
 
-A run that ends with an error is named and tried again; what was measured is written in any case. Beside the first two
-stands what the appliance measured itself (`show guest`): from its notice, or the kernel's of the process's end, until
-the datapath led a frame around. Ends with 1 when a figure is missed. Wait times of restarts and hold-down are cut
-short: what is measured is the fault.
+A run that fails with an error is reported and repeated; measurements are written in any case. The first two are shown
+with the appliance's own measurement (`show guest`): from its detection, or the kernel's detection of the process's end,
+until a frame bypassed the guest. Exits with 1 if a figure is missed. Wait times of restarts and hold-down are
+shortened: the fault is what is measured.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Bench:
         self.world.call(self.world.reach(HopState.AVAILABLE))
 
     def own(self, event: str) -> figures.Row:
-        """What the appliance says of the event."""
+        """The appliance's own measurement of the event."""
         summary = self.world.guest().hop.bypass_latency.summary()
         row = next((row for row in summary if row.cause == OWN.get(event)), None)
         keys = ("detected_p50_ms", "detected_p99_ms", "at_most_p99_ms")
@@ -193,7 +193,7 @@ class Bench:
 
 
 def say(text: str) -> None:
-    """Progress, for a person."""
+    """Progress, for display."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -207,7 +207,7 @@ def measure_all(bench: Bench, runs: int) -> None:
 
 
 def rows(bench: Bench) -> list[figures.Row]:
-    """What was measured."""
+    """The measurements."""
     return [
         {
             "event": event,
@@ -221,7 +221,7 @@ def rows(bench: Bench) -> list[figures.Row]:
 
 
 def missed(table: list[figures.Row]) -> list[str]:
-    """The promises that were not kept."""
+    """The guarantees that were broken."""
     broken = []
     for row in table:
         limit = LIMITS.get(row["event"])
@@ -233,7 +233,7 @@ def missed(table: list[figures.Row]) -> list[str]:
 
 
 def plot(table: list[figures.Row]) -> Callable[[Any], None]:
-    """A bar an event, with its limit."""
+    """One bar per event, with its limit."""
 
     def draw(axes: Any) -> None:
         axes.barh([row["event"] for row in table], [row["bypass_p99_ms"] for row in table])

@@ -35,7 +35,7 @@ class Module:
 
 
 def sentence(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """The first paragraph of a docstring, on one line; empty when there is none."""
+    """The first paragraph of a docstring, on one line; empty if there is none."""
     return " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
 
 

@@ -2,8 +2,8 @@
 """Turns the users of the configuration into system accounts: passwd, shadow, group, authorized keys.
 
 Pure except for `write`. Our accounts have user ids from FIRST_UID on. A user keeps its id for good, so that processes
-and files of a removed user never become somebody else's. Other entries of the files belong to the system and are kept.
-The groups stand for the roles; the control socket asks the kernel for them.
+and files of a removed user never pass to another one. Other entries of the files belong to the system and are kept. The
+groups stand for the roles; the control socket gets them from the kernel.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class Texts:
 
 
 def numbers(users: Iterable[User], known: Mapping[str, int]) -> dict[str, int]:
-    """A user id for each user: the one it has, else the lowest that was never used. Ids of other users are kept."""
+    """A user id for each user: its present one, or the lowest never used. Ids of other users are kept."""
     found = {name: uid for name, uid in known.items() if FIRST_UID <= uid <= LAST_UID}
     taken = set(found.values())
     free = (uid for uid in range(FIRST_UID, LAST_UID + 1) if uid not in taken)
     for user in users:
         if user.name not in found:
             uid = next(free, None)
-            if uid is None:  # a thousand users were added and removed: ids of removed ones must be given up
+            if uid is None:  # a thousand users were added and removed: ids of removed ones must be released
                 raise RefusedError(f"no user id is left for user {user.name}: remove STATE/access.json and restart")
             found[user.name] = uid
     return found
 
 
 def texts(base: Texts, users: Iterable[User], uids: Mapping[str, int]) -> Texts:
-    """The new files: the system's own accounts from the present ones, and exactly these users."""
+    """The new files: the system's accounts from the present files, and exactly these users."""
     users = list(users)
     ours = {line.split(":", 1)[0] for line in base.passwd.splitlines() if _is_ours(line)} | {u.name for u in users}
     passwd = [line for line in base.passwd.splitlines() if line.split(":", 1)[0] not in ours]
@@ -76,7 +76,7 @@ def may_log_in(user: User) -> bool:
 def shut(before: Iterable[User], after: Iterable[User]) -> set[str]:
     """Users whose sessions must end: removed, with another role, or without any password or key left.
 
-    A new password ends no session: whoever sets it is usually logged in.
+    A new password ends no session, because its user is usually logged in.
     """
     now = {user.name: user for user in after}
     return {
@@ -99,9 +99,9 @@ def read(root: Path) -> Texts:
 
 
 def write(root: Path, made: Texts, users: Iterable[User], uids: Mapping[str, int]) -> None:
-    """Put the files in place, each in one step, and the homes with their keys. OSError when /etc cannot be written.
+    """Write the files, each in one step, and the homes with their keys. OSError when /etc cannot be written.
 
-    Keys belong to root, so that a user cannot add others. Shadow is written before passwd, so that no account is ever
+    Keys belong to root, so that users cannot add any. Shadow is written before passwd, so that no account is ever
     without its password entry.
     """
     replace_file(root / "etc/shadow", made.shadow, 0o600)
@@ -120,13 +120,13 @@ def write(root: Path, made: Texts, users: Iterable[User], uids: Mapping[str, int
         keys = home / ".ssh"
         keys.mkdir(exist_ok=True, mode=0o755)
         replace_file(keys / "authorized_keys", "".join(f"{key}\n" for key in user.keys), 0o644)
-    for home in homes.iterdir():  # removed users keep their home without their keys
+    for home in homes.iterdir():  # removed users keep their home, but not their keys
         if home.name not in names:
             (home / ".ssh/authorized_keys").unlink(missing_ok=True)
 
 
 def replace_file(path: Path, text: str, mode: int) -> None:
-    """Write a file in one step, unless it has this content and mode already."""
+    """Write a file in one step, unless it already has this content and mode."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode:
             return

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Limits failed logins: counts them by address, and says which network to block and for how long. Pure.
+"""Limits failed logins: counts them by address, and decides which network to block and for how long. Pure.
 
-An address with LIMIT failures within WINDOW is blocked for FIRST_BLOCK, each further time twice as long, up to
-LAST_BLOCK. A successful login takes away the failures of the same user from there and no others: whoever has an account
-must not clear the way for guessing another's password. IPv6 addresses are counted by their /64, because one host has
-all of it.
-Memory is bounded: beyond MAX_ADDRESSES the ones that have been quiet longest are forgotten.
+An address with LIMIT failures within WINDOW is blocked for FIRST_BLOCK, then twice as long each time, up to LAST_BLOCK.
+A successful login clears only the failures of the same user from that address, so that nobody with an account can
+reset the count while guessing another's password. IPv6 addresses are counted by their /64, because one host has all of
+it. Memory is bounded: beyond MAX_ADDRESSES, those that have been quiet longest are dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ LIMIT: Final = 6  # failed passwords or keys: two connections of three tries
 WINDOW: Final = 120 * SECOND
 FIRST_BLOCK: Final = 60 * SECOND
 LAST_BLOCK: Final = 900 * SECOND
-FORGET: Final = 3600 * SECOND  # after so long without a failure the next block is a first one again
+FORGET: Final = 3600 * SECOND  # after this long without a failure the next block is a first one again
 MAX_ADDRESSES: Final = 1000
 
 
@@ -52,7 +51,7 @@ class _Record:
 
 
 def network_of(address: str) -> str:
-    """The network that an address is counted as: an IPv4 address or the /64 of an IPv6 address; "" for other text."""
+    """The network for which an address counts: an IPv4 address, or the /64 of an IPv6 address; "" for other text."""
     try:
         found = ipaddress.ip_address(address.split("%", 1)[0])
     except ValueError:
@@ -71,7 +70,7 @@ class Limiter:
         self._records: OrderedDict[str, _Record] = OrderedDict()
 
     def failed(self, now: int, address: str, user: str) -> list[Action]:
-        """A login of `user` from there failed."""
+        """A login of `user` from this address failed."""
         network = network_of(address)
         if not network:
             return []
@@ -95,13 +94,13 @@ class Limiter:
         return actions
 
     def succeeded(self, address: str, user: str) -> None:
-        """`user` logged in from there: what they mistyped before does not count."""
+        """`user` logged in from this address: its earlier failures do not count."""
         record = self._records.get(network_of(address))
         if record is not None:
             record.failures = [(at, who) for at, who in record.failures if who != user]
 
     def forget(self, address: str) -> None:
-        """An administrator unblocks it: whatever was counted is void."""
+        """An administrator unblocks the address: clear all its counts."""
         self._records.pop(network_of(address), None)
 
     def tick(self, now: int) -> list[Action]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Logins over SSH and at the console, read from their logs: events, sessions, blocked networks.
 
-Too many failures block a network. The console is never blocked, because it is the way back in.
+Too many failures block a network. The console is never blocked, because it is the fallback access.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class Blocker(Protocol):
-    """What keeps the frames of a network away from the SSH server. BypassError: it could not."""
+    """Blocks a network from the SSH server. BypassError: that failed."""
 
     async def shut_out(self, name: str) -> None:
-        """Answer nothing to this network from now on."""
+        """Send no replies to this network from now on."""
         ...
 
     async def let_in(self, name: str) -> None:
-        """Answer it again."""
+        """Reply to it again."""
         ...
 
 
@@ -45,7 +45,7 @@ class Logins:
         self.sessions, self._limiter, self.failures = Sessions(), Limiter(), 0
 
     def catch_up(self) -> None:
-        """Read what the logs contain already, so that sessions are known; no events are recorded."""
+        """Read the existing logs, so that sessions are known; no events are recorded."""
         for event in self._new():
             self.sessions.note(event)
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who may use the serial line, as the part "access" remembers it, and the line's log of logins.
+"""Who may use the serial line, from the state stored by the part "access", and the line's log of logins.
 
-The line is open until an administrator has a password, for somebody has to set the first; from then on it asks for a
-login (`management: serial_login`). Where it cannot be known whether there is an administrator (the file is damaged, the
-data partition is missing), the line is closed: a disk error must not open the appliance.
+The line is open until an administrator has a password, because someone has to set the first one; from then on it
+requires a login (`management: serial_login`). If it is unknown whether there is an administrator (the file is damaged,
+the data partition is missing), the line is closed: a disk error must not open the appliance.
 
-What the line asks for must be known before bypassd runs and without it, so the memory's file is read here, by the
-standard library alone. Pure but for `read`, `recovery` and `note`; nothing is owned.
+This must be known before bypassd runs and without it, so the stored file is read here, with the standard library only.
+Pure except for `read`, `recovery` and `note`; owns nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from appliance.hardware.data_partition import read as read_partition
 from appliance.paths import Paths
 
 LINE: Final = "console"
-"""Where somebody comes from who logs in there, beside the addresses of SSH."""
+"""The origin of logins on the serial line; those over SSH have an address."""
 RECOVERY: Final = "bypass.recovery"
-"""A word of the kernel's command line: the serial line asks for no login while the machine runs."""
+"""Word on the kernel command line: the serial line requires no login until the next boot."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """A user who has a password."""
+    """A user with a password."""
 
     name: str
     role: str
@@ -41,7 +41,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Gate:
-    """What the serial line asks for: a login of one of the accounts, nothing (`why_open`), or it lets nobody in
+    """What the serial line requires: a login with one of the accounts, or nothing (`why_open`); or it is closed to all
     (`why_closed`)."""
 
     why_open: str
@@ -50,9 +50,9 @@ class Gate:
 
 
 def gate(memory: str | None, recovery: bool, partition: DataPartition | None = None) -> Gate:
-    """From the text of the memory's file, None where there is none, and the state of the partition that it lies on.
+    """Decide from the stored file's text (None: no file) and the state of its partition.
 
-    No file on a partition that can be read is a new appliance: open. A damaged file, or no partition, is closed.
+    No file on a readable partition means a new appliance: open. A damaged file, or no partition: closed.
     """
     found: list[Account] = []
     wanted, unknown = True, "" if partition is None or partition.holds_users else partition.alarm
@@ -78,24 +78,24 @@ def _account(user: dict[str, Any], uids: dict[str, Any]) -> Account:
     name = str(user["name"])
     uid = int(uids[name])
     if not FIRST_UID <= uid <= LAST_UID:
-        raise ValueError(f"{uid} is the number of nobody of ours")
+        raise ValueError(f"user id {uid} is not in the range of our users")
     return Account(name, str(user.get("role", "viewer")), uid, str(user["password"]))
 
 
 def read(memory: Path) -> Gate:
-    """What holds now."""
+    """The present state."""
     text: str | None
     try:
         text = memory.read_text(encoding="utf-8")
     except FileNotFoundError:
         text = None
     except (OSError, UnicodeDecodeError):
-        text = ""  # it is there and cannot be read: as damaged as one that makes no sense
+        text = ""  # it exists but cannot be read: the same as a damaged one
     return gate(text, recovery(), read_partition(Paths().data_partition))
 
 
 def recovery(command_line: Path = Path("/proc/cmdline")) -> bool:
-    """Whether somebody at the boot loader has asked for a line without a login."""
+    """Whether a serial line without a login was requested at the boot loader."""
     try:
         return RECOVERY in command_line.read_text(encoding="ascii", errors="replace").split()
     except OSError:
@@ -106,7 +106,7 @@ _NOTE = re.compile(r"^\[(\d+)\] (failed|login) (\S*)$")
 
 
 def note(log: Path, kind: str, user: str, pid: int) -> None:
-    """Write down a login or a failed one, for bypassd, now or when it is there again. Never in the way of a login."""
+    """Log a login or a failed one, for bypassd to read now or when it runs again. Never prevents a login."""
     try:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"[{pid}] {kind} {clean(user).replace(' ', '?')}\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who is logged in, by the login logs and the process table, and how a user's sessions are ended."""
+"""Who is logged in, from the login logs and the process table, and how to end a user's sessions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sessions:
         self._sessions: dict[int, Session] = {}
 
     def note(self, event: SshEvent) -> None:
-        """Take in an event of a log."""
+        """Process an event of a log."""
         if event.kind == "login":
             self._sessions[event.pid] = Session(event.pid, event.user, event.address, event.how)
         elif event.kind == "logout":
@@ -44,11 +44,11 @@ class Sessions:
         return list(self._sessions.values())
 
     def show(self) -> list[access.Session]:
-        """The same, as the API shows them."""
+        """All sessions, as the API shows them."""
         return [access.Session(s.user, s.address, s.how, _age(s.pid), s.pid) for s in self.present()]
 
     def end(self, user: str, uid: int) -> int:
-        """Kill every session of a user and every other process with its user id; returns how many processes."""
+        """Kill every session of a user and every other process with its user id; returns the number of processes."""
         pids = {pid for pid, session in self._sessions.items() if session.user == user and _runs(session)}
         pids |= {pid for pid in _all() if _owner(pid) == uid}
         for pid in pids:
@@ -60,7 +60,7 @@ class Sessions:
         return len(pids)
 
     def left(self) -> list[str]:
-        """Users whose session at the console has ended, which no log reports."""
+        """Users whose session at the console has ended; no log reports that."""
         over = [session for session in self._sessions.values() if session.address == LINE and not _runs(session)]
         for session in over:
             del self._sessions[session.pid]

@@ -2,8 +2,8 @@
 """The SSH server's command line and host keys.
 
 Keys are generated at the first start and kept on the data partition, so that no two appliances share one. An unreadable
-key is replaced and an event says so, because the clients of administrators will warn. The server is configured by its
-command line alone, so that Debian's dropbear and Buildroot's behave alike.
+key is replaced with an event, because administrators' clients will warn. The server is configured only by its command
+line, so that Debian's and Buildroot's dropbear behave alike.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEEPALIVE: Final = 60  # seconds; after three without an answer the session ends
 
 @dataclass(frozen=True)
 class HostKey:
-    """One host key: where it is, and what a person compares at the first connection."""
+    """One host key: its file, and the fingerprint to compare at the first connection."""
 
     path: Path
     kind: str
@@ -37,7 +37,7 @@ class HostKey:
 
 
 def why_off(management: Management, users: Sequence[User]) -> str:
-    """Why SSH does not listen, as text for a person; "" when it does."""
+    """Why SSH does not listen, for display; "" if it does."""
     if not management.ssh:
         return "switched off: set management ssh true"
     if not management.address and not management.address6:
@@ -52,14 +52,14 @@ def command(management: Management, users: Sequence[User], keys: Sequence[HostKe
     words = ["dropbear", "-F", "-E", "-m", "-w", "-j", "-k", "-T", str(TRIES), "-G", "bypass", "-K", str(KEEPALIVE)]
     words += ["-I", str(int(management.idle_timeout.seconds)), "-p", str(management.ssh_port), "-P", str(pid_file)]
     if not any(user.password for user in users):
-        words.append("-s")  # keys only: no password is even asked for
+        words.append("-s")  # keys only: no password prompt
     for key in keys:
         words += ["-r", str(key.path)]
     return words
 
 
 async def host_keys(folder: Path) -> tuple[list[HostKey], list[str]]:
-    """The host keys, generated where they are missing, and the kinds of those that were damaged and replaced."""
+    """The host keys, generated if missing, and the kinds of those that were damaged and replaced."""
     keys, renewed = [], []
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -73,7 +73,7 @@ async def host_keys(folder: Path) -> tuple[list[HostKey], list[str]]:
                 await _make(path, kind)
                 found = await _read(path, kind)
             if found is None:
-                raise UnreachableError(f"the SSH host key {path} cannot be read back: is the data partition whole?")
+                raise UnreachableError(f"the SSH host key {path} cannot be read back: check the data partition")
             keys.append(found)
     except OSError as error:
         raise RefusedError(f"SSH host keys: {folder}: {error.strerror}") from error

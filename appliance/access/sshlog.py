@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Turns lines of dropbear's log into events, and follows the file. Pure except for `Tail`.
 
-A line looks like `[1234] Nov 24 18:40:01 Bad password attempt for 'admin' from 192.0.2.7:50122`. Anybody can type any
-name, so a name ends at the last quote before ` from `, and its control characters are replaced.
+A line looks like `[1234] Nov 24 18:40:01 Bad password attempt for 'admin' from 192.0.2.7:50122`. Names are arbitrary
+input, so a name ends at the last quote before ` from `, and its control characters are replaced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-LIMIT = 1 << 18  # bytes; the file is emptied when it grows over this
+LIMIT = 1 << 18  # bytes; the file is truncated when it exceeds this
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SshEvent:
     kind: Literal["failed", "login", "logout"]
     user: str
     address: str
-    how: str = ""  # password, key; or why it ended
+    how: str = ""  # password or key; or why the session ended
     pid: int = 0
 
 
@@ -41,7 +41,7 @@ _EVENTS: tuple[tuple[re.Pattern[str], Literal["failed", "login", "logout"], str]
 
 
 def clean(text: str) -> str:
-    """A name or reason from outside, made printable and short."""
+    """An untrusted name or reason, made printable and short."""
     return "".join(c if c.isprintable() else "?" for c in text)[:64]
 
 
@@ -67,7 +67,7 @@ class Tail:
         self._path, self._place, self._rest = path, 0, b""
 
     def lines(self) -> Iterator[str]:
-        """Whole lines that were written since the last call. A file that is too long is emptied once it is read."""
+        """Whole lines written since the last call. A file that is too long is truncated once it is read."""
         try:
             size = self._path.stat().st_size
             if size < self._place:
@@ -79,7 +79,7 @@ class Tail:
                 data = file.read(2 * LIMIT)
             self._place += len(data)
             if self._place > LIMIT:
-                os.truncate(self._path, 0)  # the server appends, so it goes on at the beginning
+                os.truncate(self._path, 0)  # the server appends, so it continues at the beginning
                 self._place = 0
         except OSError:
             return

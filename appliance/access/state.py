@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the part "access" keeps on the data partition: user ids, and the users and management port applied last.
+"""The state that the part "access" keeps on the data partition: user ids, and the last users and management port.
 
-When the configuration is invalid at start, administrators can log in as before. The file contains password hashes, so
+If the configuration is invalid at start, administrators can log in as before. The file contains password hashes, so
 only root can read it; the login at the console reads it too (serial_login.py). A damaged file counts as empty, and user
-ids are then assigned again.
+ids are then assigned anew.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Memory:
         self._config = Config()
 
     def load(self) -> None:
-        """Read what an earlier bypassd kept."""
+        """Read what an earlier bypassd stored."""
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             uids = {str(name): int(uid) for name, uid in data["uids"].items()}
@@ -47,7 +47,7 @@ class Memory:
         self._config = config
 
     def keep(self, uids: dict[str, int], config: Config) -> None:
-        """Save both. OSError when the data partition cannot be written."""
+        """Store both. OSError if the data partition cannot be written."""
         kept = Config(system=config.system, management=config.management, user=config.user)
         data = {"uids": uids, "config": {"management": _plain(kept.management), "user": [_plain(u) for u in kept.user]}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,24 +55,24 @@ class Memory:
         self.uids, self._config = dict(uids), kept
 
     def config(self) -> Config:
-        """The users and the port that were applied last, and nothing else."""
+        """A configuration of only the users and the port that were applied last."""
         return self._config
 
     def users(self) -> tuple[User, ...]:
-        """The value applied last."""
+        """The users applied last."""
         return self._config.user
 
     def secrets(self) -> list[str]:
-        """Texts that must never be shown."""
+        """Secret texts that must never be shown."""
         return [user.password for user in self._config.user if user.password]
 
     def management(self) -> Management:
-        """The value applied last."""
+        """The management port applied last."""
         return self._config.management
 
 
 def _plain(struct: msgspec.Struct) -> dict[str, Any]:
-    """As the configuration file has it: times as text with their unit."""
+    """In the form of the configuration file: times as text with their unit."""
     pairs = ((field.encode_name, getattr(struct, field.name)) for field in msgspec.structs.fields(struct))
     return {
         key: str(value) if isinstance(value, int) and type(value) not in (int, bool) else value for key, value in pairs

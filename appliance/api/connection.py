@@ -41,9 +41,9 @@ Stream = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def take_over(stream: Stream, *, unread: bool = False) -> None:
-    """Inside a handler: after its answer `stream` owns the connection until it returns.
+    """Inside a handler: after its answer, `stream` owns the connection until it returns.
 
-    `unread`: what the client sends from now on stays in the socket, for another process that reads it there.
+    `unread`: what the client sends from now on stays in the socket, for another process to read.
     """
     link = _current.get()
     link.stream = stream
@@ -52,12 +52,12 @@ def take_over(stream: Stream, *, unread: bool = False) -> None:
 
 
 def at_end(ended: Callable[[], None]) -> None:
-    """Inside a handler: have `ended` called once, when the client's connection has ended."""
+    """Inside a handler: call `ended` once, when the client's connection has ended."""
     _current.get().ended.append(ended)
 
 
 def lend(fd: int, ended: Callable[[], None]) -> None:
-    """Inside a handler: pass a descriptor to the client with the answer; ours is then closed.
+    """Inside a handler: pass a descriptor to the client with the answer and close ours.
 
     `ended` is called once, when the client's connection has ended.
     """
@@ -72,16 +72,16 @@ def subscribe(topics: Iterable[str]) -> None:
 
 
 def _size(response: dict[str, object]) -> int:
-    """How long an answer is, but for a few bytes."""
+    """The approximate length of an answer, to a few bytes."""
     result = response.get("result")
     return memoryview(result).nbytes if isinstance(result, msgspec.Raw) else 0
 
 
 def _too_long(request: object) -> dict[str, object] | None:
-    """The answer to what follows in a batch whose answers are too long already."""
+    """The answer to the rest of a batch whose answers are already too long."""
     if not isinstance(request, dict) or "id" not in request:
         return None
-    text = f"the answers to this batch have more than {MAX_ANSWERS >> 20} MiB already"
+    text = f"the answers to this batch already exceed {MAX_ANSWERS >> 20} MiB"
     return error(request["id"], BUSY, text, "send smaller batches")
 
 
@@ -97,7 +97,7 @@ def _decode(line: bytes) -> tuple[object, object | None]:
 
 
 class Budget(NamedTuple):
-    """What a client may ask of bypassd: requests, and bytes of answers, which stand for the time that they take."""
+    """A client's limits: requests, and bytes of answers, which stand for the time that they take."""
 
     requests: TokenBucket
     octets: TokenBucket
@@ -118,7 +118,7 @@ class Connection:
     who: Caller
     topics: set[str] = field(default_factory=set)
     stream: Stream | None = None
-    handed: list[int] = field(default_factory=list)  # descriptors that are sent with the next answer
+    handed: list[int] = field(default_factory=list)  # descriptors to send with the next answer
     ended: list[Callable[[], None]] = field(default_factory=list)
 
     async def serve(self, registry: Registry, budget: Budget) -> None:
@@ -160,13 +160,13 @@ class Connection:
             if response is not None:
                 responses.append(response)
                 size += _size(response)
-            await asyncio.sleep(0)  # leases and check-ins are due between two of a hundred long answers
+            await asyncio.sleep(0)  # between long answers, leases and check-ins may be due
         return responses or None
 
     async def send(self, message: object) -> int:
-        """Send an answer, whose length is returned, and wait until the client has read enough of it.
+        """Send an answer and wait until the client has read enough of it; returns the answer's length.
 
-        ConnectionError when it does not.
+        ConnectionError if it does not read.
         """
         data = encode(message)
         size = len(data)
@@ -180,7 +180,7 @@ class Connection:
         return size
 
     def _hand_over(self, data: bytes) -> int:
-        """Send the descriptors with the beginning of their answer; the number of bytes sent."""
+        """Send the descriptors with the beginning of their answer; returns the number of bytes sent."""
         handed, self.handed = self.handed, []
         try:
             if self.writer.transport.get_write_buffer_size():

@@ -50,7 +50,7 @@ def peer(link: socket.socket) -> Caller:
 
 
 def peer_groups(link: socket.socket) -> tuple[int, ...]:
-    """The supplementary groups of the process at the other end; none when there are more than _MAX_GROUPS."""
+    """The supplementary groups of the process at the other end; none if there are more than _MAX_GROUPS."""
     try:
         data = link.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
     except OSError:

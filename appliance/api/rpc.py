@@ -90,7 +90,7 @@ def caller() -> Caller:
 
 
 class RpcError(Exception):
-    """A refusal by the protocol itself: no such method, wrong parameters, not allowed."""
+    """A refusal by the protocol itself: no such method, wrong parameters, permission denied."""
 
     def __init__(self, code: int, message: str, hint: str = "") -> None:
         self.code, self.hint = code, hint
@@ -138,7 +138,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """As clients call it."""
+        """The method's name for clients."""
         return self.answers.name
 
     def check(self, params: Params) -> None:
@@ -170,9 +170,9 @@ class Registry:
         doc: str = "",
         params: dict[str, Param] | None = None,
     ) -> None:
-        """Offer a method, which answers with the type that the schema publishes for it.
+        """Register a method, which answers with the type that the schema publishes for it.
 
-        One of the same name is replaced: a part that is started again registers again.
+        One of the same name is replaced: a part that restarts registers again.
         """
         if role not in ROLES:
             raise ValueError(f"{answers.name}: no role {role!r}")
@@ -194,11 +194,13 @@ class Registry:
         method.check(params)
         _caller.set(who)
         if (task := asyncio.current_task()) is not None:
-            task.set_name(f"request {name}")  # what a task that keeps the event loop is called (system/loop_watch.py)
+            task.set_name(
+                f"request {name}"
+            )  # the name under which a stall of the event loop is logged (system/loop_watch.py)
         return await method.handler(params)
 
     async def _schema(self, _: Params) -> dict[str, Any]:
-        # in a thread: it is the longest answer of all, and leases must be renewed meanwhile
+        # in a thread: it is the longest of all answers, and leases must be renewed meanwhile
         results, events, defined = await asyncio.to_thread(methods.published)
         offered = [
             {
@@ -228,7 +230,7 @@ class Registry:
 
 
 def add_version(registry: Registry) -> None:
-    """Offer version.show: the running versions of the appliance, Python and the kernel."""
+    """Register version.show: the running versions of the appliance, Python and the kernel."""
 
     async def version(_: Params) -> Version:
         import platform
@@ -241,7 +243,7 @@ def add_version(registry: Registry) -> None:
             python=platform.python_version(),
         )
 
-    registry.add(methods.VERSION_SHOW, version, doc="versions of the appliance and of what it runs on")
+    registry.add(methods.VERSION_SHOW, version, doc="versions of the appliance, Python and the kernel")
 
 
 def encode(message: object) -> bytes:

@@ -63,9 +63,9 @@ class ControlServer:
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[asyncio.Task[None], Connection | None] = {}
         self._budgets: dict[int, Budget] = {}  # by user
-        self._bug: IllegalMoveError | None = None  # that a request met
+        self._bug: IllegalMoveError | None = None  # raised by a request
         self._met_bug = asyncio.Event()
-        wanted = Param("array", "which topics; all when left out", required=False)
+        wanted = Param("array", "which topics; all if omitted", required=False)
         doc = f"send events as notifications; topics: {', '.join(self._topics)}"
         registry.add(methods.EVENTS_SUBSCRIBE, self._subscribe, doc=doc, params={"topics": wanted})
 
@@ -103,7 +103,7 @@ class ControlServer:
         os.chmod(self._path, 0o660)
 
     async def run(self, alive: Alive) -> None:
-        """Serve until cancelled. IllegalMoveError: a request met that bug, and bypassd must end."""
+        """Serve until cancelled. IllegalMoveError: a request raised it, and bypassd must end."""
         await wait_alive(self._met_bug, alive, self.patience / 4e9)
         assert self._bug is not None
         raise self._bug
@@ -145,7 +145,7 @@ class ControlServer:
         return Topics(list(topics))
 
     def _budget(self, who: Caller) -> Budget:
-        """What the client may still ask for.
+        """The client's limits.
 
         All connections of a user share one, so that reconnecting gains nothing. Each connection of an administrator
         has its own, because a pasted configuration is many requests.
@@ -159,16 +159,16 @@ class ControlServer:
         return self._budgets[who.uid]
 
     def _no_room(self, who: Caller) -> str:
-        """Why this client is refused: too many clients, or too many of this user; "" when it is not.
+        """Why this client is refused: too many clients, or too many of this user; "" if it is not.
 
         The last ADMIN_CLIENTS connections are reserved for administrators.
         """
         others = [link for link in self._connections.values() if link is not None]
         most = MAX_CLIENTS if who.role == "admin" else MAX_CLIENTS - ADMIN_CLIENTS
         if len(others) >= most:
-            return f"{len(others)} clients are connected already"
+            return f"{len(others)} clients are already connected"
         if who.role != "admin" and sum(link.who.uid == who.uid for link in others) >= MAX_PER_USER:
-            return f"{MAX_PER_USER} clients of {who.user} are connected already"
+            return f"{MAX_PER_USER} clients of {who.user} are already connected"
         return ""
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -187,7 +187,7 @@ class ControlServer:
             self._bug = bug
             self._met_bug.set()
         except (OSError, asyncio.CancelledError):
-            writer.transport.abort()  # it left, does not read, or we are stopping
+            writer.transport.abort()  # the client has left, does not read, or we are stopping
         finally:
             if known := self._connections.pop(task):
                 known.end()

@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The flow cache: which rule the frames of a flow match, for rule sets whose filters are slower than a look
- * into a table. User space puts it before a segment's filters only where every filter of the set gives all
- * frames of one key the same answer (appliance/filter/flowkey.py), and only where it pays
- * (appliance/filter/flowkey.py).
+ * The flow cache: which rule the frames of a flow match, for rule sets whose filters are slower than a table
+ * lookup. User space puts it before a segment's filters only if every filter of the set gives the same answer
+ * for all frames of one key, and only where it is faster (appliance/filter/flowkey.py).
  *
- * Two programs stand around the filters: `recall` looks the frame's key up and goes straight on when it is
- * known, else to the filters; those end in `remember`, which notes what they found. An entry holds for one
- * generation of the policy, which a frame carries from its first program to its last: a new policy finds
- * nothing of the old one. Each CPU has a table of its own, and a frame is done before the next begins, so
- * nothing needs a lock.
+ * Two programs surround the filters: `recall` looks up the frame's key and skips the filters if it is known;
+ * otherwise the filters run and end in `remember`, which stores their result. An entry is valid for one
+ * generation of the policy, which a frame carries from its first program to its last: a new policy finds no
+ * entry of the old one. Each CPU has a table of its own, and a frame is finished before the next begins, so
+ * no lock is needed.
  *
- * A frame has a key when it is an untagged IPv4 frame that is no later fragment, or an untagged IPv6 frame
- * without extension headers with TCP, UDP or SCTP in it, and long enough for the ports (of IPv4: any four
- * bytes behind the header). All others are asked of the filters.
+ * A frame has a key if it is an untagged IPv4 frame that is not a later fragment, or an untagged IPv6 frame
+ * without extension headers with TCP, UDP or SCTP in it, and long enough for the ports (IPv4: any four bytes
+ * after the header). All others go through the filters.
  */
 #ifndef CACHE_H
 #define CACHE_H
@@ -35,7 +34,7 @@ struct {
 	__type(value, struct cache_counter);
 } cache_counters SEC(".maps");
 
-/* The frame's key, without tag and generation; false when it has none. Big-endian as in the frame. */
+/* The frame's key, without tag and generation; false if it has none. Big-endian as in the frame. */
 static __always_inline bool flow_key_of(const __u8 *data, const void *end, struct cached *key)
 {
 	__u16 ethertype;
@@ -72,7 +71,7 @@ static __always_inline bool flow_key_of(const __u8 *data, const void *end, struc
 	return true;
 }
 
-/* The place of a key in the table. */
+/* The index of a key in the table. */
 static __always_inline __u32 cache_place(const struct cached *key)
 {
 	__u64 ends = key->source[1] ^ key->source[0] * 0x9e3779b97f4a7c15ULL;
@@ -82,7 +81,7 @@ static __always_inline __u32 cache_place(const struct cached *key)
 	return fold(ends * 0xff51afd7ed558ccdULL) & (CACHE_ENTRIES - 1);
 }
 
-/* The rule of the frame's flow is known: true, and it is in `s->rule`. If not, `remember` may note it. */
+/* True if the rule of the frame's flow is known; it is then in `s->rule`. If not, `remember` may store it. */
 static __always_inline bool recalled(const void *data, const void *end, struct scratch *s)
 {
 	struct cache_counter *counter;
@@ -105,7 +104,7 @@ static __always_inline bool recalled(const void *data, const void *end, struct s
 		return true;
 	}
 	counter->misses++;
-	/* Without its tag it is no answer yet: should the filters break off, it never becomes one. */
+	/* Without its tag the entry is not valid yet: if the filters break off, it never becomes so. */
 	entry->tag = 0;
 	entry->generation = s->generation;
 	entry->ports = key.ports;
@@ -118,7 +117,7 @@ static __always_inline bool recalled(const void *data, const void *end, struct s
 	return false;
 }
 
-/* The filters have found the rule: note it for the frames to come. */
+/* The filters have found the rule: store it for later frames. */
 static __always_inline void remember(const struct scratch *s)
 {
 	__u32 place = s->cache_place;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Checksums that a host left to its device, for devices that are no wire (veth).
+ * Checksums that a host left to its device, for devices without hardware (veth).
  *
  * A host with offloads writes only the sum of the pseudo header into a TCP or UDP frame and marks the frame; the
- * network card does the rest. A veth only passes the mark on, and XDP has no place for it: the frame would
- * arrive broken. So the sum is finished here, for frames that hold just the sum of their pseudo header. A frame
- * whose true checksum looks like that gets the same value again.
+ * network card does the rest. A veth only passes the mark on, and XDP cannot represent it: the frame would
+ * arrive broken. So the sum is completed here, for frames that contain only the sum of their pseudo header. A
+ * frame whose true checksum has that value gets the same value again.
  */
 #ifndef CHECKSUM_H
 #define CHECKSUM_H
@@ -14,7 +14,7 @@
 
 #define CHECKSUM_BLOCK 64
 #define CHECKSUM_BLOCKS                                                                                                \
-	56 /* a veth with XDP takes less than a page in one buffer; longer frames are left as they are */
+	56 /* a veth with XDP accepts less than a page in one buffer; longer frames are left unchanged */
 
 static __always_inline __u16 checksum_fold(__u64 sum)
 {
@@ -28,9 +28,9 @@ static __always_inline __u16 checksum_fold(__u64 sum)
 #define CHECKSUM_UDP 0x100
 
 /*
- * Finish the sum of `left` bytes that begin at `header`; `field`: where the checksum is, behind `header`, and
- * CHECKSUM_UDP. A function of its own for the verifier, which so goes through its loops once and not for each
- * place that calls it: with that, this program alone took longer to load than all the others.
+ * Complete the sum of `left` bytes from offset `header` of the frame on; `field`: offset of the checksum from
+ * `header`, and CHECKSUM_UDP. A global function, so that the verifier walks its loops once and not for each caller:
+ * inlined, they took it longer than all other programs together.
  */
 __attribute__((noinline)) int checksum_finish(struct xdp_md *ctx, __u32 header, __u32 field, __u64 pseudo, __u32 left)
 {
@@ -77,7 +77,7 @@ __attribute__((noinline)) int checksum_finish(struct xdp_md *ctx, __u32 header, 
 		sum += *p;
 		left = 0;
 	}
-	if (left) /* cut short, or too long */
+	if (left) /* truncated, or too long */
 		return 0;
 	whole = ~checksum_fold(sum);
 	*(__u16 *)(data + field) = udp && !whole ? 0xffff : whole;
@@ -96,7 +96,7 @@ static __always_inline void fill_behind(struct xdp_md *ctx, __u32 tag)
 	if ((void *)data + 42 + tag > end)
 		return;
 	if (*(__u16 *)(data + 12 + tag) == bpf_htons(ETH_P_IP)) {
-		/* with options or in fragments the host has done it itself */
+		/* with options or in fragments the host has computed it itself */
 		proto = data[23 + tag];
 		if (data[14 + tag] != 0x45 || *(__u16 *)(data + 20 + tag) & bpf_htons(0x3fff))
 			return;

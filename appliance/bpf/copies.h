@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Copies of frames for captures. What guests were given is kept by the recorder (path.h), which has nothing of this.
+ * Copies of frames for captures. The recorder of frames sent to guests (path.h) is separate.
  *
- * Frames that XDP redirects are seen by no packet socket, so the datapath copies them itself: where they come
- * from a device, and where they are sent to one. With nobody looking this costs one test of a flag that is at
- * hand anyway. A copy goes into the sink's own ring, which its reader has mapped; a ring that is full loses
- * copies, counted, and never a frame.
+ * No packet socket sees frames that XDP redirects, so the datapath copies them itself: where they arrive from a
+ * device, and where they are sent to one. Without a capture this costs one test of a flag that is at hand
+ * anyway. A copy goes into the capture's own ring, which its reader has mapped; a full ring loses copies
+ * (counted), never a frame.
  */
 #ifndef COPIES_H
 #define COPIES_H
 
-/* By slot: who wants copies there. */
+/* By slot: which captures want copies there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_SLOTS);
@@ -18,7 +18,7 @@ struct {
 	__type(value, struct copy_point);
 } copy_points SEC(".maps");
 
-/* By capture: what it wants. */
+/* By capture: its settings. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_COPIES);
@@ -26,7 +26,7 @@ struct {
 	__type(value, struct copy_wish);
 } copy_wishes SEC(".maps");
 
-/* By capture: its ring, which is made when it begins and goes when it ends. */
+/* By capture: its ring, which is created when it begins and removed when it ends. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, MAX_COPIES);
@@ -46,8 +46,8 @@ struct {
 } copy_counters SEC(".maps");
 
 /*
- * The frame being copied, in one piece as it is on the wire, and the filter's registers. They are here and
- * not on the stack, so that the verifier knows nothing of them and sees one turn of the loop as any other.
+ * The frame being copied, in one piece as on the wire, and the filter's registers. They are here and not on the
+ * stack, so that the verifier does not track their values and all iterations of the loop look alike to it.
  */
 struct copy_buffer {
 	struct copied head;
@@ -78,7 +78,7 @@ struct copy_machine {
 #define OPERATION(code) ((code)&0xf0)
 #define BY_X(code) ((code)&0x08)
 
-/* Bytes of the frame as a number; false when the frame ends before them. */
+/* Bytes of the frame as a number; false if the frame is too short. */
 static __always_inline bool copy_load(struct copy_buffer *buffer, __u64 offset, __u32 size, __u32 *value)
 {
 	if (offset + size > buffer->head.captured)
@@ -137,7 +137,7 @@ static __always_inline bool copy_calculate(struct copy_buffer *m, __u32 operatio
 	}
 }
 
-/* One instruction; 1 when the filter has come to its end. User space has checked the filter: jumps lead
+/* One instruction; 1 when the filter has ended. User space has checked that the filter only jumps
  * forward. */
 static long copy_step(__u32 index __attribute__((unused)), void *context)
 {
@@ -220,15 +220,15 @@ static long copy_step(__u32 index __attribute__((unused)), void *context)
 	}
 }
 
-/* At most `most`. The value is hidden from the compiler, which would else check a copy of it that the
- * verifier loses. */
+/* At most `most`. The value is hidden from the compiler, which would otherwise check a copy that the
+ * verifier does not track. */
 static __always_inline __u64 copy_bound(__u64 bytes, __u64 most)
 {
 	asm volatile("" : "+r"(bytes));
 	return bytes > most ? most : bytes;
 }
 
-/* Give the copy in the buffer to one capture, if its filter takes it. A global function: verified once. */
+/* Give the copy in the buffer to one capture, if its filter matches. A global function: verified once. */
 __noinline int copy_to(__u32 sink)
 {
 	struct copy_buffer *buffer = bpf_map_lookup_elem(&copy_buffer, &zero);
@@ -258,7 +258,7 @@ __noinline int copy_to(__u32 sink)
 	return 0;
 }
 
-/* Give the copy in the buffer to everybody who wants it. */
+/* Give the copy in the buffer to all captures that want it. */
 __noinline int copy_deliver(__u32 wanted)
 {
 	for (__u32 sink = 1; sink < MAX_COPIES; sink++)
@@ -267,7 +267,7 @@ __noinline int copy_deliver(__u32 wanted)
 	return 0;
 }
 
-/* Bring the frame into the buffer, with the tag that the kernel keeps beside it. */
+/* Copy the frame into the buffer, with the tag that the kernel keeps in the metadata. */
 static __always_inline void copy_load_frame(int kind, void *ctx, struct copy_buffer *buffer, __u32 length, __u32 wanted)
 {
 	__u64 bytes = wanted < length ? wanted : length;
@@ -326,7 +326,7 @@ static __noinline void copy_by_tc(struct __sk_buff *ctx, __u32 slot, __u32 way, 
 	copy(TC, ctx, slot, way, length);
 }
 
-/* Copy the frame for whoever wants it at this point. Called behind the flag only. */
+/* Copy the frame for all captures at this point. Only called if the flag is set. */
 static __always_inline void copy_frame(int kind, void *ctx, __u32 slot, __u32 way, __u32 length)
 {
 	if (kind == XDP)

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The filters and the core in one program, and the flow cache before filters that are slower than it. */
+/* The filters and the core in one program, and the flow cache before slower filters. */
 #ifndef DECIDE_H
 #define DECIDE_H
 
-#define GENERATION_PLACE "0x54574731" /* the generation of a generated program; splice.py knows it */
-#define FRAGMENTS_PLACE "0x54574732"  /* 1: fragments may match a rule by their datagram; else 0, and not asked */
+#define GENERATION_PLACE "0x54574731" /* placeholder for the generation of a generated program, see splice.py */
+#define FRAGMENTS_PLACE "0x54574732"  /* 1: fragments may match a rule by their datagram; 0: they cannot */
 
 #ifndef PULL
-#define PULL 192 /* bytes of the frame that a tc program wants to see at once */
+#define PULL 192 /* bytes of the frame that a tc program needs in linear memory */
 #endif
 
-/* What later programs need to know of the frame. */
+/* What later programs need to know about the frame. */
 static __always_inline void note_frame(int kind, void *ctx, struct scratch *s, const struct device *device,
 				       __u32 generation, __u32 length, __u32 buffers, __u32 direction)
 {
@@ -30,13 +30,13 @@ static __always_inline void note_frame(int kind, void *ctx, struct scratch *s, c
 	}
 }
 
-/* A port of which nobody wants to know more than the counters. */
+/* A port for which only the counters are needed. */
 static __always_inline bool plain(const struct device *device)
 {
 	return device->role == ROLE_PORT && !device->flags;
 }
 
-/* Surely not longer than the other port can send; what is not sure goes the long way, which asks exactly. */
+/* Certainly not longer than the other port can send; otherwise the slow path checks exactly. */
 static __always_inline bool fits(int kind, void *ctx, const struct device *device, __u32 length)
 {
 	if (kind != XDP)
@@ -47,7 +47,7 @@ static __always_inline bool fits(int kind, void *ctx, const struct device *devic
 	       (length <= device->peer_max_sg || frame_buffers(kind, ctx, length) == BUFFERS_ONE);
 }
 
-/* A plain port's frame straight to the other port: what most frames are, so without a note of it for other programs. */
+/* A plain port's frame straight to the other port: the common case, so without state for other programs. */
 static __always_inline int through(int kind, const struct device *device, __u32 length)
 {
 	__u32 slot = device->slot;
@@ -63,8 +63,8 @@ static __always_inline int through(int kind, const struct device *device, __u32 
 }
 
 /*
- * The place of the filters in `decide`: the index of the first rule that matches, NO_MATCH or NOT_HERE. User space puts
- * the generated code here (appliance/steering/kernel/splice.py), so nothing may be known of it.
+ * Placeholder of the filters in `decide`: the index of the first rule that matches, NO_MATCH or NOT_HERE. User space
+ * puts the generated code here (appliance/steering/kernel/splice.py), so the compiler must not assume anything.
  */
 static __noinline __u32 filters(void *ctx)
 {
@@ -74,7 +74,7 @@ static __noinline __u32 filters(void *ctx)
 	return rule;
 }
 
-/* Whether fragments may match a rule by their datagram. User space puts it in: where not, nothing more is asked. */
+/* Whether fragments may match a rule by their datagram. Set by user space; if not, no further check is made. */
 static __always_inline bool fragments_count(void)
 {
 	__u32 count;
@@ -84,29 +84,29 @@ static __always_inline bool fragments_count(void)
 }
 
 /*
- * A segment's filters and the core in one program, for sets of filters that are one program: what goes straight to the
- * other port is sent here, without a note of it for other programs.
+ * A segment's filters and the core in one program, for filter sets that fit into one program: frames straight to the
+ * other port are sent here, without state for other programs.
  *
- * `attached`: to a port, in the place of the entry program. It is a shorter way and never another one: a frame goes back
- * to the entry as soon as another generation holds (then its filters are not asked, and the answer is NOT_HERE), or when
- * somebody wants to know more of the port than its counters.
+ * `attached`: to a port, in place of the entry program. It is only a short cut with the same result: a frame goes back
+ * to the entry if another generation is in force (then its filters are not run, and the answer is NOT_HERE), or if more
+ * than the counters is needed for the port.
  */
 static __always_inline int decide(int kind, void *ctx, bool attached)
 {
-	__u32 found = filters(ctx); /* first of all, see splice.py */
+	__u32 found = filters(ctx); /* must come first, see splice.py */
 	__u32 key = 0, place, length, buffers, ifindex, generation;
 	struct rule *rule = NULL;
 	struct device *device;
 	struct scratch *s;
 
-	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* user space puts it in */
+	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* set by user space */
 	ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
 	device = bpf_map_lookup_elem(&devices, &ifindex);
 	if (attached && (!device || !plain(device) || found == NOT_HERE))
 		goto entry;
 	if (!device)
 		return pass(kind);
-	/* 0, but the verifier does not know: it would else follow all that comes for each rule's number. */
+	/* 0, but unknown to the verifier, which would otherwise follow the rest separately for each rule's number. */
 	asm volatile("%0 ^= %1" : "+r"(found) : "r"(device->role >> 7));
 	length = frame_length(kind, ctx);
 	if (attached && length < ETH_HLEN)
@@ -133,7 +133,7 @@ static __always_inline int decide(int kind, void *ctx, bool attached)
 	s = bpf_map_lookup_elem(&scratch, &key);
 	if (!s)
 		return pass(kind);
-	if (device->role == ROLE_PORT) { /* a hop's frame has been noted before */
+	if (device->role == ROLE_PORT) { /* a hop's frame has been recorded before */
 		struct trace *t;
 
 		note_frame(kind, ctx, s, device, generation, length, buffers, device->side);
@@ -156,7 +156,7 @@ entry:
 	return pass(kind);
 }
 
-/* In the place of a segment's filters: ask the flow cache first. */
+/* In place of a segment's filters: ask the flow cache first. */
 static __always_inline int recall(int kind, void *ctx)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -172,7 +172,7 @@ static __always_inline int recall(int kind, void *ctx)
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
 }
 
-/* Behind those filters: note what they found. */
+/* After those filters: store their result. */
 static __always_inline int noted(int kind, void *ctx)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Flows: their hash, the same in both directions and for all fragments, and which of them a draining hop keeps. */
+/* Flows: their hash, the same in both directions and for all fragments, and which ones a draining hop keeps. */
 #ifndef FLOWS_H
 #define FLOWS_H
 
-/* The hash by the addresses alone, and with the ports where they are known; each for both directions the same. */
+/* The hash of the addresses only, and with the ports if they are known; both are the same for either direction. */
 static __always_inline void hash_parsed(struct scratch *s, const struct parsed *p, bool later)
 {
 	__u64 a = fold_address(p->source), b = fold_address(p->destination);
@@ -14,8 +14,8 @@ static __always_inline void hash_parsed(struct scratch *s, const struct parsed *
 }
 
 /*
- * All fragments of a datagram stay together, whichever comes first. A later one that overtakes its first goes the way of
- * the last datagram in fragments between the same ends: with its flow, if that is the flow.
+ * All fragments of a datagram stay together, whichever arrives first. A later one that overtakes its first follows the
+ * last fragmented datagram between the same ends: correctly, if that is of the same flow.
  */
 static __always_inline void hash_fragment(struct scratch *s)
 {
@@ -63,7 +63,7 @@ static __always_inline void hash_fragment(struct scratch *s)
 		bpf_map_update_elem(&fragments, &s->datagram, &fresh, BPF_ANY);
 }
 
-/* The frame's flow: by the innermost IP header that can be read, else by the pair of stations. */
+/* The frame's flow: by the innermost readable IP header, or by the pair of stations. */
 static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 {
 	void *data = frame_data(kind, ctx), *end = frame_end(kind, ctx);
@@ -83,7 +83,7 @@ static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 		error = parse_ipv4(&c, &p);
 	else if (proto == ETH_P_IPV6)
 		error = parse_ipv6(data, &c, &p);
-	if (error) { /* unless there is more inside: the stations, read now, as a helper takes the pointers away */
+	if (error) { /* unless there is more inside: the stations, read now, because a helper invalidates the pointers */
 		if (data + ETH_HLEN > end) {
 			s->hash = s->hash_l3 = 0;
 			return;
@@ -121,7 +121,7 @@ static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 #define TCP_RST 4
 #define TCP_ACK 16
 
-/* Does the hop know this flow? A new connection on a closed flow's endpoints is a new flow. */
+/* Whether the hop knows this flow. A new connection on a closed flow's endpoints is a new flow. */
 static __always_inline bool established(const struct scratch *s, __u32 hop)
 {
 	struct flow_key key = {.hash = s->hash, .hop = hop};
@@ -137,8 +137,8 @@ static __always_inline bool established(const struct scratch *s, __u32 hop)
 }
 
 /*
- * A flow begins in `new_flows` and is established by a frame that is none of the handshake, once both ends have sent: what
- * a flood of SYNs leaves, with all the answers to it, never is.
+ * A flow begins in `new_flows` and is established by a frame that is not part of the handshake, once both ends have
+ * sent: the flows of a SYN flood, including all answers to it, never are.
  */
 static __always_inline void track(const struct scratch *s, __u32 hop)
 {
@@ -170,10 +170,10 @@ static __always_inline void track(const struct scratch *s, __u32 hop)
 		return;
 	}
 	if ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED)
-		return; /* closed: its last frames do not keep it */
+		return; /* closed: its last frames do not extend it */
 	if (s->flow_flags & TCP_FIN)
 		marks |= 1 << (s->direction & 1);
-	if ((flow->fin & marks) != marks) /* two processors may have a frame of it at the same time */
+	if ((flow->fin & marks) != marks) /* two CPUs may process a frame of it at the same time */
 		__sync_fetch_and_or(&flow->fin, marks);
 	if (s->flow_flags & TCP_FIN || s->now - flow->seen > FLOW_REFRESH_NS)
 		flow->seen = s->now;

@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What became of frames after the datapath had decided: those that were never sent are counted here, by name.
+ * What happened to frames after the datapath's decision: those that were not sent are counted here, by cause.
  *
- * A redirect is a request. The device may be down, its ring full, or nobody may take what is sent to a tap; the kernel
- * then drops the frame, and says so at a tracepoint and often in no counter. These programs stand there: they cost
- * nothing per frame, a test per batch by XDP, and more only when something was lost.
+ * A redirect is a request. The device may be down, its ring full, or a tap may have no reader; the kernel then drops
+ * the frame, which shows at a tracepoint and often in no counter. These programs are attached there: they cost nothing
+ * per frame, one test per batch with XDP, and more only if something was lost.
  *
- * Tracepoints hand over pointers to the kernel's own structures. Where the fields are that are read here is found out
- * by user space when the datapath is loaded (appliance/steering/kernel/kernel_fields.py), so that this works on kernels
- * without BTF too.
+ * Tracepoints pass pointers to the kernel's own structures. User space determines the offsets of the fields that are
+ * read here when the datapath is loaded (appliance/system/kernel_fields.py), so this also works on kernels without BTF.
  */
 #ifndef LOSSES_H
 #define LOSSES_H
 
-/* Of the running kernel. Written by user space. */
+/* Offsets in the running kernel. Written by user space. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -21,7 +20,7 @@ struct {
 	__type(value, struct kernel_fields);
 } kernel_fields SEC(".maps");
 
-/* By slot; the last one stands for devices that are not ours any more. */
+/* By slot; the last one is for devices that are no longer ours. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_SLOTS + 1);
@@ -45,7 +44,7 @@ static __always_inline __u64 kernel_pointer(__u64 base, __u32 offset)
 	return value;
 }
 
-/* The slot of a struct net_device; SLOT_UNKNOWN when it is not one of ours. Interface numbers count per namespace. */
+/* The slot of a struct net_device; SLOT_UNKNOWN if it is not ours. Interface numbers are per namespace. */
 static __always_inline __u32 slot_of(const struct kernel_fields *fields, __u64 net_device)
 {
 	__u32 ifindex;
@@ -61,7 +60,7 @@ static __always_inline __u32 slot_of(const struct kernel_fields *fields, __u64 n
 	return device && device->role != ROLE_NONE ? device->slot : SLOT_UNKNOWN;
 }
 
-/* Atomic, because an interrupt may come in between: tracepoints are reached from everywhere. */
+/* Atomic, because an interrupt may come in between: tracepoints are hit in any context. */
 static __always_inline void lose(__u32 from, __u32 to, __u32 loss, __u64 frames)
 {
 	struct loss_counter *counter;
@@ -79,7 +78,7 @@ static __always_inline void lose(__u32 from, __u32 to, __u32 loss, __u64 frames)
 static __always_inline __u32 loss_of(int error)
 {
 	switch (-error) {
-	case 0:	  /* it took some of the batch */
+	case 0:	  /* it accepted some of the batch */
 	case 11:  /* EAGAIN */
 	case 16:  /* EBUSY */
 	case 28:  /* ENOSPC */
@@ -98,7 +97,7 @@ static __always_inline __u32 loss_of(int error)
 	return LOSS_OTHER;
 }
 
-/* A batch was handed to a driver: (from, to, sent, drops, error). */
+/* A batch was passed to a driver: (from, to, sent, drops, error). */
 SEC("raw_tp/xdp_devmap_xmit")
 int batch_sent(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -113,7 +112,7 @@ int batch_sent(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* A frame was not even put into a batch: (from, program, target, error, kind of map, map, its index). */
+/* A frame did not get into a batch: (from, program, target, error, kind of map, map, its index). */
 SEC("raw_tp/xdp_redirect_err")
 int redirect_failed(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -128,7 +127,7 @@ int redirect_failed(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* By tc: (frame, place in the kernel's code, reason). The frame knows where it came in and where it was to leave. */
+/* With tc: (frame, address in the kernel's code, reason). The frame has its device of arrival and of departure. */
 SEC("raw_tp/kfree_skb")
 int frame_freed(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -141,7 +140,7 @@ int frame_freed(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	ingress = kernel_word(ctx->args[0], fields->frame_ingress);
 	if (!ingress)
-		return 0; /* made here, and not received */
+		return 0; /* created here, not received */
 	known = bpf_map_lookup_elem(&devices, &ingress);
 	if (!known || known->role == ROLE_NONE)
 		return 0;
@@ -153,7 +152,7 @@ int frame_freed(struct bpf_raw_tracepoint_args *ctx)
 	if (to != from)
 		lose(from, to, LOSS_QUEUE, 1);
 	else if ((__u32)ctx->args[2] == FREED_WITHOUT_REASON)
-		lose(from, SLOT_UNKNOWN, LOSS_GONE, 1); /* we give a reason; the redirect gives none, to no device */
+		lose(from, SLOT_UNKNOWN, LOSS_GONE, 1); /* we give a reason; the redirect, to no device, gives none */
 	return 0;
 }
 

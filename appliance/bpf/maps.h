@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The maps of the datapath. What is in them stands in steer.h; who writes what, in appliance/steering/. */
+/* The maps of the datapath. Their layout is in steer.h; their writers are in appliance/steering/. */
 #ifndef MAPS_H
 #define MAPS_H
 
@@ -10,7 +10,7 @@ struct {
 	__type(value, struct meta);
 } meta SEC(".maps");
 
-/* One word that says which policy holds (see struct control). Written by user space in one store. */
+/* One word that says which policy is in force (see struct control). Written by user space in one store. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -19,7 +19,7 @@ struct {
 	__type(value, struct control);
 } control SEC(".maps");
 
-/* No program uses it: a write to a map of maps returns when every frame in flight has left the programs. */
+/* Not used by any program: a write to a map of maps returns when all frames in flight have left the programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
@@ -33,7 +33,7 @@ struct {
 	    });
 } fence SEC(".maps");
 
-/* What is put into the fence. */
+/* Put into the fence. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -41,7 +41,7 @@ struct {
 	__type(value, __u64);
 } fence_post SEC(".maps");
 
-/* By ifindex: what the device is. */
+/* By ifindex: the device. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_DEVICES);
@@ -49,7 +49,7 @@ struct {
 	__type(value, struct device);
 } devices SEC(".maps");
 
-/* By slot: where XDP sends. */
+/* By slot: targets of XDP. */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
 	__uint(max_entries, MAX_SLOTS);
@@ -57,7 +57,7 @@ struct {
 	__type(value, __u32);
 } tx SEC(".maps");
 
-/* By slot: what is attached there, and where tc sends. */
+/* By slot: the attached device, and the target of tc. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_SLOTS);
@@ -65,7 +65,7 @@ struct {
 	__type(value, struct target);
 } targets SEC(".maps");
 
-/* By hop: until when it is available; 0 is the supervisor's dead-man deadline. Written by user space in place. */
+/* By hop: its lease; 0 is the supervisor's dead-man lease. Written by user space in place. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -74,7 +74,7 @@ struct {
 	__type(value, struct lease);
 } leases SEC(".maps");
 
-/* By slot: how many frames the hop is handed there. Written by user space in place. */
+/* By slot: the limit of frames to the hop there. Written by user space in place. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -91,7 +91,7 @@ struct {
 	__type(value, __u32);
 } threads SEC(".maps");
 
-/* The policy, twice: the half of the even generations and that of the odd ones. */
+/* The policy, twice: one half for even generations and one for odd ones. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2 * MAX_SEGMENTS);
@@ -120,7 +120,7 @@ struct {
 	__type(value, struct group);
 } groups SEC(".maps");
 
-/* By group and bucket: hop ids in the order of preference, lowest byte first, 0 ends. */
+/* By group and bucket: hop ids in order of preference, lowest byte first, ended by 0. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2 * MAX_GROUPS * BUCKETS);
@@ -128,7 +128,7 @@ struct {
 	__type(value, __u64);
 } buckets SEC(".maps");
 
-/* By hop, segment and direction: how a frame goes on that comes back from the hop. */
+/* By hop, segment and direction: how a frame that comes back from the hop continues. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2 * MAX_HOPS * MAX_SEGMENTS * 2);
@@ -151,7 +151,7 @@ struct {
 	__type(value, __u32);
 } tc_programs SEC(".maps");
 
-/* What the frame in hand carries from program to program. */
+/* The current frame's state from program to program. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -180,7 +180,7 @@ struct {
 	__type(value, struct hop_counter);
 } hop_counters SEC(".maps");
 
-/* Flows that were sent to a tracked hop: what a draining hop keeps. Established ones. */
+/* Established flows that were sent to a tracked hop: a draining hop keeps them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_FLOWS);
@@ -188,7 +188,7 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* Those that are not established: when too many begin, as in a SYN flood, they drive out each other and no flow above. */
+/* Flows not established yet: too many new ones, as in a SYN flood, displace each other and none of the above. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_NEW_FLOWS);
@@ -196,7 +196,7 @@ struct {
 	__type(value, struct flow);
 } new_flows SEC(".maps");
 
-/* Datagrams in fragments: the hash that the first of them gave all of them. */
+/* Fragmented datagrams: the hash for all fragments, from the first that arrived. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_FRAGMENTS);
@@ -204,7 +204,7 @@ struct {
 	__type(value, struct fragment);
 } fragments SEC(".maps");
 
-/* By hop: its recorder, where it has one. */
+/* By hop: its recorder, if it has one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, MAX_HOPS);
@@ -215,7 +215,7 @@ struct {
 		    __uint(map_flags, BPF_F_INNER_MAP); /* of any size */
 		    __uint(max_entries, 1);
 		    __uint(key_size, sizeof(__u32));
-		    __uint(value_size, sizeof(struct record)); /* clang leaves the type out this deep */
+		    __uint(value_size, sizeof(struct record)); /* clang omits the type at this depth */
 	    });
 } recorders SEC(".maps");
 

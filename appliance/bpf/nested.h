@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What lies deeper in a frame than `parsing.h` reads: behind labels, PPPoE, LLC/SNAP and tags of any kind, in tunnels, and
- * the packet that an ICMP error quotes. The innermost IP header is what tells the flow.
+ * Headers deeper in a frame than `parsing.h` reads: behind labels, PPPoE, LLC/SNAP and tags of any kind, in tunnels, and
+ * the packet that an ICMP error quotes. The innermost IP header identifies the flow.
  *
- * The first bytes of the frame are copied to a map, and read from there in steps whose whole state is in that map too: so
- * the verifier sees one step like the other, and looks at each once. Few frames come here, and all others pay nothing.
+ * The first bytes of the frame are copied to a map and read from there in steps whose entire state is in that map too,
+ * so that all steps look alike to the verifier, which checks each once. Few frames get here, and all others pay nothing.
  * The same in Python: appliance/frames/nested.py.
  */
 #ifndef NESTED_H
@@ -13,15 +13,15 @@
 #include "parsing.h"
 #include "steer.h"
 
-#define NESTED_BYTES 256 /* of the frame are looked at; a power of two */
+#define NESTED_BYTES 256 /* bytes of the frame that are read; a power of two */
 #define NESTED_STEPS 24
-#define NESTED_REACH 64 /* a step reads so far at most */
+#define NESTED_REACH 64 /* a step reads at most this far */
 
 enum layer {
 	LAYER_ETHERNET,
 	LAYER_TYPE,  /* `value`: EtherType */
 	LAYER_LABEL, /* of MPLS */
-	LAYER_GUESS, /* IP by its first digit; `value` 1: else a control word and Ethernet */
+	LAYER_GUESS, /* IP by its first digit; `value` 1: otherwise a control word and Ethernet */
 	LAYER_IPV4,
 	LAYER_IPV6,
 	LAYER_TRANSPORT, /* `value`: protocol */
@@ -73,7 +73,7 @@ static __always_inline bool go_on(struct nested *n, __u32 layer, __u32 value, __
 	return true;
 }
 
-/* Note the outermost datagram that is in fragments; those that are only quoted are no fragments of the frame's flow. */
+/* Record the outermost fragmented datagram; quoted ones are not fragments of the frame's flow. */
 static __always_inline void note_fragment(struct nested *n, bool later, __u32 id, __u32 protocol)
 {
 	if (n->quoted || n->fragment)
@@ -169,7 +169,7 @@ static __always_inline bool extension(struct nested *n, const __u8 *p, __u32 lef
 	} else if (n->value == PROTO_FRAGMENT) {
 		bytes = 8;
 		offset = two(p + 2);
-		if (offset & 0xfff9) /* else "atomic": whole after all */
+		if (offset & 0xfff9) /* otherwise "atomic": not fragmented after all */
 			note_fragment(n, offset & 0xfff8, four(p + 4), PROTO_FRAGMENT);
 		if (offset & 0xfff8) {
 			n->ip.protocol = p[0];
@@ -236,7 +236,7 @@ static __always_inline bool read_transport(struct nested *n, const __u8 *p, __u3
 	case PROTO_UDP:
 		return left >= 4 && read_udp(n, p, left);
 	case PROTO_TCP:
-		if (left >= 14 && !n->quoted) /* what is quoted opens and closes nothing */
+		if (left >= 14 && !n->quoted) /* a quoted packet opens and closes nothing */
 			n->ip.tcp_flags = p[13];
 		/* fallthrough */
 	case PROTO_SCTP:
@@ -288,7 +288,7 @@ static __always_inline bool step_in(struct nested *n, const __u8 *p, __u32 left)
 	}
 }
 
-/* Read what `bytes` of the frame's begin show. A global function: verified once. */
+/* Parse the frame's first `bytes`. A global function: verified once. */
 __noinline int read_nested(__u32 bytes)
 {
 	struct nested *n = bpf_map_lookup_elem(&nested, &zero);
@@ -309,7 +309,7 @@ __noinline int read_nested(__u32 bytes)
 	return 0;
 }
 
-/* The innermost IP header of the frame; NULL when there is none to be read. */
+/* The innermost IP header of the frame; NULL if none can be read. */
 static __always_inline struct nested *look_deeper(int kind, void *ctx, __u32 length)
 {
 	struct nested *n = bpf_map_lookup_elem(&nested, &zero);
@@ -322,7 +322,7 @@ static __always_inline struct nested *look_deeper(int kind, void *ctx, __u32 len
 	return n->found ? n : NULL;
 }
 
-/* Is there more to find than `parse_ipv4` and `parse_ipv6` did? */
+/* Whether there is more to find than `parse_ipv4` and `parse_ipv6` found. */
 static __always_inline bool goes_deeper(const struct parsed *p)
 {
 	if (p->fragment == 2)

@@ -4,8 +4,8 @@
 #define NEXT_H
 
 /*
- * Go on with another program. The slot must be a constant: such a tail call is a direct jump in the machine's code, that
- * by a variable is an indirect one, which costs 10 ns where the kernel guards those against speculation.
+ * Continue with another program. The slot must be a constant: such a tail call is a direct jump in machine code, while
+ * one by a variable is an indirect jump, which costs 10 ns if the kernel guards those against speculation.
  */
 #define next_program(kind, ctx, slot)                                                                                  \
 	do {                                                                                                           \
@@ -87,15 +87,16 @@ static __always_inline void policy_program(int kind, void *ctx, __u32 generation
 		}
 }
 
-/* An empty slot costs nothing: there the machine's code has no jump. */
+/* An empty slot costs nothing: the machine code has no jump there. */
 static __always_inline void decide_program(int kind, void *ctx, __u32 generation, __u32 segment)
 {
 	if (!segment) { /* most have one */
 		DECIDE_OF(0);
 		return;
 	}
-	asm volatile(""
-		     : "+r"(segment)); /* else the compiler looks for the segment by halving, and this one comes last */
+	asm volatile(
+	    ""
+	    : "+r"(segment)); /* or the compiler would use a binary search for the segment, with this one last */
 	switch (segment) {
 		EACH_OTHER_SEGMENT(DECIDE_CASE);
 	}

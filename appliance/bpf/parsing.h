@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Reading a frame for its flow. Contract: each function takes the cursor and the frame's end, moves the cursor behind
- * what it has read, and returns a negative number, cursor untouched, when the frame is too short. The compare with
- * `end` stands directly before each access, as the verifier forgets it over arithmetic on the cursor.
+ * Parses a frame for its flow. Contract: each function takes the cursor and the frame's end, moves the cursor past
+ * what it has read, and returns a negative number, with the cursor unchanged, if the frame is too short. The check
+ * against `end` is directly before each access, because the verifier loses it after arithmetic on the cursor.
  */
 #ifndef PARSING_H
 #define PARSING_H
@@ -14,7 +14,7 @@
 
 #define MAX_VLANS 4
 #define MAX_EXTENSIONS 8
-#define MAX_OFFSET 2047 /* an extension header further back is not read; all bits set */
+#define MAX_OFFSET 2047 /* an extension header beyond this is not read; all bits set */
 
 #define PROTO_HOPOPTS 0
 #define PROTO_ICMP 1
@@ -73,7 +73,7 @@ static __always_inline int parse_ethertype(struct cursor *c)
 	return bpf_ntohs(proto);
 }
 
-/* The same for frames that are not plain IPv4; `type` as it lies in the frame, which has 20 bytes behind it. */
+/* The same for frames that are not plain IPv4; `type` in the frame's byte order, followed by at least 20 bytes. */
 static __always_inline bool maybe_inner_fragment(const void *data, const void *end, __u32 type)
 {
 	const void *ip = data + ETH_HLEN;
@@ -107,8 +107,8 @@ static __always_inline bool maybe_inner_fragment(const void *data, const void *e
 }
 
 /*
- * Whether to look if the frame is a fragment whose datagram's rule counts: a quick question, which may say yes too often.
- * IPv4 and IPv6, behind two tags and PPPoE at most; behind MPLS labels always yes.
+ * Whether to check if the frame is a fragment whose datagram's rule counts: a quick test with false positives. IPv4 and
+ * IPv6, behind at most two tags and PPPoE; always yes behind MPLS labels.
  */
 static __always_inline bool maybe_fragment(const void *data, const void *end)
 {
@@ -119,7 +119,7 @@ static __always_inline bool maybe_fragment(const void *data, const void *end)
 	type = *(__u16 *)(data + 12);
 	if (type == bpf_htons(ETH_P_IP)) /* most frames are */
 		return *(__u16 *)(data + ETH_HLEN + 6) & bpf_htons(0x3fff);
-	asm volatile("" : "+r"(type)); /* else the compiler looks for the type by halving, and IPv4 comes last */
+	asm volatile("" : "+r"(type)); /* or the compiler would use a binary search for the type, with IPv4 last */
 	return maybe_inner_fragment(data, end, type);
 }
 
@@ -181,8 +181,8 @@ static __always_inline int parse_ipv6(void *data, struct cursor *c, struct parse
 	next = ip[6];
 	at = (__u32)(c->at - data) + 40;
 	/*
-	 * By offset from the frame's begin: as a plain bounded number it lets the verifier see that one round is like
-	 * the other, which it does not for a pointer that has moved.
+	 * By offset from the frame's start: with a plain bounded number the verifier sees that all iterations are
+	 * alike, but not with a moved pointer.
 	 */
 	for (int i = 0; i < MAX_EXTENSIONS; i++) {
 		__u8 *extension;
@@ -199,7 +199,7 @@ static __always_inline int parse_ipv6(void *data, struct cursor *c, struct parse
 		if (next == PROTO_FRAGMENT) {
 			__u16 offset = bpf_ntohs(*(__u16 *)(extension + 2));
 
-			if (offset & 0xfff9) { /* else "atomic": whole after all */
+			if (offset & 0xfff9) { /* otherwise "atomic": not fragmented after all */
 				p->id = bpf_ntohl(*(__u32 *)(extension + 4));
 				p->fragment = offset & 0xfff8 ? 2 : 1;
 			}
@@ -232,7 +232,7 @@ static __always_inline __u64 fold(__u64 x)
 	return x ^ x >> 32;
 }
 
-/* Every bit of the input changes about half of the output. */
+/* Every bit of the input changes about half of the output bits. */
 static __always_inline __u64 finish(__u64 x)
 {
 	x ^= x >> 33;

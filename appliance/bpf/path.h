@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Which hop has the frame next: along the rule's path, past hops that are not available or do not accept it. */
+/* Which hop gets the frame next: along the rule's path, past hops that are not available or do not accept it. */
 #ifndef PATH_H
 #define PATH_H
 
@@ -11,8 +11,8 @@ static __always_inline struct rule *rule_at(const struct scratch *s, __u32 index
 }
 
 /*
- * Does the frame exceed what an overloaded hop is handed? Processors do not wait for each other: the limit is met on the
- * average, whatever they do at the same time.
+ * Whether the frame exceeds the limit of an overloaded hop. CPUs do not wait for each other: the limit is met on
+ * average, whatever they do concurrently.
  */
 static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
 {
@@ -24,7 +24,7 @@ static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
 	if (!gate || !gate->cost)
 		return false;
 	used = *(volatile __u64 *)&gate->used;
-	if (used < s->now) { /* capacity that nobody used is gone */
+	if (used < s->now) { /* unused capacity is lost */
 		if (!dry)
 			__sync_val_compare_and_swap(&gate->used, used, s->now);
 		used = s->now;
@@ -34,12 +34,12 @@ static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
 			__sync_fetch_and_add(&gate->over, 1);
 		return true;
 	}
-	if (!dry) /* also for what goes around: so the end of the overload shows */
+	if (!dry) /* also for frames that bypass it, so that the end of the overload shows */
 		__sync_fetch_and_add(&gate->used, gate->cost);
 	return none;
 }
 
-/* May this hop have the frame? The reason if not. */
+/* Whether this hop may have the frame; the reason if not. */
 static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down)
 {
 	__u32 slot = SLOT(hop, s->device.segment, s->direction);
@@ -107,9 +107,9 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 }
 
 /*
- * The first hop of a list (ids in the bytes, lowest first) that may have the frame; 0 none. One that is only held
- * down is taken when no other is there. What an overloaded hop has no room for is not for the others: they know nothing of
- * its flows, and would be the next to be overloaded. A global function: the verifier looks at it once, not at each call.
+ * The first hop of a list (ids in the bytes, lowest first) that may have the frame; 0 none. One that is only held down
+ * is taken if there is no other. The excess of an overloaded hop does not go to the others: they do not know its flows,
+ * and would be overloaded next. A global function: verified once, not at each call.
  */
 __noinline __u32 choose(__u64 list, __u64 hold_down)
 {
@@ -142,7 +142,7 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 	return held;
 }
 
-/* Keep a copy of the frame for the day the hop dies of it. */
+/* Keep a copy of the frame, in case it crashes the hop. */
 static __always_inline void keep(int kind, void *ctx, const struct scratch *s, __u32 hop)
 {
 	void *ring = bpf_map_lookup_elem(&recorders, &hop);
@@ -185,7 +185,7 @@ static __always_inline void keep(int kind, void *ctx, const struct scratch *s, _
 
 #define NOT_ENTERED -1
 
-/* To a hop: by the tap of the side the frame comes from. NOT_ENTERED: there is no room for the hop's tag. */
+/* To a hop: by the tap on the side from which the frame comes. NOT_ENTERED: there is no room for the hop's tag. */
 static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 hop)
 {
 	struct hop_counter *counter = hop_count(s, hop);
@@ -197,7 +197,7 @@ static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 h
 		track(s, hop);
 	if (h && h->flags & HOP_RECORDED)
 		keep(kind, ctx, s, hop);
-	if (h && h->flags & HOP_TAGS && !put_tag(kind, ctx)) /* the hop would take a tag of somebody else for ours */
+	if (h && h->flags & HOP_TAGS && !put_tag(kind, ctx)) /* the hop would take a foreign tag for ours */
 		return NOT_ENTERED;
 	action = send(kind, ctx, &s->device, s, s->length, SLOT(hop, s->device.segment, s->direction), VERDICT_HOP,
 		      OUTCOME_TO_HOP);
@@ -208,7 +208,7 @@ static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 h
 	return action;
 }
 
-/* Place in the rule's path of the hop, or of the group that holds it; MAX_PATH: the rule does not hold it. */
+/* Position in the rule's path of the hop, or of the group that contains it; MAX_PATH: not in the path. */
 static __always_inline __u32 position_of(const struct scratch *s, const struct rule *rule, __u32 hop)
 {
 	for (__u32 i = 0; i < MAX_PATH; i++) {
@@ -229,7 +229,7 @@ static __always_inline __u32 position_of(const struct scratch *s, const struct r
 	return MAX_PATH;
 }
 
-/* Count a frame from a port under its rule; the rule's counters, where it counts at all. */
+/* Count a frame from a port under its rule; returns the rule's counters, if it has any. */
 static __always_inline struct rule_counter *rule_match(const struct scratch *s, const struct rule *rule)
 {
 	__u32 counter = rule->counter;
@@ -245,7 +245,7 @@ static __always_inline struct rule_counter *rule_match(const struct scratch *s, 
 	return found;
 }
 
-/* The first hop that may have the frame of one place in the rule's path. Global as `choose`. */
+/* The first hop that may have the frame at one position of the rule's path. Global like `choose`. */
 __noinline __u32 choose_at(__u32 position)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -260,7 +260,7 @@ __noinline __u32 choose_at(__u32 position)
 	rule = rule_at(s, s->rule);
 	if (!rule || position >= MAX_PATH)
 		return 0;
-	/* masked in a way the compiler cannot see through: the verifier needs the bound in this very register */
+	/* masked in a way that is opaque to the compiler: the verifier needs the bound in this register */
 	asm volatile("%0 &= %1" : "+r"(position) : "i"(MAX_PATH - 1));
 	kind = rule->path[position].kind;
 	id = rule->path[position].id;
@@ -285,7 +285,7 @@ __noinline __u32 choose_at(__u32 position)
 
 /*
  * A frame to one of the addresses that no bridge forwards (01:80:c2:00:00:00 to 0f: STP, LACP, LLDP, EAPOL, PTP peer
- * delay). It belongs to the neighbour at the other end of the wire: a guest's bridge would drop it.
+ * delay). It is for the neighbour at the other end of the wire: a guest's bridge would drop it.
  */
 static __always_inline bool link_local(const void *data, const void *end)
 {
@@ -293,7 +293,7 @@ static __always_inline bool link_local(const void *data, const void *end)
 	       !(*(__u16 *)(data + 4) & bpf_htons(0xfff0));
 }
 
-/* Has the frame's segment this flag? */
+/* Whether the frame's segment has this flag. */
 static __always_inline bool segment_has(const struct scratch *s, __u32 flag)
 {
 	__u32 place = (s->generation & 1) * MAX_SEGMENTS + (s->device.segment & (MAX_SEGMENTS - 1));
@@ -303,8 +303,8 @@ static __always_inline bool segment_has(const struct scratch *s, __u32 flag)
 }
 
 /*
- * The filters have been asked about what may be a fragment: a datagram's later fragments match also the rule that its
- * first one matched, whose ports they do not show. The first rule wins.
+ * The filters have run on a possible fragment: a datagram's later fragments also match the rule of its first one,
+ * because they do not contain its ports. The first rule wins.
  */
 static __always_inline int fragment(int kind, void *ctx)
 {
@@ -322,8 +322,9 @@ static __always_inline int fragment(int kind, void *ctx)
 }
 
 /*
- * The rule is known: where in its path the frame is, and its flow. What needs no hop leaves here. Reading the flow and
- * walking the path are programs of their own, or the verifier would look at the walk once for each way to read a flow.
+ * The rule is known: find the frame's position in the path, and its flow. Frames that need no hop leave here. Parsing
+ * the flow and walking the path are separate programs, or the verifier would check the walk once for each way to parse
+ * a flow.
  */
 static __always_inline int dispatch(int kind, void *ctx)
 {
@@ -366,7 +367,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 	} else {
 		if (rule && !rule->length)
 			rule_match(s, rule);
-		if (!rule || !rule->length) { /* nothing on the way: needs no clock and no walk */
+		if (!rule || !rule->length) { /* empty path: needs no clock and no walk */
 			outcome = OUTCOME_STRAIGHT;
 			goto out;
 		}
@@ -380,7 +381,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
 	if (!s->have_hash && (s->want || (rule && rule->flags & RULE_HASH)))
 		hash_frame(kind, ctx, s);
-	if (accepts) /* goes on to the walk; without such a program no hop accepts by filter */
+	if (accepts) /* continues to the walk; without this program no hop accepts by filter */
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
 out:
@@ -388,19 +389,19 @@ out:
 }
 
 /*
- * The first hop from here on that may have the frame; 0 none. `missing`: the rule requires every hop, and one of those
- * that are left is not available; one that takes no such frames is not required. `excess`: the frame exceeds what a hop
- * carries; it goes past that hop, or nowhere if the rule blocks what exceeds.
+ * The first hop from here on that may have the frame; 0 none. `missing`: the rule requires every hop, and one of the
+ * remaining ones is not available; one that does not accept such frames is not required. `excess`: the frame exceeds a
+ * hop's limit; it bypasses that hop, or is dropped if the rule blocks the excess.
  */
 static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule, bool *missing, bool *excess)
 {
 	__u32 position = s->start, first = 0, chosen;
 
 	for (int i = 0; i < MAX_PATH; i++) {
-		if (position >= rule->length) /* behind the last, or, as it is unsigned, before the first */
+		if (position >= rule->length) /* after the last or, because it is unsigned, before the first */
 			break;
 		s->wanted = 0;
-		s->ahead = first != 0; /* looked at for `require` only: the frame does not count there yet */
+		s->ahead = first != 0; /* checked only for `require`: the frame does not count there yet */
 		chosen = choose_at(position);
 		if (s->overloaded) {
 			*excess = true;

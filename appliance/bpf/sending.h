@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* A frame, where it is sent, and how that is counted: the same for XDP and tc but for what their contexts do differently. */
+/* Sending a frame, and counting that: the same for XDP and tc except for differences of their contexts. */
 #ifndef SENDING_H
 #define SENDING_H
 
@@ -88,7 +88,7 @@ static __always_inline void record(const struct device *device, struct scratch *
 	}
 }
 
-/* Have the kernel send the frame to a slot; XDP_DROP or TC_ACT_SHOT when nothing is attached there. */
+/* Have the kernel send the frame to a slot; XDP_DROP or TC_ACT_SHOT if no device is attached there. */
 static __always_inline int redirect(int kind, __u32 slot)
 {
 	struct target *target;
@@ -99,7 +99,7 @@ static __always_inline int redirect(int kind, __u32 slot)
 	return target && target->ifindex ? (int)bpf_redirect(target->ifindex, 0) : TC_ACT_SHOT;
 }
 
-/* Send the frame to a slot, and count it: as `outcome`, or as lost by name when nothing is attached there. */
+/* Send the frame to a slot and count it: as `outcome`, or as dropped by cause if no device is attached there. */
 static __always_inline int send(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length,
 				__u32 slot, __u32 verdict, __u32 outcome)
 {
@@ -108,16 +108,15 @@ static __always_inline int send(int kind, void *ctx, const struct device *device
 	if (action == drop(kind))
 		outcome = OUTCOME_NO_DEVICE;
 	if (device->flags & DEVICE_COPY_OUT && outcome != OUTCOME_NO_DEVICE)
-		copy_frame(kind, ctx, slot, COPY_OUT,
-			   frame_length(kind, ctx)); /* with a tag of ours, where it has one */
+		copy_frame(kind, ctx, slot, COPY_OUT, frame_length(kind, ctx)); /* with our tag, if it has one */
 	count(device, outcome, length);
 	record(device, s, outcome == OUTCOME_NO_DEVICE ? VERDICT_DROP : verdict, slot, outcome);
 	return action;
 }
 
 /*
- * Longer than the other port can send: XDP would drop the frame on the way out, and tc hand it to a driver that may do
- * anything with it.
+ * Longer than the other port can send: XDP would drop the frame on the way out, and tc would pass it to a driver with
+ * undefined results.
  */
 static __always_inline bool oversize_xdp(const struct device *device, __u32 length, __u32 buffers)
 {
@@ -127,7 +126,7 @@ static __always_inline bool oversize_xdp(const struct device *device, __u32 leng
 static __always_inline bool oversize_tc(struct __sk_buff *skb, const struct device *device, __u32 length, __u32 buffers)
 {
 	if (buffers == BUFFERS_ANY)
-		length = skb->gso_size + ETH_HLEN; /* each of those that it is taken apart into */
+		length = skb->gso_size + ETH_HLEN; /* each segment that it is split into */
 	return length + (skb->vlan_present ? 4 : 0) > device->peer_max;
 }
 
@@ -138,13 +137,14 @@ static __always_inline int refuse(int kind, const struct device *device, struct 
 	if (kind == TC)
 		asm volatile(
 		    ""
-		    : "+r"(outcome)); /* else the compiler joins this with other counts, and the verifier is lost */
+		    : "+r"(
+			outcome)); /* or the compiler would merge this with other counts, which the verifier cannot follow */
 	count(device, outcome, length);
 	record(device, s, VERDICT_DROP, slot, outcome);
 	return drop(kind);
 }
 
-/* To the port opposite to where the frame came in, seen in the direction it travels. */
+/* To the port that is opposite in the frame's direction. */
 static __always_inline int leave(int kind, void *ctx, const struct device *device, struct scratch *s, __u32 length,
 				 __u32 buffers, __u32 direction, __u32 outcome)
 {
@@ -153,7 +153,8 @@ static __always_inline int leave(int kind, void *ctx, const struct device *devic
 	if (kind == TC) {
 		if (oversize_tc(ctx, device, length, buffers))
 			return refuse(kind, device, s, length, slot);
-		asm volatile("" : "+r"(outcome)); /* else the compiler knows its range, and the verifier does not */
+		asm volatile(""
+			     : "+r"(outcome)); /* or the compiler would use a range that the verifier does not know */
 	}
 	if (kind == XDP && oversize_xdp(device, length, buffers))
 		return refuse(kind, device, s, length, slot);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The datapath: which device a frame goes to. steer.h tells the story; this file is the code behind it.
+ * The datapath: which device a frame goes to. steer.h describes how it works.
  *
- * Two thin families of programs, `*_xdp` and `*_tc`, over the same inline functions. `kind` is a constant in each
- * of them, so the compiler throws the other half away. Only what the two contexts do differently asks for it.
+ * Two thin families of programs, `*_xdp` and `*_tc`, over the same inline functions. `kind` is a constant in each of
+ * them, so the compiler removes the other half. Only code that differs between the two contexts tests it.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -34,8 +34,8 @@
 #include "losses.h"
 
 /*
- * Out by the port that the hop has asked for, which need not be the one that the frame travels to; `direction`: the one
- * that leads there.
+ * Out by the port that the hop has chosen, which need not be the one that the frame travels to; `direction`: the
+ * direction of that port.
  */
 static __always_inline int leave_by(int kind, void *ctx, const struct device *device, __u32 length, __u32 buffers,
 				    __u32 direction)
@@ -51,7 +51,7 @@ static __always_inline int leave_by(int kind, void *ctx, const struct device *de
 	return leave(kind, ctx, &there, NULL, length, buffers, direction, OUTCOME_OUT);
 }
 
-/* A device's frame that its segment's rules, or a hop's continuation, decide about. */
+/* A frame that its segment's rules, or a hop's continuation, decide about. */
 static __always_inline int steer(int kind, void *ctx, const struct device *device, __u64 policy, __u32 length,
 				 __u32 buffers, __u32 direction)
 {
@@ -118,14 +118,14 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 		policy_program(kind, ctx, policy, device->segment);
 	}
 missing:
-	/* A tail call that works does not come back. */
+	/* A successful tail call does not return. */
 	s->rule = NO_MATCH;
 	return leave(kind, ctx, device, s, length, buffers, direction, OUTCOME_NO_PROGRAM);
 }
 
 /*
- * A heartbeat that went through a guest which routes: it has written its own address over the source, and to the
- * destination the one that it was configured with, which anybody may know. So the key must be in the payload.
+ * A heartbeat through a guest that routes: the guest has replaced the source by its own address, and the destination by
+ * one from its configuration, which is not secret. So the key must be in the payload.
  */
 static __always_inline bool routed_heartbeat(void *data, void *end, __u32 key)
 {
@@ -144,8 +144,8 @@ static __always_inline bool routed_heartbeat(void *data, void *end, __u32 key)
 }
 
 /*
- * What we sent through a hop and came out of it, by the hop's key: in the source, or in the destination of what the guest
- * answers. Nobody on the link knows it, so a frame that only looks like ours passes like any other.
+ * A frame that we sent through a hop, recognized by the hop's key: in the source, or in the destination of the guest's
+ * answers. Nobody on the link knows the key, so a frame that only looks like ours passes like any other.
  */
 static __always_inline bool heartbeat(int kind, void *ctx, const struct device *device)
 {
@@ -160,8 +160,8 @@ static __always_inline bool heartbeat(int kind, void *ctx, const struct device *
 }
 
 /*
- * `copies`: made for devices where somebody wants copies; the program without them is shorter, and calls no function,
- * which alone costs as much as to count the frame.
+ * `copies`: for devices with captures; the program without them is shorter and calls no function, which alone costs as
+ * much as counting the frame.
  */
 static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies)
 {
@@ -194,7 +194,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 	} else {
 		if (device->flags & DEVICE_COPIES)
 			next_program(kind, ctx, PROGRAM_COPYING);
-		device->flags &= ~DEVICE_COPIES; /* so that the compiler leaves out all that is about them */
+		device->flags &= ~DEVICE_COPIES; /* so that the compiler removes all code about them */
 	}
 	if (device->role == ROLE_PORT) {
 		direction = device->side;
@@ -204,7 +204,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 				     OUTCOME_STRAIGHT);
 		}
 	} else {
-		direction = device->side ^ 1; /* what comes from a hop's WAN side travels from LAN to WAN */
+		direction = device->side ^ 1; /* a frame from a hop's WAN side travels from LAN to WAN */
 		if (heartbeat(kind, ctx, device)) {
 			count(device, OUTCOME_HEARTBEAT, frame_length(kind, ctx));
 			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
@@ -230,7 +230,7 @@ int copying_xdp(struct xdp_md *ctx)
 	return entry(XDP, ctx, ctx->ingress_ifindex, true);
 }
 
-/* For devices that hand frames over with checksums that are not finished. */
+/* For devices that deliver frames with incomplete checksums. */
 SEC("xdp.frags")
 int entry_filling_xdp(struct xdp_md *ctx)
 {

@@ -4,32 +4,32 @@
  *
  * The Python side repeats these in appliance/steering/kernel/layout.py; tests/unit/steering/test_layout.py compares both.
  *
- * How a frame finds its way
- * -------------------------
- * A frame enters at a port, or at the tap of a hop. `devices[ifindex]` says which. A port of a segment without rules
- * sends it straight to the other port. With rules, `decide` asks the segment's filters, which user space has put into
- * it; a frame that no rule leads anywhere leaves there. (Filters that do not fit into it stand by themselves, and leave
- * the index of the first matching rule in `scratch`.) `dispatch` finds out where in the rule's path the frame is, and
- * its flow; `walk` goes along the path: from LAN to WAN forward, from WAN to LAN backward. The first hop that is
- * attached, has a lease, accepts the frame and is not draining gets it; when none does it goes to the other port (or is
- * blocked, where the rule says so). Where the rule requires all of its hops, those further on are looked at too.
- * On the way through `dispatch`, link-local control frames leave before any hop, and what may be a fragment goes by
- * `fragment`, which knows the rule of its datagram.
+ * The path of a frame
+ * -------------------
+ * A frame arrives at a port, or from the tap of a hop, as `devices[ifindex]` says. A port of a segment without rules
+ * sends it straight to the other port. With rules, `decide` runs the segment's filters, which user space has put into
+ * it; a frame that does not go to any hop leaves there. (Filters that do not fit into it are separate programs, and
+ * leave the index of the first matching rule in `scratch`.) `dispatch` determines the frame's position in the rule's
+ * path, and its flow; `walk` follows the path: forward from LAN to WAN, backward from WAN to LAN. The first hop that is
+ * attached, has a lease, accepts the frame and is not draining gets it; if there is none, it goes to the other port (or
+ * is blocked, if the rule says so). If the rule requires all of its hops, those further on are checked too.
+ * In `dispatch`, link-local control frames leave before any hop, and possible fragments go through `fragment`, which
+ * knows the rule of their datagram.
  *
- * How the path is kept over a hop
- * -------------------------------
- * Nothing is written on the frame. A frame that comes back from a hop's WAN-side tap travels LAN to WAN, one from the
- * LAN-side tap WAN to LAN. Where it goes on is the hop's *continuation* in that segment and direction, which user
- * space works out with the policy:
- *   CONT_END, CONT_STATIC  every rule that holds the hop goes on alike from there: the frame need not be classified
- *                          again, so the hop may change whatever it likes (NAT, rewritten ports, new frames).
- *   CONT_CLASSIFY          the rules differ: the frame is classified as it is now. When the rule found holds the hop,
- *                          it goes on there. When not (the hop changed what the filters look at), it goes on by the
- *                          first rule that holds the hop, and is counted `returned_unmatched`.
- *   CONT_NONE              no rule holds the hop (any more): out, counted `returned_unmatched`.
- * Not possible: telling two rules apart for a frame that a hop has changed beyond recognition; keeping both
- * directions of a flow on one member of a group that lies behind a hop which rewrites addresses; noticing that
- * guests with tags send a frame round in a circle.
+ * How a frame keeps its path across a hop
+ * ---------------------------------------
+ * The frame carries no mark. A frame that comes back from a hop's WAN-side tap travels from LAN to WAN, one from the
+ * LAN-side tap from WAN to LAN. Where it continues is the hop's *continuation* in that segment and direction, which
+ * user space computes with the policy:
+ *   CONT_END, CONT_STATIC  all rules that contain the hop continue alike from there: the frame need not be classified
+ *                          again, so the hop may change anything (NAT, rewritten ports, new frames).
+ *   CONT_CLASSIFY          the rules differ: the frame is classified as it is now. If the rule found contains the hop,
+ *                          it continues there. If not (the hop changed what the filters test), it continues by the
+ *                          first rule that contains the hop, and is counted as `returned_unmatched`.
+ *   CONT_NONE              no rule contains the hop (any more): out, counted as `returned_unmatched`.
+ * Not possible: distinguishing two rules for a frame that a hop has changed beyond recognition; keeping both directions
+ * of a flow on one member of a group after a hop that rewrites addresses; detecting that guests with tags send a frame
+ * in a loop.
  */
 #ifndef STEER_H
 #define STEER_H
@@ -37,7 +37,7 @@
 #define LAYOUT_VERSION 4
 
 #define MAX_SEGMENTS 16
-#define MAX_HOPS 128 /* ids 1..127; 0 stands for "no hop": the ports, and the supervisor's own lease */
+#define MAX_HOPS 128 /* ids 1..127; 0 means "no hop": the ports, and the supervisor's own lease */
 #define MAX_GROUPS 64
 #define MAX_RULES 4096
 #define MAX_PATH 8	  /* hops and groups in one path */
@@ -50,43 +50,44 @@
 #define MAX_FLOWS 262144
 #define MAX_NEW_FLOWS 65536 /* not seen in both directions yet */
 #define MAX_FRAGMENTS 16384
-#define MAX_COPIES 8	       /* who wants copies of frames: captures 1..7; 0 is nobody */
+#define MAX_COPIES 8	       /* captures 1..7; 0 is none */
 #define COPY_BYTES 16384       /* of one frame; a power of two */
 #define COPY_INSTRUCTIONS 4096 /* of a capture's filter, a power of two */
-#define RECORD_BYTES 2016      /* kept of a recorded frame at most */
-#define MAX_THREADS 4096       /* of all guests, that their leases are tied to */
+#define RECORD_BYTES 2016      /* at most, of a recorded frame */
+#define MAX_THREADS 4096       /* of all guests, with leases tied to them */
 
 #define NO_MATCH 0xffffffff
-#define NO_ACCEPT_BIT 255 /* the hop takes every frame */
+#define NO_ACCEPT_BIT 255 /* the hop accepts every frame */
 
-#define HEARTBEAT_NEIGHBOUR 0x02545700 /* first bytes of where a routing guest sends heartbeats; + its id */
-#define HEARTBEAT_KEY_AT 16	       /* behind an IP header: UDP, and what stands before the nonce */
-#define ETH_TAG 0x88a8		       /* 802.1ad */
-#define TAG_OUT 0		       /* VID: leave, in the direction the frame travels */
-#define TAG_NEXT 4000		       /* VID: along the path; so says the tag of a frame that a hop is handed */
-#define TAG_OUT_LAN 4001	       /* VID: leave by the LAN port */
-#define TAG_OUT_WAN 4002	       /* VID: leave by the WAN port */
+#define HEARTBEAT_NEIGHBOUR                                                                                            \
+	0x02545700	    /* first bytes of the address to which a routing guest sends heartbeats; + its id */
+#define HEARTBEAT_KEY_AT 16 /* after an IP header: UDP, and the fields before the nonce */
+#define ETH_TAG 0x88a8	    /* 802.1ad */
+#define TAG_OUT 0	    /* VID: leave, in the direction the frame travels */
+#define TAG_NEXT 4000	    /* VID: along the path; the tag of every frame to a hop has it */
+#define TAG_OUT_LAN 4001    /* VID: leave by the LAN port */
+#define TAG_OUT_WAN 4002    /* VID: leave by the WAN port */
 
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
-#define GATE_BURST_NS 10000000ULL     /* frames that may come at once, in the time that they take the hop */
-#define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram come within this time */
-#define FRAGMENT_PAIR 0x10000	      /* bit of a key's protocol: the last datagram in fragments between two ends */
+#define GATE_BURST_NS 10000000ULL     /* frames in a burst, as the time that the hop needs for them */
+#define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram arrive within this time */
+#define FRAGMENT_PAIR 0x10000	      /* bit of a key's protocol: the last fragmented datagram between two ends */
 #define FRAGMENT_PAIR_NS 60000000000ULL
 #define FRAGMENT_SEGMENT_SHIFT 24 /* of a key's protocol: in each segment a datagram has its own rule */
 
-/* A device's slot: which place in the appliance it has. Slot of a port: hop 0. */
+/* A device's slot: its position in the appliance. Slot of a port: hop 0. */
 #define SLOT(hop, segment, side) ((hop)*32 + (segment)*2 + (side))
 
-/* Slots of the program arrays `xdp_programs` and `tc_programs`. A generated program may go on in parts of its own. */
+/* Slots of the program arrays `xdp_programs` and `tc_programs`. A generated program may continue in its own parts. */
 #define ACCEPT_PARTS 4
 #define POLICY_PARTS 24
-#define PROGRAM_DISPATCH 0 /* the rule is known: which way from here */
+#define PROGRAM_DISPATCH 0 /* the rule is known: what follows */
 #define PROGRAM_WALK 1	   /* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
-#define PROGRAM_ENTRY 6	   /* where every frame begins; for programs that are attached in its place */
+#define PROGRAM_ENTRY 6	   /* where every frame begins; for programs attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
-#define PROGRAM_FRAGMENT 7 /* perhaps a fragment, whose datagram's rule counts (path.h) */
+#define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation)&1) * ACCEPT_PARTS)
@@ -94,9 +95,9 @@
 #define PROGRAM_FILTERS(generation, segment) (832 + ((generation)&1) * MAX_SEGMENTS + (segment)) /* behind the cache */
 #define PROGRAM_DECIDE(generation, segment) (864 + ((generation)&1) * MAX_SEGMENTS + (segment))	 /* see `decide` */
 #define PROGRAM_SLOTS 896
-#define NOT_HERE 0xfffffffe /* from filters: this frame is not for them, but for those at PROGRAM_FILTERS */
+#define NOT_HERE 0xfffffffe /* from filters: not valid for this frame, use those at PROGRAM_FILTERS */
 
-#define CACHE_ENTRIES 4096 /* of each CPU, a power of two; 256 KiB: more would not stay near the processor */
+#define CACHE_ENTRIES 4096 /* of each CPU, a power of two; 256 KiB: more would not stay in the CPU's cache */
 #define CACHE_IPV6 0x100   /* bits of struct cached's tag, above the protocol */
 #define CACHE_SEGMENT_SHIFT 16
 #define CACHE_USED 0x80000000
@@ -114,14 +115,14 @@ enum role {
 enum device_flag {
 	DEVICE_TAGS = 1,      /* hop: may choose the next hop by a tag */
 	DEVICE_TRACE = 2,     /* write `trace` */
-	DEVICE_DRY = 4,	      /* touch no counter, flow or fragment */
-	DEVICE_COPY_IN = 8,   /* somebody wants copies of what comes from this device */
-	DEVICE_COPY_OUT = 16, /* somebody wants copies of what is sent to some device of the segment */
+	DEVICE_DRY = 4,	      /* change no counter, flow or fragment */
+	DEVICE_COPY_IN = 8,   /* a capture wants copies of frames from this device */
+	DEVICE_COPY_OUT = 16, /* a capture wants copies of frames to some device of the segment */
 };
 
 #define DEVICE_COPIES (DEVICE_COPY_IN | DEVICE_COPY_OUT)
 
-/* A frame that comes from a device (from a port; back from a hop), or is sent to it. */
+/* A frame from a device (from a port; back from a hop), or to it. */
 enum copy_way {
 	COPY_IN,
 	COPY_OUT
@@ -129,20 +130,20 @@ enum copy_way {
 
 enum target_flag {
 	TARGET_SG = 1
-}; /* takes frames of several buffers by XDP */
+}; /* accepts frames in several buffers by XDP */
 
 enum rule_flag {
-	RULE_BLOCK = 1,	 /* on_unavailable = "block" */
-	RULE_ACCEPT = 2, /* a hop of the path has an `accept` filter */
-	RULE_HASH = 4,	 /* a group, or a hop whose flows are tracked, is in the path */
-	RULE_ALL = 8,	 /* require = "all": no hop may be skipped, but one whose `accept` does not take the frame */
-	RULE_EXCESS_BLOCK = 16,	   /* on_overload: what exceeds a hop's limit is dropped, not led around the hop */
-	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": nothing for an overloaded hop */
+	RULE_BLOCK = 1,		   /* on_unavailable = "block" */
+	RULE_ACCEPT = 2,	   /* a hop of the path has an `accept` filter */
+	RULE_HASH = 4,		   /* a group, or a hop whose flows are tracked, is in the path */
+	RULE_ALL = 8,		   /* require = "all": no hop may be skipped except by its `accept` filter */
+	RULE_EXCESS_BLOCK = 16,	   /* on_overload: the excess of a hop's limit is dropped and does not bypass the hop */
+	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": no frames for an overloaded hop */
 };
 
 enum segment_flag {
 	SEGMENT_LINK_LOCAL = 1, /* link-local control frames enter no hop */
-	SEGMENT_FRAGMENTS = 2	/* a rule asks for what only the first fragment of a datagram shows */
+	SEGMENT_FRAGMENTS = 2	/* a rule tests something that only the first fragment of a datagram contains */
 };
 
 enum item_kind {
@@ -157,7 +158,7 @@ enum group_flag {
 enum hop_flag {
 	HOP_TRACKED = 1,
 	HOP_RECORDED = 2,
-	HOP_TAGS = 4, /* what it is handed carries a tag of ours; its value is that tag's length */
+	HOP_TAGS = 4, /* frames to it carry our tag; the value is that tag's length */
 };
 enum continuation_kind {
 	CONT_NONE,
@@ -166,57 +167,57 @@ enum continuation_kind {
 	CONT_CLASSIFY
 };
 
-/* What became of a frame; each frame is counted once, under the device it came from: in = the sum of these. */
+/* What happened to a frame; each is counted once, under the device it came from: in = the sum of these. */
 enum outcome {
 	OUTCOME_STRAIGHT,   /* port to port: no rule, or the rule says so */
 	OUTCOME_TO_HOP,	    /* to a guest or remote */
-	OUTCOME_BYPASSED,   /* to the other port, as no hop of the path took it */
+	OUTCOME_BYPASSED,   /* to the other port: no hop of the path took it */
 	OUTCOME_OUT,	    /* from a hop to a port: end of its path */
 	OUTCOME_HEARTBEAT,  /* from a hop to the supervisor */
 	OUTCOME_BLOCKED,    /* dropped: no hop available, and the rule says block */
 	OUTCOME_UNPARSED,   /* shorter than an Ethernet header: passed on */
-	OUTCOME_NO_DEVICE,  /* dropped: where it should go nothing is attached */
+	OUTCOME_NO_DEVICE,  /* dropped: no device is attached where it should go */
 	OUTCOME_OVERSIZE,   /* dropped: longer than the other port can send */
 	OUTCOME_NO_PROGRAM, /* a policy program was missing: passed to the other port */
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
-	OUTCOME_LINK_LOCAL, /* port to port, past a rule that would lead this control frame to a hop */
-	OUTCOME_EXCESS,	    /* dropped: exceeds what an overloaded hop carries, and the rule says block */
+	OUTCOME_LINK_LOCAL, /* port to port, despite a rule that would send this control frame to a hop */
+	OUTCOME_EXCESS,	    /* dropped: exceeds the limit of an overloaded hop, and the rule says block */
 	OUTCOMES,
 };
-#define OUTCOME_PLACES 16 /* room in the map; OUTCOMES must fit */
+#define OUTCOME_PLACES 16 /* entries in the map; OUTCOMES must fit */
 
-/* Why a frame that was on its way to a device was never sent by it (losses.h). */
+/* Why a device did not send a frame that was on its way to it (losses.h). */
 enum loss {
 	LOSS_FULL,	/* its queue was full */
-	LOSS_NO_READER, /* nobody takes what is sent to it: a tap that no process has open, a veth without a receiver */
+	LOSS_NO_READER, /* it has no reader: a tap that no process has open, a veth without a receiver */
 	LOSS_DOWN,	/* it was down */
 	LOSS_OVERSIZE,	/* the frame was longer than it can send */
-	LOSS_UNFIT,	/* XDP cannot send to it, or no frame that lies in several buffers */
-	LOSS_QUEUE,	/* by tc: its queue or its driver dropped the frame */
-	LOSS_GONE,	/* by tc: there was no such device any more */
+	LOSS_UNFIT,	/* XDP cannot send to it, or no frames in several buffers */
+	LOSS_QUEUE,	/* with tc: its queue or its driver dropped the frame */
+	LOSS_GONE,	/* with tc: the device no longer existed */
 	LOSS_OTHER,
 	LOSSES,
 };
-#define LOSS_PLACES 10	       /* room in the map; LOSSES must fit */
+#define LOSS_PLACES 10	       /* entries in the map; LOSSES must fit */
 #define FREED_WITHOUT_REASON 2 /* SKB_DROP_REASON_NOT_SPECIFIED */
 
-/* Why a hop was skipped, or taken (the first). */
+/* Why a hop was skipped, or chosen (the first). */
 enum reason {
 	REASON_TAKEN,
 	REASON_UNAVAILABLE,  /* no lease, or not attached to this segment */
 	REASON_NOT_ACCEPTED, /* its `accept` filter does not match */
-	REASON_DRAINING,     /* the flow is new, and the hop takes no new ones */
-	REASON_OVERSIZE,     /* its tap cannot take a frame of this length */
-	REASON_HELD,	     /* back again, but not for long enough (standby, hold_down) */
-	REASON_SUPERVISOR,   /* the supervisor's own lease is over */
-	REASON_OVERLOADED,   /* the frame exceeds what the hop carries */
+	REASON_DRAINING,     /* the flow is new, and the hop gets no new ones */
+	REASON_OVERSIZE,     /* the frame is too long for its tap */
+	REASON_HELD,	     /* available again, but not for long enough (standby, hold_down) */
+	REASON_SUPERVISOR,   /* the supervisor's own lease has expired */
+	REASON_OVERLOADED,   /* the frame exceeds the hop's limit */
 	REASONS,
 };
 
 enum buffers {
 	BUFFERS_ONE,
 	BUFFERS_SEVERAL, /* only some devices can send such a frame by XDP */
-	BUFFERS_ANY,	 /* tc: many frames of one flow in one, which the kernel takes apart where it must */
+	BUFFERS_ANY,	 /* tc: several frames of one flow in one, which the kernel splits if necessary */
 };
 
 enum verdict {
@@ -236,7 +237,7 @@ struct device {
 	__u16 flags;
 	__u32 peer_max; /* longest frame the port opposite can send; in several buffers: */
 	__u32 peer_max_sg;
-	__u32 key; /* hop: of its heartbeats, as it lies in the frame; a secret of this bypassd. Never 0 for a hop */
+	__u32 key; /* hop: of its heartbeats, in the frame's byte order; a secret of this bypassd. Never 0 for a hop */
 };
 
 struct target {
@@ -249,7 +250,7 @@ struct target {
 struct rule {
 	__u8 length;
 	__u8 flags;
-	__u16 counter; /* index in `rule_counters`, the rule's own over all policies */
+	__u16 counter; /* index in `rule_counters`, the same in all policies */
 	struct {
 		__u8 kind;
 		__u8 id;
@@ -272,30 +273,30 @@ struct hop {
 };
 
 struct segment {
-	__u32 constant_rule; /* the first rule matches every frame; NO_MATCH: ask the policy program */
+	__u32 constant_rule; /* the first rule matches every frame; NO_MATCH: run the policy program */
 	__u32 flags;
 };
 
 struct continuation {
-	__u16 rule;    /* first rule that holds the hop */
+	__u16 rule;    /* first rule that contains the hop */
 	__u8 position; /* of the hop in that rule's path */
 	__u8 kind;
 	__u32 pad;
 };
 
 struct lease {
-	__u64 until;	  /* ns, CLOCK_MONOTONIC: available before this time */
-	__u64 recovered;  /* when it last came back from being unavailable; 0: it never was */
-	__u64 draining;	  /* 1: new flows go elsewhere */
-	__u64 skipped;	  /* when the first frame was led around it since it lost its lease; 0: none was */
-	__u64 ended;	  /* when its process ended (exits.h): no lease until it has another; 0: it runs, or has none */
+	__u64 until;	 /* ns, CLOCK_MONOTONIC: available before this time */
+	__u64 recovered; /* when it last became available again; 0: it was never unavailable */
+	__u64 draining;	 /* 1: it gets no new flows */
+	__u64 skipped;	 /* when the first frame bypassed it since it lost its lease; 0: none yet */
+	__u64 ended; /* when its process ended (exits.h): no lease until it has a new one; 0: it runs, or has none */
 	__u64 overloaded; /* the directions that a gate limits: bit segment * 2 + direction */
 };
 #define LEASE_OVER 1 /* `until` of a hop that was available before */
 
 /*
- * How many frames a hop is handed in one direction, while it is overloaded: one each `cost` on the average. `used` is the
- * time up to which the hop's capacity is given away; a frame is one too many when that lies GATE_BURST_NS ahead.
+ * The limit of frames to an overloaded hop in one direction: one per `cost` on average. `used` is the time up to which
+ * the hop's capacity is used; a frame exceeds the limit if that is GATE_BURST_NS ahead.
  */
 struct gate {
 	__u64 cost; /* ns; 0: no limit */
@@ -303,13 +304,13 @@ struct gate {
 	__u64 over; /* frames beyond the limit */
 };
 
-/* One word, so that one store switches the whole policy: generation, and which segments have rules. */
+/* One word, so that a single store switches the whole policy: generation, and which segments have rules. */
 struct control {
-	__u64 policy; /* bits 0-31 generation, bits 32-47 one bit a segment */
+	__u64 policy; /* bits 0-31 generation, bits 32-47 one bit per segment */
 };
 #define POLICY_SEGMENT(word, segment) (((word) >> (32 + (segment))) & 1)
 
-/* Which program this is, for the supervisor that finds it pinned. */
+/* Identity of the program, for a supervisor that finds it pinned. */
 struct meta {
 	__u64 layout;
 	__u8 digest[32]; /* SHA-256 of the object file */
@@ -324,7 +325,7 @@ struct device_counter {
 	struct tally outcome[OUTCOME_PLACES];
 };
 
-/* Frames that were lost after the decision, by the device they came in by, and by that which did not send them. */
+/* Frames that were lost after the decision, by the device where they arrived, and by the one that did not send them. */
 struct loss_counter {
 	__u64 came[LOSS_PLACES];
 	__u64 unsent[LOSS_PLACES];
@@ -337,7 +338,7 @@ struct kernel_fields {
 	__u32 namespace_number; /* struct net: the inode number that /proc shows */
 	__u32 frame_device;	/* struct sk_buff */
 	__u32 frame_ingress;
-	__u32 namespaces; /* 1: those two are known, and devices count only when they are in: */
+	__u32 namespaces; /* 1: those two are known, and only devices count that are in: */
 	__u32 namespace;
 	__u32 pad;
 };
@@ -347,17 +348,17 @@ struct rule_counter {
 	__u64 to_hop;
 	__u64 bypassed;
 	__u64 blocked;
-	__u64 excess; /* exceeded what a hop of the path carries: bypassed it, or dropped */
+	__u64 excess; /* exceeded the limit of a hop of the path: bypassed it, or dropped */
 };
 
 struct hop_counter {
 	struct tally to;
 	__u64 skipped[8]; /* by reason */
-	__u64 bad_tag;	  /* tag names a hop that is unknown, not available, or itself */
+	__u64 bad_tag;	  /* tag of a hop that is unknown, not available, or itself */
 	__u64 returned_unmatched;
 };
 
-/* Who wants copies at one device, as bit sets of sinks, and of how many bytes. */
+/* Captures at one device, as bit sets, and how many bytes they want. */
 struct copy_point {
 	__u32 in;
 	__u32 out;
@@ -365,7 +366,7 @@ struct copy_point {
 	__u32 pad;
 };
 
-/* A capture's wish: a filter in classic BPF (none: every frame), and how much of each frame. */
+/* A capture's settings: a filter in classic BPF (none: every frame), and how much of each frame. */
 struct copy_wish {
 	__u32 bytes;
 	__u32 instructions;
@@ -382,7 +383,7 @@ struct copy_counter {
 	__u64 lost; /* the ring was full */
 };
 
-/* What stands before the bytes of a copy. */
+/* The header of a copy. */
 struct copied {
 	__u64 when;	/* ns, CLOCK_MONOTONIC */
 	__u32 length;	/* of the frame */
@@ -399,7 +400,7 @@ struct flow_key {
 
 struct flow {
 	__u64 seen; /* ns */
-	__u64 fin;  /* FLOW_CLOSED: FIN, a bit a direction; FLOW_BOTH: frames, a bit a direction */
+	__u64 fin;  /* FLOW_CLOSED: FIN, one bit per direction; FLOW_BOTH: frames, one bit per direction */
 };
 #define FLOW_CLOSED 3
 #define FLOW_FRAME 4 /* shifted by the direction */
@@ -423,9 +424,9 @@ struct fragment {
 };
 
 /*
- * The recorder of a hop: an array, its first entry is the head, behind it a ring of the last frames handed to the hop.
- * In the head `number` counts the frames, `length` is the ring's size - 1 (a power of two less one), `captured` how
- * many bytes of a frame are kept. A frame's `number` is 0 while it is being written.
+ * The recorder of a hop: an array whose first entry is the head, followed by a ring of the last frames to the hop. In
+ * the head, `number` counts the frames, `length` is the ring's size - 1 (a power of two less one), `captured` the
+ * number of bytes kept of a frame. A frame's `number` is 0 while it is being written.
  */
 struct record {
 	__u64 number; /* of the frame, from 1 */
@@ -433,18 +434,18 @@ struct record {
 	__u32 length;
 	__u16 captured;
 	__u16 slot; /* of the tap it went to */
-	__u16 tag;  /* a tag that tc keeps beside the frame: TCI, and TPID or 0 */
+	__u16 tag;  /* a tag that tc keeps in the metadata: TCI, and TPID or 0 */
 	__u16 tag_proto;
 	__u32 pad;
 	__u8 data[RECORD_BYTES];
 };
 
-/* A flow, and the rule that its frames match; addresses and ports as they lie in the frame. */
+/* A flow, and the rule that its frames match; addresses and ports in the frame's byte order. */
 struct cached {
 	__u64 source[2];
 	__u64 destination[2];
 	__u32 ports;
-	__u32 tag; /* protocol, kind, segment; 0: no answer */
+	__u32 tag; /* protocol, kind, segment; 0: not valid */
 	__u32 generation;
 	__u32 rule;
 	__u64 pad[2];
@@ -475,7 +476,7 @@ struct trace {
 	struct step step[MAX_TRACE];
 };
 
-/* What one frame carries from program to program. The generated programs know the first two fields only. */
+/* A frame's state from program to program. The generated programs use only the first two fields. */
 struct scratch {
 	__u32 rule; /* offset 0: index of the matching rule, or NO_MATCH */
 	__u32 generation;
@@ -494,15 +495,15 @@ struct scratch {
 	__u8 continuation_kind;
 	__u8 have_hash;
 	__u8 available; /* some hop of the path was available */
-	__u8 wanted;	/* some hop that was asked accepts the frame, be it available or not */
-	__u8 alive;	/* the supervisor's lease holds */
+	__u8 wanted;	/* some hop of the path accepts the frame, available or not */
+	__u8 alive;	/* the supervisor's lease is valid */
 	__u8 position;
 	__u8 group;
-	__u8 overloaded; /* the hop last looked at is, and must not have the frame */
-	__u8 ahead;	 /* a hop is looked at for `require` only: the frame does not count there yet */
+	__u8 overloaded; /* the hop last checked is, and must not get the frame */
+	__u8 ahead;	 /* a hop is checked only for `require`: the frame does not count there yet */
 	__u16 bucket;
-	__u32 start;	   /* where in the path the walk begins */
-	__u32 cache_place; /* where `remember` notes the rule; CACHE_ENTRIES: nowhere */
+	__u32 start;	   /* position in the path where the walk begins */
+	__u32 cache_place; /* where `remember` stores the rule; CACHE_ENTRIES: nowhere */
 	__u32 cache_tag;
 	__u8 fragment;	 /* 0 none, 1 first, 2 later */
 	__u8 classified; /* the filters have found `rule`, for this frame */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The tag by which a hop with `tags` chooses where a frame goes next. Each frame that such a hop is handed gets one, and
- * it is the outermost: what the hop sends back is decided by ours, and the tags that the frame came with stay as they
- * are, whatever they say.
+ * The tag by which a hop with `tags` chooses where a frame goes next. Each frame to such a hop gets one as its outermost
+ * tag: only our tag decides about frames from the hop, and the tags that the frame arrived with stay unchanged, whatever
+ * they contain.
  */
 #ifndef TAGS_H
 #define TAGS_H
 
-/* Put our tag on a frame for such a hop; false when there is no room for it. */
+/* Put our tag on a frame for such a hop; false if there is no room for it. */
 static __always_inline bool put_tag(int kind, void *ctx)
 {
 	__u32 stations[3];
@@ -27,7 +27,7 @@ static __always_inline bool put_tag(int kind, void *ctx)
 	return true;
 }
 
-/* The outermost tag of a frame from such a hop: off with it. Its VID, or -1 when there is none. */
+/* Remove the outermost tag of a frame from such a hop. Returns its VID, or -1 if there is none. */
 static __always_inline int take_tag(int kind, void *ctx)
 {
 	void *data = frame_data(kind, ctx), *end = frame_end(kind, ctx);
@@ -40,7 +40,7 @@ static __always_inline int take_tag(int kind, void *ctx)
 		if (skb->vlan_proto != bpf_htons(ETH_TAG))
 			return -1;
 		vid = skb->vlan_tci & 0xfff;
-		bpf_skb_vlan_pop(skb); /* its error may be about a broken tag behind this one, which is gone */
+		bpf_skb_vlan_pop(skb); /* an error may be about a broken tag after this one, which has been removed */
 		return vid;
 	}
 	if (data + ETH_HLEN + 4 > end || *(__u16 *)(data + 12) != bpf_htons(ETH_TAG))

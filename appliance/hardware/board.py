@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The board as board.toml describes it: ports, relays, watchdog, LEDs, crash log. Pure data, read once at start.
 
-The keeper reads the few keys that it needs itself (keeper/board.py), because it imports little; this is the complete
-schema, in which unknown keys are errors.
+The keeper reads the few keys it needs on its own (keeper/board.py), because it must import little; this is the complete
+schema, and unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Port(_Table, frozen=True):
 
 
 class Relay(_Table, frozen=True):
-    """The relay of one LAN/WAN pair. `kind` says how it is driven, `options` are the keys of its kind (relay/)."""
+    """The relay of one LAN/WAN pair. `kind` says how it is driven, `options` has the keys of its kind (relay/)."""
 
     ports: tuple[str, str]
     kind: str = relays.DEFAULT_KIND
@@ -44,7 +44,7 @@ class Relay(_Table, frozen=True):
 
     @property
     def line(self) -> str:
-        """The relay's name, which is that of its GPIO line where it has one."""
+        """The relay's name: that of its GPIO line if it has one."""
         return relays.name_of({"ports": self.ports, **self.options})
 
     @property
@@ -68,13 +68,13 @@ class Led(_Table, frozen=True):
 
 
 class CrashLog(_Table, frozen=True):
-    """Where the kernel keeps the record of its last crash."""
+    """Where the kernel keeps its crash records."""
 
     pstore: str = "/sys/fs/pstore"
 
 
 class Board(_Table, frozen=True):
-    """The whole file."""
+    """The content of board.toml."""
 
     name: str
     port: tuple[Port, ...] = ()
@@ -99,7 +99,7 @@ def _decode(kind: type, value: Any) -> Any:
 
 
 def _sort_relay_keys(data: dict[str, Any]) -> None:
-    """Move the keys that a kind of relay adds into `options`. ValueError: a known kind has no such key or value."""
+    """Move the keys specific to a kind of relay into `options`. ValueError: a known kind has no such key or value."""
     tables = data.get("relay")
     for number, table in enumerate(tables if isinstance(tables, list) else (), 1):
         if not isinstance(table, dict):
@@ -108,7 +108,7 @@ def _sort_relay_keys(data: dict[str, Any]) -> None:
         table["options"] = options
         kind = relays.KINDS.get(str(table.get("kind", relays.DEFAULT_KIND)))
         if kind is None:
-            continue  # the keeper says so, and the relay stays in bypass
+            continue  # the keeper reports it, and the relay stays in bypass
         for key, value in options.items():
             where = f"relay {number}: {key}"
             if key not in kind.keys:
@@ -121,7 +121,7 @@ def _sort_relay_keys(data: dict[str, Any]) -> None:
 
 
 def parse(text: str, source: str = "board.toml") -> Board:
-    """Read a board; HardwareError names the file, where, and what."""
+    """Parse board.toml; HardwareError gives file, position and problem."""
     try:
         data = tomllib.loads(text)
         _sort_relay_keys(data)
@@ -131,7 +131,7 @@ def parse(text: str, source: str = "board.toml") -> Board:
     names = [port.name for port in board.port]
     for port in board.port:
         if bool(port.pci) == bool(port.mac):
-            raise HardwareError(f"{source}: port {port.name}: give exactly one of pci and mac")
+            raise HardwareError(f"{source}: port {port.name}: set exactly one of pci and mac")
         if names.count(port.name) > 1:
             raise HardwareError(f"{source}: port {port.name}: the name is used twice")
     for relay in board.relay:
@@ -152,6 +152,6 @@ def load(path: Path) -> Board:
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        raise HardwareError(f"{path}: {error.strerror}: the image must carry its board.toml") from error
+        raise HardwareError(f"{path}: {error.strerror}: the image must contain its board.toml") from error
     except UnicodeDecodeError as error:
         raise HardwareError(f"{path}: is not UTF-8 text") from error

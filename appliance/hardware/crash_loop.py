@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Crashes of the machine that follow each other: how long to wait before going inline again, and when to stop trying.
+"""Repeated crashes of the machine: how long to wait before going inline again, and when to stop trying.
 
 Each crash costs the link until the reset, so an appliance that crashes whenever it goes inline is worse than none. The
 first crash changes nothing; from the second on the relay stays in bypass for a while after the start (`hold`), twice as
-long each time; with `limit` crashes the machine starts in safe mode: relay in bypass, no datapath, no guest, but with
-console and management. Safe mode ends by an order, or after `window` without a crash; then it is on trial, and the next
-crash within `window` leads back at once.
+long each time; after `limit` crashes the machine starts in safe mode: relay in bypass, no datapath, no guests, but with
+console and management. Safe mode ends by an order, or after `window` without a crash; then it is on trial, and another
+crash within `window` leads back to it at once.
 
-Time here is time of operation, in seconds: a machine that has just crashed may not know what day it is. A start without
-a crash record is most likely a power cut, but nobody can tell it from a reset that left no record: `QUARTER` of these
-count as one crash.
+Time here is operating time, in seconds: a machine that has just crashed may not know the date. A start without a crash
+record is most likely a power cut, but cannot be told from a reset that left no record: `QUARTER` of these count as one
+crash.
 
 Pure. The record (`History`) is kept on the data partition with the mark of the last run (crashlog.py), before anything
 is started that may crash the machine.
@@ -25,14 +25,14 @@ _WEIGHT: Final = {"panic": QUARTER, "watchdog": QUARTER, "power": 1}
 
 
 class Limits(NamedTuple):
-    """What the configuration says: `limit` crashes within `window` seconds of operation; 0: never safe mode."""
+    """The configured limits: `limit` crashes within `window` seconds of operation; 0: never safe mode."""
 
     limit: int = 5
     window: int = 3600
 
 
 class Crash(NamedTuple):
-    """One start after a crash or a power cut: seconds of operation before the present boot, and what it was."""
+    """One start after a crash or a power cut: seconds of operation before the present boot, and its kind."""
 
     ago: int
     kind: str
@@ -40,7 +40,7 @@ class Crash(NamedTuple):
 
 
 class History(NamedTuple):
-    """What survives a reset. `up`: seconds of this boot, as last noted."""
+    """The record that survives a reset. `up`: seconds of this boot, as last recorded."""
 
     boot: str = ""
     up: int = 0
@@ -50,12 +50,12 @@ class History(NamedTuple):
 
     @property
     def counted(self) -> int:
-        """Crashes, with the share of the power cuts."""
+        """The number of crashes, power cuts included by their share."""
         return sum(_WEIGHT[crash.kind] for crash in self.crashes) // QUARTER
 
     @property
     def idle(self) -> bool:
-        """Nothing here changes with time."""
+        """Whether nothing here changes with time."""
         return not self.crashes and not self.safe and self.trial is None
 
 
@@ -79,7 +79,7 @@ def begin(old: History, boot: str, kind: str, text: str, limits: Limits) -> Hist
 
 
 def settle(history: History, limits: Limits) -> History:
-    """The history once `history.up` seconds of this boot are over: what is older than the window is forgotten."""
+    """The history after `history.up` seconds of this boot: entries older than the window are dropped."""
     left = tuple(crash for crash in history.crashes if crash.ago + history.up < limits.window)
     trial, safe = history.trial, history.safe
     if trial is not None and trial + history.up >= limits.window:
@@ -90,23 +90,23 @@ def settle(history: History, limits: Limits) -> History:
 
 
 def cleared(history: History) -> History:
-    """By an order: as if nothing had happened."""
+    """The history after an order to clear it."""
     return history._replace(crashes=(), safe=False, trial=None)
 
 
 def hold(history: History, limits: Limits) -> int:
-    """Seconds from the machine's start in which no relay leaves bypass."""
+    """Seconds from the machine's start during which no relay leaves bypass."""
     crashes = sum(_WEIGHT[crash.kind] == QUARTER for crash in history.crashes)
     return 0 if crashes < 2 else min(FIRST_HOLD_S << min(crashes - 2, 20), limits.window)
 
 
 def pack(history: History) -> dict[str, object]:
-    """As it is kept."""
+    """The history in its stored form."""
     return {**history._asdict(), "crashes": [list(crash) for crash in history.crashes]}
 
 
 def unpack(data: object) -> History:
-    """From what was kept; an empty history where that is damaged: a torn file must not keep the link in bypass."""
+    """From the stored form; an empty history if that is damaged: a torn file must not keep the link in bypass."""
     if not isinstance(data, dict):
         return History()
     try:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Crash records: what the kernel left in pstore is moved to the data partition, and the last reset gets its cause.
+"""Crash records: moves what the kernel left in pstore to the data partition, and finds the cause of the last reset.
 
 The kernel writes its last messages to persistent memory. That store is small, so records are moved away (read,
 written, synced, then unlinked) as soon as bypassd starts; the newest KEPT of them stay. A watchdog that expires raises
 an NMI that no driver claims, which the panic text shows; `bootstatus` of most watchdogs does not survive the reset.
 Without a record, a mark that an orderly stop leaves on the data partition distinguishes a reboot from a power cut.
-Beside the mark lies the history of crashes (crash_loop.py), written in the same step.
+The history of crashes (crash_loop.py) is stored beside the mark and written in the same step.
 
-Without a data partition nothing is kept but pstore itself: the records stay there, shortened to the part that has the
-panic, and their number stands for the history until they are forgotten.
+Without a data partition only pstore itself remains: the records stay there, shortened to the part that has the panic,
+and their number stands for the history until they are removed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PANIC = re.compile(r"Kernel panic - not syncing: ([^\n]*)")
 _HEAD = re.compile(r"(\w+#\d+) Part(\d+)\n")
 _MARK = "last-run.json"
 KEPT = 32  # records
-KEPT_BYTES = 8 << 20  # of all of them together; the newest stays however long it is
+KEPT_BYTES = 8 << 20  # of all of them together; the newest stays whatever its size
 
 
 class Reset(NamedTuple):
@@ -50,7 +50,7 @@ class Record:
 
 
 def judge(text: str) -> Reset | None:
-    """What a record's text says about the reset. Pure. None: it contains no panic."""
+    """What a record's text says about the reset; None: it contains no panic. Pure."""
     found = _PANIC.search(text)
     if not found:
         return None
@@ -61,7 +61,7 @@ def judge(text: str) -> Reset | None:
 
 
 def decide(same_boot: bool, mark: bool, orderly: bool, records: list[str]) -> Reset:
-    """Cause of the last reset, from: is this the boot of the mark, is there a mark, did it end orderly, the records."""
+    """The cause of the last reset. `same_boot`: this boot wrote the mark; `orderly`: the mark is of an orderly stop."""
     if same_boot:
         return Reset("none", "bypassd was restarted, the machine was not")
     for text in records:
@@ -72,38 +72,38 @@ def decide(same_boot: bool, mark: bool, orderly: bool, records: list[str]) -> Re
         return Reset("first", "first start of this data partition")
     if orderly:
         return Reset("orderly", "orderly stop or reboot")
-    return Reset("power", "power was cut, or the board was reset from outside: there is no crash record")
+    return Reset("power", "the power was cut, or the board was reset externally: there is no crash record")
 
 
 class CrashLog:
     """The records of this machine; owns the folder on the data partition.
 
-    `kept`: the data partition is there, so what is written to it is found again after a reset.
+    `kept`: the data partition is present, so what is written to it survives a reset.
     """
 
     def __init__(self, pstore: Path | None, folder: Path, state: Path, boot_id: str, *, kept: bool = True) -> None:
         self._pstore, self._folder, self._mark, self._boot = pstore, folder, state / _MARK, boot_id
         self._kept = kept
-        self.reset = Reset("none", "not looked yet")
+        self.reset = Reset("none", "not determined yet")
         self.history = History(boot_id)
-        self._writing = threading.Lock()  # of the mark: notes are written in a thread
+        self._writing = threading.Lock()  # for the mark: notes are written in a thread
         self._orderly = False
 
     def collect(self, limits: Limits | None = None) -> Reset:
-        """Judge the last reset, count it, and move new records here. OSError when the data partition cannot be written:
-        what could not be moved stays in pstore and is counted again from there."""
-        self._prune()  # also before: a partition that is full because of old records must take the new one
+        """Judge the last reset, count it, and move new records here. OSError if the data partition cannot be written:
+        records that could not be moved stay in pstore and are counted again from there."""
+        self._prune()  # also before: a partition that is full of old records must have room for the new one
         groups = list(self._groups().values())
         texts = ["".join(text for _, text, _ in parts) for parts in groups]
         mark = self._read_mark()
         self.reset = decide(mark.get("boot") == self._boot, bool(mark), mark.get("orderly") is True, texts[::-1])
         old = crash_loop.unpack(mark.get("history"))
-        if old.boot != self._boot:  # several records: earlier boots crashed before they came as far as this
+        if old.boot != self._boot:  # several records: earlier boots crashed before they got this far
             found = [reset for text in texts if (reset := judge(text))]
             earlier = tuple(crash_loop.Crash(0, reset.kind, reset.text) for reset in found[:-1])
             old = old._replace(crashes=old.crashes + earlier)
         self.history = crash_loop.begin(old, self._boot, self.reset.kind, self.reset.text, limits or Limits())
-        again = mark.get("boot") == self._boot and not self._kept  # they are here already, and stay in pstore too
+        again = mark.get("boot") == self._boot and not self._kept  # moved already, and still in pstore too
         for parts, text in zip(groups, texts, strict=True) if not again else ():
             self._keep(parts[-1][2].name, text)
         self._write_mark()
@@ -114,7 +114,7 @@ class CrashLog:
         return self.reset
 
     def note(self) -> None:
-        """Keep `history` as it is now. For any thread. OSError as above."""
+        """Store the present `history`. May be called from any thread. OSError as above."""
         if not self._kept and not self.history.crashes:
             for parts in self._groups().values():
                 for _, _, path in parts:
@@ -122,12 +122,12 @@ class CrashLog:
         self._write_mark()
 
     def mark_orderly(self) -> None:
-        """Note that the machine is going down on purpose. OSError as above."""
+        """Record that the machine is going down on purpose. OSError as above."""
         self._orderly = True
         self._write_mark()
 
     def records(self) -> list[Record]:
-        """The records that are kept, oldest first."""
+        """The stored records, oldest first."""
         found = []
         for path in sorted(self._folder.glob("*.txt")):
             when, _, rest = path.stem.partition("_")
@@ -141,8 +141,8 @@ class CrashLog:
     def _groups(self) -> dict[str, list[tuple[int, str, Path]]]:
         """The files of each record in pstore with their part numbers; part 1 is the newest text, so it comes last.
 
-        Oldest record first. ERST has a file a part, numbered by the storage: the first line tells the record, which
-        every boot counts anew, so a part that is there already begins another boot's record.
+        Oldest record first. ERST has one file per part, numbered by the storage: the first line gives the record's
+        number, which restarts at every boot, so a repeated part begins another boot's record.
         """
         groups: dict[str, list[tuple[int, str, Path]]] = {}
         if self._pstore is None or not self._pstore.is_dir():

@@ -5,9 +5,9 @@
 promiscuous); the settings stay when bypassd ends, because the datapath goes on. A missing port is not an
 error: it is listed as missing and set up when it appears. Management ports are left to management/.
 
-The kernel tells of every change, and is asked once a second all the same: a message can be lost, and only an answer
-shows that the port is still there. What another program changed on a port is set right at once; a port that it keeps
-changing is `contested`, which is a reason to bypass.
+The kernel reports every change, but is also asked once a second: a message can be lost, and only an answer shows that
+the port still exists. A setting that another program changed on a port is restored at once; a port that it keeps
+changing is `contested`, which is a reason for bypass.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ from appliance.system.netlink import RTM_DELLINK, RTM_NEWLINK, LinkMessage, pars
 log = logging.getLogger(__name__)
 
 LOOK_NS = 900_000_000
-"""The kernel is asked for the ports this long after its last answer: what is wrong is seen within a second."""
+"""The kernel is asked for the ports this long after its last answer, so that faults are noticed within a second."""
 SCAN_NS = 5_000_000_000
-"""A missing port, or one that could not be set up, is looked for again after this time, though nothing was heard."""
+"""A missing port, or one that could not be set up, is looked for again after this time, even without a message."""
 
-UNANSWERED = 40
-"""So many quarters of a second without an answer of the kernel are a fault. They are counted while we run, because a
-machine that stood still has not asked."""
+UNANSWERED_S = 10
+"""The kernel not answering for this long is a fault."""
+STEP_NS = 1_000_000_000
+"""At most this much is counted of the time between two steps: a machine that stood still has not asked."""
 
 Repaired = Callable[[str, Cause, str], None]
-"""Told of what was set right on a port: its name, what had been done to it, and how in words."""
+"""Called when a port was repaired: its name, the cause, and a description."""
 
 
 class Device(NamedTuple):
@@ -69,7 +70,7 @@ class Port:
 
 
 def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict[str, Device], dict[str, str]]:
-    """Which device is which port, and what is missing with one line of detail. Pure."""
+    """Which device is which port, and the missing ports with one line of detail. Pure."""
     there = list(devices)
     found: dict[str, Device] = {}
     missing: dict[str, str] = {}
@@ -80,7 +81,7 @@ def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict
             found[port.name] = min(hits, key=lambda device: device.ifindex)
         else:
             place = f"PCI {port.pci}" if port.pci else f"MAC {port.mac}"
-            others = ", ".join(f"{d.ifname} at {d.pci or d.mac}" for d in there if d.ifname != "lo") or "no port at all"
+            others = ", ".join(f"{d.ifname} at {d.pci or d.mac}" for d in there if d.ifname != "lo") or "none at all"
             missing[port.name] = (
                 f"{port.name} ({place}) was not found; there are {others}: check board.toml and the port's driver"
             )
@@ -98,7 +99,7 @@ def devices() -> list[Device]:
             mac = device.attributes.asstring("address").lower()
             index = int(device.attributes.asstring("ifindex"))
         except (KeyError, ValueError, OSError):
-            continue  # it went away while we looked
+            continue  # it disappeared meanwhile
         result.append(Device(device.sys_name, index, mac, parent.sys_name if parent is not None else ""))
     return result
 
@@ -121,19 +122,20 @@ class Links:
         self.ports: dict[str, Port] = {}
         self.missing: dict[str, str] = {}
         self.contested: dict[str, str] = {}  # by port: what another program keeps doing to it
-        self.unreadable = ""  # why nothing is known of the ports
-        self._unanswered = 0
+        self.unreadable = ""  # why nothing is known about the ports
+        self._unanswered = 0  # ns without an answer of the kernel, as of `_waited`
+        self._waited = 0
         self.counted = 0  # when the counters of the ports were read
         self._looked = 0
-        self._wrong: set[str] = set()  # ports whose settings somebody seems to have changed
+        self._wrong: set[str] = set()  # ports whose settings seem to have been changed
         self._scanned = 0
         self._downed: set[str] = set()
         self._seen: set[int] = set()  # indexes of all devices at the last look
-        self._rescan = False  # a device came or went
+        self._rescan = False  # a device appeared or disappeared
         self._woken = asyncio.Event()  # do not wait for the next look
 
     async def start(self) -> None:
-        """Listen first and look then, so that nothing that changes in between is missed."""
+        """Listen first and then look, so that no change in between is missed."""
         try:
             self._socket = netlink.watch_links()
         except OSError as error:
@@ -142,7 +144,7 @@ class Links:
         self._scan()
 
     async def run(self, alive: Alive) -> None:
-        """Look again whenever a device comes or goes, and once a second."""
+        """Look again whenever a device appears or disappears, and once a second."""
         while True:
             alive()
             try:
@@ -160,28 +162,31 @@ class Links:
 
                 def waiting() -> None:
                     alive()
-                    self._wait_for_answer(1)
+                    self._wait_for_answer()
 
                 await in_thread(self._look(), waiting, self.patience)
 
-    def _wait_for_answer(self, quarters: int) -> None:
-        self._unanswered += quarters
-        if self._unanswered >= UNANSWERED and not self.unreadable:
-            self.unreadable = f"the kernel has not answered for {UNANSWERED // 4} s about its network devices"
+    def _wait_for_answer(self) -> None:
+        """Count the time since the last answer; it becomes a fault when it is too long."""
+        now = time.monotonic_ns()
+        self._unanswered += min(now - self._waited, STEP_NS)
+        self._waited = now
+        if self._unanswered >= UNANSWERED_S * 1_000_000_000 and not self.unreadable:
+            self.unreadable = f"the kernel has not answered for {UNANSWERED_S} s about its network devices"
             log.error("%s", self.unreadable)
             self._changed()
 
     async def _look(self) -> None:
-        """Ask for the ports, and set right what is wrong. In a thread: both wait for whoever changes some link."""
+        """Read the ports, and repair their settings. In a thread: both wait while anyone changes a link."""
         try:
             answers = await asyncio.to_thread(netlink.read_links, [port.ifindex for port in self.ports.values()])
         except OSError as error:
             log.error("links cannot be read: %s", error.strerror or error)
-            self._wait_for_answer(4)
+            self._wait_for_answer()
             answers = {}
         else:
             self._unanswered = 0
-            self.counted = time.monotonic_ns()  # without an answer the ports' last counters are none of now
+            self._waited = self.counted = time.monotonic_ns()  # without an answer, the last counters are not current
         changed = bool(self.unreadable) and not self._unanswered
         if changed:
             self.unreadable = ""
@@ -199,7 +204,7 @@ class Links:
             self._changed()
 
     async def _set_right(self, name: str) -> bool:
-        """Give a port its settings again, if they are really wrong: a message may be older than what we did since."""
+        """Restore a port's settings if they are really wrong: a message may be older than our last change."""
         port = self.ports.get(name)
         if port is None or name in self._downed:
             return False
@@ -211,14 +216,14 @@ class Links:
             if name in self._downed:  # meanwhile
                 netdev.set_up(port.ifname, False)
         except (HardwareError, OSError) as error:
-            trouble = f"cannot be set right: {error}"
+            trouble = f"cannot be restored: {error}"
         else:
             what = "set it down" if lacking & netdev.IFF_UP else "changed its settings"
             often = port.contest.repaired(time.monotonic_ns())
-            trouble = f"was set right {often} times in a minute: another program keeps changing it" if often else ""
-            if not often:  # once is news, and a contest is another piece of news
-                self._repaired(name, Cause.PORT_SET_DOWN, f"another program {what}; it was set right")
-                log.warning("port %s: another program %s; it was set right", name, what)
+            trouble = f"was restored {often} times in a minute: another program keeps changing it" if often else ""
+            if not often:  # a single repair is reported here, a contest by its fault
+                self._repaired(name, Cause.PORT_SET_DOWN, f"another program {what}; it was restored")
+                log.warning("port %s: another program %s; it was restored", name, what)
         if trouble and self.contested.get(name) != trouble:
             log.error("port %s %s", name, trouble)
         if trouble:
@@ -227,7 +232,7 @@ class Links:
         return self.contested.pop(name, None) is not None
 
     def _forgive(self, now: int) -> bool:
-        """Forget about contests that are over."""
+        """Drop contests that are over."""
         over = [name for name in self.contested if name not in self._wrong and not self._is_contested(name, now)]
         for name in over:
             del self.contested[name]
@@ -238,7 +243,7 @@ class Links:
         return port is not None and port.contest.going_on(now)
 
     async def stop(self) -> None:
-        """Stop watching. A port that we took down to pass a lost link on comes up again: nobody would do it later."""
+        """Stop watching. Ports that we set down to propagate a lost link are set up again: nobody would do it later."""
         for name in list(self._downed):
             self.set_down(name, False)
         if self._socket is not None:
@@ -247,7 +252,7 @@ class Links:
             self._socket = None
 
     def set_down(self, name: str, down: bool) -> None:
-        """Take a port administratively down or up again (passing a lost link on). A port that is gone is left out."""
+        """Set a port administratively down or up again, to propagate a lost link. A missing port is ignored."""
         (self._downed.add if down else self._downed.discard)(name)
         port = self.ports.get(name)
         if port is None:
@@ -258,14 +263,14 @@ class Links:
             log.warning("%s", error)
 
     def forgive(self, name: str) -> None:
-        """Somebody has seen to it that no other program changes this port any more."""
+        """An operator has made sure that no other program changes this port any more."""
         self.contested.pop(name, None)
         if name in self.ports:
             self.ports[name].contest = Contest()
 
     @property
     def downed(self) -> frozenset[str]:
-        """The ports that `set_down` has down."""
+        """The ports that `set_down` holds down."""
         return frozenset(self._downed)
 
     def _scan(self) -> None:
@@ -335,7 +340,7 @@ class Links:
         before = (port.up, port.link, port.ifname)
         port.up, port.link, port.ifname = message.up, message.link, message.ifname or port.ifname
         if before[1] and not port.link:
-            self._woken.set()  # the kernel tells of losses up to a second late; whether both are lost is asked for
+            self._woken.set()  # the kernel reports losses up to a second late; ask now whether both are lost
         if before[:2] != (port.up, port.link):
             log.info("port %s: %s", port.name, "link" if port.link else "no link" if port.up else "down")
         return before != (port.up, port.link, port.ifname)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The hardware watchdog, which resets the board unless it is fed in time.
 
-Owns /dev/watchdogN from `open` on. Opening it starts the countdown, and nothing here stops it again: it goes on when
-the device is closed and when the process dies. The magic character that would stop it is never written, for the machine
-may still hang after the keeper's orderly end. Only the keeper makes this object, and feeds it from its own loop.
+Owns /dev/watchdogN from `open` on. Opening it starts the countdown, and nothing here stops it again: it continues when
+the device is closed and when the process dies. The magic character that would stop it is never written, because the
+machine may still hang after the keeper's orderly end. Only the keeper creates this object, and feeds it from its loop.
 Ioctls: Documentation/watchdog/watchdog-api.rst of the kernel.
 """
 
@@ -33,7 +33,7 @@ def _first_line(path: str) -> str:
 def find(driver: str, sysfs: str = "/sys/class/watchdog", dev: str = "/dev") -> str:
     """Path of the watchdog whose kernel driver or identity is `driver` ("" = the first one).
 
-    HardwareError names the devices that were found instead.
+    HardwareError lists the devices that were found instead.
     """
     others: list[str] = []
     for folder in sorted(glob.glob(os.path.join(glob.escape(sysfs), "watchdog*"))):
@@ -42,7 +42,7 @@ def find(driver: str, sysfs: str = "/sys/class/watchdog", dev: str = "/dev") -> 
         if not driver or driver == bound or driver.lower() in identity.lower():
             return os.path.join(dev, os.path.basename(folder))
         others.append(f"{os.path.basename(folder)} is {identity or bound}")
-    there = "; ".join(others) or "there is none"
+    there = "; ".join(others) or "there are none"
     wanted = f'watchdog "{driver}"' if driver else "a hardware watchdog"
     raise HardwareError(f"{wanted} not found ({there}): load its driver, or correct [watchdog] in board.toml")
 
@@ -56,7 +56,7 @@ class Watchdog:
 
     @classmethod
     def open(cls, path: str) -> Watchdog:
-        """Open the device, which starts its countdown with the timeout it has. HardwareError: missing or busy."""
+        """Open the device, which starts the countdown with its present timeout. HardwareError: missing or busy."""
         try:
             return cls(path, os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         except OSError as error:
@@ -64,10 +64,10 @@ class Watchdog:
             raise HardwareError(f"{path}: {error.strerror}: {hint}") from error
 
     def set_timeout(self, milliseconds: int) -> int:
-        """Request a timeout; returns the one that the device has now, in milliseconds.
+        """Request a timeout; returns the device's resulting timeout in milliseconds.
 
-        The interface has whole seconds, so the request is rounded down (never later than asked for, at least 1 s), and
-        the device may round again. A device that cannot change its timeout keeps what it has.
+        The interface has whole seconds, so the request is rounded down (never later than requested, at least 1 s), and
+        the device may round again. A device that cannot change its timeout keeps it.
         """
         seconds = struct.pack("=i", max(1, milliseconds // 1000))
         try:
@@ -78,7 +78,7 @@ class Watchdog:
         return self.timeout()
 
     def timeout(self) -> int:
-        """The device's timeout in milliseconds, 1000 at least. HardwareError: not told, or not usable."""
+        """The device's timeout in milliseconds, at least 1000. HardwareError: unknown or unusable."""
         try:
             (seconds,) = struct.unpack("=i", fcntl.ioctl(self._fd, _WDIOC_GETTIMEOUT, bytes(4)))
         except OSError as error:
@@ -88,12 +88,12 @@ class Watchdog:
         return int(seconds) * 1000
 
     def feed(self) -> None:
-        """Restart the countdown; HardwareError when the device is gone."""
+        """Restart the countdown; HardwareError if the device is gone."""
         try:
             fcntl.ioctl(self._fd, _WDIOC_KEEPALIVE, bytes(4))
         except OSError as error:
             raise HardwareError(f"{self.path}: cannot be fed: {error.strerror}") from error
 
     def close(self) -> None:
-        """Let go of the device; it goes on counting."""
+        """Close the device; the countdown continues."""
         os.close(self._fd)

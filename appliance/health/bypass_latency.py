@@ -4,8 +4,8 @@
 The fault itself is not observed. It lies between the last proof that the hop worked (the time at which the newest
 heartbeat that came back was sent) and its detection, so two times are kept: `at_most` from the last proof, and
 `detected` from the detection. The end is exact: the datapath records when a frame first bypasses the hop (steer.h,
-`lease.skipped`). Without traffic there is no first frame, and when the hop is back before one came, nothing is
-measured. Pure; the object lives as long as bypassd, its measurements longer (`dump`, `restore`).
+`lease.skipped`). Without traffic there is no first frame; if the hop recovers before one arrives, nothing is measured.
+Pure; the object lives as long as bypassd, its measurements longer (`dump`, `restore`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEPT = 512
 
 @dataclass(frozen=True)
 class Fault:
-    """A hop fell. Times in ns of CLOCK_MONOTONIC; `proof` = the last time for which it was proved to work."""
+    """A hop failed. Times in ns of CLOCK_MONOTONIC; `proof` = the last time at which it was proved to work."""
 
     cause: Cause
     proof: int | None
@@ -32,7 +32,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Measured:
-    """One measurement, in ns; `at_most` None: nothing had been proved before."""
+    """One measurement, in ns; `at_most` None: the hop had never been proved to work."""
 
     cause: str
     at_most: int | None
@@ -47,16 +47,16 @@ class BypassLatency:
     pending: Fault | None = None
 
     def fell(self, fault: Fault) -> None:
-        """A hop that had traffic lost it. A second cause of the same fall does not count."""
+        """The hop lost its traffic. A second cause of the same failure does not count."""
         if self.pending is None:
             self.pending = fault
 
     def back(self) -> None:
-        """It may have traffic again."""
+        """The hop may have traffic again."""
         self.pending = None
 
     def first_frame(self, at: int) -> Measured | None:
-        """The first frame bypassed the hop at `at` (0: none yet). The measurement, once for each fall."""
+        """The first frame bypassed the hop at `at` (0: none yet). Returns the measurement, once per failure."""
         fault = self.pending
         if fault is None or at == 0 or (fault.proof is not None and at < fault.proof):
             return None  # a frame from before the fault bypassed the hop for another reason
@@ -67,7 +67,7 @@ class BypassLatency:
         return found
 
     def summary(self) -> list[Bypassed]:
-        """By cause: how many faults, and percentiles, as the API shows them."""
+        """By cause: number of faults and percentiles, as the API shows them."""
         rows = []
         for cause in sorted({one.cause for one in self.kept}):
             ours = [one for one in self.kept if one.cause == cause]
@@ -88,11 +88,11 @@ class BypassLatency:
         return rows
 
     def dump(self) -> list[tuple[str, int | None, int]]:
-        """For a file."""
+        """The measurements, to be written to a file."""
         return [(one.cause, one.at_most, one.detected) for one in self.kept]
 
     def restore(self, rows: Iterable[tuple[str, int | None, int]]) -> None:
-        """What `dump` gave an earlier bypassd."""
+        """Restore what `dump` returned to an earlier bypassd."""
         self.kept.extend(Measured(*row) for row in rows)
 
 

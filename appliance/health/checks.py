@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """All checks of one guest, decided: what is due when, and what each piece of evidence means for the verdict.
 
-Everything of the watch (watch.py) that needs no socket, timer or task. Times are passed in, in nanoseconds of
-CLOCK_MONOTONIC; the only I/O is that of the ports which the streams are given. Lives as long as the guest's process.
+The part of the watch (watch.py) that needs no socket, timer or task. Times are passed in, in nanoseconds of
+CLOCK_MONOTONIC; the only I/O is done by the ports that the streams are given. Lives as long as the guest's process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEARTBEAT_CHECK = "heartbeat"
 CPU_CHECK = "processors"
 AGENT_VETO = "agent"
 PROCESS_LIMITS = Limits(interval=100_000_000, misses=3, rises=10)
-"""For a guest without any check: its process runs. That proves little, which `show guests` says."""
+"""For a guest without any check: its process runs. That proves little, and `show guests` says so."""
 
 NO_LOADS: Mapping[str, Load] = MappingProxyType({})
 
@@ -42,7 +42,7 @@ _LATENCIES = 512
 class Checks:
     """See the module. `folder` holds the capture files that probes name; GuestError when one cannot be read.
 
-    `loads`: by tap, the traffic that enters there; where it is not known, overload looks like any other failure.
+    `loads`: by tap, the traffic that enters there; where it is unknown, overload looks like any other failure.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Checks:
         if self.only_process:
             detectors.append(Detector(PROCESS_CHECK, PROCESS_LIMITS))
         self.verdict = Verdict(detectors, history, guest.hold)
-        # The process and its threads are looked at on a grid of their own.
+        # The process and its threads are checked on a grid of their own.
         self._look_interval = cpu.interval if cpu is not None else PROCESS_LIMITS.interval
         self._look_due = 0
 
@@ -89,7 +89,7 @@ class Checks:
         return self.only_process or self._stall is not None
 
     def begin(self, now: int) -> None:
-        """Everything is due now."""
+        """Make everything due now."""
         self._look_due = now
         for stream in self.streams:
             stream.due = now
@@ -99,7 +99,7 @@ class Checks:
         return self.verdict.step(now, check, event)
 
     def frame(self, now: int, stream: Stream, frame: bytes) -> Iterator[Evidence]:
-        """The evidence in a frame that came out of the guest and belongs to this stream."""
+        """The evidence from a frame of this stream that came out of the guest."""
         for check, event in stream.take(now, frame):
             if check == stream.check and isinstance(event, Good) and event.latency is not None:
                 self.latencies.append(event.latency)
@@ -107,7 +107,7 @@ class Checks:
             yield check, event
 
     def heartbeat(self, now: int, status: str) -> list[Decision]:
-        """A heartbeat of the agent; it counts only where the configuration asks for heartbeats."""
+        """A heartbeat from the agent; it counts only if the configuration asks for heartbeats."""
         if HEARTBEAT_CHECK not in self.verdict.detectors:
             return []
         event = Good(self._receipt.sent(now)) if status == "ok" else Bad(f'the guest says "{status}"')
@@ -130,7 +130,7 @@ class Checks:
         return self.verdict.veto(now, AGENT_VETO, why, Cause.GUEST_ASKED)
 
     def reset(self) -> None:
-        """The guest started over: earlier evidence no longer counts."""
+        """The guest restarted: earlier evidence no longer counts."""
         self.verdict.forget()
         self.latencies.clear()
         self.relieve()
@@ -140,9 +140,9 @@ class Checks:
     def tick(
         self, now: int, alive: Callable[[], bool], threads: Callable[[], Mapping[int, Thread]]
     ) -> Iterator[Evidence]:
-        """Send the heartbeats that are due; what is noticed now, then one `Tick` a check.
+        """Send the heartbeats that are due; returns the evidence found meanwhile, then one `Tick` per check.
 
-        `alive` says whether the process runs, `threads` how QEMU's threads are; each is asked when it is due.
+        `alive` says whether the process runs, `threads` the state of QEMU's threads; each is called when it is due.
         """
         for way in self.ways:
             yield from list(way.look(now))
@@ -162,19 +162,19 @@ class Checks:
 
     @property
     def overloaded(self) -> str:
-        """Where the guest gets more than it carries, for a person; "" nowhere."""
+        """Where the guest gets more frames than it can handle, for display; "" nowhere."""
         where = ", ".join(way.shown().way for way in self.ways if way.overloaded)
-        return f"it gets more frames than it carries, {where}" if where else ""
+        return f"it gets more frames than it can handle, {where}" if where else ""
 
     def relieve(self) -> None:
-        """It gets no frames any more: nothing limits what comes next."""
+        """Lift the limits: the guest gets no frames any more, and begins without a limit next time."""
         for way in self.ways:
             way.relieve()
 
     def next_due(self, now: int) -> int:
-        """When `tick` must come again: at the next heartbeat or look, and when the evidence ends.
+        """When `tick` must be called again: at the next heartbeat or look, and when the evidence expires.
 
-        Without a lease to end, it comes an interval of the process check later at most.
+        If no evidence can expire, one interval of the process check later at most.
         """
         dues = [stream.due for stream in self.streams] + [way.due for way in self.ways]
         if self._looks:
@@ -186,12 +186,12 @@ class Checks:
         return min(dues)
 
     def latency_ms(self, share: float) -> float | None:
-        """A percentile of the in-band heartbeats' time through the guest (ms); None before the first."""
+        """A percentile of the in-band heartbeats' latency through the guest (ms); None before the first."""
         value = percentile(self.latencies, share)
         return None if value is None else round(value / 1e6, 3)
 
     def heartbeats(self) -> list[Heartbeats]:
-        """Frames sent through the guest so far, as the API shows them."""
+        """Heartbeats sent through the guest so far, as the API shows them."""
         return [
             Heartbeats(
                 lane=stream.check,

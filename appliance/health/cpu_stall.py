@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Do the guest's vCPUs get to run? The kernel's view of QEMU's threads, compared between two looks.
+"""Checks that the guest's vCPUs get processor time: the kernel's view of QEMU's threads, compared between two looks.
 
 A guest is stalled when its threads are runnable and wait for a processor (the host is overloaded, or a limit throttles
 them), are stopped, or hang in the kernel (a disk that does not answer). A guest that spins or sleeps on its own looks
-healthy here; heartbeats and its own watchdog notice that. `CpuStall` is pure; `look` reads /proc (proc(5); schedstat:
+healthy here; heartbeats and its own watchdog detect that. `CpuStall` is pure; `look` reads /proc (proc(5); schedstat:
 kernel document scheduler/sched-stats).
 """
 

@@ -3,7 +3,7 @@
 
 A detector rises after `rises` pieces of good evidence, spread over as many intervals. It falls when the last good
 evidence is older than its window, or after `misses` explicit failures in a row. Until it rises for the first time it is
-`unknown`, which counts as not passing: bypass until proven.
+`unknown`, which counts as not passing: the guest is bypassed until it is proved to work.
 
 Evidence carries the time *for which* it holds: an in-band heartbeat that was sent at T and came back proves that the
 guest forwarded frames at some time after T, however late we read it. A stalled reader therefore cannot make old
@@ -62,7 +62,7 @@ class Bad:
 
 @dataclass(frozen=True)
 class Carried:
-    """Frames of the traffic went through, proved for the time `at` (ns). It keeps a check passing, and makes none."""
+    """Frames of the traffic passed through the guest at `at` (ns). Keeps a check passing, but cannot make it rise."""
 
     at: int
 
@@ -82,7 +82,7 @@ class Rose:
 
 @dataclass(frozen=True)
 class Fell:
-    """The check fails from now on; `why` is for a person."""
+    """The check fails from now on; `why` is for display."""
 
     why: str
 
@@ -98,13 +98,13 @@ Action = Rose | Fell | Extended
 
 
 def milliseconds(span: int) -> str:
-    """A time in nanoseconds for a person: "2.1 ms"."""
+    """A time in nanoseconds, for display: "2.1 ms"."""
     return f"{span / 1e6:.1f} ms"
 
 
 @dataclass
 class Detector:
-    """The state of one check. `label` says what is watched, for a person; `cause` is that of its falls."""
+    """The state of one check. `label` says what is checked, for display; `cause` is the cause of its falls."""
 
     label: str
     limits: Limits
@@ -122,15 +122,15 @@ class Detector:
 
     @property
     def expires(self) -> int | None:
-        """Until when the last good evidence holds; None = there is none."""
+        """When the last good evidence expires; None = there is none."""
         return None if self.last_good is None else self.last_good + self.limits.window
 
     def shorten_proof(self) -> None:
-        """One piece of good evidence is enough to rise: for a guest that was proved before bypassd restarted."""
+        """Rise after one piece of good evidence: for a guest that was proved to work before bypassd restarted."""
         self._goods = max(self._goods, self.limits.rises - 1)
 
     def step(self, now: int, event: Event) -> list[Action]:
-        """Take one event at time `now` (ns, never going backwards); what follows from it."""
+        """Process one event at time `now` (ns, never going backwards); returns the resulting actions."""
         match event:
             case Good():
                 return self._good(now, event)
@@ -145,14 +145,14 @@ class Detector:
         if event.at + self.limits.window <= now:
             self.stale += 1
             age = milliseconds(now - event.at)
-            return self._expire(now, f"{self.label}: answers come {age} late, longer than they hold")
+            return self._expire(now, f"{self.label}: answers arrive {age} late, after their evidence has expired")
         actions = self._expire(now)
         if self.last_good is not None and event.at <= self.last_good:
-            return actions  # not newer than what is known: proves nothing new
+            return actions  # not newer than the last evidence: proves nothing new
         self.last_good, self.last_latency = event.at, event.latency
         self._bads = 0
-        # Good answers that arrive within one interval count as one, whether they are a flood or what a hung guest
-        # had queued: rising takes time, not volume.
+        # Good answers that arrive within one interval count as one, whether they are a flood or were queued in a hung
+        # guest: rising takes time, not volume.
         if self._counted is None or now - self._counted >= self.limits.interval - self.limits.margin:
             self._goods += 1
             self._counted = now

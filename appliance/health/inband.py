@@ -4,17 +4,16 @@
 A frame enters the guest through its LAN-side tap and must come out of its WAN-side tap, and the other way round. The
 datapath recognizes it *when it comes from a hop's tap*, by the hop's key in its addresses, and passes it to the host
 stack, where a packet socket bound to that tap and EtherType receives it. The key is a secret of this run of bypassd, so
-that nobody on the link can make a frame that is taken for a heartbeat; frames of the same EtherType or address block
-that are not ours pass like any other. This module is the pure half: frame format, and which frames prove something.
-Socket I/O is in packet_socket.py.
+nobody on the link can forge a heartbeat; other frames of the same EtherType or address block pass like any frame. This
+module is the pure half: frame format, and which frames are evidence. Socket I/O is in packet_socket.py.
 
 Frame (big endian): destination, source, EtherType 0x88B5, magic "TWHB", version, direction, hop id (16 bit), nonce
 (64 bit), sequence (64 bit), send time (64 bit, ns of CLOCK_MONOTONIC), zeros up to 60 bytes. The nonce is drawn once
 per run of bypassd and hop, so frames of an earlier run, or echoed by something else, prove nothing. Its upper half is
-the hop's key; the lower half stands in the destination.
+the hop's key; the lower half is in the destination address.
 
-A guest that drops unknown EtherTypes gets a frame of the administrator's (`template`) instead. Only its addresses are
-replaced, which number it: the last three bytes of the destination hold sequence and nonce.
+A guest that drops unknown EtherTypes gets a frame from the administrator (`template`) instead. Only its addresses are
+replaced; they carry the number: the last three bytes of the destination hold sequence and nonce.
 
 Addresses are locally administered unicast. No station ever sends from the destination, and nobody outside knows it, so
 a bridge in the guest does not learn it and floods; each direction has a source of its own, so that a bridge never sees
@@ -35,7 +34,7 @@ MAGIC = b"TWHB"
 VERSION = 1
 FRAME_BYTES = 60
 REMEMBERED = 64
-"""How many sent heartbeats a lane remembers; an older one that comes back proves nothing."""
+"""How many sent heartbeats a lane remembers; one that comes back later proves nothing."""
 
 _BODY = struct.Struct(">4sBBHQQQ")
 _LOCAL = b"\x02"  # first byte of an address: unicast, locally administered
@@ -53,7 +52,7 @@ class Direction(IntEnum):
 
     @property
     def arrow(self) -> str:
-        """For a person."""
+        """The direction, for display."""
         return "lan to wan" if self is Direction.LAN_TO_WAN else "wan to lan"
 
 
@@ -74,7 +73,7 @@ def make_nonce(key: int) -> int:
 
 
 def key_of(nonce: int) -> bytes:
-    """The four bytes by which the datapath recognizes what we send through a hop."""
+    """The four bytes by which the datapath recognizes our heartbeats through a hop."""
     return (nonce >> 32).to_bytes(4, "big")
 
 
@@ -89,7 +88,7 @@ def target_address(nonce: int, direction: Direction) -> bytes:
 
 
 def neighbour_address(hop: int, direction: Direction) -> bytes:
-    """The destination that a guest which routes gives heartbeats. It is configured there, so it holds no secret."""
+    """The destination that a routing guest puts into heartbeats. It is configured there, so it is not secret."""
     return _NEIGHBOUR_PREFIX + bytes((hop & 0xFF, direction, 0x02))
 
 
@@ -100,17 +99,17 @@ def encode(beat: Beat) -> bytes:
 
 
 def pack(beat: Beat) -> bytes:
-    """What follows the EtherType."""
+    """The content after the EtherType."""
     return _BODY.pack(MAGIC, VERSION, beat.direction, beat.hop, beat.nonce, beat.sequence, beat.sent)
 
 
 def decode(frame: bytes) -> Beat | None:
-    """The heartbeat in a frame; None when there is none of this version (never raises: frames come from a guest)."""
+    """The heartbeat in a frame; None if there is none of this version (never raises: frames come from a guest)."""
     return unpack(frame[14:]) if frame[12:14] == ETHERTYPE.to_bytes(2, "big") else None
 
 
 def unpack(body: bytes) -> Beat | None:
-    """The heartbeat in what follows the EtherType, or in a payload; None when there is none."""
+    """The heartbeat in the content after the EtherType, or in a payload; None if there is none."""
     if len(body) < _BODY.size:
         return None
     magic, version, direction, hop, nonce, sequence, sent = _BODY.unpack_from(body)
@@ -132,21 +131,21 @@ class Route(Protocol):
 
     @property
     def ethertype(self) -> int:
-        """Of both frames."""
+        """The EtherType of the frames."""
 
     def encode(self, beat: Beat) -> bytes:
-        """The frame that is sent into the guest."""
+        """The frame to send into the guest."""
 
     def decode(self, frame: bytes, hop: int) -> Beat | None:
-        """The heartbeat in a frame that came out of it; None when there is none."""
+        """The heartbeat in a frame that came out of the guest; None if there is none."""
 
 
 @dataclass
 class Lane:
     """One direction through one hop on one segment: what was sent, what came back. Pure, no clock.
 
-    With a `template` frames look like it; `number` tells the templates of a guest apart. With a `route` they are
-    packets that the guest forwards as a router.
+    With a `template`, frames look like it; `number` tells a guest's templates apart. With a `route`, they are packets
+    that the guest forwards as a router.
     """
 
     hop: int
@@ -163,13 +162,13 @@ class Lane:
 
     @property
     def source(self) -> bytes:
-        """The address this lane's frames come from."""
+        """The source address of this lane's frames."""
         kind = _FIRST_TEMPLATE + self.number if self.template else _STANDARD
         return source_address(self.nonce, self.direction, kind)
 
     @property
     def key(self) -> bytes:
-        """By which the datapath and the socket recognize this lane's frames."""
+        """The key by which the datapath and the socket recognize this lane's frames."""
         return key_of(self.nonce)
 
     @property
@@ -178,7 +177,7 @@ class Lane:
 
     @property
     def ethertype(self) -> int:
-        """What a packet socket must be bound to: the EtherType after the VLAN tags, which the kernel removes."""
+        """The EtherType for the packet socket: the one after the VLAN tags, which the kernel removes."""
         if self.route is not None:
             return self.route.ethertype
         return inner_ethertype(self.template) if self.template else ETHERTYPE
@@ -207,7 +206,7 @@ class Lane:
         return (self.nonce + sequence * _SPREAD) & 0xFFFFFF if self.template else sequence
 
     def receive(self, now: int, frame: bytes) -> Proof | None:
-        """A frame that came out of the guest at the far side; None when it proves nothing (counted)."""
+        """Take a frame that came out of the guest at the far side; None if it proves nothing (which is counted)."""
         sent = self._take_template(frame) if self.template else self._take(frame)
         if sent is None or sent > now:
             self.foreign += 1
@@ -228,7 +227,7 @@ class Lane:
         return self._outstanding.pop(int.from_bytes(frame[3:6], "big"), None)
 
     def overdue(self, before: int) -> list[int]:
-        """Send times of the frames that went in before this time and did not come out; they are then forgotten."""
+        """Send times of the frames that went in before this time and did not come out; the lane forgets them."""
         late = [key for key, sent in self._outstanding.items() if sent <= before]
         return [self._outstanding.pop(key) for key in late]
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """In-band heartbeats for guests that route: UDP packets over IPv4 or IPv6, recognized by their payload.
 
-A router replaces both MAC addresses, so a frame cannot be recognized by them when it comes out, and a frame of our own
-EtherType does not come out at all. A routed heartbeat is sent to the guest's port, like any packet that it should
-forward, from one address of the administrator's to another; the payload is that of every heartbeat (inband.py). The
-guest needs a route to each of the two addresses, and for each the neighbour entry of `neighbour_address`: by that
-destination and the key in the payload the datapath keeps the heartbeat from the link (steer.h). What a router changes
-(addresses, time to live or hop limit, options, checksums) is ignored. Pure.
+A router replaces both MAC addresses, so a frame cannot be recognized by them when it comes out, and it drops frames of
+our own EtherType. A routed heartbeat is sent to the guest's port like any packet to be forwarded, between two addresses
+that the administrator chooses; its payload is that of every heartbeat (inband.py). The guest needs a route to each of
+the two addresses, and for each a neighbour entry with `neighbour_address`: by that destination and the key in the
+payload the datapath keeps the heartbeat off the link (steer.h). What a router changes (addresses, time to live or hop
+limit, options, checksums) is ignored. Pure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _checksum(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Route:
-    """The route of one direction: the MAC address of the guest's port that it enters, IP addresses, and UDP port.
+    """The route of one direction: MAC address of the guest's port where it enters, IP addresses, UDP port.
 
     Both addresses are of one family.
     """
@@ -44,7 +44,7 @@ class Route:
 
     @property
     def ethertype(self) -> int:
-        """Of the packets."""
+        """The EtherType of the packets."""
         return IPV4 if self.source.version == 4 else IPV6
 
     def encode(self, beat: Beat) -> bytes:
@@ -53,7 +53,7 @@ class Route:
         ends = self.source.packed + self.target.packed
         udp = struct.pack(">HHHH", self.port, self.port, 8 + len(body), 0) + body
         # The sum of the pseudo header is the same whether its two numbers have 16 bits (IPv4) or 32 (IPv6). Never 0:
-        # that means "no sum", which a router of IPv6 drops.
+        # that means "no checksum", and an IPv6 router drops it.
         total = _checksum(ends + struct.pack(">HH", _UDP, len(udp)) + udp) or 0xFFFF
         udp = udp[:6] + total.to_bytes(2, "big") + udp[8:]
         ethernet = self.enters + source_address(beat.nonce, beat.direction) + self.ethertype.to_bytes(2, "big")
@@ -63,7 +63,7 @@ class Route:
         return ethernet + head[:10] + _checksum(head + ends).to_bytes(2, "big") + ends + udp
 
     def decode(self, frame: bytes, hop: int) -> Beat | None:
-        """The heartbeat in a frame that came out of a router; None when there is none (never raises)."""
+        """The heartbeat in a frame that came out of a router; None if there is none (never raises)."""
         if (
             frame[:4] != neighbour_address(hop, Direction.LAN_TO_WAN)[:4]
             or frame[12:14] != self.ethertype.to_bytes(2, "big")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The heartbeats through a guest's data ports: which lanes a guest's probes ask for, and the evidence that they give.
+"""The heartbeats through a guest's data ports: which lanes its probes need, and the evidence from them.
 
 A stream is one lane (inband.py) with the two taps between which it runs. The frames of a *positive* stream must come
 out, and their latency may be judged too (latency_limit.py); those of a *negative* stream must not: a frame that has not
@@ -26,14 +26,14 @@ from appliance.health.latency_limit import LatencyLimit
 from appliance.health.packet_socket import PacketSocket
 
 Evidence = tuple[str, Event]
-"""Which check, and what happened."""
+"""A check, and what happened to it."""
 
 
 @dataclass(frozen=True)
 class TapPair:
-    """The two taps of a guest on one segment. `label` tells segments apart; "" where there is one only.
+    """The two taps of a guest on one segment. `label` tells segments apart; "" if there is only one.
 
-    `addresses` are the MAC addresses that the guest has at them.
+    `addresses` are the guest's MAC addresses at the taps.
     """
 
     lan: str
@@ -42,7 +42,7 @@ class TapPair:
     addresses: tuple[str, str] = ("", "")
 
     def sides(self, way: Direction) -> tuple[str, str]:
-        """The taps at which frames of this direction enter and leave the guest."""
+        """The taps where frames of this direction enter and leave the guest."""
         return (self.lan, self.wan) if way is Direction.LAN_TO_WAN else (self.wan, self.lan)
 
 
@@ -82,24 +82,24 @@ class Stream:
     latency_limits: Limits | None = None
     due: int = 0
     entry: PacketSocket | None = field(default=None, repr=False)
-    where: str = ""  # which lane, for a person
-    latency: int | None = None  # of the newest that came out
+    where: str = ""  # which lane, for display
+    latency: int | None = None  # of the newest frame that came out
     refused: bool = False  # the tap did not take the last one
-    excused: bool = False  # the guest is overloaded: that frames take long says nothing about it
+    excused: bool = False  # the guest is overloaded, so its latency is no evidence against it
     _sent: int = -1
     _answered: int = -1
 
     @property
     def waits(self) -> bool:
-        """Whether the last one sent has not come out."""
+        """Whether the last frame sent has not come out yet."""
         return self._answered < self._sent
 
     def lacks(self, now: int, patience: int) -> bool:
-        """Whether one that was sent an interval ago, or `patience` (ns) before that, has not come out."""
+        """Whether a frame sent an interval and `patience` (ns) ago, or earlier, has not come out."""
         return self.waits and now - self._answered >= (self.limits.interval + patience if patience else 0)
 
     def detectors(self) -> list[Detector]:
-        """The checks for which this stream gives evidence."""
+        """The checks for which this stream yields evidence."""
         cause = Cause.NOT_BLOCKING if self.negative else Cause.HEARTBEAT_LOST
         found = [Detector(self.check, self.limits, cause)]
         if self.latency_limits is not None:
@@ -121,12 +121,12 @@ class Stream:
         self._sent, self.refused = now, self.entry.refused > refused
 
     def take(self, now: int, frame: bytes) -> Iterator[Evidence]:
-        """A frame came out of the guest at the far side."""
+        """Take a frame that came out of the guest at the far side."""
         proof = self.lane.receive(now, frame)
         if proof is None:
             return
         if self.negative:
-            yield self.check, Bad(f"a frame that must be blocked came through after {milliseconds(proof.latency)}")
+            yield self.check, Bad(f"a frame that must be blocked got through after {milliseconds(proof.latency)}")
             return
         if proof.sent > self._answered:
             self._answered, self.latency = proof.sent, proof.latency
@@ -139,7 +139,7 @@ class Stream:
                 yield self.latency_check, verdict
 
     def forget(self) -> None:
-        """The guest started over."""
+        """Forget what was sent: the guest restarted."""
         self._sent = self._answered = -1
         self.latency, self.refused, self.excused = None, False, False
         if self.latency_limit is not None:
@@ -149,13 +149,13 @@ class Stream:
 def streams(
     probes: Sequence[model.Probe], hop: int, pairs: Sequence[TapPair], nonce: int, folder: Path
 ) -> list[Stream]:
-    """The streams that a guest's probes ask for. GuestError when a probe's frame cannot be read."""
+    """The streams that a guest's probes need. GuestError when a probe's frame cannot be read."""
     found: list[Stream] = []
     chosen: dict[tuple[str, str, model.Routed | None, str], model.Probe] = {}
     for probe in probes:
         if probe.kind in ("inband", "negative"):
             key = (probe.kind, probe.frame, probe.routed, probe.enter)
-            # Two probes with the same frames prove the same, so the most demanding one serves for both.
+            # Two probes with the same frames prove the same, so the stricter one serves both.
             known = chosen.get(key)
             if known is None or probe.interval * probe.misses < known.interval * known.misses:
                 chosen[key] = probe
@@ -191,7 +191,7 @@ def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Strea
     )
     where = f"{which}{pair.label + ' ' if pair.label else ''}{lane.direction.arrow}"
     negative = probe.kind == "negative"
-    # Good evidence of a negative heartbeat is already one interval old when it is known.
+    # Good evidence from a negative heartbeat is already one interval old when it is obtained.
     limits = Limits(probe.interval, probe.misses + negative, probe.rises)
     stream = Stream(f"{kind} {where}", lane, *pair.sides(lane.direction), limits, negative, where=where)
     if probe.slow is not None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest that is too slow has failed: a percentile of its latencies over a span of time, against a limit. Pure.
+"""A guest that is too slow has failed: compares a percentile of its latencies over a span of time with a limit. Pure.
 
 Returns evidence for a detector: `Good` while the percentile over the last `span` is within the limit, `Bad` when it
-exceeds the limit persistently: the span is filled, and late frames in it are at least a third of it apart. With few
-frames in a span the 99th percentile is the slowest of them, and one stall of a processor delays several in a row;
-neither one late frame nor one such burst fails the check. A failed check stays failed until the percentile is within
-the limit again. One object per check; it starts over with the guest.
+exceeds the limit persistently: the span is full, and it has late frames at least a third of it apart. With few frames
+in a span the 99th percentile is the slowest of them, and one stall of a processor delays several in a row; neither one
+late frame nor one such burst fails the check. A failed check stays failed until the percentile is within the limit
+again. One object per check; it is reset with the guest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST = 4096
 LEAST = 2
 """Latencies kept at least: where the span is one interval, the second newest is slightly older than the span."""
 APART = 3
-"""Late frames at least this part of the span apart (a third) are more than a single stall."""
+"""Late frames at least this fraction of the span apart (a third) are more than a single stall."""
 
 
 def percentile(values: Sequence[int], share: float) -> int | None:
@@ -45,7 +45,7 @@ class LatencyLimit:
     _slow: bool = False
 
     def add(self, now: int, sent: int, latency: int) -> Good | Bad | None:
-        """One heartbeat came back; None: the percentile is over the limit, and the span is not filled yet."""
+        """One heartbeat came back; None: the percentile is over the limit, but the span is not full yet."""
         if self._seen and now - self._seen[-1][0] > 2 * self.span:
             self.forget()  # nothing of the span is left
         if self._since is None:
@@ -74,7 +74,7 @@ class LatencyLimit:
         return (late[-1] - late[0]) * APART >= known
 
     def forget(self) -> None:
-        """The guest started over."""
+        """Forget all latencies: the guest restarted."""
         self._seen.clear()
         self._since = None
         self._slow = False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The lease of one hop: the only place where health turns into availability in the kernel.
+"""The lease of one hop: the only place where health becomes availability in the kernel.
 
-The datapath checks on each frame whether `leases[hop]` lies in the future, so traffic falls back by itself when
-renewals stop. Only evidence renews it: the caller passes the time until which the evidence holds, never a promise.
+The datapath checks on each frame whether `leases[hop]` lies in the future, so traffic bypasses the hop by itself when
+renewals stop. Only evidence renews it: the caller passes the time at which the evidence expires.
 The object lives as long as its hop; the lease itself lives in a pinned map and outlives bypassd.
 """
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Leases(Protocol):
-    """What the datapath offers for leases. Times are nanoseconds of CLOCK_MONOTONIC."""
+    """The datapath's interface for leases. Times are nanoseconds of CLOCK_MONOTONIC."""
 
     def renew(self, hop: str, until_ns: int) -> None:
         """Allow frames to `hop` until `until_ns`."""

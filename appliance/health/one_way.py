@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One direction through a guest on one segment: its heartbeats, the frames beside them, and the limit of what it gets.
+"""One direction through a guest on one segment: its heartbeats, its traffic, and the limit on that traffic.
 
-Joins the streams of heartbeats that enter by one tap (inband_streams.py) with the decision whether the guest is
+Combines the heartbeat streams that enter by one tap (inband_streams.py) with the decision whether the guest is
 overloaded (overload.py) and with the datapath (`Load`), which counts and limits. Lives as long as the guest's process.
 """
 
@@ -15,13 +15,13 @@ from appliance.health.inband_streams import Evidence, Stream
 from appliance.health.overload import TARGET_NS, Load, Look, Overload
 
 ONSET_NS = 500_000_000
-"""So long an overload explains that heartbeats are missing in the other direction too: by then the limit has helped."""
+"""For this long an overload explains missing heartbeats in the other direction too; by then the limit takes effect."""
 
 
 class OneWay:
-    """The stream with the shortest interval leads: it says when to look, and how long heartbeats take.
+    """The stream with the shortest interval leads: it determines when to look, and how long heartbeats take.
 
-    `other`: the way back, whose flood may keep the guest from passing anything on here.
+    `other`: the opposite direction, whose flood may keep the guest from forwarding in this one.
     """
 
     def __init__(self, streams: Sequence[Stream], load: Load) -> None:
@@ -39,29 +39,29 @@ class OneWay:
         self.other: OneWay | None = None
 
     def _unknown(self) -> Overload:
-        """Nothing is known of what it carries."""
+        """The state before anything is known about its capacity."""
         return Overload(self._lead.limits, self._target)
 
     @property
     def overloaded(self) -> bool:
-        """Whether it gets more than it carries."""
+        """Whether the guest gets more than it can handle."""
         return self._overload.active
 
     def shown(self) -> Shown:
-        """As the API shows it."""
+        """The state, as the API shows it."""
         return Shown(
             way=self._lead.where, limit_frames_per_s=self._overload.rate, carries_frames_per_s=self._overload.carries
         )
 
     @property
     def due(self) -> int:
-        """When to look: with each heartbeat of the lead, and half an interval later when that has not come."""
+        """When to look: with each heartbeat of the leading stream, and half an interval later if it is missing."""
         lead = self._lead
         half = lead.due - lead.limits.interval // 2
         return half if lead.waits and self._looked < half else lead.due
 
     def look(self, now: int) -> Iterator[Evidence]:
-        """Before the next heartbeat is sent: what the traffic proves for checks that wait for theirs."""
+        """To be called before the next heartbeat: what the traffic proves for checks whose heartbeat is missing."""
         if now < self.due:
             return
         self._looked = now
@@ -83,12 +83,12 @@ class OneWay:
                     yield stream.latency_check, Carried(at)
 
     def lends(self, now: int) -> int | None:
-        """What frames of this way prove for the other one, while this one begins to be too much for the guest."""
+        """What frames in this direction prove for the other one, while an overload begins in this one."""
         begins = now - self._began < ONSET_NS if self._overload.active else self._lead.waits
         return self._proved if begins else None
 
     def relieve(self) -> None:
-        """The guest gets no frames any more, or this watch ends: nothing limits what comes next."""
+        """Lift the limit: the guest gets no frames any more, or this watch ends."""
         self._overload, self._proved = self._unknown(), None
         self._load.limit(0)
         for stream in self._streams:
@@ -96,7 +96,7 @@ class OneWay:
 
 
 def one_ways(streams: Sequence[Stream], loads: Mapping[str, Load]) -> list[OneWay]:
-    """One for each tap by which positive heartbeats enter; `loads` by the tap's name."""
+    """One for each tap where positive heartbeats enter; `loads` by the tap's name."""
     found: dict[str, list[Stream]] = {}
     for stream in streams:
         if not stream.negative and stream.enters in loads:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Is a guest that loses heartbeats dead, or does it get more frames than it carries? And how many may it get? Pure.
+"""Tells a guest that is dead from one that gets more frames than it can handle, and finds how many it may get. Pure.
 
-Heartbeats share the queues of a guest with the traffic, so a flood costs a healthy guest its heartbeats. One `Overload`
-looks at one direction through the guest, at each heartbeat and between them while one is missing:
+Heartbeats share a guest's queues with the traffic, so a healthy guest loses heartbeats in a flood. One `Overload`
+judges one direction through the guest, at each heartbeat and between them while one is missing:
 
-- *A guest from which nothing comes is dead*, whatever it is offered: its evidence ends as ever.
-- *A guest from which frames come lives*, for now: where a heartbeat is missing, that frames came out between two looks
-  is evidence for the time of the first.
-- But frames alone are no excuse. Heartbeats missing or late two times in a row, or a tap whose queue is full, mean
-  *overloaded*. From then on a limit holds back what exceeds the guest (steer.h, `struct gate`), so that its queues
-  stay short and the heartbeats come through. It falls while they are missing or late, and rises while they are on time.
-- *When the limit is as low as it can be*, what was queued before has come out, and still no heartbeat has come, then
-  the guest does not lack room. Half of it hangs, and its evidence ends.
+- *If nothing comes out of a guest, it is dead*, whatever it is offered: its evidence expires as usual.
+- *If frames come out, it is alive*, for now: where a heartbeat is missing, frames that came out between two looks are
+  evidence for the time of the first look.
+- But frames alone are not enough. Heartbeats missing or late twice in a row, or a tap with a full queue, mean
+  *overloaded*. From then on a limit holds back the excess (steer.h, `struct gate`), so that the guest's queues stay
+  short and the heartbeats get through. It is lowered while they are missing or late, and raised while they are on time.
+- *If the limit is at its lowest*, what was queued before has come out, and still no heartbeat has, then load is not the
+  cause. Part of the guest hangs, and its evidence expires.
 
 Times are nanoseconds of CLOCK_MONOTONIC. An object lives as long as one run of the guest.
 """
@@ -24,16 +24,16 @@ from typing import Protocol
 from appliance.health.detector import Limits
 
 FLOOR = 50
-"""Frames a second that a guest gets at least: a few, so that its queues run empty."""
+"""The lowest limit, in frames a second: a few, so that the guest's queues run empty."""
 LEAST = 2
-"""Frames that prove something: a guest whose application hangs still sends one of its own now and then."""
+"""Frames that count as evidence: a guest whose application hangs still sends one of its own now and then."""
 TARGET_NS = 20_000_000
-"""A heartbeat that takes so much longer than the fastest has waited in a queue that need not be so long. A check that
-waits longer before it gives the guest up has more: what is far within its window may be the machine's other work."""
+"""A heartbeat that takes this much longer than the fastest has waited in a queue that is too long. A check with a
+longer window allows more: a delay far within its window may come from other load on the machine."""
 DRAIN_NS = 5_000_000_000
-"""The longest time for which frames that were queued before the limit was lowest explain that no heartbeat comes."""
+"""For this long, frames queued before the limit reached its lowest value explain missing heartbeats."""
 QUIET_NS = 10_000_000_000
-"""So long nothing must have been too much before an overload is over."""
+"""An overload is over when the traffic has not been too much for this long."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,25 @@ class Sample:
 
     taken: int  # by the guest, out of its tap's queue
     lost: int  # the queue was full
-    came: int  # out of the guest at the far side, heartbeats left out
+    came: int  # out of the guest at the far side, without heartbeats
     over: int  # beyond the limit
 
 
 class Load(Protocol):
-    """One direction through a guest, as the datapath knows it (steering/load.py)."""
+    """One direction through a guest, as the datapath sees it (steering/load.py)."""
 
     def sample(self) -> Sample | None:
         """The counters now; None when they cannot be read."""
         ...
 
     def limit(self, frames_per_s: int) -> None:
-        """Hand the guest no more than that; 0: as much as comes."""
+        """Limit the frames handed to the guest; 0: no limit."""
         ...
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the heartbeats say: the last one sent is not back (`waiting`), or the tap refused it; how long they take."""
+    """State of the heartbeats: the last one sent is not back (`waiting`), or the tap refused it; how long they take."""
 
     waiting: bool
     refused: bool = False
@@ -74,17 +74,17 @@ class Overload:
     limits: Limits
     target: int = TARGET_NS
     rate: int = 0  # the limit, in frames a second; 0: there is none
-    carries: int = 0  # what the guest was seen to carry, in frames a second
+    carries: int = 0  # the guest's observed capacity, in frames a second
     _before: Sample | None = field(default=None, repr=False)
     _at: int = 0
     _pressed: bool = False  # at the last look, its queue was full
     _missed: bool = False  # ... a heartbeat was missing or late
-    _peak: int = 0  # the most that came out lately, in frames a second
+    _peak: int = 0  # the highest recent rate of frames out of the guest, per second
     _fastest: int = 1 << 62
-    _since: tuple[int, Sample] | None = field(default=None, repr=False)  # since when frames prove something
+    _since: tuple[int, Sample] | None = field(default=None, repr=False)  # since when frames count as evidence
     _excusable: bool = True  # frames may stand for heartbeats
     _cut: int = 0
-    _lowest: int = 0  # since when the limit is as low as it can be
+    _lowest: int = 0  # since when the limit is at its lowest
     _much: int = 0  # when it was last too much
 
     @property
@@ -94,11 +94,11 @@ class Overload:
 
     @property
     def excuses(self) -> bool:
-        """Whether late heartbeats say nothing about the guest itself: the limit can still be lowered."""
+        """Whether late heartbeats are no evidence against the guest: the limit can still be lowered."""
         return self.rate > FLOOR
 
     def proof(self, now: int, sample: Sample | None) -> int | None:
-        """The time for which frames that came out since prove that the guest forwards; None: they prove nothing."""
+        """The time at which frames that came out since prove that the guest forwarded; None: they prove nothing."""
         if sample is None:
             return None
         since = self._since
@@ -132,21 +132,21 @@ class Overload:
         drains = came > 2 * FLOOR * span // 10**9 + LEAST and now - self._lowest < DRAIN_NS
         self._excusable = self.rate > FLOOR or not look.waiting or drains
         if self.rate == FLOOR and late and not look.waiting and now - self._lowest > DRAIN_NS and look.latency:
-            self._fastest = look.latency  # it is slow with hardly a frame to forward: so that is what it needs
+            self._fastest = look.latency  # slow with hardly a frame to forward: that is its normal latency
         self._steer(now, look, taken * 10**9 // span, over=sample.over > before.over, late=late)
         if self.active and now - self._much > QUIET_NS:
             self.rate = 0
 
     def _steer(self, now: int, look: Look, served: int, *, over: bool, late: bool) -> None:
-        """Lower the limit while heartbeats do not come in time; raise it while they do, and frames are held back."""
+        """Lower the limit while heartbeats are not on time; raise it while they are and frames are held back."""
         if look.waiting:
             self._set(now, self.rate // 2)
         elif late:
             assert look.latency is not None
-            if now - self._cut > look.latency + self.limits.interval:  # what the last one does shows only then
+            if now - self._cut > look.latency + self.limits.interval:  # only then does the last cut show an effect
                 self.carries = min(served, self.rate)
                 self._set(now, self.carries * 4 // 5)
-        elif over and served * 2 >= self.rate:  # else it was not handed what it may be (rules may bypass it altogether)
+        elif over and served * 2 >= self.rate:  # else it did not get all that it may (rules may bypass it altogether)
             near = self.rate * 10 >= self.carries * 7
             self._set(now, self.rate + max(self.rate // (20 if near else 2), 1))
 

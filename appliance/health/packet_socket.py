@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A packet socket on one tap of a guest: the I/O half of in-band heartbeats.
 
-A frame that is sent here leaves through the tap and so enters the guest; a frame that the guest sends out of that port,
+A frame that is sent here leaves through the tap and so enters the guest. A frame that the guest sends from that port,
 and that the datapath passes to the host stack, is read here. The socket is bound to one interface and one EtherType,
 and a socket filter in the kernel drops frames without the hop's key, so that no other traffic wakes bypassd. It lives
 as long as the guest's process.
@@ -20,16 +20,16 @@ _SOL_PACKET = 263
 _PACKET_QDISC_BYPASS, _PACKET_IGNORE_OUTGOING = 20, 23
 _SO_ATTACH_FILTER = 26
 _READ_LIMIT = 32
-"""Frames read per wake-up at most, so that a flood does not block the event loop."""
+"""At most this many frames are read per wake-up, so that a flood does not block the event loop."""
 
 
 _KEY = 16  # of the payload behind an IP header: UDP (8), magic, version, direction and hop (8), then the nonce
 
 
 def _code(ethertype: int, key: bytes) -> list[tuple[int, int, int, int]]:
-    """Classic BPF: the hop's key in the source, or in the payload of a packet; keep 128 bytes, else drop.
+    """Classic BPF: keep 128 bytes of a frame with the hop's key in its source address or payload, drop all others.
 
-    (code, jump true, jump false, value). What ends before the key is dropped by the load itself.
+    (code, jump true, jump false, value). A frame that ends before the key is dropped by the load itself.
     """
     value = int.from_bytes(key, "big")
     taken, dropped = (0x06, 0, 0, 128), (0x06, 0, 0, 0)  # ret
@@ -78,7 +78,7 @@ class PacketSocket:
         return self._socket.fileno()
 
     def send(self, frame: bytes) -> None:
-        """Send one frame to the guest; a refusal is only counted, because the missing answer shows it as well."""
+        """Send one frame to the guest; a refusal is only counted, because it also shows as a missing answer."""
         try:
             self._socket.send(frame)
         except OSError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Active probes of a guest: asks one question at every interval.
+"""Active probes of a guest: one request at every interval.
 
-One task per probe and one question at a time, each with a timeout, so that a target that never answers costs one socket
-and nothing else. The outcome becomes evidence: `Good` for the moment at which it was asked, or `Bad` with the message
-of the kernel or the server. Lives as long as the watch of a guest.
+One task per probe and one request at a time, each with a timeout, so that a target that never answers costs one socket
+and nothing else. The outcome becomes evidence: `Good` for the time of the request, or `Bad` with the message of the
+kernel or the server. Lives as long as the watch of a guest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from appliance.health.detector import Bad, Good, milliseconds
 from appliance.system.namespace import Namespace
 
 ASKED = ("ping", "arp", "tcp", "http", "command")
-"""The kinds of probe that ask a question."""
+"""The kinds of probe that send a request."""
 
 Question = Callable[[], Awaitable[None]]
 AskAgent = Callable[[str], Awaitable[str]]
@@ -34,7 +34,7 @@ def label(probe: model.Probe) -> str:
 
 
 def question(probe: model.Probe, ask_agent: AskAgent, space: Namespace | None = None) -> Question:
-    """The coroutine that asks once; it returns when the answer is good and raises when it is not.
+    """The coroutine that sends one request; it returns if the answer is good and raises if it is not.
 
     `space` is the network namespace of the management port.
     """
@@ -73,7 +73,7 @@ def _web(probe: model.Probe, via: probe_net.Via) -> Question:
 
 
 async def once(probe: model.Probe, put: Question, clock: Callable[[], int]) -> Good | Bad:
-    """Ask once, within the probe's time."""
+    """Send one request, within the probe's timeout."""
     began, limit = clock(), probe.timeout or probe.interval
     try:
         async with asyncio.timeout(limit / 1e9):
@@ -92,7 +92,7 @@ async def once(probe: model.Probe, put: Question, clock: Callable[[], int]) -> G
 async def ask_forever(
     probe: model.Probe, put: Question, say: Callable[[Good | Bad], None], clock: Callable[[], int]
 ) -> None:
-    """Ask once per interval until cancelled; time lost to a slow answer is not caught up."""
+    """Send one request per interval until cancelled; time lost to a slow answer is not caught up."""
     due = clock()
     while True:
         say(await once(probe, put, clock))

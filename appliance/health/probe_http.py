@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One HTTP or HTTPS request: checks status and body of the response, bounded in size; the caller bounds the time.
 
-Speaks HTTP/1.0 (RFC 1945), which every server answers without chunked encoding before it closes. Redirects are not
-followed; their status is judged. TLS is the standard library's.
+Uses HTTP/1.0 (RFC 1945), which every server answers without chunked encoding before it closes the connection. Redirects
+are not followed; their status is judged. TLS is the standard library's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})\b")
 
 
 class BadAnswerError(Exception):
-    """The server answered, but not as it should; the text is for a person."""
+    """The server answered, but not as expected; the text is for display."""
 
 
 def tls(verify: bool) -> ssl.SSLContext:
@@ -60,21 +60,21 @@ async def http(
         writer.write(f"{words}User-Agent: throughwire\r\nAccept: */*\r\n\r\n".encode("ascii"))
         await _judge(reader, status, body)
     finally:
-        writer.transport.abort()  # the response has been judged; an orderly end of TLS would be one more wait
+        writer.transport.abort()  # the response has been judged; an orderly TLS shutdown would wait once more
 
 
 async def _judge(reader: asyncio.StreamReader, status: Collection[int], body: str) -> None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.LimitOverrunError:
-        raise BadAnswerError(f"the answer's head is longer than {HEAD_BYTES} bytes") from None
+        raise BadAnswerError(f"the response header is longer than {HEAD_BYTES} bytes") from None
     except asyncio.IncompleteReadError as cut:
         if not cut.partial:
-            raise BadAnswerError("the connection was closed without an answer") from None
+            raise BadAnswerError("the connection was closed without a response") from None
         head = cut.partial
     found = _STATUS.match(head)
     if not found:
-        raise BadAnswerError("the answer is not HTTP")
+        raise BadAnswerError("the response is not HTTP")
     code = int(found[1])
     if code not in status if status else not 200 <= code < 400:
         raise BadAnswerError(f"status {code}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One question to one address: ping, ARP, TCP connect. Each is a coroutine that returns when the good answer came.
+"""One request to one address: ping, ARP, TCP connect. Each is a coroutine that returns when the good answer arrives.
 
-Any other answer raises OSError (the kernel or the target refuses), or lets the caller's timeout expire: the caller
-(probe.py) limits the time of every question. Sockets live as long as one question. Replies to others are read and
+Any other answer raises OSError (the kernel or the target refuses) or lets the caller's timeout expire: the caller
+(probe.py) limits the time of every request. Sockets live as long as one request. Replies to other requests are read and
 discarded, a bounded number of them, so that a flood cannot block the event loop. Needs root or CAP_NET_RAW.
 """
 
@@ -21,7 +21,7 @@ from appliance.system import netdev
 from appliance.system.namespace import Namespace
 
 _STRAY = 64
-"""Answers of others that are read for one question at most."""
+"""At most this many replies to other requests are read for one request."""
 _ETH_P_ARP = 0x0806
 _ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}  # request, reply
 _ECHO_PROTOCOL = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
@@ -31,7 +31,7 @@ _sequences = itertools.count(int.from_bytes(os.urandom(2), "big"))
 
 
 class Via(NamedTuple):
-    """The path of a question: by this device only ("" = as the routes say), in this network namespace."""
+    """The path of a request: by this device only ("" = as the routes say), in this network namespace."""
 
     device: str = ""
     space: Namespace | None = None  # None: where bypassd is
@@ -53,7 +53,7 @@ ANY = Via()
 
 
 def where(address: str, port: int, via: Via) -> tuple[socket.AddressFamily, tuple[str | int, ...]]:
-    """Family and socket address; an IPv6 link-local address gets the scope of the device of `via`."""
+    """Family and socket address; an IPv6 link-local address gets the scope of the device in `via`."""
     ip = ipaddress.ip_address(address)
     if ip.version == 4:
         return socket.AF_INET, (address, port)
@@ -92,7 +92,7 @@ async def ping(address: str, via: Via = ANY) -> None:
             icmp = data[(data[0] & 15) * 4 :] if family == socket.AF_INET else data
             if icmp[:1] == bytes((reply,)) and icmp[4:] == body:
                 return
-    raise OSError(f"{_STRAY} replies, none of them to this question")
+    raise OSError(f"{_STRAY} replies, none of them to this request")
 
 
 def _own_address(device: str) -> bytes:
@@ -132,5 +132,5 @@ async def connect(address: str, port: int, via: Via = ANY) -> socket.socket:
 
 
 async def tcp(address: str, port: int, via: Via = ANY) -> None:
-    """Open a TCP connection, and close it at once."""
+    """Open a TCP connection and close it at once."""
     (await connect(address, port, via)).close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What QEMU reports about a guest (QMP events), as vetoes against it: one table. Pure.
+"""The QMP events that are vetoes against a guest: one table. Pure.
 
 Source: QEMU's QMP reference (run-state, block-core). Other events say nothing about the guest's health.
 """
@@ -13,11 +13,11 @@ from appliance.causes import Cause
 
 PANIC = "panic"
 TROUBLE_NS = 10_000_000_000
-"""Trouble that no event ends (an I/O error, a watchdog that expired without a reset) counts for this long."""
+"""A veto that no event lifts (an I/O error, a watchdog that expired without a reset) lasts this long."""
 
 
 class QemuVeto(NamedTuple):
-    """What an event means: the veto's name and cause, why (for a person), for how long (ns; None: until lifted)."""
+    """What an event means: name, cause and reason of the veto, and how long it lasts (ns; None: until lifted)."""
 
     veto: str
     cause: Cause
@@ -28,19 +28,19 @@ class QemuVeto(NamedTuple):
 _TABLE: dict[str, QemuVeto] = {
     "GUEST_PANICKED": QemuVeto(PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked"),
     "GUEST_CRASHLOADED": QemuVeto(
-        PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked, and its crash kernel runs"
+        PANIC, Cause.GUEST_PANICKED, "the guest's kernel panicked, and its crash kernel is running"
     ),
     "SHUTDOWN": QemuVeto("shutdown", Cause.GUEST_EXITED, "the guest shuts down"),
     "STOP": QemuVeto("paused", Cause.GUEST_PAUSED, "the guest is paused"),
     "WATCHDOG": QemuVeto("watchdog", Cause.GUEST_WATCHDOG, "the guest's own watchdog expired", TROUBLE_NS),
     "BLOCK_IO_ERROR": QemuVeto("disk", Cause.GUEST_DISK, "the guest's disk failed", TROUBLE_NS),
 }
-_FULL = QemuVeto("disk full", Cause.GUEST_DISK_FULL, "there is no room for what the guest writes")
+_FULL = QemuVeto("disk full", Cause.GUEST_DISK_FULL, "no disk space left for what the guest writes")
 _LIFTS = {"RESUME": ("paused", _FULL.veto)}
 
 
 def veto_of(event: str, data: Mapping[str, object]) -> QemuVeto | None:
-    """The veto that an event means; None: none."""
+    """The veto that follows from an event, if any."""
     found = _TABLE.get(event)
     if found is None:
         return None
@@ -55,7 +55,7 @@ def veto_of(event: str, data: Mapping[str, object]) -> QemuVeto | None:
 
 
 def is_disk_full(event: str, data: Mapping[str, object]) -> bool:
-    """Whether it says that QEMU paused the guest because the host's disk is full."""
+    """Whether the event says that QEMU paused the guest because the host's disk is full."""
     return event == "BLOCK_IO_ERROR" and data.get("nospace") is True
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """All checks of one guest as one verdict, with its evidence.
 
-A guest may have traffic while every one of its checks passes, and until the evidence of the first of them expires. A
-guest that keeps falling must pass its checks for longer each time before it gets traffic again (hold-down), so that a
-flapping guest does not flap the traffic. A *veto* keeps traffic from the guest whatever the checks say: what QEMU or
-the guest itself reported (it panicked, its disk failed, it asked to be bypassed), for a time or until it is lifted.
+A guest may have traffic while all of its checks pass, until the first piece of their evidence expires. A guest that
+keeps failing must pass its checks for longer each time before it gets traffic again (hold-down), so that a flapping
+guest does not make the traffic flap. A *veto* keeps traffic from the guest whatever the checks say: something that QEMU
+or the guest itself reported (it panicked, its disk failed, it asked to be bypassed), for a time or until it is lifted.
 Pure; lives as long as one run of the guest, the history of flips longer.
 """
 
@@ -32,9 +32,9 @@ class Available:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A check that passed now fails: `check` is its label, `why` for a person.
+    """A check that passed now fails: `check` is its label, `why` is for display.
 
-    `proof` (ns) is the last time for which that check had proved that the guest works; None: there is no such time.
+    `proof` (ns) is the last time at which that check proved that the guest works; None: there is no such time.
     """
 
     check: str
@@ -45,14 +45,14 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Overloaded:
-    """It works, and gets more frames than it carries: what exceeds that is held back from it. `why` is for a person."""
+    """The guest works but gets more frames than it can handle: the excess is held back. `why` is for display."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Relieved:
-    """It carries again what it gets."""
+    """The guest is no longer overloaded."""
 
 
 Decision = Available | Unavailable | Overloaded | Relieved
@@ -90,7 +90,7 @@ class History:
 
 @dataclass(frozen=True)
 class Veto:
-    """A reason against the guest that is no check. Times in ns; `until` None: until it is lifted."""
+    """A reason against the guest that is not a check. Times in ns; `until` None: until it is lifted."""
 
     why: str
     cause: Cause
@@ -104,7 +104,7 @@ class Verdict:
     def __init__(self, detectors: list[Detector], history: History, hold: int = 0) -> None:
         """`hold`: how long (ns) every check must pass before the guest has traffic, the first time and after a fall."""
         if not detectors:
-            raise ValueError("a verdict without a check would be without evidence")
+            raise ValueError("a verdict needs at least one check")
         self.detectors = {detector.label: detector for detector in detectors}
         self.history = history
         self.vetoes: dict[str, Veto] = {}
@@ -113,17 +113,17 @@ class Verdict:
         self._passing_since: int | None = None
 
     def shorten_proof(self) -> None:
-        """The guest was proved before bypassd restarted: one good answer per check is enough, without a hold."""
+        """The guest was proved to work before bypassd restarted: one good answer per check is enough, and no hold."""
         self._known = True
         for detector in self.detectors.values():
             detector.shorten_proof()
 
     def _needed(self, now: int) -> int:
-        # A guest that was available before bypassd restarted had passed its hold already, and has not fallen since.
+        # A guest that was available before bypassd restarted had passed its hold-down already and has not fallen since.
         return 0 if self._known else max(self._hold, hold_down(self.history.recent_falls(now)))
 
     def forget(self) -> None:
-        """The guest started over: earlier evidence no longer counts."""
+        """The guest restarted: earlier evidence no longer counts."""
         for check, old in list(self.detectors.items()):
             self.detectors[check] = Detector(check, old.limits, old.cause, falls=old.falls)
         self.vetoes.clear()
@@ -131,16 +131,16 @@ class Verdict:
 
     @property
     def until(self) -> int:
-        """Until when (ns) all present evidence holds: no lease may be longer. 0 = some check has never succeeded."""
+        """When (ns) the first piece of evidence expires: no lease may be longer. 0 = some check has never succeeded."""
         return min(detector.expires or 0 for detector in self.detectors.values())
 
     @property
     def proof(self) -> int | None:
-        """The last time (ns) for which any check proved that the guest works; None: never."""
+        """The last time (ns) at which any check proved that the guest works; None: never."""
         return max((one.last_good for one in self.detectors.values() if one.last_good is not None), default=None)
 
     def step(self, now: int, check: str, event: Event) -> list[Decision]:
-        """One event for one check."""
+        """Process one event for one check."""
         decisions: list[Decision] = []
         fresh = False
         for action in self.detectors[check].step(now, event):
@@ -166,7 +166,7 @@ class Verdict:
         return passing and self.until > now and not self._vetoed(now)
 
     def _vetoed(self, now: int) -> bool:
-        """Whether any veto holds; those whose time is over are lifted."""
+        """Whether any veto is in force; expired ones are lifted."""
         over = [name for name, veto in self.vetoes.items() if veto.until is not None and veto.until <= now]
         for name in over:
             self.lift(now, name)
@@ -182,14 +182,14 @@ class Verdict:
         return [fallen]
 
     def veto(self, now: int, name: str, why: str, cause: Cause, hold: int | None = None) -> list[Decision]:
-        """Veto traffic to the guest for `hold` ns (None: until lifted). What it asked for itself is not flapping."""
+        """Veto traffic to the guest for `hold` ns (None: until lifted). A bypass that it asked for is not flapping."""
         if name not in self.vetoes:
             self._note(now, name, CheckState.FAILING, why)
         self.vetoes[name] = Veto(why, cause, now, None if hold is None else now + hold)
         return self._fall(now, Unavailable(name, why, cause, None), counts=cause is not Cause.GUEST_ASKED)
 
     def lift(self, now: int, name: str) -> None:
-        """Lift a veto; the next evidence decides. Nothing happens when there is none of this name."""
+        """Lift a veto; the next evidence decides. Does nothing if there is none of this name."""
         if self.vetoes.pop(name, None) is not None:
             self._note(now, name, CheckState.PASSING, "")
 
@@ -198,7 +198,7 @@ class Verdict:
         self.history.flips.append(Flip(now, check, to.value, why))
 
     def reason(self, now: int) -> str:
-        """Why the guest gets no traffic, for a person; "" = it may have traffic."""
+        """Why the guest gets no traffic, for display; "" = it may have traffic."""
         if self.available:
             return ""
         against = [veto.why for veto in self.vetoes.values()]
@@ -211,7 +211,7 @@ class Verdict:
         return f"passing, held down for another {milliseconds(max(left, 0))}{fallen}"
 
     def evidence(self, now: int) -> list[Check]:
-        """Every check, and everything else that speaks against the guest, as the API shows it."""
+        """Every check, and every veto against the guest, as the API shows them."""
         rows = [
             Check(
                 check=detector.label,

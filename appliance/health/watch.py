@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Watches one running guest: sends heartbeats, asks its probes, takes in evidence, and hands out decisions.
+"""Watches one running guest: sends heartbeats, runs its probes, collects evidence, and reports decisions.
 
-The I/O around the pure checks (checks.py): packet sockets on the guest's taps, one timer, one task for each probe that
-asks, and the clock. It renews no lease itself; it says until when the evidence holds. It lives as long as the guest's
+The I/O around the pure checks (checks.py): packet sockets on the guest's taps, one timer, one task for each active
+probe, and the clock. It renews no lease itself; it reports when the evidence expires. It lives as long as the guest's
 process.
 """
 
@@ -31,19 +31,19 @@ from appliance.telemetry.histogram import Histogram
 
 
 class Subject(Protocol):
-    """The guest's process as the watch sees it, which gets the decisions."""
+    """The guest's process as the watch sees it; it receives the decisions."""
 
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
 
     def process_alive(self) -> bool:
-        """Whether its process runs; asks the kernel."""
+        """Whether its process is running, according to the kernel."""
 
     def threads(self) -> tuple[int, Sequence[int]]:
         """QEMU's process id and the thread ids of the vCPUs."""
 
     async def ask_agent(self, word: str) -> str:
-        """Have the agent run the check `word`: "ok", or what is wrong."""
+        """Have the agent run the check `word`; returns "ok", or what is wrong."""
 
 
 class Watch:
@@ -63,7 +63,7 @@ class Watch:
         clock: Callable[[], int] = time.monotonic_ns,
         loads: Mapping[str, Load] = NO_LOADS,
     ) -> None:
-        """`folder` holds the capture files that probes name; `space` is that of the management port; `loads`: by tap.
+        """`folder` holds the probes' capture files; `space` is the management port's namespace; `loads`: by tap.
 
         GuestError when a file cannot be read.
         """
@@ -73,16 +73,16 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
-        self._overloaded = False  # as the subject was told
+        self._overloaded = False  # as last reported to the subject
 
     @property
     def verdict(self) -> Verdict:
-        """Of all checks and vetoes."""
+        """The verdict of all checks and vetoes."""
         return self._checks.verdict
 
     @property
     def only_process(self) -> bool:
-        """Whether the guest has no check but that its process runs."""
+        """Whether the guest's only check is that its process runs."""
         return self._checks.only_process
 
     @property
@@ -92,15 +92,15 @@ class Watch:
 
     @property
     def running(self) -> bool:
-        """Between `start` and `stop`."""
+        """True between `start` and `stop`."""
         return self._running
 
     def shorten_proof(self) -> None:
-        """The guest had passed its checks before bypassd restarted: one good answer a check is enough."""
+        """The guest had passed its checks before bypassd restarted: one good answer per check is enough."""
         self.verdict.shorten_proof()
 
     def start(self) -> None:
-        """Open the sockets and begin. GuestError when a tap is not there."""
+        """Open the sockets and begin. GuestError when a tap does not exist."""
         loop, checks = asyncio.get_running_loop(), self._checks
         try:
             for stream in checks.streams:
@@ -113,7 +113,7 @@ class Watch:
             mine = [stream for stream in checks.streams if stream.leaves == leaves]
             loop.add_reader(sock.fileno(), self._read, sock, mine)
         self._running = True
-        checks.relieve()  # of limits that an earlier bypassd left
+        checks.relieve()  # from limits that an earlier bypassd left
         checks.begin(self._clock())
         for name, probe in checks.asked.items():
             put = probing.question(probe, self._subject.ask_agent, self._space)
@@ -142,26 +142,26 @@ class Watch:
             sock.close()
         self._sockets.clear()
 
-    # What others report
+    # Reports from elsewhere
 
     def heartbeat(self, status: str) -> None:
-        """A heartbeat came over the agent channel."""
+        """Process a heartbeat from the agent channel."""
         if self._running:
             self._hand_out(self._checks.heartbeat(self._clock(), status))
 
     def event(self, name: str, data: Mapping[str, object]) -> None:
-        """A QMP event."""
+        """Process a QMP event."""
         self._hand_out(self._checks.qemu_event(self._clock(), name, data))
 
     def ask_bypass(self, on: bool, why: str = "") -> None:
-        """The guest's agent asks to be bypassed, or no longer."""
+        """The guest's agent asks to be bypassed, or no longer to be."""
         self._hand_out(self._checks.ask_bypass(self._clock(), on, why))
 
     def reset(self) -> None:
-        """The guest started over: earlier evidence no longer counts."""
+        """The guest restarted: earlier evidence no longer counts."""
         self._checks.reset()
 
-    # In motion
+    # While running
 
     def _hand_out(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
@@ -177,7 +177,7 @@ class Watch:
             self._subject.on_decision(Overloaded(why) if why else Relieved())
 
     def _take(self, check: str, event: Event) -> None:
-        if self._running:  # what a probe says while it is being cancelled no longer counts
+        if self._running:  # the result of a probe that is being cancelled no longer counts
             self._hand_out(self._checks.take(self._clock(), check, event))
 
     def _take_all(self, evidence: Iterable[Evidence]) -> None:
@@ -187,7 +187,7 @@ class Watch:
             self._take(check, event)
 
     def _tick(self) -> None:
-        """Send what is due, notice what is overdue, and come again in time for whichever is next."""
+        """Send what is due, detect what is overdue, and set the timer for the next of either."""
         now = self._clock()
         self._take_all(self._checks.tick(now, self._subject.process_alive, self._threads))
         if not self._running:
@@ -209,15 +209,15 @@ class Watch:
                     break
 
     def latency_ms(self, share: float) -> float | None:
-        """A percentile of the in-band heartbeats' time through the guest (ms); None before the first."""
+        """A percentile of the in-band heartbeats' latency through the guest (ms); None before the first."""
         return self._checks.latency_ms(share)
 
     def overload(self) -> list[Overload]:
-        """What it carries and may get, by direction, as the API shows it."""
+        """The guest's capacity and limit, by direction, as the API shows them."""
         return [way.shown() for way in self._checks.ways]
 
     def heartbeats(self) -> list[Heartbeats]:
-        """Frames sent through the guest so far, as the API shows them."""
+        """Heartbeats sent through the guest so far, as the API shows them."""
         return self._checks.heartbeats()
 
 

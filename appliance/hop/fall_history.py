@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The falls of a hop, kept over restarts of bypassd, so that a hop that flaps is held down all the same.
+"""The falls of a hop, kept over restarts of bypassd, so that a flapping hop is still held down.
 
-One file in the hop's run folder, which a reboot empties, as it resets the clock of the times in it (CLOCK_MONOTONIC).
-It is written again at each change of a check that led to a decision, and outlives bypassd.
+One file in the hop's run folder, which a reboot empties along with resetting the clock of its times (CLOCK_MONOTONIC).
+It is rewritten at each change of a check that led to a decision, and outlives bypassd.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PersistentHistory(History):
 
     @classmethod
     def load(cls, folder: Path, now: int) -> PersistentHistory:
-        """What an earlier bypassd of this boot left; empty when there is nothing readable."""
+        """The history left by an earlier bypassd of this boot; empty if nothing is readable."""
         made = cls(folder=folder)
         try:
             kept = msgspec.json.decode((folder / FILE).read_bytes(), type=_Kept)
@@ -51,7 +51,7 @@ class PersistentHistory(History):
         return made
 
     def save(self) -> None:
-        """Write it if a check has changed since the last time; little, and to memory. Never raises."""
+        """Write the history if a check has changed since the last time; little data, to memory. Never raises."""
         if self.count == self._saved:  # every fall is a flip as well
             return
         self._saved = self.count

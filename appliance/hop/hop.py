@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One hop, be it a guest or a remote: its state, its lease, its drain, its falls, and what an operator ordered.
+"""One hop, either a guest or a remote: its state, lease, drain, falls, and the operator's order.
 
 Pure policy between two protocols: the datapath's leases (`HopLeases`), and the owner (`HopOwner`), which alone knows
-what the hop is made of, brings it up, takes it down, and records its moves. Times are passed in, in nanoseconds of
-CLOCK_MONOTONIC. A hop lives as long as bypassd; its lease, and what is in its run folder (the falls, the operator's
-order), live longer.
+what the hop is made of, starts and stops it, and records its moves. Times are passed in, in nanoseconds of
+CLOCK_MONOTONIC. A hop lives as long as bypassd; its lease and its run folder (falls, operator's order) live longer.
 
-When something speaks against the hop, its lease is revoked before anything is recorded or decided: traffic first.
+On evidence against the hop, its lease is revoked before anything is recorded or decided: traffic first.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from appliance.hop.operator_order import OperatorOrder
 
 
 class HopLeases(Leases, Protocol):
-    """What a hop needs of the datapath (steering/kernel/leases.py)."""
+    """The datapath's interface for hops (steering/kernel/leases.py)."""
 
     @property
     def end_with_processes(self) -> bool:
@@ -35,11 +34,11 @@ class HopLeases(Leases, Protocol):
         ...
 
     def tie(self, hop: str, threads: Iterable[int]) -> object:
-        """The kernel ends the lease with the first of these threads."""
+        """Have the kernel end the lease with the first of these threads to exit."""
         ...
 
     def untie(self, hop: str) -> object:
-        """The process is gone: renewals count again from now on."""
+        """The process has ended: renewals count again from now on."""
         ...
 
     def ended(self, hop: str) -> int:
@@ -47,11 +46,11 @@ class HopLeases(Leases, Protocol):
         ...
 
     def set_draining(self, hop: str, on: bool) -> object:
-        """While this is on, new flows go elsewhere; established ones stay."""
+        """While on, new flows take another path; established ones stay."""
         ...
 
     def first_skip(self, hop: str) -> int:
-        """When the first frame bypassed the hop after it lost its lease (ns); 0 = none has yet."""
+        """When the first frame bypassed the hop after it lost its lease (ns); 0 = none yet."""
         ...
 
 
@@ -59,17 +58,17 @@ class HopOwner(Protocol):
     """Who runs the hop. All calls come from the event loop and return at once."""
 
     def on_move(self, old: HopState) -> None:
-        """The hop took a move from `old`; `state`, `cause` and `detail` are the new ones."""
+        """The hop moved from state `old`; `state`, `cause` and `detail` are the new ones."""
 
     def on_failed(self, fault: Fault, why: str) -> None:
-        """A check failed while the hop had traffic. Its lease is gone already."""
+        """A check failed while the hop had traffic. Its lease has been revoked already."""
 
     def on_measured(self, fault: Fault, at_most: int | None) -> None:
-        """The first frame bypassed the hop, at most so long (ns) after it was last known to work (None: unknown)."""
+        """The first frame bypassed the hop, `at_most` ns after it was last known to work (None: unknown)."""
 
 
 class Answer(NamedTuple):
-    """What an order did: a sentence for a person, and whether anything changed."""
+    """The effect of an order: a sentence for the operator, and whether anything changed."""
 
     said: str
     changed: bool = True
@@ -86,18 +85,18 @@ class Hop:
         self.history = PersistentHistory.load(folder, now)
         self.bypass_latency = BypassLatency()
         self.order = OperatorOrder(folder)
-        self.drained_by = Cause.OPERATOR  # while it drains: who asked for it
+        self.drained_by = Cause.OPERATOR  # while it drains: who requested it
         self.stopping = False  # it was told to stop and has not ended yet
-        self.ended_at = 0  # when it was last gone (ns)
-        self.last_verdict: Verdict | None = None  # of what was last up
-        self.last_proof: int | None = None  # ... and when that was last known to work (ns)
+        self.ended_at = 0  # when it last ended (ns)
+        self.last_verdict: Verdict | None = None  # of its last run
+        self.last_proof: int | None = None  # ... and when that run was last known to work (ns)
         self._ill = False  # a check has failed since the drain began
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
 
     def move(self, event: HopEvent, cause: Cause, detail: str = "") -> None:
-        """Take a move of the table; IllegalMoveError when it has none."""
+        """Take a move of the table; IllegalMoveError if there is none."""
         old, self.state = self.state, lifecycle.move(self.state, event)
         self.cause, self.detail = cause, detail
         self._owner.on_move(old)
@@ -108,7 +107,7 @@ class Hop:
 
     @property
     def serves(self) -> bool:
-        """Whether it has traffic to lose: its own, or the established flows of a drain."""
+        """Whether it has traffic to lose: all of it, or the established flows of a drain."""
         return self.state in SERVING or (self._keeps_flows and not self._ill)
 
     @property
@@ -118,7 +117,7 @@ class Hop:
     # Orders: of an operator, of the hop itself, or of the start of bypassd
 
     def begin(self, *, wanted: bool) -> bool:
-        """bypassd starts: whether the hop is to be brought up. `wanted` counts where no order says otherwise."""
+        """bypassd starts: returns whether to start the hop. `wanted` counts where no order says otherwise."""
         ordered = self.order.read()
         if ordered == "stopped":
             self.move(HopEvent.STOP, Cause.OPERATOR)
@@ -129,11 +128,11 @@ class Hop:
         return False
 
     def start(self) -> Answer:
-        """Bring it up, or cancel its drain. RefusedError while it is being stopped."""
+        """Start it, or cancel its drain. RefusedError while it is being stopped."""
         if self.stopping:
             raise RefusedError(f"{self} is being stopped: start it again when it has stopped")
         if not self.can(HopEvent.START):
-            return Answer(f"{self} is {self.state.value} already", False)
+            return Answer(f"{self} is already {self.state.value}", False)
         self.order.write("")
         if self.state is HopState.DRAINING:
             self.cancel_drain(Cause.OPERATOR)
@@ -142,9 +141,9 @@ class Hop:
         return Answer(f"{self} is being started")
 
     def drain(self, by: Cause) -> Answer:
-        """Send it no new flows; established ones stay. RefusedError unless it is up."""
+        """Send it no new flows; established ones stay. RefusedError unless it is running."""
         if self.state is HopState.DRAINING:
-            return Answer(f"{self} is draining already", False)
+            return Answer(f"{self} is already draining", False)
         if not self.can(HopEvent.DRAIN):
             raise RefusedError(f"{self} is {self.state.value}: only a running {self.kind} can be drained")
         self._drain(by)
@@ -163,36 +162,36 @@ class Hop:
         self.move(HopEvent.START, cause)
 
     def stop(self) -> Answer:
-        """Take the traffic from it; while it then drains, its owner takes it down."""
+        """Take it out of service; while it then drains, its owner stops it."""
         if self.state is HopState.STOPPED:
-            return Answer(f"{self} is stopped already", False)
+            return Answer(f"{self} is already stopped", False)
         if self.stopping:
-            return Answer(f"{self} is being stopped already", False)
+            return Answer(f"{self} is already being stopped", False)
         self.order.write("stopped")
         self.lease.revoke()
         self.move(HopEvent.STOP, Cause.OPERATOR)
         self.stopping = self.state is HopState.DRAINING
         return Answer(f"{self} is being stopped" if self.stopping else f"{self} is stopped")
 
-    # What happens to it
+    # Events
 
     def refused(self, cause: Cause, why: str) -> None:
-        """It cannot be brought up: it stays failed until a new order, unless it was stopped meanwhile."""
+        """It cannot be started: it stays failed until a new order, unless it was stopped meanwhile."""
         self.lease.revoke()
         if self.can(HopEvent.REFUSED):
             self.move(HopEvent.REFUSED, cause, why)
 
     def running(self, notes: str) -> None:
-        """It is up and answers: now it must pass its checks. A drain that an operator ordered goes on."""
+        """It runs and answers: now it must pass its checks. A drain that an operator ordered continues."""
         self.move(HopEvent.RUNNING, Cause.PROVING, notes)
         if self.order.read() == "draining":
             self._drain(Cause.OPERATOR)
             self.move(HopEvent.DRAIN, Cause.OPERATOR)
 
     def gone(self, now: int, cause: Cause, verdict: Verdict | None) -> None:
-        """What carried it is gone, for which `verdict` spoke: no lease, before anything else.
+        """Its process or tunnel, which `verdict` judged, is gone: revoke the lease before anything else.
 
-        The time of the end is the kernel's, where the kernel saw it and has ended the lease by itself.
+        The time of the end is the kernel's, if the kernel saw it and has ended the lease by itself.
         """
         self.lease.revoke()
         seen = self._leases.ended(self.name)
@@ -211,7 +210,7 @@ class Hop:
         self.move(HopEvent.ENDED, cause, detail)
 
     def restarted(self, cause: Cause, detail: str) -> None:
-        """It started over by itself: it must pass its checks again. A drain that it asked for itself is over."""
+        """It restarted by itself: it must pass its checks again. A drain that it requested itself is over."""
         self.lease.revoke()
         self._ill = False
         if self.state is HopState.DRAINING and self.drained_by is Cause.GUEST_ASKED:
@@ -220,12 +219,12 @@ class Hop:
             self.move(HopEvent.RESET, cause, detail)
 
     def prove_again(self, why: str) -> None:
-        """Its checks changed. The lease goes on; the first good answers to the new checks renew it."""
+        """Its checks changed. The lease continues; the first good answers to the new checks renew it."""
         if self.state in SERVING:
             self.move(HopEvent.FELL, Cause.PROVING, why)
 
     def on_decision(self, now: int, decision: Decision) -> None:
-        """What its checks say. Evidence renews the lease, in the states that have one; nothing else does."""
+        """Act on a decision of its checks. Only evidence renews the lease, in the states that have one."""
         match decision:
             case Available(until):
                 if self.state in (HopState.PROVING, HopState.SUSPECT):
@@ -253,12 +252,12 @@ class Hop:
         self.history.save()  # after the lease is gone
 
     def _back(self, cause: Cause, detail: str = "") -> None:
-        self.measure()  # the renewal overwrites what the datapath has noted
+        self.measure()  # the renewal overwrites what the datapath recorded
         self.bypass_latency.back()
         self.move(HopEvent.PROVED, cause, detail)
 
     def measure(self) -> None:
-        """Look whether the datapath has sent its first frame around the hop since it fell."""
+        """Check whether a frame has bypassed the hop since it fell."""
         fault = self.bypass_latency.pending
         if fault is not None:
             found = self.bypass_latency.first_frame(self._leases.first_skip(self.name))

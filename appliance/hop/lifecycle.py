@@ -15,31 +15,31 @@ class HopState(Enum):
     """Where a hop is in its life. Only those in `SERVING`, and `DRAINING` for established flows, have a lease."""
 
     DEFINED = "defined"  # in the configuration, never started
-    STARTING = "starting"  # being brought up, or waiting for its turn or its next attempt
+    STARTING = "starting"  # being started, or waiting for its turn or its next attempt
     PROVING = "proving"  # up, but has not passed its checks yet
     AVAILABLE = "available"  # passed its checks: gets traffic while its lease lasts
-    OVERLOADED = "overloaded"  # works, and gets more frames than it carries: what exceeds that is held back from it
+    OVERLOADED = "overloaded"  # works, but gets more frames than it can handle: the excess is held back
     SUSPECT = "suspect"  # was available, then a check failed: gets no traffic until it passes them again
     DRAINING = "draining"  # gets no new flows, by order; also while it is being stopped
-    STOPPED = "stopped"  # not running, by order or because it ended on its own and may
-    FAILED = "failed"  # cannot be started, or ended too often: an operator must look
+    STOPPED = "stopped"  # not running, by order or because it may end on its own and did
+    FAILED = "failed"  # cannot be started, or ended too often: needs an operator
 
 
 class HopEvent(Enum):
     """What can happen to a hop."""
 
     START = "start"  # by order, or when bypassd starts
-    WAIT = "wait"  # other hops come first
-    RUNNING = "running"  # it is up and answers (newly started or adopted)
+    WAIT = "wait"  # other hops start first
+    RUNNING = "running"  # it runs and answers (newly started or adopted)
     REFUSED = "refused"  # it cannot be started
-    PROVED = "proved"  # every check passes, for long enough
+    PROVED = "proved"  # every check has passed for long enough
     FELL = "fell"  # a check failed
-    OVERLOAD = "overload"  # it gets more frames than it carries
+    OVERLOAD = "overload"  # it gets more frames than it can handle
     RELIEF = "relief"  # ... no longer
-    RESET = "reset"  # it started over by itself
+    RESET = "reset"  # it restarted by itself
     ENDED = "ended"  # it is gone
     GIVE_UP = "give up"  # it ended too often, or must not be started again
-    REST = "rest"  # it ended in good order and stays down
+    REST = "rest"  # it shut down in good order and stays down
     DRAIN = "drain"  # by order
     STOP = "stop"  # by order
 
@@ -92,10 +92,10 @@ TABLE: Table[HopState, HopEvent] = Table(
 )
 
 SERVING = frozenset({HopState.AVAILABLE, HopState.OVERLOADED})
-"""States of a hop that has traffic, new flows too."""
+"""States in which a hop has traffic, including new flows."""
 
 ALIVE = SERVING | {HopState.PROVING, HopState.SUSPECT, HopState.DRAINING}
-"""States of a hop that is up and answered at least once."""
+"""States in which a hop runs and has answered at least once."""
 
 
 move = TABLE.after

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an operator last ordered of a hop ("stopped" or "draining"), kept for the next bypassd of this boot.
+"""The operator's last order for a hop ("stopped" or "draining"), kept for the next bypassd of this boot.
 
-One word in the file `order` of the hop's run folder, which is in memory: a reboot forgets the order. No file, or an
-empty one, means that the configuration decides.
+One word in the file `order` of the hop's run folder, which is in memory: a reboot forgets the order. If the file is
+missing or empty, the configuration decides.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OperatorOrder:
             return ""
 
     def write(self, word: Word) -> None:
-        """Keep the order; "" withdraws it. Never raises: the order holds for this bypassd either way."""
+        """Keep the order; "" withdraws it. Never raises: the order is in force for this bypassd either way."""
         try:
             files.replace(self._file, word, synced=False)
         except OSError as error:

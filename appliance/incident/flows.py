@@ -20,14 +20,14 @@ _WITH_PORTS = {6: "tcp", 17: "udp", 132: "sctp"}
 
 
 class Flow(NamedTuple):
-    """`text` for a person, `match` as a pcap filter; equal for both directions."""
+    """`text` is for display, `match` is a pcap filter; both are the same for either direction."""
 
     text: str
     match: str
 
 
 def flow_of(frame: bytes) -> Flow | None:
-    """The flow of a recorded frame; None when it is too short for one."""
+    """The flow of a recorded frame; None if it is too short for one."""
     if len(frame) < 14:
         return None
     vlans, ethertype, ip = headers.read(frame)
@@ -73,7 +73,7 @@ def flows_of(frames: Iterable[bytes]) -> list[Flow]:
 
 
 class Death(Protocol):
-    """What is needed of an incident."""
+    """The part of an incident that is needed here."""
 
     @property
     def number(self) -> int: ...
@@ -95,7 +95,7 @@ class Judgement(NamedTuple):
 
 
 def judge(deaths: Sequence[Death], policy: model.Quarantine) -> Judgement:
-    """Which flows to blame. `deaths` of one guest, or of those that take over its flows, the newest last.
+    """Which flows to blame. `deaths` are those of one guest, or of those that take over its flows, newest last.
 
     A failure before which no frame was recorded says nothing about flows and is skipped.
     """
@@ -115,8 +115,10 @@ def judge(deaths: Sequence[Death], policy: model.Quarantine) -> Judgement:
     which = f"incidents {', '.join(map(str, numbers))}"
     common = [one for one in row[-1].flows if all(one in death.flows for death in row)]
     if not common:
-        return Judgement((), numbers, f"no flow was present at all of {which}")
+        return Judgement((), numbers, f"no flow was present at every one of {which}")
     if len(common) > policy.flows:
-        return Judgement((), numbers, f"{len(common)} flows were present at all of {which}: too many to blame one")
+        return Judgement(
+            (), numbers, f"{len(common)} flows were present at every one of {which}: too many to blame one"
+        )
     until = Duration(int(policy.time))
     return Judgement(tuple(common), numbers, f"was present at {which}: bypasses the guest for {until}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Incidents: when a guest exits unexpectedly or fails, keeps the frames it got last and its last console output.
+"""Incidents: when a guest exits unexpectedly or fails, keeps the last frames it received and its last console output.
 
-A flow that was there at several such failures may be quarantined. The guest reports its failure after its lease was
+A flow that was present at several such failures may be quarantined. A failure is reported after the guest's lease was
 revoked; everything slow happens in one worker task and in threads, so neither the bypass nor the supervisor waits.
-Failures that come faster than they can be kept are counted. Owns the store; lives as long as the part "guests".
+Failures that occur faster than they can be kept are counted. Owns the store; lives as long as the part "guests".
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from appliance.telemetry.subject import Change
 log = logging.getLogger(__name__)
 
 WAITING = 16
-"""Failures that may wait to be kept."""
+"""How many failures may wait to be kept."""
 
 
 class Recorders(Protocol):
-    """Where the recorded frames are (steering/datapath.py)."""
+    """Source of the recorded frames (steering/datapath.py)."""
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
-        """The frames kept for the hop that came after number `after`, oldest first."""
+        """The recorded frames of the hop after number `after`, oldest first."""
         ...
 
 
@@ -54,7 +54,7 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True)
 class Fall:
-    """A guest failed at `at`; `proof`: the last moment at which it was known to work. Both in ns of CLOCK_MONOTONIC."""
+    """A guest failed at `at`; `proof`: when it was last known to work. Both in ns of CLOCK_MONOTONIC."""
 
     guest: str
     kind: str
@@ -99,15 +99,15 @@ class Incidents:
             self._falls.put_nowait(fall)
         except asyncio.QueueFull:
             self.lost += 1
-            log.error("guest %s: no incident is kept of this failure: %d are waiting already", fall.guest, WAITING)
+            log.error("guest %s: no incident is kept of this failure: %d are already waiting", fall.guest, WAITING)
 
     async def run(self) -> None:
-        """Keep each failure that is reported, until cancelled."""
+        """Keep each reported failure, until cancelled."""
         while True:
             await self.keep(await self._falls.get())
 
     async def keep(self, fall: Fall) -> Incident:
-        """Make an incident of one failure, and quarantine the flow that is to blame."""
+        """Keep one failure as an incident, and quarantine the flow to blame."""
         offset = int(self._wall() * 1e9) - time.monotonic_ns()
         incident, newest = await asyncio.to_thread(self._collect, fall, offset)
         self._seen[fall.guest] = max(newest, self._seen.get(fall.guest, 0))
@@ -147,7 +147,7 @@ class Incidents:
         about = (
             f"Throughwire incident {incident.number}: guest {fall.guest} {fall.kind} at {incident.when}\n"
             f"cause: {fall.cause} ({DESCRIPTION[fall.cause]})\n{fall.detail}\n"
-            f"the last {counted(len(frames), 'frame')} that the guest was sent"
+            f"the last {counted(len(frames), 'frame')} sent to the guest"
         )
         if incident.console:
             about += f"\n\nthe end of the guest's console output:\n{incident.console}"
@@ -163,7 +163,7 @@ class Incidents:
     # Quarantine
 
     def _mates(self, guest: str) -> tuple[str, ...]:
-        """The guest and those that take over its flows: a flow that crashes one would crash the next."""
+        """The guest and those that would take over its flows: a flow that crashes one would crash the next."""
         found = {guest}
         for group in self.config.group:
             members = {*(member.hop for member in group.balance), *group.standby}
@@ -193,18 +193,18 @@ class Incidents:
             await self._policy.quarantine(wanted)
         except BypassError as error:
             log.error("quarantine: %s", error)
-            return f"{judgement.why}; not done: {error}", ()
+            return f"{judgement.why}; quarantine failed: {error}", ()
         closed = sorted({rule for one in wanted for rule in overlay.kept_closed(self.config, one)})
         for one in wanted:
             change, states = Change.FLOW_QUARANTINED, ("inspected", "quarantined")
             self._ledger.record(change, one.name, *states, Cause.FLOW_BLAMED, detail=one.why)
-        note = f"; rule {', '.join(closed)} blocks instead of bypassing, and is not changed" if closed else ""
+        note = f"; rule {', '.join(closed)} blocks instead of bypassing and is not changed" if closed else ""
         return judgement.why + note, tuple(one.name for one in wanted)
 
     def measured(self, guest: str, at: int, at_most: int) -> None:
-        """After the failure at `at` the first frame bypassed the guest, `at_most` ns after it was last known to work.
+        """After the failure at `at`, the first frame bypassed the guest `at_most` ns after it was last known to work.
 
-        That may be known before the incident is kept, or after.
+        May be called before the incident is kept, or after.
         """
         took_ms = round(at_most / 1e6, 3)
         number = self._numbers.get((guest, at))
@@ -221,10 +221,10 @@ class Incidents:
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
-    # What the console asks
+    # For the console
 
     def rows(self) -> list[guests.Incident]:
-        """`show incidents`, the newest last."""
+        """`show incidents`, newest last."""
         return [
             guests.Incident(
                 number=one.number,
@@ -263,7 +263,7 @@ class Incidents:
         )
 
     def capture(self, number: int) -> bytes:
-        """The frames of one as pcapng."""
+        """The frames of an incident as pcapng."""
         self._get(number)
         try:
             return self.store.capture(number)
@@ -277,10 +277,10 @@ class Incidents:
         return found
 
     async def expire(self) -> None:
-        """Release the flows whose time in quarantine is over."""
+        """Release the flows whose quarantine has expired."""
         try:
             for flow in await self._policy.expire():
-                over = f"{flow.flow}: its time in quarantine is over"
+                over = f"{flow.flow}: its quarantine has expired"
                 self._ledger.record(
                     Change.FLOW_RELEASED, flow.name, "quarantined", "inspected", Cause.NONE, detail=over
                 )

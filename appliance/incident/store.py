@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The newest incidents on the data partition, NNNNNN.json and NNNNNN.pcapng, bounded in number and bytes.
 
-When the disk refuses a file, the incident stays in memory and says so. Numbers only grow. Blocking: called from worker
+If a file cannot be written, the incident stays in memory and says so. Numbers only grow. Blocking: called from worker
 threads, one at a time.
 """
 
@@ -27,8 +27,8 @@ CONSOLE_BYTES = 16 << 10
 class Incident(msgspec.Struct, frozen=True):
     """One incident. `at` in seconds since 1970.
 
-    `bypass_at_most_ms`: from the last moment at which the guest was known to work to the first frame that bypassed it;
-    None when no frame did.
+    `bypass_at_most_ms`: from when the guest was last known to work to the first frame that bypassed it; None if no
+    frame did.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Incident(msgspec.Struct, frozen=True):
 
     @property
     def deadly(self) -> bool:
-        """Whether process or kernel of the guest ended. A failed check may have many reasons other than a flow."""
+        """Whether the guest's process or kernel ended. A failed check may have many reasons other than a flow."""
         return self.kind == "died" or self.cause in (Cause.GUEST_PANICKED, Cause.GUEST_WATCHDOG)
 
 
@@ -60,7 +60,7 @@ class Store:
         self._folder, self._kept, self._kept_bytes = folder, kept, kept_bytes
         self._incidents: dict[int, Incident] = {}
         self._lock = threading.Lock()
-        self._captures: dict[int, bytes] = {}  # of those that are not on the disk
+        self._captures: dict[int, bytes] = {}  # of incidents that are not on the disk
 
     def load(self) -> None:
         """Read what earlier runs kept; damaged files are skipped."""
@@ -82,17 +82,17 @@ class Store:
 
     @property
     def next_number(self) -> int:
-        """The number of the next incident, which is also above those of files that cannot be read."""
+        """The number of the next incident, also above those of unreadable files."""
         used = [int(path.stem) for path in self._folder.glob("*.*") if path.stem.isdigit()]
         return max((*self._incidents, *used), default=0) + 1
 
     def save(self, incident: Incident, capture: bytes | None = None) -> Incident:
-        """Keep an incident; again without `capture` when more is known about it. Returns what was kept."""
+        """Keep an incident; called again without `capture` once more is known. Returns what was kept."""
         with self._lock:
             return self._save(incident, capture)
 
     def amend(self, number: int, **more: object) -> None:
-        """Add what became known of an incident; nothing happens when it was removed already."""
+        """Add later findings to an incident; does nothing if it has been removed."""
         with self._lock:
             if number in self._incidents:
                 self._save(msgspec.structs.replace(self._incidents[number], **more), None)

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The management port is a bridge: the hardware port and the ports of guests on the management LAN are its members.
+"""The management port is a bridge: its members are the hardware port and the ports of guests on the management LAN.
 
-It exists from the moment the port is set up, with or without guests, and has the name and the address of the hardware
-port, which is renamed. So addresses, routes, the DHCP client and sessions stay on one device while guests are added and
-removed, and nothing moves while somebody is logged in. All of it is in the namespace of the management port.
+It exists from when the port is set up, with or without guests, and has the name and the address of the hardware port,
+which is renamed. So addresses, routes, the DHCP client and sessions stay on one device while guests are added and
+removed, and nothing moves during a login. All of it is in the namespace of the management port.
 
-A guest's port is locked to the guest's MAC address: the bridge drops frames from it that claim to come from another
-station, such as the appliance or the gateway, and does not flood frames for unknown stations to it. Link-local
-protocols of switches pass in neither direction (bridge_filter.py). Spanning tree is off: the bridge has one way out and
-no loop.
+A guest's port is locked to the guest's MAC address: the bridge drops its frames with any other source, such as the
+appliance or the gateway, and does not flood frames for unknown stations to it. Link-local protocols (STP, LLDP) pass in
+neither direction (bridge_filter.py). Spanning tree is off: the bridge has one uplink and no loop.
 
-Pure: what iproute2 shows goes in, commands come out.
+Pure: the output of iproute2 goes in, commands come out.
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ def _up(link: Mapping[str, Any]) -> bool:
 
 
 def carrier(links: Links, port: str) -> bool:
-    """Whether the hardware port has a carrier. The bridge itself has one whenever a guest is connected."""
+    """Whether the hardware port has a carrier. The bridge itself has one as soon as a guest is connected."""
     return "LOWER_UP" in links.get(hardware(port), {}).get("flags", [])
 
 
 def commands(port: str, wanted: bool, guests: Mapping[str, str], links: Links, space: str) -> list[Words]:
-    """The commands that make the bridge and its members as they should be; [] when they are.
+    """The commands that set up the bridge and its members; [] if nothing is to be done.
 
     `wanted`: the port should be up. `guests`: tap -> MAC address; a guest with the port's own address is left out,
-    because it would get everything that is meant for the appliance. The hardware port must be in `links`.
+    because it would get everything that is addressed to the appliance. The hardware port must be in `links`.
     """
     ip = ["ip", "-n", space]
     name = hardware(port)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The part "access": who may come in and by which port. Accounts, management port, SSH, metrics endpoint, syslog.
+"""The part "access": who may log in, and by which port. Accounts, management port, SSH, metrics endpoint, syslog.
 
-It converges: `apply` says what is wanted, and the same steps lead there from whatever is, at start as at a commit. What
-it starts outlives bypassd and is found again. None of it is a reason to bypass; what does not work is shown by
-`show management`, said in an event, and tried again. With a configuration that is not valid the users and the port of
-the last one that was applied hold, for somebody has to be able to log in and mend it.
+It converges: `apply` sets the target, and the same steps lead there from any state, at start as well as at a commit.
+What it starts outlives bypassd and is found again. None of it is a reason for bypass; what fails is shown by `show
+management`, reported as an event, and retried. If the configuration is invalid, the users and the port applied last
+stay in force, because someone must be able to log in and correct it.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from appliance.telemetry.syslog import Syslog
 log = logging.getLogger(__name__)
 
 CHECK_IN_S = 0.25
-RETRY_S = 5.0  # after something did not work
-LOOK_S = 10.0  # how often the port is looked at when all is well
+RETRY_S = 5.0  # after a failure
+LOOK_S = 10.0  # how often the port is checked if all is well
 
 
 class GuestPorts(Protocol):
-    """What the management port needs to know of the guests that are bridged to it."""
+    """What the management port needs to know about the guests bridged to it."""
 
     changed: Callable[[], None]
-    """Called when `ports` changed; the part "access" puts its own function there."""
+    """Called when `ports` has changed; set by the part "access"."""
 
     @property
     def space(self) -> Namespace:
@@ -55,7 +55,7 @@ class GuestPorts(Protocol):
 
     @property
     def ports(self) -> Mapping[str, str]:
-        """Tap -> the MAC address of the guest behind it."""
+        """Tap -> MAC address of its guest."""
         ...
 
 
@@ -77,7 +77,7 @@ class Access:
         syslog: Syslog,
         opened: Callable[[], None],
     ) -> None:
-        """`opened` is called when groups may be others than before (the control socket has one)."""
+        """`opened` is called when group ids may have changed (the control socket has a group)."""
         self._paths, self._events, self._accounts_changed = paths, events, opened
         self.space, self.endpoint, self.syslog = lan.space, endpoint, syslog
         self.memory = Memory(paths.state / "access.json")
@@ -98,7 +98,7 @@ class Access:
     # -- the part
 
     async def start(self) -> None:
-        """Folders; and what the log of the SSH server already says, so that sessions are known."""
+        """Create the folders, and read the SSH server's existing log, so that sessions are known."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ class Access:
         self.logins.catch_up()
 
     async def run(self, alive: Alive) -> None:
-        """Converge, look again now and then, and listen to the SSH server."""
+        """Converge, check again from time to time, and follow the SSH server's log."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -121,14 +121,14 @@ class Access:
             self._tasks = None
 
     async def stop(self) -> None:
-        """What goes on without bypassd goes on; what is inside bypassd ends."""
+        """Stop what runs inside bypassd; everything outside continues."""
         self.sshd.leave()
         self.port.dhcp.leave()
         self.endpoint.stop()
         self.syslog.stop()
 
     async def prepare(self, new: Config) -> None:
-        """Refuse what this board cannot do. ConfigError."""
+        """Refuse what this board does not support. ConfigError."""
         asked = new.management.port
         if asked and asked not in self.port.names:
             there = ", ".join(self.port.names) or "none"
@@ -144,13 +144,13 @@ class Access:
                 raise ConfigError(f"guest {guest.name}: management_mac", what)
 
     async def apply(self, new: Config) -> None:
-        """Be as `new` says. BypassError when something does not work that worked before; it is tried again then."""
+        """Apply `new`. BypassError if something fails that worked before; it is then retried."""
         before = self.trouble
         self._wanted = new
         try:
             await self._converge()
         except BypassError as error:
-            if str(error) != before:  # a port that was missing already is no reason against a change of something else
+            if str(error) != before:  # a port that was missing before does not prevent an unrelated change
                 raise
 
     # -- converging
@@ -164,7 +164,7 @@ class Access:
             except BypassError:
                 wait = RETRY_S
             try:
-                await asyncio.wait_for(self._again.wait(), wait)  # nothing tells when a port or a disk is well again
+                await asyncio.wait_for(self._again.wait(), wait)  # no event reports that a port or a disk has recovered
             except TimeoutError:
                 pass
 
@@ -214,13 +214,13 @@ class Access:
                 self._events.record(Notice.SESSIONS_ENDED, Subject(Kind.USER, name), text)
 
     def _write_accounts(self, config: Config, uids: dict[str, int]) -> bool:
-        """Bring memory and accounts up to date; whether accounts changed. In a thread: each file is synced."""
+        """Update stored state and accounts; returns whether accounts changed. In a thread: each file is synced."""
         root = self._paths.root
         old = accounts.read(root)
         new = accounts.texts(old, config.user, uids)
         changed = new != old or config.user != self.memory.users()
         if changed or config.management != self.memory.management():
-            self.memory.keep(uids, config)  # numbers first: a user is never without one that is remembered
+            self.memory.keep(uids, config)  # ids first: a user never exists without a stored id
         if changed:
             accounts.write(root, new, config.user, uids)
         return changed
@@ -230,10 +230,10 @@ class Access:
             return
         self.keys, renewed = await ssh.host_keys(self._paths.state / "ssh")
         for kind in renewed:
-            text = f"the {kind} host key was damaged and made anew"
+            text = f"the {kind} host key was damaged and has been replaced"
             self._events.record(Notice.HOST_KEY_RENEWED, Subject(Kind.SSH), text)
 
-    # -- showing
+    # -- display
 
     async def show(self) -> access.Management:
         """`show management`."""

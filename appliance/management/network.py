@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How the management port should be, how it is, and the commands that lead from one to the other. Pure.
+"""Target and present state of the management port, and the commands that lead from one to the other. Pure.
 
 Commands are arguments for iproute2's `ip`; the caller runs them one by one. New addresses are added before old ones are
-removed, so that a change of the gateway alone cuts no session; old ones are removed last, because the kernel removes
+removed, so that a change of only the gateway ends no session; old ones are removed last, because the kernel removes
 their routes with them.
 """
 
@@ -23,7 +23,7 @@ Words = list[str]
 class Seen:
     """The port in its namespace, as the kernel reports it."""
 
-    there: bool = False  # in the namespace
+    there: bool = False  # present in the namespace
     up: bool = False
     link: bool = False
     mac: str = ""
@@ -32,7 +32,7 @@ class Seen:
 
 
 def parse(links: str, routes: str, routes6: str) -> Seen:
-    """From the JSON of `ip -j address show dev PORT` and `ip -j [-6] route show default`."""
+    """Parse the JSON of `ip -j address show dev PORT` and `ip -j [-6] route show default`."""
     rows = _json(links)
     if not rows:
         return Seen()
@@ -56,7 +56,7 @@ def _json(text: str) -> list[dict[str, Any]]:
 
 
 def commands(wanted: Management, port: str, seen: Seen, space: str = NAME) -> list[Words]:
-    """The commands that make the port as configured; [] when it is. An address from DHCP is left to the DHCP client."""
+    """The commands that configure the port; [] if nothing is to be done. DHCP addresses are left to the DHCP client."""
     inside = ["-n", space]
     keep = [str(ipaddress.ip_interface(a)) for a in (wanted.address, wanted.address6) if a and a != "dhcp"]
     made: list[Words] = []
@@ -87,7 +87,7 @@ def commands(wanted: Management, port: str, seen: Seen, space: str = NAME) -> li
 
 
 def block(network: str, space: str = NAME) -> Words:
-    """Send nothing to this network any more. Sessions of others and the data path are not affected."""
+    """Send nothing to this network from now on. Other sessions and the data path are not affected."""
     family = "-6" if ":" in network else "-4"
     return [family, "-n", space, "route", "replace", "blackhole", network]
 
@@ -99,6 +99,6 @@ def unblock(network: str, space: str = NAME) -> Words:
 
 
 def parse_lease(text: str) -> dict[str, str]:
-    """The lease as the DHCP client's script wrote it: `key=value` lines."""
+    """Parse the lease that the DHCP client's script wrote: `key=value` lines."""
     pairs = (line.partition("=") for line in text.splitlines())
     return {key: value for key, _, value in pairs if key and value}

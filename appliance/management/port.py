@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The management port: moved into its namespace, with its addresses or its DHCP client, which outlives bypassd.
 
-bridge.py and network.py decide what to do; this module looks at the port and runs the commands. Errors are
+bridge.py and network.py decide what to do; this module reads the port's state and runs the commands. Errors are
 UnreachableError (a command failed) and HardwareError (the port is missing), one clear line each.
 """
 
@@ -26,9 +26,9 @@ DHCP = ("busybox", "udhcpc", "-f", "-s", SCRIPT, "-t", "5", "-T", "3", "-A", "10
 
 
 class ManagementPort:
-    """See the module. `ports` are the board's management ports; `lease` is where the DHCP script notes what it got.
+    """See the module. `ports` are the board's management ports; `lease` is the file that the DHCP script writes.
 
-    `guests` are those on its LAN: tap -> MAC address; others change it.
+    `guests` are those on its LAN: tap -> MAC address; changed from elsewhere.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ManagementPort:
         self._ports, self.space, self.dhcp, self._lease = ports, space, dhcp, lease
         self._guests = guests if guests is not None else {}
         self.seen = network.Seen()
-        self._swept = ""  # for this port
+        self._swept = ""  # the port for which `_sweep` was done
 
     @property
     def names(self) -> list[str]:
@@ -50,15 +50,15 @@ class ManagementPort:
         return [port.name for port in self._ports]
 
     def name(self, management: Management) -> str:
-        """The name of the port that is used. HardwareError: the board has none."""
+        """The name of the port in use. HardwareError: the board has none."""
         if management.port:
             return management.port
         if not self._ports:
-            raise HardwareError("this board has no management port: board.toml names none")
+            raise HardwareError("this board has no management port: board.toml has none")
         return self._ports[0].name
 
     async def converge(self, config: Config) -> None:
-        """Make the port as the configuration says."""
+        """Configure the port."""
         management = config.management
         if not (management.address or management.address6 or self.space.exists):
             return
@@ -89,7 +89,7 @@ class ManagementPort:
             )
 
     async def shut_out(self, name: str) -> None:
-        """Block a network: nothing is sent to it any more."""
+        """Block a network: send nothing to it from now on."""
         await self.ip(*network.block(name, self.space.name))
 
     async def let_in(self, name: str) -> None:
@@ -97,14 +97,14 @@ class ManagementPort:
         await self.ip(*network.unblock(name, self.space.name))
 
     def lease(self) -> dict[str, str]:
-        """The lease that the DHCP client got."""
+        """The DHCP client's lease."""
         try:
             return network.parse_lease(self._lease.read_text(encoding="utf-8"))
         except OSError:
             return {"state": "no answer from a DHCP server yet"}
 
     async def ip(self, *words: str) -> None:
-        """Run iproute2's `ip`; UnreachableError with its message."""
+        """Run iproute2's `ip`; UnreachableError has its message."""
         await self._run(["ip", *words])
 
     async def _run(self, words: Sequence[str]) -> None:
@@ -113,7 +113,7 @@ class ManagementPort:
             raise UnreachableError(f"management port: {' '.join(words)}: {' '.join(text.split())}")
 
     async def _sweep(self, port: str) -> None:
-        """Once: unblock what an earlier bypassd blocked, and take down another port that was in use."""
+        """Once: unblock what an earlier bypassd blocked, and set down another port that was in use."""
         await self.ip("-n", self.space.name, "link", "set", "lo", "up")
         for family in ("-4", "-6"):
             await self.ip(family, "-n", self.space.name, "route", "flush", "type", "blackhole")
@@ -135,12 +135,12 @@ class ManagementPort:
         return replace(found, link=bridge.carrier(await self._links(), port))
 
     async def _links(self) -> bridge.Links:
-        """Everything in the namespace."""
+        """All links in the namespace."""
         _, text = await run(["ip", "-n", self.space.name, "-j", "-d", "link", "show"])
         return bridge.parse(text)
 
     async def _move(self, name: str) -> None:
-        """Find the hardware port as board.toml describes it, and move it into the namespace."""
+        """Find the hardware port described in board.toml, and move it into the namespace."""
         wanted = [port for port in self._ports if port.name == name]
         found, missing = match(wanted, await asyncio.to_thread(devices))
         if name not in found:
@@ -150,9 +150,9 @@ class ManagementPort:
         await self.ip("link", "set", "dev", device, "netns", self.space.name, "name", bridge.hardware(name))
 
     def _settings(self, port: str, ipv6: bool) -> None:
-        """The kernel's settings of the port: IPv6 only if configured, and no autoconfigured address."""
+        """Set the port's sysctls: IPv6 only if configured, and no autoconfigured address."""
         wanted = {
-            f"ipv4/conf/{port}/promote_secondaries": "1",  # else removing an address removes the others of its network
+            f"ipv4/conf/{port}/promote_secondaries": "1",  # or removing an address removes the others of its network
             f"ipv6/conf/{port}/accept_ra": "0",
             f"ipv6/conf/{port}/disable_ipv6": "0" if ipv6 else "1",
         }

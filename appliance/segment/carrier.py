@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the links of a segment's two ports mean over time. Pure: the time is passed in.
 
-While the relay is inline a missing link may be the cable, the neighbour, or our own port. The first two are outside the
-appliance and may last; the third cuts a link that would work without us. Nobody can tell them apart from here, so a
-link that is missing for longer than the configured time (or both links) leads to bypass, and another attempt follows.
+While the relay is inline, a missing link may be caused by the cable, the neighbour, or our own port. The first two are
+outside the appliance and may last; the third cuts a link that would work without us. They cannot be told apart from
+here, so one link missing for longer than the configured time (or both links missing) leads to bypass, and another
+attempt follows.
 
-In bypass a port's link says nothing of the neighbours: a board may join its own two ports with each other, or leave
-them open. Only a port that gets its link long after the relay moved gives a hint.
+In bypass a port's link says nothing about the neighbours: a board may join its own two ports or leave them open. Only a
+link that comes up long after the relay moved is a hint.
 
-A link takes its time to come up after the relay moved or we took the port up, and what a port says just then is what
-was before. So a port that has not shown its link since then has more time than one that has lost it.
+A link takes time to come up after the relay moved or we set the port up, and what a port reports just then is its
+earlier state. So a port that has not had a link since then is given more time than one that has lost it.
 
-When one link was lost and is passed on, an attempt holds the other port down until that link is there: its neighbour
-would else see, for the time of each attempt, a way that leads nowhere.
+When one link was lost and the loss is propagated, an attempt holds the other port down until the lost link is back;
+otherwise that port's neighbour would see a path that leads nowhere for the time of each attempt.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from appliance.causes import Cause
 
 MS = 1_000_000
 SETTLE_NS = 4000 * MS
-"""After the relay or a port of ours moved, what the port says is of before, or a link that is just being negotiated."""
+"""For this long after a move of the relay or port, a port reports its earlier state, or a link under negotiation."""
 APPEAR_NS = 10_000 * MS
-"""A link has this long to come up again: 1000BASE-T needs 2 to 4 s, 10GBASE-T up to 7."""
+"""A link has this long to come up again: 1000BASE-T needs 2 to 4 s, 10GBASE-T up to 7 s."""
 LOSS_NS = 200 * MS
-"""A link that was there counts as lost when it is missing this long: long enough to see whether both are."""
+"""A link counts as lost when it has been missing this long: long enough to see whether both are."""
 BOTH_NS = 1000 * MS
-"""With both links lost nothing can cross, and no neighbour is told anything by waiting."""
+"""With both links lost no frame can cross, and waiting informs no neighbour."""
 
 Policy = Literal["propagate", "bypass", "ignore"]
 Side = Literal["lan", "wan"]
@@ -56,7 +57,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the links ask for. `down`: the sides to hold down; `cause` and `detail`: what is to be named; `bypass`: go
+    """What follows from the links. `down`: the sides to hold down; `cause` and `detail`: what to report; `bypass`: go
     to bypass for it; `returned`: in bypass, a link came up by itself."""
 
     down: frozenset[Side] = frozenset()
@@ -71,24 +72,24 @@ class Carrier:
 
     def __init__(self) -> None:
         self._fresh: dict[Side, int] = {"lan": 0, "wan": 0}  # when the relay or the port was moved
-        self._seen: set[Side] = set()  # those whose link has been up since
+        self._seen: set[Side] = set()  # sides whose link has been up since
         self._missing: dict[Side, int] = {}  # since when
         self._up: dict[Side, bool] = {"lan": True, "wan": True}
         self._suspect: Side | None = None  # the one link whose loss led to bypass
         self.deadline: int | None = None  # when time alone may change the meaning
 
     def moved(self, now: int, *sides: Side) -> None:
-        """The relay moved, or these ports were taken up."""
+        """The relay moved, or these ports were set up."""
         for side in sides or SIDES:
             self._fresh[side] = now
             self._seen.discard(side)
             self._missing.pop(side, None)
 
     def look(self, now: int, ports: Ports, *, inline: bool, policy: Policy, limit: int, attempt: bool) -> Meaning:
-        """Weigh the links now.
+        """Evaluate the links now.
 
         `limit`: one missing link leads to bypass after this time (ns); 0: never. `attempt`: the relay is inline only to
-        find out whether the lost links are back; what is missing is named from its beginning.
+        find out whether the lost links are back; a missing link is reported from the start of the attempt.
         """
         returned = False
         for side in SIDES:
@@ -135,7 +136,7 @@ class Carrier:
         return now >= max(self._missing[side] + LOSS_NS, self._fresh[side] + SETTLE_NS)
 
     def _is_lost(self, now: int, side: Side) -> bool:
-        """It had its link since the relay moved, or has had the time for it."""
+        """Whether it had a link since the relay moved, or had enough time to get one."""
         return self._is_named(now, side) and (side in self._seen or now >= self._fresh[side] + APPEAR_NS)
 
     def _is_over(self, now: int, side: Side, policy: Policy, limit: int, attempt: bool) -> bool:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Do the frames that the datapath sends out of a port leave it? Pure: samples are passed in, about one a second.
+"""Checks that frames that the datapath sends by a port leave it. Pure: samples are passed in, about one a second.
 
-The datapath counts what it decides when a frame comes in; the port's driver counts what it has sent. A driver may bring
-its counters up to date only every other second, so what was decided in a window is compared with what was sent in that
-window and the seconds after it.
+The datapath counts its decision when a frame arrives; the port's driver counts the frames sent. A driver may update its
+counters only every other second, so the decisions of a window are compared with the frames sent in that window and the
+seconds after it.
 
-A port that sends nothing of what it is given cannot carry the link: the relay goes to bypass. One that sends a part is
-named and stays, because whoever sends more than the line takes would else switch the inspection off.
+A port that sends none of its frames cannot carry the link: the relay goes to bypass. One that sends some of them is
+reported but stays inline; otherwise anyone who sends more than line rate could switch the inspection off.
 
-Not every driver counts what XDP sends. A port is judged only when its driver has been seen to count, or when frames are
-sent by tc, where every driver does.
+Not every driver counts what XDP sends. A port is judged only if its driver has been seen to count, or if frames are
+sent by tc, where every driver counts.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from typing import Final, NamedTuple
 from appliance.causes import Cause
 from appliance.counted import counted
 
-SPAN: Final = 3  # samples that frames are decided in
-LAG: Final = 3  # and the samples after them in which they must have been sent
+SPAN: Final = 3  # samples in which frames are decided
+LAG: Final = 3  # further samples within which they must have been sent
 ENOUGH: Final = 20  # fewer frames in a window prove nothing
 BUSY: Final = 4  # nor do frames in fewer of its samples: some drivers count a frame when the next one is sent
-NONE_OF: Final = 256  # fewer sent than one of so many is none: what we did not send is counted too
+NONE_OF: Final = 256  # less than one sent of this many counts as none: the counters include frames that are not ours
 SHARE: Final = 0.9  # less than this share sent is a shortfall
 LASTING: Final = 10  # samples in a row with a shortfall make it a lasting one
 UNCOUNTED: Final = 1000  # frames given while the driver counted none: it does not count
 
 
 class Kept(StrEnum):
-    """What is known of a port, in the words of the API."""
+    """What is known about a port, by the API's names."""
 
     UNKNOWN = "unknown"  # too few frames so far
     SENT = "sent"
@@ -45,11 +45,11 @@ class Kept(StrEnum):
 
 
 class PortSample(NamedTuple):
-    """One port's counters at one moment, all of them since some beginning.
+    """One port's counters at one moment, each since some starting point.
 
-    `given`: frames that the datapath sent out of it, by the slot of the device they came from: a slot may come and go.
-    `sent`, `dropped`: as its driver says. `identity`: another one is another port, or another way to send.
-    `surely`: every driver counts what is sent this way.
+    `given`: frames that the datapath sent out of it, by the slot of the device they came from; slots may come and go.
+    `sent`, `dropped`: as reported by its driver. `identity`: changes with the port or its way to send.
+    `surely`: every driver counts frames that are sent this way.
     """
 
     name: str
@@ -66,7 +66,7 @@ Sample = Mapping[str, PortSample]
 
 @dataclass(frozen=True)
 class Found:
-    """What follows from the samples for the segment."""
+    """What the samples mean for the segment."""
 
     cause: Cause = Cause.HEALTHY
     detail: str = ""
@@ -87,7 +87,7 @@ class PortEvidence:
     _window: deque[PortSample] = field(default_factory=lambda: deque(maxlen=SPAN + LAG + 1))
 
     def forget(self) -> None:
-        """What was counted so far does not count: the relay or a link moved."""
+        """Discard the counts so far: the relay or a link moved."""
         self._window.clear()
         self._short = 0
         if self.kept in (Kept.PARTLY, Kept.NONE):
@@ -140,7 +140,7 @@ class Evidence:
         self.ports: dict[str, PortEvidence] = {"lan": PortEvidence(), "wan": PortEvidence()}
 
     def forget(self) -> None:
-        """The relay or a link moved, or is away: what is counted meanwhile says nothing of the ports."""
+        """The relay or a link moved, or is not in place: counts meanwhile say nothing about the ports."""
         for port in self.ports.values():
             port.forget()
 
@@ -151,12 +151,14 @@ class Evidence:
                 port.add(sample[side])
 
     def verdict(self) -> Found:
-        """What it means now."""
+        """The conclusion from the samples so far."""
         for kept, cause in ((Kept.NONE, Cause.NOT_SENT), (Kept.PARTLY, Cause.PARTLY_SENT)):
             said = "; ".join(port.detail for port in self.ports.values() if port.kept is kept)
             if said:
                 return Found(cause, said, bypass=kept is Kept.NONE)
-        failed = "; ".join(f"{port.failed}, and too few since to tell" for port in self.ports.values() if port.failed)
+        failed = "; ".join(
+            f"{port.failed}, and too few frames since to tell" for port in self.ports.values() if port.failed
+        )
         return Found(Cause.NOT_SENT, failed) if failed else Found()
 
 
@@ -166,6 +168,6 @@ def _given(before: PortSample, after: PortSample) -> int:
 
 
 def _began_anew(before: PortSample, after: PortSample) -> bool:
-    """A counter went back: it wrapped, the port was reset, or the datapath is another one."""
+    """Whether a counter went backwards: it wrapped, the port was reset, or the datapath was replaced."""
     fell = after.sent < before.sent or after.dropped < before.dropped
     return fell or any(now < before.given[slot] for slot, now in after.given.items() if slot in before.given)

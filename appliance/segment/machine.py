@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The relay state machine of one segment: one table (see transition.py). Pure: `now` is passed in.
 
-    starting    bypassd has just started; the keeper is told "hold", so the relay stays where it is
+    starting    bypassd has just started; the keeper gets "hold", so the relay stays where it is
     bypass      fail to wire, with a cause
-    rearming    nothing speaks for bypass any more; it has to stay so for the re-arm delay
-    engaging    the keeper was told inline and has not confirmed it yet
+    rearming    there is no reason for bypass any more; this must last for the re-arm delay
+    engaging    inline was requested from the keeper, which has not confirmed it yet
     inline      the keeper confirmed it
     disconnect  the link is cut on request
 
 Leaving inline for a fault soon after it was reached doubles the re-arm delay, up to an hour (each move of the relay
-makes both neighbours negotiate anew); each ten minutes inline halve it again. So a relay moves some twenty times in the
-first hour of trouble and a few times an hour from then on, whatever happens to links, ports and frames.
+makes both neighbours renegotiate their links); every ten minutes inline halve it again. So a relay moves some twenty
+times in the first hour of trouble and a few times an hour from then on, whatever happens to links, ports and frames.
 
-What can only be seen inline (a link, frames that a port sends) leaves no lasting fact in bypass, where a board joins
-its connectors, and its ports see nothing, or each other. Such a loss is a *trip*: the machine waits out the delay under
-the trip's cause and then tries again; what watches links and frames ends the attempt when they are still missing.
+Faults that only show inline (a missing link, frames that a port does not send) leave no lasting fact in bypass, where
+the board joins its connectors and its ports see nothing, or each other. Such a fault is a *trip*: the machine waits for
+the delay under the trip's cause and then tries again; the watch on links and frames ends the attempt if the fault is
+still there.
 
 An adopted segment (bypassd restarted, relay held inline by the keeper, datapath intact) goes from starting to inline at
-once: no relay moves.
+once, without a move of the relay.
 
 Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as bypassd has the segment.
 """
@@ -47,14 +48,14 @@ class State(StrEnum):
 
 
 class Stimulus(StrEnum):
-    """What moves the machine, after policy has weighed the facts."""
+    """The machine's events, after policy has evaluated the facts."""
 
-    ADOPT = "adopt"  # started, relay found inline, nothing speaks against it
+    ADOPT = "adopt"  # started, relay found inline, no reason against it
     UNFIT = "unfit"  # policy says bypass
     FIT = "fit"  # policy says inline
     DUE = "due"  # fit for the re-arm delay
     CONFIRMED = "confirmed"  # keeper: relay is inline
-    LOST = "lost"  # keeper: relay is not inline although we ask for it
+    LOST = "lost"  # keeper: relay is not inline although we request it
     CUT = "cut"  # policy says disconnect
 
 
@@ -90,11 +91,11 @@ WANT: dict[State, str] = {
     State.INLINE: "inline",
     State.DISCONNECT: "disconnect",
 }
-"""What the keeper is asked for in each state."""
+"""What is requested from the keeper in each state."""
 
 
 TRIPS = (Cause.LINK_DOWN, Cause.LINKS_DOWN, Cause.NOT_SENT)
-"""What can only be seen inline."""
+"""Causes that can only be observed inline."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ class Times:
 
     rearm_delay: int = 2 * SECOND
     rearm_max: int = 3600 * SECOND  # the back-off does not grow beyond this (or beyond rearm_delay, if that is longer)
-    rearm_step: int = SECOND  # nor does it begin below this: twice nothing is nothing
+    rearm_step: int = SECOND  # nor does it start below this, because doubling 0 has no effect
     flap_window: int = (
         600 * SECOND
-    )  # leaving inline for a fault sooner doubles the delay; each such time inline halves it
-    early: int = 900 * SECOND  # a sign that a lost link is back shortens the wait, once in this time
+    )  # leaving inline for a fault sooner than this doubles the delay; each such period inline halves it
+    early: int = 900 * SECOND  # a hint that a lost link is back cuts the wait short, once in this time
     confirm: int = 3 * SECOND  # the keeper has this long to confirm inline
 
 
@@ -122,7 +123,7 @@ class Move:
 
 
 class Machine:
-    """One segment. Feed it what happens; it answers with moves. `want` and `deadline` follow from the state."""
+    """One segment: events go in, moves come out. `want` and `deadline` follow from the state."""
 
     def __init__(self, times: Times | None = None) -> None:
         self.times = times or Times()
@@ -130,26 +131,26 @@ class Machine:
         self.cause = Cause.STARTING
         self.detail = ""
         self.since = 0  # when this state was reached
-        self.relay = ""  # as the keeper says
-        self.delay = self.times.rearm_delay  # the present one, with back-off
+        self.relay = ""  # as reported by the keeper
+        self.delay = self.times.rearm_delay  # the current one, with back-off
         self._due = 0
         self._fit_since: int | None = None
-        self._tripped: tuple[Cause, str] | None = None  # by what, until something else leads to bypass
+        self._tripped: tuple[Cause, str] | None = None  # the last trip, until something else leads to bypass
         self._hastened: int | None = None  # when a wait was last cut short
         self._moves: list[Move] = []
 
     @property
     def want(self) -> str:
-        """What the keeper is to be asked for."""
+        """What to request from the keeper."""
         return WANT[self.state]
 
     @property
     def tripped(self) -> Cause | None:
-        """What tripped it last: the present state is the wait for the next attempt, or that attempt, or its success."""
+        """The last trip's cause: the machine waits for the next attempt, makes it, or has succeeded with it."""
         return self._tripped[0] if self._tripped else None
 
     def remember(self) -> dict[str, int | str]:
-        """The back-off, for the machine of the next bypassd: one that crashes must not begin it anew."""
+        """The back-off, for the machine of the next bypassd: a crash must not reset it."""
         if self.delay <= self.times.rearm_delay:
             return {}
         cause, detail = self._tripped or (Cause.REARMING, "")
@@ -157,7 +158,7 @@ class Machine:
         return {"delay": self.delay, "since": since, "cause": cause, "detail": detail}
 
     def recall(self, remembered: Mapping[str, object]) -> None:
-        """Go on with the back-off of an earlier bypassd of this boot. What is malformed is left out."""
+        """Continue with the back-off of an earlier bypassd of this boot. Malformed values are ignored."""
         match remembered:
             case {"delay": int(delay), "since": int(since), "cause": str(cause), "detail": str(detail)}:
                 self.delay = max(self.times.rearm_delay, min(delay, self.times.rearm_max))
@@ -166,7 +167,7 @@ class Machine:
                     self._tripped = Cause(cause), detail
 
     def deadline(self) -> int | None:
-        """When `tick` has something to do; None = nothing to wait for."""
+        """When to call `tick`; None = nothing to wait for."""
         if self.state is State.REARMING:
             return self._due
         if self.state is State.ENGAGING:
@@ -174,17 +175,17 @@ class Machine:
         return None
 
     def retime(self, times: Times) -> None:
-        """Other times from now on. A delay that flapping has lengthened stays as long as it is."""
+        """Use other times from now on. A delay that back-off has lengthened stays as it is."""
         if self.delay <= self.times.rearm_delay:
             self.delay = times.rearm_delay
         self.delay = max(times.rearm_delay, min(self.delay, times.rearm_max))
         self.times = times
 
     def begin(self, now: int, facts: Facts, relay: str, intact: bool, first: bool = False) -> list[Move]:
-        """End of the start: the facts are known, the keeper said where the relay is, `intact` = datapath adopted.
+        """End of the start: the facts and the relay's position are known; `intact` = datapath adopted.
 
-        `first`: the machine has just been started, and not because it crashed. The re-arm delay is for going inline
-        *again*, so there is none then; after a panic or a bite of the watchdog there is, or a crash loop would flap.
+        `first`: the machine has just booted, and not after a crash. The re-arm delay is for going inline *again*, so
+        there is none then; after a panic or a watchdog reset there is, or the relay would flap in a crash loop.
         """
         self._moves = []
         self.relay = relay
@@ -192,20 +193,20 @@ class Machine:
             self._fit_since = now - self.delay
         if mode(facts)[0] == "inline" and relay == "inline" and intact:
             self._fit_since = now
-            self._move(now, Stimulus.ADOPT, Cause.HEALTHY, "taken over, the relay did not move")
+            self._move(now, Stimulus.ADOPT, Cause.HEALTHY, "adopted, the relay did not move")
         else:
             self._follow(now, facts)
         return self._moves
 
     def facts(self, now: int, facts: Facts) -> list[Move]:
-        """The facts changed (or were looked at again)."""
+        """The facts changed, or were checked again."""
         self._moves = []
         if self.state is not State.STARTING:
             self._follow(now, facts)
         return self._moves
 
     def trip(self, now: int, cause: Cause, detail: str) -> list[Move]:
-        """Something happened that asks for bypass now and leaves no lasting fault (a lost link)."""
+        """Go to bypass for something that leaves no lasting fault (a lost link)."""
         self._moves = []
         if self.state in (State.INLINE, State.ENGAGING):
             self._back_off(now)
@@ -215,7 +216,7 @@ class Machine:
         return self._moves
 
     def remark(self, cause: Cause, detail: str) -> list[Move]:
-        """Inline, and this is worth naming, though no reason to leave (yet); Cause.HEALTHY when it is over."""
+        """Report a fault that is no reason to leave inline (yet); Cause.HEALTHY when it is over."""
         self._moves = []
         if self.state is State.INLINE:
             if cause is not self.cause:
@@ -225,14 +226,14 @@ class Machine:
         return self._moves
 
     def hasten(self, now: int) -> None:
-        """There is a sign that what tripped it is over: try soon. Obeyed rarely, because signs flap as links do."""
+        """There is a hint that the trip's cause is over: try soon. Heeded rarely, because hints flap like links."""
         rare = self._hastened is None or now - self._hastened >= self.times.early
         due = now + self.times.rearm_delay
         if self.state is State.REARMING and self._tripped and rare and due < self._due:
             self._due, self._hastened = due, now
 
     def forgive(self) -> None:
-        """Somebody says "try now": the back-off begins anew, and a wait is over with the next `tick`."""
+        """An operator says "try now": reset the back-off and end a wait with the next `tick`."""
         self.delay = self.times.rearm_delay
         if self.state is State.REARMING:
             self._due = self.since
@@ -244,7 +245,7 @@ class Machine:
         if self.state is State.ENGAGING and relay == "inline":
             self._move(now, Stimulus.CONFIRMED, Cause.HEALTHY, "")
         elif self.state is State.INLINE and relay != "inline":
-            self._lost(now, f"the keeper has the relay in {relay} ({cause})")
+            self._lost(now, f"the keeper reports the relay in {relay} ({cause})")
         return self._moves
 
     def tick(self, now: int) -> list[Move]:
@@ -264,7 +265,7 @@ class Machine:
         self._move(now, Stimulus.LOST, Cause.RELAY_FAULT, detail)
 
     def _follow(self, now: int, facts: Facts) -> None:
-        """Move towards what policy says. Who asked for bypass does not count as flapping; a fault does."""
+        """Move towards what policy says. A requested bypass does not count as flapping; a fault does."""
         wanted, cause, detail = mode(facts)
         if facts.faults:
             self._fit_since = None

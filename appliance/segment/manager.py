@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All segments of the appliance: gathers the facts, runs each segment's machine, knows what to ask of the keeper.
+"""All segments of the appliance: gathers the facts, runs each segment's machine, knows what to request from the keeper.
 
 Passive: `begin` is called once, and `update` at every pulse and at every change, with `now`. It owns the machines, for
-the life of bypassd, and what the operator asked for. That and the back-off are kept in the volatile state
-(`segments.json`) for the next bypassd.
+the life of bypassd, and the operator's orders. Orders and back-off are kept in the volatile state (`segments.json`) for
+the next bypassd.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHANGES = {
 
 
 def times_of(segment: Segment) -> Times:
-    """The machine's times as a segment's configuration has them."""
+    """The machine's times from a segment's configuration."""
     delay = int(segment.rearm_delay)
     return Times(rearm_delay=delay, rearm_max=max(Times().rearm_max, delay))
 
@@ -50,11 +50,11 @@ def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | No
     faults: dict[Cause, str] = {}
     state = keeper.relays.get(relay)
     if state is None:
-        faults[Cause.RELAY_MISSING] = f"the keeper has no relay {relay}: it read another board.toml"
+        faults[Cause.RELAY_MISSING] = f"the keeper has no relay {relay}: it read a different board.toml"
     elif not state.usable:
         named = (Cause.RELAY_FAULT, Cause.RELAY_UNSUPPORTED)
         cause = next((cause for cause in named if cause == state.cause), Cause.RELAY_MISSING)
-        faults[cause] = state.error or "the keeper has not taken the line yet"
+        faults[cause] = state.error or "the keeper has not opened the line yet"
     if keeper.watchdog_present and not keeper.watchdog_ms:
         faults[Cause.WATCHDOG_MISSING] = keeper.watchdog_error or "the keeper has not opened it yet"
     return faults
@@ -96,7 +96,7 @@ class Segments:
         intact: bool,
         first: bool,
     ) -> None:
-        """The parts are up and the keeper has spoken: leave `starting`. `faults`: the supervisor's own, by segment.
+        """The parts are up and the keeper has reported: leave `starting`. `faults`: the supervisor's own, by segment.
 
         `intact` and `first`: see `Machine.begin`.
         """
@@ -108,7 +108,7 @@ class Segments:
             unit.carrier.moved(now)
 
     def update(self, now: int, keeper: KeeperState | None, faults: Callable[[str], Mapping[Cause, str]]) -> None:
-        """Look at everything again."""
+        """Evaluate everything again."""
         if not self.begun:
             return
         for name, unit in self.units.items():
@@ -124,13 +124,13 @@ class Segments:
             self._follow_ports(now, unit)
 
     def counted(self, name: str, sample: Sample) -> None:
-        """What went in and what the ports sent, about once a second; `update` draws the conclusion."""
+        """Take a sample of frames in and frames sent, about once a second; `update` draws the conclusion."""
         unit = self.units.get(name)
         if unit is not None:
             unit.evidence.add(sample)
 
     def wants(self) -> dict[str, tuple[str, str]]:
-        """What the keeper is asked for, by relay."""
+        """What is requested from the keeper, by relay."""
         hold = ("hold", str(Cause.STARTING))
         return {
             unit.relay: (unit.machine.want, str(unit.machine.cause)) if self.begun else hold
@@ -139,7 +139,7 @@ class Segments:
         }
 
     def deadline(self) -> int | None:
-        """When `update` has something to do although nothing changed."""
+        """When to call `update` even if nothing changed."""
         units = self.units.values()
         times = [due for unit in units for due in (unit.machine.deadline(), unit.carrier.deadline) if due is not None]
         return min(times, default=None)
@@ -147,9 +147,9 @@ class Segments:
     # -- another configuration
 
     def leave(self, segments: tuple[Segment, ...]) -> list[str]:
-        """Let go of what is not among `segments` any more, has other ports or another MTU; the relays that close now.
+        """Drop segments that are not in `segments`, or have other ports or another MTU; returns the relays that close.
 
-        The keeper closes a relay that nobody asks for. Its ports may be taken away when it has said so.
+        The keeper closes a relay that is not requested any more. Its ports may be removed once it has reported that.
         """
         kept = {segment.name: (segment.lan, segment.wan, segment.mtu) for segment in segments}
         relays = []
@@ -172,7 +172,7 @@ class Segments:
         keeper: KeeperState | None,
         faults: Callable[[str], Mapping[Cause, str]],
     ) -> None:
-        """Be as `segments` say: new ones begin, the others go on with their new values. `leave` comes first."""
+        """Apply `segments`: new ones begin, the others continue with their new values. Call `leave` first."""
         units: dict[str, Unit] = {}
         for segment in segments:
             unit = units[segment.name] = self.units.get(segment.name) or self._unit(segment)
@@ -193,7 +193,7 @@ class Segments:
     def ask(self, name: str, asked: str) -> Unit:
         """Take an operator's order (bypass, auto, disconnect); then call `update`. NotFoundError, RefusedError.
 
-        "auto" also ends a wait that flapping has lengthened: whoever asks has mended something.
+        "auto" also ends a wait that back-off has lengthened: the operator has presumably repaired something.
         """
         unit = self.units.get(name)
         if unit is None:
@@ -217,7 +217,7 @@ class Segments:
         """All segments, as the API shows them."""
         return [row(unit, self._links, now) for unit in self.units.values()]
 
-    # -- inside
+    # -- internal
 
     def _facts(self, unit: Unit, keeper: KeeperState | None, more: Mapping[Cause, str]) -> Facts:
         config = unit.config
@@ -249,7 +249,7 @@ class Segments:
         return Facts(asked, cause, faults)
 
     def _follow_ports(self, now: int, unit: Unit) -> None:
-        """Leave inline, or say what is wrong, for what can only be seen there: links, and frames that leave."""
+        """Leave inline, or report a fault, for what can only be observed there: links, and frames that leave."""
         machine = unit.machine
         ports = self._ports(unit)
         if ports is None:
@@ -290,7 +290,7 @@ class Segments:
             self._transitions.record(change, port, old, new, Cause.LINK_DOWN, detail=detail)
 
     def _ports(self, unit: Unit) -> Ports | None:
-        """Both ports as they are; None when one is missing, which is a fault of its own."""
+        """The state of both ports; None if one is missing, which is a fault of its own."""
         names: dict[Side, str] = {"lan": unit.config.lan, "wan": unit.config.wan}
         lan, wan = (self._links.ports.get(name) for name in names.values())
         if lan is None or wan is None:

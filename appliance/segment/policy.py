@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Policy: from what is known to the mode a segment should have. Pure.
+"""Policy: the mode that a segment should have, from the facts. Pure.
 
-`mode` answers "if nothing had to wait, where should the relay be, and why"; the state machine (machine.py) adds time:
-hold-down, confirmation, back-off. What a lost link means is decided over time, in carrier.py.
+`mode` says where the relay should be, and why, if nothing had to wait; the state machine (machine.py) adds time:
+hold-down, confirmation, back-off. What a lost link means depends on time and is decided in carrier.py.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PRECEDENCE = (
     Cause.SUPERVISOR_LOST,
     Cause.STARTING,
 )
-"""When several reasons to bypass hold, the first in this order is shown as the cause; the others are details. Ports
-come before relays, because a wrong port's name leads to no relay either."""
+"""If there are several reasons to bypass, the first in this order is shown as the cause; the others are details. Ports
+come before relays, because with a wrong port name no relay is found either."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Facts:
 
 
 def mode(facts: Facts) -> tuple[Mode, Cause, str]:
-    """The mode, its cause and detail. What somebody asked for comes before every fault."""
+    """The mode, its cause and detail. An operator's or configured request comes before every fault."""
     if facts.asked != "auto":
         return facts.asked, facts.asked_cause, ""
     for cause in PRECEDENCE:

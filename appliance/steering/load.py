@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What one direction through a hop is handed and gives back, and the limit of it: the datapath's `Load` of health/.
+"""Frames into and out of a hop in one direction, and their limit: the datapath's implementation of health's `Load`.
 
-The datapath counts what comes out of a hop. What became of a frame that it handed over only the tap knows: the kernel
-counts it when QEMU takes it out of the tap's queue, or when the queue was full (tun.c). Lives as long as the datapath.
+The datapath counts frames that come out of a hop. Only the tap knows what happened to frames sent to it: the kernel
+counts a frame when QEMU takes it from the tap's queue, or if the queue was full (tun.c). Lives as long as the datapath.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class HopLoad:
         self._closed = False
 
     def sample(self) -> Sample | None:
-        """The counters now; None when they cannot be read."""
+        """The counters now; None if they cannot be read."""
         ifindex = None if self._closed else self._ifindex()
         if ifindex is None:
             return None
@@ -52,7 +52,7 @@ class HopLoad:
         return Sample(taken=tap.tx_packets, lost=tap.tx_dropped, came=came, over=self._gates.over(self._place))
 
     def limit(self, frames_per_s: int) -> None:
-        """Hand the hop no more than that; 0: as much as comes. Nothing happens when the datapath was closed before."""
+        """Limit the frames to the hop; 0: no limit. Does nothing if the datapath has been closed."""
         if not self._closed:
             self._gates.limit(self._place, frames_per_s)
 

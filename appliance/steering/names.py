@@ -22,7 +22,7 @@ class Names:
     """The table of numbers, by kind ("hop", "segment", "rule"). Written through to its file, if it has one."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Read the file when it is there; one that cannot be read counts as empty (numbers are then given anew)."""
+        """Read the file if it exists; one that cannot be read counts as empty (numbers are then assigned anew)."""
         self._path = path
         self._numbers: dict[str, dict[str, int]] = {kind: {} for kind in _RANGE}
         if path is None:
@@ -43,11 +43,11 @@ class Names:
                 }
 
     def get(self, kind: str, name: str) -> int | None:
-        """The number, or None when the name never had one."""
+        """The number, or None if the name never had one."""
         return self._numbers[kind].get(name)
 
     def number(self, kind: str, name: str) -> int:
-        """The number, given now when the name had none; ConfigError when none is left."""
+        """The number, assigned now if the name had none; ConfigError if none is left."""
         return self.ensure(kind, [name])[name]
 
     def name(self, kind: str, number: int) -> str | None:
@@ -55,7 +55,7 @@ class Names:
         return next((name for name, have in self._numbers[kind].items() if have == number), None)
 
     def ensure(self, kind: str, wanted: Iterable[str]) -> dict[str, int]:
-        """Numbers for all of these; ConfigError when there are more names than numbers."""
+        """Numbers for all of these; ConfigError if there are more names than numbers."""
         names = list(wanted)
         low, high = _RANGE[kind]
         if len(names) > high - low:
@@ -82,5 +82,5 @@ class Names:
         try:
             files.replace(self._path, json.dumps(self._numbers, indent=1))
         except OSError:
-            # A full or read-only disk must not stop traffic: the numbers hold until the next restart.
+            # A full or read-only disk must not stop traffic: the numbers are valid until the next restart.
             return

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is laid over the configuration's steering at run time: filters that guests registered, flows in quarantine.
+"""The overlay on the configuration's steering at run time: filters registered by guests, and flows in quarantine.
 
-Pure but for `load` and `save`. The overlay only takes away: a guest's `accept` narrows what the administrator allows,
-and a flow in quarantine is led around one guest. The configuration itself stays as it was written; `apply` gives the
-one that the datapath gets. A registration that does not fit (any more) is left out, never an error.
+Pure except for `load` and `save`. The overlay only restricts: a guest's `accept` narrows what the administrator allows,
+and a flow in quarantine bypasses one guest. The configuration itself is not changed; `apply` returns the one for the
+datapath. A registration that does not fit (any more) is left out, without an error.
 
-A flow in quarantine is a rule of its own directly before each rule that would lead it to the guest: that rule's match
-and the flow, and its path without the guest (and without the groups that hold it). Where a rule says
-`on_unavailable = "block"` and nothing is left of its path, or it requires all of it, there is no such rule: fail closed
-stays closed.
+A flow in quarantine becomes a rule directly before each rule that would send it to the guest: that rule's match and
+the flow, with its path without the guest (and without the groups that contain it). If a rule says `on_unavailable =
+"block"` and nothing is left of its path, or it requires all of it, there is no such rule: fail closed stays closed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ MAX_QUARANTINED = 32
 
 
 class Quarantined(msgspec.Struct, frozen=True):
-    """A flow led around these guests: the one it killed, and those that would take it over.
+    """A flow that bypasses these guests: the one it crashed, and those that would take it over.
 
     `match` is a pcap filter; times are seconds since 1970; `incidents` are numbers.
     """
@@ -42,7 +41,7 @@ class Quarantined(msgspec.Struct, frozen=True):
 
 
 class Overlay(msgspec.Struct, frozen=True):
-    """`accepts`: by guest, the filter that it registered. `no_tags`: guests that gave the use of tags up."""
+    """`accepts`: by guest, the filter that it registered. `no_tags`: guests that do not use tags."""
 
     accepts: dict[str, str] = {}
     no_tags: tuple[str, ...] = ()
@@ -50,7 +49,7 @@ class Overlay(msgspec.Struct, frozen=True):
 
 
 def load(path: Path) -> Overlay:
-    """What an earlier bypassd saved; nothing when there is nothing readable."""
+    """The overlay saved by an earlier bypassd; empty if there is none that can be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Overlay)
     except (OSError, msgspec.DecodeError):
@@ -58,19 +57,19 @@ def load(path: Path) -> Overlay:
 
 
 def save(path: Path, overlay: Overlay) -> None:
-    """Keep it for the next bypassd. OSError when the disk refuses."""
+    """Save it for the next bypassd. OSError from the disk."""
     files.replace(path, msgspec.json.encode(overlay))
 
 
 def narrowed(allowed: str, wanted: str) -> str:
-    """The frames that both the administrator and the guest want the guest to have."""
+    """The filter for frames that both the administrator and the guest allow."""
     if not allowed.strip() or not wanted.strip():
         return wanted.strip() or allowed.strip()
     return allowed if allowed.strip() == wanted.strip() else f"({allowed}) and ({wanted})"
 
 
 def apply(config: Config, overlay: Overlay) -> Config:
-    """The configuration as the datapath gets it."""
+    """The configuration for the datapath."""
     guests = tuple(
         msgspec.structs.replace(
             guest,
@@ -85,12 +84,12 @@ def apply(config: Config, overlay: Overlay) -> Config:
         rules += _around(config, rule, overlay.quarantined, taken)
         rules.append(rule)
     if len(rules) > limits.MAX_RULES:
-        rules = list(config.rule)  # no room for them: what the administrator wrote comes first
+        rules = list(config.rule)  # no space for them: the administrator's rules take precedence
     return msgspec.structs.replace(config, guest=guests, rule=tuple(rules))
 
 
 def _ways(config: Config, flow: Quarantined) -> set[str]:
-    """The names in a path that lead to the flow's guests: their own, and those of their groups."""
+    """The names in a path that stand for the flow's guests: their own, and those of their groups."""
     ways = set(flow.guests)
     for group in config.group:
         if ways.intersection((*(member.hop for member in group.balance), *group.standby)):
@@ -110,18 +109,18 @@ def _around(config: Config, rule: Rule, quarantined: tuple[Quarantined, ...], ta
 
 
 def _closed(rule: Rule, path: tuple[str, ...]) -> bool:
-    """Whether the rule blocks rather than have its frames take this path, which is shorter than its own."""
+    """Whether the rule blocks its frames rather than send them along this path, which is shorter than its own."""
     return rule.on_unavailable == "block" and (not path or rule.require == "all")
 
 
 def kept_closed(config: Config, flow: Quarantined) -> list[str]:
-    """The rules that would block instead of leading the flow around its guest, and so keep it as it is."""
+    """The rules that would block the flow instead of bypassing its guest, and so are not changed."""
     ways = _ways(config, flow)
     left = ((rule, tuple(name for name in rule.path if name not in ways)) for rule in config.rule)
     return [rule.name for rule, path in left if path != rule.path and _closed(rule, path)]
 
 
 def reason_of(rule: str, overlay: Overlay) -> str:
-    """Why a rule that `apply` made is there; "" for one of the configuration."""
+    """Why `apply` added a rule; "" for one of the configuration."""
     name = rule.rpartition("-")[0]
     return next((flow.why for flow in overlay.quarantined if flow.name == name), "")

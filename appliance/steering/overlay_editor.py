@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What guests and their deaths change in the steering at run time, in one place and one at a time.
+"""All run-time changes of the steering by guests and their failures, one at a time.
 
-Owns the current overlay (steering/overlay.py) between the datapath and those who ask: agents that register or withdraw
-a filter, the quarantine that leads a flow around a guest, the operator who releases one. A change that the datapath
-refuses changes nothing, and is told to who asked. It lives as long as the part "guests".
+Owns the current overlay (steering/overlay.py) between the datapath and its users: agents that register or withdraw a
+filter, the quarantine of flows, the operator who releases one. A change that the datapath refuses changes nothing, and
+its origin gets the error. It lives as long as the part "guests".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Steered(Protocol):
-    """What lays an overlay over the policy (segment/steering.py)."""
+    """Applies an overlay to the policy (steering/part.py)."""
 
     @property
     def overlay(self) -> Overlay:
@@ -32,12 +32,12 @@ class Steered(Protocol):
         ...
 
     async def lay_over(self, overlay: Overlay) -> None:
-        """Steer by another overlay from now on; BypassError: refused, what holds stays."""
+        """Switch to another overlay; BypassError: refused, the present one stays in force."""
         ...
 
 
 def compile_filter(text: str) -> tuple[object, ...]:
-    """As libpcap does it, and as the datapath can carry it out. FilterError otherwise."""
+    """Compile by libpcap, and check that the datapath supports it. FilterError otherwise."""
     from appliance.filter.compiler import compile_filter as compiled
 
     return compiled(text).instructions
@@ -62,7 +62,7 @@ class GuestPolicy:
                 await self._steered.lay_over(fresh)
 
     async def narrow(self, guest: str, text: str) -> None:
-        """Give the guest only frames that its own filter matches too; "" withdraws it. BypassError says why not."""
+        """Send the guest only frames that its own filter also matches; "" withdraws it. BypassError: refused."""
         if text.strip():
             untrusted.check(text, compile_filter)
 
@@ -75,7 +75,7 @@ class GuestPolicy:
         await self._change(make)
 
     async def use_tags(self, guest: str, on: bool) -> None:
-        """Note whether the guest chooses its next hop by tags; the caller tells the datapath."""
+        """Record whether the guest chooses its next hop by tags; the caller informs the datapath."""
 
         def make(old: Overlay) -> Overlay:
             rest = tuple(name for name in old.no_tags if name != guest)
@@ -84,7 +84,7 @@ class GuestPolicy:
         await self._change(make)
 
     async def forget(self, guest: str) -> None:
-        """A fresh run of the guest: what an agent of an earlier one registered holds no more."""
+        """A new run of the guest: registrations by the agent of an earlier one are dropped."""
         try:
             await self.narrow(guest, "")
             await self.use_tags(guest, True)
@@ -92,7 +92,7 @@ class GuestPolicy:
             log.error("guest %s: its filter stays as it was: %s", guest, error)
 
     async def quarantine(self, flows: list[Quarantined]) -> None:
-        """Lead these flows around their guest; the same flow again counts anew, and the oldest make room."""
+        """Quarantine these flows; a repeated flow starts its time again, and the oldest are dropped for space."""
 
         def make(old: Overlay) -> Overlay:
             same = {(flow.guests, flow.match) for flow in flows}
@@ -102,7 +102,7 @@ class GuestPolicy:
         await self._change(make)
 
     async def release(self, name: str) -> Quarantined:
-        """Take one flow out of quarantine; NotFoundError when there is none of this name."""
+        """Take one flow out of quarantine; NotFoundError if there is none of this name."""
         found = next((flow for flow in self.overlay.quarantined if flow.name == name), None)
         if found is None:
             known = ", ".join(flow.name for flow in self.overlay.quarantined) or "none"
@@ -112,7 +112,7 @@ class GuestPolicy:
         return found
 
     async def expire(self) -> list[Quarantined]:
-        """Take out the flows whose time is over; which they were."""
+        """Take out the flows whose time has expired; returns them."""
         now = self._wall()
         over = [flow for flow in self.overlay.quarantined if flow.until <= now]
         if over:

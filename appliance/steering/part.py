@@ -2,10 +2,10 @@
 """The part "steering": loads or adopts the datapath, attaches the segments' ports to it, renews its dead-man lease.
 
 Owns the `Datapath` object from `start` to the end of bypassd; the pinned programs and maps outlive both. A segment
-whose ports are missing is attached when they appear, one that the kernel refuses is tried again with back-off, and once
-a second the kernel is asked whether everything is still attached (attachment_watch.py). What guests and incidents lay
-over the configuration (steering/overlay.py) is part of the policy and kept on the data partition. What the kernel
-refuses is a fault of that segment (or, from `start`, of all), and a reason to bypass.
+whose ports are missing is attached when they appear, one that the kernel refuses is retried with back-off, and once a
+second the kernel is asked whether everything is still attached (attachment_watch.py). The overlay of guests and
+incidents (steering/overlay.py) is part of the policy and kept on the data partition. A refusal by the kernel is a fault
+of that segment (or, from `start`, of all), and a reason for bypass.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOOK_NS = 900_000_000
 """The kernel is asked about the attachments this long after its last answer."""
 RETRY_FIRST_NS, RETRY_LAST_NS = 500_000_000, 30_000_000_000
 PATIENT_TRIES = 3
-"""So often the best mode is tried when the kernel is busy or short of memory, before the next one is taken."""
+"""How often the best mode is tried if the kernel is busy or short of memory, before the next one is used."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Retry:
     due: int = 0
 
     def failed(self, now: int) -> None:
-        """Wait for twice as long as the last time."""
+        """Double the wait."""
         self.due = now + min(RETRY_FIRST_NS << min(self.tries, 10), RETRY_LAST_NS)
         self.tries += 1
 
@@ -75,7 +75,7 @@ class Steering:
         *,
         repaired: Callable[[str, Cause, str], None] = lambda port, cause, how: None,
     ) -> None:
-        """`repaired(port, cause, how)` is told when a port was attached again that another program detached."""
+        """`repaired(port, cause, how)` is called when a port that another program detached was attached again."""
         self._config, self._links = config, links
         self._files = (bpf_object, pins, names)
         self.datapath: Datapath | None = None
@@ -93,12 +93,12 @@ class Steering:
 
     @property
     def adopted(self) -> bool:
-        """Whether frames were flowing through this datapath before this bypassd began."""
+        """Whether frames were flowing through this datapath before this bypassd started."""
         return self.datapath is not None and self.datapath.adopted
 
     @property
     def effective(self) -> Config:
-        """The configuration with what is laid over it: what the datapath follows."""
+        """The configuration with its overlay, as used by the datapath."""
         return laid.apply(self._config, self.overlay)
 
     def fault(self, segment: str) -> Fault | None:
@@ -106,13 +106,13 @@ class Steering:
         return self._faults.get(segment) or self._watch.faults.get(segment)
 
     def forgive(self) -> None:
-        """An operator says "try now": attach at once what waits for its next attempt, and forget about contests."""
+        """An operator says "try now": attach at once what waits for its next attempt, and clear contests."""
         self._watch.forgive()
         self._retries.clear()
         self._changed.set()
 
     async def start(self) -> None:
-        """Load or adopt, set the policy, attach what is there. BypassError: the kernel or a file refuses."""
+        """Load or adopt, set the policy, attach the present ports. BypassError: the kernel or a file prevents it."""
         async with self._changing:  # a commit meanwhile comes after it, and finds the datapath there
             self._attached.clear()
             # in a thread: import, load and policy take a second on a slow board, and the other parts have to check in
@@ -123,26 +123,26 @@ class Steering:
     # -- another configuration
 
     async def prepare(self, config: Config) -> None:
-        """Compile and load what `config` needs, beside what runs. FilterError, ConfigError, DatapathError."""
+        """Compile and load what `config` needs, beside what is running. FilterError, ConfigError, DatapathError."""
         self.forget()
         if self.datapath is not None:
             self._prepared = await asyncio.to_thread(self.datapath.prepare_policy, laid.apply(config, self.overlay))
 
     def remarks(self) -> list[Finding]:
-        """What is worth saying of what was prepared."""
+        """Remarks on what was prepared."""
         if self._prepared is None:
             return []
         names = {number: name for name, number in self._prepared.policy.segments.items()}
         return self._prepared.generated.remarks(names)
 
     def forget(self) -> None:
-        """Drop what was prepared and not used."""
+        """Drop what was prepared but not used."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             prepared.close()
 
     async def apply(self, config: Config) -> None:
-        """Switch to `config` in one step; then attach and detach ports as it says."""
+        """Switch to `config` in one step; then attach and detach its ports."""
         async with self._changing:
             await self._switch(config)
 
@@ -172,7 +172,7 @@ class Steering:
         self._attach()
 
     async def run(self, alive: Alive) -> None:
-        """Attach again what changed or failed, and see once a second that it stays attached."""
+        """Reattach what changed or failed, and check every second that it stays attached."""
         while True:
             alive()
             try:
@@ -188,7 +188,7 @@ class Steering:
                 await in_thread(self._look(), alive, self.patience)
 
     async def _look(self) -> None:
-        """Ask the kernel, in a thread, and mend what is not as we left it. Not while a policy is being switched."""
+        """Ask the kernel, in a thread, and repair attachments that changed. Not during a switch of the policy."""
         if self.datapath is None or self._changing.locked():
             return
         devices = self.datapath.devices
@@ -209,7 +209,7 @@ class Steering:
             self._attach()
 
     async def stop(self) -> None:
-        """Let go of the pinned datapath, which goes on."""
+        """Close the pinned datapath, which continues."""
         self.forget()
         self.ready.clear()
         datapath, self.datapath = self.datapath, None
@@ -217,13 +217,13 @@ class Steering:
             datapath.close()
 
     def ports_changed(self) -> None:
-        """Ports came or went."""
+        """Ports appeared or disappeared."""
         self._changed.set()
 
     async def lay_over(self, overlay: Overlay) -> None:
-        """Steer by another overlay from now on; no frame is lost.
+        """Switch to another overlay; no frame is lost.
 
-        BypassError when a filter or the kernel refuses: what holds stays. UnreachableError: the datapath is not up.
+        BypassError if a filter or the kernel refuses: the present one stays. UnreachableError: the datapath is down.
         """
         async with self._changing:
             if self.datapath is None:
@@ -253,7 +253,7 @@ class Steering:
         return datapath
 
     def _first_policy(self, datapath: Datapath) -> None:
-        """With what an earlier bypassd laid over; without it when it does not fit any more."""
+        """Set the policy with the overlay of an earlier bypassd, or without it if it does not fit any more."""
         self.overlay = laid.load(self._overlay_file)
         try:
             datapath.set_policy(self.effective)
@@ -267,7 +267,7 @@ class Steering:
             datapath.set_policy(self._config)
 
     def _attach(self) -> None:
-        """Attach what is not attached, has other ports now, or failed and is due again."""
+        """Attach segments that are not attached, have other ports now, or failed and are due for a retry."""
         now = time.monotonic_ns()
         for segment in self._config.segment:
             lan, wan = self._links.ports.get(segment.lan), self._links.ports.get(segment.wan)
@@ -283,7 +283,7 @@ class Steering:
                 self._attach_segment(segment, (lan.ifname, wan.ifname), retry, now)
 
     def _attach_segment(self, segment: Segment, ports: tuple[str, str], retry: Retry, now: int) -> None:
-        """A failure is tried again; while it may pass, in the same way of attaching."""
+        """Attach; a failure is retried, in the same mode while it may be transient."""
         assert self.datapath is not None
         name = segment.name
         try:

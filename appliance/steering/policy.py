@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From the configuration to the tables of the datapath. Pure, but for the numbers that `Names` gives.
+"""From the configuration to the tables of the datapath. Pure, except for the numbers from `Names`.
 
-Checks what only steering can know (loops, limits, names in paths), each error named by table and key, and works out how
-a frame goes on that comes back from a hop (steer.h: "How the path is kept").
+Checks what only steering can know (loops, limits, names in paths), each error with table and key, and computes how a
+frame that comes back from a hop continues (steer.h: "How a frame keeps its path across a hop").
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CompiledGroup:
 
 @dataclass(frozen=True)
 class CompiledRule:
-    """A rule; its index is its place in `Policy.rules`."""
+    """A rule; its index is its position in `Policy.rules`."""
 
     name: str
     match: str
@@ -61,13 +61,13 @@ class CompiledRule:
 
     @property
     def strictness(self) -> int:
-        """What the rule does when a hop further on is not available: its flags, where it requires all; else 0."""
+        """The rule's flags if it requires all of its hops, else 0: how it acts if a later hop is not available."""
         return self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0
 
 
 @dataclass(frozen=True)
 class GoesOn:
-    """How a frame goes on behind a hop."""
+    """How a frame continues after a hop."""
 
     kind: Continuation
     rule: int = 0
@@ -76,7 +76,7 @@ class GoesOn:
 
 @dataclass(frozen=True)
 class Policy:
-    """All of it.
+    """A compiled policy.
 
     `chains`: the rules of each segment that can be reached, in order, as indexes. `link_local`: segments whose
     link-local control frames enter no hop. `fragments`: segments in which later fragments match the rule of their
@@ -94,7 +94,7 @@ class Policy:
     fragments: frozenset[int] = frozenset()
 
     def constant(self, segment: int) -> int:
-        """Index of the rule that takes every frame of the segment, or NO_MATCH when filters must be asked."""
+        """Index of the rule that matches every frame of the segment, or NO_MATCH if filters must be run."""
         chain = self.chains[segment]
         return chain[0] if chain and not self.rules[chain[0]].match else layout.NO_MATCH
 
@@ -144,7 +144,7 @@ _ON_OVERLOAD = {
 
 
 def on_overload(rule: Rule) -> str:
-    """What the rule says, without "auto": a rule that fails closed does so for what exceeds a hop, too."""
+    """The rule's setting, with "auto" resolved: a rule that fails closed also blocks the excess."""
     if rule.on_overload != "auto":
         return rule.on_overload
     return "block-excess" if rule.on_unavailable == "block" else "bypass-excess"

@@ -28,7 +28,7 @@ _KINDS: tuple[tuple[Kind, str, int], ...] = (
 
 @dataclass
 class Compiled:
-    """How one set of filters came out: the rules of some segments (numbers), or the `accept` filters (none)."""
+    """The result for one set of filters: the rules of some segments (numbers), or the `accept` filters (none)."""
 
     kind: Kind
     segments: tuple[int, ...]
@@ -37,7 +37,7 @@ class Compiled:
 
 @dataclass
 class Generated:
-    """What was loaded: each set with the array it belongs to and the slots of its entry.
+    """The loaded programs: each set with the array it belongs to and the slots of its entry.
 
     `others`: sets whose second program (frames in pieces, or with the tag beside) belongs into these slots too.
     `before`: (array, slot, descriptor) of core programs that stand before a set: those of the flow cache.
@@ -48,12 +48,12 @@ class Generated:
     before: list[tuple[str, int, int]] = field(default_factory=list)
     compiled: list[Compiled] = field(default_factory=list)
     attached: dict[int, int] = field(default_factory=dict)  # by segment: what to attach to its ports by XDP
-    nothing: int | None = None  # that of segments without rules, which belongs to no set
+    nothing: int | None = None  # the one for segments without rules, which belongs to no set
 
     def install(self, maps: dict[str, Map[Any, Any]], generation: int) -> None:
         """Put the programs into their slots; slots of this half that stay empty are cleared.
 
-        They run from the moment the policy word names their generation.
+        They run as soon as the policy word has their generation.
         """
         entries = {layout.program_policy(generation, segment) for segment in range(layout.MAX_SEGMENTS)}
         for place in (layout.program_filters, layout.program_decide):
@@ -77,7 +77,7 @@ class Generated:
             maps[array].set(slot, fd)
 
     def remarks(self, segments: Mapping[int, str]) -> list[Finding]:
-        """What is worth saying of the sets before they are used, once for XDP and tc. `segments`: number -> name."""
+        """Remarks on the sets before they are used, once for XDP and tc. `segments`: number -> name."""
         found: dict[str, str] = {}
         for one in self.compiled:
             if remark := one.report.remark():

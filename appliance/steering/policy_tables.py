@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A compiled policy as the kernel's tables hold it: rules, hops, groups, buckets, continuations. Stateless."""
+"""Writes a compiled policy into the kernel's tables: rules, hops, groups, buckets, continuations. Stateless."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _segment_flags(policy: Policy, segment: int) -> int:
 
 
 def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> None:
-    """Fill one half (0 or 1) of the tables; the caller sees to it that no frame is in it."""
+    """Fill one half (0 or 1) of the tables; the caller ensures that no frame uses it."""
     rules: dict[int, layout.RuleValue] = {}
     for index, rule in enumerate(policy.rules):
         value = layout.RuleValue(length=len(rule.path), flags=rule.flags, counter=rule.counter)
@@ -63,7 +63,7 @@ def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> N
                 for bucket, order in enumerate(group.orders)
             }
         )
-    # Every place is written: what a former policy left there must not count.
+    # Every entry is written: those of an earlier policy must not remain.
     continuations = {
         place: layout.ContinuationValue()
         for place in range(half * layout.MAX_HOPS * 32, (half + 1) * layout.MAX_HOPS * 32)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""bypassd's top: the parts, the configuration applied to them, and what is shown of the whole."""
+"""bypassd's top level: the parts, the configuration applied to them, and the status of the whole."""

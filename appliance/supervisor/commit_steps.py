@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How a configuration takes effect at run time: the order of the parts' steps, and the observation that verifies it.
 
-The relays of removed segments close first. Then the taps of added guests are made, the datapath switches in one step,
-ports are attached, added segments begin, and guests follow their new configuration. So no frame is sent to a guest that
-is not there, and no port is taken from a link that still needs it. Rolling back takes the same steps with the old
-configuration. Removed guests power down when the commit is final. Reads the system and owns nothing.
+The relays of removed segments close first. Then the taps of added guests are created, the datapath switches in one
+step, ports are attached, added segments begin, and guests follow their new configuration. So no frame is sent to a
+guest that does not exist, and no port is taken from a link that still needs it. Rolling back takes the same steps with
+the old configuration. Removed guests power down when the commit is final. Reads the system and owns nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from appliance.supervisor.system import System
 log = logging.getLogger(__name__)
 
 _LOST = (Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.NO_PROGRAM)
-_BUSY = (Loss.FULL, Loss.QUEUE)  # more traffic than a device can carry is not the commit's doing
+_BUSY = (Loss.FULL, Loss.QUEUE)  # more traffic than a device can handle is not caused by the commit
 
 
 class CommitSteps:
     """The steps over the parts of a system.
 
-    `wake` has the pulse look at everything now; `configured` brings up what waited for a first valid configuration;
-    `relays_closed` waits until the keeper has these relays in bypass, HardwareError if it has not in time.
+    `wake` makes the pulse check everything now; `configured` brings up what waited for a first valid configuration;
+    `relays_closed` waits until the keeper has these relays in bypass, HardwareError if that takes too long.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CommitSteps:
         self._wake, self._configured, self._relays_closed = wake, configured, relays_closed
 
     def steps(self) -> list[Step]:
-        """All of them, in order."""
+        """All steps, in order."""
         return [
             Step("first configuration", self._first),
             Step("removing segments", self._segments_go),
@@ -85,13 +85,13 @@ class CommitSteps:
         self._system.steering.forget()
 
     async def _steer(self, new: Config) -> None:
-        """From here on `new` is the configuration: a part that is still being started starts with it."""
+        """From here on `new` is the configuration, also for parts that are still being started."""
         system = self._system
         await system.steering.apply(new)
         system.config, system.config_errors = new, []
 
     async def _segments_prepare(self, new: Config) -> None:
-        """Only what board.toml names can be a port; whether it is plugged in is checked later."""
+        """Only names in board.toml can be ports; whether they are plugged in is checked later."""
         board = self._system.board
         if board is None:
             return
@@ -120,7 +120,7 @@ class CommitSteps:
             await self._system.access.prepare(new)
 
     async def _access(self, new: Config) -> None:
-        """After everything that frames depend on: it may end the session that made this commit."""
+        """Comes after everything that frames depend on, because it may end the session that made this commit."""
         if self._system.access is not None:
             await self._system.access.apply(new)
 
@@ -135,14 +135,14 @@ class CommitSteps:
         self._wake()
 
     def down(self) -> dict[str, str]:
-        """Guests without traffic now, with their state: a rule that blocks without them does so from the commit on."""
+        """Guests without traffic now, with their state: a rule that blocks without them blocks from the commit on."""
         guests = self._system.guests
         now = time.monotonic_ns()
         there = guests.guests() if guests is not None else ()
         return {guest.name: guest.state.value for guest in there if not guest.hop.lease.remaining(now)}
 
     def look(self) -> traffic_check.Look:
-        """The appliance as it is now, to verify a commit."""
+        """The present state of the appliance, to verify a commit."""
         system = self._system
         datapath = system.steering.datapath
         counts = datapath.port_counts() if datapath is not None else {}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Why the previous bypassd ended, in one line: a bypassd that ends on a bug leaves it in /run, the next one reports it.
 
-The keeper knows how bypassd ended, but of an exception it sees only "status 1". The file is removed when it is read.
+The keeper knows how bypassd ended, but sees only "status 1" of an exception. The file is removed when it is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LIMIT = 300
 
 
 def leave(path: Path, errors: Sequence[BaseException]) -> None:
-    """Write what these exceptions say. Never raises: the process is ending anyway."""
+    """Write the messages of these exceptions. Never raises: the process is ending anyway."""
     said = "; ".join(f"{type(error).__name__}: {error}".rstrip(": ") for error in errors)
     try:
         files.replace(path, " ".join(said.split())[:LIMIT], synced=False)
@@ -24,7 +24,7 @@ def leave(path: Path, errors: Sequence[BaseException]) -> None:
 
 
 def take(path: Path) -> str:
-    """What was left, once; empty if nothing was: bypassd was killed, hung, or has never run before."""
+    """Read and remove the reason; empty if there is none: bypassd was killed, hung, or has not run before."""
     try:
         said = path.read_text(errors="replace")
         path.unlink()

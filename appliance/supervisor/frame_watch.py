@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Brings together what the datapath sent out of each port and what the port's driver says it sent, about once a second.
+"""Collects what the datapath sent out of each port and what the port's driver counted as sent, about once a second.
 
 The drivers' counters come with each look at the links (hardware/links.py); segment/evidence.py draws the conclusions.
 """
@@ -20,7 +20,7 @@ class FrameWatch:
         self._counted = 0
 
     def look(self) -> None:
-        """Take a sample of every segment when there are new counters of the ports."""
+        """Take a sample of every segment if the ports have new counters."""
         system = self._system
         datapath, links = system.steering.datapath, system.links
         if datapath is None or links.counted == self._counted or system.config is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Waits for what the keeper says: where the relays are, that they moved, that the keeper itself is gone.
+"""Waits for the keeper's reports: positions and moves of the relays, and the loss of the keeper itself.
 
 Lives as long as bypassd.
 """
@@ -19,11 +19,11 @@ from appliance.telemetry.subject import Change
 log = logging.getLogger(__name__)
 
 SETTLES_S = 5.0  # for the keeper to try relays and watchdog once
-RELAY_S = 3.0  # from the order to the keeper until a relay's move is confirmed
+RELAY_S = 3.0  # from the request to the keeper until it confirms the relay's move
 
 
 class KeeperWatch:
-    """See the module. `wake` is called whenever the keeper said something, `lost` when it is gone."""
+    """See the module. `wake` is called for each report of the keeper, `lost` when it is gone."""
 
     def __init__(self, system: System, wake: Callable[[], None], lost: Callable[[], None]) -> None:
         self._system, self._wake, self._lost = system, wake, lost
@@ -56,7 +56,7 @@ class KeeperWatch:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            log.error("the keeper does not say where the relay is: in bypass until it does")
+            log.error("the keeper does not report where the relay is: in bypass until it does")
         state, said = keeper.state, exit_reason.take(system.paths.last_words)
         if state is not None and state.restarts:
             how = f"{state.last_exit}: {said}" if said else state.last_exit
@@ -65,7 +65,7 @@ class KeeperWatch:
             )
 
     async def relays_closed(self, relays: list[str]) -> None:
-        """Wait until the keeper has these relays in bypass. HardwareError: it has not in time."""
+        """Wait until the keeper has these relays in bypass. HardwareError: that takes too long."""
         try:
             async with asyncio.timeout(RELAY_S):
                 while any(self._away_from_bypass(relay) for relay in relays):
@@ -73,7 +73,7 @@ class KeeperWatch:
                     self._wake()
                     await self._changed.wait()
         except TimeoutError:
-            raise HardwareError(f"relay {' and '.join(relays)} did not close: its ports stay as they are") from None
+            raise HardwareError(f"relay {' and '.join(relays)} did not close: its ports are left unchanged") from None
 
     def _away_from_bypass(self, relay: str) -> bool:
         state = self._system.keeper_state

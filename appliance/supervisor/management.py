@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Puts the part "access" together and offers its methods: events, management, sessions.
+"""Assembles the part "access" and registers its methods: events, management, sessions.
 
-Called once, when the part's turn comes; everything made here lives as long as bypassd.
+Called once, when the part is due to start; everything created here lives as long as bypassd.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compose(system: System) -> Access:
     _register(system, access)
     support = Support(system.paths.run / "support", system.paths.root, system.registry, access.memory.secrets)
     add = system.registry.add
-    add(methods.SUPPORT_BUNDLE, support.bundle, "operator", "collect everything that explains the state")
+    add(methods.SUPPORT_BUNDLE, support.bundle, "operator", "collect diagnostic data into one file")
     return access
 
 
@@ -61,8 +61,8 @@ def _register(system: System, access: Access) -> None:
         return Done(f"{await access.logins.unblock(str(params['address']))} may log in again")
 
     add = system.registry.add
-    count = Param("integer", "how many, the newest; 0: all in memory", required=False)
-    least = Param("string", "this and what is worse", required=False, choices=WORDS)
+    count = Param("integer", "how many of the newest; 0: all in memory", required=False)
+    least = Param("string", "this severity and worse", required=False, choices=WORDS)
     add(methods.EVENTS_SHOW, events, doc="events with cause and severity", params={"count": count, "severity": least})
     add(methods.MANAGEMENT_SHOW, management, doc="management port, SSH, users, metrics, syslog")
     add(methods.SESSIONS_SHOW, sessions, doc="who is logged in over SSH")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All metrics, made from the state of bypassd's parts. Reads only, and is fast enough for the event loop.
+"""All metrics, from the state of bypassd's parts. Only reads, and is fast enough for the event loop.
 
-Names, labels and units are a promise to dashboards (console/monitoring/).
+Names, labels and units are a stable interface for dashboards (console/monitoring/).
 """
 
 from __future__ import annotations
@@ -31,17 +31,21 @@ def collect(system: System) -> list[Family]:
     datapath = system.steering.datapath
     counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
     families = [*_supervisor(system, now), *_segments(system), *_guests(system), *traffic(counters), *_access(system)]
-    left = Family("data_partition_available_bytes", "gauge", "Room on the data partition for guests and users", "bytes")
+    left = Family(
+        "data_partition_available_bytes", "gauge", "Space left on the data partition for guests and users", "bytes"
+    )
     size = Family("data_partition_size_bytes", "gauge", "Size of the data partition", "bytes")
     room = system.guests.disk_space.room if system.guests is not None else None
     if room is not None:
         left.add(room.available)
         size.add(room.total)
     families.append(refused(refused_frames(datapath.attachments() if datapath is not None else ())))
-    moved = Family("transitions", "counter", "Changes of state, by what changed and the state it reached")
-    left_out = Family("transitions_left_out", "counter", "Changes of state that came too fast for the ledger")
+    moved = Family("transitions", "counter", "Changes of state, by subject and new state")
+    left_out = Family(
+        "transitions_left_out", "counter", "Changes of state left out of the ledger because they were too frequent"
+    )
     left_out.add(system.transitions.left_out)
-    unwritten = Family("transitions_unwritten", "gauge", "Entries of the ledger that the disk has not taken yet")
+    unwritten = Family("transitions_unwritten", "gauge", "Entries of the ledger not written to the disk yet")
     unwritten.add(system.transitions.unwritten)
     for (kind, name, to), count in sorted(system.events.moves.items()):
         moved.add(count, kind=kind, name=name, to=to)
@@ -66,7 +70,9 @@ def _supervisor(system: System, now: int) -> list[Family]:
         running.add(1 if word == "running" else 0, part=name)
         if name in ages:
             silent.add(ages[name] / 1e9, part=name)
-    stalls = Family("supervisor_stalls", "counter", "How often this work kept bypassd's event loop longer than 50 ms")
+    stalls = Family(
+        "supervisor_stalls", "counter", "How often this work blocked bypassd's event loop for more than 50 ms"
+    )
     for what, count in sorted(system.loop_watch.counts.items()):
         stalls.add(count, what=what)
     longest = Family("supervisor_longest_stall_seconds", "gauge", "The longest of these since the start", "seconds")
@@ -75,7 +81,7 @@ def _supervisor(system: System, now: int) -> list[Family]:
     valid.add(1 if system.config is not None else 0)
     reset = Family("last_reset", "info", "The kind of the last reset")
     reset.add(1, kind=system.crash_log.reset.kind)
-    crashes = Family("crashes", "gauge", "Crashes of the machine that are counted towards safe mode")
+    crashes = Family("crashes", "gauge", "Crashes of the machine that count towards safe mode")
     crashes.add(system.crash_log.history.counted)
     safe = Family("safe_mode", "gauge", "1 while the machine is in safe mode: no datapath, no guests")
     safe.add(1 if system.safe_mode.active else 0)
@@ -88,12 +94,14 @@ def _supervisor(system: System, now: int) -> list[Family]:
 def _segments(system: System) -> list[Family]:
     inline = Family("segment_inline", "gauge", "1 while the relay is inline and frames reach the appliance")
     state = Family("segment_state", "gauge", "1 for the current state of the segment")
-    relay = Family("relay_position", "gauge", "1 for the position of the relay as the keeper reports it")
+    relay = Family("relay_position", "gauge", "1 for the position of the relay reported by the keeper")
     why = Family("segment_cause", "info", "The cause of the segment's state")
     link = Family("port_link_up", "gauge", "1 while the port has a link")
-    kept = Family("port_sending", "gauge", "1 for what the port sends of the frames that it is given")
-    sent = Family("port_sent_frames", "counter", "Frames that the port sent, as its driver counts them")
-    dropped = Family("port_unsent_frames", "counter", "Frames that the port dropped on the way out, as its driver says")
+    kept = Family("port_sending", "gauge", "1 for whether the port sends the frames that it is given")
+    sent = Family("port_sent_frames", "counter", "Frames that the port sent, as counted by its driver")
+    dropped = Family(
+        "port_unsent_frames", "counter", "Frames that the port dropped instead of sending, as counted by its driver"
+    )
     for name, unit in system.segments.units.items():
         machine = unit.machine
         inline.add(1 if machine.relay == "inline" else 0, segment=name)
@@ -112,12 +120,12 @@ def _segments(system: System) -> list[Family]:
 
 def _guests(system: System) -> list[Family]:
     state = Family("guest_state", "gauge", "1 for the current state of the guest")
-    up = Family("guest_available", "gauge", "1 while the guest may be sent frames")
+    up = Family("guest_available", "gauge", "1 while the guest may get frames")
     lease = Family("guest_lease_seconds", "gauge", "Remaining time of the guest's lease; 0 = expired", "seconds")
     restarts = Family("guest_restarts", "counter", "Restarts of the guest")
     limit = Family("guest_limit_frames", "gauge", "Frames a second that an overloaded guest gets at most; 0 = no limit")
     latency = Family("guest_latency_seconds", "histogram", "Time of in-band heartbeats through the guest", "seconds")
-    dropped = Family("guest_events_dropped", "counter", "Events of QEMU that came too fast and were dropped")
+    dropped = Family("guest_events_dropped", "counter", "QEMU events dropped because they were too frequent")
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.hop.lease.remaining(now)
@@ -151,11 +159,11 @@ def _access(system: System) -> list[Family]:
 def traffic(counters: Counters) -> list[Family]:
     """Metrics of ports, rules and hops from the datapath's counters."""
     port = {key: Family(f"port_{key}", "counter", text) for key, text in (
-        ("frames", "Frames that came in by a port"), ("bytes", "Bytes that came in by a port"),
-        ("dropped_frames", "Frames that came in by a port and were dropped, for a named reason"))}  # fmt: skip
-    outcome = Family("port_outcome_frames", "counter", "Frames that came in by a port, by outcome")
-    lost = Family("port_lost_frames", "counter", "Frames that came in by a port and were lost on their way, by cause")
-    unsent = Family("port_unsent_frames", "counter", "Frames that a port should have sent and did not, by cause")
+        ("frames", "Frames received on a port"), ("bytes", "Bytes received on a port"),
+        ("dropped_frames", "Frames received on a port and dropped, for a named reason"))}  # fmt: skip
+    outcome = Family("port_outcome_frames", "counter", "Frames received on a port, by outcome")
+    lost = Family("port_lost_frames", "counter", "Frames received on a port and lost on their way, by cause")
+    unsent = Family("port_unsent_frames", "counter", "Frames that a port should have sent but did not, by cause")
     for (segment, side), count in counters.ports.items():
         labels = {"segment": segment, "side": side.name.lower()}
         port["frames"].add(count.total, **labels)
@@ -167,9 +175,9 @@ def traffic(counters: Counters) -> list[Family]:
     rule = {key: Family(f"rule_{key}", "counter", text) for key, text in (
         ("frames", "Frames that a rule matched"), ("bytes", "Bytes that a rule matched"),
         ("to_hop_frames", "Frames that a rule sent to a hop"),
-        ("bypassed_frames", "Frames that a rule matched and that bypassed its hops, as none was available"),
-        ("blocked_frames", "Frames that a rule matched and blocked, as no hop was available"),
-        ("excess_frames", "Frames that a rule matched and that an overloaded hop had no room for"))}  # fmt: skip
+        ("bypassed_frames", "Frames that a rule matched and that bypassed its hops because none was available"),
+        ("blocked_frames", "Frames that a rule matched and blocked because no hop was available"),
+        ("excess_frames", "Frames that a rule matched and that exceeded the limit of an overloaded hop"))}  # fmt: skip
     for name, matched in counters.rules.items():
         for key, value in (("frames", matched.frames), ("bytes", matched.octets), ("to_hop_frames", matched.to_hop),
                            ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked),
@@ -177,11 +185,11 @@ def traffic(counters: Counters) -> list[Family]:
             rule[key].add(value, rule=name)
     hop = {key: Family(f"hop_{key}", "counter", text) for key, text in (
         ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),
-        ("returned_frames", "Frames that came out of a hop, heartbeats included"),
-        ("unmatched_frames", "Frames that came out of a hop and belong to no path"),
+        ("returned_frames", "Frames that came back from a hop, including heartbeats"),
+        ("unmatched_frames", "Frames that came back from a hop and belong to no path"),
         ("bad_tag_frames", "Frames with a tag that names no next hop"))}  # fmt: skip
     skipped = Family("hop_skipped_frames", "counter", "Frames that skipped a hop, by reason")
-    untaken = Family("hop_unsent_frames", "counter", "Frames for a hop that its taps never handed over, by cause")
+    untaken = Family("hop_unsent_frames", "counter", "Frames for a hop that its taps did not deliver, by cause")
     for name, there in counters.hops.items():
         values: dict[str, Any] = {"sent_frames": there.to_frames, "sent_bytes": there.to_octets,
                                   "returned_frames": there.from_frames, "unmatched_frames": there.returned_unmatched,
@@ -195,7 +203,7 @@ def traffic(counters: Counters) -> list[Family]:
 
 
 def refused(frames: Mapping[tuple[str, str], Mapping[str, int]]) -> Family:
-    """What ports did not deliver, by segment and side."""
+    """Frames that ports did not deliver, by segment and side."""
     family = Family("port_refused_frames", "counter", "Frames on the wire that a port did not deliver, by cause")
     for (segment, side), causes in frames.items():
         for cause, count in causes.items():

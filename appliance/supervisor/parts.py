@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Parts as a declared list, the order that follows from what each one needs, and the runner that keeps them alive.
+"""Parts as a declared list, their order by what each one needs, and the runner that keeps them alive.
 
-A part is started when everything that it needs has been tried once: a part that fails is tried again with back-off
-while the others go on, because a console without a datapath is better than no console. Parts are stopped in the reverse
-of that order. An expected failure (BypassError) is shown as the part's fault; every other exception ends bypassd.
+A part is started when everything that it needs has been tried once: a part that fails is retried with back-off while
+the others go on, because a console without a datapath is better than no console. Parts are stopped in reverse order. An
+expected failure (BypassError) is shown as the part's fault; every other exception ends bypassd.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Given = TypeVar("Given")
 class Entry(Generic[Given]):
     """One part of the list.
 
-    `make` returns the part, which the runner then starts, runs and stops; None for a step after which nothing is left
-    to run. `needs` must be in the list too; `after` only says what comes first if it is. With `configured` it waits for
-    a valid configuration, and until there is one nobody waits for it.
+    `make` returns the part, which the runner then starts, runs and stops; or None, for a step with nothing to run
+    afterwards. `needs` must be in the list too; `after` only orders entries that are. With `configured` it waits for a
+    valid configuration, and until there is one no other part waits for it.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Entry(Generic[Given]):
 
 
 def pick(entries: Iterable[Entry[Given]], names: Iterable[str]) -> tuple[Entry[Given], ...]:
-    """The entries of a role. ValueError: there is none of that name."""
+    """The entries of a role. ValueError: there is no entry of that name."""
     table = {entry.name: entry for entry in entries}
     wanted = set(names)
     if unknown := sorted(wanted - table.keys()):
@@ -53,9 +53,9 @@ def pick(entries: Iterable[Entry[Given]], names: Iterable[str]) -> tuple[Entry[G
 
 
 def order(entries: Sequence[Entry[Given]]) -> tuple[Entry[Given], ...]:
-    """The order of start: every entry after what it needs, and otherwise as they are listed.
+    """The order of start: every entry after what it needs, and otherwise as listed.
 
-    ValueError: two of one name, a need that is not in the list, or a circle.
+    ValueError: a duplicate name, a need that is not in the list, or a cycle.
     """
     names = [entry.name for entry in entries]
     if double := sorted({name for name in names if names.count(name) > 1}):
@@ -68,7 +68,7 @@ def order(entries: Sequence[Entry[Given]]) -> tuple[Entry[Given], ...]:
         done = {entry.name for entry in placed}
         ready = next((e for e in left if all(name in done for name in _before(e) if name in names)), None)
         if ready is None:
-            raise ValueError(f"parts need each other in a circle: {', '.join(entry.name for entry in left)}")
+            raise ValueError(f"parts need each other in a cycle: {', '.join(entry.name for entry in left)}")
         left.remove(ready)
         placed.append(ready)
     return tuple(placed)
@@ -79,7 +79,7 @@ def _before(entry: Entry[Given]) -> tuple[str, ...]:
 
 
 class PartRunner(Generic[Given]):
-    """Starts, keeps and stops the parts of a list. `states` and `faults` (by part) are kept up to date for others."""
+    """Starts, restarts and stops the parts of a list, and keeps `states` and `faults` (by part) up to date."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class PartRunner(Generic[Given]):
         self._configured = asyncio.Event()
 
     def configured(self) -> None:
-        """There is a valid configuration: go on with what waits for it."""
+        """There is a valid configuration: continue with what waits for it."""
         self._configured.set()
 
     def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Start everything in `group`, in order; the tasks, to be cancelled before `stop`."""
+        """Start everything in `group`, in order; returns the tasks, to be cancelled before `stop`."""
         return [group.create_task(self._bring_up(entry), name=entry.name) for entry in self._entries]
 
     async def all_tried(self) -> None:
@@ -113,7 +113,7 @@ class PartRunner(Generic[Given]):
             await tried.wait()
 
     async def stop(self) -> None:
-        """Stop what was made, in the reverse of the order of start. Never raises."""
+        """Stop what was started, in reverse order. Never raises."""
         for entry in reversed(self._entries):
             part = self._made.get(entry.name)
             if part is None:
@@ -138,7 +138,7 @@ class PartRunner(Generic[Given]):
             await self._keep(entry.name, part)
 
     async def _keep(self, name: str, part: Part) -> None:
-        """Start and run one part, and start it again after an expected failure."""
+        """Start and run one part, and restart it after an expected failure."""
         delay = RETRY_FIRST_S
         while True:
             self._states[name] = "starting"
@@ -161,7 +161,7 @@ class PartRunner(Generic[Given]):
             if self._states[name] == "running" and time.monotonic() - began > RETRY_LAST_S:
                 delay = RETRY_FIRST_S
             self._states[name] = "failed"
-            await asyncio.sleep(delay)  # nothing reports when a kernel or a file has changed its mind
+            await asyncio.sleep(delay)  # no event reports when the cause in the kernel or a file is gone
             delay = min(2 * delay, RETRY_LAST_S)
 
     def _fault(self, name: str, text: str) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The pulse: the only place that checks in with the keeper and renews the datapath's dead-man lease.
+"""The pulse: the only code that checks in with the keeper and renews the datapath's dead-man lease.
 
-It beats every 100 ms, at every deadline of a segment, and whenever somebody wakes it. While a part is late it does
-neither: the keeper and the kernel then draw the line. Lives as long as bypassd.
+It beats every 100 ms, at every deadline of a segment, and whenever it is woken. While a part is late it does neither:
+the keeper and the kernel then act. Lives as long as bypassd.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 MS = 1_000_000
 PULSE_NS = 100 * MS
 LEASE_NS = 500 * MS
-"""The datapath skips every guest when the pulse has been away for this long."""
+"""The datapath skips every guest when the pulse has stopped for this long."""
 
 
 class Pulse:
     """See the module."""
 
     def __init__(self, system: System, woken: asyncio.Event) -> None:
-        """Whoever sets `woken` has the pulse look at everything now."""
+        """Setting `woken` makes the pulse check everything now."""
         self._system, self._woken = system, woken
         self._frames = FrameWatch(system)
         self._late: list[str] = []
@@ -47,7 +47,7 @@ class Pulse:
             self._woken.clear()
 
     def beat(self, now: int) -> None:
-        """Look at the segments, check in and renew, unless a part is late. `now`: CLOCK_MONOTONIC in nanoseconds."""
+        """Update the segments, check in and renew, unless a part is late. `now`: CLOCK_MONOTONIC in nanoseconds."""
         system = self._system
         if self._any_late(now):
             return

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a history of crashes means for this bypassd: a hold after the start, safe mode, and how both end.
+"""What the history of crashes means for this bypassd: a hold after the start, safe mode, and how both end.
 
-hardware/crash_loop.py has the rules. This notes the time of operation in the history while it has something to forget,
-tells the segments why they stay in bypass, and calls `resume` when safe mode is over. Lives as long as bypassd.
+hardware/crash_loop.py has the rules. This records the operating time in the history while there is something to expire,
+tells the segments why they stay in bypass, and calls `resume` when safe mode ends. Lives as long as bypassd.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000
-NOTES = 12  # a window: a reset loses at most so little of the time of operation
+NOTES = 12  # records per window: a reset loses at most this fraction of the operating time
 
 
 def limits_of(config: Config | None) -> Limits:
-    """What the configuration says; the defaults while there is none."""
+    """The configured limits; the defaults without a configuration."""
     if config is None:
         return Limits()
     return Limits(config.system.crash_limit, max(1, int(config.system.crash_window) // SECOND))
 
 
 class SafeMode:
-    """See the module. `limits` hold until the next start of bypassd. `clock`: CLOCK_MONOTONIC, which begins at boot."""
+    """See the module. `limits` apply until the next start of bypassd. `clock`: CLOCK_MONOTONIC, from the boot on."""
 
     def __init__(self, crash_log: CrashLog, limits: Limits, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._crash_log, self.limits, self._clock = crash_log, limits, clock
@@ -45,7 +45,7 @@ class SafeMode:
 
     @property
     def active(self) -> bool:
-        """No datapath and no guest is started."""
+        """Whether safe mode is active: no datapath and no guest is started."""
         return self._history.safe
 
     @property
@@ -53,13 +53,13 @@ class SafeMode:
         return self._crash_log.history
 
     def held_s(self) -> int:
-        """Seconds until a relay may leave bypass; 0 in safe mode, which has no such end."""
+        """Seconds until a relay may leave bypass; 0 in safe mode, which does not end by itself so."""
         if self.active:
             return 0
         return max(0, -(-(crash_loop.hold(self._history, self.limits) * SECOND - self._clock()) // SECOND))
 
     def faults(self) -> dict[Cause, str]:
-        """The reason to bypass, for every segment. The text stays the same, for each change of it would be recorded."""
+        """The reason for bypass, for every segment. Its text stays the same, because each change would be recorded."""
         if self.active:
             return {Cause.SAFE_MODE: self._counted()}
         if self.held_s():
@@ -68,7 +68,7 @@ class SafeMode:
         return {}
 
     def answer(self) -> state.Crashes:
-        """As the API shows it."""
+        """The state, as the API shows it."""
         history, held = self._history, self.held_s()
         return state.Crashes(
             mode="safe" if self.active else "hold" if held else "normal",
@@ -81,7 +81,7 @@ class SafeMode:
         )
 
     def _alarm(self) -> str:
-        """Whoever logs in or configures should know of crashes before the appliance draws the line, too."""
+        """The warning at login and when configuring, also for crashes before safe mode."""
         history, limits = self._history, self.limits
         if not history.counted and not self.active:
             return ""
@@ -102,22 +102,22 @@ class SafeMode:
         said += [counted(cuts, "reset") + " without a record"] if cuts else []
         return f"{' and '.join(said)} within {_hours(self.limits.window)} of operation"
 
-    # -- time and orders
+    # -- time and operator's orders
 
     async def run(self) -> None:
-        """Note the time of operation again and again, until cancelled."""
+        """Record the operating time regularly, until cancelled."""
         while True:
             await asyncio.sleep(max(1, self.limits.window // NOTES))
             await self.note()
 
     async def note(self) -> None:
-        """Keep how long the machine has been in operation, and forget what is too old. Nothing while all is well."""
+        """Record the operating time, and drop crashes that are too old. Does nothing if there are none."""
         if not self._history.idle:
             await self._keep(crash_loop.settle(self._history._replace(up=self._up()), self.limits))
 
     async def clear(self) -> str:
-        """By order: forget all crashes. What is to be said of it. OSError: it is not kept for the next boot."""
-        said = f"forgotten: {self._counted()}" if self._history.crashes else "no crash is counted"
+        """By order: clear all crashes; returns the answer. OSError: that is not kept for the next boot."""
+        said = f"cleared: {self._counted()}" if self._history.crashes else "no crash is counted"
         if self.active:
             said += "; safe mode ends: the datapath and the guests are started"
         await self._keep(crash_loop.cleared(self._history._replace(up=self._up())))
@@ -128,14 +128,14 @@ class SafeMode:
 
     async def _keep(self, history: History) -> None:
         before = self.active
-        self._crash_log.history = history  # counts at once, kept or not
+        self._crash_log.history = history  # in effect at once, stored or not
         if before and not history.safe:
             log.warning("safe mode is over")
             self.resume()
         try:
             await asyncio.to_thread(self._crash_log.note)
         except OSError as error:
-            log.error("the history of crashes is not kept: %s", error)
+            log.error("the history of crashes cannot be stored: %s", error)
 
 
 def _hours(seconds: int) -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """bypassd's composition root: builds the system, wires configuration and control socket to it, and runs it to its end.
 
-What runs and in which order is in table.py; the parts are kept alive by parts.py; pulse.py checks in with the keeper.
+table.py says what runs and in which order; parts.py keeps the parts alive; pulse.py checks in with the keeper.
 
-What a failing part means: a BypassError is a named fault, shown, logged, and tried again with back-off; those of links
-and steering are a reason to bypass, those of guests and control are not (the datapath skips a guest that is not there).
-Any other exception is a bug and the state behind it unknown: bypassd ends, and the keeper starts a fresh one.
+If a part fails: a BypassError is a named fault, which is shown, logged, and retried with back-off; those of links and
+steering are a reason for bypass, those of guests and control are not (the datapath skips a missing guest). Any other
+exception is a bug that leaves an unknown state: bypassd ends, and the keeper starts a fresh one.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from appliance.telemetry.subject import Change, Kind, Notice, Subject
 
 log = logging.getLogger(__name__)
 
-FIRST_S = 60.0  # to bring everything up when the first valid configuration came by a commit
-READ_BACK_S = 10.0  # how long the ledger of earlier runs waits for the parts, which begin first
-ANSWER_S = 0.5  # to answer who asked, before bypassd ends
-_RESETS = {  # by the kind that hardware/crashlog.py found
+FIRST_S = 60.0  # to bring everything up if the first valid configuration came by a commit
+READ_BACK_S = 10.0  # how long reading the ledger of earlier runs waits for the parts, which start first
+ANSWER_S = 0.5  # to answer the request, before bypassd ends
+_RESETS = {  # by the kind found by hardware/crashlog.py
     "panic": Change.SYSTEM_CRASHED,
     "watchdog": Change.SYSTEM_CRASHED,
     "power": Change.SYSTEM_LOST_POWER,
@@ -53,7 +53,7 @@ _RESETS = {  # by the kind that hardware/crashlog.py found
 
 
 class Supervisor:
-    """Runs a `System`. `config` None: it is not valid, and `config_errors` says why."""
+    """Runs a `System`. `config` None: it is invalid, and `config_errors` says why."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class Supervisor:
         role: str = "appliance",
     ) -> None:
         """`text` is what `config` was read from; `store` None: beside the other paths; `role`: see table.py."""
-        self.status = 0  # of the process, at its end
-        woken = asyncio.Event()  # the pulse looks at everything when it is set
+        self.status = 0  # exit status of the process
+        woken = asyncio.Event()  # when set, the pulse checks everything
         self.system = system = build(
             paths,
             keeper,
@@ -147,7 +147,7 @@ class Supervisor:
         await to_the_end(system.transitions.flush)
 
     async def _read_back(self) -> None:
-        """The history of earlier runs: megabytes, which the link does not wait for."""
+        """Read the ledger of earlier runs: megabytes, which must not delay the link."""
         try:
             async with asyncio.timeout(READ_BACK_S):
                 await self.runner.all_tried()
@@ -157,11 +157,13 @@ class Supervisor:
 
     def _keeper_lost(self) -> None:
         if not self._ending.is_set():
-            log.error("the keeper is gone: bypassd ends, the next keeper starts a fresh one; guests and datapath go on")
+            log.error(
+                "the keeper is gone: bypassd exits, the next keeper starts a fresh one; guests and datapath continue"
+            )
             self._ending.set()
 
     def restart(self, why: str) -> None:
-        """End with a fault, a moment from now: the keeper starts a fresh bypassd, from the startup configuration."""
+        """Exit with an error shortly: the keeper starts a fresh bypassd, with the startup configuration."""
         log.critical("bypassd restarts: %s", why)
         self.status = 1
         asyncio.get_running_loop().call_later(ANSWER_S, self._ending.set)
@@ -194,18 +196,18 @@ class Supervisor:
         return [port.name for port in (board.port if board else ())]
 
     def _wrong_password(self, user: str) -> None:
-        text = "gave a wrong present password to change it"
+        text = "entered a wrong present password for a change of it"
         self.system.events.record(Notice.LOGIN_FAILED, Subject(Kind.USER, user), text)
 
     def _tell(self, event: str, user: str, text: str) -> None:
-        """What happens to the configuration: to those who listen, and what counts to the ledger too."""
+        """Report an event of the configuration to subscribers, and if it is important to the ledger too."""
         self.system.control.publish(methods.CONFIG, ConfigEvent(event, user, text))
         if event in ("committed", "pending", "confirmed", "reverted"):
             detail = f"{text} (by {user})"
             self.system.transitions.record(Change.CONFIGURATION_CHANGED, "", "", event, Cause.CONFIGURED, detail=detail)
 
     async def _configured(self, config: Config) -> None:
-        """The first valid configuration since the start: bring up what waited for it. DatapathError: it does not."""
+        """The first valid configuration since the start: bring up what waited for it. DatapathError: that failed."""
         self.system.config, self.system.config_errors = config, []
         if self.system.safe_mode.active:
             return
@@ -214,10 +216,10 @@ class Supervisor:
             async with asyncio.timeout(FIRST_S):
                 await self.runner.all_tried()
         except TimeoutError:
-            trouble = self.system.part_faults.get("steering", "the guests' part did not come up")
+            trouble = self.system.part_faults.get("steering", "the part guests did not come up")
             raise DatapathError(trouble) from None
 
-    # -- others
+    # -- other
 
     def _resume(self) -> None:
         """Bring up datapath and guests, unless there is no configuration or the machine is in safe mode."""
@@ -254,7 +256,7 @@ class Supervisor:
 
 
 def run(make: Callable[[], Supervisor], last_words: Path) -> int:
-    """Run a supervisor to its end; a bug ends it with status 1, its traceback in the log and its words in the file."""
+    """Run a supervisor to its end; a bug ends it with status 1, a traceback in the log and the reason in the file."""
 
     async def body() -> int:
         return await make().run()
@@ -263,6 +265,6 @@ def run(make: Callable[[], Supervisor], last_words: Path) -> int:
         return asyncio.run(body())
     except BaseExceptionGroup as group:
         for error in group.exceptions:
-            log.critical("bypassd ends, the keeper starts it again: %s", error, exc_info=error)
+            log.critical("bypassd exits, the keeper restarts it: %s", error, exc_info=error)
         exit_reason.leave(last_words, group.exceptions)
         return 1

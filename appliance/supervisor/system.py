@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The parts of one bypassd and what they share, for everybody who shows, changes or measures the whole.
+"""The parts of one bypassd and what they share, for all code that shows, changes or measures the whole.
 
-Passive: it holds and reads, and starts nothing. Status, metrics, commit steps and the management part take it. What
-they want of the supervisor itself (to be woken, to have the parts of a first configuration brought up) they are given
-as callables, so nobody needs the supervisor. Lives as long as bypassd.
+Passive: it holds and reads state, and starts nothing. Status, metrics, commit steps and the management part take it.
+What they need from the supervisor itself (waking the pulse, bringing up the parts of a first configuration) they get as
+callables, so nothing depends on the supervisor. Lives as long as bypassd.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from appliance.telemetry.events import Events
 from appliance.telemetry.subject import Change
 from appliance.telemetry.transitions import Transitions
 
-if TYPE_CHECKING:  # slow to import: the link does not wait for them
+if TYPE_CHECKING:  # slow to import: they must not delay the link
     from appliance.guest.manager import GuestManager
     from appliance.management.manager import Access
 
 
 @dataclass
 class System:
-    """See the module. `config` None: it is not valid, and `config_errors` says why."""
+    """See the module. `config` None: it is invalid, and `config_errors` says why."""
 
     paths: Paths
     keeper: KeeperLink
@@ -69,11 +69,11 @@ class System:
 
     @property
     def keeper_state(self) -> KeeperState | None:
-        """What the keeper last said; None without a keeper."""
+        """The keeper's last report; None without a keeper."""
         return self.keeper.state if self.keeper.present else None
 
     def faults(self, segment: str) -> Mapping[Cause, str]:
-        """The reasons to bypass that the parts give for one segment."""
+        """The parts' reasons for bypass of one segment."""
         faults: dict[Cause, str] = {}
         if self.board_error:
             faults[Cause.PORT_MISSING] = self.board_error
@@ -104,7 +104,7 @@ def build(
     bpf_object: Path | None,
     wake: Callable[[], None],
 ) -> System:
-    """The parts that are there from the start. `wake` is called when ports came or went."""
+    """The parts that exist from the start. `wake` is called when ports appear or disappear."""
 
     def ports_changed() -> None:
         steering.ports_changed()

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The parts of an appliance: which there are, what each one needs, and the roles that pick from them.
+"""The parts of an appliance, what each one needs, and the roles that select from them.
 
 The control socket comes first, because the console must work whatever else is missing. Links and steering come before
 the segments, which decide on the relay; users, SSH and metrics wait until that is done, and so do the guests, because
-the datapath skips a guest that is not there. Modules that are slow to import are imported here, in a thread, when their
-turn comes.
+the datapath skips a missing guest. Modules that are slow to import are imported here, in a thread, when needed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MS: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Given:
-    """What the parts are made from. `keeper_settled` waits until the keeper has said where the relays are."""
+    """What the parts are made from. `keeper_settled` waits until the keeper has reported where the relays are."""
 
     system: System
     keeper_settled: Callable[[], Awaitable[None]]
@@ -49,7 +48,7 @@ async def _steering(given: Given) -> Part:
 
 
 async def _segments(given: Given) -> None:
-    """Leave `starting`: from here on the pulse looks after the segments."""
+    """Leave `starting`: from here on the pulse updates the segments."""
     system = given.system
     await given.keeper_settled()
     now = time.monotonic_ns()
@@ -92,7 +91,7 @@ async def _guests(given: Given) -> Part:
 
 
 async def _unclaimed(given: Given) -> None:
-    """Leases and devices that no guest has taken over belong to guests that are no longer configured."""
+    """Remove leases and devices that no guest has adopted: they belong to guests that are no longer configured."""
     datapath = given.system.steering.datapath
     if datapath is not None:
         datapath.drop_unclaimed()
@@ -111,7 +110,7 @@ PARTS: Final[tuple[Entry[Given], ...]] = (
 ROLES: Final[dict[str, tuple[str, ...]]] = {
     "appliance": tuple(entry.name for entry in PARTS),
 }
-"""What a computer is, as the names of its parts. One that only processes frames for others has no segments."""
+"""A machine's role, as the names of its parts. One that only processes frames for others has no segments."""
 
 
 def parts_of(role: str) -> tuple[Entry[Given], ...]:
@@ -120,7 +119,7 @@ def parts_of(role: str) -> tuple[Entry[Given], ...]:
 
 
 def restore_priority() -> None:
-    """Give back the priority that `main` took for the start: guests are children, and must not have it."""
+    """Drop the priority that `main` took for the start: guests are child processes and must not inherit it."""
     for task in os.listdir("/proc/self/task"):
         try:
             os.setpriority(os.PRIO_PROCESS, int(task), 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Collects a support bundle into one tar.gz, without secrets and with a manifest of what is there and what is missing.
+"""Collects a support bundle into one tar.gz, without secrets and with a manifest of what is included and missing.
 
 Runs in a separate process (`python -m appliance.support`) at low priority, so that a command that hangs or a huge log
 does not affect bypassd; the console runs it in its own process when bypassd does not answer. The manifest names
@@ -26,7 +26,7 @@ from appliance import __version__
 from appliance.config.schema.secrets import HIDDEN, hide, redact
 from appliance.support.items import ITEMS, Item
 
-MAX_BYTES: Final = 1 << 20  # of one entry; of a longer one the beginning and the end are kept
+MAX_BYTES: Final = 1 << 20  # of one entry; of a longer one, beginning and end are kept
 COMMAND_S: Final = 10.0  # time limit of a command
 README: Final = f"""\
 Support bundle of a Throughwire bypass appliance.
@@ -42,16 +42,16 @@ Passwords, password hashes and keys are replaced by {HIDDEN}.
 
 
 class Out(Protocol):
-    """Where a bundle is written to."""
+    """The output of a bundle."""
 
     def write(self, data: bytes, /) -> int:
-        """As of a file."""
+        """Like a file's `write`."""
         ...
 
 
 @dataclass
 class Bundle:
-    """One archive that is being written. `secrets` are texts that must not occur in it."""
+    """One archive being written. `secrets` are texts that must not occur in it."""
 
     archive: tarfile.TarFile
     top: str
@@ -76,7 +76,7 @@ class Bundle:
         self.entries.append({**entry, "error": error} if error else entry)
 
     def fail(self, path: str, error: str) -> None:
-        """Record in the manifest what is missing."""
+        """Record a missing entry in the manifest."""
         self.entries.append({"path": path, "error": error})
 
     def finish(self, about: Mapping[str, object]) -> None:
@@ -99,7 +99,7 @@ def make(
     progress: Callable[[str], None] = lambda _: None,
     items: Iterable[Item] = ITEMS,
 ) -> None:
-    """Collect everything into `out`. OSError when it cannot be written; no other error ends it."""
+    """Collect everything into `out`. OSError if it cannot be written; no other error ends it."""
     began = time.monotonic()
     hostname = os.uname().nodename
     stamp = datetime.now(UTC)

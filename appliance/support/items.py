@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The contents of a support bundle as one table: folder in the archive, and the file or command that it comes from.
 
-Pure data. Keys, password files, homes, histories and guest images must never be listed here. Everything that is listed
-still passes the redaction of bundle.py.
+Pure data. Keys, password files, homes, histories and guest images must never be listed here. Everything listed still
+passes through the redaction of bundle.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from appliance.system.namespace import NAME
 
 
 class Item(NamedTuple):
-    """One entry: `files` is a pattern below the root, `command` is run; with `each`, once for each network port."""
+    """One entry: `files` is a pattern below the root, `command` is run; with `each`, once per network port."""
 
     folder: str
     files: str = ""
@@ -68,4 +68,4 @@ API: tuple[str, ...] = (
     "incidents.show", "quarantine.show", "events.show", "crash-log.show", "management.show", "sessions.show",
     "config.status", "config.history", "api.schema",
 )  # fmt: skip
-"""Methods whose answers are included if they are registered; the file of one that fails has the error."""
+"""Methods whose answers are included if registered; if one fails, its file has the error."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The method support.bundle: calls the other methods, runs the collector in a process, and returns the file's path.
 
-The file is in the volatile state, belongs to the caller, and nobody else may read it. There is one at a time: the next
-bundle and the next start of bypassd remove it.
+The file is in the volatile state and readable only by the caller. There is one at a time: the next bundle and the next
+start of bypassd remove it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Support:
     """The handler; lives as long as bypassd."""
 
     def __init__(self, folder: Path, root: Path, registry: Registry, secrets: Callable[[], list[str]]) -> None:
-        """`secrets` gives the texts that must not occur in a bundle."""
+        """`secrets` returns the texts that must not occur in a bundle."""
         self._folder, self._root, self._registry, self._secrets = folder, root, registry, secrets
         self._busy = ""
 
@@ -40,7 +40,7 @@ class Support:
         """A new bundle, which the caller may read. RefusedError while another one is being made."""
         who = caller()
         if self._busy:
-            raise RefusedError(f"a bundle is being made already, for {self._busy}: try again in a minute")
+            raise RefusedError(f"a bundle is already being made, for {self._busy}: try again in a minute")
         self._busy = f"uid {who.uid}"
         try:
             return await self._make(who)

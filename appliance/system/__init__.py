@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the appliance uses of Linux. Nothing here knows of the appliance."""
+"""The appliance's interfaces to Linux. Nothing here knows about the appliance."""

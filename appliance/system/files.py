@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one writer of whole files: written beside their place, synced, renamed, and the folder synced.
+"""The only writer of whole files: written to a temporary name, synced, renamed, and the folder synced.
 
-Whoever reads such a file finds the old content or the new, also after a power cut. `replace` does it at once, with
-OSError; `stage` and `publish` are its two halves for a configuration, with RefusedError for a person. What is appended
-to (the ledger, logs) and the kernel's own files (/proc, /sys) are not written here.
+A reader of such a file finds the old content or the new, also after a power cut. `replace` does it at once and raises
+OSError; `stage` and `publish` are its two halves for a configuration and raise RefusedError for the user. Files that
+are appended to (the ledger, logs) and the kernel's own files (/proc, /sys) are not written here.
 
 Each method of `Disk` is one system call, so that a test can cut the power between any two of them. Stateless.
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 from appliance.errors import RefusedError
 
 _NEW = ".new"
-_OWNER = 0o600  # readable by its owner alone, for a configuration holds secrets
+_OWNER = 0o600  # readable only by its owner, because a configuration contains secrets
 
 
 class Disk:
-    """The system calls that a write consists of."""
+    """The system calls that make up a write."""
 
     def create(self, path: Path) -> int:
         """Open for writing, emptied; never through a symbolic link."""
@@ -35,7 +35,7 @@ class Disk:
         os.fsync(fd)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Put a file in another's place, in one step."""
+        """Replace a file by another one, in one step."""
         os.replace(old, new)
 
     def unlink(self, path: Path) -> None:
@@ -56,8 +56,8 @@ def replace(
 ) -> None:
     """Write a whole file in one step: after a crash or a power cut it has its old content or `data`, nothing else.
 
-    `synced` waits until it is on the disk; without, a power cut may still bring the old content back, which is for what
-    lies in memory (/run) or is not worth a wait. OSError: nothing has changed.
+    `synced` waits until it is on the disk. Without it, a power cut may still bring the old content back: for files in
+    memory (/run), or not worth the wait. OSError: nothing has changed.
     """
     disk = disk or Disk()
     try:
@@ -71,7 +71,7 @@ def replace(
 
 
 def put_in_place(made: Path, path: Path) -> None:
-    """The same for a file that another program wrote to `made`, on the same file system. OSError as the disk says."""
+    """The same for a file that another program wrote to `made`, on the same file system. OSError from the disk."""
     disk = Disk()
     fd = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -98,9 +98,9 @@ def _stage(disk: Disk, path: Path, data: bytes | str, mode: int, synced: bool) -
 
 
 def stage(disk: Disk, path: Path, data: bytes) -> None:
-    """The first half of a write: `data` lies beside its place and is synced. What may fail (a full disk) fails here.
+    """The first half of a write: `data` is written to a temporary name and synced. A full disk makes it fail here.
 
-    RefusedError says what the disk says; nothing has changed then.
+    RefusedError has the disk's error; nothing has changed then.
     """
     try:
         _stage(disk, path, data, _OWNER, synced=True)
@@ -112,7 +112,7 @@ def stage(disk: Disk, path: Path, data: bytes) -> None:
 
 
 def publish(disk: Disk, path: Path) -> None:
-    """The second half: put what was staged in its place, in one step."""
+    """The second half: move the staged file to its place, in one step."""
     try:
         disk.rename(_beside(path), path)
         disk.sync_folder(path.parent)
@@ -121,11 +121,11 @@ def publish(disk: Disk, path: Path) -> None:
 
 
 def drop(disk: Disk, path: Path) -> None:
-    """Remove what was staged."""
+    """Remove the staged file."""
     try:
         disk.unlink(_beside(path))
     except OSError:
-        pass  # it was not there, or the disk is gone: the next write replaces it
+        pass  # it does not exist, or the disk is gone: the next write replaces it
 
 
 def write(disk: Disk, path: Path, data: bytes) -> None:
@@ -135,7 +135,7 @@ def write(disk: Disk, path: Path, data: bytes) -> None:
 
 
 def remove(disk: Disk, path: Path) -> None:
-    """Remove a file for good; one that is not there is no error."""
+    """Remove a file durably; it need not exist."""
     try:
         disk.unlink(path)
         disk.sync_folder(path.parent)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where some fields of the running kernel's own structures are, for programs at its tracepoints.
+"""Offsets of some fields in the running kernel's structures, for programs at its tracepoints.
 
-The kernel gives that away without BTF: a program that reads a field of its context is rewritten into one that reads the
-structure behind it, and the rewritten program can be read back. What only BTF says is left out where there is none. No
+They can be found without BTF: the kernel rewrites a program that reads a field of its context into one that reads the
+underlying structure, and the rewritten program can be read back. Fields that need BTF are left out if there is none. No
 state; needs root. Source: bpf_convert_ctx_access and tc_cls_act_convert_ctx_access in the kernel's net/core/filter.c.
 """
 
@@ -20,7 +20,7 @@ _INSTRUCTION = struct.Struct("<BBhi")
 
 
 class Fields(NamedTuple):
-    """Offsets in bytes. The last two are 0 where the kernel has no BTF."""
+    """Offsets in bytes. The last two are 0 if the kernel has no BTF."""
 
     device_ifindex: int  # of struct net_device
     frame_device: int  # of struct sk_buff
@@ -30,16 +30,16 @@ class Fields(NamedTuple):
 
 
 def find() -> Fields:
-    """Ask the running kernel. DatapathError: it does not tell."""
+    """Determine the offsets from the running kernel. DatapathError: not possible."""
     ingress = _loads(_INGRESS_IFINDEX)
     device = _loads(_IFINDEX)
     if [size for size, _ in ingress] != [_LOAD_WORD] or [size for size, _ in device] != [_LOAD_LONG, _LOAD_WORD]:
-        raise DatapathError("the kernel reads a frame's device in a way that is not known")
+        raise DatapathError("the kernel reads a frame's device in an unknown way")
     return Fields(device[1][1], device[0][1], ingress[0][1], *_from_btf())
 
 
 def _loads(offset: int) -> list[tuple[int, int]]:
-    """What the kernel makes of a read of this field of a frame's context: (size, offset) of each of its reads."""
+    """How the kernel rewrites a read of this field of a frame's context: (size, offset) of each resulting read."""
     code = _INSTRUCTION.pack(_LOAD_WORD, 0x10, offset, 0) + _INSTRUCTION.pack(_EXIT, 0, 0, 0)
     made = libbpf.translated(code, libbpf.BPF_PROG_TYPE_SCHED_CLS)
     instructions = [_INSTRUCTION.unpack_from(made, at) for at in range(0, len(made), _INSTRUCTION.size)]

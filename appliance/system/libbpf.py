@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one binding of libbpf, through ctypes: the functions that we need, with errors that a person can read.
+"""The only binding of libbpf, through ctypes: the functions that we need, with readable errors.
 
-Owns no state but the loaded library; file descriptors are plain integers that the caller closes. Works with libbpf 1.1
-and newer. Source of the signatures: <bpf/bpf.h> and <bpf/libbpf.h>. Most calls need root.
+Owns no state except the loaded library; file descriptors are plain integers that the caller closes. Works with libbpf
+1.1 and newer. Source of the signatures: <bpf/bpf.h> and <bpf/libbpf.h>. Most calls need root.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ XDP_FLAGS_SKB = 1 << 1
 XDP_FLAGS_DRIVER = 1 << 2
 BPF_PROG_TYPE_SCHED_CLS = 3
 BPF_PROG_TYPE_RAW_TRACEPOINT = 17
-BPF_F_BEFORE = 1 << 3  # TCX: first of all programs, where none is named
+BPF_F_BEFORE = 1 << 3  # TCX: before all programs if none is named
 _BTF_STRUCT = 4  # BTF_KIND_STRUCT
 BPF_ANY = 0
 BPF_MAP_TYPE_ARRAY = 2
 BPF_MAP_TYPE_RINGBUF = 27
 BPF_F_INNER_MAP = 1 << 12
 
-MAX_ATTACHED = 64  # programs of one device and place: BPF_MPROG_MAX
+MAX_ATTACHED = 64  # programs of one device and hook: BPF_MPROG_MAX
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
@@ -119,7 +119,7 @@ class _QueryOptions(ctypes.Structure):
 
 
 class LinkInfo(ctypes.Structure):
-    """The head of struct bpf_link_info, as XDP and TCX links fill it."""
+    """The head of struct bpf_link_info, as filled for XDP and TCX links."""
 
     _fields_ = (
         ("type", c_uint32),
@@ -138,7 +138,7 @@ class ProgramInfo(ctypes.Structure):
 
 
 class _Translation(ctypes.Structure):
-    """The head of struct bpf_prog_info, up to the program as the kernel runs it."""
+    """The head of struct bpf_prog_info, up to the translated program."""
 
     _fields_ = (
         ("head", c_uint64 * 2),
@@ -150,7 +150,7 @@ class _Translation(ctypes.Structure):
 
 
 class _BtfType(ctypes.Structure):
-    """struct btf_type; that of a structure is followed by its members."""
+    """struct btf_type; for a structure, its members follow."""
 
     _fields_ = (("name", c_uint32), ("info", c_uint32), ("size", c_uint32))
 
@@ -175,7 +175,7 @@ class MapInfo(ctypes.Structure):
 
 
 def _listen(level: int, form: bytes, arguments: int) -> int:
-    """Keep what libbpf says: it holds the verifier's log, which only matters when a load fails."""
+    """Keep libbpf's messages: they contain the verifier's log, which only matters if a load fails."""
     if level <= 1:  # warnings and information
         text = ctypes.create_string_buffer(1 << 16)
         ctypes.CDLL(None).vsnprintf(text, c_size_t(len(text)), form, c_void_p(arguments))
@@ -189,7 +189,7 @@ _listener = _PRINT(_listen)  # kept: libbpf calls it as long as the process live
 
 @cache
 def library() -> ctypes.CDLL:
-    """The shared library, its functions typed; DatapathError when it is not installed."""
+    """The shared library with typed functions; DatapathError if it is not installed."""
     try:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
@@ -253,26 +253,26 @@ def library() -> ctypes.CDLL:
 
 
 def fail(what: str, number: int) -> DatapathError:
-    """The error of a libbpf function that answered with `number` (negative errno), in one line."""
+    """The error of a libbpf function that returned `number` (negative errno), in one line."""
     code = -number if number < 0 else ctypes.get_errno()
     hint = {1: " (root is needed)", 12: " (out of memory, or a memlock limit)"}.get(code, "")
     return DatapathError(f"{what}: {os.strerror(code)}{hint}", code)
 
 
 def check(what: str, number: int) -> int:
-    """`number` when it is no error, else raise."""
+    """Return `number` if it is no error, raise otherwise."""
     if number < 0:
         raise fail(what, number)
     return number
 
 
 def forget_messages() -> None:
-    """Before a load: what `verifier_says` tells is of that load alone."""
+    """Call before a load, so that `verifier_says` returns only its messages."""
     _said.clear()
 
 
 def verifier_says() -> str:
-    """The last lines of what libbpf printed: why a program was refused."""
+    """The last lines that libbpf printed: why a program was refused."""
     lines = [line for text in _said for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("processed ", "--", "libbpf: failed to load object"))]
     return "; ".join(line.strip() for line in telling[-3:])
@@ -284,7 +284,7 @@ def pin(fd: int, path: Path) -> None:
 
 
 def get_pinned(path: Path) -> int:
-    """A descriptor of what is pinned at `path`."""
+    """A descriptor of the object pinned at `path`."""
     return check(f"open {path}", library().bpf_obj_get(str(path).encode()))
 
 
@@ -294,12 +294,12 @@ def raw_tracepoints_work() -> bool:
 
 
 def attach_raw_tracepoint(name: str, program_fd: int) -> int:
-    """Run a program at a tracepoint; the link's descriptor. It detaches when neither open nor pinned."""
+    """Attach a program to a tracepoint; returns the link's descriptor. Detached when neither open nor pinned."""
     return check(f"attach to {name}", library().bpf_raw_tracepoint_open(name.encode(), program_fd))
 
 
 def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
-    """Attach to a network device; the link's descriptor. It detaches when neither open nor pinned."""
+    """Attach to a network device; returns the link's descriptor. Detached when neither open nor pinned."""
     options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=flags)
     return check("attach", library().bpf_link_create(program_fd, ifindex, attach_type, ctypes.byref(options)))
 
@@ -310,12 +310,12 @@ def link_update(link_fd: int, program_fd: int) -> None:
 
 
 def link_detach(link_fd: int) -> None:
-    """Detach now, whoever else holds the link."""
+    """Detach now, even if others hold the link."""
     check("detach", library().bpf_link_detach(link_fd))
 
 
 def attached_programs(ifindex: int, attach_type: int) -> list[int]:
-    """The ids of the programs that are attached to a network device in this place (TCX), in the order they run."""
+    """The ids of the programs attached to a network device at this hook (TCX), in execution order."""
     ids = (c_uint32 * MAX_ATTACHED)()
     options = _QueryOptions(sz=ctypes.sizeof(_QueryOptions), prog_ids=ctypes.addressof(ids), prog_cnt=MAX_ATTACHED)
     check("attached programs", library().bpf_prog_query_opts(ifindex, attach_type, ctypes.byref(options)))
@@ -330,7 +330,7 @@ def info(fd: int, into: _T) -> _T:
 
 
 def translated(code: bytes, program_type: int) -> bytes:
-    """A program as the kernel runs it, after its checks. DatapathError: it is refused, or not shown."""
+    """The translated program that the kernel runs. DatapathError: it is refused, or not shown."""
     options = ProgramLoadOptions(sz=ctypes.sizeof(ProgramLoadOptions), attempts=1)
     load = library().bpf_prog_load
     fd = check("load", load(program_type, b"fields", b"GPL", code, len(code) // 8, ctypes.byref(options)))
@@ -345,7 +345,7 @@ def translated(code: bytes, program_type: int) -> bytes:
 
 
 def members(wanted: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """Offsets in bytes of (structure, member) in the running kernel; those are missing that its BTF does not have."""
+    """Offsets in bytes of (structure, member) in the running kernel, without those that its BTF does not have."""
     lib = library()
     btf = lib.btf__load_vmlinux_btf()
     if not btf:
@@ -368,14 +368,14 @@ def members(wanted: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
 
 
 def create_map(kind: int, name: str, key_size: int, value_size: int, entries: int, *, flags: int = 0) -> int:
-    """A new map's descriptor; it goes with its last user."""
+    """A new map's descriptor; the map is freed with its last user."""
     options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
     made = library().bpf_map_create(kind, name.encode(), key_size, value_size, entries, ctypes.byref(options))
     return check(f"map {name} of {value_size} x {entries} bytes", made)
 
 
 def create_inner_array(name: str, value_size: int, entries: int) -> int:
-    """An array that fits into an array of maps whatever its size; its descriptor."""
+    """The descriptor of an array that fits into an array of maps whatever its size."""
     return create_map(BPF_MAP_TYPE_ARRAY, name, 4, value_size, entries, flags=BPF_F_INNER_MAP)
 
 
@@ -390,12 +390,12 @@ def program_by_id(number: int) -> int:
 
 
 def possible_cpus() -> int:
-    """How many values a per-CPU map has."""
+    """The number of values in an entry of a per-CPU map."""
     return check("possible CPUs", library().libbpf_num_possible_cpus())
 
 
 def run_frame(program_fd: int, frame: bytes, repeat: int = 1, context: bytes = b"") -> tuple[int, bytes, int]:
-    """Run a program on a frame (at least 14 bytes). Returns its answer, the frame after it, and ns for each repeat."""
+    """Run a program on a frame (at least 14 bytes). Returns its result, the resulting frame, and ns per repeat."""
     out = ctypes.create_string_buffer(len(frame) + 256)
     data = ctypes.create_string_buffer(frame, len(frame))
     ctx = ctypes.create_string_buffer(context, len(context)) if context else None
@@ -414,14 +414,14 @@ def run_frame(program_fd: int, frame: bytes, repeat: int = 1, context: bytes = b
 
 
 def create_ring(name: str, size: int) -> int:
-    """A ring buffer of `size` bytes (a power of two, whole pages); its descriptor. It goes with its last user."""
+    """The descriptor of a ring buffer of `size` bytes (a power of two, whole pages), freed with its last user."""
     return create_map(BPF_MAP_TYPE_RINGBUF, name, 0, 0, size)
 
 
 class Ring:
     """The reading end of a ring buffer, mapped into this process. Owns the mapping, not the descriptor."""
 
-    AT_ONCE = 4096  # records that one `read` returns at most
+    AT_ONCE = 4096  # most records that one `read` returns
 
     def __init__(self, fd: int) -> None:
         self._records: list[bytes] = []
@@ -435,11 +435,11 @@ class Ring:
         return -1 if len(self._records) >= self.AT_ONCE else 0
 
     def fileno(self) -> int:
-        """Readable while records wait."""
+        """A descriptor that is readable while records wait."""
         return check("ring", library().ring_buffer__epoll_fd(self._ring))
 
     def read(self) -> list[bytes]:
-        """The records that wait, in order; their places in the ring are free again."""
+        """The waiting records, in order; their space in the ring is freed."""
         self._records = []
         library().ring_buffer__consume(self._ring)
         return self._records

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Notices what keeps the event loop: a callback or the step of a task that takes longer than LIMIT_S.
+"""Detects what blocks the event loop: a callback or the step of a task that takes longer than LIMIT_S.
 
 While one runs, nothing else does: no lease is renewed, no check-in is made. asyncio's own debug mode finds these too,
 but makes everything several times slower; this hook costs two clock readings for each callback (a microsecond).
 
-Time in which the process waited for a processor is not the callback's fault and is told apart by the kernel's account
-of the thread (`schedstat`), where there is one. Lives as long as the loop; one at a time in a process.
+Time in which the process waited for a processor is not the callback's fault; the kernel's account of the thread
+(`schedstat`) shows it, where there is one. Lives as long as the loop; one at a time in a process.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any, Final
 from appliance.quota import Quota
 
 LIMIT_S: Final = 0.05
-"""Longer than that nothing may keep the loop: half of the pulse."""
-MANY_NAMES: Final = 100  # of tasks that are counted apart
+"""Nothing may block the loop for longer: half of the pulse."""
+MANY_NAMES: Final = 100  # of tasks that are counted separately
 _LOGGED_PER_S, _LOGGED_BURST = 0.1, 3  # log lines about each task
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stall:
-    """`what` kept the loop for `wall` seconds; it ran for `cpu` of them and waited `waited` for a processor."""
+    """`what` blocked the loop for `wall` seconds; it ran for `cpu` of them and waited `waited` for a processor."""
 
     what: str
     where: str
@@ -41,12 +41,12 @@ class Stall:
 
     @property
     def own(self) -> float:
-        """The seconds that are its fault: running, or waiting for a disk, a lock or another process."""
+        """The seconds for which it is responsible: running, or waiting for a disk, a lock or another process."""
         return max(self.cpu, self.wall - self.waited)
 
     def __str__(self) -> str:
         spent = f"ran {self.cpu * 1e3:.0f} ms, waited {self.waited * 1e3:.0f} ms for a processor"
-        return f"{self.what} kept the event loop for {self.wall * 1e3:.0f} ms ({spent}){self.where}"
+        return f"{self.what} blocked the event loop for {self.wall * 1e3:.0f} ms ({spent}){self.where}"
 
 
 def _waited() -> int | None:
@@ -60,7 +60,7 @@ def _waited() -> int | None:
 
 @dataclass
 class LoopWatch:
-    """See the module. `account` reads how long (ns) the thread has waited for a processor; None: nobody knows."""
+    """See the module. `account` reads how long (ns) the thread has waited for a processor; None: unknown."""
 
     limit: float = LIMIT_S
     clock: Callable[[], float] = time.monotonic
@@ -68,7 +68,7 @@ class LoopWatch:
     account: Callable[[], int | None] = _waited
     counts: Counter[str] = field(default_factory=Counter)
     longest: Stall | None = None
-    """The one whose own part was longest."""
+    """The stall with the longest time of its own."""
     _before: int = 0
     _original: Callable[[asyncio.Handle], None] | None = None
     _quota: Quota = field(default_factory=lambda: Quota(_LOGGED_PER_S, _LOGGED_BURST))
@@ -93,7 +93,7 @@ class LoopWatch:
         asyncio.Handle._run = self._original  # type: ignore[assignment, method-assign]
 
     def note_account(self) -> None:
-        """Remember the kernel's account. Called often, so that little of it is taken for part of the next stall."""
+        """Store the kernel's account. Called often, so that little of it is charged to the next stall."""
         self._before = self.account() or 0
 
     def _stalled(self, handle: asyncio.Handle, wall: float, cpu: float) -> None:
@@ -113,7 +113,7 @@ class LoopWatch:
 
 
 def _named(handle: asyncio.Handle) -> tuple[str, str]:
-    """What ran, in few words that come again, and where it stands now."""
+    """A short, recurring name for what ran, and its present position in the code."""
     callback: Any = handle._callback  # type: ignore[attr-defined]
     task = getattr(callback, "__self__", None)
     if not isinstance(task, asyncio.Task):

@@ -2,8 +2,8 @@
 """The network namespace of the management port, by name.
 
 It separates the management port from the data path, whatever rules, routes and addresses either has. It outlives
-bypassd, as do the SSH sessions, the DHCP client and the guests' ports in it. `inside` runs a function on a new thread
-that enters the namespace and ends, so that no thread of bypassd ever changes its namespace.
+bypassd, and so do the SSH sessions, the DHCP client and the guests' ports in it. `inside` runs a function on a new
+thread that enters the namespace and ends, so that no thread of bypassd ever changes its namespace.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Namespace:
         return os.path.ismount(self.run / self.name)
 
     def make(self) -> None:
-        """Make it if it is missing, loopback up, named as iproute2 does. UnreachableError: the kernel refuses."""
+        """Create it if missing, with loopback up and a name for iproute2. UnreachableError: the kernel refuses."""
 
         def body() -> None:
             try:
                 _call("unshare", _CLONE_NEWNET)
                 netdev.change_flags("lo", netdev.IFF_UP)
-                netdev.disable_ipv6("default")  # only the management port gets it, where it is configured
+                netdev.disable_ipv6("default")  # only the management port gets IPv6, if configured
                 here = f"/proc/self/task/{threading.get_native_id()}/ns/net"
                 _call("mount", here.encode(), os.fsencode(self.run / self.name), b"none", _MS_BIND, None)
             except OSError as error:
@@ -70,7 +70,7 @@ class Namespace:
         except OSError as error:
             errors.append(error)
         if errors:
-            what = f"the network namespace of the management port cannot be made: {errors[0].strerror}"
+            what = f"the network namespace of the management port cannot be created: {errors[0].strerror}"
             raise UnreachableError(what) from errors[0]
 
     def command(self, words: list[str]) -> list[str]:

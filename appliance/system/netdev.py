@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one place for interface ioctls: state, names, addresses, offloads and what a network device is.
+"""The only module with interface ioctls: state, names, addresses, offloads and properties of network devices.
 
 Functions act on the network namespace of the calling thread. Nothing is owned; each opens what it needs for one call.
-They raise OSError, but for `set_up` and `prepare`, which name the port in a HardwareError. These few ioctls are written
+They raise OSError, except `set_up` and `prepare`, which name the port in a HardwareError. These few ioctls are written
 by hand because pyroute2 takes seconds to load on a slow board. Sources: linux/sockios.h, linux/if.h, linux/ethtool.h.
 """
 
@@ -48,7 +48,7 @@ def change_flags(ifname: str, on: int, off: int = 0) -> None:
 
 
 def mtu(ifname: str) -> int:
-    """The longest packet in bytes, without the Ethernet header."""
+    """The MTU: the longest packet in bytes, without the Ethernet header."""
     return int(_IFREQ_NUMBER.unpack(_ioctl(_SIOCGIFMTU, _IFREQ_NUMBER.pack(ifname.encode(), 0)))[1])
 
 
@@ -58,7 +58,7 @@ def set_mtu(ifname: str, size: int) -> None:
 
 
 def drop_queued(ifname: str) -> None:
-    """Drop what waits in a tap for its reader. A tap cuts its ring to the queue's length when that is changed."""
+    """Drop the frames that wait in a tap for its reader: a tap cuts its ring to the queue's length on a change."""
     length = _IFREQ_NUMBER.unpack(_ioctl(_SIOCGIFTXQLEN, _IFREQ_NUMBER.pack(ifname.encode(), 0)))[1]
     try:
         _ioctl(_SIOCSIFTXQLEN, _IFREQ_NUMBER.pack(ifname.encode(), 0))
@@ -67,19 +67,19 @@ def drop_queued(ifname: str) -> None:
 
 
 def address(ifname: str) -> bytes:
-    """The first IPv4 address, 4 bytes; OSError when there is none."""
+    """The first IPv4 address, 4 bytes; OSError if there is none."""
     return _ioctl(_SIOCGIFADDR, struct.pack("=16s24x", ifname.encode()))[20:24]
 
 
 def set_address(ifname: str, own: str, netmask: str) -> None:
-    """Give the device its one IPv4 address."""
+    """Set the device's only IPv4 address."""
     for request, value in ((_SIOCSIFADDR, own), (_SIOCSIFNETMASK, netmask)):
         inet = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(value))
         _ioctl(request, struct.pack("=16s16s8x", ifname.encode(), inet))
 
 
 def driver(ifname: str) -> str:
-    """The name of the kernel driver, "unknown" where it does not tell."""
+    """The name of the kernel driver, or "unknown"."""
     try:
         about = ethtool(ifname, struct.pack("=I192x", _ETHTOOL_GDRVINFO))
     except OSError:
@@ -88,19 +88,19 @@ def driver(ifname: str) -> str:
 
 
 def disable_ipv6(ifname: str) -> None:
-    """No IPv6 on the device, so that the kernel gives it no address by itself."""
+    """Disable IPv6 on the device, so that the kernel assigns it no address."""
     set_sysctl(f"ipv6/conf/{ifname}/disable_ipv6", "1")
 
 
 def set_sysctl(name: str, value: str) -> None:
-    """Write a setting below /proc/sys/net; nothing where the kernel has no such setting."""
+    """Write a setting below /proc/sys/net; does nothing if the kernel has no such setting."""
     path = _SYSCTL / name
     if path.exists():
         path.write_text(value, encoding="ascii")
 
 
 def set_up(ifname: str, up: bool) -> None:
-    """Administratively up or down. HardwareError: gone, or not permitted."""
+    """Set the port administratively up or down. HardwareError: gone, or not permitted."""
     try:
         change_flags(ifname, IFF_UP if up else 0, 0 if up else IFF_UP)
     except OSError as error:
@@ -108,22 +108,22 @@ def set_up(ifname: str, up: bool) -> None:
 
 
 def rename(ifname: str, name: str) -> str:
-    """Give the port its board name and return the name it has now: renaming is for people, and may be refused."""
+    """Rename the port to its board name, for readability; returns its present name, because that may be refused."""
     if ifname == name:
         return name
     try:
         _ioctl(_SIOCSIFNAME, struct.pack("=16s16s8x", ifname.encode(), name.encode()))
     except OSError:
-        return ifname  # the name is taken, or the port is busy: it is known by its index and number anyway
+        return ifname  # the name is taken, or the port is busy: it is identified by its index anyway
     return name
 
 
 def prepare(ifname: str) -> list[str]:
-    """Make a port a port of a transparent device; returns what it refused, one line each.
+    """Set a port up as part of a transparent device; returns the settings that it refused, one line each.
 
-    It is promiscuous, or it would drop what is for the neighbours; without ARP and IPv6, because a wire sends nothing
-    of its own. Offloads that change frames are switched off when the port is attached (offloads.py).
-    HardwareError: gone, or not permitted.
+    It is promiscuous, or it would drop frames for the neighbours; without ARP and IPv6, because a wire sends nothing of
+    its own. Offloads that change frames are switched off when the port is attached (offloads.py). HardwareError: gone,
+    or not permitted.
     """
     refused = []
     try:
@@ -138,7 +138,7 @@ def prepare(ifname: str) -> list[str]:
 
 
 def ethtool(ifname: str, request: bytes) -> bytes:
-    """Ask the driver; the request as it fills it. OSError: it does not have that."""
+    """Send a request to the driver; returns the request as filled in. OSError: not supported."""
     data = array.array("B", request)
     _ioctl(_SIOCETHTOOL, struct.pack("=16sQ16x", ifname.encode(), data.buffer_info()[0]))
     return data.tobytes()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the datapath must know of a network device of the present namespace: length of frames, driver, XDP features."""
+"""Facts that the datapath needs about a network device: length of frames, driver, XDP features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VLAN_HEADER = 4
 
 @dataclass(frozen=True)
 class Device:
-    """A network device. `longest`: the longest frame XDP may send by it, in bytes with headers."""
+    """A network device of this namespace. `longest`: the longest frame that XDP may send by it, bytes with headers."""
 
     name: str
     ifindex: int
@@ -29,40 +29,40 @@ class Device:
 
     @property
     def leaves_checksums(self) -> bool:
-        """Whether it delivers frames whose checksums the sender left to hardware, because it has none (veth)."""
+        """Whether it delivers frames whose checksums the sender left to hardware that does not exist (veth)."""
         return self.driver == "veth"
 
     def resized(self, mtu: int) -> Device:
-        """The device with this MTU, which is set now. OSError: it refuses."""
+        """Set this MTU; returns the device with it. OSError: it refuses."""
         if netdev.mtu(self.name) != mtu:
             netdev.set_mtu(self.name, mtu)
         return replace(self, mtu=mtu)
 
     def delivers_several(self) -> bool:
-        """Whether by XDP it may deliver frames in several buffers; not assumed where the kernel cannot tell."""
+        """Whether it may deliver frames in several buffers by XDP; false if the kernel cannot tell."""
         features = xdp_features(self.ifindex)
         return features is not None and XdpFeature.RECEIVE_SEVERAL in features
 
     def has_xdp(self) -> bool:
-        """Whether its driver has native XDP; assumed where the kernel cannot tell."""
+        """Whether its driver has native XDP; true if the kernel cannot tell."""
         features = xdp_features(self.ifindex)
         return features is None or XdpFeature.BASIC in features
 
     def sends(self) -> bool:
-        """Whether XDP may send frames through it as it is now; assumed where the kernel cannot tell."""
+        """Whether XDP may send frames through it in its present state; true if the kernel cannot tell."""
         features = xdp_features(self.ifindex)
         return features is None or XdpFeature.SEND in features
 
     def sends_several(self) -> bool:
-        """The same for frames that lie in several buffers; not assumed where the kernel cannot tell."""
+        """The same for frames in several buffers; false if the kernel cannot tell."""
         features = xdp_features(self.ifindex)
         return features is not None and XdpFeature.SEND_SEVERAL in features
 
 
 def refused(name: str) -> dict[str, int]:
-    """Frames that were on the wire and that the device did not deliver, by cause, since it exists. OSError: it is gone.
+    """Frames on the wire that the device did not deliver, by cause, since it exists. OSError: it is gone.
 
-    Hardware counts what its driver does; a frame that is too long may be among the errors of any kind.
+    Drivers differ in what they count; a frame that is too long may be among the errors of any kind.
     """
     counted = netlink.receive_counters(name)
     long = counted["rx_length_errors"]
@@ -75,7 +75,7 @@ def refused(name: str) -> dict[str, int]:
 
 
 def read(name: str) -> Device:
-    """Look up a device by its name; HardwareError when there is none."""
+    """Look up a device by its name; HardwareError if there is none."""
     try:
         ifindex, mtu = socket.if_nametoindex(name), netdev.mtu(name)
     except OSError as error:

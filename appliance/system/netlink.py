@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one place for netlink: message headers and attributes, link messages of rtnetlink, requests to generic netlink.
+"""The only module with netlink: message headers and attributes, link messages of rtnetlink, generic netlink requests.
 
-Written by hand because these are a few structures, and pyroute2 takes seconds to load on a slow board. Whoever opens a
-socket owns it. Sources: linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/genetlink.h.
+Written by hand because these are a few structures, and pyroute2 takes seconds to load on a slow board. The caller owns
+the sockets. Sources: linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/genetlink.h.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NUMBER = struct.Struct("=I")
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change
 _STATS = struct.Struct("=8Q")  # packets in, out, bytes in, out, errors in, out, dropped in, out
-_ANSWERS_S = 10.0  # to be told of one link: whoever changes one keeps the others waiting
+_ANSWERS_S = 10.0  # timeout of a question about one link: a change of any link blocks the answers
 _IFSTATS = struct.Struct("=BxxxII")  # family, index, bit set of what is asked for
 
 
@@ -45,13 +45,13 @@ class LinkMessage(NamedTuple):
     up: bool  # administratively
     link: bool  # carrier
     flags: int = 0  # IFF_
-    program: int = 0  # id of the XDP program that is attached, in whatever mode; 0: none
-    sent: int = 0  # packets, as the driver counts them
+    program: int = 0  # id of the attached XDP program, in any mode; 0: none
+    sent: int = 0  # packets, as counted by the driver
     dropped: int = 0  # on the way out
 
 
 class LinkCounters(NamedTuple):
-    """What a device has counted."""
+    """A device's counters."""
 
     rx_packets: int
     tx_packets: int
@@ -60,7 +60,7 @@ class LinkCounters(NamedTuple):
 
 
 def open_socket(family: int, groups: int = 0) -> socket.socket:
-    """A netlink socket of this family, member of these multicast groups. OSError: the kernel has none."""
+    """A netlink socket of this family, member of these multicast groups. OSError: not supported by the kernel."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
     try:
         opened.bind((0, groups))
@@ -71,22 +71,22 @@ def open_socket(family: int, groups: int = 0) -> socket.socket:
 
 
 def watch_links() -> socket.socket:
-    """A non-blocking socket that gets a message for every change of a link; read it with `parse_links`."""
+    """A non-blocking socket that receives a message for every change of a link; parse with `parse_links`."""
     opened = open_socket(ROUTE, _RTMGRP_LINK)
     opened.setblocking(False)
     return opened
 
 
 def ask_links(opened: socket.socket) -> None:
-    """Have the kernel send the state of all links; the answers come like any other message."""
+    """Have the kernel send the state of all links; the answers arrive like any other message."""
     body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST | _DUMP, 1, 0) + body)
 
 
 def read_links(indexes: Iterable[int]) -> dict[int, LinkMessage | None]:
-    """These links as they are now; None: there is no link of that index. OSError: the kernel does not say.
+    """The present state of these links; None: there is no link with that index. OSError: no answer from the kernel.
 
-    Waits while somebody changes a link, which can take a driver seconds: call it in a thread.
+    Waits while any link is being changed, which can take a driver seconds: call it in a thread.
     """
     found: dict[int, LinkMessage | None] = {}
     with open_socket(ROUTE) as opened:
@@ -103,7 +103,7 @@ def read_links(indexes: Iterable[int]) -> dict[int, LinkMessage | None]:
 
 
 def receive_counters(ifname: str) -> dict[str, int]:
-    """What a device counts of what it received, by the kernel's names. OSError: there is no such device."""
+    """A device's receive counters, by the kernel's names. OSError: there is no such device."""
     body = _IFINFO.pack(socket.AF_UNSPEC, 0, socket.if_nametoindex(ifname), 0, 0)
     with open_socket(ROUTE) as opened:
         opened.settimeout(1.0)
@@ -135,7 +135,7 @@ def attribute(kind: int, data: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and content of each attribute; ends at one that is cut off."""
+    """Kind and content of each attribute; ends at a truncated one."""
     while len(data) >= _ATTRIBUTE.size:
         size, kind = _ATTRIBUTE.unpack_from(data)
         if size < _ATTRIBUTE.size or size > len(data):
@@ -145,7 +145,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_links(data: bytes) -> Iterator[LinkMessage]:
-    """The link messages in one datagram of rtnetlink. Other messages, and cut off ones, are left out."""
+    """The link messages in one datagram of rtnetlink, without other and truncated messages."""
     while len(data) >= _HEADER.size:
         length, kind, _, _, _ = _HEADER.unpack_from(data)
         if length < _HEADER.size or length > len(data):
@@ -170,15 +170,15 @@ def _xdp_program(nested: bytes) -> int:
 
 
 def _error_of(answer: bytes) -> int:
-    """The errno that an answer carries; 0 when it is none. OSError: it is cut off."""
+    """The errno in an answer; 0 if it is no error. OSError: the answer is truncated."""
     if len(answer) < _HEADER.size + 4:
-        raise OSError("netlink: the answer is cut off")
+        raise OSError("netlink: the answer is truncated")
     kind = _HEADER.unpack_from(answer)[1]
     return -int(struct.unpack_from("=i", answer, _HEADER.size)[0]) if kind == _ERROR else 0
 
 
 def generic_family(opened: socket.socket, name: str) -> int:
-    """The number of a generic netlink family. OSError: the kernel does not have it."""
+    """The number of a generic netlink family. OSError: not supported by the kernel."""
     wanted = attribute(_CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0")
     found = generic_request(opened, _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, wanted)
     if _CTRL_ATTR_FAMILY_ID not in found:
@@ -187,7 +187,7 @@ def generic_family(opened: socket.socket, name: str) -> int:
 
 
 def generic_request(opened: socket.socket, family: int, command: int, body: bytes) -> dict[int, bytes]:
-    """Ask, and return the attributes of the answer. OSError is the kernel's, or a time-out of the socket."""
+    """Send a request and return the attributes of the answer. OSError: from the kernel, or a timeout of the socket."""
     body = _GENERIC_HEADER.pack(command, 1, 0) + body
     opened.send(_HEADER.pack(_HEADER.size + len(body), family, _REQUEST, 1, 0) + body)
     answer = opened.recv(1 << 16)
@@ -196,6 +196,6 @@ def generic_request(opened: socket.socket, family: int, command: int, body: byte
 
 
 def _raise_error(answer: bytes) -> None:
-    """OSError where the answer of the kernel is one."""
+    """Raise OSError if the kernel's answer is an error."""
     if code := _error_of(answer):
         raise OSError(code, os.strerror(code))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Receive offloads by which a device delivers other frames than were on the wire: switched off, and read back.
+"""Switches off receive offloads by which a device delivers frames other than those on the wire, and reads them back.
 
-Asked by ethtool's feature bits, whose places differ from kernel to kernel and are found by name. No state. Source:
+Uses ethtool's feature bits, whose positions differ from kernel to kernel and are found by name. No state. Source:
 include/uapi/linux/ethtool.h, and netdev_features_strings in the kernel's net/ethtool/common.c.
 """
 
@@ -21,7 +21,7 @@ ALTERING = {
     "rx-vlan-hw-parse": "stripped VLAN tags",
     "rx-vlan-stag-hw-parse": "stripped 802.1ad tags",
 }
-"""What each of them does to frames, by the kernel's name of the feature."""
+"""The effect of each on frames, by the kernel's name of the feature."""
 
 
 def _names(ifname: str) -> list[str]:
@@ -50,7 +50,7 @@ def _switch_off(ifname: str, names: list[str], wanted: list[str]) -> None:
 
 
 def altering(ifname: str) -> tuple[str, ...]:
-    """What the device does to frames before it delivers them, in words; empty: nothing, or it cannot be asked."""
+    """How the device changes frames before it delivers them, as text; empty: not at all, or unknown."""
     try:
         return tuple(ALTERING[name] for name in _active(ifname, _names(ifname)))
     except OSError:
@@ -58,9 +58,9 @@ def altering(ifname: str) -> tuple[str, ...]:
 
 
 def switch_off(ifname: str) -> tuple[str, ...]:
-    """Have the device deliver frames as they are on the wire; in words, what it does to them all the same.
+    """Have the device deliver frames as they are on the wire; returns, as text, how it still changes them.
 
-    Whether a device obeys is not in its answer, so its features are read back.
+    The answer does not show whether a device complies, so its features are read back.
     """
     try:
         names = _names(ifname)
@@ -68,5 +68,5 @@ def switch_off(ifname: str) -> tuple[str, ...]:
         if active:
             _switch_off(ifname, names, active)
     except OSError:
-        pass  # what holds is read back
+        pass  # the features in effect are read back
     return altering(ifname)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Hashes passwords with the system's own libcrypt, so that the SSH server compares with what was made here.
+"""Hashes passwords with the system's own libcrypt, so that the SSH server can check them.
 
-The process in which the password was typed does it: no password crosses a socket or reaches a log. Nothing is owned;
-the library is opened at the first call.
+This happens in the process in which the password was typed: no password crosses a socket or reaches a log. Nothing is
+owned; the library is opened at the first call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from appliance.errors import RefusedError, UnreachableError
 
 MIN_LENGTH: Final = 8
-MAX_LENGTH: Final = 100  # bytes that the SSH server takes (DROPBEAR_MAX_PASSWORD_LEN)
+MAX_LENGTH: Final = 100  # bytes; limit of the SSH server (DROPBEAR_MAX_PASSWORD_LEN)
 _LIBRARIES: Final = ("libcrypt.so.1", "libcrypt.so.2")
 
 
@@ -33,7 +33,7 @@ def _library() -> ctypes.CDLL:
 
 
 def trouble(password: str, name: str = "") -> str:
-    """Why this password is refused; "" when it is accepted. Length is what counts: no mix of characters is required."""
+    """Why this password is refused; "" if it is accepted. Only length matters: no mix of characters is required."""
     if len(password) < MIN_LENGTH:
         return f"a password needs at least {MIN_LENGTH} characters"
     if len(password.encode()) > MAX_LENGTH:
@@ -60,6 +60,6 @@ def hashed(password: str, name: str = "") -> str:
 
 
 def fits(password: str, made: str) -> bool:
-    """Whether the hash `made` is of this password."""
+    """Whether this password has the hash `made`."""
     found = _library().crypt(password.encode(), made.encode())
     return found is not None and found.decode() == made

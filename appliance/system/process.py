@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one starter of programs that outlive bypassd: started, found again by the next bypassd, known to have ended.
+"""Starts programs that outlive bypassd, finds them again in the next bypassd, and notices their end.
 
-A program runs in a session of its own, appends its output to a log file, and inherits the descriptors that it is given.
-Pid and start time identify it beyond doubt. Its end is told by a pidfd, which the event loop watches. The program lives
-until it ends or the machine does; the object as long as bypassd knows of it.
+A program runs in a session of its own, appends its output to a log file, and inherits given descriptors. Pid and start
+time identify it uniquely. A pidfd, which the event loop watches, reports its end. The program lives until it ends or
+the machine stops; the object as long as bypassd knows about it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Self
 
 LOG_BYTES = 256 << 10
-"""A log file is set aside once (NAME.1) when it grows beyond this."""
+"""A log file is moved to NAME.1 when it grows beyond this."""
 
-_ABOVE = 200  # inherited descriptors are first moved up here, so that placing one never overwrites another
+_ABOVE = 200  # inherited descriptors are first moved up here, so that none overwrites another
 _ENVIRONMENT = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C", "HOME": "/"}
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started (clock ticks since boot); None = there is none (any more)."""
+    """When a process started (clock ticks since boot); None = it does not exist (any more)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -34,7 +34,7 @@ def start_time(pid: int) -> int | None:
 
 
 def rotate(log: Path, limit: int = LOG_BYTES) -> None:
-    """Set the end of a log aside when it is too long. Its writer holds it open for appending, so it is emptied."""
+    """Copy the end of a log to NAME.1 if it is too long, and truncate it: its writer holds it open for appending."""
     try:
         with log.open("rb") as file:
             if file.seek(0, os.SEEK_END) <= limit:
@@ -69,9 +69,9 @@ class Process:
     def start(
         cls, argv: Sequence[str], fds: Mapping[int, int], log: Path, environment: Mapping[str, str] | None = None
     ) -> Self:
-        """Start `argv` in a session of its own; it appends to `log` and reads nothing.
+        """Start `argv` in a session of its own; it appends to `log` and has no standard input.
 
-        `fds` says which of our descriptors it gets under which number. OSError: it cannot be started, or not watched.
+        `fds` maps our descriptors to their numbers in the program. OSError: it cannot be started or watched.
         """
         moved: dict[int, int] = {}
         try:
@@ -97,19 +97,19 @@ class Process:
                 os.close(fd)
         try:
             return cls(pid, start_time(pid) or 0, os.pidfd_open(pid), child=True)
-        except OSError:  # nobody would know of it
+        except OSError:  # it could not be tracked
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
 
     @classmethod
     def find(cls, pid: int, started: int) -> Self | None:
-        """The process with this number that started then; None when it is not there any more."""
+        """The process with this pid and start time; None if it does not exist any more."""
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return None
-        # Checked after the pidfd is held: from here on the number cannot pass to another process.
+        # Checked once the pidfd is open: from here on the pid cannot pass to another process.
         if start_time(pid) != started:
             os.close(pidfd)
             return None
@@ -123,14 +123,14 @@ class Process:
         return not poll.poll(0)
 
     def send(self, number: int) -> None:
-        """Send a signal. No error when it has ended."""
+        """Send a signal. No error if it has ended."""
         try:
             signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             pass
 
     def kill(self) -> None:
-        """End it at once. No error when it has ended."""
+        """Kill it. No error if it has ended."""
         self.send(signal.SIGKILL)
 
     def wait(self, limit: float = 5.0) -> None:
@@ -138,11 +138,11 @@ class Process:
         select.select([self.pidfd], [], [], limit)
 
     def let_go(self) -> None:
-        """Stop watching it; it goes on running."""
+        """Stop watching it; it continues to run."""
         os.close(self.pidfd)
 
     def reap(self) -> str:
-        """After the end: how it ended, for a person. Closes the pidfd."""
+        """Call after its end: returns how it ended, for display. Closes the pidfd."""
         how = "ended"
         if self.child:
             try:

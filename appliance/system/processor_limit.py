@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Interrupts a system call of this thread that takes too much processor time, as the verification of a BPF program can.
 
-The kernel looks at nothing but signals while it verifies. So a second thread watches the processor time of this one and
-sends it a signal, again and again, for one that arrives just before the call would be lost. Processor time, not time:
-a thread that waits for a processor has used none. The signal's handler is a function of libc that does nothing: one of
-Python's would have to be set in the main thread, and the default would end the process. Nothing is left behind.
+The kernel only checks for signals while it verifies. So a second thread watches the processor time of this one and
+sends it a signal, repeatedly, because one that arrives just before the call would be lost. Processor time, not elapsed
+time: a thread that waits for a processor uses none. The signal's handler is a function of libc that does nothing: a
+Python handler would have to be set in the main thread, and the default would end the process. Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Final
 
 SIGNAL: Final = signal.SIGRTMIN + 6
 _AGAIN_S: Final = 0.02  # between two signals
-_LEAST_S: Final = 0.005  # between two looks at the clock
+_LEAST_S: Final = 0.005  # between two readings of the clock
 
 
 @cache
 def _ignore_signal() -> None:
-    """Have the signal do nothing but interrupt."""
+    """Make the signal only interrupt."""
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
     libc.signal(SIGNAL, ctypes.cast(libc.abs, ctypes.c_void_p))
@@ -34,7 +34,7 @@ def _ignore_signal() -> None:
 
 @contextmanager
 def processor_limit(seconds: float) -> Iterator[Callable[[], bool]]:
-    """Interrupt the system calls of this thread once it has used so much processor time; the value says whether."""
+    """Interrupt this thread's system calls once it has used this much processor time; the value says whether."""
     _ignore_signal()
     thread = threading.get_ident()
     clock = time.pthread_getcpuclockid(thread)

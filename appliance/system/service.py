@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A service that outlives bypassd: the SSH server, the DHCP client. Started, found again, watched, started again.
+"""A service that outlives bypassd (SSH server, DHCP client): started, found again, watched, restarted.
 
-Its record, `NAME.json`, lets the next bypassd find it (process.py). When it ends though it is wanted, it is started
-again, with a back-off that a minute of life resets. The object lives as long as the part; the program as long as it is
-wanted, or the machine runs.
+Its record, `NAME.json`, lets the next bypassd find it (process.py). If it ends unexpectedly, it is restarted, with a
+back-off that is reset after a minute of running. The object lives as long as the part; the program as long as it is
+wanted and the machine runs.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Program:
 
     def __init__(self, name: str, folder: Path, log_file: Path, changed: Callable[[], None] = lambda: None) -> None:
         self.name, self._folder, self._log, self._changed = name, folder, log_file, changed
-        self.words: list[str] | None = None  # the command line that is wanted; None = not wanted
+        self.words: list[str] | None = None  # the wanted command line; None = not wanted
         self.detail = ""  # why it does not run
         self._process: Process | None = None
         self._since = 0.0
         self._delay = FIRST_DELAY
         self._again: asyncio.TimerHandle | None = None
-        self._looked = False  # whether a program of an earlier bypassd was looked for
+        self._looked = False  # whether a program of an earlier bypassd has been looked for
 
     @property
     def running(self) -> bool:
@@ -46,7 +46,7 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 when it does not run."""
+        """Its process id; 0 if it does not run."""
         return self._process.pid if self._process is not None else 0
 
     async def want(self, words: list[str] | None) -> None:
@@ -65,7 +65,7 @@ class Program:
             self._start()
 
     def leave(self) -> None:
-        """bypassd ends: stop watching the program, which goes on running."""
+        """bypassd ends: stop watching the program, which continues to run."""
         self._forget_timer()
         if (process := self._unwatch()) is not None:
             process.let_go()
@@ -75,7 +75,7 @@ class Program:
         return self._folder / f"{self.name}.json"
 
     def _adopt(self, words: list[str] | None) -> None:
-        """Find the one that an earlier bypassd started; `self.words` is then the command line that it runs with."""
+        """Find a program that an earlier bypassd started; `self.words` is then its command line."""
         try:
             data = json.loads(self._record.read_text(encoding="utf-8"))
             pid, started, old = int(data["pid"]), int(data["started"]), [str(word) for word in data["words"]]
@@ -120,10 +120,10 @@ class Program:
         return process
 
     def _ended(self) -> None:
-        """It ended unexpectedly: report that and start it again."""
+        """It ended unexpectedly: report that and restart it."""
         self._gone()
         self.detail = last_words(self._log) or "it ended without a message"
-        log.error("%s ended unexpectedly: %s; starting it again in %.1f s", self.name, self.detail, self._delay)
+        log.error("%s ended unexpectedly: %s; restarting it in %.1f s", self.name, self.detail, self._delay)
         if time.monotonic() - self._since > GOOD_LIFE:
             self._delay = FIRST_DELAY
         self._later()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Work that blocks (a disk, another process), outside of the event loop.
+"""Blocking work (a disk, another process) outside of the event loop.
 
-`asyncio.to_thread` does for what only reads.
+For work that only reads, `asyncio.to_thread` is enough.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: Callable[[], T]) -> T:
-    """Do `work` in a thread. Who is cancelled meanwhile stops when it is done, because a thread cannot be stopped.
+    """Do `work` in a thread. A cancellation takes effect when it is done, because a thread cannot be stopped.
 
-    For work that changes something: else its second half would happen beside whatever comes next.
+    For work that changes something: otherwise its second half would run concurrently with whatever comes next.
     """
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
@@ -24,5 +24,5 @@ async def to_the_end(work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         if not task.done():
             await asyncio.wait({task})
-        task.cancelled() or task.exception()  # retrieved: nobody is told of it any more
+        task.cancelled() or task.exception()  # retrieved, because there is nobody to report it to
         raise

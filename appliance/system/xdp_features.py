@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a network device can do with XDP, asked of the kernel's generic netlink family "netdev" (Linux 6.3 and newer).
+"""A network device's XDP features, from the kernel's generic netlink family "netdev" (Linux 6.3 and newer).
 
 Source: Documentation/netlink/specs/netdev.yaml, include/uapi/linux/netdev.h. No state; one socket a call.
 """
@@ -15,17 +15,17 @@ _DEV_GET, _DEV_IFINDEX, _DEV_XDP_FEATURES = 1, 1, 3
 
 
 class XdpFeature(IntFlag):
-    """enum netdev_xdp_act, as far as we ask."""
+    """enum netdev_xdp_act, as far as it is needed."""
 
     BASIC = 1
     REDIRECT = 2
     SEND = 4  # others may redirect frames to it
-    RECEIVE_SEVERAL = 32  # programs see frames that lie in several buffers
-    SEND_SEVERAL = 64  # also frames that lie in several buffers
+    RECEIVE_SEVERAL = 32  # programs see frames in several buffers
+    SEND_SEVERAL = 64  # also frames in several buffers
 
 
 def xdp_features(ifindex: int) -> XdpFeature | None:
-    """Its features now (some drivers gain SEND only with a program attached); None when the kernel cannot tell."""
+    """Its features now (some drivers have SEND only with a program attached); None if the kernel cannot tell."""
     try:
         with netlink.open_socket(netlink.GENERIC) as opened:
             opened.settimeout(1.0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Events: everything worth reporting to a person or a log server, with subject, cause and severity.
+"""Events: everything worth reporting to an operator or a log server, with subject, cause and severity.
 
-Every transition of the ledger is an event too. Logins and the like are events only, so that failed logins from outside
-cannot push transitions out of the ledger. Events are kept in memory for the life of bypassd, where no source can push
-out those of others, and logged.
+Every transition of the ledger is also an event. Logins and the like are only events, so that failed logins from outside
+cannot displace transitions in the ledger. Events are logged, and kept in memory for the life of bypassd, where no
+source can displace those of others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RING = 1000
 
 
 class Event(Struct, frozen=True):
-    """One event: what it is about, and one line of text. `cause` is empty where there is none to name."""
+    """One event: its subject, and one line of text. `cause` is empty if there is none."""
 
     when: datetime
     severity: Severity
@@ -35,7 +35,7 @@ class Event(Struct, frozen=True):
     cause: str
 
     def answer(self) -> state.Event:
-        """The event as clients get it."""
+        """The event as sent to clients."""
         when = self.when.isoformat(timespec="milliseconds")
         return state.Event(when, self.severity.word, str(self.subject), self.cause, self.text)
 
@@ -47,16 +47,16 @@ class Events:
         self._ring: FairRing[Event] = FairRing(ring, lambda event: event.subject.source)
         self._listeners: list[Callable[[Event], None]] = []
         self.counts: Counter[Severity] = Counter()
-        self.moves: Counter[tuple[Kind, str, str]] = Counter()  # transitions by kind, name, and state reached
+        self.moves: Counter[tuple[Kind, str, str]] = Counter()  # transitions by kind, name and new state
 
     def record(self, notice: Notice, subject: Subject, text: str) -> None:
-        """Record something that is no transition, and log it. Never raises, never waits."""
+        """Record and log something that is not a transition. Never raises, never waits."""
         severity, cause = notice.severity, str(notice.cause or "")
         log.log(max(70 - 10 * severity, logging.INFO), "%s: %s%s", subject, text, f" ({cause})" if cause else "")
         self._add(Event(datetime.now(UTC), severity, subject, text, cause))
 
     def transition(self, entry: Entry, severity: Severity) -> None:
-        """Take over an entry of the ledger, which has logged it already."""
+        """Record an entry of the ledger as an event; the ledger has logged it already."""
         self.moves[entry.subject.kind, entry.subject.name, entry.new] += 1
         move = f"{entry.old} -> {entry.new}" if entry.old else entry.new
         text = f"{move}: {entry.detail}" if entry.detail else move

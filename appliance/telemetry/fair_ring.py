@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A bounded list that no single source can take over. Pure.
 
-When a plain ring is full, whoever writes most pushes everybody else out: a guest that drains itself in a loop would
-leave nothing of yesterday's power cut. Here the source that has most loses its oldest item.
+In a plain ring, the most active source displaces all others: a guest that drains itself in a loop would erase
+yesterday's power cut. Here the source with the most items loses its oldest one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def share(weights: Iterable[int], room: int) -> float:
-    """What the largest sources may keep each so that all fit: those that have less keep everything."""
+    """The share that each of the largest sources may keep so that all fit; sources with less keep everything."""
     left = float(room)
     ordered = sorted(weights)
     for index, weight in enumerate(ordered):
@@ -28,7 +28,7 @@ def share(weights: Iterable[int], room: int) -> float:
 
 
 def fair(items: Sequence[T], room: int, source: Callable[[T], Hashable], size: Callable[[T], int]) -> list[T]:
-    """What fits of a long list, in its order: of each source the newest, up to its share."""
+    """The items of a long list that fit, in order: the newest of each source, up to its share."""
     weights: dict[Hashable, int] = {}
     sizes = [size(item) for item in items]
     for item, weight in zip(items, sizes, strict=True):
@@ -46,7 +46,7 @@ def fair(items: Sequence[T], room: int, source: Callable[[T], Hashable], size: C
 
 
 class FairRing(Generic[T]):
-    """At most `room` items, in the order in which they came. `size` weighs an item; left out, each weighs 1."""
+    """At most `room` items, in order of arrival. `size` gives an item's weight; by default each weighs 1."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class FairRing(Generic[T]):
         return len(self._items)
 
     def append(self, item: T) -> None:
-        """Add an item; what then is too much goes, the oldest first, from the source that has most."""
+        """Add an item; to make room, the oldest items of the source that has most are dropped."""
         number, source, size = next(self._numbers), self._source(item), self._size(item)
         self._items[number] = item
         self._by_source.setdefault(source, deque()).append(number)
@@ -89,11 +89,11 @@ class FairRing(Generic[T]):
             del self._by_source[source], self._weights[source]
 
     def items(self) -> list[T]:
-        """All of them, oldest first."""
+        """All items, oldest first."""
         return list(self._items.values())
 
     def take(self) -> list[T]:
-        """All of them, oldest first; the ring is empty then."""
+        """Remove and return all items, oldest first."""
         everything = self.items()
         self._items.clear()
         self._by_source.clear()

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 LATENCY: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-"""Bounds for the time through a guest, in seconds."""
+"""Bounds for the latency through a guest, in seconds."""
 
 
 @dataclass
 class Histogram:
-    """Counts of values by size. `bounds` are ascending upper bounds; the last count is of values above all of them."""
+    """Counts of values by size. `bounds` are ascending upper bounds; the last count is for values above all of them."""
 
     bounds: Sequence[float]
     counts: list[int] = field(default_factory=list)

@@ -2,7 +2,7 @@
 """The metrics endpoint: a small HTTP/1.1 server with one page, on the management port.
 
 Clients are not trusted: connections, time and request size are bounded, and the page is generated at most once a second
-however often it is requested, so that nobody can keep bypassd busy. Off unless the configuration enables it.
+however often it is requested, so that no client can keep bypassd busy. Off unless enabled in the configuration.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FRESH = 1.0  # seconds for which a generated page is served
 
 
 class Endpoint:
-    """The server. Owned by the part "access". `collect` gives the families."""
+    """The server. Owned by the part "access". `collect` returns the families."""
 
     def __init__(self, collect: Callable[[], Iterable[Family]], space: Namespace) -> None:
         self._collect, self._space = collect, space
@@ -36,7 +36,7 @@ class Endpoint:
         self.reads = 0
 
     async def apply(self, port: int) -> None:
-        """Listen on this TCP port of the management port; 0: do not listen. UnreachableError when that fails."""
+        """Listen on this TCP port of the management port; 0: do not listen. UnreachableError if that fails."""
         if port == self.port and (self._server is not None or not port):
             return
         self.stop()
@@ -88,7 +88,7 @@ class Endpoint:
         try:
             page = self._page(openmetrics)
         except Exception:  # a bug in a metric must not end the supervisor
-            log.exception("metrics cannot be made")
+            log.exception("metrics cannot be generated")
             return _response("500 Internal Server Error", b"")
         self.reads += 1
         kind = OPENMETRICS if openmetrics else PROMETHEUS

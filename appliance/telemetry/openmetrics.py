@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Metrics as text: OpenMetrics 1.0, and the older Prometheus format for clients that do not ask for it. Pure.
+"""Metrics as text: OpenMetrics 1.0, or the older Prometheus format for clients that do not request it. Pure.
 
 The format: https://prometheus.io/docs/specs/om/open_metrics_spec/. All samples of a family are written together.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an entry of the ledger or an event is about, what happened to it, and how severe that is.
+"""The subject of a ledger entry or event, what happened to it, and how severe that is.
 
-Writers name one member of `Change` (an entry of the ledger) or `Notice` (an event only); kind of subject, severity and
-cause follow from the two tables below and never from the text of an entry. Pure data.
+Writers name one member of `Change` (a ledger entry) or `Notice` (only an event); kind of subject, severity and cause
+follow from the two tables below, never from the text of an entry. Pure data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from appliance.causes import Cause
 
 
 class Severity(IntEnum):
-    """Numbered as in RFC 5424; the levels that an appliance has no use for are left out."""
+    """Numbered as in RFC 5424, without the levels that an appliance does not use."""
 
     CRITICAL = 2
     ERROR = 3
@@ -25,12 +25,12 @@ class Severity(IntEnum):
 
     @property
     def word(self) -> str:
-        """The name that the console and the configuration use."""
+        """Its name in the console and the configuration."""
         return self.name.lower()
 
 
 class Kind(StrEnum):
-    """Kinds of subject. The value is stored, shown, and used as a metrics label and as MSGID of syslog messages."""
+    """Kinds of subject. The value is stored, displayed, and used as metrics label and as MSGID of syslog messages."""
 
     SEGMENT = "segment"
     PORT = "port"
@@ -48,7 +48,7 @@ class Kind(StrEnum):
 
 
 class Subject(Struct, frozen=True):
-    """One thing that has a state; `name` is empty when there is only one of its kind."""
+    """One thing that has a state; `name` is empty if there is only one of its kind."""
 
     kind: Kind
     name: str = ""
@@ -58,13 +58,13 @@ class Subject(Struct, frozen=True):
 
     @property
     def source(self) -> Subject:
-        """Whose share of a bounded list its entries take. Names of flows, and names that somebody tries to log in with,
-        come and go: all of them are one source."""
+        """The source to which its entries in a bounded list are charged. Names of flows and of users that try to log in
+        are arbitrary, so each of these kinds is one source."""
         return Subject(self.kind) if self.kind in (Kind.FLOW, Kind.USER) else self
 
     @classmethod
     def stored(cls, kind: str, name: str) -> Subject:
-        """The subject that was written as `kind` and `name`."""
+        """The subject that was stored as `kind` and `name`."""
         try:
             return cls(Kind(kind), name)
         except ValueError:
@@ -72,7 +72,7 @@ class Subject(Struct, frozen=True):
 
 
 class Change(Enum):
-    """What a transition means. The states themselves belong to the state machines, which say which change each is."""
+    """What a transition means. The states belong to the state machines, which map each transition to a change."""
 
     SEGMENT_INLINE = auto()
     SEGMENT_BYPASSED = auto()
@@ -96,11 +96,11 @@ class Change(Enum):
 
     @property
     def kind(self) -> Kind:
-        """The kind of subject that this happens to."""
+        """The kind of subject that this applies to."""
         return _CHANGES[self][0]
 
     def severity(self, cause: str) -> Severity:
-        """How severe it is: most of all a link that is not inspected although it should be."""
+        """Its severity; highest for a link that should be inspected but is not."""
         if self is Change.SEGMENT_BYPASSED:
             return _BYPASSED.get(cause, Severity.ERROR)
         return _CHANGES[self][1]
@@ -147,7 +147,7 @@ _BYPASSED: dict[str, Severity] = {  # by cause; any other cause is an error
 
 
 class Notice(Enum):
-    """What an event that is no transition means."""
+    """What an event means that is not a transition."""
 
     LOGIN = auto()
     LOGOUT = auto()
@@ -161,12 +161,12 @@ class Notice(Enum):
 
     @property
     def severity(self) -> Severity:
-        """How severe it is."""
+        """Its severity."""
         return _NOTICES[self][0]
 
     @property
     def cause(self) -> Cause | None:
-        """Its cause; None where there is none to name."""
+        """Its cause, if there is one."""
         return _NOTICES[self][1]
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Events to syslog servers: RFC 5424 messages, over UDP (RFC 5426), TCP (RFC 6587) or TLS (RFC 5425), octets counted.
 
-They leave by the management port as soon as it has an address. Events that cannot be sent wait, at most QUEUE for each
-server, until the server can be reached again; events that had to be dropped meanwhile are counted and reported to that
-server. Each server has its own task, so nothing else waits for it. The format is pure.
+They are sent by the management port as soon as it has an address. Events that cannot be sent are queued, at most QUEUE
+for each server, until the server can be reached again; events that had to be dropped meanwhile are counted and reported
+to that server. Each server has its own task, so nothing else waits for it. The format is pure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FACILITY = 16  # local0
-ENTERPRISE = 32473  # RFC 5612: for documentation; we have no registered number of our own
+ENTERPRISE = 32473  # RFC 5612: for documentation; we have no registered number
 QUEUE = 1000
 FIRST_RETRY, LAST_RETRY, TIMEOUT = 1.0, 60.0, 10.0  # seconds
 QUIET = 600.0  # seconds between two log lines about the same server
@@ -50,19 +50,19 @@ class Server(NamedTuple):
 
     @classmethod
     def parse(cls, url: str, ca: str = "", name: str = "") -> Server:
-        """From the configuration, which has been checked."""
+        """Parse a URL from the configuration, which has been checked already."""
         parts = urlsplit(url)
         server = cls(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
         return server._replace(ca=ca, name=name or server.address) if server.transport == "tls" else server
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """What identifies the server, whatever its certificate must prove."""
+        """What identifies the server, regardless of its certificate."""
         return self.transport, self.address, self.port
 
     @property
     def family(self) -> socket.AddressFamily:
-        """The family of its address."""
+        """Its address family."""
         return socket.AF_INET6 if ipaddress.ip_address(self.address).version == 6 else socket.AF_INET
 
     def tls(self) -> ssl.SSLContext | None:
@@ -108,11 +108,11 @@ class Sender:
         self.trouble = ""
         self._queue: deque[Event] = deque()
         self._sending: Event | None = None  # taken from the queue but not sent yet
-        self._unsaid = 0  # dropped events that were not reported to the server yet
+        self._unsaid = 0  # dropped events not yet reported to the server
         self._new = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        """Queue an event; when the queue is full, the oldest one is dropped."""
+        """Queue an event; if the queue is full, the oldest one is dropped."""
         if len(self._queue) >= QUEUE:
             self._queue.popleft()
             self.lost += 1
@@ -122,12 +122,12 @@ class Sender:
 
     @property
     def label(self) -> str:
-        """The server for a person and as a metrics label."""
+        """The server's name, for display and as a metrics label."""
         return f"{self.server.transport}://{self.server.address} port {self.server.port}"
 
     @property
     def waiting(self) -> int:
-        """The number of events that are not sent yet."""
+        """The number of events not sent yet."""
         return len(self._queue) + (self._sending is not None)
 
     async def run(self) -> None:
@@ -151,7 +151,7 @@ class Sender:
             link.connect((self.server.address, self.server.port))
             while True:
                 event = await self._next()
-                # Raises when an ICMP error came back for an earlier message.
+                # Raises if an ICMP error came back for an earlier message.
                 link.send(message(event, self._hostname(), self._pid))
                 self._done()
         finally:
@@ -182,7 +182,7 @@ class Sender:
             writer.transport.abort()
 
     async def _next_or_hang_up(self, reader: asyncio.StreamReader) -> Event:
-        """The next event; ConnectionResetError when the server closes the connection before there is one."""
+        """The next event; ConnectionResetError if the server closes the connection first."""
         event = asyncio.ensure_future(self._next())
         left = asyncio.ensure_future(reader.read(256))
         try:
@@ -227,7 +227,7 @@ class Syslog:
     def apply(self, tasks: asyncio.TaskGroup, wish: model.Syslog) -> None:
         """Send to these servers from now on, in tasks of this group.
 
-        A server that was configured before keeps its queue. When its CA or name changed, it is tried again at once.
+        A server that was configured before keeps its queue. If its CA or name changed, it is retried at once.
         """
         self._severity = Severity[wish.severity.upper()]
         wanted = {
@@ -257,7 +257,7 @@ class Syslog:
         return [sender for sender, _ in self._senders.values()]
 
     def show(self) -> list[access.Syslog]:
-        """All servers as the API shows them."""
+        """All servers, as the API shows them."""
         return [
             access.Syslog(sender.label, sender.sent, sender.waiting, sender.lost, sender.trouble)
             for sender in self.senders()

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The ledger of transitions: every change of state of a segment, guest or part, with its cause and time. Append-only.
 
-`record` never waits and never raises: it puts the entry into a ring in memory and tells the listeners. A task of the
+`record` never waits and never raises: it puts the entry into a ring in memory and calls the listeners. A task of the
 supervisor (`run`) writes new entries to the file on the data partition in a worker thread, so that a slow or full disk
-delays nothing; what the disk refuses waits in memory and is written as soon as there is room. What an earlier bypassd
-wrote is read back at start, so the history outlives the process.
+delays nothing; entries that cannot be written wait in memory until there is room. Entries of an earlier bypassd are
+read back at start, so the history outlives the process.
 
-Whoever causes entries may be hostile (a guest drains and resumes itself in a loop), so memory, file and pace are
-bounded by subject. One that changes more often than RATE has the newest of the entries in between recorded, with the
-number of those that were left out; and where there is no room, the subject that has most loses its oldest entry. The
-file is halved that way (into `.1`) when it grows beyond `limit` bytes.
+The source of entries may be hostile (a guest that drains and resumes itself in a loop), so memory, file and rate are
+bounded by subject. If a subject changes more often than RATE, only the newest entry of each interval is recorded, with
+the number of entries left out; if there is no room, the subject with the most entries loses its oldest. The file is
+halved the same way (into `.1`) when it grows beyond `limit` bytes.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from appliance.telemetry.subject import Change, Severity, Subject
 
 log = logging.getLogger(__name__)
 
-RING = 2000  # entries in memory, and as many that wait for the disk
-LIMIT = 4 << 20  # bytes; the ledger and its `.1` have at most so much each
-RATE, BURST = 1.0, 30  # entries of one subject: a second on average, and at once
-HELD_S = 1.0  # how often is looked whether a subject may have another entry
-RETRY_S = 10.0  # how often a disk that refused is tried again
+RING = 2000  # entries in memory, and as many waiting for the disk
+LIMIT = 4 << 20  # bytes; limit of the ledger and of its `.1` each
+RATE, BURST = 1.0, 30  # entries of one subject: per second on average, and at once
+HELD_S = 1.0  # how often to check whether a subject may have another entry
+RETRY_S = 10.0  # how often to retry a disk that refused a write
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One transition. `when` is UTC in ISO 8601; `mono_ns` is CLOCK_MONOTONIC of the boot that it happened in.
+    """One transition. `when` is UTC in ISO 8601; `mono_ns` is CLOCK_MONOTONIC of the boot in which it happened.
 
-    `old` is empty for a change that comes from no state (a commit). `cause` is text, because a ledger may have been
-    written by a version that knows other causes.
+    `old` is empty for a change without an old state (a commit). `cause` is text, because the ledger may have been
+    written by a version with other causes.
     """
 
     when: str
@@ -58,7 +58,7 @@ class Entry(msgspec.Struct, frozen=True):
     detail: str
 
     def answer(self) -> Transition:
-        """The entry as clients get it."""
+        """The entry as sent to clients."""
         return Transition(
             when=self.when,
             mono_ns=self.mono_ns,
@@ -71,7 +71,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class _Line(msgspec.Struct):
-    """One line of the file. Earlier versions know the subject as `what` only; it is still written for them."""
+    """One line of the file. Earlier versions know only `what` as the subject; it is still written for them."""
 
     when: str
     mono_ns: int
@@ -125,13 +125,13 @@ class Transitions:
         self._path, self._limit, self._ring, self._clock = path, limit, ring, clock
         self._entries = FairRing(ring, _source)
         self._unwritten = FairRing(ring, _source)
-        self._lock = threading.Lock()  # of `_unwritten`, which the worker thread takes
+        self._lock = threading.Lock()  # for `_unwritten`, which the worker thread takes
         self._quota = Quota(RATE, BURST)
-        self._held: dict[Hashable, tuple[Entry, Severity, int]] = {}  # the newest of those that come too fast
+        self._held: dict[Hashable, tuple[Entry, Severity, int]] = {}  # the newest of those that exceed RATE
         self._new = asyncio.Event()
         self._listeners: list[Listener] = []
         self.left_out = 0
-        """Entries that came too fast and were left out."""
+        """Number of entries left out because of RATE."""
         self.trouble = ""
         """Why new entries are in memory only; "" = they are in the file."""
 
@@ -152,9 +152,9 @@ class Transitions:
             self._new.set()
 
     def _add(self, entry: Entry, severity: Severity, left_out: int) -> None:
-        """`left_out`: how many entries of the subject before this one were too many."""
+        """`left_out`: how many entries of the subject before this one were left out."""
         if left_out:
-            more = f"{counted(left_out, 'change')} before it came too fast and are left out"
+            more = f"{counted(left_out, 'earlier change')} left out (too frequent)"
             entry = msgspec.structs.replace(entry, detail=f"{entry.detail}; {more}" if entry.detail else more)
         self._entries.append(entry)
         with self._lock:
@@ -166,7 +166,7 @@ class Transitions:
             listener(entry, severity)
 
     def settle(self, everything: bool = False) -> None:
-        """Record what came too fast, of those subjects that may have an entry again; or of all."""
+        """Record held entries of those subjects that may have an entry again, or of all."""
         now = self._clock()
         for source, (entry, severity, left_out) in list(self._held.items()):
             if self._quota.allow(now, source) or everything:
@@ -184,31 +184,31 @@ class Transitions:
 
     @property
     def unwritten(self) -> int:
-        """The number of entries that are not in the file yet."""
+        """The number of entries not in the file yet."""
         return len(self._unwritten)
 
     @property
     def alarm(self) -> str:
-        """What whoever looks at the appliance must know; "" when all is well."""
+        """The warning for the operator; "" if all is well."""
         if not self.trouble:
             return ""
         waiting = counted(self.unwritten, "entry waits", "entries wait")
         return f"the ledger of transitions cannot be written ({self.trouble}): {waiting} in memory"
 
     def load(self) -> None:
-        """Read back what earlier runs wrote. A damaged line (power cut) is skipped."""
+        """Read back the entries of earlier runs. A damaged line (power cut) is skipped."""
         self.take_over(self.read_back())
 
     def read_back(self) -> list[Entry]:
-        """What the files have, as much as memory may hold; in a thread, because they are long."""
+        """The entries in the files, as many as memory may hold. Call it in a thread: the files may be long."""
         return fair(_parse(self._lines()), self._ring, _source, lambda _: 1) if self._path is not None else []
 
     def take_over(self, old: Iterable[Entry]) -> None:
-        """Put what was read back before what was recorded since, some of which may have been read back too."""
+        """Put entries that were read back before those recorded since, without duplicates."""
         self._entries = FairRing(self._ring, _source, items=dict.fromkeys((*old, *self._entries.items())))
 
     async def run(self) -> None:
-        """Write new entries until cancelled, and what is left then."""
+        """Write new entries until cancelled, then the rest."""
         try:
             while True:
                 wait = HELD_S if self._held else RETRY_S if self.trouble else None
@@ -216,11 +216,11 @@ class Transitions:
                     async with asyncio.timeout(wait):
                         await self._new.wait()
                 except TimeoutError:
-                    pass  # who is held may have an entry, or the disk is tried again
+                    pass  # held subjects may have an entry again, or the disk is due for a retry
                 self._new.clear()
                 self.settle()
                 await to_the_end(self.flush)
-                if self.trouble:  # each new entry would try the disk again
+                if self.trouble:  # otherwise each new entry would retry the disk
                     await asyncio.sleep(HELD_S)
         finally:
             self.settle(everything=True)
@@ -234,7 +234,7 @@ class Transitions:
         return self._path.with_name(self._path.name + ".1")
 
     def flush(self) -> None:
-        """Write the entries that are not in the file yet. Those that the disk refuses stay for the next call."""
+        """Write the entries that are not in the file yet. Those that cannot be written stay for the next call."""
         with self._lock:
             entries = self._unwritten.take()
         if not entries or self._path is None:
@@ -242,7 +242,7 @@ class Transitions:
         try:
             self._write(b"".join(map(_line, entries)))
             if self.trouble:
-                log.warning("ledger of transitions: it can be written again")
+                log.warning("ledger of transitions: can be written again")
             self.trouble = ""
         except OSError as error:
             with self._lock:
@@ -261,7 +261,7 @@ class Transitions:
             size = file.seek(0, os.SEEK_END)
             if size:
                 file.seek(size - 1)
-                if file.read(1) != b"\n":  # the power was cut inside the last line: it must not cost the next one too
+                if file.read(1) != b"\n":  # a power cut tore the last line: it must not damage the next one too
                     data = b"\n" + data
             try:
                 left = memoryview(data)
@@ -273,7 +273,7 @@ class Transitions:
                 raise
 
     def _lines(self) -> Iterable[bytes]:
-        """Of both files, each once: they have the same ones when the power was cut while the file was halved."""
+        """The lines of both files, without duplicates, which a power cut during halving can cause."""
         assert self._path is not None
         lines: dict[bytes, None] = {}
         for path in (self._older, self._path):
@@ -285,7 +285,7 @@ class Transitions:
         return lines
 
     def _halve(self) -> None:
-        """Move the ledger into `.1`, with what each subject may keep of both."""
+        """Move the ledger into `.1`, with each subject's share of both."""
         assert self._path is not None
         kept = fair(_parse(self._lines()), self._limit, _source, lambda entry: len(_line(entry)))
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The appliance's own layer: a small squashfs above the base, holding all that changes with the code.
+"""The appliance's own layer: a small squashfs above the base, with everything that changes with the code.
 
 The packages `appliance` and `console` with their console scripts, the overlay `rootfs/` and those of processor and
 board, the board's description, the datapath's object, the demo guest's initramfs. A change of one Python file costs
@@ -43,7 +43,7 @@ def bpf_object(cache: Cache, repo: Path, include: str, progress: Progress) -> Pa
 
 
 def script(entry: str) -> str:
-    """The console script of an entry point "module:function" (pure). Isolated: it sees the image's packages only."""
+    """The console script of an entry point "module:function" (pure). Isolated: it sees only the image's packages."""
     module, _, function = entry.partition(":")
     return f"#!/usr/bin/python3 -I\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
 
@@ -51,7 +51,7 @@ def script(entry: str) -> str:
 def install(pyproject: str, repo: Path, tree: Path) -> None:
     """Install the project's packages into `tree` as pip would: modules, console scripts, metadata.
 
-    pip is not used because it takes longer than all the rest of this layer and needs its build back end from elsewhere.
+    pip is not used because it takes longer than the rest of this layer and would have to download its build back end.
     """
     project = tomllib.loads(pyproject)["project"]
     site = tree / rootfs.SITE
@@ -111,7 +111,7 @@ def build(
             shutil.copy(bpf, share / "steer.bpf.o")
             shutil.copy(guest, share / "guest-demo/initrd.gz")
             rootfs.compile_python(spec.arch, target, tree, log)
-            # Not compressed: read at every start, built at every change
+            # Uncompressed: read at every start, built at every change
             rootfs.squash([tree], folder / "appliance.squashfs", log, "-noI", "-noD", "-noF", "-noX", "-no-fragments")
             shutil.rmtree(tree)
 

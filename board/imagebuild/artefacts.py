@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Composition root of the image build: every artefact in the order of need, published to `build/BOARD/`.
 
-The files there are hard links into the cache where the file system allows: read them, copy the data disk, write none.
+The files there are hard links into the cache if the file system allows: read them, copy the data disk, write none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from imagebuild.progress import Progress, Say
 
 @dataclass(frozen=True)
 class Artefacts:
-    """Where everything is that a machine boots from. The disks are named by the board's image.toml."""
+    """The files that a machine boots from. The board's image.toml names the disks."""
 
     spec: BoardSpec
 
@@ -35,12 +35,12 @@ class Artefacts:
 
     @property
     def modules(self) -> Path:
-        """The folder of the kernel's modules, which are in no image: tests load them."""
+        """The folder of the kernel's modules, which are not in the image: tests load them."""
         return self.folder / "modules"
 
     @property
     def guest_kernel(self) -> Path:
-        """The same kernel as a boot loader or a guest starts it."""
+        """The same kernel in the form for a boot loader or a guest."""
         return self.folder / self.spec.arch.kernel.target
 
     @property
@@ -50,7 +50,7 @@ class Artefacts:
 
     @property
     def emulator(self) -> Path:
-        """The QEMU that the board runs in (simulator/accel.py looks for it here)."""
+        """The QEMU that emulates the board (simulator/accel.py looks for it here)."""
         return self.folder / "qemu"
 
     @property
@@ -60,7 +60,7 @@ class Artefacts:
 
 
 def build_kernel(progress: Say = print, spec: BoardSpec | None = None) -> Artefacts:
-    """Build nothing but the kernel."""
+    """Build only the kernel."""
     spec = spec or boardspec.load()
     return _publish_kernel(spec, kernel.build(Cache(default_root()), spec, Progress(progress)))
 
@@ -72,13 +72,13 @@ def _publish_kernel(spec: BoardSpec, built: Path) -> Artefacts:
 
 
 def build(progress: Say = print, spec: BoardSpec | None = None) -> Artefacts:
-    """Build what is missing and publish it; BuildError is one clear line. Under two seconds when nothing changed."""
+    """Build what is missing and publish it; BuildError is one clear line. Under two seconds if nothing changed."""
     spec = spec or boardspec.load()
     arch = spec.arch
     report = Progress(progress)
     cache = Cache(default_root())
 
-    # Cheap things first: a mistake in the code shows before minutes are spent
+    # Fast steps first, so that a mistake in the code shows before the slow ones
     bpf = appliance_layer.bpf_object(cache, REPO, arch.include, report) / "steer.bpf.o"
     tree = rootfs.debian_tree(cache, arch, report) / "tree"
     initrd = initramfs.board(cache, spec.folder, tree)

@@ -2,8 +2,8 @@
 """A cache of built folders, keyed by the content of what they were built from.
 
 Lives in `${XDG_CACHE_HOME:-~/.cache}/throughwire`, outside any checkout, so a fresh clone finds what another one built.
-An entry is a folder `STAGE-KEY`; it appears by one rename when it is whole, so an interrupted build leaves nothing that
-could be mistaken for a result. Two builds of the same stage wait for each other on a lock file.
+An entry is a folder `STAGE-KEY`; it appears by one rename when it is complete, so an interrupted build leaves nothing
+that could be mistaken for a result. Two builds of the same stage wait for each other on a lock file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 
 from imagebuild.errors import BuildError
 
-KEEP = 6  # entries kept a stage; older ones are removed when a new one is made
-IN_USE_S = 3600  # an entry used this recently may be part of another build and stays
+KEEP = 6  # entries kept per stage; older ones are removed when a new one is made
+IN_USE_S = 3600  # an entry used this recently may be part of another build and is kept
 _SKIP = {"__pycache__"}
 
 Input = str | bytes | Path
@@ -71,7 +71,7 @@ def default_root() -> Path:
 
 
 class Cache:
-    """The folder of entries. The object keeps nothing but its path."""
+    """The folder of entries. The object only holds its path."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -131,7 +131,7 @@ class Cache:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`: a hard link where the file system allows, else a copy; in one step."""
+    """Make `target` the same file as `source`: a hard link if the file system allows, otherwise a copy; in one step."""
     if target.exists() and (target.samefile(source) or _same_copy(source, target)):
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The template of the data disk: an empty ext4 with the label that the appliance looks for.
 
-Each machine that is started gets a copy. The appliance repairs, grows or creates the file system by itself, so the
-template only saves the first boot that work.
+Each new machine gets a copy. The appliance repairs, grows or creates the file system by itself, so the template only
+saves that work at the first boot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imagebuild.cache import Cache, key_of
 from imagebuild.progress import run
 
 PATH = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
-RESERVED = 64 << 20  # bytes for root alone, as rootfs/etc/init.d/data-partition reserves them
+RESERVED = 64 << 20  # bytes reserved for root, as in rootfs/etc/init.d/data-partition
 
 
 def build(cache: Cache, disk: Disk) -> Path:

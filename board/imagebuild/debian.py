@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Debian packages for the image, from the mirror that this machine's apt uses.
 
-No mirror is written anywhere in the tree: it is derived from the machine's apt configuration when the build runs, along
-with the machine's proxy and retry settings. The private apt state lives in the folder the caller gives.
+No mirror is hard-coded in the tree: it is derived from the machine's apt configuration when the build runs, along with
+the machine's proxy and retry settings. The private apt state is in a folder given by the caller.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Mirror:
 
 
 def choose_mirror(targets: str, codename: str) -> str:
-    """The archive's address out of `apt-get indextargets` lines "URI|release|component" (pure).
+    """The archive's address from `apt-get indextargets` lines "URI|release|component" (pure).
 
-    The release must be the machine's own: only that one is sure to come from the main archive, where trixie is too.
+    The release must be the machine's own: only that is certain to come from the main archive, which also has trixie.
     """
     for line in targets.splitlines():
         uri, release, component = line.split("|")
@@ -49,7 +49,7 @@ def choose_mirror(targets: str, codename: str) -> str:
 
 
 def choose_settings(dump: str) -> tuple[str, ...]:
-    """The settings out of `apt-config dump` that decide how the mirror is reached (pure)."""
+    """The settings from `apt-config dump` that determine how the mirror is reached (pure)."""
     return tuple(line for line in dump.splitlines() if _SETTINGS.match(line))
 
 
@@ -58,7 +58,7 @@ def mirror() -> Mirror:
     release = Path("/etc/os-release").read_text()
     found = re.search(r"^VERSION_CODENAME=(\w+)", release, re.M)
     if not found:
-        raise BuildError("this machine is no Debian release (no VERSION_CODENAME in /etc/os-release)")
+        raise BuildError("this machine does not run a Debian release (no VERSION_CODENAME in /etc/os-release)")
     targets = output(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"],
         what="asking apt for its sources",
@@ -68,7 +68,7 @@ def mirror() -> Mirror:
 
 
 def download(package: str, folder: Path, log: Path) -> Path:
-    """Download one package of the image's suite into `folder`; the path of the .deb."""
+    """Download one package of the image's suite into `folder`; returns the path of the .deb."""
     state = folder / "apt"
     for part in ("lists/partial", "cache/archives/partial"):
         (state / part).mkdir(parents=True)
@@ -93,5 +93,5 @@ def download(package: str, folder: Path, log: Path) -> Path:
     run(["apt-get", *options, "download", package], what=f"package {package} cannot be downloaded", log=log, cwd=folder)
     found = sorted(folder.glob(f"{package}_*.deb"))
     if not found:
-        raise BuildError(f"package {package} cannot be downloaded: apt gave no file")
+        raise BuildError(f"package {package} cannot be downloaded: apt delivered no file")
     return found[-1]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The program that emulates the board: the QEMU of the image's own Debian tree, started on the build host.
 
-The host's own does not serve: QEMU 7.2 (Debian 12) sometimes loses a kernel with two processors, and runs a guest in
-the emulated machine ten times slower (under load a frame through it took 400 ms at the 99th percentile; with QEMU 10 it
-takes 30 to 50 ms). The tree's loader starts it with the tree's libraries, so it does not depend on the host's.
+The host's own QEMU is not suitable: QEMU 7.2 (Debian 12) sometimes hangs a kernel with two processors, and runs a guest
+in the emulated machine ten times slower (under load a frame through it took 400 ms at the 99th percentile; with QEMU 10
+it takes 30 to 50 ms). The tree's loader starts it with the tree's libraries, so it does not depend on the host's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def script(arch: Arch, tree: Path) -> str:
 
 
 def publish(arch: Arch, tree: Path, target: Path) -> None:
-    """Write the executable; a file that already has the text stays as it is."""
+    """Write the executable, unless the file already has this text."""
     text = script(arch, tree)
     if target.exists() and target.read_text() == text:
         return

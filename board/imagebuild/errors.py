@@ -5,4 +5,4 @@ from __future__ import annotations
 
 
 class BuildError(Exception):
-    """The image cannot be built; the text says what failed, why, and where it helps, what to do."""
+    """The image cannot be built; the text says what failed, why, and if possible what to do."""

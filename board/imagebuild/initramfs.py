@@ -22,7 +22,7 @@ _DIR, _FILE, _CHAR = 0o040000, 0o100000, 0o020000
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of an archive: a file's content, a character device, or (neither) a folder."""
+    """One entry of an archive: a file with content, a character device, or (neither) a folder."""
 
     name: str
     content: bytes | None = None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The kernel: Debian's kernel source package, with the stack of fragments over allnoconfig.
 
-The key is what the fragments say, not their comments. The source version that was built is in the artefact's `version`.
+The cache key follows from the fragments' settings, not their comments. The built source version is in the artefact's
+`version`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from imagebuild.errors import BuildError
 from imagebuild.progress import Progress, run
 
 SOURCE_PACKAGE = "linux-source-6.12"
-RECIPE = "2"  # raise when the build itself changes what comes out
+RECIPE = "2"  # raise when a change of the build itself changes the result
 _SET = re.compile(r"^(CONFIG_\w+)=(.+)$")
 _UNSET = re.compile(r"^# (CONFIG_\w+) is not set$")
 
 
 def settings(fragments: Iterable[str]) -> dict[str, str]:
-    """What a stack of fragments asks for: option -> value, "n" for "is not set"; the last fragment wins (pure)."""
+    """The settings of a stack of fragments: option -> value, "n" for "is not set"; the last fragment wins (pure)."""
     asked: dict[str, str] = {}
     for text in fragments:
         for number, line in enumerate(text.splitlines(), 1):
@@ -64,7 +65,7 @@ def make_command(spec: BoardSpec, source: Path, *words: str) -> list[str | Path]
 
 def build(cache: Cache, spec: BoardSpec, progress: Progress) -> Path:
     """The folder with `vmlinux` (stripped), the bootable image by its target's name, `config`, `version`, and `modules`
-    with what the fragments ask for as modules: nothing of it goes into the image, tests load it.
+    with what the fragments configure as modules: these are not in the image, tests load them.
     """
     arch, fragments = spec.arch, spec.fragments
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Progress lines with elapsed time, and running a tool so that its failure is one clear line.
+"""Progress lines with elapsed time, and running tools with one clear line for a failure.
 
 A stage that ends within two seconds prints nothing; a longer one prints a line after two seconds and one at its end.
 """
@@ -35,7 +35,7 @@ class Progress:
 
     @contextmanager
     def stage(self, what: str, usually: str = "") -> Iterator[None]:
-        """Report `what` when it takes long, then every half minute, and when it is done."""
+        """Report `what` if it takes long, then every half minute, and when it is done."""
         begun = time.monotonic()
         ended = threading.Event()
         hint = f" (usually {usually})" if usually else ""
@@ -101,7 +101,7 @@ def explain_failure(what: str, code: int, text: str) -> str:
 
 
 def output(argv: Sequence[str | Path], *, what: str, env: Mapping[str, str] | None = None) -> str:
-    """Run a tool and give its standard output; BuildError names `what`."""
+    """Run a tool and return its standard output; BuildError names `what`."""
     try:
         done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, env=env, check=False)
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The base root filesystem: Debian packages and the locked Python packages, as one squashfs.
 
-It changes seldom; what changes with the code is in the appliance's own layer (`appliance_layer.py`). Three artefacts:
+It changes rarely; what changes with the code is in the appliance's own layer (`appliance_layer.py`). Three artefacts:
 `debian` (the unpacked packages, kept as a folder because the target's own Python in it compiles byte code and its
 busybox goes into the initramfs), `python` (the locked packages, compiled) and `rootfs` (both, squashed).
 """
@@ -36,7 +36,7 @@ PACKAGES = (
 TARGET_PYTHON = "3.13"
 SITE = "usr/lib/python3/dist-packages"  # where Debian's Python looks; Buildroot's has its own
 GUEST_FOLDER = "usr/share/bypass/guest-demo"
-# What is read between power on and inline is stored as it is: unpacking it takes longer than running it
+# Files that are read between power-on and inline are stored uncompressed: unpacking them takes longer than running them
 HOT = " || ".join(
     (
         "name(*.pyc)",
@@ -62,7 +62,7 @@ EXCLUDE = (
     "/usr/share/applications/*",
     "/usr/lib/udev/hwdb.d/*",
 )
-# Removed afterwards, beside what the processor has no use for: files that nothing on the appliance reads
+# Removed afterwards, in addition to files for other processors: files that nothing on the appliance reads
 TRIM = (
     "usr/bin/perl*",
     "usr/bin/systemd-hwdb",
@@ -101,7 +101,7 @@ def debian_tree(cache: Cache, arch: Arch, progress: Progress) -> Path:
 
     def make(folder: Path) -> None:
         if os.geteuid():
-            raise BuildError("the root filesystem is made with mmdebstrap as root: run the build as root")
+            raise BuildError("the root filesystem is built with mmdebstrap as root: run the build as root")
         log = folder / "log"
         origin = debian.mirror()
         conf = folder / "apt.conf"

@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     run = words.add_parser("run", help="power the board on, with its serial console in this terminal")
     run.add_argument("--artefacts", type=Path, help="where the image is (default: build/BOARD)")
     run.add_argument("--prefix", help="prefix of the namespaces' names (default: the first free of tw, tw2, ...)")
-    run.add_argument("--relay-ms", type=float, default=5.0, help="time in which the relay's contacts switch")
-    run.add_argument("--flap-ms", type=float, default=0.0, help="how long links are down after the relay switched")
+    run.add_argument("--relay-ms", type=float, default=5.0, help="switching time of the relay's contacts")
+    run.add_argument("--flap-ms", type=float, default=0.0, help="how long links stay down after the relay has switched")
     run.add_argument("--second-stage-s", type=float, default=5.0, help="time from the watchdog's NMI to the hard reset")
     run.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     run.add_argument("--append", default="", help="additions to the kernel's command line")
@@ -109,7 +109,7 @@ def _ended_by_signal(number: int, _: object) -> None:
 
 
 def _directory(options: argparse.Namespace) -> Path:
-    """Where the board's files are, short where that is below the folder that the command runs in."""
+    """The folder of the board's files, as a relative path if it is below the current one."""
     if options.dir:
         return Path(options.dir)
     default = boardspec.load(options.board).build / "run"
@@ -123,7 +123,7 @@ def _accelerator(wanted: str, board: BoardSpec, artefacts: Path) -> Accelerator:
 
 
 class _Events:
-    """Shows transitions on request, and ends the session when the appliance switches itself off."""
+    """Shows transitions on request, and ends the session when the appliance powers itself off."""
 
     def __init__(self, terminal: Terminal, shown: bool) -> None:
         self._terminal = terminal
@@ -144,7 +144,7 @@ class _Events:
 
 
 def _banner(board: Board, found: Accelerator, options: argparse.Namespace) -> str:
-    """At most 80 columns wide; each command can be typed in the folder where `make run` was started."""
+    """The banner, at most 80 columns wide; its commands work in the folder where `make run` was started."""
     prefix, place = board.prefix, _directory(options)
     there = "" if options.board == boardspec.DEFAULT else f" --board {options.board}"
     there += f" --dir {place}" if options.dir else ""
@@ -193,7 +193,7 @@ def _order(options: argparse.Namespace) -> int:
 
 
 def line(event: Event) -> str:
-    """One transition for a human."""
+    """One transition, for display."""
     known = ("n", "mono_ns", "wall", "event")
     rest = "  ".join(f"{key}={value}" for key, value in event.items() if key not in known)
     return f"{event['wall'][11:23]}  {event['mono_ns'] / 1e9:14.6f}  {event['event']:10} {rest}"

@@ -2,7 +2,8 @@
 """Chooses the QEMU, and KVM or TCG by a trial boot: an existing /dev/kvm may still not work.
 
 The trial boots the board's own kernel with a two-line initramfs and waits for its greeting on the serial port. The
-answer is kept in a file under a key of kernel, processor, QEMU and the booted file, and tried anew when one changes.
+result is kept in a file under a key of kernel, processor, QEMU and the booted file, and the trial is repeated when one
+of these changes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def program(arch: Arch, artefacts: Path) -> str:
 
 
 def choose(board: BoardSpec, artefacts: Path) -> Accelerator:
-    """The accelerator to use for the board's kernel in `artefacts`, where the last trial's answer is kept as well."""
+    """The accelerator for the board's kernel in `artefacts`, where the result of the last trial is kept too."""
     kernel, cache = artefacts / board.arch.kernel.boot, artefacts / "accelerator.json"
     qemu = program(board.arch, artefacts)
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The simulated board as tests and tools hold it: `with Board(directory, payload) as board: board.power_on()`.
+"""The simulated board for tests and tools: `with Board(directory, payload) as board: board.power_on()`.
 
 A Board owns a directory (logs, ERST store, control socket, data disk), the namespaces `<prefix>-*`, a thread with the
-event loop in which the electronics run, and every process started through its hosts. All that ends with `close`, which
-also runs at the interpreter's exit. All methods are for any thread and block until done. Time-outs are those of the
-reference machine; how long they are here follows from the board's measured speed (pace.py).
+event loop in which the electronics run, and every process started through its hosts. All of it ends with `close`, which
+also runs at the interpreter's exit. All methods may be called from any thread and block until done. Timeouts are those
+of the reference machine; they are scaled by the board's measured speed (pace.py).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ CALL_S = 60.0
 
 
 class BoardError(Exception):
-    """The board could not be set up; the text says what is in the way and what to do."""
+    """The board could not be set up; the text says why and what to do."""
 
 
 class Board:
-    """One simulated board. `prefix` names its namespaces; left out, the first free of tw, tw2, tw3 ... is taken."""
+    """One simulated board. `prefix` names its namespaces; the default is the first free one of tw, tw2, tw3 ..."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class Board:
         self.close()
 
     def open(self) -> None:
-        """Put up namespaces and wires, connectors joined, power off. Raises BoardError."""
+        """Create namespaces and wires, with connectors joined and power off. Raises BoardError."""
         if os.geteuid() != 0:
-            raise BoardError("the board simulator makes network namespaces and must run as root")
+            raise BoardError("the board simulator creates network namespaces and must run as root")
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -80,7 +80,7 @@ class Board:
         except BlockingIOError as error:
             os.close(self._lock)
             raise BoardError(
-                f"another board simulator is using {self.directory}: end it, or give another --dir"
+                f"another board simulator is using {self.directory}: end it, or choose another --dir"
             ) from error
         self._wires = wires = self._claim()
         self.prefix = wires.prefix
@@ -96,7 +96,7 @@ class Board:
             qemu, folder = self.payload.board.arch.qemu, self.directory
             self.console = SerialPort(qemu.console, self._loop, folder / "console.log", check, self._console_panic)
             self.debug = SerialPort(qemu.debug, self._loop, folder / "debug.log", self._check_debug)
-            # not the debug port's: `sh` hands its shell a time-out that is stretched already
+            # not the debug port's: `sh` passes its shell a timeout that is already scaled
             self.events.stretch = self.console.stretch = self._wait
             self.events.listeners.append(self._wake)
             self._shell = DebugShell(self.debug, self._shell_lost)
@@ -106,13 +106,13 @@ class Board:
             raise BoardError(str(error)) from error
         except RuntimeError as error:
             self.close()
-            raise BoardError(f"the board's namespaces cannot be made: {error}") from error
+            raise BoardError(f"the board's namespaces cannot be created: {error}") from error
         self.lan = Host(wires.host("lan"), "10.77.0.1", "fd77::1")
         self.wan = Host(wires.host("wan"), "10.77.0.2", "fd77::2")
         self.mgmt = Host(wires.host("mgmt"), "10.88.0.1", "fd88::1")
 
     def close(self) -> None:
-        """Power off and leave nothing behind. May be called again."""
+        """Power off and clean up everything. May be called repeatedly."""
         if not self._open:
             return
         self._open = False
@@ -136,7 +136,7 @@ class Board:
     # power and buttons
 
     def power_on(self) -> None:
-        """Start the machine; returns when its processors run. Raises BoardError when it is on or QEMU refuses."""
+        """Start the machine; returns when its processors run. BoardError if it is already on or QEMU fails."""
         try:
             self._call(self._simulator.power_on(self.payload, self.accelerator))
         except Exception as error:
@@ -177,7 +177,7 @@ class Board:
         self._loop_do(self._simulator.set_plugged, side, True)
 
     def fault(self, what: str) -> Event:
-        """Write down that a fault is about to be made; the returned event's `n` serves as mark, `mono_ns` as time."""
+        """Log that a fault is about to be injected; the returned event's `n` serves as mark, `mono_ns` as time."""
         return self.events.add("fault", what=what)
 
     def qmp(self, command: str, **arguments: Any) -> Any:
@@ -188,7 +188,7 @@ class Board:
         machine = self._simulator.machine
         return machine.pid if machine else None
 
-    # looking
+    # observing
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self._loop_do(self._simulator.status)
@@ -209,7 +209,7 @@ class Board:
         return self.events.wait(predicate, since=since, timeout=timeout, **fields)
 
     def wait_relay(self, state: str, timeout: float = 60.0) -> Event:
-        """Wait until the relay stands at `state` (it may already); returns the event of its last move."""
+        """Wait until the relay is in `state` (it may be already); returns the event of its last move."""
         while True:
             mark = self.events.mark()
             last = self.events.last(event="relay")
@@ -224,7 +224,7 @@ class Board:
         return self.wait_relay("bypass", timeout)
 
     def panic_ordered(self) -> AbstractContextManager[None]:
-        """Panics in this block are wanted and fail nothing."""
+        """Panics in this block are intended and are no failure."""
         return self.events.panic_ordered()
 
     def sh(self, command: str, timeout: float = 60.0, check: bool = True) -> Result:
@@ -235,7 +235,7 @@ class Board:
         return result
 
     def measure(self) -> Pace:
-        """Take the speed from the board's last boot; waits and traffic follow it from here on."""
+        """Take the speed from the board's last boot; from then on, waits and traffic are scaled by it."""
         started, spoke = self.events.last(event="power", state="on"), self.debug.first_ns
         if started is not None and spoke is not None:
             self.pace = booted((spoke - started["mono_ns"]) / 1e9)
@@ -243,7 +243,7 @@ class Board:
         return self.pace
 
     def pids(self, words: str) -> list[int]:
-        """Processes in the board whose command line has these words (`bypass-keeper`, `-m appliance`)."""
+        """Processes in the board whose command line contains these words (`bypass-keeper`, `-m appliance`)."""
         # the first letter in brackets: grep must not find itself
         pattern = shlex.quote(f"[{words[0]}]{re.escape(words[1:])}".replace("\\ ", "."))
         found = self.sh(f"cd /proc && grep -l -a -- {pattern} [0-9]*/cmdline 2>/dev/null || true").output

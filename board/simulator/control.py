@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The simulator's control socket, for a second terminal: one JSON object a line, one reply a request.
+"""The simulator's control socket, for a second terminal: one JSON object per line, one reply per request.
 
 Request {"do": "reset"}, reply {"ok": ...} or {"error": "..."}. `attach` turns the connection into the raw byte stream
 of a serial port. The server lives as long as the Board and runs in its loop; `ask` and `attach` are the client.
@@ -75,7 +75,7 @@ class ControlServer:
             writer.close()
 
     async def do(self, request: dict[str, Any]) -> Any:
-        """Carry out one request. Raises ValueError on an unknown one, QmpError when the machine is off."""
+        """Execute one request. ValueError: an unknown one; QmpError: the machine is off."""
         what = request.get("do")
         simulator = self._simulator
         if what == "status":
@@ -112,7 +112,7 @@ class ControlServer:
 
 
 def connect(directory: Path) -> socket.socket:
-    """A connection to the simulator that runs in `directory`. Raises ConnectionError or FileNotFoundError."""
+    """A connection to the simulator running in `directory`. Raises ConnectionError or FileNotFoundError."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A long HTTP download across the link; every byte is checked.
 
-The server makes the body from a seed at a steady rate, so that the download lasts through a fault; the client makes the
-same body again, compares, and tells where and how long it stalled. One TCP connection from beginning to end: a reset
-connection is a broken download. `Download` owns the processes of both.
+The server generates the body from a seed at a steady rate, so that the download lasts through a fault; the client
+generates the same body, compares, and reports where and how long it stalled. One TCP connection from beginning to end:
+a reset connection is a broken download. `Download` owns the processes of both.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PATIENCE_S = 120.0
 
 
 def blocks(seed: int, size: int) -> Iterator[bytes]:
-    """The body: `size` bytes that follow from the seed; no two blocks are equal."""
+    """The body: `size` bytes generated from the seed; no two blocks are equal."""
     for number in range((size + BLOCK - 1) // BLOCK):
         block = hashlib.shake_128(f"{seed}/{number}".encode()).digest(BLOCK)
         yield block[: min(BLOCK, size - number * BLOCK)]
@@ -75,11 +75,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             sent += len(block)
 
     def log_message(self, *_: Any) -> None:
-        """Log nothing: the result has all of it."""
+        """Log nothing: the result contains everything."""
 
 
 def fetch(address: str, port: int, seed: int, size: int, rate: int) -> DownloadResult:
-    """Download once and compare; a broken transfer raises nothing, the result says what broke."""
+    """Download once and compare; a broken transfer raises nothing, the result describes it."""
     connection = http.client.HTTPConnection(address, port, timeout=PATIENCE_S)
     digest, done, longest = hashlib.sha256(), 0, 0
     try:
@@ -100,7 +100,7 @@ def fetch(address: str, port: int, seed: int, size: int, rate: int) -> DownloadR
 
 
 class Download:
-    """A running download from `server` to `client`; starts at once, `wait` gives its result."""
+    """A running download from `server` to `client`; starts at once, `wait` returns its result."""
 
     def __init__(
         self, client: Host, server: Host, size: int, *, rate: int = 0, seed: int = 1, port: int = PORT
@@ -125,11 +125,11 @@ class Download:
         return self._process.poll() is None
 
     def wait(self, timeout: float = 300.0) -> DownloadResult:
-        """Wait for the end; TimeoutError when it does not come in `timeout` seconds."""
+        """Wait for the end; TimeoutError if it takes longer than `timeout` seconds."""
         try:
             output, _ = self._process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
-            raise TimeoutError(f"the download is still under way after {timeout:g} s") from error
+            raise TimeoutError(f"the download is still running after {timeout:g} s") from error
         finally:
             self.close()
         return DownloadResult(**json.loads(output))

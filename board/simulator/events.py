@@ -3,7 +3,7 @@
 
 An event is a flat object: `n` (counts from 0), `mono_ns` (CLOCK_MONOTONIC, when the transition was complete), `wall`
 (UTC), `event` (relay, led, watchdog, reset, panic, power, link, fault, note) and that event's own fields. Owned by the
-Board and as long-lived; any thread may write, read and wait.
+Board and with its lifetime; any thread may write, read and wait.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EmulatorFailed(AssertionError):
 
 
 class WaitTimeout(AssertionError):
-    """An expected event did not occur in time; the text shows which events did."""
+    """An expected event did not occur in time; the text lists those that did."""
 
 
 def matches(event: Event, predicate: Predicate | None, fields: dict[str, Any]) -> bool:
@@ -81,7 +81,7 @@ class EventLog:
         return entry
 
     def mark(self) -> int:
-        """The number of the next event. Take it before the action that is to be observed."""
+        """The number of the next event. Take it before the action to be observed."""
         with self._changed:
             return len(self._events)
 
@@ -96,10 +96,10 @@ class EventLog:
     def wait(
         self, predicate: Predicate | None = None, *, since: int = 0, timeout: float = 60.0, **fields: Any
     ) -> Event:
-        """The first event from `since` on that fits; blocks until it comes, at most `timeout` seconds (see `stretch`).
+        """The first matching event from `since` on; blocks until it occurs, at most `timeout` seconds (see `stretch`).
 
-        Raises WaitTimeout, or BoardPanic as soon as a panic is written that nobody ordered, EmulatorFailed as soon as
-        QEMU is gone.
+        Raises WaitTimeout, or BoardPanic as soon as an unexpected panic is logged, EmulatorFailed as soon as QEMU is
+        gone.
         """
         timeout = self.stretch(timeout)
         deadline = time.monotonic() + timeout
@@ -132,12 +132,12 @@ class EventLog:
                 self._panics_ordered -= 1
 
     def check(self) -> None:
-        """Raise BoardPanic if the board panicked unordered, EmulatorFailed if QEMU failed, since the last power-on."""
+        """Raise BoardPanic if the board panicked unexpectedly, EmulatorFailed if QEMU failed, since the last power-on."""
         with self._changed:
             self._check()
 
     def forgive(self) -> None:
-        """Forget an unordered panic and a failure of QEMU, because the board was powered on again."""
+        """Clear an unexpected panic and a failure of QEMU, because the board was powered on again."""
         with self._changed:
             self._unordered = self._emulator = None
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The board's GPIO lines, as the simulated hardware sees them: virtio-gpio requests in, driven or not driven out.
+"""The board's GPIO lines from the hardware's side: virtio-gpio requests in, driven or not driven out.
 
-Pure state, no I/O. A line counts as driven only while its direction is out and its value is 1; anything that takes the
-device from the driver (close, reset, end of the process) releases it. Numbers: virtio specification 1.2, 5.18.
+Pure state, no I/O. A line counts as driven only while its direction is out and its value is 1; anything that separates
+the driver from the device (close, reset, end of the process) releases it. Numbers: virtio specification 1.2, 5.18.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Lines:
         return next(line for line in self._lines if line.name == name).driven
 
     def request(self, data: bytes) -> bytes:
-        """Carry out one request of the driver and return the response; anything wrong is answered with ERROR."""
+        """Execute one request of the driver and return the response; invalid ones are answered with ERROR."""
         if len(data) < REQUEST.size:
             return bytes([ERROR, 0])
         kind, number, value = REQUEST.unpack_from(data)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A host beside the board: a network namespace with one cable to it, in which commands are run.
+"""A host connected to the board: a network namespace with one cable to the board, in which commands are run.
 
-Owns the processes it started and ends them with itself; should this process be killed, the kernel ends them.
+Owns the processes that it starts and ends them when it ends; if this process is killed, the kernel ends them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Host:
         self.ipv4 = ipv4
         self.ipv6 = ipv6
         self._processes: list[subprocess.Popen[Any]] = []
-        # the kernel ends children with the thread that started them, so one thread that stays starts them all
+        # the kernel ends children with the thread that started them, so one permanent thread starts them all
         self._starter = ThreadPoolExecutor(1, f"host-{namespace}")
 
     def popen(self, command: list[str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a command in the background, in a session of its own; it ends with the host at the latest."""
+        """Start a command in the background, in a session of its own; it ends when the host ends, at the latest."""
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("start_new_session", True)
         line = netns.inside(self.namespace, *command)
@@ -52,7 +52,7 @@ class Host:
         return done.returncode == 0 and " 0% packet loss" in done.stdout
 
     def end(self, process: subprocess.Popen[Any]) -> None:
-        """Kill a process started here, with what it started in its session."""
+        """Kill a process started here, with everything in its session."""
         if process.poll() is None:
             try:
                 os.killpg(process.pid, signal.SIGKILL)

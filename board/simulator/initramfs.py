@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A small initramfs made here: busybox, an init script and what else is given. For trial boots and board tests."""
+"""Builds a small initramfs: busybox, an init script and given files. For trial boots and board tests."""
 
 from __future__ import annotations
 

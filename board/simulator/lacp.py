@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Two neighbours that bundle the link by LACP with the fast timer, and what each hears of the other.
+"""Two neighbours that bundle the link by LACP with the fast timer, and what each receives from the other.
 
-Each host sends a LACPDU a second, as IEEE 802.1AX has it, and takes its partner for gone after three seconds without
+Each host sends one LACPDU a second, as in IEEE 802.1AX, and considers its partner gone after three seconds without
 one. `Lacp` owns a thread and two packet sockets in the hosts' namespaces; `longest_gap_ms` is pure. Times are
 CLOCK_MONOTONIC in ns.
 """
@@ -29,7 +29,7 @@ _ACTIVE_FAST_IN_SYNC: Final = 0x3F  # active, short timeout, aggregates, in sync
 
 
 def pdu(own: bytes, partner: bytes) -> bytes:
-    """The LACPDU that a host sends, from its Ethernet header on."""
+    """The LACPDU sent by a host, from its Ethernet header on."""
 
     def party(kind: int, station: bytes) -> bytes:
         return struct.pack(">BBH6sHHHB3x", kind, 20, 0x8000, station, 1, 0x8000, 1, _ACTIVE_FAST_IN_SYNC)
@@ -45,7 +45,7 @@ def longest_gap_ms(arrivals: Iterable[int], start_ns: int, end_ns: int) -> float
 
 
 class Lacp:
-    """Both neighbours at work; `close` ends them."""
+    """Both neighbours; `close` ends them."""
 
     def __init__(self, *hosts: Host) -> None:
         names = [host.namespace.rsplit("-", 1)[1] for host in hosts]
@@ -77,7 +77,7 @@ class Lacp:
                 self._arrivals[receiver.fileno()].append(time.monotonic_ns())
 
     def longest_gap_ms(self, start_ns: int, end_ns: int) -> float:
-        """The longest time that one of the two heard nothing of the other."""
+        """The longest time without a LACPDU at either of the two."""
         return max(longest_gap_ms(tuple(stamps), start_ns, end_ns) for stamps in self._arrivals.values())
 
     def close(self) -> None:

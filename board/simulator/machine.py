@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The computer on the board: a QEMU process, its command line, its monitor.
+"""The board's computer: a QEMU process, its command line, its monitor.
 
 The command line is a pure function of a Payload and a few paths. `Machine` is one power-on: it starts the process and
 ends with it; the next power-on is another Machine. What differs by board and processor comes from `boardspec.py`.
@@ -29,7 +29,7 @@ CHANNELS = ("qmp", "console", "debug", "gpio")
 
 @dataclass(frozen=True)
 class Drive:
-    """A disk. `log`: a file in which QEMU keeps every write and flush, in their order (its driver blklogwrites)."""
+    """A disk. `log`: a file in which QEMU records every write and flush in order (its driver blklogwrites)."""
 
     serial: str
     path: Path
@@ -48,8 +48,8 @@ class Drive:
 
 @dataclass(frozen=True)
 class Payload:
-    """What the machine boots, on which board. Without `append` the kernel gets the board's own command line, without
-    `memory_mb` and `cpus` the machine has what the board has."""
+    """What the machine boots, and on which board. `append`, `memory_mb` and `cpus` default to the board's kernel
+    command line, memory and processors."""
 
     kernel: Path
     initrd: Path | None = None
@@ -62,7 +62,7 @@ class Payload:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """How QEMU runs the machine's processors, and why that way. `program`: which QEMU; left out, the host's own."""
+    """How QEMU runs the machine's processors, and why. `program`: which QEMU; by default the host's own."""
 
     name: str = "tcg"
     why: str = "not tried"
@@ -73,14 +73,14 @@ class Accelerator:
     """TCG: the emulated processor; left out, the board's."""
 
     def arguments(self, arch: Arch) -> list[str]:
-        """The accelerator and the processor that goes with it."""
+        """The arguments for the accelerator and a matching processor."""
         if self.name == "kvm":
             return ["-accel", "kvm", "-cpu", "host"]
         return ["-accel", f"tcg,thread={self.threads}", "-cpu", self.cpu or arch.qemu.emulated_cpu]
 
 
 def address(port: Port) -> str:
-    """The MAC address of a port of the machine (pure): a local one with the port's PCI slot."""
+    """The MAC address of a port of the machine (pure): a locally administered one with the port's PCI slot."""
     return f"02:77:01:00:00:{port.slot:02x}"
 
 
@@ -99,7 +99,7 @@ def command_line(payload: Payload, accelerator: Accelerator, crash_log: Path, fd
     line += ["-kernel", str(payload.kernel), "-append", payload.append or board.command_line(), "-S"]
     if payload.initrd:
         line += ["-initrd", str(payload.initrd)]
-    # panic=none: the kernel restarts itself, as it would on metal; pvpanic only reports the panic
+    # panic=none: the kernel restarts itself, as on real hardware; pvpanic only reports the panic
     line += ["-action", f"watchdog={qemu.watchdog_action}", "-action", "panic=none", "-action", "reboot=reset"]
     for channel in CHANNELS:
         line += ["-chardev", f"socket,id={channel},fd={fds[channel]}"]
@@ -155,7 +155,7 @@ class Machine:
         return {name: pair[0] for name, pair in pairs.items()}
 
     async def negotiate(self, connection: socket.socket) -> None:
-        """Open the monitor. Raises QmpError with QEMU's complaint when it did not come up."""
+        """Open the monitor. QmpError has QEMU's error message if it did not come up."""
         self._qmp = Qmp(self.on_event)
         try:
             await self._qmp.connect(connection)

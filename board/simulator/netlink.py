@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The few words of rtnetlink that wires need: redirect a device's frames, take that away, set a link, watch links.
+"""The part of rtnetlink that wires need: redirect a device's frames, undo that, set a link, watch links.
 
-A request returns when the kernel has acknowledged it, so the time after it is the time the frames go the new way; `tc`
-on a pipe cannot say that. Layouts: include/uapi/linux/{rtnetlink,pkt_cls,pkt_sched}.h and tc_act/tc_mirred.h.
+A request returns when the kernel has acknowledged it, so from that time on the frames take the new path; `tc` on a pipe
+cannot report that. Layouts: include/uapi/linux/{rtnetlink,pkt_cls,pkt_sched}.h and tc_act/tc_mirred.h.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TC_ACT_STOLEN, TCA_EGRESS_REDIR = 4, 1
 
 @dataclass(frozen=True)
 class Link:
-    """One device as a link message tells it."""
+    """One device as described by a link message."""
 
     name: str
     index: int
@@ -52,7 +52,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def redirect_filter(ifindex: int, to_ifindex: int) -> bytes:
-    """Body of a filter that sends every frame arriving at one device out of another one."""
+    """Body of a filter that sends every frame from one device out of another one."""
     selector = struct.pack("=BBBxHHhhIIIii", 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0)  # one key: mask 0, so every frame
     mirred = struct.pack("=IIiiiiI", 0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to_ifindex)
     action = attribute(1, attribute(1, b"mirred\0") + attribute(2, attribute(2, mirred)))
@@ -65,7 +65,7 @@ def _tcmsg(ifindex: int, handle: int) -> bytes:
 
 
 class Netlink:
-    """A route socket of the namespace it is opened in. Not for use by several threads."""
+    """A route socket of the namespace in which it is opened. Not thread-safe."""
 
     def __init__(self, groups: int = 0) -> None:
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -76,11 +76,11 @@ class Netlink:
         self.socket.close()
 
     def redirect(self, ifindex: int, to_ifindex: int) -> None:
-        """Frames that arrive at `ifindex` leave through `to_ifindex`; replaces what was there in one step."""
+        """Frames that arrive at `ifindex` leave through `to_ifindex`; replaces a previous filter in one step."""
         self._request(RTM_NEWTFILTER, NLM_F_CREATE, redirect_filter(ifindex, to_ifindex))
 
     def cut(self, ifindex: int) -> None:
-        """Frames that arrive at `ifindex` go nowhere."""
+        """Frames that arrive at `ifindex` are no longer redirected anywhere."""
         try:
             self._request(RTM_DELTFILTER, 0, _tcmsg(ifindex, 0))
         except FileNotFoundError:
@@ -106,7 +106,7 @@ class Netlink:
                 return
 
     def watch(self) -> list[Link]:
-        """Read what link messages are waiting, without blocking."""
+        """Read the waiting link messages, without blocking."""
         found: list[Link] = []
         while True:
             try:
@@ -121,7 +121,7 @@ class Netlink:
 
 
 def parse_links(data: bytes) -> Iterator[Link]:
-    """The devices named in a block of netlink messages."""
+    """The devices in a block of netlink messages."""
     while len(data) >= 16:
         length, kind = struct.unpack_from("=IH", data)
         if length < 16:

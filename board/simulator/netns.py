@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Network namespaces of one board, by name.
 
-Owns nothing: `enter` runs a function in a thread of its own that joins the namespace and ends, so the caller's threads
-never change theirs. Sockets opened in there stay in the namespace for as long as they live.
+Owns nothing: `enter` runs a function in a new thread that joins the namespace and ends, so the caller's threads never
+change theirs. Sockets opened there stay in the namespace as long as they live.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLONE_NEWNET = 0x40000000
 
 
 def enter(name: str, function: Callable[[], T]) -> T:
-    """Run `function` inside namespace `name` and return what it returns. Raises OSError when there is none such."""
+    """Run `function` inside namespace `name` and return its result. OSError if there is no such namespace."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -52,11 +52,11 @@ def leave() -> None:
     """Move the calling thread into a network namespace of its own, which ends with its threads. Raises OSError."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"cannot make a network namespace: {os.strerror(number)}; run as root")
+        raise OSError(number, f"cannot create a network namespace: {os.strerror(number)}; run as root")
 
 
 def run(*command: str) -> str:
-    """Run a set-up command and return its output; raises RuntimeError with its complaint when it fails."""
+    """Run a set-up command and return its output; RuntimeError has its error message if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip() or done.returncode}")
@@ -73,13 +73,13 @@ def exists(name: str) -> bool:
 
 
 def create(name: str) -> None:
-    """Make a namespace with loopback up. Raises RuntimeError."""
+    """Create a namespace with loopback up. Raises RuntimeError."""
     run("ip", "netns", "add", name)
     run("ip", "-n", name, "link", "set", "lo", "up")
 
 
 def delete(name: str) -> None:
-    """End every process left in the namespace and remove it; silent when there is none."""
+    """End every process left in the namespace and remove it; does nothing if it does not exist."""
     if not exists(name):
         return
     found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)

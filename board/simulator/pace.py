@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How fast the board computes, and what follows from it: how long to wait, how much traffic to offer. Pure.
 
-The board is emulated, on whatever machine there is and beside whatever else it does. Its speed is that of its boot, as
-a share of `REFERENCE_S`: a boot is several seconds of just the work that is waited for later, so what else the machine
-does is in it. Waits grow as the speed falls. Traffic falls with its square: a slow board has less time for frames, and
-its own work (a restart, a boot) takes longer from them. What is claimed never changes with the speed: a frame that was
+The board is emulated, on any machine and together with other load. Its speed is measured by its boot, relative to
+`REFERENCE_S`: a boot is several seconds of the same kind of work that tests wait for later, with the machine's other
+load included. Waits grow as the speed falls. Traffic falls with its square: a slow board has less time for frames, and
+its own work (a restart, a boot) takes longer away from them. The claims never change with the speed: a frame that was
 offered must arrive.
 """
 
@@ -15,20 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 REFERENCE_S = 3.0
-"""From power on to the first word of the debug shell, on the machine whose speed is 1: two cores, nothing beside."""
+"""From power-on to the first output of the debug shell, on the machine whose speed is 1: two cores, no other load."""
 MOST_STRETCH = 6.0
-AS_GOOD = 0.8  # a board at this speed counts as the reference: measurements of one machine differ by as much
+AS_GOOD = 0.8  # a board at this speed counts as the reference: measurements of one machine vary by that much
 UNMEASURED_STRETCH = 3.0  # until the board's shell answers for the first time
 FEWEST = 20  # frames a second; fewer would not show a gap
 FRAMES = 1000  # frames a second at full speed
 BYTES = 100_000  # bytes a second of a download at full speed
 BEAT_MS = 100  # between two in-band heartbeats through the demo guest
-MISSES, SLOW_MISSES = 3, 5  # of them that it may miss: at the reference speed; below it, times the stretch
+MISSES, SLOW_MISSES = 3, 5  # how many of them it may miss: at the reference speed; below it, times the stretch
 
 
 @dataclass(frozen=True)
 class Pace:
-    """`speed`: 1 = the reference; None = not measured yet. `limit`: frames a second at most, `tried` or not."""
+    """`speed`: 1 = the reference; None = not measured yet. `limit`: most frames a second, `tried` or not."""
 
     speed: float | None = None
     limit: int = FRAMES
@@ -36,18 +36,18 @@ class Pace:
 
     @property
     def stretch(self) -> float:
-        """Waits are this many times longer than on the reference machine; never shorter."""
+        """The factor for waits relative to the reference machine; at least 1."""
         if self.speed is None:
             return UNMEASURED_STRETCH
         return 1.0 if self.speed >= AS_GOOD else min(MOST_STRETCH, 1.0 / self.speed)
 
     def wait(self, seconds: float) -> float:
-        """How long to wait for what takes `seconds` at most on the reference machine."""
+        """How long to wait for something that takes at most `seconds` on the reference machine."""
         return seconds * self.stretch
 
     @property
     def frames(self) -> int:
-        """Frames a second and direction to offer, in tens."""
+        """Frames to offer, per second and direction, rounded to tens."""
         return max(FEWEST, min(self.limit, math.floor(FRAMES / self.stretch**2 / 10) * 10))
 
     @property
@@ -57,14 +57,14 @@ class Pace:
 
     @property
     def misses(self) -> int:
-        """In-band heartbeats that the demo guest may miss; more where the emulation makes it stand still."""
+        """In-band heartbeats that the demo guest may miss; more if the emulation makes it pause."""
         return MISSES if self.stretch == 1.0 else math.ceil(SLOW_MISSES * self.stretch)
 
     def carried(self, trial: Callable[[int], bool]) -> Pace:
         """Half of the frames at which `trial` (frames a second -> all arrived) succeeds; each failure halves them.
 
-        Half, because a trial is short and the machine's other work comes and goes. The smallest rate is not tried: what
-        it loses is for the measurement itself to show.
+        Half, because a trial is short and the machine's other load varies. The smallest rate is not tried: its losses
+        are left to the measurement itself.
         """
         rate = self.frames
         while rate > FEWEST and not trial(rate):
@@ -81,7 +81,7 @@ class Pace:
         )
 
     def figures(self) -> dict[str, float]:
-        """What a file of figures says of it."""
+        """The entries for a file of figures."""
         return {
             "emulation_speed_ratio": round(self.speed or 0.0, 3),
             "offered_frames_per_s": self.frames,
@@ -91,5 +91,5 @@ class Pace:
 
 
 def booted(seconds: float) -> Pace:
-    """The pace of a board whose debug shell spoke so many seconds after power on."""
+    """The pace of a board whose debug shell answered this many seconds after power-on."""
     return Pace(speed=REFERENCE_S / max(seconds, 0.01))

@@ -22,7 +22,7 @@ def files(board: BoardSpec) -> list[str]:
 def image(
     artefacts: Path, directory: Path, *, debug: bool = False, append: str = "", board: BoardSpec | None = None
 ) -> Payload:
-    """Payload of the image in `artefacts`; the data disk is copied into `directory` once and kept from then on.
+    """The payload for the image in `artefacts`; the data disk is copied into `directory` once and then kept.
 
     Raises FileNotFoundError naming what is missing.
     """

@@ -27,15 +27,15 @@ class Qmp:
         self._reading: asyncio.Task[None] | None = None
 
     async def connect(self, connection: socket.socket) -> None:
-        """Greet and negotiate. Raises QmpError when QEMU ends before it has."""
+        """Greet and negotiate. QmpError if QEMU ends before that is done."""
         reader, self._writer = await asyncio.open_connection(sock=connection, limit=1 << 22)
         if not await reader.readline():
-            raise QmpError("QEMU ended before its monitor said anything")
+            raise QmpError("QEMU ended before its monitor answered")
         self._reading = asyncio.create_task(self._read(reader))
         await self.execute("qmp_capabilities")
 
     async def execute(self, command: str, **arguments: Any) -> Any:
-        """Send one command and return its result. Raises QmpError with QEMU's words."""
+        """Send one command and return its result. QmpError has QEMU's error message."""
         if self._writer is None or self._writer.is_closing():
             raise QmpError(f"{command}: the machine is off")
         self._number += 1

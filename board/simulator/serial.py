@@ -72,7 +72,7 @@ class SerialPort:
             self._changed.notify_all()
 
     def send(self, data: str | bytes) -> None:
-        """Send input. Bytes that the board does not take yet are queued; none is lost while it has power."""
+        """Send input. Bytes that the board does not accept yet are queued; none is lost while it has power."""
         raw = data.encode() if isinstance(data, str) else data
         self._loop.call_soon_threadsafe(self._write, raw)
 
@@ -125,7 +125,7 @@ class SerialPort:
                 self._text = self._text[gone:]
                 self._place, self._scanned = max(0, self._place - gone), max(0, self._scanned - gone)
             if self._on_panic:
-                end = self._text.rfind("\n") + 1  # whole lines only, so a message is not cut in two
+                end = self._text.rfind("\n") + 1  # whole lines only, so that no message is split
                 panics = PANIC.findall(self._text[self._scanned : end])
                 self._scanned = max(self._scanned, end)
             self._changed.notify_all()

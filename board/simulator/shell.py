@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Commands in the board's debug shell (root on the second serial port, only with `bypass.debug=PORT`).
 
-A command travels as base64 in lines shorter than any line editor's limit, its output comes back as base64 between
-markers that the echo of what was typed cannot contain. So quotes, newlines, binary output and prompts do not matter.
+A command is sent as base64 in lines shorter than any line editor's limit; its output comes back as base64 between
+markers that the echo of the input cannot contain. So quotes, newlines, binary output and prompts do not matter.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from simulator.events import WaitTimeout
 from simulator.serial import SerialPort
 
 LINE = 480
-RETRY_S = 2.0  # a shell that was not there yet never saw the greeting
+RETRY_S = 2.0  # a shell that had not started yet never saw the greeting
 REPEATS = 3
 PROMPT = r"(?:^|[\r\n])[^\s:]*# "
-"""Of a shell that has just started: the one that we talk to has none (`_find`)."""
+"""The prompt of a shell that has just started; the one that we talk to has none (`_find`)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CommandFailed(AssertionError):
 
 
 class ShellLost(AssertionError):
-    """The board's shell ended, and init started another; `begun`: the command was running by then."""
+    """The board's shell ended, and init started another; `begun`: the command was already running."""
 
     def __init__(self, text: str, begun: bool) -> None:
         super().__init__(text)
@@ -49,8 +49,8 @@ class ShellLost(AssertionError):
 class DebugShell:
     """Lives as long as the Board; finds the shell again after each start of the machine (`forget`).
 
-    The board's shell may end under us (the kernel kills it, or an emulated processor errs): that is told to `on_lost`
-    with the kernel's last lines, and a command that had not begun is given to the next shell.
+    The board's shell may end unexpectedly (the kernel kills it, or an emulated processor fails): `on_lost` is then
+    called with the kernel's last lines, and a command that had not begun is given to the next shell.
     """
 
     def __init__(self, port: SerialPort, on_lost: Callable[[str], None] = lambda _: None) -> None:
@@ -66,8 +66,8 @@ class DebugShell:
         """Run `command` with the board's sh; output is standard output and error together.
 
         Raises CommandFailed on a status other than 0 unless `check` is false, WaitTimeout after `timeout` seconds,
-        ShellLost when the shell ended while the command ran. What the command leaves running in the background must
-        not expect a terminal.
+        ShellLost if the shell ended while the command ran. Background processes of the command must not expect a
+        terminal.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
@@ -107,21 +107,21 @@ class DebugShell:
             self._port.send("\x03")
             self._found = False
             raise WaitTimeout(f"command still running after {timeout:g} s: {command!r}\n{error}") from error
-        # cut out by place: a pattern that spans long output is tried from every place in it, for seconds
+        # cut out by position: a pattern that spans long output would be tried from every position in it, for seconds
         begin = f"{tag}:begin"
         text = end.string[end.string.rindex(begin, 0, end.start()) + len(begin) : end.start()]
         output = base64.b64decode(re.sub(r"\s", "", text)).decode(errors="replace")
         return Result(int(end.group(1)), output)
 
     def _answer(self, pattern: str, deadline: float, command: str, *, begun: bool) -> re.Match[str]:
-        """Wait for a marker. Raises ShellLost when a new shell's prompt comes instead."""
+        """Wait for a marker. ShellLost if a new shell's prompt appears instead."""
         found = self._port.expect(f"{pattern}|(?P<prompt>{PROMPT})", deadline - time.monotonic())
         if found["prompt"] is not None:
             raise ShellLost(f"the board's shell ended {'in' if begun else 'before'} {command!r}", begun)
         return found
 
     def _kernel_log(self, deadline: float, timeout: float) -> str:
-        """The kernel's last lines, for the report; why there are none, if the next shell ends as well."""
+        """The kernel's last lines, for the report; or why there are none, if the next shell ends as well."""
         try:
             self._find(deadline)
             return self._once("dmesg | tail -n 40", deadline, timeout).output
@@ -132,9 +132,9 @@ class DebugShell:
     def _find(self, deadline: float) -> None:
         while True:
             tag = secrets.token_hex(8)
-            # A starting shell may lose characters of what is typed meanwhile. So: Ctrl-C out of whatever half a line
-            # has begun, and no quotes, half of which would have the shell wait for the other half for ever. The
-            # backslash keeps the echo from looking like the answer.
+            # A starting shell may lose some of the input. So: Ctrl-C out of a partial line, and no quotes, because with
+            # one of a pair lost the shell would wait for it for ever. The backslash keeps the echo from looking like
+            # the answer.
             self._port.send(f"\x03\nstty -echo 2>/dev/null; PS1=; echo {tag}\\:here\n")
             left = deadline - time.monotonic()
             try:

@@ -2,7 +2,7 @@
 """The board's electronics: relay coil, status LED, power, reset button and the watchdog's second stage.
 
 Runs in one event loop and is called only there. Owns the wires, the lines, and the Machine while the power is on.
-The relay's resting place is bypass; nothing but a driven line moves it from there, and everything that ends the drive
+The relay's resting position is bypass; only a driven line moves it from there, and everything that ends the drive
 (line released, device reset, QEMU gone, power cut) lets it fall back at once, in this process.
 """
 
@@ -29,10 +29,10 @@ from simulator.wires import SIDES, HostLinkWatch, Side, Wires, port_link
 
 @dataclass(frozen=True)
 class Timing:
-    """How slow the board's parts are, in milliseconds and seconds; 0 = at once."""
+    """Delays of the board's parts, in milliseconds and seconds; 0 = none."""
 
     relay_ms: float = 0.0  # contacts in flight: neither joined nor split
-    flap_ms: float = 0.0  # links negotiate anew after the relay moved
+    flap_ms: float = 0.0  # links renegotiate after the relay moved
     second_stage_s: float = 5.0  # after the watchdog's NMI, unless a reset came
 
 
@@ -62,14 +62,14 @@ class Simulator:
         self._watches = [HostLinkWatch(side, self.wires.host(side), self._host_link) for side in SIDES]
 
     def start(self) -> None:
-        """Put up the wires, in bypass. Raises RuntimeError."""
+        """Create the wires, in bypass. Raises RuntimeError."""
         self.wires.create()
         for watch in self._watches:
             self._loop.add_reader(watch.open(), watch.read)
         self.log.add("relay", state="bypass", cause="start", prefix=self.wires.prefix)
 
     async def stop(self) -> None:
-        """Power off and take everything away."""
+        """Power off and remove everything."""
         await self.power_cut("simulator stopped")
         for watch in self._watches:
             if watch._netlink:
@@ -83,9 +83,9 @@ class Simulator:
     # power
 
     async def power_on(self, payload: Payload, accelerator: Accelerator) -> None:
-        """Start the machine. Raises RuntimeError when it is on already, QmpError when QEMU does not start."""
+        """Start the machine. RuntimeError: it is already on; QmpError: QEMU does not start."""
         if self.machine is not None:
-            raise RuntimeError("the machine is on already")
+            raise RuntimeError("the machine is already on")
         erst = self.directory / "erst.img"
         self._exit_cause, self._reset_cause = "qemu exited", ""
         self._port_links = dict.fromkeys(SIDES, True)
@@ -116,7 +116,7 @@ class Simulator:
             raise
 
     async def power_cut(self, cause: str = "power cut") -> None:
-        """Pull the plug: the process is killed, and the coil has no supply from the same moment."""
+        """Pull the plug: the process is killed, and the coil loses its supply at the same time."""
         if self.machine is None:
             return
         machine = self.machine
@@ -131,7 +131,7 @@ class Simulator:
         await self._qmp("system_reset")
 
     async def nmi(self) -> None:
-        """Press the NMI button; the kernel is told to panic on it."""
+        """Press the NMI button; the kernel is configured to panic on it."""
         self.log.add("nmi", cause="button")
         await self._qmp("inject-nmi")
 
@@ -141,7 +141,7 @@ class Simulator:
     async def pause(self) -> None:
         """Freeze the whole machine, its devices and watchdog with it; the relay stays where it is.
 
-        QEMU's own `stop` would take the GPIO device from the driver, and so release the relay.
+        QEMU's own `stop` would separate the driver from the GPIO device, and so release the relay.
         """
         self._signal(signal.SIGSTOP, "stopped")
 
@@ -160,7 +160,7 @@ class Simulator:
     # cables
 
     def set_plugged(self, side: Side, plugged: bool) -> None:
-        """Put a host's cable in or pull it out."""
+        """Plug or unplug a host's cable."""
         before = self.wires.panel.plugged
         after = before | {side} if plugged else before - {side}
         if after != before:
@@ -218,7 +218,7 @@ class Simulator:
         self.wires.change(negotiating=False)
         self._later(self._sync_port_links())
 
-    # what QEMU tells
+    # events from QEMU
 
     def _qmp_event(self, message: dict[str, Any]) -> None:
         name, data = message["event"], message.get("data", {})
@@ -288,7 +288,7 @@ class Simulator:
         task.add_done_callback(self._tasks.discard)
 
     def status(self) -> dict[str, Any]:
-        """What a person standing before the board would see."""
+        """What an observer of the board would see."""
         panel = self.wires.panel
         return {
             "power": "on" if self.machine else "off",

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Numbered frames across the link and their fate: lost, duplicated, out of order, longest gap.
 
-One process a direction sends UDP datagrams from one host at absolute deadlines and receives them at the other (a socket
-in each namespace). It appends a record of each to a file: number, time sent, time the kernel received it. `Stream` owns
-that process; `analyse` is pure. All times are CLOCK_MONOTONIC in ns.
+One process per direction sends UDP datagrams from one host at absolute deadlines and receives them at the other (a
+socket in each namespace). It appends a record of each to a file: number, time sent, time the kernel received it.
+`Stream` owns that process; `analyse` is pure. All times are CLOCK_MONOTONIC in ns.
 
-Frames have addresses of their own with fixed neighbours, so what is measured is the link and never ARP's patience.
+Frames have addresses of their own with fixed neighbours, so that the link is measured and never ARP's timeouts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from simulator.host import Host
 from simulator.wires import MACS
 
 PACKET = struct.Struct("!QQ")
-RECORD = struct.Struct("=QQQ")  # number, sent_ns, received_ns (0: the record tells that it was sent)
+RECORD = struct.Struct("=QQQ")  # number, sent_ns, received_ns (0: the record says that it was sent)
 PORT = 7007
 ADDRESSES = {"lan": "10.77.1.1", "wan": "10.77.1.2"}
 SO_TIMESTAMPNS = 35
@@ -51,8 +51,8 @@ class Report:
     lost: int
     duplicates: int
     reordered: int
-    longest_gap_ms: float  # between two arrivals, the sender's own pauses taken off
-    longest_outage_ms: float  # sent just before the first frame of a run of lost ones .. just after its last
+    longest_gap_ms: float  # between two arrivals, without the sender's own pauses
+    longest_outage_ms: float  # from the frame sent before a run of lost ones to the one sent after it
     first_lost_ns: int | None
     back_ns: int | None  # arrival of the first frame after the last lost one; None: nothing lost, or not back yet
 
@@ -125,8 +125,8 @@ def _longest_outage(numbers: list[int], sent: dict[int, int], arrived: dict[int,
 
 
 def longest_silence_ms(sent: dict[int, int], received: Iterable[Record], start_ns: int, end_ns: int) -> float:
-    """The longest time without an arrival between two times, the end included. Frames that are held back and arrive
-    later count as absent, like lost ones."""
+    """The longest time without an arrival between two times, the end included. Delayed frames that arrive later count
+    as absent, like lost ones."""
     inside = [record for record in received if record.received_ns < end_ns]
     last_ns = max((record.received_ns for record in inside), default=start_ns)
     gap_ms = analyse(sent, inside, start_ns, end_ns).longest_gap_ms
@@ -134,7 +134,7 @@ def longest_silence_ms(sent: dict[int, int], received: Iterable[Record], start_n
 
 
 def read_records(path: Path) -> tuple[dict[int, int], list[Record]]:
-    """What a stream's file holds so far: frames sent (number to time) and frames received, in order of arrival."""
+    """The contents of a stream's file so far: frames sent (number to time), and frames received in order of arrival."""
     sent: dict[int, int] = {}
     received: list[Record] = []
     data = path.read_bytes()
@@ -180,7 +180,7 @@ class Stream:
             raise RuntimeError(f"the stream {here} -> {there} did not start")
 
     def stop(self) -> Report:
-        """Stop sending, wait until frames in flight have arrived, and report on all of them."""
+        """Stop sending, wait until frames in flight have arrived, and report on all frames."""
         if self._report is None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait()
@@ -188,7 +188,7 @@ class Stream:
         return self._report
 
     def report(self, start_ns: int = 0, end_ns: int | None = None) -> Report:
-        """The fate of the frames sent in the span. Frames in flight count as lost: let it end a little in the past."""
+        """The fate of the frames sent in the span. Frames in flight count as lost, so it should end in the past."""
         sent, received = read_records(self.path)
         return analyse(sent, received, start_ns, end_ns)
 
@@ -197,9 +197,9 @@ class Stream:
         return longest_silence_ms(*read_records(self.path), start_ns, end_ns)
 
     def wait_arrival(self, after_ns: int, timeout: float = 30.0) -> int:
-        """Time at which the first frame sent after `after_ns` arrived; TimeoutError when none does.
+        """When the first frame sent after `after_ns` arrived; TimeoutError if none does.
 
-        Follows the file as it grows: the recording process is paced by the frames themselves.
+        Follows the growing file: the recording process is paced by the frames themselves.
         """
         deadline = time.monotonic() + timeout
         with self.path.open("rb") as file:
@@ -217,11 +217,11 @@ class Stream:
 
     def _process_alive(self) -> None:
         if self._process.poll() is not None and self._report is None:
-            raise RuntimeError(f"the stream's process ended by itself with status {self._process.returncode}")
+            raise RuntimeError(f"the stream's process ended unexpectedly with status {self._process.returncode}")
 
 
 def _flow(arguments: list[str]) -> None:
-    """The process of one direction: send on every deadline, then take in what has arrived."""
+    """The process of one direction: send at every deadline, then process what has arrived."""
     source, target, source_name, target_name, path = arguments[:5]
     rate, size = int(arguments[5]), int(arguments[6])
     sender = netns.enter(source, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -253,7 +253,7 @@ def _flow(arguments: list[str]) -> None:
             try:
                 sender.sendto(PACKET.pack(number, now) + padding, address)
             except OSError:
-                pass  # an interface without carrier: the frame is lost, which is what we count
+                pass  # an interface without carrier: the frame counts as lost
             file.write(record + _arrivals(receiver))
             number += 1
             # after a pause of this process frames keep their pace instead of following in a burst
@@ -276,7 +276,7 @@ def _arrivals(receiver: socket.socket) -> bytes:
         for _, kind, value in ancillary:
             if kind == SO_TIMESTAMPNS:
                 seconds, nanoseconds = struct.unpack("=qq", value)
-                # the kernel stamps in wall time; both clocks read now turn it into ours
+                # the kernel's timestamps are wall time; reading both clocks now converts them to ours
                 received_ns -= time.time_ns() - (seconds * 1_000_000_000 + nanoseconds)
         out += RECORD.pack(number, sent_ns, received_ns)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The board's serial port in this terminal: raw keys in, bytes out, a way to leave, the terminal restored always.
+"""The board's serial port in this terminal: raw keys in, bytes out, a key to leave; always restores the terminal.
 
-Output is written by a thread of its own, so a terminal that is stopped never holds up the relay. Lives for one session.
+Output is written by a separate thread, so a stopped terminal never delays the relay. Lives for one session.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import tty
 from collections.abc import Callable, Iterator
 
-PREFIX = 0x01  # Ctrl-A; Ctrl-] is the appliance's: it leaves a guest's console
+PREFIX = 0x01  # Ctrl-A; Ctrl-] belongs to the appliance: it leaves a guest's console
 HELP = b"\r\n[Ctrl-A x  end   Ctrl-A e  show transitions here   Ctrl-A Ctrl-A  a Ctrl-A]\r\n"
 
 
@@ -27,7 +27,7 @@ class Keys:
         self._prefixed = False
 
     def feed(self, data: bytes) -> tuple[bytes, list[str]]:
-        """Returns the bytes for the board and our orders: "leave", "events", "help"."""
+        """Returns the bytes for the board and our commands: "leave", "events", "help"."""
         out, orders = bytearray(), []
         for byte in data:
             if self._prefixed:
@@ -45,7 +45,7 @@ class Keys:
 
 @contextlib.contextmanager
 def raw(fd: int) -> Iterator[None]:
-    """The terminal passes every key unchanged in this block; its settings are restored however the block ends."""
+    """Pass every key unchanged in this block; the terminal's settings are restored however the block ends."""
     if not os.isatty(fd):
         yield
         return
@@ -58,7 +58,7 @@ def raw(fd: int) -> Iterator[None]:
 
 
 class Terminal:
-    """Joins standard input and output with a serial port until `leave` is called or the person leaves."""
+    """Connects standard input and output with a serial port until `leave` is called or the user leaves."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
@@ -70,7 +70,7 @@ class Terminal:
         self._output.put(data)
 
     def leave(self) -> None:
-        """End the session; for any thread and for signal handlers."""
+        """End the session; may be called from any thread and from signal handlers."""
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._wake_write, b"x")
 
@@ -88,9 +88,9 @@ class Terminal:
                 if not data:
                     if tty_in:
                         break
-                    sources = [self._wake_read]  # a pipe that ended: go on showing
+                    sources = [self._wake_read]  # a pipe that ended: continue to show output
                     continue
-                # only a person escapes; a pipe's bytes are the board's
+                # only a user can escape; all bytes of a pipe go to the board
                 out, orders = keys.feed(data) if tty_in else (data, [])
                 if out:
                     self._send(out)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""vhost-user backend of the GPIO device: QEMU lends us the guest's memory and its queues, we answer the requests.
+"""vhost-user backend of the GPIO device: QEMU shares the guest's memory and queues with us, we answer the requests.
 
 One `Backend` serves one connection to one QEMU process and ends with it. It runs in the loop's thread and maps the
 guest's memory while connected. Protocol: QEMU's docs/interop/vhost-user.rst; queues: virtio specification 1.2, 2.7.
-The split queue needs no barriers here: x86 keeps stores in order, Python adds no reordering of its own, and nothing is
-read that must not be read early.
+The split queue needs no barriers here: x86 keeps stores in order, Python adds no reordering of its own, and reading
+early does no harm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEXT, WRITE = 1, 2  # descriptor flags
 
 
 class ProtocolError(Exception):
-    """QEMU, or the driver in the guest, sent what the protocol does not allow."""
+    """QEMU, or the driver in the guest, violated the protocol."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Backend:
         loop.add_reader(self.connection.fileno(), self._readable)
 
     def close(self) -> None:
-        """Give back memory and queues; releases the lines if they were still driven."""
+        """Release memory and queues, and the lines if they are still driven."""
         if self.connection.fileno() < 0:
             return
         self._loop.remove_reader(self.connection.fileno())
@@ -92,7 +92,7 @@ class Backend:
             if not self._message():
                 self.close()
         except (ProtocolError, OSError, struct.error, IndexError, ValueError) as error:
-            self.note(f"vhost-user connection given up: {error}")
+            self.note(f"vhost-user connection closed: {error}")
             self.close()
 
     def _message(self) -> bool:
@@ -134,7 +134,7 @@ class Backend:
                 queue = self._queues[value & 0xFF]
                 _close(queue.call)
                 queue.call = fd
-                self._call(queue)  # an answer may have been told to the one before, which QEMU no longer listens to
+                self._call(queue)  # an interrupt may have gone to the previous descriptor, which QEMU no longer watches
             else:
                 _close(fd)
         elif kind == SET_VRING_ADDR:
@@ -145,7 +145,7 @@ class Backend:
             number, value = struct.unpack_from("<II", body)
             return self._ring(kind, number, value)
         elif kind not in (SET_FEATURES, SET_OWNER, RESET_OWNER, SET_PROTOCOL_FEATURES):
-            raise ProtocolError(f"request {kind} is not served")
+            raise ProtocolError(f"request {kind} is not supported")
         return None
 
     def _ring(self, kind: int, number: int, value: int) -> bytes | None:
@@ -197,7 +197,7 @@ class Backend:
         try:
             self._serve(queue)
         except (ProtocolError, struct.error) as error:
-            self.note(f"vhost-user queue given up: {error}")
+            self.note(f"vhost-user queue stopped: {error}")
             self.close()
 
     def _find(self, address: int, user: bool) -> tuple[mmap.mmap, int]:
@@ -205,10 +205,10 @@ class Backend:
             start = region.user if user else region.guest
             if start <= address < start + region.size:
                 return region.memory, address - start
-        raise ProtocolError(f"address {address:#x} is in no memory region")
+        raise ProtocolError(f"address {address:#x} is not in any memory region")
 
     def _serve(self, queue: Queue) -> None:
-        """Answer all requests that wait in the request queue; the interrupt queue's buffers are just kept."""
+        """Answer all waiting requests in the request queue; the interrupt queue's buffers are left alone."""
         if queue is not self._queues[REQUESTS] or not queue.size or not queue.desc or not queue.enabled:
             return
         avail, at = self._find(queue.avail, True)
@@ -225,13 +225,13 @@ class Backend:
             self._call(queue)
 
     def _call(self, queue: Queue) -> None:
-        """Interrupt the driver. It allows for one too many, and waits for ever, in the kernel's start, for one too few:
-        so its wish for none is not asked for, which would need a barrier between our store and its."""
+        """Interrupt the driver. It tolerates one interrupt too many, but with one too few it waits for ever during the
+        kernel's start. So its flag to suppress interrupts is ignored: checking it would need a barrier."""
         if queue.call >= 0:
             os.write(queue.call, struct.pack("<Q", 1))
 
     def _answer(self, queue: Queue, head: int) -> int:
-        """Carry out the request in the chain at `head`; returns the number of bytes written into it."""
+        """Execute the request in the chain at `head`; returns the number of bytes written into it."""
         table, at = self._find(queue.desc, True)
         request, response, index = b"", b"", head
         places: list[tuple[mmap.mmap, int, int]] = []

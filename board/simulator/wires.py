@@ -3,8 +3,8 @@
 
 `<prefix>-lan` and `<prefix>-wan` are the hosts on either side, `<prefix>-mgmt` the administrator's. `<prefix>-board`
 holds the connectors (`lan`, `wan`, `mgmt`: the near ends of the hosts' cables) and the taps (`lan0`, `wan0`, `mgmt0`:
-the appliance's ports). What is joined with what is decided by the pure functions on `Panel`; `Wires` only carries it
-out. Everything lives as long as the Wires object, and nothing of it reaches the machine's own network.
+the appliance's ports). The pure functions on `Panel` decide what is joined; `Wires` only applies that. Everything lives
+as long as the Wires object, and nothing reaches the machine's own network.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def other(side: Side) -> Side:
 
 @dataclass(frozen=True)
 class Panel:
-    """Where the contacts stand, which cables are in, which hosts have their port up."""
+    """Position of the contacts, plugged cables, and hosts that have their port up."""
 
     relay: Position = "bypass"
     plugged: frozenset[Side] = frozenset(SIDES)
@@ -49,7 +49,7 @@ class Panel:
 
 
 def routes(panel: Panel) -> dict[str, str | None]:
-    """For each device: the one its arriving frames leave by; None = nowhere."""
+    """For each device, the one by which its arriving frames leave; None = none."""
     if panel.relay == "bypass":
         return {"lan": "wan", "wan": "lan", "lan0": None, "wan0": None}
     if panel.relay == "inline":
@@ -90,7 +90,7 @@ class Wires:
         return f"{self.prefix}-{name}"
 
     def claim(self) -> bool:
-        """Take the prefix for this process; what a killed owner left under it is cleared. False: it is in use."""
+        """Take the prefix for this process, and clean up what a killed owner left. False: it is in use."""
         LOCKS.mkdir(exist_ok=True)
         lock = os.open(LOCKS / self.prefix, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -103,7 +103,7 @@ class Wires:
         return True
 
     def create(self) -> None:
-        """Make namespaces and devices, and join the connectors. Raises RuntimeError with the command that failed."""
+        """Create namespaces and devices, and join the connectors. RuntimeError names the command that failed."""
         board = self.board
         netns.create(board)
         netns.enter(board, lambda: Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1"))
@@ -121,7 +121,7 @@ class Wires:
             netns.run("ip", "-n", space, "link", "set", "eth0", "address", MACS[name], "up")
             netns.run("ip", "-n", space, "address", "add", ipv4, "dev", "eth0")
             netns.run("ip", "-n", space, "-6", "address", "add", ipv6, "dev", "eth0", "nodad")
-            # a checksum left for hardware would cross the appliance's XDP as a wrong one
+            # a checksum left to hardware would be wrong after the appliance's XDP
             netns.run("ip", "netns", "exec", space, "ethtool", "-K", "eth0", "tx", "off")
         self._index = netns.enter(board, lambda: {name: index for index, name in socket.if_nameindex()})
         self._netlink = netns.enter(board, Netlink)
@@ -130,7 +130,7 @@ class Wires:
         self.apply(self.panel)
 
     def destroy(self) -> None:
-        """Take everything away again; safe to call more than once and after a `create` that failed half-way."""
+        """Remove everything; may be called repeatedly, and after a `create` that failed half way."""
         if self._netlink:
             self._netlink.close()
             self._netlink = None
@@ -144,14 +144,14 @@ class Wires:
             netns.delete(self.host(name))
 
     def change(self, **changes: object) -> int:
-        """Apply a panel with these fields changed; returns the time (ns) when frames went the new way."""
+        """Apply a panel with these fields changed; returns the time (ns) when frames took the new path."""
         return self.apply(replace(self.panel, **changes))  # type: ignore[arg-type]
 
     def apply(self, panel: Panel) -> int:
-        """Make the devices what `panel` says. Joins come before cuts, so no frame finds both ways closed.
+        """Configure the devices according to `panel`. Joins come before cuts, so no frame finds both paths closed.
 
-        Each device's filter is replaced in one step, so the gap in each direction is nothing but the few
-        microseconds between the two directions; the order in `routes` puts the ways out before the ways in.
+        Each device's filter is replaced in one step, so the gap in each direction is only the few microseconds between
+        the two directions; the order in `routes` puts the ways out before the ways in.
         """
         assert self._netlink is not None, "wires are not created"
         wanted = routes(panel)
@@ -174,7 +174,7 @@ class Wires:
 
 @dataclass
 class HostLinkWatch:
-    """Tells when a host takes its port up or down; the far end of a cable is seen only from over there."""
+    """Reports when a host sets its port up or down, which can only be observed at that end of the cable."""
 
     side: Side
     namespace: str
@@ -183,7 +183,7 @@ class HostLinkWatch:
     _up: bool = True
 
     def open(self) -> int:
-        """Begin to watch; returns the file descriptor to hand to the loop, which calls `read` when it is ready."""
+        """Begin to watch; returns the file descriptor for the loop, which calls `read` when it is readable."""
         self._netlink = netns.enter(self.namespace, lambda: Netlink(RTMGRP_LINK))
         return self._netlink.socket.fileno()
 

@@ -97,7 +97,7 @@ def _each(lines: Iterable[Line], context: Context) -> tuple[int, int]:
 
 
 def warn_of_crashes(context: Context) -> None:
-    """Whoever configures learns that the machine crashes: what was configured last may be the cause."""
+    """Warn the user that the machine has crashed: the last change of the configuration may be the cause."""
     with contextlib.suppress(BypassError):
         if alarm := context.client.call("status.show").get("crashes", {}).get("alarm"):
             context.say(f"note: {cell(alarm)}")

@@ -52,7 +52,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
 
 
 def _meaning(config: Config) -> list[dict[str, object]]:
-    """The effect on traffic, and what the kernel says where it can be asked."""
+    """The effect on traffic, and the kernel's verdict if it can be asked."""
     from appliance.config.check import lint, trial_load
 
     return [finding._asdict() for finding in (*lint.lint(config), *trial_load.slow_rules(config))]
@@ -94,8 +94,8 @@ def explain(parsed: Parsed, context: Context) -> Outcome:
 
 
 def _as_they_come(rows: Iterator[dict[str, Any]], parsed: Parsed, context: Context) -> Outcome:
-    """Write each row as soon as it is made; where a pager or a pipe wants all of them, what was made before an error
-    is shown before it."""
+    """Write each row as soon as it exists; if a pager or a pipe needs all rows, those from before an error are shown
+    before it."""
     from appliance.frames.capture_reader import CaptureError
 
     shown = Outcome([], "explain", json_lines=True)
@@ -109,7 +109,7 @@ def _as_they_come(rows: Iterator[dict[str, Any]], parsed: Parsed, context: Conte
         return shown._replace(view="explain" if nothing else "lines")
     made: list[dict[str, Any]] = []
     try:
-        made.extend(rows)  # keeps what came before an error
+        made.extend(rows)  # keeps the rows from before an error
     except CaptureError:
         if made:
             context.page(pipe(shown._replace(data=made), parsed.pipes, _wants_json(parsed), context.style))
@@ -118,7 +118,7 @@ def _as_they_come(rows: Iterator[dict[str, Any]], parsed: Parsed, context: Conte
 
 
 def explain_live(parsed: Parsed, context: Context) -> Outcome:
-    """`explain --live`: frames of a flow that was named, or of a pcap file, through the running datapath."""
+    """`explain --live`: frames of a given flow, or of a pcap file, through the running datapath."""
     from appliance.frames import capture_reader
     from appliance.frames.builder import MAX_FRAMES, frame_of
 
@@ -140,7 +140,7 @@ def explain_live(parsed: Parsed, context: Context) -> Outcome:
 
 
 def _short(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What scripts get: without the reasons, which are sentences for a person."""
+    """The rows for scripts, without the reasons, which are sentences for display."""
     return ({key: row[key] for key in ("frame", "rule", "hops", "verdict")} for row in rows)
 
 
@@ -166,7 +166,7 @@ def console(parsed: Parsed, context: Context) -> Outcome:
     name = parsed.args["NAME"]
     told, link, rest = context.client.take_over("guest.console", {"name": name})
     state = told["state"]
-    note = f"guest {name} is {state}: what it prints shows when it runs" if state in _SILENT else ""
+    note = f"guest {name} is {state}: its output appears once it runs" if state in _SILENT else ""
     with link:
         return Outcome([attach(link, rest, context.out, context.err, note)], "lines")
 

@@ -63,7 +63,7 @@ def show(_: Parsed, context: Context) -> Outcome:
 
 
 def detect(_: Parsed, context: Context) -> Outcome:
-    """`terminal detect`: ask the terminal how large it is; the only time that its cursor is asked for."""
+    """`terminal detect`: ask the terminal for its size; the only command that queries its cursor position."""
     terminal = _of(context)
     if terminal.only_prints:
         raise RefusedError("a plain-text terminal cannot report its size: use `terminal width` and `terminal height`")

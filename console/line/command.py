@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a row of the command table is made of. Pure data types."""
+"""The parts of a row of the command table. Pure data types."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Arg(NamedTuple):
 
 
 class Option(NamedTuple):
-    """`--flag`, with a value if `value` is set. Without dashes it is a word like any other (`count 10`), allowed once
-    all required words are there."""
+    """`--flag`, with a value if `value` is set. Without dashes it is an ordinary word (`count 10`), allowed once all
+    required words are present."""
 
     flag: str
     help: str
@@ -58,13 +58,13 @@ class Command(NamedTuple):
 
     @property
     def syntax(self) -> str:
-        """The command as it is typed, with the names of its arguments; --json is omitted."""
+        """The command as typed, with the names of its arguments; --json is omitted."""
         shown = [
             word if isinstance(word, str) else f"[{word.name}]" if word.optional else word.name for word in self.words
         ]
         for option in self.options:
             if option.flag == "--json":
-                continue  # every command that shows data takes it
+                continue  # every command that shows data has it
             flag = f"{option.flag} {option.value.name}" if option.value else option.flag
             shown.append(flag if option.required else f"[{flag}]" + ("..." if option.repeat else ""))
         return " ".join(shown)

@@ -26,7 +26,7 @@ IMAGE = Arg("NAME", "an image", source="images")
 IMPORT = (
     Option("--name", "name of the image on the appliance", Arg("NAME", "letters, digits, . _ + -"), required=True),
     Option("--sha256", "expected SHA-256 checksum", Arg("SUM", "64 hexadecimal digits, as `sha256sum` prints them")),
-    Option("--kind", "kind of image; default: a disk; raw: a disk that is not known as one by its beginning",
+    Option("--kind", "kind of image; default: a disk of a known format; raw: import the file as a raw disk",
            Arg("KIND", "disk, raw, kernel or initrd", choices=("disk", "raw", "kernel", "initrd"))),
     Option("--replace", "replace an existing image of this name; `image NAME undo` restores it"),
     JSON,
@@ -109,7 +109,7 @@ SHOW = (
 CRASHES = (
     Command(
         ("crash-count", "clear"),
-        "forget the crashes that were counted: ends safe mode and the hold after a start",
+        "clear the crash count: ends safe mode and the hold after a start",
         "crash-count.clear",
         role="admin",
         view="done",
@@ -362,7 +362,7 @@ COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in
 GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
     "show packets": "decode frames at a point along the path",
-    "crash-count": "crashes of the machine, which lead to safe mode",
+    "crash-count": "counted crashes of the machine, which lead to safe mode",
     "segment": "bypass a segment, or return it to automatic mode",
     "guest": "start, stop, drain or inspect a guest",
     "incident": "records of a guest crash or failure",
@@ -375,7 +375,7 @@ GROUPS: dict[str, str] = {
     "terminal": "settings of this terminal",
 }
 
-# What users of other appliances type, and what to use here; said when a line is not understood.
+# What users of other appliances type, and what to use here; suggested when a line is not a command.
 HABITS: dict[str, str] = {
     "commit-confirm": "`commit confirmed 600`, which is in seconds, or `commit confirmed 10min`",
     "exit discard": "`discard`, then `exit`",

@@ -14,7 +14,7 @@ from console.line.commands import COMMANDS
 from console.line.parse import Table, complete
 from console.render import fold
 
-# (argument, what was typed of it, the words before it) -> (name, meaning)
+# (argument, its text so far, the words before it) -> (name, meaning)
 NamesOf = Callable[[Arg, str, tuple[str, ...]], list[tuple[str, str]]]
 
 
@@ -25,7 +25,7 @@ class Completion(NamedTuple):
     rows: list[tuple[str, str]]
 
     def text(self, width: int = 0) -> str:
-        """The rows, aligned, in so many columns."""
+        """The rows, aligned, in `width` columns."""
         return listed(self.rows, width)
 
 

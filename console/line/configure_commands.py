@@ -18,7 +18,7 @@ FORM = Option("as", "output format", Arg("FORM", "toml, set or json", choices=("
 JSON = Option("--json", "print data as JSON")
 SOURCE = Arg("FILE", "a file; - for standard input", source="file")
 TARGET = Arg("FILE", "a file; - for standard output", source="file")
-SECONDS = Arg("SECONDS", "roll back after so many SECONDS unless confirmed; or with a unit: 90s, 10min, 1h", time=True)
+SECONDS = Arg("SECONDS", "roll back after SECONDS unless confirmed; or with a unit: 90s, 10min, 1h", time=True)
 UNIT = Arg("UNIT", "the unit of the time", choices=tuple(UNITS), optional=True)
 TAKEOVER = Option("takeover", "take over the candidate from the user who is editing it")
 

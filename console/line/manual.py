@@ -19,7 +19,7 @@ _MEANING = 36  # minimum columns for the meaning beside the syntax
 
 
 def rows(table: Sequence[Command], columns: int = 0) -> list[str]:
-    """Every command of a table, aligned, for a terminal with so many columns; 0: no limit."""
+    """Every command of a table, aligned, for a terminal of `columns`; 0: no limit."""
     width = max((len(row.syntax) for row in table if len(row.syntax) < _WIDE), default=0)
     return [line for row in table for line in _row(row, width, columns)]
 

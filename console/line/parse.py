@@ -31,7 +31,7 @@ def seconds(text: str, unit: str = "") -> int:
 
 
 class UsageError(Exception):
-    """What was typed is not a command; the text says why, and what is possible."""
+    """The line is not a command; the text says why, and what is possible."""
 
 
 class Token(NamedTuple):
@@ -69,7 +69,7 @@ _NUMBERED = re.compile(r"u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})", re.ASCII)
 
 
 def _escaped(line: str, index: int) -> tuple[str, int]:
-    """The letter that is written after a backslash at `index` inside $'...', and where the next one begins."""
+    """The character of the escape sequence at `index` inside $'...', and where the next one begins."""
     if found := _NUMBERED.match(line, index + 1):
         number = int(found[1] or found[2], 16)
         return (chr(number) if number <= sys.maxunicode else "\ufffd"), found.end()

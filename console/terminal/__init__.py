@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a session needs of a terminal: size, capabilities, pages, questions, Ctrl-C, slow lines. Knows no command."""
+"""Terminal support for a session: size, capabilities, pages, questions, Ctrl-C, slow lines. Knows no command."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Ctrl-C as an event to wait for, instead of an exception in the middle of something.
+"""Ctrl-C as an event to wait for, instead of an exception at an arbitrary point.
 
 Commands that run until they are interrupted (capture, monitor) end in good order: the file is complete, the screen is
 restored. Lives as long as the `with` block, which restores the previous handlers.
@@ -18,8 +18,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupt:
     """`happened`, and a descriptor that is readable from then on.
 
-    The interpreter itself writes to it when the signal arrives: a handler in Python runs only when the interpreter gets
-    to it, which is never if the signal arrived just before the process went to sleep in poll.
+    The interpreter itself writes to it when the signal arrives: a Python handler runs only when the interpreter gets to
+    it, which is never if the signal arrived just before the process went to sleep in poll.
     """
 
     def __init__(self) -> None:

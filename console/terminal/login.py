@@ -63,7 +63,7 @@ class Login:
 
 
 class _limit:
-    """Raise TimeoutError in the block after so many seconds."""
+    """Raise TimeoutError in the block after this many seconds."""
 
     def __init__(self, seconds: int) -> None:
         self._seconds = seconds
@@ -114,7 +114,7 @@ def serve(context: Context) -> None:
         try:
             if found.why_closed:
                 context.say(f"Nobody can log in: {found.why_closed}")
-                asker.line("Press Enter to look again")
+                asker.line("Press Enter to check again")
                 continue
             account = login.ask(socket.gethostname())
         except EOFError:

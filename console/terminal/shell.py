@@ -120,7 +120,7 @@ class Shell:
                 return  # bypassd is not reachable; the hold ends with this process
 
     def _page(self, text: str) -> None:
-        """Show a text; Ctrl-C only stops the output, for the command itself has finished."""
+        """Show a text; Ctrl-C only stops the output, because the command itself has finished."""
         with contextlib.suppress(KeyboardInterrupt):
             self._show(text)
 

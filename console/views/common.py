@@ -64,7 +64,7 @@ def about(key: str, value: Any, style: Style) -> str:
 
 
 def caret(pointer: str, style: Style) -> list[str]:
-    """A filter with a caret below the place of an error, on a terminal: of a long one what is around the place."""
+    """A filter with a caret below the error; on a terminal, only the surroundings of the error if it is long."""
     text, _, below = pointer.partition("\n")
     if not style.width or not below:
         return []

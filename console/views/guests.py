@@ -52,8 +52,8 @@ _streams = columns_of("heartbeats", "", [
     ("lane", "HEARTBEATS"), ("sent", "SENT"), ("received", "RETURNED"), ("foreign", "FOREIGN"), ("refused", "REFUSED"),
 ])  # fmt: skip
 _overload = columns_of("overload", "", [
-    ("way", "LIMITED WHILE OVERLOADED"), ("limit_frames_per_s", "FRAMES/S AT MOST"),
-    ("carries_frames_per_s", "CARRIED FRAMES/S"),
+    ("way", "OVERLOADED DIRECTION"), ("limit_frames_per_s", "LIMIT (FRAMES/S)"),
+    ("carries_frames_per_s", "CAPACITY (FRAMES/S)"),
 ])  # fmt: skip
 FLIPS = 10  # the newest state changes that are shown; --json has all
 
@@ -67,7 +67,7 @@ def _ago(milliseconds: Any) -> str:
 def one(data: Any, style: Style = PLAIN) -> str:
     """State and cause, each check with its evidence, the newest state changes, and how fast it was bypassed so far.
 
-    For a guest that is not running: its checks when it ended, which are what the user looks for.
+    For a guest that is not running: its checks when it ended, because the user wants to know why.
     """
     if not isinstance(data, dict) or "name" not in data:
         return generic(data, style)
@@ -98,7 +98,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
     events = data.get("qmp_events")
     if isinstance(events, list) and events:
         dropped = data.get("qmp_dropped")
-        title = f"QEMU events (too frequent, and dropped: {cell(dropped)}):" if dropped else "QEMU events:"
+        title = f"QEMU events ({cell(dropped)} more were too frequent and dropped):" if dropped else "QEMU events:"
         blocks.append("\n".join([title, *(f"  {cell(event)}" for event in events)]))
     return "\n\n".join(blocks)
 

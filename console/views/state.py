@@ -44,8 +44,8 @@ _parts = columns_of("parts", "", [
 
 
 def segments(data: Any, style: Style = PLAIN) -> str:
-    """The table, and below it how each segment takes frames and why, what its ports do not send, and why a segment is
-    not inline, or inline without being healthy."""
+    """The table, and below it how each segment handles frames and why, what its ports do not send, and why a segment is
+    not inline, or inline but not healthy."""
     away = [row for row in rows_of(data, "segments") if cell(row.get("relay")) != "inline" or _is_impaired(row)]
     blocks = [_segment_table(data, style)]
     lines = [line for row in rows_of(data, "segments") for line in _frames(row)]
@@ -57,22 +57,22 @@ def segments(data: Any, style: Style = PLAIN) -> str:
 
 
 def _is_impaired(row: Row) -> bool:
-    """Inline, and something outside keeps frames from crossing, or some of them."""
+    """Whether it is inline while something outside keeps all or some frames from crossing."""
     return cell(row.get("cause")) in ("link_down", "links_down", "not_sent", "partly_sent")
 
 
 def _has_news_of_frames(row: Row) -> bool:
-    """What a port does not send, or what is not known of it, where the cause does not say it already."""
+    """Whether a port does not send frames, or that is unknown, and the cause does not already say so."""
     return bool(row.get("sent_detail")) and row.get("sent_detail") != row.get("detail")
 
 
 def _frames(row: Row) -> Iterator[str]:
-    """How a segment takes frames and why, which pass, and which its ports lost."""
+    """How a segment handles frames and why, which pass, and which its ports lost."""
     name = cell(row.get("name"))
     if row.get("attach_why"):
         yield f"{name}: attached by {cell(row['attach'])}: {cell(row['attach_why'])}"
     if row.get("link_local") == "rules":
-        yield f"{name}: link-local control frames go as the rules say"
+        yield f"{name}: link-local control frames follow the rules"
     if row.get("longest_bytes"):
         yield f"{name}: frames of up to {cell(row['longest_bytes'])} bytes pass"
     if row.get("attach_why") and _has_news_of_frames(row):
@@ -149,7 +149,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
 
 
 def _without_what_was_said(value: Any, text: str) -> Any:
-    """`value` without its detail or alarm if `text` contains it already: the part or the banner shows the same."""
+    """`value` without its detail or alarm if `text` already contains it: the part or the banner shows the same."""
     if not isinstance(value, dict):
         return value
     said = [key for key in ("detail", "alarm") if len(cell(value.get(key))) > 1 and cell(value[key]) in text]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`make bench`: steering speed side by side with its limit and its peers, interleaved in one run.
+"""`make bench`: steering speed compared with its limit and its peers, interleaved in one run.
 
-`ratio` is to the bare XDP redirect on the same path. Bursts through both follow each other by turns, a twentieth of
-a second each, and a ratio is taken of each pair, so that a machine whose speed drifts slows both alike; a row tells the
+`ratio` is relative to the bare XDP redirect on the same path. Bursts through both alternate, a twentieth of a second
+each, and a ratio is taken for each pair, so that a drift of the machine's speed affects both alike; a row has the
 median of all pairs and the quartiles. Rounds go over all subjects in turn. `ns` is the time of the entry program and
-all that follows it by BPF_PROG_TEST_RUN, without the wire, the cost of measuring taken off.
+everything after it by BPF_PROG_TEST_RUN, without the wire, minus the cost of measuring.
 
-Through one guest the guest's stand-in, one process, is what limits: the sender is faster, and what it sends beyond is
-lost in the tap's ring. A ratio above 1 says that we disturb that process less by sending more slowly.
+Through one guest, the limit is the process that replaces the guest: the sender is faster, and its excess is lost in the
+tap's ring. A ratio above 1 means that we disturb that process less by sending more slowly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CORE = 1  # generator, kernel datapath and sink; processes of user-space peers r
 
 
 def say(text: str) -> None:
-    """Progress, for a person."""
+    """Progress, for display."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -70,7 +70,7 @@ def cases(every: list[Subject], sizes: list[str]) -> list[Case]:
 def measure(
     generator: Generator, wanted: list[Case], rounds: int, pairs: int, seconds: float
 ) -> dict[Case, list[Pair]]:
-    """Rates of every case: `pairs` of bursts a round, the subject's and then the limit's."""
+    """Rates of every case: `pairs` of bursts per round, the subject's and then the limit's."""
     rates: dict[Case, list[Pair]] = {case: [] for case in wanted}
     for path, limit in LIMITS.items():
         mine = [case for case in wanted if case[0].path == path]
@@ -106,7 +106,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def rows(generator: Generator, rates: dict[Case, list[Pair]]) -> list[figures.Row]:
-    """One row a case, and one for the limit of each path, flows and size."""
+    """One row per case, and one for the limit of each path, flows and size."""
     result: list[figures.Row] = []
     bare: dict[tuple[str, int, str], list[float]] = {}
     for (subject, flows, size), found in rates.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a decision costs in ns, by BPF_PROG_TEST_RUN of the program that a port's frames begin in, without a wire."""
+"""The cost of a decision in ns, by BPF_PROG_TEST_RUN of the program where a port's frames begin, without a wire."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CACHED_RULES = 64
 
 
 def decision(generator: Generator, rules: int, match: str) -> figures.Row:
-    """`ns` of a frame at the LAN port, the cost of measuring taken off; `policy_ms` to compile and load, first time."""
+    """`ns` of a frame at the LAN port, minus the cost of measuring; `policy_ms` to compile and load, first time."""
     with _datapath() as datapath:
         row: figures.Row = {}
         pcap.forget()

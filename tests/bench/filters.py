@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the generated classifiers cost, in nanoseconds a frame, by BPF_PROG_TEST_RUN. Needs root.
+"""The cost of the generated classifiers, in nanoseconds per frame, by BPF_PROG_TEST_RUN. Needs root.
 
     python tests/bench/filters.py [--rules 256] [--rounds 7] [--json FILE]
 

@@ -42,7 +42,7 @@ def frame(size: int, *, source_port: int = 1024, target_port: int = 53) -> bytes
 
 @dataclass(frozen=True)
 class Rate:
-    """What one burst gave."""
+    """The result of one burst."""
 
     sent: int
     arrived: int
@@ -60,7 +60,7 @@ class Generator:
         self.limit_tx = self.object.map_fd("limit_tx")
 
     def attach_sink(self, name: str) -> int:
-        """Count what arrives at this device; the returned link holds it."""
+        """Count arrivals at this device; closing the returned link ends it."""
         return self.attach("sink", name)
 
     def attach(self, program: str, name: str) -> int:
@@ -69,7 +69,7 @@ class Generator:
         return libbpf.link_create(fd, index(name), libbpf.BPF_XDP, libbpf.XDP_FLAGS_DRIVER)
 
     def aim(self, name: str, flows: int) -> None:
-        """Send out of this device, as so many flows."""
+        """Send out of this device, as this many flows."""
         self.update(self._setting, 0, struct.pack("=II", index(name), flows))
 
     @staticmethod
@@ -79,7 +79,7 @@ class Generator:
         libbpf.check("update", libbpf.library().bpf_map_update_elem(map_fd, ctypes.byref(position), value, 0))
 
     def _zero(self) -> None:
-        """Begin to count anew."""
+        """Reset the counters."""
         nothing = bytes(TALLY.size * libbpf.possible_cpus())
         for key in (SENT, ARRIVED):
             self.update(self._tally, key, nothing)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How many flows of a group move when its members change, beside the fewest that must: `build/figures/groups.json`.
+"""How many flows of a group move when its members change, compared with the minimum: `build/figures/groups.json`.
 
 Pure: the table that the datapath reads, asked for the buckets of 100,000 flows. The fewest are what the shares before
 and after demand. `modulo_flows` is what hash modulo number of members would move.
@@ -32,7 +32,7 @@ CHANGES: tuple[tuple[str, Weights, Weights], ...] = (
 
 
 def rows() -> list[figures.Row]:
-    """One row a change."""
+    """One row per change."""
     rng = random.Random(5)
     ports = [rng.randrange(1 << 32) for _ in range(FLOWS)]
     base = bytearray(frame(64))
@@ -44,7 +44,7 @@ def rows() -> list[figures.Row]:
 
 
 def _row(event: str, before: Weights, after: Weights, hashes: list[int]) -> figures.Row:
-    """A member that is lost or back is passed over in the table that is there; other changes make a new one."""
+    """A failed or returning member only changes its use in the present table; other changes make a new one."""
     table = groups.balance(list(before.items()))
     lost = before.keys() > after.keys()
     fresh = table if lost else groups.balance(list(after.items()))
@@ -67,7 +67,7 @@ def _row(event: str, before: Weights, after: Weights, hashes: list[int]) -> figu
 
 
 def plot(result: list[figures.Row]) -> Any:
-    """Moved flows beside the fewest, and beside modulo."""
+    """Moved flows compared with the minimum and with modulo."""
 
     def draw(axes: Any) -> None:
         places = range(len(result))

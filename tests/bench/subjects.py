@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is compared: each implementation is put between `lan` and `wan`, measured, and taken away again."""
+"""The compared implementations: each is put between `lan` and `wan`, measured, and removed again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """For a person."""
+        """Its name, for display."""
         rules = f", {counted(self.rules, 'rule')}, {self.match} matches" if self.rules else ""
         return f"{self.implementation}{rules}"
 
@@ -56,7 +56,7 @@ class Subject:
 
 @contextmanager
 def limit(generator: Generator) -> Iterator[None]:
-    """A bare XDP redirect and nothing else."""
+    """Only a bare XDP redirect."""
     generator.update(generator.limit_tx, 0, struct.pack("=I", index("wan0")))
     link = generator.attach("limit", "lan0")
     try:
@@ -126,7 +126,7 @@ def throughwire(rules: int, match: str, mode: str = "xdp") -> Callable[[Generato
 
 @contextmanager
 def throughwire_echo(_: Generator) -> Iterator[None]:
-    """Through one guest, for which the echo stands, on every frame."""
+    """Through one guest, replaced by the echo, on every frame."""
     text = SEGMENT + '[[guest]]\nname = "g"\nkernel = "none"\n[[rule]]\nname = "all"\npath = ["g"]\n'
     with echo():
         datapath = Datapath.open(BPF_OBJECT)
@@ -147,7 +147,7 @@ def throughwire_echo(_: Generator) -> Iterator[None]:
 
 @contextmanager
 def bridge(_: Generator) -> Iterator[None]:
-    """The kernel's bridge, without netfilter, as it is by itself."""
+    """The kernel's bridge, without netfilter."""
     hook = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     if hook.exists():
         hook.write_text("0")
@@ -259,7 +259,7 @@ def echo(taps: tuple[str, str] = TAPS) -> Iterator[None]:
 
 
 def subjects() -> list[Subject]:
-    """Everything that is compared with the limit of its path."""
+    """All implementations that are compared with the limit of their path."""
     ovs = "" if shutil.which("ovs-vswitchd") else "not installed (apt-get install openvswitch-switch)"
     ours = [Subject("throughwire", "straight", throughwire(0, "none"))]
     for count in (1, 8, 64, 256):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The benchmark's wires: two alike, one for the device under test and one for the limit that it is compared with.
+"""The benchmark's wires: two equal ones, for the device under test and for the limit that it is compared with.
 
     gen ══ veth ══ lan [device under test] wan ══ veth ══ sink
     gen0 ═ veth ═ lan0 [  bare redirect  ] wan0 ═ veth ═ sink0
 
-So both are there at once, and a burst through one can follow a burst through the other without setting anything up.
-Everything stands in one network namespace that this process made and entered; it vanishes with the process.
+So both exist at the same time, and a burst through one can follow a burst through the other without any set-up.
+Everything is in one network namespace that this process created and entered; it ends with the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAIRS = (("gen", "lan"), ("wan", "sink"), ("gen0", "lan0"), ("wan0", "sink0"))
 
 
 def build() -> None:
-    """Make the pairs. GRO gives a veth its NAPI, without which it drops frames that XDP sends to it."""
+    """Create the pairs. GRO enables a veth's NAPI, without which it drops frames that XDP sends to it."""
     run("ip", "link", "set", "lo", "up")
     for left, right in PAIRS:
         run("ip", "link", "add", left, "type", "veth", "peer", "name", right)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the datapath's tests share: the freshly compiled object, and namespaces that go away again."""
+"""Shared by the datapath's tests: the freshly compiled object, and temporary namespaces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.wire import Wire
 
 
 def pytest_configure() -> None:
-    """A terminated test run takes its namespaces, mounts and processes away as a failing one does."""
+    """A terminated test run cleans up its namespaces, mounts and processes like a failing one."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The published schema against a running appliance: what is sent on the wire conforms to it, method by method.
 
-mypy proves that handlers return the published types; here the encoding is tried, and that every method is called.
+mypy checks that handlers return the published types; this tests the encoding, and that every method is called.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def of(schema: dict[str, Any], method: str) -> dict[str, Any]:
 
 
 def test_every_answer_is_as_published(live: Live, schema: dict[str, Any]) -> None:
-    """Method by method, and what comes of the subscription meanwhile."""
+    """Method by method, and the events of a subscription meanwhile."""
     follow = live.client.follow([])
     try:
         wrong: list[str] = []
@@ -175,7 +175,7 @@ def test_every_answer_is_as_published(live: Live, schema: dict[str, Any]) -> Non
 
 
 def test_incidents_are_as_published(live: Live, schema: dict[str, Any]) -> None:
-    """A guest that died, with its frames, and what is known of how soon it was led around."""
+    """A guest that died, with its frames, and how soon it was bypassed."""
     live.call("guest.start", name="ips1")
     live.until(lambda: live.call("guest.show", name="ips1")["state"] == "available", "available")
     assert live.wire.stream(64) == []
@@ -197,7 +197,7 @@ def test_incidents_are_as_published(live: Live, schema: dict[str, Any]) -> None:
 
 
 def test_a_finished_import_is_as_published(live: Live, schema: dict[str, Any]) -> None:
-    """Its answer has what was imported beside the progress."""
+    """Its answer describes the image besides the progress."""
     job = live.call("image.import", file=str(live.root / "image"), name="second.img")["job"]
     live.until(lambda: live.call("image.job", job=job)["stage"] == "done", "imported")
     answer = live.call("image.job", job=job)

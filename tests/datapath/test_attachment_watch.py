@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What other programs do to the datapath's attachments on real devices: seen by asking the kernel, and set right."""
+"""Other programs change the datapath's attachments on real devices: noticed by asking the kernel, and repaired."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.root
 
 
 class Watched:
-    """A datapath on a wire, its watch, and another program that knows none of the devices: frames end at it."""
+    """A datapath on a wire, its watch, and another program that knows none of the devices and drops all frames."""
 
     def __init__(self, wire: Wire, made: Datapath, other: Datapath) -> None:
         self.wire, self.made, self.other = wire, made, other
@@ -72,7 +72,7 @@ def watched(wire: Wire, bpf_object: Path, mode: str, rules: bool = False) -> Ite
 
 @MODES
 def test_all_is_well(wire: Wire, bpf_object: Path, mode: str) -> None:
-    """Also while a policy's own programs stand in the entry's place, and right after one was switched to."""
+    """Also while a policy's own programs are in the entry's place, and right after a switch."""
     with watched(wire, bpf_object, mode) as world:
         assert world.look() == {}
         world.made.set_policy(ALL)
@@ -100,7 +100,7 @@ def test_detached_by_another_program(wire: Wire, bpf_object: Path, mode: str, ho
 
 
 def test_detached_by_bpftool(wire: Wire, bpf_object: Path) -> None:
-    """As an administrator does it who is looking for something else."""
+    """As an administrator may do it while debugging."""
     with watched(wire, bpf_object, "xdp") as world:
         number = libbpf.info(world.link_of(0), libbpf.LinkInfo()).id
         netns.run("ip", "netns", "exec", wire.box, "bpftool", "link", "detach", "id", str(number))
@@ -110,7 +110,7 @@ def test_detached_by_bpftool(wire: Wire, bpf_object: Path) -> None:
 
 
 def test_replaced_by_another_program(wire: Wire, bpf_object: Path) -> None:
-    """By the very link that is pinned: it is ours, and its program is not."""
+    """Through our own pinned link: the link is ours, but its program is not."""
     with watched(wire, bpf_object, "xdp") as world:
         libbpf.link_update(world.link_of(0), world.other.kernel.programs["entry_xdp"])
         assert world.look() == {}
@@ -119,7 +119,7 @@ def test_replaced_by_another_program(wire: Wire, bpf_object: Path) -> None:
 
 
 def test_another_xdp_program_in_its_place(wire: Wire, bpf_object: Path) -> None:
-    """It is not ours to remove: a fault with a cause, until it has gone."""
+    """We must not remove it: a fault with a cause, until it is gone."""
     with watched(wire, bpf_object, "xdp") as world:
         libbpf.link_detach(world.link_of(0))
         theirs = world.foreign("xdp")
@@ -144,7 +144,7 @@ def test_another_program_before_it_by_tc(wire: Wire, bpf_object: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["xdp", "generic"])
 def test_another_xdp_program_before_tc(wire: Wire, bpf_object: Path, kind: str) -> None:
-    """By XDP it has every frame before tc, and nothing of tc's can go before it."""
+    """With XDP it gets every frame before tc, and no tc program can precede it."""
     with watched(wire, bpf_object, "tc") as world:
         theirs = world.foreign(kind)
         assert [fault.cause for fault in world.watch.faults.values()] == []
@@ -171,7 +171,7 @@ def test_whoever_detaches_again_and_again_is_a_fault(wire: Wire, bpf_object: Pat
 
 
 def test_a_tap_that_cannot_be_mended_costs_its_guest_the_frames_not_the_link(wire: Wire, bpf_object: Path) -> None:
-    """What the guest sends would be lost: so it gets nothing, and frames bypass it."""
+    """Frames from the guest would be lost: so it gets none, and frames bypass it."""
     with watched(wire, bpf_object, "tc", rules=True) as world:
         available(world.made)
         assert wire.stream(32) == []
@@ -244,7 +244,7 @@ class Refusing:
 def test_an_error_that_passes_does_not_choose_the_mode(
     wire: Wire, bpf_object: Path, monkeypatch: pytest.MonkeyPatch, code: int, modes: set[str]
 ) -> None:
-    """EBUSY and ENOMEM are tried again; EOPNOTSUPP, at every MTU, is an answer."""
+    """EBUSY and ENOMEM are retried; EOPNOTSUPP, at every MTU, is final."""
     made = Datapath.open(bpf_object, wire.pins)
     try:
         Refusing(monkeypatch, 1 if modes == {"xdp"} else 100, code)

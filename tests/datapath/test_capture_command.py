@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`capture` and `show packets` as a person uses them: the real command, control socket and datapath, read by tshark."""
+"""`capture` and `show packets` in use: the real command, control socket and datapath, read by tshark."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Served:
 
     @property
     def captures(self) -> int:
-        """How many run; none is only half begun."""
+        """How many captures run; none is only half started."""
 
         async def count() -> int:
             return len(self.datapath.copies._wishes)
@@ -84,7 +84,7 @@ def served(wire: Wire, bpf_object: Path, tmp_path: Path) -> Iterator[Served]:
 
 
 def tshark(data: bytes, *fields: str, tmp_path: Path) -> list[list[str]]:
-    """The fields of each frame, as Wireshark reads the file."""
+    """The fields of each frame, as read by Wireshark."""
     file = tmp_path / "read.pcapng"
     file.write_bytes(data)
     asked = [part for field in fields for part in ("-e", field)]
@@ -122,7 +122,7 @@ def test_capture_is_read_by_tshark(served: Served, tmp_path: Path) -> None:
 
 
 def test_filter_snap_and_direction(served: Served, tmp_path: Path) -> None:
-    """What tcpdump understands; so many bytes of each frame, with its whole length; one direction only."""
+    """tcpdump's filters; a limited number of bytes of each frame, with its full length; one direction only."""
     process = served.run(
         "capture", "port", "lan0", "direction", "in", "bytes", "40", "count", "3", "ether src 2:0:0:0:0:1"
     )
@@ -150,7 +150,7 @@ def test_interrupt_leaves_a_whole_file(served: Served, tmp_path: Path, number: i
 
 
 def test_the_reader_that_leaves_and_the_one_that_never_reads(served: Served) -> None:
-    """`capture ... | head`: ends by itself, also when no frame comes. Nobody reads: copies are lost, frames are not."""
+    """`capture ... | head`: ends by itself, also without frames. Without a reader, copies are lost, but no frames."""
     read, write = os.pipe()
     process = served.run("capture", "port", "lan0", "udp port 9", out=write)
     os.close(write)
@@ -178,7 +178,7 @@ def test_the_reader_that_leaves_and_the_one_that_never_reads(served: Served) -> 
 
 
 def test_bypassd_ends(served: Served) -> None:
-    """The capture ends with it, in words and with an exit code of its own; what came is whole."""
+    """The capture ends with it, with a message and its own exit code; the frames so far are complete."""
     process = served.run("capture", "port", "lan0")
     served.until_captures(1)
     assert served.wire.stream(32) == []
@@ -200,7 +200,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "code", "says"), REFUSED, ids=[" ".join(case[0]) for case in REFUSED])
 def test_what_is_refused(served: Served, words: list[str], code: int, says: str) -> None:
-    """In words that say what there is; standard output stays empty, for it would be taken for a capture."""
+    """With a message that lists the valid names; standard output stays empty, or it would be taken for a capture."""
     process = served.run("capture", *words)
     data, said = process.communicate(timeout=20)
     assert (process.returncode, data, says in said.decode()) == (code, b"", True), said
@@ -243,7 +243,7 @@ def test_show_packets(served: Served) -> None:
 
 
 def test_the_decoder_has_no_rights(tmp_path: Path) -> None:
-    """What reads strangers' frames is nobody, and can open no file."""
+    """The process that parses untrusted frames runs as nobody, and cannot open files."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "console.commands.decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(REPO)},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Checksums that a host left to its device are finished on the way in, and no other byte is touched."""
+"""Checksums that a host left to its device are completed on arrival, and no other byte is changed."""
 
 from __future__ import annotations
 

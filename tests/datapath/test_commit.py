@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Commits on a whole running appliance: keeper, bypassd, datapath; frames cross it all the while.
+"""Commits on a whole running appliance: keeper, bypassd, datapath; frames cross it continuously.
 
 One appliance serves all tests of this module; each leaves the configuration that it found, and the segment inline.
 """
@@ -60,7 +60,7 @@ def test_an_mtu_is_committed(live: Live) -> None:
 
 
 def test_a_commit_counts_at_once_and_loses_no_frame(live: Live) -> None:
-    """Rules, names, times and the watchdog change under traffic; the answer says what counts from when."""
+    """Rules, names, times and the watchdog change under traffic; the answer says when each takes effect."""
     live.set("rule first match udp port 53", "system hostname other")
     live.set("segment main rearm_delay 1s", "watchdog timeout 4s")
     answers = []
@@ -103,7 +103,7 @@ def test_errors_are_all_told_and_change_nothing(live: Live) -> None:
 
 
 def test_what_does_not_prove_itself_is_taken_back(live: Live) -> None:
-    """A device that the kernel takes for no XDP: only applying shows it. The old configuration holds again."""
+    """A device on which the kernel refuses XDP: only applying shows it. The old configuration is restored."""
     before = live.startup.read_text()
     live.set("segment main wan dumb attach xdp", "system hostname never")
     with pytest.raises(
@@ -139,7 +139,7 @@ def test_segments_come_and_go(live: Live) -> None:
 
 
 def test_commit_confirmed_comes_back_by_itself(live: Live) -> None:
-    """Nobody confirms: the old one is back, without a restart, without a lost frame; startup never changed."""
+    """Unconfirmed, it is rolled back without a restart or a lost frame; startup never changed."""
     before = live.startup.read_text()
     live.set("system hostname passing")
     answer = live.commit(confirmed_s=1)
@@ -187,7 +187,7 @@ def test_rollback(live: Live) -> None:
 
 
 def test_a_session_that_dies_leaves_its_work_and_frees_the_candidate(live: Live) -> None:
-    """Two administrators: the second is told who edits; a takeover is told to the first; death frees the candidate."""
+    """Two administrators: the second sees who edits; the first is told of a takeover; its death frees the candidate."""
     live.call("config.end", discard=True)
     code = """
 import json, sys
@@ -260,7 +260,7 @@ def test_a_full_disk_refuses_before_anything_changes(live: Live) -> None:
 
 
 def test_a_broken_startup_is_mended_by_a_commit(live: Live) -> None:
-    """bypassd starts with an invalid file: in bypass. The commit of a good one brings up everything."""
+    """bypassd starts with an invalid file: in bypass. The commit of a valid one brings up everything."""
     live.startup.write_text("nonsense\n")
     restarts = live.call("status.show")["supervisor"]["restarts"]
     live.kill_bypassd()

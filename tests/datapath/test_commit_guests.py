@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Commits that add, change and remove guests on a running appliance: real QEMU, real taps, frames all the while."""
+"""Commits that add, change and remove guests on a running appliance: real QEMU, real taps, continuous traffic."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def state(live: Live, name: str) -> str:
 
 
 def test_a_guest_comes_changes_and_goes_under_traffic(live: Live) -> None:
-    """No frame is lost at any of it; what needs a restart of the guest says so and waits for it."""
+    """No frame is lost; changes that need a restart of the guest say so and wait for it."""
     live.set(GUEST.format(name="ips1"), "guest ips1 cmdline console=ttyS0 quiet")
     live.set("guest ips1 probes 1 kind inband interval 100ms misses 5", "rule all path ips1")
     answer: list[dict[str, object]] = []
@@ -73,7 +73,7 @@ def test_a_guest_comes_changes_and_goes_under_traffic(live: Live) -> None:
 
 
 def test_a_commit_while_bypassd_is_still_coming_up(live: Live) -> None:
-    """The console is there before the guests' part: what is committed then holds, whatever has begun by then."""
+    """The console is available before the part "guests": what is committed then takes effect in any case."""
     for number in range(2):
         live.kill_bypassd()
         live.until(lambda: bool(live.call("config.edit", takeover=True)), "a console again")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Copies of frames: at every point of the way, by the filter that libpcap would apply, and never at a frame's cost."""
+"""Copies of frames: at every point along the path, by the filter that libpcap would apply, without loss of frames."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parsed(record: bytes) -> tuple[Point, int, bytes]:
 
 @pytest.fixture
 def datapath(bpf_object: Path) -> Iterator[Datapath]:
-    """Private, one segment without rules, its ports pretended."""
+    """Private, one segment without rules, with simulated ports."""
     made = Datapath.open(bpf_object)
     made.set_policy(Config(segment=(Segment(name="main", lan="lan0", wan="wan0"),)))
     for place in (LAN, WAN):
@@ -94,7 +94,7 @@ def test_frames_of_all_lengths(datapath: Datapath, kind: str) -> None:
 
 
 def test_nobody_looks(datapath: Datapath) -> None:
-    """Without a wish nothing is copied, and one capture's end leaves the other's alone."""
+    """Without a capture nothing is copied, and the end of one capture does not affect the other."""
     with capture(datapath, {Point(LAN, CopyWay.IN)}) as (first, one):
         with capture(datapath, {Point(LAN, CopyWay.IN)}, "udp") as (second, two):
             run(datapath, FROM_LAN, tcp(), "xdp", flags=COPY)
@@ -109,7 +109,7 @@ def test_nobody_looks(datapath: Datapath) -> None:
 
 
 def test_a_full_ring_loses_copies_and_no_frame(wire: Wire, bpf_object: Path) -> None:
-    """A reader that sleeps: every frame crosses all the same, and what it missed is counted."""
+    """With a sleeping reader every frame still crosses, and lost copies are counted."""
     with appliance(wire, bpf_object) as made:
         available(made)
         with capture(made, {Point(LAN, CopyWay.IN)}) as (ring, sink):
@@ -174,7 +174,7 @@ def test_tags_are_in_the_copy(wire: Wire, bpf_object: Path, mode: str) -> None:
 
 
 def test_captures_are_bounded_and_forgotten_by_the_next_bypassd(wire: Wire, bpf_object: Path) -> None:
-    """The eighth capture is refused in words; a restarted bypassd finds no wish and no flag of its forerunner."""
+    """The eighth capture is refused with a message; a restarted bypassd finds no capture or flag of the earlier one."""
     with appliance(wire, bpf_object) as made:
         rings = [made.copies.begin({Point(LAN, CopyWay.IN)}, (), 64)[1] for _ in range(layout.MAX_COPIES - 1)]
         with pytest.raises(RefusedError, match="7 captures are running"):
@@ -193,7 +193,7 @@ def test_captures_are_bounded_and_forgotten_by_the_next_bypassd(wire: Wire, bpf_
 
 
 def test_a_hop_that_comes_later_is_watched_too(wire: Wire, bpf_object: Path) -> None:
-    """Points may be named before their device is there: a guest's taps are made anew when it starts again."""
+    """Points may be named before their device exists: a guest's taps are recreated when it restarts."""
     config = Config(segment=ALL.segment, guest=(Guest(name="ips"),), rule=(Rule(name="all", path=("ips",)),))
     with appliance(wire, bpf_object, config=config) as made:
         available(made)

@@ -2,7 +2,7 @@
 """The boot's handling of the data partition: the real script under busybox, a real ext4 disk, and failing commands.
 
 The script runs in a root of its own (a chroot in a mount namespace): its /sys shows one disk, a loop device. Shell
-functions stand before the commands, count their calls and let one of them fail as the real one would.
+functions wrap the commands, count their calls and let one of them fail like the real one.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def test_a_command_that_always_fails_costs_no_file(boot: Boot, fail: str, code: 
 
 
 def test_a_destroyed_superblock_is_repaired_from_its_copy(boot: Boot) -> None:
-    """The first MiB is gone, the label with it: the copy of the superblock tells that the disk is not blank."""
+    """The first MiB is erased, including the label: the copy of the superblock shows that the disk is not blank."""
     boot.fill()
     with boot.disk.open("r+b") as file:
         file.write(bytes(4096))
@@ -208,7 +208,7 @@ GUEST_UID = 200_001
 
 @pytest.mark.parametrize("blank", [True, False], ids=["blank disk", "disk of an earlier version"])
 def test_a_guest_that_fills_the_disk_leaves_room_for_the_appliance(boot: Boot, blank: bool) -> None:
-    """A guest's QEMU, with an open descriptor of a thin disk that root made, meets the end before root does."""
+    """A guest's QEMU, with an open descriptor of a sparse disk made by root, runs out of space before root does."""
     if not blank:
         boot.fill()
     assert boot.run()[0] == "kept"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Guests that share a full disk: a real ext4 file system, writers in place of QEMU, and one real QEMU.
 
-The fast writer is paused while the others can still write; it goes on when files were removed.
+The fast writer is paused while the others can still write; it continues when files have been removed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 
 def test_who_is_paused() -> None:
-    """Only when little is left, and only who would soon use up the rest."""
+    """Only when little space is left, and only guests that would soon use up the rest."""
     guard, plenty, little = Guard(Path(), lambda: ()), Room(900 * MIB, 1000 * MIB), Room(40 * MIB, 1000 * MIB)
     assert guard.decide(plenty, {}) == ""
     assert guard.decide(little, {"fast": 100 * MIB, "slow": 100 * MIB}) == "", "nobody grew yet"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The flow cache: where it is used, that it never gives another answer than the filters, and that a policy ends it."""
+"""The flow cache: when it is used, that it always agrees with the filters, and that a new policy invalidates it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_flow_is_found_again(twin: Twin, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
 def test_every_kind_of_frame_twice(twin: Twin, kind: str) -> None:
-    """Tagged, in fragments, cut short, with lying headers: in the cache or not, the model agrees each time."""
+    """Tagged, fragmented, truncated, with wrong headers: in the cache or not, the model agrees each time."""
     for _ in range(2):
         for frame in KINDS.values():
             for cut in (len(frame), 60, 57, 41, 37, 33, 18, 14):
@@ -102,7 +102,7 @@ def test_segments_are_told_apart(twin: Twin) -> None:
 
 
 def test_a_new_policy_finds_nothing_of_the_old(twin: Twin) -> None:
-    """Generation after generation: the flow's rule is that of the policy that holds, also when a number returns."""
+    """Generation after generation: the flow's rule is that of the policy in force, also when a number recurs."""
     for number in range(6):
         twin.configure(config(Rule(name="first", match="tcp port 9"), *KEYED[number % 2 :]))
         expected = 1 if number % 2 == 0 else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a flow is: the kernel reads every frame as frames/flow.py does, and what belongs together reaches one member."""
+"""What a flow is: the kernel parses every frame like frames/flow.py, and frames of one flow reach one member."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CHANGED = st.one_of(
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frame=CHANGED, kind=st.sampled_from(["xdp", "tc"]))
 def test_the_kernel_reads_as_the_model_does(balanced: Twin, frame: bytes, kind: str) -> None:
-    """Headers in headers, cut off and changed anywhere: the same flow, by the hash that the datapath found."""
+    """Nested headers, truncated and changed anywhere: the same flow, by the datapath's hash."""
     if kind == "tc" and not balanced.runs_by_tc(frame):
         return
     balanced.kernel(LAN, frame, kind, layout.DEVICE_DRY)
@@ -180,7 +180,7 @@ def test_the_first_rule_wins_for_fragments_too(bpf_object: Path) -> None:
 
 
 def test_another_policy_knows_no_rules_of_the_former(bpf_object: Path) -> None:
-    """A rule that was noted under one policy is no answer under the next, whose rules are others."""
+    """A rule stored under one policy is not valid under the next, which has other rules."""
     made = twin(bpf_object, Rule(name="never", match="tcp port 1"), SIP)
     try:
         first, later = fragments(1)

@@ -66,7 +66,7 @@ def test_through_the_guest_and_the_books_balance(wire: Wire, bpf_object: Path, m
 
 @MODES
 def test_lease_and_deadline(wire: Wire, bpf_object: Path, mode: str) -> None:
-    """A lease, or the supervisor's deadline, that ends by itself sends frames past the guest; none is lost."""
+    """When a lease, or the supervisor's, expires by itself, frames bypass the guest; none is lost."""
     with appliance(wire, bpf_object, mode) as made:
         for end in (lambda until: made.leases.renew("ips", until), made.leases.renew_supervisor):
             available(made)
@@ -83,8 +83,8 @@ def test_lease_and_deadline(wire: Wire, bpf_object: Path, mode: str) -> None:
 
 
 def test_ports_begin_in_the_policy(wire: Wire, bpf_object: Path) -> None:
-    """By XDP a port's frames begin in the program of its segment's rules, and go the long way where that is needed:
-    for copies that somebody wants, and while another policy comes or none is left. None is lost, each is counted."""
+    """With XDP a port's frames begin in the program of its segment's rules, and take the slow path if needed: for
+    captures, and while the policy changes or none is left. None is lost, each is counted."""
     rules = (Rule(name="seen", match="ether proto 0x9000"), Rule(name="rest", match="tcp", path=("ips",)))
     config = Config(segment=(MAIN,), guest=EMPTY.guest, rule=rules)
     with appliance(wire, bpf_object, "xdp", config) as made:
@@ -300,7 +300,7 @@ def test_explain_on_the_running_datapath(wire: Wire, bpf_object: Path, mode: str
 
 
 def test_a_bad_policy_changes_nothing(wire: Wire, bpf_object: Path) -> None:
-    """A filter that does not compile: an error that names the rule, and the old policy holds."""
+    """A filter that does not compile: an error that names the rule, and the old policy stays in force."""
     with appliance(wire, bpf_object) as made:
         available(made)
         with pytest.raises(FilterError, match="rule odd: match"):
@@ -386,7 +386,7 @@ def test_a_customers_frames_of_our_ethertype_cross_the_guest(wire: Wire, bpf_obj
 def test_an_outsiders_tag_crosses_a_guest_that_chooses_by_tags(
     wire: Wire, bpf_object: Path, mode: str, vid: int
 ) -> None:
-    """It leaves by the other port with the tag that it came with: 300 kept it not, and 4001 was sent back."""
+    """It leaves by the other port with its original tag: 300 used to lose it, and 4001 was sent back."""
     config = Config(segment=(MAIN,), guest=(Guest(name="ips", tags=True),), rule=ALL.rule)
     frame = bytes.fromhex("02000000000202000000000188a8") + vid.to_bytes(2, "big") + b"\x90\x00" + b"tagged" * 8
 
@@ -414,7 +414,7 @@ def test_an_outsiders_tag_crosses_a_guest_that_chooses_by_tags(
 
 
 def test_longer_than_the_port_is_counted(wire: Wire, bpf_object: Path) -> None:
-    """XDP would lose a frame that is longer than the other port takes without a word: it is counted as oversize."""
+    """XDP would silently lose a frame that is too long for the other port: it is counted as oversize."""
     with appliance(wire, bpf_object, "xdp", EMPTY) as made:
         netns.run("ip", "-n", wire.box, "link", "set", "wan0", "mtu", "100")
         attach(wire, made, "xdp")
@@ -442,7 +442,7 @@ def test_native_xdp_refused_means_tc(wire: Wire, bpf_object: Path) -> None:
 
 
 def test_port_that_xdp_cannot_send_to(wire: Wire, bpf_object: Path) -> None:
-    """Native XDP alone is not enough: a veth whose far end has no NAPI would swallow every frame, so tc it is."""
+    """Native XDP alone is not enough: a veth whose far end has no NAPI would lose every frame, so tc is used."""
     netns.run("ip", "netns", "exec", wire.wan, "ethtool", "-K", "eth0", "gro", "off")
     with appliance(wire, bpf_object, config=EMPTY) as made:
         assert {port.mode for port in made.attachments() if not port.hop} == {"tc"}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every kind of check on a real guest behind the real datapath, its agent's wishes, and what is kept when it dies.
+"""Every kind of check on a real guest behind the real datapath, its agent's requests, and its incidents.
 
-One world serves all tests of this module, in the order they stand; each leaves the guest available.
+One world serves all tests of this module, in order; each leaves the guest available.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def checks(world: World) -> dict[str, Any]:
 
 
 async def come(condition: Callable[[], bool]) -> None:
-    """Wait for what no transition tells."""
+    """Wait for something that no transition reports."""
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.02)
@@ -114,7 +114,7 @@ def through(world: World, kind: bytes) -> bool:
 
 
 def test_every_check_has_evidence(world: World) -> None:
-    """Frames of our own shape come back, blocked ones do not, the agent answers, and all of it is shown."""
+    """Our template frames come back, blocked ones do not, the agent answers, and all of it is shown."""
     found = checks(world)
     assert {name: row.state for name, row in found.items()} == dict.fromkeys(
         [
@@ -161,7 +161,7 @@ def test_an_application_that_fails_is_bypassed_and_comes_back(
 
 
 def test_processors_that_do_not_run_are_told(world: World) -> None:
-    """QEMU is stopped from outside: the kernel's word on its threads is evidence like any other."""
+    """QEMU is stopped from outside: the state of its threads is evidence like any other."""
     pid = world.guest().current_run.pid  # type: ignore[union-attr]
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -179,7 +179,7 @@ async def say(world: World, message: Accept | Bypass | Drain) -> None:
 
 
 def test_the_guest_registers_and_withdraws_its_filter(world: World) -> None:
-    """Frames that it cannot process go around it from then on, others through it; nonsense changes nothing."""
+    """Frames that it cannot process bypass it from then on, others go through it; nonsense changes nothing."""
     agent = world.guest().agent
     assert through(world, ARP)
     world.call(say(world, Accept("udp")))
@@ -218,7 +218,7 @@ def test_an_operators_drain_is_not_the_agents(world: World) -> None:
 
 
 def test_the_guests_own_watchdog_resets_it(world: World) -> None:
-    """Its kernel hangs, its watchdog expires: QEMU tells, the guest starts over and has to prove itself again."""
+    """Its kernel hangs, its watchdog expires: QEMU reports it, the guest restarts and has to pass its checks again."""
     world.call(world.order(lambda g: g.command("starve")))
     world.call(world.reach(HopState.PROVING))
     assert world.guest().hop.cause is Cause.GUEST_RESET
@@ -227,7 +227,7 @@ def test_the_guests_own_watchdog_resets_it(world: World) -> None:
 
 
 def test_a_panic_is_told_by_its_name(world: World) -> None:
-    """pvpanic tells it; QEMU then ends, and the guest is started again."""
+    """pvpanic reports it; QEMU then ends, and the guest is restarted."""
     seen = len(world.manager.failures.incidents.rows())
     world.call(world.order(lambda g: g.command("panic")))
     world.call(world.reach(HopState.STARTING))
@@ -239,9 +239,9 @@ def test_a_panic_is_told_by_its_name(world: World) -> None:
 
 
 def test_a_flow_that_kills_twice_is_led_around(world: World) -> None:
-    """Two deaths with one flow in common: frames and cause are kept, the flow goes around, the operator sees why.
+    """Two deaths with one flow in common: frames and cause are kept, the flow bypasses the guest, with a reason.
 
-    The appliance itself measures how long it took until the first frame went around.
+    The appliance itself measures how long it took until the first frame bypassed the guest.
     """
     incidents = world.manager.failures.incidents
     measured = len(world.guest().hop.bypass_latency.kept)

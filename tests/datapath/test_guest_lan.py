@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest on the management LAN: real frames between it, an administrator's host and the appliance; none to the link.
+"""A guest on the management LAN: real frames between it, an administrator's host and the appliance; none on the link.
 
 The management port is a veth pair: its end goes into the namespace as a hardware port does, the administrator's is in a
 namespace of its own. The guest's address is typed into its console.
@@ -98,7 +98,7 @@ class Site:
         return not self.ping(target, patience_s=0.3)
 
     def type_in(self, line: str) -> bytes:
-        """Into the guest's shell, until it says that it is done; what it said."""
+        """Run a command in the guest's shell to its end; returns its output."""
         return self.world.call(self._type_in(line))
 
     async def _type_in(self, line: str) -> bytes:
@@ -163,7 +163,7 @@ def test_nothing_of_it_is_in_the_data_path(site: Site) -> None:
 
 
 def test_it_cannot_pass_for_another_station(site: Site) -> None:
-    """What it sends with another source address reaches nobody; with its own it does again."""
+    """Frames with another source address are dropped; with its own they arrive again."""
     own = site.lan.address(site.world.guest("fw").hop_number)
     other = "02:00:00:00:07:99"
     ask = "ip link set eth2 down; ip link set eth2 address {}; ip link set eth2 up; ping -c 1 -W {} " + ADMIN
@@ -237,7 +237,7 @@ class Visitor:
         return came
 
     def passed(self, rows: dict[str, tuple[str, bytes]], source: str, peer: str, *, to_guest: bool) -> list[str]:
-        """Which of the rows come out at the other end."""
+        """Which of the rows arrive at the other end."""
         for name, (destination, rest) in rows.items():
             ends = peer if destination == "peer" else destination
             frame = bytes.fromhex((ends + source).replace(":", "")) + rest + b"frame:" + name.encode()
@@ -259,7 +259,7 @@ def visitor(site: Site) -> Iterator[Visitor]:
 
 @pytest.mark.parametrize("to_guest", [False, True], ids=["from the guest", "to the guest"])
 def test_what_switches_say_to_each_other_passes_neither_way(visitor: Visitor, to_guest: bool) -> None:
-    """Spanning tree and its kin, and other VLANs; what stations say does, in the same breath."""
+    """Link-local protocols and other VLANs are dropped; ordinary frames sent with them arrive."""
     ends = (visitor.desk_mac, VISITOR) if to_guest else (VISITOR, visitor.desk_mac)
     assert visitor.passed({**OUT, **THROUGH}, *ends, to_guest=to_guest) == list(THROUGH)
 
@@ -282,7 +282,7 @@ def test_a_guest_takes_no_other_stations_frames(visitor: Visitor, site: Site) ->
 
 
 def test_the_ports_own_address_is_never_a_guests(visitor: Visitor, site: Site) -> None:
-    """It would get what is meant for the appliance; it stays out."""
+    """It would get frames for the appliance, so it is left out."""
     site.lan.ensure(VISITOR_HOP, MAC)
     try:
         site.converge()
@@ -324,7 +324,7 @@ def test_a_restart_of_bypassd_finds_all_as_it_was(site: Site) -> None:
 
 
 def test_without_it_in_the_configuration_it_goes(site: Site) -> None:
-    """The next start is without the third port; its tap ends, and the rest of the LAN goes on."""
+    """It restarts without the third port; its tap is removed, and the rest of the LAN continues."""
     (old,) = CONFIG.guest
     new = model.Config(segment=CONFIG.segment, guest=(model.Guest(name="fw", kernel=old.kernel, initrd=old.initrd,
                        cmdline=old.cmdline, memory=old.memory),), rule=CONFIG.rule)  # fmt: skip

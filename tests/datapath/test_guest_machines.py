@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest's machine starts from, and what becomes of what it writes: BIOS, UEFI, more disks, snapshots.
+"""What a guest's machine starts from, and what happens to its writes: BIOS, UEFI, more disks, snapshots.
 
 The guests are a boot sector: it writes itself over the second sector of its disk, says so on the serial line, halts.
 """
@@ -111,7 +111,7 @@ def world(bpf_object: Path) -> Iterator[World]:
 
 
 def make_small_disk(root: Path) -> None:
-    """A file system with a sparse disk in it, and not one block more for anybody but root."""
+    """A file system with a sparse disk, and no free block except for root."""
     subprocess.run(["mke2fs", "-q", "-F", "-b", "1024", root / "small.ext4", "4M"], check=True)
     (root / "small").mkdir()
     subprocess.run(["mount", "-o", "loop", root / "small.ext4", root / "small"], check=True)
@@ -149,7 +149,7 @@ def end(world: World, name: str) -> None:
 
 
 async def asked(run: Run, word: str) -> list[dict[str, Any]]:
-    """What QEMU says to a query."""
+    """QEMU's answer to a query."""
     found = await run.monitor.ask(word)
     assert isinstance(found, list)
     return found
@@ -173,7 +173,7 @@ def test_so_does_what_is_written_to_a_qcow2_image(world: World) -> None:
 
 
 def test_a_raw_disk_stays_raw(world: World) -> None:
-    """Its guest wrote itself a header that names a file of the appliance: that is not opened, and it is told."""
+    """The guest wrote a header that names a file of the appliance: that file is not opened, and it is reported."""
     with (world.paths.root / "persistent.img").open("r+b") as disk:
         disk.write(struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 200, 11, 16, 8 << 20).ljust(200, b"\0") + b"/etc/passwd")
     world.call(world.order(lambda g: g.start(), "persistent"))
@@ -187,7 +187,7 @@ def test_a_raw_disk_stays_raw(world: World) -> None:
 
 
 def test_what_a_snapshot_writes_is_gone(world: World) -> None:
-    """The guest saw its write succeed; the image is what it was, and nothing is left beside it."""
+    """The guest's write succeeded; the image is unchanged, and no other file is left."""
     run_until(world, "snapshot", SAID)
     assert second_sector(world, "snapshot") == bytes(SECTOR)
     assert list((world.paths.state / "scratch").iterdir()) == []
@@ -221,13 +221,13 @@ def test_more_disks_and_a_third_port(world: World) -> None:
 
 @pytest.mark.skipif(not OVMF.exists(), reason="no UEFI firmware here")
 def test_uefi(world: World) -> None:
-    """The firmware runs, up to its shell, for there is nothing to boot; its variables are this guest's own file."""
+    """The firmware runs up to its shell, having nothing to boot; its variables are in the guest's own file."""
     run_until(world, "uefi", b"startup.nsh")
     assert (world.paths.state / "uefi/uefi.fd").stat().st_size == (OVMF / "OVMF_VARS_4M.fd").stat().st_size
 
 
 def test_pinned(world: World) -> None:
-    """Its processor's thread stays where it was told."""
+    """Its vCPU's thread stays on the configured processor."""
     guest = world.guest("pinned")
     world.call(world.order(lambda g: g.start(), "pinned"))
     world.call(world.until(lambda: guest.state in ALIVE))
@@ -242,7 +242,7 @@ def test_pinned(world: World) -> None:
 
 
 def test_a_full_disk_pauses_its_guest_until_there_is_room(world: World) -> None:
-    """It is named, it has no traffic, and it goes on where it was; nobody has to do more than to make room."""
+    """It is reported, has no traffic, and continues where it was as soon as there is space."""
     guest = world.guest("full")
     world.call(world.order(lambda g: g.start(), "full"))
 
@@ -294,7 +294,7 @@ def pool() -> int:
 
 
 def test_huge_pages_are_reserved_taken_and_given_back(world: World) -> None:
-    """Nobody reserved any: the pool grows for it, all of its memory is in them; at its end the pool is as before."""
+    """Without reserved pages: the pool grows for it, all of its memory is in them; at its end the pool is as before."""
     before, guest = pool(), world.guest("huge")
     world.call(world.order(lambda g: g.start(), "huge"))
     world.call(world.until(lambda: guest.state in ALIVE))

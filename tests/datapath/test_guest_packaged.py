@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests that no one here made, behind the real datapath: an inspecting bridge and a routed firewall, under emulation.
+"""Third-party guests behind the real datapath: an inspecting bridge and a routed firewall, under emulation.
 
-What is seen on the wire decides: the link carries everything while a guest starts, the guest's rules hold while it has
-the traffic, and the link carries everything again, at once, when its application is killed or the guest is stopped.
+The tests observe the wire: the link passes everything while a guest starts, the guest's rules apply while it has the
+traffic, and the link passes everything again at once when its application is killed or the guest is stopped.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def first_out(frames: list[bytes]) -> bytes:
 
 
 def test_the_link_carries_everything_while_it_starts(inspector: World) -> None:
-    """Its kernel boots, Suricata reads its rules: until it proves itself, frames go around it, forbidden ones too."""
+    """Its kernel boots, Suricata reads its rules: until its checks pass, frames bypass it, including forbidden ones."""
     inspector.call(inspector.reach(HopState.PROVING, "inspector"))
     assert inspector.call(first_out([FORBIDDEN])) == FORBIDDEN
     assert inspector.guest("inspector").state is HopState.PROVING
@@ -116,7 +116,7 @@ def test_its_rules_hold_while_it_has_the_traffic(inspector: World) -> None:
 
 
 def test_without_its_application_it_is_bypassed(inspector: World) -> None:
-    """The machine runs on, Suricata is killed on its console: the link carries everything again."""
+    """Suricata is killed on the guest's console, the machine keeps running: the link passes everything again."""
 
     async def type_in(line: str) -> None:
         path = str(inspector.paths.run / "door")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A real guest on real taps behind the real datapath: proof, traffic, hang, kill, adoption, orders, bad input.
 
-One world serves all tests of this module, in the order they stand; each leaves the guest available.
+One world serves all tests of this module, in order; each leaves the guest available.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CONFIG = model.Config(
 
 
 def qcow2_header(backing: bytes = b"") -> bytes:
-    """Of an image that is good at sight, and in which QEMU finds nothing."""
+    """An image with a valid header, in which QEMU finds nothing."""
     first = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 200 if backing else 0, len(backing), 16, 8 << 20)
     rest = struct.pack(">II", 4, 104)  # order of refcounts, length of the header
     return ((first.ljust(96, b"\0") + rest).ljust(200, b"\0") + backing).ljust(1024, b"\0")
@@ -102,7 +102,7 @@ def test_proved_in_both_directions_before_it_has_traffic(world: World) -> None:
 
 
 def test_qemu_has_no_rights_and_no_network(world: World) -> None:
-    """A user of its own, no capability, system calls filtered, no new rights, no device but loopback, no core file."""
+    """Its own user, no capabilities, filtered system calls, no new privileges, only loopback, no core file."""
     run = world.guest().current_run
     assert run is not None
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{run.pid}/status").read_text().splitlines())
@@ -136,7 +136,7 @@ def test_frames_come_out_as_they_went_in(world: World, tags: bytes, size: int, e
 
 @pytest.mark.parametrize("word", ["hang", "freeze", "drop"])
 def test_a_hung_application_is_bypassed(world: World, word: str) -> None:
-    """The process lives, the application passes nothing: the lease ends by itself, the frame goes straight through."""
+    """The process lives, but the application forwards nothing: the lease expires by itself, frames pass straight."""
     world.call(world.order(lambda g: g.command(word)))
     world.call(world.reach(HopState.SUSPECT))
     assert not leased(world)
@@ -149,7 +149,7 @@ def test_a_hung_application_is_bypassed(world: World, word: str) -> None:
 
 
 def test_bypassd_restarts_and_adopts(world: World) -> None:
-    """The guest goes on, under its number, is proved anew, and is not started again."""
+    """The guest continues with its number, passes its checks again, and is not restarted."""
     pid = world.guest().current_run.pid  # type: ignore[union-attr]
     world.call(world.end())
     world.call(world.begin())
@@ -185,7 +185,7 @@ def test_a_killed_guest_is_out_at_once_and_comes_back(world: World) -> None:
 
 
 def test_paused_and_let_go_on(world: World) -> None:
-    """The traffic leaves it at once; when it goes on it proves itself again."""
+    """It loses its traffic at once; when it continues, it has to pass its checks again."""
     world.call(world.guest().pause(True))
     assert not leased(world)
     world.call(world.reach(HopState.SUSPECT))
@@ -235,7 +235,7 @@ def test_a_draining_guest_that_hangs_is_told_of(world: World) -> None:
 
 
 def test_a_draining_guest_that_dies_is_told_of(world: World) -> None:
-    """It stays stopped, for somebody is at work on it; but it died, and what its checks said is there to be read."""
+    """It stays stopped, because an operator is working on it; but it died, and its last checks are still shown."""
     guest, seen = world.guest(), len(world.manager.failures.incidents.rows())
     world.call(world.order(lambda g: g.drain()))
     assert guest.current_run is not None
@@ -252,7 +252,7 @@ def test_a_draining_guest_that_dies_is_told_of(world: World) -> None:
 
 
 def test_stopped_in_good_order_and_stays_stopped(world: World) -> None:
-    """The order is kept over a restart of bypassd; a start is obeyed."""
+    """The order survives a restart of bypassd; a start is executed."""
     world.call(world.order(lambda g: g.stop()))
     assert not leased(world)
     world.call(world.reach(HopState.STOPPED))
@@ -266,7 +266,7 @@ def test_stopped_in_good_order_and_stays_stopped(world: World) -> None:
 
 
 def test_its_serial_line_answers(world: World) -> None:
-    """What is typed reaches the guest's shell; what it says reaches the person, the log and the tail.
+    """Input reaches the guest's shell; its output reaches the user, the log and the tail.
 
     Its kernel knows the MTU of its segment, which QEMU announces.
     """
@@ -299,7 +299,7 @@ def test_its_serial_line_answers(world: World) -> None:
     ],
 )
 def test_what_cannot_start_says_why(world: World, name: str, cause: str, words: str) -> None:
-    """One failed guest names cause and file, in QEMU's own words where they are QEMU's; the others go on."""
+    """A failed guest reports cause and file, with QEMU's own message if it is from QEMU; the others continue."""
     world.call(world.reach(HopState.FAILED, name))
     assert world.guest(name).hop.cause == cause
     assert words in world.guest(name).hop.detail

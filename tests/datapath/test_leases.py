@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Leases end in the kernel with the process that they are tied to. Real processes, and nobody of ours watching them."""
+"""Leases end in the kernel with the process that they are tied to. Real processes, without a watcher in user space."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_process_that_was_gone_before_leaves_nothing(datapath: Datapath, victi
 
 
 def test_nobody_has_to_be_there(wire: Wire, bpf_object: Path, victim: Victim) -> None:
-    """bypassd is gone: a guest that ends now has no frame any more, and the next bypassd finds that."""
+    """Without bypassd: a guest that ends gets no more frames, and the next bypassd detects that."""
     first = Datapath.open(bpf_object, wire.pins)
     if not first.leases.end_with_processes:
         pytest.skip("this kernel has no tracing for BPF (CONFIG_BPF_EVENTS)")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The relay is driven only while frames can cross, or the cause that they cannot is named: on a whole appliance.
+"""The relay is driven only while frames can cross, or the cause that they cannot is reported: on a whole appliance.
 
-Real keeper, bypassd, datapath and devices; another program does to the ports what it should not. One appliance serves
-all tests of this module; each leaves the segment inline.
+Real keeper, bypassd, datapath and devices; another program interferes with the ports. One appliance serves all tests of
+this module; each leaves the segment inline.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_who_keeps_setting_a_port_down_is_named_and_the_relay_closes(live: Live)
 
     live.until(insist, "the contest is named")
     row = away(live, "port_set_down")
-    assert "wan0 was set right 4 times in a minute" in row["detail"]
+    assert "wan0 was restored 4 times in a minute" in row["detail"]
     live.call("segment.set", name="main", mode="auto")  # somebody has ended the other program
     live.until(live.inline, "inline again")
 
@@ -100,7 +100,7 @@ def test_a_program_that_is_detached_is_attached_again(live: Live) -> None:
 
 
 def test_both_links_lost_lead_to_bypass_and_back(live: Live) -> None:
-    """Veth ports show their neighbours in bypass too: that the links are back is seen at once."""
+    """Veth ports show their neighbours in bypass too, so returning links are detected at once."""
     settle(live)
     for space in (live.wire.lan, live.wire.wan):
         link(live, "eth0", "down", space=space)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Control frames of the link itself: past every hop, or as the rules say; the same in the kernel and in the model."""
+"""Control frames of the link itself: past every hop, or by the rules; the same in the kernel and in the model."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_straight_before_any_rule(bpf_object: Path, config: Config, kind: str) -
 
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
 def test_as_the_rules_say(bpf_object: Path, kind: str) -> None:
-    """With `link_local = "rules"` they go where the rules lead them."""
+    """With `link_local = "rules"` they follow the rules."""
     segment = Segment(name="main", lan="lan0", wan="wan0", link_local="rules")
     made = made_of(bpf_object, msgspec.structs.replace(CONFIG, segment=(segment,)))
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel drops after the decision has a name: what came in is what arrived and what was dropped by name."""
+"""Frames that the kernel drops after the decision have a cause: frames in = frames delivered + dropped by cause."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_tap_whose_reader_does_not_read(wire: Wire, bpf_object: Path, mode: st
 
 @MODES
 def test_a_tap_that_nobody_has_open(wire: Wire, bpf_object: Path, mode: str) -> None:
-    """As after QEMU died, before the lease is over."""
+    """As after QEMU died, before the lease expires."""
     with tapped(wire, bpf_object, mode, reader=False) as made:
         send(wire)
         accounted(made, SENT)
@@ -139,7 +139,7 @@ def test_a_port_that_does_not_send(
 
 @MODES
 def test_nothing_lost_nothing_counted(wire: Wire, bpf_object: Path, mode: str) -> None:
-    """Frames that arrive, and frames that others in the same kernel lose, are no losses of ours."""
+    """Delivered frames, and frames lost by others in the same kernel, are not counted as losses."""
     with appliance(wire, bpf_object, mode, EMPTY) as made:
         assert wire.stream(320) == []
         for side in Side:
@@ -198,7 +198,7 @@ def test_adopted_with_its_losses(wire: Wire, bpf_object: Path) -> None:
 
 
 def test_where_the_kernel_keeps_its_fields() -> None:
-    """What is read from the kernel's own rewriting of programs is what its BTF says, where it has one."""
+    """Offsets found from the kernel's rewriting of programs agree with its BTF, if it has one."""
     wanted = {("net_device", "ifindex"), ("sk_buff", "skb_iif")}
     known = libbpf.members(wanted)
     found = kernel_fields.find()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The management port with a real kernel: what the commands leave behind when one address follows another.
+"""The management port with a real kernel: the result of the commands when one address replaces another.
 
-A veth pair stands for the wire: the port in a namespace, a DHCP server (busybox) at its other end. The client and the
-script that it calls are those of the appliance.
+A veth pair replaces the wire: the port in a namespace, a DHCP server (busybox) at its other end. The client and its
+script are those of the appliance.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def test_from_dhcp_to_a_static_address_of_the_same_network(bench: Bench) -> None
 
 
 def test_what_does_not_come_out_as_it_was_wanted_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that end well and change nothing are no success: a commit that leaves no address is rolled back."""
+    """Commands that exit with 0 but change nothing are no success: a commit that leaves no address is rolled back."""
     good = bench.port.ip
 
     async def deaf(*words: str) -> None:

@@ -101,7 +101,7 @@ def test_each_kind_of_frame_from_each_device(bpf_object: Path, kind: str) -> Non
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
 @pytest.mark.parametrize("length", [1517, 1518, 1519, 1600])
 def test_frames_about_as_long_as_a_device_takes(bpf_object: Path, kind: str, length: int) -> None:
-    """The longest frame goes on, one more byte is dropped by name, by tc as by XDP; hops are skipped for it."""
+    """The longest frame passes, one more byte is dropped by cause, with tc as with XDP; hops are skipped for it."""
     with twin(bpf_object, CHAIN) as made:
         made.attach(longest=1518)
         made.supervise()
@@ -118,7 +118,7 @@ def test_frames_about_as_long_as_a_device_takes(bpf_object: Path, kind: str, len
 
 @pytest.mark.parametrize("truncate", [14, 15, 18, 20, 33, 34, 37, 38, 41, 46, 54, 55])
 def test_truncated_frames(bpf_object: Path, truncate: int) -> None:
-    """Whatever is cut off, both read the same of what is left."""
+    """However a frame is truncated, both parse the rest alike."""
     with twin(bpf_object, CHAIN) as made:
         made.attach()
         made.supervise()
@@ -143,7 +143,7 @@ def test_without_leases_everything_is_bypassed_or_blocked(bpf_object: Path) -> N
 
 
 def test_what_is_not_attached(bpf_object: Path) -> None:
-    """A port that is missing is a drop by name; a tap that is missing skips the hop."""
+    """A missing port is a drop by cause; a missing tap skips the hop."""
     with twin(bpf_object, CHAIN) as made:
         a = made.policy.hops["a"].id
         made.attach(without=frozenset((1, a * 32, a * 32 + 1)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A healthy guest under a flood of ten times what it carries stays in the path; one that hangs meanwhile does not.
+"""A healthy guest under a flood of ten times its capacity stays in the path; one that hangs meanwhile does not.
 
 The guest is a process that forwards between two taps at a known rate (tests/support/flooded_guest.py); everything else
 is real. The heartbeats have the defaults of a probe here: a shared machine may stop us for longer than 40 ms.
@@ -33,7 +33,7 @@ TRIES = 4
 
 
 def flooded(bpf_object: Path, *more: object) -> Any:
-    """What became of it; tried again where the machine itself let the guest, or its watch, stand still for too long."""
+    """The result; repeated if the machine itself did not schedule the guest, or its watch, for too long."""
     for _ in range(TRIES):
         found = flooded_once(bpf_object, *more)
         if max(found["guest_stalled_ms"], found["watch_stalled_ms"]) < WINDOW_MS / 3:
@@ -58,7 +58,7 @@ def flooded_once(bpf_object: Path, *more: object) -> Any:
 
 @pytest.mark.parametrize("mode", ["xdp", "tc"])
 def test_ten_times_its_capacity_costs_a_healthy_guest_nothing(bpf_object: Path, mode: str) -> None:
-    """It is overloaded, never suspect, goes on forwarding, and the rest bypasses it: all of it counted by that name."""
+    """It is overloaded, never suspect, keeps forwarding, and the excess bypasses it, counted as such."""
     found = flooded(bpf_object, "--mode", mode, "--seconds", 5)
     assert found["falls"] == 0, found
     assert found["states"][2:] == ["available", "overloaded"]
@@ -94,7 +94,7 @@ FLOOD_PER_S, FLOOD_S = 60_000, 5  # emulated, it carries some thousands
 
 @pytest.mark.slow  # needs the machine for itself: a guest that gets no processor for half a second is suspect
 def test_a_real_guest_under_a_flood(bpf_object: Path, tmp_path: Path) -> None:
-    """QEMU, its virtio rings and a bridge in Linux: overloaded by name, never suspect, and still forwarding."""
+    """QEMU, its virtio rings and a bridge in Linux: reported as overloaded, never suspect, and still forwarding."""
     config = model.Config(
         segment=(model.Segment(name="main", lan="lan0", wan="wan0"),),
         guest=(REAL,),

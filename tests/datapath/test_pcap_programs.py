@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Generated filter programs in the kernel (BPF_PROG_TEST_RUN), held against libpcap: straight, merged, linked.
+"""Generated filter programs in the kernel (BPF_PROG_TEST_RUN), compared with libpcap: straight, merged, linked.
 
 Test runs refuse XDP frames below 14 bytes and tc frames whose IP header is cut; those go through the interpreter in
 the unit tests. FUZZ_SECONDS in the environment makes the fuzz longer.

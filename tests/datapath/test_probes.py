@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Probes that ask, against real targets in a namespace of their own: what is good, and what is said otherwise."""
+"""Active probes of real targets in a namespace of their own: good answers, and the messages for others."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_http_that_is_good(wire: Wire, answer: bytes, more: dict[str, object]) -
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 70_000 + b"late", {"body": "late"}, "first 65536 bytes"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, {}, "longer than 16384 bytes"),
         (b"\x00\xff noise", {}, "not HTTP"),
-        (b"", {}, "without an answer"),
+        (b"", {}, "without a response"),
     ],
 )
 def test_http_that_is_not(wire: Wire, answer: bytes, more: dict[str, object], words: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The recorder in the real programs: the last frames handed to a hop, whole in order; when it was first skipped."""
+"""The recorder in the real programs: the last frames sent to a hop, complete, in order; when it was first skipped."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_last_frames_in_order(twin: Twin, kind: str) -> None:
 
 
 def test_only_frames_that_were_handed_to_it(twin: Twin) -> None:
-    """Not those that went around it, not those of a dry run, and nothing of a hop without a recorder."""
+    """Not frames that bypassed it, not those of a dry run, and none for a hop without a recorder."""
     twin.kernel(port(twin), frame(1), flags=layout.DEVICE_DRY)
     twin.kernel(port(twin), frame(255))
     twin.lease("ips1", good=False)
@@ -113,7 +113,7 @@ def test_a_ring_of_the_right_size_stays(twin: Twin) -> None:
 
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
 def test_the_first_frame_around_is_noted_once(twin: Twin, kind: str) -> None:
-    """From the end of a lease: when the first frame was led around; a fresh lease starts over."""
+    """From the end of a lease: when the first frame bypassed the hop; a new lease resets it."""
     datapath = twin.datapath
     datapath.leases.renew("ips1", time.monotonic_ns() + 10**12)
     twin.kernel(port(twin), frame(1), kind)

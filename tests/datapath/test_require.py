@@ -41,7 +41,7 @@ def from_hop(made: Twin, name: str, side: Side) -> Where:
 
 
 def to(made: Twin, decision: Decision) -> str:
-    """The hop that the frame goes to, or what becomes of it."""
+    """The hop that the frame goes to, or its outcome."""
     if decision.outcome is not Outcome.TO_HOP or decision.slot is None:
         return decision.outcome.name
     return next(hop.name for hop in made.policy.hops.values() if hop.id == decision.slot // 32)

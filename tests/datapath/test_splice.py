@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The filters inside the core's program: taken where they are one program, equal to the long way, and left in need."""
+"""The filters inside the core's program: used if they are one program, equal to the slow path, left if necessary."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_left_apart_where_the_kernel_refuses(bpf_object: Path, monkeypatch: pyte
 
 
 def test_an_object_file_that_is_none(tmp_path: Path) -> None:
-    """What is no object file, or not ours, is named."""
+    """A file that is not an object file, or not ours, is reported."""
     for content in (b"", b"\x7fELF\x02\x01", (REPO / "README.md").read_bytes()):
         (tmp_path / "x.o").write_bytes(content)
         with pytest.raises(DatapathError, match="not the compiled datapath"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Frames that wait for a guest that does not read are dropped before it goes on, and its tap works as before."""
+"""Frames that wait for a stopped guest are dropped before it continues, and its tap works as before."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ SETTINGS = ROOTFS / "etc/sysctl.bypass"
 
 
 def run(root: Path, script: str, *arguments: str) -> None:
-    """Run a script in a root that has nothing but busybox and what the test put there."""
+    """Run a script in a root with only busybox and the test's files."""
     busybox = shutil.which("busybox")
     assert busybox
     (root / "bin").mkdir()

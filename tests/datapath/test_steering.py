@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the steering promises, point by point, each asked of kernel and model at once."""
+"""The guarantees of the steering, one by one, each checked in kernel and model."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_sizes_of_all_values(make: Make) -> None:
 
 
 def test_chain_runs_forward_and_backward(make: Make) -> None:
-    """LAN to WAN in the configured order, WAN to LAN in the opposite one; whoever is not available is left out."""
+    """LAN to WAN in the configured order, WAN to LAN in reverse; unavailable hops are skipped."""
     twin = make(rules(Rule(name="r", path=("a", "b", "c"))))
     assert way(twin, LAN, tcp()) == ["a", "b", "c", "WAN"]
     assert way(twin, WAN, tcp(back=True)) == ["c", "b", "a", "LAN"]
@@ -100,7 +100,7 @@ def test_chain_runs_forward_and_backward(make: Make) -> None:
 
 
 def test_changed_frames_keep_their_chain(make: Make) -> None:
-    """A hop in one rule may rewrite everything (NAT): the frame goes on to the rule's next hop all the same."""
+    """A hop in one rule may rewrite everything (NAT): the frame still continues to the rule's next hop."""
     twin = make(rules(Rule(name="web", match="tcp port 80", path=("a", "b"))))
     assert went(twin.both(from_hop(twin, "a", Side.WAN), udp(sport=4000, dport=4001))) == twin.policy.hops["b"].id
 
@@ -403,7 +403,7 @@ def test_a_tag_of_ours_needs_room(make: Make) -> None:
     ids=str,
 )
 def test_what_exceeds_an_overloaded_hop(make: Make, kind: str, says: dict[str, str], outcome: Outcome) -> None:
-    """The rule says what becomes of it; within the limit the hop has its frames, and the other direction is its own."""
+    """The rule decides about the excess; within the limit the hop gets its frames, independently by direction."""
     config = msgspec.convert({"name": "r", "path": ["a"], **says}, Rule)
     twin = make(rules(config))
     a = twin.policy.hops["a"].id
@@ -484,7 +484,7 @@ def test_segments_have_rules_of_their_own(make: Make) -> None:
 
 
 def test_a_dry_run_changes_nothing(make: Make) -> None:
-    """What `explain` does on the running appliance: no counter, flow or fragment is touched."""
+    """`explain` on the running appliance changes no counter, flow or fragment."""
     twin = make(rules(Rule(name="r", path=("g", "c")), group=(EVEN,)))
     before = twin.datapath.counters()
     for frame in KINDS.values():

@@ -47,7 +47,7 @@ def twin(path: Path, *rules: Rule) -> Twin:
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way(bpf_object: Path, way: Way, kind: str) -> None:
-    """A wrapped frame goes around a port rule, and matches it with this way and with all of them."""
+    """An encapsulated frame evades a port rule, and matches it with this `through` and with all of them."""
     ways: list[tuple[tuple[Way, ...], int | None]] = [((), None), ((way,), 0), (WAYS, 0)]
     for through, wanted in ways:
         made = twin(bpf_object, Rule(name="web", match="tcp port 80", through=through, path=("a",)))

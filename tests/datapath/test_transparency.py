@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Inline is as transparent as the wire: every size and kind of frame arrives as it was sent, or is dropped by name."""
+"""Inline is as transparent as the wire: every size and kind of frame arrives unchanged, or is dropped by cause."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_every_size_and_kind(wire: Wire, bpf_object: Path, mode: str, mtu: int) 
 
 @MODES
 def test_a_frame_that_the_other_port_cannot_send(wire: Wire, bpf_object: Path, mode: str) -> None:
-    """9,014 bytes towards a port of 1,500: counted as oversize, by tc as by XDP, and not left to a driver."""
+    """9,014 bytes towards a port of 1,500: counted as oversize, with tc as with XDP, and not left to a driver."""
     with ends(wire) as (lan, wan), in_line(wire, bpf_object, mode, 0) as made:
         netns.run("ip", "-n", wire.box, "link", "set", "lan0", "mtu", "9202")
         netns.run("ip", "-n", wire.box, "link", "set", "wan0", "mtu", "1500")
@@ -214,7 +214,7 @@ def test_offloads_of_ports_are_off(wire: Wire, bpf_object: Path) -> None:
 
 
 def test_an_mtu_that_a_port_refuses(wire: Wire, bpf_object: Path) -> None:
-    """The configuration's MTU is had or refused by name; both ports then have the MTU that they had."""
+    """The configured MTU is set or refused with a message; then both ports keep their MTU."""
     with in_line(wire, bpf_object, "auto", 1600) as made:
         assert made.mtu("main") == 1600
         with pytest.raises(DatapathError, match=r"lan0 .*an MTU of 70000 is refused.*it has 1600"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Rules that the kernel's verifier takes too long for: the time is bounded, and a plainer form is loaded and right."""
+"""Rules that take the kernel's verifier too long: the time is bounded, and a simpler, correct form is loaded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def branching(count: int) -> list[str]:
 
 
 def test_what_the_verifier_cannot_follow_is_loaded_rule_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In time, right, and said; the second time the way is known."""
+    """In time, correct, and reported; the second time the right form is known."""
     filters = [compile_filter(text) for text in branching(60)]
     tried: list[tuple[str, float]] = []
     real = loader.load_program

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Connectors in the host kernel: joined without loss, split, switched under traffic, and nothing left behind."""
+"""Connectors in the host kernel: joined without loss, separated, switched under traffic, and cleaned up."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_joined_wires_lose_nothing(board: Board, tmp_path: Path) -> None:
 
 
 def test_split_wires_carry_nothing_between_the_hosts(board: Board, tmp_path: Path) -> None:
-    """Inline without a machine behind the ports: not one frame takes a short way; back in bypass all arrive again."""
+    """Inline without a machine behind the ports: no frame takes a short cut; back in bypass all arrive again."""
     stream = Stream(board.lan, board.wan, tmp_path / "up")
     first = stream.wait_arrival(0)
     split = move(board, "inline")
@@ -142,7 +142,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_leftovers_of_a_killed_simulator_are_cleared(tmp_path: Path, number: signal.Signals) -> None:
-    """A killed simulator cannot tidy up; the next one with its name does, and its processes died with it."""
+    """A killed simulator cannot clean up; the next one with its name does, and its processes died with it."""
     prefix = f"tk{os.getpid() % 10000}"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "board")}
     with subprocess.Popen(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests that no one here made: Debian's kernel and one of its programs, as kernel and initramfs.
+"""Third-party guests: Debian's kernel and one of its programs, as kernel and initramfs.
 
 Packages are downloaded and unpacked, never installed: a guest is the program, the libraries that it names, the kernel
 modules it needs in the order to load them, a static busybox and an init script of this folder. Kept in the image

@@ -26,7 +26,7 @@ LAST = pytest.StashKey[str]()
 
 
 def pytest_configure() -> None:
-    """A terminated test run ends its boards as a failing one does."""
+    """A terminated test run ends its boards like a failing one."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -56,7 +56,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def booted(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """The appliance on the board, started once for all tests. Tests take `board`, which looks after it."""
+    """The appliance on the board, started once for all tests. Tests use `board`, which checks it."""
     directory = tmp_path_factory.mktemp("board")
     load = payload.image(artefacts, directory, debug=True)
     with Board(directory, load, accelerator=board_harness.accelerator(artefacts)) as made:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The appliance on the booted board: inline, steering a real link through a real guest, and what does not move it.
+"""The appliance on the booted board: inline, steering a real link through a real guest, and what does not affect it.
 
 One boot serves all; each test leaves the appliance inline with its guest in service.
 """
@@ -81,7 +81,7 @@ def test_inline_with_watchdog_xdp_and_guest(healthy: Board) -> None:
 
 
 def stop_guest(board: Board) -> None:
-    """`guest NAME stop`, and wait until it is."""
+    """`guest NAME stop`, and wait until it is stopped."""
     board.sh(f"bypass guest {GUEST} stop")
     board_appliance.wait_until(board, lambda: board_appliance.guest(board).get("state") == "stopped", "guest stopped")
 
@@ -139,7 +139,7 @@ def test_bypassd_killed_moves_no_relay_and_loses_no_frame(healthy: Board, tmp_pa
 
 
 def test_operator_closes_and_opens_the_relay(healthy: Board, tmp_path: Path) -> None:
-    """`segment main bypass` closes it and says who asked; `auto` opens it again; frames cross at either."""
+    """`segment main bypass` closes it and names the origin; `auto` opens it again; frames cross in both states."""
     mark = healthy.events.mark()
     healthy.sh(f"bypass segment {SEGMENT} bypass")
     healthy.wait_event(event="relay", state="bypass", since=mark)
@@ -154,7 +154,7 @@ def test_operator_closes_and_opens_the_relay(healthy: Board, tmp_path: Path) -> 
 
 
 def test_guest_stopped_is_bypassed_and_comes_back(healthy: Board, tmp_path: Path) -> None:
-    """`guest NAME stop`: frames go round it without loss; `start`: it proves itself and has them again."""
+    """`guest NAME stop`: frames bypass it without loss; `start`: it passes its checks and gets them again."""
     with traffic(healthy, tmp_path) as streams:
         stop_guest(healthy)
         before = counters(healthy)["rules"]["all"]["bypassed"]
@@ -167,7 +167,7 @@ def test_guest_stopped_is_bypassed_and_comes_back(healthy: Board, tmp_path: Path
 
 
 def test_shell_on_the_serial_line(healthy: Board) -> None:
-    """As a person at the serial line: prompt with the state, `?`, Tab, an abbreviation, a wrong word."""
+    """A user at the serial line: prompt with the state, `?`, Tab, an abbreviation, a wrong word."""
     console = healthy.console
     mark = console.mark()
     console.sendline()
@@ -195,7 +195,7 @@ def test_shell_on_the_serial_line(healthy: Board) -> None:
 
 
 def test_configuration_and_ledger_outlive_an_orderly_reboot(healthy: Board) -> None:
-    """`reboot`: the relay closes before the machine goes, what was written to the data partition is there again."""
+    """`reboot`: the relay closes before the machine goes down, and data on the data partition survives."""
     text = healthy.sh(f"cat {CONFIG}").output
     board_appliance.write(healthy, CONFIG, text.replace('hostname = "bypass"', 'hostname = "kept"'))
     mark = healthy.events.mark()
@@ -261,7 +261,7 @@ def test_bad_input_ends_in_bypass_with_a_cause(
 
 @dataclass(frozen=True)
 class Breakage:
-    """What is broken in the board, how it is mended, and what the console must say of the guest."""
+    """What is broken on the board, how it is repaired, and what the console must say about the guest."""
 
     make: str
     mend: str
@@ -283,7 +283,7 @@ BREAKAGES = {
 
 @pytest.mark.parametrize("broken", BREAKAGES.values(), ids=BREAKAGES.keys())
 def test_guest_that_cannot_start_leaves_the_link_inline(healthy: Board, tmp_path: Path, broken: Breakage) -> None:
-    """The guest is failed by name, frames go round it, the relay does not move."""
+    """The guest is failed with its cause, frames bypass it, the relay does not move."""
     mark = healthy.events.mark()
     stop_guest(healthy)
     healthy.sh(broken.make)
@@ -327,6 +327,6 @@ def test_guest_without_kvm_is_emulated_and_says_so(healthy: Board) -> None:
 
 
 def test_processes_are_what_the_console_says(healthy: Board) -> None:
-    """One keeper, one bypassd, one guest: nothing was left behind by the tests above."""
+    """One keeper, one bypassd, one guest: the tests above left nothing behind."""
     assert len(healthy.pids(BYPASSD)) == 1
     assert healthy.pids(f"guest={GUEST}") == [board_appliance.guest(healthy)["pid"]]

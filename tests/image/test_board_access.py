@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who comes in and how, once an appliance is set up (test_board_first_boot.py is how it came to that).
+"""Access to an appliance after its setup (which is in test_board_first_boot.py).
 
 One boot serves all, in this order: what SSH refuses; roles, keys, passwords; limits; a long configuration pasted into a
-serial line that only prints; metrics, syslog and the bundle as their readers get them; DHCP; and what holds over a
-restart of bypassd, a broken configuration, a reboot, and a forgotten password.
+plain-text serial line; metrics, syslog and the support bundle; DHCP; and what survives a restart of bypassd, an invalid
+configuration, a reboot, and a forgotten password.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow  # four minutes on a board of its own
 
 @pytest.fixture(scope="module")
 def fresh(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """A new board whose serial line is that of a terminal that only prints, with an administrator."""
+    """A new board with a plain-text terminal on its serial line, with an administrator."""
     with new_board(artefacts, tmp_path_factory.mktemp("access"), append="BYPASS_TERM=dumb") as made:
         board_appliance.wait_healthy(made)
         commit(
@@ -80,7 +80,7 @@ def test_what_is_no_command_is_no_way_to_a_shell(admin: Admin) -> None:
 
 
 def test_no_root_no_forwarding_no_files(fresh: Board, admin: Admin) -> None:
-    """root has no way in; ports are not forwarded either way; there is no file transfer."""
+    """root cannot log in; ports are not forwarded in either direction; there is no file transfer."""
     assert admin.run("root", "show", "version").status == 255
     refused = admin.run("admin", options=("-W", f"{ADDRESS}:22")).text
     assert "prohibited" in refused or "failed" in refused
@@ -134,7 +134,7 @@ def test_roles(fresh: Board, admin: Admin) -> None:
 
 
 def test_who_is_removed_is_out_at_once(fresh: Board, admin: Admin) -> None:
-    """The session of a removed user ends with the commit; the name logs in no more; its key file is gone."""
+    """The session of a removed user ends with the commit; the user cannot log in again; its key file is removed."""
     key = admin.folder / "noc"
     words = [*admin.words("noc", "-i", str(key), "-tt")]
     child = pexpect.spawn(
@@ -179,7 +179,7 @@ def test_a_viewer_changes_the_own_password(fresh: Board, admin: Admin) -> None:
 
 
 def test_failures_are_limited_and_an_operator_lifts_it(fresh: Board, admin: Admin) -> None:
-    """Six wrong passwords shut the address out; others keep their sessions; `management unblock` lets it in again."""
+    """Six wrong passwords block the address; others keep their sessions; `management unblock` unblocks it."""
     for _ in range(2):
         admin.attempt("admin", "wrong wrong", tries=3)
     wait_until(fresh, lambda: management(fresh)["ssh"]["shut_out"], "the address is shut out")
@@ -274,7 +274,7 @@ def test_syslog(fresh: Board) -> None:
 
 
 def test_syslog_over_tls(fresh: Board, tmp_path: Path) -> None:
-    """Nothing is said to a server whose certificate is another one, and why that is; everything to the right one."""
+    """Nothing is sent to a server with a wrong certificate, and the reason is shown; everything to the right one."""
 
     def listen() -> socket.socket:
         return socket.create_server(("10.88.0.1", 6514))
@@ -312,7 +312,7 @@ def tls_client(server: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 def test_support_bundle(fresh: Board, admin: Admin) -> None:
-    """One file over SSH; it explains, and holds no hash, key or password."""
+    """One file over SSH, without hashes, keys or passwords."""
     key = admin.folder / "noc"  # ops has the same
     child = fresh.mgmt.popen(
         [*admin.words("ops", "-i", str(key), "-o", "BatchMode=yes"), "support-bundle"], stdout=-1, stderr=-1
@@ -458,7 +458,7 @@ def test_sessions_outlive_bypassd(fresh: Board, admin: Admin) -> None:
 
 
 def test_a_broken_configuration_locks_nobody_out(fresh: Board, admin: Admin) -> None:
-    """bypassd starts with a file that is not valid: everything is in bypass, and the administrator still gets in."""
+    """bypassd starts with an invalid file: everything is in bypass, and the administrator can still log in."""
     fresh.sh("cp -a /etc/bypass/config.toml /tmp/good.toml")
     with fresh_bypassd(fresh, "echo 'nonsense = 1' >>/etc/bypass/config.toml"):
         reply = admin.run("admin", "show", "status")
@@ -507,7 +507,7 @@ def test_everything_is_there_after_a_reboot(fresh: Board, admin: Admin) -> None:
 
 
 def test_a_forgotten_password(fresh: Board, admin: Admin) -> None:
-    """One word on the kernel's command line, and the serial line asks for no login: there a new one is set."""
+    """With one word on the kernel command line the serial line requires no login: a new password is set there."""
     fresh.sh("sync")
     fresh.power_cut()
     fresh.payload = replace(fresh.payload, append=f"{fresh.payload.append} bypass.recovery")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The first hour of an appliance, as a person lives it: a new board, its serial line, then OpenSSH over the real port.
+"""The first hour of an appliance: a new board, its serial line, then OpenSSH over the real port.
 
 One boot serves all, in this order: nothing is open before the setup; the setup, and from then on a login, on the serial
-line; a wrong password; commands, commits and frames over SSH; a commit that locks its administrator out and is taken
-back; two administrators at once; a window that changes its size. The rest of it, which takes longer, is in
-test_board_access.py. How long the shell takes to start is written to build/figures/console.json.
+line; a wrong password; commands, commits and frames over SSH; a commit that locks its administrator out and is rolled
+back; two administrators at once; a window that changes its size. Tests that take longer are in test_board_access.py.
+How long the shell takes to start is written to build/figures/console.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fresh(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def closed(fresh: Board) -> str:
-    """What is open before anybody has set the appliance up, seen from inside and from the management host."""
+    """What is open before the setup, observed from inside and from the management host."""
     wait_until(fresh, lambda: board_appliance.show(fresh, "management"), "access is up")
     listening = fresh.sh("ss -Hltun; ip netns list").output
     answers = fresh.mgmt.ping(ADDRESS, timeout=1)
@@ -46,7 +46,7 @@ def closed(fresh: Board) -> str:
 
 @pytest.fixture(scope="module")
 def said(fresh: Board, closed: str) -> str:
-    """The setup on the serial line, answered by a person who mistypes; everything it said."""
+    """The setup on the serial line, answered by a user with typing errors; returns its output."""
     line = fresh.console
     board_appliance.wait_serving(fresh)
     mark = line.mark()
@@ -305,7 +305,7 @@ def test_a_terminal_that_only_prints(fresh: Board, admin: Admin) -> None:
 
 
 def test_two_administrators_and_a_commit_that_locks_out(fresh: Board, admin: Admin) -> None:
-    """Who holds the candidate is told. A commit that takes the address away is rolled back."""
+    """The holder of the candidate is shown. A commit that removes the address is rolled back."""
     child = admin.shell("admin")
     child.sendline("configure")
     child.expect("configure# ?")

@@ -107,7 +107,7 @@ DEMO = "/usr/share/bypass/guest-demo"
 
 @pytest.fixture
 def second(board: Board, guest: dict[str, object]) -> Iterator[str]:
-    """One more guest, committed and taken out again."""
+    """One more guest, committed and removed again."""
     settings = (
         *(("kernel", f"{DEMO}/bzImage"), ("initrd", f"{DEMO}/initrd.gz"), ("cmdline", "console=ttyS0 quiet")),
         *(("memory", f"{MEMORY_MIB}M"), ("autostart", "false"), ("probes", "1", "kind", "inband")),

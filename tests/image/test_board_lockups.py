@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The whole image with a kernel that hangs: on one processor or on all, with interrupts off.
 
-Who hangs is the kernel's own module test_lockup, built beside the kernel and brought on a disk of its own. When it
-began to hang and when the kernel panicked stands in the crash record, in the board's time; from there to the wire the
-events of the board count.
+The kernel's own module test_lockup, built beside the kernel and loaded from an extra disk, causes the hangs. The crash
+record has the times when the hang began and when the kernel panicked, in the board's time; from there to the wire the
+board's events count.
 """
 
 from __future__ import annotations

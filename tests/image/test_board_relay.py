@@ -38,7 +38,7 @@ def test_power_off_is_a_wire(small_board: Board, tmp_path: Path) -> None:
 
 
 def test_machine_up_without_driving_is_a_wire(small: Board, tmp_path: Path) -> None:
-    """A running machine that does not drive the line sees none of the frames, though it would forward them."""
+    """A running machine that does not drive the line gets none of the frames, though it would forward them."""
     before = frames_through(small, "eth0")
     whole_from(small, tmp_path, 0)
     assert frames_through(small, "eth0") == before
@@ -68,7 +68,7 @@ def test_driven_line_leads_frames_through_the_ports(small: Board, tmp_path: Path
 
 
 def test_released_line_joins(small: Board, tmp_path: Path) -> None:
-    """The program that held the line is killed: the kernel lets go of the line, the wire is back at once."""
+    """The program that held the line is killed: the kernel releases the line, and the wire is closed at once."""
     drive(small)
     mark = small.events.mark()
     release(small)
@@ -79,7 +79,7 @@ def test_released_line_joins(small: Board, tmp_path: Path) -> None:
 
 
 def test_killed_qemu_joins(small: Board, tmp_path: Path) -> None:
-    """QEMU is killed from outside, nobody tells the simulator: it finds out by itself."""
+    """QEMU is killed from outside: the simulator detects it by itself."""
     drive(small)
     fault = small.fault("kill -9 of QEMU")
     assert small.qemu_pid
@@ -118,7 +118,7 @@ def test_reset_joins(small: Board, tmp_path: Path, way: str) -> None:
 
 
 def test_frozen_machine_holds_the_relay(small: Board) -> None:
-    """A machine that stands still releases nothing: that is what the watchdog is for."""
+    """A frozen machine does not release the line: that is what the watchdog is for."""
     drive(small)
     mark = small.events.mark()
     small.pause()

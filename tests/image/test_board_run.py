@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`make run`'s front end as a person meets it: banner, serial line in this terminal, a second terminal, a clean end."""
+"""`make run`'s front end: banner, serial line in this terminal, a second terminal, a clean end."""
 
 from __future__ import annotations
 

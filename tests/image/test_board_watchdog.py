@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ends a machine that nobody feeds: watchdog, NMI, panic, second stage; and how the harness treats a panic."""
+"""The end of a machine whose watchdog is not fed: NMI, panic, second stage; and how the harness handles a panic."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_starved_watchdog_resets_through_a_panic(small: Board) -> None:
 def test_second_stage_resets_a_machine_that_ignores_the_nmi(
     artefacts: Path, small_payload: Payload, tmp_path: Path
 ) -> None:
-    """A kernel that shrugs at the NMI stays inline and fed by nobody, until the board resets it by force."""
+    """A kernel that ignores the NMI stays inline, unfed, until the board's second stage resets it."""
     deaf = replace(small_payload, append="console=ttyS0 quiet net.ifnames=0 panic=0")
     timing = Timing(second_stage_s=1.0)
     with Board(tmp_path / "b", deaf, timing=timing, accelerator=board_harness.accelerator(artefacts)) as board:
@@ -61,7 +61,7 @@ def test_second_stage_resets_a_machine_that_ignores_the_nmi(
 
 
 def test_unordered_panic_fails_at_once(small: Board) -> None:
-    """The harness does not wait for a dead kernel: whoever waits learns of the panic, not of a time-out."""
+    """The harness does not wait for a dead kernel: waits end with the panic, not with a timeout."""
     mark = small.events.mark()
     small.debug.send("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger\n")
     with pytest.raises(BoardPanic, match="panicked"):

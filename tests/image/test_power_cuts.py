@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The plug is pulled fifty times while configurations are committed: the old or the new one is there, whole, each time.
+"""Fifty power cuts while configurations are committed: each time the old or the new one is there, complete.
 
 Two writers run on the board. One commits over the control socket, as an administrator would; the other writes by the
 same store as fast as the disk takes it, so that many cuts fall into the middle of a write. Both note, synced, what was
@@ -36,7 +36,7 @@ LONGEST_S = 14.0  # from the shell's answer to the cut: longer than bypassd need
 
 @pytest.fixture(scope="module")
 def cut(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """A board of its own, for its disk suffers."""
+    """A board of its own, because its disk may be damaged."""
     directory = tmp_path_factory.mktemp("cut-board")
     load = payload.image(artefacts, directory, debug=True)
     with Board(directory, load, accelerator=board_harness.accelerator(artefacts)) as made:
@@ -77,7 +77,7 @@ def test_power_cut_before_a_commit_is_confirmed(cut: Board) -> None:
 
 @pytest.mark.parametrize("turn", range(ROUNDS))
 def test_power_cuts_while_configurations_are_committed(cut: Board, turn: int) -> None:
-    """Ten cuts at random moments: nothing is torn, nothing that was acknowledged is lost."""
+    """Ten cuts at random times: nothing is torn, nothing acknowledged is lost."""
     moments = random.Random(turn)
     tally, traces = {"store": 0, "commit": 0}, Counter[str]()
     for number in range(CUTS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A disk that loses what it has taken and was not told to flush: no acknowledged commit goes with it.
+"""A disk that loses accepted but unflushed writes: no acknowledged commit is lost with them.
 
 QEMU keeps a log of every write and flush of the data disk while configurations are committed, by the product's store
 and over the control socket. Afterwards the disk is made again as a power cut at many moments may have left it: all

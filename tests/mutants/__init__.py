@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Mutation check of the modules that decide: does a test notice when one operator of them is another?"""
+"""Mutation check of the deciding modules: whether a test detects a change of one operator."""

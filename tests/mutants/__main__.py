@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make mutants`: change the deciding modules one operator at a time, and run their tests against each.
 
-The tests are loaded once; each mutant is a child of that process in which one function has another code. A mutant that
-no test notices is printed. Those for which no test is wanted stand in kept.py with the reason. The command fails when
-others are left and fewer than 95 of 100 are noticed.
+The tests are loaded once; each mutant is a child process in which the code of one function is changed. A mutant that no
+test detects is printed. Those for which no test is wanted are in kept.py with the reason. The command fails if others
+are left and fewer than 95 of 100 are detected.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def tables(module: ModuleType) -> Iterator[Row]:
 
 
 class Checker:
-    """A plugin of pytest: when the tests of a module are loaded, they run once for each mutant, each in a child."""
+    """A pytest plugin: once the tests of a module are loaded, they run for each mutant in a child process."""
 
     def __init__(self, name: str, part: tuple[int, int]) -> None:
         self._name, self._part = name, part

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Mutants of a module, each with one change in the body of one function. Pure.
 
-What is only for a person (texts, log lines, docstrings) and annotations are left as they are.
+Texts, log lines, docstrings and annotations are left unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FOR_PEOPLE = frozenset({"Log", "reason", "milliseconds", "_ago", "evidence"})
 
 
 class Mutant(NamedTuple):
-    """`name` tells what was changed where, without line numbers. `code` is that of the changed function."""
+    """`name` says what was changed where, without line numbers. `code` is that of the changed function."""
 
     name: str
     function: str  # its qualified name

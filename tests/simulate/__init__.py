@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The simulator: the appliance's own decisions under a seeded clock, in a world that fails on purpose.
+"""The simulator: the appliance's own decisions under a seeded clock, in a world with injected faults.
 
 Real: the keeper's core and its packets, all of bypassd's supervisor (parts, pulse, segments, links, steering, commit
 engine and store), and the part "guests" from its runs to the checks and leases. Modelled: the kernel, ports and cables,

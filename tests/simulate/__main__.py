@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`make simulate HOURS= SEED=`: run so many simulated hours, and explain the first failure.
+"""`make simulate HOURS= SEED=`: run this many simulated hours, and explain the first failure.
 
-A run is at most some days long, so that its seed is a small unit of work: runs are numbered from the seed on, and are
-distributed over the processors. A failure is shrunk, and the command that repeats it is printed.
+A run is at most a few days long, so that its seed is a small unit of work: runs are numbered from the seed on and
+distributed over the processors. A failure is minimized, and the command that repeats it is printed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One bypassd: the real supervisor on a loop of simulated time, from its start by the keeper to its end.
 
-It plays `appliance/__main__.py`: hold, read the configuration, hold, run the supervisor.
+It replaces `appliance/__main__.py`: hold, read the configuration, hold, run the supervisor.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ END_NS = MS // 5
 
 
 class Surroundings(Protocol):
-    """What a bypassd gets of the world."""
+    """What a bypassd gets from the world."""
 
     clock: Clock
     kernel: KernelModel
@@ -53,7 +53,7 @@ class Surroundings(Protocol):
     def failed(self, invariant: str, what: str) -> None: ...
 
     def started(self, process: BypassdProcess) -> None:
-        """Its supervisor is made, and runs from now on."""
+        """Its supervisor has been created, and runs from now on."""
 
     def read(self, process: BypassdProcess, begun: startup.Startup) -> None:
         """It has read its configuration."""
@@ -192,7 +192,7 @@ class BypassdProcess:
             self._world.clock.after(END_NS, lambda: self.die(f"killed by signal {15 if orderly else 9}"))
 
     def die(self, how: str) -> None:
-        """It is gone, and the keeper will know soon."""
+        """It has ended, and the keeper will be notified soon."""
         if not self.scope.alive:
             return
         self.vanish()
@@ -205,13 +205,13 @@ class BypassdProcess:
         self._world.clock.after(END_NS, tell, keeper.scope)
 
     def vanish(self) -> None:
-        """It is gone, and nobody is told."""
+        """It has ended, and nobody is notified."""
         self.scope.end()
         edges.enter(self)
         self.loop.close()
 
     def hang(self, mode: str) -> None:
-        """It does nothing any more: "T" stopped, "R" it runs in circles, "W" it gets no processor."""
+        """It no longer works: "T" stopped, "R" it loops, "W" it gets no processor."""
         self._mode, self._since = mode, self._world.clock.now
         self.scope.freeze()
 
@@ -226,13 +226,13 @@ class BypassdProcess:
             self.system.check_ins._entries[name] = _Entry(old.patience, old.last)
 
     def look(self) -> Looked:
-        """The kernel's account of it."""
+        """The kernel's account of the process."""
         span = self._world.clock.now - self._since
         ran, waited = (span if self._mode == "R" else 0), (span if self._mode == "W" else 0)
         return Looked({1: (ran, waited)}, "R" if self._mode == "W" else self._mode)
 
     def skip(self, by: int) -> None:
-        """The clock jumped: its parts went on checking in meanwhile."""
+        """The clock jumped: its parts kept checking in meanwhile."""
         if self.system is not None:
             for entry in self.system.check_ins._entries.values():
                 entry.last += by

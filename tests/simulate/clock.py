@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 
 class KilledError(BaseException):
-    """The process or the machine went away in the middle of this; no handler of the appliance counts any more."""
+    """The process or machine ended during this call; no handler of the appliance runs any more."""
 
 
 class Scope:
-    """What ends or hangs together. A scope within another ends with it."""
+    """A unit that ends or hangs together. A scope within another ends with it."""
 
     __slots__ = ("_inner", "alive", "frozen", "waiting")
 
@@ -88,7 +88,7 @@ class Clock:
         self._made = 0
 
     def at(self, when: int, call: Callable[[], object], scope: Scope | None = None, *, fixed: bool = False) -> Entry:
-        """Have `call` run at a time; a time that is over means as soon as possible."""
+        """Schedule `call` at a time; a past time means as soon as possible."""
         entry = Entry(call, scope, fixed or when - self.now > NEAR)
         self.push(when, entry)
         return entry
@@ -115,7 +115,7 @@ class Clock:
         call()
 
     def quiet_until(self) -> int:
-        """How far a world at rest may jump: to what is not routine."""
+        """How far a world at rest may jump: to the next event that is not routine."""
         return min((when for when, _, entry in self._heap if entry.fixed and entry.live), default=self.now)
 
     def jump(self, to: int) -> int:
@@ -142,7 +142,7 @@ def _monotonic() -> float:
 
 @contextmanager
 def installed(clock: Clock) -> Iterator[None]:
-    """Meanwhile `time.monotonic` and `time.monotonic_ns` tell the simulated time, in this whole process."""
+    """In this block `time.monotonic` and `time.monotonic_ns` return the simulated time, in the whole process."""
     real = time.monotonic, time.monotonic_ns
     _present.append(clock)
     time.monotonic, time.monotonic_ns = _monotonic, _monotonic_ns
@@ -198,7 +198,7 @@ class Loop(asyncio.BaseEventLoop):
         self._clock.after(delay, lambda: self._enter(call), self._scope)
 
     def close(self) -> None:
-        """The process is gone: nothing of it runs on, and its coroutines end where they are."""
+        """The process has ended: none of its code continues, and its coroutines end where they are."""
         while self._tasks:
             task = self._tasks.pop()
             coroutine = task.get_coro()
@@ -293,7 +293,7 @@ class Loop(asyncio.BaseEventLoop):
         return self.readers.pop(fd if isinstance(fd, int) else fd.fileno(), None) is not None
 
     def readable(self, fd: int) -> None:
-        """Tell whoever reads this descriptor, if somebody does."""
+        """Notify the reader of this descriptor, if there is one."""
         if reader := self.readers.get(fd):
             self._enter(reader)
 

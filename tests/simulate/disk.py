@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A disk that forgets what was not synced when the power goes, fills up, and fails.
+"""A disk that loses unsynced data in a power cut, fills up, and fails.
 
-Real files, in memory; beside them it remembers how to take back every change that no sync has covered. At a power cut
-each of them is lost or kept, by chance.
+Real files, in memory; for every unsynced change it records how to undo it. At a power cut each of these changes is lost
+or kept, at random.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DiskModel(Disk):
         self._renames = [change for change in self._renames if change[0] != folder]
 
     def lose_power(self) -> None:
-        """Take back what was not synced. A later change of names is on the disk only if the earlier ones are."""
+        """Undo unsynced changes. A later change of names is on the disk only if the earlier ones are."""
         kept = self._rng.randrange(len(self._renames) + 1)
         for path, data in self._unsynced.items():
             if path.exists() and self._rng.random() < 0.5:

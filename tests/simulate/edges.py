@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where the appliance touches the system: each such call goes to the world of the process that makes it, meanwhile.
+"""Where the appliance calls the system: each such call is redirected to the world of the calling process.
 
-What is replaced is listed once, in `installed`. A call that is missing there would reach the real system; a test that
-finds one adds it.
+All replacements are listed in `installed`. A call that is missing there would reach the real system and must be added.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _sockets: WeakValueDictionary[int, PacketSocket] = WeakValueDictionary()
 
 
 class PacketSocket:
-    """One end of a socket: what was sent to it waits here, and its owner is told."""
+    """One end of a socket: data sent to it waits here, and its owner is notified."""
 
     def __init__(self, send: Callable[[bytes], object] = lambda data: None) -> None:
         self._send, self._number = send, next(_numbers)
@@ -115,7 +114,7 @@ class _Now:
 
 
 def enter(process: Process | None) -> None:
-    """From here on the calls are those of this process."""
+    """From here on calls belong to this process."""
     _Now.process = process
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What may go wrong, and the plan of a run: which of it, when and for how long.
+"""The possible faults, and the plan of a run: which faults, when and for how long.
 
-A plan is drawn from a seed in the way of FoundationDB's simulation: each run has its own few kinds of fault at its own
-rates ("swarm"), faults come in bursts, because it is their overlap that nobody thought of, and some strike at the very
-moment at which the appliance takes a decision or calls the disk. After each burst everything is mended, and the
-appliance has to become healthy again.
+A plan is generated from a seed as in FoundationDB's simulation: each run has a few kinds of fault at its own rates
+("swarm"), faults come in bursts, because overlaps are what nobody thought of, and some strike at the very moment of a
+decision or disk call. After each burst everything is repaired, and the appliance has to become healthy again.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Fault(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """`strike` makes it happen and returns what ends it, where it lasts."""
+    """`strike` injects the fault and returns how to end it, if it lasts."""
 
     strike: Callable[[World, Fault], Mend | None]
     weight: int = 10
@@ -62,7 +61,7 @@ class Burst(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What does not change in a run: the board and the administrator's choices."""
+    """The constants of a run: the board and the administrator's choices."""
 
     grace: str = "30s"
     rearm: str = "2s"
@@ -77,7 +76,7 @@ class Setup(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All of a run but its seed."""
+    """Everything about a run except its seed."""
 
     setup: Setup
     bursts: tuple[Burst, ...]
@@ -123,14 +122,14 @@ def _set_down(world: World, fault: Fault) -> None:
 
 
 def _spoiled(world: World, fault: Fault) -> None:
-    """Somebody ends the promiscuous mode of a port."""
+    """Another program ends the promiscuous mode of a port."""
     name = "lan0" if fault.value < 0.5 else "wan0"
     if world.ports[name].present:
         world.kernel.spoil(name)
 
 
 def _again(once: Callable[[World, Fault], None]) -> Callable[[World, Fault], Mend]:
-    """Again and again, every few seconds, while it lasts."""
+    """Repeatedly, every few seconds, while it lasts."""
 
     def strike(world: World, fault: Fault) -> Mend:
         going_on = True
@@ -157,7 +156,7 @@ def _detached(world: World, fault: Fault) -> None:
 
 
 def _foreign(world: World, fault: Fault) -> Mend:
-    """Another program takes the datapath's place at a port, and lets nobody take it back."""
+    """Another program takes the datapath's place at a port and cannot be replaced."""
     kernel, port = world.kernel, world.ports["lan0" if fault.value < 0.5 else "wan0"]
     index = port.ifindex
     if port.present:
@@ -287,7 +286,7 @@ def _power_cut(world: World, fault: Fault) -> Mend:
 
 
 def _power_cut_at_call(world: World, fault: Fault) -> Mend:
-    """The power goes at the n-th system call of a write from now on."""
+    """The power fails at the n-th system call of a write from now on."""
     world.cut_at_call(1 + int(fault.value * 25))
     return world.stop_counting_calls
 
@@ -390,7 +389,7 @@ def _guest_disk(qemu: Qemu, fault: Fault) -> None:
 
 
 def _guest_disk_full(qemu: Qemu, fault: Fault) -> Mend:
-    """QEMU pauses it. It goes on when there is room again."""
+    """QEMU pauses it. It continues when there is space again."""
     guests = qemu.guests
     guests.disk_full = qemu.full = True
     qemu.event("BLOCK_IO_ERROR", operation="write", nospace=True, reason="No space left on device")
@@ -401,7 +400,7 @@ def _guest_disk_full(qemu: Qemu, fault: Fault) -> Mend:
 
 
 def _flood(qemu: Qemu, fault: Fault) -> Mend:
-    """Four to ten times what it can take: it works all the time, and most of what is sent to it is lost before it.
+    """Four to ten times its capacity: it works continuously, and most of its frames are lost before they reach it.
 
     In one direction, or in both.
     """

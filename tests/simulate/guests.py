@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests from QEMU inwards. What bypassd does with them is the real code, from `GuestManager` to the lease.
+"""Models of guests, from QEMU inwards. bypassd's side is the real code, from `GuestManager` to the lease.
 
-A `Qemu` is one process; it outlives bypassd. It forwards the frames of heartbeats between its taps, has an agent that
-says how the application is, and tells of events over its monitor. `truth` is what a lease may be based on.
+A `Qemu` is one process; it outlives bypassd. It forwards heartbeat frames between its taps, has an agent that reports
+the application's state, and sends events over its monitor. `truth` is what a lease may be based on.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Qemu:
             self.channel.say(Heartbeat(status="failing" if self.app_failed else "ok"))
 
     def truth(self) -> int:
-        """Until when a lease may last now, by what was really seen of it."""
+        """The latest end of a lease that the guest's real behaviour justifies now."""
         row = GUESTS[self.name]
         proofs = [self.guests.clock.now + PROCESS_NS]
         if row.frames:
@@ -122,7 +122,7 @@ class Qemu:
             self.monitor.tell(name, data)
 
     def reset(self, boot: int = SECOND) -> None:
-        """It starts over."""
+        """It restarts."""
         self.ill()
         self.hung = self.paused = self.app_failed = False
         self.up_at = self.guests.clock.now + boot
@@ -267,7 +267,7 @@ class Guests:
         return True
 
     def skip(self, by: int) -> None:
-        """The clock jumped over time in which all of them went on as before."""
+        """The clock jumped over time in which all of them continued as before."""
         for way in self._ways.values():
             way.at += by
         for qemu in self.running.values():
@@ -276,7 +276,7 @@ class Guests:
 
 
 class TapSocket:
-    """In the place of health/packet_socket.py."""
+    """Replaces health/packet_socket.py."""
 
     def __init__(self, guests: Guests, loop: Loop, tap: str, ethertype: int) -> None:
         self._guests, self._loop, self._tap, self._ethertype = guests, loop, tap, ethertype.to_bytes(2, "big")
@@ -305,7 +305,7 @@ class TapSocket:
 
 
 class MonitorModel:
-    """In the place of guest/qemu/qmp.py."""
+    """Replaces guest/qemu/qmp.py."""
 
     def __init__(
         self, guests: Guests, loop: Loop, name: str, on_event: Callable[[str, Mapping[str, object]], None]
@@ -367,7 +367,7 @@ class MonitorModel:
 
 
 class ChannelModel:
-    """In the place of guest/agent/channel.py."""
+    """Replaces guest/agent/channel.py."""
 
     def __init__(self, guests: Guests, loop: Loop, name: str) -> None:
         self._guests, self._loop, self._name = guests, loop, name

@@ -17,7 +17,7 @@ CARRIER_NS = 1500 * MS
 
 @dataclass
 class RelayModel:
-    """A coil and its contacts. `keeps`: a released line keeps its level, else it falls to bypass."""
+    """A coil and its contacts. `keeps`: a released line keeps its level; otherwise it falls back to bypass."""
 
     clock: Clock
     moved: Callable[[], object]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What must hold whatever happens. The first invariant that does not hold ends a run."""
+"""The invariants. The first one that is violated ends a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from appliance.causes import DESCRIPTION, Cause
-from appliance.hardware.links import UNANSWERED
+from appliance.hardware.links import UNANSWERED_S
 from appliance.segment.evidence import LAG, SPAN, Kept
 from appliance.segment.machine import State
 from appliance.segment.show import Link
@@ -48,7 +48,7 @@ NO_CAUSE = ("", Cause.NONE, Cause.HEALTHY)
 
 
 class Violation(NamedTuple):
-    """An invariant that does not hold; `at` in ns since the run began."""
+    """A violated invariant; `at` in ns since the run began."""
 
     invariant: str
     at: int
@@ -56,7 +56,7 @@ class Violation(NamedTuple):
 
 
 class Watcher:
-    """Looks at a world after each of its steps, and is told what happens in it."""
+    """Checks a world after each of its steps, and is notified of its events."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -72,7 +72,7 @@ class Watcher:
         self.silent_states: dict[str, int] = {}  # by state without a cause: since when
 
     def fail(self, invariant: str, what: str) -> None:
-        """Note what does not hold; the run ends after this step."""
+        """Record a violation; the run ends after this step."""
         world = self._world
         if world.violation is None:
             world.violation = Violation(invariant, world.clock.now - world.began, what)
@@ -109,7 +109,7 @@ class Watcher:
 
     def _allowed(self) -> int:
         if self._mute:
-            return CROSSES_NS + UNANSWERED * SECOND // 4  # that is a cause of its own by then
+            return CROSSES_NS + UNANSWERED_S * SECOND  # that is a cause of its own by then
         return UNSENT_NS + (SPAN + LAG + 1) * self._slowest if self._hidden else CROSSES_NS
 
     def _explained(self, unit: Unit) -> bool:
@@ -172,7 +172,7 @@ class Watcher:
             self.fail("inspection", f"guest {name} works, and its traffic bypasses it: {why}")
 
     def states(self) -> None:
-        """Now and then: every state that is shown has a cause. One that lasts only for a moment is not looked at."""
+        """From time to time: every state that is shown has a cause. Momentary states are not checked."""
         world = self._world
         found: dict[str, str] = {}
         if world.keeper is not None:

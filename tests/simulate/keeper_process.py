@@ -48,7 +48,7 @@ PACKET_NS = MS // 10
 
 
 class Child(Protocol):
-    """bypassd as the keeper sees it."""
+    """bypassd from the keeper's side."""
 
     def signal(self, orderly: bool) -> None: ...
 
@@ -90,7 +90,7 @@ class KeeperProcess:
         self.deliver(Started((RELAY,), watchdog is not None, {RELAY: self.settle}))
 
     def deliver(self, event: Event, delay: int = 0) -> None:
-        """Have an event reach the core."""
+        """Deliver an event to the core."""
         self._clock.after(delay, lambda: self._take(event), self.scope)
 
     def packet(self, packet: bytes) -> None:
@@ -123,7 +123,7 @@ class KeeperProcess:
         self._take(Exited(how))
 
     def stall(self, until: int) -> None:
-        """Its loop stands still."""
+        """Its loop stalls."""
         self.busy_until = max(self.busy_until, until)
 
     def _take(self, event: Event) -> None:
@@ -202,7 +202,7 @@ class KeeperProcess:
             return RelayReport(action.relay, error=str(error), cause=Cause.RELAY_MISSING)
 
     def _close_watchdog(self, timeout: int) -> None:
-        """It goes on counting: a machine that does not come to its end is reset."""
+        """It keeps counting: a machine that does not shut down is reset."""
         if self._watchdog is not None and self._watchdog_open:
             with suppress(HardwareError):
                 self._watchdog.arm(timeout)

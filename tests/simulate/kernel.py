@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What of the kernel the appliance decides by: links and counters, attached programs, the policy, and leases.
+"""The kernel state on which the appliance's decisions depend: links and counters, attached programs, policy, leases.
 
-It lives from a boot to the next. The datapath is pinned, so it goes on while no bypassd runs. The rules for leases are
-the real ones (steering/kernel/leases.py) over a table that is modelled.
+It lives from one boot to the next. The datapath is pinned, so it continues while no bypassd runs. The rules for leases
+are the real ones (steering/kernel/leases.py) over a modelled table.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class KernelModel:
             self._tell(name)
 
     def spoil(self, name: str) -> None:
-        """Somebody ends the promiscuous mode."""
+        """Another program ends the promiscuous mode."""
         self.ports[name].transparent = False
         self._tell(name)
 
@@ -170,7 +170,7 @@ class KernelModel:
         self._send(self._message(RTM_DELLINK, name))
 
     def bring(self, name: str) -> None:
-        """The device comes back, as another one."""
+        """The device returns as a new one."""
         port = self.ports[name]
         if port.present:
             return
@@ -195,7 +195,7 @@ class KernelModel:
             self.clock.after(NOTICE_NS, lambda told=told: told(message), self.scope)  # type: ignore[misc]
 
     def ask(self, key: int) -> None:
-        """Somebody asked for the state of all links."""
+        """The state of all links was requested."""
         told = self._listeners.get(key)
         for name, port in self.ports.items():
             if told is not None and port.present:
@@ -258,7 +258,7 @@ class KernelModel:
         return self.numbers.setdefault(hop, len(self.numbers) + 1)
 
     def thread_ended(self, thread: int) -> None:
-        """What exits.h does."""
+        """The model of exits.h."""
         number = self.threads.rows.pop(thread, None)
         if number is not None and not self.leases.read(number, _ENDED):
             self.leases.write(number, self.clock.now, _ENDED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs as units of work: what each came to, and the explanation of one that failed."""
+"""Runs as units of work: their outcomes, and the explanation of a failed one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run came to. `violation`: the invariant's name; empty: none."""
+    """The outcome of a run. `violation`: the invariant's name; empty: none."""
 
     seed: int
     hours: float
@@ -44,7 +44,7 @@ def one(job: Job) -> Outcome:
 
 
 def explain(job: Job) -> str:
-    """The shortest trace of a run that failed, and how to repeat it."""
+    """The shortest trace of a failed run, and how to repeat it."""
     plan = faults.plan(job.seed, job.hours, only=job.only)
     invariant = one(job).violation
 
@@ -75,7 +75,7 @@ def report(world: World, job: Job) -> str:
 
 
 def jobs(seed: int, hours: float, only: frozenset[str]) -> Iterable[Job]:
-    """The runs that make up so many hours."""
+    """The runs that make up this many hours."""
     number = 0
     while hours > 0:
         yield Job(seed + number, min(hours, RUN_HOURS), only)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From a run that failed to the shortest list of faults that fails in the same way."""
+"""Reduces a failed run to the shortest list of faults that fails in the same way."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ class World:
         return process.supervisor._engine
 
     def unhealthy(self) -> str:
-        """What is not as it should be when nothing is broken; "" when all is well."""
+        """What is wrong although nothing is broken; "" if all is well."""
         keeper, unit, engine = self.keeper, self.unit, self._engine
         if keeper is None or not self.serves:
             return "no supervisor serves"
@@ -309,7 +309,7 @@ class World:
         soon = self.clock.now + MINUTE
         if any(retry.due < soon for retry in steering._retries.values()) or steering._watch.faults:
             return None
-        if links.contested or links.unreadable or links.missing or links._unanswered > 4:
+        if links.contested or links.unreadable or links.missing or links._unanswered > 2 * SECOND:
             return None
         if process.system.part_faults or any(guest_models.moving(guest) for guest in self.guests):
             return None
@@ -327,7 +327,7 @@ class World:
         )
 
     def _jump(self, to: int) -> None:
-        """Nothing happens until then but what happened in the last seconds again and again."""
+        """Until then only the events of the last seconds recur."""
         by = self.clock.jump(to)
         self.skipped += by
         self.watchdog.skip(by)
@@ -375,7 +375,7 @@ class World:
         return self._rng.randint(least, most)
 
     def _down(self) -> None:
-        """Nothing runs any more, the relay's coil has no drive, and what was not synced is lost."""
+        """Nothing runs any more, the relay's coil is not driven, and unsynced data is lost."""
         process = self.bypassd
         self.boot.end()
         self.powered = False
@@ -452,7 +452,7 @@ class World:
             self._keeper_gone()
 
     def keeper_stalls(self, span: int) -> None:
-        """Its loop stands still."""
+        """Its loop stalls."""
         if self.keeper is not None:
             self._trouble_at = self.clock.now + span
             self.keeper.stall(self._trouble_at)
@@ -535,7 +535,7 @@ class World:
         process.run(order)
 
     def _start_guests(self) -> None:
-        """An operator starts what was given up: nobody else does."""
+        """An operator starts guests that have failed: nobody else does."""
         process = self.bypassd
         for guest in self.guests:
             if guest.state in (HopState.FAILED, HopState.STOPPED) and guest.idle and process is not None:
@@ -569,7 +569,7 @@ class World:
         self._task(process, work)
 
     def settle_pending(self, *, confirm: bool) -> None:
-        """An administrator confirms what is pending, or takes it back."""
+        """An administrator confirms or rolls back a pending commit."""
         process, engine = self.bypassd, self._engine
         if process is None or engine is None or process.hung or engine.pending is None:
             return
@@ -596,7 +596,7 @@ class World:
         process.run(lambda: process.loop.create_task(work()).add_done_callback(done))
 
     def read(self, process: BypassdProcess, begun: Startup) -> None:
-        """bypassd has read its configuration: is it one that may hold?"""
+        """bypassd has read its configuration: checks that it may be in force."""
         for error in begun.errors:
             self.failed("commit", f"a configuration that was accepted is refused at the start: {error}")
         if begun.text not in {self.acknowledged, self._provisional, *self._unanswered}:
@@ -614,7 +614,7 @@ class World:
         self.power_on()
 
     def cut_at_call(self, calls: int) -> None:
-        """The power goes at this system call of a write from now on."""
+        """The power fails at this system call of a write from now on."""
         self.calls_left = calls
 
         def before(name: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One run of a measurement that may end with an error: named, mended and tried again, so that the others still run."""
+"""One run of a measurement that may fail: the error is reported and the run repeated, so that the others still run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TRIES = 2
 def attempt(
     name: str, make: Callable[[], T], restore: Callable[[], object], say: Callable[[str], None], tries: int = TRIES
 ) -> tuple[T | None, list[str]]:
-    """What the run gave (None: every try failed), and its errors in words.
+    """The result of the run (None: every try failed), and its errors as text.
 
-    `restore` runs after each error and puts back what is measured; what it raises ends the whole measurement.
+    `restore` runs after each error and restores the object of the measurement; an error in it ends everything.
     """
     errors: list[str] = []
     for _ in range(tries):

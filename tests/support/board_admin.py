@@ -24,7 +24,7 @@ READY_S = 120.0
 
 @contextmanager
 def new_board(artefacts: Path, directory: Path, append: str = "") -> Iterator[Board]:
-    """A board that has never been switched on before, up to its debug shell."""
+    """A board at its first boot, up to its debug shell."""
     load = payload.image(artefacts, directory, debug=True, append=append)
     with Board(directory, load, accelerator=board_harness.accelerator(artefacts)) as made:
         made.power_on()
@@ -34,7 +34,7 @@ def new_board(artefacts: Path, directory: Path, append: str = "") -> Iterator[Bo
 
 @dataclass
 class Reply:
-    """What a command over SSH gave: its exit status and everything it printed."""
+    """The result of a command over SSH: its exit status and everything it printed."""
 
     status: int
     text: str
@@ -42,7 +42,7 @@ class Reply:
 
 @dataclass
 class Piped:
-    """What a command in a pipe gave."""
+    """The result of a command in a pipe."""
 
     status: int
     out: bytes
@@ -59,7 +59,7 @@ class Admin:
     address: str = ADDRESS
 
     def words(self, user: str, *options: str) -> list[str]:
-        """The client's command line; the first host key is learned, another one later is refused."""
+        """The client's command line; it accepts the first host key and refuses a different one later."""
         settings = ("StrictHostKeyChecking=accept-new", f"UserKnownHostsFile={self.folder}/known", "ConnectTimeout=10",
                     "IdentityAgent=none", "ServerAliveInterval=5")  # fmt: skip
         found = ["ssh", "-F", "/dev/null", *options]
@@ -68,7 +68,7 @@ class Admin:
         return [*found, f"{user}@{self.address}"]
 
     def by_key(self, user: str, key: Path, *command: str, options: tuple[str, ...] = ()) -> Reply:
-        """Run a command as a user who has a key; no password is asked for."""
+        """Run a command as a user with a key, without a password."""
         words = [*self.words(user, "-i", str(key), "-o", "BatchMode=yes", *options), *command]
         done = self.board.mgmt.run(words, timeout=self.board.pace.wait(PATIENCE_S), check=False)
         return Reply(done.returncode, done.stdout)
@@ -101,7 +101,7 @@ class Admin:
         term: str = "xterm",
         size: tuple[int, int] = (24, 100),
     ) -> pexpect.spawn:
-        """A session on a terminal, logged in by password where one is asked for."""
+        """A session on a terminal, logged in by password if one is requested."""
         words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", *options)
         line = ["netns", "exec", self.board.mgmt.namespace, *words, *command]
         child = pexpect.spawn(
@@ -114,14 +114,14 @@ class Admin:
         return child
 
     def run(self, user: str, *command: str, options: tuple[str, ...] = ()) -> Reply:
-        """Run a command as a user who has a password."""
+        """Run a command as a user with a password."""
         child = self.open(user, *command, options=options)
         child.expect(pexpect.EOF)
         child.close()
         return Reply(child.exitstatus if child.exitstatus is not None else -1, child.before.strip())
 
     def attempt(self, user: str, password: str, tries: int = 1, timeout: float = 40) -> bool:
-        """Whether a server is there and refuses this password so often; False when nobody answers."""
+        """Whether a server answers and refuses this password `tries` times; False if none answers."""
         words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", f"NumberOfPasswordPrompts={tries}")
         words[words.index("ConnectTimeout=10")] = "ConnectTimeout=3"
         line = ["netns", "exec", self.board.mgmt.namespace, *words, "show", "version"]
@@ -144,7 +144,7 @@ class Admin:
         return path, path.with_suffix(".pub").read_text().strip()
 
     def fingerprint(self) -> str:
-        """Of the key that the server shows to everybody, asked from outside."""
+        """The fingerprint of the server's host key, requested by a client."""
         scan = self.board.mgmt.run(["ssh-keyscan", "-t", "ed25519", self.address], check=False).stdout
         line = next(text for text in scan.splitlines() if " ssh-ed25519 " in text)
         shown = subprocess.run(["ssh-keygen", "-lf", "-"], input=line, capture_output=True, text=True, check=True)
@@ -152,17 +152,17 @@ class Admin:
 
 
 def commit(board: Board, *changes: tuple[str, ...], check: bool = True) -> str:
-    """Commit changes, each a verb and its words, through the console's own code; what it said."""
+    """Commit changes, each a verb and its words, through the console's own code; returns its output."""
     rows = ", ".join(f"Change({words[0]!r}, {words[1:]!r})" for words in changes)
     imports = "from console.commands.one_commit import *; from console.client import Client"
     code = f"{imports}; apply(Client(), [{rows}], 'test')"
-    # the last line says why not; the exit code is that of the commit
+    # the last line has the reason of a failure; the exit code is that of the commit
     script = f'said=$(python3 -I -c {shlex.quote(code)} 2>&1); code=$?; echo "$said" | tail -n 1; (exit $code)'
     return board.sh(script, check=check, timeout=120).output
 
 
 def log_in(board: Board, user: str, password: str) -> None:
-    """At the serial line's login, which stands there."""
+    """Log in at the login prompt of the serial line."""
     board.console.expect("login: ")
     board.console.sendline(user)
     board.console.expect("Password: ")

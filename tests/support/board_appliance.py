@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The appliance on a booted board, as tests and the demo see it: its console's data, its health, its configuration.
+"""The appliance on a booted board for tests and the demo: its console's data, its health, its configuration.
 
-Everything goes through the board's debug shell and the product's own `bypass` command; nothing here knows how the
-supervisor does it.
+Everything goes through the board's debug shell and the product's own `bypass` command, independent of the supervisor's
+implementation.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PATIENCE_S = 180.0
 
 
 def ask(board: Board, words: str) -> Any:
-    """What a console command answers, as data; None while the daemon does not answer."""
+    """The answer of a console command, as data; None while the daemon does not answer."""
     result = board.sh(f"bypass {words} --json 2>/dev/null", check=False)
     return json.loads(result.output) if result.status == 0 else None
 
 
 def show(board: Board, what: str) -> Any:
-    """What `show` says, as data; None while the daemon does not answer."""
+    """The answer of `show`, as data; None while the daemon does not answer."""
     return ask(board, f"show {what}")
 
 
@@ -45,24 +45,24 @@ def part_runs(board: Board, name: str) -> bool:
 
 
 def guest(board: Board, name: str = GUEST) -> dict[str, Any]:
-    """One row of `show guests`; empty while there is none."""
+    """One row of `show guests`; empty if there is none."""
     rows = show(board, "guests") or []
     return next((row for row in rows if row["name"] == name), {})
 
 
 def segment(board: Board) -> dict[str, Any]:
-    """The row of `show segments`; empty while there is none."""
+    """The row of `show segments`; empty if there is none."""
     rows = show(board, "segments") or []
     return dict(rows[0]) if rows else {}
 
 
 def events(board: Board) -> list[str]:
-    """What the events say, as text, oldest first."""
+    """The events as text, oldest first."""
     return [f"{row['severity']} {row['source']}: {row['text']}" for row in show(board, "events 0") or []]
 
 
 def wait_until(board: Board, found: Callable[[], Any], what: str) -> Any:
-    """Ask the console until it says so: each question takes the board long enough, so nothing sleeps here."""
+    """Ask the console until `found` is true: each question takes the board long enough, so no sleep is needed."""
     patience = board.pace.wait(PATIENCE_S)
     deadline = time.monotonic() + patience
     while not (answer := found()):
@@ -72,7 +72,7 @@ def wait_until(board: Board, found: Callable[[], Any], what: str) -> Any:
 
 
 def wait_serving(board: Board, name: str = GUEST) -> dict[str, Any]:
-    """Wait until the guest has its traffic; its row."""
+    """Wait until the guest has its traffic; returns its row."""
 
     def serves() -> dict[str, Any]:
         row = guest(board, name)
@@ -82,7 +82,7 @@ def wait_serving(board: Board, name: str = GUEST) -> dict[str, Any]:
 
 
 def wait_healthy(board: Board) -> float:
-    """Wait until the relay is inline and the guest serves; monotonic seconds."""
+    """Wait until the relay is inline and the guest has its traffic; returns the time (monotonic seconds)."""
     board.wait_relay("inline", timeout=PATIENCE_S)
     wait_serving(board)
     return time.monotonic()
@@ -92,8 +92,8 @@ TRIAL_S = 3.0
 
 
 def offer(board: Board) -> Pace:
-    """The traffic that a board can be offered: once, its speed is measured, its guest judged accordingly and tried with
-    frames. Afterwards it is healthy."""
+    """The traffic that can be offered to a board. Measures its speed once, sets the guest's limits accordingly and
+    tries it with frames. Afterwards the board is healthy."""
     if not board.pace.tried:
         board.wait_relay("inline", timeout=PATIENCE_S)
         if board.pace.speed is None:
@@ -123,12 +123,12 @@ def _carries(board: Board, rate: int) -> bool:
 
 
 def bypassed(board: Board) -> int:
-    """Frames that were led around guests since the datapath was loaded, of all rules."""
+    """Frames that bypassed guests since the datapath was loaded, over all rules."""
     return sum(int(rule["bypassed"]) for rule in show(board, "counters")["rules"].values())
 
 
 def wait_cause(board: Board, cause: str) -> dict[str, Any]:
-    """Wait until the segment is in bypass for this cause; its row."""
+    """Wait until the segment is in bypass for this cause; returns its row."""
 
     def there() -> dict[str, Any]:
         row = segment(board)
@@ -138,14 +138,14 @@ def wait_cause(board: Board, cause: str) -> dict[str, Any]:
 
 
 def restart_keeper(board: Board) -> None:
-    """End the keeper in good order; init starts the next, which reads board.toml and the configuration anew."""
+    """Stop the keeper in good order; init starts the next one, which rereads board.toml and the configuration."""
     old = board.pids(KEEPER)
     board.sh(f"kill -TERM {old[0]}")
     wait_until(board, lambda: [pid for pid in board.pids(KEEPER) if pid not in old], "a new keeper")
 
 
 def restart_bypassd(board: Board) -> None:
-    """Kill bypassd; the keeper starts the next, which reads the configuration anew."""
+    """Kill bypassd; the keeper starts the next one, which rereads the configuration."""
     old = board.pids(BYPASSD)
     board.sh(f"kill -KILL {old[0]}")
     wait_until(board, lambda: [pid for pid in board.pids(BYPASSD) if pid not in old], "a new bypassd")
@@ -153,7 +153,7 @@ def restart_bypassd(board: Board) -> None:
 
 @contextmanager
 def replaced(board: Board, path: str, change: Callable[[str], str], apply: Callable[[Board], None]) -> Iterator[None]:
-    """A file of the board with other content, and who reads it started anew; all as before afterwards."""
+    """Replace the content of a file on the board and restart its reader; undo both afterwards."""
     before = board.sh(f"cat {path}").output
     write(board, path, change(before))
     try:

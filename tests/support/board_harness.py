@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the tests of a booted board stand on: the image, a small machine for the board's own tests, and waiting rules.
+"""The basis of tests on a booted board: the image, a small machine for the board's own tests, and waiting rules.
 
 The small machine is the image's kernel with a busybox initramfs and the appliance's kernel settings: two ports in a
 bridge, a program that drives lines, a shell on ttyS1. It boots in two seconds and depends on no part of the appliance,
@@ -36,7 +36,7 @@ SMALL_COMMAND_LINE = f"console={QEMU.console} quiet net.ifnames=0 unknown_nmi_pa
 
 
 def artefacts() -> Path:
-    """The folder of the built image; what is missing or out of date is built first."""
+    """The folder of the built image; missing or outdated parts are built first."""
     from imagebuild import artefacts as image
 
     return image.build(progress=print).folder
@@ -47,7 +47,7 @@ def accelerator(folder: Path) -> Accelerator:
 
 
 def small_payload(kernel: Path, directory: Path, command_line: str = SMALL_COMMAND_LINE) -> Payload:
-    """The small machine; its parts are made in `directory`."""
+    """The small machine; its parts are built in `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     compiler = shutil.which("gcc") or shutil.which("clang") or "cc"
     lines = directory / "lines"
@@ -61,12 +61,12 @@ def small_payload(kernel: Path, directory: Path, command_line: str = SMALL_COMMA
         SMALL_INIT,
         {"bin/lines": lines, "etc/sysctl.bypass": TOP / "rootfs/etc/sysctl.bypass"},
     )
-    # one processor: with two, QEMU's TCG now and then loses the kernel at boot, and this machine is not what is tested
+    # one processor: with two, QEMU's TCG sometimes hangs the kernel at boot, and that is not under test here
     return Payload(kernel, initrd, append=command_line, memory_mb=256, cpus=1)
 
 
 def drive(board: Board) -> None:
-    """The small machine drives relay and LED, as the keeper would; returns when the relay is inline."""
+    """Have the small machine drive relay and LED, as the keeper would; returns when the relay is inline."""
     mark = board.events.mark()
     board.sh("lines relay-inline led-status >/dev/null 2>&1 & echo $! >/run/lines")
     board.wait_event(event="led", state="on", since=mark)

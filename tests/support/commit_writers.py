@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What tests of power cuts run on the board: writers that commit configurations and say what was acknowledged.
+"""Programs for tests of power cuts on the board: writers that commit configurations and report acknowledged ones.
 
-`fast` and `acknowledge` write by the product's own store below HOME, `commits` over the control socket as an
-administrator would, `check` reports what is there after a cut.
+`fast` and `acknowledge` write with the product's own store below HOME, `commits` over the control socket like an
+administrator, `check` reports the state after a cut.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The made-up daemon of fake_daemon.py with the real configuration behind it: candidate, engine, store on disk.
+"""The fake daemon of fake_daemon.py with the real configuration code: candidate, engine, store on disk.
 
-`python -m tests.support.config_daemon FOLDER` serves by hand, at FOLDER/control.sock.
+`python -m tests.support.config_daemon FOLDER` starts it manually, at FOLDER/control.sock.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ path = ["ips1"]
 
 
 class ConfigDaemon(FakeDaemon):
-    """`refuse`: why the datapath takes no new policy; "" it does."""
+    """`refuse`: why the datapath refuses a new policy; "" it does not."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "control.sock")

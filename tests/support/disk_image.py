@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The beginnings of disk images, made by hand: partition tables and qcow2 headers. Pure."""
+"""Builds the beginnings of disk images: partition tables and qcow2 headers. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def mbr(*partitions: tuple[int, int, int], code: bytes = b"\xeb\x63\x90") -> byt
 
 
 def gpt(sectors: int) -> bytes:
-    """The first two sectors of a disk of so many sectors with a GUID partition table."""
+    """The first two sectors of a disk of `sectors` sectors with a GUID partition table."""
     fields = (b"EFI PART", 0x10000, 92, 0, 0, 1, sectors - 1, 34, sectors - 34)
     header = struct.pack("<8sIIIIQQQQ", *fields).ljust(92, b"\0")
     header = header[:16] + struct.pack("<I", zlib.crc32(header)) + header[20:]
@@ -24,7 +24,7 @@ def gpt(sectors: int) -> bytes:
 
 
 def raw_disk(fill: bytes, size: int) -> bytes:
-    """A raw disk with one partition that is full of a letter."""
+    """A raw disk with one partition filled with one byte."""
     return mbr((0x83, 1, size // 512 - 1)) + fill * (size - 512)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a disk was told, in order, and what it may hold after a power cut: all that was flushed, any part of the rest.
+"""The orders that a disk received, and its possible contents after a power cut: all flushed data, any part of the rest.
 
 The log is QEMU's (block driver blklogwrites), in the format of the kernel's dm-log-writes: a sector with the number of
-entries, then for each entry a sector that describes it and its data. A disk with a volatile cache may keep what was not
-flushed, lose it, or keep it in another order, in blocks of 4 KiB.
+entries, then for each entry a sector that describes it and its data. A disk with a volatile cache may keep unflushed
+data, lose it, or write it in another order, in blocks of 4 KiB.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ENTRY = struct.Struct("<QQQQ")  # sector, number of sectors, flags, length of t
 
 
 class Order(NamedTuple):
-    """One thing that the disk was told: data at an offset, or to flush what came before, or both."""
+    """One order to the disk: data at an offset, a flush of everything before, or both."""
 
     offset: int
     data: bytes
@@ -34,14 +34,14 @@ class Order(NamedTuple):
 
 
 def length(log: Path) -> int:
-    """How many orders the log has now. For a log that is being written."""
+    """How many orders the log has now, while it is being written."""
     with log.open("rb") as file:
         head = file.read(_SUPER.size)
     return int(_SUPER.unpack(head)[2]) if len(head) == _SUPER.size else 0
 
 
 def read(log: Path) -> Iterator[Order]:
-    """The orders. ValueError: this is no such log."""
+    """The orders. ValueError: this is not such a log."""
     with log.open("rb") as file:
         head = file.read(SECTOR)
         magic, _, count, size = _SUPER.unpack_from(head)
@@ -54,16 +54,16 @@ def read(log: Path) -> Iterator[Order]:
 
 
 class Disk:
-    """A disk that is cut at one order after the other; `base` is what it held before the first, and is changed."""
+    """A disk that is cut at one order after the other; `base` is its content before the first, and is modified."""
 
     def __init__(self, base: Path, orders: list[Order]) -> None:
         self._base, self._orders = base, orders
-        self._safe = 0  # so many orders are in the base for good
+        self._safe = 0  # how many orders are permanently in the base
 
     def cut(self, at: int, image: Path, luck: random.Random) -> int:
-        """Write to `image` what the disk may hold if the power goes after `at` orders, no fewer than at the last cut.
+        """Write to `image` a possible content of the disk if the power fails after `at` orders, no fewer than before.
 
-        Returns how many blocks were lost. Luck decides what is kept of the rest: nothing, all, or block by block.
+        Returns how many blocks were lost. `luck` decides about unflushed data: keep none, all, or block by block.
         """
         # A flush that was the last order has not been answered
         flushed = max((n for n in range(self._safe, at - 1) if self._orders[n].flags & FLUSH), default=self._safe)
@@ -84,9 +84,9 @@ class Disk:
 
 
 def recovered(image: Path, names: list[str], folder: Path) -> None:
-    """What a boot finds: the journal is played back, and these files and folders of the image are copied to `folder`.
+    """Recover like a boot: replay the journal, and copy these files and folders of the image to `folder`.
 
-    AssertionError: the file system could not be repaired without an answer of a person.
+    AssertionError: the file system could not be repaired automatically.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

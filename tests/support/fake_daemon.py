@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A real ControlServer with made-up handlers, for tests of the console.
+"""A real ControlServer with fake handlers, for tests of the console.
 
-`python -m tests.support.fake_daemon SOCKET` serves by hand.
+`python -m tests.support.fake_daemon SOCKET` starts it manually.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ CAUSES = {"inline": "healthy", "bypass": "operator"}
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A guest's serial line that says what it was typed: <03> for Ctrl-C."""
+    """A guest's serial line that echoes its input: <03> for Ctrl-C."""
     writer.write(b"login: ")
     while data := await reader.read(64):
         writer.write(f"<{data.hex()}>".encode())
 
 
 class FakeDaemon:
-    """Serves on `path` from a thread of its own, between start() and stop(); `relay` may be changed at any time."""
+    """Serves on `path` in a thread of its own, between start() and stop(); `relay` may be changed at any time."""
 
     def __init__(self, path: Path, relay: str = "inline") -> None:
         self.path, self.relay, self.calls = path, relay, list[tuple[str, dict[str, Any]]]()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Writes what was measured: `build/figures/NAME.json`, a Markdown table and a plot beside it.
+"""Writes measurements: `build/figures/NAME.json`, with a Markdown table and a plot beside it.
 
-A row is flat; the unit stands at the end of its key (`_ms`, `_s`, `_ns`, `_frames`, `_bytes`, `_ratio`).
+A row is flat; keys end with their unit (`_ms`, `_s`, `_ns`, `_frames`, `_bytes`, `_ratio`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FIGURES = Path("build/figures")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile (`share` 0..1); a figure that was really measured, never interpolated."""
+    """The nearest-rank percentile (`share` 0..1); always a measured value, never interpolated."""
     if not values:
         raise ValueError("no values were measured")
     ranked = sorted(values)
@@ -40,7 +40,7 @@ def spread(name: str, values: Sequence[float], unit: str = "ms") -> Row:
 
 
 def machine() -> str:
-    """What the figures were measured on, in one line."""
+    """The machine of the measurement, in one line."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -50,7 +50,7 @@ def machine() -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Rows as a Markdown table; a column stands where its first row has it."""
+    """Rows as a Markdown table; the first row with a column determines its position."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
@@ -66,7 +66,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def write(name: str, rows: list[Row], plot: Callable[[Any], None] | None = None, **more: Any) -> Path:
-    """Write JSON, table and, where `plot` draws on the axes it is given, a picture; returns the path of the JSON."""
+    """Write JSON, table and, if `plot` draws on the given axes, a picture; returns the path of the JSON."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     document = {"name": name, "version": __version__, "machine": machine(), "when": when, **more, "rows": rows}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A QEMU whose guest floods bypassd, as a process of its own at the other end of a Unix socket.
+"""A QEMU whose guest floods bypassd, as a separate process at the other end of a Unix socket.
 
     python -m tests.support.flood qmp SOCKET EVENTS     speaks QMP, and sends so many GUEST_CRASHLOADED, then RESET
     python -m tests.support.flood raw SOCKET BYTES LINE sends LINE again and again, so many bytes in all
 
-Both send as fast as they are read; the first answers commands in between.
+Both send as fast as the reader allows; the first answers commands in between.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def raw(link: socket.socket, size: int, line: str) -> None:
 
 @contextlib.contextmanager
 def flooding(kind: str, path: Path, *more: object) -> Iterator[None]:
-    """Run one; it listens when this is entered, and is gone when it is left."""
+    """Run one; it listens when the block is entered, and has ended when it is left."""
     words = [sys.executable, "-m", "tests.support.flood", kind, str(path), *map(str, more)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     try:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest of a known capacity under a flood: real taps, real datapath, real heartbeats. A program of its own.
+"""A guest with a known capacity under a flood: real taps, real datapath, real heartbeats. A separate program.
 
     lan ══ lan0  [datapath]  wan0 ══ wan
                   │      │
                 tap L  tap W        a process forwards between them, at most CAPACITY frames a second
 
-Everything is in a network namespace that this process makes, and ends with it. Prints one JSON object. With `hang` the
-guest is stopped after the flood has lasted so long, while it goes on, and the time until it is bypassed is measured.
+Everything is in a network namespace that this process creates, and ends with it. Prints one JSON object. With `hang`
+the guest is stopped after that time during the flood, and the time until it is bypassed is measured.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def child(body: Callable[[], None]) -> int:
-    """Run `body` in a process that ends with this one; its id."""
+    """Run `body` in a process that ends with this one; returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -62,9 +62,9 @@ def child(body: Callable[[], None]) -> int:
 
 
 def forward(fds: tuple[int, int], capacity: int, stalled: mmap.mmap) -> None:
-    """The guest: what it reads from one tap it writes to the other, at most so many frames a second.
+    """The guest: writes frames from one tap to the other, at most `capacity` a second.
 
-    `stalled`: the longest time (ms) for which the machine did not let it run, as a number of 8 bytes.
+    `stalled`: the longest time (ms) for which the machine did not schedule it, as a number of 8 bytes.
     """
     poll, ways = select.poll(), ((fds[0], fds[1]), (fds[1], fds[0]))
     for fd in fds:
@@ -92,7 +92,7 @@ def forward(fds: tuple[int, int], capacity: int, stalled: mmap.mmap) -> None:
 
 
 def flood(device: str, rate: int, seconds: float) -> None:
-    """Send so many frames a second."""
+    """Send `rate` frames a second."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
         out.bind((device, 0))
         began, sent = time.monotonic(), 0
@@ -107,7 +107,7 @@ def flood(device: str, rate: int, seconds: float) -> None:
 
 
 class Subject:
-    """The guest as its watch and its hop see it."""
+    """The guest from the side of its watch and its hop."""
 
     def __init__(self, leases: Any, folder: Path, forwarder: int) -> None:
         self.hop = Hop("guest", "ips", folder, leases=leases, owner=self, now=time.monotonic_ns())
@@ -152,7 +152,7 @@ def wires() -> None:
 
 
 async def settled(datapath: Datapath) -> Counters:
-    """The counters when no frame is on its way any more: they are read one after the other."""
+    """The counters when no frame is in flight any more, because they are read one after the other."""
     last = datapath.counters()
     while True:
         await asyncio.sleep(0.01)
@@ -165,7 +165,7 @@ async def settled(datapath: Datapath) -> Counters:
 async def scenario(
     asked: argparse.Namespace, datapath: Datapath, forwarder: int, stalled: mmap.mmap, folder: Path
 ) -> dict[str, object]:
-    """Prove the guest, flood it, and say what became of it."""
+    """Let the guest pass its checks, flood it, and report the result."""
     interval = Duration.parse(asked.interval)
     probe = model.Probe(kind="inband", interval=interval, misses=asked.misses)
     guest = model.Guest(name="ips", probes=(probe,), hold=Duration(0))

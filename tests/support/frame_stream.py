@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Numbered frames from one device to another of the same network namespace, recorded as simulator.stream does.
+"""Numbered frames from one device to another in the same network namespace, recorded like simulator.stream.
 
 `FrameStream` is the owner; the process is this module's `main`, started by a thread that is in the namespace. One flow:
 UDP between two addresses, so that a drain leaves it with its guest. Times are CLOCK_MONOTONIC in ns.
@@ -39,7 +39,7 @@ def frame(number: int, sent_ns: int) -> bytes:
 
 
 class FrameStream:
-    """A running stream. Made in the thread whose namespace it shall be in."""
+    """A running stream. Create it in a thread of the namespace in which it should run."""
 
     def __init__(self, source: str, target: str, path: Path, rate: int = 1000) -> None:
         path.touch()
@@ -51,16 +51,16 @@ class FrameStream:
             raise RuntimeError(f"the stream {source} -> {target} did not start")
 
     def report(self, start_ns: int = 0, end_ns: int | None = None) -> Report:
-        """The fate of the frames sent in the span, which must have ended a little ago."""
+        """The fate of the frames sent in the span, which must have ended shortly before."""
         return analyse(*read_records(self.path), start_ns, end_ns)
 
     def first_after(self, start_ns: int) -> int:
-        """When the first of the frames that were sent after this arrived."""
+        """When the first frame sent after `start_ns` arrived."""
         _, received = read_records(self.path)
         return min(record.received_ns for record in received if record.sent_ns >= start_ns)
 
     def stop(self) -> None:
-        """End it, when what is under way has arrived."""
+        """End it when the frames in flight have arrived."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait()
         assert self._process.stdout is not None
@@ -97,7 +97,7 @@ def main(source: str, target: str, path: str, rate: str) -> int:
 
 
 def _arrivals(into: socket.socket) -> list[bytes]:
-    """What waits, with the time at which the kernel got it."""
+    """The waiting frames, with their time of arrival in the kernel."""
     shift = time.time_ns() - time.monotonic_ns()
     found: list[bytes] = []
     while True:

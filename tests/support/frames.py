@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Frames for the tests, made with scapy: one of each kind that the datapath reads differently."""
+"""Frames for the tests, made with scapy: one of each kind that the datapath parses differently."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def geneve(inside: bytes, protocol: int = 0x6558, options: bytes = b"") -> Packe
     return UDP(sport=40_001, dport=6081) / Raw(head + options + inside)
 
 
-ROUTER = IP(src="192.0.2.1", dst="10.0.0.1")  # who sends errors about what 10.0.0.1 has sent
+ROUTER = IP(src="192.0.2.1", dst="10.0.0.1")  # sends ICMP errors about packets of 10.0.0.1
 INNER = bytes(V4 / TCP(sport=1234, dport=80))
 INNER6 = bytes(V6 / TCP(sport=1234, dport=80))
 OUTER = IP(src="198.51.100.1", dst="198.51.100.2")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests in a network namespace of their own: real QEMU, real taps, the real datapath, and a bypassd's worth of parts.
+"""Guests in a network namespace of their own: real QEMU, real taps, the real datapath, and the parts of a bypassd.
 
-Everything runs in one thread that has left for a new namespace, with its own event loop; a test hands it coroutines.
-The namespace ends with the thread and the guests, which `close` ends.
+Everything runs in one thread in a new namespace, with its own event loop; a test passes coroutines to it. The namespace
+ends with the thread and the guests, which `close` ends.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEADMAN_NS = 1_000_000_000
 
 
 class Steered:
-    """Lays overlays over the policy as the part "steering" does."""
+    """Applies overlays to the policy like the part "steering"."""
 
     def __init__(self, datapath: Datapath, config: model.Config) -> None:
         self._datapath, self._config, self.overlay = datapath, config, Overlay()
@@ -49,7 +49,7 @@ class Steered:
 
 
 class World:
-    """One appliance's guests. `root` is where its files are."""
+    """One appliance's guests. `root` is the folder of its files."""
 
     def __init__(self, root: Path, bpf_object: Path, image: Path, config: model.Config, lan: Lan | None = None) -> None:
         self.paths, self.config, self._object = Paths(root), config, bpf_object
@@ -79,7 +79,7 @@ class World:
                     # Quiet and with room for two tags; frames leave whole.
                     Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
                     subprocess.run(["ip", "link", "set", name, "mtu", "4000", "up"], check=True)
-                # Without NAPI at the host's end a veth pair takes no frames from XDP.
+                # Without NAPI at the host's end a veth pair accepts no frames from XDP.
                 subprocess.run(["ethtool", "-K", host, "gro", "on"], check=True)
             self.datapath = Datapath.open(self._object)
             segment = self.config.segment[0]
@@ -105,11 +105,11 @@ class World:
             await asyncio.sleep(DEADMAN_NS / 4e9)
 
     def call(self, work: Coroutine[Any, Any, T], limit: float = LIMIT_S) -> T:
-        """Run a coroutine in the world's thread; its answer."""
+        """Run a coroutine in the world's thread; returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(limit)
 
     async def begin(self) -> None:
-        """What a fresh bypassd does."""
+        """Do what a fresh bypassd does."""
         self.steered = Steered(self.datapath, self.config)
         self.manager = GuestManager(
             self.config, self.paths, self.datapath, self.transitions, steered=self.steered, accel="tcg", lan=self.lan
@@ -118,7 +118,7 @@ class World:
         self._running = self._loop.create_task(self.manager.run(lambda: None))
 
     async def end(self) -> None:
-        """What remains when bypassd is gone: nothing of its, all of the guests."""
+        """Leave what remains without bypassd: the guests, and nothing of bypassd itself."""
         self._running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._running
@@ -127,7 +127,7 @@ class World:
         return self.manager.guest(name)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a transition after which the condition holds."""
+        """Wait for a transition after which the condition is true."""
         async with asyncio.timeout(LIMIT_S):
             while not condition():
                 self._changed.clear()
@@ -137,20 +137,20 @@ class World:
         await self.until(lambda: self.guest(name).state is state)
 
     def states(self, name: str = "ips1") -> list[str]:
-        """The states the guest went through, in order."""
+        """The guest's states so far, in order."""
         return [entry.new for entry in self.transitions.entries() if entry.subject == Subject(Kind.GUEST, name)]
 
     async def order(self, action: Callable[[Guest], object], name: str = "ips1") -> object:
         return action(self.guest(name))
 
     async def pass_frame(self, frame: bytes, enter: str, leave: str) -> bytes | None:
-        """Send a frame into one host's side of the wire; what comes out at the other's, or None."""
+        """Send a frame into one host's side of the wire; returns the frame at the other's, or None."""
         with (
-            # Without a protocol until it is bound: it would take frames of all devices, our heartbeats among them.
+            # Without a protocol until it is bound, or it would receive frames of all devices, including our heartbeats.
             socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out,
             socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as into,
         ):
-            out.setsockopt(263, 8, 1)  # PACKET_AUXDATA: the outer tag is told beside the frame
+            out.setsockopt(263, 8, 1)  # PACKET_AUXDATA: the outer tag comes as metadata
             out.bind((leave, 0x0003))
             out.setblocking(False)
             into.bind((enter, 0))

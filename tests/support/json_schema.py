@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""As much of JSON Schema as the published one uses, to hold answers against it: problems with their place, or none.
+"""Checks answers against JSON Schema, as far as the published schema uses it; returns problems with their location.
 
-A keyword that is not known here fails, so that nothing is believed to be checked that is not.
+An unknown keyword fails, so that nothing goes unchecked unnoticed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WORDS = {"title", "description", "type", "properties", "required", "additionalP
 
 
 def problems(value: object, schema: dict[str, Any], root: dict[str, Any], where: str = "") -> list[str]:
-    """Everything in which `value` is not as `schema` says; `root` holds what it refers to."""
+    """All violations of `schema` in `value`; `root` has the definitions that it refers to."""
     return list(_problems(value, schema, root, where or "answer"))
 
 

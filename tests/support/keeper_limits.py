@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The times of the keeper that tests run as a process: quick to lose patience."""
+"""Short timeouts for the keeper that tests run as a process."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 
     python keeper_on_files.py FOLDER COMMAND ...
 
-FOLDER/relay gets one line a position; FOLDER/watchdog gets one line a call.
+FOLDER/relay gets one line per position; FOLDER/watchdog gets one line per call.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def pidfd_open(pid: int, flags: int = 0, real: Callable[[int, int], int] = os.pi
 
 
 def main(limits: Limits = LIMITS) -> int:
-    """Run the keeper of a board with one relay and a watchdog; without other limits it is quick to lose patience."""
+    """Run the keeper of a board with one relay and a watchdog, by default with short timeouts."""
     KINDS["level"] = KINDS["level"]._replace(make=FileRelay)
     setattr(loop, "find", str)  # noqa: B010
     setattr(Watchdog, "open", lambda path: FileWatchdog())  # noqa: B010

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A whole appliance without a board: real keeper, real bypassd, real datapath, in the namespace of a Wire.
 
-The relay's coil and the watchdog are files (tests/support/keeper_on_files.py); a test talks to the control socket as
-any client does, and sends frames over the Wire meanwhile. Everything is gone after `close`.
+The relay's coil and the watchdog are files (tests/support/keeper_on_files.py); a test uses the control socket like any
+client, and sends frames over the Wire meanwhile. `close` removes everything.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ sys.exit(keeper_on_files.main(Limits()))
 
 
 def bring_demo_guest(root: Path) -> None:
-    """The demo guest's kernel and initrd, where a guest below this root looks for them."""
+    """Put the demo guest's kernel and initrd where a guest below this root looks for them."""
     (root / "guest-demo").mkdir()
     for name, source in (("bzImage", boardspec.load().arch.kernel.target), ("initrd.gz", "guest-initrd.gz")):
         shutil.copy(board_harness.artefacts() / source, root / "guest-demo" / name)
@@ -128,7 +128,7 @@ class Live:
             self.log.append(line.rstrip("\n"))
 
     def check_loop(self) -> None:
-        """AssertionError: something kept bypassd's event loop. Four times its limit, for this machine may be busy."""
+        """AssertionError: something blocked bypassd's event loop for four times its limit (the machine may be busy)."""
         long = [one.line for one in stalls.parse("\n".join(self.log)) if one.own_s > 4 * LIMIT_S]
         assert not long
 
@@ -145,14 +145,14 @@ class Live:
 
     @property
     def bypassd(self) -> int:
-        """Its process id: a child of whichever thread of the keeper started it."""
+        """Its process id: a child of whichever keeper thread started it."""
         assert self._keeper is not None
         threads = Path(f"/proc/{self._keeper.pid}/task").iterdir()
         (child,) = (pid for thread in threads for pid in (thread / "children").read_text().split())
         return int(child)
 
     def kill_bypassd(self) -> None:
-        """End bypassd alone, as a fault would; the keeper starts it again."""
+        """Kill only bypassd, like a fault; the keeper restarts it."""
         os.kill(self.bypassd, signal.SIGKILL)
 
     # -- the control socket
@@ -165,7 +165,7 @@ class Live:
         return self.client.call(method, params, wait=PATIENCE_S)
 
     def set(self, *lines: str) -> None:
-        """`set` lines, as they are typed."""
+        """Execute `set` lines as typed."""
         for line in lines:
             self.call("config.set", words=line.split())
 
@@ -178,7 +178,7 @@ class Live:
         return len(rows) == count and all(row["state"] == "inline" for row in rows)
 
     def until(self, true: Callable[[], bool], what: str) -> None:
-        """Wait; a bypassd that is just being started again answers nothing meanwhile."""
+        """Wait until `true`; a bypassd that is just restarting does not answer meanwhile."""
 
         def holds() -> bool:
             try:
@@ -193,7 +193,7 @@ class Live:
 
 
 def during(live: Live, work: Callable[[], object]) -> list[int]:
-    """Send frames in both directions for as long as `work` takes; the numbers of those that were lost."""
+    """Send frames in both directions while `work` runs; returns the numbers of lost ones."""
     failed: list[BaseException] = []
 
     def body() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The made-up daemon with traffic: counters that grow, latencies that sway, events. For tests of `monitor`.
+"""The fake daemon with traffic: growing counters, varying latencies, events. For tests of `monitor`.
 
-`python -m tests.support.monitor_daemon SOCKET [RELAY]` serves by hand.
+`python -m tests.support.monitor_daemon SOCKET [RELAY]` starts it manually.
 """
 
 import math
@@ -16,7 +16,7 @@ from tests.support.fake_daemon import FakeDaemon
 
 
 class MonitorDaemon(FakeDaemon):
-    """Each look sees 1,000 frames more."""
+    """Each query sees 1,000 more frames."""
 
     def __init__(self, path: Path, relay: str = "inline") -> None:
         super().__init__(path, relay)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The order of the tests: what fails soonest runs first, and what shares a board runs together."""
+"""The order of the tests: the fastest to fail run first, and tests that share a board run together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TESTS = Path(__file__).parents[1]
 
 
 class Item(Protocol):
-    """What is used of pytest's items."""
+    """The part of pytest's items that is used."""
 
     @property
     def path(self) -> Path:
@@ -31,7 +31,7 @@ def _uses(item: Item, fixture: str) -> bool:
 
 
 def by_kind(items: list[T]) -> None:
-    """Unit tests first, then datapath, then image; in each kind as they were found."""
+    """Unit tests first, then datapath, then image; within each kind in the order found."""
 
     def kind(item: Item) -> int:
         found = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
@@ -41,7 +41,7 @@ def by_kind(items: list[T]) -> None:
 
 
 def together(items: list[T], fixture: str, folder: Path) -> None:
-    """Of the items in `folder`, those that use `fixture` first; the other items keep their places."""
+    """Of the items in `folder`, those that use `fixture` first; all other items keep their positions."""
     places = [place for place, item in enumerate(items) if item.path.is_relative_to(folder)]
     moved = sorted((items[place] for place in places), key=lambda item: not _uses(item, fixture))
     for place, item in zip(places, moved, strict=True):
@@ -49,5 +49,5 @@ def together(items: list[T], fixture: str, folder: Path) -> None:
 
 
 def last(items: Sequence[Item], fixture: str) -> str:
-    """The node id of the last item that uses `fixture`; empty: none does."""
+    """The node id of the last item that uses `fixture`; empty if none does."""
     return next((item.nodeid for item in reversed(items) if _uses(item, fixture)), "")

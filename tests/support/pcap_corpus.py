@@ -280,7 +280,7 @@ class _Words:
 
 
 def crafted_frames() -> list[bytes]:
-    """Frames of every protocol that EXPRESSIONS asks for, well made and not, 14 bytes or more."""
+    """Frames of every protocol in EXPRESSIONS, well-formed and malformed, 14 bytes or more."""
     # imported here: only tests need scapy, measurements do not
     from scapy.contrib.geneve import GENEVE
     from scapy.contrib.mpls import MPLS
@@ -365,7 +365,7 @@ def rule_set(name: str, count: int, seed: int = 7) -> list[str]:
 def frames_for(
     texts: list[str], rng: random.Random, count: int, *, whole: bool = False, hit: bool | None = None
 ) -> list[bytes]:
-    """Frames made of the constants that the filters name, or next to them.
+    """Frames made of the constants in the filters, or close to them.
 
     `whole`: nothing truncated or malformed. `hit`: True = built to match one of the filters, False = as before.
     """
@@ -452,7 +452,7 @@ class _Frames:
 
 
 def _frame_for(text: str, rng: random.Random) -> bytes:
-    """A frame that the filter (of the kinds in `_Words`) takes."""
+    """A frame that matches the filter (of the kinds in `_Words`)."""
     addresses = [int(ipaddress.IPv4Address(a)) for a in re.findall(r"\b\d+\.\d+\.\d+\.\d+\b", text)]
     found6 = re.search(r"\b2001:[0-9a-f:]+\b", text)
     tags = [int(t) for t in re.findall(r"vlan (\d+)", text)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The tests' own oracle for filters: an interpreter of what libpcap compiles without its optimiser.
+"""The tests' own oracle for filters: an interpreter of libpcap's code without its optimiser.
 
-It shares nothing with the product but libpcap's parser: neither the optimiser, which miscompiles some filters, nor the
-interpreter of appliance/filter. Written after the instruction set in the kernel's filter.rst.
+It shares only libpcap's parser with the product: neither the optimiser, which miscompiles some filters, nor the
+interpreter of appliance/filter. Based on the instruction set in the kernel's filter.rst.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Program(ctypes.Structure):
 
 
 class Verdict(NamedTuple):
-    """What a filter says. `cut`: it says no because the frame ends before a byte that the filter loads."""
+    """A filter's verdict. `cut`: no match because the frame ends before a byte that the filter loads."""
 
     takes: bool
     cut: bool = False
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def plain(text: str, *, optimise: bool = False) -> tuple[tuple[int, int, int, int], ...]:
-    """(code, jt, jf, k) of each instruction that libpcap makes for Ethernet."""
+    """(code, jt, jf, k) of each instruction that libpcap generates for Ethernet."""
     library = ctypes.CDLL("libpcap.so.0.8")
     library.pcap_open_dead.restype = ctypes.c_void_p
     handle, program = ctypes.c_void_p(library.pcap_open_dead(1, 262144)), _Program()
@@ -121,10 +121,10 @@ def _arithmetic(operation: int, a: int, b: int) -> int:
 
 
 def wrong(text: str, frame: bytes, takes: bool) -> str:
-    """Why `takes` is not what the filter means, or "".
+    """Why `takes` contradicts the filter's meaning, or "".
 
-    A frame that ends within a header that the filter asks for may be taken where libpcap's optimised code takes it:
-    there the byte that is missing decides nothing.
+    A frame that ends within a header that the filter tests may match if it matches libpcap's optimised code: there the
+    missing byte decides nothing.
     """
     meant = run(plain(text), frame)
     if takes == meant.takes or (meant.cut and takes == run(plain(text, optimise=True), frame).takes):

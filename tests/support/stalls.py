@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What kept bypassd's event loop on a booted board, from its log; every test of the appliance's board looks.
+"""What blocked bypassd's event loop on a booted board, from its log; checked by every test of the appliance's board.
 
-bypassd says each time that one piece of work kept the loop for more than 50 ms (appliance/system/loop_watch.py). The
-emulated board computes many times slower than hardware, so there what takes longer than LIMIT_S at the reference speed
-is a failure, and the limit grows as the measured speed falls.
+bypassd logs each piece of work that blocks the loop for more than 50 ms (appliance/system/loop_watch.py). The emulated
+board computes many times slower than hardware, so there anything longer than LIMIT_S at the reference speed is a
+failure, and the limit grows as the measured speed falls.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LIMIT_S = 1.0
 """At the reference speed of the emulation (board/simulator/pace.py): twenty times that of hardware, 50 ms."""
 LOG = "/run/log/bypass.log"
 _SAID = re.compile(
-    r"(?P<what>(?:task|callback) .*) kept the event loop for (?P<wall>\d+) ms "
+    r"(?P<what>(?:task|callback) .*) blocked the event loop for (?P<wall>\d+) ms "
     r"\(ran (?P<ran>\d+) ms, waited (?P<waited>\d+) ms for a processor\)"
 )
 
@@ -42,16 +42,16 @@ def parse(log: str) -> list[Kept]:
 
 
 class Stalls:
-    """Of one board."""
+    """The stalls of one board."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
     def new(self, board: Board) -> list[Kept]:
-        """What is in the log and was not before; nothing while the board is off or not up."""
+        """New stalls in the log; none while the board is off or not up."""
         if board.qemu_pid is None:
             return []
-        words = f"grep -h 'kept the event loop' {LOG}.1 {LOG} 2>/dev/null || true"
+        words = f"grep -h 'blocked the event loop' {LOG}.1 {LOG} 2>/dev/null || true"
         try:
             found = parse(board.sh(words, timeout=20, check=False).output)
         except WaitTimeout:
@@ -61,7 +61,7 @@ class Stalls:
         return fresh
 
     def check(self, board: Board) -> None:
-        """AssertionError: something kept the loop too long since the last look."""
+        """AssertionError: something blocked the loop too long since the last call."""
         limit, found = board.pace.wait(LIMIT_S), self.new(board)
         for one in found:
             board.events.add("stall", text=one.line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The console as its own process: one-shot commands, and a person at a terminal (a pty)."""
+"""The console as a separate process: one-shot commands, and a user at a terminal (a pty)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bypass(*args: str, sock: Path | str, stdin: str = "", **env: str) -> subproc
 
 
 class Terminal:
-    """A person at a terminal of the given kind."""
+    """A user at a terminal of the given kind."""
 
     def __init__(self, sock: Path, term: str, size: tuple[int, int] = (24, 80)) -> None:
         env = {**os.environ, "BYPASS_SOCKET": str(sock), "TERM": term, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
@@ -35,7 +35,7 @@ class Terminal:
         self.seen = ""
 
     def until(self, text: str) -> str:
-        """What came up to `text`, itself included."""
+        """The output up to and including `text`."""
         self.child.expect_exact(text)
         came = str(self.child.before) + text
         self.seen += came

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A key and its certificate for 127.0.0.1 and log.test, good from 2020 to 2119, and the certificate of somebody else.
+"""A key and its certificate for 127.0.0.1 and log.test, valid from 2020 to 2119, and another party's certificate.
 
 For tests of TLS; the key protects nothing.
 """

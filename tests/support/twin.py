@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's datapath and the model side by side: each frame is given to both, and every answer compared.
+"""The kernel's datapath and the model side by side: each frame is given to both, and all answers are compared.
 
-Private (not pinned, no device): frames run by BPF_PROG_TEST_RUN, with the loopback device playing every device in turn.
+Private (not pinned, no device): frames run by BPF_PROG_TEST_RUN, with the loopback device in the role of every device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Twin:
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Another policy for both."""
+        """Set another policy for both."""
         self.datapath.set_policy(config)
         assert self.datapath.policy is not None
         self.policy = self.datapath.policy
@@ -44,7 +44,7 @@ class Twin:
     # -- the world around ---------------------------------------------------------------------------------------------
 
     def attach(self, longest: int = 1518, *, without: frozenset[int] = frozenset()) -> None:
-        """Give every port and hop of the policy its devices, but for these slots."""
+        """Give every port and hop of the policy its devices, except for these slots."""
         for segment in self.policy.segments.values():
             for hop in (0, *(h.id for h in self.policy.hops.values())):
                 for side in Side:
@@ -67,9 +67,9 @@ class Twin:
             self.datapath.kernel.leases.write(number, value, field)
 
     def gate(self, hop: str, side: Side, cost: int, *, full: bool = False) -> None:
-        """Limit what the hop is handed at this side to a frame each `cost` (ns; 0: no limit).
+        """Limit the frames to the hop at this side to one per `cost` (ns; 0: no limit).
 
-        `full`: its capacity is given away.
+        `full`: its capacity is used up.
         """
         place = slot(self.datapath.hop_id(hop), 0, side)
         used = time.monotonic_ns() + FAR if full else 0
@@ -99,14 +99,14 @@ class Twin:
         return shortest <= len(frame) < 3500
 
     def both(self, where: Where, frame: bytes, kind: str = "xdp") -> Decision:
-        """Ask both and compare; the model's answer."""
+        """Run both and compare; returns the model's answer."""
         if kind == "tc" and not self.runs_by_tc(frame):
-            # The model alone, and it must not learn from it.
+            # Only the model, and it must not learn from it.
             return Model(self.policy, copy.deepcopy(self.state), matches).decide(where, frame, time.monotonic_ns())
         before = self.counted(where)
         decision = self.decide(where, frame)
         answer = self.kernel(where, frame, kind)
-        # By tc a tag inside may have moved beside the frame, so what comes out is compared by XDP only.
+        # With tc an inner tag may have moved to the metadata, so resulting frames are only compared with XDP.
         out = decision.frame if kind == "xdp" else answer.frame
         expected = replace(decision, frame=out, returned_unmatched=False, bad_tag=False)
         assert answer == expected, f"kernel {answer}\nmodel  {expected}\nframe {frame.hex()} {where}"
@@ -120,9 +120,9 @@ class Twin:
         return decision
 
     def short_way(self, where: Where, frame: bytes, kind: str, decision: Decision) -> None:
-        """The same frame without a trace, as in service: what goes straight may leave a shorter way, counted alike.
+        """The same frame without a trace, as in service: a straight frame may take a short cut, with the same counters.
 
-        From the entry, and from the program that is attached to ports in its place, where the policy has one.
+        From the entry, and from the program that is attached to ports in its place, if the policy has one.
         """
         ways = [self.datapath.kernel.programs[f"entry_{kind}"]]
         attached = self.datapath.attached_program(where.segment)
@@ -132,7 +132,7 @@ class Twin:
             self.one_short_way(program, where, frame, kind, decision)
 
     def one_short_way(self, program: int, where: Where, frame: bytes, kind: str, decision: Decision) -> None:
-        """The frame from this program on."""
+        """Run the frame from this program on."""
         before, rule_before = self.counted(where), self.counted_by_rule(decision.rule)
         place = slot(0, where.segment, where.side)
         longest = self.state.longest.get(slot(0, where.segment, where.side ^ 1), layout.NO_MATCH)
@@ -169,7 +169,7 @@ class Twin:
         return {outcome: sum(value.outcome[outcome].frames for value in values) for outcome in Outcome}
 
     def tables_agree(self) -> None:
-        """Flows and fragments that the kernel knows are those of the model (times left out)."""
+        """The kernel knows the same flows and fragments as the model (except for times)."""
         for name, flows in (("flows", self.state.flows), ("new_flows", self.state.new_flows)):
             known = {(key.hash, key.hop): flow.fin for key, flow in self.maps[name].items()}
             assert known == {key: fin for key, (_, fin) in flows.items()}, name

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Nothing that may wait for a disk or another process runs in the event loop: every test of the appliance watches that.
+"""Nothing that may wait for a disk or another process runs in the event loop: checked in every test of the appliance.
 
-A call counts when the nearest coroutine around it is the appliance's: what a test itself calls from its own coroutine
-is its business.
+A call counts if the nearest enclosing coroutine is the appliance's; a test may make such calls from its own coroutines.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ BLOCKING: tuple[tuple[Any, str], ...] = (
 
 
 def coroutine_around(frame: FrameType | None) -> FrameType | None:
-    """The appliance's coroutine that called, when it is the nearest one."""
+    """The appliance's coroutine that called, if it is the nearest one."""
     while frame is not None:
         if frame.f_code.co_flags & inspect.CO_COROUTINE:
             return frame if frame.f_code.co_filename.startswith(APPLIANCE) else None
@@ -46,7 +45,7 @@ def coroutine_around(frame: FrameType | None) -> FrameType | None:
 
 @contextmanager
 def watched(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Give a list that gets a line for each blocking call in the event loop."""
+    """Yield a list that gets a line for each blocking call in the event loop."""
     seen: list[str] = []
 
     def wrap(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Waiting for a condition that no event announces: asked again and again, and a failure when it never holds.
+"""Waiting for a condition that no event announces: polled, with a failure if it never becomes true.
 
-A limit says when a test has failed, not how long a thing should take; it is far above what a busy machine needs.
+A limit says when a test has failed, not how long something should take; it is far above what a busy machine needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PAUSE_S = 0.01
 
 
 async def until(true: Callable[[], object], what: str = "it", patience: float = PATIENCE_S) -> None:
-    """Let the event loop run until the condition holds. Raises AssertionError after `patience` seconds."""
+    """Let the event loop run until the condition is true. AssertionError after `patience` seconds."""
     deadline = time.monotonic() + patience
     while not true():
         assert time.monotonic() < deadline, f"{what} did not happen within {patience:g} s"
@@ -30,7 +30,7 @@ def wait_until(
     check: Callable[[], object] = lambda: None,
     explain: Callable[[], object] = lambda: "",
 ) -> None:
-    """Block until the condition holds. `check` may raise when it never will; `explain` adds to the AssertionError."""
+    """Block until the condition is true. `check` may raise if it never will be; `explain` extends the error."""
     deadline = time.monotonic() + patience
     while not true():
         check()

@@ -32,7 +32,7 @@ _counter = itertools.count()
 
 
 def _quiet(*names: str) -> Callable[[], None]:
-    """No IPv6 chatter of the hosts' own."""
+    """Disable IPv6, so that the hosts send nothing on their own."""
 
     def body() -> None:
         for name in ("all", "default", *names):
@@ -90,7 +90,7 @@ class Wire:
         self.renew()
 
     def renew(self) -> None:
-        """New sockets at both ends: their devices were made anew, or frames of before are to be forgotten."""
+        """Open new sockets at both ends: their devices were recreated, or earlier frames are to be discarded."""
         for opened in self._sockets.values():
             opened.close()
         self._sockets = {
@@ -110,7 +110,7 @@ class Wire:
         netns.run("ip", "-n", self.box, "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", space)
         if mac:
             netns.run("ip", "-n", space, "link", "set", theirs, "address", mac.hex(":"))
-        # GRO gives the far end its NAPI, without which it takes no frame that XDP sends.
+        # GRO enables NAPI at the far end, without which it accepts no frames from XDP.
         netns.run("ip", "netns", "exec", space, "ethtool", "-K", theirs, "gro", "on")
         netns.run("ip", "-n", self.box, "link", "set", ours, "up", "promisc", "on")
         netns.run("ip", "-n", space, "link", "set", theirs, "up")
@@ -132,7 +132,7 @@ class Wire:
         self._sockets[source].send(target + source + vlan + struct.pack("!HQ", ETH_NUMBERED, number) + bytes(pad))
 
     def _receive(self, at: bytes) -> int | None:
-        """The number of the next frame that arrived there, or None when none comes."""
+        """The number of the next frame that arrives there, or None if none does."""
         opened = self._sockets[at]
         while True:
             try:
@@ -143,7 +143,7 @@ class Wire:
                 return int(struct.unpack_from("!Q", frame, 14)[0])
 
     def stream(self, frames: int, *, meanwhile: Callable[[int], object] = lambda _: None) -> list[int]:
-        """Send so many frames in each direction; the numbers that did not arrive. `meanwhile(sent)` between windows."""
+        """Send frames in each direction; returns the missing numbers. Calls `meanwhile(sent)` between windows."""
         lost: list[int] = []
         for first in range(0, frames, WINDOW):
             numbers = range(self.sent, self.sent + min(WINDOW, frames - first))

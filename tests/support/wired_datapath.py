@@ -24,7 +24,7 @@ MODES = pytest.mark.parametrize("mode", ["xdp", "tc"])
 
 @contextmanager
 def appliance(wire: Wire, path: Path, mode: str = "auto", config: Config = ALL) -> Iterator[Datapath]:
-    """A datapath that is pinned, attached to all four devices, with its policy."""
+    """A pinned datapath, attached to all four devices, with its policy."""
     made = Datapath.open(path, wire.pins)
     try:
         attach(wire, made, mode)
@@ -35,7 +35,7 @@ def appliance(wire: Wire, path: Path, mode: str = "auto", config: Config = ALL) 
 
 
 def attach(wire: Wire, made: Datapath, mode: str = "auto") -> None:
-    """By XDP as from a wire, so that ports may begin in the policy's own programs; else as the devices are."""
+    """With XDP as from a wire, so that ports may begin in the policy's own programs; otherwise as the devices are."""
 
     def body() -> None:
         made.attach_segment("main", "lan0", "wan0", mode, whole=mode == "xdp")

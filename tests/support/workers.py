@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How the tests are distributed over parallel workers (pytest-xdist).
 
-A file is one unit of work, so that what its tests share is made once. Files start in the order in which pytest found
+A file is one unit of work, so that its shared fixtures are created once. Files start in the order in which pytest found
 them, unit tests first. The tests of the booted board are one unit, the last one, and run on one worker when the others
-have nothing left to begin: the emulated board wants the whole machine.
+have nothing left to begin: the emulated board needs the whole machine.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the types of answers are made of: names for units, and the struct that all of them are."""
+"""Building blocks of the answer types: names for units, and the base struct."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Answer(Struct, forbid_unknown_fields=True):
 
 Cause = Annotated[str, Meta(description="why: one of the values in appliance/causes.py")]
 Count = Annotated[int, Meta(ge=0, description="how many since the datapath was loaded or bypassd started")]
-Detail = Annotated[str, Meta(description="one line for a person; empty when there is nothing to say")]
+Detail = Annotated[str, Meta(description="one line for display; may be empty")]
 Ms = Annotated[float, Meta(description="milliseconds")]
 Seconds = Annotated[float, Meta(description="seconds")]
 When = Annotated[str, Meta(description="a time in ISO 8601 format, in UTC")]
@@ -23,6 +23,6 @@ Side = Annotated[str, Meta(description="lan or wan")]
 
 
 class Done(Answer):
-    """What was done, for a person."""
+    """What was done, for display."""
 
     message: str

@@ -11,7 +11,7 @@ from appliance.api.schema.base import Answer, Detail, When
 
 
 class Problem(Answer):
-    """An error. `line`: of the text. Of a filter also the place in it, and `pointer`: its line with a caret below."""
+    """An error. `line`: of the text. For a filter also the position in it, and `pointer`: its line with a caret."""
 
     where: str
     what: str

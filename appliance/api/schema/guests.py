@@ -27,7 +27,7 @@ class Guest(Answer, kw_only=True):
     restarts: int | UnsetType = UNSET
     uptime_s: Seconds | UnsetType | None = UNSET
     application: str | UnsetType = UNSET
-    unsent: Annotated[dict[str, int], Meta(description="frames its taps did not take")] | UnsetType = UNSET
+    unsent: Annotated[dict[str, int], Meta(description="frames that its taps did not deliver")] | UnsetType = UNSET
     warning: Detail | UnsetType = UNSET
 
 
@@ -59,7 +59,7 @@ class Agent(Answer):
 class Bypassed(Answer):
     """How soon traffic bypassed the guest after `runs` faults of one cause.
 
-    `at_most` counts from the last moment at which the guest was known to work, `detected` from the detection.
+    `at_most` counts from when the guest was last known to work, `detected` from the detection.
     """
 
     cause: Cause
@@ -73,7 +73,7 @@ class Bypassed(Answer):
 
 
 class Check(Answer, kw_only=True):
-    """One check. An objection of the guest itself or of QEMU has no optional fields. `_ms`: how long ago."""
+    """One check. A veto by the guest itself or by QEMU has no optional fields. `_ms`: how long ago."""
 
     check: str
     state: str
@@ -96,7 +96,7 @@ class Heartbeats(Answer):
 
 
 class Overload(Answer):
-    """One direction through a guest: how many frames it gets at most, and was last seen to carry. 0: no limit."""
+    """One direction through a guest: the limit of its frames, and its last observed capacity. 0: no limit."""
 
     way: str
     limit_frames_per_s: int
@@ -115,7 +115,7 @@ class Flip(Answer):
 class GuestDetails(Guest, kw_only=True):
     """A guest with the evidence. `ended_ms`: it does not run; `checks` are those of its last process.
 
-    `qmp_dropped`: events of QEMU that came too fast and were discarded.
+    `qmp_dropped`: QEMU events dropped because they were too frequent.
     """
 
     taps: list[Taps] | UnsetType = UNSET
@@ -136,7 +136,7 @@ class GuestDetails(Guest, kw_only=True):
 
 
 class Console(Answer):
-    """From here on the connection is the guest's serial console."""
+    """After this answer the connection is the guest's serial console."""
 
     state: State
 
@@ -164,7 +164,7 @@ class Image(Answer):
 
 
 class Job(Answer):
-    """An import and its progress. The optional fields are there when it is done."""
+    """An import and its progress. The optional fields are present when it is done."""
 
     job: int
     name: str
@@ -197,7 +197,7 @@ class Incident(Answer):
 
 
 class IncidentDetails(Answer):
-    """All that is kept, except the frames. `at`: seconds since 1970; `flows`: the most likely culprit first."""
+    """An incident without its frames. `at`: seconds since 1970; `flows`: the most likely cause first."""
 
     number: int
     at: float

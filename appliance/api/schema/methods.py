@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Answers(Generic[T]):
-    """What one method answers: the type of a good answer, and the errors that it may be refused with.
+    """The type of a method's answer, and the errors that it may raise.
 
     A handler is registered together with this object (`Registry.add`), so that mypy proves that it returns the type.
     """
@@ -65,7 +65,7 @@ class ConfigEvent(Answer):
     text: str
 
 
-_HOLD: Errors = (RefusedError,)  # somebody else edits, or the caller does not
+_HOLD: Errors = (RefusedError,)  # another user edits, or the caller does not
 _EDIT: Errors = (ConfigError, RefusedError)
 _COMMIT: Errors = (ConfigError, FilterError, GuestError, DatapathError, RefusedError)
 _GUEST: Errors = (NotFoundError, RefusedError)
@@ -133,13 +133,13 @@ USER_PASSWORD = _method("user.password", access.NewPassword, _COMMIT)
 VERSION_SHOW = _method("version.show", state.Version)
 
 TRANSITION = Topic("transition", state.Transition, "a segment, guest or the configuration changed its state")
-EVENT = Topic("event", state.Event, "something happened that log servers are sent, transitions included")
-CONFIG = Topic("config", ConfigEvent, "somebody edits, commits, confirms; `progress` while a commit lasts")
+EVENT = Topic("event", state.Event, "an event as sent to log servers, transitions included")
+CONFIG = Topic("config", ConfigEvent, "a user edits, commits, confirms; `progress` during a commit")
 TOPICS: tuple[Topic[Any], ...] = (TRANSITION, EVENT, CONFIG)
 
 
 def published() -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
-    """(method -> JSON Schema of its result, topic -> of its events, what those refer to below `$defs`)."""
+    """(method -> JSON Schema of its result, topic -> schema of its events, definitions referred to as `$defs`)."""
     wanted = [*(one.result for one in METHODS.values()), *(topic.kind for topic in TOPICS)]
     schemas, components = msgspec.json.schema_components(wanted, ref_template="#/$defs/{name}")
     found = list(schemas)

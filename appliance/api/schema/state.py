@@ -12,7 +12,7 @@ from appliance.api.schema.guests import Guest
 
 
 class Version(Answer):
-    """The versions that run."""
+    """The running versions."""
 
     version: str
     kernel: str
@@ -70,7 +70,7 @@ class Keeper(Answer):
 class Bypassd(Answer):
     """The process that answers. `restarts`: by the keeper; `last_exit`: how the previous process ended.
 
-    `stalls`: how often one piece of work kept all others waiting for more than 50 ms; the longest, and what it was.
+    `stalls`: how often a piece of work blocked the event loop for more than 50 ms; the longest, and what it was.
     """
 
     uptime_s: int
@@ -118,9 +118,9 @@ class ConfigState(Answer):
 
 
 class Partition(Answer):
-    """The data partition as found at boot. `alarm`: the consequence for the user; empty when there is none.
+    """The data partition as found at boot. `alarm`: the consequence for the user; empty if there is none.
 
-    `available_bytes`: for guests and users; not there before the guests' part is up.
+    `available_bytes`: for guests and users; missing before the part "guests" is up.
     """
 
     state: Annotated[str, Meta(description="kept, read-only, absent, unusable, or unknown where no boot recorded it")]
@@ -130,12 +130,12 @@ class Partition(Answer):
 
 
 class Crashes(Answer):
-    """Crashes of the machine that are not forgotten yet, and what follows. `held_s`: until a relay may leave bypass.
-    `reasons`: oldest first. `alarm`: what whoever logs in or configures must know; empty when there is nothing."""
+    """Crashes of the machine that still count, and what follows. `held_s`: until a relay may leave bypass.
+    `reasons`: oldest first. `alarm`: the warning at login and when configuring; empty if there is none."""
 
     mode: Annotated[str, Meta(description="normal, hold (in bypass for a while after the start) or safe (safe mode)")]
     count: int
-    limit: Annotated[int, Meta(description="so many lead to safe mode; 0: never")]
+    limit: Annotated[int, Meta(description="this many lead to safe mode; 0: never")]
     window_s: int
     held_s: int
     reasons: list[str]
@@ -184,9 +184,11 @@ class Segment(Answer, kw_only=True):
     link_local: Annotated[str, Meta(description="straight or rules")] | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
     since_mono_ns: int | UnsetType = UNSET
-    next_attempt_ms: Annotated[int, Meta(description="until it is tried inline, while it waits")] | UnsetType = UNSET
+    next_attempt_ms: (
+        Annotated[int, Meta(description="until the next attempt to go inline, while it waits")] | UnsetType
+    ) = UNSET
     lan_sent: (
-        Annotated[str, Meta(description="what the port sends of its frames: sent, partly, none, unknown or uncounted")]
+        Annotated[str, Meta(description="whether the port sends its frames: sent, partly, none, unknown or uncounted")]
         | UnsetType
     ) = UNSET
     wan_sent: Annotated[str, Meta(description="as lan_sent")] | UnsetType = UNSET
@@ -196,7 +198,9 @@ class Segment(Answer, kw_only=True):
     attach_why: Detail | UnsetType = UNSET
     mtu: Annotated[int, Meta(description="of both ports, in use")] | UnsetType = UNSET
     longest_bytes: Annotated[int, Meta(description="the longest frame that passes")] | UnsetType = UNSET
-    unsent: Annotated[dict[str, Count], Meta(description="frames its ports never sent, by cause")] | UnsetType = UNSET
+    unsent: (
+        Annotated[dict[str, Count], Meta(description="frames that its ports did not send, by cause")] | UnsetType
+    ) = UNSET
 
 
 class SegmentSet(Answer):
@@ -212,7 +216,7 @@ class SegmentSet(Answer):
 class Rule(Answer):
     """A rule and its counters, which are missing while the datapath is down.
 
-    `excess`: frames that an overloaded hop of the path had no room for; they bypassed it, or were dropped.
+    `excess`: frames beyond the limit of an overloaded hop of the path; they bypassed it or were dropped.
     """
 
     name: str
@@ -274,11 +278,11 @@ class Outcome(Answer):
 
 
 class DeviceCounters(Answer):
-    """Frames that came in by a device, in total and by outcome; `dropped_frames` of them never left.
+    """Frames received on a device, in total and by outcome; `dropped_frames` of them never left.
 
-    `lost`, by cause: those that another device should have sent and did not; they are in an outcome, too. `unsent`:
+    `lost`, by cause: frames that another device should have sent but did not; they also count in an outcome. `unsent`:
     frames from other devices that this one should have sent. `refused` (ports): frames on the wire that the port or its
-    driver did not deliver; they are in no other number.
+    driver did not deliver; they are in no other count.
     """
 
     frames: Count
@@ -291,7 +295,7 @@ class DeviceCounters(Answer):
 
 
 class HopCounters(Answer):
-    """Frames to and from a hop. `skipped`: reason -> how often; `unsent`: frames to it that its taps did not take, by
+    """Frames to and from a hop. `skipped`: reason -> how often; `unsent`: frames that its taps did not deliver, by
     cause; `taps`: frames that came back, by "segment/side"."""
 
     to_frames: Count
@@ -347,7 +351,7 @@ class Event(Answer):
 
 
 class CrashRecord(Answer):
-    """A record of a kernel crash: its last lines, or the whole text when it was requested by name."""
+    """A record of a kernel crash: its last lines, or the whole text if requested by name."""
 
     name: str
     when: str
@@ -367,7 +371,7 @@ class Explained(Answer):
 
 
 class Point(Answer):
-    """A place where frames are copied; `slot` is in the header of each copy."""
+    """A point where frames are copied; `slot` is in the header of each copy."""
 
     slot: int
     name: str
@@ -378,7 +382,7 @@ class Capture(Answer):
     """A capture that has started; the descriptor of its ring comes with this answer (SCM_RIGHTS)."""
 
     capture: int
-    bytes: Annotated[int, Meta(description="of each frame, at most")]
+    bytes: Annotated[int, Meta(description="at most, of each frame")]
     realtime_ns: int
     monotonic_ns: int
     points: list[Point]
@@ -392,7 +396,7 @@ class CaptureCounts(Answer):
 
 
 class Bundle(Answer):
-    """A support bundle. The caller may read it."""
+    """A support bundle, which the caller may read."""
 
     path: str
     bytes: int

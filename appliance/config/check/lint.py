@@ -196,7 +196,7 @@ def _all_required(where: str, rule: Rule, hops: Sequence[Guest | Remote]) -> Ite
 
 
 def _overloads(config: Config) -> Iterator[Finding]:
-    """Rules that open when somebody sends more than their hops carry."""
+    """Rules that open when there is more traffic than their hops can handle."""
     for rule in config.rule:
         where = f"rule {rule.name}: on_overload"
         if rule.on_overload == "auto":
@@ -204,7 +204,7 @@ def _overloads(config: Config) -> Iterator[Finding]:
         if not rule.path:
             yield Finding("note", where, "has no meaning with an empty path: the frames go straight to the other port")
         elif rule.on_overload == "bypass-all":
-            what = "whoever sends more than a hop of the path carries switches the inspection of all its frames off"
+            what = "sending more than a hop of the path can handle switches the inspection of all its frames off"
             yield Finding("warning", where, what)
         elif rule.on_overload == "bypass-excess" and rule.on_unavailable == "block":
             what = 'what exceeds a hop of the path passes uninspected, although on_unavailable = "block"'

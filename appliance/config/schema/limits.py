@@ -22,7 +22,7 @@ ONE_BUFFER_MTU = (
     3480  # of longer packets a frame is in several buffers by XDP: a page without what drivers reserve in it
 )
 MAX_DURATION = 24 * 3600 * 10**9  # ns; longer waits are never meant, and times stay far from 64 bits
-MIN_LINK_LOSS = 10**9  # ns; a link that negotiates anew is away for longer than less
+MIN_LINK_LOSS = 10**9  # ns; renegotiation alone takes a link down for longer than a smaller value
 MIN_INTERVAL = 10**6  # ns between heartbeats or probes
 MIN_CONNECT_INTERVAL = 10**7  # ns; a connection each, and the guest must clear them away
 MAX_PROBES = 16  # of one guest

@@ -21,7 +21,7 @@ class Effect(StrEnum):
     NOW = "immediately"
     POLICY = "immediately, hitless"  # part of the policy, which is replaced by one atomic write
     PORTS = "immediately; the relay stays closed until the new ports are verified"
-    ATTACH = "immediately; the ports are attached anew, which may lose frames"
+    ATTACH = "immediately; the ports are reattached, which may lose frames"
     CHECKS = "immediately; the guest keeps its traffic while it passes the new checks"
     PROCESS = "when guest {name} is restarted"  # arguments of its process
     NEXT_START = "when guest {name} starts next"
@@ -84,7 +84,7 @@ FIELDS: Final[dict[str, Field]] = {
         source="usual for network devices",
     ),
     "system.crash_limit": Field(
-        "the machine starts in safe mode (relays in bypass, no guests) after so many crashes in crash_window; 0: never",
+        "number of crashes in crash_window after which the machine starts in safe mode (bypass, no guests); 0: never",
         Effect.RESTART,
         "each crash costs the link the time of a reset",
     ),
@@ -321,7 +321,7 @@ FIELDS: Final[dict[str, Field]] = {
         "the board's management port", Effect.ADDRESS, range="a port of board.toml", source="the board's first one"
     ),
     "rule.on_overload": Field(
-        "a hop of the path gets more frames than it carries: those that exceed it bypass it (bypass-excess) or are "
+        "a hop of the path gets more frames than it can handle: those that exceed it bypass it (bypass-excess) or are "
         "dropped (block-excess), or all frames of the rule bypass it until the overload ends (bypass-all); auto: "
         "bypass-excess, or block-excess where on_unavailable says block",
         Effect.POLICY,

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Relays: the protocol that every kind of drive keeps, and the registry of the kinds.
+"""Relays: the protocol that every kind of drive implements, and the registry of kinds.
 
 `kind` in a `[[relay]]` table of board.toml says how the board's relay is driven. A new kind is one module beside this
 one and one row of `KINDS`. A kind that this firmware does not know is never driven as another one: its relay is
-unusable, with a cause of its own, and stays in bypass.
+unusable, with its own cause, and stays in bypass.
 
-Only the keeper makes these objects. Imports are light: the module of a kind is loaded when a board has it.
+Only the keeper creates these objects. Imports are light: the module of a kind is loaded only if a board uses it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_KIND = "level"
 
 
 class RelaySpec(NamedTuple):
-    """One `[[relay]]` table of board.toml. `options` are the keys of its kind."""
+    """One `[[relay]]` table of board.toml. `options` has the keys of its kind."""
 
     name: str
     kind: str
@@ -31,10 +31,10 @@ class RelaySpec(NamedTuple):
 
 
 class Relay(Protocol):
-    """What the keeper does with a relay. Every method raises HardwareError with one clear line."""
+    """The keeper's interface to a relay. Every method raises HardwareError with one clear line."""
 
     def open(self) -> str:
-        """Take the relay's lines or bus and return the position that it is in now, unmoved where that is possible."""
+        """Open the relay's lines or bus and return its present position, without moving it if possible."""
 
     def set(self, position: str) -> None:
         """Order `inline`, `bypass` or `disconnect`; does not wait for the contacts."""
@@ -51,9 +51,9 @@ class UnsupportedRelayError(HardwareError):
 
 
 class Kind(NamedTuple):
-    """One row of the registry: what makes a relay of this kind, and the keys that it adds to `[[relay]]`.
+    """One row of the registry: how to make a relay of this kind, and the keys that it adds to `[[relay]]`.
 
-    The value of each key is text: one of the words given, or any where there are none.
+    The value of each key is text: one of the given words, or any text if none are given.
     """
 
     make: Callable[[RelaySpec], Relay]
@@ -75,7 +75,7 @@ KINDS: dict[str, Kind] = {
 
 
 def name_of(table: Mapping[str, object]) -> str:
-    """What the keeper and bypassd call the relay of a `[[relay]]` table. KeyError: it has neither line nor ports."""
+    """The name of the relay of a `[[relay]]` table, in keeper and bypassd. KeyError: it has neither line nor ports."""
     ports = table.get("ports")
     if "line" not in table and isinstance(ports, list | tuple) and ports:
         return "-".join(map(str, ports))
@@ -83,7 +83,7 @@ def name_of(table: Mapping[str, object]) -> str:
 
 
 def spec_of(table: Mapping[str, object]) -> RelaySpec:
-    """Read a `[[relay]]` table. ValueError, KeyError: it cannot be understood at all."""
+    """Parse a `[[relay]]` table. ValueError, KeyError: it is not usable at all."""
     settle = 0
     if "settle" in table:
         from appliance.units import Duration
@@ -94,7 +94,7 @@ def spec_of(table: Mapping[str, object]) -> RelaySpec:
 
 
 def make(spec: RelaySpec) -> Relay:
-    """The relay of a board; where that is not possible, one that says why whenever it is opened."""
+    """The relay of a board; if it cannot be made, a relay whose `open` raises the reason."""
     kind = KINDS.get(spec.kind)
     if kind is None:
         known = ", ".join(sorted(KINDS))

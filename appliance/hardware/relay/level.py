@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kind "level": the relay is inline while a GPIO line has its active level, and falls to bypass without it.
+"""Kind "level": the relay is inline while a GPIO line has its active level, and in bypass otherwise.
 
-Where the board has a second line, `disconnect`, its active level separates both ports; it wins over the first. The
-position that is read back is what the GPIO controller says of its lines.
+If the board has a second line, `disconnect`, its active level separates the two ports and takes precedence over the
+first. The position is read back from the levels that the GPIO controller reports.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class LevelRelay:
         self._disconnect = Line(LineSpec(str(disconnect), high, keeps)) if disconnect else None
 
     def open(self) -> str:
-        """Take the lines; returns the position they are in now. HardwareError: see `Line.open`."""
+        """Open the lines; returns the relay's present position. HardwareError: see `Line.open`."""
         inline = self._inline.open()
         disconnect = self._disconnect.open() if self._disconnect else False
         return DISCONNECT if disconnect else INLINE if inline else BYPASS
 
     def set(self, position: str) -> None:
-        """Move the relay. The inline line is released first or driven last: each move leads over the safe state."""
+        """Move the relay, always through the safe state: inline is released first and driven last."""
         if position == DISCONNECT and not self._disconnect:
             raise HardwareError(f"relay {self.spec.name}: this board has no disconnect: use bypass")
         if position != INLINE:
@@ -43,7 +43,7 @@ class LevelRelay:
             self._inline.drive(True)
 
     def read(self) -> str:
-        """The position that the lines say, read back from the controller."""
+        """The position according to the lines, read back from the controller."""
         if self._disconnect and self._disconnect.driven():
             return DISCONNECT
         return INLINE if self._inline.driven() else BYPASS

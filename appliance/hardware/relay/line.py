@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One GPIO output line, found by its name: what a relay's coil or the status LED is connected to.
+"""One GPIO output line, found by its name, for a relay's coil or the status LED.
 
 A `Line` owns the line that it requested: it is released when the object is closed or the process ends, and a released
-line returns to the board's resting state where `on_release = "reverts"`. Only the keeper makes these objects. Imports
+line returns to the board's resting state if `on_release = "reverts"`. Only the keeper creates these objects. Imports
 are light, because the relay is driven before anything heavy is loaded; periphery is imported when the first line is
 opened.
 
 Levels: `active` says which physical level of the line means "driven". Polarity is applied here and not by the kernel,
-so that "released" is one level whatever the board's wiring is.
+so that "released" is a defined level whatever the board's wiring.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REQUEST_SIZE = 592  # struct gpio_v2_line_request: offsets[64] first, number of
 
 
 class LineSpec(NamedTuple):
-    """One GPIO line as board.toml names it."""
+    """One GPIO line as described in board.toml."""
 
     line: str
     active_high: bool = True
@@ -43,7 +43,7 @@ class LineSpec(NamedTuple):
 
 
 class LinePlace(NamedTuple):
-    """Where a named line is."""
+    """Chip and offset of a named line."""
 
     chip: str
     offset: int
@@ -51,7 +51,7 @@ class LinePlace(NamedTuple):
 
 
 def find_line(name: str, pattern: str = "/dev/gpiochip*") -> LinePlace:
-    """Look for a line by its name on every GPIO chip. HardwareError says what is there instead."""
+    """Look for a line by its name on every GPIO chip. HardwareError lists what was found instead."""
     seen: list[str] = []
     for chip in sorted(glob.glob(pattern)):
         try:
@@ -73,7 +73,7 @@ def find_line(name: str, pattern: str = "/dev/gpiochip*") -> LinePlace:
             seen.append(f"{chip}: {error.strerror}")
         finally:
             os.close(fd)
-    there = "; ".join(seen) or "there is no GPIO chip"
+    there = "; ".join(seen) or "no GPIO chip"
     raise HardwareError(f'GPIO line "{name}" not found ({there}): load the GPIO driver, or correct board.toml')
 
 
@@ -98,21 +98,21 @@ def _level_as_is(place: LinePlace) -> bool:
 
 
 class Line:
-    """One output line. Opening it drives it to its released level, except where it is found driven (see `open`)."""
+    """One output line. Opening it sets its released level, unless it is found driven (see `open`)."""
 
     def __init__(self, spec: LineSpec) -> None:
         self.spec = spec
         self._gpio: CdevGPIO | None = None
 
     def open(self) -> bool:
-        """Take the line; returns whether it is driven now.
+        """Request the line; returns whether it is driven now.
 
-        A controller that keeps its levels may still drive the line that an earlier keeper set: then it is taken over as
-        it is, so that a restarted keeper moves no relay. Every other line starts released. HardwareError: not found,
-        busy, refused.
+        A controller that keeps its levels may still drive a line that an earlier keeper set: it is then left as it is,
+        so that a restarted keeper moves no relay. Every other line starts released. HardwareError: not found, busy,
+        refused.
         """
         self.close()
-        # imported even where the line is missing: a later attempt must not read from a disk, which may stall
+        # imported even if the line is missing: a later attempt must not read from a disk, which may stall
         from periphery.gpio import CdevGPIO, GPIOError
 
         place = find_line(self.spec.line)
@@ -134,11 +134,11 @@ class Line:
         return self._gpio is not None
 
     def drive(self, on: bool) -> None:
-        """Drive or release; HardwareError when the controller refuses."""
+        """Drive or release the line; HardwareError if the controller refuses."""
         self._call("write", on == self.spec.active_high)
 
     def driven(self) -> bool:
-        """Read back; HardwareError when the controller is gone."""
+        """Read the line back; HardwareError if the controller is gone."""
         return bool(self._call("read")) == self.spec.active_high
 
     def _call(self, method: str, *arguments: bool) -> bool | None:
@@ -151,10 +151,10 @@ class Line:
             raise HardwareError(f'GPIO line "{self.spec.line}": {method} failed: {error}') from error
 
     def close(self) -> None:
-        """Release the line; what it does then is the board's (`on_release`)."""
+        """Release the line; its level then depends on the board (`on_release`)."""
         gpio, self._gpio = self._gpio, None
         if gpio is not None:
             try:
                 gpio.close()
             except OSError:
-                pass  # the chip went away: nothing is left to release
+                pass  # the chip is gone: nothing is left to release

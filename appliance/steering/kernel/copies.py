@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Copies of frames out of the datapath: who wants them, where, and of what (bpf/copies.h makes them).
+"""Copies of frames from the datapath: for which captures, at which points, of which frames (made by bpf/copies.h).
 
-A *point* is a place in the appliance (slot) and a way: IN for a frame that comes from the device there, OUT for one
-that is sent to it. A *sink* takes copies: numbers 1..7 are captures, each with a ring of its own that its reader maps;
-frames never pass through bypassd. Number 0 is nobody's. The recorder of what guests were given is none: recorder.py.
+A *point* is a position in the appliance (slot) and a direction: IN for a frame from the device there, OUT for one to
+it. A *sink* receives copies: numbers 1..7 are captures, each with a ring of its own that its reader maps; frames never
+pass through bypassd. Number 0 is unused. The recorder of frames to guests is separate: recorder.py.
 
-Owns the tables of wishes as long as the datapath is open. A restarted bypassd begins with none: readers of the old one
-are gone with it.
+Owns the tables of settings as long as the datapath is open. A restarted bypassd begins with none: the readers of the
+old one ended with it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Point(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a sink wants: so many bytes of each frame at these points, and how many the copy must hold for that."""
+    """A sink's settings: the bytes of each frame at these points, and how many the copy must contain for that."""
 
     points: frozenset[Point]
     load: int
 
 
 class Copies:
-    """The sinks of one datapath. `changed` is called when device flags have to be written anew."""
+    """The sinks of one datapath. `changed` is called when device flags have to be rewritten."""
 
     def __init__(self, kernel: Kernel, changed: Callable[[], None]) -> None:
         self._kernel, self._maps, self._changed = kernel, kernel.maps, changed
@@ -55,7 +55,7 @@ class Copies:
                 self._maps["copy_rings"].delete(sink)
 
     def flags(self, slot: int) -> int:
-        """The flags that the device at `slot` needs, so that the datapath looks for wishes there."""
+        """The flags that the device at `slot` needs, so that the datapath checks for captures there."""
         flags = 0
         for wish in self._wishes.values():
             for point in wish.points:
@@ -65,11 +65,11 @@ class Copies:
                     point.way is CopyWay.OUT
                     and point.slot // 2 % layout.MAX_SEGMENTS == slot // 2 % layout.MAX_SEGMENTS
                 ):
-                    flags |= layout.DEVICE_COPY_OUT  # whoever may send there has to look
+                    flags |= layout.DEVICE_COPY_OUT  # any device that may send there has to check
         return flags
 
     def want(self, sink: int, points: Iterable[Point], load: int) -> None:
-        """Copy what passes these points to `sink` from now on, at least `load` bytes of each frame."""
+        """Copy frames at these points to `sink` from now on, at least `load` bytes of each."""
         self._wishes[sink] = Wish(frozenset(points), max(0, min(load, layout.COPY_BYTES)))
         self._write()
 
@@ -96,9 +96,9 @@ class Copies:
     # -- captures -----------------------------------------------------------------------------------------------------
 
     def begin(self, points: Iterable[Point], instructions: tuple[Instruction, ...], size: int) -> tuple[int, int]:
-        """A capture at these points of what the filter takes (none: everything), `size` bytes of each frame.
+        """Start a capture at these points of frames that the filter matches (none: all), `size` bytes of each.
 
-        Returns its sink and the ring's descriptor, which the caller closes. RefusedError when all sinks are taken.
+        Returns its sink and the ring's descriptor, which the caller closes. RefusedError if all sinks are in use.
         """
         free = [sink for sink in range(FIRST, layout.MAX_COPIES) if sink not in self._wishes]
         if not free:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The datapath's counters as plain data. Every frame is in exactly one outcome of the device it came from.
 
-An outcome is a decision. A frame that was to be sent and never was is counted as lost besides, twice: under the device
-it came in by, so that what came in is what went out and what was dropped by name; and under the device that did not
-send it, where the cause is.
+An outcome is a decision. A frame that should have been sent but was not also counts as lost, twice: under the device
+where it arrived, so that frames in = frames out + dropped by cause; and under the device that did not send it, where
+the cause is.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from appliance.steering.kernel.layout import (
 
 @dataclass(frozen=True)
 class DeviceCount:
-    """Frames and bytes that came in by one device, by what became of them.
+    """Frames and bytes received on one device, by outcome.
 
-    `lost`: of these, what another device should have sent and did not. `unsent`: what came in elsewhere, and this
-    device should have sent.
+    `lost`: those that another device should have sent but did not. `unsent`: frames from other devices that this one
+    should have sent.
     """
 
     frames: dict[Outcome, int]
@@ -49,18 +49,18 @@ class DeviceCount:
 
     @property
     def total(self) -> int:
-        """Frames that came in."""
+        """Frames received."""
         return sum(self.frames.values())
 
     @property
     def dropped(self) -> int:
-        """Frames that came in and never left, each for a named reason."""
+        """Frames received that never left, each for a named reason."""
         return sum(self.frames[outcome] for outcome in DROPS) + sum(self.lost.values())
 
 
 @dataclass(frozen=True)
 class RuleCount:
-    """Frames from ports that a rule matched, and what came of it."""
+    """Frames from ports that a rule matched, by result."""
 
     frames: int
     octets: int
@@ -107,18 +107,18 @@ class HopCount:
 
     @property
     def unsent(self) -> dict[Loss, int]:
-        """Frames for it that its taps never handed over."""
+        """Frames for it that its taps did not deliver."""
         return {loss: sum(tap.unsent.get(loss, 0) for tap in self.taps.values()) for loss in Loss}
 
     @property
     def from_frames(self) -> int:
-        """Frames that came out of it, heartbeats included."""
+        """Frames that came out of it, including heartbeats."""
         return sum(tap.total for tap in self.taps.values())
 
 
 @dataclass(frozen=True)
 class Counters:
-    """All of them, read at about one time (the datapath goes on meanwhile)."""
+    """All counters, read at about the same time (the datapath keeps running)."""
 
     ports: dict[tuple[str, Side], DeviceCount]
     hops: dict[str, HopCount]

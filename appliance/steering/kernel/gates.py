@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How many frames a hop is handed while it is overloaded: a gate for each direction (steer.h, `struct gate`).
+"""The limit of frames to an overloaded hop: a gate for each direction (steer.h, `struct gate`).
 
-User space sees the map as memory, so a new limit is one store. Owns nothing; what is in the map outlives this process,
-so whoever takes a hop over sets its limits anew.
+User space maps it as memory, so a new limit is one store. Owns nothing; the map's content outlives this process, so
+limits must be set again when a hop is adopted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Gates:
         self._kernel = kernel
 
     def limit(self, place: int, frames_per_s: int) -> None:
-        """Hand the hop no more than that there; 0: as much as comes."""
+        """Limit the frames to the hop there; 0: no limit."""
         self._kernel.gates.write(place, 10**9 // frames_per_s if frames_per_s else 0, _COST)
         hop, bit = place // 32, 1 << place % 32
         bits = self._kernel.leases.read(hop, _OVERLOADED)

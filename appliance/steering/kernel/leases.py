@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Until when each hop is available: the map that the datapath looks at for each frame (steer.h, `struct lease`).
+"""Until when each hop is available: the map that the datapath checks for each frame (steer.h, `struct lease`).
 
-User space sees the map as memory, so to renew is one store. A guest's lease is tied to the threads of its process and
-ends with the first of them in the kernel itself (exits.h). Owns nothing; what is in the map outlives this process.
+User space maps it as memory, so a renewal is one store. A guest's lease is tied to the threads of its process and ends
+with the first of them, in the kernel itself (exits.h). Owns nothing; the map's content outlives this process.
 Calls are short, made from one thread. Times are ns of CLOCK_MONOTONIC.
 """
 
@@ -27,7 +27,7 @@ class Leases:
     def renew(self, hop: str, until_ns: int, now_ns: int | None = None) -> None:
         """The hop may have frames until then. The first renewal after a gap starts the hold-down of standby groups.
 
-        Nothing happens when the process has ended that the lease is tied to.
+        Does nothing if the process that the lease is tied to has ended.
         """
         number, table = self._number_of(hop), self._kernel.leases
         if table.read(number, _ENDED):
@@ -44,24 +44,24 @@ class Leases:
 
     def revoke(self, hop: str) -> None:
         """The hop gets no frame from now on."""
-        # Not 0 when it was there before: its return is a recovery.
+        # Not 0 if it was available before: its return is then a recovery.
         number = self._number_of(hop)
         self._kernel.leases.write(number, layout.LEASE_OVER if self._kernel.leases.read(number) else 0)
 
     def renew_supervisor(self, until_ns: int) -> None:
-        """The dead-man deadline: when it is over, every hop is skipped."""
+        """Renew the dead-man lease: when it has expired, every hop is skipped."""
         self._kernel.leases.write(0, until_ns)
 
     def until(self, hop: str) -> int:
-        """Until when the hop is available, without a look at the supervisor's deadline."""
+        """Until when the hop is available, regardless of the supervisor's lease."""
         return self._kernel.leases.read(self._number_of(hop))
 
     def available(self, hop: str, now_ns: int) -> bool:
-        """May the hop have frames now?"""
+        """Whether the hop may have frames now."""
         return self.until(hop) > now_ns and self._kernel.leases.read(0) > now_ns
 
     def first_skip(self, hop: str) -> int:
-        """When the first frame was led around the hop since it lost its lease (ns); 0: none was yet."""
+        """When the first frame bypassed the hop since it lost its lease (ns); 0: none yet."""
         return self._kernel.leases.read(self._number_of(hop), _SKIPPED)
 
     def set_draining(self, hop: str, draining: bool) -> None:
@@ -69,14 +69,14 @@ class Leases:
         self._kernel.leases.write(self._number_of(hop), int(draining), _DRAINING)
 
     def draining(self, hop: str) -> bool:
-        """Is the hop being drained?"""
+        """Whether the hop is being drained."""
         return bool(self._kernel.leases.read(self._number_of(hop), _DRAINING))
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
     @property
     def end_with_processes(self) -> bool:
-        """Whether the kernel ends leases by itself (CONFIG_BPF_EVENTS); else it takes the supervisor's notice."""
+        """Whether the kernel ends leases by itself (CONFIG_BPF_EVENTS); otherwise the supervisor must notice."""
         return self._kernel.sees_exits
 
     def tie(self, hop: str, threads: Iterable[int]) -> None:
@@ -90,12 +90,12 @@ class Leases:
                 known.delete(thread)
 
     def untie(self, hop: str) -> None:
-        """The hop's process is gone, and known to be: what is renewed from now on counts again."""
+        """The end of the hop's process has been handled: renewals count again from now on."""
         number, known = self._number_of(hop), self._kernel.maps["threads"]
         for thread in [thread.value for thread, tied in known.items() if tied.value == number]:
             known.delete(thread)
         self._kernel.leases.write(number, 0, _ENDED)
 
     def ended(self, hop: str) -> int:
-        """When the process ended that the lease is tied to (ns); 0: it lives, or the kernel does not tell."""
+        """When the process that the lease is tied to ended (ns); 0: it lives, or the kernel does not report it."""
         return self._kernel.leases.read(self._number_of(hop), _ENDED)

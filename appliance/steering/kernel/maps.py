@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Typed access to the datapath's maps.
 
-A `Map` owns its file descriptor until `close`. `Table` is the same for an array map that user space sees as memory:
-one store there is one store for the datapath, with no system call.
+A `Map` owns its file descriptor until `close`. `Table` is the same for an array map that user space maps as memory:
+a write is a single store, without a system call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Map(Generic[K, V]):
         self.name, self.fd, self._key, self._value = name, fd, key, value
 
     def close(self) -> None:
-        """Close the descriptor; the map lives on where it is pinned or used."""
+        """Close the descriptor; the map continues to exist if it is pinned or used."""
         os.close(self.fd)
 
     def _as_key(self, key: K | int) -> Any:
@@ -100,18 +100,18 @@ class Map(Generic[K, V]):
             ctypes.byref(got),
             None,
         )
-        if error != -errno.ENOENT:  # told at the array's end, with all that came before it
+        if error != -errno.ENOENT:  # reported at the array's end, with all entries before it
             libbpf.check(f"map {self.name}", error)
         return list(values[: got.value])
 
     def delete(self, key: K | int) -> None:
-        """Remove a key; nothing happens when it is not there."""
+        """Remove a key; does nothing if it does not exist."""
         error = libbpf.library().bpf_map_delete_elem(self.fd, ctypes.byref(self._as_key(key)))
         if error != -errno.ENOENT:
             libbpf.check(f"map {self.name}", error)
 
     def items(self, at_once: int = 4096) -> Iterator[tuple[K, V]]:
-        """All entries of a hash map. What changes meanwhile may be seen or not."""
+        """All entries of a hash map. Concurrent changes may be seen or not."""
         cursor = c_uint32()
         start: Any = None
         while True:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The datapath's programs and maps in the kernel: loaded, pinned, adopted, upgraded.
 
-Owns the descriptors. What is pinned lives on without this process; without a pin directory all of it goes with it.
+Owns the descriptors. Pinned objects outlive this process; without a pin directory all of them end with it.
 Below the pin directory: `maps/NAME`, `programs/NAME`, `links/SLOT`, and the links of the programs at tracepoints.
 """
 
@@ -30,7 +30,7 @@ PROGRAMS = (
 )
 EXIT = "thread_exit"  # the program that ends leases with processes
 LOSSES = {"batch_sent": "xdp_devmap_xmit", "redirect_failed": "xdp_redirect_err", "frame_freed": "kfree_skb"}
-TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; kernels without tracing go without them
+TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; left out on kernels without tracing
 _TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
@@ -41,9 +41,9 @@ class Kernel:
     """Maps by name (`maps["rules"]`), program descriptors by name, and the tables that are written in place."""
 
     def __init__(self, path: Path, pins: Path | None) -> None:
-        """Adopt what is pinned when it is of the same object file; else load, on the pinned maps where they fit.
+        """Adopt pinned objects if they are from the same object file; otherwise load, with the pinned maps if they fit.
 
-        `adopted`: same programs as before. `upgraded`: new programs on the old maps. DatapathError when the kernel
+        `adopted`: same programs as before. `upgraded`: new programs on the old maps. DatapathError if the kernel
         refuses, or `pins` is not on a bpffs.
         """
         self.pins, self._path = pins, path
@@ -104,7 +104,7 @@ class Kernel:
         except DatapathError:
             if pins is None or not was_there:
                 raise
-            # Maps of another shape: begin anew beside them. Devices keep the old ones until they are attached again.
+            # Maps of another layout: start with new ones. Devices keep the old ones until they are attached again.
             self._unpin(pins)
             was_there = False
             loaded = bpf_object.Object(path, pins / "maps", without)
@@ -131,9 +131,9 @@ class Kernel:
                 libbpf.pin(fd, pins / "programs" / name)
 
     def _trace(self, loaded: bpf_object.Object) -> None:
-        """Attach the programs at tracepoints; a former one goes when the new one is there.
+        """Attach the programs at tracepoints; an earlier one is removed once the new one is attached.
 
-        A kernel that does not have the tracepoint in this form goes without what is counted there.
+        If the kernel does not have the tracepoint in this form, its counters are missing.
         """
         for name, tracepoint in TRACEPOINTS.items():
             program = loaded.program_fd(name)
@@ -156,7 +156,7 @@ class Kernel:
 
     @property
     def sees_losses(self) -> bool:
-        """Whether frames are counted that the kernel drops after the datapath has decided about them."""
+        """Whether frames that the kernel drops after the datapath's decision are counted."""
         return self._tracing.keys() >= LOSSES.keys()
 
     @staticmethod
@@ -179,16 +179,16 @@ class Kernel:
 
     @cached_property
     def templates(self) -> dict[str, splice.Template]:
-        """The programs that take a set's filters in."""
+        """The programs into which a set's filters are put."""
         return splice.read(self._path, _TEMPLATES)
 
     def wait_for_frames(self) -> None:
-        """Return when every frame that was in the programs at the call has left them (one RCU grace period)."""
+        """Return when all frames now in the programs have left them (one RCU grace period)."""
         self.maps["fence"].set(0, self.maps["fence_post"].fd)
 
     @property
     def policy_word(self) -> int:
-        """The word that says which policy holds."""
+        """The word that says which policy is in force."""
         return self.control.read(0)
 
     @policy_word.setter

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The recorder's rings in the kernel: the last frames handed to each hop (steer.h, `struct record`).
+"""The recorder's rings in the kernel: the last frames sent to each hop (steer.h, `struct record`).
 
-A hop's ring is a map of its own, held by the map `recorders`, so it outlives bypassd with the pinned datapath. Nothing
-is read from it until something happened; the datapath only writes. A frame that is being overwritten while it is read
-is left out.
+A hop's ring is a map of its own, held by the map `recorders`, so it outlives bypassd with the pinned datapath. It is
+only read after an incident; the datapath only writes. A frame that is overwritten while it is being read is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from appliance.system import libbpf
 
 @dataclass(frozen=True)
 class Recorded:
-    """A frame that was handed to a hop: its number (from 1), when (ns, CLOCK_MONOTONIC), and the tap's place.
+    """A frame sent to a hop: its number (from 1), when (ns, CLOCK_MONOTONIC), and the tap's slot.
 
     `data` may be the beginning only; `length` is the frame's own.
     """
@@ -38,7 +37,7 @@ class Recorded:
 
 
 def ring_size(frames: int) -> int:
-    """The power of two that holds so many."""
+    """The smallest sufficient power of two."""
     return 1 << max(frames - 1, 0).bit_length()
 
 
@@ -55,9 +54,9 @@ class Recorders:
         return Map(f"recorder of hop {hop}", libbpf.map_by_id(found.value), c_uint32, RecordValue)
 
     def arrange(self, hop: int, frames: int, kept: int) -> None:
-        """Give the hop a ring of at least `frames` frames (0: take it away), `kept` bytes of each.
+        """Give the hop a ring of at least `frames` frames (0: remove it), `kept` bytes of each.
 
-        A ring of the right size stays, with what is in it. DatapathError when the kernel has no memory for it.
+        A ring of the right size stays, with its content. DatapathError if the kernel has no memory for it.
         """
         if frames == 0:
             self._outer.delete(hop)
@@ -81,11 +80,11 @@ class Recorders:
             os.close(fd)
 
     def read(self, hop: int, after: int = 0) -> list[Recorded]:
-        """What is in the hop's ring, oldest first, behind the frame `after`; [] without a ring."""
+        """The content of the hop's ring, oldest first, after the frame `after`; [] without a ring."""
         try:
             ring = self._open(hop)
         except DatapathError:
-            return []  # taken away meanwhile
+            return []  # removed meanwhile
         if ring is None:
             return []
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Users as accounts: numbers that stay, files of the system kept, no account without its lock; hashes that fit."""
+"""Users as accounts: permanent ids, system accounts kept, no account without a password entry; matching hashes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Failed logins: what the server's log says, who is shut out and for how long."""
+"""Failed logins: parsing the server's log, who is blocked and for how long."""
 
 from __future__ import annotations
 

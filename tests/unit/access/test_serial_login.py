@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The serial line: when it asks for a login, what it takes, whose session follows, and what is written down of it."""
+"""The serial line: when it requires a login, what it accepts, whose session follows, and what is logged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ACCOUNT = Account("admin", "admin", 2000, HASH)
 
 
 def remembered(tmp_path: Path, *users: User, asks: bool = True) -> Gate:
-    """What the line finds after the part "access" has applied a configuration."""
+    """The line's state after the part "access" has applied a configuration."""
     path = tmp_path / "access.json"
     config = Config(management=Management(serial_login=asks), user=users)
     Memory(path).keep({user.name: 2000 + number for number, user in enumerate(users)}, config)
@@ -68,7 +68,7 @@ def test_no_memory_is_a_new_appliance() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"uids": {}, "config": {"user": []}}', "null"])
 def test_a_damaged_memory_closes_the_line(text: str) -> None:
-    """Who has a password is not known: that is no proof that nobody has one."""
+    """If it is unknown who has a password, that does not mean that nobody has one."""
     closed = serial_login.gate(text, recovery=False)
     assert closed.why_open == ""
     assert "damaged" in closed.why_closed
@@ -78,7 +78,7 @@ def test_a_damaged_memory_closes_the_line(text: str) -> None:
 
 @pytest.mark.parametrize("state", ["absent", "unusable", "nonsense"])
 def test_a_lost_data_partition_closes_the_line(state: str, tmp_path: Path) -> None:
-    """The default configuration holds then, without users: the line stays closed all the same."""
+    """The default configuration without users is in force then, but the line stays closed."""
     record = tmp_path / "data-partition"
     record.write_text(f"{state}\n/dev/vdb: no superblock\n")
     for memory in (None, '{"uids": {}, "config": {"management": {}, "user": []}}'):
@@ -108,7 +108,7 @@ def test_nobody_becomes_root_by_a_number_in_the_memory() -> None:
 
 
 class Line:
-    """A person at the line who types `text`; "good" is everybody's password."""
+    """A user at the line who types `text`; "good" is the password of all users."""
 
     def __init__(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waits: list[float] = []
@@ -144,7 +144,7 @@ def test_who_has_not_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unknown_name_takes_as_long_and_is_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be a password, typed a line too early."""
+    """It may be a password typed at the wrong prompt."""
     line = Line("my secret\ngood\n", monkeypatch)
     assert line.ask() is None
     assert (line.log, line.compared) == ([("failed", "")], 1)
@@ -205,7 +205,7 @@ def test_what_is_written_down_is_read_back(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_session_there_is_noticed() -> None:
-    """No log tells of it, so its process is looked at."""
+    """No log reports it, so its process is checked."""
     sessions = Sessions()
     code = "import time; open('/proc/self/comm', 'w').write('bypass'); print(flush=True); time.sleep(100)"
     shell = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

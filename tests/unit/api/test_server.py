@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The control socket: what polite clients get, and that rude, slow or many clients harm nobody but themselves."""
+"""The control socket: answers to well-behaved clients, and that misbehaving or slow ones harm only themselves."""
 
 import asyncio
 import json
@@ -108,7 +108,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("method", "params", "who", "code", "message"), REFUSALS, ids=[str(r[4]) for r in REFUSALS])
 def test_refusals(method: str, params: object, who: Caller, code: int, message: str) -> None:
-    """Every refusal has its code and one clear line; a bug tells no internals."""
+    """Every refusal has its code and one clear line; a bug reveals no internals."""
     error = ask(method, params, who)["error"]
     assert error["code"] == code
     assert message in error["message"]
@@ -127,7 +127,7 @@ def test_errors_carry_kind_and_hint() -> None:
 
 
 def test_results() -> None:
-    """Results come back by id; times and paths as their text; a notification is not answered."""
+    """Results have their request's id; times and paths are text; a notification is not answered."""
     assert ask("echo", {"name": "a"}, request_id="k") == {"jsonrpc": "2.0", "id": "k", "result": {"name": "a"}}
     assert ask("odd")["result"] == {"time": "2s", "path": "/x"}
     assert "version" in ask("version.show")["result"]
@@ -136,7 +136,7 @@ def test_results() -> None:
 
 
 def test_schema_lists_what_is_there() -> None:
-    """The published schema holds every method with its parameters and role."""
+    """The published schema contains every method with its parameters and role."""
     schema = ask("api.schema")["result"]
     assert [method["name"] for method in schema["methods"]] == registry().names()
     mode = next(method for method in schema["methods"] if method["name"] == "mode")
@@ -167,7 +167,7 @@ def test_schema_lists_what_is_there() -> None:
     )
 )
 def test_any_json_is_answered(request_: object) -> None:
-    """Whatever JSON comes as a request, the answer is a response or nothing, never an exception."""
+    """For any JSON as a request, the answer is a response or nothing, never an exception."""
     response = asyncio.run(answer(registry(), request_, VIEWER))
     assert response is None or "error" in response or "result" in response
 
@@ -199,7 +199,7 @@ def serve(tmp_path: Path, scenario: Scenario) -> None:
 
 
 class Peer:
-    """A client made of bytes."""
+    """A client that sends and receives bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -222,7 +222,7 @@ class Peer:
 
 
 def test_served(tmp_path: Path) -> None:
-    """Requests are answered in order on one connection, and who asks is known from the kernel."""
+    """Requests are answered in order on one connection, and the caller is known from the kernel."""
 
     async def scenario(server: ControlServer, path: Path) -> None:
         peer = await Peer.connect(path)
@@ -241,7 +241,7 @@ def test_served(tmp_path: Path) -> None:
 
 
 def test_an_illegal_move_of_a_state_machine_ends_the_part_and_so_bypassd(tmp_path: Path) -> None:
-    """Every other bug costs its caller an answer; after this one nobody may go on."""
+    """Any other bug costs only its caller the answer; after this one bypassd must end."""
     made = registry()
 
     async def illegal(_: dict[str, Any]) -> object:
@@ -278,7 +278,7 @@ def test_batch(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_long_answers_leaves_the_loop_to_others(tmp_path: Path) -> None:
-    """A hundred answers that take ten milliseconds each: between two of them everybody else has a turn."""
+    """A hundred answers that take ten milliseconds each: other clients run between two of them."""
 
     async def slow(_: dict[str, Any]) -> object:
         began = time.thread_time()
@@ -335,7 +335,7 @@ def test_who_asks_for_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("junk", [b"\n", b"{\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"a":"\\ud800"}\n', b"nan\n"])
 def test_malformed_requests(tmp_path: Path, junk: bytes) -> None:
-    """What is no JSON is answered with a parse error, and the connection goes on."""
+    """Invalid JSON is answered with a parse error, and the connection continues."""
 
     async def scenario(_: ControlServer, path: Path) -> None:
         peer = await Peer.connect(path)
@@ -364,7 +364,7 @@ def test_oversized_request(tmp_path: Path) -> None:
 
 
 def test_too_many_clients(tmp_path: Path) -> None:
-    """The client after the last place is told so; a place that becomes free is usable again."""
+    """One client too many is refused with the reason; a freed connection can be used again."""
 
     async def scenario(server: ControlServer, path: Path) -> None:
         peers = [await Peer.connect(path) for _ in range(control.MAX_CLIENTS)]
@@ -382,7 +382,7 @@ def test_too_many_clients(tmp_path: Path) -> None:
 
 
 def test_places_and_requests_of_one_user_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user takes no more than his places, connecting anew brings no new requests; an administrator still gets in."""
+    """A user's connections are limited, reconnecting resets no budget; an administrator can still connect."""
     who = [Caller(1000, 1, "viewer", "mia")]
     monkeypatch.setattr(control, "peer", lambda link: who[0])
 
@@ -409,7 +409,7 @@ def test_places_and_requests_of_one_user_are_bounded(tmp_path: Path, monkeypatch
 
 
 def test_events_reach_subscribers(tmp_path: Path) -> None:
-    """Who subscribed gets events, who did not gets none, unknown topics are refused."""
+    """Subscribers get events, others get none, unknown topics are refused."""
 
     async def scenario(server: ControlServer, path: Path) -> None:
         follower, other = await Peer.connect(path), await Peer.connect(path)
@@ -426,7 +426,7 @@ def test_events_reach_subscribers(tmp_path: Path) -> None:
 
 
 def test_slow_subscriber_is_disconnected(tmp_path: Path) -> None:
-    """A subscriber that reads nothing blocks nobody, and is gone once too much waits for it."""
+    """A subscriber that does not read blocks nobody, and is disconnected once too much is unread."""
 
     async def scenario(server: ControlServer, path: Path) -> None:
         slow = socket.socket(socket.AF_UNIX)
@@ -475,7 +475,7 @@ def test_client_that_does_not_read_its_answers(tmp_path: Path, monkeypatch: pyte
 
 
 def test_silent_client_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that sends nothing, or half a line, gives its place back."""
+    """A client that sends nothing, or half a line, is disconnected."""
     monkeypatch.setattr(connection, "IDLE", 0.1)
 
     async def scenario(_: ControlServer, path: Path) -> None:
@@ -508,7 +508,7 @@ def test_cannot_listen_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_kernel_tells_the_groups_of_the_peer() -> None:
-    """What a role hangs on: a child with groups of its own connects, and they are what the kernel says."""
+    """Roles depend on groups: a child with groups of its own connects, and the kernel reports them."""
     code = (
         "import os, socket, sys; os.geteuid() == 0 and os.setgroups([900, 902]); "
         "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(*os.getgroups(), flush=True); "

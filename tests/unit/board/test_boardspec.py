@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Boards and processors as data: a made-up board and processor change every command that is built for them."""
+"""Boards and processors as data: a fictional board and processor change every command that is built for them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def describe(root: Path, **files: str) -> BoardSpec:
 
 @pytest.fixture
 def made(tmp_path: Path) -> BoardSpec:
-    """A board that is nothing like the reference board."""
+    """A board that differs in everything from the reference board."""
     return describe(tmp_path)
 
 

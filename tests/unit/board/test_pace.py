@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What follows from the speed of the emulation: longer waits, less traffic, and never a claim that is weaker."""
+"""What follows from the speed of the emulation: longer waits and less traffic, but never weaker claims."""
 
 from __future__ import annotations
 

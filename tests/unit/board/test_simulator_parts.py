@@ -288,7 +288,7 @@ def test_emulator_built_with_the_image_is_used(tmp_path: Path) -> None:
 
 @pytest.fixture
 def lost() -> list[str]:
-    """What was told of shells that ended."""
+    """Reports of shells that ended."""
     return []
 
 

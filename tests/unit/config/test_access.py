@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tables about access: what is good loads, what is wrong is named, and no secret leaves with a text."""
+"""Tables about access: valid ones load, errors are named, and no text reveals a secret."""
 
 import pytest
 

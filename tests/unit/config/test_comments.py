@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Comments go and stay with the table that they stand above; what stands by itself stays where something stays."""
+"""Comments belong to the table below them; free-standing ones stay."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_table_moves_with_its_comments() -> None:
 
 
 def test_what_stands_by_itself_stays() -> None:
-    """Whichever table beside it goes, or moves away."""
+    """Whichever adjacent table is deleted or moved."""
     text = HEAD + VOICE + LOOSE + WEB + REST
     assert changed(text, gone("rule", "web")) == HEAD + VOICE + LOOSE + REST
     assert changed(text, gone("rule", "voice")) == HEAD + LOOSE + WEB + REST
@@ -96,7 +96,7 @@ def test_a_nested_table_belongs_to_its_own() -> None:
 
 
 def test_rules_between_other_tables() -> None:
-    """tomlkit puts them together; each keeps its comment."""
+    """tomlkit merges them; each keeps its comment."""
     system = '# by the door\n[system]\nhostname = "wire1"\n\n'
     left = changed(HEAD + VOICE + system + WEB + REST, gone("rule", "web"))
     assert "law" not in left
@@ -124,7 +124,7 @@ def test_a_new_table_takes_no_comment() -> None:
     ],
 )
 def test_a_text_is_as_it_was(text: str) -> None:
-    """Whatever form it has: nothing is moved or lost by being read."""
+    """In any form: reading moves or loses nothing."""
     assert comments.parse(text).as_string() == text
 
 

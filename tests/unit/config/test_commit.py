@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The engine of commits: order of the steps, going back, disks that refuse, pending ones that run out. Files are real.
+"""The commit engine: order of the steps, rollback, failing disks, expiry of pending commits. Files are real.
 
-The parts of the appliance are steps that write down what they are asked for; tests/datapath/test_commit.py has the real
-ones.
+The appliance's parts are steps that record their calls; tests/datapath/test_commit.py has the real ones.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class World:
         return self.look()
 
     def clock(self) -> int:
-        """Every look at it is later: a proof ends, and no test waits."""
+        """A clock that advances at every reading, so that no test waits."""
         self.now += SECOND // 50
         return self.now
 
@@ -173,7 +172,7 @@ def test_when_going_back_fails_bypassd_starts_anew(world: World) -> None:
 
 
 class RefusingDisk(Disk):
-    """Takes what is staged, and refuses to put it in place."""
+    """Accepts staged files, but fails to put them in place."""
 
     refuse = False
 
@@ -244,7 +243,7 @@ def test_more_time_and_another_change_while_pending(world: World) -> None:
 
 
 def test_another_provisional_commit_includes_the_first(world: World) -> None:
-    """Its author is told; what is rolled back are both."""
+    """Its author is told; both are rolled back."""
     world.commit(confirmed_s=60)
     said = world.commit(NEW.replace("new", "other"), confirmed_s=60)
     assert said.endswith("rolled back, with the changes that were awaiting confirmation before")

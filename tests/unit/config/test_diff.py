@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a change is, from when it counts, and what it means for traffic; the judgement after a commit."""
+"""What a change is, when it takes effect, and what it means for traffic; the verdict after a commit."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def around(text: str) -> list[tuple[str, str]]:
 
 
 def test_frames_that_go_around_a_rule() -> None:
-    """Which, and how to lead them in; a warning where the rule blocks. What is looked through is not named again."""
+    """Which ones, and how to include them; a warning if the rule blocks. Covered encapsulations are not named."""
     ((severity, what),) = around('match = "tcp port 80"')
     assert severity == "note"
     assert what == (
@@ -292,7 +292,7 @@ def test_through_without_a_match_means_nothing() -> None:
 
 
 def test_frames_that_another_rule_leads_in_go_around_none() -> None:
-    """What a catch-all rule behind it inspects is no gap; what one leads straight is."""
+    """Frames that a later catch-all rule inspects are no gap; frames that it sends straight are."""
     behind = '[[rule]]\nname = "all"\nsegment = "main"\npath = ["ips1"]\n'
     assert not [f for f in lint(config(BASE + behind)) if f.where == "rule web: match"]
     straight = behind.replace('["ips1"]', "[]")
@@ -307,7 +307,7 @@ def test_control_frames_that_no_rule_takes_are_no_finding() -> None:
 
 
 def test_a_rule_that_blocks_from_the_commit_on() -> None:
-    """Its guest is there, and not available at this moment; another one behind the same name is enough."""
+    """Its guest exists but is not available now; another member of the same group is enough."""
     block = ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"')
     (found,) = [f for f in lint(config(BASE, block), None, {"ips1": "failed"}) if f.where == "rule web: on_unavailable"]
     assert found.severity == "warning"

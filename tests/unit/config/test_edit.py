@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Editing by words: places, values, errors, completion; comments and order that survive; and back to `set` lines."""
+"""Editing by words: paths, values, errors, completion; comments and order are kept; and back to `set` lines."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the table of keys says is what the code does: from when a change counts, for every key of the data path."""
+"""The table of keys agrees with the code: when a change takes effect, for every key of the data path."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class Attaching:
 
 
 def test_keys_that_touch_the_ports_are_announced_so(tmp_path: Path) -> None:
-    """A segment's relay closes, or its ports are attached anew, exactly for the keys that say so."""
+    """A segment's relay closes, or its ports are reattached, exactly for the keys that say so."""
     closes, attaches = set(), set()
     segment = CONFIG.segment[0]
     for key, node in variants("segment"):

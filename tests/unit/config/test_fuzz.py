@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Whatever comes in: the configuration loader, the words of `configure`, the command parser and the control socket.
 
-Bounded runs of hypothesis. Nothing but the named errors may come out, nothing may hang, and memory stays bounded.
+Bounded runs of hypothesis. Only the named errors may occur, nothing may hang, and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def test_control_socket_answers_anything(lines: list[bytes]) -> None:
 
 @pytest.mark.usefixtures("bounded_memory")
 def test_rude_clients_block_nobody(tmp_path: Path) -> None:
-    """Half a request, an endless line, answers nobody reads, an end in the middle: the polite one is answered."""
+    """Half a request, an endless line, unread answers, an aborted connection: other clients are still answered."""
 
     async def scenario() -> None:
         registry = Registry()

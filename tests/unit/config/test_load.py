@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Configuration: the design's example loads, each class of error is found and named, nothing else ever comes out."""
+"""Configuration: the design's example loads, each class of error is found and named, and no other exception occurs."""
 
 import re
 import sys
@@ -243,13 +243,13 @@ def test_several_errors_in_one_run_with_lines() -> None:
 
 
 def test_lines_are_not_fooled_by_multi_line_text() -> None:
-    """What looks like a key inside a multi-line string is no key."""
+    """Text that looks like a key inside a multi-line string is not a key."""
     text = '[[guest]]\nname = "g"\ncmdline = """\ncpus = 1\n"""\nkernel = "k"\ncpus = 0\n'
     assert str(check(text, filters=False)[0]).endswith("(line 7)")
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    """A file that is not there, a folder, bytes that are no text, and a giant are errors of the same form."""
+    """A missing file, a folder, binary data and an oversized file are errors of the same form."""
     with pytest.raises(ConfigError, match=r"none\.toml: file: cannot be read: No such file or directory"):
         load(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="file: cannot be read: Is a directory"):
@@ -281,7 +281,7 @@ def test_filters_are_compiled_and_named() -> None:
 
 
 def test_missing_libpcap_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without libpcap filters are not silently taken as good."""
+    """Without libpcap, filters are not silently accepted."""
     monkeypatch.delattr("appliance.filter.compiler", raising=False)
     monkeypatch.setitem(sys.modules, "appliance.filter.compiler", None)
     found = check(GOOD)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The configurations on the disk: history, pending, and the power cut between any two system calls.
 
-The disk of the power cut is real files plus a memory of what was synced. At the cut everything that was not synced is
-lost, kept, or torn, each a world of its own; in every one of them the appliance must find the old or the new text.
+The disk is real files plus a record of what was synced. At a power cut everything that was not synced is lost, kept or
+torn, in all combinations; in each of them the appliance must find the old or the new text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OLD, NEW = '[system]\nhostname = "old"\n', '[system]\nhostname = "new"\n' + "# m
 
 
 class PowerCut(BaseException):
-    """The machine is gone; no handler runs any more."""
+    """The power is cut; no handler runs any more."""
 
 
 class CutDisk(Disk):
@@ -254,7 +254,7 @@ def test_power_cut_in_a_confirmation(tmp_path: Path) -> None:
 
 
 def test_the_cut_disk_finds_a_write_in_place(tmp_path: Path) -> None:
-    """The test is worth something: a writer that does not stage is caught."""
+    """The test can fail: a writer that does not stage is caught."""
 
     def careless(store: Store) -> None:
         system: Disk = store._disk

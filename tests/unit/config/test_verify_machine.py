@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest's machine may not be: one error a mistake, and good machines that are let through."""
+"""Invalid machines of guests: one error per mistake, and valid machines are accepted."""
 
 from __future__ import annotations
 

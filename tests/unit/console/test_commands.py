@@ -166,7 +166,7 @@ HABITS = [
 
 @pytest.mark.parametrize(("line", "says"), HABITS, ids=[line for line, _ in HABITS])
 def test_what_other_appliances_call_it(line: str, says: str) -> None:
-    """Commands typed by habit are answered with the right one."""
+    """Commands of other appliances are answered with the right one."""
     with pytest.raises(UsageError) as caught:
         parse(tokenize(line)[0], ROWS)
     assert says in str(caught.value)
@@ -174,7 +174,7 @@ def test_what_other_appliances_call_it(line: str, says: str) -> None:
 
 @pytest.mark.parametrize(("line", "expected"), BAD, ids=[line for line, _ in BAD])
 def test_refused(line: str, expected: str) -> None:
-    """What is no command is refused with the reason and what is possible."""
+    """A line that is not a command is refused with the reason and the possible words."""
     with pytest.raises(UsageError) as caught:
         words(line)
     assert str(caught.value).startswith(expected)
@@ -206,7 +206,7 @@ FOLLOWING = [
 
 @pytest.mark.parametrize(("line", "expected"), FOLLOWING, ids=[line or "(nothing)" for line, _ in FOLLOWING])
 def test_what_may_follow(line: str, expected: list[str]) -> None:
-    """`?` and Tab offer exactly what the parser would take."""
+    """`?` and Tab offer exactly what the parser would accept."""
     assert [item.text for item in complete(line)[2]] == expected
 
 

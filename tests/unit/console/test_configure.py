@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`configure` as a person uses it: on a terminal, and as lines that count as one. The configuration is real."""
+"""`configure` in use: on a terminal, and as lines that are applied as one change. The configuration is real."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def terminal(request: pytest.FixtureRequest, daemon: ConfigDaemon) -> Iterator[T
 
 
 def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
-    """Levels, keys and names from bypassd, what is different and what it means, a commit with its phases."""
+    """Levels, keys and names from bypassd, differences and their effects, a commit with its phases."""
     terminal.type("configure\r")
     terminal.until("[inline] configure#")
     terminal.type("edit ru\tw\t\r")
@@ -75,7 +75,7 @@ def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
 
 
 def test_awaiting_confirmation(terminal: Terminal, daemon: ConfigDaemon) -> None:
-    """The prompt counts down; what is not confirmed is rolled back, what is confirmed stays. The unit is told."""
+    """The prompt counts down; an unconfirmed commit is rolled back, a confirmed one stays. The unit is shown."""
     terminal.type("configure\rset system hostname wire2\rcommit confirmed 600\r")
     terminal.until("note: 600 means 600 SECONDS; for minutes type 600min")
     terminal.until("committed provisionally; confirm within 600 s or it will be rolled back")
@@ -97,7 +97,7 @@ def test_awaiting_confirmation(terminal: Terminal, daemon: ConfigDaemon) -> None
 
 
 def test_two_administrators(daemon: ConfigDaemon) -> None:
-    """The second is told who holds the candidate; he may take it, and the first is told at his next step."""
+    """The second user sees who holds the candidate and may take it over; the first one is told at the next command."""
     first, second = Terminal(daemon.path, "dumb"), Terminal(daemon.path, "dumb")
     for one in (first, second):
         one.until("[inline]>")
@@ -190,7 +190,7 @@ ALL_OR_NOTHING = [
 
 @pytest.mark.parametrize(("lines", "code", "says"), ALL_OR_NOTHING, ids=[says for _, _, says in ALL_OR_NOTHING])
 def test_all_or_nothing(daemon: ConfigDaemon, lines: str, code: int, says: str) -> None:
-    """Whatever fails, whichever line: the running, the startup and the candidate configuration are as before."""
+    """If any line fails: the running, the startup and the candidate configuration are unchanged."""
     daemon.refuse = "the kernel says no"
     done = bypass("configure", sock=daemon.path, stdin=lines)
     assert (done.returncode, says in done.stderr) == (code, True), done
@@ -233,7 +233,7 @@ def test_one_line(daemon: ConfigDaemon) -> None:
 
 
 def test_somebody_elses_changes_are_not_committed_along(daemon: ConfigDaemon) -> None:
-    """A script refuses to begin on a candidate that holds other work, and says how to get rid of it."""
+    """A script refuses to begin on a candidate with other changes, and says how to discard them."""
     terminal = Terminal(daemon.path, "dumb")
     terminal.until("[inline]>")
     terminal.type("configure\rset system hostname half\rexit\r")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The console as a person meets it: one-shot commands with their exit codes, scripts, and the shell on a real pty.
+"""The console in use: one-shot commands with their exit codes, scripts, and the shell on a real pty.
 
-Every test talks to a real ControlServer with made-up handlers (fake_daemon.py); nothing of the console is replaced.
+Every test uses a real ControlServer with fake handlers (fake_daemon.py); no part of the console is replaced.
 """
 
 import io
@@ -89,7 +89,7 @@ def test_what_is_asked_arrives(daemon: FakeDaemon) -> None:
 
 
 def test_without_a_daemon(tmp_path: Path) -> None:
-    """Exit code 3, the cause and what to do, for each way in which it may be away."""
+    """Exit code 3, the cause and what to do, for each way in which bypassd may be unreachable."""
     gone = bypass("show", "status", sock=tmp_path / "none")
     assert gone.returncode == 3
     assert "bypassd is not running (" in gone.stderr
@@ -98,7 +98,7 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     with FakeDaemon(tmp_path / "s") as made:
         made._server._path = tmp_path / "other"  # so that stop leaves the socket file behind
     refused = bypass("show", "status", sock=tmp_path / "s")
-    assert (refused.returncode, "nobody listens" in refused.stderr) == (3, True)
+    assert (refused.returncode, "nothing listens" in refused.stderr) == (3, True)
     with pytest.raises(UnreachableError, match="did not answer"), FakeDaemon(tmp_path / "t") as made:
         Client(str(made.path)).call("guest.drain", {"name": "ips1"}, wait=0.1)
 
@@ -229,7 +229,7 @@ def test_commit_check_points_at_the_place_too() -> None:
 
 
 def test_a_terminal_is_not_flooded(daemon: FakeDaemon) -> None:
-    """A person gets the newest 20 transitions unless he asks for more; a pipe and a file get all."""
+    """A terminal shows the newest 20 transitions by default; a pipe and a file get all."""
     cases = ((80, "show transitions", 20), (80, "show tr 25", 25), (80, "show tr | c", 30), (0, "show transitions", 30))
     for width, line, expected in cases:
         out = io.StringIO()
@@ -311,7 +311,7 @@ def test_serial_line_of_unknown_size(daemon: FakeDaemon, term: str) -> None:
 
 
 def test_a_paste_does_not_ask_for_the_state_at_each_line(daemon: FakeDaemon) -> None:
-    """Nobody reads the prompts in the middle of it, and each costs a question; the last one is of now."""
+    """Prompts during a paste are not updated, because each would cost a request; the last one is current."""
     asked: list[str] = []
 
     async def status(_: dict[str, Any]) -> object:
@@ -345,7 +345,7 @@ def test_little_is_sent_per_key(daemon: FakeDaemon) -> None:
 
 
 def test_ctrl_c_at_a_question_says_that_it_is_cancelled(daemon: FakeDaemon) -> None:
-    """Nothing was asked of bypassd then, so nothing may still happen."""
+    """No request was sent to bypassd, so none can still be pending."""
 
     async def show(_: dict[str, Any]) -> object:
         return {"data": {"user": [{"name": "admin"}]}}
@@ -363,7 +363,7 @@ def test_ctrl_c_at_a_question_says_that_it_is_cancelled(daemon: FakeDaemon) -> N
 
 
 def test_bypass_in_the_banner(tmp_path: Path) -> None:
-    """Who logs in while the relay is closed is told before anything else."""
+    """A login while the relay is closed shows that before anything else."""
     with FakeDaemon(tmp_path / "s", relay="bypass") as made:
         terminal = Terminal(made.path, "vt100")
         terminal.until("*** BYPASS *** segment main: operator (requested by an operator)")
@@ -372,7 +372,7 @@ def test_bypass_in_the_banner(tmp_path: Path) -> None:
 
 
 def test_shell_without_a_daemon(tmp_path: Path) -> None:
-    """The shell works without bypassd, says what is wrong, and notices by itself when it is back."""
+    """The shell works without bypassd, says what is wrong, and detects by itself when it is back."""
     sock = tmp_path / "control.sock"
     terminal = Terminal(sock, "vt100")
     terminal.until("*** STATE UNKNOWN *** bypassd is not running")
@@ -387,7 +387,7 @@ def test_shell_without_a_daemon(tmp_path: Path) -> None:
 
 
 def test_nobody_types(daemon: FakeDaemon) -> None:
-    """A session in which nobody types ends, with the reason, and with exit code 0."""
+    """An idle session ends, with the reason, and with exit code 0."""
     os.environ["BYPASS_IDLE_S"] = "0.5"
     try:
         terminal = Terminal(daemon.path, "xterm")
@@ -439,7 +439,7 @@ def test_a_long_text_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None
 
 
 def test_terminal_said_to_be_dumb(daemon: FakeDaemon) -> None:
-    """From the command on nothing but text is sent, and back again."""
+    """After the command only text is sent, and the command also undoes that."""
     terminal = Terminal(daemon.path, "xterm")
     terminal.until("]>")
     terminal.type("terminal dumb on\rshow version\r")

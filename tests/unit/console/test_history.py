@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What was typed is kept from session to session, for its owner alone, and not for ever."""
+"""The history is kept from session to session, readable only by its owner, and bounded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Ctrl-C as an event: it is seen by who sleeps in poll, whenever it comes."""
+"""Ctrl-C as an event: it always wakes a process that sleeps in poll."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_all_is_as_before_afterwards() -> None:
 
 
 def test_a_second_ctrl_c_ends_what_hangs() -> None:
-    """Whoever should have ended after the first one did not."""
+    """The command that should have ended after the first one did not."""
     with Interrupt() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.happened

@@ -65,7 +65,7 @@ def test_it_fits_whatever_is_there(columns: int, rows: int, odd: Any) -> None:
 
 
 def test_bypass_is_the_first_thing_on_the_screen() -> None:
-    """A relay that is not inline stands above everything else."""
+    """A relay that is not inline is shown above everything else."""
     board = Dashboard()
     away = [{**SEGMENT, "relay": "bypass", "cause": "operator"}]
     board.add(sample(1.0, 1, segments=away))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The dashboard and the alert rules ask only for metrics that there are, with labels that they have."""
+"""The dashboard and the alert rules use only existing metrics, with existing labels."""
 
 from __future__ import annotations
 

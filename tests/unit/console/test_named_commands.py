@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A message that tells somebody what to type names a command that there is, in words that are understood."""
+"""A message that tells the user what to type names an existing command, in words that the parser accepts."""
 
 from __future__ import annotations
 

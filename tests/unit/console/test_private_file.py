@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files that commands write: their owner's alone, never over another, whole or not there."""
+"""Files that commands write: readable only by their owner, never overwriting another, complete or absent."""
 
 import errno
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_half_a_file_is_removed(tmp_path: Path, error: BaseException) -> None:
-    """A full disk is told as a refusal; whatever ends the work half way leaves nothing."""
+    """A full disk is reported as a refusal; an interrupted write leaves nothing."""
 
     def work() -> None:
         with whole(tmp_path / "f") as out:

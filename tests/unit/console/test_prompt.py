@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Questions at a terminal: what must not be seen is not seen from the moment that it is asked for."""
+"""Questions at a terminal: a secret is not echoed from the moment of its prompt on."""
 
 from __future__ import annotations
 

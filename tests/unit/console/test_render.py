@@ -35,7 +35,7 @@ def test_status_inline() -> None:
 
 
 def test_status_bypass_cannot_be_missed() -> None:
-    """A relay that is not inline is shouted at the top, with cause and what it means, with and without colour."""
+    """A relay that is not inline is prominent at the top, with cause and meaning, with and without colour."""
     text = render("status", with_relay("bypass", "relay_missing"))
     assert text.splitlines()[1] == (
         "*** BYPASS *** segment main: relay_missing "
@@ -57,7 +57,7 @@ def test_status_without_segments_and_with_bad_configuration() -> None:
 
 
 def test_detail_of_a_cause_wins_over_its_general_text() -> None:
-    """What the appliance knows is shown; a cause nobody knows is shown as it is."""
+    """A known cause is explained; an unknown one is shown unchanged."""
     assert "relay_missing (no line x)" in banner(with_relay("bypass", "relay_missing", "no line x"))
     assert "segment main: gremlins" in banner(with_relay("bypass", "gremlins"))
 
@@ -87,7 +87,7 @@ def test_everything_that_keeps_a_segment_from_being_inline_is_told() -> None:
 
 
 def test_an_inline_segment_that_cannot_carry_everything_says_so() -> None:
-    """The relay is inline, and the cause that frames do not cross is outside: nobody should have to guess."""
+    """The relay is inline, and the cause that frames do not cross is outside: it is shown."""
     row = {**SEGMENT, "relay": "inline", "attach": "xdp", "attach_why": "both ports have native XDP"}
     lost = {**row, "cause": "link_down", "detail": "lan0 has no link"}
     assert render("segments", [lost]).splitlines()[-1] == "main: link_down (lan0 has no link)"
@@ -122,7 +122,7 @@ def test_table() -> None:
 
 
 def test_table_on_a_narrow_terminal() -> None:
-    """The columns that have no room stand below their row in words, and nothing is cut off or lost."""
+    """Columns that do not fit are printed below their row as text, and nothing is cut off or lost."""
     row = {"when": "2026-01-02 03:04:05.678", "what": "guest ips1", "from": "available", "to": "stopped",
            "cause": "operator", "detail": "stopped by admin at 192.0.2.7 over SSH"}  # fmt: skip
     quiet = {**row, "to": "starting", "cause": "starting", "detail": None}
@@ -198,7 +198,7 @@ VIEWS = [
     ("segments", [], "no segments are configured"),
     ("segments", [{"name": "main", "relay": "inline", "attach": "xdp", "attach_why": "ok", "link_local": "rules"}],
      ("SEGMENT  RELAY   ATTACH\nmain     inline  xdp\n\nmain: attached by xdp: ok\n"
-      "main: link-local control frames go as the rules say")),
+      "main: link-local control frames follow the rules")),
     ("segments", [{"name": "main", "relay": "inline", "attach": "tc", "attach_why": "lan0 (e1000e): no native XDP"}],
      ("SEGMENT  RELAY   ATTACH\nmain     inline  tc\n\n"
       "main: attached by tc: lan0 (e1000e): no native XDP")),
@@ -256,7 +256,7 @@ def test_views(view: str, data: Any, expected: str) -> None:
 
 
 def test_durations() -> None:
-    """Times as a person says them."""
+    """Times in readable form."""
     assert [duration(s) for s in (0, 59.9, 60, 3599, 3600, 90061, None)] == [
         "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "1 d 1 h", "-",
     ]  # fmt: skip

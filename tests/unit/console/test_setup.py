@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The first-boot setup and the password command: what answers change, what is not taken, all or nothing.
+"""The first-boot setup and the password command: what answers change, what is refused, all or nothing.
 
-The daemon stands behind the client's one method; the person is a text.
+The daemon is a fake behind the client's one method; the user is a text.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a person sees of management, events and sessions; what does not work comes first; odd data harms nothing."""
+"""The views of management, events and sessions; failures come first; unexpected data does no harm."""
 
 from __future__ import annotations
 

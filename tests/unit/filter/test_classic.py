@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Filters as libpcap compiles them: what is refused and how, and the interpreter held against libpcap itself."""
+"""Filters as compiled by libpcap: what is refused and how, and the interpreter compared with libpcap itself."""
 
 from __future__ import annotations
 

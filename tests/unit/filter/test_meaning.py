@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Filters mean what they say: held against an interpreter of libpcap's code before its optimiser had it."""
+"""Filters have their documented meaning: compared with an interpreter of libpcap's unoptimised code."""
 
 from __future__ import annotations
 

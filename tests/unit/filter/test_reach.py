@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Filters that can never be the first to take a frame: what is found, and that it is always true."""
+"""Filters that can never be the first to match a frame: which are found, and that this is always true."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ FRAMES = crafted_frames()
 
 
 def test_the_time_is_bounded_and_what_is_left_is_told() -> None:
-    """No filter is called hidden for want of time; the easy ones are found without any."""
+    """A timeout never makes a filter count as hidden; easy cases are found without any search."""
     filters = [compile_filter(text) for text in ["tcp", "tcp port 80", "udp", "udp", ""]]
     found = unreachable(filters, seconds=-1)
     assert found.hidden == {3: (2,)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Words that move what follows them: what is said of a text, held against what libpcap makes of it."""
+"""Keywords that shift the offsets of what follows: warnings about a filter, compared with libpcap's code for it."""
 
 from __future__ import annotations
 

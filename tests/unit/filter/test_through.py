@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a filter looks through: it takes a wrapped frame when it takes what is inside, and nothing less than before."""
+"""`through`: a filter also matches an encapsulated frame if it matches the inner one, and no less than before."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_frames_and_their_lengths_on_the_wire(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", BAD)
 def test_frames_before_a_fault_and_then_the_fault(name: str, tmp_path: Path) -> None:
-    """Whole frames come first, then one error that names the file."""
+    """Complete frames come first, then one error that names the file."""
     data, count, words = BAD[name]
     (tmp_path / "file").write_bytes(data)
     found: list[Captured] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent's wishes: granted within what the administrator allows, refused with a reason, never a burden."""
+"""The agent's requests: granted within the administrator's limits, refused with a reason, never a burden."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from appliance.steering.overlay_editor import GuestPolicy, compile_filter
 
 
 class Host:
-    """A guest as its agent sees it."""
+    """A guest from the side of its agent."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, object]] = []
@@ -154,7 +154,7 @@ def test_a_refusal_says_why_and_changes_nothing(host: Host) -> None:
 
 
 def test_of_many_filters_only_the_newest_is_tried(host: Host) -> None:
-    """A flood of registrations costs its agent the answers, not the policy a compilation each."""
+    """A flood of registrations costs the agent its answers, but not one compilation of the policy each."""
 
     async def body() -> None:
         agent = Agent("ips1", host)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Control groups of guests: what is asked of the kernel, and what a kernel without them costs (nothing but a warning).
+"""Control groups of guests: requests to the kernel, and that a kernel without them only causes a warning.
 
-A folder stands for the kernel's file system, as far as it goes; the board's tests have the real one.
+A folder replaces the kernel's file system; the board's tests use the real one.
 """
 
 from __future__ import annotations

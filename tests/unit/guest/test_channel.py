@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent channel: what a guest may send, and what becomes of everything else."""
+"""The agent channel: what a guest may send, and what happens to everything else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_pieces_do_not_matter(cuts: list[int]) -> None:
 
 @given(st.lists(st.binary(max_size=3 * LINE_BYTES), max_size=5))
 def test_noise_is_counted_and_forgotten(noise: list[bytes]) -> None:
-    """Whatever comes, nothing is raised, no more than a line is kept, and the next whole line is understood."""
+    """For any input, nothing is raised, at most one line is kept, and the next complete line is understood."""
     inbox, now = Inbox(), 0
     for piece in noise:
         inbox.feed(now, piece)
@@ -124,7 +124,7 @@ def test_commands_reach_the_guest_and_messages_us(tmp_path: Path) -> None:
     "flood", [b"\xff\x00" * 50_000, b"{}\n" * 30_000, BEAT * 2000], ids=["noise", "lines", "beats"]
 )
 def test_a_flood_is_read_at_a_limited_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flood: bytes) -> None:
-    """Whatever it is made of, the time that is given to others between two reads grows with what was read."""
+    """The pause for others between two reads grows with the amount read, whatever its content."""
     slept: list[float] = []
 
     async def body() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest's serial line: logged within bounds, shown to who is attached, typed into, and left by the escape key."""
+"""A guest's serial line: bounded log, output and input of attached users, and the escape key."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_log_is_set_aside_and_stays_bounded(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_two_people_see_the_same_and_both_may_type(tmp_path: Path) -> None:
-    """The second one is shown what came before; who leaves does not end the line."""
+    """The second user gets the earlier output; leaving does not end the line."""
 
     async def body() -> None:
         heard: asyncio.Queue[bytes] = asyncio.Queue()
@@ -145,11 +145,11 @@ def test_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_a_guest_that_does_not_run_is_silent_and_that_is_said(tmp_path: Path) -> None:
-    """Waiting for its first words is what somebody may want; who does not know waits for nothing."""
+    """A user may want to wait for its first output, but should know that there is none yet."""
     with FakeDaemon(tmp_path / "s") as daemon:
         words = ["-m", "console", "--socket", str(daemon.path), "guest", "ips2", "console"]
         child = pexpect.spawn(sys.executable, words, timeout=20, encoding="utf-8")
-        child.expect_exact("guest ips2 is failed: what it prints shows when it runs")
+        child.expect_exact("guest ips2 is failed: its output appears once it runs")
         child.send("\x1d")
         child.expect(pexpect.EOF)
         child.close()

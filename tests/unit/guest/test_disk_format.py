@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The format of a guest's disk: as its import or its first start found it, whatever the guest wrote since."""
+"""The format of a guest's disk: as found at its import or first start, whatever the guest has written since."""
 
 from __future__ import annotations
 

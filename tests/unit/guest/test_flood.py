@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest can send without end: QEMU's events, agent messages, serial output. None of it keeps the event loop.
+"""What a guest can send without end: QEMU's events, agent messages, serial output. None of it blocks the event loop.
 
-The sender is a process of its own at the other end of the real socket. What is measured is the processor time of each
-callback, so that a busy machine does not count.
+The sender is a separate process at the other end of the real socket. The processor time of each callback is measured,
+so that other load on the machine does not matter.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def test_a_flood_of_qemu_events(tmp_path: Path) -> None:
 
 
 def test_the_sieve() -> None:
-    """Answers always pass, events by name at their pace; what nobody wants is not even counted."""
+    """Answers always pass, events at their rate by name; unwanted ones are not even counted."""
     sieve = Sieve()
     event = b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "%s", "data": {}}\n'
     assert sieve.feed(0, b'{"return": {}}\n' * 50) == [b'{"return": {}}'] * 50

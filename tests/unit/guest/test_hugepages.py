@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The pool of huge pages: what is added for whom, what is given back, and what a guest is told that gets none."""
+"""The pool of huge pages: additions for guests, returned pages, and the warning for a guest that gets none."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_the_next_bypassd_gives_back_what_this_one_added(tmp_path: Path) -> None
 
 
 def test_scattered_memory_is_moved_together_once(tmp_path: Path) -> None:
-    """When that does not help either, the pool is as it was, and the guest is told what there was."""
+    """If that does not help either, the pool is unchanged, and the guest's warning says what was available."""
     kernel = Memory(EMPTY, scattered=12, together=100)
     assert start(Pool(tmp_path / "kept", kernel), "a", 64 * MIB) == (64 * MIB, "")
     kernel = Memory(EMPTY, scattered=12)

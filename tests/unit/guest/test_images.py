@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Images: what is taken and what is refused and why, that half an import leaves nothing, and the way back.
+"""Images: which are accepted or refused and why, that an incomplete import leaves nothing, and undo.
 
 The real helper process and the real qemu-img; disks that are full are small tmpfs.
 """
@@ -327,7 +327,7 @@ def test_a_disk_that_fills_up_meanwhile(small_disk: Path, tmp_path: Path, monkey
 
 @ROOT
 def test_what_the_caller_cannot_read_is_not_imported(images: Images, tmp_path: Path) -> None:
-    """The daemon is root; who asks is not."""
+    """The daemon is root; the caller is not."""
     secret = Path("/tmp") / f"tw-secret-{os.getpid()}"
     secret.write_bytes(b"s" * 512)
     secret.chmod(0o600)

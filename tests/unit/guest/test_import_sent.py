@@ -138,7 +138,7 @@ def test_what_is_wrong_at_sight_is_told_before_all_of_it_came(store: Store) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_cut_off_half_way(store: Store, number: signal.Signals) -> None:
-    """Whoever sends is stopped or killed: what came is no image, however whole it looks."""
+    """The sender is stopped or killed: the received part is not an image, however complete it looks."""
     with store.start() as command:
         assert command.stdin is not None
         command.stdin.write(raw_disk(b"x", 4 * MIB))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Both guest agents against the real host's half, over a terminal that stands for the virtio-serial port."""
+"""Both guest agents with the real host side, over a terminal in place of the virtio-serial port."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AGENTS = [
 
 @dataclass
 class Host:
-    """The host's end: the real conversation, with wishes noted instead of carried out."""
+    """The host's end: the real conversation, with requests recorded instead of executed."""
 
     port: int
     inbox: Inbox = field(default_factory=Inbox)

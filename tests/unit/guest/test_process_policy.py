@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""When a guest's process is wanted and what follows when it ends: rows of a state, an end, and what becomes of both."""
+"""When a guest's process should run, and what follows its end: rows of a state, an end, and the result."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_commit_that_repairs_a_crash_loop_resets_the_back_off(bench: Bench) ->
 
 
 def test_an_order_that_changes_nothing_resets_nothing(bench: Bench) -> None:
-    """Somebody who orders a start again and again does not hide a crash loop, and stops nothing."""
+    """Repeated orders to start do not hide a crash loop, and stop nothing."""
     bench.reach(HopState.STARTING)
     bench.policy.ended(SECOND, NEVER_ANSWERED)
     bench.wanted = None

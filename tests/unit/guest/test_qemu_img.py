@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an image can make qemu-img take: processor time, time, memory, output. Each ends it, with its own words.
+"""Resources that an image can make qemu-img use: processor time, time, memory, output. Each limit ends it by name.
 
-The image that exhausts is for the real qemu-img; what it cannot be made to do by a small file, a program of its name
-does.
+The exhausting image is for the real qemu-img; a program of the same name does what no small file can make it do.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""When a guest is started again after it ended: policy, back-off, crash loop, and what is forgiven."""
+"""When a guest is restarted after it ended: policy, back-off, crash loop, and what resets them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who starts before whom, and that waiting ends by what happens and not by time."""
+"""The order in which guests start, and that waiting ends by events and not by time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""board.toml: the reference board is good, and what is wrong is said in one line that names file and place."""
+"""board.toml: the reference board is valid, and an error is one line that names file and position."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_finding() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('pci = "0000:00:10.0"', "", "port lan0: give exactly one"),
+        ('pci = "0000:00:10.0"', "", "port lan0: set exactly one"),
         ('pci = "0000:00:10.0"', 'pci = "10.0"', "pci"),
         ('mac = "02:00:00:00:00:01"', 'mac = "x"', "mac"),
         ('"wan0"\nmac', '"lan0"\nmac', "used twice"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A machine that crashes again and again: how often it goes inline, when it stops trying, and what leads out again."""
+"""A machine that crashes repeatedly: how often it goes inline, when it stops trying, and what ends that."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_without_a_data_partition_the_records_in_pstore_are_the_history(tmp_path
 
 
 def test_a_crash_before_the_crash_log_could_be_written_counts(tmp_path: Path, pstore: Path) -> None:
-    """Three boots that never came as far as this, or found the disk full: their records are still there."""
+    """Three boots that did not get this far, or found the disk full: their records are still there."""
     for number in range(3):
         crash(pstore, number)
     log = CrashLog(pstore, tmp_path / "crash", tmp_path, "boot-4")

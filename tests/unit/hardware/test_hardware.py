@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Watchdog and crash log where no hardware is: what is said, what is written. The devices: tests/image."""
+"""Watchdog and crash log without hardware: messages and written data. The devices are tested in tests/image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_watchdog_is_found_by_driver_or_identity(tmp_path: Path) -> None:
 
 
 def test_no_watchdog_at_all(tmp_path: Path) -> None:
-    with pytest.raises(HardwareError, match="there is none"):
+    with pytest.raises(HardwareError, match="there are none"):
         watchdog.find("", str(tmp_path))
     with pytest.raises(HardwareError, match="No such file"):
         watchdog.Watchdog.open(str(tmp_path / "watchdog0"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All checks of a guest in motion, as pure decisions: what is sent and looked at when, and what each event decides."""
+"""All checks of a running guest, as pure decisions: what is sent and checked when, and the result of each event."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def fell(decisions: Sequence[Decision]) -> Unavailable | None:
 def test_the_checks_of_a_guest(
     tmp_path: Path, probes: tuple[model.Probe, ...], heartbeat: model.Heartbeat | None, labels: list[str]
 ) -> None:
-    """Two questions to one target are two checks. Without any, the process alone is watched, and it says so."""
+    """Two probes of one target are two checks. Without any, only the process is watched, and that is reported."""
     checks = Bench(tmp_path, *probes, heartbeat=heartbeat).checks
     assert list(checks.verdict.detectors) == labels
     assert checks.only_process is (labels == ["process"])
@@ -175,7 +175,7 @@ def test_the_next_tick_is_at_the_next_frame_or_when_the_evidence_ends(tmp_path: 
 
 
 def test_without_checks_the_process_is_looked_at_on_its_own_grid(tmp_path: Path) -> None:
-    """Ten looks prove it; when it is gone the evidence ends by itself."""
+    """Ten looks prove it; when it is gone the evidence expires by itself."""
     bench, rose = Bench(tmp_path), None
     for step in range(40):
         if available(bench.tick(step * 25 * MS)) and rose is None:

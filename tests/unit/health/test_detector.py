@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Detectors and verdict: what they say of any sequence of events, and single cases one by one."""
+"""Detectors and verdict: their decisions for any sequence of events, and single cases."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_rises_after_as_many_answers_as_asked() -> None:
 
 @pytest.mark.parametrize("spread", [0, 1], ids=["all at once", "sent one by one, read at once"])
 def test_a_burst_is_one_answer(spread: int) -> None:
-    """What a hung guest had queued comes out in a burst when it goes on: that proves little."""
+    """Frames queued in a hung guest come out in a burst when it continues: that proves little."""
     detector = Detector("probe", LIMITS)
     for number in range(2):
         detector.step(40 * MS, Good(number * 20 * MS * spread))
@@ -148,7 +148,7 @@ def test_evidence_counts_from_when_it_was_sent() -> None:
 
 
 def test_slow_is_failed() -> None:
-    """Answers that come later than they hold are no evidence, and the reason says so."""
+    """Answers that arrive after they have expired are no evidence, and the reason says so."""
     detector = Detector("probe", LIMITS)
     now = beat(detector, 0, 2)
     (fell,) = detector.step(now + LIMITS.window + 50 * MS, Good(now + 20 * MS))
@@ -275,7 +275,11 @@ WINDOW = LIMITS.window
         (RISEN, (30 * MS, Good(19 * MS)), []),
         (RISEN, (30 * MS, Good(20 * MS + 1)), [Extended(20 * MS + 1 + WINDOW)]),
         # What arrives exactly when it runs out has run out.
-        (RISEN, (20 * MS + WINDOW, Good(20 * MS)), [Fell("probe: answers come 45.0 ms late, longer than they hold")]),
+        (
+            RISEN,
+            (20 * MS + WINDOW, Good(20 * MS)),
+            [Fell("probe: answers arrive 45.0 ms late, after their evidence has expired")],
+        ),
         (RISEN, (20 * MS + WINDOW - 1, Good(20 * MS + 2)), [Extended(20 * MS + 2 + WINDOW)]),
         (RISEN, (20 * MS + WINDOW, Tick()), [Fell("probe: nothing for 45.0 ms")]),
         (RISEN, (20 * MS + WINDOW, Bad("no")), [Fell("probe: nothing for 45.0 ms")]),

@@ -60,7 +60,7 @@ def test_addresses_suit_a_bridge() -> None:
 
 
 def test_nobody_outside_knows_the_addresses() -> None:
-    """Whoever knew where heartbeats go could send from there, and a bridge in the guest would no longer flood them."""
+    """Anyone who knew the destination could send from it, and a bridge in the guest would stop flooding heartbeats."""
     first, second = (make_nonce(0x12345678) for _ in range(2))
     assert key_of(first) == key_of(second) == bytes.fromhex("12345678")
     assert target(first, Direction.LAN_TO_WAN) != target(second, Direction.LAN_TO_WAN)

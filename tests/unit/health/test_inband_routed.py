@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Heartbeats through a guest that routes: what goes in, and what a router may make of it; scapy is the oracle."""
+"""Heartbeats through a guest that routes: what goes in, and what a router may change; scapy is the oracle."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One direction through a guest: heartbeats, the counters beside them, the limit, and what the checks make of it."""
+"""One direction through a guest: heartbeats, traffic counters, the limit, and the resulting checks."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_patient_check_takes_no_jitter_for_an_overload(tmp_path: Path, millise
 
 
 def test_a_check_that_allows_many_misses_waits_for_more_than_one(tmp_path: Path) -> None:
-    """Ten misses of 100 ms: a guest that always takes 150 ms is slow, and gets no more frames than it carries."""
+    """Ten misses of 100 ms: a guest that always takes 150 ms is slow, but not overloaded."""
     bench = Bench(tmp_path, interval_ms=100, misses=10)
     bench.run(500, each=2)
     bench.run(2000, answers=150, each=2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What QEMU, the guest and the kernel tell of a guest: vetoes, stalled processors, and how quickly it was noticed."""
+"""Reports about a guest by QEMU, the guest and the kernel: vetoes, stalled vCPUs, and how quickly it was bypassed."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_measurements_outlive_bypassd() -> None:
 
 
 def test_a_verdict_needs_a_check() -> None:
-    with pytest.raises(ValueError, match="without evidence"):
+    with pytest.raises(ValueError, match="at least one check"):
         Verdict([], History())
 
 

@@ -90,7 +90,7 @@ class Bench:
         self.hop = self.owner.hop = Hop("remote", "dpi", folder / "dpi", leases=self.kernel, owner=self.owner, now=now)
 
     def reach(self, state: HopState) -> Bench:
-        """Lead the hop into a state on the shortest way that a real one takes."""
+        """Bring the hop into a state by the shortest realistic sequence."""
         if state is not HopState.DEFINED:
             self.hop.begin(wanted=True)
         if state in ALIVE:
@@ -197,7 +197,7 @@ def test_a_drained_hop_keeps_its_established_flows_and_gets_no_new_ones(bench: B
     assert answer.said == "remote dpi is draining: established flows stay, new ones take another path"
     assert (bench.kernel.draining, bench.kernel.until, bench.hop.serves) == (True, 1000, True)
     again = bench.hop.drain(Cause.OPERATOR)
-    assert (again.said, again.changed) == ("remote dpi is draining already", False)
+    assert (again.said, again.changed) == ("remote dpi is already draining", False)
 
 
 def test_a_check_that_fails_while_draining_takes_the_established_flows_too_and_gives_them_back(bench: Bench) -> None:
@@ -361,7 +361,7 @@ def test_stopping_takes_the_traffic_first(bench: Bench, state: HopState, after: 
     bench.good(10, 5000)
     assert bench.kernel.until == 0, "what is being stopped gets no lease, whatever its checks say"
     again = bench.hop.stop()
-    assert (again.said, again.changed) == (f"remote dpi is {'being ' * stopping}stopped already", False)
+    assert (again.said, again.changed) == (f"remote dpi is already {'being ' * stopping}stopped", False)
 
 
 def test_nothing_is_started_while_it_is_being_stopped(bench: Bench) -> None:
@@ -378,7 +378,7 @@ def test_starting_what_runs_changes_nothing(bench: Bench, state: HopState, said:
     bench.reach(state)
     bench.hop.order.write("draining")
     answer = bench.hop.start()
-    assert (answer.said, answer.changed) == (f"remote dpi is {said} already", False)
+    assert (answer.said, answer.changed) == (f"remote dpi is already {said}", False)
     assert bench.hop.order.read() == "draining"
 
 
@@ -482,7 +482,7 @@ def test_back_before_a_frame_came_measures_nothing(bench: Bench) -> None:
 
 
 def test_a_guest_that_starts_over_while_it_is_stopped_goes_on_stopping(bench: Bench) -> None:
-    """A stop is the operator's, also where no drain was ordered before it."""
+    """A stop is attributed to the operator, also without a preceding drain."""
     bench.reach(HopState.AVAILABLE)
     bench.hop.stop()
     bench.hop.restarted(Cause.GUEST_RESET, "guest-reset")
@@ -496,7 +496,7 @@ def test_a_guest_that_starts_over_while_it_is_stopped_goes_on_stopping(bench: Be
 def test_overload_is_a_state_with_traffic(bench: Bench) -> None:
     """Evidence renews the lease, no fall is counted, and it ends as it began: by name."""
     bench.reach(HopState.AVAILABLE)
-    bench.hop.on_decision(10, Overloaded("it gets more frames than it carries, lan to wan"))
+    bench.hop.on_decision(10, Overloaded("it gets more frames than it can handle, lan to wan"))
     assert (bench.hop.state, bench.hop.cause) == (HopState.OVERLOADED, Cause.OVERLOADED)
     assert "lan to wan" in bench.hop.detail
     assert bench.hop.serves

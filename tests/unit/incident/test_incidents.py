@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Incidents: what is kept of a guest's last frames and words, which flow is blamed, and what steering makes of it."""
+"""Incidents: a guest's last frames and output, which flow is blamed, and the resulting policy."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The keeper as a real process with a real child: killed, stopped, silent and rude children, and an orderly end.
+"""The keeper as a real process with a real child: killed, stopped, silent and misbehaving children; an orderly stop.
 
 The coil and the watchdog are files (keeper_on_files.py); everything else is what runs on the appliance. Tests wait for
 lines in those files, never for a time.

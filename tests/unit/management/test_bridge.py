@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The management port as a bridge: which commands lead from what is to what is wanted."""
+"""The management port as a bridge: the commands that lead from the present to the wanted state."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The management port: which commands lead from what is to what is wanted; when SSH listens, and how it is started."""
+"""The management port: commands from the present to the wanted state; when SSH listens, and how it is started."""
 
 from __future__ import annotations
 

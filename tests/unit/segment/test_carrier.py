@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What missing links mean over time: passed on, named, or a reason for bypass."""
+"""What missing links mean over time: propagated, reported, or a reason for bypass."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_both_links_lost_lead_to_bypass_whatever_the_policy() -> None:
 
 
 def test_a_second_loss_a_moment_later_is_a_loss_of_both() -> None:
-    """Cut by one cause, they are told one after the other; a port that is held down would hide the second."""
+    """Links lost by one cause are reported one after the other; holding a port down would hide the second loss."""
     carrier = settled()
     assert look(carrier, T0, False, True) == Meaning()
     assert look(carrier, T0 + LOSS_NS - 1, False, False) == Meaning()
@@ -99,7 +99,7 @@ def test_bypass_at_once() -> None:
 
 @pytest.mark.parametrize("policy", ["propagate", "bypass", "ignore"])
 def test_a_link_has_time_to_come_up_after_the_relay_moved(policy: str) -> None:
-    """And what a port says just then is of before."""
+    """And a port reports its earlier state just then."""
     carrier = Carrier()
     carrier.moved(T0)
     assert look(carrier, T0 + 1, True, True, policy=policy) == Meaning()
@@ -126,7 +126,7 @@ def test_an_attempt_is_bounded_whatever_the_limit() -> None:
 
 
 def test_an_attempt_names_what_it_looks_for_from_its_beginning() -> None:
-    """The relay is driven and no frame crosses: that has a cause at every moment."""
+    """While the relay is driven and no frame crosses, there is always a cause."""
     for attempt, cause in ((True, Cause.LINKS_DOWN), (False, Cause.HEALTHY)):
         carrier = Carrier()
         carrier.moved(T0)

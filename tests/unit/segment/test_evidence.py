@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Frames that were sent out of a port against frames that its driver says it sent."""
+"""Frames sent out of a port, compared with the frames that its driver counts as sent."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_another_port_or_mode_has_to_be_seen_to_count_anew() -> None:
 
 
 def test_an_overloaded_port_is_named_and_not_bypassed() -> None:
-    """Or whoever sends more than the line takes would switch the inspection off."""
+    """Otherwise anyone who sends more than line rate could switch the inspection off."""
     port = Port()
     port.samples(WINDOW, 1000, 1000)
     found = [port.samples(1, 1000, 100) for _ in range(WINDOW + LASTING)]
@@ -169,7 +169,7 @@ def test_what_was_before_the_relay_moved_is_forgotten() -> None:
     port.samples(WINDOW, 1000, 1000)
     assert port.samples(WINDOW, 1000, 0).bypass
     port.evidence.forget()
-    waiting = Found(Cause.NOT_SENT, "wan0 sent 0 of 3000 frames in 3 s, and too few since to tell")
+    waiting = Found(Cause.NOT_SENT, "wan0 sent 0 of 3000 frames in 3 s, and too few frames since to tell")
     assert port.evidence.verdict() == waiting, "the attempt has a cause until the port is seen to send"
     assert port.samples(WINDOW - 1, 1000, 0) == waiting
     assert port.samples(1, 1000, 0).bypass

@@ -27,7 +27,7 @@ CUT = Facts(asked="disconnect", asked_cause=Cause.OPERATOR)
 
 
 def inline(now: int = 0, times: Times | None = None) -> Machine:
-    """A machine that came inline by the ordinary way; it is inline since `now`."""
+    """A machine that went inline normally; it is inline since `now`."""
     machine = Machine(times)
     machine.begin(now - 3 * SECOND, GOOD, "bypass", intact=False)
     machine.tick(now - SECOND)
@@ -79,7 +79,7 @@ def test_the_relay_is_asked_inline_only_where_it_was_earned() -> None:
 @pytest.mark.parametrize("facts", [GOOD, BROKEN, OPERATOR, CUT], ids=["good", "broken", "operator", "cut"])
 @pytest.mark.parametrize("event", ["facts", "trip", "inline", "bypass", "tick"])
 def test_no_event_is_illegal_in_any_state(state: State, facts: Facts, event: str) -> None:
-    """Whatever is heard in whatever state: no exception, and a fault never leaves the machine asking for inline."""
+    """For any event in any state: no exception, and with a fault the machine never requests inline."""
     machine = put(state)
     now = 100 * SECOND
     match event:

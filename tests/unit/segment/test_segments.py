@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which segments a commit lets go of, so that their relays close before anything happens to the ports."""
+"""Which segments a commit removes, so that their relays close before their ports change."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The simulator finds what it is for, explains it by few faults, and replays it exactly."""
+"""The simulator finds the bugs it is made for, explains them by few faults, and replays them exactly."""
 
 from __future__ import annotations
 
@@ -131,12 +131,12 @@ class Mend(NamedTuple):
 
 
 def _lost_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the links say is not weighed."""
+    """The links are not evaluated."""
     monkeypatch.setattr(Carrier, "look", lambda *_, **__: Meaning())
 
 
 def _counters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the ports send is not weighed."""
+    """The frames that ports send are not evaluated."""
     monkeypatch.setattr(Evidence, "verdict", lambda self: Found())
 
 
@@ -145,17 +145,17 @@ async def _nothing(*_: object) -> bool:
 
 
 def _ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port whose settings were changed is not set right."""
+    """A port whose settings were changed is not restored."""
     monkeypatch.setattr(Links, "_set_right", _nothing)
 
 
 def _attachments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody sees that another program detached ours."""
+    """It goes unnoticed that another program detached ours."""
     monkeypatch.setattr(AttachmentWatch, "judge", lambda *_: None)
 
 
 def _next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel refused once is not tried again."""
+    """After a refusal by the kernel there is no retry."""
     monkeypatch.setattr(Retry, "failed", lambda self, now: setattr(self, "due", 1 << 62))
 
 
@@ -166,7 +166,7 @@ def _crash_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _overload(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody asks what becomes of the traffic beside the heartbeats."""
+    """The traffic beside the heartbeats is not evaluated."""
     monkeypatch.setattr(checks, "one_ways", lambda streams, loads: [])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""By which mode ports are attached: XDP where it loses nothing, tc where it would. Pure."""
+"""How ports are attached: by XDP where it loses nothing, otherwise by tc. Pure."""
 
 from __future__ import annotations
 

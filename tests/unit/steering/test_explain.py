@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`explain` as a person and a script meet it, by the model: the promised JSON, the words, why not, flows by name."""
+"""`explain` by the model, for users and scripts: the documented JSON, the text, reasons, flows by name."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ WHY = [
 
 @pytest.mark.parametrize(("text", "reason"), WHY)
 def test_why_not(text: str, reason: str) -> None:
-    """The last thing that the filter looked at, by its name."""
+    """The last field that the filter tested, by its name."""
     assert why_not(compile_filter(text), frame_of("udp", "10.0.0.5:1234", "10.1.0.9:53")) == reason
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Groups: exact shares, and no flow moves that need not."""
+"""Groups: exact shares, and no flow moves unnecessarily."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The part "steering" and a kernel that refuses: faults with a cause, and when it is tried again."""
+"""The part "steering" and a kernel that refuses: faults with a cause, and retries."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Policies: what is refused and by which words, numbers that last, and how frames go on behind a hop."""
+"""Policies: what is refused and with which message, permanent numbers, and how frames continue after a hop."""
 
 from __future__ import annotations
 

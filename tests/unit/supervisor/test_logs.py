@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Logs stay short while who writes them has them open."""
+"""Logs stay short while their writers hold them open."""
 
 from __future__ import annotations
 

@@ -48,9 +48,9 @@ def test_after_orders_only_what_is_there() -> None:
     ("listed", "said"),
     [
         ([entry("a", "nowhere")], "part a needs nowhere, which is not in the list"),
-        ([entry("a", "b"), entry("b", "a")], "in a circle: a, b"),
-        ([entry("a", "a")], "in a circle: a"),
-        ([entry("x"), entry("a", "b"), entry("b", "c"), entry("c", after=("a",))], "in a circle: a, b, c"),
+        ([entry("a", "b"), entry("b", "a")], "in a cycle: a, b"),
+        ([entry("a", "a")], "in a cycle: a"),
+        ([entry("x"), entry("a", "b"), entry("b", "c"), entry("c", after=("a",))], "in a cycle: a, b, c"),
         ([entry("a"), entry("a")], "listed twice: a"),
     ],
 )
@@ -71,7 +71,7 @@ def test_every_role_can_be_ordered(role: str) -> None:
 
 
 def test_a_role_without_relays_picks_the_rest() -> None:
-    """What a computer needs that only processes frames for others: nothing of it depends on the segments."""
+    """The parts of a machine that only processes frames for others: none of them depends on the segments."""
     picked = pick(PARTS, ["control", "links", "steering", "access", "guests", "unclaimed"])
     assert names(order(picked)) == ["control", "links", "steering", "access", "guests", "unclaimed"]
     with pytest.raises(ValueError, match="no such part: relays"):

@@ -121,7 +121,7 @@ def crashed(folder: Path, count: int) -> None:
 def test_in_safe_mode_console_and_access_run_and_nothing_else_until_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No datapath, no guest, relay in bypass, and it is said; `crash-count clear` brings everything up."""
+    """No datapath, no guest, relay in bypass, and that is reported; `crash-count clear` brings everything up."""
     crashed(tmp_path, 5)
     keeper = Keeper()
     made = make(tmp_path, keeper)

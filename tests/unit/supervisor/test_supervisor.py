@@ -296,7 +296,7 @@ def test_a_bug_ends_bypassd_and_the_other_parts_are_stopped(tmp_path: Path, monk
 
 
 def test_the_next_bypassd_tells_how_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the keeper saw of it and the words of the bug, for the console; the words once."""
+    """The keeper's report of its end and the bug's message, for the console; the message once."""
     keeper = Keeper()
     broken = make(tmp_path, keeper, None)
     monkeypatch.setattr(broken.system, "links", BrokenPart(0, bug=True))
@@ -332,7 +332,7 @@ def none(_: str) -> dict[Cause, str]:
 
 
 def inline(made: Segments) -> KeeperState:
-    """Bring it inline as the keeper would; the keeper's last word."""
+    """Bring it inline as the keeper would; returns the keeper's last report."""
     made.begin(0, GOOD, none, intact=False, first=True)
     made.update(0, GOOD, none)
     assert made.wants() == {"relay-inline": ("inline", "healthy")}
@@ -491,10 +491,10 @@ def test_a_kernel_that_tells_nothing_is_a_reason_for_bypass() -> None:
 def test_a_port_that_another_program_keeps_setting_down_is_a_reason_for_bypass() -> None:
     made = segments()
     state = inline(made)
-    made._links.contested["wan0"] = "was set right 4 times in a minute"
+    made._links.contested["wan0"] = "was restored 4 times in a minute"
     made.update(2, state, none)
     assert made.wants() == {"relay-inline": ("bypass", "port_set_down")}
-    assert made.units["main"].machine.detail == "wan0 was set right 4 times in a minute"
+    assert made.units["main"].machine.detail == "wan0 was restored 4 times in a minute"
 
 
 def test_a_port_that_sends_nothing_is_tried_again_with_back_off() -> None:

@@ -145,7 +145,7 @@ def test_the_service_makes_one_at_a_time_and_survives_a_broken_method(root: Path
     async def body() -> dict[str, str]:
         first = asyncio.create_task(registry.call("support.bundle", {}, who))
         await asyncio.sleep(0)
-        with pytest.raises(RefusedError, match="is being made already"):
+        with pytest.raises(RefusedError, match="is already being made"):
             await registry.call("support.bundle", {}, who)
         made = await first
         assert isinstance(made, Bundle)

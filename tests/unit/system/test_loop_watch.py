@@ -60,7 +60,7 @@ def test_work_and_waiting_are_told_apart(caplog: pytest.LogCaptureFixture) -> No
         assert watch.counts == {"task guest ips1": 1}
         assert watch.longest is not None
         assert watch.longest.own == pytest.approx(0.06)
-    assert "task guest ips1 kept the event loop for 60 ms" in caplog.text
+    assert "task guest ips1 blocked the event loop for 60 ms" in caplog.text
     assert "is at test_loop_watch.py:" in caplog.text
 
 

@@ -175,7 +175,7 @@ def test_a_guest_that_floods_the_ledger_pushes_nobody_out(tmp_path: Path) -> Non
         assert subjects["guest evil"] == 80, "it has what is left"
     newest = ledger.entries()[-1]
     assert newest.new == "available", "the state that holds is always told"
-    assert "changes before it came too fast" in newest.detail
+    assert "left out (too frequent)" in newest.detail
     recorded = 2 * 50 * seconds - ledger.left_out
     assert recorded <= seconds + BURST + 1
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * 20_000 + 2000
@@ -191,7 +191,7 @@ def test_what_was_left_out_is_told_when_the_flood_is_over() -> None:
     clock.now += 1_000_000_000
     ledger.settle()
     last = ledger.entries()[-1]
-    assert (last.new, last.detail) == (str(BURST + 4), "4 changes before it came too fast and are left out")
+    assert (last.new, last.detail) == (str(BURST + 4), "4 earlier changes left out (too frequent)")
     assert ledger.left_out == 4
 
 

@@ -43,7 +43,7 @@ def board(log: str, speed: float = 1.0, pid: int | None = 1) -> Any:
 def test_a_test_fails_by_what_kept_the_loop_during_it() -> None:
     stalls = Stalls()
     stalls.check(board(log_of(STARVED)))
-    with pytest.raises(AssertionError, match="task guest ips1 kept the event loop for 1800 ms"):
+    with pytest.raises(AssertionError, match="task guest ips1 blocked the event loop for 1800 ms"):
         stalls.check(board(log_of(STARVED, BLOCKED)))
     stalls.check(board(log_of(STARVED, BLOCKED)))
     assert Stalls().new(board(log_of(BLOCKED), pid=None)) == []
