@@ -132,7 +132,7 @@ class EventLog:
                 self._panics_ordered -= 1
 
     def check(self) -> None:
-        """Raise BoardPanic if the board panicked unexpectedly, EmulatorFailed if QEMU failed, since the last power-on."""
+        """Raise BoardPanic on an unexpected panic, EmulatorFailed on a failure of QEMU, since the last power-on."""
         with self._changed:
             self._check()
 
