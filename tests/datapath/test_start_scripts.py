@@ -57,6 +57,16 @@ def test_every_kernel_setting_reaches_its_file_and_one_that_is_refused_is_logged
     assert any(not path.startswith("/proc/sys/") for path in wanted)
 
 
+# -- init
+
+
+def test_init_gives_no_program_a_terminal() -> None:
+    """A Ctrl-C there could end init's child while it shares init's memory (tests/image/test_board_init.py)."""
+    rows = [line.split(":") for line in (ROOTFS / "etc/inittab").read_text().splitlines() if line[:1] != "#"]
+    assert {row[0] for row in rows} == {""}
+    assert {row[2] for row in rows} >= {"respawn", "sysinit", "shutdown", "ctrlaltdel"}
+
+
 # -- the watchdog
 
 
