@@ -57,6 +57,16 @@ def test_every_kernel_setting_reaches_its_file_and_one_that_is_refused_is_logged
     assert any(not path.startswith("/proc/sys/") for path in wanted)
 
 
+# -- init
+
+
+def test_init_gives_no_program_a_terminal() -> None:
+    """A Ctrl-C there could end init's child while it shares init's memory (tests/image/test_board_init.py)."""
+    rows = [line.split(":") for line in (ROOTFS / "etc/inittab").read_text().splitlines() if line[:1] != "#"]
+    assert {row[0] for row in rows} == {""}
+    assert {row[2] for row in rows} >= {"respawn", "sysinit", "shutdown", "ctrlaltdel"}
+
+
 # -- the watchdog
 
 
@@ -86,3 +96,21 @@ def test_a_watchdog_that_the_keeper_holds_is_left_to_it(tmp_path: Path) -> None:
     script = (ROOTFS / "usr/libexec/bypass/watchdog-cover").read_text()
     run(tmp_path, f'sleep() {{ echo "$1" >>/slept; }}\n{script}', "3")
     assert (tmp_path / "slept").read_text() == "1\n" * 3
+
+
+def test_a_shutdown_feeds_no_watchdog_but_one_that_cannot_count_a_minute(tmp_path: Path) -> None:
+    """Whatever else is on the board: feeding the one that has its minute would give a hung machine another."""
+    for number, (state, timeout) in enumerate([("active", 60), ("inactive", 30), ("active", 2)]):
+        dog(tmp_path, number, state)
+        (tmp_path / f"sys/class/watchdog/watchdog{number}/timeout").write_text(f"{timeout}\n")
+    cover = tmp_path / "usr/libexec/bypass/watchdog-cover"
+    cover.parent.mkdir(parents=True)
+    head, _, rest = (ROOTFS / "usr/libexec/bypass/watchdog-cover").read_text().partition("\n")
+    cover.write_text(f'{head}\nsleep() {{ echo "$1" >>/slept; }}\n{rest}')
+    cover.chmod(0o755)
+    stop = (ROOTFS / "etc/init.d/rcK").read_text()
+    begin = stop.index("\tfor dog in")
+    (tmp_path / "dev/null").touch()  # input of what runs in the background
+    run(tmp_path, f"MINUTE=60\n{stop[begin : stop.index('done', begin)]}done\nwait\n")
+    assert {path.name for path in (tmp_path / "dev").iterdir()} == {"null", "watchdog2"}
+    assert (tmp_path / "slept").read_text() == "1\n" * 60
