@@ -2,8 +2,8 @@
 """The whole image with a kernel or a keeper that hangs: who notices, how soon, and how soon the wire is there.
 
 The crash record has the times when a processor began to hang and when the kernel panicked, in the board's time; from
-there to the wire the board's events count. Several detectors watch each processor, and the watchdog watches the keeper's
-processor too: a test about one of them keeps the others out.
+there to the wire the board's events count. Several detectors watch each processor, and the watchdog watches the
+keeper's processor too: a test about one of them keeps the others out.
 """
 
 from __future__ import annotations
