@@ -97,6 +97,7 @@ class Show:
             crashes=system.safe_mode.answer(),
             datapath=self._datapath(),
             data_partition=self._partition(),
+            power=system.power_due(),
             config=state.ConfigState(
                 valid=system.config is not None, errors=[str(error) for error in system.config_errors]
             ),

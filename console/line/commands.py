@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from console.line.command import Arg, Command, Option
 from console.line.configure_commands import FORM, TAKEOVER, WHICH
+from console.line.machine_commands import POWER
 
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
@@ -352,6 +353,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Frames": CAPTURE,
     "Configuration": CONFIGURATION,
     "Live": MONITOR,
+    "Machine": POWER,
     "Tools": TOOLS,
     "Terminal": TERMINAL,
     "Session": SESSION,
@@ -369,6 +371,8 @@ GROUPS: dict[str, str] = {
     "quarantine": "flows that bypass a guest they crashed",
     "image": "undo the import of a guest image, or delete it",
     "management": "the management port",
+    "reboot": "restart the appliance: now, later, or not after all",
+    "poweroff": "shut the appliance down: now, later, or not after all",
     "capture": "capture frames at a point along the path, as pcapng for Wireshark",
     "api": "the control socket",
     "configuration": "confirm or roll back a commit that is awaiting confirmation",

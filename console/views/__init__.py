@@ -39,6 +39,8 @@ _WHERE: dict[str, str] = {
     "config-found": "configuration.found",
     "config-history": "configuration.history",
     "config-status": "configuration.status",
+    "power-plan": "machine.plan",
+    "power-order": "machine.order",
     "done": "common.done",
     "lines": "common.lines",
 }

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from appliance.api.schema import access, configuration, guests, state
+from appliance.api.schema import access, configuration, guests, machine, state
 from appliance.api.schema.base import Answer, Done
 from appliance.errors import (
     BypassError,
@@ -120,6 +120,10 @@ INCIDENT_SHOW = _method("incident.show", guests.IncidentDetails, (NotFoundError,
 INCIDENTS_SHOW = _method("incidents.show", list[guests.Incident])
 MANAGEMENT_SHOW = _method("management.show", access.Management)
 MANAGEMENT_UNBLOCK = _method("management.unblock", Done, (NotFoundError, RefusedError, UnreachableError))
+POWER_CANCEL = _method("power.cancel", Done, (NotFoundError, RefusedError))
+POWER_ORDER = _method("power.order", Done, (RefusedError,))
+POWER_PLAN = _method("power.plan", machine.PowerPlan)
+POWER_SHOW = _method("power.show", machine.PowerOrder)
 QUARANTINE_RELEASE = _method("quarantine.release", Done, (NotFoundError, DatapathError, UnreachableError))
 QUARANTINE_SHOW = _method("quarantine.show", list[guests.Quarantined])
 RULES_SHOW = _method("rules.show", state.Rules, (RefusedError,))

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from appliance.api.schema.base import Answer, Cause, Count, Detail, Ms, Relay, Seconds, Side, When
 from appliance.api.schema.guests import Guest
+from appliance.api.schema.machine import PowerOrder
 
 
 class Version(Answer):
@@ -161,6 +162,7 @@ class Status(Answer):
     crashes: Crashes
     datapath: Datapath
     data_partition: Partition
+    power: PowerOrder
     config: ConfigState
 
 

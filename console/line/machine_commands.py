@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The commands that concern the machine itself: reboot and poweroff. Pure data; commands.py joins all topics."""
+
+from __future__ import annotations
+
+from console.line.command import UNITS, Arg, Command, Option
+
+JSON = Option("--json", "print data as JSON")
+WAIT = Arg("TIME", "a number of seconds, or a time such as 90s, 10min or 1h", time=True)
+UNIT = Arg("UNIT", "the unit of the time", choices=tuple(UNITS), optional=True)
+WHEN = Arg("WHEN", "local time of the appliance: 03:30, or 2026-12-24 03:30", rest=True)
+FORCE = Option("force", "also if a relay does not close, which interrupts the link")
+
+
+def _power(action: str, verb: str) -> tuple[Command, ...]:
+    def row(words: tuple[str | Arg, ...], text: str, *options: Option) -> Command:
+        return Command((action, *words), text, local="power:power", role="admin", options=(*options, JSON))
+
+    return (
+        row((), f"{verb}: says what it means for traffic, and asks"),
+        row(("now",), f"{verb} without asking", FORCE),
+        row(("in", WAIT, UNIT), f"{verb} after a time"),
+        row(("at", WHEN), f"{verb} at a time of day"),
+        Command(
+            (action, "cancel"),
+            "withdraw the order that is due",
+            "power.cancel",
+            role="admin",
+            view="done",
+            options=(JSON,),
+        ),
+    )
+
+
+POWER = (
+    *_power("reboot", "restart the appliance"),
+    *_power("poweroff", "shut the appliance down"),
+    Command(
+        ("show", "reboot"), "the reboot or poweroff that is due", "power.show", view="power-order", options=(JSON,)
+    ),
+)

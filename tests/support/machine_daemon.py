@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The made-up daemon of fake_daemon.py with answers about the machine itself, in the published types.
+
+`python -m tests.support.machine_daemon SOCKET` serves by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from appliance.api.rpc import Param
+from appliance.api.schema import machine, methods
+from appliance.api.schema.base import Done
+from tests.support.fake_daemon import FakeDaemon
+
+Params = dict[str, Any]
+NONE = machine.PowerOrder("none")
+DUE = machine.PowerOrder("waiting", "reboot", "anna", 250, "2026-11-29T13:30:00+01:00")
+PLAN = machine.PowerPlan(
+    "reboot",
+    [
+        machine.LinkPlan("main", "inline", "the relay closes first: traffic crosses it, uninspected, until the "
+                         "appliance has started and is verified"),
+    ],
+    ["ips1", "dpi"],
+    ["anna from 192.0.2.7"],
+    ["uncommitted changes by anna are lost"],
+)  # fmt: skip
+
+
+class MachineDaemon(FakeDaemon):
+    """`calls` has what was asked; `order` is what `show reboot` answers."""
+
+    order = NONE
+
+    def _fill(self) -> None:
+        super()._fill()
+        self._power()
+
+    def _power(self) -> None:
+        async def plan(params: Params) -> machine.PowerPlan:
+            return machine.PowerPlan(params["action"], PLAN.links, PLAN.guests, PLAN.sessions, PLAN.warnings)
+
+        async def order(params: Params) -> Done:
+            self.calls.append(("power.order", params))
+            return Done(f"{params['action']} ordered")
+
+        async def cancel(_: Params) -> Done:
+            self.calls.append(("power.cancel", {}))
+            return Done("reboot cancelled")
+
+        async def show(_: Params) -> machine.PowerOrder:
+            return self.order
+
+        action = {"action": Param(choices=("reboot", "poweroff"))}
+        optional = {"in_s": Param("integer", required=False), "at": Param(required=False)}
+        add = self.registry.add
+        add(methods.POWER_PLAN, plan, params=action)
+        add(methods.POWER_ORDER, order, "admin", "", {**action, **optional, "force": Param("boolean", required=False)})
+        add(methods.POWER_CANCEL, cancel, "admin")
+        add(methods.POWER_SHOW, show)
+
+
+if __name__ == "__main__":
+    with MachineDaemon(Path(sys.argv[1])):
+        threading.Event().wait()
