@@ -25,6 +25,7 @@ from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
 from appliance.hardware.board import Board
 from appliance.management.port import ManagementPort
+from appliance.management.timekeeping import Timekeeping
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.system.namespace import Namespace
@@ -88,6 +89,8 @@ class Access:
         ports = [port for port in (board.port if board else ()) if port.role == "management"]
         dhcp = Program("dhcp", self.folder, paths.root / "run/log/dhcp.log")
         self.port = ManagementPort(ports, lan.space, dhcp, self.folder / "dhcp.lease", lan.ports)
+        client = Program("ntp", self.folder, paths.root / "run/log/ntp.log")
+        self.time = Timekeeping(paths, self.port, client, events)
         self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
         self.keys: list[ssh.HostKey] = []
         self.trouble = ""
@@ -124,11 +127,13 @@ class Access:
         """What goes on without bypassd goes on; what is inside bypassd ends."""
         self.sshd.leave()
         self.port.dhcp.leave()
+        self.time.program.leave()
         self.endpoint.stop()
         self.syslog.stop()
 
     async def prepare(self, new: Config) -> None:
         """Refuse what this board cannot do. ConfigError."""
+        await asyncio.to_thread(self.time.check, new)
         asked = new.management.port
         if asked and asked not in self.port.names:
             there = ", ".join(self.port.names) or "none"
@@ -188,6 +193,8 @@ class Access:
         await self._accounts(config)
         management = config.management
         await self.port.converge(config)
+        if self._wanted is not None:  # without a valid configuration the clock is kept as it was
+            await self.time.converge(config)
         why = ssh.why_off(management, config.user)
         if why:
             await self.sshd.want(None)

@@ -22,7 +22,7 @@ from appliance.system.namespace import Namespace
 from appliance.system.service import Program
 
 SCRIPT = "/usr/libexec/bypass/dhcp"
-DHCP = ("busybox", "udhcpc", "-f", "-s", SCRIPT, "-t", "5", "-T", "3", "-A", "10")
+DHCP = ("busybox", "udhcpc", "-f", "-s", SCRIPT, "-t", "5", "-T", "3", "-A", "10", "-O", "ntpsrv")
 
 
 class ManagementPort:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import socket
 
-from appliance.api.rpc import Param, Params
+from appliance.api.rpc import Param, Params, caller
 from appliance.api.schema import methods, state
 from appliance.api.schema.access import Management, Session
 from appliance.api.schema.base import Done
+from appliance.api.schema.machine import Clock
 from appliance.management.manager import Access
 from appliance.supervisor.metrics import collect
 from appliance.supervisor.system import System
@@ -60,7 +61,16 @@ def _register(system: System, access: Access) -> None:
     async def unblock(params: Params) -> Done:
         return Done(f"{await access.logins.unblock(str(params['address']))} may log in again")
 
+    async def clock(_: Params) -> Clock:
+        return await access.time.show()
+
+    async def clock_set(params: Params) -> Done:
+        return Done(await access.time.set(str(params["when"]), caller().user or f"uid {caller().uid}"))
+
     add = system.registry.add
+    when = {"when": Param("string", "local time: YYYY-MM-DD HH:MM[:SS]")}
+    add(methods.CLOCK_SHOW, clock, doc="the clock, its time zone, and what keeps it")
+    add(methods.CLOCK_SET, clock_set, "admin", "set the clock by hand, where no time server keeps it", when)
     count = Param("integer", "how many, the newest; 0: all in memory", required=False)
     least = Param("string", "this and what is worse", required=False, choices=WORDS)
     add(methods.EVENTS_SHOW, events, doc="events with cause and severity", params={"count": count, "severity": least})

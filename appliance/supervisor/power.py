@@ -23,6 +23,7 @@ from appliance.api.schema import methods
 from appliance.api.schema.base import Done
 from appliance.api.schema.machine import PowerOrder, PowerPlan
 from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
+from appliance.hardware import data_partition
 from appliance.supervisor import keeper_watch, power_order, power_plan
 from appliance.supervisor.power_order import Action, Order
 from appliance.supervisor.system import System
@@ -102,6 +103,7 @@ class Power:
         try:
             await self._close_relays(order)
             await self._stop_guests()
+            await self._leave_reset(order.reset)
             status, said = await self._begin([word])
             if status:
                 raise UnreachableError(f"{word}: {' '.join(said.split()) or f'exit status {status}'}")
@@ -113,6 +115,10 @@ class Power:
     async def _give_up(self, why: str) -> None:
         self._system.ending = ""
         await self._keep(None)
+        try:
+            await self._leave_reset("")
+        except BypassError as error:
+            why = f"{why}; {error}"
         for guest in self._stopped:
             guest.start()
         self._wake()
@@ -143,6 +149,17 @@ class Power:
         except TimeoutError:
             left = ", ".join(guest.name for guest in running if guest.current_run)
             log.warning("guests that did not power down within %g s: %s", GUESTS_S, left)
+
+    async def _leave_reset(self, what: str) -> None:
+        """The order to erase, for the next boot (rootfs/etc/init.d/data-partition). RefusedError: it cannot be kept."""
+        path = self._system.paths.state / "factory-reset"
+        try:
+            if what:
+                await to_the_end(lambda: files.replace(path, f"{what}\n"))
+            else:
+                await to_the_end(lambda: path.unlink(missing_ok=True))
+        except OSError as error:
+            raise RefusedError(f"factory reset: {path}: {error.strerror}") from error
 
     def _running(self) -> list[Guest]:
         manager = self._system.guests
@@ -186,6 +203,7 @@ class Power:
             "in_s": Param("integer", "after so many seconds; left out: now", required=False),
             "at": Param("string", "at this local time, HH:MM or YYYY-MM-DD HH:MM, instead", required=False),
             "force": Param("boolean", "also if a relay does not close", required=False),
+            "reset": Param("string", "what the next boot erases", required=False, choices=power_order.RESETS),
         }
         doc = "what a reboot or poweroff means for traffic, guests and users"
         registry.add(methods.POWER_PLAN, self.plan, doc=doc, params={"action": action})
@@ -225,13 +243,14 @@ class Power:
             raise RefusedError(f"{self._system.ending} is under way")
         if "at" in params and "in_s" in params:
             raise RefusedError("either `in` or `at`, not both")
+        reset = self._reset(action, str(params.get("reset", "")))
         user, force = caller().user or f"uid {caller().uid}", bool(params.get("force"))
         if "at" in params:
             moment = power_order.at(str(params["at"]), datetime.now().astimezone())
-            order = Order(action, user, at=moment, force=force)
+            order = Order(action, user, at=moment, force=force, reset=reset)
         else:
             wait = power_order.after(int(params.get("in_s", 0)))
-            order = Order(action, user, due_ns=time.monotonic_ns() + wait * 10**9, force=force)
+            order = Order(action, user, due_ns=time.monotonic_ns() + wait * 10**9, force=force, reset=reset)
         before = self.order
         await self._keep(order)
         left = order.seconds_left(time.monotonic_ns(), time.time())
@@ -241,6 +260,16 @@ class Power:
         said = f"{action} at {due:%Y-%m-%d %H:%M:%S %Z}; {_CANCEL[action]} withdraws it"
         self._say(f"{action} at {due:%Y-%m-%d %H:%M:%S %Z} ordered by {user}")
         return Done(f"{said}; replaces the {before.action} that {before.user} ordered" if before else said)
+
+    def _reset(self, action: Action, what: str) -> str:
+        """What to erase. RefusedError: the boot could not do that."""
+        found = data_partition.read(self._system.paths.data_partition)
+        if what and action == "poweroff":
+            raise RefusedError("a factory reset ends with a reboot")
+        if what and found.state not in (data_partition.KEPT, data_partition.UNKNOWN):
+            hint = "boot with bypass.format-data on the kernel command line"
+            raise RefusedError(f"the data partition is {found.state}: the next boot could not erase it", hint)
+        return what
 
     async def cancel(self, _: Params) -> Done:
         """power.cancel"""

@@ -17,6 +17,7 @@ from appliance.errors import RefusedError
 
 Action = Literal["reboot", "poweroff"]
 
+RESETS: Final = ("all", "keep-images")
 MAX_WAIT_S: Final = 30 * 24 * 3600
 """The longest wait: an order that is forgotten by then would surprise."""
 SET_SINCE: Final = 2024  # a clock that shows an earlier year has not been set
@@ -33,6 +34,7 @@ class Order(Struct, frozen=True):
     due_ns: int | None = None
     at: float | None = None
     force: bool = False  # also when a relay does not close
+    reset: str = ""  # what the next boot erases: all, or keep-images; "" = nothing
 
     def seconds_left(self, now_ns: int, now: float) -> float:
         """Until it is due; 0 or less: it is."""

@@ -159,6 +159,7 @@ class Notice(Enum):
     MANAGEMENT_WORKS = auto()
     EVENTS_LOST = auto()
     POWER = auto()
+    CLOCK_SET = auto()
 
     @property
     def severity(self) -> Severity:
@@ -182,4 +183,5 @@ _NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
     Notice.MANAGEMENT_WORKS: (Severity.NOTICE, Cause.HEALTHY),
     Notice.EVENTS_LOST: (Severity.WARNING, None),
     Notice.POWER: (Severity.WARNING, Cause.STOPPING),
+    Notice.CLOCK_SET: (Severity.WARNING, Cause.OPERATOR),
 }

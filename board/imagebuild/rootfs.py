@@ -22,6 +22,7 @@ from imagebuild.progress import Progress, output, run
 
 PACKAGES = (
     "busybox-static",
+    "chrony",
     "dropbear-bin",
     "e2fsprogs",
     "ethtool",
@@ -80,7 +81,9 @@ TRIM = (
     "usr/lib/python3.13/test",
     "usr/lib/python3.13/turtledemo",
     "usr/share/perl5",
-    "usr/share/zoneinfo",
+    "usr/share/zoneinfo/posix",
+    "usr/share/zoneinfo/right",
+    "etc/chrony",
     "usr/share/i18n",
     "usr/share/qemu/keymaps",
     "usr/share/qemu/trace-events*",

@@ -18,6 +18,7 @@ from console.session import Context
 from console.terminal.prompt import Asker
 from console.views.machine import plan
 
+ERASED = "configuration, users, host keys, history, logs, crash records, files of users"
 INIT = "/sbin"
 ANSWER_S = 20.0
 _SCRIPTS = {
@@ -66,3 +67,30 @@ def _through_init(action: str, asker: Asker, why: str, *, later: bool) -> dict[s
         raise RefusedError(f"{action} cancelled")
     subprocess.run([f"{INIT}/{action}"], check=True)
     return {"message": f"{action}: under way"}
+
+
+def factory_reset(parsed: Parsed, context: Context) -> Outcome:
+    """`factory-reset [all | keep-images]`: ask what to keep, and whether; then reboot, which erases it."""
+    asker = Asker(style=context.style)
+    what = parsed.args.get("WHAT", "")
+    if not asker.terminal and not (what and "now" in parsed.options):
+        raise RefusedError("`factory-reset keep-images now` and `factory-reset all now` do it without asking")
+    if "now" not in parsed.options:
+        what = _what(asker, context, what)
+    params: dict[str, object] = {"action": "reboot", "reset": what}
+    return Outcome(context.client.call("power.order", params, ANSWER_S), "done")
+
+
+def _what(asker: Asker, context: Context, what: str) -> str:
+    host = str(context.client.call("status.show").get("hostname", "")) or "bypass"
+    meaning = context.client.call("power.plan", {"action": "reboot"})
+    try:
+        if not what:
+            what = "keep-images" if asker.yes("Keep the guest images?", True) else "all"
+        asker.say(plan(meaning, context.style))
+        asker.say(f"The next start erases {ERASED}{', guest images' if what == 'all' else ''}. It cannot be undone.")
+        if asker.line(f"Type the name of the appliance ({host}) to erase it") == host:
+            return what
+    except (EOFError, KeyboardInterrupt):
+        asker.say()
+    raise RefusedError("factory reset cancelled")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from console.line.command import Arg, Command, Option
 from console.line.configure_commands import FORM, TAKEOVER, WHICH
-from console.line.machine_commands import POWER
+from console.line.machine_commands import CLOCK, POWER
 
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
@@ -353,7 +353,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Frames": CAPTURE,
     "Configuration": CONFIGURATION,
     "Live": MONITOR,
-    "Machine": POWER,
+    "Machine": (*POWER, *CLOCK),
     "Tools": TOOLS,
     "Terminal": TERMINAL,
     "Session": SESSION,
@@ -371,6 +371,7 @@ GROUPS: dict[str, str] = {
     "quarantine": "flows that bypass a guest they crashed",
     "image": "undo the import of a guest image, or delete it",
     "management": "the management port",
+    "clock": "set the clock",
     "reboot": "restart the appliance: now, later, or not after all",
     "poweroff": "shut the appliance down: now, later, or not after all",
     "capture": "capture frames at a point along the path, as pcapng for Wireshark",

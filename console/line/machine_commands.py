@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commands that concern the machine itself: reboot and poweroff. Pure data; commands.py joins all topics."""
+"""The commands about the machine itself: reboot and poweroff, its clock. Pure data; commands.py joins all topics."""
 
 from __future__ import annotations
 
@@ -36,6 +36,36 @@ POWER = (
     *_power("reboot", "restart the appliance"),
     *_power("poweroff", "shut the appliance down"),
     Command(
+        (
+            "factory-reset",
+            Arg("WHAT", "what is erased: all, or all but guest images", choices=("all", "keep-images"), optional=True),
+        ),
+        "erase configuration, users and files at a reboot; asks what to keep",
+        local="power:factory_reset",
+        role="admin",
+        options=(Option("now", "without asking"), JSON),
+    ),
+    Command(
         ("show", "reboot"), "the reboot or poweroff that is due", "power.show", view="power-order", options=(JSON,)
+    ),
+)
+
+CLOCK = (
+    Command(
+        ("show", "clock"),
+        "time, time zone, time servers and how far the clock is off",
+        "clock.show",
+        view="clock",
+        options=(JSON,),
+        wait=10.0,
+    ),
+    Command(
+        ("clock", "set", Arg("WHEN", "local time of the appliance: 2026-12-24 03:30, or with seconds", rest=True)),
+        "set the clock by hand, where no time server keeps it",
+        "clock.set",
+        role="admin",
+        view="done",
+        options=(JSON,),
+        wait=10.0,
     ),
 )

@@ -39,6 +39,7 @@ _WHERE: dict[str, str] = {
     "config-found": "configuration.found",
     "config-history": "configuration.history",
     "config-status": "configuration.status",
+    "clock": "machine.clock",
     "power-plan": "machine.plan",
     "power-order": "machine.order",
     "done": "common.done",

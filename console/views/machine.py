@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The machine itself: reboot and poweroff. Pure."""
+"""The machine itself: reboot and poweroff, its clock. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from console.render import BOLD, PLAIN, Style, cell, duration, generic, paint
-from console.views.common import clock, hang, rows_of
+from console.render import BOLD, PLAIN, Row, Style, cell, duration, generic, paint
+from console.views import common
+from console.views.common import columns_of, hang, rows_of
 
 _CANCEL = {"reboot": "`reboot cancel`", "poweroff": "`poweroff cancel`"}
 
@@ -44,5 +45,63 @@ def order(data: Any, style: Style = PLAIN) -> str:
     action, user = cell(data.get("action")), cell(data.get("user"))
     if data.get("state") == "running":
         return f"{paint(action, BOLD, style)} by order of {user} is under way"
-    when = f"in {duration(data.get('seconds_left'))}, at {clock(data.get('when'))}"
+    when = f"in {duration(data.get('seconds_left'))}, at {common.clock(data.get('when'))}"
     return f"{paint(action, BOLD, style)} {when}, by order of {user}; {_CANCEL.get(action, 'cancel')} withdraws it"
+
+
+def offset(seconds: Any) -> str:
+    """`0.3 ms ahead`, `2 s behind`: how far a clock is off."""
+    if not isinstance(seconds, int | float):
+        return "-"
+    return f"{_span(abs(seconds))} {'ahead' if seconds >= 0 else 'behind'}"
+
+
+def _span(seconds: float) -> str:
+    return (
+        f"{seconds * 1e6:.0f} us"
+        if seconds < 1e-3
+        else f"{seconds * 1e3:.1f} ms"
+        if seconds < 1
+        else f"{seconds:.1f} s"
+    )
+
+
+def _server(row: Row) -> Row:
+    last = row.get("last_s")
+    answered = isinstance(last, int)
+    return {
+        **row,
+        "stratum": row.get("stratum") if answered else None,
+        "offset": offset(row.get("offset_s")) if answered else None,
+        "last": f"{duration(last)} ago" if answered else None,
+        "answers": f"{cell(row.get('answers'))} of 8",
+    }
+
+
+_servers = columns_of("servers", "", [
+    ("server", "TIME SERVER"), ("state", "STATE"), ("stratum", "STRATUM"), ("offset", "CLOCK"), ("last", "LAST ANSWER"),
+    ("answers", "ANSWERS"),
+], _server)  # fmt: skip
+
+
+def clock(data: Any, style: Style = PLAIN) -> str:
+    """`show clock`."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    now = cell(data.get("now")).replace("T", " ")
+    lines = [f"{paint(now[:19], BOLD, style)} {now[23:]} ({cell(data.get('zone'))})"]
+    if now[23:] not in ("+00:00", ""):
+        lines.append(f"{cell(data.get('utc')).replace('T', ' ')[:19]} UTC")
+    state, error = cell(data.get("state")), data.get("error_s")
+    if state == "synchronized":
+        said = f"{offset(data.get('offset_s'))} of {cell(data.get('source'))}, stratum {cell(data.get('stratum'))}"
+        most = f", at most {_span(error)} off" if isinstance(error, int | float) else ""
+        lines += hang(f"NTP: synchronized: {said}{most}", style)
+    else:
+        why = cell(data.get("detail"))
+        lines += hang(f"NTP: {state}" + (f": {why}" if why != "-" else ""), style)
+    if data.get("servers_from") == "dhcp":
+        lines.append("time servers: from DHCP")
+    if chip := data.get("chip"):
+        lines.append(f"clock chip: {common.clock(chip)[:19]} UTC, {offset(data.get('chip_ahead_s'))}")
+    return "\n\n".join(block for block in ("\n".join(lines), _servers(data, style)) if block)

@@ -91,6 +91,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("config.complete", {"words": ["rule"], "action": "set"}),
     ("config.fields", {}),
     ("config.end", {}),
+    ("clock.show", {}),
     ("power.plan", {"action": "reboot"}),
     ("power.order", {"action": "poweroff", "in_s": 3600}),
     ("power.show", {}),
@@ -121,7 +122,9 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
     ("management.unblock", {"address": "192.0.2.1"}),
     ("frames.explain", {"frames": ["xx"], "in": "lan"}),
     ("power.order", {"action": "reboot", "at": "soon"}),
+    ("power.order", {"action": "poweroff", "reset": "all"}),
     ("power.cancel", {}),
+    ("clock.set", {"when": "soon"}),
     ("config.set", {"words": ["rule"]}),
     ("config.commit", {}),
     ("config.confirm", {}),
@@ -132,7 +135,7 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
 ]
 ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "image.job", "image.cancel", "image.remove",
              "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
-             "quarantine.release", "management.unblock", "user.password"}  # fmt: skip
+             "quarantine.release", "management.unblock", "user.password", "clock.set"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

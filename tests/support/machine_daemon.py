@@ -31,6 +31,26 @@ PLAN = machine.PowerPlan(
 )  # fmt: skip
 
 
+CLOCK = machine.Clock(
+    now="2026-11-29T14:30:00.125+01:00",
+    utc="2026-11-29T13:30:00.125+00:00",
+    zone="Europe/Berlin",
+    state="synchronized",
+    detail="",
+    servers_from="dhcp",
+    servers=[
+        machine.NtpSource("192.0.2.123", "used", 2, 8, 0.00021, 34),
+        machine.NtpSource("2001:db8::123", "no answer", 0, 0, 0.0, None),
+    ],
+    source="192.0.2.123",
+    stratum=3,
+    offset_s=-0.00012,
+    error_s=0.0061,
+    chip="2026-11-29T13:29:58+00:00",
+    chip_ahead_s=-2.0,
+)
+
+
 class MachineDaemon(FakeDaemon):
     """`calls` has what was asked; `order` is what `show reboot` answers."""
 
@@ -39,6 +59,18 @@ class MachineDaemon(FakeDaemon):
     def _fill(self) -> None:
         super()._fill()
         self._power()
+        self._clock()
+
+    def _clock(self) -> None:
+        async def show(_: Params) -> machine.Clock:
+            return CLOCK
+
+        async def change(params: Params) -> Done:
+            self.calls.append(("clock.set", params))
+            return Done("clock set")
+
+        self.registry.add(methods.CLOCK_SHOW, show)
+        self.registry.add(methods.CLOCK_SET, change, "admin", "", {"when": Param()})
 
     def _power(self) -> None:
         async def plan(params: Params) -> machine.PowerPlan:
@@ -59,7 +91,13 @@ class MachineDaemon(FakeDaemon):
         optional = {"in_s": Param("integer", required=False), "at": Param(required=False)}
         add = self.registry.add
         add(methods.POWER_PLAN, plan, params=action)
-        add(methods.POWER_ORDER, order, "admin", "", {**action, **optional, "force": Param("boolean", required=False)})
+        add(
+            methods.POWER_ORDER,
+            order,
+            "admin",
+            "",
+            {**action, **optional, "force": Param("boolean", required=False), "reset": Param(required=False)},
+        )
         add(methods.POWER_CANCEL, cancel, "admin")
         add(methods.POWER_SHOW, show)
 

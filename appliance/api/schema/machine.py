@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Answers about the machine itself: reboot and poweroff."""
+"""Answers about the machine itself: reboot and poweroff, its clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.api.schema.base import Answer, Relay, When
+from appliance.api.schema.base import Answer, Detail, Relay, When
 
 
 class LinkPlan(Answer):
@@ -36,3 +36,32 @@ class PowerOrder(Answer):
     user: str | UnsetType = UNSET
     seconds_left: int | UnsetType = UNSET
     when: Annotated[When, Meta(description="by the present time of the appliance")] | UnsetType = UNSET
+
+
+class NtpSource(Answer):
+    """A time server. `answers`: of the last eight questions; `offset_s`: how far the clock was ahead of it."""
+
+    server: str
+    state: Annotated[str, Meta(description="used, combined, not combined, no answer, false or too variable")]
+    stratum: int
+    answers: int
+    offset_s: float
+    last_s: Annotated[int | None, Meta(description="since the last answer; null: none yet")]
+
+
+class Clock(Answer, kw_only=True):
+    """The appliance's clock. `offset_s`: how far it is ahead of NTP time; at most `error_s` wrong."""
+
+    now: Annotated[str, Meta(description="ISO 8601, in the time zone of the appliance")]
+    utc: When
+    zone: str
+    state: Annotated[str, Meta(description="synchronized, not synchronized, off (no server) or failed")]
+    detail: Detail
+    servers_from: Annotated[str, Meta(description="configuration, dhcp or none")]
+    servers: list[NtpSource]
+    source: str | UnsetType = UNSET
+    stratum: int | UnsetType = UNSET
+    offset_s: float | UnsetType = UNSET
+    error_s: float | UnsetType = UNSET
+    chip: Annotated[When | None, Meta(description="the board's clock chip; null where the kernel shows none")]
+    chip_ahead_s: float | UnsetType = UNSET

@@ -338,6 +338,21 @@ FIELDS: Final[dict[str, Field]] = {
         "its IPv6 address with prefix length; empty: IPv6 off", Effect.ADDRESS, range="2001:db8::10/64"
     ),
     "management.gateway6": Field("IPv6 address of the default route"),
+    "management.dns": Field(
+        "addresses of name servers, asked through the management port",
+        source="those of DHCP; names are used by time servers, `dns` and `ping` alone",
+        range="192.0.2.53 | 2001:db8::53",
+    ),
+    "time.zone": Field(
+        "time zone of `show clock`, of `reboot at` and of the logs of programs; events and JSON are in UTC",
+        source="the same everywhere, and without summer time",
+        range="area and city, Europe/Berlin, or UTC",
+    ),
+    "time.servers": Field(
+        "NTP servers that keep the clock, through the management port",
+        source="those of DHCP; without any the clock runs free",
+        range="192.0.2.1 | ntp.example.net",
+    ),
     "management.ssh": Field(
         "whether SSH listens, once there is an address and a user with a password or a key",
         source="needed to administer the appliance",

@@ -118,3 +118,31 @@ def test_without_bypassd_init_does_it_for_root_alone(tmp_path: Path, monkeypatch
     Person.answer = "yes"
     assert _through_init("reboot", Person(style=Style()), "bypassd hangs", later=False)["message"]
     assert (tmp_path / "mark").read_text() == "done\n"
+
+
+def test_a_factory_reset_needs_the_name_of_the_appliance(daemon: MachineDaemon) -> None:
+    person = Terminal(daemon.path, "dumb")
+    person.until("inline]>")
+    for name, end in (("bypass", "error: factory reset cancelled"), ("\x03", "error: factory reset cancelled")):
+        person.type("factory-reset all\r")
+        said = re.sub(r"\s+", " ", person.until("(wire1) to erase it: "))
+        assert "files of users, guest images. It cannot be undone." in said
+        person.type(f"{name}\r" if name.isalpha() else name)
+        person.until(end)
+        person.until("inline]>")
+    assert daemon.calls == []
+    person.type("factory-reset\r")
+    person.until("Keep the guest images? (yes/no) [yes]: ")
+    person.type("\r")
+    person.until("(wire1) to erase it: ")
+    person.type("wire1\r")
+    person.until("reboot ordered")
+    assert daemon.calls == [("power.order", {"action": "reboot", "reset": "keep-images"})]
+    person.close()
+
+
+def test_a_script_says_what_it_erases(daemon: MachineDaemon) -> None:
+    for args in (["factory-reset"], ["factory-reset", "all"], ["factory-reset", "now"]):
+        assert bypass(*args, sock=daemon.path, stdin="wire1\n").returncode == 1
+    assert bypass("factory-reset", "all", "now", sock=daemon.path).returncode == 0
+    assert daemon.calls == [("power.order", {"action": "reboot", "reset": "all"})]

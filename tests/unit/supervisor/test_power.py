@@ -195,6 +195,33 @@ def test_an_order_waits_is_shown_and_cancelled(tmp_path: Path, monkeypatch: pyte
     run(machine.bypassd, body)
 
 
+def test_a_factory_reset_is_the_last_word_before_the_reboot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is taken back when the machine does not go down: a later reboot must not erase anything."""
+    machine = Machine(tmp_path, monkeypatch)
+    word, seen = tmp_path / "var/lib/bypass/factory-reset", list[str]()
+
+    async def init(words: Sequence[str]) -> tuple[int, str]:
+        seen.append(word.read_text())
+        return 1, "no such thing"
+
+    async def body() -> None:
+        await machine.up("bypass")
+        machine.bypassd.power._begin = init
+        await ask(machine.socket, "power.order", action="reboot", reset="keep-images", in_s=3600)
+        assert not word.exists()
+        await ask(machine.socket, "power.order", action="reboot", reset="keep-images")
+        await until(lambda: "reboot given up: reboot: no such thing" in machine.events())
+        assert (seen, word.exists()) == (["keep-images\n"], False)
+        (machine.bypassd.system.paths.data_partition).write_text("read-only\nno\n")
+        refused = await ask(machine.socket, "power.order", action="reboot", reset="all")
+        assert "data partition is read-only" in refused["error"]["message"]
+        refused = await ask(machine.socket, "power.order", action="poweroff", reset="all")
+        assert "ends with a reboot" in refused["error"]["message"]
+        machine.keeper.end.close()
+
+    run(machine.bypassd, body)
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"action": "dance", "user": "anna"}'])
 def test_the_next_bypassd_carries_an_order_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """One that it can read; what a crash left of another one orders nothing."""
