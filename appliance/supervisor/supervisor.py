@@ -259,11 +259,13 @@ class Supervisor:
     def _register(self) -> None:
         from appliance.steering.capture_api import Captures
         from appliance.steering.explain.api import SteeringApi
+        from appliance.supervisor.ports import Ports
         from appliance.supervisor.status import Show
 
         system, registry = self.system, self.system.registry
         add_version(registry)
         Show(system, self._wake).register(registry)
+        Ports(system).register(registry)
         SteeringApi(lambda: system.steering.datapath).register(registry)
         self._api.register(registry)
         self.power.register(registry)

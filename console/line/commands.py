@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from console.line.command import Arg, Command, Option
 from console.line.configure_commands import FORM, TAKEOVER, WHICH
-from console.line.machine_commands import CLOCK, POWER
+from console.line.machine_commands import CLOCK, PORTS, POWER
 
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
@@ -353,7 +353,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Frames": CAPTURE,
     "Configuration": CONFIGURATION,
     "Live": MONITOR,
-    "Machine": (*POWER, *CLOCK),
+    "Machine": (*POWER, *CLOCK, *PORTS),
     "Tools": TOOLS,
     "Terminal": TERMINAL,
     "Session": SESSION,

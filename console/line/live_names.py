@@ -15,6 +15,7 @@ Proposals = list[tuple[str, str]]  # (name, meaning)
 SOURCES = {  # Arg.source -> (method, columns that hold names, column that describes them)
     "segments": ("segments.show", ("name",), "relay"),
     "ports": ("segments.show", ("lan", "wan"), "name"),
+    "all ports": ("ports.show", ("name",), "link"),
     "guests": ("guests.show", ("name",), "state"),
     "rules": ("rules.show", ("name",), "match"),
     "users": ("management.show", ("name",), "role"),

@@ -69,3 +69,22 @@ CLOCK = (
         wait=10.0,
     ),
 )
+
+PORTS = (
+    Command(
+        ("show", "ports"),
+        "ports: link, speed, errors, driver",
+        "ports.show",
+        view="ports",
+        options=(JSON,),
+        wait=15.0,
+    ),
+    Command(
+        ("show", "port", Arg("NAME", "a port of the board", source="all ports")),
+        "one port: counters of its driver, rings, transceiver",
+        "port.show",
+        view="port",
+        options=(JSON,),
+        wait=20.0,
+    ),
+)

@@ -40,6 +40,8 @@ _WHERE: dict[str, str] = {
     "config-history": "configuration.history",
     "config-status": "configuration.status",
     "clock": "machine.clock",
+    "ports": "ports.table_of_all",
+    "port": "ports.one",
     "power-plan": "machine.plan",
     "power-order": "machine.order",
     "done": "common.done",

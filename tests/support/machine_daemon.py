@@ -51,6 +51,39 @@ CLOCK = machine.Clock(
 )
 
 
+PORTS = [
+    machine.Port(
+        name="lan0",
+        role="data",
+        device="enp2s0",
+        segment="main/lan",
+        link="up",
+        speed_mbps=2500,
+        duplex="full",
+        negotiates=True,
+        medium="Twisted Pair",
+        mac="02:fc:00:00:00:01",
+        mtu=3480,
+        driver="igc",
+        rx_frames=1000,
+        tx_frames=900,
+        rx_errors=3,
+        tx_dropped=7,
+    ),
+    machine.Port(name="wan0", role="data", device="", segment="main/wan", link="missing", detail="not found"),
+    machine.Port(
+        name="mgmt0",
+        role="management",
+        device="mgmt0-hw",
+        segment="",
+        link="down",
+        driver="igb",
+        mtu=1500,
+        mac="02:fc:00:00:00:03",
+    ),
+]
+
+
 class MachineDaemon(FakeDaemon):
     """`calls` has what was asked; `order` is what `show reboot` answers."""
 
@@ -60,6 +93,26 @@ class MachineDaemon(FakeDaemon):
         super()._fill()
         self._power()
         self._clock()
+        self._ports()
+
+    def _ports(self) -> None:
+        async def show(_: Params) -> list[machine.Port]:
+            return PORTS
+
+        async def one(params: Params) -> machine.PortDetails:
+            (port,) = (port for port in PORTS if port.name == params["name"])
+            return machine.PortDetails(
+                port,
+                {"rx crc errors": 2},
+                "1057:8754",
+                "0000:02:00.0",
+                {"rx": "256 of 4096"},
+                {"Laser rx power low warning": "On"},
+                {"rx_packets": 12, "tx_timeout": 0},
+            )
+
+        self.registry.add(methods.PORTS_SHOW, show)
+        self.registry.add(methods.PORT_SHOW, one, params={"name": Param()})
 
     def _clock(self) -> None:
         async def show(_: Params) -> machine.Clock:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Answers about the machine itself: reboot and poweroff, its clock."""
+"""Answers about the machine itself: reboot and poweroff, its clock, its ports."""
 
 from __future__ import annotations
 
@@ -65,3 +65,40 @@ class Clock(Answer, kw_only=True):
     error_s: float | UnsetType = UNSET
     chip: Annotated[When | None, Meta(description="the board's clock chip; null where the kernel shows none")]
     chip_ahead_s: float | UnsetType = UNSET
+
+
+class Port(Answer, kw_only=True):
+    """A port of the board. `segment`: "main/lan". Counters are the kernel's, since the device exists."""
+
+    name: str
+    role: Annotated[str, Meta(description="data or management")]
+    device: str
+    segment: str
+    link: Annotated[str, Meta(description="up, down, off (set down) or missing")]
+    detail: Detail = ""
+    speed_mbps: int | None = None
+    duplex: Annotated[str, Meta(description="full or half; empty where the driver does not say")] = ""
+    negotiates: bool | None = None
+    medium: str = ""
+    mac: str = ""
+    mtu: int = 0
+    driver: str = ""
+    rx_frames: int = 0
+    tx_frames: int = 0
+    rx_errors: int = 0
+    tx_errors: int = 0
+    rx_dropped: int = 0
+    tx_dropped: int = 0
+
+
+class PortDetails(Answer):
+    """One port. `errors`: the kernel's counters of faults that are not 0; `counters`: the driver's own; `module`: the
+    transceiver, its diagnostics and alarms."""
+
+    port: Port
+    errors: dict[str, int]
+    firmware: str
+    bus: str
+    rings: Annotated[dict[str, str], Meta(description='entries in use, as "256 of 4096"')]
+    module: dict[str, str]
+    counters: dict[str, int]
