@@ -15,6 +15,7 @@ from appliance.api.schema.access import Management, Session
 from appliance.api.schema.base import Done
 from appliance.api.schema.machine import Clock
 from appliance.management.manager import Access
+from appliance.management.reach import Reach
 from appliance.supervisor.metrics import collect
 from appliance.supervisor.system import System
 from appliance.support.service import Support
@@ -40,6 +41,7 @@ def compose(system: System) -> Access:
         opened=system.control.open_to_group,
     )
     _register(system, access)
+    Reach(space).register(system.registry)
     support = Support(system.paths.run / "support", system.paths.root, system.registry, access.memory.secrets)
     add = system.registry.add
     add(methods.SUPPORT_BUNDLE, support.bundle, "operator", "collect everything that explains the state")

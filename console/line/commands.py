@@ -10,6 +10,7 @@ from __future__ import annotations
 from console.line.command import Arg, Command, Option
 from console.line.configure_commands import FORM, TAKEOVER, WHICH
 from console.line.machine_commands import CLOCK, PORTS, POWER
+from console.line.reach_commands import REACH
 
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
@@ -354,6 +355,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Configuration": CONFIGURATION,
     "Live": MONITOR,
     "Machine": (*POWER, *CLOCK, *PORTS),
+    "Network": REACH,
     "Tools": TOOLS,
     "Terminal": TERMINAL,
     "Session": SESSION,

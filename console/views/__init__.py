@@ -42,6 +42,7 @@ _WHERE: dict[str, str] = {
     "clock": "machine.clock",
     "ports": "ports.table_of_all",
     "port": "ports.one",
+    "reach-ping": "machine.ping",
     "power-plan": "machine.plan",
     "power-order": "machine.order",
     "done": "common.done",

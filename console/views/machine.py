@@ -105,3 +105,14 @@ def clock(data: Any, style: Style = PLAIN) -> str:
     if chip := data.get("chip"):
         lines.append(f"clock chip: {common.clock(chip)[:19]} UTC, {offset(data.get('chip_ahead_s'))}")
     return "\n\n".join(block for block in ("\n".join(lines), _servers(data, style)) if block)
+
+
+def ping(data: Any, style: Style = PLAIN) -> str:
+    """The summary of `ping`."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    said = f"{cell(data.get('sent'))} sent, {cell(data.get('received'))} received"
+    if data.get("received"):
+        times = "/".join(f"{data[key]:.3f}" for key in ("min_ms", "mean_ms", "max_ms"))
+        said += f"; min/mean/max {times} ms"
+    return said

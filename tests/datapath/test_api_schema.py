@@ -127,6 +127,10 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
     ("power.order", {"action": "poweroff", "reset": "all"}),
     ("power.cancel", {}),
     ("clock.set", {"when": "soon"}),
+    ("reach.name", {"host": "-x"}),
+    ("reach.ping", {"address": "name"}),
+    ("reach.hop", {"address": "192.0.2.1", "hop": 99}),
+    ("reach.tcp", {"address": "192.0.2.1", "port": 1}),
     ("port.show", {"name": "nobody"}),
     ("config.set", {"words": ["rule"]}),
     ("config.commit", {}),
@@ -138,7 +142,8 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
 ]
 ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "image.job", "image.cancel", "image.remove",
              "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
-             "quarantine.release", "management.unblock", "user.password", "clock.set"}  # fmt: skip
+             "quarantine.release", "management.unblock", "user.password", "clock.set",
+             "reach.name", "reach.ping", "reach.hop", "reach.tcp"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from typing import Any
 from appliance.api.rpc import Param
 from appliance.api.schema import machine, methods
 from appliance.api.schema.base import Done
+from appliance.errors import UnreachableError
 from tests.support.fake_daemon import FakeDaemon
 
 Params = dict[str, Any]
@@ -94,6 +95,36 @@ class MachineDaemon(FakeDaemon):
         self._power()
         self._clock()
         self._ports()
+        self._reach()
+
+    def _reach(self) -> None:
+        """`silent` has no echo; a router is on the way to everything."""
+
+        async def name(params: Params) -> machine.Resolved:
+            return machine.Resolved(params["host"], ["192.0.2.1", "2001:db8::1"], 1.0)
+
+        async def ping(params: Params) -> machine.Echo:
+            self.calls.append(("reach.ping", params))
+            if params.get("size") == 8:
+                return machine.Echo(params["address"], None, None, "no reply")
+            return machine.Echo(params["address"], 0.5 * len(self.calls), 64, "")
+
+        async def hop(params: Params) -> machine.Hop:
+            hops = [machine.Hop(1, "10.88.0.1", 0.1, "", False), machine.Hop(2, "", None, "", False),
+                    machine.Hop(3, params["address"], 2.5, "", True)]  # fmt: skip
+            return hops[int(params["hop"]) - 1]
+
+        async def tcp(params: Params) -> machine.Connected:
+            if params["port"] != 443:
+                raise UnreachableError(f"{params['address']} port {params['port']}: connection refused")
+            return machine.Connected(params["address"], 443, 3.25)
+
+        address, number = {"address": Param()}, Param("integer")
+        add = self.registry.add
+        add(methods.REACH_NAME, name, params={"host": Param(), "server": Param(required=False)})
+        add(methods.REACH_PING, ping, params={**address, "size": Param("integer", required=False)})
+        add(methods.REACH_HOP, hop, params={**address, "hop": number})
+        add(methods.REACH_TCP, tcp, params={**address, "port": number})
 
     def _ports(self) -> None:
         async def show(_: Params) -> list[machine.Port]:

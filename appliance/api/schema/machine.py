@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Answers about the machine itself: reboot and poweroff, its clock, its ports."""
+"""Answers about the machine itself: reboot and poweroff, its clock, its ports, and what it reaches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.api.schema.base import Answer, Detail, Relay, When
+from appliance.api.schema.base import Answer, Detail, Ms, Relay, When
 
 
 class LinkPlan(Answer):
@@ -102,3 +102,38 @@ class PortDetails(Answer):
     rings: Annotated[dict[str, str], Meta(description='entries in use, as "256 of 4096"')]
     module: dict[str, str]
     counters: dict[str, int]
+
+
+class Resolved(Answer):
+    """The addresses of a name; an address is its own."""
+
+    host: str
+    addresses: list[str]
+    ms: Ms
+
+
+class Echo(Answer):
+    """One echo request. `ms`: null where no reply came, and `detail` says why."""
+
+    address: str
+    ms: Ms | None
+    ttl: int | None
+    detail: Detail
+
+
+class Hop(Answer):
+    """A router on the way. `last`: there is nothing behind it; `mark`: why, as traceroute writes it (!H, !N, !X)."""
+
+    hop: int
+    address: str
+    ms: Ms | None
+    mark: str
+    last: bool
+
+
+class Connected(Answer):
+    """A TCP connection that was opened, and closed at once."""
+
+    address: str
+    port: int
+    ms: Ms

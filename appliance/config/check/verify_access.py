@@ -87,7 +87,7 @@ def _servers(config: Config) -> Iterator[Finding]:
             what = "they are reached through the management port, which has no address: set management address"
             yield Finding(where, (table, key), what)
         for index, server in enumerate(named):
-            if _is_address(server) or (key == "servers" and _is_name(server)):
+            if _is_address(server) or (key == "servers" and is_name(server)):
                 continue
             kind = "an address" if key == "dns" else "an address or a name"
             yield Finding(f"{where} {index + 1}", (table, key, index), f'"{server}" is not {kind}')
@@ -101,7 +101,7 @@ def _is_address(text: str) -> bool:
     return not (address.is_unspecified or address.is_multicast)
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
     """A host name; what looks like an IPv4 address and is none is no name either."""
     return bool(_HOST.fullmatch(text)) and not text.rpartition(".")[2].isdigit()
 
