@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 from appliance.api.rpc import Param, Params, caller
 from appliance.api.schema import methods, state
 from appliance.api.schema.access import Management, Session
 from appliance.api.schema.base import Done
 from appliance.api.schema.machine import Clock
+from appliance.errors import NotFoundError
 from appliance.management.manager import Access
 from appliance.management.reach import Reach
 from appliance.supervisor.metrics import collect
 from appliance.supervisor.system import System
+from appliance.support.logs import Logs
 from appliance.support.service import Support
 from appliance.telemetry.metrics_server import Endpoint
 from appliance.telemetry.subject import Severity
@@ -45,6 +48,13 @@ def compose(system: System) -> Access:
     support = Support(system.paths.run / "support", system.paths.root, system.registry, access.memory.secrets)
     add = system.registry.add
     add(methods.SUPPORT_BUNDLE, support.bundle, "operator", "collect everything that explains the state")
+
+    def guest_log(name: str) -> Path:
+        if system.guests is None:
+            raise NotFoundError("the guests' part is not up")
+        return system.guests.guest(name).console.log_file
+
+    Logs(system.paths.root / "run/log", guest_log, access.memory.secrets).register(system.registry)
     return access
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from console.line.command import Arg, Command, Option
 from console.line.configure_commands import FORM, TAKEOVER, WHICH
-from console.line.machine_commands import CLOCK, PORTS, POWER
+from console.line.machine_commands import CLOCK, LOGS, PORTS, POWER
 from console.line.reach_commands import REACH
 
 JSON = Option("--json", "print data as JSON")
@@ -354,7 +354,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Frames": CAPTURE,
     "Configuration": CONFIGURATION,
     "Live": MONITOR,
-    "Machine": (*POWER, *CLOCK, *PORTS),
+    "Machine": (*POWER, *CLOCK, *PORTS, *LOGS),
     "Network": REACH,
     "Tools": TOOLS,
     "Terminal": TERMINAL,
@@ -365,6 +365,7 @@ COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in
 # Help for words that begin several commands, shown by `?`.
 GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
+    "show log": "lines of a log, and what is added to it",
     "show packets": "decode frames at a point along the path",
     "crash-count": "crashes of the machine, which lead to safe mode",
     "segment": "bypass a segment, or return it to automatic mode",

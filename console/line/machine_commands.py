@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commands about the machine itself: reboot and poweroff, its clock. Pure data; commands.py joins all topics."""
+"""The commands about the machine: reboot, clock, ports, logs, system. Pure data; commands.py joins all topics."""
 
 from __future__ import annotations
 
@@ -87,4 +87,30 @@ PORTS = (
         options=(JSON,),
         wait=20.0,
     ),
+)
+
+_SOURCES = ("supervisor", "kernel", "ssh", "console", "dhcp", "ntp", "data-partition")
+
+
+def _log(words: tuple[str | Arg, ...], text: str) -> Command:
+    return Command(
+        ("show", "log", *words),
+        text,
+        local="log:log",
+        role="operator",
+        options=(
+            Option("match", "only lines that match", Arg("PATTERN", "a regular expression, case-insensitive")),
+            Option("lines", "so many, the newest; default: 40", Arg("N", "1 to 5000", number=True)),
+            Option("follow", "print what is added, until Ctrl-C"),
+            JSON,
+        ),
+    )
+
+
+LOGS = (
+    _log(
+        (Arg("SOURCE", "whose log; default: supervisor", choices=_SOURCES, optional=True),),
+        "the end of a log of the appliance or its kernel",
+    ),
+    _log(("guest", Arg("NAME", "a guest", source="guests")), "what a guest printed on its serial console"),
 )

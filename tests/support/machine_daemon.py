@@ -15,6 +15,7 @@ from appliance.api.rpc import Param
 from appliance.api.schema import machine, methods
 from appliance.api.schema.base import Done
 from appliance.errors import UnreachableError
+from appliance.support.logs import Logs
 from tests.support.fake_daemon import FakeDaemon
 
 Params = dict[str, Any]
@@ -96,6 +97,15 @@ class MachineDaemon(FakeDaemon):
         self._clock()
         self._ports()
         self._reach()
+        self._logs()
+
+    def _logs(self) -> None:
+        """Real logs, in the folder of the socket."""
+
+        def guest_log(name: str) -> Path:
+            return self.path.parent / f"{name}.log"
+
+        Logs(self.path.parent, guest_log).register(self.registry)
 
     def _reach(self) -> None:
         """`silent` has no echo; a router is on the way to everything."""

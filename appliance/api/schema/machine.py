@@ -137,3 +137,11 @@ class Connected(Answer):
     address: str
     port: int
     ms: Ms
+
+
+class Log(Answer):
+    """The newest lines of a log. `cursor`: for `after` of the next question; `lost`: lines before these are missing."""
+
+    lines: list[str]
+    cursor: str
+    lost: bool
