@@ -18,6 +18,7 @@ from appliance.api.schema.machine import Clock
 from appliance.errors import NotFoundError
 from appliance.management.manager import Access
 from appliance.management.reach import Reach
+from appliance.supervisor.machine import Machine
 from appliance.supervisor.metrics import collect
 from appliance.supervisor.system import System
 from appliance.support.logs import Logs
@@ -55,6 +56,7 @@ def compose(system: System) -> Access:
         return system.guests.guest(name).console.log_file
 
     Logs(system.paths.root / "run/log", guest_log, access.memory.secrets).register(system.registry)
+    Machine(system).register(system.registry)
     return access
 
 

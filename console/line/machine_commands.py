@@ -114,3 +114,13 @@ LOGS = (
     ),
     _log(("guest", Arg("NAME", "a guest", source="guests")), "what a guest printed on its serial console"),
 )
+
+SYSTEM = (
+    Command(
+        ("show", "system"),
+        "load, memory, disks, temperatures, fans, model and serial number",
+        "system.show",
+        view="system",
+        options=(JSON,),
+    ),
+)

@@ -43,6 +43,7 @@ _WHERE: dict[str, str] = {
     "ports": "ports.table_of_all",
     "port": "ports.one",
     "reach-ping": "machine.ping",
+    "system": "machine.system",
     "power-plan": "machine.plan",
     "power-order": "machine.order",
     "done": "common.done",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from console.render import BOLD, PLAIN, Row, Style, cell, duration, generic, paint
+from console.render import BOLD, PLAIN, Row, Style, cell, duration, generic, paint, pairs
 from console.views import common
 from console.views.common import columns_of, hang, rows_of
 
@@ -116,3 +116,50 @@ def ping(data: Any, style: Style = PLAIN) -> str:
         times = "/".join(f"{data[key]:.3f}" for key in ("min_ms", "mean_ms", "max_ms"))
         said += f"; min/mean/max {times} ms"
     return said
+
+
+def size(count: Any) -> str:
+    """Bytes in the largest unit that leaves something before the point."""
+    if not isinstance(count, int):
+        return "-"
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
+        if count >= 1 << shift:
+            return f"{count / (1 << shift):.1f} {unit}"
+    return f"{count >> 10} KiB"
+
+
+def _disk(row: Row) -> Row:
+    total, free = row.get("total_bytes"), row.get("available_bytes")
+    known = isinstance(total, int) and isinstance(free, int) and total > 0
+    used = f"{100 - 100 * free // total} %" if known and isinstance(free, int) and isinstance(total, int) else None
+    return {**row, "total": size(total), "free": size(free), "used": used}
+
+
+_disks = columns_of("disks", "", [
+    ("place", "DISK"), ("kind", "TYPE"), ("total", "SIZE"), ("free", "AVAILABLE"), ("used", "USED"), ("bound", "BOUND"),
+], _disk)  # fmt: skip
+
+
+def system(data: Any, style: Style = PLAIN) -> str:
+    """`show system`."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    memory: dict[str, Any] = data.get("memory") or {}
+    pages = memory.get("hugepages")
+    load: list[float] = data.get("load") or []
+    shown = {
+        **{key: data.get(key) for key in ("board", "vendor", "model", "serial", "firmware")},
+        "up": duration(data.get("uptime_s")),
+        "load": f"{' '.join(f'{each:.2f}' for each in load)} (1, 5, 15 min), {cell(data.get('processors'))} processors",
+        "memory": f"{size(memory.get('available'))} of {size(memory.get('total'))} available",
+        "huge pages": f"{cell(memory.get('hugepages_free'))} of {pages} free" if pages else None,
+        "temperatures": _named(data.get("temperatures"), "C"),
+        "fans": _named(data.get("fans"), "/min"),
+    }
+    lines = pairs({key: value for key, value in shown.items() if value not in (None, "")}, style)
+    return "\n\n".join(block for block in (lines, _disks(data, style)) if block)
+
+
+def _named(found: Any, unit: str) -> str:
+    items = found.items() if isinstance(found, dict) else ()
+    return ", ".join(f"{cell(name)} {cell(value)} {unit}" for name, value in items)

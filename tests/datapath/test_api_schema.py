@@ -93,6 +93,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("config.end", {}),
     ("clock.show", {}),
     ("ports.show", {}),
+    ("system.show", {}),
     ("log.show", {"source": "kernel", "lines": 3}),
     ("log.show", {"source": "guest", "guest": "ips1"}),
     ("port.show", {"name": "lan0"}),

@@ -86,6 +86,15 @@ PORTS = [
 ]
 
 
+MACHINE = machine.Machine(
+    board="acme-2", vendor="Acme", model="Board 2", serial="A1B2", firmware="", uptime_s=4000, processors=4,
+    load=[0.5, 1.25, 2.0], memory={"total": 4 << 30, "available": 3 << 29, "hugepages": 8, "hugepages_free": 3},
+    disks=[machine.Disk("data", "ext4", 10 << 30, 4 << 30, "guests pause when less than 512 MiB are free"),
+           machine.Disk("run", "tmpfs", 2 << 30, 2 << 30, "memory, at most half of it")],
+    temperatures={"coretemp Package id 0": 41.5}, fans={"nct6775 fan1": 1200},
+)  # fmt: skip
+
+
 class MachineDaemon(FakeDaemon):
     """`calls` has what was asked; `order` is what `show reboot` answers."""
 
@@ -98,6 +107,7 @@ class MachineDaemon(FakeDaemon):
         self._ports()
         self._reach()
         self._logs()
+        self._system()
 
     def _logs(self) -> None:
         """Real logs, in the folder of the socket."""
@@ -154,6 +164,12 @@ class MachineDaemon(FakeDaemon):
 
         self.registry.add(methods.PORTS_SHOW, show)
         self.registry.add(methods.PORT_SHOW, one, params={"name": Param()})
+
+    def _system(self) -> None:
+        async def show(_: Params) -> machine.Machine:
+            return MACHINE
+
+        self.registry.add(methods.SYSTEM_SHOW, show)
 
     def _clock(self) -> None:
         async def show(_: Params) -> machine.Clock:

@@ -145,3 +145,30 @@ class Log(Answer):
     lines: list[str]
     cursor: str
     lost: bool
+
+
+class Disk(Answer):
+    """A file system. `bound`: what holds its use down."""
+
+    place: Annotated[str, Meta(description="data (the data partition), run or tmp")]
+    kind: str
+    total_bytes: int
+    available_bytes: Annotated[int, Meta(description="for guests and users; what is reserved is not in it")]
+    bound: str
+
+
+class Machine(Answer):
+    """The machine. What its kernel or board does not tell is empty."""
+
+    board: str
+    vendor: str
+    model: str
+    serial: str
+    firmware: str
+    uptime_s: int
+    processors: int
+    load: Annotated[list[float], Meta(description="mean of 1, 5 and 15 minutes")]
+    memory: Annotated[dict[str, int], Meta(description="total and available in bytes; huge pages")]
+    disks: list[Disk]
+    temperatures: Annotated[dict[str, float], Meta(description="degrees Celsius")]
+    fans: Annotated[dict[str, int], Meta(description="turns a minute")]
