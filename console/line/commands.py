@@ -68,6 +68,15 @@ def _show(word: str, text: str, *args: Arg, view: str = "generic") -> Command:
     return Command(words, text, method=f"{word}.show", view=view, options=(JSON,))
 
 
+def _counted(word: str, more: tuple[str, ...], text: str, since: str) -> Command:
+    words = ("show", word, *more)
+    return Command(words, text, f"{word}.show", fixed=(("since", since),), view=word, options=(JSON,))
+
+
+def _clear(word: str, text: str) -> Command:
+    return Command(("clear", word), text, f"{word}.clear", role="operator", view="done", options=(JSON,))
+
+
 def _admin(words: tuple[str | Arg, ...], text: str, local: str) -> Command:
     return Command(words, text, local=local, role="admin")
 
@@ -96,16 +105,28 @@ SHOW = (
     _show("segments", "port pairs: relay, links, XDP or tc", view="segments"),
     _show("guests", "guests: state, cause, lease", view="guests"),
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
-    _show("rules", "rules in order, with the number of frames they matched", view="rules"),
-    _show("counters", "frame counters by port, rule and hop", view="counters"),
+    _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),
+    _counted("counters", (), "frame counters by port, rule and hop, since they were cleared", "clear"),
+    _counted("counters", ("total",), "the same since the datapath was loaded", "load"),
     _show("transitions", "state changes: what, when and why", COUNT, view="transitions"),
     _show("incidents", "guest crashes and failures: when, why, and what was recorded", view="incidents"),
+    Command(
+        ("show", "incidents", "all"),
+        "also those that were cleared",
+        local="incident_export:show_all",
+        options=(JSON,),
+    ),
     _show("quarantine", "flows that bypass a guest they crashed, and why", view="quarantine"),
     _show("crash-log", "kernel crash records of earlier boots", RECORD, view="crash"),
     _show("version", "versions of the appliance and of its components"),
     _show("events", "events with cause and severity: state changes, logins", COUNT, view="events"),
     _show("management", "management port, SSH host keys, users, metrics, syslog", view="management"),
     _show("sessions", "users who are logged in over SSH or on the console", view="sessions"),
+)
+
+CLEAR = (
+    _clear("counters", "count anew from here; metrics go on counting"),
+    _clear("incidents", "leave the present incidents out of the list; they are kept"),
 )
 
 CRASHES = (
@@ -348,7 +369,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Status": SHOW,
     "Segments": (*SEGMENTS, *CRASHES),
     "Guests": GUESTS,
-    "Incidents": INCIDENTS,
+    "Incidents": (*INCIDENTS, *CLEAR),
     "Images": IMAGES,
     "Access": ACCESS,
     "Frames": CAPTURE,
@@ -367,6 +388,7 @@ GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
     "show log": "lines of a log, and what is added to it",
     "show packets": "decode frames at a point along the path",
+    "clear": "begin a new count of frames or incidents",
     "crash-count": "crashes of the machine, which lead to safe mode",
     "segment": "bypass a segment, or return it to automatic mode",
     "guest": "start, stop, drain or inspect a guest",

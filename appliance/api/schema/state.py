@@ -266,6 +266,7 @@ class Rules(Answer):
 
     rules: list[Rule]
     filters: list[Filters]
+    cleared: Annotated[When, Meta(description="the counters are those since then")] | UnsetType = UNSET
 
 
 class Outcome(Answer):
@@ -324,6 +325,7 @@ class Counters(Answer):
     hops: dict[str, HopCounters]
     rules: dict[str, RuleCounters]
     unknown: DeviceCounters
+    cleared: Annotated[When, Meta(description="these are the frames since then")] | UnsetType = UNSET
 
 
 class Transition(Answer, kw_only=True):

@@ -41,7 +41,8 @@ def test_a_board_with_everything(tmp_path: Path) -> None:
 
 def test_a_board_with_nothing(tmp_path: Path) -> None:
     assert machine.load(tmp_path) == []
-    assert machine.memory(tmp_path) == machine.identity(tmp_path) == {}
+    assert machine.memory(tmp_path) == {}
+    assert machine.identity(tmp_path) == {}
     assert machine.sensors(tmp_path) == ({}, {})
     assert machine.disks([("data", tmp_path / "nothing")]) == []
 
