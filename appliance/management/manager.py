@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from appliance.access import accounts, serial_login, ssh
@@ -94,6 +95,7 @@ class Access:
         self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
         self.keys: list[ssh.HostKey] = []
         self.trouble = ""
+        self._shown: Path | None = None  # the banner before a login
         self._lock, self._again = asyncio.Lock(), asyncio.Event()
         lan.changed = self._again.set
         self._tasks: asyncio.TaskGroup | None = None
@@ -195,17 +197,25 @@ class Access:
         await self.port.converge(config)
         if self._wanted is not None:  # without a valid configuration the clock is kept as it was
             await self.time.converge(config)
+        banner = await self._banner(config.system.login_banner) if self._wanted is not None else self._shown
         why = ssh.why_off(management, config.user)
         if why:
             await self.sshd.want(None)
         else:
             await self._host_keys()
-            words = ssh.command(management, config.user, self.keys, self.folder / "ssh.pid")
+            words = ssh.command(management, config.user, self.keys, self.folder / "ssh.pid", banner)
             await self.sshd.want(self.space.command(words))
         reachable = bool(management.address or management.address6)
         await self.endpoint.apply(config.metrics.port if config.metrics.enabled and reachable else 0)
         if self._tasks is not None:
             self.syslog.apply(self._tasks, config.syslog if reachable else model.Syslog())
+
+    async def _banner(self, text: str) -> Path | None:
+        try:
+            self._shown = await to_the_end(partial(ssh.keep_banner, text, self.folder))
+        except OSError as error:
+            raise RefusedError(f"login banner: {error.filename}: {error.strerror}") from error
+        return self._shown
 
     async def _accounts(self, config: Config) -> None:
         before = self.memory.users()

@@ -24,7 +24,7 @@ from appliance.supervisor.system import System
 from appliance.support.logs import Logs
 from appliance.support.service import Support
 from appliance.telemetry.metrics_server import Endpoint
-from appliance.telemetry.subject import Severity
+from appliance.telemetry.subject import Kind, Notice, Severity, Subject
 from appliance.telemetry.syslog import Syslog
 
 WORDS = tuple(severity.word for severity in Severity)
@@ -72,6 +72,15 @@ def _register(system: System, access: Access) -> None:
     async def sessions(_: Params) -> list[Session]:
         return access.logins.sessions.show()
 
+    async def end(params: Params) -> Done:
+        ended = access.logins.sessions.end_one(int(params["id"]))
+        if ended is None:
+            raise NotFoundError(f"there is no session {params['id']}: `show sessions` lists them")
+        by = caller().user or f"uid {caller().uid}"
+        text = f"session from {ended.address} ended by {by}"
+        system.events.record(Notice.SESSIONS_ENDED, Subject(Kind.USER, ended.user), text)
+        return Done(f"session {ended.pid} of {ended.user} from {ended.address} ended")
+
     async def unblock(params: Params) -> Done:
         return Done(f"{await access.logins.unblock(str(params['address']))} may log in again")
 
@@ -90,5 +99,7 @@ def _register(system: System, access: Access) -> None:
     add(methods.EVENTS_SHOW, events, doc="events with cause and severity", params={"count": count, "severity": least})
     add(methods.MANAGEMENT_SHOW, management, doc="management port, SSH, users, metrics, syslog")
     add(methods.SESSIONS_SHOW, sessions, doc="who is logged in over SSH")
+    number = {"id": Param("integer", "the pid of a session in sessions.show")}
+    add(methods.SESSION_END, end, "admin", "end one session, of whomever", number)
     address = {"address": Param("string", "an address that is blocked")}
     add(methods.MANAGEMENT_UNBLOCK, unblock, "admin", "let an address in again after failed logins", address)

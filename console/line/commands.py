@@ -227,6 +227,14 @@ ACCESS = (
         local="user_password:user_password",
     ),
     Command(
+        ("session", Arg("ID", "an id from `show sessions`", source="sessions", number=True), "end"),
+        "end a session of any user; a running command of his ends with it",
+        "session.end",
+        role="admin",
+        view="done",
+        options=(JSON,),
+    ),
+    Command(
         ("management", "unblock", Arg("ADDRESS", "an address that is blocked after failed logins")),
         "unblock an address immediately",
         "management.unblock",
@@ -399,6 +407,7 @@ GROUPS: dict[str, str] = {
     "clock": "set the clock",
     "reboot": "restart the appliance: now, later, or not after all",
     "poweroff": "shut the appliance down: now, later, or not after all",
+    "session": "end a session of any user",
     "capture": "capture frames at a point along the path, as pcapng for Wireshark",
     "api": "the control socket",
     "configuration": "confirm or roll back a commit that is awaiting confirmation",

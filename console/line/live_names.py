@@ -21,6 +21,7 @@ SOURCES = {  # Arg.source -> (method, columns that hold names, column that descr
     "users": ("management.show", ("name",), "role"),
     "incidents": ("incidents.show", ("number",), "guest"),
     "quarantine": ("quarantine.show", ("name",), "flow"),
+    "sessions": ("sessions.show", ("pid",), "user"),
     "images": ("images.show", ("name",), "format"),
 }
 CONFIG = "config "  # a source with this prefix asks config.complete for the action that follows it

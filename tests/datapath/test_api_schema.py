@@ -136,6 +136,7 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
     ("power.cancel", {}),
     ("clock.set", {"when": "soon"}),
     ("reach.name", {"host": "-x"}),
+    ("session.end", {"id": 1}),
     ("log.show", {"source": "guest", "guest": "nobody"}),
     ("log.show", {"source": "kernel", "lines": 0}),
     ("reach.ping", {"address": "name"}),
@@ -152,7 +153,7 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
 ]
 ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "image.job", "image.cancel", "image.remove",
              "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
-             "quarantine.release", "management.unblock", "user.password", "clock.set",
+             "quarantine.release", "management.unblock", "user.password", "clock.set", "session.end",
              "reach.name", "reach.ping", "reach.hop", "reach.tcp"}  # fmt: skip
 
 

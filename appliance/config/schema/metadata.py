@@ -83,6 +83,12 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.PROMPT,
         source="usual for network devices",
     ),
+    "system.login_banner": Field(
+        "text that is shown before a login, over SSH and on the console; several lines in $'...' with \\n between",
+        Effect.SESSION,
+        "a notice that the law or your company may want; it should not say what the appliance is",
+        "at most 2000 characters",
+    ),
     "system.crash_limit": Field(
         "the machine starts in safe mode (relays in bypass, no guests) after so many crashes in crash_window; 0: never",
         Effect.RESTART,

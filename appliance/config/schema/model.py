@@ -35,6 +35,9 @@ class System(_Struct, frozen=True):
     hostname: Annotated[str, msgspec.Meta(pattern=HOSTNAME_PATTERN)] = "bypass"
     supervisor_grace: Duration = Duration(30_000_000_000)  # how long the relay is held without a supervisor
     idle_timeout: Duration = Duration(900_000_000_000)  # a session without input ends; 0: never
+    login_banner: Annotated[str, msgspec.Meta(max_length=2000)] = (
+        ""  # shown before a login, over SSH and on the console
+    )
     crash_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # this many crashes lead to safe mode; 0: never
     crash_window: Duration = Duration(3_600_000_000_000)  # within this time of operation
 
