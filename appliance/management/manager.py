@@ -197,6 +197,8 @@ class Access:
         await self.port.converge(config)
         if self._wanted is not None:  # without a valid configuration the clock is kept as it was
             await self.time.converge(config)
+        metrics = [config.metrics.port] if config.metrics.enabled else []
+        await self.port.allow(management, [management.ssh_port, *metrics])  # before anything listens
         banner = await self._banner(config.system.login_banner) if self._wanted is not None else self._shown
         why = ssh.why_off(management, config.user)
         if why:

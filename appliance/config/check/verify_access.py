@@ -35,6 +35,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield Finding("metrics: port", ("metrics", "port"), f"{config.metrics.port} is already the port of SSH")
     yield from _guests(config)
     yield from _servers(config)
+    yield from _allowed(config.management.allow)
     servers = config.syslog.servers
     if len(servers) > limits.MAX_SYSLOG:
         what = f"{len(servers)} servers are more than MAX_SYSLOG = {limits.MAX_SYSLOG}"
@@ -91,6 +92,19 @@ def _servers(config: Config) -> Iterator[Finding]:
                 continue
             kind = "an address" if key == "dns" else "an address or a name"
             yield Finding(f"{where} {index + 1}", (table, key, index), f'"{server}" is not {kind}')
+
+
+def _allowed(networks: tuple[str, ...]) -> Iterator[Finding]:
+    """Networks that may reach the services of the management port."""
+    if len(networks) > limits.MAX_ALLOW:
+        what = f"{len(networks)} networks are more than MAX_ALLOW = {limits.MAX_ALLOW}"
+        yield Finding("management: allow", ("management", "allow"), what)
+    for index, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            where = f"management: allow {index + 1}"
+            yield Finding(where, ("management", "allow", index), f"not a network as 192.0.2.0/24: {error}")
 
 
 def _is_address(text: str) -> bool:

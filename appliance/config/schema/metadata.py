@@ -344,6 +344,12 @@ FIELDS: Final[dict[str, Field]] = {
         "its IPv6 address with prefix length; empty: IPv6 off", Effect.ADDRESS, range="2001:db8::10/64"
     ),
     "management.gateway6": Field("IPv6 address of the default route"),
+    "management.allow": Field(
+        "networks from which SSH and metrics may be reached; empty: from everywhere. Open sessions from elsewhere end:"
+        " use `commit confirmed`",
+        source="until configured",
+        range="192.0.2.0/24 | 2001:db8::/64 | 192.0.2.7",
+    ),
     "management.dns": Field(
         "addresses of name servers, asked through the management port",
         source="those of DHCP; names are used by time servers, `dns` and `ping` alone",

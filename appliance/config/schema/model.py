@@ -243,6 +243,7 @@ class Management(_Struct, frozen=True):
     gateway: str = ""  # IPv4 address of the default route; DHCP brings its own
     address6: str = ""  # IPv6 with prefix length, as "2001:db8::10/64"; "" = IPv6 off
     gateway6: str = ""
+    allow: tuple[str, ...] = ()  # networks that may reach SSH and metrics; none named = all
     dns: tuple[str, ...] = ()  # addresses of name servers; none named = those of DHCP
     ssh: bool = True  # SSH listens when there are an address and a user with a password or a key
     ssh_port: PortNumber = 22
