@@ -312,6 +312,7 @@ TOOLS = (
         local="support_bundle:support_bundle",
         role="operator",
     ),
+    Command(("api",), "one JSON-RPC request from standard input, its answer as one JSON object", local="api:call"),
     Command(("api", "schema"), "all methods of the control socket", method="api.schema", options=(JSON,)),
 )
 
