@@ -21,6 +21,7 @@ from appliance.management.reach import Reach
 from appliance.supervisor.machine import Machine
 from appliance.supervisor.metrics import collect
 from appliance.supervisor.system import System
+from appliance.support.licences import Licences
 from appliance.support.logs import Logs
 from appliance.support.service import Support
 from appliance.telemetry.metrics_server import Endpoint
@@ -57,6 +58,7 @@ def compose(system: System) -> Access:
 
     Logs(system.paths.root / "run/log", guest_log, access.memory.secrets).register(system.registry)
     Machine(system).register(system.registry)
+    Licences(system.paths.root).register(system.registry)
     return access
 
 

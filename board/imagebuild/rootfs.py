@@ -63,6 +63,8 @@ EXCLUDE = (
     "/usr/share/applications/*",
     "/usr/lib/udev/hwdb.d/*",
 )
+# ... but the licences, which `show licences` reads
+INCLUDE = ("/usr/share/doc/*/copyright",)
 # Removed afterwards, beside what the processor has no use for: files that nothing on the appliance reads
 TRIM = (
     "usr/bin/perl*",
@@ -117,6 +119,7 @@ def debian_tree(cache: Cache, arch: Arch, progress: Progress) -> Path:
                     f"--architectures={arch.debian.architecture}",
                     *(f"--aptopt={conf}", "--aptopt=Apt::Install-Recommends false"),
                     *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDE),
+                    *(f"--dpkgopt=path-include={path}" for path in INCLUDE),
                     *(debian.SUITE, tree, origin.source_line),
                 ],
                 what="the root filesystem's packages cannot be installed",
@@ -134,7 +137,7 @@ def debian_tree(cache: Cache, arch: Arch, progress: Progress) -> Path:
 
 def debian_key(arch: Arch) -> str:
     """The key of the unpacked Debian packages."""
-    lists = {"packages": packages(arch), "exclude": EXCLUDE, "trim": (*TRIM, *arch.debian.unused)}
+    lists = {"packages": packages(arch), "exclude": EXCLUDE, "include": INCLUDE, "trim": (*TRIM, *arch.debian.unused)}
     origin = {"suite": debian.SUITE, "architecture": arch.debian.architecture, "recipe": "2"}
     return key_of(origin | {name: " ".join(value) for name, value in lists.items()})
 

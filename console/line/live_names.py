@@ -21,6 +21,7 @@ SOURCES = {  # Arg.source -> (method, columns that hold names, column that descr
     "users": ("management.show", ("name",), "role"),
     "incidents": ("incidents.show", ("number",), "guest"),
     "quarantine": ("quarantine.show", ("name",), "flow"),
+    "licences": ("licences.show", ("name",), "licence"),
     "sessions": ("sessions.show", ("pid",), "user"),
     "images": ("images.show", ("name",), "format"),
 }

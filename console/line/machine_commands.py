@@ -124,3 +124,22 @@ SYSTEM = (
         options=(JSON,),
     ),
 )
+
+LICENCES = (
+    Command(
+        ("show", "licences"),
+        "software of the image, with versions and licences",
+        "licences.show",
+        view="licences",
+        options=(JSON,),
+        wait=20.0,
+    ),
+    Command(
+        ("show", "licence", Arg("NAME", "a component of `show licences`", source="licences")),
+        "the licence text of one component",
+        "licence.show",
+        view="licence",
+        options=(JSON,),
+        wait=20.0,
+    ),
+)

@@ -44,6 +44,8 @@ _WHERE: dict[str, str] = {
     "port": "ports.one",
     "reach-ping": "machine.ping",
     "system": "machine.system",
+    "licences": "machine.licences",
+    "licence": "machine.licence",
     "power-plan": "machine.plan",
     "power-order": "machine.order",
     "done": "common.done",

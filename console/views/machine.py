@@ -163,3 +163,15 @@ def system(data: Any, style: Style = PLAIN) -> str:
 def _named(found: Any, unit: str) -> str:
     items = found.items() if isinstance(found, dict) else ()
     return ", ".join(f"{cell(name)} {cell(value)} {unit}" for name, value in items)
+
+
+licences = columns_of("licences", "no component is known", [
+    ("name", "COMPONENT"), ("version", "VERSION"), ("source", "FROM"), ("licence", "LICENCE"),
+])  # fmt: skip
+
+
+def licence(data: Any, style: Style = PLAIN) -> str:
+    """`show licence NAME`."""
+    if not isinstance(data, dict) or not isinstance(data.get("text"), str):
+        return generic(data, style)
+    return common.lines(data["text"].rstrip().split("\n"), style)

@@ -15,6 +15,7 @@ from appliance.api.rpc import Param
 from appliance.api.schema import machine, methods
 from appliance.api.schema.base import Done
 from appliance.errors import UnreachableError
+from appliance.support.licences import Licences
 from appliance.support.logs import Logs
 from tests.support.fake_daemon import FakeDaemon
 
@@ -108,6 +109,7 @@ class MachineDaemon(FakeDaemon):
         self._reach()
         self._logs()
         self._system()
+        Licences(Path("/nowhere")).register(self.registry)
 
     def _logs(self) -> None:
         """Real logs, in the folder of the socket."""

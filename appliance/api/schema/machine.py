@@ -172,3 +172,19 @@ class Machine(Answer):
     disks: list[Disk]
     temperatures: Annotated[dict[str, float], Meta(description="degrees Celsius")]
     fans: Annotated[dict[str, int], Meta(description="turns a minute")]
+
+
+class Licence(Answer):
+    """A component of the image. `licence`: as its package names it; empty where only its text says it."""
+
+    name: str
+    version: str
+    licence: str
+    source: Annotated[str, Meta(description="own, kernel, Python or Debian")]
+
+
+class LicenceText(Answer):
+    """The licence text that came with a component."""
+
+    name: str
+    text: str

@@ -19,7 +19,7 @@ _SYSTEM_NAMES = """\
 root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd bypass ftp
 dbus operator adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip src shadow utmp video sasl plugdev
 staff users nogroup input sgx clock kvm render rdma wheel utempter netdev messagebus systemd-network systemd-journal
-systemd-timesync bypass-admin bypass-operator bypass-viewer"""
+systemd-timesync chrony bypass-admin bypass-operator bypass-viewer"""
 RESERVED = frozenset(_SYSTEM_NAMES.split())
 """Names of system users or groups, in either image."""
 
