@@ -8,6 +8,7 @@ accident. Where bypassd does not answer, whoever is at the console has init do i
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from typing import Any
 
@@ -19,8 +20,8 @@ from console.terminal.prompt import Asker
 from console.views.machine import plan
 
 ERASED = "configuration, users, host keys, history, logs, crash records, files of users"
-INIT = "/sbin"
 ANSWER_S = 20.0
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SCRIPTS = {
     "reboot": "`reboot now` does it without asking; `reboot in 10min` and `reboot at 03:30` later",
     "poweroff": "`poweroff now` does it without asking; `poweroff in 10min` and `poweroff at 03:30` later",
@@ -60,12 +61,13 @@ def _agreed(action: str, asker: Asker, context: Context, meaning: dict[str, Any]
 
 def _through_init(action: str, asker: Asker, why: str, *, later: bool) -> dict[str, str]:
     """Without bypassd the keeper still closes the relays first, when init ends it (rootfs/etc/init.d/rcK)."""
-    if os.getuid() != 0 or later or not os.path.exists(f"{INIT}/{action}"):
+    program = shutil.which(action, path=PATH)
+    if os.getuid() != 0 or later or program is None:
         raise UnreachableError(f"{why}; on the console, {action} works without bypassd")
     asker.say(f"{why}.\nWithout bypassd init closes the relays, ends the guests and does the {action}.")
     if asker.terminal and not asker.yes(f"{action.capitalize()}?", False):
         raise RefusedError(f"{action} cancelled")
-    subprocess.run([f"{INIT}/{action}"], check=True)
+    subprocess.run([program], check=True)
     return {"message": f"{action}: under way"}
 
 

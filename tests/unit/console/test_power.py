@@ -99,7 +99,7 @@ def test_without_bypassd_init_does_it_for_root_alone(tmp_path: Path, monkeypatch
     made = tmp_path / "reboot"
     made.write_text(f"#!/bin/sh\necho done > {tmp_path}/mark\n")
     made.chmod(0o755)
-    monkeypatch.setattr(power, "INIT", str(tmp_path))
+    monkeypatch.setattr(power, "PATH", str(tmp_path))
     with pytest.raises(UnreachableError, match="on the console, poweroff works without bypassd"):
         _through_init("poweroff", Asker(style=Style()), "bypassd hangs", later=False)
     with pytest.raises(UnreachableError):
