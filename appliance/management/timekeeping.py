@@ -12,8 +12,10 @@ import logging
 import os
 import pwd
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from appliance.api.schema import machine
 from appliance.config.schema.model import Config
@@ -37,8 +39,16 @@ ACCOUNTS = ("_chrony", "chrony")  # of the client, in either image
 class Timekeeping:
     """See the module."""
 
-    def __init__(self, paths: Paths, port: ManagementPort, program: Program, events: Events) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        port: ManagementPort,
+        program: Program,
+        events: Events,
+        set_time: Callable[[datetime], None] = clock.set_time,
+    ) -> None:
         self._paths, self._port, self.program, self._events = paths, port, program, events
+        self._set = set_time
         self._zone = "UTC"
         self._servers: list[str] = []
         self._from = "none"
@@ -143,9 +153,11 @@ class Timekeeping:
             raise RefusedError(f"{wanted.year} is not a year of this appliance's life")
         if self.program.running and (await self.show()).state == "synchronized":
             raise RefusedError("NTP keeps the clock", "`show clock` names the servers; remove them to set it by hand")
+        if self._paths.root != Path("/") and self._set is clock.set_time:
+            raise RefusedError(f"the root of this bypassd is {self._paths.root}: the clock is not its own")
         before = datetime.now(UTC)
         try:
-            await asyncio.to_thread(clock.set_time, wanted)
+            await asyncio.to_thread(self._set, wanted)
         except (OSError, OverflowError) as error:
             raise RefusedError(f"the clock cannot be set: {error}") from error
         moved = (wanted - before).total_seconds()

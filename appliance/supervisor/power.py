@@ -61,9 +61,10 @@ class Power:
         relays_closed: Callable[[list[str]], Awaitable[None]],
         wake: Callable[[], None],
         unsaved: Callable[[], list[str]] = list,
-        begin: Run = run,
+        begin: Run | None = None,
     ) -> None:
-        self._system, self._closed, self._wake, self._unsaved, self._begin = system, relays_closed, wake, unsaved, begin
+        self._system, self._closed, self._wake, self._unsaved = system, relays_closed, wake, unsaved
+        self._begin = begin or self._init
         self._file: Path = system.paths.run / FILE
         self.order: Order | None = None
         system.power_due = self.due
@@ -149,6 +150,12 @@ class Power:
         except TimeoutError:
             left = ", ".join(guest.name for guest in running if guest.current_run)
             log.warning("guests that did not power down within %g s: %s", GUESTS_S, left)
+
+    async def _init(self, words: Sequence[str]) -> tuple[int, str]:
+        """RefusedError: this bypassd runs below another root, and the machine is not its own."""
+        if self._system.paths.root != Path("/"):
+            raise RefusedError(f"the root of this bypassd is {self._system.paths.root}: the machine is not its own")
+        return await run(words)
 
     async def _leave_reset(self, what: str) -> None:
         """The order to erase, for the next boot (rootfs/etc/init.d/data-partition). RefusedError: it cannot be kept."""

@@ -100,7 +100,10 @@ def test_without_bypassd_init_does_it_for_root_alone(tmp_path: Path, monkeypatch
     made.write_text(f"#!/bin/sh\necho done > {tmp_path}/mark\n")
     made.chmod(0o755)
     monkeypatch.setattr(power, "PATH", str(tmp_path))
-    with pytest.raises(UnreachableError, match="on the console, poweroff works without bypassd"):
+    with pytest.raises(UnreachableError, match="on a console without a login"):
+        _through_init("reboot", Asker(style=Style()), "bypassd hangs", later=False)
+    monkeypatch.setenv("BYPASS_SERIAL", "1")
+    with pytest.raises(UnreachableError, match="poweroff works without bypassd"):
         _through_init("poweroff", Asker(style=Style()), "bypassd hangs", later=False)
     with pytest.raises(UnreachableError):
         _through_init("reboot", Asker(style=Style()), "bypassd hangs", later=True)

@@ -124,9 +124,11 @@ def test_an_image_without_zones_has_utc(tmp_path: Path) -> None:
 
 
 def test_the_clock_is_set_by_hand_unless_ntp_keeps_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeping, program, _ = made(root)
     told: list[datetime] = []
-    monkeypatch.setattr(clock, "set_time", told.append)
+    keeping, program, _ = made(root)
+    with pytest.raises(RefusedError, match="the clock is not its own"):
+        asyncio.run(keeping.set("2026-12-24 03:30", "anna"))
+    keeping._set = told.append
 
     async def body() -> None:
         said = await keeping.set("2026-12-24 03:30", "anna")

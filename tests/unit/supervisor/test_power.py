@@ -206,6 +206,9 @@ def test_a_factory_reset_is_the_last_word_before_the_reboot(tmp_path: Path, monk
 
     async def body() -> None:
         await machine.up("bypass")
+        machine.bypassd.power._begin = machine.bypassd.power._init
+        await ask(machine.socket, "power.order", action="reboot")
+        await until(lambda: "given up: the root of this bypassd is" in machine.events())
         machine.bypassd.power._begin = init
         await ask(machine.socket, "power.order", action="reboot", reset="keep-images", in_s=3600)
         assert not word.exists()
