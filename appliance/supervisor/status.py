@@ -129,12 +129,14 @@ class Show:
             ],
             filters=datapath.compiled() if datapath else [],
         )
-        return (await self._since()).rules(found) if params.get("since") == "clear" else found
+        if params.get("since") != "clear":
+            return found
+        return await asyncio.to_thread((await self._since()).rules, found)  # thousands of rules take their time
 
     async def counters(self, params: Params) -> state.Counters:
         """counters.show"""
         now = self._counters()
-        return (await self._since()).counters(now) if params.get("since") == "clear" else now
+        return await asyncio.to_thread((await self._since()).counters, now) if params.get("since") == "clear" else now
 
     async def counters_clear(self, _: Params) -> Done:
         """counters.clear"""
