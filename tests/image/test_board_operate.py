@@ -170,7 +170,7 @@ def test_a_reboot_over_ssh_closes_the_relay_first(fresh: Board, admin: Admin) ->
 def test_a_factory_reset_keeps_the_images_it_is_told_to_keep(fresh: Board, admin: Admin) -> None:
     wait_until(fresh, lambda: (show(fresh, "management") or {}).get("ssh", {}).get("state") == "listening", "SSH")
     fresh.sh("echo image >/var/lib/bypass/images/kept.img")
-    fresh.sh("mkdir -p /var/lib/bypass/home; echo mine >/var/lib/bypass/home/file")
+    fresh.sh("echo mine >/var/lib/bypass/home/admin/file")
     mark, said = fresh.events.mark(), fresh.console.mark()
     typed(admin, "factory-reset keep-images now")
     fresh.wait_event(event="reset", since=mark, timeout=READY_S)
@@ -178,7 +178,7 @@ def test_a_factory_reset_keeps_the_images_it_is_told_to_keep(fresh: Board, admin
     fresh.sh("true", timeout=READY_S)
     assert fresh.sh("cat /var/lib/bypass/images/kept.img").output.strip() == "image"
     assert fresh.sh("hostname").output.strip() == "bypass"
-    assert fresh.sh("ls /var/lib/bypass/home/file /var/lib/bypass/factory-reset", check=False).status != 0
+    assert fresh.sh("ls /var/lib/bypass/home/admin/file /var/lib/bypass/factory-reset", check=False).status != 0
     assert wait_until(fresh, lambda: show(fresh, "management"), "access is up")["users"] == []
 
 
