@@ -47,6 +47,11 @@ class Client:
         with self._connect(wait) as link:
             return self._request(link, _Lines(link), method, params or {}, wait)
 
+    def raw(self, request: object, wait: float) -> Any:
+        """The answer to a request, or a batch, as it is on the wire; errors in it are the caller's."""
+        with self._connect(wait) as link:
+            return self._ask(link, _Lines(link), "the request", request, wait)
+
     def take_over(self, method: str, params: dict[str, object]) -> tuple[Any, socket.socket, bytes]:
         """Call a method that turns the connection into a stream; its result, the socket, and bytes received so far."""
         link = self._connect(5.0)

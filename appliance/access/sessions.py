@@ -59,6 +59,18 @@ class Sessions:
             self._sessions.pop(pid, None)
         return len(pids)
 
+    def end_one(self, pid: int) -> Session | None:
+        """Kill one session; None: there is no such session (any more)."""
+        found = next((session for session in self.present() if session.pid == pid and _runs(session)), None)
+        if found is None:
+            return None
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return None
+        self._sessions.pop(pid, None)
+        return found
+
     def left(self) -> list[str]:
         """Users whose session at the console has ended; no log reports that."""
         over = [session for session in self._sessions.values() if session.address == LINE and not _runs(session)]

@@ -8,6 +8,7 @@ line, so that Debian's and Buildroot's dropbear behave alike.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,13 @@ def why_off(management: Management, users: Sequence[User]) -> str:
     return ""
 
 
-def command(management: Management, users: Sequence[User], keys: Sequence[HostKey], pid_file: Path) -> list[str]:
+def command(
+    management: Management,
+    users: Sequence[User],
+    keys: Sequence[HostKey],
+    pid_file: Path,
+    banner: Path | None = None,
+) -> list[str]:
     """The command line of the server: in the foreground, no root, no forwarding, few attempts, only our users."""
     words = ["dropbear", "-F", "-E", "-m", "-w", "-j", "-k", "-T", str(TRIES), "-G", "bypass", "-K", str(KEEPALIVE)]
     words += ["-I", str(int(management.idle_timeout.seconds)), "-p", str(management.ssh_port), "-P", str(pid_file)]
@@ -55,7 +62,23 @@ def command(management: Management, users: Sequence[User], keys: Sequence[HostKe
         words.append("-s")  # keys only: no password prompt
     for key in keys:
         words += ["-r", str(key.path)]
-    return words
+    return [*words, *(["-b", str(banner)] if banner else [])]
+
+
+def keep_banner(text: str, folder: Path) -> Path | None:
+    """The file with the text that is shown before a login; None: there is none. OSError: it cannot be written.
+
+    The server reads it at its start, so another text is another file, and by that another command line. The console
+    shows the one that is there (terminal/login.py).
+    """
+    shown = "".join(char if char.isprintable() or char == "\n" else "?" for char in text).strip("\n")
+    path = folder / f"banner-{hashlib.sha256(shown.encode()).hexdigest()[:12]}" if shown else None
+    if path is not None and not path.exists():
+        files.replace(path, f"{shown}\n", 0o644, synced=False)
+    for old in folder.glob("banner-*"):
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
 
 
 async def host_keys(folder: Path) -> tuple[list[HostKey], list[str]]:

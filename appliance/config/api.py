@@ -39,6 +39,7 @@ class Api:
         wrong_password: Callable[[str], None] = lambda user: None,
     ) -> None:
         self._session, self._ports, self._wrong_password = Session(engine, candidate), ports, wrong_password
+        self.candidate = candidate
 
     def register(self, registry: Registry) -> None:
         """Register all methods, including those of editing and of changing one's own password."""

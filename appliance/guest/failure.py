@@ -21,6 +21,8 @@ from appliance.api.schema import methods
 from appliance.api.schema.base import Done
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
+from appliance.counted import counted
+from appliance.errors import RefusedError
 from appliance.guest.agent.requests import AgentRequests
 from appliance.health.bypass_latency import Fault
 from appliance.incident.incidents import Fall, Incidents, Ledger, Recorders, quarantine_row
@@ -29,6 +31,7 @@ from appliance.paths import Paths
 from appliance.steering import overlay
 from appliance.steering.overlay_editor import GuestPolicy, Steered
 from appliance.system import files
+from appliance.system.threads import to_the_end
 from appliance.telemetry.subject import Change
 
 if TYPE_CHECKING:
@@ -138,8 +141,16 @@ class FailureHandler:
         which = {"number": Param("integer", "the incident's number")}
         name = {"name": Param("string", "as `show quarantine` calls it")}
 
-        async def rows(_: Params) -> list[answer.Incident]:
-            return self.incidents.rows()
+        async def rows(params: Params) -> list[answer.Incident]:
+            return self.incidents.rows(cleared=bool(params.get("all")))
+
+        async def clear(_: Params) -> Done:
+            try:
+                left_out = await to_the_end(self.incidents.store.clear)
+            except OSError as error:
+                raise RefusedError(f"incidents: {error.strerror}") from error
+            said = f"{counted(left_out, 'incident')} cleared"
+            return Done(f"{said}; `show incidents all` has them, until newer ones need their room")
 
         async def show(params: Params) -> answer.IncidentDetails:
             return self.incidents.details(int(params["number"]))
@@ -160,7 +171,14 @@ class FailureHandler:
             return Done(f"{flow.flow} goes to {', '.join(flow.guests)} again")
 
         add = registry.add
-        add(methods.INCIDENTS_SHOW, rows, doc="Guests that died or failed: when, why, and what was kept.")
+        everything = {"all": Param("boolean", "also those that were cleared", required=False)}
+        add(
+            methods.INCIDENTS_SHOW,
+            rows,
+            doc="Guests that died or failed: when, why, and what was kept.",
+            params=everything,
+        )
+        add(methods.INCIDENTS_CLEAR, clear, "operator", "Leave the present ones out of the list; they are kept.")
         doc = "One incident, with the guest's console output before the failure."
         add(methods.INCIDENT_SHOW, show, doc=doc, params=which)
         doc = "The last frames that the guest received, as pcapng."

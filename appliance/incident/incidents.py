@@ -223,8 +223,8 @@ class Incidents:
 
     # For the console
 
-    def rows(self) -> list[guests.Incident]:
-        """`show incidents`, newest last."""
+    def rows(self, *, cleared: bool = False) -> list[guests.Incident]:
+        """`show incidents`, newest last; with those that were `cleared`, or without."""
         return [
             guests.Incident(
                 number=one.number,
@@ -239,6 +239,7 @@ class Incidents:
                 detail=one.trouble or one.detail,
             )
             for one in self.store.all()
+            if cleared or one.number > self.store.cleared
         ]
 
     def details(self, number: int) -> guests.IncidentDetails:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 KEPT = 64
 KEPT_BYTES = 32 << 20
 CONSOLE_BYTES = 16 << 10
+CLEARED = "cleared"  # a file beside them
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -59,11 +60,16 @@ class Store:
     def __init__(self, folder: Path, kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> None:
         self._folder, self._kept, self._kept_bytes = folder, kept, kept_bytes
         self._incidents: dict[int, Incident] = {}
+        self.cleared = 0  # up to this number they are left out of the list
         self._lock = threading.Lock()
         self._captures: dict[int, bytes] = {}  # of incidents that are not on the disk
 
     def load(self) -> None:
         """Read what earlier runs kept; damaged files are skipped."""
+        try:
+            self.cleared = int((self._folder / CLEARED).read_text())
+        except (OSError, ValueError):
+            self.cleared = 0
         for path in sorted(self._folder.glob("*.json")):
             try:
                 found = msgspec.json.decode(path.read_bytes(), type=Incident)
@@ -71,6 +77,15 @@ class Store:
                 log.warning("incident %s cannot be read: %s", path.name, error)
                 continue
             self._incidents[found.number] = found
+
+    def clear(self) -> int:
+        """Leave all that are there out of the list; they stay on the disk. How many. OSError: it is not kept."""
+        with self._lock:
+            there = len([one for one in self.all() if one.number > self.cleared])
+            self.cleared = max((*self._incidents, self.cleared))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            files.replace(self._folder / CLEARED, str(self.cleared))
+            return there
 
     def all(self) -> list[Incident]:
         """Oldest first."""

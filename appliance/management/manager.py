@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from appliance.access import accounts, serial_login, ssh
@@ -25,6 +26,7 @@ from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
 from appliance.hardware.board import Board
 from appliance.management.port import ManagementPort
+from appliance.management.timekeeping import Timekeeping
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.system.namespace import Namespace
@@ -88,9 +90,12 @@ class Access:
         ports = [port for port in (board.port if board else ()) if port.role == "management"]
         dhcp = Program("dhcp", self.folder, paths.root / "run/log/dhcp.log")
         self.port = ManagementPort(ports, lan.space, dhcp, self.folder / "dhcp.lease", lan.ports)
+        client = Program("ntp", self.folder, paths.root / "run/log/ntp.log")
+        self.time = Timekeeping(paths, self.port, client, events)
         self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
         self.keys: list[ssh.HostKey] = []
         self.trouble = ""
+        self._shown: Path | None = None  # the banner before a login
         self._lock, self._again = asyncio.Lock(), asyncio.Event()
         lan.changed = self._again.set
         self._tasks: asyncio.TaskGroup | None = None
@@ -124,11 +129,13 @@ class Access:
         """Stop what runs inside bypassd; everything outside continues."""
         self.sshd.leave()
         self.port.dhcp.leave()
+        self.time.program.leave()
         self.endpoint.stop()
         self.syslog.stop()
 
     async def prepare(self, new: Config) -> None:
         """Refuse what this board does not support. ConfigError."""
+        await asyncio.to_thread(self.time.check, new)
         asked = new.management.port
         if asked and asked not in self.port.names:
             there = ", ".join(self.port.names) or "none"
@@ -188,17 +195,29 @@ class Access:
         await self._accounts(config)
         management = config.management
         await self.port.converge(config)
+        if self._wanted is not None:  # without a valid configuration the clock is kept as it was
+            await self.time.converge(config)
+        metrics = [config.metrics.port] if config.metrics.enabled else []
+        await self.port.allow(management, [management.ssh_port, *metrics])  # before anything listens
+        banner = await self._banner(config.system.login_banner) if self._wanted is not None else self._shown
         why = ssh.why_off(management, config.user)
         if why:
             await self.sshd.want(None)
         else:
             await self._host_keys()
-            words = ssh.command(management, config.user, self.keys, self.folder / "ssh.pid")
+            words = ssh.command(management, config.user, self.keys, self.folder / "ssh.pid", banner)
             await self.sshd.want(self.space.command(words))
         reachable = bool(management.address or management.address6)
         await self.endpoint.apply(config.metrics.port if config.metrics.enabled and reachable else 0)
         if self._tasks is not None:
             self.syslog.apply(self._tasks, config.syslog if reachable else model.Syslog())
+
+    async def _banner(self, text: str) -> Path | None:
+        try:
+            self._shown = await to_the_end(partial(ssh.keep_banner, text, self.folder))
+        except OSError as error:
+            raise RefusedError(f"login banner: {error.filename}: {error.strerror}") from error
+        return self._shown
 
     async def _accounts(self, config: Config) -> None:
         before = self.memory.users()

@@ -16,13 +16,13 @@ from appliance.config.schema.model import Config, Management
 from appliance.errors import HardwareError, UnreachableError
 from appliance.hardware import board
 from appliance.hardware.links import devices, match
-from appliance.management import bridge, network
+from appliance.management import allowed, bridge, network
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
 
 SCRIPT = "/usr/libexec/bypass/dhcp"
-DHCP = ("busybox", "udhcpc", "-f", "-s", SCRIPT, "-t", "5", "-T", "3", "-A", "10")
+DHCP = ("busybox", "udhcpc", "-f", "-s", SCRIPT, "-t", "5", "-T", "3", "-A", "10", "-O", "ntpsrv")
 
 
 class ManagementPort:
@@ -43,6 +43,7 @@ class ManagementPort:
         self._guests = guests if guests is not None else {}
         self.seen = network.Seen()
         self._swept = ""  # the port for which `_sweep` was done
+        self._allowed: tuple[object, ...] | None = ()  # as installed in tc; (): unknown
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +88,20 @@ class ManagementPort:
             raise UnreachableError(
                 f"management port {port} is not as configured; these commands had no effect: ip {missing}"
             )
+
+    async def allow(self, management: Management, ports: Sequence[int]) -> None:
+        """Let only the configured networks reach these TCP ports. UnreachableError: tc refuses."""
+        if not self.seen.there:
+            return
+        wanted = (self.name(management), management.allow, tuple(ports)) if management.allow else None
+        if wanted == self._allowed:
+            return
+        port = self.name(management)
+        if wanted is None:
+            await run(allowed.removal(port, self.space.name))  # fails where there was nothing
+        for words in allowed.commands(management.allow, ports, port, self.space.name) if wanted else ():
+            await self._run(words)
+        self._allowed = wanted
 
     async def shut_out(self, name: str) -> None:
         """Block a network: send nothing to it from now on."""

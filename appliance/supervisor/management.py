@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
-from appliance.api.rpc import Param, Params
+from appliance.api.rpc import Param, Params, caller
 from appliance.api.schema import methods, state
 from appliance.api.schema.access import Management, Session
 from appliance.api.schema.base import Done
+from appliance.api.schema.machine import Clock
+from appliance.errors import NotFoundError
 from appliance.management.manager import Access
+from appliance.management.reach import Reach
+from appliance.supervisor.machine import Machine
 from appliance.supervisor.metrics import collect
 from appliance.supervisor.system import System
+from appliance.support.licences import Licences
+from appliance.support.logs import Logs
 from appliance.support.service import Support
 from appliance.telemetry.metrics_server import Endpoint
-from appliance.telemetry.subject import Severity
+from appliance.telemetry.subject import Kind, Notice, Severity, Subject
 from appliance.telemetry.syslog import Syslog
 
 WORDS = tuple(severity.word for severity in Severity)
@@ -39,9 +46,19 @@ def compose(system: System) -> Access:
         opened=system.control.open_to_group,
     )
     _register(system, access)
+    Reach(space).register(system.registry)
     support = Support(system.paths.run / "support", system.paths.root, system.registry, access.memory.secrets)
     add = system.registry.add
     add(methods.SUPPORT_BUNDLE, support.bundle, "operator", "collect diagnostic data into one file")
+
+    def guest_log(name: str) -> Path:
+        if system.guests is None:
+            raise NotFoundError("the guests' part is not up")
+        return system.guests.guest(name).console.log_file
+
+    Logs(system.paths.root / "run/log", guest_log, access.memory.secrets).register(system.registry)
+    Machine(system).register(system.registry)
+    Licences(system.paths.root).register(system.registry)
     return access
 
 
@@ -57,14 +74,34 @@ def _register(system: System, access: Access) -> None:
     async def sessions(_: Params) -> list[Session]:
         return access.logins.sessions.show()
 
+    async def end(params: Params) -> Done:
+        ended = access.logins.sessions.end_one(int(params["id"]))
+        if ended is None:
+            raise NotFoundError(f"there is no session {params['id']}: `show sessions` lists them")
+        by = caller().user or f"uid {caller().uid}"
+        text = f"session from {ended.address} ended by {by}"
+        system.events.record(Notice.SESSIONS_ENDED, Subject(Kind.USER, ended.user), text)
+        return Done(f"session {ended.pid} of {ended.user} from {ended.address} ended")
+
     async def unblock(params: Params) -> Done:
         return Done(f"{await access.logins.unblock(str(params['address']))} may log in again")
 
+    async def clock(_: Params) -> Clock:
+        return await access.time.show()
+
+    async def clock_set(params: Params) -> Done:
+        return Done(await access.time.set(str(params["when"]), caller().user or f"uid {caller().uid}"))
+
     add = system.registry.add
+    when = {"when": Param("string", "local time: YYYY-MM-DD HH:MM[:SS]")}
+    add(methods.CLOCK_SHOW, clock, doc="the clock, its time zone, and what keeps it")
+    add(methods.CLOCK_SET, clock_set, "admin", "set the clock by hand, where no time server keeps it", when)
     count = Param("integer", "how many of the newest; 0: all in memory", required=False)
     least = Param("string", "this severity and worse", required=False, choices=WORDS)
     add(methods.EVENTS_SHOW, events, doc="events with cause and severity", params={"count": count, "severity": least})
     add(methods.MANAGEMENT_SHOW, management, doc="management port, SSH, users, metrics, syslog")
     add(methods.SESSIONS_SHOW, sessions, doc="who is logged in over SSH")
+    number = {"id": Param("integer", "the pid of a session in sessions.show")}
+    add(methods.SESSION_END, end, "admin", "end one session, of whomever", number)
     address = {"address": Param("string", "an address that is blocked")}
     add(methods.MANAGEMENT_UNBLOCK, unblock, "admin", "let an address in again after failed logins", address)

@@ -18,9 +18,11 @@ from appliance.api.schema.base import Done
 from appliance.api.server import Param, Params, Registry, caller
 from appliance.errors import ConfigError, RefusedError, UnreachableError
 from appliance.steering import answers
+from appliance.steering.baseline import Baseline
 from appliance.steering.overlay import reason_of
 from appliance.supervisor import status
 from appliance.supervisor.system import System
+from appliance.system.threads import to_the_end
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Config
@@ -34,6 +36,8 @@ class Show:
     def __init__(self, system: System, wake: Callable[[], None]) -> None:
         """`wake` has the pulse look at everything now."""
         self._system, self._wake = system, wake
+        self._baseline = Baseline(system.paths.run / "counters-cleared.json")
+        self._known = False  # whether the baseline of an earlier bypassd was looked for
 
     def register(self, registry: Registry) -> None:
         """Offer the methods."""
@@ -44,8 +48,13 @@ class Show:
         add = registry.add
         add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
         add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
-        add(methods.RULES_SHOW, self.rules, doc="rules in order, with frames, and how their filters were compiled")
-        add(methods.COUNTERS_SHOW, self.counters, doc="counters of ports, hops and rules")
+        since = Param("string", "clear: since they were cleared", required=False, choices=("load", "clear"))
+        doc = "rules in order, with frames, and how their filters were compiled"
+        add(methods.RULES_SHOW, self.rules, doc=doc, params={"since": since})
+        doc = "counters of ports, hops and rules, since the datapath was loaded"
+        add(methods.COUNTERS_SHOW, self.counters, doc=doc, params={"since": since})
+        doc = "count anew for whoever asks `since` clear; everything else goes on counting"
+        add(methods.COUNTERS_CLEAR, self.counters_clear, "operator", doc)
         add(methods.TRANSITIONS_SHOW, self.transitions, doc="changes of state with causes", params={"count": count})
         add(methods.CRASH_LOG_SHOW, self.crash_log, doc="records of kernel crashes", params={"name": one})
         clear = "forget the crashes that were counted: ends safe mode, and the hold after a start"
@@ -61,22 +70,42 @@ class Show:
         """segments.show"""
         return status.segments(self._system, time.monotonic_ns())
 
-    async def rules(self, _: Params) -> state.Rules:
+    async def rules(self, params: Params) -> state.Rules:
         """rules.show"""
         self._config()
         steering = self._system.steering
         datapath, config = steering.datapath, steering.effective
         counts = datapath.counters().rules if datapath else {}
-        return state.Rules(
+        found = state.Rules(
             rules=[
                 answers.rule(rule, reason_of(rule.name, steering.overlay), counts.get(rule.name))
                 for rule in config.rule
             ],
             filters=datapath.compiled() if datapath else [],
         )
+        if params.get("since") != "clear":
+            return found
+        return await asyncio.to_thread((await self._since()).rules, found)  # thousands of rules take their time
 
-    async def counters(self, _: Params) -> state.Counters:
+    async def counters(self, params: Params) -> state.Counters:
         """counters.show"""
+        now = self._counters()
+        return await asyncio.to_thread((await self._since()).counters, now) if params.get("since") == "clear" else now
+
+    async def counters_clear(self, _: Params) -> Done:
+        """counters.clear"""
+        now, baseline = self._counters(), await self._since()
+        await to_the_end(lambda: baseline.set(now))
+        log.info("the counters were cleared by uid %d", caller().uid)
+        return Done("counters cleared: `show counters` and `show rules` count from now on; metrics go on")
+
+    async def _since(self) -> Baseline:
+        if not self._known:
+            await asyncio.to_thread(self._baseline.read)
+            self._known = True
+        return self._baseline
+
+    def _counters(self) -> state.Counters:
         datapath = self._system.steering.datapath
         if datapath is None:
             raise UnreachableError("the datapath is not up: `bypass show status` says why")

@@ -27,6 +27,7 @@ from appliance.config.commit.store import Pending, Store
 from appliance.config.edit.candidate import Candidate
 from appliance.config.schema.model import Config
 from appliance.errors import ConfigError, DatapathError
+from appliance.hardware import data_partition
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import boot_id
 from appliance.keeper.client import KeeperLink
@@ -35,6 +36,7 @@ from appliance.supervisor import exit_reason, logs, table
 from appliance.supervisor.commit_steps import CommitSteps
 from appliance.supervisor.keeper_watch import KeeperWatch
 from appliance.supervisor.parts import PartRunner
+from appliance.supervisor.power import Power
 from appliance.supervisor.pulse import Pulse
 from appliance.supervisor.system import build
 from appliance.system.threads import to_the_end
@@ -97,6 +99,7 @@ class Supervisor:
         self._wake = woken.set
         system.safe_mode.resume = self._resume
         self._engine, self._api = self._configuration(store, text, pending)
+        self.power = Power(system, self._keeper.relays_closed, woken.set, self._unsaved)
 
     # -- life
 
@@ -127,6 +130,7 @@ class Supervisor:
                     *self.runner.start(group),
                     group.create_task(self._engine.run(), name="pending commit"),
                     group.create_task(system.safe_mode.run(), name="safe mode"),
+                    group.create_task(self.power.run(), name="power"),
                 ]
                 await self._ending.wait()
                 for task in tasks:
@@ -191,6 +195,18 @@ class Supervisor:
         candidate = Candidate(lambda: engine.text, paths.run / "candidate.json", self._tell)
         return engine, Api(engine, candidate, self._port_names, self._wrong_password)
 
+    def _unsaved(self) -> list[str]:
+        """What of the configuration the next boot would not have."""
+        said = []
+        if (pending := self._engine.pending) is not None:
+            said.append(f"the commit by {pending.entry.user} that awaits confirmation is rolled back")
+        if self._api.candidate.changed:
+            said.append(f"uncommitted changes by {self._api.candidate.author or 'somebody'} are lost")
+        partition = data_partition.read(self.system.paths.data_partition)
+        if partition.alarm:
+            said.append(partition.alarm)
+        return said
+
     def _port_names(self) -> list[str]:
         board = self.system.board
         return [port.name for port in (board.port if board else ())]
@@ -245,13 +261,16 @@ class Supervisor:
     def _register(self) -> None:
         from appliance.steering.capture_api import Captures
         from appliance.steering.explain.api import SteeringApi
+        from appliance.supervisor.ports import Ports
         from appliance.supervisor.show import Show
 
         system, registry = self.system, self.system.registry
         add_version(registry)
         Show(system, self._wake).register(registry)
+        Ports(system).register(registry)
         SteeringApi(lambda: system.steering.datapath).register(registry)
         self._api.register(registry)
+        self.power.register(registry)
         Captures(lambda: (system.config, system.steering.datapath)).register(registry)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.api.schema.machine import PowerOrder
 from appliance.api.server import ControlServer, Registry
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
@@ -66,6 +67,8 @@ class System:
     part_states: dict[str, str] = field(default_factory=dict)  # by part: starting, running, failed
     part_faults: dict[str, str] = field(default_factory=dict)  # by part: why it failed
     began: int = field(default_factory=time.monotonic_ns)
+    power_due: Callable[[], PowerOrder] = lambda: PowerOrder("none")
+    ending: str = ""  # why the machine goes down, once that has begun
 
     @property
     def keeper_state(self) -> KeeperState | None:
@@ -75,6 +78,8 @@ class System:
     def faults(self, segment: str) -> Mapping[Cause, str]:
         """The parts' reasons for bypass of one segment."""
         faults: dict[Cause, str] = {}
+        if self.ending:
+            faults[Cause.STOPPING] = self.ending
         if self.board_error:
             faults[Cause.PORT_MISSING] = self.board_error
         if "links" in self.part_faults:

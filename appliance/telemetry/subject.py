@@ -158,6 +158,8 @@ class Notice(Enum):
     MANAGEMENT_FAILED = auto()
     MANAGEMENT_WORKS = auto()
     EVENTS_LOST = auto()
+    POWER = auto()
+    CLOCK_SET = auto()
 
     @property
     def severity(self) -> Severity:
@@ -180,4 +182,6 @@ _NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
     Notice.MANAGEMENT_FAILED: (Severity.ERROR, Cause.ACCESS_FAULT),
     Notice.MANAGEMENT_WORKS: (Severity.NOTICE, Cause.HEALTHY),
     Notice.EVENTS_LOST: (Severity.WARNING, None),
+    Notice.POWER: (Severity.WARNING, Cause.STOPPING),
+    Notice.CLOCK_SET: (Severity.WARNING, Cause.OPERATOR),
 }

@@ -63,6 +63,8 @@ def install(pyproject: str, repo: Path, tree: Path) -> None:
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
     (info / "INSTALLER").write_text("imagebuild\n")
+    shutil.copy(repo / "LICENSE", info / "LICENSE")
+    (info / "RECORD").write_text(f"{info.name}/LICENSE,,\n")  # where importlib.metadata finds it
     points = "".join(f"{name} = {entry}\n" for name, entry in project["scripts"].items())
     (info / "entry_points.txt").write_text(f"[console_scripts]\n{points}")
     binaries = tree / "usr/bin"

@@ -22,6 +22,7 @@ from imagebuild.progress import Progress, output, run
 
 PACKAGES = (
     "busybox-static",
+    "chrony",
     "dropbear-bin",
     "e2fsprogs",
     "ethtool",
@@ -62,6 +63,8 @@ EXCLUDE = (
     "/usr/share/applications/*",
     "/usr/lib/udev/hwdb.d/*",
 )
+# ... except the licences, which `show licences` reads
+INCLUDE = ("/usr/share/doc/*/copyright",)
 # Removed afterwards, in addition to files for other processors: files that nothing on the appliance reads
 TRIM = (
     "usr/bin/perl*",
@@ -80,7 +83,9 @@ TRIM = (
     "usr/lib/python3.13/test",
     "usr/lib/python3.13/turtledemo",
     "usr/share/perl5",
-    "usr/share/zoneinfo",
+    "usr/share/zoneinfo/posix",
+    "usr/share/zoneinfo/right",
+    "etc/chrony",
     "usr/share/i18n",
     "usr/share/qemu/keymaps",
     "usr/share/qemu/trace-events*",
@@ -114,6 +119,7 @@ def debian_tree(cache: Cache, arch: Arch, progress: Progress) -> Path:
                     f"--architectures={arch.debian.architecture}",
                     *(f"--aptopt={conf}", "--aptopt=Apt::Install-Recommends false"),
                     *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDE),
+                    *(f"--dpkgopt=path-include={path}" for path in INCLUDE),
                     *(debian.SUITE, tree, origin.source_line),
                 ],
                 what="the root filesystem's packages cannot be installed",
@@ -131,7 +137,7 @@ def debian_tree(cache: Cache, arch: Arch, progress: Progress) -> Path:
 
 def debian_key(arch: Arch) -> str:
     """The key of the unpacked Debian packages."""
-    lists = {"packages": packages(arch), "exclude": EXCLUDE, "trim": (*TRIM, *arch.debian.unused)}
+    lists = {"packages": packages(arch), "exclude": EXCLUDE, "include": INCLUDE, "trim": (*TRIM, *arch.debian.unused)}
     origin = {"suite": debian.SUITE, "architecture": arch.debian.architecture, "recipe": "2"}
     return key_of(origin | {name: " ".join(value) for name, value in lists.items()})
 

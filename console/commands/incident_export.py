@@ -35,3 +35,8 @@ def export(parsed: Parsed, context: Context) -> Outcome:
         context.out.buffer.write(data)
         context.out.buffer.flush()
     return Outcome([], "lines")
+
+
+def show_all(_: Parsed, context: Context) -> Outcome:
+    """`show incidents all`."""
+    return Outcome(context.client.call("incidents.show", {"all": True}), "incidents")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from console.line.command import Arg, Command, Option
 from console.line.configure_commands import FORM, TAKEOVER, WHICH
+from console.line.machine_commands import CLOCK, LICENCES, LOGS, PORTS, POWER, SYSTEM
+from console.line.reach_commands import REACH
 
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
@@ -66,6 +68,15 @@ def _show(word: str, text: str, *args: Arg, view: str = "generic") -> Command:
     return Command(words, text, method=f"{word}.show", view=view, options=(JSON,))
 
 
+def _counted(word: str, more: tuple[str, ...], text: str, since: str) -> Command:
+    words = ("show", word, *more)
+    return Command(words, text, f"{word}.show", fixed=(("since", since),), view=word, options=(JSON,))
+
+
+def _clear(word: str, text: str) -> Command:
+    return Command(("clear", word), text, f"{word}.clear", role="operator", view="done", options=(JSON,))
+
+
 def _admin(words: tuple[str | Arg, ...], text: str, local: str) -> Command:
     return Command(words, text, local=local, role="admin")
 
@@ -94,16 +105,28 @@ SHOW = (
     _show("segments", "port pairs: relay, links, XDP or tc", view="segments"),
     _show("guests", "guests: state, cause, lease", view="guests"),
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
-    _show("rules", "rules in order, with the number of frames they matched", view="rules"),
-    _show("counters", "frame counters by port, rule and hop", view="counters"),
+    _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),
+    _counted("counters", (), "frame counters by port, rule and hop, since they were cleared", "clear"),
+    _counted("counters", ("total",), "the same since the datapath was loaded", "load"),
     _show("transitions", "state changes: what, when and why", COUNT, view="transitions"),
     _show("incidents", "guest crashes and failures: when, why, and what was recorded", view="incidents"),
+    Command(
+        ("show", "incidents", "all"),
+        "also those that were cleared",
+        local="incident_export:show_all",
+        options=(JSON,),
+    ),
     _show("quarantine", "flows that bypass a guest they crashed, and why", view="quarantine"),
     _show("crash-log", "kernel crash records of earlier boots", RECORD, view="crash"),
     _show("version", "versions of the appliance and of its components"),
     _show("events", "events with cause and severity: state changes, logins", COUNT, view="events"),
     _show("management", "management port, SSH host keys, users, metrics, syslog", view="management"),
     _show("sessions", "users who are logged in over SSH or on the console", view="sessions"),
+)
+
+CLEAR = (
+    _clear("counters", "count anew from here; metrics go on counting"),
+    _clear("incidents", "leave the present incidents out of the list; they are kept"),
 )
 
 CRASHES = (
@@ -204,6 +227,14 @@ ACCESS = (
         local="user_password:user_password",
     ),
     Command(
+        ("session", Arg("ID", "an id from `show sessions`", source="sessions", number=True), "end"),
+        "end a session of any user; a running command of his ends with it",
+        "session.end",
+        role="admin",
+        view="done",
+        options=(JSON,),
+    ),
+    Command(
         ("management", "unblock", Arg("ADDRESS", "an address that is blocked after failed logins")),
         "unblock an address immediately",
         "management.unblock",
@@ -281,6 +312,7 @@ TOOLS = (
         local="support_bundle:support_bundle",
         role="operator",
     ),
+    Command(("api",), "one JSON-RPC request from standard input, its answer as one JSON object", local="api:call"),
     Command(("api", "schema"), "all methods of the control socket", method="api.schema", options=(JSON,)),
 )
 
@@ -346,12 +378,14 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Status": SHOW,
     "Segments": (*SEGMENTS, *CRASHES),
     "Guests": GUESTS,
-    "Incidents": INCIDENTS,
+    "Incidents": (*INCIDENTS, *CLEAR),
     "Images": IMAGES,
     "Access": ACCESS,
     "Frames": CAPTURE,
     "Configuration": CONFIGURATION,
     "Live": MONITOR,
+    "Machine": (*POWER, *CLOCK, *PORTS, *LOGS, *SYSTEM, *LICENCES),
+    "Network": REACH,
     "Tools": TOOLS,
     "Terminal": TERMINAL,
     "Session": SESSION,
@@ -361,7 +395,9 @@ COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in
 # Help for words that begin several commands, shown by `?`.
 GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
+    "show log": "lines of a log, and what is added to it",
     "show packets": "decode frames at a point along the path",
+    "clear": "restart the count of frames or incidents",
     "crash-count": "counted crashes of the machine, which lead to safe mode",
     "segment": "bypass a segment, or return it to automatic mode",
     "guest": "start, stop, drain or inspect a guest",
@@ -369,6 +405,10 @@ GROUPS: dict[str, str] = {
     "quarantine": "flows that bypass a guest they crashed",
     "image": "undo the import of a guest image, or delete it",
     "management": "the management port",
+    "clock": "set the clock",
+    "reboot": "restart the appliance: now, later, or not after all",
+    "poweroff": "shut the appliance down: now, later, or not after all",
+    "session": "end a session of any user",
     "capture": "capture frames at a point along the path, as pcapng for Wireshark",
     "api": "the control socket",
     "configuration": "confirm or roll back a commit that is awaiting confirmation",

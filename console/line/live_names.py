@@ -15,11 +15,14 @@ Proposals = list[tuple[str, str]]  # (name, meaning)
 SOURCES = {  # Arg.source -> (method, columns that hold names, column that describes them)
     "segments": ("segments.show", ("name",), "relay"),
     "ports": ("segments.show", ("lan", "wan"), "name"),
+    "all ports": ("ports.show", ("name",), "link"),
     "guests": ("guests.show", ("name",), "state"),
     "rules": ("rules.show", ("name",), "match"),
     "users": ("management.show", ("name",), "role"),
     "incidents": ("incidents.show", ("number",), "guest"),
     "quarantine": ("quarantine.show", ("name",), "flow"),
+    "licences": ("licences.show", ("name",), "licence"),
+    "sessions": ("sessions.show", ("pid",), "user"),
     "images": ("images.show", ("name",), "format"),
 }
 CONFIG = "config "  # a source with this prefix asks config.complete for the action that follows it

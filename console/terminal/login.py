@@ -95,6 +95,14 @@ def become(account: Account) -> None:
     os.setresuid(account.uid, account.uid, account.uid)
 
 
+def banner(folder: Path) -> str:
+    """The text that is shown before a login; empty where there is none (appliance/access/ssh.py writes it)."""
+    for path in folder.glob("banner-*"):
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    return ""
+
+
 def serve(context: Context) -> None:
     """Print the banner. Return if the line needs no login; else ask until a user logs in, and become that session."""
     memory, log = Paths().state / "access.json", Paths().root / "run/log/serial.log"
@@ -111,6 +119,8 @@ def serve(context: Context) -> None:
             asker = Asker(out=context.out)
             login, seen = Login(found, asker, _fits, lambda kind, user: note(log, kind, user, os.getpid())), found
         greet(context, hint="")
+        for line in banner(Paths().run / "access").splitlines():
+            context.say(line)
         try:
             if found.why_closed:
                 context.say(f"Nobody can log in: {found.why_closed}")

@@ -29,7 +29,7 @@ events = columns_of("events", "no events yet", [
     ("when", "WHEN"), ("severity", "SEVERITY"), ("source", "SOURCE"), ("cause", "CAUSE"), ("text", "WHAT"),
 ], _when)  # fmt: skip
 sessions = columns_of("sessions", "no user is logged in over SSH or on the console", [
-    ("user", "USER"), ("address", "FROM"), ("by", "BY"), ("since", "SINCE"),
+    ("pid", "ID"), ("user", "USER"), ("address", "FROM"), ("by", "BY"), ("since", "SINCE"),
 ], _since)  # fmt: skip
 
 

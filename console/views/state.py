@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, Row, Style, cell, duration, fold, generic, paint, pairs
-from console.views import guests
+from console.views import guests, machine
 from console.views.common import about, alarm, by_cause, columns_of, rows_of
 
 
@@ -107,6 +107,8 @@ def banner(status: Row, style: Style = PLAIN) -> str:
     if isinstance(crashes, dict) and crashes.get("alarm"):
         word = "SAFE MODE" if crashes.get("mode") == "safe" else "CRASHES"
         lines.append(alarm([cell(crashes["alarm"])], style, word))
+    if due := machine.due(status.get("power")):
+        lines.append(alarm([f"{due}; `show reboot` says more"], style, "GOING DOWN"))
     inline = ", ".join(cell(row.get("name")) for row in rows if row not in bypassed)
     if inline:
         lines.append(f"{paint('inline', GREEN, style)}: {inline}")
@@ -131,7 +133,18 @@ def status(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict):
         return generic(data, style)
     blocks = [banner(data, style)]
-    shown = {"hostname", "version", "uptime_s", "idle_timeout_s", "state", "segments", "guests", "parts", "config"}
+    shown = {
+        "hostname",
+        "version",
+        "uptime_s",
+        "idle_timeout_s",
+        "state",
+        "segments",
+        "guests",
+        "parts",
+        "config",
+        "power",
+    }
     config = data.get("config")
     if isinstance(config, dict) and config.get("errors"):
         said = [cell(error) for error in config["errors"]]

@@ -30,9 +30,15 @@ _rules = columns_of("rules", "no rules: every frame passes straight to the other
 ], _path)  # fmt: skip
 
 
+def _since(data: Any) -> str:
+    """When the counters were cleared, as a line; empty when they were not."""
+    when = data.get("cleared") if isinstance(data, dict) else None
+    return f"since {str(when)[:19].replace('T', ' ')} UTC, when they were cleared\n" if when else ""
+
+
 def rules(data: Any, style: Style = PLAIN) -> str:
     """The rules in order, and below them how their filters were compiled."""
-    shown = _rules(data, style)
+    shown = _since(data) + _rules(data, style)
     filters = data.get("filters") if isinstance(data, dict) else None
     lines = [line for row in rows_of(filters or []) for line in _compiled_lines(row, style)]
     return "\n".join([shown, *([""] if lines else []), *lines])
@@ -84,7 +90,7 @@ def counters(data: Any, style: Style = PLAIN) -> str:
     """One table each for ports, rules and hops; outcomes are columns beside the number of frames."""
     if not isinstance(data, dict):
         return generic(data, style)
-    blocks = []
+    blocks = [since] if (since := _since(data).rstrip()) else []
     for kind in ("ports", "rules", "hops"):
         rows = [_count(row) for row in rows_of(data.get(kind))]
         if rows:

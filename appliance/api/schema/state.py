@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from appliance.api.schema.base import Answer, Cause, Count, Detail, Ms, Relay, Seconds, Side, When
 from appliance.api.schema.guests import Guest
+from appliance.api.schema.machine import PowerOrder
 
 
 class Version(Answer):
@@ -161,6 +162,7 @@ class Status(Answer):
     crashes: Crashes
     datapath: Datapath
     data_partition: Partition
+    power: PowerOrder
     config: ConfigState
 
 
@@ -268,6 +270,7 @@ class Rules(Answer):
 
     rules: list[Rule]
     filters: list[Filters]
+    cleared: Annotated[When, Meta(description="the counters are those since then")] | UnsetType = UNSET
 
 
 class Outcome(Answer):
@@ -326,6 +329,7 @@ class Counters(Answer):
     hops: dict[str, HopCounters]
     rules: dict[str, RuleCounters]
     unknown: DeviceCounters
+    cleared: Annotated[When, Meta(description="these are the frames since then")] | UnsetType = UNSET
 
 
 class Transition(Answer, kw_only=True):

@@ -19,7 +19,7 @@ _SYSTEM_NAMES = """\
 root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd bypass ftp
 dbus operator adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip src shadow utmp video sasl plugdev
 staff users nogroup input sgx clock kvm render rdma wheel utempter netdev messagebus systemd-network systemd-journal
-systemd-timesync bypass-admin bypass-operator bypass-viewer"""
+systemd-timesync chrony bypass-admin bypass-operator bypass-viewer"""
 RESERVED = frozenset(_SYSTEM_NAMES.split())
 """Names of system users or groups, in either image."""
 
@@ -34,6 +34,8 @@ def findings(config: Config) -> Iterator[Finding]:
     if config.metrics.enabled and config.metrics.port == config.management.ssh_port:
         yield Finding("metrics: port", ("metrics", "port"), f"{config.metrics.port} is already the port of SSH")
     yield from _guests(config)
+    yield from _servers(config)
+    yield from _allowed(config.management.allow)
     servers = config.syslog.servers
     if len(servers) > limits.MAX_SYSLOG:
         what = f"{len(servers)} servers are more than MAX_SYSLOG = {limits.MAX_SYSLOG}"
@@ -67,6 +69,55 @@ def _guests(config: Config) -> Iterator[Finding]:
             if probe.via == MANAGEMENT and not _has_address(config.management):
                 what = "the management port has no address to send probes from: set management address"
                 yield Finding(f"guest {guest.name}: probes {number + 1}: via", ("guest", index, "probes", number), what)
+
+
+_HOST = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+)
+
+
+def _servers(config: Config) -> Iterator[Finding]:
+    """Name servers and time servers."""
+    for table, key, most in (("management", "dns", limits.MAX_DNS), ("time", "servers", limits.MAX_NTP)):
+        named: tuple[str, ...] = getattr(getattr(config, table), key)
+        where = f"{table}: {key}"
+        if len(named) > most:
+            limit = "MAX_DNS" if key == "dns" else "MAX_NTP"
+            yield Finding(where, (table, key), f"{len(named)} servers are more than {limit} = {most}")
+        if named and not _has_address(config.management):
+            what = "they are reached through the management port, which has no address: set management address"
+            yield Finding(where, (table, key), what)
+        for index, server in enumerate(named):
+            if _is_address(server) or (key == "servers" and is_name(server)):
+                continue
+            kind = "an address" if key == "dns" else "an address or a name"
+            yield Finding(f"{where} {index + 1}", (table, key, index), f'"{server}" is not {kind}')
+
+
+def _allowed(networks: tuple[str, ...]) -> Iterator[Finding]:
+    """Networks that may reach the services of the management port."""
+    if len(networks) > limits.MAX_ALLOW:
+        what = f"{len(networks)} networks are more than MAX_ALLOW = {limits.MAX_ALLOW}"
+        yield Finding("management: allow", ("management", "allow"), what)
+    for index, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            where = f"management: allow {index + 1}"
+            yield Finding(where, ("management", "allow", index), f"not a network as 192.0.2.0/24: {error}")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not (address.is_unspecified or address.is_multicast)
+
+
+def is_name(text: str) -> bool:
+    """A host name; what looks like an IPv4 address and is none is no name either."""
+    return bool(_HOST.fullmatch(text)) and not text.rpartition(".")[2].isdigit()
 
 
 def _has_address(management: Management) -> bool:

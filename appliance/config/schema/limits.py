@@ -15,6 +15,9 @@ MAX_MEMBERS = 8  # hops in one group
 MAX_USERS = 100
 MAX_KEYS = 32  # public keys of one user
 MAX_SYSLOG = 4  # servers
+MAX_DNS = 3  # servers; the C library asks no more
+MAX_NTP = 8  # servers
+MAX_ALLOW = 64  # networks that may reach the management port's services
 MAX_FILE = 1 << 20  # bytes of a configuration file
 
 MIN_MTU, MAX_MTU = 1500, 16000  # bytes without the Ethernet header; less than Ethernet's own is no wire

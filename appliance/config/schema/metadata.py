@@ -83,6 +83,12 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.PROMPT,
         source="usual for network devices",
     ),
+    "system.login_banner": Field(
+        "text that is shown before a login, over SSH and on the console; several lines in $'...' with \\n between",
+        Effect.SESSION,
+        "a notice that the law or your company may want; it should not say what the appliance is",
+        "at most 2000 characters",
+    ),
     "system.crash_limit": Field(
         "number of crashes in crash_window after which the machine starts in safe mode (bypass, no guests); 0: never",
         Effect.RESTART,
@@ -338,6 +344,27 @@ FIELDS: Final[dict[str, Field]] = {
         "its IPv6 address with prefix length; empty: IPv6 off", Effect.ADDRESS, range="2001:db8::10/64"
     ),
     "management.gateway6": Field("IPv6 address of the default route"),
+    "management.allow": Field(
+        "networks from which SSH and metrics may be reached; empty: from everywhere. Open sessions from elsewhere end:"
+        " use `commit confirmed`",
+        source="until configured",
+        range="192.0.2.0/24 | 2001:db8::/64 | 192.0.2.7",
+    ),
+    "management.dns": Field(
+        "addresses of name servers, asked through the management port",
+        source="those of DHCP; names are used by time servers, `dns` and `ping` alone",
+        range="192.0.2.53 | 2001:db8::53",
+    ),
+    "time.zone": Field(
+        "time zone of `show clock`, of `reboot at` and of the logs of programs; events and JSON are in UTC",
+        source="the same everywhere, and without summer time",
+        range="area and city, Europe/Berlin, or UTC",
+    ),
+    "time.servers": Field(
+        "NTP servers that keep the clock, through the management port",
+        source="those of DHCP; without any the clock runs free",
+        range="192.0.2.1 | ntp.example.net",
+    ),
     "management.ssh": Field(
         "whether SSH listens, once there is an address and a user with a password or a key",
         source="needed to administer the appliance",

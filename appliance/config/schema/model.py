@@ -16,6 +16,7 @@ from appliance.units import Duration, Size
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
 HOSTNAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+ZONE_PATTERN = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"
 Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
 """A value that is kept in the file and never shown: see secrets.py."""
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -34,6 +35,9 @@ class System(_Struct, frozen=True):
     hostname: Annotated[str, msgspec.Meta(pattern=HOSTNAME_PATTERN)] = "bypass"
     supervisor_grace: Duration = Duration(30_000_000_000)  # how long the relay is held without a supervisor
     idle_timeout: Duration = Duration(900_000_000_000)  # a session without input ends; 0: never
+    login_banner: Annotated[str, msgspec.Meta(max_length=2000)] = (
+        ""  # shown before a login, over SSH and on the console
+    )
     crash_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # this many crashes lead to safe mode; 0: never
     crash_window: Duration = Duration(3_600_000_000_000)  # within this time of operation
 
@@ -239,10 +243,19 @@ class Management(_Struct, frozen=True):
     gateway: str = ""  # IPv4 address of the default route; DHCP brings its own
     address6: str = ""  # IPv6 with prefix length, as "2001:db8::10/64"; "" = IPv6 off
     gateway6: str = ""
+    allow: tuple[str, ...] = ()  # networks that may reach SSH and metrics; none named = all
+    dns: tuple[str, ...] = ()  # addresses of name servers; none named = those of DHCP
     ssh: bool = True  # SSH listens when there are an address and a user with a password or a key
     ssh_port: PortNumber = 22
     idle_timeout: Duration = Duration(3_600_000_000_000)  # an SSH session without input ends; 0s = never
     serial_login: bool = True  # the console requires a login, once an administrator has a password
+
+
+class Time(_Struct, frozen=True):
+    """The clock: its time zone, and the servers that keep it, reached through the management port."""
+
+    zone: Annotated[str, msgspec.Meta(pattern=ZONE_PATTERN)] = "UTC"  # as Europe/Berlin
+    servers: tuple[str, ...] = ()  # NTP servers, addresses or names; none named = those of DHCP
 
 
 class User(_Struct, frozen=True):
@@ -281,6 +294,7 @@ class Config(_Struct, frozen=True):
     group: tuple[Group, ...] = ()
     rule: tuple[Rule, ...] = ()
     management: Management = Management()
+    time: Time = Time()
     user: tuple[User, ...] = ()
     metrics: Metrics = Metrics()
     syslog: Syslog = Syslog()

@@ -17,6 +17,12 @@ gateway = "192.0.2.1"
 address6 = "2001:db8::10/64"
 gateway6 = "fe80::1"
 idle_timeout = "15min"
+dns = ["192.0.2.53", "2001:db8::53"]
+allow = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"]
+
+[time]
+zone = "Europe/Berlin"
+servers = ["192.0.2.1", "ntp.example.net", "2001:db8::1"]
 
 [[user]]
 name = "admin"
@@ -130,3 +136,28 @@ def test_bare_hashes_are_secret_too() -> None:
     data = hide({"user": [{"name": "a", "password": "clear"}], "why": f"set to {HASH}"})
     assert "clear" not in str(data)
     assert HASH not in str(data)
+
+
+ADDRESS = '[management]\naddress = "192.0.2.10/24"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (ADDRESS + 'dns = ["ns.example.net"]', 'management: dns 1: "ns.example.net" is not an address'),
+        (ADDRESS + 'dns = ["0.0.0.0"]', 'management: dns 1: "0.0.0.0" is not an address'),
+        (ADDRESS + 'dns = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]', "4 servers are more than MAX_DNS = 3"),
+        (ADDRESS + 'allow = ["192.0.2.1/24"]', "management: allow 1: not a network as 192.0.2.0/24"),
+        (ADDRESS + 'allow = ["port 22"]', "management: allow 1: not a network"),
+        (ADDRESS + f"allow = {['192.0.2.7'] * 65}", "65 networks are more than MAX_ALLOW = 64"),
+        ('[time]\nservers = ["192.0.2.1"]', "time: servers: they are reached through the management port"),
+        (ADDRESS + '[time]\nservers = ["192.0.2"]', 'time: servers 1: "192.0.2" is not an address or a name'),
+        (ADDRESS + '[time]\nservers = ["a b"]', '"a b" is not an address or a name'),
+        (ADDRESS + '[time]\nservers = ["x iburst\\nallow"]', "is not an address or a name"),
+        ('[time]\nzone = "../etc/passwd"', "time: zone"),
+        ('[time]\nzone = "berlin"', "time: zone"),
+    ],
+)
+def test_servers_that_cannot_be_used_are_named(text: str, said: str) -> None:
+    """What goes on the command line of the NTP client or into resolv.conf is an address or a name, and nothing else."""
+    assert any(said in error for error in errors(text)), errors(text)

@@ -122,3 +122,12 @@ def test_frames_are_not_for_a_terminal() -> None:
     assert code == REFUSED
     assert "export writes binary data" in said
     assert run("incident seven export", Terminal())[0] == 2
+
+
+def test_counters_since_they_were_cleared_say_so() -> None:
+    when = "2026-11-29T13:30:00+00:00"
+    counters = {"ports": {"main/lan": {"frames": 3}}, "cleared": when}
+    assert render("counters", counters).startswith("since 2026-11-29 13:30:00 UTC, when they were cleared\n\nPORT")
+    rules = {"rules": [{"name": "web", "frames": 3}], "filters": [], "cleared": when}
+    assert render("rules", rules).startswith("since 2026-11-29 13:30:00 UTC, when they were cleared\nRULE")
+    assert not render("counters", {"ports": counters["ports"]}).startswith("since")

@@ -396,3 +396,24 @@ def test_the_overlay_outlives_bypassd(tmp_path: Path) -> None:
     assert load(path) == laid
     path.write_text("{")
     assert load(path) == Overlay()
+
+
+def test_cleared_incidents_are_left_out_and_kept(world: World, tmp_path: Path) -> None:
+    """Also by the next bypassd; a flow that was present at one of them is blamed all the same."""
+
+    async def body() -> None:
+        await world.fall("ips1", OTHER, REQUEST)
+        assert world.incidents.store.clear() == 1
+        assert world.incidents.rows() == []
+        assert [row.number for row in world.incidents.rows(cleared=True)] == [1]
+        assert (await world.fall("ips2", ANSWER)).quarantined == ("quarantine-1",)
+        assert [row.number for row in world.incidents.rows()] == [2]
+        again = Store(tmp_path)
+        again.load()
+        assert again.cleared == 1
+        assert again.next_number == 3
+        (tmp_path / "cleared").write_text("x")
+        again.load()
+        assert again.cleared == 0
+
+    run(body)

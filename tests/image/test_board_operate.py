@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Operating the box over SSH: the clock, ports and reachability, a reboot, a factory reset, poweroff.
+
+One boot serves all, in this order. A time server and a name server are not needed by the board, so one small NTP server
+stands in the management host's namespace; everything else is the appliance's own.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulator import Board, netns
+
+from appliance.system.password import hashed
+from tests.support import board_appliance
+from tests.support.board_admin import ADDRESS, PASSWORD, READY_S, Admin, commit, new_board
+from tests.support.board_appliance import show, wait_until
+
+pytestmark = pytest.mark.slow  # three boots on a board of its own
+
+HOST = "10.88.0.1"
+AHEAD_S = 7200
+_SINCE_1900 = 2208988800
+
+
+@pytest.fixture(scope="module")
+def fresh(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    with new_board(artefacts, tmp_path_factory.mktemp("operate")) as made:
+        board_appliance.wait_healthy(made)
+        commit(
+            made,
+            ("set", "system", "hostname", "wire1"),
+            ("set", "management", "address", f"{ADDRESS}/24"),
+            ("set", "management", "gateway", HOST),
+            ("set", "user", "admin", "role", "admin"),
+            ("set", "user", "admin", "password", hashed(PASSWORD)),
+        )
+        yield made
+
+
+@pytest.fixture(scope="module")
+def admin(fresh: Board, tmp_path_factory: pytest.TempPathFactory) -> Admin:
+    return Admin(fresh, tmp_path_factory.mktemp("ssh"), {"admin": PASSWORD})
+
+
+@pytest.fixture(autouse=True)
+def _no_panic(fresh: Board) -> Iterator[None]:
+    fresh.events.check()
+    yield
+    fresh.events.check()
+
+
+def typed(admin: Admin, words: str) -> str:
+    """What a command prints that succeeds over SSH."""
+    reply = admin.pipe("admin", words)
+    assert reply.status == 0, f"{words}: {reply.err}"
+    return reply.out.decode()
+
+
+def data(admin: Admin, words: str) -> Any:
+    return json.loads(typed(admin, f"{words} --json"))
+
+
+class TimeServer:
+    """NTP at the management host, ahead of this computer."""
+
+    def __init__(self, namespace: str) -> None:
+        def listen() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.bind((HOST, 123))
+            return made
+
+        self._socket = netns.enter(namespace, listen)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                asked, whom = self._socket.recvfrom(512)
+            except OSError:
+                return
+            now = time.time() + AHEAD_S + _SINCE_1900
+            stamp = struct.pack(">II", int(now), int(now % 1 * 2**32))
+            head = struct.pack(">BBbbII4s", 0x24, 1, 4, -20, 0, 0, b"TEST")
+            try:
+                self._socket.sendto(head + stamp + asked[40:48] + stamp + stamp, whom)
+            except OSError:
+                return
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_ports_system_logs_and_reachability(fresh: Board, admin: Admin) -> None:
+    rows = {row["name"]: row for row in data(admin, "show ports")}
+    assert {name: row["link"] for name, row in rows.items()} == {"lan0": "up", "wan0": "up", "mgmt0": "up"}
+    assert rows["lan0"]["segment"] == "main/lan"
+    assert (rows["lan0"]["driver"], rows["mgmt0"]["device"]) == ("virtio_net", "mgmt0-hw")
+    assert data(admin, "show port lan0")["counters"]
+    machine = data(admin, "show system")
+    assert machine["memory"]["total"] > 1 << 30
+    assert {disk["place"] for disk in machine["disks"]} == {"data", "run", "tmp"}
+    assert "throughwire-init" in typed(admin, "show log kernel lines 5000 match throughwire-init")
+    assert data(admin, f"ping {HOST} count 1")["received"] == 1
+    assert data(admin, f"traceroute {HOST}")[-1]["address"] == HOST
+    assert admin.pipe("admin", f"tcp {HOST} 9").status == 1
+
+
+def test_a_clock_two_hours_off_is_set_by_ntp_and_costs_no_lease(fresh: Board, admin: Admin) -> None:
+    """The guest serves and the relay stays inline while the clock jumps; time stamps and `show clock` follow."""
+    server = TimeServer(fresh.mgmt.namespace)
+    try:
+        count, mark = len(show(fresh, "transitions 0")), fresh.events.mark()
+        commit(
+            fresh,
+            ("set", "time", "servers", HOST),
+            ("set", "time", "zone", "Europe/Berlin"),
+        )
+        wait_until(fresh, lambda: show(fresh, "clock")["state"] == "synchronized", "the clock is synchronized")
+        clock = data(admin, "show clock")
+        assert clock["source"] == HOST
+        assert clock["zone"] == "Europe/Berlin"
+        ahead = int(fresh.sh("date +%s").output) - time.time()
+        assert abs(ahead - AHEAD_S) < 60
+        refused = admin.pipe("admin", "clock set 2026-12-24 03:30")
+        assert (refused.status, "NTP keeps the clock" in refused.err) == (1, True)
+        commit(fresh, ("delete", "time", "servers"))
+        typed(admin, "clock set 2031-12-24 03:30")
+        assert fresh.sh("date +%Y").output.strip() == "2031"
+        board_appliance.wait_serving(fresh)
+        moved = [row for row in show(fresh, "transitions 0")[count:] if row["what"] != "configuration"]
+        assert moved == []
+        assert not [event for event in fresh.events.since(mark) if event["event"] == "relay"]
+    finally:
+        server.close()
+
+
+def test_a_reboot_over_ssh_closes_the_relay_first(fresh: Board, admin: Admin) -> None:
+    """It is asked for with what it means; the relay moves before the guest and the machine end."""
+    child = admin.shell("admin")
+    child.sendline("reboot")
+    child.expect("the relay closes first")
+    child.expect(r"Reboot\? \(yes/no\) \[no\]: ")
+    child.sendline("no")
+    child.expect("reboot cancelled")
+    child.sendline("exit")
+    typed(admin, "reboot in 1h")
+    assert data(admin, "show reboot")["action"] == "reboot"
+    typed(admin, "reboot cancel")
+    mark = fresh.events.mark()
+    typed(admin, "reboot now")
+    closed = fresh.wait_event(event="relay", state="bypass", since=mark, timeout=READY_S)
+    reset = fresh.wait_event(event="reset", since=mark, timeout=READY_S)
+    assert closed["n"] < reset["n"]
+    fresh.wait_event(event="relay", state="inline", since=mark, timeout=READY_S)
+    assert wait_until(fresh, lambda: show(fresh, "status"), "bypassd answers")["last_reset"]["kind"] == "orderly"
+    causes = [row["cause"] for row in show(fresh, "transitions 0") if row["what"] == "segment main"]
+    assert "stopping" in causes
+
+
+def test_a_factory_reset_keeps_the_images_it_is_told_to_keep(fresh: Board, admin: Admin) -> None:
+    wait_until(fresh, lambda: (show(fresh, "management") or {}).get("ssh", {}).get("state") == "listening", "SSH")
+    fresh.sh("echo image >/var/lib/bypass/images/kept.img")
+    fresh.sh("echo mine >/var/lib/bypass/home/admin/file")
+    mark, said = fresh.events.mark(), fresh.console.mark()
+    typed(admin, "factory-reset keep-images now")
+    fresh.wait_event(event="reset", since=mark, timeout=READY_S)
+    fresh.console.expect("Type setup", since=said, timeout=READY_S)
+    fresh.sh("true", timeout=READY_S)
+    assert fresh.sh("cat /var/lib/bypass/images/kept.img").output.strip() == "image"
+    assert fresh.sh("hostname").output.strip() == "bypass"
+    assert fresh.sh("ls /var/lib/bypass/home/admin/file /var/lib/bypass/factory-reset", check=False).status != 0
+    assert wait_until(fresh, lambda: show(fresh, "management"), "access is up")["users"] == []
+
+
+def test_poweroff_ends_the_machine_with_the_link_joined(fresh: Board) -> None:
+    board_appliance.wait_healthy(fresh)
+    mark = fresh.events.mark()
+    fresh.sh("bypass poweroff now", check=False)
+    fresh.wait_event(event="relay", state="bypass", since=mark, timeout=READY_S)
+    fresh.wait_event(event="power", state="off", since=mark, timeout=READY_S)
