@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class Blocker(Protocol):
-    """What keeps the frames of a network away from the SSH server. BypassError: it could not."""
+    """What keeps new connections of a network away from the SSH server. BypassError: it could not."""
 
     async def shut_out(self, name: str) -> None:
-        """Answer nothing to this network from now on."""
+        """Answer no new connection of this network from now on; sessions that are open go on."""
         ...
 
     async def let_in(self, name: str) -> None:
@@ -100,7 +100,7 @@ class Logins:
         try:
             if isinstance(action, Block):
                 after = counted(action.failures, "failed login")
-                text = f"{action.network} is blocked for {action.seconds} s after {after}"
+                text = f"{action.network} is blocked for {action.seconds} s after {after}; its open sessions go on"
                 self._events.record(Notice.NETWORK_BLOCKED, Subject(Kind.SSH), text)
                 await self._port.shut_out(action.network)
             else:
