@@ -163,6 +163,8 @@ def commit(parsed: Parsed, context: Context) -> Outcome:
     params: dict[str, object] = {}
     if parsed.args.get("TEXT"):
         params["comment"] = parsed.args["TEXT"]
+    if "without-administrator" in parsed.options:
+        params["without_admin"] = True
     if "SECONDS" in parsed.args:
         time, unit = parsed.args["SECONDS"], parsed.args.get("UNIT", "")
         params["confirmed_s"] = seconds(time, unit)

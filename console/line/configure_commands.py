@@ -20,6 +20,7 @@ SOURCE = Arg("FILE", "a file; - for standard input", source="file")
 TARGET = Arg("FILE", "a file; - for standard output", source="file")
 SECONDS = Arg("SECONDS", "roll back after so many SECONDS unless confirmed; or with a unit: 90s, 10min, 1h", time=True)
 UNIT = Arg("UNIT", "the unit of the time", choices=tuple(UNITS), optional=True)
+ALONE = Option("without-administrator", "also if nobody can log in as administrator any more")
 TAKEOVER = Option("takeover", "take over the candidate from the user who is editing it")
 
 
@@ -51,10 +52,16 @@ ROWS: tuple[Command, ...] = (
         "compare",
         JSON,
     ),
-    _row(("commit",), "apply the candidate, only if verification succeeds", "commit", JSON),
+    _row(("commit",), "apply the candidate, only if verification succeeds", "commit", ALONE, JSON),
     _row(("commit", "check"), "validate the candidate and show its effect on traffic; changes nothing", "check", JSON),
     _row(("commit", "comment", TEXT), "commit with a comment", "commit"),
-    _row(("commit", "confirmed", SECONDS, UNIT), "commit; roll back unless confirmed within SECONDS", "commit", JSON),
+    _row(
+        ("commit", "confirmed", SECONDS, UNIT),
+        "commit; roll back unless confirmed within SECONDS",
+        "commit",
+        ALONE,
+        JSON,
+    ),
     _row(("commit", "confirmed", SECONDS, UNIT, "comment", TEXT), "the same, with a comment", "commit"),
     _row(("confirm",), "keep the commit that is awaiting confirmation", "confirm"),
     _row(("revert",), "roll back the commit that is awaiting confirmation, immediately", "revert"),

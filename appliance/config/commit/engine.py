@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from appliance.config.check import lint, load
+from appliance.config.check import last_admin, lint, load
 from appliance.config.commit import traffic_check
 from appliance.config.commit.diff import Change, changes
 from appliance.config.commit.store import Entry, Pending, Store, now
@@ -158,11 +158,16 @@ class Engine:
 
     # -- before a commit
 
-    async def check(self, text: str, source: str = "", *, deep: bool = False) -> Check:
-        """Verify a text and report what it means; with `deep` the parts also prepare for it, as a commit does first."""
+    async def check(self, text: str, source: str = "", *, deep: bool = False, without_admin: bool = False) -> Check:
+        """Verify a text and report what it means; with `deep` the parts also prepare for it, as a commit does first.
+
+        `without_admin`: that nobody could log in as administrator any more is no error.
+        """
         # in a thread, all of it: thousands of rules take seconds, and leases have to be renewed meanwhile
         check = await asyncio.to_thread(self._read, text, source, dict(self._down()))
         config, errors = check.config, check.errors
+        if config is not None and not without_admin and (lost := last_admin.lost(self.running, config)):
+            return check._replace(config=None, errors=[lost])
         if config is None:
             return check
         if deep:
@@ -179,15 +184,19 @@ class Engine:
         config, errors = load.parse(text, source)
         if config is None:
             return Check(None, errors, [], [])
-        return Check(config, [], lint.lint(config, self.running, down), changes(self.running, config))
+        found = [*last_admin.opened(self.running, config), *lint.lint(config, self.running, down)]
+        return Check(config, [], found, changes(self.running, config))
 
     # -- commits
 
-    async def commit(self, text: str, user: str, comment: str = "", confirmed_s: int = 0) -> Report:
+    async def commit(
+        self, text: str, user: str, comment: str = "", confirmed_s: int = 0, *, without_admin: bool = False
+    ) -> Report:
         """Make `text` the running configuration; with `confirmed_s` only for so long, unless it is confirmed.
 
         While a commit is awaiting confirmation, its author's next one includes it; somebody else's is refused.
-        ConfigError: it has errors. RefusedError: not applied, or failed verification; the old one stays in force.
+        ConfigError: it has errors, or takes away the last administrator without `without_admin`. RefusedError: not
+        applied, or failed verification; the old one stays in force.
         """
         if len(comment) > MAX_COMMENT:
             raise RefusedError(f"a comment has at most {MAX_COMMENT} characters")
@@ -201,7 +210,7 @@ class Engine:
             if text == self.text:
                 return await self._again(user, confirmed_s)
             self._progress(user, "verifying")
-            check = await self.check(text)
+            check = await self.check(text, without_admin=without_admin)
             if check.config is None:
                 first, *others = check.errors
                 first.also = tuple(others)
@@ -345,7 +354,7 @@ class Engine:
         if self.pending is None:
             raise RefusedError("no commit is awaiting confirmation")
         text = await asyncio.to_thread(self.store.startup_text)
-        check = await self.check(text, str(self.store.startup))
+        check = await self.check(text, str(self.store.startup), without_admin=True)
         self._turn(Turn.REVERT)
         if check.config is None:
             raise self._broken(f"the previous configuration cannot be restored: {check.errors[0]}")

@@ -325,3 +325,52 @@ def test_an_illegal_move_while_applying_is_no_reason_to_go_back_but_ends_bypassd
         world.commit()
     assert not [line for line in world.did if line.endswith("old")]
     assert world.startup.read_text() == OLD
+
+
+# -- the last administrator
+
+HASH = "$6$salt1234$" + "x" * 86
+ADMIN = f'[[user]]\nname = "{{}}"\nrole = "{{}}"\npassword = "{HASH}"\n'
+TWO = OLD + ADMIN.format("ann", "admin") + ADMIN.format("bob", "admin")
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        (OLD + ADMIN.format("bob", "admin"), True),
+        (OLD + ADMIN.format("ann", "viewer") + ADMIN.format("bob", "admin"), True),
+        (OLD + ADMIN.format("ann", "viewer") + ADMIN.format("bob", "operator"), False),
+        (OLD + ADMIN.format("ann", "viewer"), False),
+        (OLD + ADMIN.format("ann", "admin").replace(HASH, ""), False),
+        (OLD, False),
+    ],
+)
+def test_the_last_administrator_goes_only_where_that_is_asked_for(tmp_path: Path, text: str, good: bool) -> None:
+    async def body() -> None:
+        world = World(tmp_path)
+        await world.engine.commit(TWO, "root")
+        check = await world.engine.check(text)
+        assert (check.config is not None) is good
+        if good:
+            await world.engine.commit(text, "root")
+            return
+        with pytest.raises(ConfigError, match=r"no administrator could log in any more \(ann, bob could\)"):
+            await world.engine.commit(text, "root")
+        assert world.engine.text == TWO
+        report = await world.engine.commit(text, "root", without_admin=True)
+        assert any("full access without a login" in finding.what for finding in report.lint)
+        await world.engine.commit(NEW, "root")  # nobody is lost any more
+
+    asyncio.run(body())
+
+
+def test_going_back_to_an_appliance_without_administrators_is_never_refused(tmp_path: Path) -> None:
+    """The first administrator, committed provisionally: not confirmed, the configuration before holds again."""
+
+    async def body() -> None:
+        world = World(tmp_path)
+        await world.engine.commit(TWO, "root", confirmed_s=60)
+        await world.engine.revert("root", "test")
+        assert world.engine.text == OLD
+
+    asyncio.run(body())

@@ -285,3 +285,18 @@ def test_comments_that_could_not_be_kept(daemon: ConfigDaemon, monkeypatch: pyte
     assert "warning: candidate: its comments could not be kept" in done.stdout
     done = bypass("configure", sock=daemon.path, stdin="delete rule dns\ncommit check\n")
     assert "candidate: its comments" not in done.stdout
+
+
+def test_the_last_administrator_is_not_lost_by_accident(daemon: ConfigDaemon) -> None:
+    """Refused with what it means; the word that does it all the same is in the message."""
+    made = "set user ann role admin password $6$salt1234$" + "x" * 86
+    assert bypass("configure", sock=daemon.path, stdin=f"{made}\n").returncode == 0
+    refused = bypass("configure", "delete", "user", "ann", sock=daemon.path)
+    assert refused.returncode == 1
+    assert "no administrator could log in any more (ann could)" in refused.stderr
+    assert "ann" in daemon.startup.read_text()
+    check = bypass("configure", sock=daemon.path, stdin="delete user ann\ncommit check\n")
+    assert (check.returncode, "no administrator could log in" in check.stdout) == (1, True)
+    meant = bypass("configure", sock=daemon.path, stdin="delete user ann\ncommit without-administrator\n")
+    assert meant.returncode == 0, meant.stderr
+    assert "ann" not in daemon.startup.read_text()
