@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from appliance.errors import BypassError
@@ -66,6 +67,17 @@ class Mode:
         """Leave the mode; the candidate has been released already."""
         self.go(())
         self.context.table, self.context.mode = self.outside, None
+
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Outside the mode in this block, for one command of the shell; the mode stays active."""
+        context, level = self.context, self.context.names.prefix
+        context.table, context.mode, context.names.prefix = self.outside, None, ()
+        try:
+            yield
+        finally:
+            if context.mode is None:
+                context.table, context.mode, context.names.prefix = ROWS, self, level
 
     def words(self, parsed: Parsed) -> list[str]:
         """The typed words, from the top level of the configuration."""

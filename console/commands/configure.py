@@ -19,10 +19,9 @@ from typing import Any
 from appliance.errors import BypassError, RefusedError
 from console.commands import configure_script
 from console.commands.configure_script import Line
-from console.execute import run_tokens
 from console.line.configure_commands import ROWS
 from console.line.outcome import GOOD, REFUSED, Outcome
-from console.line.parse import Parsed, Token, UsageError, seconds
+from console.line.parse import Parsed, Token, UsageError, parse, seconds
 from console.line.pipes import save_text
 from console.render import cell, duration
 from console.session import Context, Mode
@@ -142,8 +141,23 @@ def show(parsed: Parsed, context: Context) -> Outcome:
     params: dict[str, object] = {"words": words} if words else {}
     form = parsed.options.get("as", ["json" if "--json" in parsed.options else "toml"])[0]
     of = parsed.options.get("of", ["candidate" if context.mode else "running"])[0]
-    found = _call(context, "show", **params, of=of, format=form)
+    try:
+        found = _call(context, "show", **params, of=of, format=form)
+    except BypassError as error:
+        if context.mode is not None and _is_of_the_shell(parsed.rest):
+            line = " ".join(("show", *parsed.rest))
+            raise RefusedError(f"{error}", f"the state is shown by a command of the shell: `run {line}`") from error
+        raise
     return Outcome(found["data"]) if form == "json" else Outcome(found["text"].splitlines(), "lines")
+
+
+def _is_of_the_shell(words: tuple[str, ...]) -> bool:
+    """Whether `show WORDS` is a command outside the mode."""
+    try:
+        parse([Token("show"), *map(Token, words)])
+    except UsageError:
+        return False
+    return True
 
 
 def compare(parsed: Parsed, context: Context) -> Outcome:
@@ -284,15 +298,9 @@ def status(_: Parsed, context: Context) -> Outcome:
     return Outcome(_call(context, "status"), "config-status")
 
 
-def run(parsed: Parsed, context: Context) -> Outcome:
-    """`run COMMAND`: run a shell command without leaving the mode."""
-    mode = _mode(context)
-    context.table = mode.outside
-    try:
-        return Outcome([], "lines", run_tokens([Token(word) for word in parsed.rest], context))
-    finally:
-        if context.mode is mode:
-            context.table = ROWS
+def run(parsed: Parsed, _: Context) -> Outcome:
+    """`run COMMAND`. execute.py has run it outside the mode already, where its words are those of the shell."""
+    raise UsageError(f'"{parsed.args["COMMAND"]}" is not a command of the shell')
 
 
 def help(parsed: Parsed, context: Context) -> Outcome:

@@ -286,6 +286,13 @@ TOOLS = (
 
 CONFIGURATION = (
     Command(
+        ("configure", "terminal"),
+        "same as `configure`",
+        local="configure:configure",
+        role="admin",
+        options=(TAKEOVER,),
+    ),
+    Command(
         ("configure", Arg("LINE", "one configure command, committed immediately", optional=True, rest=True)),
         "edit the configuration; commands on standard input are applied all or none",
         local="configure:configure",
@@ -373,14 +380,6 @@ GROUPS: dict[str, str] = {
     "api": "the control socket",
     "configuration": "confirm or roll back a commit that is awaiting confirmation",
     "terminal": "settings of this terminal",
-}
-
-# What users of other appliances type, and what to use here; said when a line is not understood.
-HABITS: dict[str, str] = {
-    "commit-confirm": "`commit confirmed 600`, which is in seconds, or `commit confirmed 10min`",
-    "exit discard": "`discard`, then `exit`",
-    "quit discard": "`discard`, then `quit`",
-    "show | compare": "`compare`",
 }
 
 PIPES: tuple[Command, ...] = (

@@ -28,8 +28,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.output import DummyOutput, Output
 
 from appliance.errors import BypassError, UnreachableError
-from console.execute import help_text, run_line
-from console.line.complete import Completion, completion
+from console.execute import after_run, help_text, run_line
+from console.line.complete import completion
 from console.line.outcome import GOOD
 from console.line.parse import tokenize
 from console.render import cell, duration
@@ -217,7 +217,11 @@ class Shell:
     def _complete(self, buffer: Buffer) -> None:
         """Tab: insert the unambiguous part, or list the possibilities."""
         before = buffer.document.text_before_cursor
-        found: Completion = completion(before, self._context.names.of, self._context.table)
+        if outside := after_run(before, self._context):
+            with outside[0]:
+                found = completion(outside[1], self._context.names.of, self._context.table)
+        else:
+            found = completion(before, self._context.names.of, self._context.table)
         if found.insert:
             buffer.insert_text(found.insert)
         elif found.rows:

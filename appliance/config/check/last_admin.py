@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from appliance.config.check.unreachable_rules import Finding
 from appliance.config.schema.model import Config
 from appliance.errors import ConfigError
-
-OPTION: Final = "without-administrator"
-"""The word of `commit` that asks for it."""
 
 
 def lost(old: Config | None, new: Config) -> ConfigError | None:
@@ -20,7 +15,7 @@ def lost(old: Config | None, new: Config) -> ConfigError | None:
     return ConfigError(
         "user",
         f"no administrator could log in any more ({', '.join(_admins(old))} could): SSH would let nobody configure, and"
-        f" the console would give full access without a login. `commit {OPTION}` does it all the same",
+        " the console would give full access without a login. `commit without-administrator` does it all the same",
     )
 
 

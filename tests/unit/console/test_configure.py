@@ -300,3 +300,29 @@ def test_the_last_administrator_is_not_lost_by_accident(daemon: ConfigDaemon) ->
     meant = bypass("configure", sock=daemon.path, stdin="delete user ann\ncommit without-administrator\n")
     assert meant.returncode == 0, meant.stderr
     assert "ann" not in daemon.startup.read_text()
+
+
+def test_commands_of_the_shell_inside_configure(terminal: Terminal) -> None:
+    """`run` and `do` take any of them with pipes and options, complete it, explain it, and stay at the level."""
+    terminal.type("configure\redit rule web\r")
+    terminal.until("configure rule web#")
+    terminal.type("run show guests | match ips2\r")
+    assert "ips1" not in terminal.until("image_unreadable")
+    terminal.until("configure rule web#")
+    terminal.type("do show guests --json\r")
+    terminal.until('"image_unreadable"')
+    terminal.until("configure rule web#")
+    terminal.type("run sh\tgue\t")
+    terminal.until("run show gue")
+    terminal.type("\x03")
+    terminal.until("configure rule web#")
+    terminal.type("do show ver?")
+    terminal.until("versions of the appliance")
+    terminal.type("sion\r")
+    terminal.until("configure rule web#")
+    terminal.type("guest ips1 start\r")
+    terminal.until("is a command of the shell: `run guest ips1 start`")
+    terminal.type("show guests\r")
+    terminal.until("hint: the state is shown by a command of the shell: `run show guests`")
+    terminal.type("do conf t\rexit\r")
+    terminal.until("[inline]>")
