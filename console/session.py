@@ -56,6 +56,7 @@ class Mode:
         self.context = context
         self.level: tuple[str, ...] = ()
         self.outside = context.table
+        self.done: list[dict[str, Any]] = []  # bypassd's answers to commits and checks, for `configure --json`
         context.table, context.mode = ROWS, self
 
     def go(self, level: tuple[str, ...]) -> None:

@@ -35,12 +35,15 @@ def configure(parsed: Parsed, context: Context) -> Outcome:
     """`configure`: enter the mode on a terminal; run a line, or lines on standard input, all or none."""
     if context.mode is not None:
         raise RefusedError("already in configure mode")
+    as_json = "--json" in parsed.options
     if parsed.rest:
-        return configure_script.run([Line(1, [Token(word) for word in parsed.rest])], context)
+        return configure_script.run([Line(1, [Token(word) for word in parsed.rest])], context, as_json=as_json)
     if context.terminal is None:
         if sys.stdin.isatty():
             raise RefusedError("configure requires the shell (`bypass`), a command after it, or standard input")
-        return configure_script.run(configure_script.read(sys.stdin), context)
+        return configure_script.run(configure_script.read(sys.stdin), context, as_json=as_json)
+    if as_json:
+        raise UsageError("--json has a meaning with a command after configure, or with commands on standard input")
     began = context.client.call("config.edit", {"takeover": True} if "takeover" in parsed.options else {})
     Mode(context)
     configure_script.warn_of_crashes(context)
@@ -64,6 +67,13 @@ def _mode(context: Context) -> Mode:
 
 def _call(context: Context, method: str, **params: object) -> Any:
     return context.client.call(f"config.{method}", params, COMMIT_S)
+
+
+def _noted(answer: Any, context: Context) -> Any:
+    """The answer to a commit or a check, which `configure --json` sums up."""
+    if context.mode is not None:
+        context.mode.done.append(answer)
+    return answer
 
 
 def _changed(result: dict[str, Any], context: Context) -> Outcome:
@@ -168,7 +178,7 @@ def compare(parsed: Parsed, context: Context) -> Outcome:
 
 def check(_: Parsed, context: Context) -> Outcome:
     """`commit check`."""
-    found = _call(context, "check")
+    found = _noted(_call(context, "check"), context)
     return Outcome(found, "config-check", GOOD if found.get("good") else REFUSED)
 
 
@@ -185,7 +195,7 @@ def commit(parsed: Parsed, context: Context) -> Outcome:
         if time.isdigit() and not unit:  # other appliances count minutes here
             context.say(f"note: {time} means {time} SECONDS; for minutes type {time}min")
     with _progress(context):
-        done = _call(context, "commit", **params)
+        done = _noted(_call(context, "commit", **params), context)
     return Outcome(done, "config-commit")
 
 
@@ -222,12 +232,12 @@ def _progress(context: Context) -> Iterator[None]:
 
 def confirm(_: Parsed, context: Context) -> Outcome:
     """`confirm`."""
-    return Outcome(_call(context, "confirm"), "done")
+    return Outcome(_noted(_call(context, "confirm"), context), "done")
 
 
 def revert(_: Parsed, context: Context) -> Outcome:
     """`revert`."""
-    return Outcome(_call(context, "revert"), "done")
+    return Outcome(_noted(_call(context, "revert"), context), "done")
 
 
 def rollback(parsed: Parsed, context: Context) -> Outcome:

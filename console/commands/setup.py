@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from console.line.parse import Parsed
 from console.render import cell
 from console.session import Context
 from console.terminal.prompt import Asker
+from console.tty import style_of
 from console.views.common import prose
 
 IMAGES = Paths().images
@@ -241,14 +243,15 @@ class Wizard:
 
 def setup(_: Parsed, context: Context) -> Outcome:
     """`setup`."""
-    asker = Asker(style=context.style)
+    style = context.style if context.terminal is not None else style_of(sys.stderr)
+    asker = Asker(style=style)
     if not asker.terminal:
         raise RefusedError("setup requires a terminal; in scripts use `configure`")
     try:
         said = Wizard(context, asker).run()
     except (KeyboardInterrupt, EOFError):
         raise RefusedError("setup cancelled; nothing was changed") from None
-    return Outcome([line for text in said.splitlines() for line in prose(text, context.style)], "lines")
+    return Outcome([line for text in said.splitlines() for line in prose(text, style)], "lines")
 
 
 def offer(context: Context, offered: Path) -> None:

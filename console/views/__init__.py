@@ -41,6 +41,7 @@ _WHERE: dict[str, str] = {
     "config-status": "configuration.status",
     "done": "common.done",
     "lines": "common.lines",
+    "json": "common.as_json",
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from appliance.errors import cells
-from console.render import BOLD, PLAIN, RED, Row, Style, cell, duration, fold, generic, paint, table, visible
+from console.render import BOLD, PLAIN, RED, Row, Style, cell, duration, fold, generic, paint, table, to_json, visible
 
 View = Callable[[Any, Style], str]
 
@@ -143,6 +143,12 @@ def done(data: Any, style: Style = PLAIN) -> str:
     if isinstance(data, dict) and isinstance(data.get("message"), str):
         return cell(data["message"])
     return "done" if data in (None, {}, [], True) else generic(data, style)
+
+
+def as_json(data: Any, style: Style = PLAIN) -> str:
+    """Data that is for programs, on a terminal too."""
+    del style
+    return to_json(data)
 
 
 def lines(data: Any, style: Style = PLAIN) -> str:

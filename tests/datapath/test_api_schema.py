@@ -96,6 +96,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("guest.start", {"name": "ips1"}),
     ("guest.pause", {"name": "ips1"}),
     ("guest.resume", {"name": "ips1"}),
+    ("guest.restart", {"name": "ips1"}),
 ]
 REFUSED: list[tuple[str, dict[str, object]]] = [
     ("guest.show", {"name": "nobody"}),
@@ -163,6 +164,7 @@ def test_every_answer_is_as_published(live: Live, schema: dict[str, Any]) -> Non
             wrong += [
                 f"{method} {params}: {problem}" for problem in problems(result, of(schema, method)["result"], schema)
             ]
+        live.until(lambda: live.call("guest.show", name="ips1")["state"] == "available", "restarted")
         live.call("guest.stop", name="ips1")
         live.until(lambda: live.call("guest.show", name="ips1")["state"] == "stopped", "stopped")
         events = follow.read()
