@@ -187,7 +187,7 @@ class Moved(Answer):
 
 
 class Loaded(Answer):
-    """The text was put into the candidate; `errors` are those of the candidate."""
+    """The text was put into the candidate; `errors` are those of the candidate, and secrets that were left out."""
 
     message: str
     changes: int

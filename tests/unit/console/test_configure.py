@@ -326,3 +326,28 @@ def test_commands_of_the_shell_inside_configure(terminal: Terminal) -> None:
     terminal.until("hint: the state is shown by a command of the shell: `run show guests`")
     terminal.type("do conf t\rexit\r")
     terminal.until("[inline]>")
+
+
+def test_what_was_shown_can_be_read_again(daemon: ConfigDaemon, tmp_path: Path) -> None:
+    """A hidden password stays where the user exists, and is left out by name where there is none."""
+    made = "$6$salt1234$" + "x" * 86
+    lines = f"set user ann role admin password {made}\nset user ann keys []\nset user bob role viewer password {made}\n"
+    assert bypass("configure", sock=daemon.path, stdin=lines).returncode == 0
+    before = daemon.startup.read_text()
+    shown = bypass("show", "configuration", sock=daemon.path).stdout
+    assert "<hidden>" in shown
+    for form in ("toml", "set"):
+        text = bypass("show", "configuration", "as", form, sock=daemon.path).stdout
+        words = ("configure", "load", "-") if form == "toml" else ("configure",)
+        again = bypass(*words, sock=daemon.path, stdin=text)
+        assert (again.returncode, again.stdout) == (0, "no changes\n"), again.stderr
+    assert bypass("configure", "load", "merge", "-", sock=daemon.path, stdin=shown).stdout == "no changes\n"
+    assert bypass("configure", "set", "user", "ann", "password", "<hidden>", sock=daemon.path).stdout == "no changes\n"
+    assert daemon.startup.read_text() == before
+    other = bypass("configure", "load", "-", sock=daemon.path, stdin=shown.replace('"bob"', '"eve"'))
+    assert other.returncode == 0, other.stderr
+    assert "warning: user eve: password: was hidden in the text and is not known here: it is left out" in other.stderr
+    after = tomllib.loads(daemon.startup.read_text())["user"]
+    assert [(user["name"], user.get("password")) for user in after] == [("ann", made), ("eve", None)]
+    unknown = bypass("configure", "set", "user", "eve", "password", "<hidden>", sock=daemon.path)
+    assert (unknown.returncode, "is hidden in the text and is not known here" in unknown.stderr) == (1, True)
