@@ -6,13 +6,16 @@ Called once, when the part's turn comes; everything made here lives as long as b
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 
 from appliance.api.rpc import Param, Params
 from appliance.api.schema import methods, state
-from appliance.api.schema.access import Management, Session
+from appliance.api.schema.access import HostKeys, Management, Session
 from appliance.api.schema.base import Done
+from appliance.counted import counted
+from appliance.errors import RefusedError
 from appliance.management.manager import Access
 from appliance.supervisor.metrics import collect
 from appliance.supervisor.system import System
@@ -60,7 +63,23 @@ def _register(system: System, access: Access) -> None:
     async def unblock(params: Params) -> Done:
         return Done(f"{await access.logins.unblock(str(params['address']))} may log in again")
 
+    async def keys(_: Params) -> HostKeys:
+        found = await access.host_keys()
+        return HostKeys([f"{name} {base64.b64encode(data).decode()}" for name, data in found.items()])
+
+    async def replace_keys(params: Params) -> Done:
+        pairs = (text.partition(" ") for text in params["keys"])
+        try:
+            found = {name: base64.b64decode(data, validate=True) for name, _, data in pairs}
+        except ValueError as error:
+            raise RefusedError(f"keys: not Base64: {error}") from error
+        await access.replace_host_keys(found)
+        return Done(f"{counted(len(found), 'SSH host key')} restored; new sessions see them")
+
     add = system.registry.add
+    add(methods.HOST_KEYS_READ, keys, "admin", "the SSH host keys, private halves included, for a backup")
+    given = {"keys": Param("array", "as host-keys.read gives them")}
+    add(methods.HOST_KEYS_REPLACE, replace_keys, "admin", "use the SSH host keys of a backup", given)
     count = Param("integer", "how many, the newest; 0: all in memory", required=False)
     least = Param("string", "this and what is worse", required=False, choices=WORDS)
     add(methods.EVENTS_SHOW, events, doc="events with cause and severity", params={"count": count, "severity": least})

@@ -326,6 +326,28 @@ CONFIGURATION = (
         local="configure:show",
         options=(WHICH, FORM, JSON),
     ),
+    Command(
+        ("backup", Arg("FILE", "a new file; - for standard output", source="file")),
+        "write configuration and SSH host keys to a file, encrypted with a passphrase; without images",
+        local="backup:backup",
+        role="admin",
+        options=(JSON,),
+    ),
+    Command(
+        ("restore", Arg("FILE", "a file that `backup` wrote; - for standard input", source="file")),
+        "commit the configuration of a backup, and use its SSH host keys",
+        local="backup:restore",
+        role="admin",
+        options=(
+            Option("--configuration-only", "keep the SSH host keys of this appliance"),
+            Option(
+                "--confirmed",
+                "roll back after this TIME unless `configuration confirm` follows",
+                Arg("TIME", "a time", time=True),
+            ),
+            JSON,
+        ),
+    ),
     Command(("show", "commits"), "commit history: who, when and why", local="configure:history", options=(JSON,)),
     Command(
         ("show", "candidate"),
