@@ -117,9 +117,15 @@ def known(data: Row) -> Row:
     return said
 
 
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d(?:\.\d{1,3})?)\d*(Z|[+-]\d\d:\d\d)?")
+
+
 def clock(when: Any) -> str:
-    """A time in the common format of all tables: date and time to the millisecond."""
-    return str(when if when is not None else "-").replace("T", " ")[:23]
+    """A time in the common format of all tables: date and time to the millisecond, and its zone, Z being UTC."""
+    found = _TIME.fullmatch(str(when))
+    if found is None:
+        return str(when if when is not None else "-")
+    return f"{found[1]} {found[2]}{(found[3] or '').replace('+00:00', 'Z')}"
 
 
 def fact(key: str, value: Any) -> str:

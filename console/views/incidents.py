@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from console.render import BOLD, PLAIN, Row, Style, duration, generic, paint, pairs
-from console.views.common import columns_of, known, printed
+from console.views.common import clock, columns_of, known, printed
 
 
 def _when(row: Row) -> Row:
@@ -14,7 +14,7 @@ def _when(row: Row) -> Row:
     names = row.get("quarantined")
     return {
         **row,
-        "when": str(row.get("when", "-")).replace("T", " ")[:23],
+        "when": clock(row.get("when")),
         "bypass": f"{bypass} ms" if isinstance(bypass, int | float) else None,
         "quarantined": ", ".join(map(str, names)) if isinstance(names, list) else names,
     }

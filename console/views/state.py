@@ -8,7 +8,7 @@ from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, Row, Style, cell, duration, fold, generic, paint, pairs
 from console.views import guests
-from console.views.common import about, alarm, by_cause, columns_of, rows_of
+from console.views.common import about, alarm, by_cause, clock, columns_of, rows_of
 
 
 def relay_word(relay: Any) -> str:
@@ -23,7 +23,7 @@ def _with_relay(row: Row) -> Row:
 
 def _when(row: Row) -> Row:
     """A transition with its time in the common format."""
-    return {**row, "when": str(row.get("when", "-")).replace("T", " ")[:23]}
+    return {**row, "when": clock(row.get("when"))}
 
 
 def _with_check_in(row: Row) -> Row:

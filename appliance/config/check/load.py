@@ -77,7 +77,7 @@ def parse(text: str, source: str = "", filters: bool = True) -> tuple[Config | N
     config = reader.config(raw)
     findings = reader.findings
     if config is not None:
-        findings = list(verify.findings(config, _compiler() if filters else None))
+        findings = list(verify.findings(config, compiler() if filters else None))
     lines = Lines(text)
     errors = [finding.error(source, lines.find(finding.path)) for finding in findings]
     return (None if errors else config), errors
@@ -116,7 +116,7 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _compiler() -> verify.CompileFilter:
+def compiler() -> verify.CompileFilter:
     """libpcap's compiler, imported only when a filter has to be checked: the rest works without libpcap."""
 
     def compile_filter(text: str, through: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from appliance.api.rpc import Param, Params, Registry, caller
 from appliance.api.schema import configuration, methods
 from appliance.config.check import load
-from appliance.config.edit import hidden, key_path
+from appliance.config.edit import at_once, hidden, key_path
 from appliance.config.edit.document import Document
 from appliance.config.edit.session import Session, T, problems, shown, texts
 from appliance.config.schema import limits, secrets, shape
@@ -77,6 +77,7 @@ class Editing:
         def work() -> configuration.Set:
             doc = self._session.candidate.document
             changes = key_path.assignments(params["words"], doc.data)
+            at_once.refuse(changes)
             changes = [_known(change, doc.data) for change in changes]
             first = changes[0]
             old = key_path.look(doc.data, first.path)
@@ -172,8 +173,8 @@ class Editing:
         await self._session.work(lambda: self._session.candidate.replace(entry.text, who))
         self._session.save_soon()
         found = await self._session.changes()
-        when = entry.when.replace("T", " ")[:19]
-        message = f"the candidate is configuration {entry.number} of {when}: `compare`, then `commit`"
+        when = entry.when.replace("T", " ").replace("+00:00", "Z")
+        message = f"the candidate is that of commit {entry.number} ({when}): `compare`, then `commit`"
         return configuration.Changes(message, len(found))
 
     async def _edit(self, work: Callable[[], T]) -> T:

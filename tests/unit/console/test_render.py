@@ -168,7 +168,7 @@ def test_units_and_times_are_everywhere_the_same() -> None:
     """A unit stands behind its value, not in its name."""
     incident = {"number": 1, "when": "2026-01-02T03:04:05.678901+00:00", "last_proof_ms": 19.023}
     assert render("incident", incident).splitlines() == [
-        "number      1", "when        2026-01-02 03:04:05.678", "last proof  19.023 ms",
+        "number      1", "when        2026-01-02 03:04:05.678Z", "last proof  19.023 ms",
     ]  # fmt: skip
     guest = {"name": "ips1", "uptime_s": 61.2, "latency_p50_ms": 5.5, "checks": []}
     assert "uptime       1 min 1 s\nlatency p50  5.5 ms" in render("guest", guest)
@@ -215,7 +215,7 @@ VIEWS = [
      "RULE  SEGMENT  PATH       MATCH\nweb   every    ips > dpi  every frame"),
     ("transitions", [], "no transitions yet"),
     ("transitions", [{"when": "2026-01-02T03:04:05.678901+00:00", "what": "guest ips1", "from": "a", "to": "b"}],
-     "WHEN                     WHAT        FROM  TO\n2026-01-02 03:04:05.678  guest ips1  a     b"),
+     "WHEN                      WHAT        FROM  TO\n2026-01-02 03:04:05.678Z  guest ips1  a     b"),
     ("crash", [], "no crash records"),
     ("crash", [{"name": "1", "text": "Kernel panic\n\x1b[2Jtrace"}], "name  1\n\nKernel panic\n?[2Jtrace"),
     ("crash", [{"name": "1", "text": "a"}, {"name": "2", "text": "b"}], "NAME\n1\n2"),
