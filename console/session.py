@@ -14,7 +14,7 @@ from console.line.commands import COMMANDS
 from console.line.configure_commands import ROWS
 from console.line.live_names import Names
 from console.line.parse import Parsed
-from console.render import Style, duration
+from console.render import Style
 from console.tty import PROMPT_S
 
 if TYPE_CHECKING:
@@ -84,17 +84,13 @@ class Mode:
         """The typed words, from the top level of the configuration."""
         return [*self.level, *parsed.rest]
 
-    def prompt(self) -> tuple[str, bool]:
-        """(level, uncommitted changes and awaited confirmation for the prompt; whether a confirmation is awaited)."""
+    def prompt(self) -> str:
+        """Level and uncommitted changes, for the prompt."""
         where = f" {' '.join(self.level)}" if self.level else ""
         try:
             status: dict[str, Any] = self.context.client.call("config.status", wait=PROMPT_S)
         except BypassError:
-            return f"configure{where} (uncommitted changes unknown)", True
+            return f"configure{where} (uncommitted changes unknown)"
         if not status.get("mine", True):
             where += " (taken over by another user)"
-        changed = "*" if status.get("changes") else ""
-        pending = status.get("confirm")
-        if pending:
-            return f"configure{where}{changed} CONFIRM WITHIN {duration(pending['seconds_left'])}", True
-        return f"configure{where}{changed}", False
+        return f"configure{where}{'*' if status.get('changes') else ''}"

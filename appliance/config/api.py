@@ -159,6 +159,10 @@ class Api:
             number=await asyncio.to_thread(lambda: self._session.engine.store.newest),
             confirm=self._session.pending(),
             startup=await asyncio.to_thread(self._startup),
+            rolled_back=[
+                configuration.RolledBack(*each)
+                for each in await asyncio.to_thread(self._session.engine.store.rolled_back)
+            ],
         )
 
     async def complete(self, params: Params) -> configuration.Completed:

@@ -98,7 +98,10 @@ class Show:
             datapath=self._datapath(),
             data_partition=self._partition(),
             config=state.ConfigState(
-                valid=system.config is not None, errors=[str(error) for error in system.config_errors]
+                valid=system.config is not None,
+                errors=[str(error) for error in system.config_errors],
+                confirm_s=system.confirm_s(),
+                rolled_back=system.rolled_back(),
             ),
         )
 

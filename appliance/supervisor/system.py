@@ -66,6 +66,8 @@ class System:
     part_states: dict[str, str] = field(default_factory=dict)  # by part: starting, running, failed
     part_faults: dict[str, str] = field(default_factory=dict)  # by part: why it failed
     began: int = field(default_factory=time.monotonic_ns)
+    confirm_s: Callable[[], int | None] = lambda: None  # until a commit is rolled back unless it is confirmed
+    rolled_back: Callable[[], str] = lambda: ""  # what became of the last commit, if it was
 
     @property
     def keeper_state(self) -> KeeperState | None:

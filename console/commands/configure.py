@@ -299,8 +299,13 @@ def save(parsed: Parsed, context: Context) -> Outcome:
 
 
 def history(_: Parsed, context: Context) -> Outcome:
-    """`history`, and `show commits`."""
-    return Outcome(_call(context, "history"), "config-history")
+    """`history`, and `show commits`: the commits that are kept, and those that were rolled back."""
+    rows = _call(context, "history")
+    for back in _call(context, "status").get("rolled_back", []):
+        why = "; ".join(filter(None, (str(back["why"]), str(back["comment"]))))
+        row = {"n": None, "number": None, "when": back["when"], "user": back["user"], "how": "rolled back"}
+        rows.append({**row, "comment": why})
+    return Outcome(sorted(rows, key=lambda row: str(row["when"]), reverse=True), "config-history")
 
 
 def status(_: Parsed, context: Context) -> Outcome:

@@ -111,10 +111,12 @@ class Datapath(Answer):
 
 
 class ConfigState(Answer):
-    """Whether the configuration is valid."""
+    """Whether the configuration is valid, and whether its last commit awaits confirmation or was rolled back."""
 
     valid: bool
     errors: list[str]
+    confirm_s: Annotated[int | None, Meta(description="until a commit is rolled back unless it is confirmed")]
+    rolled_back: Annotated[str, Meta(description="the last commit, if it was; empty: it was not")]
 
 
 class Partition(Answer):

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from appliance.config.check import last_admin, lint, load
 from appliance.config.commit import traffic_check
 from appliance.config.commit.diff import Change, changes
-from appliance.config.commit.store import Entry, Pending, Store, now
+from appliance.config.commit.store import Entry, Pending, RolledBack, Store, now
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError
 from appliance.transition import IllegalMoveError, Table
@@ -44,6 +44,12 @@ async def _nothing(_: Config) -> None:
 
 def _no_trace() -> None:
     return None
+
+
+def describe(last: RolledBack) -> str:
+    """A commit that was rolled back, in one sentence."""
+    when = last.when.replace("T", " ").replace("+00:00", "Z")
+    return f"the commit by {last.user} was rolled back at {when}: {last.why}"
 
 
 class Phase(StrEnum):
@@ -155,6 +161,9 @@ class Engine:
         self._down = down
         self._lock = asyncio.Lock()
         self._pending_changed = asyncio.Event()
+        last = next(iter(store.rolled_back()), None)
+        newest = next(iter(store.history()), None)
+        self.notice = describe(last) if last and (newest is None or last.when >= newest.when) else ""
 
     # -- before a commit
 
@@ -261,7 +270,7 @@ class Engine:
             async with self._lock:
                 if self.pending is not None and self.pending.deadline <= self._clock():
                     try:
-                        await self._revert(self.pending.entry.user, "not confirmed in time")
+                        await self._revert("", "not confirmed in time")
                     except BypassError as error:
                         log.error("commit confirmed: %s", error)
                         if self.phase is not Phase.BROKEN:
@@ -353,6 +362,7 @@ class Engine:
     async def _revert(self, user: str, why: str) -> Report:
         if self.pending is None:
             raise RefusedError("no commit is awaiting confirmation")
+        entry = self.pending.entry
         text = await asyncio.to_thread(self.store.startup_text)
         check = await self.check(text, str(self.store.startup), without_admin=True)
         self._turn(Turn.REVERT)
@@ -363,11 +373,14 @@ class Engine:
             await asyncio.to_thread(self.store.remove_pending)
         except BypassError as error:
             raise self._broken(f"the previous configuration cannot be restored: {error}") from error
+        await asyncio.to_thread(self.store.note_rolled_back, entry, user, why)
         self.running, self.text = check.config, text
         self._set_pending(None)
         self._turn(Turn.DONE)
         await self._finish(check.config)
-        what = f"rolled back to the previous configuration: {why}"
+        self.notice = describe(RolledBack(now(), user, entry.user, entry.when, entry.comment, why))
+        whose = "" if user else f"the commit by {entry.user} was "
+        what = f"{whose}rolled back to the previous configuration: {why}"
         self._tell("reverted", user, what)
         return Report(what, 0, check.changes)
 
@@ -470,6 +483,7 @@ class Engine:
             )
 
     def _set_pending(self, pending: Pending | None) -> None:
+        self.notice = ""
         self.pending = pending
         self._pending_changed.set()
 

@@ -374,3 +374,45 @@ def test_going_back_to_an_appliance_without_administrators_is_never_refused(tmp_
         assert world.engine.text == OLD
 
     asyncio.run(body())
+
+
+def test_who_rolled_back_is_told_as_it_was(tmp_path: Path) -> None:
+    """By itself when nobody confirms it, by a person who asks for it; the next commit ends the notice, not the note."""
+    told: list[tuple[str, str, str]] = []
+
+    async def body() -> None:
+        world = World(tmp_path)
+        world.engine._tell = lambda event, user, text: told.append((event, user, text))
+        await world.engine.commit(NEW, "mia", "a reason", confirmed_s=1)
+        watch = asyncio.create_task(world.engine.run())
+        world.now += 2 * SECOND
+        world.engine._pending_changed.set()
+        while world.engine.pending is not None:
+            await asyncio.sleep(0)
+        watch.cancel()
+        assert told[-1] == (
+            "reverted",
+            "",
+            "the commit by mia was rolled back to the previous configuration: not confirmed in time",
+        )
+        assert world.engine.notice.startswith("the commit by mia was rolled back at 20")
+        (note,) = world.store.rolled_back()
+        assert (note.by, note.user, note.comment, note.why) == ("", "mia", "a reason", "not confirmed in time")
+        await world.engine.commit(NEW, "mia", confirmed_s=60)
+        assert world.engine.notice == ""
+        await world.engine.revert("ann", "requested by ann")
+        assert told[-1][1:] == ("ann", "rolled back to the previous configuration: requested by ann")
+        assert [note.by for note in world.store.rolled_back()] == ["ann", ""]
+
+    asyncio.run(body())
+
+
+def test_notes_of_rolled_back_commits_are_bounded_and_may_be_damaged(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    entry = world.store.entry(0)
+    for number in range(30):
+        world.store.note_rolled_back(entry, "", str(number))
+    assert [note.why for note in world.store.rolled_back()] == [str(number) for number in range(29, 19, -1)]
+    for text in ("", "[[1]]", "{}", "null"):
+        (tmp_path / "state/rolled-back.json").write_text(text)
+        assert world.store.rolled_back() == []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_awaiting_confirmation(terminal: Terminal, daemon: ConfigDaemon) -> None
     terminal.type("set system hostname wire3\rcommit confirmed 60\r")
     terminal.until("CONFIRM WITHIN")
     terminal.type("exit\r")
-    assert "unless confirmed: `configuration confirm`" in " ".join(terminal.until("[inline]>").split())
+    assert "unless confirmed: `configuration confirm`" in " ".join(terminal.until("[inline] CONFIRM WITHIN").split())
     terminal.type("configure\rconfirm\r")
     terminal.until("confirmed: committed as")
     terminal.until("configure#")
@@ -351,3 +352,26 @@ def test_what_was_shown_can_be_read_again(daemon: ConfigDaemon, tmp_path: Path) 
     assert [(user["name"], user.get("password")) for user in after] == [("ann", made), ("eve", None)]
     unknown = bypass("configure", "set", "user", "eve", "password", "<hidden>", sock=daemon.path)
     assert (unknown.returncode, "is hidden in the text and is not known here" in unknown.stderr) == (1, True)
+
+
+def test_a_roll_back_is_told_where_one_looks(terminal: Terminal, daemon: ConfigDaemon) -> None:
+    """At the idle prompt, which counts down where the terminal can; in status and history, until the next commit."""
+    terminal.type("configure\rset rule web match udp\rcommit confirmed 4s\r")
+    terminal.until("CONFIRM WITHIN")
+    terminal.type("exit\r")
+    terminal.until("[inline] CONFIRM WITHIN")  # outside configure too
+    shown = terminal.until("note: the commit by root was rolled back to the previous configuration: not confirmed")
+    if terminal.term == "xterm":
+        assert "\x1b[0;1m1" in shown, "nobody pressed a key meanwhile"
+    terminal.until("[inline]>")
+    terminal.type("show status\r")
+    terminal.until("configuration: the commit by root was rolled back at ")
+    terminal.type("show commits\r")
+    terminal.until("rolled back")
+    terminal.until("not confirmed in time")
+    terminal.type("configure set rule web match tcp\rshow status | count\r")
+    terminal.until("committed as")
+    assert daemon.engine.notice == ""
+    rows = json.loads(bypass("show", "commits", "--json", sock=daemon.path).stdout)
+    assert [row["how"] for row in rows] == ["commit", "rolled back", "installed"]
+    assert (rows[1]["n"], rows[1]["user"]) == (None, "root")
