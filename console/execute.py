@@ -133,9 +133,10 @@ def help_text(line: str, context: Context) -> str:
     rows: list[tuple[str, str]] = []
     for item in items:
         proposals = names.of(item.arg, partial, item.before) if item.arg and item.arg.source != "file" else []
-        if not proposals or item.arg is None or not item.arg.source.startswith("config "):
+        hints = names.hints(item.arg, item.before) if item.arg and not partial else []
+        if not (proposals or hints) or item.arg is None or not item.arg.source.startswith("config "):
             rows.append((item.text, item.help))
-        rows += proposals
+        rows += [*proposals, *hints]
     try:
         parse(tokenize(line)[0], table)
         if line[-1:].isspace():

@@ -56,7 +56,7 @@ LIVE = (
 FRAMES = EXPLAIN[2]._replace(help="the frames; or describe a flow: explain --live udp 10.0.0.5:1234 10.1.0.9:53")
 FLOW = (
     Arg("PROTOCOL", "udp, tcp or icmp", choices=("udp", "tcp", "icmp")),
-    Arg("SOURCE", "ADDRESS:PORT or [IPV6]:PORT; for icmp: ADDRESS"),
+    Arg("SOURCE", "ADDRESS:PORT or [IPV6]:PORT, or without the port (50000 then); for icmp: ADDRESS"),
     Arg("DESTINATION", "ADDRESS:PORT or [IPV6]:PORT; for icmp: ADDRESS"),
 )
 

@@ -26,6 +26,10 @@ class Habit(NamedTuple):
 _KEPT = "what was committed is kept, also over a restart"
 _ROLE = "your role decides what you may do; `show management` lists the roles"
 _MINUTES = "use `commit confirmed 600`, which is in seconds, or `commit confirmed 10min`"
+_FILES = (
+    "files come and go by commands: `ssh USER@BOX guest import - --name NAME < FILE`,"
+    " `ssh USER@BOX support-bundle - > FILE`, `ssh USER@BOX backup - < PASSPHRASE > FILE`"
+)
 _DISCARD = "`discard`, then `exit`"
 
 SHELL: tuple[Habit, ...] = (
@@ -43,6 +47,8 @@ SHELL: tuple[Habit, ...] = (
     Habit("enable", answer=_ROLE),
     Habit("disable", answer=_ROLE),
     Habit("commit-confirm", answer=_MINUTES, whole=True),
+    # what the clients of these send as a command
+    *(Habit(word, answer=_FILES, whole=True) for word in ("scp", "rsync", "sftp-server")),
 )
 
 CONFIGURE: tuple[Habit, ...] = (

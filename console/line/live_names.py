@@ -36,6 +36,18 @@ class Names:
         """Clear the cache: the next Tab asks again."""
         self._known.clear()
 
+    def hints(self, arg: Arg, before: tuple[str, ...] = ()) -> Proposals:
+        """What else may be typed for `arg`, where that is no word to choose: a new name, a value, a filter."""
+        if not arg.source.startswith(CONFIG):
+            return []
+        params: dict[str, object] = {"words": [*self.prefix, *before], "action": arg.source.removeprefix(CONFIG)}
+        try:
+            rows = self._client.call("config.complete", params, wait=2.0)["words"]
+        except (BypassError, KeyError, TypeError):
+            return []
+        free = [row for row in rows if isinstance(row, dict) and not row.get("word") and row.get("kind") == "value"]
+        return [(_placeholder(str(row.get("help"))), cell(row.get("help"))) for row in free]
+
     def of(self, arg: Arg, partial: str, before: tuple[str, ...] = ()) -> Proposals:
         """Proposals for `arg` that begin with `partial`; `before`: its words so far, if it takes several."""
         if arg.source == "file":
@@ -58,6 +70,10 @@ class Names:
         except BypassError:
             return []
         return [(cell(row.get(column)), cell(row.get(meaning))) for row in rows for column in columns]
+
+
+def _placeholder(meaning: str) -> str:
+    return "NAME" if meaning.startswith("NAME") else "EXAMPLE" if meaning.startswith("example") else "VALUE"
 
 
 def _dicts(data: object, key: str, name: str) -> list[dict[str, object]]:

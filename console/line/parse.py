@@ -129,7 +129,10 @@ _ONLY_INSIDE = {row.words[0] for row in ROWS} - {row.words[0] for row in COMMAND
 def parse(tokens: Sequence[Token], table: Table = COMMANDS) -> Parsed:
     """The command that `tokens` name; UsageError otherwise, with the right command for what is typed by habit."""
     known = {id(COMMANDS): habits.SHELL, id(ROWS): habits.CONFIGURE}.get(id(table), ())
-    found = habits.find([token.text for token in tokens], known)
+    typed = [token.text for token in tokens]
+    if typed and typed[0].endswith("/sftp-server"):  # a path, as the SSH server has it
+        typed[0] = "sftp-server"
+    found = habits.find(typed, known)
     try:
         if table is COMMANDS and found is None:
             _refuse_inside(tokens)

@@ -13,7 +13,7 @@ from console.line.command import Arg
 from console.line.commands import COMMANDS
 from console.line.complete import completion
 from console.line.configure_commands import ROWS
-from console.line.manual import manual
+from console.line.manual import commands, manual
 from console.line.parse import Table, UsageError, complete, parse, seconds, tokenize
 
 
@@ -188,6 +188,8 @@ ANSWERED = [
     (COMMANDS, "copy run start", "what was committed is kept"),
     (COMMANDS, "en", '"enable" is not a command here: your role decides what you may do'),
     (COMMANDS, "show i", 'ambiguous command "show i": incidents, images'),
+    (COMMANDS, "scp -t /tmp/x", '"scp" is not a command here: files come and go by commands'),
+    (COMMANDS, "/usr/libexec/sftp-server", "`ssh USER@BOX guest import - --name NAME < FILE`"),
     (ROWS, "write", '"write" is not a command here: use `commit`'),
     (ROWS, "abort", "use `discard`, then `exit`"),
     (ROWS, "commit and-quit", "use `commit`, then `exit`"),
@@ -334,3 +336,20 @@ def test_any_line_is_parsed_or_refused(line: str) -> None:
     except UsageError as error:
         assert str(error)  # noqa: PT017
     completion(line, live)
+
+
+@pytest.mark.parametrize(
+    ("typed", "syntax"),
+    [
+        ("guest drain", ["guest NAME drain"]),
+        ("guest ips1 drain", ["guest NAME drain"]),
+        ("guest dr", ["guest NAME drain"]),
+        ("sh ru", ["show rules"]),
+        ("image", ["image NAME undo", "image NAME remove"]),
+        ("nothing", []),
+    ],
+)
+def test_help_finds_a_command_by_its_words(typed: str, syntax: list[str]) -> None:
+    """With the names of guests and the like or without, abbreviated or not."""
+    lines = [line.strip() for line in commands(typed)]
+    assert [line.partition("  ")[0] for line in lines] == syntax
