@@ -107,6 +107,13 @@ SHOW = (
     _show("guests", "guests: state, cause, lease", view="guests"),
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
     _show("rules", "rules in order, with the number of frames they matched", view="rules"),
+    Command(
+        ("show", "rules", "detail"),
+        "rules, and how their filters were compiled",
+        "rules.show",
+        view="rules-detail",
+        options=(JSON,),
+    ),
     _show("counters", "frame counters by port, rule and hop", view="counters"),
     _show("transitions", "state changes: what, when and why", COUNT, view="transitions"),
     _show("incidents", "guest crashes and failures: when, why, and what was recorded", view="incidents"),

@@ -26,6 +26,7 @@ _WHERE: dict[str, str] = {
     "incident": "incidents.one",
     "quarantine": "incidents.quarantine",
     "rules": "traffic.rules",
+    "rules-detail": "traffic.rules_detail",
     "counters": "traffic.counters",
     "explain": "traffic.explain",
     "management": "access.management",

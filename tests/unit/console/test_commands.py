@@ -344,7 +344,7 @@ def test_any_line_is_parsed_or_refused(line: str) -> None:
         ("guest drain", ["guest NAME drain"]),
         ("guest ips1 drain", ["guest NAME drain"]),
         ("guest dr", ["guest NAME drain"]),
-        ("sh ru", ["show rules"]),
+        ("sh ru", ["show rules", "show rules detail"]),
         ("image", ["image NAME undo", "image NAME remove"]),
         ("nothing", []),
     ],

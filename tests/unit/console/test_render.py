@@ -147,7 +147,7 @@ def test_table_on_a_narrow_terminal() -> None:
 def test_how_filters_were_compiled_fits_the_terminal(colour: bool) -> None:
     """Folded, each fact with what belongs to it further in; colour changes no width."""
     row = {"by": "xdp", "segments": ["main"], "method": "chain", "instructions": 90, "programs": 2, "generate_ms": 1.5}
-    text = render("rules", {"rules": [], "filters": [{**row, "load_ms": 2}]}, Style(colour, 44))
+    text = render("rules-detail", {"rules": [], "filters": [{**row, "load_ms": 2}]}, Style(colour, 44))
     assert re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[2:] == [
         "filters of segment main by xdp: rule by",
         "    rule, 90 instructions, 2 programs",
@@ -235,6 +235,12 @@ VIEWS = [
     ("generic", {}, "no data"),
     ("rules", {"rules": [], "filters": []}, "no rules: every frame passes straight to the other port"),
     ("rules", {"rules": [{"name": "web", "match": "tcp", "path": []}],
+               "filters": [{"by": "xdp", "instructions": 90, "hidden": []}]},
+     "RULE  SEGMENT  PATH      MATCH\nweb   every    straight  tcp"),
+    ("rules", {"rules": [{"name": "web", "match": "tcp", "path": []}], "filters": [{"by": "xdp", "hidden": ["c"]}]},
+     ("RULE  SEGMENT  PATH      MATCH\nweb   every    straight  tcp\n\n"
+      "never reached, because an earlier rule matches their frames: c")),
+    ("rules-detail", {"rules": [{"name": "web", "match": "tcp", "path": []}],
                "filters": [{"by": "xdp", "segments": ["main"], "method": "several graphs", "why": "too many edges",
                             "instructions": 90, "programs": 2, "table_bytes": 8, "generate_ms": 1.5, "load_ms": 2,
                             "flow_cache": True, "why_flow_cache": "it pays", "cache_hits": 5, "cache_misses": 1,
