@@ -291,8 +291,9 @@ def _typed(context: Context) -> str:
 
 
 def save(parsed: Parsed, context: Context) -> Outcome:
-    """`save FILE`: including secrets, so that it can be loaded again; readable only by its owner."""
-    text = _call(context, "show", of="candidate", secrets=True)["text"]
+    """`save FILE`: including secrets, for this appliance; `export FILE`: without them. Readable only by its owner."""
+    secrets = parsed.command.words[0] == "save"
+    text = _call(context, "show", of="candidate", secrets=secrets)["text"]
     if parsed.args["FILE"] == "-":
         return Outcome(text.splitlines(), "lines")
     return Outcome([save_text(text.rstrip("\n"), Path(parsed.args["FILE"]))], "lines")

@@ -74,7 +74,7 @@ ROWS: tuple[Command, ...] = (
     _row(("load", SOURCE), "replace the candidate with a file", "load"),
     _row(("load", "merge", SOURCE), "merge a file into the candidate", "load"),
     _row(("save", TARGET), "write the candidate to a file, including secrets", "save"),
-    _row(("export", TARGET), "same as `save FILE`", "save"),
+    _row(("export", TARGET), "write the candidate to a file to pass on, secrets hidden; `load` reads both", "save"),
     _row(("history",), "commit history: who, when and why", "history", JSON),
     _row(("status",), "who is editing, uncommitted changes, and a commit awaiting confirmation", "status", JSON),
     _row(("run", Arg("COMMAND", "a command of the shell", rest=True)), "run a shell command", "run"),

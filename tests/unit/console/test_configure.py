@@ -380,13 +380,17 @@ def test_a_roll_back_is_told_where_one_looks(terminal: Terminal, daemon: ConfigD
 def test_what_is_free_to_choose_is_explained(terminal: Terminal) -> None:
     """A new name, a value with its range, a filter with examples; none of it is inserted by Tab."""
     terminal.type("configure\rset rule ?")
-    shown = terminal.until("NAME of a new rule")
-    assert "web" in shown
-    terminal.type("\x15set rule web match ?")
+    assert "web" in terminal.until("NAME of a new rule")
+    terminal.type("\r")
+    terminal.until("is followed by the name of a rule")
+    terminal.type("set rule web match ?")
     for text in ("a capture filter as for tcpdump", "example: tcp port 80", "example: src net", "example: vlan 100"):
         terminal.until(text)
-    terminal.type("\x15set guest ips1 memory ?")
-    terminal.until("VALUE")
+    terminal.type("\r")
+    terminal.until("needs a value")
+    terminal.type("set guest ips1 memory ?")
     terminal.until("size with unit")
-    terminal.type("\x03set rule web match \tudp\r")
+    terminal.type("\r")
+    terminal.until("needs a value")
+    terminal.type("set rule web match \tudp\r")
     terminal.until("rule web: match: tcp port 80 -> udp")
