@@ -22,6 +22,7 @@ SOURCES = {  # Arg.source -> (method, columns that hold names, column that descr
     "quarantine": ("quarantine.show", ("name",), "flow"),
     "images": ("images.show", ("name",), "format"),
 }
+EXAMPLE = "example: "  # how bypassd marks one
 CONFIG = "config "  # a source with this prefix asks config.complete for the action that follows it
 
 
@@ -46,7 +47,7 @@ class Names:
         except (BypassError, KeyError, TypeError):
             return []
         free = [row for row in rows if isinstance(row, dict) and not row.get("word") and row.get("kind") == "value"]
-        return [(_placeholder(str(row.get("help"))), cell(row.get("help"))) for row in free]
+        return [_placeholder(cell(row.get("help"))) for row in free]
 
     def of(self, arg: Arg, partial: str, before: tuple[str, ...] = ()) -> Proposals:
         """Proposals for `arg` that begin with `partial`; `before`: its words so far, if it takes several."""
@@ -72,8 +73,11 @@ class Names:
         return [(cell(row.get(column)), cell(row.get(meaning))) for row in rows for column in columns]
 
 
-def _placeholder(meaning: str) -> str:
-    return "NAME" if meaning.startswith("NAME") else "EXAMPLE" if meaning.startswith("example") else "VALUE"
+def _placeholder(meaning: str) -> tuple[str, str]:
+    """What stands for the word that is free to choose, and what it means."""
+    if meaning.startswith(EXAMPLE):
+        return "EXAMPLE", meaning.removeprefix(EXAMPLE)
+    return ("NAME" if meaning.startswith("NAME") else "VALUE"), meaning
 
 
 def _dicts(data: object, key: str, name: str) -> list[dict[str, object]]:

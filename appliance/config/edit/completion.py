@@ -13,7 +13,7 @@ from appliance.errors import ConfigError
 
 _FILTERS = frozenset({"rule.match", "guest.accept"})
 _FILTER_HELP = (
-    "a capture filter as for tcpdump: which frames; empty: every frame. `man pcap-filter` has all of it",
+    "a capture filter as for tcpdump: which frames; empty: every frame. pcap-filter(7) has all of it",
     "example: tcp port 80 or tcp port 443",
     "example: src net 10.0.0.0/8 and not udp port 53",
     "example: vlan 100 and ip6",

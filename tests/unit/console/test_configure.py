@@ -384,7 +384,7 @@ def test_what_is_free_to_choose_is_explained(terminal: Terminal) -> None:
     terminal.type("\r")
     terminal.until("is followed by the name of a rule")
     terminal.type("set rule web match ?")
-    for text in ("a capture filter as for tcpdump", "example: tcp port 80", "example: src net", "example: vlan 100"):
+    for text in ("a capture filter as for tcpdump", "EXAMPLE  tcp port 80", "EXAMPLE  src net", "EXAMPLE  vlan 100"):
         terminal.until(text)
     terminal.type("\r")
     terminal.until("needs a value")
