@@ -112,8 +112,8 @@ class HopCount:
 
     @property
     def from_frames(self) -> int:
-        """Frames that came out of it, heartbeats included."""
-        return sum(tap.total for tap in self.taps.values())
+        """Frames that came out of it. Heartbeats are not among them, as they are not among those sent to it."""
+        return sum(tap.total - tap.frames.get(Outcome.HEARTBEAT, 0) for tap in self.taps.values())
 
 
 @dataclass(frozen=True)
