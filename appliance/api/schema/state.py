@@ -293,8 +293,8 @@ class DeviceCounters(Answer):
 
 
 class HopCounters(Answer):
-    """Frames to and from a hop, without heartbeats. `skipped`: reason -> how often; `unsent`: frames to it that its taps
-    did not take, by cause; `taps`: frames that came back, heartbeats included, by "segment/side"."""
+    """Frames to and from a hop, without heartbeats. `skipped`: reason -> how often; `unsent`: frames to it that its
+    taps did not take, by cause; `taps`: frames that came back, heartbeats included, by "segment/side"."""
 
     to_frames: Count
     to_bytes: Count
