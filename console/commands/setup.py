@@ -142,8 +142,10 @@ class Wizard:
         """Ask, show, commit; returns the closing message. RefusedError if nothing was changed."""
         ask = self._asker
         now = running(self._client)
-        ask.say("Setup: press Enter to accept the value in brackets, ? for an explanation, < to go back, Ctrl-C to")
-        ask.say("cancel without changes.")
+        ask.say(
+            "Setup: press Enter to accept the value in brackets, ? for an explanation, < to go back, Ctrl-C to cancel"
+            " without changes."
+        )
         answers = Answers()
         steps: list[Callable[[], None]] = [
             lambda: self._hostname(now.get("system", {}), answers),
@@ -294,6 +296,7 @@ def setup(_: Parsed, context: Context) -> Outcome:
     try:
         said = Wizard(context, asker).run()
     except (KeyboardInterrupt, EOFError):
+        asker.say()  # the terminal has echoed ^C behind the question
         raise RefusedError("setup cancelled; nothing was changed") from None
     return Outcome([line for text in said.splitlines() for line in prose(text, style)], "lines")
 
