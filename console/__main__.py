@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bypass`: the shell without arguments, one command with arguments. Also the login shell of the appliance.
 
-SSH passes a command as `bypass -c "show status"`. If standard input is not a terminal, it is a script: its commands run
+SSH passes a command as `bypass -c "show status"`. Its output has no colour and is not folded, unless `--pretty` comes
+first. If standard input is not a terminal, it is a script: its commands run
 one by one.
 """
 
@@ -17,9 +18,11 @@ from console.client import Client
 from console.execute import help_text, quiet_broken_pipe, run_line, run_tokens
 from console.line.outcome import GOOD, INTERNAL, USAGE
 from console.line.parse import Token
+from console.render import PLAIN
 from console.session import Context
 from console.tty import style_of
 
+PRETTY = "--pretty"
 INTERRUPTED = 130  # a shell's exit code after Ctrl-C
 
 
@@ -35,13 +38,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: list[str]) -> int:
-    path = ""
+    path, pretty = "", False
     while args and args[0].startswith("-"):
         option, *args = args
         if option == "--socket" and args:
             path, *args = args
         elif option == "-c" and len(args) == 1:
-            return run_line(args[0], _context(path))
+            line = args[0].strip()
+            bare = line.removeprefix(PRETTY).strip()
+            return run_line(bare, _context(path, pretty=pretty or bare != line))
+        elif option == PRETTY:
+            pretty = True
         elif option in ("-h", "--help"):
             args = ["help"]
         elif option == "--version":
@@ -55,10 +62,10 @@ def _main(args: list[str]) -> int:
             print(f"usage: unknown option {option}; `bypass help` lists the commands", file=sys.stderr)
             return USAGE
     if args:
-        return _one_shot(args, _context(path))
+        return _one_shot(args, _context(path, pretty=pretty))
     if not sys.stdin.isatty():
-        return run_script(sys.stdin, _context(path))
-    return _session(_context(path))
+        return run_script(sys.stdin, _context(path, pretty=pretty))
+    return _session(_context(path, pretty=True))
 
 
 def _session(context: Context) -> int:
@@ -85,11 +92,12 @@ def _session(context: Context) -> int:
     return Shell(context).run()
 
 
-def _context(path: str) -> Context:
+def _context(path: str, *, pretty: bool) -> Context:
+    """`pretty`: colour and folded lines as the terminal has them; one-shot output is for programs on a terminal too."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name that the terminal cannot display must not cause a failure
-    return Context(Client(path), sys.stdout, sys.stderr, style_of(sys.stdout))
+    return Context(Client(path), sys.stdout, sys.stderr, style_of(sys.stdout) if pretty else PLAIN)
 
 
 def _one_shot(args: list[str], context: Context) -> int:

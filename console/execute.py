@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from appliance.errors import BypassError, UnreachableError
 from console.client import RemoteError
+from console.line import habits
 from console.line.command import Arg
 from console.line.complete import listed
 from console.line.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Outcome
@@ -43,6 +45,9 @@ def run_line(line: str, context: Context) -> int:
 
 def run_tokens(tokens: Sequence[Token], context: Context) -> int:
     """Run one command."""
+    if context.mode is not None and len(tokens) > 1 and _runs_outside(tokens):
+        with context.mode.left():
+            return run_tokens(tokens[1:], context)
     try:
         outcome, pipes, as_json = _perform(parse(tokens, context.table), context)
         text = pipe(outcome, pipes, as_json, context.style)
@@ -69,6 +74,11 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
         if os.environ.get("BYPASS_DEBUG"):
             raise
         return INTERNAL
+
+
+def _runs_outside(tokens: Sequence[Token]) -> bool:
+    """Whether a line typed inside `configure` is one of the shell: `run show guests`."""
+    return tokens[0].text in habits.RUN and not tokens[0].quoted
 
 
 def _hint(error: BypassError, context: Context, word: str) -> str:
@@ -109,6 +119,9 @@ def located(local: str) -> Callable[[Parsed, Context], Outcome]:
 
 def help_text(line: str, context: Context) -> str:
     """What may follow `line`, one item per line with its meaning: the answer to `?`."""
+    if outside := after_run(line, context):
+        with outside[0]:
+            return help_text(outside[1], context)
     names, table = context.names, context.table
     _, partial, items = complete(line, table)
     if not items:
@@ -120,9 +133,10 @@ def help_text(line: str, context: Context) -> str:
     rows: list[tuple[str, str]] = []
     for item in items:
         proposals = names.of(item.arg, partial, item.before) if item.arg and item.arg.source != "file" else []
-        if not proposals or item.arg is None or not item.arg.source.startswith("config "):
+        hints = names.hints(item.arg, item.before) if item.arg and not partial else []
+        if not (proposals or hints) or item.arg is None or not item.arg.source.startswith("config "):
             rows.append((item.text, item.help))
-        rows += proposals
+        rows += [*proposals, *hints]
     try:
         parse(tokenize(line)[0], table)
         if line[-1:].isspace():
@@ -130,6 +144,16 @@ def help_text(line: str, context: Context) -> str:
     except UsageError:
         pass
     return listed(rows, context.style.width)
+
+
+def after_run(line: str, context: Context) -> tuple[AbstractContextManager[None], str] | None:
+    """Where `line`, typed inside `configure`, begins a command of the shell: the level outside, and the command."""
+    if context.mode is None:
+        return None
+    tokens, _ = tokenize(line)
+    if not tokens or not _runs_outside(tokens) or not line[tokens[0].start + len(tokens[0].text) :]:
+        return None
+    return context.mode.left(), line[tokens[0].start + len(tokens[0].text) :].lstrip()
 
 
 def quiet_broken_pipe() -> None:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from appliance.errors import BypassError
@@ -13,7 +14,7 @@ from console.line.commands import COMMANDS
 from console.line.configure_commands import ROWS
 from console.line.live_names import Names
 from console.line.parse import Parsed
-from console.render import Style, duration
+from console.render import Style
 from console.tty import PROMPT_S
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Mode:
         self.context = context
         self.level: tuple[str, ...] = ()
         self.outside = context.table
+        self.done: list[dict[str, Any]] = []  # bypassd's answers to commits and checks, for `configure --json`
         context.table, context.mode = ROWS, self
 
     def go(self, level: tuple[str, ...]) -> None:
@@ -67,21 +69,28 @@ class Mode:
         self.go(())
         self.context.table, self.context.mode = self.outside, None
 
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Outside the mode in this block, for one command of the shell; the mode stays active."""
+        context, level = self.context, self.context.names.prefix
+        context.table, context.mode, context.names.prefix = self.outside, None, ()
+        try:
+            yield
+        finally:
+            if context.mode is None:
+                context.table, context.mode, context.names.prefix = ROWS, self, level
+
     def words(self, parsed: Parsed) -> list[str]:
         """The typed words, from the top level of the configuration."""
         return [*self.level, *parsed.rest]
 
-    def prompt(self) -> tuple[str, bool]:
-        """(level, uncommitted changes and awaited confirmation for the prompt; whether a confirmation is awaited)."""
+    def prompt(self) -> str:
+        """Level and uncommitted changes, for the prompt."""
         where = f" {' '.join(self.level)}" if self.level else ""
         try:
             status: dict[str, Any] = self.context.client.call("config.status", wait=PROMPT_S)
         except BypassError:
-            return f"configure{where} (uncommitted changes unknown)", True
+            return f"configure{where} (uncommitted changes unknown)"
         if not status.get("mine", True):
             where += " (taken over by another user)"
-        changed = "*" if status.get("changes") else ""
-        pending = status.get("confirm")
-        if pending:
-            return f"configure{where}{changed} CONFIRM WITHIN {duration(pending['seconds_left'])}", True
-        return f"configure{where}{changed}", False
+        return f"configure{where}{'*' if status.get('changes') else ''}"

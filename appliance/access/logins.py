@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.access import serial_login
-from appliance.access.login_limiter import Action, Block, Limiter, network_of
+from appliance.access.login_limiter import SECOND, Action, Block, Limiter, network_of
 from appliance.access.sessions import Sessions
 from appliance.access.sshlog import SshEvent, Tail, parse
 from appliance.counted import counted
@@ -21,14 +21,18 @@ from appliance.errors import BypassError, RefusedError
 from appliance.telemetry.events import Events
 from appliance.telemetry.subject import Kind, Notice, Subject
 
+MANY = 1000  # sessions whose end no log reported are forgotten then
+SHORT = 10 * SECOND
+"""Of a session that is shorter, as one of a single command is, the login alone is an event."""
+
 log = logging.getLogger(__name__)
 
 
 class Blocker(Protocol):
-    """Blocks a network from the SSH server. BypassError: that failed."""
+    """Blocks new SSH connections from a network. BypassError: that failed."""
 
     async def shut_out(self, name: str) -> None:
-        """Send no replies to this network from now on."""
+        """Block new connections from this network from now on; open sessions continue."""
         ...
 
     async def let_in(self, name: str) -> None:
@@ -42,6 +46,7 @@ class Logins:
     def __init__(self, ssh_log: Path, serial_log: Path, port: Blocker, events: Events) -> None:
         self._tails = ((Tail(ssh_log), parse), (Tail(serial_log), serial_login.parse))
         self._port, self._events = port, events
+        self._since: dict[int, int] = {}  # login of each session, by process
         self.sessions, self._limiter, self.failures = Sessions(), Limiter(), 0
 
     def catch_up(self) -> None:
@@ -54,6 +59,8 @@ class Logins:
         actions: list[Action] = self._limiter.tick(now)
         for event in self._new():
             actions += self._take(now, event)
+        running = {session.pid for session in self.sessions.present()} if len(self._since) > MANY else set(self._since)
+        self._since = {pid: since for pid, since in self._since.items() if pid in running}
         for user in self.sessions.left():
             self._events.record(Notice.LOGOUT, Subject(Kind.USER, user), f"logged out from {serial_login.LINE}")
         for action in actions:
@@ -92,7 +99,8 @@ class Logins:
             if not serial:
                 self._limiter.succeeded(event.address, event.user)
             self._events.record(Notice.LOGIN, who, f"logged in from {event.address} by {event.how}")
-        else:
+            self._since[event.pid] = now
+        elif now - self._since.pop(event.pid, 0) >= SHORT:
             self._events.record(Notice.LOGOUT, who, f"logged out from {event.address}: {event.how}")
         return []
 
@@ -100,7 +108,7 @@ class Logins:
         try:
             if isinstance(action, Block):
                 after = counted(action.failures, "failed login")
-                text = f"{action.network} is blocked for {action.seconds} s after {after}"
+                text = f"{action.network} is blocked for {action.seconds} s after {after}; its open sessions go on"
                 self._events.record(Notice.NETWORK_BLOCKED, Subject(Kind.SSH), text)
                 await self._port.shut_out(action.network)
             else:

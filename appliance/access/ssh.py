@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from appliance.system.command import run
 from appliance.system.threads import to_the_end
 
 KEY_TYPES: Final = ("ed25519", "ecdsa")
+MAX_KEY: Final = 4096  # bytes of a host key's file
 TRIES: Final = 3  # wrong passwords in one connection
 KEEPALIVE: Final = 60  # seconds; after three without an answer the session ends
 
@@ -101,6 +102,38 @@ async def host_keys(folder: Path) -> tuple[list[HostKey], list[str]]:
     except OSError as error:
         raise RefusedError(f"SSH host keys: {folder}: {error.strerror}") from error
     return keys, renewed
+
+
+def read_keys(folder: Path) -> dict[str, bytes]:
+    """The files of the host keys by name, for a backup. RefusedError: they cannot be read."""
+    try:
+        return {path.name: path.read_bytes() for kind in KEY_TYPES if (path := folder / f"host_{kind}").exists()}
+    except OSError as error:
+        raise RefusedError(f"SSH host keys: {error.filename}: {error.strerror}") from error
+
+
+async def replace_keys(folder: Path, found: Mapping[str, bytes]) -> None:
+    """Put host keys of a backup in place, all of them or none. RefusedError: one is none, or cannot be written."""
+    kinds = {f"host_{kind}": kind for kind in KEY_TYPES}
+    made: list[tuple[Path, Path]] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name, data in found.items():
+            path = folder / name
+            if name not in kinds or len(data) > MAX_KEY:
+                raise RefusedError(f"{name[:40]} is not a host key of the SSH server")
+            new = path.with_name(f"{name}.new")
+            made.append((new, path))
+            await to_the_end(partial(files.replace, new, data, 0o600))
+            if await _read(new, kinds[name]) is None:
+                raise RefusedError(f"{name} in the backup is not a host key")
+        for new, path in made:
+            await to_the_end(partial(files.put_in_place, new, path))
+    except OSError as error:
+        raise RefusedError(f"SSH host keys: {error.filename}: {error.strerror}") from error
+    finally:
+        for new, _ in made:
+            new.unlink(missing_ok=True)
 
 
 async def _read(path: Path, kind: str) -> HostKey | None:

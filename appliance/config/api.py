@@ -52,6 +52,7 @@ class Api:
         hashes = Param("boolean", "with password hashes; for administrators", required=False)
         seconds = Param("integer", "roll back after this many seconds unless confirmed", required=False)
         comment = Param("string", "why", required=False)
+        alone = Param("boolean", "also if nobody can log in as administrator any more", required=False)
         add = registry.add
         shown = {"words": WORDS._replace(required=False), "of": _WHICH, "format": form, "secrets": hashes}
         add(methods.CONFIG_SHOW, self.show, doc="a configuration, or the part of it that `words` name", params=shown)
@@ -59,7 +60,13 @@ class Api:
         doc = "errors of a text or of the candidate, and what it means for traffic"
         add(methods.CONFIG_CHECK, self.check, doc=doc, params={"text": text, "source": source})
         doc = "apply the candidate, only if verification succeeds"
-        add(methods.CONFIG_COMMIT, self.commit, "admin", doc, {"comment": comment, "confirmed_s": seconds})
+        add(
+            methods.CONFIG_COMMIT,
+            self.commit,
+            "admin",
+            doc,
+            {"comment": comment, "confirmed_s": seconds, "without_admin": alone},
+        )
         add(methods.CONFIG_CONFIRM, self.confirm, "admin", "keep the commit that is awaiting confirmation")
         add(methods.CONFIG_REVERT, self.revert, "admin", "roll back the commit that is awaiting confirmation")
         add(methods.CONFIG_HISTORY, self.history, doc="who committed what, when and why")
@@ -153,6 +160,10 @@ class Api:
             number=await asyncio.to_thread(lambda: self._session.engine.store.newest),
             confirm=self._session.pending(),
             startup=await asyncio.to_thread(self._startup),
+            rolled_back=[
+                configuration.RolledBack(*each)
+                for each in await asyncio.to_thread(self._session.engine.store.rolled_back)
+            ],
         )
 
     async def complete(self, params: Params) -> configuration.Completed:
@@ -189,7 +200,7 @@ class Api:
         text = await self._session.work(lambda: self._session.candidate.text)
         if len(text.encode()) > limits.MAX_FILE:
             raise ConfigError("candidate", f"is larger than MAX_FILE = {limits.MAX_FILE} bytes")
-        report = await engine.commit(text, who.user, comment, seconds)
+        report = await engine.commit(text, who.user, comment, seconds, without_admin=bool(params.get("without_admin")))
         if await self._session.work(lambda: self._session.candidate.text) == text:
             report.lint.extend(self._session.lost_comments())
             self._session.discard()  # nothing was changed meanwhile: it follows the running one again

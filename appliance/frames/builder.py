@@ -14,6 +14,7 @@ from appliance.errors import RefusedError
 STATIONS = bytes.fromhex("020000000002 020000000001")
 MAX_FRAMES = 16  # explained by one request: each takes milliseconds where there are hundreds of rules
 PROTOCOLS = ("udp", "tcp", "icmp")
+SOURCE_PORT = 50000  # of a flow whose source port is not given: one that clients use
 _SYN = 0x02
 _SHORTEST = 60
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -22,10 +23,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def frame_of(protocol: str, source: str, destination: str) -> bytes:
     """The frame. `protocol`: one of PROTOCOLS; ends are ADDRESS:PORT, [IPV6]:PORT, or for icmp an ADDRESS.
 
-    A tcp frame opens a connection (SYN). RefusedError names what cannot be read.
+    A source without a port gets SOURCE_PORT. A tcp frame opens a connection (SYN). RefusedError names what cannot be
+    read.
     """
     ports = protocol != "icmp"
-    (left, left_port), (right, right_port) = _end(source, ports), _end(destination, ports)
+    (left, left_port), (right, right_port) = _end(source, ports, SOURCE_PORT), _end(destination, ports)
     if left.version != right.version:
         raise RefusedError(f"{source} is IPv{left.version} and {destination} is IPv{right.version}")
     six = left.version == 6
@@ -52,10 +54,13 @@ def frame_of(protocol: str, source: str, destination: str) -> bytes:
     return made.ljust(_SHORTEST, b"\0")
 
 
-def _end(text: str, ports: bool) -> tuple[Address, int]:
+def _end(text: str, ports: bool, port_left_out: int | None = None) -> tuple[Address, int]:
     """An address, and its port."""
     address, port = text, "0"
-    if ports:
+    bare = text.endswith("]") if text.startswith("[") else ":" not in text
+    if ports and port_left_out is not None and bare:
+        port = str(port_left_out)
+    elif ports:
         address, colon, port = text.rpartition(":")
         bracketed = address.startswith("[") and address.endswith("]")
         if not colon or (":" in address and not bracketed):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -44,15 +45,22 @@ class Captured(NamedTuple):
         return self.data.ljust(self.length, b"\0")
 
 
-def read(path: Path) -> Iterator[Captured]:
-    """The frames of an Ethernet capture. CaptureError says what is wrong with the file, after the frames before it."""
+def read(path: Path | IO[bytes]) -> Iterator[Captured]:
+    """The frames of an Ethernet capture, which may be open already.
+
+    CaptureError says what is wrong with the file, after the frames before it.
+    """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if isinstance(path, Path) else nullcontext(path) as file:
             yield from _frames(_Reader(file))
     except OSError as error:
-        raise CaptureError(f"{path}: cannot be read: {error.strerror}") from error
+        raise CaptureError(f"{_name(path)}: cannot be read: {error.strerror}") from error
     except (struct.error, ValueError) as error:
-        raise CaptureError(f"{path}: {error}") from error
+        raise CaptureError(f"{_name(path)}: {error}") from error
+
+
+def _name(path: Path | IO[bytes]) -> str:
+    return str(path) if isinstance(path, Path) else "standard input"
 
 
 class _Reader:

@@ -64,6 +64,9 @@ def _register_orders(registry: Registry, manager: GuestManager) -> None:
     async def stop(params: Params) -> Done:
         return Done(manager.guest(params["name"]).stop())
 
+    async def restart(params: Params) -> Done:
+        return Done(manager.guest(params["name"]).restart())
+
     async def drain(params: Params) -> Done:
         return Done(manager.guest(params["name"]).drain())
 
@@ -81,6 +84,8 @@ def _register_orders(registry: Registry, manager: GuestManager) -> None:
 
     registry.add(methods.GUEST_START, start, "operator", "Start a guest, or take it back into service.", _NAME)
     registry.add(methods.GUEST_STOP, stop, "operator", "Take the traffic from a guest, then power it down.", _NAME)
+    doc = "Stop a guest and start it again; one that does not run is started."
+    registry.add(methods.GUEST_RESTART, restart, "operator", doc, _NAME)
     registry.add(methods.GUEST_PAUSE, pause, "operator", "Take the traffic from a guest and pause its vCPUs.", _NAME)
     registry.add(
         methods.GUEST_RESUME, resume, "operator", "Resume a paused guest; it must pass its checks again.", _NAME

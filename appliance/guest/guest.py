@@ -35,7 +35,7 @@ from appliance.guest.start_order import StartOrder
 from appliance.health.bypass_latency import Fault
 from appliance.health.verdict import Decision
 from appliance.health.watch import TapPair
-from appliance.hop.hop import Hop, HopLeases
+from appliance.hop.hop import Answer, Hop, HopLeases
 from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
 from appliance.system import netdev
 from appliance.telemetry.subject import Change
@@ -208,11 +208,18 @@ class Guest:
 
     def stop(self) -> str:
         """Stop it in good order: the traffic leaves it first, then it powers down."""
-        answer, run = self._policy.stop(), self.current_run
+        return self._take_down(self._policy.stop())
+
+    def restart(self) -> str:
+        """Stop it in good order, then start it; one that is down is started."""
+        return self._take_down(self._policy.restart())
+
+    def _take_down(self, answer: Answer) -> str:
+        run = self.current_run
         if answer.changed and run is not None and self.hop.stopping:
             work = self._settle_and_power_down(run)
             self._power_down = asyncio.get_running_loop().create_task(work, name=f"stop {self.name}")
-        elif answer.changed and run is not None:
+        elif answer.changed and run is not None and self.state is HopState.STOPPED:
             run.kill()  # it has not answered yet, so there is nothing to power down
         return answer.said
 

@@ -15,7 +15,7 @@ from appliance.config.schema import model
 from appliance.guest import restart
 from appliance.health.bypass_latency import Fault
 from appliance.hop.hop import Answer, Hop
-from appliance.hop.lifecycle import HopEvent, HopState
+from appliance.hop.lifecycle import ALIVE, HopEvent, HopState
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class ProcessPolicy:
     ) -> None:
         self.config, self._hop, self._want, self._died = config, hop, want, died
         self.restarts = restart.Restarts(config.restart)
+        self._start_again = False  # once it has stopped
 
     # Orders: of an operator, of the configuration, or of the start of bypassd
 
@@ -74,7 +75,19 @@ class ProcessPolicy:
         answer = self._hop.stop()
         if answer.changed:
             self._want(False)
+        elif self._start_again:
+            self._hop.order.write("stopped")
+        self._start_again = False
         return answer
+
+    def restart(self) -> Answer:
+        """Stop it, and start it when it has stopped, also if that is the next bypassd. One that is down is started."""
+        if self._hop.state not in ALIVE:
+            return self.start()
+        answer = self.stop()
+        self._start_again = True
+        self._hop.order.write("")
+        return Answer(f"{self._hop} is being restarted", answer.changed)
 
     # What happens to the process
 
@@ -85,6 +98,13 @@ class ProcessPolicy:
 
     def ended(self, now: int, end: ProcessEnd) -> int:
         """Stopped as ordered, failed, or started again after the time (ns) that is returned; 0: no start is due."""
+        wait = self._ended(now, end)
+        if self._start_again and self._hop.state is HopState.STOPPED:
+            self.start()
+        self._start_again = False
+        return wait
+
+    def _ended(self, now: int, end: ProcessEnd) -> int:
         hop, ordered = self._hop, self._hop.stopping
         hop.stopping = False
         if hop.state is HopState.STOPPED:

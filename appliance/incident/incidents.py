@@ -34,6 +34,9 @@ from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
 
+ALIKE_S = 3600.0
+"""Failures of a guest that are alike are one incident while they are not further apart."""
+
 WAITING = 16
 """How many failures may wait to be kept."""
 
@@ -63,6 +66,10 @@ class Fall:
     at: int
     proof: int | None
     console: bytes
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def words(console: bytes) -> str:
@@ -109,6 +116,9 @@ class Incidents:
     async def keep(self, fall: Fall) -> Incident:
         """Keep one failure as an incident, and quarantine the flow to blame."""
         offset = int(self._wall() * 1e9) - time.monotonic_ns()
+        if (again := await asyncio.to_thread(self._again, fall, offset)) is not None:
+            self._early.pop((fall.guest, fall.at), None)
+            return again
         incident, newest = await asyncio.to_thread(self._collect, fall, offset)
         self._seen[fall.guest] = max(newest, self._seen.get(fall.guest, 0))
         self._numbers = {key: number for key, number in self._numbers.items() if key[0] != fall.guest}
@@ -122,13 +132,30 @@ class Incidents:
             await asyncio.to_thread(self.store.amend, incident.number, verdict=verdict, quarantined=names)
         return self.store.get(incident.number) or incident
 
+    def _again(self, fall: Fall, offset: int) -> Incident | None:
+        """The guest's last incident with one failure more, where that is all there is to say of this one.
+
+        A guest that flaps would push out every other incident with ones that have no frames. A flow is not blamed by
+        failures without frames either.
+        """
+        before = next((one for one in reversed(self.store.all()) if one.guest == fall.guest), None)
+        at = (fall.at + offset) / 1e9
+        if before is None or (before.kind, before.cause) != (fall.kind, str(fall.cause)):
+            return None
+        if not 0 <= at - (before.last or before.at) <= ALIKE_S or self._recorders.recorded(
+            fall.guest, self._seen.get(fall.guest, 0)
+        ):
+            return None
+        self.store.amend(before.number, times=before.times + 1, last=at)
+        return self.store.get(before.number)
+
     def _collect(self, fall: Fall, offset: int) -> tuple[Incident, int]:
         frames = self._recorders.recorded(fall.guest, self._seen.get(fall.guest, 0))
         at = (fall.at + offset) / 1e9
         incident = Incident(
             number=self.store.next_number,
             at=at,
-            when=datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"),
+            when=_stamp(at),
             guest=fall.guest,
             kind=fall.kind,
             cause=str(fall.cause),
@@ -237,6 +264,8 @@ class Incidents:
                 bypass_at_most_ms=one.bypass_at_most_ms,
                 quarantined=list(one.quarantined),
                 detail=one.trouble or one.detail,
+                times=one.times,
+                last=_stamp(one.last) if one.last else one.when,
             )
             for one in self.store.all()
             if cleared or one.number > self.store.cleared
@@ -261,6 +290,8 @@ class Incidents:
             verdict=one.verdict,
             quarantined=list(one.quarantined),
             trouble=one.trouble,
+            times=one.times,
+            last=_stamp(one.last) if one.last else one.when,
         )
 
     def capture(self, number: int) -> bytes:

@@ -47,6 +47,8 @@ class Incident(msgspec.Struct, frozen=True):
     verdict: str = ""  # the finding about flows
     quarantined: tuple[str, ...] = ()
     trouble: str = ""  # why it is not on the disk
+    times: int = 1  # the guest failed alike so often, with no frames after the first time
+    last: float = 0.0  # the last time, in seconds since 1970; 0: `at`
 
     @property
     def deadly(self) -> bool:

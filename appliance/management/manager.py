@@ -244,6 +244,19 @@ class Access:
             accounts.write(root, new, config.user, uids)
         return changed
 
+    async def host_keys(self) -> dict[str, bytes]:
+        """The files of the host keys, by name, for a backup. RefusedError."""
+        return await asyncio.to_thread(ssh.read_keys, self._paths.state / "ssh")
+
+    async def replace_host_keys(self, found: Mapping[str, bytes]) -> None:
+        """Use the host keys of a backup from now on, for new sessions. RefusedError: what holds stays."""
+        async with self._lock:
+            await ssh.replace_keys(self._paths.state / "ssh", found)
+            self.keys = []
+            await self.sshd.want(None)  # it reads them at its start; open sessions are other processes
+            self._events.record(Notice.HOST_KEY_RENEWED, Subject(Kind.SSH), "the host keys are those of a backup")
+        self._again.set()
+
     async def _host_keys(self) -> None:
         if self.keys:
             return

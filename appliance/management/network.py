@@ -86,18 +86,6 @@ def commands(wanted: Management, port: str, seen: Seen, space: str = NAME) -> li
     return made
 
 
-def block(network: str, space: str = NAME) -> Words:
-    """Send nothing to this network from now on. Other sessions and the data path are not affected."""
-    family = "-6" if ":" in network else "-4"
-    return [family, "-n", space, "route", "replace", "blackhole", network]
-
-
-def unblock(network: str, space: str = NAME) -> Words:
-    """Undo `block`."""
-    family = "-6" if ":" in network else "-4"
-    return [family, "-n", space, "route", "del", "blackhole", network]
-
-
 def parse_lease(text: str) -> dict[str, str]:
     """Parse the lease that the DHCP client's script wrote: `key=value` lines."""
     pairs = (line.partition("=") for line in text.splitlines())

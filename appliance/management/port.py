@@ -8,6 +8,7 @@ UnreachableError (a command failed) and HardwareError (the port is missing), one
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from appliance.config.schema.model import Config, Management
 from appliance.errors import HardwareError, UnreachableError
 from appliance.hardware import board
 from appliance.hardware.links import devices, match
-from appliance.management import allowed, bridge, network
+from appliance.management import allowed, bridge, login_block, network
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
@@ -44,6 +45,9 @@ class ManagementPort:
         self.seen = network.Seen()
         self._swept = ""  # the port for which `_sweep` was done
         self._allowed: tuple[object, ...] | None = ()  # as installed in tc; (): unknown
+        self._blocked: dict[str, int] = {}  # network -> number of its filter
+        self._blocking = asyncio.Lock()
+        self._guarded: tuple[str, int] | None = None  # the port and the SSH port that the filters are for
 
     @property
     def names(self) -> list[str]:
@@ -74,6 +78,7 @@ class ManagementPort:
         wanted = bool(management.address or management.address6)
         for words in bridge.commands(port, wanted, self._guests, links, self.space.name):
             await self._run(words)
+        await self._guard(port, management.ssh_port)
         self._settings(port, bool(management.address6))
         if management.address != "dhcp":
             await self.dhcp.want(None)  # first: it would set its own address again
@@ -104,12 +109,32 @@ class ManagementPort:
         self._allowed = wanted
 
     async def shut_out(self, name: str) -> None:
-        """Block a network: send nothing to it from now on."""
-        await self.ip(*network.block(name, self.space.name))
+        """Answer no new SSH connection from this network; open sessions go on."""
+        async with self._blocking:
+            taken = set(self._blocked.values())
+            number = self._blocked.setdefault(name, next(n for n in itertools.count(1) if n not in taken))
+            if self._guarded is not None:
+                await self._run(login_block.block(name, number, *self._guarded, self.space.name))
 
     async def let_in(self, name: str) -> None:
-        """Unblock a network."""
-        await self.ip(*network.unblock(name, self.space.name))
+        """Answer it again."""
+        async with self._blocking:
+            number = self._blocked.pop(name, 0)
+            if number and self._guarded is not None:
+                await self._run(login_block.unblock(number, self._guarded[0], self.space.name))
+
+    async def _guard(self, port: str, ssh_port: int) -> None:
+        """Have the blocks on this port, for this SSH port, and none that an earlier bypassd left."""
+        async with self._blocking:
+            if self._guarded == (port, ssh_port):
+                return
+            self._guarded = None
+            ready, clean = login_block.begin(port, self.space.name)
+            await self._run(ready)
+            await run(clean)
+            for name, number in self._blocked.items():
+                await self._run(login_block.block(name, number, port, ssh_port, self.space.name))
+            self._guarded = (port, ssh_port)
 
     def lease(self) -> dict[str, str]:
         """The DHCP client's lease."""
@@ -128,10 +153,8 @@ class ManagementPort:
             raise UnreachableError(f"management port: {' '.join(words)}: {' '.join(text.split())}")
 
     async def _sweep(self, port: str) -> None:
-        """Once: unblock what an earlier bypassd blocked, and set down another port that was in use."""
+        """Once: set down another port that was in use."""
         await self.ip("-n", self.space.name, "link", "set", "lo", "up")
-        for family in ("-4", "-6"):
-            await self.ip(family, "-n", self.space.name, "route", "flush", "type", "blackhole")
         for other in (name for name in self.names if name != port):
             for words in network.commands(Management(), other, await self._see(other), self.space.name):
                 await self.ip(*words)

@@ -6,16 +6,18 @@ Called once, when the part is due to start; everything created here lives as lon
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 from pathlib import Path
 
 from appliance.api.rpc import Param, Params, caller
 from appliance.api.schema import methods, state
-from appliance.api.schema.access import Management, Session
+from appliance.api.schema.access import HostKeys, Management, Session
 from appliance.api.schema.base import Done
 from appliance.api.schema.machine import Clock
-from appliance.errors import NotFoundError
+from appliance.counted import counted
+from appliance.errors import NotFoundError, RefusedError
 from appliance.management.manager import Access
 from appliance.management.reach import Reach
 from appliance.supervisor.machine import Machine
@@ -92,7 +94,23 @@ def _register(system: System, access: Access) -> None:
     async def clock_set(params: Params) -> Done:
         return Done(await access.time.set(str(params["when"]), caller().user or f"uid {caller().uid}"))
 
+    async def keys(_: Params) -> HostKeys:
+        found = await access.host_keys()
+        return HostKeys([f"{name} {base64.b64encode(data).decode()}" for name, data in found.items()])
+
+    async def replace_keys(params: Params) -> Done:
+        pairs = (text.partition(" ") for text in params["keys"])
+        try:
+            found = {name: base64.b64decode(data, validate=True) for name, _, data in pairs}
+        except ValueError as error:
+            raise RefusedError(f"keys: not Base64: {error}") from error
+        await access.replace_host_keys(found)
+        return Done(f"{counted(len(found), 'SSH host key')} restored; new sessions see them")
+
     add = system.registry.add
+    add(methods.HOST_KEYS_READ, keys, "admin", "the SSH host keys, private halves included, for a backup")
+    given = {"keys": Param("array", "as host-keys.read gives them")}
+    add(methods.HOST_KEYS_REPLACE, replace_keys, "admin", "use the SSH host keys of a backup", given)
     when = {"when": Param("string", "local time: YYYY-MM-DD HH:MM[:SS]")}
     add(methods.CLOCK_SHOW, clock, doc="the clock, its time zone, and what keeps it")
     add(methods.CLOCK_SET, clock_set, "admin", "set the clock by hand, where no time server keeps it", when)

@@ -185,7 +185,7 @@ def traffic(counters: Counters) -> list[Family]:
             rule[key].add(value, rule=name)
     hop = {key: Family(f"hop_{key}", "counter", text) for key, text in (
         ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),
-        ("returned_frames", "Frames that came back from a hop, including heartbeats"),
+        ("returned_frames", "Frames that came back from a hop, without heartbeats"),
         ("unmatched_frames", "Frames that came back from a hop and belong to no path"),
         ("bad_tag_frames", "Frames with a tag that names no next hop"))}  # fmt: skip
     skipped = Family("hop_skipped_frames", "counter", "Frames that skipped a hop, by reason")

@@ -60,7 +60,10 @@ def status(system: System, now: int) -> state.Status:
         data_partition=partition(system),
         power=system.power_due(),
         config=state.ConfigState(
-            valid=system.config is not None, errors=[str(error) for error in system.config_errors]
+            valid=system.config is not None,
+            errors=[str(error) for error in system.config_errors],
+            confirm_s=system.confirm_s(),
+            rolled_back=system.rolled_back(),
         ),
     )
 

@@ -192,6 +192,8 @@ class Supervisor:
             end=self.restart,
             clock=time.monotonic_ns,
         )
+        system.confirm_s = lambda: engine.seconds_left() if engine.pending is not None else None
+        system.rolled_back = lambda: engine.notice
         candidate = Candidate(lambda: engine.text, paths.run / "candidate.json", self._tell)
         return engine, Api(engine, candidate, self._port_names, self._wrong_password)
 
@@ -219,7 +221,7 @@ class Supervisor:
         """Report an event of the configuration to subscribers, and if it is important to the ledger too."""
         self.system.control.publish(methods.CONFIG, ConfigEvent(event, user, text))
         if event in ("committed", "pending", "confirmed", "reverted"):
-            detail = f"{text} (by {user})"
+            detail = f"{text} (by {user})" if user else text
             self.system.transitions.record(Change.CONFIGURATION_CHANGED, "", "", event, Cause.CONFIGURED, detail=detail)
 
     async def _configured(self, config: Config) -> None:

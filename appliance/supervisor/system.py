@@ -69,6 +69,8 @@ class System:
     began: int = field(default_factory=time.monotonic_ns)
     power_due: Callable[[], PowerOrder] = lambda: PowerOrder("none")
     ending: str = ""  # why the machine goes down, once that has begun
+    confirm_s: Callable[[], int | None] = lambda: None  # until a commit is rolled back unless it is confirmed
+    rolled_back: Callable[[], str] = lambda: ""  # what became of the last commit, if it was
 
     @property
     def keeper_state(self) -> KeeperState | None:

@@ -26,6 +26,7 @@ PACKAGES = (
     "dropbear-bin",
     "e2fsprogs",
     "ethtool",
+    "gpg",
     "iproute2",
     "kmod",
     "libbpf1",

@@ -19,7 +19,7 @@ from appliance.counted import counted
 from appliance.errors import RefusedError, UnreachableError
 from appliance.frames.pcapng_writer import Writer
 from console.commands.frame_ring import FrameRing, capture_params, count_of
-from console.commands.private_file import create
+from console.commands.private_file import create, to_file
 from console.line.outcome import GOOD, UNREACHABLE, Outcome
 from console.line.parse import Parsed, UsageError
 from console.session import Context
@@ -35,7 +35,7 @@ def stream(parsed: Parsed, context: Context) -> Outcome:
             "capture writes binary data, which cannot be piped here: use `show packets`; quote a | in a filter"
         )
     params = capture_params(parsed)
-    file = parsed.options.get("file", [""])[0]
+    file = to_file(parsed.options.get("file", [""])[0])
     out = create(Path(file)) if file else _standard_output(context)
     try:
         with Interrupt() as stop, FrameRing(context.client, params) as live:
@@ -58,7 +58,7 @@ def _standard_output(context: Context) -> IO[bytes]:
 
 
 def _copy(live: FrameRing, stop: Interrupt, out: IO[bytes], parsed: Parsed, context: Context) -> Outcome:
-    most, to_file = count_of(parsed), "file" in parsed.options
+    most, in_file = count_of(parsed), bool(to_file(parsed.options.get("file", [""])[0]))
     writer = Writer(out, f"Throughwire {__version__}")
     numbers = {
         slot: writer.interface(place.name, place.about, snap=live.size, capture_filter=parsed.args.get("FILTER", ""))
@@ -71,14 +71,14 @@ def _copy(live: FrameRing, stop: Interrupt, out: IO[bytes], parsed: Parsed, cont
     code, ending = GOOD, ""
     began = time.time_ns()
     try:
-        for frames in live.frames(stop, None if to_file else out):
+        for frames in live.frames(stop, None if in_file else out):
             for frame in frames[: most - seen if most else None]:
                 writer.packet(numbers[frame.place], frame.when, frame.data, frame.length, outbound=frame.out)
                 seen += 1
             out.flush()
             if most and seen >= most:
                 break
-            if to_file and _is_full(out):
+            if in_file and _is_full(out):
                 ending = f"; stopped because less than {KEEP_FREE >> 20} MB are free"
                 break
         live.count()

@@ -19,10 +19,9 @@ from typing import Any
 from appliance.errors import BypassError, RefusedError
 from console.commands import configure_script
 from console.commands.configure_script import Line
-from console.execute import run_tokens
 from console.line.configure_commands import ROWS
 from console.line.outcome import GOOD, REFUSED, Outcome
-from console.line.parse import Parsed, Token, UsageError, seconds
+from console.line.parse import Parsed, Token, UsageError, parse, seconds
 from console.line.pipes import save_text
 from console.render import cell, duration
 from console.session import Context, Mode
@@ -36,12 +35,15 @@ def configure(parsed: Parsed, context: Context) -> Outcome:
     """`configure`: enter the mode on a terminal; run a line, or lines on standard input, all or none."""
     if context.mode is not None:
         raise RefusedError("already in configure mode")
+    as_json = "--json" in parsed.options
     if parsed.rest:
-        return configure_script.run([Line(1, [Token(word) for word in parsed.rest])], context)
+        return configure_script.run([Line(1, [Token(word) for word in parsed.rest])], context, as_json=as_json)
     if context.terminal is None:
         if sys.stdin.isatty():
             raise RefusedError("configure requires the shell (`bypass`), a command after it, or standard input")
-        return configure_script.run(configure_script.read(sys.stdin), context)
+        return configure_script.run(configure_script.read(sys.stdin), context, as_json=as_json)
+    if as_json:
+        raise UsageError("--json has a meaning with a command after configure, or with commands on standard input")
     began = context.client.call("config.edit", {"takeover": True} if "takeover" in parsed.options else {})
     Mode(context)
     configure_script.warn_of_crashes(context)
@@ -65,6 +67,13 @@ def _mode(context: Context) -> Mode:
 
 def _call(context: Context, method: str, **params: object) -> Any:
     return context.client.call(f"config.{method}", params, COMMIT_S)
+
+
+def _noted(answer: Any, context: Context) -> Any:
+    """The answer to a commit or a check, which `configure --json` sums up."""
+    if context.mode is not None:
+        context.mode.done.append(answer)
+    return answer
 
 
 def _changed(result: dict[str, Any], context: Context) -> Outcome:
@@ -142,8 +151,23 @@ def show(parsed: Parsed, context: Context) -> Outcome:
     params: dict[str, object] = {"words": words} if words else {}
     form = parsed.options.get("as", ["json" if "--json" in parsed.options else "toml"])[0]
     of = parsed.options.get("of", ["candidate" if context.mode else "running"])[0]
-    found = _call(context, "show", **params, of=of, format=form)
+    try:
+        found = _call(context, "show", **params, of=of, format=form)
+    except BypassError as error:
+        if context.mode is not None and _is_of_the_shell(parsed.rest):
+            line = " ".join(("show", *parsed.rest))
+            raise RefusedError(f"{error}", f"the state is shown by a command of the shell: `run {line}`") from error
+        raise
     return Outcome(found["data"]) if form == "json" else Outcome(found["text"].splitlines(), "lines")
+
+
+def _is_of_the_shell(words: tuple[str, ...]) -> bool:
+    """Whether `show WORDS` is a command outside the mode."""
+    try:
+        parse([Token("show"), *map(Token, words)])
+    except UsageError:
+        return False
+    return True
 
 
 def compare(parsed: Parsed, context: Context) -> Outcome:
@@ -154,7 +178,7 @@ def compare(parsed: Parsed, context: Context) -> Outcome:
 
 def check(_: Parsed, context: Context) -> Outcome:
     """`commit check`."""
-    found = _call(context, "check")
+    found = _noted(_call(context, "check"), context)
     return Outcome(found, "config-check", GOOD if found.get("good") else REFUSED)
 
 
@@ -163,13 +187,15 @@ def commit(parsed: Parsed, context: Context) -> Outcome:
     params: dict[str, object] = {}
     if parsed.args.get("TEXT"):
         params["comment"] = parsed.args["TEXT"]
+    if "without-administrator" in parsed.options:
+        params["without_admin"] = True
     if "SECONDS" in parsed.args:
         time, unit = parsed.args["SECONDS"], parsed.args.get("UNIT", "")
         params["confirmed_s"] = seconds(time, unit)
         if time.isdigit() and not unit:  # other appliances count minutes here
             context.say(f"note: {time} means {time} SECONDS; for minutes type {time}min")
     with _progress(context):
-        done = _call(context, "commit", **params)
+        done = _noted(_call(context, "commit", **params), context)
     return Outcome(done, "config-commit")
 
 
@@ -206,12 +232,12 @@ def _progress(context: Context) -> Iterator[None]:
 
 def confirm(_: Parsed, context: Context) -> Outcome:
     """`confirm`."""
-    return Outcome(_call(context, "confirm"), "done")
+    return Outcome(_noted(_call(context, "confirm"), context), "done")
 
 
 def revert(_: Parsed, context: Context) -> Outcome:
     """`revert`."""
-    return Outcome(_call(context, "revert"), "done")
+    return Outcome(_noted(_call(context, "revert"), context), "done")
 
 
 def rollback(parsed: Parsed, context: Context) -> Outcome:
@@ -265,16 +291,22 @@ def _typed(context: Context) -> str:
 
 
 def save(parsed: Parsed, context: Context) -> Outcome:
-    """`save FILE`: including secrets, so that it can be loaded again; readable only by its owner."""
-    text = _call(context, "show", of="candidate", secrets=True)["text"]
+    """`save FILE`: including secrets, for this appliance; `export FILE`: without them. Readable only by its owner."""
+    secrets = parsed.command.words[0] == "save"
+    text = _call(context, "show", of="candidate", secrets=secrets)["text"]
     if parsed.args["FILE"] == "-":
         return Outcome(text.splitlines(), "lines")
     return Outcome([save_text(text.rstrip("\n"), Path(parsed.args["FILE"]))], "lines")
 
 
 def history(_: Parsed, context: Context) -> Outcome:
-    """`history`, and `show commits`."""
-    return Outcome(_call(context, "history"), "config-history")
+    """`history`, and `show commits`: the commits that are kept, and those that were rolled back."""
+    rows = _call(context, "history")
+    for back in _call(context, "status").get("rolled_back", []):
+        why = "; ".join(filter(None, (str(back["why"]), str(back["comment"]))))
+        row = {"n": None, "number": None, "when": back["when"], "user": back["user"], "how": "rolled back"}
+        rows.append({**row, "comment": why})
+    return Outcome(sorted(rows, key=lambda row: str(row["when"]), reverse=True), "config-history")
 
 
 def status(_: Parsed, context: Context) -> Outcome:
@@ -282,15 +314,9 @@ def status(_: Parsed, context: Context) -> Outcome:
     return Outcome(_call(context, "status"), "config-status")
 
 
-def run(parsed: Parsed, context: Context) -> Outcome:
-    """`run COMMAND`: run a shell command without leaving the mode."""
-    mode = _mode(context)
-    context.table = mode.outside
-    try:
-        return Outcome([], "lines", run_tokens([Token(word) for word in parsed.rest], context))
-    finally:
-        if context.mode is mode:
-            context.table = ROWS
+def run(parsed: Parsed, _: Context) -> Outcome:
+    """`run COMMAND`. execute.py has run it outside the mode already, where its words are those of the shell."""
+    raise UsageError(f'"{parsed.args["COMMAND"]}" is not a command of the shell')
 
 
 def help(parsed: Parsed, context: Context) -> Outcome:

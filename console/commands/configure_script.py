@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from appliance.errors import BypassError, RefusedError
 from console.commands.one_commit import uncommitted
@@ -51,8 +51,8 @@ def read(lines: TextIO) -> list[Line]:
     return found
 
 
-def run(lines: Sequence[Line], context: Context) -> Outcome:
-    """Run all lines, or change nothing."""
+def run(lines: Sequence[Line], context: Context, *, as_json: bool = False) -> Outcome:
+    """Run all lines, or change nothing; `as_json`: the outcome is one object that sums them up."""
     from console.session import Mode
 
     does = []
@@ -65,23 +65,52 @@ def run(lines: Sequence[Line], context: Context) -> Outcome:
     dry = bool(does) and does[-1] == "configure:check"
     if changes:
         _hold(context, clean=does[0] != "configure:discard")
-    mode = Mode(context)
-    whole = False
+    mode, page = Mode(context), context.page
+    if as_json:
+        context.page = lambda text: None
+    whole = same = False
     try:
         number, code = _each(lines, context)
-        if code == GOOD and changes and context.client.call("config.status")["changes"]:
+        if code == GOOD and changes:
+            same = not context.client.call("config.status")["changes"]
             if dry:
                 context.say("note: the last line is `commit check`: the changes were checked and not committed")
-            else:
+            elif not same:
                 number, code = 0, run_tokens([Token("commit")], context)
+            elif not mode.done:
+                context.page("no changes")
         whole = code == GOOD
     finally:
+        context.page = page
         mode.end()
         if changes:
-            _let_go(context, discard=dry or not whole)
+            _let_go(context, discard=dry or same or not whole)
     if not whole and changes:
         context.say(f"error: {f'line {number} failed' if number else 'commit failed'}; uncommitted changes discarded")
-    return Outcome([], "lines", code)
+    return Outcome(_summary(mode.done, context, dry=dry), "json", code) if as_json else Outcome([], "lines", code)
+
+
+def _summary(done: Sequence[dict[str, Any]], context: Context, *, dry: bool) -> dict[str, Any]:
+    """What automation wants to know of the answers to all commits and checks: whether something changed, and what.
+
+    Of a dry run, what would change. `commit`: the number of the configuration that was committed last.
+    """
+    found = done[-1:] if dry else [answer for answer in done if "number" in answer]
+    changes = [change for answer in found for change in answer.get("changes", [])]
+    return {
+        "changed": bool(changes) or any(answer.get("number") for answer in found),
+        "commit": next((n for a in reversed(found) if (n := a.get("number"))), 0) or _newest(context),
+        "changes": changes,
+        "warnings": [row for answer in found for row in answer.get("lint", []) if row.get("severity") == "warning"],
+        "errors": [error for answer in found for error in answer.get("errors", [])],
+        "confirm": found[-1].get("confirm") if found else None,
+    }
+
+
+def _newest(context: Context) -> int:
+    with contextlib.suppress(BypassError):
+        return int(context.client.call("config.status")["number"])
+    return 0
 
 
 def _each(lines: Iterable[Line], context: Context) -> tuple[int, int]:

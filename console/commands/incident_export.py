@@ -8,7 +8,7 @@ from pathlib import Path
 
 from appliance.counted import counted
 from appliance.errors import RefusedError
-from console.commands.private_file import whole
+from console.commands.private_file import to_file, whole
 from console.line.outcome import Outcome
 from console.line.parse import Parsed, UsageError
 from console.session import Context
@@ -18,7 +18,7 @@ WAIT = 30.0  # seconds
 
 def export(parsed: Parsed, context: Context) -> Outcome:
     """Write all of it or nothing; an existing file is not overwritten."""
-    number, name = parsed.args["NUMBER"], parsed.args.get("FILE", "")
+    number, name = parsed.args["NUMBER"], to_file(parsed.args.get("FILE", ""))
     if not number.isdigit():
         raise UsageError(f'NUMBER must be a number, not "{number}"')
     if not name and context.out.isatty():

@@ -6,9 +6,10 @@ Each function imports what it needs itself: one-shot commands must start quickly
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from appliance.counted import counted
 from appliance.errors import ConfigError, RefusedError
@@ -16,12 +17,23 @@ from console.line.outcome import GOOD, REFUSED, Outcome
 from console.line.parse import Parsed, UsageError
 from console.line.pipes import pipe
 from console.session import Context
+from console.tty import style_of
 from console.views.common import caret
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Config
 
+STDIN = "-"
 _SILENT = frozenset({"defined", "stopped", "failed"})  # states of a guest that prints nothing
+
+
+def readable(file: str) -> Path | IO[bytes]:
+    """The file to read; - is standard input, as everywhere. RefusedError: that is a terminal."""
+    if file != STDIN:
+        return Path(file)
+    if sys.stdin.isatty():
+        raise RefusedError("standard input is a terminal; redirect it: < FILE, also over SSH")
+    return sys.stdin.buffer  # open already: over SSH a user may not open /dev/stdin, which is root's
 
 
 def check(parsed: Parsed, context: Context) -> Outcome:
@@ -35,7 +47,7 @@ def check(parsed: Parsed, context: Context) -> Outcome:
     file = parsed.args["FILE"]
     config = None
     try:
-        config, errors = load.parse(load.read_text(file), file)
+        config, errors = load.parse(load.read_text(readable(file)), file)
     except ConfigError as error:
         errors = [error]
     if _wants_json(parsed):
@@ -60,7 +72,7 @@ def _meaning(config: Config) -> list[dict[str, object]]:
 
 def _lines(error: ConfigError, context: Context) -> list[str]:
     """One line per error; on a terminal also the filter with a caret below it."""
-    return [str(error), *caret(error.pointer, context.style)]
+    return [str(error), *caret(error.pointer, context.style if context.style.width else style_of(context.out))]
 
 
 def explain(parsed: Parsed, context: Context) -> Outcome:
@@ -68,9 +80,12 @@ def explain(parsed: Parsed, context: Context) -> Outcome:
     as_json = _wants_json(parsed)
     import msgspec
 
-    from appliance.config.check.load import load
+    from appliance.config.check.load import loads, read_text
 
-    config = load(parsed.options["--config"][0])
+    file, frames_file = parsed.options["--config"][0], parsed.options["--pcap"][0]
+    if file == frames_file == STDIN:
+        raise UsageError("--config and --pcap cannot both be standard input")
+    config = loads(read_text(readable(file)), file)
     names = [guest.name for guest in config.guest] + [remote.name for remote in config.remote]
     for down in parsed.options.get("--down", []):
         if down not in names:
@@ -81,7 +96,7 @@ def explain(parsed: Parsed, context: Context) -> Outcome:
         raise RefusedError(f"this build does not include explain: {error}") from error
     frames = engine.explain(
         config,
-        Path(parsed.options["--pcap"][0]),
+        readable(frames_file),
         "lan" if parsed.options["--in"][0] == "lan" else "wan",
         segment=_segment(parsed, config),
         backend=parsed.options.get("--backend", [""])[0],
@@ -123,7 +138,7 @@ def explain_live(parsed: Parsed, context: Context) -> Outcome:
     from appliance.frames.builder import MAX_FRAMES, frame_of
 
     if "--pcap" in parsed.options:
-        frames = [frame.whole for frame in capture_reader.read(Path(parsed.options["--pcap"][0]))]
+        frames = [frame.whole for frame in capture_reader.read(readable(parsed.options["--pcap"][0]))]
     else:
         frames = [frame_of(*(parsed.args[name] for name in ("PROTOCOL", "SOURCE", "DESTINATION")))]
     params: dict[str, object] = {"in": parsed.options.get("--in", ["lan"])[0]}

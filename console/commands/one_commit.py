@@ -6,7 +6,7 @@ Unfinished work of other users is never committed: if the candidate is held or h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -39,6 +39,16 @@ def uncommitted(edit: dict[str, Any]) -> str:
 
 def apply(client: Client, changes: Sequence[Change], comment: str) -> dict[str, Any]:
     """Commit these changes; returns the answer of config.commit. On a BypassError nothing has changed."""
+
+    def make() -> None:
+        for verb, words in changes:
+            client.call(f"config.{verb}", {"words": list(words)})
+
+    return commit(client, make, {"comment": comment})
+
+
+def commit(client: Client, make: Callable[[], None], params: dict[str, object]) -> dict[str, Any]:
+    """Commit what `make` changes in the candidate; `params` are those of config.commit, which is answered."""
     if client.call("config.status").get("mine"):
         raise RefusedError("this session is in configure mode: `exit` it first")
     edit = client.call("config.edit")
@@ -46,9 +56,8 @@ def apply(client: Client, changes: Sequence[Change], comment: str) -> dict[str, 
         client.call("config.end")
         raise RefusedError(f"{uncommitted(edit)}: use `configure` to commit or discard them")
     try:
-        for verb, words in changes:
-            client.call(f"config.{verb}", {"words": list(words)})
-        done: dict[str, Any] = client.call("config.commit", {"comment": comment}, COMMIT_WAIT)
+        make()
+        done: dict[str, Any] = client.call("config.commit", params, COMMIT_WAIT)
     except BaseException:
         with suppress(BypassError):
             client.call("config.end", {"discard": True})

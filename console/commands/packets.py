@@ -34,7 +34,7 @@ def show(parsed: Parsed, context: Context) -> Outcome:
     at_once = not parsed.pipes and "--json" not in parsed.options
     rows: list[dict[str, object]] = []
     with Interrupt() as stop, Decoder() as decoder, FrameRing(context.client, params) as live:
-        if context.style.width:
+        if context.out.isatty():
             context.say(f"waiting for {counted(most, 'frame')} at {_places(live)}; Ctrl-C stops")
         width = max(len(place.name) for place in live.places.values())
         for frames in live.frames(stop):

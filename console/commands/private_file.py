@@ -14,6 +14,13 @@ from typing import BinaryIO
 
 from appliance.errors import RefusedError
 
+STDOUT = "-"
+
+
+def to_file(name: str) -> str:
+    """The file that a command writes; "" for standard output, which is written - as everywhere."""
+    return "" if name == STDOUT else name
+
 
 def create(path: Path) -> BinaryIO:
     """Create it and open it for writing. RefusedError: it exists already, or cannot be created."""

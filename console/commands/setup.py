@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`setup`: the first questions for a new appliance; offered once on the console.
+"""`setup`: the first questions for a new appliance; offered on the console until it was done or declined.
 
 Host name, management address, administrator's password, guest image, and a check of the segments' links. Nothing is
 changed before the last question; then everything is changed in one commit. `setup` may be run again at any time, and
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ from console.line.parse import Parsed
 from console.render import cell
 from console.session import Context
 from console.terminal.prompt import Asker
+from console.tty import style_of
 from console.views.common import prose
 
 IMAGES = Paths().images
 START_WAIT = 60.0  # seconds to wait for bypassd while it starts
 ADMIN = "admin"
+HELP, BACK = "?", "<"
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -125,8 +128,12 @@ def segment_lines(rows: list[dict[str, Any]]) -> tuple[list[str], bool]:
 # -- asking
 
 
+class _BackError(Exception):
+    """The user goes back to the question before."""
+
+
 class Wizard:
-    """One run. `asker` asks the user."""
+    """One run. `asker` asks the user, who may answer ? (what is asked, and why) and < (the question before)."""
 
     def __init__(self, context: Context, asker: Asker) -> None:
         self._client, self._asker = context.client, asker
@@ -135,13 +142,24 @@ class Wizard:
         """Ask, show, commit; returns the closing message. RefusedError if nothing was changed."""
         ask = self._asker
         now = running(self._client)
-        ask.say("Setup: press Enter to accept the value in brackets, Ctrl-C to cancel without changes.")
+        ask.say(
+            "Setup: press Enter to accept the value in brackets, ? for an explanation, < to go back, Ctrl-C to cancel"
+            " without changes."
+        )
         answers = Answers()
-        host = str(now.get("system", {}).get("hostname", "bypass"))
-        answers.hostname = self._until(hostname_trouble, "Host name", host)
-        self._address(now.get("management", {}), answers)
-        self._password(now.get("user", []), answers)
-        self._image(now.get("guest", []), answers)
+        steps: list[Callable[[], None]] = [
+            lambda: self._hostname(now.get("system", {}), answers),
+            lambda: self._address(now.get("management", {}), answers),
+            lambda: self._password(now.get("user", []), answers),
+            lambda: self._image(now.get("guest", []), answers),
+        ]
+        at = 0
+        while at < len(steps):
+            try:
+                steps[at]()
+                at += 1
+            except _BackError:
+                at = max(0, at - 1)
         self._segments()
         made = changes(now, answers)
         if not made:
@@ -155,25 +173,50 @@ class Wizard:
         apply(self._client, made, "setup")
         return self._end(answers.password is not None and now.get("management", {}).get("serial_login", True))
 
-    def _until(self, trouble: Callable[[str], str], question: str, default: str) -> str:
+    def _until(self, trouble: Callable[[str], str], question: str, default: str, about: str) -> str:
+        """The first answer that is taken. _BackError: the question before is wanted."""
         while True:
             answer = self._asker.line(question, default)
+            if answer == BACK:
+                raise _BackError
+            if answer == HELP:
+                self._asker.say(about)
+                continue
             why = trouble(answer)
             if not why:
                 return answer
             self._asker.say(f"Invalid: {why}.")
 
+    def _yes(self, question: str, default: bool, about: str) -> bool:
+        """The same for yes or no."""
+
+        def trouble(text: str) -> str:
+            return "" if text and any(word.startswith(text.lower()) for word in ("yes", "no")) else "answer yes or no"
+
+        answer = self._until(trouble, f"{question} (yes/no)", "yes" if default else "no", about)
+        return "yes".startswith(answer.lower())
+
+    def _hostname(self, system: dict[str, Any], answers: Answers) -> None:
+        host = str(system.get("hostname", "bypass"))
+        about = "The appliance's name in prompts, logs, and in what it asks a DHCP server."
+        answers.hostname = self._until(hostname_trouble, "Host name", host, about)
+
     def _address(self, management: dict[str, Any], answers: Answers) -> None:
         here = str(management.get("address", ""))
         self._asker.say("\nManagement port: an ADDRESS/PREFIX such as 192.0.2.10/24, dhcp, or none")
-        answers.address = self._until(address_trouble, "Management address", here or "dhcp")
+        about = (
+            "SSH, metrics and logs use the management port, which is apart from the link that the appliance sits in."
+            " Give it a fixed address with its prefix length, dhcp to get one from a server, or none to switch it off."
+        )
+        answers.address = self._until(address_trouble, "Management address", here or "dhcp", about)
         if answers.address in ("dhcp", "none"):
             return
         old = str(management.get("gateway", "")) or "none"
         address = answers.address
         if gateway_trouble(old, address):
             old = "none"
-        answers.gateway = self._until(lambda text: gateway_trouble(text, address), "Gateway, or none", old)
+        about = f"The router by which the appliance answers hosts outside of the network of {address}."
+        answers.gateway = self._until(lambda text: gateway_trouble(text, address), "Gateway, or none", old, about)
 
     def _password(self, users: list[dict[str, Any]], answers: Answers) -> None:
         has = any(user.get("name") == ADMIN and user.get("password") for user in users)
@@ -181,7 +224,12 @@ class Wizard:
             f"\nSSH is off until a user has a password or a key. The first administrator is called {ADMIN}."
         )
         question = f"Set a new password for {ADMIN}?" if has else f"Set a password for {ADMIN}?"
-        if self._asker.yes(question, not has):
+        about = (
+            f"With it {ADMIN} logs in over SSH; the console (serial line) asks for it too from then on. Without any"
+            " password or key nobody gets in over SSH, and the console is open to whoever is there."
+        )
+        answers.password = None
+        if self._yes(question, not has, about):
             answers.password = ask_password(self._asker, ADMIN, "Password")
 
     def _image(self, guests: list[dict[str, Any]], answers: Answers) -> None:
@@ -204,9 +252,9 @@ class Wizard:
         def trouble(text: str) -> str:
             return "" if text == "keep" or text in numbers else f"enter a number from 1 to {len(images)}, or keep"
 
-        chosen = self._until(trouble, f"Image for {name}", "keep")
-        if chosen != "keep":
-            answers.image = images[int(chosen) - 1]
+        about = "The disk that the guest boots from, and with it the application that inspects the traffic."
+        chosen = self._until(trouble, f"Image for {name}", "keep", about)
+        answers.image = images[int(chosen) - 1] if chosen != "keep" else None
 
     def _segments(self) -> None:
         """Show the links of the segments, repeatedly if the user asks for it."""
@@ -241,18 +289,23 @@ class Wizard:
 
 def setup(_: Parsed, context: Context) -> Outcome:
     """`setup`."""
-    asker = Asker(style=context.style)
+    style = context.style if context.terminal is not None else style_of(sys.stderr)
+    asker = Asker(style=style)
     if not asker.terminal:
         raise RefusedError("setup requires a terminal; in scripts use `configure`")
     try:
         said = Wizard(context, asker).run()
     except (KeyboardInterrupt, EOFError):
+        asker.say()  # the terminal has echoed ^C behind the question
         raise RefusedError("setup cancelled; nothing was changed") from None
-    return Outcome([line for text in said.splitlines() for line in prose(text, context.style)], "lines")
+    return Outcome([line for text in said.splitlines() for line in prose(text, style)], "lines")
 
 
 def offer(context: Context, offered: Path) -> None:
-    """Offer setup once on the console of a new appliance; `offered` records that. Ctrl-C leads to the shell."""
+    """Offer setup on the console of a new appliance until it was done or declined, which `offered` records.
+
+    Ctrl-C leads to the shell, as Enter does.
+    """
     asker = Asker()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -261,9 +314,12 @@ def offer(context: Context, offered: Path) -> None:
             return  # it is offered again in the next session
         if not now.get("user") and not now.get("management", {}).get("address"):
             asker.say("\nThis appliance is not set up: it has no management address, and no user can log in over SSH.")
-            wanted = asker.line("Type setup to configure it now, or press Enter for the shell")
-            if wanted.lower() in ("setup", "s", "y", "yes"):
+            asker.say("It can be set up now; `no` is not asked again, Enter leads to the shell this time.")
+            wanted = asker.line("Type setup to configure it now").lower()
+            if wanted in ("setup", "s", "y", "yes"):
                 asker.say(Wizard(context, asker).run())
+            elif wanted not in ("no", "n"):
+                return
         offered.touch()
     except (KeyboardInterrupt, EOFError):
         asker.say("\nSetup cancelled; nothing was changed. Run `setup` at any time.")

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from appliance.counted import counted
 from appliance.errors import RefusedError, UnreachableError
-from console.commands.private_file import whole
+from console.commands.private_file import to_file, whole
 from console.line.outcome import Outcome
 from console.line.parse import Parsed
 from console.session import Context
@@ -24,7 +24,7 @@ WAIT = 240.0  # seconds
 
 def support_bundle(parsed: Parsed, context: Context) -> Outcome:
     """`support-bundle [FILE]`."""
-    name = parsed.args.get("FILE", "")
+    name = to_file(parsed.args.get("FILE", ""))
     if not name and context.out.isatty():
         how = "ssh USER@BOX support-bundle > box.tar.gz"
         raise RefusedError(f"a support bundle is binary: use `{how}`, or `support-bundle FILE`")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from appliance.access.groups import GROUPS
 from appliance.errors import RefusedError
@@ -21,9 +23,18 @@ from console.terminal.prompt import Asker
 TRIES = 3
 
 
+@contextmanager
+def _given() -> Iterator[None]:
+    """RefusedError where standard input ends before a password; nothing is changed then."""
+    try:
+        yield
+    except EOFError:
+        raise RefusedError("no password was given: standard input ended; nothing was changed") from None
+
+
 def ask_password(asker: Asker, name: str, question: str = "New password") -> str:
     """The hash of a password that was typed twice. RefusedError after three tries."""
-    with asker.unseen():
+    with asker.unseen(), _given():
         for _ in range(TRIES):
             first = asker.secret(question)
             if why := password.trouble(first, name):
@@ -56,7 +67,7 @@ def user_password(parsed: Parsed, context: Context) -> Outcome:
 
 def _own_password(name: str, context: Context) -> Outcome:
     asker = Asker()
-    with asker.unseen():
+    with asker.unseen(), _given():
         present = asker.secret("Current password")
         made = ask_password(asker, name)
     done = context.client.call("user.password", {"present": present, "password": made}, COMMIT_WAIT)

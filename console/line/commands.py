@@ -17,7 +17,7 @@ SEGMENT = Arg("NAME", "a segment", source="segments")
 GUEST = Arg("NAME", "a guest", source="guests")
 
 PORT = Arg("NAME", "a port", source="ports")
-FILE = Arg("FILE", "a configuration file", source="file")
+FILE = Arg("FILE", "a configuration file; - for standard input", source="file")
 COUNT = Arg(
     "COUNT", "show only the newest COUNT; default on a terminal: 20", optional=True, number=True, on_terminal=20
 )
@@ -42,7 +42,7 @@ EXPLAIN = (
     Option("--config", "the configuration to evaluate the frames with", FILE, required=True),
     Option("--in", "side on which the frames arrive", Arg("PORT", "lan or wan", choices=("lan", "wan")),
            required=True),
-    Option("--pcap", "the frames", Arg("FRAMES", "a pcap file", source="file"), required=True),
+    Option("--pcap", "the frames", Arg("FRAMES", "a pcap file; - for standard input", source="file"), required=True),
     Option("--segment", "the segment; required if there are several", Arg("NAME", "a segment of the configuration")),
     Option("--backend", "evaluate with the datapath program in the kernel, or with its Python model",
            Arg("BACKEND", "kernel or model", choices=("kernel", "model"))),
@@ -58,7 +58,7 @@ LIVE = (
 FRAMES = EXPLAIN[2]._replace(help="the frames; or describe a flow: explain --live udp 10.0.0.5:1234 10.1.0.9:53")
 FLOW = (
     Arg("PROTOCOL", "udp, tcp or icmp", choices=("udp", "tcp", "icmp")),
-    Arg("SOURCE", "ADDRESS:PORT or [IPV6]:PORT; for icmp: ADDRESS"),
+    Arg("SOURCE", "ADDRESS:PORT or [IPV6]:PORT, or without the port (50000 then); for icmp: ADDRESS"),
     Arg("DESTINATION", "ADDRESS:PORT or [IPV6]:PORT; for icmp: ADDRESS"),
 )
 
@@ -95,6 +95,18 @@ def _segment(mode: str, text: str) -> Command:
     )
 
 
+WAIT = (
+    Option("--wait", "return when it is done: available after a start, stopped after a stop; exit code 1 if it fails"),
+    Option("--timeout", "the longest time that --wait waits; default: 120s", Arg("TIME", "a time", time=True)),
+    JSON,
+)
+
+
+def _order(verb: str, text: str) -> Command:
+    words: tuple[str | Arg, ...] = ("guest", GUEST, verb)
+    return Command(words, text, local="guest_order:order", role="operator", options=WAIT)
+
+
 def _guest(verb: str, text: str, *args: Arg) -> Command:
     words: tuple[str | Arg, ...] = ("guest", GUEST, verb, *args)
     return Command(words, text, method=f"guest.{verb}", role="operator", view="done", options=(JSON,), wait=120.0)
@@ -106,6 +118,13 @@ SHOW = (
     _show("guests", "guests: state, cause, lease", view="guests"),
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
     _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),
+    Command(
+        ("show", "rules", "detail"),
+        "rules, and how their filters were compiled",
+        "rules.show",
+        view="rules-detail",
+        options=(JSON,),
+    ),
     _counted("counters", (), "frame counters by port, rule and hop, since they were cleared", "clear"),
     _counted("counters", ("total",), "the same since the datapath was loaded", "load"),
     _show("transitions", "state changes: what, when and why", COUNT, view="transitions"),
@@ -148,8 +167,9 @@ SEGMENTS = (
 
 GUESTS = (
     Command(("guest", GUEST, "show"), "same as `show guest NAME`", "guest.show", view="guest", options=(JSON,)),
-    _guest("start", "start the guest, or put it back into service"),
-    _guest("stop", "stop the guest; traffic continues to the next hop or port"),
+    _order("start", "start the guest, or put it back into service"),
+    _order("stop", "stop the guest; traffic continues to the next hop or port"),
+    _order("restart", "stop the guest and start it again, with what was changed in its configuration"),
     _guest("pause", "pause its vCPUs; traffic continues to the next hop or port"),
     _guest("resume", "resume a paused guest; it gets traffic after passing its checks"),
     _guest("drain", "send new flows elsewhere; established flows stay until they end"),
@@ -178,7 +198,12 @@ INCIDENTS = (
         options=(JSON,),
     ),
     Command(
-        ("incident", INCIDENT, "export", Arg("FILE", "a new file; default: standard output", "file", optional=True)),
+        (
+            "incident",
+            INCIDENT,
+            "export",
+            Arg("FILE", "a new file; default, or -: standard output", "file", optional=True),
+        ),
         "the last frames that were sent to the guest, as pcapng",
         local="incident_export:export",
         role="operator",
@@ -252,7 +277,7 @@ CAPTURE_OPTIONS = (
            Arg("WAY", "in or out", choices=("in", "out"))),
     Option("bytes", "keep N bytes of each frame", Arg("N", "bytes, 1 to 16384", number=True)),
 )  # fmt: skip
-TO_FILE = Option("file", "write to a file on the appliance", Arg("FILE", "a new file", source="file"))
+TO_FILE = Option("file", "write to a file on the appliance", Arg("FILE", "a new file; - for standard output", "file"))
 IN_DETAIL = Option("detail", "show every field of each layer")
 
 
@@ -307,28 +332,60 @@ TOOLS = (
         options=(LIVE[0], FRAMES, *LIVE[1:]),
     ),
     Command(
-        ("support-bundle", Arg("FILE", "a new file; default: standard output", source="file", optional=True)),
+        ("support-bundle", Arg("FILE", "a new file; default, or -: standard output", "file", optional=True)),
         "collect state, logs, kernel and network in one file, without secrets",
         local="support_bundle:support_bundle",
         role="operator",
     ),
     Command(("api",), "one JSON-RPC request from standard input, its answer as one JSON object", local="api:call"),
-    Command(("api", "schema"), "all methods of the control socket", method="api.schema", options=(JSON,)),
+    Command(
+        ("api", "schema"), "all methods of the control socket, as JSON", "api.schema", view="json", options=(JSON,)
+    ),
 )
 
+SUMMARY = Option("--json", "print whether something was changed, and what, as one JSON object")
 CONFIGURATION = (
+    Command(
+        ("configure", "terminal"),
+        "same as `configure`",
+        local="configure:configure",
+        role="admin",
+        options=(TAKEOVER,),
+    ),
     Command(
         ("configure", Arg("LINE", "one configure command, committed immediately", optional=True, rest=True)),
         "edit the configuration; commands on standard input are applied all or none",
         local="configure:configure",
         role="admin",
-        options=(TAKEOVER,),
+        options=(TAKEOVER, SUMMARY),
     ),
     Command(
         ("show", "configuration", Arg("WORDS", "table, name", source="config show", optional=True, rest=True)),
         "the running configuration, or another version",
         local="configure:show",
         options=(WHICH, FORM, JSON),
+    ),
+    Command(
+        ("backup", Arg("FILE", "a new file; - for standard output", source="file")),
+        "write configuration and SSH host keys to a file, encrypted with a passphrase; without images",
+        local="backup:backup",
+        role="admin",
+        options=(JSON,),
+    ),
+    Command(
+        ("restore", Arg("FILE", "a file that `backup` wrote; - for standard input", source="file")),
+        "commit the configuration of a backup, and use its SSH host keys",
+        local="backup:restore",
+        role="admin",
+        options=(
+            Option("--configuration-only", "keep the SSH host keys of this appliance"),
+            Option(
+                "--confirmed",
+                "roll back after this TIME unless `configuration confirm` follows",
+                Arg("TIME", "a time", time=True),
+            ),
+            JSON,
+        ),
     ),
     Command(("show", "commits"), "commit history: who, when and why", local="configure:history", options=(JSON,)),
     Command(
@@ -415,18 +472,10 @@ GROUPS: dict[str, str] = {
     "terminal": "settings of this terminal",
 }
 
-# What users of other appliances type, and what to use here; suggested when a line is not a command.
-HABITS: dict[str, str] = {
-    "commit-confirm": "`commit confirmed 600`, which is in seconds, or `commit confirmed 10min`",
-    "exit discard": "`discard`, then `exit`",
-    "quit discard": "`discard`, then `quit`",
-    "show | compare": "`compare`",
-}
-
 PIPES: tuple[Command, ...] = (
     Command(("match", Arg("PATTERN", "a regular expression, case-insensitive")), "show only lines that match"),
     Command(("except", Arg("PATTERN", "a regular expression, case-insensitive")), "show only lines that do not match"),
     Command(("json",), "print data as JSON"),
     Command(("count",), "count rows or lines"),
-    Command(("save", Arg("FILE", "a file on the appliance", source="file")), "write to a file"),
+    Command(("save", Arg("FILE", "a file on the appliance; - for standard output", "file")), "write to a file"),
 )

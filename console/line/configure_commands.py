@@ -20,6 +20,7 @@ SOURCE = Arg("FILE", "a file; - for standard input", source="file")
 TARGET = Arg("FILE", "a file; - for standard output", source="file")
 SECONDS = Arg("SECONDS", "roll back after SECONDS unless confirmed; or with a unit: 90s, 10min, 1h", time=True)
 UNIT = Arg("UNIT", "the unit of the time", choices=tuple(UNITS), optional=True)
+ALONE = Option("without-administrator", "also if nobody can log in as administrator any more")
 TAKEOVER = Option("takeover", "take over the candidate from the user who is editing it")
 
 
@@ -51,10 +52,16 @@ ROWS: tuple[Command, ...] = (
         "compare",
         JSON,
     ),
-    _row(("commit",), "apply the candidate, only if verification succeeds", "commit", JSON),
+    _row(("commit",), "apply the candidate, only if verification succeeds", "commit", ALONE, JSON),
     _row(("commit", "check"), "validate the candidate and show its effect on traffic; changes nothing", "check", JSON),
     _row(("commit", "comment", TEXT), "commit with a comment", "commit"),
-    _row(("commit", "confirmed", SECONDS, UNIT), "commit; roll back unless confirmed within SECONDS", "commit", JSON),
+    _row(
+        ("commit", "confirmed", SECONDS, UNIT),
+        "commit; roll back unless confirmed within SECONDS",
+        "commit",
+        ALONE,
+        JSON,
+    ),
     _row(("commit", "confirmed", SECONDS, UNIT, "comment", TEXT), "the same, with a comment", "commit"),
     _row(("confirm",), "keep the commit that is awaiting confirmation", "confirm"),
     _row(("revert",), "roll back the commit that is awaiting confirmation, immediately", "revert"),
@@ -67,7 +74,7 @@ ROWS: tuple[Command, ...] = (
     _row(("load", SOURCE), "replace the candidate with a file", "load"),
     _row(("load", "merge", SOURCE), "merge a file into the candidate", "load"),
     _row(("save", TARGET), "write the candidate to a file, including secrets", "save"),
-    _row(("export", TARGET), "same as `save FILE`", "save"),
+    _row(("export", TARGET), "write the candidate to a file to pass on, secrets hidden; `load` reads both", "save"),
     _row(("history",), "commit history: who, when and why", "history", JSON),
     _row(("status",), "who is editing, uncommitted changes, and a commit awaiting confirmation", "status", JSON),
     _row(("run", Arg("COMMAND", "a command of the shell", rest=True)), "run a shell command", "run"),

@@ -25,6 +25,7 @@ SOURCES = {  # Arg.source -> (method, columns that hold names, column that descr
     "sessions": ("sessions.show", ("pid",), "user"),
     "images": ("images.show", ("name",), "format"),
 }
+EXAMPLE = "example: "  # how bypassd marks one
 CONFIG = "config "  # a source with this prefix asks config.complete for the action that follows it
 
 
@@ -38,6 +39,18 @@ class Names:
     def forget(self) -> None:
         """Clear the cache: the next Tab asks again."""
         self._known.clear()
+
+    def hints(self, arg: Arg, before: tuple[str, ...] = ()) -> Proposals:
+        """What else may be typed for `arg`, where that is no word to choose: a new name, a value, a filter."""
+        if not arg.source.startswith(CONFIG):
+            return []
+        params: dict[str, object] = {"words": [*self.prefix, *before], "action": arg.source.removeprefix(CONFIG)}
+        try:
+            rows = self._client.call("config.complete", params, wait=2.0)["words"]
+        except (BypassError, KeyError, TypeError):
+            return []
+        free = [row for row in rows if isinstance(row, dict) and not row.get("word") and row.get("kind") == "value"]
+        return [_placeholder(cell(row.get("help"))) for row in free]
 
     def of(self, arg: Arg, partial: str, before: tuple[str, ...] = ()) -> Proposals:
         """Proposals for `arg` that begin with `partial`; `before`: its words so far, if it takes several."""
@@ -61,6 +74,13 @@ class Names:
         except BypassError:
             return []
         return [(cell(row.get(column)), cell(row.get(meaning))) for row in rows for column in columns]
+
+
+def _placeholder(meaning: str) -> tuple[str, str]:
+    """What stands for the word that is free to choose, and what it means."""
+    if meaning.startswith(EXAMPLE):
+        return "EXAMPLE", meaning.removeprefix(EXAMPLE)
+    return ("NAME" if meaning.startswith("NAME") else "VALUE"), meaning
 
 
 def _dicts(data: object, key: str, name: str) -> list[dict[str, object]]:

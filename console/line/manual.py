@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from console.line.command import Command
+from console.line.command import Arg, Command
 from console.line.commands import PIPES, TOPICS
 from console.line.configure_commands import ROWS
 from console.line.outcome import EXIT_CODES
@@ -26,7 +26,7 @@ def rows(table: Sequence[Command], columns: int = 0) -> list[str]:
 
 def commands(words: str = "", columns: int = 0) -> list[str]:
     """Every command that begins with `words`, aligned, by topic; `columns` as for `rows`."""
-    topics = {topic: [row for row in rows if row.syntax.startswith(words)] for topic, rows in TOPICS.items()}
+    topics = _matching(words.split(), named=False) or _matching(words.split(), named=True)
     width = max((len(row.syntax) for rows in topics.values() for row in rows if len(row.syntax) < _WIDE), default=0)
     lines: list[str] = []
     for topic, rows in topics.items():
@@ -35,6 +35,28 @@ def commands(words: str = "", columns: int = 0) -> list[str]:
         for row in rows:
             lines += _row(row, width, columns)
     return lines
+
+
+def _matching(words: Sequence[str], *, named: bool) -> dict[str, list[Command]]:
+    """The commands that begin with these words, by topic."""
+    found = {topic: [row for row in rows if _begins(row, words, named=named)] for topic, rows in TOPICS.items()}
+    return found if any(found.values()) else {}
+
+
+def _begins(row: Command, words: Sequence[str], *, named: bool) -> bool:
+    """Whether a command begins with these words, abbreviated or not; `named`: they contain values of arguments."""
+    if not words:
+        return True
+    known = list(row.words)
+    for word in words:
+        literal = next((each for each in known if isinstance(each, str)), None)
+        if literal is not None and literal.startswith(word):
+            known = known[known.index(literal) + 1 :]  # with the arguments before it, which may be left out
+        elif named and known and isinstance(known[0], Arg):
+            known = known[not known[0].rest :]
+        else:
+            return False
+    return True
 
 
 def _row(row: Command, width: int, columns: int) -> list[str]:

@@ -12,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from console.line import habits
 from console.line.command import UNITS, Arg, Command, Option
-from console.line.commands import COMMANDS, GROUPS, HABITS, PIPES
+from console.line.commands import COMMANDS, GROUPS, PIPES
+from console.line.configure_commands import ROWS
 
 Table = Sequence[Command]
 
@@ -121,16 +123,51 @@ def tokenize(line: str) -> tuple[list[Token], bool]:
     return tokens, bool(quote)
 
 
+_ONLY_INSIDE = {row.words[0] for row in ROWS} - {row.words[0] for row in COMMANDS}
+
+
 def parse(tokens: Sequence[Token], table: Table = COMMANDS) -> Parsed:
-    """The command that `tokens` name; UsageError otherwise."""
+    """The command that `tokens` name; UsageError otherwise, with the right command for what is typed by habit."""
+    known = {id(COMMANDS): habits.SHELL, id(ROWS): habits.CONFIGURE}.get(id(table), ())
+    typed = [token.text for token in tokens]
+    if typed and typed[0].endswith("/sftp-server"):  # a path, as the SSH server has it
+        typed[0] = "sftp-server"
+    found = habits.find(typed, known)
     try:
+        if table is COMMANDS and found is None:
+            _refuse_inside(tokens)
         return _parse(tokens, table)
     except UsageError:
-        typed = " ".join(token.text for token in tokens)
-        for habit, meant in HABITS.items():
-            if f"{typed} ".startswith(f"{habit} "):
-                raise UsageError(f'"{habit}" is not a command here: use {meant}') from None
-        raise
+        if found is None:
+            if table is ROWS:
+                _refuse_outside(tokens)
+            raise
+    habit, count = found
+    if not habit.means:
+        raise UsageError(f'"{habit.words}" is not a command here: {habit.answer}')
+    return _parse([*map(Token, habit.means.split()), *tokens[count:]], table)
+
+
+def _refuse_inside(tokens: Sequence[Token]) -> None:
+    """UsageError for a command of `configure` that is typed outside it, where it may be short for something else."""
+    first = tokens[0].text if tokens else ""
+    if first in _ONLY_INSIDE:
+        line = " ".join(token.text for token in tokens)
+        raise UsageError(
+            f'"{first}" is a command of `configure`: type `configure` first, or `configure {line}` for it alone'
+        )
+
+
+def _refuse_outside(tokens: Sequence[Token]) -> None:
+    """UsageError for a command of the shell that is typed inside `configure`."""
+    if not tokens or any(str(row.words[0]).startswith(tokens[0].text) for row in ROWS):
+        return
+    try:
+        _parse(tokens, COMMANDS)
+    except UsageError:
+        return
+    line = " ".join(token.text for token in tokens)
+    raise UsageError(f'"{line}" is a command of the shell: `run {line}`')
 
 
 def _parse(tokens: Sequence[Token], table: Table) -> Parsed:

@@ -38,7 +38,7 @@ def pipe(outcome: Outcome, pipes: Sequence[Parsed], as_json: bool, style: Style)
             text = _match(text, each.args["PATTERN"], name == "match")
         elif name == "count":
             text = str(len(text.splitlines()))
-        elif name == "save":
+        elif name == "save" and each.args["FILE"] != "-":
             text = save_text(text, Path(each.args["FILE"]))
     return text
 

@@ -113,6 +113,10 @@ class Echo:
             self._visible, self._shown = True, text
             self._write(f"{self._prompt}{text}")
 
+    def renew(self, prompt: str) -> None:
+        """From now on the line is shown again behind this prompt."""
+        self._prompt = prompt
+
     def end(self, text: str) -> None:
         """The line was accepted or discarded."""
         self.show(text)

@@ -28,8 +28,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.output import DummyOutput, Output
 
 from appliance.errors import BypassError, UnreachableError
-from console.execute import help_text, run_line
-from console.line.complete import Completion, completion
+from console.execute import after_run, help_text, run_line
+from console.line.complete import completion
 from console.line.outcome import GOOD
 from console.line.parse import tokenize
 from console.render import cell, duration
@@ -54,7 +54,8 @@ class Shell:
         self._terminal = context.terminal = Terminal()
         context.page = self._page
         self._hostname = socket.gethostname()
-        self._prompt = ""
+        self._prompt = ""  # without what follows from the time
+        self._confirm_at: float | None = None  # a commit is rolled back then (monotonic)
         self._level: tuple[str, ...] | None = None  # the configuration level in the prompt
         self._alarmed = False
         self._idle_s = float(os.environ.get("BYPASS_IDLE_S", IDLE_S))
@@ -151,6 +152,8 @@ class Shell:
         self._key_at = time.monotonic()
         if self._idle_s:
             self._session.app.create_background_task(self._watch_idle())
+        if self._confirm_at is not None:
+            self._session.app.create_background_task(self._watch_commit())
 
     def _output(self) -> Output:
         if self._dumb:
@@ -164,13 +167,59 @@ class Shell:
     def _read(self) -> str:
         self._look()
         if self._echo is None:
-            kind = "bold" if self._alarmed else ""
-            return self._session.prompt(FormattedText([(kind, self._prompt)]), pre_run=self._begin)
-        self._echo.begin(self._prompt)
+            return self._session.prompt(self._painted, pre_run=self._begin)
+        self._echo.begin(self._shown)
         try:
             return self._session.prompt("", pre_run=self._begin)
         finally:
             self._echo.end(self._session.default_buffer.text)
+
+    @property
+    def _shown(self) -> str:
+        """The prompt as it is now."""
+        if self._confirm_at is None:
+            return self._prompt
+        left = duration(max(0, self._confirm_at - time.monotonic()))
+        return f"{self._prompt[:-2]} CONFIRM WITHIN {left}{self._prompt[-2:]}"
+
+    def _painted(self) -> FormattedText:
+        alarmed = self._alarmed or self._confirm_at is not None
+        return FormattedText([("bold" if alarmed else "", self._shown)])
+
+    async def _watch_commit(self) -> None:
+        """Count down at the prompt while a commit awaits confirmation, and say what becomes of it when it happens."""
+        client, loop, news = self._context.client, asyncio.get_running_loop(), asyncio.Event()
+        try:
+            follow = await asyncio.to_thread(client.follow, ["config"])
+        except BypassError:
+            return
+        loop.add_reader(follow.fileno(), news.set)
+        try:
+            while self._confirm_at is not None:
+                try:
+                    await asyncio.wait_for(news.wait(), None if self._dumb else 1.0)
+                except TimeoutError:
+                    self._session.app.invalidate()
+                    continue
+                events = [event for _, event in follow.read()]
+                news.clear()
+                said = [event for event in events if event.get("event") in ("confirmed", "reverted", "committed")]
+                if said:
+                    self._confirm_at = None
+                    self._note(f"note: {cell(said[-1].get('text'))}")
+        except UnreachableError:
+            return
+        finally:
+            loop.remove_reader(follow.fileno())
+            follow.close()
+
+    def _note(self, text: str) -> None:
+        """Print a line above the prompt, which is shown again as it is now."""
+        if self._echo:
+            self._echo.renew(self._shown)
+            self._echo.below(self._session.default_buffer.text, text)
+        else:
+            run_in_terminal(lambda: self._context.say(text))
 
     def _look(self) -> None:
         """Update the prompt: host name and current relay state. During a paste it stays unchanged."""
@@ -190,12 +239,13 @@ class Shell:
                 self._hostname = cell(status["hostname"])
             if isinstance(status, dict) and "BYPASS_IDLE_S" not in os.environ:
                 self._idle_s = float(status.get("idle_timeout_s", self._idle_s))
+            config = status.get("config") if isinstance(status, dict) else None
+            left = config.get("confirm_s") if isinstance(config, dict) else None
+            self._confirm_at = None if left is None else time.monotonic() + float(left)
         if self._context.mode is None:
             self._prompt = f"{self._hostname} [{state}]> "
             return
-        where, waits = self._context.mode.prompt()
-        self._alarmed = self._alarmed or waits
-        self._prompt = f"{self._hostname} [{state}] {where}# "
+        self._prompt = f"{self._hostname} [{state}] {self._context.mode.prompt()}# "
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -217,7 +267,11 @@ class Shell:
     def _complete(self, buffer: Buffer) -> None:
         """Tab: insert the unambiguous part, or list the possibilities."""
         before = buffer.document.text_before_cursor
-        found: Completion = completion(before, self._context.names.of, self._context.table)
+        if outside := after_run(before, self._context):
+            with outside[0]:
+                found = completion(outside[1], self._context.names.of, self._context.table)
+        else:
+            found = completion(before, self._context.names.of, self._context.table)
         if found.insert:
             buffer.insert_text(found.insert)
         elif found.rows:
@@ -230,6 +284,6 @@ class Shell:
             if self._echo:
                 self._echo.below(line, make())
             else:
-                print(f"{self._prompt}{line}\n{make()}", flush=True)
+                print(f"{self._shown}{line}\n{make()}", flush=True)
 
         run_in_terminal(show)

@@ -26,6 +26,7 @@ _WHERE: dict[str, str] = {
     "incident": "incidents.one",
     "quarantine": "incidents.quarantine",
     "rules": "traffic.rules",
+    "rules-detail": "traffic.rules_detail",
     "counters": "traffic.counters",
     "explain": "traffic.explain",
     "management": "access.management",
@@ -50,6 +51,7 @@ _WHERE: dict[str, str] = {
     "power-order": "machine.order",
     "done": "common.done",
     "lines": "common.lines",
+    "json": "common.as_json",
 }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from console.render import BOLD, PLAIN, Row, Style, cell, duration, generic, paint
-from console.views.common import about, alarm, columns_of, rows_of
+from console.views.common import about, alarm, clock, columns_of, rows_of
 
 _users = columns_of("users", "", [
     ("name", "USER"), ("role", "ROLE"), ("password", "PASSWORD"), ("keys", "KEYS"),
@@ -18,7 +18,7 @@ _blocked = columns_of("shut_out", "", [("network", "BLOCKED"), ("seconds_left", 
 
 
 def _when(row: Row) -> Row:
-    return {**row, "when": str(row.get("when", "-")).replace("T", " ")[:23]}
+    return {**row, "when": clock(row.get("when"))}
 
 
 def _since(row: Row) -> Row:

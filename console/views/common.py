@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from appliance.errors import cells
-from console.render import BOLD, PLAIN, RED, Row, Style, cell, duration, fold, generic, paint, table, visible
+from console.render import BOLD, PLAIN, RED, Row, Style, cell, duration, fold, generic, paint, table, to_json, visible
 
 View = Callable[[Any, Style], str]
 
@@ -117,9 +117,15 @@ def known(data: Row) -> Row:
     return said
 
 
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d(?:\.\d{1,3})?)\d*(Z|[+-]\d\d:\d\d)?")
+
+
 def clock(when: Any) -> str:
-    """A time in the common format of all tables: date and time to the millisecond."""
-    return str(when if when is not None else "-").replace("T", " ")[:23]
+    """A time in the common format of all tables: date and time to the millisecond, and its zone, Z being UTC."""
+    found = _TIME.fullmatch(str(when))
+    if found is None:
+        return str(when if when is not None else "-")
+    return f"{found[1]} {found[2]}{(found[3] or '').replace('+00:00', 'Z')}"
 
 
 def fact(key: str, value: Any) -> str:
@@ -143,6 +149,12 @@ def done(data: Any, style: Style = PLAIN) -> str:
     if isinstance(data, dict) and isinstance(data.get("message"), str):
         return cell(data["message"])
     return "done" if data in (None, {}, [], True) else generic(data, style)
+
+
+def as_json(data: Any, style: Style = PLAIN) -> str:
+    """Data that is for programs, on a terminal too."""
+    del style
+    return to_json(data)
 
 
 def lines(data: Any, style: Style = PLAIN) -> str:

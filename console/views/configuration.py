@@ -8,7 +8,7 @@ from typing import Any
 
 from appliance.counted import counted
 from console.render import BOLD, GREEN, PLAIN, RED, YELLOW, Row, Style, cell, duration, generic, paint, table
-from console.views.common import caret, columns_of, hang, rows_of
+from console.views.common import caret, clock, columns_of, hang, rows_of
 
 _DIFF = {"+": GREEN, "-": RED, "@": BOLD}
 
@@ -81,15 +81,15 @@ def _problem(kind: str, row: Row, colour: str, style: Style) -> str:
 
 
 history = columns_of("history", "no commits yet", [
-    ("n", "ROLLBACK"), ("when", "WHEN"), ("user", "USER"), ("how", "HOW"), ("comment", "COMMENT"),
-], lambda row: {**row, "when": str(row.get("when", "-")).replace("T", " ")[:19]})  # fmt: skip
+    ("n", "ROLLBACK"), ("number", "COMMIT"), ("when", "WHEN"), ("user", "USER"), ("how", "HOW"), ("comment", "COMMENT"),
+], lambda row: {**row, "when": clock(row.get("when"))})  # fmt: skip
 
 
 def _clock(seconds: Any) -> str:
     """Seconds since 1970 as local time."""
     if not isinstance(seconds, int | float):
         return cell(seconds)
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
 def changed(data: Any, style: Style = PLAIN) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from console.render import BOLD, PLAIN, Row, Style, duration, generic, paint, pairs
-from console.views.common import columns_of, known, printed
+from console.views.common import clock, columns_of, known, printed
 
 
 def _when(row: Row) -> Row:
@@ -14,7 +14,9 @@ def _when(row: Row) -> Row:
     names = row.get("quarantined")
     return {
         **row,
-        "when": str(row.get("when", "-")).replace("T", " ")[:23],
+        "when": clock(row.get("when")),
+        "times": row.get("times") if row.get("times") != 1 else None,
+        "last": clock(row.get("last")) if row.get("times", 1) != 1 else None,
         "bypass": f"{bypass} ms" if isinstance(bypass, int | float) else None,
         "quarantined": ", ".join(map(str, names)) if isinstance(names, list) else names,
     }
@@ -31,7 +33,8 @@ def _left(row: Row) -> Row:
 
 table_of_all = columns_of("incidents", "no incidents: no guest has crashed or failed", [
     ("number", "INCIDENT"), ("when", "WHEN"), ("guest", "GUEST"), ("kind", "KIND"), ("cause", "CAUSE"),
-    ("frames", "FRAMES"), ("flows", "FLOWS"), ("bypass", "BYPASSED WITHIN"), ("quarantined", "QUARANTINED"),
+    ("times", "TIMES"), ("last", "LAST"), ("frames", "FRAMES"), ("flows", "FLOWS"), ("bypass", "BYPASSED WITHIN"),
+    ("quarantined", "QUARANTINED"),
     ("detail", "DETAIL"),
 ], _when)  # fmt: skip
 
@@ -49,6 +52,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
         key: value
         for key, value in data.items()
         if key not in ("flows", "console", "at") and value not in (None, "", [])
+        if not (key in ("times", "last") and data.get("times", 1) == 1)
     }
     blocks = [pairs(known(head), style)]
     for key, title in (("flows", "flows, newest first"), ("console", "console output before the failure")):

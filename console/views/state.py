@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from console.render import BOLD, GREEN, PLAIN, Row, Style, cell, duration, fold, generic, paint, pairs
+from console.render import BOLD, GREEN, PLAIN, YELLOW, Row, Style, cell, duration, fold, generic, paint, pairs
 from console.views import guests, machine
-from console.views.common import about, alarm, by_cause, columns_of, rows_of
+from console.views.common import about, alarm, by_cause, clock, columns_of, hang, rows_of
 
 
 def relay_word(relay: Any) -> str:
@@ -23,7 +23,7 @@ def _with_relay(row: Row) -> Row:
 
 def _when(row: Row) -> Row:
     """A transition with its time in the common format."""
-    return {**row, "when": str(row.get("when", "-")).replace("T", " ")[:23]}
+    return {**row, "when": clock(row.get("when"))}
 
 
 def _with_check_in(row: Row) -> Row:
@@ -149,6 +149,8 @@ def status(data: Any, style: Style = PLAIN) -> str:
     if isinstance(config, dict) and config.get("errors"):
         said = [cell(error) for error in config["errors"]]
         blocks.append(alarm(said, style, "CONFIGURATION INVALID"))
+    if isinstance(config, dict):
+        blocks += _commits(config, style)
     for key, view in (("segments", _segment_table), ("guests", guests.table_of_all), ("parts", _parts)):
         if rows_of(data.get(key)):
             blocks.append(view(data[key], style))
@@ -159,6 +161,17 @@ def status(data: Any, style: Style = PLAIN) -> str:
     if rest:
         blocks.append("\n".join(about(key, value, style) for key, value in rest.items()))
     return "\n\n".join(blocks)
+
+
+def _commits(config: Row, style: Style) -> list[str]:
+    """A commit that awaits confirmation, or that was rolled back."""
+    lines: list[str] = []
+    if config.get("confirm_s") is not None:
+        left = duration(config["confirm_s"])
+        lines.append(f"configuration: the last commit is rolled back in {left} unless `configuration confirm`")
+    if config.get("rolled_back"):
+        lines.append(f"configuration: {cell(config['rolled_back'])}")
+    return [paint("\n".join(hang(line, style)), YELLOW, style) for line in lines]
 
 
 def _without_what_was_said(value: Any, text: str) -> Any:

@@ -37,11 +37,20 @@ def _since(data: Any) -> str:
 
 
 def rules(data: Any, style: Style = PLAIN) -> str:
+    """The rules in order, and below them those that are never reached."""
+    lines = [line for row in _filters(data) for text in _hidden(row) for line in hang(text.strip(), style)]
+    return "\n".join([_since(data) + _rules(data, style), *([""] if lines else []), *lines])
+
+
+def rules_detail(data: Any, style: Style = PLAIN) -> str:
     """The rules in order, and below them how their filters were compiled."""
-    shown = _since(data) + _rules(data, style)
+    lines = [line for row in _filters(data) for line in _compiled_lines(row, style)]
+    return "\n".join([_since(data) + _rules(data, style), *([""] if lines else []), *lines])
+
+
+def _filters(data: Any) -> list[Row]:
     filters = data.get("filters") if isinstance(data, dict) else None
-    lines = [line for row in rows_of(filters or []) for line in _compiled_lines(row, style)]
-    return "\n".join([shown, *([""] if lines else []), *lines])
+    return rows_of(filters or [])
 
 
 def _compiled_lines(row: Row, style: Style) -> list[str]:
@@ -74,6 +83,10 @@ def _compiled(row: Row) -> Iterator[str]:
         reasons.setdefault(str(reason), []).append(cell(name))
     for reason, names in reasons.items():
         yield f"  compiled separately ({cell(reason)}): {_few(names)}"
+    yield from _hidden(row)
+
+
+def _hidden(row: Row) -> Iterator[str]:
     hidden = row.get("hidden")
     if isinstance(hidden, list) and hidden:
         yield f"  never reached, because an earlier rule matches their frames: {_few([cell(name) for name in hidden])}"

@@ -63,6 +63,8 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("crash-count.clear", {}),
     ("management.show", {}),
     ("sessions.show", {}),
+    ("host-keys.read", {}),
+    ("host-keys.replace", {"keys": []}),
     ("guests.show", {}),
     ("guest.show", {"name": "ips1"}),
     ("guest.show", {"name": "spare"}),
@@ -114,6 +116,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("guest.start", {"name": "ips1"}),
     ("guest.pause", {"name": "ips1"}),
     ("guest.resume", {"name": "ips1"}),
+    ("guest.restart", {"name": "ips1"}),
 ]
 REFUSED: list[tuple[str, dict[str, object]]] = [
     ("guest.show", {"name": "nobody"}),
@@ -132,6 +135,8 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
     ("image.undo", {"name": "nothing"}),
     ("image.remove", {"name": "nothing"}),
     ("management.unblock", {"address": "192.0.2.1"}),
+    ("host-keys.replace", {"keys": ["host_dsa eA=="]}),
+    ("host-keys.replace", {"keys": ["host_ed25519 ?"]}),
     ("frames.explain", {"frames": ["xx"], "in": "lan"}),
     ("power.order", {"action": "reboot", "at": "soon"}),
     ("power.order", {"action": "poweroff", "reset": "all"}),
@@ -195,6 +200,7 @@ def test_every_answer_is_as_published(live: Live, schema: dict[str, Any]) -> Non
             wrong += [
                 f"{method} {params}: {problem}" for problem in problems(result, of(schema, method)["result"], schema)
             ]
+        live.until(lambda: live.call("guest.show", name="ips1")["state"] == "available", "restarted")
         live.call("guest.stop", name="ips1")
         live.until(lambda: live.call("guest.show", name="ips1")["state"] == "stopped", "stopped")
         events = follow.read()

@@ -91,7 +91,10 @@ def test_twenty_commits_under_traffic(live: Live) -> None:
 
 def test_errors_are_all_told_and_change_nothing(live: Live) -> None:
     before = live.startup.read_text()
-    live.set("rule web match tcp prot 80", "rule web path nobody")
+    with pytest.raises(RemoteError, match='did you mean "proto"'):
+        live.set("rule web match tcp prot 80")
+    live.call("config.load", text='[[rule]]\nname = "web"\nmatch = "tcp prot 80"\n', mode="merge")
+    live.set("rule web path nobody")
     check = live.call("config.check")
     assert not check["good"]
     assert {error["where"] for error in check["errors"]} == {"rule web: path", "rule web: match"}

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -169,5 +170,81 @@ def test_what_does_not_come_out_as_it_was_wanted_is_said(bench: Bench, monkeypat
             UnreachableError, match=r"is not as configured; these commands had no effect: .* replace 10\.88\.0\.2/24"
         ):
             await bench.become(STATIC)
+
+    run(bench, body)
+
+
+def _served(far: str, near: str, port: int) -> tuple[subprocess.Popen[str], Callable[[], bool]]:
+    """An echo server in `near`; a question whether a new connection to it from `far` is answered."""
+    server = (
+        "import socket,threading\n"
+        f"listener = socket.create_server(('10.88.0.2', {port}))\n"
+        "print('ready', flush=True)\n"
+        "def echo(link):\n"
+        "    while data := link.recv(99): link.sendall(data)\n"
+        "while True: threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()\n"
+    )
+    running = subprocess.Popen(
+        ["ip", "netns", "exec", near, sys.executable, "-c", server], stdout=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    attempt = f"import socket; socket.create_connection(('10.88.0.2', {port}), 0.7)"
+
+    def answered() -> bool:
+        words = ["ip", "netns", "exec", far, sys.executable, "-c", attempt]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    return running, answered
+
+
+def test_a_block_refuses_new_ssh_connections_and_leaves_open_ones(bench: Bench) -> None:
+    """Two administrators on a jump host: one who mistypes six passwords must not freeze the session of the other."""
+    client = (
+        "import socket,sys\n"
+        "link = socket.create_connection(('10.88.0.2', 22), 5)\n"
+        "for line in sys.stdin:\n"
+        "    link.sendall(line.encode()); print(link.recv(99).decode(), end='', flush=True)\n"
+    )
+
+    async def body() -> None:
+        await bench.become(STATIC)
+        server, answered = _served(bench.far, bench.space.name, 22)
+        other, metrics = _served(bench.far, bench.space.name, 9464)
+        session = subprocess.Popen(
+            ["ip", "netns", "exec", bench.far, sys.executable, "-c", client],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        talk, answers = session.stdin, session.stdout
+        assert talk is not None
+        assert answers is not None
+
+        async def works(word: str) -> bool:
+            print(word, file=talk, flush=True)
+            return await asyncio.to_thread(answers.readline) == f"{word}\n"
+
+        try:
+            assert await works("before")
+            await bench.port.shut_out("10.88.0.1/32")
+            assert not await asyncio.to_thread(answered)
+            assert await works("meanwhile")
+            assert await asyncio.to_thread(metrics)
+            await bench.port.shut_out("192.0.2.0/24")
+            await bench.port.let_in("10.88.0.1/32")
+            assert await asyncio.to_thread(answered)
+            await bench.port.shut_out("10.88.0.1/32")
+            await bench.become(Management(address="10.88.0.2/24", ssh_port=9464))  # the block follows the server
+            assert await asyncio.to_thread(answered)
+            assert not await asyncio.to_thread(metrics)
+            bench.port._guarded = None  # as the next bypassd begins, which knows of no block
+            bench.port._blocked.clear()
+            await bench.become(STATIC)
+            assert await asyncio.to_thread(metrics)
+        finally:
+            for process in (session, server, other):
+                process.kill()
+                process.wait()
 
     run(bench, body)

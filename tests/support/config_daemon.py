@@ -8,6 +8,7 @@ import asyncio
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from appliance.api.schema import methods
 from appliance.config.api import Api
@@ -86,6 +87,10 @@ class ConfigDaemon(FakeDaemon):
         )
         self._api = Api(self.engine, Candidate(lambda: self.engine.text, tell=tell), lambda: ("lan0", "wan0"))
         self._api.register(self.registry)
+
+    def config_state(self) -> dict[str, Any]:
+        waits = self.engine.seconds_left() if self.engine.pending is not None else None
+        return {"valid": True, "errors": [], "confirm_s": waits, "rolled_back": self.engine.notice}
 
     def start(self) -> "ConfigDaemon":
         super().start()

@@ -65,12 +65,15 @@ class FakeDaemon:
             {"name": "ips2", "hop": 2, "state": "failed", "lease": "none", "cause": "image_unreadable"},
         ]
 
+    def config_state(self) -> dict[str, Any]:
+        return {"valid": True, "errors": [], "confirm_s": None, "rolled_back": ""}
+
     def _fill(self) -> None:
         async def status(_: dict[str, Any]) -> object:
             parts = [{"name": name, "state": "running"} for name in ("links", "steering", "guests", "control")]
             return {"hostname": "wire1", "version": "0.1.0", "uptime_s": 4000, "state": self.relay,
                     "segments": self.segments(), "guests": self.guests(), "parts": parts,
-                    "watchdog": {"timeout_s": 2, "armed": True}, "config": {"valid": True, "errors": []}}  # fmt: skip
+                    "watchdog": {"timeout_s": 2, "armed": True}, "config": self.config_state()}  # fmt: skip
 
         async def segments(_: dict[str, Any]) -> object:
             return self.segments()

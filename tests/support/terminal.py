@@ -32,7 +32,7 @@ class Terminal:
             sys.executable, command, env=env, timeout=PATIENCE_S, dimensions=size, encoding="utf-8"
         )
         self.child.delaybeforesend = None
-        self.seen = ""
+        self.seen, self.term = "", term
 
     def until(self, text: str) -> str:
         """The output up to and including `text`."""

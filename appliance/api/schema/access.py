@@ -17,6 +17,12 @@ class HostKey(Answer):
     fingerprint: str
 
 
+class HostKeys(Answer):
+    """The files of the SSH server's host keys."""
+
+    keys: Annotated[list[str], Meta(description="the name of each file, a blank, and its content in Base64")]
+
+
 class ShutOut(Answer):
     """A network that is blocked after too many failed logins."""
 

@@ -106,6 +106,17 @@ class Commit(Answer):
     how: str
 
 
+class RolledBack(Answer):
+    """A commit that was rolled back. `by`: who asked for it; empty: the appliance, because nobody confirmed it."""
+
+    when: When
+    by: str
+    user: str
+    committed: When
+    comment: str
+    why: str
+
+
 class State(Answer):
     """Who edits, what is uncommitted, what awaits confirmation. `mine`: the caller edits; `author`: of the changes."""
 
@@ -116,6 +127,7 @@ class State(Answer):
     number: int
     confirm: Pending | None
     startup: Annotated[str, Meta(description="same, differs, or why it cannot be read")]
+    rolled_back: Annotated[list[RolledBack], Meta(description="the last ones, newest first")]
 
 
 class Next(Answer):
@@ -187,7 +199,7 @@ class Moved(Answer):
 
 
 class Loaded(Answer):
-    """The text was put into the candidate; `errors` are those of the candidate."""
+    """The text was put into the candidate; `errors` are those of the candidate, and secrets that were left out."""
 
     message: str
     changes: int

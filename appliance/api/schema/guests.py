@@ -194,6 +194,8 @@ class Incident(Answer):
     bypass_at_most_ms: Ms | None
     quarantined: list[str]
     detail: Detail
+    times: Annotated[int, Meta(description="it failed alike so often, with no more frames")]
+    last: When
 
 
 class IncidentDetails(Answer):
@@ -213,6 +215,8 @@ class IncidentDetails(Answer):
     bypass_at_most_ms: Ms | None
     verdict: str
     quarantined: list[str]
+    times: int
+    last: When
     trouble: Detail
 
 

@@ -112,10 +112,12 @@ class Datapath(Answer):
 
 
 class ConfigState(Answer):
-    """Whether the configuration is valid."""
+    """Whether the configuration is valid, and whether its last commit awaits confirmation or was rolled back."""
 
     valid: bool
     errors: list[str]
+    confirm_s: Annotated[int | None, Meta(description="until a commit is rolled back unless it is confirmed")]
+    rolled_back: Annotated[str, Meta(description="the last commit, if it was; empty: it was not")]
 
 
 class Partition(Answer):
@@ -298,8 +300,8 @@ class DeviceCounters(Answer):
 
 
 class HopCounters(Answer):
-    """Frames to and from a hop. `skipped`: reason -> how often; `unsent`: frames that its taps did not deliver, by
-    cause; `taps`: frames that came back, by "segment/side"."""
+    """Frames to and from a hop, without heartbeats. `skipped`: reason -> how often; `unsent`: frames that its taps did
+    not deliver, by cause; `taps`: frames that came back, including heartbeats, by "segment/side"."""
 
     to_frames: Count
     to_bytes: Count

@@ -12,8 +12,9 @@ import re
 import tomllib
 import types
 import typing
+from contextlib import nullcontext
 from pathlib import Path as FilePath
-from typing import Any, Final, Literal, TypeGuard
+from typing import IO, Any, Final, Literal, TypeGuard
 
 import msgspec
 
@@ -48,10 +49,11 @@ def check(text: str, source: str = "", filters: bool = True) -> list[ConfigError
     return parse(text, source, filters)[1]
 
 
-def read_text(path: FilePath | str) -> str:
-    """The text of a configuration file; ConfigError when it cannot be read, is too large or is not UTF-8."""
+def read_text(path: FilePath | str | IO[bytes]) -> str:
+    """The text of a configuration file, or of one that is open; ConfigError when it cannot be read, is too large or is
+    not UTF-8."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if isinstance(path, FilePath | str) else nullcontext(path) as file:
             data = file.read(limits.MAX_FILE + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -75,7 +77,7 @@ def parse(text: str, source: str = "", filters: bool = True) -> tuple[Config | N
     config = reader.config(raw)
     findings = reader.findings
     if config is not None:
-        findings = list(verify.findings(config, _compiler() if filters else None))
+        findings = list(verify.findings(config, compiler() if filters else None))
     lines = Lines(text)
     errors = [finding.error(source, lines.find(finding.path)) for finding in findings]
     return (None if errors else config), errors
@@ -114,7 +116,7 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _compiler() -> verify.CompileFilter:
+def compiler() -> verify.CompileFilter:
     """libpcap's compiler, imported only when a filter has to be checked: the rest works without libpcap."""
 
     def compile_filter(text: str, through: tuple[str, ...]) -> None:

@@ -103,11 +103,12 @@ def _ranges_in(table: Table, here: object, where: str, path: Path) -> Iterator[F
         elif isinstance(node, Table):
             if value is not None:
                 yield from _ranges_in(node, value, f"{where}: {key}", (*path, key))
-        elif isinstance(value, Duration | Size) and (what := _beyond(node.path, value)):
+        elif isinstance(value, Duration | Size) and (what := beyond(node.path, value)):
             yield Finding(f"{where}: {key}", (*path, key), what)
 
 
-def _beyond(key: str, value: Duration | Size) -> str:
+def beyond(key: str, value: Duration | Size) -> str:
+    """Why a time or size is out of the bounds of its key; "" if it is not."""
     row = metadata.field(key)
     if row.least is None or row.most is None or (row.zero and not value):
         return ""
@@ -155,9 +156,15 @@ def _segments(config: Config) -> Iterator[Finding]:
 
 
 def _mtu(table: str, index: int, item: Segment | Guest) -> Iterator[Finding]:
-    if 0 < item.mtu < limits.MIN_MTU:
-        what = f"{item.mtu} is less than {limits.MIN_MTU}, that of Ethernet; 0 leaves it to the appliance"
+    if what := mtu_trouble(item.mtu):
         yield Finding(f"{table} {item.name}: mtu", (table, index, "mtu"), what)
+
+
+def mtu_trouble(mtu: int) -> str:
+    """Why this is no MTU that a port can have; "" if it is one."""
+    if mtu == 0 or mtu >= limits.MIN_MTU:
+        return ""
+    return f"{mtu} is less than {limits.MIN_MTU}, that of Ethernet; 0 leaves it to the appliance"
 
 
 def _guest(index: int, guest: Guest) -> Iterator[Finding]:

@@ -41,13 +41,13 @@ def faults(guest: Guest) -> Iterator[Fault]:
         yield "disks", f"{len(guest.disks)} are more than MAX_DISKS = {limits.MAX_DISKS}"
     for key in ("image", "kernel", "initrd"):
         if value := getattr(guest, key):
-            yield from ((key, what) for what in _file(value))
-    yield from (("disks", what) for disk in guest.disks for what in _file(disk.image))
+            yield from ((key, what) for what in file_faults(value))
+    yield from (("disks", what) for disk in guest.disks for what in file_faults(disk.image))
     used = [image_key(image) for image in (*(disk.image for disk in guest.disks), guest.image) if image]
     for name in sorted({name for name in used if used.count(name) > 1}):
         yield "disks", f'"{name}" is listed twice: two disks must not share an image'
     for key in ("lan_mac", "wan_mac", "management_mac"):
-        yield from ((key, what) for what in _address(getattr(guest, key)))
+        yield from ((key, what) for what in address_faults(getattr(guest, key)))
     if guest.management_mac and guest.management == "off":
         yield "management_mac", 'is used only with a third port: management = "isolated" or "bridged"'
     if guest.lan_mac and guest.lan_mac.lower() == guest.wan_mac.lower():
@@ -55,13 +55,14 @@ def faults(guest: Guest) -> Iterator[Fault]:
     yield from _restart(guest)
 
 
-def _file(value: str) -> Iterator[str]:
+def file_faults(value: str) -> Iterator[str]:
     """A relative name is that of an imported image, without a folder."""
     if not value.startswith("/") and ({"", ".."} & set(value.split("/")) or posixpath.normpath(value) == "."):
         yield f'"{value}" is not the name of an image: give the name of an imported one, or an absolute path'
 
 
-def _address(text: str) -> Iterator[str]:
+def address_faults(text: str) -> Iterator[str]:
+    """Why this is not the MAC address of a port."""
     if not text:
         return
     if not _MAC.fullmatch(text):

@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from appliance.config.check import lint, load
+from appliance.config.check import last_admin, lint, load
 from appliance.config.commit import steps, traffic_check
 from appliance.config.commit.diff import Change, changes
 from appliance.config.commit.phases import PHASES, Phase, Turn
 from appliance.config.commit.steps import Step
-from appliance.config.commit.store import Entry, Pending, Store, now
+from appliance.config.commit.store import Entry, Pending, RolledBack, Store, now
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError
 from appliance.transition import IllegalMoveError
@@ -35,6 +35,12 @@ LOOK_S: Final = 0.1
 LEAST_PROOF_S: Final = 0.3
 MAX_CONFIRM_S: Final = 24 * 3600
 MAX_COMMENT: Final = 500
+
+
+def describe(last: RolledBack) -> str:
+    """A commit that was rolled back, in one sentence."""
+    when = last.when.replace("T", " ").replace("+00:00", "Z")
+    return f"the commit by {last.user} was rolled back at {when}: {last.why}"
 
 
 class Check(NamedTuple):
@@ -86,14 +92,22 @@ class Engine:
         self._down = down
         self._lock = asyncio.Lock()
         self._pending_changed = asyncio.Event()
+        last = next(iter(store.rolled_back()), None)
+        newest = next(iter(store.history()), None)
+        self.notice = describe(last) if last and (newest is None or last.when >= newest.when) else ""
 
     # -- before a commit
 
-    async def check(self, text: str, source: str = "", *, deep: bool = False) -> Check:
-        """Verify a text and report what it means; with `deep` the parts also prepare for it, as a commit does first."""
+    async def check(self, text: str, source: str = "", *, deep: bool = False, without_admin: bool = False) -> Check:
+        """Verify a text and report what it means; with `deep` the parts also prepare for it, as a commit does first.
+
+        `without_admin`: that nobody could log in as administrator any more is no error.
+        """
         # in a thread, all of it: thousands of rules take seconds, and leases have to be renewed meanwhile
         check = await asyncio.to_thread(self._read, text, source, dict(self._down()))
         config, errors = check.config, check.errors
+        if config is not None and not without_admin and (lost := last_admin.lost(self.running, config)):
+            return check._replace(config=None, errors=[lost])
         if config is None:
             return check
         if deep:
@@ -110,15 +124,19 @@ class Engine:
         config, errors = load.parse(text, source)
         if config is None:
             return Check(None, errors, [], [])
-        return Check(config, [], lint.lint(config, self.running, down), changes(self.running, config))
+        found = [*last_admin.opened(self.running, config), *lint.lint(config, self.running, down)]
+        return Check(config, [], found, changes(self.running, config))
 
     # -- commits
 
-    async def commit(self, text: str, user: str, comment: str = "", confirmed_s: int = 0) -> Report:
+    async def commit(
+        self, text: str, user: str, comment: str = "", confirmed_s: int = 0, *, without_admin: bool = False
+    ) -> Report:
         """Make `text` the running configuration; with `confirmed_s` only for so long, unless it is confirmed.
 
         While a commit is awaiting confirmation, its author's next one includes it; somebody else's is refused.
-        ConfigError: it has errors. RefusedError: not applied, or failed verification; the old one stays in force.
+        ConfigError: it has errors, or takes away the last administrator without `without_admin`. RefusedError: not
+        applied, or failed verification; the old one stays in force.
         """
         if len(comment) > MAX_COMMENT:
             raise RefusedError(f"a comment has at most {MAX_COMMENT} characters")
@@ -132,7 +150,7 @@ class Engine:
             if text == self.text:
                 return await self._again(user, confirmed_s)
             self._progress(user, "verifying")
-            check = await self.check(text)
+            check = await self.check(text, without_admin=without_admin)
             if check.config is None:
                 first, *others = check.errors
                 first.also = tuple(others)
@@ -183,7 +201,7 @@ class Engine:
             async with self._lock:
                 if self.pending is not None and self.pending.deadline <= self._clock():
                     try:
-                        await self._revert(self.pending.entry.user, "not confirmed in time")
+                        await self._revert("", "not confirmed in time")
                     except BypassError as error:
                         log.error("commit confirmed: %s", error)
                         if self.phase is not Phase.BROKEN:
@@ -275,8 +293,9 @@ class Engine:
     async def _revert(self, user: str, why: str) -> Report:
         if self.pending is None:
             raise RefusedError("no commit is awaiting confirmation")
+        entry = self.pending.entry
         text = await asyncio.to_thread(self.store.startup_text)
-        check = await self.check(text, str(self.store.startup))
+        check = await self.check(text, str(self.store.startup), without_admin=True)
         self._turn(Turn.REVERT)
         if check.config is None:
             raise self._broken(f"the previous configuration cannot be restored: {check.errors[0]}")
@@ -285,11 +304,14 @@ class Engine:
             await asyncio.to_thread(self.store.remove_pending)
         except BypassError as error:
             raise self._broken(f"the previous configuration cannot be restored: {error}") from error
+        await asyncio.to_thread(self.store.note_rolled_back, entry, user, why)
         self.running, self.text = check.config, text
         self._set_pending(None)
         self._turn(Turn.DONE)
         await steps.finish(self.steps, check.config)
-        what = f"rolled back to the previous configuration: {why}"
+        self.notice = describe(RolledBack(now(), user, entry.user, entry.when, entry.comment, why))
+        whose = "" if user else f"the commit by {entry.user} was "
+        what = f"{whose}rolled back to the previous configuration: {why}"
         self._tell("reverted", user, what)
         return Report(what, 0, check.changes)
 
@@ -368,6 +390,7 @@ class Engine:
             )
 
     def _set_pending(self, pending: Pending | None) -> None:
+        self.notice = ""
         self.pending = pending
         self._pending_changed.set()
 

@@ -14,6 +14,7 @@ of the machine rolls it back. Owns these files, for the life of bypassd.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from appliance.system import files
 from appliance.system.files import Disk
 
 KEPT: Final = 50
+ROLLED_BACK: Final = 10  # notes of commits that were rolled back
 RESTARTS: Final = 1  # restarts of bypassd that a pending configuration survives: the next one is attributed to it
 _FIRST = "# throughwire configuration "
 _LAST = "# ---"
@@ -61,6 +63,17 @@ class Begun(NamedTuple):
     error: ConfigError | None = None
 
 
+class RolledBack(NamedTuple):
+    """A commit that was rolled back: when, whose commit of when it was, and why. `by` "": nobody confirmed it."""
+
+    when: str
+    by: str
+    user: str
+    committed: str
+    comment: str
+    why: str
+
+
 def now() -> str:
     """The time as it is stored: UTC, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -72,6 +85,7 @@ class Store:
     def __init__(self, startup: Path, folder: Path, system: Disk | None = None) -> None:
         self.startup, self._folder, self._disk = startup, folder, system or Disk()
         self._pending = folder / "pending.toml"
+        self._rolled_back = folder / "rolled-back.json"
 
     # -- reading
 
@@ -93,6 +107,13 @@ class Store:
         if found is None:
             raise RefusedError(f"{self._path(numbers[back])} cannot be read")
         return found[0]
+
+    def rolled_back(self) -> list[RolledBack]:
+        """The commits that were rolled back last, newest first; none where the note cannot be read."""
+        try:
+            return [RolledBack(*map(str, row)) for row in json.loads(self._rolled_back.read_text("utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return []
 
     @property
     def newest(self) -> int:
@@ -148,6 +169,7 @@ class Store:
                 return more
         if why:
             notes.append(why)
+            self.note_rolled_back(pending.entry, "", why.rpartition("is rolled back: ")[2])
         self._forget_pending()
         return None
 
@@ -214,6 +236,12 @@ class Store:
         files.publish(self._disk, self.startup)
         for number in self._numbers()[KEPT:]:
             files.remove(self._disk, self._path(number))
+
+    def note_rolled_back(self, entry: Entry, by: str, why: str) -> None:
+        """Keep for `history` that this commit was rolled back. A disk that takes nothing costs only the note."""
+        rows = [RolledBack(now(), by, entry.user, entry.when, entry.comment, why), *self.rolled_back()]
+        with contextlib.suppress(BypassError):
+            files.write(self._disk, self._rolled_back, json.dumps(rows[:ROLLED_BACK]).encode())
 
     def pending(self) -> Pending | None:
         """The configuration that awaits confirmation."""

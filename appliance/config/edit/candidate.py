@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ class Holder(NamedTuple):
 
 
 def _clock(when: float) -> str:
-    return datetime.fromtimestamp(when).strftime("%H:%M:%S")
+    return datetime.fromtimestamp(when, UTC).strftime("%H:%M:%SZ")
 
 
 def tty_of(pid: int) -> str:

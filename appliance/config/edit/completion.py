@@ -11,6 +11,15 @@ from appliance.config.schema import metadata, shape
 from appliance.config.schema.shape import Leaf, Node, Table, Tables
 from appliance.errors import ConfigError
 
+_FILTERS = frozenset({"rule.match", "guest.accept"})
+_FILTER_HELP = (
+    "a capture filter as for tcpdump: which frames; empty: every frame. pcap-filter(7) has all of it",
+    "example: tcp port 80 or tcp port 443",
+    "example: src net 10.0.0.0/8 and not udp port 53",
+    "example: vlan 100 and ip6",
+)
+"""What a filter is, for `?`. A filter that contains | or ? needs quotes."""
+
 
 class Next(NamedTuple):
     """Something that can come next. kind: table, name, key, value or end."""
@@ -132,7 +141,9 @@ def _after_leaf(
     offered = [word for word in _words_for(leaf, data, ports) if not leaf.many or word not in rest]
     doc = metadata.field(leaf.path).doc
     values = [Next(word, doc if leaf.choices else "", "value") for word in offered]
-    if not leaf.choices:
+    if leaf.path in _FILTERS:
+        values += [Next("", text, "value") for text in _FILTER_HELP]
+    elif not leaf.choices:
         default = shape.default_word(leaf)
         values.append(Next("", f"{key_path.expected(leaf)}; default {default}", "value"))
     end = [Next("", "as it is", "end")] if rest else []

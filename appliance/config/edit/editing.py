@@ -9,10 +9,10 @@ from collections.abc import Callable
 from appliance.api.rpc import Param, Params, Registry, caller
 from appliance.api.schema import configuration, methods
 from appliance.config.check import load
-from appliance.config.edit import key_path
+from appliance.config.edit import at_once, hidden, key_path
 from appliance.config.edit.document import Document
 from appliance.config.edit.session import Session, T, problems, shown, texts
-from appliance.config.schema import limits, shape
+from appliance.config.schema import limits, secrets, shape
 from appliance.counted import counted
 from appliance.errors import ConfigError
 
@@ -77,6 +77,8 @@ class Editing:
         def work() -> configuration.Set:
             doc = self._session.candidate.document
             changes = key_path.assignments(params["words"], doc.data)
+            at_once.refuse(changes)
+            changes = [_known(change, doc.data) for change in changes]
             first = changes[0]
             old = key_path.look(doc.data, first.path)
             for change in changes:
@@ -139,22 +141,26 @@ class Editing:
         if len(text.encode()) > limits.MAX_FILE:
             raise ConfigError("file", f"is larger than MAX_FILE = {limits.MAX_FILE} bytes", source)
 
-        def work() -> None:
-            data = load.read_toml(text, source)
+        def work() -> list[ConfigError]:
+            load.read_toml(text, source)
+            loaded, left = Document(text), list[ConfigError]()
+            if secrets.HIDDEN in text:
+                left = hidden.keep(loaded, load.read_toml(self._session.candidate.text))
             if params["mode"] == "replace":
-                self._session.candidate.replace(text, who)
-                return
+                self._session.candidate.replace(loaded.text, who)
+                return left
             doc = Document(self._session.candidate.text)
-            doc.merge(data)
+            doc.merge(loaded.data)
             self._session.candidate.replace(doc.text, who)
+            return left
 
-        await self._session.work(work)
+        left = await self._session.work(work)
         self._session.save_soon()
         check = await self._session.check(self._session.candidate.text, source)
         lost = " Its comments could not be kept." if self._session.candidate.document.comments_lost else ""
         count = len(check.changes)
         message = f"loaded: {counted(count, 'change')}; nothing takes effect before `commit`.{lost}"
-        return configuration.Loaded(message, count, problems(check.errors))
+        return configuration.Loaded(message, count, problems([*left, *check.errors]))
 
     async def rollback(self, params: Params) -> configuration.Changes:
         """config.rollback"""
@@ -167,8 +173,8 @@ class Editing:
         await self._session.work(lambda: self._session.candidate.replace(entry.text, who))
         self._session.save_soon()
         found = await self._session.changes()
-        when = entry.when.replace("T", " ")[:19]
-        message = f"the candidate is configuration {entry.number} of {when}: `compare`, then `commit`"
+        when = entry.when.replace("T", " ").replace("+00:00", "Z")
+        message = f"the candidate is that of commit {entry.number} ({when}): `compare`, then `commit`"
         return configuration.Changes(message, len(found))
 
     async def _edit(self, work: Callable[[], T]) -> T:
@@ -178,3 +184,13 @@ class Editing:
         self._session.candidate.edited(who)
         self._session.save_soon()
         return done
+
+
+def _known(change: key_path.Assign, data: key_path.Data) -> key_path.Assign:
+    """The change; a secret that a text hides stays as it is. ConfigError: there is none here."""
+    if change.value != secrets.HIDDEN:
+        return change
+    there = key_path.look(data, change.path)
+    if there is None:
+        raise ConfigError(key_path.where(change.path), "is hidden in the text and is not known here")
+    return change._replace(value=there)

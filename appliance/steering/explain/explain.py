@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from appliance.api.schema.state import Explained
 from appliance.config.schema.model import Config
@@ -65,7 +65,7 @@ def bpf_object(paths: Paths | None = None) -> Path:
 
 def explain(
     config: Config,
-    frames: Path,
+    frames: Path | IO[bytes],
     side: Literal["lan", "wan"],
     *,
     segment: str = "",
@@ -74,7 +74,7 @@ def explain(
     words: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Explained]:
-    """Run each frame of a capture file; one row a frame, as soon as it is known.
+    """Run each frame of a capture file, which may be open already; one row a frame, as soon as it is known.
 
     `segment`: "" is the only one. `backend`: "kernel", "model", or "" for the kernel where that is possible. `down`:
     hops that are not available. `words`: fill in `why`, which takes longer. `warn` is told of frames that the capture

@@ -112,8 +112,8 @@ class HopCount:
 
     @property
     def from_frames(self) -> int:
-        """Frames that came out of it, including heartbeats."""
-        return sum(tap.total for tap in self.taps.values())
+        """Frames that came out of it. Heartbeats are excluded, as in the frames sent to it."""
+        return sum(tap.total - tap.frames.get(Outcome.HEARTBEAT, 0) for tap in self.taps.values())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ from appliance.access.login_limiter import (
     Unblock,
     network_of,
 )
+from appliance.access.logins import Logins
 from appliance.access.sshlog import LIMIT as LOG_LIMIT
 from appliance.access.sshlog import SshEvent, Tail, parse
+from appliance.telemetry.events import Events
+from appliance.telemetry.subject import Severity
 
 STAMP = "[412] Nov 24 18:40:01 "
 LINES = [
@@ -156,3 +160,29 @@ def test_who_counts_as_one() -> None:
     assert network_of("fe80::1%mgmt0") == "fe80::/64"
     assert network_of("::ffff:10.88.0.1") == "10.88.0.1/32"
     assert network_of("no address") == ""
+
+
+def test_a_single_command_is_one_event(tmp_path: Path) -> None:
+    """The login; the end of a longer session is an event too."""
+    ssh = tmp_path / "ssh.log"
+    ssh.touch()
+
+    class Open:
+        async def shut_out(self, name: str) -> None: ...
+
+        async def let_in(self, name: str) -> None: ...
+
+    events = Events()
+    logins = Logins(ssh, tmp_path / "serial.log", Open(), events)
+
+    def add(pid: int, text: str, now: int) -> None:
+        with ssh.open("a") as file:
+            file.write(f"[{pid}] Nov 24 18:40:01 {text}\n")
+        asyncio.run(logins.follow(now))
+
+    for pid, seconds in ((1, 2), (2, 60)):
+        add(pid, "Password auth succeeded for 'admin' from 10.88.0.1:50122", SECOND)
+        add(pid, "Exit (admin) from <10.88.0.1:50122>: Disconnect received", (1 + seconds) * SECOND)
+    add(3, "Exit (admin) from <10.88.0.1:50122>: Disconnect received", 90 * SECOND)  # it began before this bypassd
+    said = [event.text.partition(" from")[0] for event in events.newest(None, Severity.INFO)]
+    assert said == ["logged in", "logged in", "logged out", "logged out"]

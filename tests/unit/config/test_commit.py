@@ -326,3 +326,94 @@ def test_an_illegal_move_while_applying_is_no_reason_to_go_back_but_ends_bypassd
         world.commit()
     assert not [line for line in world.did if line.endswith("old")]
     assert world.startup.read_text() == OLD
+
+
+# -- the last administrator
+
+HASH = "$6$salt1234$" + "x" * 86
+ADMIN = f'[[user]]\nname = "{{}}"\nrole = "{{}}"\npassword = "{HASH}"\n'
+TWO = OLD + ADMIN.format("ann", "admin") + ADMIN.format("bob", "admin")
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        (OLD + ADMIN.format("bob", "admin"), True),
+        (OLD + ADMIN.format("ann", "viewer") + ADMIN.format("bob", "admin"), True),
+        (OLD + ADMIN.format("ann", "viewer") + ADMIN.format("bob", "operator"), False),
+        (OLD + ADMIN.format("ann", "viewer"), False),
+        (OLD + ADMIN.format("ann", "admin").replace(HASH, ""), False),
+        (OLD, False),
+    ],
+)
+def test_the_last_administrator_goes_only_where_that_is_asked_for(tmp_path: Path, text: str, good: bool) -> None:
+    async def body() -> None:
+        world = World(tmp_path)
+        await world.engine.commit(TWO, "root")
+        check = await world.engine.check(text)
+        assert (check.config is not None) is good
+        if good:
+            await world.engine.commit(text, "root")
+            return
+        with pytest.raises(ConfigError, match=r"no administrator could log in any more \(ann, bob could\)"):
+            await world.engine.commit(text, "root")
+        assert world.engine.text == TWO
+        report = await world.engine.commit(text, "root", without_admin=True)
+        assert any("full access without a login" in finding.what for finding in report.lint)
+        await world.engine.commit(NEW, "root")  # nobody is lost any more
+
+    asyncio.run(body())
+
+
+def test_going_back_to_an_appliance_without_administrators_is_never_refused(tmp_path: Path) -> None:
+    """The first administrator, committed provisionally: not confirmed, the configuration before holds again."""
+
+    async def body() -> None:
+        world = World(tmp_path)
+        await world.engine.commit(TWO, "root", confirmed_s=60)
+        await world.engine.revert("root", "test")
+        assert world.engine.text == OLD
+
+    asyncio.run(body())
+
+
+def test_who_rolled_back_is_told_as_it_was(tmp_path: Path) -> None:
+    """By itself when nobody confirms it, by a person who asks for it; the next commit ends the notice, not the note."""
+    told: list[tuple[str, str, str]] = []
+
+    async def body() -> None:
+        world = World(tmp_path)
+        world.engine._tell = lambda event, user, text: told.append((event, user, text))
+        await world.engine.commit(NEW, "mia", "a reason", confirmed_s=1)
+        watch = asyncio.create_task(world.engine.run())
+        world.now += 2 * SECOND
+        world.engine._pending_changed.set()
+        while world.engine.pending is not None:
+            await asyncio.sleep(0)
+        watch.cancel()
+        assert told[-1] == (
+            "reverted",
+            "",
+            "the commit by mia was rolled back to the previous configuration: not confirmed in time",
+        )
+        assert world.engine.notice.startswith("the commit by mia was rolled back at 20")
+        (note,) = world.store.rolled_back()
+        assert (note.by, note.user, note.comment, note.why) == ("", "mia", "a reason", "not confirmed in time")
+        await world.engine.commit(NEW, "mia", confirmed_s=60)
+        assert world.engine.notice == ""
+        await world.engine.revert("ann", "requested by ann")
+        assert told[-1][1:] == ("ann", "rolled back to the previous configuration: requested by ann")
+        assert [note.by for note in world.store.rolled_back()] == ["ann", ""]
+
+    asyncio.run(body())
+
+
+def test_notes_of_rolled_back_commits_are_bounded_and_may_be_damaged(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    entry = world.store.entry(0)
+    for number in range(30):
+        world.store.note_rolled_back(entry, "", str(number))
+    assert [note.why for note in world.store.rolled_back()] == [str(number) for number in range(29, 19, -1)]
+    for text in ("", "[[1]]", "{}", "null"):
+        (tmp_path / "state/rolled-back.json").write_text(text)
+        assert world.store.rolled_back() == []

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from appliance.config.edit import completion, key_path, set_lines
+from appliance.config.edit import at_once, completion, key_path, set_lines
 from appliance.config.edit.document import Document, canonical
 from appliance.config.schema import metadata, shape
 from appliance.errors import ConfigError
@@ -273,3 +273,54 @@ def test_tables_that_nothing_serves_are_not_proposed() -> None:
     assert "remote" not in [each.word for each in completion.complete([], "set", {})[0]]
     remote = {"remote": [{"name": "dpi"}]}
     assert "remote" in [each.word for each in completion.complete([], "delete", remote)[0]]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("segment main mtu 99", "99 is less than 1500"),
+        ("segment main mtu 99999", "16000"),
+        ("guest ips1 mtu 99", "99 is less than 1500"),
+        ("guest ips1 memory 999999G", "999999G is too large: at most 1024G"),
+        ("guest ips1 memory 512", 'a number without a unit counts bytes: "512M"?'),
+        ("guest ips1 hold 1000h", "1000h is too long: at most 24h"),
+        ("guest ips1 cpus 0", "1"),
+        ("guest ips1 lan_mac 01:00:00:00:00:01", "is a group address"),
+        ("guest ips1 image ../x", "is not the name of an image"),
+        ("watchdog timeout 1ms", "1ms is too short: at least"),
+        ("management address 10.88.0.2", "is not an IPv4 address with prefix length"),
+        ("management address 10.88.0.0/24", "is the network or broadcast address"),
+        ("management address6 10.88.0.2/24", "is not an IPv6 address with prefix length"),
+        ("management gateway 10.88.0.256", "is not an IPv4 address"),
+        ("management gateway6 10.88.0.1", "is not an IPv6 address"),
+        ("user ann password secret", "must be a hash, not the password itself"),
+        ("user ann keys nonsense", "key"),
+        ("syslog servers udp://10.0.0.1 ftp://x", "is not a server"),
+        ("rule web match tcp prot 80", 'did you mean "proto"?'),
+        ("guest ips1 accept tcp prot 80", 'did you mean "proto"?'),
+    ],
+)
+def test_what_can_be_known_at_once_is_refused_at_once(line: str, why: str) -> None:
+    """Not only when the whole is checked, which may be much later."""
+    with pytest.raises(ConfigError) as caught:
+        at_once.refuse(key_path.assignments(line.split(), {}))
+    assert why in str(caught.value)
+    assert str(caught.value).startswith(line[:5])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "segment main mtu 0",
+        "segment main mtu 9000",
+        "segment main link_loss_limit 0s",
+        "management address dhcp",
+        "management gateway6 fe80::1",
+        "guest ips1 restart first 10ms",
+        "rule web match tcp port 80",
+        'rule web match ""',
+        "syslog servers []",
+    ],
+)
+def test_what_other_keys_decide_is_left_to_the_check(line: str) -> None:
+    at_once.refuse(key_path.assignments([word.strip('"') for word in line.split()], {}))

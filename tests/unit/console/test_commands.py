@@ -13,13 +13,13 @@ from console.line.command import Arg
 from console.line.commands import COMMANDS
 from console.line.complete import completion
 from console.line.configure_commands import ROWS
-from console.line.manual import manual
+from console.line.manual import commands, manual
 from console.line.parse import Table, UsageError, complete, parse, seconds, tokenize
 
 
-def words(line: str) -> str:
+def words(line: str, table: Table = COMMANDS) -> str:
     """The row a line leads to, with its values: `segment NAME bypass {NAME: main}`."""
-    parsed = parse(tokenize(line)[0])
+    parsed = parse(tokenize(line)[0], table)
     row = " ".join(word if isinstance(word, str) else word.name for word in parsed.command.words)
     values = "".join(f" {name}={value}" for name, value in parsed.args.items())
     options = "".join(f" {flag}={value}" for flag, value in parsed.options.items())
@@ -155,6 +155,61 @@ def test_a_time_with_two_units_is_refused() -> None:
         seconds(parsed.args["SECONDS"], parsed.args["UNIT"])
 
 
+TYPED_BY_HABIT = [
+    (COMMANDS, "show running-config", "show configuration WORDS"),
+    (COMMANDS, "sh run", "show configuration WORDS"),
+    (COMMANDS, "sh run rule web", "show configuration WORDS WORDS=rule web"),
+    (COMMANDS, "show startup-config", "show configuration WORDS of=['startup']"),
+    (COMMANDS, "sh users | count", "show sessions | count[]"),
+    (COMMANDS, "show history", "show commits"),
+    (COMMANDS, "show int", "show segments"),
+    (COMMANDS, "conf t", "configure terminal"),
+    (COMMANDS, "conf", "configure LINE"),
+    (COMMANDS, "configure terminal", "configure terminal"),
+    (COMMANDS, "confirm", "configuration confirm"),
+    (COMMANDS, "revert", "configuration revert"),
+    (ROWS, "no rule web", "delete WORDS WORDS=rule web"),
+    (ROWS, "show of running", "show WORDS of=['running']"),
+]
+
+
+@pytest.mark.parametrize(("table", "line", "expected"), TYPED_BY_HABIT, ids=[line for _, line, _ in TYPED_BY_HABIT])
+def test_what_hands_type_by_habit_is_understood(table: Table, line: str, expected: str) -> None:
+    assert words(line, table) == expected
+
+
+ANSWERED = [
+    (COMMANDS, "set", '"set" is a command of `configure`: type `configure` first, or `configure set` for it alone'),
+    (COMMANDS, "set rule web path ips1", "or `configure set rule web path ips1` for it alone"),
+    (COMMANDS, "commit", '"commit" is a command of `configure`'),
+    (COMMANDS, "delete rule web", '"delete" is a command of `configure`'),
+    (COMMANDS, "write", '"write" is not a command here: what was committed is kept, also over a restart'),
+    (COMMANDS, "wr mem", "what was committed is kept"),
+    (COMMANDS, "copy run start", "what was committed is kept"),
+    (COMMANDS, "en", '"enable" is not a command here: your role decides what you may do'),
+    (COMMANDS, "show i", 'ambiguous command "show i": incidents, images'),
+    (COMMANDS, "scp -t /tmp/x", '"scp" is not a command here: files come and go by commands'),
+    (COMMANDS, "/usr/libexec/sftp-server", "`ssh USER@BOX guest import - --name NAME < FILE`"),
+    (ROWS, "write", '"write" is not a command here: use `commit`'),
+    (ROWS, "abort", "use `discard`, then `exit`"),
+    (ROWS, "commit and-quit", "use `commit`, then `exit`"),
+    (ROWS, "conf t", "you are in `configure`"),
+    (ROWS, "guest ips1 stop", '"guest ips1 stop" is a command of the shell: `run guest ips1 stop`'),
+    (ROWS, "set", 'incomplete command after "set"'),
+    (ROWS, "bogus", 'unknown command "bogus"; expected: set, delete'),
+]
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "says"), ANSWERED, ids=[f"{line}-{n}" for n, (_, line, _) in enumerate(ANSWERED)]
+)
+def test_what_is_typed_at_the_wrong_level_is_answered(table: Table, line: str, says: str) -> None:
+    """It never does something else: `set` is not short for `setup`."""
+    with pytest.raises(UsageError) as caught:
+        words(line, table)
+    assert says in str(caught.value)
+
+
 HABITS = [
     ("commit confirmed soon", 'SECONDS must be a number of seconds, or a time such as 90s, 10min or 1h, not "soon"'),
     ("commit confirmed 10 fortnights", 'unknown argument "fortnights" after "commit confirmed 10"; expected: comment'),
@@ -281,3 +336,20 @@ def test_any_line_is_parsed_or_refused(line: str) -> None:
     except UsageError as error:
         assert str(error)  # noqa: PT017
     completion(line, live)
+
+
+@pytest.mark.parametrize(
+    ("typed", "syntax"),
+    [
+        ("guest drain", ["guest NAME drain"]),
+        ("guest ips1 drain", ["guest NAME drain"]),
+        ("guest dr", ["guest NAME drain"]),
+        ("sh ru", ["show rules", "show rules detail"]),
+        ("image", ["image NAME undo", "image NAME remove"]),
+        ("nothing", []),
+    ],
+)
+def test_help_finds_a_command_by_its_words(typed: str, syntax: list[str]) -> None:
+    """With the names of guests and the like or without, abbreviated or not."""
+    lines = [line.strip() for line in commands(typed)]
+    assert [line.partition("  ")[0] for line in lines] == syntax

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_awaiting_confirmation(terminal: Terminal, daemon: ConfigDaemon) -> None
     terminal.type("set system hostname wire3\rcommit confirmed 60\r")
     terminal.until("CONFIRM WITHIN")
     terminal.type("exit\r")
-    assert "unless confirmed: `configuration confirm`" in " ".join(terminal.until("[inline]>").split())
+    assert "unless confirmed: `configuration confirm`" in " ".join(terminal.until("[inline] CONFIRM WITHIN").split())
     terminal.type("configure\rconfirm\r")
     terminal.until("confirmed: committed as")
     terminal.until("configure#")
@@ -285,3 +286,111 @@ def test_comments_that_could_not_be_kept(daemon: ConfigDaemon, monkeypatch: pyte
     assert "warning: candidate: its comments could not be kept" in done.stdout
     done = bypass("configure", sock=daemon.path, stdin="delete rule dns\ncommit check\n")
     assert "candidate: its comments" not in done.stdout
+
+
+def test_the_last_administrator_is_not_lost_by_accident(daemon: ConfigDaemon) -> None:
+    """Refused with what it means; the word that does it all the same is in the message."""
+    made = "set user ann role admin password $6$salt1234$" + "x" * 86
+    assert bypass("configure", sock=daemon.path, stdin=f"{made}\n").returncode == 0
+    refused = bypass("configure", "delete", "user", "ann", sock=daemon.path)
+    assert refused.returncode == 1
+    assert "no administrator could log in any more (ann could)" in refused.stderr
+    assert "ann" in daemon.startup.read_text()
+    check = bypass("configure", sock=daemon.path, stdin="delete user ann\ncommit check\n")
+    assert (check.returncode, "no administrator could log in" in check.stdout) == (1, True)
+    meant = bypass("configure", sock=daemon.path, stdin="delete user ann\ncommit without-administrator\n")
+    assert meant.returncode == 0, meant.stderr
+    assert "ann" not in daemon.startup.read_text()
+
+
+def test_commands_of_the_shell_inside_configure(terminal: Terminal) -> None:
+    """`run` and `do` take any of them with pipes and options, complete it, explain it, and stay at the level."""
+    terminal.type("configure\redit rule web\r")
+    terminal.until("configure rule web#")
+    terminal.type("run show guests | match ips2\r")
+    assert "ips1" not in terminal.until("image_unreadable")
+    terminal.until("configure rule web#")
+    terminal.type("do show guests --json\r")
+    terminal.until('"image_unreadable"')
+    terminal.until("configure rule web#")
+    terminal.type("run sh\tgue\t")
+    terminal.until("run show gue")
+    terminal.type("\x03")
+    terminal.until("configure rule web#")
+    terminal.type("do show ver?")
+    terminal.until("versions of the appliance")
+    terminal.type("sion\r")
+    terminal.until("configure rule web#")
+    terminal.type("guest ips1 start\r")
+    terminal.until("is a command of the shell: `run guest ips1 start`")
+    terminal.type("show guests\r")
+    terminal.until("hint: the state is shown by a command of the shell: `run show guests`")
+    terminal.type("do conf t\rexit\r")
+    terminal.until("[inline]>")
+
+
+def test_what_was_shown_can_be_read_again(daemon: ConfigDaemon, tmp_path: Path) -> None:
+    """A hidden password stays where the user exists, and is left out by name where there is none."""
+    made = "$6$salt1234$" + "x" * 86
+    lines = f"set user ann role admin password {made}\nset user ann keys []\nset user bob role viewer password {made}\n"
+    assert bypass("configure", sock=daemon.path, stdin=lines).returncode == 0
+    before = daemon.startup.read_text()
+    shown = bypass("show", "configuration", sock=daemon.path).stdout
+    assert "<hidden>" in shown
+    for form in ("toml", "set"):
+        text = bypass("show", "configuration", "as", form, sock=daemon.path).stdout
+        words = ("configure", "load", "-") if form == "toml" else ("configure",)
+        again = bypass(*words, sock=daemon.path, stdin=text)
+        assert (again.returncode, again.stdout) == (0, "no changes\n"), again.stderr
+    assert bypass("configure", "load", "merge", "-", sock=daemon.path, stdin=shown).stdout == "no changes\n"
+    assert bypass("configure", "set", "user", "ann", "password", "<hidden>", sock=daemon.path).stdout == "no changes\n"
+    assert daemon.startup.read_text() == before
+    other = bypass("configure", "load", "-", sock=daemon.path, stdin=shown.replace('"bob"', '"eve"'))
+    assert other.returncode == 0, other.stderr
+    assert "warning: user eve: password: was hidden in the text and is not known here: it is left out" in other.stderr
+    after = tomllib.loads(daemon.startup.read_text())["user"]
+    assert [(user["name"], user.get("password")) for user in after] == [("ann", made), ("eve", None)]
+    unknown = bypass("configure", "set", "user", "eve", "password", "<hidden>", sock=daemon.path)
+    assert (unknown.returncode, "is hidden in the text and is not known here" in unknown.stderr) == (1, True)
+
+
+def test_a_roll_back_is_told_where_one_looks(terminal: Terminal, daemon: ConfigDaemon) -> None:
+    """At the idle prompt, which counts down where the terminal can; in status and history, until the next commit."""
+    terminal.type("configure\rset rule web match udp\rcommit confirmed 4s\r")
+    terminal.until("CONFIRM WITHIN")
+    terminal.type("exit\r")
+    terminal.until("[inline] CONFIRM WITHIN")  # outside configure too
+    shown = terminal.until("note: the commit by root was rolled back to the previous configuration: not confirmed")
+    if terminal.term == "xterm":
+        assert "\x1b[0;1m1" in shown, "nobody pressed a key meanwhile"
+    terminal.until("[inline]>")
+    terminal.type("show status\r")
+    terminal.until("configuration: the commit by root was rolled back at ")
+    terminal.type("show commits\r")
+    terminal.until("rolled back")
+    terminal.until("not confirmed in time")
+    terminal.type("configure set rule web match tcp\rshow status | count\r")
+    terminal.until("committed as")
+    assert daemon.engine.notice == ""
+    rows = json.loads(bypass("show", "commits", "--json", sock=daemon.path).stdout)
+    assert [row["how"] for row in rows] == ["commit", "rolled back", "installed"]
+    assert (rows[1]["n"], rows[1]["user"]) == (None, "root")
+
+
+def test_what_is_free_to_choose_is_explained(terminal: Terminal) -> None:
+    """A new name, a value with its range, a filter with examples; none of it is inserted by Tab."""
+    terminal.type("configure\rset rule ?")
+    assert "web" in terminal.until("NAME of a new rule")
+    terminal.type("\r")
+    terminal.until("is followed by the name of a rule")
+    terminal.type("set rule web match ?")
+    for text in ("a capture filter as for tcpdump", "EXAMPLE  tcp port 80", "EXAMPLE  src net", "EXAMPLE  vlan 100"):
+        terminal.until(text)
+    terminal.type("\r")
+    terminal.until("needs a value")
+    terminal.type("set guest ips1 memory ?")
+    terminal.until("size with unit")
+    terminal.type("\r")
+    terminal.until("needs a value")
+    terminal.type("set rule web match \tudp\r")
+    terminal.until("rule web: match: tcp port 80 -> udp")

@@ -41,7 +41,7 @@ ONE_SHOT = [
     # (arguments, exit code, in standard output, in standard error)
     (["show", "status"], 0, "inline: main", ""),
     (["sh", "guests"], 0, "ips2     2  failed   image_unreadable  none", ""),
-    (["show", "transitions", "2"], 0, "03:04:28.123  segment main", ""),
+    (["show", "transitions", "2"], 0, "03:04:28.123Z  segment main", ""),
     (["-c", "show guests | count"], 0, "2\n", ""),
     (["show", "guests", "|", "match", "IPS1"], 0, "ips1     1  running", ""),
     (["segment", "main", "bypass"], 0, "segment main: bypass", ""),

@@ -147,7 +147,7 @@ def test_table_on_a_narrow_terminal() -> None:
 def test_how_filters_were_compiled_fits_the_terminal(colour: bool) -> None:
     """Folded, each fact with what belongs to it further in; colour changes no width."""
     row = {"by": "xdp", "segments": ["main"], "method": "chain", "instructions": 90, "programs": 2, "generate_ms": 1.5}
-    text = render("rules", {"rules": [], "filters": [{**row, "load_ms": 2}]}, Style(colour, 44))
+    text = render("rules-detail", {"rules": [], "filters": [{**row, "load_ms": 2}]}, Style(colour, 44))
     assert re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[2:] == [
         "filters of segment main by xdp: rule by",
         "    rule, 90 instructions, 2 programs",
@@ -168,7 +168,7 @@ def test_units_and_times_are_everywhere_the_same() -> None:
     """A unit stands behind its value, not in its name."""
     incident = {"number": 1, "when": "2026-01-02T03:04:05.678901+00:00", "last_proof_ms": 19.023}
     assert render("incident", incident).splitlines() == [
-        "number      1", "when        2026-01-02 03:04:05.678", "last proof  19.023 ms",
+        "number      1", "when        2026-01-02 03:04:05.678Z", "last proof  19.023 ms",
     ]  # fmt: skip
     guest = {"name": "ips1", "uptime_s": 61.2, "latency_p50_ms": 5.5, "checks": []}
     assert "uptime       1 min 1 s\nlatency p50  5.5 ms" in render("guest", guest)
@@ -215,7 +215,7 @@ VIEWS = [
      "RULE  SEGMENT  PATH       MATCH\nweb   every    ips > dpi  every frame"),
     ("transitions", [], "no transitions yet"),
     ("transitions", [{"when": "2026-01-02T03:04:05.678901+00:00", "what": "guest ips1", "from": "a", "to": "b"}],
-     "WHEN                     WHAT        FROM  TO\n2026-01-02 03:04:05.678  guest ips1  a     b"),
+     "WHEN                      WHAT        FROM  TO\n2026-01-02 03:04:05.678Z  guest ips1  a     b"),
     ("crash", [], "no crash records"),
     ("crash", [{"name": "1", "text": "Kernel panic\n\x1b[2Jtrace"}], "name  1\n\nKernel panic\n?[2Jtrace"),
     ("crash", [{"name": "1", "text": "a"}, {"name": "2", "text": "b"}], "NAME\n1\n2"),
@@ -235,6 +235,12 @@ VIEWS = [
     ("generic", {}, "no data"),
     ("rules", {"rules": [], "filters": []}, "no rules: every frame passes straight to the other port"),
     ("rules", {"rules": [{"name": "web", "match": "tcp", "path": []}],
+               "filters": [{"by": "xdp", "instructions": 90, "hidden": []}]},
+     "RULE  SEGMENT  PATH      MATCH\nweb   every    straight  tcp"),
+    ("rules", {"rules": [{"name": "web", "match": "tcp", "path": []}], "filters": [{"by": "xdp", "hidden": ["c"]}]},
+     ("RULE  SEGMENT  PATH      MATCH\nweb   every    straight  tcp\n\n"
+      "never reached, because an earlier rule matches their frames: c")),
+    ("rules-detail", {"rules": [{"name": "web", "match": "tcp", "path": []}],
                "filters": [{"by": "xdp", "segments": ["main"], "method": "several graphs", "why": "too many edges",
                             "instructions": 90, "programs": 2, "table_bytes": 8, "generate_ms": 1.5, "load_ms": 2,
                             "flow_cache": True, "why_flow_cache": "it pays", "cache_hits": 5, "cache_misses": 1,

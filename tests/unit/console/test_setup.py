@@ -173,3 +173,25 @@ def test_what_is_said_fits_the_terminal_of_the_session() -> None:
     out = io.StringIO()
     Asker(out=out, style=Style(width=24)).say("one two three four five six\n  item one two three four")
     assert out.getvalue() == "one two three four five\nsix\n  item one two three\n      four\n"
+
+
+def test_a_question_is_explained_and_asked_again_after_going_back() -> None:
+    """? says what is asked and why; < leads to the question before; what was answered then is the new answer."""
+    daemon = Daemon({})
+    typed = "?\nwire1\n?\n<\nwire2\nnone\n?\n<\ndhcp\nno\nyes\n"
+    _, said = run(daemon, typed)
+    assert daemon.typed == ["system hostname wire2", "management address dhcp"]
+    for text in ("name in prompts, logs", "is apart from the link", "logs in over SSH; the console"):
+        assert text in said
+
+
+def test_setup_is_offered_until_it_was_done_or_declined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offered = tmp_path / "offered"
+    for typed, recorded in (("\n", False), ("", False), ("setup\n", False), ("no\n", True)):
+        monkeypatch.setattr(setup, "Asker", lambda typed=typed: Asker(io.StringIO(typed), io.StringIO()))
+        setup.offer(Context(Daemon({}), io.StringIO(), io.StringIO(), Style()), offered)
+        assert offered.exists() is recorded, typed
+    offered.unlink()
+    monkeypatch.setattr(setup, "Asker", lambda: Asker(io.StringIO("setup\nwire1\nnone\nno\nyes\n"), io.StringIO()))
+    setup.offer(Context(Daemon({}), io.StringIO(), io.StringIO(), Style()), offered)
+    assert offered.exists()

@@ -65,7 +65,7 @@ def test_events_and_sessions() -> None:
         "cause": "",
         "text": "x\x1b",
     }
-    assert render("events", [event]).splitlines()[1] == "2026-01-02 03:04:05.678  warning   ssh     x?"
+    assert render("events", [event]).splitlines()[1] == "2026-01-02 03:04:05.678Z  warning   ssh     x?"
     session = {"user": "admin", "address": "192.0.2.7", "by": "key", "seconds": 61, "pid": 5}
     assert render("sessions", [session]).splitlines()[1].endswith("admin  192.0.2.7  key  1 min 1 s ago")
     assert render("sessions", []) == "no user is logged in over SSH or on the console"

@@ -237,3 +237,31 @@ def test_a_start_that_ends_a_drain_starts_no_process(bench: Bench) -> None:
     bench.wanted = None
     assert not bench.policy.stop().changed
     assert bench.wanted is None
+
+
+@pytest.mark.parametrize("state", [HopState.PROVING, HopState.AVAILABLE, HopState.DRAINING])
+def test_a_restart_is_a_stop_and_a_start(bench: Bench, state: HopState) -> None:
+    """The traffic leaves it first; it is started when it has ended, and by the next bypassd if this one ends first."""
+    bench.reach(state)
+    assert bench.policy.restart().said == "guest ips1 is being restarted"
+    assert (bench.hop.state, bench.hop.stopping, bench.wanted) == (HopState.DRAINING, True, False)
+    assert bench.hop.order.read() == ""
+    assert bench.policy.ended(SECOND, POWERED_OFF) == 0
+    assert (bench.hop.state, bench.wanted, bench.deaths) == (HopState.STARTING, True, [])
+    bench.hop.running("")
+    assert bench.policy.ended(2 * SECOND, KILLED) == FIRST, "the restart is over: this is an end like any other"
+
+
+@pytest.mark.parametrize("state", [HopState.STOPPED, HopState.FAILED])
+def test_a_restart_of_one_that_is_down_is_a_start(bench: Bench, state: HopState) -> None:
+    assert bench.reach(state).policy.restart().said == "guest ips1 is being started"
+    assert (bench.hop.state, bench.wanted) == (HopState.STARTING, True)
+
+
+def test_a_stop_ends_a_restart(bench: Bench) -> None:
+    """Whoever stops it while it is being restarted wants it down, now and after a restart of bypassd."""
+    bench.reach(HopState.AVAILABLE).policy.restart()
+    assert bench.policy.stop().said == "guest ips1 is being stopped already"
+    assert bench.hop.order.read() == "stopped"
+    bench.policy.ended(SECOND, POWERED_OFF)
+    assert (bench.hop.state, bench.wanted) == (HopState.STOPPED, False)

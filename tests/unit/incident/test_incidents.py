@@ -21,7 +21,7 @@ from appliance.errors import NotFoundError
 from appliance.filter.compiler import compile_filter
 from appliance.frames import capture_reader
 from appliance.incident.flows import Flow, flow_of, flows_of, judge
-from appliance.incident.incidents import Fall, Incidents, quarantine_row, words
+from appliance.incident.incidents import ALIKE_S, Fall, Incidents, quarantine_row, words
 from appliance.incident.store import Incident, Store
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.recorder import Recorded
@@ -341,7 +341,7 @@ def test_frames_of_an_earlier_incident_blame_nobody(world: World) -> None:
     async def body() -> None:
         await world.fall("ips1", REQUEST)
         second = await world.fall("ips1")
-        assert (second.frames, second.verdict) == (0, "")
+        assert (second.number, second.times, second.verdict) == (1, 2, "")
         assert world.steered.overlay == Overlay()
 
     run(body)
@@ -415,5 +415,25 @@ def test_cleared_incidents_are_left_out_and_kept(world: World, tmp_path: Path) -
         (tmp_path / "cleared").write_text("x")
         again.load()
         assert again.cleared == 0
+
+    run(body)
+
+
+def test_a_guest_that_flaps_makes_one_incident(world: World) -> None:
+    """Failures that are alike and have no frames are counted; other guests' incidents keep their place."""
+
+    async def body() -> None:
+        await world.fall("ips1", REQUEST)
+        for _ in range(39):
+            assert (await world.fall("ips1")).number == 1
+        assert (await world.fall("ips2")).number == 2
+        row = world.incidents.rows()[0]
+        assert (row.number, row.times, row.frames) == (1, 40, 1)
+        assert row.last > row.when
+        assert (await world.fall("ips1", OTHER)).number == 3, "there are frames to keep"
+        assert (await world.fall("ips1", kind="failed")).number == 4, "something else happened"
+        world.now += 2 * ALIKE_S
+        assert (await world.fall("ips1", kind="failed")).number == 5, "long ago"
+        assert [one.times for one in world.incidents.store.all()] == [40, 1, 1, 1, 1]
 
     run(body)

@@ -10,7 +10,6 @@ import pytest
 
 from appliance.access import ssh
 from appliance.config.schema.model import Management, User
-from appliance.management import network
 from appliance.management.network import Seen, commands, parse, parse_lease
 from appliance.units import Duration
 
@@ -84,11 +83,6 @@ def test_lease_file() -> None:
         "state": "bound",
         "address": "10.0.0.5/24",
     }
-
-
-def test_shut_out() -> None:
-    assert " ".join(network.block("192.0.2.7/32")) == "-4 -n mgmt route replace blackhole 192.0.2.7/32"
-    assert " ".join(network.unblock("2001:db8::/64")) == "-6 -n mgmt route del blackhole 2001:db8::/64"
 
 
 KEY_USER = User(name="noc", keys=("ssh-ed25519 AAAA",))

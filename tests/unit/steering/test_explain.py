@@ -212,6 +212,8 @@ def test_why_not(text: str, reason: str) -> None:
         (("udp", "[fd00::5]:1", "[fd01::9]:53"), "ip6 and src host fd00::5 and udp dst port 53"),
         (("tcp", "[fd00::5]:1", "[fd01::9]:80"), "ip6 and tcp dst port 80 and ip6[4:2] = 20"),
         (("icmp", "fd00::5", "fd01::9"), "icmp6 and ip6[40] = 128"),
+        (("udp", "10.0.0.5", "10.1.0.9:53"), "udp src port 50000 and udp dst port 53"),
+        (("tcp", "[fd00::5]", "[fd01::9]:80"), "src host fd00::5 and tcp src port 50000"),
     ],
 )
 def test_frame_of_a_named_flow(flow: tuple[str, str, str], match: str) -> None:
@@ -234,7 +236,7 @@ def test_frame_of_a_named_flow(flow: tuple[str, str, str], match: str) -> None:
 @pytest.mark.parametrize(
     ("source", "destination", "words"),
     [
-        ("10.0.0.5", "10.1.0.9:53", "write ADDRESS:PORT, such as"),
+        ("10.0.0.5", "10.1.0.9", "write ADDRESS:PORT, such as"),
         ("10.0.0.5:70000", "10.1.0.9:53", '"70000" is no port'),
         ("10.0.0.500:1", "10.1.0.9:53", "does not appear to be an IPv4 or IPv6 address"),
         ("fd00::1:53", "10.1.0.9:53", "write ADDRESS:PORT"),
