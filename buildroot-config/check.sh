@@ -1,7 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# check.sh BUILDROOT_DIR: hold this tree against a real Buildroot tree. Nothing is downloaded or built, and nothing is
-# written into BUILDROOT_DIR or this tree. Exit 0 when all holds, 1 when something does not; each failure has its line.
+# check.sh [BUILDROOT_DIR [LINUX_DIR]]: hold this tree against what the code uses, and against the sources of a real
+# Buildroot and of a kernel where they are given. Nothing is downloaded or built, and nothing is written into these folders
+# or this tree. Exit 0 when all holds, 1 when something does not; each failure has its line. What cannot be checked for
+# want of a tree is said: SKIPPED.
 set -euo pipefail
 
 release=2026.02
@@ -21,7 +23,31 @@ give_up() {
 # A make of ours must not see the flags and variables of the make that called us.
 buildroot() { env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES -u MAKELEVEL make -s "$@"; }
 
-[ $# = 1 ] || give_up "usage: check.sh BUILDROOT_DIR (a Buildroot $release.x tree)"
+python=$here/../build/venv/bin/python
+[ -x "$python" ] || python=python3
+# imagecheck ...: each complaint is a line on standard error
+imagecheck() { PYTHONPATH="$here/../board:$here/.." "$python" -m imagecheck "$@"; }
+boards=()
+for config in "$here"/boards/*.config; do
+	name=$(basename "$config" .config)
+	[ "$name" = common ] || boards+=("$name")
+done
+
+[ $# -le 2 ] || give_up "usage: check.sh [BUILDROOT_DIR (a Buildroot $release.x tree) [LINUX_DIR]]"
+imagecheck sources || fail "the image lacks what the code uses"
+if [ -n "${2:-}" ]; then
+	[ -f "$2/Kconfig" ] || give_up "$2 is no kernel source tree"
+	for name in "${boards[@]}"; do imagecheck kernel "$name" --source "$2" || fail "$name: kernel options"; done
+else
+	say "SKIPPED: kernel options are not resolved: LINUX=DIR is not given (a kernel's source tree)"
+fi
+if [ -z "${1:-}" ]; then
+	say "SKIPPED: defconfigs, show-info and check-package: BUILDROOT=DIR is not given (a Buildroot $release.x tree)"
+	[ "$failed" = 0 ] || exit 1
+	say "all that needs no tree is good"
+	exit 0
+fi
+
 [ -d "$1" ] || give_up "$1: no such folder; give a Buildroot $release.x tree"
 top=$(cd "$1" && pwd)
 version=$(sed -n 's/^export BR2_VERSION := //p' "$top/Makefile" 2>/dev/null || true)
@@ -35,14 +61,15 @@ say "Buildroot $version in $top"
 work=$(mktemp -d "${TMPDIR:-/tmp}/check-image.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# check_defconfig FILE: loads it, then compares what came out with what was asked for.
+# check_defconfig BOARD: loads it, then compares what came out with what was asked for.
 check_defconfig() {
-	local file=$1 name out line path lines=0 before=$failed
-	name=$(basename "$file" _defconfig)
+	local name=$1 file out line path lines=0 before=$failed
 	out=$work/$name
+	file=$work/${name}_defconfig
 	mkdir -p "$out"
+	"$here/defconfig.sh" "$name" >"$file"
 
-	if ! buildroot -C "$top" O="$out" BR2_EXTERNAL="$here" "${name}_defconfig" >"$out/load.log" 2>&1; then
+	if ! buildroot -C "$top" O="$out" BR2_EXTERNAL="$here" BR2_DEFCONFIG="$file" defconfig >"$out/load.log" 2>&1; then
 		fail "$name: Buildroot does not load it: $(grep -v '^make' "$out/load.log" | tail -n 3)"
 		return
 	fi
@@ -56,6 +83,9 @@ check_defconfig() {
 		grep -qxF -e "$line" "$out/.config" || fail "$name: line lost: $line"
 	done < <(grep -vE '^$|^#' "$file"; grep -E '^# [A-Za-z0-9_]+ is not set$' "$file")
 	say "$name: $lines lines held against .config"
+
+	imagecheck config "$out/.config" "$top/package/busybox/busybox.config" "$name" ||
+		fail "$name: the image lacks what the code uses"
 
 	while read -r path; do
 		[ -e "$path" ] || fail "$name: no such file or folder: $path"
@@ -74,12 +104,7 @@ check_defconfig() {
 	[ "$failed" != "$before" ] || say "$name: good"
 }
 
-python=$here/../build/venv/bin/python
-[ -x "$python" ] || python=python3
-
-configs=("$here"/configs/*_defconfig)
-[ -e "${configs[0]}" ] || give_up "no defconfig in $here/configs"
-for config in "${configs[@]}"; do check_defconfig "$config"; done
+for name in "${boards[@]}"; do check_defconfig "$name"; done
 
 # check-package needs to be in Buildroot's top folder; it must leave no bytecode there.
 if ! "$python" -c 'import flake8, magic' 2>/dev/null; then

@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import boardspec
 from boardspec import BoardSpec
 
-from simulator.machine import Drive, Payload
+from simulator.machine import Drive, Firmware, Payload
 
 INITRD = "initrd.gz"
+DISK = "disk.img"
+GROWN_MB = 1024
+"""Size of the disk that a disk image is put on: larger than the image, so that the data partition has room to grow."""
+_UEFI = (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd"))
+Way = Literal["bios", "uefi"]
 
 
 def files(board: BoardSpec) -> list[str]:
@@ -32,13 +39,7 @@ def image(
         raise FileNotFoundError(f"no {', '.join(missing)} in {artefacts}: run `make qemu-image` first")
     directory.mkdir(parents=True, exist_ok=True)
     template = board.data_disk.file
-    data = directory / template
-    if not data.exists():
-        partial = directory / f"{template}.part"
-        source = (artefacts / template).resolve()
-        subprocess.run(["cp", "--sparse=always", str(source), str(partial)], check=True)
-        partial.chmod(0o600)
-        partial.rename(data)
+    data = _own(artefacts / template, directory / template)
     drives = tuple(
         Drive(disk.serial, data if disk.writable else artefacts / disk.file, readonly=not disk.writable)
         for disk in board.image.disk
@@ -50,3 +51,34 @@ def image(
         append=board.command_line(debug=debug, append=append),
         board=board,
     )
+
+
+def disk(image: Path, directory: Path, *, firmware: Way = "bios", board: BoardSpec | None = None) -> Payload:
+    """Payload of a disk image that firmware and boot loader boot; it is copied into `directory` once, to a larger disk.
+
+    Raises FileNotFoundError naming what is missing.
+    """
+    if not image.is_file():
+        raise FileNotFoundError(f"no disk image {image}: run `make image-disk` first")
+    directory.mkdir(parents=True, exist_ok=True)
+    own = _own(image, directory / DISK, GROWN_MB << 20)
+    started = Firmware()
+    if firmware == "uefi":
+        code, variables = _UEFI
+        for path in _UEFI:
+            if not path.is_file():
+                raise FileNotFoundError(f"no {path}: install Debian's package ovmf (`make setup`)")
+        started = Firmware(code, _own(variables, directory / "uefi-variables.fd"))
+    return Payload(drives=(Drive("disk", own, readonly=False),), board=board or boardspec.load(), firmware=started)
+
+
+def _own(source: Path, copy: Path, size: int = 0) -> Path:
+    """This board's own copy of a file, made once and whole; with `size` at least of so many bytes."""
+    if not copy.exists():
+        partial = copy.with_name(f"{copy.name}.part")
+        subprocess.run(["cp", "--sparse=always", str(source.resolve()), str(partial)], check=True)
+        partial.chmod(0o600)
+        if partial.stat().st_size < size:
+            os.truncate(partial, size)
+        partial.rename(copy)
+    return copy

@@ -11,7 +11,7 @@ from pathlib import Path
 import boardspec
 import pytest
 from boardspec import REPO, BoardSpec, SpecError
-from imagebuild import appliance_layer, emulator, kernel, rootfs
+from imagebuild import appliance_layer, emulator, fragments, kernel, rootfs
 from imagebuild.artefacts import Artefacts
 from simulator import accel, payload
 from simulator.machine import CHANNELS, Accelerator, Payload, command_line
@@ -134,7 +134,7 @@ def test_the_kernel_is_built_for_the_processor(made: BoardSpec) -> None:
     assert kernel.make_command(made, Path("/source"), "Image") == [
         *("make", "-C", Path("/source"), "ARCH=made64", "CROSS_COMPILE=made64-linux-gnu-", "Image")
     ]
-    asked = kernel.settings(path.read_text() for path in made.fragments)
+    asked = fragments.settings(path.read_text() for path in made.fragments)
     assert asked == {"CONFIG_A": "y", "CONFIG_B": "n", "CONFIG_MADE64": "y", "CONFIG_C": "y"}
     assert kernel.key(made.fragments) != kernel.key(boardspec.load().fragments)
 

@@ -6,6 +6,7 @@ What only Buildroot itself can tell is buildroot-config/check.sh's.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 TREE = ROOT / "buildroot-config"
 PACKAGES = sorted(folder.name for folder in (TREE / "package").iterdir() if folder.is_dir())
-DEFCONFIGS = sorted((TREE / "configs").glob("*_defconfig"))
+BOARDS = sorted(path.stem for path in (TREE / "boards").glob("*.config") if path.stem != "common")
 
 
 def canonical(name: str) -> str:
@@ -116,32 +117,51 @@ def test_datapath_is_compiled_with_the_same_flags() -> None:
     assert flags(read("throughwire", ".mk")) == flags((ROOT / "Makefile").read_text())
 
 
-@pytest.mark.parametrize("file", DEFCONFIGS, ids=lambda file: file.name)
-class TestDefconfig:
-    """What a defconfig points at is there, and it is for a board that is there."""
+@pytest.fixture(scope="module")
+def text(board: str) -> str:
+    """The board's whole defconfig."""
+    return subprocess.run([TREE / "defconfig.sh", board], capture_output=True, text=True, check=True).stdout
 
-    def test_paths_exist(self, file: Path) -> None:
-        paths = re.findall(r"\$\(BR2_EXTERNAL_THROUGHWIRE_PATH\)([^\" ]*)", file.read_text())
+
+def test_no_defconfig_of_a_board_that_is_not_there() -> None:
+    """The boards that there are, are named."""
+    done = subprocess.run([TREE / "defconfig.sh", "none"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.split()[-len(BOARDS) :] == BOARDS
+
+
+@pytest.mark.parametrize("board", BOARDS, scope="module")
+class TestDefconfig:
+    """What a board's defconfig points at is there, and it is for a board that is there."""
+
+    def test_paths_exist(self, text: str) -> None:
+        paths = re.findall(r"\$\(BR2_EXTERNAL_THROUGHWIRE_PATH\)([^\" ]*)", text)
         assert paths
         for path in paths:
             assert (TREE / path.lstrip("/")).exists(), path
 
-    def test_board_exists(self, file: Path) -> None:
-        """throughwire_qemu_x86_64_defconfig is the board whose folder is board/qemu-x86_64, and says so."""
-        text = file.read_text()
+    def test_board_exists(self, board: str, text: str) -> None:
+        """qemu-x86_64.config is the board whose folder is board/qemu-x86_64, says so, and takes its fragments."""
         name = re.search(r'^BR2_PACKAGE_THROUGHWIRE_BOARD="(.*)"$', text, re.MULTILINE)
         assert name
-        # The top Makefile makes the defconfig's name from the board's in this way.
-        assert file.name == f"throughwire_{name[1].replace('-', '_')}_defconfig"
-        board = boardspec.load(name[1])
+        assert name[1] == board
+        spec = boardspec.load(board)
         listed = re.search(r'^BR2_LINUX_KERNEL_CONFIG_FRAGMENT_FILES="(.*)"$', text, re.MULTILINE)
         assert listed
         stack = [TREE / path.replace("$(BR2_EXTERNAL_THROUGHWIRE_PATH)/", "") for path in listed[1].split()]
-        assert [path.resolve() for path in stack] == list(board.fragments), "the same stack in the same order"
+        assert [path.resolve() for path in stack] == [
+            *spec.fragments,
+            *spec.firmware_fragments,
+        ], "the same stack in the same order"
 
-    def test_kernel_is_hashed(self, file: Path) -> None:
+    def test_no_line_stands_twice(self, text: str) -> None:
+        """What all boards share is not said again by one of them, and no board contradicts it."""
+        options = re.findall(r"^(?:# )?(BR2_\w+)", text, re.MULTILINE)
+        assert len(options) == len(set(options))
+
+    def test_kernel_is_hashed(self, text: str) -> None:
         """The kernel's archive has its sum, for the kernel and for the toolchain's headers."""
-        version = re.search(r'^BR2_LINUX_KERNEL_CUSTOM_VERSION_VALUE="(.*)"$', file.read_text(), re.MULTILINE)
+        version = re.search(r'^BR2_LINUX_KERNEL_CUSTOM_VERSION_VALUE="(.*)"$', text, re.MULTILINE)
         assert version
         for name in ("linux", "linux-headers"):
             assert f"  linux-{version[1]}.tar.xz\n" in (TREE / f"patches/{name}/{name}.hash").read_text()
@@ -157,27 +177,49 @@ class TestPostBuild:
         (tmp_path / "buildroot-config/post-build.sh").write_bytes((TREE / "post-build.sh").read_bytes())
         for folder in ("rootfs", "target"):
             (tmp_path / folder / "etc/init.d").mkdir(parents=True)
-            (tmp_path / folder / "etc/inittab").write_text("::respawn:/usr/bin/bypass-keeper\n")
+            (tmp_path / folder / "etc/inittab").write_text(
+                "::respawn:/usr/bin/bypass-keeper\nttyS1::respawn:-/usr/libexec/bypass/debug-shell\n"
+            )
             (tmp_path / folder / "etc/init.d/rcS").write_text("#!/bin/sh\n")
             (tmp_path / folder / "README.md").write_text("words\n")
         (tmp_path / "target/etc/init.d/S50dropbear").write_text("#!/bin/sh\n")
         firmware = tmp_path / "target/usr/share/qemu"
         firmware.mkdir(parents=True)
-        for name in ("bios-256k.bin", "skiboot.lid"):
+        for name in ("bios-256k.bin", "edk2-x86_64-code.fd", "edk2-i386-vars.fd", "edk2-arm-code.fd", "skiboot.lid"):
             (firmware / name).write_text("")
+        (tmp_path / "target/usr/libexec/bypass").mkdir(parents=True)
+        (tmp_path / "target/usr/libexec/bypass/debug-shell").write_text("#!/bin/sh\n")
         return tmp_path / "target"
 
-    def run(self, target: Path) -> subprocess.CompletedProcess[str]:
+    def run(self, target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         script = target.parent / "buildroot-config/post-build.sh"
-        return subprocess.run(["sh", script, target], capture_output=True, text=True, check=False)
+        environment |= {"PATH": os.environ["PATH"]}
+        return subprocess.run(["sh", script, target], capture_output=True, text=True, check=False, env=environment)
 
     def test_only_what_rootfs_brings_is_started(self, target: Path) -> None:
         assert self.run(target).returncode == 0
         assert sorted(path.name for path in (target / "etc/init.d").iterdir()) == ["rcS"]
         assert not (target / "README.md").exists()
         assert (target / "var/lib/bypass").is_dir()
+        # Buildroot lays rootfs/ over the target anew before it runs this again
+        (target / "etc/inittab").write_bytes((target.parent / "rootfs/etc/inittab").read_bytes())
         assert self.run(target).returncode == 0, "a second make runs it again"
-        assert [path.name for path in (target / "usr/share/qemu").iterdir()] == ["bios-256k.bin"]
+        assert sorted(path.name for path in (target / "usr/share/qemu").iterdir()) == [
+            *("bios-256k.bin", "edk2-i386-vars.fd", "edk2-x86_64-code.fd"),
+        ]
+
+    def test_a_release_has_no_root_shell(self, target: Path) -> None:
+        """Without the option neither the script nor init's line is left."""
+        assert self.run(target).returncode == 0
+        assert not (target / "usr/libexec/bypass/debug-shell").exists()
+        assert (target / "etc/inittab").read_text() == "::respawn:/usr/bin/bypass-keeper\n"
+
+    def test_an_image_for_tests_keeps_it(self, target: Path) -> None:
+        config = target.parent / "config"
+        config.write_text("BR2_PACKAGE_THROUGHWIRE_DEBUG_SHELL=y\n")
+        self.run(target, BR2_CONFIG=str(config))
+        assert (target / "usr/libexec/bypass/debug-shell").exists()
+        assert "debug-shell" in (target / "etc/inittab").read_text()
 
     def test_another_inittab_is_an_error(self, target: Path) -> None:
         (target / "etc/inittab").write_text("# busybox's own\n")
