@@ -6,25 +6,15 @@
 # want of a tree is said: SKIPPED.
 set -euo pipefail
 
-release=2026.02
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck disable=SC2034  # lib.sh uses it
+me=check-image
+# shellcheck source=buildroot-config/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 failed=0
-
-say() { echo "check-image: $*"; }
 fail() {
 	echo "check-image: FAILED: $*" >&2
 	failed=1
 }
-give_up() {
-	echo "check-image: $*" >&2
-	exit 1
-}
-
-# A make of ours must not see the flags and variables of the make that called us.
-buildroot() { env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES -u MAKELEVEL make -s "$@"; }
-
-python=$here/../build/venv/bin/python
-[ -x "$python" ] || python=python3
 # imagecheck ...: each complaint is a line on standard error
 imagecheck() { PYTHONPATH="$here/../board:$here/.." "$python" -m imagecheck "$@"; }
 boards=()
@@ -34,6 +24,7 @@ for config in "$here"/boards/*.config; do
 done
 
 [ $# -le 2 ] || give_up "usage: check.sh [BUILDROOT_DIR (a Buildroot $release.x tree) [LINUX_DIR]]"
+[ -z "${1:-}" ] || find_buildroot "$1"
 imagecheck sources || fail "the image lacks what the code uses"
 if [ -n "${2:-}" ]; then
 	[ -f "$2/Kconfig" ] || give_up "$2 is no kernel source tree"
@@ -48,14 +39,6 @@ if [ -z "${1:-}" ]; then
 	exit 0
 fi
 
-[ -d "$1" ] || give_up "$1: no such folder; give a Buildroot $release.x tree"
-top=$(cd "$1" && pwd)
-version=$(sed -n 's/^export BR2_VERSION := //p' "$top/Makefile" 2>/dev/null || true)
-[ -n "$version" ] || give_up "$top is not a Buildroot tree; give a Buildroot $release.x tree"
-case $version in
-"$release" | "$release".*) ;;
-*) give_up "$top is Buildroot $version; this tree is made for $release.x" ;;
-esac
 say "Buildroot $version in $top"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/check-image.XXXXXX")
@@ -65,17 +48,16 @@ trap 'rm -rf "$work"' EXIT
 check_defconfig() {
 	local name=$1 file out line path lines=0 before=$failed
 	out=$work/$name
-	file=$work/${name}_defconfig
+	file=$out/throughwire_defconfig
 	mkdir -p "$out"
-	"$here/defconfig.sh" "$name" >"$file"
 
-	if ! buildroot -C "$top" O="$out" BR2_EXTERNAL="$here" BR2_DEFCONFIG="$file" defconfig >"$out/load.log" 2>&1; then
+	if ! configure "$name" "$out" >"$out/load.log" 2>&1; then
 		fail "$name: Buildroot does not load it: $(grep -v '^make' "$out/load.log" | tail -n 3)"
 		return
 	fi
 	# kconfig warns of what it cannot read, and goes on.
 	while read -r line; do fail "$name: $line"; done < <(grep -iE 'warning|unmet' "$out/load.log" || true)
-	buildroot -C "$out" olddefconfig >"$out/old.log" 2>&1 || fail "$name: olddefconfig: $(tail -n 3 "$out/old.log")"
+	buildroot -s -C "$out" olddefconfig >"$out/old.log" 2>&1 || fail "$name: olddefconfig: $(tail -n 3 "$out/old.log")"
 
 	# Every line counts but empty ones and remarks; "# SYMBOL is not set" is no remark.
 	while IFS= read -r line; do
@@ -91,12 +73,12 @@ check_defconfig() {
 		[ -e "$path" ] || fail "$name: no such file or folder: $path"
 	done < <(grep -oE '\$\(BR2_EXTERNAL_THROUGHWIRE_PATH\)[^" ]*' "$file" | sed "s|^\$(BR2_EXTERNAL_THROUGHWIRE_PATH)|$here|")
 
-	if ! buildroot -C "$out" show-info >"$out/info.json" 2>"$out/info.log"; then
+	if ! buildroot -s -C "$out" show-info >"$out/info.json" 2>"$out/info.log"; then
 		fail "$name: show-info: $(tail -n 3 "$out/info.log")"
 	elif ! "$python" "$here/check_info.py" "$here/.." <"$out/info.json"; then
 		fail "$name: show-info does not say what it should"
 	fi
-	if ! buildroot -C "$out" external-deps >"$out/deps" 2>"$out/deps.log"; then
+	if ! buildroot -s -C "$out" external-deps >"$out/deps" 2>"$out/deps.log"; then
 		fail "$name: external-deps: $(tail -n 3 "$out/deps.log")"
 	else
 		say "$name: $(wc -l <"$out/deps") files to download"

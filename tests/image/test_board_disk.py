@@ -23,8 +23,8 @@ BOOT_S = 240.0
 
 @pytest.fixture(scope="module")
 def image(artefacts: Path) -> Path:
-    """The disk image: that of TEST_IMAGE, or one of the QEMU image."""
-    if given := os.environ.get("TEST_IMAGE"):
+    """The disk image: that of IMAGE (`make test-image`), or one of the QEMU image."""
+    if given := os.environ.get("IMAGE"):
         return Path(given)
     from imagebuild import artefacts as build
 

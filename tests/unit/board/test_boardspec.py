@@ -14,7 +14,7 @@ from boardspec import REPO, BoardSpec, SpecError
 from imagebuild import appliance_layer, emulator, fragments, kernel, rootfs
 from imagebuild.artefacts import Artefacts
 from simulator import accel, payload
-from simulator.machine import CHANNELS, Accelerator, Payload, command_line
+from simulator.machine import CHANNELS, Accelerator, Firmware, Payload, command_line
 
 ARCH = """
 [qemu]
@@ -159,6 +159,27 @@ def test_processor_and_board_may_bring_files(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     appliance_layer.overlay(spec.overlays, tree)
     assert (tree / "etc/inittab").read_text() == "b"
+
+
+def test_firmware_boots_the_first_drive(made: BoardSpec, tmp_path: Path) -> None:
+    """A disk image is copied once, to a larger disk; QEMU gets no kernel, and for UEFI the two files of the firmware."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"image")
+    load = payload.disk(image, tmp_path / "run", board=made)
+    own = tmp_path / "run/disk.img"
+    assert (own.read_bytes()[:6], own.stat().st_size) == (b"image\0", payload.GROWN_MB << 20)
+    image.write_bytes(b"another")
+    payload.disk(image, tmp_path / "run", board=made)
+    assert own.read_bytes()[:5] == b"image"
+    fds = dict.fromkeys(CHANNELS, 3)
+    line = " ".join(command_line(load, Accelerator(), Path("/log"), fds))
+    assert "-kernel" not in line
+    assert "pflash" not in line
+    assert f"file={own},format=raw,readonly=off" in line
+    assert "virtio-blk-pci,drive=disk,serial=disk,bootindex=1" in line
+    uefi = Payload(drives=load.drives, board=made, firmware=Firmware(Path("/code"), Path("/variables")))
+    line = " ".join(command_line(uefi, Accelerator(), Path("/log"), fds))
+    assert "-drive if=pflash,format=raw,readonly=on,file=/code -drive if=pflash,format=raw,file=/variables -S" in line
 
 
 @pytest.mark.parametrize(
