@@ -43,6 +43,8 @@ class Qemu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the kernel calls the first serial port."""
     debug: str
     """What the kernel calls the second one."""
+    uefi: tuple[str, str] | None = None
+    """UEFI firmware on the host that boots a disk image: its code, and the template of its variables."""
 
 
 class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

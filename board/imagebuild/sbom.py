@@ -30,7 +30,7 @@ _SPACE = uuid.UUID("7d1c5a0e-6f52-4c0b-9b7e-53a7f1f9c0ff")
 FIRMWARE = "usr/share/qemu"
 OF_BUILDROOT = ("initscripts", "skeleton-init-common", "skeleton-init-sysv", "urandom-scripts")
 """Files that Buildroot itself brings; it gives them no licence of their own."""
-DEMO_KERNEL = "usr/share/bypass/guest-demo/bzImage"
+DEMO_KERNEL = "usr/share/bypass/guest-demo/*Image"
 
 Component = dict[str, Any]
 
@@ -142,8 +142,7 @@ def main() -> int:
             )
         if options.target:
             added += firmware(options.target, next(c for c in bom["components"] if c["name"] == "qemu"))
-            if (options.target / DEMO_KERNEL).exists():
-                added.append(_file(options.target / DEMO_KERNEL, "kernel of the demo guest: that of the board", "file"))
+            added += [_file(path, "kernel of the demo guest", "file") for path in options.target.glob(DEMO_KERNEL)]
         if missing := unknown(info):
             raise BuildError(f"packages without a licence: {', '.join(missing)}")
         options.out.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ INITRD = "initrd.gz"
 DISK = "disk.img"
 GROWN_MB = 1024
 """Size of the disk that a disk image is put on: larger than the image, so that the data partition has room to grow."""
-_UEFI = (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd"))
 Way = Literal["bios", "uefi"]
 
 
@@ -61,15 +60,19 @@ def disk(image: Path, directory: Path, *, firmware: Way = "bios", board: BoardSp
     if not image.is_file():
         raise FileNotFoundError(f"no disk image {image}: run `make image-disk` first")
     directory.mkdir(parents=True, exist_ok=True)
+    board = board or boardspec.load()
     own = _own(image, directory / DISK, GROWN_MB << 20)
     started = Firmware()
     if firmware == "uefi":
-        code, variables = _UEFI
-        for path in _UEFI:
+        files = board.arch.qemu.uefi
+        if files is None:
+            raise FileNotFoundError(f"board {board.name} has no UEFI firmware: its arch.toml names none")
+        code, variables = map(Path, files)
+        for path in (code, variables):
             if not path.is_file():
-                raise FileNotFoundError(f"no {path}: install Debian's package ovmf (`make setup`)")
+                raise FileNotFoundError(f"no {path}: `make setup` installs it")
         started = Firmware(code, _own(variables, directory / "uefi-variables.fd"))
-    return Payload(drives=(Drive("disk", own, readonly=False),), board=board or boardspec.load(), firmware=started)
+    return Payload(drives=(Drive("disk", own, readonly=False),), board=board, firmware=started)
 
 
 def _own(source: Path, copy: Path, size: int = 0) -> Path:
