@@ -75,6 +75,7 @@ ALWAYS = {
     "BR2_PACKAGE_CA_CERTIFICATES": "https probes with `verify` need the authorities' certificates",
     "BR2_FORTIFY_SOURCE_2": "programs that read what guests send are built with checks of their buffers",
     "BR2_SSP_STRONG": "programs that read what guests send are built with stack protectors",
+    "BR2_TARGET_TZ_INFO": "times are shown in the administrator's time zone",
     "BR2_REPRODUCIBLE": "two builds of one commit must be the same",
 }
 """What no source names, and an image needs nevertheless."""
