@@ -164,6 +164,24 @@ def test_without_a_data_partition(off: Board) -> None:
     assert off.sh("head -n 1 /run/bypass/data-partition").output.strip() == "absent"
 
 
+def test_the_boot_menu_is_no_way_in(off: Board) -> None:
+    """Esc shows it; editing an entry, which could start a root shell, asks for a user that does not exist. The entry for a
+    forgotten password needs none."""
+    mark = off.console.mark()
+    off.power_on()
+    off.console.expect(r"\x1b\[J", since=mark)
+    off.console.send("\x1b")
+    off.console.expect("forgotten password", since=mark)
+    off.console.send("e")
+    off.console.expect("Enter username")
+    off.console.send("root\r")
+    off.console.expect("Enter password")
+    off.console.send("root\r")
+    off.console.expect("slot B", timeout=90)
+    off.console.send("\x1b[B\r")
+    assert "bypass.recovery" in off.sh("cat /proc/cmdline", timeout=BOOT_S).output
+
+
 def test_uefi(image: Path, artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The same image, booted by UEFI from the file that UEFI looks for."""
     directory = tmp_path_factory.mktemp("uefi-board")
