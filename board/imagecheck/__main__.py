@@ -107,7 +107,7 @@ def _kernel(options: argparse.Namespace) -> list[str]:
 def _tree(options: argparse.Namespace) -> list[str]:
     trees: list[Path] = options.trees
     text = next((layer / tree.CONFIG for layer in trees if (layer / tree.CONFIG).is_file()), None)
-    found = tree.missing_programs(uses.programs(buildroot.known_programs(), trees[:1]), trees)
+    found = tree.missing_programs(uses.programs(buildroot.known_programs(), [uses.REPO / "rootfs"]), trees)
     found += tree.missing_files(uses.configuration_files(text.read_text()), trees) if text else []
     found += tree.missing_certificates(trees) + tree.missing_firmware(FIRMWARE, trees)
     return found + tree.isolated(trees, tree.console_scripts((uses.REPO / "pyproject.toml").read_text()))

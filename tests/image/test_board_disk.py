@@ -165,7 +165,7 @@ def test_without_a_data_partition(off: Board) -> None:
 
 
 def test_the_boot_menu_is_no_way_in(off: Board) -> None:
-    """Esc shows it; editing an entry, which could start a root shell, asks for a user that does not exist. The entry for a
+    """Esc shows it; editing an entry, which could start a root shell, asks for a user that is none. The entry for a
     forgotten password needs none."""
     mark = off.console.mark()
     off.power_on()

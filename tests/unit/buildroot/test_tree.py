@@ -5,6 +5,7 @@ Plan: whatever is said twice (once here, once in buildroot-config/) is compared,
 What only Buildroot itself can tell is buildroot-config/check.sh's.
 """
 
+import gzip
 import json
 import os
 import re
@@ -275,3 +276,67 @@ class TestCheckRefuses:
         (tmp_path / "Makefile").write_text("export BR2_VERSION := 2025.02.9\n")
         done = self.run(str(tmp_path))
         assert (done.returncode, "made for 2026.02.x" in done.stderr) == (1, True)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target folder whose busybox has shared libraries, and the files that the build leaves for the disk."""
+    top = tmp_path_factory.mktemp("built")
+    for folder in ("target/bin", "target/lib64", "target/lib", "images", "build", "host"):
+        (top / folder).mkdir(parents=True)
+    (top / "program.c").write_text("int main(void) { return 0; }\n")
+    busybox = top / "target/bin/busybox"
+    subprocess.run(["gcc", "-o", busybox, top / "program.c"], check=True)
+    said = subprocess.run(["ldd", busybox], check=True, capture_output=True, text=True).stdout
+    for path in re.findall(r"(/\S+)", said):
+        place = "lib64" if "ld-linux" in path else "lib"
+        (top / "target" / place / Path(path).name).write_bytes(Path(path).resolve().read_bytes())
+    for name in ("bzImage", "rootfs.squashfs"):
+        (top / "images" / name).write_bytes(name.encode() * 100)
+    (top / "config").write_text('BR2_PACKAGE_THROUGHWIRE_BOARD="qemu-x86_64"\n')
+    return top
+
+
+class TestPostImage:
+    """post-image.sh on stand-ins for kernel and root: initramfs, disk image, checksums."""
+
+    def run(self, top: Path) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.environ["PATH"], "BUILD_DIR": str(top / "build"), "HOST_DIR": str(top / "host"),
+                       "TARGET_DIR": str(top / "target"), "BR2_CONFIG": str(top / "config"),
+                       "THROUGHWIRE_PYTHON": sys.executable}  # fmt: skip
+        command: list[str | Path] = ["sh", TREE / "post-image.sh", top / "images"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    def test_what_is_made(self, built: Path) -> None:
+        """The initramfs holds busybox with its loader and libraries; the sums are those of all files."""
+        done = self.run(built)
+        assert done.returncode == 0, done.stderr
+        archive = gzip.decompress((built / "images/initrd.gz").read_bytes())
+        listed = subprocess.run(["cpio", "-t"], input=archive, capture_output=True, check=True).stdout.decode().split()
+        assert {"init", "bin/busybox", "bin/slot-state", "lib/libc.so.6", "lib64"} <= set(listed)
+        assert "debug" not in listed, "a release opens no shell"
+        assert any(name.startswith("lib/ld-linux") for name in listed)
+        subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=built / "images", check=True)
+        assert "disk.img" in (built / "images/SHA256SUMS").read_text()
+
+    def test_a_slot_that_is_too_large_is_refused(self, built: Path) -> None:
+        root = built / "images/rootfs.squashfs"
+        before = root.read_bytes()
+        with root.open("r+b") as file:
+            file.truncate(48 << 20)
+        try:
+            done = self.run(built)
+        finally:
+            root.write_bytes(before)
+        assert done.returncode != 0
+        assert "48 are allowed" in done.stderr
+
+    def test_a_library_that_the_target_lacks_is_named(self, built: Path) -> None:
+        library = built / "target/lib/libc.so.6"
+        library.rename(built / "libc")
+        try:
+            done = self.run(built)
+        finally:
+            (built / "libc").rename(library)
+        assert done.returncode != 0
+        assert "needs libc.so.6" in done.stderr
