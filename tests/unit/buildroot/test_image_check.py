@@ -7,6 +7,7 @@ whole check of all boards runs once, without Buildroot; what needs its tree is b
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -202,6 +203,14 @@ def test_a_release_has_no_module_to_load() -> None:
     """The board for tests keeps modules: one of them hangs its processors."""
     spec = boardspec.load("x86_64")
     assert fragments.settings(path.read_text() for path in spec.fragments)["CONFIG_MODULES"] == "n"
+
+
+@pytest.mark.skipif(not os.environ.get("BUILDROOT"), reason="SKIPPED: BUILDROOT is not set (make test BUILDROOT=DIR)")
+def test_the_whole_check_with_a_buildroot_tree() -> None:
+    """Every line of every defconfig survives `olddefconfig`; with LINUX=DIR kconfig resolves the fragments. Minutes."""
+    trees = [os.environ["BUILDROOT"], *([linux] if (linux := os.environ.get("LINUX")) else [])]
+    done = subprocess.run([check.EXTERNAL / "check.sh", *trees], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_check_without_a_tree_says_what_it_skips() -> None:
