@@ -8,6 +8,7 @@ Whoever mistypes a device loses what it holds. So it must be a whole disk, large
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -166,7 +167,7 @@ def flash(image: Path, device: Path, ask: Callable[[str], str]) -> str:
                 fcntl.ioctl(number, _BLKFLSBUF)
             if read_back(target, size, Progress("verifying")) != written:
                 raise BuildError(f"{found.path} does not hold what was written to it: the disk is faulty")
-            if stat.S_ISBLK(os.fstat(number).st_mode):
+            with contextlib.suppress(OSError):  # a disk without partitions for the kernel, as loop devices may be
                 fcntl.ioctl(number, _BLKRRPART)
     except OSError as error:
         raise BuildError(f"{error.filename or device}: {error.strerror}") from error
