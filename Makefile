@@ -106,16 +106,18 @@ check-image: build/venv/ready.stamp ## check what the image holds against what t
 image-disk: setup ## build the disk image of a simulated board -> build/BOARD/disk.img
 	@$(RUN) -m imagebuild --disk
 
-image: setup ## build the firmware with Buildroot -> build/image/BOARD/: BOARD=... BUILDROOT=DIR
+image: ## build the firmware with Buildroot -> build/image/BOARD/: BOARD=... BUILDROOT=DIR
 	@[ -n "$(BUILDROOT)" ] || { echo "image: BUILDROOT is not set: make image BOARD=$(BOARD) BUILDROOT=DIR" >&2; exit 2; }
+	@$(MAKE) --no-print-directory setup
 	@buildroot-config/image.sh "$(BOARD)" "$(BUILDROOT)" build/image/$(BOARD)
 
 sbom: setup ## write the firmware's bill of materials and licences, without a build: BOARD=... BUILDROOT=DIR
 	@[ -n "$(BUILDROOT)" ] || { echo "sbom: BUILDROOT is not set: make sbom BOARD=$(BOARD) BUILDROOT=DIR" >&2; exit 2; }
 	@buildroot-config/image.sh --sbom-only "$(BOARD)" "$(BUILDROOT)" build/image/$(BOARD)
 
-test-image: qemu-image ## test a built image on the simulated board: IMAGE=DISK-OR-FOLDER ARGS=...
+test-image: ## test a built image on the simulated board: IMAGE=DISK-OR-FOLDER ARGS=...
 	@[ -n "$(IMAGE)" ] || { echo "test-image: IMAGE is not set: make test-image IMAGE=DISK-OR-FOLDER" >&2; exit 2; }
+	@$(MAKE) --no-print-directory qemu-image
 	@IMAGE="$(abspath $(IMAGE))" $(PY) -m pytest -n 0 $(ARGS) tests/image/test_smoke.py \
 	  $(if $(filter %.img,$(IMAGE)),tests/image/test_board_disk.py)
 

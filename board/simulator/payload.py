@@ -53,15 +53,20 @@ def image(
 
 
 def disk(image: Path, directory: Path, *, firmware: Way = "bios", board: BoardSpec | None = None) -> Payload:
-    """Payload of a disk image that firmware and boot loader boot; it is copied into `directory` once, to a larger disk.
+    """Payload of a disk image that firmware and boot loader boot, copied into `directory` to a larger disk.
 
-    Raises FileNotFoundError naming what is missing.
+    The board keeps its disk from one run to the next; another image, or one that was built anew, replaces it. Raises FileNotFoundError naming what is missing.
     """
     if not image.is_file():
         raise FileNotFoundError(f"no disk image {image}: run `make image-disk` first")
     directory.mkdir(parents=True, exist_ok=True)
     board = board or boardspec.load()
+    status, note = image.stat(), directory / f"{DISK}.from"
+    source = f"{image.resolve()} {status.st_size} {status.st_mtime_ns}\n"
+    if not note.is_file() or note.read_text() != source:
+        (directory / DISK).unlink(missing_ok=True)
     own = _own(image, directory / DISK, GROWN_MB << 20)
+    note.write_text(source)
     started = Firmware()
     if firmware == "uefi":
         files = board.arch.qemu.uefi

@@ -168,9 +168,12 @@ def test_firmware_boots_the_first_drive(made: BoardSpec, tmp_path: Path) -> None
     load = payload.disk(image, tmp_path / "run", board=made)
     own = tmp_path / "run/disk.img"
     assert (own.read_bytes()[:6], own.stat().st_size) == (b"image\0", payload.GROWN_MB << 20)
+    own.write_bytes(b"used")
+    payload.disk(image, tmp_path / "run", board=made)
+    assert own.read_bytes() == b"used", "the board keeps its disk"
     image.write_bytes(b"another")
     payload.disk(image, tmp_path / "run", board=made)
-    assert own.read_bytes()[:5] == b"image"
+    assert own.read_bytes()[:7] == b"another", "a new image is a new disk"
     fds = dict.fromkeys(CHANNELS, 3)
     line = " ".join(command_line(load, Accelerator(), Path("/log"), fds))
     assert "-kernel" not in line
