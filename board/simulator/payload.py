@@ -55,7 +55,8 @@ def image(
 def disk(image: Path, directory: Path, *, firmware: Way = "bios", board: BoardSpec | None = None) -> Payload:
     """Payload of a disk image that firmware and boot loader boot, copied into `directory` to a larger disk.
 
-    The board keeps its disk from one run to the next; another image, or one that was built anew, replaces it. Raises FileNotFoundError naming what is missing.
+    The board keeps its disk from one run to the next; another image, or one that was built anew, replaces it.
+    Raises FileNotFoundError naming what is missing.
     """
     if not image.is_file():
         raise FileNotFoundError(f"no disk image {image}: run `make image-disk` first")
