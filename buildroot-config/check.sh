@@ -8,7 +8,8 @@ set -euo pipefail
 
 # shellcheck disable=SC2034  # lib.sh uses it
 me=check-image
-# shellcheck source=buildroot-config/lib.sh
+here="" python="" release="" version="" top="" # lib.sh sets them
+# shellcheck disable=SC1091
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 failed=0
 fail() {

@@ -4,7 +4,8 @@
 # into OUT_DIR what is handed on: disk image, slot files, checksums, bill of materials, licence report. With --sbom-only
 # nothing is built or downloaded: the two reports alone.
 set -euo pipefail
-# shellcheck source=buildroot-config/lib.sh
+here="" python="" version="" top="" # lib.sh sets them
+# shellcheck disable=SC1091
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 build=1
