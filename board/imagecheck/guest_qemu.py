@@ -7,6 +7,7 @@ ones; only what a build machine may lack is replaced: /dev/kvm (another accelera
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
@@ -18,7 +19,7 @@ from pathlib import Path
 from appliance.guest.qemu import command
 from appliance.guest.qemu.command import Drive, Machine, Uefi
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 _FLASH = 1 << 20  # bytes, of code and of variables: QEMU takes them in whole pages of a flash device
 
 
@@ -110,7 +111,8 @@ def refused(program: Sequence[str], machine: Machine) -> str:
 
 def _start(argv: list[str], wanted: dict[int, int]) -> subprocess.Popen[bytes]:
     """Give the descriptors their numbers in a process between, because they may be in each other's way in this one."""
-    moved = {os.dup2(number, 200 + fd, inheritable=True): fd for fd, number in wanted.items()}
+    # Above all that are wanted, and none that this process has already
+    moved = {fcntl.fcntl(number, fcntl.F_DUPFD, 200): fd for fd, number in wanted.items()}
     moves = " ".join(f"{fd}<&{number} {number}<&-" for number, fd in moved.items())
     try:
         return subprocess.Popen(
