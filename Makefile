@@ -16,7 +16,7 @@ ARGS ?=
 JOBS ?= auto
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: help setup packages bpf qemu-image run test test-all simulate mutants test-plan lint format bench demo faults health-figures image check-image clean
+.PHONY: help setup packages bpf qemu-image run test test-all simulate mutants test-plan lint format bench demo faults health-figures image image-disk sbom test-image flash check-image clean
 
 help: ## show this help
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -59,8 +59,8 @@ build/bpf/steer.bpf.o: $(BPF_SOURCES) build/packages.stamp
 qemu-image: setup ## build the image of a simulated board (only what changed)
 	@$(RUN) -m imagebuild
 
-run: qemu-image ## boot the appliance on the simulated board, with its serial console in this terminal
-	@$(RUN) -m simulator run
+run: qemu-image ## boot the appliance on the simulated board, its serial console in this terminal: IMAGE=... FIRMWARE=uefi
+	@$(RUN) -m simulator run $(if $(IMAGE),--image "$(IMAGE)") $(if $(FIRMWARE),--firmware $(FIRMWARE))
 
 test: $(if $(filter-out tests/unit%,$(TESTS)),qemu-image,setup) ## run all tests except the long ones: TESTS=FOLDER ARGS=...
 	@$(PYTEST) -m "not slow" $(ARGS) $(TESTS)
@@ -82,7 +82,7 @@ lint: setup ## check with ruff, mypy, import-linter (the layers), shellcheck and
 	@build/venv/bin/ruff format --check .
 	@build/venv/bin/mypy
 	@build/venv/bin/lint-imports --no-cache --no-logo
-	@git ls-files -z | xargs -0 grep -lE '^#! ?/bin/(ba|da)?sh' | xargs -r shellcheck
+	@git ls-files -z | xargs -0 awk 'FNR == 1 && /^#! ?\/(usr\/)?bin\/((ba|da)?sh|busybox sh|env bash)/ {print FILENAME} {nextfile}' | xargs -r shellcheck
 	@git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
 
 format: setup ## format the sources
@@ -99,14 +99,32 @@ health-figures: qemu-image ## measure how soon a failed guest is bypassed -> bui
 demo: qemu-image ## inject every failure on a live link -> build/figures/demo.json
 	@$(RUN) -m tests.demo
 
-check-image: build/venv/ready.stamp ## check buildroot-config/ against a Buildroot tree: BUILDROOT=DIR
-	@[ -n "$(BUILDROOT)" ] || { echo "check-image: BUILDROOT is not set: make check-image BUILDROOT=DIR" >&2; exit 2; }
-	@buildroot-config/check.sh "$(BUILDROOT)"
+# Without BUILDROOT and LINUX (a kernel's source tree) it checks what needs neither, and says what it skips.
+check-image: build/venv/ready.stamp ## check what the image holds against what the code uses: BUILDROOT=DIR LINUX=DIR
+	@buildroot-config/check.sh "$(BUILDROOT)" $(if $(LINUX),"$(LINUX)")
 
-image: ## build the firmware with Buildroot: BOARD=... BUILDROOT=DIR
+image-disk: setup ## build the disk image of a simulated board -> build/BOARD/disk.img
+	@$(RUN) -m imagebuild --disk
+
+image: ## build the firmware with Buildroot -> build/image/BOARD/: BOARD=... BUILDROOT=DIR
 	@[ -n "$(BUILDROOT)" ] || { echo "image: BUILDROOT is not set: make image BOARD=$(BOARD) BUILDROOT=DIR" >&2; exit 2; }
-	@$(MAKE) -C "$(BUILDROOT)" O="$(CURDIR)/build/$(BOARD)/buildroot" BR2_EXTERNAL="$(CURDIR)/buildroot-config" throughwire_$(subst -,_,$(BOARD))_defconfig
-	@$(MAKE) -C "$(CURDIR)/build/$(BOARD)/buildroot"
+	@$(MAKE) --no-print-directory setup
+	@buildroot-config/image.sh "$(BOARD)" "$(BUILDROOT)" build/image/$(BOARD)
+
+sbom: setup ## write the firmware's bill of materials and licences, without a build: BOARD=... BUILDROOT=DIR
+	@[ -n "$(BUILDROOT)" ] || { echo "sbom: BUILDROOT is not set: make sbom BOARD=$(BOARD) BUILDROOT=DIR" >&2; exit 2; }
+	@buildroot-config/image.sh --sbom-only "$(BOARD)" "$(BUILDROOT)" build/image/$(BOARD)
+
+test-image: ## test a built image on the simulated board: IMAGE=DISK-OR-FOLDER ARGS=...
+	@[ -n "$(IMAGE)" ] || { echo "test-image: IMAGE is not set: make test-image IMAGE=DISK-OR-FOLDER" >&2; exit 2; }
+	@$(MAKE) --no-print-directory qemu-image
+	@IMAGE="$(abspath $(IMAGE))" $(PY) -m pytest -n 0 $(ARGS) tests/image/test_smoke.py \
+	  $(if $(filter %.img,$(IMAGE)),tests/image/test_board_disk.py)
+
+# The image is that of `make image` unless another one is given.
+flash: setup ## write the disk image to a disk and verify it: DEVICE=/dev/... IMAGE=...
+	@[ -n "$(DEVICE)" ] || { echo "flash: DEVICE is not set: make flash DEVICE=/dev/sdX" >&2; exit 2; }
+	@$(RUN) -m imagebuild.disk.flash "$(or $(IMAGE),build/image/$(BOARD)/disk.img)" "$(DEVICE)"
 
 clean: ## remove build/ (keeps the cache, which is outside)
 	@rm -rf build

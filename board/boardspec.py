@@ -43,6 +43,8 @@ class Qemu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The kernel's name of the first serial port."""
     debug: str
     """The kernel's name of the second serial port."""
+    uefi: tuple[str, str] | None = None
+    """UEFI firmware on the host that boots a disk image: its code, and the template of its variables."""
 
 
 class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,6 +175,12 @@ class BoardSpec:
         self.fragments = (root / "kernel/common.fragment", self.arch_folder / "linux.fragment",
                           self.folder / "linux.fragment")  # fmt: skip
         """The kernel's options in the order of the stack: the last one wins."""
+        self.firmware_fragments = tuple(
+            path
+            for path in (root / "kernel/firmware.fragment", self.arch_folder / "firmware.fragment")
+            if path.is_file()
+        )
+        """What Buildroot puts after them: hardening, and what booting from a disk needs."""
         self.overlays = tuple(path for path in (self.arch_folder / "rootfs", self.folder / "rootfs") if path.is_dir())
         """Files of processor and board that are laid over `rootfs/`, in this order."""
 
@@ -239,3 +247,10 @@ def _read(path: Path, kind: type[T]) -> T:
         return msgspec.convert(_toml(path), kind)
     except msgspec.ValidationError as error:
         raise SpecError(f"{path}: {error}") from error
+
+
+if __name__ == "__main__":
+    # Buildroot's post-image.sh asks for the kernel's command line: boardspec BOARD [--debug]
+    import sys
+
+    print(load(sys.argv[1]).command_line(debug="--debug" in sys.argv))

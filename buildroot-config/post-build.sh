@@ -1,11 +1,19 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Buildroot runs this on the finished target folder, before the images are made: post-build.sh TARGET_DIR.
-# rootfs/ decides what starts; start scripts that packages bring for another init are removed here.
+# Buildroot runs this on the finished target folder, before the images are made: post-build.sh TARGET_DIR, with BR2_CONFIG,
+# BUILD_DIR and BINARIES_DIR in the environment. rootfs/ decides what starts; start scripts that packages bring for
+# another init are removed here. Then what is there is held against what the code uses (board/imagecheck/).
 set -eu
 
 target=$1
-rootfs=$(cd "$(dirname "$0")/../rootfs" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+repo=$(dirname "$here")
+rootfs=$repo/rootfs
+python=${THROUGHWIRE_PYTHON:-$repo/build/venv/bin/python}
+[ -x "$python" ] || python=python3
+
+set_in_config() { grep -qx "$1=y" "${BR2_CONFIG:-/dev/null}"; }
+tool() { env PYTHONPATH="$repo/board:$repo" "$python" -m "$@"; }
 
 # Buildroot copies the whole overlay, including its README.
 rm -f "$target/README.md"
@@ -22,13 +30,50 @@ for script in "$target"/etc/init.d/*; do
 	[ -e "$rootfs/etc/init.d/${script##*/}" ] || rm -f "$script"
 done
 
+# A root shell by kernel command line is for images that stay on the desk.
+set_in_config BR2_PACKAGE_THROUGHWIRE_DEBUG_SHELL || {
+	rm -f "$target/usr/libexec/bypass/debug-shell"
+	sed -i '/debug-shell/d' "$target/etc/inittab"
+}
+
 # Drivers are built in. What a board's fragment has as a module hangs the kernel on purpose, for tests.
 rm -rf "$target/lib/modules"
 
 # Mount point of the data partition; git keeps no empty folder in rootfs/.
 mkdir -p "$target/var/lib/bypass"
 
-# QEMU installs the firmware of every machine that it knows; guests are x86 machines with virtio devices.
+# QEMU installs the firmware of every machine that it knows; guests are x86 machines with virtio devices, by BIOS or UEFI.
 [ ! -d "$target/usr/share/qemu" ] || find "$target/usr/share/qemu" -mindepth 1 -maxdepth 1 \
 	! -name 'bios*.bin' ! -name 'vgabios*.bin' ! -name 'linuxboot*.bin' ! -name 'multiboot*.bin' ! -name 'pvh.bin' \
-	! -name 'kvmvapic.bin' ! -name 'efi-virtio.rom' ! -name 'efi-e1000*.rom' ! -name keymaps -exec rm -rf {} +
+	! -name 'kvmvapic.bin' ! -name 'efi-virtio.rom' ! -name 'efi-e1000*.rom' ! -name keymaps \
+	! -name 'edk2-x86_64-code.fd' ! -name 'edk2-i386-vars.fd' -exec rm -rf {} +
+# qemu-img cannot be had alone.
+for name in elf2dmp qemu-edid qemu-io qemu-keymap qemu-nbd qemu-pr-helper qemu-storage-daemon qemu-vmsr-helper; do
+	rm -f "$target/usr/bin/$name"
+done
+
+# The demo guest: the image's own kernel and busybox, and the forwarder that the package has built.
+demo=$target/usr/share/bypass/guest-demo
+rm -rf "$demo"
+if set_in_config BR2_PACKAGE_THROUGHWIRE_DEMO_GUEST; then
+	mkdir -p "$demo"
+	install -m 0644 "$BINARIES_DIR/bzImage" "$demo/bzImage"
+	tool imagebuild.target_initramfs --target "$target" --init "$repo/board/guest-demo/init" \
+		--add "bin/forwarder=$BINARIES_DIR/guest-demo/forwarder" "$demo/initrd.gz"
+fi
+
+# Without Buildroot (in tests of this script) there is nothing more to look at.
+[ -n "${BR2_CONFIG:-}" ] || exit 0
+board=$(sed -n 's/^BR2_PACKAGE_THROUGHWIRE_BOARD="\(.*\)"$/\1/p' "$BR2_CONFIG")
+tool imagecheck tree "$target"
+for config in "$BUILD_DIR"/linux-[0-9]*/.config; do
+	[ ! -e "$config" ] || tool imagecheck kernel "$board" --config "$config"
+done
+# The target's QEMU runs here where the processor is the same.
+loader=$target/lib64/ld-linux-x86-64.so.2
+if [ "$(uname -m)" = x86_64 ] && [ -e "$loader" ]; then
+	tool imagecheck qemu "$loader" --library-path "$target/lib64:$target/lib:$target/usr/lib" \
+		"$target/usr/bin/qemu-system-x86_64" -L "$target/usr/share/qemu"
+else
+	echo "post-build: SKIPPED: the target's QEMU does not run on this machine; guests' words were not tried" >&2
+fi

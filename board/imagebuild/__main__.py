@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`python -m imagebuild [--board NAME] [--kernel-only]`: build the image, or only the kernel, and print where it is."""
+"""`python -m imagebuild [--board NAME] [--kernel-only] [--disk]`: build the image and print where it is.
+
+With `--kernel-only` nothing but the kernel, with `--disk` the image of a whole disk as well.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="imagebuild", description="Build the image of a board.")
     parser.add_argument("--board", default=boardspec.DEFAULT, help="a folder of board/ (default: %(default)s)")
     parser.add_argument("--kernel-only", action="store_true", help="build nothing but the kernel")
+    parser.add_argument("--disk", action="store_true", help="build the disk image as well")
     arguments = parser.parse_args()
 
     def say(text: str) -> None:
@@ -25,7 +29,10 @@ def main() -> int:
 
     try:
         spec = boardspec.load(arguments.board)
-        built = artefacts.build_kernel(say, spec) if arguments.kernel_only else artefacts.build(say, spec)
+        if arguments.kernel_only:
+            built = artefacts.build_kernel(say, spec)
+        else:
+            built = artefacts.build_disk(say, spec) if arguments.disk else artefacts.build(say, spec)
     except (BuildError, SpecError) as error:
         print(f"image: {error}", file=sys.stderr)
         return 1

@@ -8,7 +8,6 @@ The cache key follows from the fragments' settings, not their comments. The buil
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,36 +17,11 @@ from boardspec import BoardSpec
 from imagebuild import debian
 from imagebuild.cache import Cache, key_of
 from imagebuild.errors import BuildError
+from imagebuild.fragments import lost, settings
 from imagebuild.progress import Progress, run
 
 SOURCE_PACKAGE = "linux-source-6.12"
 RECIPE = "2"  # raise when a change of the build itself changes the result
-_SET = re.compile(r"^(CONFIG_\w+)=(.+)$")
-_UNSET = re.compile(r"^# (CONFIG_\w+) is not set$")
-
-
-def settings(fragments: Iterable[str]) -> dict[str, str]:
-    """The settings of a stack of fragments: option -> value, "n" for "is not set"; the last fragment wins (pure)."""
-    asked: dict[str, str] = {}
-    for text in fragments:
-        for number, line in enumerate(text.splitlines(), 1):
-            if found := _SET.match(line):
-                asked[found[1]] = found[2]
-            elif found := _UNSET.match(line):
-                asked[found[1]] = "n"
-            elif line.strip() and not line.startswith("#"):
-                raise BuildError(f"kernel fragment, line {number}: cannot read {line!r}")
-    return asked
-
-
-def lost(asked: dict[str, str], config: str) -> list[str]:
-    """The lines of the fragments that are not in `.config` after the kernel's own resolution (pure)."""
-    have = settings([config])
-    return [
-        f"{name}={value}" if value != "n" else f"# {name} is not set"
-        for name, value in asked.items()
-        if have.get(name, "n") != value
-    ]
 
 
 def key(fragments: Iterable[Path]) -> str:

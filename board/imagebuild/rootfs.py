@@ -23,10 +23,12 @@ from imagebuild.progress import Progress, output, run
 PACKAGES = (
     "busybox-static",
     "chrony",
+    "ca-certificates",
     "dropbear-bin",
     "e2fsprogs",
     "ethtool",
     "gpg",
+    "fdisk",
     "iproute2",
     "kmod",
     "libbpf1",
@@ -239,3 +241,25 @@ def squashfs(cache: Cache, arch: Arch, progress: Progress, *, tree: Path, python
 
     parts = {"debian": tree.parent.name, "python": python.parent.name, "kernel": kernel.name, "guest": guest_kernel}
     return cache.get("rootfs", key_of({**parts, "hot": HOT, "recipe": "3"}), make)
+
+
+def one_squashfs(cache: Cache, arch: Arch, progress: Progress, layers: list[Path], name: str) -> Path:
+    """The folder with `name`: squashfs files merged into one, later ones over earlier ones, as a disk boots them.
+
+    Packed quickly rather than small: it is packed anew after every change of the code.
+    """
+
+    def make(folder: Path) -> None:
+        log = folder / "log"
+        with progress.stage("disk: one root file system", "30 s"):
+            for layer in layers:
+                run(
+                    ["unsquashfs", "-quiet", "-no-progress", "-force", "-dest", folder / "tree", layer],
+                    what="unpacking the layers",
+                    log=log,
+                )
+            squash([folder / "tree"], folder / name, log, "-Xcompression-level", "2", "-all-time", "0", *HOT_OPTIONS)
+            shutil.rmtree(folder / "tree")
+
+    keys = {f"layer {number}": layer.parent.name for number, layer in enumerate(layers)}
+    return cache.get("system", key_of({**keys, "name": name, "hot": HOT, "recipe": "1"}), make)

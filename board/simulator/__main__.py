@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
 
     run = words.add_parser("run", help="power the board on, with its serial console in this terminal")
     run.add_argument("--artefacts", type=Path, help="where the image is (default: build/BOARD)")
+    run.add_argument("--image", type=Path, help="a disk image to boot by firmware, or a folder like build/BOARD")
+    run.add_argument("--firmware", choices=("bios", "uefi"), default="bios", help="what boots the disk image")
     run.add_argument("--prefix", help="prefix of the namespaces' names (default: the first free of tw, tw2, ...)")
     run.add_argument("--relay-ms", type=float, default=5.0, help="switching time of the relay's contacts")
     run.add_argument("--flap-ms", type=float, default=0.0, help="how long links stay down after the relay has switched")
@@ -84,7 +86,15 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     spec = boardspec.load(options.board)
     artefacts, directory = (options.artefacts or spec.build).resolve(), _directory(options).resolve()
-    load = payload.image(artefacts, directory, debug=not options.no_debug, append=options.append, board=spec)
+    if options.image and not options.image.is_dir():
+        if options.append:
+            raise BoardError(
+                "--append is for a kernel that the emulator loads; the boot loader has its own command line"
+            )
+        load = payload.disk(options.image, directory, firmware=options.firmware, board=spec)
+    else:
+        folder = options.image or artefacts
+        load = payload.image(folder, directory, debug=not options.no_debug, append=options.append, board=spec)
     found = _accelerator(options.accel, spec, artefacts)
     timing = Timing(options.relay_ms, options.flap_ms, options.second_stage_s)
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -47,17 +47,27 @@ class Drive:
 
 
 @dataclass(frozen=True)
+class Firmware:
+    """What a machine starts with that boots from its disk: UEFI from these two files, or without them QEMU's BIOS."""
+
+    code: Path | None = None
+    variables: Path | None = None
+    """The machine's own copy: the firmware writes to it."""
+
+
+@dataclass(frozen=True)
 class Payload:
     """What the machine boots, and on which board. `append`, `memory_mb` and `cpus` default to the board's kernel
-    command line, memory and processors."""
+    command line, memory and processors. With `firmware` it boots its first drive, and no kernel is given."""
 
-    kernel: Path
+    kernel: Path | None = None
     initrd: Path | None = None
     drives: tuple[Drive, ...] = ()
     append: str = ""
     memory_mb: int = 0
     cpus: int = 0
     board: BoardSpec = field(default_factory=boardspec.load)
+    firmware: Firmware | None = None
 
 
 @dataclass(frozen=True)
@@ -96,17 +106,16 @@ def command_line(payload: Payload, accelerator: Accelerator, crash_log: Path, fd
     line += ["-M", f"{qemu.machine},memory-backend=mem", *accelerator.arguments(board.arch)]
     line += ["-smp", str(payload.cpus or machine.cpus), "-m", f"{memory_mb}M"]
     line += ["-object", f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on"]
-    line += ["-kernel", str(payload.kernel), "-append", payload.append or board.command_line(), "-S"]
-    if payload.initrd:
-        line += ["-initrd", str(payload.initrd)]
+    line += [*_boot(payload), "-S"]
     # panic=none: the kernel restarts itself, as on real hardware; pvpanic only reports the panic
     line += ["-action", f"watchdog={qemu.watchdog_action}", "-action", "panic=none", "-action", "reboot=reset"]
     for channel in CHANNELS:
         line += ["-chardev", f"socket,id={channel},fd={fds[channel]}"]
     line += ["-mon", "chardev=qmp,mode=control", *qemu.serial]
-    for drive in payload.drives:
+    for number, drive in enumerate(payload.drives):
+        first = ",bootindex=1" if payload.firmware and not number else ""
         line += ["-drive", drive.backend]
-        line += ["-device", f"virtio-blk-pci,drive={drive.serial},serial={drive.serial}"]
+        line += ["-device", f"virtio-blk-pci,drive={drive.serial},serial={drive.serial}{first}"]
     for connector, port in board.connectors.items():
         tap, queues = f"{connector}0", QUEUES if connector in SIDES else 1
         line += ["-netdev", f"tap,id={tap}-tap,ifname={tap},script=no,downscript=no,queues={queues}"]
@@ -114,6 +123,19 @@ def command_line(payload: Payload, accelerator: Accelerator, crash_log: Path, fd
         device = f"virtio-net-pci,id={tap},netdev={tap}-tap,mac={address(port)},addr={port.slot:#x}"
         line += ["-device", device + several]
     return line + [word.replace("{crash_log}", str(crash_log)) for word in machine.arguments]
+
+
+def _boot(payload: Payload) -> list[str]:
+    """What starts: a kernel that QEMU loads, or firmware."""
+    if payload.firmware is None:
+        assert payload.kernel is not None
+        line = ["-kernel", str(payload.kernel), "-append", payload.append or payload.board.command_line()]
+        return [*line, "-initrd", str(payload.initrd)] if payload.initrd else line
+    code, variables = payload.firmware.code, payload.firmware.variables
+    if code is None:
+        return []
+    return ["-drive", f"if=pflash,format=raw,readonly=on,file={code}",
+            "-drive", f"if=pflash,format=raw,file={variables}"]  # fmt: skip
 
 
 @dataclass

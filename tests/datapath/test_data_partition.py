@@ -162,6 +162,18 @@ def test_a_blank_disk_becomes_the_data_partition(boot: Boot) -> None:
     assert boot.files()["etc/config.toml"] == "default = true\n"
 
 
+def test_each_box_has_an_identity_of_its_own(boot: Boot) -> None:
+    """Made at the first boot, kept from then on; another one's is another."""
+    random = boot.root / "proc/sys/kernel/random"
+    random.mkdir(parents=True)
+    (random / "uuid").write_text("5ad6c0de-0000-4000-8000-00000000beef\n")
+    boot.run()
+    (random / "uuid").write_text("00000000-0000-4000-8000-000000000000\n")
+    (boot.root / "etc/machine-id").unlink()
+    boot.run()
+    assert (boot.root / "etc/machine-id").read_text() == "5ad6c0de00004000800000000000beef"
+
+
 def test_what_is_on_it_is_used(boot: Boot) -> None:
     boot.fill()
     assert boot.run() == ["kept", ""]

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from imagebuild import debian
 from imagebuild.cache import Cache, default_root, key_of
+from imagebuild.cpio import Entry, cpio
 from imagebuild.errors import BuildError
-from imagebuild.initramfs import Entry, cpio
 from imagebuild.progress import Progress, run
 
 HERE = Path(__file__).parent

@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 from simulator import Board
 
+from tests.support import board_appliance
+
 
 @pytest.mark.parametrize("slot", ["10", "11", "12"])
 def test_ports_stand_where_board_toml_says(board: Board, slot: str) -> None:
@@ -39,6 +41,16 @@ def test_processor_offers_nested_virtualisation(board: Board) -> None:
 
 def test_data_disk_is_this_boards_own(board: Board) -> None:
     assert board.sh("blkid | grep -c bypass-data || ls -l /dev/disk/by-label", check=False).output.strip() != ""
+
+
+def test_everything_that_the_code_runs_is_there(board: Board) -> None:
+    """Programs and applets that the sources start are found on the running image."""
+    assert board_appliance.missing_programs(board) == []
+
+
+def test_https_can_be_verified(board: Board) -> None:
+    """Python finds the certificates of the authorities."""
+    assert board_appliance.knows_authorities(board)
 
 
 def test_processes_are_found_by_their_words(board: Board) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from imagecheck.__main__ import needed
 from simulator import Board
 from simulator.pace import Pace
 from simulator.stream import Stream
@@ -167,3 +168,15 @@ def replaced(board: Board, path: str, change: Callable[[str], str], apply: Calla
 
 def write(board: Board, path: str, text: str) -> None:
     board.sh(f"printf %s {shlex.quote(text)} >{path}")
+
+
+def missing_programs(board: Board) -> list[str]:
+    """Programs and applets that the sources start and the running image does not have."""
+    names = " ".join(sorted(needed(board.payload.board.name)))
+    return board.sh(f"for name in {names}; do command -v $name >/dev/null || echo $name; done").output.split()
+
+
+def knows_authorities(board: Board) -> bool:
+    """Whether Python finds the certificates of the public authorities, as an https probe with `verify` must."""
+    code = "import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 50)"
+    return board.sh(f"python3 -I -c '{code}'").output.strip() == "True"

@@ -27,10 +27,11 @@ _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
 _KVM_API = 12
 
-_FIRMWARE = (
+FIRMWARE = (
     ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),  # Debian
     ("usr/share/qemu/edk2-x86_64-code.fd", "usr/share/qemu/edk2-i386-vars.fd"),  # QEMU's own
 )
+"""Where images have firmware for guests with UEFI: code, and the template of the variables."""
 
 KEPT_VARIABLES = 32
 """Of guests that are not configured any more: so many files of UEFI variables, of half a MiB each, are kept."""
@@ -168,11 +169,11 @@ def _loaded(name: str, what: str, paths: Paths, value: str) -> Path | None:
 
 def _uefi(guest: model.Guest, paths: Paths) -> Uefi:
     """The firmware and this guest's variables, which are copied from the firmware's template when missing."""
-    for code, template in ((paths.root / code, paths.root / template) for code, template in _FIRMWARE):
+    for code, template in ((paths.root / code, paths.root / template) for code, template in FIRMWARE):
         if code.is_file() and template.is_file():
             break
     else:
-        looked = " or ".join(f"/{code}" for code, _ in _FIRMWARE)
+        looked = " or ".join(f"/{code}" for code, _ in FIRMWARE)
         what = f'guest {guest.name}: firmware = "uefi" needs a UEFI firmware file, and there is no {looked}'
         raise NotReadyError(Cause.GUEST_FAILED, what)
     variables = paths.state / "uefi" / f"{guest.name}.fd"

@@ -33,9 +33,27 @@ define THROUGHWIRE_BUILD_DATAPATH
 	}
 	clang -O2 -g -Wall -Wextra -Werror -target bpf -mcpu=v3 \
 		-nostdlibinc -isystem $(STAGING_DIR)/usr/include \
+		-ffile-prefix-map=$(@D)=. -ffile-prefix-map=$(STAGING_DIR)= \
 		-c $(@D)/appliance/bpf/steer.bpf.c -o $(@D)/steer.bpf.o
 endef
 THROUGHWIRE_POST_BUILD_HOOKS += THROUGHWIRE_BUILD_DATAPATH
+
+# As the QEMU image has them: Python sees the image's own packages only
+define THROUGHWIRE_ISOLATE_SCRIPTS
+	$(SED) '1s,^#!.*,#!/usr/bin/python3 -I,' \
+		$(addprefix $(TARGET_DIR)/usr/bin/,bypass bypassd bypass-keeper)
+endef
+THROUGHWIRE_POST_INSTALL_TARGET_HOOKS += THROUGHWIRE_ISOLATE_SCRIPTS
+
+# post-build.sh packs it: its busybox and kernel are those of the image
+ifeq ($(BR2_PACKAGE_THROUGHWIRE_DEMO_GUEST),y)
+define THROUGHWIRE_BUILD_FORWARDER
+	$(TARGET_CC) $(TARGET_CFLAGS) -Wall -static -pthread -s \
+		-o $(@D)/forwarder $(@D)/board/guest-demo/forwarder.c
+	$(INSTALL) -D -m 0755 $(@D)/forwarder $(BINARIES_DIR)/guest-demo/forwarder
+endef
+THROUGHWIRE_POST_BUILD_HOOKS += THROUGHWIRE_BUILD_FORWARDER
+endif
 
 define THROUGHWIRE_INSTALL_BOARD_AND_DATAPATH
 	$(INSTALL) -D -m 0644 \

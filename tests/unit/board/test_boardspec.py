@@ -11,10 +11,10 @@ from pathlib import Path
 import boardspec
 import pytest
 from boardspec import REPO, BoardSpec, SpecError
-from imagebuild import appliance_layer, emulator, kernel, rootfs
+from imagebuild import appliance_layer, emulator, fragments, kernel, rootfs
 from imagebuild.artefacts import Artefacts
 from simulator import accel, payload
-from simulator.machine import CHANNELS, Accelerator, Payload, command_line
+from simulator.machine import CHANNELS, Accelerator, Firmware, Payload, command_line
 
 ARCH = """
 [qemu]
@@ -134,7 +134,7 @@ def test_the_kernel_is_built_for_the_processor(made: BoardSpec) -> None:
     assert kernel.make_command(made, Path("/source"), "Image") == [
         *("make", "-C", Path("/source"), "ARCH=made64", "CROSS_COMPILE=made64-linux-gnu-", "Image")
     ]
-    asked = kernel.settings(path.read_text() for path in made.fragments)
+    asked = fragments.settings(path.read_text() for path in made.fragments)
     assert asked == {"CONFIG_A": "y", "CONFIG_B": "n", "CONFIG_MADE64": "y", "CONFIG_C": "y"}
     assert kernel.key(made.fragments) != kernel.key(boardspec.load().fragments)
 
@@ -159,6 +159,30 @@ def test_processor_and_board_may_bring_files(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     appliance_layer.overlay(spec.overlays, tree)
     assert (tree / "etc/inittab").read_text() == "b"
+
+
+def test_firmware_boots_the_first_drive(made: BoardSpec, tmp_path: Path) -> None:
+    """A disk image is copied once, to a larger disk; QEMU gets no kernel, and for UEFI two files of firmware."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"image")
+    load = payload.disk(image, tmp_path / "run", board=made)
+    own = tmp_path / "run/disk.img"
+    assert (own.read_bytes()[:6], own.stat().st_size) == (b"image\0", payload.GROWN_MB << 20)
+    own.write_bytes(b"used")
+    payload.disk(image, tmp_path / "run", board=made)
+    assert own.read_bytes() == b"used", "the board keeps its disk"
+    image.write_bytes(b"another")
+    payload.disk(image, tmp_path / "run", board=made)
+    assert own.read_bytes()[:7] == b"another", "a new image is a new disk"
+    fds = dict.fromkeys(CHANNELS, 3)
+    line = " ".join(command_line(load, Accelerator(), Path("/log"), fds))
+    assert "-kernel" not in line
+    assert "pflash" not in line
+    assert f"file={own},format=raw,readonly=off" in line
+    assert "virtio-blk-pci,drive=disk,serial=disk,bootindex=1" in line
+    uefi = Payload(drives=load.drives, board=made, firmware=Firmware(Path("/code"), Path("/variables")))
+    line = " ".join(command_line(uefi, Accelerator(), Path("/log"), fds))
+    assert "-drive if=pflash,format=raw,readonly=on,file=/code -drive if=pflash,format=raw,file=/variables -S" in line
 
 
 @pytest.mark.parametrize(
@@ -196,7 +220,7 @@ def test_every_board_of_the_repository_is_described() -> None:
     for name in names:
         spec = boardspec.load(name)
         assert all(path.is_file() for path in (*spec.fragments, spec.board_toml, spec.folder / "host-packages.txt"))
-        assert spec.data_disk.label
+        assert spec.image.simulator is None or spec.data_disk.label
     code = "import boardspec; print(boardspec.DEFAULT)"
     environment = {**os.environ, "PYTHONPATH": str(REPO / "board"), "BOARD": "made"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 import boardspec
 import pytest
 from boardspec import REPO
-from imagebuild import appliance_layer, debian, kernel
+from imagebuild import appliance_layer, debian, fragments, kernel
+from imagebuild.cpio import Entry, cpio
 from imagebuild.errors import BuildError
-from imagebuild.initramfs import Entry, cpio
 from imagebuild.progress import explain_failure
 
 FRAGMENT = "# comment\nCONFIG_A=y\nCONFIG_B=64\n# CONFIG_C is not set\n"
@@ -20,7 +20,7 @@ FRAGMENT = "# comment\nCONFIG_A=y\nCONFIG_B=64\n# CONFIG_C is not set\n"
 
 def test_fragments_stack() -> None:
     """The last fragment wins, as it does for the kernel and for Buildroot."""
-    assert kernel.settings([FRAGMENT, "CONFIG_C=y\n# CONFIG_A is not set\n"]) == {
+    assert fragments.settings([FRAGMENT, "CONFIG_C=y\n# CONFIG_A is not set\n"]) == {
         "CONFIG_A": "n",
         "CONFIG_B": "64",
         "CONFIG_C": "y",
@@ -30,7 +30,7 @@ def test_fragments_stack() -> None:
 def test_fragment_with_nonsense_is_refused() -> None:
     """A typing error in a fragment is not a comment."""
     with pytest.raises(BuildError, match="line 2"):
-        kernel.settings(["CONFIG_A=y\nCONFIG_B y\n"])
+        fragments.settings(["CONFIG_A=y\nCONFIG_B y\n"])
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_fragment_with_nonsense_is_refused() -> None:
 )
 def test_lost_lines_are_named(config: str, lost: list[str]) -> None:
     """A line that the kernel's own resolution dropped or changed is found."""
-    assert kernel.lost(kernel.settings([FRAGMENT]), config) == lost
+    assert fragments.lost(fragments.settings([FRAGMENT]), config) == lost
 
 
 def test_kernel_key_follows_settings_and_not_comments(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_kernel_key_follows_settings_and_not_comments(tmp_path: Path) -> None:
 
 def test_the_boards_fragments_ask_for_what_the_appliance_needs() -> None:
     """Relay line, watchdog, crash log, datapath and guests are in the stack."""
-    asked = kernel.settings(path.read_text() for path in boardspec.load().fragments)
+    asked = fragments.settings(path.read_text() for path in boardspec.load().fragments)
     for name in ("GPIO_VIRTIO", "I6300ESB_WDT", "ACPI_APEI_GHES", "PSTORE", "BPF_SYSCALL", "BPF_JIT", "TUN", "KVM_AMD"):
         assert asked[f"CONFIG_{name}"] == "y"
 
@@ -130,15 +130,16 @@ def test_appliance_is_installed_as_a_package(tmp_path: Path) -> None:
     assert list(site.glob("throughwire-*.dist-info/METADATA"))
 
 
-def test_an_emulated_board_differs_from_the_default_configuration_in_its_guests_patience_alone() -> None:
-    """The two files are the same configuration; a board that is no emulation keeps the short limits."""
+def test_the_default_configuration_names_no_guest_and_that_of_the_reference_board_adds_only_the_demo() -> None:
+    """A release has no guest to name. The emulated board has one, with more patience than hardware needs."""
     common, board = (
         tomllib.loads((REPO / place).read_text())
         for place in ("rootfs/etc/bypass/config.toml", "board/qemu-x86_64/rootfs/etc/bypass/config.toml")
     )
-    (probe,) = board["guest"][0]["probes"]
-    assert probe["misses"] > common["guest"][0]["probes"][0]["misses"]
-    probe["misses"] = common["guest"][0]["probes"][0]["misses"]
+    assert "guest" not in common
+    (guest,), (rule,) = board.pop("guest"), board.pop("rule")
+    assert (guest["name"], rule["path"]) == ("ips1", ["ips1"])
+    assert guest["probes"][0]["misses"] > 3
     assert board == common
 
 

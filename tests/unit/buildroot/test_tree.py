@@ -5,7 +5,9 @@ Plan: whatever is said twice (once here, once in buildroot-config/) is compared,
 What only Buildroot itself can tell is buildroot-config/check.sh's.
 """
 
+import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 TREE = ROOT / "buildroot-config"
 PACKAGES = sorted(folder.name for folder in (TREE / "package").iterdir() if folder.is_dir())
-DEFCONFIGS = sorted((TREE / "configs").glob("*_defconfig"))
+BOARDS = sorted(path.stem for path in (TREE / "boards").glob("*.config") if path.stem != "common")
 
 
 def canonical(name: str) -> str:
@@ -116,32 +118,51 @@ def test_datapath_is_compiled_with_the_same_flags() -> None:
     assert flags(read("throughwire", ".mk")) == flags((ROOT / "Makefile").read_text())
 
 
-@pytest.mark.parametrize("file", DEFCONFIGS, ids=lambda file: file.name)
-class TestDefconfig:
-    """What a defconfig points at is there, and it is for a board that is there."""
+@pytest.fixture(scope="module")
+def text(board: str) -> str:
+    """The board's whole defconfig."""
+    return subprocess.run([TREE / "defconfig.sh", board], capture_output=True, text=True, check=True).stdout
 
-    def test_paths_exist(self, file: Path) -> None:
-        paths = re.findall(r"\$\(BR2_EXTERNAL_THROUGHWIRE_PATH\)([^\" ]*)", file.read_text())
+
+def test_no_defconfig_of_a_board_that_is_not_there() -> None:
+    """The boards that there are, are named."""
+    done = subprocess.run([TREE / "defconfig.sh", "none"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.split()[-len(BOARDS) :] == BOARDS
+
+
+@pytest.mark.parametrize("board", BOARDS, scope="module")
+class TestDefconfig:
+    """What a board's defconfig points at is there, and it is for a board that is there."""
+
+    def test_paths_exist(self, text: str) -> None:
+        paths = re.findall(r"\$\(BR2_EXTERNAL_THROUGHWIRE_PATH\)([^\" ]*)", text)
         assert paths
         for path in paths:
             assert (TREE / path.lstrip("/")).exists(), path
 
-    def test_board_exists(self, file: Path) -> None:
-        """throughwire_qemu_x86_64_defconfig is the board whose folder is board/qemu-x86_64, and says so."""
-        text = file.read_text()
+    def test_board_exists(self, board: str, text: str) -> None:
+        """qemu-x86_64.config is the board whose folder is board/qemu-x86_64, says so, and takes its fragments."""
         name = re.search(r'^BR2_PACKAGE_THROUGHWIRE_BOARD="(.*)"$', text, re.MULTILINE)
         assert name
-        # The top Makefile makes the defconfig's name from the board's in this way.
-        assert file.name == f"throughwire_{name[1].replace('-', '_')}_defconfig"
-        board = boardspec.load(name[1])
+        assert name[1] == board
+        spec = boardspec.load(board)
         listed = re.search(r'^BR2_LINUX_KERNEL_CONFIG_FRAGMENT_FILES="(.*)"$', text, re.MULTILINE)
         assert listed
         stack = [TREE / path.replace("$(BR2_EXTERNAL_THROUGHWIRE_PATH)/", "") for path in listed[1].split()]
-        assert [path.resolve() for path in stack] == list(board.fragments), "the same stack in the same order"
+        assert [path.resolve() for path in stack] == [
+            *spec.fragments,
+            *spec.firmware_fragments,
+        ], "the same stack in the same order"
 
-    def test_kernel_is_hashed(self, file: Path) -> None:
+    def test_no_line_stands_twice(self, text: str) -> None:
+        """What all boards share is not said again by one of them, and no board contradicts it."""
+        options = re.findall(r"^(?:# )?(BR2_\w+)", text, re.MULTILINE)
+        assert len(options) == len(set(options))
+
+    def test_kernel_is_hashed(self, text: str) -> None:
         """The kernel's archive has its sum, for the kernel and for the toolchain's headers."""
-        version = re.search(r'^BR2_LINUX_KERNEL_CUSTOM_VERSION_VALUE="(.*)"$', file.read_text(), re.MULTILINE)
+        version = re.search(r'^BR2_LINUX_KERNEL_CUSTOM_VERSION_VALUE="(.*)"$', text, re.MULTILINE)
         assert version
         for name in ("linux", "linux-headers"):
             assert f"  linux-{version[1]}.tar.xz\n" in (TREE / f"patches/{name}/{name}.hash").read_text()
@@ -157,27 +178,49 @@ class TestPostBuild:
         (tmp_path / "buildroot-config/post-build.sh").write_bytes((TREE / "post-build.sh").read_bytes())
         for folder in ("rootfs", "target"):
             (tmp_path / folder / "etc/init.d").mkdir(parents=True)
-            (tmp_path / folder / "etc/inittab").write_text("::respawn:/usr/bin/bypass-keeper\n")
+            (tmp_path / folder / "etc/inittab").write_text(
+                "::respawn:/usr/bin/bypass-keeper\nttyS1::respawn:-/usr/libexec/bypass/debug-shell\n"
+            )
             (tmp_path / folder / "etc/init.d/rcS").write_text("#!/bin/sh\n")
             (tmp_path / folder / "README.md").write_text("words\n")
         (tmp_path / "target/etc/init.d/S50dropbear").write_text("#!/bin/sh\n")
         firmware = tmp_path / "target/usr/share/qemu"
         firmware.mkdir(parents=True)
-        for name in ("bios-256k.bin", "skiboot.lid"):
+        for name in ("bios-256k.bin", "edk2-x86_64-code.fd", "edk2-i386-vars.fd", "edk2-arm-code.fd", "skiboot.lid"):
             (firmware / name).write_text("")
+        (tmp_path / "target/usr/libexec/bypass").mkdir(parents=True)
+        (tmp_path / "target/usr/libexec/bypass/debug-shell").write_text("#!/bin/sh\n")
         return tmp_path / "target"
 
-    def run(self, target: Path) -> subprocess.CompletedProcess[str]:
+    def run(self, target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         script = target.parent / "buildroot-config/post-build.sh"
-        return subprocess.run(["sh", script, target], capture_output=True, text=True, check=False)
+        environment |= {"PATH": os.environ["PATH"]}
+        return subprocess.run(["sh", script, target], capture_output=True, text=True, check=False, env=environment)
 
     def test_only_what_rootfs_brings_is_started(self, target: Path) -> None:
         assert self.run(target).returncode == 0
         assert sorted(path.name for path in (target / "etc/init.d").iterdir()) == ["rcS"]
         assert not (target / "README.md").exists()
         assert (target / "var/lib/bypass").is_dir()
+        # Buildroot lays rootfs/ over the target anew before it runs this again
+        (target / "etc/inittab").write_bytes((target.parent / "rootfs/etc/inittab").read_bytes())
         assert self.run(target).returncode == 0, "a second make runs it again"
-        assert [path.name for path in (target / "usr/share/qemu").iterdir()] == ["bios-256k.bin"]
+        assert sorted(path.name for path in (target / "usr/share/qemu").iterdir()) == [
+            *("bios-256k.bin", "edk2-i386-vars.fd", "edk2-x86_64-code.fd"),
+        ]
+
+    def test_a_release_has_no_root_shell(self, target: Path) -> None:
+        """Without the option neither the script nor init's line is left."""
+        assert self.run(target).returncode == 0
+        assert not (target / "usr/libexec/bypass/debug-shell").exists()
+        assert (target / "etc/inittab").read_text() == "::respawn:/usr/bin/bypass-keeper\n"
+
+    def test_an_image_for_tests_keeps_it(self, target: Path) -> None:
+        config = target.parent / "config"
+        config.write_text("BR2_PACKAGE_THROUGHWIRE_DEBUG_SHELL=y\n")
+        self.run(target, BR2_CONFIG=str(config))
+        assert (target / "usr/libexec/bypass/debug-shell").exists()
+        assert "debug-shell" in (target / "etc/inittab").read_text()
 
     def test_another_inittab_is_an_error(self, target: Path) -> None:
         (target / "etc/inittab").write_text("# busybox's own\n")
@@ -233,3 +276,67 @@ class TestCheckRefuses:
         (tmp_path / "Makefile").write_text("export BR2_VERSION := 2025.02.9\n")
         done = self.run(str(tmp_path))
         assert (done.returncode, "made for 2026.02.x" in done.stderr) == (1, True)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target folder whose busybox has shared libraries, and the files that the build leaves for the disk."""
+    top = tmp_path_factory.mktemp("built")
+    for folder in ("target/bin", "target/lib64", "target/lib", "images", "build", "host"):
+        (top / folder).mkdir(parents=True)
+    (top / "program.c").write_text("int main(void) { return 0; }\n")
+    busybox = top / "target/bin/busybox"
+    subprocess.run(["gcc", "-o", busybox, top / "program.c"], check=True)
+    said = subprocess.run(["ldd", busybox], check=True, capture_output=True, text=True).stdout
+    for path in re.findall(r"(/\S+)", said):
+        place = "lib64" if "ld-linux" in path else "lib"
+        (top / "target" / place / Path(path).name).write_bytes(Path(path).resolve().read_bytes())
+    for name in ("bzImage", "rootfs.squashfs"):
+        (top / "images" / name).write_bytes(name.encode() * 100)
+    (top / "config").write_text('BR2_PACKAGE_THROUGHWIRE_BOARD="qemu-x86_64"\n')
+    return top
+
+
+class TestPostImage:
+    """post-image.sh on stand-ins for kernel and root: initramfs, disk image, checksums."""
+
+    def run(self, top: Path) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.environ["PATH"], "BUILD_DIR": str(top / "build"), "HOST_DIR": str(top / "host"),
+                       "TARGET_DIR": str(top / "target"), "BR2_CONFIG": str(top / "config"),
+                       "THROUGHWIRE_PYTHON": sys.executable}  # fmt: skip
+        command: list[str | Path] = ["sh", TREE / "post-image.sh", top / "images"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    def test_what_is_made(self, built: Path) -> None:
+        """The initramfs holds busybox with its loader and libraries; the sums are those of all files."""
+        done = self.run(built)
+        assert done.returncode == 0, done.stderr
+        archive = gzip.decompress((built / "images/initrd.gz").read_bytes())
+        listed = subprocess.run(["cpio", "-t"], input=archive, capture_output=True, check=True).stdout.decode().split()
+        assert {"init", "bin/busybox", "bin/slot-state", "lib/libc.so.6", "lib64"} <= set(listed)
+        assert "debug" not in listed, "a release opens no shell"
+        assert any(name.startswith("lib/ld-linux") for name in listed)
+        subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=built / "images", check=True)
+        assert "disk.img" in (built / "images/SHA256SUMS").read_text()
+
+    def test_a_slot_that_is_too_large_is_refused(self, built: Path) -> None:
+        root = built / "images/rootfs.squashfs"
+        before = root.read_bytes()
+        with root.open("r+b") as file:
+            file.truncate(48 << 20)
+        try:
+            done = self.run(built)
+        finally:
+            root.write_bytes(before)
+        assert done.returncode != 0
+        assert "48 are allowed" in done.stderr
+
+    def test_a_library_that_the_target_lacks_is_named(self, built: Path) -> None:
+        library = built / "target/lib/libc.so.6"
+        library.rename(built / "libc")
+        try:
+            done = self.run(built)
+        finally:
+            (built / "libc").rename(library)
+        assert done.returncode != 0
+        assert "needs libc.so.6" in done.stderr

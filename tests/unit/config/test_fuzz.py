@@ -35,7 +35,7 @@ from appliance.errors import ConfigError
 from console.line.parse import UsageError, complete, parse, tokenize
 
 ROOT = Path(__file__).resolve().parents[3]
-GOOD = (ROOT / "rootfs/etc/bypass/config.toml").read_text()
+GOOD = (ROOT / "board/qemu-x86_64/rootfs/etc/bypass/config.toml").read_text()
 BOUNDED = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 MEMORY = 64 << 20  # bytes that no single input may need
 

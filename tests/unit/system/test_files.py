@@ -84,5 +84,6 @@ def test_nothing_else_in_the_appliance_puts_files_in_place() -> None:
     assert found == {
         "telemetry/transitions.py",  # sets a full ledger aside
         "guest/image/importer.py",  # syncs what it streamed
+        "system/clock.py",  # a symbolic link, in memory
         "access/ssh.py",  # dropbearkey writes the file, `put_in_place` does the rest
     }
