@@ -133,7 +133,7 @@ LINES = ("# c\n", "\n", '[[rule]]\nname = "{}"\n', "path = []\n", "[system]\n", 
 
 @given(st.lists(st.sampled_from(LINES), max_size=14), st.data())
 def test_no_comment_is_lost_with_another_table(parts: list[str], data: st.DataObject) -> None:
-    """A rule is deleted: gone are at most the comments above its header and inside it, before an empty line."""
+    """A rule is deleted: gone are at most the comments above its header, between its keys, and directly below them."""
     text = "".join(part.format(f"n{number}") for number, part in enumerate(parts))
     try:
         document = Document(text)
@@ -150,7 +150,9 @@ def test_no_comment_is_lost_with_another_table(parts: list[str], data: st.DataOb
     begin, end = at - 1, at + 1
     while begin and lines[begin - 1].startswith("#"):
         begin -= 1
-    while end < len(lines) and (lines[end].startswith("#") or lines[end].startswith("path")):
+    header = next((n for n in range(end, len(lines)) if lines[n].startswith("[")), len(lines))
+    end = max((n + 1 for n in range(end, header) if lines[n].startswith("path")), default=end)
+    while end < len(lines) and lines[end].startswith("#"):
         end += 1
     own = sum(line.startswith("#") for line in lines[begin:end])
     left = sum(line.startswith("#") for line in document.text.split("\n"))
