@@ -208,7 +208,7 @@ def test_a_start_that_makes_progress_is_not_ended_however_much_it_works(running:
 def test_a_start_that_makes_no_progress_is_ended_and_the_next_has_twice_the_time(
     running: Process, how: str, says: str
 ) -> None:
-    """It loops or sleeps, and repeats its check-in: killed, with the reason in the log, while the watchdog is fed."""
+    """It loops or sleeps, and says so again and again: ended, with the reason in the log, while the watchdog is fed."""
     start_slowly(running, how)
     running.wait_children(4)
     ended = [line for line in running.log if "is starting and has made no progress for" in line]
