@@ -18,8 +18,8 @@ class Limits(NamedTuple):
     silent: int = 15 * SECOND  # after this it is killed in any case; time in which the keeper stood still not counted
     # A start lasts until the first check-in that is not "hold". It is killed if, without progress, bypassd has neither
     # run nor waited for a processor for `starting_idle`, or has used `starting` of processor time, or in any case after
-    # `starting_longest`. All three double after each start that was killed, up to `starting_most` times: with fixed
-    # limits, a machine that is too slow for them would never come up.
+    # `starting_longest`. All three double after each start that was killed, up to `starting_most` times their value:
+    # with fixed limits, a machine that is too slow for them would never come up.
     starting_idle: int = 60 * SECOND
     starting: int = 120 * SECOND
     starting_longest: int = 900 * SECOND
