@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One client of the control socket: its requests, one after another, and what it may ask for.
+"""One client of the control socket: serves its requests one after another, within its limits.
 
-Requests, answers and unsent bytes are bounded, and a client that does not read is disconnected. A handler may hand its
-client a descriptor (`lend`), or the connection itself to a stream (`take_over`).
+Requests, answers and unsent bytes are bounded, and a client that does not read is disconnected. A handler may pass a
+descriptor to its client (`lend`), or the connection itself to a stream (`take_over`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def lend(fd: int, ended: Callable[[], None]) -> None:
 
 
 def subscribe(topics: Iterable[str]) -> None:
-    """Inside a handler: have the client sent the events of these topics."""
+    """Inside a handler: send the client the events of these topics."""
     _current.get().topics.update(topics)
 
 
@@ -104,7 +104,7 @@ class Budget(NamedTuple):
 
     @classmethod
     def full(cls) -> Budget:
-        """That of a client that has not asked for anything lately."""
+        """The budget of a client that has not made requests lately."""
         now = time.monotonic()
         return cls(TokenBucket(RATE, BURST, now), TokenBucket(RATE_BYTES, BURST_BYTES, now))
 
@@ -124,7 +124,7 @@ class Connection:
     async def serve(self, registry: Registry, budget: Budget) -> None:
         """Answer one request after another until the client leaves, misbehaves or stays silent for too long.
 
-        In the client's own task: what a handler does to its connection, it does to this one.
+        Runs in the client's own task, so that the functions for handlers (`lend` etc.) act on this connection.
         """
         _current.set(self)
         while True:
@@ -160,7 +160,7 @@ class Connection:
             if response is not None:
                 responses.append(response)
                 size += _size(response)
-            await asyncio.sleep(0)  # between long answers, leases and check-ins may be due
+            await asyncio.sleep(0)  # leases and check-ins may be due between long answers
         return responses or None
 
     async def send(self, message: object) -> int:
@@ -194,7 +194,7 @@ class Connection:
                 os.close(fd)
 
     def end(self) -> None:
-        """Release what was lent to this client."""
+        """Release what was lent to this client, and call what `at_end` registered."""
         for fd in self.handed:
             os.close(fd)
         for ended in self.ended:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who is at the other end of a Unix socket, as the kernel knows it: never by what a client says."""
+"""Who is at the other end of a Unix socket: as the kernel reports it, never as the client claims."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_GROUPS: Final = 256  # Python's getsockopt returns at most 1024 bytes
 def role_of(uid: int, groups: Iterable[int], known: Callable[[str], int | None]) -> str:
     """The role of a peer: admin for root and for the user that bypassd runs as, otherwise by group membership.
 
-    Everybody else who may open the socket is a viewer. `known` maps a group's name to its number.
+    Anyone else who may open the socket is a viewer. `known` maps a group's name to its number.
     """
     if uid in (0, os.geteuid()):
         return "admin"

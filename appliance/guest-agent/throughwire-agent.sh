@@ -23,7 +23,7 @@ usage() {
 	exit 2
 }
 
-# Text that is safe inside a JSON string: printable ASCII without quotes and backslashes, at most this long.
+# Text that is safe inside a JSON string: printable ASCII without quotes and backslashes, of limited length.
 plain() {
 	printf '%s' "$1" | LC_ALL=C tr -d '\042\134' | LC_ALL=C tr -c ' -~' ' ' | cut -c "1-$2"
 }
@@ -52,7 +52,7 @@ shift $((OPTIND - 1))
 # -- order to the running agent
 
 if [ $# -gt 0 ]; then
-	[ -p "$fifo" ] || die "$fifo is not there: no agent runs"
+	[ -p "$fifo" ] || die "$fifo does not exist: is the agent running?"
 	case $1 in
 	accept) line="{\"type\":\"accept\",\"filter\":\"$(plain "${2-}" 1024)\"}" ;;
 	drain | tags) line="{\"type\":\"$1\",\"on\":$(switch "${2-}")}" || exit 2 ;;
@@ -82,7 +82,7 @@ introduce() {
 	done
 }
 
-# An order from inside the guest: for the host now, and for one that connects later.
+# An order from inside the guest: send it to the host now, and keep it for one that connects later.
 pass_on() {
 	kind=${1#*'"type":"'}
 	kind=${kind%%'"'*}
@@ -128,7 +128,7 @@ check() {
 	say "{\"type\":\"result\",\"id\":$1,\"status\":\"$result\"}"
 }
 
-# The value of a key of a line; lines of the host are flat and its words hold no quotes.
+# The value of a key in a line; the host's lines are flat, and its words contain no quotes.
 value() {
 	printf '%s' "$2" | sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p"
 }
@@ -152,10 +152,10 @@ obey() {
 	esac
 }
 
-[ -c "$port" ] || [ -p "$port" ] || die "$port is not there: is this guest run by Throughwire?"
-exec 3<>"$port" || die "$port cannot be opened: does another agent run?"
+[ -c "$port" ] || [ -p "$port" ] || die "$port does not exist: is this guest run by Throughwire?"
+exec 3<>"$port" || die "$port cannot be opened: is another agent running?"
 forget
-(umask 077 && mkfifo "$fifo") || die "$fifo cannot be made"
+(umask 077 && mkfifo "$fifo") || die "$fifo cannot be created"
 children=
 stop() {
 	trap '' INT TERM
@@ -180,5 +180,5 @@ while :; do
 	sleep 1 # no host is connected
 done &
 children="$children $!"
-# A signal always ends this wait; a read it ends only most of the time.
+# A signal always ends this wait, but not always a read.
 wait

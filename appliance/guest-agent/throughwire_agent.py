@@ -52,7 +52,7 @@ class Agent:
         self.asking: dict[int, str | None] = {}  # number of a request -> the client that waits for its answer
         # a running check or status command -> its time limit, what to do when it ends, its output so far
         self.work: dict[subprocess.Popen[bytes], tuple[float, Done, list[bytes]]] = {}
-        self.standing: dict[str, Message] = {}  # what to tell again to a host that connects later
+        self.standing: dict[str, Message] = {}  # what to repeat to a host that connects later
         self.said = "ok"
         self.next_beat = self.next_read = 0.0
         self.server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -77,7 +77,7 @@ class Agent:
         try:
             while self.unsent:
                 self.unsent = self.unsent[os.write(self.port, self.unsent) :]
-        except OSError:  # full, or nobody at the host's end
+        except OSError:  # full, or no host is connected
             if len(self.unsent) > 16 * LINE_BYTES:
                 self.unsent = b""
 
@@ -135,7 +135,7 @@ class Agent:
             try:
                 self.server.sendto(json.dumps(message).encode(), asker)
             except OSError:
-                pass  # it did not wait
+                pass  # it did not wait for the answer
 
     def check(self, number: Any, name: str) -> None:
         """Run the program of this name in the folder of checks; nothing else can be run."""

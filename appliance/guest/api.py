@@ -50,7 +50,7 @@ def _register_views(registry: Registry, manager: GuestManager, clock: Callable[[
         lines = [line.rstrip("\r") for line in text.split("\n")]
         return answer.Log(file=str(guest.console.log_file), lines=lines)
 
-    count = {"lines": Param("integer", "how many lines from the end; 40 when left out", required=False)}
+    count = {"lines": Param("integer", "how many of the last lines; 40 by default", required=False)}
     registry.add(methods.GUEST_LOG, log, doc="What a guest printed on its serial line.", params={**_NAME, **count})
     registry.add(methods.GUEST_CONSOLE, console, "operator", "The connection becomes the guest's serial line.", _NAME)
     registry.add(methods.GUESTS_SHOW, show_all, doc="Every guest: state, cause, lease, process.")
@@ -82,11 +82,11 @@ def _register_orders(registry: Registry, manager: GuestManager) -> None:
             raise GuestError("value must be a whole number")
         return Done(manager.guest(params["name"]).command(str(params["word"]), value))
 
-    registry.add(methods.GUEST_START, start, "operator", "Start a guest, or take it back into service.", _NAME)
-    registry.add(methods.GUEST_STOP, stop, "operator", "Take the traffic from a guest, then power it down.", _NAME)
+    registry.add(methods.GUEST_START, start, "operator", "Start a guest, or put it back into service.", _NAME)
+    registry.add(methods.GUEST_STOP, stop, "operator", "Take a guest's traffic away, then power it down.", _NAME)
     doc = "Stop a guest and start it again; one that does not run is started."
     registry.add(methods.GUEST_RESTART, restart, "operator", doc, _NAME)
-    registry.add(methods.GUEST_PAUSE, pause, "operator", "Take the traffic from a guest and pause its vCPUs.", _NAME)
+    registry.add(methods.GUEST_PAUSE, pause, "operator", "Take a guest's traffic away and pause its vCPUs.", _NAME)
     registry.add(
         methods.GUEST_RESUME, resume, "operator", "Resume a paused guest; it must pass its checks again.", _NAME
     )
@@ -99,6 +99,6 @@ def _register_orders(registry: Registry, manager: GuestManager) -> None:
         {
             **_NAME,
             "word": Param("string", "the command"),
-            "value": Param("integer", "its number, where it takes one", required=False),
+            "value": Param("integer", "its argument, if it takes one", required=False),
         },
     )

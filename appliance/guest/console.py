@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The serial line of one guest: its log, its latest output, and the people who are attached to it.
 
-bypassd is the only client of QEMU's console socket. The guest's output goes into a log file that is rotated once when
-it is full, into a tail in memory, and to everybody who is attached; what they type goes to the guest. A guest that
-floods its line is read at a limited pace and so slowed down; a client that does not read loses output and never slows
-down the guest. Lives as long as the guest is configured, over all of its runs; the log is in the guest's run folder.
+bypassd is the only client of QEMU's console socket. The guest's output goes into a log file that is rotated when it is
+full, into a tail in memory, and to everybody who is attached; what they type goes to the guest. A guest that floods its
+line is read at a limited pace, which slows it down; a client that does not read loses output but never slows down the
+guest. Lives as long as the guest is configured, over all of its runs; the log is in the guest's run folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from appliance.errors import RefusedError
 log = logging.getLogger(__name__)
 
 LOG_BYTES = 256 << 10
-"""The log is rotated (console.log.1) when it grows beyond this: at most twice as much is kept."""
+"""When the log grows beyond this it becomes console.log.1, so at most twice as much is kept."""
 TAIL_BYTES = 64 << 10
 REPLAY_BYTES = 2 << 10
 CHUNK = 16 << 10
@@ -50,13 +50,13 @@ class Console:
         return self._folder / "console.log"
 
     def tail(self, lines: int | None = None) -> bytes:
-        """The last output, at most 64 KiB of it; with `lines`, its last lines."""
+        """The last output, at most 64 KiB; with `lines`, only that many of its last lines."""
         if lines is None:
             return bytes(self._tail)
         return b"\n".join(bytes(self._tail).rstrip(b"\r\n").split(b"\n")[-lines:])
 
     async def serve(self) -> None:
-        """Read the line of a running QEMU until it ends. When it cannot be reached, only the console is missing."""
+        """Read the serial line of a running QEMU until it ends. If it cannot be reached, only the console is lost."""
         try:
             reader, self._guest = await asyncio.open_unix_connection(str(self._folder / "console.sock"))
         except OSError as error:
@@ -67,13 +67,13 @@ class Console:
                 self._take(data)
                 await asyncio.sleep(len(data) / PACE_BYTES)
         except ConnectionError:
-            pass  # QEMU ended; the pidfd says so too
+            pass  # QEMU ended; the pidfd reports that too
         finally:
             self._guest.close()
             self._guest = None
 
     def say(self, text: str) -> None:
-        """Add a line of ours for the log and for everybody attached: the guest started, ended."""
+        """Add a line of our own to the output: the guest starts, or has ended."""
         self._take(f"\r\n[{text}]\r\n".encode())
 
     def _take(self, data: bytes) -> None:
@@ -99,9 +99,9 @@ class Console:
             log.debug("guest %s: console log: %s", self._name, error)  # a full /run costs the log, never the guest
 
     def check_room(self) -> None:
-        """RefusedError when too many people are attached already."""
+        """RefusedError if too many people are already attached."""
         if len(self._people) >= MOST_ATTACHED:
-            raise RefusedError(f"guest {self._name}: {MOST_ATTACHED} people are attached to its console already")
+            raise RefusedError(f"guest {self._name}: {MOST_ATTACHED} people are already attached to its console")
 
     async def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one person until they leave: first the latest output, then everything as it comes."""
@@ -112,6 +112,6 @@ class Console:
                 if self._guest is not None and self._guest.transport.get_write_buffer_size() < UNREAD_BYTES:
                     self._guest.write(data)
         except ConnectionError:
-            pass  # they left without a word
+            pass  # they disconnected
         finally:
             self._people.discard(writer)

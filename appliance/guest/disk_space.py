@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Room on the data partition: a guest that fills it is paused before others meet its end, until there is room again.
+"""Room on the data partition: a guest that fills it is paused before it affects others, until there is room again.
 
-Disks of guests are thin and snapshots grow, so all guests together may want more than there is. QEMU pauses a guest
-whose write met ENOSPC, whoever used up the room. So the guest that grows fastest is paused earlier, while the others
-still have something left. What root alone may use (rootfs/etc/init.d/data-partition) is not counted as room.
+Guests' disks are thin and snapshots grow, so all guests together may want more than there is. QEMU pauses any guest
+whose write fails with ENOSPC, whoever used up the room. So the guest that grows fastest is paused earlier, while there
+is still room for the others. Space reserved for root (rootfs/etc/init.d/data-partition) does not count as room.
 
 `Guard.decide` is pure. The rest asks the kernel, in a thread, and lives as long as the part "guests".
 """
@@ -23,10 +23,10 @@ from appliance.errors import BypassError
 
 log = logging.getLogger(__name__)
 
-LOOK_S, NEAR_LOOK_S = 1.0, 0.1  # the second when room gets short: a fast disk takes a gigabyte a second
+LOOK_S, NEAR_LOOK_S = 1.0, 0.1  # the latter when room gets short: a fast disk writes a gigabyte per second
 WINDOW = 10  # looks over which growth is measured
-LOW_BYTES, LOW_SHARE = 256 << 20, 20  # less room than this, or than a twentieth of the partition, is little
-FAST = 8  # a guest that would use up the rest within so many windows grows fast
+LOW_BYTES, LOW_SHARE = 256 << 20, 20  # room is low below this, or below a twentieth of the partition if that is less
+FAST = 8  # a guest that would use up the rest within this many windows grows fast
 
 
 class Room(NamedTuple):
@@ -37,17 +37,17 @@ class Room(NamedTuple):
 
     @property
     def low(self) -> int:
-        """Below this the guest that grows fast is paused."""
+        """Below this, a guest that grows fast is paused."""
         return min(LOW_BYTES, self.total // LOW_SHARE)
 
     @property
     def near(self) -> bool:
-        """Whether it is worthwhile to measure who grows."""
+        """Whether room is short enough to measure which guest grows."""
         return self.available < 4 * self.low
 
     @property
     def alarm(self) -> str:
-        """What whoever looks at the appliance must know; "" when all is well."""
+        """What an operator must know; "" if there is enough room."""
         if self.available >= self.low:
             return ""
         left = f"only {self.available >> 20} MiB of {self.total >> 20} MiB are left for guests and users"
@@ -55,18 +55,18 @@ class Room(NamedTuple):
 
     @property
     def enough(self) -> bool:
-        """Whether guests that were paused for lack of room may go on."""
+        """Whether guests that were paused for lack of room may continue."""
         return self.available >= self.low + self.low // 4
 
 
 def room(folder: Path) -> Room:
-    """That of the file system below `folder`. OSError."""
+    """The room on the file system of `folder`. OSError."""
     found = os.statvfs(folder)
     return Room(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
 
 def used_by(pid: int, device: int) -> int:
-    """Bytes that the files of one file system use which a process has open, also those that have no name any more."""
+    """Bytes used on one file system by the files that a process has open, including deleted ones."""
     sizes: dict[int, int] = {}
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):
@@ -89,7 +89,7 @@ class Growing(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Of its process, while it runs and is not paused for lack of room."""
+        """The id of its process, while it runs and is not paused for lack of room."""
 
     async def stop_for_space(self, why: str) -> None:
         """Pause it until there is room. BypassError: it cannot be paused."""
@@ -105,7 +105,7 @@ class Guard:
         """At the last look; None: not known."""
 
     def decide(self, now: Room, used: Mapping[str, int]) -> str:
-        """The guest to pause now; "" = none. `used`: bytes by guest."""
+        """The guest to pause now; "" = none. `used`: bytes used by each guest."""
         self._looks.append(used)
         if now.available >= now.low:
             return ""
@@ -123,7 +123,7 @@ class Guard:
         return now, {name: used_by(pid, device) for name, pid in pids.items()}
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Check repeatedly, until cancelled."""
         while True:
             await asyncio.sleep(NEAR_LOOK_S if self.room is not None and self.room.near else LOOK_S)
             guests = {guest.name: guest for guest in self._guests()}

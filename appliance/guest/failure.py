@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What follows when a guest fails: an incident, a measured bypass latency, quarantine; and what a fresh run forgets.
+"""What follows when a guest fails: an incident, a measured bypass latency, quarantine; and what a new run resets.
 
-Connects the guests with the policy (steering/overlay_editor.py), the incidents (incident/) and the file in which bypass
-latencies outlive bypassd. It owns none of the guests. Lives as long as the part "guests".
+Connects the guests with the policy (steering/overlay_editor.py), the incidents (incident/) and the file that keeps
+bypass latencies for the next bypassd. Owns none of the guests. Lives as long as the part "guests".
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class FailureHandler:
         self._changed = False
 
     def reconfigure(self, config: Config) -> None:
-        """Use another configuration: it says which flows may be blamed, and which rules lead to which guest."""
+        """Use another configuration, which says which flows may be blamed and which rules lead to which guest."""
         self._config = self.incidents.config = config
 
     # What guests report
 
     def agent_host(self, guest: Guest) -> AgentRequests:
-        """What the guest's agent may have."""
+        """What carries out the requests of the guest's agent."""
         return AgentRequests(guest, self.policy, self._hops, self._retag)
 
     def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
@@ -81,13 +81,13 @@ class FailureHandler:
         )
 
     def measured(self, guest: Guest, fault: Fault, at_most: int | None) -> None:
-        """The first frame bypassed a guest that fell, at most so long (ns) after it was last known to work."""
+        """The first frame bypassed a failed guest, at most `at_most` ns after it was last known to work."""
         self._changed = True
         if at_most is not None:
             self.incidents.measured(guest.name, fault.detected, at_most)
 
     def fresh_run(self, guest: Guest) -> None:
-        """A guest starts over: what its agent registered is void."""
+        """A guest starts over: what its agent registered no longer holds."""
         if guest.name in self.policy.overlay.accepts or guest.name in self.policy.overlay.no_tags:
             self._soon(self.policy.forget(guest.name))
             self._retag(guest.name, guest.config.tags)
@@ -100,7 +100,7 @@ class FailureHandler:
     # Life
 
     def load(self, guests: Iterable[Guest]) -> None:
-        """Read what earlier runs left: incidents and bypass latencies. Blocks, for a few small files."""
+        """Read what earlier runs left: incidents and bypass latencies. Blocks while it reads a few small files."""
         self.incidents.store.load()
         try:
             kept = json.loads(self._file.read_bytes())
@@ -112,7 +112,7 @@ class FailureHandler:
             log.warning("bypass latencies from before this start cannot be read: %s", error)
 
     async def run(self, guests: Callable[[], Iterable[Guest]]) -> None:
-        """Keep incidents, end quarantines that are over, write measurements; until cancelled."""
+        """Store incidents and measurements, and end quarantines that are over; until cancelled."""
         keeping = asyncio.get_running_loop().create_task(self.incidents.run(), name="incidents")
         try:
             while not keeping.done():
@@ -139,7 +139,7 @@ class FailureHandler:
     def register(self, registry: Registry) -> None:
         """Add the methods incidents.show, incident.* and quarantine.*."""
         which = {"number": Param("integer", "the incident's number")}
-        name = {"name": Param("string", "as `show quarantine` calls it")}
+        name = {"name": Param("string", "the flow's name in `show quarantine`")}
 
         async def rows(params: Params) -> list[answer.Incident]:
             return self.incidents.rows(cleared=bool(params.get("all")))
@@ -181,7 +181,7 @@ class FailureHandler:
         add(methods.INCIDENTS_CLEAR, clear, "operator", "Leave the present ones out of the list; they are kept.")
         doc = "One incident, with the guest's console output before the failure."
         add(methods.INCIDENT_SHOW, show, doc=doc, params=which)
-        doc = "The last frames that the guest received, as pcapng."
+        doc = "The last frames that the guest received, as pcapng in base64."
         add(methods.INCIDENT_EXPORT, export, "operator", doc, which)
         add(methods.QUARANTINE_SHOW, quarantined, doc="Flows that bypass a guest they crashed, and why.")
         add(methods.QUARANTINE_RELEASE, release, "operator", "Send a quarantined flow to its guest again.", name)

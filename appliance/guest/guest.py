@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One guest of the configuration: a hop and its QEMU process, through all of its runs.
 
-The hop's policy (hop/hop.py) says which traffic the guest may have, process_policy.py when its process is wanted. This
-is the thin shell around both: it waits, runs QEMU, and passes on what the process reports. The object lives as long as
-bypassd; each start of QEMU is a `Run` (run.py), which outlives bypassd.
+The hop's policy (hop/hop.py) says which traffic the guest may have; process_policy.py says when its process should run.
+This is the thin shell around both: it waits, runs QEMU, and passes on what the process reports. The object lives as
+long as bypassd; each start of QEMU is a `Run` (run.py), which outlives bypassd.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from appliance.telemetry.subject import Change
 log = logging.getLogger(__name__)
 
 SETTLE_S = 0.1
-"""Between the end of the lease and the order to power down: frames that are inside the guest leave it first."""
+"""Seconds between the end of the lease and the order to power down, in which frames inside the guest leave it."""
 
 EVENT_TEXT = 200
-"""Characters of a QMP event's data that are shown; QEMU may have it from the guest."""
+"""Characters of a QMP event's data that are shown; they may originate in the guest."""
 
 _CHANGES = {
     HopState.AVAILABLE: Change.GUEST_AVAILABLE,
@@ -71,19 +71,19 @@ class Ledger(Protocol):
 
 
 class GuestEvents(Protocol):
-    """Who must know when a guest that had traffic fell, and what is made anew with each run (failure.py)."""
+    """Hears when a guest that had traffic failed, and when a guest starts over (failure.py)."""
 
     def agent_host(self, guest: Guest) -> Host:
-        """What the guest's agent may have."""
+        """What carries out the requests of the guest's agent."""
 
     def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
         """It died, or a check failed ("died", "failed"). Returns at once; the lease is gone already."""
 
     def measured(self, guest: Guest, fault: Fault, at_most: int | None) -> None:
-        """The first frame bypassed it, at most so long (ns) after it was last known to work."""
+        """The first frame bypassed it, at most `at_most` ns after it was last known to work."""
 
     def fresh_run(self, guest: Guest) -> None:
-        """It started over: what its agent registered is void."""
+        """It started over: what its agent registered no longer holds."""
 
 
 class Guest:
@@ -114,33 +114,33 @@ class Guest:
         self.counters: dict[str, int] = {}
         self.qmp_events: deque[str] = deque(maxlen=20)
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
-        # Asked before the next start, when the guest then has other segments or another management port.
+        # Called before the next start, if the guest then has other segments or another management port.
         self.new_context: Callable[[], RunContext] | None = None
         self._power_down: asyncio.Task[None] | None = None
 
     @property
     def config(self) -> model.Guest:
-        """Its table of the configuration."""
+        """Its table in the configuration."""
         return self._policy.config
 
     @property
     def restarts(self) -> Restarts:
-        """How often it was started again."""
+        """Its restarts: their number, and when the next one is due."""
         return self._policy.restarts
 
     @property
     def state(self) -> HopState:
-        """Where it is in its life."""
+        """The state of its hop."""
         return self.hop.state
 
     @property
     def pid(self) -> int | None:
-        """Of its process, while it runs and is not paused for lack of room."""
+        """The id of its process, while it runs and is not paused for lack of room."""
         run = self.current_run
         return run.pid if run is not None and not run.full else None
 
     async def stop_for_space(self, why: str) -> None:
-        """Pause it until there is room for its disks; its traffic leaves it first. UnreachableError: QEMU refuses."""
+        """Take its traffic away and pause it until there is room for its disks. UnreachableError: QEMU refuses."""
         if self.current_run is not None:
             self.hop.lease.revoke()
             await self.current_run.stop_for_space(why)
@@ -152,12 +152,12 @@ class Guest:
 
     @property
     def pairs(self) -> tuple[TapPair, ...]:
-        """Its taps, one pair a segment."""
+        """Its taps, one pair per segment."""
         return self._context.pairs
 
     @property
     def management(self) -> Port | None:
-        """Its third port, where it has one."""
+        """Its third port, if it has one."""
         return self._context.management
 
     @property
@@ -167,19 +167,19 @@ class Guest:
 
     @property
     def wanted(self) -> bool:
-        """Whether its process is to run."""
+        """Whether its process should run."""
         return self._wanted.is_set()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the configuration asks for and the guest does not have, and what weakens the bypass; none when idle."""
+        """What it lacks of its configuration, and what weakens the bypass; nothing while it does not run."""
         if self.current_run is None:
             return ()
-        late = "this kernel has no BPF_EVENTS: when it dies, some milliseconds of frames are lost"
+        late = "the host's kernel has no BPF_EVENTS: if the guest dies, frames are lost for some milliseconds"
         return (*self.current_run.warnings, *([] if self._leases.end_with_processes else [late]))
 
     def reconfigure(self, config: model.Guest) -> None:
-        """Use `config`: its checks at once, what needs another process from the next start on."""
+        """Use `config`: its checks at once, keys that need another process from the next start on."""
         checks = differ("guest", self.config, config, Effect.CHECKS)
         if self.current_run is not None:
             self.current_run.reconfigure(config)
@@ -187,10 +187,10 @@ class Guest:
                 self.hop.prove_again("its checks have changed")
         self._policy.reconfigure(config)
 
-    # Orders: of an operator, or of the start of bypassd. Answers are for a person.
+    # Orders: from an operator, or from the start of bypassd. Answers are for display.
 
     def autostart(self) -> None:
-        """Start as the configuration and the last order say; a guest that is running already is adopted."""
+        """Start as the configuration and the last order say; a guest that is already running is adopted."""
         if self.state is not HopState.DEFINED:
             return
         running = read_record(self._folder) is not None
@@ -199,7 +199,7 @@ class Guest:
         self._policy.autostart(running=running)
 
     def start(self) -> str:
-        """Start it, or take it back into service after a drain."""
+        """Start it, or put it back into service after a drain."""
         return self._policy.start().said
 
     def drain(self) -> str:
@@ -207,7 +207,7 @@ class Guest:
         return self.hop.drain(Cause.OPERATOR).said
 
     def stop(self) -> str:
-        """Stop it in good order: the traffic leaves it first, then it powers down."""
+        """Stop it in good order: take its traffic away, then power it down."""
         return self._take_down(self._policy.stop())
 
     def restart(self) -> str:
@@ -228,7 +228,7 @@ class Guest:
         await run.power_down()
 
     async def pause(self, on: bool) -> str:
-        """Pause its vCPUs, or resume them; the traffic leaves it first. UnreachableError: QEMU refuses."""
+        """Take its traffic away and pause its vCPUs, or resume them. UnreachableError: QEMU refuses."""
         run = self.current_run
         if run is None or self.state not in ALIVE:
             raise RefusedError(f"guest {self.name} is {self.state.value}: only a running guest can be paused")
@@ -241,7 +241,7 @@ class Guest:
         return f"guest {self.name} is paused: `resume` resumes it" if on else f"guest {self.name} is resumed"
 
     def command(self, word: str, value: int = 0) -> str:
-        """Send a command to the guest's agent; UnreachableError when there is none."""
+        """Send a command to the guest's agent; UnreachableError if there is none."""
         self.send({"type": "command", "command": word, "value": value})
         return f'guest {self.name}: command "{word}" was sent'
 
@@ -252,26 +252,26 @@ class Guest:
     # What its agent needs
 
     def send(self, message: dict[str, object]) -> None:
-        """Send to the agent; UnreachableError when it does not read."""
+        """Send to the agent; UnreachableError if it does not read."""
         if self.current_run is None:
             raise UnreachableError(f"guest {self.name}: no agent channel: it is {self.state.value}")
         self.current_run.channel.send(message)
 
     def heartbeat(self, status: str, counters: Mapping[str, int]) -> None:
-        """The agent reports how the application is."""
+        """The agent reports the state of the application."""
         self.application, self.counters = status, dict(counters)
         if self.current_run is not None:
             self.current_run.watch.heartbeat(status)
 
     def ask_bypass(self, on: bool, why: str) -> None:
-        """The agent asks that no frames reach the guest, or that they do again."""
+        """The agent requests that no frames reach the guest, or that they do again."""
         if self.current_run is not None:
             self.current_run.watch.ask_bypass(on, why)
 
-    # The task that carries the guest through its life
+    # The guest's task
 
     async def run(self) -> None:
-        """Until cancelled, which leaves the process running."""
+        """Start and serve the guest's runs until cancelled, which leaves the process running."""
         try:
             while True:
                 if not self.wanted:
@@ -302,7 +302,7 @@ class Guest:
                 self._power_down.cancel()
 
     async def _begin(self) -> Run:
-        """A run whose process is there. BypassError: it cannot be started."""
+        """A run whose process exists. BypassError: it cannot be started."""
         config = self.config
         run = Run(config, self._context, self.hop.history, self, self.console)
         self._beginning = True
@@ -310,20 +310,20 @@ class Guest:
             await run.begin()
         finally:
             self._beginning = False
-        # What was ordered and configured while it began:
+        # Apply what was ordered and configured in the meantime:
         if not self.wanted:
             run.kill()
         elif self.config is not config:
             try:
                 run.reconfigure(self.config)
             except BypassError as error:
-                log.error("guest %s: its checks stay as they were: %s", self.name, error)
+                log.error("guest %s: its checks are not changed: %s", self.name, error)
         return run
 
     async def _my_turn(self) -> bool:
-        """Wait for the guests that come first, and for its memory; False when it was stopped meanwhile.
+        """Wait for the guests that come first, and for its memory; False if it was stopped in the meantime.
 
-        A guest that is running already does not wait.
+        A guest that is already running does not wait.
         """
         if read_record(self._folder) is not None:
             return True
@@ -347,7 +347,7 @@ class Guest:
             await asyncio.gather(turn, stopped, return_exceptions=True)
 
     async def _after(self, end: ProcessEnd) -> None:
-        """The process has ended: do what follows, and wait as long as the next start must."""
+        """The process has ended: do what follows, and wait until the next start is due."""
         self.hop.lease.revoke()
         if self._power_down is not None:
             await asyncio.gather(self._power_down, return_exceptions=True)
@@ -358,12 +358,12 @@ class Guest:
             try:
                 await asyncio.wait_for(self._unwanted.wait(), wait / 1e9)
             except TimeoutError:
-                pass  # nobody stopped it meanwhile: the next start follows
+                pass  # it was not stopped in the meantime: the next start follows
 
     # What its run reports
 
     def on_end(self) -> None:
-        """The process is gone: the lease goes before anything else."""
+        """The process has ended: end the lease before anything else."""
         run = self.current_run
         self.hop.gone(self._context.clock(), Cause.GUEST_EXITED, run.watch.verdict if run is not None else None)
 
@@ -381,7 +381,7 @@ class Guest:
         self.hop.on_decision(self._context.clock(), decision)
 
     def on_event(self, name: str, data: Mapping[str, object]) -> None:
-        """A QMP event: some are vetoes (health/qemu_events.py), and a reset makes the guest start over."""
+        """A QMP event: some are vetoes (health/qemu_events.py), and after a reset the guest starts over."""
         text = ", ".join(f"{key} {value}" for key, value in data.items())[:EVENT_TEXT]
         self.qmp_events.append(f"{name} {text}".strip())
         if self.current_run is None:
@@ -394,7 +394,7 @@ class Guest:
             self.current_run.watch.event(name, data)
 
     def on_message(self, message: Message) -> None:
-        """The agent said something."""
+        """The agent sent a message."""
         self.agent.on_message(message)
 
     async def ask_agent(self, word: str) -> str:
@@ -404,7 +404,7 @@ class Guest:
     # What its hop reports
 
     def on_move(self, old: HopState) -> None:
-        """The hop took a move: keep it for the next bypassd, let other guests look, record it."""
+        """The hop changed its state: keep that for the next bypassd, tell the start order, record it."""
         hop = self.hop
         if self.current_run is not None and SERVING & {old, hop.state}:
             self.current_run.note_proved(hop.state in SERVING)
@@ -413,14 +413,14 @@ class Guest:
         self._ledger.record(change, self.name, old.value, hop.state.value, hop.cause, detail=hop.detail)
 
     def on_failed(self, fault: Fault, why: str) -> None:
-        """A check failed while the guest had traffic: the frames that it was handed last are kept."""
+        """A check failed while the guest had traffic: the last frames sent to it are kept."""
         self._events.fell(self, "failed", fault, why)
         asyncio.get_running_loop().run_in_executor(None, self._drop_queued)
 
     def _drop_queued(self) -> None:
         """Drop the frames that wait for it in its taps, up to a thousand in each.
 
-        Its traffic has found another way: going on, it would send them out late and out of order.
+        Its traffic takes another path by now: if it continued, it would send them out late and out of order.
         """
         for pair in self.pairs:
             for name in (pair.lan, pair.wan):
@@ -428,5 +428,5 @@ class Guest:
                     netdev.drop_queued(name)
 
     def on_measured(self, fault: Fault, at_most: int | None) -> None:
-        """The first frame bypassed the guest since it fell."""
+        """The first frame bypassed the guest after it failed."""
         self._events.measured(self, fault, at_most)

@@ -65,7 +65,7 @@ class GuestManager:
         lan: Lan | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`accel` forces an accelerator for all guests: for machines where KVM exists and does not work.
+        """`accel` forces an accelerator for all guests: for machines where KVM exists but does not work.
 
         `lan` None: nobody else uses the guests' ports on the management LAN.
         """
@@ -79,7 +79,7 @@ class GuestManager:
         self._guests: dict[str, Guest] = {}
         self.disk_space = disk_space.Guard(paths.state, self.guests)
         self._tasks: asyncio.TaskGroup | None = None
-        self._started = False  # the guests were made; before, and after a failure, a commit only sets `_config`
+        self._started = False  # the guests exist; before that, and after a failure, a commit only sets `_config`
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
         self.failures = FailureHandler(
@@ -96,17 +96,17 @@ class GuestManager:
             self._wiring.retag(guest, on)
 
     def _tags(self, config: model.Guest) -> bool:
-        """Whether the guest's tags decide: the administrator allows it, and its agent has not turned them off."""
+        """Whether the guest's tags decide the next hop: allowed, and its agent has not turned them off."""
         return config.tags and config.name not in self.failures.policy.overlay.no_tags
 
     @property
     def name(self) -> str:
-        """Of the part."""
+        """The part's name."""
         return "guests"
 
     @property
     def patience(self) -> int:
-        """Longest silence (ns): five check-ins."""
+        """The longest permitted silence (ns): five check-ins."""
         return PATIENCE_NS
 
     async def start(self) -> None:
@@ -131,7 +131,7 @@ class GuestManager:
         )
 
     def _context_of(self, config: model.Guest) -> RunContext:
-        """Connect a guest as the present configuration says."""
+        """Connect a guest as the current configuration says."""
         wires = self._wiring.connect(config, served(self._config)[config.name], tags=self._tags(config))
         return RunContext(
             self._paths,
@@ -149,7 +149,7 @@ class GuestManager:
         )
 
     async def _end_others(self) -> None:
-        """End guests that are no longer configured; revoke the lease of those that do not run."""
+        """End guests that are no longer configured, and revoke the leases of those that are not running."""
         for folder in list(self._paths.guests.iterdir()):
             if folder.name not in self._guests and (folder / STATE_FILE).exists():
                 await to_the_end(partial(end_process, folder))
@@ -189,7 +189,7 @@ class GuestManager:
     # Another configuration
 
     async def add_new(self, new: Config) -> None:
-        """Before the datapath switches: create the guests that `new` adds, with their taps. GuestError: it cannot."""
+        """Before the datapath switches: create the guests that `new` adds, with their taps. GuestError: impossible."""
         old, self._config = self._config, new
         if not self._started:
             return
@@ -208,7 +208,7 @@ class GuestManager:
             raise
 
     async def apply(self, new: Config) -> None:
-        """After the switch: reconfigure every guest as `new` says. One that it does not name runs on without traffic.
+        """After the switch: reconfigure every guest as `new` says. Those not in `new` keep running, without traffic.
 
         A commit may begin while bypassd is still starting: then `add_new` was not called for it.
         """
@@ -241,7 +241,7 @@ class GuestManager:
         self._guests = {name: self._guests[name] for name in order}
 
     async def remove_old(self, new: Config) -> None:
-        """The commit is final: guests that `new` does not name are powered down and removed."""
+        """The commit is final: power down and remove the guests that are not in `new`."""
         names = {config.name for config in new.guest}
         for name in [name for name in self._guests if name not in names and name not in self._removing]:
             if self._tasks is not None:
@@ -249,14 +249,14 @@ class GuestManager:
                 self._removing[name] = task
 
     def _forget(self, name: str) -> None:
-        """Remove all that belongs to a guest besides its process."""
+        """Remove everything that belongs to a guest except its process."""
         self._wiring.disconnect(name)
         del self._guests[name]
         shutil.rmtree(self._paths.guests / name, ignore_errors=True)
         self._wiring.remove_others(self._guests.values())
 
     async def _remove(self, guest: Guest) -> None:
-        """Stop a guest for good, and remove all that belongs to it."""
+        """Stop a guest for good and remove everything that belongs to it."""
         guest.stop()
         while not guest.idle:
             await asyncio.sleep(CHECK_IN_S)
@@ -275,7 +275,7 @@ class GuestManager:
     # Answers
 
     def guest(self, name: object) -> Guest:
-        """The guest of that name; NotFoundError otherwise."""
+        """The guest with this name; NotFoundError if there is none."""
         try:
             return self._guests[str(name)]
         except KeyError:
@@ -283,7 +283,7 @@ class GuestManager:
             raise NotFoundError(f'there is no guest "{name}"; there is: {known}') from None
 
     def guests(self) -> Iterable[Guest]:
-        """All of them, in the configuration's order."""
+        """All guests, in the order of the configuration."""
         return self._guests.values()
 
     def summary(self) -> list[answer.Guest]:

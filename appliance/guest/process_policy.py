@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""When a guest's QEMU process is wanted, and what follows when it ends. Pure: times are passed in, nothing is awaited.
+"""When a guest's QEMU process should run, and what follows when it ends. Pure: times are passed in, nothing is awaited.
 
-Beside the hop's policy (hop/hop.py), which decides about traffic, this one decides about the process: orders, starts
-that fail, ends, and through restart.py the next start. It lives as long as its guest's object.
+The hop's policy (hop/hop.py) decides about traffic; this one decides about the process: orders, failed starts, the end
+of the process, and (in restart.py) the next start. It lives as long as its guest's object.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from appliance.hop.lifecycle import ALIVE, HopEvent, HopState
 
 @dataclass(frozen=True)
 class ProcessEnd:
-    """How a QEMU process ended. `how` = its exit status or signal, in words; `said` = its last output, one line."""
+    """How a QEMU process ended. `how`: its exit status or signal, as text; `said`: its last output, on one line."""
 
     how: str
     said: str
-    answered: bool  # QEMU had started well
+    answered: bool  # QEMU had started and answered
     since: int = 0  # when it was started (ns)
     in_order: bool = False  # the guest powered itself off
     panicked: bool = False  # QEMU had reported that the guest's kernel panicked
 
     @property
     def detail(self) -> str:
-        """For a person."""
+        """The end as text for display."""
         return f"{self.how}: {self.said}" if self.said else self.how
 
 
 class ProcessPolicy:
-    """See the module. `want` is called with whether the process is wanted, `died` when it ended unexpectedly."""
+    """See the module. `want` is called with whether the process should run, `died` when it ended unexpectedly."""
 
     def __init__(
         self, config: model.Guest, hop: Hop, want: Callable[[bool], None], died: Callable[[Fault, str], None]
@@ -45,15 +45,15 @@ class ProcessPolicy:
         self.restarts = restart.Restarts(config.restart)
         self._start_again = False  # once it has stopped
 
-    # Orders: of an operator, of the configuration, or of the start of bypassd
+    # Orders: from an operator, the configuration, or the start of bypassd
 
     def autostart(self, *, running: bool) -> None:
-        """Start it as the configuration and the last order say. One that is `running` already is always wanted."""
+        """Start it as the configuration and the last order say. One that is already `running` always stays."""
         if self._hop.begin(wanted=self.config.autostart or running):
             self._want(True)
 
     def reconfigure(self, config: model.Guest) -> None:
-        """A failed guest is started again, because a change of its configuration is how a failure is fixed."""
+        """Use `config`. A failed guest is restarted, because the change of its configuration may be the fix."""
         fixed = self._hop.state is HopState.FAILED and config.autostart and config != self.config
         self.config, self.restarts.policy = config, config.restart
         if fixed:
@@ -62,7 +62,7 @@ class ProcessPolicy:
             self._want(True)
 
     def start(self) -> Answer:
-        """Start it, or take it back into service after a drain."""
+        """Start it, or put it back into service after a drain."""
         answer = self._hop.start()
         if answer.changed:
             self.restarts.reset_backoff()
@@ -71,7 +71,7 @@ class ProcessPolicy:
         return answer
 
     def stop(self) -> Answer:
-        """Take the traffic from it. While the hop is `stopping`, its process is to power down."""
+        """Take its traffic away. While the hop is `stopping`, its process should power down."""
         answer = self._hop.stop()
         if answer.changed:
             self._want(False)
@@ -92,12 +92,15 @@ class ProcessPolicy:
     # What happens to the process
 
     def cannot_start(self, cause: Cause, why: str) -> None:
-        """It stays failed until the cause is fixed and a start is ordered."""
+        """It cannot be started: it stays failed until the cause is fixed and a start is ordered."""
         self._want(False)
         self._hop.refused(cause, why)
 
     def ended(self, now: int, end: ProcessEnd) -> int:
-        """Stopped as ordered, failed, or started again after the time (ns) that is returned; 0: no start is due."""
+        """The process ended: it was stopped by order, has failed, or is restarted after the returned time.
+
+        In ns; 0: no start is due.
+        """
         wait = self._ended(now, end)
         if self._start_again and self._hop.state is HopState.STOPPED:
             self.start()
@@ -110,7 +113,7 @@ class ProcessPolicy:
         if hop.state is HopState.STOPPED:
             return 0
         if hop.state is HopState.DRAINING and hop.drained_by is Cause.GUEST_ASKED and not ordered:
-            # It drained itself in order to end, and is started again like any other.
+            # It drained itself in order to end, and is restarted like any other.
             hop.cancel_drain(Cause.GUEST_EXITED)
         if hop.state is HopState.DRAINING:
             in_order = ordered or end.in_order
@@ -120,7 +123,7 @@ class ProcessPolicy:
             hop.drained(Cause.OPERATOR if in_order else Cause.GUEST_EXITED, end.detail)
             return 0
         if not end.answered and end.how.startswith("exited"):
-            # QEMU itself gave up before it answered: the same arguments would be refused again.
+            # QEMU exited before it answered: it would refuse the same arguments again.
             self._want(False)
             hop.move(HopEvent.REFUSED, Cause.QEMU_REFUSED, end.detail)
             return 0
@@ -136,7 +139,7 @@ class ProcessPolicy:
         hop, after = self._hop, self.restarts.ended(now, end.since, in_order=end.in_order)
         policy = f"restart.policy = {self.config.restart.policy}"
         if isinstance(after, restart.Again):
-            again = f"{end.detail}; started again in {after.after / 1e9:.1f} s"
+            again = f"{end.detail}; restarting in {after.after / 1e9:.1f} s"
             hop.move(HopEvent.ENDED, Cause.GUEST_EXITED, again)
             return after.after
         self._want(False)

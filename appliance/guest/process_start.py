@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How a guest gets its QEMU: the one that an earlier bypassd left, if it is what the configuration wants, or a new one.
+"""How a guest gets its QEMU: the one that an earlier bypassd left, if it matches the configuration, or a new one.
 
 Everything here blocks: it reads images, removes what a crash left, and waits for a process to end.
 """
@@ -26,19 +26,19 @@ MACHINE_KEYS = (
     *("image", "kernel", "initrd", "cmdline", "memory", "cpus", "accel", "firmware", "disks", "storage", "pin"),
     *("hugepages", "management", "management_mac", "lan_mac", "wan_mac"),
 )
-"""Keys of a guest whose change needs another process; all others change while it runs."""
+"""Keys of a guest whose change needs another process; all others can change while it runs."""
 
 
 class Begun(NamedTuple):
-    """A process that is there. It is not known yet whether QEMU answers."""
+    """A process that exists. It is not known yet whether QEMU answers."""
 
     process: Process
     record: Record
-    machine: command.Machine | None  # as which it was started; None: adopted
+    machine: command.Machine | None  # what it was started as; None: adopted
 
 
 def end_process(folder: Path) -> bool:
-    """Kill what an earlier bypassd left running in this folder; whether there was something."""
+    """Kill the process that an earlier bypassd left for this folder; returns whether there was one."""
     record = read_record(folder)
     found = Process.adopt(record) if record is not None else None
     (folder / STATE_FILE).unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def adopt_or_start(guest: model.Guest, context: RunContext) -> Begun:
         context.cgroups.make(guest.name, cgroup.settings(guest, huge=record.huge, page=context.huge.page))
         return Begun(process, record, None)
     if end_process(folder):
-        log.info("guest %s: its configuration changed while bypassd was not running: started again", guest.name)
+        log.info("guest %s: restarted: its configuration changed while bypassd was not running", guest.name)
     return _start(guest, context, folder, digest)
 
 
@@ -94,7 +94,7 @@ def _start(guest: model.Guest, context: RunContext, folder: Path, digest: str) -
 
 
 def digest_of(guest: model.Guest, context: RunContext) -> str:
-    """A digest of all that a running QEMU cannot change: when it differs, another process is needed."""
+    """A digest of everything that a running QEMU cannot change: if it differs, another process is needed."""
     third = context.management
     shape = [str(command.RECIPE), repr(context.pairs), str(context.accel)]
     shape += [third.address] if third is not None else []
@@ -109,7 +109,7 @@ def _choose_accel(guest: model.Guest) -> command.Accel:
 
 
 def _ready(guest: model.Guest, context: RunContext, accel: command.Accel) -> tuple[command.Machine, tuple[str, ...]]:
-    """The machine that can be started now, and warnings about what it lacks of the configuration."""
+    """The machine that can be started now, and warnings about what it lacks compared to the configuration."""
     resources.check_processors(guest, os.sched_getaffinity(0))
     third = context.management.address if context.management is not None else ""
     machine, notes = resources.machine_of(

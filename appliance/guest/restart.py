@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether and when a guest is started again after its process ended: restart policy, back-off, crash loop. Pure."""
+"""Whether and when a guest is restarted after its process ended: restart policy, back-off, crash loop. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from appliance.config.schema import model
 
 @dataclass(frozen=True)
 class Again:
-    """Start it again, `after` nanoseconds from now."""
+    """Restart it, `after` nanoseconds from now."""
 
     after: int
 
@@ -23,21 +23,21 @@ class Rest:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Leave it failed. `loop` = it ended too often; otherwise the policy says so."""
+    """Leave it failed. `loop`: because it ended too often; otherwise because of the policy."""
 
     loop: bool
 
 
 @dataclass
 class Restarts:
-    """When to start a guest again after it ended. Times in nanoseconds of CLOCK_MONOTONIC."""
+    """When to restart a guest after it ended. Times in nanoseconds of CLOCK_MONOTONIC."""
 
     policy: model.Restart = field(default_factory=model.Restart)
     count: int = 0
     _short_runs: deque[int] = field(default_factory=deque)
 
     def ended(self, now: int, ran_since: int, *, in_order: bool = False) -> Again | Rest | GiveUp:
-        """What follows when a guest ends. `in_order` = it powered itself off. Each wait is twice the one before."""
+        """What follows when a guest ends. `in_order`: it powered itself off. Each wait is twice the previous one."""
         if self.policy.policy == "on-failure" and in_order:
             return Rest()
         if self.policy.policy == "never":
@@ -51,5 +51,5 @@ class Restarts:
         return Again(min(self.policy.first << min(len(self._short_runs) - 1, 40), self.policy.longest))
 
     def reset_backoff(self) -> None:
-        """An operator started it: earlier ends no longer count."""
+        """Forget earlier ends, because an operator started the guest."""
         self._short_runs.clear()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest that is paused because the disk has no room for what it writes, until there is room again.
+"""The wait of a guest that is paused because there is no disk space left for what it writes, until there is again.
 
-QEMU pauses it at a write that does not fit, and disk_space.py before it fills the disk of all guests. Either way the
-event BLOCK_IO_ERROR begins the wait, and the event RESUME ends it, whoever caused that.
+QEMU pauses it at a write that does not fit; disk_space.py pauses it before it fills the disk of all guests. Either way
+the event BLOCK_IO_ERROR begins the wait, and the event RESUME ends it, whatever caused it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from appliance.guest.qemu.qmp import Monitor
 log = logging.getLogger(__name__)
 
 FIRST_ROOM_S, LAST_ROOM_S = 2.0, 60.0
-"""How long a guest whose disk is full waits at least before it goes on; each time in a row twice as long."""
-CALM_NS = 600_000_000_000  # after so long without a full disk the next wait is a first one
+"""The shortest and the longest wait of a guest whose disk is full; it doubles each time in a row."""
+CALM_NS = 600_000_000_000  # after so long without a full disk the waits start from the first one
 
 
 class RoomWait:
-    """Of one run."""
+    """The wait of one run."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class RoomWait:
         note: Callable[[bool], None],
         clock: Callable[[], int],
     ) -> None:
-        """`disk`: a path on it. `report` takes an event as if QEMU had sent it; `note` keeps that the guest waits."""
+        """`disk`: a path on it. `report` takes an event as if from QEMU; `note` records whether the guest waits."""
         self._guest, self._disk, self._monitor = guest, disk, monitor
         self._report, self._note, self._clock = report, note, clock
         self.held = False
-        """An operator paused it: it does not go on by itself."""
+        """An operator paused it: it does not resume by itself."""
         self._task: asyncio.Task[None] | None = None
         self._wait_s, self._went_on = FIRST_ROOM_S, 0
 
@@ -66,19 +66,19 @@ class RoomWait:
             self._note(False)
 
     def cancel(self) -> None:
-        """Nobody waits any more: it has ended, or bypassd leaves it to the next one."""
+        """Stop waiting: the guest has ended, or bypassd leaves it to its successor."""
         if self._task is not None:
             self._task.cancel()
 
     async def _resume(self) -> None:
-        """Have it go on when there is room; the event RESUME then ends this task."""
+        """Resume it when there is room; the event RESUME then ends this task."""
         while True:
             await asyncio.sleep(self._wait_s)
             self._wait_s = min(2 * self._wait_s, LAST_ROOM_S)
             try:
                 enough = (await asyncio.to_thread(disk_space.room, self._disk)).enough
                 if await self._monitor.status() == "running":
-                    self._report("RESUME", {"reason": "it runs already"})
+                    self._report("RESUME", {"reason": "already running"})
                 elif enough and not self.held:
                     await self._monitor.ask("cont")
             except (OSError, UnreachableError) as error:

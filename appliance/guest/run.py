@@ -3,7 +3,7 @@
 
 Owns the process, its QMP connection, its agent channel and the watch over its health, and reports to the guest
 (guest.py) through `Listener`. What the next bypassd needs to continue is in the guest's run folder: `state.json`
-(qemu/record.py) and the sockets. A run ends with the process; when bypassd ends first, the process runs on.
+(qemu/record.py) and the sockets. A run ends with the process; if bypassd ends first, the process keeps running.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ POWERDOWN_S = 10.0
 QUIT_S = 2.0
 """How long a guest may take to power down, and QEMU to quit, before it is killed."""
 
-GUEST_SHUTDOWN = "guest-shutdown"  # the reason in QEMU's event: the guest powered itself off
+GUEST_SHUTDOWN = "guest-shutdown"  # the reason in QEMU's event if the guest powered itself off
 
-ENDING_S = 5.0  # between the end of the monitor connection and that of the process, when QEMU ends by itself
+ENDING_S = 5.0  # between the end of the monitor connection and that of the process, if QEMU ends by itself
 
 
 class Listener(Protocol):
-    """Who hears what happens in a run. All calls come from the event loop and return at once."""
+    """Hears what happens in a run. All calls come from the event loop and return at once."""
 
     def on_end(self) -> None:
-        """The process ended. The first call after the kernel reported it: end the lease here."""
+        """The process ended. The first call after the kernel reports it: end the lease here."""
 
     def on_running(self, run: Run) -> None:
-        """QEMU runs and is this guest's; the checks begin right after."""
+        """QEMU runs and is this guest's; the checks begin right after this call."""
 
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
@@ -65,7 +65,7 @@ class Listener(Protocol):
         """A QMP event."""
 
     def on_message(self, message: Message) -> None:
-        """The guest's agent said something."""
+        """The guest's agent sent a message."""
 
     async def ask_agent(self, word: str) -> str:
         """Have the agent run the check `word`: "ok", or what is wrong."""
@@ -119,9 +119,9 @@ class Run:
         )
 
     def reconfigure(self, guest: model.Guest) -> None:
-        """Check the running guest as `guest` says from now on. Earlier proof counts; the lease lasts meanwhile.
+        """Check the running guest as `guest` says from now on. Earlier proof counts, and the lease stays valid.
 
-        GuestError when a check is not supported; the old ones then continue.
+        GuestError if a check is not supported; the old checks then continue.
         """
         old, self._guest = self._guest, guest
         if not differ("guest", old, guest, Effect.CHECKS):
@@ -146,11 +146,11 @@ class Run:
         self._listener.on_decision(decision)
 
     def process_alive(self) -> bool:
-        """Whether its process runs; asks the kernel."""
+        """Whether its process is running, according to the kernel."""
         return self._process is not None and self._process.alive
 
     def threads(self) -> tuple[int, Sequence[int]]:
-        """QEMU's process id, which is its main thread's, and the threads of the virtual processors. Once it runs."""
+        """The ids of QEMU's process (its main thread) and of the vCPU threads. Only once it runs."""
         assert self._process is not None
         return self._process.pid, self._processors
 
@@ -163,7 +163,7 @@ class Run:
     async def begin(self) -> None:
         """Adopt the process that an earlier bypassd left, or start one. NotReadyError or GuestError: not possible."""
         try:
-            await to_the_end(self._begin)  # it reads images, removes what a crash left, and waits for a process to end
+            await to_the_end(self._begin)  # reads images, removes what a crash left, and waits for a process to end
         except asyncio.CancelledError:
             if self._process is not None:
                 self._process.let_go()  # the next bypassd finds it
@@ -181,7 +181,7 @@ class Run:
         blind = ["no data-path check: a hang would not be noticed"] if self.watch.only_process else []
         dropped = self.monitor.dropped
         flood = [f"it floods QEMU's monitor: {counted(dropped, 'event')} dropped"] if dropped else []
-        full = ["no room for what it writes: it is paused"] if self.full else []
+        full = ["no disk space left for what it writes: it is paused"] if self.full else []
         return (*found, *blind, *flood, *full)
 
     def note_proved(self, proved: bool) -> None:
@@ -196,12 +196,12 @@ class Run:
         try:
             write_record(self._folder, self.record)
         except OSError as error:
-            what = "its proof" if "proved" in more else "that it is paused"
+            what = "the result of its checks" if "proved" in more else "the fact that it is paused"
             why = error.strerror
             log.warning("guest %s: %s will not survive a restart of bypassd: %s", self._guest.name, what, why)
 
     async def live(self) -> ProcessEnd:
-        """Serve the process until it ends. When cancelled, the process runs on."""
+        """Serve the process until it ends. If cancelled, the process keeps running."""
         assert self._process is not None, "begin() comes first"
         assert self.record is not None
         loop = asyncio.get_running_loop()
@@ -214,7 +214,7 @@ class Run:
                 trouble = serve.exception()
                 if trouble is not None and not isinstance(trouble, BypassError):
                     raise trouble
-                # Often the monitor closes first because QEMU is ending; then QEMU's own output is the better reason.
+                # Often the monitor closes because QEMU is exiting; then QEMU's own output explains more.
                 await asyncio.wait({ended}, timeout=ENDING_S)
                 if not self._ended.is_set():
                     self._trouble = str(trouble or "QEMU closed its monitor connection")
@@ -233,7 +233,7 @@ class Run:
         if self._machine is not None:
             said = command.with_file_names(self._machine, said)
         self._context.cgroups.remove(self._guest.name)
-        # Snapshot data may have gigabytes, and a disk takes its time to free them.
+        # Snapshot data may have gigabytes, which take a while to free.
         await to_the_end(partial(shutil.rmtree, scratch_folder(self._context, self._guest.name), ignore_errors=True))
         return ProcessEnd(
             how,
@@ -259,7 +259,7 @@ class Run:
         return self.room.waiting
 
     async def stop_for_space(self, why: str) -> None:
-        """Pause it, before it fills the disk of all guests; it goes on by itself. UnreachableError: QEMU refuses."""
+        """Pause it before it fills the disk of all guests; it resumes by itself. UnreachableError: QEMU refuses."""
         self._on_event("BLOCK_IO_ERROR", {"nospace": True, "operation": "write", "reason": why})
         await self.monitor.ask("stop")
 
@@ -268,17 +268,17 @@ class Run:
         try:
             self._listener.on_end()
         finally:
-            self.watch.stop()  # an answer that is still under way must not renew the lease that just ended
+            self.watch.stop()  # a late answer must not renew the lease that has just ended
             asyncio.get_running_loop().remove_reader(self._process.pidfd)
             self._ended.set()
 
     def _pin(self, processors: Sequence[int]) -> None:
-        """Pin each vCPU to the processor of the host that the configuration names."""
+        """Pin each vCPU to its configured host processor."""
         for thread, processor in zip(processors, self._guest.pin, strict=False):
             try:
                 os.sched_setaffinity(thread, {processor})
             except OSError as error:
-                log.warning("guest %s: pin to processor %d: %s", self._guest.name, processor, error.strerror)
+                log.warning("guest %s: cannot pin to processor %d: %s", self._guest.name, processor, error.strerror)
 
     async def _serve(self) -> None:
         """QMP, agent channel and checks, for as long as the process runs."""
@@ -298,7 +298,7 @@ class Run:
             self._listener.on_running(self)
             self.watch.start()
             if await self.monitor.status() in ("io-error", *["paused"] * self.record.full):
-                self._on_event("BLOCK_IO_ERROR", {"nospace": True, "reason": "it was so before bypassd listened"})
+                self._on_event("BLOCK_IO_ERROR", {"nospace": True, "reason": "before bypassd connected"})
             await asyncio.gather(self.monitor.watch(), self.channel.run(self._listener.on_message), talk)
         finally:
             talk.cancel()
@@ -308,7 +308,7 @@ class Run:
             await self.monitor.close()
 
     async def power_down(self) -> None:
-        """Power the guest down, or kill it if it does not obey; returns when the process has ended."""
+        """Power the guest down, or kill it if it does not react; returns when the process has ended."""
         assert self._process is not None
         try:
             self.channel.send({"type": "shutdown"})
@@ -320,7 +320,7 @@ class Run:
         await self._ended.wait()
 
     async def _order(self, what: str, limit: float) -> bool:
-        """Run one QMP command; whether the process ended within `limit` seconds."""
+        """Run one QMP command; returns whether the process ended within `limit` seconds."""
         try:
             await self.monitor.ask(what)
         except UnreachableError as error:

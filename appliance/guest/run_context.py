@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a run of a guest needs besides the guest's configuration: folders, number, taps, what all guests share."""
+"""What a run of a guest needs besides the guest's configuration: folders, number, taps, and what all guests share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from appliance.system.namespace import Namespace
 
 @dataclass(frozen=True)
 class RunContext:
-    """Of one run. All but `hop`, `pairs`, `mtus` and `management` are shared."""
+    """The context of one run. All but `hop`, `pairs`, `mtus`, `management` and `loads` are shared."""
 
     paths: Paths
     hop: int
@@ -27,9 +27,9 @@ class RunContext:
     nonce: int
     cgroups: Cgroups
     huge: Pool
-    accel: Accel | None = None  # forced for every guest; None: by configuration, else find out
-    mtus: Callable[[], tuple[int, ...]] = tuple  # of the ports at each of its segments, when it starts; 0: not known
-    management: Port | None = None  # its third port, where the configuration wants one
+    accel: Accel | None = None  # forced for every guest; None: as configured, or found out
+    mtus: Callable[[], tuple[int, ...]] = tuple  # of the ports at each of its segments, at its start; 0: not known
+    management: Port | None = None  # its third port, if one is configured
     clock: Callable[[], int] = time.monotonic_ns
     space: Namespace | None = None  # of the management port
     loads: Mapping[str, Load] = field(default_factory=dict)  # by tap: the traffic that enters the guest there

@@ -12,7 +12,7 @@ from appliance.health.detector import milliseconds
 
 
 def row(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) -> guests.Guest:
-    """What `show guests` and `show status` need. `unsent`: frames that its taps never handed over, by cause."""
+    """What `show guests` and `show status` need. `unsent`: frames that its taps did not deliver, by cause."""
     run = guest.current_run
     record = run.record if run is not None else None
     remaining = guest.hop.lease.remaining(now)
@@ -35,7 +35,7 @@ def row(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) -> g
 
 
 def details(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) -> guests.GuestDetails:
-    """The same, and the evidence: what `show guest NAME` needs."""
+    """The same with the evidence of its checks: what `show guest NAME` needs."""
     watch = guest.current_run.watch if guest.current_run is not None else None
     verdict = watch.verdict if watch is not None else guest.hop.last_verdict  # None: it never ran
     return guests.GuestDetails(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """In which order guests start: `after` (a guest needs another one) and `start_order` (the lower number first).
 
-`why_not` is the pure rule; `StartOrder` knows every guest's state and lets guests wait for their turn. At every start a
-guest waits for those it comes `after`, as long as it takes. For guests with a lower `start_order` it waits only when
+`why_not` is the pure rule; `StartOrder` knows every guest's state and makes guests wait for their turn. At every start,
+a guest waits for the guests in `after`, as long as it takes. For guests with a lower `start_order` it waits only when
 bypassd starts them all, and only until they are available, cannot start, or `PATIENCE_NS` is over: an order is not a
-dependency. A guest that is running already is adopted without waiting. Lives as long as the part "guests".
+dependency. A guest that is already running is adopted without waiting. Lives as long as the part "guests".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COMING = frozenset({HopState.DEFINED, HopState.STARTING, HopState.PROVING})
 
 
 def why_not(guest: model.Guest, guests: Sequence[model.Guest], states: Mapping[str, HopState], waited: int) -> str:
-    """What the guest must still wait for, for a person; "" = it may start. `waited` in ns since bypassd began."""
+    """What the guest must still wait for, for display; "" = it may start. `waited`: ns since bypassd started."""
     for name in guest.after:
         state = states.get(name, HopState.DEFINED)
         if state not in READY:
@@ -37,7 +37,7 @@ def why_not(guest: model.Guest, guests: Sequence[model.Guest], states: Mapping[s
 
 
 class StartOrder:
-    """The guests' states, and who waits for a change of them."""
+    """The guests' states, and the guests that wait for a change of state."""
 
     def __init__(self, guests: Sequence[model.Guest], clock: Callable[[], int]) -> None:
         self.guests, self._clock = guests, clock
@@ -46,13 +46,13 @@ class StartOrder:
         self._waiting: set[asyncio.Event] = set()
 
     def tell(self, name: str, state: HopState) -> None:
-        """A guest took a move; who waits looks again."""
+        """A guest changed its state: waiting guests check again."""
         self._states[name] = state
         for event in self._waiting:
             event.set()
 
     async def turn(self, guest: model.Guest, say: Callable[[str], None]) -> None:
-        """Return when the guest may start; `say` is called with what it waits for, each time that is another."""
+        """Return when the guest may start; `say` is called with what it waits for, each time that changes."""
         said, changed = "", asyncio.Event()
         self._waiting.add(changed)
         try:
@@ -66,6 +66,6 @@ class StartOrder:
                     async with asyncio.timeout(left / 1e9 if left > 0 else None):
                         await changed.wait()
                 except TimeoutError:
-                    continue  # the patience with lower numbers is over
+                    continue  # guests with lower numbers are no longer waited for
         finally:
             self._waiting.discard(changed)

@@ -27,7 +27,7 @@ class Datapath(Protocol):
 
     @property
     def leases(self) -> HopLeases:
-        """Until when each hop is available."""
+        """The hops' leases: until when each is available."""
         ...
 
     def hop_id(self, name: str) -> int:
@@ -39,31 +39,31 @@ class Datapath(Protocol):
         ...
 
     def mtu(self, segment: str) -> int:
-        """The MTU that a segment's frames have; 0: its ports are not attached."""
+        """The MTU of a segment; 0: its ports are not attached."""
         ...
 
     def heartbeat_key(self, hop: str) -> int:
-        """By which the datapath recognizes the hop's heartbeats (32 bits, a secret of this bypassd)."""
+        """The key by which the datapath recognizes the hop's heartbeats (32 bits, a secret of this bypassd)."""
         ...
 
     def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
-        """Connect one tap of a hop; again after the tap was recreated."""
+        """Connect one tap of a hop; call it again after the tap was recreated."""
         ...
 
     def load(self, hop: str, segment: str, side: Side) -> Load:
-        """The traffic of one direction through a hop: that which enters at this side."""
+        """The traffic of one direction through a hop: what enters at this side."""
         ...
 
     def record(self, hop: str, frames: int, kept: int) -> object:
-        """Keep the last `frames` frames sent to the hop (0: none), `kept` bytes of each."""
+        """Record the last `frames` frames sent to the hop (0: none), `kept` bytes of each."""
         ...
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
-        """The frames kept of the hop."""
+        """The hop's recorded frames."""
         ...
 
     def unsent(self, hop: str) -> dict[str, int]:
-        """Frames for a hop that its taps never handed over, by cause."""
+        """Frames for a hop that its taps did not deliver, by cause."""
         ...
 
     def detach_hop(self, hop: str, segment: str | None = None) -> object:
@@ -82,7 +82,7 @@ class Wires(NamedTuple):
 
 
 class Wiring:
-    """Of all guests."""
+    """The wiring of all guests."""
 
     def __init__(self, datapath: Datapath, lan: Lan) -> None:
         self._datapath, self._lan = datapath, lan
@@ -93,9 +93,9 @@ class Wiring:
         return self._served.get(name, ())
 
     def connect(self, config: model.Guest, segments: Sequence[str], *, tags: bool) -> Wires:
-        """Create and attach the taps that a guest has at these segments, and detach its others.
+        """Create and attach a guest's taps for these segments, and detach its other taps.
 
-        `tags`: those of the guest decide. GuestError, DatapathError: the kernel refuses.
+        `tags`: the guest's tags decide the next hop. GuestError, DatapathError: the kernel refuses.
         """
         hop = self._datapath.hop_id(config.name)
         pairs: list[TapPair] = []
@@ -127,7 +127,7 @@ class Wiring:
                 self._datapath.attach_hop(device, guest.name, segment, side, tags=on)
 
     def disconnect(self, name: str) -> None:
-        """A guest is gone: detach its taps."""
+        """Detach the taps of a guest that was removed."""
         try:
             self._datapath.detach_hop(name)
         except BypassError as error:

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""When was a message sent that is read now? Pure.
+"""The time at which a message that is read now was sent, at the earliest. Pure.
 
-An agent's heartbeats carry no time, and wait in the socket while bypassd does not run (stopped, or kept busy): read
-afterwards, the heartbeats of a guest that hangs by then would look fresh. Each message is therefore dated by the last
-time at which nothing can have waited. As long as the event loop is on time that is now. After a delay everything that
-is read within one interval of the heartbeats counts as sent when the loop last ran in time; a guest that is alive
-sends another one meanwhile.
+An agent's heartbeats carry no time, and wait in the socket while bypassd does not run (stopped, or busy). Read
+afterwards, the heartbeats of a guest that has hung in the meantime would look fresh. Each message is therefore dated to
+the last time at which nothing can have been waiting. As long as the event loop is on time, that is now. After a delay,
+everything that is read within one heartbeat interval counts as sent when the loop last ran on time; a guest that is
+alive sends another heartbeat in that interval.
 """
 
 from __future__ import annotations
 
 LATE_NS = 50_000_000
-"""A tick that is later than this found the loop delayed. bypassd allows any piece of work as much (loop_watch.py)."""
+"""A tick that is later than this shows a delayed loop. bypassd allows any piece of work as much (loop_watch.py)."""
 
 
 class Receipt:
-    """Of one channel. `interval`: between two messages (ns). Times are nanoseconds of CLOCK_MONOTONIC."""
+    """The receipt of one channel. `interval`: between two messages (ns). Times are nanoseconds of CLOCK_MONOTONIC."""
 
     def __init__(self, interval: int) -> None:
         self.interval = interval

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The keeper: the small half of the supervisor, started by init. It owns relays, watchdog and the life of bypassd.
 
-It owns the relay lines, the watchdog and the status LED while it runs; when it dies the kernel releases the lines and
-the watchdog goes on counting. Its memory is locked and its priority real-time. It imports the standard library and
-periphery only, and little of them. core.py decides, loop.py acts, protocol.py is the link to bypassd.
+It owns the relay lines, the watchdog and the status LED while it runs; when it dies, the kernel releases the lines and
+the watchdog keeps counting. Its memory is locked and its priority is real-time. It imports only periphery and the
+standard library, and little of either. core.py decides, loop.py acts, protocol.py is the link to bypassd.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def harden(log: Logger) -> None:
 
     gc.freeze()
     if ctypes.CDLL(None, use_errno=True).mlockall(3):  # MCL_CURRENT | MCL_FUTURE
-        log.line(f"memory is not locked: {os.strerror(ctypes.get_errno())}", severe=False)
+        log.line(f"memory cannot be locked: {os.strerror(ctypes.get_errno())}", severe=False)
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(_PRIORITY))
     except OSError as error:
@@ -33,7 +33,7 @@ def harden(log: Logger) -> None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("-1000")
     except OSError as error:
-        log.line(f"may be killed when memory runs out: {error.strerror}", severe=False)
+        log.line(f"the kernel may kill the keeper when memory runs out: {error.strerror}", severe=False)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,15 +7,15 @@ from appliance.keeper.messages import Action
 
 
 class Agenda:
-    """Of one core. The rules get it with each call and keep no reference to it."""
+    """One per core. The rules get it with each call and keep no reference to it."""
 
     __slots__ = ("actions", "due", "now", "stopping")
 
     def __init__(self) -> None:
-        self.now = 0  # of the step that runs
-        self.actions: list[Action] = []  # that it orders, in this order
-        self.due: dict[str, int] = {}  # what is to happen when: spawn, watchdog, feed, verify, relay NAME, settle NAME
-        self.stopping = False  # an orderly stop: what ended or failed is not tried again
+        self.now = 0  # the time of this step
+        self.actions: list[Action] = []  # that this step orders, in this order
+        self.due: dict[str, int] = {}  # what is due when: spawn, watchdog, feed, verify, relay NAME, settle NAME
+        self.stopping = False  # an orderly stop: nothing is restarted or retried
 
     def do(self, action: Action) -> None:
         """Order an action."""

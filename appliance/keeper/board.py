@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the keeper reads of board.toml: the relays, the watchdog and the status LED."""
+"""What the keeper reads from board.toml: the relays, the watchdog and the status LED."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Board:
 
     def __init__(self, path: str) -> None:
         self.relays: list[RelaySpec] = []
-        self.watchdog: str | None = None  # driver; "" = whichever there is; None = the board has none
+        self.watchdog: str | None = None  # driver; "" = any; None = the board has none
         self.led: LineSpec | None = None
         self.error = ""
         try:

@@ -2,7 +2,7 @@
 """bypassd's end of the keeper link (protocol.py). Owns the socket from the first line of `main` to the end.
 
 Imports are light: the first "hold" is sent before asyncio or anything heavy is loaded. The keeper is our parent. When
-it dies the kernel kills us, because the bypassd that a new keeper starts must be the only one; where the kernel cannot,
+it dies, the kernel kills us, because the bypassd that a new keeper starts must be the only one; if the kernel cannot,
 end of file on the link tells us.
 """
 
@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
 @dataclass(frozen=True)
 class RelayState:
-    """One relay as the keeper has it."""
+    """One relay as the keeper reports it."""
 
     relay: str  # inline | bypass | disconnect
     cause: str
@@ -37,7 +37,7 @@ class KeeperState:
 
     relays: dict[str, RelayState] = field(default_factory=dict)
     watchdog_present: bool = False  # the board has one
-    watchdog_ms: int = 0  # as the device has it; 0 = not armed
+    watchdog_ms: int = 0  # as the device reports it; 0 = not armed
     watchdog_error: str = ""
     restarts: int = 0
     last_exit: str = ""
@@ -50,7 +50,7 @@ class KeeperState:
 
 
 def parse_state(packet: bytes) -> KeeperState:
-    """Read one packet of the keeper; ProtocolError when it is malformed."""
+    """Parse one packet from the keeper; ProtocolError if it is malformed."""
     try:
         data = json.loads(packet)
         watchdog = data["watchdog"]
@@ -104,7 +104,7 @@ class KeeperLink:
         self._changed = changed
 
     def hold(self) -> None:
-        """Tell the keeper that we are still starting, one step further, and that the relays should stay as they are."""
+        """Tell the keeper that our start has advanced by one step, and that the relays should stay as they are."""
         progress.step()
         relays = {"*": {"want": "hold", "cause": "starting"}}
         self._send({"type": "checkin", "relays": relays, "progress": str(progress.done())})
@@ -120,7 +120,7 @@ class KeeperLink:
         self._send(message)
 
     def receive(self) -> None:
-        """Read everything that the keeper has sent; ProtocolError when it is malformed."""
+        """Read everything that the keeper has sent; ProtocolError if it is malformed."""
         while self._link is not None and not self.lost:
             try:
                 packet = self._link.recv(PACKET_BYTES)

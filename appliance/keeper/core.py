@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the keeper decides. Pure: `step(now, event) -> actions`; loop.py performs the actions.
 
-It holds the rules of ring 3 and nothing else: those about bypassd's life stand in lifecycle.py, about the relays in
-relays.py, about the watchdog in feeding.py. Here is what joins them: which event concerns whom, and the orderly stop.
+It has the rules of ring 3 and nothing else: those about bypassd's life are in lifecycle.py, about the relays in
+relays.py, about the watchdog in feeding.py. This module joins them: which rules get which event, and the orderly stop.
 
 Times are nanoseconds of CLOCK_MONOTONIC. The object lives as long as the keeper.
-Imports next to nothing (test_the_keeper_imports_little): relay and watchdog wait for it at every boot.
+Imports next to nothing (test_the_keeper_imports_little): relay and watchdog wait for the imports at every boot.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KeeperCore:
         self.watchdog = Feeding(limits)
         self.started = 0
         self._agenda = Agenda()
-        self._notes: tuple[str, ...] = ()  # of the last check-in: each is logged once
+        self._notes: tuple[str, ...] = ()  # of the last check-in, so that each is logged once
 
     @property
     def stopping(self) -> bool:
@@ -55,7 +55,7 @@ class KeeperCore:
         agenda = self._agenda
         agenda.now, agenda.actions = now, []
         if self.relays.states and (late := now - self.deadline()) > self.limits.stall:
-            # The whole machine stood still, bypassd with us: it gets its time again. The grace goes on counting.
+            # The whole machine stood still, and bypassd with us: its time starts anew. The grace time keeps counting.
             self.bypassd.stood_still(now, late)
         match event:
             case Started():
@@ -106,7 +106,7 @@ class KeeperCore:
         }
 
     def _start(self, event: Started) -> None:
-        """The order is the order of what is opened: the watchdog counts before anything can hang."""
+        """Things are opened in this order, so that the watchdog counts before anything can hang."""
         self.started = self._agenda.now
         self.watchdog.begin(self._agenda, event.watchdog)
         self.relays.begin(self._agenda, event.relays, event.settle or {})
@@ -126,7 +126,7 @@ class KeeperCore:
         if event.watchdog_ms is not None:
             self.watchdog.want(agenda, event.watchdog_ms)
         if any(ask.want == HOLD for ask in event.relays.values()):
-            return  # still starting: keep what is, and do not prolong the grace either (a crash loop must end)
+            return  # still starting: keep the positions, but do not extend the grace time (a crash loop must end)
         self.bypassd.ready(agenda.now)
         self.relays.ask(agenda.now, event.relays)
 
@@ -160,7 +160,7 @@ class KeeperCore:
             return
         agenda.stopping = True
         said = f"the watchdog resets the machine in {self.limits.watchdog_stop_ms // 1000} s if it is still up"
-        agenda.do(Log(f"orderly stop: relay to bypass, then bypassd is ended; {said}", severe=False))
+        agenda.do(Log(f"orderly stop: relay to bypass, then stopping bypassd; {said}", severe=False))
         for name in [key for key in agenda.due if key == "spawn" or key.startswith("relay ")]:
             del agenda.due[name]
         if self.bypassd.running:

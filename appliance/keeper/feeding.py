@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """When the keeper feeds the watchdog. Pure.
 
-It is fed only from a step that ran on time, and goes on counting after an orderly stop. One that is missing is logged
-once with its cause and tried again.
+It is fed only from a step that ran on time, and keeps counting after an orderly stop. A missing watchdog is logged once
+with its cause, and retried.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from appliance.keeper.messages import CloseWatchdog, Feed, Log, OpenWatchdog, Se
 
 
 class Feeding:
-    """The watchdog as it was last reported, and the timeout that it is to have."""
+    """The watchdog as last reported, and the timeout that it should have."""
 
     def __init__(self, limits: Limits) -> None:
         self.present = False  # the board has one
-        self.timeout_ms = 0  # as the device has it; 0 = not open
+        self.timeout_ms = 0  # as the device reports it; 0 = not open
         self.error = ""
         self._limits = limits
         self._wanted_ms = limits.watchdog_start_ms
@@ -34,17 +34,17 @@ class Feeding:
         agenda.do(OpenWatchdog(self._wanted_ms))
 
     def want(self, agenda: Agenda, timeout_ms: int) -> None:
-        """The timeout that the configuration has."""
+        """Set the configured timeout."""
         if timeout_ms != self._wanted_ms:
             self._wanted_ms = timeout_ms
             if self.timeout_ms:
                 agenda.do(SetWatchdog(timeout_ms))
 
     def feed(self, agenda: Agenda, when: int) -> None:
-        """Only a step that runs on time feeds: one that is half a timeout late does not, and the next is soon.
+        """Feed it if this step runs on time. If it is half a timeout late it does not, and the next one comes soon.
 
-        Eight times in a timeout, so that a keeper that dies leaves most of it to its successor. `when`: the time at
-        which it was due.
+        Eight times per timeout, so that a keeper that dies leaves most of it to its successor. `when`: the time at
+        which this feed was due.
         """
         now = agenda.now
         interval = self.timeout_ms * MS // 8
@@ -59,9 +59,9 @@ class Feeding:
             agenda.due["feed"] = now + interval
 
     def report(self, agenda: Agenda, event: WatchdogReport) -> None:
-        """What came of opening, setting or feeding it."""
+        """The result of opening, setting or feeding it."""
         if event.error:
-            # one that was open still counts: the first try comes when a feed would
+            # if it was open it still counts: the first attempt comes when a feed would
             wait = self.timeout_ms * MS // 8 or self._limits.retry
             self.timeout_ms = 0
             agenda.due.pop("feed", None)
@@ -79,5 +79,5 @@ class Feeding:
         agenda.do(Send())
 
     def close(self, agenda: Agenda) -> None:
-        """Close it for good; it goes on counting."""
+        """Close it for good; it keeps counting."""
         agenda.do(CloseWatchdog(self._limits.watchdog_stop_ms))

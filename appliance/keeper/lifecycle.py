@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""bypassd's life as the keeper decides it: when it is started, given up, killed, and started again. Pure.
+"""bypassd's life as the keeper decides it: when it is started, killed and restarted. Pure.
 
-- bypassd that exits is started again with back-off;
-- bypassd that misses its check-ins is killed first, unless the kernel says that it would run but gets no processor
-  (silence.py);
-- a start is ended only when it makes no progress, and the next one is then given twice the time.
+- A bypassd that exits is restarted with back-off.
+- A bypassd that misses its check-ins is killed first, unless the kernel says that it would run but gets no processor
+  (silence.py).
+- A start is killed only if it makes no progress, and the next one then gets twice the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Phase(StrEnum):
     DOWN = "down"  # no process
     STARTING = "starting"  # started, has not asked for a position yet
     SERVING = "serving"  # checks in
-    ENDING = "ending"  # was told or is about to end, and is killed when it takes too long
+    ENDING = "ending"  # was signalled or is about to exit, and is killed if it takes too long
 
 
 class Turn(StrEnum):
@@ -52,7 +52,7 @@ PHASES: Table[Phase, Turn] = Table(
 
 
 class Lifecycle:
-    """Where bypassd is in its life, how long it has been silent there, and when it is started again."""
+    """The phase that bypassd is in, how long it has been silent in it, and when it is restarted."""
 
     def __init__(self, limits: Limits) -> None:
         self.phase = Phase.DOWN
@@ -61,7 +61,7 @@ class Lifecycle:
         self._limits = limits
         self._since = 0  # in this phase
         self._silence = Silence(limits.checkin, limits.looping, limits.silent)
-        self._start_times = 1  # the limits of a start times this
+        self._start_times = 1  # the limits of a start are multiplied by this
         self._startup = self._new_start()
         self._progress = ""
         self._kill_at = 0
@@ -69,7 +69,7 @@ class Lifecycle:
 
     @property
     def running(self) -> bool:
-        """It is there and was not told to end: what it sends counts, and its silence too."""
+        """It exists and was not told to stop: what it sends counts, and so does its silence."""
         return self.phase in (Phase.STARTING, Phase.SERVING)
 
     @property
@@ -82,7 +82,7 @@ class Lifecycle:
         self._since = agenda.due["spawn"] = agenda.now
 
     def deadline(self) -> int | None:
-        """When to look at it, or to kill it; None while it is down."""
+        """When to check on it, or to kill it; None while it is down."""
         if self.running:
             return self._patience.deadline()
         return self._kill_at if self.phase is Phase.ENDING else None
@@ -114,7 +114,7 @@ class Lifecycle:
             self._silence.heard(now)
 
     def exited(self, agenda: Agenda, how: str) -> None:
-        """Its process is gone, or could not be made."""
+        """Its process has ended, or could not be started."""
         served = self.serving and agenda.now - self._since >= self._limits.healthy
         self.last_exit = how
         self._enter(agenda.now, Turn.EXIT)
@@ -123,18 +123,18 @@ class Lifecycle:
         if served:
             self._backoff = self._limits.backoff_first
         agenda.due["spawn"] = agenda.now + self._backoff
-        agenda.do(Log(f"bypassd {how}: starting it again in {self._backoff // MS} ms, relay held meanwhile"))
+        agenda.do(Log(f"bypassd {how}: restarting it in {self._backoff // MS} ms, relay held meanwhile"))
         self._backoff = min(self._backoff * 2, self._limits.backoff_last)
 
     def link_lost(self, agenda: Agenda, why: str) -> None:
-        """Most likely it is about to exit, and its own exit status says more than a kill would."""
+        """Its end of the link is gone: most likely it is about to exit, and its exit status says more than a kill."""
         if self.running:
             agenda.do(Log(f"bypassd {why}: waiting for it to exit, relay held meanwhile", severe=False))
             self._enter(agenda.now, Turn.END)
             self._kill_at = agenda.now + self._limits.checkin
 
     def stop(self, agenda: Agenda) -> None:
-        """Have it end in good order."""
+        """Tell it to exit in good order."""
         self._enter(agenda.now, Turn.END)
         self._kill_at = agenda.now + self._limits.ending
         agenda.do(Kill(orderly=True))
@@ -142,29 +142,29 @@ class Lifecycle:
     # -- its silence
 
     def stood_still(self, now: int, late: int) -> None:
-        """The whole machine stood still for `late` ns, bypassd with us: it gets its time again."""
+        """The whole machine stood still for `late` ns, and bypassd with us: its time starts anew."""
         self._patience.stood_still(now, late)
 
     def looked(self, agenda: Agenda, look: Looked) -> None:
-        """What the kernel says of it."""
+        """The kernel's account of it has been read."""
         if self.running:
             self._give_up(agenda, self._patience.looked(agenda.now, look))
 
     def judge(self, agenda: Agenda) -> None:
-        """Look at it, give it up or kill it, if that is due."""
+        """Check on it or kill it, if that is due."""
         if self.running:
             if why := self._patience.over(agenda.now):
                 self._give_up(agenda, why)
             elif self._patience.look_due(agenda.now):
                 if self._patience.first:
-                    agenda.do(Send())  # whoever sleeps over a timer that never fired wakes up and checks in
+                    agenda.do(Send())  # wakes a loop whose timer did not fire, so that it checks in
                 agenda.do(Look())
         elif self.phase is Phase.ENDING and agenda.now >= self._kill_at:
             self._kill(agenda)
 
     @property
     def _patience(self) -> Silence:
-        """What judges bypassd in its present phase."""
+        """The rule that applies in the current phase."""
         return self._startup if self.phase is Phase.STARTING else self._silence
 
     def _new_start(self) -> Silence:

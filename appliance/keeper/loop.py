@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The shell around core.py: one loop that polls a socket, a process and a signal, and does what the core's steps say.
+"""The shell around core.py: one loop that polls a socket, a process and a signal, and performs the core's actions.
 
-Nothing in the loop waits for a disk, a pipe or another process; what has to (an exec) is done by starter.py's thread.
+Nothing in the loop waits for a disk, a pipe or another process; what must wait (an exec) runs in starter.py's thread.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 class Logger:
-    """Log lines that never delay the loop: to the kernel log, or to stderr when it can be written at once."""
+    """Log lines that never delay the loop: to the kernel log, or to stderr if it can be written without waiting."""
 
     def __init__(self, where: str) -> None:
         self.lost = 0
@@ -100,9 +100,9 @@ class Keeper:
         self._starter: Starter | None = None
         self._link: socket.socket | None = None
         self._starting: socket.socket | None = None  # bypassd's end of the link while it is being started
-        self._kill_starting = 0  # the signal that it gets as soon as it is there
+        self._kill_starting = 0  # the signal that it gets as soon as it exists
         self._pid = 0  # our child until `_reap`: no other process can get its number before
-        self._pidfd = -1  # wakes the loop at its end; without one the loop looks at each turn
+        self._pidfd = -1  # wakes the loop when the child ends; without it the loop checks at each turn
         self._poll = select.poll()
         self._events: list[Event] = []
         self._running = True
@@ -241,7 +241,7 @@ class Keeper:
                 self._starter = Starter()
                 self._poll.register(self._starter, select.POLLIN)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        except OSError as error:  # no descriptor, no thread: tried again with the back-off of every start
+        except OSError as error:  # no descriptor or no thread: retried with the back-off, like every start
             self._events.append(Exited(f"cannot be started: {error.strerror or error}"))
             return
         theirs.set_inheritable(True)
@@ -266,14 +266,15 @@ class Keeper:
             self._pidfd = os.pidfd_open(self._pid)
             self._poll.register(self._pidfd, select.POLLIN)
         except OSError as error:
-            self._log.line(f"no pidfd of bypassd: {error.strerror}: its end is noticed within a second", severe=False)
+            text = f"no pidfd of bypassd: {error.strerror}: when it ends, that is noticed within a second"
+            self._log.line(text, severe=False)
         if number := self._kill_starting:
             self._kill(number)
 
     def _kill(self, number: int) -> None:
         if self._starting is not None:
             self._kill_starting = number
-            if self.core.stopping:  # do not wait for the disk: once loaded it finds its link closed, and ends
+            if self.core.stopping:  # do not wait for the disk: once loaded, bypassd finds its link closed and exits
                 self._events.append(Exited("was still being loaded"))
         elif self._pid:
             os.kill(self._pid, number)
@@ -319,11 +320,11 @@ class Keeper:
             try:
                 self._link.send(json.dumps(self.core.state()).encode())
             except OSError:
-                pass  # full or closed: a hung bypassd is noticed by its check-ins, and the loop never waits for it
+                pass  # full or closed: a hung bypassd is noticed by its missing check-ins, and the loop never waits
 
 
 def look_at(pid: int) -> Looked:
-    """What the kernel says about a process (proc(5), sched-stats.rst). Takes no lock that the process could hold."""
+    """The kernel's account of a process (proc(5), sched-stats.rst). Takes no lock that the process could hold."""
     folder, threads, state = f"/proc/{pid}", {}, ""
     try:
         with open(f"{folder}/stat", "rb") as file:

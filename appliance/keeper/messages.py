@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the keeper's core is told and what it orders: the only words between core.py, which decides, and loop.py."""
+"""The events and actions of the keeper's core: all that core.py, which decides, and loop.py, which acts, exchange."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Started(NamedTuple):
 
     relays: tuple[str, ...]
     watchdog: bool = True  # the board has one
-    settle: dict[str, int] | None = None  # how long each relay's contacts take to move (0 where it is not named)
+    settle: dict[str, int] | None = None  # how long each relay's contacts take to move, in ns (0 if not named)
 
 
 class Tick(NamedTuple):
-    """The deadline that `KeeperCore.deadline` named is reached."""
+    """The time that `KeeperCore.deadline` returned has come."""
 
 
 class Ask(NamedTuple):
-    """What bypassd wants of one relay."""
+    """The position that bypassd requests for one relay."""
 
     want: str
     cause: str = ""
@@ -38,8 +38,8 @@ class CheckIn(NamedTuple):
     relays: dict[str, Ask]
     watchdog_ms: int | None = None
     grace_ns: int | None = None
-    notes: tuple[str, ...] = ()  # what of it could not be used as sent
-    progress: str = ""  # of its start: how far it is; another text than before is progress
+    notes: tuple[str, ...] = ()  # values that could not be used as sent
+    progress: str = ""  # how far its start is; any text that differs from the previous one is progress
 
 
 class Exited(NamedTuple):
@@ -57,7 +57,7 @@ class LinkLost(NamedTuple):
 class RelayReport(NamedTuple):
     """Result of OpenRelay, Drive or ReadRelay: the position found, or why there is none.
 
-    `expected` is what the action expected: reports may arrive after the next order was given.
+    `expected` is the position that the action expected: a report may arrive after the next order was given.
     """
 
     relay: str
@@ -87,17 +87,17 @@ class Spawn(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """Send bypassd a signal: orderly is SIGTERM, else SIGKILL."""
+    """Send bypassd a signal: SIGTERM if `orderly`, else SIGKILL."""
 
     orderly: bool
 
 
 class Look(NamedTuple):
-    """Read what the kernel says of bypassd and report it as Looked."""
+    """Read the kernel's account of bypassd and report it as Looked."""
 
 
 class OpenRelay(NamedTuple):
-    """Request the relay's lines and report."""
+    """Open the relay's lines and report."""
 
     relay: str
 
@@ -139,7 +139,7 @@ class Feed(NamedTuple):
 
 
 class CloseWatchdog(NamedTuple):
-    """Set the open watchdog's timeout for the last time and let go of it: it goes on counting."""
+    """Set the open watchdog's timeout for the last time and close it: it keeps counting."""
 
     timeout_ms: int
 

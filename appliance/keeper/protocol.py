@@ -3,10 +3,10 @@
 
 bypassd -> keeper  {"type": "checkin", "relays": {"relay-inline": {"want": "inline", "cause": "healthy"}},
                     "watchdog_timeout_ms": 2000, "grace_ms": 30000, "progress": ""}
-                   want: inline | bypass | disconnect | hold (still starting: keep what is). A relay that is not
+                   want: inline | bypass | disconnect | hold (still starting: keep the position). A relay that is not
                    named goes to bypass. The last three are optional; a number outside its range (ranges.py) is
-                   clamped, and what is not a number is ignored. The keeper logs both. A progress that differs
-                   from the one before shows that the start goes on.
+                   clamped, and a value that is not a number is ignored. The keeper logs both. A progress that
+                   differs from the previous one shows that the start advances.
 keeper -> bypassd  {"type": "state", "relays": {"relay-inline": {"relay": "inline", "cause": "healthy",
                     "usable": true, "error": ""}}, "bypassd_restarts": 0, "last_exit": "",
                     "watchdog": {"present": true, "timeout_ms": 2000, "error": ""}, "keeper_started_ns": 1}
@@ -25,7 +25,7 @@ PACKET_BYTES = 65536
 
 
 def parse_packet(packet: bytes) -> CheckIn:
-    """Read one packet of bypassd; ValueError says why it is no check-in. A bad number never makes it one."""
+    """Parse one packet from bypassd; ValueError says why it is not a check-in. A bad number does not invalidate it."""
     data = json.loads(packet)
     if not isinstance(data, dict) or data.get("type") != "checkin" or not isinstance(data.get("relays"), dict):
         raise ValueError("not a check-in")
@@ -46,7 +46,7 @@ def _milliseconds(data: dict[str, object], key: str, allowed: Range, notes: list
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 0 or value < 0):  # NaN: neither
-        notes.append(f"{key} is not a number: {str(value)[:40]}: ignored")
+        notes.append(f"{key}: {str(value)[:40]} is not a number and is ignored")
         return None
     used = allowed.clamp(value)
     if used != value:

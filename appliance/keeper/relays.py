@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which position the keeper has each relay in. Pure.
+"""The position of each relay as the keeper decides it. Pure.
 
-A relay leaves bypass only while bypassd asks for it and checks in, or within the grace time after. A line that is
-missing, or does not follow, is logged once with its cause, tried again, and leaves its relay in bypass.
+A relay leaves bypass only while bypassd requests it and checks in, or within the grace time after that. A line that is
+missing or does not follow is logged once with its cause and retried; meanwhile its relay is in bypass.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RelayState:
 
     def __init__(self, settle: int) -> None:
         self.settle = settle
-        self.moving_until = 0  # what is read back before then says nothing
+        self.moving_until = 0  # a position read back before then means nothing
         self.usable = False
         self.position = BYPASS  # as last driven or read
         self.target = BYPASS
@@ -45,13 +45,13 @@ class RelayState:
 
 
 class Relays:
-    """All relays of the board, and how long they are held without a word of bypassd."""
+    """All relays of the board, and how long they are held after bypassd falls silent."""
 
     def __init__(self, limits: Limits) -> None:
         self.states: dict[str, RelayState] = {}
         self.grace = limits.grace
         self._limits = limits
-        self._position_asked: int | None = None  # last check-in that asked for a position
+        self._position_asked: int | None = None  # time of the last check-in that requested positions
         self._led: bool | None = None
 
     def begin(self, agenda: Agenda, names: Iterable[str], settle: Mapping[str, int]) -> None:
@@ -62,12 +62,12 @@ class Relays:
         agenda.due["verify"] = agenda.now + self._limits.verify
 
     def deadline(self, serving: bool) -> int | None:
-        """When those that are held go to bypass; None while none is. `serving`: bypassd is."""
+        """When those that are held go to bypass; None while none is held. `serving`: whether bypassd serves."""
         held = any(relay.usable and relay.want != BYPASS for relay in self.states.values())
         return self._position_asked + self._held_for(serving) if self._position_asked is not None and held else None
 
     def ask(self, now: int, asked: Mapping[str, Ask]) -> None:
-        """bypassd asks for positions. A relay that it does not name goes to bypass."""
+        """bypassd requests positions. A relay that it does not name goes to bypass."""
         self._position_asked = now
         for name, relay in self.states.items():
             ask = asked.get(name)
@@ -76,29 +76,29 @@ class Relays:
     # -- their lines
 
     def open(self, agenda: Agenda, name: str) -> None:
-        """Request the line of one."""
+        """Open the line of one relay."""
         agenda.do(OpenRelay(name))
 
     def settled(self, agenda: Agenda, name: str) -> None:
-        """The contacts of one have had their time: read it back."""
+        """The contacts of one relay have had their time: read it back."""
         if self.states[name].usable:
             agenda.do(ReadRelay(name, self.states[name].target))
 
     def verify(self, agenda: Agenda) -> None:
-        """Read all of them back, again and again."""
+        """Read all of them back, and schedule the next time."""
         for name in self.states:
             self.settled(agenda, name)
         agenda.due["verify"] = agenda.now + self._limits.verify
 
     def report(self, agenda: Agenda, event: RelayReport) -> None:
-        """What came of opening, driving or reading one."""
+        """The result of opening, driving or reading one relay."""
         relay = self.states[event.relay]
         if event.error:
             self._lost(agenda, event.relay, relay, event.cause, event.error)
         elif not relay.usable:
             relay.usable, relay.error = True, ""
             relay.position = relay.target = event.position
-            if event.position != BYPASS:  # taken over from an earlier keeper: as if its bypassd had asked just now
+            if event.position != BYPASS:  # taken over from an earlier keeper: as if its bypassd had just requested it
                 relay.want, relay.want_cause = event.position, Cause.HEALTHY
                 self._position_asked = agenda.now
             agenda.do(Log(f"relay {event.relay}: line taken, in {event.position}", severe=False))
@@ -106,7 +106,8 @@ class Relays:
         elif agenda.now < relay.moving_until:
             pass  # read again when the contacts have settled
         elif event.position != event.expected:
-            said = f"relay {event.relay}: told {event.expected}, reads {event.position}: check coil and GPIO controller"
+            found = f"set to {event.expected}, reads {event.position}"
+            said = f"relay {event.relay}: {found}: check coil and GPIO controller"
             relay.position = event.position
             agenda.do(CloseRelay(event.relay))
             self._lost(agenda, event.relay, relay, Cause.RELAY_FAULT, said)
@@ -128,7 +129,7 @@ class Relays:
     # -- their positions
 
     def move(self, agenda: Agenda, serving: bool) -> None:
-        """Drive each to where it belongs now. `serving`: bypassd is."""
+        """Drive each relay to the position that it should have now. `serving`: whether bypassd serves."""
         silent = FAR if self._position_asked is None else agenda.now - self._position_asked
         lost = silent >= self._held_for(serving)
         for name, relay in self.states.items():
@@ -150,13 +151,13 @@ class Relays:
             agenda.do(Led(on))
 
     def all_to_bypass(self, agenda: Agenda) -> None:
-        """The keeper is about to exit: whichever is not in bypass yet goes there."""
+        """The keeper is about to exit: drive each relay that is not in bypass there."""
         for name, relay in self.states.items():
             if relay.position != BYPASS:
                 self._drive(agenda, name, relay, BYPASS, Cause.STOPPING)
 
     def _held_for(self, serving: bool) -> int:
-        """How long after the last check-in that asked for a position the relays are held in it."""
+        """How long the relays are held after the last check-in that requested positions."""
         return max(self.grace, self._limits.checkin) if serving else self.grace
 
     def _drive(self, agenda: Agenda, name: str, relay: RelayState, position: str, cause: str) -> None:

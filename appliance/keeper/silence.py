@@ -2,15 +2,15 @@
 """A bypassd that is silent: does it hang, or does it get no processor? Pure, times in ns of CLOCK_MONOTONIC.
 
 The kernel's own account of the process decides (`/proc/PID/task/*/schedstat`: time on a processor, time waiting for
-one). Silence counts only while the process neither ran nor waited to run, so
+one). Silence counts only while the process neither ran nor waited to run. So bypassd is to be killed
 
-- a stopped or deadlocked bypassd is given up after `checkin`;
-- one that is runnable but gets no processor is given time, because a new one would get no processor either;
-- one that runs without end is given up when it has used `looping` of processor time;
-- and whatever the account says, after `silent`, in which time that the keeper itself stood still does not count.
+- after `checkin` if it is stopped or deadlocked;
+- when it has used `looping` of processor time if it runs without end;
+- after `silent` in any case; time in which the keeper itself did not run does not count.
 
-Where the kernel keeps no such account, silence is plain time. While bypassd serves, a check-in ends the silence; while
-it starts, progress does, and the times are longer.
+One that is runnable but gets no processor is given that time, because a new one would get no processor either. Without
+such an account, silence is plain time. While bypassd serves, a check-in ends the silence; while it starts, progress
+does, and the limits are longer.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Looked(NamedTuple):
 
 
 class Silence:
-    """The time since bypassd was last heard, and what it did in it."""
+    """The time since bypassd was last heard, and what it did since then."""
 
     def __init__(self, checkin: int, looping: int, silent: int, what: str = "has not checked in") -> None:
-        """`what` says in a log line what is missing."""
+        """`what`: what is missing, for log lines."""
         self._checkin, self._looping, self._silent, self._what = checkin, looping, silent, what
         self.heard(0)
 
@@ -54,7 +54,7 @@ class Silence:
         self._forget()
 
     def stood_still(self, now: int, late: int) -> None:
-        """The keeper itself ran `late` ns late, and bypassd no better: it gets its time again, to the last limit."""
+        """The keeper itself ran `late` ns late, and so did bypassd: its time starts anew, up to the last limit."""
         self._last = max(self._last, now)
         self._began += late
         self._forget()
@@ -71,7 +71,7 @@ class Silence:
         return end if self._asked else min(self._next, end)
 
     def look_due(self, now: int) -> bool:
-        """Whether to look now; true once a look."""
+        """Whether to look now; true once for each look."""
         if self._asked or now < self._next:
             return False
         self._asked = True
@@ -79,13 +79,13 @@ class Silence:
 
     @property
     def first(self) -> bool:
-        """No look was taken in this silence."""
+        """Whether no look has been taken in this silence."""
         return self._threads is None
 
     def looked(self, now: int, look: Looked) -> str:
-        """Take a look in. Why bypassd is to be ended, or an empty string."""
+        """Evaluate a look. Returns why bypassd must be killed, or an empty string."""
         if not self._asked:
-            return ""  # it was heard meanwhile
+            return ""  # it was heard in the meantime
         self._asked = False
         before, since = self._threads, now - self._at
         self._threads, self._at = look.threads, now
@@ -108,7 +108,7 @@ class Silence:
         return ""
 
     def over(self, now: int) -> str:
-        """Why bypassd is to be ended now whatever it did, or an empty string."""
+        """Why bypassd must be killed now whatever it did, or an empty string."""
         return self._why(now, Looked({})) if now - self._began >= self._silent else ""
 
     def _why(self, now: int, look: Looked) -> str:

@@ -3,9 +3,9 @@
 
 posix_spawn returns when the new program is loaded (vfork: the calling thread is suspended until then). So it is called
 on a thread of its own, through ctypes, which lets the loop run meanwhile (os.posix_spawn holds the interpreter's lock).
-Not fork: it would make the loop pay for copied pages, and allocating one may wait for the disk as well.
+fork is not used: the loop would have to copy pages, and allocating one may also wait for the disk.
 
-The thread lives as long as the keeper, because bypassd asks to be killed when the thread that started it ends
+The thread lives as long as the keeper, because bypassd has the kernel kill it when the thread that started it ends
 (PR_SET_PDEATHSIG). It has the loop's priority, because the loop waits for it while it holds the interpreter's lock.
 """
 
@@ -25,7 +25,7 @@ class Starter:
     """One start at a time: `start`, then wait until `fileno` is readable, then `result`."""
 
     def __init__(self) -> None:
-        """OSError: no thread or no descriptor to be had."""
+        """OSError: a thread or a descriptor cannot be created."""
         self._libc = ctypes.CDLL(None)
         self._attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
         self._prepare()
@@ -39,7 +39,7 @@ class Starter:
         try:
             _thread.start_new_thread(self._run, ())
         except RuntimeError as error:
-            raise OSError(f"no thread for starting bypassd: {error}") from error
+            raise OSError(f"a thread for starting bypassd cannot be created: {error}") from error
         finally:
             _thread.stack_size(before)
 
@@ -61,7 +61,7 @@ class Starter:
         return self._done
 
     def start(self, argv: list[str], environment: dict[str, str]) -> None:
-        """Order the start of `argv`; it inherits the inheritable descriptors. Returns at once."""
+        """Start `argv`, which inherits the inheritable descriptors. Returns at once; the result comes later."""
         self._argv = _array(argv)
         self._environment = _array([f"{name}={value}" for name, value in environment.items()])
         self._ordered.release()
@@ -78,7 +78,7 @@ class Starter:
             loop = os.getpid()  # the first thread's id
             os.sched_setscheduler(0, os.sched_getscheduler(loop), os.sched_getparam(loop))
         except OSError:
-            pass  # not allowed: then neither is the loop, and both are ordinary
+            pass  # not permitted: then the loop has no real-time priority either
         while True:
             self._ordered.acquire()
             argv, pid = self._argv, ctypes.byref(self._pid)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the next bypassd needs to know of the segments: operators' orders and back-off, in `segments.json`."""
+"""What the next bypassd must know about the segments: operators' orders and back-off, in `segments.json`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class Memory:
-    """Of all segments, in the volatile state; without a file nothing is kept."""
+    """The memory of all segments, in the volatile state; without a file nothing is kept."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._kept: dict[str, dict[str, object]] | None = None  # the content of the file
 
     def recall(self) -> dict[str, dict[str, object]]:
-        """By segment, what an earlier bypassd kept; nothing when the file cannot be read."""
+        """What an earlier bypassd kept, by segment; nothing if the file cannot be read."""
         try:
             data = json.loads(self._file.read_text(encoding="utf-8")) if self._file else {}
         except (OSError, ValueError):
@@ -38,7 +38,7 @@ class Memory:
         return found
 
     def keep(self, units: Iterable[Unit]) -> None:
-        """Write what has changed. A disk that refuses is logged."""
+        """Write the file if something has changed. An error is logged."""
         if self._file is None:
             return
         kept: dict[str, dict[str, object]] = {}

@@ -18,7 +18,7 @@ class Link(StrEnum):
 
     UP = "up"
     DOWN = "down"
-    HELD_DOWN = "held down"  # by us: on_link_loss = "propagate"
+    HELD_DOWN = "held down"  # by us, because of on_link_loss = "propagate"
     MISSING = "missing"
 
 
@@ -33,7 +33,7 @@ def link(links: Links, port: str) -> Link:
 
 
 def row(unit: Unit, links: Links, now: int) -> state.Segment:
-    """One segment."""
+    """One segment, for `show segments`."""
     return state.Segment(
         name=unit.config.name,
         relay=unit.machine.relay or "unknown",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One segment at run time: its configuration, its machine, and what is known of its ports."""
+"""One segment at run time: its configuration, its state machine, and what is known about its ports."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Unit:
     machine: Machine
     carrier: Carrier = field(default_factory=Carrier)
     evidence: Evidence = field(default_factory=Evidence)
-    asked: str = ""  # by the operator; "" = nothing, the configuration counts
+    asked: str = ""  # the mode that the operator requested; "" = none, the configuration applies
     faults: Mapping[Cause, str] = field(default_factory=dict)

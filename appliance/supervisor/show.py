@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What bypassd answers about itself: the handlers of status, segments, rules, counters, transitions, crash log.
+"""What bypassd reports about itself: the handlers of status, segments, rules, counters, transitions, crash log.
 
-They return the types of api/schema/state.py, and clients render them. All but segment.set and crash-count.clear only
-read; those pass the operator's request on. Owns nothing.
+They return the types of api/schema/state.py, which clients render. All only read, except segment.set and
+crash-count.clear, which pass the operator's request on. Owns nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Show:
     """The handlers."""
 
     def __init__(self, system: System, wake: Callable[[], None]) -> None:
-        """`wake` has the pulse look at everything now."""
+        """`wake` makes the pulse check everything now."""
         self._system, self._wake = system, wake
         self._baseline = Baseline(system.paths.run / "counters-cleared.json")
         self._known = False  # whether the baseline of an earlier bypassd was looked for
@@ -44,7 +44,7 @@ class Show:
         name = Param("string", "the segment's name")
         mode = Param("string", "auto: inline unless there is a fault", choices=("bypass", "auto", "disconnect"))
         count = Param("integer", "how many of the newest; 0: all in memory", required=False)
-        one = Param("string", "only this record, with its whole text", required=False)
+        one = Param("string", "only this record, with its full text", required=False)
         add = registry.add
         add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
         add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
@@ -57,10 +57,10 @@ class Show:
         add(methods.COUNTERS_CLEAR, self.counters_clear, "operator", doc)
         add(methods.TRANSITIONS_SHOW, self.transitions, doc="changes of state with causes", params={"count": count})
         add(methods.CRASH_LOG_SHOW, self.crash_log, doc="records of kernel crashes", params={"name": one})
-        clear = "forget the crashes that were counted: ends safe mode, and the hold after a start"
+        clear = "clear the crash count: ends safe mode and the hold after a start"
         add(methods.CRASH_COUNT_CLEAR, self.crash_count_clear, role="admin", doc=clear)
         params = {"name": name, "mode": mode}
-        add(methods.SEGMENT_SET, self.segment_set, role="operator", doc="ask for bypass, or end that", params=params)
+        add(methods.SEGMENT_SET, self.segment_set, role="operator", doc="request or end a bypass", params=params)
 
     async def status(self, _: Params) -> state.Status:
         """status.show"""
@@ -108,7 +108,7 @@ class Show:
     def _counters(self) -> state.Counters:
         datapath = self._system.steering.datapath
         if datapath is None:
-            raise UnreachableError("the datapath is not up: `bypass show status` says why")
+            raise UnreachableError("the datapath is down: `bypass show status` says why")
         shown = answers.counters(datapath.counters())
         for place, refused in answers.refused_frames(datapath.attachments()).items():
             shown.ports["/".join(place)].refused = {cause: frames for cause, frames in refused.items() if frames}
@@ -120,7 +120,7 @@ class Show:
         return [entry.answer() for entry in self._system.transitions.entries(count if count > 0 else None)]
 
     async def crash_log(self, params: Params) -> list[state.CrashRecord]:
-        """crash-log.show: the whole text of the record that is named, otherwise the last lines of each."""
+        """crash-log.show: the full text of the named record, otherwise the last lines of each."""
         name = params.get("name")
         records = await asyncio.to_thread(self._system.crash_log.records)
         return [
@@ -131,7 +131,7 @@ class Show:
 
     async def crash_count_clear(self, _: Params) -> Done:
         """crash-count.clear"""
-        log.info("the crashes that were counted are forgotten by order of uid %d", caller().uid)
+        log.info("the crash count is cleared by uid %d", caller().uid)
         said = await self._system.safe_mode.clear()
         self._wake()
         return Done(said)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The state of the system as the types of api/schema/state.py: what `show status` and `show segments` say.
+"""The state of the system as the types of api/schema/state.py: what `show status` and `show segments` show.
 
 Reads the system and changes nothing. The handlers of the methods are in show.py.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from appliance.steering.kernel.layout import Loss
     from appliance.steering.kernel.slots import Attachment
 
-IDLE_S = 900.0  # idle time-out of a session while there is no configuration
+IDLE_S = 900.0  # idle timeout of a session while there is no valid configuration
 
 
 def status(system: System, now: int) -> state.Status:
@@ -69,7 +69,7 @@ def status(system: System, now: int) -> state.Status:
 
 
 def segments(system: System, now: int) -> list[state.Segment]:
-    """All of them; while the configuration is not valid, the relays of the board."""
+    """All segments; while the configuration is not valid, the relays of the board."""
     if system.config is None:
         return _relays_without_config(system)
     found = system.segments.show(now)
@@ -88,7 +88,7 @@ def segments(system: System, now: int) -> list[state.Segment]:
 
 
 def _relays_without_config(system: System) -> list[state.Segment]:
-    """While the configuration is not valid no segment has a name; the relays of the board stand for them."""
+    """While the configuration is not valid, no segment has a name: show the relays of the board instead."""
     relays = system.keeper.state.relays if system.keeper.state else {}
     detail = str(system.config_errors[0]) if system.config_errors else DESCRIPTION[Cause.CONFIG_INVALID]
     return [
@@ -107,7 +107,7 @@ def _relays_without_config(system: System) -> list[state.Segment]:
 
 
 def guests(system: System) -> list[Guest]:
-    """All of them, those too that do not run because their part does not."""
+    """All guests, also while the part that runs them is not running."""
     if system.guests is not None:
         return system.guests.summary()
     cause = Cause.STARTING if system.config else Cause.CONFIG_INVALID
@@ -116,7 +116,7 @@ def guests(system: System) -> list[Guest]:
 
 
 def partition(system: System) -> state.Partition:
-    """The data partition: what was found, what it costs, and the room that is left."""
+    """The data partition: its state, its alarms, and the room that is left."""
     found = data_partition.read(system.paths.data_partition)
     room = system.guests.disk_space.room if system.guests is not None else None
     alarms = (found.alarm, system.transitions.alarm, room.alarm if room is not None else "")
@@ -129,7 +129,7 @@ def partition(system: System) -> state.Partition:
 
 
 def parts(system: System, now: int) -> list[state.Part]:
-    """The parts of bypassd, and how long ago each has checked in."""
+    """The parts of bypassd, and how long ago each last checked in."""
     ages = system.check_ins.ages(now)
     return [
         state.Part(
@@ -143,7 +143,7 @@ def parts(system: System, now: int) -> list[state.Part]:
 
 
 def watchdog(system: System) -> state.Watchdog:
-    """As the keeper has it."""
+    """The watchdog as the keeper reports it."""
     known = system.keeper.state
     if known is None:
         return state.Watchdog(state="unknown", detail="the keeper is not running")
@@ -168,7 +168,7 @@ def keeper(system: System, now: int) -> state.Keeper:
 
 
 def datapath(system: System) -> state.Datapath:
-    """Whether it is up, and what is attached to it."""
+    """Whether the datapath is up, and what is attached to it."""
     steering = system.steering
     if steering.datapath is None:
         return state.Datapath(state="down", detail=system.part_faults.get("steering", ""))
@@ -182,7 +182,7 @@ def datapath(system: System) -> state.Datapath:
 
 
 def _sum(counted: Iterable[Mapping[Loss, int]]) -> dict[str, int]:
-    """Lost frames of several devices together, by cause."""
+    """The sum of several devices' lost frames, by cause."""
     total: Counter[Loss] = Counter()
     for each in counted:
         total.update(each)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The board's event log: every transition with its time, as JSON lines in a file and as a list that tests wait on.
+"""The board's event log: every transition with its time, as JSON lines in a file and as a list that tests wait for.
 
 An event is a flat object: `n` (counts from 0), `mono_ns` (CLOCK_MONOTONIC, when the transition was complete), `wall`
 (UTC), `event` (relay, led, watchdog, reset, panic, power, link, fault, note) and that event's own fields. Owned by the
-Board and with its lifetime; any thread may write, read and wait.
+Board, and lives as long; any thread may write, read and wait.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class BoardPanic(AssertionError):
 
 
 class EmulatorFailed(AssertionError):
-    """QEMU ended by a signal or with an error: that says nothing of the appliance, so the tests try once more."""
+    """QEMU ended by a signal or with an error: that says nothing about the appliance, so the test is retried once."""
 
 
 class WaitTimeout(AssertionError):
-    """An expected event did not occur in time; the text lists those that did."""
+    """An expected event did not occur in time; the text lists the events that did."""
 
 
 def matches(event: Event, predicate: Predicate | None, fields: dict[str, Any]) -> bool:
@@ -58,7 +58,7 @@ class EventLog:
             self._changed.notify_all()
 
     def add(self, event: str, *, mono_ns: int | None = None, **fields: Any) -> Event:
-        """Log an event; `mono_ns` is now unless the caller read the clock closer to the event."""
+        """Log an event; `mono_ns` defaults to now, for callers that did not read the clock closer to the event."""
         with self._changed:
             stamp = time.monotonic_ns() if mono_ns is None else mono_ns
             entry: Event = {
@@ -81,7 +81,7 @@ class EventLog:
         return entry
 
     def mark(self) -> int:
-        """The number of the next event. Take it before the action to be observed."""
+        """The number of the next event. Get it before the action to be observed."""
         with self._changed:
             return len(self._events)
 
@@ -98,8 +98,8 @@ class EventLog:
     ) -> Event:
         """The first matching event from `since` on; blocks until it occurs, at most `timeout` seconds (see `stretch`).
 
-        Raises WaitTimeout, or BoardPanic as soon as an unexpected panic is logged, EmulatorFailed as soon as QEMU is
-        gone.
+        Raises WaitTimeout, BoardPanic as soon as an unexpected panic is logged, EmulatorFailed as soon as QEMU has
+        failed.
         """
         timeout = self.stretch(timeout)
         deadline = time.monotonic() + timeout

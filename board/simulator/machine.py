@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The board's computer: a QEMU process, its command line, its monitor.
 
-The command line is a pure function of a Payload and a few paths. `Machine` is one power-on: it starts the process and
-ends with it; the next power-on is another Machine. What differs by board and processor comes from `boardspec.py`.
+The command line is a pure function of a Payload and a few paths. A `Machine` is one power-on: it starts the process and
+ends with it; the next power-on is another Machine. What depends on board and processor comes from `boardspec.py`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Accelerator:
     threads: str = "multi"
     """TCG: a thread for each processor of the machine ("multi"), or one for all ("single")."""
     cpu: str = ""
-    """TCG: the emulated processor; left out, the board's."""
+    """TCG: the emulated processor; "": the board's."""
 
     def arguments(self, arch: Arch) -> list[str]:
         """The arguments for the accelerator and a matching processor."""
@@ -177,7 +177,7 @@ class Machine:
         return {name: pair[0] for name, pair in pairs.items()}
 
     async def negotiate(self, connection: socket.socket) -> None:
-        """Open the monitor. QmpError has QEMU's error message if it did not come up."""
+        """Open the monitor. QmpError with QEMU's message if QEMU did not start."""
         self._qmp = Qmp(self.on_event)
         try:
             await self._qmp.connect(connection)

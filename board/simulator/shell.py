@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Commands in the board's debug shell (root on the second serial port, only with `bypass.debug=PORT`).
+"""Runs commands in the board's debug shell (root on the second serial port, only with `bypass.debug=PORT`).
 
 A command is sent as base64 in lines shorter than any line editor's limit; its output comes back as base64 between
 markers that the echo of the input cannot contain. So quotes, newlines, binary output and prompts do not matter.
@@ -19,10 +19,10 @@ from simulator.events import WaitTimeout
 from simulator.serial import SerialPort
 
 LINE = 480
-RETRY_S = 2.0  # a shell that had not started yet never saw the greeting
+RETRY_S = 2.0  # greet again after this long: a shell that had not started yet did not see the first greeting
 REPEATS = 3
 PROMPT = r"(?:^|[\r\n])[^\s:]*# "
-"""The prompt of a shell that has just started; the one that we talk to has none (`_find`)."""
+"""The prompt of a shell that has just started; in the shell that we use it is switched off (`_find`)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DebugShell:
     """Lives as long as the Board; finds the shell again after each start of the machine (`forget`).
 
     The board's shell may end unexpectedly (the kernel kills it, or an emulated processor fails): `on_lost` is then
-    called with the kernel's last lines, and a command that had not begun is given to the next shell.
+    called with the kernel's last lines, and a command that had not begun is run in the next shell.
     """
 
     def __init__(self, port: SerialPort, on_lost: Callable[[str], None] = lambda _: None) -> None:
@@ -63,7 +63,7 @@ class DebugShell:
         self._found = False
 
     def run(self, command: str, timeout: float = 60.0, check: bool = True) -> Result:
-        """Run `command` with the board's sh; output is standard output and error together.
+        """Run `command` with the board's sh; the output is standard output and standard error together.
 
         Raises CommandFailed on a status other than 0 unless `check` is false, WaitTimeout after `timeout` seconds,
         ShellLost if the shell ended while the command ran. Background processes of the command must not expect a
@@ -87,7 +87,7 @@ class DebugShell:
         return result
 
     def _once(self, command: str, deadline: float, timeout: float) -> Result:
-        """One command in the shell that was found."""
+        """Run one command in the shell that was found."""
         tag = secrets.token_hex(8)
         encoded = base64.b64encode(command.encode()).decode()
         parts = [encoded[at : at + LINE] for at in range(0, len(encoded), LINE)] or [""]
@@ -107,7 +107,7 @@ class DebugShell:
             self._port.send("\x03")
             self._found = False
             raise WaitTimeout(f"command still running after {timeout:g} s: {command!r}\n{error}") from error
-        # cut out by position: a pattern that spans long output would be tried from every position in it, for seconds
+        # cut out by position: a pattern that spans long output would be tried at every position in it, for seconds
         begin = f"{tag}:begin"
         text = end.string[end.string.rindex(begin, 0, end.start()) + len(begin) : end.start()]
         output = base64.b64decode(re.sub(r"\s", "", text)).decode(errors="replace")
@@ -121,7 +121,7 @@ class DebugShell:
         return found
 
     def _kernel_log(self, deadline: float, timeout: float) -> str:
-        """The kernel's last lines, for the report; or why there are none, if the next shell ends as well."""
+        """The kernel's last lines, for the report; or the error, if the next shell ends as well."""
         try:
             self._find(deadline)
             return self._once("dmesg | tail -n 40", deadline, timeout).output
@@ -132,9 +132,9 @@ class DebugShell:
     def _find(self, deadline: float) -> None:
         while True:
             tag = secrets.token_hex(8)
-            # A starting shell may lose some of the input. So: Ctrl-C out of a partial line, and no quotes, because with
-            # one of a pair lost the shell would wait for it for ever. The backslash keeps the echo from looking like
-            # the answer.
+            # A starting shell may lose some of the input. So Ctrl-C ends a partial line, and there are no quotes,
+            # because if one of a pair were lost, the shell would wait for it for ever. The backslash makes the echo
+            # differ from the answer.
             self._port.send(f"\x03\nstty -echo 2>/dev/null; PS1=; echo {tag}\\:here\n")
             left = deadline - time.monotonic()
             try:

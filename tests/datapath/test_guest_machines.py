@@ -182,7 +182,7 @@ def test_a_raw_disk_stays_raw(world: World) -> None:
     assert run is not None
     found = world.call(asked(run, "query-block"))
     assert [disk["inserted"]["drv"] for disk in found] == ["raw"]
-    assert any("persistent.img begins like qcow2, and is used as raw" in warning for warning in run.warnings)
+    assert any("persistent.img begins like qcow2, but is used as raw" in warning for warning in run.warnings)
     end(world, "persistent")
 
 
@@ -256,7 +256,7 @@ def test_a_full_disk_pauses_its_guest_until_there_is_room(world: World) -> None:
     assert run is not None
     assert any(event.startswith("BLOCK_IO_ERROR") for event in guest.qmp_events)
     assert run.watch.verdict.vetoes["disk full"].cause is Cause.GUEST_DISK_FULL
-    assert any("no room for what it writes" in warning for warning in guest.warnings)
+    assert any("no disk space left for what it writes" in warning for warning in guest.warnings)
     assert SAID not in guest.console.tail()
 
     # The next bypassd knows it too.

@@ -86,8 +86,8 @@ def test_images_are_imported_and_taken_back(board: Board, guest: dict[str, objec
     (row,) = (row for row in json.loads(board.sh("bypass show images --json").output) if row["name"] == "t1")
     assert (row["virtual_bytes"], row["verified"]) == (64 << 20, True)
     for words, why in (
-        ("import /tmp/good.qcow2 --name t1", "is there already"),
-        ("import /tmp/cut.img --name t2", "not known as a disk image"),
+        ("import /tmp/good.qcow2 --name t1", "already exists"),
+        ("import /tmp/cut.img --name t2", "not recognized as a disk image"),
         ("import /tmp/cut.img --name t2 --kind raw", "not whole sectors"),
         ("import /tmp/none --name t2", "No such file"),
         (f"import /tmp/good.qcow2 --name t2 --sha256 {'0' * 64}", "its SHA-256 is"),

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The appliance booted again and again with two guests: does the board's kernel, or a program on it, ever fail?
+"""Boots the appliance repeatedly with two guests: does the board's kernel, or a program on it, ever fail?
 
     python -m tests.support.boots --boots 100 [--threads single] [--no-inner-kvm]
 
-A panic was once seen in six boots, and a shell that ended by itself, while a second guest started under the emulated
-processor's own virtualization. Each variant leaves out one of the suspects: QEMU's threads (one per processor of the
-board, or one for all) and the virtualization inside (without it the guests are emulated as well). Prints a line for
-each boot, and what the kernel said of panics, oopses and processes that died of a processor exception.
+While a second guest started under the emulated processor's own virtualization, a panic was seen once in six boots, and
+a shell that ended unexpectedly. Each variant excludes one suspect: QEMU's threads (one per processor of the board, or
+one for all) and the virtualization inside (without it the guests are emulated as well). Prints a line for each boot,
+and the kernel's messages about panics, oopses and processes that were killed by a processor exception.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BAD = re.compile(r"segfault|general protection|invalid opcode|traps:|BUG:|Oops|K
 
 
 def configure(board: Board) -> None:
-    """A second guest that starts with the appliance."""
+    """Configure a second guest that starts with the appliance."""
     settings = (
         *(("kernel", f"{DEMO}/bzImage"), ("initrd", f"{DEMO}/initrd.gz"), ("cmdline", "console=ttyS0 quiet")),
         *(("memory", "96M"), ("autostart", "true"), ("probes", "1", "kind", "inband")),
@@ -42,7 +42,7 @@ def configure(board: Board) -> None:
 
 
 def one(board: Board, first: bool) -> list[str]:
-    """One boot until both guests run; what the kernel said of failures."""
+    """Wait in one boot until both guests serve; returns the kernel's messages about failures."""
     if first:
         board_appliance.wait_serving(board)
         configure(board)
@@ -54,7 +54,7 @@ def one(board: Board, first: bool) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Boots of the appliance with two guests, and what failed in them.")
+    parser = argparse.ArgumentParser(description="Boot the appliance repeatedly with two guests, and report failures.")
     parser.add_argument("--boots", type=int, default=100)
     parser.add_argument("--threads", choices=("multi", "single"), default="multi", help="of the emulator")
     parser.add_argument("--no-inner-kvm", action="store_true", help="a processor without virtualization")

@@ -38,7 +38,7 @@ RELAY = "relay-inline"
 
 
 class Bench:
-    """A core with a perfect board round it; `relay_error`, `stuck` and `watchdog_error` make it less so."""
+    """A core with a perfect board around it; `relay_error`, `stuck` and `watchdog_error` break it."""
 
     def __init__(self, settle: int = 0) -> None:
         self.core = KeeperCore()
@@ -47,19 +47,19 @@ class Bench:
         self.line = BYPASS
         self.relay_error = ""
         self.stuck = False
-        self.lags = False  # moves later than it is told: the test moves it
+        self.lags = False  # moves later than ordered: the test moves it
         self.watchdog_error = ""
         self.told: list[str] = []  # positions in the states that bypassd was sent
-        self.state = "S"  # what the kernel says of bypassd
+        self.state = "S"  # bypassd's state as the kernel reports it
         self.ran = self.waited = 0.0  # its share of a processor, and of the queue for one
         self.threads = 1  # 0: the kernel keeps no account
         self.feed(Started((RELAY,), settle={RELAY: settle}))
 
     def feed(self, event: Event) -> list[Action]:
-        """One event, and the reports that its actions bring, as the shell does it."""
+        """Handle one event and the reports that its actions cause, as the shell does."""
         done: list[Action] = []
         if isinstance(event, RelayReport) and event.error:
-            self.line = BYPASS  # the shell gives the line up before it reports
+            self.line = BYPASS  # the shell closes the line before it reports
         events = [event]
         while events:
             for action in self.core.step(self.now, events.pop(0)):
@@ -116,7 +116,7 @@ class Bench:
         return self.run(self.now + int(seconds * SECOND), every=100 * MS, want=want)
 
     def start_again(self, how: str = "killed by signal 9") -> None:
-        """bypassd ends, and is started again when its time has come."""
+        """bypassd ends, and is restarted after its back-off."""
         self.feed(Exited(how))
         while self.core.bypassd.phase is Phase.DOWN:
             self.run(self.core.deadline())
@@ -130,7 +130,7 @@ def of(actions: list[Action], kind: type) -> list[Action]:
 
 
 def starting(bench: Bench, progress: Callable[[int], str] = lambda number: "", every: float = 0.5) -> float:
-    """Let bypassd start, saying hold with a progress; seconds until it is given up, or 2 hours."""
+    """Let bypassd start, sending hold with a progress; seconds until it is killed, or 2 hours."""
     began, number = bench.now, 0
     while bench.now - began < 7200 * SECOND:
         number += 1

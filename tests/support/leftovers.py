@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Ends what a test run leaves behind, also when the run itself is killed: guests outlive whoever started them.
+"""Ends what a test run leaves behind, even if the run itself is killed: guests outlive the process that started them.
 
-A child process of the run waits for the end of its standard input, which comes with the run's, however that ends. Then
-it ends every process that works below the run's temporary folder and unmounts what is mounted there.
+A child process of the run waits for end of file on its standard input, which comes when the run ends, however it ends.
+Then it kills every process that works below the run's temporary folder and unmounts what is mounted there.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_TRIES = 5  # a process may have started another meanwhile
+_TRIES = 5  # a process may have started another in the meantime
 
 
 def below(base: Path, skip: frozenset[int] = frozenset()) -> list[int]:
-    """Processes that were given a path below `base`, as an argument or as their folder for temporary files."""
+    """The processes that have a path below `base` as an argument or as their folder for temporary files."""
     wanted, found = os.fsencode(f"{base}/"), []
     for folder in Path("/proc").glob("[0-9]*"):
         if (pid := int(folder.name)) in skip:
@@ -33,7 +33,7 @@ def below(base: Path, skip: frozenset[int] = frozenset()) -> list[int]:
 
 
 def end(base: Path, skip: frozenset[int] = frozenset()) -> int:
-    """Kill them, and unmount what is mounted below `base`; how many there were."""
+    """Kill these processes and unmount what is mounted below `base`; returns how many were killed."""
     ended: set[int] = set()
     for _ in range(_TRIES):
         if not (pids := below(base, skip)):
@@ -51,7 +51,7 @@ def end(base: Path, skip: frozenset[int] = frozenset()) -> int:
 
 @contextlib.contextmanager
 def ended(base: Path) -> Iterator[None]:
-    """Until the block ends, or this process does."""
+    """Kill and unmount what is left below `base` when the block ends, or this process does."""
     command = [sys.executable, "-I", __file__, str(base), str(os.getpid())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as warden:
         yield

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A commit: all or nothing, verified, and rolled back by itself when nobody confirms it.
+"""A commit: all or nothing, verified, and rolled back automatically if nobody confirms it.
 
-    verify -> write beside -> prepare -> apply, step by step -> prove -> put in place -> finish
+    verify -> stage -> prepare -> apply, step by step -> prove -> publish -> finish
 
 Everything that can fail without touching the appliance is done first: the new text is on the disk and the new programs
 are in the kernel before anything changes. From `apply` on, every failure applies the old configuration again; each step
@@ -30,7 +30,7 @@ from appliance.transition import IllegalMoveError
 
 log = logging.getLogger(__name__)
 
-PROOF_S: Final = 1.0  # how long traffic is watched at most
+PROOF_S: Final = 1.0  # traffic is watched for at most this long
 LOOK_S: Final = 0.1
 LEAST_PROOF_S: Final = 0.3
 MAX_CONFIRM_S: Final = 24 * 3600
@@ -101,9 +101,9 @@ class Engine:
     async def check(self, text: str, source: str = "", *, deep: bool = False, without_admin: bool = False) -> Check:
         """Verify a text and report what it means; with `deep` the parts also prepare for it, as a commit does first.
 
-        `without_admin`: that nobody could log in as administrator any more is no error.
+        `without_admin`: it is no error if nobody could log in as administrator any more.
         """
-        # in a thread, all of it: thousands of rules take seconds, and leases have to be renewed meanwhile
+        # all of it in a thread: thousands of rules take seconds, in which leases must be renewed
         check = await asyncio.to_thread(self._read, text, source, dict(self._down()))
         config, errors = check.config, check.errors
         if config is not None and not without_admin and (lost := last_admin.lost(self.running, config)):
@@ -132,7 +132,7 @@ class Engine:
     async def commit(
         self, text: str, user: str, comment: str = "", confirmed_s: int = 0, *, without_admin: bool = False
     ) -> Report:
-        """Make `text` the running configuration; with `confirmed_s` only for so long, unless it is confirmed.
+        """Make `text` the running configuration; with `confirmed_s` only for that time, unless it is confirmed.
 
         While a commit is awaiting confirmation, its author's next one includes it; somebody else's is refused.
         ConfigError: it has errors, or takes away the last administrator without `without_admin`. RefusedError: not
@@ -184,7 +184,7 @@ class Engine:
             return await self._revert(user, why)
 
     def seconds_left(self) -> int:
-        """Until the pending commit is rolled back."""
+        """The time until the pending commit is rolled back."""
         return 0 if self.pending is None else max(0, (self.pending.deadline - self._clock()) // 10**9)
 
     async def run(self) -> None:
@@ -208,10 +208,10 @@ class Engine:
                             self._end(str(error))
                         return
 
-    # -- inside; the lock is held
+    # -- internal; the lock is held
 
     async def _replace(self, entry: Entry, config: Config, confirmed_s: int) -> list[lint.Finding]:
-        """Stage, prepare, apply, prove, put in place; what is worth saying of it."""
+        """Stage, prepare, apply, prove and publish; returns the remarks."""
         user = entry.user
         await asyncio.to_thread(self.store.stage, entry)
         try:
@@ -233,7 +233,7 @@ class Engine:
             raise
 
     async def _keep(self, entry: Entry, config: Config, confirmed_s: int) -> None:
-        """It is verified: write it; only the disk can still fail."""
+        """The configuration is verified: write it. Only the disk can still fail."""
         pending: Pending | None = None
         try:
             if confirmed_s:
@@ -338,7 +338,7 @@ class Engine:
         self._turn(Turn.DONE)
 
     async def _prove(self, before: traffic_check.Look) -> str:
-        """Watch until traffic has shown that it flows; a link without traffic is watched for a moment only."""
+        """Watch until traffic is seen to flow, for `PROOF_S` at most. Returns what is wrong, or "" if nothing is."""
         began = self._clock()
         while True:
             await asyncio.sleep(LOOK_S)
@@ -350,7 +350,7 @@ class Engine:
                 return trouble
 
     async def _back(self, why: str, user: str) -> None:
-        """Restore the running configuration and raise RefusedError; BrokenError when that fails too."""
+        """Restore the running configuration and raise RefusedError; BrokenError if that fails too."""
         log.error("the new configuration is rolled back: %s", why)
         self._turn(Turn.FAILED)
         if self.running is None:
@@ -381,7 +381,10 @@ class Engine:
             raise RefusedError("bypassd restarts from the startup configuration: try again in a moment")
 
     def _refuse_when_anothers(self, user: str) -> None:
-        """A commit would keep what its author wanted to have rolled back by itself if it cuts them off."""
+        """RefusedError if another user's commit awaits confirmation.
+
+        This commit would confirm it, although its author wants it rolled back if it cuts them off.
+        """
         if self.pending is not None and self.pending.entry.user != user:
             left = f"it is rolled back in {self.seconds_left()} s unless confirmed"
             raise RefusedError(

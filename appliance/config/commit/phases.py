@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The phases of a commit, and what leads from one to the next."""
+"""The phases of a commit, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Phase(StrEnum):
     PREPARING = "preparing"  # everything that can fail without touching the appliance
     APPLYING = "applying"
     PROVING = "proving"
-    STORING = "storing"  # it is put in place on the disk
+    STORING = "storing"  # the configuration is published on the disk
     RESTORING = "restoring"  # the previous configuration is applied again
-    BROKEN = "broken"  # that failed: bypassd restarts
+    BROKEN = "broken"  # restoring failed: bypassd restarts
 
 
 class Turn(StrEnum):
-    """What moves a commit on."""
+    """What moves a commit to its next phase."""
 
     COMMIT = "commit"
     CONFIRM = "confirm"
     REVERT = "revert"
     DONE = "done"  # the work of this phase succeeded
-    REFUSED = "refused"  # it did not, and nothing was changed
-    FAILED = "failed"  # it did not, and what runs may be neither configuration
+    REFUSED = "refused"  # the work failed, and nothing was changed
+    FAILED = "failed"  # the work failed, and the running state may match neither configuration
 
 
 PHASES: Table[Phase, Turn] = Table(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the parts do in a commit: each has a step, and the steps are taken in their order."""
+"""What the parts do in a commit: each has a step, and the steps are executed in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from appliance.errors import BypassError
 
 log = logging.getLogger(__name__)
 
-_SWITCH_S: Final = 0.0005  # how long one thread computes while the health checks wait
+_SWITCH_S: Final = 0.0005  # how long one thread may compute while the health checks wait
 
 
 async def _nothing(_: Config) -> None:
@@ -29,8 +29,8 @@ class Step(NamedTuple):
     """One part's share in a commit.
 
     `prepare` may fail before anything is changed; `forget` drops what it made. `apply` converges to the given
-    configuration from whatever is there. `finish` does what cannot be taken back, when the commit is final.
-    `remarks`: what is worth saying of what was prepared. A failure is a BypassError of one line.
+    configuration from any state. `finish` does what cannot be undone, when the commit is final. `remarks`: findings
+    about what was prepared. A failure is a BypassError of one line.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 async def prepare(steps: Sequence[Step], config: Config) -> list[lint.Finding]:
-    """Everything that can fail without touching the appliance; what is worth saying of it. `forget` follows."""
+    """Do everything that can fail without touching the appliance; returns the remarks. `forget` must follow."""
     for step in steps:
         await step.prepare(config)
     return [remark for step in steps for remark in step.remarks()]
@@ -55,7 +55,7 @@ def forget(steps: Sequence[Step]) -> None:
 
 
 async def apply(steps: Sequence[Step], config: Config, progress: Callable[[str], None]) -> None:
-    """Apply step by step. Threads that compute give way quickly meanwhile: leases go on being renewed."""
+    """Apply step by step. Meanwhile computing threads yield quickly, so that leases are still renewed."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     try:
@@ -67,7 +67,7 @@ async def apply(steps: Sequence[Step], config: Config, progress: Callable[[str],
 
 
 async def finish(steps: Sequence[Step], config: Config) -> None:
-    """What cannot be taken back. A failure is logged, and the commit stays."""
+    """Do what cannot be undone. A failure is logged, and the commit stays."""
     for step in steps:
         try:
             await step.finish(config)

@@ -27,7 +27,7 @@ LINE_BYTES = 4096
 MESSAGES_PER_SECOND = 50
 BURST = 100
 PACE_BYTES = 256 << 10
-"""Bytes per second that are read at most, slightly more than a well-behaved agent may send."""
+"""Bytes read per second at most, slightly more than a well-behaved agent may send."""
 _SECOND_NS = 1_000_000_000
 
 _Word = Annotated[str, msgspec.Meta(max_length=64)]
@@ -46,7 +46,7 @@ class Hello(msgspec.Struct, tag_field="type", tag="hello", frozen=True):
 
 
 class Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat", frozen=True):
-    """The application is there. Any `status` other than "ok" means that it does not work."""
+    """The application is running. Any `status` other than "ok" means that it does not work."""
 
     status: _Word = "ok"
     counters: Annotated[dict[_Word, int], msgspec.Meta(max_length=64)] = msgspec.field(default_factory=dict)
@@ -148,15 +148,15 @@ class Channel:
         self.inbox = Inbox()
 
     async def connect(self) -> None:
-        """UnreachableError when QEMU does not have the socket open."""
+        """Connect; UnreachableError if QEMU does not have the socket open."""
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(str(self._path))
         except OSError as error:
             raise UnreachableError(f"guest {self._path.parent.name}: agent channel: {error.strerror}") from error
 
     async def run(self, on_message: Callable[[Message], None]) -> None:
-        """Read until the other side closes. Reading is paced, so that a flood of whatever kind is held back in the
-        guest and costs bypassd next to nothing."""
+        """Read until the other side closes. Reading is paced, so that any flood is held back in the guest and costs
+        bypassd next to nothing."""
         assert self._reader is not None, "connect() comes first"
         try:
             while data := await self._reader.read(LINE_BYTES):
@@ -166,16 +166,16 @@ class Channel:
                 slower = 1 / MESSAGES_PER_SECOND if self.inbox.too_frequent > before else 0.0
                 await asyncio.sleep(slower + len(data) / PACE_BYTES)
         except ConnectionError:
-            pass  # QEMU ended; the pidfd says so too
+            pass  # QEMU ended; the pidfd reports that too
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the connection. Idempotent."""
         if self._writer is not None:
             self._writer.close()
         self._reader = self._writer = None
 
     def send(self, message: dict[str, object]) -> None:
-        """Send one message; UnreachableError when there is no connection or the guest does not read."""
+        """Send one message; UnreachableError if there is no connection or the guest does not read."""
         if self._writer is None or self._writer.is_closing():
             raise UnreachableError(f"guest {self._path.parent.name}: no agent channel: the guest is not running")
         if self._writer.transport.get_write_buffer_size() > 16 * LINE_BYTES:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The conversation with a guest's agent: what it may request, what it gets, and what we ask of it.
 
-Every request is answered, with "ok" or with the reason why not; the agent may number its requests (`id`). Requests that
-take time (a filter becomes part of the policy) are handled one at a time: of several filters that wait only the newest
-is tried, and at most one per second, so that a flood delays only the guest's own answers. What changes the guest's
-state (drain, bypass) is carried out at once, but not more often than once per second either. The object lives as long
+Every request is answered, with "ok" or the reason for its refusal; the agent may number its requests (`id`). Requests
+that take time (a filter becomes part of the policy) are handled one at a time: of several waiting filters only the
+newest is tried, and at most one per second, so that a flood delays only the guest's own answers. Requests that change
+the guest's state (drain, bypass) are carried out at once, but also at most once per second. The object lives as long
 as one run of its guest; what the agent registered holds until it is withdrawn, or until the guest starts over.
 """
 
@@ -25,24 +25,24 @@ M = TypeVar("M", Accept | Tags, Drain | Bypass)
 
 VERSION = 1
 ACCEPT_INTERVAL_S = 1.0
-"""Pause between two filters that are tried, because each recompiles the whole policy."""
+"""Pause between two attempts at a filter, because each recompiles the whole policy."""
 STATE_INTERVAL_S = 1.0
-"""Pause between two requests that change the guest's state, each of which is an entry of the ledger."""
+"""Pause between two requests that change the guest's state, because each adds an entry to the ledger."""
 CHECKS = 16
-"""How many checks may wait for the agent's answer at a time."""
+"""How many checks may wait for the agent's answer at the same time."""
 
 
 class Host(Protocol):
-    """What the agent may request. Refusals are BypassErrors, whose text the agent gets."""
+    """What the agent may request. A refusal is a BypassError, whose text is sent to the agent."""
 
     def send(self, message: dict[str, object]) -> None:
-        """Send to the agent; UnreachableError when it does not read."""
+        """Send to the agent; UnreachableError if it does not read."""
 
     def greeting(self) -> dict[str, object]:
         """What an agent must know: name, the administrator's filter, heartbeat interval, use of tags."""
 
     def heartbeat(self, status: str, counters: Mapping[str, int]) -> None:
-        """The agent reports how the application is."""
+        """The agent reports the state of the application."""
 
     def ask_bypass(self, on: bool, why: str) -> None:
         """Send the guest no frames at all, or send them again."""
@@ -54,7 +54,7 @@ class Host(Protocol):
         """Send it only frames that match `text`; "" = all that the administrator allows."""
 
     async def use_tags(self, on: bool) -> dict[str, int]:
-        """Let tags decide the next hop, or not; the VLAN ids of the hops."""
+        """Let tags decide the next hop, or not. Returns the VLAN ids of the hops."""
 
 
 class Agent:
@@ -69,13 +69,13 @@ class Agent:
         self.unanswered = 0  # answers that the agent did not read
         self._numbers = itertools.count(1)
         self._checks: dict[int, asyncio.Future[str]] = {}
-        self._waiting: dict[str, Accept | Tags] = {}  # by what is asked for
+        self._waiting: dict[str, Accept | Tags] = {}  # by kind of request
         self._worker: asyncio.Task[None] | None = None
-        self._next_states: dict[str, Drain | Bypass] = {}  # the same
+        self._next_states: dict[str, Drain | Bypass] = {}  # by kind of request
         self._pause: asyncio.Task[None] | None = None  # after a change of state
 
     def greet(self) -> None:
-        """Announce the host, which knows nothing of the agent; the agent then introduces itself."""
+        """Announce the host, which knows nothing about the agent; the agent then introduces itself."""
         self._send({"type": "hello", "version": VERSION})
 
     def _send(self, message: dict[str, object]) -> None:
@@ -103,7 +103,7 @@ class Agent:
                 self._later(message)
 
     def _change_state(self, message: Drain | Bypass) -> None:
-        """Carry it out, or keep it until the pause after the last one is over."""
+        """Carry it out, or keep it until the pause after the previous one is over."""
         if self._pause is not None and not self._pause.done():
             self._put(self._next_states, "drain" if isinstance(message, Drain) else "bypass", message)
             return
@@ -129,10 +129,10 @@ class Agent:
             self._answer(what, message.id)
 
     def _put(self, waiting: dict[str, M], what: str, message: M) -> None:
-        """Keep a request for later; an older one of its kind is answered, because it is void."""
+        """Keep a request for later; an older one of the same kind is refused, because this one replaces it."""
         older = waiting.pop(what, None)
         if older is not None:
-            self._answer(what, older.id, why="a newer request came before this one was looked at")
+            self._answer(what, older.id, why="a newer request of this kind has replaced it")
         waiting[what] = message
 
     def _answer(
@@ -186,10 +186,10 @@ class Agent:
     # What we ask
 
     async def ask(self, word: str) -> str:
-        """Have the agent run the check `word`; its status. UnreachableError without an agent. Waits for the answer
-        without a limit, so the caller must set one."""
+        """Have the agent run the check `word`; returns its status. UnreachableError: there is no agent. Waits for the
+        answer without a time limit, so the caller must set one."""
         if len(self._checks) >= CHECKS:
-            raise RefusedError(f"guest {self._name}: {CHECKS} checks wait for its agent already")
+            raise RefusedError(f"guest {self._name}: {CHECKS} checks already wait for its agent")
         number = next(self._numbers)
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._checks[number] = future

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest's agent may have: its requests (conversation.py) carried out, within what the administrator allows.
+"""Carries out the requests of a guest's agent (conversation.py), within what the administrator allows.
 
-An agent can only take away from its own guest: fewer frames, no new flows, no frames at all. It cannot undo what an
+An agent can only reduce its own guest's traffic: fewer frames, no new flows, no frames at all. It cannot undo what an
 operator ordered. Lives as long as its guest's object.
 """
 
@@ -27,20 +27,20 @@ class AgentsGuest(Protocol):
 
     @property
     def config(self) -> model.Guest:
-        """Its table of the configuration."""
+        """Its table in the configuration."""
 
     def send(self, message: dict[str, object]) -> None:
-        """Send to the agent; UnreachableError when it does not read."""
+        """Send to the agent; UnreachableError if it does not read."""
 
     def heartbeat(self, status: str, counters: Mapping[str, int]) -> None:
-        """The application is there, and how it is."""
+        """The agent reports the state of the application."""
 
     def ask_bypass(self, on: bool, why: str) -> None:
         """Send it no frames at all, or send them again."""
 
 
 class AgentRequests:
-    """Serves the agent of one guest."""
+    """The requests of one guest's agent."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class AgentRequests:
         hops: Callable[[], dict[str, int]],
         retag: Callable[[str, bool], None],
     ) -> None:
-        """`hops` gives name and number of every hop; `retag` tells the datapath whether a guest's tags count."""
+        """`hops` returns the number of every hop by name; `retag` tells the datapath whether a guest's tags count."""
         self._guest, self._policy, self._hops, self._retag = guest, policy, hops, retag
         self.send, self.heartbeat, self.ask_bypass = guest.send, guest.heartbeat, guest.ask_bypass
 
     def greeting(self) -> dict[str, object]:
-        """What an agent is told of its guest."""
+        """What an agent is told about its guest."""
         config = self._guest.config
         beat = config.heartbeat
         return {
@@ -65,13 +65,13 @@ class AgentRequests:
         }
 
     def ask_drain(self, on: bool) -> None:
-        """Send it no new flows, or send them again; RefusedError when that cannot be now."""
+        """Send it no new flows, or send them again; RefusedError if that is not possible now."""
         hop = self._guest.hop
         if on:
             hop.drain(Cause.GUEST_ASKED)
         elif hop.state is HopState.DRAINING:
             if hop.drained_by is not Cause.GUEST_ASKED:
-                raise RefusedError("an operator drains this guest")
+                raise RefusedError("this guest is drained by order of an operator")
             hop.cancel_drain(Cause.GUEST_ASKED)
 
     async def narrow(self, text: str) -> None:
@@ -79,14 +79,14 @@ class AgentRequests:
         await self._policy.narrow(self._guest.config.name, text)
 
     async def use_tags(self, on: bool) -> dict[str, int]:
-        """Let its tags decide the next hop, or not; the VLAN ids by which the guest names hops and ports."""
+        """Let its tags decide the next hop, or not. Returns the VLAN ids by which the guest names hops and ports."""
         name = self._guest.config.name
         if not on:
             await self._policy.use_tags(name, False)
             self._retag(name, False)
             return {}
         if not self._guest.config.tags:
-            raise RefusedError("the administrator does not let this guest choose by tags (tags = false)")
+            raise RefusedError("this guest is not allowed to choose the next hop by tags (tags = false)")
         await self._policy.use_tags(name, True)
         self._retag(name, True)
         ports = {"next": TAG_NEXT, "out": TAG_OUT, "out-lan": TAG_OUT_LAN, "out-wan": TAG_OUT_WAN}

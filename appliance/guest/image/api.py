@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The methods images.show and image.*: what the control socket offers for images. Nothing is kept here."""
+"""The control socket's methods for images, images.show and image.*. Keeps no state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_WAIT_S = 2.0
 
 
 def register(registry: Registry, images: Images) -> None:
-    """Offer them."""
+    """Add the methods to `registry`."""
     name = {"name": Param("string", "the image's name")}
     number = {"job": Param("integer", "the number that image.import gave")}
 
@@ -55,9 +55,9 @@ def register(registry: Registry, images: Images) -> None:
                     await images.feed(found, STDIN, params.get("kind", "disk"), params.get("sha256", ""), link.fileno())
                 await images.finished(found)
             except GuestError:
-                pass  # the job says it
+                pass  # the job reports it
 
-        at_end(lambda: found.end(STOPPED))  # the answer may not even reach who asked
+        at_end(lambda: found.end(STOPPED))  # the answer may not even reach the client
         take_over(stream, unread=True)
         return found.row()
 
@@ -69,7 +69,7 @@ def register(registry: Registry, images: Images) -> None:
                 async with asyncio.timeout(LONGEST_WAIT_S):
                     await found.changed.wait()
             except TimeoutError:
-                pass  # a slow disk: the same again
+                pass  # a slow disk: report the same again
         return found.row()
 
     async def cancel(params: Params) -> answer.Job:
@@ -86,23 +86,21 @@ def register(registry: Registry, images: Images) -> None:
     registry.add(methods.IMAGES_SHOW, show, doc="Every image: size, format, checksum, who uses it. Sizes in bytes.")
     what = {
         **name,
-        "kind": Param("string", "what it is; disk when left out", False, KINDS),
-        "sha256": Param("string", "what its checksum must be, 64 hex digits", False),
-        "replace": Param("boolean", "take the place of an image of this name", False),
+        "kind": Param("string", "what the file is; disk by default", False, KINDS),
+        "sha256": Param("string", "the expected checksum, 64 hex digits", False),
+        "replace": Param("boolean", "replace an existing image of this name", False),
     }
     registry.add(
         methods.IMAGE_IMPORT,
         begin,
         "operator",
-        "Copy a file to the data partition as an image; image.job tells how far it is.",
-        {"file": Param("string", "whole path of the file, readable for the caller"), **what},
+        "Copy a file to the data partition as an image; image.job reports the progress.",
+        {"file": Param("string", "absolute path of the file, which the caller must be able to read"), **what},
     )
-    doc = (
-        "The connection becomes the image: send its bytes, shut down your side, and stay until image.job says the end."
-    )
+    doc = "Then send the image's bytes, shut down your side, and stay connected until image.job reports the end."
     registry.add(methods.IMAGE_RECEIVE, receive, "operator", doc, what)
-    doc = f"An import; answers when there is something new, after {LONGEST_WAIT_S:g} s at the latest."
+    doc = f"The progress of an import; answers when it changes, after {LONGEST_WAIT_S:g} s at the latest."
     registry.add(methods.IMAGE_JOB, job, "operator", doc, number)
-    registry.add(methods.IMAGE_CANCEL, cancel, "operator", "End an import; nothing of it stays.", number)
-    registry.add(methods.IMAGE_UNDO, undo, "operator", "Take the last import of an image back.", name)
+    registry.add(methods.IMAGE_CANCEL, cancel, "operator", "Cancel an import; nothing of it is kept.", number)
+    registry.add(methods.IMAGE_UNDO, undo, "operator", "Undo the last import of an image.", name)
     registry.add(methods.IMAGE_REMOVE, remove, "operator", "Remove an image that no guest uses.", name)

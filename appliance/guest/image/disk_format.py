@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which format a guest's disk has: as its import or its first start found, never what the guest wrote since.
+"""The format of a guest's disk, as determined at its import or first start, never from what the guest wrote since.
 
 A guest controls every byte of a raw disk. If the format were read from it at each start, the guest could write the
-header of a qcow2 image, whose backing file is any file of the appliance. So QEMU is given a format that the guest
+header of a qcow2 image whose backing file is any file of the appliance. So QEMU is given a format that the guest
 cannot influence, and a qcow2 image is examined before each start: one that refers to other files is refused.
 
 For images that were never imported, the format is determined when a guest that may write to them is first started with
@@ -27,11 +27,11 @@ from appliance.system import files
 log = logging.getLogger(__name__)
 
 MANY = 1000
-"""From so many disks on those that are not there any more are forgotten."""
+"""From this many disks on, those that no longer exist are forgotten."""
 
 Format = Literal["raw", "qcow2"]
 _file = threading.Lock()
-"""Guests start in threads, and an entry that is lost would be found out again from what the guest wrote."""
+"""Guests start in threads; the format in a lost entry would be determined again, from what the guest wrote."""
 
 
 class Found(NamedTuple):
@@ -49,9 +49,9 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 def find(path: Path, paths: Paths, *, written: bool) -> Found:
-    """The format of a disk; `written` = the guest may write to it.
+    """The format of a disk; `written`: the guest may write to it.
 
-    RefusedError when it must not be used; OSError when it cannot be read.
+    RefusedError if it must not be used; OSError if it cannot be read.
     """
     with path.open("rb") as disk:
         head = disk.read(inspect.HEAD_BYTES)
@@ -61,15 +61,16 @@ def find(path: Path, paths: Paths, *, written: bool) -> Found:
         known, who = _first_start(path, paths, looks, written=written), "its first start"
     if known == "qcow2":
         if looks != known:
-            raise RefusedError(f"it was qcow2 at {who}, and does not begin like that any more: import it again")
+            raise RefusedError(f"it was qcow2 at {who}, but no longer begins like qcow2: import it again")
         qcow2.judge(head, None)
     elif looks != known:
-        return Found(known, f"disk {path.name} begins like qcow2, and is used as raw, as at {who}: import it to change")
+        text = f"disk {path.name} begins like qcow2, but is used as raw, as at {who}: import it to change that"
+        return Found(known, text)
     return Found(known)
 
 
 class Record(msgspec.Struct):
-    """What is kept of an import. `imported` in seconds since 1970; `restored`: a later import was undone."""
+    """The record of an import. `imported`: seconds since 1970; `restored`: a later import was undone."""
 
     format: str = "unknown"
     virtual_bytes: int = 0
@@ -81,7 +82,7 @@ class Record(msgspec.Struct):
 
 
 def read_record(folder: Path, name: str) -> Record | None:
-    """What was recorded when the image `name` was imported; None when it was not, or the record is damaged."""
+    """What was recorded when the image `name` was imported; None if it was not, or the record is damaged."""
     try:
         return msgspec.json.decode((folder / f".{name}.json").read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError):
@@ -95,7 +96,7 @@ def _imported(path: Path, paths: Paths) -> Format | None:
     record = read_record(real.parent, real.name)
     found: object = record.format if record is not None else None
     if found in ("kernel", "initrd"):
-        raise RefusedError(f"it was imported as {found}, and is no disk: import it again, with --kind disk")
+        raise RefusedError(f"it was imported as {found}, not as a disk: import it again with --kind disk")
     return found if found == "raw" or found == "qcow2" else None  # noqa: PLR1714  mypy understands only this
 
 
@@ -115,10 +116,10 @@ def _known_or_kept(path: Path, paths: Paths, looks: Format, *, written: bool) ->
     if known is not None and known.inode == inode:
         return known.format
     if written:
-        try:  # not synced, for links wait on us meanwhile
+        try:  # not synced, because links wait for us meanwhile
             if len(kept) >= MANY:
                 kept = {disk: about for disk, about in kept.items() if Path(disk).exists()}
             files.replace(file, msgspec.json.encode({**kept, str(path): _Kept(looks, inode)}), synced=False)
-        except OSError as error:  # a full disk stops no guest; the next start finds it out again
-            log.warning("the format of disk %s cannot be kept: %s", path, error.strerror)
+        except OSError as error:  # a full disk does not stop a guest; the next start determines the format again
+            log.warning("the format of disk %s cannot be saved: %s", path, error.strerror)
     return looks

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files that people take for a disk image, by their first bytes, and what to do with each. Pure.
+"""Files that may be mistaken for a disk image, by their first bytes, and what to do with each. Pure.
 
-Whoever imports the wrong file learns here what it is. Nothing depends on this list being complete: what is neither here
-nor a disk (`raw_disk.py`) is refused too, only without its name.
+It tells an operator who imports the wrong file what it is. The list need not be complete: a file that is neither listed
+nor a disk (`raw_disk.py`) is also refused, only without its name.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final, NamedTuple
 _CONVERT: Final = "convert it first, `qemu-img convert -O qcow2 FILE NEW.qcow2`"
 _UNPACK: Final = "decompress it first, or use --kind initrd if it is one"
 _ARCHIVE: Final = "unpack it, and import the disk inside"
-_AS_IT_IS: Final = "--kind raw imports it as it is"
+_AS_IT_IS: Final = "--kind raw imports it unchanged"
 _CD: Final = "a guest has no CD drive; install from it elsewhere and import the disk"
 
 
 class Signature(NamedTuple):
-    """Bytes at an offset, what has them there, and what helps."""
+    """Bytes at an offset, which kind of file has them there, and what to do with it."""
 
     offset: int
     magic: bytes
@@ -82,24 +82,24 @@ SIGNATURES: Final = (
 )
 
 CD: Final = Signature(32_769, b"CD001", "an ISO 9660 image (CD)", _CD)
-"""Looked for last: one that can be written to a disk and booted has a partition table too."""
+"""Checked last: a CD image that can be written to a disk and booted has a partition table as well."""
 
 _SHOWN: Final = 40  # characters of a text
 _LOOKED_AT: Final = 512
 
 
 def recognise(head: bytes) -> Signature | None:
-    """What a file is that begins with `head`; None: nothing that we know the name of."""
+    """The kind of a file that begins with `head`; None: not listed."""
     return next((known for known in SIGNATURES if has(head, known)), None)
 
 
 def has(head: bytes, known: Signature) -> bool:
-    """Whether the signature is there."""
+    """Whether `head` has the signature."""
     return head[known.offset : known.offset + len(known.magic)] == known.magic
 
 
 def text(head: bytes) -> str:
-    """How a text begins, as a web page that was saved in the place of an image; "" when it is none."""
+    """The beginning of a text, such as a web page that was saved instead of an image; "" if it is not text."""
     try:
         letters = codecs.getincrementaldecoder("utf-8")().decode(head[:_LOOKED_AT])  # the last letter may be cut
     except UnicodeDecodeError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Copies one image into the appliance, in a process of its own beside bypassd, which no slow disk can block.
+"""Copies one image into the appliance, in a process of its own, so that a slow disk cannot block bypassd.
 
 It opens the file with the rights of the requesting user, or reads what a client sends through the socket that is its
 standard input. It copies the data next to the final file, computes its SHA-256 on the way, has qemu-img check it as an
@@ -7,8 +7,8 @@ unprivileged user, and only then renames it to its final name. Until that rename
 ends earlier leaves at most a partial file, which store.py removes. Progress is reported as JSON lines on standard
 output: {"stage": "copy", "done": 1, "total": 2}, and at the end "done", or "failed" with "why".
 
-A sender that has sent everything shuts down its side of the socket and stays connected; one that disconnects was cut
-off.
+A sender that has sent everything shuts down its side of the socket and stays connected; one that disconnects counts as
+cut off.
 
     python -m appliance.guest.image.importer \\
         '{"source": .., "uid": .., "images": .., "name": .., "kind": .., "sha256": ..}'
@@ -41,8 +41,8 @@ CHUNK = 1 << 20
 SYNC_EVERY = 64 << 20
 RESERVE = 32 << 20  # bytes that must stay free for records and configuration
 SAY_EVERY_S = 0.2
-LOOK_EVERY = 8 << 20  # bytes between two looks at the free space, while the total size is unknown
-SILENCE_S = 120  # a sender that stays silent for so long is given up
+LOOK_EVERY = 8 << 20  # bytes between two checks of the free space, while the total size is unknown
+SILENCE_S = 120  # after so long without data the sender is given up
 STDIN = "-"
 WHAT_HELPS = "`show images` lists what could be removed"
 _PR_SET_PDEATHSIG = 1
@@ -55,7 +55,7 @@ def say(stage: str, **more: object) -> None:
 
 @contextlib.contextmanager
 def _rights_of(uid: int) -> Iterator[None]:
-    """Act as the requesting user: what they cannot read, they cannot import."""
+    """Act with the rights of the requesting user, who can import only what they can read."""
     if uid == os.geteuid():
         yield
         return
@@ -98,11 +98,11 @@ def free_bytes(images: Path) -> int:
 
 
 def check_room(size: int, images: Path) -> None:
-    """RefusedError when the image does not fit."""
+    """RefusedError if the image does not fit."""
     free = free_bytes(images)
     if size > free:
         raise RefusedError(
-            f"it is too large: it has {_mib(size)}, and only {_mib(max(free, 0))} are free; {WHAT_HELPS}"
+            f"it is too large: it has {_mib(size)}, but only {_mib(max(free, 0))} are free; {WHAT_HELPS}"
         )
 
 
@@ -113,7 +113,7 @@ def chunks(source: int) -> Iterator[bytes]:
 
 
 def sent(images: Path) -> Iterator[bytes]:
-    """The data from the socket that is standard input, while it fits; RefusedError when it is cut off."""
+    """The data from the socket that is standard input, while it fits; RefusedError if it does not, or is cut off."""
     link, done, looked, free = select.poll(), 0, 0, free_bytes(images)
     link.register(0, select.POLLIN)
     while True:
@@ -135,7 +135,7 @@ def sent(images: Path) -> Iterator[bytes]:
 
 
 def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
-    """Copy to `part`, synced when this returns; SHA-256 and size of the copy. `total` 0: not known."""
+    """Copy to `part`, synced when this returns; returns SHA-256 and size of the copy. `total` 0: not known."""
     digest, done, said, synced = hashlib.sha256(), 0, 0.0, 0
     with part.open("xb", buffering=0) as target:
         os.fchmod(target.fileno(), 0o644)
@@ -146,7 +146,7 @@ def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
             digest.update(data)
             done += len(data)
             if done - synced >= SYNC_EVERY:
-                os.fdatasync(target.fileno())  # report a full disk now, and leave the page cache to the guests
+                os.fdatasync(target.fileno())  # notice a full disk now, and leave the page cache to the guests
                 synced = done
             if time.monotonic() - said > SAY_EVERY_S:
                 said = time.monotonic()
@@ -154,19 +154,19 @@ def copy(source: Iterable[bytes], part: Path, total: int) -> tuple[str, int]:
         os.fsync(target.fileno())
     say("copy", done=done, total=total)
     if total and done != total:
-        raise RefusedError(f"it changed while it was copied: it had {counted(total, 'byte')}, and {done} were read")
+        raise RefusedError(f"it changed while it was copied: it had {counted(total, 'byte')}, but {done} were read")
     return digest.hexdigest(), done
 
 
 def check_whole(image: Path, *, dirty: bool) -> None:
-    """RefusedError unless qemu-img finds a qcow2 image whole and made of nothing but itself."""
+    """RefusedError unless qemu-img finds a qcow2 image intact and self-contained."""
     about = qemu_img.run(["info"], image)
     if about.status:
-        raise RefusedError(f"qemu-img does not take it: {about.words}")
+        raise RefusedError(f"qemu-img rejects it: {about.words}")
     if outside := about.answer.get("backing-filename") or about.answer.get("full-backing-filename"):
-        raise RefusedError(f'it needs a backing file ("{outside}"), and an image must be self-contained')
+        raise RefusedError(f'it needs a backing file ("{outside}"), but an image must be self-contained')
     found = qemu_img.run(["check"], image)
-    if found.status not in (0, 3):  # 3 = space that nobody uses: harmless
+    if found.status not in (0, 3):  # 3 = leaked clusters: harmless
         corruptions, errors = (found.answer.get(key, "?") for key in ("corruptions", "check-errors"))
         what = f"{counted(corruptions, 'corruption')}, {counted(errors, 'error')}"
         why = f"it is damaged: qemu-img check: {what}" + f" ({found.words})" * bool(found.words)
@@ -176,7 +176,7 @@ def check_whole(image: Path, *, dirty: bool) -> None:
 
 
 def place(part: Path, final: Path, previous: Path, record: dict[str, object]) -> None:
-    """Give the new image its final name; the image that had it is kept for `undo`, with its record."""
+    """Give the new image its final name; the image that had this name is kept for `undo`, with its record."""
     about, kept = final.with_name(f".{final.name}.json"), final.with_name(f".{final.name}.json~")
     disk = files.Disk()
     files.stage(disk, about, json.dumps(record).encode())  # what may fail fails before anything has changed
@@ -191,7 +191,7 @@ def place(part: Path, final: Path, previous: Path, record: dict[str, object]) ->
 
 
 def _whole_head(stream: Iterator[bytes]) -> Iterator[bytes]:
-    """First the beginning of the file, as much as is examined; then all of it."""
+    """Yield first the beginning of the file, as much as is examined, and then all of it."""
     head = b""
     for data in stream:
         head += data
@@ -203,7 +203,7 @@ def _whole_head(stream: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def run(asked: dict[str, Any]) -> None:
-    """The whole import; after a BypassError or OSError nothing of it is left."""
+    """Do the whole import; after a BypassError or OSError nothing of it is left."""
     part = Path(asked["images"]) / f".{asked['name']}.part"
     try:
         _import(asked, part)
@@ -216,7 +216,7 @@ def _import(asked: dict[str, Any], part: Path) -> None:
     images, name = Path(asked["images"]), str(asked["name"])
     if asked["source"] == STDIN:
         stream = _whole_head(sent(images))
-        inspect.examine(next(stream), None, asked["kind"])  # report what is obviously wrong before all of it has come
+        inspect.examine(next(stream), None, asked["kind"])  # refuse what is obviously wrong before it is all received
         found, size = copy(stream, part, 0)
     else:
         source = _open_source(asked["source"], asked["uid"])
@@ -228,7 +228,7 @@ def _import(asked: dict[str, Any], part: Path) -> None:
         head = copied.read(inspect.HEAD_BYTES)
     about = inspect.examine(head, size, asked["kind"])
     if asked["sha256"] and found != asked["sha256"]:
-        raise RefusedError(f"its SHA-256 is {found}, not {asked['sha256']}: it was damaged or replaced on its way")
+        raise RefusedError(f"its SHA-256 is {found}, not {asked['sha256']}: it was damaged or replaced on the way")
     if about.format == "qcow2":
         say("check", done=0, total=0)
         check_whole(part, dirty=qcow2.judge(head, size).dirty)
@@ -245,7 +245,7 @@ def _import(asked: dict[str, Any], part: Path) -> None:
 
 
 def main() -> int:
-    """Exit status 0, or 1 after a line that says why."""
+    """Returns exit status 0, or 1 after a line that says why."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(10)
     asked = json.loads(sys.argv[1])

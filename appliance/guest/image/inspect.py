@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What kind of file somebody wants to import, from its first bytes, and whether it is accepted. Pure.
+"""What kind of file is to be imported, judged by its first bytes, and whether it is accepted. Pure.
 
-A disk must be known as one: a qcow2 image whose header is good (`qcow2.py`), or a raw image that begins like a disk
-(`raw_disk.py`). A file that is something else is refused by its name (`foreign.py`), an unknown one too: as a disk it
-would start no guest, and nobody would see why. Whoever knows better says --kind raw.
+A disk must be recognized as one: a qcow2 image whose header is good (`qcow2.py`), or a raw image that begins like a
+disk (`raw_disk.py`). Any other file is refused, with its kind if that is known (`foreign.py`): as a disk it would start
+no guest, and nobody would see why. --kind raw imports it all the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class About(NamedTuple):
 
 
 def examine(head: bytes, size: int | None, kind: str) -> About:
-    """What a file is that begins with `head` and has `size` bytes; RefusedError says why it is not accepted.
+    """Examine a file that begins with `head` and has `size` bytes; RefusedError says why it is not accepted.
 
     `size` None: it is still being received, so nothing that depends on its size is checked.
     """
@@ -57,7 +57,7 @@ def _must_be_a_disk(head: bytes, size: int | None) -> None:
         raise RefusedError(f"it is {known.what}: {known.advice}")
     if begin := foreign.text(head):
         what = f'it is text ("{begin}"), not a disk image'
-        raise RefusedError(f"{what}: a web page or an error message in its place?")
+        raise RefusedError(f"{what}: perhaps a web page or an error message instead of the image")
     if raw_disk.recognise(head, size):
         return
     if foreign.has(head, foreign.CD):
@@ -65,20 +65,20 @@ def _must_be_a_disk(head: bytes, size: int | None) -> None:
     if len(head) < raw_disk.SECTOR and size is not None:
         raise RefusedError(f"it has {counted(size, 'byte')}: too small for a disk image")
     raise RefusedError(
-        "it is not known as a disk image: no qcow2, no partition table, no boot sector; "
-        "--kind raw imports it as a raw disk, whatever it holds"
+        "it is not recognized as a disk image: no qcow2, no partition table, no boot sector; "
+        "--kind raw imports it as a raw disk, whatever it contains"
     )
 
 
 def check_name(name: str) -> None:
     """RefusedError unless this is a valid name for an image."""
     if not NAME.fullmatch(name):
-        what = "an image's name has letters, digits, ., _, + and -, begins with one of the first two, and is at most 64"
-        raise RefusedError(f'"{name[:70]}": {what}')
+        what = "has at most 64 letters, digits, ., _, + and -, and begins with a letter or digit"
+        raise RefusedError(f'"{name[:70]}": an image\'s name {what}')
 
 
 def check_sum(text: str) -> str:
-    """A SHA-256 as 64 hex digits, in lower case; RefusedError when it is not one. "" stays."""
+    """A SHA-256 as 64 hex digits, in lower case; RefusedError if it is not one. "" stays."""
     if text and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
         raise RefusedError("--sha256 takes 64 hex digits, as `sha256sum FILE` prints them")
     return text.lower()

@@ -2,8 +2,8 @@
 """The header of a qcow2 image: what must not be in it, and what this version cannot read. Pure.
 
 Source: qemu, docs/interop/qcow2.txt. An image is judged before qemu-img sees it and again before each start, because a
-header can name other files (a backing file, a data file), which they would open. Of the incompatible features every bit
-has a row here; a bit without one is refused.
+header can name other files (a backing file, a data file), which qemu-img and QEMU would open. Each bit of the
+incompatible features has a row here; a bit without one is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COMPRESSIONS: Final = (0, 1)  # zlib, zstd
 _MOST_L1: Final = 32 << 20  # bytes, as QEMU has it
 _LEAST_EXTENDED: Final = 14  # bits of a cluster of 32 subclusters
 
-_ONE_FILE: Final = "and an image must be self-contained"
+_ONE_FILE: Final = "but an image must be self-contained"
 
 
 class Feature(NamedTuple):
@@ -33,7 +33,7 @@ class Feature(NamedTuple):
 
 
 FEATURES: Final = {
-    0: Feature("dirty"),  # it was not closed: `qemu-img check` decides at an import, and QEMU repairs it at a start
+    0: Feature("dirty"),  # it was not closed: at an import `qemu-img check` decides, at a start QEMU repairs it
     1: Feature("corrupt", "it is marked as damaged: `qemu-img check -r all FILE` repairs what can be repaired"),
     2: Feature(
         "external data",
@@ -46,7 +46,7 @@ _DIRTY, _COMPRESSION, _EXTENDED = 0, 3, 4
 
 
 class Header(NamedTuple):
-    """A header that is acceptable: the size of the guest's disk, and whether its last user closed it."""
+    """An acceptable header: the size of the guest's disk, and whether its last user did not close it."""
 
     virtual_bytes: int
     dirty: bool
@@ -78,7 +78,7 @@ def judge(head: bytes, size: int | None) -> Header:
 
 
 def _features(head: bytes, cluster_bits: int) -> int:
-    """The incompatible features of version 3, when all of them are good."""
+    """The incompatible features of version 3, if all of them are acceptable."""
     if len(head) < _LEAST_LENGTH:
         raise RefusedError("its qcow2 header is truncated")
     features: int
@@ -87,18 +87,18 @@ def _features(head: bytes, cluster_bits: int) -> int:
         if not features >> bit & 1:
             continue
         if bit not in FEATURES:
-            raise RefusedError(f"it has a qcow2 feature that this version does not know (bit {bit}): {_plain()}")
+            raise RefusedError(f"it has an unknown qcow2 feature (bit {bit}): {_plain()}")
         if FEATURES[bit].refused:
             raise RefusedError(FEATURES[bit].refused)
     if refcount_order > 6 or length < _LEAST_LENGTH or length % 8 or length > len(head):
         raise RefusedError("its qcow2 header is damaged")
     compression = head[_COMPRESSION_AT] if length > _COMPRESSION_AT else 0
     if compression not in _COMPRESSIONS or bool(compression) != bool(features >> _COMPRESSION & 1):
-        raise RefusedError(f"its compression (type {compression}) is not one that this version reads: {_plain()}")
+        raise RefusedError(f"this version cannot read its compression (type {compression}): {_plain()}")
     if features >> _EXTENDED & 1 and cluster_bits < _LEAST_EXTENDED:
         raise RefusedError("its qcow2 header is damaged: its clusters are too small for extended L2 entries")
     return features
 
 
 def _plain() -> str:
-    return "`qemu-img convert -O qcow2 FILE NEW.qcow2` writes it without"
+    return "`qemu-img convert -O qcow2 FILE NEW.qcow2` writes an image without it"

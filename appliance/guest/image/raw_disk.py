@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Whether the first bytes of a file are those of a disk: a partition table, a boot sector or a file system. Pure.
 
-A raw image has no header that says so, and any file can be called one. What is accepted as a disk unasked must begin
-like a disk that a guest can use, and fit into the file: a partition that ends behind the file's end means that the file
-was cut off.
+A raw image has no header that identifies it. What is accepted as a disk without --kind raw must begin like a disk that
+a guest can use, and be complete: a partition that ends beyond the end of the file means that the file is truncated.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _EXT_AT, _XFS = 1024, b"XFSB"
 
 
 def recognise(head: bytes, size: int | None) -> str:
-    """What of a disk is there ("partition table (GPT)"), or ""; RefusedError when it is damaged or cut off.
+    """What identifies the file as a disk ("partition table (GPT)"), or ""; RefusedError if it is damaged or truncated.
 
     `size` None: not known yet, so nothing is compared with it.
     """
@@ -46,7 +45,7 @@ def _fits(end: int, size: int | None, what: str) -> None:
 
 
 def _partitions(entries: list[tuple[int, ...]], size: int | None) -> str:
-    """A partition table of the old kind; where it is empty, the boot sector counts."""
+    """An MBR partition table; if it is empty, the boot sector counts."""
     used = [entry for entry in entries if any(entry)]
     if any(status not in (0, 0x80) for status, _, _, _ in entries):
         return ""
@@ -54,7 +53,7 @@ def _partitions(entries: list[tuple[int, ...]], size: int | None) -> str:
         return ""
     for _, kind, start, sectors in used:
         if kind in _EXTENDED:
-            continue  # how far it reaches is written loosely by some tools; what is in it cannot be seen from here
+            continue  # some tools are careless about its size, and what is in it cannot be seen from here
         _fits((start + sectors) * SECTOR, size, "a partition")
     return "partition table (MBR)" if used else "boot sector"
 
@@ -74,7 +73,7 @@ def _gpt(head: bytes, size: int | None) -> str:
 
 
 def _is_file_system(head: bytes, size: int | None) -> bool:
-    """FAT, exFAT or NTFS over the whole disk: what their boot sector says of itself must make sense."""
+    """FAT, exFAT or NTFS over the whole disk: the values in its boot sector must make sense."""
     if head[0] not in (0xEB, 0xE9):
         return False
     if head[3:11] in (b"EXFAT   ", b"NTFS    "):
@@ -92,7 +91,7 @@ def _is_file_system(head: bytes, size: int | None) -> bool:
 
 
 def _file_system(head: bytes, size: int | None) -> str:
-    """A file system without boot sector, which a guest with a kernel of its own has as its root."""
+    """A file system without boot sector, as a guest with a kernel of its own uses for its root."""
     block = head[_EXT_AT : _EXT_AT + 96]
     if len(block) == 96 and block[56:58] == b"\x53\xef":
         blocks, shift = int.from_bytes(block[4:8], "little"), int.from_bytes(block[24:28], "little")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The images of guests on the data partition: imported, listed, taken back, removed.
+"""The images of guests on the data partition: imported, listed, undone, removed.
 
-An import is a helper process (importer.py) and a `Job` here that follows it; the client asks the job how far it is.
-What an import replaced is kept until the next import of that name, so that it can be undone. A running guest holds the
-file it was started with: a new image counts from its next start. Partial files of imports that were cut off are
+An import is a helper process (importer.py) and a `Job` here that follows it; the client asks the job for its progress.
+What an import replaced is kept until the next import of that name, so that it can be undone. A running guest keeps the
+file with which it was started: a new image counts from its next start. Partial files of imports that were cut off are
 removed at every start of bypassd; the helpers end with bypassd.
 """
 
@@ -40,7 +40,7 @@ STOPPED = "it was stopped; nothing was imported"
 
 
 class _Line(Struct):
-    """A line of the import helper: how far it is, and at the end what was imported."""
+    """A line from the import helper: its progress, and at the end what was imported."""
 
     stage: str
     done: int | UnsetType = UNSET
@@ -76,7 +76,7 @@ class Job:
         return self.stage in ("done", "failed")
 
     def take(self, line: bytes) -> None:
-        """Take in one line of the helper."""
+        """Process one line from the helper."""
         with contextlib.suppress(msgspec.DecodeError):
             told = msgspec.json.decode(line, type=_Line)
             self.stage = told.stage
@@ -87,7 +87,7 @@ class Job:
         self.changed.set()
 
     def end(self, why: str) -> None:
-        """The helper is gone; when its last line was not the end, it was cut off."""
+        """The helper has ended; if its last line was not the end of the import, the import failed with `why`."""
         if not self.over:
             self.stage, self.why = "failed", why
         self.process = None
@@ -133,7 +133,7 @@ class Images:
         self._count = 0
 
     def tidy(self) -> None:
-        """Remove what cut-off imports left, and close the folder to all but administrators and users.
+        """Remove what cut-off imports left, and let only administrators and users into the folder.
 
         Guests' processes get images as open descriptors, so that no guest's QEMU can open another's.
         """
@@ -144,7 +144,7 @@ class Images:
             if not any(f".{job.name}." in path.name for job in list(self._jobs.values()) if not job.over):
                 path.unlink(missing_ok=True)
 
-    # What is there
+    # Existing images
 
     def rows(self) -> list[guests.Image]:
         """Every image: name, size, format, who uses it, whether its import can be undone."""
@@ -189,24 +189,24 @@ class Images:
     async def start(
         self, source: str, name: str, owner: int, *, kind: str = "disk", sha256: str = "", replace: bool = False
     ) -> Job:
-        """Begin an import of a file; RefusedError when it makes no sense from the start."""
+        """Begin an import of a file; RefusedError if its arguments are wrong."""
         if not source.startswith("/"):
-            raise RefusedError(f"{source}: give the whole path, from /")
+            raise RefusedError(f"{source}: give the absolute path, from /")
         job = self.begin(name, owner, sha256=sha256, replace=replace)
         await self.feed(job, source, kind, sha256, asyncio.subprocess.DEVNULL)
         return job
 
     def begin(self, name: str, owner: int, *, sha256: str = "", replace: bool = False) -> Job:
-        """Take a job on, which `feed` starts; RefusedError when it makes no sense from the start."""
+        """Create a job, which `feed` starts; RefusedError if its arguments are wrong."""
         inspect.check_name(name)
         inspect.check_sum(sha256)
         if (self._folder / name).exists() and not replace:
-            raise RefusedError(f'an image "{name}" is there already: --replace takes its place, and can be undone')
+            raise RefusedError(f'an image "{name}" already exists: --replace replaces it, which can be undone')
         running = [job for job in self._jobs.values() if not job.over]
         if any(job.name == name for job in running):
-            raise RefusedError(f'an image "{name}" is being imported already')
+            raise RefusedError(f'an image "{name}" is already being imported')
         if len(running) >= AT_ONCE:
-            raise RefusedError(f"{AT_ONCE} images are being imported already: wait for one of them")
+            raise RefusedError(f"{AT_ONCE} images are already being imported: wait for one of them")
         self._count += 1
         job = self._jobs[self._count] = Job(self._count, name, owner)
         for old in [number for number, each in self._jobs.items() if each.over][:-KEPT_JOBS]:
@@ -214,7 +214,7 @@ class Images:
         return job
 
     async def feed(self, job: Job, source: str, kind: str, sha256: str, stdin: int) -> None:
-        """Start the helper. `source` "-": what comes through the socket `stdin`."""
+        """Start the helper. `source` "-": the data that arrives through the socket `stdin`."""
         asked = {"source": source, "uid": job.owner, "images": str(self._folder), "name": job.name, "kind": kind}
         asked["sha256"] = inspect.check_sum(sha256)
         try:
@@ -236,7 +236,7 @@ class Images:
         self.tidy()
 
     async def finished(self, job: Job) -> None:
-        """Wait until it is over."""
+        """Wait until the import has ended."""
         while not job.over:
             job.changed.clear()
             await job.changed.wait()
@@ -248,10 +248,10 @@ class Images:
         try:
             async for line in process.stdout:
                 job.take(line)
-        except ValueError:  # a line without end, which our helper never says
+        except ValueError:  # a line without end, which our helper never writes
             process.kill()
         status = await process.wait()
-        job.end(STOPPED if status < 0 else f"the import ended with status {status}; the system log says more")
+        job.end(STOPPED if status < 0 else f"the import ended with status {status}; see the system log")
         await to_the_end(self.tidy)
         log.info("import of image %s: %s%s", job.name, job.stage, f": {job.why}" if job.why else "")
 
@@ -263,22 +263,22 @@ class Images:
         return job
 
     async def cancel(self, job: Job) -> None:
-        """End an import that still runs; nothing of it stays."""
+        """Cancel a running import; nothing of it is kept."""
         if job.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 job.process.kill()
         await self.finished(job)
 
-    # Taking back
+    # Undo
 
     def undo(self, name: str) -> str:
-        """Take the last import of this name back: the image before it returns, or none is there again."""
+        """Undo the last import of this name: the previous image is restored, or the image is removed if it was new."""
         path, previous = self._path(name), self._previous(name)
         try:
             if previous.exists():
                 self._restore_record(name)
                 previous.replace(path)
-                return f"image {name} is the one from before its last import again; guests get it at their next start"
+                return f"image {name} from before its last import is restored; guests use it from their next start on"
         except OSError as error:
             raise GuestError(f"image {name}: {error.strerror}") from error
         if not self._first(read_record(self._folder, name)):
@@ -287,7 +287,7 @@ class Images:
         return f"image {name} is removed: there was none before its import"
 
     def _restore_record(self, name: str) -> None:
-        """That of the image before, which says what format it has; it was not always kept."""
+        """Restore the record of the previous image, which has its format; earlier versions did not keep it."""
         record, kept = self._folder / f".{name}.json", self._folder / f".{name}.json~"
         try:
             files.replace(record, json.dumps({**json.loads(kept.read_bytes()), "restored": True}), synced=False)
@@ -296,11 +296,11 @@ class Images:
             record.unlink(missing_ok=True)
 
     def remove(self, name: str) -> str:
-        """Remove an image that no guest is configured to use, and what was kept of it."""
+        """Remove an image that no guest is configured to use, with its record and its previous version."""
         path = self._path(name)
         if users := self._used().get(name):
             raise RefusedError(
-                f"image {name} is used by guest {', '.join(users)}: take it out of the configuration first"
+                f"image {name} is used by guest {', '.join(users)}: remove it from the configuration first"
             )
         try:
             hidden = (self._folder / f".{name}.{what}" for what in ("previous", "json", "json~"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The MAC addresses of a guest's ports where the configuration gives none. Pure."""
+"""The MAC addresses of a guest's ports if none are configured. Pure."""
 
 from __future__ import annotations
 

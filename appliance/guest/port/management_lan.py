@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The guests' ports on the management LAN: taps in the network namespace of the management port.
 
-Such a tap is created where the management port lives and nowhere else, so that no device, route or rule can carry a
-frame from there to the data path, or back. QEMU gets it as an open descriptor and needs no access to that namespace.
-management/bridge.py connects the taps to the management port; it reads `ports`, and `changed` wakes it; either may come
-first. Taps outlive bypassd, as QEMU does, and are removed when no guest is configured to have them.
+Such a tap is created only in the namespace of the management port, so that no device, route or rule can carry a frame
+from there to the data path or back. QEMU gets it as an open descriptor and needs no access to that namespace.
+management/bridge.py connects the taps to the management port; it reads `ports`, and `changed` wakes it; taps and port
+may appear in any order. Taps outlive bypassd, as QEMU does, and are removed when no guest is configured to have them.
 
-Every appliance has MAC addresses of its own, because several appliances may be on one LAN: 02, four bytes that are
-drawn once and kept on the data partition, the guest's hop number.
+Every appliance has MAC addresses of its own, because several appliances may be on one LAN: 02, then four random bytes
+that are generated once and kept on the data partition, then the guest's hop number.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Lan:
     """
 
     def __init__(self, space: Namespace, folders: Sequence[Path]) -> None:
-        """The appliance's part of the addresses is kept in the first of `folders` that is writable."""
+        """The appliance's part of the addresses is kept in the first writable one of `folders`."""
         self.space, self._folders = space, folders
         self.ports: dict[str, str] = {}
         self.changed: Callable[[], None] = lambda: None
@@ -71,7 +71,7 @@ class Lan:
         return drawn
 
     def ensure(self, hop: int, address: str) -> str:
-        """Create the tap of a guest where it is missing; its name. GuestError when the kernel refuses."""
+        """Create the tap of a guest if it is missing; returns its name. GuestError: the kernel refuses."""
         name = tap_name(hop)
         try:
             self.space.make()
@@ -84,7 +84,7 @@ class Lan:
         return name
 
     def open(self, name: str) -> int:
-        """The tap's other end, for QEMU. TapInUseError: another process has it; GuestError: it cannot be opened."""
+        """The tap's other end, for QEMU. TapInUseError: another process holds it; GuestError: it cannot be opened."""
         try:
             return self.space.inside(lambda: tap.open_tap(name))
         except UnreachableError as error:

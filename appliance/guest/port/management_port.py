@@ -4,8 +4,7 @@
 Isolated: network 169.254.N.0/24, where N is the guest's hop number (`show guest NAME` shows it). The appliance is .1;
 the guest is expected to configure .2 itself, and probes use that address. Nothing is forwarded from or to this network,
 and the services to which administrators log in listen in another network namespace. The tap is persistent, like those
-of the data path. Bridged: see management_lan.py. A tap of either kind is removed when no guest is configured to have
-it.
+of the data path. Bridged: see management_lan.py. A tap of either kind is removed when no guest is configured for it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ MTU = 1500
 class Port:
     """A guest's third port: its tap, the guest's MAC address there, and how to open the tap for QEMU.
 
-    `where` says for a person at which address the guest can be reached.
+    `where`: for display, at which address the guest can be reached.
     """
 
     tap: str
@@ -44,7 +43,7 @@ class Port:
 
 
 def port(guest: model.Guest, hop: int, lan: Lan) -> Port | None:
-    """Create the configured port; None when the guest has none. GuestError when the kernel refuses."""
+    """Create the configured port; None if the guest has none. GuestError: the kernel refuses."""
     name = tap_name(hop)
     if guest.management != "isolated" and name in existing():
         _remove(taps.remove, name)
@@ -73,7 +72,7 @@ def guest_address(hop: int) -> str:
 
 
 def ensure(hop: int) -> None:
-    """Create the isolated tap where it is missing, with our address. GuestError when the kernel refuses."""
+    """Create the isolated tap if it is missing, with our address. GuestError: the kernel refuses."""
     name = tap_name(hop)
     taps.ensure(name)
     try:

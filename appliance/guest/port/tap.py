@@ -25,7 +25,7 @@ _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 
 TAP_MTU = limits.MAX_MTU
-"""That of the longest port, so that a tap is never what limits a frame."""
+"""The largest that a port can have, so that a tap never limits a frame."""
 
 _NAME = re.compile(r"tw\d+\.\d+[lw]")
 
@@ -40,10 +40,10 @@ def tap_name(hop: int, segment: int, side: int) -> str:
 
 
 def open_tap(name: str) -> int:
-    """Open the tap, and create it where it is missing; the file descriptor is QEMU's end of it.
+    """Open the tap, and create it if it is missing; the file descriptor is QEMU's end of it.
 
-    Frames have no virtio header: complete frames only, at tc as under XDP (the kernel segments offloaded ones).
-    TapInUseError when another process holds the tap; GuestError when the kernel has no taps.
+    Frames have no virtio header, so they are always complete, with tc and XDP (the kernel segments offloaded ones).
+    TapInUseError: another process holds the tap; GuestError: the kernel has no taps.
     """
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -61,13 +61,13 @@ def open_tap(name: str) -> int:
 
 
 def make(name: str) -> None:
-    """Create the tap where it is missing, down; an existing one may be in use."""
+    """Create the tap if it is missing, set down; an existing one may be in use."""
     if name not in [there for _, there in socket.if_nameindex()]:
         os.close(open_tap(name))
 
 
 def ensure(name: str) -> None:
-    """Create the tap where it is missing; bring it up without addresses, with room for tagged frames."""
+    """Create the tap if it is missing; bring it up without addresses, with room for tagged frames."""
     make(name)
     try:
         netdev.disable_ipv6(name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Control groups (v2) of the guests, so that no guest can starve the supervisor or another guest.
 
-All guests together are one group beside bypassd's. When processor time is short, that group gets half the share of one
-process; within it, each guest has the share, the ceiling and the memory of its configuration. The kernel kills a guest
-that needs more memory than it was given, and no other. A group lives as long as its guest's process.
+All guests together are one group beside bypassd's. When processor time is short, that group gets half the share of a
+single process; within it, each guest has its configured share, ceiling and memory. The kernel kills a guest that uses
+more memory than configured, and no other. A group lives as long as its guest's process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 PARENT = "bypass-guests"
 WEIGHT = 50  # of all guests together; a process outside of a group, such as bypassd, has 100
-PERIOD_US = 20_000  # short, so that a guest at its ceiling pauses for milliseconds and not for a tenth of a second
+PERIOD_US = 20_000  # short, so that a guest at its ceiling pauses for milliseconds, not for a tenth of a second
 PIDS = 64  # QEMU's own threads, besides one per vCPU
 
 
@@ -52,7 +52,7 @@ class Cgroups:
         return self.root / PARENT
 
     def make(self, name: str, wanted: dict[str, str]) -> tuple[Path | None, str]:
-        """The guest's group with these settings, and which of them the kernel does not offer ("" = it offers all)."""
+        """Create the guest's group with these settings; the group, and which limits the kernel lacks ("" = none)."""
         try:
             self.parent.mkdir(exist_ok=True)
             controllers = dict.fromkeys(file.partition(".")[0] for file in wanted)
@@ -68,7 +68,7 @@ class Cgroups:
         return group, f"no limits on {', '.join(lacking)}: the kernel does not offer them here" if lacking else ""
 
     def _offer(self, controller: str) -> bool:
-        """Enable a controller for the groups below the parent; whether that worked."""
+        """Enable a controller for the groups below the parent; returns whether that worked."""
         for group in (self.root, self.parent):
             try:
                 (group / "cgroup.subtree_control").write_text(f"+{controller}")
@@ -78,7 +78,7 @@ class Cgroups:
 
     @staticmethod
     def _set(group: Path, file: str, value: str) -> None:
-        """A missing file belongs to an option that the kernel was built without, such as swap."""
+        """Write a setting. If its file is missing, the kernel was built without that option, such as swap."""
         try:
             if (group / file).exists():
                 (group / file).write_text(value)
@@ -86,7 +86,7 @@ class Cgroups:
             log.warning("%s/%s: %s: %s", group, file, value, error.strerror)
 
     def remove(self, name: str) -> None:
-        """Remove the group after the guest ended. A group that still has a process stays."""
+        """Remove the group after the guest has ended. A group that still has a process stays."""
         try:
             (self.parent / name).rmdir()
         except OSError:

@@ -2,12 +2,12 @@
 """QEMU's command line for one guest. Pure: a description goes in, the argument vector comes out.
 
 Written for QEMU 7.2 to 10. Sockets, taps and files are not named on the command line: QEMU inherits them as open file
-descriptors with the numbers of `plan`. So QEMU needs no right to create network interfaces or to open an
-image, clients can connect to the sockets before QEMU runs its first instruction, and nothing has to be polled for.
+descriptors with the numbers of `plan`. So QEMU needs no right to create network interfaces or to open images, clients
+can connect to the sockets before QEMU runs its first instruction, and nothing has to be polled.
 
 The two ports of a segment are virtio-net devices without any offload: every frame on a tap is complete, with its
 checksums and at its size on the wire, as XDP programs and the wire need it. `mrg_rxbuf` stays on, so that frames longer
-than 1518 bytes fit, and `host_mtu` has the guest's driver take and send what the segment's ports do. PCI addresses are
+than 1518 bytes fit, and `host_mtu` makes the guest's driver use the MTU of the segment's ports. PCI addresses are
 fixed, so that a guest finds the LAN port first: 10.0 is the LAN and 11.0 the WAN of its first segment, 12.0 and 13.0
 are those of the second, and so on; the management port is at 1e.0.
 """
@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from appliance.guest.port.mac_address import port_address
 
 RECIPE = 3
-"""Increment when the arguments change so that a running guest must be restarted: it is then not adopted."""
+"""Increment this when the arguments change in a way that requires a restart: running guests are then not adopted."""
 
 Accel = Literal["kvm", "tcg"]
 
@@ -31,7 +31,7 @@ AGENT_PORT = "org.throughwire.agent.0"
 
 FIRST_FD = 10
 QMP_FD, CONSOLE_FD, AGENT_FD, FIRST_TAP_FD = FIRST_FD, FIRST_FD + 1, FIRST_FD + 2, FIRST_FD + 3
-"""The file descriptors QEMU inherits: three listening Unix sockets, then LAN and WAN tap of each segment."""
+"""The file descriptors that QEMU inherits: three listening Unix sockets, then LAN and WAN tap of each segment."""
 
 FIRST_PORT_SLOT = 0x10
 MAX_GUEST_SEGMENTS = 7  # slots 0x10 to 0x1d; q35 keeps 0x1f for itself
@@ -77,7 +77,7 @@ class Uefi(NamedTuple):
 
 @dataclass(frozen=True)
 class Machine:
-    """All that QEMU must know about a guest. Paths are absolute, `memory` is in bytes."""
+    """Everything that QEMU must know about a guest. Paths are absolute, `memory` is in bytes."""
 
     name: str
     hop: int
@@ -91,15 +91,15 @@ class Machine:
     uefi: Uefi | None = None
     drives: tuple[Drive, ...] = ()
     hugepages: bool = False
-    management: str = ""  # MAC address of the third port; "" = there is none
-    addresses: tuple[str, str] = ("", "")  # of the ports at the first segment; "" = port_address
-    mtus: tuple[int, ...] = ()  # of the ports at each segment; 0 or none: QEMU says nothing of it
+    management: str = ""  # MAC address of the third port; "" = it has none
+    addresses: tuple[str, str] = ("", "")  # MAC addresses of the ports at the first segment; "" = port_address
+    mtus: tuple[int, ...] = ()  # of the ports at each segment; 0 or missing: QEMU does not announce an MTU
     vhost: bool = False
     program: str = "qemu-system-x86_64"
 
 
 class File(NamedTuple):
-    """A file that QEMU gets as an open descriptor; a writable one as two, because QEMU first opens it to read."""
+    """A file that QEMU gets as an open descriptor; a writable one as two, because QEMU opens it for reading first."""
 
     fd: int
     path: Path
@@ -107,12 +107,12 @@ class File(NamedTuple):
 
     @property
     def descriptors(self) -> tuple[tuple[int, bool], ...]:
-        """Number of each, and whether it is for writing."""
+        """The number of each descriptor, and whether it is for writing."""
         return ((self.fd, False), (self.fd + 1, True)) if self.written else ((self.fd, False),)
 
 
 class Plan(NamedTuple):
-    """What each descriptor is. `vhost` = one of /dev/vhost-net per port, in the order of `taps` and `management`."""
+    """What each descriptor is for. `vhost`: one of /dev/vhost-net per port, in the order of `taps` and `management`."""
 
     taps: range
     management: int | None
@@ -172,7 +172,7 @@ def _ports(machine: Machine, fds: Plan) -> list[str]:
         )
     if fds.management is not None:
         vhost = fds.vhost[-1] if fds.vhost else None
-        # Complete frames here too: the tap has no room for the header that offloads need.
+        # Complete frames here as well: the tap has no header, which offloads would need.
         argv += _nic("management", fds.management, vhost, f"mac={machine.management},addr={MANAGEMENT_SLOT:#x},{off}")
     return argv
 
@@ -193,12 +193,12 @@ def _fdset(file: File) -> str:
 
 
 def _handed(file: File) -> list[str]:
-    """Let QEMU's block layer find the descriptors by one name: a set with the number of the first."""
+    """Let QEMU's block layer find the descriptors by one name: a set that has the number of the first."""
     return [word for fd, _ in file.descriptors for word in ("-add-fd", f"fd={fd},set={file.fd}")]
 
 
 def _source(drive: Drive, file: File) -> str:
-    """Where a disk's content is. A second safeguard: QEMU does not open a backing file that a qcow2 header names."""
+    """Where a disk's content is. As a second safeguard, QEMU never opens a backing file that a qcow2 header names."""
     if drive.format == "raw":
         return _fdset(file)
     node = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": _fdset(file)}}
@@ -257,7 +257,7 @@ def build(machine: Machine) -> list[str]:
         *_socket("agent", AGENT_FD),
         *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
         *("-device", "pvpanic-pci"),
-        *("-device", "i6300esb"),  # off until the guest starts it
+        *("-device", "i6300esb"),  # a watchdog, which does not count until the guest starts it
         *("-action", "watchdog=reset"),
         *_ports(machine, fds),
         *_kernel(machine, fds),
@@ -266,7 +266,7 @@ def build(machine: Machine) -> list[str]:
 
 
 def with_file_names(machine: Machine, said: str) -> str:
-    """QEMU's output, with file names where QEMU knows descriptors only (pure)."""
+    """QEMU's output, with file names in place of descriptors, which are all that QEMU knows (pure)."""
     fds = plan(machine)
     for drive, file in zip(machine.drives, fds.drives, strict=True):
         for text in (_source(drive, file).replace(",", ",,"), _source(drive, file)):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's pool of huge pages: grown when a guest that wants some starts, shrunk again when it has ended.
+"""The kernel's pool of huge pages: grown when a guest that uses them starts, shrunk again when it has ended.
 
 Pages that an administrator reserved (vm.nr_hugepages, or on the kernel's command line) are used first and never given
 back: only pages that were added here are ours. Their number is kept in the run folder, because guests outlive bypassd.
-Enough ordinary memory stays free for the supervisor. A guest for which there are too few pages gets ordinary memory.
+Enough ordinary memory stays free for the supervisor. If there are too few pages for a guest, it gets ordinary memory.
 
-A page counts as promised from the order to start a guest until its QEMU answers, which has allocated it by then. The
+A page counts as promised from the order to start a guest until its QEMU, which has allocated it by then, answers. The
 kernel may have to move memory for seconds to find huge pages, so that happens on another thread.
 """
 
@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Seen:
-    """Huge pages: `total`, `free`, `reserved` (part of `free`); bytes of one; available ordinary memory in bytes."""
+    """Huge pages: `total`, `free`, `reserved` (part of `free`); `page`: size of one; `available`: ordinary memory.
+
+    Sizes are in bytes.
+    """
 
     total: int
     free: int
@@ -55,7 +58,7 @@ def unused(seen: Seen, promised: int) -> int:
 
 
 def short(seen: Seen, wanted: int, promised: int) -> tuple[int, str]:
-    """How many pages to add so that `wanted` are there, and why that is not possible ("" = it is) (pure)."""
+    """How many pages to add so that `wanted` are available, and why that is not possible ("" = it is) (pure)."""
     lacking = max(0, wanted - unused(seen, promised))
     room = max(0, seen.available - MEMORY_RESERVE) // seen.page
     if lacking > room:
@@ -75,7 +78,7 @@ class Kernel(Protocol):
         """The state now; None: it has no huge pages at all."""
 
     def resize(self, pages: int) -> int:
-        """Set the pool to `pages`, or as many as can be found; how many there are then. OSError."""
+        """Set the pool to `pages`, or as many as can be found; returns how many there are then. OSError."""
 
     def compact(self) -> None:
         """Compact memory."""
@@ -97,7 +100,7 @@ class Linux:
         return int(self._pool.read_text())
 
     def compact(self) -> None:
-        """By vm.compact_memory, where the kernel has it."""
+        """By vm.compact_memory, if the kernel has it."""
         knob = self._proc / "sys/vm/compact_memory"
         if knob.exists():
             knob.write_text("1")
@@ -122,13 +125,13 @@ class Pool:
         return sum(pages for guest, pages in list(self._promised.items()) if guest != name)
 
     def promise(self, name: str, size: int) -> None:
-        """Promise `size` bytes to this guest, whose QEMU has not allocated them yet."""
+        """Promise this guest `size` bytes that its QEMU has not allocated yet."""
         seen = self._kernel.seen()
         if seen is not None:
             self._promised[name] = seen.pages(size)
 
     async def reserve(self, name: str, size: int) -> None:
-        """Grow the pool by what it lacks for this guest. `claim` says what came of it."""
+        """Grow the pool by what it lacks for this guest. `claim` returns the result."""
         self.promise(name, size)
         self._why[name] = await asyncio.to_thread(self._grow, name, size)
 
@@ -150,10 +153,10 @@ class Pool:
                 if now < seen.total + lacking:
                     self._keep(self._ours - lacking)
                     self._kernel.resize(seen.total)
-                    return _lack(seen, wanted, seen.total + lacking - now, "and memory is too scattered for more")
+                    return _lack(seen, wanted, seen.total + lacking - now, "and memory is too fragmented for more")
             except OSError as error:
                 self._keep(self._ours - lacking)
-                return _lack(seen, wanted, lacking, f"the pool does not grow: {error.strerror}")
+                return _lack(seen, wanted, lacking, f"and the pool cannot be grown: {error.strerror}")
             return ""
 
     def claim(self, name: str, size: int) -> tuple[int, str]:
@@ -167,14 +170,14 @@ class Pool:
             self._promised[name] = wanted
             return wanted * seen.page, ""
         self._promised.pop(name, None)
-        return 0, self._why.get(name) or _lack(seen, wanted, wanted - have, "the rest is in use")
+        return 0, self._why.get(name) or _lack(seen, wanted, wanted - have, "and the rest is in use")
 
     def taken(self, name: str) -> None:
         """The guest's QEMU has allocated its pages; from now on the kernel's own count shows them."""
         self._promised.pop(name, None)
 
     async def give_back(self, name: str) -> None:
-        """The guest is not running: pages of ours that are unused become ordinary memory."""
+        """The guest is not running: turn unused pages of ours into ordinary memory."""
         self._promised.pop(name, None)
         self._why.pop(name, None)
         if self._ours:

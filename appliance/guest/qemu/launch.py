@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Becomes a guest's QEMU: enters its limits, leaves the host's network and files, drops all privileges, executes QEMU.
 
-Run as a script of its own between bypassd and QEMU, because each step applies to the process that takes it and QEMU
-cannot undo it: its memory is charged to its control group from the first page, a network namespace without devices
-leaves it only the taps that it inherited, its root folder has programs, libraries and its own scratch folder and no
-other file of the appliance (whoever breaks out of one guest reads no image of another), and it runs as a user of its
-own. What it needs beyond that it inherits as open descriptors.
+It is a script of its own between bypassd and QEMU, because each step applies to the process that takes it, and QEMU
+cannot undo it. QEMU's memory is charged to its control group from the first page on. A network namespace without
+devices leaves it only the taps that it inherited. Its root folder has programs, libraries and its own scratch folder
+and no other file of the appliance, so an attacker who breaks out of one guest cannot read another's image. It runs as a
+user of its own. Whatever else it needs it inherits as open descriptors.
 Standard library only; lives for milliseconds. A failure is one line on standard error and exit status 125.
 
     python -I -S launch.py '{"uid": .., "groups": [..], "cgroup": "..", "scratch": "..", "root": ".."}' PROGRAM ARG...
@@ -37,7 +37,7 @@ def _join(cgroup: str) -> None:
 
 
 def _leave_network() -> None:
-    """Enter an empty network namespace. On a kernel without namespaces, the sandbox and the user still protect."""
+    """Enter an empty network namespace. On a kernel without namespaces, sandbox and user still protect the host."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC) != 0 and ctypes.get_errno() not in (22, 38):  # EINVAL, ENOSYS
         raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
@@ -51,10 +51,10 @@ def _mount(source: str, target: str, flags: int, kind: str = "", data: str = "")
 
 
 def _leave_files(root: str, program: str, scratch: str) -> None:
-    """Make `root` the root folder, with what QEMU may see of the present one.
+    """Make `root` the root folder, with only what QEMU may see of the current one.
 
-    chroot holds here: the process drops its privileges and has no folder open, and who is in a chroot gets no user
-    namespace either. pivot_root would not work where the root is the initramfs.
+    chroot is safe here: the process drops its privileges, has no folder open, and cannot create a user namespace
+    inside a chroot. pivot_root would not work if the root is the initramfs.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) != 0:
@@ -74,7 +74,7 @@ def _leave_files(root: str, program: str, scratch: str) -> None:
 
 
 def _show(root: str, path: str, flags: int) -> None:
-    """Have the file, folder or link `path` below `root` too."""
+    """Make the file, folder or link `path` visible below `root`."""
     there = root + path
     if os.path.lexists(there) or not os.path.lexists(path):
         return
@@ -97,7 +97,7 @@ def _drop_privileges(uid: int, groups: list[int]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Does not return when everything succeeds."""
+    """Does not return if everything succeeds."""
     about, program, *argv = arguments
     asked = json.loads(about)
     try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A guest's QEMU process.
 
-Starting, adopting and ending are those of system/process.py, with the errors of guests. A guest's lease is over before
-the pidfd tells the end (steering/kernel/leases.py), which it does when the guest's memory has been given back.
+Starting, adopting and ending are those of system/process.py, with the errors of guests. A guest's lease ends
+(steering/kernel/leases.py) before the pidfd reports the end of the process, which happens only after its memory has
+been freed.
 """
 
 from __future__ import annotations
@@ -49,5 +50,5 @@ class Process(process.Process):
 
     @classmethod
     def adopt(cls, record: Record) -> Self | None:
-        """The process that an earlier bypassd started; None when it has ended."""
+        """The process that an earlier bypassd started; None if it has ended."""
         return cls.find(record.pid, record.started)

@@ -4,9 +4,9 @@
 A thin wrapper of the qemu.qmp library with our errors and the few commands that we need. QEMU's QMP socket takes one
 client; the connection lives as long as bypassd knows of the process.
 
-A guest can have QEMU send events as fast as it writes to a device (9000 a second from a loop on pvpanic), and QEMU
-keeps in memory what its client does not read. So everything is read, in slices that leave time to the event loop, and
-`Sieve` discards what is too much of each kind of event before anybody parses it.
+A guest can make QEMU send events as fast as it writes to a device (9000 per second from a loop on pvpanic), and QEMU
+keeps in memory what its client does not read. So everything is read, in slices that leave time for the event loop, and
+`Sieve` discards the excess of each kind of event before it is parsed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from appliance.errors import UnreachableError
 from appliance.quota import Quota
 
 HANDSHAKE_S = 30.0
-"""QEMU answers in milliseconds; under nested emulation it has been seen to need seconds."""
+"""QEMU answers in milliseconds; under nested emulation it may need seconds."""
 
-# The library takes each QEMU that ends for trouble worth a log, and one that ends during the handshake for a bug of its
-# own; what matters reaches us as exceptions and through the pidfd.
+# The library logs each QEMU that ends as an error, and one that ends during the handshake as a bug of its own; what
+# matters reaches us as exceptions and through the pidfd.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
 
 EVENTS = (
@@ -42,13 +42,13 @@ EVENTS = (
     "STOP",
     "RESUME",
 )
-"""The events that change what we think of a guest."""
+"""The events that affect the judgement of a guest."""
 
 
 EVENTS_PER_SECOND, EVENT_BURST = 5, 20
-"""How many events of each name count; a guest that resets itself ten times a second has no more to say."""
-CHUNK = 64 << 10  # bytes that are read at a time
-PACE_BYTES = 16 << 20  # per second: more than a guest can cause, and a rest for the event loop after each chunk
+"""How many events of each name count: more of them would tell nothing new about a guest."""
+CHUNK = 64 << 10  # bytes read at a time
+PACE_BYTES = 16 << 20  # per second: more than a guest can cause, and a pause for the event loop after each chunk
 LINE_BYTES = 256 << 10  # the longest answer (the vCPUs of a large guest) has a tenth of that
 
 _EVENT = re.compile(rb'"event": "([A-Z_0-9]+)"')
@@ -56,7 +56,7 @@ _COUNTED = frozenset(name.encode() for name in EVENTS)
 
 
 class Sieve:
-    """Splits what QEMU sends into lines, and discards events that nobody wants or that come too fast. Pure."""
+    """Splits what QEMU sends into lines, and discards events that are not in `EVENTS` or come too fast. Pure."""
 
     def __init__(self) -> None:
         self.dropped = 0
@@ -65,7 +65,7 @@ class Sieve:
         self._rest = b""
 
     def feed(self, now: int, data: bytes) -> list[bytes]:
-        """The lines that `data` completes and that count. EOFError: a line without end, which QEMU never sends."""
+        """The lines that `data` completes, without discarded events. EOFError: a line is too long for QEMU."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) > LINE_BYTES:
@@ -85,7 +85,7 @@ class Sieve:
 
 
 class _Client(QMPClient):  # type: ignore[misc]  # the library is not typed
-    """The library's client, which reads through the sieve and keeps no event that was handled."""
+    """The library's client, but it reads through the sieve and does not keep handled events."""
 
     readbuflen = CHUNK
 
@@ -93,7 +93,7 @@ class _Client(QMPClient):  # type: ignore[misc]  # the library is not typed
         super().__init__(name)
         self.sieve = Sieve()
         self.happened: asyncio.Queue[Message | OSError | EOFError] = asyncio.Queue()
-        """The events that count, and at last why there are no more."""
+        """The events that count, and finally why there are no more."""
         self._lines: deque[bytes] = deque()
 
     async def _readline(self) -> bytes:
@@ -111,7 +111,7 @@ class _Client(QMPClient):  # type: ignore[misc]  # the library is not typed
         return self._lines.popleft()
 
     async def _event_dispatch(self, msg: Message) -> None:
-        self.happened.put_nowait(msg)  # the library's listeners keep a history without end
+        self.happened.put_nowait(msg)  # the library's listeners keep an unbounded history
 
 
 class Monitor:
@@ -122,7 +122,7 @@ class Monitor:
         self._client = _Client(name)
 
     async def connect(self, limit: float = HANDSHAKE_S) -> str:
-        """Shake hands and make sure that it is this guest; the accelerator in use ("kvm" or "tcg")."""
+        """Do the handshake and verify that it is this guest; returns the accelerator in use ("kvm" or "tcg")."""
         try:
             async with asyncio.timeout(limit):
                 await self._client.connect(str(self._path))
@@ -132,12 +132,12 @@ class Monitor:
             raise UnreachableError(f"guest {self._name}: QEMU does not answer within {limit:.0f} s") from error
         found = await self.ask("query-name")
         if not isinstance(found, dict) or found.get("name") != self._name:
-            raise UnreachableError(f"guest {self._name}: the process at its socket is not its own")
+            raise UnreachableError(f"guest {self._name}: the QEMU at its monitor socket runs another guest")
         kvm = await self.ask("query-kvm")
         return "kvm" if isinstance(kvm, dict) and kvm.get("enabled") else "tcg"
 
     async def ask(self, command: str, limit: float = 5.0, **arguments: object) -> object:
-        """Run one command; when QEMU refuses it, the UnreachableError has QEMU's message."""
+        """Run one command; if QEMU refuses it, the UnreachableError has QEMU's message."""
         try:
             async with asyncio.timeout(limit):
                 answer: object = await self._client.execute(command, arguments or None)
@@ -158,14 +158,14 @@ class Monitor:
         return str(found.get("status")) if isinstance(found, dict) else "unknown"
 
     async def watch(self) -> None:
-        """Hand out events until the connection ends, with an UnreachableError."""
+        """Pass on events until the connection ends with an UnreachableError."""
         while True:
             event = await self._client.happened.get()
             if not isinstance(event, Message):
                 raise UnreachableError(f"guest {self._name}: {event}")
             data = event.get("data")
             self._on_event(str(event["event"]), data if isinstance(data, dict) else {})
-            await asyncio.sleep(0)  # each may start a guest's checks over: what else is due comes in between
+            await asyncio.sleep(0)  # each may restart a guest's checks: other due work runs in between
 
     @property
     def dropped(self) -> int:

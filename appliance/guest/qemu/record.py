@@ -13,7 +13,7 @@ STATE_FILE = "state.json"
 
 
 class Record(msgspec.Struct, frozen=True):
-    """`digest` = of what it was started as; `since` in ns."""
+    """`digest`: of everything that needs another process if it changes; `since`: start time in ns."""
 
     pid: int
     started: int
@@ -27,7 +27,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def read_record(folder: Path) -> Record | None:
-    """What an earlier bypassd left in the guest's run folder; None when there is nothing readable."""
+    """What an earlier bypassd left in the guest's run folder; None if there is nothing readable."""
     try:
         return msgspec.json.decode((folder / STATE_FILE).read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError):
@@ -35,5 +35,5 @@ def read_record(folder: Path) -> Record | None:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Leave it for the next bypassd. OSError: it cannot be kept."""
+    """Keep it for the next bypassd. OSError: it cannot be written."""
     files.replace(folder / STATE_FILE, msgspec.json.encode(record), synced=False)

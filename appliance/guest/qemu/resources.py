@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest needs of the machine, checked before QEMU is started, so that what is missing is named clearly.
+"""What a guest needs from the machine, checked before QEMU is started, so that errors name clearly what is missing.
 
 Turns the configuration's table into a `Machine` (command.py). Keeps no state.
 """
@@ -34,14 +34,14 @@ FIRMWARE = (
 """Where images have firmware for guests with UEFI: code, and the template of the variables."""
 
 KEPT_VARIABLES = 32
-"""Of guests that are not configured any more: so many files of UEFI variables, of half a MiB each, are kept."""
+"""How many files of UEFI variables (half a MiB each) are kept of guests that are no longer configured."""
 
 MEMORY_RESERVE = 96 << 20
 """Bytes that must remain free for the supervisor and the kernel when a guest starts."""
 
 
 class NotReadyError(GuestError):
-    """The guest cannot be started; `cause` is what the console and the ledger show."""
+    """The guest cannot be started; the console and the ledger show `cause`."""
 
     def __init__(self, cause: Cause, what: str) -> None:
         self.cause = cause
@@ -49,7 +49,7 @@ class NotReadyError(GuestError):
 
 
 def kvm_works() -> bool:
-    """Whether the kernel creates a virtual machine for us: found by creating one, not by looking at CPU flags."""
+    """Whether the kernel can create a virtual machine: found by creating one, not from CPU flags."""
     try:
         fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -90,7 +90,7 @@ def available_memory(meminfo: str) -> int:
 
 
 def image_path(paths: Paths, value: str) -> Path:
-    """An absolute path is taken below the root of `paths`; a relative one names an imported image."""
+    """The file of an image: an absolute path is below the root of `paths`, a relative one names an imported image."""
     return paths.root / value.lstrip("/") if value.startswith("/") else paths.images / value
 
 
@@ -106,10 +106,8 @@ def machine_of(
 ) -> tuple[Machine, tuple[str, ...]]:
     """The guest as QEMU must run it, and what an operator should know about its disks.
 
-    NotReadyError when its files cannot be used or its configuration is impossible.
-
-    `management` is the MAC address of its third port, "" where it has none. `mtus`: of its segments' ports, 0 where
-    that is not known.
+    `management` is the MAC address of its third port, "" if it has none. `mtus`: of its segments' ports, 0 if not
+    known. NotReadyError if its files cannot be used or its configuration is impossible.
     """
     if segments > MAX_GUEST_SEGMENTS:
         what = f"guest {guest.name}: it is in the paths of {segments} segments; the limit is {MAX_GUEST_SEGMENTS}"
@@ -157,7 +155,7 @@ def _drives(guest: model.Guest, paths: Paths) -> tuple[tuple[Drive, ...], tuple[
 
 
 def _loaded(name: str, what: str, paths: Paths, value: str) -> Path | None:
-    """A kernel or initrd, which QEMU opens itself, as an unprivileged user."""
+    """A kernel or initrd, which QEMU opens itself as an unprivileged user."""
     if not value:
         return None
     path = _readable(name, what, image_path(paths, value))
@@ -168,13 +166,13 @@ def _loaded(name: str, what: str, paths: Paths, value: str) -> Path | None:
 
 
 def _uefi(guest: model.Guest, paths: Paths) -> Uefi:
-    """The firmware and this guest's variables, which are copied from the firmware's template when missing."""
+    """The firmware and this guest's variables, which are copied from the firmware's template if missing."""
     for code, template in ((paths.root / code, paths.root / template) for code, template in FIRMWARE):
         if code.is_file() and template.is_file():
             break
     else:
         looked = " or ".join(f"/{code}" for code, _ in FIRMWARE)
-        what = f'guest {guest.name}: firmware = "uefi" needs a UEFI firmware file, and there is no {looked}'
+        what = f'guest {guest.name}: firmware = "uefi" needs a UEFI firmware file; there is no {looked}'
         raise NotReadyError(Cause.GUEST_FAILED, what)
     variables = paths.state / "uefi" / f"{guest.name}.fd"
     try:
@@ -187,7 +185,7 @@ def _uefi(guest: model.Guest, paths: Paths) -> Uefi:
 
 
 def forget_variables(paths: Paths, configured: Collection[str]) -> None:
-    """Remove the UEFI variables of guests that are gone, but for the newest: an older configuration may come back."""
+    """Remove the UEFI variables of removed guests, except the newest: an older configuration may be restored."""
     try:
         gone = [path for path in (paths.state / "uefi").glob("*.fd") if path.stem not in configured]
         for path in sorted(gone, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_VARIABLES:]:
@@ -197,7 +195,7 @@ def forget_variables(paths: Paths, configured: Collection[str]) -> None:
 
 
 def check_processors(guest: model.Guest, there: set[int]) -> None:
-    """NotReadyError when the guest is pinned to a processor that this machine does not have."""
+    """NotReadyError if the guest is pinned to a processor that this machine does not have."""
     missing = sorted(set(guest.pin) - there)
     if missing:
         what = f"guest {guest.name}: pin: there is no processor {missing[0]}; there are: {sorted(there)}"
@@ -205,7 +203,7 @@ def check_processors(guest: model.Guest, there: set[int]) -> None:
 
 
 def check_memory(name: str, wanted: int, meminfo: str) -> None:
-    """NotReadyError when there is too little memory for the guest and the appliance itself."""
+    """NotReadyError if there is too little memory for the guest and the appliance itself."""
     free = available_memory(meminfo) - MEMORY_RESERVE
     if wanted > free:
         what = f"guest {name}: it needs {wanted >> 20} MiB of memory; only {max(free, 0) >> 20} MiB are available"

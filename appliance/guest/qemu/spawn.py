@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Starts one guest's QEMU with all that it inherits: sockets, taps, vhost, files, limits, a user of its own.
+"""Starts one guest's QEMU with everything that it inherits: sockets, taps, vhost, files, limits, a user of its own.
 
-bypassd opens everything and passes the descriptors on; QEMU itself runs as a user that owns nothing, and in a root
-folder without the appliance's files (launch.py). This module has the order of the steps and their clean-up; it keeps no
+bypassd opens everything and passes the descriptors on; QEMU itself runs as a user that owns nothing, in a root folder
+without the appliance's files (launch.py). This module defines the order of the steps and their clean-up; it keeps no
 state.
 """
 
@@ -34,13 +34,13 @@ SOCKETS = ("qmp", "console", "agent")
 
 
 def uid_of(hop: int) -> int:
-    """The user that a guest's QEMU runs as; 0 where bypassd is not root and cannot change users."""
+    """The user that a guest's QEMU runs as; 0 if bypassd is not root and cannot change users."""
     return FIRST_UID + hop if os.geteuid() == 0 else 0
 
 
 @dataclass(frozen=True)
 class SpawnPlace:
-    """Where a guest runs: its taps in the plan's order, its folders, its control group where there is one."""
+    """Where a guest runs: its taps in the plan's order, its folders, its control group if there is one."""
 
     taps: Sequence[str]
     management: Port | None
@@ -50,7 +50,7 @@ class SpawnPlace:
 
 
 def spawn(machine: Machine, place: SpawnPlace) -> Process:
-    """Start QEMU; GuestError when something that it needs is missing."""
+    """Start QEMU; GuestError if something that it needs is missing."""
     fds = command.plan(machine)
     uid = uid_of(machine.hop)
     given: dict[int, int] = {}
@@ -108,11 +108,11 @@ def _make_scratch(scratch: Path, uid: int) -> None:
             os.chown(scratch, uid, uid)
         scratch.chmod(0o700)
     except OSError as error:
-        raise GuestError(f"{scratch} cannot be made: {error.strerror}") from error
+        raise GuestError(f"{scratch} cannot be created: {error.strerror}") from error
 
 
 def _groups(machine: Machine) -> list[int]:
-    """The group that may use KVM. Where only root may, KVM is given to a group of ours, which the guest joins."""
+    """The group that may use KVM. If only root may, /dev/kvm is given to a group of ours, which the guest joins."""
     if machine.accel != "kvm":
         return []
     found = os.stat("/dev/kvm")

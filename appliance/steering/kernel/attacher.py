@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Attaches devices by the best mode that their drivers take: native XDP or tc, and ports with the best MTU.
+"""Attaches devices in the best mode that their drivers accept, native XDP or tc, and ports with the best MTU.
 
-attach_mode.py says what to try, and why; here it is tried, because what a driver takes is seen by trying only.
+attach_mode.py says what to try, and why; it is tried here, because only an attempt shows what a driver accepts.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from appliance.system import offloads
 
 
 class _UnfitError(DatapathError):
-    """Native XDP is there, but cannot do what is needed."""
+    """The driver has native XDP, but it cannot do what is needed."""
 
 
 class Attacher:
-    """Of one datapath. Remembers of each segment what was asked for, and of each port what its hardware does."""
+    """The attacher of one datapath. Keeps what was requested for each segment, and what each port's hardware does."""
 
     def __init__(self, slots: Slots, links: Links) -> None:
         self._slots, self._links = slots, links
         self._may_change: dict[str, bool] = {}  # by segment: the configuration leaves the choice of its mode to us
-        self._asked: dict[str, tuple[str, int]] = {}  # by segment: mode and MTU of the configuration
-        self._altering: dict[str, tuple[str, ...]] = {}  # by port: what its hardware does to frames, in words
+        self._asked: dict[str, tuple[str, int]] = {}  # by segment: the configured mode and MTU
+        self._altering: dict[str, tuple[str, ...]] = {}  # by port: what its hardware does to frames, as text
 
     def attach_ports(
         self, segment: str, there: dict[int, devices.Device], mode: str, mtu: int, *, whole: bool, patient: bool
     ) -> None:
-        """Attach a segment's ports (by slot). Arguments and errors as `Attachments.attach_segment`."""
+        """Attach a segment's ports (by slot). Arguments and errors as in `Attachments.attach_segment`."""
         self._altering |= {port.name: offloads.switch_off(port.name) for port in there.values()}
         attempt, reason = self._try_ports(segment, there, mode, mtu, whole=whole, patient=patient)
         for place in there:
@@ -41,7 +41,7 @@ class Attacher:
         self._may_change[segment], self._asked[segment] = mode == "auto", (mode, mtu)
 
     def attach_tap(self, placed: Attachment, mode: str) -> None:
-        """Attach a hop's tap. `mode` and errors as `Attachments.attach_hop`."""
+        """Attach a hop's tap. `mode` and errors as in `Attachments.attach_hop`."""
         tap, segment, hop = placed.device, placed.segment, placed.hop
         ports = self._slots.ports(segment)
         by_xdp = any(port.mode == "xdp" for port in ports)
@@ -52,18 +52,18 @@ class Attacher:
         tried = ("tc",) if any(port.mode == "tc" for port in ports) else ("xdp", "tc")
         placed.mode, placed.reason = self._try_tap(placed, tried if mode == "auto" else (mode,))
         if mode != "auto":
-            placed.reason = "asked for"
+            placed.reason = "requested"
 
     def _try_ports(
         self, segment: str, there: dict[int, devices.Device], mode: str, mtu: int, *, whole: bool, patient: bool
     ) -> tuple[str, str]:
-        """Attach a segment's ports by the best mode, with the largest MTU that goes with it; the mode, and why."""
+        """Attach a segment's ports in the best mode, with the largest MTU for it; returns the mode, and why."""
         who = f"segment {segment}"
         hops = [one.hop for one in self._slots.of(segment) if one.hop and not one.device.sends_several()]
         problem = attach_mode.refusal(mode, self._facts(there.values()))
         if problem:
             raise DatapathError(f"{who}: {problem}")
-        why = "" if mode == "auto" else "asked for by `attach`"
+        why = "" if mode == "auto" else "requested by `attach`"
         accepted: int | None = None
         for size in self._sizes(segment, there, (mode, mtu)):
             if not self._resize(there, size, demanded=mtu != 0, may_change=mode == "auto"):
@@ -96,7 +96,7 @@ class Attacher:
         return "tc", why.removeprefix(f"{who}: ")
 
     def _sizes(self, segment: str, there: dict[int, devices.Device], asked: tuple[str, int]) -> tuple[int, ...]:
-        """The MTUs to try, in order; 0: as it is. Ports in line keep theirs, as a driver may lose the link over it."""
+        """The MTUs to try, in order; 0: unchanged. Ports in line keep theirs: a change may interrupt their link."""
         _, mtu = asked
         if mtu:
             return (mtu,)
@@ -108,10 +108,10 @@ class Attacher:
     def _resize(
         self, there: dict[int, devices.Device], size: int, *, demanded: bool = False, may_change: bool = False
     ) -> bool:
-        """Give these ports an MTU (0: as it is); False: one of them does not take it, and they are as before.
+        """Give these ports an MTU (0: unchanged); False: one of them refuses it, and all are as before.
 
-        `demanded`: the configuration wants it, so that this is an error. `may_change`: where a driver refuses it
-        because of XDP, leave XDP first.
+        `demanded`: the MTU is configured, so a refusal is an error. `may_change`: if a driver refuses it because of
+        XDP, leave XDP first.
         """
         before = dict(there)
         for place, port in before.items():
@@ -143,7 +143,7 @@ class Attacher:
         ]
 
     def _mind_long_frames(self, segment: str, ports: list[Attachment], hop: str) -> None:
-        """A hop whose taps take no frames in several buffers is there: such frames must not go around it."""
+        """The taps of a hop do not take frames in several buffers: leave XDP, or report that such frames skip it."""
         several = attach_mode.in_several_buffers(self._facts(port.device for port in ports))
         if not several:
             return
@@ -154,7 +154,7 @@ class Attacher:
                 port.reason = f"{port.reason}; {several}, which skip {hop}"
 
     def _try_tap(self, placed: Attachment, tried: tuple[str, ...]) -> tuple[str, str]:
-        """Attach a tap by the first mode that works; that mode, and why not an earlier one."""
+        """Attach a tap in the first mode that works; returns that mode, and why not an earlier one."""
         reason = f"as the ports of segment {placed.segment}"
         for attempt in tried:
             try:
@@ -170,9 +170,9 @@ class Attacher:
     def _attach(
         self, places: dict[int, devices.Device], mode: str, who: str, *, whole: bool = False, several: bool = False
     ) -> None:
-        """Attach all of these. `several`: frames in several buffers come, too. DatapathError names the device.
+        """Attach all of these. `several`: they also get frames in several buffers. DatapathError names the device.
 
-        _UnfitError: XDP is there and not good enough.
+        _UnfitError: there is native XDP, but it does not suffice.
         """
         device = next(iter(places.values()))
         try:
@@ -181,7 +181,7 @@ class Attacher:
         except DatapathError as error:
             what = "no native XDP: " if mode == "xdp" else "tc: "
             raise DatapathError(f"{who}: {device.name} ({device.driver}): {what}{error}", error.code) from error
-        # Only now: some drivers can be sent to only while a program is attached.
+        # Only now, because some drivers can be sent to only while a program is attached.
         for device in places.values() if mode == "xdp" else ():
             if not device.sends():
                 raise _UnfitError(f"{who}: {device.name} ({device.driver}): XDP cannot send to it")
@@ -190,7 +190,7 @@ class Attacher:
                 raise _UnfitError(f"{who}: {device.name} ({device.driver}): {what}")
 
     def _leave_xdp(self, segment: str, reason: str) -> None:
-        """Let the segment's devices use tc from now on; no frame is lost."""
+        """Switch the segment's devices to tc; no frame is lost."""
         if not self._may_change.get(segment, True):
             raise DatapathError(f'segment {segment}: {reason}: set attach = "tc"')
         for attached in self._slots.of(segment):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The devices of a datapath: ports and taps in their slots (slots.py), each attached by XDP or tc (attacher.py).
 
-Owns both and the links of the attached programs, as long as the datapath is open; what is pinned stays attached without
-it. Calls are short and synchronous, made from one thread.
+Owns both and the links of the attached programs while the datapath is open; pinned links stay attached without it.
+Calls are short and synchronous, and are made from one thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from appliance.system import netdev_facts as devices
 
 
 class Attachments:
-    """What is attached. `first_program(segment)`: the program that the ports of a segment (number) may begin in, or
+    """What is attached. `first_program(segment)`: the program in which the ports of a segment (number) may begin, or
     None for the common entry; `copy_flags` and `key` as in `Slots`."""
 
     def __init__(
@@ -49,15 +49,15 @@ class Attachments:
         mtu: int = 0,
         patient: bool = False,
     ) -> tuple[Attachment, Attachment]:
-        """Put a segment's two ports (device names) in line. Idempotent; frames flow from the return on.
+        """Put a segment's two ports (device names) in line. Idempotent; frames flow as soon as it returns.
 
-        `mode` "auto" takes native XDP when both ports have it and it loses nothing, else tc: XDP can only send to
-        devices that take part. `mtu`: of both ports; 0 takes the largest that XDP allows, and leaves it as it is when
-        they are attached again. `whole`: frames come with finished checksums, as from a wire, also where the device
-        would leave them (a veth). `patient`: a passing error is raised, and the next mode not tried: the caller will
-        call again.
-        HardwareError when a device is missing; DatapathError when the kernel refuses the mode or the MTU that was asked
-        for, or XDP would lose something.
+        `mode` "auto" chooses native XDP if both ports have it and nothing is lost with it, else tc: XDP can only send
+        to devices that have it. `mtu`: of both ports; 0 chooses the largest that XDP allows, and does not change it
+        when they are attached again. `whole`: frames arrive with finished checksums, as from a wire, even from a device
+        that may leave them unfinished (a veth). `patient`: raise a temporary error instead of trying the next mode,
+        because the caller will call again.
+        HardwareError if a device is missing; DatapathError if the kernel refuses the requested mode or MTU, or
+        something would be lost with XDP.
         """
         ports = {Side.LAN: devices.read(lan), Side.WAN: devices.read(wan)}
         number = self._names.number("segment", segment)
@@ -70,17 +70,17 @@ class Attachments:
         return self._slots[slot(0, number, Side.LAN)], self._slots[slot(0, number, Side.WAN)]
 
     def mtu(self, segment: str) -> int:
-        """The MTU that a segment's frames have; 0: its ports are not attached."""
+        """The MTU of a segment; 0: its ports are not attached."""
         return min((port.device.mtu for port in self._slots.ports(segment)), default=0)
 
     def attach_hop(
         self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False
     ) -> Attachment:
-        """Connect a hop's tap (device name) of one side. Idempotent; call again when the tap was made anew.
+        """Connect a hop's tap (device name) on one side. Idempotent; call it again after the tap was recreated.
 
-        `tags`: the hop may choose the next one by a tag. "auto" is the mode of the segment's ports, and tc where
+        `tags`: the hop may choose the next one by a tag. `mode` "auto" is the mode of the segment's ports, or tc if
         the tap has no native XDP. A device that XDP cannot send to (a tunnel) makes the whole segment use tc, unless
-        its mode was asked for. Errors as `attach_segment`.
+        its mode is configured. Errors as in `attach_segment`.
         """
         tap = devices.read(device)
         place = slot(self._names.number("hop", hop), self._names.number("segment", segment), side)
@@ -91,10 +91,10 @@ class Attachments:
         return placed
 
     def shorten(self) -> None:
-        """Have the ports' frames begin in the present policy's own programs, where it has such."""
+        """Let the ports' frames begin in the current policy's own programs, if it has any."""
         for attached in self._slots.all():
             if not attached.hop:
-                with suppress(DatapathError):  # what is there leads to the entry, which knows the present policy
+                with suppress(DatapathError):  # the attached program leads to the entry, which knows the current policy
                     number = self._names.number("segment", attached.segment)
                     self._links.shorten(attached.slot, self._first_program(number))
 
@@ -102,16 +102,16 @@ class Attachments:
 
     @property
     def changes(self) -> int:
-        """Counts our own changes: what was seen of a device before the last one says nothing."""
+        """Counts our own changes: a view of a device from before the last change is void."""
         return self._links.changes
 
     def standings(self, views: Mapping[int, View]) -> list[tuple[Attachment, Standing]]:
-        """What is not as we left it, by what the kernel says of the devices (by slot)."""
+        """Which attachments are not as we left them, according to the kernel's view of the devices (by slot)."""
         found = [(self._slots[place], self._links.standing(place, view)) for place, view in views.items()]
         return [(attached, standing) for attached, standing in found if standing is not Standing.RIGHT]
 
     def mend(self, attachment: Attachment) -> None:
-        """Attach again what another program detached, replaced or stands before. Errors as `Links.mend`."""
+        """Attach again what another program detached, replaced or precedes. Errors as in `Links.mend`."""
         self._links.mend(attachment.slot)
         self.shorten()
 
@@ -120,21 +120,21 @@ class Attachments:
         self._slots.withdraw(hops)
 
     def begins_in(self, attachment: Attachment) -> int | None:
-        """The id of the program that the device's frames begin in."""
+        """The id of the program in which the device's frames begin."""
         return self._links.program(attachment.slot)
 
     def write_devices(self) -> None:
-        """Write every device's flags anew: somebody wants copies of frames, or no longer does."""
+        """Rewrite every device's flags, because copies of frames are wanted, or no longer are."""
         self._slots.write_devices()
 
     def detach_segment(self, segment: str) -> None:
-        """Take a segment's ports out; its frames then go nowhere (the relay should be in bypass)."""
+        """Detach a segment's ports; its frames are then not forwarded (the relay should be in bypass)."""
         number = self._names.number("segment", segment)
         for side in Side:
             self._detach(slot(0, number, side))
 
     def detach_hop(self, hop: str, segment: str | None = None) -> None:
-        """Take a hop's taps out, of one segment or of all."""
+        """Detach a hop's taps, of one segment or of all."""
         number = self._names.get("hop", hop)
         if number is None:
             return
@@ -155,7 +155,7 @@ class Attachments:
         return gone
 
     def ifindex(self, place: int) -> int | None:
-        """Of the device in this slot; None: there is none."""
+        """The ifindex of the device in this slot; None: the slot is free."""
         return self._slots.ifindex(place)
 
     def all(self) -> list[Attachment]:
@@ -163,14 +163,14 @@ class Attachments:
         return self._slots.all()
 
     def steers(self, attachment: Attachment) -> bool:
-        """Whether it is the tap of a hop that chooses by tags where its frames go."""
+        """Whether it is the tap of a hop that chooses the next hop by tags."""
         return self._slots.steers(attachment)
 
     def detach_all(self) -> None:
-        """Take out everything, also what an earlier process attached."""
+        """Detach everything, including what an earlier process attached."""
         for place in {*self._links.slots(), *self._slots.places()}:
             self._detach(place)
 
     def close(self) -> None:
-        """Let go of the links; pinned ones stay attached."""
+        """Close the links; pinned ones stay attached."""
         self._links.close()

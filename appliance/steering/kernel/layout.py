@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the datapath and user space share, seen from Python: the numbers and structs of `appliance/bpf/steer.h`.
+"""What the datapath and user space share, as Python sees it: the numbers and structs of `appliance/bpf/steer.h`.
 
 steer.h is the original and explains each of them; tests/unit/steering/test_layout.py compares every constant, and
-tests/datapath the size of every struct with the map that holds it. Pure data, no state.
+tests/datapath compares the size of every struct with the map that holds it. Pure data, no state.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ HOP_TAGS = 4
 
 
 def slot(hop: int, segment: int, side: int) -> int:
-    """The place in the appliance of a port (hop 0) or of a hop's tap."""
+    """The slot of a port (hop 0) or of a hop's tap."""
     return hop * 32 + segment * 2 + side
 
 
 def program_accept(generation: int) -> int:
-    """Slot of the program that finds which `accept` filters match."""
+    """Slot of the program that determines which `accept` filters match."""
     return 2 + (generation & 1)
 
 
@@ -109,29 +109,29 @@ def program_policy(generation: int, segment: int) -> int:
 
 
 def program_filters(generation: int, segment: int) -> int:
-    """Slot of the program that finds the rule when the flow cache stands before it."""
+    """Slot of the program that finds the rule if the flow cache comes before it."""
     return 832 + (generation & 1) * MAX_SEGMENTS + segment
 
 
 def program_decide(generation: int, segment: int) -> int:
-    """Slot of the segment's filters and the core in one program, where there is one."""
+    """Slot of the program that combines the segment's filters and the core, if there is one."""
     return 864 + (generation & 1) * MAX_SEGMENTS + segment
 
 
 def accept_parts(generation: int) -> range:
-    """Slots where the accept program may go on."""
+    """Slots of the programs in which the accept program may continue."""
     first = 40 + (generation & 1) * ACCEPT_PARTS
     return range(first, first + ACCEPT_PARTS)
 
 
 def policy_parts(generation: int, segment: int) -> range:
-    """Slots where a segment's policy program may go on."""
+    """Slots of the programs in which a segment's policy program may continue."""
     first = 64 + ((generation & 1) * MAX_SEGMENTS + segment) * POLICY_PARTS
     return range(first, first + POLICY_PARTS)
 
 
 class Side(IntEnum):
-    """Of a segment, and so of a tap. A direction is named by the side it comes from: 0 from LAN to WAN."""
+    """A side of a segment, and so of a tap. A direction has the number of the side it comes from: 0 = LAN to WAN."""
 
     LAN = 0
     WAN = 1
@@ -150,7 +150,7 @@ class Item(IntEnum):
 
 
 class Continuation(IntEnum):
-    """How a frame goes on that comes back from a hop; steer.h explains."""
+    """How a frame that returns from a hop continues; see steer.h."""
 
     NONE = 0
     END = 1
@@ -159,7 +159,7 @@ class Continuation(IntEnum):
 
 
 class Outcome(IntEnum):
-    """What became of a frame; each is counted once, under the device it came from."""
+    """What happened to a frame; each is counted once, under the device where it arrived."""
 
     STRAIGHT = 0
     TO_HOP = 1
@@ -178,12 +178,12 @@ class Outcome(IntEnum):
 
 OUTCOME_PLACES = 16
 LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL)
-"""Outcomes of frames that are sent out of a port of the segment."""
+"""Outcomes of frames that leave through a port of the segment."""
 DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS)
 
 
 class Loss(IntEnum):
-    """Why a frame that was on its way to a device was never sent by it."""
+    """Why a frame on its way to a device was not sent by it."""
 
     FULL = 0
     NO_READER = 1
@@ -213,7 +213,7 @@ class Reason(IntEnum):
 
 
 class CopyWay(IntEnum):
-    """Of a copied frame: it came from the device, or it was sent there."""
+    """The direction of a copied frame: from the device, or to it."""
 
     IN = 0
     OUT = 1
@@ -311,7 +311,7 @@ class LossCounterValue(ctypes.Structure):
 
 
 class KernelFieldsValue(ctypes.Structure):
-    """Offsets in the running kernel's structures; kernel_fields.py finds them."""
+    """Offsets in the running kernel's structures, as kernel_fields.py determines them."""
 
     _fields_ = (
         ("device_ifindex", c_uint32),
@@ -365,7 +365,7 @@ class CopyCounterValue(ctypes.Structure):
 
 
 class CopiedValue(ctypes.Structure):
-    """What stands before the bytes of a copy in a ring."""
+    """The header before the bytes of a copy in a ring."""
 
     _fields_ = (
         ("when", c_uint64),
@@ -460,12 +460,12 @@ class TraceValue(ctypes.Structure):
 
 
 class ScratchValue(ctypes.Structure):
-    """The head: what generated programs know."""
+    """The beginning of the struct, as far as generated programs use it."""
 
     _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 19))
 
 
-# Map name -> (key, value). Per-CPU maps hold one value a CPU.
+# Map name -> (key, value). Per-CPU maps hold one value per CPU.
 MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Structure] | type[c_uint32 | c_uint64]]] = {
     "meta": (c_uint32, MetaValue),
     "control": (c_uint32, ControlValue),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where the datapath's entry programs are attached: one BPF link a device, pinned by slot.
+"""Where the datapath's entry programs are attached: one BPF link per device, pinned by slot.
 
-Owns the links' descriptors. A pinned link stays attached without this process; an unpinned one goes with it. Another
-program may detach or replace what is attached all the same: `standing` compares with what the kernel says of a device.
+Owns the links' descriptors. A pinned link outlives this process; an unpinned one ends with it. Even so, another program
+may detach or replace what is attached: `standing` compares it with the kernel's view of a device.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import NamedTuple
 from appliance.errors import DatapathError
 from appliance.system import libbpf
 
-FILLING = "filling"  # by XDP, for devices that hand over frames whose checksums are not finished
+FILLING = "filling"  # by XDP, for devices that deliver frames with unfinished checksums
 _ATTACH = {"xdp": (libbpf.BPF_XDP, libbpf.XDP_FLAGS_DRIVER), "tc": (libbpf.BPF_TCX_INGRESS, libbpf.BPF_F_BEFORE)}
 
 
 class View(NamedTuple):
-    """What the kernel says of a device: the id of its XDP program (0: none), and those of TCX ingress in order."""
+    """The kernel's view of a device: the id of its XDP program (0: none), and those of TCX ingress, in order."""
 
     xdp: int
     tcx: tuple[int, ...]
 
 
 class Standing(Enum):
-    """How an attachment is found."""
+    """The state in which an attachment is found."""
 
     RIGHT = auto()
-    DETACHED = auto()  # nothing has its place
-    REPLACED = auto()  # another program runs in its place, by a link of ours or of somebody else
-    BEHIND = auto()  # another program sees the frames first, and can be overtaken
-    BLOCKED = auto()  # another program sees the frames first, and cannot: XDP, where we use tc
+    DETACHED = auto()  # no program is in its place
+    REPLACED = auto()  # another program runs in its place, through our link or another one
+    BEHIND = auto()  # another program sees the frames first, but ours can be put before it
+    BLOCKED = auto()  # another program sees the frames first, and stays first: XDP, while we use tc
 
 
 @dataclass
@@ -49,10 +49,10 @@ class Link:
 
 
 class Links:
-    """By slot. `programs`: descriptor of the entry program of each mode, and of FILLING."""
+    """The links by slot. `programs`: the descriptor of the entry program for each mode, and for FILLING."""
 
     def __init__(self, programs: dict[str, int], pins: Path | None) -> None:
-        """Take over what is pinned. A pin that cannot be opened is removed."""
+        """Adopt pinned links. A pin that cannot be opened is removed."""
         self._programs, self._pins = programs, pins
         self._ids = {mode: libbpf.info(fd, libbpf.ProgramInfo()).id for mode, fd in programs.items()}
         self._links: dict[int, Link] = {}
@@ -73,18 +73,18 @@ class Links:
         return list(self._links)
 
     def mode(self, slot: int, ifindex: int) -> str | None:
-        """How the slot is attached to this very device, or None."""
+        """The mode in which the slot is attached to exactly this device, or None."""
         link = self._links.get(slot)
         if link is None:
             return None
         return link.mode if libbpf.info(link.fd, libbpf.LinkInfo()).ifindex == ifindex else None
 
     def attach(self, slot: int, ifindex: int, mode: str, *, filling: bool = False) -> None:
-        """Attach in this mode ("xdp" is native, or "tc"); keeps a link that is right, and replaces its program if old.
+        """Attach in this mode ("xdp", which is native, or "tc"); keeps a link that is right, and updates its program.
 
-        `filling`: by XDP, finish the checksums of its frames.
-        Changing the mode loses no frame: the new link is there before the old one goes. DatapathError when the
-        kernel refuses; the old link then stays.
+        `filling`: with XDP, finish the checksums of its frames.
+        Changing the mode loses no frame, because the new link exists before the old one is removed. DatapathError if
+        the kernel refuses; the old link then stays.
         """
         old = self._links.get(slot)
         which = FILLING if filling and mode == "xdp" else mode
@@ -99,7 +99,7 @@ class Links:
         self._replace(slot, ifindex, mode, which)
 
     def _replace(self, slot: int, ifindex: int, mode: str, which: str) -> None:
-        """A new link in the slot; the old one goes when the new one is there."""
+        """Create a new link in the slot, then remove the old one."""
         attach_type, flags = _ATTACH[mode]
         fd = libbpf.link_create(self._programs[which], ifindex, attach_type, flags)
         self.detach(slot)
@@ -109,9 +109,9 @@ class Links:
         self._changes += 1
 
     def shorten(self, slot: int, program: int | None) -> None:
-        """Have the frames of a port that is attached by plain XDP begin in this program; None: in the entry again.
+        """Let the frames of a port that is attached by plain XDP begin in this program; None: in the entry again.
 
-        DatapathError when the kernel refuses; they then go on as before.
+        DatapathError if the kernel refuses; nothing is then changed.
         """
         link = self._links.get(slot)
         if link is None or link.mode != "xdp" or link.filling:
@@ -124,19 +124,19 @@ class Links:
             self._changes += 1
 
     def program(self, slot: int) -> int | None:
-        """The id of the program that the slot's frames begin in."""
+        """The id of the program in which the slot's frames begin."""
         link = self._links.get(slot)
         return None if link is None else link.program
 
     def standing(self, slot: int, view: View) -> Standing:
-        """How the slot's attachment is found on its device; a slot without a link is right as it is."""
+        """The state of the slot's attachment on its device; a slot without a link counts as right."""
         link = self._links.get(slot)
         return Standing.RIGHT if link is None else _standing(link.mode, link.program, view)
 
     def mend(self, slot: int) -> None:
-        """Attach again, before all others, what another program detached, replaced or stands before.
+        """Attach again, before all others, what another program detached, replaced or precedes.
 
-        DatapathError when the kernel refuses; `code` EBUSY: another XDP program has the place.
+        DatapathError if the kernel refuses; `code` EBUSY: another XDP program is in its place.
         """
         old = self._links[slot]
         which = FILLING if old.filling else old.mode
@@ -146,12 +146,12 @@ class Links:
             libbpf.link_update(old.fd, self._programs[which])
             old.program = self._ids[which]
             return
-        if there:  # TCX takes no program twice: for a few microseconds frames go past
+        if there:  # TCX does not accept a program twice: for a few microseconds frames pass without it
             libbpf.link_detach(old.fd)
         self._replace(slot, old.ifindex, old.mode, which)
 
     def detach(self, slot: int) -> None:
-        """Detach and forget; nothing happens when the slot is free."""
+        """Detach and forget; does nothing if the slot is free."""
         link = self._links.pop(slot, None)
         if link is None:
             return
@@ -166,11 +166,11 @@ class Links:
 
     @property
     def changes(self) -> int:
-        """Counts what was attached, replaced and detached here: a view from before the last change says nothing."""
+        """Counts what was attached, replaced and detached here: a view from before the last change is void."""
         return self._changes
 
     def close(self) -> None:
-        """Close descriptors: pinned links stay attached, others go."""
+        """Close descriptors: pinned links stay attached, others end."""
         for link in self._links.values():
             os.close(link.fd)
         self._links = {}
@@ -190,8 +190,8 @@ def _standing(mode: str, program: int, view: View) -> Standing:
 
 
 def read_view(ifindex: int, mode: str, xdp: int) -> View:
-    """What the kernel says of a device, whose XDP program is known; TCX matters to devices that use it alone.
+    """The kernel's view of a device whose XDP program is already known; TCX is read only if the device uses it.
 
-    DatapathError: the device is gone. Waits while somebody changes a link.
+    DatapathError: the device is gone. Waits while another process changes a link.
     """
     return View(xdp, tuple(libbpf.attached_programs(ifindex, libbpf.BPF_TCX_INGRESS)) if mode == "tc" else ())

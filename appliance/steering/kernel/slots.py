@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which device is in which slot, and what the tables `devices`, `targets` and `tx` say about it.
+"""Which device is in which slot, and its entries in the tables `devices`, `targets` and `tx`.
 
-Knows nothing of programs: a device that stands here may not be attached yet, and one that is attached may have been
-left by an earlier process.
+Knows nothing about programs: a device with a slot may not be attached yet, and an attached one may have been left by an
+earlier process.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Attachment:
 
 
 class Slots:
-    """Of one datapath. `copy_flags(slot)`: what the device there must know of the copies that are wanted; `key(hop)`:
-    by which the heartbeats of a hop (name) are recognized."""
+    """The slots of one datapath. `copy_flags(slot)`: the device's flags for the copies that are wanted; `key(hop)`: the
+    key by which the heartbeats of a hop (name) are recognized."""
 
     def __init__(
         self, kernel: Kernel, names: Numbers, copy_flags: Callable[[int], int], key: Callable[[str], int]
@@ -58,7 +58,7 @@ class Slots:
         self._tags: dict[int, bool] = {}  # by slot: the hop may use tags
         self._withdrawn: Set[tuple[str, str]] = frozenset()  # hop and segment: see `withdraw`
 
-    # -- who is there
+    # -- the devices
 
     def __getitem__(self, place: int) -> Attachment:
         return self._attached[place]
@@ -79,22 +79,22 @@ class Slots:
         return [attachment for attachment in self._attached.values() if attachment.segment == segment]
 
     def ports(self, segment: str) -> list[Attachment]:
-        """Of a segment."""
+        """The ports of a segment."""
         return [attachment for attachment in self.of(segment) if not attachment.hop]
 
     def ifindex(self, place: int) -> int | None:
-        """Of the device in this slot; None: there is none."""
+        """The ifindex of the device in this slot; None: the slot is free."""
         attached = self._attached.get(place)
         return attached.device.ifindex if attached is not None else None
 
     def steers(self, attachment: Attachment) -> bool:
-        """Whether it is the tap of a hop that chooses by tags where its frames go."""
+        """Whether it is the tap of a hop that chooses the next hop by tags."""
         return self._tags.get(attachment.slot, False)
 
-    # -- what the tables say
+    # -- the tables
 
     def enter(self, attachment: Attachment, tags: bool) -> None:
-        """Write a device into the tables, before its first frame can come. HardwareError: its number is too large."""
+        """Write a device into the tables before its first frame can arrive. HardwareError: its ifindex is too large."""
         device, place = attachment.device, attachment.slot
         if device.ifindex >= layout.MAX_DEVICES:
             raise HardwareError(f"{device.name}: ifindex {device.ifindex} is beyond {layout.MAX_DEVICES - 1}")
@@ -111,7 +111,7 @@ class Slots:
         self.measure(attachment.segment)
 
     def measure(self, segment: str) -> None:
-        """Write how long the frames are that each device of the segment takes; whoever sends to it must know."""
+        """Write how long a frame each device of the segment accepts, for the programs that send to it."""
         for attachment in self._attached.values():
             if attachment.segment == segment:
                 device = attachment.device
@@ -124,7 +124,7 @@ class Slots:
                 self._write_device(attachment, tags | self._copy_flags(attachment.slot))
 
     def write_devices(self) -> None:
-        """Write every device's flags anew: somebody wants copies of frames, or no longer does."""
+        """Rewrite every device's flags, because copies of frames are wanted, or no longer are."""
         for segment in {attachment.segment for attachment in self._attached.values()}:
             self.measure(segment)
 
@@ -156,14 +156,14 @@ class Slots:
         )
 
     def send_nothing_to(self, place: int) -> int:
-        """No frame is sent to the slot any more; what comes in there still has its way. The device's number, or 0."""
+        """Send no more frames to the slot; frames from it are still forwarded. Returns the device's ifindex, or 0."""
         target = self._maps["targets"].get(place)
         self._maps["targets"].set(place, layout.TargetValue())
         self._maps["tx"].delete(place)
         return target.ifindex if target is not None else 0
 
     def leave(self, place: int, ifindex: int) -> None:
-        """The device of this number has no program of ours any more, and the slot is free."""
+        """Free the slot: the device with this ifindex no longer has a program of ours."""
         if ifindex:
             self._maps["devices"].set(ifindex, layout.DeviceValue())
         self._attached.pop(place, None)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The core's `decide` and `attached` programs as templates: compiled code with a place for a set's filters.
 
-A tail call from the filters to the core costs as much as the filters themselves, and what goes from program to program
-has to be written down for the next; a call costs less, and still as much as a few filters. So the fixed core holds
-programs that call a function `filters` first of all, of which the compiler knows nothing; here they are taken out of
-the object file, and the generated code is put in the place of the call. Nothing is in the registers there but the
-context, in the one where generated code keeps it. Read by hand, because libbpf gives a program's code only after it
-has loaded the whole object. Pure but for `read`.
+A tail call from the filters to the core costs as much as the filters themselves, and values must go through memory from
+one program to the next; a function call costs less, but still as much as a few filters. So the fixed core has programs
+that begin with a call of a function `filters`, about which the compiler knows nothing. Here they are read from the
+object file, and the generated code replaces the call. At that point only the context is in a register, the one in which
+generated code keeps it. The file is read here, because libbpf returns a program's code only after it has loaded the
+whole object. Pure except `read`.
 Source: ELF-64, and the kernel's llvm_reloc.rst for the two kinds of relocation.
 """
 
@@ -27,16 +27,16 @@ _MOV, _MOV32, _MOV64 = 0xBF, 0xB4, 0xB7  # of a register, and of constants
 _MOVES = (_MOV32, _MOV64)
 _GENERATION = struct.pack("<I", 0x54574731)  # GENERATION_PLACE
 _FRAGMENTS = struct.pack("<I", 0x54574732)  # FRAGMENTS_PLACE
-_KEPT = range(6, 10)  # registers that a call leaves alone; generated code has the context in the first of them
+_KEPT = range(6, 10)  # registers that a call preserves; generated code has the context in the first of them
 
 
 @dataclass(frozen=True)
 class Template:
-    """What comes behind the filters, with their result in r0 and the context in r6.
+    """The code after the filters, with their result in r0 and the context in r6.
 
-    `places`: indexes of the instructions that hold the policy's generation; `fragments`: those that hold whether a
-    fragment's datagram counts, 0 or 1. `maps`: (index, name) what it reads.
-    `guarded`: where another generation holds, the filters are not asked, and the result is NOT_HERE.
+    `places`: indexes of the instructions that load the policy's generation; `fragments`: of those that load whether a
+    fragment's datagram counts, 0 or 1. `maps`: (index, name) of the maps that it reads.
+    `guarded`: if another generation is in force, the filters are skipped, and the result is NOT_HERE.
     """
 
     code: bytes
@@ -47,18 +47,18 @@ class Template:
     generation: int = 0
 
     def of(self, generation: int, *, fragments: bool = False) -> Template:
-        """The template of this generation's programs. `fragments`: they ask whether a frame may be a fragment."""
+        """The template for this generation's programs. `fragments`: they check whether a frame may be a fragment."""
         code = bytearray(self.code)
         for places, value in ((self.places, generation), (self.fragments, int(fragments))):
             for at in places:
-                code[at * _INSTRUCTION] = _MOV32  # 64 bits of it would be extended by its sign
+                code[at * _INSTRUCTION] = _MOV32  # a 64-bit move would sign-extend it
                 struct.pack_into("<I", code, at * _INSTRUCTION + 4, value)
         return replace(self, code=bytes(code), generation=generation)
 
     def around(
         self, code: bytes, relocations: tuple[tuple[int, str], ...]
     ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
-        """The program with `code`, which ends by falling out of its last instruction, before it."""
+        """The program with `code` before the template; `code` ends by running past its last instruction."""
         if self.guarded:
             code, relocations = self._guard(code, relocations)
         ahead = len(code) // _INSTRUCTION
@@ -67,7 +67,7 @@ class Template:
     def _guard(
         self, code: bytes, relocations: tuple[tuple[int, str], ...]
     ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
-        """`code` behind the question whether its generation holds."""
+        """`code` after a check whether its generation is in force."""
         asm = Assembler()
         same = asm.label()
         asm.map_value(R0, "control", 0)  # struct control begins with the generation
@@ -83,7 +83,7 @@ class Template:
 
 
 def read(path: Path, names: frozenset[str]) -> dict[str, Template]:
-    """The templates of these names in a compiled object file; DatapathError when they are not there as expected."""
+    """The templates with these names in a compiled object file; DatapathError if they are not there as expected."""
     try:
         return _read(path.read_bytes(), names)
     except (OSError, struct.error, ValueError, IndexError) as error:
@@ -92,7 +92,7 @@ def read(path: Path, names: frozenset[str]) -> dict[str, Template]:
 
 def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
     if data[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("no little-endian ELF-64 file")
+        raise ValueError("not a little-endian ELF-64 file")
     begin, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
     # of each section: type, offset, size, link, info
     sections = [struct.unpack_from("<4xI16xQQII", data, begin + at * _SECTION) for at in range(count)]
@@ -125,14 +125,14 @@ def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
                 elif what & 0xFFFFFFFF == _TO_FUNCTION:
                     calls.append(index)
         if len(calls) != 1 or not all(text for _, text in maps):
-            raise ValueError(f"{name} calls {len(calls)} functions, not the filters alone, or reads what is no map")
-        context = data[start + 1]  # r1, the context, into a register that a call leaves alone: `rN = r1`
+            raise ValueError(f"{name} calls {len(calls)} functions instead of the filters alone, or reads a non-map")
+        context = data[start + 1]  # r1, the context, into a register that a call preserves: `rN = r1`
         if calls != [1] or data[start] != _MOV or context >> 4 != 1 or context & 15 not in _KEPT:
             raise ValueError(f"{name} does not begin with the filters")
         code = bytearray(data[start : start + size])
         for index, _ in maps:
             code[index * _INSTRUCTION + 1] |= 1 << 4  # BPF_PSEUDO_MAP_FD
-        code[1] = context & 15 | _KEPT[0] << 4  # `rN = r6`, and then without the call
+        code[1] = context & 15 | _KEPT[0] << 4  # `rN = r6`, followed by the code after the call
         del code[_INSTRUCTION : 2 * _INSTRUCTION]
         whole = range(0, len(code), _INSTRUCTION)
         places, fragments = (
@@ -140,7 +140,7 @@ def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
             for constant in (_GENERATION, _FRAGMENTS)
         )
         if not places or not fragments:
-            raise ValueError(f"{name} has no place for the generation, or for the question about fragments")
+            raise ValueError(f"{name} has no place for the generation, or for the check for fragments")
         relocations = tuple((at - 1, text) for at, text in maps)
         found[name] = Template(bytes(code), places, fragments, relocations, name.startswith("attached"))
     missing = names - found.keys()

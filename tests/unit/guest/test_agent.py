@@ -208,7 +208,7 @@ def test_checks_are_asked_and_answered_by_number(host: Host) -> None:
         assert (await first, await second) == ("ok", "outdated")
         waiting = [asyncio.create_task(agent.ask("x")) for _ in range(CHECKS)]
         await settled(host, 2 + CHECKS)
-        with pytest.raises(RefusedError, match="wait for its agent"):
+        with pytest.raises(RefusedError, match="already wait for its agent"):
             await agent.ask("one more")
         for task in waiting:
             task.cancel()

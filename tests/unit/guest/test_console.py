@@ -101,7 +101,7 @@ def test_two_people_see_the_same_and_both_may_type(tmp_path: Path) -> None:
 def test_too_many_are_refused(tmp_path: Path) -> None:
     console = Console("ips1", tmp_path)
     console._people = {object() for _ in range(MOST_ATTACHED)}  # type: ignore[misc]
-    with pytest.raises(RefusedError, match="4 people are attached"):
+    with pytest.raises(RefusedError, match="4 people are already attached"):
         console.check_room()
 
 

@@ -61,7 +61,7 @@ def test_an_imported_raw_image_stays_raw(paths: Paths, head: bytes) -> None:
     for name in ("a", "./a", "/var/lib/bypass/images/a", "/srv/link"):
         machine, notes = resources.machine_of(model.Guest(name="ips1", image=name), paths, 1, 1, "tcg")
         assert machine.drives[0].format == "raw"
-        assert "begins like qcow2, and is used as raw, as at its import" in notes[0]
+        assert "begins like qcow2, but is used as raw, as at its import" in notes[0]
 
 
 def test_an_imported_qcow2_image_is_whole_at_each_start(paths: Paths) -> None:
@@ -73,7 +73,7 @@ def test_an_imported_qcow2_image_is_whole_at_each_start(paths: Paths) -> None:
         resources.machine_of(guest, paths, 1, 1, "tcg")
     assert caught.value.cause == "image_unreadable"
     overwrite(image, bytes(512))
-    with pytest.raises(RefusedError, match="was qcow2 at its import, and does not begin like that"):
+    with pytest.raises(RefusedError, match="was qcow2 at its import, but no longer begins like qcow2"):
         find(image, paths, written=True)
 
 
@@ -139,7 +139,7 @@ def test_what_was_kept_is_damaged_or_cannot_be_kept(paths: Paths) -> None:
 def test_what_is_no_disk(paths: Paths) -> None:
     """A file imported as an initrd was never looked into."""
     image = take(paths, qcow2(SECRET), kind="initrd")
-    with pytest.raises(RefusedError, match="imported as initrd, and is no disk"):
+    with pytest.raises(RefusedError, match="imported as initrd, not as a disk"):
         find(image, paths, written=True)
 
 
@@ -149,7 +149,7 @@ def test_an_image_that_was_taken_back_keeps_its_format(paths: Paths) -> None:
     raw = take(paths, bytes(MIB))
     overwrite(raw, qcow2(SECRET))
     assert find(take(paths, qcow2()), paths, written=True).format == "qcow2"
-    assert "from before its last import" in images.undo("a")
+    assert "from before its last import is restored" in images.undo("a")
     assert find(raw, paths, written=True).format == "raw"
     assert [(row.format, row.undo) for row in images.rows()] == [("raw", "")]
     with pytest.raises(RefusedError, match="no import to undo"):

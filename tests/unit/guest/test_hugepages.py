@@ -114,7 +114,7 @@ def test_guests_that_start_together_do_not_count_on_the_same_pages(tmp_path: Pat
     assert [pool.claim(name, 64 * MIB) for name in "ab"] == [(64 * MIB, "")] * 2
     rest(pool, "a")  # it could not be started
     assert kernel.seen_.total == 32
-    assert pool.claim("a", 64 * MIB) == (0, "no huge pages: only 0 MiB of 64 MiB are available, the rest is in use")
+    assert pool.claim("a", 64 * MIB) == (0, "no huge pages: only 0 MiB of 64 MiB are available, and the rest is in use")
 
 
 def test_an_administrators_pages_are_used_first_and_stay(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_scattered_memory_is_moved_together_once(tmp_path: Path) -> None:
     assert start(Pool(tmp_path / "kept", kernel), "a", 64 * MIB) == (64 * MIB, "")
     kernel = Memory(EMPTY, scattered=12)
     pool = Pool(tmp_path / "kept2", kernel)
-    why = "no huge pages: only 24 MiB of 64 MiB are available, and memory is too scattered for more"
+    why = "no huge pages: only 24 MiB of 64 MiB are available, and memory is too fragmented for more"
     assert start(pool, "a", 64 * MIB) == (0, why)
     assert (kernel.moved, kernel.seen_) == (1, EMPTY)
     assert (tmp_path / "kept2").read_text() == "0"
@@ -170,5 +170,5 @@ def test_a_pool_that_cannot_be_written_to(tmp_path: Path) -> None:
             raise PermissionError(13, "Permission denied")
 
     pool = Pool(tmp_path / "kept", Refusing(EMPTY))
-    assert "does not grow: Permission denied" in start(pool, "a", 64 * MIB)[1]
+    assert "cannot be grown: Permission denied" in start(pool, "a", 64 * MIB)[1]
     rest(pool, "a")

@@ -71,7 +71,7 @@ def test_every_incompatible_feature_is_judged(bit: int) -> None:
         assert examine(head, MIB, "disk").format == "qcow2"
         return
     why = {1: "marked as damaged", 2: "data is in another file.*qemu-img convert"}.get(
-        bit, f"not know .bit {bit}.*conv"
+        bit, f"unknown qcow2 feature .bit {bit}.*conv"
     )
     with pytest.raises(RefusedError, match=why):
         examine(head, MIB, "disk")
@@ -105,8 +105,8 @@ NO_DISKS = [
     (b"\0" * 32_769 + b"CD001", "an ISO 9660 image"),
     (b"<html>404 Not Found</html>".ljust(512), r'it is text \("<html>404 Not Found</html>"\)'),
     ("<p>größer".encode() * 100, "it is text"),
-    (bytes(512), "not known as a disk image.*--kind raw"),
-    (bytes(range(256)) * 4, "not known as a disk image"),
+    (bytes(512), "not recognized as a disk image.*--kind raw"),
+    (bytes(range(256)) * 4, "not recognized as a disk image"),
     (b"\xff" * 100, "it has 100 bytes: too small"),
 ]
 
@@ -165,8 +165,8 @@ def test_what_begins_like_a_disk_is_one(head: bytes) -> None:
         (DISKS["ext4"], MIB // 2, "truncated: its file system"),
         (DISKS["GPT"][:512] + bytes(512), MIB, "is missing, or made for sectors of more"),
         (DISKS["GPT"][:560] + b"x" + DISKS["GPT"][561:], MIB, "partition table .GPT. is damaged"),
-        (mbr((0x83, 0, 2047)), MIB, "not known as a disk image"),
-        (b"\x7f" * 510 + b"\x55\xaa", MIB, "not known as a disk image"),
+        (mbr((0x83, 0, 2047)), MIB, "not recognized as a disk image"),
+        (b"\x7f" * 510 + b"\x55\xaa", MIB, "not recognized as a disk image"),
     ],
 )
 def test_a_disk_that_makes_no_sense(head: bytes, size: int, why: str) -> None:
@@ -232,7 +232,7 @@ def test_replaced_and_taken_back(images: Images, tmp_path: Path) -> None:
     first.write_bytes(raw_disk(b"1", MIB))
     second.write_bytes(raw_disk(b"2", MIB))
     do(images, first)
-    with pytest.raises(RefusedError, match="is there already: --replace"):
+    with pytest.raises(RefusedError, match="already exists: --replace"):
         do(images, second)
     do(images, second, replace=True)
     assert (tmp_path / "images/a").read_bytes() == second.read_bytes()
@@ -304,7 +304,7 @@ def test_too_large_is_told_before_it_is_copied(small_disk: Path, tmp_path: Path)
     source.write_bytes(raw_disk(b"", 100 * MIB))
     os.truncate(source, 100 * MIB)
     job = do(Images(small_disk, dict), source)
-    assert "too large: it has 100 MiB, and only 32 MiB are free" in job.why
+    assert "too large: it has 100 MiB, but only 32 MiB are free" in job.why
     assert left(small_disk) == []
 
 
@@ -351,7 +351,7 @@ def test_stopped_half_way(images: Images, tmp_path: Path) -> None:
         while job.stage != "copy":
             job.changed.clear()
             await asyncio.wait_for(job.changed.wait(), 60)
-        with pytest.raises(RefusedError, match="is being imported already"):
+        with pytest.raises(RefusedError, match="is already being imported"):
             await images.start(str(source), "a", os.geteuid())
         await images.cancel(job)
         await asyncio.gather(*images._tasks)

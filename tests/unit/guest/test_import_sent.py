@@ -111,7 +111,7 @@ def test_a_good_image_and_back(store: Store, tmp_path: Path) -> None:
         (b"", (), "standard input: it is empty"),
         (b"KDMV" + bytes(508), (), "a VMDK image"),
         (bytes(700), ("--kind", "raw"), "not whole sectors"),
-        (bytes(700), (), "not known as a disk image"),
+        (bytes(700), (), "not recognized as a disk image"),
         (raw_disk(b"x", MIB), ("--sha256", "0" * 64), "its SHA-256 is"),
         (b"x" * MIB, ("--kind", "kernel"), "not a Linux kernel"),
         (b"QFI\xfb" + bytes(100), (), "its qcow2 version is 0"),
@@ -161,7 +161,7 @@ def test_a_client_that_leaves_at_once(store: Store, tmp_path: Path) -> None:
     while True:
         with (tmp_path / "source").open("rb") as file:
             code, said = store.run(file)
-        if "is being imported already" not in said:
+        if "is already being imported" not in said:
             break
         assert time.monotonic() < deadline
     assert code == 0, said

@@ -84,7 +84,7 @@ def bench(tmp_path: Path) -> Bench:
 def test_what_follows_an_end(
     bench: Bench, state: HopState, end: ProcessEnd, after: tuple[HopState, Cause], died: bool
 ) -> None:
-    """Started again as the policy says, left stopped where somebody is at work, failed where QEMU itself refused."""
+    """Restarted as the policy says, left stopped if it was drained, failed if QEMU refused its arguments."""
     bench.reach(state)
     wait = bench.policy.ended(SECOND, end)
     assert (bench.hop.state, bench.hop.cause) == after
@@ -94,7 +94,7 @@ def test_what_follows_an_end(
 
 
 def test_a_stop_that_was_ordered_is_no_death_however_it_ended(bench: Bench) -> None:
-    """A guest that does not power down in time is killed, which was ordered; afterwards it can be started again."""
+    """A guest that does not power down in time is killed, which counts as ordered; afterwards it can be started."""
     bench.reach(HopState.AVAILABLE).policy.stop()
     assert (bench.hop.stopping, bench.wanted) == (True, False)
     assert bench.policy.ended(SECOND, KILLED) == 0
@@ -129,9 +129,9 @@ def test_a_death_says_when_it_was_last_known_to_work(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("policy", "end", "after", "detail"),
     [
-        ("always", POWERED_OFF, HopState.STARTING, "exited with status 0; started again in 0.2 s"),
+        ("always", POWERED_OFF, HopState.STARTING, "exited with status 0; restarting in 0.2 s"),
         ("on-failure", POWERED_OFF, HopState.STOPPED, "it powered itself off, and restart.policy = on-failure"),
-        ("on-failure", KILLED, HopState.STARTING, "killed by SIGKILL; started again in 0.2 s"),
+        ("on-failure", KILLED, HopState.STARTING, "killed by SIGKILL; restarting in 0.2 s"),
         ("never", POWERED_OFF, HopState.STOPPED, "it powered itself off, and restart.policy = never"),
         ("never", KILLED, HopState.FAILED, "killed by SIGKILL; restart.policy = never"),
     ],

@@ -46,7 +46,7 @@ def test_no_place_for_the_proof_costs_the_proof_alone(tmp_path: Path, caplog: py
     run.record = Record(1, 1, "", "tcg", 0)
     run.note_proved(True)
     assert run.record.proved
-    assert "ips1: its proof will not survive a restart of bypassd: Is a directory" in caplog.text
+    assert "ips1: the result of its checks will not survive a restart of bypassd: Is a directory" in caplog.text
 
 
 def test_no_place_for_the_record_and_no_process_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ EVENTS: list[Event] = [
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_every_order_of_events_keeps_the_promises(length: int) -> None:
-    """After any events: inline only when somebody asked, a deadline in the future, no loop that spins."""
+    """After any events: inline only if it was requested, a deadline in the future, no loop that spins."""
     for events in itertools.product(EVENTS, repeat=length):
         bench = Bench()
         for event in events:

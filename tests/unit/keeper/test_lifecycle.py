@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""When the keeper gives bypassd up, kills it and starts it again."""
+"""When the keeper kills bypassd and restarts it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_missed_check_ins_kill_bypassd_and_hold_the_relay(bench: Bench) -> None:
 
 
 def test_a_machine_that_stood_still_blames_nobody_and_the_grace_still_ends(bench: Bench) -> None:
-    """A late step of ours gives bypassd its time again; one that is on time does not, and neither holds the relay."""
+    """After a late step of ours bypassd's time starts anew, after one on time it does not; neither holds the relay."""
     bench.serve()
     start = bench.now
     bench.now += 2 * SECOND
@@ -53,7 +53,7 @@ def test_a_machine_that_stood_still_blames_nobody_and_the_grace_still_ends(bench
 
 
 def silent(bench: Bench, most: float = 20) -> tuple[float, str]:
-    """Seconds from now, a check-in, until bypassd is killed, and what is said of it."""
+    """Seconds from a check-in now until bypassd is killed, and what is logged."""
     bench.check_in()
     start = bench.now
     while not (killed := of(bench.run(bench.core.deadline()), Kill)):
@@ -67,7 +67,7 @@ def silent(bench: Bench, most: float = 20) -> tuple[float, str]:
     ("state", "shares", "seconds", "says"),
     [
         ("T", (0.0, 0.0), 1.0, "is stopped"),
-        ("S", (0.0, 0.0), 1.0, "sleeps"),  # deadlocked, or it keeps its check-in back because a part is late
+        ("S", (0.0, 0.0), 1.0, "sleeps"),  # deadlocked, or it withholds its check-in because a part is late
         ("D", (0.0, 0.0), 1.0, "waits in the kernel"),
         ("S", (0.0, 0.5), 1.5, "sleeps"),
         ("R", (1.0, 0.0), 5.5, "runs (ran 5000 ms, waited 0 ms for a processor)"),
@@ -114,7 +114,7 @@ def test_a_silent_bypassd_is_woken_once_before_it_is_judged(bench: Bench) -> Non
 
 
 def test_a_bypassd_that_hangs_is_ended_although_the_keeper_runs_late_again_and_again(bench: Bench) -> None:
-    """Each late step gives bypassd its time again, but not for ever."""
+    """After each late step bypassd's time starts anew, but not for ever."""
     bench.serve()
     bench.check_in()
     spent = 0

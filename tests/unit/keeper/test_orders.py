@@ -79,7 +79,7 @@ class Node:
         return node
 
     def key(self) -> object:
-        """All that later steps can depend on."""
+        """Everything that later steps can depend on."""
         core, now = self.core, self.now
 
         def ago(when: int | None) -> int | None:
@@ -170,12 +170,12 @@ class Node:
         self.feed(Tick())
 
     def stand_still(self) -> None:
-        """The whole machine stands still, and then time is over."""
+        """The whole machine stands still until every deadline has passed."""
         self.now = max(self.now, self.core.deadline()) + 4 * SECOND
         self.feed(Tick())
 
     def pass_time(self) -> None:
-        """A second goes by in good order."""
+        """A second passes, with every step on time."""
         end = self.now + SECOND
         while self.core.deadline() <= end and not self.done:
             self.tick()
@@ -233,7 +233,7 @@ class Node:
 
 
 def search(depth: int) -> int:
-    """Every order of so many events; how many states there are. AssertionError with the events that led to it."""
+    """Try every order of `depth` events; the number of states. AssertionError names the events that led to it."""
     nodes, known = [Node()], set[Any]()
     for left in reversed(range(depth)):
         reached = []

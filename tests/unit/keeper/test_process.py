@@ -130,7 +130,7 @@ class Process:
         return [int(line.split()[1]) for line in self.lines("children")]
 
     def wait_children(self, count: int) -> int:
-        """Wait until that many children were born; the pid of the newest."""
+        """Wait until that many children have started; the pid of the newest."""
         self.until(lambda: len(self.children()) >= count, f"child {count}")
         return self.children()[-1]
 
@@ -187,7 +187,7 @@ def test_a_child_that_loops_is_ended_by_the_processor_time_that_it_used(running:
 
 
 def start_slowly(running: Process, *how: str) -> int:
-    """Have the next child start as told (see CHILD); its pid, and it is at it."""
+    """Have the next child start in this way (see CHILD), and wait until it does; its pid."""
     for name in ("mode", *how):
         (running.folder / name).write_text("starting")
     os.kill(running.wait_children(1), signal.SIGKILL)
@@ -243,7 +243,7 @@ def test_a_rude_child_is_given_up_and_the_keeper_lives(running: Process) -> None
 
 @pytest.fixture
 def stalled(running: Process) -> Iterator[Callable[[], None]]:
-    """A keeper that starts bypassd anew, whose exec waits until the function that this yields is called.
+    """A keeper that restarts bypassd; its exec waits until the function that this yields is called.
 
     The program's file has a write lease: the kernel lets nobody open it, for an exec either, before the holder of the
     lease gives it up, and tells the holder by SIGIO that somebody waits (fcntl(2)). A stalled disk looks the same.
@@ -308,7 +308,7 @@ def test_a_start_without_descriptors_is_tried_again(running: Process) -> None:
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (5, limits[1]))
     os.kill(running.wait_children(1), signal.SIGKILL)
-    running.until(lambda: any("Too many open files: starting it again" in line for line in running.log), "a refusal")
+    running.until(lambda: any("Too many open files: restarting it" in line for line in running.log), "a refusal")
     running.wait_fed()
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     running.wait_children(2)
