@@ -298,7 +298,7 @@ def test_its_serial_line_answers(world: World) -> None:
         ("corrupt", "qemu_refused", "corrupt.qcow2"),
         ("outside", "image_unreadable", 'outside.qcow2: it needs a backing file ("/etc/shadow"), but an image must be'),
         ("huge", "memory_short", "MiB of memory"),
-        ("no-uefi", "guest_failed", "needs a UEFI firmware file, and there is no /usr/share/OVMF"),
+        ("no-uefi", "guest_failed", "needs a UEFI firmware file; there is no /usr/share/OVMF"),
         ("off-pin", "guest_failed", "there is no processor 4095; there are: [0"),
         ("odd-probe", "guest_failed", "gone.pcap: cannot be read"),
     ],
