@@ -117,8 +117,8 @@ class Reach:
         address, number = _address(params["address"]), int(params["hop"])
         if not 1 <= number <= 64:
             raise RefusedError("hop: 1 to 64")
-        program = "traceroute6" if ":" in address else "traceroute"
-        words = ["busybox", program, "-n", "-q", "1", "-w", str(WAIT_S), "-f", str(number), "-m", str(number), address]
+        trace = ["busybox", "traceroute6"] if ":" in address else ["busybox", "traceroute"]
+        words = [*trace, "-n", "-q", "1", "-w", str(WAIT_S), "-f", str(number), "-m", str(number), address]
         _, said = await self._run(words, WAIT_S + 5.0)
         found = _HOP.search(said)
         if found is None:
