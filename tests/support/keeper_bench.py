@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from appliance.keeper.core import KeeperCore
 from appliance.keeper.lifecycle import Phase
-from appliance.keeper.limits import MS, SECOND
+from appliance.keeper.limits import MS, SECOND, Limits
 from appliance.keeper.messages import (
     BYPASS,
     HOLD,
@@ -40,8 +40,8 @@ RELAY = "relay-inline"
 class Bench:
     """A core with a perfect board round it; `relay_error`, `stuck` and `watchdog_error` make it less so."""
 
-    def __init__(self, settle: int = 0) -> None:
-        self.core = KeeperCore()
+    def __init__(self, settle: int = 0, limits: Limits | None = None) -> None:
+        self.core = KeeperCore(limits)
         self.now = 100 * SECOND
         self.log: list[tuple[int, Action]] = []
         self.line = BYPASS
