@@ -7,8 +7,9 @@ import itertools
 
 import pytest
 
+from appliance.keeper.core import KeeperCore
 from appliance.keeper.lifecycle import Phase
-from appliance.keeper.limits import MS, SECOND, Limits
+from appliance.keeper.limits import FAR, MS, SECOND, Limits
 from appliance.keeper.messages import (
     BYPASS,
     HOLD,
@@ -26,6 +27,7 @@ from appliance.keeper.messages import (
     Log,
     OpenRelay,
     OpenWatchdog,
+    ReadRelay,
     RelayReport,
     Spawn,
     Stop,
@@ -38,6 +40,24 @@ from tests.support.keeper_bench import RELAY, Bench, of
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+def test_a_keeper_that_has_not_begun_reports_nothing() -> None:
+    """No relay, no watchdog, no bypassd that ended."""
+    assert KeeperCore().state() == {
+        "type": "state",
+        "relays": {},
+        "bypassd_restarts": 0,
+        "last_exit": "",
+        "watchdog": {"present": False, "timeout_ms": 0, "error": ""},
+        "keeper_started_ns": 0,
+    }
+
+
+def test_the_state_says_since_when_the_keeper_runs(bench: Bench) -> None:
+    began = bench.now
+    bench.serve()
+    assert bench.core.state()["keeper_started_ns"] == began
 
 
 def test_start_opens_the_watchdog_first_then_the_relay_then_starts_bypassd(bench: Bench) -> None:
@@ -78,6 +98,15 @@ def test_stop_while_bypassd_is_down_ends_at_once(bench: Bench) -> None:
     done = bench.feed(Stop())
     assert [a for a in done if isinstance(a, CloseWatchdog | Exit)] == [CloseWatchdog(60_000), Exit()]
     assert not of(done, Kill)
+
+
+def test_nothing_is_done_after_the_exit_although_it_was_due(bench: Bench) -> None:
+    bench.feed(Exited("ended with status 1"))
+    bench.now += 60 * SECOND
+    done = bench.core.step(bench.now, Stop())
+    after = done[done.index(Exit()) + 1 :]
+    assert not [action for action in after if isinstance(action, Feed | ReadRelay | OpenRelay | Spawn | Kill)]
+    assert bench.core.deadline() == FAR
 
 
 def test_stop_while_bypassd_is_ending_waits_for_it(bench: Bench) -> None:

@@ -21,7 +21,7 @@ class Box:
 
     def put(self, what: int = 1) -> None:
         if self.full:
-            self._do(Log(f"no room for {what + 1}"))
+            self.do(Log(f"no room for {what + 1}"))
             raise ValueError("full")
         self.size += 1
         self.tell(what)
