@@ -97,12 +97,15 @@ class Bench:
         """Let time pass, tick by deadline; with `every` bypassd checks in that often."""
         done = []
         checkin = self.now
+        turns = 0  # in which no time went by
         while True:
             step = self.core.deadline()
             if every:
                 step = min(step, checkin)
             if step > until:
                 break
+            turns = turns + 1 if step <= self.now else 0
+            assert turns < 20, "the core spins: its deadline has passed, and stays"
             self.now = max(self.now, step)
             if every and self.now >= checkin:
                 checkin += every
