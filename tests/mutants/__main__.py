@@ -176,6 +176,8 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"some of: {', '.join(TARGETS)}")
     parser.add_argument("--part", default="0/1", help="a share of the mutants: 0/4 is the first of four")
     given = parser.parse_args()
+    if unknown := set(given.modules) - TARGETS.keys():
+        parser.error(f"no such module: {', '.join(sorted(unknown))}")
     which, of = map(int, given.part.split("/"))
     total = Result(0, 0, [])
     for name, tests in TARGETS.items():
