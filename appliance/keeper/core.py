@@ -88,7 +88,7 @@ class KeeperCore:
             times.append(judged)
         if not self.stopping and (released := self.relays.deadline(self.bypassd.serving)) is not None:
             times.append(released)
-        return min(times, default=self.started + FAR)
+        return min(times, default=FAR)
 
     def state(self) -> dict[str, object]:
         """The state as it is sent to bypassd."""

@@ -59,13 +59,14 @@ class Lifecycle:
         self.restarts = 0
         self.last_exit = ""
         self._limits = limits
-        self._since = 0  # in this phase
         self._silence = Silence(limits.checkin, limits.looping, limits.silent)
         self._start_times = 1  # the limits of a start are multiplied by this
-        self._startup = self._new_start()
-        self._progress = ""
-        self._kill_at = 0
         self._backoff = limits.backoff_first
+        # each is set on entering the phase that reads it
+        self._since: int  # in this phase
+        self._startup: Silence
+        self._progress: str
+        self._kill_at: int
 
     @property
     def running(self) -> bool:
@@ -79,7 +80,7 @@ class Lifecycle:
 
     def begin(self, agenda: Agenda) -> None:
         """Start it in this step."""
-        self._since = agenda.due["spawn"] = agenda.now
+        agenda.due["spawn"] = agenda.now
 
     def deadline(self) -> int | None:
         """When to check on it, or to kill it; None while it is down."""

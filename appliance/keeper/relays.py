@@ -59,7 +59,7 @@ class Relays:
         self.states = {name: RelayState(settle.get(name, 0)) for name in names}
         for name in self.states:
             agenda.due[f"relay {name}"] = agenda.now
-        agenda.due["verify"] = agenda.now + self._limits.verify
+        self.verify(agenda)
 
     def deadline(self, serving: bool) -> int | None:
         """When those that are held go to bypass; None while none is held. `serving`: whether bypassd serves."""
@@ -108,7 +108,6 @@ class Relays:
         elif event.position != event.expected:
             found = f"set to {event.expected}, reads {event.position}"
             said = f"relay {event.relay}: {found}: check coil and GPIO controller"
-            relay.position = event.position
             agenda.do(CloseRelay(event.relay))
             self._lost(agenda, event.relay, relay, Cause.RELAY_FAULT, said)
         elif event.position != relay.position:
@@ -162,7 +161,6 @@ class Relays:
 
     def _drive(self, agenda: Agenda, name: str, relay: RelayState, position: str, cause: str) -> None:
         relay.target = position
-        relay.cause = cause
         if relay.settle:
             relay.moving_until = agenda.due[f"settle {name}"] = agenda.now + relay.settle
         agenda.do(Drive(name, position))

@@ -133,7 +133,7 @@ class Machine:
         self.since = 0  # when this state was reached
         self.relay = ""  # as reported by the keeper
         self.delay = self.times.rearm_delay  # the current one, with back-off
-        self._due = 0
+        self._due: int  # when a wait ends; set on entering it
         self._fit_since: int | None = None
         self._tripped: tuple[Cause, str] | None = None  # the last trip, until something else leads to bypass
         self._hastened: int | None = None  # when a wait was last cut short
@@ -296,7 +296,7 @@ class Machine:
     def _back_off(self, now: int) -> None:
         steady = (now - self.since) // self.times.flap_window if self.state is State.INLINE else 0
         if steady:
-            delay = self.delay >> min(steady, 64)
+            delay = self.delay >> steady
         else:
             delay = min(max(2 * self.delay, self.times.rearm_step), self.times.rearm_max)
         self.delay = max(self.times.rearm_delay, delay)

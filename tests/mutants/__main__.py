@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make mutants`: change the deciding modules one operator at a time, and run their tests against each.
 
-The tests are loaded once; each mutant is a child process in which the code of one function is changed. A mutant that no
+The tests are loaded once and run without a change, which measures them. Each mutant is then a child process in which
+the code of one function is changed; the fastest test runs first, and the first that fails ends it. A mutant that no
 test detects is printed. Those for which no test is wanted are in kept.py with the reason. The command fails if others
 are left and fewer than 95 of 100 are detected.
 """
@@ -14,9 +15,10 @@ import importlib
 import inspect
 import io
 import os
-import resource
+import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -30,7 +32,8 @@ from tests.mutants.kept import KEPT
 from tests.mutants.operators import Mutant, mutants
 
 LEAST = 0.95
-LIMIT_S = 8  # of processor time; a mutant that loops without end is noticed by that
+LIMIT_S = 1.0  # of processor time a test, beside what it usually takes: a mutant that loops without end is noticed so
+SLOWER = 4  # a mutant may make a test this many times as slow
 
 KEEPER = tuple(f"tests/unit/keeper/test_{name}.py" for name in ("feeding", "relays", "lifecycle", "core"))
 
@@ -44,7 +47,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "appliance.keeper.feeding": KEEPER,
     "appliance.keeper.lifecycle": KEEPER,
     "appliance.keeper.relays": KEEPER,
-    "appliance.keeper.silence": ("tests/unit/keeper/test_lifecycle.py",),
+    "appliance.keeper.silence": ("tests/unit/keeper/test_silence.py", "tests/unit/keeper/test_lifecycle.py"),
 }
 
 
@@ -102,13 +105,25 @@ class Checker:
     def __init__(self, name: str, part: tuple[int, int]) -> None:
         self._name, self._part = name, part
         self.result = Result(0, 0, [])
+        self._took: defaultdict[str, float] = defaultdict(float)  # seconds a test, without a change
+        self._limited = False
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self._limited:  # SIGPROF ends the process
+            signal.setitimer(signal.ITIMER_PROF, LIMIT_S + SLOWER * self._took[nodeid])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not self._limited:
+            self._took[report.nodeid] += report.duration
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         module = importlib.import_module(self._name)
         assert module.__file__ is not None
         path, (which, of) = Path(module.__file__), self._part
-        if not self._survives(session, module, None):
+        runner.pytest_runtestloop(session)
+        if session.testsfailed:
             raise pytest.UsageError(f"{self._name}: its tests fail without any change")
+        session.items.sort(key=lambda item: self._took[item.nodeid])
         noticed, kept = 0, 0
         left: list[str] = []
         all_of_them: list[Mutant | Row] = [*tables(module), *mutants(path.read_text(), str(path))]
@@ -125,16 +140,16 @@ class Checker:
         self.result = Result(noticed, kept, left)
         return True
 
-    def _survives(self, session: pytest.Session, module: ModuleType, mutant: Mutant | Row | None) -> bool:
-        """Whether all tests pass with this mutant. `None`: with the module as it is."""
+    def _survives(self, session: pytest.Session, module: ModuleType, mutant: Mutant | Row) -> bool:
+        """Whether all tests pass with this mutant."""
         child = os.fork()
         if child == 0:
-            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
+            self._limited = True
             status = 1
             try:
                 if isinstance(mutant, Mutant):
                     function(module, mutant.function).__code__ = mutant.code
-                elif mutant is not None:
+                else:
                     mutant.apply()
                 session.config.option.maxfail = 1
                 runner.pytest_runtestloop(session)
@@ -161,6 +176,8 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"some of: {', '.join(TARGETS)}")
     parser.add_argument("--part", default="0/1", help="a share of the mutants: 0/4 is the first of four")
     given = parser.parse_args()
+    if unknown := set(given.modules) - TARGETS.keys():
+        parser.error(f"no such module: {', '.join(sorted(unknown))}")
     which, of = map(int, given.part.split("/"))
     total = Result(0, 0, [])
     for name, tests in TARGETS.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from appliance.keeper.core import KeeperCore
 from appliance.keeper.lifecycle import Phase
-from appliance.keeper.limits import MS, SECOND
+from appliance.keeper.limits import MS, SECOND, Limits
 from appliance.keeper.messages import (
     BYPASS,
     HOLD,
@@ -40,8 +40,8 @@ RELAY = "relay-inline"
 class Bench:
     """A core with a perfect board around it; `relay_error`, `stuck` and `watchdog_error` break it."""
 
-    def __init__(self, settle: int = 0) -> None:
-        self.core = KeeperCore()
+    def __init__(self, settle: int = 0, limits: Limits | None = None) -> None:
+        self.core = KeeperCore(limits)
         self.now = 100 * SECOND
         self.log: list[tuple[int, Action]] = []
         self.line = BYPASS
@@ -97,12 +97,15 @@ class Bench:
         """Let time pass, tick by deadline; with `every` bypassd checks in that often."""
         done = []
         checkin = self.now
+        turns = 0  # in which no time went by
         while True:
             step = self.core.deadline()
             if every:
                 step = min(step, checkin)
             if step > until:
                 break
+            turns = turns + 1 if step <= self.now else 0
+            assert turns < 20, "the core spins: its deadline has passed, and stays"
             self.now = max(self.now, step)
             if every and self.now >= checkin:
                 checkin += every

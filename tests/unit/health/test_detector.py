@@ -398,3 +398,11 @@ def test_a_shortened_proof_takes_one_good_answer_and_not_none() -> None:
     detector.shorten_proof()
     assert detector.step(0, Tick()) == []
     assert detector.step(1 * MS, Good(1 * MS)) == [Rose(), Extended(1 * MS + LIMITS.window)]
+
+
+def test_a_shortened_proof_takes_a_good_answer_of_another_interval_than_the_last() -> None:
+    detector = Detector("probe", Limits(interval=20 * MS, misses=2, rises=3))
+    assert detector.step(0, Good(0)) == []
+    detector.shorten_proof()
+    assert detector.step(1 * MS, Good(1 * MS)) == [], "a second answer of the same interval proves nothing new"
+    assert detector.step(20 * MS, Good(20 * MS)) == [Rose(), Extended(20 * MS + WINDOW)]

@@ -76,3 +76,9 @@ def test_whatever_is_up_may_end_start_over_be_drained_and_be_stopped(state: HopS
 )
 def test_what_may_come_of_a_start(event: HopEvent, after: HopState) -> None:
     assert move(HopState.STARTING, event) is after
+
+
+@pytest.mark.parametrize("state", [state for state in HopState if state in ALIVE])
+def test_a_hop_that_restarted_by_itself_has_to_prove_itself_again(state: HopState) -> None:
+    """Also one that was overloaded; one that is drained stays so."""
+    assert move(state, HopEvent.RESET) is (state if state is HopState.DRAINING else HopState.PROVING)

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from appliance.keeper.core import KeeperCore
 from appliance.keeper.limits import MS, SECOND
 from appliance.keeper.messages import (
     BYPASS,
@@ -17,7 +18,9 @@ from appliance.keeper.messages import (
     LinkLost,
     Log,
     OpenWatchdog,
+    Send,
     SetWatchdog,
+    Started,
     Tick,
     WatchdogReport,
 )
@@ -50,6 +53,57 @@ def test_a_late_loop_does_not_feed_and_says_so(bench: Bench) -> None:
     assert not of(done, Feed)
     assert any("late" in action.text for action in done if isinstance(action, Log))
     assert of(bench.run(bench.now + 50 * MS), Feed)
+
+
+def test_a_loop_that_stays_late_says_so_once_until_it_was_on_time(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+
+    def late_steps(count: int) -> list[str]:
+        done = []
+        for _ in range(count):
+            bench.now = bench.core.deadline() + 1700 * MS
+            done += bench.feed(Tick())
+        return [action.text for action in done if isinstance(action, Log) and "skipping this feed" in action.text]
+
+    assert late_steps(3) == ["the keeper's loop is 1700 ms late: skipping this feed of the watchdog"]
+    bench.serve()
+    assert len(late_steps(3)) == 1
+
+
+def test_the_very_first_feed_may_be_the_late_one() -> None:
+    core = KeeperCore()
+    core.step(0, Started(()))
+    core.step(0, WatchdogReport(timeout_ms=2000))
+    done = core.step(250 * MS + 1700 * MS, Tick())
+    assert not of(done, Feed)
+    assert [action.text for action in done if isinstance(action, Log) and "1700 ms late" in action.text]
+
+
+def test_a_watchdog_that_was_just_set_is_fed_at_once_and_once(bench: Bench) -> None:
+    """What was left of the old timeout may be less than the new one's first interval."""
+    done = bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    assert [action for action in done if isinstance(action, SetWatchdog | Feed)] == [SetWatchdog(2000), Feed()]
+
+
+def test_a_new_timeout_is_logged_once(bench: Bench) -> None:
+    def armed(event: WatchdogReport) -> list[Log]:
+        return [a for a in bench.feed(event) if isinstance(a, Log) and "armed" in a.text]
+
+    assert armed(WatchdogReport(timeout_ms=2000)) == [Log("watchdog armed, 2000 ms", severe=False)]
+    assert armed(WatchdogReport(timeout_ms=2000)) == []
+
+
+def test_bypassd_is_told_when_the_watchdog_fails_and_when_it_is_back(bench: Bench) -> None:
+    for report in (WatchdogReport(error="cannot be fed"), WatchdogReport(timeout_ms=2000)):
+        assert Send() in bench.core.step(bench.now, report), report
+
+
+def test_a_timeout_that_is_configured_while_the_watchdog_is_missing_is_that_of_the_next_try() -> None:
+    bench = Bench()
+    bench.watchdog_error = "gone"
+    bench.feed(WatchdogReport(error="gone"))
+    assert not of(bench.feed(CheckIn({RELAY: Ask(BYPASS)}, watchdog_ms=2000)), SetWatchdog)
+    assert set(of(bench.serve(3, BYPASS), OpenWatchdog)) == {OpenWatchdog(2000)}
 
 
 def test_the_first_feed_comes_an_eighth_of_the_timeout_after_it_was_set(bench: Bench) -> None:
@@ -87,7 +141,10 @@ def test_a_watchdog_that_fails_once_is_open_again_before_it_expires(bench: Bench
     """One call that fails closes it, and it goes on counting: with a timeout of 1 s there is no second to wait."""
     bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=1000))
     bench.feed(WatchdogReport(error="cannot be fed"))
-    assert of(bench.run(bench.now + 250 * MS), OpenWatchdog)
+    failed = bench.now
+    bench.run(failed + 250 * MS)
+    tried = [when for when, action in bench.log if isinstance(action, OpenWatchdog) and when > failed]
+    assert tried == [failed + 125 * MS], "when the next feed would have come"
 
 
 def test_the_watchdog_is_fed_on_time_through_hours_of_failing_starts(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from appliance.keeper.messages import (
     Look,
     Send,
     Spawn,
+    Stop,
     Tick,
 )
 from tests.support.keeper_bench import Bench, of, starting
@@ -45,11 +46,40 @@ def test_a_machine_that_stood_still_blames_nobody_and_the_grace_still_ends(bench
     start = bench.now
     bench.now += 2 * SECOND
     assert not of(bench.feed(Tick()), Kill)
-    assert of(bench.run(bench.now + 1100 * MS), Kill), "silent although we ran on time"
+    assert not of(bench.run(bench.now + 980 * MS), Kill), "it has all its time again"
+    assert of(bench.run(bench.now + 120 * MS), Kill), "silent although we ran on time"
     while bench.now < start + 31 * SECOND:
         bench.now += 2 * SECOND
         bench.feed(Tick())
     assert bench.line == BYPASS
+
+
+def test_a_machine_that_stood_still_for_longer_than_every_limit_kills_nobody(bench: Bench) -> None:
+    bench.serve()
+    bench.now += 20 * SECOND
+    assert not of(bench.feed(Tick()), Kill)
+    assert not of(bench.run(bench.now + 980 * MS), Kill)
+
+
+@pytest.mark.parametrize(("late", "again"), [(200 * MS, False), (200 * MS + 1, True)])
+def test_a_step_that_is_more_than_200_ms_late_gives_bypassd_its_time_again(
+    bench: Bench, late: int, again: bool
+) -> None:
+    bench.serve()
+    bench.check_in()
+    heard = bench.now
+    bench.now = bench.core.deadline() + late
+    assert not of(bench.feed(Tick()), Kill)
+    stepped = bench.now
+    while not of(bench.run(bench.core.deadline()), Kill):
+        assert bench.now < heard + 3 * SECOND
+    assert bench.now == (stepped if again else heard) + SECOND
+
+
+def test_a_machine_that_stood_still_while_bypassd_was_down_starts_it(bench: Bench) -> None:
+    bench.feed(Exited("ended with status 1"))
+    bench.now += 20 * SECOND
+    assert of(bench.feed(Tick()), Spawn) == [Spawn()]
 
 
 def silent(bench: Bench, most: float = 20) -> tuple[float, str]:
@@ -152,6 +182,37 @@ def test_back_off_grows_and_is_forgotten_after_a_healthy_time(bench: Bench) -> N
     assert bench.core.deadline() <= bench.now + 100 * MS
 
 
+def wait_before_the_next_start(bench: Bench) -> int:
+    """In milliseconds, when bypassd ends now; then it is started."""
+    bench.feed(Exited("ended with status 1"))
+    ended = bench.now
+    while bench.core.bypassd.phase is Phase.DOWN:
+        bench.run(bench.core.deadline())
+    return (bench.now - ended) // MS
+
+
+@pytest.mark.parametrize(("served", "wait"), [(SECOND, 400), (10 * SECOND - 1, 400), (10 * SECOND, 100)])
+def test_the_back_off_is_forgotten_after_ten_seconds_of_service(bench: Bench, served: int, wait: int) -> None:
+    assert [wait_before_the_next_start(bench) for _ in range(2)] == [100, 200]
+    bench.run(bench.now + 15 * SECOND)  # the start itself does not count
+    bench.run(bench.now + served, every=100 * MS)
+    assert wait_before_the_next_start(bench) == wait
+
+
+def test_a_long_start_that_never_served_keeps_the_back_off(bench: Bench) -> None:
+    assert [wait_before_the_next_start(bench) for _ in range(2)] == [100, 200]
+    bench.run(bench.now + 30 * SECOND)
+    assert wait_before_the_next_start(bench) == 400
+
+
+def test_each_start_but_the_first_is_a_restart(bench: Bench) -> None:
+    restarts = [bench.core.bypassd.restarts]
+    for _ in range(2):
+        bench.start_again()
+        restarts.append(bench.core.bypassd.restarts)
+    assert restarts == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("state", "shares", "seconds"),
     [
@@ -197,6 +258,38 @@ def test_a_closed_link_waits_for_the_exit_and_kills_only_when_none_comes(bench: 
     assert not of(bench.feed(LinkLost("closed its keeper link")), Kill)
     assert of(bench.run(bench.now + 1100 * MS), Kill)
     assert bench.line == INLINE
+
+
+def test_a_bypassd_without_a_link_has_a_second_whatever_it_does_and_what_it_sends_counts_for_nothing(
+    bench: Bench,
+) -> None:
+    """It may have sent a malformed packet and go on: the link to it is closed."""
+    bench.serve(want=BYPASS)
+    bench.state, bench.ran = "R", 1.0
+    bench.feed(LinkLost("sent a malformed check-in"))
+    assert not of(bench.check_in(INLINE), Drive)
+    assert not of(bench.run(bench.now + SECOND - 1), Kill)
+    assert of(bench.run(bench.now + 1), Kill) == [Kill(orderly=False)]
+
+
+def test_a_bypassd_that_survives_its_kill_is_killed_again_and_started_once_it_is_gone(bench: Bench) -> None:
+    """A process in an uninterruptible wait dies when that ends: no second one is started beside it."""
+    bench.serve()
+    bench.feed(LinkLost("closed its keeper link"))
+    killed = bench.now + SECOND
+    done = bench.run(bench.now + 12 * SECOND)
+    assert not of(done, Spawn)
+    kills = [when for when, action in bench.log if isinstance(action, Kill)]
+    assert kills == [killed, killed + 5 * SECOND, killed + 10 * SECOND]
+    bench.feed(Exited("killed by signal 9"))
+    assert of(bench.run(bench.now + 100 * MS), Spawn) == [Spawn()]
+
+
+def test_an_orderly_stop_gives_bypassd_five_seconds_although_it_is_silent(bench: Bench) -> None:
+    bench.serve()
+    assert of(bench.feed(Stop()), Kill) == [Kill(orderly=True)]
+    assert not of(bench.run(bench.now + 5 * SECOND - 1), Kill)
+    assert of(bench.run(bench.now + 1), Kill) == [Kill(orderly=False)]
 
 
 def test_check_ins_of_a_bypassd_that_was_given_up_count_for_nothing(bench: Bench) -> None:

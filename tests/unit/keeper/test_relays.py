@@ -16,14 +16,20 @@ from appliance.keeper.messages import (
     Ask,
     CheckIn,
     CloseRelay,
+    CloseWatchdog,
     Drive,
+    Exit,
     Exited,
     Kill,
     Led,
     Log,
     OpenRelay,
+    ReadRelay,
     RelayReport,
+    Send,
     Started,
+    Stop,
+    Tick,
 )
 from tests.support.keeper_bench import RELAY, Bench, of
 
@@ -174,3 +180,146 @@ def test_the_led_follows_the_relay(bench: Bench) -> None:
     bench.check_in()
     bench.check_in(BYPASS)
     assert [a.on for _, a in bench.log if isinstance(a, Led)] == [False, True, False]
+
+
+# -- several relays, step by step
+
+A, B = "a", "b"
+
+
+def two(settle: dict[str, int] | None = None) -> KeeperCore:
+    """A core with two relays, both taken in bypass at time 0, and bypassd started."""
+    core = KeeperCore()
+    core.step(0, Started((A, B), watchdog=False, settle=settle))
+    for name in (A, B):
+        core.step(0, RelayReport(name, BYPASS))
+    return core
+
+
+def asks(a: str, b: str) -> CheckIn:
+    return CheckIn({A: Ask(a, "healthy"), B: Ask(b, "operator")})
+
+
+def shown(core: KeeperCore, name: str) -> tuple[str, str, bool, str]:
+    """Position, cause, usable and error of a relay as bypassd is sent them."""
+    relay = core.state()["relays"][name]  # type: ignore[index]
+    return relay["relay"], relay["cause"], relay["usable"], relay["error"]
+
+
+def test_a_relay_is_in_bypass_and_starting_until_bypassd_asks() -> None:
+    core = KeeperCore()
+    core.step(0, Started((A,)))
+    assert shown(core, A) == (BYPASS, "starting", False, "")
+    core.step(0, RelayReport(A, BYPASS))
+    assert shown(core, A) == (BYPASS, "starting", True, "")
+
+
+def test_each_relay_goes_where_it_is_asked_to() -> None:
+    core = two()
+    done = core.step(1, asks(INLINE, BYPASS))
+    assert [action for action in done if isinstance(action, Drive | Send)] == [Drive(A, INLINE), Send()]
+    assert Send() in core.step(1, RelayReport(A, INLINE, expected=INLINE))
+    assert shown(core, A) == (INLINE, "healthy", True, "")
+    assert shown(core, B) == (BYPASS, "operator", True, "")
+    assert of(core.step(2, asks(BYPASS, INLINE)), Drive) == [Drive(A, BYPASS), Drive(B, INLINE)]
+
+
+def test_the_led_is_on_only_while_all_relays_are_inline() -> None:
+    core = two()
+    assert of(core.step(1, asks(INLINE, BYPASS)), Led) == []
+    assert of(core.step(2, asks(INLINE, INLINE)), Led) == [Led(True)]
+    assert of(core.step(3, asks(BYPASS, INLINE)), Led) == [Led(False)]
+
+
+def test_the_led_of_a_board_without_relays_stays_off() -> None:
+    core = KeeperCore()
+    done = core.step(0, Started(())) + core.step(1, CheckIn({}))
+    assert of(done, Led) == [Led(False)]
+
+
+def test_a_relay_without_a_settling_time_is_judged_by_what_is_read_at_once() -> None:
+    core = two()
+    core.step(0, asks(INLINE, BYPASS))
+    assert of(core.step(0, RelayReport(A, BYPASS, expected=INLINE)), CloseRelay) == [CloseRelay(A)]
+    said = f"relay {A}: told inline, reads bypass: check coil and GPIO controller"
+    assert shown(core, A) == (BYPASS, "relay_fault", False, said)
+
+
+def test_each_relay_settles_in_its_own_time() -> None:
+    core = two({A: 50 * MS})
+    core.step(MS, asks(INLINE, INLINE))
+    core.step(MS, RelayReport(B, INLINE, expected=INLINE))
+    assert core.deadline() == 51 * MS
+    assert of(core.step(51 * MS, Tick()), ReadRelay) == [ReadRelay(A, INLINE)]
+
+
+def test_all_relays_are_read_back_once_a_second_and_only_a_change_is_told() -> None:
+    core = two()
+    core.step(MS, asks(INLINE, BYPASS))
+    for name, position in ((A, INLINE), (B, BYPASS)):
+        core.step(MS, RelayReport(name, position, expected=position))
+    for number in (1, 2):
+        assert not of(core.step(number * SECOND - MS, asks(INLINE, BYPASS)), ReadRelay)
+        read = of(core.step(number * SECOND, Tick()), ReadRelay)
+        assert read == [ReadRelay(A, INLINE), ReadRelay(B, BYPASS)]
+        assert not of(core.step(number * SECOND, RelayReport(A, INLINE, expected=INLINE)), Send)
+
+
+def test_a_relay_that_is_lost_is_told_at_once_tried_a_second_later_and_not_read_meanwhile() -> None:
+    core = two()
+    core.step(MS, asks(INLINE, INLINE))
+    done = core.step(900 * MS, RelayReport(A, error="gone"))
+    assert [action for action in done if isinstance(action, Log | Send)] == [Log("gone"), Send()]
+    assert shown(core, A) == (BYPASS, "relay_missing", False, "gone")
+    assert shown(core, B)[2]
+    assert of(core.step(SECOND, Tick()), ReadRelay) == [ReadRelay(B, INLINE)]
+    assert not of(core.step(1899 * MS, asks(INLINE, INLINE)), OpenRelay)
+    assert of(core.step(1900 * MS, Tick()), OpenRelay) == [OpenRelay(A)]
+    done = core.step(1900 * MS, RelayReport(A, error="gone"))
+    assert not of(done, Log) + of(done, Send), "the same error is said once"
+    done = core.step(2900 * MS, RelayReport(A, BYPASS))
+    assert Send() in done
+    assert not of(done, Drive), "bypassd has to ask again: the cause may have changed"
+    assert shown(core, A) == (BYPASS, "relay_missing", True, "")
+    assert of(core.step(2900 * MS, asks(INLINE, INLINE)), Drive) == [Drive(A, INLINE)]
+
+
+def test_relays_are_held_to_the_end_of_the_grace_and_to_the_nanosecond() -> None:
+    core = two()
+    core.step(MS, CheckIn({A: Ask(INLINE), B: Ask(BYPASS, "operator")}, grace_ns=3 * SECOND))
+    core.step(MS, RelayReport(A, INLINE, expected=INLINE))
+    core.step(MS, Exited("killed by signal 9"))
+    end = MS + 3 * SECOND
+    assert not of(core.step(end - 1, Tick()), Drive)
+    assert core.deadline() == end
+    assert of(core.step(end, Tick()), Drive) == [Drive(A, BYPASS)]
+    assert (shown(core, A)[1], shown(core, B)[1]) == ("supervisor_lost", "operator")
+
+
+def test_a_stop_without_bypassd_drives_what_is_held_to_bypass_before_the_watchdog_is_let_go() -> None:
+    core = two()
+    core.step(MS, asks(INLINE, BYPASS))
+    core.step(MS, RelayReport(A, INLINE, expected=INLINE))
+    core.step(2 * MS, Exited("killed by signal 9"))
+    done = core.step(3 * MS, Stop())
+    ordered = [action for action in done if isinstance(action, Drive | CloseWatchdog | Exit)]
+    assert ordered == [Drive(A, BYPASS), CloseWatchdog(60_000), Exit()]
+    assert shown(core, A)[1] == "stopping"
+
+
+def test_a_slow_relay_that_has_not_confirmed_bypass_is_driven_again_at_the_end() -> None:
+    core = two({A: 500 * MS, B: 500 * MS})
+    core.step(MS, asks(INLINE, BYPASS))
+    core.step(501 * MS, RelayReport(A, INLINE, expected=INLINE))
+    assert of(core.step(510 * MS, Stop()), Drive) == [Drive(A, BYPASS)]
+    assert of(core.step(520 * MS, Exited("ended with status 0")), Drive) == [Drive(A, BYPASS)]
+
+
+def test_an_orderly_stop_tries_no_lost_relay_again() -> None:
+    core = two()
+    core.step(MS, asks(INLINE, BYPASS))
+    core.step(2 * MS, RelayReport(B, error="gone"))
+    core.step(3 * MS, Stop())
+    core.step(4 * MS, RelayReport(A, error="gone too"))
+    done = [action for now in range(1, 5) for action in core.step(now * SECOND, Tick())]
+    assert not of(done, OpenRelay)

@@ -398,6 +398,19 @@ def test_a_sign_is_obeyed_again_after_its_time_and_not_before() -> None:
     assert machine.deadline() == first + 902 * SECOND
 
 
+def test_a_sign_that_gains_nothing_does_not_use_up_the_next_one() -> None:
+    machine = inline()
+    machine.trip(SECOND, Cause.LINKS_DOWN, "")
+    machine.facts(SECOND, GOOD)
+    machine.hasten(3 * SECOND)
+    assert machine.deadline() == 5 * SECOND, "as without it"
+    again(machine)
+    machine.trip(6 * SECOND, Cause.LINKS_DOWN, "")
+    machine.facts(6 * SECOND, GOOD)
+    machine.hasten(6 * SECOND)
+    assert machine.deadline() == 8 * SECOND
+
+
 # -- what the next bypassd knows of it, and other times
 
 

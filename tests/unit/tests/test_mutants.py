@@ -6,7 +6,9 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from tests.mutants.__main__ import TARGETS, tables
+import pytest
+
+from tests.mutants.__main__ import TARGETS, main, tables
 from tests.mutants.kept import KEPT
 from tests.mutants.operators import mutants, names
 
@@ -57,6 +59,16 @@ def test_a_mutant_is_the_function_with_that_change() -> None:
     full.__code__ = by_name["Box.full: 3 -> 4"].code
     assert not full(Box())
     assert names(SOURCE) == list(by_name)
+
+
+def test_a_module_that_is_none_of_them_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else nothing would be changed, and nothing left unnoticed."""
+    monkeypatch.setattr("sys.argv", ["mutants", "segment.machine"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "no such module: segment.machine" in capsys.readouterr().err
 
 
 def test_what_is_kept_exists() -> None:
