@@ -241,7 +241,7 @@ def test_a_relay_without_a_settling_time_is_judged_by_what_is_read_at_once() -> 
     core = two()
     core.step(0, asks(INLINE, BYPASS))
     assert of(core.step(0, RelayReport(A, BYPASS, expected=INLINE)), CloseRelay) == [CloseRelay(A)]
-    said = f"relay {A}: told inline, reads bypass: check coil and GPIO controller"
+    said = f"relay {A}: set to inline, reads bypass: check coil and GPIO controller"
     assert shown(core, A) == (BYPASS, "relay_fault", False, said)
 
 
