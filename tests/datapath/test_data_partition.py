@@ -12,10 +12,13 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "rootfs/etc/init.d/data-partition"
@@ -85,11 +88,18 @@ class Boot:
 
     def files(self) -> dict[str, str]:
         """What is on the disk now, of what was put there."""
+        with self.mounted() as place:
+            return {name: (place / name).read_text() for name in KEPT if (place / name).exists()}
+
+    @contextmanager
+    def mounted(self) -> Iterator[Path]:
+        """The disk, read-only. The kernel releases the script's mounts some time after the end of its namespace."""
         place = self.root / "look"
         place.mkdir(exist_ok=True)
-        subprocess.run(["mount", "-o", "ro", self.loop, place], check=True)
+        words = ["mount", "-o", "ro", self.loop, str(place)]
+        wait_until(lambda: subprocess.run(words, capture_output=True, check=False).returncode == 0, "the disk is free")
         try:
-            return {name: (place / name).read_text() for name in KEPT if (place / name).exists()}
+            yield place
         finally:
             subprocess.run(["umount", place], check=True)
 
