@@ -131,6 +131,7 @@ def boardspec_kernel(board: Board) -> bytes:
     return (spec.build / spec.arch.kernel.target).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_root_file_system_gives_its_slot_up(off: Board, image: Path, tmp_path: Path) -> None:
     """Slot a's kernel is whole again and its root is not: the initramfs says so, and the next start is slot b."""
     booted_disk.write(disk_of(off), "kernel-a", booted_disk.read(image, "kernel-a"))
@@ -147,6 +148,7 @@ def test_a_damaged_root_file_system_gives_its_slot_up(off: Board, image: Path, t
     assert booted_disk.boot_state(disk_of(off), tmp_path)["A_TRY"] == "3"
 
 
+@pytest.mark.slow
 def test_a_damaged_data_partition_stays_as_it_is(off: Board) -> None:
     """It is neither formatted nor in the way: inline, by the default configuration, and it is said."""
     for group in (0, 1, 3, 5):  # e2fsck repairs it from any copy of the superblock
@@ -157,6 +159,7 @@ def test_a_damaged_data_partition_stays_as_it_is(off: Board) -> None:
     assert booted_disk.read(disk_of(off), "data")[: len(booted_disk.NOISE)] == booted_disk.NOISE
 
 
+@pytest.mark.slow
 def test_without_a_data_partition(off: Board) -> None:
     """Taken out of the table: inline all the same, and it is said that nothing is kept."""
     booted_disk.remove_partition(disk_of(off), "data")
@@ -164,6 +167,7 @@ def test_without_a_data_partition(off: Board) -> None:
     assert off.sh("head -n 1 /run/bypass/data-partition").output.strip() == "absent"
 
 
+@pytest.mark.slow
 def test_the_boot_menu_is_no_way_in(off: Board) -> None:
     """Esc shows it; editing an entry, which could start a root shell, asks for a user that is none. The entry for a
     forgotten password needs none."""
@@ -182,6 +186,7 @@ def test_the_boot_menu_is_no_way_in(off: Board) -> None:
     assert "bypass.recovery" in off.sh("cat /proc/cmdline", timeout=BOOT_S).output
 
 
+@pytest.mark.slow
 def test_uefi(image: Path, artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The same image, booted by UEFI from the file that UEFI looks for."""
     directory = tmp_path_factory.mktemp("uefi-board")
