@@ -52,4 +52,6 @@ def test_a_test_fails_by_what_kept_the_loop_during_it() -> None:
 
 def test_the_limit_grows_with_a_slow_emulation() -> None:
     assert parse(log_of(BLOCKED))[0].own_s > LIMIT_S
-    Stalls().check(board(log_of(BLOCKED), speed=0.5))
+    with pytest.raises(AssertionError):
+        Stalls().check(board(log_of(BLOCKED), speed=0.5))
+    Stalls().check(board(log_of(BLOCKED), speed=0.25))
