@@ -264,7 +264,7 @@ class Simulator:
         self.machine = None
         self.powered = False
         self.log.add("power", state="off", cause=self._exit_cause, status=status)
-        if status and self._exit_cause == "qemu exited":
+        if status not in (0, -signal.SIGKILL) and self._exit_cause == "qemu exited":  # whoever kills it means to
             said = (self.directory / "qemu.log").read_text(errors="replace").splitlines()[-20:]
             self.log.add("emulator failed", status=status, text="\n".join(said))
 
