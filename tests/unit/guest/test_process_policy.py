@@ -261,7 +261,7 @@ def test_a_restart_of_one_that_is_down_is_a_start(bench: Bench, state: HopState)
 def test_a_stop_ends_a_restart(bench: Bench) -> None:
     """Whoever stops it while it is being restarted wants it down, now and after a restart of bypassd."""
     bench.reach(HopState.AVAILABLE).policy.restart()
-    assert bench.policy.stop().said == "guest ips1 is being stopped already"
+    assert bench.policy.stop().said == "guest ips1 is already being stopped"
     assert bench.hop.order.read() == "stopped"
     bench.policy.ended(SECOND, POWERED_OFF)
     assert (bench.hop.state, bench.wanted) == (HopState.STOPPED, False)
