@@ -101,7 +101,7 @@ def test_a_resumed_guest_finds_no_old_frames(on: bool) -> None:
             async def resume() -> None:
                 guest = SimpleNamespace(
                     name="a",
-                    current_run=SimpleNamespace(monitor=SimpleNamespace(ask=ask)),
+                    current_run=SimpleNamespace(monitor=SimpleNamespace(ask=ask), room=SimpleNamespace(held=False)),
                     state=HopState.SUSPECT,
                     hop=SimpleNamespace(lease=SimpleNamespace(revoke=lambda: None)),
                     pairs=(TapPair(*TAPS),),
