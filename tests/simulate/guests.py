@@ -122,9 +122,9 @@ class Qemu:
             self.monitor.tell(name, data)
 
     def reset(self, boot: int = SECOND) -> None:
-        """It restarts."""
+        """It restarts. One that is paused stays so: QEMU starts no machine by resetting it."""
         self.ill()
-        self.hung = self.paused = self.app_failed = False
+        self.hung = self.app_failed = False
         self.up_at = self.guests.clock.now + boot
         self.event("RESET", reason="guest-reset")
 
