@@ -148,7 +148,7 @@ class Timekeeping:
         try:
             wanted = datetime.fromisoformat(when).astimezone()
         except (ValueError, OverflowError) as error:
-            raise RefusedError(f'"{when}" is not a time: 2026-12-24 03:30, or with seconds') from error
+            raise RefusedError(f'"{when}" is not a time: YYYY-MM-DD HH:MM or YYYY-MM-DD HH:MM:SS') from error
         if not 2020 <= wanted.year <= 2099:
             raise RefusedError(f"{wanted.year} is not a year of this appliance's life")
         if self.program.running and (await self.show()).state == "synchronized":

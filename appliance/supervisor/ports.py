@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from appliance.api.rpc import Param, Params, Registry
 from appliance.api.schema import machine, methods
@@ -21,6 +22,13 @@ from appliance.system.command import run
 
 ANSWER_S = 3.0
 Run = Callable[[Sequence[str], float], Awaitable[tuple[int, str]]]
+
+
+class _Place(NamedTuple):
+    """Where a port is: what leads a command to its namespace, and the name of its device there."""
+
+    before: list[str]
+    device: str
 
 
 class Ports:
@@ -47,16 +55,19 @@ class Ports:
         name = str(params["name"])
         if name not in ports:
             raise NotFoundError(f'this board has no port "{name}"; it has: {", ".join(ports) or "none"}')
-        row = await self._row(ports[name])
-        before, device = self._place(ports[name])
-        if row.link == "missing":
-            return machine.PortDetails(row, {}, "", "", {}, {}, {})
-        said = {flag: await self._ethtool(before, flag, device) for flag in ("-i", "-g", "-S", "-m")}
+        place = self._places(ports[name])[0]
+        try:
+            place, seen = await self._seek(ports[name])
+        except UnreachableError as error:
+            return machine.PortDetails(self._absent(ports[name], place, str(error)), {}, "", "", {}, {}, {})
+        if seen is None:
+            return machine.PortDetails(self._absent(ports[name], place), {}, "", "", {}, {}, {})
+        row = await self._present(ports[name], place, seen)
+        said = {flag: await self._ethtool(place, flag) for flag in ("-i", "-g", "-S", "-m")}
         driver = ethtool.driver(said["-i"])
-        seen = ethtool.device(await self._try([*before, "ip", "-j", "-s", "-s", "link", "show", "dev", device]))
         return machine.PortDetails(
             port=row,
-            errors=seen.errors() if seen else {},
+            errors=seen.errors(),
             firmware=driver.firmware,
             bus=driver.bus,
             rings=ethtool.rings(said["-g"]),
@@ -64,34 +75,50 @@ class Ports:
             counters=ethtool.counters(said["-S"]),
         )
 
-    def _place(self, port: Port) -> tuple[list[str], str]:
-        """(what to put before a command, the device's name there)."""
+    def _places(self, port: Port) -> list[_Place]:
+        """Where the port may be: the management port moves to its namespace only when it is used."""
         if port.role == "management":
             space = self._system.lan.space
-            return (space.command([]), bridge.hardware(port.name)) if space.exists else ([], port.name)
+            used = [_Place(space.command([]), bridge.hardware(port.name))] if space.exists else []
+            return [*used, _Place([], port.name)]
         found = self._system.links.ports.get(port.name)
-        return [], found.ifname if found is not None else ""
+        return [_Place([], found.ifname if found is not None else "")]
+
+    async def _seek(self, port: Port) -> tuple[_Place, ethtool.Device | None]:
+        """The place where the port is, and what the kernel says of it there; None: it is nowhere."""
+        places = self._places(port)
+        for place in places:
+            if place.device:
+                words = [*place.before, "ip", "-j", "-s", "-s", "link", "show", "dev", place.device]
+                if (seen := ethtool.device(await self._must(words))) is not None:
+                    return place, seen
+        return places[0], None
 
     async def _row(self, port: Port) -> machine.Port:
-        before, device = self._place(port)
-        row = machine.Port(name=port.name, role=port.role, device=device, segment=self._segment(port), link="missing")
-        if not device:
-            row.detail = self._system.links.missing.get(port.name, "")
-            return row
         try:
-            seen = ethtool.device(await self._must([*before, "ip", "-j", "-s", "-s", "link", "show", "dev", device]))
+            place, seen = await self._seek(port)
         except UnreachableError as error:
-            row.detail = str(error)
-            return row
-        if seen is None:
-            row.detail = f"there is no device {device}" if port.role == "data" else "not in use"
-            return row
-        link = ethtool.link(await self._try([*before, "ethtool", device]))
-        row.link = "up" if seen.link else "down" if seen.up else "off"
+            return self._absent(port, self._places(port)[0], str(error))
+        return self._absent(port, place) if seen is None else await self._present(port, place, seen)
+
+    def _new(self, port: Port, device: str, link: str) -> machine.Port:
+        return machine.Port(name=port.name, role=port.role, device=device, segment=self._segment(port), link=link)
+
+    def _absent(self, port: Port, place: _Place, why: str = "") -> machine.Port:
+        """The row of a port that the kernel does not show."""
+        row = self._new(port, place.device, "missing")
+        row.detail = why or self._system.links.missing.get(port.name, f"there is no device {place.device}")
+        return row
+
+    async def _present(self, port: Port, place: _Place, seen: ethtool.Device) -> machine.Port:
+        row = self._new(port, place.device, "up" if seen.link else "down" if seen.up else "off")
+        if port.role == "management" and not place.before:
+            row.detail = "not in use: it has no address"
+        link = ethtool.link(await self._try([*place.before, "ethtool", place.device]))
         row.speed_mbps = link.speed if seen.link else None
         row.duplex, row.negotiates, row.medium = link.duplex if seen.link else "", link.negotiates, link.medium
         row.mac, row.mtu = seen.mac, seen.mtu
-        row.driver = ethtool.driver(await self._ethtool(before, "-i", device)).name
+        row.driver = ethtool.driver(await self._ethtool(place, "-i")).name
         row.rx_frames, row.tx_frames = seen.rx.get("packets", 0), seen.tx.get("packets", 0)
         row.rx_errors, row.tx_errors = seen.rx.get("errors", 0), seen.tx.get("errors", 0)
         row.rx_dropped, row.tx_dropped = seen.rx.get("dropped", 0), seen.tx.get("dropped", 0)
@@ -104,8 +131,8 @@ class Ports:
                     return f"{segment.name}/{side}"
         return ""
 
-    async def _ethtool(self, before: list[str], flag: str, device: str) -> str:
-        return await self._try([*before, "ethtool", flag, device])
+    async def _ethtool(self, place: _Place, flag: str) -> str:
+        return await self._try([*place.before, "ethtool", flag, place.device])
 
     async def _must(self, words: Sequence[str]) -> str:
         status, text = await self._ask(words, ANSWER_S)

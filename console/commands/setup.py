@@ -314,8 +314,8 @@ def offer(context: Context, offered: Path) -> None:
             return  # it is offered again in the next session
         if not now.get("user") and not now.get("management", {}).get("address"):
             asker.say("\nThis appliance is not set up: it has no management address, and no user can log in over SSH.")
-            asker.say("It can be set up now; `no` is not asked again, Enter leads to the shell this time.")
-            wanted = asker.line("Type setup to configure it now").lower()
+            asker.say("Type `setup` to set it up now, `no` to be asked no more, or press Enter for the shell.")
+            wanted = asker.line("setup, no or Enter").lower()
             if wanted in ("setup", "s", "y", "yes"):
                 asker.say(Wizard(context, asker).run())
             elif wanted not in ("no", "n"):

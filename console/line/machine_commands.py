@@ -60,7 +60,7 @@ CLOCK = (
         wait=10.0,
     ),
     Command(
-        ("clock", "set", Arg("WHEN", "local time of the appliance: 2026-12-24 03:30, or with seconds", rest=True)),
+        ("clock", "set", Arg("WHEN", "local time of the appliance, YYYY-MM-DD HH:MM[:SS]", rest=True)),
         "set the clock by hand, where no time server keeps it",
         "clock.set",
         role="admin",

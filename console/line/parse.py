@@ -303,7 +303,13 @@ class _Walk:
             meant = _meant(text, list(literals))
             kind = "argument" if self._typed else "command"
             raise UsageError(f'unknown {kind} "{text}"{self._after()}; {meant}expected: {", ".join(literals)}')
-        raise UsageError(f'unexpected argument "{text}"{self._after()}')
+        raise UsageError(f'unexpected argument "{text}"{self._after()}{self._instead()}')
+
+    def _instead(self) -> str:
+        """What could stand there: the choices of an argument that may be left out, for the error."""
+        skipped = [row.words[self._at - 1] for row in self._rows if len(row.words) == self._at]
+        choices = dict.fromkeys(choice for arg in skipped if isinstance(arg, Arg) for choice in arg.choices)
+        return f"; expected: {', '.join(choices)}" if choices and not self._values else ""
 
     def _after(self) -> str:
         return f' after "{" ".join(self._typed)}"' if self._typed else ""

@@ -92,6 +92,8 @@ BAD = [
     ("show guest", 'incomplete command after "show guest"; expected: NAME'),
     ("show gu ips1 ips2", 'unexpected argument "ips2" after "show gu ips1"'),
     ("show guests ips1", 'unexpected argument "ips1" after "show guests"'),
+    ("show log nowhere", 'unexpected argument "nowhere" after "show log"; expected: supervisor, kernel,'),
+    ("show log kernel nowhere", 'unexpected argument "nowhere" after "show log kernel"'),
     ("show status now", 'unexpected argument "now" after "show status"'),
     ("show transitions many", 'COUNT must be a number, not "many"'),
     ("show transitions ٣", "COUNT must be a number"),

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from appliance.errors import NotFoundError, UnreachableError
+from appliance.hardware.board import Port as BoardPort
 from appliance.hardware.links import Port
 from appliance.supervisor.ports import Ports
 from appliance.supervisor.system import System
@@ -61,3 +63,28 @@ def test_a_driver_that_does_not_answer_costs_its_own_row(tmp_path: Path) -> None
 
     lan, _ = asyncio.run(Ports(system(tmp_path), half).show({}))
     assert (lan.link, lan.speed_mbps, lan.driver) == ("up", None, "")
+
+
+def test_a_management_port_that_is_not_used_is_there(tmp_path: Path) -> None:
+    """It stands where the data ports are, by its own name, and is not missing."""
+    found = system(tmp_path)
+    assert found.board is not None
+    found.board = structs.replace(found.board, port=(BoardPort("mgmt0", role="management"),))
+    asked: list[Sequence[str]] = []
+
+    async def only_there(words: Sequence[str], timeout: float) -> tuple[int, str]:
+        asked.append(words)
+        return await answers(words, timeout)
+
+    (row,) = asyncio.run(Ports(found, only_there).show({}))
+    assert (row.device, row.link, row.detail) == ("mgmt0", "up", "not in use: it has no address")
+    assert list(asked[0][-2:]) == ["dev", "mgmt0"]
+    assert asyncio.run(Ports(found, only_there).one({"name": "mgmt0"})).port.device == "mgmt0"
+
+
+def test_one_port_that_is_nowhere_or_does_not_answer(tmp_path: Path) -> None:
+    async def hangs(words: Sequence[str], timeout: float) -> tuple[int, str]:
+        raise UnreachableError(f"{words[0]} did not end within {timeout:g} s")
+
+    assert asyncio.run(Ports(system(tmp_path), answers).one({"name": "wan0"})).port.detail == "wan0 was not found"
+    assert asyncio.run(Ports(system(tmp_path), hangs).one({"name": "lan0"})).port.detail.startswith("ip did not end")
