@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the counters were when somebody cleared them: an operator then sees what came since, and metrics go on counting.
+"""The counters at the time they were cleared: the console shows the difference since then, metrics are not affected.
 
-The counters themselves are the kernel's and are never set back. A number that is now smaller than it was then began
-anew with a new datapath, and is shown as it is. Kept in /run for the next bypassd of this boot.
+The kernel's counters are never reset. A counter that is smaller than the kept value belongs to a newly loaded datapath
+and is shown unchanged. Kept in /run for the next bypassd of this boot.
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ class Power:
         except BypassError as error:
             if not order.force:
                 what = f"a relay did not close within {keeper_watch.RELAY_S:g} s: nothing else was stopped"
-                raise RefusedError(f"{what}; {_FORCE[order.action]} goes on nevertheless") from error
-            self._say(f"{order.action} goes on although a relay did not close: the link may be interrupted")
+                raise RefusedError(f"{what}; {_FORCE[order.action]} continues in spite of it") from error
+            self._say(f"{order.action} continues although a relay did not close: the link may be interrupted")
 
     async def _stop_guests(self) -> None:
         running = self._running()

@@ -12,7 +12,7 @@ from appliance.supervisor.power_order import Action
 
 _END: dict[Action, str] = {
     "reboot": "until the appliance has started and is verified",
-    "poweroff": "until somebody powers the appliance on",
+    "poweroff": "until the appliance is powered on again",
 }
 
 

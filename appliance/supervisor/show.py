@@ -53,7 +53,7 @@ class Show:
         add(methods.RULES_SHOW, self.rules, doc=doc, params={"since": since})
         doc = "counters of ports, hops and rules, since the datapath was loaded"
         add(methods.COUNTERS_SHOW, self.counters, doc=doc, params={"since": since})
-        doc = "count anew for whoever asks `since` clear; everything else goes on counting"
+        doc = "restart the counters that are read with `since` clear; all other counters and the metrics go on"
         add(methods.COUNTERS_CLEAR, self.counters_clear, "operator", doc)
         add(methods.TRANSITIONS_SHOW, self.transitions, doc="changes of state with causes", params={"count": count})
         add(methods.CRASH_LOG_SHOW, self.crash_log, doc="records of kernel crashes", params={"name": one})

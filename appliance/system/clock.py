@@ -51,7 +51,7 @@ def set_time(moment: datetime) -> None:
 
 
 def is_kept() -> bool:
-    """Whether the kernel believes in its clock, because somebody set it or NTP keeps it. OSError: it does not say."""
+    """Whether the kernel considers its clock set, by hand or by NTP (adjtimex(2)). OSError: it does not say."""
     timex = _Timex(modes=0)
     _adjust(timex)
     return not timex.status & _STA_UNSYNC

@@ -144,8 +144,8 @@ SHOW = (
 )
 
 CLEAR = (
-    _clear("counters", "count anew from here; metrics go on counting"),
-    _clear("incidents", "leave the present incidents out of the list; they are kept"),
+    _clear("counters", "restart the shown counters; the metrics are not affected"),
+    _clear("incidents", "hide the present incidents from the list; they are kept"),
 )
 
 CRASHES = (

@@ -89,7 +89,7 @@ def test_a_clock_that_is_set_moves_a_time_of_day_and_no_time_span() -> None:
 def test_what_traffic_gets(relay: str, trouble: str, said: str) -> None:
     segment = Segment(name="main", relay=relay, state="x", want="x", cause="healthy", detail="", lan="lan0", wan="wan0")
     assert power_plan.link(segment, "reboot", trouble).traffic.startswith(said)
-    assert power_plan.link(segment, "poweroff", trouble).traffic.endswith("until somebody powers the appliance on")
+    assert power_plan.link(segment, "poweroff", trouble).traffic.endswith("until the appliance is powered on again")
 
 
 def test_a_rule_that_blocks_is_named() -> None:
