@@ -16,7 +16,8 @@ from appliance.errors import RefusedError
 from appliance.system import password
 from console.client import Client
 from console.commands import one_commit, setup
-from console.commands.setup import Answers, Wizard, address_trouble, changes, gateway_trouble, hostname_trouble, shown
+from console.commands.setup import Wizard
+from console.commands.setup_answers import Answers, address_trouble, changes, gateway_trouble, hostname_trouble, shown
 from console.render import Style
 from console.session import Context
 from console.terminal.prompt import Asker
