@@ -23,6 +23,7 @@ from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest.agent.channel import Message
 from appliance.guest.agent.conversation import Agent, Host
 from appliance.guest.console import Console
+from appliance.guest.port import tap
 from appliance.guest.port.management_port import Port
 from appliance.guest.port.tap import TapInUseError
 from appliance.guest.process_policy import ProcessEnd, ProcessPolicy
@@ -37,7 +38,6 @@ from appliance.health.verdict import Decision
 from appliance.health.watch import TapPair
 from appliance.hop.hop import Answer, Hop, HopLeases
 from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
-from appliance.system import netdev
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
@@ -425,7 +425,7 @@ class Guest:
         for pair in self.pairs:
             for name in (pair.lan, pair.wan):
                 with contextlib.suppress(OSError):  # the tap is gone, and its frames with it
-                    netdev.drop_queued(name)
+                    tap.drop_queued(name)
 
     def on_measured(self, fault: Fault, at_most: int | None) -> None:
         """The first frame bypassed the guest after it failed."""

@@ -19,7 +19,7 @@ from appliance.errors import HardwareError
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNAME, _SIOCETHTOOL = 0x8913, 0x8914, 0x8923, 0x8946
 _SIOCGIFADDR, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8915, 0x8916, 0x891C
 _SIOCGIFMTU, _SIOCSIFMTU = 0x8921, 0x8922
-_SIOCGIFTXQLEN, _SIOCSIFTXQLEN = 0x8942, 0x8943
+_SIOCSIFTXQLEN = 0x8943
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x10000
 TRANSPARENT = IFF_UP | IFF_PROMISC | IFF_NOARP
 """The flags of a port of a transparent device, see `prepare`."""
@@ -57,13 +57,9 @@ def set_mtu(ifname: str, size: int) -> None:
     _ioctl(_SIOCSIFMTU, _IFREQ_NUMBER.pack(ifname.encode(), size))
 
 
-def drop_queued(ifname: str) -> None:
-    """Drop the frames that wait in a tap for its reader: a tap cuts its ring to the queue's length on a change."""
-    length = _IFREQ_NUMBER.unpack(_ioctl(_SIOCGIFTXQLEN, _IFREQ_NUMBER.pack(ifname.encode(), 0)))[1]
-    try:
-        _ioctl(_SIOCSIFTXQLEN, _IFREQ_NUMBER.pack(ifname.encode(), 0))
-    finally:
-        _ioctl(_SIOCSIFTXQLEN, _IFREQ_NUMBER.pack(ifname.encode(), length))
+def set_queue_length(ifname: str, frames: int) -> None:
+    """Set how many frames may wait in the device's transmit queue; a tap drops at once what is more."""
+    _ioctl(_SIOCSIFTXQLEN, _IFREQ_NUMBER.pack(ifname.encode(), frames))
 
 
 def address(ifname: str) -> bytes:

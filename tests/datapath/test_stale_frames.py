@@ -74,8 +74,47 @@ def test_what_waits_in_a_tap_is_dropped() -> None:
             fill(TAPS[0], 300)
             assert waiting(fd) == 300
             fill(TAPS[0], 300)
-            netdev.drop_queued(TAPS[0])
+            tap.drop_queued(TAPS[0])
             assert waiting(fd) == 0
+            fill(TAPS[0], 300)
+            assert waiting(fd) == 300
+        finally:
+            os.close(fd)
+
+    elsewhere(work)
+
+
+def test_dropping_in_two_threads_leaves_the_whole_queue() -> None:
+    """A guest that fails while it is being resumed: with one thread's 0 left behind, it would get no frame again."""
+
+    def drop() -> None:
+        for _ in range(300):
+            tap.drop_queued(TAPS[0])
+
+    def work() -> None:
+        fd = opened(TAPS[0])
+        try:
+            threads = [threading.Thread(target=drop) for _ in range(2)]  # in this thread's namespace, as its children
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            fill(TAPS[0], 300)
+            assert waiting(fd) == 300
+        finally:
+            os.close(fd)
+
+    elsewhere(work)
+
+
+def test_a_queue_that_a_killed_bypassd_left_at_0_is_mended() -> None:
+    def work() -> None:
+        fd = opened(TAPS[0])
+        try:
+            netdev.set_queue_length(TAPS[0], 0)
+            fill(TAPS[0], 300)
+            assert waiting(fd) == 0
+            tap.ensure(TAPS[0])
             fill(TAPS[0], 300)
             assert waiting(fd) == 300
         finally:

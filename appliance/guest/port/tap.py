@@ -27,6 +27,9 @@ _IFF_NO_PI = 0x1000
 TAP_MTU = limits.MAX_MTU
 """The largest that a port can have, so that a tap never limits a frame."""
 
+QUEUE = 1000
+"""Frames that may wait in a tap for the guest: the kernel's own default, stated because it is set again after 0."""
+
 _NAME = re.compile(r"tw\d+\.\d+[lw]")
 
 
@@ -67,14 +70,30 @@ def make(name: str) -> None:
 
 
 def ensure(name: str) -> None:
-    """Create the tap if it is missing; bring it up without addresses, with room for tagged frames."""
+    """Create the tap if it is missing; bring it up without addresses, with room for tagged frames.
+
+    The queue is set although it is the default: a bypassd that was killed in `drop_queued` has left none.
+    """
     make(name)
     try:
+        netdev.set_queue_length(name, QUEUE)
         netdev.disable_ipv6(name)
         netdev.set_mtu(name, TAP_MTU)
         netdev.change_flags(name, netdev.IFF_UP)
     except OSError as error:
         raise GuestError(f"tap {name} cannot be set up: {error.strerror}") from error
+
+
+def drop_queued(name: str) -> None:
+    """Drop the frames that wait in the tap for its reader; OSError if it is gone.
+
+    Threads may do this at the same time (a guest fails while it is being resumed). So the length to set again must not
+    be read from the tap, where it may be the other thread's 0: the guest would never get a frame again.
+    """
+    try:
+        netdev.set_queue_length(name, 0)
+    finally:
+        netdev.set_queue_length(name, QUEUE)
 
 
 def existing() -> list[str]:
