@@ -50,7 +50,7 @@ def said(fresh: Board, closed: str) -> str:
     line = fresh.console
     board_appliance.wait_serving(fresh)
     mark = line.mark()
-    line.expect("Type setup .*: ", since=0)
+    line.expect("setup, no or Enter: ", since=0)
     line.sendline("setup")
     line.expect(r"Host name \[bypass\]: ")
     line.sendline("wire1")
@@ -140,7 +140,7 @@ def test_the_serial_line_asks_for_a_login_now(fresh: Board, said: str, took: Too
     line.expect("logout", since=mark)
     line.expect(r"inline\S*: main\s+wire1 login: ", timeout=90)
     shown()
-    assert "Type setup" not in line.text[mark:]
+    assert "setup, no or Enter" not in line.text[mark:]
     mark = line.mark()
     line.sendline("admin")
     line.expect("Password: ")
