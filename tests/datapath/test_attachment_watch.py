@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -261,3 +262,33 @@ def test_an_error_that_passes_does_not_choose_the_mode(
         assert wire.stream(32) == []
     finally:
         made.unload()
+
+
+def test_the_event_loop_waits_for_the_thread_that_switches_the_policy(
+    wire: Wire, bpf_object: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment is not detached, and its link's descriptor not closed, while the other thread updates that link."""
+    busy, go = threading.Event(), threading.Event()
+    update = libbpf.link_update
+
+    def slow(link: int, program: int) -> None:
+        busy.set()
+        go.wait()
+        update(link, program)
+
+    with appliance(wire, bpf_object, "xdp", EMPTY) as made:
+        prepared = made.prepare_policy(ALL)
+        monkeypatch.setattr(libbpf, "link_update", slow)
+        switching = threading.Thread(target=made.switch_policy, args=(prepared,))
+        detaching = threading.Thread(target=made.detach_segment, args=("main",))
+        try:
+            switching.start()
+            assert busy.wait(10)
+            detaching.start()
+            detaching.join(0.2)
+            assert detaching.is_alive()
+        finally:
+            go.set()
+            switching.join()
+            detaching.join()
+        assert all(one.hop for one in made.attachments())

@@ -2,13 +2,17 @@
 """The devices of a datapath: ports and taps in their slots (slots.py), each attached by XDP or tc (attacher.py).
 
 Owns both and the links of the attached programs while the datapath is open; pinned links stay attached without it.
-Calls are short and synchronous, and are made from one thread.
+Calls are short and synchronous. They come from two threads, the event loop's and the one that switches the policy, so
+what changes something takes its turn: a link's descriptor must not be closed while the other thread uses it.
 """
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
+from typing import Concatenate, ParamSpec, TypeVar
 
 from appliance.errors import DatapathError
 from appliance.steering.kernel.attacher import Attacher
@@ -17,6 +21,20 @@ from appliance.steering.kernel.links import FILLING, Links, Standing, View
 from appliance.steering.kernel.objects import Kernel
 from appliance.steering.kernel.slots import Attachment, Numbers, Slots
 from appliance.system import netdev_facts as devices
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_turn(method: Callable[Concatenate[Attachments, P], R]) -> Callable[Concatenate[Attachments, P], R]:
+    """One thread after the other."""
+
+    @functools.wraps(method)
+    def turn(self: Attachments, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return turn
 
 
 class Attachments:
@@ -31,6 +49,7 @@ class Attachments:
         copy_flags: Callable[[int], int],
         key: Callable[[str], int],
     ) -> None:
+        self._turn = threading.RLock()
         self._names, self._first_program = names, first_program
         self._slots = Slots(kernel, names, copy_flags, key)
         names_of = {"xdp": "entry_xdp", FILLING: "entry_filling_xdp", "tc": "entry_tc"}
@@ -38,6 +57,7 @@ class Attachments:
         self._links = Links(entries, kernel.pins / "links" if kernel.pins is not None else None)
         self._attacher = Attacher(self._slots, self._links)
 
+    @_in_turn
     def attach_segment(
         self,
         segment: str,
@@ -73,6 +93,7 @@ class Attachments:
         """The MTU of a segment; 0: its ports are not attached."""
         return min((port.device.mtu for port in self._slots.ports(segment)), default=0)
 
+    @_in_turn
     def attach_hop(
         self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False
     ) -> Attachment:
@@ -90,6 +111,7 @@ class Attachments:
         self._slots.measure(segment)
         return placed
 
+    @_in_turn
     def shorten(self) -> None:
         """Let the ports' frames begin in the current policy's own programs, if it has any."""
         for attached in self._slots.all():
@@ -110,11 +132,13 @@ class Attachments:
         found = [(self._slots[place], self._links.standing(place, view)) for place, view in views.items()]
         return [(attached, standing) for attached, standing in found if standing is not Standing.RIGHT]
 
+    @_in_turn
     def mend(self, attachment: Attachment) -> None:
         """Attach again what another program detached, replaced or precedes. Errors as in `Links.mend`."""
         self._links.mend(attachment.slot)
         self.shorten()
 
+    @_in_turn
     def withdraw(self, hops: Set[tuple[str, str]]) -> None:
         """These hops (name, segment) get no frames, because what comes out of one of their taps would be lost."""
         self._slots.withdraw(hops)
@@ -123,16 +147,19 @@ class Attachments:
         """The id of the program in which the device's frames begin."""
         return self._links.program(attachment.slot)
 
+    @_in_turn
     def write_devices(self) -> None:
         """Rewrite every device's flags, because copies of frames are wanted, or no longer are."""
         self._slots.write_devices()
 
+    @_in_turn
     def detach_segment(self, segment: str) -> None:
         """Detach a segment's ports; its frames are then not forwarded (the relay should be in bypass)."""
         number = self._names.number("segment", segment)
         for side in Side:
             self._detach(slot(0, number, side))
 
+    @_in_turn
     def detach_hop(self, hop: str, segment: str | None = None) -> None:
         """Detach a hop's taps, of one segment or of all."""
         number = self._names.get("hop", hop)
@@ -147,6 +174,7 @@ class Attachments:
         self._links.detach(place)
         self._slots.leave(place, ifindex)
 
+    @_in_turn
     def drop_unclaimed(self) -> list[int]:
         """After a restart: detach what was adopted and has not been attached again since. Returns the slots."""
         gone = [place for place in self._links.slots() if place not in self._slots]
@@ -166,11 +194,13 @@ class Attachments:
         """Whether it is the tap of a hop that chooses the next hop by tags."""
         return self._slots.steers(attachment)
 
+    @_in_turn
     def detach_all(self) -> None:
         """Detach everything, including what an earlier process attached."""
         for place in {*self._links.slots(), *self._slots.places()}:
             self._detach(place)
 
+    @_in_turn
     def close(self) -> None:
         """Close the links; pinned ones stay attached."""
         self._links.close()
