@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,24 @@ def test_every_kernel_setting_reaches_its_file_and_one_that_is_refused_is_logged
     assert found == {path: value for path, value in wanted.items() if path != missing}
     assert f"{missing}=1 refused" in (tmp_path / "dev/kmsg").read_text()
     assert any(not path.startswith("/proc/sys/") for path in wanted)
+
+
+# -- modules read ahead
+
+
+def test_rcs_reads_the_modules_that_bypassd_imports_at_its_start() -> None:
+    """The module's name stands in a shell script, which no checker of imports reads."""
+    start = (ROOTFS / "etc/init.d/rcS").read_text()
+    named = re.search(r"python3 -I -c '(import [\w.]+)' .*&$", start, re.MULTILINE)
+    assert named is not None
+    told = subprocess.run(
+        [sys.executable, "-c", f"{named[1]}; import sys; print('appliance.steering.part' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOTFS.parent,
+    )
+    assert told.stdout == "True\n"
 
 
 # -- init
