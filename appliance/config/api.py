@@ -123,7 +123,7 @@ class Api:
         return await asyncio.to_thread(work)
 
     async def check(self, params: Params) -> configuration.Checked:
-        """config.check: deep for the candidate; a viewer's text is only read."""
+        """config.check: deep only for an administrator's candidate; a text that is passed in is only read."""
         if "text" in params:
             check = await self._session.check(params["text"], str(params.get("source", "")))
         else:

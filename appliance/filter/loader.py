@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Generated programs into the kernel, through libbpf: load, map, test run. Needs CAP_BPF (root).
 
-Owns the file descriptors it returns until `close`. Makes no decisions: those are the caller's.
+A `LoadedSet` owns its file descriptors until `close`. Makes no decisions: those are the caller's.
 """
 
 from __future__ import annotations

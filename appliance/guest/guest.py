@@ -71,13 +71,16 @@ class Ledger(Protocol):
 
 
 class GuestEvents(Protocol):
-    """Hears when a guest that had traffic failed, and when a guest starts over (failure.py)."""
+    """Hears when a guest failed, and when it starts over (failure.py)."""
 
     def agent_host(self, guest: Guest) -> Host:
         """What carries out the requests of the guest's agent."""
 
     def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
-        """It died, or a check failed ("died", "failed"). Returns at once; the lease is gone already."""
+        """It "died", with or without traffic, or a check "failed" while it had traffic. Returns at once.
+
+        The lease is gone already.
+        """
 
     def measured(self, guest: Guest, fault: Fault, at_most: int | None) -> None:
         """The first frame bypassed it, at most `at_most` ns after it was last known to work."""

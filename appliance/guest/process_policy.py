@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""When a guest's QEMU process should run, and what follows when it ends. Pure: times are passed in, nothing is awaited.
+"""When a guest's QEMU process should run, and what follows when it ends. Times are passed in, nothing is
+awaited.
 
 The hop's policy (hop/hop.py) decides about traffic; this one decides about the process: orders, failed starts, the end
 of the process, and (in restart.py) the next start. It lives as long as its guest's object.

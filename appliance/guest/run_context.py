@@ -19,7 +19,7 @@ from appliance.system.namespace import Namespace
 
 @dataclass(frozen=True)
 class RunContext:
-    """The context of one run. All but `hop`, `pairs`, `mtus`, `management` and `loads` are shared."""
+    """The context of one run. All but `hop`, `pairs`, `nonce`, `mtus`, `management` and `loads` are shared."""
 
     paths: Paths
     hop: int

@@ -2,7 +2,8 @@
 """All checks of one guest, decided: what is due when, and what each piece of evidence means for the verdict.
 
 The part of the watch (watch.py) that needs no socket, timer or task. Times are passed in, in nanoseconds of
-CLOCK_MONOTONIC; the only I/O is done by the ports that the streams are given. Lives as long as the guest's process.
+CLOCK_MONOTONIC; what is sent and limited goes through the ports and loads that the streams are given. Reads a probe's
+capture file when it is configured. Lives as long as the guest's process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Watches one running guest: sends heartbeats, runs its probes, collects evidence, and reports decisions.
 
-The I/O around the pure checks (checks.py): packet sockets on the guest's taps, one timer, one task for each active
+The I/O around the checks (checks.py): packet sockets on the guest's taps, one timer, one task for each active
 probe, and the clock. It renews no lease itself; it reports when the evidence expires. It lives as long as the guest's
 process.
 """

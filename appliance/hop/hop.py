@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One hop, either a guest or a remote: its state, lease, drain, falls, and the operator's order.
 
-Pure policy between two protocols: the datapath's leases (`HopLeases`), and the owner (`HopOwner`), which alone knows
-what the hop is made of, starts and stops it, and records its moves. Times are passed in, in nanoseconds of
-CLOCK_MONOTONIC. A hop lives as long as bypassd; its lease and its run folder (falls, operator's order) live longer.
+Policy between two protocols: the datapath's leases (`HopLeases`), and the owner (`HopOwner`), which alone knows what
+the hop is made of, starts and stops it, and records its moves. Times are passed in, in nanoseconds of CLOCK_MONOTONIC.
+A hop lives as long as bypassd; its lease and its run folder live longer. Falls and the operator's order, kept in that
+folder, are all that it reads and writes itself.
 
 On evidence against the hop, its lease is revoked before anything is recorded or decided: traffic first.
 """

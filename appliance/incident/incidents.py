@@ -114,7 +114,7 @@ class Incidents:
             await self.keep(await self._falls.get())
 
     async def keep(self, fall: Fall) -> Incident:
-        """Keep one failure as an incident, and quarantine the flow to blame."""
+        """Keep one failure as an incident, and quarantine the flow to blame; a repeated one only counts."""
         offset = int(self._wall() * 1e9) - time.monotonic_ns()
         if (again := await asyncio.to_thread(self._again, fall, offset)) is not None:
             self._early.pop((fall.guest, fall.at), None)

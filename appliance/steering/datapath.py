@@ -2,7 +2,8 @@
 """The datapath as the supervisor sees it: attach segments and hops, set the policy, read counters.
 
 A thin layer over the kernel's maps. It owns their descriptors until `close`; what is pinned keeps working without it.
-Calls are short and synchronous, made from one thread. Times are ns of CLOCK_MONOTONIC.
+Calls are synchronous, and short but for `prepare_policy` and `switch_policy`, which may run in a thread of their own
+beside the others. Times are ns of CLOCK_MONOTONIC.
 """
 
 from __future__ import annotations
@@ -233,7 +234,10 @@ class Datapath:
     # -- hops ---------------------------------------------------------------------------------------------------------
 
     def record(self, hop: str, frames: int, kept: int) -> None:
-        """Keep the last `frames` frames handed to the hop (0: none), `kept` bytes of each; recorded frames stay."""
+        """Keep the last `frames` frames handed to the hop (0: none), `kept` bytes of each.
+
+        What is recorded stays unless the ring's size or `kept` changes.
+        """
         self.recorders.arrange(self.hop_id(hop), frames, kept)
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:

@@ -4,7 +4,8 @@
 The relays of removed segments close first. Then the taps of added guests are created, the datapath switches in one
 step, ports are attached, added segments begin, and guests follow their new configuration. So no frame is sent to a
 guest that does not exist, and no port is taken from a link that still needs it. Rolling back takes the same steps with
-the old configuration. Removed guests power down when the commit is final. Reads the system and owns nothing.
+the old configuration. Removed guests power down when the commit is final. Owns nothing; at the end
+`system.config` is the new configuration.
 """
 
 from __future__ import annotations

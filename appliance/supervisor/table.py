@@ -91,7 +91,7 @@ async def _guests(given: Given) -> Part:
 
 
 async def _unclaimed(given: Given) -> None:
-    """Remove leases and devices that no guest has adopted: they belong to guests that are no longer configured."""
+    """Detach devices that no guest has adopted: they belong to guests that are no longer configured."""
     datapath = given.system.steering.datapath
     if datapath is not None:
         datapath.drop_unclaimed()
