@@ -61,6 +61,16 @@ def needed(board: str) -> dict[str, str]:
     return uses.programs(buildroot.known_programs(), folders)
 
 
+@functools.cache
+def run_by_name(board: str) -> dict[str, str]:
+    """The programs that shell scripts of the board's image run without their path."""
+    found: dict[str, str] = {}
+    for path in uses.scripts([*overlays(board), uses.REPO / "board/initramfs"]):
+        for name, line in uses.script_programs(path.read_text(), by_path=False).items():
+            found.setdefault(name, f"{path.relative_to(uses.REPO)}:{line}")
+    return found
+
+
 def configuration(board: str) -> dict[str, str]:
     """Files that the board's default configuration names."""
     text = next(folder / tree.CONFIG for folder in reversed(overlays(board)) if (folder / tree.CONFIG).is_file())
@@ -70,6 +80,7 @@ def configuration(board: str) -> dict[str, str]:
 def against(board: str, config: buildroot.Settings, busybox: buildroot.Settings) -> list[str]:
     """What an image of this configuration would lack."""
     found = buildroot.missing_programs(needed(board), config, busybox)
+    found += buildroot.hidden_programs(run_by_name(board), busybox)
     with tempfile.TemporaryDirectory(prefix="check-image-") as place:
         for _, machine in guest_qemu.machines(Path(place)):
             argv = command.build(machine)

@@ -14,11 +14,13 @@ Settings = Mapping[str, str]
 
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "BR2_PACKAGE_BUSYBOX": ("busybox",),
+    "BR2_PACKAGE_CHRONY": ("chronyc", "chronyd"),
     "BR2_PACKAGE_DROPBEAR": ("dropbear", "dropbearkey"),
     "BR2_PACKAGE_E2FSPROGS": ("e2fsck", "mke2fs", "tune2fs"),
     "BR2_PACKAGE_E2FSPROGS_RESIZE2FS": ("resize2fs",),
     "BR2_PACKAGE_ETHTOOL": ("ethtool",),
     "BR2_PACKAGE_EUDEV": ("udevadm", "udevd"),
+    "BR2_PACKAGE_GNUPG2": ("gpg",),
     "BR2_PACKAGE_IPROUTE2": ("bridge", "ip", "ss", "tc"),
     "BR2_PACKAGE_PYTHON3": ("python3",),
     "BR2_PACKAGE_QEMU_SYSTEM": ("qemu-system-x86_64",),
@@ -29,6 +31,9 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "BR2_PACKAGE_UTIL_LINUX_PARTX": ("partx",),
 }
 """Option -> programs that are in the image with it. Everything else must be an applet of busybox."""
+
+SAME = frozenset({"busybox", "ip"})
+"""Programs whose applet of the same name does what our scripts ask of it."""
 
 _APPLETS = {"[": "TEST1", "[[": "TEST2", "sh": "ASH", "bash": "BASH_IS_ASH"}
 """Applets whose option in busybox has another name than they have."""
@@ -114,6 +119,15 @@ def missing_programs(needed: Mapping[str, str], config: Settings, busybox: Setti
         elif not on(config, option):
             found.append(f"{where} runs {name}: {option} is not set")
     return found
+
+
+def hidden_programs(run: Mapping[str, str], busybox: Settings) -> list[str]:
+    """Programs of packages that `run` names without a path: busybox's shell runs its own applet instead."""
+    return [
+        f"{where} runs {name}: busybox's shell runs its own instead; give the whole path, or leave {applet} out"
+        for name, where in sorted(run.items())
+        if name in set(known_programs()) - SAME and busybox.get(applet := applet_option(name), "n") == "y"
+    ]
 
 
 def missing_words(argv: Iterable[str], config: Settings) -> list[str]:

@@ -94,8 +94,11 @@ def imports(source: str) -> set[str]:
     return found
 
 
-def script_programs(text: str) -> dict[str, int]:
-    """Programs and applets that a shell script runs: name -> line, roughly (pure). Its own functions are none."""
+def script_programs(text: str, *, by_path: bool = True) -> dict[str, int]:
+    """Programs and applets that a shell script runs: name -> line, roughly (pure). Its own functions are none.
+
+    `by_path`: also those that it runs by their whole path.
+    """
     bare = _without_comments(text)
     own = set(re.findall(r"^\s*([A-Za-z_]\w*)\(\)", bare, re.MULTILINE))
     labels = set(re.findall(r"^\s*(?:[\w-]+ \| )*([\w-]+)\)", bare, re.MULTILINE))  # of `case`
@@ -105,7 +108,7 @@ def script_programs(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for match in (*_COMMAND.finditer(bare), *_WRAPPED.finditer(bare)):
         name = match[1]
-        if name.startswith("/") and not re.match(r"/(?:usr/)?s?bin/|/bin/", name):
+        if name.startswith("/") and not (by_path and re.match(r"/(?:usr/)?s?bin/", name)):
             continue
         name = name.rpartition("/")[2]
         if name in own or name in labels or name in _BUILTINS or re.match(r"\s*\+?=|\S*\)", bare[match.end(1) :]):

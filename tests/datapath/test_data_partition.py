@@ -52,7 +52,6 @@ COMMANDS = (
     "cp",
     "mv",
     "sync",
-    "mke2fs",
     "tune2fs",
 )
 
@@ -137,7 +136,7 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
         "sbin",
         "bin",
         "dev",
-        "proc",
+        "proc/self",
         "run",
         "etc/bypass",
         "var",
@@ -146,6 +145,7 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
         (root / name).mkdir(parents=True)
     (root / "etc/bypass/config.toml").write_text("default = true\n")
     (root / "dev/kmsg").write_text("")
+    (root / "proc/self/exe").symlink_to("/usr/bin/busybox")  # so the shell finds its applets, as on the appliance
     disk = tmp_path / "disk"
     with disk.open("wb") as file:
         file.truncate(32 * MIB)
@@ -195,7 +195,7 @@ def test_what_is_on_it_is_used(boot: Boot) -> None:
     [
         ("cat", 1, 8), ("dd", 1, 13), ("tr", 1, 8), ("od", 1, 5), ("wc", 1, 4), ("e2fsck", 8, 3), ("e2fsck", 4, 3),
         ("e2fsck", 128, 3), ("resize2fs", 1, 1), ("mount", 32, 3), ("mount", 255, 3), ("mkdir", 1, 3), ("cp", 1, 1),
-        ("mv", 1, 1), ("sync", 1, 1), ("mke2fs", 1, 1), ("tune2fs", 1, 1),
+        ("mv", 1, 1), ("sync", 1, 1), ("tune2fs", 1, 1),
     ],
 )  # fmt: skip
 def test_no_command_that_fails_once_costs_a_file(boot: Boot, fail: str, code: int, calls: int) -> None:

@@ -40,6 +40,8 @@ def test_the_tree_provides_what_the_code_uses(board: str) -> None:
         ("BR2_PACKAGE_CA_CERTIFICATES", "need the authorities' certificates"),
         ("BR2_PACKAGE_THROUGHWIRE_DEMO_GUEST", "names /usr/share/bypass/guest-demo/bzImage (guest 1.kernel)"),
         ("BR2_PACKAGE_DROPBEAR", "appliance/access/ssh.py"),
+        ("BR2_PACKAGE_CHRONY", "appliance/management/ntp.py"),
+        ("BR2_PACKAGE_GNUPG2", "console/commands/sealed.py"),
         ("BR2_PACKAGE_UTIL_LINUX_BINARIES", "rootfs/etc/init.d/data-partition"),
         ("BR2_FORTIFY_SOURCE_2", "BR2_FORTIFY_SOURCE_2 is not set"),
     ],
@@ -59,6 +61,14 @@ def test_an_applet_that_busybox_is_built_without_is_named(applet: str, user: str
     (line,) = check.against("qemu-x86_64", check.settled("qemu-x86_64"), without)
     assert line.startswith(user)
     assert f"busybox is built without CONFIG_{applet}" in line
+
+
+def test_an_applet_in_the_way_of_a_program_is_named() -> None:
+    """Busybox's shell prefers its own programs; its ip is the same as the other one, its tune2fs is not."""
+    hidden = {**busybox(), "CONFIG_TUNE2FS": "y", "CONFIG_IP": "y"}
+    (line,) = check.against("qemu-x86_64", check.settled("qemu-x86_64"), hidden)
+    assert line.startswith("rootfs/etc/init.d/data-partition:")
+    assert "runs tune2fs" in line
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -95,6 +105,7 @@ def test_programs_of_a_script() -> None:
     found = set(uses.script_programs(SCRIPT))
     assert found == {"sed", "head", "mount", "touch", "basename", "od", "busybox", "switch_root", "nice", "udevadm",
                      "usleep"}  # fmt: skip
+    assert "busybox" not in uses.script_programs(SCRIPT, by_path=False)
 
 
 PYTHON = """

@@ -7,6 +7,7 @@ Every test uses a real ControlServer with fake handlers (fake_daemon.py); no par
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,8 +96,8 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     assert "bypassd is not running (" in gone.stderr
     assert "none does not exist)" in gone.stderr
     assert "try again" in gone.stderr
-    with FakeDaemon(tmp_path / "s") as made:
-        made._server._path = tmp_path / "other"  # so that stop leaves the socket file behind
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "s"))  # its file stays
     refused = bypass("show", "status", sock=tmp_path / "s")
     assert (refused.returncode, "nothing listens" in refused.stderr) == (3, True)
     with pytest.raises(UnreachableError, match="did not answer"), FakeDaemon(tmp_path / "t") as made:
