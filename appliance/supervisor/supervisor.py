@@ -30,6 +30,7 @@ from appliance.errors import ConfigError, DatapathError
 from appliance.hardware import data_partition
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import boot_id
+from appliance.hardware.reset_cause import Reset
 from appliance.keeper.client import KeeperLink
 from appliance.paths import Paths
 from appliance.supervisor import exit_reason, logs, table
@@ -47,10 +48,12 @@ log = logging.getLogger(__name__)
 FIRST_S = 60.0  # to bring everything up if the first valid configuration came by a commit
 READ_BACK_S = 10.0  # how long reading the ledger of earlier runs waits for the parts, which start first
 ANSWER_S = 0.5  # to answer the request, before bypassd ends
+EVIDENCE_S = 5.0  # for collecting crash records, which come first: a disk that hangs must not keep the link in bypass
 _RESETS = {  # by the kind found by hardware/crashlog.py
     "panic": Change.SYSTEM_CRASHED,
     "watchdog": Change.SYSTEM_CRASHED,
     "power": Change.SYSTEM_LOST_POWER,
+    "unknown": Change.SYSTEM_RESET,
 }
 
 
@@ -245,11 +248,28 @@ class Supervisor:
             self.runner.configured()
 
     async def _collect_crash_log(self) -> None:
+        """Nothing else is started before this has ended, or has taken too long; then it ends beside the rest."""
         system = self.system
-        try:
-            await to_the_end(lambda: system.crash_log.collect(system.safe_mode.limits))
-        except OSError as error:
+        work = asyncio.ensure_future(to_the_end(lambda: system.crash_log.collect(system.safe_mode.limits)))
+        work.add_done_callback(self._collected)
+        done, _ = await asyncio.wait({work}, timeout=EVIDENCE_S)
+        if not done:
+            said = (
+                "crash log: the data partition has not answered for %g s: starting without the cause of the last reset"
+            )
+            log.error(said, EVIDENCE_S)
+        else:
+            await asyncio.sleep(0)  # for `_collected`
+
+    def _collected(self, work: asyncio.Future[Reset]) -> None:
+        if work.cancelled():
+            return
+        error = work.exception()
+        if isinstance(error, OSError):
             log.error("crash log: %s: records stay in pstore", error)
+        elif error is not None:
+            raise error
+        system = self.system
         reset = system.crash_log.reset
         if system.safe_mode.active:
             why = system.safe_mode.faults()[Cause.SAFE_MODE]
@@ -257,7 +277,8 @@ class Supervisor:
             system.transitions.record(Change.SYSTEM_SAFE, "", "starting", "safe mode", Cause.SAFE_MODE, detail=why)
         if reset.kind != "none":
             change = _RESETS.get(reset.kind, Change.SYSTEM_STARTED)
-            detail = f"last reset: {reset.text}"
+            report = f" (crash report {system.crash_log.report})" if system.crash_log.report else ""
+            detail = f"last reset: {reset.text}{report}"
             system.transitions.record(change, "", "reset", "running", reset.kind, detail=detail)
 
     def _register(self) -> None:

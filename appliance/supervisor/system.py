@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import appliance
 from appliance.api.schema.machine import PowerOrder
 from appliance.api.server import ControlServer, Registry
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
 from appliance.errors import ConfigError
 from appliance.guest.port.management_lan import Lan, lan_of
-from appliance.hardware import data_partition
+from appliance.hardware import data_partition, watchdog
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import CrashLog, boot_id
 from appliance.hardware.links import Links
@@ -130,7 +131,15 @@ def build(
         config or Config(), links, bpf_object or paths.bpf_object, paths.bpffs, names, repaired=repaired
     )
     kept = data_partition.read(paths.data_partition).state in (data_partition.KEPT, data_partition.UNKNOWN)
-    crash_log = CrashLog(pstore, paths.crash, paths.state, boot_id(), kept=kept)
+    crash_log = CrashLog(
+        pstore,
+        paths.crash,
+        paths.state,
+        boot_id(),
+        kept=kept,
+        version=appliance.__version__,
+        watchdog=lambda: watchdog.that_reset(str(paths.root / "sys/class/watchdog")),
+    )
     segments = Segments(config.segment if config else (), board, links, transitions, paths.run / "segments.json")
     return System(
         paths=paths,

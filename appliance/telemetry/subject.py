@@ -91,6 +91,7 @@ class Change(Enum):
     SUPERVISOR_RESTARTED = auto()
     SYSTEM_STARTED = auto()
     SYSTEM_LOST_POWER = auto()
+    SYSTEM_RESET = auto()
     SYSTEM_CRASHED = auto()
     SYSTEM_SAFE = auto()
 
@@ -124,6 +125,7 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.SUPERVISOR_RESTARTED: (Kind.SUPERVISOR, Severity.ERROR),
     Change.SYSTEM_STARTED: (Kind.SYSTEM, Severity.NOTICE),
     Change.SYSTEM_LOST_POWER: (Kind.SYSTEM, Severity.ERROR),
+    Change.SYSTEM_RESET: (Kind.SYSTEM, Severity.ERROR),
     Change.SYSTEM_CRASHED: (Kind.SYSTEM, Severity.CRITICAL),
     Change.SYSTEM_SAFE: (Kind.SYSTEM, Severity.CRITICAL),
 }

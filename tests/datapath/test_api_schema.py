@@ -60,6 +60,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("events.show", {}),
     ("events.subscribe", {}),
     ("crash-log.show", {}),
+    ("boots.show", {}),
     ("crash-count.clear", {}),
     ("management.show", {}),
     ("sessions.show", {}),

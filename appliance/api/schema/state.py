@@ -356,13 +356,39 @@ class Event(Answer):
     text: str
 
 
-class CrashRecord(Answer):
-    """A record of a kernel crash: its last lines, or the whole text if requested by name."""
+class CrashReport(Answer):
+    """A crash of the machine. `text`: the whole report, if it was requested by number."""
 
-    name: str
-    when: str
-    kind: str
-    text: str
+    number: int
+    when: Annotated[str, Meta(description="when it was found, after the reset; empty: the clock was not set")]
+    kind: Annotated[str, Meta(description="panic, watchdog, unknown, drill, or record: a kernel log without a panic")]
+    cause: str
+    version: Annotated[str, Meta(description="of the run that crashed; empty: unknown")]
+    ran_s: Annotated[int | None, Meta(description="for how long the machine had run; null: unknown")]
+    bytes: int
+    text: str | UnsetType = UNSET
+
+
+class Boot(Answer):
+    """A boot of the machine, and the reset before it."""
+
+    number: int
+    when: Annotated[str, Meta(description="as the machine believed it then; empty: the clock was not set")]
+    kind: Annotated[
+        str, Meta(description="first, orderly, reboot, poweroff, update, drill, panic, watchdog, power or unknown")
+    ]
+    cause: str
+    version: str
+    ran_s: Annotated[int | None, Meta(description="for how long the run before had lasted; null: unknown")]
+    report: Annotated[int | None, Meta(description="its crash report; null: there is none")]
+
+
+class Boots(Answer):
+    """`count` boots of this machine, `by_kind` of the reset before, and the newest of them, oldest first."""
+
+    count: int
+    by_kind: dict[str, int]
+    boots: list[Boot]
 
 
 class Explained(Answer):
