@@ -90,6 +90,11 @@ def _supervisor(system: System, now: int) -> list[Family]:
         boots.add(count, kind=kind)
     report = Family("crash_report", "gauge", "Number of the crash report of the last reset; 0: there is none")
     report.add(system.crash_log.report)
+    drills = Family("drill_passed", "gauge", "1 if the newest drill of this kind and segment passed")
+    drilled = Family("drill_time_seconds", "gauge", "When that drill was made, in Unix time", "seconds")
+    for result in system.drilled():
+        drills.add(1 if result.passed else 0, kind=result.kind, segment=result.segment)
+        drilled.add(result.at, kind=result.kind, segment=result.segment)
     events = Family("events", "counter", "Events since bypassd started, by severity")
     for severity in Severity:
         events.add(system.events.counts[severity], severity=severity.word)
@@ -108,6 +113,8 @@ def _supervisor(system: System, now: int) -> list[Family]:
         report,
         crashes,
         safe,
+        drills,
+        drilled,
         events,
     ]
 

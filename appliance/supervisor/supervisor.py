@@ -35,6 +35,7 @@ from appliance.keeper.client import KeeperLink
 from appliance.paths import Paths
 from appliance.supervisor import exit_reason, logs, table
 from appliance.supervisor.commit_steps import CommitSteps
+from appliance.supervisor.drills import Drills
 from appliance.supervisor.keeper_watch import KeeperWatch
 from appliance.supervisor.parts import PartRunner
 from appliance.supervisor.power import Power
@@ -102,6 +103,7 @@ class Supervisor:
         self._wake = woken.set
         system.safe_mode.resume = self._resume
         self._engine, self._api = self._configuration(store, text, pending)
+        self.drills = Drills(system, woken.set, boot_id())
         self.power = Power(system, self._keeper.relays_closed, woken.set, self._unsaved)
 
     # -- life
@@ -134,6 +136,7 @@ class Supervisor:
                     group.create_task(self._engine.run(), name="pending commit"),
                     group.create_task(system.safe_mode.run(), name="safe mode"),
                     group.create_task(self.power.run(), name="power"),
+                    group.create_task(self.drills.run(), name="drills"),
                 ]
                 await self._ending.wait()
                 for task in tasks:
@@ -294,6 +297,7 @@ class Supervisor:
         SteeringApi(lambda: system.steering.datapath).register(registry)
         self._api.register(registry)
         self.power.register(registry)
+        self.drills.register(registry)
         Captures(lambda: (system.config, system.steering.datapath)).register(registry)
 
 

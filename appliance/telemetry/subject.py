@@ -132,7 +132,8 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
 
 _BYPASSED: dict[str, Severity] = {  # by cause; any other cause is an error
     **dict.fromkeys(
-        (Cause.OPERATOR, Cause.CONFIGURED, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE), Severity.WARNING
+        (Cause.OPERATOR, Cause.CONFIGURED, Cause.DRILL, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE),
+        Severity.WARNING,
     ),
     **dict.fromkeys(
         (
@@ -162,6 +163,8 @@ class Notice(Enum):
     EVENTS_LOST = auto()
     POWER = auto()
     CLOCK_SET = auto()
+    DRILL = auto()
+    DRILL_FAILED = auto()
 
     @property
     def severity(self) -> Severity:
@@ -186,4 +189,6 @@ _NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
     Notice.EVENTS_LOST: (Severity.WARNING, None),
     Notice.POWER: (Severity.WARNING, Cause.STOPPING),
     Notice.CLOCK_SET: (Severity.WARNING, Cause.OPERATOR),
+    Notice.DRILL: (Severity.NOTICE, Cause.DRILL),
+    Notice.DRILL_FAILED: (Severity.ERROR, Cause.DRILL),
 }

@@ -142,6 +142,7 @@ SHOW = (
         REPORT._replace(optional=True),
         view="crash",
     ),
+    _show("drills", "bypass drills: results with date, and whether they prove that the link survives", view="drills"),
     _show("boots", "how often the machine started, when, and why: power, crash, order, update", view="boots"),
     _show("version", "versions of the appliance and of its components"),
     _show("events", "events with cause and severity: state changes, logins", COUNT, view="events"),
@@ -174,6 +175,39 @@ CRASHES = (
         view="done",
         options=(JSON,),
         wait=30.0,
+    ),
+)
+
+DRILLS = (
+    Command(
+        ("drill", "run", Arg("KIND", "relay, watchdog or power", choices=("relay", "watchdog", "power"))),
+        "exercise relay, watchdog or power for real; says what it means and asks",
+        local="drill:run",
+        role="admin",
+        options=(
+            Option("--segment", "relay: the segment, if there are several", SEGMENT),
+            Option("now", "without asking"),
+            JSON,
+        ),
+    ),
+    Command(
+        ("drill", "abort"),
+        "end the drill that is under way; the link stays joined or inline",
+        "drill.abort",
+        role="admin",
+        view="done",
+        options=(JSON,),
+    ),
+    Command(
+        (
+            "drill",
+            "answer",
+            Arg("WHAT", "passed: traffic crossed the link without power", choices=("passed", "failed")),
+        ),
+        "power drill: say what the link did while the power was cut",
+        local="drill:answer",
+        role="admin",
+        options=(JSON,),
     ),
 )
 
@@ -450,7 +484,7 @@ SESSION = (
 # The topics of `help`, in order. A new topic is a new line here.
 TOPICS: dict[str, tuple[Command, ...]] = {
     "Status": SHOW,
-    "Segments": (*SEGMENTS, *CRASHES),
+    "Segments": (*SEGMENTS, *DRILLS, *CRASHES),
     "Guests": GUESTS,
     "Incidents": (*INCIDENTS, *CLEAR),
     "Images": IMAGES,
@@ -472,6 +506,7 @@ GROUPS: dict[str, str] = {
     "show log": "lines of a log, and what is added to it",
     "show packets": "decode frames at a point along the path",
     "clear": "restart the count of frames or incidents",
+    "drill": "exercise relay, watchdog and power, and keep the result",
     "crash-log": "crash reports of the machine",
     "crash-count": "counted crashes of the machine, which lead to safe mode",
     "segment": "bypass a segment, or return it to automatic mode",

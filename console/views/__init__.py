@@ -19,6 +19,7 @@ _WHERE: dict[str, str] = {
     "transitions": "state.transitions",
     "crash": "crashes.reports",
     "boots": "crashes.boots",
+    "drills": "drills.drills",
     "guests": "guests.table_of_all",
     "guest": "guests.one",
     "images": "guests.images",

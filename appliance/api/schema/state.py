@@ -145,6 +145,47 @@ class Crashes(Answer):
     alarm: str
 
 
+class Protection(Answer):
+    """Whether drills prove that the link survives this appliance. No alarm: an unproven box works."""
+
+    state: Annotated[
+        str, Meta(description="protected, unproven, not judged (drill.max_age_days is 0) or none (no relay)")
+    ]
+    detail: Detail
+
+
+class DrillResult(Answer):
+    """The newest drill of a kind, and of a segment for a relay. Times in milliseconds; null: not measured."""
+
+    kind: Annotated[str, Meta(description="relay, watchdog or power")]
+    segment: str
+    when: str
+    by: str
+    passed: bool
+    detail: Detail
+    to_bypass_ms: Annotated[float | None, Meta(description="from the order to the keeper's report of bypass")]
+    to_inline_ms: Annotated[float | None, Meta(description="back, with the re-arm delay")]
+    first_frame_ms: Annotated[float | None, Meta(description="from inline to the first frame that a port received")]
+    reset_ms: Annotated[float | None, Meta(description="from the last feed of the watchdog to the panic")]
+
+
+class DrillPlan(Answer):
+    """What a drill means now, one sentence each. `in_window`: now is in the maintenance window."""
+
+    kind: str
+    meaning: list[str]
+    in_window: bool
+
+
+class Drills(Answer):
+    """The results of drills. `running`: what is under way or waits for a reset or an answer; empty if nothing is."""
+
+    protection: Protection
+    running: str
+    window: str
+    results: list[DrillResult]
+
+
 class Status(Answer):
     """The appliance on one page. `state` is inline when every segment is. `board`: its name, or why it is unknown."""
 
@@ -164,6 +205,7 @@ class Status(Answer):
     crashes: Crashes
     datapath: Datapath
     data_partition: Partition
+    protection: Protection
     power: PowerOrder
     config: ConfigState
 
