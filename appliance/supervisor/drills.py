@@ -117,6 +117,20 @@ class Drills:
         finally:
             self._what = ""
 
+    def begin(self, kind: str, segment: str, by: str) -> None:
+        """Make this drill now; `segment` is empty for one of the whole machine. RefusedError says why not."""
+        if self._what or self._order is not None:
+            raise RefusedError(f"{self._what or 'a drill'} is under way")
+        if why := self._refusal(kind, segment):
+            raise RefusedError(why)
+        self._order = kind, segment, by
+        self._ordered.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a drill is under way."""
+        return bool(self._what) or self._order is not None
+
     # -- the three kinds
 
     async def _relay(self, segment: str, by: str) -> None:
@@ -327,14 +341,9 @@ class Drills:
     async def order(self, params: Params) -> Done:
         """drill.run"""
         kind, places = self._places(params)
-        if self._what or self._order is not None:
-            raise RefusedError(f"{self._what or 'a drill'} is under way")
         if len(places) > 1:
             raise RefusedError(f"name one segment: {', '.join(places)}")
-        if why := self._refusal(kind, places[0]):
-            raise RefusedError(why)
-        self._order = kind, places[0], caller().user or f"uid {caller().uid}"
-        self._ordered.set()
+        self.begin(kind, places[0], caller().user or f"uid {caller().uid}")
         return Done(f"{kind} drill: begins now; `show drills` has its result, `drill abort` ends it")
 
     async def abort(self, _: Params) -> Done:
