@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     from appliance.hardware import board as boards
     from appliance.hardware.crashlog import boot_id
     from appliance.supervisor.supervisor import Supervisor, run
+    from appliance.system import crash_lines
 
+    crash_lines.install(paths.root)
     keeper.hold()
     board: boards.Board | None = None
     trouble = ""

@@ -29,6 +29,7 @@ class Cause(StrEnum):
     DATAPATH_FAULT = "datapath_fault"
     PROGRAM_DETACHED = "program_detached"
     FOREIGN_PROGRAM = "foreign_program"
+    DRILL = "drill"
     REARMING = "rearming"
     CRASH_HOLD = "crash_hold"
     SAFE_MODE = "safe_mode"
@@ -88,6 +89,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.DATAPATH_FAULT: "the kernel refused the datapath",
     Cause.PROGRAM_DETACHED: "another program detaches the datapath from a port: find out which and stop it",
     Cause.FOREIGN_PROGRAM: "another BPF program has a port's frames before the datapath: `bpftool net` shows which",
+    Cause.DRILL: "a bypass drill is under way: `drill abort` ends it",
     Cause.REARMING: "healthy again, waiting for the re-arm delay",
     Cause.CRASH_HOLD: "the machine crashed several times: it stays in bypass for a while after the start",
     Cause.SAFE_MODE: "the machine crashed too often: `crash-count clear` ends safe mode",

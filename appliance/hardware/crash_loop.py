@@ -8,8 +8,8 @@ console and management. Safe mode ends by an order, or after `window` without a 
 crash within `window` leads back to it at once.
 
 Time here is operating time, in seconds: a machine that has just crashed may not know the date. A start without a crash
-record is most likely a power cut, but cannot be told from a reset that left no record: `QUARTER` of these count as one
-crash.
+record is most likely a power cut, but cannot be told from a reset that left no record (reset_cause.py calls some of
+these unknown): `QUARTER` of these count as one crash.
 
 Pure. The record (`History`) is kept on the data partition with the mark of the last run (crashlog.py), before anything
 is started that may crash the machine.
@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 FIRST_HOLD_S: Final = 30
 QUARTER: Final = 4
-_WEIGHT: Final = {"panic": QUARTER, "watchdog": QUARTER, "power": 1}
+_WEIGHT: Final = {"panic": QUARTER, "watchdog": QUARTER, "power": 1, "unknown": 1}
 
 
 class Limits(NamedTuple):

@@ -20,6 +20,7 @@ from appliance.errors import HardwareError
 _WDIOC_KEEPALIVE = 0x80045705
 _WDIOC_SETTIMEOUT = 0xC0045706
 _WDIOC_GETTIMEOUT = 0x80045707
+_WDIOF_CARDRESET = 0x20
 
 
 def _first_line(path: str) -> str:
@@ -45,6 +46,18 @@ def find(driver: str, sysfs: str = "/sys/class/watchdog", dev: str = "/dev") -> 
     there = "; ".join(others) or "there are none"
     wanted = f'watchdog "{driver}"' if driver else "a hardware watchdog"
     raise HardwareError(f"{wanted} not found ({there}): load its driver, or correct [watchdog] in board.toml")
+
+
+def that_reset(sysfs: str = "/sys/class/watchdog") -> str:
+    """The watchdog whose flag says that it reset the machine before this boot; "" if none does.
+
+    Few devices keep such a flag over the reset, so none proves nothing.
+    """
+    for folder in sorted(glob.glob(os.path.join(glob.escape(sysfs), "watchdog*"))):
+        said = _first_line(os.path.join(folder, "bootstatus"))
+        if said.isdigit() and int(said) & _WDIOF_CARDRESET:
+            return _first_line(os.path.join(folder, "identity")) or os.path.basename(folder)
+    return ""
 
 
 class Watchdog:

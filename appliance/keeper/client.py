@@ -39,6 +39,7 @@ class KeeperState:
     watchdog_present: bool = False  # the board has one
     watchdog_ms: int = 0  # as the device reports it; 0 = not armed
     watchdog_error: str = ""
+    watchdog_unfed: bool = False  # a drill keeps it from being fed
     restarts: int = 0
     last_exit: str = ""
     started_ns: int = 0
@@ -62,6 +63,7 @@ def parse_state(packet: bytes) -> KeeperState:
             watchdog_present=bool(watchdog["present"]),
             watchdog_ms=int(watchdog["timeout_ms"]),
             watchdog_error=str(watchdog["error"]),
+            watchdog_unfed=watchdog.get("unfed") is True,
             restarts=int(data["bypassd_restarts"]),
             last_exit=str(data["last_exit"]),
             started_ns=int(data["keeper_started_ns"]),
@@ -109,14 +111,19 @@ class KeeperLink:
         relays = {"*": {"want": "hold", "cause": "starting"}}
         self._send({"type": "checkin", "relays": relays, "progress": str(progress.done())})
 
-    def check_in(self, wants: dict[str, tuple[str, str]], watchdog_ms: int | None, grace_ms: int | None) -> None:
-        """Check in: `wants` maps each relay to (inline | bypass | disconnect | hold, cause)."""
+    def check_in(
+        self, wants: dict[str, tuple[str, str]], watchdog_ms: int | None, grace_ms: int | None, *, unfed: bool = False
+    ) -> None:
+        """Check in: `wants` maps each relay to (inline | bypass | disconnect | hold, cause). `unfed`: a drill, the
+        keeper is not to feed the watchdog."""
         relays = {name: {"want": want, "cause": cause} for name, (want, cause) in wants.items()}
         message: dict[str, object] = {"type": "checkin", "relays": relays, "progress": str(progress.done())}
         if watchdog_ms is not None:
             message["watchdog_timeout_ms"] = watchdog_ms
         if grace_ms is not None:
             message["grace_ms"] = grace_ms
+        if unfed:
+            message["unfed"] = True
         self._send(message)
 
     def receive(self) -> None:

@@ -68,6 +68,7 @@ class KeeperCore:
                 self._exited(how)
             case LinkLost(why):
                 self.bypassd.link_lost(agenda, why)
+                self.watchdog.starve(agenda, False)
             case RelayReport():
                 self.relays.report(agenda, event)
             case WatchdogReport():
@@ -101,7 +102,12 @@ class KeeperCore:
             },
             "bypassd_restarts": self.bypassd.restarts,
             "last_exit": self.bypassd.last_exit,
-            "watchdog": {"present": watchdog.present, "timeout_ms": watchdog.timeout_ms, "error": watchdog.error},
+            "watchdog": {
+                "present": watchdog.present,
+                "timeout_ms": watchdog.timeout_ms,
+                "error": watchdog.error,
+                "unfed": watchdog.unfed,
+            },
             "keeper_started_ns": self.started,
         }
 
@@ -125,6 +131,7 @@ class KeeperCore:
             self.relays.grace = event.grace_ns
         if event.watchdog_ms is not None:
             self.watchdog.want(agenda, event.watchdog_ms)
+        self.watchdog.starve(agenda, event.unfed)
         if any(ask.want == HOLD for ask in event.relays.values()):
             return  # still starting: keep the positions, but do not extend the grace time (a crash loop must end)
         self.bypassd.ready(agenda.now)
@@ -134,6 +141,7 @@ class KeeperCore:
         if self.bypassd.phase is Phase.DOWN:
             return
         self.bypassd.exited(self._agenda, how)
+        self.watchdog.starve(self._agenda, False)
         if self.stopping:
             self._finish()
 
@@ -159,6 +167,7 @@ class KeeperCore:
         if agenda.stopping:
             return
         agenda.stopping = True
+        self.watchdog.starve(agenda, False)
         said = f"the watchdog resets the machine in {self.limits.watchdog_stop_ms // 1000} s if it is still up"
         agenda.do(Log(f"orderly stop: relay to bypass, then stopping bypassd; {said}", severe=False))
         for name in [key for key in agenda.due if key == "spawn" or key.startswith("relay ")]:

@@ -2,7 +2,8 @@
 """When the keeper feeds the watchdog. Pure.
 
 It is fed only from a step that ran on time, and keeps counting after an orderly stop. A missing watchdog is logged once
-with its cause, and retried.
+with its cause, and retried. For a drill it is not fed although all is well, until it resets the machine, the drill is
+called off, or the watchdog has proven to be none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from __future__ import annotations
 from appliance.keeper.agenda import Agenda
 from appliance.keeper.limits import MS, Limits
 from appliance.keeper.messages import CloseWatchdog, Feed, Log, OpenWatchdog, Send, SetWatchdog, WatchdogReport
+
+UNFED = "drill: the watchdog is not fed from now on"
+"""The keeper's line in the kernel log at the last feed of a drill: the crash record has it (drill/evidence.py)."""
+
+_DEAD = 4  # timeouts after which a watchdog that has not reset the machine will not do so
 
 
 class Feeding:
@@ -22,6 +28,31 @@ class Feeding:
         self._limits = limits
         self._wanted_ms = limits.watchdog_start_ms
         self._was_late = False
+        self._unfed_since: int | None = None
+        self._called_off = False  # it did not reset the machine; until the order ends
+
+    @property
+    def unfed(self) -> bool:
+        """Whether a drill keeps it from being fed."""
+        return self._unfed_since is not None
+
+    def starve(self, agenda: Agenda, wanted: bool) -> None:
+        """Begin a drill with a last feed, or end it with the next one. Without an armed watchdog nothing begins."""
+        if not wanted:
+            self._called_off = False
+        if wanted and not self.unfed and self.timeout_ms and not self._called_off:
+            self._unfed_since = agenda.now
+            agenda.do(Feed())
+            agenda.do(Log(UNFED))
+            agenda.do(Send())
+        elif not wanted and self.unfed:
+            self._resume(agenda, "drill: the watchdog is fed again")
+
+    def _resume(self, agenda: Agenda, why: str) -> None:
+        self._unfed_since = None
+        agenda.do(Feed())
+        agenda.do(Log(why))
+        agenda.do(Send())
 
     def begin(self, agenda: Agenda, present: bool) -> None:
         """Open it in this step, if the board has one."""
@@ -52,7 +83,12 @@ class Feeding:
         if late and not self._was_late:
             agenda.do(Log(f"the keeper's loop is {(now - when) // MS} ms late: skipping this feed of the watchdog"))
         self._was_late = late
-        if late:
+        if self._unfed_since is not None and now - self._unfed_since >= _DEAD * self.timeout_ms * MS:
+            self._called_off = True
+            self._resume(agenda, "drill: the watchdog did not reset the machine: it is fed again")
+        if self._unfed_since is not None:
+            agenda.due["feed"] = now + interval
+        elif late:
             agenda.due["feed"] = now + 20 * MS
         else:
             agenda.do(Feed())
@@ -64,6 +100,7 @@ class Feeding:
             # if it was open it still counts: the first attempt comes when a feed would
             wait = self.timeout_ms * MS // 8 or self._limits.retry
             self.timeout_ms = 0
+            self._unfed_since = None
             agenda.due.pop("feed", None)
             if not agenda.stopping:
                 agenda.due["watchdog"] = agenda.now + wait
@@ -73,7 +110,8 @@ class Feeding:
             if event.timeout_ms != self.timeout_ms:
                 agenda.do(Log(f"watchdog armed, {event.timeout_ms} ms", severe=False))
             self.timeout_ms = event.timeout_ms
-            agenda.do(Feed())
+            if self._unfed_since is None:
+                agenda.do(Feed())
             agenda.due["feed"] = agenda.now + event.timeout_ms * MS // 8
         self.error = event.error
         agenda.do(Send())

@@ -39,6 +39,7 @@ class CheckIn(NamedTuple):
     watchdog_ms: int | None = None
     grace_ns: int | None = None
     notes: tuple[str, ...] = ()  # values that could not be used as sent
+    unfed: bool = False  # a drill: do not feed the watchdog, so that it resets the machine
     progress: str = ""  # how far its start is; any text that differs from the previous one is progress
 
 

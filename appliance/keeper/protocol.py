@@ -2,14 +2,16 @@
 """The keeper link: a SOCK_SEQPACKET pair, its number in BYPASS_KEEPER_FD, one JSON object a packet.
 
 bypassd -> keeper  {"type": "checkin", "relays": {"relay-inline": {"want": "inline", "cause": "healthy"}},
-                    "watchdog_timeout_ms": 2000, "grace_ms": 30000, "progress": ""}
+                    "watchdog_timeout_ms": 2000, "grace_ms": 30000, "unfed": false, "progress": ""}
                    want: inline | bypass | disconnect | hold (still starting: keep the position). A relay that is not
-                   named goes to bypass. The last three are optional; a number outside its range (ranges.py) is
+                   named goes to bypass. The last four are optional; a number outside its range (ranges.py) is
                    clamped, and a value that is not a number is ignored. The keeper logs both. A progress that
-                   differs from the previous one shows that the start advances.
+                   differs from the previous one shows that the start advances. While "unfed" is true, the
+                   keeper does not feed the watchdog: a drill, which the next check-in without it ends.
 keeper -> bypassd  {"type": "state", "relays": {"relay-inline": {"relay": "inline", "cause": "healthy",
                     "usable": true, "error": ""}}, "bypassd_restarts": 0, "last_exit": "",
-                    "watchdog": {"present": true, "timeout_ms": 2000, "error": ""}, "keeper_started_ns": 1}
+                    "watchdog": {"present": true, "timeout_ms": 2000, "error": "", "unfed": false},
+                    "keeper_started_ns": 1}
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def parse_packet(packet: bytes) -> CheckIn:
     watchdog = _milliseconds(data, "watchdog_timeout_ms", WATCHDOG_TIMEOUT_MS, notes)
     grace = _milliseconds(data, "grace_ms", SUPERVISOR_GRACE_MS, notes)
     progress = str(data.get("progress", ""))
-    return CheckIn(relays, watchdog, None if grace is None else grace * MS, tuple(notes), progress)
+    unfed = data.get("unfed") is True
+    return CheckIn(relays, watchdog, None if grace is None else grace * MS, tuple(notes), unfed, progress)
 
 
 def _milliseconds(data: dict[str, object], key: str, allowed: Range, notes: list[str]) -> int | None:

@@ -209,6 +209,12 @@ class Segments:
         self._memory.keep(self.units.values())
         return unit
 
+    def drill(self, name: str, on: bool) -> None:
+        """Put a segment into bypass for a drill, or end that; then call `update`. Not kept for the next bypassd, and
+        never instead of what an operator requests."""
+        if (unit := self.units.get(name)) is not None:
+            unit.drill = on
+
     def link(self, port: str) -> Link:
         """The link of a port."""
         return link(self._links, port)
@@ -246,6 +252,8 @@ class Segments:
             asked = "disconnect" if unit.has_disconnect else "bypass"
         if unit.asked:
             cause = Cause.OPERATOR
+        if unit.drill and asked == "auto":
+            asked, cause = "bypass", Cause.DRILL
         return Facts(asked, cause, faults)
 
     def _follow_ports(self, now: int, unit: Unit) -> None:

@@ -24,4 +24,5 @@ class Unit:
     carrier: Carrier = field(default_factory=Carrier)
     evidence: Evidence = field(default_factory=Evidence)
     asked: str = ""  # the mode that the operator requested; "" = none, the configuration applies
+    drill: bool = False  # in bypass for a drill; ends with it, whatever else was requested meanwhile
     faults: Mapping[Cause, str] = field(default_factory=dict)

@@ -85,10 +85,38 @@ def _supervisor(system: System, now: int) -> list[Family]:
     crashes.add(system.crash_log.history.counted)
     safe = Family("safe_mode", "gauge", "1 while the machine is in safe mode: no datapath, no guests")
     safe.add(1 if system.safe_mode.active else 0)
+    boots = Family("boots", "counter", "Boots of the machine, by the kind of reset before them")
+    for kind, count in system.crash_log.boots.by_kind:
+        boots.add(count, kind=kind)
+    report = Family("crash_report", "gauge", "Number of the crash report of the last reset; 0: there is none")
+    report.add(system.crash_log.report)
+    drills = Family("drill_passed", "gauge", "1 if the newest drill of this kind and segment passed")
+    drilled = Family("drill_time_seconds", "gauge", "When that drill was made, in Unix time", "seconds")
+    for result in system.drilled():
+        drills.add(1 if result.passed else 0, kind=result.kind, segment=result.segment)
+        drilled.add(result.at, kind=result.kind, segment=result.segment)
     events = Family("events", "counter", "Events since bypassd started, by severity")
     for severity in Severity:
         events.add(system.events.counts[severity], severity=severity.word)
-    return [about, started, restarts, armed, running, silent, stalls, longest, valid, reset, crashes, safe, events]
+    return [
+        about,
+        started,
+        restarts,
+        armed,
+        running,
+        silent,
+        stalls,
+        longest,
+        valid,
+        reset,
+        boots,
+        report,
+        crashes,
+        safe,
+        drills,
+        drilled,
+        events,
+    ]
 
 
 def _segments(system: System) -> list[Family]:

@@ -101,6 +101,7 @@ class Power:
         self._say(f"{word} by order of {order.user}: relays first")
         self._system.ending = f"{word} by order of {order.user}"
         self._stopped = []
+        self._system.crash_log.planned = (word, order.user)
         try:
             await self._close_relays(order)
             await self._stop_guests()
@@ -115,6 +116,7 @@ class Power:
 
     async def _give_up(self, why: str) -> None:
         self._system.ending = ""
+        self._system.crash_log.planned = ("orderly", "")
         await self._keep(None)
         try:
             await self._leave_reset("")

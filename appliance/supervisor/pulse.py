@@ -56,7 +56,7 @@ class Pulse:
         system.steering.renew(now + LEASE_NS)
         timeout = int(system.config.watchdog.timeout) // MS if system.config else None
         grace = int(system.config.system.supervisor_grace) // MS if system.config else None
-        system.keeper.check_in(self._wants(), timeout, grace)
+        system.keeper.check_in(self._wants(), timeout, grace, unfed=system.watchdog_drill)
 
     def _any_late(self, now: int) -> bool:
         late = self._system.check_ins.late(now)

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from appliance.api.schema import methods, state
 from appliance.api.schema.base import Done
 from appliance.api.server import Param, Params, Registry, caller
-from appliance.errors import ConfigError, RefusedError, UnreachableError
+from appliance.errors import ConfigError, NotFoundError, RefusedError, UnreachableError
 from appliance.steering import answers
 from appliance.steering.baseline import Baseline
 from appliance.steering.overlay import reason_of
@@ -26,6 +28,7 @@ from appliance.system.threads import to_the_end
 
 if TYPE_CHECKING:
     from appliance.config.schema.model import Config
+    from appliance.hardware.crashlog import Report
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ class Show:
         name = Param("string", "the segment's name")
         mode = Param("string", "auto: inline unless there is a fault", choices=("bypass", "auto", "disconnect"))
         count = Param("integer", "how many of the newest; 0: all in memory", required=False)
-        one = Param("string", "only this record, with its full text", required=False)
+        one = Param("integer", "only this report, with its whole text", required=False)
         add = registry.add
         add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
         add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
@@ -56,7 +59,8 @@ class Show:
         doc = "restart the counters that are read with `since` clear; all other counters and the metrics go on"
         add(methods.COUNTERS_CLEAR, self.counters_clear, "operator", doc)
         add(methods.TRANSITIONS_SHOW, self.transitions, doc="changes of state with causes", params={"count": count})
-        add(methods.CRASH_LOG_SHOW, self.crash_log, doc="records of kernel crashes", params={"name": one})
+        add(methods.CRASH_LOG_SHOW, self.crash_log, doc="reports of crashes of the machine", params={"number": one})
+        add(methods.BOOTS_SHOW, self.boots, doc="boots of the machine, and why each came")
         clear = "clear the crash count: ends safe mode and the hold after a start"
         add(methods.CRASH_COUNT_CLEAR, self.crash_count_clear, role="admin", doc=clear)
         params = {"name": name, "mode": mode}
@@ -119,15 +123,29 @@ class Show:
         count = int(params.get("count", 200))
         return [entry.answer() for entry in self._system.transitions.entries(count if count > 0 else None)]
 
-    async def crash_log(self, params: Params) -> list[state.CrashRecord]:
-        """crash-log.show: the full text of the named record, otherwise the last lines of each."""
-        name = params.get("name")
-        records = await asyncio.to_thread(self._system.crash_log.records)
-        return [
-            state.CrashRecord(name=r.name, when=r.when, kind=r.kind, text=r.text if name else r.text[-2000:])
-            for r in records
-            if name in (None, r.name)
-        ]
+    async def crash_log(self, params: Params) -> list[state.CrashReport]:
+        """crash-log.show: the heads of all reports, or one with its text."""
+        crash_log = self._system.crash_log
+        if "number" not in params:
+            return [_report(found) for found in await asyncio.to_thread(crash_log.reports)]
+        number = int(params["number"])
+        one = await asyncio.to_thread(crash_log.read, number)
+        if one is None:
+            there = [str(found.about.number) for found in await asyncio.to_thread(crash_log.reports)]
+            raise NotFoundError(f"there is no crash report {number}; there is: {', '.join(there) or 'none'}")
+        return [_report(one)]
+
+    async def boots(self, _: Params) -> state.Boots:
+        """boots.show"""
+        known = self._system.crash_log.boots
+        return state.Boots(
+            count=known.count,
+            by_kind=dict(known.by_kind),
+            boots=[
+                state.Boot(boot.number, boot.when, boot.kind, boot.text, boot.version, boot.ran_s, boot.report or None)
+                for boot in known.newest
+            ],
+        )
 
     async def crash_count_clear(self, _: Params) -> Done:
         """crash-count.clear"""
@@ -163,3 +181,17 @@ class Show:
             errors: list[ConfigError] = self._system.config_errors
             raise RefusedError(f"the configuration is not valid: {errors[0] if errors else 'unknown'}")
         return config
+
+
+def _report(found: Report) -> state.CrashReport:
+    about = found.about
+    return state.CrashReport(
+        number=about.number,
+        when=about.when,
+        kind=about.kind,
+        cause=about.cause,
+        version=about.version,
+        ran_s=about.ran_s,
+        bytes=found.size,
+        text=found.text or UNSET,
+    )

@@ -58,6 +58,7 @@ def status(system: System, now: int) -> state.Status:
         crashes=system.safe_mode.answer(),
         datapath=datapath(system),
         data_partition=partition(system),
+        protection=system.protection(),
         power=system.power_due(),
         config=state.ConfigState(
             valid=system.config is not None,

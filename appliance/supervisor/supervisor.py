@@ -30,10 +30,12 @@ from appliance.errors import ConfigError, DatapathError
 from appliance.hardware import data_partition
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import boot_id
+from appliance.hardware.reset_cause import Reset
 from appliance.keeper.client import KeeperLink
 from appliance.paths import Paths
 from appliance.supervisor import exit_reason, logs, table
 from appliance.supervisor.commit_steps import CommitSteps
+from appliance.supervisor.drills import Drills
 from appliance.supervisor.keeper_watch import KeeperWatch
 from appliance.supervisor.parts import PartRunner
 from appliance.supervisor.power import Power
@@ -47,10 +49,12 @@ log = logging.getLogger(__name__)
 FIRST_S = 60.0  # to bring everything up if the first valid configuration came by a commit
 READ_BACK_S = 10.0  # how long reading the ledger of earlier runs waits for the parts, which start first
 ANSWER_S = 0.5  # to answer the request, before bypassd ends
+EVIDENCE_S = 5.0  # for collecting crash records, which come first: a disk that hangs must not keep the link in bypass
 _RESETS = {  # by the kind found by hardware/crashlog.py
     "panic": Change.SYSTEM_CRASHED,
     "watchdog": Change.SYSTEM_CRASHED,
     "power": Change.SYSTEM_LOST_POWER,
+    "unknown": Change.SYSTEM_RESET,
 }
 
 
@@ -99,6 +103,7 @@ class Supervisor:
         self._wake = woken.set
         system.safe_mode.resume = self._resume
         self._engine, self._api = self._configuration(store, text, pending)
+        self.drills = Drills(system, woken.set, boot_id())
         self.power = Power(system, self._keeper.relays_closed, woken.set, self._unsaved)
 
     # -- life
@@ -131,6 +136,7 @@ class Supervisor:
                     group.create_task(self._engine.run(), name="pending commit"),
                     group.create_task(system.safe_mode.run(), name="safe mode"),
                     group.create_task(self.power.run(), name="power"),
+                    group.create_task(self.drills.run(), name="drills"),
                 ]
                 await self._ending.wait()
                 for task in tasks:
@@ -245,11 +251,28 @@ class Supervisor:
             self.runner.configured()
 
     async def _collect_crash_log(self) -> None:
+        """Nothing else is started before this has ended, or has taken too long; then it ends beside the rest."""
         system = self.system
-        try:
-            await to_the_end(lambda: system.crash_log.collect(system.safe_mode.limits))
-        except OSError as error:
+        work = asyncio.ensure_future(to_the_end(lambda: system.crash_log.collect(system.safe_mode.limits)))
+        work.add_done_callback(self._collected)
+        done, _ = await asyncio.wait({work}, timeout=EVIDENCE_S)
+        if not done:
+            said = (
+                "crash log: the data partition has not answered for %g s: starting without the cause of the last reset"
+            )
+            log.error(said, EVIDENCE_S)
+        else:
+            await asyncio.sleep(0)  # for `_collected`
+
+    def _collected(self, work: asyncio.Future[Reset]) -> None:
+        if work.cancelled():
+            return
+        error = work.exception()
+        if isinstance(error, OSError):
             log.error("crash log: %s: records stay in pstore", error)
+        elif error is not None:
+            raise error
+        system = self.system
         reset = system.crash_log.reset
         if system.safe_mode.active:
             why = system.safe_mode.faults()[Cause.SAFE_MODE]
@@ -257,7 +280,8 @@ class Supervisor:
             system.transitions.record(Change.SYSTEM_SAFE, "", "starting", "safe mode", Cause.SAFE_MODE, detail=why)
         if reset.kind != "none":
             change = _RESETS.get(reset.kind, Change.SYSTEM_STARTED)
-            detail = f"last reset: {reset.text}"
+            report = f" (crash report {system.crash_log.report})" if system.crash_log.report else ""
+            detail = f"last reset: {reset.text}{report}"
             system.transitions.record(change, "", "reset", "running", reset.kind, detail=detail)
 
     def _register(self) -> None:
@@ -273,6 +297,7 @@ class Supervisor:
         SteeringApi(lambda: system.steering.datapath).register(registry)
         self._api.register(registry)
         self.power.register(registry)
+        self.drills.register(registry)
         Captures(lambda: (system.config, system.steering.datapath)).register(registry)
 
 

@@ -9,18 +9,21 @@ callables, so nothing depends on the supervisor. Lives as long as bypassd.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import appliance
 from appliance.api.schema.machine import PowerOrder
+from appliance.api.schema.state import Protection
 from appliance.api.server import ControlServer, Registry
 from appliance.causes import Cause
 from appliance.config.schema.model import Config
+from appliance.drill.record import Result
 from appliance.errors import ConfigError
 from appliance.guest.port.management_lan import Lan, lan_of
-from appliance.hardware import data_partition
+from appliance.hardware import data_partition, watchdog
 from appliance.hardware.board import Board
 from appliance.hardware.crashlog import CrashLog, boot_id
 from appliance.hardware.links import Links
@@ -68,6 +71,9 @@ class System:
     part_faults: dict[str, str] = field(default_factory=dict)  # by part: why it failed
     began: int = field(default_factory=time.monotonic_ns)
     power_due: Callable[[], PowerOrder] = lambda: PowerOrder("none")
+    drilled: Callable[[], Iterable[Result]] = tuple  # the newest drill of each kind and segment
+    protection: Callable[[], Protection] = lambda: Protection("not judged", "")
+    watchdog_drill: bool = False  # the keeper is not to feed the watchdog
     ending: str = ""  # why the machine goes down, once that has begun
     confirm_s: Callable[[], int | None] = lambda: None  # until a commit is rolled back unless it is confirmed
     rolled_back: Callable[[], str] = lambda: ""  # what became of the last commit, if it was
@@ -130,7 +136,15 @@ def build(
         config or Config(), links, bpf_object or paths.bpf_object, paths.bpffs, names, repaired=repaired
     )
     kept = data_partition.read(paths.data_partition).state in (data_partition.KEPT, data_partition.UNKNOWN)
-    crash_log = CrashLog(pstore, paths.crash, paths.state, boot_id(), kept=kept)
+    crash_log = CrashLog(
+        pstore,
+        paths.crash,
+        paths.state,
+        boot_id(),
+        kept=kept,
+        version=appliance.__version__,
+        watchdog=lambda: watchdog.that_reset(str(paths.root / "sys/class/watchdog")),
+    )
     segments = Segments(config.segment if config else (), board, links, transitions, paths.run / "segments.json")
     return System(
         paths=paths,

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from appliance.hardware.reset_cause import HARMLESS
 from appliance.part import Part
 from appliance.supervisor.parts import Entry, pick
 from appliance.supervisor.system import System
@@ -52,7 +53,7 @@ async def _segments(given: Given) -> None:
     system = given.system
     await given.keeper_settled()
     now = time.monotonic_ns()
-    first = system.crash_log.reset.kind in ("first", "orderly", "power")
+    first = system.crash_log.reset.kind in HARMLESS
     intact = system.steering.adopted
     system.segments.begin(now, system.keeper_state, system.faults, intact=intact, first=first)
     given.wake()

@@ -38,6 +38,8 @@ ITEMS: tuple[Item, ...] = (
     Item("state", "var/lib/bypass/overlay.json"),
     Item("guests/incidents", "var/lib/bypass/incidents/*.json"),
     Item("crash", "var/lib/bypass/crash/*"),
+    Item("crash", "var/lib/bypass/last-run.json"),
+    Item("crash", "sys/fs/pstore/*"),
     Item("kernel", command=("dmesg",), name="dmesg"),
     *(Item("kernel", f"proc/{name}") for name in (
         "cmdline", "version", "uptime", "loadavg", "meminfo", "cpuinfo", "interrupts", "softirqs", "mounts",
@@ -65,7 +67,8 @@ ITEMS: tuple[Item, ...] = (
 
 API: tuple[str, ...] = (
     "version.show", "status.show", "segments.show", "guests.show", "rules.show", "counters.show", "transitions.show",
-    "incidents.show", "quarantine.show", "events.show", "crash-log.show", "management.show", "sessions.show",
-    "config.status", "config.history", "clock.show", "ports.show", "power.show", "system.show", "api.schema",
+    "incidents.show", "quarantine.show", "events.show", "crash-log.show", "boots.show", "drills.show",
+    "management.show", "sessions.show", "config.status", "config.history", "clock.show", "ports.show", "power.show",
+    "system.show", "api.schema",
 )  # fmt: skip
 """Methods whose answers are included if registered; if one fails, its file has the error."""

@@ -91,6 +91,7 @@ class Change(Enum):
     SUPERVISOR_RESTARTED = auto()
     SYSTEM_STARTED = auto()
     SYSTEM_LOST_POWER = auto()
+    SYSTEM_RESET = auto()
     SYSTEM_CRASHED = auto()
     SYSTEM_SAFE = auto()
 
@@ -124,13 +125,15 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.SUPERVISOR_RESTARTED: (Kind.SUPERVISOR, Severity.ERROR),
     Change.SYSTEM_STARTED: (Kind.SYSTEM, Severity.NOTICE),
     Change.SYSTEM_LOST_POWER: (Kind.SYSTEM, Severity.ERROR),
+    Change.SYSTEM_RESET: (Kind.SYSTEM, Severity.ERROR),
     Change.SYSTEM_CRASHED: (Kind.SYSTEM, Severity.CRITICAL),
     Change.SYSTEM_SAFE: (Kind.SYSTEM, Severity.CRITICAL),
 }
 
 _BYPASSED: dict[str, Severity] = {  # by cause; any other cause is an error
     **dict.fromkeys(
-        (Cause.OPERATOR, Cause.CONFIGURED, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE), Severity.WARNING
+        (Cause.OPERATOR, Cause.CONFIGURED, Cause.DRILL, Cause.STARTING, Cause.STOPPING, Cause.REARMING, Cause.NONE),
+        Severity.WARNING,
     ),
     **dict.fromkeys(
         (
@@ -160,6 +163,8 @@ class Notice(Enum):
     EVENTS_LOST = auto()
     POWER = auto()
     CLOCK_SET = auto()
+    DRILL = auto()
+    DRILL_FAILED = auto()
 
     @property
     def severity(self) -> Severity:
@@ -184,4 +189,6 @@ _NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
     Notice.EVENTS_LOST: (Severity.WARNING, None),
     Notice.POWER: (Severity.WARNING, Cause.STOPPING),
     Notice.CLOCK_SET: (Severity.WARNING, Cause.OPERATOR),
+    Notice.DRILL: (Severity.NOTICE, Cause.DRILL),
+    Notice.DRILL_FAILED: (Severity.ERROR, Cause.DRILL),
 }

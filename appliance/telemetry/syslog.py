@@ -220,6 +220,7 @@ class Syslog:
 
     def __init__(self, events: Events, space: Namespace, hostname: Callable[[], str], pid: int) -> None:
         self._space, self._hostname, self._pid = space, hostname, pid
+        self._events, self._applied = events, False
         self._severity = Severity.INFO
         self._senders: dict[tuple[str, str, int], tuple[Sender, asyncio.Task[None]]] = {}
         events.listen(self._event)
@@ -227,7 +228,8 @@ class Syslog:
     def apply(self, tasks: asyncio.TaskGroup, wish: model.Syslog) -> None:
         """Send to these servers from now on, in tasks of this group.
 
-        A server that was configured before keeps its queue. If its CA or name changed, it is retried at once.
+        A server that was configured before keeps its queue. If its CA or name changed, it is retried at once. Those of
+        the start also get what happened before it: a crash is reported before the management port is up.
         """
         self._severity = Severity[wish.severity.upper()]
         wanted = {
@@ -244,7 +246,10 @@ class Syslog:
                 sender.server = server
             else:
                 sender = Sender(server, self._space, self._hostname, self._pid)
+                for event in () if self._applied else self._events.newest(severity=self._severity):
+                    sender.put(event)
             self._senders[place] = (sender, tasks.create_task(sender.run(), name=f"syslog {server.address}"))
+        self._applied = True
 
     def stop(self) -> None:
         """End all tasks."""

@@ -22,7 +22,7 @@ COUNT = Arg(
     "COUNT", "show only the newest COUNT; default on a terminal: 20", optional=True, number=True, on_terminal=20
 )
 INCIDENT = Arg("NUMBER", "an incident number", source="incidents", number=True)
-RECORD = Arg("NAME", "the name of a record, to show it in full", optional=True)
+REPORT = Arg("NUMBER", "a crash report", source="crash-log", number=True)
 LINES = Arg("LINES", "number of lines; default: 40", optional=True, number=True)
 IMAGE = Arg("NAME", "an image", source="images")
 IMPORT = (
@@ -136,7 +136,14 @@ SHOW = (
         options=(JSON,),
     ),
     _show("quarantine", "flows that bypass a guest they crashed, and why", view="quarantine"),
-    _show("crash-log", "kernel crash records of earlier boots", RECORD, view="crash"),
+    _show(
+        "crash-log",
+        "crash reports of the machine; with a number: kernel log, supervisor log, console",
+        REPORT._replace(optional=True),
+        view="crash",
+    ),
+    _show("drills", "bypass drills: results with date, and whether they prove that the link survives", view="drills"),
+    _show("boots", "how often the machine started, when, and why: power, crash, order, update", view="boots"),
     _show("version", "versions of the appliance and of its components"),
     _show("events", "events with cause and severity: state changes, logins", COUNT, view="events"),
     _show("management", "management port, SSH host keys, users, metrics, syslog", view="management"),
@@ -150,6 +157,17 @@ CLEAR = (
 
 CRASHES = (
     Command(
+        (
+            "crash-log",
+            REPORT,
+            "export",
+            Arg("FILE", "a new file; default, or -: standard output", "file", optional=True),
+        ),
+        "write a crash report to a file",
+        local="crash_export:export",
+        role="viewer",
+    ),
+    Command(
         ("crash-count", "clear"),
         "clear the crash count: ends safe mode and the hold after a start",
         "crash-count.clear",
@@ -157,6 +175,39 @@ CRASHES = (
         view="done",
         options=(JSON,),
         wait=30.0,
+    ),
+)
+
+DRILLS = (
+    Command(
+        ("drill", "run", Arg("KIND", "relay, watchdog or power", choices=("relay", "watchdog", "power"))),
+        "exercise relay, watchdog or power for real; says what it means and asks",
+        local="drill:run",
+        role="admin",
+        options=(
+            Option("--segment", "relay: the segment, if there are several", SEGMENT),
+            Option("now", "without asking"),
+            JSON,
+        ),
+    ),
+    Command(
+        ("drill", "abort"),
+        "end the drill that is under way; the link stays joined or inline",
+        "drill.abort",
+        role="admin",
+        view="done",
+        options=(JSON,),
+    ),
+    Command(
+        (
+            "drill",
+            "answer",
+            Arg("WHAT", "passed: traffic crossed the link without power", choices=("passed", "failed")),
+        ),
+        "power drill: say what the link did while the power was cut",
+        local="drill:answer",
+        role="admin",
+        options=(JSON,),
     ),
 )
 
@@ -433,7 +484,7 @@ SESSION = (
 # The topics of `help`, in order. A new topic is a new line here.
 TOPICS: dict[str, tuple[Command, ...]] = {
     "Status": SHOW,
-    "Segments": (*SEGMENTS, *CRASHES),
+    "Segments": (*SEGMENTS, *DRILLS, *CRASHES),
     "Guests": GUESTS,
     "Incidents": (*INCIDENTS, *CLEAR),
     "Images": IMAGES,
@@ -455,6 +506,8 @@ GROUPS: dict[str, str] = {
     "show log": "lines of a log, and what is added to it",
     "show packets": "decode frames at a point along the path",
     "clear": "restart the count of frames or incidents",
+    "drill": "exercise relay, watchdog and power, and keep the result",
+    "crash-log": "crash reports of the machine",
     "crash-count": "counted crashes of the machine, which lead to safe mode",
     "segment": "bypass a segment, or return it to automatic mode",
     "guest": "start, stop, drain or inspect a guest",

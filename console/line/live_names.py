@@ -20,6 +20,7 @@ SOURCES = {  # Arg.source -> (method, columns that hold names, column that descr
     "rules": ("rules.show", ("name",), "match"),
     "users": ("management.show", ("name",), "role"),
     "incidents": ("incidents.show", ("number",), "guest"),
+    "crash-log": ("crash-log.show", ("number",), "cause"),
     "quarantine": ("quarantine.show", ("name",), "flow"),
     "licences": ("licences.show", ("name",), "licence"),
     "sessions": ("sessions.show", ("pid",), "user"),

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""State of the appliance: status and banner, segments, transitions, crash records. Pure."""
+"""State of the appliance: status and banner, segments, transitions. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from console.render import BOLD, GREEN, PLAIN, YELLOW, Row, Style, cell, duration, fold, generic, paint, pairs
+from console.render import BOLD, GREEN, PLAIN, YELLOW, Row, Style, cell, duration, fold, generic, paint
 from console.views import guests, machine
 from console.views.common import about, alarm, by_cause, clock, columns_of, hang, rows_of
 
@@ -180,14 +180,3 @@ def _without_what_was_said(value: Any, text: str) -> Any:
         return value
     said = [key for key in ("detail", "alarm") if len(cell(value.get(key))) > 1 and cell(value[key]) in text]
     return {key: item for key, item in value.items() if key not in said}
-
-
-def crash(data: Any, style: Style = PLAIN) -> str:
-    rows = rows_of(data, "records")
-    if not rows:
-        return "no crash records" if data in ([], {}, None) else generic(data, style)
-    if len(rows) == 1 and rows[0].get("text"):
-        head = {key: value for key, value in rows[0].items() if key != "text"}
-        text = "\n".join(cell(line) for line in str(rows[0]["text"]).splitlines())
-        return f"{pairs(head, style)}\n\n{text}"
-    return generic([{key: value for key, value in row.items() if key != "text"} for row in rows], style)

@@ -162,7 +162,7 @@ def test_a_reboot_over_ssh_closes_the_relay_first(fresh: Board, admin: Admin) ->
     reset = fresh.wait_event(event="reset", since=mark, timeout=READY_S)
     assert closed["n"] < reset["n"]
     fresh.wait_event(event="relay", state="inline", since=mark, timeout=READY_S)
-    assert wait_until(fresh, lambda: show(fresh, "status"), "bypassd answers")["last_reset"]["kind"] == "orderly"
+    assert wait_until(fresh, lambda: show(fresh, "status"), "bypassd answers")["last_reset"]["kind"] == "reboot"
     causes = [row["cause"] for row in show(fresh, "transitions 0") if row["what"] == "segment main"]
     assert "stopping" in causes
 

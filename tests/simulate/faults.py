@@ -308,6 +308,10 @@ def _operator(world: World, fault: Fault) -> Mend:
     return lambda: world.ask("auto")
 
 
+def _drill(kind: str) -> Callable[[World, Fault], None]:
+    return lambda world, fault: world.drill(kind)
+
+
 def _commit(world: World, fault: Fault) -> None:
     world.commit(fault.value)
 
@@ -490,6 +494,8 @@ KINDS: dict[str, Kind] = {
     "guest refused by QEMU": Kind(_doomed("refused"), 5, SECOND, MINUTE, needs="guests"),
     "guests start slowly": Kind(_guests_slow, 5, SECOND, MINUTE, needs="guests"),
     "flood": Kind(_guest(_flood), 10, 10 * SECOND, MINUTE, needs="guests", harms=False),
+    "drill of the relay": Kind(_drill("relay"), 10, harms=False),
+    "drill of the watchdog": Kind(_drill("watchdog"), 5, harms=False),
     "commit": Kind(_commit, 30),
     "commit confirmed or reverted": Kind(_confirm, 15),
 }

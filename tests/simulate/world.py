@@ -10,13 +10,14 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from appliance.config.commit.engine import Engine
 from appliance.config.commit.phases import Phase
 from appliance.config.commit.startup import Startup
-from appliance.errors import BypassError
+from appliance.errors import BypassError, RefusedError
 from appliance.guest.guest import Guest
 from appliance.hardware import board as boards
 from appliance.hop.lifecycle import HopState
@@ -253,6 +254,9 @@ class World:
         for part in edges.PARTS:
             if system.part_states.get(part, "running") != "running":
                 return f"part {part} is {system.part_states[part]}"
+        process = self.bypassd
+        if process is None or process.supervisor is None or process.supervisor.drills.busy:
+            return "a drill is under way"
         if engine is None or engine.phase is not Phase.IDLE or engine.pending is not None:
             return "a commit is not finished"
         now = self.clock.now
@@ -298,6 +302,8 @@ class World:
         if not self.serves or keeper is None or unit is None or process is None or process.system is None:
             return None
         if engine is None or engine.phase is not Phase.IDLE or engine.pending is not None:
+            return None
+        if process.supervisor is None or process.supervisor.drills.busy:
             return None
         if self.clock.now - keeper.heard_at > LOOK_NS or process.system.check_ins.late(self.clock.now):
             return None
@@ -403,7 +409,12 @@ class World:
         self.clock.after(SECOND, self.power_on)
 
     def _bites(self) -> None:
-        runs = self.keeper is not None and self.clock.now - self._trouble_at > self.watchdog.timeout + 3 * SECOND
+        drilled = self.keeper is not None and self.keeper.core.watchdog.unfed
+        runs = (
+            self.keeper is not None
+            and not drilled
+            and self.clock.now - self._trouble_at > self.watchdog.timeout + 3 * SECOND
+        )
         if runs and not self.watchdog.missing:
             self.failed("watchdog", f"it bit after {self.watchdog.timeout // SECOND} s, while the keeper ran")
         self.panic("NMI: Not continuing")
@@ -531,6 +542,19 @@ class World:
             assert process.supervisor is not None
             segments.ask(SEGMENT, word)
             process.supervisor._wake()
+
+        process.run(order)
+
+    def drill(self, kind: str) -> None:
+        """An administrator orders a bypass drill; it is refused where none can be made."""
+        process = self.bypassd
+        if process is None or not self.serves:
+            return
+
+        def order() -> None:
+            assert process.supervisor is not None
+            with suppress(RefusedError):
+                process.supervisor.drills.begin(kind, SEGMENT if kind == "relay" else "", "simulated")
 
         process.run(order)
 

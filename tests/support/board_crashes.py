@@ -78,10 +78,10 @@ def crash(board: Board, command: str, what: str) -> tuple[Event, Event, Event]:
 
 
 def record(board: Board) -> str:
-    """The newest crash record, once the board is up again."""
+    """The newest crash report, once the board is up again."""
     come_up(board)
     rows = board_appliance.show(board, "crash-log")
-    return str(board_appliance.ask(board, f"show crash-log {rows[-1]['name']}")[0]["text"])
+    return str(board_appliance.ask(board, f"show crash-log {rows[-1]['number']}")[0]["text"])
 
 
 def took(text: str, reasons: str) -> float:

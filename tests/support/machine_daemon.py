@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.api.rpc import Param
-from appliance.api.schema import machine, methods
+from appliance.api.schema import machine, methods, state
 from appliance.api.schema.base import Done
 from appliance.errors import UnreachableError
 from appliance.support.licences import Licences
@@ -104,6 +104,7 @@ class MachineDaemon(FakeDaemon):
     def _fill(self) -> None:
         super()._fill()
         self._power()
+        self._drills()
         self._clock()
         self._ports()
         self._reach()
@@ -183,6 +184,23 @@ class MachineDaemon(FakeDaemon):
 
         self.registry.add(methods.CLOCK_SHOW, show)
         self.registry.add(methods.CLOCK_SET, change, "admin", "", {"when": Param()})
+
+    def _drills(self) -> None:
+        async def plan(params: Params) -> state.DrillPlan:
+            return state.DrillPlan(params["kind"], ["the relay of segment main closes for 5 s"], False)
+
+        async def drill(params: Params) -> Done:
+            self.calls.append(("drill.run", params))
+            return Done("relay drill: begins now")
+
+        async def answer(params: Params) -> Done:
+            self.calls.append(("drill.answer", params))
+            return Done("power drill: passed")
+
+        params = {"kind": Param(), "segment": Param(required=False)}
+        self.registry.add(methods.DRILL_PLAN, plan, params=params)
+        self.registry.add(methods.DRILL_RUN, drill, "admin", "", params)
+        self.registry.add(methods.DRILL_ANSWER, answer, "admin", "", {"passed": Param("boolean")})
 
     def _power(self) -> None:
         async def plan(params: Params) -> machine.PowerPlan:

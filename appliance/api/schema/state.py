@@ -145,6 +145,47 @@ class Crashes(Answer):
     alarm: str
 
 
+class Protection(Answer):
+    """Whether drills prove that the link survives this appliance. No alarm: an unproven box works."""
+
+    state: Annotated[
+        str, Meta(description="protected, unproven, not judged (drill.max_age_days is 0) or none (no relay)")
+    ]
+    detail: Detail
+
+
+class DrillResult(Answer):
+    """The newest drill of a kind, and of a segment for a relay. Times in milliseconds; null: not measured."""
+
+    kind: Annotated[str, Meta(description="relay, watchdog or power")]
+    segment: str
+    when: str
+    by: str
+    passed: bool
+    detail: Detail
+    to_bypass_ms: Annotated[float | None, Meta(description="from the order to the keeper's report of bypass")]
+    to_inline_ms: Annotated[float | None, Meta(description="back, with the re-arm delay")]
+    first_frame_ms: Annotated[float | None, Meta(description="from inline to the first frame that a port received")]
+    reset_ms: Annotated[float | None, Meta(description="from the last feed of the watchdog to the panic")]
+
+
+class DrillPlan(Answer):
+    """What a drill means now, one sentence each. `in_window`: now is in the maintenance window."""
+
+    kind: str
+    meaning: list[str]
+    in_window: bool
+
+
+class Drills(Answer):
+    """The results of drills. `running`: what is under way or waits for a reset or an answer; empty if nothing is."""
+
+    protection: Protection
+    running: str
+    window: str
+    results: list[DrillResult]
+
+
 class Status(Answer):
     """The appliance on one page. `state` is inline when every segment is. `board`: its name, or why it is unknown."""
 
@@ -164,6 +205,7 @@ class Status(Answer):
     crashes: Crashes
     datapath: Datapath
     data_partition: Partition
+    protection: Protection
     power: PowerOrder
     config: ConfigState
 
@@ -356,13 +398,39 @@ class Event(Answer):
     text: str
 
 
-class CrashRecord(Answer):
-    """A record of a kernel crash: its last lines, or the whole text if requested by name."""
+class CrashReport(Answer):
+    """A crash of the machine. `text`: the whole report, if it was requested by number."""
 
-    name: str
-    when: str
-    kind: str
-    text: str
+    number: int
+    when: Annotated[str, Meta(description="when it was found, after the reset; empty: the clock was not set")]
+    kind: Annotated[str, Meta(description="panic, watchdog, unknown, drill, or record: a kernel log without a panic")]
+    cause: str
+    version: Annotated[str, Meta(description="of the run that crashed; empty: unknown")]
+    ran_s: Annotated[int | None, Meta(description="for how long the machine had run; null: unknown")]
+    bytes: int
+    text: str | UnsetType = UNSET
+
+
+class Boot(Answer):
+    """A boot of the machine, and the reset before it."""
+
+    number: int
+    when: Annotated[str, Meta(description="as the machine believed it then; empty: the clock was not set")]
+    kind: Annotated[
+        str, Meta(description="first, orderly, reboot, poweroff, update, drill, panic, watchdog, power or unknown")
+    ]
+    cause: str
+    version: str
+    ran_s: Annotated[int | None, Meta(description="for how long the run before had lasted; null: unknown")]
+    report: Annotated[int | None, Meta(description="its crash report; null: there is none")]
+
+
+class Boots(Answer):
+    """`count` boots of this machine, `by_kind` of the reset before, and the newest of them, oldest first."""
+
+    count: int
+    by_kind: dict[str, int]
+    boots: list[Boot]
 
 
 class Explained(Answer):

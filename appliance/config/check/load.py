@@ -21,7 +21,14 @@ import msgspec
 from appliance.config.check import verify
 from appliance.config.check.toml_lines import Lines, Path
 from appliance.config.schema import limits
-from appliance.config.schema.model import HOSTNAME_PATTERN, NAME_PATTERN, ZONE_PATTERN, Config, struct_fields
+from appliance.config.schema.model import (
+    HOSTNAME_PATTERN,
+    NAME_PATTERN,
+    WINDOW_PATTERN,
+    ZONE_PATTERN,
+    Config,
+    struct_fields,
+)
 from appliance.errors import ConfigError, FilterError, UnreachableError
 from appliance.units import Duration, Size
 
@@ -237,6 +244,7 @@ def _bounds(kind: Any) -> tuple[str, int | float | None, int | float | None]:
 _PATTERNS = {
     NAME_PATTERN: "a name: a lower-case letter, then at most 30 of a-z 0-9 _ -",
     HOSTNAME_PATTERN: "a host name: letters, digits and - in the middle, at most 63",
+    WINDOW_PATTERN: 'a window such as "sun 03:00-04:00", or "03:00-04:00" for every day',
     ZONE_PATTERN: "a time zone: an area and a city, as Europe/Berlin, or UTC",
 }
 

@@ -355,6 +355,27 @@ FIELDS: Final[dict[str, Field]] = {
         source="those of DHCP; names are used by time servers, `dns` and `ping` alone",
         range="192.0.2.53 | 2001:db8::53",
     ),
+    "drill.max_age_days": Field(
+        "days after which a drill no longer proves that the link survives; 0: `show status` does not judge",
+        source="two drills a year",
+    ),
+    "drill.required": Field(
+        "the drills that `show status` wants: relay of each segment, watchdog, power",
+        source="the others reset the machine, or need somebody beside it",
+    ),
+    "drill.window": Field(
+        "maintenance window for drills, local time; others ask; empty: none",
+        source="when a link may be uninspected is for you to say",
+        range='"sun 03:00-04:00" | "03:00-04:00" for every day',
+    ),
+    "drill.automatic": Field(
+        "the drills that the appliance makes by itself in the window; watchdog resets the machine",
+        source="a relay drill costs a few seconds without inspection",
+    ),
+    "drill.every_days": Field(
+        "days between the drills that it makes by itself in the window; 0: none",
+        source="nothing moves a relay unasked",
+    ),
     "time.zone": Field(
         "time zone of `show clock`, of `reboot at` and of the logs of programs; events and JSON are in UTC",
         source="the same everywhere, and without summer time",

@@ -16,6 +16,7 @@ from appliance.units import Duration, Size
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
 HOSTNAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+WINDOW_PATTERN = r"^((mon|tue|wed|thu|fri|sat|sun) )?([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$|^$"
 ZONE_PATTERN = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"
 Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
 """A value that is kept in the file and never shown: see secrets.py."""
@@ -251,6 +252,16 @@ class Management(_Struct, frozen=True):
     serial_login: bool = True  # the console requires a login, once an administrator has a password
 
 
+class Drill(_Struct, frozen=True):
+    """Bypass drills: what makes the appliance count as proven, and when it makes drills by itself."""
+
+    max_age_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 180  # an older drill proves nothing; 0: not judged
+    required: tuple[Literal["relay", "watchdog", "power"], ...] = ("relay",)
+    window: Annotated[str, msgspec.Meta(pattern=WINDOW_PATTERN)] = ""  # local time, as "sun 03:00-04:00"; "" = none
+    automatic: tuple[Literal["relay", "watchdog"], ...] = ("relay",)
+    every_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 0  # 0: none by itself
+
+
 class Time(_Struct, frozen=True):
     """The clock: its time zone, and the servers that keep it, reached through the management port."""
 
@@ -289,6 +300,7 @@ class Config(_Struct, frozen=True):
     system: System = System()
     segment: tuple[Segment, ...] = ()
     watchdog: Watchdog = Watchdog()
+    drill: Drill = Drill()
     guest: tuple[Guest, ...] = ()
     remote: tuple[Remote, ...] = ()
     group: tuple[Group, ...] = ()

@@ -216,9 +216,19 @@ VIEWS = [
     ("transitions", [], "no transitions yet"),
     ("transitions", [{"when": "2026-01-02T03:04:05.678901+00:00", "what": "guest ips1", "from": "a", "to": "b"}],
      "WHEN                      WHAT        FROM  TO\n2026-01-02 03:04:05.678Z  guest ips1  a     b"),
-    ("crash", [], "no crash records"),
-    ("crash", [{"name": "1", "text": "Kernel panic\n\x1b[2Jtrace"}], "name  1\n\nKernel panic\n?[2Jtrace"),
-    ("crash", [{"name": "1", "text": "a"}, {"name": "2", "text": "b"}], "NAME\n1\n2"),
+    ("crash", [], "no crash reports: the machine has not crashed"),
+    ("crash", [{"number": 1, "text": "Kernel panic\n\x1b[2Jtrace"}], "Kernel panic\n?[2Jtrace"),
+    ("crash", [{"number": 1, "when": "", "kind": "panic", "cause": "kernel panic: x", "version": "1.0", "ran_s": 99},
+               {"number": 2, "when": "2026-01-02T03:04:05Z", "kind": "watchdog", "cause": "hung", "ran_s": None}],
+     ("REPORT  FOUND                 KIND      VERSION  RAN FOR     CAUSE\n"
+      "     1  clock not set         panic     1.0      1 min 39 s  kernel panic: x\n"
+      "     2  2026-01-02 03:04:05Z  watchdog  -        -           hung")),
+    ("boots", {"count": 9, "by_kind": {"power": 8, "reboot": 1}, "boots": [
+        {"number": 9, "when": "2026-01-02T03:04:05Z", "kind": "reboot", "cause": "reboot by order of anna",
+         "version": "1.0", "ran_s": 60, "report": None}]},
+     ("boots: 9 (power 8, reboot 1)\n\n"
+      "BOOT  WHEN                  RESET   VERSION  AFTER      CAUSE\n"
+      "   9  2026-01-02 03:04:05Z  reboot  1.0      1 min 0 s  reboot by order of anna")),
     ("done", {"message": "guest ips1: starting"}, "guest ips1: starting"),
     ("done", None, "done"),
     ("generic", {"in": 1, "rules": [{"name": "web", "frames": 3}]}, "in  1\n\nrules:\nNAME  FRAMES\nweb        3"),
@@ -279,7 +289,10 @@ _DATA = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(["status", "segments", "guests", "rules", "transitions", "crash", "done", "generic"]), _DATA)
+@given(
+    st.sampled_from(["status", "segments", "guests", "rules", "transitions", "crash", "boots", "done", "generic"]),
+    _DATA,
+)
 def test_any_data_is_shown(view: str, data: Any) -> None:
     """Whatever a handler returns, it is shown without control characters that could drive the terminal."""
     text = render(view, data, Style(width=40))

@@ -8,12 +8,15 @@ import itertools
 import pytest
 
 from appliance.keeper.core import KeeperCore
+from appliance.keeper.feeding import UNFED
 from appliance.keeper.limits import MS, SECOND
 from appliance.keeper.messages import (
     BYPASS,
     INLINE,
     Ask,
     CheckIn,
+    Event,
+    Exited,
     Feed,
     LinkLost,
     Log,
@@ -21,6 +24,7 @@ from appliance.keeper.messages import (
     Send,
     SetWatchdog,
     Started,
+    Stop,
     Tick,
     WatchdogReport,
 )
@@ -131,7 +135,12 @@ def test_a_missing_watchdog_is_said_once_and_tried_again() -> None:
     done = bench.serve(5, BYPASS)
     assert len(of(done, OpenWatchdog)) >= 4
     assert not [a for a in done if isinstance(a, Log) and "watchdog" in a.text]
-    assert bench.core.state()["watchdog"] == {"present": True, "timeout_ms": 0, "error": bench.watchdog_error}
+    assert bench.core.state()["watchdog"] == {
+        "present": True,
+        "timeout_ms": 0,
+        "error": bench.watchdog_error,
+        "unfed": False,
+    }
     bench.watchdog_error = ""
     bench.serve(2, BYPASS)
     assert bench.core.watchdog.timeout_ms
@@ -164,3 +173,62 @@ def test_the_watchdog_is_fed_on_time_through_hours_of_failing_starts(bench: Benc
         bench.start_again()
     fed = [when for when, action in bench.log if isinstance(action, Feed) and when >= began]
     assert max(b - a for a, b in itertools.pairwise(fed)) <= 250 * MS
+
+
+# -- a drill
+
+
+def starve(bench: Bench, seconds: float, *, unfed: bool = True) -> list[int]:
+    """Check in five times a second; returns when the watchdog was fed meanwhile, from the first check-in on."""
+    began, turns = bench.now, int(seconds * 5)
+    for _ in range(turns):
+        bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000, unfed=unfed))
+        bench.run(bench.now + SECOND // 5)
+    return sorted({when - began for when, action in bench.log if isinstance(action, Feed) and when >= began})
+
+
+def said(bench: Bench) -> list[str]:
+    return [action.text for _, action in bench.log if isinstance(action, Log) and "drill" in action.text]
+
+
+def test_a_drill_feeds_once_more_and_then_not_although_all_is_well(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    bench.serve(1)
+    assert starve(bench, 4) == [0]
+    assert said(bench) == [UNFED]
+    assert bench.core.state()["watchdog"]["unfed"] is True  # type: ignore[index]
+    assert bench.line == INLINE, "the link is carried until the reset"
+
+
+@pytest.mark.parametrize("end", [CheckIn({RELAY: Ask(INLINE)}), LinkLost("is gone"), Exited("killed"), Stop()])
+def test_a_drill_ends_with_the_order_and_with_whoever_gave_it(bench: Bench, end: Event) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    starve(bench, 1)
+    assert of(bench.feed(end), Feed)
+    assert said(bench)[-1] == "drill: the watchdog is fed again"
+    assert not bench.core.watchdog.unfed
+
+
+def test_a_watchdog_that_resets_nothing_is_fed_again_until_the_next_drill(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    fed = starve(bench, 12)
+    assert fed[0] == 0
+    assert 8 * SECOND <= fed[1] <= 8.5 * SECOND
+    assert max(b - a for a, b in itertools.pairwise(fed[1:])) <= 250 * MS
+    assert said(bench)[1:] == ["drill: the watchdog did not reset the machine: it is fed again"]
+    starve(bench, 1, unfed=False)
+    assert starve(bench, 1) == [0], "a new order is a new drill"
+
+
+def test_without_an_armed_watchdog_there_is_nothing_to_starve(bench: Bench) -> None:
+    bench.watchdog_error = "gone"
+    bench.run(bench.now + 2 * SECOND)
+    starve(bench, 2)
+    assert said(bench) == []
+
+
+def test_a_watchdog_that_is_lost_in_a_drill_is_armed_and_fed_as_ever(bench: Bench) -> None:
+    bench.feed(CheckIn({RELAY: Ask(INLINE)}, watchdog_ms=2000))
+    starve(bench, 1)
+    bench.feed(WatchdogReport(error="gone"))
+    assert not bench.core.watchdog.unfed

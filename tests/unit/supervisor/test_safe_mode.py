@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from appliance.causes import Cause
 from appliance.config.schema.model import Config, System
 from appliance.hardware.crash_loop import Crash, History, Limits, pack
 from appliance.hardware.crashlog import CrashLog
+from appliance.supervisor import supervisor
+from appliance.supervisor.metrics import collect as collect_metrics
 from appliance.supervisor.safe_mode import SafeMode, limits_of
+from appliance.telemetry import openmetrics
 from appliance.units import Duration
 from console.views.state import banner
 from tests.support.waiting import until
@@ -180,3 +184,49 @@ def test_the_fifth_crash_is_one_too_many_and_the_fourth_is_not(tmp_path: Path) -
         made.system.crash_log.collect()
         assert made.system.safe_mode.active == (count == 5)
         assert Cause.SAFE_MODE in made.system.faults("main") or count == 4
+
+
+def test_a_disk_that_hangs_keeps_nothing_waiting_and_its_evidence_is_told_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crash records come first, within a time limit; what they say comes when they can be read."""
+    crashed(tmp_path, 2)
+    monkeypatch.setattr(supervisor, "EVIDENCE_S", 0.05)
+    keeper = Keeper()
+    made = make(tmp_path, keeper)
+    system, answers = made.system, threading.Event()
+    monkeypatch.setattr(system.crash_log, "_pstore", tmp_path / "pstore")
+    collect = system.crash_log.collect
+
+    def hang(limits: Limits) -> object:
+        answers.wait(10)
+        return collect(limits)
+
+    monkeypatch.setattr(system.crash_log, "collect", hang)
+
+    async def body() -> None:
+        keeper.say()
+        await until(lambda: system.segments.begun)
+        assert system.crash_log.reset.text == "not determined yet"
+        answers.set()
+        await until(lambda: system.crash_log.report == 1)
+        await until(lambda: any(entry.cause == "panic" for entry in system.transitions.entries(None)))
+        (entry,) = [entry for entry in system.transitions.entries(None) if entry.cause == "panic"]
+        assert entry.detail == "last reset: kernel panic: again (crash report 1)"
+        (row,) = (await ask(system.paths.control_socket, "crash-log.show"))["result"]
+        assert (row["number"], row["kind"], "text" in row) == (1, "panic", False)
+        (row,) = (await ask(system.paths.control_socket, "crash-log.show", number=1))["result"]
+        assert "Kernel panic - not syncing: again" in row["text"]
+        error = (await ask(system.paths.control_socket, "crash-log.show", number=7))["error"]
+        assert error["message"] == "there is no crash report 7; there is: 1"
+        boots = (await ask(system.paths.control_socket, "boots.show"))["result"]
+        assert (boots["count"], boots["by_kind"], boots["boots"][0]["report"]) == (1, {"panic": 1}, 1)
+        shown = openmetrics.render(collect_metrics(system))
+        assert 'throughwire_boots_total{kind="panic"} 1\n' in shown
+        assert "throughwire_crash_report 1\n" in shown
+        keeper.end.close()
+
+    try:
+        assert run(made, body) == 0
+    finally:
+        answers.set()

@@ -154,6 +154,32 @@ def test_datagrams_arrive() -> None:
     run(body)
 
 
+def test_what_happened_before_the_management_port_was_up_is_sent_too_and_once() -> None:
+    """The crash of the machine is known before anything is started."""
+
+    async def body() -> None:
+        texts: list[str] = []
+        first, second = [await asyncio.start_server(reading(texts), "127.0.0.1", 0) for _ in range(2)]
+        urls = [f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in (first, second)]
+        events = Events()
+        events.record(Notice.LOGOUT, ADMIN, "not severe enough")
+        events.record(Notice.MANAGEMENT_FAILED, Subject(Kind.SYSTEM), "kernel panic")
+        log = Syslog(events, Here(), lambda: "wire1", 1)
+        async with asyncio.TaskGroup() as tasks:
+            log.apply(tasks, model.Syslog(servers=(urls[0],), severity="warning"))
+            events.record(Notice.MANAGEMENT_FAILED, Subject(Kind.SYSTEM), "later")
+            await until(lambda: len(texts) == 2)
+            log.apply(tasks, model.Syslog(servers=tuple(urls), severity="warning"))
+            events.record(Notice.MANAGEMENT_FAILED, Subject(Kind.SYSTEM), "to both")
+            await until(lambda: len(texts) == 4)
+            log.stop()
+        first.close()
+        second.close()
+        assert texts == ["system: kernel panic", "system: later", "system: to both", "system: to both"]
+
+    run(body)
+
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
