@@ -21,6 +21,8 @@ _WDIOC_KEEPALIVE = 0x80045705
 _WDIOC_SETTIMEOUT = 0xC0045706
 _WDIOC_GETTIMEOUT = 0x80045707
 _WDIOF_CARDRESET = 0x20
+SOFTDOG = "Software Watchdog"
+"""Identity of the kernel's softdog (drivers/watchdog/softdog.c)."""
 
 
 def _first_line(path: str) -> str:
@@ -32,17 +34,25 @@ def _first_line(path: str) -> str:
 
 
 def find(driver: str, sysfs: str = "/sys/class/watchdog", dev: str = "/dev") -> str:
-    """Path of the watchdog whose kernel driver or identity is `driver` ("" = the first one).
+    """Path of the watchdog whose kernel driver or identity is `driver`.
 
+    "" takes the first device, and the kernel's own timer (softdog), which ends with the kernel, only if there is none.
     HardwareError lists the devices that were found instead.
     """
     others: list[str] = []
+    last_resort = ""
     for folder in sorted(glob.glob(os.path.join(glob.escape(sysfs), "watchdog*"))):
         identity = _first_line(os.path.join(folder, "identity"))
         bound = os.path.basename(os.path.realpath(os.path.join(folder, "device", "driver")))
+        path = os.path.join(dev, os.path.basename(folder))
+        if not driver and identity == SOFTDOG:
+            last_resort = last_resort or path
+            continue
         if not driver or driver == bound or driver.lower() in identity.lower():
-            return os.path.join(dev, os.path.basename(folder))
+            return path
         others.append(f"{os.path.basename(folder)} is {identity or bound}")
+    if last_resort:
+        return last_resort
     there = "; ".join(others) or "there are none"
     wanted = f'watchdog "{driver}"' if driver else "a hardware watchdog"
     raise HardwareError(f"{wanted} not found ({there}): load its driver, or correct [watchdog] in board.toml")

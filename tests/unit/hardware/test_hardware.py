@@ -29,9 +29,15 @@ def test_the_watchdog_is_found_by_driver_or_identity(tmp_path: Path) -> None:
     sysfs = str(tmp_path / "sys")
     assert watchdog.find("i6300esb", sysfs) == "/dev/watchdog1"
     assert watchdog.find("i6300ESB timer", sysfs) == "/dev/watchdog1"
-    assert watchdog.find("", sysfs) == "/dev/watchdog0"
+    assert watchdog.find("", sysfs) == "/dev/watchdog1", "the kernel's own timer is no device"
+    assert watchdog.find("softdog", sysfs) == "/dev/watchdog0"
     with pytest.raises(HardwareError, match="watchdog0 is Software Watchdog"):
         watchdog.find("iTCO_wdt", sysfs)
+
+
+def test_the_kernels_own_timer_is_the_last_resort(tmp_path: Path) -> None:
+    fake_sysfs(tmp_path, 0, "Software Watchdog", "softdog")
+    assert watchdog.find("", str(tmp_path / "sys")) == "/dev/watchdog0"
 
 
 def test_no_watchdog_at_all(tmp_path: Path) -> None:
