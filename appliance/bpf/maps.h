@@ -19,6 +19,15 @@ struct {
 	__type(value, struct control);
 } control SEC(".maps");
 
+/* What the ports' own programs may do (see struct own_ways). Each word is written by user space in one store. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct own_ways);
+} own_ways SEC(".maps");
+
 /* Not used by any program: a write to a map of maps returns when all frames in flight have left the programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);

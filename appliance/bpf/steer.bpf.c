@@ -184,7 +184,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 		} else {
 			length = frame_length(kind, ctx);
 			if (fits(kind, ctx, known, length))
-				return through(kind, known, length);
+				return through(kind, known->slot, length);
 		}
 	}
 	here = *known;
@@ -249,6 +249,18 @@ SEC("xdp.frags")
 int attached_xdp(struct xdp_md *ctx)
 {
 	return decide(XDP, ctx, true);
+}
+
+SEC("xdp.frags")
+int own_xdp(struct xdp_md *ctx)
+{
+	return decide_own(ctx);
+}
+
+SEC("xdp.frags")
+int found_xdp(struct xdp_md *ctx)
+{
+	return found(ctx);
 }
 
 SEC("xdp.frags")

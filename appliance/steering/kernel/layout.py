@@ -63,6 +63,7 @@ PROGRAM_REMEMBER = 4
 PROGRAM_COPYING = 5
 PROGRAM_ENTRY = 6
 PROGRAM_FRAGMENT = 7
+PROGRAM_FOUND = 48
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -294,6 +295,10 @@ class ControlValue(ctypes.Structure):
     _fields_ = (("policy", c_uint64),)
 
 
+class OwnWaysValue(ctypes.Structure):
+    _fields_ = (("longest", c_uint64 * (MAX_SEGMENTS * 2)),)
+
+
 class MetaValue(ctypes.Structure):
     _fields_ = (("layout", c_uint64), ("digest", c_uint8 * 32))
 
@@ -469,6 +474,7 @@ class ScratchValue(ctypes.Structure):
 MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Structure] | type[c_uint32 | c_uint64]]] = {
     "meta": (c_uint32, MetaValue),
     "control": (c_uint32, ControlValue),
+    "own_ways": (c_uint32, OwnWaysValue),
     "fence": (c_uint32, c_uint32),
     "fence_post": (c_uint32, c_uint64),
     "devices": (c_uint32, DeviceValue),
