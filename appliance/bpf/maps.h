@@ -205,6 +205,14 @@ struct {
 	__type(value, struct flow);
 } new_flows SEC(".maps");
 
+/* By hash and hop: flows that need no look into the two above (see struct calm_flow). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CALM_FLOWS);
+	__type(key, __u32);
+	__type(value, struct calm_flow);
+} calm_flows SEC(".maps");
+
 /* Fragmented datagrams: the hash for all fragments, from the first that arrived. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -52,6 +52,7 @@
 #define MAX_TRACE 64	  /* steps kept for one explained frame */
 #define MAX_FLOWS 262144
 #define MAX_NEW_FLOWS 65536 /* not seen in both directions yet */
+#define CALM_FLOWS 65536    /* a power of two */
 #define MAX_FRAGMENTS 16384
 #define MAX_COPIES 8	       /* captures 1..7; 0 is none */
 #define COPY_BYTES 16384       /* of one frame; a power of two */
@@ -418,6 +419,16 @@ struct flow {
 #define FLOW_CLOSED 3
 #define FLOW_FRAME 4 /* shifted by the direction */
 #define FLOW_BOTH 12
+
+/*
+ * A flow of whose frames nothing changes what is known about it, by direction until this time (flows.h). An entry is
+ * shared by all flows of its place in the table, and holds the last one.
+ */
+struct calm_flow {
+	__u64 hash;
+	__u64 hop;
+	__u64 until[2]; /* ns */
+};
 
 struct fragment_key {
 	__u64 source[2];

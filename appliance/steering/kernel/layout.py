@@ -26,6 +26,7 @@ SLOT_UNKNOWN = 4096
 MAX_TRACE = 64
 MAX_FLOWS = 262144
 MAX_NEW_FLOWS = 65536
+CALM_FLOWS = 65536
 MAX_FRAGMENTS = 16384
 MAX_COPIES = 8
 COPY_BYTES = 16384
@@ -390,6 +391,10 @@ class FlowValue(ctypes.Structure):
     _fields_ = (("seen", c_uint64), ("fin", c_uint64))
 
 
+class CalmFlowValue(ctypes.Structure):
+    _fields_ = (("hash", c_uint64), ("hop", c_uint64), ("until", c_uint64 * 2))
+
+
 class FragmentKey(ctypes.Structure):
     _fields_ = (
         ("source", c_uint64 * 2),
@@ -502,6 +507,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "copy_counters": (c_uint32, CopyCounterValue),
     "flows": (FlowKey, FlowValue),
     "new_flows": (FlowKey, FlowValue),
+    "calm_flows": (c_uint32, CalmFlowValue),
     "fragments": (FragmentKey, FragmentValue),
     "recorders": (c_uint32, c_uint32),
     "cache": (c_uint32, CachedValue),
