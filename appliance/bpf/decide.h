@@ -174,6 +174,7 @@ static __always_inline int decide_own(void *ctx)
 	struct rule_counter *matched;
 	struct rule *rule;
 	struct scratch *s;
+	int action;
 
 	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* set by user space */
 	asm volatile("%0 = " SLOT_PLACE : "=r"(slot));		   /* set by user space */
@@ -188,8 +189,12 @@ static __always_inline int decide_own(void *ctx)
 		rule = bpf_map_lookup_elem(&rules, &place);
 		if (!rule)
 			return pass(XDP);
-		if (rule->length)
+		if (rule->length) { /* first_hop.h */
+			action = to_first_hop(ctx, slot, generation, rule, length);
+			if (action != NOT_SIMPLE)
+				return action;
 			goto more;
+		}
 		counter = rule->counter;
 	}
 	if (!fragments_count() || !maybe_fragment(frame_data(XDP, ctx), frame_end(XDP, ctx))) {

@@ -3,6 +3,14 @@
 #ifndef FLOWS_H
 #define FLOWS_H
 
+/* The hash with the ports, for a frame that is no later fragment. */
+static __always_inline __u64 flow_hash(const struct parsed *p)
+{
+	__u64 a = fold_address(p->source), b = fold_address(p->destination);
+
+	return finish(fold(a ^ p->ports[0]) + fold(b ^ p->ports[1]) + p->protocol);
+}
+
 /* The hash of the addresses only, and with the ports if they are known; both are the same for either direction. */
 static __always_inline void hash_parsed(struct scratch *s, const struct parsed *p, bool later)
 {
@@ -10,7 +18,7 @@ static __always_inline void hash_parsed(struct scratch *s, const struct parsed *
 
 	s->hash_l3 = finish(a + b);
 	s->flow_flags = later ? 0 : p->tcp_flags;
-	s->hash = later ? s->hash_l3 : finish(fold(a ^ p->ports[0]) + fold(b ^ p->ports[1]) + p->protocol);
+	s->hash = later ? s->hash_l3 : flow_hash(p);
 }
 
 /*

@@ -16,8 +16,8 @@
  * In `dispatch`, link-local control frames leave before any hop, and possible fragments go through `fragment`, which
  * knows the rule of their datagram.
  * A port attached by XDP has a short cut through all of this: a program of its own, with its slot and the filters in it,
- * in place of the entry (decide.h). It sends straight frames, and leaves all others to the programs above, with the rule
- * in `scratch` if it has found one.
+ * in place of the entry (decide.h). It sends straight frames, and those of calm flows to their first hop (first_hop.h),
+ * and leaves all others to the programs above, with the rule in `scratch` if it has found one.
  *
  * How a frame keeps its path across a hop
  * ---------------------------------------
