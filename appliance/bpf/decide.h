@@ -48,13 +48,14 @@ static __always_inline bool fits(int kind, void *ctx, const struct device *devic
 	       (length <= device->peer_max_sg || frame_buffers(kind, ctx, length) == BUFFERS_ONE);
 }
 
-/* A plain port's frame straight to the other port: the common case, so without state for other programs. */
-static __always_inline int through(int kind, __u32 slot, __u32 length)
+/* Send a frame from a device to a port, and count it: the common cases, so without state for other programs. */
+static __always_inline int through(int kind, __u32 slot, __u32 port, __u32 length, __u32 outcome)
 {
-	int action = redirect(kind, slot ^ 1);
+	int action = redirect(kind, port);
 	struct device_counter *counter = bpf_map_lookup_elem(&device_counters, &slot);
-	__u32 outcome = action == drop(kind) ? OUTCOME_NO_DEVICE : OUTCOME_STRAIGHT;
 
+	if (action == drop(kind))
+		outcome = OUTCOME_NO_DEVICE;
 	if (counter) {
 		counter->outcome[outcome].frames++;
 		counter->outcome[outcome].bytes += length;
@@ -133,7 +134,7 @@ static __always_inline int decide(int kind, void *ctx, bool attached)
 				matched->matched.bytes += length;
 			}
 		}
-		return through(kind, device->slot, length);
+		return through(kind, device->slot, device->slot ^ 1, length, OUTCOME_STRAIGHT);
 	}
 	buffers = frame_buffers(kind, ctx, length);
 	s = bpf_map_lookup_elem(&scratch, &key);
@@ -203,7 +204,7 @@ static __always_inline int decide_own(void *ctx)
 			matched->matched.frames++;
 			matched->matched.bytes += length;
 		}
-		return through(XDP, slot, length);
+		return through(XDP, slot, slot ^ 1, length, OUTCOME_STRAIGHT);
 	}
 more:
 	s = bpf_map_lookup_elem(&scratch, &key);

@@ -87,6 +87,7 @@ def test_each_kind_of_frame_from_each_device(bpf_object: Path, kind: str) -> Non
     with twin(bpf_object, CHAIN) as made:
         made.attach()
         made.supervise()
+        made.repeats = 1
         for guest in GUESTS:
             made.lease(guest.name)
         seen = {made.both(where, frame, kind).outcome for frame in KINDS.values() for where in everywhere(made)}

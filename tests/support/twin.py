@@ -11,6 +11,7 @@ import ctypes
 import time
 from dataclasses import replace
 from pathlib import Path
+from socket import htonl
 
 from appliance.config.schema.model import Config
 from appliance.steering.datapath import Datapath
@@ -21,7 +22,7 @@ from appliance.steering.kernel.layout import Outcome, Role, Side, slot
 from appliance.system import libbpf
 
 LONGEST_PIECE = 3000  # bytes; a longer frame of a test run may be in several buffers
-XDP_REDIRECT = 4
+XDP_REDIRECT, TC_REDIRECT = 4, 7
 FAR = 10**12  # ns: far enough in the future
 
 
@@ -33,7 +34,8 @@ class Twin:
         self.maps = self.datapath.kernel.maps
         self.state = State()
         self.repeats = 0
-        """Run a port's frame that is for a hop so many times more, by the port's own program."""
+        """Run so many times more, as in service: a port's frame for a hop, by the port's own program, and one from a
+        hop."""
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -108,7 +110,7 @@ class Twin:
         if kind == "tc" and not self.runs_by_tc(frame):
             # Only the model, and it must not learn from it.
             return Model(self.policy, copy.deepcopy(self.state), matches).decide(where, frame, time.monotonic_ns())
-        before, all_before = self.counted(where), self.everything(where)
+        before, all_before = self.counted(where), self.everything(where) if self.repeats else {}
         decision = self.decide(where, frame)
         answer = self.kernel(where, frame, kind)
         # With tc an inner tag may have moved to the metadata, so resulting frames are only compared with XDP.
@@ -122,29 +124,36 @@ class Twin:
         assert changed == {decision.outcome: 1}, f"counted {changed}, not one {decision.outcome.name}"
         if where.role is Role.PORT and decision.outcome in (Outcome.STRAIGHT, Outcome.OVERSIZE, Outcome.NO_DEVICE):
             self.short_way(where, frame, kind, decision)
-        elif where.role is Role.PORT and kind == "xdp":
+        elif self.repeats:
             changes = self.changed(all_before, self.everything(where))
+            attached = self.datapath.attached_program(slot(0, where.segment, where.side))
+            program = None
+            if where.role is Role.HOP:
+                program = self.datapath.kernel.programs[f"entry_{kind}"]
+            elif where.role is Role.PORT and kind == "xdp" and attached is not None and attached.own:
+                program = attached.program
             for _ in range(self.repeats):
-                self.own_way(where, frame, decision, changes)
+                if program is not None:
+                    self.once_more(program, where, frame, kind, decision=decision, changes=changes)
         return decision
 
-    def own_way(self, where: Where, frame: bytes, decision: Decision, changes: dict[str, int]) -> None:
-        """The frame once more by the port's own program, if it has one: what it counts is the same as by the long way.
+    def once_more(
+        self, program: int, where: Where, frame: bytes, kind: str, *, decision: Decision, changes: dict[str, int]
+    ) -> None:
+        """The frame once more, by this program: what it counts is the same as by the long way.
 
         `changes`: of the counters, by the decision at first; the model sees the frame again as well.
         """
-        attached = self.datapath.attached_program(slot(0, where.segment, where.side))
-        if attached is None or not attached.own:
-            return
         again = self.decide(where, frame)
         before, all_before = self.counted(where), self.everything(where)
-        action, out = self.run_plain(attached.program, where, frame, "xdp")
+        action, out = self.run_plain(program, where, frame, kind)
         if replace(again, frame=decision.frame) == decision:
             assert self.changed(all_before, self.everything(where)) == changes
         after = self.counted(where)
         assert {outcome for outcome in Outcome if after[outcome] != before[outcome]} == {again.outcome}
-        assert (action == XDP_REDIRECT) is (again.outcome in (Outcome.TO_HOP, Outcome.BYPASSED, *layout.LEAVING))
-        assert action != XDP_REDIRECT or out == again.frame
+        sent = action == {"xdp": XDP_REDIRECT, "tc": TC_REDIRECT}[kind]
+        assert sent is (again.outcome in (Outcome.TO_HOP, *layout.LEAVING))
+        assert kind == "tc" or not sent or out == again.frame
 
     def everything(self, where: Where) -> dict[str, int]:
         """All that is counted for a frame from there: of the device, of every rule, of every hop."""
@@ -196,20 +205,29 @@ class Twin:
         assert kind == "tc" or out == frame
 
     def run_plain(self, program: int, where: Where, frame: bytes, kind: str) -> tuple[int, bytes]:
-        """The action, and the frame afterwards, by this program; from a port without a trace, as in service."""
-        place = slot(0, where.segment, where.side)
-        longest = self.state.longest.get(slot(0, where.segment, where.side ^ 1), layout.NO_MATCH)
+        """The action, and the frame afterwards, by this program; from a device without a trace, as in service."""
+        port = slot(0, where.segment, where.side)
+        leaves = port ^ 1 if where.role is Role.PORT else port
+        longest = self.state.longest.get(leaves, layout.NO_MATCH)
         device = layout.DeviceValue(
-            role=Role.PORT, segment=where.segment, side=where.side, slot=place, peer_max=longest, peer_max_sg=longest
+            role=where.role,
+            segment=where.segment,
+            side=where.side,
+            hop=where.hop,
+            slot=slot(where.hop, where.segment, where.side),
+            flags=layout.DEVICE_TAGS if where.tags else 0,
+            peer_max=longest,
+            peer_max_sg=longest,
+            key=htonl(self.state.keys[where.hop]) if where.hop else 0,
         )
         self.maps["devices"].set(LOOPBACK, device)
         in_one_piece = longest if len(frame) < LONGEST_PIECE else 0
-        self.datapath.kernel.own_ways.write(0, in_one_piece, place)
+        self.datapath.kernel.own_ways.write(0, in_one_piece, port)
         try:
             action, out, _ = libbpf.run_frame(program, frame, 1)
         finally:
             self.maps["devices"].set(LOOPBACK, layout.DeviceValue())
-            self.datapath.kernel.own_ways.write(0, 0, place)
+            self.datapath.kernel.own_ways.write(0, 0, port)
         return action, out
 
     def counted_by_rule(self, index: int | None) -> tuple[int, int]:
