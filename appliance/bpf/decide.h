@@ -5,6 +5,7 @@
 
 #define GENERATION_PLACE "0x54574731" /* placeholder for the generation of a generated program, see splice.py */
 #define FRAGMENTS_PLACE "0x54574732"  /* 1: fragments may match a rule by their datagram; 0: they cannot */
+#define SLOT_PLACE "0x54574733"	      /* of the port that the program is made for */
 
 #ifndef PULL
 #define PULL 192 /* bytes of the frame that a tc program needs in linear memory */
@@ -47,14 +48,14 @@ static __always_inline bool fits(int kind, void *ctx, const struct device *devic
 	       (length <= device->peer_max_sg || frame_buffers(kind, ctx, length) == BUFFERS_ONE);
 }
 
-/* A plain port's frame straight to the other port: the common case, so without state for other programs. */
-static __always_inline int through(int kind, const struct device *device, __u32 length)
+/* Send a frame from a device to a port, and count it: the common cases, so without state for other programs. */
+static __always_inline int through(int kind, __u32 slot, __u32 port, __u32 length, __u32 outcome)
 {
-	__u32 slot = device->slot;
-	int action = redirect(kind, slot ^ 1);
+	int action = redirect(kind, port);
 	struct device_counter *counter = bpf_map_lookup_elem(&device_counters, &slot);
-	__u32 outcome = action == drop(kind) ? OUTCOME_NO_DEVICE : OUTCOME_STRAIGHT;
 
+	if (action == drop(kind))
+		outcome = OUTCOME_NO_DEVICE;
 	if (counter) {
 		counter->outcome[outcome].frames++;
 		counter->outcome[outcome].bytes += length;
@@ -83,6 +84,13 @@ static __always_inline bool fragments_count(void)
 	return count;
 }
 
+static __always_inline struct device *device_of(int kind, void *ctx)
+{
+	__u32 ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
+
+	return bpf_map_lookup_elem(&devices, &ifindex);
+}
+
 /*
  * A segment's filters and the core in one program, for filter sets that fit into one program: frames straight to the
  * other port are sent here, without state for other programs.
@@ -94,14 +102,13 @@ static __always_inline bool fragments_count(void)
 static __always_inline int decide(int kind, void *ctx, bool attached)
 {
 	__u32 found = filters(ctx); /* must come first, see splice.py */
-	__u32 key = 0, place, length, buffers, ifindex, generation;
+	__u32 key = 0, place, length, buffers, generation;
 	struct rule *rule = NULL;
 	struct device *device;
 	struct scratch *s;
 
 	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* set by user space */
-	ifindex = kind == XDP ? ((struct xdp_md *)ctx)->ingress_ifindex : ((struct __sk_buff *)ctx)->ifindex;
-	device = bpf_map_lookup_elem(&devices, &ifindex);
+	device = device_of(kind, ctx);
 	if (attached && (!device || !plain(device) || found == NOT_HERE))
 		goto entry;
 	if (!device)
@@ -127,7 +134,7 @@ static __always_inline int decide(int kind, void *ctx, bool attached)
 				matched->matched.bytes += length;
 			}
 		}
-		return through(kind, device, length);
+		return through(kind, device->slot, device->slot ^ 1, length, OUTCOME_STRAIGHT);
 	}
 	buffers = frame_buffers(kind, ctx, length);
 	s = bpf_map_lookup_elem(&scratch, &key);
@@ -154,6 +161,78 @@ static __always_inline int decide(int kind, void *ctx, bool attached)
 entry:
 	next_program(kind, ctx, PROGRAM_ENTRY);
 	return pass(kind);
+}
+
+/*
+ * The same for one port, whose slot it contains, in place of the entry program. `own_ways` has been asked before the
+ * filters: the frame is not too long, in one piece, and needs no more than the counters; otherwise the answer is
+ * NOT_HERE. What else a frame may need is in other programs, so that this one needs few registers.
+ */
+static __always_inline int decide_own(void *ctx)
+{
+	__u32 found = filters(ctx); /* must come first, see splice.py */
+	__u32 key = 0, counter = MAX_RULES /* none */, place, length, generation, slot;
+	struct rule_counter *matched;
+	struct rule *rule;
+	struct scratch *s;
+	int action;
+
+	asm volatile("%0 = " GENERATION_PLACE : "=r"(generation)); /* set by user space */
+	asm volatile("%0 = " SLOT_PLACE : "=r"(slot));		   /* set by user space */
+	length = frame_end(XDP, ctx) - frame_data(XDP, ctx);
+	if (found == NOT_HERE || length < ETH_HLEN) {
+		next_program(XDP, ctx, PROGRAM_ENTRY);
+		return pass(XDP);
+	}
+	asm volatile("%0 ^= %1" : "+r"(found) : "r"(length >> 31)); /* 0, but unknown to the verifier, as above */
+	if (found < MAX_RULES) {
+		place = (generation & 1) * MAX_RULES + found;
+		rule = bpf_map_lookup_elem(&rules, &place);
+		if (!rule)
+			return pass(XDP);
+		if (rule->length) { /* first_hop.h */
+			action = to_first_hop(ctx, slot, generation, rule, length);
+			if (action != NOT_SIMPLE)
+				return action;
+			goto more;
+		}
+		counter = rule->counter;
+	}
+	if (!fragments_count() || !maybe_fragment(frame_data(XDP, ctx), frame_end(XDP, ctx))) {
+		matched = bpf_map_lookup_elem(&rule_counters, &counter);
+		if (matched) {
+			matched->matched.frames++;
+			matched->matched.bytes += length;
+		}
+		return through(XDP, slot, slot ^ 1, length, OUTCOME_STRAIGHT);
+	}
+more:
+	s = bpf_map_lookup_elem(&scratch, &key);
+	if (s) {
+		s->rule = found;
+		s->generation = generation;
+		next_program(XDP, ctx, PROGRAM_FOUND);
+	}
+	return pass(XDP);
+}
+
+/* A port's own program has found the rule of a frame, and more than sending it is needed. */
+static __always_inline int found(void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct device *device = device_of(XDP, ctx);
+	__u32 length = frame_end(XDP, ctx) - frame_data(XDP, ctx);
+
+	if (!s)
+		return pass(XDP);
+	if (!device || device->role != ROLE_PORT) { /* no longer ours */
+		next_program(XDP, ctx, PROGRAM_ENTRY);
+		return pass(XDP);
+	}
+	note_frame(XDP, ctx, s, device, s->generation, length, BUFFERS_ONE, device->side);
+	next_program(XDP, ctx, PROGRAM_DISPATCH);
+	s->rule = NO_MATCH;
+	return leave(XDP, ctx, &s->device, s, length, BUFFERS_ONE, device->side, OUTCOME_NO_PROGRAM);
 }
 
 /* In place of a segment's filters: ask the flow cache first. */

@@ -3,6 +3,14 @@
 #ifndef FLOWS_H
 #define FLOWS_H
 
+/* The hash with the ports, for a frame that is no later fragment. */
+static __always_inline __u64 flow_hash(const struct parsed *p)
+{
+	__u64 a = fold_address(p->source), b = fold_address(p->destination);
+
+	return finish(fold(a ^ p->ports[0]) + fold(b ^ p->ports[1]) + p->protocol);
+}
+
 /* The hash of the addresses only, and with the ports if they are known; both are the same for either direction. */
 static __always_inline void hash_parsed(struct scratch *s, const struct parsed *p, bool later)
 {
@@ -10,7 +18,7 @@ static __always_inline void hash_parsed(struct scratch *s, const struct parsed *
 
 	s->hash_l3 = finish(a + b);
 	s->flow_flags = later ? 0 : p->tcp_flags;
-	s->hash = later ? s->hash_l3 : finish(fold(a ^ p->ports[0]) + fold(b ^ p->ports[1]) + p->protocol);
+	s->hash = later ? s->hash_l3 : flow_hash(p);
 }
 
 /*
@@ -136,6 +144,55 @@ static __always_inline bool established(const struct scratch *s, __u32 hop)
 	return true;
 }
 
+static __always_inline struct calm_flow *calm_at(__u64 hash, __u32 hop)
+{
+	__u32 place = ((__u32)hash + hop * 0x9e3779b1) % CALM_FLOWS;
+
+	return bpf_map_lookup_elem(&calm_flows, &place);
+}
+
+/*
+ * Whether `track` would change nothing. Looking into its tables costs as much as the rest of a decision; this is one
+ * look into an array. An entry says so until the flow's time is to be written again, and not beyond anything that
+ * changes what is known about the flow. The CPUs do not wait for each other: a change that another one makes at the same
+ * time may show that much later. The same if a table displaces the flow meanwhile.
+ */
+static __always_inline bool calm(__u64 hash, __u32 flags, __u32 hop, __u32 direction, __u64 now)
+{
+	struct calm_flow *entry = calm_at(hash, hop);
+
+	/* few branches, because the verifier follows what comes after once for each */
+	return entry && !((entry->hash ^ hash) | (entry->hop ^ hop) | (flags & (TCP_FIN | TCP_SYN | TCP_RST))) &&
+	       now <= entry->until[direction & 1];
+}
+
+static __always_inline void calm_down(const struct scratch *s, __u32 hop, __u64 seen)
+{
+	struct calm_flow *entry = calm_at(s->hash, hop);
+
+	if (!entry || s->flow_flags & (TCP_FIN | TCP_SYN | TCP_RST))
+		return;
+	if ((entry->hash ^ s->hash) | (entry->hop ^ hop)) {
+		*(volatile __u64 *)&entry->until[0] = 0;
+		*(volatile __u64 *)&entry->until[1] = 0;
+		entry->hash = s->hash;
+		entry->hop = hop;
+		barrier();
+	}
+	*(volatile __u64 *)&entry->until[s->direction & 1] = seen + FLOW_REFRESH_NS;
+}
+
+/* What is known about the flow changes: the frames of both directions count again. */
+static __always_inline void disturb(const struct scratch *s, __u32 hop)
+{
+	struct calm_flow *entry = calm_at(s->hash, hop);
+
+	if (!entry) /* whichever flow it holds: another one is only looked up once more */
+		return;
+	*(volatile __u64 *)&entry->until[0] = 0;
+	*(volatile __u64 *)&entry->until[1] = 0;
+}
+
 /*
  * A flow begins in `new_flows` and is established by a frame that is not part of the handshake, once both ends have
  * sent: the flows of a SYN flood, including all answers to it, never are.
@@ -147,7 +204,7 @@ static __always_inline void track(const struct scratch *s, __u32 hop)
 	__u64 marks = FLOW_FRAME << (s->direction & 1);
 	struct flow *flow;
 
-	if (s->device.flags & DEVICE_DRY)
+	if (s->device.flags & DEVICE_DRY || calm(s->hash, s->flow_flags, hop, s->direction, s->now))
 		return;
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow) {
@@ -155,6 +212,7 @@ static __always_inline void track(const struct scratch *s, __u32 hop)
 		flow = bpf_map_lookup_elem(&new_flows, &key);
 	}
 	if (s->flow_flags & TCP_RST) {
+		disturb(s, hop);
 		if (flow && begins)
 			bpf_map_delete_elem(&new_flows, &key);
 		else if (flow)
@@ -164,6 +222,7 @@ static __always_inline void track(const struct scratch *s, __u32 hop)
 	if (!flow || ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED && opens)) {
 		struct flow fresh = {.seen = s->now, .fin = marks};
 
+		disturb(s, hop);
 		if (flow && !begins)
 			bpf_map_delete_elem(&flows, &key);
 		bpf_map_update_elem(&new_flows, &key, &fresh, BPF_ANY);
@@ -173,8 +232,10 @@ static __always_inline void track(const struct scratch *s, __u32 hop)
 		return; /* closed: its last frames do not extend it */
 	if (s->flow_flags & TCP_FIN)
 		marks |= 1 << (s->direction & 1);
-	if ((flow->fin & marks) != marks) /* two CPUs may process a frame of it at the same time */
+	if ((flow->fin & marks) != marks) { /* two CPUs may process a frame of it at the same time */
 		__sync_fetch_and_or(&flow->fin, marks);
+		disturb(s, hop);
+	}
 	if (s->flow_flags & TCP_FIN || s->now - flow->seen > FLOW_REFRESH_NS)
 		flow->seen = s->now;
 	if (begins && (flow->fin & FLOW_BOTH) == FLOW_BOTH && !(s->flow_flags & TCP_SYN)) {
@@ -182,7 +243,10 @@ static __always_inline void track(const struct scratch *s, __u32 hop)
 
 		bpf_map_update_elem(&flows, &key, &known, BPF_ANY);
 		bpf_map_delete_elem(&new_flows, &key);
+		calm_down(s, hop, known.seen);
+		return;
 	}
+	calm_down(s, hop, flow->seen);
 }
 
 #endif

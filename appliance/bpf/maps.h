@@ -19,6 +19,15 @@ struct {
 	__type(value, struct control);
 } control SEC(".maps");
 
+/* What the ports' own programs may do (see struct own_ways). Each word is written by user space in one store. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct own_ways);
+} own_ways SEC(".maps");
+
 /* Not used by any program: a write to a map of maps returns when all frames in flight have left the programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
@@ -195,6 +204,14 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } new_flows SEC(".maps");
+
+/* By hash and hop: flows that need no look into the two above (see struct calm_flow). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CALM_FLOWS);
+	__type(key, __u32);
+	__type(value, struct calm_flow);
+} calm_flows SEC(".maps");
 
 /* Fragmented datagrams: the hash for all fragments, from the first that arrived. */
 struct {

@@ -142,47 +142,6 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 	return held;
 }
 
-/* Keep a copy of the frame, in case it crashes the hop. */
-static __always_inline void keep(int kind, void *ctx, const struct scratch *s, __u32 hop)
-{
-	void *ring = bpf_map_lookup_elem(&recorders, &hop);
-	struct record *head, *r;
-	__u64 number;
-	__u32 place, captured;
-
-	if (!ring || s->device.flags & DEVICE_DRY)
-		return;
-	head = bpf_map_lookup_elem(ring, &zero);
-	if (!head)
-		return;
-	number = __sync_fetch_and_add(&head->number, 1) + 1;
-	place = 1 + (number & head->length);
-	captured = s->length < head->captured ? s->length : head->captured;
-	r = bpf_map_lookup_elem(ring, &place);
-	if (!r || captured < ETH_HLEN || captured > RECORD_BYTES)
-		return;
-	r->number = 0;
-	r->at = bpf_ktime_get_ns();
-	r->length = s->length;
-	r->captured = captured;
-	r->slot = SLOT(hop, s->device.segment, s->direction);
-	r->tag_proto = 0;
-	if (kind == XDP) {
-		if (bpf_xdp_load_bytes(ctx, 0, r->data, captured))
-			return;
-	} else {
-		struct __sk_buff *skb = ctx;
-
-		if (bpf_skb_load_bytes(skb, 0, r->data, captured))
-			return;
-		if (skb->vlan_present) {
-			r->tag = skb->vlan_tci;
-			r->tag_proto = skb->vlan_proto;
-		}
-	}
-	r->number = number;
-}
-
 #define NOT_ENTERED -1
 
 /* To a hop: by the tap on the side from which the frame comes. NOT_ENTERED: there is no room for the hop's tag. */
@@ -195,8 +154,8 @@ static __always_inline int enter(int kind, void *ctx, struct scratch *s, __u32 h
 
 	if (h && h->flags & HOP_TRACKED && s->have_hash && !s->quoted)
 		track(s, hop);
-	if (h && h->flags & HOP_RECORDED)
-		keep(kind, ctx, s, hop);
+	if (h && h->flags & HOP_RECORDED && !(s->device.flags & DEVICE_DRY))
+		keep(kind, ctx, hop, SLOT(hop, s->device.segment, s->direction), s->length);
 	if (h && h->flags & HOP_TAGS && !put_tag(kind, ctx)) /* the hop would take a foreign tag for ours */
 		return NOT_ENTERED;
 	action = send(kind, ctx, &s->device, s, s->length, SLOT(hop, s->device.segment, s->direction), VERDICT_HOP,

@@ -28,7 +28,9 @@
 #include "flows.h"
 #include "next.h"
 #include "tags.h"
+#include "recorder.h"
 #include "path.h"
+#include "first_hop.h"
 #include "decide.h"
 #include "exits.h"
 #include "losses.h"
@@ -160,6 +162,27 @@ static __always_inline bool heartbeat(int kind, void *ctx, const struct device *
 }
 
 /*
+ * From a hop at the end of its path, whichever rule led there, and not a heartbeat: the usual way back, without state for
+ * other programs.
+ */
+static __always_inline bool certainly_out(int kind, void *ctx, const struct device *device, __u64 policy)
+{
+	void *data = frame_data(kind, ctx);
+	__u32 at = (((policy & 1) * MAX_HOPS + (device->hop & (MAX_HOPS - 1))) * MAX_SEGMENTS +
+		    (device->segment & (MAX_SEGMENTS - 1))) *
+		       2 +
+		   ((device->side ^ 1) & 1);
+	struct continuation *next;
+
+	if (device->role != ROLE_HOP || device->flags || data + ETH_HLEN > frame_end(kind, ctx) ||
+	    *(__u32 *)(data + 8) == device->key || *(__u32 *)(data + 2) == device->key ||
+	    *(__u32 *)data == bpf_htonl(HEARTBEAT_NEIGHBOUR | device->hop))
+		return false;
+	next = bpf_map_lookup_elem(&continuations, &at);
+	return next && next->kind == CONT_END;
+}
+
+/*
  * `copies`: for devices with captures; the program without them is shorter and calls no function, which alone costs as
  * much as counting the frame.
  */
@@ -177,6 +200,11 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 		return pass(kind);
 	}
 	policy = *(volatile __u64 *)&c->policy;
+	if (!copies && certainly_out(kind, ctx, known, policy)) {
+		length = frame_length(kind, ctx);
+		if (fits(kind, ctx, known, length))
+			return through(kind, known->slot, SLOT(0, known->segment, known->side), length, OUTCOME_OUT);
+	}
 	if (!copies && plain(known)) {
 		if (POLICY_SEGMENT(policy, known->segment & (MAX_SEGMENTS - 1))) {
 			if (frame_data(kind, ctx) + ETH_HLEN <= frame_end(kind, ctx))
@@ -184,7 +212,7 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 		} else {
 			length = frame_length(kind, ctx);
 			if (fits(kind, ctx, known, length))
-				return through(kind, known, length);
+				return through(kind, known->slot, known->slot ^ 1, length, OUTCOME_STRAIGHT);
 		}
 	}
 	here = *known;
@@ -249,6 +277,18 @@ SEC("xdp.frags")
 int attached_xdp(struct xdp_md *ctx)
 {
 	return decide(XDP, ctx, true);
+}
+
+SEC("xdp.frags")
+int own_xdp(struct xdp_md *ctx)
+{
+	return decide_own(ctx);
+}
+
+SEC("xdp.frags")
+int found_xdp(struct xdp_md *ctx)
+{
+	return found(ctx);
 }
 
 SEC("xdp.frags")

@@ -15,6 +15,9 @@
  * is blocked, if the rule says so). If the rule requires all of its hops, those further on are checked too.
  * In `dispatch`, link-local control frames leave before any hop, and possible fragments go through `fragment`, which
  * knows the rule of their datagram.
+ * A port attached by XDP has a short cut through all of this: a program of its own, with its slot and the filters in it,
+ * in place of the entry (decide.h). It sends straight frames, and those of calm flows to their first hop (first_hop.h),
+ * and leaves all others to the programs above, with the rule in `scratch` if it has found one.
  *
  * How a frame keeps its path across a hop
  * ---------------------------------------
@@ -49,6 +52,7 @@
 #define MAX_TRACE 64	  /* steps kept for one explained frame */
 #define MAX_FLOWS 262144
 #define MAX_NEW_FLOWS 65536 /* not seen in both directions yet */
+#define CALM_FLOWS 65536    /* a power of two */
 #define MAX_FRAGMENTS 16384
 #define MAX_COPIES 8	       /* captures 1..7; 0 is none */
 #define COPY_BYTES 16384       /* of one frame; a power of two */
@@ -87,6 +91,7 @@
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
 #define PROGRAM_ENTRY 6	   /* where every frame begins; for programs attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
+#define PROGRAM_FOUND 48   /* a port's own program has found the rule; XDP only */
 #define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
@@ -310,6 +315,15 @@ struct control {
 };
 #define POLICY_SEGMENT(word, segment) (((word) >> (32 + (segment))) & 1)
 
+/*
+ * By slot of a port: the longest frame that the port's own program may handle, which is not longer than the other port
+ * can send. 0: none, because the port's device is another one, delivers frames in several buffers, or needs more than
+ * its counters.
+ */
+struct own_ways {
+	__u64 longest[MAX_SEGMENTS * 2];
+};
+
 /* Identity of the program, for a supervisor that finds it pinned. */
 struct meta {
 	__u64 layout;
@@ -405,6 +419,16 @@ struct flow {
 #define FLOW_CLOSED 3
 #define FLOW_FRAME 4 /* shifted by the direction */
 #define FLOW_BOTH 12
+
+/*
+ * A flow of whose frames nothing changes what is known about it, by direction until this time (flows.h). An entry is
+ * shared by all flows of its place in the table, and holds the last one.
+ */
+struct calm_flow {
+	__u64 hash;
+	__u64 hop;
+	__u64 until[2]; /* ns */
+};
 
 struct fragment_key {
 	__u64 source[2];

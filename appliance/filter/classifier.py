@@ -23,7 +23,7 @@ from appliance.filter.lowered import Prepared
 from appliance.filter.merge import BudgetError
 from appliance.filter.tables import Image, TableError
 
-CHAIN_RULES = 6  # up to this many rules are as fast one by one
+CHAIN_RULES = 0  # a graph checks each bound once and in passing, so even one rule is faster in one
 LEAST_SPLIT = 32  # a set this small is not cut into several graphs
 _REMEMBERED_SETS = 4
 MAX_SECONDS = 15.0  # of processor time, for all graphs of one set together
@@ -73,7 +73,13 @@ def prepare(filters: tuple[RankedFilter, ...], *, merged: bool, runs: int = 1, w
     """
     result = PreparedSet([])
     if not merged or len(filters) <= CHAIN_RULES:
-        result.parts.append(Part(filters, None, why or (f"{CHAIN_RULES} rules or fewer" if merged else "asked for")))
+        result.parts.append(
+            Part(
+                filters,
+                None,
+                why or (("no rules" if not filters else f"{CHAIN_RULES} rules or fewer") if merged else "asked for"),
+            )
+        )
         return result
     size, deadline = -(-len(filters) // runs), time.thread_time() + MAX_SECONDS
     for at in range(0, len(filters), size):

@@ -52,7 +52,7 @@ __all__ = [
     "forget",
     "load_accept",
     "load_classifier",
-    "load_nothing",
+    "load_constant",
     "uses_only_flow_key",
 ]
 
@@ -197,14 +197,14 @@ class GeneratedSet:
 class LoadedSet:
     """A set in the kernel. `entry_fd` is for the core's slot; `parts` (slot, descriptor) must be placed before it.
 
-    `attached_fd`: the program to attach to a port, where there is one.
+    `attached_fds`: the programs to attach to ports, those of `Linkage.attached`; empty where the set is apart.
     """
 
     entry_fd: int
     parts: tuple[tuple[int, int], ...]
     table_fd: int | None
     report: Report
-    attached_fd: int | None = None
+    attached_fds: tuple[int, ...] = ()
     _closed: bool = field(default=False, repr=False)
 
     def place_parts(self, programs_fd: int) -> None:
@@ -216,8 +216,8 @@ class LoadedSet:
         """Close the descriptors; programs in a program array stay."""
         if not self._closed:
             self._closed = True
-            others = [fd for fd in (self.table_fd, self.attached_fd) if fd is not None]
-            loader.close(self.entry_fd, *(fd for _, fd in self.parts), *others)
+            tables = () if self.table_fd is None else (self.table_fd,)
+            loader.close(self.entry_fd, *(fd for _, fd in self.parts), *tables, *self.attached_fds)
 
 
 def _ranked(filters: Sequence[ClassicFilter | None]) -> tuple[list[tuple[int, ClassicFilter]], tuple[int, ...]]:
@@ -337,12 +337,8 @@ def _joined(prepared: classifier.PreparedSet, linkage: Linkage | None, kind: Kin
         )
         if len(inner) != 1:
             return None
-        hosts = (("decide", linkage.host), (_ATTACHED, linkage.attached))
-        return [
-            LoadableProgram(name, *host.around(inner[0].code, inner[0].relocations), None)
-            for name, host in hosts
-            if host is not None
-        ]
+        hosts = [("decide", linkage.host), *((_ATTACHED, host) for host in linkage.attached)]
+        return [LoadableProgram(name, *host.around(inner[0].code, inner[0].relocations), None) for name, host in hosts]
     except (TooLongError, FilterError):
         return None
 
@@ -450,7 +446,7 @@ def load_set(generated: GeneratedSet, linkage: Linkage | None = None, *, attach_
     generated.report.load_s = time.perf_counter() - started
     parts = tuple((slot, fd) for slot, fd in loaded[1:] if slot is not None)
     pairs = zip(generated.programs, loaded, strict=True)
-    attached = next((fd for program, (_, fd) in pairs if program.name == _ATTACHED), None)
+    attached = tuple(fd for program, (_, fd) in pairs if program.name == _ATTACHED)
     return LoadedSet(loaded[0][1], parts, table_fd, generated.report, attached)
 
 
@@ -473,7 +469,7 @@ def load_classifier(
     form = _forms.get(key, _Form())
     form = replace(form, merge=form.merge and merge)
     while True:
-        host = linkage if linkage is None or form.joined else replace(linkage, host=None, attached=None)
+        host = linkage if linkage is None or form.joined else replace(linkage, host=None, attached=())
         generated = build_classifier(
             filters, kind=kind, linkage=host, cached=cached, merge=form.merge, part_jumps=form.jumps
         )
@@ -505,11 +501,12 @@ def load_accept(
     return load_set(build_accept(filters, kind=kind, linkage=linkage), linkage, attach_type=attach_type)
 
 
-def load_nothing(host: Host, maps: dict[str, int]) -> int:
-    """The program to attach to ports without rules, in its host; its descriptor, which the caller closes."""
+def load_constant(host: Host, maps: dict[str, int], rank: int = NO_MATCH) -> int:
+    """The program to attach to ports whose frames all match this rule (NO_MATCH: none), in its host; its descriptor,
+    which the caller closes."""
     asm = Assembler()
     asm.mov(CTX, R1)
-    asm.mov_imm(R0, NO_MATCH)
+    asm.mov_imm(R0, rank)
     return loader.load_program(LoadableProgram(_ATTACHED, *host.around(asm.finish(), ()), None), "xdp", maps)
 
 

@@ -39,8 +39,8 @@ class Linkage:
     `fallback` is returned when a tail call fails.
 
     `host`: a program that begins with the filters; taken where the set is one program, which then leaves in r0 the
-    index, NO_MATCH, or NOT_HERE for a frame that the program in the first of `part_slots` is for. `attached`: another
-    such program, to be attached to a port in the place of the entry. `host_maps`: the descriptors of their maps.
+    index, NO_MATCH, or NOT_HERE for a frame that the program in the first of `part_slots` is for. `attached`: other
+    such programs, to be attached to ports in the place of the entry. `host_maps`: the descriptors of their maps.
     """
 
     scratch_fd: int
@@ -53,7 +53,7 @@ class Linkage:
     stores: tuple[tuple[int, int, int], ...] = ()
     fallback: int = XDP_PASS
     host: Host | None = None
-    attached: Host | None = None
+    attached: tuple[Host, ...] = ()
     host_maps: tuple[tuple[str, int], ...] = ()
     falls: bool = False  # the set ends by falling out of its last instruction, the result in r0
 

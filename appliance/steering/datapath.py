@@ -21,7 +21,7 @@ from appliance.config.schema.model import Config
 from appliance.errors import DatapathError
 from appliance.steering import answers
 from appliance.steering.kernel import layout
-from appliance.steering.kernel.attachments import Attachments
+from appliance.steering.kernel.attachments import Attachments, First
 from appliance.steering.kernel.copies import Copies
 from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
 from appliance.steering.kernel.gates import Gates
@@ -165,10 +165,12 @@ class Datapath:
         """The id of the program that the device's frames begin in."""
         return self._devices.begins_in(attachment)
 
-    def attached_program(self, segment: int) -> int | None:
-        """The present policy's program for the ports of a segment (number), in the place of the entry; None: none."""
+    def attached_program(self, place: int) -> First | None:
+        """The present policy's program for the port in this slot, in the place of the entry; None: none."""
         generated = self._generated.get(self.generation & 1)
-        return None if generated is None else generated.attached.get(segment)
+        if generated is None or place not in generated.attached:
+            return None
+        return First(generated.attached[place], own=place in generated.own)
 
     @property
     def generation(self) -> int:
@@ -189,7 +191,8 @@ class Datapath:
         began = time.monotonic_ns()
         policy = compile_policy(config, self._names)
         generation = (self.generation + 1) & 0xFFFFFFFF
-        return Prepared(policy, generation, load_programs(self._kernel, policy, generation), began)
+        generated = load_programs(self._kernel, policy, generation, self._devices.several)
+        return Prepared(policy, generation, generated, began)
 
     def switch_policy(self, prepared: Prepared) -> PolicyReport:
         """Switch to what was prepared, which must be the newest. May run in a thread."""

@@ -7,23 +7,27 @@ The programs come from `appliance.filter`. Owns their descriptors until `close`;
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from appliance.config.check.lint import Finding
 from appliance.filter import compiler as pcap
 from appliance.filter.frame_reader import Kind
+from appliance.filter.linkage import Host
 from appliance.filter.report import Report
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.maps import Map
 from appliance.steering.kernel.objects import Kernel
+from appliance.steering.kernel.splice import Template
 from appliance.steering.policy import Policy
 
 _KINDS: tuple[tuple[Kind, str, int], ...] = (
     ("xdp", "xdp_programs", 2),
     ("tc", "tc_programs", 0),
 )  # XDP_PASS, TC_ACT_OK
+OWN_PORTS = 4
+"""A set gets a program for each of so many ports; more share one, because each is verified by itself."""
 
 
 @dataclass
@@ -47,8 +51,9 @@ class Generated:
     others: list[tuple[str, pcap.LoadedSet, tuple[int, ...]]] = field(default_factory=list)
     before: list[tuple[str, int, int]] = field(default_factory=list)
     compiled: list[Compiled] = field(default_factory=list)
-    attached: dict[int, int] = field(default_factory=dict)  # by segment: what to attach to its ports by XDP
-    nothing: int | None = None  # the one for segments without rules, which belongs to no set
+    attached: dict[int, int] = field(default_factory=dict)  # by slot of a port: what to attach to it by XDP
+    own: set[int] = field(default_factory=set)  # slots in `attached` whose program is for this port alone
+    constant: list[int] = field(default_factory=list)  # those for segments without filters, which belong to no set
 
     def install(self, maps: dict[str, Map[Any, Any]], generation: int) -> None:
         """Put the programs into their slots; slots of this half that stay empty are cleared.
@@ -89,14 +94,45 @@ class Generated:
         """Close the descriptors."""
         for _, loaded, _ in self.sets:
             loaded.close()
-        if self.nothing is not None:
-            os.close(self.nothing)
-        self.sets, self.nothing = [], None
+        for fd in self.constant:
+            os.close(fd)
+        self.sets, self.constant = [], []
+
+    def attach(self, hosts: Iterable[_Attached], fds: Iterable[int]) -> None:
+        """Note for which ports the loaded programs are."""
+        for (slots, own, _), fd in zip(hosts, fds, strict=False):
+            self.attached |= dict.fromkeys(slots, fd)
+            self.own |= slots if own else set()
 
 
-def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
+class _Attached(NamedTuple):
+    """A program to attach to ports. `own`: made for the only one of them."""
+
+    slots: frozenset[int]
+    own: bool
+    host: Host
+
+
+def _attached(
+    templates: Mapping[str, Template], segments: Collection[int], generation: int, several: Set[int], *, fragments: bool
+) -> list[_Attached]:
+    """The programs for the ports of segments with the same rules: one for each port, where that is possible."""
+    ports = {layout.slot(0, segment, side) for segment in segments for side in layout.Side}
+    own = ports - several if len(ports) <= OWN_PORTS else set()
+    hosts = [
+        _Attached(frozenset((port,)), True, templates["own_xdp"].of(generation, fragments=fragments, slot=port))
+        for port in sorted(own)
+    ]
+    if ports - own:
+        shared = templates["attached_xdp"].of(generation, fragments=fragments)
+        hosts.append(_Attached(frozenset(ports - own), False, shared))
+    return hosts
+
+
+def load_programs(kernel: Kernel, policy: Policy, generation: int, several: Set[int] = frozenset()) -> Generated:
     """Compile the filters and load what the policy needs.
 
+    `several`: slots of ports that deliver frames in several buffers, which a program for one port cannot handle.
     FilterError names the rule or guest whose filter is wrong; DatapathError when the kernel refuses a program.
     """
     rules = [
@@ -114,10 +150,12 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
     maps = kernel.maps
     everything = tuple((name, opened.fd) for name, opened in maps.items())
     try:
-        straight = [segment for segment, chain in policy.chains.items() if not chain]
-        if straight:
-            generated.nothing = pcap.load_nothing(kernel.templates["attached_xdp"].of(generation), dict(everything))
-            generated.attached |= dict.fromkeys(straight, generated.nothing)
+        for segment, chain in policy.chains.items():
+            if chain and policy.constant(segment) == layout.NO_MATCH:
+                continue
+            for one in _attached(kernel.templates, (segment,), generation, several, fragments=False):
+                generated.constant.append(pcap.load_constant(one.host, dict(everything), policy.constant(segment)))
+                generated.attach((one,), generated.constant[-1:])
         for kind, array, fallback in _KINDS:
 
             def linkage(parts: range, then: int, array: str = array, fallback: int = fallback) -> pcap.Linkage:
@@ -134,19 +172,20 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int) -> Generated:
                 wanted = [rules[index] if index in chain else None for index in range(len(rules))]
                 link = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_DISPATCH)
                 fragments = segments[0] in policy.fragments  # as all of the same rules
-                hosts = {
-                    name: template.of(generation, fragments=fragments) for name, template in kernel.templates.items()
-                }
-                host, attached = hosts[f"decide_{kind}"], hosts.get(f"attached_{kind}")
-                link = replace(link, host=host, attached=attached, host_maps=everything)
+                host = kernel.templates[f"decide_{kind}"].of(generation, fragments=fragments)
+                hosts = (
+                    _attached(kernel.templates, segments, generation, several, fragments=fragments)
+                    if kind == "xdp"
+                    else []
+                )
+                link = replace(link, host=host, attached=tuple(one.host for one in hosts), host_maps=everything)
                 behind = linkage(layout.policy_parts(generation, segments[0]), layout.PROGRAM_REMEMBER)
                 loaded = pcap.load_classifier(wanted, kind=kind, linkage=link, cached=behind)
                 slots = tuple(layout.program_policy(generation, segment) for segment in segments)
                 if loaded.report.cached:
                     generated.before += [(array, slot, kernel.programs[f"recall_{kind}"]) for slot in slots]
                     slots = tuple(layout.program_filters(generation, segment) for segment in segments)
-                if loaded.attached_fd is not None:
-                    generated.attached |= dict.fromkeys(segments, loaded.attached_fd)
+                generated.attach(hosts, loaded.attached_fds)
                 if loaded.report.joined:
                     elsewhere = tuple(layout.program_filters(generation, segment) for segment in segments)
                     generated.others.append((array, loaded, elsewhere))

@@ -24,7 +24,7 @@ from simulator import netns
 
 from appliance.counted import counted
 from tests.bench import remap, topology
-from tests.bench.decision import decision, flow_cache
+from tests.bench.decision import decision, flow_cache, to_a_hop
 from tests.bench.generator import SIZES, Generator
 from tests.bench.subjects import LIMITS, Subject, subjects
 from tests.support import figures
@@ -121,7 +121,7 @@ def rows(generator: Generator, rates: dict[Case, list[Pair]]) -> list[figures.Ro
     limits = [
         {**_row("limit", path, flows, size, values), "ratio": 1.0} for (path, flows, size), values in bare.items()
     ]
-    return limits + result + flow_cache(generator)
+    return limits + result + to_a_hop(generator) + flow_cache(generator)
 
 
 def _row(implementation: str, path: str, flows: int, size: str, rates: list[float]) -> figures.Row:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import struct
@@ -16,13 +17,26 @@ from appliance.steering.datapath import Datapath
 from appliance.steering.kernel.layout import Side
 from appliance.system import libbpf
 from tests.bench.generator import Generator, frame
-from tests.bench.subjects import BPF_OBJECT, SEGMENT, rules_text
+from tests.bench.subjects import BPF_OBJECT, FAR_NS, SEGMENT, TAPS, rules_text, taps
 from tests.bench.topology import index
 from tests.support import figures
 
 REPEAT = 200_000
 RUNS = 7
 CACHED_RULES = 64
+HOPS = """
+[[guest]]
+name = "g"
+kernel = "none"
+[[guest]]
+name = "h"
+kernel = "none"
+[[group]]
+name = "s"
+standby = ["g", "h"]
+"""
+HOP_PATHS = (("to a hop", ["g"], True), ("to the first of two hops", ["g", "h"], True),
+             ("to a group", ["s"], True), ("past a hop", ["g"], False))  # fmt: skip
 
 
 def decision(generator: Generator, rules: int, match: str) -> figures.Row:
@@ -70,6 +84,26 @@ def flow_cache(generator: Generator) -> list[figures.Row]:
     return found
 
 
+def to_a_hop(generator: Generator) -> list[figures.Row]:
+    """`ns` of a frame at the LAN port that goes to a hop, or past it, and `back_ns` of one that comes from it."""
+    found: list[figures.Row] = []
+    for name, path, available in HOP_PATHS:
+        text = f'{SEGMENT}{HOPS}[[rule]]\nname = "all"\npath = {json.dumps(path)}\n'
+        with taps(TAPS), _datapath() as datapath:
+            for side, tap in zip((Side.LAN, Side.WAN), TAPS, strict=True):
+                datapath.attach_hop(tap, "g", "main", side)
+            datapath.set_policy(loads(text, "bench"))
+            datapath.leases.renew_supervisor(FAR_NS)
+            if available:
+                datapath.leases.renew("g", FAR_NS)
+            ns, back = (round(cost(generator, datapath, frame(64), device), 1) for device in ("lan", TAPS[1]))
+        found.append({
+            "implementation": "throughwire", "path": name, "rules": 1, "match": "first", "flows": 1,
+            "frame_bytes": 64, "runs": RUNS, "ns": ns, "back_ns": back,
+        })  # fmt: skip
+    return found
+
+
 @contextmanager
 def _datapath() -> Iterator[Datapath]:
     datapath = Datapath.open(BPF_OBJECT)
@@ -80,11 +114,11 @@ def _datapath() -> Iterator[Datapath]:
         datapath.unload()
 
 
-def cost(generator: Generator, datapath: Datapath, data: bytes) -> float:
-    """Nanoseconds for one frame, the median of runs."""
+def cost(generator: Generator, datapath: Datapath, data: bytes, device: str = "lan") -> float:
+    """Nanoseconds for one frame from this device, the median of runs."""
     # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-    context = struct.pack("=6I", 0, len(data), 0, index("lan"), 0, 0)
-    port = next(one for one in datapath.attachments() if one.side is Side.LAN and not one.hop)
+    context = struct.pack("=6I", 0, len(data), 0, index(device), 0, 0)
+    port = next(one for one in datapath.attachments() if one.device.name == device)
     begin, nothing = libbpf.program_by_id(datapath.begins_in(port) or 0), generator.object.program_fd("nothing")
     try:
         costs = [

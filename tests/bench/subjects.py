@@ -235,15 +235,25 @@ def open_vswitch(_: Generator) -> Iterator[None]:
 
 
 @contextmanager
-def echo(taps: tuple[str, str] = TAPS) -> Iterator[None]:
-    """Two taps and the process that passes frames between them."""
-    program = Path("build/bench/echo")
-    for tap in taps:
+def taps(names: tuple[str, str]) -> Iterator[None]:
+    """Two taps."""
+    for tap in names:
         run("ip", "tuntap", "add", tap, "mode", "tap")
         run("ip", "link", "set", tap, "up", "mtu", "1600")
     try:
+        yield
+    finally:
+        for tap in names:
+            run("ip", "link", "del", tap)
+
+
+@contextmanager
+def echo(names: tuple[str, str] = TAPS) -> Iterator[None]:
+    """Two taps and the process that passes frames between them."""
+    program = Path("build/bench/echo")
+    with taps(names):
         process = subprocess.Popen(
-            ["taskset", "-c", "0", str(program), *taps], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ["taskset", "-c", "0", str(program), *names], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         try:
             assert process.stdout is not None
@@ -253,9 +263,6 @@ def echo(taps: tuple[str, str] = TAPS) -> Iterator[None]:
         finally:
             process.kill()
             process.wait()
-    finally:
-        for tap in taps:
-            run("ip", "link", "del", tap)
 
 
 def subjects() -> list[Subject]:

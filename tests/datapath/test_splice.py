@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,17 @@ from appliance.config.schema.model import Config, Guest, Rule, Segment
 from appliance.errors import DatapathError
 from appliance.filter import compiler as pcap
 from appliance.filter import loader
+from appliance.steering.datapath import Datapath
 from appliance.steering.explain.model import Where
 from appliance.steering.kernel import layout, splice
-from appliance.steering.kernel.layout import Outcome, Role, Side
+from appliance.steering.kernel.copies import Point
+from appliance.steering.kernel.layout import CopyWay, Outcome, Role, Side, slot
+from appliance.system import libbpf
 from tests.support.frames import KINDS, tcp, udp
 from tests.support.pcap_corpus import rule_set
 from tests.support.twin import Twin
 from tests.support.wire import Wire
-from tests.support.wired_datapath import MAIN, MODES, appliance
+from tests.support.wired_datapath import EMPTY, MAIN, MODES, appliance
 
 pytestmark = pytest.mark.root
 PORT = Where(Role.PORT, 0, Side.LAN)
@@ -86,6 +91,49 @@ def test_tags_beside_the_frame(wire: Wire, bpf_object: Path, mode: str) -> None:
         frames = {name: rule.frames for name, rule in made.counters().rules.items()}
         assert frames == {"thirty": 2, "tagged": 1, "rest": 1 + 64}
         assert made.counters().ports["main", Side.LAN].frames[Outcome.STRAIGHT] == 4 + 32
+
+
+@pytest.mark.parametrize("config", [EMPTY, Config(segment=(MAIN,), rule=(Rule(name="r", match="udp"),))])
+def test_each_port_has_a_program_of_its_own(wire: Wire, bpf_object: Path, config: Config) -> None:
+    """It handles frames as long as nothing but their counters is needed, up to what the other port can send."""
+
+    def allowed(made: Datapath) -> list[int]:
+        return [made.kernel.own_ways.read(0, slot(0, 0, side)) for side in Side]
+
+    with appliance(wire, bpf_object, "xdp", config) as made:
+        ports = [one for one in made.attachments() if not one.hop]
+        programs = {made.begins_in(port) for port in ports}
+        entry = libbpf.info(made.kernel.programs["entry_xdp"], libbpf.ProgramInfo()).id
+        assert len(programs) == 2
+        assert entry not in programs
+        assert allowed(made) == [port.device.longest for port in reversed(ports)]
+        sink, ring = made.copies.begin({Point(slot(0, 0, Side.LAN), CopyWay.IN)}, (), 64)
+        assert allowed(made)[0] == 0
+        assert wire.stream(16) == []
+        made.copies.end(sink)
+        os.close(ring)
+        assert allowed(made) == [port.device.longest for port in reversed(ports)]
+        assert wire.stream(16) == []
+        wire.inside(lambda: made.attach_segment("main", "lan0", "wan0", "xdp", whole=True, mtu=9000))
+        assert {made.begins_in(port) for port in ports} == {entry}, "their frames may be in several buffers"
+        assert allowed(made) == [0, 0]
+        assert wire.stream(16) == []
+        made.set_policy(config)
+        assert len({made.begins_in(port) for port in ports} - {entry}) == 1, "one for both, which knows such frames"
+        assert wire.stream(16) == []
+        made.detach_segment("main")
+        assert allowed(made) == [0, 0]
+
+
+def test_many_segments_with_the_same_rules_share_a_program(bpf_object: Path) -> None:
+    """Because each program is verified by itself, and bypassd starts only afterwards."""
+    segments = tuple(Segment(name=f"s{n}", lan=f"l{n}", wan=f"w{n}") for n in range(3))
+    with closing(Datapath.open(bpf_object)) as made:
+        for count in (2, 3):
+            made.set_policy(Config(segment=segments[:count], rule=(Rule(name="r", match="udp"),)))
+            found = [made.attached_program(place) for place in range(2 * count)]
+            assert len({one.program for one in found if one is not None}) == (4 if count == 2 else 1)
+            assert [one is not None and one.own for one in found] == [count == 2] * 2 * count
 
 
 def test_left_apart_where_the_kernel_refuses(bpf_object: Path, monkeypatch: pytest.MonkeyPatch) -> None:

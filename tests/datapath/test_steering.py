@@ -360,6 +360,59 @@ def test_a_closed_connection_begins_anew(make: Make) -> None:
     twin.tables_agree()
 
 
+def calm_entries(twin: Twin) -> int:
+    now = time.monotonic_ns()
+    entries = twin.maps["calm_flows"].first(layout.CALM_FLOWS)
+    return sum(until > now for entry in entries for until in entry.until)
+
+
+def test_a_calm_flow_is_not_looked_up_again(make: Make) -> None:
+    """Until something changes what is known about it, or its time is to be written."""
+    twin = make(rules(Rule(name="r", path=("a",))))
+    frame = tcp(sport=1, flags="A")
+    twin.both(LAN, frame)
+    assert calm_entries(twin) == 0, "one frame, such as of a flood, takes no place"
+    twin.both(LAN, frame)
+    assert calm_entries(twin) == 1
+    (key,) = (key for key, _ in twin.maps["new_flows"].items())
+    twin.maps["new_flows"].delete(key)
+    twin.kernel(LAN, frame)
+    assert not list(twin.maps["new_flows"].items()), "it was not looked for"
+    for place, entry in enumerate(twin.maps["calm_flows"].first(layout.CALM_FLOWS)):
+        if any(entry.until):
+            entry.until[Side.LAN] = time.monotonic_ns() - 10**8
+            twin.maps["calm_flows"].set(place, entry)
+    twin.kernel(LAN, frame)
+    assert len(list(twin.maps["new_flows"].items())) == 1, "the time was over"
+
+
+@pytest.mark.parametrize("flags", ["SA", "R", "FA", "S", "A"])
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("both_before", [False, True])
+def test_what_ends_the_calm(make: Make, flags: str, back: bool, both_before: bool) -> None:
+    """Frames after any change are followed exactly, in both directions."""
+    twin = make(rules(Rule(name="r", path=("a",))))
+    here, there = (LAN, tcp(sport=1)), (WAN, tcp(sport=1, back=True))
+    for _ in range(3):
+        for where, frame in (here, there) if both_before else (here,):
+            twin.both(where, frame)
+    assert calm_entries(twin) == 1 + both_before
+    twin.both(WAN if back else LAN, tcp(sport=1, flags=flags, back=back))
+    twin.tables_agree()
+    for where, frame in (here, there, here, there):
+        twin.both(where, frame)
+        twin.tables_agree()
+
+
+def test_two_hops_do_not_displace_each_others_calm_flows(make: Make) -> None:
+    """Each frame of a path is followed for each of its hops."""
+    twin = make(rules(Rule(name="r", path=("a", "b"))))
+    for _ in range(3):
+        twin.both(LAN, udp())
+        twin.both(from_hop(twin, "a", Side.WAN), udp())
+    assert calm_entries(twin) == 2
+
+
 @pytest.mark.parametrize("vid", [0, 2, 300, 4000, 4001])
 def test_tags_of_outsiders_decide_nothing(make: Make, vid: int) -> None:
     """A hop with tags gets every frame with a tag of ours outside, and only that is read when the frame comes back.

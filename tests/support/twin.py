@@ -7,9 +7,11 @@ Private (not pinned, no device): frames run by BPF_PROG_TEST_RUN, with the loopb
 from __future__ import annotations
 
 import copy
+import ctypes
 import time
 from dataclasses import replace
 from pathlib import Path
+from socket import htonl
 
 from appliance.config.schema.model import Config
 from appliance.steering.datapath import Datapath
@@ -19,6 +21,8 @@ from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Role, Side, slot
 from appliance.system import libbpf
 
+LONGEST_PIECE = 3000  # bytes; a longer frame of a test run may be in several buffers
+XDP_REDIRECT, TC_REDIRECT = 4, 7
 FAR = 10**12  # ns: far enough in the future
 
 
@@ -29,6 +33,9 @@ class Twin:
         self.datapath = Datapath.open(path)
         self.maps = self.datapath.kernel.maps
         self.state = State()
+        self.repeats = 0
+        """Run so many times more, as in service: a port's frame for a hop, by the port's own program, and one from a
+        hop."""
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -103,7 +110,7 @@ class Twin:
         if kind == "tc" and not self.runs_by_tc(frame):
             # Only the model, and it must not learn from it.
             return Model(self.policy, copy.deepcopy(self.state), matches).decide(where, frame, time.monotonic_ns())
-        before = self.counted(where)
+        before, all_before = self.counted(where), self.everything(where) if self.repeats else {}
         decision = self.decide(where, frame)
         answer = self.kernel(where, frame, kind)
         # With tc an inner tag may have moved to the metadata, so resulting frames are only compared with XDP.
@@ -117,7 +124,58 @@ class Twin:
         assert changed == {decision.outcome: 1}, f"counted {changed}, not one {decision.outcome.name}"
         if where.role is Role.PORT and decision.outcome in (Outcome.STRAIGHT, Outcome.OVERSIZE, Outcome.NO_DEVICE):
             self.short_way(where, frame, kind, decision)
+        elif self.repeats:
+            changes = self.changed(all_before, self.everything(where))
+            attached = self.datapath.attached_program(slot(0, where.segment, where.side))
+            program = None
+            if where.role is Role.HOP:
+                program = self.datapath.kernel.programs[f"entry_{kind}"]
+            elif where.role is Role.PORT and kind == "xdp" and attached is not None and attached.own:
+                program = attached.program
+            for _ in range(self.repeats):
+                if program is not None:
+                    self.once_more(program, where, frame, kind, decision=decision, changes=changes)
         return decision
+
+    def once_more(
+        self, program: int, where: Where, frame: bytes, kind: str, *, decision: Decision, changes: dict[str, int]
+    ) -> None:
+        """The frame once more, by this program: what it counts is the same as by the long way.
+
+        `changes`: of the counters, by the decision at first; the model sees the frame again as well.
+        """
+        again = self.decide(where, frame)
+        before, all_before = self.counted(where), self.everything(where)
+        action, out = self.run_plain(program, where, frame, kind)
+        if replace(again, frame=decision.frame) == decision:
+            assert self.changed(all_before, self.everything(where)) == changes
+        after = self.counted(where)
+        assert {outcome for outcome in Outcome if after[outcome] != before[outcome]} == {again.outcome}
+        sent = action == {"xdp": XDP_REDIRECT, "tc": TC_REDIRECT}[kind]
+        assert sent is (again.outcome in (Outcome.TO_HOP, *layout.LEAVING))
+        assert kind == "tc" or not sent or out == again.frame
+
+    def everything(self, where: Where) -> dict[str, int]:
+        """All that is counted for a frame from there: of the device, of every rule, of every hop."""
+        found: dict[str, int] = {}
+
+        def add(what: str, name: str, index: int) -> None:
+            for value in self.maps[name].per_cpu(index):
+                words = (ctypes.c_uint64 * (ctypes.sizeof(value) // 8)).from_buffer(value)
+                for at, word in enumerate(words):
+                    found[f"{what} {at}"] = found.get(f"{what} {at}", 0) + word
+
+        if where.role is not Role.NONE:
+            add("device", "device_counters", slot(where.hop, where.segment, where.side))
+        for rule in self.policy.rules:
+            add(f"rule {rule.name}", "rule_counters", rule.counter)
+        for hop in self.policy.hops.values():
+            add(f"hop {hop.name}", "hop_counters", hop.id)
+        return found
+
+    @staticmethod
+    def changed(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+        return {name: after[name] - before[name] for name in before if after[name] != before[name]}
 
     def short_way(self, where: Where, frame: bytes, kind: str, decision: Decision) -> None:
         """The same frame without a trace, as in service: a straight frame may take a short cut, with the same counters.
@@ -125,27 +183,18 @@ class Twin:
         From the entry, and from the program that is attached to ports in its place, if the policy has one.
         """
         ways = [self.datapath.kernel.programs[f"entry_{kind}"]]
-        attached = self.datapath.attached_program(where.segment)
+        attached = self.datapath.attached_program(slot(0, where.segment, where.side))
         if kind == "xdp" and attached is not None:
-            ways.append(attached)
+            ways.append(attached.program)
         for program in ways:
             self.one_short_way(program, where, frame, kind, decision)
 
     def one_short_way(self, program: int, where: Where, frame: bytes, kind: str, decision: Decision) -> None:
         """Run the frame from this program on."""
         before, rule_before = self.counted(where), self.counted_by_rule(decision.rule)
-        place = slot(0, where.segment, where.side)
-        longest = self.state.longest.get(slot(0, where.segment, where.side ^ 1), layout.NO_MATCH)
-        device = layout.DeviceValue(
-            role=Role.PORT, segment=where.segment, side=where.side, slot=place, peer_max=longest, peer_max_sg=longest
-        )
-        self.maps["devices"].set(LOOPBACK, device)
-        try:
-            action, out, _ = libbpf.run_frame(program, frame, 1)
-        finally:
-            self.maps["devices"].set(LOOPBACK, layout.DeviceValue())
+        action, out = self.run_plain(program, where, frame, kind)
         redirected = decision.outcome is Outcome.STRAIGHT
-        assert action == {"xdp": (1, 4), "tc": (2, 7)}[kind][redirected]
+        assert action == {"xdp": (1, XDP_REDIRECT), "tc": (2, 7)}[kind][redirected]
         after, rule_after = self.counted(where), self.counted_by_rule(decision.rule)
         changed = {
             outcome: after[outcome] - before[outcome] for outcome in Outcome if after[outcome] != before[outcome]
@@ -154,6 +203,32 @@ class Twin:
         once = (1, len(frame)) if decision.rule is not None else (0, 0)
         assert (rule_after[0] - rule_before[0], rule_after[1] - rule_before[1]) == once
         assert kind == "tc" or out == frame
+
+    def run_plain(self, program: int, where: Where, frame: bytes, kind: str) -> tuple[int, bytes]:
+        """The action, and the frame afterwards, by this program; from a device without a trace, as in service."""
+        port = slot(0, where.segment, where.side)
+        leaves = port ^ 1 if where.role is Role.PORT else port
+        longest = self.state.longest.get(leaves, layout.NO_MATCH)
+        device = layout.DeviceValue(
+            role=where.role,
+            segment=where.segment,
+            side=where.side,
+            hop=where.hop,
+            slot=slot(where.hop, where.segment, where.side),
+            flags=layout.DEVICE_TAGS if where.tags else 0,
+            peer_max=longest,
+            peer_max_sg=longest,
+            key=htonl(self.state.keys[where.hop]) if where.hop else 0,
+        )
+        self.maps["devices"].set(LOOPBACK, device)
+        in_one_piece = longest if len(frame) < LONGEST_PIECE else 0
+        self.datapath.kernel.own_ways.write(0, in_one_piece, port)
+        try:
+            action, out, _ = libbpf.run_frame(program, frame, 1)
+        finally:
+            self.maps["devices"].set(LOOPBACK, layout.DeviceValue())
+            self.datapath.kernel.own_ways.write(0, 0, port)
+        return action, out
 
     def counted_by_rule(self, index: int | None) -> tuple[int, int]:
         """Frames and bytes of a rule."""

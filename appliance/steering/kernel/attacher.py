@@ -142,6 +142,10 @@ class Attacher:
             for port in ports
         ]
 
+    def delivers_several(self, port: devices.Device) -> bool:
+        """Whether by XDP some of its frames come in several buffers."""
+        return bool(attach_mode.in_several_buffers(self._facts((port,))))
+
     def _mind_long_frames(self, segment: str, ports: list[Attachment], hop: str) -> None:
         """The taps of a hop do not take frames in several buffers: leave XDP, or report that such frames skip it."""
         several = attach_mode.in_several_buffers(self._facts(port.device for port in ports))

@@ -12,7 +12,7 @@ import functools
 import threading
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from appliance.errors import DatapathError
 from appliance.steering.kernel.attacher import Attacher
@@ -37,15 +37,25 @@ def _in_turn(method: Callable[Concatenate[Attachments, P], R]) -> Callable[Conca
     return turn
 
 
+class First(NamedTuple):
+    """A program (descriptor) in which frames of ports begin. `own`: it is for one port, see `own_ways` in steer.h."""
+
+    program: int
+    own: bool
+
+
 class Attachments:
-    """What is attached. `first_program(segment)`: the program in which the ports of a segment (number) may begin, or
-    None for the common entry; `copy_flags` and `key` as in `Slots`."""
+    """What is attached. `first_program(slot)`: the program in which the frames of a port may begin, or None for the
+    common entry; `copy_flags` and `key` as in `Slots`.
+
+    `several`: slots of ports that deliver frames in several buffers, as far as known.
+    """
 
     def __init__(
         self,
         kernel: Kernel,
         names: Numbers,
-        first_program: Callable[[int], int | None],
+        first_program: Callable[[int], First | None],
         copy_flags: Callable[[int], int],
         key: Callable[[str], int],
     ) -> None:
@@ -56,6 +66,7 @@ class Attachments:
         entries = {which: kernel.programs[name] for which, name in names_of.items()}
         self._links = Links(entries, kernel.pins / "links" if kernel.pins is not None else None)
         self._attacher = Attacher(self._slots, self._links)
+        self.several: frozenset[int] = frozenset()
 
     @_in_turn
     def attach_segment(
@@ -85,6 +96,8 @@ class Attachments:
         for side, port in ports.items():
             self._slots.enter(Attachment(slot(0, number, side), port, segment, side, "", "", ""), tags=False)
         self._attacher.attach_ports(segment, places, mode, mtu, whole=whole, patient=patient)
+        several = {port.slot for port in self._slots.ports(segment) if self._attacher.delivers_several(port.device)}
+        self.several = (self.several - places.keys()) | several
         self._slots.measure(segment)
         self.shorten()
         return self._slots[slot(0, number, Side.LAN)], self._slots[slot(0, number, Side.WAN)]
@@ -116,9 +129,12 @@ class Attachments:
         """Let the ports' frames begin in the current policy's own programs, if it has any."""
         for attached in self._slots.all():
             if not attached.hop:
+                first = self._first_program(attached.slot)
+                if first is not None and first.own and attached.slot in self.several:
+                    first = None
                 with suppress(DatapathError):  # the attached program leads to the entry, which knows the current policy
-                    number = self._names.number("segment", attached.segment)
-                    self._links.shorten(attached.slot, self._first_program(number))
+                    self._links.shorten(attached.slot, None if first is None else first.program)
+                    self._slots.let_own(attached.slot, first is not None and first.own)
 
     # -- what other programs do to them
 

@@ -26,6 +26,7 @@ SLOT_UNKNOWN = 4096
 MAX_TRACE = 64
 MAX_FLOWS = 262144
 MAX_NEW_FLOWS = 65536
+CALM_FLOWS = 65536
 MAX_FRAGMENTS = 16384
 MAX_COPIES = 8
 COPY_BYTES = 16384
@@ -63,6 +64,7 @@ PROGRAM_REMEMBER = 4
 PROGRAM_COPYING = 5
 PROGRAM_ENTRY = 6
 PROGRAM_FRAGMENT = 7
+PROGRAM_FOUND = 48
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -294,6 +296,10 @@ class ControlValue(ctypes.Structure):
     _fields_ = (("policy", c_uint64),)
 
 
+class OwnWaysValue(ctypes.Structure):
+    _fields_ = (("longest", c_uint64 * (MAX_SEGMENTS * 2)),)
+
+
 class MetaValue(ctypes.Structure):
     _fields_ = (("layout", c_uint64), ("digest", c_uint8 * 32))
 
@@ -385,6 +391,10 @@ class FlowValue(ctypes.Structure):
     _fields_ = (("seen", c_uint64), ("fin", c_uint64))
 
 
+class CalmFlowValue(ctypes.Structure):
+    _fields_ = (("hash", c_uint64), ("hop", c_uint64), ("until", c_uint64 * 2))
+
+
 class FragmentKey(ctypes.Structure):
     _fields_ = (
         ("source", c_uint64 * 2),
@@ -469,6 +479,7 @@ class ScratchValue(ctypes.Structure):
 MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Structure] | type[c_uint32 | c_uint64]]] = {
     "meta": (c_uint32, MetaValue),
     "control": (c_uint32, ControlValue),
+    "own_ways": (c_uint32, OwnWaysValue),
     "fence": (c_uint32, c_uint32),
     "fence_post": (c_uint32, c_uint64),
     "devices": (c_uint32, DeviceValue),
@@ -496,6 +507,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "copy_counters": (c_uint32, CopyCounterValue),
     "flows": (FlowKey, FlowValue),
     "new_flows": (FlowKey, FlowValue),
+    "calm_flows": (c_uint32, CalmFlowValue),
     "fragments": (FragmentKey, FragmentValue),
     "recorders": (c_uint32, c_uint32),
     "cache": (c_uint32, CachedValue),

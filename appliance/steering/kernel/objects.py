@@ -22,6 +22,7 @@ from appliance.system import libbpf
 
 PROGRAMS = (
     "entry_filling_xdp",
+    "found_xdp",
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
@@ -31,7 +32,7 @@ PROGRAMS = (
 EXIT = "thread_exit"  # the program that ends leases with processes
 LOSSES = {"batch_sent": "xdp_devmap_xmit", "redirect_failed": "xdp_redirect_err", "frame_freed": "kfree_skb"}
 TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; left out on kernels without tracing
-_TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp"))
+_TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
           "fragment": layout.PROGRAM_FRAGMENT}  # fmt: skip
@@ -59,6 +60,7 @@ class Kernel:
         else:
             self._load(path, pins, digest)
         self.control = Table(self.maps["control"].fd, 1, layout.ControlValue)
+        self.own_ways = Table(self.maps["own_ways"].fd, 1, layout.OwnWaysValue)
         self.leases = Table(self.maps["leases"].fd, layout.MAX_HOPS, layout.LeaseValue)
         self.gates = Table(self.maps["gates"].fd, layout.MAX_SLOTS, layout.GateValue)
 
@@ -119,6 +121,7 @@ class Kernel:
         for kind in ("xdp", "tc"):
             for name, slot in _SLOTS.items():
                 self.maps[f"{kind}_programs"].set(slot, self.programs[f"{name}_{kind}"])
+        self.maps["xdp_programs"].set(layout.PROGRAM_FOUND, self.programs["found_xdp"])
         if not was_there:
             no_rule = layout.SegmentValue(constant_rule=layout.NO_MATCH)
             self.maps["segments"].set_all(dict.fromkeys(range(2 * layout.MAX_SEGMENTS), no_rule))
@@ -197,7 +200,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close descriptors and mappings."""
-        for table in ("control", "leases", "gates"):
+        for table in ("control", "own_ways", "leases", "gates"):
             if hasattr(self, table):
                 getattr(self, table).close()
                 delattr(self, table)

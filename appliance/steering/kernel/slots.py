@@ -51,7 +51,8 @@ class Slots:
     def __init__(
         self, kernel: Kernel, names: Numbers, copy_flags: Callable[[int], int], key: Callable[[str], int]
     ) -> None:
-        self._maps, self._names = kernel.maps, names
+        self._maps, self._names, self._own_ways = kernel.maps, names, kernel.own_ways
+        self._own: set[int] = set()  # slots of ports whose device has its own program
         self._losses = losses.Place(kernel)
         self._copy_flags, self._key = copy_flags, key
         self._attached: dict[int, Attachment] = {}
@@ -100,6 +101,7 @@ class Slots:
             raise HardwareError(f"{device.name}: ifindex {device.ifindex} is beyond {layout.MAX_DEVICES - 1}")
         old = self._maps["targets"].get(place)
         if old is not None and old.ifindex not in (0, device.ifindex):
+            self.let_own(place, False)
             self._maps["devices"].set(old.ifindex, layout.DeviceValue())
         known = self._attached.get(place)
         if known is not None:
@@ -120,8 +122,7 @@ class Slots:
                 if (attachment.hop, segment) in self._withdrawn:
                     value = layout.TargetValue()
                 self._maps["targets"].set(attachment.slot, value)
-                tags = layout.DEVICE_TAGS if self._tags.get(attachment.slot) else 0
-                self._write_device(attachment, tags | self._copy_flags(attachment.slot))
+                self._write_device(attachment, self._flags(attachment))
 
     def write_devices(self) -> None:
         """Rewrite every device's flags, because copies of frames are wanted, or no longer are."""
@@ -140,6 +141,8 @@ class Slots:
         leaves = attachment.side if attachment.hop else attachment.side ^ 1
         peer = self._attached.get(slot(0, number, leaves))
         longest = peer.device.longest if peer is not None else layout.NO_MATCH
+        if not attachment.hop and (flags or attachment.slot not in self._own):
+            self._own_ways.write(0, 0, attachment.slot)
         self._maps["devices"].set(
             attachment.device.ifindex,
             layout.DeviceValue(
@@ -154,6 +157,23 @@ class Slots:
                 key=htonl(self._key(attachment.hop)) if attachment.hop else 0,
             ),
         )
+        if not attachment.hop and not flags and attachment.slot in self._own:
+            self._own_ways.write(0, longest, attachment.slot)
+
+    def let_own(self, place: int, own: bool) -> None:
+        """Whether the port's frames begin in a program for it alone; that is then told what it may do."""
+        if own is (place in self._own):
+            return
+        if own:
+            self._own.add(place)
+            self._write_device(self._attached[place], self._flags(self._attached[place]))
+        else:
+            self._own.discard(place)
+            self._own_ways.write(0, 0, place)
+
+    def _flags(self, attachment: Attachment) -> int:
+        tags = layout.DEVICE_TAGS if self._tags.get(attachment.slot) else 0
+        return tags | self._copy_flags(attachment.slot)
 
     def send_nothing_to(self, place: int) -> int:
         """Send no more frames to the slot; frames from it are still forwarded. Returns the device's ifindex, or 0."""
@@ -164,6 +184,9 @@ class Slots:
 
     def leave(self, place: int, ifindex: int) -> None:
         """Free the slot: the device with this ifindex no longer has a program of ours."""
+        if place < layout.MAX_SEGMENTS * 2:
+            self.let_own(place, False)
+            self._own_ways.write(0, 0, place)
         if ifindex:
             self._maps["devices"].set(ifindex, layout.DeviceValue())
         self._attached.pop(place, None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The core's `decide` and `attached` programs as templates: compiled code with a place for a set's filters.
+"""The core's `decide`, `attached` and `own` programs as templates: compiled code with a place for a set's filters.
 
 A tail call from the filters to the core costs as much as the filters themselves, and values must go through memory from
 one program to the next; a function call costs less, but still as much as a few filters. So the fixed core has programs
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.errors import DatapathError
-from appliance.filter.asm import JEQ, R0, R1, R6, Assembler
+from appliance.filter.asm import JLE, JNE, R0, R1, R2, R6, SUB, Assembler
 from appliance.steering.kernel.layout import NOT_HERE
 
 _SYMBOLS, _RELOCATIONS = 2, 9  # SHT_SYMTAB, SHT_REL
@@ -27,6 +27,8 @@ _MOV, _MOV32, _MOV64 = 0xBF, 0xB4, 0xB7  # of a register, and of constants
 _MOVES = (_MOV32, _MOV64)
 _GENERATION = struct.pack("<I", 0x54574731)  # GENERATION_PLACE
 _FRAGMENTS = struct.pack("<I", 0x54574732)  # FRAGMENTS_PLACE
+_SLOT = struct.pack("<I", 0x54574733)  # SLOT_PLACE
+_DATA, _DATA_END = 0, 4  # struct xdp_md
 _KEPT = range(6, 10)  # registers that a call preserves; generated code has the context in the first of them
 
 
@@ -35,25 +37,32 @@ class Template:
     """The code after the filters, with their result in r0 and the context in r6.
 
     `places`: indexes of the instructions that load the policy's generation; `fragments`: of those that load whether a
-    fragment's datagram counts, 0 or 1. `maps`: (index, name) of the maps that it reads.
-    `guarded`: if another generation is in force, the filters are skipped, and the result is NOT_HERE.
+    fragment's datagram counts, 0 or 1; `slots`: of those that load the slot of the port that it is made for, if it is
+    made for one. `maps`: (index, name) of the maps that it reads.
+    `guarded`: if another generation is in force, the filters are skipped, and the result is NOT_HERE; the same if a
+    program for one port may not have the frame (`own_ways`).
     """
 
     code: bytes
     places: tuple[int, ...]
     fragments: tuple[int, ...]
+    slots: tuple[int, ...]
     maps: tuple[tuple[int, str], ...]
     guarded: bool
     generation: int = 0
+    slot: int = 0
 
-    def of(self, generation: int, *, fragments: bool = False) -> Template:
-        """The template for this generation's programs. `fragments`: they check whether a frame may be a fragment."""
+    def of(self, generation: int, *, fragments: bool = False, slot: int = 0) -> Template:
+        """The template for this generation's programs. `fragments`: they check whether a frame may be a fragment.
+
+        `slot`: of the port that the program is made for; of no consequence to those made for many.
+        """
         code = bytearray(self.code)
-        for places, value in ((self.places, generation), (self.fragments, int(fragments))):
+        for places, value in ((self.places, generation), (self.fragments, int(fragments)), (self.slots, slot)):
             for at in places:
                 code[at * _INSTRUCTION] = _MOV32  # a 64-bit move would sign-extend it
                 struct.pack_into("<I", code, at * _INSTRUCTION + 4, value)
-        return replace(self, code=bytes(code), generation=generation)
+        return replace(self, code=bytes(code), generation=generation, slot=slot)
 
     def around(
         self, code: bytes, relocations: tuple[tuple[int, str], ...]
@@ -67,12 +76,22 @@ class Template:
     def _guard(
         self, code: bytes, relocations: tuple[tuple[int, str], ...]
     ) -> tuple[bytes, tuple[tuple[int, str], ...]]:
-        """`code` after a check whether its generation is in force."""
+        """`code` after a check whether its generation is in force, and whether it may have the frame."""
         asm = Assembler()
-        same = asm.label()
+        other, same = asm.label(), asm.label()
         asm.map_value(R0, "control", 0)  # struct control begins with the generation
         asm.load(4, R0, R0, 0)
-        asm.jump_imm(JEQ, R0, self.generation, same)
+        asm.jump_imm(JNE, R0, self.generation, other)
+        if self.slots:
+            asm.load(4, R2, R1, _DATA_END)
+            asm.load(4, R0, R1, _DATA)
+            asm.alu(SUB, R2, R0, wide=True)
+            asm.map_value(R0, "own_ways", 8 * self.slot)
+            asm.load(8, R0, R0, 0)
+            asm.jump_reg(JLE, R2, R0, same, wide=True)
+        else:
+            asm.jump(same)
+        asm.place(other)
         asm.mov(R6, R1)
         asm.mov_imm(R0, NOT_HERE)
         asm.skip(len(code) // _INSTRUCTION)
@@ -135,14 +154,16 @@ def _read(data: bytes, names: frozenset[str]) -> dict[str, Template]:
         code[1] = context & 15 | _KEPT[0] << 4  # `rN = r6`, followed by the code after the call
         del code[_INSTRUCTION : 2 * _INSTRUCTION]
         whole = range(0, len(code), _INSTRUCTION)
-        places, fragments = (
+        places, fragments, slots = (
             tuple(at // _INSTRUCTION for at in whole if code[at] in _MOVES and code[at + 4 : at + 8] == constant)
-            for constant in (_GENERATION, _FRAGMENTS)
+            for constant in (_GENERATION, _FRAGMENTS, _SLOT)
         )
-        if not places or not fragments:
-            raise ValueError(f"{name} has no place for the generation, or for the check for fragments")
+        own = name.startswith("own")
+        if not places or not fragments or bool(slots) is not own:
+            raise ValueError(f"{name} has no place for the generation, the check for fragments, or its slot")
         relocations = tuple((at - 1, text) for at, text in maps)
-        found[name] = Template(bytes(code), places, fragments, relocations, name.startswith("attached"))
+        guarded = own or name.startswith("attached")
+        found[name] = Template(bytes(code), places, fragments, slots, relocations, guarded)
     missing = names - found.keys()
     if missing:
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
