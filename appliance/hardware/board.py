@@ -58,8 +58,7 @@ class Relay(_Table, frozen=True):
     @property
     def disconnect(self) -> bool:
         """Whether the board can separate both ports."""
-        kind = relays.KINDS.get(self.kind)
-        return kind is not None and kind.disconnect(self.options)
+        return bool(self.options.get("disconnect") not in (None, ""))
 
 
 class Watchdog(_Table, frozen=True):

@@ -17,7 +17,7 @@ MS = 1_000_000
 
 
 class Key(NamedTuple):
-    """One key. `kind`: text, line, time, number, date, path, levels. `words`: the only texts that are allowed.
+    """One key. `kind`: text, line, time, number, date, path, levels, bytes. `words`: the only texts that are allowed.
 
     `range`: of a time in ms, or of a number. A number may be written as text in hexadecimal ("0x37").
     """
@@ -87,6 +87,10 @@ def _complaint(key: Key, value: object) -> str:
                 return _outside(key.range, number(value), "")
             case "levels":
                 return _outside(key.range, sum(time for _, time in levels(value)), " ms in all")
+            case "bytes":
+                if not isinstance(value, str) or not 1 <= len(bytes.fromhex(value)) <= 32:
+                    return f'must be 1 to 32 bytes such as "01 0a", not {value!r}'
+                return ""
             case "date":
                 import datetime
 
@@ -94,7 +98,7 @@ def _complaint(key: Key, value: object) -> str:
                     return f"must be a date such as 2026-05-03, not {value!r}"
                 return ""
     except ValueError as error:
-        return str(error)
+        return str(error) if key.kind != "bytes" else f'must be bytes such as "01 0a", not {value!r}'
     if not isinstance(value, str) or not value or (key.words and value not in key.words):
         return f"must be {' or '.join(key.words) or 'text'}, not {value!r}"
     if key.kind == "path" and not value.startswith("/"):

@@ -36,6 +36,12 @@ STATED = {
     "latching": Stated("inline", "inline", "inline", "inline"),
     "latching with read-back": Stated("inline", "inline", "inline", "inline"),
     "keep-alive": Stated("bypass", "bypass", "bypass", "bypass"),
+    "expander": Stated("inline", "inline", "inline", "bypass"),
+    "bypass-controller": Stated("bypass", "bypass", "bypass", "bypass"),
+    "bypass-controller without watchdog": Stated("inline", "inline", "inline", "bypass"),
+    "block": Stated("inline", "inline", "inline", "bypass"),
+    "attribute": Stated("inline", "inline", "inline", "bypass"),
+    "port": Stated("inline", "inline", "inline", "bypass"),
 }
 
 
