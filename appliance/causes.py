@@ -24,6 +24,8 @@ class Cause(StrEnum):
     PARTLY_SENT = "partly_sent"
     RELAY_MISSING = "relay_missing"
     RELAY_FAULT = "relay_fault"
+    RELAY_BUS_ERROR = "relay_bus_error"
+    RELAY_NO_ANSWER = "relay_no_answer"
     RELAY_UNSUPPORTED = "relay_unsupported"
     WATCHDOG_MISSING = "watchdog_missing"
     DATAPATH_FAULT = "datapath_fault"
@@ -83,7 +85,9 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.NOT_SENT: "a port sends none of its frames: look for messages of its driver in the kernel log",
     Cause.PARTLY_SENT: "a port sends only part of its frames: it is overloaded, or one of its queues hangs",
     Cause.RELAY_MISSING: "the relay line cannot be opened: check board.toml and the GPIO driver",
-    Cause.RELAY_FAULT: "the relay line does not read back as it was set",
+    Cause.RELAY_FAULT: "the relay does not read back as it was set: check coil, contacts and their wiring",
+    Cause.RELAY_BUS_ERROR: "the relay's bus or controller reports an error: check its wiring and the kernel log",
+    Cause.RELAY_NO_ANSWER: "the relay's bus or controller does not answer in time: see the kernel log",
     Cause.RELAY_UNSUPPORTED: "this firmware cannot drive the board's kind of relay: correct board.toml or update it",
     Cause.WATCHDOG_MISSING: "the hardware watchdog cannot be opened: a hang would not be noticed",
     Cause.DATAPATH_FAULT: "the kernel refused the datapath",

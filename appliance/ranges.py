@@ -31,3 +31,18 @@ WATCHDOG_TIMEOUT_MS = Range(1000, _DAY_MS)
 
 RELAY_SETTLE_MS = Range(0, 10_000)
 """From the order to a relay until its contacts have moved."""
+
+RELAY_PULSE_MS = Range(1, 500)
+"""Of the coil of a latching relay. The upper end keeps an order well below the keeper's limit for it."""
+
+RELAY_TOGGLE_MS = Range(10, 5000)
+"""One level of a keep-alive line. Below the lower end the keeper's loop would only toggle."""
+
+RELAY_START_MS = Range(0, 1000)
+"""All levels of a start sequence together."""
+
+RELAY_DEBOUNCE_MS = Range(0, 100)
+"""How long a read-back line must be steady."""
+
+RELAY_TIMEOUT_MS = Range(1, 300_000)
+"""Of a keep-alive relay or of the watchdog in a bypass controller."""

@@ -7,6 +7,7 @@ schema, and unknown keys are errors.
 
 from __future__ import annotations
 
+import datetime
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,11 +36,18 @@ class Port(_Table, frozen=True):
 
 
 class Relay(_Table, frozen=True):
-    """The relay of one LAN/WAN pair. `kind` says how it is driven, `options` has the keys of its kind (relay/)."""
+    """The relay of one LAN/WAN pair. `kind` says how it is driven, `options` has the keys of its kind (relay/).
+
+    `power_up`, `unpowered` and `on_watchdog` are facts about the board; empty: not known.
+    """
 
     ports: tuple[str, str]
     kind: str = relays.DEFAULT_KIND
     settle: Duration = Duration(0)  # from an order until the contacts have moved
+    power_up: str = ""
+    unpowered: str = ""
+    unpowered_proven: datetime.date | None = None
+    on_watchdog: str = ""
     options: dict[str, Any] = {}
 
     @property
@@ -50,7 +58,7 @@ class Relay(_Table, frozen=True):
     @property
     def disconnect(self) -> bool:
         """Whether the board can separate both ports."""
-        return bool(self.options.get("disconnect"))
+        return bool(self.options.get("disconnect") not in (None, ""))
 
 
 class Watchdog(_Table, frozen=True):
@@ -99,25 +107,16 @@ def _decode(kind: type, value: Any) -> Any:
 
 
 def _sort_relay_keys(data: dict[str, Any]) -> None:
-    """Move the keys specific to a kind of relay into `options`. ValueError: a known kind has no such key or value."""
+    """Move the keys specific to a kind of relay into `options`. ValueError: all that is wrong with these keys."""
+    said = []
     tables = data.get("relay")
     for number, table in enumerate(tables if isinstance(tables, list) else (), 1):
         if not isinstance(table, dict):
             continue
-        options = {key: table.pop(key) for key in list(table) if key not in relays.COMMON_KEYS}
-        table["options"] = options
-        kind = relays.KINDS.get(str(table.get("kind", relays.DEFAULT_KIND)))
-        if kind is None:
-            continue  # the keeper reports it, and the relay stays in bypass
-        for key, value in options.items():
-            where = f"relay {number}: {key}"
-            if key not in kind.keys:
-                raise ValueError(f"{where}: no such key; there are: {', '.join([*relays.COMMON_KEYS, *kind.keys])}")
-            words = kind.keys[key]
-            if not isinstance(value, str) or (words and value not in words):
-                raise ValueError(f"{where}: must be {' or '.join(words) or 'text'}, not {value!r}")
-        if "line" in kind.keys and "line" not in options:
-            raise ValueError(f"relay {number}: line is missing")
+        said += [f"relay {number}: {what}" for what in relays.wrong(table)]
+        table["options"] = {key: table.pop(key) for key in list(table) if key not in Relay.__struct_fields__}
+    if said:
+        raise ValueError("; ".join(said))
 
 
 def parse(text: str, source: str = "board.toml") -> Board:

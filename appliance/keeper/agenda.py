@@ -14,7 +14,7 @@ class Agenda:
     def __init__(self) -> None:
         self.now = 0  # the time of this step
         self.actions: list[Action] = []  # that this step orders, in this order
-        self.due: dict[str, int] = {}  # what is due when: spawn, watchdog, feed, verify, relay NAME, settle NAME
+        self.due: dict[str, int] = {}  # what is due when: spawn, watchdog, feed, verify, and of a relay: see Relays.due
         self.stopping = False  # an orderly stop: nothing is restarted or retried
 
     def do(self, action: Action) -> None:

@@ -57,6 +57,7 @@ class KeeperCore:
         if self.relays.states and (late := now - self.deadline()) > self.limits.stall:
             # The whole machine stood still, and bypassd with us: its time starts anew. The grace time keeps counting.
             self.bypassd.stood_still(now, late)
+            self.relays.stood_still(agenda, late)
         match event:
             case Started():
                 self._start(event)
@@ -115,7 +116,7 @@ class KeeperCore:
         """Things are opened in this order, so that the watchdog counts before anything can hang."""
         self.started = self._agenda.now
         self.watchdog.begin(self._agenda, event.watchdog)
-        self.relays.begin(self._agenda, event.relays, event.settle or {})
+        self.relays.begin(self._agenda, event)
         self.bypassd.begin(self._agenda)
 
     def _check_in(self, event: CheckIn) -> None:
@@ -157,10 +158,8 @@ class KeeperCore:
                 self.watchdog.feed(agenda, when)
             elif what == "verify":
                 self.relays.verify(agenda)
-            elif what.startswith("settle "):
-                self.relays.settled(agenda, what.removeprefix("settle "))
             else:
-                self.relays.open(agenda, what.removeprefix("relay "))
+                self.relays.due(agenda, *what.split(" ", 1))
 
     def _stop(self) -> None:
         agenda = self._agenda
@@ -170,7 +169,7 @@ class KeeperCore:
         self.watchdog.starve(agenda, False)
         said = f"the watchdog resets the machine in {self.limits.watchdog_stop_ms // 1000} s if it is still up"
         agenda.do(Log(f"orderly stop: relay to bypass, then stopping bypassd; {said}", severe=False))
-        for name in [key for key in agenda.due if key == "spawn" or key.startswith("relay ")]:
+        for name in [key for key in agenda.due if key == "spawn" or key.startswith("open ")]:
             del agenda.due[name]
         if self.bypassd.running:
             self.bypassd.stop(agenda)

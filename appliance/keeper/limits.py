@@ -33,5 +33,6 @@ class Limits(NamedTuple):
     retry: int = SECOND  # between attempts to open a missing watchdog or relay line
     stall: int = 200 * MS  # if our own step is later than this, nobody else is blamed for being late
     verify: int = SECOND  # between two reads of the relay line
+    answer: int = 2 * SECOND  # a relay may take this long to carry out an order; bypassd waits for 3 s
     watchdog_start_ms: int = 10_000  # until bypassd has sent the configured timeout
     watchdog_stop_ms: int = 60_000  # an orderly stop or reboot of the machine may take this long from the keeper's end

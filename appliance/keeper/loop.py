@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The shell around core.py: one loop that polls a socket, a process and a signal, and performs the core's actions.
 
-Nothing in the loop waits for a disk, a pipe or another process; what must wait (an exec) runs in starter.py's thread.
+Nothing in the loop waits for a disk, a pipe, a bus or another process; what must wait runs in threads: an exec in
+starter.py, the relays and the LED in relay_threads.py.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from appliance.causes import Cause
 from appliance.errors import HardwareError
-from appliance.hardware.relay import UnsupportedRelayError, make
 from appliance.hardware.relay.line import Line
 from appliance.hardware.watchdog import Watchdog, find
 from appliance.keeper.core import KeeperCore
-from appliance.keeper.limits import FAR, MS, Limits
+from appliance.keeper.limits import FAR, MS, SECOND, Limits
 from appliance.keeper.messages import (
     Action,
     CloseRelay,
@@ -30,6 +29,7 @@ from appliance.keeper.messages import (
     Exit,
     Exited,
     Feed,
+    Kick,
     Kill,
     Led,
     LinkLost,
@@ -38,7 +38,6 @@ from appliance.keeper.messages import (
     OpenRelay,
     OpenWatchdog,
     ReadRelay,
-    RelayReport,
     Send,
     SetWatchdog,
     Spawn,
@@ -48,6 +47,7 @@ from appliance.keeper.messages import (
     WatchdogReport,
 )
 from appliance.keeper.protocol import LINK_VARIABLE, PACKET_BYTES, parse_packet
+from appliance.keeper.relay_threads import RelayThreads
 from appliance.keeper.silence import Looked
 from appliance.keeper.starter import Starter
 
@@ -94,8 +94,9 @@ class Keeper:
         self._board = board
         self._command = command
         self._log = log
-        self._relays = {spec.name: make(spec) for spec in board.relays}
+        self._relays = RelayThreads(board.relays)
         self._led = Line(board.led) if board.led else None
+        self._led_on = False
         self._watchdog: Watchdog | None = None
         self._starter: Starter | None = None
         self._link: socket.socket | None = None
@@ -115,8 +116,17 @@ class Keeper:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         self._poll.register(self._signals, select.POLLIN)
-        settle = {spec.name: spec.settle_ms * MS for spec in self._board.relays}
-        self._events.append(Started(tuple(self._relays), self._board.watchdog is not None, settle))
+        self._poll.register(self._relays, select.POLLIN)
+        relays = self._board.relays
+        self._events.append(
+            Started(
+                tuple(spec.name for spec in relays),
+                self._board.watchdog is not None,
+                settle={spec.name: spec.settle_ms * MS for spec in relays},
+                keep_alive={spec.name: spec.keep_alive for spec in relays if spec.keep_alive},
+                keeps=frozenset(spec.name for spec in relays if spec.keeps),
+            )
+        )
         while self._running:
             while self._events and self._running:
                 for action in self.core.step(time.monotonic_ns(), self._events.pop(0)):
@@ -136,6 +146,8 @@ class Keeper:
                 self._events.append(Stop())
             elif self._starter is not None and fd == self._starter.fileno():
                 self._started(self._starter)
+            elif fd == self._relays.fileno():
+                self._events += self._relays.take()
             elif self._link is not None and fd == self._link.fileno():
                 self._receive(self._link)
         if self._pid:
@@ -157,10 +169,8 @@ class Keeper:
                 )
             case CloseWatchdog(timeout):
                 self._close_watchdog(timeout)
-            case OpenRelay() | ReadRelay() | Drive():
-                self._events.append(self._relay(action))
-            case CloseRelay(name):
-                self._relays[name].close()
+            case OpenRelay() | ReadRelay() | Drive() | Kick() | CloseRelay():
+                self._relays.order(action)
             case Led(on):
                 self._set_led(on)
             case Send():
@@ -172,24 +182,8 @@ class Keeper:
             case Look():
                 self._events.append(look_at(self._pid))
             case Exit():
+                self._relays.finish(self.core.limits.answer / SECOND)
                 self._running = False
-
-    def _relay(self, action: OpenRelay | ReadRelay | Drive) -> RelayReport:
-        relay = self._relays[action.relay]
-        try:
-            match action:
-                case OpenRelay(name):
-                    return RelayReport(name, relay.open())
-                case ReadRelay(name, expected):
-                    return RelayReport(name, relay.read(), expected=expected)
-                case Drive(name, position):
-                    relay.set(position)
-                    return RelayReport(name, relay.read(), expected=position)
-        except HardwareError as error:
-            relay.close()
-            unsupported = isinstance(error, UnsupportedRelayError)
-            cause = Cause.RELAY_UNSUPPORTED if unsupported else Cause.RELAY_MISSING
-            return RelayReport(action.relay, error=str(error), cause=cause)
 
     def _open_watchdog(self, timeout_ms: int) -> None:
         try:
@@ -223,12 +217,20 @@ class Keeper:
             self._events.append(WatchdogReport(error=str(error)))
 
     def _set_led(self, on: bool) -> None:
+        self._led_on = on
+        try:
+            self._relays.aside("the status LED", self._show_led)  # it may be behind a slow bus too
+        except OSError as error:
+            self._log.line(str(error), severe=False)
+
+    def _show_led(self) -> None:
+        """In a thread."""
         if self._led is None:
             return
         try:
             if not self._led.is_open:
                 self._led.open()
-            self._led.drive(on)
+            self._led.drive(self._led_on)
         except HardwareError as error:
             self._log.line(f"status LED: {error}", severe=False)
             self._led = None  # a status LED is not worth a second attempt

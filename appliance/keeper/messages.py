@@ -9,6 +9,7 @@ from appliance.causes import Cause
 from appliance.keeper.silence import Looked
 
 BYPASS, INLINE, DISCONNECT, HOLD = "bypass", "inline", "disconnect", "hold"
+UNKNOWN = "unknown"  # the position of a relay that does not answer and keeps its position by itself
 WANTS = (BYPASS, INLINE, DISCONNECT, HOLD)
 
 
@@ -19,6 +20,8 @@ class Started(NamedTuple):
     relays: tuple[str, ...]
     watchdog: bool = True  # the board has one
     settle: dict[str, int] | None = None  # how long each relay's contacts take to move, in ns (0 if not named)
+    keep_alive: dict[str, tuple[int, int]] | None = None  # relays that are inline while toggled: ns high, ns low
+    keeps: frozenset[str] = frozenset()  # relays that are not known to fall back to bypass when they are released
 
 
 class Tick(NamedTuple):
@@ -58,7 +61,8 @@ class LinkLost(NamedTuple):
 class RelayReport(NamedTuple):
     """Result of OpenRelay, Drive or ReadRelay: the position found, or why there is none.
 
-    `expected` is the position that the action expected: a report may arrive after the next order was given.
+    `expected` is the position that the action expected: a report may arrive after the next order was given. `moved`: it
+    is the result of Drive, and the contacts have been moving only since now.
     """
 
     relay: str
@@ -66,6 +70,7 @@ class RelayReport(NamedTuple):
     error: str = ""
     expected: str = ""
     cause: Cause = Cause.RELAY_MISSING  # of the error
+    moved: bool = False
 
 
 class WatchdogReport(NamedTuple):
@@ -115,6 +120,13 @@ class Drive(NamedTuple):
 
     relay: str
     position: str
+
+
+class Kick(NamedTuple):
+    """Set the keep-alive line of a relay to this level; report only a failure."""
+
+    relay: str
+    level: bool
 
 
 class CloseRelay(NamedTuple):
@@ -167,6 +179,6 @@ class Exit(NamedTuple):
 
 
 Action = (
-    Spawn | Kill | Look | OpenRelay | ReadRelay | Drive | CloseRelay | OpenWatchdog | SetWatchdog | Feed | CloseWatchdog
-    | Led | Send | Log | Exit
+    Spawn | Kill | Look | OpenRelay | ReadRelay | Drive | Kick | CloseRelay | OpenWatchdog | SetWatchdog | Feed
+    | CloseWatchdog | Led | Send | Log | Exit
 )  # fmt: skip

@@ -2,12 +2,16 @@
 """The position of each relay as the keeper decides it. Pure.
 
 A relay leaves bypass only while bypassd requests it and checks in, or within the grace time after that. A line that is
-missing or does not follow is logged once with its cause and retried; meanwhile its relay is in bypass.
+missing or does not follow is logged once with its cause and retried; meanwhile its relay is in bypass, or in an unknown
+position if it keeps its position without us. A relay whose order is not carried out in time counts as failed too.
+
+A keep-alive relay is inline only while its line is toggled. That happens in the keeper's loop, one level after the
+other, so that it ends with the loop, whatever stops it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from appliance.causes import Cause
 from appliance.keeper.agenda import Agenda
@@ -15,25 +19,35 @@ from appliance.keeper.limits import FAR, MS, Limits
 from appliance.keeper.messages import (
     BYPASS,
     INLINE,
+    UNKNOWN,
     Ask,
     CloseRelay,
     Drive,
+    Kick,
     Led,
     Log,
     OpenRelay,
     ReadRelay,
     RelayReport,
     Send,
+    Started,
 )
 
 
 class RelayState:
     """What is known about one relay."""
 
-    __slots__ = ("cause", "error", "moving_until", "position", "settle", "target", "usable", "want", "want_cause")
+    __slots__ = (
+        "cause", "error", "keep_alive", "keeps", "known", "level", "moving_until", "position", "settle", "target",
+        "usable", "want", "want_cause",
+    )  # fmt: skip
 
-    def __init__(self, settle: int) -> None:
+    def __init__(self, settle: int, keep_alive: tuple[int, int] | None = None, keeps: bool = False) -> None:
         self.settle = settle
+        self.keep_alive = keep_alive  # ns high, ns low
+        self.keeps = keeps  # released, it stays where it is
+        self.level = False  # of the keep-alive line
+        self.known = False  # it was open before in this keeper's life
         self.moving_until = 0  # a position read back before then means nothing
         self.usable = False
         self.position = BYPASS  # as last driven or read
@@ -54,12 +68,22 @@ class Relays:
         self._position_asked: int | None = None  # time of the last check-in that requested positions
         self._led: bool | None = None
 
-    def begin(self, agenda: Agenda, names: Iterable[str], settle: Mapping[str, int]) -> None:
-        """Open them in this step; `settle` as in Started."""
-        self.states = {name: RelayState(settle.get(name, 0)) for name in names}
+    def begin(self, agenda: Agenda, started: Started) -> None:
+        """Open them in this step."""
+        settle, keep_alive = started.settle or {}, started.keep_alive or {}
+        self.states = {
+            name: RelayState(settle.get(name, 0), keep_alive.get(name), name in started.keeps)
+            for name in started.relays
+        }
         for name in self.states:
-            agenda.due[f"relay {name}"] = agenda.now
+            agenda.due[f"open {name}"] = agenda.now
         self.verify(agenda)
+
+    def stood_still(self, agenda: Agenda, late: int) -> None:
+        """The whole machine stood still for `late` ns: the threads that carry out orders get that time too."""
+        for what in agenda.due:
+            if what.startswith("answer "):
+                agenda.due[what] += late
 
     def deadline(self, serving: bool) -> int | None:
         """When those that are held go to bypass; None while none is held. `serving`: whether bypassd serves."""
@@ -75,32 +99,67 @@ class Relays:
 
     # -- their lines
 
-    def open(self, agenda: Agenda, name: str) -> None:
-        """Open the line of one relay."""
-        agenda.do(OpenRelay(name))
+    def due(self, agenda: Agenda, what: str, name: str) -> None:
+        """Something of one relay is due: open, settle (read it back), kick (keep-alive), answer (it is overdue)."""
+        relay = self.states[name]
+        if what == "open":
+            agenda.do(OpenRelay(name))
+            self._await(agenda, name)
+        elif what == "settle":
+            self._read(agenda, name, relay)
+        elif what == "kick":
+            self._kick(agenda, name, relay)
+        else:
+            said = f"relay {name}: no answer within {self._limits.answer // MS} ms: its bus or controller hangs"
+            agenda.do(CloseRelay(name))
+            self._lost(agenda, name, Cause.RELAY_NO_ANSWER, said)
 
-    def settled(self, agenda: Agenda, name: str) -> None:
-        """The contacts of one relay have had their time: read it back."""
-        if self.states[name].usable:
-            agenda.do(ReadRelay(name, self.states[name].target))
+    def _read(self, agenda: Agenda, name: str, relay: RelayState) -> None:
+        if relay.usable:
+            agenda.do(ReadRelay(name, relay.target))
+            self._await(agenda, name)
+
+    def _await(self, agenda: Agenda, name: str) -> None:
+        """An order was given: its report will be overdue. An earlier order on its way counts from its own start."""
+        agenda.due.setdefault(f"answer {name}", agenda.now + self._limits.answer)
+
+    def _kick(self, agenda: Agenda, name: str, relay: RelayState) -> None:
+        """The next level of the keep-alive line, and when it ends."""
+        if relay.keep_alive is not None and relay.usable and relay.target == INLINE:
+            relay.level = not relay.level
+            agenda.do(Kick(name, relay.level))
+            agenda.due[f"kick {name}"] = agenda.now + relay.keep_alive[0 if relay.level else 1]
 
     def verify(self, agenda: Agenda) -> None:
         """Read all of them back, and schedule the next time."""
-        for name in self.states:
-            self.settled(agenda, name)
+        for name, relay in self.states.items():
+            self._read(agenda, name, relay)
         agenda.due["verify"] = agenda.now + self._limits.verify
 
     def report(self, agenda: Agenda, event: RelayReport) -> None:
         """The result of opening, driving or reading one relay."""
         relay = self.states[event.relay]
+        agenda.due.pop(f"answer {event.relay}", None)
+        if relay.usable and not event.error and event.expected != relay.target:
+            self._await(agenda, event.relay)  # the report of an earlier order: the last one is still on its way
+        if event.moved and relay.settle and event.expected == relay.target:
+            relay.moving_until = agenda.due[f"settle {event.relay}"] = agenda.now + relay.settle
+        if event.moved and relay.keep_alive is not None and event.expected == relay.target == INLINE:
+            relay.level = True  # as the order left its line, after a start sequence that may take long
+            agenda.due[f"kick {event.relay}"] = agenda.now + relay.keep_alive[0]
         if event.error:
-            self._lost(agenda, event.relay, relay, event.cause, event.error)
+            self._lost(agenda, event.relay, event.cause, event.error)
         elif not relay.usable:
             relay.usable, relay.error = True, ""
             relay.position = relay.target = event.position
-            if event.position != BYPASS:  # taken over from an earlier keeper: as if its bypassd had just requested it
+            if event.position != BYPASS and not relay.known:
+                # taken over from an earlier keeper: as if its bypassd had just requested it; but one that failed under
+                # this keeper goes to bypass first
                 relay.want, relay.want_cause = event.position, Cause.HEALTHY
                 self._position_asked = agenda.now
+            relay.known = True
+            relay.level = False
+            self._kick(agenda, event.relay, relay)
             agenda.do(Log(f"relay {event.relay}: line taken, in {event.position}", severe=False))
             agenda.do(Send())
         elif agenda.now < relay.moving_until:
@@ -109,17 +168,21 @@ class Relays:
             found = f"set to {event.expected}, reads {event.position}"
             said = f"relay {event.relay}: {found}: check coil and GPIO controller"
             agenda.do(CloseRelay(event.relay))
-            self._lost(agenda, event.relay, relay, Cause.RELAY_FAULT, said)
+            self._lost(agenda, event.relay, Cause.RELAY_FAULT, said, event.position)
         elif event.position != relay.position:
             relay.position = event.position
             agenda.do(Send())  # after the move: bypassd waits for the confirmed position
 
-    def _lost(self, agenda: Agenda, name: str, relay: RelayState, cause: Cause, error: str) -> None:
+    def _lost(self, agenda: Agenda, name: str, cause: Cause, error: str, position: str = UNKNOWN) -> None:
+        """It failed, and is closed. `position`: where it was found, if it was."""
+        relay = self.states[name]
         relay.usable, relay.cause = False, cause
-        relay.target = relay.position = BYPASS
+        relay.position, relay.target = position if relay.keeps else BYPASS, BYPASS
         relay.want, relay.want_cause = BYPASS, cause
+        for what in ("answer", "settle", "kick"):
+            agenda.due.pop(f"{what} {name}", None)
         if not agenda.stopping:
-            agenda.due[f"relay {name}"] = agenda.now + self._limits.retry
+            agenda.due[f"open {name}"] = agenda.now + self._limits.retry
         if error != relay.error:
             agenda.do(Log(error))
             relay.error = error
@@ -150,9 +213,11 @@ class Relays:
             agenda.do(Led(on))
 
     def all_to_bypass(self, agenda: Agenda) -> None:
-        """The keeper is about to exit: drive each relay that is not in bypass there."""
+        """The keeper is about to exit: drive each relay that is not in bypass there, also one that has failed."""
         for name, relay in self.states.items():
             if relay.position != BYPASS:
+                if not relay.usable:
+                    agenda.do(OpenRelay(name))
                 self._drive(agenda, name, relay, BYPASS, Cause.STOPPING)
 
     def _held_for(self, serving: bool) -> int:
@@ -164,5 +229,6 @@ class Relays:
         if relay.settle:
             relay.moving_until = agenda.due[f"settle {name}"] = agenda.now + relay.settle
         agenda.do(Drive(name, position))
+        self._await(agenda, name)
         agenda.do(Log(f"relay {name}: to {position} ({cause})", severe=False))
         agenda.do(Send())

@@ -6,7 +6,7 @@ on a thread of its own, through ctypes, which lets the loop run meanwhile (os.po
 fork is not used: the loop would have to copy pages, and allocating one may also wait for the disk.
 
 The thread lives as long as the keeper, because bypassd has the kernel kill it when the thread that started it ends
-(PR_SET_PDEATHSIG). It has the loop's priority, because the loop waits for it while it holds the interpreter's lock.
+(PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import ctypes
 import os
 import signal
 
+from appliance.keeper import thread
+
 _SETPGROUP, _SETSIGDEF, _SETSIGMASK = 0x02, 0x04, 0x08  # spawn.h; the same in glibc and musl
 _ATTRIBUTES_BYTES, _SIGSET_BYTES = 1024, 128  # posix_spawnattr_t has 336 bytes in both
-_STACK_BYTES = 256 << 10  # all of it is locked memory
 
 
 class Starter:
@@ -35,13 +36,7 @@ class Starter:
         self._argv = self._environment = _array([])
         self._pid = ctypes.c_int(0)
         self._error = 0
-        before = _thread.stack_size(_STACK_BYTES)
-        try:
-            _thread.start_new_thread(self._run, ())
-        except RuntimeError as error:
-            raise OSError(f"a thread for starting bypassd cannot be created: {error}") from error
-        finally:
-            _thread.stack_size(before)
+        thread.start(self._run, "starting bypassd")
 
     def _prepare(self) -> None:
         """A process group of its own, no signal blocked, SIGHUP not ignored as in the keeper."""
@@ -74,11 +69,6 @@ class Starter:
         return self._pid.value
 
     def _run(self) -> None:
-        try:
-            loop = os.getpid()  # the first thread's id
-            os.sched_setscheduler(0, os.sched_getscheduler(loop), os.sched_getparam(loop))
-        except OSError:
-            pass  # not permitted: then the loop has no real-time priority either
         while True:
             self._ordered.acquire()
             argv, pid = self._argv, ctypes.byref(self._pid)

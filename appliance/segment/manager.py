@@ -34,6 +34,8 @@ _CHANGES = {
     State.DISCONNECT: Change.SEGMENT_BYPASSED,
 }
 
+_RELAY_CAUSES = (Cause.RELAY_FAULT, Cause.RELAY_BUS_ERROR, Cause.RELAY_NO_ANSWER, Cause.RELAY_UNSUPPORTED)
+
 
 def times_of(segment: Segment) -> Times:
     """The machine's times from a segment's configuration."""
@@ -52,8 +54,7 @@ def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | No
     if state is None:
         faults[Cause.RELAY_MISSING] = f"the keeper has no relay {relay}: it read a different board.toml"
     elif not state.usable:
-        named = (Cause.RELAY_FAULT, Cause.RELAY_UNSUPPORTED)
-        cause = next((cause for cause in named if cause == state.cause), Cause.RELAY_MISSING)
+        cause = next((cause for cause in _RELAY_CAUSES if cause == state.cause), Cause.RELAY_MISSING)
         faults[cause] = state.error or "the keeper has not opened the line yet"
     if keeper.watchdog_present and not keeper.watchdog_ms:
         faults[Cause.WATCHDOG_MISSING] = keeper.watchdog_error or "the keeper has not opened it yet"

@@ -138,6 +138,8 @@ _BYPASSED: dict[str, Severity] = {  # by cause; any other cause is an error
     **dict.fromkeys(
         (
             Cause.RELAY_FAULT,
+            Cause.RELAY_BUS_ERROR,
+            Cause.RELAY_NO_ANSWER,
             Cause.RELAY_UNSUPPORTED,
             Cause.SUPERVISOR_LOST,
             Cause.CONFIG_INVALID,

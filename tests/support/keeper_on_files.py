@@ -45,6 +45,8 @@ class FileRelay:
     def read(self) -> str:
         return self._position
 
+    def kick(self, level: bool) -> None: ...
+
     def close(self) -> None:
         note("relay", "close")
 

@@ -2,7 +2,9 @@
 """Kind "level": the relay is inline while a GPIO line has its active level, and in bypass otherwise.
 
 If the board has a second line, `disconnect`, its active level separates the two ports and takes precedence over the
-first. The position is read back from the levels that the GPIO controller reports.
+first. The position is read back from the levels that the GPIO controller reports. What happens when the keeper ends
+depends on the controller (`on_release`): a line that keeps its level keeps the relay inline, and only the board's
+watchdog opens it. The lines may be those of an I2C expander.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ class LevelRelay:
         self.spec = spec
         options = spec.options
         high = options.get("active", "high") == "high"
-        keeps = options.get("on_release", "reverts") == "keeps"
+        keeps = options.get("on_release", "unknown") != "reverts"
         disconnect = options.get("disconnect")
         self._inline = Line(LineSpec(str(options["line"]), high, keeps))
         self._disconnect = Line(LineSpec(str(disconnect), high, keeps)) if disconnect else None
@@ -47,6 +49,9 @@ class LevelRelay:
         if self._disconnect and self._disconnect.driven():
             return DISCONNECT
         return INLINE if self._inline.driven() else BYPASS
+
+    def kick(self, level: bool) -> None:
+        """Its line needs no sign of life."""
 
     def close(self) -> None:
         """Release the lines."""

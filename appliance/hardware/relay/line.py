@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One GPIO output line, found by its name, for a relay's coil or the status LED.
+"""One GPIO line, found by its name or by chip and offset: an output for a relay's coil or the status LED, or an input.
 
 A `Line` owns the line that it requested: it is released when the object is closed or the process ends, and a released
 line returns to the board's resting state if `on_release = "reverts"`. Only the keeper creates these objects. Imports
@@ -20,6 +20,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from appliance.errors import HardwareError
+from appliance.hardware.relay import RelayBusError
 
 if TYPE_CHECKING:
     from periphery.gpio import CdevGPIO
@@ -51,8 +52,12 @@ class LinePlace(NamedTuple):
 
 
 def find_line(name: str, pattern: str = "/dev/gpiochip*") -> LinePlace:
-    """Look for a line by its name on every GPIO chip. HardwareError lists what was found instead."""
+    """Look for a line by its name on every GPIO chip; "CHIP:OFFSET" is one without a name on the chip of that name or
+    label. HardwareError lists what was found instead.
+    """
     seen: list[str] = []
+    place = None
+    wanted, _, number = name.rpartition(":")
     for chip in sorted(glob.glob(pattern)):
         try:
             fd = os.open(chip, os.O_RDWR | os.O_CLOEXEC)
@@ -60,21 +65,37 @@ def find_line(name: str, pattern: str = "/dev/gpiochip*") -> LinePlace:
             seen.append(f"{chip}: {error.strerror}")
             continue
         try:
-            (lines,) = struct.unpack_from("=I", fcntl.ioctl(fd, _GET_CHIPINFO, bytes(68)), 64)
+            known = fcntl.ioctl(fd, _GET_CHIPINFO, bytes(68))
+            (lines,) = struct.unpack_from("=I", known, 64)
             for offset in range(lines):
-                info = bytearray(256)
-                struct.pack_into("=I", info, 64, offset)
-                fcntl.ioctl(fd, _V2_GET_LINEINFO, info)
-                label, _, _, _, flags = _LINE_INFO.unpack_from(info)
-                if label.rstrip(b"\0").decode("ascii", "replace") == name:
+                label, flags = _info(fd, offset)
+                if label == name:
                     return LinePlace(chip, offset, flags)
-            seen.append(f"{os.path.basename(chip)} has {lines} other lines")
+            labels = [_text(known[:32]), _text(known[32:64])]
+            if wanted in labels and int(number) < lines:
+                place = place or LinePlace(chip, int(number), _info(fd, int(number))[1])
+            seen.append(f"{labels[0]} ({labels[1]}) has {lines} other lines")
         except OSError as error:
             seen.append(f"{chip}: {error.strerror}")
         finally:
             os.close(fd)
+    if place is not None:
+        return place
     there = "; ".join(seen) or "no GPIO chip"
     raise HardwareError(f'GPIO line "{name}" not found ({there}): load the GPIO driver, or correct board.toml')
+
+
+def _text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode("ascii", "replace")
+
+
+def _info(chip: int, offset: int) -> tuple[str, int]:
+    """Name and flags of a line. OSError: the chip refuses."""
+    info = bytearray(256)
+    struct.pack_into("=I", info, 64, offset)
+    fcntl.ioctl(chip, _V2_GET_LINEINFO, info)
+    label, _, _, _, flags = _LINE_INFO.unpack_from(info)
+    return _text(label), flags
 
 
 def _level_as_is(place: LinePlace) -> bool:
@@ -98,7 +119,10 @@ def _level_as_is(place: LinePlace) -> bool:
 
 
 class Line:
-    """One output line. Opening it sets its released level, unless it is found driven (see `open`)."""
+    """One line, an output unless a subclass says otherwise.
+
+    Opening it sets its released level, unless it is found driven (see `open`).
+    """
 
     def __init__(self, spec: LineSpec) -> None:
         self.spec = spec
@@ -121,12 +145,15 @@ class Line:
             if self.spec.keeps and place.flags & _FLAG_OUTPUT:
                 driven = _level_as_is(place) == self.spec.active_high
             # periphery's "out" would drive 0 first, which is the active level of an active-low line
-            direction = "high" if driven == self.spec.active_high else "low"
+            direction = self._direction(driven)
             self._gpio = CdevGPIO(place.chip, place.offset, direction, label="bypass-keeper")
         except (GPIOError, OSError) as error:
             hint = "another program holds it" if error.errno == errno.EBUSY else "check the GPIO driver"
             raise HardwareError(f'GPIO line "{self.spec.line}" on {place.chip} refused: {error}: {hint}') from error
         return driven
+
+    def _direction(self, driven: bool) -> str:
+        return "high" if driven == self.spec.active_high else "low"
 
     @property
     def is_open(self) -> bool:
@@ -134,11 +161,11 @@ class Line:
         return self._gpio is not None
 
     def drive(self, on: bool) -> None:
-        """Drive or release the line; HardwareError if the controller refuses."""
+        """Drive or release the line; RelayBusError if the controller refuses."""
         self._call("write", on == self.spec.active_high)
 
     def driven(self) -> bool:
-        """Read the line back; HardwareError if the controller is gone."""
+        """Read the line back; RelayBusError if the controller is gone."""
         return bool(self._call("read")) == self.spec.active_high
 
     def _call(self, method: str, *arguments: bool) -> bool | None:
@@ -148,7 +175,7 @@ class Line:
             result: bool | None = getattr(self._gpio, method)(*arguments)
             return result
         except OSError as error:
-            raise HardwareError(f'GPIO line "{self.spec.line}": {method} failed: {error}') from error
+            raise RelayBusError(f'GPIO line "{self.spec.line}": {method} failed: {error}') from error
 
     def close(self) -> None:
         """Release the line; its level then depends on the board (`on_release`)."""
@@ -158,3 +185,10 @@ class Line:
                 gpio.close()
             except OSError:
                 pass  # the chip is gone: nothing is left to release
+
+
+class InputLine(Line):
+    """One input line. `driven` says whether it has its active level; `open` always returns False."""
+
+    def _direction(self, driven: bool) -> str:
+        return "in"

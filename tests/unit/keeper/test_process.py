@@ -443,7 +443,7 @@ def test_the_keepers_reading_of_the_board(tmp_path: Path) -> None:
     path.write_text(BOARD.replace('"relay-inline"', '"r"\nactive = "low"\non_release = "keeps"\ndisconnect = "d"'))
     board = Board(str(path))
     options = {"line": "r", "disconnect": "d", "active": "low", "on_release": "keeps"}
-    assert board.relays == [RelaySpec("r", "level", options)]
+    assert board.relays == [RelaySpec("r", "level", options, keeps=True)]
     assert (board.watchdog, board.led) == ("file", LineSpec("no-such-line"))
 
 
