@@ -14,12 +14,14 @@ Settings = Mapping[str, str]
 
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "BR2_PACKAGE_BUSYBOX": ("busybox",),
+    "BR2_PACKAGE_CHRONY": ("chronyc", "chronyd"),
     "BR2_PACKAGE_DROPBEAR": ("dropbear", "dropbearkey"),
     "BR2_PACKAGE_E2FSPROGS": ("e2fsck", "mke2fs", "tune2fs"),
     "BR2_PACKAGE_E2FSPROGS_RESIZE2FS": ("resize2fs",),
     "BR2_PACKAGE_ETHTOOL": ("ethtool",),
     "BR2_PACKAGE_EUDEV": ("udevadm", "udevd"),
     "BR2_PACKAGE_IPROUTE2": ("bridge", "ip", "ss", "tc"),
+    "BR2_PACKAGE_LLDPD": ("lldpcli", "lldpd"),
     "BR2_PACKAGE_PYTHON3": ("python3",),
     "BR2_PACKAGE_QEMU_SYSTEM": ("qemu-system-x86_64",),
     "BR2_PACKAGE_QEMU_TOOLS": ("qemu-img",),
