@@ -25,6 +25,7 @@ from appliance.config.schema import model
 from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
 from appliance.hardware.board import Board
+from appliance.management.discovery import Discovery
 from appliance.management.port import ManagementPort
 from appliance.management.timekeeping import Timekeeping
 from appliance.part import PATIENCE_NS, Alive
@@ -92,6 +93,8 @@ class Access:
         self.port = ManagementPort(ports, lan.space, dhcp, self.folder / "dhcp.lease", lan.ports)
         client = Program("ntp", self.folder, paths.root / "run/log/ntp.log")
         self.time = Timekeeping(paths, self.port, client, events)
+        lldpd = Program("lldp", self.folder, paths.root / "run/log/lldp.log")
+        self.lldp = Discovery(paths, self.port, lldpd)
         self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
         self.keys: list[ssh.HostKey] = []
         self.trouble = ""
@@ -130,6 +133,7 @@ class Access:
         self.sshd.leave()
         self.port.dhcp.leave()
         self.time.program.leave()
+        self.lldp.program.leave()
         self.endpoint.stop()
         self.syslog.stop()
 
@@ -195,8 +199,9 @@ class Access:
         await self._accounts(config)
         management = config.management
         await self.port.converge(config)
-        if self._wanted is not None:  # without a valid configuration the clock is kept as it was
+        if self._wanted is not None:  # without a valid configuration both stay as they were
             await self.time.converge(config)
+            await self.lldp.converge(config)
         metrics = [config.metrics.port] if config.metrics.enabled else []
         await self.port.allow(management, [management.ssh_port, *metrics])  # before anything listens
         banner = await self._banner(config.system.login_banner) if self._wanted is not None else self._shown

@@ -15,7 +15,7 @@ from appliance.api.rpc import Param, Params, caller
 from appliance.api.schema import methods, state
 from appliance.api.schema.access import HostKeys, Management, Session
 from appliance.api.schema.base import Done
-from appliance.api.schema.machine import Clock
+from appliance.api.schema.machine import Clock, Lldp
 from appliance.counted import counted
 from appliance.errors import NotFoundError, RefusedError
 from appliance.management.manager import Access
@@ -94,6 +94,9 @@ def _register(system: System, access: Access) -> None:
     async def clock_set(params: Params) -> Done:
         return Done(await access.time.set(str(params["when"]), caller().user or f"uid {caller().uid}"))
 
+    async def lldp(_: Params) -> Lldp:
+        return await access.lldp.show()
+
     async def keys(_: Params) -> HostKeys:
         found = await access.host_keys()
         return HostKeys([f"{name} {base64.b64encode(data).decode()}" for name, data in found.items()])
@@ -113,6 +116,7 @@ def _register(system: System, access: Access) -> None:
     add(methods.HOST_KEYS_REPLACE, replace_keys, "admin", "use the SSH host keys of a backup", given)
     when = {"when": Param("string", "local time: YYYY-MM-DD HH:MM[:SS]")}
     add(methods.CLOCK_SHOW, clock, doc="the clock, its time zone, and what keeps it")
+    add(methods.LLDP_SHOW, lldp, doc="LLDP on the management port, and the neighbours there")
     add(methods.CLOCK_SET, clock_set, "admin", "set the clock by hand, where no time server keeps it", when)
     count = Param("integer", "how many of the newest; 0: all in memory", required=False)
     least = Param("string", "this severity and worse", required=False, choices=WORDS)

@@ -24,6 +24,7 @@ FILES: Final = {
     "console": "serial.log",
     "dhcp": "dhcp.log",
     "ntp": "ntp.log",
+    "lldp": "lldp.log",
     "data-partition": "data-partition.log",
 }
 SOURCES: Final = (*FILES, "kernel", "guest")

@@ -33,6 +33,7 @@ PACKAGES = (
     "kmod",
     "libbpf1",
     "libpcap0.8t64",
+    "lldpd",
     "python3",
     "qemu-utils",
     "udev",

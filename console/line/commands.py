@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from console.line.command import Arg, Command, Option
 from console.line.configure_commands import FORM, TAKEOVER, WHICH
-from console.line.machine_commands import CLOCK, LICENCES, LOGS, PORTS, POWER, SYSTEM
+from console.line.machine_commands import CLOCK, LICENCES, LLDP, LOGS, PORTS, POWER, SYSTEM
 from console.line.reach_commands import REACH
 
 JSON = Option("--json", "print data as JSON")
@@ -492,7 +492,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Frames": CAPTURE,
     "Configuration": CONFIGURATION,
     "Live": MONITOR,
-    "Machine": (*POWER, *CLOCK, *PORTS, *LOGS, *SYSTEM, *LICENCES),
+    "Machine": (*POWER, *CLOCK, *PORTS, *LLDP, *LOGS, *SYSTEM, *LICENCES),
     "Network": REACH,
     "Tools": TOOLS,
     "Terminal": TERMINAL,

@@ -40,6 +40,8 @@ SHELL: tuple[Habit, ...] = (
     Habit("show history", "show commits"),
     Habit("show interfaces", "show ports"),
     Habit("show ntp", "show clock"),
+    Habit("show lldp neighbors", "show lldp"),
+    Habit("show lldp neighbours", "show lldp"),
     Habit("reload", "reboot"),
     Habit("show ip", "show management"),
     Habit("confirm", "configuration confirm"),

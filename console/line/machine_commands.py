@@ -89,7 +89,18 @@ PORTS = (
     ),
 )
 
-_SOURCES = ("supervisor", "kernel", "ssh", "console", "dhcp", "ntp", "data-partition")
+LLDP = (
+    Command(
+        ("show", "lldp"),
+        "neighbours of the management port, by LLDP",
+        "lldp.show",
+        view="lldp",
+        options=(JSON,),
+        wait=10.0,
+    ),
+)
+
+_SOURCES = ("supervisor", "kernel", "ssh", "console", "dhcp", "ntp", "lldp", "data-partition")
 
 
 def _log(words: tuple[str | Arg, ...], text: str) -> Command:

@@ -43,6 +43,7 @@ _WHERE: dict[str, str] = {
     "config-history": "configuration.history",
     "config-status": "configuration.status",
     "clock": "machine.clock",
+    "lldp": "access.lldp",
     "ports": "ports.table_of_all",
     "port": "ports.one",
     "reach-ping": "machine.ping",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from console.render import BOLD, PLAIN, Row, Style, cell, duration, generic, paint
-from console.views.common import about, alarm, clock, columns_of, rows_of
+from console.views.common import about, alarm, clock, columns_of, hang, rows_of
 
 _users = columns_of("users", "", [
     ("name", "USER"), ("role", "ROLE"), ("password", "PASSWORD"), ("keys", "KEYS"),
@@ -31,6 +31,33 @@ events = columns_of("events", "no events yet", [
 sessions = columns_of("sessions", "no user is logged in over SSH or on the console", [
     ("pid", "ID"), ("user", "USER"), ("address", "FROM"), ("by", "BY"), ("since", "SINCE"),
 ], _since)  # fmt: skip
+
+
+def _neighbour(row: Row) -> Row:
+    port, described = row.get("port"), row.get("port_description")
+    return {
+        **row,
+        "name": row.get("name") or row.get("chassis"),
+        "port": f"{cell(port)} ({cell(described)})" if described and described != port else port,
+        "since": f"{duration(row['age_s'])} ago" if "age_s" in row else "-",
+    }
+
+
+_neighbours = columns_of("neighbours", "no neighbour yet: one that sends LLDP does so every 30 s", [
+    ("name", "NEIGHBOUR"), ("port", "ITS PORT"), ("vlans", "VLAN"), ("addresses", "ADDRESS"), ("since", "SINCE"),
+    ("chassis", "CHASSIS"), ("capabilities", "KIND"), ("description", "DESCRIPTION"),
+], _neighbour)  # fmt: skip
+_LLDP = {"on": "sends and receives", "receive": "only receives"}
+
+
+def lldp(data: Any, style: Style = PLAIN) -> str:
+    """`show lldp`."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    state, detail = cell(data.get("state")), data.get("detail")
+    said = _LLDP.get(state, state) + (f": {cell(detail)}" if detail else "")
+    head = "\n".join(hang(f"LLDP on {cell(data.get('port') or 'the management port')}: {said}", style))
+    return f"{head}\n\n{_neighbours(data, style)}" if state in _LLDP else head
 
 
 def management(data: Any, style: Style = PLAIN) -> str:

@@ -105,6 +105,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("config.fields", {}),
     ("config.end", {}),
     ("clock.show", {}),
+    ("lldp.show", {}),
     ("ports.show", {}),
     ("licences.show", {}),
     ("licence.show", {"name": "msgspec"}),

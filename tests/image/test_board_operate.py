@@ -100,6 +100,44 @@ class TimeServer:
         self._socket.close()
 
 
+class Lldp:
+    """A station that hears and sends LLDP frames by hand."""
+
+    def __init__(self, namespace: str) -> None:
+        def listen() -> socket.socket:
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88CC))
+            made.setblocking(False)
+            names = [name for _, name in socket.if_nameindex() if name != "lo"]
+            made.bind((names[0], 0x88CC))
+            all_multicast = struct.pack("iHH8s", socket.if_nametoindex(names[0]), 2, 0, bytes(8))
+            made.setsockopt(263, 1, all_multicast)  # SOL_PACKET, PACKET_ADD_MEMBERSHIP
+            return made
+
+        self._socket, self._heard = netns.enter(namespace, listen), list[bytes]()
+
+    def frames(self) -> list[bytes]:
+        """Everything heard so far."""
+        while True:
+            try:
+                self._heard.append(self._socket.recv(2048))
+            except BlockingIOError:
+                return self._heard
+
+    def send(self, name: str, port: str) -> None:
+        """Be a neighbour of this name, for two minutes."""
+        fields = (
+            (1, b"\x04\x02\x88\x00\x00\x00\x07"),
+            (2, b"\x05" + port.encode()),
+            (3, b"\x00\x78"),
+            (5, name.encode()),
+        )
+        body = b"".join(struct.pack(">H", kind << 9 | len(value)) + value for kind, value in fields) + b"\0\0"
+        self._socket.send(bytes.fromhex("0180c200000e") + b"\x02\x88\0\0\0\x07" + b"\x88\xcc" + body)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 def test_ports_system_logs_and_reachability(fresh: Board, admin: Admin) -> None:
     rows = {row["name"]: row for row in data(admin, "show ports")}
     assert {name: row["link"] for name, row in rows.items()} == {"lan0": "up", "wan0": "up", "mgmt0": "up"}
@@ -142,6 +180,27 @@ def test_a_clock_two_hours_off_is_set_by_ntp_and_costs_no_lease(fresh: Board, ad
         assert not [event for event in fresh.events.since(mark) if event["event"] == "relay"]
     finally:
         server.close()
+
+
+def test_lldp_names_both_ends_of_the_management_cable(fresh: Board, admin: Admin) -> None:
+    """The board hears a neighbour, and says its name on the management port and on no data port."""
+    assert data(admin, "show lldp")["state"] == "off"
+    heard = {host.namespace: Lldp(host.namespace) for host in (fresh.mgmt, fresh.lan, fresh.wan)}
+    try:
+        commit(fresh, ("set", "management", "lldp", "on"))
+        cable = heard[fresh.mgmt.namespace]
+        wait_until(fresh, lambda: any(b"wire1" in frame for frame in cable.frames()), "the board says its name")
+        cable.send("switch7", "Gi1/0/12")
+        wait_until(fresh, lambda: bool(data(admin, "show lldp")["neighbours"]), "the board knows its neighbour")
+        (seen,) = data(admin, "show lldp")["neighbours"]
+        assert (seen["name"], seen["port"]) == ("switch7", "Gi1/0/12")
+        for host in (fresh.lan, fresh.wan):
+            assert heard[host.namespace].frames() == []
+        commit(fresh, ("set", "management", "lldp", "off"))
+        assert fresh.sh("pidof lldpd").status != 0
+    finally:
+        for one in heard.values():
+            one.close()
 
 
 def test_a_reboot_over_ssh_closes_the_relay_first(fresh: Board, admin: Admin) -> None:

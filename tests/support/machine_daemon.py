@@ -54,6 +54,27 @@ CLOCK = machine.Clock(
 )
 
 
+LLDP = machine.Lldp(
+    "on",
+    "",
+    "mgmt0",
+    [
+        machine.LldpNeighbour(
+            "access-7",
+            "00:1b:54:aa:00:07",
+            "Gi1/0/12",
+            "wire1 management",
+            "Switch \x1b[31mOS 15.2",
+            ["192.0.2.1"],
+            ["bridge", "router"],
+            ["7"],
+            86400,
+            120,
+        )
+    ],
+)
+
+
 PORTS = [
     machine.Port(
         name="lan0",
@@ -106,6 +127,7 @@ class MachineDaemon(FakeDaemon):
         self._power()
         self._drills()
         self._clock()
+        self._lldp()
         self._ports()
         self._reach()
         self._logs()
@@ -201,6 +223,12 @@ class MachineDaemon(FakeDaemon):
         self.registry.add(methods.DRILL_PLAN, plan, params=params)
         self.registry.add(methods.DRILL_RUN, drill, "admin", "", params)
         self.registry.add(methods.DRILL_ANSWER, answer, "admin", "", {"passed": Param("boolean")})
+
+    def _lldp(self) -> None:
+        async def show(_: Params) -> machine.Lldp:
+            return LLDP
+
+        self.registry.add(methods.LLDP_SHOW, show)
 
     def _power(self) -> None:
         async def plan(params: Params) -> machine.PowerPlan:

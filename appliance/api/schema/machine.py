@@ -67,6 +67,30 @@ class Clock(Answer, kw_only=True):
     chip_ahead_s: float | UnsetType = UNSET
 
 
+class LldpNeighbour(Answer):
+    """A neighbour at the management port; all texts are its own words. `ttl_s`: it is forgotten after so long."""
+
+    name: str
+    chassis: Annotated[str, Meta(description="its chassis id, a MAC address as a rule")]
+    port: Annotated[str, Meta(description="its port at the other end of the cable")]
+    port_description: str
+    description: str
+    addresses: Annotated[list[str], Meta(description="where it is managed")]
+    capabilities: Annotated[list[str], Meta(description="what it is: bridge, router, station, ...")]
+    vlans: list[str]
+    age_s: Annotated[int, Meta(description="since it has been there")]
+    ttl_s: int
+
+
+class Lldp(Answer):
+    """LLDP on the management port, never on data ports."""
+
+    state: Annotated[str, Meta(description="off, receive, on (sends and receives) or failed")]
+    detail: Detail
+    port: str
+    neighbours: list[LldpNeighbour]
+
+
 class Port(Answer, kw_only=True):
     """A port of the board. `segment`: "main/lan". Counters are the kernel's, since the device exists."""
 

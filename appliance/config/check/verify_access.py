@@ -27,6 +27,9 @@ RESERVED = frozenset(_SYSTEM_NAMES.split())
 def findings(config: Config) -> Iterator[Finding]:
     """Everything that is wrong with these tables."""
     yield from _management(config.management)
+    if config.management.lldp != "off" and not _has_address(config.management):
+        what = "LLDP is for the management port, which is down without an address: set management address"
+        yield Finding("management: lldp", ("management", "lldp"), what)
     yield from _users(config.user)
     if config.metrics.enabled and not _has_address(config.management):
         what = "metrics are read through the management port, which has no address: set management address"

@@ -394,6 +394,11 @@ FIELDS: Final[dict[str, Field]] = {
     "management.idle_timeout": _time(
         "an SSH session without input ends after this time; 0s: never", Effect.SESSION, least=10**9, zero=True
     ),
+    "management.lldp": Field(
+        "LLDP on the management port: on sends host name, port and addresses and shows the neighbours (`show lldp`);"
+        " receive sends nothing. Data ports never send any",
+        source="nothing is published by default",
+    ),
     "management.serial_login": Field(
         "whether the console requires a login once an administrator has a password",
         source="as over the network; if the password is lost, put bypass.recovery on the kernel command line",

@@ -249,6 +249,7 @@ class Management(_Struct, frozen=True):
     ssh: bool = True  # SSH listens when there are an address and a user with a password or a key
     ssh_port: PortNumber = 22
     idle_timeout: Duration = Duration(3_600_000_000_000)  # an SSH session without input ends; 0s = never
+    lldp: Literal["off", "receive", "on"] = "off"  # on: sends and receives; never on data ports
     serial_login: bool = True  # the console requires a login, once an administrator has a password
 
 

@@ -56,6 +56,13 @@ def test_good_tables_load() -> None:
     assert config.metrics.port == 9469
 
 
+def test_lldp_needs_the_port_that_it_is_for() -> None:
+    (found,) = errors('[management]\nlldp = "on"')
+    assert found.startswith("management: lldp: LLDP is for the management port, which is down without an address")
+    assert errors('[management]\naddress = "dhcp"\nlldp = "receive"') == []
+    assert errors('[management]\naddress = "dhcp"\nlldp = "transmit"')
+
+
 def test_nothing_is_open_by_default() -> None:
     config = loads("", filters=False)
     assert not config.management.address

@@ -166,6 +166,7 @@ TYPED_BY_HABIT = [
     (COMMANDS, "show history", "show commits"),
     (COMMANDS, "show int", "show ports"),
     (COMMANDS, "show ntp", "show clock"),
+    (COMMANDS, "show lldp neighbors", "show lldp"),
     (COMMANDS, "reload", "reboot"),
     (COMMANDS, "conf t", "configure terminal"),
     (COMMANDS, "conf", "configure LINE"),
