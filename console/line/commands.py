@@ -242,7 +242,7 @@ IMAGES = (
 ACCESS = (
     Command(
         ("setup",),
-        "guided setup: host name, management address, password, guest image",
+        "guided setup: host name, management address, DNS, time, password, guest image",
         local="setup:setup",
         role="admin",
     ),
