@@ -367,18 +367,18 @@ CONFIGURATION = (
     ),
     Command(
         ("backup", Arg("FILE", "a new file; - for standard output", source="file")),
-        "write configuration and SSH host keys to a file, encrypted with a passphrase; without images",
+        "write configuration, SSH host keys and images to a file, encrypted with a passphrase",
         local="backup:backup",
         role="admin",
-        options=(JSON,),
+        options=(Option("--images", "include the images that guests use"), JSON),
     ),
     Command(
         ("restore", Arg("FILE", "a file that `backup` wrote; - for standard input", source="file")),
-        "commit the configuration of a backup, and use its SSH host keys",
-        local="backup:restore",
+        "commit the configuration of a backup, use its SSH host keys and import its images",
+        local="restore:restore",
         role="admin",
         options=(
-            Option("--configuration-only", "keep the SSH host keys of this appliance"),
+            Option("--configuration-only", "keep SSH host keys and images of this appliance"),
             Option(
                 "--confirmed",
                 "roll back after this TIME unless `configuration confirm` follows",
