@@ -463,6 +463,7 @@ GROUPS: dict[str, str] = {
     "image": "undo the import of a guest image, or delete it",
     "management": "the management port",
     "clock": "set the clock",
+    "configure": "edit the configuration",
     "reboot": "restart the appliance: now, later, or not after all",
     "poweroff": "shut the appliance down: now, later, or not after all",
     "session": "end a session of any user",
