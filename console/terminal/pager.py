@@ -20,7 +20,7 @@ class IdleError(Exception):
     """No key was pressed within the idle timeout."""
 
 
-def page(text: str, out: TextIO, keys: int, size: tuple[int, int], idle_s: float = 0, above: int = 0) -> str:
+def page(text: str, out: TextIO, keys: int, size: tuple[int, int], *, idle_s: float = 0, above: int = 0) -> str:
     """Print `text`, stopping after each page of `size` (columns, rows); `keys` is the keyboard's descriptor.
 
     `above` rows of the first page are in use. A printable key that means nothing to the pager ends the text and is

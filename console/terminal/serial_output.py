@@ -35,8 +35,8 @@ class SerialOutput(Vt100_Output):
 def typing_ahead(terminal: int, *, signals: bool = True) -> Iterator[None]:
     """Keep keys typed between prompts, without echo and unchanged, for the next prompt; only Ctrl-C acts immediately.
 
-    Without `signals` Ctrl-C is a key as well. With the usual settings a Ctrl-D typed ahead is lost, text is echoed twice, and a serial line has no flow control
-    when many lines are pasted.
+    Without `signals` Ctrl-C is a key as well. With the usual settings a Ctrl-D typed ahead is lost, text is echoed
+    twice, and a serial line has no flow control when many lines are pasted.
     """
     before = termios.tcgetattr(terminal)
     quiet = termios.tcgetattr(terminal)

@@ -127,11 +127,11 @@ class Shell:
             store_typeahead(self._session.app.input, [KeyPress(key) for key in typed])
 
     def _paged(self, text: str, above: int) -> str:
-        """Print a text page by page, the first one below `above` rows; the key that ended it, if it begins a command."""
-        out = self._context.out
+        """Print a text by pages, the first one below `above` rows; the key that ended it, if it begins a command."""
+        out, keys = self._context.out, sys.stdin.fileno()
         if self._terminal.paging and not self._typed_ahead():
             try:
-                return page(text, out, sys.stdin.fileno(), self._terminal.size, self._idle_s, above)
+                return page(text, out, keys, self._terminal.size, idle_s=self._idle_s, above=above)
             except IdleError:
                 self._idle = True
                 return ""

@@ -71,7 +71,11 @@ UNSERVED: Final = frozenset({"remote"})
 """Lists of tables that nothing serves yet: refused in a configuration, and not offered for completion."""
 
 FIELDS: Final[dict[str, Field]] = {
-    "system.hostname": Field("the appliance's name, in prompts and logs", source="unlikely to exist in your network"),
+    "system.hostname": Field(
+        "the appliance's name, in prompts and logs",
+        source="unlikely to exist in your network",
+        range="letters, digits and - in the middle, at most 63",
+    ),
     "system.supervisor_grace": _time(
         "how long the relay is held inline without a supervisor before it goes to bypass",
         source="twice the time of a cold start of the supervisor on the slowest board",
