@@ -93,6 +93,11 @@ FIELDS: Final[dict[str, Field]] = {
         "a notice that the law or your company may want; it should not say what the appliance is",
         "at most 2000 characters",
     ),
+    "system.power_button": Field(
+        "what a press of the power button does: poweroff, in order and relays first, or ignore. Holding it for seconds"
+        " always ends the machine, which the firmware does",
+        source="who stands in front of the appliance can pull its plug as well, which is no order",
+    ),
     "system.crash_limit": Field(
         "number of crashes in crash_window after which the machine starts in safe mode (bypass, no guests); 0: never",
         Effect.RESTART,
