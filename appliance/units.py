@@ -6,17 +6,19 @@ from __future__ import annotations
 import re
 from typing import Self
 
-_TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": 60_000_000_000, "h": 3_600_000_000_000}
+_MINUTE = 60_000_000_000
+_TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": _MINUTE, "m": _MINUTE}
+_TIME_UNITS["h"] = 60 * _MINUTE
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class Duration(int):
-    """A time in nanoseconds, written "100ms", "2s", "1.5min" (ns, us, ms, s, min, h)."""
+    """A time in nanoseconds, written "100ms", "2s", "1.5min" (ns, us, ms, s, min or m, h)."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a time with its unit; ValueError says what is accepted."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|min|h)", text.strip())
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|min|m|h)", text.strip())
         if not found:
             raise ValueError(f'"{text}" is not a time with a unit, such as "100ms" or "2s"')
         return cls(round(float(found[1]) * _TIME_UNITS[found[2]]))

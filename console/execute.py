@@ -22,6 +22,7 @@ from console.line.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Ou
 from console.line.parse import Parsed, Token, UsageError, complete, parse, tokenize
 from console.line.pipes import pipe
 from console.render import cell
+from console.views.common import hang
 
 if TYPE_CHECKING:
     from console.session import Context
@@ -128,7 +129,7 @@ def help_text(line: str, context: Context) -> str:
         try:
             parse(tokenize(line)[0], table)
         except UsageError as error:
-            return f"  {error}"
+            return "\n".join(hang(f"  {cell(error)}", context.style))
         return "  <Enter>  execute"
     rows: list[tuple[str, str]] = []
     for item in items:

@@ -65,7 +65,7 @@ ERRORS: Final[dict[type[BypassError], tuple[int, str]]] = {  # class -> (code, h
     NotFoundError: (-32015, ""),
     RefusedError: (-32016, ""),
     ProtocolError: (-32017, ""),
-    UnreachableError: (-32018, "`bypass show status` says which part does not answer"),
+    UnreachableError: (-32018, "`bypass show status` and `bypass show management` say what does not answer"),
     BypassError: (-32019, ""),
 }
 

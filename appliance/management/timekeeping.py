@@ -149,7 +149,7 @@ class Timekeeping:
             wanted = datetime.fromisoformat(when).astimezone()
         except (ValueError, OverflowError) as error:
             raise RefusedError(f'"{when}" is not a time: YYYY-MM-DD HH:MM or YYYY-MM-DD HH:MM:SS') from error
-        if not 2020 <= wanted.year <= 2099:
+        if not clock.FIRST_YEAR <= wanted.year <= clock.LAST_YEAR:
             raise RefusedError(f"{wanted.year} is not a year of this appliance's life")
         if self.program.running and (await self.show()).state == "synchronized":
             raise RefusedError("NTP keeps the clock", "`show clock` names the servers; remove them to set it by hand")

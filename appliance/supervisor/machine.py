@@ -12,7 +12,7 @@ from appliance.api.schema import machine as answers
 from appliance.api.schema import methods
 from appliance.guest.disk_space import LOW_BYTES, LOW_SHARE
 from appliance.supervisor.system import System
-from appliance.system import machine
+from appliance.system import boot_slots, machine
 
 
 class Machine:
@@ -23,7 +23,9 @@ class Machine:
 
     def register(self, registry: Registry) -> None:
         """Offer the method."""
-        registry.add(methods.SYSTEM_SHOW, self.show, doc="load, memory, disks, temperatures, model and serial number")
+        registry.add(
+            methods.SYSTEM_SHOW, self.show, doc="load, memory, disks, temperatures, model and serial number, boot slots"
+        )
 
     async def show(self, _: Params) -> answers.Machine:
         """system.show"""
@@ -47,7 +49,14 @@ class Machine:
             disks=[self._disk(disk) for disk in machine.disks(places)],
             temperatures=warm,
             fans=fans,
+            slots=self._slots(),
         )
+
+    def _slots(self) -> list[answers.BootSlot]:
+        try:
+            return [answers.BootSlot(*slot) for slot in boot_slots.read(self._system.paths.root)]
+        except OSError:
+            return []
 
     def _disk(self, disk: machine.Disk) -> answers.Disk:
         low = min(LOW_BYTES, disk.total // LOW_SHARE) if disk.place == "data" else 0

@@ -280,6 +280,11 @@ class Power:
             raise RefusedError(f"the data partition is {found.state}: the next boot could not erase it", hint)
         return what
 
+    async def press(self) -> None:
+        """The power button: power off now, in place of any order that waits; nothing while the machine is ending."""
+        if not self._system.ending:
+            await self._keep(Order("poweroff", "the power button", due_ns=time.monotonic_ns()))
+
     async def cancel(self, _: Params) -> Done:
         """power.cancel"""
         if self._system.ending:

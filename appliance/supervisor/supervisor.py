@@ -39,6 +39,7 @@ from appliance.supervisor.drills import Drills
 from appliance.supervisor.keeper_watch import KeeperWatch
 from appliance.supervisor.parts import PartRunner
 from appliance.supervisor.power import Power
+from appliance.supervisor.power_button import PowerButton
 from appliance.supervisor.pulse import Pulse
 from appliance.supervisor.system import build
 from appliance.system.threads import to_the_end
@@ -137,6 +138,7 @@ class Supervisor:
                     group.create_task(system.safe_mode.run(), name="safe mode"),
                     group.create_task(self.power.run(), name="power"),
                     group.create_task(self.drills.run(), name="drills"),
+                    group.create_task(PowerButton(system, self.power.press).run(), name="power button"),
                 ]
                 await self._ending.wait()
                 for task in tasks:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 ZONES: Final = "usr/share/zoneinfo"
+FIRST_YEAR: Final = 2020  # a clock that shows another year is wrong
+LAST_YEAR: Final = 2099
 RTC: Final = Path("/sys/class/rtc/rtc0/since_epoch")
 _ADJ_MAXERROR, _ADJ_STATUS = 0x0004, 0x0010
 _STA_UNSYNC = 0x0040

@@ -1,186 +1,133 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`backup` and `restore`: configuration with its secrets and SSH host keys in one file, encrypted with a passphrase.
+"""`backup`: configuration with its secrets, SSH host keys and, if asked for, images in one encrypted file.
 
-The file is a tar archive that GnuPG encrypted: `gpg -d FILE | tar -xz` reads it anywhere. Images are not in it: they
-are large and come from somewhere else; `restore` names those that the appliance lacks. Without a terminal the
-passphrase is the first line of standard input, before the backup if that is read from there too.
+The file is described in backup_file.py; restore.py reads it. Without a terminal the passphrase is the first line of
+standard input.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import json
-import sys
-import tarfile
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from appliance.config.check.verify_machine import image_key
 from appliance.counted import counted
-from appliance.errors import BypassError, RefusedError
-from console.commands import sealed
-from console.commands.one_commit import commit, running
+from appliance.errors import RefusedError
+from console.commands import backup_file, sealed
+from console.commands.backup_file import ABOUT, CONFIG, FORMAT, KEYS, Image
+from console.commands.image_import import Meter
+from console.commands.one_commit import running
 from console.commands.private_file import STDOUT, whole
-from console.line.outcome import GOOD, REFUSED, Outcome
-from console.line.parse import Parsed, seconds
-from console.render import cell
+from console.line.outcome import Outcome
+from console.line.parse import Parsed
 from console.session import Context
-from console.terminal.prompt import Asker
 
-FORMAT: Final = 1
-MOST: Final = 8 << 20  # bytes of a backup, before and after decryption
-_CONFIG, _ABOUT, _KEYS = "config.toml", "about.json", "ssh/"
+KINDS: Final = {"qcow2": "disk", "raw": "raw", "kernel": "kernel", "initrd": "initrd"}  # format: kind of an import
+LOW_BYTES, LOW_SHARE = 256 << 20, 20  # guests are paused when less is left of their partition (guest/disk_space.py)
 
 
 def backup(parsed: Parsed, context: Context) -> Outcome:
-    """`backup FILE`."""
-    name = parsed.args["FILE"]
+    """`backup FILE [--images]`."""
+    name, folder = parsed.args["FILE"], backup_file.FOLDER
     if name == STDOUT and context.out.isatty():
         raise RefusedError("a backup is binary: use `ssh USER@BOX backup - < PASSPHRASE-FILE > box.backup`")
-    files = _collect(context)
-    data = sealed.seal(_pack(files), _passphrase(again=True))
-    left_out = ", ".join(json.loads(files[_ABOUT])["images"]) or "none"
+    phrase = backup_file.passphrase(again=True)
+    now = running(context.client)
+    needed = needed_images(now)
+    meter = Meter(context)
+    try:
+        images = _images(context, needed, folder, meter) if "--images" in parsed.options else []
+        with _target(context, name) as out:
+            if name != STDOUT:
+                _check_room(Path(name), images, folder)
+            files = _collect(context, now, needed, images)
+            with sealed.sealing(phrase, out) as stream:
+                backup_file.write(stream, files, images, folder, meter.show)
+    finally:
+        meter.end()
+    left_out = ", ".join(sorted(needed - {image.name for image in images}))
+    inside = f"configuration, SSH host keys and {counted(len(images), 'image')}"
+    said = inside if images else "configuration and SSH host keys"
+    said += f"; images are not included: {left_out}" if left_out else "" if images else "; no guest uses an image"
+    if name == STDOUT:
+        context.say(said)
+        return Outcome([], "lines")
+    size = Path(name).stat().st_size
+    about = {"message": f"{name}: {counted(size, 'byte')}: {said}", "file": name, "bytes": size}
+    return Outcome({**about, "images": [image.name for image in images]}, "done")
+
+
+@contextmanager
+def _target(context: Context, name: str) -> Iterator[int]:
+    """The descriptor to write to; a file that is not finished is removed."""
     if name == STDOUT:
         context.out.flush()
-        context.out.buffer.write(data)
-        context.out.buffer.flush()
-        context.say(f"{counted(len(data), 'byte')}; images are not included: {left_out}")
-        return Outcome([], "lines")
+        yield context.out.fileno()
+        return
     with whole(Path(name)) as out:
-        out.write(data)
-    said = f"{name}: {counted(len(data), 'byte')}: configuration and SSH host keys; images are not included: {left_out}"
-    return Outcome({"message": said, "file": name, "bytes": len(data)}, "done")
+        yield out.fileno()
 
 
-def restore(parsed: Parsed, context: Context) -> Outcome:
-    """`restore FILE [--configuration-only] [--confirmed TIME]`."""
-    name = parsed.args["FILE"]
-    if name == STDOUT and sys.stdin.isatty():
-        raise RefusedError(
-            "standard input is a terminal: name a file, or send the passphrase, a newline and the backup"
-        )
-    data = b"" if name == STDOUT else _read(Path(name))
-    phrase = _passphrase(again=False)
-    files = _unpack(sealed.open_sealed(data or sys.stdin.buffer.read(MOST + 1), phrase))
-    about = json.loads(files[_ABOUT])
-    what = f"backup of {cell(about.get('hostname'))} from {cell(about.get('when'))}"
-    asker = Asker(style=context.style if context.terminal is not None else None)
-    if asker.terminal:
-        asker.say(f"This is the {what}. It replaces the whole configuration; sessions may end.")
-        if not asker.yes("Restore it?", False):
-            raise RefusedError("nothing was changed")
-    params: dict[str, object] = {"comment": f"restored from the {what}"}
-    if "--confirmed" in parsed.options:
-        params["confirmed_s"] = seconds(parsed.options["--confirmed"][0])
+def needed_images(config: dict[str, Any]) -> set[str]:
+    """The images that the guests of a configuration boot from and use."""
+    guests = [guest for guest in config.get("guest", []) if isinstance(guest, dict)]
+    named = [guest.get(key) for guest in guests for key in ("image", "kernel", "initrd")]
+    named += [disk.get("image") for guest in guests for disk in guest.get("disks", []) if isinstance(disk, dict)]
+    keys = {image_key(str(name)) for name in named if name}
+    return {key for key in keys if not key.startswith("/")}  # the others are of the firmware
 
-    def load() -> None:
-        context.client.call("config.load", {"text": files[_CONFIG].decode(), "mode": "replace", "source": name})
 
-    done = commit(context.client, load, params)
-    said, code = [cell(done.get("message"))], GOOD
-    keys = [f"{path.removeprefix(_KEYS)} {_base64(data)}" for path, data in files.items() if path.startswith(_KEYS)]
-    if keys and "--configuration-only" not in parsed.options:
+def _images(context: Context, needed: set[str], folder: Path, meter: Meter) -> list[Image]:
+    """The images to include, with their checksums. RefusedError: one cannot be read."""
+    found = []
+    for row in context.client.call("images.show"):
+        name = str(row["name"])
+        if name not in needed:
+            continue
         try:
-            said.append(cell(context.client.call("host-keys.replace", {"keys": keys}, 60.0).get("message")))
-        except BypassError as error:  # the configuration is in force already
-            context.say(f"error: {cell(error)}")
-            code = REFUSED
-    missing = [image for image in about.get("images", []) if image not in _images(context)]
-    said += [f"image {cell(image)} is not on this appliance: `guest import` brings it" for image in missing]
-    summary = {"message": "; ".join(said), "commit": done.get("number", 0), "missing_images": missing}
-    return Outcome(summary if "--json" in parsed.options else said, "lines", code)
+            size, sha256 = backup_file.digest(folder / name, meter.show)
+        except OSError as error:
+            raise RefusedError(f"image {name}: {error.strerror}") from error
+        found.append(Image(name, size, sha256, KINDS.get(str(row.get("format")), "disk")))
+    return found
 
 
-def _collect(context: Context) -> dict[str, bytes]:
-    """The files of a backup, by path."""
+def _check_room(path: Path, images: list[Image], folder: Path) -> None:
+    """RefusedError: the images do not fit beside the new file `path`, or what is left would pause guests."""
+    there = path.parent.stat()
+    size = sum(min(image.size, (folder / image.name).stat().st_blocks * 512) for image in images)
+    if not size:
+        return
+    room = os.statvfs(path.parent)
+    total, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
+    if there.st_dev == folder.stat().st_dev:
+        free -= min(LOW_BYTES, total // LOW_SHARE)
+    if size > free:
+        raise RefusedError(
+            f"{path}: the images have {size >> 20} MiB, but only {max(free, 0) >> 20} MiB may be used there;"
+            " `ssh USER@BOX backup - --images < PASSPHRASE-FILE > box.backup` needs no room on the appliance"
+        )
+
+
+def _collect(context: Context, now: dict[str, Any], needed: set[str], images: list[Image]) -> dict[str, bytes]:
+    """The files of a backup but for the images, by path."""
     text = context.client.call("config.show", {"of": "running", "secrets": True})["text"]
-    files = {_CONFIG: text.encode()}
+    files = {CONFIG: text.encode()}
     for row in context.client.call("host-keys.read")["keys"]:
         name, _, data = row.partition(" ")
-        files[f"{_KEYS}{name}"] = base64.b64decode(data)
-    now = running(context.client)
+        files[f"{KEYS}{name}"] = base64.b64decode(data)
     about: dict[str, Any] = {
         "format": FORMAT,
         "hostname": now.get("system", {}).get("hostname", "bypass"),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "version": context.client.call("version.show").get("version", ""),
-        "images": sorted(_needed(now)),
+        "images": sorted(needed),
+        "included": [{key: getattr(image, key) for key in image.__struct_fields__} for image in images],
     }
-    return {_ABOUT: json.dumps(about, indent=2).encode(), **files}
-
-
-def _needed(config: dict[str, Any]) -> set[str]:
-    """The files that the guests of a configuration boot from."""
-    guests = [guest for guest in config.get("guest", []) if isinstance(guest, dict)]
-    named = [guest.get(key) for guest in guests for key in ("image", "kernel", "initrd")]
-    named += [disk.get("image") for guest in guests for disk in guest.get("disks", []) if isinstance(disk, dict)]
-    return {str(name) for name in named if name and not str(name).startswith("/")}  # the others are of the firmware
-
-
-def _images(context: Context) -> set[str]:
-    return {str(row.get("name")) for row in context.client.call("images.show")}
-
-
-def _pack(files: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for path, data in files.items():
-            about = tarfile.TarInfo(path)
-            about.size, about.mode, about.mtime = len(data), 0o600, int(time.time())
-            archive.addfile(about, io.BytesIO(data))
-    return packed.getvalue()
-
-
-def _unpack(data: bytes) -> dict[str, bytes]:
-    """The files of a backup, by path. RefusedError: it is none, or one of a later firmware."""
-    files: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-            for about in archive:
-                file = archive.extractfile(about)
-                if file is not None and about.size + sum(map(len, files.values())) <= MOST:
-                    files[about.name] = file.read()
-        about = json.loads(files[_ABOUT])
-        text = files[_CONFIG].decode()
-        known = int(about["format"]) <= FORMAT
-    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise RefusedError("this is not a backup of an appliance") from error
-    if not known or not text:
-        raise RefusedError(f"this backup has format {about['format']}: this firmware reads up to {FORMAT}")
-    return files
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST + 1)
-    except OSError as error:
-        raise RefusedError(f"{path}: cannot be read: {error.strerror}") from error
-    if not data or len(data) > MOST:
-        raise RefusedError(f"{path}: is not a backup: it has {'no bytes' if not data else f'more than {MOST} bytes'}")
-    return data
-
-
-def _passphrase(*, again: bool) -> str:
-    """Typed, and a new one typed `again`; or the first line of standard input. RefusedError: none, too short."""
-    if not sys.stdin.isatty():
-        return _good(sys.stdin.buffer.readline().decode("utf-8", "replace").rstrip("\r\n"), new=again)
-    asker = Asker()
-    with asker.unseen():
-        phrase = _good(asker.secret("Passphrase of the backup"), new=again)
-        if again and asker.secret("Confirm passphrase") != phrase:
-            raise RefusedError("the passphrases do not match; nothing was written")
-    return phrase
-
-
-def _good(phrase: str, *, new: bool) -> str:
-    if not phrase:
-        raise RefusedError("no passphrase was given; without a terminal it is the first line of standard input")
-    if len(phrase) > sealed.MOST or (new and len(phrase) < sealed.LEAST):
-        raise RefusedError(f"a passphrase has {sealed.LEAST} to {sealed.MOST} characters")
-    return phrase
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+    return {ABOUT: json.dumps(about, indent=2).encode(), **files}

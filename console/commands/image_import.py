@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from appliance.errors import NotFoundError, RefusedError, UnreachableError
@@ -20,7 +21,8 @@ from console.session import Context
 from console.terminal.interrupt import Interrupt
 
 STDIN = "-"
-_STAGES = {"start": "starting", "copy": "copying", "check": "checking with qemu-img"}
+_STAGES = {"start": "starting", "read": "reading", "copy": "copying", "check": "checking with qemu-img"}
+_SIZED = ("copy", "read")
 _WAIT = 10.0  # seconds; the daemon answers within two
 _CHUNK = 1 << 18
 
@@ -39,6 +41,31 @@ def import_image(context: Context, file: str, name: str, options: dict[str, obje
     with link:
         with Interrupt() as stop:
             _send(link, stop, meter)
+        if stop.happened:
+            _cancel(context, job, meter)
+        return _follow(context, job, meter)
+
+
+def import_stream(
+    context: Context, name: str, chunks: Iterable[bytes], size: int, options: dict[str, object]
+) -> dict[str, Any]:
+    """Import an image of `size` bytes that this process has; the finished import, or RefusedError with the reason."""
+    meter = Meter(context)
+    job, link, _ = context.client.take_over("image.receive", {"name": name, **options})
+    done = 0
+    with link:
+        with Interrupt() as stop:
+            try:
+                for data in chunks:
+                    link.sendall(data)
+                    done += len(data)
+                    meter.show("copy", done, size)
+                    if stop.happened:
+                        break
+                else:
+                    link.shutdown(socket.SHUT_WR)
+            except ConnectionError:
+                pass  # the helper has ended, and its job says why
         if stop.happened:
             _cancel(context, job, meter)
         return _follow(context, job, meter)
@@ -100,10 +127,10 @@ class Meter:
         if not self._on:
             return
         text = cell(_STAGES.get(stage, stage))
-        if stage == "copy" and total:
+        if stage in _SIZED and total:
             share = done * 100 // total
             text += f" {share:3d} %  {done >> 20} of {total >> 20} MiB" if self._over else f" {share // 10 * 10} %"
-        elif stage == "copy":
+        elif stage in _SIZED:
             text += f" {done >> 20} MiB" if self._over else f" {done >> 26 << 6} MiB"
         if text == self._said:
             return

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`setup`: the first questions for a new appliance; offered on the console until it was done or declined.
 
-Host name, management address, administrator's password, guest image, and a check of the segments' links. Nothing is
-changed before the last question; then everything is changed in one commit. `setup` may be run again at any time, and
-shows the `configure` commands that do the same. What the answers mean is in setup_answers.py.
+Host name, management address, name servers, time, administrator's password, guest image, and a check of the segments'
+links. Nothing is changed before the last question; then everything is changed in one commit, and after it the clock.
+`setup` may be run again at any time, and shows the `configure` commands that do the same. What the answers mean is in
+setup_answers.py.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import BypassError, RefusedError
 from appliance.paths import Paths
 from console.commands.one_commit import apply, running
+from console.commands.questions import Questions
 from console.commands.setup_answers import (
     ADMIN,
     Answers,
@@ -28,6 +29,7 @@ from console.commands.setup_answers import (
     segment_lines,
     shown,
 )
+from console.commands.setup_time import local, set_clock, steps
 from console.commands.user_password import ask_password
 from console.line.outcome import Outcome
 from console.line.parse import Parsed
@@ -39,18 +41,13 @@ from console.views.common import prose
 
 IMAGES = Paths().images
 START_WAIT = 60.0  # seconds to wait for bypassd while it starts
-HELP, BACK = "?", "<"
-
-
-class _BackError(Exception):
-    """The user goes back to the question before."""
 
 
 class Wizard:
     """One run. `asker` asks the user, who may answer ? (what is asked, and why) and < (the question before)."""
 
     def __init__(self, context: Context, asker: Asker) -> None:
-        self._client, self._asker = context.client, asker
+        self._client, self._asker, self._questions = context.client, asker, Questions(asker)
 
     def run(self) -> str:
         """Ask, show, commit; returns the closing message. RefusedError if nothing was changed."""
@@ -61,59 +58,38 @@ class Wizard:
             " without changes."
         )
         answers = Answers()
-        steps: list[Callable[[], None]] = [
-            lambda: self._hostname(now.get("system", {}), answers),
-            lambda: self._address(now.get("management", {}), answers),
-            lambda: self._password(now.get("user", []), answers),
-            lambda: self._image(now.get("guest", []), answers),
-        ]
-        at = 0
-        while at < len(steps):
-            try:
-                steps[at]()
-                at += 1
-            except _BackError:
-                at = max(0, at - 1)
+        self._questions.run(
+            [
+                lambda: self._hostname(now.get("system", {}), answers),
+                lambda: self._address(now.get("management", {}), answers),
+                lambda: self._gateway(now.get("management", {}), answers),
+                *steps(now, answers, self._questions),
+                lambda: self._password(now.get("user", []), answers),
+                lambda: self._image(now.get("guest", []), answers),
+            ]
+        )
         self._segments()
         made = changes(now, answers)
-        if not made:
+        if not made and answers.ahead is None:
             return "No changes."
         ask.say("\nSetup will make these changes (each line is also a command of the shell):")
         for change in made:
             ask.say(f"  {shown(change)}")
+        if answers.ahead is not None:
+            ask.say(f"  clock set {local(answers) + answers.ahead:%Y-%m-%d %H:%M:%S}")
         if not ask.yes("Apply these changes?", True):
             raise RefusedError("setup cancelled; nothing was changed")
         ask.say("Validating and applying ...")
-        apply(self._client, made, "setup")
-        return self._end(answers.password is not None and now.get("management", {}).get("serial_login", True))
-
-    def _until(self, trouble: Callable[[str], str], question: str, default: str, about: str) -> str:
-        """The first answer that is taken. _BackError: the question before is wanted."""
-        while True:
-            answer = self._asker.line(question, default)
-            if answer == BACK:
-                raise _BackError
-            if answer == HELP:
-                self._asker.say(about)
-                continue
-            why = trouble(answer)
-            if not why:
-                return answer
-            self._asker.say(f"Invalid: {why}.")
-
-    def _yes(self, question: str, default: bool, about: str) -> bool:
-        """The same for yes or no."""
-
-        def trouble(text: str) -> str:
-            return "" if text and any(word.startswith(text.lower()) for word in ("yes", "no")) else "answer yes or no"
-
-        answer = self._until(trouble, f"{question} (yes/no)", "yes" if default else "no", about)
-        return "yes".startswith(answer.lower())
+        if made:
+            apply(self._client, made, "setup")
+        clock = set_clock(self._client, answers)
+        end = self._end(answers.password is not None and now.get("management", {}).get("serial_login", True))
+        return f"{clock}\n{end}" if clock else end
 
     def _hostname(self, system: dict[str, Any], answers: Answers) -> None:
         host = str(system.get("hostname", "bypass"))
         about = "The appliance's name in prompts, logs, and in what it asks a DHCP server."
-        answers.hostname = self._until(hostname_trouble, "Host name", host, about)
+        answers.hostname = self._questions.until(hostname_trouble, "Host name", host, about)
 
     def _address(self, management: dict[str, Any], answers: Answers) -> None:
         here = str(management.get("address", ""))
@@ -122,15 +98,20 @@ class Wizard:
             "SSH, metrics and logs use the management port, which is apart from the link that the appliance sits in."
             " Give it a fixed address with its prefix length, dhcp to get one from a server, or none to switch it off."
         )
-        answers.address = self._until(address_trouble, "Management address", here or "dhcp", about)
-        if answers.address in ("dhcp", "none"):
+        answers.address = self._questions.until(address_trouble, "Management address", here or "dhcp", about)
+
+    def _gateway(self, management: dict[str, Any], answers: Answers) -> None:
+        answers.gateway = None
+        if answers.address in (None, "dhcp", "none"):
             return
         old = str(management.get("gateway", "")) or "none"
-        address = answers.address
+        address = str(answers.address)
         if gateway_trouble(old, address):
             old = "none"
         about = f"The router by which the appliance answers hosts outside of the network of {address}."
-        answers.gateway = self._until(lambda text: gateway_trouble(text, address), "Gateway, or none", old, about)
+        answers.gateway = self._questions.until(
+            lambda text: gateway_trouble(text, address), "Gateway, or none", old, about
+        )
 
     def _password(self, users: list[dict[str, Any]], answers: Answers) -> None:
         has = any(user.get("name") == ADMIN and user.get("password") for user in users)
@@ -143,7 +124,7 @@ class Wizard:
             " password or key nobody gets in over SSH, and the console is open to whoever is there."
         )
         answers.password = None
-        if self._yes(question, not has, about):
+        if self._questions.yes(question, not has, about):
             answers.password = ask_password(self._asker, ADMIN, "Password")
 
     def _image(self, guests: list[dict[str, Any]], answers: Answers) -> None:
@@ -167,7 +148,7 @@ class Wizard:
             return "" if text == "keep" or text in numbers else f"enter a number from 1 to {len(images)}, or keep"
 
         about = "The disk that the guest boots from, and with it the application that inspects the traffic."
-        chosen = self._until(trouble, f"Image for {name}", "keep", about)
+        chosen = self._questions.until(trouble, f"Image for {name}", "keep", about)
         answers.image = images[int(chosen) - 1] if chosen != "keep" else None
 
     def _segments(self) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
-from appliance.config.check.verify_access import interface
+from appliance.config.check.verify_access import interface, is_name
+from appliance.config.schema import limits
+from appliance.config.schema.model import ZONE_PATTERN
+from appliance.system import clock
 from console.commands.one_commit import Change
 from console.render import cell
 
@@ -23,6 +28,10 @@ class Answers:
     hostname: str | None = None
     address: str | None = None  # "dhcp", "none" or ADDRESS/PREFIX
     gateway: str | None = None
+    dns: tuple[str, ...] | None = None  # (): none of its own, those of DHCP
+    zone: str | None = None
+    servers: tuple[str, ...] | None = None  # of time; () as for dns
+    ahead: timedelta | None = None  # how far the clock is to be moved
     password: str | None = None
     image: str | None = None  # a disk image for the first guest
 
@@ -50,6 +59,54 @@ def gateway_trouble(text: str, address: str) -> str:
     return f'"{text}" is not another host in {own.network}'
 
 
+def server_words(text: str) -> tuple[str, ...]:
+    """The servers in an answer, between blanks or commas; () for none and dhcp."""
+    return () if text in ("none", "dhcp") else tuple(text.replace(",", " ").split())
+
+
+def servers_trouble(text: str, names: bool) -> str:
+    """Why these are not name servers, or time servers, which may have `names`; "" if they are."""
+    servers, most = server_words(text), limits.MAX_NTP if names else limits.MAX_DNS
+    for server in servers:
+        try:
+            ip_address(server)
+        except ValueError:
+            if not names or not is_name(server):
+                kind = "an address or a name" if names else "an address"
+                return f'"{server}" is not {kind}; several are separated by blanks'
+    return f"{len(servers)} servers are more than {most}" if len(servers) > most else ""
+
+
+def zone_trouble(text: str, root: Path) -> str:
+    """Why the image at `root` has no such time zone; "" if it has. Reads its folder of zones."""
+    if not re.fullmatch(ZONE_PATTERN, text):
+        return f'"{text}" is not an area and a city, as Europe/Berlin, nor UTC'
+    return clock.zone_trouble(root, text)
+
+
+def clock_answer(text: str, shown: datetime) -> tuple[timedelta | None, str]:
+    """How far the clock is to be moved from what it shows, and why an answer is no time. `keep` moves nothing."""
+    if text == "keep":
+        return None, ""
+    for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%H:%M:%S", "%H:%M"):
+        try:
+            wanted = datetime.strptime(text, form)
+        except ValueError:
+            continue
+        if "%Y" not in form:
+            wanted = datetime.combine(shown.date(), wanted.time())
+        if not clock.FIRST_YEAR <= wanted.year <= clock.LAST_YEAR:
+            return None, f"{wanted.year} is not a year of this appliance's life"
+        return wanted.replace(tzinfo=shown.tzinfo) - shown, ""
+    return None, "a time is YYYY-MM-DD HH:MM or HH:MM, with or without :SS"
+
+
+def _list(made: list[Change], table: dict[str, Any], path: tuple[str, str], wanted: tuple[str, ...] | None) -> None:
+    """Set or delete a list of servers, if it is another one."""
+    if wanted is not None and list(wanted) != list(table.get(path[1], [])):
+        made.append(Change("set", (*path, *wanted)) if wanted else Change("delete", path))
+
+
 def changes(now: dict[str, Any], answers: Answers) -> list[Change]:
     """The changes from the running configuration to the answers. [] if there are none."""
     made: list[Change] = []
@@ -64,6 +121,11 @@ def changes(now: dict[str, Any], answers: Answers) -> list[Change]:
                 made.append(Change("set", ("management", key, value)))
             elif not value and management.get(key):
                 made.append(Change("delete", ("management", key)))
+    times = now.get("time", {})
+    _list(made, management, ("management", "dns"), answers.dns)
+    if answers.zone is not None and answers.zone != times.get("zone", "UTC"):
+        made.append(Change("set", ("time", "zone", answers.zone)))
+    _list(made, times, ("time", "servers"), answers.servers)
     if answers.password is not None:
         made.append(Change("set", ("user", ADMIN, "role", "admin")))
         made.append(Change("set", ("user", ADMIN, "password", answers.password)))

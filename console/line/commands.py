@@ -293,7 +293,7 @@ IMAGES = (
 ACCESS = (
     Command(
         ("setup",),
-        "guided setup: host name, management address, password, guest image",
+        "guided setup: host name, management address, DNS, time, password, guest image",
         local="setup:setup",
         role="admin",
     ),
@@ -418,18 +418,18 @@ CONFIGURATION = (
     ),
     Command(
         ("backup", Arg("FILE", "a new file; - for standard output", source="file")),
-        "write configuration and SSH host keys to a file, encrypted with a passphrase; without images",
+        "write configuration, SSH host keys and images to a file, encrypted with a passphrase",
         local="backup:backup",
         role="admin",
-        options=(JSON,),
+        options=(Option("--images", "include the images that guests use"), JSON),
     ),
     Command(
         ("restore", Arg("FILE", "a file that `backup` wrote; - for standard input", source="file")),
-        "commit the configuration of a backup, and use its SSH host keys",
-        local="backup:restore",
+        "commit the configuration of a backup, use its SSH host keys and import its images",
+        local="restore:restore",
         role="admin",
         options=(
-            Option("--configuration-only", "keep the SSH host keys of this appliance"),
+            Option("--configuration-only", "keep SSH host keys and images of this appliance"),
             Option(
                 "--confirmed",
                 "roll back after this TIME unless `configuration confirm` follows",
@@ -516,6 +516,7 @@ GROUPS: dict[str, str] = {
     "image": "undo the import of a guest image, or delete it",
     "management": "the management port",
     "clock": "set the clock",
+    "configure": "edit the configuration",
     "reboot": "restart the appliance: now, later, or not after all",
     "poweroff": "shut the appliance down: now, later, or not after all",
     "session": "end a session of any user",

@@ -48,6 +48,8 @@ SHELL: tuple[Habit, ...] = (
     Habit("revert", "configuration revert"),
     Habit("write", answer=_KEPT),
     Habit("copy running-config startup-config", answer=_KEPT),
+    Habit("do", answer="it is needed in `configure` only; here the command stands alone", whole=True),
+    Habit("run", answer="it is needed in `configure` only; here the command stands alone", whole=True),
     Habit("enable", answer=_ROLE),
     Habit("disable", answer=_ROLE),
     Habit("commit-confirm", answer=_MINUTES, whole=True),

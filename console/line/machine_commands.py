@@ -129,7 +129,7 @@ LOGS = (
 SYSTEM = (
     Command(
         ("show", "system"),
-        "load, memory, disks, temperatures, fans, model and serial number",
+        "load, memory, disks, temperatures, fans, model and serial number, boot slots",
         "system.show",
         view="system",
         options=(JSON,),

@@ -16,18 +16,23 @@ _PAGE = (b" ", b"\x1b[6~")  # space, Page Down
 _END = (b"q", b"Q")
 
 
-def page(text: str, out: TextIO, keys: int, size: tuple[int, int]) -> str:
+class IdleError(Exception):
+    """No key was pressed within the idle timeout."""
+
+
+def page(text: str, out: TextIO, keys: int, size: tuple[int, int], *, idle_s: float = 0, above: int = 0) -> str:
     """Print `text`, stopping after each page of `size` (columns, rows); `keys` is the keyboard's descriptor.
 
-    A printable key that means nothing to the pager ends the text and is returned: it begins the next command.
+    `above` rows of the first page are in use. A printable key that means nothing to the pager ends the text and is
+    returned: it begins the next command. IdleError: no key for `idle_s` seconds; 0: wait for ever.
     """
     columns, rows = size
-    room = rows - 1
+    room = rows - 1 - above
     lines = text.splitlines()
     for number, line in enumerate(lines):
         needs = max(1, -(-_width(line) // columns))
         if room < needs and number and not _waiting(keys):
-            key = _ask(out, keys)
+            key = _ask(out, keys, idle_s)
             if key in _LINE:
                 room = 1
             elif key in _PAGE:
@@ -41,11 +46,13 @@ def page(text: str, out: TextIO, keys: int, size: tuple[int, int]) -> str:
     return ""
 
 
-def _ask(out: TextIO, keys: int) -> bytes:
+def _ask(out: TextIO, keys: int, idle_s: float) -> bytes:
     """Wait for a key."""
     out.write(MORE)
     out.flush()
     try:
+        if not select.select([keys], [], [], idle_s or None)[0]:
+            raise IdleError
         key = os.read(keys, 1)
         if key == b"\x1b":  # an arrow key or Page Down: read its whole sequence
             key += os.read(keys, 16) if _waiting(keys) else b""

@@ -32,16 +32,16 @@ class SerialOutput(Vt100_Output):
 
 
 @contextmanager
-def typing_ahead(terminal: int) -> Iterator[None]:
+def typing_ahead(terminal: int, *, signals: bool = True) -> Iterator[None]:
     """Keep keys typed between prompts, without echo and unchanged, for the next prompt; only Ctrl-C acts immediately.
 
-    With the usual settings a Ctrl-D typed ahead is lost, text is echoed twice, and a serial line has no flow control
-    when many lines are pasted.
+    Without `signals` Ctrl-C is a key as well. With the usual settings a Ctrl-D typed ahead is lost, text is echoed
+    twice, and a serial line has no flow control when many lines are pasted.
     """
     before = termios.tcgetattr(terminal)
     quiet = termios.tcgetattr(terminal)
     quiet[0] |= termios.IXOFF
-    quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+    quiet[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN | (0 if signals else termios.ISIG))
     quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
     termios.tcsetattr(terminal, termios.TCSANOW, quiet)
     try:
@@ -138,9 +138,18 @@ class Echo:
 
     def below(self, line: str, text: str) -> None:
         """Complete the shown line to `line`, print text below it, then show the line again."""
+        self.complete(line)
+        self._write("\r\n".join(text.splitlines()) + "\r\n")
+        self.again()
+
+    def complete(self, line: str) -> None:
+        """Complete the shown line to `line`, below which something is about to be printed."""
         rest = line[len(self._shown) :] if line.startswith(self._shown) else ""
-        lines = "\r\n".join(text.splitlines())
-        self._write(f"{rest}\r\n{lines}\r\n{self._prompt}{self._shown}")
+        self._write(f"{rest}\r\n")
+
+    def again(self) -> None:
+        """Show the line again, as it was before `complete`."""
+        self._write(f"{self._prompt}{self._shown}")
 
     def _write(self, text: str) -> None:
         self._out.write(text)

@@ -35,15 +35,11 @@ from console.line.parse import tokenize
 from console.render import cell, duration
 from console.session import Context
 from console.terminal.banner import prompt_state
-from console.terminal.pager import page
+from console.terminal.pager import IdleError, page
 from console.terminal.serial_output import Echo, SerialOutput, history, history_file, typing_ahead
 from console.tty import PROMPT_S, Terminal
 
 IDLE_S = 900.0  # idle timeout if the appliance specifies none
-
-
-class IdleError(Exception):
-    """No key was pressed within the idle timeout."""
 
 
 class Shell:
@@ -60,6 +56,7 @@ class Shell:
         self._alarmed = False
         self._idle_s = float(os.environ.get("BYPASS_IDLE_S", IDLE_S))
         self._key_at = time.monotonic()
+        self._idle = False  # no key was pressed within the idle timeout
         self._history = history(history_file())
         self._edit()
 
@@ -94,11 +91,14 @@ class Shell:
                 except EOFError:
                     if self._context.mode is None:
                         break
-                    line = "exit"
+                    self._run("exit")
                 except IdleError:
+                    self._idle = True
+                else:
+                    self._run(line)
+                if self._idle:
                     self._context.say(f"session closed after {duration(self._idle_s)} without input")
                     break
-                self._run(line)
             self._leave()
         self._context.say("logout")
         return GOOD
@@ -123,14 +123,20 @@ class Shell:
     def _page(self, text: str) -> None:
         """Show a text; Ctrl-C only stops the output, because the command itself has finished."""
         with contextlib.suppress(KeyboardInterrupt):
-            self._show(text)
-
-    def _show(self, text: str) -> None:
-        if self._terminal.paging and not self._typed_ahead():
-            typed = page(text, self._context.out, sys.stdin.fileno(), self._terminal.size)
+            typed = self._paged(text, 0)
             store_typeahead(self._session.app.input, [KeyPress(key) for key in typed])
-        else:
-            print(text, file=self._context.out, flush=True)
+
+    def _paged(self, text: str, above: int) -> str:
+        """Print a text by pages, the first one below `above` rows; the key that ended it, if it begins a command."""
+        out, keys = self._context.out, sys.stdin.fileno()
+        if self._terminal.paging and not self._typed_ahead():
+            try:
+                return page(text, out, keys, self._terminal.size, idle_s=self._idle_s, above=above)
+            except IdleError:
+                self._idle = True
+                return ""
+        print(text, file=out, flush=True)
+        return ""
 
     def _typed_ahead(self) -> bool:
         """Whether there is input that was typed ahead, read by the editor or not."""
@@ -281,9 +287,19 @@ class Shell:
         """Keep `line` as typed, print below it, then show the line again for editing."""
 
         def show() -> None:
+            self._context.style = self._terminal.style  # the window may have been resized
+            shown = f"{self._shown}{line}"
             if self._echo:
-                self._echo.below(line, make())
+                self._echo.complete(line)
             else:
-                print(f"{self._shown}{line}\n{make()}", flush=True)
+                print(shown, flush=True)
+            with typing_ahead(sys.stdin.fileno(), signals=False):
+                typed = self._paged(make(), 1 + len(shown) // self._terminal.size[0])
+            if self._echo:
+                self._echo.again()
+            if typed:
+                self._session.default_buffer.insert_text(typed)
+            if self._idle:
+                self._session.app.exit(exception=IdleError)
 
         run_in_terminal(show)

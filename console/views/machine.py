@@ -138,6 +138,9 @@ def _disk(row: Row) -> Row:
 _disks = columns_of("disks", "", [
     ("place", "DISK"), ("kind", "TYPE"), ("total", "SIZE"), ("free", "AVAILABLE"), ("used", "USED"), ("bound", "BOUND"),
 ], _disk)  # fmt: skip
+_slots = columns_of("slots", "", [
+    ("name", "SLOT"), ("booted", "BOOTED"), ("next", "NEXT"), ("state", "STATE"),
+])  # fmt: skip
 
 
 def system(data: Any, style: Style = PLAIN) -> str:
@@ -157,7 +160,7 @@ def system(data: Any, style: Style = PLAIN) -> str:
         "fans": _named(data.get("fans"), "/min"),
     }
     lines = pairs({key: value for key, value in shown.items() if value not in (None, "")}, style)
-    return "\n\n".join(block for block in (lines, _disks(data, style)) if block)
+    return "\n\n".join(block for block in (lines, _slots(data, style), _disks(data, style)) if block)
 
 
 def _named(found: Any, unit: str) -> str:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boardspec
 import pytest
@@ -73,6 +74,11 @@ def said(board: Board) -> str:
     return board.sh("dmesg | grep throughwire-").output
 
 
+def slots(board: Board) -> list[dict[str, Any]]:
+    """What `show system` says of them."""
+    return list(board_appliance.show(board, "system")["slots"])
+
+
 def wait_good(board: Board) -> None:
     """Until the slot is marked as good."""
     board_appliance.wait_until(board, lambda: "is good" in said(board), "the slot is marked good")
@@ -89,6 +95,10 @@ def test_first_boot_by_bios(off: Board, tmp_path: Path) -> None:
     assert off.sh("head -n 1 /run/bypass/data-partition").output.strip() == "kept"
     assert "grows to the end" in said(off)
     wait_good(off)
+    assert [(row["name"], row["booted"], row["state"], row["next"]) for row in slots(off)] == [
+        ("a", True, "good", True),
+        ("b", False, "good", False),
+    ]
     off.sh("cp /etc/machine-id /var/lib/bypass/note; sync")
     figures.write(
         "disk", [{"event": "BIOS: power to inline", "took_s": round(took, 1)}], accelerator=off.accelerator.name
@@ -124,6 +134,11 @@ def test_a_damaged_kernel_is_found_before_it_runs(off: Board) -> None:
     assert slot(off) == "b"
     assert off.sh("cat /etc/machine-id").output == off.sh("cat /var/lib/bypass/note").output
     assert "slot a is damaged" in said(off)
+    wait_good(off)
+    assert [(row["booted"], row["state"]) for row in slots(off)] == [
+        (False, "damaged: its checksums do not match"),
+        (True, "good"),
+    ]
 
 
 def boardspec_kernel(board: Board) -> bytes:

@@ -241,6 +241,26 @@ def test_a_factory_reset_keeps_the_images_it_is_told_to_keep(fresh: Board, admin
     assert wait_until(fresh, lambda: show(fresh, "management"), "access is up")["users"] == []
 
 
+def test_the_power_button_is_ignored_or_powers_off_in_order(fresh: Board) -> None:
+    """A press of the ACPI button, as a virtual machine's host sends it too: the relay moves before the machine ends."""
+    board_appliance.wait_healthy(fresh)
+    commit(fresh, ("set", "system", "power_button", "ignore"))
+    fresh.power_button()
+    wait_until(
+        fresh,
+        lambda: any("power button was pressed, and ignored" in text for text in board_appliance.events(fresh)),
+        "the press is an event",
+    )
+    assert show(fresh, "reboot")["state"] == "none"
+    commit(fresh, ("set", "system", "power_button", "poweroff"))
+    mark = fresh.events.mark()
+    fresh.power_button()
+    closed = fresh.wait_event(event="relay", state="bypass", since=mark, timeout=READY_S)
+    ended = fresh.wait_event(event="power", state="off", since=mark, timeout=READY_S)
+    assert closed["n"] < ended["n"]
+    fresh.power_on()
+
+
 def test_poweroff_ends_the_machine_with_the_link_joined(fresh: Board) -> None:
     board_appliance.wait_healthy(fresh)
     mark = fresh.events.mark()

@@ -114,6 +114,8 @@ MACHINE = machine.Machine(
     disks=[machine.Disk("data", "ext4", 10 << 30, 4 << 30, "guests pause when less than 512 MiB are free"),
            machine.Disk("run", "tmpfs", 2 << 30, 2 << 30, "memory, at most half of it")],
     temperatures={"coretemp Package id 0": 41.5}, fans={"nct6775 fan1": 1200},
+    slots=[machine.BootSlot("a", True, "good", True),
+           machine.BootSlot("b", False, "given up after 3 starts that failed", False)],
 )  # fmt: skip
 
 

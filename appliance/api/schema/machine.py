@@ -181,6 +181,15 @@ class Disk(Answer):
     bound: str
 
 
+class BootSlot(Answer):
+    """One of the two slots of the disk, each a whole firmware."""
+
+    name: Annotated[str, Meta(description="a or b")]
+    booted: Annotated[bool, Meta(description="the appliance runs from it")]
+    state: Annotated[str, Meta(description="good, or why the boot loader would not take it")]
+    next: Annotated[bool, Meta(description="the next boot begins with it")]
+
+
 class Machine(Answer):
     """The machine. What its kernel or board does not tell is empty."""
 
@@ -196,6 +205,7 @@ class Machine(Answer):
     disks: list[Disk]
     temperatures: Annotated[dict[str, float], Meta(description="degrees Celsius")]
     fans: Annotated[dict[str, int], Meta(description="turns a minute")]
+    slots: Annotated[list[BootSlot], Meta(description="empty where the machine was not booted from a slot")]
 
 
 class Licence(Answer):

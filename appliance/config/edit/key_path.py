@@ -18,6 +18,7 @@ from appliance.config.schema import metadata, shape
 from appliance.config.schema.model import NAME_PATTERN
 from appliance.config.schema.shape import Leaf, Node, Table, Tables
 from appliance.errors import ConfigError
+from appliance.units import Duration, Size
 
 Path = tuple[str | int, ...]
 Data = dict[str, Any]
@@ -67,13 +68,25 @@ def assignments(words: Sequence[str], data: Data) -> list[Assign]:
             raise ConfigError(where(place.path), f"needs a value: {expected(leaf)}")
         if leaf.many or metadata.field(leaf.path).rest:
             return [*found, Assign(place.path, _value(leaf, place.path, rest))]
-        found.append(Assign(place.path, _value(leaf, place.path, rest[:1])))
-        if len(rest) == 1:
+        taken = 2 if _has_unit_apart(leaf, rest) else 1
+        found.append(Assign(place.path, _value(leaf, place.path, ["".join(rest[:taken])])))
+        if len(rest) == taken:
             return found
         table = owner(leaf)
-        place = walk_from(place.path[:-1], table, rest[1:], data, adding=True)
+        place = walk_from(place.path[:-1], table, rest[taken:], data, adding=True)
         if not isinstance(place.node, Leaf):
             raise ConfigError(where(place.path), "set this on a line of its own")
+
+
+def _has_unit_apart(leaf: Leaf, words: Sequence[str]) -> bool:
+    """Whether a time or size has its unit as a word of its own: `10 min`."""
+    if leaf.kind not in (Duration, Size) or len(words) < 2 or not re.fullmatch(r"[0-9.]+", words[0]):
+        return False
+    try:
+        leaf.kind.parse("".join(words[:2]))
+    except ValueError:
+        return False
+    return True
 
 
 def walk(words: Sequence[str], data: Data, *, adding: bool = False) -> Place:

@@ -71,7 +71,11 @@ UNSERVED: Final = frozenset({"remote"})
 """Lists of tables that nothing serves yet: refused in a configuration, and not offered for completion."""
 
 FIELDS: Final[dict[str, Field]] = {
-    "system.hostname": Field("the appliance's name, in prompts and logs", source="unlikely to exist in your network"),
+    "system.hostname": Field(
+        "the appliance's name, in prompts and logs",
+        source="unlikely to exist in your network",
+        range="letters, digits and - in the middle, at most 63",
+    ),
     "system.supervisor_grace": _time(
         "how long the relay is held inline without a supervisor before it goes to bypass",
         source="twice the time of a cold start of the supervisor on the slowest board",
@@ -88,6 +92,11 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.SESSION,
         "a notice that the law or your company may want; it should not say what the appliance is",
         "at most 2000 characters",
+    ),
+    "system.power_button": Field(
+        "what a press of the power button does: poweroff, in order and relays first, or ignore. Holding it for seconds"
+        " always ends the machine, which the firmware does",
+        source="who stands in front of the appliance can pull its plug as well, which is no order",
     ),
     "system.crash_limit": Field(
         "number of crashes in crash_window after which the machine starts in safe mode (bypass, no guests); 0: never",

@@ -39,6 +39,7 @@ class System(_Struct, frozen=True):
     login_banner: Annotated[str, msgspec.Meta(max_length=2000)] = (
         ""  # shown before a login, over SSH and on the console
     )
+    power_button: Literal["poweroff", "ignore"] = "poweroff"  # a press; holding it is the firmware's own
     crash_limit: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5  # this many crashes lead to safe mode; 0: never
     crash_window: Duration = Duration(3_600_000_000_000)  # within this time of operation
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def run(box: Box, *words: str, stdin: bytes = b"") -> subprocess.CompletedProces
     return subprocess.run(command, input=stdin, capture_output=True, env=environ, timeout=60, check=False)
 
 
+def seal(data: bytes) -> bytes:
+    with tempfile.TemporaryFile() as file:
+        with sealed.sealing(PHRASE, file.fileno()) as stream:
+            stream.write(data)
+        file.seek(0)
+        return file.read()
+
+
 def change(box: Box) -> None:
     done = bypass("configure", sock=box.path, stdin="delete rule dns\nset system hostname changed\n")
     assert done.returncode == 0
@@ -122,8 +131,8 @@ def test_one_that_cannot_be_trusted_changes_nothing(box: Box, tmp_path: Path) ->
         (made[:-9], PHRASE, b"cannot be decrypted"),
         (b"no backup", PHRASE, b"cannot be decrypted"),
         (b"", PHRASE, b"cannot be decrypted"),
-        (sealed.seal(b"something else", PHRASE), PHRASE, b"not a backup of an appliance"),
-        (sealed.seal(empty.getvalue(), PHRASE), PHRASE, b"not a backup of an appliance"),
+        (seal(b"something else"), PHRASE, b"not a backup of an appliance"),
+        (seal(empty.getvalue()), PHRASE, b"not a backup of an appliance"),
         (made, "", b"no passphrase was given"),
     ):
         done = run(box, "restore", "-", stdin=f"{phrase}\n".encode() + data)

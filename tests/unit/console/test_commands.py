@@ -193,6 +193,7 @@ ANSWERED = [
     (COMMANDS, "copy run start", "what was committed is kept"),
     (COMMANDS, "en", '"enable" is not a command here: your role decides what you may do'),
     (COMMANDS, "show i", 'ambiguous command "show i": incidents, images'),
+    (COMMANDS, "do show clock", "it is needed in `configure` only"),
     (COMMANDS, "scp -t /tmp/x", '"scp" is not a command here: files come and go by commands'),
     (COMMANDS, "/usr/libexec/sftp-server", "`ssh USER@BOX guest import - --name NAME < FILE`"),
     (ROWS, "write", '"write" is not a command here: use `commit`'),

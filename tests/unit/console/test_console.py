@@ -439,6 +439,48 @@ def test_a_long_text_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None
     terminal.close()
 
 
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_long_help_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None:
+    """After ? the line is there again, with the key that ended the list if it belongs to the line; Ctrl-C is enough."""
+    terminal = Terminal(daemon.path, term, (12, 80))
+    terminal.until("]>")
+    terminal.type("?")
+    assert terminal.until("-- more --").count("\n") <= 12
+    terminal.type(" ")
+    assert terminal.until("-- more --").count("\n") <= 12
+    terminal.type("q")
+    terminal.until("]>")
+    terminal.type("show ?")
+    terminal.until("-- more --")
+    terminal.type("\x03")
+    terminal.until("]>")
+    terminal.type("?")
+    terminal.until("-- more --")
+    terminal.type("version\r")
+    terminal.until("python")
+    terminal.until("]>")
+    terminal.type("zzz ?")
+    said = terminal.until("logout")
+    assert all(len(line) <= 80 for line in said.splitlines()), "and no word is cut at the edge"
+    terminal.close()
+
+
+@pytest.mark.parametrize("typed", ["help\r", "?"])
+def test_nobody_types_below_a_page(daemon: FakeDaemon, typed: str) -> None:
+    """A session left at a page ends as one left at the prompt does."""
+    os.environ["BYPASS_IDLE_S"] = "1"
+    try:
+        terminal = Terminal(daemon.path, "xterm", (12, 80))
+    finally:
+        del os.environ["BYPASS_IDLE_S"]
+    terminal.until("]>")
+    terminal.type(typed)
+    terminal.until("-- more --")
+    terminal.until("session closed after 1 s without input")
+    terminal.until("logout")
+    terminal.close()
+
+
 def test_terminal_said_to_be_dumb(daemon: FakeDaemon) -> None:
     """After the command only text is sent, and the command also undoes that."""
     terminal = Terminal(daemon.path, "xterm")

@@ -22,6 +22,10 @@ huge pages    3 of 8 free
 temperatures  coretemp Package id 0 41.5 C
 fans          nct6775 fan1 1200 /min
 
+SLOT  BOOTED  NEXT  STATE
+a     yes     yes   good
+b     no      no    given up after 3 starts that failed
+
 DISK  TYPE   SIZE      AVAILABLE  USED  BOUND
 data  ext4   10.0 GiB  4.0 GiB    60 %  guests pause when less than 512 MiB are free
 run   tmpfs  2.0 GiB   2.0 GiB    0 %   memory, at most half of it
@@ -33,7 +37,7 @@ def test_the_system_is_shown(tmp_path: Path) -> None:
     with daemon:
         assert bypass("show", "system", sock=daemon.path).stdout == SHOWN
         assert json.loads(bypass("sh", "sy", "--json", sock=daemon.path).stdout)["serial"] == "A1B2"
-        person = Terminal(daemon.path, "dumb", (20, 60))
+        person = Terminal(daemon.path, "dumb", (30, 60))
         person.until("inline]>")
         person.type("show system\r")
         shown = person.until("half of it")

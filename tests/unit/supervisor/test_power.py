@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,9 @@ from appliance.api.schema.state import Segment
 from appliance.causes import Cause
 from appliance.config.schema.model import Rule
 from appliance.errors import RefusedError
+from appliance.hardware import buttons
 from appliance.supervisor import keeper_watch, power, power_order, power_plan
+from appliance.supervisor.power_button import PowerButton
 from appliance.supervisor.power_order import Order
 from appliance.supervisor.supervisor import Supervisor
 from tests.support.waiting import until
@@ -142,6 +145,28 @@ def test_the_relay_closes_before_anything_else_ends(tmp_path: Path, monkeypatch:
         assert machine.asked == []
         machine.keeper.say("bypass")
         await until(lambda: machine.asked == ["reboot"])
+        machine.keeper.end.close()
+
+    run(machine.bypassd, body)
+
+
+def test_a_press_of_the_power_button_is_such_an_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It replaces an order that waits; a second press changes nothing. A pipe stands for the button's device."""
+    device = tmp_path / "event0"
+    os.mkfifo(device)
+    monkeypatch.setattr(PowerButton, "_of_machine", lambda _: [device])
+    machine = Machine(tmp_path, monkeypatch)
+
+    async def body() -> None:
+        await machine.up()
+        await ask(machine.socket, "power.order", action="reboot", in_s=600)
+        await asyncio.to_thread(device.write_bytes, buttons.EVENT.pack(0, 0, 1, buttons.KEY_POWER, 1))
+        await until(lambda: machine.bypassd.system.ending == "poweroff by order of the power button")
+        assert machine.asked == []
+        await machine.bypassd.power.press()
+        machine.keeper.say("bypass")
+        await until(lambda: machine.asked == ["poweroff"])
+        assert "poweroff by order of the power button: relays first" in machine.events()
         machine.keeper.end.close()
 
     run(machine.bypassd, body)
