@@ -548,3 +548,17 @@ def test_the_bytes_on_an_i2c_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     bus.write_block(0x37, 0x55, b"\x01\x02")
     assert sent[0] == [(b"\x03", False), (b"\0\0", True)]
     assert sent[2:] == [[(b"\x12\x02", False)], [(b"\x55\x02\x01\x02", False)]]
+
+
+def test_the_document_for_integrators_names_every_kind_with_its_keys() -> None:
+    """board/README.md, Relay: a key that is not there cannot be found by whoever brings up a board."""
+    text = (Path(__file__).parents[3] / "board/README.md").read_text()
+    section = text[text.index("\n## Relay\n") : text.index("\n## Kernel\n")]
+    rows = {
+        line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `") and "| `kind`" not in line
+    }
+    assert rows.keys() == relay.KINDS.keys() - {"gpio"}
+    assert {name: [key for key in relay.KINDS[name].keys if f"`{key}`" not in row] for name, row in rows.items()} == {
+        name: [] for name in rows
+    }
+    assert [key for key in relay.COMMON if f"`{key}`" not in section] == []
