@@ -56,6 +56,11 @@ class Relay(_Table, frozen=True):
         return relays.name_of({"ports": self.ports, **self.options})
 
     @property
+    def moves_ns(self) -> int:
+        """How long after an order the keeper knows at the latest that the contacts have moved."""
+        return round(relays.settle_ms(self.options, int(self.settle) / 1e6) * 1e6)
+
+    @property
     def disconnect(self) -> bool:
         """Whether the board can separate both ports."""
         return bool(self.options.get("disconnect") not in (None, ""))

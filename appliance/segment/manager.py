@@ -15,7 +15,7 @@ from appliance.api.schema import state
 from appliance.causes import Cause
 from appliance.config.schema.model import Segment
 from appliance.errors import NotFoundError, RefusedError
-from appliance.hardware.board import Board
+from appliance.hardware.board import Board, Relay
 from appliance.hardware.links import Links
 from appliance.keeper.client import KeeperState
 from appliance.segment.carrier import SIDES, Meaning, Ports, Side
@@ -37,10 +37,10 @@ _CHANGES = {
 _RELAY_CAUSES = (Cause.RELAY_FAULT, Cause.RELAY_BUS_ERROR, Cause.RELAY_NO_ANSWER, Cause.RELAY_UNSUPPORTED)
 
 
-def times_of(segment: Segment) -> Times:
-    """The machine's times from a segment's configuration."""
-    delay = int(segment.rearm_delay)
-    return Times(rearm_delay=delay, rearm_max=max(Times().rearm_max, delay))
+def times_of(segment: Segment, relay: Relay | None) -> Times:
+    """The machine's times from a segment's configuration and its relay."""
+    delay, moves = int(segment.rearm_delay), relay.moves_ns if relay else 0
+    return Times(rearm_delay=delay, rearm_max=max(Times().rearm_max, delay), confirm=Times().confirm + moves)
 
 
 def hardware_faults(relay: str, ports: tuple[str, str], keeper: KeeperState | None) -> dict[Cause, str]:
@@ -77,9 +77,13 @@ class Segments:
         self.begun = False
         self.units: dict[str, Unit] = {segment.name: self._unit(segment) for segment in segments}
 
+    def _relay(self, segment: Segment) -> Relay | None:
+        return self._board.find_relay(segment.lan, segment.wan) if self._board else None
+
     def _unit(self, segment: Segment) -> Unit:
-        relay = self._board.find_relay(segment.lan, segment.wan) if self._board else None
-        unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), Machine(times_of(segment)))
+        relay = self._relay(segment)
+        machine = Machine(times_of(segment, relay))
+        unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), machine)
         known = self._memory.recall().get(segment.name, {})
         if known.get("asked") in ("auto", "bypass", "disconnect"):
             unit.asked = str(known["asked"])
@@ -179,7 +183,7 @@ class Segments:
             unit = units[segment.name] = self.units.get(segment.name) or self._unit(segment)
             if segment.name in self.units:
                 unit.config = segment
-                unit.machine.retime(times_of(segment))
+                unit.machine.retime(times_of(segment, self._relay(segment)))
             elif self.begun:
                 state = keeper.relays.get(unit.relay) if keeper else None
                 facts = self._facts(unit, keeper, faults(segment.name))

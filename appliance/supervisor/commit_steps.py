@@ -20,7 +20,7 @@ from appliance.config.check.verify import hint
 from appliance.config.commit import traffic_check
 from appliance.config.commit.steps import Step
 from appliance.config.schema.model import Config
-from appliance.errors import ConfigError
+from appliance.errors import ConfigError, HardwareError
 from appliance.steering.kernel.layout import Loss, Outcome
 from appliance.supervisor.system import System
 
@@ -73,7 +73,10 @@ class CommitSteps:
         system = self._system
         relays = system.segments.leave(new.segment)
         self._wake()
-        await self._relays_closed(relays)
+        try:
+            await self._relays_closed(relays)
+        except HardwareError as error:
+            raise HardwareError(f"{error}: its ports are left unchanged") from error
 
     async def _guests_come(self, new: Config) -> None:
         if self._system.guests is not None:

@@ -24,7 +24,7 @@ from appliance.api.schema.base import Done
 from appliance.api.schema.machine import PowerOrder, PowerPlan
 from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
 from appliance.hardware import data_partition
-from appliance.supervisor import keeper_watch, power_order, power_plan
+from appliance.supervisor import power_order, power_plan
 from appliance.supervisor.power_order import Action, Order
 from appliance.supervisor.system import System
 from appliance.system import files
@@ -136,8 +136,8 @@ class Power:
             await self._closed(relays)
         except BypassError as error:
             if not order.force:
-                what = f"a relay did not close within {keeper_watch.RELAY_S:g} s: nothing else was stopped"
-                raise RefusedError(f"{what}; {_FORCE[order.action]} continues in spite of it") from error
+                force = f"{_FORCE[order.action]} continues in spite of it"
+                raise RefusedError(f"{error}: nothing else was stopped; {force}") from error
             self._say(f"{order.action} continues although a relay did not close: the link may be interrupted")
 
     async def _stop_guests(self) -> None:

@@ -273,6 +273,15 @@ def wrong(table: Mapping[str, object]) -> list[str]:
     return found
 
 
+def settle_ms(options: Mapping[str, object], settle: float) -> int:
+    """How long after an order the contacts have moved at the latest, with `settle` of board.toml (ms).
+
+    Those of a relay that is no longer toggled move only when its controller has waited.
+    """
+    waits = milliseconds(options["keep_alive_timeout"]) if "keep_alive_timeout" in options else 0
+    return RELAY_SETTLE_MS.clamp(settle + waits)
+
+
 def spec_of(table: Mapping[str, object]) -> RelaySpec:
     """Parse a `[[relay]]` table. ValueError, KeyError: it is not usable at all. Bad values are `make`'s to refuse."""
     settle = RELAY_SETTLE_MS.clamp(milliseconds(table["settle"])) if "settle" in table else 0
@@ -282,9 +291,7 @@ def spec_of(table: Mapping[str, object]) -> RelaySpec:
     known = KINDS.get(kind)
     if known is None or wrong(table):
         return RelaySpec(name_of(table), kind, options, settle, True)
-    if "keep_alive_timeout" in table:
-        # the contacts of a relay that is no longer toggled move only when its controller has waited
-        settle = RELAY_SETTLE_MS.clamp(settle + milliseconds(table["keep_alive_timeout"]))
+    settle = settle_ms(options, settle)
     return RelaySpec(name_of(table), kind, options, settle, keeps(known, options), known.kick(options))
 
 
