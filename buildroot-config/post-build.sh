@@ -42,14 +42,25 @@ rm -rf "$target/lib/modules"
 # Mount point of the data partition; git keeps no empty folder in rootfs/.
 mkdir -p "$target/var/lib/bypass"
 
-# QEMU installs the firmware of every machine that it knows; guests are x86 machines with virtio devices, by BIOS or UEFI.
+# QEMU installs the firmware of every machine that it knows; guests are x86 machines with virtio devices, by BIOS or UEFI,
+# and their ports have no option ROMs.
 [ ! -d "$target/usr/share/qemu" ] || find "$target/usr/share/qemu" -mindepth 1 -maxdepth 1 \
 	! -name 'bios*.bin' ! -name 'vgabios*.bin' ! -name 'linuxboot*.bin' ! -name 'multiboot*.bin' ! -name 'pvh.bin' \
-	! -name 'kvmvapic.bin' ! -name 'efi-virtio.rom' ! -name 'efi-e1000*.rom' ! -name keymaps \
-	! -name 'edk2-x86_64-code.fd' ! -name 'edk2-i386-vars.fd' -exec rm -rf {} +
+	! -name 'kvmvapic.bin' ! -name 'edk2-x86_64-code.fd' ! -name 'edk2-i386-vars.fd' -exec rm -rf {} +
 # qemu-img cannot be had alone.
 for name in elf2dmp qemu-edid qemu-io qemu-keymap qemu-nbd qemu-pr-helper qemu-storage-daemon qemu-vmsr-helper; do
 	rm -f "$target/usr/bin/$name"
+done
+
+# What nothing on the appliance runs or reads: parts of Python, of GnuPG all but gpg, GLib's tools, libraries for debuggers,
+# times with leap seconds
+for path in usr/lib/python3.*/ensurepip usr/lib/python3.*/idlelib usr/lib/python3.*/lib2to3 usr/lib/python3.*/pydoc_data \
+	usr/lib/python3.*/turtledemo usr/lib/python3.*/site-packages/scapy/contrib usr/share/icons usr/share/zoneinfo/right \
+	usr/bin/dirmngr* usr/bin/gpg-* usr/bin/gpgscm usr/bin/gpgsm usr/bin/gpgtar usr/libexec/gpg-* usr/libexec/scdaemon \
+	usr/bin/gi-* usr/bin/gio* usr/bin/gdbus* usr/bin/glib-* usr/bin/gresource usr/bin/gsettings usr/bin/gtester* \
+	usr/lib/libasm* usr/lib/libdw*; do
+	# shellcheck disable=SC2086,SC2115  # patterns, and none is empty
+	rm -rf "$target"/$path
 done
 
 # The demo guest: the image's own kernel and busybox, and the forwarder that the package has built.
