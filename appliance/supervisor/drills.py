@@ -34,7 +34,7 @@ from appliance.telemetry.subject import Kind, Notice, Subject
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 60.0  # how often the schedule is looked at
+LOOK_S = 10.0  # how often the schedule is looked at
 STEP_S = 0.02  # between two looks at a relay; the resolution of what is measured
 UNFED_S = 3.0  # for the keeper to say that it does not feed the watchdog
 POWER_S = 900.0  # for somebody to cut the power
@@ -99,7 +99,7 @@ class Drills:
         schedule = protection.Schedule(wish.automatic, 86400.0 * wish.every_days, window)
         found = protection.due(schedule, self._segments(), self.record.newest, datetime.now().astimezone())
         if found is None or self._refusal(*found):
-            return None  # looked at again in a minute
+            return None  # looked at again soon
         return (*found, ITSELF)
 
     async def _carry_out(self, kind: str, segment: str, by: str) -> None:
