@@ -72,6 +72,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("host-keys.read", {}),
     ("host-keys.replace", {"keys": []}),
     ("guests.show", {}),
+    ("remotes.show", {}),
     ("guest.show", {"name": "ips1"}),
     ("guest.show", {"name": "spare"}),
     ("guest.log", {"name": "ips1"}),
@@ -169,7 +170,8 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
 ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "image.job", "image.cancel", "image.remove",
              "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
              "quarantine.release", "management.unblock", "user.password", "clock.set", "session.end",
-             "reach.name", "reach.ping", "reach.hop", "reach.tcp"}  # fmt: skip
+             "reach.name", "reach.ping", "reach.hop", "reach.tcp",
+             "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
