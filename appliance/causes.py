@@ -61,6 +61,9 @@ class Cause(StrEnum):
     GUEST_DISK = "guest_disk"
     GUEST_DISK_FULL = "guest_disk_full"
     GUEST_ASKED = "guest_asked"
+    TUNNEL_FAILED = "tunnel_failed"
+    TUNNEL_DOWN = "tunnel_down"
+    NOTHING_RETURNED = "nothing_returned"
     FLOW_BLAMED = "flow_blamed"
     DRAINING = "draining"
     HEALTHY = "healthy"
@@ -123,6 +126,9 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.GUEST_DISK: "the guest's disk cannot be read or written",
     Cause.GUEST_DISK_FULL: "no disk space left for what the guest writes: it continues when files have been removed",
     Cause.GUEST_ASKED: "requested by the guest over its agent channel",
+    Cause.TUNNEL_FAILED: "the tunnel to the remote cannot be set up: its detail says why",
+    Cause.TUNNEL_DOWN: "the way to the remote is interrupted: check the management port and its network",
+    Cause.NOTHING_RETURNED: "the remote's checks pass, but none of the frames sent to it came back",
     Cause.FLOW_BLAMED: "the flow was present each time the guest crashed",
     Cause.DRAINING: "the guest is being drained of its flows",
     Cause.HEALTHY: "all checks pass",

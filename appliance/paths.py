@@ -52,6 +52,11 @@ class Paths:
         return self.run / "guests"
 
     @property
+    def remotes(self) -> Path:
+        """One folder for each remote: what the next bypassd needs to go on with it."""
+        return self.run / "remotes"
+
+    @property
     def state(self) -> Path:
         """Data partition: what must survive a reboot."""
         return self.root / "var/lib/bypass"

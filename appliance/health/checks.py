@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 from appliance.api.schema.guests import Heartbeats
 from appliance.causes import Cause
@@ -40,6 +41,19 @@ NO_LOADS: Mapping[str, Load] = MappingProxyType({})
 _LATENCIES = 512
 
 
+class Checked(Protocol):
+    """What is checked, of a guest or a remote: the keys of its table (config/schema/model.py)."""
+
+    @property
+    def probes(self) -> Sequence[model.Probe]: ...
+
+    @property
+    def heartbeat(self) -> model.Heartbeat | None: ...
+
+    @property
+    def hold(self) -> int: ...
+
+
 class Checks:
     """See the module. `folder` holds the capture files that probes name; GuestError when one cannot be read.
 
@@ -48,7 +62,7 @@ class Checks:
 
     def __init__(
         self,
-        guest: model.Guest,
+        guest: Checked,
         hop: int,
         pairs: Sequence[TapPair],
         nonce: int,
@@ -121,6 +135,13 @@ class Checks:
         if found := veto_of(name, data):
             return self.verdict.veto(now, found.veto, found.why, found.cause, found.hold)
         return []
+
+    def veto(self, now: int, name: str, why: str, cause: Cause, hold: int | None = None) -> list[Decision]:
+        """Keep traffic from it for `hold` ns (None: until it is lifted), whatever the checks say; "" lifts it."""
+        if not why:
+            self.verdict.lift(now, name)
+            return []
+        return self.verdict.veto(now, name, why, cause, hold)
 
     def ask_bypass(self, now: int, on: bool, why: str = "") -> list[Decision]:
         """The guest's agent asks to be bypassed, or no longer."""

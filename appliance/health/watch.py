@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.api.schema.guests import Heartbeats, Overload
-from appliance.config.schema import model
+from appliance.causes import Cause
 from appliance.errors import GuestError
 from appliance.health import cpu_stall
 from appliance.health import probe as probing
-from appliance.health.checks import NO_LOADS, Checks
+from appliance.health.checks import NO_LOADS, Checked, Checks
 from appliance.health.detector import Event
 from appliance.health.inband_streams import Evidence, Stream, TapPair
 from appliance.health.overload import Load
@@ -51,7 +51,7 @@ class Watch:
 
     def __init__(
         self,
-        guest: model.Guest,
+        guest: Checked,
         hop: int,
         pairs: Sequence[TapPair],
         nonce: int,
@@ -152,6 +152,10 @@ class Watch:
     def event(self, name: str, data: Mapping[str, object]) -> None:
         """Process a QMP event."""
         self._hand_out(self._checks.qemu_event(self._clock(), name, data))
+
+    def veto(self, name: str, why: str, cause: Cause = Cause.NONE, hold: int | None = None) -> None:
+        """Keep traffic from it for `hold` ns (None: until it is lifted), whatever the checks say; `why` "" lifts it."""
+        self._hand_out(self._checks.veto(self._clock(), name, why, cause, hold))
 
     def ask_bypass(self, on: bool, why: str = "") -> None:
         """The guest's agent asks to be bypassed, or no longer to be."""

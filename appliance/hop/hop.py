@@ -219,6 +219,12 @@ class Hop:
         else:
             self.move(HopEvent.RESET, cause, detail)
 
+    def explain(self, cause: Cause, detail: str) -> None:
+        """Why it has no traffic is known better now than when it fell. Only while it must pass its checks."""
+        if self.state in (HopState.PROVING, HopState.SUSPECT) and (cause, detail) != (self.cause, self.detail):
+            self.cause, self.detail = cause, detail
+            self._owner.on_move(self.state)
+
     def prove_again(self, why: str) -> None:
         """Its checks changed. The lease continues; the first good answers to the new checks renew it."""
         if self.state in SERVING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The operator's last order for a hop ("stopped" or "draining"), kept for the next bypassd of this boot.
+"""The operator's last order for a hop ("stopped", "draining" or "bypassed"), kept for the next bypassd of this boot.
 
 One word in the file `order` of the hop's run folder, which is in memory: a reboot forgets the order. If the file is
 missing or empty, the configuration decides.
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FILE = "order"
 
-Word = Literal["", "stopped", "draining"]
+Word = Literal["", "stopped", "draining", "bypassed"]
 
 
 class OperatorOrder:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from appliance.filter import libpcap
 
 Words = list[str]
-_PASS, _DROP = 0, 2  # TC_ACT_OK, TC_ACT_SHOT
+_PASS, _DROP = 0xFFFFFFFF, 2  # TC_ACT_UNSPEC: the next program decides; TC_ACT_SHOT
 _RETURN = 0x06
 _HIDDEN = "ip6 and not (ip6[6] = 6 or ip6[6] = 17 or ip6[6] = 58)"
 

@@ -50,10 +50,13 @@ def carrier(links: Links, port: str) -> bool:
     return "LOWER_UP" in links.get(hardware(port), {}).get("flags", [])
 
 
-def commands(port: str, wanted: bool, guests: Mapping[str, str], links: Links, space: str) -> list[Words]:
+def commands(
+    port: str, wanted: bool, guests: Mapping[str, str], links: Links, space: str, *, mtu: int = 1500
+) -> list[Words]:
     """The commands that set up the bridge and its members; [] if nothing is to be done.
 
-    `wanted`: the port should be up. `guests`: tap -> MAC address; a guest with the port's own address is left out,
+    `wanted`: the port should be up. `mtu`: of the port; the bridge would take the least of its
+    members'. `guests`: tap -> MAC address; a guest with the port's own address is left out,
     because it would get everything that is addressed to the appliance. The hardware port must be in `links`.
     """
     ip = ["ip", "-n", space]
@@ -64,6 +67,12 @@ def commands(port: str, wanted: bool, guests: Mapping[str, str], links: Links, s
         made.append([*ip, "link", "add", "name", port, "address", own["address"], "type", "bridge", "stp_state", "0"])
     elif links[port].get("address") != own["address"]:
         made.append([*ip, "link", "set", port, "address", own["address"]])
+    # The port first when it grows, because a bridge may not have more than its members when it is set up.
+    made += [
+        [*ip, "link", "set", each, "mtu", str(mtu)]
+        for each in (name, port)
+        if each in links and links[each].get("mtu", mtu) != mtu
+    ]
     if own.get("master") != port:
         made.append([*ip, "link", "set", name, "master", port])
     if _up(own) != wanted:

@@ -76,7 +76,7 @@ class ManagementPort:
             await self._move(port)
             links = await self._links()
         wanted = bool(management.address or management.address6)
-        for words in bridge.commands(port, wanted, self._guests, links, self.space.name):
+        for words in bridge.commands(port, wanted, self._guests, links, self.space.name, mtu=management.mtu):
             await self._run(words)
         await self._guard(port, management.ssh_port)
         self._settings(port, bool(management.address6))

@@ -12,6 +12,7 @@ import hashlib
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -126,9 +127,12 @@ class Datapath:
         whole: bool = False,
         mtu: int = 0,
         patient: bool = False,
+        tunnels: Sequence[str] = (),
     ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports in line."""
-        return self._devices.attach_segment(segment, lan, wan, mode, whole=whole, mtu=mtu, patient=patient)
+        return self._devices.attach_segment(
+            segment, lan, wan, mode, whole=whole, mtu=mtu, patient=patient, tunnels=tunnels
+        )
 
     def mtu(self, segment: str) -> int:
         """The MTU that a segment's frames have; 0: its ports are not attached."""
@@ -296,6 +300,12 @@ class Datapath:
         """Frames for a hop that its taps did not deliver, by cause."""
         taps = {(one.segment, one.side): self._device_count(one.slot) for one in self.attachments() if one.hop == hop}
         return answers.causes(HopCount.of([], taps).unsent)
+
+    def exchanged(self, hop: str) -> tuple[int, int]:
+        """Frames sent to a hop, and frames that came back from it, both without heartbeats."""
+        taps = {(one.segment, one.side): self._device_count(one.slot) for one in self.attachments() if one.hop == hop}
+        count = HopCount.of(self._maps["hop_counters"].per_cpu(self.hop_id(hop)), taps)
+        return count.to_frames, count.from_frames
 
     def counters(self) -> Counters:
         """All counters of what is attached and configured."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from appliance.causes import Cause
 from appliance.config.check.lint import Finding
 from appliance.config.schema.model import Config, Segment
+from appliance.config.schema.served import with_remotes
 from appliance.errors import BypassError, UnreachableError
 from appliance.hardware.links import Links
 from appliance.part import PATIENCE_NS, Alive, in_thread
@@ -288,7 +289,10 @@ class Steering:
         name = segment.name
         try:
             patient = retry.tries < PATIENT_TRIES
-            modes = self.datapath.attach_segment(name, *ports, segment.attach, mtu=segment.mtu, patient=patient)
+            tunnels = with_remotes(self._config).get(name, ())
+            modes = self.datapath.attach_segment(
+                name, *ports, segment.attach, mtu=segment.mtu, patient=patient, tunnels=tunnels
+            )
         except BypassError as error:
             fault = Fault(Cause.DATAPATH_FAULT, str(error))
             if self._faults.get(name) != fault:

@@ -3,9 +3,9 @@
 
 The relays of removed segments close first. Then the taps of added guests are created, the datapath switches in one
 step, ports are attached, added segments begin, and guests follow their new configuration. So no frame is sent to a
-guest that does not exist, and no port is taken from a link that still needs it. Rolling back takes the same steps with
-the old configuration. Removed guests power down when the commit is final. Owns nothing; at the end
-`system.config` is the new configuration.
+guest that does not exist, and no port is taken from a link that still needs it. Remotes go like guests. Rolling back
+takes the same steps with the old configuration. Removed guests power down when the commit is final. Owns nothing; at
+the end `system.config` is the new configuration.
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ class CommitSteps:
             Step("first configuration", self._first),
             Step("removing segments", self._segments_go),
             Step("adding guests", self._guests_come),
+            Step("adding remotes", self._remotes_come),
             Step("steering", self._steer, self._prepare, self._forget, remarks=self._system.steering.remarks),
             Step("segments", self._segments, self._segments_prepare),
             Step("guests", self._guests, finish=self._guests_finish),
+            Step("remotes", self._remotes, finish=self._remotes_finish),
             Step("access", self._access, self._access_prepare),
             Step("system", self._host),
         ]
@@ -81,6 +83,10 @@ class CommitSteps:
     async def _guests_come(self, new: Config) -> None:
         if self._system.guests is not None:
             await self._system.guests.add_new(new)
+
+    async def _remotes_come(self, new: Config) -> None:
+        if self._system.remotes is not None:
+            await self._system.remotes.add_new(new)
 
     async def _prepare(self, new: Config) -> None:
         await self._system.steering.prepare(new)
@@ -119,6 +125,14 @@ class CommitSteps:
         if self._system.guests is not None:
             await self._system.guests.remove_old(new)
 
+    async def _remotes(self, new: Config) -> None:
+        if self._system.remotes is not None:
+            await self._system.remotes.apply(new)
+
+    async def _remotes_finish(self, new: Config) -> None:
+        if self._system.remotes is not None:
+            await self._system.remotes.remove_old(new)
+
     async def _access_prepare(self, new: Config) -> None:
         if self._system.access is not None:
             await self._system.access.prepare(new)
@@ -139,11 +153,12 @@ class CommitSteps:
         self._wake()
 
     def down(self) -> dict[str, str]:
-        """Guests without traffic now, with their state: a rule that blocks without them blocks from the commit on."""
-        guests = self._system.guests
+        """Hops without traffic now, with their state: a rule that blocks without them blocks from the commit on."""
+        guests, remotes = self._system.guests, self._system.remotes
         now = time.monotonic_ns()
-        there = guests.guests() if guests is not None else ()
-        return {guest.name: guest.state.value for guest in there if not guest.hop.lease.remaining(now)}
+        hops = [guest.hop for guest in (guests.guests() if guests is not None else ())]
+        hops += [remote.hop for remote in (remotes.remotes() if remotes is not None else ())]
+        return {hop.name: hop.state.value for hop in hops if not hop.lease.remaining(now)}
 
     def look(self) -> traffic_check.Look:
         """The present state of the appliance, to verify a commit."""

@@ -30,7 +30,14 @@ def collect(system: System) -> list[Family]:
     now = time.monotonic_ns()
     datapath = system.steering.datapath
     counters = datapath.counters() if datapath is not None else Counters({}, {}, {}, DeviceCount({}, {}))
-    families = [*_supervisor(system, now), *_segments(system), *_guests(system), *traffic(counters), *_access(system)]
+    families = [
+        *_supervisor(system, now),
+        *_segments(system),
+        *_guests(system),
+        *_remotes(system),
+        *traffic(counters),
+        *_access(system),
+    ]
     left = Family(
         "data_partition_available_bytes", "gauge", "Space left on the data partition for guests and users", "bytes"
     )
@@ -166,6 +173,34 @@ def _guests(system: System) -> list[Family]:
         for way in guest.current_run.watch.overload() if guest.current_run else ():
             limit.add(way.limit_frames_per_s, guest=guest.name, way=way.way)
     return [state, up, lease, restarts, limit, latency, dropped]
+
+
+def _remotes(system: System) -> list[Family]:
+    state = Family("remote_state", "gauge", "1 for the current state of the remote")
+    up = Family("remote_available", "gauge", "1 while the remote may get frames")
+    lease = Family("remote_lease_seconds", "gauge", "Remaining time of the remote's lease; 0 = expired", "seconds")
+    way = Family("remote_way_up", "gauge", "1 while nothing is known against the way to the remote")
+    mtu = Family("remote_way_mtu_bytes", "gauge", "Longest packet that the way to the remote takes", "bytes")
+    latency = Family("remote_latency_seconds", "histogram", "Time of in-band heartbeats through the remote", "seconds")
+    dropped = Family(
+        "management_port_dropped_packets", "counter", "Packets that the filters of the management port dropped"
+    )
+    if system.remotes is not None:
+        dropped.add(system.remotes.dropped)
+    counted = Family("remote_tunnel_packets", "counter", "What the remote's tunnel devices have counted, by kind")
+    now = time.monotonic_ns()
+    for remote in system.remotes.remotes() if system.remotes is not None else ():
+        remaining = remote.hop.lease.remaining(now)
+        state.states(remote.state.value, (each.value for each in HopState), remote=remote.name)
+        up.add(1 if remaining else 0, remote=remote.name)
+        lease.add(remaining / 1e9, remote=remote.name)
+        way.add(0 if remote.way.trouble or not remote.way.mtu else 1, remote=remote.name)
+        mtu.add(remote.way.mtu, remote=remote.name)
+        latency.add(remote.watch.histogram if remote.watch is not None else None, remote=remote.name)
+        for side, kinds in remote.tunnels.counters().items():
+            for kind, packets in kinds.items():
+                counted.add(packets, remote=remote.name, side=side, kind=kind)
+    return [state, up, lease, way, mtu, latency, counted, dropped]
 
 
 def _access(system: System) -> list[Family]:

@@ -15,6 +15,7 @@ from msgspec import UNSET
 import appliance
 from appliance.api.schema import state
 from appliance.api.schema.guests import Guest
+from appliance.api.schema.remotes import Remote
 from appliance.causes import DESCRIPTION, Cause
 from appliance.hardware import data_partition
 from appliance.steering import answers
@@ -43,6 +44,7 @@ def status(system: System, now: int) -> state.Status:
             state.ShortSegment(each.name, each.relay, each.want, each.cause, each.detail, each.also) for each in found
         ],
         guests=guests(system),
+        remotes=remotes(system),
         parts=parts(system, now),
         watchdog=watchdog(system),
         keeper=keeper(system, now),
@@ -114,6 +116,14 @@ def guests(system: System) -> list[Guest]:
     cause = Cause.STARTING if system.config else Cause.CONFIG_INVALID
     cause = Cause.SAFE_MODE if system.safe_mode.active else cause
     return [Guest(name=g.name, state="defined", cause=cause) for g in (system.config.guest if system.config else ())]
+
+
+def remotes(system: System) -> list[Remote]:
+    """All remotes, also while the part that runs them is not running."""
+    if system.remotes is not None:
+        return system.remotes.summary()
+    cause = Cause.SAFE_MODE if system.safe_mode.active else Cause.STARTING if system.config else Cause.CONFIG_INVALID
+    return [Remote(name=r.name, state="defined", cause=cause) for r in (system.config.remote if system.config else ())]
 
 
 def partition(system: System) -> state.Partition:

@@ -41,6 +41,7 @@ from appliance.telemetry.transitions import Transitions
 if TYPE_CHECKING:  # slow to import: they must not delay the link
     from appliance.guest.manager import GuestManager
     from appliance.management.manager import Access
+    from appliance.remote.manager import RemoteManager
 
 
 @dataclass
@@ -65,6 +66,7 @@ class System:
     events: Events = field(default_factory=Events)
     loop_watch: LoopWatch = field(default_factory=LoopWatch)
     guests: GuestManager | None = None  # made when the segments have begun and the datapath is up
+    remotes: RemoteManager | None = None  # made when the segments have begun and the datapath is up
     access: Access | None = None  # made when the segments have begun
     check_ins: CheckIns = field(default_factory=CheckIns)
     part_states: dict[str, str] = field(default_factory=dict)  # by part: starting, running, failed

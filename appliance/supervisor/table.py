@@ -91,8 +91,29 @@ async def _guests(given: Given) -> Part:
     return system.guests
 
 
+async def _remotes(given: Given) -> Part:
+    system = given.system
+    await system.steering.ready.wait()
+    await asyncio.to_thread(importlib.import_module, "appliance.remote.api")
+    from appliance.remote import api
+    from appliance.remote.manager import RemoteManager
+
+    assert system.steering.datapath is not None
+    assert system.config is not None
+    system.remotes = RemoteManager(
+        system.config,
+        system.paths,
+        system.steering.datapath,
+        system.transitions,
+        space=system.lan.space,
+        clock=time.monotonic_ns,
+    )
+    api.register(system.registry, system.remotes)
+    return system.remotes
+
+
 async def _unclaimed(given: Given) -> None:
-    """Detach devices that no guest has adopted: they belong to guests that are no longer configured."""
+    """Detach devices that no guest or remote has adopted: they belong to some that are no longer configured."""
     datapath = given.system.steering.datapath
     if datapath is not None:
         datapath.drop_unclaimed()
@@ -105,7 +126,8 @@ PARTS: Final[tuple[Entry[Given], ...]] = (
     Entry("segments", _segments, needs=("links", "steering")),
     Entry("access", _access, needs=("control",), after=("segments",)),
     Entry("guests", _guests, needs=("steering",), after=("segments",), configured=True),
-    Entry("unclaimed", _unclaimed, needs=("steering",), after=("guests",), configured=True),
+    Entry("remotes", _remotes, needs=("steering",), after=("segments",), configured=True),
+    Entry("unclaimed", _unclaimed, needs=("steering",), after=("guests", "remotes"), configured=True),
 )
 
 ROLES: Final[dict[str, tuple[str, ...]]] = {

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     SEGMENT = "segment"
     PORT = "port"
     GUEST = "guest"
+    REMOTE = "remote"
     FLOW = "flow"
     CONFIGURATION = "configuration"
     SUPERVISOR = "supervisor"
@@ -85,6 +86,10 @@ class Change(Enum):
     GUEST_OVERLOADED = auto()
     GUEST_FAILED = auto()
     GUEST_OTHER = auto()
+    REMOTE_AVAILABLE = auto()
+    REMOTE_SUSPECT = auto()
+    REMOTE_FAILED = auto()
+    REMOTE_OTHER = auto()
     FLOW_QUARANTINED = auto()
     FLOW_RELEASED = auto()
     CONFIGURATION_CHANGED = auto()
@@ -119,6 +124,10 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.GUEST_OVERLOADED: (Kind.GUEST, Severity.WARNING),
     Change.GUEST_FAILED: (Kind.GUEST, Severity.ERROR),
     Change.GUEST_OTHER: (Kind.GUEST, Severity.INFO),
+    Change.REMOTE_AVAILABLE: (Kind.REMOTE, Severity.NOTICE),
+    Change.REMOTE_SUSPECT: (Kind.REMOTE, Severity.WARNING),
+    Change.REMOTE_FAILED: (Kind.REMOTE, Severity.ERROR),
+    Change.REMOTE_OTHER: (Kind.REMOTE, Severity.INFO),
     Change.FLOW_QUARANTINED: (Kind.FLOW, Severity.WARNING),
     Change.FLOW_RELEASED: (Kind.FLOW, Severity.NOTICE),
     Change.CONFIGURATION_CHANGED: (Kind.CONFIGURATION, Severity.NOTICE),

@@ -109,7 +109,7 @@ class FrameRing:
 def capture_params(parsed: Parsed) -> dict[str, object]:
     """The parameters of capture.start for a command."""
     words = [word for word in parsed.command.words if isinstance(word, str)]
-    kind = next(word for word in words if word in ("port", "guest", "segment"))
+    kind = next(word for word in words if word in ("port", "guest", "remote", "segment"))
     params: dict[str, object] = {"kind": kind, "name": parsed.args["NAME"]}
     if "SIDE" in parsed.args:
         params["side"] = parsed.args["SIDE"]

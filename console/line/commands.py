@@ -15,6 +15,7 @@ from console.line.reach_commands import REACH
 JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
 GUEST = Arg("NAME", "a guest", source="guests")
+REMOTE = Arg("NAME", "a remote", source="remotes")
 
 PORT = Arg("NAME", "a port", source="ports")
 FILE = Arg("FILE", "a configuration file; - for standard input", source="file")
@@ -107,6 +108,11 @@ def _order(verb: str, text: str) -> Command:
     return Command(words, text, local="guest_order:order", role="operator", options=WAIT)
 
 
+def _remote(verb: str, text: str) -> Command:
+    words: tuple[str | Arg, ...] = ("remote", REMOTE, verb)
+    return Command(words, text, method=f"remote.{verb}", role="operator", view="done", options=(JSON,))
+
+
 def _guest(verb: str, text: str, *args: Arg) -> Command:
     words: tuple[str | Arg, ...] = ("guest", GUEST, verb, *args)
     return Command(words, text, method=f"guest.{verb}", role="operator", view="done", options=(JSON,), wait=120.0)
@@ -117,6 +123,8 @@ SHOW = (
     _show("segments", "port pairs: relay, links, XDP or tc", view="segments"),
     _show("guests", "guests: state, cause, lease", view="guests"),
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
+    _show("remotes", "remotes: state, cause, lease, tunnel, and the way to it", view="remotes"),
+    _show("remote", "one remote: its checks, its tunnels and their counters, the way to it", REMOTE, view="remote"),
     _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),
     Command(
         ("show", "rules", "detail"),
@@ -240,6 +248,14 @@ GUESTS = (
     _guest("command", "send a command to the guest application", *AGENT),
 )
 
+REMOTES = (
+    Command(("remote", REMOTE, "show"), "same as `show remote NAME`", "remote.show", view="remote", options=(JSON,)),
+    _remote("start", "set its tunnels up, or put it back into service after a drain or a bypass"),
+    _remote("stop", "remove its tunnels; traffic continues to the next hop or port"),
+    _remote("drain", "send new flows elsewhere; established flows stay until they end"),
+    _remote("bypass", "send it no frames at all; its tunnels and checks go on"),
+)
+
 INCIDENTS = (
     Command(
         ("incident", INCIDENT, "show"),
@@ -320,7 +336,7 @@ ACCESS = (
     ),
 )
 
-SIDE = Arg("SIDE", "only this side of the guest", choices=("lan", "wan"), optional=True)
+SIDE = Arg("SIDE", "only this side of the hop", choices=("lan", "wan"), optional=True)
 CAPTURE_FILTER = Arg("FILTER", "a capture filter as in tcpdump: tcp port 80", optional=True, rest=True)
 CAPTURE_OPTIONS = (
     Option("count", "stop after N frames", Arg("N", "number of frames", number=True)),
@@ -337,6 +353,7 @@ def _at_points(words: tuple[str, ...], text: str, local: str, options: tuple[Opt
     places: tuple[tuple[str, tuple[str | Arg, ...]], ...] = (
         ("at a port", ("port", PORT)),
         ("before and after a guest", ("guest", GUEST, SIDE)),
+        ("before and after a remote, without the tunnel", ("remote", REMOTE, SIDE)),
         ("at each point along the path", ("segment", SEGMENT)),
     )
     return tuple(
@@ -486,6 +503,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Status": SHOW,
     "Segments": (*SEGMENTS, *DRILLS, *CRASHES),
     "Guests": GUESTS,
+    "Remotes": REMOTES,
     "Incidents": (*INCIDENTS, *CLEAR),
     "Images": IMAGES,
     "Access": ACCESS,
@@ -511,6 +529,7 @@ GROUPS: dict[str, str] = {
     "crash-count": "counted crashes of the machine, which lead to safe mode",
     "segment": "bypass a segment, or return it to automatic mode",
     "guest": "start, stop, drain or inspect a guest",
+    "remote": "start, stop, drain, bypass or inspect a remote",
     "incident": "records of a guest crash or failure",
     "quarantine": "flows that bypass a guest they crashed",
     "image": "undo the import of a guest image, or delete it",

@@ -17,6 +17,7 @@ SOURCES = {  # Arg.source -> (method, columns that hold names, column that descr
     "ports": ("segments.show", ("lan", "wan"), "name"),
     "all ports": ("ports.show", ("name",), "link"),
     "guests": ("guests.show", ("name",), "state"),
+    "remotes": ("remotes.show", ("name",), "state"),
     "rules": ("rules.show", ("name",), "match"),
     "users": ("management.show", ("name",), "role"),
     "incidents": ("incidents.show", ("number",), "guest"),

@@ -22,6 +22,8 @@ _WHERE: dict[str, str] = {
     "drills": "drills.drills",
     "guests": "guests.table_of_all",
     "guest": "guests.one",
+    "remotes": "remotes.table_of_all",
+    "remote": "remotes.one",
     "images": "guests.images",
     "guest-log": "guests.log",
     "incidents": "incidents.table_of_all",

@@ -30,7 +30,7 @@ images = columns_of("images", "no images: `guest import FILE --name NAME` adds o
 ], _image)  # fmt: skip
 
 
-_checks = columns_of("checks", "no checks while the guest is not running", [
+checks = columns_of("checks", "no checks while the guest is not running", [
     ("check", "CHECK"), ("state", "STATE"), ("good", "LAST SUCCESS"), ("latency", "LATENCY"), ("since", "SINCE"),
     ("falls", "FAILURES"), ("why", "WHY"),
 ], lambda row: {
@@ -39,16 +39,16 @@ _checks = columns_of("checks", "no checks while the guest is not running", [
     "since": _ago(row.get("changed_ms")),
     "latency": f"{row['latency_ms']} ms" if row.get("latency_ms") is not None else "",
 })  # fmt: skip
-_flips = columns_of("flips", "", [
+changes = columns_of("flips", "", [
     ("when", "WHEN"), ("check", "CHECK"), ("to", "TO"), ("why", "WHY"),
 ], lambda row: {**row, "when": _ago(row.get("ago_ms"))})  # fmt: skip
-_bypass = columns_of("bypass", "", [
+bypass = columns_of("bypass", "", [
     ("cause", "BYPASS CAUSE"), ("runs", "COUNT"), ("at_most_p50_ms", "SINCE LAST SUCCESS (MS) P50"),
     ("at_most_p99_ms", "P99"), ("at_most_max_ms", "MAX"),
     ("detected_p50_ms", "SINCE DETECTION (MS) P50"), ("detected_p99_ms", "P99"),
     ("detected_max_ms", "MAX"),
 ])  # fmt: skip
-_streams = columns_of("heartbeats", "", [
+streams = columns_of("heartbeats", "", [
     ("lane", "HEARTBEATS"), ("sent", "SENT"), ("received", "RETURNED"), ("foreign", "FOREIGN"), ("refused", "REFUSED"),
 ])  # fmt: skip
 _overload = columns_of("overload", "", [
@@ -83,13 +83,13 @@ def one(data: Any, style: Style = PLAIN) -> str:
     agent = data.get("agent")
     blocks = [pairs(known(head), style)]
     if "ended_ms" in data:
-        blocks.append(f"checks when the guest ended, {_ago(data['ended_ms'])}:\n{_checks(data, style)}")
+        blocks.append(f"checks when the guest ended, {_ago(data['ended_ms'])}:\n{checks(data, style)}")
     else:
-        blocks.append(_checks(data, style))
+        blocks.append(checks(data, style))
     flips = data.get("flips")
     if isinstance(flips, list) and flips:
-        blocks.append(_flips({"flips": flips[-FLIPS:]}, style))
-    blocks += [view(data, style) for key, view in (("bypass", _bypass), ("heartbeats", _streams)) if data.get(key)]
+        blocks.append(changes({"flips": flips[-FLIPS:]}, style))
+    blocks += [view(data, style) for key, view in (("bypass", bypass), ("heartbeats", streams)) if data.get(key)]
     limited = [row for row in rows_of(data.get("overload") or []) if row.get("carries_frames_per_s")]
     if limited:
         blocks.append(_overload({"overload": limited}, style))

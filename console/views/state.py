@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, YELLOW, Row, Style, cell, duration, fold, generic, paint
-from console.views import guests, machine
+from console.views import guests, machine, remotes
 from console.views.common import about, alarm, by_cause, clock, columns_of, hang, rows_of
 
 
@@ -141,6 +141,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
         "state",
         "segments",
         "guests",
+        "remotes",
         "parts",
         "config",
         "power",
@@ -151,7 +152,12 @@ def status(data: Any, style: Style = PLAIN) -> str:
         blocks.append(alarm(said, style, "CONFIGURATION INVALID"))
     if isinstance(config, dict):
         blocks += _commits(config, style)
-    for key, view in (("segments", _segment_table), ("guests", guests.table_of_all), ("parts", _parts)):
+    for key, view in (
+        ("segments", _segment_table),
+        ("guests", guests.table_of_all),
+        ("remotes", remotes.table_of_all),
+        ("parts", _parts),
+    ):
         if rows_of(data.get(key)):
             blocks.append(view(data[key], style))
     text = "\n".join(blocks)

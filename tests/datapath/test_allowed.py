@@ -21,6 +21,7 @@ from appliance.management.network import Seen
 from appliance.management.port import ManagementPort
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
+from appliance.tunnel import guard
 
 PORT = "mgmt0"
 NETWORKS = ("10.88.0.0/28", "fd00:88::/112")
@@ -98,6 +99,16 @@ def test_who_reaches_the_services(net: Net) -> None:
     assert [net.reaches(source) for source in ("10.88.0.1", "10.88.0.99", "fd00:88::1")] == [False, True, False]
     net.let()
     assert net.reaches("10.88.0.1")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_the_next_filter_sees_what_is_let_in(net: Net) -> None:
+    """That of tunnels is behind it at the same port (tunnel/guard.py)."""
+    net.let(*NETWORKS)
+    assert net.reaches("10.88.0.1")
+    next_one = f"dev {PORT} ingress protocol all pref {guard.PREFERENCE} bpf direct-action bytecode"
+    netns.run("tc", "-n", net.space.name, "filter", "add", *next_one.split(), "1,6 0 0 2")  # drops everything
+    assert not net.reaches("10.88.0.1")
 
 
 def frame(source: str, port: int, *, header: int = 6) -> bytes:

@@ -63,15 +63,13 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("boots.show", {}),
     ("drills.show", {}),
     ("drill.plan", {"kind": "relay"}),
-    ("drill.run", {"kind": "relay", "segment": "none"}),
-    ("drill.abort", {}),
-    ("drill.answer", {"passed": True}),
     ("crash-count.clear", {}),
     ("management.show", {}),
     ("sessions.show", {}),
     ("host-keys.read", {}),
     ("host-keys.replace", {"keys": []}),
     ("guests.show", {}),
+    ("remotes.show", {}),
     ("guest.show", {"name": "ips1"}),
     ("guest.show", {"name": "spare"}),
     ("guest.log", {"name": "ips1"}),
@@ -137,6 +135,9 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
     ("incident.show", {"number": 999}),
     ("incident.export", {"number": 999}),
     ("quarantine.release", {"name": "nothing"}),
+    ("drill.run", {"kind": "relay", "segment": "none"}),
+    ("drill.abort", {}),
+    ("drill.answer", {"passed": True}),
     ("image.job", {"job": 999}),
     ("image.cancel", {"job": 999}),
     ("image.undo", {"name": "nothing"}),
@@ -169,7 +170,9 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
 ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "image.job", "image.cancel", "image.remove",
              "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
              "quarantine.release", "management.unblock", "user.password", "clock.set", "session.end",
-             "reach.name", "reach.ping", "reach.hop", "reach.tcp"}  # fmt: skip
+             "reach.name", "reach.ping", "reach.hop", "reach.tcp",
+             "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass",
+             "drill.run", "drill.abort", "drill.answer"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -330,7 +330,15 @@ class DatapathModel:
         return self.kernel.generation
 
     def attach_segment(
-        self, name: str, lan: str, wan: str, attach: str = "auto", *, mtu: int = 0, patient: bool = False
+        self,
+        name: str,
+        lan: str,
+        wan: str,
+        attach: str = "auto",
+        *,
+        mtu: int = 0,
+        patient: bool = False,
+        tunnels: Sequence[str] = (),
     ) -> tuple[Attachment, ...]:
         kernel = self.kernel
         for port in (lan, wan):

@@ -131,6 +131,10 @@ class Wire:
         source, target = (WAN_MAC, LAN_MAC) if back else (LAN_MAC, WAN_MAC)
         self._sockets[source].send(target + source + vlan + struct.pack("!HQ", ETH_NUMBERED, number) + bytes(pad))
 
+    def received_at_lan(self) -> int | None:
+        """The number of the next numbered frame that arrives at the LAN host, or None if none does."""
+        return self._receive(LAN_MAC)
+
     def _receive(self, at: bytes) -> int | None:
         """The number of the next frame that arrives there, or None if none does."""
         opened = self._sockets[at]

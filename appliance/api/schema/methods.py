@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from appliance.api.schema import access, configuration, guests, machine, state
+from appliance.api.schema import access, configuration, guests, machine, remotes, state
 from appliance.api.schema.base import Answer, Done
 from appliance.errors import (
     BypassError,
@@ -150,6 +150,12 @@ REACH_HOP = _method("reach.hop", machine.Hop, _REACH)
 REACH_NAME = _method("reach.name", machine.Resolved, _REACH)
 REACH_PING = _method("reach.ping", machine.Echo, _REACH)
 REACH_TCP = _method("reach.tcp", machine.Connected, _REACH)
+REMOTE_BYPASS = _method("remote.bypass", Done, _GUEST)
+REMOTE_DRAIN = _method("remote.drain", Done, _GUEST)
+REMOTE_SHOW = _method("remote.show", remotes.RemoteDetails, (NotFoundError,))
+REMOTE_START = _method("remote.start", Done, _GUEST)
+REMOTE_STOP = _method("remote.stop", Done, _GUEST)
+REMOTES_SHOW = _method("remotes.show", list[remotes.Remote])
 RULES_SHOW = _method("rules.show", state.Rules, (RefusedError,))
 SEGMENT_SET = _method("segment.set", state.SegmentSet, (NotFoundError, RefusedError))
 SEGMENTS_SHOW = _method("segments.show", list[state.Segment])

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 from appliance.api.schema.base import Answer, Cause, Count, Detail, Ms, Relay, Seconds, Side, When
 from appliance.api.schema.guests import Guest
 from appliance.api.schema.machine import PowerOrder
+from appliance.api.schema.remotes import Remote
 
 
 class Version(Answer):
@@ -197,6 +198,7 @@ class Status(Answer):
     uptime_s: int
     segments: list[ShortSegment]
     guests: list[Guest]
+    remotes: list[Remote]
     parts: list[Part]
     watchdog: Watchdog
     keeper: Keeper

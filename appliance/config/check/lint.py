@@ -212,7 +212,7 @@ def _overloads(config: Config) -> Iterator[Finding]:
 
 
 def _starts(hop: Guest | Remote) -> bool:
-    return not isinstance(hop, Guest) or hop.autostart
+    return hop.autostart
 
 
 def _unchecked(config: Config) -> Iterator[Finding]:
@@ -224,6 +224,8 @@ def _unchecked(config: Config) -> Iterator[Finding]:
         for hop in hops:
             if hop.name not in used or any(probe.kind == "inband" for probe in hop.probes):
                 continue
+            if table == "remote" and not hop.probes:
+                continue  # it has a heartbeat of its own
             others = [probe.kind for probe in hop.probes]
             if getattr(hop, "heartbeat", None) is not None:
                 others.append("heartbeat")

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, Final
 
-from appliance.config.check import load, public_key, verify, verify_access, verify_machine
+from appliance.config.check import load, public_key, verify, verify_access, verify_machine, verify_remote
 from appliance.config.schema import secrets
 from appliance.errors import BypassError, FilterError
 from appliance.units import Duration, Size
@@ -82,6 +82,8 @@ _CHECKS: Final[dict[str, Callable[[Any], str]]] = {
     "syslog.ca": verify_access.ca_trouble,
     "rule.match": _filter,
     "guest.accept": _filter,
+    "remote.accept": _filter,
+    **{f"remote.tunnel.{key}": verify_remote.address_trouble for key in ("remote", "local")},
     **{f"guest.{key}": _first(verify_machine.address_faults) for key in ("lan_mac", "wan_mac", "management_mac")},
     **{f"guest.{key}": _first(verify_machine.file_faults) for key in ("image", "kernel", "initrd", "disks.image")},
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from appliance.config.check import verify_access, verify_machine
+from appliance.config.check import verify_access, verify_machine, verify_remote
 from appliance.config.check import verify_probe as rules
 from appliance.config.check.finding import Finding
 from appliance.config.check.toml_lines import Path
@@ -47,6 +47,7 @@ def findings(config: Config, compile_filter: CompileFilter | None = None) -> Ite
     yield from _groups(config)
     yield from _rules(config)
     yield from verify_access.findings(config)
+    yield from verify_remote.findings(config)
     if compile_filter is not None:
         yield from _filters(config, compile_filter)
 

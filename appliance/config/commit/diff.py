@@ -19,14 +19,14 @@ _ADDED = {
     "segment": "immediately; its relay opens once the ports are verified",
     "rule": Effect.POLICY,
     "group": Effect.POLICY,
-    "remote": Effect.POLICY,
+    "remote": "immediately; its tunnels are set up, and it gets traffic once it passes its checks",
 }
 _REMOVED = {
     "guest": "immediately; its traffic is moved away, then it is powered down",
     "segment": "immediately; its relay closes, and the link is a wire",
     "rule": Effect.POLICY,
     "group": Effect.POLICY,
-    "remote": Effect.POLICY,
+    "remote": "immediately; its traffic is moved away, then its tunnels are removed",
 }
 
 

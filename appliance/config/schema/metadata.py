@@ -23,6 +23,7 @@ class Effect(StrEnum):
     PORTS = "immediately; the relay stays closed until the new ports are verified"
     ATTACH = "immediately; the ports are reattached, which may lose frames"
     CHECKS = "immediately; the guest keeps its traffic while it passes the new checks"
+    TUNNEL = "immediately; remote {name} is bypassed while its tunnels are replaced"
     PROCESS = "when guest {name} is restarted"  # arguments of its process
     NEXT_START = "when guest {name} starts next"
     BOOT = "when the appliance starts next"
@@ -67,7 +68,7 @@ def _time(
 _NAME = Field("the name used in rules, commands and events", Effect.RENAME)
 _FILTER = "pcap-filter(7)"
 
-UNSERVED: Final = frozenset({"remote"})
+UNSERVED: Final[frozenset[str]] = frozenset()
 """Lists of tables that nothing serves yet: refused in a configuration, and not offered for completion."""
 
 FIELDS: Final[dict[str, Field]] = {
@@ -284,18 +285,57 @@ FIELDS: Final[dict[str, Field]] = {
         "how long a flow bypasses the guest; `quarantine NAME release` ends it", least=10**9, most=limits.MAX_QUARANTINE
     ),
     "remote.name": _NAME,
-    "remote.tunnel": Field("how it is reached", Effect.POLICY),
-    "remote.tunnel.kind": Field("encapsulation"),
-    "remote.tunnel.local": Field("our address"),
-    "remote.tunnel.remote": Field("its address"),
-    "remote.tunnel.key": Field("key (GRE), network number (VXLAN) or port (FOU)"),
+    "remote.tunnel": Field("the two tunnels by which it is reached, one a side", Effect.TUNNEL),
+    "remote.tunnel.kind": Field(
+        "encapsulation: Ethernet in GRE (gre-ethernet), VXLAN or Geneve. None of them encrypts or authenticates"
+    ),
+    "remote.tunnel.remote": Field("address of the far end, reached through the management port", range="an address"),
+    "remote.tunnel.local": Field(
+        "our address in the outer packets; empty: as the routes say. Geneve has none",
+        range="an address of the management port",
+    ),
+    **{
+        f"remote.tunnel.{side}_key": Field(
+            f"key (GRE) or network identifier (VXLAN, Geneve) of the tunnel at the {side.upper()} side; "
+            "the far end has the same",
+            range="0 .. 4294967295; VXLAN, Geneve: 1 .. 16777215",
+        )
+        for side in ("lan", "wan")
+    },
+    **{
+        f"remote.tunnel.{side}_port": Field(
+            f"VXLAN, Geneve: UDP port of the tunnel at the {side.upper()} side; 0: 4789 (VXLAN), 6081 (Geneve)",
+            source="as registered",
+            range="0 .. 65535",
+        )
+        for side in ("lan", "wan")
+    },
+    "remote.tunnel.sequence": Field(
+        "GRE: number the packets; late and repeated ones are dropped, so the way must not reorder them",
+        source="a way that reorders would lose frames",
+    ),
+    "remote.tunnel.checksum": Field(
+        "GRE, and UDP over IPv4: checksum over the whole packet; over IPv6, UDP always has one",
+        source="the frames have their own",
+    ),
+    "remote.segment": Field(
+        "the segment that it serves; empty: the only one of its rules", Effect.TUNNEL, range="a segment"
+    ),
     "remote.accept": Field(
         "filter of frames it can process; others skip it. Empty: every frame", Effect.POLICY, "", _FILTER, rest=True
     ),
     "remote.tags": Field(
         "whether it may choose the next hop with an 802.1ad tag", source="a remote is not trusted by default"
     ),
-    "remote.probes": Field("checks; all must pass for it to have traffic"),
+    "remote.autostart": Field("start it with the appliance", Effect.BOOT),
+    "remote.hold": _time("all checks must pass this long before it gets traffic", Effect.CHECKS, "as for a guest"),
+    "remote.probes": Field("checks; all must pass for it to have traffic. None: one in-band heartbeat", Effect.CHECKS),
+    "remote.return_timeout": _time(
+        "frames are sent to it and none comes back for this long, although its checks pass: it is bypassed; 0s: off",
+        source="a remote that blocks all of its traffic on purpose needs 0s",
+        least=10**9,
+        zero=True,
+    ),
     "group.name": _NAME,
     "group.balance": Field("members that share the flows in proportion to their weights", Effect.POLICY),
     "group.balance.hop": Field("guest or remote"),
@@ -353,6 +393,12 @@ FIELDS: Final[dict[str, Field]] = {
         "its IPv6 address with prefix length; empty: IPv6 off", Effect.ADDRESS, range="2001:db8::10/64"
     ),
     "management.gateway6": Field("IPv6 address of the default route"),
+    "management.mtu": Field(
+        "longest packet of the port, without Ethernet header; tunnels to remotes need more than 1500, and so does "
+        "everything on the way",
+        source="that of Ethernet",
+        range=f"1500 .. {limits.MAX_MTU}",
+    ),
     "management.allow": Field(
         "networks from which SSH and metrics may be reached; empty: from everywhere. Open sessions from elsewhere end:"
         " use `commit confirmed`",

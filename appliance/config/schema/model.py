@@ -24,6 +24,9 @@ PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Mtu = Annotated[int, msgspec.Meta(ge=0, le=MAX_MTU)]
+TunnelKey = Annotated[int, msgspec.Meta(ge=0, le=4_294_967_295)]
+UdpPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+PortMtu = Annotated[int, msgspec.Meta(ge=1500, le=MAX_MTU)]
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -189,22 +192,31 @@ class Guest(_Struct, frozen=True):
 
 
 class Tunnel(_Struct, frozen=True):
-    """The tunnel to a remote."""
+    """The two tunnels to a remote, one a side, told apart by key or by port (encapsulations.py)."""
 
-    kind: Literal["gre", "ipip", "vxlan", "fou", "openvpn"]
-    local: str
-    remote: str
-    key: int | None = None
+    kind: Literal["gre-ethernet", "vxlan", "geneve"]
+    remote: str  # address of the far end
+    lan_key: TunnelKey  # GRE: key; vxlan and geneve: network identifier (VNI)
+    wan_key: TunnelKey
+    local: str = ""  # our address; "" = as the routes say
+    lan_port: UdpPort = 0  # vxlan, geneve: UDP port at both ends; 0 = the kind's own
+    wan_port: UdpPort = 0
+    sequence: bool = False  # GRE: numbered, so that late and repeated packets are dropped
+    checksum: bool = False  # GRE, or UDP over IPv4
 
 
 class Remote(_Struct, frozen=True):
-    """A guest on another computer."""
+    """A hop that is a computer system elsewhere, reached through tunnels over the management port."""
 
     name: Name
     tunnel: Tunnel
+    segment: str = ""  # the one that it serves; "" = that of its rules
     accept: str = ""
     tags: bool = False
-    probes: tuple[Probe, ...] = ()
+    autostart: bool = True
+    hold: Duration = Duration(1_000_000_000)  # all checks pass this long without a break before it gets traffic
+    probes: tuple[Probe, ...] = ()  # none = one in-band heartbeat
+    return_timeout: Duration = Duration(5_000_000_000)  # frames go in and none comes back: bypass; 0 = not judged
 
 
 class Member(_Struct, frozen=True):
@@ -245,6 +257,7 @@ class Management(_Struct, frozen=True):
     gateway: str = ""  # IPv4 address of the default route; DHCP brings its own
     address6: str = ""  # IPv6 with prefix length, as "2001:db8::10/64"; "" = IPv6 off
     gateway6: str = ""
+    mtu: PortMtu = 1500  # tunnels to remotes need more
     allow: tuple[str, ...] = ()  # networks that may reach SSH and metrics; none named = all
     dns: tuple[str, ...] = ()  # addresses of name servers; none named = those of DHCP
     ssh: bool = True  # SSH listens when there are an address and a user with a password or a key

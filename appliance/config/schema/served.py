@@ -1,19 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which segments a guest serves, derived from the rules and groups of a configuration. Pure."""
+"""Which segments a hop serves, derived from the rules and groups of a configuration. Pure."""
 
 from __future__ import annotations
 
-from appliance.config.schema.model import Config
+from appliance.config.schema.model import Config, Remote
+
+
+def segments_of(config: Config, hop: str) -> list[str]:
+    """The segments with rules that use this hop, directly or in a group, in the order of the configuration."""
+    everywhere = [segment.name for segment in config.segment]
+    behind = {group.name: tuple(member.hop for member in group.balance) or group.standby for group in config.group}
+    found: set[str] = set()
+    for rule in config.rule:
+        if any(hop in behind.get(name, (name,)) for name in rule.path):
+            found.update([rule.segment] if rule.segment else everywhere)
+    return [name for name in everywhere if name in found]
 
 
 def served(config: Config) -> dict[str, list[str]]:
     """For each guest, the segments with rules that use it, directly or in a group; all segments when no rule does."""
     everywhere = [segment.name for segment in config.segment]
-    behind = {group.name: tuple(member.hop for member in group.balance) or group.standby for group in config.group}
-    found: dict[str, set[str]] = {guest.name: set() for guest in config.guest}
-    for rule in config.rule:
-        for name in rule.path:
-            for hop in behind.get(name, (name,)):
-                if hop in found:
-                    found[hop].update([rule.segment] if rule.segment else everywhere)
-    return {name: [one for one in everywhere if one in some] or everywhere for name, some in found.items()}
+    return {guest.name: segments_of(config, guest.name) or everywhere for guest in config.guest}
+
+
+def segment_of(config: Config, remote: Remote) -> str:
+    """The one segment that a remote serves; "" where there is no segment. The checks refuse several."""
+    found = segments_of(config, remote.name) or [segment.name for segment in config.segment]
+    return remote.segment or (found[0] if found else "")
+
+
+def with_remotes(config: Config) -> dict[str, list[str]]:
+    """For each segment that has any, its remotes."""
+    found: dict[str, list[str]] = {}
+    for remote in config.remote:
+        if segment := segment_of(config, remote):
+            found.setdefault(segment, []).append(remote.name)
+    return found

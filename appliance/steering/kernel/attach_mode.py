@@ -63,10 +63,15 @@ def longest(mtu: int) -> int:
     return mtu + ETHERNET_HEADER + VLAN_HEADER
 
 
-def choose(asked: str, ports: Sequence[PortFacts], hops: Sequence[str]) -> Choice:
-    """`asked`: by the configuration. `hops`: who is attached to the segment and takes frames in one buffer only."""
+def choose(asked: str, ports: Sequence[PortFacts], hops: Sequence[str], tunnels: Sequence[str] = ()) -> Choice:
+    """`asked`: by the configuration. `hops`: who is attached to the segment and takes frames in one buffer only.
+
+    `tunnels`: hops of the segment that are reached through a tunnel of the kernel.
+    """
     if asked != "auto":
         return Choice((asked,))
+    if tunnels:
+        return Choice(("tc",), f"XDP cannot send to the tunnels of {', '.join(tunnels)}")
     for port in ports:
         if port.altering:
             what = " and ".join(port.altering)

@@ -6,7 +6,7 @@ attach_mode.py says what to try, and why; it is tried here, because only an atte
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from appliance.errors import DatapathError
@@ -31,14 +31,23 @@ class Attacher:
         self._altering: dict[str, tuple[str, ...]] = {}  # by port: what its hardware does to frames, as text
 
     def attach_ports(
-        self, segment: str, there: dict[int, devices.Device], mode: str, mtu: int, *, whole: bool, patient: bool
+        self,
+        segment: str,
+        there: dict[int, devices.Device],
+        mode: str,
+        mtu: int,
+        *,
+        whole: bool,
+        patient: bool,
+        tunnels: Sequence[str] = (),
     ) -> None:
         """Attach a segment's ports (by slot). Arguments and errors as in `Attachments.attach_segment`."""
         self._altering |= {port.name: offloads.switch_off(port.name) for port in there.values()}
-        attempt, reason = self._try_ports(segment, there, mode, mtu, whole=whole, patient=patient)
+        asked = (mode, mtu)
+        attempt, reason = self._try_ports(segment, there, asked, whole=whole, patient=patient, tunnels=tunnels)
         for place in there:
             self._slots[place].mode, self._slots[place].reason = attempt, reason
-        self._may_change[segment], self._asked[segment] = mode == "auto", (mode, mtu)
+        self._may_change[segment], self._asked[segment] = mode == "auto", asked
 
     def attach_tap(self, placed: Attachment, mode: str) -> None:
         """Attach a hop's tap. `mode` and errors as in `Attachments.attach_hop`."""
@@ -55,9 +64,17 @@ class Attacher:
             placed.reason = "requested"
 
     def _try_ports(
-        self, segment: str, there: dict[int, devices.Device], mode: str, mtu: int, *, whole: bool, patient: bool
+        self,
+        segment: str,
+        there: dict[int, devices.Device],
+        asked: tuple[str, int],
+        *,
+        whole: bool,
+        patient: bool,
+        tunnels: Sequence[str],
     ) -> tuple[str, str]:
         """Attach a segment's ports in the best mode, with the largest MTU for it; returns the mode, and why."""
+        mode, mtu = asked
         who = f"segment {segment}"
         hops = [one.hop for one in self._slots.of(segment) if one.hop and not one.device.sends_several()]
         problem = attach_mode.refusal(mode, self._facts(there.values()))
@@ -69,7 +86,7 @@ class Attacher:
             if not self._resize(there, size, demanded=mtu != 0, may_change=mode == "auto"):
                 continue
             accepted = size if accepted is None else accepted
-            choice = attach_mode.choose(mode, self._facts(there.values()), hops)
+            choice = attach_mode.choose(mode, self._facts(there.values()), hops, tunnels)
             if choice.tried[0] != "xdp":
                 why = why or choice.reason
                 break

@@ -311,11 +311,12 @@ def _bounded() -> list[str]:
 BASES = {
     "segment": '[[segment]]\nname = "s"\nlan = "lan0"\nwan = "wan0"\n',
     "guest": '[[guest]]\nname = "g"\nimage = "g.raw"\n',
+    "remote": '[[remote]]\nname = "r"\ntunnel = { kind = "vxlan", remote = "192.0.2.7", lan_key = 7, wan_key = 8 }\n',
     "group": '[[guest]]\nname = "g"\nimage = "g.raw"\n[[group]]\nname = "x"\nstandby = ["g"]\n',
 }
 
 
-@pytest.mark.parametrize("path", [path for path in _bounded() if not path.startswith("remote.")])
+@pytest.mark.parametrize("path", _bounded())
 def test_bounds_are_what_the_check_refuses(path: str) -> None:
     """One beyond a bound is refused with the bound in the message; the bound itself is not beyond it."""
     table, *keys = path.split(".")
@@ -347,7 +348,8 @@ def test_bounds_are_what_the_check_refuses(path: str) -> None:
         )
 
 
-def test_what_is_not_served_is_not_offered() -> None:
+def test_what_is_not_served_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "UNSERVED", frozenset({"remote"}))
     words = [each.word for each in complete([], "set", {})[0]]
     assert "guest" in words
     assert "remote" not in words

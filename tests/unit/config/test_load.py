@@ -71,7 +71,7 @@ on_unavailable = "bypass"
 REMOTE = """
 [[remote]]
 name = "far"
-tunnel = { kind = "gre", local = "192.0.2.1", remote = "198.51.100.7", key = 7 }
+tunnel = { kind = "vxlan", remote = "198.51.100.7", lan_key = 7, wan_key = 8 }
 """
 
 
@@ -173,7 +173,7 @@ CASES = [
      'segment b: wan: port "wan0" is already used by segment main'),
     ("segment twice", GOOD + '[[segment]]\nname = "main"\nlan = "lan1"\nwan = "wan1"\n',
      'segment main: name: "main" is already the name of a segment'),
-    ("remote", GOOD + REMOTE, "remote far: is not supported by this version, frames could not reach it"),
+    ("remote", GOOD + REMOTE, "remote far: tunnel: remote: 198.51.100.7 is IPv4, and the management port has no"),
     ("name of two guests", changed('name = "dpi"', 'name = "ips2"').replace(', "dpi"]', "]"),
      'guest ips2: name: "ips2" is already the name of a guest'),
     ("name of two groups", GOOD + '[[group]]\nname = "ips"\nstandby = ["ips2"]\n',

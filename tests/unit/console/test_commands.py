@@ -58,6 +58,10 @@ GOOD = [
     ("capture guest ips1 wan udp or len > 100 count 3 direction in",
      "capture guest NAME SIDE FILTER NAME=ips1 SIDE=wan FILTER=udp or len > 100 count=['3'] direction=['in']"),
     ("capture guest count count 4", "capture guest NAME SIDE FILTER NAME=count count=['4']"),
+    ("capture remote dpi wan", "capture remote NAME SIDE FILTER NAME=dpi SIDE=wan"),
+    ("remote dpi bypass", "remote NAME bypass NAME=dpi"),
+    ("show remote dpi", "show remote NAME NAME=dpi"),
+    ("sh remotes", "show remotes"),
     ("capture guest ips1 udp", "capture guest NAME SIDE FILTER NAME=ips1 FILTER=udp"),
     ("capture port lan0 'count'", "capture port NAME FILTER NAME=lan0 FILTER=count"),
     ("show packets segment main arp detail | count",
@@ -117,7 +121,7 @@ BAD = [
     ("show guests | match", 'incomplete command after "match"; expected: PATTERN'),
     ("show guests | grep x", 'unknown command "grep"; expected: match, except, json, count, save'),
     ("show ''", 'unknown argument "" after "show"'),
-    ("capture remote dpi", 'unknown argument "remote" after "capture"; expected: port, guest, segment'),
+    ("capture hop dpi", 'unknown argument "hop" after "capture"; expected: port, guest, remote, segment'),
 ]
 
 

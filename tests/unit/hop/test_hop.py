@@ -533,3 +533,18 @@ def test_an_overloaded_hop_is_drained_and_its_checks_change_like_those_of_an_ava
     bench.hop.drain(Cause.OPERATOR)
     bench.good(40, 4000)
     assert (bench.hop.state.value, bench.kernel.until) == ("draining", 4000)
+
+
+@pytest.mark.parametrize("state", HopState)
+def test_a_better_explanation_changes_nothing_else(bench: Bench, state: HopState) -> None:
+    """Only while it must pass its checks, and once: its cause is recorded, its state and lease stay."""
+    bench.reach(state)
+    moves, cause, until = len(bench.owner.moves), bench.hop.cause, bench.kernel.until
+    for _ in range(2):
+        bench.hop.explain(Cause.TUNNEL_DOWN, "mgmt0 has no link")
+    assert (bench.hop.state, bench.kernel.until) == (state, until)
+    if state in (HopState.PROVING, HopState.SUSPECT):
+        assert bench.owner.moves[moves:] == [(state.value, state.value)]
+        assert (bench.hop.cause, bench.hop.detail) == (Cause.TUNNEL_DOWN, "mgmt0 has no link")
+    else:
+        assert (bench.owner.moves[moves:], bench.hop.cause) == ([], cause)

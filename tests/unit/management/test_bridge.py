@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from appliance.management import bridge_filter
 from appliance.management.bridge import Links, carrier, commands, hardware, parse
 
@@ -36,6 +38,17 @@ def test_from_the_hardware_port_to_the_bridge() -> None:
     ]
     assert words(seen(HARDWARE, link("mgmt0"))) == []
     assert words(seen(HARDWARE, link("mgmt0")), wanted=False) == ["ip link set mgmt0-hw down"]
+
+
+@pytest.mark.parametrize(("at", "bridge_at"), [(1500, 1500), (1600, 1500), (1500, 1600)])
+def test_tunnels_need_a_larger_mtu_of_both(at: int, bridge_at: int) -> None:
+    """What is as wanted is left alone; without a wish both go back to that of Ethernet."""
+    links = seen({**HARDWARE, "mtu": at}, {**link("mgmt0"), "mtu": bridge_at})
+    wanted = [f"ip link set {name} mtu 1600" for name, now in (("mgmt0-hw", at), ("mgmt0", bridge_at)) if now != 1600]
+    made = commands("mgmt0", True, {}, links, "mgmt", mtu=1600)
+    assert [" ".join(one).replace("-n mgmt ", "") for one in made] == wanted
+    back = [f"ip link set {name} mtu 1500" for name, now in (("mgmt0-hw", at), ("mgmt0", bridge_at)) if now != 1500]
+    assert words(links) == back
 
 
 def test_another_card_at_the_port() -> None:

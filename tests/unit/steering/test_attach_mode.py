@@ -30,6 +30,14 @@ def port(
 LAN = port("lan0")
 
 
+def test_a_tunnel_of_the_kernel_takes_tc() -> None:
+    """From the start, so that a restart never tries XDP while frames are on their way to it; XDP by order stays."""
+    assert choose("auto", [LAN, port()], (), ("dpi", "ips")) == Choice(
+        ("tc",), "XDP cannot send to the tunnels of dpi, ips"
+    )
+    assert choose("xdp", [LAN, port()], (), ("dpi",)) == Choice(("xdp",))
+
+
 @pytest.mark.parametrize("hops", [(), ("ips",)])
 @pytest.mark.parametrize("side", [0, 1])
 def test_what_hardware_changes_takes_tc(side: int, hops: tuple[str, ...]) -> None:

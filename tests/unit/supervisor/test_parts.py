@@ -61,7 +61,7 @@ def test_a_list_that_cannot_be_ordered_is_refused(listed: list[Entry[object]], s
 
 def test_the_appliances_order() -> None:
     assert names(order(parts_of("appliance"))) == [
-        "control", "links", "steering", "segments", "access", "guests", "unclaimed",
+        "control", "links", "steering", "segments", "access", "guests", "remotes", "unclaimed",
     ]  # fmt: skip
 
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Answers about remotes and their tunnels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, UnsetType
+
+from appliance.api.schema.base import Answer, Cause, Detail, Ms
+from appliance.api.schema.guests import Bypassed, Check, Flip, Heartbeats, State
+
+
+class Remote(Answer, kw_only=True):
+    """A remote. Until the part "remotes" is up, only name, state and cause are known."""
+
+    name: str
+    hop: int | UnsetType = UNSET
+    state: State
+    cause: Cause
+    detail: Detail | UnsetType = UNSET
+    lease_ms: Ms | UnsetType = UNSET
+    lease: str | UnsetType = UNSET
+    segment: str | UnsetType = UNSET
+    tunnel: Annotated[str, Meta(description="encapsulation, with its options")] | UnsetType = UNSET
+    far: Annotated[str, Meta(description="address of the far end")] | UnsetType = UNSET
+    keys: Annotated[str, Meta(description="of the LAN side and the WAN side, with UDP ports")] | UnsetType = UNSET
+    way: Annotated[str, Meta(description='"up", or why packets do not reach the far end')] | UnsetType = UNSET
+    unsent: Annotated[dict[str, int], Meta(description="frames that its tunnels did not take")] | UnsetType = UNSET
+    warning: Detail | UnsetType = UNSET
+
+
+class TunnelSide(Answer):
+    """One tunnel. `mtu`: without Ethernet header and tag. `refused`: packets with a bad checksum (`rx_crc_errors`), out
+    of sequence (`rx_fifo_errors`) or otherwise not usable; `counters`: of the device, by the kernel's names."""
+
+    side: str
+    device: str
+    key: int
+    port: int
+    mtu: int
+    refused: int
+    counters: dict[str, int]
+
+
+class RemoteDetails(Remote, kw_only=True):
+    """A remote with the evidence. `source`, `device`, `path_mtu`: of the outer packets. `dropped_at_port`: packets that
+    the filters of the management port dropped: of no tunnel's far end and key, or of networks that may not log in."""
+
+    source: str | UnsetType = UNSET
+    device: str | UnsetType = UNSET
+    gateway: str | UnsetType = UNSET
+    path_mtu: int | UnsetType = UNSET
+    overhead_bytes: int | UnsetType = UNSET
+    secured: str | UnsetType = UNSET
+    dropped_at_port: int | UnsetType = UNSET
+    tunnels: list[TunnelSide] | UnsetType = UNSET
+    flip_count: int | UnsetType = UNSET
+    lease_renewals: int | UnsetType = UNSET
+    bypass: list[Bypassed] | UnsetType = UNSET
+    flips: list[Flip] | UnsetType = UNSET
+    checks: list[Check] | UnsetType = UNSET
+    latency_p50_ms: Ms | UnsetType | None = UNSET
+    latency_p99_ms: Ms | UnsetType | None = UNSET
+    heartbeats: list[Heartbeats] | UnsetType = UNSET

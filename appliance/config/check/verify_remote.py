@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Checks of [[remote]]: addresses, keys, what fits into the way to it, the segment that it serves, its probes. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from appliance.config.check.finding import Finding
+from appliance.config.check.verify_access import interface
+from appliance.config.check.verify_probe import MANAGEMENT
+from appliance.config.schema import encapsulations, limits
+from appliance.config.schema.model import Config, Management, Remote, Tunnel
+from appliance.config.schema.served import segments_of
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Fault = tuple[str, str]  # key, what is wrong
+
+PROBES = ("inband", "negative", "http", "tcp", "ping")
+"""Kinds of probes that a remote can have: it has no agent and no processor of ours."""
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Everything that is wrong with the remotes."""
+    taken: dict[tuple[object, ...], str] = {}
+    udp: dict[int, tuple[str, str]] = {}
+    for index, remote in enumerate(config.remote):
+        where = f"remote {remote.name}"
+        bad_address = False
+        for key, what in _addresses(remote.tunnel, config.management):
+            bad_address = bad_address or key == "remote"
+            yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
+        for key, what in _options(remote.tunnel):
+            yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
+        if address(remote.tunnel.remote) is not None:
+            for key, what in _overlaps(remote, taken, udp):
+                yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
+        for key, what in (*_segment(config, remote, fits=not bad_address), *_probes(config, remote)):
+            yield Finding(f"{where}: {key}", ("remote", index, key), what)
+
+
+def address(text: str) -> Address | None:
+    """An address that a tunnel can end at; None: it is none."""
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    wrong = found.is_multicast or found.is_unspecified or found.is_loopback or getattr(found, "scope_id", None)
+    return None if wrong else found
+
+
+def address_trouble(text: str) -> str:
+    """Why a tunnel cannot end at this address; "" if it can."""
+    return "" if address(text) is not None else f'"{text}" is not the address of a computer; names are not resolved'
+
+
+def _addresses(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
+    far = address(tunnel.remote)
+    if far is None:
+        yield "remote", address_trouble(tunnel.remote)
+        return
+    key, via = ("address", "gateway") if far.version == 4 else ("address6", "gateway6")
+    text: str = getattr(management, key)
+    if not text:
+        what = f"{far} is IPv{far.version}, and the management port has no such address: set management {key}"
+        yield "remote", what
+        return
+    known, _ = interface(text, far.version) if text != "dhcp" else (None, "")
+    own = [tunnel.local] if tunnel.local else []
+    own += [str(known.ip)] if known is not None else []
+    if str(far) in own:
+        yield "remote", f"{far} is the address of the appliance itself: a tunnel to itself carries nothing anywhere"
+    elif known is not None and far not in known.network and not getattr(management, via):
+        yield "remote", f"{far} is not in {known.network}, and no gateway leads there: set management {via}"
+    if not tunnel.local:
+        return
+    near = address(tunnel.local)
+    if near is None:
+        yield "local", address_trouble(tunnel.local)
+    elif near.version != far.version:
+        yield "local", f"{near} is IPv{near.version} and the far end IPv{far.version}: a tunnel has one of them"
+    elif tunnel.kind == "geneve":
+        yield "local", "the kernel's Geneve has no local address: leave it out, the routes choose it"
+    elif known is not None and near != known.ip:
+        yield "local", f"{near} is not the address of the management port, which is {known.ip}: leave it out"
+
+
+def _options(tunnel: Tunnel) -> Iterator[Fault]:
+    kind = encapsulations.KINDS[tunnel.kind]
+    for key in ("lan_key", "wan_key"):
+        value = getattr(tunnel, key)
+        if not kind.least_key <= value <= kind.most_key:
+            yield key, f"{value} is not possible with {tunnel.kind}: {kind.least_key} to {kind.most_key}"
+    if not kind.port:
+        for key in ("lan_port", "wan_port"):
+            if getattr(tunnel, key):
+                yield key, f"{tunnel.kind} has no ports: leave it out"
+    elif tunnel.sequence:
+        yield "sequence", f"only GRE numbers its packets, not {tunnel.kind}"
+
+
+def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
+    """Tunnels that the kernel, and the direction of returning frames, could not tell apart."""
+    tunnel = remote.tunnel
+    lan, wan = encapsulations.claims(tunnel)
+    if lan == wan:
+        more = " or ports" if encapsulations.KINDS[tunnel.kind].port else ""
+        yield "wan_key", f"the two sides cannot be told apart: give them different keys{more}"
+        return
+    for side, claim, port in zip(("lan", "wan"), (lan, wan), encapsulations.ports(tunnel), strict=True):
+        owner = taken.setdefault(claim, remote.name)
+        if owner != remote.name:
+            port_too = f" on port {port}" if port else ""
+            yield f"{side}_key", f"{claim[-1]}{port_too} is already a key of remote {owner}: frames would be mixed up"
+        kind, first = udp.setdefault(port, (tunnel.kind, remote.name)) if port else (tunnel.kind, "")
+        if kind != tunnel.kind:
+            yield f"{side}_port", f"UDP port {port} is already used for {kind} by remote {first}"
+
+
+def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
+    """The one segment that it serves, and whether that one's frames fit into its tunnels."""
+    names = [segment.name for segment in config.segment]
+    used = segments_of(config, remote.name)
+    if remote.segment and remote.segment not in names:
+        yield "segment", f'no segment is named "{remote.segment}"; there are: {", ".join(names) or "none"}'
+        return
+    wanted = [remote.segment] if remote.segment else used or names
+    others = [name for name in used if remote.segment and name != remote.segment]
+    if others:
+        what = f"it serves {remote.segment}, and rules of {', '.join(others)} lead to it"
+        yield "segment", f"{what}: a remote has one pair of tunnels, give each segment a remote of its own"
+        return
+    if len(wanted) > 1:
+        what = f"it would serve {' and '.join(wanted)}, and has one pair of tunnels"
+        yield "segment", f"{what}: name one, and give each segment a remote of its own"
+        return
+    for segment in config.segment:
+        if segment.name not in wanted:
+            continue
+        if segment.attach == "xdp":
+            what = f'segment {segment.name} has attach = "xdp", and XDP cannot send to a tunnel of the kernel'
+            yield "segment", f'{what}: set attach to "auto" or "tc"'
+        if fits and (what := misfit(remote.tunnel, segment.mtu, config.management.mtu)):
+            yield "tunnel", f"segment {segment.name}: {what}"
+
+
+def misfit(tunnel: Tunnel, mtu: int, outer: int) -> str:
+    """Why full-size frames of a segment with this MTU (0: Ethernet's) cannot cross the way whole; "" if they can.
+
+    `outer`: the MTU of the port at the beginning of the way.
+    """
+    mtu = mtu or encapsulations.ETHERNET_MTU
+    need = encapsulations.outer_mtu(tunnel, mtu)
+    if need <= outer:
+        return ""
+    frame = mtu + encapsulations.FRAME_BEYOND_MTU
+    what = f"a frame of {frame} bytes becomes a packet of {need} in the tunnel, and the management port carries {outer}"
+    if need > limits.MAX_MTU:
+        return f"{what}; no port carries more than {limits.MAX_MTU}: give the segment a smaller mtu"
+    return f"{what}: set management mtu to {need} or more, and let everything on the way carry it"
+
+
+def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
+    kinds = {probe.kind for probe in remote.probes}
+    if "negative" in kinds and "inband" not in kinds:
+        yield "probes", "a negative heartbeat alone proves nothing (a dead remote blocks all): add an inband probe"
+    if remote.probes and not kinds & {"inband"}:
+        yield "probes", "one of them must be of kind inband: only that proves that frames come back"
+    if len(remote.probes) > limits.MAX_PROBES:
+        yield "probes", f"{len(remote.probes)} are more than MAX_PROBES = {limits.MAX_PROBES}"
+    for number, probe in enumerate(remote.probes, 1):
+        if probe.kind not in PROBES:
+            yield "probes", f"{number}: a remote has no probes of kind {probe.kind}; it can have: {', '.join(PROBES)}"
+        if probe.routed is not None:
+            yield "probes", f"{number}: routed heartbeats need the addresses of a guest's ports: leave out routed"
+        if probe.via == MANAGEMENT and not (config.management.address or config.management.address6):
+            yield "probes", f"{number}: the management port has no address to send probes from"

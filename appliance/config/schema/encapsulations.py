@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The encapsulations of tunnels to remotes: what each carries, what it adds to a frame, its keys and ports. Pure.
+
+appliance/remote/README.md has the same as a table (tests/unit/remote/test_encapsulations.py holds them together).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final, NamedTuple
+
+from appliance.config.schema.model import Tunnel
+
+ETHERNET_MTU = 1500
+FRAME_BEYOND_MTU = 18
+"""Bytes that a frame may have beyond its segment's MTU: Ethernet header and one tag."""
+IPV4_HEADER, IPV6_HEADER = 20, 40
+
+
+class Encapsulation(NamedTuple):
+    """One kind. `header`: bytes between the outer IP header and the frame, without options.
+
+    `needs`: what the kernel must be built with, by version of IP outside.
+    """
+
+    carries: str
+    header: int
+    least_key: int
+    most_key: int
+    port: int  # of UDP; 0: not over UDP
+    secured: str
+    needs: dict[int, str]
+
+
+KINDS: Final[dict[str, Encapsulation]] = {
+    # RFC 2784 and 2890: four bytes, and four for the key, without which the sides could not be told apart
+    "gre-ethernet": Encapsulation("Ethernet", 8, 0, 0xFFFFFFFF, 0, "no", {4: "CONFIG_NET_IPGRE", 6: "CONFIG_IPV6_GRE"}),
+    # RFC 7348: UDP and eight bytes
+    "vxlan": Encapsulation("Ethernet", 16, 1, 0xFFFFFF, 4789, "no", dict.fromkeys((4, 6), "CONFIG_VXLAN")),
+    # RFC 8926: UDP and eight bytes, no options
+    "geneve": Encapsulation("Ethernet", 16, 1, 0xFFFFFF, 6081, "no", dict.fromkeys((4, 6), "CONFIG_GENEVE")),
+}
+
+
+def version(tunnel: Tunnel) -> int:
+    """Of IP outside: 4 or 6. ValueError: the far end's address is none."""
+    return ipaddress.ip_address(tunnel.remote).version
+
+
+def overhead(tunnel: Tunnel) -> int:
+    """Bytes that the tunnel adds to a frame, outer IP header included. ValueError as in `version`."""
+    outer = IPV4_HEADER if version(tunnel) == 4 else IPV6_HEADER
+    options = 4 * tunnel.sequence + 4 * tunnel.checksum if tunnel.kind == "gre-ethernet" else 0
+    return outer + KINDS[tunnel.kind].header + options
+
+
+def outer_mtu(tunnel: Tunnel, mtu: int) -> int:
+    """The MTU that the way to the far end must have, for the longest frames of a segment with this MTU."""
+    return mtu + FRAME_BEYOND_MTU + overhead(tunnel)
+
+
+def inner_mtu(tunnel: Tunnel, outer: int) -> int:
+    """The MTU of a segment whose longest frames cross a way with the MTU `outer` whole."""
+    return outer - FRAME_BEYOND_MTU - overhead(tunnel)
+
+
+def ports(tunnel: Tunnel) -> tuple[int, int]:
+    """The UDP ports of the LAN side and the WAN side; 0: not over UDP."""
+    own = KINDS[tunnel.kind].port
+    return (tunnel.lan_port or own, tunnel.wan_port or own) if own else (0, 0)
+
+
+def claims(tunnel: Tunnel) -> list[tuple[object, ...]]:
+    """What each side takes for itself in the kernel: the LAN side, then the WAN side.
+
+    Two tunnels with the same cannot exist. The kernel finds a VXLAN device by port and network alone, the others also
+    by the far end's address.
+    """
+    keys = (tunnel.lan_key, tunnel.wan_key)
+    far: object = version(tunnel) if tunnel.kind == "vxlan" else str(ipaddress.ip_address(tunnel.remote))
+    return [(tunnel.kind, far, port, key) for port, key in zip(ports(tunnel), keys, strict=True)]

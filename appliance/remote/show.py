@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A remote as the API shows it. Reads only; `now` is CLOCK_MONOTONIC in nanoseconds."""
+
+from __future__ import annotations
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
+
+from appliance.api.schema import guests, remotes
+from appliance.config.schema import encapsulations
+from appliance.config.schema.model import Tunnel
+from appliance.health.detector import milliseconds
+from appliance.remote.remote import Remote
+from appliance.system import netdev
+
+REFUSED = ("rx_errors", "rx_dropped")
+
+
+def row(remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET) -> remotes.Remote:
+    """What `show remotes` and `show status` need. `unsent`: frames that its tunnels did not take, by cause."""
+    remaining = remote.hop.lease.remaining(now)
+    tunnel = remote.config.tunnel
+    options = [word for word in ("sequence", "checksum") if getattr(tunnel, word)]
+    return remotes.Remote(
+        name=remote.name,
+        hop=remote.hop_number,
+        state=remote.state.value,
+        cause=remote.hop.cause,
+        detail=remote.hop.detail,
+        lease_ms=round(remaining / 1e6, 1),
+        lease=milliseconds(remaining) if remaining else "none",
+        segment=remote.segment,
+        tunnel=", ".join([tunnel.kind, *options]),
+        far=tunnel.remote,
+        keys=keys(tunnel),
+        way="" if remote.watch is None and not remote.way.trouble else remote.way.trouble or "up",
+        unsent=unsent,
+        warning=remote.tunnels.warning,
+    )
+
+
+def keys(tunnel: Tunnel) -> str:
+    """The keys of both sides, with their UDP ports if they have any: "7 / 8", "7 port 4789 / 7 port 4790"."""
+    both = zip((tunnel.lan_key, tunnel.wan_key), encapsulations.ports(tunnel), strict=True)
+    return " / ".join(f"{key} port {port}" if port else str(key) for key, port in both)
+
+
+def details(
+    remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET, *, dropped: int = 0
+) -> remotes.RemoteDetails:
+    """The same with the evidence of its checks and its tunnels: what `show remote NAME` needs.
+
+    `dropped`: packets that the filters of the management port dropped.
+    """
+    watch, tunnel, way = remote.watch, remote.config.tunnel, remote.way
+    verdict = watch.verdict if watch is not None else remote.hop.last_verdict
+    return remotes.RemoteDetails(
+        **asdict(row(remote, now, unsent)),
+        source=way.source,
+        device=way.device,
+        gateway=way.gateway,
+        path_mtu=way.mtu,
+        overhead_bytes=encapsulations.overhead(tunnel),
+        secured=encapsulations.KINDS[tunnel.kind].secured,
+        dropped_at_port=dropped,
+        tunnels=_sides(remote),
+        flip_count=remote.hop.history.count,
+        lease_renewals=remote.hop.lease.renewals,
+        bypass=remote.hop.bypass_latency.summary(),
+        flips=[
+            guests.Flip(ago_ms=round((now - flip.at) / 1e6, 1), check=flip.check, to=flip.to, why=flip.why)
+            for flip in remote.hop.history.flips
+        ],
+        checks=verdict.evidence(now) if verdict is not None else UNSET,
+        latency_p50_ms=watch.latency_ms(0.5) if watch is not None else UNSET,
+        latency_p99_ms=watch.latency_ms(0.99) if watch is not None else UNSET,
+        heartbeats=watch.heartbeats() if watch is not None else UNSET,
+    )
+
+
+def _sides(remote: Remote) -> list[remotes.TunnelSide]:
+    tunnel = remote.config.tunnel
+    counted = remote.tunnels.counters()
+    sides = zip(
+        ("lan", "wan"),
+        remote.tunnels.names,
+        (tunnel.lan_key, tunnel.wan_key),
+        encapsulations.ports(tunnel),
+        strict=True,
+    )
+    return [
+        remotes.TunnelSide(
+            side=side,
+            device=name,
+            key=key,
+            port=port,
+            mtu=_mtu(name),
+            refused=sum(counted[side].get(each, 0) for each in REFUSED),
+            counters=dict(counted[side]),
+        )
+        for side, name, key, port in sides
+    ]
+
+
+def _mtu(name: str) -> int:
+    try:
+        return netdev.mtu(name)
+    except OSError:
+        return 0

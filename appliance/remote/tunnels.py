@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The two tunnels of one remote: made or adopted, attached to the datapath, fitted to the way, removed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Protocol
+
+from appliance.config.check.verify_remote import misfit
+from appliance.config.schema import encapsulations, limits
+from appliance.config.schema.model import Remote
+from appliance.errors import BypassError, RefusedError, UnreachableError
+from appliance.health.inband_streams import TapPair
+from appliance.hop.hop import HopLeases
+from appliance.steering.kernel.layout import Side
+from appliance.system.namespace import Namespace
+from appliance.tunnel import device
+from appliance.tunnel.plan import Plan, device_name, plans
+from appliance.tunnel.underlay import Look, Way
+
+log = logging.getLogger(__name__)
+
+
+class Datapath(Protocol):
+    """What remotes need of the datapath (steering/datapath.py)."""
+
+    @property
+    def leases(self) -> HopLeases:
+        """The hops' leases: until when each is available."""
+        ...
+
+    def hop_id(self, name: str) -> int:
+        """The stable number of a hop."""
+        ...
+
+    def segment_id(self, name: str) -> int:
+        """The stable number of a segment."""
+        ...
+
+    def heartbeat_key(self, hop: str) -> int:
+        """The key by which the datapath recognizes the hop's heartbeats (32 bits, a secret of this bypassd)."""
+        ...
+
+    def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
+        """Connect one device of a hop; call it again after it was made anew or has another MTU."""
+        ...
+
+    def detach_hop(self, hop: str, segment: str | None = None) -> object:
+        """Disconnect a hop for good, from one segment or from all."""
+        ...
+
+    def unsent(self, hop: str) -> dict[str, int]:
+        """Frames for a hop that its devices did not take, by cause."""
+        ...
+
+    def exchanged(self, hop: str) -> tuple[int, int]:
+        """Frames sent to the hop, and frames that came back from it, without heartbeats."""
+        ...
+
+
+class Tunnels:
+    """The devices of one remote on one segment. They outlive this object and bypassd."""
+
+    def __init__(self, config: Remote, segment: str, mtu: int, datapath: Datapath, space: Namespace) -> None:
+        """`mtu`: the one configured for the segment, 0: none."""
+        self.config, self.segment = config, segment
+        self._mtu, self._datapath, self._space = mtu, datapath, space
+        number, index = datapath.hop_id(config.name), datapath.segment_id(segment)
+        names = [device_name(number, index, side) for side in Side]
+        self.pair = TapPair(names[Side.LAN], names[Side.WAN])
+        self.warning = ""
+        self._indexes: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The devices of the LAN side and of the WAN side."""
+        return self.pair.lan, self.pair.wan
+
+    def _planned(self) -> list[tuple[str, Plan, Side]]:
+        names = (self.pair.lan, self.pair.wan)
+        return list(zip(names, plans(self.config.tunnel), Side, strict=True))
+
+    def alike(self, other: Tunnels) -> bool:
+        """Whether these are the same devices."""
+        mine = (self.config.tunnel, self.segment, self._mtu)
+        return mine == (other.config.tunnel, other.segment, other._mtu)
+
+    @property
+    def adoptable(self) -> bool:
+        """Whether both devices are there as this configuration wants them."""
+        return all(device.mark_of(name) == plan.mark for name, plan, _ in self._planned())
+
+    @property
+    def there(self) -> bool:
+        """Whether the devices are still those that were attached."""
+        return bool(self._indexes) and self._indexes == self._look()
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            return tuple(socket.if_nametoindex(name) for name in (self.pair.lan, self.pair.wan))
+        except OSError:
+            return ()
+
+    def attach(self) -> None:
+        """Have the datapath take the frames that come out of the devices, and send to them. DatapathError."""
+        for name, _, side in self._planned():
+            self._datapath.attach_hop(name, self.config.name, self.segment, side, tags=self.config.tags)
+        self._indexes = self._look()
+
+    async def set_up(self, look: Look) -> Way:
+        """Make the devices, or go on with those that are there; returns the way of their packets.
+
+        UnreachableError: not now. RefusedError: not with this way. DatapathError, HardwareError: the kernel refuses.
+        """
+        way = await look(self.config.tunnel, self._space)
+        if not way.mtu:
+            raise UnreachableError(way.trouble or f"no way to {self.config.tunnel.remote} is known")
+        if what := misfit(self.config.tunnel, self._mtu, way.mtu):
+            raise RefusedError(what)
+        if not self.adoptable:
+            for name, plan, _ in self._planned():
+                await device.make(name, plan, self._space)
+        self.fit(way)
+        await asyncio.to_thread(self.attach)
+        for name, plan, _ in self._planned():
+            if device.mark_of(name) != plan.mark:
+                await device.finish(name, plan)
+        return way
+
+    def fit(self, way: Way) -> None:
+        """Let the devices take what crosses the way whole, and not more. UnreachableError: the kernel refuses."""
+        if not way.mtu:
+            return
+        tunnel = self.config.tunnel
+        most = min(encapsulations.inner_mtu(tunnel, way.mtu), limits.MAX_MTU)
+        for name, _, _ in self._planned():
+            device.fit(name, max(most, 68))
+        wanted = self._mtu or encapsulations.ETHERNET_MTU
+        longest = most + encapsulations.FRAME_BEYOND_MTU
+        narrow = (
+            f"the way to {tunnel.remote} carries {way.mtu} bytes only: frames longer than {longest} skip the remote"
+        )
+        warning = narrow if most < wanted else ""
+        if warning != self.warning:
+            self.warning = warning
+            if warning:
+                log.warning("remote %s: %s", self.config.name, warning)
+        if self._indexes:
+            self.attach()  # for the length of the frames that they take now
+
+    async def take_down(self) -> None:
+        """Detach and remove the devices. What cannot be removed is logged."""
+        try:
+            # In a thread, because the kernel waits for its other processors, and leases of other hops are due.
+            await asyncio.to_thread(self._datapath.detach_hop, self.config.name, self.segment)
+        except BypassError as error:
+            log.error("remote %s: its tunnels stay attached: %s", self.config.name, error)
+        self._indexes = ()
+        for name in (self.pair.lan, self.pair.wan):
+            try:
+                await device.remove(name)
+            except UnreachableError as error:
+                log.warning("%s", error)
+
+    def counters(self) -> dict[str, device.Counters]:
+        """The counters of both devices, by side."""
+        return {"lan": device.counters(self.pair.lan), "wan": device.counters(self.pair.wan)}

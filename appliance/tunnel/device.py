@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Makes, finds again and removes tunnel devices. The devices outlive bypassd, like the taps of guests.
+
+A device is recognized by its name and its mark (plan.py), which is set last: what a crash left half made is made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.config.schema import encapsulations
+from appliance.errors import UnreachableError
+from appliance.system import netdev
+from appliance.system.command import run
+from appliance.system.namespace import Namespace
+from appliance.tunnel.plan import NAME, Plan
+
+LIMIT_S = 5.0
+"""How long one call of `ip` may take."""
+QUEUE = 1000
+_SYS = Path("/sys/class/net")
+
+
+def existing() -> list[str]:
+    """The names of all devices that look like ours."""
+    return [name for _, name in socket.if_nameindex() if NAME.fullmatch(name)]
+
+
+def mark_of(name: str) -> str:
+    """What the device is marked with; "" if it is not there, or not complete."""
+    try:
+        return (_SYS / name / "ifalias").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+async def make(name: str, plan: Plan, space: Namespace) -> None:
+    """Make the device, down, without its mark. UnreachableError: the kernel or the management port refuses.
+
+    `space` is where its outer packets go. A device of this name is removed first.
+    """
+    if not space.exists:
+        raise UnreachableError("the management port is not set up yet")
+    await remove(name)
+    # What a crash left between the two steps. It fails where nothing is.
+    await run(space.command(["ip", "link", "delete", name]), LIMIT_S)
+    await _ip(space.command(["ip", *plan.creation(name)]), plan)
+    await _ip(space.command(["ip", "link", "set", name, "netns", str(os.getpid())]), plan)
+    try:
+        netdev.disable_ipv6(name)
+        netdev.change_flags(name, netdev.IFF_NOARP)
+        netdev.set_queue_length(name, QUEUE)
+    except OSError as error:
+        raise UnreachableError(f"tunnel {name} cannot be set up: {error.strerror}") from error
+
+
+async def finish(name: str, plan: Plan) -> None:
+    """Bring the device up and mark it as complete; its frames are taken by the datapath by now."""
+    try:
+        netdev.change_flags(name, netdev.IFF_UP)
+    except OSError as error:
+        raise UnreachableError(f"tunnel {name} cannot be set up: {error.strerror}") from error
+    await _ip(["ip", "link", "set", name, "alias", plan.mark], plan)
+
+
+def fit(name: str, mtu: int) -> None:
+    """Give the device this MTU: longer frames skip the remote, and are counted. UnreachableError: it is refused."""
+    try:
+        if netdev.mtu(name) != mtu:
+            netdev.set_mtu(name, mtu)
+    except OSError as error:
+        raise UnreachableError(f"tunnel {name}: an MTU of {mtu} is refused: {error.strerror}") from error
+
+
+async def remove(name: str) -> None:
+    """Remove the device. Does nothing if there is none; UnreachableError: the kernel refuses."""
+    if name not in [there for _, there in socket.if_nameindex()]:
+        return
+    status, text = await run(["ip", "link", "delete", name], LIMIT_S)
+    if status != 0 and (_SYS / name).exists():
+        raise UnreachableError(f"tunnel {name} cannot be removed: {_line(text)}")
+
+
+async def _ip(words: Sequence[str], plan: Plan) -> None:
+    status, text = await run(words, LIMIT_S)
+    if status == 0:
+        return
+    said, kind = _line(text), plan.tunnel.kind
+    if "Unknown device type" in said or "not supported" in said:
+        needs = encapsulations.KINDS[kind].needs[plan.version]
+        raise UnreachableError(f"the kernel has no {kind} over IPv{plan.version}: it was built without {needs}")
+    if "Address already in use" in said:
+        said = f"UDP port {plan.port} of the management port is in use by another program"
+    elif "File exists" in said:
+        said = f"key {plan.key} is in use by a tunnel that is not ours"
+    raise UnreachableError(f"{kind} to {plan.tunnel.remote}: {said}")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).removeprefix("Error: ").removeprefix("RTNETLINK answers: ")
+
+
+class Counters(dict[str, int]):
+    """What a device has counted since it was made, by the kernel's names."""
+
+
+COUNTED = (
+    "rx_packets", "tx_packets", "rx_errors", "rx_crc_errors", "rx_fifo_errors", "rx_frame_errors", "rx_dropped",
+    "tx_errors", "tx_dropped", "tx_carrier_errors",
+)  # fmt: skip
+
+
+def counters(name: str) -> Counters:
+    """The counters of one device; without those that it does not have, empty if it is gone."""
+    found = Counters()
+    for key in COUNTED:
+        try:
+            found[key] = int((_SYS / name / "statistics" / key).read_text())
+        except (OSError, ValueError):
+            continue
+    return found

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The tunnel device of one side of a remote: its name, and the arguments of `ip` that make it. Pure.
+
+A device is made in the namespace of the management port and then moved to that of the data path. The kernel goes on
+sending and receiving its outer packets where it was made, so the frames of the link and the network of the tunnels have
+no route, address or device in common.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from appliance.config.schema import encapsulations
+from appliance.config.schema.model import Tunnel
+
+Words = list[str]
+
+NAME = re.compile(r"tr\d+\.\d+[lw]")
+HOPS = "64"
+"""Time to live of the outer packets; that of the inner ones must not end a tunnel's."""
+
+
+def device_name(hop: int, segment: int, side: int) -> str:
+    """Name of the device of `hop` at `side` (0 LAN, 1 WAN) of the segment with this index: "tr3.0l"."""
+    return f"tr{hop}.{segment}{'lw'[side]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One device: the tunnel of one side. `key`, `port`: of this side; `version`: of IP outside."""
+
+    tunnel: Tunnel
+    key: int
+    port: int
+    version: int
+
+    @property
+    def mark(self) -> str:
+        """Written into the device as its last step: a device with this mark is ours, complete and as planned."""
+        tunnel = self.tunnel
+        options = [word for word in ("sequence", "checksum") if getattr(tunnel, word)]
+        ends = f"{tunnel.local or 'any'} {tunnel.remote}"
+        return " ".join(["throughwire", tunnel.kind, ends, str(self.key), str(self.port), *options])
+
+    def creation(self, name: str) -> Words:
+        """The arguments of `ip` that make the device, down, in the present namespace.
+
+        The outer packets must not be fragmented: what does not fit is dropped and counted where it would not fit.
+        """
+        tunnel, six = self.tunnel, self.version == 6
+        ends = ["remote", tunnel.remote, *(["local", tunnel.local] if tunnel.local else [])]
+        made = ["link", "add", name, "type"]
+        if tunnel.kind == "gre-ethernet":
+            options = [*(["seq"] if tunnel.sequence else []), *(["csum"] if tunnel.checksum else [])]
+            # Without "encaplimit none" every packet has eight bytes more, for an option that routers need not heed.
+            kind = ["ip6gretap", "encaplimit", "none", "hoplimit"] if six else ["gretap", "pmtudisc", "ttl"]
+            return [*made, *kind, HOPS, *ends, "key", str(self.key), *options]
+        whole = [] if six else ["df", "set", "udpcsum" if tunnel.checksum else "noudpcsum"]
+        number = ["id", str(self.key), *ends, "dstport", str(self.port), "ttl", HOPS]
+        learns = ["nolearning"] if tunnel.kind == "vxlan" else []
+        return [*made, tunnel.kind, *number, *learns, *whole]
+
+
+def plans(tunnel: Tunnel) -> tuple[Plan, Plan]:
+    """The devices of the LAN side and of the WAN side. ValueError: the far end's address is none."""
+    keys, version = (tunnel.lan_key, tunnel.wan_key), encapsulations.version(tunnel)
+    lan, wan = (Plan(tunnel, key, port, version) for key, port in zip(keys, encapsulations.ports(tunnel), strict=True))
+    return lan, wan

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is refused of [[remote]]: each row gives one change of a good configuration, and the one error that it gives."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from appliance.config.check.load import check
+from appliance.config.schema import encapsulations
+from appliance.config.schema.model import Tunnel
+
+GOOD = """\
+[[segment]]
+name = "main"
+lan = "lan0"
+wan = "wan0"
+
+[management]
+address = "192.0.2.1/24"
+gateway = "192.0.2.254"
+address6 = "2001:db8::1/64"
+mtu = 1600
+
+[[remote]]
+name = "dpi"
+tunnel = { kind = "vxlan", remote = "198.51.100.7", lan_key = 7, wan_key = 8 }
+
+[[remote]]
+name = "ips"
+tunnel = { kind = "gre-ethernet", remote = "2001:db8::9", lan_key = 0, wan_key = 4294967295 }
+
+[[rule]]
+name = "all"
+path = ["dpi", "ips"]
+"""
+SECOND = '[[segment]]\nname = "second"\nlan = "lan1"\nwan = "wan1"\n'
+
+
+def errors(text: str) -> list[str]:
+    return [str(error) for error in check(text, filters=False)]
+
+
+def test_a_good_one_is_taken() -> None:
+    assert errors(GOOD) == []
+
+
+ROWS = [
+    ('"198.51.100.7"', '"far.example"', 'dpi: tunnel: remote: "far.example" is not the address of a computer'),
+    ('"198.51.100.7"', '"224.0.0.1"', 'dpi: tunnel: remote: "224.0.0.1" is not the address'),
+    ('"198.51.100.7"', '"192.0.2.1"', "dpi: tunnel: remote: 192.0.2.1 is the address of the appliance itself"),
+    ('gateway = "192.0.2.254"\n', "", "198.51.100.7 is not in 192.0.2.0/24, and no gateway leads there"),
+    ('address6 = "2001:db8::1/64"\n', "", "2001:db8::9 is IPv6, and the management port has no such address"),
+    ('"198.51.100.7"', '"198.51.100.7", local = "2001:db8::1"', "dpi: tunnel: local: 2001:db8::1 is IPv6 and the far"),
+    ('"198.51.100.7"', '"198.51.100.7", local = "192.0.2.3"', "192.0.2.3 is not the address of the management port"),
+    ('"vxlan"', '"geneve", local = "192.0.2.1"', "the kernel's Geneve has no local address"),
+    (
+        "lan_key = 7",
+        "lan_key = 8",
+        "dpi: tunnel: wan_key: the two sides cannot be told apart: give them different keys",
+    ),
+    ("lan_key = 0, wan_key = 4294967295", "lan_key = 5, wan_key = 5", "give them different keys"),
+    ("lan_key = 7", "lan_key = 0", "dpi: tunnel: lan_key: 0 is not possible with vxlan: 1 to 16777215"),
+    ("lan_key = 7", "lan_key = 16777216", "16777216 is not possible with vxlan: 1 to 16777215"),
+    ("lan_key = 7", "lan_key = 7, sequence = true", "only GRE numbers its packets, not vxlan"),
+    ("lan_key = 0", "lan_key = 0, lan_port = 7", "ips: tunnel: lan_port: gre-ethernet has no ports"),
+    (
+        "mtu = 1600",
+        "mtu = 1553",
+        "a frame of 1518 bytes becomes a packet of 1554 in the tunnel, and the management port ",
+    ),
+    ("mtu = 1600", "mtu = 1499", "management: mtu: 1499 is too small: at least 1500"),
+    ('wan = "wan0"', 'wan = "wan0"\nattach = "xdp"', 'segment main has attach = "xdp", and XDP cannot send'),
+    ('name = "dpi"', 'name = "dpi"\nsegment = "mian"', 'dpi: segment: no segment is named "mian"'),
+    ('name = "dpi"', 'name = "dpi"\nprobes = [ { kind = "cpu" } ]', "a remote has no probes of kind cpu"),
+    ('name = "dpi"', 'name = "dpi"\nprobes = [ { kind = "ping", target = "192.0.2.9" } ]', "must be of kind inband"),
+    (
+        'name = "dpi"',
+        'name = "dpi"\nprobes = [ { kind = "inband", routed = { lan = "198.18.0.1", wan = "198.18.0.2" } } ]',
+        "routed heartbeats need the addresses of a guest's ports",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "what"), ROWS, ids=[row[1][:40] or row[0][:40] for row in ROWS])
+def test_refused(old: str, new: str, what: str) -> None:
+    """The message names the remote and the key, and says what to do."""
+    assert old in GOOD
+    found = errors(GOOD.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+def test_tunnels_of_two_remotes_do_not_overlap() -> None:
+    """VXLAN is found by network and port alone; GRE and Geneve also by the far end, so keys may be alike there."""
+    more = '[[remote]]\nname = "{}"\ntunnel = {{ kind = "{}", remote = "{}", lan_key = 7, wan_key = 9{} }}\n'
+    other = "198.51.100.99"
+    twice = errors(GOOD + more.format("b", "vxlan", other, ""))
+    assert [error for error in twice if "b: tunnel: lan_key: 7 on port 4789 is already a key of remote dpi" in error]
+    assert errors(GOOD + more.format("b", "vxlan", other, ", lan_port = 5000, wan_port = 5000")) == []
+    assert errors(GOOD + more.format("b", "geneve", other, "")) == []
+    two = more.format("b", "geneve", other, "") + more.format("c", "geneve", "198.51.100.98", "")
+    assert errors(GOOD + two) == []
+    clash = errors(GOOD + more.format("b", "geneve", other, ", lan_port = 4789"))
+    assert any("UDP port 4789 is already used for vxlan by remote dpi" in error for error in clash)
+
+
+def test_one_pair_of_tunnels_is_for_one_segment() -> None:
+    found = errors(SECOND + GOOD)
+    assert any(
+        "it would serve main and second" in error or "it would serve second and main" in error for error in found
+    )
+    one = GOOD.replace('name = "all"', 'name = "all"\nsegment = "main"')
+    assert errors(SECOND + one) == []
+    astray = one.replace('name = "dpi"', 'name = "dpi"\nsegment = "second"', 1)
+    assert any("it serves second, and rules of main lead to it" in error for error in errors(SECOND + astray))
+
+
+def test_a_larger_segment_needs_a_larger_way() -> None:
+    wide = GOOD.replace('wan = "wan0"', 'wan = "wan0"\nmtu = 9000', 1)
+    (dpi, ips) = errors(wide)
+    assert "set management mtu to 9054 or more" in dpi
+    assert "set management mtu to 9066 or more" in ips
+    assert errors(wide.replace("mtu = 1600", "mtu = 9066")) == []
+    most = errors(GOOD.replace('wan = "wan0"', 'wan = "wan0"\nmtu = 16000', 1))
+    assert all("no port carries more than 16000: give the segment a smaller mtu" in error for error in most)
+
+
+def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
+    return Tunnel(kind=kind, remote=remote, lan_key=1, wan_key=2, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "made"),
+    [
+        (28, tunnel("gre-ethernet", "192.0.2.7")),
+        (36, tunnel("gre-ethernet", "192.0.2.7", sequence=True, checksum=True)),
+        (48, tunnel("gre-ethernet", "2001:db8::7")),
+        (36, tunnel("vxlan", "192.0.2.7")),
+        (56, tunnel("vxlan", "2001:db8::7", checksum=True)),
+        (36, tunnel("geneve", "192.0.2.7")),
+    ],
+)
+def test_what_a_tunnel_adds(wanted: int, made: Tunnel) -> None:
+    """The figures of RFC 2784, 2890, 7348, 8926: headers between the link's frame and the outer network."""
+    assert encapsulations.overhead(made) == wanted
+    assert encapsulations.inner_mtu(made, encapsulations.outer_mtu(made, 1500)) == 1500
+
+
+def test_the_readme_has_the_same_table() -> None:
+    from tests.support.live import REPOSITORY
+
+    text = (REPOSITORY / "appliance/remote/README.md").read_text()
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \| ([^|]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| ([^|]+) \|", text, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == list(encapsulations.KINDS)
+    for kind, carries, over4, over6, need4, need6, secured in rows:
+        four, six = tunnel(kind, "192.0.2.7"), tunnel(kind, "2001:db8::7")
+        assert (carries.strip(), secured.strip()) == (
+            encapsulations.KINDS[kind].carries,
+            encapsulations.KINDS[kind].secured,
+        )
+        assert (int(over4), int(over6)) == (encapsulations.overhead(four), encapsulations.overhead(six))
+        needs = encapsulations.outer_mtu(four, 1500), encapsulations.outer_mtu(six, 1500)
+        assert (int(need4), int(need6)) == needs

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The arguments of `ip` for each kind of tunnel, and the mark by which a device is adopted."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from appliance.config.schema.model import Tunnel
+from appliance.tunnel.plan import NAME, device_name, plans
+
+FOUR, SIX = "192.0.2.7", "2001:db8::7"
+
+
+def made(**more: object) -> Tunnel:
+    return Tunnel(**{"kind": "vxlan", "remote": FOUR, "lan_key": 7, "wan_key": 8, **more})  # type: ignore[arg-type]
+
+
+ROWS = [
+    (
+        made(kind="gre-ethernet", local="192.0.2.1"),
+        "type gretap pmtudisc ttl 64 remote 192.0.2.7 local 192.0.2.1 key 8",
+    ),
+    (
+        made(kind="gre-ethernet", sequence=True, checksum=True),
+        "type gretap pmtudisc ttl 64 remote 192.0.2.7 key 8 seq csum",
+    ),
+    (
+        made(kind="gre-ethernet", remote=SIX),
+        "type ip6gretap encaplimit none hoplimit 64 remote 2001:db8::7 key 8",
+    ),
+    (made(), "type vxlan id 8 remote 192.0.2.7 dstport 4789 ttl 64 nolearning df set noudpcsum"),
+    (
+        made(checksum=True, wan_port=4790),
+        "type vxlan id 8 remote 192.0.2.7 dstport 4790 ttl 64 nolearning df set udpcsum",
+    ),
+    (made(remote=SIX), "type vxlan id 8 remote 2001:db8::7 dstport 4789 ttl 64 nolearning"),
+    (made(kind="geneve"), "type geneve id 8 remote 192.0.2.7 dstport 6081 ttl 64 df set noudpcsum"),
+]
+
+
+@pytest.mark.parametrize(("tunnel", "words"), ROWS, ids=[row[1][:40] for row in ROWS])
+def test_the_device_of_the_wan_side(tunnel: Tunnel, words: str) -> None:
+    """Outer packets are not fragmented, and do not inherit the inner packets' time to live."""
+    assert plans(tunnel)[1].creation("tr1.0w") == ["link", "add", "tr1.0w", *words.split()]
+
+
+def test_a_mark_tells_every_difference() -> None:
+    """A device is adopted only if nothing of its tunnel has changed."""
+    variants = [
+        made(),
+        made(kind="geneve"),
+        made(remote="192.0.2.8"),
+        made(local="192.0.2.1"),
+        made(lan_key=9, wan_key=10),
+        made(lan_port=5000, wan_port=5001),
+        made(checksum=True),
+        made(kind="gre-ethernet"),
+        made(kind="gre-ethernet", sequence=True),
+    ]
+    marks = [plan.mark for tunnel in variants for plan in plans(tunnel)]
+    assert len(set(marks)) == len(marks)
+    assert max(map(len, marks)) < 256, "the kernel keeps no more"
+
+
+def test_names_are_told_from_those_of_guests() -> None:
+    for hop, segment, side in itertools.product((1, 127), (0, 15), (0, 1)):
+        name = device_name(hop, segment, side)
+        assert NAME.fullmatch(name)
+        assert len(name) <= 15
+    assert not NAME.fullmatch("tw1.0l")

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The way to a far end, judged from what `ip -j` prints; the texts are those of iproute2."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from appliance.config.schema.model import Tunnel
+from appliance.tunnel.underlay import Way, judge, rows
+
+FAR = "198.51.100.7"
+TUNNEL = Tunnel(kind="vxlan", remote=FAR, lan_key=7, wan_key=8)
+ROUTE = [{"dst": FAR, "gateway": "192.0.2.254", "dev": "mgmt0", "prefsrc": "192.0.2.1", "flags": []}]
+LINKS = [
+    {"ifname": "lo", "flags": ["LOOPBACK", "UP", "LOWER_UP"], "mtu": 65536},
+    {"ifname": "mgmt0", "flags": ["UP", "LOWER_UP"], "mtu": 1600},
+    {"ifname": "mgmt0-hw", "flags": ["UP", "LOWER_UP"], "mtu": 1600, "master": "mgmt0"},
+    {"ifname": "twm3", "flags": ["UP"], "mtu": 1500, "master": "mgmt0"},
+]
+KNOWN = [{"dst": "192.0.2.254", "dev": "mgmt0", "state": ["REACHABLE"]}]
+
+
+def down(name: str) -> list[dict[str, Any]]:
+    return [{**link, "flags": ["UP"]} if link["ifname"] == name else link for link in LINKS]
+
+
+def neighbour(state: str, at: str = "192.0.2.254") -> list[dict[str, Any]]:
+    return [{"dst": at, "dev": "mgmt0", "state": [state]}]
+
+
+def test_a_good_way() -> None:
+    assert judge(TUNNEL, ROUTE, LINKS, KNOWN) == Way("mgmt0", "192.0.2.254", "192.0.2.1", 1600, "")
+
+
+@pytest.mark.parametrize("state", ["REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT"])
+def test_a_neighbour_that_may_be_there_is_no_trouble(state: str) -> None:
+    assert judge(TUNNEL, ROUTE, LINKS, neighbour(state)).trouble == ""
+    assert judge(TUNNEL, ROUTE, LINKS, []).trouble == ""
+
+
+ROWS: list[tuple[str, Any, Any, Any, str]] = [
+    ("no route", [], LINKS, KNOWN, f"no route to {FAR}: Network is unreachable"),
+    ("itself", [{"type": "local", "dev": "lo"}], LINKS, KNOWN, f"{FAR} is an address of the appliance itself"),
+    ("no link", ROUTE, down("mgmt0"), KNOWN, "mgmt0 has no link"),
+    ("no cable below the bridge", ROUTE, down("mgmt0-hw"), KNOWN, "mgmt0-hw has no link"),
+    ("device gone", ROUTE, LINKS[:1], KNOWN, "mgmt0 has no link"),
+    ("no gateway", ROUTE, LINKS, neighbour("FAILED"), "192.0.2.254 does not answer on mgmt0"),
+    ("asking", ROUTE, LINKS, neighbour("INCOMPLETE"), "192.0.2.254 does not answer on mgmt0"),
+]
+
+
+@pytest.mark.parametrize(("route", "links", "known", "what"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+def test_what_is_wrong_with_it(route: Any, links: Any, known: Any, what: str) -> None:
+    assert what in judge(TUNNEL, route, links, known, "Network is unreachable").trouble
+
+
+def test_an_unused_guest_port_of_the_bridge_is_no_trouble() -> None:
+    assert judge(TUNNEL, ROUTE, down("twm3"), KNOWN).trouble == ""
+
+
+def test_the_far_end_itself_is_the_neighbour_on_the_same_network() -> None:
+    direct = [{"dst": FAR, "dev": "mgmt0", "prefsrc": "198.51.100.1"}]
+    assert judge(TUNNEL, direct, LINKS, neighbour("FAILED", FAR)).trouble == f"{FAR} does not answer on mgmt0"
+
+
+def test_what_the_kernel_has_learned_of_the_path_limits_it() -> None:
+    """After a "packet too big"."""
+    learned = [{**ROUTE[0], "metrics": [{"mtu": 1400}]}]
+    assert judge(TUNNEL, learned, LINKS, KNOWN).mtu == 1400
+
+
+def test_another_source_than_configured_is_named() -> None:
+    tunnel = Tunnel(kind="vxlan", remote=FAR, local="192.0.2.9", lan_key=7, wan_key=8)
+    assert "the routes say 192.0.2.1" in judge(tunnel, ROUTE, LINKS, KNOWN).trouble
+
+
+@pytest.mark.parametrize("text", ["", "RTNETLINK answers: Network is unreachable\n", "{}", "[{}]", "null"])
+def test_what_is_no_answer_has_no_rows(text: str) -> None:
+    assert rows(text) == []
+    assert rows(json.dumps(ROUTE)) == ROUTE
