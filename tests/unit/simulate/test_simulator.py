@@ -250,7 +250,7 @@ def _no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def for_ever(relays: Relays, agenda: Agenda, name: str, *what: Any) -> None:
         lost(relays, agenda, name, *what)
-        agenda.due.pop(f"relay {name}", None)
+        agenda.due.pop(f"open {name}", None)
 
     monkeypatch.setattr(Relays, "_lost", for_ever)
 
