@@ -74,6 +74,8 @@ TRIM = (
     "usr/bin/perl*",
     "usr/bin/systemd-hwdb",
     "usr/lib/*-linux-gnu/perl-base",
+    "usr/lib/*-linux-gnu/perl",
+    "usr/share/perl",
     "usr/lib/*-linux-gnu/gconv",
     "usr/bin/qemu-io",
     "usr/bin/qemu-nbd",
