@@ -30,8 +30,12 @@ PATIENCE_S = 180.0
 
 def ask(board: Board, words: str) -> Any:
     """The answer of a console command, as data; None while the daemon does not answer."""
-    result = board.sh(f"bypass {words} --json 2>/dev/null", check=False)
-    return json.loads(result.output) if result.status == 0 else None
+    command = f"bypass {words} --json 2>/tmp/asked"
+    result = board.sh(f"({command} || {{ status=$?; cat /tmp/asked; exit $status; }})", check=False)
+    if result.status != 0:
+        print(f"bypass {words}: {result.output.strip()}")  # shown if the test fails
+        return None
+    return json.loads(result.output)
 
 
 def show(board: Board, what: str) -> Any:
