@@ -197,7 +197,7 @@ def test_lldp_names_both_ends_of_the_management_cable(fresh: Board, admin: Admin
         for host in (fresh.lan, fresh.wan):
             assert heard[host.namespace].frames() == []
         commit(fresh, ("set", "management", "lldp", "off"))
-        assert fresh.sh("pidof lldpd").status != 0
+        assert fresh.sh("pidof lldpd", check=False).status != 0
     finally:
         for one in heard.values():
             one.close()
