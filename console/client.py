@@ -169,7 +169,7 @@ def _remote(method: str, error: dict[str, Any]) -> RemoteError:
     code, data = int(error.get("code", _INTERNAL)), error.get("data") or {}
     message, hint = str(error.get("message", "no reason given")), str(data.get("hint", ""))
     if code == _NO_METHOD:
-        message = f"{method} is currently not available: the part that serves it is not running"
+        message = f"{method} is currently not available: the part that serves it is starting or has failed"
         hint = "`show status` says which part is not running, and why"
     return RemoteError(message, code, str(data.get("kind", "")), hint)
 
