@@ -14,7 +14,9 @@ def meaning(kind: str, segments: Sequence[str], guests: Sequence[str], watchdog_
     said = []
     if kind == "relay":
         rest = relay.REST // relay.SECOND
-        said.append(f"the relay of segment {', '.join(segments)} closes for {rest} s and the re-arm delay")
+        said.append(
+            f"the relay of segment {', '.join(segments)} closes for {rest} s, then stays closed for the re-arm delay"
+        )
         said.append("meanwhile traffic crosses the closed relay and is not inspected")
         said.append("both neighbours may see their link go down twice, for as long as it takes to negotiate")
     elif kind == "watchdog":
