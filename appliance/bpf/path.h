@@ -39,6 +39,15 @@ static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
 	return none;
 }
 
+/* Whether the hop's `accept` filter, if it has one, matches the frame. */
+static __always_inline bool accepted(const struct scratch *s, __u32 hop)
+{
+	__u32 place = (s->generation & 1) * MAX_HOPS + hop;
+	struct hop *h = bpf_map_lookup_elem(&hops, &place);
+
+	return !h || h->accept_bit >= 64 || s->accept >> h->accept_bit & 1;
+}
+
 /* Whether this hop may have the frame; the reason if not. */
 static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down)
 {
@@ -91,7 +100,7 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 	if (reason != REASON_TAKEN) {
 		counter = hop_count(s, hop);
 		if (counter)
-			counter->skipped[reason & 7]++;
+			counter->skipped[reason & (REASON_PLACES - 1)]++;
 	}
 	t = tracing(s);
 	if (t && t->steps < MAX_TRACE) {
@@ -106,12 +115,14 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 	}
 }
 
+#include "groups.h"
+
 /*
  * The first hop of a list (ids in the bytes, lowest first) that may have the frame; 0 none. One that is only held down
  * is taken if there is no other. The excess of an overloaded hop does not go to the others: they do not know its flows,
- * and would be overloaded next. A global function: verified once, not at each call.
+ * and would be overloaded next. `group`: its flags. A global function: verified once, not at each call.
  */
-__noinline __u32 choose(__u64 list, __u64 hold_down)
+__noinline __u32 choose(__u64 list, __u64 hold_down, __u32 group)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	__u32 held = 0;
@@ -121,13 +132,17 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 	s->overloaded = 0;
 	for (int i = 0; i < MAX_MEMBERS; i++) {
 		__u32 hop = list & (MAX_HOPS - 1);
-		__u32 reason;
+		__u32 reason, then = REASON_TAKEN;
 
 		if (!hop)
 			break;
 		list >>= 8;
 		reason = judge(s, hop, hold_down);
-		note(s, hop, reason);
+		if (group & (GROUP_KEEP | GROUP_RESET) && (reason == REASON_UNAVAILABLE || reason == REASON_HELD))
+			then = fate(s, hop, group);
+		note(s, hop, then ? then : reason);
+		if (then)
+			return 0;
 		if (reason == REASON_TAKEN)
 			return hop;
 		if (reason == REASON_OVERLOADED) {
@@ -227,19 +242,21 @@ __noinline __u32 choose_at(__u32 position)
 	s->group = 255;
 	s->bucket = 0;
 	if (kind != ITEM_GROUP)
-		return choose(id, 0);
+		return choose(id, 0, 0);
 	place = (s->generation & 1) * MAX_GROUPS + (id & (MAX_GROUPS - 1));
 	group = bpf_map_lookup_elem(&groups, &place);
 	if (!group)
 		return 0;
-	bucket = (group->flags & GROUP_L3 ? s->hash_l3 : s->hash) & (BUCKETS - 1);
+	bucket = group_hash(s, group->hash) & (BUCKETS - 1);
 	at = place * BUCKETS + bucket;
 	list = bpf_map_lookup_elem(&buckets, &at);
 	if (!list)
 		return 0;
 	s->group = id;
 	s->bucket = bucket;
-	return choose(*list, group->hold_down);
+	if (group->minimum > 1 && too_few(*list, group->minimum))
+		return 0;
+	return choose(*list, group->hold_down, group->flags);
 }
 
 /*
@@ -362,6 +379,8 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 		s->wanted = 0;
 		s->ahead = first != 0; /* checked only for `require`: the frame does not count there yet */
 		chosen = choose_at(position);
+		if (s->reset)
+			break;
 		if (s->overloaded) {
 			*excess = true;
 			if (rule->flags & RULE_EXCESS_BLOCK)
@@ -400,7 +419,7 @@ static __always_inline int walk(int kind, void *ctx)
 		s->position = 255;
 		s->ahead = 0;
 		if (s->want != from)
-			chosen = choose(s->want, 0);
+			chosen = choose(s->want, 0, 0);
 		if (chosen) {
 			action = enter(kind, ctx, s, chosen);
 			if (action != NOT_ENTERED)
@@ -415,8 +434,11 @@ static __always_inline int walk(int kind, void *ctx)
 	outcome = !rule || from ? OUTCOME_OUT : OUTCOME_BYPASSED;
 	if (rule && !from)
 		rule_count = rule_match(s, rule);
+	s->reset = RESET_NO;
 	if (rule)
 		chosen = next_hop(s, rule, &missing, &excess);
+	if (s->reset)
+		next_program(kind, ctx, PROGRAM_RESET);
 	if (excess && rule_count)
 		rule_count->excess++;
 	if (excess && rule && rule->flags & RULE_EXCESS_BLOCK) {

@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -50,8 +50,12 @@ TAG_OUT_WAN = 4002
 FLOW_CLOSED = 3
 FLOW_FRAME = 4
 FLOW_BOTH = 12
+FLOW_RESET = 16
 FLOW_REFRESH_NS = 1_000_000_000
 FLOW_CLOSED_NS = 2_000_000_000
+FLOW_IDLE_NS = 300_000_000_000
+RESET_NS = 100_000
+RESET_BURST_NS = 100_000_000
 FRAGMENT_NS = 2_000_000_000
 FRAGMENT_PAIR = 0x10000
 FRAGMENT_PAIR_NS = 60_000_000_000
@@ -65,6 +69,7 @@ PROGRAM_COPYING = 5
 PROGRAM_ENTRY = 6
 PROGRAM_FRAGMENT = 7
 PROGRAM_FOUND = 48
+PROGRAM_RESET = 56
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -89,7 +94,10 @@ SEGMENT_FRAGMENTS = 2
 RULE_EXCESS_BLOCK = 16
 RULE_OVERLOAD_BYPASS = 32
 GROUP_STANDBY = 1
-GROUP_L3 = 2
+GROUP_LONG = 2
+GROUP_KEEP = 4
+GROUP_RESET = 8
+REASON_PLACES = 16
 HOP_TRACKED = 1
 HOP_RECORDED = 2
 HOP_TAGS = 4
@@ -176,12 +184,13 @@ class Outcome(IntEnum):
     UNKNOWN = 10
     LINK_LOCAL = 11
     EXCESS = 12
+    RESET = 13
 
 
 OUTCOME_PLACES = 16
 LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL)
 """Outcomes of frames that leave through a port of the segment."""
-DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS)
+DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS, Outcome.RESET)
 
 
 class Loss(IntEnum):
@@ -212,6 +221,9 @@ class Reason(IntEnum):
     HELD = 5
     SUPERVISOR = 6
     OVERLOADED = 7
+    TOO_FEW = 8
+    KEPT = 9
+    RESET = 10
 
 
 class CopyWay(IntEnum):
@@ -219,6 +231,25 @@ class CopyWay(IntEnum):
 
     IN = 0
     OUT = 1
+
+
+class GroupHash(IntEnum):
+    """What tells flows apart, for the choice of a group's member."""
+
+    FIVE = 0
+    THREE = 1
+    TWO = 2
+    SOURCE = 3
+    DESTINATION = 4
+
+
+class Reset(IntEnum):
+    """What a frame of a flow that is reset becomes."""
+
+    NO = 0
+    NONE = 1
+    ON = 2
+    BACK = 3
 
 
 class Verdict(IntEnum):
@@ -262,7 +293,14 @@ class RuleValue(ctypes.Structure):
 
 
 class GroupValue(ctypes.Structure):
-    _fields_ = (("members", c_uint64 * 2), ("hold_down", c_uint64), ("flags", c_uint32), ("pad", c_uint32))
+    _fields_ = (
+        ("members", c_uint64 * 2),
+        ("hold_down", c_uint64),
+        ("flags", c_uint32),
+        ("hash", c_uint8),
+        ("minimum", c_uint8),
+        ("pad", c_uint16),
+    )
 
 
 class HopValue(ctypes.Structure):
@@ -344,7 +382,7 @@ class RuleCounterValue(ctypes.Structure):
 class HopCounterValue(ctypes.Structure):
     _fields_ = (
         ("to", TallyValue),
-        ("skipped", c_uint64 * 8),
+        ("skipped", c_uint64 * REASON_PLACES),
         ("bad_tag", c_uint64),
         ("returned_unmatched", c_uint64),
     )
@@ -411,7 +449,8 @@ class FragmentValue(ctypes.Structure):
         ("first", c_uint32),
         ("rule", c_uint32),
         ("generation", c_uint32),
-        ("pad", c_uint32),
+        ("protocol", c_uint32),
+        ("ends", c_uint64 * 2),
     )
 
 
@@ -472,7 +511,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The beginning of the struct, as far as generated programs use it."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 19))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 20))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value per CPU.
@@ -487,6 +526,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "targets": (c_uint32, TargetValue),
     "leases": (c_uint32, LeaseValue),
     "gates": (c_uint32, GateValue),
+    "resets": (c_uint32, c_uint64),
     "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),
     "rules": (c_uint32, RuleValue),

@@ -26,7 +26,7 @@ PROGRAMS = (
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
-        for name in ("entry", "copying", "recall", "remember", "fragment", "dispatch", "walk")
+        for name in ("entry", "copying", "recall", "remember", "fragment", "dispatch", "walk", "reset")
     ),
 )
 EXIT = "thread_exit"  # the program that ends leases with processes
@@ -35,7 +35,7 @@ TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; left out on 
 _TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
-          "fragment": layout.PROGRAM_FRAGMENT}  # fmt: skip
+          "fragment": layout.PROGRAM_FRAGMENT, "reset": layout.PROGRAM_RESET}  # fmt: skip
 
 
 class Kernel:

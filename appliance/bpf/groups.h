@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What groups have beyond an order of preference: how flows are told apart, enough members, flows of a failed one. */
+#ifndef GROUPS_H
+#define GROUPS_H
+
+/* By segment: up to which time the allowed resets are used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SEGMENTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} resets SEC(".maps");
+
+/*
+ * What the group distributes the frame by; the same for both directions of a flow. So `source` is the end at the LAN,
+ * where the source of a frame to the WAN is, and a quoted packet has travelled the other way.
+ */
+static __always_inline __u64 group_hash(const struct scratch *s, __u32 by)
+{
+	__u32 back = (s->direction & 1) ^ (s->quoted & 1);
+	__u64 lan = back ? s->ends[1] : s->ends[0], wan = back ? s->ends[0] : s->ends[1];
+
+	if (by == HASH_FIVE)
+		return s->hash;
+	if (by == HASH_THREE)
+		return finish(lan + wan + fold(s->protocol));
+	if (by == HASH_TWO)
+		return finish(lan + wan);
+	return finish(by == HASH_SOURCE ? lan : wan);
+}
+
+/*
+ * Whether fewer than `minimum` members are available, be they draining or not: then none of them gets the frame. Global,
+ * so that the verifier checks it once.
+ */
+__noinline __u32 too_few(__u64 list, __u32 minimum)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	__u32 there = 0;
+	__u64 rest = list;
+
+	if (!s || !s->alive)
+		return 0;
+	for (int i = 0; i < MAX_MEMBERS; i++) {
+		__u32 hop = rest & (MAX_HOPS - 1), slot = SLOT(hop, s->device.segment, s->direction);
+		struct target *target = bpf_map_lookup_elem(&targets, &slot);
+		struct lease *lease = bpf_map_lookup_elem(&leases, &hop);
+
+		rest >>= 8;
+		if (!hop || !lease || !target)
+			break;
+		if (lease->until > s->now)
+			there += target->ifindex != 0;
+		else if (!lease->skipped && !(s->device.flags & DEVICE_DRY))
+			lease->skipped = bpf_ktime_get_ns();
+	}
+	if (there >= minimum)
+		return 0;
+	for (int i = 0; i < MAX_MEMBERS; i++) {
+		__u32 hop = list & (MAX_HOPS - 1);
+
+		list >>= 8;
+		if (!hop)
+			break;
+		if (accepted(s, hop))
+			s->wanted = 1;
+		note(s, hop, REASON_TOO_FEW);
+	}
+	return 1;
+}
+
+/* Whether one more reset is allowed now. CPUs do not wait for each other: the rate is met on average. */
+static __always_inline bool may_reset(const struct scratch *s)
+{
+	__u32 segment = s->device.segment & (MAX_SEGMENTS - 1);
+	__u64 *until = bpf_map_lookup_elem(&resets, &segment), used;
+
+	if (!until)
+		return false;
+	used = *(volatile __u64 *)until;
+	if (used < s->now)
+		used = s->now;
+	if (used - s->now > RESET_BURST_NS)
+		return false;
+	if (!(s->device.flags & DEVICE_DRY))
+		*(volatile __u64 *)until = used + RESET_NS;
+	return true;
+}
+
+/*
+ * A member of the group is not available: what becomes of a flow that it knows. REASON_KEPT: it goes around the group;
+ * REASON_RESET: it is reset, see s->reset; REASON_TAKEN: it may go to another member, as does every flow that the member
+ * does not know, or no longer, and every new connection.
+ */
+static __always_inline __u32 fate(struct scratch *s, __u32 hop, __u32 group)
+{
+	struct flow_key key = {.hash = s->hash, .hop = hop};
+	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+	bool dry = s->device.flags & DEVICE_DRY;
+	__u64 mark = FLOW_RESET << (s->direction & 1);
+
+	if (!flow || s->now - flow->seen >= FLOW_IDLE_NS || (!(group & GROUP_KEEP) && (!s->tcp_at || s->ahead)))
+		return REASON_TAKEN;
+	if ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED && s->now - flow->seen >= FLOW_CLOSED_NS)
+		return REASON_TAKEN;
+	if (!s->quoted && (s->flow_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+		if (!dry)
+			bpf_map_delete_elem(&flows, &key);
+		return REASON_TAKEN;
+	}
+	if (group & GROUP_KEEP) {
+		if (dry || s->quoted)
+			return REASON_KEPT;
+		if (s->flow_flags & TCP_RST) {
+			bpf_map_delete_elem(&flows, &key);
+			return REASON_KEPT;
+		}
+		if (s->flow_flags & TCP_FIN)
+			__sync_fetch_and_or(&flow->fin, 1ULL << (s->direction & 1));
+		if (s->flow_flags & TCP_FIN || s->now - flow->seen > FLOW_REFRESH_NS)
+			flow->seen = s->now;
+		return REASON_KEPT;
+	}
+	s->reset = RESET_NONE;
+	if (s->flow_flags & TCP_RST) { /* it closes the flow itself */
+		s->reset = RESET_ON;
+		if (!dry)
+			bpf_map_delete_elem(&flows, &key);
+	} else if (s->flow_flags & TCP_ACK && may_reset(s)) {
+		s->reset = flow->fin & mark ? RESET_BACK : RESET_ON;
+		if (!dry)
+			__sync_fetch_and_or(&flow->fin, mark);
+	}
+	return REASON_RESET;
+}
+
+#endif
