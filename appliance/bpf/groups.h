@@ -90,17 +90,24 @@ static __always_inline bool may_reset(const struct scratch *s)
 /*
  * A member of the group is not available: what becomes of a flow that it knows. REASON_KEPT: it goes around the group;
  * REASON_RESET: it is reset, see s->reset; REASON_TAKEN: it may go to another member, as does every flow that the member
- * does not know, or no longer, and every new connection.
+ * does not know, or no longer, and every new connection. `held`: it is available again, but not for long enough; what it
+ * knows from after its return is none of this.
  */
-static __always_inline __u32 fate(struct scratch *s, __u32 hop, __u32 group)
+static __always_inline __u32 fate(struct scratch *s, __u32 hop, __u32 group, bool held)
 {
 	struct flow_key key = {.hash = s->hash, .hop = hop};
 	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
 	bool dry = s->device.flags & DEVICE_DRY;
-	__u64 mark = FLOW_RESET << (s->direction & 1);
+	__u64 mark = FLOW_RESET << (s->direction & 1), ends = 0;
 
 	if (!flow || s->now - flow->seen >= FLOW_IDLE_NS || (!(group & GROUP_KEEP) && (!s->tcp_at || s->ahead)))
 		return REASON_TAKEN;
+	if (held) {
+		struct lease *lease = bpf_map_lookup_elem(&leases, &hop);
+
+		if (!lease || (!(flow->fin & FLOW_FAILED) && flow->seen + COARSE_NS >= lease->recovered))
+			return REASON_TAKEN;
+	}
 	if ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED && s->now - flow->seen >= FLOW_CLOSED_NS)
 		return REASON_TAKEN;
 	if (!s->quoted && (s->flow_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
@@ -116,8 +123,10 @@ static __always_inline __u32 fate(struct scratch *s, __u32 hop, __u32 group)
 			return REASON_KEPT;
 		}
 		if (s->flow_flags & TCP_FIN)
-			__sync_fetch_and_or(&flow->fin, 1ULL << (s->direction & 1));
-		if (s->flow_flags & TCP_FIN || s->now - flow->seen > FLOW_REFRESH_NS)
+			ends = 1ULL << (s->direction & 1);
+		if ((flow->fin & (FLOW_FAILED | ends)) != (FLOW_FAILED | ends))
+			__sync_fetch_and_or(&flow->fin, FLOW_FAILED | ends);
+		if (!held && (s->flow_flags & TCP_FIN || s->now - flow->seen > FLOW_REFRESH_NS))
 			flow->seen = s->now;
 		return REASON_KEPT;
 	}
@@ -129,7 +138,7 @@ static __always_inline __u32 fate(struct scratch *s, __u32 hop, __u32 group)
 	} else if (s->flow_flags & TCP_ACK && may_reset(s)) {
 		s->reset = flow->fin & mark ? RESET_BACK : RESET_ON;
 		if (!dry)
-			__sync_fetch_and_or(&flow->fin, mark);
+			__sync_fetch_and_or(&flow->fin, FLOW_FAILED | mark);
 	}
 	return REASON_RESET;
 }

@@ -139,7 +139,7 @@ __noinline __u32 choose(__u64 list, __u64 hold_down, __u32 group)
 		list >>= 8;
 		reason = judge(s, hop, hold_down);
 		if (group & (GROUP_KEEP | GROUP_RESET) && (reason == REASON_UNAVAILABLE || reason == REASON_HELD))
-			then = fate(s, hop, group);
+			then = fate(s, hop, group, reason == REASON_HELD);
 		note(s, hop, then ? then : reason);
 		if (then)
 			return 0;

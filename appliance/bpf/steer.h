@@ -75,6 +75,7 @@
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
 #define FLOW_IDLE_NS 300000000000ULL  /* after this time a failed member's flow is none of its flows any more */
+#define COARSE_NS 20000000ULL	      /* the clock of the datapath is behind that of user space by less */
 #define RESET_NS 100000ULL	      /* of TCP resets, one in this time on average, in each segment */
 #define RESET_BURST_NS 100000000ULL   /* and as many at once as in this time */
 #define GATE_BURST_NS 10000000ULL     /* frames in a burst, as the time that the hop needs for them */
@@ -444,12 +445,14 @@ struct flow_key {
 
 struct flow {
 	__u64 seen; /* ns */
-	__u64 fin;  /* FLOW_CLOSED: FIN, FLOW_BOTH: frames, FLOW_RESET: a reset; one bit per direction each */
+	__u64
+	    fin; /* FLOW_CLOSED: FIN, FLOW_BOTH: frames, FLOW_RESET: a reset, one bit per direction each; FLOW_FAILED */
 };
 #define FLOW_CLOSED 3
 #define FLOW_FRAME 4 /* shifted by the direction */
 #define FLOW_BOTH 12
-#define FLOW_RESET 16ULL /* shifted by the direction in which a reset has been sent on */
+#define FLOW_RESET 16ULL  /* shifted by the direction in which a reset has been sent on */
+#define FLOW_FAILED 64ULL /* a frame of it came while its hop was not available */
 
 /*
  * A flow of whose frames nothing changes what is known about it, by direction until this time (flows.h). An entry is

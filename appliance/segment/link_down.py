@@ -3,8 +3,8 @@
 
 Neighbours with another path (LACP, HSRP, OSPF) take it at once when a link is gone, while frames that are dropped
 behind a link that is up are lost until their own timers run out. So both ports are held down, and taken up together
-when the hops have been available without a break for the hold-down. Both come up without waiting for each other's link: a
-neighbour that passes on the loss of its link waits for ours.
+when the hops have been available without a break for the hold-down. Both come up without waiting for each other's
+link: a neighbour that passes on the loss of its link waits for ours.
 
 Pure: the time is passed in, ns of CLOCK_MONOTONIC. Lives as long as its segment.
 """

@@ -6,6 +6,7 @@ Each frame is given to the kernel and to the model, and the answers are compared
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,21 @@ def test_a_kept_flow_is_blocked_where_the_rule_blocks(make: Make) -> None:
     assert to(twin, twin.both(LAN, frame())) == "BLOCKED"
 
 
+@pytest.mark.parametrize("failure", ["keep", "reset"])
+def test_a_member_that_is_held_down(make: Make, failure: str) -> None:
+    """Flows from before its failure are treated as before; those that it has got since are its own."""
+    twin = make(Group(name="g", standby=("a", "b"), on_member_failure=failure))
+    assert establish(twin) == "a"
+    fate = {"keep": "BYPASSED", "reset": "RESET"}[failure]
+    twin.lease("a", good=False)
+    assert to(twin, twin.both(LAN, frame())) == fate
+    twin.lease("a", recovered=time.monotonic_ns())
+    assert to(twin, twin.both(LAN, frame())) == fate
+    twin.lease("b", good=False)
+    assert establish(twin, port=2) == "a"
+    assert to(twin, twin.both(LAN, frame(port=2))) == "a"
+
+
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
 @pytest.mark.parametrize("six", [False, True])
 @pytest.mark.parametrize("tag", [False, True])
@@ -357,7 +373,9 @@ FRAMES = [
 
 
 STEP = st.tuples(
-    st.sets(st.sampled_from("abs"), min_size=1), st.lists(st.sampled_from(FRAMES), min_size=2, max_size=12)
+    st.sets(st.sampled_from("abs"), min_size=1),
+    st.sets(st.sampled_from("abs")),
+    st.lists(st.sampled_from(FRAMES), min_size=2, max_size=12),
 )
 
 
@@ -381,7 +399,7 @@ def groups_and_rules(draw: st.DrawFn) -> tuple[Group, dict[str, Any]]:
     return made, keys
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["xdp", "tc"]), about=groups_and_rules(), steps=st.lists(STEP, min_size=2, max_size=5)
 )  # fmt: skip
@@ -389,13 +407,15 @@ def test_any_group(
     bpf_object: Path,
     kind: str,
     about: tuple[Group, dict[str, Any]],
-    steps: list[tuple[set[str], list[tuple[Where, bytes]]]],
+    steps: list[tuple[set[str], set[str], list[tuple[Where, bytes]]]],
 ) -> None:
     """Members fail and come back between the frames of a few flows, from the ports and from the hop before."""
     twin = build(bpf_object, about[0], **about[1])
     try:
-        for up, frames in steps:
+        for up, back, frames in steps:
             available(twin, "".join(up) + "x")
+            for name in back & up:
+                twin.lease(name, recovered=time.monotonic_ns())
             for where, data in frames:
                 twin.both(where, data, kind)
                 behind = Where(Role.HOP, 0, Side(where.side ^ 1), twin.datapath.hop_id("x"))

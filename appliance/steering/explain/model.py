@@ -364,7 +364,7 @@ class Model:
         for hop in members:
             reason = self._judge(frame, hop, group.hold_down if group else 0)
             if group is not None and reason in (Reason.UNAVAILABLE, Reason.HELD):
-                reason = self._fate(frame, hop, group.flags) or reason
+                reason = self._fate(frame, hop, group.flags, held=reason is Reason.HELD) or reason
             frame.steps.append(Step(hop, reason, position, group.id if group else None, bucket))
             if reason in (Reason.KEPT, Reason.RESET):
                 return 0
@@ -404,7 +404,7 @@ class Model:
             return Reason.HELD
         return Reason.TAKEN
 
-    def _fate(self, frame: _Frame, hop: int, flags: int) -> Reason:
+    def _fate(self, frame: _Frame, hop: int, flags: int, *, held: bool) -> Reason:
         """What becomes of a flow that a member knows which is not available; TAKEN: it may go to another member."""
         key, tcp, closed = (frame.hash, hop), frame.flow.tcp_flags, layout.FLOW_CLOSED
         keep = bool(flags & layout.GROUP_KEEP)
@@ -415,12 +415,15 @@ class Model:
         idle = frame.now - seen
         if idle >= layout.FLOW_IDLE_NS or (marks & closed == closed and idle >= layout.FLOW_CLOSED_NS):
             return Reason.TAKEN
+        recovered = self.state.leases.get(hop, Lease()).recovered
+        if held and not marks & layout.FLOW_FAILED and seen + layout.COARSE_NS >= recovered:
+            return Reason.TAKEN  # known from after its return
         if not frame.flow.quoted and _opens(frame):
             del self.state.flows[key]
             return Reason.TAKEN
         if keep:
             if not frame.flow.quoted:
-                self._follow(frame, key)
+                self._follow(frame, key, held=held)
             return Reason.KEPT
         frame.reset = Reset.NONE
         if tcp & TCP_RST:  # it closes the flow itself
@@ -429,18 +432,19 @@ class Model:
         elif tcp & TCP_ACK and self._may_reset(frame):
             mark = layout.FLOW_RESET << frame.direction
             frame.reset = Reset.BACK if marks & mark else Reset.ON
-            self.state.flows[key] = (seen, marks | mark)
+            self.state.flows[key] = (seen, marks | mark | layout.FLOW_FAILED)
         return Reason.RESET
 
-    def _follow(self, frame: _Frame, key: tuple[int, int]) -> None:
+    def _follow(self, frame: _Frame, key: tuple[int, int], *, held: bool) -> None:
         """A flow goes around the member that knows it: see it end."""
         (seen, marks), tcp = self.state.flows[key], frame.flow.tcp_flags
         if tcp & TCP_RST:
             del self.state.flows[key]
             return
+        marks |= layout.FLOW_FAILED
         if tcp & TCP_FIN:
             marks |= 1 << frame.direction
-        if tcp & TCP_FIN or frame.now - seen > layout.FLOW_REFRESH_NS:
+        if not held and (tcp & TCP_FIN or frame.now - seen > layout.FLOW_REFRESH_NS):
             seen = frame.now
         self.state.flows[key] = (seen, marks)
 
