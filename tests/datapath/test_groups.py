@@ -172,10 +172,9 @@ def test_spares_take_over(make: Make) -> None:
 def test_a_member_that_is_back_waits_while_spares_stand_in(make: Make) -> None:
     """`hold_down`, as in a standby group."""
     twin = make(group(balance=ALL[:1], spare=("s",)))
-    now = twin.state.supervisor_until - 10**12
-    twin.lease("a", recovered=now)
+    twin.lease("a", recovered=time.monotonic_ns())
     assert to(twin, twin.both(LAN, frame())) == "s"
-    twin.lease("a", recovered=now - 3600 * 10**9)
+    twin.lease("a", recovered=1)
     assert to(twin, twin.both(LAN, frame())) == "a"
 
 
@@ -236,21 +235,16 @@ def test_former_names(make: Make, former: str, name: str) -> None:
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
 def test_kept_flows_go_around(make: Make, kind: str) -> None:
     """An established flow bypasses the group until its member is back; new ones go to another member."""
-    twin = make(group(on_member_failure="keep"), path=("g", "x"))
+    twin = make(group(on_member_failure="keep"))
     member = establish(twin, kind)
-    available(twin, "abcx".replace(member, ""))
+    available(twin, "abc".replace(member, ""))
     for where, back in ((LAN, False), (WAN, True)):
         decision = twin.both(where, frame(back), kind)
-        assert to(twin, decision) == "x"
+        assert to(twin, decision) == "BYPASSED"
         assert Reason.KEPT in [step.reason for step in decision.steps]
-    other = establish(twin, kind, port=next(port for port in range(2, 99) if goes(twin, port) != member))
-    assert other != member
-    available(twin, "abcx")
+    assert establish(twin, kind, port=2) != member
+    available(twin, "abc")
     assert to(twin, twin.both(LAN, frame(), kind)) == member
-
-
-def goes(twin: Twin, port: int) -> str:
-    return to(twin, twin.both(LAN, frame(port=port, flags="S")))
 
 
 @pytest.mark.parametrize("ends", [("S",), ("R", "A"), ("S", "A")])
