@@ -95,7 +95,6 @@ static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 	struct nested *inside = NULL;
 	struct parsed p = {};
 	__u64 a, b;
-	__u32 ip_at;
 	int proto, error = -1;
 
 	s->have_hash = 1;
@@ -103,9 +102,7 @@ static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 	s->fragment = 0;
 	s->quoted = 0;
 	s->fragment_rule = NO_MATCH;
-	s->tcp_at = 0;
 	proto = parse_ethertype(&c);
-	ip_at = c.at - data;
 	if (proto == ETH_P_IP)
 		error = parse_ipv4(&c, &p);
 	else if (proto == ETH_P_IPV6)
@@ -133,11 +130,6 @@ static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 			s->datagram = inside->datagram;
 	} else if (!error) {
 		hash_parsed(s, &p, p.fragment == 2);
-		if (p.protocol == PROTO_TCP && !p.fragment && c.at + 20 <= end) {
-			s->ip6 = proto == ETH_P_IPV6;
-			if ((__u32)(c.at - data) == ip_at + (s->ip6 ? 40 : 20))
-				s->tcp_at = c.at - data;
-		}
 		s->fragment = p.fragment;
 		if (s->fragment) {
 			s->datagram.source[0] = p.source[0];

@@ -120,9 +120,9 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 /*
  * The first hop of a list (ids in the bytes, lowest first) that may have the frame; 0 none. One that is only held down
  * is taken if there is no other. The excess of an overloaded hop does not go to the others: they do not know its flows,
- * and would be overloaded next. `group`: its flags. A global function: verified once, not at each call.
+ * and would be overloaded next. A global function: verified once, not at each call.
  */
-__noinline __u32 choose(__u64 list, __u64 hold_down, __u32 group)
+__noinline __u32 choose(__u64 list, __u64 hold_down)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	__u32 held = 0;
@@ -132,17 +132,13 @@ __noinline __u32 choose(__u64 list, __u64 hold_down, __u32 group)
 	s->overloaded = 0;
 	for (int i = 0; i < MAX_MEMBERS; i++) {
 		__u32 hop = list & (MAX_HOPS - 1);
-		__u32 reason, then = REASON_TAKEN;
+		__u32 reason;
 
 		if (!hop)
 			break;
 		list >>= 8;
 		reason = judge(s, hop, hold_down);
-		if (group & (GROUP_KEEP | GROUP_RESET) && (reason == REASON_UNAVAILABLE || reason == REASON_HELD))
-			then = fate(s, hop, group, reason == REASON_HELD);
-		note(s, hop, then ? then : reason);
-		if (then)
-			return 0;
+		note(s, hop, reason);
 		if (reason == REASON_TAKEN)
 			return hop;
 		if (reason == REASON_OVERLOADED) {
@@ -242,12 +238,12 @@ __noinline __u32 choose_at(__u32 position)
 	s->group = 255;
 	s->bucket = 0;
 	if (kind != ITEM_GROUP)
-		return choose(id, 0, 0);
+		return choose(id, 0);
 	place = (s->generation & 1) * MAX_GROUPS + (id & (MAX_GROUPS - 1));
 	group = bpf_map_lookup_elem(&groups, &place);
 	if (!group)
 		return 0;
-	bucket = group_hash(s, group->hash) & (BUCKETS - 1);
+	bucket = (group->hash ? part_hash(group->hash) : s->hash) & (BUCKETS - 1);
 	at = place * BUCKETS + bucket;
 	list = bpf_map_lookup_elem(&buckets, &at);
 	if (!list)
@@ -256,7 +252,9 @@ __noinline __u32 choose_at(__u32 position)
 	s->bucket = bucket;
 	if (group->minimum > 1 && too_few(*list, group->minimum))
 		return 0;
-	return choose(*list, group->hold_down, group->flags);
+	if (group->flags & (GROUP_KEEP | GROUP_RESET) && knows_failed(*list, group->hold_down, group->flags))
+		return 0;
+	return choose(*list, group->hold_down);
 }
 
 /*
@@ -379,11 +377,9 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 		s->wanted = 0;
 		s->ahead = first != 0; /* checked only for `require`: the frame does not count there yet */
 		chosen = choose_at(position);
-		if (s->reset)
-			break;
 		if (s->overloaded) {
 			*excess = true;
-			if (rule->flags & RULE_EXCESS_BLOCK)
+			if (rule->flags & RULE_EXCESS_BLOCK || s->reset)
 				break;
 			position += s->direction == SIDE_LAN ? 1 : -1;
 			continue;
@@ -419,7 +415,7 @@ static __always_inline int walk(int kind, void *ctx)
 		s->position = 255;
 		s->ahead = 0;
 		if (s->want != from)
-			chosen = choose(s->want, 0, 0);
+			chosen = choose(s->want, 0);
 		if (chosen) {
 			action = enter(kind, ctx, s, chosen);
 			if (action != NOT_ENTERED)
@@ -435,9 +431,11 @@ static __always_inline int walk(int kind, void *ctx)
 	if (rule && !from)
 		rule_count = rule_match(s, rule);
 	s->reset = RESET_NO;
+	if (rule && rule->flags & RULE_RESET)
+		find_tcp(kind, ctx, s);
 	if (rule)
 		chosen = next_hop(s, rule, &missing, &excess);
-	if (s->reset)
+	if (excess && s->reset)
 		next_program(kind, ctx, PROGRAM_RESET);
 	if (excess && rule_count)
 		rule_count->excess++;

@@ -149,6 +149,7 @@ enum rule_flag {
 	RULE_ALL = 8,		   /* require = "all": no hop may be skipped except by its `accept` filter */
 	RULE_EXCESS_BLOCK = 16,	   /* on_overload: the excess of a hop's limit is dropped and does not bypass the hop */
 	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": no frames for an overloaded hop */
+	RULE_RESET = 64,	   /* a group of the path resets flows of a failed member */
 };
 
 enum segment_flag {
@@ -569,10 +570,10 @@ struct scratch {
 	__u8 quoted;	     /* an ICMP error: its flow is that of the packet in it */
 	__u8 protocol;	     /* of the flow; 0 of one between stations */
 	__u32 fragment_rule; /* the rule of a later fragment's datagram; NO_MATCH: none, or not known */
-	__u8 tcp_at; /* offset of the TCP header, if it is whole and follows a plain IP header, the only one; else 0 */
-	__u8 ip6;    /* ... of version 6 */
-	__u8 reset;  /* enum reset */
-	__u8 pad2;
+	__u8 tcp_at;	     /* offset of the TCP header of a frame that can become a reset; else 0 */
+	__u8 ip6;	     /* ... behind a header of IPv6 */
+	__u8 reset;	     /* enum reset */
+	__u8 there;	     /* members of a group that are available */
 	struct fragment_key datagram;
 };
 

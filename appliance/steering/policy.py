@@ -191,6 +191,7 @@ def _path(
             members = groups[name].members
             path.append((Item.GROUP, groups[name].id))
             flags |= layout.RULE_HASH
+            flags |= layout.RULE_RESET if groups[name].flags & layout.GROUP_RESET else 0
         else:
             raise ConfigError(where, f'there is no guest, remote or group "{name}"')
         for member in members:

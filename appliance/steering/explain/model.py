@@ -313,8 +313,9 @@ class Model:
                 group = self._groups[number]
                 bucket = _told_apart(frame, group.hash) % layout.BUCKETS
                 members = [self.policy.hops[name].id for name in group.orders[bucket]]
-                few = self._too_few(frame, members, position, group, bucket)
-                hop = 0 if few else self._choose(frame, members, position, group, bucket)
+                none = self._too_few(frame, members, position, group, bucket)
+                none = none or self._knows_failed(frame, members, position, group, bucket)
+                hop = 0 if none else self._choose(frame, members, position, group, bucket)
             if frame.reset:
                 return 0, False
             if frame.overloaded:
@@ -346,6 +347,30 @@ class Model:
             frame.steps.append(Step(hop, Reason.TOO_FEW, position, group.id, bucket))
         return True
 
+    def _knows_failed(
+        self, frame: _Frame, members: Sequence[int], position: int, group: CompiledGroup, bucket: int
+    ) -> bool:
+        """Whether a member that is not available knows the flow, which therefore goes to none of the group.
+
+        Members are asked in order, up to the first that would get the frame.
+        """
+        state, now = self.state, frame.now
+        if not group.flags & (layout.GROUP_KEEP | layout.GROUP_RESET) or state.supervisor_until <= now:
+            return False
+        for hop in members:
+            lease = state.leases.get(hop, Lease())
+            there = lease.until > now and slot(hop, frame.where.segment, frame.direction) in state.longest
+            if there and lease.draining and not self._established(frame, hop):
+                continue
+            if there and not (group.hold_down and lease.recovered and now < lease.recovered + group.hold_down):
+                return False
+            reason = self._fate(frame, hop, group.flags, held=there)
+            if reason is not Reason.TAKEN:
+                frame.wanted |= self._accepts(frame, hop)
+                frame.steps.append(Step(hop, reason, position, group.id, bucket))
+                return True
+        return False
+
     def _accepts(self, frame: _Frame, hop: int) -> bool:
         known = self._hops.get(hop)
         return known is None or not known.accept.strip() or self._matches(known.accept, frame.data, ())
@@ -363,11 +388,7 @@ class Model:
         frame.overloaded = False
         for hop in members:
             reason = self._judge(frame, hop, group.hold_down if group else 0)
-            if group is not None and reason in (Reason.UNAVAILABLE, Reason.HELD):
-                reason = self._fate(frame, hop, group.flags, held=reason is Reason.HELD) or reason
             frame.steps.append(Step(hop, reason, position, group.id if group else None, bucket))
-            if reason in (Reason.KEPT, Reason.RESET):
-                return 0
             if reason is Reason.TAKEN:
                 return hop
             if reason is Reason.OVERLOADED:
