@@ -91,7 +91,7 @@ static __always_inline long reset_store(int kind, void *ctx, __u32 at, void *fro
 static __always_inline bool reset_frame(int kind, void *ctx, const struct scratch *s, struct reset_frame *f, int ip)
 {
 	__u32 at = s->tcp_at - ip, end = s->tcp_at + 20, length = frame_length(kind, ctx), now = end;
-	__u32 nothing = 0;
+	__u8 nothing = 0;
 
 	if (reset_load(kind, ctx, 0, f->stations, 12) || reset_load(kind, ctx, at, f->head, ip + 20))
 		return false;
@@ -102,12 +102,12 @@ static __always_inline bool reset_frame(int kind, void *ctx, const struct scratc
 		return false;
 	if (reset_store(kind, ctx, 0, f->stations, 12) || reset_store(kind, ctx, at, f->head, ip + 20))
 		return false;
-	for (int i = 0; i < (ETH_ZLEN - ETH_HLEN - 40) / 2; i++) {
-		if (end + 2 > now)
+	for (int i = 0; i < ETH_ZLEN - ETH_HLEN - 40; i++) {
+		if (end >= now)
 			break;
-		if (reset_store(kind, ctx, end, &nothing, 2))
+		if (reset_store(kind, ctx, end, &nothing, 1))
 			return false;
-		end += 2;
+		end++;
 	}
 	return true;
 }

@@ -312,6 +312,17 @@ def test_both_ends_are_reset(make: Make, kind: str, *, six: bool, tag: bool) -> 
     assert to(twin, twin.both(LAN, frame(six=six, tag=tag), kind)) in "abc".replace(member, "")
 
 
+@pytest.mark.parametrize("data", range(9))
+def test_resets_are_as_short_as_ethernet_allows(make: Make, data: int) -> None:
+    """And nothing of the data is left in them."""
+    twin = make(group(on_member_failure="reset"))
+    available(twin, "abc".replace(establish(twin), ""))
+    short = frame()[:54] + b"x" * data
+    decision = twin.both(LAN, short)
+    assert decision.outcome is Outcome.RESET
+    assert decision.frame[54:] == bytes(min(data, 6))
+
+
 def test_the_reset_of_an_end_passes(make: Make) -> None:
     """It is sent on as a reset, and then nothing is known of the flow."""
     twin = make(group(on_member_failure="reset"))
