@@ -54,7 +54,7 @@ class FailureHandler:
         ledger: Ledger,
         *,
         hops: Callable[[], dict[str, int]],
-        retag: Callable[[str, bool], None],
+        retag: Callable[[str, bool], Coroutine[Any, Any, None]],
     ) -> None:
         self._config, self._steered, self._ledger = config, steered, ledger
         self._hops, self._retag = hops, retag
@@ -90,7 +90,7 @@ class FailureHandler:
         """A guest starts over: what its agent registered no longer holds."""
         if guest.name in self.policy.overlay.accepts or guest.name in self.policy.overlay.no_tags:
             self._soon(self.policy.forget(guest.name))
-            self._retag(guest.name, guest.config.tags)
+            self._soon(self._retag(guest.name, guest.config.tags))
 
     def _soon(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)

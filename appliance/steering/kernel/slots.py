@@ -73,11 +73,11 @@ class Slots:
 
     def all(self) -> list[Attachment]:
         """Everything that is attached, ports first."""
-        return [self._attached[place] for place in sorted(self._attached)]
+        return [attachment for _, attachment in sorted(self._attached.copy().items())]
 
     def of(self, segment: str) -> list[Attachment]:
         """What is attached for a segment."""
-        return [attachment for attachment in self._attached.values() if attachment.segment == segment]
+        return [attachment for attachment in list(self._attached.values()) if attachment.segment == segment]
 
     def ports(self, segment: str) -> list[Attachment]:
         """The ports of a segment."""
