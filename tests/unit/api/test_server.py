@@ -235,7 +235,9 @@ def test_a_request_waits_for_a_part_that_is_starting(tmp_path: Path) -> None:
         peer, other = await Peer.connect(path), await Peer.connect(path)
         late = asyncio.ensure_future(peer.call("system.show"))
         assert (await other.call("echo", name="x"))["result"] == {"name": "x"}, "others do not wait"
-        batch = [{"jsonrpc": "2.0", "id": 1, "method": method, "params": {}} for method in ("system.show", "who")]
+        batch: list[dict[str, Any]] = [
+            {"jsonrpc": "2.0", "id": 1, "method": method, "params": {}} for method in ("system.show", "who")
+        ]
         refused, done = await other.raw(json.dumps(batch).encode() + b"\n")
         assert refused["error"]["data"] == {"kind": "Starting", "hint": "try again"}, "waits would add up"
         assert "result" in done
