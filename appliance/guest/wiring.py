@@ -17,6 +17,7 @@ from appliance.guest.port.management_lan import Lan
 from appliance.health.overload import Load
 from appliance.health.watch import TapPair
 from appliance.hop.hop import HopLeases
+from appliance.steering.hop_datapath import HopDatapath
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.recorder import Recorded
 from appliance.system.threads import to_the_end
@@ -24,7 +25,7 @@ from appliance.system.threads import to_the_end
 log = logging.getLogger(__name__)
 
 
-class Datapath(Protocol):
+class Datapath(HopDatapath, Protocol):
     """What the guests need of the datapath (steering/datapath.py)."""
 
     @property
@@ -32,24 +33,8 @@ class Datapath(Protocol):
         """The hops' leases: until when each is available."""
         ...
 
-    def hop_id(self, name: str) -> int:
-        """The stable number of a hop."""
-        ...
-
-    def segment_id(self, name: str) -> int:
-        """The stable number of a segment."""
-        ...
-
     def mtu(self, segment: str) -> int:
         """The MTU of a segment; 0: its ports are not attached."""
-        ...
-
-    def heartbeat_key(self, hop: str) -> int:
-        """The key by which the datapath recognizes the hop's heartbeats (32 bits, a secret of this bypassd)."""
-        ...
-
-    def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
-        """Connect one tap of a hop; call it again after the tap was recreated."""
         ...
 
     def load(self, hop: str, segment: str, side: Side) -> Load:
@@ -62,14 +47,6 @@ class Datapath(Protocol):
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
         """The hop's recorded frames."""
-        ...
-
-    def unsent(self, hop: str) -> dict[str, int]:
-        """Frames for a hop that its taps did not deliver, by cause."""
-        ...
-
-    def detach_hop(self, hop: str, segment: str | None = None) -> object:
-        """Disconnect a hop for good, from one segment or from all."""
         ...
 
 
