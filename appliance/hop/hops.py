@@ -102,6 +102,7 @@ class Hops(Generic[L, C]):
     async def load(self, wanted: Sequence[C]) -> None:
         """The part starts: make the hops. BypassError: one cannot be made."""
         self._all, self._wanted = {}, wanted
+        self._lives, self._removing = {}, {}
         for config in wanted:
             self._all[config.name] = await self._make(config)
 
@@ -161,7 +162,8 @@ class Hops(Generic[L, C]):
                 self._live(self._all[config.name])
         names = [config.name for config in wanted]
         if self._tasks is not None:
-            for name in [name for name in self._all if name not in self._lives and name not in names]:
+            known = {*names, *self._lives, *self._removing}
+            for name in [name for name in self._all if name not in known]:
                 await self._forget(self._all.pop(name))  # it was added by a commit that was rolled back
         order = [*names, *(name for name in self._all if name not in names)]
         self._all = {name: self._all[name] for name in order}

@@ -195,6 +195,24 @@ def test_one_that_is_gone_with_its_commit_has_never_begun() -> None:
     assert log[2:] == ["b made", "b forgotten", "a task ended"]
 
 
+def test_one_that_is_being_removed_is_not_removed_twice() -> None:
+    """By a commit that comes when it has ended, and what belongs to it is not gone yet."""
+
+    async def story(bench: Bench) -> None:
+        bench.forget_now.clear()
+        bench.hops.named("b").idle = True
+        await bench.commit(A)
+        await bench.until("b revoked")
+        await bench.commit(A)
+        assert bench.names == ["a", "b"]
+        bench.forget_now.set()
+        await bench.until("b removed")
+        assert bench.names == ["a"]
+        assert bench.log.count("b forgotten") == 1
+
+    play(story, A, B)
+
+
 def test_rolled_back_after_it_has_begun_it_goes_on_until_the_next_commit() -> None:
     async def story(bench: Bench) -> None:
         await bench.commit(A, B, final=False)
