@@ -25,13 +25,14 @@ from appliance.counted import counted
 from appliance.errors import RefusedError
 from appliance.guest.agent.requests import AgentRequests
 from appliance.health.bypass_latency import Fault
-from appliance.incident.incidents import Fall, Incidents, Ledger, Recorders, quarantine_row
+from appliance.incident.incidents import Fall, Incidents, Recorders, quarantine_row
 from appliance.incident.store import Store
 from appliance.paths import Paths
 from appliance.steering import overlay
 from appliance.steering.overlay_editor import GuestPolicy, Steered
 from appliance.system import files
 from appliance.system.threads import to_the_end
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 
 if TYPE_CHECKING:

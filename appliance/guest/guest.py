@@ -38,6 +38,7 @@ from appliance.health.verdict import Decision
 from appliance.health.watch import TapPair
 from appliance.hop.hop import Answer, Hop, HopLeases
 from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
@@ -60,14 +61,6 @@ _CHANGES = {
 def change_of(state: HopState) -> Change:
     """The kind of ledger entry for a guest's new state."""
     return _CHANGES.get(state, Change.GUEST_OTHER)
-
-
-class Ledger(Protocol):
-    """Where transitions are recorded."""
-
-    def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> object:
-        """Keep one transition; never blocks, never raises."""
-        ...
 
 
 class GuestEvents(Protocol):

@@ -23,7 +23,7 @@ from appliance.config.schema.served import served
 from appliance.errors import BypassError
 from appliance.guest import disk_space
 from appliance.guest.failure import FailureHandler
-from appliance.guest.guest import Guest, Ledger
+from appliance.guest.guest import Guest
 from appliance.guest.image.store import Images, images_used
 from appliance.guest.port.management_lan import Lan, lan_of
 from appliance.guest.process_start import end_process
@@ -42,6 +42,7 @@ from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.steering.overlay_editor import Steered
 from appliance.system.threads import to_the_end
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)

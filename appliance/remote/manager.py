@@ -24,11 +24,12 @@ from appliance.hop.hops import Hops
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.remote import show
-from appliance.remote.remote import Ledger, Place, Remote
+from appliance.remote.remote import Place, Remote
 from appliance.remote.tunnels import Datapath
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
 from appliance.system.threads import to_the_end
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 from appliance.tunnel import device, guard, underlay
 from appliance.tunnel.plan import plans

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from appliance.causes import Cause
 from appliance.config.schema import model
@@ -30,6 +30,7 @@ from appliance.remote.returned import Returned
 from appliance.remote.tunnels import Datapath, Tunnels
 from appliance.remote.way_watch import WayWatch
 from appliance.system.namespace import Namespace
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 from appliance.tunnel.underlay import Look, Way
 
@@ -52,14 +53,6 @@ _CHANGES = {
     HopState.SUSPECT: Change.REMOTE_SUSPECT,
     HopState.FAILED: Change.REMOTE_FAILED,
 }
-
-
-class Ledger(Protocol):
-    """Where transitions are recorded."""
-
-    def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> object:
-        """Keep one transition; never blocks, never raises."""
-        ...
 
 
 class _Checked(NamedTuple):
