@@ -75,8 +75,15 @@ def said(board: Board) -> str:
 
 
 def slots(board: Board) -> list[dict[str, Any]]:
-    """What `show system` says of them; right after "inline" too, because the command waits for the part."""
-    return list(board_appliance.show(board, "system")["slots"])
+    """What `show system` says of them, as soon as bypassd answers."""
+    answers: list[dict[str, Any]] = []
+
+    def answered() -> bool:
+        answers[:] = [answer] if (answer := board_appliance.show(board, "system")) is not None else []
+        return bool(answers)
+
+    board_appliance.wait_until(board, answered, "bypassd answers")
+    return list(answers[0]["slots"])
 
 
 def wait_good(board: Board) -> None:
