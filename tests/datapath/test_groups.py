@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -267,7 +267,7 @@ def test_a_kept_flow_is_blocked_where_the_rule_blocks(make: Make) -> None:
 
 
 @pytest.mark.parametrize("failure", ["keep", "reset"])
-def test_a_member_that_is_held_down(make: Make, failure: str) -> None:
+def test_a_member_that_is_held_down(make: Make, failure: Literal["keep", "reset"]) -> None:
     """Flows from before its failure are treated as before; those that it has got since are its own."""
     twin = make(Group(name="g", standby=("a", "b"), on_member_failure=failure))
     assert establish(twin) == "a"
@@ -289,7 +289,7 @@ def test_both_ends_are_reset(make: Make, kind: str, *, six: bool, tag: bool) -> 
     twin = make(group(on_member_failure="reset"))
     member = establish(twin, kind, six=six, tag=tag)
     available(twin, "abc".replace(member, ""))
-    about = {"seq": 1000, "ack": 2000, "six": six, "tag": tag}
+    about: dict[str, Any] = {"seq": 1000, "ack": 2000, "six": six, "tag": tag}
     on, again = (twin.both(LAN, frame(**about), kind) for _ in range(2))
     assert (on.outcome, on.verdict, on.slot) == (Outcome.RESET, Verdict.PORT, slot(0, 0, Side.WAN))
     assert (again.outcome, again.verdict, again.slot) == (Outcome.RESET, Verdict.PORT, slot(0, 0, Side.LAN))
@@ -387,7 +387,7 @@ STEP = st.tuples(
 @st.composite
 def groups_and_rules(draw: st.DrawFn) -> tuple[Group, dict[str, Any]]:
     """Any group of three members, and the keys of a rule that uses it."""
-    one = draw(st.sampled_from([{"balance": ALL[:2], "spare": ("s",)}, {"standby": ("a", "b", "s")}]))
+    one: dict[str, Any] = draw(st.sampled_from([{"balance": ALL[:2], "spare": ("s",)}, {"standby": ("a", "b", "s")}]))
     made = Group(
         name="g",
         hash=draw(st.sampled_from(sorted(TOLD))),

@@ -208,7 +208,8 @@ def _missing(where: str, places: Sequence[_Place], down: Mapping[str, str], *, r
 
 def _groups(config: Config) -> Iterator[Finding]:
     """What groups do when members fail."""
-    starts = {hop.name for hop in (*config.guest, *config.remote) if _starts(hop)}
+    hops: list[Guest | Remote] = [*config.guest, *config.remote]
+    starts = {hop.name for hop in hops if _starts(hop)}
     for group in config.group:
         where, number = f"group {group.name}", len(group.members)
         ready = sum(member in starts for member in group.members)

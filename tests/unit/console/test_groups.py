@@ -10,6 +10,7 @@ import pytest
 
 from appliance.config.schema.model import Group, Member
 from appliance.steering import answers
+from console.render import PLAIN
 from console.views.traffic import groups
 
 GROUP = Group(
@@ -37,7 +38,7 @@ class Leases:
 
 def shown(leases: Any) -> list[str]:
     row = msgspec.to_builtins(answers.group(GROUP, ["web", "rest"], leases, 0))
-    return [line.strip() for line in groups([row]).splitlines()]
+    return [line.strip() for line in groups([row], PLAIN).splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -64,4 +65,4 @@ def test_without_a_datapath_nothing_is_claimed() -> None:
 
 
 def test_no_groups() -> None:
-    assert groups([]) == "no groups are configured"
+    assert groups([], PLAIN) == "no groups are configured"

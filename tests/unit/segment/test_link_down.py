@@ -175,6 +175,9 @@ class World:
         self.unit.machine.relay = "inline"
         self.run(30)
 
+    def cause(self) -> Cause:
+        return self.unit.machine.cause
+
     def run(self, seconds: float) -> None:
         for _ in range(round(seconds * 10)):
             self.now += SECOND // 10
@@ -192,7 +195,7 @@ def test_both_ports_go_down_and_come_back(policy: str) -> None:
     world.missing = WHY
     world.run(2)
     assert world.links.downed == BOTH
-    assert (world.unit.machine.state, world.unit.machine.cause) == (State.INLINE, Cause.HOPS_MISSING)
+    assert (world.unit.machine.state, world.cause()) == (State.INLINE, Cause.HOPS_MISSING)
     world.run(3600)
     assert world.unit.machine.state is State.INLINE
     world.missing = ""
@@ -200,7 +203,7 @@ def test_both_ports_go_down_and_come_back(policy: str) -> None:
     assert not world.links.downed
     world.run((SETTLE_NS + APPEAR_NS) / SECOND + 5)
     assert not world.links.downed
-    assert (world.unit.machine.state, world.unit.machine.cause) == (State.INLINE, Cause.HEALTHY)
+    assert (world.unit.machine.state, world.cause()) == (State.INLINE, Cause.HEALTHY)
     changes = [entry for entry in world.ledger.entries if entry[0] in (Change.PORT_DOWN, Change.PORT_UP)]
     assert changes == [
         (change, port, Cause.HOPS_MISSING)
@@ -219,14 +222,14 @@ def test_a_cable_that_is_cut_meanwhile(policy: str) -> None:
     world.missing = ""
     world.run(20)
     assert world.links.downed == ({"lan0"} if policy == "propagate" else set())
-    assert world.unit.machine.cause is Cause.LINK_DOWN
+    assert world.cause() is Cause.LINK_DOWN
     world.missing = WHY
     world.run(5)
     assert world.links.downed == BOTH
     world.links.cut, world.missing = set(), ""
     world.run(40)
     assert not world.links.downed
-    assert world.unit.machine.cause is Cause.HEALTHY
+    assert world.cause() is Cause.HEALTHY
 
 
 def test_the_hops_return_to_a_link_that_is_passed_on() -> None:
