@@ -190,6 +190,8 @@ static __always_inline int decide_own(void *ctx)
 		rule = bpf_map_lookup_elem(&rules, &place);
 		if (!rule)
 			return pass(XDP);
+		if (rule->length && rule->shunts) /* shunts.h */
+			goto shunts;
 		if (rule->length) { /* first_hop.h */
 			action = to_first_hop(ctx, slot, generation, rule, length);
 			if (action != NOT_SIMPLE)
@@ -212,6 +214,14 @@ more:
 		s->rule = found;
 		s->generation = generation;
 		next_program(XDP, ctx, PROGRAM_FOUND);
+	}
+	return pass(XDP);
+shunts:
+	s = bpf_map_lookup_elem(&scratch, &key);
+	if (s) {
+		s->rule = found;
+		s->generation = generation;
+		next_program(XDP, ctx, PROGRAM_OWN_SHUNTS);
 	}
 	return pass(XDP);
 }

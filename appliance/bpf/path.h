@@ -39,6 +39,8 @@ static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
 	return none;
 }
 
+static __always_inline bool has_shunted(struct scratch *s, __u32 hop, const struct lease *lease);
+
 /* Whether this hop may have the frame; the reason if not. */
 static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down)
 {
@@ -54,10 +56,14 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	accepts = !h || h->accept_bit >= 64 || s->accept >> h->accept_bit & 1;
 	if (accepts)
 		s->wanted = 1;
-	if (!s->alive)
-		return REASON_SUPERVISOR;
 	lease = bpf_map_lookup_elem(&leases, &hop);
 	target = bpf_map_lookup_elem(&targets, &slot);
+	if (s->shunts && h && h->flags & HOP_SHUNTS && lease &&
+	    (s->shunts & SHUNTS_KEPT || (s->alive && lease->until > s->now && target && target->ifindex)) &&
+	    has_shunted(s, hop, lease)) /* shunts.h */
+		return REASON_SHUNTED;
+	if (!s->alive)
+		return REASON_SUPERVISOR;
 	if (!lease || !target || !h || !target->ifindex)
 		return REASON_UNAVAILABLE;
 	if (lease->until <= s->now) {
@@ -91,7 +97,7 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 	if (reason != REASON_TAKEN) {
 		counter = hop_count(s, hop);
 		if (counter)
-			counter->skipped[reason & 7]++;
+			counter->skipped[reason & (REASON_PLACES - 1)]++;
 	}
 	t = tracing(s);
 	if (t && t->steps < MAX_TRACE) {
@@ -132,6 +138,12 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 			return hop;
 		if (reason == REASON_OVERLOADED) {
 			s->overloaded = 1;
+			return 0;
+		}
+		if (reason == REASON_SHUNTED) { /* for the others of the group, too: they do not know the flow */
+			s->shunted = 1;
+			s->available = 1;
+			s->wanted = 0; /* not missing, if the rule requires every hop */
 			return 0;
 		}
 		if (reason == REASON_HELD && !held)
@@ -340,6 +352,9 @@ static __always_inline int dispatch(int kind, void *ctx)
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
 	if (!s->have_hash && (s->want || (rule && rule->flags & RULE_HASH)))
 		hash_frame(kind, ctx, s);
+	s->shunts = 0;
+	if (rule && rule->shunts) /* continues to what follows here */
+		next_program(kind, ctx, PROGRAM_SHUNTS);
 	if (accepts) /* continues to the walk; without this program no hop accepts by filter */
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
@@ -394,6 +409,7 @@ static __always_inline int walk(int kind, void *ctx)
 	if (!s)
 		return pass(kind);
 	from = s->device.hop;
+	s->shunted = 0;
 	if (s->want) {
 		s->group = 255;
 		s->bucket = 0;
@@ -440,7 +456,11 @@ static __always_inline int walk(int kind, void *ctx)
 		record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
 		return drop(kind);
 	}
-	if (rule_count)
+	if (s->shunted && !from)
+		outcome = OUTCOME_SHUNTED;
+	if (rule_count && s->shunted)
+		rule_count->shunted++;
+	else if (rule_count)
 		rule_count->bypassed++;
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }

@@ -37,7 +37,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 4
+#define LAYOUT_VERSION 5
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 means "no hop": the ports, and the supervisor's own lease */
@@ -59,6 +59,7 @@
 #define COPY_INSTRUCTIONS 4096 /* of a capture's filter, a power of two */
 #define RECORD_BYTES 2016      /* at most, of a recorded frame */
 #define MAX_THREADS 4096       /* of all guests, with leases tied to them */
+#define MAX_SHUNTS 65536       /* of one hop, at most */
 
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255 /* the hop accepts every frame */
@@ -71,10 +72,13 @@
 #define TAG_NEXT 4000	    /* VID: along the path; the tag of every frame to a hop has it */
 #define TAG_OUT_LAN 4001    /* VID: leave by the LAN port */
 #define TAG_OUT_WAN 4002    /* VID: leave by the WAN port */
+#define TAG_SHUNT 4003	    /* VID: along the path, and the flow needs this hop no more (shunts.h) */
+#define TAG_SHUNT_ONE 4004  /* VID: the same for this direction of the flow only */
 
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
 #define GATE_BURST_NS 10000000ULL     /* frames in a burst, as the time that the hop needs for them */
+#define SHUNT_BURST_NS 1000000000ULL  /* shunts in a burst, as the time in which the hop may ask for them */
 #define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram arrive within this time */
 #define FRAGMENT_PAIR 0x10000	      /* bit of a key's protocol: the last fragmented datagram between two ends */
 #define FRAGMENT_PAIR_NS 60000000000ULL
@@ -89,11 +93,14 @@
 #define PROGRAM_DISPATCH 0 /* the rule is known: what follows */
 #define PROGRAM_WALK 1	   /* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
-#define PROGRAM_ENTRY 6	   /* where every frame begins; for programs attached in its place */
-#define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
-#define PROGRAM_FOUND 48   /* a port's own program has found the rule; XDP only */
-#define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
-#define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
+#define PROGRAM_ENTRY 6	      /* where every frame begins; for programs attached in its place */
+#define PROGRAM_COPYING 5     /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
+#define PROGRAM_FOUND 48      /* a port's own program has found the rule; XDP only */
+#define PROGRAM_SHUNTS 49     /* a hop of the path may have shunted the flow (shunts.h) */
+#define PROGRAM_OWN_SHUNTS 50 /* the same, from a port's own program; XDP only */
+#define PROGRAM_SHUNT 51      /* a hop shunts the flow of the frame */
+#define PROGRAM_FRAGMENT 7    /* possibly a fragment, whose datagram's rule counts (path.h) */
+#define PROGRAM_REMEMBER 4    /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation)&1) * ACCEPT_PARTS)
 #define PROGRAM_POLICY_PART(generation, segment) (64 + (((generation)&1) * MAX_SEGMENTS + (segment)) * POLICY_PARTS)
@@ -146,6 +153,12 @@ enum rule_flag {
 	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": no frames for an overloaded hop */
 };
 
+/* In `shunts` of struct rule. */
+enum rule_shunts {
+	SHUNTS_POSSIBLE = 1, /* a hop of the path may shunt flows */
+	SHUNTS_KEPT = 2,     /* keep_shunts: a shunt counts while its hop is not available, too */
+};
+
 enum segment_flag {
 	SEGMENT_LINK_LOCAL = 1, /* link-local control frames enter no hop */
 	SEGMENT_FRAGMENTS = 2	/* a rule tests something that only the first fragment of a datagram contains */
@@ -163,7 +176,8 @@ enum group_flag {
 enum hop_flag {
 	HOP_TRACKED = 1,
 	HOP_RECORDED = 2,
-	HOP_TAGS = 4, /* frames to it carry our tag; the value is that tag's length */
+	HOP_TAGS = 4,	 /* frames to it carry our tag; the value is that tag's length */
+	HOP_SHUNTS = 64, /* may shunt flows */
 };
 enum continuation_kind {
 	CONT_NONE,
@@ -187,6 +201,7 @@ enum outcome {
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
 	OUTCOME_LINK_LOCAL, /* port to port, despite a rule that would send this control frame to a hop */
 	OUTCOME_EXCESS,	    /* dropped: exceeds the limit of an overloaded hop, and the rule says block */
+	OUTCOME_SHUNTED,    /* to the other port: no hop of the path took it, and one because it has shunted the flow */
 	OUTCOMES,
 };
 #define OUTCOME_PLACES 16 /* entries in the map; OUTCOMES must fit */
@@ -216,8 +231,11 @@ enum reason {
 	REASON_HELD,	     /* available again, but not for long enough (standby, hold_down) */
 	REASON_SUPERVISOR,   /* the supervisor's own lease has expired */
 	REASON_OVERLOADED,   /* the frame exceeds the hop's limit */
+	REASON_SHUNTED,	     /* it has said that it does not need the flow */
 	REASONS,
 };
+
+#define REASON_PLACES 16 /* entries in the map; REASONS must fit */
 
 enum buffers {
 	BUFFERS_ONE,
@@ -260,7 +278,7 @@ struct rule {
 		__u8 kind;
 		__u8 id;
 	} path[MAX_PATH];
-	__u32 pad;
+	__u32 shunts; /* enum rule_shunts */
 };
 
 struct group {
@@ -362,13 +380,14 @@ struct rule_counter {
 	__u64 to_hop;
 	__u64 bypassed;
 	__u64 blocked;
-	__u64 excess; /* exceeded the limit of a hop of the path: bypassed it, or dropped */
+	__u64 excess;  /* exceeded the limit of a hop of the path: bypassed it, or dropped */
+	__u64 shunted; /* to the other port, because their flows are shunted */
 };
 
 struct hop_counter {
 	struct tally to;
-	__u64 skipped[8]; /* by reason */
-	__u64 bad_tag;	  /* tag of a hop that is unknown, not available, or itself */
+	__u64 skipped[REASON_PLACES]; /* by reason */
+	__u64 bad_tag;		      /* tag of a hop that is unknown, not available, or itself */
 	__u64 returned_unmatched;
 };
 
@@ -428,6 +447,45 @@ struct calm_flow {
 	__u64 hash;
 	__u64 hop;
 	__u64 until[2]; /* ns */
+};
+
+/*
+ * A flow that a hop has shunted, as both directions see it: TCP or UDP, not fragmented, directly behind Ethernet or one
+ * tag. Addresses and ports as in the frame; an IPv4 address is the last word.
+ */
+struct shunt_key {
+	__u32 lan[4];
+	__u32 wan[4];
+	__u16 lan_port;
+	__u16 wan_port;
+	__u16 vlan; /* 0: no tag; SHUNT_TAG, the VID, and SHUNT_AD if the tag is an 802.1ad one */
+	__u8 protocol;
+	__u8 place; /* segment; SHUNT_IPV6 */
+};
+#define SHUNT_TAG 0x1000
+#define SHUNT_AD 0x2000
+#define SHUNT_IPV6 0x80
+
+/* Times in ns, CLOCK_MONOTONIC. It counts only if it is not older than the last return of its hop (see struct lease). */
+struct shunt {
+	__u64 since;
+	__u64 until;
+	__u64 seen;	  /* written once a second at most */
+	__u64 idle;	  /* without a frame for this long it is over */
+	__u32 directions; /* that are shunted, one bit each */
+	__u32 fin;	  /* FIN, one bit per direction */
+};
+
+/* By hop: what it may shunt by tags, and what has been refused. Written by user space in place, but for `used`. */
+struct shunt_limit {
+	__u64 time;
+	__u64 idle;
+	__u64 cost; /* ns: one shunt per `cost` on average */
+	__u64 used;
+	__u64 entered;
+	__u64 unfit;	    /* asked for by a frame that has no such flow */
+	__u64 too_frequent; /* more than one per `cost` */
+	__u64 full;	    /* the hop's table is full */
 };
 
 struct fragment_key {
@@ -534,8 +592,13 @@ struct scratch {
 	__u8 quoted;	 /* an ICMP error: its flow is that of the packet in it */
 	__u8 pad2;
 	__u32 fragment_rule; /* the rule of a later fragment's datagram; NO_MATCH: none, or not known */
-	__u32 pad3;
+	__u32 shunts;	     /* enum rule_shunts, if the frame is of a flow that can be shunted; else 0 */
 	struct fragment_key datagram;
+	struct shunt_key shunt_key;
+	__u32 shunt_flags; /* TCP flags of the frame */
+	__u8 shunted;	   /* a hop was skipped because it has shunted the flow */
+	__u8 shunt_order;  /* directions that the hop shunts, one bit each */
+	__u16 pad4;
 };
 
 #endif

@@ -52,6 +52,8 @@ def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
         bypassed=UNSET if count is None else count.bypassed,
         blocked=UNSET if count is None else count.blocked,
         excess=UNSET if count is None else count.excess,
+        keep_shunts=configured.keep_shunts,
+        shunted=UNSET if count is None else count.shunted,
     )
 
 
@@ -111,6 +113,7 @@ def _rule(count: RuleCount) -> state.RuleCounters:
         bypassed=count.bypassed,
         blocked=count.blocked,
         excess=count.excess,
+        shunted=count.shunted,
     )
 
 

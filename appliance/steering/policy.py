@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from appliance.config.schema.model import Config, Group, Guest, Remote, Rule
+from appliance.config.schema.model import Config, Group, Guest, Remote, Rule, Shunts
 from appliance.errors import ConfigError, FilterError
 from appliance.filter.classic import asks_for_first_fragments
 from appliance.filter.compiler import compile_filter
@@ -33,6 +33,7 @@ class CompiledHop:
     remote: bool = False
     tracked: bool = True
     recorded: bool = False
+    shunts: Shunts | None = None  # it may shunt flows
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,16 @@ class CompiledRule:
     counter: int
     segments: frozenset[int]
     through: tuple[str, ...] = ()
+    shunts: int = 0  # SHUNTS_POSSIBLE, SHUNTS_KEPT
 
     @property
     def strictness(self) -> int:
-        """The rule's flags if it requires all of its hops, else 0: how it acts if a later hop is not available."""
-        return self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0
+        """The rule's flags if it requires all of its hops, else 0: how it acts if a later hop is not available.
+
+        Also whether shunts of a later hop count then.
+        """
+        kept = (self.shunts & layout.SHUNTS_KEPT) << 8
+        return kept | (self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0)
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,14 @@ def _path(
     return tuple(path), flags
 
 
+def _shunts(rule: Rule, hops: dict[str, CompiledHop], groups: dict[str, CompiledGroup]) -> int:
+    """Whether hops of the rule's path may shunt flows, and whether that counts while they are not available."""
+    members = (member for name in rule.path for member in (groups[name].members if name in groups else (name,)))
+    if not any(hops[member].shunts for member in members):
+        return 0
+    return layout.SHUNTS_POSSIBLE | (layout.SHUNTS_KEPT if rule.keep_shunts else 0)
+
+
 def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[str, ...]]:
     found: tuple[Guest | Remote, ...] = (*config.guest, *config.remote)
     ids = names.ensure("hop", [hop.name for hop in found])
@@ -201,7 +215,10 @@ def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[s
                 )
         remote = isinstance(hop, Remote)
         recorded = isinstance(hop, Guest) and hop.recorder.frames > 0
-        hops[hop.name] = CompiledHop(hop.name, ids[hop.name], hop.accept, bit, hop.tags, remote, recorded=recorded)
+        shunts = hop.shunts if isinstance(hop, Guest) and hop.shunts.max else None
+        hops[hop.name] = CompiledHop(
+            hop.name, ids[hop.name], hop.accept, bit, hop.tags, remote, recorded=recorded, shunts=shunts
+        )
     return hops, tuple(accepts)
 
 
@@ -269,7 +286,8 @@ def compile_policy(config: Config, names: Names) -> Policy:
         path, flags = _path(rule, hops, groups)
         where = frozenset((segments[rule.segment],)) if rule.segment else frozenset(segments.values())
         match = rule.match.strip()
-        rules.append(CompiledRule(rule.name, match, path, flags, counters[rule.name], where, rule.through))
+        shunts = _shunts(rule, hops, groups)
+        rules.append(CompiledRule(rule.name, match, path, flags, counters[rule.name], where, rule.through, shunts))
     chains: dict[int, tuple[int, ...]] = {}
     for segment in segments.values():
         chain: list[int] = []

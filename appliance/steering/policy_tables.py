@@ -13,7 +13,8 @@ from appliance.steering.policy import CompiledHop, Policy
 
 
 def _hop_flags(hop: CompiledHop) -> int:
-    chosen = ((hop.tracked, layout.HOP_TRACKED), (hop.recorded, layout.HOP_RECORDED), (hop.tags, layout.HOP_TAGS))
+    chosen = ((hop.tracked, layout.HOP_TRACKED), (hop.recorded, layout.HOP_RECORDED), (hop.tags, layout.HOP_TAGS),
+              (hop.shunts is not None, layout.HOP_SHUNTS))  # fmt: skip
     return sum(flag for on, flag in chosen if on)
 
 
@@ -26,7 +27,7 @@ def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> N
     """Fill one half (0 or 1) of the tables; the caller ensures that no frame uses it."""
     rules: dict[int, layout.RuleValue] = {}
     for index, rule in enumerate(policy.rules):
-        value = layout.RuleValue(length=len(rule.path), flags=rule.flags, counter=rule.counter)
+        value = layout.RuleValue(length=len(rule.path), flags=rule.flags, counter=rule.counter, shunts=rule.shunts)
         for position, (kind, number) in enumerate(rule.path):
             value.path[position].kind, value.path[position].id = kind, number
         rules[half * layout.MAX_RULES + index] = value

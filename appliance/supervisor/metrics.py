@@ -240,11 +240,13 @@ def traffic(counters: Counters) -> list[Family]:
         ("to_hop_frames", "Frames that a rule sent to a hop"),
         ("bypassed_frames", "Frames that a rule matched and that bypassed its hops because none was available"),
         ("blocked_frames", "Frames that a rule matched and blocked because no hop was available"),
-        ("excess_frames", "Frames that a rule matched and that exceeded the limit of an overloaded hop"))}  # fmt: skip
+        ("excess_frames", "Frames that a rule matched and that exceeded the limit of an overloaded hop"),
+        ("shunted_frames", "Frames that a rule matched and that went to the other port because their flows are "
+                           "shunted"))}  # fmt: skip
     for name, matched in counters.rules.items():
         for key, value in (("frames", matched.frames), ("bytes", matched.octets), ("to_hop_frames", matched.to_hop),
                            ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked),
-                           ("excess_frames", matched.excess)):  # fmt: skip
+                           ("excess_frames", matched.excess), ("shunted_frames", matched.shunted)):  # fmt: skip
             rule[key].add(value, rule=name)
     hop = {key: Family(f"hop_{key}", "counter", text) for key, text in (
         ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),

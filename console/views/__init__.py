@@ -29,6 +29,7 @@ _WHERE: dict[str, str] = {
     "incidents": "incidents.table_of_all",
     "incident": "incidents.one",
     "quarantine": "incidents.quarantine",
+    "shunts": "shunts.table_of_all",
     "rules": "traffic.rules",
     "rules-detail": "traffic.rules_detail",
     "counters": "traffic.counters",

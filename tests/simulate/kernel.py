@@ -19,6 +19,7 @@ from appliance.config.schema.model import Config
 from appliance.errors import DatapathError, HardwareError
 from appliance.hardware.links import Device
 from appliance.steering.kernel import layout
+from appliance.steering.kernel.shunted_flow import ShuntedFlow
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.leases import _ENDED, _UNTIL, Leases
 from appliance.steering.kernel.links import Standing, View
@@ -445,6 +446,15 @@ class DatapathModel:
 
     def recorded(self, hop: str, after: int = 0) -> list[Any]:
         return []
+
+    def shunt(self, hop: str, flow: ShuntedFlow, time_ns: int, idle_ns: int, directions: int) -> None:
+        pass
+
+    def unshunt(self, hop: str, flow: ShuntedFlow) -> None:
+        pass
+
+    def sweeper(self) -> None:
+        """No guest of the simulator may shunt flows."""
 
     def port_counts(self) -> dict[Any, Any]:
         return {}

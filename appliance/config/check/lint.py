@@ -46,6 +46,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *evaded(config),
         *_blocks(config, down),
         *_overloads(config),
+        *_shunts(config),
         *_unchecked(config),
         *_other_segments(config),
         *_unused(config),
@@ -208,6 +209,24 @@ def _overloads(config: Config) -> Iterator[Finding]:
             yield Finding("warning", where, what)
         elif rule.on_overload == "bypass-excess" and rule.on_unavailable == "block":
             what = 'what exceeds a hop of the path passes uninspected, although on_unavailable = "block"'
+            yield Finding("warning", where, what)
+
+
+def _shunts(config: Config) -> Iterator[Finding]:
+    """Rules that keep shunts, and guests whose shunts count in spite of a rule that blocks."""
+    reach = _reach(config)
+    may = {guest.name for guest in config.guest if guest.shunts.max}
+    for rule in config.rule:
+        if not rule.keep_shunts:
+            continue
+        where = f"rule {rule.name}: keep_shunts"
+        hops = [hop for name in rule.path for hop in reach.get(name, ()) if hop in may]
+        if not hops:
+            yield Finding("note", where, "has no effect: no hop of the path may shunt flows (guest NAME shunts max)")
+        elif rule.on_unavailable != "block":
+            yield Finding("note", where, 'has an effect only with on_unavailable = "block"')
+        else:
+            what = f'what {", ".join(hops)} has shunted passes while it is down, although on_unavailable = "block"'
             yield Finding("warning", where, what)
 
 

@@ -118,6 +118,15 @@ class Recorder(_Struct, frozen=True):
     bytes: Annotated[int, msgspec.Meta(ge=64, le=2016)] = 1536  # kept of each frame
 
 
+class Shunts(_Struct, frozen=True):
+    """Flows that the guest may shunt: it says that it needs them no more, and their frames skip it. `max` 0 = none."""
+
+    max: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 0  # at the same time
+    time: Duration = Duration(600_000_000_000)  # a shunt lasts at most this long; the guest may ask for less
+    idle: Duration = Duration(60_000_000_000)  # or until its flow has had no frame for this long
+    rate: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000  # new ones per second
+
+
 class Quarantine(_Struct, frozen=True):
     """A flow that was in the recorder at `deaths` consecutive crashes, each at most `within` after the one before,
     bypasses the guest for `time`; unless more than `flows` flows were present, when none is blamed."""
@@ -188,6 +197,7 @@ class Guest(_Struct, frozen=True):
     heartbeat: Heartbeat | None = None
     probes: tuple[Probe, ...] = ()
     recorder: Recorder = Recorder()
+    shunts: Shunts = Shunts()
     quarantine: Quarantine | None = None
 
 
@@ -247,6 +257,7 @@ class Rule(_Struct, frozen=True):
     on_unavailable: Literal["bypass", "block"] = "bypass"
     require: Literal["any", "all"] = "any"
     on_overload: Literal["auto", "bypass-excess", "block-excess", "bypass-all"] = "auto"  # auto: as on_unavailable
+    keep_shunts: bool = False  # with block: flows that a hop has shunted go on while it is not available
 
 
 class Management(_Struct, frozen=True):

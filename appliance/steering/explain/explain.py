@@ -38,6 +38,7 @@ _REASONS = {
     Reason.OVERSIZE: "skipped: the frame is too long for its tap",
     Reason.HELD: "skipped: available again, but still held down",
     Reason.SUPERVISOR: "skipped: the supervisor's lease has expired",
+    Reason.SHUNTED: "skipped: it has shunted the flow of the frame",
     Reason.OVERLOADED: "skipped: overloaded, and the frame exceeds what it carries (on_overload of the rule)",
 }
 _OUTCOMES = {
@@ -53,6 +54,7 @@ _OUTCOMES = {
     Outcome.NO_PROGRAM: "to the other port: a policy program is missing",
     Outcome.UNKNOWN: "not the datapath's",
     Outcome.LINK_LOCAL: 'straight to the other port: a control frame of the link itself (link_local = "straight")',
+    Outcome.SHUNTED: "to the other port: a hop of the path has shunted the flow, and no other takes it",
     Outcome.EXCESS: "dropped: exceeds what an overloaded hop carries, and the rule says block-excess",
 }
 

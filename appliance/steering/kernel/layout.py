@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -33,6 +33,7 @@ COPY_BYTES = 16384
 COPY_INSTRUCTIONS = 4096
 RECORD_BYTES = 2016
 MAX_THREADS = 4096
+MAX_SHUNTS = 65536
 LEASE_OVER = 1
 MAX_ACCEPTS = 64  # bits of scratch.accept
 
@@ -46,6 +47,8 @@ TAG_OUT = 0
 TAG_NEXT = 4000
 TAG_OUT_LAN = 4001
 TAG_OUT_WAN = 4002
+TAG_SHUNT = 4003
+TAG_SHUNT_ONE = 4004
 
 FLOW_CLOSED = 3
 FLOW_FRAME = 4
@@ -57,6 +60,7 @@ FRAGMENT_PAIR = 0x10000
 FRAGMENT_PAIR_NS = 60_000_000_000
 FRAGMENT_SEGMENT_SHIFT = 24
 GATE_BURST_NS = 10_000_000
+SHUNT_BURST_NS = 1_000_000_000
 
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
@@ -65,6 +69,9 @@ PROGRAM_COPYING = 5
 PROGRAM_ENTRY = 6
 PROGRAM_FRAGMENT = 7
 PROGRAM_FOUND = 48
+PROGRAM_SHUNTS = 49
+PROGRAM_OWN_SHUNTS = 50
+PROGRAM_SHUNT = 51
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -88,11 +95,17 @@ SEGMENT_LINK_LOCAL = 1
 SEGMENT_FRAGMENTS = 2
 RULE_EXCESS_BLOCK = 16
 RULE_OVERLOAD_BYPASS = 32
+SHUNTS_POSSIBLE = 1
+SHUNTS_KEPT = 2
 GROUP_STANDBY = 1
 GROUP_L3 = 2
 HOP_TRACKED = 1
 HOP_RECORDED = 2
 HOP_TAGS = 4
+HOP_SHUNTS = 64
+SHUNT_TAG = 0x1000
+SHUNT_AD = 0x2000
+SHUNT_IPV6 = 0x80
 
 
 def slot(hop: int, segment: int, side: int) -> int:
@@ -176,10 +189,12 @@ class Outcome(IntEnum):
     UNKNOWN = 10
     LINK_LOCAL = 11
     EXCESS = 12
+    SHUNTED = 13
 
 
 OUTCOME_PLACES = 16
-LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL)
+LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL,
+           Outcome.SHUNTED)  # fmt: skip
 """Outcomes of frames that leave through a port of the segment."""
 DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS)
 
@@ -212,6 +227,10 @@ class Reason(IntEnum):
     HELD = 5
     SUPERVISOR = 6
     OVERLOADED = 7
+    SHUNTED = 8
+
+
+REASON_PLACES = 16
 
 
 class CopyWay(IntEnum):
@@ -257,7 +276,7 @@ class RuleValue(ctypes.Structure):
         ("flags", c_uint8),
         ("counter", c_uint16),
         ("path", ItemValue * MAX_PATH),
-        ("pad", c_uint32),
+        ("shunts", c_uint32),
     )
 
 
@@ -338,13 +357,14 @@ class RuleCounterValue(ctypes.Structure):
         ("bypassed", c_uint64),
         ("blocked", c_uint64),
         ("excess", c_uint64),
+        ("shunted", c_uint64),
     )
 
 
 class HopCounterValue(ctypes.Structure):
     _fields_ = (
         ("to", TallyValue),
-        ("skipped", c_uint64 * 8),
+        ("skipped", c_uint64 * REASON_PLACES),
         ("bad_tag", c_uint64),
         ("returned_unmatched", c_uint64),
     )
@@ -393,6 +413,44 @@ class FlowValue(ctypes.Structure):
 
 class CalmFlowValue(ctypes.Structure):
     _fields_ = (("hash", c_uint64), ("hop", c_uint64), ("until", c_uint64 * 2))
+
+
+class ShuntKey(ctypes.Structure):
+    """Addresses and ports in network byte order."""
+
+    _fields_ = (
+        ("lan", c_uint8 * 16),
+        ("wan", c_uint8 * 16),
+        ("lan_port", c_uint8 * 2),
+        ("wan_port", c_uint8 * 2),
+        ("vlan", c_uint16),
+        ("protocol", c_uint8),
+        ("place", c_uint8),
+    )
+
+
+class ShuntValue(ctypes.Structure):
+    _fields_ = (
+        ("since", c_uint64),
+        ("until", c_uint64),
+        ("seen", c_uint64),
+        ("idle", c_uint64),
+        ("directions", c_uint32),
+        ("fin", c_uint32),
+    )
+
+
+class ShuntLimitValue(ctypes.Structure):
+    _fields_ = (
+        ("time", c_uint64),
+        ("idle", c_uint64),
+        ("cost", c_uint64),
+        ("used", c_uint64),
+        ("entered", c_uint64),
+        ("unfit", c_uint64),
+        ("too_frequent", c_uint64),
+        ("full", c_uint64),
+    )
 
 
 class FragmentKey(ctypes.Structure):
@@ -472,7 +530,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The beginning of the struct, as far as generated programs use it."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 19))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 25))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value per CPU.
@@ -487,6 +545,8 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "targets": (c_uint32, TargetValue),
     "leases": (c_uint32, LeaseValue),
     "gates": (c_uint32, GateValue),
+    "shunt_limits": (c_uint32, ShuntLimitValue),
+    "shunts": (c_uint32, c_uint32),
     "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),
     "rules": (c_uint32, RuleValue),

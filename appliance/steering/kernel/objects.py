@@ -23,10 +23,11 @@ from appliance.system import libbpf
 PROGRAMS = (
     "entry_filling_xdp",
     "found_xdp",
+    "own_shunts_xdp",
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
-        for name in ("entry", "copying", "recall", "remember", "fragment", "dispatch", "walk")
+        for name in ("entry", "copying", "recall", "remember", "fragment", "dispatch", "shunts", "shunt", "walk")
     ),
 )
 EXIT = "thread_exit"  # the program that ends leases with processes
@@ -35,7 +36,8 @@ TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; left out on 
 _TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
-          "fragment": layout.PROGRAM_FRAGMENT}  # fmt: skip
+          "fragment": layout.PROGRAM_FRAGMENT, "shunts": layout.PROGRAM_SHUNTS,
+          "shunt": layout.PROGRAM_SHUNT}  # fmt: skip
 
 
 class Kernel:
@@ -63,6 +65,7 @@ class Kernel:
         self.own_ways = Table(self.maps["own_ways"].fd, 1, layout.OwnWaysValue)
         self.leases = Table(self.maps["leases"].fd, layout.MAX_HOPS, layout.LeaseValue)
         self.gates = Table(self.maps["gates"].fd, layout.MAX_SLOTS, layout.GateValue)
+        self.shunt_limits = Table(self.maps["shunt_limits"].fd, layout.MAX_HOPS, layout.ShuntLimitValue)
 
     @staticmethod
     def _digest(path: Path) -> bytes:
@@ -122,6 +125,7 @@ class Kernel:
             for name, slot in _SLOTS.items():
                 self.maps[f"{kind}_programs"].set(slot, self.programs[f"{name}_{kind}"])
         self.maps["xdp_programs"].set(layout.PROGRAM_FOUND, self.programs["found_xdp"])
+        self.maps["xdp_programs"].set(layout.PROGRAM_OWN_SHUNTS, self.programs["own_shunts_xdp"])
         if not was_there:
             no_rule = layout.SegmentValue(constant_rule=layout.NO_MATCH)
             self.maps["segments"].set_all(dict.fromkeys(range(2 * layout.MAX_SEGMENTS), no_rule))
@@ -200,7 +204,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close descriptors and mappings."""
-        for table in ("control", "own_ways", "leases", "gates"):
+        for table in ("control", "own_ways", "leases", "gates", "shunt_limits"):
             if hasattr(self, table):
                 getattr(self, table).close()
                 delattr(self, table)

@@ -332,6 +332,24 @@ def test_a_rule_that_a_flood_opens(keys: str, says: str) -> None:
     assert [(f.severity, says in f.what) for f in found] == [("warning", True)] * bool(says)
 
 
+@pytest.mark.parametrize(
+    ("may", "keys", "found"),
+    [
+        (True, 'on_unavailable = "block"\nkeep_shunts = true', [("warning", "passes while it is down")]),
+        (True, "keep_shunts = true", [("note", "only with on_unavailable")]),
+        (False, 'on_unavailable = "block"\nkeep_shunts = true', [("note", "no hop of the path may shunt flows")]),
+        (True, 'on_unavailable = "block"', []),
+    ],
+)
+def test_a_rule_that_keeps_shunts(may: bool, keys: str, found: list[tuple[str, str]]) -> None:
+    changes = [('path = ["ips1"]', f'path = ["ips1"]\n{keys}')]
+    changes += [('name = "ips1"', 'name = "ips1"\nshunts = { max = 9 }')] * may
+    said = [f for f in lint(config(BASE, *changes)) if "keep_shunts" in f.where]
+    assert [(f.severity, what in f.what) for f, (_, what) in zip(said, found, strict=True)] == [
+        (severity, True) for severity, _ in found
+    ]
+
+
 def test_lint_of_a_change() -> None:
     side = BASE.index('[[segment]]\nname = "side"')
     without = loads(BASE[:side] + BASE[BASE.index("[[guest]]") :].replace('segment = "side"\n', ""), filters=False)
