@@ -115,6 +115,29 @@ struct {
 	    });
 } shunts SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SHUNT_HITS);
+	__type(key, __u32);
+	__type(value, struct shunt_hit);
+} shunt_hits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tick);
+} ticks SEC(".maps");
+
+/* Of all shunts. Each side writes its word in place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct shunt_epoch);
+} shunt_epoch SEC(".maps");
+
 /* By thread: the hop whose lease ends with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -98,6 +98,16 @@ static __always_inline bool in_force(const struct shunt *shunt, const struct lea
 	return now < shunt->until && now < shunt->seen + shunt->idle && shunt->since >= lease->recovered;
 }
 
+/* It ends by then, and what any CPU has found out about shunts is to be looked up again. */
+static __always_inline void end_by(struct shunt *shunt, __u64 until)
+{
+	struct shunt_epoch *epoch = bpf_map_lookup_elem(&shunt_epoch, &zero);
+
+	*(volatile __u64 *)&shunt->until = until;
+	if (epoch)
+		__sync_fetch_and_add(&epoch->datapath, 1);
+}
+
 /* Whether the hop has shunted the flow of the frame, which may end it. */
 static __always_inline bool has_shunted(struct scratch *s, __u32 hop, const struct lease *lease)
 {
@@ -109,18 +119,18 @@ static __always_inline bool has_shunted(struct scratch *s, __u32 hop, const stru
 		return false;
 	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) { /* another connection, which the hop has not seen */
 		if (!dry)
-			*(volatile __u64 *)&shunt->until = 0;
+			end_by(shunt, 0);
 		return false;
 	}
 	shunted = shunt->directions >> direction & 1;
 	if (dry)
 		return shunted;
 	if (flags & TCP_RST) {
-		*(volatile __u64 *)&shunt->until = 0;
+		end_by(shunt, 0);
 	} else if (flags & TCP_FIN) {
 		__sync_fetch_and_or(&shunt->fin, 1 << direction);
 		if (shunt->fin == FLOW_CLOSED && s->now + FLOW_CLOSED_NS < shunt->until)
-			*(volatile __u64 *)&shunt->until = s->now + FLOW_CLOSED_NS;
+			end_by(shunt, s->now + FLOW_CLOSED_NS);
 	}
 	if (s->now > shunt->seen + FLOW_REFRESH_NS)
 		*(volatile __u64 *)&shunt->seen = s->now;
@@ -128,32 +138,90 @@ static __always_inline bool has_shunted(struct scratch *s, __u32 hop, const stru
 }
 
 /*
+ * The coarse clock, read once a tick, because reading it may cost as much as all the rest. It changes with the tick; a CPU
+ * that reads it between the two has the time of the tick before, until the next one.
+ */
+static __always_inline __u64 tick_ns(void)
+{
+	__u32 key = 0;
+	struct tick *last = bpf_map_lookup_elem(&ticks, &key);
+	__u64 tick = bpf_jiffies64(), now;
+
+	if (last && last->tick == tick)
+		return last->now;
+	now = bpf_ktime_get_coarse_ns();
+	if (last) {
+		last->now = now;
+		barrier();
+		last->tick = tick;
+	}
+	return now;
+}
+
+static __always_inline struct shunt_hit *hit_at(const struct shunt_key *key)
+{
+	const __u64 *words = (const __u64 *)key;
+	__u64 ends =
+	    words[1] * 0x9e3779b97f4a7c15ULL ^ words[3] * 0xff51afd7ed558ccdULL ^ words[4] * 0xc4ceb9fe1a85ec53ULL;
+	__u32 place = ends >> 54;
+
+	_Static_assert(SHUNT_HITS == 1 << 10, "the uppermost bits of a hash");
+	return bpf_map_lookup_elem(&shunt_hits, &place);
+}
+
+static __always_inline bool same_flow(const struct shunt_key *one, const struct shunt_key *other)
+{
+	const __u64 *a = (const __u64 *)one, *b = (const __u64 *)other;
+
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]));
+}
+
+/*
  * The frequent case, without walking the path: the only hop of the path is there and has shunted the flow, and nothing is
- * to be written. The rule is for a frame from a port. 0: leave it to the walk.
+ * to be written to its shunt. The rule is for a frame from a port, and has SHUNTS_POSSIBLE. False: leave it to the walk.
  */
 static __always_inline bool simply_shunted(const struct rule *rule, const struct shunt_key *key, __u32 flags,
-					   __u32 segment, __u32 direction, __u32 generation)
+					   __u32 segment, __u32 direction)
 {
-	__u32 hop = rule->path[0].id, place = (generation & 1) * MAX_HOPS + hop, tap = SLOT(hop, segment, direction);
+	__u32 nothing = 0 /* no constant data: part of a template */, hop = rule->path[0].id,
+	      tap = SLOT(hop, segment, direction);
 	struct lease *supervisor, *lease;
 	struct target *target;
+	struct shunt_hit *hit;
 	struct shunt *shunt;
-	struct hop *h;
+	struct shunt_epoch *counted;
+	__u32 epoch;
 	__u64 now;
 
 	if (rule->length != 1 || rule->path[0].kind != ITEM_HOP || flags & (TCP_FIN | TCP_SYN | TCP_RST))
 		return false;
-	shunt = shunt_at(hop, key);
-	supervisor = bpf_map_lookup_elem(&leases, &zero);
+	hit = hit_at(key);
+	counted = bpf_map_lookup_elem(&shunt_epoch, &nothing);
+	supervisor = bpf_map_lookup_elem(&leases, &nothing);
 	lease = bpf_map_lookup_elem(&leases, &hop);
 	target = bpf_map_lookup_elem(&targets, &tap);
-	h = bpf_map_lookup_elem(&hops, &place);
-	if (!shunt || !supervisor || !lease || !target || !h)
+	if (!hit || !counted || !supervisor || !lease || !target)
 		return false;
-	now = bpf_ktime_get_coarse_ns();
-	return h->flags & HOP_SHUNTS && target->ifindex && now < supervisor->until && now < lease->until &&
-	       in_force(shunt, lease, now) && shunt->directions >> (direction & 1) & 1 &&
-	       now <= shunt->seen + FLOW_REFRESH_NS;
+	/* before the look into the table, so that whatever ends the shunt meanwhile counts */
+	epoch = *(volatile __u64 *)&counted->datapath + *(volatile __u64 *)&counted->user_space;
+	now = tick_ns();
+	if (!target->ifindex || now >= supervisor->until || now >= lease->until)
+		return false;
+	if (!same_flow(&hit->key, key) || hit->hop != hop || hit->epoch != epoch || now >= hit->until) {
+		hit->epoch = epoch;
+		hit->until = 0;
+		shunt = shunt_at(hop, key);
+		if (!shunt || !in_force(shunt, lease, now) || now > shunt->seen + FLOW_REFRESH_NS)
+			return false;
+		hit->key = *key;
+		hit->hop = hop;
+		hit->since = shunt->since;
+		hit->directions = shunt->directions;
+		hit->until = shunt->seen + (shunt->idle < FLOW_REFRESH_NS ? shunt->idle : FLOW_REFRESH_NS);
+		if (hit->until > shunt->until)
+			hit->until = shunt->until;
+	}
+	return hit->since >= lease->recovered && hit->directions >> (direction & 1) & 1;
 }
 
 static __always_inline void count_shunted(const struct rule *rule, __u32 length)
@@ -171,6 +239,17 @@ static __always_inline void count_shunted(const struct rule *rule, __u32 length)
 		skipped->skipped[REASON_SHUNTED]++;
 }
 
+/* The same in a port's own program, for a frame from its slot. */
+static __always_inline bool own_shunted(void *ctx, __u32 slot, const struct rule *rule)
+{
+	struct shunt_key key;
+	__u32 flags;
+
+	return shunt_flow(XDP, ctx, slot >> 1, slot & 1, &key, &flags) &&
+	       !link_local(frame_data(XDP, ctx), frame_end(XDP, ctx)) &&
+	       simply_shunted(rule, &key, flags, slot >> 1, slot & 1);
+}
+
 /* Between `dispatch` and the rest of it: the frame's flow as the shunts know it. */
 static __always_inline int look_for_shunts(int kind, void *ctx)
 {
@@ -183,8 +262,7 @@ static __always_inline int look_for_shunts(int kind, void *ctx)
 	if (rule && !s->want &&
 	    shunt_flow(kind, ctx, s->device.segment, s->direction, &s->shunt_key, &s->shunt_flags)) {
 		if (!s->device.hop && !(s->device.flags & (DEVICE_DRY | DEVICE_TRACE)) &&
-		    simply_shunted(rule, &s->shunt_key, s->shunt_flags, s->device.segment, s->direction,
-				   s->generation)) {
+		    simply_shunted(rule, &s->shunt_key, s->shunt_flags, s->device.segment, s->direction)) {
 			count_shunted(rule, s->length);
 			return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_SHUNTED);
 		}
@@ -194,33 +272,6 @@ static __always_inline int look_for_shunts(int kind, void *ctx)
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
-}
-
-/* The same from a port's own program, which leaves the rule in `scratch`. */
-static __always_inline int own_shunts(void *ctx)
-{
-	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-	struct device *device = device_of(XDP, ctx);
-	__u32 length = frame_end(XDP, ctx) - frame_data(XDP, ctx), flags;
-	struct rule *rule;
-	int action;
-
-	if (!s)
-		return pass(XDP);
-	rule = rule_at(s, s->rule);
-	if (rule && device && plain(device)) {
-		if (!link_local(frame_data(XDP, ctx), frame_end(XDP, ctx)) &&
-		    shunt_flow(XDP, ctx, device->segment, device->side, &s->shunt_key, &flags) &&
-		    simply_shunted(rule, &s->shunt_key, flags, device->segment, device->side, s->generation)) {
-			count_shunted(rule, length);
-			return through(XDP, device->slot, device->slot ^ 1, length, OUTCOME_SHUNTED);
-		}
-		action = to_first_hop(ctx, device->slot, s->generation, rule, length);
-		if (action != NOT_SIMPLE)
-			return action;
-	}
-	next_program(XDP, ctx, PROGRAM_FOUND);
-	return pass(XDP);
 }
 
 /* A hop shunts the flow of the frame that comes from it, within its limits. */

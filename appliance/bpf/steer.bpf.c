@@ -31,8 +31,8 @@
 #include "recorder.h"
 #include "path.h"
 #include "first_hop.h"
-#include "decide.h"
 #include "shunts.h"
+#include "decide.h"
 #include "exits.h"
 #include "losses.h"
 
@@ -304,7 +304,7 @@ int attached_xdp(struct xdp_md *ctx)
 SEC("xdp.frags")
 int own_xdp(struct xdp_md *ctx)
 {
-	return decide_own(ctx);
+	return decide_own(ctx, false);
 }
 
 SEC("xdp.frags")
@@ -314,9 +314,9 @@ int found_xdp(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
-int own_shunts_xdp(struct xdp_md *ctx)
+int own_shunting_xdp(struct xdp_md *ctx)
 {
-	return own_shunts(ctx);
+	return decide_own(ctx, true);
 }
 
 SEC("xdp.frags")

@@ -93,14 +93,13 @@
 #define PROGRAM_DISPATCH 0 /* the rule is known: what follows */
 #define PROGRAM_WALK 1	   /* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
-#define PROGRAM_ENTRY 6	      /* where every frame begins; for programs attached in its place */
-#define PROGRAM_COPYING 5     /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
-#define PROGRAM_FOUND 48      /* a port's own program has found the rule; XDP only */
-#define PROGRAM_SHUNTS 49     /* a hop of the path may have shunted the flow (shunts.h) */
-#define PROGRAM_OWN_SHUNTS 50 /* the same, from a port's own program; XDP only */
-#define PROGRAM_SHUNT 51      /* a hop shunts the flow of the frame */
-#define PROGRAM_FRAGMENT 7    /* possibly a fragment, whose datagram's rule counts (path.h) */
-#define PROGRAM_REMEMBER 4    /* the filters behind the flow cache have found the rule (cache.h) */
+#define PROGRAM_ENTRY 6	   /* where every frame begins; for programs attached in its place */
+#define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
+#define PROGRAM_FOUND 48   /* a port's own program has found the rule; XDP only */
+#define PROGRAM_SHUNTS 49  /* a hop of the path may have shunted the flow (shunts.h) */
+#define PROGRAM_SHUNT 50   /* a hop shunts the flow of the frame */
+#define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
+#define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation)&1) * ACCEPT_PARTS)
 #define PROGRAM_POLICY_PART(generation, segment) (64 + (((generation)&1) * MAX_SEGMENTS + (segment)) * POLICY_PARTS)
@@ -474,6 +473,33 @@ struct shunt {
 	__u64 idle;	  /* without a frame for this long it is over */
 	__u32 directions; /* that are shunted, one bit each */
 	__u32 fin;	  /* FIN, one bit per direction */
+};
+
+/*
+ * What a CPU has found out about a shunted flow, in a table of its own: the frequent case needs no look into the tables of
+ * the hops. Valid until the flow's time is to be written again, and only while `epoch` is that of the datapath, which
+ * counts whatever ends a shunt before its time.
+ */
+struct shunt_hit {
+	struct shunt_key key;
+	__u64 until;
+	__u64 since;
+	__u32 epoch;
+	__u16 hop;
+	__u16 directions;
+};
+#define SHUNT_HITS 1024 /* a power of two; 64 KiB of each CPU */
+
+/* What ends shunts before their time, counted on both sides: a hit has the sum. */
+struct shunt_epoch {
+	__u64 datapath;
+	__u64 user_space;
+};
+
+/* The coarse clock (ns) as a CPU read it last, and the tick (jiffies) at that time. */
+struct tick {
+	__u64 tick;
+	__u64 now;
 };
 
 /* By hop: what it may shunt by tags, and what has been refused. Written by user space in place, but for `used`. */

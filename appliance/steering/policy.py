@@ -104,6 +104,10 @@ class Policy:
         chain = self.chains[segment]
         return chain[0] if chain and not self.rules[chain[0]].match else layout.NO_MATCH
 
+    def may_shunt(self, segment: int) -> bool:
+        """Whether a hop of a path of the segment's rules may shunt flows."""
+        return any(self.rules[index].shunts for index in self.chains[segment])
+
     def ids(self, item: tuple[Item, int]) -> frozenset[int]:
         """The hops that one item of a path stands for."""
         kind, number = item

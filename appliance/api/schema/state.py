@@ -406,7 +406,7 @@ class RuleCounters(Answer):
     bypassed: Count
     blocked: Count
     excess: Count
-    shunted: Count
+    shunted: Count = 0
 
 
 class Counters(Answer):

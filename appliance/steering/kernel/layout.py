@@ -70,8 +70,7 @@ PROGRAM_ENTRY = 6
 PROGRAM_FRAGMENT = 7
 PROGRAM_FOUND = 48
 PROGRAM_SHUNTS = 49
-PROGRAM_OWN_SHUNTS = 50
-PROGRAM_SHUNT = 51
+PROGRAM_SHUNT = 50
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -106,6 +105,7 @@ HOP_SHUNTS = 64
 SHUNT_TAG = 0x1000
 SHUNT_AD = 0x2000
 SHUNT_IPV6 = 0x80
+SHUNT_HITS = 1024
 
 
 def slot(hop: int, segment: int, side: int) -> int:
@@ -440,6 +440,25 @@ class ShuntValue(ctypes.Structure):
     )
 
 
+class ShuntHitValue(ctypes.Structure):
+    _fields_ = (
+        ("key", ShuntKey),
+        ("until", c_uint64),
+        ("since", c_uint64),
+        ("epoch", c_uint32),
+        ("hop", c_uint16),
+        ("directions", c_uint16),
+    )
+
+
+class ShuntEpochValue(ctypes.Structure):
+    _fields_ = (("datapath", c_uint64), ("user_space", c_uint64))
+
+
+class TickValue(ctypes.Structure):
+    _fields_ = (("tick", c_uint64), ("now", c_uint64))
+
+
 class ShuntLimitValue(ctypes.Structure):
     _fields_ = (
         ("time", c_uint64),
@@ -547,6 +566,9 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "gates": (c_uint32, GateValue),
     "shunt_limits": (c_uint32, ShuntLimitValue),
     "shunts": (c_uint32, c_uint32),
+    "shunt_hits": (c_uint32, ShuntHitValue),
+    "shunt_epoch": (c_uint32, ShuntEpochValue),
+    "ticks": (c_uint32, TickValue),
     "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),
     "rules": (c_uint32, RuleValue),

@@ -23,7 +23,6 @@ from appliance.system import libbpf
 PROGRAMS = (
     "entry_filling_xdp",
     "found_xdp",
-    "own_shunts_xdp",
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
@@ -33,7 +32,7 @@ PROGRAMS = (
 EXIT = "thread_exit"  # the program that ends leases with processes
 LOSSES = {"batch_sent": "xdp_devmap_xmit", "redirect_failed": "xdp_redirect_err", "frame_freed": "kfree_skb"}
 TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; left out on kernels without tracing
-_TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp"))
+_TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp", "own_shunting_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
           "fragment": layout.PROGRAM_FRAGMENT, "shunts": layout.PROGRAM_SHUNTS,
@@ -66,6 +65,7 @@ class Kernel:
         self.leases = Table(self.maps["leases"].fd, layout.MAX_HOPS, layout.LeaseValue)
         self.gates = Table(self.maps["gates"].fd, layout.MAX_SLOTS, layout.GateValue)
         self.shunt_limits = Table(self.maps["shunt_limits"].fd, layout.MAX_HOPS, layout.ShuntLimitValue)
+        self.shunt_epoch = Table(self.maps["shunt_epoch"].fd, 1, layout.ShuntEpochValue)
 
     @staticmethod
     def _digest(path: Path) -> bytes:
@@ -125,7 +125,6 @@ class Kernel:
             for name, slot in _SLOTS.items():
                 self.maps[f"{kind}_programs"].set(slot, self.programs[f"{name}_{kind}"])
         self.maps["xdp_programs"].set(layout.PROGRAM_FOUND, self.programs["found_xdp"])
-        self.maps["xdp_programs"].set(layout.PROGRAM_OWN_SHUNTS, self.programs["own_shunts_xdp"])
         if not was_there:
             no_rule = layout.SegmentValue(constant_rule=layout.NO_MATCH)
             self.maps["segments"].set_all(dict.fromkeys(range(2 * layout.MAX_SEGMENTS), no_rule))
@@ -204,7 +203,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close descriptors and mappings."""
-        for table in ("control", "own_ways", "leases", "gates", "shunt_limits"):
+        for table in ("control", "own_ways", "leases", "gates", "shunt_limits", "shunt_epoch"):
             if hasattr(self, table):
                 getattr(self, table).close()
                 delattr(self, table)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from appliance.system import libbpf
 
 _TIME, _IDLE, _COST, _USED, _ENTERED, _UNFIT, _TOO_FREQUENT, _FULL = range(8)  # fields of struct shunt_limit
 _RECOVERED = 1  # field of struct lease
+_USER_SPACE = 1  # field of struct shunt_epoch
 Table = Map[ShuntKey, ShuntValue]
 
 
@@ -55,6 +57,7 @@ class Shunts:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel, self._outer = kernel, kernel.maps["shunts"]
+        self._counting = threading.Lock()  # what may be long runs in threads
 
     def _open(self, hop: int) -> Table | None:
         found = self._outer.get(hop)
@@ -81,6 +84,7 @@ class Shunts:
             if table is not None and table.size() == most:
                 return
         self._replace(hop, most)
+        self._count()
 
     def keep_only(self, hops: Set[int]) -> None:
         """No other hop may shunt flows any more."""
@@ -88,6 +92,7 @@ class Shunts:
             if hop not in hops and self._kernel.shunt_limits.read(hop, _COST):
                 self._kernel.shunt_limits.write(hop, 0, _COST)
                 self._outer.delete(hop)
+                self._count()
 
     def _replace(self, hop: int, most: int) -> None:
         fd = libbpf.create_inner_hash("shunts", ctypes.sizeof(ShuntKey), ctypes.sizeof(ShuntValue), most)
@@ -98,6 +103,12 @@ class Shunts:
 
     def _recovered(self, hop: int) -> int:
         return self._kernel.leases.read(hop, _RECOVERED)
+
+    def _count(self) -> None:
+        """What the CPUs have found out about shunts is no longer valid."""
+        epoch = self._kernel.shunt_epoch
+        with self._counting:
+            epoch.write(0, epoch.read(0, _USER_SPACE) + 1, _USER_SPACE)
 
     def reader(self, hop: int, now: int) -> Callable[[], list[Shunted]]:
         """What returns those in force, oldest first; a table may be long, so it can be called in a thread."""
@@ -130,6 +141,7 @@ class Shunts:
                 if error.code != errno.E2BIG:
                     raise
                 raise RefusedError(f"{table.size()} flows are shunted, which is the most") from error
+        self._count()  # it may replace one of another time or direction
 
     def remove(self, hop: int, flow: ShuntedFlow) -> None:
         """Its frames go to the hop again."""
@@ -144,6 +156,7 @@ class Shunts:
                 try:
                     for flow in flows:
                         table.delete(flow.key())
+                    self._count()
                 finally:
                     table.close()
 
@@ -154,6 +167,7 @@ class Shunts:
         with self._table(hop) as table:
             if table is not None:
                 self._replace(hop, table.size())
+                self._count()
 
     def sweeper(self, hops: Iterable[int], now: int) -> Callable[[], None]:
         """What removes those that are over, which count against the bound until then. It has all that it needs."""
