@@ -38,6 +38,7 @@ _WHERE: dict[str, str] = {
     "sessions": "access.sessions",
     "events": "access.events",
     "packets": "traffic.packets",
+    "traffic-compared": "configuration.traffic",
     "config-compare": "configuration.compare",
     "config-changed": "configuration.changed",
     "config-check": "configuration.check",
