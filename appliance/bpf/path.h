@@ -395,6 +395,25 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 	return first;
 }
 
+/* A dry run: count what the rule would do with a frame from a port, and send it straight. */
+static __always_inline int only_count(int kind, void *ctx, struct scratch *s, const struct rule *rule,
+				      struct rule_counter *counter, bool taken, bool short_of_hops, bool excess)
+{
+	if (counter) {
+		if (excess && rule->flags & RULE_EXCESS_BLOCK)
+			counter->blocked++;
+		else if (taken)
+			counter->to_hop++;
+		else if (short_of_hops && rule->flags & RULE_BLOCK)
+			counter->blocked++;
+		else if (s->shunted)
+			counter->shunted++;
+		else
+			counter->bypassed++;
+	}
+	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_DRY_RUN);
+}
+
 /* Everything is known: walk the path. */
 static __always_inline int walk(int kind, void *ctx)
 {
@@ -435,6 +454,9 @@ static __always_inline int walk(int kind, void *ctx)
 		chosen = next_hop(s, rule, &missing, &excess);
 	if (excess && rule_count)
 		rule_count->excess++;
+	if (rule && !from && segment_has(s, SEGMENT_DRY_RUN))
+		return only_count(kind, ctx, s, rule, rule_count, chosen && !missing,
+				  rule->flags & RULE_ALL ? missing : !s->available, excess);
 	if (excess && rule && rule->flags & RULE_EXCESS_BLOCK) {
 		count(&s->device, OUTCOME_EXCESS, s->length);
 		record(&s->device, s, VERDICT_DROP, 0, OUTCOME_EXCESS);

@@ -262,6 +262,7 @@ static __always_inline int look_for_shunts(int kind, void *ctx)
 	if (rule && !s->want &&
 	    shunt_flow(kind, ctx, s->device.segment, s->direction, &s->shunt_key, &s->shunt_flags)) {
 		if (!s->device.hop && !(s->device.flags & (DEVICE_DRY | DEVICE_TRACE)) &&
+		    !segment_has(s, SEGMENT_DRY_RUN) &&
 		    simply_shunted(rule, &s->shunt_key, s->shunt_flags, s->device.segment, s->direction)) {
 			count_shunted(rule, s->length);
 			return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_SHUNTED);

@@ -160,7 +160,8 @@ enum rule_shunts {
 
 enum segment_flag {
 	SEGMENT_LINK_LOCAL = 1, /* link-local control frames enter no hop */
-	SEGMENT_FRAGMENTS = 2	/* a rule tests something that only the first fragment of a datagram contains */
+	SEGMENT_FRAGMENTS = 2,	/* a rule tests something that only the first fragment of a datagram contains */
+	SEGMENT_DRY_RUN = 4,	/* rules are followed and counted, and every frame goes straight */
 };
 
 enum item_kind {
@@ -201,6 +202,7 @@ enum outcome {
 	OUTCOME_LINK_LOCAL, /* port to port, despite a rule that would send this control frame to a hop */
 	OUTCOME_EXCESS,	    /* dropped: exceeds the limit of an overloaded hop, and the rule says block */
 	OUTCOME_SHUNTED,    /* to the other port: no hop of the path took it, and one because it has shunted the flow */
+	OUTCOME_DRY_RUN,    /* port to port: what the rule would do with it is only counted */
 	OUTCOMES,
 };
 #define OUTCOME_PLACES 16 /* entries in the map; OUTCOMES must fit */

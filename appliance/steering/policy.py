@@ -86,7 +86,7 @@ class Policy:
 
     `chains`: the rules of each segment that can be reached, in order, as indexes. `link_local`: segments whose
     link-local control frames enter no hop. `fragments`: segments in which later fragments match the rule of their
-    first one.
+    first one. `dry_run`: segments whose rules are only counted.
     """
 
     segments: dict[str, int]
@@ -98,6 +98,7 @@ class Policy:
     continuations: dict[tuple[int, int, int], GoesOn] = field(default_factory=dict)  # (hop, segment, direction)
     link_local: frozenset[int] = frozenset()
     fragments: frozenset[int] = frozenset()
+    dry_run: frozenset[int] = frozenset()
 
     def constant(self, segment: int) -> int:
         """Index of the rule that matches every frame of the segment, or NO_MATCH if filters must be run."""
@@ -305,6 +306,10 @@ def compile_policy(config: Config, names: Names) -> Policy:
     fragments = frozenset(
         segment for segment, chain in chains.items() if any(_tells_fragments_apart(rules[index]) for index in chain)
     )
-    policy = Policy(segments, hops, groups, tuple(rules), chains, accepts, link_local=link_local, fragments=fragments)
+    dry_run = frozenset(segments[segment.name] for segment in config.segment if segment.dry_run)
+    policy = Policy(
+        segments, hops, groups, tuple(rules), chains, accepts,
+        link_local=link_local, fragments=fragments, dry_run=dry_run,
+    )  # fmt: skip
     policy.continuations.update(_continuations(policy))
     return policy

@@ -20,7 +20,8 @@ def _hop_flags(hop: CompiledHop) -> int:
 
 def _segment_flags(policy: Policy, segment: int) -> int:
     link_local = layout.SEGMENT_LINK_LOCAL if segment in policy.link_local else 0
-    return link_local | (layout.SEGMENT_FRAGMENTS if segment in policy.fragments else 0)
+    fragments = layout.SEGMENT_FRAGMENTS if segment in policy.fragments else 0
+    return link_local | fragments | (layout.SEGMENT_DRY_RUN if segment in policy.dry_run else 0)
 
 
 def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> None:

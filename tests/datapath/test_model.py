@@ -215,7 +215,8 @@ def configs(draw: st.DrawFn) -> Config:
         for guest, accept in zip(GUESTS, accepts, strict=True)
     )
     main = msgspec.structs.replace(MAIN, link_local=draw(st.sampled_from(["straight", "rules"])))
-    return Config(segment=(main, OTHER), guest=guests, group=GROUPS, rule=rules)
+    other = msgspec.structs.replace(OTHER, dry_run=draw(st.sampled_from([False, False, True])))
+    return Config(segment=(main, other), guest=guests, group=GROUPS, rule=rules)
 
 
 GATES = st.sampled_from([None, None, None, "open", "full"])  # at the LAN and at the WAN

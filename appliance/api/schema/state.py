@@ -230,6 +230,7 @@ class Segment(Answer, kw_only=True):
     wan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     on_link_loss: str | UnsetType = UNSET
     link_local: Annotated[str, Meta(description="straight or rules")] | UnsetType = UNSET
+    dry_run: Annotated[bool, Meta(description="its rules are only counted")] | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
     since_mono_ns: int | UnsetType = UNSET
     next_attempt_ms: (

@@ -41,6 +41,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_uninspected(config),
         *_long_frames(config),
         *_control_frames(config),
+        *_dry_runs(config),
         *never(config),
         *traps(config),
         *evaded(config),
@@ -112,6 +113,16 @@ def _uninspected(config: Config) -> Iterator[Finding]:
             )
         if all(rule.match or not rule.path for rule in rules):
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
+
+
+def _dry_runs(config: Config) -> Iterator[Finding]:
+    """Segments whose rules are only counted."""
+    for segment in config.segment:
+        rules = [rule.name for rule in config.rule if rule.segment in ("", segment.name) and rule.path]
+        if segment.dry_run:
+            names = ", ".join(rules[:6]) + (" and more" if len(rules) > 6 else "")
+            what = f"nothing is inspected or blocked: {names} only count" if rules else "has no effect: no rule has a hop"
+            yield Finding("warning" if rules else "note", f"segment {segment.name}: dry_run", what)
 
 
 def _control_frames(config: Config) -> Iterator[Finding]:

@@ -147,6 +147,12 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.POLICY,
         "a guest's bridge drops them, and the neighbours then take the link down",
     ),
+    "segment.dry_run": Field(
+        "the rules are followed and counted as if their hops got the frames, and every frame goes straight to the other"
+        " port",
+        Effect.POLICY,
+        "rules are there to be followed",
+    ),
     "watchdog.timeout": _time(
         "the board is reset when its software does not respond for this long",
         source="a hung kernel is bypassed within 2 s",

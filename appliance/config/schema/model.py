@@ -60,6 +60,7 @@ class Segment(_Struct, frozen=True):
     attach: Literal["auto", "xdp", "tc"] = "auto"
     mtu: Mtu = 0  # of both ports; 0: the largest that XDP allows
     link_local: Literal["straight", "rules"] = "straight"
+    dry_run: bool = False  # its rules are followed and counted, and every frame goes straight
 
 
 class Watchdog(_Struct, frozen=True):

@@ -215,6 +215,8 @@ class Model:
         """Along what is left of the rule's path; `otherwise`: what becomes of a frame that passes without a hop."""
         rule = self.policy.rules[index]
         hop, missing = self._walk(frame, rule, order)
+        if frame.where.role is Role.PORT and frame.where.segment in self.policy.dry_run:
+            return self._out(frame, index, Outcome.DRY_RUN)  # what the rule would do is only counted
         if frame.exceeds and rule.flags & layout.RULE_EXCESS_BLOCK:
             return self._end(frame, Decision(Outcome.EXCESS, Verdict.DROP, None, index))
         if hop and not missing:

@@ -92,6 +92,7 @@ RULE_HASH = 4
 RULE_ALL = 8
 SEGMENT_LINK_LOCAL = 1
 SEGMENT_FRAGMENTS = 2
+SEGMENT_DRY_RUN = 4
 RULE_EXCESS_BLOCK = 16
 RULE_OVERLOAD_BYPASS = 32
 SHUNTS_POSSIBLE = 1
@@ -190,11 +191,12 @@ class Outcome(IntEnum):
     LINK_LOCAL = 11
     EXCESS = 12
     SHUNTED = 13
+    DRY_RUN = 14
 
 
 OUTCOME_PLACES = 16
 LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL,
-           Outcome.SHUNTED)  # fmt: skip
+           Outcome.SHUNTED, Outcome.DRY_RUN)  # fmt: skip
 """Outcomes of frames that leave through a port of the segment."""
 DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS)
 

@@ -332,6 +332,13 @@ def test_a_rule_that_a_flood_opens(keys: str, says: str) -> None:
     assert [(f.severity, says in f.what) for f in found] == [("warning", True)] * bool(says)
 
 
+def test_a_segment_whose_rules_are_only_counted() -> None:
+    dry = ('wan = "wan0"', 'wan = "wan0"\ndry_run = true')
+    (found,) = [f for f in lint(config(BASE, dry)) if "dry_run" in f.where]
+    assert found.severity == "warning"
+    assert "nothing is inspected or blocked: web" in found.what
+
+
 @pytest.mark.parametrize(
     ("may", "keys", "found"),
     [
