@@ -230,7 +230,7 @@ def shunt(words: Any, on: bool) -> Message:
     """The order for a flow: protocol, end at the LAN, end at the WAN, and for how many seconds."""
     message: Message = {"type": "shunt", "protocol": words[0], "on": on}
     try:
-        for side, end in zip(("lan", "wan"), words[1:]):
+        for side, end in (("lan", words[1]), ("wan", words[2])):
             address, _, port = end.rpartition(":")
             message[side], message[side + "_port"] = address.strip("[]"), int(port)
         if len(words) == 4:

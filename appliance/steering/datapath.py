@@ -263,7 +263,9 @@ class Datapath:
 
     def shunt(self, hop: str, flow: ShuntedFlow, time_ns: int, idle_ns: int, directions: int) -> None:
         """Frames of the flow skip the hop from now on; RefusedError if it has as many as it may have."""
-        self.shunts.enter(self.hop_id(hop), flow, time.monotonic_ns(), time_ns, idle_ns, directions)
+        self.shunts.enter(
+            self.hop_id(hop), flow, time.monotonic_ns(), time_ns=time_ns, idle_ns=idle_ns, directions=directions
+        )
 
     def unshunt(self, hop: str, flow: ShuntedFlow) -> None:
         """They go to the hop again."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`show shunts` and `clear shunts`: the flows that guests have shunted. Handlers only; the datapath keeps the shunts."""
+"""`show shunts` and `clear shunts`: the flows that guests have shunted. Handlers only; the datapath keeps them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class ShuntsApi:
             doc="send shunted flows to their guests again; the guests may shunt them once more",
             params={
                 "guest": guest,
-                "end": Param("string", "only flows with this end: ADDRESS, ADDRESS:PORT or [IPV6]:PORT", required=False),
+                "end": Param(
+                    "string", "only flows with this end: ADDRESS, ADDRESS:PORT or [IPV6]:PORT", required=False
+                ),
             },
         )
 

@@ -174,6 +174,30 @@ class _BtfMember(ctypes.Structure):
     _fields_ = (("name", c_uint32), ("type", c_uint32), ("offset", c_uint32))
 
 
+class _Translation(ctypes.Structure):
+    """The head of struct bpf_prog_info, up to the translated program."""
+
+    _fields_ = (
+        ("head", c_uint64 * 2),
+        ("jited_bytes", c_uint32),
+        ("bytes", c_uint32),
+        ("jited_code", c_uint64),
+        ("code", c_uint64),
+    )
+
+
+class _BtfType(ctypes.Structure):
+    """struct btf_type; for a structure, its members follow."""
+
+    _fields_ = (("name", c_uint32), ("info", c_uint32), ("size", c_uint32))
+
+
+class _BtfMember(ctypes.Structure):
+    """struct btf_member."""
+
+    _fields_ = (("name", c_uint32), ("type", c_uint32), ("offset", c_uint32))
+
+
 class MapInfo(ctypes.Structure):
     """The head of struct bpf_map_info."""
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`compare traffic SECONDS` in `configure`: which frames on the link would go another way by the candidate.
 
-Frames are copied out of the running datapath for a fraction of each second and given to the model of both configurations,
-in this process: bypassd does not wait for it, and nothing is sent or changed.
+Frames are copied out of the running datapath for a fraction of each second and given to the model of both
+configurations, in this process: bypassd does not wait for it, and nothing is sent or changed.
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def traffic(data: Any, style: Style = PLAIN) -> str:
         return generic(data, style)
     head = paint(cell(data.get("message")), YELLOW if data.get("elsewhere_frames") else GREEN, style)
     compared, passed = data.get("compared_frames", 0), data.get("passed_frames", 0)
-    notes = [f"compared {compared} frames, of {passed} that passed while frames were copied, in {data.get('seconds')} s"]
+    notes = [
+        f"compared {compared} frames, of {passed} that passed while frames were copied, in {data.get('seconds')} s"
+    ]
     for key, says in (("down", "not available, in both"), ("assumed_available", "new, so taken for available")):
         if names := data.get(key):
             notes.append(f"{says}: {', '.join(cell(name) for name in names)}")

@@ -36,7 +36,8 @@ name = "s"
 standby = ["g", "h"]
 """
 HOP_PATHS = (("to a hop", ["g"], True), ("to the first of two hops", ["g", "h"], True),
-             ("to a group", ["s"], True), ("past a hop", ["g"], False), ("past a hop, shunted", ["g"], True))  # fmt: skip
+             ("to a group", ["s"], True), ("past a hop", ["g"], False),
+             ("past a hop, shunted", ["g"], True))  # fmt: skip
 
 
 def decision(generator: Generator, rules: int, match: str) -> figures.Row:

@@ -47,7 +47,9 @@ kernel = "k"
 name = "all"
 path = ["ips"]
 """
-CANDIDATE = RUNNING.replace('name = "all"', 'name = "numbered"\nmatch = "ether proto 0x9000"\npath = []\n[[rule]]\nname = "all"')
+CANDIDATE = RUNNING.replace(
+    'name = "all"', 'name = "numbered"\nmatch = "ether proto 0x9000"\npath = []\n[[rule]]\nname = "all"'
+)
 MAY_SHUNT = msgspec.structs.replace(ALL, guest=(msgspec.structs.replace(ALL.guest[0], shunts=Shunts(max=10)),))
 
 

@@ -264,6 +264,8 @@ def test_random_policies_states_and_frames(
                 flow = flow_of(frame, where.segment, direction)
                 if flow is not None and data.draw(SHUNTING):
                     with suppress(RefusedError):
-                        made.shunt(data.draw(st.sampled_from(HOPS)), flow, directions=data.draw(st.sampled_from([1, 2, 3])))
+                        made.shunt(
+                            data.draw(st.sampled_from(HOPS)), flow, directions=data.draw(st.sampled_from([1, 2, 3]))
+                        )
                 made.both(where, frame, kind)
         made.tables_agree()

@@ -208,7 +208,7 @@ def test_a_guest_that_may_not(make: Make) -> None:
     twin = make(shunts=Shunts(), tags=True, path=("a",))
     a = twin.policy.hops["a"].id
     with pytest.raises(RefusedError):
-        twin.datapath.shunts.enter(a, flow(udp()), time.monotonic_ns(), FAR, FAR)
+        twin.datapath.shunts.enter(a, flow(udp()), time.monotonic_ns(), time_ns=FAR, idle_ns=FAR)
     tagged = udp()[:12] + b"\x88\xa8" + layout.TAG_SHUNT.to_bytes(2, "big") + udp()[12:]
     assert twin.both(Where(Role.HOP, 0, Side.WAN, a, True), tagged).bad_tag
     assert twin.datapath.counters().hops["a"].bad_tag == 1
@@ -216,7 +216,9 @@ def test_a_guest_that_may_not(make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", ["xdp", "tc"])
-@pytest.mark.parametrize(("tag", "other_way"), [(layout.TAG_SHUNT, Outcome.SHUNTED), (layout.TAG_SHUNT_ONE, Outcome.TO_HOP)])
+@pytest.mark.parametrize(
+    ("tag", "other_way"), [(layout.TAG_SHUNT, Outcome.SHUNTED), (layout.TAG_SHUNT_ONE, Outcome.TO_HOP)]
+)
 def test_by_a_tag(make: Make, kind: str, tag: int, other_way: Outcome) -> None:
     """On a frame that the guest sends on; the frame itself continues along the path, without the tag."""
     twin = make(tags=True, path=("a", "b"))
@@ -249,7 +251,7 @@ def test_what_bounds_a_guest_that_shunts_by_tags(make: Make) -> None:
 
 
 def test_removal_sweep_and_another_policy(make: Make) -> None:
-    """A removed shunt is over; those that are over make room; a new policy keeps them, and one without them ends them."""
+    """A removed shunt is over; those that are over make room; a new policy keeps them, one without them ends them."""
     twin = make(shunts=Shunts(max=2), path=("a",))
     a, shunts = twin.policy.hops["a"].id, twin.datapath.shunts
     twin.shunt("a", flow(udp()))

@@ -19,11 +19,11 @@ from appliance.config.schema.model import Config
 from appliance.errors import DatapathError, HardwareError
 from appliance.hardware.links import Device
 from appliance.steering.kernel import layout
-from appliance.steering.kernel.shunted_flow import ShuntedFlow
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.leases import _ENDED, _UNTIL, Leases
 from appliance.steering.kernel.links import Standing, View
 from appliance.steering.kernel.objects import Kernel as Objects
+from appliance.steering.kernel.shunted_flow import ShuntedFlow
 from appliance.steering.kernel.slots import Attachment
 from appliance.system.netdev import IFF_LOWER_UP, IFF_NOARP, IFF_PROMISC, IFF_UP
 from appliance.system.netlink import RTM_DELLINK, RTM_NEWLINK, LinkMessage

@@ -96,7 +96,9 @@ class Twin:
         """The hop shunts a flow; does nothing if it may not."""
         number, now = self.datapath.hop_id(hop), time.monotonic_ns()
         if number in self.state.shunt_limits:
-            self.datapath.shunts.enter(number, flow, now, lasts, idle, directions)  # RefusedError: full
+            self.datapath.shunts.enter(
+                number, flow, now, time_ns=lasts, idle_ns=idle, directions=directions
+            )  # RefusedError: full
             self.state.shunts[number, flow] = Shunt(now, now + lasts, now, idle, directions)
 
     # -- frames -------------------------------------------------------------------------------------------------------
@@ -263,7 +265,9 @@ class Twin:
             assert known == {key: fin for key, (_, fin) in flows.items()}, name
         now = time.monotonic_ns()
         assert {
-            (hop, one.flow): one.directions for hop in self.state.shunt_limits for one in self.datapath.shunts.reader(hop, now)()
+            (hop, one.flow): one.directions
+            for hop in self.state.shunt_limits
+            for one in self.datapath.shunts.reader(hop, now)()
         } == {
             key: one.directions
             for key, one in self.state.shunts.items()

@@ -121,7 +121,9 @@ def _dry_runs(config: Config) -> Iterator[Finding]:
         rules = [rule.name for rule in config.rule if rule.segment in ("", segment.name) and rule.path]
         if segment.dry_run:
             names = ", ".join(rules[:6]) + (" and more" if len(rules) > 6 else "")
-            what = f"nothing is inspected or blocked: {names} only count" if rules else "has no effect: no rule has a hop"
+            what = (
+                f"nothing is inspected or blocked: {names} only count" if rules else "has no effect: no rule has a hop"
+            )
             yield Finding("warning" if rules else "note", f"segment {segment.name}: dry_run", what)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Carries out the requests of a guest's agent (conversation.py), within what the administrator allows.
 
-An agent can only reduce its own guest's traffic: fewer frames, no new flows, none of a flow, no frames at all. It cannot undo what an
-operator ordered. Lives as long as its guest's object.
+An agent can only reduce its own guest's traffic: fewer frames, no new flows, none of a flow, no frames at all. It
+cannot undo what an operator ordered. Lives as long as its guest's object.
 """
 
 from __future__ import annotations

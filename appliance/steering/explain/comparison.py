@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Two configurations on the same frames: which frames go another way, by rule. Pure.
 
-Both are asked of the model, under the same assumptions: hops in `down` are not available, all others are, and every port
-and hop is there. What only the running datapath knows is left out for both: flows that a hop drains or has shunted, limits
-of overloaded hops, filters that guests registered, flows in quarantine.
+Both are asked of the model, under the same assumptions: hops in `down` are not available, all others are, and every
+port and hop is there. What only the running datapath knows is left out for both: flows that a hop drains or has
+shunted, limits of overloaded hops, filters that guests registered, flows in quarantine.
 """
 
 from __future__ import annotations

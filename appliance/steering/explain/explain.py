@@ -55,7 +55,7 @@ _OUTCOMES = {
     Outcome.UNKNOWN: "not the datapath's",
     Outcome.LINK_LOCAL: 'straight to the other port: a control frame of the link itself (link_local = "straight")',
     Outcome.SHUNTED: "to the other port: a hop of the path has shunted the flow, and no other takes it",
-    Outcome.DRY_RUN: "straight to the other port: a dry run (dry_run of the segment) only counts what the rule would do",
+    Outcome.DRY_RUN: "straight to the other port: a dry run (dry_run of the segment) only counts what a rule would do",
     Outcome.EXCESS: "dropped: exceeds what an overloaded hop carries, and the rule says block-excess",
 }
 

@@ -525,9 +525,9 @@ class Model:
         if flow is None:
             return
         old = self.state.shunts.get((hop, flow))
-        if old is not None and now < min(old.until, old.since + layout.FLOW_REFRESH_NS):
-            if old.directions == directions:
-                return
+        fresh = old is not None and now < min(old.until, old.since + layout.FLOW_REFRESH_NS)
+        if fresh and old is not None and old.directions == directions:
+            return
         limit.used = max(limit.used, now)
         if limit.used - now > layout.SHUNT_BURST_NS:
             return

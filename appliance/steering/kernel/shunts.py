@@ -130,7 +130,7 @@ class Shunts:
 
         return read
 
-    def enter(self, hop: int, flow: ShuntedFlow, now: int, time_ns: int, idle_ns: int, directions: int = 3) -> None:
+    def enter(self, hop: int, flow: ShuntedFlow, now: int, *, time_ns: int, idle_ns: int, directions: int = 3) -> None:
         """Shunt a flow from now on; RefusedError if the hop's table is full, or it has none."""
         with self._table(hop) as table:
             if table is None:

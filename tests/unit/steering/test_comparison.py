@@ -13,7 +13,9 @@ WEB = Rule(name="web", match="tcp port 80", path=("ips1",))
 DNS = Rule(name="dns", match="udp port 53", path=("ips1", "dpi"))
 
 
-def config(*rules: Rule, guests: tuple[str, ...] = ("ips1", "dpi"), segments: tuple[Segment, ...] = (SEGMENT,)) -> Config:
+def config(
+    *rules: Rule, guests: tuple[str, ...] = ("ips1", "dpi"), segments: tuple[Segment, ...] = (SEGMENT,)
+) -> Config:
     return Config(segment=segments, guest=tuple(Guest(name=name) for name in guests), rule=rules)
 
 

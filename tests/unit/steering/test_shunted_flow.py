@@ -7,23 +7,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.errors import RefusedError
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.shunted_flow import ShuntedFlow, flow_of, vlan_of
 from appliance.steering.shunts_api import _end
-from appliance.errors import RefusedError
 from tests.support.frames import KINDS, tcp, udp
 
 PORTS = st.integers(0, 65535)
 
 
-@given(
-    st.sampled_from([6, 17]), PORTS, PORTS, st.integers(0, layout.MAX_SEGMENTS - 1),
-    st.one_of(st.just(0), st.builds(lambda n, s: vlan_of(n, service=s), st.integers(0, 4095), st.booleans())),
-    st.one_of(st.tuples(st.ip_addresses(v=4), st.ip_addresses(v=4)), st.tuples(st.ip_addresses(v=6), st.ip_addresses(v=6))),
-)  # fmt: skip
-def test_a_key_is_read_back(protocol: int, lan_port: int, wan_port: int, segment: int, vlan: int, ends: tuple) -> None:  # type: ignore[type-arg]
-    flow = ShuntedFlow(segment, protocol, ends[0], lan_port, ends[1], wan_port, vlan)
+TAGS = st.one_of(
+    st.just(0), st.builds(lambda n, service: vlan_of(n, service=service), st.integers(0, 4095), st.booleans())
+)
+ADDRESSES = st.sampled_from([4, 6]).flatmap(lambda v: st.tuples(st.ip_addresses(v=v), st.ip_addresses(v=v)))
+FLOWS = st.builds(
+    lambda segment, protocol, ends, ports, vlan: ShuntedFlow(
+        segment, protocol, ends[0], ports[0], ends[1], ports[1], vlan
+    ),
+    st.integers(0, layout.MAX_SEGMENTS - 1),
+    st.sampled_from([6, 17]),
+    ADDRESSES,
+    st.tuples(PORTS, PORTS),
+    TAGS,
+)
+
+
+@given(FLOWS)
+def test_a_key_is_read_back(flow: ShuntedFlow) -> None:
     assert ShuntedFlow.of(flow.key()) == flow
 
 
@@ -34,7 +45,9 @@ def test_both_directions_are_one_flow() -> None:
         assert flow_of(there, 2, Side.LAN) != flow_of(there, 1, Side.LAN)
 
 
-@pytest.mark.parametrize("name", ["sctp", "ip options", "icmp error", "vxlan behind two tags", "no vxlan", "gre", "arp"])
+@pytest.mark.parametrize(
+    "name", ["sctp", "ip options", "icmp error", "vxlan behind two tags", "no vxlan", "gre", "arp"]
+)
 def test_what_cannot_be_shunted(name: str) -> None:
     assert flow_of(KINDS[name], 0, Side.LAN) is None
 
