@@ -241,7 +241,7 @@ def traffic(counters: Counters) -> list[Family]:
         ("bypassed_frames", "Frames that a rule matched and that bypassed its hops because none was available"),
         ("blocked_frames", "Frames that a rule matched and blocked because no hop was available"),
         ("excess_frames", "Frames that a rule matched and that exceeded the limit of an overloaded hop"),
-        ("shunted_frames", "Frames that a rule matched and that skipped its hops because they have shunted the flow"))}  # fmt: skip
+        ("shunted_frames", "Frames that a rule matched and that skipped its hops because of shunts"))}  # fmt: skip
     for name, matched in counters.rules.items():
         for key, value in (("frames", matched.frames), ("bytes", matched.octets), ("to_hop_frames", matched.to_hop),
                            ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked),

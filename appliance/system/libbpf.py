@@ -137,43 +137,6 @@ class ProgramInfo(ctypes.Structure):
     _fields_ = (("type", c_uint32), ("id", c_uint32), ("tag", ctypes.c_uint8 * 8), ("jited", c_uint32))
 
 
-class MapInfo(ctypes.Structure):
-    """The head of struct bpf_map_info."""
-
-    _fields_ = (
-        ("type", c_uint32),
-        ("id", c_uint32),
-        ("key_size", c_uint32),
-        ("value_size", c_uint32),
-        ("max_entries", c_uint32),
-        ("map_flags", c_uint32),
-    )
-
-
-class _Translation(ctypes.Structure):
-    """The head of struct bpf_prog_info, up to the translated program."""
-
-    _fields_ = (
-        ("head", c_uint64 * 2),
-        ("jited_bytes", c_uint32),
-        ("bytes", c_uint32),
-        ("jited_code", c_uint64),
-        ("code", c_uint64),
-    )
-
-
-class _BtfType(ctypes.Structure):
-    """struct btf_type; for a structure, its members follow."""
-
-    _fields_ = (("name", c_uint32), ("info", c_uint32), ("size", c_uint32))
-
-
-class _BtfMember(ctypes.Structure):
-    """struct btf_member."""
-
-    _fields_ = (("name", c_uint32), ("type", c_uint32), ("offset", c_uint32))
-
-
 class _Translation(ctypes.Structure):
     """The head of struct bpf_prog_info, up to the translated program."""
 
