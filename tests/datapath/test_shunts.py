@@ -157,7 +157,7 @@ def test_a_new_connection_on_the_same_endpoints_is_inspected(make: Make) -> None
 @pytest.mark.parametrize("limit", ["lasts", "idle"])
 def test_it_ends_by_its_time_and_without_frames(make: Make, limit: str) -> None:
     twin = make(path=("a",))
-    twin.shunt("a", flow(udp()), **{limit: 1})  # ns
+    twin.shunt("a", flow(udp()), **{limit: -(10**9)})  # a second ago
     assert twin.both(LAN, udp()).outcome is Outcome.TO_HOP
 
 
@@ -255,7 +255,7 @@ def test_removal_sweep_and_another_policy(make: Make) -> None:
     twin = make(shunts=Shunts(max=2), path=("a",))
     a, shunts = twin.policy.hops["a"].id, twin.datapath.shunts
     twin.shunt("a", flow(udp()))
-    twin.shunt("a", flow(tcp()), lasts=1)
+    twin.shunt("a", flow(tcp()), lasts=-1)
     with pytest.raises(RefusedError, match="2 flows are shunted"):
         twin.shunt("a", flow(tcp(back=True)))
     shunts.sweeper([a], time.monotonic_ns())()

@@ -247,7 +247,7 @@ class Model:
             return self._out(frame, None, Outcome.OUT)
         if not asked and not rest and not self._ambiguous(where, direction):
             # Nothing to decide: no rule is looked at.
-            frame.bad_tag = vid not in (None, layout.TAG_NEXT)
+            frame.bad_tag |= vid not in (None, layout.TAG_NEXT)
             return self._out(frame, None, Outcome.OUT)
         self._learn(frame)
         if vid not in (None, layout.TAG_NEXT):
