@@ -161,6 +161,9 @@ def _guests(system: System) -> list[Family]:
     limit = Family("guest_limit_frames", "gauge", "Frames a second that an overloaded guest gets at most; 0 = no limit")
     latency = Family("guest_latency_seconds", "histogram", "Time of in-band heartbeats through the guest", "seconds")
     dropped = Family("guest_events_dropped", "counter", "QEMU events dropped because they were too frequent")
+    would = Family(
+        "guest_dry_run_falls", "counter", "How often checks that decide nothing would have bypassed the guest"
+    )
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.hop.lease.remaining(now)
@@ -170,9 +173,10 @@ def _guests(system: System) -> list[Family]:
         restarts.add(guest.restarts.count, guest=guest.name)
         dropped.add(guest.current_run.monitor.dropped if guest.current_run else 0, guest=guest.name)
         latency.add(guest.current_run.watch.histogram if guest.current_run else None, guest=guest.name)
+        would.add(guest.current_run.watch.verdict.would_falls if guest.current_run else 0, guest=guest.name)
         for way in guest.current_run.watch.overload() if guest.current_run else ():
             limit.add(way.limit_frames_per_s, guest=guest.name, way=way.way)
-    return [state, up, lease, restarts, limit, latency, dropped]
+    return [state, up, lease, restarts, limit, latency, dropped, would]
 
 
 def _remotes(system: System) -> list[Family]:

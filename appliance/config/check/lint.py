@@ -48,6 +48,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_blocks(config, down),
         *_overloads(config),
         *_shunts(config),
+        *_dry_checks(config),
         *_unchecked(config),
         *_other_segments(config),
         *_unused(config),
@@ -223,6 +224,18 @@ def _overloads(config: Config) -> Iterator[Finding]:
         elif rule.on_overload == "bypass-excess" and rule.on_unavailable == "block":
             what = 'what exceeds a hop of the path passes uninspected, although on_unavailable = "block"'
             yield Finding("warning", where, what)
+
+
+def _dry_checks(config: Config) -> Iterator[Finding]:
+    """Guests whose checks decide nothing."""
+    for guest in config.guest:
+        if not guest.dry_run:
+            continue
+        if guest.probes or guest.heartbeat is not None:
+            what = "its checks decide nothing: it keeps its traffic when it hangs"
+            yield Finding("warning", f"guest {guest.name}: dry_run", what)
+        else:
+            yield Finding("note", f"guest {guest.name}: dry_run", "has no effect: it has no checks")
 
 
 def _shunts(config: Config) -> Iterator[Finding]:

@@ -272,6 +272,12 @@ FIELDS: Final[dict[str, Field]] = {
         "consecutive misses before the guest is bypassed", source="tolerates two late ones"
     ),
     "guest.probes": Field("checks; all must pass for it to have traffic", Effect.CHECKS),
+    "guest.dry_run": Field(
+        "its checks decide nothing: what they would have bypassed is told and counted. The end of its process, and what"
+        " it or QEMU says itself, still count",
+        Effect.CHECKS,
+        "checks are there to decide",
+    ),
     "guest.recorder": Field("the last frames handed to it, kept for the case that it crashes", Effect.POLICY),
     "guest.recorder.frames": Field("how many; 0: none", source="half a MiB for each guest"),
     "guest.recorder.bytes": Field("bytes kept of each frame", source="a full-size Ethernet frame"),

@@ -197,6 +197,7 @@ class Guest(_Struct, frozen=True):
     autostart: bool = True
     heartbeat: Heartbeat | None = None
     probes: tuple[Probe, ...] = ()
+    dry_run: bool = False  # what its checks would have bypassed is told and counted, and nothing is done
     recorder: Recorder = Recorder()
     shunts: Shunts = Shunts()
     quarantine: Quarantine | None = None

@@ -339,6 +339,14 @@ def test_a_segment_whose_rules_are_only_counted() -> None:
     assert "nothing is inspected or blocked: web" in found.what
 
 
+def test_a_guest_whose_checks_decide_nothing() -> None:
+    dry = ('name = "ips1"', 'name = "ips1"\ndry_run = true')
+    without = ('probes = [ { kind = "inband" } ]', "")
+    for edits, severity in (((dry,), "warning"), ((dry, without), "note")):
+        (found,) = [f for f in lint(config(BASE, *edits)) if f.where == "guest ips1: dry_run"]
+        assert found.severity == severity
+
+
 @pytest.mark.parametrize(
     ("may", "keys", "found"),
     [

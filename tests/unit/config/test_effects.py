@@ -176,7 +176,9 @@ def test_keys_of_the_checks_are_those_that_the_checks_read(tmp_path: Path) -> No
     """`hold` is one of them: it counts for a running guest at once, as its heartbeat and its probes do."""
     guest = Reads(GUESTS[0])
     Watch(guest, 1, (), 7, history=History(), subject=None, folder=tmp_path)  # type: ignore[arg-type]
-    assert guest.keys - {"name"} == set(metadata.keys_of("guest", Effect.CHECKS)) == {"heartbeat", "probes", "hold"}
+    assert guest.keys - {"name"} == set(metadata.keys_of("guest", Effect.CHECKS)) == {
+        "heartbeat", "probes", "hold", "dry_run",
+    }  # fmt: skip
 
 
 class Attaching:
