@@ -191,9 +191,15 @@ static __always_inline int decide_own(void *ctx, bool shunts)
 		rule = bpf_map_lookup_elem(&rules, &place);
 		if (!rule)
 			return pass(XDP);
-		if (shunts && rule->shunts && own_shunted(ctx, slot, rule)) { /* shunts.h */
-			count_shunted(rule, length);
-			return through(XDP, slot, slot ^ 1, length, OUTCOME_SHUNTED);
+		if (shunts && rule->shunts) { /* shunts.h */
+			enum shunted said = own_shunted(ctx, slot, rule);
+
+			if (said == MAY_BE_SHUNTED)
+				goto more;
+			if (said == ONLY_SHUNTED) {
+				count_shunted(rule, length);
+				return through(XDP, slot, slot ^ 1, length, OUTCOME_SHUNTED);
+			}
 		}
 		if (rule->length) { /* first_hop.h */
 			action = to_first_hop(ctx, slot, generation, rule, length);

@@ -176,52 +176,73 @@ static __always_inline bool same_flow(const struct shunt_key *one, const struct 
 	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]));
 }
 
-/*
- * The frequent case, without walking the path: the only hop of the path is there and has shunted the flow, and nothing is
- * to be written to its shunt. The rule is for a frame from a port, and has SHUNTS_POSSIBLE. False: leave it to the walk.
- */
-static __always_inline bool simply_shunted(const struct rule *rule, const struct shunt_key *key, __u32 flags,
-					   __u32 segment, __u32 direction)
+enum shunted {
+	NOT_SHUNTED,	/* no hop that the frame would go to first has shunted its flow */
+	ONLY_SHUNTED,	/* the only hop of the path has, it is there, and nothing is to be written to its shunt */
+	MAY_BE_SHUNTED, /* ask the walk */
+};
+
+/* Note what is known about the flow at a hop, until it may change by itself; `shunt` NULL: nothing. */
+static __always_inline void note_hit(struct shunt_hit *hit, const struct shunt_key *key, __u32 hop,
+				     const struct shunt *shunt, __u64 now)
 {
-	__u32 nothing = 0 /* no constant data: part of a template */, hop = rule->path[0].id,
-	      tap = SLOT(hop, segment, direction);
+	__u64 until = now + FLOW_REFRESH_NS;
+
+	hit->key = *key;
+	hit->hop = hop;
+	hit->since = ~0ULL;
+	hit->directions = 0;
+	if (shunt) {
+		hit->since = shunt->since;
+		hit->directions = shunt->directions;
+		until = shunt->seen + (shunt->idle < FLOW_REFRESH_NS ? shunt->idle : FLOW_REFRESH_NS);
+		if (until > shunt->until)
+			until = shunt->until;
+	}
+	hit->until = until;
+}
+
+/* The frequent cases, without walking the path. The rule is for a frame from a port, and has SHUNTS_POSSIBLE. */
+static __always_inline enum shunted shunted_at_once(const struct rule *rule, const struct shunt_key *key, __u32 flags,
+						    __u32 segment, __u32 direction)
+{
+	__u32 nothing = 0 /* no constant data: part of a template */,
+	      at = direction ? (rule->length - 1) & (MAX_PATH - 1) : 0, hop = rule->path[at].id,
+	      tap = SLOT(hop, segment, direction), epoch;
 	struct lease *supervisor, *lease;
+	struct shunt_epoch *counted;
 	struct target *target;
 	struct shunt_hit *hit;
 	struct shunt *shunt;
-	struct shunt_epoch *counted;
-	__u32 epoch;
 	__u64 now;
 
-	if (rule->length != 1 || rule->path[0].kind != ITEM_HOP || flags & (TCP_FIN | TCP_SYN | TCP_RST))
-		return false;
+	if (rule->path[at].kind != ITEM_HOP || flags & (TCP_FIN | TCP_SYN | TCP_RST))
+		return MAY_BE_SHUNTED;
 	hit = hit_at(key);
 	counted = bpf_map_lookup_elem(&shunt_epoch, &nothing);
 	supervisor = bpf_map_lookup_elem(&leases, &nothing);
 	lease = bpf_map_lookup_elem(&leases, &hop);
 	target = bpf_map_lookup_elem(&targets, &tap);
 	if (!hit || !counted || !supervisor || !lease || !target)
-		return false;
-	/* before the look into the table, so that whatever ends the shunt meanwhile counts */
+		return MAY_BE_SHUNTED;
+	/* before the look into the table, so that whatever begins or ends a shunt meanwhile counts */
 	epoch = *(volatile __u64 *)&counted->datapath + *(volatile __u64 *)&counted->user_space;
 	now = tick_ns();
 	if (!target->ifindex || now >= supervisor->until || now >= lease->until)
-		return false;
+		return rule->shunts & SHUNTS_KEPT ? MAY_BE_SHUNTED : NOT_SHUNTED;
 	if (!same_flow(&hit->key, key) || hit->hop != hop || hit->epoch != epoch || now >= hit->until) {
 		hit->epoch = epoch;
 		hit->until = 0;
 		shunt = shunt_at(hop, key);
-		if (!shunt || !in_force(shunt, lease, now) || now > shunt->seen + FLOW_REFRESH_NS)
-			return false;
-		hit->key = *key;
-		hit->hop = hop;
-		hit->since = shunt->since;
-		hit->directions = shunt->directions;
-		hit->until = shunt->seen + (shunt->idle < FLOW_REFRESH_NS ? shunt->idle : FLOW_REFRESH_NS);
-		if (hit->until > shunt->until)
-			hit->until = shunt->until;
+		if (shunt && !in_force(shunt, lease, now))
+			shunt = NULL;
+		if (shunt && now > shunt->seen + FLOW_REFRESH_NS)
+			return MAY_BE_SHUNTED;
+		note_hit(hit, key, hop, shunt, now);
 	}
-	return hit->since >= lease->recovered && hit->directions >> (direction & 1) & 1;
+	if (hit->since < lease->recovered || !(hit->directions >> (direction & 1) & 1))
+		return NOT_SHUNTED;
+	return rule->length == 1 ? ONLY_SHUNTED : MAY_BE_SHUNTED;
 }
 
 static __always_inline void count_shunted(const struct rule *rule, __u32 length)
@@ -240,14 +261,15 @@ static __always_inline void count_shunted(const struct rule *rule, __u32 length)
 }
 
 /* The same in a port's own program, for a frame from its slot. */
-static __always_inline bool own_shunted(void *ctx, __u32 slot, const struct rule *rule)
+static __always_inline enum shunted own_shunted(void *ctx, __u32 slot, const struct rule *rule)
 {
 	struct shunt_key key;
 	__u32 flags;
 
-	return shunt_flow(XDP, ctx, slot >> 1, slot & 1, &key, &flags) &&
-	       !link_local(frame_data(XDP, ctx), frame_end(XDP, ctx)) &&
-	       simply_shunted(rule, &key, flags, slot >> 1, slot & 1);
+	if (link_local(frame_data(XDP, ctx), frame_end(XDP, ctx)) ||
+	    !shunt_flow(XDP, ctx, slot >> 1, slot & 1, &key, &flags))
+		return NOT_SHUNTED;
+	return shunted_at_once(rule, &key, flags, slot >> 1, slot & 1);
 }
 
 /* Between `dispatch` and the rest of it: the frame's flow as the shunts know it. */
@@ -263,7 +285,8 @@ static __always_inline int look_for_shunts(int kind, void *ctx)
 	    shunt_flow(kind, ctx, s->device.segment, s->direction, &s->shunt_key, &s->shunt_flags)) {
 		if (!s->device.hop && !(s->device.flags & (DEVICE_DRY | DEVICE_TRACE)) &&
 		    !segment_has(s, SEGMENT_DRY_RUN) &&
-		    simply_shunted(rule, &s->shunt_key, s->shunt_flags, s->device.segment, s->direction)) {
+		    shunted_at_once(rule, &s->shunt_key, s->shunt_flags, s->device.segment, s->direction) ==
+			ONLY_SHUNTED) {
 			count_shunted(rule, s->length);
 			return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_SHUNTED);
 		}
@@ -282,6 +305,7 @@ static __always_inline void enter_shunt(int kind, void *ctx, struct scratch *s)
 	struct hop *h = bpf_map_lookup_elem(&hops, &place);
 	struct shunt_limit *limit = bpf_map_lookup_elem(&shunt_limits, &hop);
 	void *table = bpf_map_lookup_elem(&shunts, &hop);
+	struct shunt_epoch *epoch;
 	struct hop_counter *counter;
 	struct shunt fresh = {}, *known;
 	__u64 now = bpf_ktime_get_coarse_ns(), used;
@@ -319,6 +343,9 @@ static __always_inline void enter_shunt(int kind, void *ctx, struct scratch *s)
 		__sync_fetch_and_add(&limit->full, 1);
 	else
 		__sync_fetch_and_add(&limit->entered, 1);
+	epoch = bpf_map_lookup_elem(&shunt_epoch, &zero);
+	if (epoch) /* what the CPUs have found out about the flow is no longer valid */
+		__sync_fetch_and_add(&epoch->datapath, 1);
 }
 
 #endif

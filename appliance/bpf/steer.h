@@ -478,9 +478,9 @@ struct shunt {
 };
 
 /*
- * What a CPU has found out about a shunted flow, in a table of its own: the frequent case needs no look into the tables of
- * the hops. Valid until the flow's time is to be written again, and only while `epoch` is that of the datapath, which
- * counts whatever ends a shunt before its time.
+ * What a CPU has found out about a flow, be it shunted or not, in a table of its own: the frequent case needs no look into
+ * the tables of the hops. Valid until the flow's time is to be written again, and only while `epoch` is that of the
+ * datapath, which counts whatever begins a shunt or ends one before its time.
  */
 struct shunt_hit {
 	struct shunt_key key;
@@ -492,7 +492,7 @@ struct shunt_hit {
 };
 #define SHUNT_HITS 1024 /* a power of two; 64 KiB of each CPU */
 
-/* What ends shunts before their time, counted on both sides: a hit has the sum. */
+/* What begins shunts, or ends them before their time, counted on both sides: a hit has the sum. */
 struct shunt_epoch {
 	__u64 datapath;
 	__u64 user_space;

@@ -30,7 +30,9 @@ from appliance.steering.policy import compile_policy
 from appliance.steering.policy_tables import write_policy
 from appliance.units import Duration, Size
 
-GUESTS = tuple(model.Guest(name=name, image=f"{name}.raw") for name in ("a", "b", "c"))
+GUESTS = tuple(
+    model.Guest(name=name, image=f"{name}.raw", shunts=model.Shunts(max=9 * (name == "c"))) for name in ("a", "b", "c")
+)
 CONFIG = model.Config(
     segment=(model.Segment(name="main", lan="lan0", wan="wan0"), model.Segment(name="side", lan="lan1", wan="wan1")),
     guest=GUESTS,
