@@ -421,7 +421,7 @@ static __always_inline int walk(int kind, void *ctx)
 	struct rule_counter *rule_count = NULL;
 	struct hop_counter *hop_counter;
 	struct rule *rule = NULL;
-	__u32 from, outcome, chosen = 0;
+	__u32 from, outcome, shunts, chosen = 0;
 	bool missing = false, excess = false;
 	int action;
 
@@ -434,8 +434,11 @@ static __always_inline int walk(int kind, void *ctx)
 		s->bucket = 0;
 		s->position = 255;
 		s->ahead = 0;
+		shunts = s->shunts;
+		s->shunts = 0; /* whoever sends it there knows why */
 		if (s->want != from)
 			chosen = choose(s->want, 0);
+		s->shunts = shunts;
 		if (chosen) {
 			action = enter(kind, ctx, s, chosen);
 			if (action != NOT_ENTERED)

@@ -281,8 +281,7 @@ static __always_inline int look_for_shunts(int kind, void *ctx)
 	if (!s)
 		return pass(kind);
 	rule = rule_at(s, s->rule);
-	if (rule && !s->want &&
-	    shunt_flow(kind, ctx, s->device.segment, s->direction, &s->shunt_key, &s->shunt_flags)) {
+	if (rule && shunt_flow(kind, ctx, s->device.segment, s->direction, &s->shunt_key, &s->shunt_flags)) {
 		if (!s->device.hop && !(s->device.flags & (DEVICE_DRY | DEVICE_TRACE)) &&
 		    !segment_has(s, SEGMENT_DRY_RUN) &&
 		    shunted_at_once(rule, &s->shunt_key, s->shunt_flags, s->device.segment, s->direction) ==

@@ -13,6 +13,7 @@
  * path, and its flow; `walk` follows the path: forward from LAN to WAN, backward from WAN to LAN. The first hop that is
  * attached, has a lease, accepts the frame and is not draining gets it; if there is none, it goes to the other port (or
  * is blocked, if the rule says so). If the rule requires all of its hops, those further on are checked too.
+ * If a hop of the path may shunt flows, `shunts` is between the two (shunts.h).
  * In `dispatch`, link-local control frames leave before any hop, and possible fragments go through `fragment`, which
  * knows the rule of their datagram.
  * A port attached by XDP has a short cut through all of this: a program of its own, with its slot and the filters in it,
