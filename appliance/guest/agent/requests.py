@@ -7,7 +7,7 @@ cannot undo what an operator ordered. Lives as long as its guest's object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from appliance.causes import Cause
@@ -49,7 +49,7 @@ class AgentRequests:
         guest: AgentsGuest,
         policy: GuestPolicy,
         hops: Callable[[], dict[str, int]],
-        retag: Callable[[str, bool], None],
+        retag: Callable[[str, bool], Awaitable[None]],
         shunts: AgentShunts,
     ) -> None:
         """`hops` returns the number of every hop by name; `retag` tells the datapath whether a guest's tags count."""
@@ -92,12 +92,12 @@ class AgentRequests:
         name = self._guest.config.name
         if not on:
             await self._policy.use_tags(name, False)
-            self._retag(name, False)
+            await self._retag(name, False)
             return {}
         if not self._guest.config.tags:
             raise RefusedError("this guest is not allowed to choose the next hop by tags (tags = false)")
         await self._policy.use_tags(name, True)
-        self._retag(name, True)
+        await self._retag(name, True)
         ports = {"next": TAG_NEXT, "out": TAG_OUT, "out-lan": TAG_OUT_LAN, "out-wan": TAG_OUT_WAN}
         if self._guest.config.shunts.max:
             ports |= {"shunt": TAG_SHUNT, "shunt-one": TAG_SHUNT_ONE}
