@@ -40,6 +40,14 @@ static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
 }
 
 static __always_inline bool has_shunted(struct scratch *s, __u32 hop, const struct lease *lease);
+/* Whether the hop's `accept` filter, if it has one, matches the frame. */
+static __always_inline bool accepted(const struct scratch *s, __u32 hop)
+{
+	__u32 place = (s->generation & 1) * MAX_HOPS + hop;
+	struct hop *h = bpf_map_lookup_elem(&hops, &place);
+
+	return !h || h->accept_bit >= 64 || s->accept >> h->accept_bit & 1;
+}
 
 /* Whether this hop may have the frame; the reason if not. */
 static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down)
@@ -111,6 +119,8 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 		t->steps++;
 	}
 }
+
+#include "groups.h"
 
 /*
  * The first hop of a list (ids in the bytes, lowest first) that may have the frame; 0 none. One that is only held down
@@ -244,13 +254,17 @@ __noinline __u32 choose_at(__u32 position)
 	group = bpf_map_lookup_elem(&groups, &place);
 	if (!group)
 		return 0;
-	bucket = (group->flags & GROUP_L3 ? s->hash_l3 : s->hash) & (BUCKETS - 1);
+	bucket = (group->hash ? part_hash(group->hash) : s->hash) & (BUCKETS - 1);
 	at = place * BUCKETS + bucket;
 	list = bpf_map_lookup_elem(&buckets, &at);
 	if (!list)
 		return 0;
 	s->group = id;
 	s->bucket = bucket;
+	if (group->minimum > 1 && too_few(*list, group->minimum))
+		return 0;
+	if (group->flags & (GROUP_KEEP | GROUP_RESET) && knows_failed(*list, group->hold_down, group->flags))
+		return 0;
 	return choose(*list, group->hold_down);
 }
 
@@ -379,7 +393,7 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 		chosen = choose_at(position);
 		if (s->overloaded) {
 			*excess = true;
-			if (rule->flags & RULE_EXCESS_BLOCK)
+			if (rule->flags & RULE_EXCESS_BLOCK || s->reset)
 				break;
 			position += s->direction == SIDE_LAN ? 1 : -1;
 			continue;
@@ -453,13 +467,18 @@ static __always_inline int walk(int kind, void *ctx)
 	outcome = !rule || from ? OUTCOME_OUT : OUTCOME_BYPASSED;
 	if (rule && !from)
 		rule_count = rule_match(s, rule);
+	s->reset = RESET_NO;
+	if (rule && rule->flags & RULE_RESET)
+		find_tcp(kind, ctx, s);
 	if (rule)
 		chosen = next_hop(s, rule, &missing, &excess);
-	if (excess && rule_count)
-		rule_count->excess++;
 	if (rule && !from && segment_has(s, SEGMENT_DRY_RUN))
 		return only_count(kind, ctx, s, rule, rule_count, chosen && !missing,
 				  rule->flags & RULE_ALL ? missing : !s->available, excess);
+	if (excess && s->reset)
+		next_program(kind, ctx, PROGRAM_RESET);
+	if (excess && rule_count)
+		rule_count->excess++;
 	if (excess && rule && rule->flags & RULE_EXCESS_BLOCK) {
 		count(&s->device, OUTCOME_EXCESS, s->length);
 		record(&s->device, s, VERDICT_DROP, 0, OUTCOME_EXCESS);

@@ -30,6 +30,7 @@
 #include "tags.h"
 #include "recorder.h"
 #include "path.h"
+#include "reset.h"
 #include "first_hop.h"
 #include "shunts.h"
 #include "decide.h"
@@ -361,6 +362,12 @@ int walk_xdp(struct xdp_md *ctx)
 	return walk(XDP, ctx);
 }
 
+SEC("xdp.frags")
+int reset_xdp(struct xdp_md *ctx)
+{
+	return reset(XDP, ctx);
+}
+
 SEC("tc")
 int entry_tc(struct __sk_buff *ctx)
 {
@@ -419,6 +426,12 @@ SEC("tc")
 int walk_tc(struct __sk_buff *ctx)
 {
 	return walk(TC, ctx);
+}
+
+SEC("tc")
+int reset_tc(struct __sk_buff *ctx)
+{
+	return reset(TC, ctx);
 }
 
 char _license[] SEC("license") = "GPL";

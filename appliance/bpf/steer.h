@@ -82,6 +82,10 @@
 
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
+#define FLOW_IDLE_NS 300000000000ULL  /* after this time a failed member's flow is none of its flows any more */
+#define COARSE_NS 20000000ULL	      /* the clock of the datapath is behind that of user space by less */
+#define RESET_NS 100000ULL	      /* of TCP resets, one in this time on average, in each segment */
+#define RESET_BURST_NS 100000000ULL   /* and as many at once as in this time */
 #define GATE_BURST_NS 10000000ULL     /* frames in a burst, as the time that the hop needs for them */
 #define SHUNT_BURST_NS 1000000000ULL  /* shunts in a burst, as the time in which the hop may ask for them */
 #define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram arrive within this time */
@@ -103,6 +107,7 @@
 #define PROGRAM_FOUND 48   /* a port's own program has found the rule (`found`); XDP only */
 #define PROGRAM_SHUNTS 49  /* a hop of the path may have shunted the flow (shunts.h) */
 #define PROGRAM_SHUNT 50   /* a hop shunts the flow of the frame */
+#define PROGRAM_RESET 56   /* the frame becomes a TCP reset (reset.h) */
 #define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
@@ -158,6 +163,7 @@ enum rule_flag {
 	RULE_ALL = 8,		   /* require = "all": no hop may be skipped except by its `accept` filter */
 	RULE_EXCESS_BLOCK = 16,	   /* on_overload: the excess of a hop's limit is dropped and does not bypass the hop */
 	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": no frames for an overloaded hop */
+	RULE_RESET = 64,	   /* a group of the path resets flows of a failed member */
 };
 
 /* In `shunts` of struct rule. */
@@ -179,7 +185,17 @@ enum item_kind {
 };
 enum group_flag {
 	GROUP_STANDBY = 1,
-	GROUP_L3 = 2
+	GROUP_LONG = 2,	 /* a port's own program leaves the group's frames to the others */
+	GROUP_KEEP = 4,	 /* flows of a failed member go around the group */
+	GROUP_RESET = 8, /* TCP flows of a failed member are reset */
+};
+/* What tells flows apart, for the choice of a member. */
+enum group_hash {
+	HASH_FIVE,   /* addresses, ports, protocol */
+	HASH_THREE,  /* addresses, protocol */
+	HASH_TWO,    /* addresses */
+	HASH_SOURCE, /* the address at the LAN: the source of frames to the WAN */
+	HASH_DESTINATION,
 };
 enum hop_flag {
 	HOP_TRACKED = 1,
@@ -209,8 +225,9 @@ enum outcome {
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
 	OUTCOME_LINK_LOCAL, /* port to port, despite a rule that would send this control frame to a hop */
 	OUTCOME_EXCESS,	    /* dropped: exceeds the limit of an overloaded hop, and the rule says block */
-	OUTCOME_SHUNTED,    /* to the other port: no hop of the path took it, and one because it has shunted the flow */
-	OUTCOME_DRY_RUN,    /* port to port: what the rule would do with it is only counted */
+	OUTCOME_RESET,	 /* became a TCP reset, or was dropped, because the group's member that knows its flow failed */
+	OUTCOME_SHUNTED, /* to the other port: no hop of the path took it, and one because it has shunted the flow */
+	OUTCOME_DRY_RUN, /* port to port: what the rule would do with it is only counted */
 	OUTCOMES,
 };
 #define OUTCOME_PLACES 16 /* entries in the map; OUTCOMES must fit */
@@ -240,11 +257,22 @@ enum reason {
 	REASON_HELD,	     /* available again, but not for long enough (standby, hold_down) */
 	REASON_SUPERVISOR,   /* the supervisor's own lease has expired */
 	REASON_OVERLOADED,   /* the frame exceeds the hop's limit */
+	REASON_TOO_FEW,	     /* fewer members of the group are available than its minimum */
+	REASON_KEPT,	     /* not available, and its flows go around the group meanwhile */
+	REASON_RESET,	     /* not available, and its flows are reset */
 	REASON_SHUNTED,	     /* it has said that it does not need the flow */
 	REASONS,
 };
 
-#define REASON_PLACES 16 /* entries in the map; REASONS must fit */
+#define REASON_PLACES 16 /* entries in the counters, a power of two; REASONS must fit */
+
+/* What a frame of a flow that is reset becomes. */
+enum reset {
+	RESET_NO,   /* it is not reset */
+	RESET_NONE, /* nothing: it is dropped */
+	RESET_ON,   /* a reset to the end that it is for */
+	RESET_BACK, /* a reset to the end that it comes from */
+};
 
 enum buffers {
 	BUFFERS_ONE,
@@ -294,7 +322,9 @@ struct group {
 	__u64 members[2]; /* bit set of hop ids */
 	__u64 hold_down;  /* ns */
 	__u32 flags;
-	__u32 pad;
+	__u8 hash;    /* enum group_hash */
+	__u8 minimum; /* with fewer available members the group counts as not available */
+	__u16 pad;
 };
 
 struct hop {
@@ -446,11 +476,14 @@ struct flow_key {
 
 struct flow {
 	__u64 seen; /* ns */
-	__u64 fin;  /* FLOW_CLOSED: FIN, one bit per direction; FLOW_BOTH: frames, one bit per direction */
+	__u64
+	    fin; /* FLOW_CLOSED: FIN, FLOW_BOTH: frames, FLOW_RESET: a reset, one bit per direction each; FLOW_FAILED */
 };
 #define FLOW_CLOSED 3
 #define FLOW_FRAME 4 /* shifted by the direction */
 #define FLOW_BOTH 12
+#define FLOW_RESET 16ULL  /* shifted by the direction in which a reset has been sent on */
+#define FLOW_FAILED 64ULL /* a frame of it came while its hop was not available */
 
 /*
  * A flow of whose frames nothing changes what is known about it, by direction until this time (flows.h). An entry is
@@ -542,7 +575,8 @@ struct fragment {
 	__u32
 	    rule; /* that the first fragment matches, in this generation of the policy; NO_MATCH: none, or not known */
 	__u32 generation;
-	__u32 pad;
+	__u32 protocol; /* of the flow, as `hash`: only the first fragment is sure to show them */
+	__u64 ends[2];
 };
 
 /*
@@ -604,7 +638,7 @@ struct scratch {
 	__u32 generation;
 	__u64 accept; /* offset 8: bit set of the `accept` filters that match */
 	__u64 hash;
-	__u64 hash_l3;
+	__u64 ends[2]; /* the flow's addresses as numbers: source, destination */
 	__u64 now;
 	__u64 flow_flags; /* TCP flags of the frame */
 	__u32 length;
@@ -627,18 +661,23 @@ struct scratch {
 	__u32 start;	   /* position in the path where the walk begins */
 	__u32 cache_place; /* where `remember` stores the rule; CACHE_ENTRIES: nowhere */
 	__u32 cache_tag;
-	__u8 fragment;	 /* 0 none, 1 first, 2 later */
-	__u8 classified; /* the filters have found `rule`, for this frame */
-	__u8 quoted;	 /* an ICMP error: its flow is that of the packet in it */
-	__u8 pad2;
+	__u8 fragment;	     /* 0 none, 1 first, 2 later */
+	__u8 classified;     /* the filters have found `rule`, for this frame */
+	__u8 quoted;	     /* an ICMP error: its flow is that of the packet in it */
+	__u8 protocol;	     /* of the flow; 0 of one between stations */
 	__u32 fragment_rule; /* the rule of a later fragment's datagram; NO_MATCH: none, or not known */
 	__u32 shunts;	     /* enum rule_shunts, if the frame is of a flow that can be shunted; else 0 */
+	__u8 tcp_at;	     /* offset of the TCP header of a frame that can become a reset; else 0 */
+	__u8 ip6;	     /* ... behind a header of IPv6 */
+	__u8 reset;	     /* enum reset */
+	__u8 there;	     /* members of a group that are available */
 	struct fragment_key datagram;
 	struct shunt_key shunt_key;
 	__u32 shunt_flags; /* TCP flags of the frame */
 	__u8 shunted;	   /* a hop was skipped because it has shunted the flow */
 	__u8 shunt_order;  /* directions that the hop shunts, one bit each */
 	__u16 pad4;
+	__u32 pad5;
 };
 
 #endif

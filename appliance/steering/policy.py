@@ -45,6 +45,8 @@ class CompiledGroup:
     members: tuple[str, ...]
     flags: int
     hold_down: int  # ns
+    hash: layout.GroupHash
+    minimum: int
     orders: tuple[tuple[str, ...], ...]
 
 
@@ -60,6 +62,7 @@ class CompiledRule:
     segments: frozenset[int]
     through: tuple[str, ...] = ()
     shunts: int = 0  # SHUNTS_POSSIBLE, SHUNTS_KEPT
+    link_down: bool = False  # while it blocks for want of hops, the segment's ports are held down
 
     @property
     def strictness(self) -> int:
@@ -124,11 +127,27 @@ def _unique(kind: str, names: Iterable[str]) -> None:
             raise ConfigError(f"{kind} {name}", f"there are {times} of this name")
 
 
+_HASHES = {
+    "5-tuple": layout.GroupHash.FIVE,
+    "l4": layout.GroupHash.FIVE,
+    "3-tuple": layout.GroupHash.THREE,
+    "2-tuple": layout.GroupHash.TWO,
+    "l3": layout.GroupHash.TWO,
+    "source": layout.GroupHash.SOURCE,
+    "destination": layout.GroupHash.DESTINATION,
+}
+_ON_MEMBER_FAILURE = {"rehash": 0, "keep": layout.GROUP_KEEP, "reset": layout.GROUP_RESET}
+
+
 def _group(config: Group, number: int, hops: dict[str, CompiledHop]) -> CompiledGroup:
     where = f"group {config.name}"
     if bool(config.balance) == bool(config.standby):
         raise ConfigError(where, "needs either `balance` or `standby`")
-    members = tuple(member.hop for member in config.balance) or config.standby
+    if config.spare and not config.balance:
+        raise ConfigError(f"{where}: spare", "needs `balance`")
+    members = config.members
+    if config.minimum > len(members):
+        raise ConfigError(f"{where}: minimum", f"{config.minimum}, and it has {len(members)}")
     key = "balance" if config.balance else "standby"
     if len(members) > layout.MAX_MEMBERS:
         raise ConfigError(f"{where}: {key}", f"{len(members)} members, the most is {layout.MAX_MEMBERS}")
@@ -138,13 +157,16 @@ def _group(config: Group, number: int, hops: dict[str, CompiledHop]) -> Compiled
         if times > 1:
             raise ConfigError(f"{where}: {key}", f'"{name}" is in it {times} times')
     if config.balance:
-        orders = grouping.balance([(member.hop, member.weight) for member in config.balance])
+        shares = [(member.hop, member.weight) for member in config.balance]
+        orders = grouping.with_spares(shares, config.spare)
     else:
         orders = grouping.standby(config.standby)
-    flags = (0 if config.balance else layout.GROUP_STANDBY) | (layout.GROUP_L3 if config.hash == "l3" else 0)
-    return CompiledGroup(
-        config.name, number, members, flags, 0 if config.balance else int(config.hold_down), tuple(orders)
-    )
+    by = _HASHES[config.hash]
+    flags = 0 if config.balance else layout.GROUP_STANDBY
+    flags |= layout.GROUP_LONG if by is not layout.GroupHash.FIVE or config.minimum > 1 else 0
+    flags |= _ON_MEMBER_FAILURE[config.on_member_failure]
+    held = 0 if config.balance and not config.spare else int(config.hold_down)
+    return CompiledGroup(config.name, number, members, flags, held, by, config.minimum, tuple(orders))
 
 
 _ON_OVERLOAD = {
@@ -158,7 +180,7 @@ def on_overload(rule: Rule) -> str:
     """The rule's setting, with "auto" resolved: a rule that fails closed also blocks the excess."""
     if rule.on_overload != "auto":
         return rule.on_overload
-    return "block-excess" if rule.on_unavailable == "block" else "bypass-excess"
+    return "block-excess" if rule.fails_closed else "bypass-excess"
 
 
 def _path(
@@ -169,7 +191,7 @@ def _path(
         raise ConfigError(where, f"{len(rule.path)} hops, the most is {layout.MAX_PATH}")
     path: list[tuple[Item, int]] = []
     seen: dict[str, str] = {}
-    flags = layout.RULE_BLOCK if rule.on_unavailable == "block" else 0
+    flags = layout.RULE_BLOCK if rule.fails_closed else 0
     flags |= layout.RULE_ALL if rule.require == "all" else 0
     flags |= _ON_OVERLOAD[on_overload(rule)]
     for name in rule.path:
@@ -180,6 +202,7 @@ def _path(
             members = groups[name].members
             path.append((Item.GROUP, groups[name].id))
             flags |= layout.RULE_HASH
+            flags |= layout.RULE_RESET if groups[name].flags & layout.GROUP_RESET else 0
         else:
             raise ConfigError(where, f'there is no guest, remote or group "{name}"')
         for member in members:
@@ -291,8 +314,13 @@ def compile_policy(config: Config, names: Names) -> Policy:
         path, flags = _path(rule, hops, groups)
         where = frozenset((segments[rule.segment],)) if rule.segment else frozenset(segments.values())
         match = rule.match.strip()
+        down = rule.on_unavailable == "link-down"
         shunts = _shunts(rule, hops, groups)
-        rules.append(CompiledRule(rule.name, match, path, flags, counters[rule.name], where, rule.through, shunts))
+        rules.append(
+            CompiledRule(
+                rule.name, match, path, flags, counters[rule.name], where, rule.through, shunts=shunts, link_down=down
+            )
+        )
     chains: dict[int, tuple[int, ...]] = {}
     for segment in segments.values():
         chain: list[int] = []

@@ -56,7 +56,7 @@ def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> N
         place = half * layout.MAX_GROUPS + group.id
         ids = {name: policy.hops[name].id for name in group.members}
         members = sum(1 << number for number in ids.values())
-        entry = layout.GroupValue(hold_down=group.hold_down, flags=group.flags)
+        entry = layout.GroupValue(hold_down=group.hold_down, flags=group.flags, hash=group.hash, minimum=group.minimum)
         entry.members[0], entry.members[1] = members & 0xFFFFFFFFFFFFFFFF, members >> 64
         maps["groups"].set(place, entry)
         maps["buckets"].set_all(

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import UNSET
+
 import appliance
 from appliance.hop.lifecycle import HopState
 from appliance.segment.evidence import Kept
@@ -18,6 +20,7 @@ from appliance.segment.show import Link
 from appliance.steering.answers import refused_frames
 from appliance.steering.kernel.counters import Counters, DeviceCount
 from appliance.steering.kernel.layout import Loss
+from appliance.supervisor.status import groups
 from appliance.supervisor.system import System
 from appliance.telemetry.openmetrics import Family
 from appliance.telemetry.subject import Severity
@@ -35,6 +38,7 @@ def collect(system: System) -> list[Family]:
         *_segments(system),
         *_guests(system),
         *_remotes(system),
+        *_groups(system, now),
         *traffic(counters),
         *_access(system),
     ]
@@ -151,6 +155,18 @@ def _segments(system: System) -> list[Family]:
                 sent.add(there.sent, segment=name, side=side, port=port)
                 dropped.add(there.dropped, segment=name, side=side, port=port)
     return [inline, state, relay, why, link, kept, sent, dropped]
+
+
+def _groups(system: System, now: int) -> list[Family]:
+    up = Family("group_available", "gauge", "1 while at least the minimum of the group's members is available")
+    members = Family("group_members_available", "gauge", "Members of the group that are available, spare ones too")
+    minimum = Family("group_members_minimum", "gauge", "With fewer available members the group gets no frames")
+    for group in groups(system, now):
+        minimum.add(group.minimum, group=group.name)
+        if group.available is not UNSET:
+            up.add(1 if group.available else 0, group=group.name)
+            members.add(sum(member.available is True for member in group.members), group=group.name)
+    return [up, members, minimum]
 
 
 def _guests(system: System) -> list[Family]:

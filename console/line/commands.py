@@ -125,6 +125,7 @@ SHOW = (
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
     _show("remotes", "remotes: state, cause, lease, tunnel, and the way to it", view="remotes"),
     _show("remote", "one remote: its checks, its tunnels and their counters, the way to it", REMOTE, view="remote"),
+    _show("groups", "groups: which members are available, and how flows are shared", view="groups"),
     _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),
     Command(
         ("show", "rules", "detail"),

@@ -30,6 +30,7 @@ _WHERE: dict[str, str] = {
     "incident": "incidents.one",
     "quarantine": "incidents.quarantine",
     "shunts": "shunts.table_of_all",
+    "groups": "traffic.groups",
     "rules": "traffic.rules",
     "rules-detail": "traffic.rules_detail",
     "counters": "traffic.counters",

@@ -33,6 +33,30 @@ _rules = columns_of("rules", "no rules: every frame passes straight to the other
 ], _path)  # fmt: skip
 
 
+def _group(row: Row) -> Row:
+    members = rows_of(row.get("members"))
+    known = row.get("available") is not None
+    there = sum(member.get("available") is True for member in members)
+    words = []
+    for member in members:
+        notes = ["spare"] if member.get("spare") else []
+        if known and not member.get("available"):
+            notes.append("not available")
+        elif member.get("draining"):
+            notes.append("draining")
+        words.append(cell(member.get("name")) + (f" ({', '.join(notes)})" if notes else ""))
+    state = "available" if row.get("available") is True else "not available"
+    return {**row, "state": state if known else None, "members": ", ".join(words),
+            "there": f"{there} of {len(members)}" if known else None,
+            "rules": ", ".join(cell(rule) for rule in row.get("rules") or []) or "none"}  # fmt: skip
+
+
+groups = columns_of("groups", "no groups are configured", [
+    ("name", "GROUP"), ("state", "STATE"), ("kind", "KIND"), ("there", "AVAILABLE"), ("minimum", "MINIMUM"),
+    ("hash", "FLOWS BY"), ("on_member_failure", "FLOWS OF A FAILED MEMBER"), ("members", "MEMBERS"), ("rules", "RULES"),
+], _group)  # fmt: skip
+
+
 def _since(data: Any) -> str:
     """When the counters were cleared, as a line; empty when they were not."""
     when = data.get("cleared") if isinstance(data, dict) else None

@@ -49,6 +49,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("version.show", {}),
     ("status.show", {}),
     ("segments.show", {}),
+    ("groups.show", {}),
     ("rules.show", {}),
     ("counters.show", {}),
     ("counters.clear", {}),

@@ -36,7 +36,7 @@ GUESTS = (
 )
 GROUPS = (
     Group(name="even", balance=(Member(hop="a", weight=50), Member(hop="b", weight=50))),
-    Group(name="odd", balance=(Member(hop="c", weight=90), Member(hop="e", weight=10)), hash="l3"),
+    Group(name="odd", balance=(Member(hop="c", weight=90), Member(hop="e", weight=10)), hash="2-tuple"),
     Group(name="spare", standby=("d", "e"), hold_down=Duration(3_600_000_000_000)),
 )
 

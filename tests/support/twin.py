@@ -18,7 +18,7 @@ from appliance.steering.datapath import Datapath
 from appliance.steering.explain.backends import LOOPBACK, furnish, matches, run
 from appliance.steering.explain.model import Decision, Gate, Lease, Model, Shunt, ShuntLimit, State, Where
 from appliance.steering.kernel import layout
-from appliance.steering.kernel.layout import Outcome, Role, Side, slot
+from appliance.steering.kernel.layout import Outcome, Role, Side, Verdict, slot
 from appliance.steering.kernel.shunted_flow import ShuntedFlow
 from appliance.system import libbpf
 
@@ -167,7 +167,8 @@ class Twin:
         after = self.counted(where)
         assert {outcome for outcome in Outcome if after[outcome] != before[outcome]} == {again.outcome}
         sent = action == {"xdp": XDP_REDIRECT, "tc": TC_REDIRECT}[kind]
-        assert sent is (again.outcome in (Outcome.TO_HOP, *layout.LEAVING))
+        leaves = again.outcome in (Outcome.TO_HOP, *layout.LEAVING)
+        assert sent is (leaves or (again.outcome is Outcome.RESET and again.verdict is Verdict.PORT))
         assert kind == "tc" or not sent or out == again.frame
 
     def everything(self, where: Where) -> dict[str, int]:
@@ -284,11 +285,13 @@ class Twin:
             ): (
                 value.hash,
                 bool(value.first),
+                value.protocol,
+                tuple(value.ends),
                 None if value.rule == layout.NO_MATCH or value.generation != generation else value.rule,
             )
             for key, value in self.maps["fragments"].items()
         }
         assert datagrams == {
-            key: (one.hash, one.first, one.rule if one.policy is self.policy else None)
+            key: (one.hash, one.first, one.protocol, one.ends, one.rule if one.policy is self.policy else None)
             for key, one in self.state.fragments.items()
         }

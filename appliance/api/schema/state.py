@@ -325,6 +325,28 @@ class Shunts(Answer):
     guests: list[Shunting]
 
 
+class GroupMember(Answer):
+    """A member of a group, while the datapath is up. `draining`: it keeps its flows and gets no new ones."""
+
+    name: str
+    spare: bool
+    available: bool | UnsetType = UNSET
+    draining: bool | UnsetType = UNSET
+
+
+class Group(Answer):
+    """A group. `available`: enough members are; missing, like their state, while the datapath is down."""
+
+    name: str
+    kind: Annotated[str, Meta(description="balance or standby")]
+    members: list[GroupMember]
+    minimum: int
+    hash: Annotated[str, Meta(description="what tells flows apart")]
+    on_member_failure: str
+    rules: Annotated[list[str], Meta(description="those with it in their path")]
+    available: bool | UnsetType = UNSET
+
+
 class Filters(Answer):
     """How a set of filters was compiled. `straight`: rule -> why it is evaluated on its own; `hidden`: rules that an
     earlier rule with the same filter makes unreachable."""

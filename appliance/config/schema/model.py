@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from appliance.config.schema.limits import MAX_MTU
+from appliance.config.schema.limits import MAX_MEMBERS, MAX_MTU
 from appliance.units import Duration, Size
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
@@ -239,13 +239,23 @@ class Member(_Struct, frozen=True):
 
 
 class Group(_Struct, frozen=True):
-    """Several hops that act as one: either `balance` or `standby`."""
+    """Several hops that act as one: either `balance`, which may have a `spare`, or `standby`."""
 
     name: Name
     balance: tuple[Member, ...] = ()
+    spare: tuple[Name, ...] = ()  # balance: they take over from members that are not available
     standby: tuple[Name, ...] = ()
-    hold_down: Duration = Duration(5_000_000_000)  # standby: how long available before traffic returns
-    hash: Literal["l4", "l3"] = "l4"
+    minimum: Annotated[int, msgspec.Meta(ge=1, le=MAX_MEMBERS)] = 1  # with fewer available members: not available
+    hold_down: Duration = Duration(5_000_000_000)  # standby, spare: how long available before traffic returns
+    hash: Literal["5-tuple", "3-tuple", "2-tuple", "source", "destination", "l4", "l3"] = (
+        "5-tuple"  # l4 and l3: until 0.1.0
+    )
+    on_member_failure: Literal["rehash", "keep", "reset"] = "rehash"  # what becomes of its established flows
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The hops that it consists of, in configured order, the spare ones last."""
+        return (*(member.hop for member in self.balance), *self.standby, *self.spare)
 
 
 class Rule(_Struct, frozen=True):
@@ -256,10 +266,15 @@ class Rule(_Struct, frozen=True):
     match: str = ""  # pcap filter; "" = every frame
     through: tuple[Literal["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"], ...] = ()
     path: tuple[Name, ...] = ()
-    on_unavailable: Literal["bypass", "block"] = "bypass"
+    on_unavailable: Literal["bypass", "block", "link-down"] = "bypass"
     require: Literal["any", "all"] = "any"
     on_overload: Literal["auto", "bypass-excess", "block-excess", "bypass-all"] = "auto"  # auto: as on_unavailable
     keep_shunts: bool = False  # with block: flows that a hop has shunted go on while it is not available
+
+    @property
+    def fails_closed(self) -> bool:
+        """Whether its frames are dropped while too few hops of the path are available."""
+        return self.on_unavailable != "bypass"
 
 
 class Management(_Struct, frozen=True):

@@ -53,8 +53,14 @@ TAG_SHUNT_ONE = 4004
 FLOW_CLOSED = 3
 FLOW_FRAME = 4
 FLOW_BOTH = 12
+FLOW_RESET = 16
+FLOW_FAILED = 64
 FLOW_REFRESH_NS = 1_000_000_000
 FLOW_CLOSED_NS = 2_000_000_000
+FLOW_IDLE_NS = 300_000_000_000
+COARSE_NS = 20_000_000
+RESET_NS = 100_000
+RESET_BURST_NS = 100_000_000
 FRAGMENT_NS = 2_000_000_000
 FRAGMENT_PAIR = 0x10000
 FRAGMENT_PAIR_NS = 60_000_000_000
@@ -71,6 +77,7 @@ PROGRAM_FRAGMENT = 7
 PROGRAM_FOUND = 48
 PROGRAM_SHUNTS = 49
 PROGRAM_SHUNT = 50
+PROGRAM_RESET = 56
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -97,8 +104,12 @@ RULE_EXCESS_BLOCK = 16
 RULE_OVERLOAD_BYPASS = 32
 SHUNTS_POSSIBLE = 1
 SHUNTS_KEPT = 2
+RULE_RESET = 64
 GROUP_STANDBY = 1
-GROUP_L3 = 2
+GROUP_LONG = 2
+GROUP_KEEP = 4
+GROUP_RESET = 8
+REASON_PLACES = 16
 HOP_TRACKED = 1
 HOP_RECORDED = 2
 HOP_TAGS = 4
@@ -190,15 +201,16 @@ class Outcome(IntEnum):
     UNKNOWN = 10
     LINK_LOCAL = 11
     EXCESS = 12
-    SHUNTED = 13
-    DRY_RUN = 14
+    RESET = 13
+    SHUNTED = 14
+    DRY_RUN = 15
 
 
 OUTCOME_PLACES = 16
 LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL,
            Outcome.SHUNTED, Outcome.DRY_RUN)  # fmt: skip
 """Outcomes of frames that leave through a port of the segment."""
-DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS)
+DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS, Outcome.RESET)
 
 
 class Loss(IntEnum):
@@ -229,10 +241,10 @@ class Reason(IntEnum):
     HELD = 5
     SUPERVISOR = 6
     OVERLOADED = 7
-    SHUNTED = 8
-
-
-REASON_PLACES = 16
+    TOO_FEW = 8
+    KEPT = 9
+    RESET = 10
+    SHUNTED = 11
 
 
 class CopyWay(IntEnum):
@@ -240,6 +252,25 @@ class CopyWay(IntEnum):
 
     IN = 0
     OUT = 1
+
+
+class GroupHash(IntEnum):
+    """What tells flows apart, for the choice of a group's member."""
+
+    FIVE = 0
+    THREE = 1
+    TWO = 2
+    SOURCE = 3
+    DESTINATION = 4
+
+
+class Reset(IntEnum):
+    """What a frame of a flow that is reset becomes."""
+
+    NO = 0
+    NONE = 1
+    ON = 2
+    BACK = 3
 
 
 class Verdict(IntEnum):
@@ -283,7 +314,14 @@ class RuleValue(ctypes.Structure):
 
 
 class GroupValue(ctypes.Structure):
-    _fields_ = (("members", c_uint64 * 2), ("hold_down", c_uint64), ("flags", c_uint32), ("pad", c_uint32))
+    _fields_ = (
+        ("members", c_uint64 * 2),
+        ("hold_down", c_uint64),
+        ("flags", c_uint32),
+        ("hash", c_uint8),
+        ("minimum", c_uint8),
+        ("pad", c_uint16),
+    )
 
 
 class HopValue(ctypes.Structure):
@@ -490,7 +528,8 @@ class FragmentValue(ctypes.Structure):
         ("first", c_uint32),
         ("rule", c_uint32),
         ("generation", c_uint32),
-        ("pad", c_uint32),
+        ("protocol", c_uint32),
+        ("ends", c_uint64 * 2),
     )
 
 
@@ -551,7 +590,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The beginning of the struct, as far as generated programs use it."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 25))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 26))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value per CPU.
@@ -571,6 +610,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "shunt_hits": (c_uint32, ShuntHitValue),
     "shunt_epoch": (c_uint32, ShuntEpochValue),
     "ticks": (c_uint32, TickValue),
+    "resets": (c_uint32, c_uint64),
     "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),
     "rules": (c_uint32, RuleValue),

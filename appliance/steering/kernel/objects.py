@@ -26,7 +26,18 @@ PROGRAMS = (
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
-        for name in ("entry", "copying", "recall", "remember", "fragment", "dispatch", "shunts", "shunt", "walk")
+        for name in (
+            "entry",
+            "copying",
+            "recall",
+            "remember",
+            "fragment",
+            "dispatch",
+            "shunts",
+            "shunt",
+            "walk",
+            "reset",
+        )
     ),
 )
 EXIT = "thread_exit"  # the program that ends leases with processes
@@ -35,7 +46,7 @@ TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; left out on 
 _TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp", "own_shunting_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
-          "fragment": layout.PROGRAM_FRAGMENT, "shunts": layout.PROGRAM_SHUNTS,
+          "fragment": layout.PROGRAM_FRAGMENT, "reset": layout.PROGRAM_RESET, "shunts": layout.PROGRAM_SHUNTS,
           "shunt": layout.PROGRAM_SHUNT}  # fmt: skip
 
 
