@@ -169,7 +169,7 @@ static __always_inline struct shunt_hit *hit_at(const struct shunt_key *key)
 	return bpf_map_lookup_elem(&shunt_hits, &place);
 }
 
-static __always_inline bool same_flow(const struct shunt_key *one, const struct shunt_key *other)
+static __always_inline bool same_key(const struct shunt_key *one, const struct shunt_key *other)
 {
 	const __u64 *a = (const __u64 *)one, *b = (const __u64 *)other;
 
@@ -230,7 +230,7 @@ static __always_inline enum shunted shunted_at_once(const struct rule *rule, con
 	now = tick_ns();
 	if (!target->ifindex || now >= supervisor->until || now >= lease->until)
 		return rule->shunts & SHUNTS_KEPT ? MAY_BE_SHUNTED : NOT_SHUNTED;
-	if (!same_flow(&hit->key, key) || hit->hop != hop || hit->epoch != epoch || now >= hit->until) {
+	if (!same_key(&hit->key, key) || hit->hop != hop || hit->epoch != epoch || now >= hit->until) {
 		hit->epoch = epoch;
 		hit->until = 0;
 		shunt = shunt_at(hop, key);
