@@ -39,7 +39,8 @@ static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
 	return none;
 }
 
-static __always_inline bool has_shunted(struct scratch *s, __u32 hop, const struct lease *lease);
+__noinline __u32 has_shunted(__u32 hop); /* shunts.h */
+
 /* Whether the hop's `accept` filter, if it has one, matches the frame. */
 static __always_inline bool accepted(const struct scratch *s, __u32 hop)
 {
@@ -68,7 +69,7 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	target = bpf_map_lookup_elem(&targets, &slot);
 	if (s->shunts && h && h->flags & HOP_SHUNTS && lease &&
 	    (s->shunts & SHUNTS_KEPT || (s->alive && lease->until > s->now && target && target->ifindex)) &&
-	    has_shunted(s, hop, lease)) /* shunts.h */
+	    has_shunted(hop))
 		return REASON_SHUNTED;
 	if (!s->alive)
 		return REASON_SUPERVISOR;
@@ -366,10 +367,8 @@ static __always_inline int dispatch(int kind, void *ctx)
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
 	if (!s->have_hash && (s->want || (rule && rule->flags & RULE_HASH)))
 		hash_frame(kind, ctx, s);
-	s->shunts = 0;
-	if (rule && rule->shunts) /* continues to what follows here */
-		next_program(kind, ctx, PROGRAM_SHUNTS);
-	if (accepts) /* continues to the walk; without this program no hop accepts by filter */
+	s->shunts = SHUNTS_UNKNOWN; /* the walk finds out, if a hop of the path may have any */
+	if (accepts)		    /* continues to the walk; without this program no hop accepts by filter */
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
 out:
@@ -409,23 +408,20 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 	return first;
 }
 
-/* A dry run: count what the rule would do with a frame from a port, and send it straight. */
-static __always_inline int only_count(int kind, void *ctx, struct scratch *s, const struct rule *rule,
-				      struct rule_counter *counter, bool taken, bool short_of_hops, bool excess)
+/* A dry run: count what the rule would do with a frame from a port. */
+static __always_inline void only_count(const struct scratch *s, const struct rule *rule, struct rule_counter *counter,
+				       bool taken, bool short_of_hops, bool excess)
 {
-	if (counter) {
-		if (excess && rule->flags & RULE_EXCESS_BLOCK)
-			counter->blocked++;
-		else if (taken)
-			counter->to_hop++;
-		else if (short_of_hops && rule->flags & RULE_BLOCK)
-			counter->blocked++;
-		else if (s->shunted)
-			counter->shunted++;
-		else
-			counter->bypassed++;
-	}
-	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_DRY_RUN);
+	if (excess && rule->flags & RULE_EXCESS_BLOCK)
+		counter->blocked++;
+	else if (taken)
+		counter->to_hop++;
+	else if (short_of_hops && rule->flags & RULE_BLOCK)
+		counter->blocked++;
+	else if (s->shunted)
+		counter->shunted++;
+	else
+		counter->bypassed++;
 }
 
 /* Everything is known: walk the path. */
@@ -441,6 +437,13 @@ static __always_inline int walk(int kind, void *ctx)
 
 	if (!s)
 		return pass(kind);
+	if (s->rule < MAX_RULES)
+		rule = rule_at(s, s->rule);
+	if (s->shunts == SHUNTS_UNKNOWN) {
+		s->shunts = 0;
+		if (rule && rule->shunts) /* continues here */
+			next_program(kind, ctx, PROGRAM_SHUNTS);
+	}
 	from = s->device.hop;
 	s->shunted = 0;
 	if (s->want) {
@@ -462,8 +465,6 @@ static __always_inline int walk(int kind, void *ctx)
 		if (hop_counter)
 			hop_counter->bad_tag++;
 	}
-	if (s->rule < MAX_RULES)
-		rule = rule_at(s, s->rule);
 	outcome = !rule || from ? OUTCOME_OUT : OUTCOME_BYPASSED;
 	if (rule && !from)
 		rule_count = rule_match(s, rule);
@@ -472,9 +473,15 @@ static __always_inline int walk(int kind, void *ctx)
 		find_tcp(kind, ctx, s);
 	if (rule)
 		chosen = next_hop(s, rule, &missing, &excess);
-	if (rule && !from && segment_has(s, SEGMENT_DRY_RUN))
-		return only_count(kind, ctx, s, rule, rule_count, chosen && !missing,
-				  rule->flags & RULE_ALL ? missing : !s->available, excess);
+	if (rule && !from && segment_has(s, SEGMENT_DRY_RUN)) {
+		if (excess && !s->reset && rule_count)
+			rule_count->excess++;
+		if (rule_count)
+			only_count(s, rule, rule_count, chosen && !missing,
+				   rule->flags & RULE_ALL ? missing : !s->available, excess && !s->reset);
+		outcome = OUTCOME_DRY_RUN;
+		goto out;
+	}
 	if (excess && s->reset)
 		next_program(kind, ctx, PROGRAM_RESET);
 	if (excess && rule_count)
@@ -506,6 +513,7 @@ static __always_inline int walk(int kind, void *ctx)
 		rule_count->shunted++;
 	else if (rule_count)
 		rule_count->bypassed++;
+out:
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }
 

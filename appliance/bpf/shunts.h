@@ -108,13 +108,21 @@ static __always_inline void end_by(struct shunt *shunt, __u64 until)
 		__sync_fetch_and_add(&epoch->datapath, 1);
 }
 
-/* Whether the hop has shunted the flow of the frame, which may end it. */
-static __always_inline bool has_shunted(struct scratch *s, __u32 hop, const struct lease *lease)
+/* Whether the hop has shunted the flow of the frame, which may end it. Global like `choose`. */
+__noinline __u32 has_shunted(__u32 hop)
 {
-	struct shunt *shunt = shunt_at(hop, &s->shunt_key);
-	bool dry = s->device.flags & DEVICE_DRY, shunted;
-	__u32 direction = s->direction & 1, flags = s->shunt_flags;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct lease *lease = bpf_map_lookup_elem(&leases, &hop);
+	__u32 direction, flags;
+	struct shunt *shunt;
+	bool dry, shunted;
 
+	if (!s || !lease)
+		return false;
+	direction = s->direction & 1;
+	flags = s->shunt_flags;
+	dry = s->device.flags & DEVICE_DRY;
+	shunt = shunt_at(hop, &s->shunt_key);
 	if (!shunt || !in_force(shunt, lease, s->now))
 		return false;
 	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) { /* another connection, which the hop has not seen */
@@ -272,7 +280,7 @@ static __always_inline enum shunted own_shunted(void *ctx, __u32 slot, const str
 	return shunted_at_once(rule, &key, flags, slot >> 1, slot & 1);
 }
 
-/* Between `dispatch` and the rest of it: the frame's flow as the shunts know it. */
+/* Before the walk, if a hop of the path may shunt flows: the frame's flow as the shunts know it. */
 static __always_inline int look_for_shunts(int kind, void *ctx)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -291,8 +299,6 @@ static __always_inline int look_for_shunts(int kind, void *ctx)
 		}
 		s->shunts = rule->shunts;
 	}
-	if (rule && (s->want || rule->flags & RULE_ACCEPT))
-		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
 }

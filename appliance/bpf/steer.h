@@ -105,7 +105,7 @@
 #define PROGRAM_ENTRY 6	   /* the entry, for the programs attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
 #define PROGRAM_FOUND 48   /* a port's own program has found the rule (`found`); XDP only */
-#define PROGRAM_SHUNTS 49  /* a hop of the path may have shunted the flow (shunts.h) */
+#define PROGRAM_SHUNTS 49  /* from the walk: a hop of the path may have shunted the flow (shunts.h) */
 #define PROGRAM_SHUNT 50   /* a hop shunts the flow of the frame */
 #define PROGRAM_RESET 56   /* the frame becomes a TCP reset (reset.h) */
 #define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
@@ -170,6 +170,7 @@ enum rule_flag {
 enum rule_shunts {
 	SHUNTS_POSSIBLE = 1, /* a hop of the path may shunt flows */
 	SHUNTS_KEPT = 2,     /* keep_shunts: a shunt counts while its hop is not available, too */
+	SHUNTS_UNKNOWN = 4,  /* of a frame: not looked at yet */
 };
 
 enum segment_flag {

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scapy.layers.l2 import Dot1Q
 
 from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment, Shunts
@@ -50,7 +52,8 @@ def make(bpf_object: Path) -> Iterator[Make]:
 
     yield one
     for twin in made:
-        twin.close()
+        if twin.datapath.kernel.maps:  # it is not closed yet
+            twin.close()
 
 
 def flow(frame: bytes, direction: Side = Side.LAN) -> ShuntedFlow:
@@ -289,3 +292,52 @@ def test_a_test_run_of_explain_ends_no_shunt(make: Make) -> None:
     decision = twin.kernel(LAN, tcp(), flags=layout.DEVICE_DRY)
     assert decision.outcome is Outcome.SHUNTED
     assert [step.reason for step in decision.steps] == [Reason.SHUNTED]
+
+
+FLAGS = st.sampled_from(["A", "A", "A", "A", "PA", "S", "SA", "FA", "R"])
+FRAMES = st.one_of(
+    st.builds(
+        lambda port, flags, back: (tcp(port, flags=flags, back=back), back), st.integers(1, 2), FLAGS, st.booleans()
+    ),
+    st.builds(lambda port, back: (udp(port, back=back), back), st.integers(1, 2), st.booleans()),
+)
+STEPS = st.one_of(
+    st.tuples(st.just("frame"), FRAMES),
+    st.tuples(st.just("frame"), FRAMES),
+    st.tuples(st.just("shunt"), st.sampled_from("ab"), FRAMES, st.sampled_from([1, 2, 3])),
+    st.tuples(st.just("remove"), st.sampled_from("ab"), FRAMES),
+    st.tuples(st.just("lease"), st.sampled_from("ab"), st.booleans(), st.booleans()),
+)
+RULES = st.fixed_dictionaries(
+    {
+        "match": st.sampled_from(["", "ip"]),
+        "path": st.sampled_from([("a",), ("a",), ("a", "b"), ("even",), ("b", "c")]),
+        "on_unavailable": st.sampled_from(["bypass", "block"]),
+        "require": st.sampled_from(["any", "all"]),
+        "keep_shunts": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rule=RULES, steps=st.lists(STEPS, min_size=10, max_size=60), kind=st.sampled_from(["xdp", "xdp", "tc"]))
+def test_random_shunts_and_frames(
+    make: Make, rule: dict[str, object], steps: list[tuple[object, ...]], kind: str
+) -> None:
+    """Flows that are shunted, end, begin again, and hops that fail and return: kernel and model agree, each way."""
+    twin = make(**rule)
+    twin.repeats = 2
+    for what, *about in steps:
+        match what, about:
+            case "frame", [(bytes(frame), bool(back))]:
+                twin.both(WAN if back else LAN, frame, kind)
+            case "shunt", [str(hop), (bytes(frame), bool(back)), int(directions)]:
+                twin.shunt(hop, flow(frame, Side.WAN if back else Side.LAN), directions=directions)
+            case "remove", [str(hop), (bytes(frame), bool(back))]:
+                number, key = twin.policy.hops[hop].id, flow(frame, Side.WAN if back else Side.LAN)
+                twin.datapath.shunts.remove(number, key)
+                twin.state.shunts.pop((number, key), None)
+            case "lease", [str(hop), bool(good), bool(returned)]:
+                twin.lease(hop, good=good, recovered=time.monotonic_ns() if returned else 0)
+    twin.tables_agree()
+    twin.close()

@@ -190,4 +190,4 @@ class Shunts:
 
 
 def _in_force(value: ShuntValue, recovered: int, now: int) -> bool:
-    return now < min(value.until, value.seen + value.idle) and value.since >= recovered
+    return bool(now < min(value.until, value.seen + value.idle) and value.since >= recovered)
