@@ -20,7 +20,8 @@ START_NS: Final = 10 * SECOND
 """After bypassd has started the guests need this long to show that they work. In between the rule blocks."""
 FLAP_NS: Final = 600 * SECOND
 """Ports that go down again this soon stay down twice as long."""
-MOST_NS: Final = 3600 * SECOND
+MOST_NS: Final = 60 * SECOND
+"""... but no longer than this, unless the hold-down itself is: there may be no other path."""
 
 
 class LinkDown:

@@ -163,6 +163,7 @@ def test_links_that_are_taken_down_for_want_of_hops(live: Live) -> None:
     """Both neighbours lose their link, with a cause, and the relay stays; then they have it again, and frames cross."""
     settle(live)
     since = segment(live)["since_mono_ns"]
+    live.call("config.edit")
     live.set("guest absent kernel none", "guest absent autostart false")
     live.set("rule all path absent", "rule all on_unavailable link-down")
     live.commit()

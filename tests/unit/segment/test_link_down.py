@@ -65,7 +65,7 @@ def test_in_bypass_no_port_is_held() -> None:
 
 
 def test_ports_that_flap_stay_down_longer() -> None:
-    """Up to an hour; a time without trouble forgets it."""
+    """Up to a minute; a time without trouble forgets it."""
     decision, now = LinkDown(), T0
     waits = []
     for _ in range(16):
