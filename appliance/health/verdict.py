@@ -119,6 +119,7 @@ class Verdict:
         """
         self.detectors = {detector.label: detector for detector in detectors}
         self._told = frozenset(told)
+        self._counting = self._deciding()
         if not self._counting:
             raise ValueError("a verdict needs at least one check")
         self.would_falls = 0
@@ -134,9 +135,7 @@ class Verdict:
         """Whether there are checks that decide nothing."""
         return bool(self._told)
 
-    @property
-    def _counting(self) -> list[Detector]:
-        """The checks that decide."""
+    def _deciding(self) -> list[Detector]:
         return [detector for label, detector in self.detectors.items() if label not in self._told]
 
     def shorten_proof(self) -> None:
@@ -153,6 +152,7 @@ class Verdict:
         """The guest restarted: earlier evidence no longer counts."""
         for check, old in list(self.detectors.items()):
             self.detectors[check] = Detector(check, old.limits, old.cause, falls=old.falls)
+        self._counting = self._deciding()
         self.vetoes.clear()
         self.available, self._known, self._passing_since = False, False, None
         self._would_serve = False

@@ -68,7 +68,7 @@ class RuleCount:
     bypassed: int
     blocked: int
     excess: int
-    shunted: int
+    shunted: int = 0
 
     @classmethod
     def of(cls, values: list[RuleCounterValue]) -> RuleCount:
