@@ -53,6 +53,8 @@ def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
         bypassed=UNSET if count is None else count.bypassed,
         blocked=UNSET if count is None else count.blocked,
         excess=UNSET if count is None else count.excess,
+        keep_shunts=configured.keep_shunts,
+        shunted=UNSET if count is None else count.shunted,
     )
 
 
@@ -136,6 +138,7 @@ def _rule(count: RuleCount) -> state.RuleCounters:
         bypassed=count.bypassed,
         blocked=count.blocked,
         excess=count.excess,
+        shunted=count.shunted,
     )
 
 

@@ -216,6 +216,8 @@ class Steering:
         if self._watch.cleared:
             self._watch.cleared.clear()
             self._attach()
+        if sweep := self.datapath.sweeper():
+            await asyncio.to_thread(sweep)  # in a thread: a table may be long
 
     async def stop(self) -> None:
         """Close the pinned datapath, which continues."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from appliance.config.schema.model import Config, Group, Guest, Remote, Rule
+from appliance.config.schema.model import Config, Group, Guest, Remote, Rule, Shunts
 from appliance.errors import ConfigError, FilterError
 from appliance.filter.classic import asks_for_first_fragments
 from appliance.filter.compiler import compile_filter
@@ -33,6 +33,7 @@ class CompiledHop:
     remote: bool = False
     tracked: bool = True
     recorded: bool = False
+    shunts: Shunts | None = None  # it may shunt flows
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,17 @@ class CompiledRule:
     counter: int
     segments: frozenset[int]
     through: tuple[str, ...] = ()
+    shunts: int = 0  # SHUNTS_POSSIBLE, SHUNTS_KEPT
     link_down: bool = False  # while it blocks for want of hops, the segment's ports are held down
 
     @property
     def strictness(self) -> int:
-        """The rule's flags if it requires all of its hops, else 0: how it acts if a later hop is not available."""
-        return self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0
+        """The rule's flags if it requires all of its hops, else 0: how it acts if a later hop is not available.
+
+        Also whether shunts of a later hop count then.
+        """
+        kept = (self.shunts & layout.SHUNTS_KEPT) << 8
+        return kept | (self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Policy:
 
     `chains`: the rules of each segment that can be reached, in order, as indexes. `link_local`: segments whose
     link-local control frames enter no hop. `fragments`: segments in which later fragments match the rule of their
-    first one.
+    first one. `dry_run`: segments whose rules are only counted.
     """
 
     segments: dict[str, int]
@@ -95,11 +101,16 @@ class Policy:
     continuations: dict[tuple[int, int, int], GoesOn] = field(default_factory=dict)  # (hop, segment, direction)
     link_local: frozenset[int] = frozenset()
     fragments: frozenset[int] = frozenset()
+    dry_run: frozenset[int] = frozenset()
 
     def constant(self, segment: int) -> int:
         """Index of the rule that matches every frame of the segment, or NO_MATCH if filters must be run."""
         chain = self.chains[segment]
         return chain[0] if chain and not self.rules[chain[0]].match else layout.NO_MATCH
+
+    def may_shunt(self, segment: int) -> bool:
+        """Whether a hop of a path of the segment's rules may shunt flows."""
+        return any(self.rules[index].shunts for index in self.chains[segment])
 
     def ids(self, item: tuple[Item, int]) -> frozenset[int]:
         """The hops that one item of a path stands for."""
@@ -207,6 +218,14 @@ def _path(
     return tuple(path), flags
 
 
+def _shunts(rule: Rule, hops: dict[str, CompiledHop], groups: dict[str, CompiledGroup]) -> int:
+    """Whether hops of the rule's path may shunt flows, and whether that counts while they are not available."""
+    members = (member for name in rule.path for member in (groups[name].members if name in groups else (name,)))
+    if not any(hops[member].shunts for member in members):
+        return 0
+    return layout.SHUNTS_POSSIBLE | (layout.SHUNTS_KEPT if rule.keep_shunts else 0)
+
+
 def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[str, ...]]:
     found: tuple[Guest | Remote, ...] = (*config.guest, *config.remote)
     ids = names.ensure("hop", [hop.name for hop in found])
@@ -224,7 +243,10 @@ def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[s
                 )
         remote = isinstance(hop, Remote)
         recorded = isinstance(hop, Guest) and hop.recorder.frames > 0
-        hops[hop.name] = CompiledHop(hop.name, ids[hop.name], hop.accept, bit, hop.tags, remote, recorded=recorded)
+        shunts = hop.shunts if isinstance(hop, Guest) and hop.shunts.max else None
+        hops[hop.name] = CompiledHop(
+            hop.name, ids[hop.name], hop.accept, bit, hop.tags, remote, recorded=recorded, shunts=shunts
+        )
     return hops, tuple(accepts)
 
 
@@ -293,7 +315,12 @@ def compile_policy(config: Config, names: Names) -> Policy:
         where = frozenset((segments[rule.segment],)) if rule.segment else frozenset(segments.values())
         match = rule.match.strip()
         down = rule.on_unavailable == "link-down"
-        rules.append(CompiledRule(rule.name, match, path, flags, counters[rule.name], where, rule.through, down))
+        shunts = _shunts(rule, hops, groups)
+        rules.append(
+            CompiledRule(
+                rule.name, match, path, flags, counters[rule.name], where, rule.through, shunts=shunts, link_down=down
+            )
+        )
     chains: dict[int, tuple[int, ...]] = {}
     for segment in segments.values():
         chain: list[int] = []
@@ -307,6 +334,10 @@ def compile_policy(config: Config, names: Names) -> Policy:
     fragments = frozenset(
         segment for segment, chain in chains.items() if any(_tells_fragments_apart(rules[index]) for index in chain)
     )
-    policy = Policy(segments, hops, groups, tuple(rules), chains, accepts, link_local=link_local, fragments=fragments)
+    dry_run = frozenset(segments[segment.name] for segment in config.segment if segment.dry_run)
+    policy = Policy(
+        segments, hops, groups, tuple(rules), chains, accepts,
+        link_local=link_local, fragments=fragments, dry_run=dry_run,
+    )  # fmt: skip
     policy.continuations.update(_continuations(policy))
     return policy

@@ -177,6 +177,9 @@ def _guests(system: System) -> list[Family]:
     limit = Family("guest_limit_frames", "gauge", "Frames a second that an overloaded guest gets at most; 0 = no limit")
     latency = Family("guest_latency_seconds", "histogram", "Time of in-band heartbeats through the guest", "seconds")
     dropped = Family("guest_events_dropped", "counter", "QEMU events dropped because they were too frequent")
+    would = Family(
+        "guest_dry_run_falls", "counter", "How often checks that decide nothing would have bypassed the guest"
+    )
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.hop.lease.remaining(now)
@@ -186,9 +189,10 @@ def _guests(system: System) -> list[Family]:
         restarts.add(guest.restarts.count, guest=guest.name)
         dropped.add(guest.current_run.monitor.dropped if guest.current_run else 0, guest=guest.name)
         latency.add(guest.current_run.watch.histogram if guest.current_run else None, guest=guest.name)
+        would.add(guest.current_run.watch.verdict.would_falls if guest.current_run else 0, guest=guest.name)
         for way in guest.current_run.watch.overload() if guest.current_run else ():
             limit.add(way.limit_frames_per_s, guest=guest.name, way=way.way)
-    return [state, up, lease, restarts, limit, latency, dropped]
+    return [state, up, lease, restarts, limit, latency, dropped, would]
 
 
 def _remotes(system: System) -> list[Family]:
@@ -256,11 +260,12 @@ def traffic(counters: Counters) -> list[Family]:
         ("to_hop_frames", "Frames that a rule sent to a hop"),
         ("bypassed_frames", "Frames that a rule matched and that bypassed its hops because none was available"),
         ("blocked_frames", "Frames that a rule matched and blocked because no hop was available"),
-        ("excess_frames", "Frames that a rule matched and that exceeded the limit of an overloaded hop"))}  # fmt: skip
+        ("excess_frames", "Frames that a rule matched and that exceeded the limit of an overloaded hop"),
+        ("shunted_frames", "Frames that a rule matched and that skipped its hops because of shunts"))}  # fmt: skip
     for name, matched in counters.rules.items():
         for key, value in (("frames", matched.frames), ("bytes", matched.octets), ("to_hop_frames", matched.to_hop),
                            ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked),
-                           ("excess_frames", matched.excess)):  # fmt: skip
+                           ("excess_frames", matched.excess), ("shunted_frames", matched.shunted)):  # fmt: skip
             rule[key].add(value, rule=name)
     hop = {key: Family(f"hop_{key}", "counter", text) for key, text in (
         ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),

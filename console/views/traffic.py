@@ -17,16 +17,19 @@ def _path(row: Row) -> Row:
     unavailable = row.get("on_unavailable")
     if unavailable is not None and row.get("require") == "all":
         unavailable = f"{cell(unavailable)}, all required"
+    if row.get("keep_shunts"):
+        unavailable = f"{cell(unavailable)}, but shunted flows"
     match, through = row.get("match") or "every frame", row.get("through")
     if isinstance(through, list) and through:
         match = f"{cell(match)} (through {', '.join(cell(way) for way in through)})"
-    return {**row, "segment": row.get("segment") or "every", "match": match,
+    return {**row, "segment": row.get("segment") or "every", "match": match, "shunted": row.get("shunted") or None,
             "path": shown or "straight", "on_unavailable": unavailable}  # fmt: skip
 
 
 _rules = columns_of("rules", "no rules: every frame passes straight to the other port", [
     ("name", "RULE"), ("segment", "SEGMENT"), ("frames", "FRAMES"), ("bytes", "BYTES"), ("path", "PATH"),
-    ("on_unavailable", "IF UNAVAILABLE"), ("on_overload", "IF OVERLOADED"), ("excess", "EXCESS"), ("match", "MATCH"),
+    ("on_unavailable", "IF UNAVAILABLE"), ("on_overload", "IF OVERLOADED"), ("excess", "EXCESS"),
+    ("shunted", "SHUNTED"), ("match", "MATCH"),
 ], _path)  # fmt: skip
 
 

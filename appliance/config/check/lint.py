@@ -42,12 +42,15 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_uninspected(config),
         *_long_frames(config),
         *_control_frames(config),
+        *_dry_runs(config),
         *never(config),
         *traps(config),
         *evaded(config),
         *_blocks(config, down),
         *_groups(config),
         *_overloads(config),
+        *_shunts(config),
+        *_dry_checks(config),
         *_unchecked(config),
         *_other_segments(config),
         *_unused(config),
@@ -113,6 +116,18 @@ def _uninspected(config: Config) -> Iterator[Finding]:
             )
         if all(rule.match or not rule.path for rule in rules):
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
+
+
+def _dry_runs(config: Config) -> Iterator[Finding]:
+    """Segments whose rules are only counted."""
+    for segment in config.segment:
+        rules = [rule.name for rule in config.rule if rule.segment in ("", segment.name) and rule.path]
+        if segment.dry_run:
+            names = ", ".join(rules[:6]) + (" and more" if len(rules) > 6 else "")
+            what = (
+                f"nothing is inspected or blocked: {names} only count" if rules else "has no effect: no rule has a hop"
+            )
+            yield Finding("warning" if rules else "note", f"segment {segment.name}: dry_run", what)
 
 
 def _control_frames(config: Config) -> Iterator[Finding]:
@@ -257,6 +272,36 @@ def _overloads(config: Config) -> Iterator[Finding]:
             what = (
                 f'what exceeds a hop of the path passes uninspected, although on_unavailable = "{rule.on_unavailable}"'
             )
+            yield Finding("warning", where, what)
+
+
+def _dry_checks(config: Config) -> Iterator[Finding]:
+    """Guests whose checks decide nothing."""
+    for guest in config.guest:
+        if not guest.dry_run:
+            continue
+        if guest.probes or guest.heartbeat is not None:
+            what = "its checks decide nothing: it keeps its traffic when it hangs"
+            yield Finding("warning", f"guest {guest.name}: dry_run", what)
+        else:
+            yield Finding("note", f"guest {guest.name}: dry_run", "has no effect: it has no checks")
+
+
+def _shunts(config: Config) -> Iterator[Finding]:
+    """Rules that keep shunts, and guests whose shunts count in spite of a rule that blocks."""
+    reach = _reach(config)
+    may = {guest.name for guest in config.guest if guest.shunts.max}
+    for rule in config.rule:
+        if not rule.keep_shunts:
+            continue
+        where = f"rule {rule.name}: keep_shunts"
+        hops = [hop for name in rule.path for hop in reach.get(name, ()) if hop in may]
+        if not hops:
+            yield Finding("note", where, "has no effect: no hop of the path may shunt flows (guest NAME shunts max)")
+        elif rule.on_unavailable != "block":
+            yield Finding("note", where, 'has an effect only with on_unavailable = "block"')
+        else:
+            what = f'what {", ".join(hops)} has shunted passes while it is down, although on_unavailable = "block"'
             yield Finding("warning", where, what)
 
 

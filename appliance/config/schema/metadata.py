@@ -147,6 +147,12 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.POLICY,
         "a guest's bridge drops them, and the neighbours then take the link down",
     ),
+    "segment.dry_run": Field(
+        "the rules are followed and counted as if their hops got the frames, and every frame goes straight to the other"
+        " port",
+        Effect.POLICY,
+        "rules are there to be followed",
+    ),
     "watchdog.timeout": _time(
         "the board is reset when its software does not respond for this long",
         source="a hung kernel is bypassed within 2 s",
@@ -266,9 +272,35 @@ FIELDS: Final[dict[str, Field]] = {
         "consecutive misses before the guest is bypassed", source="tolerates two late ones"
     ),
     "guest.probes": Field("checks; all must pass for it to have traffic", Effect.CHECKS),
+    "guest.dry_run": Field(
+        "its checks decide nothing: what they would have bypassed is told and counted. The end of its process, and what"
+        " it or QEMU says itself, still count",
+        Effect.CHECKS,
+        "checks are there to decide",
+    ),
     "guest.recorder": Field("the last frames handed to it, kept for the case that it crashes", Effect.POLICY),
     "guest.recorder.frames": Field("how many; 0: none", source="half a MiB for each guest"),
     "guest.recorder.bytes": Field("bytes kept of each frame", source="a full-size Ethernet frame"),
+    "guest.shunts": Field(
+        "flows that it may shunt: it says, by a tag or through its agent, that it needs a flow no more, and the frames "
+        "of the flow skip it",
+        Effect.POLICY,
+        source="off, because a flow that skips the guest is not inspected",
+    ),
+    "guest.shunts.max": Field("how many at the same time; 0: it may shunt none"),
+    "guest.shunts.time": _time(
+        "a shunt lasts at most this long; the guest may ask for less",
+        source="long for a transfer, short for a mistake",
+        least=10**9,
+        most=limits.MAX_SHUNT,
+    ),
+    "guest.shunts.idle": _time(
+        "a shunt ends when its flow has had no frame for this long",
+        source="longer than the pauses within a transfer",
+        least=2 * 10**9,
+        most=limits.MAX_SHUNT,
+    ),
+    "guest.shunts.rate": Field("new ones per second", source="more than a guest finds in ordinary traffic"),
     "guest.quarantine": Field(
         "flows present at each of its crashes bypass the guest",
         source="off, because a flow that bypasses the guest is not inspected",
@@ -403,6 +435,12 @@ FIELDS: Final[dict[str, Field]] = {
         "bypass-excess, or block-excess where on_unavailable says block or link-down",
         Effect.POLICY,
         "a flood must not switch inspection off",
+    ),
+    "rule.keep_shunts": Field(
+        "while a hop of the path is not available, flows that it has shunted still skip it, so that block and require "
+        "do not stop them",
+        Effect.POLICY,
+        "a rule that blocks blocks everything",
     ),
     "management.address": Field(
         "its IPv4 address with prefix length, or dhcp; empty: none",

@@ -60,6 +60,7 @@ class Segment(_Struct, frozen=True):
     attach: Literal["auto", "xdp", "tc"] = "auto"
     mtu: Mtu = 0  # of both ports; 0: the largest that XDP allows
     link_local: Literal["straight", "rules"] = "straight"
+    dry_run: bool = False  # its rules are followed and counted, and every frame goes straight
 
 
 class Watchdog(_Struct, frozen=True):
@@ -116,6 +117,15 @@ class Recorder(_Struct, frozen=True):
 
     frames: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256
     bytes: Annotated[int, msgspec.Meta(ge=64, le=2016)] = 1536  # kept of each frame
+
+
+class Shunts(_Struct, frozen=True):
+    """Flows that the guest may shunt: it says that it needs them no more, and their frames skip it. `max` 0 = none."""
+
+    max: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 0  # at the same time
+    time: Duration = Duration(600_000_000_000)  # a shunt lasts at most this long; the guest may ask for less
+    idle: Duration = Duration(60_000_000_000)  # or until its flow has had no frame for this long
+    rate: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000  # new ones per second
 
 
 class Quarantine(_Struct, frozen=True):
@@ -187,7 +197,9 @@ class Guest(_Struct, frozen=True):
     autostart: bool = True
     heartbeat: Heartbeat | None = None
     probes: tuple[Probe, ...] = ()
+    dry_run: bool = False  # what its checks would have bypassed is told and counted, and nothing is done
     recorder: Recorder = Recorder()
+    shunts: Shunts = Shunts()
     quarantine: Quarantine | None = None
 
 
@@ -257,6 +269,7 @@ class Rule(_Struct, frozen=True):
     on_unavailable: Literal["bypass", "block", "link-down"] = "bypass"
     require: Literal["any", "all"] = "any"
     on_overload: Literal["auto", "bypass-excess", "block-excess", "bypass-all"] = "auto"  # auto: as on_unavailable
+    keep_shunts: bool = False  # with block: flows that a hop has shunted go on while it is not available
 
     @property
     def fails_closed(self) -> bool:

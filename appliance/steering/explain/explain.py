@@ -38,6 +38,7 @@ _REASONS = {
     Reason.OVERSIZE: "skipped: the frame is too long for its tap",
     Reason.HELD: "skipped: available again, but still held down",
     Reason.SUPERVISOR: "skipped: the supervisor's lease has expired",
+    Reason.SHUNTED: "skipped: it has shunted the flow of the frame",
     Reason.OVERLOADED: "skipped: overloaded, and the frame exceeds what it carries (on_overload of the rule)",
     Reason.TOO_FEW: "skipped: fewer members of the group are available than its minimum",
     Reason.KEPT: 'not available, and it knows the flow, which bypasses the group (on_member_failure = "keep")',
@@ -56,6 +57,8 @@ _OUTCOMES = {
     Outcome.NO_PROGRAM: "to the other port: a policy program is missing",
     Outcome.UNKNOWN: "not the datapath's",
     Outcome.LINK_LOCAL: 'straight to the other port: a control frame of the link itself (link_local = "straight")',
+    Outcome.SHUNTED: "to the other port: a hop of the path has shunted the flow, and no other takes it",
+    Outcome.DRY_RUN: "straight to the other port: a dry run (dry_run of the segment) only counts what a rule would do",
     Outcome.EXCESS: "dropped: exceeds what an overloaded hop carries, and the rule says block-excess",
     Outcome.RESET: "a TCP reset instead of the frame: the member of the group that knew its flow has failed",
 }

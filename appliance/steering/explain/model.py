@@ -20,6 +20,7 @@ from appliance.frames import flow as flows
 from appliance.frames import headers
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import GroupHash, Item, Outcome, Reason, Reset, Role, Side, Verdict, slot
+from appliance.steering.kernel.shunted_flow import ShuntedFlow, flow_of
 from appliance.steering.policy import CompiledGroup, CompiledHop, CompiledRule, Policy
 
 Matches = Callable[[str, bytes, tuple[str, ...]], bool]  # filter, frame, what the filter looks through
@@ -59,6 +60,29 @@ class Gate:
 
 
 @dataclass
+class Shunt:
+    """A flow that a hop has shunted (struct shunt). Times in ns; `directions`: bits, of the sides frames come from."""
+
+    since: int
+    until: int
+    seen: int
+    idle: int
+    directions: int = 3
+    fin: int = 0
+
+
+@dataclass
+class ShuntLimit:
+    """What a hop may shunt by tags (struct shunt_limit). `most`: flows at the same time."""
+
+    time: int
+    idle: int
+    cost: int
+    most: int
+    used: int = 0
+
+
+@dataclass
 class State:
     """What a decision depends on beside policy and frame; times in ns."""
 
@@ -70,6 +94,8 @@ class State:
     flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, marks
     new_flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # not established
     fragments: dict[tuple[int, int, int, int], Datagram] = field(default_factory=dict)
+    shunts: dict[tuple[int, ShuntedFlow], Shunt] = field(default_factory=dict)  # by hop id
+    shunt_limits: dict[int, ShuntLimit] = field(default_factory=dict)  # by hop id
     resets: dict[int, int] = field(default_factory=dict)  # by segment: up to which time the allowed ones are used
 
 
@@ -133,6 +159,8 @@ class _Frame:
     ahead: bool = False  # a hop is looked at for `require` only: the frame does not count there yet
     returned_unmatched: bool = False
     bad_tag: bool = False
+    shunted: bool = False  # a hop was skipped because it has shunted the flow
+    shunts: ShuntedFlow | None = None  # as the shunts of hops in the path know it
 
 
 class Model:
@@ -195,6 +223,8 @@ class Model:
         """Along what is left of the rule's path; `otherwise`: what becomes of a frame that passes without a hop."""
         rule = self.policy.rules[index]
         hop, missing = self._walk(frame, rule, order)
+        if frame.where.role is Role.PORT and frame.where.segment in self.policy.dry_run:
+            return self._out(frame, index, Outcome.DRY_RUN)  # what the rule would do is only counted
         if frame.reset:
             return self._reset(frame, index)
         if frame.exceeds and rule.flags & layout.RULE_EXCESS_BLOCK:
@@ -204,7 +234,8 @@ class Model:
         blocked = missing if rule.flags & layout.RULE_ALL else frame.where.role is Role.PORT and not frame.available
         if blocked and rule.flags & layout.RULE_BLOCK:
             return self._end(frame, Decision(Outcome.BLOCKED, Verdict.DROP, None, index))
-        return self._out(frame, index, otherwise)
+        shunted = frame.shunted and frame.where.role is Role.PORT
+        return self._out(frame, index, Outcome.SHUNTED if shunted else otherwise)
 
     def _from_hop(self, where: Where, data: bytes, now: int, direction: Side) -> Decision:
         vid = None
@@ -217,13 +248,16 @@ class Model:
             towards = Side.WAN if vid == layout.TAG_OUT_LAN else Side.LAN
             return self._leave(where, towards, data, Outcome.OUT)
         frame = self._frame(data, where, now, direction)
+        if vid in (layout.TAG_SHUNT, layout.TAG_SHUNT_ONE):
+            self._shunt(frame, layout.FLOW_CLOSED if vid == layout.TAG_SHUNT else 1 << direction)
+            vid = layout.TAG_NEXT
         index, rest = self._continue(frame)
         asked = vid is not None and 0 < vid < layout.MAX_HOPS
         if not asked and self._kept_out(frame):
             return self._out(frame, None, Outcome.OUT)
         if not asked and not rest and not self._ambiguous(where, direction):
             # Nothing to decide: no rule is looked at.
-            frame.bad_tag = vid not in (None, layout.TAG_NEXT)
+            frame.bad_tag |= vid not in (None, layout.TAG_NEXT)
             return self._out(frame, None, Outcome.OUT)
         self._learn(frame)
         if vid not in (None, layout.TAG_NEXT):
@@ -304,6 +338,8 @@ class Model:
         """The first hop that may have the frame, 0 none; and whether one that the rule requires is missing."""
         first = 0
         frame.rule = rule
+        if rule.shunts:
+            frame.shunts = flow_of(frame.data, frame.where.segment, frame.direction)
         for position in order:
             frame.wanted, frame.overloaded, frame.ahead = False, False, first != 0
             kind, number = rule.path[position]
@@ -394,6 +430,9 @@ class Model:
             if reason is Reason.OVERLOADED:
                 frame.overloaded = True
                 return 0
+            if reason is Reason.SHUNTED:  # for the others of the group, too: they do not know the flow
+                frame.shunted, frame.available, frame.wanted = True, True, False
+                return 0
             if reason is Reason.HELD and not held:
                 held = hop
         if held:
@@ -406,10 +445,14 @@ class Model:
         known = self._hops.get(hop)
         accepts = self._accepts(frame, hop)
         frame.wanted |= accepts
-        if state.supervisor_until <= now:
-            return Reason.SUPERVISOR
         lease = state.leases.get(hop, Lease())
         longest = state.longest.get(slot(hop, frame.where.segment, frame.direction))
+        there = state.supervisor_until > now and lease.until > now and longest is not None
+        kept = frame.rule is not None and frame.rule.shunts & layout.SHUNTS_KEPT
+        if known is not None and known.shunts and (there or kept) and self._has_shunted(frame, hop, lease):
+            return Reason.SHUNTED
+        if state.supervisor_until <= now:
+            return Reason.SUPERVISOR
         if lease.until <= now or longest is None:
             return Reason.UNAVAILABLE
         if lease.draining and not self._established(frame, hop):
@@ -559,6 +602,50 @@ class Model:
         both = (marked | marks) & layout.FLOW_BOTH == layout.FLOW_BOTH
         if table is self.state.new_flows and both and not flags & TCP_SYN:
             self.state.flows[key] = table.pop(key)
+
+    # -- shunts -------------------------------------------------------------------------------------------------------
+
+    def _has_shunted(self, frame: _Frame, hop: int, lease: Lease) -> bool:
+        """Has the hop said that it does not need the flow? The frame may end that."""
+        if frame.shunts is None:
+            return False
+        shunt, flags, now = self.state.shunts.get((hop, frame.shunts)), frame.flow.tcp_flags, frame.now
+        if shunt is None or now >= min(shunt.until, shunt.seen + shunt.idle) or shunt.since < lease.recovered:
+            return False
+        if _opens(frame):
+            shunt.until = 0  # another connection, which the hop has not seen
+            return False
+        if flags & TCP_RST:
+            shunt.until = 0
+        elif flags & TCP_FIN:
+            shunt.fin |= 1 << frame.direction
+            if shunt.fin == layout.FLOW_CLOSED:
+                shunt.until = min(shunt.until, now + layout.FLOW_CLOSED_NS)
+        if now > shunt.seen + layout.FLOW_REFRESH_NS:
+            shunt.seen = now
+        return bool(shunt.directions >> frame.direction & 1)
+
+    def _shunt(self, frame: _Frame, directions: int) -> None:
+        """A hop asks for it by a tag; within its limits."""
+        hop, now = frame.where.hop, frame.now
+        known, limit = self._hops.get(hop), self.state.shunt_limits.get(hop)
+        if known is None or not known.shunts or limit is None:
+            frame.bad_tag = True
+            return
+        flow = flow_of(frame.data, frame.where.segment, frame.direction)
+        if flow is None:
+            return
+        old = self.state.shunts.get((hop, flow))
+        fresh = old is not None and now < min(old.until, old.since + layout.FLOW_REFRESH_NS)
+        if fresh and old is not None and old.directions == directions:
+            return
+        limit.used = max(limit.used, now)
+        if limit.used - now > layout.SHUNT_BURST_NS:
+            return
+        limit.used += limit.cost
+        if old is None and sum(owner == hop for owner, _ in self.state.shunts) >= limit.most:
+            return
+        self.state.shunts[hop, flow] = Shunt(now, now + limit.time, now, limit.idle, directions)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ COPY_BYTES = 16384
 COPY_INSTRUCTIONS = 4096
 RECORD_BYTES = 2016
 MAX_THREADS = 4096
+MAX_SHUNTS = 65536
 LEASE_OVER = 1
 MAX_ACCEPTS = 64  # bits of scratch.accept
 
@@ -46,6 +47,8 @@ TAG_OUT = 0
 TAG_NEXT = 4000
 TAG_OUT_LAN = 4001
 TAG_OUT_WAN = 4002
+TAG_SHUNT = 4003
+TAG_SHUNT_ONE = 4004
 
 FLOW_CLOSED = 3
 FLOW_FRAME = 4
@@ -63,6 +66,7 @@ FRAGMENT_PAIR = 0x10000
 FRAGMENT_PAIR_NS = 60_000_000_000
 FRAGMENT_SEGMENT_SHIFT = 24
 GATE_BURST_NS = 10_000_000
+SHUNT_BURST_NS = 1_000_000_000
 
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
@@ -71,6 +75,8 @@ PROGRAM_COPYING = 5
 PROGRAM_ENTRY = 6
 PROGRAM_FRAGMENT = 7
 PROGRAM_FOUND = 48
+PROGRAM_SHUNTS = 49
+PROGRAM_SHUNT = 50
 PROGRAM_RESET = 56
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
@@ -93,8 +99,12 @@ RULE_HASH = 4
 RULE_ALL = 8
 SEGMENT_LINK_LOCAL = 1
 SEGMENT_FRAGMENTS = 2
+SEGMENT_DRY_RUN = 4
 RULE_EXCESS_BLOCK = 16
 RULE_OVERLOAD_BYPASS = 32
+SHUNTS_POSSIBLE = 1
+SHUNTS_KEPT = 2
+SHUNTS_UNKNOWN = 4
 RULE_RESET = 64
 GROUP_STANDBY = 1
 GROUP_LONG = 2
@@ -104,6 +114,11 @@ REASON_PLACES = 16
 HOP_TRACKED = 1
 HOP_RECORDED = 2
 HOP_TAGS = 4
+HOP_SHUNTS = 64
+SHUNT_TAG = 0x1000
+SHUNT_AD = 0x2000
+SHUNT_IPV6 = 0x80
+SHUNT_HITS = 1024
 
 
 def slot(hop: int, segment: int, side: int) -> int:
@@ -188,10 +203,13 @@ class Outcome(IntEnum):
     LINK_LOCAL = 11
     EXCESS = 12
     RESET = 13
+    SHUNTED = 14
+    DRY_RUN = 15
 
 
 OUTCOME_PLACES = 16
-LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL)
+LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL,
+           Outcome.SHUNTED, Outcome.DRY_RUN)  # fmt: skip
 """Outcomes of frames that leave through a port of the segment."""
 DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS, Outcome.RESET)
 
@@ -227,6 +245,7 @@ class Reason(IntEnum):
     TOO_FEW = 8
     KEPT = 9
     RESET = 10
+    SHUNTED = 11
 
 
 class CopyWay(IntEnum):
@@ -291,7 +310,7 @@ class RuleValue(ctypes.Structure):
         ("flags", c_uint8),
         ("counter", c_uint16),
         ("path", ItemValue * MAX_PATH),
-        ("pad", c_uint32),
+        ("shunts", c_uint32),
     )
 
 
@@ -379,6 +398,7 @@ class RuleCounterValue(ctypes.Structure):
         ("bypassed", c_uint64),
         ("blocked", c_uint64),
         ("excess", c_uint64),
+        ("shunted", c_uint64),
     )
 
 
@@ -434,6 +454,63 @@ class FlowValue(ctypes.Structure):
 
 class CalmFlowValue(ctypes.Structure):
     _fields_ = (("hash", c_uint64), ("hop", c_uint64), ("until", c_uint64 * 2))
+
+
+class ShuntKey(ctypes.Structure):
+    """Addresses and ports in network byte order."""
+
+    _fields_ = (
+        ("lan", c_uint8 * 16),
+        ("wan", c_uint8 * 16),
+        ("lan_port", c_uint8 * 2),
+        ("wan_port", c_uint8 * 2),
+        ("vlan", c_uint16),
+        ("protocol", c_uint8),
+        ("place", c_uint8),
+    )
+
+
+class ShuntValue(ctypes.Structure):
+    _fields_ = (
+        ("since", c_uint64),
+        ("until", c_uint64),
+        ("seen", c_uint64),
+        ("idle", c_uint64),
+        ("directions", c_uint32),
+        ("fin", c_uint32),
+    )
+
+
+class ShuntHitValue(ctypes.Structure):
+    _fields_ = (
+        ("key", ShuntKey),
+        ("until", c_uint64),
+        ("since", c_uint64),
+        ("epoch", c_uint32),
+        ("hop", c_uint16),
+        ("directions", c_uint16),
+    )
+
+
+class ShuntEpochValue(ctypes.Structure):
+    _fields_ = (("datapath", c_uint64), ("user_space", c_uint64))
+
+
+class TickValue(ctypes.Structure):
+    _fields_ = (("tick", c_uint64), ("now", c_uint64))
+
+
+class ShuntLimitValue(ctypes.Structure):
+    _fields_ = (
+        ("time", c_uint64),
+        ("idle", c_uint64),
+        ("cost", c_uint64),
+        ("used", c_uint64),
+        ("entered", c_uint64),
+        ("unfit", c_uint64),
+        ("too_frequent", c_uint64),
+        ("full", c_uint64),
+    )
 
 
 class FragmentKey(ctypes.Structure):
@@ -514,7 +591,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The beginning of the struct, as far as generated programs use it."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 20))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 26))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value per CPU.
@@ -529,6 +606,11 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "targets": (c_uint32, TargetValue),
     "leases": (c_uint32, LeaseValue),
     "gates": (c_uint32, GateValue),
+    "shunt_limits": (c_uint32, ShuntLimitValue),
+    "shunts": (c_uint32, c_uint32),
+    "shunt_hits": (c_uint32, ShuntHitValue),
+    "shunt_epoch": (c_uint32, ShuntEpochValue),
+    "ticks": (c_uint32, TickValue),
     "resets": (c_uint32, c_uint64),
     "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),

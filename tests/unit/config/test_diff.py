@@ -379,6 +379,39 @@ def test_a_rule_that_a_flood_opens(keys: str, says: str) -> None:
     assert [(f.severity, says in f.what) for f in found] == [("warning", True)] * bool(says)
 
 
+def test_a_segment_whose_rules_are_only_counted() -> None:
+    dry = ('wan = "wan0"', 'wan = "wan0"\ndry_run = true')
+    (found,) = [f for f in lint(config(BASE, dry)) if "dry_run" in f.where]
+    assert found.severity == "warning"
+    assert "nothing is inspected or blocked: web" in found.what
+
+
+def test_a_guest_whose_checks_decide_nothing() -> None:
+    dry = ('name = "ips1"', 'name = "ips1"\ndry_run = true')
+    without = ('probes = [ { kind = "inband" } ]', "")
+    for edits, severity in (((dry,), "warning"), ((dry, without), "note")):
+        (found,) = [f for f in lint(config(BASE, *edits)) if f.where == "guest ips1: dry_run"]
+        assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("may", "keys", "found"),
+    [
+        (True, 'on_unavailable = "block"\nkeep_shunts = true', [("warning", "passes while it is down")]),
+        (True, "keep_shunts = true", [("note", "only with on_unavailable")]),
+        (False, 'on_unavailable = "block"\nkeep_shunts = true', [("note", "no hop of the path may shunt flows")]),
+        (True, 'on_unavailable = "block"', []),
+    ],
+)
+def test_a_rule_that_keeps_shunts(may: bool, keys: str, found: list[tuple[str, str]]) -> None:
+    changes = [('path = ["ips1"]', f'path = ["ips1"]\n{keys}')]
+    changes += [('name = "ips1"', 'name = "ips1"\nshunts = { max = 9 }')] * may
+    said = [f for f in lint(config(BASE, *changes)) if "keep_shunts" in f.where]
+    assert [(f.severity, what in f.what) for f, (_, what) in zip(said, found, strict=True)] == [
+        (severity, True) for severity, _ in found
+    ]
+
+
 def test_lint_of_a_change() -> None:
     side = BASE.index('[[segment]]\nname = "side"')
     without = loads(BASE[:side] + BASE[BASE.index("[[guest]]") :].replace('segment = "side"\n', ""), filters=False)
