@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from appliance.errors import HardwareError
-from appliance.hardware import relay as relays
+from appliance.hardware.relay.kinds import DEFAULT_KIND
+from appliance.hardware.relay.table import name_of, settle_ms, wrong
 from appliance.units import Duration
 
 
@@ -42,7 +43,7 @@ class Relay(_Table, frozen=True):
     """
 
     ports: tuple[str, str]
-    kind: str = relays.DEFAULT_KIND
+    kind: str = DEFAULT_KIND
     settle: Duration = Duration(0)  # from an order until the contacts have moved
     power_up: str = ""
     unpowered: str = ""
@@ -53,12 +54,12 @@ class Relay(_Table, frozen=True):
     @property
     def line(self) -> str:
         """The relay's name: that of its GPIO line if it has one."""
-        return relays.name_of({"ports": self.ports, **self.options})
+        return name_of({"ports": self.ports, **self.options})
 
     @property
     def moves_ns(self) -> int:
         """How long after an order the keeper knows at the latest that the contacts have moved."""
-        return round(relays.settle_ms(self.options, int(self.settle) / 1e6) * 1e6)
+        return round(settle_ms(self.options, int(self.settle) / 1e6) * 1e6)
 
     @property
     def disconnect(self) -> bool:
@@ -118,7 +119,7 @@ def _sort_relay_keys(data: dict[str, Any]) -> None:
     for number, table in enumerate(tables if isinstance(tables, list) else (), 1):
         if not isinstance(table, dict):
             continue
-        said += [f"relay {number}: {what}" for what in relays.wrong(table)]
+        said += [f"relay {number}: {what}" for what in wrong(table)]
         table["options"] = {key: table.pop(key) for key in list(table) if key not in Relay.__struct_fields__}
     if said:
         raise ValueError("; ".join(said))

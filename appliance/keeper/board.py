@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from appliance.hardware.relay import RelaySpec, spec_of
 from appliance.hardware.relay.line import LineSpec
+from appliance.hardware.relay.protocol import RelaySpec
+from appliance.hardware.relay.table import spec_of
 
 
 class Board:

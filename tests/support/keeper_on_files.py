@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.hardware.relay import KINDS, RelaySpec
+from appliance.hardware.relay.kinds import KINDS
+from appliance.hardware.relay.protocol import RelaySpec
 from appliance.hardware.watchdog import Watchdog
 from appliance.keeper import loop
 from appliance.keeper.board import Board

@@ -23,8 +23,8 @@ import pytest
 
 from appliance.config.check.load import loads
 from appliance.errors import ConfigError
-from appliance.hardware.relay import RelaySpec
 from appliance.hardware.relay.line import LineSpec
+from appliance.hardware.relay.protocol import RelaySpec
 from appliance.keeper.board import Board
 from appliance.keeper.client import KeeperLink
 from appliance.keeper.limits import MS
