@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from appliance.hardware.relay.keys import milliseconds
 from appliance.hardware.relay.line import LineSpec
 from appliance.hardware.relay.protocol import RelaySpec
 from appliance.hardware.relay.table import spec_of
+from appliance.ranges import WATCHDOG_PRETIMEOUT_MS
 
 
 class Board:
@@ -13,7 +15,8 @@ class Board:
 
     def __init__(self, path: str) -> None:
         self.relays: list[RelaySpec] = []
-        self.watchdog: str | None = None  # driver; "" = any; None = the board has none
+        self.watchdogs: tuple[str, ...] = ()  # their drivers; "" = any; empty: the board has none
+        self.pretimeout_ms = 0
         self.led: LineSpec | None = None
         self.error = ""
         try:
@@ -29,7 +32,12 @@ class Board:
         self.relays = [spec_of(table) for table in _tables(data, "relay")]
         watchdog = data.get("watchdog")
         if isinstance(watchdog, dict):
-            self.watchdog = str(watchdog.get("driver", ""))
+            also = watchdog.get("also", [])
+            if not isinstance(also, list):
+                raise ValueError("[watchdog] also must be a list of drivers")
+            self.watchdogs = (str(watchdog.get("driver", "")), *(str(driver) for driver in also))
+            if "pretimeout" in watchdog:
+                self.pretimeout_ms = WATCHDOG_PRETIMEOUT_MS.clamp(milliseconds(watchdog["pretimeout"]))
         for table in _tables(data, "led"):
             if table.get("name") == "status":
                 self.led = LineSpec(str(table["line"]), str(table.get("active", "high")) == "high")

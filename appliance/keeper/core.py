@@ -21,6 +21,7 @@ from appliance.keeper.messages import (
     Event,
     Exit,
     Exited,
+    Late,
     LinkLost,
     Log,
     RelayReport,
@@ -63,6 +64,8 @@ class KeeperCore:
                 self._start(event)
             case CheckIn():
                 self._check_in(event)
+            case Late(parts):
+                self.bypassd.blame(agenda, parts)
             case Looked():
                 self.bypassd.looked(agenda, event)
             case Exited(how):
@@ -108,6 +111,7 @@ class KeeperCore:
                 "timeout_ms": watchdog.timeout_ms,
                 "error": watchdog.error,
                 "unfed": watchdog.unfed,
+                "devices": [device._asdict() for device in watchdog.devices],
             },
             "keeper_started_ns": self.started,
         }
@@ -121,7 +125,7 @@ class KeeperCore:
 
     def _check_in(self, event: CheckIn) -> None:
         agenda = self._agenda
-        if not self.bypassd.running:
+        if not self.bypassd.running or not self.bypassd.proves(agenda, event.proof):
             return
         self.bypassd.heard(agenda.now, event.progress)
         if event.notes != self._notes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import HardwareError
 from appliance.hardware.relay.line import Line
-from appliance.hardware.watchdog import Watchdog, find
+from appliance.hardware.watchdog import Watchdogs
 from appliance.keeper.core import KeeperCore
 from appliance.keeper.limits import FAR, MS, SECOND, Limits
 from appliance.keeper.messages import (
@@ -97,7 +97,7 @@ class Keeper:
         self._relays = RelayThreads(board.relays)
         self._led = Line(board.led) if board.led else None
         self._led_on = False
-        self._watchdog: Watchdog | None = None
+        self._watchdog: Watchdogs | None = None
         self._starter: Starter | None = None
         self._link: socket.socket | None = None
         self._starting: socket.socket | None = None  # bypassd's end of the link while it is being started
@@ -121,7 +121,7 @@ class Keeper:
         self._events.append(
             Started(
                 tuple(spec.name for spec in relays),
-                self._board.watchdog is not None,
+                bool(self._board.watchdogs),
                 settle={spec.name: spec.settle_ms * MS for spec in relays},
                 keep_alive={spec.name: spec.keep_alive for spec in relays if spec.keep_alive},
                 keeps=frozenset(spec.name for spec in relays if spec.keeps),
@@ -164,9 +164,7 @@ class Keeper:
             case OpenWatchdog(timeout):
                 self._open_watchdog(timeout)
             case SetWatchdog(timeout):
-                self._with_watchdog(
-                    lambda watchdog: self._events.append(WatchdogReport(timeout_ms=watchdog.set_timeout(timeout)))
-                )
+                self._with_watchdog(lambda watchdog: self._arm(watchdog, timeout))
             case CloseWatchdog(timeout):
                 self._close_watchdog(timeout)
             case OpenRelay() | ReadRelay() | Drive() | Kick() | CloseRelay():
@@ -187,13 +185,15 @@ class Keeper:
 
     def _open_watchdog(self, timeout_ms: int) -> None:
         try:
-            self._watchdog = Watchdog.open(find(self._board.watchdog or ""))
+            self._watchdog = Watchdogs.open(self._board.watchdogs, self._board.pretimeout_ms)
         except HardwareError as error:
             self._events.append(WatchdogReport(error=str(error)))
         else:
-            self._with_watchdog(
-                lambda watchdog: self._events.append(WatchdogReport(timeout_ms=watchdog.set_timeout(timeout_ms)))
-            )
+            self._with_watchdog(lambda watchdog: self._arm(watchdog, timeout_ms))
+
+    def _arm(self, watchdog: Watchdogs, timeout_ms: int) -> None:
+        timeout = watchdog.set_timeout(timeout_ms)
+        self._events.append(WatchdogReport(timeout_ms=timeout, devices=watchdog.facts()))
 
     def _close_watchdog(self, timeout_ms: int) -> None:
         if self._watchdog is None:
@@ -206,7 +206,7 @@ class Keeper:
         self._watchdog.close()
         self._watchdog = None
 
-    def _with_watchdog(self, call: Callable[[Watchdog], None]) -> None:
+    def _with_watchdog(self, call: Callable[[Watchdogs], None]) -> None:
         if self._watchdog is None:
             return
         try:

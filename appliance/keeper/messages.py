@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from appliance.causes import Cause
+from appliance.hardware.watchdog import WatchdogDevice
+from appliance.keeper.sequence import Proof
 from appliance.keeper.silence import Looked
 
 BYPASS, INLINE, DISCONNECT, HOLD = "bypass", "inline", "disconnect", "hold"
@@ -44,6 +46,13 @@ class CheckIn(NamedTuple):
     notes: tuple[str, ...] = ()  # values that could not be used as sent
     unfed: bool = False  # a drill: do not feed the watchdog, so that it resets the machine
     progress: str = ""  # how far its start is; any text that differs from the previous one is progress
+    proof: Proof | None = None  # that it is not only alive (sequence.py); None while it starts
+
+
+class Late(NamedTuple):
+    """bypassd is alive, but cannot check in because parts of it are late; `parts` is text for a person."""
+
+    parts: str
 
 
 class Exited(NamedTuple):
@@ -74,17 +83,18 @@ class RelayReport(NamedTuple):
 
 
 class WatchdogReport(NamedTuple):
-    """Result of OpenWatchdog, SetWatchdog or Feed: the device's timeout, or why there is none."""
+    """Result of OpenWatchdog, SetWatchdog or Feed: the timeout that counts, or why there is none; and each device."""
 
     timeout_ms: int = 0
     error: str = ""
+    devices: tuple[WatchdogDevice, ...] = ()
 
 
 class Stop(NamedTuple):
     """SIGTERM: an orderly stop."""
 
 
-Event = Started | Tick | CheckIn | Looked | Exited | LinkLost | RelayReport | WatchdogReport | Stop
+Event = Started | Tick | CheckIn | Late | Looked | Exited | LinkLost | RelayReport | WatchdogReport | Stop
 
 
 # Actions

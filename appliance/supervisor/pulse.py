@@ -12,6 +12,7 @@ import logging
 import time
 
 from appliance.causes import Cause
+from appliance.keeper.sequence import SPACING
 from appliance.supervisor.frame_watch import FrameWatch
 from appliance.supervisor.system import System
 
@@ -36,32 +37,44 @@ class Pulse:
         """Beat until cancelled."""
         while True:
             self._system.loop_watch.note_account()
-            self.beat(time.monotonic_ns())
+            began = time.monotonic_ns()
+            self.beat(began)
             due = self._system.segments.deadline()
             wait = PULSE_NS if due is None else min(PULSE_NS, max(MS, due - time.monotonic_ns()))
             try:
                 async with asyncio.timeout(wait / 1e9):  # not wait_for: see part.wait_alive
                     await self._woken.wait()
             except TimeoutError:
-                continue
-            self._woken.clear()
+                pass
+            else:
+                self._woken.clear()
+            early = began + SPACING - time.monotonic_ns()
+            if early > 0:
+                await asyncio.sleep(early / 1e9)  # the keeper takes a check-in that comes too soon for a runaway loop
 
     def beat(self, now: int) -> None:
         """Update the segments, check in and renew, unless a part is late. `now`: CLOCK_MONOTONIC in nanoseconds."""
         system = self._system
         if self._any_late(now):
             return
+        steps = ["parts"]
         self._frames.look()
+        steps.append("frames")
         system.segments.update(now, system.keeper_state, system.faults)
+        steps.append("segments")
         system.steering.renew(now + LEASE_NS)
+        steps.append("lease")
         timeout = int(system.config.watchdog.timeout) // MS if system.config else None
         grace = int(system.config.system.supervisor_grace) // MS if system.config else None
-        system.keeper.check_in(self._wants(), timeout, grace, unfed=system.watchdog_drill)
+        system.keeper.check_in(self._wants(), timeout, grace, at=now, steps=steps, unfed=system.watchdog_drill)
 
     def _any_late(self, now: int) -> bool:
         late = self._system.check_ins.late(now)
         names = [name for name, _ in late]
         if names != self._late:
+            if late:
+                said = ", ".join(f"part {name} has been silent for {silent // MS} ms" for name, silent in late)
+                self._system.keeper.late(said)
             for name, silent in late:
                 log.error("part %s has been silent for %d ms: no check-in with the keeper", name, silent // MS)
             if not late:

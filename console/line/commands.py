@@ -121,6 +121,7 @@ def _guest(verb: str, text: str, *args: Arg) -> Command:
 SHOW = (
     _show("status", "whether traffic is inspected or bypassed, and why", view="status"),
     _show("segments", "port pairs: relay, links, XDP or tc", view="segments"),
+    _show("relays", "relays: position, and what they do without power or when the computer hangs", view="relays"),
     _show("guests", "guests: state, cause, lease", view="guests"),
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
     _show("remotes", "remotes: state, cause, lease, tunnel, and the way to it", view="remotes"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, YELLOW, Row, Style, cell, duration, fold, generic, paint
-from console.views import guests, machine, remotes
+from console.views import guests, machine, relays, remotes
 from console.views.common import about, alarm, by_cause, clock, columns_of, hang, rows_of
 
 
@@ -145,6 +145,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
         "parts",
         "config",
         "power",
+        "relays",
     }
     config = data.get("config")
     if isinstance(config, dict) and config.get("errors"):
@@ -160,6 +161,8 @@ def status(data: Any, style: Style = PLAIN) -> str:
     ):
         if rows_of(data.get(key)):
             blocks.append(view(data[key], style))
+    if rows_of(data.get("relays")):
+        blocks.append(relays.when_nobody_drives(data["relays"], style))
     text = "\n".join(blocks)
     rest = {key: _without_what_was_said(value, text) for key, value in data.items() if key not in shown}
     if isinstance(rest.get("supervisor"), dict):

@@ -23,22 +23,29 @@ from tests.support import board_appliance, board_harness
 MODULE = "/run/test_lockup.ko"
 STAMPED = r"\[ *(\d+\.\d+)\](?:\[[^\]]*\])? "
 READY_S = 120.0
-DISK = "for disk in /sys/block/*; do [ $(cat $disk/serial)x = modulex ] && from=/dev/${disk##*/}; done"
-# dd and head: what the board's shell has; the size stands in the last bytes of the first sector
-FETCH = (
-    f"{DISK}; size=$((0x$(dd if=$from bs=4 skip=127 count=1 2>/dev/null | od -A n -t x1 | tr -d ' '))); "
-    f"dd if=$from bs=512 skip=1 2>/dev/null | head -c $size >{MODULE}"
-)
+MODULES = {"lockup": MODULE, "stub": "/run/i2c-stub.ko"}
+"""Serial number of the disk that brings a module, and where it is put."""
+
+
+def fetch(serial: str) -> str:
+    """The command that copies a module from its disk. dd and head: what the board's shell has; the size stands in the
+    last bytes of the first sector."""
+    return (
+        f"for disk in /sys/block/*; do [ $(cat $disk/serial)x = {serial}x ] && from=/dev/${{disk##*/}}; done; "
+        "size=$((0x$(dd if=$from bs=4 skip=127 count=1 2>/dev/null | od -A n -t x1 | tr -d ' '))); "
+        f"dd if=$from bs=512 skip=1 2>/dev/null | head -c $size >{MODULES[serial]}"
+    )
 
 
 @contextmanager
 def board_that_hangs(artefacts: Path, folder: Path) -> Iterator[Board]:
-    """A board of its own, off, with the module on one more disk."""
-    module = (artefacts / "modules/test_lockup.ko").read_bytes()
-    disk = folder / "module.img"
-    disk.write_bytes(len(module).to_bytes(512, "big") + module + bytes(-len(module) % 512))
+    """A board of its own, off, with each module on one more disk."""
     load = payload.image(artefacts, folder, debug=True)
-    load = replace(load, drives=(*load.drives, Drive("module", disk)))
+    for serial, path in MODULES.items():
+        module = (artefacts / "modules" / Path(path).name).read_bytes()
+        disk = folder / f"{serial}.img"
+        disk.write_bytes(len(module).to_bytes(512, "big") + module + bytes(-len(module) % 512))
+        load = replace(load, drives=(*load.drives, Drive(serial, disk)))
     with Board(folder, load, accelerator=board_harness.accelerator(artefacts)) as made:
         yield made
 
@@ -62,7 +69,7 @@ def ready(board: Board) -> None:
     if come_up(board)["crashes"]["reasons"]:
         board.sh("bypass crash-count clear")
     board.wait_inline()
-    board.sh(FETCH)
+    board.sh(fetch("lockup"))
 
 
 def crash(board: Board, command: str, what: str) -> tuple[Event, Event, Event]:

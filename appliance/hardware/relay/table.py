@@ -15,6 +15,8 @@ from appliance.ranges import RELAY_DEBOUNCE_MS, RELAY_SETTLE_MS
 
 _POSITIONS = ("bypass", "inline", "disconnect", "keeps")
 COMMON: Keys = {
+    "ports": Key("the two ports that it joins", "ports"),
+    "kind": Key("how it is driven"),
     "settle": Key("from an order until the contacts have moved", "time", range=RELAY_SETTLE_MS),
     "power_up": Key("the position from power on until the supervisor drives the relay", words=_POSITIONS),
     "unpowered": Key("whether both ports are joined without power", words=("proven", "claimed", "no")),
@@ -25,7 +27,6 @@ COMMON: Keys = {
     "debounce": Key("the read-back line must be steady for this long", "time", range=RELAY_DEBOUNCE_MS),
 }
 """Keys of every kind of relay."""
-STRUCTURE = ("ports", "kind")
 
 
 def name_of(table: Mapping[str, object]) -> str:
@@ -37,11 +38,12 @@ def name_of(table: Mapping[str, object]) -> str:
 
 
 def wrong(table: Mapping[str, object]) -> list[str]:
-    """Everything that is wrong with the keys of a `[[relay]]` table, except `ports`; none for an unknown kind."""
+    """Everything that is wrong with the keys of a `[[relay]]` table; none for an unknown kind. The keeper does without
+    `ports`, which bypassd demands (board_check.py)."""
     kind = KINDS.get(str(table.get("kind", DEFAULT_KIND)))
     if kind is None:
         return []  # the keeper reports it, and the relay stays in bypass
-    found = complaints({**kind.keys, **COMMON}, table, STRUCTURE)
+    found = complaints({**COMMON, **kind.keys}, table)
     if not found:
         found += kind.check(table)
         if (table.get("unpowered") == "proven") != ("unpowered_proven" in table):
@@ -69,7 +71,7 @@ def spec_of(table: Mapping[str, object]) -> RelaySpec:
     """Parse a `[[relay]]` table. ValueError, KeyError: it is not usable at all. Bad values are `make`'s to refuse."""
     settle = RELAY_SETTLE_MS.clamp(milliseconds(table["settle"])) if "settle" in table else 0
     kind = str(table.get("kind", DEFAULT_KIND))
-    outside = {*STRUCTURE, "settle", "power_up", "unpowered", "unpowered_proven", "on_watchdog"}
+    outside = {"ports", "kind", "settle", "power_up", "unpowered", "unpowered_proven", "on_watchdog"}
     options = {key: value for key, value in table.items() if key not in outside}
     known = KINDS.get(kind)
     if known is None or wrong(table):
