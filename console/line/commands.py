@@ -17,6 +17,7 @@ SEGMENT = Arg("NAME", "a segment", source="segments")
 GUEST = Arg("NAME", "a guest", source="guests")
 REMOTE = Arg("NAME", "a remote", source="remotes")
 
+FOR = Arg("TIME", "how long: a number of seconds, or a time such as 90s, 10min or 1h", optional=True, time=True)
 PORT = Arg("NAME", "a port", source="ports")
 FILE = Arg("FILE", "a configuration file; - for standard input", source="file")
 COUNT = Arg(
@@ -82,8 +83,8 @@ def _admin(words: tuple[str | Arg, ...], text: str, local: str) -> Command:
     return Command(words, text, local=local, role="admin")
 
 
-def _segment(mode: str, text: str) -> Command:
-    words: tuple[str | Arg, ...] = ("segment", SEGMENT, mode)
+def _segment(mode: str, text: str, *args: Arg) -> Command:
+    words: tuple[str | Arg, ...] = ("segment", SEGMENT, mode, *args)
     return Command(
         words,
         text,
@@ -223,6 +224,9 @@ DRILLS = (
 SEGMENTS = (
     _segment("bypass", "close the relay: LAN and WAN are joined, nothing is inspected"),
     _segment("auto", "go inline whenever everything is healthy"),
+    _segment("disconnect", "separate LAN and WAN, on a board that can: no frame passes"),
+    _segment("inline", "go inline now and stay, also without a watchdog or a link, for 10 min or this time", FOR),
+    _segment("maintenance", "bypass for an hour or this time; an order for bypass stays in force after it", FOR),
 )
 
 GUESTS = (
@@ -528,7 +532,7 @@ GROUPS: dict[str, str] = {
     "drill": "exercise relay, watchdog and power, and keep the result",
     "crash-log": "crash reports of the machine",
     "crash-count": "counted crashes of the machine, which lead to safe mode",
-    "segment": "bypass a segment, or return it to automatic mode",
+    "segment": "bypass a segment, force it inline, or return it to automatic mode",
     "guest": "start, stop, drain or inspect a guest",
     "remote": "start, stop, drain, bypass or inspect a remote",
     "incident": "records of a guest crash or failure",

@@ -265,7 +265,10 @@ class Segment(Answer, kw_only=True):
     cause: Cause
     detail: Detail
     also: list[str] | UnsetType = UNSET
-    mode: Annotated[str, Meta(description="auto, bypass or disconnect: what is requested")] | UnsetType = UNSET
+    mode: Annotated[str, Meta(description="auto, inline, bypass or disconnect: what is requested")] | UnsetType = UNSET
+    order_ends_ms: (
+        Annotated[int, Meta(description="until a request for inline, or maintenance, ends by itself")] | UnsetType
+    ) = UNSET
     lan: str
     lan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     wan: str

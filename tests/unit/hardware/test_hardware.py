@@ -104,7 +104,7 @@ class Dog:
 
 
 def armed(root: Path, patch: pytest.MonkeyPatch, dog: Dog, pretimeout_ms: int = 0) -> watchdog.Watchdog:
-    patch.setattr(watchdog.fcntl, "ioctl", dog.ioctl)
+    patch.setattr("fcntl.ioctl", dog.ioctl)
     if not (root / "sys").exists():
         fake_sysfs(root, 0, "a dog", "dog")
     (root / "sys/watchdog0/nowayout").write_text("1\n")
@@ -159,7 +159,7 @@ def test_several_devices_are_armed_and_fed_together(tmp_path: Path, monkeypatch:
     dogs = [Dog(), Dog(lambda seconds: 1)]
     fake_sysfs(tmp_path, 0, "a dog", "dog")
     both = watchdog.Watchdogs([watchdog.Watchdog("/dev/watchdog0", n, 0, str(tmp_path / "sys")) for n in (0, 1)])
-    monkeypatch.setattr(watchdog.fcntl, "ioctl", lambda fd, request, data: dogs[fd].ioctl(fd, request, data))
+    monkeypatch.setattr("fcntl.ioctl", lambda fd, request, data: dogs[fd].ioctl(fd, request, data))
     assert both.set_timeout(4000) == 1000
     assert [device.timeout_ms for device in both.facts()] == [4000, 1000]
     dogs[0].gone = True

@@ -10,10 +10,10 @@ import pytest
 
 from appliance.keeper.client import KeeperLink
 from appliance.keeper.limits import MS, SECOND
-from appliance.keeper.messages import INLINE, Ask, CheckIn, Exited, Kill, Late, Log
+from appliance.keeper.messages import INLINE, Action, Ask, CheckIn, Exited, Kill, Late, Log
 from appliance.keeper.protocol import PACKET_BYTES, parse_packet
 from appliance.keeper.sequence import EARLIEST, MOST_WRONG, SPACING, STEPS, Proof, Sequence
-from tests.support.keeper_bench import RELAY, Bench, of, starting
+from tests.support.keeper_bench import RELAY, Bench, of
 
 FIRST = Proof(1, 100 * MS, STEPS)
 
@@ -58,17 +58,17 @@ def test_bypassd_waits_for_longer_than_the_keeper_demands() -> None:
     assert SPACING > EARLIEST
 
 
-def serve(bench: Bench, number: int, steps: tuple[str, ...] = STEPS) -> list[object]:
+def serve(bench: Bench, number: int, steps: tuple[str, ...] = STEPS) -> list[Action]:
     bench.now += 100 * MS
-    return list(bench.feed(CheckIn({RELAY: Ask(INLINE, "healthy")}, proof=Proof(number, bench.now, steps))))
+    return bench.feed(CheckIn({RELAY: Ask(INLINE, "healthy")}, proof=Proof(number, bench.now, steps)))
 
 
 def test_a_bypassd_that_only_checks_in_is_killed_by_name() -> None:
     """It is alive, and asks for inline ten times a second, but does not do its work."""
-    bench = starting()
+    bench = Bench()
     serve(bench, 1)
     assert bench.line == INLINE
-    done = []
+    done: list[Action] = []
     for number in range(2, 2 + MOST_WRONG):
         done += serve(bench, number, ("parts", "lease"))
     assert of(done, Kill) == [Kill(orderly=False)]
@@ -79,13 +79,13 @@ def test_a_bypassd_that_only_checks_in_is_killed_by_name() -> None:
 
 
 def test_what_a_wrong_check_in_asks_for_is_not_done() -> None:
-    bench = starting()
+    bench = Bench()
     serve(bench, 1, ())
     assert bench.line != INLINE
 
 
 def test_the_next_bypassd_begins_at_one_again() -> None:
-    bench = starting()
+    bench = Bench()
     for number in (1, 2, 3):
         serve(bench, number)
     bench.start_again()
@@ -94,7 +94,7 @@ def test_the_next_bypassd_begins_at_one_again() -> None:
 
 
 def test_the_late_part_is_named_when_it_is_killed() -> None:
-    bench = starting()
+    bench = Bench()
     serve(bench, 1)
     bench.feed(Late("part steering has been silent for 1200 ms"))
     done = bench.run(bench.now + 1200 * MS)
@@ -105,7 +105,7 @@ def test_the_late_part_is_named_when_it_is_killed() -> None:
 
 
 def test_a_part_that_is_back_in_time_is_not_blamed_later() -> None:
-    bench = starting()
+    bench = Bench()
     serve(bench, 1)
     bench.feed(Late("part steering has been silent for 1200 ms"))
     serve(bench, 2)
