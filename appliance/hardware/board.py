@@ -99,7 +99,7 @@ class Watchdog(_Table, frozen=True):
 
 
 class Led(_Table, frozen=True):
-    """An LED on a GPIO line; patterns.py says what "status" and "locate" show."""
+    """An LED on a GPIO line; keeper/lamp.py says what "status" and "locate" show."""
 
     name: str
     line: str

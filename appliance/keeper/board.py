@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the keeper reads from board.toml: the relays, the watchdog and the status LED."""
+"""What the keeper reads from board.toml: the relays, the watchdogs and the LEDs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from appliance.ranges import WATCHDOG_PRETIMEOUT_MS
 
 
 class Board:
-    """The relays, the watchdog and the LED. `error` says in one line why the file cannot be used at all."""
+    """The relays, the watchdogs and the LEDs. `error` says in one line why the file cannot be used at all."""
 
     def __init__(self, path: str) -> None:
         self.relays: list[RelaySpec] = []
         self.watchdogs: tuple[str, ...] = ()  # their drivers; "" = any; empty: the board has none
         self.pretimeout_ms = 0
-        self.led: LineSpec | None = None
+        self.leds: dict[str, LineSpec] = {}  # those that the keeper drives (lamp.py)
         self.error = ""
         try:
             import tomllib
@@ -39,8 +39,8 @@ class Board:
             if "pretimeout" in watchdog:
                 self.pretimeout_ms = WATCHDOG_PRETIMEOUT_MS.clamp(milliseconds(watchdog["pretimeout"]))
         for table in _tables(data, "led"):
-            if table.get("name") == "status":
-                self.led = LineSpec(str(table["line"]), str(table.get("active", "high")) == "high")
+            if table.get("name") in ("status", "locate"):
+                self.leds[str(table["name"])] = LineSpec(str(table["line"]), str(table.get("active", "high")) == "high")
 
 
 def _tables(data: dict[str, object], key: str) -> list[dict[str, object]]:

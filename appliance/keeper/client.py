@@ -124,10 +124,11 @@ class KeeperLink:
         at: int,
         steps: Sequence[str],
         unfed: bool = False,
+        locate: bool = False,
     ) -> None:
         """Check in: `wants` maps each relay to (inline | bypass | disconnect | hold, cause). `at`, `steps`: when the
         work before it began, and what was done (sequence.py). `unfed`: a drill, the keeper is not to feed the
-        watchdog."""
+        watchdog. `locate`: an LED is to blink."""
         relays = {name: {"want": want, "cause": cause} for name, (want, cause) in wants.items()}
         sequence = {"number": self._number + 1, "at_ns": at, "steps": list(steps)}
         message: dict[str, object] = {
@@ -142,6 +143,8 @@ class KeeperLink:
             message["grace_ms"] = grace_ms
         if unfed:
             message["unfed"] = True
+        if locate:
+            message["locate"] = True
         if self._send(message):
             self._number += 1
 

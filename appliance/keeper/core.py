@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from appliance.keeper.agenda import Agenda
 from appliance.keeper.feeding import Feeding
+from appliance.keeper.lamp import Lamps
 from appliance.keeper.lifecycle import Lifecycle, Phase
 from appliance.keeper.limits import FAR, Limits
 from appliance.keeper.messages import (
@@ -42,6 +43,7 @@ class KeeperCore:
         self.bypassd = Lifecycle(limits)
         self.relays = Relays(limits)
         self.watchdog = Feeding(limits)
+        self.lamps = Lamps()
         self.started = 0
         self._agenda = Agenda()
         self._notes: tuple[str, ...] = ()  # of the last check-in, so that each is logged once
@@ -72,7 +74,7 @@ class KeeperCore:
                 self._exited(how)
             case LinkLost(why):
                 self.bypassd.link_lost(agenda, why)
-                self.watchdog.starve(agenda, False)
+                self._nothing_ordered()
             case RelayReport():
                 self.relays.report(agenda, event)
             case WatchdogReport():
@@ -84,6 +86,7 @@ class KeeperCore:
         self._run_due()
         self.bypassd.judge(agenda)
         self.relays.move(agenda, self.bypassd.serving)
+        self.lamps.show(agenda, self.relays.all_inline, self.relays.faulty)
         return agenda.actions
 
     def deadline(self) -> int:
@@ -120,6 +123,7 @@ class KeeperCore:
         """Things are opened in this order, so that the watchdog counts before anything can hang."""
         self.started = self._agenda.now
         self.watchdog.begin(self._agenda, event.watchdog)
+        self.lamps.begin(event.leds)
         self.relays.begin(self._agenda, event)
         self.bypassd.begin(self._agenda)
 
@@ -137,6 +141,7 @@ class KeeperCore:
         if event.watchdog_ms is not None:
             self.watchdog.want(agenda, event.watchdog_ms)
         self.watchdog.starve(agenda, event.unfed)
+        self.lamps.locate = event.locate
         if any(ask.want == HOLD for ask in event.relays.values()):
             return  # still starting: keep the positions, but do not extend the grace time (a crash loop must end)
         self.bypassd.ready(agenda.now)
@@ -146,9 +151,14 @@ class KeeperCore:
         if self.bypassd.phase is Phase.DOWN:
             return
         self.bypassd.exited(self._agenda, how)
-        self.watchdog.starve(self._agenda, False)
+        self._nothing_ordered()
         if self.stopping:
             self._finish()
+
+    def _nothing_ordered(self) -> None:
+        """What only lasts as long as bypassd orders it."""
+        self.watchdog.starve(self._agenda, False)
+        self.lamps.locate = False
 
     def _run_due(self) -> None:
         agenda = self._agenda
@@ -162,6 +172,8 @@ class KeeperCore:
                 self.watchdog.feed(agenda, when)
             elif what == "verify":
                 self.relays.verify(agenda)
+            elif what.startswith("led "):
+                self.lamps.tick(agenda, what.removeprefix("led "))
             else:
                 self.relays.due(agenda, *what.split(" ", 1))
 

@@ -95,8 +95,8 @@ class Keeper:
         self._command = command
         self._log = log
         self._relays = RelayThreads(board.relays)
-        self._led = Line(board.led) if board.led else None
-        self._led_on = False
+        self._leds: dict[str, Line] = {name: Line(spec) for name, spec in board.leds.items()}
+        self._lit: dict[str, bool] = {}
         self._watchdog: Watchdogs | None = None
         self._starter: Starter | None = None
         self._link: socket.socket | None = None
@@ -124,6 +124,7 @@ class Keeper:
                 bool(self._board.watchdogs),
                 settle={spec.name: spec.settle_ms * MS for spec in relays},
                 keep_alive={spec.name: spec.keep_alive for spec in relays if spec.keep_alive},
+                leds=frozenset(self._leds),
                 keeps=frozenset(spec.name for spec in relays if spec.keeps),
             )
         )
@@ -169,8 +170,8 @@ class Keeper:
                 self._close_watchdog(timeout)
             case OpenRelay() | ReadRelay() | Drive() | Kick() | CloseRelay():
                 self._relays.order(action)
-            case Led(on):
-                self._set_led(on)
+            case Led(on, name):
+                self._set_led(name, on)
             case Send():
                 self._send()
             case Spawn():
@@ -216,24 +217,27 @@ class Keeper:
             self._watchdog = None
             self._events.append(WatchdogReport(error=str(error)))
 
-    def _set_led(self, on: bool) -> None:
-        self._led_on = on
+    def _set_led(self, name: str, on: bool) -> None:
+        self._lit[name] = on
+        if name not in self._leds:
+            return
         try:
-            self._relays.aside("the status LED", self._show_led)  # it may be behind a slow bus too
+            self._relays.aside("the LEDs", lambda: self._show_led(name))  # they may be behind a slow bus too
         except OSError as error:
             self._log.line(str(error), severe=False)
 
-    def _show_led(self) -> None:
+    def _show_led(self, name: str) -> None:
         """In a thread."""
-        if self._led is None:
+        led = self._leds.get(name)
+        if led is None:
             return
         try:
-            if not self._led.is_open:
-                self._led.open()
-            self._led.drive(self._led_on)
+            if not led.is_open:
+                led.open()
+            led.drive(self._lit[name])
         except HardwareError as error:
-            self._log.line(f"status LED: {error}", severe=False)
-            self._led = None  # a status LED is not worth a second attempt
+            self._log.line(f"{name} LED: {error}", severe=False)
+            self._leds.pop(name, None)  # an LED is not worth a second attempt
 
     # -- bypassd
 

@@ -23,6 +23,7 @@ class Started(NamedTuple):
     watchdog: bool = True  # the board has one
     settle: dict[str, int] | None = None  # how long each relay's contacts take to move, in ns (0 if not named)
     keep_alive: dict[str, tuple[int, int]] | None = None  # relays that are inline while toggled: ns high, ns low
+    leds: frozenset[str] = frozenset()  # names of the board's LEDs
     keeps: frozenset[str] = frozenset()  # relays that are not known to fall back to bypass when they are released
 
 
@@ -45,6 +46,7 @@ class CheckIn(NamedTuple):
     grace_ns: int | None = None
     notes: tuple[str, ...] = ()  # values that could not be used as sent
     unfed: bool = False  # a drill: do not feed the watchdog, so that it resets the machine
+    locate: bool = False  # make an LED blink, so that a person finds the box
     progress: str = ""  # how far its start is; any text that differs from the previous one is progress
     proof: Proof | None = None  # that it is not only alive (sequence.py); None while it starts
 
@@ -168,9 +170,10 @@ class CloseWatchdog(NamedTuple):
 
 
 class Led(NamedTuple):
-    """Switch the status LED; on means that every relay is inline."""
+    """Switch an LED: status or locate (lamp.py)."""
 
     on: bool
+    name: str = "status"
 
 
 class Send(NamedTuple):

@@ -2,10 +2,10 @@
 """The keeper link: a SOCK_SEQPACKET pair, its number in BYPASS_KEEPER_FD, one JSON object a packet.
 
 bypassd -> keeper  {"type": "checkin", "relays": {"relay-inline": {"want": "inline", "cause": "healthy"}},
-                    "watchdog_timeout_ms": 2000, "grace_ms": 30000, "unfed": false, "progress": "",
+                    "watchdog_timeout_ms": 2000, "grace_ms": 30000, "unfed": false, "locate": false, "progress": "",
                     "sequence": {"number": 7, "at_ns": 1, "steps": ["parts", "frames", "segments", "lease"]}}
                    want: inline | bypass | disconnect | hold (still starting: keep the position). A relay that is not
-                   named goes to bypass. The last five are optional; a number outside its range (ranges.py) is
+                   named goes to bypass. The last six are optional; a number outside its range (ranges.py) is
                    clamped, and a value that is not a number is ignored. The keeper logs both. A progress that
                    differs from the previous one shows that the start advances. While "unfed" is true, the
                    keeper does not feed the watchdog: a drill, which the next check-in without it ends. The
@@ -52,7 +52,8 @@ def parse_packet(packet: bytes) -> CheckIn | Late:
     progress = str(data.get("progress", ""))
     unfed = data.get("unfed") is True
     grace_ns = None if grace is None else grace * MS
-    return CheckIn(relays, watchdog, grace_ns, tuple(notes), unfed, progress, _proof(data.get("sequence")))
+    locate, proof = data.get("locate") is True, _proof(data.get("sequence"))
+    return CheckIn(relays, watchdog, grace_ns, tuple(notes), unfed, locate, progress, proof)
 
 
 def _proof(data: object) -> Proof | None:

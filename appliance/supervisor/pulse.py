@@ -66,7 +66,11 @@ class Pulse:
         steps.append("lease")
         timeout = int(system.config.watchdog.timeout) // MS if system.config else None
         grace = int(system.config.system.supervisor_grace) // MS if system.config else None
-        system.keeper.check_in(self._wants(), timeout, grace, at=now, steps=steps, unfed=system.watchdog_drill)
+        if system.locate_until and now >= system.locate_until:
+            system.locate_until = 0
+        locate = bool(system.locate_until)
+        unfed = system.watchdog_drill
+        system.keeper.check_in(self._wants(), timeout, grace, at=now, steps=steps, unfed=unfed, locate=locate)
 
     def _any_late(self, now: int) -> bool:
         late = self._system.check_ins.late(now)
@@ -85,5 +89,8 @@ class Pulse:
     def _wants(self) -> dict[str, tuple[str, str]]:
         system = self._system
         if system.config is None and system.board is not None:
-            return {relay.line: ("bypass", str(Cause.CONFIG_INVALID)) for relay in system.board.relay}
-        return system.segments.wants()
+            wants = {relay.line: ("bypass", str(Cause.CONFIG_INVALID)) for relay in system.board.relay}
+        else:
+            wants = system.segments.wants()
+        tested = {name: (position, str(Cause.BOARD_TEST)) for name, position in system.relay_orders.items()}
+        return wants | tested

@@ -76,6 +76,8 @@ class System:
     drilled: Callable[[], Iterable[Result]] = tuple  # the newest drill of each kind and segment
     protection: Callable[[], Protection] = lambda: Protection("not judged", "")
     watchdog_drill: bool = False  # the keeper is not to feed the watchdog
+    locate_until: int = 0  # an LED blinks until then; 0: it does not
+    relay_orders: dict[str, str] = field(default_factory=dict)  # positions that a test of the board asks for
     ending: str = ""  # why the machine goes down, once that has begun
     confirm_s: Callable[[], int | None] = lambda: None  # until a commit is rolled back unless it is confirmed
     rolled_back: Callable[[], str] = lambda: ""  # what became of the last commit, if it was

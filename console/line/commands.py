@@ -221,6 +221,37 @@ DRILLS = (
     ),
 )
 
+BOARD = (
+    Command(
+        (
+            "board",
+            "test",
+            Arg("FILE", "a new file for the report; default, or -: standard output", "file", optional=True),
+        ),
+        "try every line, watchdog, port and LED of new hardware, and write a report; moves the relays, asks first",
+        local="board_test:board_test",
+        role="admin",
+        options=(Option("now", "without asking"), JSON),
+    ),
+    Command(
+        ("locate", "on", FOR._replace(help="how long; default: 5min. " + FOR.help.partition(": ")[2])),
+        "make an LED of the box blink fast, so that a person finds it",
+        "locate.set",
+        role="operator",
+        view="done",
+        options=(JSON,),
+    ),
+    Command(
+        ("locate", "off"),
+        "end that",
+        "locate.set",
+        fixed=(("time", 0),),
+        role="operator",
+        view="done",
+        options=(JSON,),
+    ),
+)
+
 SEGMENTS = (
     _segment("bypass", "close the relay: LAN and WAN are joined, nothing is inspected"),
     _segment("auto", "go inline whenever everything is healthy"),
@@ -507,6 +538,7 @@ SESSION = (
 TOPICS: dict[str, tuple[Command, ...]] = {
     "Status": SHOW,
     "Segments": (*SEGMENTS, *DRILLS, *CRASHES),
+    "Board": BOARD,
     "Guests": GUESTS,
     "Remotes": REMOTES,
     "Incidents": (*INCIDENTS, *CLEAR),
@@ -529,6 +561,8 @@ GROUPS: dict[str, str] = {
     "show log": "lines of a log, and what is added to it",
     "show packets": "decode frames at a point along the path",
     "clear": "restart the count of frames or incidents",
+    "board": "the board that this firmware runs on",
+    "locate": "make an LED of the box blink",
     "drill": "exercise relay, watchdog and power, and keep the result",
     "crash-log": "crash reports of the machine",
     "crash-count": "counted crashes of the machine, which lead to safe mode",

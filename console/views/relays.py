@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Relays: where they are, and what becomes of the link when nobody drives them. Pure."""
+"""Relays: where they are, and what becomes of the link when nobody drives them; the test of a board. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from console.render import PLAIN, Row, Style, cell, fold
-from console.views.common import columns_of, rows_of
+from console.render import PLAIN, Row, Style, cell, fold, generic
+from console.views.common import clock, columns_of, rows_of
 
 
 def _word(value: Any) -> str:
@@ -59,3 +59,30 @@ def _why(row: Row) -> list[str]:
         f"{name}: if the computer hangs, the link is dead for: {_hang(row)} ({cell(row.get('hang_detail'))})",
         f"{name}: joined without power: {_word(row.get('unpowered'))} ({cell(row.get('unpowered_detail'))})",
     ]
+
+
+def _loud(row: Row) -> Row:
+    result = cell(row.get("result"))
+    return {**row, "result": result.upper() if result == "failed" else result}
+
+
+_items = columns_of("items", "the board has nothing to test", [
+    ("what", "WHAT"), ("result", "RESULT"), ("detail", "DETAIL"),
+], _loud)  # fmt: skip
+
+
+def board_test(data: Any, style: Style = PLAIN) -> str:
+    """A table of everything that was tried, below the board's name."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    word = "nothing failed" if data.get("passed") else "FAILED"
+    about = f"board {cell(data.get('board'))}, version {cell(data.get('version'))}, {clock(data.get('when'))}: {word}"
+    return f"{about}\n\n{_items(data, style)}"
+
+
+def report(data: Any) -> str:
+    """The same for a file: one line for each thing, whatever the terminal is."""
+    lines = [board_test({**data, "items": []}).partition("\n")[0]]
+    for row in rows_of(data, "items"):
+        lines.append(f"{cell(row.get('result')):10} {cell(row.get('what'))}: {cell(row.get('detail'))}")
+    return "\n".join(lines) + "\n"

@@ -211,6 +211,24 @@ class DrillResult(Answer):
     reset_ms: Annotated[float | None, Meta(description="from the last feed of the watchdog to the panic")]
 
 
+class BoardTestItem(Answer):
+    """One thing of a board that was tried."""
+
+    what: str
+    result: Annotated[str, Meta(description="passed, failed, not known, or to do: a person or a drill shows it")]
+    detail: Detail
+
+
+class BoardTest(Answer):
+    """What a board has, tried for the first time. `when`: when it began."""
+
+    board: str
+    version: str
+    when: When
+    passed: bool
+    items: list[BoardTestItem]
+
+
 class DrillPlan(Answer):
     """What a drill means now, one sentence each. `in_window`: now is in the maintenance window."""
 

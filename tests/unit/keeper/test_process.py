@@ -448,7 +448,7 @@ def test_the_keepers_reading_of_the_board(tmp_path: Path) -> None:
     board = Board(str(path))
     options = {"line": "r", "disconnect": "d", "active": "low", "on_release": "keeps"}
     assert board.relays == [RelaySpec("r", "level", options, keeps=True)]
-    assert (board.watchdogs, board.pretimeout_ms, board.led) == (("file",), 0, LineSpec("no-such-line"))
+    assert (board.watchdogs, board.pretimeout_ms, board.leds) == (("file",), 0, {"status": LineSpec("no-such-line")})
 
 
 @pytest.mark.parametrize("text", ["[[relay]]\nports = []", "relay = 3", "x = ", '[[led]]\nname = "status"'])
