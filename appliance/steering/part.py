@@ -287,8 +287,8 @@ class Steering:
                 retry = Retry(indexes)
             if self._attached.get(segment.name) == indexes or now < retry.due:
                 continue
-            held = "" if self._taken_over(segment) or segment.attach == "tc" else self._hold(segment.name)
-            if held:
+            held = "" if segment.attach == "tc" else self._hold(segment.name)
+            if held and not self._taken_over(segment):
                 self._failed(segment.name, DatapathError(f"segment {segment.name}: {held}"), retry, now)
             else:
                 self._attach_segment(segment, (lan.ifname, wan.ifname), retry, now)
