@@ -163,6 +163,9 @@ def status(data: Any, style: Style = PLAIN) -> str:
             blocks.append(view(data[key], style))
     if rows_of(data.get("relays")):
         blocks.append(relays.when_nobody_drives(data["relays"], style))
+    dogs = data.get("watchdog")
+    if isinstance(dogs, dict) and rows_of(dogs.get("devices")):
+        blocks.append("\n".join(line for row in rows_of(dogs["devices"]) for line in fold(_watchdog(row), style.width)))
     text = "\n".join(blocks)
     rest = {key: _without_what_was_said(value, text) for key, value in data.items() if key not in shown}
     if isinstance(rest.get("supervisor"), dict):
@@ -170,6 +173,16 @@ def status(data: Any, style: Style = PLAIN) -> str:
     if rest:
         blocks.append("\n".join(about(key, value, style) for key, value in rest.items()))
     return "\n\n".join(blocks)
+
+
+def _watchdog(row: Row) -> str:
+    """One watchdog device as it really is."""
+    said = f"watchdog {cell(row.get('name'))} ({cell(row.get('identity'))}): {cell(row.get('timeout_ms'))} ms"
+    if row.get("pretimeout_ms"):
+        said += f", the kernel panics {cell(row['pretimeout_ms'])} ms before"
+    if row.get("nowayout"):
+        said += ", cannot be stopped"
+    return f"{said}; {cell(row['note'])}" if row.get("note") else said
 
 
 def _commits(config: Row, style: Style) -> list[str]:
