@@ -101,7 +101,7 @@ class Feeding:
         if event.error:
             # if it was open it still counts: the first attempt comes when a feed would
             wait = self.timeout_ms * MS // 8 or self._limits.retry
-            self.timeout_ms = 0
+            self.timeout_ms, self.devices = 0, ()
             self._unfed_since = None
             agenda.due.pop("feed", None)
             if not agenda.stopping:

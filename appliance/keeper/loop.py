@@ -97,6 +97,7 @@ class Keeper:
         self._relays = RelayThreads(board.relays)
         self._leds: dict[str, Line] = {name: Line(spec) for name, spec in board.leds.items()}
         self._lit: dict[str, bool] = {}
+        self._showing: set[str] = set()  # LEDs whose order waits for its bus
         self._watchdog: Watchdogs | None = None
         self._starter: Starter | None = None
         self._link: socket.socket | None = None
@@ -219,15 +220,18 @@ class Keeper:
 
     def _set_led(self, name: str, on: bool) -> None:
         self._lit[name] = on
-        if name not in self._leds:
-            return
+        if name not in self._leds or name in self._showing:
+            return  # what waits for its bus will show the newest: a bus that stalls makes no queue
+        self._showing.add(name)
         try:
             self._relays.aside("the LEDs", lambda: self._show_led(name))  # they may be behind a slow bus too
         except OSError as error:
+            self._showing.discard(name)
             self._log.line(str(error), severe=False)
 
     def _show_led(self, name: str) -> None:
         """In a thread."""
+        self._showing.discard(name)
         led = self._leds.get(name)
         if led is None:
             return

@@ -287,7 +287,7 @@ class Steering:
                 retry = Retry(indexes)
             if self._attached.get(segment.name) == indexes or now < retry.due:
                 continue
-            held = "" if segment.attach == "tc" else self._hold(segment.name)
+            held = self._hold(segment.name)
             if held and not self._taken_over(segment):
                 self._failed(segment.name, DatapathError(f"segment {segment.name}: {held}"), retry, now)
             else:

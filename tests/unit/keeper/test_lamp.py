@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from appliance.keeper.board import Board
 from appliance.keeper.core import KeeperCore
 from appliance.keeper.lamp import FAST, SLOW
 from appliance.keeper.limits import MS, SECOND
+from appliance.keeper.loop import Keeper, Logger
 from appliance.keeper.messages import INLINE, Ask, CheckIn, Exited, Led, Started
 from tests.support.keeper_bench import RELAY, Bench
 
@@ -81,3 +85,33 @@ def test_a_keeper_begins_with_the_leds_of_its_board() -> None:
     core = KeeperCore()
     core.step(1, Started((RELAY,), leds=frozenset(("locate",))))
     assert core.lamps._own
+
+
+class Threads:
+    """A bus that stalls: what is put aside waits."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def aside(self, bus: str, work: Callable[[], None]) -> None:
+        self.waiting.append(work)
+
+
+def test_a_bus_that_stalls_makes_no_queue_and_shows_the_newest(tmp_path: Path) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text('[[led]]\nname = "status"\nline = "x"\n')
+    keeper = Keeper(Board(str(path)), [], Logger("stderr"))
+    shown: list[bool] = []
+    threads = Threads()
+    keeper._relays = threads  # type: ignore[assignment]
+    keeper._leds = {"status": SimpleNamespace(is_open=True, drive=shown.append)}  # type: ignore[dict-item]
+    for on in (True, False, True, False):
+        keeper._set_led("status", on)
+    assert len(threads.waiting) == 1
+    threads.waiting.pop()()
+    assert shown == [False]
+    keeper._set_led("status", True)
+    threads.waiting.pop()()
+    assert shown == [False, True]
+    keeper._set_led("locate", True)
+    assert threads.waiting == [], "the board has no LED of that name"

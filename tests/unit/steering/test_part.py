@@ -182,7 +182,7 @@ def test_ports_whose_link_would_drop_are_attached_in_bypass_only(
 def test_what_an_earlier_bypassd_attached_is_taken_over_inline(
     world: tuple[Steering, Kernel, Callable[[int], None]],
 ) -> None:
-    """Its programs are there, so nothing comes or goes; and tc interrupts no link."""
+    """Its programs are there, so nothing comes or goes."""
     made, kernel, _ = world
     kernel.adopted = True  # type: ignore[attr-defined]
     made._hold = lambda segment: "would lose its link"
