@@ -3,7 +3,8 @@
 
 It owns the relay lines, the watchdogs and the LEDs while it runs; when it dies, the kernel releases the lines and the
 watchdogs keep counting. Its memory is locked and its priority is real-time. It imports only the standard library,
-periphery, and smbus2 on a board that needs it, and little of each. core.py decides, loop.py acts, protocol.py is the link to bypassd.
+periphery, and smbus2 on a board that needs it, and little of each. core.py decides, loop.py acts, protocol.py is the
+link to bypassd.
 """
 
 from __future__ import annotations
