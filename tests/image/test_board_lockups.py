@@ -76,9 +76,9 @@ def test_kinds_of_relays_on_the_kernels_models(ready: Board) -> None:
     """Lines of gpio-sim, chips of i2c-stub on an adapter that speaks SMBus only, and the kernel's driver of an
     expander: each kind does there what its contract says. It is here because this board has the module."""
     if ready.sh("grep -q ^i2c_stub /proc/modules", check=False).status != 0:
-        ready.sh(board_crashes.fetch("stub"))
+        ready.sh(board_crashes.FETCH_STUB)
         chips = ",".join(hex(chip) for chip in (0x20, 0x21, 0x24, 0x37))
-        ready.sh(f"insmod {board_crashes.MODULES['stub']} chip_addr={chips} functionality=0x0f7f0000")
+        ready.sh(f"insmod {board_crashes.STUB} chip_addr={chips} functionality=0x0f7f0000")
     script = (Path(__file__).parents[1] / "support/relays_on_models.py").read_text()
     ready.sh(f"cat >/run/relays.py <<'END'\n{script}\nEND")
     said = ready.sh("python3 -I /run/relays.py 2>&1", check=False)

@@ -20,32 +20,33 @@ from simulator.machine import Drive
 
 from tests.support import board_appliance, board_harness
 
-MODULE = "/run/test_lockup.ko"
+MODULE, STUB = "/run/test_lockup.ko", "/run/i2c-stub.ko"
 STAMPED = r"\[ *(\d+\.\d+)\](?:\[[^\]]*\])? "
 READY_S = 120.0
-MODULES = {"lockup": MODULE, "stub": "/run/i2c-stub.ko"}
-"""Serial number of the disk that brings a module, and where it is put."""
+DISK = "for disk in /sys/block/*; do [ $(cat $disk/serial)x = modulex ] && from=/dev/${disk##*/}; done"
+# dd and head: what the board's shell has; the size stands in the last bytes of the first sector
+FETCH = (
+    f"{DISK}; size=$((0x$(dd if=$from bs=4 skip=127 count=1 2>/dev/null | od -A n -t x1 | tr -d ' '))); "
+    f"dd if=$from bs=512 skip=1 2>/dev/null | head -c $size >{MODULE}"
+)
+FETCH_STUB = FETCH.replace("modulex", "stubx").replace(MODULE, STUB)
 
 
-def fetch(serial: str) -> str:
-    """The command that copies a module from its disk. dd and head: what the board's shell has; the size stands in the
-    last bytes of the first sector."""
-    return (
-        f"for disk in /sys/block/*; do [ $(cat $disk/serial)x = {serial}x ] && from=/dev/${{disk##*/}}; done; "
-        "size=$((0x$(dd if=$from bs=4 skip=127 count=1 2>/dev/null | od -A n -t x1 | tr -d ' '))); "
-        f"dd if=$from bs=512 skip=1 2>/dev/null | head -c $size >{MODULES[serial]}"
-    )
+def module_disk(artefacts: Path, folder: Path, module: str, serial: str) -> Drive:
+    """A disk that brings a kernel module."""
+    data = (artefacts / "modules" / module).read_bytes()
+    disk = folder / f"{serial}.img"
+    disk.write_bytes(len(data).to_bytes(512, "big") + data + bytes(-len(data) % 512))
+    return Drive(serial, disk)
 
 
 @contextmanager
 def board_that_hangs(artefacts: Path, folder: Path) -> Iterator[Board]:
     """A board of its own, off, with each module on one more disk."""
+    modules = (("test_lockup.ko", "module"), ("i2c-stub.ko", "stub"))
+    disks = [module_disk(artefacts, folder, module, serial) for module, serial in modules]
     load = payload.image(artefacts, folder, debug=True)
-    for serial, path in MODULES.items():
-        module = (artefacts / "modules" / Path(path).name).read_bytes()
-        disk = folder / f"{serial}.img"
-        disk.write_bytes(len(module).to_bytes(512, "big") + module + bytes(-len(module) % 512))
-        load = replace(load, drives=(*load.drives, Drive(serial, disk)))
+    load = replace(load, drives=(*load.drives, *disks))
     with Board(folder, load, accelerator=board_harness.accelerator(artefacts)) as made:
         yield made
 
@@ -69,7 +70,7 @@ def ready(board: Board) -> None:
     if come_up(board)["crashes"]["reasons"]:
         board.sh("bypass crash-count clear")
     board.wait_inline()
-    board.sh(fetch("lockup"))
+    board.sh(FETCH)
 
 
 def crash(board: Board, command: str, what: str) -> tuple[Event, Event, Event]:

@@ -89,7 +89,7 @@ def test_inline_overrides_what_does_not_keep_frames_from_crossing_for_a_time() -
     world = World()
     world.faults = {Cause.WATCHDOG_MISSING: "none", Cause.CRASH_HOLD: "held"}
     world.run(2)
-    assert world.state[0] is State.BYPASS
+    assert world.state == (State.BYPASS, Cause.CRASH_HOLD)
     world.ask("inline", 60)
     assert world.state[0] is State.INLINE
     assert [line.partition(":")[0] for line in world.also] == ["operator", "watchdog_missing", "crash_hold"]

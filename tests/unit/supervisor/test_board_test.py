@@ -168,7 +168,7 @@ def test_locating_is_told_to_the_keeper_until_it_ends(tmp_path: Path, monkeypatc
     keeper = Keeper()
     made = make(tmp_path, keeper)
     handler = locate.Locate(made.system)
-    monkeypatch.setattr(locate.time, "monotonic_ns", lambda: 0)
+    monkeypatch.setattr(locate, "time", SimpleNamespace(monotonic_ns=lambda: 0))
     asyncio.run(handler.set({"time": 5}))
     told = []
     for second in (1, 4, 6):
@@ -231,7 +231,7 @@ def test_a_line_is_watched_and_tried_again(tmp_path: Path, monkeypatch: pytest.M
         def close(self) -> None: ...
 
     monkeypatch.setattr(board_buttons, "InputLine", Line)
-    monkeypatch.setattr(board_buttons.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(board_buttons, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     for name in ("RETRY_S", "LOOK_S"):
         monkeypatch.setattr(board_buttons, name, 0.001)
     buttons._watch(Button(name="front", line="button"), held.append)

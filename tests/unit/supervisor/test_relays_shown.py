@@ -69,9 +69,7 @@ def test_the_terminal_and_the_metrics_have_them(tmp_path: Path) -> None:
     assert "relay-inline: joined without power: claimed (by the board's maker: `drill run power` proves it)" in text
     page = state.status(shown(status.status(made.system, 0)))
     assert "relay relay-inline: link dead if the computer hangs: 6020 ms; joined without power: claimed" in page
-    metrics = (
-        render(collect(made.system)).decode() if isinstance(render([]), bytes) else str(render(collect(made.system)))
-    )
+    metrics = render(collect(made.system))
     assert 'relay_hang_gap_seconds{relay="relay-inline"} 6.02' in metrics
     assert 'unpowered="claimed"' in metrics
 
