@@ -14,7 +14,8 @@ from appliance.keeper.board import Board
 from appliance.keeper.core import KeeperCore
 from appliance.keeper.lamp import FAST, SLOW
 from appliance.keeper.limits import MS, SECOND
-from appliance.keeper.loop import Keeper, Logger
+from appliance.keeper.logger import Logger
+from appliance.keeper.loop import Keeper
 from appliance.keeper.messages import INLINE, Ask, CheckIn, Exited, Led, Started
 from tests.support.keeper_bench import RELAY, Bench
 
