@@ -138,7 +138,7 @@ class Lifecycle:
     def exited(self, agenda: Agenda, how: str) -> None:
         """Its process has ended, or could not be started."""
         served = self.serving and agenda.now - self._since >= self._limits.healthy
-        self.last_exit = how = f"{how} by the keeper: it {self._why}" if self._why else how
+        self.last_exit = f"{how} by the keeper: it {self._why}" if self._why else how
         self._enter(agenda.now, Turn.EXIT)
         if agenda.stopping:
             return
