@@ -23,8 +23,8 @@ class Started(NamedTuple):
     watchdog: bool = True  # the board has one
     settle: dict[str, int] | None = None  # how long each relay's contacts take to move, in ns (0 if not named)
     keep_alive: dict[str, tuple[int, int]] | None = None  # relays that are inline while toggled: ns high, ns low
-    leds: frozenset[str] = frozenset()  # names of the board's LEDs
     keeps: frozenset[str] = frozenset()  # relays that are not known to fall back to bypass when they are released
+    leds: frozenset[str] = frozenset()  # names of the board's LEDs
 
 
 class Tick(NamedTuple):
