@@ -77,7 +77,10 @@ class Pulse:
         names = [name for name, _ in late]
         if names != self._late:
             if late:
-                said = ", ".join(f"part {name} has been silent for {silent // MS} ms" for name, silent in late)
+                check_ins = self._system.check_ins
+                said = ", ".join(
+                    f"part {name} has been silent for more than {check_ins.patience(name) // MS} ms" for name in names
+                )
                 self._system.keeper.late(said)
             for name, silent in late:
                 log.error("part %s has been silent for %d ms: no check-in with the keeper", name, silent // MS)
