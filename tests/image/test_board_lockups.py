@@ -8,7 +8,6 @@ keeper's processor too: a test about one of them keeps the others out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,32 +69,6 @@ class Hang:
             board.sh(f"for task in /proc/{keeper}/task/*; do taskset -p {other} ${{task##*/}}; done")
         for setting in self.mute:
             board.sh(f"echo 0 >/proc/sys/kernel/{setting}")
-
-
-def test_kinds_of_relays_on_the_kernels_models(ready: Board) -> None:
-    """Lines of gpio-sim, chips of i2c-stub on an adapter that speaks SMBus only, and the kernel's driver of an
-    expander: each kind does there what its contract says. It is here because this board has the module."""
-    if ready.sh("grep -q ^i2c_stub /proc/modules", check=False).status != 0:
-        ready.sh(board_crashes.FETCH_STUB)
-        chips = ",".join(hex(chip) for chip in (0x20, 0x21, 0x24, 0x37))
-        ready.sh(f"insmod {board_crashes.STUB} chip_addr={chips} functionality=0x0f7f0000")
-    script = (Path(__file__).parents[1] / "support/relays_on_models.py").read_text()
-    ready.sh(f"cat >/run/relays.py <<'END'\n{script}\nEND")
-    said = ready.sh("python3 -I /run/relays.py 2>&1", check=False)
-    assert said.status == 0, said.output
-    found = json.loads(said.output.splitlines()[-1])
-    assert found["level"] == ["bypass", "0", "inline", "1", "bypass", "0", "inline", "1", "0"]
-    assert "another program holds it" in found["taken"]
-    assert found["latching"] == ["bypass", "bypass", "inline", "0", "0"]
-    assert found["keep-alive"] == ["bypass", "0", "1", "0", "1", "inline", "0"]
-    assert found["bus"] == "SmbusBus"
-    assert found["expander"] == ["bypass", 0, 0xFD, 2, "bypass", "inline"]
-    assert "pin 9 is an input again: the expander was reset" in found["expander reset"]
-    assert found["controller"] == ["inline", "bypass"]
-    assert found["another chip"].startswith("RelayBusError"), "what is written is not answered as a controller does"
-    assert found["block"] == ["bypass", "inline", [1, 2]]
-    assert found["expander with its driver"] == ["bypass", 1, "inline"], "a released line keeps its level"
-    assert "UnsupportedRelayError" in found["its driver has it"]
 
 
 STALL = "panic_on_rcu_stall"

@@ -20,7 +20,7 @@ from simulator.machine import Drive
 
 from tests.support import board_appliance, board_harness
 
-MODULE, STUB = "/run/test_lockup.ko", "/run/i2c-stub.ko"
+MODULE = "/run/test_lockup.ko"
 STAMPED = r"\[ *(\d+\.\d+)\](?:\[[^\]]*\])? "
 READY_S = 120.0
 DISK = "for disk in /sys/block/*; do [ $(cat $disk/serial)x = modulex ] && from=/dev/${disk##*/}; done"
@@ -29,24 +29,16 @@ FETCH = (
     f"{DISK}; size=$((0x$(dd if=$from bs=4 skip=127 count=1 2>/dev/null | od -A n -t x1 | tr -d ' '))); "
     f"dd if=$from bs=512 skip=1 2>/dev/null | head -c $size >{MODULE}"
 )
-FETCH_STUB = FETCH.replace("modulex", "stubx").replace(MODULE, STUB)
-
-
-def module_disk(artefacts: Path, folder: Path, module: str, serial: str) -> Drive:
-    """A disk that brings a kernel module."""
-    data = (artefacts / "modules" / module).read_bytes()
-    disk = folder / f"{serial}.img"
-    disk.write_bytes(len(data).to_bytes(512, "big") + data + bytes(-len(data) % 512))
-    return Drive(serial, disk)
 
 
 @contextmanager
 def board_that_hangs(artefacts: Path, folder: Path) -> Iterator[Board]:
-    """A board of its own, off, with each module on one more disk."""
-    modules = (("test_lockup.ko", "module"), ("i2c-stub.ko", "stub"))
-    disks = [module_disk(artefacts, folder, module, serial) for module, serial in modules]
+    """A board of its own, off, with the module on one more disk."""
+    module = (artefacts / "modules/test_lockup.ko").read_bytes()
+    disk = folder / "module.img"
+    disk.write_bytes(len(module).to_bytes(512, "big") + module + bytes(-len(module) % 512))
     load = payload.image(artefacts, folder, debug=True)
-    load = replace(load, drives=(*load.drives, *disks))
+    load = replace(load, drives=(*load.drives, Drive("module", disk)))
     with Board(folder, load, accelerator=board_harness.accelerator(artefacts)) as made:
         yield made
 
