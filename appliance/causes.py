@@ -33,6 +33,8 @@ class Cause(StrEnum):
     PROGRAM_DETACHED = "program_detached"
     FOREIGN_PROGRAM = "foreign_program"
     DRILL = "drill"
+    MAINTENANCE = "maintenance"
+    BOARD_TEST = "board_test"
     REARMING = "rearming"
     CRASH_HOLD = "crash_hold"
     SAFE_MODE = "safe_mode"
@@ -99,6 +101,8 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.PROGRAM_DETACHED: "another program detaches the datapath from a port: find out which and stop it",
     Cause.FOREIGN_PROGRAM: "another BPF program has a port's frames before the datapath: `bpftool net` shows which",
     Cause.DRILL: "a bypass drill is under way: `drill abort` ends it",
+    Cause.MAINTENANCE: "in maintenance for a time: `segment NAME auto` ends it",
+    Cause.BOARD_TEST: "a test of the board moves its relays",
     Cause.REARMING: "healthy again, waiting for the re-arm delay",
     Cause.CRASH_HOLD: "the machine crashed several times: it stays in bypass for a while after the start",
     Cause.SAFE_MODE: "the machine crashed too often: `crash-count clear` ends safe mode",

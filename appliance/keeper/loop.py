@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import HardwareError
 from appliance.hardware.relay.line import Line
-from appliance.hardware.watchdog import Watchdog, find
+from appliance.hardware.watchdog import Watchdogs
 from appliance.keeper.bypassd import Bypassd
 from appliance.keeper.core import KeeperCore
 from appliance.keeper.limits import FAR, MS, SECOND, Limits
@@ -60,9 +60,10 @@ class Keeper:
         self._board = board
         self._log = log
         self._relays = RelayThreads(board.relays)
-        self._led = Line(board.led) if board.led else None
-        self._led_on = False
-        self._watchdog: Watchdog | None = None
+        self._leds: dict[str, Line] = {name: Line(spec) for name, spec in board.leds.items()}
+        self._lit: dict[str, bool] = {}
+        self._showing: set[str] = set()  # LEDs whose order waits for its bus
+        self._watchdog: Watchdogs | None = None
         self._poll = select.poll()
         self._events: list[Event] = []
         self._bypassd = Bypassd(
@@ -83,9 +84,10 @@ class Keeper:
         self._events.append(
             Started(
                 tuple(spec.name for spec in relays),
-                self._board.watchdog is not None,
+                bool(self._board.watchdogs),
                 settle={spec.name: spec.settle_ms * MS for spec in relays},
                 keep_alive={spec.name: spec.keep_alive for spec in relays if spec.keep_alive},
+                leds=frozenset(self._leds),
                 keeps=frozenset(spec.name for spec in relays if spec.keeps),
             )
         )
@@ -123,15 +125,13 @@ class Keeper:
             case OpenWatchdog(timeout):
                 self._open_watchdog(timeout)
             case SetWatchdog(timeout):
-                self._with_watchdog(
-                    lambda watchdog: self._events.append(WatchdogReport(timeout_ms=watchdog.set_timeout(timeout)))
-                )
+                self._with_watchdog(lambda watchdog: self._arm(watchdog, timeout))
             case CloseWatchdog(timeout):
                 self._close_watchdog(timeout)
             case OpenRelay() | ReadRelay() | Drive() | Kick() | CloseRelay():
                 self._relays.order(action)
-            case Led(on):
-                self._set_led(on)
+            case Led(on, name):
+                self._set_led(name, on)
             case Send():
                 self._bypassd.send(self.core.state())
             case Spawn():
@@ -147,13 +147,15 @@ class Keeper:
 
     def _open_watchdog(self, timeout_ms: int) -> None:
         try:
-            self._watchdog = Watchdog.open(find(self._board.watchdog or ""))
+            self._watchdog = Watchdogs.open(self._board.watchdogs, self._board.pretimeout_ms)
         except HardwareError as error:
             self._events.append(WatchdogReport(error=str(error)))
         else:
-            self._with_watchdog(
-                lambda watchdog: self._events.append(WatchdogReport(timeout_ms=watchdog.set_timeout(timeout_ms)))
-            )
+            self._with_watchdog(lambda watchdog: self._arm(watchdog, timeout_ms))
+
+    def _arm(self, watchdog: Watchdogs, timeout_ms: int) -> None:
+        timeout = watchdog.set_timeout(timeout_ms)
+        self._events.append(WatchdogReport(timeout_ms=timeout, devices=watchdog.facts()))
 
     def _close_watchdog(self, timeout_ms: int) -> None:
         if self._watchdog is None:
@@ -166,7 +168,7 @@ class Keeper:
         self._watchdog.close()
         self._watchdog = None
 
-    def _with_watchdog(self, call: Callable[[Watchdog], None]) -> None:
+    def _with_watchdog(self, call: Callable[[Watchdogs], None]) -> None:
         if self._watchdog is None:
             return
         try:
@@ -176,21 +178,27 @@ class Keeper:
             self._watchdog = None
             self._events.append(WatchdogReport(error=str(error)))
 
-    def _set_led(self, on: bool) -> None:
-        self._led_on = on
+    def _set_led(self, name: str, on: bool) -> None:
+        self._lit[name] = on
+        if name not in self._leds or name in self._showing:
+            return  # what waits for its bus will show the newest: a bus that stalls makes no queue
+        self._showing.add(name)
         try:
-            self._relays.aside("the status LED", self._show_led)  # it may be behind a slow bus too
+            self._relays.aside("the LEDs", lambda: self._show_led(name))  # they may be behind a slow bus too
         except OSError as error:
+            self._showing.discard(name)
             self._log.line(str(error), severe=False)
 
-    def _show_led(self) -> None:
+    def _show_led(self, name: str) -> None:
         """In a thread."""
-        if self._led is None:
+        self._showing.discard(name)
+        led = self._leds.get(name)
+        if led is None:
             return
         try:
-            if not self._led.is_open:
-                self._led.open()
-            self._led.drive(self._led_on)
+            if not led.is_open:
+                led.open()
+            led.drive(self._lit[name])
         except HardwareError as error:
-            self._log.line(f"status LED: {error}", severe=False)
-            self._led = None  # a status LED is not worth a second attempt
+            self._log.line(f"{name} LED: {error}", severe=False)
+            self._leds.pop(name, None)  # an LED is not worth a second attempt

@@ -90,8 +90,14 @@ class Segments:
         machine = Machine(times_of(segment, relay))
         unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), machine)
         known = self._memory.recall().get(segment.name, {})
-        if known.get("asked") in ("auto", "bypass", "disconnect"):
+        until, maintenance = known.get("inline_until"), known.get("maintenance_until")
+        if known.get("asked") in ("auto", "bypass", "disconnect") or (
+            known.get("asked") == "inline" and isinstance(until, int)
+        ):
             unit.asked = str(known["asked"])
+            unit.inline_until = until if isinstance(until, int) else 0
+        if isinstance(maintenance, int):
+            unit.maintenance_until = maintenance
         unit.machine.recall(known)
         if known.get("held") is True:  # they are still down, and must not come up just because bypassd was restarted
             unit.link_down = LinkDown(held=True)
@@ -128,6 +134,7 @@ class Segments:
             return
         for name, unit in self.units.items():
             machine = unit.machine
+            self._end_orders(now, unit)
             self._note(unit, machine.facts(now, self._facts(unit, keeper, faults(name))))
             state = keeper.relays.get(unit.relay) if keeper else None
             if state:
@@ -162,6 +169,7 @@ class Segments:
             for due in (unit.machine.deadline(), unit.carrier.deadline, unit.link_down.deadline)
             if due is not None
         ]
+        times += [due for unit in units for due in (unit.inline_until, unit.maintenance_until) if due]
         return min(times, default=None)
 
     # -- another configuration
@@ -210,10 +218,12 @@ class Segments:
 
     # -- for operators
 
-    def ask(self, name: str, asked: str) -> Unit:
-        """Take an operator's order (bypass, auto, disconnect); then call `update`. NotFoundError, RefusedError.
+    def ask(self, name: str, asked: str, until: int = 0) -> Unit:
+        """Take an operator's order (bypass, auto, disconnect, inline, maintenance); then call `update`. `until`: when
+        the last two end. NotFoundError, RefusedError.
 
-        "auto" also ends a wait that back-off has lengthened: the operator has presumably repaired something.
+        "auto" also ends maintenance, and a wait that back-off has lengthened: the operator has presumably repaired
+        something. Maintenance leaves every other order as it is.
         """
         unit = self.units.get(name)
         if unit is None:
@@ -221,8 +231,15 @@ class Segments:
             raise NotFoundError(f'there is no segment "{name}"; there is: {there}')
         if asked == "disconnect" and not unit.has_disconnect:
             raise RefusedError(f"segment {name}: this board's relay has no disconnect: use bypass")
-        unit.asked = asked
-        if asked == "auto":
+        if asked == "maintenance":
+            if unit.asked == "inline":
+                raise RefusedError(f"segment {name}: inline was requested: `segment {name} auto` ends that first")
+            unit.maintenance_until = until
+        else:
+            unit.asked = asked
+            unit.inline_until = until if asked == "inline" else 0
+        if asked in ("auto", "inline"):
+            unit.maintenance_until = 0
             unit.machine.forgive()
             for port in (unit.config.lan, unit.config.wan):
                 self._links.forgive(port)
@@ -245,6 +262,36 @@ class Segments:
 
     # -- internal
 
+    def _end_orders(self, now: int, unit: Unit) -> None:
+        """Requests that were made for a time end by themselves; the configuration applies again."""
+        ended = []
+        if unit.inline_until and now >= unit.inline_until:
+            unit.asked, unit.inline_until = "", 0
+            ended.append("the request for inline has ended")
+        if unit.maintenance_until and now >= unit.maintenance_until:
+            unit.maintenance_until = 0
+            ended.append("maintenance has ended")
+        for said in ended:
+            state = unit.machine.state
+            name = unit.config.name
+            self._transitions.record(Change.SEGMENT_OTHER, name, state, state, Cause.OPERATOR, detail=said)
+        if ended:
+            self._memory.keep(self.units.values())
+
+    @staticmethod
+    def _orders(unit: Unit) -> dict[Cause, str]:
+        """Everything that was requested, the strongest first."""
+        orders: dict[Cause, str] = {}
+        if unit.asked not in ("", "auto"):
+            orders[Cause.OPERATOR] = f"{unit.asked} was requested"
+        elif not unit.asked and unit.config.mode != "auto":
+            orders[Cause.CONFIGURED] = f'mode = "{unit.config.mode}"'
+        if unit.maintenance_until:
+            orders[Cause.MAINTENANCE] = "in maintenance"
+        if unit.drill:
+            orders[Cause.DRILL] = "a drill is under way"
+        return orders
+
     def _facts(self, unit: Unit, keeper: KeeperState | None, more: Mapping[Cause, str]) -> Facts:
         config = unit.config
         ports = (config.lan, config.wan)
@@ -266,12 +313,17 @@ class Segments:
         asked: Asked = "auto"
         cause = Cause.CONFIGURED
         word = unit.asked or config.mode
+        unit.orders = self._orders(unit)
         if word == "bypass":
             asked = "bypass"
+        elif word == "inline":
+            asked = "inline"
         elif word == "disconnect":
             asked = "disconnect" if unit.has_disconnect else "bypass"
         if unit.asked:
             cause = Cause.OPERATOR
+        if unit.maintenance_until and asked == "auto":
+            asked, cause = "bypass", Cause.MAINTENANCE
         if unit.drill and asked == "auto":
             asked, cause = "bypass", Cause.DRILL
         return Facts(asked, cause, faults)
@@ -299,9 +351,10 @@ class Segments:
         if not (inline and ports.lan and ports.wan):
             unit.evidence.forget()
         found = unit.evidence.verdict()
-        if meaning.bypass:
+        forced = unit.asked == "inline"  # what only shows inline is reported, and is no reason to leave it
+        if meaning.bypass and not forced:
             self._note(unit, machine.trip(now, meaning.cause, meaning.detail))
-        elif found.bypass:
+        elif found.bypass and not forced:
             self._note(unit, machine.trip(now, found.cause, found.detail))
         elif held:
             self._note(unit, machine.remark(Cause.HOPS_MISSING, unit.link_down.detail))

@@ -41,8 +41,13 @@ def row(unit: Unit, links: Links, now: int) -> state.Segment:
         want=unit.machine.want,
         cause=unit.machine.cause,
         detail=unit.machine.detail,
-        also=[f"{cause}: {text}" for cause, text in unit.faults.items() if cause is not unit.machine.cause],
+        also=[
+            f"{cause}: {text}"
+            for cause, text in {**unit.orders, **unit.faults}.items()
+            if cause is not unit.machine.cause
+        ],
         mode=unit.asked or unit.config.mode,
+        order_ends_ms=_until_order_ends(now, unit),
         lan=unit.config.lan,
         lan_link=link(links, unit.config.lan),
         wan=unit.config.wan,
@@ -58,6 +63,11 @@ def row(unit: Unit, links: Links, now: int) -> state.Segment:
         sent_detail="; ".join(port.detail for port in unit.evidence.ports.values() if port.detail),
         link_loss_limit_ms=int(unit.config.link_loss_limit) // 1_000_000,
     )
+
+
+def _until_order_ends(now: int, unit: Unit) -> int | UnsetType:
+    until = unit.inline_until if unit.asked == "inline" else unit.maintenance_until
+    return max(0, until - now) // 1_000_000 if until else UNSET
 
 
 def _until_attempt(now: int, machine: Machine) -> int | UnsetType:

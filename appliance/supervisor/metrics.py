@@ -20,7 +20,7 @@ from appliance.segment.show import Link
 from appliance.steering.answers import refused_frames
 from appliance.steering.kernel.counters import Counters, DeviceCount
 from appliance.steering.kernel.layout import Loss
-from appliance.supervisor.status import groups
+from appliance.supervisor import status
 from appliance.supervisor.system import System
 from appliance.telemetry.openmetrics import Family
 from appliance.telemetry.subject import Severity
@@ -36,6 +36,7 @@ def collect(system: System) -> list[Family]:
     families = [
         *_supervisor(system, now),
         *_segments(system),
+        *_relays(system),
         *_guests(system),
         *_remotes(system),
         *_groups(system, now),
@@ -70,7 +71,17 @@ def _supervisor(system: System, now: int) -> list[Family]:
     started.add(round(time.time() - (now - system.began) / 1e9, 3))
     restarts = Family("supervisor_restarts", "counter", "Restarts of bypassd by the keeper")
     armed = Family("watchdog_armed", "gauge", "1 while the hardware watchdog is armed")
+    timeout = Family("watchdog_timeout_seconds", "gauge", "The time-out that the device really took", "seconds")
+    pretimeout = Family(
+        "watchdog_pretimeout_seconds",
+        "gauge",
+        "The kernel panics this long before the reset; 0: it does not",
+        "seconds",
+    )
     state = system.keeper.state if system.keeper.present else None
+    for device in state.watchdogs if state is not None else ():
+        timeout.add(device.timeout_ms / 1e3, device=device.name, identity=device.identity)
+        pretimeout.add(device.pretimeout_ms / 1e3, device=device.name, identity=device.identity)
     if state is not None:
         restarts.add(state.restarts)
         armed.add(1 if state.watchdog_ms else 0)
@@ -114,6 +125,8 @@ def _supervisor(system: System, now: int) -> list[Family]:
         started,
         restarts,
         armed,
+        timeout,
+        pretimeout,
         running,
         silent,
         stalls,
@@ -161,12 +174,35 @@ def _groups(system: System, now: int) -> list[Family]:
     up = Family("group_available", "gauge", "1 while at least the minimum of the group's members is available")
     members = Family("group_members_available", "gauge", "Members of the group that are available, spare ones too")
     minimum = Family("group_members_minimum", "gauge", "With fewer available members the group gets no frames")
-    for group in groups(system, now):
+    for group in status.groups(system, now):
         minimum.add(group.minimum, group=group.name)
         if group.available is not UNSET:
             up.add(1 if group.available else 0, group=group.name)
             members.add(sum(member.available is True for member in group.members), group=group.name)
     return [up, members, minimum]
+
+
+def _relays(system: System) -> list[Family]:
+    hang = Family(
+        "relay_hang_gap_seconds",
+        "gauge",
+        "How long the link would be dead at most if the computer hung; missing: no limit is known",
+        "seconds",
+    )
+    facts = Family("relay_facts", "info", "What the relay does when nobody drives it, by board.toml and drills")
+    for relay in status.relays(system):
+        if relay.hang_ms is not None:
+            hang.add(relay.hang_ms / 1e3, relay=relay.name)
+        facts.add(
+            1,
+            relay=relay.name,
+            kind=relay.kind,
+            power_up=relay.power_up or "unknown",
+            unpowered=relay.unpowered or "unknown",
+            on_watchdog=relay.on_watchdog or "unknown",
+            released=relay.released,
+        )
+    return [hang, facts]
 
 
 def _guests(system: System) -> list[Family]:

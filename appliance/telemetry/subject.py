@@ -176,6 +176,7 @@ class Notice(Enum):
     EVENTS_LOST = auto()
     POWER = auto()
     CLOCK_SET = auto()
+    BUTTON = auto()
     DRILL = auto()
     DRILL_FAILED = auto()
 
@@ -202,6 +203,7 @@ _NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
     Notice.EVENTS_LOST: (Severity.WARNING, None),
     Notice.POWER: (Severity.WARNING, Cause.STOPPING),
     Notice.CLOCK_SET: (Severity.WARNING, Cause.OPERATOR),
+    Notice.BUTTON: (Severity.WARNING, Cause.OPERATOR),
     Notice.DRILL: (Severity.NOTICE, Cause.DRILL),
     Notice.DRILL_FAILED: (Severity.ERROR, Cause.DRILL),
 }

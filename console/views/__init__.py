@@ -16,6 +16,8 @@ from console.render import PLAIN, Style, generic
 _WHERE: dict[str, str] = {
     "status": "state.status",
     "segments": "state.segments",
+    "board-test": "relays.board_test",
+    "relays": "relays.table_of_all",
     "transitions": "state.transitions",
     "crash": "crashes.reports",
     "boots": "crashes.boots",

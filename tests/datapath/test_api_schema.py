@@ -50,6 +50,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("status.show", {}),
     ("segments.show", {}),
     ("groups.show", {}),
+    ("relays.show", {}),
     ("rules.show", {}),
     ("counters.show", {}),
     ("counters.clear", {}),
@@ -119,6 +120,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("power.show", {}),
     ("power.cancel", {}),
     ("power.show", {}),
+    ("segment.set", {"name": "main", "mode": "inline", "time": 5}),
     ("segment.set", {"name": "main", "mode": "auto"}),
     ("guest.drain", {"name": "ips1"}),
     ("guest.start", {"name": "ips1"}),
@@ -134,6 +136,9 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
     ("guest.drain", {"name": "spare"}),
     ("guest.command", {"name": "spare", "word": "x"}),
     ("segment.set", {"name": "nobody", "mode": "auto"}),
+    ("segment.set", {"name": "main", "mode": "bypass", "time": 5}),
+    ("segment.set", {"name": "main", "mode": "inline", "time": 0}),
+    ("locate.set", {}),
     ("capture.start", {"kind": "port", "name": "nobody"}),
     ("capture.start", {"kind": "port", "name": "lan0", "filter": "tcp prot 80"}),
     ("capture.counts", {"capture": 7}),
@@ -177,7 +182,7 @@ ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "ima
              "quarantine.release", "management.unblock", "user.password", "clock.set", "session.end",
              "reach.name", "reach.ping", "reach.hop", "reach.tcp",
              "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass",
-             "drill.run", "drill.abort", "drill.answer"}  # fmt: skip
+             "drill.run", "drill.abort", "drill.answer", "board.test", "locate.set"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

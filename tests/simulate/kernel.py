@@ -378,6 +378,9 @@ class DatapathModel:
     def devices(self) -> DatapathModel:
         return self
 
+    def hold(self, hold: Callable[[str], str]) -> None:
+        """No port of this board loses its link when a program comes or goes."""
+
     def all(self) -> list[Attachment]:
         """The ports. What is attached to taps nobody takes away here."""
         return [

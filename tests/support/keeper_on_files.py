@@ -14,8 +14,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.hardware.relay import KINDS, RelaySpec
-from appliance.hardware.watchdog import Watchdog
+from appliance.hardware.relay.kinds import KINDS
+from appliance.hardware.relay.protocol import RelaySpec
+from appliance.hardware.watchdog import Watchdog, WatchdogDevice, Watchdogs
 from appliance.keeper import loop
 from appliance.keeper.board import Board
 from appliance.keeper.limits import Limits
@@ -61,6 +62,9 @@ class FileWatchdog(Watchdog):
         self._timeout = milliseconds
         return milliseconds
 
+    def facts(self) -> WatchdogDevice:
+        return WatchdogDevice("file", "a file", self._timeout)
+
     def feed(self) -> None:
         note("watchdog", "feed")
 
@@ -77,8 +81,7 @@ def pidfd_open(pid: int, flags: int = 0, real: Callable[[int, int], int] = os.pi
 def main(limits: Limits = LIMITS) -> int:
     """Run the keeper of a board with one relay and a watchdog, by default with short timeouts."""
     KINDS["level"] = KINDS["level"]._replace(make=FileRelay)
-    setattr(loop, "find", str)  # noqa: B010
-    setattr(Watchdog, "open", lambda path: FileWatchdog())  # noqa: B010
+    setattr(Watchdogs, "open", lambda drivers, pretimeout_ms: Watchdogs([FileWatchdog()]))  # noqa: B010
     setattr(os, "pidfd_open", pidfd_open)  # noqa: B010
     board = Board(str(FOLDER / "board.toml"))
     assert not board.error

@@ -42,13 +42,26 @@ class Part(Answer):
     checked_in_ms: int | None
 
 
+class WatchdogDevice(Answer):
+    """One watchdog device as it is, read back. `note`: what differs from what was requested."""
+
+    name: str
+    identity: str
+    timeout_ms: int
+    pretimeout_ms: Annotated[int, Meta(description="the kernel panics this long before the reset; 0: it does not")]
+    nowayout: Annotated[bool, Meta(description="whether its driver refuses to stop it; it is never stopped anyway")]
+    note: Detail
+
+
 class Watchdog(Answer, kw_only=True):
-    """The hardware watchdog. `timeout_ms` is the time-out in effect, `asked_ms` the configured one."""
+    """The hardware watchdogs. `timeout_ms` is the time-out in effect, of the first one to expire; `asked_ms` the
+    configured one."""
 
     state: Annotated[str, Meta(description="armed, missing, none on this board or unknown")]
     timeout_ms: int | UnsetType = UNSET
     asked_ms: int | UnsetType | None = UNSET
     detail: Detail
+    devices: list[WatchdogDevice] | UnsetType = UNSET
 
 
 class KeeperRelay(Answer):
@@ -59,6 +72,34 @@ class KeeperRelay(Answer):
     cause: Cause
     usable: bool
     detail: Detail
+
+
+_POSITION = "inline, bypass, disconnect or keeps; null: not known"
+
+
+class BoardRelay(Answer, kw_only=True):
+    """A relay: where it is, and what it does when nobody drives it. The facts are those of board.toml.
+
+    `hang_ms`: how long the link would be dead at most if the computer hung now; null: no limit is known. `unpowered`:
+    whether both ports are joined without power; proven only by a power-off drill with its date.
+    """
+
+    name: str
+    segment: Annotated[str, Meta(description="that uses it; empty: none")]
+    ports: list[str]
+    kind: str
+    relay: Relay
+    cause: Cause
+    detail: Detail
+    power_up: Annotated[str | None, Meta(description=f"before the supervisor runs: {_POSITION}")]
+    unpowered: Annotated[str | None, Meta(description="proven, claimed or no; null: not known")]
+    unpowered_detail: Detail
+    on_watchdog: Annotated[str | None, Meta(description=f"when the watchdog expires: {_POSITION}")]
+    released: Annotated[str, Meta(description="when the keeper dies: reverts, times-out, keeps or unknown")]
+    hang_ms: float | None
+    hang_detail: Detail
+    disconnect: bool
+    settle_ms: Ms
 
 
 class Keeper(Answer):
@@ -170,6 +211,24 @@ class DrillResult(Answer):
     reset_ms: Annotated[float | None, Meta(description="from the last feed of the watchdog to the panic")]
 
 
+class BoardTestItem(Answer):
+    """One thing of a board that was tried."""
+
+    what: str
+    result: Annotated[str, Meta(description="passed, failed, not known, or to do: a person or a drill shows it")]
+    detail: Detail
+
+
+class BoardTest(Answer):
+    """What a board has, tried for the first time. `when`: when it began."""
+
+    board: str
+    version: str
+    when: When
+    passed: bool
+    items: list[BoardTestItem]
+
+
 class DrillPlan(Answer):
     """What a drill means now, one sentence each. `in_window`: now is in the maintenance window."""
 
@@ -201,6 +260,7 @@ class Status(Answer):
     remotes: list[Remote]
     parts: list[Part]
     watchdog: Watchdog
+    relays: list[BoardRelay]
     keeper: Keeper
     supervisor: Bypassd
     last_reset: Reset
@@ -223,7 +283,10 @@ class Segment(Answer, kw_only=True):
     cause: Cause
     detail: Detail
     also: list[str] | UnsetType = UNSET
-    mode: Annotated[str, Meta(description="auto, bypass or disconnect: what is requested")] | UnsetType = UNSET
+    mode: Annotated[str, Meta(description="auto, inline, bypass or disconnect: what is requested")] | UnsetType = UNSET
+    order_ends_ms: (
+        Annotated[int, Meta(description="until a request for inline, or maintenance, ends by itself")] | UnsetType
+    ) = UNSET
     lan: str
     lan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     wan: str

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from appliance.config.check import verify_access, verify_machine, verify_remote
 from appliance.config.check import verify_probe as rules
 from appliance.config.check.finding import Finding
-from appliance.config.check.toml_lines import Path
 from appliance.config.schema import limits, metadata, shape
 from appliance.config.schema.model import Config, Group, Guest, Probe, Remote, Rule, Segment
 from appliance.config.schema.shape import Table, Tables
 from appliance.counted import counted
 from appliance.errors import BypassError, ConfigError, FilterError
+from appliance.system.toml_lines import Path
 from appliance.units import Duration, Size
 
 __all__ = ["CompileFilter", "Finding", "findings", "hint", "verify"]

@@ -68,6 +68,10 @@ class Attachments:
         self._attacher = Attacher(self._slots, self._links)
         self.several: frozenset[int] = frozenset()
 
+    def hold(self, hold: Callable[[str], str]) -> None:
+        """`hold(segment)` says why no XDP program may come or go at its ports now; empty: it may."""
+        self._attacher.hold = hold
+
     @_in_turn
     def attach_segment(
         self,

@@ -140,6 +140,7 @@ def test_a_missing_watchdog_is_said_once_and_tried_again() -> None:
         "timeout_ms": 0,
         "error": bench.watchdog_error,
         "unfed": False,
+        "devices": [],
     }
     bench.watchdog_error = ""
     bench.serve(2, BYPASS)
