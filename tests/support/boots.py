@@ -28,7 +28,7 @@ from simulator.board import BoardError
 from tests.support import board_appliance, board_harness
 from tests.support.board_admin import commit
 
-SECOND, ADDRESS = "second", "10.88.0.9/24"
+SECOND, ADDRESS, MANAGEMENT = "second", "10.88.0.9/24", "10.88.0.2/24"
 DEMO = "/usr/share/bypass/guest-demo"
 BAD = re.compile(r"segfault|general protection|invalid opcode|traps:|BUG:|Oops|Kernel panic|Out of memory|oom-kill")
 
@@ -45,7 +45,8 @@ def configure(board: Board) -> None:
         *(("memory", "96M"), ("autostart", "true"), ("probes", "1", "kind", "inband")),
         ("probes", "1", "interval", "100ms"),
     )
-    commit(board, *(("set", "guest", SECOND, *words) for words in settings))
+    guest = (("set", "guest", SECOND, *words) for words in settings)
+    commit(board, ("set", "management", "address", MANAGEMENT), *guest)
 
 
 def one(board: Board, first: bool) -> list[str]:
