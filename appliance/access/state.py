@@ -18,7 +18,7 @@ import msgspec
 from appliance.access.accounts import replace_file
 from appliance.access.groups import FIRST_UID, LAST_UID
 from appliance.config.check.load import from_data
-from appliance.config.schema.model import Config, Management, User
+from appliance.config.schema.model import Aaa, Config, User
 from appliance.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,15 @@ class Memory:
 
     def keep(self, uids: dict[str, int], config: Config) -> None:
         """Store both. OSError if the data partition cannot be written."""
-        kept = Config(system=config.system, management=config.management, user=config.user)
-        data = {"uids": uids, "config": {"management": _plain(kept.management), "user": [_plain(u) for u in kept.user]}}
+        kept = _part(config)
+        tables = {"management": _plain(kept.management), "user": [_plain(user) for user in kept.user]}
+        if kept.aaa != Aaa():
+            tables["aaa"] = _plain(kept.aaa)
+        for name in ("radius", "tacacs"):
+            servers: tuple[msgspec.Struct, ...] = getattr(kept, name)
+            if servers:
+                tables[name] = [_plain(server) for server in servers]
+        data = {"uids": uids, "config": tables}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self.path, json.dumps(data), 0o600)
         self.uids, self._config = dict(uids), kept
@@ -64,11 +71,24 @@ class Memory:
 
     def secrets(self) -> list[str]:
         """Secret texts that must never be shown."""
-        return [user.password for user in self._config.user if user.password]
+        servers = (*self._config.radius, *self._config.tacacs)
+        passwords = [user.password for user in self._config.user if user.password]
+        return [*passwords, *(server.secret for server in servers if server.secret)]
 
-    def management(self) -> Management:
-        """The management port applied last."""
-        return self._config.management
+    def differs(self, config: Config) -> bool:
+        """Whether this configuration is not the one that was stored last, in what is stored."""
+        return _part(config) != _part(self._config)
+
+
+def _part(config: Config) -> Config:
+    return Config(
+        system=config.system,
+        management=config.management,
+        user=config.user,
+        aaa=config.aaa,
+        radius=config.radius,
+        tacacs=config.tacacs,
+    )
 
 
 def _plain(struct: msgspec.Struct) -> dict[str, Any]:

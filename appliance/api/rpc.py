@@ -159,6 +159,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
+        self.acted: Callable[[Caller, str, Params], None] = lambda _, __, ___: None
+        """Told of every call of a method that a viewer may not use, before it runs; must not raise."""
         doc = "every method with its role, parameters, answer and errors, and what the events of each topic carry"
         self.add(methods.API_SCHEMA, self._schema, doc=doc)
 
@@ -197,6 +199,8 @@ class Registry:
             task.set_name(
                 f"request {name}"
             )  # the name under which a stall of the event loop is logged (system/loop_watch.py)
+        if method.role != "viewer":
+            self.acted(who, name, params)
         return await method.handler(params)
 
     async def _schema(self, _: Params) -> dict[str, Any]:
