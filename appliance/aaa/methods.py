@@ -19,6 +19,8 @@ from appliance.config.schema.model import Aaa, Config, Radius, Tacacs
 
 AT_ONCE: Final = 8  # logins that servers are asked about; others wait
 UNKNOWN: Final = "no such user"
+NOT_ASKED, ANSWERS = "not asked yet", "answers"
+_GOOD: Final = (NOT_ASKED, ANSWERS)
 
 Ask = Callable[[Radius | Tacacs, Aaa, str, str, Where], Awaitable[Answer]]
 
@@ -29,7 +31,7 @@ class Server:
 
     method: str
     wish: Radius | Tacacs
-    state: str = "not asked yet"
+    state: str = NOT_ASKED
     since: float = 0.0  # of the last answer or failure, CLOCK_MONOTONIC
     skip_until: float = 0.0
     accepted: int = 0
@@ -131,7 +133,7 @@ class Methods:
             self._state(server, answer.why, now)
             return None
         server.skip_until, server.seconds = 0.0, seconds
-        self._state(server, "answers", now)
+        self._state(server, ANSWERS, now)
         if isinstance(answer, Rejected):
             server.refused += 1
             return Verdict("refuse", f"{server.label}: {answer.why}", server=server.label)
@@ -146,7 +148,7 @@ class Methods:
     def _state(self, server: Server, state: str, now: float) -> None:
         before, server.since = server.state, now
         server.state = state
-        if (before == "answers") != (state == "answers") and not (state == "answers" and before == "not asked yet"):
+        if (before in _GOOD) != (state in _GOOD):
             self._changed(server, state)
 
 

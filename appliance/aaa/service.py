@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from appliance.aaa.accounting import Accounting
 from appliance.aaa.door import Door
 from appliance.aaa.exchange import Exchange
-from appliance.aaa.methods import Methods, Server
+from appliance.aaa.methods import ANSWERS, Methods, Server
 from appliance.aaa.tacacs import Where
 from appliance.aaa.verdict import Answer, Verdict
 from appliance.api.schema import access
@@ -94,7 +94,7 @@ class Service:
         return await self._exchange.tacacs_login(server, user, password, where)
 
     def _changed(self, server: Server, state: str) -> None:
-        works = state == "answers"
+        works = state == ANSWERS
         notice = Notice.AAA_WORKS if works else Notice.AAA_FAILED
         text = "answers again" if works else f"{server.wish.address}: {state}"
         self._events.record(notice, Subject(Kind.AAA, f"{server.method} {server.wish.name}"), text)

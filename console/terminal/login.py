@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -131,13 +132,12 @@ def serve(context: Context) -> None:
             return
         if login is None or found != seen:  # first round, or accounts have changed
             asker = Asker(out=context.out)
-            door = Paths().run / "access/door"
             login = Login(
                 found,
                 asker,
                 _fits,
                 lambda kind, user: note(log, kind, user, os.getpid()),
-                lambda name, typed: ask(door, name, typed),
+                partial(ask, Paths().run / "access/door"),
             )
             seen = found
         greet(context, hint="")

@@ -46,7 +46,7 @@ _WHERE: dict[str, str] = {
     "config-status": "configuration.status",
     "clock": "machine.clock",
     "aaa": "aaa.aaa",
-    "aaa-test": "aaa.test",
+    "aaa-test": "aaa.tried",
     "lldp": "access.lldp",
     "ports": "ports.table_of_all",
     "port": "ports.one",

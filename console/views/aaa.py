@@ -48,7 +48,7 @@ def aaa(data: Any, style: Style = PLAIN) -> str:
     return "\n".join(lines) + f"\n\n{_servers(data, style)}"
 
 
-def test(data: Any, style: Style = PLAIN) -> str:
+def tried(data: Any, style: Style = PLAIN) -> str:
     """`test aaa USER`."""
     if not isinstance(data, dict) or "decision" not in data:
         return generic(data, style)
