@@ -68,12 +68,16 @@ class Accounting:
 
     def begun(self, user: str, where: Where, pid: int, *, remote: bool, report: bool = True) -> None:
         """A session has begun (`report`), or was found running."""
-        started = start_time(pid)
-        if started is None or len(self._open) >= QUEUE:
+        if len(self._open) >= QUEUE:
             return
-        self._open[pid] = login = Login(user, where, f"{pid}-{started}", pid, started, remote)
+        started = start_time(pid)
+        login = Login(user, where, f"{pid}-{started or time.monotonic_ns()}", pid, started or 0, remote)
         if report:
             self._put(_Report(login, "begin"))
+        if started is None:  # as short as one command may be
+            self._put(_Report(login, "end"))
+        else:
+            self._open[pid] = login
 
     def command(self, user: str, method: str, params: Mapping[str, Any]) -> None:
         """A user ordered something."""

@@ -18,7 +18,7 @@ import msgspec
 from appliance.access.accounts import replace_file
 from appliance.access.groups import FIRST_UID, LAST_UID
 from appliance.config.check.load import from_data
-from appliance.config.schema.model import Aaa, Config, User
+from appliance.config.schema.model import Aaa, Config, Management, User
 from appliance.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,10 @@ class Memory:
         servers = (*self._config.radius, *self._config.tacacs)
         passwords = [user.password for user in self._config.user if user.password]
         return [*passwords, *(server.secret for server in servers if server.secret)]
+
+    def management(self) -> Management:
+        """The management port applied last."""
+        return self._config.management
 
     def differs(self, config: Config) -> bool:
         """Whether this configuration is not the one that was stored last, in what is stored."""

@@ -41,25 +41,13 @@ EXCHANGE = Exchange(cast(Namespace, Here()), lambda: "wire1")
 
 
 def radius(server: RadiusServer, **more: Any) -> Radius:
-    wish = {
-        "name": "r",
-        "address": "127.0.0.1",
-        "secret": SECRET,
-        "port": server.port,
-        "timeout": Duration(200_000_000),
-    }
-    return Radius(**(wish | {"accounting_port": server.port, "tries": 1} | more))
+    wish: dict[str, Any] = {"name": "r", "address": "127.0.0.1", "secret": SECRET, "port": server.port, "tries": 1}
+    return Radius(**(wish | {"accounting_port": server.port, "timeout": Duration(200_000_000)} | more))
 
 
 def tacacs_server(server: TacacsServer, **more: Any) -> Tacacs:
-    wish = {
-        "name": "t",
-        "address": "127.0.0.1",
-        "secret": SECRET,
-        "port": server.port,
-        "timeout": Duration(300_000_000),
-    }
-    return Tacacs(**(wish | more))
+    wish: dict[str, Any] = {"name": "t", "address": "127.0.0.1", "secret": SECRET, "port": server.port}
+    return Tacacs(**(wish | {"timeout": Duration(300_000_000)} | more))
 
 
 def login(server: RadiusServer, user: str, password: str, aaa: Aaa = FILTER_ID, **more: Any) -> object:
