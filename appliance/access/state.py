@@ -18,7 +18,7 @@ import msgspec
 from appliance.access.accounts import replace_file
 from appliance.access.groups import FIRST_UID, LAST_UID
 from appliance.config.check.load import from_data
-from appliance.config.schema.model import Aaa, Config, Management, User
+from appliance.config.schema.model import Aaa, Config, Management, Radius, Tacacs, User
 from appliance.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Memory:
 
     def secrets(self) -> list[str]:
         """Secret texts that must never be shown."""
-        servers = (*self._config.radius, *self._config.tacacs)
+        servers: tuple[Radius | Tacacs, ...] = (*self._config.radius, *self._config.tacacs)
         passwords = [user.password for user in self._config.user if user.password]
         return [*passwords, *(server.secret for server in servers if server.secret)]
 

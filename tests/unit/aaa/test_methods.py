@@ -109,7 +109,7 @@ def test_a_slow_server_is_cut_off() -> None:
         await asyncio.sleep(60)
         return ADMIN
 
-    world.methods._ask = ask  # type: ignore[assignment]
+    world.methods._ask = ask
     found = world.decide(local=True)
     assert found.decision == "local"
     assert "no answer within 50ms for all servers" in found.why
