@@ -43,6 +43,7 @@ class Exchange:
         asker = Asker(self._hostname(), where.address)
         if len(password.encode()) > radius.MAX_PASSWORD:
             return Rejected(f"RADIUS takes passwords of at most {radius.MAX_PASSWORD} bytes")
+        await asyncio.to_thread(radius.load)
         request = radius.login(user, password, server.secret, asker)
         found = await self._datagram(server, server.port, request.data, lambda data: radius.judge(request, data, aaa))
         return NoAnswer(found) if isinstance(found, str) else found
@@ -52,6 +53,7 @@ class Exchange:
     ) -> str:
         """Report the begin (1) or end (2) of a session; why that failed, or ""."""
         asker = Asker(self._hostname(), where.address)
+        await asyncio.to_thread(radius.load)
         request = radius.account(kind, user, session, seconds=seconds, secret=server.secret, asker=asker, remote=remote)
 
         def confirmed(data: bytes) -> bool:

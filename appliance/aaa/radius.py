@@ -43,6 +43,12 @@ class ForgedError(Exception):
     """A datagram that is not the server's answer, and why."""
 
 
+def load() -> None:
+    """Import what encodes packets; in a thread, because it reads files."""
+    import pyrad.dictionary
+    import pyrad.packet  # noqa: F401
+
+
 def login(user: str, password: str, secret: str, asker: Asker) -> Request:
     """An Access-Request with a password (PAP)."""
     from pyrad.packet import AccessRequest, AuthPacket  # only where a server is configured
