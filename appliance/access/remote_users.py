@@ -106,5 +106,6 @@ class RemoteUsers:
         if home.exists() and home.stat().st_uid != number:
             shutil.rmtree(home)  # of an earlier user of this name
         home.mkdir(exist_ok=True, mode=0o700)
+        (home / ".ssh").mkdir(exist_ok=True, mode=0o755)  # root's, so that nobody puts keys there
         with contextlib.suppress(PermissionError):  # a test that is not root
             os.chown(home, number, GROUPS["bypass"])

@@ -64,7 +64,7 @@ def gate(memory: str | None, recovery: bool, partition: DataPartition | None = N
             management, users, uids = data["config"]["management"], data["config"]["user"], data["uids"]
             found = [_account(user, uids) for user in users if user.get("password")]
             wanted = bool(management.get("serial_login", True))
-            servers = len(data["config"].get("aaa", {}).get("order", ())) > 1
+            servers = len(data.get("servers", {}).get("aaa", {}).get("order", ())) > 1
     except (ValueError, KeyError, TypeError, AttributeError):
         found, unknown = [], unknown or "the record of the users is damaged"
     accounts = {account.name: account for account in found}

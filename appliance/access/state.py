@@ -37,7 +37,7 @@ class Memory:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             uids = {str(name): int(uid) for name, uid in data["uids"].items()}
-            config = from_data(data["config"])
+            config = from_data({**data["config"], **data.get("servers", {})})
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
@@ -50,13 +50,10 @@ class Memory:
         """Store both. OSError if the data partition cannot be written."""
         kept = _part(config)
         tables = {"management": _plain(kept.management), "user": [_plain(user) for user in kept.user]}
+        data: dict[str, Any] = {"uids": uids, "config": tables}
         if kept.aaa != Aaa():
-            tables["aaa"] = _plain(kept.aaa)
-        for name in ("radius", "tacacs"):
-            servers: tuple[msgspec.Struct, ...] = getattr(kept, name)
-            if servers:
-                tables[name] = [_plain(server) for server in servers]
-        data = {"uids": uids, "config": tables}
+            servers = {name: [_plain(server) for server in getattr(kept, name)] for name in ("radius", "tacacs")}
+            data["servers"] = {"aaa": _plain(kept.aaa), **servers}  # apart, for a version that does not know them
         self.path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self.path, json.dumps(data), 0o600)
         self.uids, self._config = dict(uids), kept

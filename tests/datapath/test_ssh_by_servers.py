@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from simulator import netns
 
 from appliance.access.groups import FIRST_REMOTE, GROUPS
 from appliance.config.schema.model import Aaa, Config, Radius, Tacacs, User
@@ -70,6 +72,28 @@ def test_radius_gives_the_role(site: Site) -> None:
     assert "user ann.b: login from 127.0.0.1 failed: radius server r1: refused" in said
     assert 'failed: radius server r1 gives no role that is known here: it sent "janitor"' in said
     assert [request[1] for request in server.asked].count([b"root"]) == 0, "names of the system are never asked about"
+
+
+def test_keys_let_no_remote_user_in(site: Site) -> None:
+    """Even where one got into the home: without a server's word there is no role."""
+    server = RadiusServer({"key": ("far away", "admin")})
+    with running(server, make=site.make()):
+        site.apply(Config(user=(LOCAL,), aaa=Aaa(order=("radius", "local")), radius=(radius(server),)))
+        assert site.log_in("key", "far away").status == 0
+        private = site.root / "tmp/id"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", private], check=True)
+        keys = site.root / "run/bypass/home/key/.ssh"
+        keys.mkdir(exist_ok=True)
+        (keys / "authorized_keys").write_text(private.with_suffix(".pub").read_text())
+        for path in (keys, keys / "authorized_keys"):
+            os.chown(path, keys.parent.stat().st_uid, -1)
+        words = [word.replace("PubkeyAuthentication=no", "PubkeyAuthentication=yes") for word in site.words("key")]
+        done = subprocess.run(
+            netns.inside(site.name, *words, "-i", str(private), "-o", "BatchMode=yes"),
+            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60,
+        )  # fmt: skip
+        assert (done.stdout, done.returncode) == ("", 255)
+        wait_until(lambda: "Error changing user group" in site.log.read_text(), "the server says why")
 
 
 def test_tacacs_gives_the_role(site: Site) -> None:

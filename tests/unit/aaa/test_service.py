@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ from appliance.access.accounts import Texts
 from appliance.access.groups import FIRST_REMOTE, GROUPS, LAST_REMOTE
 from appliance.access.remote_users import RemoteUsers, usable
 from appliance.config.check.verify_access import RESERVED
+from appliance.config.schema import limits
 from appliance.config.schema.model import Aaa, Config, Radius, User
 from appliance.errors import RefusedError
 from appliance.management.people import People
+from appliance.paths import Paths
 from appliance.system.namespace import Namespace
 from appliance.telemetry.events import Events
 from console.terminal import door as console
@@ -226,3 +229,15 @@ def test_what_was_decided_is_kept_for_a_while(tmp_path: Path) -> None:
     asyncio.run(go())
     assert desk.service.told(0) is None
     assert desk.service.told(module.MAX_TOLD) == ("radius server r1: no", True)
+
+
+def test_the_hook_has_the_same_numbers() -> None:
+    """The C side names the socket, the group and the numbers that the Python side has."""
+    text = (Path(module.__file__).parents[1] / "login-hook/login_hook.c").read_text()
+    found = dict(re.findall(r"^#define (\w+) (\S+)", text, re.MULTILINE))
+    assert int(found["GROUP"]) == GROUPS["bypass"]
+    assert {GROUPS[f"bypass-{role}"] for role in ("viewer", "operator", "admin")} == set(range(901, 904))
+    assert (int(found["FIRST_REMOTE"]), int(found["LAST_REMOTE"])) == (FIRST_REMOTE, LAST_REMOTE)
+    assert found["DOOR"].strip('"') == str(Paths().run / "access/door")
+    assert found["SHELL"].strip('"') == accounts.SHELL
+    assert int(found["WAIT_S"]) > limits.MAX_AAA / 1e9 < console.WAIT_S
