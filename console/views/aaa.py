@@ -10,10 +10,11 @@ from console.views.common import alarm, columns_of, hang
 
 
 def _server(row: Row) -> Row:
+    """The row as shown."""
     state, skipped = cell(row.get("state")), row.get("skipped_s")
     return {
         **row,
-        "address": f"{cell(row.get('address'))} port {cell(row.get('port'))}",
+        "label": f"{cell(row.get('method'))} {cell(row.get('name'))}",
         "state": f"{state}; skipped for {duration(skipped)}" if skipped else state,
         "since": f"{duration(row['seconds_ago'])} ago" if row.get("seconds_ago") is not None else "",
         "latency": f"{cell(row['latency_ms'])} ms" if row.get("latency_ms") is not None else "",
@@ -24,8 +25,8 @@ def _server(row: Row) -> Row:
 
 
 _servers = columns_of("servers", "no servers: set radius NAME address ADDRESS, or tacacs", [
-    ("method", "METHOD"), ("name", "SERVER"), ("accepted", "ACCEPTED"), ("refused", "REFUSED"), ("failed", "FAILED"),
-    ("reports", "REPORTED/NOT"), ("latency", "TOOK"), ("since", "SEEN"), ("state", "STATE"), ("address", "ADDRESS"),
+    ("label", "SERVER"), ("address", "ADDRESS"), ("accepted", "ACCEPTED"), ("refused", "REFUSED"),
+    ("failed", "FAILED"), ("since", "SEEN"), ("state", "STATE"), ("latency", "TOOK"), ("reports", "REPORTED/NOT"),
 ], _server)  # fmt: skip
 _steps = columns_of("steps", "", [("server", "SERVER"), ("seconds", "SECONDS"), ("result", "RESULT")])
 _DECISIONS = {

@@ -101,8 +101,8 @@ SHOWN_AAA = """\
 passwords are decided by: radius, then local
 accounting: sessions, 2 waiting, 1 lost
 
-METHOD SERVER ACCEPTED REFUSED FAILED REPORTED/NOT SEEN STATE ADDRESS
-radius r1 1 2 3 4/5 5 s ago no answer within 2s; skipped for 55 s 192.0.2.1 port 1812"""
+SERVER ADDRESS ACCEPTED REFUSED FAILED SEEN STATE REPORTED/NOT
+radius r1 192.0.2.1 1 2 3 5 s ago no answer within 2s; skipped for 55 s 4/5"""
 
 
 def test_aaa() -> None:
