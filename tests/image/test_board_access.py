@@ -258,7 +258,7 @@ def test_servers_decide_about_logins(fresh: Board, admin: Admin) -> None:
         admin.passwords |= {"remy": "far far away", "vera": "far far away"}
         reply = admin.pipe("remy", "configure", stdin=b"set system login_banner hello\n", timeout=120)
         assert reply.status == 0, reply.err
-        assert json.loads(fresh.sh("bypass show history --json").output)[0]["user"] == "remy"
+        assert json.loads(fresh.sh("bypass show commits --json").output)[0]["user"] == "remy"
         refused = admin.pipe("vera", "segment", "main", "bypass")
         assert "requires role operator; yours is viewer" in refused.err
         child = admin.open("vera", options=("-tt",))
