@@ -44,7 +44,7 @@ def authentic(data: bytes, secret: str) -> bool:
 @dataclass
 class RadiusServer:
     """See the module. Moods: good, silent, unsigned (no Message-Authenticator), forged (another secret), other (another
-    request's number), broken (no RADIUS), noisy (broken ones, then the good one), challenge."""
+    request's number), replay (the first answer again, with the right number), broken (no RADIUS), noisy (broken ones, then the good one), challenge."""
 
     users: dict[str, tuple[str, str]] = field(default_factory=dict)
     mood: str = "good"
@@ -52,6 +52,7 @@ class RadiusServer:
     attribute: int | tuple[int, int] = 11
     asked: list[Any] = field(default_factory=list)
     reports: list[dict[int, bytes]] = field(default_factory=list)
+    first: bytes = b""
     refused: int = 0  # requests without a right Message-Authenticator
     port: int = 0
 
@@ -85,6 +86,9 @@ class RadiusServer:
         if self.mood == "other":
             reply.id = (reply.id + 1) % 256
         sent = bytes(reply.ReplyPacket())
+        self.first = self.first or sent
+        if self.mood == "replay":
+            sent = self.first[:1] + sent[1:2] + self.first[2:]
         broken = [b"", b"\x02", struct.pack("!BBH", 2, got.id, 4000) + bytes(30), sent[:-1], bytes(200)]
         return {"broken": broken, "noisy": [*broken, sent]}.get(self.mood, [sent])
 

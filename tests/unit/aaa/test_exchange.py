@@ -116,6 +116,17 @@ def test_radius_answers_that_are_none(mood: str, said: str) -> None:
     assert said in found.why
 
 
+def test_radius_answers_of_before_are_none() -> None:
+    """An acceptance that was recorded lets nobody in later, under the number of the new request too."""
+    server = RadiusServer(USERS)
+    with running(server):
+        assert login(server, "ann", "correct horse") == Accepted(("admin",))
+        server.mood = "replay"
+        found = login(server, "ann", "wrong")
+    assert isinstance(found, NoAnswer)
+    assert "not made with our secret" in found.why
+
+
 def test_radius_waits_on_behind_noise() -> None:
     """Datagrams that are no answers end nothing: the good one after them counts."""
     server = RadiusServer(USERS, mood="noisy")
