@@ -43,8 +43,12 @@ def authentic(data: bytes, secret: str) -> bool:
 
 @dataclass
 class RadiusServer:
-    """See the module. Moods: good, silent, unsigned (no Message-Authenticator), forged (another secret), other (another
-    request's number), replay (the first answer again, with the right number), broken (no RADIUS), noisy (broken ones, then the good one), challenge."""
+    """See the module.
+
+    Moods: good, silent, unsigned (no Message-Authenticator), forged (another secret), other (another request's number),
+    replay (the first answer again, with the right number), broken (no RADIUS), noisy (broken ones, then the good one),
+    challenge.
+    """
 
     users: dict[str, tuple[str, str]] = field(default_factory=dict)
     mood: str = "good"
