@@ -105,10 +105,15 @@ def test_tacacs_gives_the_role(site: Site) -> None:
         assert got.out.split()[2:4] == ["900", str(group("operator"))], got.err
         assert site.log_in("tim", "far away").status == 255, "no level, no role"
         assert site.log_in("tom", "wrong").status == 255
-        wait_until(lambda: len(server.reports) >= 2, "begin and end of the session")
+        wait_until(lambda: len(reported(server)) == 2, "begin and end of the session")
     assert f"login tom from {ADDRESS}" in server.asked
-    (begin, user, words), *_ = server.reports
-    assert (begin, user, words[2]) == (2, "tom", "service=shell")
+    begin, end = reported(server)
+    assert (begin[0], end[0], begin[2][2]) == (2, 4, "service=shell")
+
+
+def reported(server: TacacsServer) -> list[tuple[int, str, list[str]]]:
+    """What was reported of tom."""
+    return [report for report in server.reports if report[1] == "tom"]
 
 
 def test_local_users_when_no_server_answers(site: Site) -> None:

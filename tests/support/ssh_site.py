@@ -17,9 +17,9 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import boardspec
 from imagebuild import appliance_layer, rootfs
@@ -39,7 +39,6 @@ from appliance.system.namespace import Namespace
 from appliance.telemetry.events import Events
 from tests.support.aaa_servers import Make
 
-T = TypeVar("T")
 ADDRESS = "127.0.0.1"
 SHELL = '#!/bin/busybox sh\necho "$(id -un) $(id -u) $(id -G) $LD_PRELOAD $*"\n[ "$2" != stay ] || exec sleep 60\n'
 LIBRARIES = ("libtomcrypt", "libtommath", "libgmp", "libz", "libcrypt", "libc", "libm", "ld-linux-x86-64")
@@ -163,14 +162,15 @@ class Site:
             await self.logins.follow(time.monotonic_ns())
             await asyncio.sleep(0.05)
 
-    def call(self, function: Callable[[], T | Coroutine[Any, Any, T]]) -> T:
-        """Call a function, or await what it returns, in the loop."""
+    def call(self, function: Callable[[], Any]) -> None:
+        """Call a function, and await what it returns, in the loop."""
 
-        async def go() -> T:
+        async def go() -> None:
             found = function()
-            return await found if asyncio.iscoroutine(found) else found  # type: ignore[return-value]
+            if asyncio.iscoroutine(found):
+                await found
 
-        return asyncio.run_coroutine_threadsafe(go(), self._loop).result(60)
+        asyncio.run_coroutine_threadsafe(go(), self._loop).result(60)
 
     def apply(self, config: Config) -> None:
         """Become this configuration: accounts, service, and a new SSH server."""

@@ -158,7 +158,8 @@ def test_numbers_are_free_again(tmp_path: Path) -> None:
     assert users.take("eve", set()) == first
     users = RemoteUsers(tmp_path, lambda uid: uid == FIRST_REMOTE)
     for number in range(LAST_REMOTE - FIRST_REMOTE + 1):
-        uid = users.take(f"user{number}", mine := set())
+        mine: set[int] = set()
+        uid = users.take(f"user{number}", mine)
         assert uid is not None
         assert users.admit(f"user{number}", uid)
         users.give_back(mine)

@@ -169,9 +169,9 @@ def test_servers_are_asked_about_unknown_names_alone(monkeypatch: pytest.MonkeyP
 
 def test_the_line_knows_whether_servers_are_asked(tmp_path: Path) -> None:
     path = tmp_path / "access.json"
-    for order in (("local",), ("local", "tacacs")):
-        Memory(path).keep({"admin": 2000}, Config(user=(ADMIN,), aaa=Aaa(order=order)))  # type: ignore[arg-type]
-        assert serial_login.gate(path.read_text(), recovery=False).servers == (len(order) > 1)
+    for aaa, asked in ((Aaa(), False), (Aaa(order=("local", "tacacs")), True)):
+        Memory(path).keep({"admin": 2000}, Config(user=(ADMIN,), aaa=aaa))
+        assert serial_login.gate(path.read_text(), recovery=False).servers == asked
 
 
 def test_return_shows_the_state_again_and_the_end_ends(monkeypatch: pytest.MonkeyPatch) -> None:
