@@ -16,13 +16,13 @@ from appliance.aaa import service as module
 from appliance.aaa.exchange import Exchange
 from appliance.aaa.service import Service
 from appliance.aaa.verdict import Accepted, Answer, NoAnswer, Rejected
-from appliance.access import accounts, remote_users
+from appliance.access import accounts, remote_users, ssh
 from appliance.access.accounts import Texts
 from appliance.access.groups import FIRST_REMOTE, GROUPS, LAST_REMOTE
 from appliance.access.remote_users import RemoteUsers, usable
 from appliance.config.check.verify_access import RESERVED
 from appliance.config.schema import limits
-from appliance.config.schema.model import Aaa, Config, Radius, User
+from appliance.config.schema.model import Aaa, Config, Management, Radius, User
 from appliance.errors import RefusedError
 from appliance.management.people import People
 from appliance.paths import Paths
@@ -242,3 +242,15 @@ def test_the_hook_has_the_same_numbers() -> None:
     assert found["DOOR"].strip('"') == str(Paths().run / "access/door")
     assert found["SHELL"].strip('"') == accounts.SHELL
     assert int(found["WAIT_S"]) > limits.MAX_AAA / 1e9 < console.WAIT_S
+
+
+def test_the_ssh_server_while_servers_are_asked() -> None:
+    """The hook is loaded, passwords are asked for, and SSH listens although nobody here can log in; not otherwise."""
+    port, keys_only = Management(address="192.0.2.10/24"), (User(name="noc", keys=("ssh-ed25519 AAAA noc",)),)
+    words = ssh.command(port, keys_only, (), Path("/run/pid"), aaa=ON.aaa)
+    assert words[:3] == ["env", f"LD_PRELOAD={ssh.HOOK}", "dropbear"]
+    assert "-s" not in words
+    plain = ssh.command(port, keys_only, (), Path("/run/pid"))
+    assert (plain[0], "-s" in plain) == ("dropbear", True)
+    assert ssh.why_off(port, (), ON.aaa) == ""
+    assert "no user can log in" in ssh.why_off(port, ())
