@@ -42,7 +42,7 @@ def radius(server: RadiusServer, **more: Any) -> Radius:
         "port": server.port,
         "accounting_port": server.port,
     }
-    return Radius(**(wish | {"timeout": Duration(300_000_000), "tries": 1} | more))
+    return Radius(**(wish | {"timeout": Duration(9 * 10**9), "tries": 1} | more))
 
 
 def group(role: str) -> int:

@@ -23,6 +23,8 @@ from tests.support.aaa_servers import SECRET, RadiusServer, TacacsServer, runnin
 
 HERE = Where("ssh", "192.0.2.99")
 FILTER_ID = Aaa()
+PATIENCE = Duration(20 * 10**9)  # for answers that come, on a busy machine too
+SHORT = Duration(10**9)  # for answers that never do
 USERS = {"ann": ("correct horse", "admin"), "bob": ("battery", "")}
 LEVELS = {"ann": ("correct horse", "priv-lvl=15"), "bob": ("battery", "priv-lvl=1 acl=3")}
 
@@ -42,12 +44,12 @@ EXCHANGE = Exchange(cast(Namespace, Here()), lambda: "wire1")
 
 def radius(server: RadiusServer, **more: Any) -> Radius:
     wish: dict[str, Any] = {"name": "r", "address": "127.0.0.1", "secret": SECRET, "port": server.port, "tries": 1}
-    return Radius(**(wish | {"accounting_port": server.port, "timeout": Duration(200_000_000)} | more))
+    return Radius(**(wish | {"accounting_port": server.port, "timeout": PATIENCE} | more))
 
 
 def tacacs_server(server: TacacsServer, **more: Any) -> Tacacs:
     wish: dict[str, Any] = {"name": "t", "address": "127.0.0.1", "secret": SECRET, "port": server.port}
-    return Tacacs(**(wish | {"timeout": Duration(300_000_000)} | more))
+    return Tacacs(**(wish | {"timeout": PATIENCE} | more))
 
 
 def login(server: RadiusServer, user: str, password: str, aaa: Aaa = FILTER_ID, **more: Any) -> object:
@@ -100,7 +102,7 @@ def test_radius_reads_the_attribute_that_is_asked_for(aaa: Aaa, attribute: Any, 
 @pytest.mark.parametrize(
     ("mood", "said"),
     [
-        ("silent", "no answer within 200ms"),
+        ("silent", "no answer within 1s"),
         ("unsigned", "without a Message-Authenticator"),
         ("forged", "not made with our secret"),
         ("other", "an answer to another request"),
@@ -111,7 +113,7 @@ def test_radius_answers_that_are_none(mood: str, said: str) -> None:
     """A right password with such an answer lets nobody in, and the reason is told. CVE-2024-3596 is `unsigned`."""
     server = RadiusServer(USERS, mood=mood)
     with running(server):
-        found = login(server, "ann", "correct horse")
+        found = login(server, "ann", "correct horse", timeout=SHORT)
     assert isinstance(found, NoAnswer)
     assert said in found.why
 
@@ -122,7 +124,7 @@ def test_radius_answers_of_before_are_none() -> None:
     with running(server):
         assert login(server, "ann", "correct horse") == Accepted(("admin",))
         server.mood = "replay"
-        found = login(server, "ann", "wrong")
+        found = login(server, "ann", "wrong", timeout=SHORT)
     assert isinstance(found, NoAnswer)
     assert "not made with our secret" in found.why
 
@@ -137,7 +139,7 @@ def test_radius_waits_on_behind_noise() -> None:
 def test_radius_with_another_secret_or_port() -> None:
     server = RadiusServer(USERS, secret="the server has another one")
     with running(server):
-        found = login(server, "ann", "correct horse")
+        found = login(server, "ann", "correct horse", timeout=SHORT)
         assert isinstance(found, NoAnswer)
         assert server.refused == 1, "the Message-Authenticator shows it before the password is looked at"
     gone = login(server, "ann", "correct horse")
@@ -148,8 +150,8 @@ def test_radius_sends_the_same_packet_again() -> None:
     server = RadiusServer(USERS, mood="silent")
     with running(server):
         began = time.monotonic()
-        assert isinstance(login(server, "ann", "correct horse", tries=3), NoAnswer)
-        assert 0.5 < time.monotonic() - began < 3
+        assert isinstance(login(server, "ann", "correct horse", tries=3, timeout=SHORT), NoAnswer)
+        assert time.monotonic() - began > 2.9
     assert [request.raw_packet for request in server.asked] == [server.asked[0].raw_packet] * 3
 
 
@@ -177,9 +179,9 @@ def test_radius_replies_from_elsewhere_are_not_heard() -> None:
 
     server = Elsewhere(USERS)
     with stranger, running(server):
-        found = login(server, "ann", "correct horse")
+        found = login(server, "ann", "correct horse", timeout=SHORT)
     assert server.asked
-    assert found == NoAnswer("no answer within 200ms")
+    assert found == NoAnswer("no answer within 1s")
 
 
 def test_radius_accounting() -> None:
@@ -214,7 +216,7 @@ def test_tacacs_lets_in_with_the_right_password_alone(kind: str) -> None:
 @pytest.mark.parametrize(
     ("mood", "said"),
     [
-        ("silent", "no answer within 300ms"),
+        ("silent", "no answer within 1s"),
         ("plain", "answers unencrypted"),
         ("closes", "closes the connection"),
         ("long", "announces 16777216 bytes"),
@@ -227,7 +229,7 @@ def test_tacacs_lets_in_with_the_right_password_alone(kind: str) -> None:
 def test_tacacs_answers_that_are_none(mood: str, said: str) -> None:
     server = TacacsServer(LEVELS, mood=mood)
     with running(server):
-        found = enter(server, "ann", "correct horse")
+        found = enter(server, "ann", "correct horse", timeout=SHORT)
     assert isinstance(found, NoAnswer)
     assert said in found.why
 
