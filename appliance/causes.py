@@ -74,6 +74,7 @@ class Cause(StrEnum):
     LOGIN_FAILED = "login_failed"
     LOGIN_BLOCKED = "login_blocked"
     ACCESS_FAULT = "access_fault"
+    AAA_FAULT = "aaa_fault"
     HOST_KEY_DAMAGED = "host_key_damaged"
 
 
@@ -141,6 +142,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.LOGIN: "a user logged in or out",
     Cause.LOGIN_FAILED: "a wrong password, or a user that does not exist",
     Cause.LOGIN_BLOCKED: "too many failed logins from this address: `management unblock ADDRESS` unblocks it",
+    Cause.AAA_FAULT: "a RADIUS or TACACS+ server gives no answer that can be trusted: `show aaa` says why",
     Cause.ACCESS_FAULT: "the management port or SSH does not work: `show management` says why",
     Cause.HOST_KEY_DAMAGED: "the SSH host key could not be read and was replaced: clients will warn of a changed key",
 }

@@ -55,7 +55,8 @@ done
 # What nothing on the appliance runs or reads: parts of Python, of GnuPG all but gpg, GLib's tools, libraries for debuggers,
 # times with leap seconds
 for path in usr/lib/python3.*/ensurepip usr/lib/python3.*/idlelib usr/lib/python3.*/lib2to3 usr/lib/python3.*/pydoc_data \
-	usr/lib/python3.*/turtledemo usr/lib/python3.*/site-packages/scapy/contrib usr/share/icons usr/share/zoneinfo/right \
+	usr/lib/python3.*/turtledemo usr/lib/python3.*/site-packages/scapy/contrib usr/lib/python3.*/site-packages/docs \
+	usr/lib/python3.*/site-packages/example usr/lib/python3.*/site-packages/pyrad/tests usr/share/icons usr/share/zoneinfo/right \
 	usr/bin/dirmngr* usr/bin/gpg-* usr/bin/gpgscm usr/bin/gpgsm usr/bin/gpgtar usr/libexec/gpg-* usr/libexec/scdaemon \
 	usr/bin/gi-* usr/bin/gio* usr/bin/gdbus* usr/bin/glib-* usr/bin/gresource usr/bin/gsettings usr/bin/gtester* \
 	usr/lib/libasm* usr/lib/libdw*; do

@@ -13,15 +13,18 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-from appliance.access.groups import FIRST_UID, GROUPS, LAST_UID
+from appliance.access.groups import FIRST_REMOTE, FIRST_UID, GROUPS, LAST_REMOTE, LAST_UID
 from appliance.config.schema.model import User
 from appliance.errors import RefusedError
 from appliance.system import files
 
 SHELL: Final = "/usr/bin/bypass"
 HOMES: Final = "/var/lib/bypass/home"
+REMOTE_HOMES: Final = "/run/bypass/home"
+NOBODY: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,12 @@ def numbers(users: Iterable[User], known: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def texts(base: Texts, users: Iterable[User], uids: Mapping[str, int]) -> Texts:
-    """The new files: the system's accounts from the present files, and exactly these users."""
+def texts(base: Texts, users: Iterable[User], uids: Mapping[str, int], remote: Mapping[str, int] = NOBODY) -> Texts:
+    """The new files: the system's accounts from the present files, and exactly these users.
+
+    `remote` are users that a server let in, with their numbers. They have no password here, and no group: the processes
+    of their sessions have it (appliance/login-hook).
+    """
     users = list(users)
     ours = {line.split(":", 1)[0] for line in base.passwd.splitlines() if _is_ours(line)} | {u.name for u in users}
     passwd = [line for line in base.passwd.splitlines() if line.split(":", 1)[0] not in ours]
@@ -57,6 +64,11 @@ def texts(base: Texts, users: Iterable[User], uids: Mapping[str, int]) -> Texts:
     for user in users:
         passwd.append(f"{user.name}:x:{uids[user.name]}:{GROUPS['bypass']}:{user.role}:{HOMES}/{user.name}:{SHELL}")
         shadow.append(f"{user.name}:{user.password or '*'}:1::::::")
+    taken = {user.name for user in users}
+    for name, uid in remote.items():
+        if name not in taken:
+            passwd.append(f"{name}:x:{uid}:{GROUPS['bypass']}:remote:{REMOTE_HOMES}/{name}:{SHELL}")
+            shadow.append(f"{name}:*:1::::::")
     for name, gid in GROUPS.items():
         members = [user.name for user in users if name in ("bypass", f"bypass-{user.role}")]
         group.append(f"{name}:x:{gid}:{','.join(members)}")
@@ -65,7 +77,11 @@ def texts(base: Texts, users: Iterable[User], uids: Mapping[str, int]) -> Texts:
 
 def _is_ours(line: str) -> bool:
     words = line.split(":")
-    return len(words) > 2 and words[2].isdigit() and FIRST_UID <= int(words[2]) <= LAST_UID
+    return len(words) > 2 and words[2].isdigit() and _is_number_of_ours(int(words[2]))
+
+
+def _is_number_of_ours(uid: int) -> bool:
+    return FIRST_UID <= uid <= LAST_UID or FIRST_REMOTE <= uid <= LAST_REMOTE
 
 
 def may_log_in(user: User) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from appliance.access import serial_login
 from appliance.access.login_limiter import SECOND, Action, Block, Limiter, network_of
-from appliance.access.sessions import Sessions
+from appliance.access.sessions import Session, Sessions
 from appliance.access.sshlog import SshEvent, Tail, parse
 from appliance.counted import counted
 from appliance.errors import BypassError, RefusedError
@@ -40,6 +41,23 @@ class Blocker(Protocol):
         ...
 
 
+class Decisions(Protocol):
+    """Who decided about logins where servers are asked, and wants to know of sessions."""
+
+    def told(self, pid: int) -> tuple[str, bool] | None:
+        """What let the user of this process in or refused the next of its passwords, and whether anybody looked at the
+        password; None: nobody was asked."""
+        ...
+
+    def begun(self, session: Session) -> None:
+        """A session that has begun."""
+        ...
+
+    def found(self, session: Session) -> None:
+        """A session that an earlier bypassd saw begin."""
+        ...
+
+
 class Logins:
     """Follows the logs; lives as long as the part."""
 
@@ -48,11 +66,15 @@ class Logins:
         self._port, self._events = port, events
         self._since: dict[int, int] = {}  # login of each session, by process
         self.sessions, self._limiter, self.failures = Sessions(), Limiter(), 0
+        self.decisions: Decisions | None = None
 
     def catch_up(self) -> None:
         """Read the existing logs, so that sessions are known; no events are recorded."""
         for event in self._new():
             self.sessions.note(event)
+        if self.decisions is not None:
+            for session in self.sessions.present():
+                self.decisions.found(session)
 
     async def follow(self, now: int) -> None:
         """Read new lines, record their events, and block or unblock networks."""
@@ -87,6 +109,9 @@ class Logins:
         return self._limiter.blocked(time.monotonic_ns())
 
     def _take(self, now: int, event: SshEvent) -> list[Action]:
+        told = self.decisions.told(event.pid) if self.decisions and event.how == "password" else None
+        if told is not None:
+            event = replace(event, how=told[0])
         self.sessions.note(event)
         serial = event.address == serial_login.LINE
         who = Subject(Kind.USER, event.user) if event.user else Subject(Kind.CONSOLE if serial else Kind.SSH)
@@ -94,12 +119,16 @@ class Logins:
             self.failures += 1
             text = f"login from {event.address} failed: {event.how}"
             self._events.record(Notice.LOGIN_FAILED, who, text)
-            return [] if serial else self._limiter.failed(now, event.address, event.user)
+            if serial or (told is not None and not told[1]):  # a dead server is no guess
+                return []
+            return self._limiter.failed(now, event.address, event.user)
         if event.kind == "login":
             if not serial:
                 self._limiter.succeeded(event.address, event.user)
             self._events.record(Notice.LOGIN, who, f"logged in from {event.address} by {event.how}")
             self._since[event.pid] = now
+            if self.decisions and (session := self.sessions.of(event.pid)) is not None:
+                self.decisions.begun(session)
         elif now - self._since.pop(event.pid, 0) >= SHORT:
             self._events.record(Notice.LOGOUT, who, f"logged out from {event.address}: {event.how}")
         return []

@@ -37,6 +37,7 @@ class Account:
     role: str
     uid: int
     password: str  # its hash
+    home: str = ""  # "": that of a user of the configuration
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Gate:
     why_open: str
     accounts: dict[str, Account] = field(default_factory=dict)
     why_closed: str = ""
+    servers: bool = False  # whether users that are not in `accounts` are asked about
 
 
 def gate(memory: str | None, recovery: bool, partition: DataPartition | None = None) -> Gate:
@@ -55,13 +57,14 @@ def gate(memory: str | None, recovery: bool, partition: DataPartition | None = N
     No file on a readable partition means a new appliance: open. A damaged file, or no partition: closed.
     """
     found: list[Account] = []
-    wanted, unknown = True, "" if partition is None or partition.holds_users else partition.alarm
+    wanted, servers, unknown = True, False, "" if partition is None or partition.holds_users else partition.alarm
     try:
         if memory is not None:
             data = json.loads(memory)
             management, users, uids = data["config"]["management"], data["config"]["user"], data["uids"]
             found = [_account(user, uids) for user in users if user.get("password")]
             wanted = bool(management.get("serial_login", True))
+            servers = len(data.get("servers", {}).get("aaa", {}).get("order", ())) > 1
     except (ValueError, KeyError, TypeError, AttributeError):
         found, unknown = [], unknown or "the record of the users is damaged"
     accounts = {account.name: account for account in found}
@@ -71,7 +74,7 @@ def gate(memory: str | None, recovery: bool, partition: DataPartition | None = N
         return Gate("", {}, f"{unknown}. To get in, boot with {RECOVERY} on the kernel command line.")
     if not any(account.role == "admin" for account in found):
         return Gate("no administrator has a password", accounts)
-    return Gate("" if wanted else "management serial_login is false", accounts)
+    return Gate("" if wanted else "management serial_login is false", accounts, servers=servers)
 
 
 def _account(user: dict[str, Any], uids: dict[str, Any]) -> Account:

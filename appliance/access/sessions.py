@@ -38,6 +38,10 @@ class Sessions:
         elif event.kind == "logout":
             self._sessions.pop(event.pid, None)
 
+    def of(self, pid: int) -> Session | None:
+        """The session of this process."""
+        return self._sessions.get(pid)
+
     def present(self) -> list[Session]:
         """All sessions, oldest first."""
         self._forget_the_dead()
@@ -82,6 +86,11 @@ class Sessions:
         for session in [session for session in self._sessions.values() if session.address != LINE]:
             if not _runs(session):
                 del self._sessions[session.pid]
+
+
+def runs_as(uid: int) -> bool:
+    """Whether any process has this user id."""
+    return any(_owner(pid) == uid for pid in _all())
 
 
 def _all() -> list[int]:

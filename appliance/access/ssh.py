@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.access.accounts import may_log_in
-from appliance.config.schema.model import Management, User
+from appliance.config.schema.model import Aaa, Management, User
 from appliance.errors import RefusedError, UnreachableError
 from appliance.system import files
 from appliance.system.command import run
@@ -26,6 +26,8 @@ from appliance.system.threads import to_the_end
 KEY_TYPES: Final = ("ed25519", "ecdsa")
 MAX_KEY: Final = 4096  # bytes of a host key's file
 TRIES: Final = 3  # wrong passwords in one connection
+HOOK: Final = "/usr/lib/bypass/login-hook.so"
+LOCAL: Final = Aaa()
 KEEPALIVE: Final = 60  # seconds; after three without an answer the session ends
 
 
@@ -38,13 +40,18 @@ class HostKey:
     fingerprint: str
 
 
-def why_off(management: Management, users: Sequence[User]) -> str:
+def by_servers(aaa: Aaa) -> bool:
+    """Whether servers are asked about logins."""
+    return any(method != "local" for method in aaa.order)
+
+
+def why_off(management: Management, users: Sequence[User], aaa: Aaa = LOCAL) -> str:
     """Why SSH does not listen, for display; "" if it does."""
     if not management.ssh:
         return "switched off: set management ssh true"
     if not management.address and not management.address6:
         return "the management port has no address: set management address"
-    if not any(may_log_in(user) for user in users):
+    if not by_servers(aaa) and not any(may_log_in(user) for user in users):
         return "no user can log in: give a user a password (user NAME password) or a key"
     return ""
 
@@ -55,11 +62,17 @@ def command(
     keys: Sequence[HostKey],
     pid_file: Path,
     banner: Path | None = None,
+    *,
+    aaa: Aaa = LOCAL,
 ) -> list[str]:
-    """The command line of the server: in the foreground, no root, no forwarding, few attempts, only our users."""
-    words = ["dropbear", "-F", "-E", "-m", "-w", "-j", "-k", "-T", str(TRIES), "-G", "bypass", "-K", str(KEEPALIVE)]
+    """The command line of the server: in the foreground, no root, no forwarding, few attempts, only our users.
+
+    Where servers are asked about logins, a library is loaded into it that asks bypassd (appliance/login-hook).
+    """
+    words = ["env", f"LD_PRELOAD={HOOK}"] if by_servers(aaa) else []
+    words += ["dropbear", "-F", "-E", "-m", "-w", "-j", "-k", "-T", str(TRIES), "-G", "bypass", "-K", str(KEEPALIVE)]
     words += ["-I", str(int(management.idle_timeout.seconds)), "-p", str(management.ssh_port), "-P", str(pid_file)]
-    if not any(user.password for user in users):
+    if not by_servers(aaa) and not any(user.password for user in users):
         words.append("-s")  # keys only: no password prompt
     for key in keys:
         words += ["-r", str(key.path)]

@@ -31,7 +31,8 @@ class SshEvent:
 _LINE = re.compile(r"^\[(\d+)\] \w{3} +\d+ [\d:]{8} (.*)$")
 _FROM = r"from <?(?P<address>[0-9a-fA-F.:]+(?:%\w+)?):\d+>?"
 _EVENTS: tuple[tuple[re.Pattern[str], Literal["failed", "login", "logout"], str], ...] = (
-    (re.compile(rf"^(?:Bad|Too-long) password attempt for '(?P<user>.*)' {_FROM}$"), "failed", "password"),
+    (re.compile(rf"^Bad password attempt for '(?P<user>.*)' {_FROM}$"), "failed", "password"),
+    (re.compile(rf"^Too-long password attempt for '(?P<user>.*)' {_FROM}$"), "failed", "password is too long"),
     (re.compile(rf"^Login attempt for (?P<user>)nonexistent user {_FROM}$"), "failed", "no such user"),
     (re.compile(rf"^Login attempt with wrong user (?P<user>.*) {_FROM}$"), "failed", "another user name"),
     (re.compile(rf"^Password auth succeeded for '(?P<user>.*)' {_FROM}$"), "login", "password"),

@@ -18,7 +18,7 @@ import msgspec
 from appliance.access.accounts import replace_file
 from appliance.access.groups import FIRST_UID, LAST_UID
 from appliance.config.check.load import from_data
-from appliance.config.schema.model import Config, Management, User
+from appliance.config.schema.model import Aaa, Config, Management, Radius, Tacacs, User
 from appliance.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Memory:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             uids = {str(name): int(uid) for name, uid in data["uids"].items()}
-            config = from_data(data["config"])
+            config = from_data({**data["config"], **data.get("servers", {})})
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
@@ -48,8 +48,12 @@ class Memory:
 
     def keep(self, uids: dict[str, int], config: Config) -> None:
         """Store both. OSError if the data partition cannot be written."""
-        kept = Config(system=config.system, management=config.management, user=config.user)
-        data = {"uids": uids, "config": {"management": _plain(kept.management), "user": [_plain(u) for u in kept.user]}}
+        kept = _part(config)
+        tables = {"management": _plain(kept.management), "user": [_plain(user) for user in kept.user]}
+        data: dict[str, Any] = {"uids": uids, "config": tables}
+        if kept.aaa != Aaa():
+            servers = {name: [_plain(server) for server in getattr(kept, name)] for name in ("radius", "tacacs")}
+            data["servers"] = {"aaa": _plain(kept.aaa), **servers}  # apart, for a version that does not know them
         self.path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self.path, json.dumps(data), 0o600)
         self.uids, self._config = dict(uids), kept
@@ -64,11 +68,28 @@ class Memory:
 
     def secrets(self) -> list[str]:
         """Secret texts that must never be shown."""
-        return [user.password for user in self._config.user if user.password]
+        servers: tuple[Radius | Tacacs, ...] = (*self._config.radius, *self._config.tacacs)
+        passwords = [user.password for user in self._config.user if user.password]
+        return [*passwords, *(server.secret for server in servers if server.secret)]
 
     def management(self) -> Management:
         """The management port applied last."""
         return self._config.management
+
+    def differs(self, config: Config) -> bool:
+        """Whether this configuration is not the one that was stored last, in what is stored."""
+        return _part(config) != _part(self._config)
+
+
+def _part(config: Config) -> Config:
+    return Config(
+        system=config.system,
+        management=config.management,
+        user=config.user,
+        aaa=config.aaa,
+        radius=config.radius,
+        tacacs=config.tacacs,
+    )
 
 
 def _plain(struct: msgspec.Struct) -> dict[str, Any]:

@@ -169,6 +169,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
+        self.acted: Callable[[Caller, str, Params], None] = lambda _, __, ___: None
+        """Told of every call of a method that a viewer may not use, before it runs; must not raise."""
         self.coming: Callable[[], bool] = lambda: False
         """Whether a part that may register methods is still starting. Set by whoever starts them."""
         doc = "every method with its role, parameters, answer and errors, and what the events of each topic carry"
@@ -216,6 +218,8 @@ class Registry:
             task.set_name(
                 f"request {name}"
             )  # the name under which a stall of the event loop is logged (system/loop_watch.py)
+        if method.role != "viewer":
+            self.acted(who, name, params)
         return await method.handler(params)
 
     async def _wait(self, until: Callable[[], bool]) -> None:

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from appliance.access import accounts, serial_login, ssh
+from appliance.aaa.exchange import Exchange
+from appliance.aaa.service import Service
+from appliance.access import accounts, remote_users, serial_login, ssh
 from appliance.access.logins import Logins
+from appliance.access.remote_users import RemoteUsers
+from appliance.access.sessions import runs_as
 from appliance.access.state import Memory
 from appliance.api.schema import access
 from appliance.config.schema import model
@@ -26,6 +31,7 @@ from appliance.config.schema.model import Config
 from appliance.errors import BypassError, ConfigError, RefusedError, UnreachableError
 from appliance.hardware.board import Board
 from appliance.management.discovery import Discovery
+from appliance.management.people import People
 from appliance.management.port import ManagementPort
 from appliance.management.timekeeping import Timekeeping
 from appliance.part import PATIENCE_NS, Alive
@@ -96,10 +102,16 @@ class Access:
         lldpd = Program("lldp", self.folder, paths.root / "run/log/lldp.log")
         self.lldp = Discovery(paths, self.port, lldpd)
         self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
+        homes = paths.root / accounts.REMOTE_HOMES.lstrip("/")
+        self.remote = RemoteUsers(homes, runs_as)
+        people = People(self.remote, lambda: (self._wanted or self.memory.config()).user, self._remote_changed)
+        self.aaa = Service(Exchange(lan.space, socket.gethostname), people, events, self.folder / "door")
+        self.logins.decisions = self.aaa
         self.keys: list[ssh.HostKey] = []
         self.trouble = ""
         self._shown: Path | None = None  # the banner before a login
         self._lock, self._again = asyncio.Lock(), asyncio.Event()
+        self._files = asyncio.Lock()  # /etc/passwd and the like
         lan.changed = self._again.set
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -113,6 +125,7 @@ class Access:
         except OSError as error:
             raise UnreachableError(f"access: {error.filename}: {error.strerror}") from error
         await asyncio.to_thread(self.memory.load)
+        self.remote.users = remote_users.known(accounts.read(self._paths.root).passwd)
         self.logins.catch_up()
 
     async def run(self, alive: Alive) -> None:
@@ -121,6 +134,7 @@ class Access:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 tasks.create_task(self._look(), name="access")
+                tasks.create_task(self.aaa.accounting.run(), name="aaa reports")
                 while True:
                     alive()
                     await self.logins.follow(time.monotonic_ns())
@@ -136,6 +150,7 @@ class Access:
         self.lldp.program.leave()
         self.endpoint.stop()
         self.syslog.stop()
+        self.aaa.stop()
 
     async def prepare(self, new: Config) -> None:
         """Refuse what this board does not support. ConfigError."""
@@ -205,12 +220,13 @@ class Access:
         metrics = [config.metrics.port] if config.metrics.enabled else []
         await self.port.allow(management, [management.ssh_port, *metrics])  # before anything listens
         banner = await self._banner(config.system.login_banner) if self._wanted is not None else self._shown
-        why = ssh.why_off(management, config.user)
+        self.aaa.apply(config)
+        why = ssh.why_off(management, config.user, config.aaa)
         if why:
             await self.sshd.want(None)
         else:
             await self._host_keys()
-            words = ssh.command(management, config.user, self.keys, self.folder / "ssh.pid", banner)
+            words = ssh.command(management, config.user, self.keys, self.folder / "ssh.pid", banner, aaa=config.aaa)
             await self.sshd.want(self.space.command(words))
         reachable = bool(management.address or management.address6)
         await self.endpoint.apply(config.metrics.port if config.metrics.enabled and reachable else 0)
@@ -227,23 +243,38 @@ class Access:
     async def _accounts(self, config: Config) -> None:
         before = self.memory.users()
         uids = accounts.numbers(config.user, self.memory.uids)
+        gone = dict(self.remote.users) if len(config.aaa.order) < 2 else {}
+        gone |= {user.name: uid for user in config.user if (uid := self.remote.users.get(user.name))}
         try:
-            if await to_the_end(partial(self._write_accounts, config, uids)):
-                self._accounts_changed()
+            async with self._files:
+                for name in gone:
+                    self.remote.forget(name)
+                if await to_the_end(partial(self._write_accounts, config, uids)):
+                    self._accounts_changed()
         except OSError as error:
             raise RefusedError(f"users: {error.filename}: {error.strerror}") from error
+        for name, uid in gone.items():
+            if self.logins.sessions.end(name, uid):
+                text = "sessions ended: no server decides about this user any more"
+                self._events.record(Notice.SESSIONS_ENDED, Subject(Kind.USER, name), text)
         for name in accounts.shut(before, config.user):
             if name in uids and self.logins.sessions.end(name, uids[name]):
                 text = "sessions ended: the account changed"
                 self._events.record(Notice.SESSIONS_ENDED, Subject(Kind.USER, name), text)
 
+    async def _remote_changed(self) -> None:
+        """A server let somebody in whom /etc/passwd does not name yet. OSError."""
+        config = self._wanted or self.memory.config()
+        async with self._files:
+            await to_the_end(partial(self._write_accounts, config, accounts.numbers(config.user, self.memory.uids)))
+
     def _write_accounts(self, config: Config, uids: dict[str, int]) -> bool:
         """Update stored state and accounts; returns whether accounts changed. In a thread: each file is synced."""
         root = self._paths.root
         old = accounts.read(root)
-        new = accounts.texts(old, config.user, uids)
+        new = accounts.texts(old, config.user, uids, dict(self.remote.users))
         changed = new != old or config.user != self.memory.users()
-        if changed or config.management != self.memory.management():
+        if changed or self.memory.differs(config):
             self.memory.keep(uids, config)  # ids first: a user never exists without a stored id
         if changed:
             accounts.write(root, new, config.user, uids)
@@ -277,7 +308,7 @@ class Access:
         line = await asyncio.to_thread(serial_login.read, self.memory.path)
         config = self._wanted or self.memory.config()
         management = config.management
-        why = ssh.why_off(management, config.user)
+        why = ssh.why_off(management, config.user, config.aaa)
         seen, port = self.port.seen, self.port.names or [management.port]
         return access.Management(
             state="failed" if self.trouble else "up" if seen.up and seen.addresses else "off",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from appliance.api.rpc import Param, Params, caller
 from appliance.api.schema import methods, state
-from appliance.api.schema.access import HostKeys, Management, Session
+from appliance.api.schema.access import Aaa, AaaTest, HostKeys, Management, Session
 from appliance.api.schema.base import Done
 from appliance.api.schema.machine import Clock, Lldp
 from appliance.counted import counted
@@ -111,6 +111,17 @@ def _register(system: System, access: Access) -> None:
         return Done(f"{counted(len(found), 'SSH host key')} restored; new sessions see them")
 
     add = system.registry.add
+
+    async def aaa(_: Params) -> Aaa:
+        return access.aaa.show()
+
+    async def aaa_test(params: Params) -> AaaTest:
+        return await access.aaa.test(str(params["user"]), str(params["password"]))
+
+    system.registry.acted = lambda who, name, params: access.aaa.accounting.command(who.user, name, params)
+    add(methods.AAA_SHOW, aaa, doc="who decides about logins, and how the servers do")
+    asked = {"user": Param("string", "the user's name"), "password": Param("string", "the password")}
+    add(methods.AAA_TEST, aaa_test, "admin", "ask the servers as for a login; nobody is logged in", asked)
     add(methods.HOST_KEYS_READ, keys, "admin", "the SSH host keys, private halves included, for a backup")
     given = {"keys": Param("array", "as host-keys.read gives them")}
     add(methods.HOST_KEYS_REPLACE, replace_keys, "admin", "use the SSH host keys of a backup", given)

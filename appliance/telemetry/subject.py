@@ -45,6 +45,7 @@ class Kind(StrEnum):
     SSH = "ssh"
     MANAGEMENT = "management"
     SYSLOG = "syslog"
+    AAA = "aaa"
     UNKNOWN = ""  # written by a version that knows more kinds; the whole text is the name
 
 
@@ -174,6 +175,8 @@ class Notice(Enum):
     MANAGEMENT_FAILED = auto()
     MANAGEMENT_WORKS = auto()
     EVENTS_LOST = auto()
+    AAA_FAILED = auto()
+    AAA_WORKS = auto()
     POWER = auto()
     CLOCK_SET = auto()
     BUTTON = auto()
@@ -200,6 +203,8 @@ _NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
     Notice.HOST_KEY_RENEWED: (Severity.ERROR, Cause.HOST_KEY_DAMAGED),
     Notice.MANAGEMENT_FAILED: (Severity.ERROR, Cause.ACCESS_FAULT),
     Notice.MANAGEMENT_WORKS: (Severity.NOTICE, Cause.HEALTHY),
+    Notice.AAA_FAILED: (Severity.WARNING, Cause.AAA_FAULT),
+    Notice.AAA_WORKS: (Severity.NOTICE, Cause.HEALTHY),
     Notice.EVENTS_LOST: (Severity.WARNING, None),
     Notice.POWER: (Severity.WARNING, Cause.STOPPING),
     Notice.CLOCK_SET: (Severity.WARNING, Cause.OPERATOR),

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
-from boardspec import BoardSpec
+from boardspec import Arch, BoardSpec
 
 from imagebuild import rootfs
 from imagebuild.cache import Cache, Input, key_of
@@ -21,6 +21,7 @@ from imagebuild.errors import BuildError
 from imagebuild.progress import Progress, run
 
 SHARE = "usr/share/bypass"
+HOOK = "usr/lib/bypass/login-hook.so"
 _BPF_FLAGS = ("-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v3")
 
 
@@ -40,6 +41,21 @@ def bpf_object(cache: Cache, repo: Path, include: str, progress: Progress) -> Pa
             )
 
     return cache.get("bpf", key_of({"sources": sources, "flags": " ".join((*_BPF_FLAGS, include))}), make)
+
+
+def login_hook(cache: Cache, arch: Arch, repo: Path, progress: Progress) -> Path:
+    """The folder with `login-hook.so`, which is loaded into the SSH server where RADIUS or TACACS+ servers decide.
+
+    Compiled on this machine for the image's C library, which is never older.
+    """
+    source, compiler = repo / "appliance/login-hook/login_hook.c", arch.tool("gcc")
+
+    def make(folder: Path) -> None:
+        with progress.stage("login hook: compile"):
+            flags = ("-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-s", "-Wl,-z,relro,-z,now")
+            run([compiler, *flags, "-o", folder / "login-hook.so", source], what=source.name, log=folder / "log")
+
+    return cache.get("login-hook", key_of({"source": source, "compiler": compiler, "recipe": "1"}), make)
 
 
 def script(entry: str) -> str:
@@ -82,7 +98,7 @@ def overlay(folders: Iterable[Path], tree: Path) -> None:
 
 
 def build(
-    cache: Cache, repo: Path, spec: BoardSpec, progress: Progress, *, target: Path, bpf: Path, guest: Path
+    cache: Cache, repo: Path, spec: BoardSpec, progress: Progress, *, target: Path, bpf: Path, hook: Path, guest: Path
 ) -> Path:
     """The folder with `appliance.squashfs`; `target` is the Debian tree, whose Python compiles the byte code."""
     pyproject = repo / "pyproject.toml"
@@ -94,6 +110,7 @@ def build(
         "pyproject": pyproject,
         "board": spec.board_toml,
         "bpf": bpf,
+        "hook": hook,
         "guest": guest,
         "debian": target.parent.name,
         "recipe": Path(__file__),
@@ -111,6 +128,8 @@ def build(
             (share / "guest-demo").mkdir(parents=True, exist_ok=True)
             shutil.copy(spec.board_toml, share / "board.toml")
             shutil.copy(bpf, share / "steer.bpf.o")
+            (tree / HOOK).parent.mkdir(parents=True)
+            shutil.copy(hook, tree / HOOK)
             shutil.copy(guest, share / "guest-demo/initrd.gz")
             rootfs.compile_python(spec.arch, target, tree, log)
             # Uncompressed: read at every start, built at every change

@@ -94,7 +94,9 @@ def _build(spec: BoardSpec, report: Progress, cache: Cache) -> dict[str, Path]:
     tree = rootfs.debian_tree(cache, arch, report) / "tree"
     initrd = initramfs.board(cache, tree)
     guest = initramfs.guest(cache, arch, REPO / "board/guest-demo", tree, report)
-    layer = appliance_layer.build(cache, REPO, spec, report, target=tree, bpf=bpf, guest=guest / "guest-initrd.gz")
+    hook = appliance_layer.login_hook(cache, arch, REPO, report) / "login-hook.so"
+    demo = guest / "guest-initrd.gz"
+    layer = appliance_layer.build(cache, REPO, spec, report, target=tree, bpf=bpf, hook=hook, guest=demo)
     python = rootfs.python_packages(cache, arch, REPO, tree, report) / "tree"
     built = kernel.build(cache, spec, report)
     base = rootfs.squashfs(cache, arch, report, tree=tree, python=python, kernel=built)

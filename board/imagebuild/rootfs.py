@@ -40,6 +40,7 @@ PACKAGES = (
 )
 TARGET_PYTHON = "3.13"
 SITE = "usr/lib/python3/dist-packages"  # where Debian's Python looks; Buildroot's has its own
+UNUSED_PYTHON = ("bin", "docs", "example", "pyrad/tests")  # what packages bring beside their modules
 GUEST_FOLDER = "usr/share/bypass/guest-demo"
 # Files that are read between power-on and inline are stored uncompressed: unpacking them takes longer than running them
 HOT = " || ".join(
@@ -200,10 +201,15 @@ def python_packages(cache: Cache, arch: Arch, repo: Path, tree: Path, progress: 
                 what="the Python packages cannot be installed",
                 log=log,
             )
-            shutil.rmtree(site / "bin", ignore_errors=True)
+            for unused in UNUSED_PYTHON:
+                shutil.rmtree(site / unused, ignore_errors=True)
             compile_python(arch, tree, folder / "tree", log)
 
-    return cache.get("python", key_of({"lock": lock, "debian": debian_key(arch), "site": SITE}), make)
+    return cache.get(
+        "python",
+        key_of({"lock": lock, "debian": debian_key(arch), "site": SITE, "unused": " ".join(UNUSED_PYTHON)}),
+        make,
+    )
 
 
 def squash(trees: list[Path], target: Path, log: Path, *options: str) -> None:

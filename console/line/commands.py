@@ -164,6 +164,7 @@ SHOW = (
     _show("version", "versions of the appliance and of its components"),
     _show("events", "events with cause and severity: state changes, logins", COUNT, view="events"),
     _show("management", "management port, SSH host keys, users, metrics, syslog", view="management"),
+    _show("aaa", "who decides about logins, and how the RADIUS and TACACS+ servers do", view="aaa"),
     _show("sessions", "users who are logged in over SSH or on the console", view="sessions"),
 )
 
@@ -373,6 +374,14 @@ ACCESS = (
         ("user", Arg("NAME", "a user of the configuration", source="users"), "password"),
         "set a password: your own, or that of any user if you are an administrator",
         local="user_password:user_password",
+    ),
+    Command(
+        ("test", "aaa", Arg("USER", "a user's name")),
+        "ask the RADIUS and TACACS+ servers about a user and a password; nobody is logged in",
+        local="aaa_test:test",
+        role="admin",
+        view="aaa-test",
+        options=(JSON,),
     ),
     Command(
         ("session", Arg("ID", "an id from `show sessions`", source="sessions", number=True), "end"),

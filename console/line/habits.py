@@ -41,6 +41,8 @@ SHELL: tuple[Habit, ...] = (
     Habit("show interfaces", "show ports"),
     Habit("show ntp", "show clock"),
     Habit("show lldp neighbors", "show lldp"),
+    Habit("show radius", "show aaa"),
+    Habit("show tacacs", "show aaa"),
     Habit("show lldp neighbours", "show lldp"),
     Habit("reload", "reboot"),
     Habit("show ip", "show management"),

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -25,6 +26,7 @@ from appliance.paths import Paths
 from appliance.system import password
 from console.session import Context
 from console.terminal.banner import greet
+from console.terminal.door import ask
 from console.terminal.prompt import Asker
 
 PASSWORD_S: Final = 60  # timeout of the password prompt
@@ -34,10 +36,19 @@ GREETED: Final = "BYPASS_GREETED"
 
 
 class Login:
-    """The login prompts of one line. `fits` compares a password with a hash, `log` records (kind, user)."""
+    """The login prompts of one line. `fits` compares a password with a hash, `log` records (kind, user), `remote` asks
+    the servers about a name that is not in the configuration: users that are log in without any server."""
 
-    def __init__(self, gate: Gate, asker: Asker, fits: Callable[[str, str], bool], log: Callable[[str, str], None]):
+    def __init__(
+        self,
+        gate: Gate,
+        asker: Asker,
+        fits: Callable[[str, str], bool],
+        log: Callable[[str, str], None],
+        remote: Callable[[str, str], Account | None] = lambda _, __: None,
+    ) -> None:
         self._gate, self._asker, self._fits, self._log = gate, asker, fits, log
+        self._remote = remote
         self._wait = FIRST_WAIT
 
     def ask(self, host: str) -> Account | None:
@@ -54,6 +65,10 @@ class Login:
             if self._fits(typed, made) and account is not None:
                 self._log("login", name)
                 return account
+            if account is None and self._gate.servers and (account := self._remote(name, typed)) is not None:
+                self._log("login", name)
+                return account
+            account = self._gate.accounts.get(name)
             # an unknown name is not logged: it may be a password typed at the wrong prompt
             self._log("failed", name if account else "")
             time.sleep(self._wait)
@@ -83,7 +98,7 @@ class _limit:
 def environment(account: Account, now: Mapping[str, str]) -> dict[str, str]:
     """The environment of the session: the user and the terminal, nothing else of root's."""
     kept = {key: now[key] for key in ("TERM", "LC_ALL", "PATH", "NO_COLOR") if key in now}
-    home = str(Paths().state / "home" / account.name)
+    home = account.home or str(Paths().state / "home" / account.name)
     return {**kept, "HOME": home, "USER": account.name, "LOGNAME": account.name, GREETED: "1"}
 
 
@@ -117,7 +132,14 @@ def serve(context: Context) -> None:
             return
         if login is None or found != seen:  # first round, or accounts have changed
             asker = Asker(out=context.out)
-            login, seen = Login(found, asker, _fits, lambda kind, user: note(log, kind, user, os.getpid())), found
+            login = Login(
+                found,
+                asker,
+                _fits,
+                lambda kind, user: note(log, kind, user, os.getpid()),
+                partial(ask, Paths().run / "access/door"),
+            )
+            seen = found
         greet(context, hint="")
         for line in banner(Paths().run / "access").splitlines():
             context.say(line)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import termios
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +82,9 @@ def _halve(file: BinaryIO) -> None:
     file.truncate()
 
 
+_SECRET = re.compile(r"\bsecret\s+\S")  # the key of RADIUS and TACACS+ servers
+
+
 class _KeptHistory(FileHistory):
     """A full disk costs only the history, never the session."""
 
@@ -92,7 +96,9 @@ class _KeptHistory(FileHistory):
             return
 
     def store_string(self, string: str) -> None:
-        """Write one entry."""
+        """Write one entry; a line with a secret is known in this session only."""
+        if _SECRET.search(string):
+            return
         with suppress(OSError):
             super().store_string(string)
 

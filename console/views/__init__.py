@@ -50,6 +50,8 @@ _WHERE: dict[str, str] = {
     "config-history": "configuration.history",
     "config-status": "configuration.status",
     "clock": "machine.clock",
+    "aaa": "aaa.aaa",
+    "aaa-test": "aaa.tried",
     "lldp": "access.lldp",
     "ports": "ports.table_of_all",
     "port": "ports.one",

@@ -107,6 +107,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("config.fields", {}),
     ("config.end", {}),
     ("clock.show", {}),
+    ("aaa.show", {}),
     ("lldp.show", {}),
     ("ports.show", {}),
     ("licences.show", {}),
@@ -152,6 +153,7 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
     ("image.cancel", {"job": 999}),
     ("image.undo", {"name": "nothing"}),
     ("image.remove", {"name": "nothing"}),
+    ("aaa.test", {"user": "ann", "password": "secret"}),
     ("management.unblock", {"address": "192.0.2.1"}),
     ("host-keys.replace", {"keys": ["host_dsa eA=="]}),
     ("host-keys.replace", {"keys": ["host_ed25519 ?"]}),
@@ -179,7 +181,7 @@ REFUSED: list[tuple[str, dict[str, object]]] = [
 ]
 ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "image.job", "image.cancel", "image.remove",
              "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
-             "quarantine.release", "management.unblock", "user.password", "clock.set", "session.end",
+             "quarantine.release", "aaa.test", "management.unblock", "user.password", "clock.set", "session.end",
              "reach.name", "reach.ping", "reach.hop", "reach.tcp",
              "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass",
              "drill.run", "drill.abort", "drill.answer", "board.test", "locate.set"}  # fmt: skip

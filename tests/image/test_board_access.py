@@ -30,6 +30,7 @@ from simulator import Board, netns
 
 from appliance.system.password import hashed
 from tests.support import board_appliance
+from tests.support.aaa_servers import SECRET, RadiusServer, running
 from tests.support.board_admin import ADDRESS, PASSWORD, READY_S, Admin, commit, log_in, new_board
 from tests.support.board_appliance import wait_until
 from tests.support.tls_pair import KEY, SERVER, STRANGER
@@ -218,6 +219,79 @@ def test_two_hundred_rules_pasted_into_a_line_that_only_prints(fresh: Board, adm
     assert [rule["match"] for rule in rules] == [f"udp port {1000 + n}" for n in range(200)]
     assert admin.pipe("admin", "configure", stdin=b"rollback 1\n", timeout=120).status == 0
     assert "\x1b" not in line.text[mark:]
+
+
+def test_servers_decide_about_logins(fresh: Board, admin: Admin) -> None:
+    """A user of a RADIUS server over SSH and on the console: own id, role, session, event, commit; refused otherwise.
+
+    The local users get in on the console without the server, and over SSH when it is dead.
+    """
+    server = RadiusServer({"remy": ("far far away", "admin"), "vera": ("far far away", "viewer")})
+
+    def make(kind: socket.SocketKind) -> socket.socket:
+        def bound() -> socket.socket:
+            link = socket.socket(socket.AF_INET, kind)
+            link.bind(("10.88.0.1", 0))
+            return link
+
+        return netns.enter(fresh.mgmt.namespace, bound)
+
+    with running(server, make=make):
+        commit(
+            fresh,
+            *(
+                ("set", "radius", "r1", *words)
+                for words in (
+                    ("address", "10.88.0.1"),
+                    ("secret", SECRET),
+                    ("port", str(server.port)),
+                    ("accounting_port", str(server.port)),
+                    ("timeout", "5s"),
+                )
+            ),
+            ("set", "aaa", "order", "radius", "local"),
+            ("set", "aaa", "accounting", "sessions"),
+        )
+        assert SECRET not in fresh.sh("bypass show configuration").output
+        wait_until(fresh, lambda: board_appliance.show(fresh, "aaa")["state"] == "on", "servers are asked")
+        wait_until(fresh, lambda: management(fresh)["ssh"]["state"] == "listening", "SSH listens")
+        admin.passwords |= {"remy": "far far away", "vera": "far far away"}
+        reply = admin.pipe("remy", "configure", stdin=b"set system login_banner hello\n", timeout=120)
+        assert reply.status == 0, reply.err
+        assert json.loads(fresh.sh("bypass show commits --json").output)[0]["user"] == "remy"
+        refused = admin.pipe("vera", "segment", "main", "bypass")
+        assert "requires role operator; yours is viewer" in refused.err
+        child = admin.open("vera", options=("-tt",))
+        child.expect(r"wire1 \[inline\]>")
+        sessions = json.loads(fresh.sh("bypass show sessions --json").output)
+        assert [(s["user"], s["by"]) for s in sessions] == [("vera", "password, radius server r1, role viewer")]
+        child.sendline("exit")
+        child.expect(pexpect.EOF)
+        assert admin.attempt("vera", "wrong wrong")
+        assert admin.attempt("admin", admin.passwords["admin"]), (
+            "the server answers, so the local password does not count"
+        )
+        tried = admin.pipe("remy", "test", "aaa", "vera", stdin=b"far far away\n")
+        assert (tried.status, b"accepted, role viewer" in tried.out) == (0, True)
+        wait_until(fresh, lambda: len(server.reports) >= 6, "sessions are reported")
+        line, mark = fresh.console, fresh.console.mark()
+        line.sendline()  # asks anew
+        log_in(fresh, "vera", "far far away")
+        line.expect(r"wire1 \[inline\]> ", since=mark)
+        line.sendline("show sessions")
+        line.expect("vera .*console", since=mark)
+        line.sendline("exit")
+        line.expect("logout", since=mark)
+        asked, mark = len(server.asked), line.mark()
+        log_in(fresh, "admin", admin.passwords["admin"])
+        line.expect(r"wire1 \[inline\]> ", since=mark)
+        line.sendline("exit")
+        assert len(server.asked) == asked, "nobody is asked about a local user on the console"
+    said = board_appliance.events(fresh)
+    assert any("user vera: logged in from 10.88.0.1 by password, radius server r1, role viewer" in t for t in said)
+    assert admin.run("admin", "show", "version").status == 0, "the server is gone: the local password counts"
+    commit(fresh, ("delete", "aaa"), ("delete", "radius"), ("delete", "system", "login_banner"))
+    assert "remy" not in fresh.sh("cat /etc/passwd").output
 
 
 # -- what others read

@@ -87,13 +87,60 @@ class Management(Answer):
 
 
 class Session(Answer):
-    """A login session. `by`: password or key."""
+    """A login session. `by`: password or key; where a server let the user in, also which and the role."""
 
     user: str
     address: str
     by: str
     seconds: float
     pid: int
+
+
+class AaaServer(Answer):
+    """A RADIUS or TACACS+ server, and how it did since bypassd started. `skipped_s`: it is not asked for so long."""
+
+    name: str
+    method: Annotated[str, Meta(description="radius or tacacs")]
+    address: str
+    port: int
+    state: Annotated[str, Meta(description="answers, not asked yet, or why its answers are missing or worth nothing")]
+    seconds_ago: Annotated[float | None, Meta(description="since that was seen")]
+    skipped_s: float
+    latency_ms: Annotated[float | None, Meta(description="how long its last answer took")]
+    accepted: int
+    refused: int
+    failed: int
+    reported: int
+    unreported: int
+
+
+class Aaa(Answer):
+    """Who decides about logins. `waiting` and `lost`: reports to the servers."""
+
+    order: list[str]
+    state: Annotated[str, Meta(description="on, off (local users alone) or failed")]
+    detail: Detail
+    accounting: str
+    waiting: int
+    lost: int
+    servers: list[AaaServer]
+
+
+class AaaStep(Answer):
+    """A server that was asked."""
+
+    server: str
+    result: str
+    seconds: float
+
+
+class AaaTest(Answer):
+    """What a login with these words would lead to, in the order of asking."""
+
+    decision: Annotated[str, Meta(description="accept, refuse or local (the hash in the configuration decides)")]
+    role: str
+    why: str
+    steps: list[AaaStep]
 
 
 class NewPassword(Answer):

@@ -70,6 +70,8 @@ _EDIT: Errors = (ConfigError, RefusedError)
 _COMMIT: Errors = (ConfigError, FilterError, GuestError, DatapathError, RefusedError)
 _GUEST: Errors = (NotFoundError, RefusedError)
 
+AAA_SHOW = _method("aaa.show", access.Aaa)
+AAA_TEST = _method("aaa.test", access.AaaTest, (RefusedError,))
 API_SCHEMA = _method("api.schema", dict[str, Any])
 BOARD_TEST = _method("board.test", state.BoardTest, (RefusedError,))
 CAPTURE_COUNTS = _method("capture.counts", state.CaptureCounts, (NotFoundError,))

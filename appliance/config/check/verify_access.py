@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from appliance.config.check import public_key
+from appliance.config.check import public_key, verify_aaa
 from appliance.config.check.finding import Finding
 from appliance.config.check.verify_probe import MANAGEMENT
 from appliance.config.schema import limits
@@ -31,6 +31,7 @@ def findings(config: Config) -> Iterator[Finding]:
         what = "LLDP is for the management port, which is down without an address: set management address"
         yield Finding("management: lldp", ("management", "lldp"), what)
     yield from _users(config.user)
+    yield from verify_aaa.findings(config, reachable=_has_address(config.management))
     if config.metrics.enabled and not _has_address(config.management):
         what = "metrics are read through the management port, which has no address: set management address"
         yield Finding("metrics: enabled", ("metrics", "enabled"), what)

@@ -524,6 +524,84 @@ FIELDS: Final[dict[str, Field]] = {
         "hash of the password in the format of crypt(5); `user NAME password` makes one", Effect.LOGIN
     ),
     "user.keys": Field("OpenSSH public keys, each in quotes", Effect.LOGIN),
+    "aaa.order": Field(
+        "who decides about a login by password, one after another: local (users of this configuration), radius, tacacs."
+        " A server that refuses ends it; the next is asked where none answers, or local does not know the user. Keys,"
+        " and local users on the console, need no server",
+        Effect.LOGIN,
+        "no server is configured",
+        "local, and radius or tacacs",
+    ),
+    "aaa.timeout": _time(
+        "time for all servers of one login together; then the next in `order` decides",
+        Effect.LOGIN,
+        "longer than two servers need that are dead",
+        least=limits.MIN_AAA,
+        most=limits.MAX_AAA,
+    ),
+    "aaa.retry_after": _time(
+        "a server that did not answer is not asked for so long, unless nobody else can decide; 0s: always",
+        Effect.LOGIN,
+        "one login waits for a dead server, not each",
+        least=10**9,
+        most=3600 * 10**9,
+        zero=True,
+    ),
+    "aaa.role_attribute": Field(
+        "attribute of RADIUS with the role: Filter-Id, Class, or one of a vendor. Its value is listed below, or is a"
+        " level: shell:priv-lvl=15",
+        Effect.LOGIN,
+        "every server can send it",
+    ),
+    "aaa.vendor": Field("role_attribute vendor: number of the vendor", Effect.LOGIN, "Cisco"),
+    "aaa.vendor_attribute": Field("role_attribute vendor: number of its attribute", Effect.LOGIN, "Cisco-AVPair"),
+    **{
+        f"aaa.{role}": Field(
+            f"values of role_attribute that make a {role}; if several fit, the least counts; without any, refused",
+            Effect.LOGIN,
+            "the role's own name",
+        )
+        for role in ("admin", "operator", "viewer")
+    },
+    **{
+        f"aaa.{role}_level": Field(
+            f"lowest privilege level (priv-lvl of TACACS+, shell:priv-lvl of RADIUS) that makes a {role}",
+            Effect.LOGIN,
+            source,
+        )
+        for role, source in (
+            ("admin", "the highest there is"),
+            ("operator", "between a user's and an administrator's"),
+            ("viewer", "that of a user who may look"),
+        )
+    },
+    "aaa.accounting": Field(
+        "what is reported to the servers of the first method in `order`: sessions, or also commands (TACACS+)",
+        source="who logs in is an event, which syslog servers get",
+    ),
+    "radius.name": _NAME,
+    "radius.address": Field(
+        "its address, reached through the management port", Effect.LOGIN, range="192.0.2.1 | 2001:db8::1"
+    ),
+    "radius.secret": Field("shared secret; never shown", Effect.LOGIN, range="1 to 128 bytes; 16 or more"),
+    "radius.port": Field("UDP port", Effect.LOGIN, "as registered"),
+    "radius.accounting_port": Field("UDP port of accounting; 0: it gets none", Effect.LOGIN, "as registered"),
+    "radius.timeout": _time("time for the answer to one packet", Effect.LOGIN, least=10**8, most=limits.MAX_AAA),
+    "radius.tries": Field("how often a packet is sent until the server counts as dead", Effect.LOGIN),
+    "tacacs.name": _NAME,
+    "tacacs.address": Field(
+        "its address, reached through the management port", Effect.LOGIN, range="192.0.2.1 | 2001:db8::1"
+    ),
+    "tacacs.secret": Field(
+        "shared secret; never shown. It hides what is sent and proves nothing: use a network of your own",
+        Effect.LOGIN,
+        range="1 to 128 bytes; 16 or more",
+    ),
+    "tacacs.port": Field("TCP port", Effect.LOGIN, "as registered"),
+    "tacacs.timeout": _time("time for each answer", Effect.LOGIN, least=10**8, most=limits.MAX_AAA),
+    "tacacs.login": Field(
+        "how the password is sent: ascii when the server asks, pap in the first packet", Effect.LOGIN
+    ),
     "metrics.enabled": Field("OpenMetrics on the management port", source="nothing is published by default"),
     "metrics.port": Field("TCP port of OpenMetrics", source="unused in the list of Prometheus exporters"),
     "syslog.servers": Field(

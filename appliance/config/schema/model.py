@@ -26,6 +26,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Mtu = Annotated[int, msgspec.Meta(ge=0, le=MAX_MTU)]
 TunnelKey = Annotated[int, msgspec.Meta(ge=0, le=4_294_967_295)]
 UdpPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+PrivilegeLevel = Annotated[int, msgspec.Meta(ge=0, le=15)]
 PortMtu = Annotated[int, msgspec.Meta(ge=1500, le=MAX_MTU)]
 
 
@@ -321,6 +322,47 @@ class User(_Struct, frozen=True):
     keys: tuple[str, ...] = ()  # OpenSSH public keys, "ssh-ed25519 AAAA... comment"
 
 
+class Aaa(_Struct, frozen=True):
+    """Who decides about logins, and which role somebody has that only a server knows."""
+
+    order: tuple[Literal["local", "radius", "tacacs"], ...] = ("local",)
+    timeout: Duration = Duration(10_000_000_000)  # for all servers of a login together
+    retry_after: Duration = Duration(60_000_000_000)  # a server that did not answer is not asked for so long
+    role_attribute: Literal["filter-id", "class", "vendor"] = "filter-id"  # RADIUS
+    vendor: Annotated[int, msgspec.Meta(ge=1, le=16_777_215)] = 9  # role_attribute vendor: 9 is Cisco
+    vendor_attribute: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1  # Cisco-AVPair
+    admin: tuple[str, ...] = ("admin",)  # values of the attribute that give this role
+    operator: tuple[str, ...] = ("operator",)
+    viewer: tuple[str, ...] = ("viewer",)
+    admin_level: PrivilegeLevel = 15  # the lowest privilege level with this role
+    operator_level: PrivilegeLevel = 7
+    viewer_level: PrivilegeLevel = 1
+    accounting: Literal["off", "sessions", "commands"] = "off"
+
+
+class Radius(_Struct, frozen=True):
+    """A RADIUS server (RFC 2865), asked in the order of the file."""
+
+    name: Name
+    address: str
+    secret: Secret = ""  # required; a text that hides it can be read all the same
+    port: PortNumber = 1812
+    accounting_port: UdpPort = 1813  # 0: it gets no accounting
+    timeout: Duration = Duration(2_000_000_000)  # for the answer to one packet
+    tries: Annotated[int, msgspec.Meta(ge=1, le=5)] = 2
+
+
+class Tacacs(_Struct, frozen=True):
+    """A TACACS+ server (RFC 8907), asked in the order of the file."""
+
+    name: Name
+    address: str
+    secret: Secret = ""  # required; a text that hides it can be read all the same
+    port: PortNumber = 49
+    timeout: Duration = Duration(4_000_000_000)  # for each answer
+    login: Literal["ascii", "pap"] = "ascii"
+
+
 class Metrics(_Struct, frozen=True):
     """OpenMetrics on the management port, for Prometheus and the like. Shows counters and names, no traffic."""
 
@@ -351,6 +393,9 @@ class Config(_Struct, frozen=True):
     management: Management = Management()
     time: Time = Time()
     user: tuple[User, ...] = ()
+    aaa: Aaa = Aaa()
+    radius: tuple[Radius, ...] = ()
+    tacacs: tuple[Tacacs, ...] = ()
     metrics: Metrics = Metrics()
     syslog: Syslog = Syslog()
 

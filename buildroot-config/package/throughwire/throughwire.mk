@@ -38,6 +38,13 @@ define THROUGHWIRE_BUILD_DATAPATH
 endef
 THROUGHWIRE_POST_BUILD_HOOKS += THROUGHWIRE_BUILD_DATAPATH
 
+# Loaded into the SSH server where RADIUS or TACACS+ servers decide about logins
+define THROUGHWIRE_BUILD_LOGIN_HOOK
+	$(TARGET_CC) $(TARGET_CFLAGS) $(TARGET_LDFLAGS) -Wall -Wextra -Werror -shared -fPIC -s \
+		-o $(@D)/login-hook.so $(@D)/appliance/login-hook/login_hook.c
+endef
+THROUGHWIRE_POST_BUILD_HOOKS += THROUGHWIRE_BUILD_LOGIN_HOOK
+
 # As the QEMU image has them: Python sees the image's own packages only
 define THROUGHWIRE_ISOLATE_SCRIPTS
 	$(SED) '1s,^#!.*,#!/usr/bin/python3 -I,' \
@@ -61,6 +68,8 @@ define THROUGHWIRE_INSTALL_BOARD_AND_DATAPATH
 		$(TARGET_DIR)/usr/share/bypass/board.toml
 	$(INSTALL) -D -m 0644 $(@D)/steer.bpf.o \
 		$(TARGET_DIR)/usr/share/bypass/steer.bpf.o
+	$(INSTALL) -D -m 0755 $(@D)/login-hook.so \
+		$(TARGET_DIR)/usr/lib/bypass/login-hook.so
 endef
 THROUGHWIRE_POST_INSTALL_TARGET_HOOKS += THROUGHWIRE_INSTALL_BOARD_AND_DATAPATH
 

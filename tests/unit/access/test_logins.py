@@ -24,6 +24,7 @@ from appliance.access.login_limiter import (
     network_of,
 )
 from appliance.access.logins import Logins
+from appliance.access.sessions import Session
 from appliance.access.sshlog import LIMIT as LOG_LIMIT
 from appliance.access.sshlog import SshEvent, Tail, parse
 from appliance.telemetry.events import Events
@@ -186,3 +187,56 @@ def test_a_single_command_is_one_event(tmp_path: Path) -> None:
     add(3, "Exit (admin) from <10.88.0.1:50122>: Disconnect received", 90 * SECOND)  # it began before this bypassd
     said = [event.text.partition(" from")[0] for event in events.newest(None, Severity.INFO)]
     assert said == ["logged in", "logged in", "logged out", "logged out"]
+
+
+class Decided:
+    """Servers decided about the passwords of process 1."""
+
+    def __init__(self, *told: tuple[str, bool]) -> None:
+        self.queue, self.sessions = list(told), list[str]()
+
+    def told(self, pid: int) -> tuple[str, bool] | None:
+        return self.queue.pop(0) if pid == 1 and self.queue else None
+
+    def begun(self, session: Session) -> None:
+        self.sessions.append(f"{session.user} {session.how}")
+
+    def found(self, session: Session) -> None:
+        self.sessions.append(f"{session.user} found")
+
+
+def test_what_servers_decided(tmp_path: Path) -> None:
+    """Events say who decided; only passwords that somebody looked at are failed guesses."""
+    ssh = tmp_path / "ssh.log"
+    ssh.touch()
+    blocked: list[str] = []
+
+    class Port:
+        async def shut_out(self, name: str) -> None:
+            blocked.append(name)
+
+        async def let_in(self, name: str) -> None: ...
+
+    events = Events()
+    logins = Logins(ssh, tmp_path / "serial.log", Port(), events)
+    dead, wrong = ("no server decided", False), ("radius server r1: refused", True)
+    let_in = ("password, radius server r1, role viewer", True)
+    logins.decisions = decided = Decided(*[dead] * LIMIT, *[wrong] * (LIMIT - 1), let_in)
+
+    def add(text: str, times: int, pid: int = 1) -> None:
+        with ssh.open("a") as file:
+            file.write(f"[{pid}] Nov 24 18:40:01 {text} from 10.88.0.1:50122\n" * times)
+        asyncio.run(logins.follow(SECOND))
+
+    add("Bad password attempt for 'ann'", LIMIT)
+    assert blocked == []
+    add("Too-long password attempt for 'ann'", 1, pid=2)  # nobody was asked about it
+    add("Bad password attempt for 'ann'", LIMIT - 1)
+    assert blocked == ["10.88.0.1/32"]
+    add("Password auth succeeded for 'ann'", 1)
+    said = [event.text for event in events.newest(None, Severity.INFO)]
+    assert said[0] == "login from 10.88.0.1 failed: no server decided"
+    assert said[LIMIT] == "login from 10.88.0.1 failed: password is too long"
+    assert said[LIMIT + 1] == "login from 10.88.0.1 failed: radius server r1: refused"
+    assert said[-1] == "logged in from 10.88.0.1 by password, radius server r1, role viewer"
+    assert decided.sessions == ["ann password, radius server r1, role viewer"]

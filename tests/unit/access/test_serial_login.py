@@ -19,7 +19,7 @@ from appliance.access.serial_login import Account, Gate
 from appliance.access.sessions import Sessions
 from appliance.access.sshlog import SshEvent
 from appliance.access.state import Memory
-from appliance.config.schema.model import Config, Management, User
+from appliance.config.schema.model import Aaa, Config, Management, User
 from appliance.hardware import data_partition
 from appliance.system import password
 from console.terminal import login
@@ -30,6 +30,7 @@ HASH = "$y$j9T$abcdefgh$abcdefgh"
 ADMIN, VIEWER = User(name="admin", role="admin", password=HASH), User(name="noc", password=HASH)
 KEYS = User(name="keys", role="admin", keys=("ssh-ed25519 AAAA",))
 ACCOUNT = Account("admin", "admin", 2000, HASH)
+REMOTE = Account("ann", "viewer", 3000, "", "/run/bypass/home/ann")
 
 
 def remembered(tmp_path: Path, *users: User, asks: bool = True) -> Gate:
@@ -110,7 +111,7 @@ def test_nobody_becomes_root_by_a_number_in_the_memory() -> None:
 class Line:
     """A user at the line who types `text`; "good" is the password of all users."""
 
-    def __init__(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, text: str, monkeypatch: pytest.MonkeyPatch, *, servers: bool = False) -> None:
         self.waits: list[float] = []
         self.log: list[tuple[str, str]] = []
         self.out, self.compared = io.StringIO(), 0
@@ -120,9 +121,14 @@ class Line:
             self.compared += 1
             return typed == "good" and made == HASH
 
-        there = Gate("", {"admin": ACCOUNT})
+        there = Gate("", {"admin": ACCOUNT}, servers=servers)
         asker = Asker(io.StringIO(text), self.out)
-        self.login = Login(there, asker, fits, lambda kind, user: self.log.append((kind, user)))
+        self.asked: list[str] = []
+        self.login = Login(there, asker, fits, lambda kind, user: self.log.append((kind, user)), self.remote)
+
+    def remote(self, name: str, typed: str) -> Account | None:
+        self.asked.append(name)
+        return REMOTE if (name, typed) == ("ann", "far") else None
 
     def ask(self) -> Account | None:
         return self.login.ask("wire1")
@@ -148,6 +154,24 @@ def test_an_unknown_name_takes_as_long_and_is_not_written_down(monkeypatch: pyte
     line = Line("my secret\ngood\n", monkeypatch)
     assert line.ask() is None
     assert (line.log, line.compared) == ([("failed", "")], 1)
+
+
+def test_servers_are_asked_about_unknown_names_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local users get in whatever the servers say, and a wrong local password is no reason to ask anybody."""
+    line = Line("admin\ngood\nadmin\nfar\nann\nfar\nann\nbad\n", monkeypatch, servers=True)
+    assert [line.ask() for _ in range(4)] == [ACCOUNT, None, REMOTE, None]
+    assert line.asked == ["ann", "ann"]
+    assert line.log == [("login", "admin"), ("failed", "admin"), ("login", "ann"), ("failed", "")]
+    assert environment(REMOTE, {})["HOME"] == "/run/bypass/home/ann"
+    off = Line("ann\nfar\n", monkeypatch)
+    assert (off.ask(), off.asked) == (None, [])
+
+
+def test_the_line_knows_whether_servers_are_asked(tmp_path: Path) -> None:
+    path = tmp_path / "access.json"
+    for aaa, asked in ((Aaa(), False), (Aaa(order=("local", "tacacs")), True)):
+        Memory(path).keep({"admin": 2000}, Config(user=(ADMIN,), aaa=aaa))
+        assert serial_login.gate(path.read_text(), recovery=False).servers == asked
 
 
 def test_return_shows_the_state_again_and_the_end_ends(monkeypatch: pytest.MonkeyPatch) -> None:

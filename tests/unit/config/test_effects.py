@@ -321,6 +321,8 @@ BASES = {
     "segment": '[[segment]]\nname = "s"\nlan = "lan0"\nwan = "wan0"\n',
     "guest": '[[guest]]\nname = "g"\nimage = "g.raw"\n',
     "remote": '[[remote]]\nname = "r"\ntunnel = { kind = "vxlan", remote = "192.0.2.7", lan_key = 7, wan_key = 8 }\n',
+    "radius": '[[radius]]\nname = "r"\naddress = "192.0.2.1"\nsecret = "s"\n',
+    "tacacs": '[[tacacs]]\nname = "t"\naddress = "192.0.2.1"\nsecret = "s"\n',
     "group": '[[guest]]\nname = "g"\nimage = "g.raw"\n[[group]]\nname = "x"\nstandby = ["g"]\n',
 }
 

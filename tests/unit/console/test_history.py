@@ -25,6 +25,15 @@ def test_the_next_session_has_it(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_secrets_stay_out_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "history"
+    kept = history(file)
+    for line in ("set radius r1 secret hunter2 hunter3", "show status"):
+        kept.append_string(line)
+    assert entries(file) == ["show status"]
+    assert "hunter2" not in file.read_text()
+
+
 def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
     """The older half goes, and what stays is whole."""
     file = tmp_path / "history"

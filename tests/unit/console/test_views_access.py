@@ -87,3 +87,32 @@ def test_data_of_any_shape_is_shown(view: str, data: Any) -> None:
 def test_facts_have_units() -> None:
     assert fact("available_bytes", 300 << 20) == "available 300 MiB"
     assert fact("timeout_ms", 2000) == "timeout 2000 ms"
+
+
+AAA: dict[str, Any] = {
+    "order": ["radius", "local"], "state": "on", "detail": "", "accounting": "sessions", "waiting": 2, "lost": 1,
+    "servers": [{
+        "name": "r1", "method": "radius", "address": "192.0.2.1", "port": 1812, "state": "no answer within 2s",
+        "seconds_ago": 5.0, "skipped_s": 55.0, "latency_ms": None, "accepted": 1, "refused": 2, "failed": 3,
+        "reported": 4, "unreported": 5,
+    }],
+}  # fmt: skip
+SHOWN_AAA = """\
+passwords are decided by: radius, then local
+accounting: sessions, 2 waiting, 1 lost
+
+SERVER ADDRESS ACCEPTED REFUSED FAILED SEEN STATE REPORTED/NOT
+radius r1 192.0.2.1 1 2 3 5 s ago no answer within 2s; skipped for 55 s 4/5"""
+
+
+def test_aaa() -> None:
+    assert " ".join(render("aaa", AAA).split()) == " ".join(SHOWN_AAA.split())
+    assert "set radius NAME address ADDRESS" in render("aaa", {**AAA, "servers": []})
+    assert render("aaa", {**AAA, "state": "failed", "detail": "no room"}).startswith("*** LOGINS *** no room\n")
+
+
+def test_a_tried_login() -> None:
+    steps = [{"server": "radius server r1", "result": "refused", "seconds": 0.1}]
+    shown = render("aaa-test", {"decision": "refuse", "role": "", "why": "radius server r1: refused", "steps": steps})
+    assert shown.startswith("refused: radius server r1: refused\n\nSERVER")
+    assert render("aaa-test", {"decision": "accept", "role": "admin", "why": "", "steps": []}) == "accepted, role admin"
