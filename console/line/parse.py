@@ -15,6 +15,7 @@ from typing import NamedTuple
 from console.line import habits
 from console.line.command import UNITS, Arg, Command, Option
 from console.line.commands import COMMANDS, GROUPS, PIPES
+from console.line.configure_commands import ROWS as CONFIGURE
 from console.line.configure_commands import ROWS
 
 Table = Sequence[Command]
@@ -378,7 +379,8 @@ class _Walk:
     def _meaning(self, row: Command, place: int) -> str:
         """Help for a word that leads to `row`: the row's own, or that of the group of rows that begin with it."""
         alike = [other for other in self._rows if other.words[: place + 1] == row.words[: place + 1]]
-        group = GROUPS.get(" ".join(word for word in row.words[: place + 1] if isinstance(word, str)), "")
+        words = " ".join(word for word in row.words[: place + 1] if isinstance(word, str))
+        group = "" if row in CONFIGURE else GROUPS.get(words, "")
         return group if group and (len(alike) > 1 or place + 1 < len(row.words)) else row.help
 
 
