@@ -15,7 +15,6 @@ from typing import NamedTuple
 from console.line import habits
 from console.line.command import UNITS, Arg, Command, Option
 from console.line.commands import COMMANDS, GROUPS, PIPES
-from console.line.configure_commands import ROWS as CONFIGURE
 from console.line.configure_commands import ROWS
 
 Table = Sequence[Command]
@@ -380,7 +379,7 @@ class _Walk:
         """Help for a word that leads to `row`: the row's own, or that of the group of rows that begin with it."""
         alike = [other for other in self._rows if other.words[: place + 1] == row.words[: place + 1]]
         words = " ".join(word for word in row.words[: place + 1] if isinstance(word, str))
-        group = "" if row in CONFIGURE else GROUPS.get(words, "")
+        group = "" if row in ROWS else GROUPS.get(words, "")
         return group if group and (len(alike) > 1 or place + 1 < len(row.words)) else row.help
 
 

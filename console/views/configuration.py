@@ -93,12 +93,12 @@ def _clock(seconds: Any) -> str:
 
 
 def changed(data: Any, style: Style = PLAIN) -> str:
-    """The result of `set`, `delete` and the like: old and new value."""
+    """The result of `set`, `delete` or `move`: old and new value, or what became of it."""
     if not isinstance(data, dict) or not isinstance(data.get("message"), str):
         return generic(data, style)
     said = cell(data["message"])
     if "new" not in data:
-        return said
+        return f"{said}: moved to place {data['index'] + 1}" if isinstance(data.get("index"), int) else f"{said}: deleted"
     old, new = (_value(data.get(key)) for key in ("old", "new"))
     return f"{said}: {new}" if old == "-" else f"{said}: {old} -> {new}"
 

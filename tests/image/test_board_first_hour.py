@@ -60,8 +60,9 @@ def test_the_script_of_the_first_hour(artefacts: Path, tmp_path: Path) -> None:
         key, _ = admin.make_key("first")
         ssh = " ".join(admin.words("admin")[:-1])
         with serial_line(board) as line:
-            words = ["env", "-C", str(tmp_path), f"SSH={ssh}", str(SCRIPT), line, f"{ADDRESS}/24", str(key), "phrase", "ips1"]
-            done = board.mgmt.run(words, timeout=board.pace.wait(10 * READY_S), check=False)
+            words = [str(SCRIPT), line, f"{ADDRESS}/24", str(key), "phrase", "ips1"]
+            around = ["env", "-C", str(tmp_path), f"SSH={ssh}", *words]
+            done = board.mgmt.run(around, timeout=board.pace.wait(10 * READY_S), check=False)
         assert done.returncode == 0, done.stdout
         comments = [row["comment"] for row in show(board, "commits")]
         assert comments[0].startswith("restored from")
@@ -69,6 +70,6 @@ def test_the_script_of_the_first_hour(artefacts: Path, tmp_path: Path) -> None:
         assert "rolled back" in done.stdout
         assert "the SSH host keys are those of the backup already" in done.stdout, "and nobody was refused meanwhile"
         assert 'match = "tcp port 80"' in done.stdout
-        assert [rule["name"] for rule in show(board, "rules")] == ["web", "all"]
+        assert [rule["name"] for rule in show(board, "rules")["rules"]] == ["web", "all"]
         assert show(board, "status")["last_reset"]["kind"] == "reboot"
         board_appliance.wait_serving(board)

@@ -378,6 +378,15 @@ def test_a_roll_back_is_told_where_one_looks(terminal: Terminal, daemon: ConfigD
     assert (rows[1]["n"], rows[1]["user"]) == (None, "root")
 
 
+def test_what_became_of_a_table_is_said(terminal: Terminal) -> None:
+    terminal.type("configure\rmove rule dns first\r")
+    terminal.until("rule dns: moved to place 1")
+    terminal.type("delete rule web match\r")
+    terminal.until("rule web: match: deleted")
+    terminal.type("delete rule web\r")
+    terminal.until("rule web: deleted")
+
+
 def test_what_is_free_to_choose_is_explained(terminal: Terminal) -> None:
     """A new name, a value with its range, a filter with examples; none of it is inserted by Tab.
 
