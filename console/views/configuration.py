@@ -98,7 +98,8 @@ def changed(data: Any, style: Style = PLAIN) -> str:
         return generic(data, style)
     said = cell(data["message"])
     if "new" not in data:
-        return f"{said}: moved to place {data['index'] + 1}" if isinstance(data.get("index"), int) else f"{said}: deleted"
+        place = data.get("index")
+        return f"{said}: moved to place {place + 1}" if isinstance(place, int) else f"{said}: deleted"
     old, new = (_value(data.get(key)) for key in ("old", "new"))
     return f"{said}: {new}" if old == "-" else f"{said}: {old} -> {new}"
 
