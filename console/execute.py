@@ -18,6 +18,7 @@ from console.client import RemoteError
 from console.line import habits
 from console.line.command import Arg
 from console.line.complete import listed
+from console.line.live_names import CONFIG
 from console.line.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Outcome
 from console.line.parse import Parsed, Token, UsageError, complete, parse, seconds, tokenize
 from console.line.pipes import pipe
@@ -136,12 +137,13 @@ def help_text(line: str, context: Context) -> str:
     for item in items:
         proposals = names.of(item.arg, partial, item.before) if item.arg and item.arg.source != "file" else []
         hints = names.hints(item.arg, item.before) if item.arg and not partial else []
-        if not (proposals or hints) or item.arg is None or not item.arg.source.startswith("config "):
+        if not (proposals or hints) or item.arg is None or not item.arg.source.startswith(CONFIG):
             rows.append((item.text, item.help))
         rows += [*proposals, *hints]
     try:
         parse(tokenize(line)[0], table)
-        if line[-1:].isspace():
+        open_ = [item for item in items if item.arg is not None and item.arg.source.startswith(CONFIG)]
+        if line[-1:].isspace() and all(names.whole(item.arg, item.before) for item in open_ if item.arg):
             rows.append(("<Enter>", "execute"))
     except UsageError:
         pass

@@ -8,6 +8,7 @@ line, so that Debian's and Buildroot's dropbear behave alike.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -125,14 +126,20 @@ def read_keys(folder: Path) -> dict[str, bytes]:
         raise RefusedError(f"SSH host keys: {error.filename}: {error.strerror}") from error
 
 
-async def replace_keys(folder: Path, found: Mapping[str, bytes]) -> None:
-    """Put host keys of a backup in place, all of them or none. RefusedError: one is none, or cannot be written."""
+async def replace_keys(folder: Path, found: Mapping[str, bytes]) -> int:
+    """Put host keys of a backup in place, all of them or none; returns how many are others than before.
+
+    RefusedError: one is none, or cannot be written.
+    """
     kinds = {f"host_{kind}": kind for kind in KEY_TYPES}
     made: list[tuple[Path, Path]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        here = await asyncio.to_thread(read_keys, folder)
         for name, data in found.items():
             path = folder / name
+            if data == here.get(name):
+                continue
             if name not in kinds or len(data) > MAX_KEY:
                 raise RefusedError(f"{name[:40]} is not a host key of the SSH server")
             new = path.with_name(f"{name}.new")
@@ -147,6 +154,7 @@ async def replace_keys(folder: Path, found: Mapping[str, bytes]) -> None:
     finally:
         for new, _ in made:
             new.unlink(missing_ok=True)
+    return len(made)
 
 
 async def _read(path: Path, kind: str) -> HostKey | None:

@@ -284,14 +284,20 @@ class Access:
         """The files of the host keys, by name, for a backup. RefusedError."""
         return await asyncio.to_thread(ssh.read_keys, self._paths.state / "ssh")
 
-    async def replace_host_keys(self, found: Mapping[str, bytes]) -> None:
-        """Use the host keys of a backup from now on, for new sessions. RefusedError: what holds stays."""
+    async def replace_host_keys(self, found: Mapping[str, bytes]) -> int:
+        """Use the host keys of a backup from now on, for new sessions; returns how many are others than before.
+
+        RefusedError: what holds stays. Without another key the server goes on: nobody is refused meanwhile.
+        """
         async with self._lock:
-            await ssh.replace_keys(self._paths.state / "ssh", found)
+            others = await ssh.replace_keys(self._paths.state / "ssh", found)
+            if not others:
+                return 0
             self.keys = []
             await self.sshd.want(None)  # it reads them at its start; open sessions are other processes
             self._events.record(Notice.HOST_KEY_RENEWED, Subject(Kind.SSH), "the host keys are those of a backup")
         self._again.set()
+        return others
 
     async def _host_keys(self) -> None:
         if self.keys:

@@ -107,8 +107,9 @@ def _register(system: System, access: Access) -> None:
             found = {name: base64.b64decode(data, validate=True) for name, _, data in pairs}
         except ValueError as error:
             raise RefusedError(f"keys: not Base64: {error}") from error
-        await access.replace_host_keys(found)
-        return Done(f"{counted(len(found), 'SSH host key')} restored; new sessions see them")
+        if not (others := await access.replace_host_keys(found)):
+            return Done("the SSH host keys are those of the backup already")
+        return Done(f"{counted(others, 'SSH host key')} restored; new sessions see them")
 
     add = system.registry.add
 

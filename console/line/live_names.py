@@ -27,7 +27,7 @@ SOURCES = {  # Arg.source -> (method, columns that hold names, column that descr
     "sessions": ("sessions.show", ("pid",), "user"),
     "images": ("images.show", ("name",), "format"),
 }
-EXAMPLE = "example: "  # how bypassd marks one
+EXAMPLE, NAME_OF = "example: ", "NAME of "  # how bypassd marks them
 CONFIG = "config "  # a source with this prefix asks config.complete for the action that follows it
 
 
@@ -53,6 +53,14 @@ class Names:
             return []
         free = [row for row in rows if isinstance(row, dict) and not row.get("word") and row.get("kind") == "value"]
         return [_placeholder(cell(row.get("help"))) for row in free]
+
+    def whole(self, arg: Arg, before: tuple[str, ...] = ()) -> bool:
+        """Whether the words so far are a whole line of `configure`; without bypassd they count as one."""
+        params: dict[str, object] = {"words": [*self.prefix, *before], "action": arg.source.removeprefix(CONFIG)}
+        try:
+            return bool(self._client.call("config.complete", params, wait=2.0)["complete"])
+        except (BypassError, KeyError, TypeError):
+            return True
 
     def of(self, arg: Arg, partial: str, before: tuple[str, ...] = ()) -> Proposals:
         """Proposals for `arg` that begin with `partial`; `before`: its words so far, if it takes several."""
@@ -82,7 +90,9 @@ def _placeholder(meaning: str) -> tuple[str, str]:
     """What stands for the word that is free to choose, and what it means."""
     if meaning.startswith(EXAMPLE):
         return "EXAMPLE", meaning.removeprefix(EXAMPLE)
-    return ("NAME" if meaning.startswith("NAME") else "VALUE"), meaning
+    if meaning.startswith(NAME_OF):
+        return "NAME", meaning.removeprefix(NAME_OF)
+    return "VALUE", meaning
 
 
 def _dicts(data: object, key: str, name: str) -> list[dict[str, object]]:

@@ -143,7 +143,7 @@ LICENCES = (
         "licences.show",
         view="licences",
         options=(JSON,),
-        wait=20.0,
+        wait=60.0,  # it reads some hundred files, which takes a busy small box half a minute
     ),
     Command(
         ("show", "licence", Arg("NAME", "a component of `show licences`", source="licences")),

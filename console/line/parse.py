@@ -378,7 +378,8 @@ class _Walk:
     def _meaning(self, row: Command, place: int) -> str:
         """Help for a word that leads to `row`: the row's own, or that of the group of rows that begin with it."""
         alike = [other for other in self._rows if other.words[: place + 1] == row.words[: place + 1]]
-        group = GROUPS.get(" ".join(word for word in row.words[: place + 1] if isinstance(word, str)), "")
+        words = " ".join(word for word in row.words[: place + 1] if isinstance(word, str))
+        group = "" if row in ROWS else GROUPS.get(words, "")
         return group if group and (len(alike) > 1 or place + 1 < len(row.words)) else row.help
 
 

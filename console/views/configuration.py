@@ -118,12 +118,13 @@ def _clock(seconds: Any) -> str:
 
 
 def changed(data: Any, style: Style = PLAIN) -> str:
-    """The result of `set`, `delete` and the like: old and new value."""
+    """The result of `set`, `delete` or `move`: old and new value, or what became of it."""
     if not isinstance(data, dict) or not isinstance(data.get("message"), str):
         return generic(data, style)
     said = cell(data["message"])
     if "new" not in data:
-        return said
+        place = data.get("index")
+        return f"{said}: moved to place {place + 1}" if isinstance(place, int) else f"{said}: deleted"
     old, new = (_value(data.get(key)) for key in ("old", "new"))
     return f"{said}: {new}" if old == "-" else f"{said}: {old} -> {new}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Operating the box over SSH: the clock, ports and reachability, a reboot, a factory reset, poweroff.
+"""Operating the box over SSH: ports, programs, files, the clock, a reboot, a factory reset, poweroff.
 
 One boot serves all, in this order. A time server and a name server are not needed by the board, so one small NTP server
 stands in the management host's namespace; everything else is the appliance's own.
@@ -151,6 +151,35 @@ def test_ports_system_logs_and_reachability(fresh: Board, admin: Admin) -> None:
     assert data(admin, f"ping {HOST} count 1")["received"] == 1
     assert data(admin, f"traceroute {HOST}")[-1]["address"] == HOST
     assert admin.pipe("admin", f"tcp {HOST} 9").status == 1
+
+
+def test_programs_ask_over_ssh(admin: Admin) -> None:
+    """`ssh admin@box api < request.json` prints one JSON object; the exit code says whether it has an error."""
+    asked = {"method": "segments.show", "params": {}}
+    good = admin.pipe("admin", "api", stdin=json.dumps(asked).encode())
+    answer = json.loads(good.out)
+    assert (good.status, answer["id"], answer["result"][0]["name"]) == (0, 1, "main")
+    refused = admin.pipe("admin", "api", stdin=b'{"method": "segment.set", "params": {"name": "x", "mode": "auto"}}')
+    assert (refused.status, json.loads(refused.out)["error"]["data"]["kind"]) == (1, "NotFoundError")
+    assert admin.pipe("admin", "api", stdin=b"segments.show").status == 2
+    assert "segments.show" in {method["name"] for method in data(admin, "api schema")["methods"]}
+
+
+def test_scp_and_sftp_say_how_files_come_and_go(fresh: Board, admin: Admin, tmp_path: Path) -> None:
+    """OpenSSH's clients, with the present protocol and the old one: no file is written, and the line helps."""
+    (tmp_path / "image").write_bytes(b"image")
+    where = f"admin@{ADDRESS}"
+    for program, *arguments in (
+        ("scp", str(tmp_path / "image"), f"{where}:image"),
+        ("scp", "-O", str(tmp_path / "image"), f"{where}:image"),
+        ("scp", "-O", f"{where}:.console_history", str(tmp_path / "history")),
+        ("sftp", where),
+    ):
+        reply = admin.copy("admin", program, *arguments)
+        assert reply.status != 0
+        assert "`ssh USER@BOX guest import - --name NAME < FILE`" in reply.err, (program, arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["image"]
+    assert fresh.sh("ls /var/lib/bypass/home/admin/image", check=False).status != 0
 
 
 def test_a_clock_two_hours_off_is_set_by_ntp_and_costs_no_lease(fresh: Board, admin: Admin) -> None:

@@ -75,10 +75,18 @@ class Admin:
 
     def pipe(self, user: str, *command: str, stdin: bytes = b"", timeout: int = PATIENCE_S) -> Piped:
         """Run a command in a pipe, as `ssh ... | tshark` does, by password and without a terminal anywhere."""
+        words = self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1")
+        return self._piped(user, [*words, *command], stdin, timeout)
+
+    def copy(self, user: str, program: str, *arguments: str) -> Piped:
+        """Run scp or sftp; what the client's command line has of ssh's settings comes before `arguments`."""
+        _, *settings, _ = self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1")
+        return self._piped(user, [program, *settings, *arguments], b"", PATIENCE_S)
+
+    def _piped(self, user: str, words: list[str], stdin: bytes, timeout: int) -> Piped:
         helper = self.folder / f"askpass-{user}"
         helper.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(self.passwords[user])}\n")
         helper.chmod(0o700)
-        words = [*self.words(user, "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1"), *command]
         line = ["env", f"SSH_ASKPASS={helper}", "SSH_ASKPASS_REQUIRE=force", *words]
         child = self.board.mgmt.popen(line, stdin=-1, stdout=-1, stderr=-1)
         try:

@@ -33,7 +33,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_keys_go_out_and_come_back(folder: Path) -> None:
     assert ssh.read_keys(folder) == {"host_ed25519": GOOD}
-    asyncio.run(ssh.replace_keys(folder, {"host_ed25519": OTHER, "host_ecdsa": GOOD}))
+    both = {"host_ed25519": OTHER, "host_ecdsa": GOOD}
+    assert asyncio.run(ssh.replace_keys(folder, both)) == 2
+    assert asyncio.run(ssh.replace_keys(folder, both)) == 0, "the same again replaces nothing"
     assert ssh.read_keys(folder) == {"host_ed25519": OTHER, "host_ecdsa": GOOD}
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
     asyncio.run(ssh.replace_keys(folder.parent / "new", {"host_ecdsa": GOOD}))

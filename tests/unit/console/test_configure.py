@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -390,20 +391,40 @@ def test_a_roll_back_is_told_where_one_looks(terminal: Terminal, daemon: ConfigD
     assert (rows[1]["n"], rows[1]["user"]) == (None, "root")
 
 
+def test_what_became_of_a_table_is_said(terminal: Terminal) -> None:
+    terminal.type("configure\rmove rule dns first\r")
+    terminal.until("rule dns: moved to place 1")
+    terminal.type("delete rule web match\r")
+    terminal.until("rule web: match: deleted")
+    terminal.type("delete rule web\r")
+    terminal.until("rule web: deleted")
+
+
 def test_what_is_free_to_choose_is_explained(terminal: Terminal) -> None:
-    """A new name, a value with its range, a filter with examples; none of it is inserted by Tab."""
-    terminal.type("configure\rset rule ?")
-    assert "web" in terminal.until("NAME of a new rule")
+    """A new name, a value with its range, a filter with examples; none of it is inserted by Tab.
+
+    Enter is offered only where the line is whole.
+    """
+    terminal.type("configure\rsho?")
+    terminal.until("show the candidate, or a part of it")
     terminal.type("\r")
-    terminal.until("is followed by the name of a rule")
+    terminal.until("udp port 53")
+    terminal.type("set rule ?")
+    assert re.search(r"web +match tcp port 80\s+dns .*\s+NAME +a new rule", terminal.until("a new rule"))
+    terminal.type("\r")
+    assert "<Enter>" not in terminal.until("is followed by the name of a rule")
     terminal.type("set rule web match ?")
     for text in ("a capture filter as for tcpdump", "EXAMPLE  tcp port 80", "EXAMPLE  src net", "EXAMPLE  vlan 100"):
         terminal.until(text)
     terminal.type("\r")
-    terminal.until("needs a value")
+    assert "<Enter>" not in terminal.until("needs a value")
+    terminal.type("set rule web match icmp ?")
+    terminal.until("<Enter>  execute")
+    terminal.type("\r")
+    terminal.until("tcp port 80 -> icmp")
     terminal.type("set guest ips1 memory ?")
     terminal.until("size with unit")
     terminal.type("\r")
     terminal.until("needs a value")
     terminal.type("set rule web match \tudp\r")
-    terminal.until("rule web: match: tcp port 80 -> udp")
+    terminal.until("rule web: match: icmp -> udp")
