@@ -2,8 +2,9 @@
 """The box in a terminal, live: connectors, relay, LED, wires with their rates, watchdog, and keys that break each part.
 
 `draw` and `request_for` are pure: what is shown follows from two observations of the simulator, what a key does from
-the newest one. `show` owns the terminal and asks the simulator through its control socket, so it may be another process.
-On a terminal that cannot place text (TERM=dumb, a pipe) the picture is printed once, and then each event as a line.
+the newest one. `show` owns the terminal and asks the simulator through its control socket, so it may be another
+process. On a terminal that cannot place text (TERM=dumb, a pipe) the picture is printed once, and then each event as a
+line.
 """
 
 from __future__ import annotations
