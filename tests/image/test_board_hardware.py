@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulator import Board
+from simulator import Board, Event
 from simulator.stream import Stream
 
 from tests.support import board_appliance, board_crashes
@@ -202,6 +202,19 @@ def test_a_keeper_that_hangs_opens_a_keep_alive_relay(healthy: Board, tmp_path: 
         healthy.wait_inline()
 
 
+def separated(board: Board) -> Event:
+    """The second relay separates both ports, and both neighbours see it; the event of the way back."""
+    mark = board.events.mark()
+    board.sh(f"bypass segment {SEGMENT} disconnect")
+    apart = board.wait_event(event="relay", state="disconnect", since=mark)
+    for side in ("lan", "wan"):
+        board.wait_event(event="link", part="peer", port=side, state="down", since=mark)
+    board.sh(f"bypass segment {SEGMENT} auto")
+    opened = board.wait_event(event="relay", state="inline", since=apart["n"])
+    board_appliance.wait_healthy(board)
+    return opened
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wiring", ["keeps", "disconnect", "latching", "controller"])
 def test_other_ways_of_driving_the_relay(healthy: Board, wiring: str) -> None:
@@ -219,6 +232,8 @@ def test_other_ways_of_driving_the_relay(healthy: Board, wiring: str) -> None:
             healthy.sh(f"bypass segment {SEGMENT} auto")
             opened = healthy.wait_event(event="relay", state="inline", since=closed["n"])
             board_appliance.wait_healthy(healthy)
+            if wiring == "disconnect":
+                opened = separated(healthy)
             old = healthy.pids(KEEPER)
             healthy.sh(f"kill -KILL {old[0]}")
             board_appliance.wait_until(
