@@ -198,6 +198,15 @@ def request_for(key: str, now: Observation) -> dict[str, Any] | None:
     return None
 
 
+def in_words(request: dict[str, Any]) -> str:
+    """A request as it is shown."""
+    found = []
+    for value in request.values():
+        rows = value.items() if isinstance(value, dict) else None
+        found.append(str(value) if rows is None else ", ".join(f"{name} {row:g}" for name, row in rows))
+    return " ".join(found)
+
+
 def repairs(now: Observation) -> list[dict[str, Any]]:
     """The requests that repair everything that is broken."""
     return [{"do": "mend", "part": part} for part in now.get("broken", ())]
@@ -278,7 +287,7 @@ async def _live(directory: Path) -> int:
             app.exit(result=1)
 
     async def obey(request: dict[str, Any]) -> None:
-        words = " ".join(str(value) for value in request.values())
+        words = in_words(request)
         view.said = f"{words} ..."
         try:
             answer = await asyncio.to_thread(ask, directory, request)

@@ -309,7 +309,7 @@ class Simulator:
         if not changes or not changes.keys() <= known or min(changes.values()) < 0:
             raise ValueError(f"not these: {changes}; there are {', '.join(sorted(known))}, from 0 on")
         self.timing = replace(self.timing, **changes)
-        self.log.add("tuned", **changes)
+        self.log.add("tuned", text=", ".join(f"{name} {value:g}" for name, value in changes.items()))
 
     def press(self, seconds: float) -> None:
         """Press the bypass button for this long."""

@@ -63,12 +63,15 @@ def wired(board: Board, wiring: str) -> Iterator[None]:
         board_appliance.restart_keeper(board)
 
     text = board.payload.board.described_text(wiring)
-    with board_appliance.replaced(board, BOARD_TOML, lambda _: text, restart):
-        board.wire(wiring)
-        try:
-            yield
-        finally:
-            board.wire()
+    board.wire(wiring)
+    try:
+        with board_appliance.replaced(board, BOARD_TOML, lambda _: text, restart):
+            try:
+                yield
+            finally:
+                board.wire()  # first: the keeper that comes next drives the board's own relay
+    finally:
+        board.wire()
 
 
 def drill(board: Board, kind: str) -> dict[str, Any]:

@@ -126,6 +126,7 @@ def test_every_part_has_a_key_and_all_can_be_repaired() -> None:
     assert set(panel.PARTS.values()) == set(FAULTS)
     assert panel.repairs({"broken": ["a", "b"]}) == [{"do": "mend", "part": "a"}, {"do": "mend", "part": "b"}]
     assert told(EVENT) == "relay bypass power cut"
+    assert panel.in_words({"do": "tune", "timing": {"relay_ms": 5.0}}) == "tune relay_ms 5"
 
 
 @contextmanager
