@@ -252,6 +252,7 @@ def _print_events(directory: Path) -> int:
 
 async def _live(directory: Path) -> int:
     from prompt_toolkit.application import Application
+    from prompt_toolkit.formatted_text import FormattedText
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
     from prompt_toolkit.layout import Layout, Window
     from prompt_toolkit.layout.controls import FormattedTextControl
@@ -273,7 +274,10 @@ async def _live(directory: Path) -> int:
             if request is not None and len(tasks) < MOST_ORDERS:
                 tasks.append(asyncio.create_task(obey(request)))
 
-    control = FormattedTextControl(lambda: draw(view, ascii_only=ascii_only), focusable=True, show_cursor=False)
+    def text() -> FormattedText:
+        return FormattedText([*draw(view, ascii_only=ascii_only)])
+
+    control = FormattedTextControl(text, focusable=True, show_cursor=False)
     app: Application[int] = Application(layout=Layout(Window(control)), key_bindings=keys, full_screen=True)
     app.ttimeoutlen = 0.05
 

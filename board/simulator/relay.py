@@ -72,7 +72,7 @@ class LatchingDrive:
     why = ""
 
     def __init__(self, set_line: str, reset_line: str, needs_s: float) -> None:
-        self.lines = (set_line, reset_line)
+        self.lines: tuple[str, ...] = (set_line, reset_line)
         self._needs_s = needs_s
         self._since: dict[str, float] = {}
         self._position: Position = "bypass"
@@ -97,7 +97,7 @@ class KeepAliveDrive:
     why = "no edge any more"
 
     def __init__(self, line: str, holds_s: float) -> None:
-        self.lines = (line,)
+        self.lines: tuple[str, ...] = (line,)
         self._holds_s = holds_s
         self._last: float | None = None
 

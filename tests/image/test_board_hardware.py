@@ -118,7 +118,7 @@ def test_a_relay_drill_that_is_aborted_leaves_the_link_up(healthy: Board, tmp_pa
         carried(healthy, streams, opened["mono_ns"])
     board_appliance.wait_until(healthy, lambda: drill_over(healthy), "the drill is over")
     assert drill(healthy, "relay") == before
-    assert any("aborted by root" in text for text in board_appliance.events(healthy))
+    assert any("aborted: by root" in text for text in board_appliance.events(healthy))
     board_appliance.wait_healthy(healthy)
 
 

@@ -35,6 +35,7 @@ FETCH = (
 def board_that_hangs(artefacts: Path, folder: Path, wiring: str = "", timing: Timing | None = None) -> Iterator[Board]:
     """A board of its own, off, with the module on one more disk. `wiring`: its relay is built in another way."""
     module = (artefacts / "modules/test_lockup.ko").read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
     disk = folder / "module.img"
     disk.write_bytes(len(module).to_bytes(512, "big") + module + bytes(-len(module) % 512))
     load = payload.image(artefacts, folder, debug=True, wiring=wiring)

@@ -165,12 +165,11 @@ class Bench:
             self.wires.panel = replace(self.wires.panel, **changes)
             return 1
 
-        self.wires: Any = SimpleNamespace(
-            panel=Panel(), change=change, host=lambda name: name, prefix="tw", traffic=dict
-        )
+        wires: Any = SimpleNamespace(panel=Panel(), change=change, host=lambda name: name, prefix="tw", traffic=dict)
+        self.wires = wires
         self.log = EventLog()
         port: Any = SimpleNamespace()
-        self.simulator = Simulator(folder, SPEC, self.wires, self.log, port, port, timing or Timing())
+        self.simulator = Simulator(folder, SPEC, wires, self.log, port, port, timing or Timing())
         self.simulator.wire(wiring)
         names = self.simulator._lines.names.split(b"\0")
         self._numbers = {name.decode(): number for number, name in enumerate(names)}

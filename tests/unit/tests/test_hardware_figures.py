@@ -13,6 +13,7 @@ from simulator.stream import Report
 
 from tests import hardware_figures as measured
 from tests.hardware_figures import TRIALS, HangMark, Kept, Measured, judged, missed, row, start_of, wanted
+from tests.support import figures
 
 RUN = Measured(bypass_ms=100.0, first_frame_ms=101.0, lost_frames=3, outage_ms=7.0, lacp_gap_ms=1000.0,
                inline_again_s=9.0)  # fmt: skip
@@ -110,7 +111,7 @@ def test_what_was_not_measured_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "partial.json"
     kept = Kept(path, {})
     kept.add(HUNG.name, RUN, [])
-    monkeypatch.setattr(measured.figures, "write", lambda name, table, draw, **more: more["missing"])
+    monkeypatch.setattr(figures, "write", lambda name, table, draw, **more: more["missing"])
     assert measured.written([HUNG, CUT], 1, kept) == 1
     assert path.exists()
     kept.add(CUT.name, RUN, [])
