@@ -96,8 +96,8 @@ static __always_inline struct device *device_of(int kind, void *ctx)
  * other port are sent here, without state for other programs.
  *
  * `attached`: to a port, in place of the entry program. It is only a short cut with the same result: a frame goes back
- * to the entry if another generation is in force (then its filters are not run, and the answer is NOT_HERE), or if more
- * than the counters is needed for the port.
+ * to the entry if another generation is in force (then its filters are not run, and the answer is NOT_HERE), if they are
+ * not valid for it, or if more than the counters is needed for the port.
  */
 static __always_inline int decide(int kind, void *ctx, bool attached)
 {

@@ -7,17 +7,21 @@
  * The path of a frame
  * -------------------
  * A frame arrives at a port, or from the tap of a hop, as `devices[ifindex]` says. A port of a segment without rules
- * sends it straight to the other port. With rules, `decide` runs the segment's filters, which user space has put into
- * it; a frame that does not go to any hop leaves there. (Filters that do not fit into it are separate programs, and
- * leave the index of the first matching rule in `scratch`.) `dispatch` determines the frame's position in the rule's
- * path, and its flow; `walk` follows the path: forward from LAN to WAN, backward from WAN to LAN. The first hop that is
- * attached, has a lease, accepts the frame and is not draining gets it; if there is none, it goes to the other port (or
- * is blocked, if the rule says so). If the rule requires all of its hops, those further on are checked too.
+ * sends it straight to the other port. If the segment's first rule matches every frame, there are no filters, and
+ * `entry` continues with `dispatch`. Otherwise `decide` runs the segment's filters, which user space has put into it; a
+ * frame from a port whose rule has no path, or that matches none, leaves there, unless its port needs more than counters,
+ * or the rule of its datagram may count (a possible fragment). Filters that do not fit into `decide` are separate
+ * programs, which leave the index of the first matching rule in `scratch`. `dispatch` determines the frame's position in
+ * the rule's path, and its flow; `walk` follows the path: forward from LAN to WAN, backward from WAN to LAN. The first
+ * hop that is attached, has a lease and room for the frame, accepts it, and is not draining, or knows its flow, gets it;
+ * if there is none, it goes to the other port (or is blocked, if the rule says so). If the rule requires all of its hops,
+ * those further on are checked too.
  * In `dispatch`, link-local control frames leave before any hop, and possible fragments go through `fragment`, which
- * knows the rule of their datagram.
- * A port attached by XDP has a short cut through all of this: a program of its own, with its slot and the filters in it,
- * in place of the entry (decide.h). It sends straight frames, and those of calm flows to their first hop (first_hop.h),
- * and leaves all others to the programs above, with the rule in `scratch` if it has found one.
+ * knows the rule of their datagram, if a rule of the segment tests what only first fragments contain.
+ * A port attached by XDP has a short cut through all of this, in place of the entry (decide.h): a program with the
+ * filters in it, or the fact that there are none, which sends straight frames. One that is made for a single port
+ * (`own_xdp`) also sends those of calm flows to their first hop (first_hop.h), and leaves the others to `dispatch`, with
+ * the rule in `scratch`. All other frames go to the entry.
  *
  * How a frame keeps its path across a hop
  * ---------------------------------------
@@ -89,18 +93,21 @@
 #define PROGRAM_DISPATCH 0 /* the rule is known: what follows */
 #define PROGRAM_WALK 1	   /* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
-#define PROGRAM_ENTRY 6	   /* where every frame begins; for programs attached in its place */
+#define PROGRAM_ENTRY 6	   /* the entry, for the programs attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
-#define PROGRAM_FOUND 48   /* a port's own program has found the rule; XDP only */
+#define PROGRAM_FOUND 48   /* a port's own program has found the rule (`found`); XDP only */
 #define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation)&1) * ACCEPT_PARTS)
 #define PROGRAM_POLICY_PART(generation, segment) (64 + (((generation)&1) * MAX_SEGMENTS + (segment)) * POLICY_PARTS)
-#define PROGRAM_FILTERS(generation, segment) (832 + ((generation)&1) * MAX_SEGMENTS + (segment)) /* behind the cache */
-#define PROGRAM_DECIDE(generation, segment) (864 + ((generation)&1) * MAX_SEGMENTS + (segment))	 /* see `decide` */
+/* Filters behind the cache; or those for frames that the filters in `decide` are not valid for (NOT_HERE). */
+#define PROGRAM_FILTERS(generation, segment) (832 + ((generation)&1) * MAX_SEGMENTS + (segment))
+/* `decide` with the segment's filters, as at PROGRAM_POLICY too; empty if they are separate programs, or there are none. */
+#define PROGRAM_DECIDE(generation, segment) (864 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_SLOTS 896
-#define NOT_HERE 0xfffffffe /* from filters: not valid for this frame, use those at PROGRAM_FILTERS */
+/* From filters: not valid for this frame. `decide` uses those at PROGRAM_FILTERS, a port's program goes to the entry. */
+#define NOT_HERE 0xfffffffe
 
 #define CACHE_ENTRIES 4096 /* of each CPU, a power of two; 256 KiB: more would not stay in the CPU's cache */
 #define CACHE_IPV6 0x100   /* bits of struct cached's tag, above the protocol */
@@ -179,7 +186,7 @@ enum outcome {
 	OUTCOME_BYPASSED,   /* to the other port: no hop of the path took it */
 	OUTCOME_OUT,	    /* from a hop to a port: end of its path */
 	OUTCOME_HEARTBEAT,  /* from a hop to the supervisor */
-	OUTCOME_BLOCKED,    /* dropped: no hop available, and the rule says block */
+	OUTCOME_BLOCKED,    /* dropped: no hop is available, or one that is required is not, and the rule says block */
 	OUTCOME_UNPARSED,   /* shorter than an Ethernet header: passed on */
 	OUTCOME_NO_DEVICE,  /* dropped: no device is attached where it should go */
 	OUTCOME_OVERSIZE,   /* dropped: longer than the other port can send */
@@ -248,7 +255,7 @@ struct device {
 struct target {
 	__u32 ifindex; /* 0: nothing attached */
 	__u32 flags;
-	__u32 max; /* longest frame by XDP */
+	__u32 max; /* longest frame that the device can send; with tc, except for several frames in one */
 	__u32 pad;
 };
 
@@ -278,7 +285,7 @@ struct hop {
 };
 
 struct segment {
-	__u32 constant_rule; /* the first rule matches every frame; NO_MATCH: run the policy program */
+	__u32 constant_rule; /* index of the first rule, if it matches every frame; NO_MATCH: run the policy program */
 	__u32 flags;
 };
 
@@ -291,10 +298,14 @@ struct continuation {
 
 struct lease {
 	__u64 until;	 /* ns, CLOCK_MONOTONIC: available before this time */
-	__u64 recovered; /* when it last became available again; 0: it was never unavailable */
+	__u64 recovered; /* when it last became available again; 0: it has had no gap since its first lease */
 	__u64 draining;	 /* 1: it gets no new flows */
 	__u64 skipped;	 /* when the first frame bypassed it since it lost its lease; 0: none yet */
-	__u64 ended; /* when its process ended (exits.h): no lease until it has a new one; 0: it runs, or has none */
+	/*
+	 * When the first of the threads that the lease is tied to ended (exits.h): nothing renews the lease until user
+	 * space has handled that, and writes 0. 0 also where no thread is tied to it, or the kernel does not report ends.
+	 */
+	__u64 ended;
 	__u64 overloaded; /* the directions that a gate limits: bit segment * 2 + direction */
 };
 #define LEASE_OVER 1 /* `until` of a hop that was available before */
@@ -500,7 +511,7 @@ struct trace {
 	struct step step[MAX_TRACE];
 };
 
-/* A frame's state from program to program. The generated programs use only the first two fields. */
+/* A frame's state from program to program. The generated programs write only `rule` and `accept`. */
 struct scratch {
 	__u32 rule; /* offset 0: index of the matching rule, or NO_MATCH */
 	__u32 generation;
@@ -518,7 +529,7 @@ struct scratch {
 	__u8 continuation_position;
 	__u8 continuation_kind;
 	__u8 have_hash;
-	__u8 available; /* some hop of the path was available */
+	__u8 available; /* some hop of the path was available, with room for the frame, which it need not accept */
 	__u8 wanted;	/* some hop of the path accepts the frame, available or not */
 	__u8 alive;	/* the supervisor's lease is valid */
 	__u8 position;

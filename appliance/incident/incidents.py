@@ -30,6 +30,7 @@ from appliance.steering import overlay
 from appliance.steering.kernel.recorder import Recorded
 from appliance.steering.overlay import Quarantined
 from appliance.steering.overlay_editor import GuestPolicy
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,6 @@ class Recorders(Protocol):
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
         """The recorded frames of the hop after number `after`, oldest first."""
         ...
-
-
-class Ledger(Protocol):
-    """Where transitions are recorded."""
-
-    def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> object: ...
 
 
 @dataclass(frozen=True)

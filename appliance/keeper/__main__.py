@@ -12,7 +12,8 @@ import os
 import sys
 
 from appliance.keeper.board import Board
-from appliance.keeper.loop import Keeper, Logger
+from appliance.keeper.logger import Logger
+from appliance.keeper.loop import Keeper
 
 _PRIORITY = 50  # SCHED_FIFO; above all our processes, below the kernel's own watchdog threads
 

@@ -101,6 +101,7 @@ class Supervisor:
             faults=system.part_faults,
             wake=woken.set,
         )
+        system.registry.coming = self.runner.coming
         self._wake = woken.set
         system.safe_mode.resume = self._resume
         self._engine, self._api = self._configuration(store, text, pending)

@@ -19,6 +19,7 @@ from appliance.hardware.watchdog import Watchdog
 from appliance.keeper import loop
 from appliance.keeper.board import Board
 from appliance.keeper.limits import Limits
+from appliance.keeper.logger import Logger
 from tests.support.keeper_limits import LIMITS
 
 FOLDER = Path(sys.argv[1])
@@ -81,7 +82,7 @@ def main(limits: Limits = LIMITS) -> int:
     setattr(os, "pidfd_open", pidfd_open)  # noqa: B010
     board = Board(str(FOLDER / "board.toml"))
     assert not board.error
-    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), limits)
+    made = loop.Keeper(board, sys.argv[2:], Logger("stderr"), limits)
     made.run()
     return 0
 

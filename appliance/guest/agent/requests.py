@@ -7,7 +7,7 @@ operator ordered. Lives as long as its guest's object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from appliance.causes import Cause
@@ -47,7 +47,7 @@ class AgentRequests:
         guest: AgentsGuest,
         policy: GuestPolicy,
         hops: Callable[[], dict[str, int]],
-        retag: Callable[[str, bool], None],
+        retag: Callable[[str, bool], Awaitable[None]],
     ) -> None:
         """`hops` returns the number of every hop by name; `retag` tells the datapath whether a guest's tags count."""
         self._guest, self._policy, self._hops, self._retag = guest, policy, hops, retag
@@ -83,11 +83,11 @@ class AgentRequests:
         name = self._guest.config.name
         if not on:
             await self._policy.use_tags(name, False)
-            self._retag(name, False)
+            await self._retag(name, False)
             return {}
         if not self._guest.config.tags:
             raise RefusedError("this guest is not allowed to choose the next hop by tags (tags = false)")
         await self._policy.use_tags(name, True)
-        self._retag(name, True)
+        await self._retag(name, True)
         ports = {"next": TAG_NEXT, "out": TAG_OUT, "out-lan": TAG_OUT_LAN, "out-wan": TAG_OUT_WAN}
         return {**{hop: number for hop, number in self._hops().items() if hop != name}, **ports}

@@ -26,9 +26,9 @@ from appliance.errors import ConfigError
 from appliance.hardware.relay import RelaySpec
 from appliance.hardware.relay.line import LineSpec
 from appliance.keeper.board import Board
+from appliance.keeper.bypassd import look_at
 from appliance.keeper.client import KeeperLink
 from appliance.keeper.limits import MS
-from appliance.keeper.loop import look_at
 from appliance.keeper.messages import Ask, CheckIn
 from appliance.keeper.protocol import PACKET_BYTES, parse_packet
 from tests.support.keeper_limits import LIMITS

@@ -187,6 +187,10 @@ def test_a_bad_configuration_is_bypass_with_a_working_control_socket(tmp_path: P
     async def body() -> None:
         keeper.say()
         await until(lambda: made.system.segments.begun)
+        # Registered by the part "access", which starts last: whoever asks now waits for it.
+        assert isinstance((await ask(made.system.paths.control_socket, "events.show")).get("result"), list)
+        refused = await ask(made.system.paths.control_socket, "guests.show")
+        assert "guests.show: the part that offers it is not up" in refused["error"]["message"], "at once"
         status = (await ask(made.system.paths.control_socket, "status.show"))["result"]
         assert status["state"] == "bypass"
         assert status["segments"][0]["cause"] == "config_invalid"
