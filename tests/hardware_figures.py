@@ -5,7 +5,8 @@ Each fault is made on the simulated board, with frames in both directions, as of
 cuts). Per fault the table has
 
 - `bypass_*_ms`: from the fault until the contacts join the connectors; for "relay to ..." from the order on the relay's
-  line until the contacts have moved. A kernel hangs when its own line about it leaves the serial port;
+  line until the contacts have moved. A fault begins when the board's shell says so, a kernel hangs when its own line
+  about it leaves the serial port: typing a command and loading a module take the emulated board long;
 - `first_frame_*_ms`: from the same moment to the arrival of the first frame that was sent after the contacts moved,
   the later direction of the two;
 - `lost_frames`, `outage_ms`: both directions, the worst run, from the fault until frames cross again; `outage_ms` is
@@ -38,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator import Board, Event, Timing
+from simulator.board import hot_plug
 from simulator.control import NicOrder
 from simulator.lacp import TIMEOUT_MS, Lacp
 from simulator.stream import Report, Stream
@@ -60,6 +62,7 @@ KEEP_ALIVE_MS = 150.0
 RELAY_MS = 5.0  # of the board's contacts
 SLOW = {"relay_ms": 15.0, "flap_ms": 2000.0}  # copper at 1000 Mb/s negotiates for seconds
 HANGS = b"test_lockup: START"
+BEGINS = b"fault-begins"  # said by the board's shell just before a fault
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,8 @@ class Trial:
 
 
 def told(command: str) -> Callable[[Board], Any]:
-    """A command after which the board may not answer."""
-    return lambda board: board.debug.send(f"{command}\n")
+    """A command after which the board may not answer. Its shell says when it begins, so typing it does not count."""
+    return lambda board: board.debug.send(f"printf 'fault-%s\\n' begins; {command}\n")
 
 
 def ordered(words: str) -> Callable[[Board], Any]:
@@ -152,9 +155,17 @@ def ordered(words: str) -> Callable[[Board], Any]:
     return lambda board: board.sh(f"bypass {words}")
 
 
-def stopped(words: str) -> Callable[[Board], Any]:
-    """SIGSTOP to the process with these words in its command line."""
-    return lambda board: board.sh(f"kill -STOP {board.pids(words)[0]}")
+def noted(words: str) -> Callable[[Board], Any]:
+    """Find a process by the words in its command line, for STOP: looking for it takes the board longer than a fault."""
+    return lambda board: board.sh(f"echo {board.pids(words)[0]} >/run/to-stop")
+
+
+STOP = told("kill -STOP $(cat /run/to-stop)")
+
+
+def unplugged(board: Board) -> None:
+    """The kernel drops the port's device."""
+    told(hot_plug(board.payload.board.connectors["wan"].pci, "remove"))(board)
 
 
 def port_back(order: NicOrder) -> Callable[[Board], Any]:
@@ -181,9 +192,10 @@ def hang(how: str) -> Callable[[Board], Any]:
 MODULE_HANGS = f"insmod {MODULE} time_secs=60 disable_irq=1"
 HARDWARE = "Silicom from 100 ms; Riverbed 7 s; Fortinet 10 s; Stormshield minutes"
 TRIALS = (
-    Trial("supervisor hung (bypassd stopped)", stopped(BYPASSD), position="", lossless=True,
+    Trial("supervisor hung (bypassd stopped)", STOP, before=noted(BYPASSD), position="", lossless=True,
           peers="NFQUEUE bypass, OVS standalone: no figure"),
-    Trial("keeper hung (stopped)", stopped(KEEPER), panics=True, limit_ms=WATCHDOG_MS + SLACK_MS, peers=HARDWARE),
+    Trial("keeper hung (stopped)", STOP, before=noted(KEEPER), panics=True, limit_ms=WATCHDOG_MS + SLACK_MS,
+          peers=HARDWARE),
     Trial("kernel hung (all processors)", hang(f"{MODULE_HANGS} all_cpus=1 &"), panics=True, hangs=True,
           limit_ms=WATCHDOG_MS + SLACK_MS, peers=f"{HARDWARE}; hung kernel to restart 60 s, tuned 3 s"),
     Trial("kernel hung, keep-alive relay", hang(f"{MODULE_HANGS} all_cpus=1 &"), panics=True, hangs=True,
@@ -194,8 +206,7 @@ TRIALS = (
     Trial("power cut", lambda board: board.power_cut(), lambda board: board.power_on(), runs=CUTS,
           peers="cards that claim to bypass without power and do not"),
     Trial("orderly reboot", told("bypass reboot now"), peers="fail-open that leaves out soft reboots"),
-    Trial("own port gone (hot-unplug)", lambda board: board.nic("wan", "remove"),
-          port_back("return"), peers="CARP 1 to 3 s, reported up to 120 s"),
+    Trial("own port gone (hot-unplug)", unplugged, port_back("return"), peers="CARP 1 to 3 s, reported up to 120 s"),
     Trial("own port without link", lambda board: board.nic("wan", "down"), port_back("up"),
           peers="CARP 1 to 3 s, reported up to 120 s"),
     Trial("relay to bypass", ordered(f"segment {SEGMENT} bypass"), ordered(f"segment {SEGMENT} auto"), line=True,
@@ -209,24 +220,35 @@ TRIALS = (
 )  # fmt: skip
 
 
-class HangMark:
-    """When the kernel's line about its hang left the serial port."""
+class Marks:
+    """When the board's shell said that a fault begins, and when the kernel's line about its hang left its port."""
 
     def __init__(self, board: Board) -> None:
-        self._board, self._seen = board, b""
-        self.ns: int | None = None
+        self._board = board
+        self.begins_ns: int | None = None
+        self.hangs_ns: int | None = None
+        self._heard = {BEGINS: b"", HANGS: b""}
 
-    def __enter__(self) -> HangMark:
-        self._board.console.sinks.append(self._take)
+    def __enter__(self) -> Marks:
+        self._board.debug.sinks.append(self._debug)
+        self._board.console.sinks.append(self._console)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._board.console.sinks.remove(self._take)
+        self._board.debug.sinks.remove(self._debug)
+        self._board.console.sinks.remove(self._console)
 
-    def _take(self, data: bytes) -> None:
-        self._seen = (self._seen + data)[-4096:]
-        if self.ns is None and HANGS in self._seen:
-            self.ns = time.monotonic_ns()
+    def _debug(self, data: bytes) -> None:
+        if self.begins_ns is None and self._hear(BEGINS, data):
+            self.begins_ns = time.monotonic_ns()
+
+    def _console(self, data: bytes) -> None:
+        if self.hangs_ns is None and self._hear(HANGS, data):
+            self.hangs_ns = time.monotonic_ns()
+
+    def _hear(self, words: bytes, data: bytes) -> bool:
+        self._heard[words] = (self._heard[words] + data)[-4096:]
+        return words in self._heard[words]
 
 
 def carrier_ns(board: Board, state: str, since: int) -> int:
@@ -246,15 +268,16 @@ def suffer(bench: Bench, trial: Trial) -> Measured:
     patience = board.pace.wait(PATIENCE_S)
     peer_down = peer_up = None
     allowed = board.panic_ordered() if trial.panics else contextlib.nullcontext()
-    with bench.watched() as (streams, lacp), HangMark(board) as mark, allowed:
+    with bench.watched() as (streams, lacp), Marks(board) as marks, allowed:
         fault = board.fault(trial.name)
         trial.make(board)
         moved = None
         began = fault["mono_ns"]
         if trial.position:
             moved = board.wait_event(event="relay", state=trial.position, since=fault["n"], timeout=PATIENCE_S)
-            began = start_of(trial, fault, moved, mark)
+            began = start_of(trial, fault, moved, marks)
         else:
+            # it must not move: watched for as long as the keeper takes to replace it
             time.sleep(board.pace.wait(UNMOVED_S))
             if board.events.since(fault["n"], event="relay"):
                 raise AssertionError("the relay moved")
@@ -282,14 +305,14 @@ def suffer(bench: Bench, trial: Trial) -> Measured:
     )
 
 
-def start_of(trial: Trial, fault: Event, moved: Event, mark: HangMark) -> int:
+def start_of(trial: Trial, fault: Event, moved: Event, marks: Marks) -> int:
     """The moment from which a run's times count. AssertionError: the kernel did not say that it hangs."""
     if trial.line:
         return int(moved["line_ns"])
     if trial.hangs:
-        assert mark.ns is not None, "the kernel did not say when it began to hang"
-        return mark.ns
-    return int(fault["mono_ns"])
+        assert marks.hangs_ns is not None, "the kernel did not say when it began to hang"
+        return marks.hangs_ns
+    return int(fault["mono_ns"]) if marks.begins_ns is None else marks.begins_ns
 
 
 def judged(

@@ -12,7 +12,7 @@ import pytest
 from simulator.stream import Report
 
 from tests import hardware_figures as measured
-from tests.hardware_figures import TRIALS, HangMark, Kept, Measured, judged, missed, row, start_of, wanted
+from tests.hardware_figures import TRIALS, Kept, Marks, Measured, judged, missed, row, start_of, wanted
 from tests.support import figures
 
 RUN = Measured(bypass_ms=100.0, first_frame_ms=101.0, lost_frames=3, outage_ms=7.0, lacp_gap_ms=1000.0,
@@ -61,18 +61,22 @@ def test_all_that_is_promised_is_measured() -> None:
 
 def test_times_count_from_the_right_moment() -> None:
     fault, moved = {"mono_ns": 10}, {"line_ns": 20, "mono_ns": 30}
-    board: Any = SimpleNamespace(console=SimpleNamespace(sinks=[]))
-    with HangMark(board) as mark:
-        (take,) = board.console.sinks
+    board: Any = SimpleNamespace(console=SimpleNamespace(sinks=[]), debug=SimpleNamespace(sinks=[]))
+    with Marks(board) as marks:
+        (take,), (hear,) = board.console.sinks, board.debug.sinks
         take(b"[ 9.1] test_lock")
-        assert mark.ns is None
+        assert marks.hangs_ns is None
         with pytest.raises(AssertionError, match="did not say"):
-            start_of(HUNG, fault, moved, mark)
+            start_of(HUNG, fault, moved, marks)
         take(b"up: START pid = 7")
-        assert start_of(HUNG, fault, moved, mark) == mark.ns
-    assert board.console.sinks == []
-    assert start_of(CUT, fault, moved, mark) == 10
-    assert start_of(SLOW, fault, moved, mark) == 20
+        assert start_of(HUNG, fault, moved, marks) == marks.hangs_ns
+        assert start_of(CUT, fault, moved, marks) == 10
+        hear(b"printf 'fault-%s\\n' begins; echo c >/proc")
+        assert marks.begins_ns is None, "the terminal's echo of the command is not the command"
+        hear(b"\r\nfault-begins\r\n")
+        assert start_of(TRIAL["kernel panic"], fault, moved, marks) == marks.begins_ns
+    assert board.console.sinks == board.debug.sinks == []
+    assert start_of(SLOW, fault, moved, marks) == 20
 
 
 def test_both_directions_count() -> None:
