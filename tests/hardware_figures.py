@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make hardware-figures`: how soon the wire is there when the box fails, what is lost, and what the neighbours see.
 
-Each fault is made on the simulated board, without a guest, with frames in both directions, as often as `--runs` says (30; 5 for power
-cuts). Per fault the table has
+Each fault is made on the simulated board, without a guest, with frames in both directions, as often as `--runs` says
+(30; 5 for power cuts). Per fault the table has
 
 - `bypass_*_ms`: from the fault until the contacts join the connectors; for "relay to ..." from the order on the relay's
   line until the contacts have moved. A fault begins when the board's shell says so, a kernel hangs when its own line
