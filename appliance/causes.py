@@ -20,6 +20,7 @@ class Cause(StrEnum):
     LINKS_UNREADABLE = "links_unreadable"
     LINK_DOWN = "link_down"
     LINKS_DOWN = "links_down"
+    HOPS_MISSING = "hops_missing"
     NOT_SENT = "not_sent"
     PARTLY_SENT = "partly_sent"
     RELAY_MISSING = "relay_missing"
@@ -85,6 +86,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.LINKS_UNREADABLE: "the kernel does not report its network devices: a driver hangs, see the kernel log",
     Cause.LINK_DOWN: "a port of the segment has no link: check cable and neighbour",
     Cause.LINKS_DOWN: "no port of the segment has a link: check cables and neighbours, then the appliance's own ports",
+    Cause.HOPS_MISSING: "a rule with link-down lacks hops: the segment's ports are held down until they are available",
     Cause.NOT_SENT: "a port sends none of its frames: look for messages of its driver in the kernel log",
     Cause.PARTLY_SENT: "a port sends only part of its frames: it is overloaded, or one of its queues hangs",
     Cause.RELAY_MISSING: "the relay line cannot be opened: check board.toml and the GPIO driver",

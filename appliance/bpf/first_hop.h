@@ -84,7 +84,7 @@ static __always_inline __u32 preferred(__u32 generation, __u32 id, __u64 hash, _
 	struct group *group = bpf_map_lookup_elem(&groups, &place);
 	__u64 *list;
 
-	if (!group || group->flags & GROUP_L3)
+	if (!group || group->flags & GROUP_LONG)
 		return 0;
 	*hold_down = group->hold_down;
 	at = place * BUCKETS + (hash & (BUCKETS - 1));

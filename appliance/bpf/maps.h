@@ -99,6 +99,52 @@ struct {
 	__type(value, struct gate);
 } gates SEC(".maps");
 
+/* By hop: see struct shunt_limit. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_HOPS);
+	__type(key, __u32);
+	__type(value, struct shunt_limit);
+} shunt_limits SEC(".maps");
+
+/* By hop: the flows that it has shunted, if it may shunt any. A table of its own bounds it, and touches no other's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_HOPS);
+	__type(key, __u32);
+	__array(
+	    values, struct {
+		    __uint(type, BPF_MAP_TYPE_HASH);
+		    __uint(max_entries, 1); /* any number */
+		    __uint(key_size, sizeof(struct shunt_key));
+		    __uint(value_size, sizeof(struct shunt));
+	    });
+} shunts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SHUNT_HITS);
+	__type(key, __u32);
+	__type(value, struct shunt_hit);
+} shunt_hits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tick);
+} ticks SEC(".maps");
+
+/* Of all shunts. Each side writes its word in place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct shunt_epoch);
+} shunt_epoch SEC(".maps");
+
 /* By thread: the hop whose lease ends with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

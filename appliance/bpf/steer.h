@@ -16,6 +16,7 @@
  * hop that is attached, has a lease and room for the frame, accepts it, and is not draining, or knows its flow, gets it;
  * if there is none, it goes to the other port (or is blocked, if the rule says so). If the rule requires all of its hops,
  * those further on are checked too.
+ * If a hop of the path may shunt flows, `shunts` is between the two (shunts.h).
  * In `dispatch`, link-local control frames leave before any hop, and possible fragments go through `fragment`, which
  * knows the rule of their datagram, if a rule of the segment tests what only first fragments contain.
  * A port attached by XDP has a short cut through all of this, in place of the entry (decide.h): a program with the
@@ -41,7 +42,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 4
+#define LAYOUT_VERSION 5
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 means "no hop": the ports, and the supervisor's own lease */
@@ -63,6 +64,7 @@
 #define COPY_INSTRUCTIONS 4096 /* of a capture's filter, a power of two */
 #define RECORD_BYTES 2016      /* at most, of a recorded frame */
 #define MAX_THREADS 4096       /* of all guests, with leases tied to them */
+#define MAX_SHUNTS 65536       /* of one hop, at most */
 
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255 /* the hop accepts every frame */
@@ -75,10 +77,17 @@
 #define TAG_NEXT 4000	    /* VID: along the path; the tag of every frame to a hop has it */
 #define TAG_OUT_LAN 4001    /* VID: leave by the LAN port */
 #define TAG_OUT_WAN 4002    /* VID: leave by the WAN port */
+#define TAG_SHUNT 4003	    /* VID: along the path, and the flow needs this hop no more (shunts.h) */
+#define TAG_SHUNT_ONE 4004  /* VID: the same for this direction of the flow only */
 
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
+#define FLOW_IDLE_NS 300000000000ULL  /* after this time a failed member's flow is none of its flows any more */
+#define COARSE_NS 20000000ULL	      /* the clock of the datapath is behind that of user space by less */
+#define RESET_NS 100000ULL	      /* of TCP resets, one in this time on average, in each segment */
+#define RESET_BURST_NS 100000000ULL   /* and as many at once as in this time */
 #define GATE_BURST_NS 10000000ULL     /* frames in a burst, as the time that the hop needs for them */
+#define SHUNT_BURST_NS 1000000000ULL  /* shunts in a burst, as the time in which the hop may ask for them */
 #define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram arrive within this time */
 #define FRAGMENT_PAIR 0x10000	      /* bit of a key's protocol: the last fragmented datagram between two ends */
 #define FRAGMENT_PAIR_NS 60000000000ULL
@@ -96,6 +105,9 @@
 #define PROGRAM_ENTRY 6	   /* the entry, for the programs attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
 #define PROGRAM_FOUND 48   /* a port's own program has found the rule (`found`); XDP only */
+#define PROGRAM_SHUNTS 49  /* from the walk: a hop of the path may have shunted the flow (shunts.h) */
+#define PROGRAM_SHUNT 50   /* a hop shunts the flow of the frame */
+#define PROGRAM_RESET 56   /* the frame becomes a TCP reset (reset.h) */
 #define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
@@ -151,11 +163,20 @@ enum rule_flag {
 	RULE_ALL = 8,		   /* require = "all": no hop may be skipped except by its `accept` filter */
 	RULE_EXCESS_BLOCK = 16,	   /* on_overload: the excess of a hop's limit is dropped and does not bypass the hop */
 	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": no frames for an overloaded hop */
+	RULE_RESET = 64,	   /* a group of the path resets flows of a failed member */
+};
+
+/* In `shunts` of struct rule. */
+enum rule_shunts {
+	SHUNTS_POSSIBLE = 1, /* a hop of the path may shunt flows */
+	SHUNTS_KEPT = 2,     /* keep_shunts: a shunt counts while its hop is not available, too */
+	SHUNTS_UNKNOWN = 4,  /* of a frame: not looked at yet */
 };
 
 enum segment_flag {
 	SEGMENT_LINK_LOCAL = 1, /* link-local control frames enter no hop */
-	SEGMENT_FRAGMENTS = 2	/* a rule tests something that only the first fragment of a datagram contains */
+	SEGMENT_FRAGMENTS = 2,	/* a rule tests something that only the first fragment of a datagram contains */
+	SEGMENT_DRY_RUN = 4,	/* rules are followed and counted, and every frame goes straight */
 };
 
 enum item_kind {
@@ -165,12 +186,23 @@ enum item_kind {
 };
 enum group_flag {
 	GROUP_STANDBY = 1,
-	GROUP_L3 = 2
+	GROUP_LONG = 2,	 /* a port's own program leaves the group's frames to the others */
+	GROUP_KEEP = 4,	 /* flows of a failed member go around the group */
+	GROUP_RESET = 8, /* TCP flows of a failed member are reset */
+};
+/* What tells flows apart, for the choice of a member. */
+enum group_hash {
+	HASH_FIVE,   /* addresses, ports, protocol */
+	HASH_THREE,  /* addresses, protocol */
+	HASH_TWO,    /* addresses */
+	HASH_SOURCE, /* the address at the LAN: the source of frames to the WAN */
+	HASH_DESTINATION,
 };
 enum hop_flag {
 	HOP_TRACKED = 1,
 	HOP_RECORDED = 2,
-	HOP_TAGS = 4, /* frames to it carry our tag; the value is that tag's length */
+	HOP_TAGS = 4,	 /* frames to it carry our tag; the value is that tag's length */
+	HOP_SHUNTS = 64, /* may shunt flows */
 };
 enum continuation_kind {
 	CONT_NONE,
@@ -194,6 +226,9 @@ enum outcome {
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
 	OUTCOME_LINK_LOCAL, /* port to port, despite a rule that would send this control frame to a hop */
 	OUTCOME_EXCESS,	    /* dropped: exceeds the limit of an overloaded hop, and the rule says block */
+	OUTCOME_RESET,	 /* became a TCP reset, or was dropped, because the group's member that knows its flow failed */
+	OUTCOME_SHUNTED, /* to the other port: no hop of the path took it, and one because it has shunted the flow */
+	OUTCOME_DRY_RUN, /* port to port: what the rule would do with it is only counted */
 	OUTCOMES,
 };
 #define OUTCOME_PLACES 16 /* entries in the map; OUTCOMES must fit */
@@ -223,7 +258,21 @@ enum reason {
 	REASON_HELD,	     /* available again, but not for long enough (standby, hold_down) */
 	REASON_SUPERVISOR,   /* the supervisor's own lease has expired */
 	REASON_OVERLOADED,   /* the frame exceeds the hop's limit */
+	REASON_TOO_FEW,	     /* fewer members of the group are available than its minimum */
+	REASON_KEPT,	     /* not available, and its flows go around the group meanwhile */
+	REASON_RESET,	     /* not available, and its flows are reset */
+	REASON_SHUNTED,	     /* it has said that it does not need the flow */
 	REASONS,
+};
+
+#define REASON_PLACES 16 /* entries in the counters, a power of two; REASONS must fit */
+
+/* What a frame of a flow that is reset becomes. */
+enum reset {
+	RESET_NO,   /* it is not reset */
+	RESET_NONE, /* nothing: it is dropped */
+	RESET_ON,   /* a reset to the end that it is for */
+	RESET_BACK, /* a reset to the end that it comes from */
 };
 
 enum buffers {
@@ -267,14 +316,16 @@ struct rule {
 		__u8 kind;
 		__u8 id;
 	} path[MAX_PATH];
-	__u32 pad;
+	__u32 shunts; /* enum rule_shunts */
 };
 
 struct group {
 	__u64 members[2]; /* bit set of hop ids */
 	__u64 hold_down;  /* ns */
 	__u32 flags;
-	__u32 pad;
+	__u8 hash;    /* enum group_hash */
+	__u8 minimum; /* with fewer available members the group counts as not available */
+	__u16 pad;
 };
 
 struct hop {
@@ -373,13 +424,14 @@ struct rule_counter {
 	__u64 to_hop;
 	__u64 bypassed;
 	__u64 blocked;
-	__u64 excess; /* exceeded the limit of a hop of the path: bypassed it, or dropped */
+	__u64 excess;  /* exceeded the limit of a hop of the path: bypassed it, or dropped */
+	__u64 shunted; /* to the other port, because their flows are shunted */
 };
 
 struct hop_counter {
 	struct tally to;
-	__u64 skipped[8]; /* by reason */
-	__u64 bad_tag;	  /* tag of a hop that is unknown, not available, or itself */
+	__u64 skipped[REASON_PLACES]; /* by reason */
+	__u64 bad_tag;		      /* tag of a hop that is unknown, not available, or itself */
 	__u64 returned_unmatched;
 };
 
@@ -425,11 +477,14 @@ struct flow_key {
 
 struct flow {
 	__u64 seen; /* ns */
-	__u64 fin;  /* FLOW_CLOSED: FIN, one bit per direction; FLOW_BOTH: frames, one bit per direction */
+	__u64
+	    fin; /* FLOW_CLOSED: FIN, FLOW_BOTH: frames, FLOW_RESET: a reset, one bit per direction each; FLOW_FAILED */
 };
 #define FLOW_CLOSED 3
 #define FLOW_FRAME 4 /* shifted by the direction */
 #define FLOW_BOTH 12
+#define FLOW_RESET 16ULL  /* shifted by the direction in which a reset has been sent on */
+#define FLOW_FAILED 64ULL /* a frame of it came while its hop was not available */
 
 /*
  * A flow of whose frames nothing changes what is known about it, by direction until this time (flows.h). An entry is
@@ -439,6 +494,72 @@ struct calm_flow {
 	__u64 hash;
 	__u64 hop;
 	__u64 until[2]; /* ns */
+};
+
+/*
+ * A flow that a hop has shunted, as both directions see it: TCP or UDP, not fragmented, directly behind Ethernet or one
+ * tag. Addresses and ports as in the frame; an IPv4 address is the last word.
+ */
+struct shunt_key {
+	__u32 lan[4];
+	__u32 wan[4];
+	__u16 lan_port;
+	__u16 wan_port;
+	__u16 vlan; /* 0: no tag; SHUNT_TAG, the VID, and SHUNT_AD if the tag is an 802.1ad one */
+	__u8 protocol;
+	__u8 place; /* segment; SHUNT_IPV6 */
+};
+#define SHUNT_TAG 0x1000
+#define SHUNT_AD 0x2000
+#define SHUNT_IPV6 0x80
+
+/* Times in ns, CLOCK_MONOTONIC. It counts only if it is not older than the last return of its hop (see struct lease). */
+struct shunt {
+	__u64 since;
+	__u64 until;
+	__u64 seen;	  /* written once a second at most */
+	__u64 idle;	  /* without a frame for this long it is over */
+	__u32 directions; /* that are shunted, one bit each */
+	__u32 fin;	  /* FIN, one bit per direction */
+};
+
+/*
+ * What a CPU has found out about a flow, be it shunted or not, in a table of its own: the frequent case needs no look into
+ * the tables of the hops. Valid until the flow's time is to be written again, and only while `epoch` is that of the
+ * datapath, which counts whatever begins a shunt or ends one before its time.
+ */
+struct shunt_hit {
+	struct shunt_key key;
+	__u64 until;
+	__u64 since;
+	__u32 epoch;
+	__u16 hop;
+	__u16 directions;
+};
+#define SHUNT_HITS 1024 /* a power of two; 64 KiB of each CPU */
+
+/* What begins shunts, or ends them before their time, counted on both sides: a hit has the sum. */
+struct shunt_epoch {
+	__u64 datapath;
+	__u64 user_space;
+};
+
+/* The coarse clock (ns) as a CPU read it last, and the tick (jiffies) at that time. */
+struct tick {
+	__u64 tick;
+	__u64 now;
+};
+
+/* By hop: what it may shunt by tags, and what has been refused. Written by user space in place, but for `used`. */
+struct shunt_limit {
+	__u64 time;
+	__u64 idle;
+	__u64 cost; /* ns: one shunt per `cost` on average */
+	__u64 used;
+	__u64 entered;
+	__u64 unfit;	    /* asked for by a frame that has no such flow */
+	__u64 too_frequent; /* more than one per `cost` */
+	__u64 full;	    /* the hop's table is full */
 };
 
 struct fragment_key {
@@ -455,7 +576,8 @@ struct fragment {
 	__u32
 	    rule; /* that the first fragment matches, in this generation of the policy; NO_MATCH: none, or not known */
 	__u32 generation;
-	__u32 pad;
+	__u32 protocol; /* of the flow, as `hash`: only the first fragment is sure to show them */
+	__u64 ends[2];
 };
 
 /*
@@ -517,7 +639,7 @@ struct scratch {
 	__u32 generation;
 	__u64 accept; /* offset 8: bit set of the `accept` filters that match */
 	__u64 hash;
-	__u64 hash_l3;
+	__u64 ends[2]; /* the flow's addresses as numbers: source, destination */
 	__u64 now;
 	__u64 flow_flags; /* TCP flags of the frame */
 	__u32 length;
@@ -540,13 +662,23 @@ struct scratch {
 	__u32 start;	   /* position in the path where the walk begins */
 	__u32 cache_place; /* where `remember` stores the rule; CACHE_ENTRIES: nowhere */
 	__u32 cache_tag;
-	__u8 fragment;	 /* 0 none, 1 first, 2 later */
-	__u8 classified; /* the filters have found `rule`, for this frame */
-	__u8 quoted;	 /* an ICMP error: its flow is that of the packet in it */
-	__u8 pad2;
+	__u8 fragment;	     /* 0 none, 1 first, 2 later */
+	__u8 classified;     /* the filters have found `rule`, for this frame */
+	__u8 quoted;	     /* an ICMP error: its flow is that of the packet in it */
+	__u8 protocol;	     /* of the flow; 0 of one between stations */
 	__u32 fragment_rule; /* the rule of a later fragment's datagram; NO_MATCH: none, or not known */
-	__u32 pad3;
+	__u32 shunts;	     /* enum rule_shunts, if the frame is of a flow that can be shunted; else 0 */
+	__u8 tcp_at;	     /* offset of the TCP header of a frame that can become a reset; else 0 */
+	__u8 ip6;	     /* ... behind a header of IPv6 */
+	__u8 reset;	     /* enum reset */
+	__u8 there;	     /* members of a group that are available */
 	struct fragment_key datagram;
+	struct shunt_key shunt_key;
+	__u32 shunt_flags; /* TCP flags of the frame */
+	__u8 shunted;	   /* a hop was skipped because it has shunted the flow */
+	__u8 shunt_order;  /* directions that the hop shunts, one bit each */
+	__u16 pad4;
+	__u32 pad5;
 };
 
 #endif

@@ -24,6 +24,7 @@ from appliance.config.schema.model import Config
 from appliance.counted import counted
 from appliance.errors import RefusedError
 from appliance.guest.agent.requests import AgentRequests
+from appliance.guest.agent.shunting import AgentShunts
 from appliance.health.bypass_latency import Fault
 from appliance.incident.incidents import Fall, Incidents, Recorders, quarantine_row
 from appliance.incident.store import Store
@@ -56,9 +57,11 @@ class FailureHandler:
         *,
         hops: Callable[[], dict[str, int]],
         retag: Callable[[str, bool], Coroutine[Any, Any, None]],
+        shunts: Callable[[], AgentShunts],
     ) -> None:
+        """`shunts` makes what carries out the shunts of one guest's agent."""
         self._config, self._steered, self._ledger = config, steered, ledger
-        self._hops, self._retag = hops, retag
+        self._hops, self._retag, self._shunts = hops, retag, shunts
         self.policy = GuestPolicy(steered)
         self.incidents = Incidents(config, recorders, self.policy, Store(paths.incidents), ledger=ledger)
         self._file = paths.state / "reactions.json"
@@ -73,7 +76,7 @@ class FailureHandler:
 
     def agent_host(self, guest: Guest) -> AgentRequests:
         """What carries out the requests of the guest's agent."""
-        return AgentRequests(guest, self.policy, self._hops, self._retag)
+        return AgentRequests(guest, self.policy, self._hops, self._retag, self._shunts())
 
     def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
         """A guest died, or a check of it failed ("died", "failed")."""

@@ -34,7 +34,7 @@ from appliance.guest.run import Run
 from appliance.guest.run_context import RunContext
 from appliance.guest.start_order import StartOrder
 from appliance.health.bypass_latency import Fault
-from appliance.health.verdict import Decision
+from appliance.health.verdict import Decision, WouldFall
 from appliance.health.watch import TapPair
 from appliance.hop.hop import Answer, Hop, HopLeases
 from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
@@ -380,6 +380,11 @@ class Guest:
 
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
+        if isinstance(decision, WouldFall):
+            passing, states = decision.why == "", ("checks pass", "checks would bypass it")
+            change, cause = Change.GUEST_DRY_RUN, Cause.HEALTHY if passing else decision.cause
+            self._ledger.record(change, self.name, *(states[::-1] if passing else states), cause, detail=decision.why)
+            return
         self.hop.on_decision(self._context.clock(), decision)
 
     def on_event(self, name: str, data: Mapping[str, object]) -> None:

@@ -22,6 +22,7 @@ from appliance.config.schema.model import Config
 from appliance.config.schema.served import served
 from appliance.errors import BypassError
 from appliance.guest import disk_space
+from appliance.guest.agent.shunting import AgentShunts
 from appliance.guest.failure import FailureHandler
 from appliance.guest.guest import Guest
 from appliance.guest.image.store import Images, images_used
@@ -82,8 +83,9 @@ class GuestManager:
         )
         self.disk_space = disk_space.Guard(paths.state, self.guests)
         self.failures = FailureHandler(
-            config, paths, datapath, steered, transitions, hops=self._hop_numbers, retag=self._retag
-        )
+            config, paths, datapath, steered, transitions,
+            hops=self._hop_numbers, retag=self._retag, shunts=lambda: AgentShunts(datapath, self._wiring.served, clock),
+        )  # fmt: skip
 
     def _hop_numbers(self) -> dict[str, int]:
         names = [hop.name for hop in self._config.guest] + [hop.name for hop in self._config.remote]

@@ -20,6 +20,7 @@ from appliance.hop.hop import HopLeases
 from appliance.steering.hop_datapath import HopDatapath
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.recorder import Recorded
+from appliance.steering.kernel.shunted_flow import ShuntedFlow
 from appliance.system.threads import to_the_end
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,14 @@ class Datapath(HopDatapath, Protocol):
 
     def record(self, hop: str, frames: int, kept: int) -> object:
         """Record the last `frames` frames sent to the hop (0: none), `kept` bytes of each."""
+        ...
+
+    def shunt(self, hop: str, flow: ShuntedFlow, time_ns: int, idle_ns: int, directions: int) -> None:
+        """Frames of the flow skip the hop from now on; RefusedError if it has as many as it may have."""
+        ...
+
+    def unshunt(self, hop: str, flow: ShuntedFlow) -> None:
+        """They go to the hop again."""
         ...
 
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:

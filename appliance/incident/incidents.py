@@ -188,9 +188,8 @@ class Incidents:
         """The guest and those that would take over its flows: a flow that crashes one would crash the next."""
         found = {guest}
         for group in self.config.group:
-            members = {*(member.hop for member in group.balance), *group.standby}
-            if guest in members:
-                found |= members
+            if guest in group.members:
+                found.update(group.members)
         return tuple(sorted(found))
 
     async def _blame(self, guest: str) -> tuple[str, tuple[str, ...]]:

@@ -61,6 +61,7 @@ class _Checked(NamedTuple):
     probes: Sequence[model.Probe]
     hold: int
     heartbeat: model.Heartbeat | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from appliance.hardware.links import Links
 from appliance.keeper.client import KeeperState
 from appliance.segment.carrier import SIDES, Meaning, Ports, Side
 from appliance.segment.evidence import Sample
+from appliance.segment.link_down import LinkDown
 from appliance.segment.machine import Machine, Move, State, Times
 from appliance.segment.memory import Memory
 from appliance.segment.policy import Asked, Facts
@@ -71,7 +72,11 @@ class Segments:
         links: Links,
         transitions: Transitions,
         memory: Path | None = None,
+        *,
+        lacking: Callable[[str], str] = lambda segment: "",
     ) -> None:
+        """`lacking`: what a rule of the segment with link-down lacks now; empty: nothing."""
+        self._lacking = lacking
         self._links, self._transitions, self._memory = links, transitions, Memory(memory)
         self._board = board
         self.begun = False
@@ -88,6 +93,10 @@ class Segments:
         if known.get("asked") in ("auto", "bypass", "disconnect"):
             unit.asked = str(known["asked"])
         unit.machine.recall(known)
+        if known.get("held") is True:  # they are still down, and must not come up just because bypassd was restarted
+            unit.link_down = LinkDown(held=True)
+            for port in (segment.lan, segment.wan):
+                self._links.set_down(port, True)
         return unit
 
     # -- called by the supervisor
@@ -111,6 +120,7 @@ class Segments:
             facts = self._facts(unit, keeper, faults(name))
             self._note(unit, unit.machine.begin(now, facts, state.relay if state else "bypass", intact, first))
             unit.carrier.moved(now)
+            unit.link_down.begin(now)
 
     def update(self, now: int, keeper: KeeperState | None, faults: Callable[[str], Mapping[Cause, str]]) -> None:
         """Evaluate everything again."""
@@ -146,7 +156,12 @@ class Segments:
     def deadline(self) -> int | None:
         """When to call `update` even if nothing changed."""
         units = self.units.values()
-        times = [due for unit in units for due in (unit.machine.deadline(), unit.carrier.deadline) if due is not None]
+        times = [
+            due
+            for unit in units
+            for due in (unit.machine.deadline(), unit.carrier.deadline, unit.link_down.deadline)
+            if due is not None
+        ]
         return min(times, default=None)
 
     # -- another configuration
@@ -271,10 +286,16 @@ class Segments:
         attempt = machine.tripped in (Cause.LINK_DOWN, Cause.LINKS_DOWN)
         limit = int(unit.config.link_loss_limit)
         policy = unit.config.on_link_loss
+        was_held = unit.link_down.held
+        held = unit.link_down.look(
+            now, self._lacking(unit.config.name), inline=inline, hold=int(unit.config.rearm_delay)
+        )
         meaning = unit.carrier.look(now, ports, inline=inline, policy=policy, limit=limit, attempt=attempt)
         if meaning.returned and attempt:
             machine.hasten(now)
-        self._hold_down(now, unit, ports, meaning)
+        self._hold_down(now, unit, ports, meaning, was_held=was_held)
+        if held is not was_held:
+            self._memory.keep(self.units.values())
         if not (inline and ports.lan and ports.wan):
             unit.evidence.forget()
         found = unit.evidence.verdict()
@@ -282,25 +303,40 @@ class Segments:
             self._note(unit, machine.trip(now, meaning.cause, meaning.detail))
         elif found.bypass:
             self._note(unit, machine.trip(now, found.cause, found.detail))
+        elif held:
+            self._note(unit, machine.remark(Cause.HOPS_MISSING, unit.link_down.detail))
         elif meaning.cause is not Cause.HEALTHY:
             self._note(unit, machine.remark(meaning.cause, meaning.detail))
         else:
             self._note(unit, machine.remark(found.cause, found.detail))
 
-    def _hold_down(self, now: int, unit: Unit, ports: Ports, meaning: Meaning) -> None:
+    def _hold_down(self, now: int, unit: Unit, ports: Ports, meaning: Meaning, *, was_held: bool) -> None:
+        held = unit.link_down.held and not meaning.bypass
+        wanted = frozenset(SIDES) if held else meaning.down
         for side in SIDES:
-            if (side in ports.down) == (side in meaning.down):
+            if (side in ports.down) == (side in wanted):
                 continue
             port, other = ports.name(side), ports.name(SIDES[1 - SIDES.index(side)])
-            self._links.set_down(port, side in meaning.down)
-            if side in meaning.down:
+            self._links.set_down(port, side in wanted)
+            cause = Cause.LINK_DOWN
+            if held:
+                cause, change, old, new, detail = (
+                    Cause.HOPS_MISSING,
+                    Change.PORT_DOWN,
+                    "up",
+                    "down",
+                    unit.link_down.detail,
+                )
+            elif side in wanted:
                 change, old, new, detail = Change.PORT_DOWN, "up", "down", f"{other} lost its link"
             else:
                 unit.carrier.moved(now, side)
                 change, old, new, detail = Change.PORT_UP, "down", "up", f"{other} has its link again"
                 if unit.machine.state is not State.INLINE or meaning.bypass:
                     detail = "the relay is not inline"
-            self._transitions.record(change, port, old, new, Cause.LINK_DOWN, detail=detail)
+                elif was_held:
+                    cause, detail = Cause.HOPS_MISSING, "the hops are available again"
+            self._transitions.record(change, port, old, new, cause, detail=detail)
 
     def _ports(self, unit: Unit) -> Ports | None:
         """The state of both ports; None if one is missing, which is a fault of its own."""

@@ -45,6 +45,8 @@ class Memory:
         for unit in units:
             known: dict[str, object] = {"asked": unit.asked} if unit.asked else {}
             known.update(unit.machine.remember())
+            if unit.link_down.held:
+                known["held"] = True
             if known:
                 kept[unit.config.name] = known
         if kept == self._kept:

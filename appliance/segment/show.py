@@ -49,6 +49,7 @@ def row(unit: Unit, links: Links, now: int) -> state.Segment:
         wan_link=link(links, unit.config.wan),
         on_link_loss=unit.config.on_link_loss,
         link_local=unit.config.link_local,
+        dry_run=unit.config.dry_run,
         rearm_delay_ms=unit.machine.delay // 1_000_000,
         since_mono_ns=unit.machine.since,
         next_attempt_ms=_until_attempt(now, unit.machine),

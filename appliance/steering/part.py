@@ -28,6 +28,7 @@ from appliance.part import PATIENCE_NS, Alive, in_thread
 from appliance.steering import overlay as laid
 from appliance.steering.attachment_watch import AttachmentWatch, Fault, look
 from appliance.steering.overlay import Overlay
+from appliance.steering.unavailable import lacking
 
 if TYPE_CHECKING:
     from appliance.steering.datapath import Datapath, Prepared
@@ -105,6 +106,13 @@ class Steering:
     def fault(self, segment: str) -> Fault | None:
         """Why the kernel's part of a segment does not work."""
         return self._faults.get(segment) or self._watch.faults.get(segment)
+
+    def lacking(self, segment: str) -> str:
+        """What a rule of the segment with `on_unavailable = "link-down"` lacks now; empty: nothing, or not known."""
+        if self.datapath is None:
+            return ""
+        leases, now = self.datapath.leases, time.monotonic_ns()
+        return lacking(self._config, segment, lambda hop: leases.available(hop, now))
 
     def forgive(self) -> None:
         """An operator says "try now": attach at once what waits for its next attempt, and clear contests."""
@@ -208,6 +216,8 @@ class Steering:
         if self._watch.cleared:
             self._watch.cleared.clear()
             self._attach()
+        if sweep := self.datapath.sweeper():
+            await asyncio.to_thread(sweep)  # in a thread: a table may be long
 
     async def stop(self) -> None:
         """Close the pinned datapath, which continues."""

@@ -51,6 +51,7 @@ class Show:
         add = registry.add
         add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
         add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
+        add(methods.GROUPS_SHOW, self.groups, doc="groups, and which of their members are available")
         since = Param("string", "clear: since they were cleared", required=False, choices=("load", "clear"))
         doc = "rules in order, with frames, and how their filters were compiled"
         add(methods.RULES_SHOW, self.rules, doc=doc, params={"since": since})
@@ -73,6 +74,11 @@ class Show:
     async def segments(self, _: Params) -> list[state.Segment]:
         """segments.show"""
         return status.segments(self._system, time.monotonic_ns())
+
+    async def groups(self, _: Params) -> list[state.Group]:
+        """groups.show"""
+        self._config()
+        return status.groups(self._system, time.monotonic_ns())
 
     async def rules(self, params: Params) -> state.Rules:
         """rules.show"""

@@ -118,6 +118,14 @@ def guests(system: System) -> list[Guest]:
     return [Guest(name=g.name, state="defined", cause=cause) for g in (system.config.guest if system.config else ())]
 
 
+def groups(system: System, now: int) -> list[state.Group]:
+    """All groups."""
+    config, datapath = system.steering.effective, system.steering.datapath
+    rules = {group.name: [rule.name for rule in config.rule if group.name in rule.path] for group in config.group}
+    leases = datapath.leases if datapath is not None else None
+    return [answers.group(group, rules[group.name], leases, now) for group in config.group]
+
+
 def remotes(system: System) -> list[Remote]:
     """All remotes, also while the part that runs them is not running."""
     if system.remotes is not None:

@@ -290,6 +290,7 @@ class Supervisor:
     def _register(self) -> None:
         from appliance.steering.capture_api import Captures
         from appliance.steering.explain.api import SteeringApi
+        from appliance.steering.shunts_api import ShuntsApi
         from appliance.supervisor.ports import Ports
         from appliance.supervisor.show import Show
 
@@ -298,6 +299,7 @@ class Supervisor:
         Show(system, self._wake).register(registry)
         Ports(system).register(registry)
         SteeringApi(lambda: system.steering.datapath).register(registry)
+        ShuntsApi(lambda: system.steering.datapath).register(registry)
         self._api.register(registry)
         self.power.register(registry)
         self.drills.register(registry)

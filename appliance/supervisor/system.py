@@ -147,7 +147,14 @@ def build(
         version=appliance.__version__,
         watchdog=lambda: watchdog.that_reset(str(paths.root / "sys/class/watchdog")),
     )
-    segments = Segments(config.segment if config else (), board, links, transitions, paths.run / "segments.json")
+    segments = Segments(
+        config.segment if config else (),
+        board,
+        links,
+        transitions,
+        paths.run / "segments.json",
+        lacking=steering.lacking,
+    )
     return System(
         paths=paths,
         keeper=keeper,

@@ -84,6 +84,7 @@ class Change(Enum):
     GUEST_AVAILABLE = auto()
     GUEST_SUSPECT = auto()
     GUEST_OVERLOADED = auto()
+    GUEST_DRY_RUN = auto()
     GUEST_FAILED = auto()
     GUEST_OTHER = auto()
     REMOTE_AVAILABLE = auto()
@@ -122,6 +123,7 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.GUEST_AVAILABLE: (Kind.GUEST, Severity.NOTICE),
     Change.GUEST_SUSPECT: (Kind.GUEST, Severity.WARNING),
     Change.GUEST_OVERLOADED: (Kind.GUEST, Severity.WARNING),
+    Change.GUEST_DRY_RUN: (Kind.GUEST, Severity.WARNING),
     Change.GUEST_FAILED: (Kind.GUEST, Severity.ERROR),
     Change.GUEST_OTHER: (Kind.GUEST, Severity.INFO),
     Change.REMOTE_AVAILABLE: (Kind.REMOTE, Severity.NOTICE),

@@ -125,6 +125,7 @@ SHOW = (
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
     _show("remotes", "remotes: state, cause, lease, tunnel, and the way to it", view="remotes"),
     _show("remote", "one remote: its checks, its tunnels and their counters, the way to it", REMOTE, view="remote"),
+    _show("groups", "groups: which members are available, and how flows are shared", view="groups"),
     _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),
     Command(
         ("show", "rules", "detail"),
@@ -145,6 +146,12 @@ SHOW = (
     ),
     _show("quarantine", "flows that bypass a guest they crashed, and why", view="quarantine"),
     _show(
+        "shunts",
+        "flows that skip a guest because it has said that it does not need them",
+        Arg("GUEST", "a guest", source="guests", optional=True),
+        view="shunts",
+    ),
+    _show(
         "crash-log",
         "crash reports of the machine; with a number: kernel log, supervisor log, console",
         REPORT._replace(optional=True),
@@ -161,6 +168,19 @@ SHOW = (
 CLEAR = (
     _clear("counters", "restart the shown counters; the metrics are not affected"),
     _clear("incidents", "hide the present incidents from the list; they are kept"),
+    Command(
+        (
+            "clear",
+            "shunts",
+            Arg("GUEST", "a guest; default: all of them", source="guests", optional=True),
+            Arg("END", "only flows with this end: ADDRESS, ADDRESS:PORT or [IPV6]:PORT", optional=True),
+        ),
+        "send shunted flows to their guests again",
+        "shunts.clear",
+        role="operator",
+        view="done",
+        options=(JSON,),
+    ),
 )
 
 CRASHES = (
@@ -523,7 +543,7 @@ GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
     "show log": "lines of a log, and what is added to it",
     "show packets": "decode frames at a point along the path",
-    "clear": "restart the count of frames or incidents",
+    "clear": "restart the count of frames or incidents, or end shunts",
     "drill": "exercise relay, watchdog and power, and keep the result",
     "crash-log": "crash reports of the machine",
     "crash-count": "counted crashes of the machine, which lead to safe mode",

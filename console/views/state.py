@@ -73,6 +73,8 @@ def _frames(row: Row) -> Iterator[str]:
         yield f"{name}: attached by {cell(row['attach'])}: {cell(row['attach_why'])}"
     if row.get("link_local") == "rules":
         yield f"{name}: link-local control frames follow the rules"
+    if row.get("dry_run"):
+        yield f"{name}: dry run: its rules are counted only, and every frame goes straight to the other port"
     if row.get("longest_bytes"):
         yield f"{name}: frames of up to {cell(row['longest_bytes'])} bytes pass"
     if row.get("attach_why") and _has_news_of_frames(row):

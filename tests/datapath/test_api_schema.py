@@ -49,11 +49,14 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("version.show", {}),
     ("status.show", {}),
     ("segments.show", {}),
+    ("groups.show", {}),
     ("rules.show", {}),
     ("counters.show", {}),
     ("counters.clear", {}),
     ("counters.show", {"since": "clear"}),
     ("rules.show", {"since": "clear"}),
+    ("shunts.show", {}),
+    ("shunts.clear", {"guest": "ips1", "end": "10.0.0.1:80"}),
     ("incidents.clear", {}),
     ("incidents.show", {"all": True}),
     ("transitions.show", {}),
@@ -125,6 +128,8 @@ ASKED: list[tuple[str, dict[str, object]]] = [
 ]
 REFUSED: list[tuple[str, dict[str, object]]] = [
     ("guest.show", {"name": "nobody"}),
+    ("shunts.show", {"guest": "nobody"}),
+    ("shunts.clear", {"end": "no address"}),
     ("guest.start", {"name": "nobody"}),
     ("guest.drain", {"name": "spare"}),
     ("guest.command", {"name": "spare", "word": "x"}),

@@ -79,7 +79,7 @@ on_link_loss = "{setup.link_loss}"
 rearm_delay = "{setup.rearm}"
 [watchdog]
 timeout = "{setup.watchdog}"
-{guest_tables(setup.guests)}"""
+{guest_tables(setup.guests, link_down=setup.link_down)}"""
 
 
 class World:

@@ -230,6 +230,7 @@ class Segment(Answer, kw_only=True):
     wan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     on_link_loss: str | UnsetType = UNSET
     link_local: Annotated[str, Meta(description="straight or rules")] | UnsetType = UNSET
+    dry_run: Annotated[bool, Meta(description="its rules are only counted")] | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
     since_mono_ns: int | UnsetType = UNSET
     next_attempt_ms: (
@@ -264,7 +265,8 @@ class SegmentSet(Answer):
 class Rule(Answer):
     """A rule and its counters, which are missing while the datapath is down.
 
-    `excess`: frames beyond the limit of an overloaded hop of the path; they bypassed it or were dropped.
+    `excess`: frames beyond the limit of an overloaded hop of the path; they bypassed it or were dropped. `shunted`:
+    frames that went to the other port because hops of the path have shunted their flows.
     """
 
     name: str
@@ -282,6 +284,67 @@ class Rule(Answer):
     bypassed: Count | UnsetType = UNSET
     blocked: Count | UnsetType = UNSET
     excess: Count | UnsetType = UNSET
+    keep_shunts: bool = False
+    shunted: Count | UnsetType = UNSET
+
+
+class Shunt(Answer):
+    """A flow whose frames skip a guest, because the guest has said that it does not need them."""
+
+    guest: str
+    segment: str
+    protocol: Annotated[str, Meta(description="tcp or udp")]
+    lan: Annotated[str, Meta(description="address of the end at the LAN side")]
+    lan_port: int
+    wan: Annotated[str, Meta(description="address of the end at the WAN side")]
+    wan_port: int
+    vlan: Annotated[int | None, Meta(description="VLAN id; null: no tag")]
+    direction: Annotated[str, Meta(description="both, to-wan or to-lan: the frames that skip the guest")]
+    since_s: Annotated[float, Meta(description="seconds ago")]
+    left_s: Annotated[float, Meta(description="seconds until it ends by its time")]
+    quiet_s: Annotated[float, Meta(description="seconds without a frame, to the second")]
+
+
+class Shunting(Answer):
+    """What one guest may shunt, and how often it asked for that by tags."""
+
+    guest: str
+    most: Annotated[int, Meta(description="flows at the same time")]
+    flows: Annotated[int, Meta(description="at present")]
+    entered: Annotated[Count, Meta(description="by tags")]
+    unfit: Annotated[Count, Meta(description="refused: the frame was of no flow that can be shunted")]
+    too_frequent: Annotated[Count, Meta(description="refused: more than `rate` a second")]
+    full: Annotated[Count, Meta(description="refused: as many as are allowed")]
+    frames: Annotated[Count, Meta(description="that skipped the guest")]
+
+
+class Shunts(Answer):
+    """Shunted flows, oldest first for each guest."""
+
+    shunts: list[Shunt]
+    guests: list[Shunting]
+
+
+class GroupMember(Answer):
+    """A member of a group, while the datapath is up. `draining`: it keeps its flows and gets no new ones."""
+
+    name: str
+    spare: bool
+    available: bool | UnsetType = UNSET
+    draining: bool | UnsetType = UNSET
+
+
+class Group(Answer):
+    """A group. `available`: enough members are; missing, like their state, while the datapath is down."""
+
+    name: str
+    kind: Annotated[str, Meta(description="balance or standby")]
+    members: list[GroupMember]
+    minimum: int
+    hash: Annotated[str, Meta(description="what tells flows apart")]
+    on_member_failure: str
+    rules: Annotated[list[str], Meta(description="those with it in their path")]
+    available: bool | UnsetType = UNSET
 
 
 class Filters(Answer):
@@ -366,6 +429,7 @@ class RuleCounters(Answer):
     bypassed: Count
     blocked: Count
     excess: Count
+    shunted: Count = 0
 
 
 class Counters(Answer):

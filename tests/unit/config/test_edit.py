@@ -227,7 +227,7 @@ def test_completion() -> None:
     assert offered("")[:3] == ["system", "segment", "watchdog"]
     assert "web" in offered("rule")
     assert offered("rule web")[:2] == ["segment", "match"]
-    assert offered("rule web on_unavailable") == ["bypass", "block"]
+    assert offered("rule web on_unavailable") == ["bypass", "block", "link-down"]
     assert offered("rule web segment")[0] == "main"
     assert offered("rule web path") == ["ips1", "ips", ""]
     assert offered("rule web path ips") == ["ips1", "", ""]

@@ -32,6 +32,9 @@ class Kernel:
         self.error: Exception | None = None
         self.calls: list[bool] = []  # whether the caller was patient
 
+    def sweeper(self) -> None:
+        """No guest may shunt flows."""
+
     def attach_segment(self, *_: object, patient: bool, **__: object) -> list[Any]:
         self.calls.append(patient)
         if self.error is not None:
