@@ -160,8 +160,8 @@ def told(command: str) -> Callable[[Board], Any]:
 
 
 def ordered(words: str) -> Callable[[Board], Any]:
-    """A command of the console."""
-    return lambda board: board.sh(f"bypass {words}")
+    """A command of the console. Its effect is waited for; on a slow board its answer may come too late."""
+    return told(f"bypass {words}")
 
 
 def noted(words: str) -> Callable[[Board], Any]:
