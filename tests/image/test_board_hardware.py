@@ -60,11 +60,6 @@ def drill(board: Board, kind: str) -> dict[str, Any]:
     return next((row for row in rows if row["kind"] == kind), {})
 
 
-def drill_over(board: Board) -> bool:
-    found = board_appliance.show(board, "drills")
-    return found is not None and not found["running"]
-
-
 def test_a_relay_drill_is_measured_and_kept(healthy: Board, tmp_path: Path) -> None:
     """The relay moves to bypass and back, once; the result has its date, and how long each move took."""
     mark = healthy.events.mark()
@@ -83,22 +78,6 @@ def test_a_relay_drill_is_measured_and_kept(healthy: Board, tmp_path: Path) -> N
     assert [event["state"] for event in healthy.events.since(mark, event="relay")] == ["bypass", "inline"]
     kept = healthy.sh("cat /var/lib/bypass/drills.json").output
     assert '"kind": "relay"' in kept
-    board_appliance.wait_healthy(healthy)
-
-
-def test_a_relay_drill_that_is_aborted_leaves_the_link_up(healthy: Board, tmp_path: Path) -> None:
-    """No result counts; the segment goes inline again by itself, and frames cross all the while."""
-    before, mark = drill(healthy, "relay"), healthy.events.mark()
-    with frames(healthy, tmp_path) as streams:
-        healthy.sh("bypass drill run relay now")
-        closed = healthy.wait_event(event="relay", state="bypass", since=mark)
-        healthy.sh("bypass drill abort")
-        carried(healthy, streams, closed["mono_ns"])
-        opened = healthy.wait_event(event="relay", state="inline", since=closed["n"])
-        carried(healthy, streams, opened["mono_ns"])
-    board_appliance.wait_until(healthy, lambda: drill_over(healthy), "the drill is over")
-    assert drill(healthy, "relay") == before
-    assert any("aborted: by root" in text for text in board_appliance.events(healthy))
     board_appliance.wait_healthy(healthy)
 
 
