@@ -16,7 +16,7 @@ ARGS ?=
 JOBS ?= auto
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: help setup packages bpf qemu-image run test test-all simulate mutants test-plan lint format bench demo faults health-figures image image-disk sbom test-image flash check-image clean
+.PHONY: help setup packages bpf qemu-image run test test-all simulate mutants test-plan lint format bench demo faults health-figures hardware-figures panel image image-disk sbom test-image flash check-image clean
 
 help: ## show this help
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -62,6 +62,9 @@ qemu-image: setup ## build the image of a simulated board (only what changed)
 run: qemu-image ## boot the appliance on the simulated board, its serial console in this terminal: IMAGE=... FIRMWARE=uefi
 	@$(RUN) -m simulator run $(if $(IMAGE),--image "$(IMAGE)") $(if $(FIRMWARE),--firmware $(FIRMWARE))
 
+panel: qemu-image ## show the simulated box live, with keys that break each part; starts it if none runs: WIRING=...
+	@$(RUN) -m simulator panel $(if $(WIRING),--wiring "$(WIRING)")
+
 test: $(if $(filter-out tests/unit%,$(TESTS)),qemu-image,setup) ## run all tests except the long ones: TESTS=FOLDER ARGS=...
 	@$(PYTEST) -m "not slow" $(ARGS) $(TESTS)
 
@@ -92,6 +95,9 @@ format: setup ## format the sources
 
 bench: setup ## measure steering speed, its limit and other implementations -> build/figures/bench.json
 	@$(RUN) -m tests.bench
+
+hardware-figures: qemu-image ## measure relay, watchdog and power on the simulated board -> build/figures/hardware.json: RUNS=30
+	@$(RUN) -m tests.hardware_figures $(if $(RUNS),--runs $(RUNS))
 
 health-figures: qemu-image ## measure how soon a failed guest is bypassed -> build/figures/health.json
 	@$(RUN) -m tests.health_figures

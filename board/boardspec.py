@@ -10,6 +10,7 @@ key is an error, so that a typing mistake does not silently select a default.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +132,8 @@ class SimulatedMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of the GPIO line of the status LED."""
     arguments: list[str]
     """Arguments of QEMU for the board's devices; `{crash_log}` is the path of the file that keeps the crash log."""
+    button_line: str = ""
+    """Name of the GPIO line of the bypass button, high while it is pressed."""
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,7 +201,7 @@ class BoardSpec:
 
         Raises SpecError if there is no such relay or no management port.
         """
-        described = _toml(self.board_toml)
+        described = self.described()
         ports = {row["name"]: msgspec.convert(row, Port) for row in described.get("port", ())}
         try:
             lan, wan = (ports[name] for name in described["relay"][0]["ports"])
@@ -207,6 +210,27 @@ class BoardSpec:
             raise SpecError(
                 f"{self.board_toml}: the simulator needs a relay with two ports and a port with the role management"
             ) from error
+
+    @property
+    def wirings(self) -> list[str]:
+        """Other ways in which this board's relay may be built, each a file `relay/NAME.toml` with a `[[relay]]`."""
+        return sorted(path.stem for path in (self.folder / "relay").glob("*.toml"))
+
+    def described_text(self, wiring: str = "") -> str:
+        """The text of board.toml, with the relay of a wiring in the place of its own. SpecError: no such wiring."""
+        text = self.board_toml.read_text()
+        if not wiring:
+            return text
+        if wiring not in self.wirings:
+            known = ", ".join(self.wirings) or "none"
+            raise SpecError(f"{self.folder}/relay has no wiring {wiring!r}: it has {known}")
+        own = (self.folder / "relay" / f"{wiring}.toml").read_text()
+        tables = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
+        return "".join(table for table in tables if not table.startswith("[[relay]]")) + "\n" + own
+
+    def described(self, wiring: str = "") -> dict[str, Any]:
+        """The same as data."""
+        return _toml(self.board_toml) if not wiring else _parse(self.described_text(wiring), self.folder)
 
     @property
     def machine(self) -> SimulatedMachine:
@@ -238,9 +262,15 @@ def load(name: str = "", root: Path = REPO / "board") -> BoardSpec:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        text = path.read_text()
     except FileNotFoundError as error:
         raise SpecError(f"{path} is missing: boards and processors are described below {REPO / 'board'}") from error
+    return _parse(text, path)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: {error}") from error
 

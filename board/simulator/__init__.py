@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Simulator of the reference board: connectors, relay, LED, watchdog's second stage and power around a QEMU machine."""
+"""Simulator of the reference board: connectors, relay, LED, button, watchdog's second stage and power around QEMU."""
 
 from simulator.board import Board, BoardError
 from simulator.events import BoardPanic, EmulatorFailed, Event, WaitTimeout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`python -m simulator [--dir DIR] run`, and the words for a second terminal: status, log, power, reset, unplug ..."""
+"""`python -m simulator [--dir DIR] run`, and the words for a second terminal: status, log, power, unplug, break ..."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from boardspec import BoardSpec, SpecError
 
 from simulator import accel, payload
 from simulator.board import Board, BoardError
-from simulator.control import ask, connect
+from simulator.control import NIC_ORDERS, ask, connect
 from simulator.events import Event
 from simulator.machine import Accelerator
-from simulator.simulator import Timing
+from simulator.simulator import BROWN_OUT_MS, FAULTS, Timing
 from simulator.terminal import Terminal
+
+SHOWN = ("relay", "led", "watchdog", "reset", "panic", "power", "link", "broken", "repaired", "stuck", "button")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,18 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     words = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = words.add_parser("run", help="power the board on, with its serial console in this terminal")
-    run.add_argument("--artefacts", type=Path, help="where the image is (default: build/BOARD)")
-    run.add_argument("--image", type=Path, help="a disk image to boot by firmware, or a folder like build/BOARD")
-    run.add_argument("--firmware", choices=("bios", "uefi"), default="bios", help="what boots the disk image")
-    run.add_argument("--prefix", help="prefix of the namespaces' names (default: the first free of tw, tw2, ...)")
-    run.add_argument("--relay-ms", type=float, default=5.0, help="switching time of the relay's contacts")
-    run.add_argument("--flap-ms", type=float, default=0.0, help="how long links stay down after the relay has switched")
-    run.add_argument("--second-stage-s", type=float, default=5.0, help="time from the watchdog's NMI to the hard reset")
-    run.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
-    run.add_argument("--append", default="", help="additions to the kernel's command line")
-    run.add_argument("--no-debug", action="store_true", help="no root shell on the second serial port")
+    _machine_options(run)
     run.add_argument("--events", action="store_true", help="show transitions on standard error")
     run.set_defaults(command=_run)
+
+    panel = words.add_parser("panel", help="show the box live; starts it if none runs")
+    _machine_options(panel)
+    panel.set_defaults(command=_panel)
 
     for name, text in (("status", "show power, relay, LED and cables"), ("reset", "press the reset button"),
                        ("nmi", "press the NMI button"), ("pause", "freeze the whole machine"),
@@ -69,6 +67,25 @@ def _parser() -> argparse.ArgumentParser:
         cable = words.add_parser(name, help=f"{name} the cable on one side")
         cable.add_argument("side", choices=("lan", "wan"))
         cable.set_defaults(command=_order, do=name)
+    nic = words.add_parser("nic", help="take the link from a port of the machine, or the whole device")
+    nic.add_argument("side", choices=("lan", "wan"))
+    nic.add_argument("order", choices=NIC_ORDERS)
+    nic.set_defaults(command=_order, do="nic")
+    for name, text in (("break", "break a part of the board"), ("mend", "repair it")):
+        part = words.add_parser(name, help=text, epilog="; ".join(f"{key}: {what}" for key, what in FAULTS.items()))
+        part.add_argument("part", choices=tuple(FAULTS))
+        part.set_defaults(command=_order, do=name)
+    tune = words.add_parser("tune", help="change the delays of the board's parts")
+    for each in fields(Timing):
+        tune.add_argument(f"--{each.name.replace('_', '-')}", type=float)
+    tune.set_defaults(command=_tune)
+    press = words.add_parser("press", help="press the bypass button")
+    press.add_argument("--seconds", type=float, default=0.3, help="for how long (default: %(default)s)")
+    press.set_defaults(command=_order, do="press")
+    brown = words.add_parser("brown-out", help="let the supply dip, after which the machine is reset")
+    brown.add_argument("--ms", type=float, default=BROWN_OUT_MS, help="for how long (default: %(default)s)")
+    brown.add_argument("--no-reset", dest="reset", action="store_false", help="only the relay's supply dips")
+    brown.set_defaults(command=_order, do="brown-out")
     relay = words.add_parser("relay", help="show the relay's position; `relay log`: its transitions")
     relay.add_argument("what", nargs="?", choices=("log",))
     relay.set_defaults(command=_relay)
@@ -80,26 +97,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _machine_options(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--artefacts", type=Path, help="where the image is (default: build/BOARD)")
+    run.add_argument("--image", type=Path, help="a disk image to boot by firmware, or a folder like build/BOARD")
+    run.add_argument("--firmware", choices=("bios", "uefi"), default="bios", help="what boots the disk image")
+    run.add_argument("--prefix", help="prefix of the namespaces' names (default: the first free of tw, tw2, ...)")
+    run.add_argument("--wiring", default="", help="another way to build the relay: board/BOARD/relay/NAME.toml")
+    run.add_argument("--relay-ms", type=float, default=5.0, help="switching time of the relay's contacts")
+    run.add_argument("--flap-ms", type=float, default=0.0, help="how long links stay down after the relay has switched")
+    run.add_argument("--second-stage-s", type=float, default=5.0, help="time from the watchdog's NMI to the hard reset")
+    run.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    run.add_argument("--append", default="", help="additions to the kernel's command line")
+    run.add_argument("--no-debug", action="store_true", help="no root shell on the second serial port")
+
+
 # run
 
 
 def _run(options: argparse.Namespace) -> int:
-    spec = boardspec.load(options.board)
-    artefacts, directory = (options.artefacts or spec.build).resolve(), _directory(options).resolve()
-    if options.image and not options.image.is_dir():
-        if options.append:
-            raise BoardError(
-                "--append is for a kernel that the emulator loads; the boot loader has its own command line"
-            )
-        load = payload.disk(options.image, directory, firmware=options.firmware, board=spec)
-    else:
-        folder = options.image or artefacts
-        load = payload.image(folder, directory, debug=not options.no_debug, append=options.append, board=spec)
-    found = _accelerator(options.accel, spec, artefacts)
-    timing = Timing(options.relay_ms, options.flap_ms, options.second_stage_s)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ended_by_signal)
-    with Board(directory, load, prefix=options.prefix, timing=timing, accelerator=found) as board:
+    made, found = _made(options)
+    with made as board:
         print(_banner(board, found, options), file=sys.stderr, flush=True)
         terminal = Terminal(board.console.send)
         shown = _Events(terminal, options.events)
@@ -112,6 +131,49 @@ def _run(options: argparse.Namespace) -> int:
         terminal.run()
     print("\r\n[board off, wires taken down]", file=sys.stderr)
     return 0
+
+
+def _panel(options: argparse.Namespace) -> int:
+    from simulator.panel import show
+
+    directory = _directory(options).resolve()
+    try:
+        ask(directory, {"do": "status"})
+    except (FileNotFoundError, ConnectionError):
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _ended_by_signal)
+        made, _ = _made(options)
+        with made as board:
+            print("powering the board on ...", file=sys.stderr, flush=True)
+            board.power_on()
+            return show(board.directory)
+    return show(directory)
+
+
+def _made(options: argparse.Namespace) -> tuple[Board, Accelerator]:
+    """The board of the command line, not opened yet, and how it is emulated."""
+    spec = boardspec.load(options.board)
+    artefacts, directory = (options.artefacts or spec.build).resolve(), _directory(options).resolve()
+    if options.image and not options.image.is_dir():
+        if options.append or options.wiring:
+            raise BoardError(
+                "--append and --wiring are for a kernel that the emulator loads; a disk has its own command line"
+            )
+        load = payload.disk(options.image, directory, firmware=options.firmware, board=spec)
+    else:
+        folder = options.image or artefacts
+        load = payload.image(
+            folder,
+            directory,
+            debug=not options.no_debug,
+            append=options.append,
+            board=spec,
+            wiring=options.wiring,
+        )
+    found = _accelerator(options.accel, spec, artefacts)
+    timing = Timing(options.relay_ms, options.flap_ms, options.second_stage_s)
+    made = Board(directory, load, prefix=options.prefix, timing=timing, accelerator=found)
+    return made, found
 
 
 def _ended_by_signal(number: int, _: object) -> None:
@@ -149,7 +211,7 @@ class _Events:
                 self._terminal.leave()
             elif event["cause"] != "simulator stopped":
                 self._terminal.show(f"\r\n[power off: {event['cause']}]\r\n".encode())
-        if self._shown and event["event"] in ("relay", "led", "watchdog", "reset", "panic", "power", "link"):
+        if self._shown and event["event"] in SHOWN:
             self._terminal.show(f"\r\n[{line(event)}]\r\n".encode())
 
 
@@ -193,11 +255,23 @@ def _reply(options: argparse.Namespace, request: dict[str, Any]) -> Any:
 
 def _order(options: argparse.Namespace) -> int:
     request = {"do": f"power {options.how}" if options.do == "power" else options.do}
-    if "side" in options:
-        request["side"] = options.side
-    status = _reply(options, request)
+    words = ("side", "order", "part", "seconds", "ms", "reset")
+    request.update((name, getattr(options, name)) for name in words if name in options)
+    return _show_status(_reply(options, request))
+
+
+def _tune(options: argparse.Namespace) -> int:
+    timing = {each.name: getattr(options, each.name) for each in fields(Timing)}
+    given = {name: value for name, value in timing.items() if value is not None}
+    return _show_status(_reply(options, {"do": "tune", "timing": given}))
+
+
+def _show_status(status: dict[str, Any]) -> int:
     for key, value in status.items():
-        text = ", ".join(f"{name} {state}" for name, state in value.items()) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            text = ", ".join(f"{name} {state}" for name, state in value.items())
+        else:
+            text = ", ".join(value) or "nothing" if isinstance(value, list) else value
         print(f"{key:10} {text}")
     return 0
 

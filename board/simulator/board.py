@@ -18,23 +18,33 @@ import shlex
 import threading
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from boardspec import SpecError
 
-from simulator.control import ControlServer
+from simulator.control import ControlServer, NicOrder
 from simulator.events import Event, EventLog, Predicate
 from simulator.host import Host
 from simulator.machine import Accelerator, Payload
 from simulator.pace import Pace, booted
 from simulator.serial import SerialPort
 from simulator.shell import DebugShell, Result
-from simulator.simulator import Simulator, Timing
+from simulator.simulator import BROWN_OUT_MS, Simulator, Timing
 from simulator.wires import Side, Wires
 
 T = TypeVar("T")
 CALL_S = 60.0
+
+
+def hot_plug(pci: str, order: NicOrder) -> str:
+    """The command in the board that takes a device off its bus, or finds it again (pure).
+
+    The kernel removes the device as it does when one is pulled out. QEMU itself cannot pull it: the machine's first bus
+    takes no hot-plugging, and behind a port of another bus the board's ports would have other addresses.
+    """
+    return f"echo 1 >/sys/bus/pci/devices/{pci}/remove" if order == "remove" else "echo 1 >/sys/bus/pci/rescan"
 
 
 class BoardError(Exception):
@@ -176,6 +186,47 @@ class Board:
     def plug(self, side: Side) -> None:
         self._loop_do(self._simulator.set_plugged, side, True)
 
+    # parts that break
+
+    def break_part(self, name: str) -> Event:
+        """Break a part (simulator.FAULTS); returns the fault event."""
+        fault = self.fault(f"break {name}")
+        self._loop_do(self._simulator.break_part, name)
+        return fault
+
+    def mend_part(self, name: str) -> None:
+        self._loop_do(self._simulator.break_part, name, False)
+
+    def tune(self, **changes: float) -> None:
+        """Change delays of the parts: relay_ms, flap_ms, second_stage_s."""
+        self._loop_do(partial(self._simulator.tune, **changes))
+
+    def wire(self, wiring: str = "") -> None:
+        """Build the relay in another way while the machine runs; what it finds in board.toml is the caller's."""
+        self._loop_do(self._simulator.wire, wiring)
+
+    def press(self, seconds: float = 0.3) -> Event:
+        """Press the bypass button; returns at once."""
+        fault = self.fault("bypass button")
+        self._loop_do(self._simulator.press, seconds)
+        return fault
+
+    def brown_out(self, ms: float = BROWN_OUT_MS, reset: bool = True) -> Event:
+        """Let the supply dip; see Simulator.brown_out."""
+        fault = self.fault("brown-out")
+        self._call(self._simulator.brown_out(ms, reset))
+        return fault
+
+    def nic(self, side: Side, order: NicOrder) -> Event:
+        """Take the link from a port of the machine (`down`, `up`), or the whole device (`remove`, `return`)."""
+        fault = self.fault(f"nic {side} {order}")
+        if order in ("down", "up"):
+            self._loop_do(self._simulator.nic, side, order == "up")
+        else:
+            self.sh(self._hot_plug(side, order))
+            self._loop_do(self._simulator.hot_plugged, side, order == "return")
+        return fault
+
     def fault(self, what: str) -> Event:
         """Log that a fault is about to be injected; the returned event's `n` serves as mark, `mono_ns` as time."""
         return self.events.add("fault", what=what)
@@ -251,6 +302,14 @@ class Board:
 
     # inside
 
+    def _hot_plug(self, side: Side, order: NicOrder) -> str:
+        return hot_plug(self.payload.board.connectors[side].pci, order)
+
+    async def _hot_plug_async(self, side: Side, order: NicOrder) -> None:
+        """For a second terminal: without waiting for an answer of the board's shell."""
+        self.debug.send(f"{self._hot_plug(side, order)}\n")
+        self._simulator.hot_plugged(side, order == "return")
+
     def _claim(self) -> Wires:
         names = [self._wanted_prefix] if self._wanted_prefix else ["tw", *(f"tw{number}" for number in range(2, 100))]
         for name in names:
@@ -261,11 +320,14 @@ class Board:
         raise BoardError(f"the names {names[0]}-* are used by another board simulator")
 
     async def _start(self, wires: Wires) -> None:
-        machine = self.payload.board.machine
-        simulator = Simulator(self.directory, machine, wires, self.events, self.console, self.debug, self._timing)
+        simulator = Simulator(
+            self.directory, self.payload.board, wires, self.events, self.console, self.debug, self._timing
+        )
         simulator.on_start = self._shell.forget
         self._simulator = simulator
-        self._control = ControlServer(self.directory, simulator, self.events, self._power_on_async)
+        self._control = ControlServer(
+            self.directory, simulator, self.events, self._power_on_async, self._hot_plug_async
+        )
         simulator.start()
         await self._control.start()
 

@@ -13,23 +13,32 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from simulator.events import EventLog
 from simulator.qmp import QmpError
-from simulator.simulator import Simulator
+from simulator.simulator import BROWN_OUT_MS, Simulator
+from simulator.wires import SIDES, Side
 
 NAME = "control.sock"
+NicOrder = Literal["down", "up", "remove", "return"]
+NIC_ORDERS: tuple[NicOrder, ...] = get_args(NicOrder)
 
 
 class ControlServer:
     def __init__(
-        self, directory: Path, simulator: Simulator, events: EventLog, power_on: Callable[[], Awaitable[None]]
+        self,
+        directory: Path,
+        simulator: Simulator,
+        events: EventLog,
+        power_on: Callable[[], Awaitable[None]],
+        hot_plug: Callable[[Side, NicOrder], Awaitable[None]],
     ) -> None:
         self._path = directory / NAME
         self._simulator = simulator
         self._events = events
         self._power_on = power_on
+        self._hot_plug = hot_plug
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -80,15 +89,25 @@ class ControlServer:
         simulator = self._simulator
         if what == "status":
             return simulator.status()
+        if what == "observe":
+            return simulator.observed()
         if what == "log":
             return self._events.since(int(request.get("since", 0)))
         if what == "power on":
             await self._power_on()
         elif what in ("unplug", "plug"):
-            side = request.get("side")
-            if side not in ("lan", "wan"):
-                raise ValueError(f"no connector {side!r}: lan or wan")
-            simulator.set_plugged(side, what == "plug")
+            simulator.set_plugged(_side(request), what == "plug")
+        elif what == "nic":
+            await self._nic(_side(request), request.get("order"))
+        elif what in ("break", "mend"):
+            simulator.break_part(str(request.get("part")), what == "break")
+        elif what == "tune":
+            simulator.tune(**{key: float(value) for key, value in request["timing"].items()})
+        elif what == "press":
+            simulator.press(float(request.get("seconds", 0.3)))
+        elif what == "brown-out":
+            self._events.add("fault", what=what)
+            await simulator.brown_out(float(request.get("ms", BROWN_OUT_MS)), bool(request.get("reset", True)))
         elif what == "qmp":
             return await simulator.qmp(request["command"], request.get("arguments"))
         elif what in ("power cut", "power button", "reset", "nmi", "pause", "resume"):
@@ -97,6 +116,17 @@ class ControlServer:
         else:
             raise ValueError(f"unknown request {what!r}")
         return simulator.status()
+
+    async def _nic(self, side: Side, order: object) -> None:
+        if order not in NIC_ORDERS:
+            raise ValueError(f"no order {order!r} for a port: {', '.join(NIC_ORDERS)}")
+        self._events.add("fault", what=f"nic {side} {order}")
+        if order in ("down", "up"):
+            self._simulator.nic(side, order == "up")
+        elif self._simulator.machine is None:
+            raise ValueError("the machine is off")
+        else:
+            await self._hot_plug(side, order)
 
     async def _attach(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ports = {"console": self._simulator.console, "debug": self._simulator.debug}
@@ -109,6 +139,13 @@ class ControlServer:
                 port.send(data)
         finally:
             port.sinks.remove(writer.write)
+
+
+def _side(request: dict[str, Any]) -> Side:
+    for side in SIDES:
+        if request.get("side") == side:
+            return side
+    raise ValueError(f"no connector {request.get('side')!r}: lan or wan")
 
 
 def connect(directory: Path) -> socket.socket:

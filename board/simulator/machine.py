@@ -24,7 +24,8 @@ from simulator import netns
 from simulator.qmp import Qmp, QmpError
 from simulator.wires import QUEUES, SIDES
 
-CHANNELS = ("qmp", "console", "debug", "gpio")
+CHANNELS = ("qmp", "console", "debug", "gpio", "i2c")
+DESCRIPTION = "opt/throughwire/board.toml"  # where the machine finds its board.toml, if it is not the image's
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ class Firmware:
 @dataclass(frozen=True)
 class Payload:
     """What the machine boots, and on which board. `append`, `memory_mb` and `cpus` default to the board's kernel
-    command line, memory and processors. With `firmware` it boots its first drive, and no kernel is given."""
+    command line, memory and processors. With `firmware` it boots its first drive, and no kernel is given.
+
+    `wiring`: another way in which the relay is built; `description` is then the board.toml that says so, which the
+    machine gets in the place of the image's."""
 
     kernel: Path | None = None
     initrd: Path | None = None
@@ -68,6 +72,8 @@ class Payload:
     cpus: int = 0
     board: BoardSpec = field(default_factory=boardspec.load)
     firmware: Firmware | None = None
+    wiring: str = ""
+    description: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,8 @@ def command_line(payload: Payload, accelerator: Accelerator, crash_log: Path, fd
         several = f",mq=on,vectors={2 * queues + 2}" if queues > 1 else ""
         device = f"virtio-net-pci,id={tap},netdev={tap}-tap,mac={address(port)},addr={port.slot:#x}"
         line += ["-device", device + several]
+    if payload.description:
+        line += ["-fw_cfg", f"name={DESCRIPTION},file={payload.description}"]
     return line + [word.replace("{crash_log}", str(crash_log)) for word in machine.arguments]
 
 

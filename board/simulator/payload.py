@@ -26,11 +26,18 @@ def files(board: BoardSpec) -> list[str]:
 
 
 def image(
-    artefacts: Path, directory: Path, *, debug: bool = False, append: str = "", board: BoardSpec | None = None
+    artefacts: Path,
+    directory: Path,
+    *,
+    debug: bool = False,
+    append: str = "",
+    board: BoardSpec | None = None,
+    wiring: str = "",
 ) -> Payload:
     """The payload for the image in `artefacts`; the data disk is copied into `directory` once and then kept.
 
-    Raises FileNotFoundError naming what is missing.
+    With `wiring` the board's relay is built in that way, and the machine finds a board.toml that says so.
+    Raises FileNotFoundError naming what is missing, SpecError for an unknown wiring.
     """
     board = board or boardspec.load()
     missing = [name for name in files(board) if not (artefacts / name).exists()]
@@ -43,12 +50,18 @@ def image(
         Drive(disk.serial, data if disk.writable else artefacts / disk.file, readonly=not disk.writable)
         for disk in board.image.disk
     )
+    description = None
+    if wiring:
+        description = directory / "board.toml"
+        description.write_text(board.described_text(wiring))
     return Payload(
         artefacts / board.arch.kernel.boot,
         artefacts / INITRD,
         drives,
         append=board.command_line(debug=debug, append=append),
         board=board,
+        wiring=wiring,
+        description=description,
     )
 
 

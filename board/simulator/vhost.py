@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""vhost-user backend of the GPIO device: QEMU shares the guest's memory and queues with us, we answer the requests.
+"""vhost-user backend of the GPIO and I2C devices: QEMU shares the guest's memory and queues, we answer the requests.
 
 One `Backend` serves one connection to one QEMU process and ends with it. It runs in the loop's thread and maps the
 guest's memory while connected. Protocol: QEMU's docs/interop/vhost-user.rst; queues: virtio specification 1.2, 2.7.
@@ -17,8 +17,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from simulator.gpio import Lines
+from typing import Protocol
 
 F_VERSION_1, F_PROTOCOL_FEATURES = 1 << 32, 1 << 30
 P_MQ, P_REPLY_ACK, P_CONFIG = 1 << 0, 1 << 3, 1 << 9
@@ -31,6 +30,22 @@ GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 
 GET_CONFIG = 24
 REQUESTS, QUEUES = 0, 2  # the request queue's number; QEMU 7.2 sets up the interrupt queue too
 NEXT, WRITE = 1, 2  # descriptor flags
+
+
+class Device(Protocol):
+    """What answers the driver's requests. `features`: bits of the device's own kind."""
+
+    @property
+    def features(self) -> int: ...
+
+    @property
+    def config(self) -> bytes: ...
+
+    def request(self, data: bytes, room: int) -> bytes:
+        """Execute one request and return the response, of which the driver takes at most `room` bytes."""
+
+    def release(self, cause: str) -> None:
+        """The driver is gone: the machine was reset, has no power, or its emulator ended."""
 
 
 class ProtocolError(Exception):
@@ -63,7 +78,7 @@ class Backend:
     """Serves `connection` (a stream socket to QEMU's chardev) until it ends; `ended` is then called once."""
 
     connection: socket.socket
-    lines: Lines
+    device: Device
     ended: Callable[[], None]
     note: Callable[[str], None] = lambda text: None
     _regions: list[Region] = field(default_factory=list)
@@ -84,7 +99,7 @@ class Backend:
             self._set_kick(queue, -1)
             _close(queue.call)
         self._unmap()
-        self.lines.release("qemu exited")
+        self.device.release("qemu exited")
         self.ended()
 
     def _readable(self) -> None:
@@ -114,14 +129,14 @@ class Backend:
 
     def _handle(self, kind: int, body: bytes, fds: list[int]) -> bytes | None:
         if kind == GET_FEATURES:
-            return struct.pack("<Q", F_VERSION_1 | F_PROTOCOL_FEATURES)
+            return struct.pack("<Q", F_VERSION_1 | F_PROTOCOL_FEATURES | self.device.features)
         if kind == GET_PROTOCOL_FEATURES:
             return struct.pack("<Q", P_MQ | P_CONFIG | P_REPLY_ACK)
         if kind == GET_QUEUE_NUM:
             return struct.pack("<Q", QUEUES)
         if kind == GET_CONFIG:
             offset, length, flags = struct.unpack_from("<III", body)
-            config = (self.lines.config[offset:] + bytes(length))[:length]
+            config = (self.device.config[offset:] + bytes(length))[:length]
             return struct.pack("<III", offset, length, flags) + config
         if kind == SET_MEM_TABLE:
             self._map(body, fds)
@@ -161,7 +176,7 @@ class Backend:
             self._set_kick(queue, -1)
             queue.enabled = False
             if number == REQUESTS:
-                self.lines.release("queue stopped")
+                self.device.release("queue stopped")
             return struct.pack("<II", number, queue.last)
         return None
 
@@ -245,7 +260,7 @@ class Backend:
             if not flags & NEXT:
                 break
             index = following
-        response = self.lines.request(request)
+        response = self.device.request(request, sum(length for _, _, length in places))
         written = 0
         for memory, place, length in places:
             part = response[written : written + length]

@@ -22,7 +22,7 @@ from simulator import netns
 from simulator.netlink import RTMGRP_LINK, Netlink
 
 Side = Literal["lan", "wan"]
-Position = Literal["bypass", "inline", "moving"]
+Position = Literal["bypass", "inline", "disconnect", "moving"]
 SIDES: tuple[Side, Side] = ("lan", "wan")
 QUEUES = 4  # two processors and as many queues again: native XDP then needs no locked transmit
 ADDRESSES = {
@@ -40,12 +40,13 @@ def other(side: Side) -> Side:
 
 @dataclass(frozen=True)
 class Panel:
-    """Position of the contacts, plugged cables, and hosts that have their port up."""
+    """Position of the contacts, plugged cables, hosts that have their port up, and ports that have lost their link."""
 
     relay: Position = "bypass"
     plugged: frozenset[Side] = frozenset(SIDES)
     hosts_up: frozenset[Side] = frozenset(SIDES)
     negotiating: bool = False
+    nics_down: frozenset[Side] = frozenset()
 
 
 def routes(panel: Panel) -> dict[str, str | None]:
@@ -62,11 +63,15 @@ def connector_up(panel: Panel, side: Side) -> bool:
     if panel.negotiating or side not in panel.plugged:
         return False
     beyond = other(side)
+    if panel.relay == "disconnect":
+        return False
     return panel.relay != "bypass" or (beyond in panel.plugged and beyond in panel.hosts_up)
 
 
 def port_link(panel: Panel, side: Side) -> bool:
     """Whether the appliance's port has a carrier. In bypass it keeps what it had inline: virtio has no PHY to ask."""
+    if panel.relay == "disconnect" or side in panel.nics_down:
+        return False
     return not panel.negotiating and side in panel.plugged and side in panel.hosts_up
 
 
@@ -171,16 +176,39 @@ class Wires:
         self.panel = panel
         return done
 
+    def traffic(self) -> dict[str, tuple[int, int]]:
+        """Frames that each connector and port has received and sent so far."""
+        if self._netlink is None:
+            return {}
+        text = netns.enter(self.board, lambda: Path("/proc/thread-self/net/dev").read_text())
+        return parse_traffic(text)
+
+
+def parse_traffic(text: str) -> dict[str, tuple[int, int]]:
+    """Frames received and sent by each device, from /proc/net/dev (pure). A tap sends what the machine receives."""
+    found = {}
+    for line in text.splitlines()[2:]:
+        name, _, figures = line.partition(":")
+        columns = figures.split()
+        if len(columns) > 9:
+            found[name.strip()] = (int(columns[1]), int(columns[9]))
+    return found
+
 
 @dataclass
 class HostLinkWatch:
-    """Reports when a host sets its port up or down, which can only be observed at that end of the cable."""
+    """Reports what a host sees of its link: that it sets its port up or down (`changed`), and its carrier (`carrier`).
+
+    Both can only be observed at that end of the cable.
+    """
 
     side: Side
     namespace: str
     changed: Callable[[Side, bool], None]
+    carrier: Callable[[Side, bool], None]
     _netlink: Netlink | None = None
     _up: bool = True
+    _carrier: bool = True
 
     def open(self) -> int:
         """Begin to watch; returns the file descriptor for the loop, which calls `read` when it is readable."""
@@ -194,6 +222,9 @@ class HostLinkWatch:
             if link.name == "eth0" and link.admin_up != self._up:
                 self._up = link.admin_up
                 self.changed(self.side, self._up)
+            if link.name == "eth0" and link.carrier != self._carrier:
+                self._carrier = link.carrier
+                self.carrier(self.side, self._carrier)
 
     def close(self) -> None:
         if self._netlink:

@@ -63,10 +63,8 @@ class Hang:
 
     def prepare(self, board: Board) -> None:
         """The keeper runs on the other processor, or the watchdog would expire too."""
-        keeper = board.pids(KEEPER)[0]
         if self.cpu is not None:
-            other = f"{1 << (1 - self.cpu):x}"
-            board.sh(f"for task in /proc/{keeper}/task/*; do taskset -p {other} ${{task##*/}}; done")
+            board_crashes.keeper_beside(board, self.cpu)
         for setting in self.mute:
             board.sh(f"echo 0 >/proc/sys/kernel/{setting}")
 

@@ -117,6 +117,61 @@ def test_reset_joins(small: Board, tmp_path: Path, way: str) -> None:
     assert small.sh("echo again").output == "again\n"
 
 
+def test_a_line_that_keeps_its_level_holds_the_relay_until_a_reset(small: Board) -> None:
+    """Its owner is killed and the relay stays: only a reset releases it."""
+    drive(small)
+    small.break_part("lines-keep")
+    try:
+        mark = small.events.mark()
+        release(small)
+        assert small.sh("echo here").output == "here\n"
+        assert small.relay == "inline"
+        assert not small.events.since(mark, event="relay")
+        small.reset()
+        assert small.wait_event(event="relay", since=mark)["cause"] == "queue stopped"
+    finally:
+        small.mend_part("lines-keep")
+    assert small.sh("echo again").output == "again\n"
+
+
+def test_a_stuck_relay_does_not_move(small: Board, tmp_path: Path) -> None:
+    """Frames then go nowhere when the machine releases the line; repaired, it joins at once."""
+    drive(small)
+    mark = small.events.mark()
+    small.break_part("relay-stuck")
+    small.power_cut()
+    assert small.wait_event(event="stuck", since=mark)["state"] == "inline"
+    assert small.relay == "inline"
+    small.mend_part("relay-stuck")
+    joined = small.wait_event(event="relay", state="bypass", since=mark)
+    whole_from(small, tmp_path, joined["mono_ns"])
+
+
+def test_a_brown_out_joins_and_resets(small: Board, tmp_path: Path) -> None:
+    drive(small)
+    fault = small.brown_out()
+    event = small.wait_event(event="relay", since=fault["n"])
+    assert (event["state"], event["cause"]) == ("bypass", "brown-out")
+    assert small.wait_event(event="reset", since=fault["n"])["cause"] == "brown-out"
+    whole_from(small, tmp_path, event["mono_ns"])
+    assert small.sh("echo again").output == "again\n"
+
+
+def test_a_port_loses_its_link_with_its_cable_in(small: Board) -> None:
+    """The machine's port has no carrier, its neighbour keeps its own."""
+    drive(small)
+    carrier = "cat /sys/class/net/eth0/carrier"
+    mark = small.events.mark()
+    small.nic("lan", "down")
+    try:
+        small.wait_event(event="link", port="lan0", part="port", state="down", since=mark)
+        assert small.sh(carrier).output == "0\n"
+        assert small.lan.run(["cat", "/sys/class/net/eth0/carrier"]).stdout == "1\n"
+    finally:
+        small.nic("lan", "up")
+    small.wait_event(event="link", port="lan0", part="port", state="up", since=mark)
+
+
 def test_frozen_machine_holds_the_relay(small: Board) -> None:
     """A frozen machine does not release the line: that is what the watchdog is for."""
     drive(small)

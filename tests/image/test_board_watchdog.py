@@ -40,6 +40,21 @@ def test_starved_watchdog_resets_through_a_panic(small: Board) -> None:
     assert not small.events.since(fault["n"], event="watchdog", stage=2)
 
 
+def test_a_watchdog_that_never_fires(small: Board) -> None:
+    """Broken, it lets a machine that does not feed it run on; repaired, it does not."""
+    drive(small)
+    mark = small.events.mark()
+    small.break_part("watchdog-dead")
+    try:
+        small.sh(STARVE)
+        small.sh("sleep 6")  # three times its timeout
+        assert small.relay == "inline"
+        assert not small.events.since(mark, event="watchdog")
+    finally:
+        small.mend_part("watchdog-dead")
+        small.power_cut()  # whatever it counts
+
+
 def test_second_stage_resets_a_machine_that_ignores_the_nmi(
     artefacts: Path, small_payload: Payload, tmp_path: Path
 ) -> None:

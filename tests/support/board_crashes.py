@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simulator import Board, payload
+from simulator import Board, Timing, payload
 from simulator.events import Event
 from simulator.machine import Drive
 
@@ -32,14 +32,15 @@ FETCH = (
 
 
 @contextmanager
-def board_that_hangs(artefacts: Path, folder: Path) -> Iterator[Board]:
-    """A board of its own, off, with the module on one more disk."""
+def board_that_hangs(artefacts: Path, folder: Path, wiring: str = "", timing: Timing | None = None) -> Iterator[Board]:
+    """A board of its own, off, with the module on one more disk. `wiring`: its relay is built in another way."""
     module = (artefacts / "modules/test_lockup.ko").read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
     disk = folder / "module.img"
     disk.write_bytes(len(module).to_bytes(512, "big") + module + bytes(-len(module) % 512))
-    load = payload.image(artefacts, folder, debug=True)
+    load = payload.image(artefacts, folder, debug=True, wiring=wiring)
     load = replace(load, drives=(*load.drives, Drive("module", disk)))
-    with Board(folder, load, accelerator=board_harness.accelerator(artefacts)) as made:
+    with Board(folder, load, timing=timing, accelerator=board_harness.accelerator(artefacts)) as made:
         yield made
 
 
@@ -55,6 +56,12 @@ def come_up_again(board: Board, since: int) -> dict[str, Any]:
     """The same after a reset that was ordered and is still to come; `since`: mark before the order."""
     board.wait_event(event="reset", since=since)
     return come_up(board)
+
+
+def keeper_beside(board: Board, cpu: int) -> None:
+    """Let the keeper run on the other one of two processors, so that it feeds the watchdog while this one hangs."""
+    keeper = board.pids(board_appliance.KEEPER)[0]
+    board.sh(f"for task in /proc/{keeper}/task/*; do taskset -p {1 << (1 - cpu):x} ${{task##*/}}; done")
 
 
 def ready(board: Board) -> None:

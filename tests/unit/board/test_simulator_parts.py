@@ -32,7 +32,7 @@ from simulator.serial import SerialPort
 from simulator.shell import CommandFailed, DebugShell, ShellLost
 from simulator.stream import Record, analyse, longest_silence_ms
 from simulator.terminal import Keys, raw
-from simulator.wires import Panel, connector_up, port_link, routes
+from simulator.wires import Panel, connector_up, parse_traffic, port_link, routes
 
 MS = 1_000_000
 LAN, WAN, NONE = frozenset({"lan"}), frozenset({"wan"}), frozenset[str]()
@@ -59,6 +59,7 @@ def test_contacts_in_flight_touch_nothing() -> None:
         ("inline, lan cable out: wan has the port", Panel(relay="inline", plugged=WAN), False, True),  # type: ignore[arg-type]
         ("inline, wan host down: lan has the port", Panel(relay="inline", hosts_up=LAN), True, True),  # type: ignore[arg-type]
         ("links negotiate", Panel(relay="inline", negotiating=True), False, False),
+        ("both ports separated", Panel(relay="disconnect"), False, False),
     ],
 )
 def test_carrier_of_the_hosts(what: str, panel: Panel, lan: bool, wan: bool) -> None:
@@ -70,6 +71,18 @@ def test_link_of_the_ports_follows_cable_and_host() -> None:
     assert not port_link(Panel(plugged=WAN), "lan")  # type: ignore[arg-type]
     assert not port_link(Panel(hosts_up=WAN), "lan")  # type: ignore[arg-type]
     assert not port_link(Panel(negotiating=True), "lan")
+    assert not port_link(Panel(relay="disconnect"), "lan")
+    assert not port_link(Panel(nics_down=LAN), "lan")  # type: ignore[arg-type]
+    assert connector_up(Panel(relay="inline", nics_down=LAN), "lan")  # type: ignore[arg-type]
+
+
+def test_frames_are_counted_as_the_kernel_counts_them() -> None:
+    text = """Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier
+   lan: 5 7 0 0 0 0 0 0 9 11 0 0 0 0 0 0
+  lan0:1000 2 0 0 0 0 0 0 3000 4 0 0 0 0 0 0
+"""
+    assert parse_traffic(text) == {"lan": (7, 11), "lan0": (2, 4)}
 
 
 # stream
@@ -214,13 +227,15 @@ def test_keys_pass_but_for_the_escapes() -> None:
 
 def test_command_line_has_what_the_board_has() -> None:
     load = Payload(Path("/k"), Path("/i"), (Drive("root", Path("/r")), Drive("data", Path("/d"), readonly=False)))
-    line = command_line(load, Accelerator(), Path("/e"), {"qmp": 3, "console": 4, "debug": 5, "gpio": 6})
+    fds = {name: 3 + number for number, name in enumerate(CHANNELS)}
+    line = command_line(load, Accelerator(), Path("/e"), fds)
     text = " ".join(line)
-    for words in ("addr=0x10", "addr=0x11", "addr=0x12", "vhost-user-gpio-pci", "i6300esb", "acpi-erst", "pvpanic-pci",
+    for words in ("addr=0x10", "addr=0x11", "addr=0x12", "vhost-user-gpio-pci",
+                  "vhost-user-i2c-pci", "i6300esb", "acpi-erst", "pvpanic-pci",
                   "watchdog=inject-nmi", "panic=none", "file=/r,format=raw,readonly=on",
                   "file=/d,format=raw,readonly=off", "serial=root", "EPYC,+svm", "unknown_nmi_panic=1"):  # fmt: skip
         assert words in text
-    kvm = command_line(load, Accelerator("kvm", ""), Path("/e"), {"qmp": 3, "console": 4, "debug": 5, "gpio": 6})
+    kvm = command_line(load, Accelerator("kvm", ""), Path("/e"), fds)
     assert kvm[kvm.index("-cpu") + 1] == "host"
 
 
@@ -387,7 +402,7 @@ def test_clients_are_let_go_when_the_board_ends(tmp_path: Path) -> None:
         port = SimpleNamespace(sinks=[], send=lambda data: None)
         simulator: Any = SimpleNamespace(console=port, debug=port)
         unused: Any = None
-        server = ControlServer(tmp_path, simulator, unused, unused)
+        server = ControlServer(tmp_path, simulator, unused, unused, unused)
         await server.start()
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / control.NAME))
         writer.write(b'{"do": "attach", "port": "debug"}\n')

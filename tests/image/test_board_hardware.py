@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The appliance on the booted board when its relay is exercised: drills, and what the neighbours see of it.
+
+What the relay does is seen from outside; each test leaves the appliance inline with its guest in service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulator import Board
+from simulator.stream import Stream
+
+from tests.support import board_appliance
+from tests.support.board_appliance import SEGMENT
+
+ENOUGH_NS = 300_000_000
+FRAMES = 100  # a second
+PEER_S = 1.0  # a neighbour sees its link go down this soon after the relay was told to move
+RENEGOTIATION_MS = 400
+
+
+@pytest.fixture
+def healthy(board: Board) -> Board:
+    board_appliance.offer(board)
+    board_appliance.wait_healthy(board)
+    return board
+
+
+@contextmanager
+def frames(board: Board, folder: Path) -> Iterator[tuple[Stream, Stream]]:
+    """Numbered frames in both directions while the block runs."""
+    up = Stream(board.lan, board.wan, folder / "up", FRAMES)
+    try:
+        down = Stream(board.wan, board.lan, folder / "down", FRAMES)
+        try:
+            yield up, down
+        finally:
+            down.stop()
+    finally:
+        up.stop()
+
+
+def carried(board: Board, streams: tuple[Stream, Stream], since_ns: int) -> None:
+    """Frames sent after this moment arrive, both ways, for a while without a loss."""
+    patience = board.pace.wait(30.0)
+    for stream in streams:
+        first = stream.wait_arrival(since_ns, patience)
+        stream.wait_arrival(first + ENOUGH_NS, patience)
+        assert stream.report(first, first + ENOUGH_NS // 2).whole
+
+
+def drill(board: Board, kind: str) -> dict[str, Any]:
+    """The newest result of a kind of drill; empty if there is none."""
+    rows = (board_appliance.show(board, "drills") or {"results": []})["results"]
+    return next((row for row in rows if row["kind"] == kind), {})
+
+
+def test_a_relay_drill_is_measured_and_kept(healthy: Board, tmp_path: Path) -> None:
+    """The relay moves to bypass and back, once; the result has its date, and how long each move took."""
+    mark = healthy.events.mark()
+    with frames(healthy, tmp_path) as streams:
+        healthy.sh("bypass drill run relay now")
+        closed = healthy.wait_event(event="relay", state="bypass", since=mark)
+        carried(healthy, streams, closed["mono_ns"])
+        opened = healthy.wait_event(event="relay", state="inline", since=mark)
+        found = board_appliance.wait_until(healthy, lambda: drill(healthy, "relay"), "the result of the drill")
+        carried(healthy, streams, opened["mono_ns"])
+    assert (found["passed"], found["segment"], found["by"]) == (True, SEGMENT, "root")
+    assert found["when"].endswith("+00:00")
+    assert 0 < found["to_bypass_ms"] < 3000
+    assert found["to_inline_ms"] > 0
+    assert found["first_frame_ms"] >= 0
+    assert [event["state"] for event in healthy.events.since(mark, event="relay")] == ["bypass", "inline"]
+    kept = healthy.sh("cat /var/lib/bypass/drills.json").output
+    assert '"kind": "relay"' in kept
+    board_appliance.wait_healthy(healthy)
+
+
+def test_neighbours_see_their_links_renegotiate(healthy: Board) -> None:
+    """A relay that moves makes both links go down and come back: measured at the neighbours, by their own carrier."""
+    healthy.tune(relay_ms=15, flap_ms=RENEGOTIATION_MS)
+    try:
+        mark = healthy.events.mark()
+        healthy.sh(f"bypass segment {SEGMENT} bypass")
+        moved = healthy.wait_event(event="relay", state="bypass", since=mark)
+        for side in ("lan", "wan"):
+            down = healthy.wait_event(event="link", part="peer", port=side, state="down", since=mark)
+            up = healthy.wait_event(event="link", part="peer", port=side, state="up", since=down["n"])
+            assert (down["mono_ns"] - moved["line_ns"]) / 1e9 < PEER_S
+            assert (up["mono_ns"] - down["mono_ns"]) / 1e6 > RENEGOTIATION_MS / 2
+        assert (moved["mono_ns"] - moved["line_ns"]) / 1e6 >= 15
+    finally:
+        healthy.tune(relay_ms=0, flap_ms=0)
+        healthy.sh(f"bypass segment {SEGMENT} auto")
+        board_appliance.wait_healthy(healthy)
