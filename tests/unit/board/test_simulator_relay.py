@@ -23,7 +23,7 @@ from simulator.simulator import FAULTS, Simulator, Timing
 from simulator.wires import Panel
 
 from appliance.hardware import board as described
-from appliance.hardware import relay as relays
+from appliance.hardware.relay import table as relays
 
 SPEC = boardspec.load("qemu-x86_64")
 NONE = i2c.Controller(lambda: 0.0, lambda: None)
