@@ -21,14 +21,14 @@ work=$out/buildroot
 
 say "Buildroot $version in $top, board $board"
 configure "$board" "$work" >"$out/configure.log" 2>&1 || give_up "the defconfig cannot be loaded: see $out/configure.log"
-export THROUGHWIRE_PYTHON=$python
+buildroot -s -C "$work" show-info >"$work/info.json" 2>"$work/info.log" || give_up "show-info: $(tail -n 3 "$work/info.log")"
+export THROUGHWIRE_PYTHON=$python THROUGHWIRE_INFO=$work/info.json
 if [ -n "$build" ]; then
 	buildroot -C "$work"
 	for file in disk.img bzImage initrd.gz rootfs.squashfs; do cp --sparse=always "$work/images/$file" "$out/$file"; done
 fi
 
 # Buildroot's tool fetches the list of SPDX licences once, into the folder of downloads
-buildroot -s -C "$work" show-info >"$work/info.json" 2>"$work/info.log" || give_up "show-info: $(tail -n 3 "$work/info.log")"
 BR2_DL_DIR=${BR2_DL_DIR:-$top/dl} "$top/utils/generate-cyclonedx" -i "$work/info.json" >"$work/cyclonedx.json" ||
 	give_up "generate-cyclonedx failed: without a network put spdx-1.6.schema.json into \$BR2_DL_DIR/cyclonedx"
 target=()

@@ -39,6 +39,9 @@ set_in_config BR2_PACKAGE_THROUGHWIRE_DEBUG_SHELL || {
 # Drivers are built in. What a board's fragment has as a module hangs the kernel on purpose, for tests.
 rm -rf "$target/lib/modules"
 
+# What `show licences` lists; image.sh has asked Buildroot for it.
+[ -z "${THROUGHWIRE_INFO:-}" ] || tool imagebuild.licences --info "$THROUGHWIRE_INFO" >"$target/usr/share/bypass/licences.json"
+
 # Mount point of the data partition; git keeps no empty folder in rootfs/.
 mkdir -p "$target/var/lib/bypass"
 

@@ -2,7 +2,8 @@
 """The software of the image and its licences: Throughwire, Python packages, the packages of the distribution.
 
 Nothing is listed by hand but ourselves and the kernel: names, versions and texts are those that came with the packages.
-Reads many small files: call it in a thread.
+The image brings the list of the distribution's packages, because reading the files of all of them takes a busy appliance
+longer than anybody waits. Still reads files: call it in a thread.
 """
 
 from __future__ import annotations
@@ -15,30 +16,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 import appliance
 from appliance.api.rpc import Param, Params, Registry
 from appliance.api.schema import methods
 from appliance.api.schema.machine import Licence, LicenceText
-from appliance.errors import NotFoundError
+from appliance.errors import BypassError, NotFoundError
 
 MOST_TEXT: Final = 256 << 10
 OWN: Final = "throughwire"
+LIST: Final = "usr/share/bypass/licences.json"
 _OSI = "License :: OSI Approved :: "
-_COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z0-9.-]+)")
-
-
-def debian(status: str) -> Iterator[tuple[str, str]]:
-    """(package, version) of what is installed, from dpkg's status file. Pure."""
-    for block in status.split("\n\n"):
-        fields = dict(re.findall(r"^(Package|Version|Status): (.*)$", block, re.M))
-        if fields.get("Status", "").endswith(" installed") and "Package" in fields:
-            yield fields["Package"], fields.get("Version", "")
-
-
-def names(copyright_text: str) -> str:
-    """The licences that a Debian copyright file names: DEP-5 fields, else the common ones it refers to. Pure."""
-    found = re.findall(r"^License: *(\S[^\n]*)", copyright_text, re.M) or _COMMON.findall(copyright_text)
-    return ", ".join(sorted({name.strip() for name in found}))
 
 
 class Licences:
@@ -77,9 +66,15 @@ class Licences:
                 yield Licence(OWN, appliance.__version__, "GPL-2.0-only", "own")
             elif name:
                 yield Licence(name, found.version, short, "Python")
-        status = self._read("var/lib/dpkg/status")
-        for package, version in debian(status):
-            yield Licence(package, version, names(self._read(self._copyright(package))), "Debian")
+        yield from self._distribution()
+
+    def _distribution(self) -> list[Licence]:
+        """The packages of the distribution as the image lists them; none on a computer that is no appliance."""
+        listed = self._read(LIST)
+        try:
+            return msgspec.json.decode(listed, type=list[Licence]) if listed else []
+        except msgspec.MsgspecError as error:
+            raise BypassError(f"/{LIST} of this image cannot be read: {error}") from error
 
     def _text(self, name: str) -> str:
         """The text that came with a component; texts that it refers to are named in it."""

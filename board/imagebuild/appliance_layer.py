@@ -2,8 +2,8 @@
 """The appliance's own layer: a small squashfs above the base, with everything that changes with the code.
 
 The packages `appliance` and `console` with their console scripts, the overlay `rootfs/` and those of processor and
-board, the board's description, the datapath's object, the demo guest's initramfs. A change of one Python file costs
-seconds here and nothing elsewhere.
+board, the board's description, the datapath's object, the demo guest's initramfs, the list of licences. A change of one
+Python file costs seconds here and nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from boardspec import Arch, BoardSpec
 
-from imagebuild import rootfs
+from imagebuild import licences, rootfs
 from imagebuild.cache import Cache, Input, key_of
 from imagebuild.errors import BuildError
 from imagebuild.progress import Progress, run
@@ -114,6 +114,7 @@ def build(
         "guest": guest,
         "debian": target.parent.name,
         "recipe": Path(__file__),
+        "licences": Path(licences.__file__),
     }
     for path in (pyproject, spec.board_toml, repo / "rootfs/etc/inittab"):
         if not path.is_file():
@@ -127,6 +128,7 @@ def build(
             share = tree / SHARE
             (share / "guest-demo").mkdir(parents=True, exist_ok=True)
             shutil.copy(spec.board_toml, share / "board.toml")
+            (share / licences.FILE).write_text(licences.listed(licences.debian(target), "Debian"))
             shutil.copy(bpf, share / "steer.bpf.o")
             (tree / HOOK).parent.mkdir(parents=True)
             shutil.copy(hook, tree / HOOK)

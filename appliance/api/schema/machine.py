@@ -214,7 +214,7 @@ class Licence(Answer):
     name: str
     version: str
     licence: str
-    source: Annotated[str, Meta(description="own, kernel, Python or Debian")]
+    source: Annotated[str, Meta(description="own, kernel, Python, Debian or Buildroot")]
 
 
 class LicenceText(Answer):

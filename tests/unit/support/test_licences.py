@@ -7,38 +7,19 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from imagebuild import licences
 
-from appliance.errors import NotFoundError
-from appliance.support.licences import Licences, debian, names
+from appliance.errors import BypassError, NotFoundError
+from appliance.support.licences import LIST, Licences
 
-STATUS = """\
-Package: iproute2
-Status: install ok installed
-Version: 6.15.0-1
-
-Package: gone
-Status: deinstall ok config-files
-Version: 1
-
-Package: odd
-Status: install ok installed
-"""
 DEP5 = "Format: x\n\nFiles: *\nLicense: GPL-2\n\nFiles: a\nLicense: LGPL-2.1+ \n text\n\nLicense: GPL-2\n text\n"
-
-
-def test_packages_of_the_distribution() -> None:
-    assert list(debian(STATUS)) == [("iproute2", "6.15.0-1"), ("odd", "")]
-    assert list(debian("")) == []
-    assert names(DEP5) == "GPL-2, LGPL-2.1+"
-    assert names("On Debian systems see /usr/share/common-licenses/GPL-2, or LGPL-2.1.") == "GPL-2"
-    assert names("") == ""
+ROWS = [("iproute2", "6.15.0-1", "GPL-2, LGPL-2.1+"), ("odd", "", "")]
 
 
 def test_what_an_image_has(tmp_path: Path) -> None:
-    (tmp_path / "var/lib/dpkg").mkdir(parents=True)
-    (tmp_path / "var/lib/dpkg/status").write_text(STATUS)
-    (tmp_path / "usr/share/doc/iproute2").mkdir(parents=True)
-    (tmp_path / "usr/share/doc/iproute2/copyright").write_text(DEP5)
+    """The list that the image build writes is read as it is, and shown with ours, the kernel's and Python's."""
+    (tmp_path / LIST).parent.mkdir(parents=True)
+    (tmp_path / LIST).write_text(licences.listed(ROWS, "Debian"))
     shown = asyncio.run(Licences(tmp_path).show({}))
     found = {one.name: one for one in shown}
     assert shown[0].name == "throughwire"
@@ -48,13 +29,21 @@ def test_what_an_image_has(tmp_path: Path) -> None:
     assert found["linux"].licence.startswith("GPL-2.0-only")
 
 
+def test_an_image_without_a_list_and_one_with_a_damaged_list(tmp_path: Path) -> None:
+    assert "Debian" not in {one.source for one in asyncio.run(Licences(tmp_path).show({}))}
+    (tmp_path / LIST).parent.mkdir(parents=True)
+    (tmp_path / LIST).write_text('[{"name": 1}]')
+    with pytest.raises(BypassError, match=LIST):
+        asyncio.run(Licences(tmp_path).show({}))
+
+
 def test_texts(tmp_path: Path) -> None:
     (tmp_path / "usr/share/doc/iproute2").mkdir(parents=True)
     (tmp_path / "usr/share/doc/iproute2/copyright").write_text(DEP5)
     (tmp_path / "copyright").write_text("secret")
-    licences = Licences(tmp_path)
-    assert asyncio.run(licences.text({"name": "iproute2"})).text == DEP5
-    assert "Redistribution" in asyncio.run(licences.text({"name": "msgspec"})).text
+    offered = Licences(tmp_path)
+    assert asyncio.run(offered.text({"name": "iproute2"})).text == DEP5
+    assert "Redistribution" in asyncio.run(offered.text({"name": "msgspec"})).text
     for name in ("nothing", "..", "../../..", "/etc", ""):
         with pytest.raises(NotFoundError):
-            asyncio.run(licences.text({"name": name}))
+            asyncio.run(offered.text({"name": name}))
