@@ -51,7 +51,7 @@ class CommitSteps:
     def steps(self) -> list[Step]:
         """All steps, in order."""
         return [
-            Step("first configuration", self._first),
+            Step("first configuration", self._first, due=lambda: self._system.config is None),
             Step("removing segments", self._segments_go),
             Step("adding guests", self._guests_come),
             Step("adding remotes", self._remotes_come),
@@ -66,10 +66,9 @@ class CommitSteps:
     async def _first(self, new: Config) -> None:
         """After a start without a valid configuration: bring up the parts that waited for one."""
         system = self._system
-        if system.config is None:
-            await system.steering.apply(new)
-            system.segments.arrive(time.monotonic_ns(), new.segment, None, system.faults)
-            await self._configured(new)
+        await system.steering.apply(new)
+        system.segments.arrive(time.monotonic_ns(), new.segment, None, system.faults)
+        await self._configured(new)
 
     async def _segments_go(self, new: Config) -> None:
         system = self._system

@@ -25,12 +25,16 @@ def _no_trace() -> None:
     return None
 
 
+def _always() -> bool:
+    return True
+
+
 class Step(NamedTuple):
     """One part's share in a commit.
 
     `prepare` may fail before anything is changed; `forget` drops what it made. `apply` converges to the given
-    configuration from any state. `finish` does what cannot be undone, when the commit is final. `remarks`: findings
-    about what was prepared. A failure is a BypassError of one line.
+    configuration from any state; it is left out, and not named, unless `due`. `finish` does what cannot be undone, when
+    the commit is final. `remarks`: findings about what was prepared. A failure is a BypassError of one line.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Step(NamedTuple):
     forget: Callable[[], None] = _no_trace
     finish: Callable[[Config], Awaitable[None]] = _nothing
     remarks: Callable[[], Sequence[lint.Finding]] = tuple
+    due: Callable[[], bool] = _always
 
 
 async def prepare(steps: Sequence[Step], config: Config) -> list[lint.Finding]:
@@ -60,8 +65,9 @@ async def apply(steps: Sequence[Step], config: Config, progress: Callable[[str],
     sys.setswitchinterval(_SWITCH_S)
     try:
         for step in steps:
-            progress(f"applying: {step.name}")
-            await step.apply(config)
+            if step.due():
+                progress(f"applying: {step.name}")
+                await step.apply(config)
     finally:
         sys.setswitchinterval(interval)
 

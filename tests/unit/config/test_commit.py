@@ -119,6 +119,20 @@ def test_the_order_of_a_commit(world: World) -> None:
     assert [event for event in world.told if event != "progress"] == ["committed"]
 
 
+def test_a_step_that_is_not_due_is_neither_taken_nor_named(world: World) -> None:
+    """What a part asks for is looked at when its turn comes, also on the way back."""
+    due, said = {"first": True}, []
+    world.engine.steps = [world.engine.steps[0]._replace(due=lambda: due["first"]), world.engine.steps[1]]
+    world.engine._tell = lambda event, user, text: said.append(text)
+    world.commit()
+    assert "applying: first" in said
+    said.clear(), world.did.clear()
+    due["first"] = False
+    world.commit(OLD)
+    assert [text for text in said if text.startswith("applying")] == ["applying: second"]
+    assert "apply first old" not in world.did
+
+
 def test_what_is_wrong_is_all_told_and_nothing_is_done(world: World) -> None:
     with pytest.raises(ConfigError) as caught:
         world.commit('[system]\nhostname = "-"\n[nothing]\n[[rule]]\nname = "X"\n')
