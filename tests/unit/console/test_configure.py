@@ -312,6 +312,14 @@ def test_the_last_administrator_is_not_lost_by_accident(daemon: ConfigDaemon) ->
     assert "ann" in daemon.startup.read_text()
     check = bypass("configure", sock=daemon.path, stdin="delete user ann\ncommit check\n")
     assert (check.returncode, "no administrator could log in" in check.stdout) == (1, True)
+    for demotion in (("set", "user", "ann", "role", "viewer"), ("delete", "user", "ann", "password")):
+        refused = bypass("configure", *demotion, sock=daemon.path)
+        assert (refused.returncode, "(ann could)" in refused.stderr) == (1, True), demotion
+        assert 'role = "admin"' in daemon.startup.read_text()
+    both = f"{made.replace('ann', 'bob')}\nset user ann role operator\n"
+    assert bypass("configure", sock=daemon.path, stdin=both).returncode == 0, "another administrator is left"
+    back = "set user ann role admin\ndelete user bob\n"
+    assert bypass("configure", sock=daemon.path, stdin=back).returncode == 0
     meant = bypass("configure", sock=daemon.path, stdin="delete user ann\ncommit without-administrator\n")
     assert meant.returncode == 0, meant.stderr
     assert "ann" not in daemon.startup.read_text()
