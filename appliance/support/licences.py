@@ -2,8 +2,8 @@
 """The software of the image and its licences: Throughwire, Python packages, the packages of the distribution.
 
 Nothing is listed by hand but ourselves and the kernel: names, versions and texts are those that came with the packages.
-The image brings the list of the distribution's packages, because reading the files of all of them takes a busy appliance
-longer than anybody waits. Still reads files: call it in a thread.
+The image brings the list of the distribution's packages, because reading the files of all of them takes a busy
+appliance longer than anybody waits. Still reads files: call it in a thread.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The list of the image's packages with versions and licences, as `show licences` reads it. Standard library alone.
 
-Made with the image, because it takes the reading of hundreds of files. Debian's packages are those of dpkg's status file
-and their copyright files; for Buildroot, `python -m imagebuild.licences --info FILE` prints the list from what its
+Made with the image, because it takes the reading of hundreds of files. Debian's packages are those of dpkg's status
+file and their copyright files; for Buildroot, `python -m imagebuild.licences --info FILE` prints the list from what its
 `make show-info` says. Python packages are not in it: the appliance knows them by their own metadata.
 """
 
