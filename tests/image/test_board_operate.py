@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Operating the box over SSH: ports, programs, licences, sessions, files, the clock, a reboot, a factory reset, poweroff.
+"""Operating the box over SSH: ports, programs, licences, files, the clock, a reboot, a factory reset, poweroff.
 
 One boot serves all, in this order. A time server and a name server are not needed by the board, so one small NTP server
 stands in the management host's namespace; everything else is the appliance's own.
