@@ -126,7 +126,8 @@ def test_a_step_that_is_not_due_is_neither_taken_nor_named(world: World) -> None
     world.engine._tell = lambda event, user, text: said.append(text)
     world.commit()
     assert "applying: first" in said
-    said.clear(), world.did.clear()
+    said.clear()
+    world.did.clear()
     due["first"] = False
     world.commit(OLD)
     assert [text for text in said if text.startswith("applying")] == ["applying: second"]
