@@ -20,6 +20,7 @@ class Cause(StrEnum):
     LINKS_UNREADABLE = "links_unreadable"
     LINK_DOWN = "link_down"
     LINKS_DOWN = "links_down"
+    HOPS_MISSING = "hops_missing"
     NOT_SENT = "not_sent"
     PARTLY_SENT = "partly_sent"
     RELAY_MISSING = "relay_missing"
@@ -32,6 +33,8 @@ class Cause(StrEnum):
     PROGRAM_DETACHED = "program_detached"
     FOREIGN_PROGRAM = "foreign_program"
     DRILL = "drill"
+    MAINTENANCE = "maintenance"
+    BOARD_TEST = "board_test"
     REARMING = "rearming"
     CRASH_HOLD = "crash_hold"
     SAFE_MODE = "safe_mode"
@@ -85,6 +88,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.LINKS_UNREADABLE: "the kernel does not report its network devices: a driver hangs, see the kernel log",
     Cause.LINK_DOWN: "a port of the segment has no link: check cable and neighbour",
     Cause.LINKS_DOWN: "no port of the segment has a link: check cables and neighbours, then the appliance's own ports",
+    Cause.HOPS_MISSING: "a rule with link-down lacks hops: the segment's ports are held down until they are available",
     Cause.NOT_SENT: "a port sends none of its frames: look for messages of its driver in the kernel log",
     Cause.PARTLY_SENT: "a port sends only part of its frames: it is overloaded, or one of its queues hangs",
     Cause.RELAY_MISSING: "the relay line cannot be opened: check board.toml and the GPIO driver",
@@ -97,6 +101,8 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.PROGRAM_DETACHED: "another program detaches the datapath from a port: find out which and stop it",
     Cause.FOREIGN_PROGRAM: "another BPF program has a port's frames before the datapath: `bpftool net` shows which",
     Cause.DRILL: "a bypass drill is under way: `drill abort` ends it",
+    Cause.MAINTENANCE: "in maintenance for a time: `segment NAME auto` ends it",
+    Cause.BOARD_TEST: "a test of the board moves its relays",
     Cause.REARMING: "healthy again, waiting for the re-arm delay",
     Cause.CRASH_HOLD: "the machine crashed several times: it stays in bypass for a while after the start",
     Cause.SAFE_MODE: "the machine crashed too often: `crash-count clear` ends safe mode",

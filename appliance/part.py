@@ -95,6 +95,10 @@ class CheckIns:
         ]
         return sorted(silent, key=lambda item: -item[1])
 
+    def patience(self, name: str) -> int:
+        """How long (ns) a part may be silent. KeyError: it is not watched."""
+        return self._entries[name].patience
+
     def ages(self, now: int) -> dict[str, int]:
         """Nanoseconds since each part's last check-in."""
         return {name: now - entry.last for name, entry in self._entries.items()}

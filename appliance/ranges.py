@@ -29,6 +29,9 @@ SUPERVISOR_GRACE_MS = Range(0, _DAY_MS)
 WATCHDOG_TIMEOUT_MS = Range(1000, _DAY_MS)
 """Watchdog devices count whole seconds."""
 
+WATCHDOG_PRETIMEOUT_MS = Range(1000, 60_000)
+"""How long before the reset the kernel panics by itself; whole seconds too."""
+
 RELAY_SETTLE_MS = Range(0, 10_000)
 """From the order to a relay until its contacts have moved."""
 

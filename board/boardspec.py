@@ -104,6 +104,8 @@ class BoardKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     command_line: str
     """Without `console=`, which depends on the processor."""
+    fragments: list[str] = []
+    """What several boards share: `board/kernel/NAME.fragment`, between those of the processor and of the board."""
 
 
 class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -172,7 +174,8 @@ class BoardSpec:
         self.arch = _read(self.arch_folder / "arch.toml", Arch)
         self.build = REPO / "build" / name
         """The folder for everything built for the board."""
-        self.fragments = (root / "kernel/common.fragment", self.arch_folder / "linux.fragment",
+        shared = [root / f"kernel/{fragment}.fragment" for fragment in self.image.kernel.fragments]
+        self.fragments = (root / "kernel/common.fragment", self.arch_folder / "linux.fragment", *shared,
                           self.folder / "linux.fragment")  # fmt: skip
         """The kernel's options in the order of the stack: the last one wins."""
         self.firmware_fragments = tuple(

@@ -20,6 +20,9 @@ DEFAULT_SOCKET = "/run/bypass/control.sock"
 MAX_ANSWER = 64 << 20  # bytes; more than any valid answer
 
 _NO_METHOD, _INTERNAL, _FORBIDDEN = -32601, -32603, -32001
+_STARTING = "Starting"  # kind of the refusal of a method whose part is still starting (appliance/api/rpc.py)
+START_S = 20.0
+"""How long a request is repeated while the part that serves it is starting: bypassd lets each wait for some seconds."""
 
 
 class RemoteError(errors.BypassError):
@@ -140,7 +143,10 @@ class Client:
 
     def _request(self, link: socket.socket, lines: _Lines, method: str, params: dict[str, object], wait: float) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        ends = time.monotonic() + START_S
         answer = self._ask(link, lines, method, request, wait)
+        while _starting(answer) and time.monotonic() < ends:
+            answer = self._ask(link, lines, method, request, wait)
         if "error" in answer:
             raise _remote(method, answer["error"])
         return answer.get("result")
@@ -165,11 +171,16 @@ class Client:
             raise errors.UnreachableError(f"{self.path} does not speak the control protocol") from error
 
 
+def _starting(answer: dict[str, Any]) -> bool:
+    return ((answer.get("error") or {}).get("data") or {}).get("kind") == _STARTING
+
+
 def _remote(method: str, error: dict[str, Any]) -> RemoteError:
     code, data = int(error.get("code", _INTERNAL)), error.get("data") or {}
     message, hint = str(error.get("message", "no reason given")), str(data.get("hint", ""))
     if code == _NO_METHOD:
-        message = f"{method} is currently not available: the part that serves it is starting or has failed"
+        state = "is still starting" if data.get("kind") == _STARTING else "is not running"
+        message = f"{method} is currently not available: the part that serves it {state}"
         hint = "`show status` says which part is not running, and why"
     return RemoteError(message, code, str(data.get("kind", "")), hint)
 

@@ -19,7 +19,7 @@ from console.line import habits
 from console.line.command import Arg
 from console.line.complete import listed
 from console.line.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Outcome
-from console.line.parse import Parsed, Token, UsageError, complete, parse, tokenize
+from console.line.parse import Parsed, Token, UsageError, complete, parse, seconds, tokenize
 from console.line.pipes import pipe
 from console.render import cell
 from console.views.common import hang
@@ -97,8 +97,9 @@ def _perform(parsed: Parsed, context: Context) -> tuple[Outcome, tuple[Parsed, .
         return located(command.local)(parsed, context), parsed.pipes, as_json
     params: dict[str, object] = dict(command.fixed)
     numbers = {word.name for word in command.words if isinstance(word, Arg) and word.number}
+    times = {word.name for word in command.words if isinstance(word, Arg) and word.time}
     for name, value in parsed.args.items():
-        params[name.lower()] = int(value) if name in numbers else value
+        params[name.lower()] = int(value) if name in numbers else round(seconds(value)) if name in times else value
     if context.style.width and not as_json and not parsed.pipes:
         for word in command.words:
             if isinstance(word, Arg) and word.on_terminal is not None:

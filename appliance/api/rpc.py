@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
@@ -69,6 +70,11 @@ ERRORS: Final[dict[type[BypassError], tuple[int, str]]] = {  # class -> (code, h
     BypassError: (-32019, ""),
 }
 
+LATE_S: Final = 4.0
+"""How long a request waits for a part that is starting; less than clients wait for an answer."""
+LOOK_S: Final = 0.05
+STARTING: Final = "Starting"  # the kind of that refusal, so that a client may repeat the request
+
 log = logging.getLogger(__name__)
 
 
@@ -92,8 +98,8 @@ def caller() -> Caller:
 class RpcError(Exception):
     """A refusal by the protocol itself: no such method, wrong parameters, permission denied."""
 
-    def __init__(self, code: int, message: str, hint: str = "") -> None:
-        self.code, self.hint = code, hint
+    def __init__(self, code: int, message: str, hint: str = "", kind: str = "") -> None:
+        self.code, self.hint, self.kind = code, hint, kind
         super().__init__(message)
 
 
@@ -155,10 +161,16 @@ class Method:
 
 
 class Registry:
-    """All methods by name. The parts fill it at start; it lives as long as bypassd."""
+    """All methods by name. The parts fill it at start; it lives as long as bypassd.
+
+    The socket is served before the parts are up, and the link is inline before those that no frame needs: a request for
+    a method that is still to come waits for it (`LATE_S`), because to whoever asks, bypassd is running.
+    """
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
+        self.coming: Callable[[], bool] = lambda: False
+        """Whether a part that may register methods is still starting. Set by whoever starts them."""
         doc = "every method with its role, parameters, answer and errors, and what the events of each topic carry"
         self.add(methods.API_SCHEMA, self._schema, doc=doc)
 
@@ -182,10 +194,17 @@ class Registry:
         """All methods, sorted."""
         return sorted(self._methods)
 
-    async def call(self, name: str, params: Params, who: Caller) -> object:
-        """Run a method for `who`. RpcError or BypassError when it is refused or fails."""
+    async def call(self, name: str, params: Params, who: Caller, *, late: bool = True) -> object:
+        """Run a method for `who`. RpcError or BypassError when it is refused or fails.
+
+        `late`: wait for a method whose part is still starting.
+        """
+        if late and name in methods.METHODS:
+            await self._wait(lambda: name in self._methods)
         method = self._methods.get(name)
         if method is None and name in methods.METHODS:
+            if self.coming():
+                raise RpcError(NO_METHOD, f"{name}: the part that offers it is starting", "try again", STARTING)
             raise RpcError(NO_METHOD, f"{name}: the part that offers it is not up", "`bypass show status` says why")
         if method is None:
             raise RpcError(NO_METHOD, f'no method "{name[:60]}"', "`bypass api schema` lists the methods")
@@ -199,7 +218,14 @@ class Registry:
             )  # the name under which a stall of the event loop is logged (system/loop_watch.py)
         return await method.handler(params)
 
+    async def _wait(self, until: Callable[[], bool]) -> None:
+        """Wait while a part is starting, but not for long."""
+        ends = time.monotonic() + LATE_S
+        while not until() and self.coming() and time.monotonic() < ends:
+            await asyncio.sleep(LOOK_S)
+
     async def _schema(self, _: Params) -> dict[str, Any]:
+        await self._wait(lambda: False)  # for all of them
         # in a thread: it is the longest of all answers, and leases must be renewed meanwhile
         results, events, defined = await asyncio.to_thread(methods.published)
         offered = [
@@ -260,8 +286,8 @@ def error(request_id: object, code: int, message: str, hint: str = "", kind: str
     return {"jsonrpc": "2.0", "id": request_id, "error": body}
 
 
-async def answer(registry: Registry, request: object, who: Caller) -> dict[str, object] | None:
-    """Run one decoded request; the response, or None for a notification.
+async def answer(registry: Registry, request: object, who: Caller, *, late: bool = True) -> dict[str, object] | None:
+    """Run one decoded request; the response, or None for a notification. `late` as in `Registry.call`.
 
     Raises nothing but CancelledError, and IllegalMoveError, after which bypassd must end.
     """
@@ -275,12 +301,12 @@ async def answer(registry: Registry, request: object, who: Caller) -> dict[str, 
     try:
         if not isinstance(params, dict):
             raise RpcError(INVALID_PARAMS, "params are given by name, as an object")
-        result = await registry.call(name, params, who)
+        result = await registry.call(name, params, who, late=late)
         # Encoded here, once: a result that is no JSON is a bug of this method and must not end the connection.
         encoded = msgspec.Raw(msgspec.json.encode(result, enc_hook=str))
         response: dict[str, object] = {"jsonrpc": "2.0", "id": request_id, "result": encoded}
     except RpcError as refusal:
-        response = error(request_id, refusal.code, str(refusal), refusal.hint)
+        response = error(request_id, refusal.code, str(refusal), refusal.hint, refusal.kind)
     except BypassError as problem:
         kind = next(cls for cls in type(problem).__mro__ if cls in ERRORS)
         code, hint = ERRORS[kind]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Copies of frames for captures. The recorder of frames sent to guests (path.h) is separate.
+ * Copies of frames for captures. The recorder of frames sent to hops (recorder.h) is separate.
  *
  * No packet socket sees frames that XDP redirects, so the datapath copies them itself: where they arrive from a
  * device, and where they are sent to one. Without a capture this costs one test of a flag that is at hand

@@ -96,8 +96,8 @@ static __always_inline struct device *device_of(int kind, void *ctx)
  * other port are sent here, without state for other programs.
  *
  * `attached`: to a port, in place of the entry program. It is only a short cut with the same result: a frame goes back
- * to the entry if another generation is in force (then its filters are not run, and the answer is NOT_HERE), or if more
- * than the counters is needed for the port.
+ * to the entry if another generation is in force (then its filters are not run, and the answer is NOT_HERE), if they are
+ * not valid for it, or if more than the counters is needed for the port.
  */
 static __always_inline int decide(int kind, void *ctx, bool attached)
 {
@@ -166,9 +166,10 @@ entry:
 /*
  * The same for one port, whose slot it contains, in place of the entry program. `own_ways` has been asked before the
  * filters: the frame is not too long, in one piece, and needs no more than the counters; otherwise the answer is
- * NOT_HERE. What else a frame may need is in other programs, so that this one needs few registers.
+ * NOT_HERE. What else a frame may need is in other programs, so that this one needs few registers. `shunts`: a hop of a rule's path may shunt
+ * flows, which costs other frames a little.
  */
-static __always_inline int decide_own(void *ctx)
+static __always_inline int decide_own(void *ctx, bool shunts)
 {
 	__u32 found = filters(ctx); /* must come first, see splice.py */
 	__u32 key = 0, counter = MAX_RULES /* none */, place, length, generation, slot;
@@ -190,6 +191,16 @@ static __always_inline int decide_own(void *ctx)
 		rule = bpf_map_lookup_elem(&rules, &place);
 		if (!rule)
 			return pass(XDP);
+		if (shunts && rule->shunts) { /* shunts.h */
+			enum shunted said = own_shunted(ctx, slot, rule);
+
+			if (said == MAY_BE_SHUNTED)
+				goto more;
+			if (said == ONLY_SHUNTED) {
+				count_shunted(rule, length);
+				return through(XDP, slot, slot ^ 1, length, OUTCOME_SHUNTED);
+			}
+		}
 		if (rule->length) { /* first_hop.h */
 			action = to_first_hop(ctx, slot, generation, rule, length);
 			if (action != NOT_SIMPLE)

@@ -3,9 +3,10 @@
  * A port's frame to the first hop of its rule's path, or past the only one, decided within the port's own program.
  *
  * This is what `dispatch` and `walk` would do with it, for frames with which nothing is special: unfragmented TCP or UDP
- * behind plain IP, of a calm flow, to a hop, or to the first member of a group for that flow, that is available, is not
- * drained and has no limit. Any other frame is left to them, before anything has been changed or counted, and so is every
- * frame whose rule demands several hops at once, or has a hop that asks for an `accept` filter.
+ * behind plain IP. Either of a calm flow, to a hop, or to the first member of a group for that flow, that is available,
+ * tracks its flows, is not drained, has no limit and gets no tag; or past a hop that is alone in the path, not available,
+ * and not the reason to block. Any other frame is left to them, before anything has been changed or counted, and so is
+ * every frame whose rule demands several hops at once, or has a hop that asks for an `accept` filter.
  */
 #ifndef FIRST_HOP_H
 #define FIRST_HOP_H
@@ -83,7 +84,7 @@ static __always_inline __u32 preferred(__u32 generation, __u32 id, __u64 hash, _
 	struct group *group = bpf_map_lookup_elem(&groups, &place);
 	__u64 *list;
 
-	if (!group || group->flags & GROUP_L3)
+	if (!group || group->flags & GROUP_LONG)
 		return 0;
 	*hold_down = group->hold_down;
 	at = place * BUCKETS + (hash & (BUCKETS - 1));

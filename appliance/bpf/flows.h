@@ -11,14 +11,25 @@ static __always_inline __u64 flow_hash(const struct parsed *p)
 	return finish(fold(a ^ p->ports[0]) + fold(b ^ p->ports[1]) + p->protocol);
 }
 
-/* The hash of the addresses only, and with the ports if they are known; both are the same for either direction. */
+/* The flow's ends, and their hash, with the ports if they are known; it is the same for either direction. */
 static __always_inline void hash_parsed(struct scratch *s, const struct parsed *p, bool later)
 {
 	__u64 a = fold_address(p->source), b = fold_address(p->destination);
 
-	s->hash_l3 = finish(a + b);
+	s->ends[0] = a;
+	s->ends[1] = b;
+	s->protocol = p->protocol;
 	s->flow_flags = later ? 0 : p->tcp_flags;
-	s->hash = later ? s->hash_l3 : flow_hash(p);
+	s->hash = later ? finish(a + b) : flow_hash(p);
+}
+
+/* The fragment belongs to the flow of another one. */
+static __always_inline void same_flow(struct scratch *s, struct fragment *fresh, const struct fragment *other)
+{
+	fresh->hash = s->hash = other->hash;
+	fresh->ends[0] = s->ends[0] = other->ends[0];
+	fresh->ends[1] = s->ends[1] = other->ends[1];
+	fresh->protocol = s->protocol = other->protocol;
 }
 
 /*
@@ -27,8 +38,13 @@ static __always_inline void hash_parsed(struct scratch *s, const struct parsed *
  */
 static __always_inline void hash_fragment(struct scratch *s)
 {
-	struct fragment fresh = {
-	    .hash = s->hash, .seen = s->now, .first = s->fragment == 1, .rule = NO_MATCH, .generation = s->generation};
+	struct fragment fresh = {.hash = s->hash,
+				 .seen = s->now,
+				 .first = s->fragment == 1,
+				 .rule = NO_MATCH,
+				 .generation = s->generation,
+				 .protocol = s->protocol,
+				 .ends = {s->ends[0], s->ends[1]}};
 	struct fragment *known, *like;
 	struct fragment_key pair;
 
@@ -47,7 +63,7 @@ static __always_inline void hash_fragment(struct scratch *s)
 				like = NULL;
 		}
 		if (like) {
-			fresh.hash = s->hash = like->hash;
+			same_flow(s, &fresh, like);
 			if (like->generation == s->generation)
 				fresh.rule = s->fragment_rule = like->rule;
 		}
@@ -55,7 +71,7 @@ static __always_inline void hash_fragment(struct scratch *s)
 			return;
 	} else if (s->device.flags & DEVICE_DRY) {
 		if (known && !known->first)
-			s->hash = known->hash;
+			same_flow(s, &fresh, known);
 	} else {
 		if (s->classified)
 			fresh.rule = s->rule;
@@ -63,7 +79,7 @@ static __always_inline void hash_fragment(struct scratch *s)
 			fresh.rule = known->rule;
 		bpf_map_update_elem(&fragments, &pair, &fresh, BPF_ANY);
 		if (known && !known->first) {
-			fresh.hash = s->hash = known->hash;
+			same_flow(s, &fresh, known);
 			fresh.first = 0;
 		}
 	}
@@ -93,12 +109,16 @@ static __always_inline void hash_frame(int kind, void *ctx, struct scratch *s)
 		error = parse_ipv6(data, &c, &p);
 	if (error) { /* unless there is more inside: the stations, read now, because a helper invalidates the pointers */
 		if (data + ETH_HLEN > end) {
-			s->hash = s->hash_l3 = 0;
+			s->hash = s->ends[0] = s->ends[1] = 0;
+			s->protocol = 0;
 			return;
 		}
 		a = (__u64)bpf_ntohs(*(__u16 *)data) << 32 | bpf_ntohl(*(__u32 *)(data + 2));
 		b = (__u64)bpf_ntohs(*(__u16 *)(data + 6)) << 32 | bpf_ntohl(*(__u32 *)(data + 8));
-		s->hash = s->hash_l3 = finish(fold(a) + fold(b));
+		s->ends[0] = fold(b);
+		s->ends[1] = fold(a);
+		s->protocol = 0;
+		s->hash = finish(s->ends[0] + s->ends[1]);
 	}
 	if (error || goes_deeper(&p))
 		inside = look_deeper(kind, ctx, s->length);

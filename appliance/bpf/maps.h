@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The maps of the datapath. Their layout is in steer.h; their writers are in appliance/steering/. */
+/*
+ * The maps of the datapath that several files share; those of one file are there. The layout of their values is in
+ * steer.h. Policy and devices are written by appliance/steering/; counters, flows, fragments and what else a frame
+ * changes by the programs.
+ */
 #ifndef MAPS_H
 #define MAPS_H
 
@@ -74,7 +78,10 @@ struct {
 	__type(value, struct target);
 } targets SEC(".maps");
 
-/* By hop: its lease; 0 is the supervisor's dead-man lease. Written by user space in place. */
+/*
+ * By hop: its lease; 0 is the supervisor's dead-man lease. Written by user space in place, and by the programs: the end
+ * with its process (exits.h), and the first frame that bypasses it.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -83,7 +90,7 @@ struct {
 	__type(value, struct lease);
 } leases SEC(".maps");
 
-/* By slot: the limit of frames to the hop there. Written by user space in place. */
+/* By slot: the limit of frames to the hop there. User space writes the limit in place, the programs its use. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -91,6 +98,52 @@ struct {
 	__type(key, __u32);
 	__type(value, struct gate);
 } gates SEC(".maps");
+
+/* By hop: see struct shunt_limit. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_HOPS);
+	__type(key, __u32);
+	__type(value, struct shunt_limit);
+} shunt_limits SEC(".maps");
+
+/* By hop: the flows that it has shunted, if it may shunt any. A table of its own bounds it, and touches no other's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_HOPS);
+	__type(key, __u32);
+	__array(
+	    values, struct {
+		    __uint(type, BPF_MAP_TYPE_HASH);
+		    __uint(max_entries, 1); /* any number */
+		    __uint(key_size, sizeof(struct shunt_key));
+		    __uint(value_size, sizeof(struct shunt));
+	    });
+} shunts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SHUNT_HITS);
+	__type(key, __u32);
+	__type(value, struct shunt_hit);
+} shunt_hits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tick);
+} ticks SEC(".maps");
+
+/* Of all shunts. Each side writes its word in place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct shunt_epoch);
+} shunt_epoch SEC(".maps");
 
 /* By thread: the hop whose lease ends with it. */
 struct {
@@ -100,7 +153,7 @@ struct {
 	__type(value, __u32);
 } threads SEC(".maps");
 
-/* The policy, twice: one half for even generations and one for odd ones. */
+/* The policy, twice: one half for even generations and one for odd ones. These six maps are written with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2 * MAX_SEGMENTS);
@@ -145,7 +198,7 @@ struct {
 	__type(value, struct continuation);
 } continuations SEC(".maps");
 
-/* dispatch, and the generated programs of both halves of the policy. */
+/* What other programs continue with (PROGRAM_...): the core's, and the generated ones of both halves of the policy. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
 	__uint(max_entries, PROGRAM_SLOTS);
@@ -189,7 +242,7 @@ struct {
 	__type(value, struct hop_counter);
 } hop_counters SEC(".maps");
 
-/* Established flows that were sent to a tracked hop: a draining hop keeps them. */
+/* Established flows that were sent to a tracked hop. A draining hop keeps them, and those below. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_FLOWS);
@@ -213,7 +266,10 @@ struct {
 	__type(value, struct calm_flow);
 } calm_flows SEC(".maps");
 
-/* Fragmented datagrams: the hash for all fragments, from the first that arrived. */
+/*
+ * Fragmented datagrams: the hash for all fragments, from the first that arrived, and the rule of the first one. Also the
+ * last fragmented datagram between two ends (FRAGMENT_PAIR), for a later fragment that arrives before its first.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_FRAGMENTS);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Parses a frame for its flow. Contract: each function takes the cursor and the frame's end, moves the cursor past
- * what it has read, and returns a negative number, with the cursor unchanged, if the frame is too short. The check
+ * Parses a frame for its flow. The functions that take the cursor, which has the frame's end in it, leave it after the
+ * headers that they have read, where the next header begins; those of a later fragment and of ports are read without
+ * moving it. They return a negative number if the frame is too short for a header or has another one; the cursor is
+ * then somewhere before that, and of no use. Ports that the frame is too short for are no error: it has none. The check
  * against `end` is directly before each access, because the verifier loses it after arithmetic on the cursor.
  */
 #ifndef PARSING_H

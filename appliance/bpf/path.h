@@ -39,6 +39,17 @@ static __always_inline bool exceeds(const struct scratch *s, __u32 slot)
 	return none;
 }
 
+__noinline __u32 has_shunted(__u32 hop); /* shunts.h */
+
+/* Whether the hop's `accept` filter, if it has one, matches the frame. */
+static __always_inline bool accepted(const struct scratch *s, __u32 hop)
+{
+	__u32 place = (s->generation & 1) * MAX_HOPS + hop;
+	struct hop *h = bpf_map_lookup_elem(&hops, &place);
+
+	return !h || h->accept_bit >= 64 || s->accept >> h->accept_bit & 1;
+}
+
 /* Whether this hop may have the frame; the reason if not. */
 static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down)
 {
@@ -54,10 +65,14 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	accepts = !h || h->accept_bit >= 64 || s->accept >> h->accept_bit & 1;
 	if (accepts)
 		s->wanted = 1;
-	if (!s->alive)
-		return REASON_SUPERVISOR;
 	lease = bpf_map_lookup_elem(&leases, &hop);
 	target = bpf_map_lookup_elem(&targets, &slot);
+	if (s->shunts && h && h->flags & HOP_SHUNTS && lease &&
+	    (s->shunts & SHUNTS_KEPT || (s->alive && lease->until > s->now && target && target->ifindex)) &&
+	    has_shunted(hop))
+		return REASON_SHUNTED;
+	if (!s->alive)
+		return REASON_SUPERVISOR;
 	if (!lease || !target || !h || !target->ifindex)
 		return REASON_UNAVAILABLE;
 	if (lease->until <= s->now) {
@@ -91,7 +106,7 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 	if (reason != REASON_TAKEN) {
 		counter = hop_count(s, hop);
 		if (counter)
-			counter->skipped[reason & 7]++;
+			counter->skipped[reason & (REASON_PLACES - 1)]++;
 	}
 	t = tracing(s);
 	if (t && t->steps < MAX_TRACE) {
@@ -105,6 +120,8 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 		t->steps++;
 	}
 }
+
+#include "groups.h"
 
 /*
  * The first hop of a list (ids in the bytes, lowest first) that may have the frame; 0 none. One that is only held down
@@ -132,6 +149,12 @@ __noinline __u32 choose(__u64 list, __u64 hold_down)
 			return hop;
 		if (reason == REASON_OVERLOADED) {
 			s->overloaded = 1;
+			return 0;
+		}
+		if (reason == REASON_SHUNTED) { /* for the others of the group, too: they do not know the flow */
+			s->shunted = 1;
+			s->available = 1;
+			s->wanted = 0; /* not missing, if the rule requires every hop */
 			return 0;
 		}
 		if (reason == REASON_HELD && !held)
@@ -232,13 +255,17 @@ __noinline __u32 choose_at(__u32 position)
 	group = bpf_map_lookup_elem(&groups, &place);
 	if (!group)
 		return 0;
-	bucket = (group->flags & GROUP_L3 ? s->hash_l3 : s->hash) & (BUCKETS - 1);
+	bucket = (group->hash ? part_hash(group->hash) : s->hash) & (BUCKETS - 1);
 	at = place * BUCKETS + bucket;
 	list = bpf_map_lookup_elem(&buckets, &at);
 	if (!list)
 		return 0;
 	s->group = id;
 	s->bucket = bucket;
+	if (group->minimum > 1 && too_few(*list, group->minimum))
+		return 0;
+	if (group->flags & (GROUP_KEEP | GROUP_RESET) && knows_failed(*list, group->hold_down, group->flags))
+		return 0;
 	return choose(*list, group->hold_down);
 }
 
@@ -340,7 +367,8 @@ static __always_inline int dispatch(int kind, void *ctx)
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
 	if (!s->have_hash && (s->want || (rule && rule->flags & RULE_HASH)))
 		hash_frame(kind, ctx, s);
-	if (accepts) /* continues to the walk; without this program no hop accepts by filter */
+	s->shunts = SHUNTS_UNKNOWN; /* the walk finds out, if a hop of the path may have any */
+	if (accepts)		    /* continues to the walk; without this program no hop accepts by filter */
 		accept_program(kind, ctx, s->generation);
 	next_program(kind, ctx, PROGRAM_WALK);
 out:
@@ -364,7 +392,7 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 		chosen = choose_at(position);
 		if (s->overloaded) {
 			*excess = true;
-			if (rule->flags & RULE_EXCESS_BLOCK)
+			if (rule->flags & RULE_EXCESS_BLOCK || s->reset)
 				break;
 			position += s->direction == SIDE_LAN ? 1 : -1;
 			continue;
@@ -380,6 +408,22 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 	return first;
 }
 
+/* A dry run: count what the rule would do with a frame from a port. */
+static __always_inline void only_count(const struct scratch *s, const struct rule *rule, struct rule_counter *counter,
+				       bool taken, bool short_of_hops, bool excess)
+{
+	if (excess && rule->flags & RULE_EXCESS_BLOCK)
+		counter->blocked++;
+	else if (taken)
+		counter->to_hop++;
+	else if (short_of_hops && rule->flags & RULE_BLOCK)
+		counter->blocked++;
+	else if (s->shunted)
+		counter->shunted++;
+	else
+		counter->bypassed++;
+}
+
 /* Everything is known: walk the path. */
 static __always_inline int walk(int kind, void *ctx)
 {
@@ -387,20 +431,31 @@ static __always_inline int walk(int kind, void *ctx)
 	struct rule_counter *rule_count = NULL;
 	struct hop_counter *hop_counter;
 	struct rule *rule = NULL;
-	__u32 from, outcome, chosen = 0;
+	__u32 from, outcome, shunts, chosen = 0;
 	bool missing = false, excess = false;
 	int action;
 
 	if (!s)
 		return pass(kind);
+	if (s->rule < MAX_RULES)
+		rule = rule_at(s, s->rule);
+	if (s->shunts == SHUNTS_UNKNOWN) {
+		s->shunts = 0;
+		if (rule && rule->shunts) /* continues here */
+			next_program(kind, ctx, PROGRAM_SHUNTS);
+	}
 	from = s->device.hop;
+	s->shunted = 0;
 	if (s->want) {
 		s->group = 255;
 		s->bucket = 0;
 		s->position = 255;
 		s->ahead = 0;
+		shunts = s->shunts;
+		s->shunts = 0; /* whoever sends it there knows why */
 		if (s->want != from)
 			chosen = choose(s->want, 0);
+		s->shunts = shunts;
 		if (chosen) {
 			action = enter(kind, ctx, s, chosen);
 			if (action != NOT_ENTERED)
@@ -410,13 +465,25 @@ static __always_inline int walk(int kind, void *ctx)
 		if (hop_counter)
 			hop_counter->bad_tag++;
 	}
-	if (s->rule < MAX_RULES)
-		rule = rule_at(s, s->rule);
 	outcome = !rule || from ? OUTCOME_OUT : OUTCOME_BYPASSED;
 	if (rule && !from)
 		rule_count = rule_match(s, rule);
+	s->reset = RESET_NO;
+	if (rule && rule->flags & RULE_RESET)
+		find_tcp(kind, ctx, s);
 	if (rule)
 		chosen = next_hop(s, rule, &missing, &excess);
+	if (rule && !from && segment_has(s, SEGMENT_DRY_RUN)) {
+		if (excess && !s->reset && rule_count)
+			rule_count->excess++;
+		if (rule_count)
+			only_count(s, rule, rule_count, chosen && !missing,
+				   rule->flags & RULE_ALL ? missing : !s->available, excess && !s->reset);
+		outcome = OUTCOME_DRY_RUN;
+		goto out;
+	}
+	if (excess && s->reset)
+		next_program(kind, ctx, PROGRAM_RESET);
 	if (excess && rule_count)
 		rule_count->excess++;
 	if (excess && rule && rule->flags & RULE_EXCESS_BLOCK) {
@@ -440,8 +507,13 @@ static __always_inline int walk(int kind, void *ctx)
 		record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
 		return drop(kind);
 	}
-	if (rule_count)
+	if (s->shunted && !from)
+		outcome = OUTCOME_SHUNTED;
+	if (rule_count && s->shunted)
+		rule_count->shunted++;
+	else if (rule_count)
 		rule_count->bypassed++;
+out:
 	return leave(kind, ctx, &s->device, s, s->length, s->buffers, s->direction, outcome);
 }
 

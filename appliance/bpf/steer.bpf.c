@@ -30,7 +30,9 @@
 #include "tags.h"
 #include "recorder.h"
 #include "path.h"
+#include "reset.h"
 #include "first_hop.h"
+#include "shunts.h"
 #include "decide.h"
 #include "exits.h"
 #include "losses.h"
@@ -53,9 +55,12 @@ static __always_inline int leave_by(int kind, void *ctx, const struct device *de
 	return leave(kind, ctx, &there, NULL, length, buffers, direction, OUTCOME_OUT);
 }
 
-/* A frame that its segment's rules, or a hop's continuation, decide about. */
+/*
+ * A frame that its segment's rules, or a hop's continuation, decide about. `shunting`: it comes from a hop that has
+ * shunted its flow; its tag has been taken, and it has been noted.
+ */
 static __always_inline int steer(int kind, void *ctx, const struct device *device, __u64 policy, __u32 length,
-				 __u32 buffers, __u32 direction)
+				 __u32 buffers, __u32 direction, bool shunting)
 {
 	__u32 place = (policy & 1) * MAX_SEGMENTS + (device->segment & (MAX_SEGMENTS - 1));
 	struct segment *segment = bpf_map_lookup_elem(&segments, &place);
@@ -68,7 +73,8 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 
 	if (!s || !segment)
 		return pass(kind);
-	note_frame(kind, ctx, s, device, policy, length, buffers, direction);
+	if (!shunting)
+		note_frame(kind, ctx, s, device, policy, length, buffers, direction);
 	s->rule = segment->constant_rule;
 	t = tracing(s);
 	if (t)
@@ -83,7 +89,7 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 		if (!next)
 			return pass(kind);
 		counter = hop_count(s, device->hop);
-		if (device->flags & DEVICE_TAGS) {
+		if (!shunting && device->flags & DEVICE_TAGS) {
 			vid = take_tag(kind, ctx);
 			if (vid >= 0)
 				s->length = length = kind == XDP ? length - 4 : ((struct __sk_buff *)ctx)->len;
@@ -91,6 +97,10 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 				return leave(kind, ctx, device, NULL, length, buffers, direction, OUTCOME_OUT);
 			if (vid == TAG_OUT_LAN || vid == TAG_OUT_WAN)
 				return leave_by(kind, ctx, device, length, buffers, vid == TAG_OUT_LAN);
+			if (vid == TAG_SHUNT || vid == TAG_SHUNT_ONE) {
+				s->shunt_order = vid == TAG_SHUNT ? FLOW_CLOSED : 1 << (direction & 1);
+				next_program(kind, ctx, PROGRAM_SHUNT);
+			}
 			if (vid > 0 && vid < MAX_HOPS)
 				want = vid;
 			else if (vid > 0 && vid != TAG_NEXT && counter)
@@ -243,7 +253,20 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 	if (length < ETH_HLEN)
 		return leave(kind, ctx, device, NULL, length, frame_buffers(kind, ctx, length), direction,
 			     OUTCOME_UNPARSED);
-	return steer(kind, ctx, device, policy, length, frame_buffers(kind, ctx, length), direction);
+	return steer(kind, ctx, device, policy, length, frame_buffers(kind, ctx, length), direction, false);
+}
+
+/* A hop shunts the flow of the frame; the frame itself goes on along its path. */
+static __always_inline int shunt(int kind, void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct device device;
+
+	if (!s)
+		return pass(kind);
+	enter_shunt(kind, ctx, s);
+	device = s->device;
+	return steer(kind, ctx, &device, s->generation, s->length, s->buffers, s->direction, true);
 }
 
 SEC("xdp.frags")
@@ -282,13 +305,19 @@ int attached_xdp(struct xdp_md *ctx)
 SEC("xdp.frags")
 int own_xdp(struct xdp_md *ctx)
 {
-	return decide_own(ctx);
+	return decide_own(ctx, false);
 }
 
 SEC("xdp.frags")
 int found_xdp(struct xdp_md *ctx)
 {
 	return found(ctx);
+}
+
+SEC("xdp.frags")
+int own_shunting_xdp(struct xdp_md *ctx)
+{
+	return decide_own(ctx, true);
 }
 
 SEC("xdp.frags")
@@ -316,9 +345,27 @@ int fragment_xdp(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
+int shunts_xdp(struct xdp_md *ctx)
+{
+	return look_for_shunts(XDP, ctx);
+}
+
+SEC("xdp.frags")
+int shunt_xdp(struct xdp_md *ctx)
+{
+	return shunt(XDP, ctx);
+}
+
+SEC("xdp.frags")
 int walk_xdp(struct xdp_md *ctx)
 {
 	return walk(XDP, ctx);
+}
+
+SEC("xdp.frags")
+int reset_xdp(struct xdp_md *ctx)
+{
+	return reset(XDP, ctx);
 }
 
 SEC("tc")
@@ -364,9 +411,27 @@ int fragment_tc(struct __sk_buff *ctx)
 }
 
 SEC("tc")
+int shunts_tc(struct __sk_buff *ctx)
+{
+	return look_for_shunts(TC, ctx);
+}
+
+SEC("tc")
+int shunt_tc(struct __sk_buff *ctx)
+{
+	return shunt(TC, ctx);
+}
+
+SEC("tc")
 int walk_tc(struct __sk_buff *ctx)
 {
 	return walk(TC, ctx);
+}
+
+SEC("tc")
+int reset_tc(struct __sk_buff *ctx)
+{
+	return reset(TC, ctx);
 }
 
 char _license[] SEC("license") = "GPL";

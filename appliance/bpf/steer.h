@@ -7,17 +7,22 @@
  * The path of a frame
  * -------------------
  * A frame arrives at a port, or from the tap of a hop, as `devices[ifindex]` says. A port of a segment without rules
- * sends it straight to the other port. With rules, `decide` runs the segment's filters, which user space has put into
- * it; a frame that does not go to any hop leaves there. (Filters that do not fit into it are separate programs, and
- * leave the index of the first matching rule in `scratch`.) `dispatch` determines the frame's position in the rule's
- * path, and its flow; `walk` follows the path: forward from LAN to WAN, backward from WAN to LAN. The first hop that is
- * attached, has a lease, accepts the frame and is not draining gets it; if there is none, it goes to the other port (or
- * is blocked, if the rule says so). If the rule requires all of its hops, those further on are checked too.
+ * sends it straight to the other port. If the segment's first rule matches every frame, there are no filters, and
+ * `entry` continues with `dispatch`. Otherwise `decide` runs the segment's filters, which user space has put into it; a
+ * frame from a port whose rule has no path, or that matches none, leaves there, unless its port needs more than counters,
+ * or the rule of its datagram may count (a possible fragment). Filters that do not fit into `decide` are separate
+ * programs, which leave the index of the first matching rule in `scratch`. `dispatch` determines the frame's position in
+ * the rule's path, and its flow; `walk` follows the path: forward from LAN to WAN, backward from WAN to LAN. The first
+ * hop that is attached, has a lease and room for the frame, accepts it, and is not draining, or knows its flow, gets it;
+ * if there is none, it goes to the other port (or is blocked, if the rule says so). If the rule requires all of its hops,
+ * those further on are checked too.
+ * If a hop of the path may shunt flows, `shunts` is between the two (shunts.h).
  * In `dispatch`, link-local control frames leave before any hop, and possible fragments go through `fragment`, which
- * knows the rule of their datagram.
- * A port attached by XDP has a short cut through all of this: a program of its own, with its slot and the filters in it,
- * in place of the entry (decide.h). It sends straight frames, and those of calm flows to their first hop (first_hop.h),
- * and leaves all others to the programs above, with the rule in `scratch` if it has found one.
+ * knows the rule of their datagram, if a rule of the segment tests what only first fragments contain.
+ * A port attached by XDP has a short cut through all of this, in place of the entry (decide.h): a program with the
+ * filters in it, or the fact that there are none, which sends straight frames. One that is made for a single port
+ * (`own_xdp`) also sends those of calm flows to their first hop (first_hop.h), and leaves the others to `dispatch`, with
+ * the rule in `scratch`. All other frames go to the entry.
  *
  * How a frame keeps its path across a hop
  * ---------------------------------------
@@ -37,7 +42,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 4
+#define LAYOUT_VERSION 5
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 means "no hop": the ports, and the supervisor's own lease */
@@ -59,6 +64,7 @@
 #define COPY_INSTRUCTIONS 4096 /* of a capture's filter, a power of two */
 #define RECORD_BYTES 2016      /* at most, of a recorded frame */
 #define MAX_THREADS 4096       /* of all guests, with leases tied to them */
+#define MAX_SHUNTS 65536       /* of one hop, at most */
 
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255 /* the hop accepts every frame */
@@ -71,10 +77,17 @@
 #define TAG_NEXT 4000	    /* VID: along the path; the tag of every frame to a hop has it */
 #define TAG_OUT_LAN 4001    /* VID: leave by the LAN port */
 #define TAG_OUT_WAN 4002    /* VID: leave by the WAN port */
+#define TAG_SHUNT 4003	    /* VID: along the path, and the flow needs this hop no more (shunts.h) */
+#define TAG_SHUNT_ONE 4004  /* VID: the same for this direction of the flow only */
 
 #define FLOW_REFRESH_NS 1000000000ULL /* a flow's time is written at most this often */
 #define FLOW_CLOSED_NS 2000000000ULL  /* after FIN from both sides the flow stays this long */
+#define FLOW_IDLE_NS 300000000000ULL  /* after this time a failed member's flow is none of its flows any more */
+#define COARSE_NS 20000000ULL	      /* the clock of the datapath is behind that of user space by less */
+#define RESET_NS 100000ULL	      /* of TCP resets, one in this time on average, in each segment */
+#define RESET_BURST_NS 100000000ULL   /* and as many at once as in this time */
 #define GATE_BURST_NS 10000000ULL     /* frames in a burst, as the time that the hop needs for them */
+#define SHUNT_BURST_NS 1000000000ULL  /* shunts in a burst, as the time in which the hop may ask for them */
 #define FRAGMENT_NS 2000000000ULL     /* fragments of one datagram arrive within this time */
 #define FRAGMENT_PAIR 0x10000	      /* bit of a key's protocol: the last fragmented datagram between two ends */
 #define FRAGMENT_PAIR_NS 60000000000ULL
@@ -89,18 +102,24 @@
 #define PROGRAM_DISPATCH 0 /* the rule is known: what follows */
 #define PROGRAM_WALK 1	   /* the flow and the accepts are known: which hop */
 #define PROGRAM_ACCEPT(generation) (2 + ((generation)&1))
-#define PROGRAM_ENTRY 6	   /* where every frame begins; for programs attached in its place */
+#define PROGRAM_ENTRY 6	   /* the entry, for the programs attached in its place */
 #define PROGRAM_COPYING 5  /* the entry program once more, for devices with DEVICE_COPIES (copies.h) */
-#define PROGRAM_FOUND 48   /* a port's own program has found the rule; XDP only */
+#define PROGRAM_FOUND 48   /* a port's own program has found the rule (`found`); XDP only */
+#define PROGRAM_SHUNTS 49  /* from the walk: a hop of the path may have shunted the flow (shunts.h) */
+#define PROGRAM_SHUNT 50   /* a hop shunts the flow of the frame */
+#define PROGRAM_RESET 56   /* the frame becomes a TCP reset (reset.h) */
 #define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */
 #define PROGRAM_POLICY(generation, segment) (8 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_ACCEPT_PART(generation) (40 + ((generation)&1) * ACCEPT_PARTS)
 #define PROGRAM_POLICY_PART(generation, segment) (64 + (((generation)&1) * MAX_SEGMENTS + (segment)) * POLICY_PARTS)
-#define PROGRAM_FILTERS(generation, segment) (832 + ((generation)&1) * MAX_SEGMENTS + (segment)) /* behind the cache */
-#define PROGRAM_DECIDE(generation, segment) (864 + ((generation)&1) * MAX_SEGMENTS + (segment))	 /* see `decide` */
+/* Filters behind the cache; or those for frames that the filters in `decide` are not valid for (NOT_HERE). */
+#define PROGRAM_FILTERS(generation, segment) (832 + ((generation)&1) * MAX_SEGMENTS + (segment))
+/* `decide` with the segment's filters, as at PROGRAM_POLICY too; empty if they are separate programs, or there are none. */
+#define PROGRAM_DECIDE(generation, segment) (864 + ((generation)&1) * MAX_SEGMENTS + (segment))
 #define PROGRAM_SLOTS 896
-#define NOT_HERE 0xfffffffe /* from filters: not valid for this frame, use those at PROGRAM_FILTERS */
+/* From filters: not valid for this frame. `decide` uses those at PROGRAM_FILTERS, a port's program goes to the entry. */
+#define NOT_HERE 0xfffffffe
 
 #define CACHE_ENTRIES 4096 /* of each CPU, a power of two; 256 KiB: more would not stay in the CPU's cache */
 #define CACHE_IPV6 0x100   /* bits of struct cached's tag, above the protocol */
@@ -144,11 +163,20 @@ enum rule_flag {
 	RULE_ALL = 8,		   /* require = "all": no hop may be skipped except by its `accept` filter */
 	RULE_EXCESS_BLOCK = 16,	   /* on_overload: the excess of a hop's limit is dropped and does not bypass the hop */
 	RULE_OVERLOAD_BYPASS = 32, /* on_overload = "bypass-all": no frames for an overloaded hop */
+	RULE_RESET = 64,	   /* a group of the path resets flows of a failed member */
+};
+
+/* In `shunts` of struct rule. */
+enum rule_shunts {
+	SHUNTS_POSSIBLE = 1, /* a hop of the path may shunt flows */
+	SHUNTS_KEPT = 2,     /* keep_shunts: a shunt counts while its hop is not available, too */
+	SHUNTS_UNKNOWN = 4,  /* of a frame: not looked at yet */
 };
 
 enum segment_flag {
 	SEGMENT_LINK_LOCAL = 1, /* link-local control frames enter no hop */
-	SEGMENT_FRAGMENTS = 2	/* a rule tests something that only the first fragment of a datagram contains */
+	SEGMENT_FRAGMENTS = 2,	/* a rule tests something that only the first fragment of a datagram contains */
+	SEGMENT_DRY_RUN = 4,	/* rules are followed and counted, and every frame goes straight */
 };
 
 enum item_kind {
@@ -158,12 +186,23 @@ enum item_kind {
 };
 enum group_flag {
 	GROUP_STANDBY = 1,
-	GROUP_L3 = 2
+	GROUP_LONG = 2,	 /* a port's own program leaves the group's frames to the others */
+	GROUP_KEEP = 4,	 /* flows of a failed member go around the group */
+	GROUP_RESET = 8, /* TCP flows of a failed member are reset */
+};
+/* What tells flows apart, for the choice of a member. */
+enum group_hash {
+	HASH_FIVE,   /* addresses, ports, protocol */
+	HASH_THREE,  /* addresses, protocol */
+	HASH_TWO,    /* addresses */
+	HASH_SOURCE, /* the address at the LAN: the source of frames to the WAN */
+	HASH_DESTINATION,
 };
 enum hop_flag {
 	HOP_TRACKED = 1,
 	HOP_RECORDED = 2,
-	HOP_TAGS = 4, /* frames to it carry our tag; the value is that tag's length */
+	HOP_TAGS = 4,	 /* frames to it carry our tag; the value is that tag's length */
+	HOP_SHUNTS = 64, /* may shunt flows */
 };
 enum continuation_kind {
 	CONT_NONE,
@@ -179,7 +218,7 @@ enum outcome {
 	OUTCOME_BYPASSED,   /* to the other port: no hop of the path took it */
 	OUTCOME_OUT,	    /* from a hop to a port: end of its path */
 	OUTCOME_HEARTBEAT,  /* from a hop to the supervisor */
-	OUTCOME_BLOCKED,    /* dropped: no hop available, and the rule says block */
+	OUTCOME_BLOCKED,    /* dropped: no hop is available, or one that is required is not, and the rule says block */
 	OUTCOME_UNPARSED,   /* shorter than an Ethernet header: passed on */
 	OUTCOME_NO_DEVICE,  /* dropped: no device is attached where it should go */
 	OUTCOME_OVERSIZE,   /* dropped: longer than the other port can send */
@@ -187,6 +226,9 @@ enum outcome {
 	OUTCOME_UNKNOWN,    /* from a device that is not ours: left to the kernel */
 	OUTCOME_LINK_LOCAL, /* port to port, despite a rule that would send this control frame to a hop */
 	OUTCOME_EXCESS,	    /* dropped: exceeds the limit of an overloaded hop, and the rule says block */
+	OUTCOME_RESET,	 /* became a TCP reset, or was dropped, because the group's member that knows its flow failed */
+	OUTCOME_SHUNTED, /* to the other port: no hop of the path took it, and one because it has shunted the flow */
+	OUTCOME_DRY_RUN, /* port to port: what the rule would do with it is only counted */
 	OUTCOMES,
 };
 #define OUTCOME_PLACES 16 /* entries in the map; OUTCOMES must fit */
@@ -216,7 +258,21 @@ enum reason {
 	REASON_HELD,	     /* available again, but not for long enough (standby, hold_down) */
 	REASON_SUPERVISOR,   /* the supervisor's own lease has expired */
 	REASON_OVERLOADED,   /* the frame exceeds the hop's limit */
+	REASON_TOO_FEW,	     /* fewer members of the group are available than its minimum */
+	REASON_KEPT,	     /* not available, and its flows go around the group meanwhile */
+	REASON_RESET,	     /* not available, and its flows are reset */
+	REASON_SHUNTED,	     /* it has said that it does not need the flow */
 	REASONS,
+};
+
+#define REASON_PLACES 16 /* entries in the counters, a power of two; REASONS must fit */
+
+/* What a frame of a flow that is reset becomes. */
+enum reset {
+	RESET_NO,   /* it is not reset */
+	RESET_NONE, /* nothing: it is dropped */
+	RESET_ON,   /* a reset to the end that it is for */
+	RESET_BACK, /* a reset to the end that it comes from */
 };
 
 enum buffers {
@@ -248,7 +304,7 @@ struct device {
 struct target {
 	__u32 ifindex; /* 0: nothing attached */
 	__u32 flags;
-	__u32 max; /* longest frame by XDP */
+	__u32 max; /* longest frame that the device can send; with tc, except for several frames in one */
 	__u32 pad;
 };
 
@@ -260,14 +316,16 @@ struct rule {
 		__u8 kind;
 		__u8 id;
 	} path[MAX_PATH];
-	__u32 pad;
+	__u32 shunts; /* enum rule_shunts */
 };
 
 struct group {
 	__u64 members[2]; /* bit set of hop ids */
 	__u64 hold_down;  /* ns */
 	__u32 flags;
-	__u32 pad;
+	__u8 hash;    /* enum group_hash */
+	__u8 minimum; /* with fewer available members the group counts as not available */
+	__u16 pad;
 };
 
 struct hop {
@@ -278,7 +336,7 @@ struct hop {
 };
 
 struct segment {
-	__u32 constant_rule; /* the first rule matches every frame; NO_MATCH: run the policy program */
+	__u32 constant_rule; /* index of the first rule, if it matches every frame; NO_MATCH: run the policy program */
 	__u32 flags;
 };
 
@@ -291,10 +349,14 @@ struct continuation {
 
 struct lease {
 	__u64 until;	 /* ns, CLOCK_MONOTONIC: available before this time */
-	__u64 recovered; /* when it last became available again; 0: it was never unavailable */
+	__u64 recovered; /* when it last became available again; 0: it has had no gap since its first lease */
 	__u64 draining;	 /* 1: it gets no new flows */
 	__u64 skipped;	 /* when the first frame bypassed it since it lost its lease; 0: none yet */
-	__u64 ended; /* when its process ended (exits.h): no lease until it has a new one; 0: it runs, or has none */
+	/*
+	 * When the first of the threads that the lease is tied to ended (exits.h): nothing renews the lease until user
+	 * space has handled that, and writes 0. 0 also where no thread is tied to it, or the kernel does not report ends.
+	 */
+	__u64 ended;
 	__u64 overloaded; /* the directions that a gate limits: bit segment * 2 + direction */
 };
 #define LEASE_OVER 1 /* `until` of a hop that was available before */
@@ -362,13 +424,14 @@ struct rule_counter {
 	__u64 to_hop;
 	__u64 bypassed;
 	__u64 blocked;
-	__u64 excess; /* exceeded the limit of a hop of the path: bypassed it, or dropped */
+	__u64 excess;  /* exceeded the limit of a hop of the path: bypassed it, or dropped */
+	__u64 shunted; /* to the other port, because their flows are shunted */
 };
 
 struct hop_counter {
 	struct tally to;
-	__u64 skipped[8]; /* by reason */
-	__u64 bad_tag;	  /* tag of a hop that is unknown, not available, or itself */
+	__u64 skipped[REASON_PLACES]; /* by reason */
+	__u64 bad_tag;		      /* tag of a hop that is unknown, not available, or itself */
 	__u64 returned_unmatched;
 };
 
@@ -414,11 +477,14 @@ struct flow_key {
 
 struct flow {
 	__u64 seen; /* ns */
-	__u64 fin;  /* FLOW_CLOSED: FIN, one bit per direction; FLOW_BOTH: frames, one bit per direction */
+	__u64
+	    fin; /* FLOW_CLOSED: FIN, FLOW_BOTH: frames, FLOW_RESET: a reset, one bit per direction each; FLOW_FAILED */
 };
 #define FLOW_CLOSED 3
 #define FLOW_FRAME 4 /* shifted by the direction */
 #define FLOW_BOTH 12
+#define FLOW_RESET 16ULL  /* shifted by the direction in which a reset has been sent on */
+#define FLOW_FAILED 64ULL /* a frame of it came while its hop was not available */
 
 /*
  * A flow of whose frames nothing changes what is known about it, by direction until this time (flows.h). An entry is
@@ -428,6 +494,72 @@ struct calm_flow {
 	__u64 hash;
 	__u64 hop;
 	__u64 until[2]; /* ns */
+};
+
+/*
+ * A flow that a hop has shunted, as both directions see it: TCP or UDP, not fragmented, directly behind Ethernet or one
+ * tag. Addresses and ports as in the frame; an IPv4 address is the last word.
+ */
+struct shunt_key {
+	__u32 lan[4];
+	__u32 wan[4];
+	__u16 lan_port;
+	__u16 wan_port;
+	__u16 vlan; /* 0: no tag; SHUNT_TAG, the VID, and SHUNT_AD if the tag is an 802.1ad one */
+	__u8 protocol;
+	__u8 place; /* segment; SHUNT_IPV6 */
+};
+#define SHUNT_TAG 0x1000
+#define SHUNT_AD 0x2000
+#define SHUNT_IPV6 0x80
+
+/* Times in ns, CLOCK_MONOTONIC. It counts only if it is not older than the last return of its hop (see struct lease). */
+struct shunt {
+	__u64 since;
+	__u64 until;
+	__u64 seen;	  /* written once a second at most */
+	__u64 idle;	  /* without a frame for this long it is over */
+	__u32 directions; /* that are shunted, one bit each */
+	__u32 fin;	  /* FIN, one bit per direction */
+};
+
+/*
+ * What a CPU has found out about a flow, be it shunted or not, in a table of its own: the frequent case needs no look into
+ * the tables of the hops. Valid until the flow's time is to be written again, and only while `epoch` is that of the
+ * datapath, which counts whatever begins a shunt or ends one before its time.
+ */
+struct shunt_hit {
+	struct shunt_key key;
+	__u64 until;
+	__u64 since;
+	__u32 epoch;
+	__u16 hop;
+	__u16 directions;
+};
+#define SHUNT_HITS 1024 /* a power of two; 64 KiB of each CPU */
+
+/* What begins shunts, or ends them before their time, counted on both sides: a hit has the sum. */
+struct shunt_epoch {
+	__u64 datapath;
+	__u64 user_space;
+};
+
+/* The coarse clock (ns) as a CPU read it last, and the tick (jiffies) at that time. */
+struct tick {
+	__u64 tick;
+	__u64 now;
+};
+
+/* By hop: what it may shunt by tags, and what has been refused. Written by user space in place, but for `used`. */
+struct shunt_limit {
+	__u64 time;
+	__u64 idle;
+	__u64 cost; /* ns: one shunt per `cost` on average */
+	__u64 used;
+	__u64 entered;
+	__u64 unfit;	    /* asked for by a frame that has no such flow */
+	__u64 too_frequent; /* more than one per `cost` */
+	__u64 full;	    /* the hop's table is full */
 };
 
 struct fragment_key {
@@ -444,7 +576,8 @@ struct fragment {
 	__u32
 	    rule; /* that the first fragment matches, in this generation of the policy; NO_MATCH: none, or not known */
 	__u32 generation;
-	__u32 pad;
+	__u32 protocol; /* of the flow, as `hash`: only the first fragment is sure to show them */
+	__u64 ends[2];
 };
 
 /*
@@ -500,13 +633,13 @@ struct trace {
 	struct step step[MAX_TRACE];
 };
 
-/* A frame's state from program to program. The generated programs use only the first two fields. */
+/* A frame's state from program to program. The generated programs write only `rule` and `accept`. */
 struct scratch {
 	__u32 rule; /* offset 0: index of the matching rule, or NO_MATCH */
 	__u32 generation;
 	__u64 accept; /* offset 8: bit set of the `accept` filters that match */
 	__u64 hash;
-	__u64 hash_l3;
+	__u64 ends[2]; /* the flow's addresses as numbers: source, destination */
 	__u64 now;
 	__u64 flow_flags; /* TCP flags of the frame */
 	__u32 length;
@@ -518,7 +651,7 @@ struct scratch {
 	__u8 continuation_position;
 	__u8 continuation_kind;
 	__u8 have_hash;
-	__u8 available; /* some hop of the path was available */
+	__u8 available; /* some hop of the path was available, with room for the frame, which it need not accept */
 	__u8 wanted;	/* some hop of the path accepts the frame, available or not */
 	__u8 alive;	/* the supervisor's lease is valid */
 	__u8 position;
@@ -529,13 +662,23 @@ struct scratch {
 	__u32 start;	   /* position in the path where the walk begins */
 	__u32 cache_place; /* where `remember` stores the rule; CACHE_ENTRIES: nowhere */
 	__u32 cache_tag;
-	__u8 fragment;	 /* 0 none, 1 first, 2 later */
-	__u8 classified; /* the filters have found `rule`, for this frame */
-	__u8 quoted;	 /* an ICMP error: its flow is that of the packet in it */
-	__u8 pad2;
+	__u8 fragment;	     /* 0 none, 1 first, 2 later */
+	__u8 classified;     /* the filters have found `rule`, for this frame */
+	__u8 quoted;	     /* an ICMP error: its flow is that of the packet in it */
+	__u8 protocol;	     /* of the flow; 0 of one between stations */
 	__u32 fragment_rule; /* the rule of a later fragment's datagram; NO_MATCH: none, or not known */
-	__u32 pad3;
+	__u32 shunts;	     /* enum rule_shunts, if the frame is of a flow that can be shunted; else 0 */
+	__u8 tcp_at;	     /* offset of the TCP header of a frame that can become a reset; else 0 */
+	__u8 ip6;	     /* ... behind a header of IPv6 */
+	__u8 reset;	     /* enum reset */
+	__u8 there;	     /* members of a group that are available */
 	struct fragment_key datagram;
+	struct shunt_key shunt_key;
+	__u32 shunt_flags; /* TCP flags of the frame */
+	__u8 shunted;	   /* a hop was skipped because it has shunted the flow */
+	__u8 shunt_order;  /* directions that the hop shunts, one bit each */
+	__u16 pad4;
+	__u32 pad5;
 };
 
 #endif

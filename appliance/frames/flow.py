@@ -37,11 +37,13 @@ class Flow:
     """What selects the member of a group, and decides about draining."""
 
     hash: int  # with ports; of a later fragment: without (see fragment)
-    hash_l3: int  # addresses only
+    ends: tuple[int, int]  # source and destination, each as a number
+    protocol: int = 0  # 0 of a flow between stations
     tcp_flags: int = 0
     fragment: int = 0  # 0 whole, 1 first fragment, 2 later fragment
     datagram: tuple[int, int, int, int] | None = None  # which datagram a fragment belongs to
     quoted: bool = False  # it is an ICMP error about the flow
+    tcp: tuple[int, int] | None = None  # where IP and TCP header begin, if the latter follows at once and is whole
 
 
 def _fold_address(address: int) -> int:
@@ -51,8 +53,8 @@ def _fold_address(address: int) -> int:
 def flow_of(frame: bytes) -> Flow:
     """Read a frame of any length. Fragments are not looked up: the caller keeps that table."""
     if len(frame) < 14:
-        return Flow(0, 0)
-    _, ethertype, ip = headers.read(frame)
+        return Flow(0, (0, 0))
+    vlans, ethertype, ip = headers.read(frame)
     inside = nested.read(frame) if nested.deeper(ip) else None
     quoted = inside is not None and inside.quoted
     if inside is not None:
@@ -62,11 +64,18 @@ def flow_of(frame: bytes) -> Flow:
         later, fragment = ip.fragment == 2, ip.fragment
         datagram = (ip.source, ip.destination, ip.id, kind) if fragment else None
     else:
-        stations = finish(fold(number(frame, 0, 6)) + fold(number(frame, 6, 6)))
-        return Flow(stations, stations)
-    a, b = _fold_address(ip.source), _fold_address(ip.destination)
-    by_address = finish(a + b)
+        stations = fold(number(frame, 6, 6)), fold(number(frame, 0, 6))
+        return Flow(finish(sum(stations)), stations)
+    ends = a, b = _fold_address(ip.source), _fold_address(ip.destination)
     if later:
-        return Flow(by_address, by_address, 0, fragment, datagram, quoted)
+        return Flow(finish(a + b), ends, ip.protocol, 0, fragment, datagram, quoted)
     by_ports = finish(fold(a ^ ip.ports[0]) + fold(b ^ ip.ports[1]) + ip.protocol)
-    return Flow(by_ports, by_address, ip.tcp_flags, fragment, datagram, quoted)
+    tcp = None if inside is not None or fragment else _tcp(frame, 14 + 4 * len(vlans), ethertype, ip)
+    return Flow(by_ports, ends, ip.protocol, ip.tcp_flags, fragment, datagram, quoted, tcp)
+
+
+def _tcp(frame: bytes, ip_at: int, ethertype: int, ip: headers.Ip) -> tuple[int, int] | None:
+    """Where the headers begin, if the one of IP has no options or extensions and that of TCP is whole."""
+    at = ip_at + (20 if ethertype == headers.IPV4 else 40)
+    plain = frame[ip_at] == 0x45 if ethertype == headers.IPV4 else frame[ip_at + 6] == headers.TCP
+    return (ip_at, at) if ip.protocol == headers.TCP and plain and at + 20 <= len(frame) else None

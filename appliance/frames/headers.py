@@ -13,6 +13,7 @@ MAX_VLANS = 4
 MAX_EXTENSIONS = 8
 MAX_OFFSET = 2047
 WITH_PORTS = (6, 17, 33, 132, 136)
+TCP = 6
 HOPOPTS, ROUTING, FRAGMENT, AH, DSTOPTS, MOBILITY = 0, 43, 44, 51, 60, 135
 EXTENSIONS = (FRAGMENT, HOPOPTS, ROUTING, DSTOPTS, MOBILITY, AH)
 IPV4, IPV6 = 0x0800, 0x86DD
@@ -39,7 +40,7 @@ def number(frame: bytes, at: int, size: int) -> int:
 def _transport(frame: bytes, at: int, ip: Ip) -> None:
     if ip.protocol in WITH_PORTS and at + 4 <= len(frame):
         ip.ports = number(frame, at, 2), number(frame, at + 2, 2)
-        if ip.protocol == 6 and at + 14 <= len(frame):
+        if ip.protocol == TCP and at + 14 <= len(frame):
             ip.tcp_flags = frame[at + 13]
 
 

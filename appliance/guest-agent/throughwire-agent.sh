@@ -4,6 +4,7 @@
 #
 #   throughwire-agent.sh [-p PORT] [-i SECONDS] [-s COMMAND] [-a FILTER] [-c FOLDER] [-f FIFO]    run as the agent
 #   throughwire-agent.sh [-f FIFO] accept [FILTER] | drain on|off | bypass on|off [WHY] | tags on|off    tell the agent
+#   throughwire-agent.sh [-f FIFO] shunt tcp|udp LAN:PORT WAN:PORT [SECONDS] | unshunt tcp|udp LAN:PORT WAN:PORT
 set -u
 
 port=/dev/virtio-ports/org.throughwire.agent.0
@@ -36,6 +37,25 @@ switch() {
 	esac
 }
 
+# One end of a flow, ADDRESS:PORT or [IPV6]:PORT, as members of a message: "lan" or "wan", the end.
+end() {
+	number=${2##*:}
+	address=${2%:*}
+	case $number in
+	"" | *[!0-9]*) usage ;;
+	esac
+	printf '"%s":"%s","%s_port":%s' "$1" "$(plain "$address" 64 | tr -d '[]')" "$1" "$number"
+}
+
+# A flow: "true" or "false", protocol, end at the LAN, end at the WAN, seconds.
+shunt() {
+	case ${5-} in
+	*[!0-9]*) usage ;;
+	esac
+	lan=$(end lan "$3") && wan=$(end wan "$4") || exit 2
+	printf '{"type":"shunt","on":%s,"protocol":"%s",%s,%s%s}' "$1" "$(plain "$2" 3)" "$lan" "$wan" "${5:+,\"time_s\":$5}"
+}
+
 while getopts p:i:s:a:c:f: option; do
 	case $option in
 	p) port=$OPTARG ;;
@@ -57,6 +77,8 @@ if [ $# -gt 0 ]; then
 	accept) line="{\"type\":\"accept\",\"filter\":\"$(plain "${2-}" 1024)\"}" ;;
 	drain | tags) line="{\"type\":\"$1\",\"on\":$(switch "${2-}")}" || exit 2 ;;
 	bypass) line="{\"type\":\"bypass\",\"on\":$(switch "${2-}"),\"why\":\"$(plain "${3-}" 200)\"}" || exit 2 ;;
+	shunt) line=$(shunt true "${2-}" "${3-}" "${4-}" "${5-}") || exit 2 ;;
+	unshunt) line=$(shunt false "${2-}" "${3-}" "${4-}") || exit 2 ;;
 	*) usage ;;
 	esac
 	printf '%s\n' "$line" >"$fifo"
@@ -71,7 +93,7 @@ say() {
 
 # What the host must know about us; sent again whenever a host connects, as it may be a new one.
 introduce() {
-	say '{"type":"hello","version":1,"agent":"throughwire-agent.sh","capabilities":["accept","drain","bypass","tags","check"]}'
+	say '{"type":"hello","version":1,"agent":"throughwire-agent.sh","capabilities":["accept","drain","bypass","tags","shunt","check"]}'
 	if [ -f "$fifo.accept" ]; then
 		:
 	elif [ -n "$filter" ]; then

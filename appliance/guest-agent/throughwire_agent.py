@@ -4,6 +4,7 @@
 
     throughwire_agent.py [--port PORT] [--interval S] [--status CMD] [--accept FILTER] [--checks DIR] [--socket PATH]
     throughwire_agent.py [--socket PATH] accept [FILTER] | drain on|off | bypass on|off [WHY] | tags on|off
+                                         | shunt tcp|udp LAN:PORT WAN:PORT [SECONDS] | unshunt tcp|udp LAN:PORT WAN:PORT
 
 The first form runs as the agent; the second sends an order to the running agent and prints the host's answer.
 """
@@ -32,7 +33,7 @@ HELLO = {
     "type": "hello",
     "version": 1,
     "agent": "throughwire_agent.py",
-    "capabilities": ["accept", "drain", "bypass", "tags", "check"],
+    "capabilities": ["accept", "drain", "bypass", "tags", "shunt", "check"],
 }
 
 Message = Any  # an object of the protocol: a dict
@@ -197,7 +198,8 @@ class Agent:
             message = json.loads(data.decode())
         except ValueError:
             return
-        self.standing[message.get("type")] = message
+        if message.get("type") != "shunt":  # the host keeps shunts
+            self.standing[message.get("type")] = message
         self.ask(message, asker)
 
     def run(self) -> None:
@@ -224,6 +226,20 @@ class Agent:
                 selector.unregister(self.port)
 
 
+def shunt(words: Any, on: bool) -> Message:
+    """The order for a flow: protocol, end at the LAN, end at the WAN, and for how many seconds."""
+    message: Message = {"type": "shunt", "protocol": words[0], "on": on}
+    try:
+        for side, end in (("lan", words[1]), ("wan", words[2])):
+            address, _, port = end.rpartition(":")
+            message[side], message[side + "_port"] = address.strip("[]"), int(port)
+        if len(words) == 4:
+            message["time_s"] = float(words[3])
+    except ValueError:
+        sys.exit(__doc__)
+    return message
+
+
 def tell(options: argparse.Namespace) -> int:
     """Send an order to the running agent and print the host's answer; returns 0 if it was granted."""
     words = options.order
@@ -234,6 +250,8 @@ def tell(options: argparse.Namespace) -> int:
         message = {"type": kind, "on": rest[0] == "on"}
         if kind == "bypass":
             message["why"] = " ".join(rest[1:])[:200]
+    elif kind in ("shunt", "unshunt") and len(rest) in (3, 4):
+        message = shunt(rest, kind == "shunt")
     else:
         sys.exit(__doc__)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

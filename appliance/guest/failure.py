@@ -24,14 +24,16 @@ from appliance.config.schema.model import Config
 from appliance.counted import counted
 from appliance.errors import RefusedError
 from appliance.guest.agent.requests import AgentRequests
+from appliance.guest.agent.shunting import AgentShunts
 from appliance.health.bypass_latency import Fault
-from appliance.incident.incidents import Fall, Incidents, Ledger, Recorders, quarantine_row
+from appliance.incident.incidents import Fall, Incidents, Recorders, quarantine_row
 from appliance.incident.store import Store
 from appliance.paths import Paths
 from appliance.steering import overlay
 from appliance.steering.overlay_editor import GuestPolicy, Steered
 from appliance.system import files
 from appliance.system.threads import to_the_end
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 
 if TYPE_CHECKING:
@@ -54,10 +56,12 @@ class FailureHandler:
         ledger: Ledger,
         *,
         hops: Callable[[], dict[str, int]],
-        retag: Callable[[str, bool], None],
+        retag: Callable[[str, bool], Coroutine[Any, Any, None]],
+        shunts: Callable[[], AgentShunts],
     ) -> None:
+        """`shunts` makes what carries out the shunts of one guest's agent."""
         self._config, self._steered, self._ledger = config, steered, ledger
-        self._hops, self._retag = hops, retag
+        self._hops, self._retag, self._shunts = hops, retag, shunts
         self.policy = GuestPolicy(steered)
         self.incidents = Incidents(config, recorders, self.policy, Store(paths.incidents), ledger=ledger)
         self._file = paths.state / "reactions.json"
@@ -72,7 +76,7 @@ class FailureHandler:
 
     def agent_host(self, guest: Guest) -> AgentRequests:
         """What carries out the requests of the guest's agent."""
-        return AgentRequests(guest, self.policy, self._hops, self._retag)
+        return AgentRequests(guest, self.policy, self._hops, self._retag, self._shunts())
 
     def fell(self, guest: Guest, kind: str, fault: Fault, detail: str) -> None:
         """A guest died, or a check of it failed ("died", "failed")."""
@@ -90,7 +94,7 @@ class FailureHandler:
         """A guest starts over: what its agent registered no longer holds."""
         if guest.name in self.policy.overlay.accepts or guest.name in self.policy.overlay.no_tags:
             self._soon(self.policy.forget(guest.name))
-            self._retag(guest.name, guest.config.tags)
+            self._soon(self._retag(guest.name, guest.config.tags))
 
     def _soon(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -34,10 +34,11 @@ from appliance.guest.run import Run
 from appliance.guest.run_context import RunContext
 from appliance.guest.start_order import StartOrder
 from appliance.health.bypass_latency import Fault
-from appliance.health.verdict import Decision
+from appliance.health.verdict import Decision, WouldFall
 from appliance.health.watch import TapPair
 from appliance.hop.hop import Answer, Hop, HopLeases
 from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
@@ -60,14 +61,6 @@ _CHANGES = {
 def change_of(state: HopState) -> Change:
     """The kind of ledger entry for a guest's new state."""
     return _CHANGES.get(state, Change.GUEST_OTHER)
-
-
-class Ledger(Protocol):
-    """Where transitions are recorded."""
-
-    def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> object:
-        """Keep one transition; never blocks, never raises."""
-        ...
 
 
 class GuestEvents(Protocol):
@@ -118,7 +111,7 @@ class Guest:
         self.qmp_events: deque[str] = deque(maxlen=20)
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
         # Called before the next start, if the guest then has other segments or another management port.
-        self.new_context: Callable[[], RunContext] | None = None
+        self.new_context: Callable[[], Awaitable[RunContext]] | None = None
         self._power_down: asyncio.Task[None] | None = None
 
     @property
@@ -285,8 +278,7 @@ class Guest:
                 self.agent.close()
                 self.agent = Agent(self.name, self._agent_host)
                 try:
-                    if self.new_context is not None:
-                        self._context, self.new_context = self.new_context(), None
+                    await self._reconnect()
                     run = await self._begin()
                 except BypassError as error:
                     cause = Cause.TAP_IN_USE if isinstance(error, TapInUseError) else Cause.GUEST_FAILED
@@ -303,6 +295,13 @@ class Guest:
             self.agent.close()
             if self._power_down is not None:
                 self._power_down.cancel()
+
+    async def _reconnect(self) -> None:
+        """Connect it as it is configured now, if that has changed; a commit may change it again meanwhile."""
+        while (make := self.new_context) is not None:
+            self._context = await make()
+            if self.new_context is make:
+                self.new_context = None
 
     async def _begin(self) -> Run:
         """A run whose process exists. BypassError: it cannot be started."""
@@ -381,6 +380,11 @@ class Guest:
 
     def on_decision(self, decision: Decision) -> None:
         """The checks say that the guest may, or may not, have traffic."""
+        if isinstance(decision, WouldFall):
+            passing, states = decision.why == "", ("checks pass", "checks would bypass it")
+            change, cause = Change.GUEST_DRY_RUN, Cause.HEALTHY if passing else decision.cause
+            self._ledger.record(change, self.name, *(states[::-1] if passing else states), cause, detail=decision.why)
+            return
         self.hop.on_decision(self._context.clock(), decision)
 
     def on_event(self, name: str, data: Mapping[str, object]) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """All guests: the part "guests" of bypassd.
 
-Starts or adopts every guest, and ends guests that are no longer configured. Owns the guests' tasks; their processes,
-taps and leases outlive it. What connects them to the datapath is in wiring.py, the methods of the control socket in
-api.py.
+Starts or adopts every guest, and ends guests that are no longer configured. `Hops` owns the guests and their tasks;
+their processes, taps and leases outlive both. What connects them to the datapath is in wiring.py, the methods of the
+control socket in api.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from appliance.api.schema import guests as answer
@@ -20,10 +20,11 @@ from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.config.schema.model import Config
 from appliance.config.schema.served import served
-from appliance.errors import BypassError, GuestError, NotFoundError
+from appliance.errors import BypassError
 from appliance.guest import disk_space
+from appliance.guest.agent.shunting import AgentShunts
 from appliance.guest.failure import FailureHandler
-from appliance.guest.guest import Guest, Ledger
+from appliance.guest.guest import Guest
 from appliance.guest.image.store import Images, images_used
 from appliance.guest.port.management_lan import Lan, lan_of
 from appliance.guest.process_start import end_process
@@ -37,17 +38,18 @@ from appliance.guest.show import details, row
 from appliance.guest.start_order import StartOrder
 from appliance.guest.wiring import Datapath, Wiring
 from appliance.health.inband import make_nonce
+from appliance.hop.hops import Hops
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.steering.overlay_editor import Steered
 from appliance.system.threads import to_the_end
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
 
 CHECK_IN_S = 0.2
 HOUSEKEEPING_S = 2.0
-REMOVE_S = 30.0  # how long a commit waits for a removed guest to power down before it adds one of the same name
 
 
 class GuestManager:
@@ -76,24 +78,22 @@ class GuestManager:
         self._wiring = Wiring(datapath, self._lan)
         self._huge = Pool(paths.run / "hugepages")
         self.images = Images(paths.images, lambda: images_used(self._config))
-        self._guests: dict[str, Guest] = {}
-        self.disk_space = disk_space.Guard(paths.state, self.guests)
-        self._tasks: asyncio.TaskGroup | None = None
-        self._started = False  # the guests exist; before that, and after a failure, a commit only sets `_config`
-        self._lives: dict[str, asyncio.Task[None]] = {}
-        self._removing: dict[str, asyncio.Task[None]] = {}
-        self.failures = FailureHandler(
-            config, paths, datapath, steered, transitions, hops=self._hop_numbers, retag=self._retag
+        self._guests: Hops[Guest, model.Guest] = Hops(
+            "guest", make=self._make, forget=self._forget, removed=self._removed
         )
+        self.disk_space = disk_space.Guard(paths.state, self.guests)
+        self.failures = FailureHandler(
+            config, paths, datapath, steered, transitions,
+            hops=self._hop_numbers, retag=self._retag, shunts=lambda: AgentShunts(datapath, self._wiring.served, clock),
+        )  # fmt: skip
 
     def _hop_numbers(self) -> dict[str, int]:
         names = [hop.name for hop in self._config.guest] + [hop.name for hop in self._config.remote]
         return {name: self._datapath.hop_id(name) for name in names}
 
-    def _retag(self, name: str, on: bool) -> None:
+    async def _retag(self, name: str, on: bool) -> None:
         """Let a guest's tags decide the next hop, or not."""
-        if (guest := self._guests.get(name)) is not None:
-            self._wiring.retag(guest, on)
+        await self._wiring.retag(name, on)
 
     def _tags(self, config: model.Guest) -> bool:
         """Whether the guest's tags decide the next hop: allowed, and its agent has not turned them off."""
@@ -112,27 +112,27 @@ class GuestManager:
     async def start(self) -> None:
         """Create and attach the taps, end guests that are no longer configured; guests start in `run`."""
         self._paths.guests.mkdir(parents=True, exist_ok=True)
-        self._guests = {config.name: self._make(config) for config in self._config.guest}
-        await asyncio.to_thread(self.failures.load, self._guests.values())
+        await self._guests.load(self._config.guest)
+        await asyncio.to_thread(self.failures.load, list(self._guests))
         await self._end_others()
-        self._wiring.remove_others(self._guests.values())
-        await asyncio.to_thread(resources.forget_variables, self._paths, set(self._guests))
-        self._started = True
+        await self._wiring.remove_others()
+        await asyncio.to_thread(resources.forget_variables, self._paths, {guest.name for guest in self._guests})
+        self._guests.started()
 
-    def _make(self, config: model.Guest) -> Guest:
+    async def _make(self, config: model.Guest) -> Guest:
         self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
         return Guest(
             config,
-            self._context_of(config),
+            await self._context_of(config),
             self._datapath.leases,
             self._transitions,
             order=self._order,
             events=self.failures,
         )
 
-    def _context_of(self, config: model.Guest) -> RunContext:
+    async def _context_of(self, config: model.Guest) -> RunContext:
         """Connect a guest as the current configuration says."""
-        wires = self._wiring.connect(config, served(self._config)[config.name], tags=self._tags(config))
+        wires = await self._wiring.connect(config, served(self._config)[config.name], tags=self._tags(config))
         return RunContext(
             self._paths,
             wires.hop,
@@ -151,58 +151,38 @@ class GuestManager:
     async def _end_others(self) -> None:
         """End guests that are no longer configured, and revoke the leases of those that are not running."""
         for folder in list(self._paths.guests.iterdir()):
-            if folder.name not in self._guests and (folder / STATE_FILE).exists():
+            if self._guests.get(folder.name) is None and (folder / STATE_FILE).exists():
                 await to_the_end(partial(end_process, folder))
-                self._datapath.detach_hop(folder.name)
-        for name, guest in self._guests.items():
-            if not (self._paths.guests / name / STATE_FILE).exists():
+                await self._wiring.disconnect(folder.name)
+        for guest in self._guests:
+            if not (self._paths.guests / guest.name / STATE_FILE).exists():
                 guest.hop.lease.revoke()
 
     async def run(self, alive: Alive) -> None:
         """Run all guests until cancelled."""
         housekeeping = self._clock()
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
-                self._lives, self._removing = {}, {}
-                for guest in self._guests.values():
-                    self._live(guest)
-                self._tasks.create_task(self.failures.run(self.guests), name="guest failures")
-                self._tasks.create_task(self.disk_space.run(), name="disk space")
-                while True:
-                    alive()
-                    for guest in self._guests.values():
-                        guest.hop.measure()
-                    await asyncio.sleep(CHECK_IN_S)
-                    if self._clock() - housekeeping > HOUSEKEEPING_S * 1e9:
-                        housekeeping = self._clock()
-                        for guest in self._guests.values():
-                            if guest.current_run is not None:
-                                guest.current_run.rotate_logs()
-        finally:
-            self._started, self._tasks = False, None
-
-    def _live(self, guest: Guest) -> None:
-        assert self._tasks is not None
-        guest.autostart()
-        self._lives[guest.name] = self._tasks.create_task(guest.run(), name=f"guest {guest.name}")
+        async with self._guests.running() as tasks:
+            tasks.create_task(self.failures.run(self.guests), name="guest failures")
+            tasks.create_task(self.disk_space.run(), name="disk space")
+            while True:
+                alive()
+                self._guests.measure()
+                await asyncio.sleep(CHECK_IN_S)
+                if self._clock() - housekeeping > HOUSEKEEPING_S * 1e9:
+                    housekeeping = self._clock()
+                    for guest in self._guests:
+                        if guest.current_run is not None:
+                            guest.current_run.rotate_logs()
 
     # Another configuration
 
     async def add_new(self, new: Config) -> None:
         """Before the datapath switches: create the guests that `new` adds, with their taps. GuestError: impossible."""
         old, self._config = self._config, new
-        if not self._started:
+        if not self._guests.ready:
             return
         try:
-            for config in new.guest:
-                if config.name in self._removing:
-                    async with asyncio.timeout(REMOVE_S):
-                        await asyncio.wait({self._removing[config.name]})
-                if config.name not in self._guests:
-                    self._guests[config.name] = self._make(config)
-        except TimeoutError:
-            self._config = old
-            raise GuestError("a guest of this name is still being stopped: try again later") from None
+            await self._guests.add_new(new.guest)
         except BypassError:
             self._config = old
             raise
@@ -212,62 +192,37 @@ class GuestManager:
 
         A commit may begin while bypassd is still starting: then `add_new` was not called for it.
         """
-        self._config, wanted = new, served(new)
+        self._config = new
         self._order.guests = new.guest
         self.failures.reconfigure(new)
-        if not self._started:
-            return
-        for config in new.guest:
-            if config.name not in self._guests:
-                self._guests[config.name] = self._make(config)
-            guest = self._guests[config.name]
-            if config.tags != guest.config.tags:
-                self._retag(config.name, self._tags(config))
-            self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
-            third = (guest.config.management, guest.config.management_mac)
-            guest.reconfigure(config)
-            moved = third != (config.management, config.management_mac) or guest.new_context is not None
-            if moved or tuple(wanted[config.name]) != self._wiring.served(config.name):
-                guest.new_context = partial(self._context_of, config)
-            else:
-                guest.new_context = None
-            if config.name not in self._lives and self._tasks is not None:
-                self._live(guest)
-        for name in [name for name in self._guests if name not in self._lives]:
-            if name not in {config.name for config in new.guest}:
-                self._forget(name)  # it was added by a commit that was rolled back
-        order = [config.name for config in new.guest]
-        order += [name for name in self._guests if name not in order]
-        self._guests = {name: self._guests[name] for name in order}
+        if self._guests.ready:
+            await self._guests.apply(new.guest, partial(self._follow, served(new)))
+
+    async def _follow(self, wanted: Mapping[str, Sequence[str]], guest: Guest, config: model.Guest) -> None:
+        """Reconfigure one guest; `wanted`: the segments of each guest."""
+        if config.tags != guest.config.tags:
+            await self._retag(config.name, self._tags(config))
+        self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
+        third = (guest.config.management, guest.config.management_mac)
+        guest.reconfigure(config)
+        moved = third != (config.management, config.management_mac) or guest.new_context is not None
+        if moved or tuple(wanted[config.name]) != self._wiring.served(config.name):
+            guest.new_context = partial(self._context_of, config)
+        else:
+            guest.new_context = None
 
     async def remove_old(self, new: Config) -> None:
         """The commit is final: power down and remove the guests that are not in `new`."""
-        names = {config.name for config in new.guest}
-        for name in [name for name in self._guests if name not in names and name not in self._removing]:
-            if self._tasks is not None:
-                task = self._tasks.create_task(self._remove(self._guests[name]), name=f"remove {name}")
-                self._removing[name] = task
+        self._guests.remove_old(new.guest)
 
-    def _forget(self, name: str) -> None:
+    async def _forget(self, guest: Guest) -> None:
         """Remove everything that belongs to a guest except its process."""
-        self._wiring.disconnect(name)
-        del self._guests[name]
-        shutil.rmtree(self._paths.guests / name, ignore_errors=True)
-        self._wiring.remove_others(self._guests.values())
+        await self._wiring.disconnect(guest.name)
+        await to_the_end(partial(shutil.rmtree, self._paths.guests / guest.name, ignore_errors=True))
+        await self._wiring.remove_others()
 
-    async def _remove(self, guest: Guest) -> None:
-        """Stop a guest for good and remove everything that belongs to it."""
-        guest.stop()
-        while not guest.idle:
-            await asyncio.sleep(CHECK_IN_S)
-        life = self._lives.pop(guest.name, None)
-        if life is not None:
-            life.cancel()
-            await asyncio.wait({life})
-        guest.hop.lease.revoke()
-        self._forget(guest.name)
+    def _removed(self, guest: Guest) -> None:
         self._transitions.record(Change.GUEST_OTHER, guest.name, guest.state.value, "removed", Cause.CONFIGURED)
-        self._removing.pop(guest.name, None)
 
     async def stop(self) -> None:
         """Nothing to do: guests, taps and leases outlive bypassd, and the tasks ended with `run`."""
@@ -276,19 +231,15 @@ class GuestManager:
 
     def guest(self, name: object) -> Guest:
         """The guest with this name; NotFoundError if there is none."""
-        try:
-            return self._guests[str(name)]
-        except KeyError:
-            known = ", ".join(self._guests) or "none"
-            raise NotFoundError(f'there is no guest "{name}"; there is: {known}') from None
+        return self._guests.named(name)
 
     def guests(self) -> Iterable[Guest]:
         """All guests, in the order of the configuration."""
-        return self._guests.values()
+        return self._guests
 
     def summary(self) -> list[answer.Guest]:
         """All guests, for `show guests` and `show status`."""
-        return [row(guest, self._clock(), self._datapath.unsent(guest.name)) for guest in self._guests.values()]
+        return [row(guest, self._clock(), self._datapath.unsent(guest.name)) for guest in self._guests]
 
     def details(self, name: str) -> answer.GuestDetails:
         """One guest with the evidence, for `show guest NAME`."""

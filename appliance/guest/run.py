@@ -179,6 +179,8 @@ class Run:
         """What it lacks of the configuration, and what weakens the bypass; for `show guests`."""
         found = self.record.warnings if self.record is not None else ()
         blind = ["no data-path check: a hang would not be noticed"] if self.watch.only_process else []
+        if self.watch.dry_run:
+            blind = ["dry run: its checks decide nothing"]
         dropped = self.monitor.dropped
         flood = [f"it floods QEMU's monitor: {counted(dropped, 'event')} dropped"] if dropped else []
         full = ["no disk space left for what it writes: it is paused"] if self.full else []

@@ -58,6 +58,7 @@ def details(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) 
         latency_p99_ms=watch.latency_ms(0.99) if watch is not None else UNSET,
         heartbeats=watch.heartbeats() if watch is not None else UNSET,
         overload=watch.overload() if watch is not None else UNSET,
+        dry_run_falls=verdict.would_falls if verdict is not None and verdict.dry_run else UNSET,
     )
 
 

@@ -10,29 +10,40 @@ from __future__ import annotations
 import datetime
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from appliance.errors import HardwareError
-from appliance.hardware import relay as relays
+from appliance.hardware import board_check
+from appliance.hardware.relay.keys import milliseconds
+from appliance.hardware.relay.kinds import DEFAULT_KIND, KINDS
+from appliance.hardware.relay.table import name_of, settle_ms
+from appliance.system.toml_lines import Lines
 from appliance.units import Duration
+
+UNKNOWN = "unknown"
+"""A port's place that nobody has found out yet."""
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     pass
 
 
-PortName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,14}$")]
-
-
 class Port(_Table, frozen=True):
-    """A network port, found by exactly one of PCI path or MAC."""
+    """A network port, found by exactly one of PCI path, MAC or platform device.
 
-    name: PortName
-    pci: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")] = ""
-    mac: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")] = ""
+    `driver` and `on_attach` are facts about the board: with "closes", an XDP program that comes or goes interrupts the
+    link ("" = not known).
+    """
+
+    name: str
+    pci: str = ""
+    mac: str = ""
+    device: str = ""
     role: Literal["data", "management"] = "data"
+    driver: str = ""
+    on_attach: Literal["", "keeps", "closes"] = ""
 
 
 class Relay(_Table, frozen=True):
@@ -42,7 +53,7 @@ class Relay(_Table, frozen=True):
     """
 
     ports: tuple[str, str]
-    kind: str = relays.DEFAULT_KIND
+    kind: str = DEFAULT_KIND
     settle: Duration = Duration(0)  # from an order until the contacts have moved
     power_up: str = ""
     unpowered: str = ""
@@ -53,12 +64,25 @@ class Relay(_Table, frozen=True):
     @property
     def line(self) -> str:
         """The relay's name: that of its GPIO line if it has one."""
-        return relays.name_of({"ports": self.ports, **self.options})
+        return name_of({"ports": self.ports, **self.options})
 
     @property
     def moves_ns(self) -> int:
         """How long after an order the keeper knows at the latest that the contacts have moved."""
-        return round(relays.settle_ms(self.options, int(self.settle) / 1e6) * 1e6)
+        return round(settle_ms(self.options, int(self.settle) / 1e6) * 1e6)
+
+    @property
+    def released(self) -> str:
+        """What it does when its owner ends: reverts, times-out, keeps or unknown."""
+        kind = KINDS.get(self.kind)
+        return kind.released(self.options) if kind else "unknown"
+
+    @property
+    def times_out_ms(self) -> float | None:
+        """It goes to bypass this long after the last sign of life, by itself; None: it does not, or not known when."""
+        kind = KINDS.get(self.kind)
+        known = kind is not None and kind.timeout and kind.timeout in self.options and self.released == "times-out"
+        return milliseconds(self.options[kind.timeout]) if kind is not None and known else None
 
     @property
     def disconnect(self) -> bool:
@@ -67,13 +91,23 @@ class Relay(_Table, frozen=True):
 
 
 class Watchdog(_Table, frozen=True):
-    """The hardware watchdog, found by its kernel driver or identity ("" = the first one)."""
+    """The hardware watchdog, found by its kernel driver or identity ("" = the first one), and others beside it."""
 
     driver: str = ""
+    also: tuple[str, ...] = ()
+    pretimeout: Duration = Duration(0)  # before the reset; 0 = none
 
 
 class Led(_Table, frozen=True):
-    """An LED on a GPIO line; the one named "status" is on while every relay is inline."""
+    """An LED on a GPIO line; keeper/lamp.py says what "status" and "locate" show."""
+
+    name: str
+    line: str
+    active: Literal["high", "low"] = "high"
+
+
+class Button(_Table, frozen=True):
+    """A push button on a GPIO line: held for 5 s, it bypasses every segment, or ends that."""
 
     name: str
     line: str
@@ -94,6 +128,7 @@ class Board(_Table, frozen=True):
     relay: tuple[Relay, ...] = ()
     watchdog: Watchdog | None = None
     led: tuple[Led, ...] = ()
+    button: tuple[Button, ...] = ()
     crash_log: CrashLog | None = None
 
     def find_port(self, name: str) -> Port | None:
@@ -111,44 +146,32 @@ def _decode(kind: type, value: Any) -> Any:
     raise ValueError(f"{value!r} is not allowed here")
 
 
-def _sort_relay_keys(data: dict[str, Any]) -> None:
-    """Move the keys specific to a kind of relay into `options`. ValueError: all that is wrong with these keys."""
-    said = []
-    tables = data.get("relay")
-    for number, table in enumerate(tables if isinstance(tables, list) else (), 1):
-        if not isinstance(table, dict):
-            continue
-        said += [f"relay {number}: {what}" for what in relays.wrong(table)]
-        table["options"] = {key: table.pop(key) for key in list(table) if key not in Relay.__struct_fields__}
-    if said:
-        raise ValueError("; ".join(said))
+def _sort_relay_keys(data: dict[str, Any]) -> dict[str, Any]:
+    """Move the keys specific to a kind of relay into `options`."""
+    own = set(Relay.__struct_fields__) - {"options"}
+    rows = [
+        {
+            **{key: value for key, value in row.items() if key in own},
+            "options": {key: value for key, value in row.items() if key not in own},
+        }
+        for row in data.get("relay", ())
+    ]
+    return {**data, "relay": rows}
 
 
 def parse(text: str, source: str = "board.toml") -> Board:
-    """Parse board.toml; HardwareError gives file, position and problem."""
+    """Parse board.toml; HardwareError names everything that is wrong with it, on one line."""
     try:
         data = tomllib.loads(text)
-        _sort_relay_keys(data)
-        board = msgspec.convert(data, Board, dec_hook=_decode)
+    except (ValueError, RecursionError) as error:
+        raise HardwareError(f"{source}: {error}") from error
+    if found := board_check.findings(data):
+        lines = Lines(text)
+        raise HardwareError(f"{source}: {'; '.join(each.text(lines) for each in found)}")
+    try:
+        return msgspec.convert(_sort_relay_keys(data), Board, dec_hook=_decode)
     except (ValueError, msgspec.ValidationError) as error:
         raise HardwareError(f"{source}: {error}") from error
-    names = [port.name for port in board.port]
-    for port in board.port:
-        if bool(port.pci) == bool(port.mac):
-            raise HardwareError(f"{source}: port {port.name}: set exactly one of pci and mac")
-        if names.count(port.name) > 1:
-            raise HardwareError(f"{source}: port {port.name}: the name is used twice")
-    for relay in board.relay:
-        missing = [name for name in relay.ports if name not in names]
-        if missing:
-            raise HardwareError(f"{source}: relay {relay.line}: no port {missing[0]}")
-        if relay.ports[0] == relay.ports[1]:
-            raise HardwareError(f"{source}: relay {relay.line}: needs two different ports")
-    for kind, used in (("relay", [relay.line for relay in board.relay]), ("led", [led.line for led in board.led])):
-        for line in used:
-            if used.count(line) > 1:
-                raise HardwareError(f"{source}: {kind}: line {line} is used twice")
-    return board
 
 
 def load(path: Path) -> Board:

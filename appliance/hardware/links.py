@@ -52,6 +52,7 @@ class Device(NamedTuple):
     ifindex: int
     mac: str
     pci: str  # of the nearest PCI parent; "" = none
+    parent: str = ""  # the kernel's name of the device that it belongs to; "" = none
 
 
 @dataclass
@@ -75,17 +76,25 @@ def match(wanted: Iterable[board.Port], devices: Iterable[Device]) -> tuple[dict
     found: dict[str, Device] = {}
     missing: dict[str, str] = {}
     for port in wanted:
-        hits = [d for d in there if (d.pci == port.pci if port.pci else d.mac == port.mac)]
+        hits = [d for d in there if _is(d, port)]
         if hits:
             # several devices on one PCI function or MAC (a VLAN or bridge copies its parent's): the oldest is the port
             found[port.name] = min(hits, key=lambda device: device.ifindex)
         else:
-            place = f"PCI {port.pci}" if port.pci else f"MAC {port.mac}"
-            others = ", ".join(f"{d.ifname} at {d.pci or d.mac}" for d in there if d.ifname != "lo") or "none at all"
-            missing[port.name] = (
-                f"{port.name} ({place}) was not found; there are {others}: check board.toml and the port's driver"
-            )
+            place = f"PCI {port.pci}" if port.pci else f"MAC {port.mac}" if port.mac else f"device {port.device}"
+            known = [f"{d.ifname} at {d.pci or d.parent or d.mac}" for d in there if d.ifname != "lo"]
+            others = ", ".join(known) or "none at all"
+            said = "check board.toml and the port's driver"
+            if port.pci == board.UNKNOWN:
+                place, said = "not known where", "name its place in board.toml"
+            missing[port.name] = f"{port.name} ({place}) was not found; there are {others}: {said}"
     return found, missing
+
+
+def _is(device: Device, port: board.Port) -> bool:
+    if port.pci:
+        return device.pci == port.pci
+    return device.mac == port.mac if port.mac else device.parent == port.device
 
 
 def devices() -> list[Device]:
@@ -95,12 +104,13 @@ def devices() -> list[Device]:
     result = []
     for device in pyudev.Context().list_devices(subsystem="net"):
         try:
-            parent = device.find_parent("pci")
+            on_pci, parent = device.find_parent("pci"), device.parent
             mac = device.attributes.asstring("address").lower()
             index = int(device.attributes.asstring("ifindex"))
         except (KeyError, ValueError, OSError):
             continue  # it disappeared meanwhile
-        result.append(Device(device.sys_name, index, mac, parent.sys_name if parent is not None else ""))
+        names = [each.sys_name if each is not None else "" for each in (on_pci, parent)]
+        result.append(Device(device.sys_name, index, mac, *names))
     return result
 
 

@@ -53,6 +53,9 @@ class Checked(Protocol):
     @property
     def hold(self) -> int: ...
 
+    @property
+    def dry_run(self) -> bool: ...
+
 
 class Checks:
     """See the module. `folder` holds the capture files that probes name; GuestError when one cannot be read.
@@ -72,7 +75,8 @@ class Checks:
         loads: Mapping[str, Load] = NO_LOADS,
     ) -> None:
         self.streams = streams(guest.probes, hop, pairs, nonce, folder)
-        self.ways = one_ways(self.streams, loads)
+        dry_run = guest.dry_run
+        self.ways = one_ways(self.streams, NO_LOADS if dry_run else loads)  # a limit would hold frames back
         self.latencies: deque[int] = deque(maxlen=_LATENCIES)
         self.histogram = Histogram(LATENCY)  # of all heartbeats of this run, in seconds
         detectors = [detector for stream in self.streams for detector in stream.detectors()]
@@ -91,10 +95,11 @@ class Checks:
         if guest.heartbeat is not None:
             beat = guest.heartbeat
             detectors.append(Detector(HEARTBEAT_CHECK, Limits(beat.interval, beat.misses, rises=2)))
-        self.only_process = not detectors
+        told = [detector.label for detector in detectors] if dry_run else []
+        self.only_process = not detectors or dry_run
         if self.only_process:
             detectors.append(Detector(PROCESS_CHECK, PROCESS_LIMITS))
-        self.verdict = Verdict(detectors, history, guest.hold)
+        self.verdict = Verdict(detectors, history, guest.hold, told)
         # The process and its threads are checked on a grid of their own.
         self._look_interval = cpu.interval if cpu is not None else PROCESS_LIMITS.interval
         self._look_due = 0

@@ -11,7 +11,10 @@ Pure; lives as long as one run of the guest, the history of flips longer.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
+
+from msgspec import UNSET
 
 from appliance.api.schema.guests import Check
 from appliance.causes import Cause
@@ -55,7 +58,15 @@ class Relieved:
     """The guest is no longer overloaded."""
 
 
-Decision = Available | Unavailable | Overloaded | Relieved
+@dataclass(frozen=True)
+class WouldFall:
+    """A check that decides nothing (dry run) fails, and would bypass the guest. `why` "": it would not any more."""
+
+    why: str
+    cause: Cause = Cause.NONE
+
+
+Decision = Available | Unavailable | Overloaded | Relieved | WouldFall
 
 
 @dataclass(frozen=True)
@@ -101,16 +112,31 @@ class Veto:
 class Verdict:
     """Holds the detectors and vetoes of one guest and decides from all of them."""
 
-    def __init__(self, detectors: list[Detector], history: History, hold: int = 0) -> None:
-        """`hold`: how long (ns) every check must pass before the guest has traffic, the first time and after a fall."""
-        if not detectors:
-            raise ValueError("a verdict needs at least one check")
+    def __init__(self, detectors: list[Detector], history: History, hold: int = 0, told: Collection[str] = ()) -> None:
+        """`hold`: how long (ns) every check must pass before the guest has traffic, the first time and after a fall.
+
+        `told`: labels of checks that decide nothing (dry run); what they would have decided is told and counted.
+        """
         self.detectors = {detector.label: detector for detector in detectors}
+        self._told = frozenset(told)
+        self._counting = self._deciding()
+        if not self._counting:
+            raise ValueError("a verdict needs at least one check")
+        self.would_falls = 0
+        self._would_serve, self._would_fall = False, False
         self.history = history
         self.vetoes: dict[str, Veto] = {}
         self.available = False
         self._hold, self._known = hold, False
         self._passing_since: int | None = None
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether there are checks that decide nothing."""
+        return bool(self._told)
+
+    def _deciding(self) -> list[Detector]:
+        return [detector for label, detector in self.detectors.items() if label not in self._told]
 
     def shorten_proof(self) -> None:
         """The guest was proved to work before bypassd restarted: one good answer per check is enough, and no hold."""
@@ -126,13 +152,15 @@ class Verdict:
         """The guest restarted: earlier evidence no longer counts."""
         for check, old in list(self.detectors.items()):
             self.detectors[check] = Detector(check, old.limits, old.cause, falls=old.falls)
+        self._counting = self._deciding()
         self.vetoes.clear()
         self.available, self._known, self._passing_since = False, False, None
+        self._would_serve = False
 
     @property
     def until(self) -> int:
         """When (ns) the first piece of evidence expires: no lease may be longer. 0 = some check has never succeeded."""
-        return min(detector.expires or 0 for detector in self.detectors.values())
+        return min(detector.expires or 0 for detector in self._counting)
 
     @property
     def proof(self) -> int | None:
@@ -141,6 +169,8 @@ class Verdict:
 
     def step(self, now: int, check: str, event: Event) -> list[Decision]:
         """Process one event for one check."""
+        if check in self._told:
+            return self._tell(now, check, event)
         decisions: list[Decision] = []
         fresh = False
         for action in self.detectors[check].step(now, event):
@@ -161,8 +191,30 @@ class Verdict:
                 decisions.append(Available(self.until))
         return decisions
 
+    def _tell(self, now: int, check: str, event: Event) -> list[Decision]:
+        """An event for a check that decides nothing."""
+        decisions: list[Decision] = []
+        for action in self.detectors[check].step(now, event):
+            match action:
+                case Rose():
+                    self._note(now, check, CheckState.PASSING, "")
+                case Fell(why=why):
+                    self._note(now, check, CheckState.FAILING, why)
+                    if self._would_serve:
+                        self._would_serve, self._would_fall = False, True
+                        self.would_falls += 1
+                        decisions.append(WouldFall(why, self.detectors[check].cause))
+                case Extended():
+                    pass
+        if not self._would_serve and all(self.detectors[one].state is CheckState.PASSING for one in self._told):
+            self._would_serve = True
+            if self._would_fall:
+                self._would_fall = False
+                decisions.append(WouldFall(""))
+        return decisions
+
     def _all_pass(self, now: int) -> bool:
-        passing = all(detector.state is CheckState.PASSING for detector in self.detectors.values())
+        passing = all(detector.state is CheckState.PASSING for detector in self._counting)
         return passing and self.until > now and not self._vetoed(now)
 
     def _vetoed(self, now: int) -> bool:
@@ -202,7 +254,7 @@ class Verdict:
         if self.available:
             return ""
         against = [veto.why for veto in self.vetoes.values()]
-        against += [detector.why for detector in self.detectors.values() if detector.state is not CheckState.PASSING]
+        against += [detector.why for detector in self._counting if detector.state is not CheckState.PASSING]
         if against:
             return "; ".join(against)
         left = self._needed(now) - (now - (self._passing_since or now))
@@ -222,6 +274,7 @@ class Verdict:
                 changed_ms=_ago(now, detector.changed),
                 falls=detector.falls,
                 late=detector.stale,
+                dry_run=True if detector.label in self._told else UNSET,
             )
             for detector in self.detectors.values()
         ]

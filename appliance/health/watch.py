@@ -86,6 +86,11 @@ class Watch:
         return self._checks.only_process
 
     @property
+    def dry_run(self) -> bool:
+        """Whether the guest has checks that only tell what they would decide."""
+        return self.verdict.dry_run
+
+    @property
     def histogram(self) -> Histogram:
         """The latencies of all in-band heartbeats of this run, in seconds."""
         return self._checks.histogram

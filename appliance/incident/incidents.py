@@ -30,6 +30,7 @@ from appliance.steering import overlay
 from appliance.steering.kernel.recorder import Recorded
 from appliance.steering.overlay import Quarantined
 from appliance.steering.overlay_editor import GuestPolicy
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,6 @@ class Recorders(Protocol):
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
         """The recorded frames of the hop after number `after`, oldest first."""
         ...
-
-
-class Ledger(Protocol):
-    """Where transitions are recorded."""
-
-    def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> object: ...
 
 
 @dataclass(frozen=True)
@@ -193,9 +188,8 @@ class Incidents:
         """The guest and those that would take over its flows: a flow that crashes one would crash the next."""
         found = {guest}
         for group in self.config.group:
-            members = {*(member.hop for member in group.balance), *group.standby}
-            if guest in members:
-                found |= members
+            if guest in group.members:
+                found.update(group.members)
         return tuple(sorted(found))
 
     async def _blame(self, guest: str) -> tuple[str, tuple[str, ...]]:

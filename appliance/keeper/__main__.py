@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The keeper: the small half of the supervisor, started by init. It owns relays, watchdog and the life of bypassd.
 
-It owns the relay lines, the watchdog and the status LED while it runs; when it dies, the kernel releases the lines and
-the watchdog keeps counting. Its memory is locked and its priority is real-time. It imports only periphery and the
-standard library, and little of either. core.py decides, loop.py acts, protocol.py is the link to bypassd.
+It owns the relay lines, the watchdogs and the LEDs while it runs; when it dies, the kernel releases the lines and the
+watchdogs keep counting. Its memory is locked and its priority is real-time. It imports only the standard library,
+periphery, and smbus2 on a board that needs it, and little of each. core.py decides, loop.py acts, protocol.py is the
+link to bypassd.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import os
 import sys
 
 from appliance.keeper.board import Board
-from appliance.keeper.loop import Keeper, Logger
+from appliance.keeper.logger import Logger
+from appliance.keeper.loop import Keeper
 
 _PRIORITY = 50  # SCHED_FIFO; above all our processes, below the kernel's own watchdog threads
 

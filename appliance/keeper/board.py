@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the keeper reads from board.toml: the relays, the watchdog and the status LED."""
+"""What the keeper reads from board.toml: the relays, the watchdogs and the LEDs."""
 
 from __future__ import annotations
 
-from appliance.hardware.relay import RelaySpec, spec_of
+from appliance.hardware.relay.keys import milliseconds
 from appliance.hardware.relay.line import LineSpec
+from appliance.hardware.relay.protocol import RelaySpec
+from appliance.hardware.relay.table import spec_of
+from appliance.ranges import WATCHDOG_PRETIMEOUT_MS
 
 
 class Board:
-    """The relays, the watchdog and the LED. `error` says in one line why the file cannot be used at all."""
+    """The relays, the watchdogs and the LEDs. `error` says in one line why the file cannot be used at all."""
 
     def __init__(self, path: str) -> None:
         self.relays: list[RelaySpec] = []
-        self.watchdog: str | None = None  # driver; "" = any; None = the board has none
-        self.led: LineSpec | None = None
+        self.watchdogs: tuple[str, ...] = ()  # their drivers; "" = any; empty: the board has none
+        self.pretimeout_ms = 0
+        self.leds: dict[str, LineSpec] = {}  # those that the keeper drives (lamp.py)
         self.error = ""
         try:
             import tomllib
@@ -28,10 +32,15 @@ class Board:
         self.relays = [spec_of(table) for table in _tables(data, "relay")]
         watchdog = data.get("watchdog")
         if isinstance(watchdog, dict):
-            self.watchdog = str(watchdog.get("driver", ""))
+            also = watchdog.get("also", [])
+            if not isinstance(also, list):
+                raise ValueError("[watchdog] also must be a list of drivers")
+            self.watchdogs = (str(watchdog.get("driver", "")), *(str(driver) for driver in also))
+            if "pretimeout" in watchdog:
+                self.pretimeout_ms = WATCHDOG_PRETIMEOUT_MS.clamp(milliseconds(watchdog["pretimeout"]))
         for table in _tables(data, "led"):
-            if table.get("name") == "status":
-                self.led = LineSpec(str(table["line"]), str(table.get("active", "high")) == "high")
+            if table.get("name") in ("status", "locate"):
+                self.leds[str(table["name"])] = LineSpec(str(table["line"]), str(table.get("active", "high")) == "high")
 
 
 def _tables(data: dict[str, object], key: str) -> list[dict[str, object]]:

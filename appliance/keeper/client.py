@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from appliance import progress
 from appliance.errors import ProtocolError
+from appliance.hardware.watchdog import WatchdogDevice
 from appliance.keeper.protocol import LINK_VARIABLE, PACKET_BYTES
 
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
@@ -40,6 +41,7 @@ class KeeperState:
     watchdog_ms: int = 0  # as the device reports it; 0 = not armed
     watchdog_error: str = ""
     watchdog_unfed: bool = False  # a drill keeps it from being fed
+    watchdogs: tuple[WatchdogDevice, ...] = ()  # each device, as it is
     restarts: int = 0
     last_exit: str = ""
     started_ns: int = 0
@@ -64,6 +66,7 @@ def parse_state(packet: bytes) -> KeeperState:
             watchdog_ms=int(watchdog["timeout_ms"]),
             watchdog_error=str(watchdog["error"]),
             watchdog_unfed=watchdog.get("unfed") is True,
+            watchdogs=tuple(WatchdogDevice(**device) for device in watchdog.get("devices", ())),
             restarts=int(data["bypassd_restarts"]),
             last_exit=str(data["last_exit"]),
             started_ns=int(data["keeper_started_ns"]),
@@ -79,6 +82,7 @@ class KeeperLink:
         self._link = link
         self.state: KeeperState | None = None
         self.lost = False
+        self._number = 0  # of the last check-in that was sent
         self._changed: Callable[[], None] = lambda: None
 
     @classmethod
@@ -112,19 +116,41 @@ class KeeperLink:
         self._send({"type": "checkin", "relays": relays, "progress": str(progress.done())})
 
     def check_in(
-        self, wants: dict[str, tuple[str, str]], watchdog_ms: int | None, grace_ms: int | None, *, unfed: bool = False
+        self,
+        wants: dict[str, tuple[str, str]],
+        watchdog_ms: int | None,
+        grace_ms: int | None,
+        *,
+        at: int,
+        steps: Sequence[str],
+        unfed: bool = False,
+        locate: bool = False,
     ) -> None:
-        """Check in: `wants` maps each relay to (inline | bypass | disconnect | hold, cause). `unfed`: a drill, the
-        keeper is not to feed the watchdog."""
+        """Check in: `wants` maps each relay to (inline | bypass | disconnect | hold, cause). `at`, `steps`: when the
+        work before it began, and what was done (sequence.py). `unfed`: a drill, the keeper is not to feed the
+        watchdog. `locate`: an LED is to blink."""
         relays = {name: {"want": want, "cause": cause} for name, (want, cause) in wants.items()}
-        message: dict[str, object] = {"type": "checkin", "relays": relays, "progress": str(progress.done())}
+        sequence = {"number": self._number + 1, "at_ns": at, "steps": list(steps)}
+        message: dict[str, object] = {
+            "type": "checkin",
+            "relays": relays,
+            "progress": str(progress.done()),
+            "sequence": sequence,
+        }
         if watchdog_ms is not None:
             message["watchdog_timeout_ms"] = watchdog_ms
         if grace_ms is not None:
             message["grace_ms"] = grace_ms
         if unfed:
             message["unfed"] = True
-        self._send(message)
+        if locate:
+            message["locate"] = True
+        if self._send(message):
+            self._number += 1
+
+    def late(self, parts: str) -> None:
+        """Tell the keeper why there is no check-in: these parts are late."""
+        self._send({"type": "late", "parts": parts})
 
     def receive(self) -> None:
         """Read everything that the keeper has sent; ProtocolError if it is malformed."""
@@ -141,16 +167,19 @@ class KeeperLink:
                 self.lost = True
             self._changed()
 
-    def _send(self, message: dict[str, object]) -> None:
+    def _send(self, message: dict[str, object]) -> bool:
+        """Whether it was sent."""
         if self._link is None or self.lost:
-            return
+            return False
         try:
             self._link.send(json.dumps(message).encode())
         except BlockingIOError:
-            pass  # the keeper hangs: the hardware watchdog deals with that
+            return False  # the keeper hangs: the hardware watchdog deals with that
         except OSError:
             self.lost = True
             self._changed()
+            return False
+        return True
 
     def close(self) -> None:
         """Close our end; the keeper notices and waits for us to exit."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from appliance.keeper.agenda import Agenda
 from appliance.keeper.feeding import Feeding
+from appliance.keeper.lamp import Lamps
 from appliance.keeper.lifecycle import Lifecycle, Phase
 from appliance.keeper.limits import FAR, Limits
 from appliance.keeper.messages import (
@@ -21,6 +22,7 @@ from appliance.keeper.messages import (
     Event,
     Exit,
     Exited,
+    Late,
     LinkLost,
     Log,
     RelayReport,
@@ -41,6 +43,7 @@ class KeeperCore:
         self.bypassd = Lifecycle(limits)
         self.relays = Relays(limits)
         self.watchdog = Feeding(limits)
+        self.lamps = Lamps()
         self.started = 0
         self._agenda = Agenda()
         self._notes: tuple[str, ...] = ()  # of the last check-in, so that each is logged once
@@ -63,13 +66,15 @@ class KeeperCore:
                 self._start(event)
             case CheckIn():
                 self._check_in(event)
+            case Late(parts):
+                self.bypassd.blame(agenda, parts)
             case Looked():
                 self.bypassd.looked(agenda, event)
             case Exited(how):
                 self._exited(how)
             case LinkLost(why):
                 self.bypassd.link_lost(agenda, why)
-                self.watchdog.starve(agenda, False)
+                self._nothing_ordered()
             case RelayReport():
                 self.relays.report(agenda, event)
             case WatchdogReport():
@@ -81,6 +86,7 @@ class KeeperCore:
         self._run_due()
         self.bypassd.judge(agenda)
         self.relays.move(agenda, self.bypassd.serving)
+        self.lamps.show(agenda, self.relays.all_inline, self.relays.faulty)
         return agenda.actions
 
     def deadline(self) -> int:
@@ -108,6 +114,7 @@ class KeeperCore:
                 "timeout_ms": watchdog.timeout_ms,
                 "error": watchdog.error,
                 "unfed": watchdog.unfed,
+                "devices": [device._asdict() for device in watchdog.devices],
             },
             "keeper_started_ns": self.started,
         }
@@ -116,12 +123,13 @@ class KeeperCore:
         """Things are opened in this order, so that the watchdog counts before anything can hang."""
         self.started = self._agenda.now
         self.watchdog.begin(self._agenda, event.watchdog)
+        self.lamps.begin(event.leds)
         self.relays.begin(self._agenda, event)
         self.bypassd.begin(self._agenda)
 
     def _check_in(self, event: CheckIn) -> None:
         agenda = self._agenda
-        if not self.bypassd.running:
+        if not self.bypassd.running or not self.bypassd.proves(agenda, event.proof):
             return
         self.bypassd.heard(agenda.now, event.progress)
         if event.notes != self._notes:
@@ -133,6 +141,7 @@ class KeeperCore:
         if event.watchdog_ms is not None:
             self.watchdog.want(agenda, event.watchdog_ms)
         self.watchdog.starve(agenda, event.unfed)
+        self.lamps.locate = event.locate
         if any(ask.want == HOLD for ask in event.relays.values()):
             return  # still starting: keep the positions, but do not extend the grace time (a crash loop must end)
         self.bypassd.ready(agenda.now)
@@ -142,9 +151,14 @@ class KeeperCore:
         if self.bypassd.phase is Phase.DOWN:
             return
         self.bypassd.exited(self._agenda, how)
-        self.watchdog.starve(self._agenda, False)
+        self._nothing_ordered()
         if self.stopping:
             self._finish()
+
+    def _nothing_ordered(self) -> None:
+        """What only lasts as long as bypassd orders it."""
+        self.watchdog.starve(self._agenda, False)
+        self.lamps.locate = False
 
     def _run_due(self) -> None:
         agenda = self._agenda
@@ -158,6 +172,8 @@ class KeeperCore:
                 self.watchdog.feed(agenda, when)
             elif what == "verify":
                 self.relays.verify(agenda)
+            elif what.startswith("led "):
+                self.lamps.tick(agenda, what.removeprefix("led "))
             else:
                 self.relays.due(agenda, *what.split(" ", 1))
 

@@ -8,6 +8,7 @@ called off, or the watchdog has proven to be none.
 
 from __future__ import annotations
 
+from appliance.hardware.watchdog import WatchdogDevice
 from appliance.keeper.agenda import Agenda
 from appliance.keeper.limits import MS, Limits
 from appliance.keeper.messages import CloseWatchdog, Feed, Log, OpenWatchdog, Send, SetWatchdog, WatchdogReport
@@ -25,6 +26,7 @@ class Feeding:
         self.present = False  # the board has one
         self.timeout_ms = 0  # as the device reports it; 0 = not open
         self.error = ""
+        self.devices: tuple[WatchdogDevice, ...] = ()  # each of them, as it is
         self._limits = limits
         self._wanted_ms = limits.watchdog_start_ms
         self._was_late = False
@@ -99,7 +101,7 @@ class Feeding:
         if event.error:
             # if it was open it still counts: the first attempt comes when a feed would
             wait = self.timeout_ms * MS // 8 or self._limits.retry
-            self.timeout_ms = 0
+            self.timeout_ms, self.devices = 0, ()
             self._unfed_since = None
             agenda.due.pop("feed", None)
             if not agenda.stopping:
@@ -107,14 +109,21 @@ class Feeding:
             if event.error != self.error:
                 agenda.do(Log(event.error))
         else:
-            if event.timeout_ms != self.timeout_ms:
-                agenda.do(Log(f"watchdog armed, {event.timeout_ms} ms", severe=False))
+            self._tell(agenda, event)
+            self.devices = event.devices
             self.timeout_ms = event.timeout_ms
             if self._unfed_since is None:
                 agenda.do(Feed())
             agenda.due["feed"] = agenda.now + event.timeout_ms * MS // 8
         self.error = event.error
         agenda.do(Send())
+
+    def _tell(self, agenda: Agenda, event: WatchdogReport) -> None:
+        if event.timeout_ms != self.timeout_ms:
+            agenda.do(Log(f"watchdog armed, {event.timeout_ms} ms", severe=False))
+        for device in event.devices:
+            if device.note and device not in self.devices:
+                agenda.do(Log(f"{device.name} ({device.identity}): {device.note}", severe=False))
 
     def close(self, agenda: Agenda) -> None:
         """Close it for good; it keeps counting."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 from appliance.keeper.agenda import Agenda
 from appliance.keeper.limits import MS, Limits
 from appliance.keeper.messages import Kill, Log, Look, Send, Spawn
+from appliance.keeper.sequence import MOST_WRONG, Proof, Sequence
 from appliance.keeper.silence import Looked, Silence
 from appliance.transition import Table
 
@@ -65,8 +66,11 @@ class Lifecycle:
         # each is set on entering the phase that reads it
         self._since: int  # in this phase
         self._startup: Silence
+        self._sequence: Sequence
         self._progress: str
         self._kill_at: int
+        self._late = ""  # the parts that keep it from checking in
+        self._why = ""  # it was killed
 
     @property
     def running(self) -> bool:
@@ -97,10 +101,27 @@ class Lifecycle:
         self._enter(agenda.now, Turn.SPAWN)
         self._startup, self._progress = self._new_start(), ""
         self._startup.heard(agenda.now)
+        self._sequence = Sequence()
+        self._late = self._why = ""
         agenda.do(Spawn())
+
+    def proves(self, agenda: Agenda, proof: Proof | None) -> bool:
+        """Whether a check-in proves that its work was done before. For several in a row that do not, it is killed."""
+        said = self._sequence.judge(agenda.now, proof)
+        if said and self._sequence.wrong == 1:
+            agenda.do(Log(f"check-in of bypassd does not count: {said}"))
+        if self._sequence.wrong >= MOST_WRONG:
+            self._give_up(agenda, f"has checked in wrongly {MOST_WRONG} times: {said}")
+        return not said
+
+    def blame(self, agenda: Agenda, parts: str) -> None:
+        """It is alive and says which parts keep it from checking in: this ends no silence."""
+        if self.running and parts != self._late:
+            self._late = parts
 
     def heard(self, now: int, progress: str) -> None:
         """It checked in; `progress` as in CheckIn."""
+        self._late = ""
         if self.serving:
             self._silence.heard(now)
         elif progress != self._progress:
@@ -117,7 +138,7 @@ class Lifecycle:
     def exited(self, agenda: Agenda, how: str) -> None:
         """Its process has ended, or could not be started."""
         served = self.serving and agenda.now - self._since >= self._limits.healthy
-        self.last_exit = how
+        self.last_exit = f"{how} by the keeper: it {self._why}" if self._why else how
         self._enter(agenda.now, Turn.EXIT)
         if agenda.stopping:
             return
@@ -181,7 +202,8 @@ class Lifecycle:
         if why:
             if self.phase is Phase.STARTING:
                 self._start_times = min(2 * self._start_times, self._limits.starting_most)
-            agenda.do(Log(f"bypassd {why}: killed, relay held meanwhile"))
+            self._why = f"{why}: {self._late}" if self._late else why
+            agenda.do(Log(f"bypassd {self._why}: killed, relay held meanwhile"))
             self._kill(agenda)
 
     def _kill(self, agenda: Agenda) -> None:

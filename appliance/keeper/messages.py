@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from appliance.causes import Cause
+from appliance.hardware.watchdog import WatchdogDevice
+from appliance.keeper.sequence import Proof
 from appliance.keeper.silence import Looked
 
 BYPASS, INLINE, DISCONNECT, HOLD = "bypass", "inline", "disconnect", "hold"
@@ -22,6 +24,7 @@ class Started(NamedTuple):
     settle: dict[str, int] | None = None  # how long each relay's contacts take to move, in ns (0 if not named)
     keep_alive: dict[str, tuple[int, int]] | None = None  # relays that are inline while toggled: ns high, ns low
     keeps: frozenset[str] = frozenset()  # relays that are not known to fall back to bypass when they are released
+    leds: frozenset[str] = frozenset()  # names of the board's LEDs
 
 
 class Tick(NamedTuple):
@@ -43,7 +46,15 @@ class CheckIn(NamedTuple):
     grace_ns: int | None = None
     notes: tuple[str, ...] = ()  # values that could not be used as sent
     unfed: bool = False  # a drill: do not feed the watchdog, so that it resets the machine
+    locate: bool = False  # make an LED blink, so that a person finds the box
     progress: str = ""  # how far its start is; any text that differs from the previous one is progress
+    proof: Proof | None = None  # that it is not only alive (sequence.py); None while it starts
+
+
+class Late(NamedTuple):
+    """bypassd is alive, but cannot check in because parts of it are late; `parts` is text for a person."""
+
+    parts: str
 
 
 class Exited(NamedTuple):
@@ -74,17 +85,18 @@ class RelayReport(NamedTuple):
 
 
 class WatchdogReport(NamedTuple):
-    """Result of OpenWatchdog, SetWatchdog or Feed: the device's timeout, or why there is none."""
+    """Result of OpenWatchdog, SetWatchdog or Feed: the timeout that counts, or why there is none; and each device."""
 
     timeout_ms: int = 0
     error: str = ""
+    devices: tuple[WatchdogDevice, ...] = ()
 
 
 class Stop(NamedTuple):
     """SIGTERM: an orderly stop."""
 
 
-Event = Started | Tick | CheckIn | Looked | Exited | LinkLost | RelayReport | WatchdogReport | Stop
+Event = Started | Tick | CheckIn | Late | Looked | Exited | LinkLost | RelayReport | WatchdogReport | Stop
 
 
 # Actions
@@ -158,9 +170,10 @@ class CloseWatchdog(NamedTuple):
 
 
 class Led(NamedTuple):
-    """Switch the status LED; on means that every relay is inline."""
+    """Switch an LED: status or locate (lamp.py)."""
 
     on: bool
+    name: str = "status"
 
 
 class Send(NamedTuple):

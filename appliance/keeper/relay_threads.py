@@ -19,15 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from appliance.causes import Cause
 from appliance.errors import HardwareError
-from appliance.hardware.relay import (
-    Relay,
-    RelayBusError,
-    RelayFaultError,
-    RelaySpec,
-    UnsupportedRelayError,
-    bus_of,
-    make,
-)
+from appliance.hardware.relay.factory import bus_of, make
+from appliance.hardware.relay.protocol import Relay, RelayBusError, RelayFaultError, RelaySpec, UnsupportedRelayError
 from appliance.keeper import thread
 from appliance.keeper.messages import CloseRelay, Drive, Kick, OpenRelay, ReadRelay, RelayReport
 

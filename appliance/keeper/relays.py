@@ -24,7 +24,6 @@ from appliance.keeper.messages import (
     CloseRelay,
     Drive,
     Kick,
-    Led,
     Log,
     OpenRelay,
     ReadRelay,
@@ -66,7 +65,6 @@ class Relays:
         self.grace = limits.grace
         self._limits = limits
         self._position_asked: int | None = None  # time of the last check-in that requested positions
-        self._led: bool | None = None
 
     def begin(self, agenda: Agenda, started: Started) -> None:
         """Open them in this step."""
@@ -207,10 +205,16 @@ class Relays:
             relay.cause = cause
             if position != relay.target:
                 self._drive(agenda, name, relay, position, cause)
-        on = bool(self.states) and all(relay.target == INLINE for relay in self.states.values())
-        if on != self._led:
-            self._led = on
-            agenda.do(Led(on))
+
+    @property
+    def all_inline(self) -> bool:
+        """Whether every relay is to be inline, and there is one."""
+        return bool(self.states) and all(relay.target == INLINE for relay in self.states.values())
+
+    @property
+    def faulty(self) -> bool:
+        """Whether a relay does not work."""
+        return any(relay.error for relay in self.states.values())
 
     def all_to_bypass(self, agenda: Agenda) -> None:
         """The keeper is about to exit: drive each relay that is not in bypass there, also one that has failed."""

@@ -2,8 +2,9 @@
 """One remote of the configuration: a hop and its two tunnels.
 
 The hop's policy (hop/hop.py) says which traffic it may have, the watch (health/watch.py) whether frames come back
-through it. This is the thin shell around both: it sets the tunnels up, looks after the way to the far end, and carries
-out orders. The object lives as long as bypassd; tunnels, lease and run folder live longer.
+through it. This is the thin shell around both: it sets the tunnels up, carries out orders, and has the way to the far
+end (way_watch.py) and the returned frames (returned.py) looked at. The object lives as long as bypassd; tunnels, lease
+and run folder live longer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from appliance.causes import Cause
 from appliance.config.schema import model
@@ -24,20 +25,19 @@ from appliance.health.verdict import Decision, Verdict
 from appliance.health.watch import Watch
 from appliance.hop.hop import Hop
 from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
+from appliance.remote.proved import Proved
 from appliance.remote.returned import Returned
 from appliance.remote.tunnels import Datapath, Tunnels
-from appliance.system import files
+from appliance.remote.way_watch import WayWatch
 from appliance.system.namespace import Namespace
+from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
 from appliance.tunnel.underlay import Look, Way
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-"""How often the devices and the returned frames are looked at, and the way while the remote has no traffic."""
-LOOK_S = 5.0
-"""How often the way is looked at while the remote has traffic and nothing is known against it: each look starts three
-programs."""
+"""How often the devices and the returned frames are looked at, and whether a look at the way is due."""
 RETRY_FIRST_S, RETRY_LAST_S = 1.0, 30.0
 """Between two attempts to set the tunnels up."""
 SETTLE_S = 1.0
@@ -45,7 +45,6 @@ SETTLE_S = 1.0
 BLAMED_NS = 30_000_000_000
 """How long a remote that returned nothing is bypassed before it is tried again."""
 
-PROVED = "proved"  # file in the run folder: the mark of the tunnels that had passed their checks
 BY_OPERATOR, BY_RETURNED = "operator", "returned traffic"  # vetoes
 _DEFAULT_PROBES: Final = (model.Probe(kind="inband"),)
 
@@ -56,20 +55,13 @@ _CHANGES = {
 }
 
 
-class Ledger(Protocol):
-    """Where transitions are recorded."""
-
-    def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> object:
-        """Keep one transition; never blocks, never raises."""
-        ...
-
-
 class _Checked(NamedTuple):
     """What the watch checks of a remote."""
 
     probes: Sequence[model.Probe]
     hold: int
     heartbeat: model.Heartbeat | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,13 +85,13 @@ class Remote:
         self.hop = Hop("remote", self.name, place.folder, leases=place.datapath.leases, owner=self, now=place.clock())
         self.tunnels = self._tunnels()
         self.watch: Watch | None = None
-        self.way = Way()
+        self._way = WayWatch(self.hop, place.look, place.space)
+        self._proved = Proved(place.folder)
         self.restarts = 0
         self._wanted, self._nudge = asyncio.Event(), asyncio.Event()
         self._rebuild = False
         self._running = False
         self._returned = Returned(int(config.return_timeout))
-        self._last_look = 0
 
     def _tunnels(self) -> Tunnels:
         place = self._place
@@ -121,6 +113,11 @@ class Remote:
         return self._place.datapath.hop_id(self.name)
 
     @property
+    def way(self) -> Way:
+        """The way of its packets, as it was found last."""
+        return self._way.way
+
+    @property
     def idle(self) -> bool:
         """It has no tunnels, and none are being set up or removed."""
         return not self._running and not self.hop.stopping
@@ -137,7 +134,7 @@ class Remote:
         if self.state is not HopState.DEFINED:
             return
         adopted = self.tunnels.adoptable
-        if adopted and self._proved == self._mark:
+        if adopted and self._proved.has(self._mark):
             try:
                 self.tunnels.attach()  # at once, because the lease still runs
             except BypassError as error:
@@ -271,7 +268,7 @@ class Remote:
         self._rebuild, adopted = False, self.tunnels.adoptable
         self._running = True
         try:
-            self.way = await self.tunnels.set_up(self._place.look)
+            self._way.begin(self._place.clock(), await self.tunnels.set_up(self._place.look))
         except BypassError:
             self._running = False
             raise
@@ -280,7 +277,7 @@ class Remote:
             self._running = False
             return False
         self.watch = watch = self._new_watch()
-        if adopted and self._proved == self._mark:
+        if adopted and self._proved.has(self._mark):
             watch.shorten_proof()
         self.hop.running("adopted" if adopted else "")
         if self.hop.order.read() == "bypassed":
@@ -304,22 +301,16 @@ class Remote:
 
     async def _live(self) -> None:
         """Look after the tunnels until they are to be replaced or removed, or are gone."""
-        self._last_look = self._place.clock()
         while self._wanted.is_set() and not self._rebuild and self.tunnels.there:
             await self._sleep(TICK_S)
             now = self._place.clock()
-            if self.state not in SERVING or self.way.trouble or now - self._last_look >= LOOK_S * 1e9:
+            if self._way.due(now):
                 await self._look(now)
             self._judge_returned(now)
 
     async def _look(self, now: int) -> None:
         """Look at the way: it explains a failure, and limits the frames."""
-        self._last_look = now
-        self.way = way = await self._place.look(self.config.tunnel, self._place.space)
-        if way.trouble:
-            self.hop.explain(Cause.TUNNEL_DOWN, way.trouble)
-        elif self.hop.cause is Cause.TUNNEL_DOWN:
-            self.hop.explain(Cause.HEARTBEAT_LOST, "the way is there, but no heartbeat comes back from the remote")
+        way = await self._way.look(now, self.config.tunnel)
         if self.tunnels.there:
             self.tunnels.fit(way)
 
@@ -370,19 +361,6 @@ class Remote:
     def _mark(self) -> str:
         return f"{self._segment.name} {self.config.tunnel}"
 
-    @property
-    def _proved(self) -> str:
-        try:
-            return (self._place.folder / PROVED).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return ""
-
-    def _note_proved(self, proved: bool) -> None:
-        try:
-            files.replace(self._place.folder / PROVED, self._mark if proved else "", synced=False)
-        except OSError as error:
-            log.warning("remote %s: that it works will not survive a restart of bypassd: %s", self.name, error.strerror)
-
     # For the watch and the hop
 
     def on_decision(self, decision: Decision) -> None:
@@ -405,7 +383,7 @@ class Remote:
         """The hop changed its state: keep that for the next bypassd, record it, look for the reason."""
         hop = self.hop
         if SERVING & {old, hop.state}:
-            self._note_proved(hop.state in SERVING)
+            self._proved.note(self._mark if hop.state in SERVING else "")
         change = _CHANGES.get(hop.state, Change.REMOTE_OTHER)
         self._ledger.record(change, self.name, old.value, hop.state.value, hop.cause, detail=hop.detail)
         if hop.state is HopState.SUSPECT or self.way.trouble:

@@ -14,6 +14,7 @@ from appliance.config.schema.model import Remote
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.health.inband_streams import TapPair
 from appliance.hop.hop import HopLeases
+from appliance.steering.hop_datapath import HopDatapath
 from appliance.steering.kernel.layout import Side
 from appliance.system.namespace import Namespace
 from appliance.tunnel import device
@@ -23,36 +24,12 @@ from appliance.tunnel.underlay import Look, Way
 log = logging.getLogger(__name__)
 
 
-class Datapath(Protocol):
+class Datapath(HopDatapath, Protocol):
     """What remotes need of the datapath (steering/datapath.py)."""
 
     @property
     def leases(self) -> HopLeases:
         """The hops' leases: until when each is available."""
-        ...
-
-    def hop_id(self, name: str) -> int:
-        """The stable number of a hop."""
-        ...
-
-    def segment_id(self, name: str) -> int:
-        """The stable number of a segment."""
-        ...
-
-    def heartbeat_key(self, hop: str) -> int:
-        """The key by which the datapath recognizes the hop's heartbeats (32 bits, a secret of this bypassd)."""
-        ...
-
-    def attach_hop(self, device: str, hop: str, segment: str, side: Side, *, tags: bool = False) -> object:
-        """Connect one device of a hop; call it again after it was made anew or has another MTU."""
-        ...
-
-    def detach_hop(self, hop: str, segment: str | None = None) -> object:
-        """Disconnect a hop for good, from one segment or from all."""
-        ...
-
-    def unsent(self, hop: str) -> dict[str, int]:
-        """Frames for a hop that its devices did not take, by cause."""
         ...
 
     def exchanged(self, hop: str) -> tuple[int, int]:

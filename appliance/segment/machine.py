@@ -189,7 +189,7 @@ class Machine:
         """
         self._moves = []
         self.relay = relay
-        if first and not facts.faults:
+        if first and not facts.against:
             self._fit_since = now - self.delay
         if mode(facts)[0] == "inline" and relay == "inline" and intact:
             self._fit_since = now
@@ -267,7 +267,7 @@ class Machine:
     def _follow(self, now: int, facts: Facts) -> None:
         """Move towards what policy says. A requested bypass does not count as flapping; a fault does."""
         wanted, cause, detail = mode(facts)
-        if facts.faults:
+        if facts.against:
             self._fit_since = None
         elif self._fit_since is None:
             self._fit_since = now
@@ -283,7 +283,11 @@ class Machine:
                     cause, detail = Cause.REARMING, f"inline in {wait}{after}"
                 self._move(now, Stimulus.FIT, cause, detail)
             return
-        if self.state in (State.INLINE, State.ENGAGING) and facts.asked == "auto" and cause is not Cause.STOPPING:
+        if (
+            self.state in (State.INLINE, State.ENGAGING)
+            and facts.asked in ("auto", "inline")
+            and cause is not Cause.STOPPING
+        ):
             self._back_off(now)
         self._tripped = None
         target = State.DISCONNECT if wanted == "disconnect" else State.BYPASS

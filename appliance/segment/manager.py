@@ -20,6 +20,7 @@ from appliance.hardware.links import Links
 from appliance.keeper.client import KeeperState
 from appliance.segment.carrier import SIDES, Meaning, Ports, Side
 from appliance.segment.evidence import Sample
+from appliance.segment.link_down import LinkDown
 from appliance.segment.machine import Machine, Move, State, Times
 from appliance.segment.memory import Memory
 from appliance.segment.policy import Asked, Facts
@@ -71,7 +72,11 @@ class Segments:
         links: Links,
         transitions: Transitions,
         memory: Path | None = None,
+        *,
+        lacking: Callable[[str], str] = lambda segment: "",
     ) -> None:
+        """`lacking`: what a rule of the segment with link-down lacks now; empty: nothing."""
+        self._lacking = lacking
         self._links, self._transitions, self._memory = links, transitions, Memory(memory)
         self._board = board
         self.begun = False
@@ -85,9 +90,19 @@ class Segments:
         machine = Machine(times_of(segment, relay))
         unit = Unit(segment, relay.line if relay else "", bool(relay and relay.disconnect), machine)
         known = self._memory.recall().get(segment.name, {})
-        if known.get("asked") in ("auto", "bypass", "disconnect"):
+        until, maintenance = known.get("inline_until"), known.get("maintenance_until")
+        if known.get("asked") in ("auto", "bypass", "disconnect") or (
+            known.get("asked") == "inline" and isinstance(until, int)
+        ):
             unit.asked = str(known["asked"])
+            unit.inline_until = until if isinstance(until, int) else 0
+        if isinstance(maintenance, int):
+            unit.maintenance_until = maintenance
         unit.machine.recall(known)
+        if known.get("held") is True:  # they are still down, and must not come up just because bypassd was restarted
+            unit.link_down = LinkDown(held=True)
+            for port in (segment.lan, segment.wan):
+                self._links.set_down(port, True)
         return unit
 
     # -- called by the supervisor
@@ -111,6 +126,7 @@ class Segments:
             facts = self._facts(unit, keeper, faults(name))
             self._note(unit, unit.machine.begin(now, facts, state.relay if state else "bypass", intact, first))
             unit.carrier.moved(now)
+            unit.link_down.begin(now)
 
     def update(self, now: int, keeper: KeeperState | None, faults: Callable[[str], Mapping[Cause, str]]) -> None:
         """Evaluate everything again."""
@@ -118,6 +134,7 @@ class Segments:
             return
         for name, unit in self.units.items():
             machine = unit.machine
+            self._end_orders(now, unit)
             self._note(unit, machine.facts(now, self._facts(unit, keeper, faults(name))))
             state = keeper.relays.get(unit.relay) if keeper else None
             if state:
@@ -146,7 +163,13 @@ class Segments:
     def deadline(self) -> int | None:
         """When to call `update` even if nothing changed."""
         units = self.units.values()
-        times = [due for unit in units for due in (unit.machine.deadline(), unit.carrier.deadline) if due is not None]
+        times = [
+            due
+            for unit in units
+            for due in (unit.machine.deadline(), unit.carrier.deadline, unit.link_down.deadline)
+            if due is not None
+        ]
+        times += [due for unit in units for due in (unit.inline_until, unit.maintenance_until) if due]
         return min(times, default=None)
 
     # -- another configuration
@@ -195,10 +218,12 @@ class Segments:
 
     # -- for operators
 
-    def ask(self, name: str, asked: str) -> Unit:
-        """Take an operator's order (bypass, auto, disconnect); then call `update`. NotFoundError, RefusedError.
+    def ask(self, name: str, asked: str, until: int = 0) -> Unit:
+        """Take an operator's order (bypass, auto, disconnect, inline, maintenance); then call `update`. `until`: when
+        the last two end. NotFoundError, RefusedError.
 
-        "auto" also ends a wait that back-off has lengthened: the operator has presumably repaired something.
+        "auto" also ends maintenance, and a wait that back-off has lengthened: the operator has presumably repaired
+        something. Maintenance leaves every other order as it is.
         """
         unit = self.units.get(name)
         if unit is None:
@@ -206,8 +231,15 @@ class Segments:
             raise NotFoundError(f'there is no segment "{name}"; there is: {there}')
         if asked == "disconnect" and not unit.has_disconnect:
             raise RefusedError(f"segment {name}: this board's relay has no disconnect: use bypass")
-        unit.asked = asked
-        if asked == "auto":
+        if asked == "maintenance":
+            if unit.asked == "inline":
+                raise RefusedError(f"segment {name}: inline was requested: `segment {name} auto` ends that first")
+            unit.maintenance_until = until
+        else:
+            unit.asked = asked
+            unit.inline_until = until if asked == "inline" else 0
+        if asked in ("auto", "inline"):
+            unit.maintenance_until = 0
             unit.machine.forgive()
             for port in (unit.config.lan, unit.config.wan):
                 self._links.forgive(port)
@@ -230,6 +262,36 @@ class Segments:
 
     # -- internal
 
+    def _end_orders(self, now: int, unit: Unit) -> None:
+        """Requests that were made for a time end by themselves; the configuration applies again."""
+        ended = []
+        if unit.inline_until and now >= unit.inline_until:
+            unit.asked, unit.inline_until = "", 0
+            ended.append("the request for inline has ended")
+        if unit.maintenance_until and now >= unit.maintenance_until:
+            unit.maintenance_until = 0
+            ended.append("maintenance has ended")
+        for said in ended:
+            state = unit.machine.state
+            name = unit.config.name
+            self._transitions.record(Change.SEGMENT_OTHER, name, state, state, Cause.OPERATOR, detail=said)
+        if ended:
+            self._memory.keep(self.units.values())
+
+    @staticmethod
+    def _orders(unit: Unit) -> dict[Cause, str]:
+        """Everything that was requested, the strongest first."""
+        orders: dict[Cause, str] = {}
+        if unit.asked not in ("", "auto"):
+            orders[Cause.OPERATOR] = f"{unit.asked} was requested"
+        elif not unit.asked and unit.config.mode != "auto":
+            orders[Cause.CONFIGURED] = f'mode = "{unit.config.mode}"'
+        if unit.maintenance_until:
+            orders[Cause.MAINTENANCE] = "in maintenance"
+        if unit.drill:
+            orders[Cause.DRILL] = "a drill is under way"
+        return orders
+
     def _facts(self, unit: Unit, keeper: KeeperState | None, more: Mapping[Cause, str]) -> Facts:
         config = unit.config
         ports = (config.lan, config.wan)
@@ -251,12 +313,17 @@ class Segments:
         asked: Asked = "auto"
         cause = Cause.CONFIGURED
         word = unit.asked or config.mode
+        unit.orders = self._orders(unit)
         if word == "bypass":
             asked = "bypass"
+        elif word == "inline":
+            asked = "inline"
         elif word == "disconnect":
             asked = "disconnect" if unit.has_disconnect else "bypass"
         if unit.asked:
             cause = Cause.OPERATOR
+        if unit.maintenance_until and asked == "auto":
+            asked, cause = "bypass", Cause.MAINTENANCE
         if unit.drill and asked == "auto":
             asked, cause = "bypass", Cause.DRILL
         return Facts(asked, cause, faults)
@@ -271,36 +338,58 @@ class Segments:
         attempt = machine.tripped in (Cause.LINK_DOWN, Cause.LINKS_DOWN)
         limit = int(unit.config.link_loss_limit)
         policy = unit.config.on_link_loss
+        was_held = unit.link_down.held
+        held = unit.link_down.look(
+            now, self._lacking(unit.config.name), inline=inline, hold=int(unit.config.rearm_delay)
+        )
         meaning = unit.carrier.look(now, ports, inline=inline, policy=policy, limit=limit, attempt=attempt)
         if meaning.returned and attempt:
             machine.hasten(now)
-        self._hold_down(now, unit, ports, meaning)
+        self._hold_down(now, unit, ports, meaning, was_held=was_held)
+        if held is not was_held:
+            self._memory.keep(self.units.values())
         if not (inline and ports.lan and ports.wan):
             unit.evidence.forget()
         found = unit.evidence.verdict()
-        if meaning.bypass:
+        forced = unit.asked == "inline"  # what only shows inline is reported, and is no reason to leave it
+        if meaning.bypass and not forced:
             self._note(unit, machine.trip(now, meaning.cause, meaning.detail))
-        elif found.bypass:
+        elif found.bypass and not forced:
             self._note(unit, machine.trip(now, found.cause, found.detail))
+        elif held:
+            self._note(unit, machine.remark(Cause.HOPS_MISSING, unit.link_down.detail))
         elif meaning.cause is not Cause.HEALTHY:
             self._note(unit, machine.remark(meaning.cause, meaning.detail))
         else:
             self._note(unit, machine.remark(found.cause, found.detail))
 
-    def _hold_down(self, now: int, unit: Unit, ports: Ports, meaning: Meaning) -> None:
+    def _hold_down(self, now: int, unit: Unit, ports: Ports, meaning: Meaning, *, was_held: bool) -> None:
+        held = unit.link_down.held and not meaning.bypass
+        wanted = frozenset(SIDES) if held else meaning.down
         for side in SIDES:
-            if (side in ports.down) == (side in meaning.down):
+            if (side in ports.down) == (side in wanted):
                 continue
             port, other = ports.name(side), ports.name(SIDES[1 - SIDES.index(side)])
-            self._links.set_down(port, side in meaning.down)
-            if side in meaning.down:
+            self._links.set_down(port, side in wanted)
+            cause = Cause.LINK_DOWN
+            if held:
+                cause, change, old, new, detail = (
+                    Cause.HOPS_MISSING,
+                    Change.PORT_DOWN,
+                    "up",
+                    "down",
+                    unit.link_down.detail,
+                )
+            elif side in wanted:
                 change, old, new, detail = Change.PORT_DOWN, "up", "down", f"{other} lost its link"
             else:
                 unit.carrier.moved(now, side)
                 change, old, new, detail = Change.PORT_UP, "down", "up", f"{other} has its link again"
                 if unit.machine.state is not State.INLINE or meaning.bypass:
                     detail = "the relay is not inline"
-            self._transitions.record(change, port, old, new, Cause.LINK_DOWN, detail=detail)
+                elif was_held:
+                    cause, detail = Cause.HOPS_MISSING, "the hops are available again"
+            self._transitions.record(change, port, old, new, cause, detail=detail)
 
     def _ports(self, unit: Unit) -> Ports | None:
         """The state of both ports; None if one is missing, which is a fault of its own."""

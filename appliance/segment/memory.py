@@ -44,7 +44,13 @@ class Memory:
         kept: dict[str, dict[str, object]] = {}
         for unit in units:
             known: dict[str, object] = {"asked": unit.asked} if unit.asked else {}
+            if unit.asked == "inline":
+                known["inline_until"] = unit.inline_until
+            if unit.maintenance_until:
+                known["maintenance_until"] = unit.maintenance_until
             known.update(unit.machine.remember())
+            if unit.link_down.held:
+                known["held"] = True
             if known:
                 kept[unit.config.name] = known
         if kept == self._kept:

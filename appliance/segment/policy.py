@@ -14,7 +14,7 @@ from typing import Literal
 from appliance.causes import Cause
 
 Mode = Literal["inline", "bypass", "disconnect"]
-Asked = Literal["auto", "bypass", "disconnect"]
+Asked = Literal["auto", "inline", "bypass", "disconnect"]
 
 PRECEDENCE = (
     Cause.STOPPING,
@@ -39,6 +39,10 @@ PRECEDENCE = (
 come before relays, because with a wrong port name no relay is found either."""
 
 
+OVERRIDABLE = frozenset((Cause.CRASH_HOLD, Cause.WATCHDOG_MISSING))
+"""Reasons to bypass that an operator may override for a time. The others mean that frames would not cross."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a segment's mode depends on. `faults` maps each reason to bypass to one line of detail."""
@@ -47,14 +51,23 @@ class Facts:
     asked_cause: Cause = Cause.CONFIGURED
     faults: Mapping[Cause, str] = field(default_factory=dict)
 
+    @property
+    def against(self) -> Mapping[Cause, str]:
+        """The faults that keep it from being inline."""
+        if self.asked != "inline":
+            return self.faults
+        return {cause: detail for cause, detail in self.faults.items() if cause not in OVERRIDABLE}
+
 
 def mode(facts: Facts) -> tuple[Mode, Cause, str]:
-    """The mode, its cause and detail. An operator's or configured request comes before every fault."""
-    if facts.asked != "auto":
+    """The mode, its cause and detail. A request for bypass or disconnect comes before every fault, one for inline
+    after those that it cannot override."""
+    if facts.asked in ("bypass", "disconnect"):
         return facts.asked, facts.asked_cause, ""
+    faults = facts.against
     for cause in PRECEDENCE:
-        if cause in facts.faults:
-            return "bypass", cause, facts.faults[cause]
-    for cause, detail in facts.faults.items():
+        if cause in faults:
+            return "bypass", cause, faults[cause]
+    for cause, detail in faults.items():
         return "bypass", cause, detail
     return "inline", Cause.HEALTHY, ""

@@ -41,14 +41,20 @@ def row(unit: Unit, links: Links, now: int) -> state.Segment:
         want=unit.machine.want,
         cause=unit.machine.cause,
         detail=unit.machine.detail,
-        also=[f"{cause}: {text}" for cause, text in unit.faults.items() if cause is not unit.machine.cause],
+        also=[
+            f"{cause}: {text}"
+            for cause, text in {**unit.orders, **unit.faults}.items()
+            if cause is not unit.machine.cause
+        ],
         mode=unit.asked or unit.config.mode,
+        order_ends_ms=_until_order_ends(now, unit),
         lan=unit.config.lan,
         lan_link=link(links, unit.config.lan),
         wan=unit.config.wan,
         wan_link=link(links, unit.config.wan),
         on_link_loss=unit.config.on_link_loss,
         link_local=unit.config.link_local,
+        dry_run=unit.config.dry_run,
         rearm_delay_ms=unit.machine.delay // 1_000_000,
         since_mono_ns=unit.machine.since,
         next_attempt_ms=_until_attempt(now, unit.machine),
@@ -57,6 +63,11 @@ def row(unit: Unit, links: Links, now: int) -> state.Segment:
         sent_detail="; ".join(port.detail for port in unit.evidence.ports.values() if port.detail),
         link_loss_limit_ms=int(unit.config.link_loss_limit) // 1_000_000,
     )
+
+
+def _until_order_ends(now: int, unit: Unit) -> int | UnsetType:
+    until = unit.inline_until if unit.asked == "inline" else unit.maintenance_until
+    return max(0, until - now) // 1_000_000 if until else UNSET
 
 
 def _until_attempt(now: int, machine: Machine) -> int | UnsetType:

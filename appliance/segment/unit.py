@@ -10,6 +10,7 @@ from appliance.causes import Cause
 from appliance.config.schema.model import Segment
 from appliance.segment.carrier import Carrier
 from appliance.segment.evidence import Evidence
+from appliance.segment.link_down import LinkDown
 from appliance.segment.machine import Machine
 
 
@@ -23,6 +24,10 @@ class Unit:
     machine: Machine
     carrier: Carrier = field(default_factory=Carrier)
     evidence: Evidence = field(default_factory=Evidence)
+    link_down: LinkDown = field(default_factory=LinkDown)
     asked: str = ""  # the mode that the operator requested; "" = none, the configuration applies
+    inline_until: int = 0  # when a request for "inline" ends (ns of CLOCK_MONOTONIC)
+    maintenance_until: int = 0  # in bypass until then; 0 = not. It never takes the place of `asked`
+    orders: Mapping[Cause, str] = field(default_factory=dict)  # everything that was requested, with its detail
     drill: bool = False  # in bypass for a drill; ends with it, whatever else was requested meanwhile
     faults: Mapping[Cause, str] = field(default_factory=dict)

@@ -18,9 +18,10 @@ from appliance.steering.policy import on_overload
 from appliance.system.netdev_facts import refused
 
 if TYPE_CHECKING:
-    from appliance.config.schema.model import Rule
+    from appliance.config.schema.model import Group, Rule
     from appliance.filter.report import Report
     from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
+    from appliance.steering.kernel.leases import Leases
     from appliance.steering.kernel.slots import Attachment
 
 
@@ -52,6 +53,32 @@ def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
         bypassed=UNSET if count is None else count.bypassed,
         blocked=UNSET if count is None else count.blocked,
         excess=UNSET if count is None else count.excess,
+        keep_shunts=configured.keep_shunts,
+        shunted=UNSET if count is None else count.shunted,
+    )
+
+
+def group(configured: Group, rules: Sequence[str], leases: Leases | None, now: int) -> state.Group:
+    """A group and which of its members are available, where the datapath is up."""
+    members = [
+        state.GroupMember(
+            name=name,
+            spare=name in configured.spare,
+            available=UNSET if leases is None else leases.available(name, now),
+            draining=UNSET if leases is None else leases.draining(name),
+        )
+        for name in configured.members
+    ]
+    there = sum(member.available is True for member in members)
+    return state.Group(
+        name=configured.name,
+        kind="balance" if configured.balance else "standby",
+        members=members,
+        minimum=configured.minimum,
+        hash={"l4": "5-tuple", "l3": "2-tuple"}.get(configured.hash, configured.hash),
+        on_member_failure=configured.on_member_failure,
+        rules=list(rules),
+        available=UNSET if leases is None else there >= configured.minimum,
     )
 
 
@@ -111,6 +138,7 @@ def _rule(count: RuleCount) -> state.RuleCounters:
         bypassed=count.bypassed,
         blocked=count.blocked,
         excess=count.excess,
+        shunted=count.shunted,
     )
 
 

@@ -61,8 +61,11 @@ _DONE = {
 class AttachmentWatch:
     """See the module. `repaired(port, cause, how)` is called for each repair on a port."""
 
-    def __init__(self, repaired: Callable[[str, Cause, str], None]) -> None:
-        self._repaired = repaired
+    def __init__(
+        self, repaired: Callable[[str, Cause, str], None], hold: Callable[[str], str] = lambda segment: ""
+    ) -> None:
+        """`hold`: see `Steering`."""
+        self._repaired, self._hold = repaired, hold
         self._contests: dict[int, tuple[Contest, Fault | None]] = {}  # by slot
         self._said: dict[int, str] = {}  # by slot: what is wrong, logged once
         self.faults: dict[str, Fault] = {}  # by segment
@@ -108,6 +111,9 @@ class AttachmentWatch:
         name = attached.device.name
         if standing is Standing.BLOCKED:
             return Fault(Cause.FOREIGN_PROGRAM, f"{name}: XDP program {view.xdp} takes frames before the datapath's tc")
+        held = "" if attached.hop or attached.mode != "xdp" else self._hold(attached.segment)
+        if held:  # it is repaired when this fault has brought the segment to bypass
+            return Fault(Cause.PROGRAM_DETACHED, f"{name}: {_DONE[standing]}; {held}")
         try:
             devices.mend(attached)
         except DatapathError as error:

@@ -12,10 +12,12 @@ import hashlib
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from appliance.api.schema import state
 from appliance.config.schema.model import Config
@@ -30,6 +32,8 @@ from appliance.steering.kernel.layout import Side, slot
 from appliance.steering.kernel.leases import Leases
 from appliance.steering.kernel.objects import Kernel
 from appliance.steering.kernel.recorder import Recorded, Recorders
+from appliance.steering.kernel.shunted_flow import ShuntedFlow
+from appliance.steering.kernel.shunts import Shunts
 from appliance.steering.kernel.slots import Attachment
 from appliance.steering.load import HopLoad
 from appliance.steering.names import Names
@@ -73,6 +77,7 @@ class Datapath:
         self._secret = secrets.token_bytes(16)  # of this bypassd: heartbeats of an earlier one are no longer known
         self._devices = Attachments(kernel, names, self.attached_program, self._copy_flags, self.heartbeat_key)
         self.gates = Gates(kernel)
+        self.shunts = Shunts(kernel)
         self._loads: dict[int, HopLoad] = {}
         self.copies = Copies(kernel, self._devices.write_devices)
 
@@ -205,6 +210,10 @@ class Datapath:
             raise DatapathError("another policy was switched to meanwhile: commit again")
         # Frames of the policy before the present one, which used this half, must be through.
         self._kernel.wait_for_frames()
+        for hop in policy.hops.values():
+            if hop.shunts is not None:
+                most, lasts, idle, rate = msgspec.structs.astuple(hop.shunts)
+                self.shunts.arrange(hop.id, most, int(lasts), int(idle), rate)
         write_policy(self._maps, policy, generation & 1)
         generated.install(self._maps, generation)
         mask = sum(1 << number for number, chain in policy.chains.items() if chain)
@@ -215,6 +224,7 @@ class Datapath:
             former.close()
         self._generated[generation & 1] = generated
         self.policy = policy
+        self.shunts.keep_only({hop.id for hop in policy.hops.values() if hop.shunts is not None})
         self._devices.shorten()
         return PolicyReport(generation, len(policy.rules), time.monotonic_ns() - began)
 
@@ -250,6 +260,25 @@ class Datapath:
     def recorded(self, hop: str, after: int = 0) -> list[Recorded]:
         """The recorded frames of the hop, oldest first, beginning after number `after`."""
         return self.recorders.read(self.hop_id(hop), after)
+
+    def shunt(self, hop: str, flow: ShuntedFlow, time_ns: int, idle_ns: int, directions: int) -> None:
+        """Frames of the flow skip the hop from now on; RefusedError if it has as many as it may have."""
+        self.shunts.enter(
+            self.hop_id(hop), flow, time.monotonic_ns(), time_ns=time_ns, idle_ns=idle_ns, directions=directions
+        )
+
+    def unshunt(self, hop: str, flow: ShuntedFlow) -> None:
+        """They go to the hop again."""
+        self.shunts.remove(self.hop_id(hop), flow)
+
+    def shunting(self) -> dict[str, int]:
+        """The hops that may shunt flows, with their numbers."""
+        return {} if self.policy is None else {h.name: h.id for h in self.policy.hops.values() if h.shunts is not None}
+
+    def sweeper(self) -> Callable[[], None] | None:
+        """What removes the shunts that are over, and may be called in a thread; None: no hop may shunt flows."""
+        hops = self.shunting().values()
+        return self.shunts.sweeper(hops, time.monotonic_ns()) if hops else None
 
     def load(self, hop: str, segment: str, side: Side) -> HopLoad:
         """The traffic of one direction through a hop: that which enters at this side."""

@@ -6,6 +6,8 @@ else; the best pairs are served first, until the member has its share of buckets
 a member that fails gives up its own buckets only (each goes to the next in its order, and those are shared by weight
 again), and a member that is added or removed moves little more than its share.
 
+Spare: a bucket's second choice is a spare member, by a rendezvous among those alone.
+
 Standby: every bucket has the configured order.
 """
 
@@ -60,6 +62,12 @@ def balance(members: Sequence[tuple[str, int]], buckets: int = BUCKETS) -> list[
                     open_buckets.discard(bucket)
                     orders[bucket] = (*order, name)
     return orders
+
+
+def with_spares(members: Sequence[tuple[str, int]], spares: Sequence[str], buckets: int = BUCKETS) -> list[Order]:
+    """As `balance`, and before any other member the spare ones take over: each an equal share of what has failed."""
+    orders = [()] * buckets if not spares else balance([(name, 1) for name in spares], buckets)
+    return [(order[0], *spare, *order[1:]) for order, spare in zip(balance(members, buckets), orders, strict=True)]
 
 
 def standby(members: Sequence[str], buckets: int = BUCKETS) -> list[Order]:

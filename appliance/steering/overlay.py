@@ -6,8 +6,8 @@ and a flow in quarantine bypasses one guest. The configuration itself is not cha
 datapath. A registration that does not fit (any more) is left out, without an error.
 
 A flow in quarantine becomes a rule directly before each rule that would send it to the guest: that rule's match and
-the flow, with its path without the guest (and without the groups that contain it). If a rule says `on_unavailable =
-"block"` and nothing is left of its path, or it requires all of it, there is no such rule: fail closed stays closed.
+the flow, with its path without the guest (and without the groups that contain it). If a rule fails closed
+(`on_unavailable`) and nothing is left of its path, or it requires all of it, there is no such rule.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _ways(config: Config, flow: Quarantined) -> set[str]:
     """The names in a path that stand for the flow's guests: their own, and those of their groups."""
     ways = set(flow.guests)
     for group in config.group:
-        if ways.intersection((*(member.hop for member in group.balance), *group.standby)):
+        if ways.intersection(group.members):
             ways.add(group.name)
     return ways
 
@@ -110,7 +110,7 @@ def _around(config: Config, rule: Rule, quarantined: tuple[Quarantined, ...], ta
 
 def _closed(rule: Rule, path: tuple[str, ...]) -> bool:
     """Whether the rule blocks its frames rather than send them along this path, which is shorter than its own."""
-    return rule.on_unavailable == "block" and (not path or rule.require == "all")
+    return rule.fails_closed and (not path or rule.require == "all")
 
 
 def kept_closed(config: Config, flow: Quarantined) -> list[str]:

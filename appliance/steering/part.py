@@ -22,12 +22,13 @@ from appliance.causes import Cause
 from appliance.config.check.lint import Finding
 from appliance.config.schema.model import Config, Segment
 from appliance.config.schema.served import with_remotes
-from appliance.errors import BypassError, UnreachableError
+from appliance.errors import BypassError, DatapathError, UnreachableError
 from appliance.hardware.links import Links
 from appliance.part import PATIENCE_NS, Alive, in_thread
 from appliance.steering import overlay as laid
 from appliance.steering.attachment_watch import AttachmentWatch, Fault, look
 from appliance.steering.overlay import Overlay
+from appliance.steering.unavailable import lacking
 
 if TYPE_CHECKING:
     from appliance.steering.datapath import Datapath, Prepared
@@ -75,18 +76,22 @@ class Steering:
         names: Path,
         *,
         repaired: Callable[[str, Cause, str], None] = lambda port, cause, how: None,
+        hold: Callable[[str], str] = lambda segment: "",
     ) -> None:
-        """`repaired(port, cause, how)` is called when a port that another program detached was attached again."""
+        """`repaired(port, cause, how)` is called when a port that another program detached was attached again.
+        `hold(segment)`: why no program may come or go at its ports now; empty: it may."""
         self._config, self._links = config, links
         self._files = (bpf_object, pins, names)
         self.datapath: Datapath | None = None
         self.ready = asyncio.Event()
         self._faults: dict[str, Fault] = {}  # by segment: why it could not be attached
         self._retries: dict[str, Retry] = {}  # by segment
-        self._watch = AttachmentWatch(repaired)
+        self._hold = hold
+        self._watch = AttachmentWatch(repaired, hold)
         self._looked = 0
         self.overlay = Overlay()
         self._overlay_file = names.with_name("overlay.json")
+        self._seen: set[str] = set()  # segments that this bypassd has attached
         self._attached: dict[str, tuple[int, int]] = {}  # the port indexes that a segment is attached with
         self._changed = asyncio.Event()
         self._prepared: Prepared | None = None
@@ -105,6 +110,13 @@ class Steering:
     def fault(self, segment: str) -> Fault | None:
         """Why the kernel's part of a segment does not work."""
         return self._faults.get(segment) or self._watch.faults.get(segment)
+
+    def lacking(self, segment: str) -> str:
+        """What a rule of the segment with `on_unavailable = "link-down"` lacks now; empty: nothing, or not known."""
+        if self.datapath is None:
+            return ""
+        leases, now = self.datapath.leases, time.monotonic_ns()
+        return lacking(self._config, segment, lambda hop: leases.available(hop, now))
 
     def forgive(self) -> None:
         """An operator says "try now": attach at once what waits for its next attempt, and clear contests."""
@@ -208,6 +220,8 @@ class Steering:
         if self._watch.cleared:
             self._watch.cleared.clear()
             self._attach()
+        if sweep := self.datapath.sweeper():
+            await asyncio.to_thread(sweep)  # in a thread: a table may be long
 
     async def stop(self) -> None:
         """Close the pinned datapath, which continues."""
@@ -246,6 +260,7 @@ class Steering:
         from appliance.steering.datapath import Datapath
 
         datapath = Datapath.open(*self._files)
+        datapath.devices.hold(self._hold)
         try:
             self._first_policy(datapath)
         except BypassError:
@@ -280,8 +295,17 @@ class Steering:
             retry = self._retries.get(segment.name)
             if retry is None or retry.indexes != indexes:
                 retry = Retry(indexes)
-            if self._attached.get(segment.name) != indexes and now >= retry.due:
+            if self._attached.get(segment.name) == indexes or now < retry.due:
+                continue
+            held = self._hold(segment.name)
+            if held and not self._taken_over(segment):
+                self._failed(segment.name, DatapathError(f"segment {segment.name}: {held}"), retry, now)
+            else:
                 self._attach_segment(segment, (lan.ifname, wan.ifname), retry, now)
+
+    def _taken_over(self, segment: Segment) -> bool:
+        """Whether its ports have the programs of an earlier bypassd: attaching them again changes nothing there."""
+        return self.adopted and segment.name not in self._seen
 
     def _attach_segment(self, segment: Segment, ports: tuple[str, str], retry: Retry, now: int) -> None:
         """Attach; a failure is retried, in the same mode while it may be transient."""
@@ -294,14 +318,18 @@ class Steering:
                 name, *ports, segment.attach, mtu=segment.mtu, patient=patient, tunnels=tunnels
             )
         except BypassError as error:
-            fault = Fault(Cause.DATAPATH_FAULT, str(error))
-            if self._faults.get(name) != fault:
-                log.error("%s", error)
-            self._faults[name] = fault
-            retry.failed(now)
-            self._retries[name] = retry
+            self._failed(name, error, retry, now)
             return
+        self._seen.add(name)
         self._faults.pop(name, None)
         self._retries.pop(name, None)
         self._attached[name] = retry.indexes
         log.info("segment %s attached: %s (%s)", name, modes[0].mode, modes[0].reason)
+
+    def _failed(self, name: str, error: BypassError, retry: Retry, now: int) -> None:
+        fault = Fault(Cause.DATAPATH_FAULT, str(error))
+        if self._faults.get(name) != fault:
+            log.error("%s", error)
+        self._faults[name] = fault
+        retry.failed(now)
+        self._retries[name] = retry

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from appliance.config.schema.model import Config, Group, Guest, Remote, Rule
+from appliance.config.schema.model import Config, Group, Guest, Remote, Rule, Shunts
 from appliance.errors import ConfigError, FilterError
 from appliance.filter.classic import asks_for_first_fragments
 from appliance.filter.compiler import compile_filter
@@ -33,6 +33,7 @@ class CompiledHop:
     remote: bool = False
     tracked: bool = True
     recorded: bool = False
+    shunts: Shunts | None = None  # it may shunt flows
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class CompiledGroup:
     members: tuple[str, ...]
     flags: int
     hold_down: int  # ns
+    hash: layout.GroupHash
+    minimum: int
     orders: tuple[tuple[str, ...], ...]
 
 
@@ -58,11 +61,17 @@ class CompiledRule:
     counter: int
     segments: frozenset[int]
     through: tuple[str, ...] = ()
+    shunts: int = 0  # SHUNTS_POSSIBLE, SHUNTS_KEPT
+    link_down: bool = False  # while it blocks for want of hops, the segment's ports are held down
 
     @property
     def strictness(self) -> int:
-        """The rule's flags if it requires all of its hops, else 0: how it acts if a later hop is not available."""
-        return self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0
+        """The rule's flags if it requires all of its hops, else 0: how it acts if a later hop is not available.
+
+        Also whether shunts of a later hop count then.
+        """
+        kept = (self.shunts & layout.SHUNTS_KEPT) << 8
+        return kept | (self.flags & (layout.RULE_ALL | layout.RULE_BLOCK) if self.flags & layout.RULE_ALL else 0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Policy:
 
     `chains`: the rules of each segment that can be reached, in order, as indexes. `link_local`: segments whose
     link-local control frames enter no hop. `fragments`: segments in which later fragments match the rule of their
-    first one.
+    first one. `dry_run`: segments whose rules are only counted.
     """
 
     segments: dict[str, int]
@@ -92,11 +101,16 @@ class Policy:
     continuations: dict[tuple[int, int, int], GoesOn] = field(default_factory=dict)  # (hop, segment, direction)
     link_local: frozenset[int] = frozenset()
     fragments: frozenset[int] = frozenset()
+    dry_run: frozenset[int] = frozenset()
 
     def constant(self, segment: int) -> int:
         """Index of the rule that matches every frame of the segment, or NO_MATCH if filters must be run."""
         chain = self.chains[segment]
         return chain[0] if chain and not self.rules[chain[0]].match else layout.NO_MATCH
+
+    def may_shunt(self, segment: int) -> bool:
+        """Whether a hop of a path of the segment's rules may shunt flows."""
+        return any(self.rules[index].shunts for index in self.chains[segment])
 
     def ids(self, item: tuple[Item, int]) -> frozenset[int]:
         """The hops that one item of a path stands for."""
@@ -113,11 +127,27 @@ def _unique(kind: str, names: Iterable[str]) -> None:
             raise ConfigError(f"{kind} {name}", f"there are {times} of this name")
 
 
+_HASHES = {
+    "5-tuple": layout.GroupHash.FIVE,
+    "l4": layout.GroupHash.FIVE,
+    "3-tuple": layout.GroupHash.THREE,
+    "2-tuple": layout.GroupHash.TWO,
+    "l3": layout.GroupHash.TWO,
+    "source": layout.GroupHash.SOURCE,
+    "destination": layout.GroupHash.DESTINATION,
+}
+_ON_MEMBER_FAILURE = {"rehash": 0, "keep": layout.GROUP_KEEP, "reset": layout.GROUP_RESET}
+
+
 def _group(config: Group, number: int, hops: dict[str, CompiledHop]) -> CompiledGroup:
     where = f"group {config.name}"
     if bool(config.balance) == bool(config.standby):
         raise ConfigError(where, "needs either `balance` or `standby`")
-    members = tuple(member.hop for member in config.balance) or config.standby
+    if config.spare and not config.balance:
+        raise ConfigError(f"{where}: spare", "needs `balance`")
+    members = config.members
+    if config.minimum > len(members):
+        raise ConfigError(f"{where}: minimum", f"{config.minimum}, and it has {len(members)}")
     key = "balance" if config.balance else "standby"
     if len(members) > layout.MAX_MEMBERS:
         raise ConfigError(f"{where}: {key}", f"{len(members)} members, the most is {layout.MAX_MEMBERS}")
@@ -127,13 +157,16 @@ def _group(config: Group, number: int, hops: dict[str, CompiledHop]) -> Compiled
         if times > 1:
             raise ConfigError(f"{where}: {key}", f'"{name}" is in it {times} times')
     if config.balance:
-        orders = grouping.balance([(member.hop, member.weight) for member in config.balance])
+        shares = [(member.hop, member.weight) for member in config.balance]
+        orders = grouping.with_spares(shares, config.spare)
     else:
         orders = grouping.standby(config.standby)
-    flags = (0 if config.balance else layout.GROUP_STANDBY) | (layout.GROUP_L3 if config.hash == "l3" else 0)
-    return CompiledGroup(
-        config.name, number, members, flags, 0 if config.balance else int(config.hold_down), tuple(orders)
-    )
+    by = _HASHES[config.hash]
+    flags = 0 if config.balance else layout.GROUP_STANDBY
+    flags |= layout.GROUP_LONG if by is not layout.GroupHash.FIVE or config.minimum > 1 else 0
+    flags |= _ON_MEMBER_FAILURE[config.on_member_failure]
+    held = 0 if config.balance and not config.spare else int(config.hold_down)
+    return CompiledGroup(config.name, number, members, flags, held, by, config.minimum, tuple(orders))
 
 
 _ON_OVERLOAD = {
@@ -147,7 +180,7 @@ def on_overload(rule: Rule) -> str:
     """The rule's setting, with "auto" resolved: a rule that fails closed also blocks the excess."""
     if rule.on_overload != "auto":
         return rule.on_overload
-    return "block-excess" if rule.on_unavailable == "block" else "bypass-excess"
+    return "block-excess" if rule.fails_closed else "bypass-excess"
 
 
 def _path(
@@ -158,7 +191,7 @@ def _path(
         raise ConfigError(where, f"{len(rule.path)} hops, the most is {layout.MAX_PATH}")
     path: list[tuple[Item, int]] = []
     seen: dict[str, str] = {}
-    flags = layout.RULE_BLOCK if rule.on_unavailable == "block" else 0
+    flags = layout.RULE_BLOCK if rule.fails_closed else 0
     flags |= layout.RULE_ALL if rule.require == "all" else 0
     flags |= _ON_OVERLOAD[on_overload(rule)]
     for name in rule.path:
@@ -169,6 +202,7 @@ def _path(
             members = groups[name].members
             path.append((Item.GROUP, groups[name].id))
             flags |= layout.RULE_HASH
+            flags |= layout.RULE_RESET if groups[name].flags & layout.GROUP_RESET else 0
         else:
             raise ConfigError(where, f'there is no guest, remote or group "{name}"')
         for member in members:
@@ -182,6 +216,14 @@ def _path(
             if hops[member].tracked:
                 flags |= layout.RULE_HASH
     return tuple(path), flags
+
+
+def _shunts(rule: Rule, hops: dict[str, CompiledHop], groups: dict[str, CompiledGroup]) -> int:
+    """Whether hops of the rule's path may shunt flows, and whether that counts while they are not available."""
+    members = (member for name in rule.path for member in (groups[name].members if name in groups else (name,)))
+    if not any(hops[member].shunts for member in members):
+        return 0
+    return layout.SHUNTS_POSSIBLE | (layout.SHUNTS_KEPT if rule.keep_shunts else 0)
 
 
 def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[str, ...]]:
@@ -201,7 +243,10 @@ def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[s
                 )
         remote = isinstance(hop, Remote)
         recorded = isinstance(hop, Guest) and hop.recorder.frames > 0
-        hops[hop.name] = CompiledHop(hop.name, ids[hop.name], hop.accept, bit, hop.tags, remote, recorded=recorded)
+        shunts = hop.shunts if isinstance(hop, Guest) and hop.shunts.max else None
+        hops[hop.name] = CompiledHop(
+            hop.name, ids[hop.name], hop.accept, bit, hop.tags, remote, recorded=recorded, shunts=shunts
+        )
     return hops, tuple(accepts)
 
 
@@ -269,7 +314,13 @@ def compile_policy(config: Config, names: Names) -> Policy:
         path, flags = _path(rule, hops, groups)
         where = frozenset((segments[rule.segment],)) if rule.segment else frozenset(segments.values())
         match = rule.match.strip()
-        rules.append(CompiledRule(rule.name, match, path, flags, counters[rule.name], where, rule.through))
+        down = rule.on_unavailable == "link-down"
+        shunts = _shunts(rule, hops, groups)
+        rules.append(
+            CompiledRule(
+                rule.name, match, path, flags, counters[rule.name], where, rule.through, shunts=shunts, link_down=down
+            )
+        )
     chains: dict[int, tuple[int, ...]] = {}
     for segment in segments.values():
         chain: list[int] = []
@@ -283,6 +334,10 @@ def compile_policy(config: Config, names: Names) -> Policy:
     fragments = frozenset(
         segment for segment, chain in chains.items() if any(_tells_fragments_apart(rules[index]) for index in chain)
     )
-    policy = Policy(segments, hops, groups, tuple(rules), chains, accepts, link_local=link_local, fragments=fragments)
+    dry_run = frozenset(segments[segment.name] for segment in config.segment if segment.dry_run)
+    policy = Policy(
+        segments, hops, groups, tuple(rules), chains, accepts,
+        link_local=link_local, fragments=fragments, dry_run=dry_run,
+    )  # fmt: skip
     policy.continuations.update(_continuations(policy))
     return policy

@@ -114,13 +114,28 @@ class _Attached(NamedTuple):
 
 
 def _attached(
-    templates: Mapping[str, Template], segments: Collection[int], generation: int, several: Set[int], *, fragments: bool
+    templates: Mapping[str, Template],
+    segments: Collection[int],
+    generation: int,
+    several: Set[int],
+    *,
+    fragments: bool,
+    shunts: bool,
+    dry_run: bool,
 ) -> list[_Attached]:
-    """The programs for the ports of segments with the same rules: one for each port, where that is possible."""
+    """The programs for the ports of segments with the same rules: one for each port, where that is possible.
+
+    `shunts`: a hop of their paths may shunt flows. `dry_run`: one of them only counts what its rules would do.
+    """
     ports = {layout.slot(0, segment, side) for segment in segments for side in layout.Side}
-    own = ports - several if len(ports) <= OWN_PORTS else set()
+    # A program for one port has a way to the first hop, which a dry run must not take.
+    own = ports - several if len(ports) <= OWN_PORTS and not dry_run else set()
     hosts = [
-        _Attached(frozenset((port,)), True, templates["own_xdp"].of(generation, fragments=fragments, slot=port))
+        _Attached(
+            frozenset((port,)),
+            True,
+            templates["own_shunting_xdp" if shunts else "own_xdp"].of(generation, fragments=fragments, slot=port),
+        )
         for port in sorted(own)
     ]
     if ports - own:
@@ -153,7 +168,15 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int, several: Set[
         for segment, chain in policy.chains.items():
             if chain and policy.constant(segment) == layout.NO_MATCH:
                 continue
-            for one in _attached(kernel.templates, (segment,), generation, several, fragments=False):
+            for one in _attached(
+                kernel.templates,
+                (segment,),
+                generation,
+                several,
+                fragments=False,
+                shunts=policy.may_shunt(segment),
+                dry_run=segment in policy.dry_run,
+            ):
                 generated.constant.append(pcap.load_constant(one.host, dict(everything), policy.constant(segment)))
                 generated.attach((one,), generated.constant[-1:])
         for kind, array, fallback in _KINDS:
@@ -174,7 +197,15 @@ def load_programs(kernel: Kernel, policy: Policy, generation: int, several: Set[
                 fragments = segments[0] in policy.fragments  # as all of the same rules
                 host = kernel.templates[f"decide_{kind}"].of(generation, fragments=fragments)
                 hosts = (
-                    _attached(kernel.templates, segments, generation, several, fragments=fragments)
+                    _attached(
+                        kernel.templates,
+                        segments,
+                        generation,
+                        several,
+                        fragments=fragments,
+                        shunts=policy.may_shunt(segments[0]),
+                        dry_run=bool(policy.dry_run.intersection(segments)),
+                    )
                     if kind == "xdp"
                     else []
                 )

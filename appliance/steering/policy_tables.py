@@ -13,20 +13,22 @@ from appliance.steering.policy import CompiledHop, Policy
 
 
 def _hop_flags(hop: CompiledHop) -> int:
-    chosen = ((hop.tracked, layout.HOP_TRACKED), (hop.recorded, layout.HOP_RECORDED), (hop.tags, layout.HOP_TAGS))
+    chosen = ((hop.tracked, layout.HOP_TRACKED), (hop.recorded, layout.HOP_RECORDED), (hop.tags, layout.HOP_TAGS),
+              (hop.shunts is not None, layout.HOP_SHUNTS))  # fmt: skip
     return sum(flag for on, flag in chosen if on)
 
 
 def _segment_flags(policy: Policy, segment: int) -> int:
     link_local = layout.SEGMENT_LINK_LOCAL if segment in policy.link_local else 0
-    return link_local | (layout.SEGMENT_FRAGMENTS if segment in policy.fragments else 0)
+    fragments = layout.SEGMENT_FRAGMENTS if segment in policy.fragments else 0
+    return link_local | fragments | (layout.SEGMENT_DRY_RUN if segment in policy.dry_run else 0)
 
 
 def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> None:
     """Fill one half (0 or 1) of the tables; the caller ensures that no frame uses it."""
     rules: dict[int, layout.RuleValue] = {}
     for index, rule in enumerate(policy.rules):
-        value = layout.RuleValue(length=len(rule.path), flags=rule.flags, counter=rule.counter)
+        value = layout.RuleValue(length=len(rule.path), flags=rule.flags, counter=rule.counter, shunts=rule.shunts)
         for position, (kind, number) in enumerate(rule.path):
             value.path[position].kind, value.path[position].id = kind, number
         rules[half * layout.MAX_RULES + index] = value
@@ -54,7 +56,7 @@ def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> N
         place = half * layout.MAX_GROUPS + group.id
         ids = {name: policy.hops[name].id for name in group.members}
         members = sum(1 << number for number in ids.values())
-        entry = layout.GroupValue(hold_down=group.hold_down, flags=group.flags)
+        entry = layout.GroupValue(hold_down=group.hold_down, flags=group.flags, hash=group.hash, minimum=group.minimum)
         entry.members[0], entry.members[1] = members & 0xFFFFFFFFFFFFFFFF, members >> 64
         maps["groups"].set(place, entry)
         maps["buckets"].set_all(

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import UNSET
+
 import appliance
 from appliance.hop.lifecycle import HopState
 from appliance.segment.evidence import Kept
@@ -18,6 +20,7 @@ from appliance.segment.show import Link
 from appliance.steering.answers import refused_frames
 from appliance.steering.kernel.counters import Counters, DeviceCount
 from appliance.steering.kernel.layout import Loss
+from appliance.supervisor import status
 from appliance.supervisor.system import System
 from appliance.telemetry.openmetrics import Family
 from appliance.telemetry.subject import Severity
@@ -33,8 +36,10 @@ def collect(system: System) -> list[Family]:
     families = [
         *_supervisor(system, now),
         *_segments(system),
+        *_relays(system),
         *_guests(system),
         *_remotes(system),
+        *_groups(system, now),
         *traffic(counters),
         *_access(system),
     ]
@@ -66,7 +71,17 @@ def _supervisor(system: System, now: int) -> list[Family]:
     started.add(round(time.time() - (now - system.began) / 1e9, 3))
     restarts = Family("supervisor_restarts", "counter", "Restarts of bypassd by the keeper")
     armed = Family("watchdog_armed", "gauge", "1 while the hardware watchdog is armed")
+    timeout = Family("watchdog_timeout_seconds", "gauge", "The time-out that the device really took", "seconds")
+    pretimeout = Family(
+        "watchdog_pretimeout_seconds",
+        "gauge",
+        "The kernel panics this long before the reset; 0: it does not",
+        "seconds",
+    )
     state = system.keeper.state if system.keeper.present else None
+    for device in state.watchdogs if state is not None else ():
+        timeout.add(device.timeout_ms / 1e3, device=device.name, identity=device.identity)
+        pretimeout.add(device.pretimeout_ms / 1e3, device=device.name, identity=device.identity)
     if state is not None:
         restarts.add(state.restarts)
         armed.add(1 if state.watchdog_ms else 0)
@@ -110,6 +125,8 @@ def _supervisor(system: System, now: int) -> list[Family]:
         started,
         restarts,
         armed,
+        timeout,
+        pretimeout,
         running,
         silent,
         stalls,
@@ -153,6 +170,41 @@ def _segments(system: System) -> list[Family]:
     return [inline, state, relay, why, link, kept, sent, dropped]
 
 
+def _groups(system: System, now: int) -> list[Family]:
+    up = Family("group_available", "gauge", "1 while at least the minimum of the group's members is available")
+    members = Family("group_members_available", "gauge", "Members of the group that are available, spare ones too")
+    minimum = Family("group_members_minimum", "gauge", "With fewer available members the group gets no frames")
+    for group in status.groups(system, now):
+        minimum.add(group.minimum, group=group.name)
+        if group.available is not UNSET:
+            up.add(1 if group.available else 0, group=group.name)
+            members.add(sum(member.available is True for member in group.members), group=group.name)
+    return [up, members, minimum]
+
+
+def _relays(system: System) -> list[Family]:
+    hang = Family(
+        "relay_hang_gap_seconds",
+        "gauge",
+        "How long the link would be dead at most if the computer hung; missing: no limit is known",
+        "seconds",
+    )
+    facts = Family("relay_facts", "info", "What the relay does when nobody drives it, by board.toml and drills")
+    for relay in status.relays(system):
+        if relay.hang_ms is not None:
+            hang.add(relay.hang_ms / 1e3, relay=relay.name)
+        facts.add(
+            1,
+            relay=relay.name,
+            kind=relay.kind,
+            power_up=relay.power_up or "unknown",
+            unpowered=relay.unpowered or "unknown",
+            on_watchdog=relay.on_watchdog or "unknown",
+            released=relay.released,
+        )
+    return [hang, facts]
+
+
 def _guests(system: System) -> list[Family]:
     state = Family("guest_state", "gauge", "1 for the current state of the guest")
     up = Family("guest_available", "gauge", "1 while the guest may get frames")
@@ -161,6 +213,9 @@ def _guests(system: System) -> list[Family]:
     limit = Family("guest_limit_frames", "gauge", "Frames a second that an overloaded guest gets at most; 0 = no limit")
     latency = Family("guest_latency_seconds", "histogram", "Time of in-band heartbeats through the guest", "seconds")
     dropped = Family("guest_events_dropped", "counter", "QEMU events dropped because they were too frequent")
+    would = Family(
+        "guest_dry_run_falls", "counter", "How often checks that decide nothing would have bypassed the guest"
+    )
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.hop.lease.remaining(now)
@@ -170,9 +225,10 @@ def _guests(system: System) -> list[Family]:
         restarts.add(guest.restarts.count, guest=guest.name)
         dropped.add(guest.current_run.monitor.dropped if guest.current_run else 0, guest=guest.name)
         latency.add(guest.current_run.watch.histogram if guest.current_run else None, guest=guest.name)
+        would.add(guest.current_run.watch.verdict.would_falls if guest.current_run else 0, guest=guest.name)
         for way in guest.current_run.watch.overload() if guest.current_run else ():
             limit.add(way.limit_frames_per_s, guest=guest.name, way=way.way)
-    return [state, up, lease, restarts, limit, latency, dropped]
+    return [state, up, lease, restarts, limit, latency, dropped, would]
 
 
 def _remotes(system: System) -> list[Family]:
@@ -240,11 +296,12 @@ def traffic(counters: Counters) -> list[Family]:
         ("to_hop_frames", "Frames that a rule sent to a hop"),
         ("bypassed_frames", "Frames that a rule matched and that bypassed its hops because none was available"),
         ("blocked_frames", "Frames that a rule matched and blocked because no hop was available"),
-        ("excess_frames", "Frames that a rule matched and that exceeded the limit of an overloaded hop"))}  # fmt: skip
+        ("excess_frames", "Frames that a rule matched and that exceeded the limit of an overloaded hop"),
+        ("shunted_frames", "Frames that a rule matched and that skipped its hops because of shunts"))}  # fmt: skip
     for name, matched in counters.rules.items():
         for key, value in (("frames", matched.frames), ("bytes", matched.octets), ("to_hop_frames", matched.to_hop),
                            ("bypassed_frames", matched.bypassed), ("blocked_frames", matched.blocked),
-                           ("excess_frames", matched.excess)):  # fmt: skip
+                           ("excess_frames", matched.excess), ("shunted_frames", matched.shunted)):  # fmt: skip
             rule[key].add(value, rule=name)
     hop = {key: Family(f"hop_{key}", "counter", text) for key, text in (
         ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),

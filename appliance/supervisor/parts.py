@@ -107,6 +107,16 @@ class PartRunner(Generic[Given]):
         """Start everything in `group`, in order; returns the tasks, to be cancelled before `stop`."""
         return [group.create_task(self._bring_up(entry), name=entry.name) for entry in self._entries]
 
+    def coming(self) -> bool:
+        """Whether a part is on its way up for the first time: not those that wait for a configuration, nor those that
+        wait for one that has failed."""
+        return any(
+            not self._tried[entry.name].is_set()
+            and (self._configured.is_set() or not entry.configured)
+            and not any(name in self._faults for name in entry.needs)
+            for entry in self._entries
+        )
+
     async def all_tried(self) -> None:
         """Wait until every part has been tried once."""
         for tried in self._tried.values():

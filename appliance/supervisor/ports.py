@@ -45,6 +45,10 @@ class Ports:
 
     async def show(self, _: Params) -> list[machine.Port]:
         """ports.show"""
+        return await self.rows()
+
+    async def rows(self) -> list[machine.Port]:
+        """Every port of the board."""
         board = self._system.board
         return list(await asyncio.gather(*(self._row(port) for port in (board.port if board else ()))))
 

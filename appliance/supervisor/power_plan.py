@@ -32,7 +32,7 @@ def link(segment: Segment, action: Action, trouble: str) -> LinkPlan:
 
 def blocked(rules: Iterable[Rule]) -> list[str]:
     """That a closed relay blocks nothing, where rules do."""
-    names = [rule.name for rule in rules if rule.on_unavailable == "block"]
+    names = [rule.name for rule in rules if rule.fails_closed]
     if not names:
         return []
     said = f"rule {names[0]} blocks" if len(names) == 1 else f"rules {', '.join(names)} block"

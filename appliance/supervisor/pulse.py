@@ -12,6 +12,7 @@ import logging
 import time
 
 from appliance.causes import Cause
+from appliance.keeper.sequence import SPACING
 from appliance.supervisor.frame_watch import FrameWatch
 from appliance.supervisor.system import System
 
@@ -36,32 +37,51 @@ class Pulse:
         """Beat until cancelled."""
         while True:
             self._system.loop_watch.note_account()
-            self.beat(time.monotonic_ns())
+            began = time.monotonic_ns()
+            self.beat(began)
             due = self._system.segments.deadline()
             wait = PULSE_NS if due is None else min(PULSE_NS, max(MS, due - time.monotonic_ns()))
             try:
                 async with asyncio.timeout(wait / 1e9):  # not wait_for: see part.wait_alive
                     await self._woken.wait()
             except TimeoutError:
-                continue
-            self._woken.clear()
+                pass
+            else:
+                self._woken.clear()
+            early = began + SPACING - time.monotonic_ns()
+            if early > 0:
+                await asyncio.sleep(early / 1e9)  # the keeper takes a check-in that comes too soon for a runaway loop
 
     def beat(self, now: int) -> None:
         """Update the segments, check in and renew, unless a part is late. `now`: CLOCK_MONOTONIC in nanoseconds."""
         system = self._system
         if self._any_late(now):
             return
+        steps = ["parts"]
         self._frames.look()
+        steps.append("frames")
         system.segments.update(now, system.keeper_state, system.faults)
+        steps.append("segments")
         system.steering.renew(now + LEASE_NS)
+        steps.append("lease")
         timeout = int(system.config.watchdog.timeout) // MS if system.config else None
         grace = int(system.config.system.supervisor_grace) // MS if system.config else None
-        system.keeper.check_in(self._wants(), timeout, grace, unfed=system.watchdog_drill)
+        if system.locate_until and now >= system.locate_until:
+            system.locate_until = 0
+        locate = bool(system.locate_until)
+        unfed = system.watchdog_drill
+        system.keeper.check_in(self._wants(), timeout, grace, at=now, steps=steps, unfed=unfed, locate=locate)
 
     def _any_late(self, now: int) -> bool:
         late = self._system.check_ins.late(now)
         names = [name for name, _ in late]
         if names != self._late:
+            if late:
+                check_ins = self._system.check_ins
+                said = ", ".join(
+                    f"part {name} has been silent for more than {check_ins.patience(name) // MS} ms" for name in names
+                )
+                self._system.keeper.late(said)
             for name, silent in late:
                 log.error("part %s has been silent for %d ms: no check-in with the keeper", name, silent // MS)
             if not late:
@@ -72,5 +92,8 @@ class Pulse:
     def _wants(self) -> dict[str, tuple[str, str]]:
         system = self._system
         if system.config is None and system.board is not None:
-            return {relay.line: ("bypass", str(Cause.CONFIG_INVALID)) for relay in system.board.relay}
-        return system.segments.wants()
+            wants = {relay.line: ("bypass", str(Cause.CONFIG_INVALID)) for relay in system.board.relay}
+        else:
+            wants = system.segments.wants()
+        tested = {name: (position, str(Cause.BOARD_TEST)) for name, position in system.relay_orders.items()}
+        return wants | tested

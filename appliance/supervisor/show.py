@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MODES = ("bypass", "auto", "disconnect", "inline", "maintenance")
+_FOR_A_TIME = {"inline": 600, "maintenance": 3600}  # seconds, if none are named
+_LONGEST_S = 86400
+
 
 class Show:
     """The handlers."""
@@ -45,12 +49,15 @@ class Show:
     def register(self, registry: Registry) -> None:
         """Offer the methods."""
         name = Param("string", "the segment's name")
-        mode = Param("string", "auto: inline unless there is a fault", choices=("bypass", "auto", "disconnect"))
+        mode = Param("string", "auto: inline unless there is a fault", choices=_MODES)
+        seconds = Param("integer", "inline, maintenance: for how long; default: 600 s, 3600 s", required=False)
         count = Param("integer", "how many of the newest; 0: all in memory", required=False)
         one = Param("integer", "only this report, with its whole text", required=False)
         add = registry.add
         add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
         add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
+        add(methods.GROUPS_SHOW, self.groups, doc="groups, and which of their members are available")
+        add(methods.RELAYS_SHOW, self.relays, doc="relays: position, and what they do when nobody drives them")
         since = Param("string", "clear: since they were cleared", required=False, choices=("load", "clear"))
         doc = "rules in order, with frames, and how their filters were compiled"
         add(methods.RULES_SHOW, self.rules, doc=doc, params={"since": since})
@@ -63,7 +70,7 @@ class Show:
         add(methods.BOOTS_SHOW, self.boots, doc="boots of the machine, and why each came")
         clear = "clear the crash count: ends safe mode and the hold after a start"
         add(methods.CRASH_COUNT_CLEAR, self.crash_count_clear, role="admin", doc=clear)
-        params = {"name": name, "mode": mode}
+        params = {"name": name, "mode": mode, "time": seconds}
         add(methods.SEGMENT_SET, self.segment_set, role="operator", doc="request or end a bypass", params=params)
 
     async def status(self, _: Params) -> state.Status:
@@ -73,6 +80,15 @@ class Show:
     async def segments(self, _: Params) -> list[state.Segment]:
         """segments.show"""
         return status.segments(self._system, time.monotonic_ns())
+
+    async def groups(self, _: Params) -> list[state.Group]:
+        """groups.show"""
+        self._config()
+        return status.groups(self._system, time.monotonic_ns())
+
+    async def relays(self, _: Params) -> list[state.BoardRelay]:
+        """relays.show"""
+        return status.relays(self._system)
 
     async def rules(self, params: Params) -> state.Rules:
         """rules.show"""
@@ -159,12 +175,20 @@ class Show:
         system = self._system
         self._config()
         name, mode = str(params["name"]), str(params["mode"])
-        unit = system.segments.ask(name, mode)
-        if mode == "auto":
+        now, until = time.monotonic_ns(), 0
+        if mode in _FOR_A_TIME:
+            seconds = int(params.get("time", _FOR_A_TIME[mode]))
+            if not 1 <= seconds <= _LONGEST_S:
+                raise RefusedError(f"the time must be 1 s to {_LONGEST_S} s, not {seconds} s")
+            until = now + seconds * 1_000_000_000
+        elif "time" in params:
+            raise RefusedError(f"{mode} has no time: it lasts until another request")
+        unit = system.segments.ask(name, mode, until)
+        if mode in ("auto", "inline"):
             system.steering.forgive()
         who = caller()
         log.info("segment %s: %s requested by uid %d", name, mode, who.uid)
-        system.segments.update(time.monotonic_ns(), system.keeper_state, system.faults)
+        system.segments.update(now, system.keeper_state, system.faults)
         self._wake()
         machine = unit.machine
         return state.SegmentSet(

@@ -17,7 +17,9 @@ from appliance.api.schema import state
 from appliance.api.schema.guests import Guest
 from appliance.api.schema.remotes import Remote
 from appliance.causes import DESCRIPTION, Cause
-from appliance.hardware import data_partition
+from appliance.hardware import data_partition, relay_facts
+from appliance.hardware.board import Relay
+from appliance.keeper.client import KeeperState
 from appliance.steering import answers
 from appliance.supervisor.system import System
 
@@ -47,6 +49,7 @@ def status(system: System, now: int) -> state.Status:
         remotes=remotes(system),
         parts=parts(system, now),
         watchdog=watchdog(system),
+        relays=relays(system),
         keeper=keeper(system, now),
         supervisor=state.Bypassd(
             uptime_s=round((now - system.began) / 1e9),
@@ -118,6 +121,14 @@ def guests(system: System) -> list[Guest]:
     return [Guest(name=g.name, state="defined", cause=cause) for g in (system.config.guest if system.config else ())]
 
 
+def groups(system: System, now: int) -> list[state.Group]:
+    """All groups."""
+    config, datapath = system.steering.effective, system.steering.datapath
+    rules = {group.name: [rule.name for rule in config.rule if group.name in rule.path] for group in config.group}
+    leases = datapath.leases if datapath is not None else None
+    return [answers.group(group, rules[group.name], leases, now) for group in config.group]
+
+
 def remotes(system: System) -> list[Remote]:
     """All remotes, also while the part that runs them is not running."""
     if system.remotes is not None:
@@ -163,6 +174,43 @@ def watchdog(system: System) -> state.Watchdog:
         timeout_ms=known.watchdog_ms,
         asked_ms=int(system.config.watchdog.timeout) // 1_000_000 if system.config else None,
         detail=known.watchdog_error,
+        devices=[state.WatchdogDevice(**device._asdict()) for device in known.watchdogs],
+    )
+
+
+def relays(system: System) -> list[state.BoardRelay]:
+    """The relays of the board, with what they do when nobody drives them."""
+    if system.board is None:
+        return []
+    client = system.keeper_state
+    segments = {unit.relay: name for name, unit in system.segments.units.items()}
+    drill = next(((each.passed, each.at) for each in system.drilled() if each.kind == "power"), None)
+    return [_relay(relay, client, segments.get(relay.line, ""), drill) for relay in system.board.relay]
+
+
+def _relay(
+    relay: Relay, client: KeeperState | None, segment: str, drill: tuple[bool, float] | None
+) -> state.BoardRelay:
+    now = client.relays.get(relay.line) if client is not None else None
+    gap = relay_facts.when_hung(relay, client.watchdog_ms if client is not None else 0)
+    power = relay_facts.when_unpowered(relay, drill)
+    return state.BoardRelay(
+        name=relay.line,
+        segment=segment,
+        ports=list(relay.ports),
+        kind=relay.kind,
+        relay=now.relay if now is not None else "unknown",
+        cause=now.cause if now is not None else Cause.RELAY_MISSING,
+        detail=now.error if now is not None else "the keeper does not report it",
+        power_up=relay.power_up or None,
+        unpowered=power.word or None,
+        unpowered_detail=power.said,
+        on_watchdog=relay.on_watchdog or None,
+        released=relay.released,
+        hang_ms=gap.ms,
+        hang_detail=gap.why,
+        disconnect=relay.disconnect,
+        settle_ms=int(relay.settle) / 1e6,
     )
 
 

@@ -34,6 +34,7 @@ from appliance.hardware.reset_cause import Reset
 from appliance.keeper.client import KeeperLink
 from appliance.paths import Paths
 from appliance.supervisor import exit_reason, logs, table
+from appliance.supervisor.board_buttons import BoardButtons
 from appliance.supervisor.commit_steps import CommitSteps
 from appliance.supervisor.drills import Drills
 from appliance.supervisor.keeper_watch import KeeperWatch
@@ -101,6 +102,7 @@ class Supervisor:
             faults=system.part_faults,
             wake=woken.set,
         )
+        system.registry.coming = self.runner.coming
         self._wake = woken.set
         system.safe_mode.resume = self._resume
         self._engine, self._api = self._configuration(store, text, pending)
@@ -139,6 +141,7 @@ class Supervisor:
                     group.create_task(self.power.run(), name="power"),
                     group.create_task(self.drills.run(), name="drills"),
                     group.create_task(PowerButton(system, self.power.press).run(), name="power button"),
+                    group.create_task(BoardButtons(system, self._wake).run(), name="board's buttons"),
                 ]
                 await self._ending.wait()
                 for task in tasks:
@@ -289,14 +292,21 @@ class Supervisor:
     def _register(self) -> None:
         from appliance.steering.capture_api import Captures
         from appliance.steering.explain.api import SteeringApi
+        from appliance.steering.shunts_api import ShuntsApi
+        from appliance.supervisor.board_test import BoardTester
+        from appliance.supervisor.locate import Locate
         from appliance.supervisor.ports import Ports
         from appliance.supervisor.show import Show
 
         system, registry = self.system, self.system.registry
         add_version(registry)
         Show(system, self._wake).register(registry)
-        Ports(system).register(registry)
+        ports = Ports(system)
+        ports.register(registry)
+        BoardTester(system, self._wake, ports.rows).register(registry)
+        Locate(system).register(registry)
         SteeringApi(lambda: system.steering.datapath).register(registry)
+        ShuntsApi(lambda: system.steering.datapath).register(registry)
         self._api.register(registry)
         self.power.register(registry)
         self.drills.register(registry)

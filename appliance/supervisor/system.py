@@ -76,6 +76,8 @@ class System:
     drilled: Callable[[], Iterable[Result]] = tuple  # the newest drill of each kind and segment
     protection: Callable[[], Protection] = lambda: Protection("not judged", "")
     watchdog_drill: bool = False  # the keeper is not to feed the watchdog
+    locate_until: int = 0  # an LED blinks until then; 0: it does not
+    relay_orders: dict[str, str] = field(default_factory=dict)  # positions that a test of the board asks for
     ending: str = ""  # why the machine goes down, once that has begun
     confirm_s: Callable[[], int | None] = lambda: None  # until a commit is rolled back unless it is confirmed
     rolled_back: Callable[[], str] = lambda: ""  # what became of the last commit, if it was
@@ -132,10 +134,25 @@ def build(
     def repaired(port: str, cause: Cause, how: str) -> None:
         transitions.record(Change.PORT_REPAIRED, port, "changed", "repaired", cause, detail=how)
 
+    def hold(segment: str) -> str:
+        """Why no XDP program may come or go at a segment's ports now: it would interrupt the link."""
+        unit = segments.units.get(segment)
+        if unit is None or board is None or unit.machine.relay != "inline":
+            return ""
+        ports = [board.find_port(name) for name in (unit.config.lan, unit.config.wan)]
+        closing = [f"{port.name} ({port.driver})" for port in ports if port is not None and port.on_attach == "closes"]
+        return f"{' and '.join(closing)} would lose its link: this is done in bypass only" if closing else ""
+
     links = Links(board.port if board else (), ports_changed, repaired)
     names = paths.state / "names.json"
     steering = Steering(
-        config or Config(), links, bpf_object or paths.bpf_object, paths.bpffs, names, repaired=repaired
+        config or Config(),
+        links,
+        bpf_object or paths.bpf_object,
+        paths.bpffs,
+        names,
+        repaired=repaired,
+        hold=hold,
     )
     kept = data_partition.read(paths.data_partition).state in (data_partition.KEPT, data_partition.UNKNOWN)
     crash_log = CrashLog(
@@ -147,7 +164,14 @@ def build(
         version=appliance.__version__,
         watchdog=lambda: watchdog.that_reset(str(paths.root / "sys/class/watchdog")),
     )
-    segments = Segments(config.segment if config else (), board, links, transitions, paths.run / "segments.json")
+    segments = Segments(
+        config.segment if config else (),
+        board,
+        links,
+        transitions,
+        paths.run / "segments.json",
+        lacking=steering.lacking,
+    )
     return System(
         paths=paths,
         keeper=keeper,

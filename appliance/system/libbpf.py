@@ -26,7 +26,7 @@ BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 BPF_F_BEFORE = 1 << 3  # TCX: before all programs if none is named
 _BTF_STRUCT = 4  # BTF_KIND_STRUCT
 BPF_ANY = 0
-BPF_MAP_TYPE_ARRAY = 2
+BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY = 1, 2
 BPF_MAP_TYPE_RINGBUF = 27
 BPF_F_INNER_MAP = 1 << 12
 
@@ -377,6 +377,11 @@ def create_map(kind: int, name: str, key_size: int, value_size: int, entries: in
 def create_inner_array(name: str, value_size: int, entries: int) -> int:
     """The descriptor of an array that fits into an array of maps whatever its size."""
     return create_map(BPF_MAP_TYPE_ARRAY, name, 4, value_size, entries, flags=BPF_F_INNER_MAP)
+
+
+def create_inner_hash(name: str, key_size: int, value_size: int, entries: int) -> int:
+    """The descriptor of a hash table that fits into an array of maps whatever its size."""
+    return create_map(BPF_MAP_TYPE_HASH, name, key_size, value_size, entries)
 
 
 def map_by_id(number: int) -> int:

@@ -84,6 +84,7 @@ class Change(Enum):
     GUEST_AVAILABLE = auto()
     GUEST_SUSPECT = auto()
     GUEST_OVERLOADED = auto()
+    GUEST_DRY_RUN = auto()
     GUEST_FAILED = auto()
     GUEST_OTHER = auto()
     REMOTE_AVAILABLE = auto()
@@ -122,6 +123,7 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.GUEST_AVAILABLE: (Kind.GUEST, Severity.NOTICE),
     Change.GUEST_SUSPECT: (Kind.GUEST, Severity.WARNING),
     Change.GUEST_OVERLOADED: (Kind.GUEST, Severity.WARNING),
+    Change.GUEST_DRY_RUN: (Kind.GUEST, Severity.WARNING),
     Change.GUEST_FAILED: (Kind.GUEST, Severity.ERROR),
     Change.GUEST_OTHER: (Kind.GUEST, Severity.INFO),
     Change.REMOTE_AVAILABLE: (Kind.REMOTE, Severity.NOTICE),
@@ -174,6 +176,7 @@ class Notice(Enum):
     EVENTS_LOST = auto()
     POWER = auto()
     CLOCK_SET = auto()
+    BUTTON = auto()
     DRILL = auto()
     DRILL_FAILED = auto()
 
@@ -200,6 +203,7 @@ _NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
     Notice.EVENTS_LOST: (Severity.WARNING, None),
     Notice.POWER: (Severity.WARNING, Cause.STOPPING),
     Notice.CLOCK_SET: (Severity.WARNING, Cause.OPERATOR),
+    Notice.BUTTON: (Severity.WARNING, Cause.OPERATOR),
     Notice.DRILL: (Severity.NOTICE, Cause.DRILL),
     Notice.DRILL_FAILED: (Severity.ERROR, Cause.DRILL),
 }

@@ -26,6 +26,9 @@ from simulator.serial import SerialPort
 from simulator.vhost import Backend
 from simulator.wires import SIDES, HostLinkWatch, Side, Wires, port_link
 
+ERST = "erst.img"
+"""The board's store of crash records, in its directory."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -86,7 +89,7 @@ class Simulator:
         """Start the machine. RuntimeError: it is already on; QmpError: QEMU does not start."""
         if self.machine is not None:
             raise RuntimeError("the machine is already on")
-        erst = self.directory / "erst.img"
+        erst = self.directory / ERST
         self._exit_cause, self._reset_cause = "qemu exited", ""
         self._port_links = dict.fromkeys(SIDES, True)
         self.log.forgive()

@@ -196,7 +196,15 @@ def commit(parsed: Parsed, context: Context) -> Outcome:
             context.say(f"note: {time} means {time} SECONDS; for minutes type {time}min")
     with _progress(context):
         done = _noted(_call(context, "commit", **params), context)
-    return Outcome(done, "config-commit")
+    as_data = "--json" in parsed.options or parsed.pipes
+    return Outcome(done if as_data else {**done, "lint": _news(done.get("lint"), context)}, "config-commit")
+
+
+def _news(findings: Any, context: Context) -> list[Any]:
+    """Without the notes that a commit of this session has printed; warnings stay. `commit check` prints all."""
+    rows = [row for row in findings or [] if row.get("severity") != "note" or str(row) not in context.notes]
+    context.notes |= {str(row) for row in rows if row.get("severity") == "note"}
+    return rows
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from console.session import Context
 # functions that only read, or need no hold of the candidate
 _READS = {
     f"configure:{name}" for name in ("show", "compare", "check", "history", "status", "help", "confirm", "revert")
-}
+} | {"compare_traffic:compare_traffic"}
 MAX_LINES = 100_000
 
 

@@ -96,6 +96,10 @@ class FrameRing:
             if self._link.fileno() in ready:
                 raise UnreachableError("bypassd exited, which ended the capture: start it again")
 
+    def waiting(self) -> list[Frame]:
+        """The frames that have passed, as far as the ring has kept them."""
+        return [self._frame(record) for record in self._ring.read()]
+
     def _frame(self, record: bytes) -> Frame:
         when, length, captured, slot, way, _ = _HEAD.unpack_from(record)
         return Frame(when + self._shift, slot, bool(way), length, record[_HEAD.size : _HEAD.size + captured])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,24 +52,25 @@ def _write(out: BinaryIO, context: Context) -> int:
         context.say(f"{error}")
         context.say("collecting what this user may read")
         return _collect(out)
-    counter = _Counter(out)
-    try:
+
+    def copy(counter: _Counter) -> None:
         with Path(made["path"]).open("rb") as bundle:
             shutil.copyfileobj(bundle, counter)
-        out.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise RefusedError(f"support bundle: {error.strerror}") from error
-    return counter.count
+
+    return _written(out, copy)
 
 
 def _collect(out: BinaryIO) -> int:
     from appliance.support.bundle import make
 
+    return _written(out, lambda counter: make(counter, Path("/"), {}, ()))
+
+
+def _written(out: BinaryIO, write: Callable[[_Counter], object]) -> int:
+    """How many bytes were written. RefusedError: not all could be."""
     counter = _Counter(out)
     try:
-        make(counter, Path("/"), {}, ())
+        write(counter)
         out.flush()
     except BrokenPipeError:
         raise

@@ -50,7 +50,7 @@ class Command(NamedTuple):
     help: str
     method: str = ""
     local: str = ""
-    fixed: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[tuple[str, str | int], ...] = ()
     role: str = "viewer"  # the role that the daemon requires
     view: str = "generic"
     options: tuple[Option, ...] = ()

@@ -17,6 +17,7 @@ SEGMENT = Arg("NAME", "a segment", source="segments")
 GUEST = Arg("NAME", "a guest", source="guests")
 REMOTE = Arg("NAME", "a remote", source="remotes")
 
+FOR = Arg("TIME", "how long: a number of seconds, or a time such as 90s, 10min or 1h", optional=True, time=True)
 PORT = Arg("NAME", "a port", source="ports")
 FILE = Arg("FILE", "a configuration file; - for standard input", source="file")
 COUNT = Arg(
@@ -82,8 +83,8 @@ def _admin(words: tuple[str | Arg, ...], text: str, local: str) -> Command:
     return Command(words, text, local=local, role="admin")
 
 
-def _segment(mode: str, text: str) -> Command:
-    words: tuple[str | Arg, ...] = ("segment", SEGMENT, mode)
+def _segment(mode: str, text: str, *args: Arg) -> Command:
+    words: tuple[str | Arg, ...] = ("segment", SEGMENT, mode, *args)
     return Command(
         words,
         text,
@@ -121,10 +122,12 @@ def _guest(verb: str, text: str, *args: Arg) -> Command:
 SHOW = (
     _show("status", "whether traffic is inspected or bypassed, and why", view="status"),
     _show("segments", "port pairs: relay, links, XDP or tc", view="segments"),
+    _show("relays", "relays: position, and what they do without power or when the computer hangs", view="relays"),
     _show("guests", "guests: state, cause, lease", view="guests"),
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
     _show("remotes", "remotes: state, cause, lease, tunnel, and the way to it", view="remotes"),
     _show("remote", "one remote: its checks, its tunnels and their counters, the way to it", REMOTE, view="remote"),
+    _show("groups", "groups: which members are available, and how flows are shared", view="groups"),
     _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),
     Command(
         ("show", "rules", "detail"),
@@ -145,6 +148,12 @@ SHOW = (
     ),
     _show("quarantine", "flows that bypass a guest they crashed, and why", view="quarantine"),
     _show(
+        "shunts",
+        "flows that skip a guest because it has said that it does not need them",
+        Arg("GUEST", "a guest", source="guests", optional=True),
+        view="shunts",
+    ),
+    _show(
         "crash-log",
         "crash reports of the machine; with a number: kernel log, supervisor log, console",
         REPORT._replace(optional=True),
@@ -161,6 +170,19 @@ SHOW = (
 CLEAR = (
     _clear("counters", "restart the shown counters; the metrics are not affected"),
     _clear("incidents", "hide the present incidents from the list; they are kept"),
+    Command(
+        (
+            "clear",
+            "shunts",
+            Arg("GUEST", "a guest; default: all of them", source="guests", optional=True),
+            Arg("END", "only flows with this end: ADDRESS, ADDRESS:PORT or [IPV6]:PORT", optional=True),
+        ),
+        "send shunted flows to their guests again",
+        "shunts.clear",
+        role="operator",
+        view="done",
+        options=(JSON,),
+    ),
 )
 
 CRASHES = (
@@ -219,9 +241,43 @@ DRILLS = (
     ),
 )
 
+BOARD = (
+    Command(
+        (
+            "board",
+            "test",
+            Arg("FILE", "a new file for the report; default, or -: standard output", "file", optional=True),
+        ),
+        "try every line, watchdog, port and LED of new hardware, and write a report; moves the relays, asks first",
+        local="board_test:board_test",
+        role="admin",
+        options=(Option("now", "without asking"), JSON),
+    ),
+    Command(
+        ("locate", "on", FOR._replace(help="how long; default: 5min. " + FOR.help.partition(": ")[2])),
+        "make an LED of the box blink fast, so that a person finds it",
+        "locate.set",
+        role="operator",
+        view="done",
+        options=(JSON,),
+    ),
+    Command(
+        ("locate", "off"),
+        "end that",
+        "locate.set",
+        fixed=(("time", 0),),
+        role="operator",
+        view="done",
+        options=(JSON,),
+    ),
+)
+
 SEGMENTS = (
     _segment("bypass", "close the relay: LAN and WAN are joined, nothing is inspected"),
     _segment("auto", "go inline whenever everything is healthy"),
+    _segment("disconnect", "separate LAN and WAN, on a board that can: no frame passes"),
+    _segment("inline", "go inline now and stay, also without a watchdog or a link, for 10 min or this time", FOR),
+    _segment("maintenance", "bypass for an hour or this time; an order for bypass stays in force after it", FOR),
 )
 
 GUESTS = (
@@ -502,6 +558,7 @@ SESSION = (
 TOPICS: dict[str, tuple[Command, ...]] = {
     "Status": SHOW,
     "Segments": (*SEGMENTS, *DRILLS, *CRASHES),
+    "Board": BOARD,
     "Guests": GUESTS,
     "Remotes": REMOTES,
     "Incidents": (*INCIDENTS, *CLEAR),
@@ -523,11 +580,13 @@ GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
     "show log": "lines of a log, and what is added to it",
     "show packets": "decode frames at a point along the path",
-    "clear": "restart the count of frames or incidents",
+    "clear": "restart the count of frames or incidents, or end shunts",
+    "board": "the board that this firmware runs on",
+    "locate": "make an LED of the box blink",
     "drill": "exercise relay, watchdog and power, and keep the result",
     "crash-log": "crash reports of the machine",
     "crash-count": "counted crashes of the machine, which lead to safe mode",
-    "segment": "bypass a segment, or return it to automatic mode",
+    "segment": "bypass a segment, force it inline, or return it to automatic mode",
     "guest": "start, stop, drain or inspect a guest",
     "remote": "start, stop, drain, bypass or inspect a remote",
     "incident": "records of a guest crash or failure",

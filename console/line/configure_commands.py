@@ -52,6 +52,13 @@ ROWS: tuple[Command, ...] = (
         "compare",
         JSON,
     ),
+    Command(
+        ("compare", "traffic", Arg("SECONDS", "how long; or with a unit: 10s, 5min", time=True), UNIT),
+        "give frames of the link to running and candidate, and show which would go another way, by rule",
+        local="compare_traffic:compare_traffic",
+        role="admin",
+        options=(JSON,),
+    ),
     _row(("commit",), "apply the candidate, only if verification succeeds", "commit", ALONE, JSON),
     _row(("commit", "check"), "validate the candidate and show its effect on traffic; changes nothing", "check", JSON),
     _row(("commit", "comment", TEXT), "commit with a comment", "commit"),

@@ -39,6 +39,31 @@ def _value(value: Any) -> str:
     return text if len(text) <= 30 else f"{text[:27]}..."
 
 
+_changes_of_traffic = columns_of("changes", "", [
+    ("frames", "FRAMES"), ("share", "SHARE"), ("segment", "SEGMENT"), ("in", "IN"), ("old_rule", "RULE NOW"),
+    ("old_way", "GOES NOW"), ("new_rule", "RULE THEN"), ("new_way", "GOES THEN"), ("example", "FOR EXAMPLE"),
+], lambda row: {**row, "share": f"{100 * row.get('share', 0):.1f} %", "old_rule": row.get("old_rule") or "none",
+                "new_rule": row.get("new_rule") or "none",
+                "new_way": row.get("new_way") if row.get("elsewhere") else "as now"})  # fmt: skip
+
+
+def traffic(data: Any, style: Style = PLAIN) -> str:
+    """`compare traffic`: how many frames go another way, by rule, and how much that says."""
+    if not isinstance(data, dict):
+        return generic(data, style)
+    head = paint(cell(data.get("message")), YELLOW if data.get("elsewhere_frames") else GREEN, style)
+    compared, passed = data.get("compared_frames", 0), data.get("passed_frames", 0)
+    notes = [
+        f"compared {compared} frames, of {passed} that passed while frames were copied, in {data.get('seconds')} s"
+    ]
+    for key, says in (("down", "not available, in both"), ("assumed_available", "new, so taken for available")):
+        if names := data.get(key):
+            notes.append(f"{says}: {', '.join(cell(name) for name in names)}")
+    notes.append("not considered: flows that are drained, shunted or in quarantine, overload, filters of guests")
+    lines = [line for note in notes for line in hang(f"note: {note}", style)]
+    return "\n\n".join(block for block in (head, _changes_of_traffic(data, style), "\n".join(lines)) if block)
+
+
 def check(data: Any, style: Style = PLAIN) -> str:
     """`commit check`: errors, the effect on traffic, and the changes."""
     if not isinstance(data, dict):

@@ -23,7 +23,8 @@ def _change(row: Row) -> Row:
     }
 
 
-_table = columns_of("results", "no drill yet: `drill run relay` makes one", [
+_NONE = "no drill yet: `drill run relay` makes one"
+_table = columns_of("results", _NONE, [
     ("kind", "DRILL"), ("segment", "SEGMENT"), ("when", "WHEN"), ("by", "BY"), ("passed", "RESULT"),
     ("to_bypass_ms", "TO BYPASS"), ("to_inline_ms", "TO INLINE"), ("first_frame_ms", "FIRST FRAME"),
     ("reset_ms", "RESET AFTER"), ("detail", "DETAIL"),
@@ -40,6 +41,8 @@ def drills(data: Any, style: Style = PLAIN) -> str:
         lines.append(f"under way: {cell(data['running'])}")
     if data.get("window"):
         lines.append(f"maintenance window: {cell(data['window'])}")
+    if not data.get("results") and proven.get("state") == "unproven":
+        return "\n".join(lines)  # the first line says which drills are missing, and what makes them
     return "\n".join(lines) + "\n\n" + _table(data, style)
 
 

@@ -32,9 +32,10 @@ images = columns_of("images", "no images: `guest import FILE --name NAME` adds o
 
 checks = columns_of("checks", "no checks while the guest is not running", [
     ("check", "CHECK"), ("state", "STATE"), ("good", "LAST SUCCESS"), ("latency", "LATENCY"), ("since", "SINCE"),
-    ("falls", "FAILURES"), ("why", "WHY"),
+    ("falls", "FAILURES"), ("counts", "DECIDES"), ("why", "WHY"),
 ], lambda row: {
     **row,
+    "counts": "no (dry run)" if row.get("dry_run") else "",
     "good": _ago(row.get("last_good_ms")),
     "since": _ago(row.get("changed_ms")),
     "latency": f"{row['latency_ms']} ms" if row.get("latency_ms") is not None else "",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from console.render import BOLD, GREEN, PLAIN, YELLOW, Row, Style, cell, duration, fold, generic, paint
-from console.views import guests, machine, remotes
+from console.views import guests, machine, relays, remotes
 from console.views.common import about, alarm, by_cause, clock, columns_of, hang, rows_of
 
 
@@ -73,6 +73,8 @@ def _frames(row: Row) -> Iterator[str]:
         yield f"{name}: attached by {cell(row['attach'])}: {cell(row['attach_why'])}"
     if row.get("link_local") == "rules":
         yield f"{name}: link-local control frames follow the rules"
+    if row.get("dry_run"):
+        yield f"{name}: dry run: its rules are counted only, and every frame goes straight to the other port"
     if row.get("longest_bytes"):
         yield f"{name}: frames of up to {cell(row['longest_bytes'])} bytes pass"
     if row.get("attach_why") and _has_news_of_frames(row):
@@ -145,6 +147,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
         "parts",
         "config",
         "power",
+        "relays",
     }
     config = data.get("config")
     if isinstance(config, dict) and config.get("errors"):
@@ -160,6 +163,11 @@ def status(data: Any, style: Style = PLAIN) -> str:
     ):
         if rows_of(data.get(key)):
             blocks.append(view(data[key], style))
+    if rows_of(data.get("relays")):
+        blocks.append(relays.when_nobody_drives(data["relays"], style))
+    dogs = data.get("watchdog")
+    if isinstance(dogs, dict) and rows_of(dogs.get("devices")):
+        blocks.append("\n".join(line for row in rows_of(dogs["devices"]) for line in fold(_watchdog(row), style.width)))
     text = "\n".join(blocks)
     rest = {key: _without_what_was_said(value, text) for key, value in data.items() if key not in shown}
     if isinstance(rest.get("supervisor"), dict):
@@ -167,6 +175,16 @@ def status(data: Any, style: Style = PLAIN) -> str:
     if rest:
         blocks.append("\n".join(about(key, value, style) for key, value in rest.items()))
     return "\n\n".join(blocks)
+
+
+def _watchdog(row: Row) -> str:
+    """One watchdog device as it really is."""
+    said = f"watchdog {cell(row.get('name'))} ({cell(row.get('identity'))}): {cell(row.get('timeout_ms'))} ms"
+    if row.get("pretimeout_ms"):
+        said += f", the kernel panics {cell(row['pretimeout_ms'])} ms before"
+    if row.get("nowayout"):
+        said += ", cannot be stopped"
+    return f"{said}; {cell(row['note'])}" if row.get("note") else said
 
 
 def _commits(config: Row, style: Style) -> list[str]:

@@ -17,17 +17,44 @@ def _path(row: Row) -> Row:
     unavailable = row.get("on_unavailable")
     if unavailable is not None and row.get("require") == "all":
         unavailable = f"{cell(unavailable)}, all required"
+    if row.get("keep_shunts"):
+        unavailable = f"{cell(unavailable)}, but shunted flows"
     match, through = row.get("match") or "every frame", row.get("through")
     if isinstance(through, list) and through:
         match = f"{cell(match)} (through {', '.join(cell(way) for way in through)})"
-    return {**row, "segment": row.get("segment") or "every", "match": match,
+    return {**row, "segment": row.get("segment") or "every", "match": match, "shunted": row.get("shunted") or None,
             "path": shown or "straight", "on_unavailable": unavailable}  # fmt: skip
 
 
 _rules = columns_of("rules", "no rules: every frame passes straight to the other port", [
     ("name", "RULE"), ("segment", "SEGMENT"), ("frames", "FRAMES"), ("bytes", "BYTES"), ("path", "PATH"),
-    ("on_unavailable", "IF UNAVAILABLE"), ("on_overload", "IF OVERLOADED"), ("excess", "EXCESS"), ("match", "MATCH"),
+    ("on_unavailable", "IF UNAVAILABLE"), ("on_overload", "IF OVERLOADED"), ("excess", "EXCESS"),
+    ("shunted", "SHUNTED"), ("match", "MATCH"),
 ], _path)  # fmt: skip
+
+
+def _group(row: Row) -> Row:
+    members = rows_of(row.get("members"))
+    known = row.get("available") is not None
+    there = sum(member.get("available") is True for member in members)
+    words = []
+    for member in members:
+        notes = ["spare"] if member.get("spare") else []
+        if known and not member.get("available"):
+            notes.append("not available")
+        elif member.get("draining"):
+            notes.append("draining")
+        words.append(cell(member.get("name")) + (f" ({', '.join(notes)})" if notes else ""))
+    state = "available" if row.get("available") is True else "not available"
+    return {**row, "state": state if known else None, "members": ", ".join(words),
+            "there": f"{there} of {len(members)}" if known else None,
+            "rules": ", ".join(cell(rule) for rule in row.get("rules") or []) or "none"}  # fmt: skip
+
+
+groups = columns_of("groups", "no groups are configured", [
+    ("name", "GROUP"), ("state", "STATE"), ("kind", "KIND"), ("there", "AVAILABLE"), ("minimum", "MINIMUM"),
+    ("hash", "FLOWS BY"), ("on_member_failure", "FLOWS OF A FAILED MEMBER"), ("members", "MEMBERS"), ("rules", "RULES"),
+], _group)  # fmt: skip
 
 
 def _since(data: Any) -> str:

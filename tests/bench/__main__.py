@@ -62,7 +62,7 @@ def cases(every: list[Subject], sizes: list[str]) -> list[Case]:
         (subject, flows, size)
         for subject in every
         if not subject.skip
-        for flows in (FLOWS if subject in quick else FLOWS[:1])
+        for flows in (FLOWS if subject in quick and not subject.one_flow else FLOWS[:1])
         for size in (sizes if subject in quick else sizes[:1])
     ]
 

@@ -17,7 +17,7 @@ from appliance.steering.datapath import Datapath
 from appliance.steering.kernel.layout import Side
 from appliance.system import libbpf
 from tests.bench.generator import Generator, frame
-from tests.bench.subjects import BPF_OBJECT, FAR_NS, SEGMENT, TAPS, rules_text, taps
+from tests.bench.subjects import BPF_OBJECT, FAR_NS, SEGMENT, TAPS, rules_text, shunt, taps
 from tests.bench.topology import index
 from tests.support import figures
 
@@ -28,7 +28,7 @@ HOPS = """
 [[guest]]
 name = "g"
 kernel = "none"
-[[guest]]
+%s[[guest]]
 name = "h"
 kernel = "none"
 [[group]]
@@ -36,7 +36,8 @@ name = "s"
 standby = ["g", "h"]
 """
 HOP_PATHS = (("to a hop", ["g"], True), ("to the first of two hops", ["g", "h"], True),
-             ("to a group", ["s"], True), ("past a hop", ["g"], False))  # fmt: skip
+             ("to a group", ["s"], True), ("past a hop", ["g"], False),
+             ("past a hop, shunted", ["g"], True))  # fmt: skip
 
 
 def decision(generator: Generator, rules: int, match: str) -> figures.Row:
@@ -88,7 +89,9 @@ def to_a_hop(generator: Generator) -> list[figures.Row]:
     """`ns` of a frame at the LAN port that goes to a hop, or past it, and `back_ns` of one that comes from it."""
     found: list[figures.Row] = []
     for name, path, available in HOP_PATHS:
-        text = f'{SEGMENT}{HOPS}[[rule]]\nname = "all"\npath = {json.dumps(path)}\n'
+        shunted = "shunted" in name
+        hops = HOPS % ("shunts = { max = 1000 }\n" if shunted else "")
+        text = f'{SEGMENT}{hops}[[rule]]\nname = "all"\npath = {json.dumps(path)}\n'
         with taps(TAPS), _datapath() as datapath:
             for side, tap in zip((Side.LAN, Side.WAN), TAPS, strict=True):
                 datapath.attach_hop(tap, "g", "main", side)
@@ -96,6 +99,8 @@ def to_a_hop(generator: Generator) -> list[figures.Row]:
             datapath.leases.renew_supervisor(FAR_NS)
             if available:
                 datapath.leases.renew("g", FAR_NS)
+            if shunted:
+                shunt(datapath)
             ns, back = (round(cost(generator, datapath, frame(64), device), 1) for device in ("lan", TAPS[1]))
         found.append({
             "implementation": "throughwire", "path": name, "rules": 1, "match": "first", "flows": 1,

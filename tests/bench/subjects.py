@@ -22,7 +22,8 @@ from appliance.config.check.load import loads
 from appliance.counted import counted
 from appliance.steering.datapath import Datapath
 from appliance.steering.kernel.layout import Side
-from tests.bench.generator import Generator
+from appliance.steering.kernel.shunted_flow import flow_of
+from tests.bench.generator import Generator, frame
 from tests.bench.topology import index
 
 BPF_OBJECT = Path("build/bpf/steer.bpf.o")
@@ -42,6 +43,7 @@ class Subject:
     rules: int = 0
     match: str = "none"  # which rule the frames match: none, first, last
     settle: float = 0.0
+    one_flow: bool = False
     skip: str = ""  # why it is not there on this machine
 
     @property
@@ -122,6 +124,32 @@ def throughwire(rules: int, match: str, mode: str = "xdp") -> Callable[[Generato
             datapath.unload()
 
     return put
+
+
+def shunt(datapath: Datapath) -> None:
+    """The flow of the generator's frames skips the guest."""
+    flow = flow_of(frame(64), datapath.segment_id("main"), Side.LAN)
+    assert flow is not None
+    datapath.shunt("g", flow, FAR_NS, FAR_NS, 3)
+
+
+@contextmanager
+def throughwire_shunted(_: Generator) -> Iterator[None]:
+    """Straight through, because a guest has shunted the flow."""
+    guest = '[[guest]]\nname = "g"\nkernel = "none"\nshunts = { max = 1000 }\n'
+    with taps(TAPS):
+        datapath = Datapath.open(BPF_OBJECT)
+        try:
+            datapath.attach_segment("main", "lan", "wan", "xdp", whole=True)
+            for side, tap in zip((Side.LAN, Side.WAN), TAPS, strict=True):
+                datapath.attach_hop(tap, "g", "main", side)
+            datapath.set_policy(loads(f'{SEGMENT}{guest}[[rule]]\nname = "all"\npath = ["g"]\n', "bench"))
+            datapath.leases.renew_supervisor(FAR_NS)
+            datapath.leases.renew("g", FAR_NS)
+            shunt(datapath)
+            yield
+        finally:
+            datapath.unload()
 
 
 @contextmanager
@@ -273,6 +301,7 @@ def subjects() -> list[Subject]:
         ours += [Subject("throughwire", "straight", throughwire(count, m), count, m) for m in ("first", "last", "none")]
     return [
         *ours,
+        Subject("throughwire, shunted flow", "straight", throughwire_shunted, 1, "first", one_flow=True),
         Subject("throughwire tc", "straight", throughwire(0, "none", "tc")),
         Subject("bridge", "straight", bridge),
         Subject("u32 + mirred", "straight", mirred),

@@ -49,11 +49,15 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("version.show", {}),
     ("status.show", {}),
     ("segments.show", {}),
+    ("groups.show", {}),
+    ("relays.show", {}),
     ("rules.show", {}),
     ("counters.show", {}),
     ("counters.clear", {}),
     ("counters.show", {"since": "clear"}),
     ("rules.show", {"since": "clear"}),
+    ("shunts.show", {}),
+    ("shunts.clear", {"guest": "ips1", "end": "10.0.0.1:80"}),
     ("incidents.clear", {}),
     ("incidents.show", {"all": True}),
     ("transitions.show", {}),
@@ -116,6 +120,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("power.show", {}),
     ("power.cancel", {}),
     ("power.show", {}),
+    ("segment.set", {"name": "main", "mode": "inline", "time": 5}),
     ("segment.set", {"name": "main", "mode": "auto"}),
     ("guest.drain", {"name": "ips1"}),
     ("guest.start", {"name": "ips1"}),
@@ -125,10 +130,15 @@ ASKED: list[tuple[str, dict[str, object]]] = [
 ]
 REFUSED: list[tuple[str, dict[str, object]]] = [
     ("guest.show", {"name": "nobody"}),
+    ("shunts.show", {"guest": "nobody"}),
+    ("shunts.clear", {"end": "no address"}),
     ("guest.start", {"name": "nobody"}),
     ("guest.drain", {"name": "spare"}),
     ("guest.command", {"name": "spare", "word": "x"}),
     ("segment.set", {"name": "nobody", "mode": "auto"}),
+    ("segment.set", {"name": "main", "mode": "bypass", "time": 5}),
+    ("segment.set", {"name": "main", "mode": "inline", "time": 0}),
+    ("locate.set", {}),
     ("capture.start", {"kind": "port", "name": "nobody"}),
     ("capture.start", {"kind": "port", "name": "lan0", "filter": "tcp prot 80"}),
     ("capture.counts", {"capture": 7}),
@@ -172,7 +182,7 @@ ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "ima
              "quarantine.release", "management.unblock", "user.password", "clock.set", "session.end",
              "reach.name", "reach.ping", "reach.hop", "reach.tcp",
              "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass",
-             "drill.run", "drill.abort", "drill.answer"}  # fmt: skip
+             "drill.run", "drill.abort", "drill.answer", "board.test", "locate.set"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -194,6 +194,35 @@ def test_a_tap_that_cannot_be_mended_costs_its_guest_the_frames_not_the_link(wir
         assert sent() == before + 128
 
 
+def test_a_tap_that_another_thread_detaches_is_not_mended(wire: Wire, bpf_object: Path) -> None:
+    """Guests and remotes are detached beside the event loop, which looks meanwhile and does not wait."""
+    with watched(wire, bpf_object, "tc", rules=True) as world:
+        devices = world.made.devices
+        tap = next(one for one in world.made.attachments() if one.hop)
+        seen = wire.inside(look(devices))
+        assert tap.slot in seen.views
+        holds, done = threading.Event(), threading.Event()
+
+        def detach() -> None:
+            with devices._turn:
+                holds.set()
+                assert done.wait(10)
+                devices.detach_hop(tap.hop)
+
+        thread = threading.Thread(target=detach)
+        thread.start()
+        assert holds.wait(10)
+        devices.withdraw(frozenset())
+        assert devices.standings(seen.views) == []
+        done.set()
+        thread.join()
+        assert devices.standings(seen.views) == []
+        wire.inside(lambda: devices.mend(tap))
+        assert tap.slot not in {one.slot for one in devices.all()}
+        assert world.look() == {}
+        assert world.repairs == []
+
+
 def test_a_device_that_is_gone_is_left_to_others(wire: Wire, bpf_object: Path) -> None:
     with watched(wire, bpf_object, "xdp") as world:
         ask = wire.inside(lambda: look(world.made.devices))

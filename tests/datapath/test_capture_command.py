@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`capture` and `show packets` in use: the real command, control socket and datapath, read by tshark."""
+"""Commands about traffic in use: the real command, control socket and datapath. Captures are read by tshark."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,16 +16,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import msgspec
 import pytest
 from boardspec import REPO
 
-from appliance.api.server import ControlServer, Registry
+from appliance.api.schema import configuration, methods
+from appliance.api.schema.guests import Guest
+from appliance.api.schema.remotes import Remote
+from appliance.api.server import ControlServer, Param, Params, Registry
+from appliance.config.schema.model import Shunts
 from appliance.steering.capture_api import Captures
 from appliance.steering.datapath import Datapath
+from appliance.steering.kernel.layout import Side
+from appliance.steering.kernel.shunted_flow import flow_of
+from appliance.steering.shunts_api import ShuntsApi
+from tests.support.frames import tcp, udp
 from tests.support.wire import Wire
 from tests.support.wired_datapath import ALL, appliance, available
 
 pytestmark = pytest.mark.root
+RUNNING = """
+[[segment]]
+name = "main"
+lan = "lan0"
+wan = "wan0"
+[[guest]]
+name = "ips"
+kernel = "k"
+[[rule]]
+name = "all"
+path = ["ips"]
+"""
+CANDIDATE = RUNNING.replace(
+    'name = "all"', 'name = "numbered"\nmatch = "ether proto 0x9000"\npath = []\n[[rule]]\nname = "all"'
+)
+MAY_SHUNT = msgspec.structs.replace(ALL, guest=(msgspec.structs.replace(ALL.guest[0], shunts=Shunts(max=10)),))
 
 
 class Served:
@@ -34,11 +60,31 @@ class Served:
         self.datapath, self.wire, self.path = made, wire, path
         registry = Registry()
         Captures(lambda: (ALL, made)).register(registry)
+        ShuntsApi(lambda: made).register(registry)
+        self._configure(registry)
         self.server = ControlServer(path, registry)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self.server.start(), self._loop).result(10)
+
+    @staticmethod
+    def _configure(registry: Registry) -> None:
+        """What `compare traffic` asks about the configurations and the hops."""
+
+        async def show(params: Params) -> configuration.Shown:
+            return configuration.Shown(text={"running": RUNNING, "candidate": CANDIDATE}[params["of"]], of=params["of"])
+
+        async def guests(_: Params) -> list[Guest]:
+            return []
+
+        async def remotes(_: Params) -> list[Remote]:
+            return []
+
+        which = {"of": Param("string", "which"), "secrets": Param("boolean", "all of it")}
+        registry.add(methods.CONFIG_SHOW, show, doc="a configuration", params=which)
+        registry.add(methods.GUESTS_SHOW, guests, doc="guests")
+        registry.add(methods.REMOTES_SHOW, remotes, doc="remotes")
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self.server.stop(), self._loop).result(10)
@@ -280,3 +326,45 @@ def test_a_client_gets_a_copy_of_the_ring_alone(served: Served) -> None:
             break
         assert served.wire.stream(32) == []
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_compare_traffic(served: Served) -> None:
+    """Frames of the link, given to both configurations: those that the new rule leads past the guest."""
+    process = served.run("configure", "compare", "traffic", "1")
+    served.until_end(process)
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    lines = said.decode().splitlines()
+    numbers = re.fullmatch(r"(\d+) frames? of (\d+) would go another way", lines[0])
+    assert numbers is not None, lines
+    assert 0 < int(numbers[1]) <= int(numbers[2])
+    row = next(line for line in lines if "numbered" in line)
+    assert re.search(r"all +ips +numbered +straight +ethertype 0x9000", row), row
+    served.until_captures(0)
+
+
+def test_shunts_are_shown_and_cleared(served: Served) -> None:
+    """By guest and by either end; what is cleared goes to the guest again."""
+
+    def said(*words: str) -> str:
+        process = served.run(*words)
+        out, errors = process.communicate(timeout=60)
+        return (out + errors).decode()
+
+    assert "no guest may shunt flows" in said("show", "shunts")
+    served.datapath.set_policy(MAY_SHUNT)
+    for frame in (tcp(), udp(), tcp(sport=7)):
+        flow = flow_of(frame, served.datapath.segment_id("main"), Side.LAN)
+        assert flow is not None
+        served.datapath.shunt("ips", flow, 10**12, 10**12, 3)
+    shown = json.loads(said("show", "shunts", "ips", "--json"))
+    assert shown["guests"][0]["flows"] == 3
+    assert [(row["protocol"], row["lan"], row["lan_port"], row["direction"]) for row in shown["shunts"]] == [
+        ("tcp", "10.0.0.1", 1234, "both"), ("udp", "10.0.0.1", 1234, "both"), ("tcp", "10.0.0.1", 7, "both"),
+    ]  # fmt: skip
+    assert "10.1.0.1:53" in said("show", "shunts")
+    assert "there is no guest" in said("show", "shunts", "other")
+    assert "write ADDRESS" in said("clear", "shunts", "ips", "10.0.0.1:x")
+    assert "1 shunt removed" in said("clear", "shunts", "ips", "10.1.0.1:53")
+    assert "2 shunts removed" in said("clear", "shunts")
+    assert json.loads(said("show", "shunts", "--json"))["shunts"] == []

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.root
 PORTS = [Where(Role.PORT, 0, side) for side in Side]
 EVEN = Group(name="even", balance=(Member(hop="a", weight=1), Member(hop="b", weight=1)))
 SPARE = Group(name="spare", standby=("a", "b"), hold_down=Duration(60_000_000_000))
-BY_ADDRESS = Group(name="wide", balance=EVEN.balance, hash="l3")
+BY_ADDRESS = Group(name="wide", balance=EVEN.balance, hash="2-tuple")
 IP6_TCP = bytes(ether() / V6 / TCP(sport=1, dport=80, flags="A"))
 PLAIN = {**{name: KINDS[name] for name in ("tcp", "udp", "ip6 udp")}, "ip6 tcp, open": IP6_TCP}
 Make = Callable[..., Twin]

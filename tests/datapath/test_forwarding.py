@@ -20,7 +20,7 @@ from boardspec import REPO
 from simulator import netns
 
 from appliance.api.schema.state import Explained
-from appliance.config.schema.model import Config, Guest, Rule
+from appliance.config.schema.model import Config, Group, Guest, Rule
 from appliance.errors import ConfigError, DatapathError, FilterError, RefusedError
 from appliance.frames.builder import frame_of
 from appliance.health.inband import ETHERTYPE, MAGIC, Direction, Lane, make_nonce
@@ -498,3 +498,38 @@ def test_tcp_crosses_whole(wire: Wire, bpf_object: Path, mode: str) -> None:
             serving.join()
         assert got == sent
         assert made.counters().hops["ips"].to_frames > 20
+
+
+@MODES
+def test_connections_of_a_failed_member_are_reset_at_both_ends(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """The hosts believe the resets, with their offloads as they come; a member that is back has new connections."""
+    for space, address in ((wire.lan, "10.9.0.1/24"), (wire.wan, "10.9.0.2/24")):
+        netns.run("ip", "-n", space, "addr", "add", address, "dev", "eth0")
+    group = Group(name="g", standby=("ips", "other"), on_member_failure="reset")
+    guests = (*ALL.guest, Guest(name="other"))
+    config = Config(segment=(MAIN,), guest=guests, group=(group,), rule=(Rule(name="all", path=("g",)),))
+
+    def connected(server: socket.socket) -> tuple[socket.socket, socket.socket]:
+        client = netns.enter(wire.lan, lambda: socket.create_connection(("10.9.0.2", 8000), timeout=20))
+        accepted = server.accept()[0]
+        accepted.settimeout(20)
+        for one, other in ((client, accepted), (accepted, client)):
+            one.sendall(b"x" * 100)
+            assert other.recv(200) == b"x" * 100
+        return client, accepted
+
+    with appliance(wire, bpf_object, mode, config) as made:
+        available(made)
+        with netns.enter(wire.wan, lambda: socket.create_server(("10.9.0.2", 8000))) as server:
+            server.settimeout(20)
+            ends = connected(server)
+            made.leases.revoke("ips")
+            ends[0].sendall(b"lost")
+            for end in reversed(ends):  # its peer by the segment itself, and itself when it sends that again
+                with pytest.raises(ConnectionResetError):
+                    end.recv(1)
+                end.close()
+            assert outcomes(made, Side.LAN)[Outcome.RESET] >= 2
+            available(made)
+            for end in connected(server):
+                end.close()

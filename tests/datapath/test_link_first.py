@@ -157,3 +157,33 @@ def test_a_port_that_sends_nothing_is_found_by_its_counters(live: Live) -> None:
     live.until(lambda: flows("healthy"), "the port is seen to send again")
     live.wire.renew()
     assert live.wire.stream(32) == []
+
+
+def test_links_that_are_taken_down_for_want_of_hops(live: Live) -> None:
+    """Both neighbours lose their link, with a cause, and the relay stays; then they have it again, and frames cross."""
+    settle(live)
+    since = segment(live)["since_mono_ns"]
+    live.call("config.edit")
+    live.set("guest absent kernel none", "guest absent autostart false")
+    live.set("rule all path absent", "rule all on_unavailable link-down")
+    live.commit()
+    live.until(lambda: segment(live)["cause"] == "hops_missing", "the links are taken down")
+    assert segment(live)["detail"] == 'rule all: "absent" is not available'
+    live.until(lambda: {segment(live)[f"{side}_link"] for side in ("lan", "wan")} == {"held down"}, "both are down")
+    for space in (live.wire.lan, live.wire.wan):
+        assert "NO-CARRIER" in netns.run("ip", "-n", space, "link", "show", "dev", "eth0")
+    assert (segment(live)["relay"], segment(live)["since_mono_ns"]) == ("inline", since)
+    live.call("segment.set", name="main", mode="bypass")
+    live.until(lambda: segment(live)["relay"] == "bypass", "bypass")
+    live.until(lambda: "held down" not in (segment(live)["lan_link"], segment(live)["wan_link"]), "up in bypass")
+    live.call("segment.set", name="main", mode="auto")
+    live.until(lambda: segment(live)["cause"] == "hops_missing", "down again once inline")
+    live.call("config.delete", words=["rule", "all"])
+    live.call("config.delete", words=["guest", "absent"])
+    live.commit()
+    live.until(lambda: segment(live)["cause"] == "healthy", "the links are back")
+    live.wire.renew()
+    live.until(lambda: live.wire.stream(8) == [], "frames cross")
+    named = " ".join(entry["what"] for entry in entries(live, "hops_missing"))
+    assert "lan0" in named
+    assert "wan0" in named

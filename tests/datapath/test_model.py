@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -13,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment
+from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment, Shunts
+from appliance.errors import RefusedError
 from appliance.health.inband import Direction, Lane, make_nonce
 from appliance.steering.explain.model import Where
 from appliance.steering.kernel.layout import Outcome, Role, Side
+from appliance.steering.kernel.shunted_flow import flow_of
 from appliance.units import Duration
 from tests.support.frames import KINDS
 from tests.support.twin import Twin
@@ -34,7 +36,7 @@ GUESTS = (
 )
 GROUPS = (
     Group(name="even", balance=(Member(hop="a", weight=50), Member(hop="b", weight=50))),
-    Group(name="odd", balance=(Member(hop="c", weight=90), Member(hop="e", weight=10)), hash="l3"),
+    Group(name="odd", balance=(Member(hop="c", weight=90), Member(hop="e", weight=10)), hash="2-tuple"),
     Group(name="spare", standby=("d", "e"), hold_down=Duration(3_600_000_000_000)),
 )
 
@@ -162,7 +164,7 @@ FRAMES = st.one_of(
     # a tag in front, which a hop with `tags` may put there
     st.tuples(
         st.sampled_from(sorted(KINDS.values())),
-        st.sampled_from([0, 1, 2, 3, 4, 5, 6, 127, 128, 4000, 4001, 4002, 4095]),
+        st.sampled_from([0, 1, 2, 3, 4, 5, 6, 127, 128, 4000, 4001, 4002, 4003, 4004, 4095]),
     ).map(lambda p: p[0][:12] + b"\x88\xa8" + p[1].to_bytes(2, "big") + p[0][12:]),
     # the same with some byte changed
     st.tuples(st.sampled_from(sorted(KINDS.values())), st.integers(12, 59), st.integers(0, 255)).map(
@@ -203,15 +205,18 @@ def configs(draw: st.DrawFn) -> Config:
             on_unavailable=draw(st.sampled_from(["bypass", "block"])),
             require=draw(st.sampled_from(["any", "any", "all"])),
             on_overload=draw(st.sampled_from(["auto", "bypass-excess", "block-excess", "bypass-all"])),
+            keep_shunts=draw(st.booleans()),
         )
         for number in range(draw(st.integers(0, 6)))
     )
     accepts = [draw(st.sampled_from(["", "", "ip", "tcp", "not arp"])) for _ in GUESTS]
     guests = tuple(
-        Guest(name=guest.name, accept=accept, tags=guest.tags) for guest, accept in zip(GUESTS, accepts, strict=True)
+        Guest(name=guest.name, accept=accept, tags=guest.tags, shunts=Shunts(max=draw(st.sampled_from([0, 0, 2, 100]))))
+        for guest, accept in zip(GUESTS, accepts, strict=True)
     )
     main = msgspec.structs.replace(MAIN, link_local=draw(st.sampled_from(["straight", "rules"])))
-    return Config(segment=(main, OTHER), guest=guests, group=GROUPS, rule=rules)
+    other = msgspec.structs.replace(OTHER, dry_run=draw(st.sampled_from([False, False, True])))
+    return Config(segment=(main, other), guest=guests, group=GROUPS, rule=rules)
 
 
 GATES = st.sampled_from([None, None, None, "open", "full"])  # at the LAN and at the WAN
@@ -221,6 +226,7 @@ STATES = st.fixed_dictionaries(
         for name in HOPS
     }
 )
+SHUNTING = st.sampled_from([False, False, True])
 State = dict[str, tuple[bool, bool, bool, str | None, str | None]]
 
 
@@ -253,5 +259,13 @@ def test_random_policies_states_and_frames(
                     draining=draining,
                 )
             for frame in frames:
-                made.both(data.draw(st.sampled_from(devices)), frame, kind)
+                where = data.draw(st.sampled_from(devices))
+                direction = where.side if where.role is Role.PORT else Side(where.side ^ 1)
+                flow = flow_of(frame, where.segment, direction)
+                if flow is not None and data.draw(SHUNTING):
+                    with suppress(RefusedError):
+                        made.shunt(
+                            data.draw(st.sampled_from(HOPS)), flow, directions=data.draw(st.sampled_from([1, 2, 3]))
+                        )
+                made.both(where, frame, kind)
         made.tables_agree()

@@ -35,7 +35,8 @@ LEAST = 0.95
 LIMIT_S = 1.0  # of processor time a test, beside what it usually takes: a mutant that loops without end is noticed so
 SLOWER = 4  # a mutant may make a test this many times as slow
 
-KEEPER = tuple(f"tests/unit/keeper/test_{name}.py" for name in ("feeding", "relays", "lifecycle", "core"))
+KEEPER_TESTS = ("feeding", "relays", "relay_orders", "lifecycle", "core")
+KEEPER = tuple(f"tests/unit/keeper/test_{name}.py" for name in KEEPER_TESTS)
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "appliance.health.detector": ("tests/unit/health/test_detector.py",),

@@ -73,6 +73,7 @@ class Setup(NamedTuple):
     blind: bool = False  # in bypass the ports have no carrier
     load: int = SECOND  # how long bypassd takes to start
     guests: tuple[str, ...] = ()  # a row of guests.GUESTS each
+    link_down: bool = False  # their rule takes the links down when none is available
 
 
 class Plan(NamedTuple):
@@ -531,7 +532,7 @@ def setup(rng: random.Random) -> Setup:
 def plan(seed: int, hours: float, *, only: frozenset[str] = frozenset()) -> Plan:
     """Draw the plan of a run. `only`: all kinds that it may have; empty: those of KINDS."""
     rng = random.Random(f"plan {seed}")
-    chosen = setup(rng)
+    chosen = setup(rng)._replace(link_down=random.Random(f"link-down {seed}").random() < 0.3)
     possible = {
         name: kind for name, kind in KINDS.items() if (not only or name in only) and (not kind.needs or chosen.guests)
     }

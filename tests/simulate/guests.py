@@ -56,7 +56,7 @@ LENT_NS = 1500 * MS
 PROCESS_NS = 325 * MS  # a guest without checks: it was alive at the last look
 
 
-def guest_tables(names: Sequence[str]) -> str:
+def guest_tables(names: Sequence[str], *, link_down: bool = False) -> str:
     """The guests of a configuration, in line one after the other."""
     if not names:
         return ""
@@ -64,7 +64,8 @@ def guest_tables(names: Sequence[str]) -> str:
         f'[[guest]]\nname = "{name}"\nkernel = "vmlinuz"\nmemory = "64M"\n{GUESTS[name].keys}\n' for name in names
     ]
     path = ", ".join(f'"{name}"' for name in names)
-    return "".join(tables) + f'[[rule]]\nname = "all"\npath = [{path}]\n'
+    then = "link-down" if link_down else "bypass"
+    return "".join(tables) + f'[[rule]]\nname = "all"\npath = [{path}]\non_unavailable = "{then}"\n'
 
 
 class Qemu:

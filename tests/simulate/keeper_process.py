@@ -81,10 +81,9 @@ class KeeperProcess:
         self.child: Child | None = None
         self.linked = False
         self.busy_until = 0  # its loop stands still until then
-        self.last_packet, self.heard_at = b"", 0
+        self.last, self.heard_at = CheckIn({}), 0
         self._mail: list[Event] = []
         self._tick: Entry | None = None
-        self._parsed: dict[bytes, CheckIn] = {}
         self._watchdog_open = False
         self.settle = relay.settle + (MS if relay.settle else 0)
         self.deliver(Started((RELAY,), watchdog is not None, {RELAY: self.settle}))
@@ -97,20 +96,24 @@ class KeeperProcess:
         """A packet of bypassd arrives, as in `_receive`."""
         if not self.linked:
             return
-        self.last_packet, self.heard_at = packet, self._clock.now
-        known = self._parsed.get(packet)
-        if known is None:
-            try:
-                known = protocol.parse_packet(packet)
-            except ValueError as error:
-                self.drop_link()
-                self._failed("packet", f"the keeper cannot use a check-in of bypassd: {error}")
-                self._take(LinkLost(f"sent a malformed check-in ({error})"))
-                return
-            if len(self._parsed) > 100:
-                self._parsed.clear()
-            self._parsed[packet] = known
+        try:
+            known = protocol.parse_packet(packet)
+        except ValueError as error:
+            self.drop_link()
+            self._failed("packet", f"the keeper cannot use a check-in of bypassd: {error}")
+            self._take(LinkLost(f"sent a malformed check-in ({error})"))
+            return
+        if isinstance(known, CheckIn):
+            self.last, self.heard_at = known, self._clock.now
         self._take(known)
+
+    def hear_again(self, by: int) -> None:
+        """Time was skipped, in which bypassd checked in as before; the next check-in follows on this one."""
+        proof = self.last.proof
+        if proof is not None:
+            proof = proof._replace(number=proof.number + 1, at=proof.at + by)
+        self.last, self.heard_at = self.last._replace(proof=proof), self._clock.now
+        self._take(self.last)
 
     def drop_link(self) -> None:
         self.linked = False

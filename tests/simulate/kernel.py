@@ -23,6 +23,7 @@ from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.leases import _ENDED, _UNTIL, Leases
 from appliance.steering.kernel.links import Standing, View
 from appliance.steering.kernel.objects import Kernel as Objects
+from appliance.steering.kernel.shunted_flow import ShuntedFlow
 from appliance.steering.kernel.slots import Attachment
 from appliance.system.netdev import IFF_LOWER_UP, IFF_NOARP, IFF_PROMISC, IFF_UP
 from appliance.system.netlink import RTM_DELLINK, RTM_NEWLINK, LinkMessage
@@ -377,6 +378,9 @@ class DatapathModel:
     def devices(self) -> DatapathModel:
         return self
 
+    def hold(self, hold: Callable[[str], str]) -> None:
+        """No port of this board loses its link when a program comes or goes."""
+
     def all(self) -> list[Attachment]:
         """The ports. What is attached to taps nobody takes away here."""
         return [
@@ -445,6 +449,15 @@ class DatapathModel:
 
     def recorded(self, hop: str, after: int = 0) -> list[Any]:
         return []
+
+    def shunt(self, hop: str, flow: ShuntedFlow, time_ns: int, idle_ns: int, directions: int) -> None:
+        pass
+
+    def unshunt(self, hop: str, flow: ShuntedFlow) -> None:
+        pass
+
+    def sweeper(self) -> None:
+        """No guest of the simulator may shunt flows."""
 
     def port_counts(self) -> dict[Any, Any]:
         return {}

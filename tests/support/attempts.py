@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,8 +23,15 @@ def attempt(
         try:
             return make(), errors
         except Exception as error:
-            first = str(error).partition("\n")[0]
+            first = str(error).partition("\n")[0] or f"in {_where(error)}"
             errors.append(f"{name}: {type(error).__name__}: {first}")
             say(f"failed: {errors[-1]}")
             restore()
     return None, errors
+
+
+def _where(error: Exception) -> str:
+    """For an error without words: the step of the measurement that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/tests/" in frame.filename] or frames
+    return f"{ours[-1].name}: {ours[-1].line}"

@@ -14,11 +14,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.hardware.relay import KINDS, RelaySpec
-from appliance.hardware.watchdog import Watchdog
+from appliance.hardware.relay.kinds import KINDS
+from appliance.hardware.relay.protocol import RelaySpec
+from appliance.hardware.watchdog import Watchdog, WatchdogDevice, Watchdogs
 from appliance.keeper import loop
 from appliance.keeper.board import Board
 from appliance.keeper.limits import Limits
+from appliance.keeper.logger import Logger
 from tests.support.keeper_limits import LIMITS
 
 FOLDER = Path(sys.argv[1])
@@ -60,6 +62,9 @@ class FileWatchdog(Watchdog):
         self._timeout = milliseconds
         return milliseconds
 
+    def facts(self) -> WatchdogDevice:
+        return WatchdogDevice("file", "a file", self._timeout)
+
     def feed(self) -> None:
         note("watchdog", "feed")
 
@@ -76,12 +81,11 @@ def pidfd_open(pid: int, flags: int = 0, real: Callable[[int, int], int] = os.pi
 def main(limits: Limits = LIMITS) -> int:
     """Run the keeper of a board with one relay and a watchdog, by default with short timeouts."""
     KINDS["level"] = KINDS["level"]._replace(make=FileRelay)
-    setattr(loop, "find", str)  # noqa: B010
-    setattr(Watchdog, "open", lambda path: FileWatchdog())  # noqa: B010
+    setattr(Watchdogs, "open", lambda drivers, pretimeout_ms: Watchdogs([FileWatchdog()]))  # noqa: B010
     setattr(os, "pidfd_open", pidfd_open)  # noqa: B010
     board = Board(str(FOLDER / "board.toml"))
     assert not board.error
-    made = loop.Keeper(board, sys.argv[2:], loop.Logger("stderr"), limits)
+    made = loop.Keeper(board, sys.argv[2:], Logger("stderr"), limits)
     made.run()
     return 0
 

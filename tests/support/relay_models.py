@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from appliance.hardware import relay
-from appliance.hardware.relay import i2c, port, sysfs
+from appliance.hardware.relay import factory, i2c, port, protocol, sysfs, table
 from appliance.hardware.relay import line as line_module
 from appliance.hardware.relay.line import LinePlace
 
@@ -54,14 +53,14 @@ class Rig:
         self.faults = Faults()
         self.now_ms = 0.0
         self.table = {**TABLE, "kind": self.kind, **self.options, **more}
-        self.spec = relay.spec_of(self.table)
-        assert not relay.wrong(self.table)
+        self.spec = table.spec_of(self.table)
+        assert not table.wrong(self.table)
         self.install(patch)
         self.relay = self.build()
 
-    def build(self) -> relay.Relay:
+    def build(self) -> protocol.Relay:
         """The relay of the table."""
-        return relay.make(self.spec)
+        return factory.make(self.spec)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Put the emulated bus in the place of the real one."""
@@ -94,7 +93,7 @@ class PlainRig(Rig):
     def install(self, patch: pytest.MonkeyPatch) -> None:
         self.position = "bypass"
 
-    def build(self) -> relay.Relay:
+    def build(self) -> protocol.Relay:
         return self
 
     def open(self) -> str:

@@ -16,9 +16,10 @@ from socket import htonl
 from appliance.config.schema.model import Config
 from appliance.steering.datapath import Datapath
 from appliance.steering.explain.backends import LOOPBACK, furnish, matches, run
-from appliance.steering.explain.model import Decision, Gate, Lease, Model, State, Where
+from appliance.steering.explain.model import Decision, Gate, Lease, Model, Shunt, ShuntLimit, State, Where
 from appliance.steering.kernel import layout
-from appliance.steering.kernel.layout import Outcome, Role, Side, slot
+from appliance.steering.kernel.layout import Outcome, Role, Side, Verdict, slot
+from appliance.steering.kernel.shunted_flow import ShuntedFlow
 from appliance.system import libbpf
 
 LONGEST_PIECE = 3000  # bytes; a longer frame of a test run may be in several buffers
@@ -43,6 +44,11 @@ class Twin:
         self.datapath.set_policy(config)
         assert self.datapath.policy is not None
         self.policy = self.datapath.policy
+        self.state.shunt_limits = {
+            hop.id: ShuntLimit(int(may.time), int(may.idle), 10**9 // may.rate, may.max)
+            for hop in self.policy.hops.values()
+            if (may := hop.shunts) is not None
+        }
         self.state.keys = {hop.id: self.datapath.heartbeat_key(hop.name) for hop in self.policy.hops.values()}
 
     def close(self) -> None:
@@ -85,6 +91,15 @@ class Twin:
             self.state.gates[place] = Gate(cost, used)
         self.datapath.gates.limit(place, 10**9 // cost if cost else 0)
         self.datapath.kernel.gates.write(place, used, 1)
+
+    def shunt(self, hop: str, flow: ShuntedFlow, *, directions: int = 3, lasts: int = FAR, idle: int = FAR) -> None:
+        """The hop shunts a flow; does nothing if it may not."""
+        number, now = self.datapath.hop_id(hop), time.monotonic_ns()
+        if number in self.state.shunt_limits:
+            self.datapath.shunts.enter(
+                number, flow, now, time_ns=lasts, idle_ns=idle, directions=directions
+            )  # RefusedError: full
+            self.state.shunts[number, flow] = Shunt(now, now + lasts, now, idle, directions)
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
@@ -152,7 +167,8 @@ class Twin:
         after = self.counted(where)
         assert {outcome for outcome in Outcome if after[outcome] != before[outcome]} == {again.outcome}
         sent = action == {"xdp": XDP_REDIRECT, "tc": TC_REDIRECT}[kind]
-        assert sent is (again.outcome in (Outcome.TO_HOP, *layout.LEAVING))
+        leaves = again.outcome in (Outcome.TO_HOP, *layout.LEAVING)
+        assert sent is (leaves or (again.outcome is Outcome.RESET and again.verdict is Verdict.PORT))
         assert kind == "tc" or not sent or out == again.frame
 
     def everything(self, where: Where) -> dict[str, int]:
@@ -248,6 +264,17 @@ class Twin:
         for name, flows in (("flows", self.state.flows), ("new_flows", self.state.new_flows)):
             known = {(key.hash, key.hop): flow.fin for key, flow in self.maps[name].items()}
             assert known == {key: fin for key, (_, fin) in flows.items()}, name
+        now = time.monotonic_ns()
+        assert {
+            (hop, one.flow): one.directions
+            for hop in self.state.shunt_limits
+            for one in self.datapath.shunts.reader(hop, now)()
+        } == {
+            key: one.directions
+            for key, one in self.state.shunts.items()
+            if now < min(one.until, one.seen + one.idle)
+            and one.since >= self.state.leases.get(key[0], Lease()).recovered
+        }
         generation = self.datapath.generation
         datagrams = {
             (
@@ -258,11 +285,13 @@ class Twin:
             ): (
                 value.hash,
                 bool(value.first),
+                value.protocol,
+                tuple(value.ends),
                 None if value.rule == layout.NO_MATCH or value.generation != generation else value.rule,
             )
             for key, value in self.maps["fragments"].items()
         }
         assert datagrams == {
-            key: (one.hash, one.first, one.rule if one.policy is self.policy else None)
+            key: (one.hash, one.first, one.protocol, one.ends, one.rule if one.policy is self.policy else None)
             for key, one in self.state.fragments.items()
         }

@@ -13,7 +13,18 @@ from appliance import progress
 from appliance.filter import loader
 from appliance.filter.linkage import LoadableProgram
 from appliance.keeper.client import KeeperLink
+from appliance.keeper.messages import CheckIn
 from appliance.keeper.protocol import PACKET_BYTES, parse_packet
+
+
+def check_in(link: KeeperLink) -> None:
+    link.check_in({"a": ("hold", "starting")}, None, None, at=1, steps=())
+
+
+def progress_of(packet: bytes) -> str:
+    told = parse_packet(packet)
+    assert isinstance(told, CheckIn)
+    return told.progress
 
 
 def test_each_hold_is_a_step_and_a_check_in_tells_the_steps_between() -> None:
@@ -21,12 +32,12 @@ def test_each_hold_is_a_step_and_a_check_in_tells_the_steps_between() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         link, told = KeeperLink(ours), []
-        for act in (link.hold, link.hold, lambda: link.check_in({"a": ("hold", "starting")}, None, None)):
+        for act in (link.hold, link.hold, lambda: check_in(link)):
             act()
-            told.append(parse_packet(theirs.recv(PACKET_BYTES)).progress)
+            told.append(progress_of(theirs.recv(PACKET_BYTES)))
         progress.step()
-        link.check_in({"a": ("hold", "starting")}, None, None)
-        told.append(parse_packet(theirs.recv(PACKET_BYTES)).progress)
+        check_in(link)
+        told.append(progress_of(theirs.recv(PACKET_BYTES)))
     first, second, same, stepped = map(int, told)
     assert first < second == same < stepped
 
@@ -42,4 +53,4 @@ def test_a_program_given_to_the_kernel_is_a_step(monkeypatch: pytest.MonkeyPatch
 
 def test_a_check_in_without_a_progress_is_a_check_in() -> None:
     """Of a bypassd of another version."""
-    assert parse_packet(json.dumps({"type": "checkin", "relays": {}}).encode()).progress == ""
+    assert progress_of(json.dumps({"type": "checkin", "relays": {}}).encode()) == ""

@@ -83,6 +83,7 @@ class Check(Answer, kw_only=True):
     changed_ms: Ms | None
     falls: int | UnsetType = UNSET
     late: int | UnsetType = UNSET
+    dry_run: bool | UnsetType = UNSET
 
 
 class Heartbeats(Answer):
@@ -133,6 +134,7 @@ class GuestDetails(Guest, kw_only=True):
     latency_p99_ms: Ms | UnsetType | None = UNSET
     heartbeats: list[Heartbeats] | UnsetType = UNSET
     overload: list[Overload] | UnsetType = UNSET
+    dry_run_falls: Annotated[int, Meta(description="how often its checks would have bypassed it")] | UnsetType = UNSET
 
 
 class Console(Answer):

@@ -42,13 +42,26 @@ class Part(Answer):
     checked_in_ms: int | None
 
 
+class WatchdogDevice(Answer):
+    """One watchdog device as it is, read back. `note`: what differs from what was requested."""
+
+    name: str
+    identity: str
+    timeout_ms: int
+    pretimeout_ms: Annotated[int, Meta(description="the kernel panics this long before the reset; 0: it does not")]
+    nowayout: Annotated[bool, Meta(description="whether its driver refuses to stop it; it is never stopped anyway")]
+    note: Detail
+
+
 class Watchdog(Answer, kw_only=True):
-    """The hardware watchdog. `timeout_ms` is the time-out in effect, `asked_ms` the configured one."""
+    """The hardware watchdogs. `timeout_ms` is the time-out in effect, of the first one to expire; `asked_ms` the
+    configured one."""
 
     state: Annotated[str, Meta(description="armed, missing, none on this board or unknown")]
     timeout_ms: int | UnsetType = UNSET
     asked_ms: int | UnsetType | None = UNSET
     detail: Detail
+    devices: list[WatchdogDevice] | UnsetType = UNSET
 
 
 class KeeperRelay(Answer):
@@ -59,6 +72,34 @@ class KeeperRelay(Answer):
     cause: Cause
     usable: bool
     detail: Detail
+
+
+_POSITION = "inline, bypass, disconnect or keeps; null: not known"
+
+
+class BoardRelay(Answer, kw_only=True):
+    """A relay: where it is, and what it does when nobody drives it. The facts are those of board.toml.
+
+    `hang_ms`: how long the link would be dead at most if the computer hung now; null: no limit is known. `unpowered`:
+    whether both ports are joined without power; proven only by a power-off drill with its date.
+    """
+
+    name: str
+    segment: Annotated[str, Meta(description="that uses it; empty: none")]
+    ports: list[str]
+    kind: str
+    relay: Relay
+    cause: Cause
+    detail: Detail
+    power_up: Annotated[str | None, Meta(description=f"before the supervisor runs: {_POSITION}")]
+    unpowered: Annotated[str | None, Meta(description="proven, claimed or no; null: not known")]
+    unpowered_detail: Detail
+    on_watchdog: Annotated[str | None, Meta(description=f"when the watchdog expires: {_POSITION}")]
+    released: Annotated[str, Meta(description="when the keeper dies: reverts, times-out, keeps or unknown")]
+    hang_ms: float | None
+    hang_detail: Detail
+    disconnect: bool
+    settle_ms: Ms
 
 
 class Keeper(Answer):
@@ -170,6 +211,24 @@ class DrillResult(Answer):
     reset_ms: Annotated[float | None, Meta(description="from the last feed of the watchdog to the panic")]
 
 
+class BoardTestItem(Answer):
+    """One thing of a board that was tried."""
+
+    what: str
+    result: Annotated[str, Meta(description="passed, failed, not known, or to do: a person or a drill shows it")]
+    detail: Detail
+
+
+class BoardTest(Answer):
+    """What a board has, tried for the first time. `when`: when it began."""
+
+    board: str
+    version: str
+    when: When
+    passed: bool
+    items: list[BoardTestItem]
+
+
 class DrillPlan(Answer):
     """What a drill means now, one sentence each. `in_window`: now is in the maintenance window."""
 
@@ -201,6 +260,7 @@ class Status(Answer):
     remotes: list[Remote]
     parts: list[Part]
     watchdog: Watchdog
+    relays: list[BoardRelay]
     keeper: Keeper
     supervisor: Bypassd
     last_reset: Reset
@@ -223,13 +283,17 @@ class Segment(Answer, kw_only=True):
     cause: Cause
     detail: Detail
     also: list[str] | UnsetType = UNSET
-    mode: Annotated[str, Meta(description="auto, bypass or disconnect: what is requested")] | UnsetType = UNSET
+    mode: Annotated[str, Meta(description="auto, inline, bypass or disconnect: what is requested")] | UnsetType = UNSET
+    order_ends_ms: (
+        Annotated[int, Meta(description="until a request for inline, or maintenance, ends by itself")] | UnsetType
+    ) = UNSET
     lan: str
     lan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     wan: str
     wan_link: Annotated[str, Meta(description="up, down, held down or missing")] | UnsetType = UNSET
     on_link_loss: str | UnsetType = UNSET
     link_local: Annotated[str, Meta(description="straight or rules")] | UnsetType = UNSET
+    dry_run: Annotated[bool, Meta(description="its rules are only counted")] | UnsetType = UNSET
     rearm_delay_ms: int | UnsetType = UNSET
     since_mono_ns: int | UnsetType = UNSET
     next_attempt_ms: (
@@ -264,7 +328,8 @@ class SegmentSet(Answer):
 class Rule(Answer):
     """A rule and its counters, which are missing while the datapath is down.
 
-    `excess`: frames beyond the limit of an overloaded hop of the path; they bypassed it or were dropped.
+    `excess`: frames beyond the limit of an overloaded hop of the path; they bypassed it or were dropped. `shunted`:
+    frames that went to the other port because hops of the path have shunted their flows.
     """
 
     name: str
@@ -282,6 +347,67 @@ class Rule(Answer):
     bypassed: Count | UnsetType = UNSET
     blocked: Count | UnsetType = UNSET
     excess: Count | UnsetType = UNSET
+    keep_shunts: bool = False
+    shunted: Count | UnsetType = UNSET
+
+
+class Shunt(Answer):
+    """A flow whose frames skip a guest, because the guest has said that it does not need them."""
+
+    guest: str
+    segment: str
+    protocol: Annotated[str, Meta(description="tcp or udp")]
+    lan: Annotated[str, Meta(description="address of the end at the LAN side")]
+    lan_port: int
+    wan: Annotated[str, Meta(description="address of the end at the WAN side")]
+    wan_port: int
+    vlan: Annotated[int | None, Meta(description="VLAN id; null: no tag")]
+    direction: Annotated[str, Meta(description="both, to-wan or to-lan: the frames that skip the guest")]
+    since_s: Annotated[float, Meta(description="seconds ago")]
+    left_s: Annotated[float, Meta(description="seconds until it ends by its time")]
+    quiet_s: Annotated[float, Meta(description="seconds without a frame, to the second")]
+
+
+class Shunting(Answer):
+    """What one guest may shunt, and how often it asked for that by tags."""
+
+    guest: str
+    most: Annotated[int, Meta(description="flows at the same time")]
+    flows: Annotated[int, Meta(description="at present")]
+    entered: Annotated[Count, Meta(description="by tags")]
+    unfit: Annotated[Count, Meta(description="refused: the frame was of no flow that can be shunted")]
+    too_frequent: Annotated[Count, Meta(description="refused: more than `rate` a second")]
+    full: Annotated[Count, Meta(description="refused: as many as are allowed")]
+    frames: Annotated[Count, Meta(description="that skipped the guest")]
+
+
+class Shunts(Answer):
+    """Shunted flows, oldest first for each guest."""
+
+    shunts: list[Shunt]
+    guests: list[Shunting]
+
+
+class GroupMember(Answer):
+    """A member of a group, while the datapath is up. `draining`: it keeps its flows and gets no new ones."""
+
+    name: str
+    spare: bool
+    available: bool | UnsetType = UNSET
+    draining: bool | UnsetType = UNSET
+
+
+class Group(Answer):
+    """A group. `available`: enough members are; missing, like their state, while the datapath is down."""
+
+    name: str
+    kind: Annotated[str, Meta(description="balance or standby")]
+    members: list[GroupMember]
+    minimum: int
+    hash: Annotated[str, Meta(description="what tells flows apart")]
+    on_member_failure: str
+    rules: Annotated[list[str], Meta(description="those with it in their path")]
+    available: bool | UnsetType = UNSET
 
 
 class Filters(Answer):
@@ -366,6 +492,7 @@ class RuleCounters(Answer):
     bypassed: Count
     blocked: Count
     excess: Count
+    shunted: Count = 0
 
 
 class Counters(Answer):

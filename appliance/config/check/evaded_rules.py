@@ -97,7 +97,7 @@ def evaded(
             words = ", ".join(WAYS[way][0] for way in ways)
             remedy = ", ".join(f'"{way}"' for way in (*rule.through, *ways))
             what = f"frames {words} go around it, as for tcpdump; through = [{remedy}] includes them"
-            severity = "warning" if rule.on_unavailable == "block" else "note"
+            severity = "warning" if rule.fails_closed else "note"
             yield Finding(severity, f"rule {rule.name}: match", what)
 
 

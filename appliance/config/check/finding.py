@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from appliance.config.check.toml_lines import Path
 from appliance.errors import BypassError, ConfigError, Place
+from appliance.system.toml_lines import Path
 
 
 class Finding(NamedTuple):

@@ -7,9 +7,9 @@ Pure: takes a configuration and returns findings, the severe ones first. Rules a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from appliance.config.check.evaded_rules import evaded
 from appliance.config.check.filter_traps import traps
@@ -17,6 +17,7 @@ from appliance.config.check.unreachable_rules import Finding, never
 from appliance.config.schema.limits import ONE_BUFFER_MTU
 from appliance.config.schema.model import Config, Guest, Remote, Rule
 from appliance.config.schema.served import served
+from appliance.counted import counted
 
 __all__ = ["Finding", "lint"]
 
@@ -41,11 +42,15 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_uninspected(config),
         *_long_frames(config),
         *_control_frames(config),
+        *_dry_runs(config),
         *never(config),
         *traps(config),
         *evaded(config),
         *_blocks(config, down),
+        *_groups(config),
         *_overloads(config),
+        *_shunts(config),
+        *_dry_checks(config),
         *_unchecked(config),
         *_other_segments(config),
         *_unused(config),
@@ -58,7 +63,7 @@ def _reach(config: Config) -> dict[str, tuple[str, ...]]:
     reach: dict[str, tuple[str, ...]] = {guest.name: (guest.name,) for guest in config.guest}
     reach |= {remote.name: (remote.name,) for remote in config.remote}
     for group in config.group:
-        reach[group.name] = tuple(member.hop for member in group.balance) or group.standby
+        reach[group.name] = group.members
     return reach
 
 
@@ -97,7 +102,7 @@ def _uninspected(config: Config) -> Iterator[Finding]:
         where = f"segment {segment.name}"
         rules = [rule for rule in config.rule if rule.segment in ("", segment.name)]
         inspected = [rule for rule in rules if rule.path]
-        blocking = [rule.name for rule in inspected if rule.on_unavailable == "block"]
+        blocking = [rule.name for rule in inspected if rule.fails_closed]
         if not inspected:
             yield Finding("warning", where, "no rule has a guest in its path: all traffic passes uninspected")
             continue
@@ -111,6 +116,18 @@ def _uninspected(config: Config) -> Iterator[Finding]:
             )
         if all(rule.match or not rule.path for rule in rules):
             yield Finding("note", where, "frames that no rule matches go straight to the other port")
+
+
+def _dry_runs(config: Config) -> Iterator[Finding]:
+    """Segments whose rules are only counted."""
+    for segment in config.segment:
+        rules = [rule.name for rule in config.rule if rule.segment in ("", segment.name) and rule.path]
+        if segment.dry_run:
+            names = ", ".join(rules[:6]) + (" and more" if len(rules) > 6 else "")
+            what = (
+                f"nothing is inspected or blocked: {names} only count" if rules else "has no effect: no rule has a hop"
+            )
+            yield Finding("warning" if rules else "note", f"segment {segment.name}: dry_run", what)
 
 
 def _control_frames(config: Config) -> Iterator[Finding]:
@@ -146,8 +163,9 @@ def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
     hops: dict[str, Guest | Remote] = {guest.name: guest for guest in config.guest}
     hops |= {remote.name: remote for remote in config.remote}
     reach = _reach(config)
+    minimum = {group.name: group.minimum for group in config.group}
     for rule in config.rule:
-        blocks, strict = rule.on_unavailable == "block", rule.require == "all"
+        blocks, strict = rule.fails_closed, rule.require == "all"
         where = f"rule {rule.name}: {'on_unavailable' if blocks else 'require'}"
         if not rule.path and (blocks or strict):
             yield Finding("note", where, "has no meaning with an empty path: the frames go straight to the other port")
@@ -155,8 +173,16 @@ def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
         # What must not fail as a whole: the path, or each of its places.
         needed = [(name,) for name in rule.path] if strict else [rule.path]
         for names in needed if blocks else ():
-            members = [hops[hop] for name in names for hop in reach.get(name, ()) if hop in hops]
-            yield from _missing(where, names, members, down, required=strict and len(rule.path) > 1)
+            places = [
+                _Place(name, [hops[hop] for hop in reach.get(name, ()) if hop in hops], minimum.get(name, 1))
+                for name in names
+            ]
+            yield from _missing(where, places, down, required=strict and len(rule.path) > 1)
+        if rule.on_unavailable == "link-down":
+            segments = [segment.name for segment in config.segment if rule.segment in ("", segment.name)]
+            subject = f"segment {segments[0]}" if len(segments) == 1 else f"segments {', '.join(segments[:6])}"
+            what = f"while it blocks, both ports of {subject} have no link, for the traffic of all rules"
+            yield Finding("note", where, what)
         if strict:
             yield from _all_required(where, rule, [hops[hop] for name in rule.path for hop in reach.get(name, ())])
         elif blocks and len(rule.path) > 1:
@@ -164,18 +190,29 @@ def _blocks(config: Config, down: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("note", where, f'{what}; with require = "all" the rule blocks then')
 
 
-def _missing(
-    where: str, names: tuple[str, ...], members: Sequence[Guest | Remote], down: Mapping[str, str], *, required: bool
-) -> Iterator[Finding]:
-    """Whether a rule blocks without any of these hops, which it reaches by these names."""
+class _Place(NamedTuple):
+    """A name in a path: a hop, or a group of which `minimum` are needed."""
+
+    name: str
+    members: Sequence[Guest | Remote]
+    minimum: int
+
+    def lacks(self, good: Callable[[Guest | Remote], bool]) -> bool:
+        return sum(map(good, self.members)) < self.minimum
+
+
+def _missing(where: str, places: Sequence[_Place], down: Mapping[str, str], *, required: bool) -> Iterator[Finding]:
+    """Whether a rule blocks without any of these places of its path."""
+    members = [hop for place in places for hop in place.members]
     if not members:
         return
+    names = [place.name for place in places]
     quoted = ", ".join(f'"{name}"' for name in names)
-    if not any(_starts(hop) for hop in members):
+    if all(place.lacks(_starts) for place in places):
         subject = f"{quoted} is not" if len(names) == 1 else f"none of {quoted} is"
         yield Finding("warning", where, f"blocks: {subject} started with the appliance (autostart = false)")
-    elif all(hop.name in down for hop in members):
-        states = ", ".join(f"{hop.name} is {down[hop.name]}" for hop in members)
+    elif all(place.lacks(lambda hop: hop.name not in down) for place in places):
+        states = ", ".join(f"{hop.name} is {down[hop.name]}" for hop in members if hop.name in down)
         yield Finding("warning", where, f"blocks from the commit on: no hop in path {quoted} is available: {states}")
     elif len(members) == 1:
         (hop,) = members
@@ -184,9 +221,34 @@ def _missing(
         yield Finding("note", where, f'"{hop.name}" {why}: its failure blocks')
 
 
+def _groups(config: Config) -> Iterator[Finding]:
+    """What groups do when members fail."""
+    hops: list[Guest | Remote] = [*config.guest, *config.remote]
+    starts = {hop.name for hop in hops if _starts(hop)}
+    for group in config.group:
+        where, number = f"group {group.name}", len(group.members)
+        ready = sum(member in starts for member in group.members)
+        if ready < group.minimum and ready:
+            what = f"not available: only {ready} of {counted(number, 'member')} started with the appliance"
+            yield Finding("warning", f"{where}: minimum", f"{group.minimum}: {what} (autostart = false)")
+        elif group.minimum == number > 1:
+            what = "the failure of any member makes the group unavailable; with a spare one it would not"
+            yield Finding("note", f"{where}: minimum", f"{group.minimum}: {what}")
+        used = [rule for rule in config.rule if group.name in rule.path]
+        if group.on_member_failure == "keep":
+            open_, closed = ([r.name for r in used if r.fails_closed is which] for which in (False, True))
+            for names, fate in (
+                (open_, "bypass the group uninspected"),
+                (closed, "are blocked if the rest of the path is"),
+            ):
+                if names:
+                    what = f'"keep": established flows of a failed member {fate} (rules {", ".join(names[:6])})'
+                    yield Finding("note", f"{where}: on_member_failure", what)
+
+
 def _all_required(where: str, rule: Rule, hops: Sequence[Guest | Remote]) -> Iterator[Finding]:
     """What `require = "all"` means for a rule."""
-    if rule.on_unavailable != "block":
+    if not rule.fails_closed:
         what = "the frames pass the whole path uninspected as soon as one of its hops is not available"
         yield Finding("note", where, f'"all": {what}')
     picky = [hop.name for hop in hops if hop.accept.strip()]
@@ -206,8 +268,40 @@ def _overloads(config: Config) -> Iterator[Finding]:
         elif rule.on_overload == "bypass-all":
             what = "sending more than a hop of the path can handle switches the inspection of all its frames off"
             yield Finding("warning", where, what)
-        elif rule.on_overload == "bypass-excess" and rule.on_unavailable == "block":
-            what = 'what exceeds a hop of the path passes uninspected, although on_unavailable = "block"'
+        elif rule.on_overload == "bypass-excess" and rule.fails_closed:
+            what = (
+                f'what exceeds a hop of the path passes uninspected, although on_unavailable = "{rule.on_unavailable}"'
+            )
+            yield Finding("warning", where, what)
+
+
+def _dry_checks(config: Config) -> Iterator[Finding]:
+    """Guests whose checks decide nothing."""
+    for guest in config.guest:
+        if not guest.dry_run:
+            continue
+        if guest.probes or guest.heartbeat is not None:
+            what = "its checks decide nothing: it keeps its traffic when it hangs"
+            yield Finding("warning", f"guest {guest.name}: dry_run", what)
+        else:
+            yield Finding("note", f"guest {guest.name}: dry_run", "has no effect: it has no checks")
+
+
+def _shunts(config: Config) -> Iterator[Finding]:
+    """Rules that keep shunts, and guests whose shunts count in spite of a rule that blocks."""
+    reach = _reach(config)
+    may = {guest.name for guest in config.guest if guest.shunts.max}
+    for rule in config.rule:
+        if not rule.keep_shunts:
+            continue
+        where = f"rule {rule.name}: keep_shunts"
+        hops = [hop for name in rule.path for hop in reach.get(name, ()) if hop in may]
+        if not hops:
+            yield Finding("note", where, "has no effect: no hop of the path may shunt flows (guest NAME shunts max)")
+        elif rule.on_unavailable != "block":
+            yield Finding("note", where, 'has an effect only with on_unavailable = "block"')
+        else:
+            what = f'what {", ".join(hops)} has shunted passes while it is down, although on_unavailable = "block"'
             yield Finding("warning", where, what)
 
 

@@ -19,7 +19,6 @@ from typing import IO, Any, Final, Literal, TypeGuard
 import msgspec
 
 from appliance.config.check import verify
-from appliance.config.check.toml_lines import Lines, Path
 from appliance.config.schema import limits
 from appliance.config.schema.model import (
     HOSTNAME_PATTERN,
@@ -30,6 +29,7 @@ from appliance.config.schema.model import (
     struct_fields,
 )
 from appliance.errors import ConfigError, FilterError, UnreachableError
+from appliance.system.toml_lines import Lines, Path
 from appliance.units import Duration, Size
 
 BYTE_ORDER_MARK: Final = "\ufeff"  # some editors put it before UTF-8 text; TOML allows it (toml.io, 1.1)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from appliance.config.check import verify_access, verify_machine, verify_remote
 from appliance.config.check import verify_probe as rules
 from appliance.config.check.finding import Finding
-from appliance.config.check.toml_lines import Path
 from appliance.config.schema import limits, metadata, shape
 from appliance.config.schema.model import Config, Group, Guest, Probe, Remote, Rule, Segment
 from appliance.config.schema.shape import Table, Tables
+from appliance.counted import counted
 from appliance.errors import BypassError, ConfigError, FilterError
+from appliance.system.toml_lines import Path
 from appliance.units import Duration, Size
 
 __all__ = ["CompileFilter", "Finding", "findings", "hint", "verify"]
@@ -193,7 +194,8 @@ def _probes(table: str, index: int, name: str, probes: tuple[Probe, ...]) -> Ite
 
 def _members(group: Group) -> list[tuple[str, str]]:
     """(key, hop) of every member."""
-    return [("balance", member.hop) for member in group.balance] + [("standby", hop) for hop in group.standby]
+    tables = (("balance", [member.hop for member in group.balance]), ("standby", group.standby), ("spare", group.spare))
+    return [(key, hop) for key, hops in tables for hop in hops]
 
 
 def _groups(config: Config) -> Iterator[Finding]:
@@ -205,6 +207,12 @@ def _groups(config: Config) -> Iterator[Finding]:
             yield Finding(f"{where}: standby", ("group", index, "standby"), "give either balance or standby, not both")
         elif not members:
             yield Finding(f"{where}: balance", ("group", index), "a group needs members: balance or standby")
+        if group.spare and not group.balance:
+            what = "only a balanced group has spare members; those of a standby group are in `standby`"
+            yield Finding(f"{where}: spare", ("group", index, "spare"), what)
+        if group.minimum > max(len(members), 1):
+            what = f"{group.minimum}, but it has only {counted(len(members), 'member')}: it would never be available"
+            yield Finding(f"{where}: minimum", ("group", index, "minimum"), what)
         if len(members) > limits.MAX_MEMBERS:
             what = _too_many("members", len(members), "MAX_MEMBERS")
             yield Finding(f"{where}: {members[0][0]}", ("group", index, members[0][0]), what)

@@ -158,7 +158,7 @@ def _words_for(leaf: Leaf, data: key_path.Data, ports: Sequence[str]) -> list[st
         return list(ports)
     if leaf.path == "rule.segment":
         return key_path.names(data.get("segment"), shape.tables("segment"))
-    if leaf.path in ("rule.path", "group.standby", "group.balance.hop"):
+    if leaf.path in ("rule.path", "group.standby", "group.spare", "group.balance.hop"):
         groups = key_path.names(data.get("group"), shape.tables("group")) if leaf.path == "rule.path" else []
         return _hops(data) + groups
     return []

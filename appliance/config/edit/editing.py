@@ -77,7 +77,7 @@ class Editing:
         def work() -> configuration.Set:
             doc = self._session.candidate.document
             changes = key_path.assignments(params["words"], doc.data)
-            at_once.refuse(changes)
+            at_once.refuse(changes, doc.data)
             changes = [_known(change, doc.data) for change in changes]
             first = changes[0]
             old = key_path.look(doc.data, first.path)

@@ -29,6 +29,7 @@ MIN_LINK_LOSS = 10**9  # ns; renegotiation alone takes a link down for longer th
 MIN_INTERVAL = 10**6  # ns between heartbeats or probes
 MIN_CONNECT_INTERVAL = 10**7  # ns; a connection each, and the guest must clear them away
 MAX_PROBES = 16  # of one guest
+MAX_SHUNT = 24 * 3600 * 10**9  # ns
 MAX_QUARANTINE = 30 * 24 * 3600 * 10**9  # ns
 MIN_WATCHDOG, MAX_WATCHDOG = (ms * 10**6 for ms in WATCHDOG_TIMEOUT_MS)  # ns
 MIN_GRACE, MAX_GRACE = (ms * 10**6 for ms in SUPERVISOR_GRACE_MS)  # ns

@@ -147,6 +147,12 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.POLICY,
         "a guest's bridge drops them, and the neighbours then take the link down",
     ),
+    "segment.dry_run": Field(
+        "the rules are followed and counted as if their hops got the frames, and every frame goes straight to the other"
+        " port",
+        Effect.POLICY,
+        "rules are there to be followed",
+    ),
     "watchdog.timeout": _time(
         "the board is reset when its software does not respond for this long",
         source="a hung kernel is bypassed within 2 s",
@@ -266,9 +272,35 @@ FIELDS: Final[dict[str, Field]] = {
         "consecutive misses before the guest is bypassed", source="tolerates two late ones"
     ),
     "guest.probes": Field("checks; all must pass for it to have traffic", Effect.CHECKS),
+    "guest.dry_run": Field(
+        "its checks decide nothing: what they would have bypassed is told and counted. The end of its process, and what"
+        " it or QEMU says itself, still count",
+        Effect.CHECKS,
+        "checks are there to decide",
+    ),
     "guest.recorder": Field("the last frames handed to it, kept for the case that it crashes", Effect.POLICY),
     "guest.recorder.frames": Field("how many; 0: none", source="half a MiB for each guest"),
     "guest.recorder.bytes": Field("bytes kept of each frame", source="a full-size Ethernet frame"),
+    "guest.shunts": Field(
+        "flows that it may shunt: it says, by a tag or through its agent, that it needs a flow no more, and the frames "
+        "of the flow skip it",
+        Effect.POLICY,
+        source="off, because a flow that skips the guest is not inspected",
+    ),
+    "guest.shunts.max": Field("how many at the same time; 0: it may shunt none"),
+    "guest.shunts.time": _time(
+        "a shunt lasts at most this long; the guest may ask for less",
+        source="long for a transfer, short for a mistake",
+        least=10**9,
+        most=limits.MAX_SHUNT,
+    ),
+    "guest.shunts.idle": _time(
+        "a shunt ends when its flow has had no frame for this long",
+        source="longer than the pauses within a transfer",
+        least=2 * 10**9,
+        most=limits.MAX_SHUNT,
+    ),
+    "guest.shunts.rate": Field("new ones per second", source="more than a guest finds in ordinary traffic"),
     "guest.quarantine": Field(
         "flows present at each of its crashes bypass the guest",
         source="off, because a flow that bypasses the guest is not inspected",
@@ -340,14 +372,34 @@ FIELDS: Final[dict[str, Field]] = {
     "group.balance": Field("members that share the flows in proportion to their weights", Effect.POLICY),
     "group.balance.hop": Field("guest or remote"),
     "group.balance.weight": Field("its share, relative to the other members'", source="all alike"),
+    "group.spare": Field(
+        "balance: members that get no flows while all others are available, and share those of the ones that are not",
+        Effect.POLICY,
+    ),
     "group.standby": Field("members in order of preference; the first available one gets the traffic", Effect.POLICY),
+    "group.minimum": Field(
+        "with fewer available members than this, the group counts as not available and gets no frames",
+        Effect.POLICY,
+        "one member that works inspects more than none",
+        f"1 .. {limits.MAX_MEMBERS}",
+    ),
     "group.hold_down": _time(
-        "standby: a preferred member must be available this long before traffic returns to it",
+        "standby, spare: a preferred member must be available this long before traffic returns to it",
         Effect.POLICY,
         "longer than a guest in a crash loop stays up",
     ),
     "group.hash": Field(
-        "flows are distinguished by addresses and ports (l4) or by addresses (l3)", Effect.POLICY, "spreads best"
+        "flows are distinguished by addresses, ports and protocol (5-tuple), addresses and protocol (3-tuple),"
+        " addresses (2-tuple), the address at the LAN (source) or that at the WAN (destination); l4 and l3 are former"
+        " names of 5-tuple and 2-tuple",
+        Effect.POLICY,
+        "spreads best",
+    ),
+    "group.on_member_failure": Field(
+        "established flows of a member that fails: go on through another member (rehash); bypass the group until it is"
+        " back (keep); TCP is reset at both ends, so that it begins anew through another member (reset)",
+        Effect.POLICY,
+        "nothing passes uninspected, and no connection is cut that another member may carry on",
     ),
     "rule.name": _NAME,
     "rule.segment": Field("the segment it applies to. Empty: every segment", Effect.POLICY),
@@ -362,9 +414,11 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "rule.path": Field("hops in order. Empty: straight to the other port", Effect.POLICY),
     "rule.on_unavailable": Field(
-        "while too few hops of the path are available (see require): pass the frames (bypass) or drop them (block)",
+        "while too few hops of the path are available (see require): pass the frames (bypass), drop them (block), or"
+        " drop them and take down the links of both ports (link-down), so that the neighbours use another path, until"
+        " the hops have been available for the segment's rearm_delay",
         Effect.POLICY,
-        "the link comes first; block is a deliberate exception",
+        "the link comes first; block and link-down are deliberate exceptions",
     ),
     "rule.require": Field(
         "hops of the path that must be available: any: one, the others are skipped; all: each that accepts the frame,"
@@ -378,9 +432,15 @@ FIELDS: Final[dict[str, Field]] = {
     "rule.on_overload": Field(
         "a hop of the path gets more frames than it can handle: those that exceed it bypass it (bypass-excess) or are "
         "dropped (block-excess), or all frames of the rule bypass it until the overload ends (bypass-all); auto: "
-        "bypass-excess, or block-excess where on_unavailable says block",
+        "bypass-excess, or block-excess where on_unavailable says block or link-down",
         Effect.POLICY,
         "a flood must not switch inspection off",
+    ),
+    "rule.keep_shunts": Field(
+        "while a hop of the path is not available, flows that it has shunted still skip it, so that block and require "
+        "do not stop them",
+        Effect.POLICY,
+        "a rule that blocks blocks everything",
     ),
     "management.address": Field(
         "its IPv4 address with prefix length, or dhcp; empty: none",

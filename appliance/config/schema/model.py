@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from appliance.config.schema.limits import MAX_MTU
+from appliance.config.schema.limits import MAX_MEMBERS, MAX_MTU
 from appliance.units import Duration, Size
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
@@ -60,6 +60,7 @@ class Segment(_Struct, frozen=True):
     attach: Literal["auto", "xdp", "tc"] = "auto"
     mtu: Mtu = 0  # of both ports; 0: the largest that XDP allows
     link_local: Literal["straight", "rules"] = "straight"
+    dry_run: bool = False  # its rules are followed and counted, and every frame goes straight
 
 
 class Watchdog(_Struct, frozen=True):
@@ -116,6 +117,15 @@ class Recorder(_Struct, frozen=True):
 
     frames: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256
     bytes: Annotated[int, msgspec.Meta(ge=64, le=2016)] = 1536  # kept of each frame
+
+
+class Shunts(_Struct, frozen=True):
+    """Flows that the guest may shunt: it says that it needs them no more, and their frames skip it. `max` 0 = none."""
+
+    max: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 0  # at the same time
+    time: Duration = Duration(600_000_000_000)  # a shunt lasts at most this long; the guest may ask for less
+    idle: Duration = Duration(60_000_000_000)  # or until its flow has had no frame for this long
+    rate: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000  # new ones per second
 
 
 class Quarantine(_Struct, frozen=True):
@@ -187,7 +197,9 @@ class Guest(_Struct, frozen=True):
     autostart: bool = True
     heartbeat: Heartbeat | None = None
     probes: tuple[Probe, ...] = ()
+    dry_run: bool = False  # what its checks would have bypassed is told and counted, and nothing is done
     recorder: Recorder = Recorder()
+    shunts: Shunts = Shunts()
     quarantine: Quarantine | None = None
 
 
@@ -227,13 +239,23 @@ class Member(_Struct, frozen=True):
 
 
 class Group(_Struct, frozen=True):
-    """Several hops that act as one: either `balance` or `standby`."""
+    """Several hops that act as one: either `balance`, which may have a `spare`, or `standby`."""
 
     name: Name
     balance: tuple[Member, ...] = ()
+    spare: tuple[Name, ...] = ()  # balance: they take over from members that are not available
     standby: tuple[Name, ...] = ()
-    hold_down: Duration = Duration(5_000_000_000)  # standby: how long available before traffic returns
-    hash: Literal["l4", "l3"] = "l4"
+    minimum: Annotated[int, msgspec.Meta(ge=1, le=MAX_MEMBERS)] = 1  # with fewer available members: not available
+    hold_down: Duration = Duration(5_000_000_000)  # standby, spare: how long available before traffic returns
+    hash: Literal["5-tuple", "3-tuple", "2-tuple", "source", "destination", "l4", "l3"] = (
+        "5-tuple"  # l4 and l3: until 0.1.0
+    )
+    on_member_failure: Literal["rehash", "keep", "reset"] = "rehash"  # what becomes of its established flows
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The hops that it consists of, in configured order, the spare ones last."""
+        return (*(member.hop for member in self.balance), *self.standby, *self.spare)
 
 
 class Rule(_Struct, frozen=True):
@@ -244,9 +266,15 @@ class Rule(_Struct, frozen=True):
     match: str = ""  # pcap filter; "" = every frame
     through: tuple[Literal["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"], ...] = ()
     path: tuple[Name, ...] = ()
-    on_unavailable: Literal["bypass", "block"] = "bypass"
+    on_unavailable: Literal["bypass", "block", "link-down"] = "bypass"
     require: Literal["any", "all"] = "any"
     on_overload: Literal["auto", "bypass-excess", "block-excess", "bypass-all"] = "auto"  # auto: as on_unavailable
+    keep_shunts: bool = False  # with block: flows that a hop has shunted go on while it is not available
+
+    @property
+    def fails_closed(self) -> bool:
+        """Whether its frames are dropped while too few hops of the path are available."""
+        return self.on_unavailable != "bypass"
 
 
 class Management(_Struct, frozen=True):

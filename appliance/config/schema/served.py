@@ -9,7 +9,7 @@ from appliance.config.schema.model import Config, Remote
 def segments_of(config: Config, hop: str) -> list[str]:
     """The segments with rules that use this hop, directly or in a group, in the order of the configuration."""
     everywhere = [segment.name for segment in config.segment]
-    behind = {group.name: tuple(member.hop for member in group.balance) or group.standby for group in config.group}
+    behind = {group.name: group.members for group in config.group}
     found: set[str] = set()
     for rule in config.rule:
         if any(hop in behind.get(name, (name,)) for name in rule.path):

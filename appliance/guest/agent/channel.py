@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -81,6 +81,27 @@ class Tags(msgspec.Struct, tag_field="type", tag="tags", frozen=True):
     id: _Id | None = None
 
 
+_Address = Annotated[str, msgspec.Meta(max_length=45)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Shunt(msgspec.Struct, tag_field="type", tag="shunt", frozen=True):
+    """The guest needs the frames of this flow no more (or again)."""
+
+    lan: _Address
+    wan: _Address
+    lan_port: _Port
+    wan_port: _Port
+    protocol: Literal["tcp", "udp"] = "tcp"
+    vlan: Annotated[int, msgspec.Meta(ge=0, le=4095)] | None = None
+    service_tag: bool = False
+    segment: _Word = ""
+    direction: Literal["both", "to-wan", "to-lan"] = "both"
+    time_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
+    on: bool = True
+    id: _Id | None = None
+
+
 class Result(msgspec.Struct, tag_field="type", tag="result", frozen=True):
     """The result of a check that we asked for."""
 
@@ -88,7 +109,7 @@ class Result(msgspec.Struct, tag_field="type", tag="result", frozen=True):
     status: Annotated[str, msgspec.Meta(max_length=200)] = "ok"
 
 
-Message = Hello | Heartbeat | Accept | Drain | Bypass | Tags | Result
+Message = Hello | Heartbeat | Accept | Drain | Bypass | Tags | Shunt | Result
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from appliance.errors import BypassError, RefusedError, UnreachableError
-from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Message, Result, Tags
+from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Message, Result, Shunt, Tags
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", Accept | Tags, Drain | Bypass)
@@ -49,6 +49,9 @@ class Host(Protocol):
 
     def ask_drain(self, on: bool) -> None:
         """Send the guest no new flows, or send them again."""
+
+    def shunt(self, message: Shunt) -> None:
+        """The frames of a flow skip the guest, or go to it again."""
 
     async def narrow(self, text: str) -> None:
         """Send it only frames that match `text`; "" = all that the administrator allows."""
@@ -99,8 +102,19 @@ class Agent:
                     waiting.set_result(message.status)
             case Drain() | Bypass():
                 self._change_state(message)
+            case Shunt():
+                self._shunt(message)
             case Accept() | Tags():
                 self._later(message)
+
+    def _shunt(self, message: Shunt) -> None:
+        """At once: it changes a table, and no policy."""
+        try:
+            self._host.shunt(message)
+        except BypassError as error:
+            self._answer("shunt", message.id, why=str(error))
+        else:
+            self._answer("shunt", message.id)
 
     def _change_state(self, message: Drain | Bypass) -> None:
         """Carry it out, or keep it until the pause after the previous one is over."""

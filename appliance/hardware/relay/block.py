@@ -9,9 +9,9 @@ controller goes on by itself when the keeper ends.
 from __future__ import annotations
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import BYPASS, RelayFaultError, RelaySpec
 from appliance.hardware.relay.i2c import Chip
 from appliance.hardware.relay.keys import number
+from appliance.hardware.relay.protocol import BYPASS, RelayFaultError, RelaySpec
 
 
 class BlockRelay:

@@ -15,7 +15,9 @@ controller's memory, so they are set when the board is made. Capabilities are wh
 from __future__ import annotations
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import (
+from appliance.hardware.relay.i2c import Chip
+from appliance.hardware.relay.keys import milliseconds, number
+from appliance.hardware.relay.protocol import (
     BYPASS,
     DISCONNECT,
     INLINE,
@@ -24,8 +26,6 @@ from appliance.hardware.relay import (
     RelaySpec,
     UnsupportedRelayError,
 )
-from appliance.hardware.relay.i2c import Chip
-from appliance.hardware.relay.keys import milliseconds, number
 
 _CAPABILITIES, _RUN_TIME_PAIRS = 0x03, 0x06
 _POSITION, _WATCHDOG_PAIRS, _SECONDS, _START, _STOP = 0x12, 0x21, 0x22, 0x24, 0x25

@@ -10,9 +10,9 @@ releases the coil. The position is read from the pins themselves, not from what 
 from __future__ import annotations
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import BYPASS, DISCONNECT, INLINE, RelayFaultError, RelaySpec
 from appliance.hardware.relay.i2c import Chip
 from appliance.hardware.relay.keys import number
+from appliance.hardware.relay.protocol import BYPASS, DISCONNECT, INLINE, RelayFaultError, RelaySpec
 
 _INPUT, _OUTPUT, _DIRECTION = 0, 2, 6
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import RelayBusError, UnsupportedRelayError
+from appliance.hardware.relay.protocol import RelayBusError, UnsupportedRelayError
 
 T = TypeVar("T")
 BLOCK_BYTES = 32  # SMBus

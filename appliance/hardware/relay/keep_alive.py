@@ -14,9 +14,9 @@ from __future__ import annotations
 import time
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import BYPASS, DISCONNECT, INLINE, RelayFaultError, RelaySpec
 from appliance.hardware.relay.keys import levels
 from appliance.hardware.relay.line import Line, LineSpec
+from appliance.hardware.relay.protocol import BYPASS, DISCONNECT, INLINE, RelayFaultError, RelaySpec
 
 
 class KeepAliveRelay:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The keys of a `[[relay]]` table of board.toml: what each may hold, and one line of text for what it may not.
+"""The keys of a table of board.toml: what each may hold, and one line of text for what it may not.
 
 Both readers use it: bypassd, which refuses the file, and the keeper, which keeps the one relay in bypass. Imports are
-light (see the package).
+light: the keeper loads it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ MS = 1_000_000
 
 
 class Key(NamedTuple):
-    """One key. `kind`: text, line, time, number, date, path, levels, bytes. `words`: the only texts that are allowed.
+    """One key. `kind`: text, line, time, number, date, path, levels, bytes, ports, texts. `words`: the only texts that
+    are allowed.
 
-    `range`: of a time in ms, or of a number. A number may be written as text in hexadecimal ("0x37").
+    `range`: of a time in ms, or of a number. A number may be written as text in hexadecimal ("0x37"). `pattern`: what a
+    text must match in full, such as `example`.
     """
 
     meaning: str
@@ -27,6 +29,8 @@ class Key(NamedTuple):
     words: tuple[str, ...] = ()
     range: Range | None = None
     required: bool = False
+    pattern: str = ""
+    example: str = ""
 
 
 Keys = Mapping[str, Key]
@@ -87,6 +91,14 @@ def _complaint(key: Key, value: object) -> str:
                 return _outside(key.range, number(value), "")
             case "levels":
                 return _outside(key.range, sum(time for _, time in levels(value)), " ms in all")
+            case "ports":
+                if not isinstance(value, list) or len(value) != 2 or not all(isinstance(name, str) for name in value):
+                    return f'must be the names of two ports such as ["lan0", "wan0"], not {value!r}'
+                return "" if value[0] != value[1] else f"needs two different ports, not {value!r}"
+            case "texts":
+                if isinstance(value, list) and value and all(isinstance(text, str) and text for text in value):
+                    return ""
+                return f"must be a list of texts, not {value!r}"
             case "bytes":
                 if not isinstance(value, str) or not 1 <= len(bytes.fromhex(value)) <= 32:
                     return f'must be 1 to 32 bytes such as "01 0a", not {value!r}'
@@ -101,6 +113,8 @@ def _complaint(key: Key, value: object) -> str:
         return str(error) if key.kind != "bytes" else f'must be bytes such as "01 0a", not {value!r}'
     if not isinstance(value, str) or not value or (key.words and value not in key.words):
         return f"must be {' or '.join(key.words) or 'text'}, not {value!r}"
+    if key.pattern and not re.fullmatch(key.pattern, value):
+        return f'must be like "{key.example}", not {value!r}'
     if key.kind == "path" and not value.startswith("/"):
         return f"must be a path that begins with /, not {value!r}"
     if key.kind == "line" and re.fullmatch(r".*:\d*[^\d].*|.*:", value):

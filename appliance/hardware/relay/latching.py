@@ -12,9 +12,9 @@ from __future__ import annotations
 import time
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import BYPASS, DISCONNECT, INLINE, RelayFaultError, RelaySpec
 from appliance.hardware.relay.keys import milliseconds
 from appliance.hardware.relay.line import Line, LineSpec
+from appliance.hardware.relay.protocol import BYPASS, DISCONNECT, INLINE, RelayFaultError, RelaySpec
 
 
 class LatchingRelay:

@@ -10,8 +10,8 @@ watchdog opens it. The lines may be those of an I2C expander.
 from __future__ import annotations
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import BYPASS, DISCONNECT, INLINE, RelaySpec
 from appliance.hardware.relay.line import Line, LineSpec
+from appliance.hardware.relay.protocol import BYPASS, DISCONNECT, INLINE, RelaySpec
 
 
 class LevelRelay:

@@ -20,7 +20,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import RelayBusError
+from appliance.hardware.relay.protocol import RelayBusError
 
 if TYPE_CHECKING:
     from periphery.gpio import CdevGPIO

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from appliance.hardware.relay import Relay, RelaySpec
+    from appliance.hardware.relay.protocol import Relay, RelaySpec
 
 
 def level(spec: RelaySpec) -> Relay:

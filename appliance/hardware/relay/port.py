@@ -16,8 +16,8 @@ import errno
 import os
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import RelayBusError, RelayFaultError, RelaySpec, UnsupportedRelayError
 from appliance.hardware.relay.keys import number
+from appliance.hardware.relay.protocol import RelayBusError, RelayFaultError, RelaySpec, UnsupportedRelayError
 
 DEVICE = "/dev/port"
 _UNLOCK, _LOCK, _LOGICAL_DEVICE = 0x87, 0xAA, 0x07

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 
-from appliance.hardware.relay import BYPASS, INLINE, Relay, RelayFaultError, RelaySpec
 from appliance.hardware.relay.keys import milliseconds
 from appliance.hardware.relay.line import InputLine, Line, LineSpec
+from appliance.hardware.relay.protocol import BYPASS, INLINE, Relay, RelayFaultError, RelaySpec
 
 _SAMPLE_S = 0.001
 _TRIES = 5  # how many times `debounce` a line may take to become steady

@@ -11,7 +11,7 @@ import glob
 import os
 
 from appliance.errors import HardwareError
-from appliance.hardware.relay import (
+from appliance.hardware.relay.protocol import (
     BYPASS,
     DISCONNECT,
     INLINE,

@@ -90,6 +90,7 @@ def run(
         raise DatapathError("the datapath wrote no trace")
     outcome, verdict = Outcome(trace.outcome), Verdict(trace.verdict)
     stops = verdict is Verdict.STACK or outcome in (Outcome.BLOCKED, Outcome.EXCESS)
+    stops |= outcome is Outcome.RESET and verdict is Verdict.DROP
     steps = tuple(
         Step(
             step.hop,

@@ -25,7 +25,7 @@ from appliance.steering.explain.backends import Engine, KernelEngine, LiveEngine
 from appliance.steering.explain.filter_reason import why_not
 from appliance.steering.explain.model import Decision, Where
 from appliance.steering.kernel import layout
-from appliance.steering.kernel.layout import Outcome, Reason, Role, Side, Verdict
+from appliance.steering.kernel.layout import GroupHash, Outcome, Reason, Role, Side, Verdict
 from appliance.steering.policy import CompiledGroup, Policy
 
 MOST_HOPS = 32  # beyond that it is a loop
@@ -38,7 +38,11 @@ _REASONS = {
     Reason.OVERSIZE: "skipped: the frame is too long for its tap",
     Reason.HELD: "skipped: available again, but still held down",
     Reason.SUPERVISOR: "skipped: the supervisor's lease has expired",
+    Reason.SHUNTED: "skipped: it has shunted the flow of the frame",
     Reason.OVERLOADED: "skipped: overloaded, and the frame exceeds what it carries (on_overload of the rule)",
+    Reason.TOO_FEW: "skipped: fewer members of the group are available than its minimum",
+    Reason.KEPT: 'not available, and it knows the flow, which bypasses the group (on_member_failure = "keep")',
+    Reason.RESET: 'not available, and it knows the flow, which is reset (on_member_failure = "reset")',
 }
 _OUTCOMES = {
     Outcome.STRAIGHT: "straight to the other port",
@@ -46,14 +50,25 @@ _OUTCOMES = {
     Outcome.BYPASSED: "to the other port: no hop of the path takes it",
     Outcome.OUT: "out: end of the path",
     Outcome.HEARTBEAT: "a heartbeat, for the supervisor",
-    Outcome.BLOCKED: 'dropped: too few hops of the path are available, and the rule says on_unavailable = "block"',
+    Outcome.BLOCKED: "dropped: too few hops of the path are available",
     Outcome.UNPARSED: "shorter than an Ethernet header: to the other port",
     Outcome.NO_DEVICE: "dropped: no device is attached where it should go",
     Outcome.OVERSIZE: "dropped: longer than the other port can send",
     Outcome.NO_PROGRAM: "to the other port: a policy program is missing",
     Outcome.UNKNOWN: "not the datapath's",
     Outcome.LINK_LOCAL: 'straight to the other port: a control frame of the link itself (link_local = "straight")',
+    Outcome.SHUNTED: "to the other port: a hop of the path has shunted the flow, and no other takes it",
+    Outcome.DRY_RUN: "straight to the other port: a dry run (dry_run of the segment) only counts what a rule would do",
     Outcome.EXCESS: "dropped: exceeds what an overloaded hop carries, and the rule says block-excess",
+    Outcome.RESET: "a TCP reset instead of the frame: the member of the group that knew its flow has failed",
+}
+
+_KEYS = {
+    GroupHash.FIVE: "addresses and ports",
+    GroupHash.THREE: "addresses and protocol",
+    GroupHash.TWO: "addresses",
+    GroupHash.SOURCE: "the address at the LAN",
+    GroupHash.DESTINATION: "the address at the WAN",
 }
 
 
@@ -171,10 +186,22 @@ def _outcome(policy: Policy, decision: Decision) -> str:
     if required and any(step.reason not in (Reason.TAKEN, Reason.NOT_ACCEPTED) for step in decision.steps):
         missing = 'a hop is not available, and the rule says require = "all"'
         if decision.outcome is Outcome.BLOCKED:
-            return f"dropped: {missing}"
+            return f"dropped: {missing}{_held(policy, decision)}"
         if decision.outcome in (Outcome.BYPASSED, Outcome.OUT):
             return f"to the other port: {missing}"
+    if decision.outcome is Outcome.BLOCKED and decision.rule is not None:
+        word = "link-down" if policy.rules[decision.rule].link_down else "block"
+        said = f'{_OUTCOMES[decision.outcome]}, and the rule says on_unavailable = "{word}"'
+        return f"{said}{_held(policy, decision)}"
+    if decision.outcome is Outcome.RESET and decision.verdict is Verdict.DROP:
+        return f"dropped: its flow is reset, at most {10**9 // layout.RESET_NS} times a second in a segment"
     return _OUTCOMES[decision.outcome]
+
+
+def _held(policy: Policy, decision: Decision) -> str:
+    """What link-down adds to a frame that is blocked."""
+    down = decision.rule is not None and policy.rules[decision.rule].link_down
+    return "; the links of both ports are taken down" if down else ""
 
 
 def _verdict(policy: Policy, decision: Decision) -> str:
@@ -231,5 +258,4 @@ def _choice(group: CompiledGroup, bucket: int) -> str:
     order = " > ".join(group.orders[bucket])
     if group.flags & layout.GROUP_STANDBY:
         return f"group {group.name}, standby: {order}"
-    key = "addresses" if group.flags & layout.GROUP_L3 else "addresses and ports"
-    return f"group {group.name}, bucket {bucket} of {layout.BUCKETS} by {key}: {order}"
+    return f"group {group.name}, bucket {bucket} of {layout.BUCKETS} by {_KEYS[group.hash]}: {order}"

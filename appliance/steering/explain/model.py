@@ -12,17 +12,20 @@ after a hop follows from the tap it comes from and, where rules differ, from its
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from appliance.frames import flow as flows
 from appliance.frames import headers
 from appliance.steering.kernel import layout
-from appliance.steering.kernel.layout import Item, Outcome, Reason, Role, Side, Verdict, slot
+from appliance.steering.kernel.layout import GroupHash, Item, Outcome, Reason, Reset, Role, Side, Verdict, slot
+from appliance.steering.kernel.shunted_flow import ShuntedFlow, flow_of
 from appliance.steering.policy import CompiledGroup, CompiledHop, CompiledRule, Policy
 
 Matches = Callable[[str, bytes, tuple[str, ...]], bool]  # filter, frame, what the filter looks through
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
+SHORTEST = 60  # of a frame on Ethernet, without its checksum
 LINK_LOCAL = bytes.fromhex("0180c20000")  # and one more byte, below 16
 
 
@@ -44,6 +47,8 @@ class Datagram:
     first: bool
     policy: Policy
     rule: int | None = None
+    protocol: int = 0
+    ends: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -51,6 +56,29 @@ class Gate:
     """How many frames a hop is handed at one tap while it is overloaded (struct gate)."""
 
     cost: int
+    used: int = 0
+
+
+@dataclass
+class Shunt:
+    """A flow that a hop has shunted (struct shunt). Times in ns; `directions`: bits, of the sides frames come from."""
+
+    since: int
+    until: int
+    seen: int
+    idle: int
+    directions: int = 3
+    fin: int = 0
+
+
+@dataclass
+class ShuntLimit:
+    """What a hop may shunt by tags (struct shunt_limit). `most`: flows at the same time."""
+
+    time: int
+    idle: int
+    cost: int
+    most: int
     used: int = 0
 
 
@@ -66,6 +94,9 @@ class State:
     flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # (hash, hop) -> seen, marks
     new_flows: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)  # not established
     fragments: dict[tuple[int, int, int, int], Datagram] = field(default_factory=dict)
+    shunts: dict[tuple[int, ShuntedFlow], Shunt] = field(default_factory=dict)  # by hop id
+    shunt_limits: dict[int, ShuntLimit] = field(default_factory=dict)  # by hop id
+    resets: dict[int, int] = field(default_factory=dict)  # by segment: up to which time the allowed ones are used
 
 
 @dataclass(frozen=True)
@@ -114,6 +145,8 @@ class _Frame:
     direction: Side  # named by the side it comes from
     flow: flows.Flow
     hash: int
+    protocol: int
+    ends: tuple[int, int]
     steps: list[Step] = field(default_factory=list)
     available: bool = False  # some hop of the path was
     learned: bool = False  # its flow and datagram were looked up
@@ -122,9 +155,12 @@ class _Frame:
     rule: CompiledRule | None = None
     overloaded: bool = False  # the hop last looked at is, and must not have the frame
     exceeds: bool = False  # so was a hop of the path
+    reset: Reset = Reset.NO
     ahead: bool = False  # a hop is looked at for `require` only: the frame does not count there yet
     returned_unmatched: bool = False
     bad_tag: bool = False
+    shunted: bool = False  # a hop was skipped because it has shunted the flow
+    shunts: ShuntedFlow | None = None  # as the shunts of hops in the path know it
 
 
 class Model:
@@ -187,6 +223,10 @@ class Model:
         """Along what is left of the rule's path; `otherwise`: what becomes of a frame that passes without a hop."""
         rule = self.policy.rules[index]
         hop, missing = self._walk(frame, rule, order)
+        if frame.where.role is Role.PORT and frame.where.segment in self.policy.dry_run:
+            return self._out(frame, index, Outcome.DRY_RUN)  # what the rule would do is only counted
+        if frame.reset:
+            return self._reset(frame, index)
         if frame.exceeds and rule.flags & layout.RULE_EXCESS_BLOCK:
             return self._end(frame, Decision(Outcome.EXCESS, Verdict.DROP, None, index))
         if hop and not missing:
@@ -194,7 +234,8 @@ class Model:
         blocked = missing if rule.flags & layout.RULE_ALL else frame.where.role is Role.PORT and not frame.available
         if blocked and rule.flags & layout.RULE_BLOCK:
             return self._end(frame, Decision(Outcome.BLOCKED, Verdict.DROP, None, index))
-        return self._out(frame, index, otherwise)
+        shunted = frame.shunted and frame.where.role is Role.PORT
+        return self._out(frame, index, Outcome.SHUNTED if shunted else otherwise)
 
     def _from_hop(self, where: Where, data: bytes, now: int, direction: Side) -> Decision:
         vid = None
@@ -207,13 +248,16 @@ class Model:
             towards = Side.WAN if vid == layout.TAG_OUT_LAN else Side.LAN
             return self._leave(where, towards, data, Outcome.OUT)
         frame = self._frame(data, where, now, direction)
+        if vid in (layout.TAG_SHUNT, layout.TAG_SHUNT_ONE):
+            self._shunt(frame, layout.FLOW_CLOSED if vid == layout.TAG_SHUNT else 1 << direction)
+            vid = layout.TAG_NEXT
         index, rest = self._continue(frame)
         asked = vid is not None and 0 < vid < layout.MAX_HOPS
         if not asked and self._kept_out(frame):
             return self._out(frame, None, Outcome.OUT)
         if not asked and not rest and not self._ambiguous(where, direction):
             # Nothing to decide: no rule is looked at.
-            frame.bad_tag = vid not in (None, layout.TAG_NEXT)
+            frame.bad_tag |= vid not in (None, layout.TAG_NEXT)
             return self._out(frame, None, Outcome.OUT)
         self._learn(frame)
         if vid not in (None, layout.TAG_NEXT):
@@ -294,6 +338,8 @@ class Model:
         """The first hop that may have the frame, 0 none; and whether one that the rule requires is missing."""
         first = 0
         frame.rule = rule
+        if rule.shunts:
+            frame.shunts = flow_of(frame.data, frame.where.segment, frame.direction)
         for position in order:
             frame.wanted, frame.overloaded, frame.ahead = False, False, first != 0
             kind, number = rule.path[position]
@@ -301,9 +347,13 @@ class Model:
                 hop = self._choose(frame, (number,), position, None, None)
             else:
                 group = self._groups[number]
-                bucket = (frame.flow.hash_l3 if group.flags & layout.GROUP_L3 else frame.hash) % layout.BUCKETS
+                bucket = _told_apart(frame, group.hash) % layout.BUCKETS
                 members = [self.policy.hops[name].id for name in group.orders[bucket]]
-                hop = self._choose(frame, members, position, group, bucket)
+                none = self._too_few(frame, members, position, group, bucket)
+                none = none or self._knows_failed(frame, members, position, group, bucket)
+                hop = 0 if none else self._choose(frame, members, position, group, bucket)
+            if frame.reset:
+                return 0, False
             if frame.overloaded:
                 frame.exceeds = True
                 if rule.flags & layout.RULE_EXCESS_BLOCK:
@@ -315,6 +365,51 @@ class Model:
             if not hop and frame.wanted and rule.flags & layout.RULE_ALL:
                 return first, True
         return first, False
+
+    def _too_few(self, frame: _Frame, members: Sequence[int], position: int, group: CompiledGroup, bucket: int) -> bool:
+        """Whether fewer members than the group's minimum are available, be they draining or not."""
+        state, now = self.state, frame.now
+        if group.minimum < 2 or state.supervisor_until <= now:
+            return False
+        there = sum(
+            state.leases.get(hop, Lease()).until > now
+            and slot(hop, frame.where.segment, frame.direction) in state.longest
+            for hop in members
+        )
+        if there >= group.minimum:
+            return False
+        for hop in members:
+            frame.wanted |= self._accepts(frame, hop)
+            frame.steps.append(Step(hop, Reason.TOO_FEW, position, group.id, bucket))
+        return True
+
+    def _knows_failed(
+        self, frame: _Frame, members: Sequence[int], position: int, group: CompiledGroup, bucket: int
+    ) -> bool:
+        """Whether a member that is not available knows the flow, which therefore goes to none of the group.
+
+        Members are asked in order, up to the first that would get the frame.
+        """
+        state, now = self.state, frame.now
+        if not group.flags & (layout.GROUP_KEEP | layout.GROUP_RESET) or state.supervisor_until <= now:
+            return False
+        for hop in members:
+            lease = state.leases.get(hop, Lease())
+            there = lease.until > now and slot(hop, frame.where.segment, frame.direction) in state.longest
+            if there and lease.draining and not self._established(frame, hop):
+                continue
+            if there and not (group.hold_down and lease.recovered and now < lease.recovered + group.hold_down):
+                return False
+            reason = self._fate(frame, hop, group.flags, held=there)
+            if reason is not Reason.TAKEN:
+                frame.wanted |= self._accepts(frame, hop)
+                frame.steps.append(Step(hop, reason, position, group.id, bucket))
+                return True
+        return False
+
+    def _accepts(self, frame: _Frame, hop: int) -> bool:
+        known = self._hops.get(hop)
+        return known is None or not known.accept.strip() or self._matches(known.accept, frame.data, ())
 
     def _choose(
         self,
@@ -335,6 +430,9 @@ class Model:
             if reason is Reason.OVERLOADED:
                 frame.overloaded = True
                 return 0
+            if reason is Reason.SHUNTED:  # for the others of the group, too: they do not know the flow
+                frame.shunted, frame.available, frame.wanted = True, True, False
+                return 0
             if reason is Reason.HELD and not held:
                 held = hop
         if held:
@@ -345,12 +443,16 @@ class Model:
         """May this hop have the frame?"""
         state, now = self.state, frame.now
         known = self._hops.get(hop)
-        accepts = known is None or not known.accept.strip() or self._matches(known.accept, frame.data, ())
+        accepts = self._accepts(frame, hop)
         frame.wanted |= accepts
-        if state.supervisor_until <= now:
-            return Reason.SUPERVISOR
         lease = state.leases.get(hop, Lease())
         longest = state.longest.get(slot(hop, frame.where.segment, frame.direction))
+        there = state.supervisor_until > now and lease.until > now and longest is not None
+        kept = frame.rule is not None and frame.rule.shunts & layout.SHUNTS_KEPT
+        if known is not None and known.shunts and (there or kept) and self._has_shunted(frame, hop, lease):
+            return Reason.SHUNTED
+        if state.supervisor_until <= now:
+            return Reason.SUPERVISOR
         if lease.until <= now or longest is None:
             return Reason.UNAVAILABLE
         if lease.draining and not self._established(frame, hop):
@@ -365,6 +467,58 @@ class Model:
         if hold_down and lease.recovered and now < lease.recovered + hold_down:
             return Reason.HELD
         return Reason.TAKEN
+
+    def _fate(self, frame: _Frame, hop: int, flags: int, *, held: bool) -> Reason:
+        """What becomes of a flow that a member knows which is not available; TAKEN: it may go to another member."""
+        key, tcp, closed = (frame.hash, hop), frame.flow.tcp_flags, layout.FLOW_CLOSED
+        keep = bool(flags & layout.GROUP_KEEP)
+        known = self.state.flows.get(key)
+        if known is None or not (keep or (flags & layout.GROUP_RESET and frame.flow.tcp and not frame.ahead)):
+            return Reason.TAKEN
+        seen, marks = known
+        idle = frame.now - seen
+        if idle >= layout.FLOW_IDLE_NS or (marks & closed == closed and idle >= layout.FLOW_CLOSED_NS):
+            return Reason.TAKEN
+        recovered = self.state.leases.get(hop, Lease()).recovered
+        if held and not marks & layout.FLOW_FAILED and seen + layout.COARSE_NS >= recovered:
+            return Reason.TAKEN  # known from after its return
+        if not frame.flow.quoted and _opens(frame):
+            del self.state.flows[key]
+            return Reason.TAKEN
+        if keep:
+            if not frame.flow.quoted:
+                self._follow(frame, key, held=held)
+            return Reason.KEPT
+        frame.reset = Reset.NONE
+        if tcp & TCP_RST:  # it closes the flow itself
+            frame.reset = Reset.ON
+            del self.state.flows[key]
+        elif tcp & TCP_ACK and self._may_reset(frame):
+            mark = layout.FLOW_RESET << frame.direction
+            frame.reset = Reset.BACK if marks & mark else Reset.ON
+            self.state.flows[key] = (seen, marks | mark | layout.FLOW_FAILED)
+        return Reason.RESET
+
+    def _follow(self, frame: _Frame, key: tuple[int, int], *, held: bool) -> None:
+        """A flow goes around the member that knows it: see it end."""
+        (seen, marks), tcp = self.state.flows[key], frame.flow.tcp_flags
+        if tcp & TCP_RST:
+            del self.state.flows[key]
+            return
+        marks |= layout.FLOW_FAILED
+        if tcp & TCP_FIN:
+            marks |= 1 << frame.direction
+        if not held and (tcp & TCP_FIN or frame.now - seen > layout.FLOW_REFRESH_NS):
+            seen = frame.now
+        self.state.flows[key] = (seen, marks)
+
+    def _may_reset(self, frame: _Frame) -> bool:
+        """Whether one more reset is allowed now."""
+        used = max(self.state.resets.get(frame.where.segment, 0), frame.now)
+        if used - frame.now > layout.RESET_BURST_NS:
+            return False
+        self.state.resets[frame.where.segment] = used + layout.RESET_NS
+        return True
 
     def _exceeds(self, frame: _Frame, place: int) -> bool:
         """Whether the frame is more than an overloaded hop is handed there."""
@@ -381,7 +535,7 @@ class Model:
 
     def _frame(self, data: bytes, where: Where, now: int, direction: Side) -> _Frame:
         flow = flows.flow_of(data)
-        return _Frame(data, where, now, direction, flow, flow.hash)
+        return _Frame(data, where, now, direction, flow, flow.hash, flow.protocol, flow.ends)
 
     def _learn(self, frame: _Frame, rule: int | None = None, *, classified: bool = False) -> None:
         """All fragments of a datagram get the hash of the one that came first; a first fragment knows ports and rule.
@@ -401,17 +555,17 @@ class Model:
         if flow.fragment == 1:
             if not classified:
                 rule = known.rule if known is not None and known.policy is self.policy else None
-            fragments[pair] = Datagram(flow.hash, frame.now, True, self.policy, rule)
+            fragments[pair] = _datagram(frame, self.policy, rule, first=True)
             if known is not None and not known.first:
-                frame.hash = known.hash
+                frame.hash, frame.protocol, frame.ends = known.hash, known.protocol, known.ends
             first = known is None or known.first
-            fragments[datagram] = Datagram(frame.hash, frame.now, first, self.policy, rule)
+            fragments[datagram] = _datagram(frame, self.policy, rule, first=first)
             return
         if like is not None:
-            frame.hash = like.hash
+            frame.hash, frame.protocol, frame.ends = like.hash, like.protocol, like.ends
             frame.datagram_rule = like.rule if like.policy is self.policy else None
         if known is None:
-            fragments[datagram] = Datagram(frame.hash, frame.now, False, self.policy, frame.datagram_rule)
+            fragments[datagram] = _datagram(frame, self.policy, frame.datagram_rule, first=False)
 
     def _established(self, frame: _Frame, hop: int) -> bool:
         """Does the hop know the flow? A new connection on a closed flow's endpoints is a new flow."""
@@ -449,6 +603,50 @@ class Model:
         if table is self.state.new_flows and both and not flags & TCP_SYN:
             self.state.flows[key] = table.pop(key)
 
+    # -- shunts -------------------------------------------------------------------------------------------------------
+
+    def _has_shunted(self, frame: _Frame, hop: int, lease: Lease) -> bool:
+        """Has the hop said that it does not need the flow? The frame may end that."""
+        if frame.shunts is None:
+            return False
+        shunt, flags, now = self.state.shunts.get((hop, frame.shunts)), frame.flow.tcp_flags, frame.now
+        if shunt is None or now >= min(shunt.until, shunt.seen + shunt.idle) or shunt.since < lease.recovered:
+            return False
+        if _opens(frame):
+            shunt.until = 0  # another connection, which the hop has not seen
+            return False
+        if flags & TCP_RST:
+            shunt.until = 0
+        elif flags & TCP_FIN:
+            shunt.fin |= 1 << frame.direction
+            if shunt.fin == layout.FLOW_CLOSED:
+                shunt.until = min(shunt.until, now + layout.FLOW_CLOSED_NS)
+        if now > shunt.seen + layout.FLOW_REFRESH_NS:
+            shunt.seen = now
+        return bool(shunt.directions >> frame.direction & 1)
+
+    def _shunt(self, frame: _Frame, directions: int) -> None:
+        """A hop asks for it by a tag; within its limits."""
+        hop, now = frame.where.hop, frame.now
+        known, limit = self._hops.get(hop), self.state.shunt_limits.get(hop)
+        if known is None or not known.shunts or limit is None:
+            frame.bad_tag = True
+            return
+        flow = flow_of(frame.data, frame.where.segment, frame.direction)
+        if flow is None:
+            return
+        old = self.state.shunts.get((hop, flow))
+        fresh = old is not None and now < min(old.until, old.since + layout.FLOW_REFRESH_NS)
+        if fresh and old is not None and old.directions == directions:
+            return
+        limit.used = max(limit.used, now)
+        if limit.used - now > layout.SHUNT_BURST_NS:
+            return
+        limit.used += limit.cost
+        if old is None and sum(owner == hop for owner, _ in self.state.shunts) >= limit.most:
+            return
+        self.state.shunts[hop, flow] = Shunt(now, now + limit.time, now, limit.idle, directions)
+
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     def _enter(self, frame: _Frame, hop: int, index: int | None) -> Decision:
@@ -461,6 +659,18 @@ class Model:
             frame.data = frame.data[:12] + ours + frame.data[12:]
         place = slot(hop, frame.where.segment, frame.direction)
         return self._end(frame, Decision(Outcome.TO_HOP, Verdict.HOP, place, index))
+
+    def _reset(self, frame: _Frame, index: int) -> Decision:
+        """The frame becomes a TCP reset, to the end that it is for or back to its sender, or is dropped."""
+        if frame.reset is Reset.NONE:
+            return self._end(frame, Decision(Outcome.RESET, Verdict.DROP, None, index))
+        back = frame.reset is Reset.BACK
+        assert frame.flow.tcp is not None
+        frame.data = _as_reset(frame.data, *frame.flow.tcp, back=back)
+        port = slot(0, frame.where.segment, frame.direction ^ (not back))
+        if port not in self.state.longest:
+            return self._end(frame, Decision(Outcome.NO_DEVICE, Verdict.DROP, port, index))
+        return self._end(frame, Decision(Outcome.RESET, Verdict.PORT, port, index))
 
     def _out(self, frame: _Frame, index: int | None, outcome: Outcome) -> Decision:
         left = self._leave(frame.where, frame.direction, frame.data, outcome)
@@ -489,8 +699,63 @@ class Model:
         return Decision(outcome, Verdict.PORT, port, frame=data)
 
 
+def _datagram(frame: _Frame, policy: Policy, rule: int | None, *, first: bool) -> Datagram:
+    return Datagram(frame.hash, frame.now, first, policy, rule, frame.protocol, frame.ends)
+
+
 def _fresh(datagram: Datagram | None, now: int, most: int) -> Datagram | None:
     return datagram if datagram is not None and now - datagram.seen < most else None
+
+
+def _told_apart(frame: _Frame, by: GroupHash) -> int:
+    """The number by which a group chooses its member; the same for both directions of a flow.
+
+    A frame to the WAN has its source at the LAN, and one that quotes another the other way round.
+    """
+    lan, wan = frame.ends
+    if (frame.direction is Side.WAN) is not frame.flow.quoted:
+        lan, wan = wan, lan
+    match by:
+        case GroupHash.FIVE:
+            return frame.hash
+        case GroupHash.THREE:
+            return flows.finish(lan + wan + flows.fold(frame.protocol))
+        case GroupHash.TWO:
+            return flows.finish(lan + wan)
+        case GroupHash.SOURCE:
+            return flows.finish(lan)
+        case GroupHash.DESTINATION:
+            return flows.finish(wan)
+
+
+def _as_reset(data: bytes, ip_at: int, tcp_at: int, *, back: bool) -> bytes:
+    """The frame as a TCP reset without options or data; `back`: to its sender."""
+    six = tcp_at - ip_at == 40
+    to, came, ip = data[:6], data[6:12], bytearray(data[ip_at:tcp_at])
+    source, destination, sequence, acknowledged = struct.unpack_from("!HHII", data, tcp_at)
+    flags = TCP_RST | data[tcp_at + 13] & TCP_ACK
+    size = 16 if six else 4
+    at = 8 if six else 12
+    if back:
+        to, came = came, to
+        ip[at : at + 2 * size] = ip[at + size :] + ip[at : at + size]
+        source, destination, sequence, acknowledged, flags = destination, source, acknowledged, 0, TCP_RST
+    if six:
+        ip[4:6], ip[7] = struct.pack("!H", 20), 64
+    else:
+        ip[2:4], ip[8], ip[10:12] = struct.pack("!H", 40), 64, bytes(2)
+        ip[10:12] = _checksum(bytes(ip))
+    tcp = struct.pack("!HHIIBBHHH", source, destination, sequence, acknowledged, 0x50, flags, 0, 0, 0)
+    tcp = tcp[:16] + _checksum(bytes(ip[at:]) + struct.pack("!HH", headers.TCP, 20) + tcp) + tcp[18:]
+    made = to + came + data[12:ip_at] + bytes(ip) + tcp
+    return made + bytes(max(min(len(data), SHORTEST) - len(made), 0))
+
+
+def _checksum(data: bytes) -> bytes:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", total ^ 0xFFFF)
 
 
 def _opens(frame: _Frame) -> bool:

@@ -6,7 +6,7 @@ attach_mode.py says what to try, and why; it is tried here, because only an atte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from appliance.errors import DatapathError
@@ -28,6 +28,7 @@ class Attacher:
         self._slots, self._links = slots, links
         self._may_change: dict[str, bool] = {}  # by segment: the configuration leaves the choice of its mode to us
         self._asked: dict[str, tuple[str, int]] = {}  # by segment: the configured mode and MTU
+        self.hold: Callable[[str], str] = lambda segment: ""  # why its ports cannot leave XDP now
         self._altering: dict[str, tuple[str, ...]] = {}  # by port: what its hardware does to frames, as text
 
     def attach_ports(
@@ -214,6 +215,8 @@ class Attacher:
         """Switch the segment's devices to tc; no frame is lost."""
         if not self._may_change.get(segment, True):
             raise DatapathError(f'segment {segment}: {reason}: set attach = "tc"')
+        if held := self.hold(segment):
+            raise DatapathError(f'segment {segment}: {reason}: {held}, or set attach = "tc"')
         for attached in self._slots.of(segment):
             if attached.mode == "xdp":
                 self._links.attach(attached.slot, attached.device.ifindex, "tc")

@@ -68,6 +68,10 @@ class Attachments:
         self._attacher = Attacher(self._slots, self._links)
         self.several: frozenset[int] = frozenset()
 
+    def hold(self, hold: Callable[[str], str]) -> None:
+        """`hold(segment)` says why no XDP program may come or go at its ports now; empty: it may."""
+        self._attacher.hold = hold
+
     @_in_turn
     def attach_segment(
         self,
@@ -147,19 +151,29 @@ class Attachments:
 
     def standings(self, views: Mapping[int, View]) -> list[tuple[Attachment, Standing]]:
         """Which attachments are not as we left them, according to the kernel's view of the devices (by slot)."""
-        found = [(self._slots[place], self._links.standing(place, view)) for place, view in views.items()]
+        there = {attached.slot: attached for attached in self._slots.all()}  # another thread may detach one meanwhile
+        found = [(there[place], self._links.standing(place, view)) for place, view in views.items() if place in there]
         return [(attached, standing) for attached, standing in found if standing is not Standing.RIGHT]
 
     @_in_turn
     def mend(self, attachment: Attachment) -> None:
-        """Attach again what another program detached, replaced or precedes. Errors as in `Links.mend`."""
-        self._links.mend(attachment.slot)
-        self.shorten()
+        """Attach again what another program detached, replaced or precedes. Errors as in `Links.mend`.
 
-    @_in_turn
+        Nothing if it has been detached in another thread's turn.
+        """
+        if attachment.slot in self._links.slots():
+            self._links.mend(attachment.slot)
+            self.shorten()
+
     def withdraw(self, hops: Set[tuple[str, str]]) -> None:
-        """These hops (name, segment) get no frames, because what comes out of one of their taps would be lost."""
-        self._slots.withdraw(hops)
+        """These hops (name, segment) get no frames, because what comes out of one of their taps would be lost.
+
+        Called every second from the event loop, which does not wait for its turn if that changes nothing: another
+        thread may detach a device, for which the kernel takes half a second.
+        """
+        if hops != self._slots.withdrawn:
+            with self._turn:
+                self._slots.withdraw(hops)
 
     def begins_in(self, attachment: Attachment) -> int | None:
         """The id of the program in which the device's frames begin."""

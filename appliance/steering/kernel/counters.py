@@ -68,6 +68,7 @@ class RuleCount:
     bypassed: int
     blocked: int
     excess: int
+    shunted: int = 0
 
     @classmethod
     def of(cls, values: list[RuleCounterValue]) -> RuleCount:
@@ -79,6 +80,7 @@ class RuleCount:
             sum(v.bypassed for v in values),
             sum(v.blocked for v in values),
             sum(v.excess for v in values),
+            sum(v.shunted for v in values),
         )
 
 
@@ -109,6 +111,11 @@ class HopCount:
     def unsent(self) -> dict[Loss, int]:
         """Frames for it that its taps did not deliver."""
         return {loss: sum(tap.unsent.get(loss, 0) for tap in self.taps.values()) for loss in Loss}
+
+    @property
+    def shunted(self) -> int:
+        """Frames that skipped it because it has shunted their flows."""
+        return self.skipped.get(Reason.SHUNTED, 0)
 
     @property
     def from_frames(self) -> int:

@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -33,6 +33,7 @@ COPY_BYTES = 16384
 COPY_INSTRUCTIONS = 4096
 RECORD_BYTES = 2016
 MAX_THREADS = 4096
+MAX_SHUNTS = 65536
 LEASE_OVER = 1
 MAX_ACCEPTS = 64  # bits of scratch.accept
 
@@ -46,17 +47,26 @@ TAG_OUT = 0
 TAG_NEXT = 4000
 TAG_OUT_LAN = 4001
 TAG_OUT_WAN = 4002
+TAG_SHUNT = 4003
+TAG_SHUNT_ONE = 4004
 
 FLOW_CLOSED = 3
 FLOW_FRAME = 4
 FLOW_BOTH = 12
+FLOW_RESET = 16
+FLOW_FAILED = 64
 FLOW_REFRESH_NS = 1_000_000_000
 FLOW_CLOSED_NS = 2_000_000_000
+FLOW_IDLE_NS = 300_000_000_000
+COARSE_NS = 20_000_000
+RESET_NS = 100_000
+RESET_BURST_NS = 100_000_000
 FRAGMENT_NS = 2_000_000_000
 FRAGMENT_PAIR = 0x10000
 FRAGMENT_PAIR_NS = 60_000_000_000
 FRAGMENT_SEGMENT_SHIFT = 24
 GATE_BURST_NS = 10_000_000
+SHUNT_BURST_NS = 1_000_000_000
 
 PROGRAM_DISPATCH = 0
 PROGRAM_WALK = 1
@@ -65,6 +75,9 @@ PROGRAM_COPYING = 5
 PROGRAM_ENTRY = 6
 PROGRAM_FRAGMENT = 7
 PROGRAM_FOUND = 48
+PROGRAM_SHUNTS = 49
+PROGRAM_SHUNT = 50
+PROGRAM_RESET = 56
 PROGRAM_SLOTS = 896
 NOT_HERE = 0xFFFFFFFE
 CACHE_ENTRIES = 4096
@@ -86,13 +99,26 @@ RULE_HASH = 4
 RULE_ALL = 8
 SEGMENT_LINK_LOCAL = 1
 SEGMENT_FRAGMENTS = 2
+SEGMENT_DRY_RUN = 4
 RULE_EXCESS_BLOCK = 16
 RULE_OVERLOAD_BYPASS = 32
+SHUNTS_POSSIBLE = 1
+SHUNTS_KEPT = 2
+SHUNTS_UNKNOWN = 4
+RULE_RESET = 64
 GROUP_STANDBY = 1
-GROUP_L3 = 2
+GROUP_LONG = 2
+GROUP_KEEP = 4
+GROUP_RESET = 8
+REASON_PLACES = 16
 HOP_TRACKED = 1
 HOP_RECORDED = 2
 HOP_TAGS = 4
+HOP_SHUNTS = 64
+SHUNT_TAG = 0x1000
+SHUNT_AD = 0x2000
+SHUNT_IPV6 = 0x80
+SHUNT_HITS = 1024
 
 
 def slot(hop: int, segment: int, side: int) -> int:
@@ -176,12 +202,16 @@ class Outcome(IntEnum):
     UNKNOWN = 10
     LINK_LOCAL = 11
     EXCESS = 12
+    RESET = 13
+    SHUNTED = 14
+    DRY_RUN = 15
 
 
 OUTCOME_PLACES = 16
-LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL)
+LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL,
+           Outcome.SHUNTED, Outcome.DRY_RUN)  # fmt: skip
 """Outcomes of frames that leave through a port of the segment."""
-DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS)
+DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS, Outcome.RESET)
 
 
 class Loss(IntEnum):
@@ -212,6 +242,10 @@ class Reason(IntEnum):
     HELD = 5
     SUPERVISOR = 6
     OVERLOADED = 7
+    TOO_FEW = 8
+    KEPT = 9
+    RESET = 10
+    SHUNTED = 11
 
 
 class CopyWay(IntEnum):
@@ -219,6 +253,25 @@ class CopyWay(IntEnum):
 
     IN = 0
     OUT = 1
+
+
+class GroupHash(IntEnum):
+    """What tells flows apart, for the choice of a group's member."""
+
+    FIVE = 0
+    THREE = 1
+    TWO = 2
+    SOURCE = 3
+    DESTINATION = 4
+
+
+class Reset(IntEnum):
+    """What a frame of a flow that is reset becomes."""
+
+    NO = 0
+    NONE = 1
+    ON = 2
+    BACK = 3
 
 
 class Verdict(IntEnum):
@@ -257,12 +310,19 @@ class RuleValue(ctypes.Structure):
         ("flags", c_uint8),
         ("counter", c_uint16),
         ("path", ItemValue * MAX_PATH),
-        ("pad", c_uint32),
+        ("shunts", c_uint32),
     )
 
 
 class GroupValue(ctypes.Structure):
-    _fields_ = (("members", c_uint64 * 2), ("hold_down", c_uint64), ("flags", c_uint32), ("pad", c_uint32))
+    _fields_ = (
+        ("members", c_uint64 * 2),
+        ("hold_down", c_uint64),
+        ("flags", c_uint32),
+        ("hash", c_uint8),
+        ("minimum", c_uint8),
+        ("pad", c_uint16),
+    )
 
 
 class HopValue(ctypes.Structure):
@@ -338,13 +398,14 @@ class RuleCounterValue(ctypes.Structure):
         ("bypassed", c_uint64),
         ("blocked", c_uint64),
         ("excess", c_uint64),
+        ("shunted", c_uint64),
     )
 
 
 class HopCounterValue(ctypes.Structure):
     _fields_ = (
         ("to", TallyValue),
-        ("skipped", c_uint64 * 8),
+        ("skipped", c_uint64 * REASON_PLACES),
         ("bad_tag", c_uint64),
         ("returned_unmatched", c_uint64),
     )
@@ -395,6 +456,63 @@ class CalmFlowValue(ctypes.Structure):
     _fields_ = (("hash", c_uint64), ("hop", c_uint64), ("until", c_uint64 * 2))
 
 
+class ShuntKey(ctypes.Structure):
+    """Addresses and ports in network byte order."""
+
+    _fields_ = (
+        ("lan", c_uint8 * 16),
+        ("wan", c_uint8 * 16),
+        ("lan_port", c_uint8 * 2),
+        ("wan_port", c_uint8 * 2),
+        ("vlan", c_uint16),
+        ("protocol", c_uint8),
+        ("place", c_uint8),
+    )
+
+
+class ShuntValue(ctypes.Structure):
+    _fields_ = (
+        ("since", c_uint64),
+        ("until", c_uint64),
+        ("seen", c_uint64),
+        ("idle", c_uint64),
+        ("directions", c_uint32),
+        ("fin", c_uint32),
+    )
+
+
+class ShuntHitValue(ctypes.Structure):
+    _fields_ = (
+        ("key", ShuntKey),
+        ("until", c_uint64),
+        ("since", c_uint64),
+        ("epoch", c_uint32),
+        ("hop", c_uint16),
+        ("directions", c_uint16),
+    )
+
+
+class ShuntEpochValue(ctypes.Structure):
+    _fields_ = (("datapath", c_uint64), ("user_space", c_uint64))
+
+
+class TickValue(ctypes.Structure):
+    _fields_ = (("tick", c_uint64), ("now", c_uint64))
+
+
+class ShuntLimitValue(ctypes.Structure):
+    _fields_ = (
+        ("time", c_uint64),
+        ("idle", c_uint64),
+        ("cost", c_uint64),
+        ("used", c_uint64),
+        ("entered", c_uint64),
+        ("unfit", c_uint64),
+        ("too_frequent", c_uint64),
+        ("full", c_uint64),
+    )
+
+
 class FragmentKey(ctypes.Structure):
     _fields_ = (
         ("source", c_uint64 * 2),
@@ -411,7 +529,8 @@ class FragmentValue(ctypes.Structure):
         ("first", c_uint32),
         ("rule", c_uint32),
         ("generation", c_uint32),
-        ("pad", c_uint32),
+        ("protocol", c_uint32),
+        ("ends", c_uint64 * 2),
     )
 
 
@@ -472,7 +591,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The beginning of the struct, as far as generated programs use it."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 19))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 26))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value per CPU.
@@ -487,6 +606,12 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "targets": (c_uint32, TargetValue),
     "leases": (c_uint32, LeaseValue),
     "gates": (c_uint32, GateValue),
+    "shunt_limits": (c_uint32, ShuntLimitValue),
+    "shunts": (c_uint32, c_uint32),
+    "shunt_hits": (c_uint32, ShuntHitValue),
+    "shunt_epoch": (c_uint32, ShuntEpochValue),
+    "ticks": (c_uint32, TickValue),
+    "resets": (c_uint32, c_uint64),
     "threads": (c_uint32, c_uint32),
     "segments": (c_uint32, SegmentValue),
     "rules": (c_uint32, RuleValue),

@@ -97,5 +97,8 @@ class Leases:
         self._kernel.leases.write(number, 0, _ENDED)
 
     def ended(self, hop: str) -> int:
-        """When the process that the lease is tied to ended (ns); 0: it lives, or the kernel does not report it."""
+        """When the process that the lease is tied to ended (ns), until `untie`.
+
+        0: it lives, none is tied to it, or the kernel does not report it.
+        """
         return self._kernel.leases.read(self._number_of(hop), _ENDED)

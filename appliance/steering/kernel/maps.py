@@ -31,6 +31,10 @@ class Map(Generic[K, V]):
         """Close the descriptor; the map continues to exist if it is pinned or used."""
         os.close(self.fd)
 
+    def size(self) -> int:
+        """How many entries it has room for."""
+        return int(libbpf.info(self.fd, libbpf.MapInfo()).max_entries)
+
     def _as_key(self, key: K | int) -> Any:
         return c_uint32(key) if isinstance(key, int) else key
 

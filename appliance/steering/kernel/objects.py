@@ -26,16 +26,28 @@ PROGRAMS = (
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
-        for name in ("entry", "copying", "recall", "remember", "fragment", "dispatch", "walk")
+        for name in (
+            "entry",
+            "copying",
+            "recall",
+            "remember",
+            "fragment",
+            "dispatch",
+            "shunts",
+            "shunt",
+            "walk",
+            "reset",
+        )
     ),
 )
 EXIT = "thread_exit"  # the program that ends leases with processes
 LOSSES = {"batch_sent": "xdp_devmap_xmit", "redirect_failed": "xdp_redirect_err", "frame_freed": "kfree_skb"}
 TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; left out on kernels without tracing
-_TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp"))
+_TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp", "own_shunting_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
-          "fragment": layout.PROGRAM_FRAGMENT}  # fmt: skip
+          "fragment": layout.PROGRAM_FRAGMENT, "reset": layout.PROGRAM_RESET, "shunts": layout.PROGRAM_SHUNTS,
+          "shunt": layout.PROGRAM_SHUNT}  # fmt: skip
 
 
 class Kernel:
@@ -63,6 +75,8 @@ class Kernel:
         self.own_ways = Table(self.maps["own_ways"].fd, 1, layout.OwnWaysValue)
         self.leases = Table(self.maps["leases"].fd, layout.MAX_HOPS, layout.LeaseValue)
         self.gates = Table(self.maps["gates"].fd, layout.MAX_SLOTS, layout.GateValue)
+        self.shunt_limits = Table(self.maps["shunt_limits"].fd, layout.MAX_HOPS, layout.ShuntLimitValue)
+        self.shunt_epoch = Table(self.maps["shunt_epoch"].fd, 1, layout.ShuntEpochValue)
 
     @staticmethod
     def _digest(path: Path) -> bytes:
@@ -200,7 +214,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close descriptors and mappings."""
-        for table in ("control", "own_ways", "leases", "gates"):
+        for table in ("control", "own_ways", "leases", "gates", "shunt_limits", "shunt_epoch"):
             if hasattr(self, table):
                 getattr(self, table).close()
                 delattr(self, table)

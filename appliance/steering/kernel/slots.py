@@ -57,7 +57,7 @@ class Slots:
         self._copy_flags, self._key = copy_flags, key
         self._attached: dict[int, Attachment] = {}
         self._tags: dict[int, bool] = {}  # by slot: the hop may use tags
-        self._withdrawn: Set[tuple[str, str]] = frozenset()  # hop and segment: see `withdraw`
+        self.withdrawn: Set[tuple[str, str]] = frozenset()  # hop and segment: see `withdraw`
 
     # -- the devices
 
@@ -73,11 +73,11 @@ class Slots:
 
     def all(self) -> list[Attachment]:
         """Everything that is attached, ports first."""
-        return [self._attached[place] for place in sorted(self._attached)]
+        return [attachment for _, attachment in sorted(self._attached.copy().items())]
 
     def of(self, segment: str) -> list[Attachment]:
         """What is attached for a segment."""
-        return [attachment for attachment in self._attached.values() if attachment.segment == segment]
+        return [attachment for attachment in list(self._attached.values()) if attachment.segment == segment]
 
     def ports(self, segment: str) -> list[Attachment]:
         """The ports of a segment."""
@@ -119,7 +119,7 @@ class Slots:
                 device = attachment.device
                 flags = layout.TARGET_SG if device.sends_several() else 0
                 value = layout.TargetValue(ifindex=device.ifindex, flags=flags, max=device.longest)
-                if (attachment.hop, segment) in self._withdrawn:
+                if (attachment.hop, segment) in self.withdrawn:
                     value = layout.TargetValue()
                 self._maps["targets"].set(attachment.slot, value)
                 self._write_device(attachment, self._flags(attachment))
@@ -131,7 +131,7 @@ class Slots:
 
     def withdraw(self, hops: Set[tuple[str, str]]) -> None:
         """These hops (name, segment) get no frames, because what comes out of one of their taps would be lost."""
-        changed, self._withdrawn = hops ^ self._withdrawn, frozenset(hops)
+        changed, self.withdrawn = hops ^ self.withdrawn, frozenset(hops)
         for segment in {segment for _, segment in changed}:
             self.measure(segment)
 

@@ -221,6 +221,57 @@ class Peer:
         return await self.raw(json.dumps(request).encode() + b"\n")
 
 
+async def came(_: dict[str, Any]) -> object:
+    return "here"
+
+
+def test_a_request_waits_for_a_part_that_is_starting(tmp_path: Path) -> None:
+    """The link is inline and the socket served before the last part has registered its methods."""
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        methods_of = server._registry
+        coming = True
+        methods_of.coming = lambda: coming
+        peer, other = await Peer.connect(path), await Peer.connect(path)
+        late = asyncio.ensure_future(peer.call("system.show"))
+        assert (await other.call("echo", name="x"))["result"] == {"name": "x"}, "others do not wait"
+        batch: list[dict[str, Any]] = [
+            {"jsonrpc": "2.0", "id": 1, "method": method, "params": {}} for method in ("system.show", "who")
+        ]
+        refused, done = await other.raw(json.dumps(batch).encode() + b"\n")
+        assert refused["error"]["data"] == {"kind": "Starting", "hint": "try again"}, "waits would add up"
+        assert "result" in done
+        assert not late.done()
+        methods_of.add(Answers("system.show", object), came)
+        assert (await late)["result"] == "here"
+        schema = asyncio.ensure_future(other.call("api.schema"))
+        late = asyncio.ensure_future(peer.call("guests.show"))
+        await asyncio.sleep(0.2)
+        assert not schema.done(), "it lists all methods"
+        coming = False
+        assert "is not up" in (await late)["error"]["message"], "no part is to come any more"
+        assert "system.show" in [method["name"] for method in (await schema)["result"]["methods"]]
+        assert (await peer.call("nothing"))["error"]["code"] == rpc.NO_METHOD
+
+    serve(tmp_path, scenario)
+
+
+def test_a_request_does_not_wait_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "LATE_S", 0.1)
+
+    async def scenario(server: ControlServer, path: Path) -> None:
+        server._registry.coming = lambda: True
+        peer = await Peer.connect(path)
+        error = (await peer.call("guests.show"))["error"]
+        assert (error["code"], error["data"]["kind"]) == (rpc.NO_METHOD, "Starting")
+        assert "guests.show: the part that offers it is starting" in error["message"]
+        began = time.monotonic()
+        assert (await peer.call("nothing"))["error"]["code"] == rpc.NO_METHOD
+        assert time.monotonic() - began < 0.1, "there will never be one"
+
+    serve(tmp_path, scenario)
+
+
 def test_served(tmp_path: Path) -> None:
     """Requests are answered in order on one connection, and the caller is known from the kernel."""
 

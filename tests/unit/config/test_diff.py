@@ -318,6 +318,53 @@ def test_a_rule_that_blocks_from_the_commit_on() -> None:
     assert [f for f in lint(two, None, {"ips1": "failed", "ips2": "stopped"}) if "from the commit on" in f.what]
 
 
+GROUP = '[[group]]\nname = "both"\nstandby = ["ips1", "ips2"]\n'
+
+
+def about_group(keys: str, *edits: tuple[str, str]) -> list[tuple[str, str]]:
+    """What lint says about a group with these keys, which rule web uses."""
+    use = ('path = ["ips1"]', 'path = ["both"]')
+    return [(f.severity, f.what) for f in lint(config(GROUP + keys + BASE, use, *edits)) if "group both" in f.where]
+
+
+def test_a_group_that_cannot_have_its_minimum() -> None:
+    """A warning while members have to be started by hand; a note where no member may fail."""
+    assert about_group("") == about_group("minimum = 1\n") == []
+    ((severity, what),) = about_group("minimum = 2\n")
+    assert (severity, what[:54]) == ("note", "2: the failure of any member makes the group unavailab")
+    manual = ('image = "b"', 'image = "b"\nautostart = false')
+    ((severity, what),) = about_group("minimum = 2\n", manual)
+    assert (severity, what) == (
+        "warning", "2: not available: only 1 of 2 members started with the appliance (autostart = false)"
+    )  # fmt: skip
+
+
+def test_what_keep_means_for_flows() -> None:
+    """They pass uninspected, or are blocked where the rule fails closed."""
+    keep = 'on_member_failure = "keep"\n'
+    assert about_group(keep) == [
+        ("note", '"keep": established flows of a failed member bypass the group uninspected (rules web)')
+    ]
+    ((_, what),) = about_group(keep, ('path = ["both"]', 'path = ["both"]\non_unavailable = "link-down"'))
+    assert "are blocked" in what
+
+
+def test_a_group_below_its_minimum_blocks() -> None:
+    """One member that is down is enough where both are needed."""
+    use = ('path = ["ips1"]', 'path = ["both"]\non_unavailable = "block"')
+    for minimum, blocks in (("", False), ("minimum = 2\n", True)):
+        found = lint(config(GROUP + minimum + BASE, use), None, {"ips1": "failed"})
+        assert any("blocks from the commit on" in f.what for f in found) is blocks
+
+
+def test_link_down_blocks_and_takes_the_link_of_all_rules() -> None:
+    found = said(('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "link-down"'))
+    assert found == [
+        '"ips1" is the only hop in the path: its failure blocks',
+        "while it blocks, both ports of segment main have no link, for the traffic of all rules",
+    ]
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
@@ -330,6 +377,39 @@ def test_a_rule_that_blocks_from_the_commit_on() -> None:
 def test_a_rule_that_a_flood_opens(keys: str, says: str) -> None:
     found = [f for f in lint(config(BASE, ('path = ["ips1"]', f'path = ["ips1"]\n{keys}'))) if "overload" in f.where]
     assert [(f.severity, says in f.what) for f in found] == [("warning", True)] * bool(says)
+
+
+def test_a_segment_whose_rules_are_only_counted() -> None:
+    dry = ('wan = "wan0"', 'wan = "wan0"\ndry_run = true')
+    (found,) = [f for f in lint(config(BASE, dry)) if "dry_run" in f.where]
+    assert found.severity == "warning"
+    assert "nothing is inspected or blocked: web" in found.what
+
+
+def test_a_guest_whose_checks_decide_nothing() -> None:
+    dry = ('name = "ips1"', 'name = "ips1"\ndry_run = true')
+    without = ('probes = [ { kind = "inband" } ]', "")
+    for edits, severity in (((dry,), "warning"), ((dry, without), "note")):
+        (found,) = [f for f in lint(config(BASE, *edits)) if f.where == "guest ips1: dry_run"]
+        assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("may", "keys", "found"),
+    [
+        (True, 'on_unavailable = "block"\nkeep_shunts = true', [("warning", "passes while it is down")]),
+        (True, "keep_shunts = true", [("note", "only with on_unavailable")]),
+        (False, 'on_unavailable = "block"\nkeep_shunts = true', [("note", "no hop of the path may shunt flows")]),
+        (True, 'on_unavailable = "block"', []),
+    ],
+)
+def test_a_rule_that_keeps_shunts(may: bool, keys: str, found: list[tuple[str, str]]) -> None:
+    changes = [('path = ["ips1"]', f'path = ["ips1"]\n{keys}')]
+    changes += [('name = "ips1"', 'name = "ips1"\nshunts = { max = 9 }')] * may
+    said = [f for f in lint(config(BASE, *changes)) if "keep_shunts" in f.where]
+    assert [(f.severity, what in f.what) for f, (_, what) in zip(said, found, strict=True)] == [
+        (severity, True) for severity, _ in found
+    ]
 
 
 def test_lint_of_a_change() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tomllib
+from typing import Any
 
 import pytest
 
@@ -226,7 +227,7 @@ def test_completion() -> None:
     assert offered("")[:3] == ["system", "segment", "watchdog"]
     assert "web" in offered("rule")
     assert offered("rule web")[:2] == ["segment", "match"]
-    assert offered("rule web on_unavailable") == ["bypass", "block"]
+    assert offered("rule web on_unavailable") == ["bypass", "block", "link-down"]
     assert offered("rule web segment")[0] == "main"
     assert offered("rule web path") == ["ips1", "ips", ""]
     assert offered("rule web path ips") == ["ips1", "", ""]
@@ -306,7 +307,35 @@ def test_tables_that_nothing_serves_are_not_proposed(monkeypatch: pytest.MonkeyP
 def test_what_can_be_known_at_once_is_refused_at_once(line: str, why: str) -> None:
     """Not only when the whole is checked, which may be much later."""
     with pytest.raises(ConfigError) as caught:
-        at_once.refuse(key_path.assignments(line.split(), {}))
+        at_once.refuse(key_path.assignments(line.split(), {}), {})
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (
+            "rule web match tcp port 81 path ips1",
+            '"path" is not part of the filter but a key of its own, for a line of its own: `set rule web path ips1`',
+        ),
+        ("rule web match udp through vlan qinq", "`set rule web through vlan qinq`"),
+        (
+            "rule web match tcp port 81 ips1 av",
+            '"ips1" is not part of the filter but a guest, for a line of its own: `set rule web path ips1 av`',
+        ),
+        ("rule web match tcp far", '"far" is not part of the filter but a remote'),
+        ("rule web match tcp both", '"both" is not part of the filter but a group'),
+        ("guest ips1 accept udp memory 1G", "`set guest ips1 memory 1G`"),
+        ("guest ips1 accept udp or ips1", "no keyword and no address"),
+        ("rule web match path ips1", "no keyword and no address"),
+        ("rule web match tcp port 81 nobody", "syntax error (column 13"),
+        ("rule web match tcp prot 80 path ips1", 'did you mean "proto"?'),
+    ],
+)
+def test_a_filter_that_goes_on_with_another_key_is_told_from_a_wrong_one(line: str, why: str) -> None:
+    data: dict[str, Any] = {"guest": [{"name": "ips1"}], "remote": [{"name": "far"}], "group": [{"name": "both"}]}
+    with pytest.raises(ConfigError) as caught:
+        at_once.refuse(key_path.assignments(line.split(), data), data)
     assert why in str(caught.value)
     assert str(caught.value).startswith(line[:5])
 
@@ -326,4 +355,4 @@ def test_what_can_be_known_at_once_is_refused_at_once(line: str, why: str) -> No
     ],
 )
 def test_what_other_keys_decide_is_left_to_the_check(line: str) -> None:
-    at_once.refuse(key_path.assignments([word.strip('"') for word in line.split()], {}))
+    at_once.refuse(key_path.assignments([word.strip('"') for word in line.split()], {}), {})

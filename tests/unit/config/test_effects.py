@@ -30,7 +30,10 @@ from appliance.steering.policy import compile_policy
 from appliance.steering.policy_tables import write_policy
 from appliance.units import Duration, Size
 
-GUESTS = tuple(model.Guest(name=name, image=f"{name}.raw") for name in ("a", "b", "c"))
+GUESTS = tuple(
+    model.Guest(name=name, image=f"{name}.raw", shunts=model.Shunts(max=9 * (name == "c")))
+    for name in ("a", "b", "c", "d")
+)
 CONFIG = model.Config(
     segment=(model.Segment(name="main", lan="lan0", wan="wan0"), model.Segment(name="side", lan="lan1", wan="wan1")),
     guest=GUESTS,
@@ -57,6 +60,8 @@ OTHER: dict[str, list[Any]] = {  # values for keys that name or count something 
     "guest.management": ["isolated"],
     "group.balance": [(model.Member(hop="a"), model.Member(hop="b", weight=9))],
     "group.standby": [("b", "a")],
+    "group.spare": [("d",)],
+    "group.minimum": [2],
     "rule.segment": ["side"],
     "rule.match": ["icmp"],
     "rule.path": [("c",)],
@@ -127,6 +132,8 @@ def test_hitless_keys_are_those_of_the_policy(table: str) -> None:
         for index, item in enumerate(getattr(CONFIG, table)):
             if table == "group" and key in ("balance", "standby", "hold_down") and not getattr(item, key):
                 continue
+            if table == "group" and key == "spare" and not item.balance:
+                continue
             for other in others(node, getattr(item, key)):
                 if steering(changed(CONFIG, table, key, other, index)) != before:
                     moved.add(key)
@@ -176,7 +183,9 @@ def test_keys_of_the_checks_are_those_that_the_checks_read(tmp_path: Path) -> No
     """`hold` is one of them: it counts for a running guest at once, as its heartbeat and its probes do."""
     guest = Reads(GUESTS[0])
     Watch(guest, 1, (), 7, history=History(), subject=None, folder=tmp_path)  # type: ignore[arg-type]
-    assert guest.keys - {"name"} == set(metadata.keys_of("guest", Effect.CHECKS)) == {"heartbeat", "probes", "hold"}
+    assert guest.keys - {"name"} == set(metadata.keys_of("guest", Effect.CHECKS)) == {
+        "heartbeat", "probes", "hold", "dry_run",
+    }  # fmt: skip
 
 
 class Attaching:

@@ -75,6 +75,19 @@ def test_on_a_terminal(terminal: Terminal, daemon: ConfigDaemon) -> None:
     assert "# the link to the provider" in daemon.startup.read_text()
 
 
+def test_a_note_is_printed_by_the_first_commit_of_a_session(terminal: Terminal) -> None:
+    """What a commit does not change would else be repeated by each; `commit check` says all, and data has all."""
+    terminal.type("configure\rset guest spare image spare.qcow2\rcommit\r")
+    note = "note: guest spare: is in no rule's path: it gets no traffic"
+    assert note in terminal.until("committed as ")
+    terminal.type("set system hostname wire3\rcommit\r")
+    assert "is in no rule's path" not in terminal.until("committed as ")
+    terminal.type("set system hostname wire4\rcommit check\r")
+    terminal.until(note)
+    terminal.type("commit | json | match spare\r")
+    terminal.until('"where": "guest spare"')
+
+
 def test_awaiting_confirmation(terminal: Terminal, daemon: ConfigDaemon) -> None:
     """The prompt counts down; an unconfirmed commit is rolled back, a confirmed one stays. The unit is shown."""
     terminal.type("configure\rset system hostname wire2\rcommit confirmed 600\r")

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from appliance.api.rpc import Param
 from appliance.api.schema.methods import Answers, Topic
 from appliance.errors import FilterError, UnreachableError, cells
+from console import client as client_module
 from console.client import Client, RemoteError
 from console.execute import run_line
 from console.line import manual
@@ -102,6 +104,39 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     assert (refused.returncode, "nothing listens" in refused.stderr) == (3, True)
     with pytest.raises(UnreachableError, match="did not answer"), FakeDaemon(tmp_path / "t") as made:
         Client(str(made.path)).call("guest.drain", {"name": "ips1"}, wait=0.1)
+
+
+def test_a_request_is_repeated_while_its_part_is_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a while; then it is said what it waited for."""
+    asked: list[str] = []
+    starting = {"code": -32601, "message": "x", "data": {"kind": "Starting", "hint": "try again"}}
+
+    def daemon(listener: socket.socket, good_after: int) -> None:
+        link, _ = listener.accept()
+        with link, link.makefile("rw") as lines:
+            for line in lines:
+                asked.append(json.loads(line)["method"])
+                good = len(asked) > good_after
+                answer = {"id": 1, **({"result": "here"} if good else {"error": starting})}
+                print(json.dumps(answer), file=lines, flush=True)
+
+    def call(good_after: int) -> object:
+        asked.clear()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / f"s{good_after}"))
+            listener.listen()
+            serving = threading.Thread(target=daemon, args=(listener, good_after))
+            serving.start()
+            try:
+                return Client(str(tmp_path / f"s{good_after}")).call("system.show")
+            finally:
+                serving.join()
+
+    assert call(2) == "here"
+    assert asked == ["system.show"] * 3
+    monkeypatch.setattr(client_module, "START_S", 0.0)
+    with pytest.raises(RemoteError, match=r"system.show is currently not available: .* is still starting"):
+        call(1)
 
 
 def test_script_on_standard_input(daemon: FakeDaemon) -> None:

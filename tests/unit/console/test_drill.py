@@ -74,9 +74,14 @@ def test_results_and_what_they_prove() -> None:
         "DRILL  SEGMENT  WHEN                  BY    RESULT  TO BYPASS  TO INLINE  DETAIL",
         "relay  main     2026-11-29 03:30:00Z  anna  passed  30 ms      2040 ms    the relay moved to bypass and back",
     ]
-    unproven = {"state": "unproven", "detail": "relay drill of segment main: none yet"}
+
+
+def test_that_there_is_none_is_said_once() -> None:
+    unproven = {"state": "unproven", "detail": "relay drill of segment main: none yet; `drill run relay` makes it"}
     said = render("drills", {"protection": unproven, "running": "watchdog drill", "window": "", "results": []})
-    assert "under way: watchdog drill" in said
+    assert said.splitlines() == [f"unproven: {unproven['detail']}", "under way: watchdog drill"]
+    unjudged = {"state": "not judged", "detail": "max_age_days is 0"}
+    said = render("drills", {"protection": unjudged, "running": "", "window": "", "results": []})
     assert said.endswith("no drill yet: `drill run relay` makes one")
 
 

@@ -12,7 +12,7 @@ import pytest
 from appliance.errors import BypassError, FilterError, NotFoundError, RefusedError, UnreachableError
 from appliance.filter import untrusted
 from appliance.guest.agent import conversation as agent_module
-from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Inbox, Message, Result, Tags
+from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Inbox, Message, Result, Shunt, Tags
 from appliance.guest.agent.conversation import CHECKS, Agent
 from appliance.steering.overlay import MAX_QUARANTINED, Overlay, Quarantined
 from appliance.steering.overlay_editor import GuestPolicy, compile_filter
@@ -49,6 +49,9 @@ class Host:
 
     def ask_drain(self, on: bool) -> None:
         self._do("drain", on)
+
+    def shunt(self, message: Shunt) -> None:
+        self._do("shunt", message.lan, message.lan_port, message.on)
 
     async def narrow(self, text: str) -> None:
         await asyncio.sleep(0)
@@ -97,6 +100,18 @@ def test_every_message_of_the_protocol_is_read() -> None:
         Result(5, "ok"),
     ]
     assert inbox.malformed == 0
+
+
+def test_a_shunt_is_carried_out_at_once_and_answered(host: Host) -> None:
+    """Any number within the limits of messages: it changes a table, not the policy."""
+    agent = Agent("ips1", host)
+    for port in (1, 2, 3):
+        agent.on_message(Shunt("10.0.0.1", "192.0.2.1", port, 443, id=port))
+    assert host.done == [("shunt", "10.0.0.1", port, True) for port in (1, 2, 3)]
+    assert host.told == [{"type": "answer", "to": "shunt", "ok": True, "id": port} for port in (1, 2, 3)]
+    host.refuse = RefusedError("no")
+    agent.on_message(Shunt("10.0.0.1", "192.0.2.1", 4, 443, on=False))
+    assert host.told[-1] == {"type": "answer", "to": "shunt", "ok": False, "why": "no"}
 
 
 def test_hello_is_answered_with_what_the_agent_must_know(host: Host) -> None:

@@ -11,12 +11,14 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.guest import guest as guest_module
 from appliance.guest.guest import Guest
 from appliance.guest.process_policy import ProcessEnd
 from appliance.guest.run_context import RunContext
 from appliance.guest.start_order import StartOrder
+from appliance.health.verdict import WouldFall
 from appliance.hop.lifecycle import HopState
 from appliance.paths import Paths
 from appliance.telemetry.transitions import Transitions
@@ -97,3 +99,19 @@ def test_a_guest_that_is_reconfigured_while_it_begins_has_the_new_checks(made: G
     run = during_begin(made, lambda: made.reconfigure(new))
     assert not run.ended.is_set()
     assert run.config is new
+
+
+def test_what_the_checks_of_a_dry_run_say_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    ledger = MagicMock()
+    context = RunContext(Paths(tmp_path), 1, (), 0, MagicMock(), cast(Any, MagicMock()))
+    guest = Guest(CONFIG, context, MagicMock(), ledger, order=StartOrder((CONFIG,), context.clock), events=MagicMock())
+    ledger.reset_mock()
+    state = guest.state
+    guest.on_decision(WouldFall("no heartbeat for 300 ms", Cause.HEARTBEAT_LOST))
+    guest.on_decision(WouldFall(""))
+    told = [(*call.args[2:], call.kwargs["detail"]) for call in ledger.record.call_args_list]
+    assert told == [
+        ("checks pass", "checks would bypass it", Cause.HEARTBEAT_LOST, "no heartbeat for 300 ms"),
+        ("checks would bypass it", "checks pass", Cause.HEALTHY, ""),
+    ]
+    assert guest.state is state

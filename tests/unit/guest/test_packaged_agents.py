@@ -21,7 +21,7 @@ import pytest
 
 from appliance.errors import RefusedError
 from appliance.guest.agent import conversation
-from appliance.guest.agent.channel import Inbox
+from appliance.guest.agent.channel import Inbox, Shunt
 from appliance.guest.agent.conversation import Agent
 
 FOLDER = Path(__file__).resolve().parents[3] / "appliance/guest-agent"
@@ -59,6 +59,9 @@ class Host:
         if not on:
             raise RefusedError("an operator drains this guest")
         self.wishes.append(("drain", on))
+
+    def shunt(self, message: Shunt) -> None:
+        self.wishes.append(("shunt", message.protocol, message.lan, message.wan, message.time_s, message.on))
 
     async def narrow(self, text: str) -> None:
         self.wishes.append(("accept", text))
@@ -193,6 +196,11 @@ def test_orders_from_inside_the_guest_reach_the_host(
             await made.until(lambda: ("accept", "udp") in made.host.wishes)
             words = [wish[:2] for wish in made.host.wishes]
             assert words == [("bypass", True), ("bypass", False), ("drain", True), ("tags", True), ("accept", "udp")]
+            await made.order("shunt", "tcp", "10.0.0.1:5", "[fd00::1]:443", "60")
+            await made.order("unshunt", "udp", "10.0.0.1:5", "192.0.2.1:443")
+            flows = (("tcp", "10.0.0.1", "fd00::1", 60, True), ("udp", "10.0.0.1", "192.0.2.1", None, False))
+            await made.until(lambda: made.host.wishes[-1] == ("shunt", *flows[1]))
+            assert made.host.wishes[-2:] == [("shunt", *flow) for flow in flows]
             assert "updating" in str(made.host.wishes[0][2])
             made.host.wishes.clear()
             made.agent.greet()  # a fresh bypassd is told what holds

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_every_board_of_the_tree_is_good_for_both_readers(path: Path) -> None:
     small = Board(str(path))
     assert not small.error
     assert [relay.name for relay in small.relays] == [relay.line for relay in made.relay]
-    assert (small.watchdog is not None) == (made.watchdog is not None)
+    assert bool(small.watchdogs) == (made.watchdog is not None)
 
 
 def test_finding() -> None:
@@ -69,6 +70,50 @@ def test_what_is_wrong(old: str, new: str, said: str) -> None:
         board.parse(GOOD.replace(old, new), "board.toml")
     assert str(caught.value).startswith("board.toml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_everything_that_is_wrong_is_said_at_once_with_its_line() -> None:
+    text = GOOD.replace('name = "lan0"', 'nmae = "lan0"').replace('line = "r"', 'line = 7\nsettle = "soon"')
+    text += '[watchdog]\npretimeout = "9h"\n[[led]]\nname = "status"\n'
+    with pytest.raises(HardwareError) as caught:
+        board.parse(text)
+    said = str(caught.value)
+    for part in (
+        'port 1: nmae: no such key; did you mean "name"? (line 4)',
+        "port 1: name is missing: the port's name (line 3)",
+        "relay 1: line: must be text, not 7 (line 11)",
+        "relay 1: settle: ",
+        "watchdog: pretimeout: must be 1000 to 60000 ms, not 3.24e+07 (line 14)",
+        "led status: line is missing: its GPIO line (line 15)",
+    ):
+        assert part in said, said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('[[led]]\nname = "status"\nline = "r"\n', "led status: line: line r is used twice, also by relay 1"),
+        ('[[button]]\nname = "bypass"\nline = "r"\n', "button bypass: line: line r is used twice"),
+        ('[[port]]\nname = "x"\ndevice = "30be0000.ethernet"\nmac = "02:00:00:00:00:07"\n', "has mac and device"),
+        ('[watchdog]\nalso = "gpio_wdt"\n', "watchdog: also: must be a list of texts"),
+        ("led = 3\n", "led: must be a list of tables: [[led]]"),
+        ("watchdog = 3\n", "watchdog: must be a table"),
+        ("colour = 3\n", "colour: no such key"),
+    ],
+)
+def test_what_is_wrong_elsewhere(more: str, said: str) -> None:
+    text = GOOD + more if more.startswith("[") else more + GOOD
+    with pytest.raises(HardwareError, match=re.escape(said)):
+        board.parse(text)
+
+
+def test_a_port_of_a_platform_device() -> None:
+    text = GOOD.replace(
+        'mac = "02:00:00:00:00:01"', 'device = "30be0000.ethernet"\ndriver = "fec"\non_attach = "closes"'
+    )
+    port = board.parse(text).find_port("wan0")
+    assert port is not None
+    assert (port.device, port.driver, port.on_attach) == ("30be0000.ethernet", "fec", "closes")
 
 
 def test_a_relay_of_a_kind_that_is_not_known_is_read_and_left_to_the_keeper(tmp_path: Path) -> None:

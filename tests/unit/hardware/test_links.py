@@ -32,6 +32,13 @@ def test_ports_are_found_by_pci_and_mac() -> None:
     assert (found, missing) == ({"lan0": ETH0, "wan0": ETH1}, {})
 
 
+def test_a_port_without_pci_is_found_by_its_platform_device() -> None:
+    fec = Device("eth0", 2, "02:00:00:00:00:09", "", "30be0000.ethernet")
+    found, missing = links.match([Port(name="lan0", device="30be0000.ethernet"), Port(name="w", device="x")], [fec])
+    assert found == {"lan0": fec}
+    assert "w (device x) was not found; there are eth0 at 30be0000.ethernet" in missing["w"]
+
+
 def test_a_copy_of_the_mac_is_not_the_port() -> None:
     vlan = Device("eth1.5", 9, ETH1.mac, "")
     assert match([WAN], [vlan, ETH1])[0] == {"wan0": ETH1}

@@ -15,21 +15,13 @@ from typing import Any
 import pytest
 
 from appliance.errors import HardwareError
-from appliance.hardware import relay
-from appliance.hardware.relay import (
-    RelayBusError,
-    RelayFaultError,
-    RelaySpec,
-    UnsupportedRelayError,
-    bus_of,
-    i2c,
-    line,
-    read_back,
-    spec_of,
-)
+from appliance.hardware.relay import factory, i2c, kinds, line, read_back
+from appliance.hardware.relay.factory import bus_of
 from appliance.hardware.relay.keys import Key
 from appliance.hardware.relay.level import LevelRelay
 from appliance.hardware.relay.line import Line, LineSpec, find_line
+from appliance.hardware.relay.protocol import RelayBusError, RelayFaultError, RelaySpec, UnsupportedRelayError
+from appliance.hardware.relay.table import COMMON, spec_of, wrong
 from tests.support.relay_box import Box
 from tests.support.relay_models import (
     BlockRig,
@@ -116,11 +108,11 @@ def test_an_unopened_line_refuses() -> None:
 
 def test_a_relay_is_a_level_line_where_nothing_else_is_said() -> None:
     for table in ({"line": "r"}, {"line": "r", "kind": "level"}, {"line": "r", "kind": "gpio"}):
-        assert isinstance(relay.make(spec_of(table)), LevelRelay)
+        assert isinstance(factory.make(spec_of(table)), LevelRelay)
 
 
 def test_a_kind_that_is_not_known_is_refused_and_not_driven() -> None:
-    one = relay.make(spec_of({"ports": ["lan0", "wan0"], "kind": "telepathic", "bus": 7}))
+    one = factory.make(spec_of({"ports": ["lan0", "wan0"], "kind": "telepathic", "bus": 7}))
     for call in (one.open, one.read, lambda: one.set("inline")):
         with pytest.raises(UnsupportedRelayError, match=r'relay lan0-wan0: .*"telepathic" .*knows attribute, .*level'):
             call()
@@ -132,16 +124,16 @@ def test_a_kind_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
         """A kind of its own."""
 
     monkeypatch.setitem(
-        relay.KINDS, "pulse", relay.Kind(Pulse, {"line": Key("a line", "line")}, released=lambda options: "reverts")
+        kinds.KINDS, "pulse", kinds.Kind(Pulse, {"line": Key("a line", "line")}, released=lambda options: "reverts")
     )
-    one = relay.make(spec_of({"line": "p", "kind": "pulse", "settle": "15ms"}))
+    one = factory.make(spec_of({"line": "p", "kind": "pulse", "settle": "15ms"}))
     assert isinstance(one, Pulse)
     assert one.spec == RelaySpec("p", "pulse", {"line": "p"}, 15)
 
 
 def test_a_table_without_its_line_says_so_when_it_is_opened() -> None:
     with pytest.raises(HardwareError, match="relay lan0-wan0: line is missing: the GPIO line of the coil"):
-        relay.make(spec_of({"ports": ["lan0", "wan0"]})).open()
+        factory.make(spec_of({"ports": ["lan0", "wan0"]})).open()
 
 
 @pytest.mark.parametrize(("text", "found"), [("0ms", 0), ("15ms", 15), ("1h", 10_000)])
@@ -185,11 +177,11 @@ def test_the_time_to_settle_stays_in_its_range(text: str, found: int) -> None:
 def test_what_is_wrong_with_a_relay(more: dict[str, object], said: str) -> None:
     """The same text for both readers; the keeper keeps that relay in bypass."""
     table = {"ports": ["lan0", "wan0"], "line": "r", **more}
-    assert any(said in text for text in relay.wrong(table)), relay.wrong(table)
+    assert any(said in text for text in wrong(table)), wrong(table)
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
-    assert len(relay.wrong({"ports": ["lan0", "wan0"], "active": "up", "settle": "soon"})) == 3
+    assert len(wrong({"ports": ["lan0", "wan0"], "active": "up", "settle": "soon"})) == 3
 
 
 # -- latching and keep-alive
@@ -388,7 +380,7 @@ def test_a_controller_that_says_it_cannot_is_refused(
 def test_two_pairs_of_a_controller_keep_out_of_each_others_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them leaves; the watchdog goes on for the other."""
     rig = ControllerRig(monkeypatch)
-    other = relay.make(spec_of({**rig.table, "ports": ["lan1", "wan1"], "pair": 1}))
+    other = factory.make(spec_of({**rig.table, "ports": ["lan1", "wan1"], "pair": 1}))
     for one in (rig.relay, other):
         one.open()
         one.set("inline")
@@ -440,7 +432,7 @@ def test_a_kernel_that_refuses_io_ports_is_named(monkeypatch: pytest.MonkeyPatch
 )
 def test_values_that_cannot_be_are_refused(more: dict[str, object], said: str) -> None:
     table = {"ports": ["lan0", "wan0"], "kind": "port", **SuperIoRig.options, **more}
-    one = relay.make(spec_of({key: value for key, value in table.items() if value is not None}))
+    one = factory.make(spec_of({key: value for key, value in table.items() if value is not None}))
     with pytest.raises(HardwareError, match=said):
         one.open()
 
@@ -450,7 +442,7 @@ def test_an_attribute_is_found_and_its_words_are_the_boards(tmp_path: Path) -> N
     (mode := tmp_path / "bypass0" / "mode").write_text("closed\n")
     words = {"inline": "open", "bypass": "closed"}
     table = {"ports": ["lan0", "wan0"], "kind": "attribute", "path": f"{tmp_path}/*/mode", **words}
-    one = relay.make(spec_of(table))
+    one = factory.make(spec_of(table))
     assert one.open() == "bypass"
     one.set("inline")
     assert (mode.read_text(), one.read()) == ("open\n", "inline")
@@ -464,7 +456,7 @@ def test_an_attribute_is_found_and_its_words_are_the_boards(tmp_path: Path) -> N
     with pytest.raises(UnsupportedRelayError, match="matches 2 files: name one of them"):
         one.open()
     with pytest.raises(HardwareError, match="does not exist: load its driver"):
-        relay.make(spec_of({**table, "path": f"{tmp_path}/none"})).open()
+        factory.make(spec_of({**table, "path": f"{tmp_path}/none"})).open()
 
 
 def test_a_block_relay_that_cannot_be_asked_is_sent_to_bypass_by_a_new_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,7 +464,7 @@ def test_a_block_relay_that_cannot_be_asked_is_sent_to_bypass_by_a_new_keeper(mo
     rig.relay.open()
     rig.relay.set("disconnect")
     assert rig.contacts == rig.relay.read() == rig.relay.open() == "disconnect"
-    blind = relay.make(spec_of({key: value for key, value in rig.table.items() if key != "read_command"}))
+    blind = factory.make(spec_of({key: value for key, value in rig.table.items() if key != "read_command"}))
     assert blind.open() == rig.contacts == "bypass"
 
 
@@ -557,8 +549,8 @@ def test_the_document_for_integrators_names_every_kind_with_its_keys() -> None:
     rows = {
         line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `") and "| `kind`" not in line
     }
-    assert rows.keys() == relay.KINDS.keys() - {"gpio"}
-    assert {name: [key for key in relay.KINDS[name].keys if f"`{key}`" not in row] for name, row in rows.items()} == {
+    assert rows.keys() == kinds.KINDS.keys() - {"gpio"}
+    assert {name: [key for key in kinds.KINDS[name].keys if f"`{key}`" not in row] for name, row in rows.items()} == {
         name: [] for name in rows
     }
-    assert [key for key in relay.COMMON if f"`{key}`" not in section] == []
+    assert [key for key in COMMON if f"`{key}`" not in section] == []

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from appliance.hardware import relay
+from appliance.hardware.relay import factory, kinds, table
 from tests.support.relay_box import Box
 from tests.support.relay_models import RIGS, PlainRig, Rig
 
@@ -65,12 +65,12 @@ def box(rig: Rig) -> Box:
 
 def test_every_kind_is_here() -> None:
     assert set(STATED) == set(RIGS)
-    assert {rig.kind for rig in RIGS.values()} | {"gpio"} == set(relay.KINDS)
+    assert {rig.kind for rig in RIGS.values()} | {"gpio"} == set(kinds.KINDS)
 
 
 def test_what_a_kind_says_about_its_release_is_what_its_contacts_do(name: str, rig: Rig) -> None:
-    kind = relay.KINDS[rig.kind]
-    assert relay.keeps(kind, rig.spec.options) == rig.spec.keeps == (STATED[name].dies != "bypass")
+    kind = kinds.KINDS[rig.kind]
+    assert table.keeps(kind, rig.spec.options) == rig.spec.keeps == (STATED[name].dies != "bypass")
 
 
 def test_it_moves_both_ways_and_stays(box: Box, rig: Rig) -> None:
@@ -117,7 +117,7 @@ def test_a_new_owner_takes_it_over_or_bypasses_it(
     """What is known to be inline is not moved; the rest goes to bypass. Never anything else."""
     rig.owner_dies()
     before = rig.contacts
-    position = relay.make(rig.spec).open()
+    position = factory.make(rig.spec).open()
     assert position in ("bypass", before)
     rig.elapse(LONG_MS)
     if position == "bypass":

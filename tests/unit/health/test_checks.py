@@ -15,7 +15,7 @@ from appliance.health.checks import PROCESS_LIMITS, Checks
 from appliance.health.cpu_stall import Thread
 from appliance.health.detector import Bad, Good, Tick
 from appliance.health.inband_streams import TapPair
-from appliance.health.verdict import Available, Decision, History, Unavailable
+from appliance.health.verdict import Available, Decision, History, Unavailable, WouldFall
 from appliance.units import Duration
 
 MS = 1_000_000
@@ -41,8 +41,12 @@ class Port:
 class Bench:
     """Checks of one guest, with a process and threads that are as the test says."""
 
-    def __init__(self, folder: Path, *probes: model.Probe, heartbeat: model.Heartbeat | None = None) -> None:
-        guest = model.Guest(name="ips1", image="a", hold=Duration(0), probes=probes, heartbeat=heartbeat)
+    def __init__(
+        self, folder: Path, *probes: model.Probe, heartbeat: model.Heartbeat | None = None, dry_run: bool = False
+    ) -> None:
+        guest = model.Guest(
+            name="ips1", image="a", hold=Duration(0), probes=probes, heartbeat=heartbeat, dry_run=dry_run
+        )
         self.checks = Checks(guest, 3, [TapPair("l", "w")], 7, history=History(), folder=folder)
         self.ports = [Port() for _ in self.checks.streams]
         for stream, port in zip(self.checks.streams, self.ports, strict=True):
@@ -310,3 +314,24 @@ def test_what_a_tick_says_ends_with_the_time_for_each_check(tmp_path: Path) -> N
     said = list(bench.checks.tick(0, bench.is_alive, dict))
     assert said == [("process", Good(0)), ("process", Tick())]
     assert not any(isinstance(event, Bad) for _, event in said)
+
+
+def test_a_dry_run_watches_the_process_and_tells_the_rest(tmp_path: Path) -> None:
+    """A guest whose heartbeats stop keeps its traffic, and it is told once; the end of its process still counts."""
+    bench = Bench(tmp_path, heartbeat=model.Heartbeat(interval=Duration(50 * MS), misses=2), dry_run=True)
+    assert bench.checks.only_process
+    now, found = 0, list[Decision]()
+    while now < 3 * SECOND:
+        now += 50 * MS
+        found += bench.tick(now)
+        if now < 2 * SECOND:
+            found += bench.checks.heartbeat(now, "ok")
+    assert [type(one) for one in found if not isinstance(one, Available)] == [WouldFall]
+    assert bench.checks.verdict.available
+    assert bench.checks.verdict.would_falls == 1
+    assert bench.checks.verdict.until > now
+    bench.alive = False
+    while now < 4 * SECOND:
+        now += 50 * MS
+        found += bench.tick(now)
+    assert isinstance(found[-1], Unavailable)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 
 from appliance.api.schema.guests import Bypassed, Check
 from appliance.causes import Cause
@@ -14,7 +15,7 @@ from appliance.health.bypass_latency import BypassLatency, Fault
 from appliance.health.cpu_stall import CpuStall, Thread, look
 from appliance.health.detector import Bad, Detector, Good, Limits, Tick
 from appliance.health.qemu_events import TROUBLE_NS, lifted_by, veto_of
-from appliance.health.verdict import Available, History, Unavailable, Verdict, hold_down
+from appliance.health.verdict import Available, History, Unavailable, Verdict, WouldFall, hold_down
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -43,6 +44,48 @@ def test_a_veto_counts_whatever_the_checks_say() -> None:
     verdict.lift(3 * MS, "panic")
     assert good(verdict, 4 * MS) == [Available(4 * MS + LIMITS.window)]
     assert [flip.to for flip in verdict.history.flips] == ["passing", "failing", "passing"]
+
+
+def dry(now: int = 0) -> Verdict:
+    """The process decides; two checks only tell."""
+    detectors = [Detector(name, LIMITS, Cause.PROBE_FAILED) for name in ("there", "one", "two")]
+    verdict = Verdict(detectors, History(), told=("one", "two"))
+    for check in ("one", "two"):
+        assert verdict.step(now, check, Good(now)) == []
+    assert verdict.step(now, "there", Good(now)) == [Available(now + LIMITS.window)]
+    return verdict
+
+
+def test_checks_of_a_dry_run_tell_and_decide_nothing() -> None:
+    """Each time that they would have bypassed the guest counts once, however many of them fail."""
+    verdict = dry()
+    fallen = verdict.step(MS, "one", Bad("no"))
+    fallen += verdict.step(2 * MS, "one", Bad("no"))
+    assert fallen == [WouldFall("one: no", Cause.PROBE_FAILED)]
+    assert verdict.step(3 * MS, "two", Bad("no")) + verdict.step(4 * MS, "two", Bad("no")) == []
+    assert (verdict.available, verdict.would_falls, verdict.reason(4 * MS)) == (True, 1, "")
+    assert good(verdict, 5 * MS) == [Available(5 * MS + LIMITS.window)]
+    assert verdict.step(6 * MS, "one", Good(6 * MS)) == []
+    assert verdict.step(7 * MS, "two", Good(7 * MS)) == [WouldFall("")]
+    assert [row.dry_run for row in verdict.evidence(7 * MS)] == [UNSET, True, True]
+    assert list(verdict.history.falls) == []
+
+
+def test_silent_checks_of_a_dry_run_do_not_shorten_the_lease() -> None:
+    """Their evidence expires; the lease is as long as that of the check that decides."""
+    verdict = dry()
+    now = LIMITS.window + MS
+    assert good(verdict, LIMITS.window - MS) == [Available(2 * LIMITS.window - MS)]
+    assert [type(one) for one in verdict.step(now, "one", Tick())] == [WouldFall]
+    assert verdict.until == 2 * LIMITS.window - MS
+
+
+def test_what_is_no_check_still_decides_in_a_dry_run() -> None:
+    verdict = dry()
+    assert verdict.veto(MS, "panic", "it panicked", Cause.GUEST_PANICKED) != []
+    assert not verdict.available
+    with pytest.raises(ValueError, match="at least one"):
+        Verdict([Detector("there", LIMITS)], History(), told=("there",))
 
 
 def test_a_timed_veto_ends_by_itself() -> None:

@@ -49,7 +49,7 @@ def test_a_keeper_that_has_not_begun_reports_nothing() -> None:
         "relays": {},
         "bypassd_restarts": 0,
         "last_exit": "",
-        "watchdog": {"present": False, "timeout_ms": 0, "error": "", "unfed": False},
+        "watchdog": {"present": False, "timeout_ms": 0, "error": "", "unfed": False, "devices": []},
         "keeper_started_ns": 0,
     }
 

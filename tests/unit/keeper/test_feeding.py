@@ -140,6 +140,7 @@ def test_a_missing_watchdog_is_said_once_and_tried_again() -> None:
         "timeout_ms": 0,
         "error": bench.watchdog_error,
         "unfed": False,
+        "devices": [],
     }
     bench.watchdog_error = ""
     bench.serve(2, BYPASS)
@@ -198,6 +199,16 @@ def test_a_drill_feeds_once_more_and_then_not_although_all_is_well(bench: Bench)
     assert said(bench) == [UNFED]
     assert bench.core.state()["watchdog"]["unfed"] is True  # type: ignore[index]
     assert bench.line == INLINE, "the link is carried until the reset"
+
+
+def test_the_last_feed_of_a_drill_and_the_first_after_it_are_at_once_and_told(bench: Bench) -> None:
+    """Between two feeds that were due anyway; and the very first check-in may be the order."""
+    bench.run(bench.now + 10 * MS)
+    ordered = [type(one) for one in bench.feed(CheckIn({RELAY: Ask(BYPASS)}, unfed=True)) if type(one) in (Feed, Send)]
+    assert ordered == [Feed, Send]
+    bench.run(bench.now + 10 * MS)
+    ordered = [type(one) for one in bench.feed(CheckIn({RELAY: Ask(BYPASS)})) if type(one) in (Feed, Send)]
+    assert ordered == [Feed, Send]
 
 
 @pytest.mark.parametrize("end", [CheckIn({RELAY: Ask(INLINE)}), LinkLost("is gone"), Exited("killed"), Stop()])

@@ -23,14 +23,15 @@ import pytest
 
 from appliance.config.check.load import loads
 from appliance.errors import ConfigError
-from appliance.hardware.relay import RelaySpec
 from appliance.hardware.relay.line import LineSpec
+from appliance.hardware.relay.protocol import RelaySpec
 from appliance.keeper.board import Board
+from appliance.keeper.bypassd import look_at
 from appliance.keeper.client import KeeperLink
 from appliance.keeper.limits import MS
-from appliance.keeper.loop import look_at
 from appliance.keeper.messages import Ask, CheckIn
 from appliance.keeper.protocol import PACKET_BYTES, parse_packet
+from appliance.keeper.sequence import STEPS
 from tests.support.keeper_limits import LIMITS
 from tests.support.waiting import wait_until
 
@@ -51,6 +52,7 @@ CHILD = """
 import os, sys, time
 from appliance import progress
 from appliance.keeper.client import KeeperLink
+from appliance.keeper.sequence import STEPS
 folder = sys.argv[1]
 link = KeeperLink.from_environment()
 for _ in range(3):
@@ -58,14 +60,14 @@ for _ in range(3):
 print("born", os.getpid(), file=open(folder + "/children", "a"), flush=True)
 mode = open(folder + "/mode").read()
 while mode == "loop":
-    link.check_in({"relay-inline": ("inline", "healthy")}, 2000, 20000)
+    link.check_in({"relay-inline": ("inline", "healthy")}, 2000, 20000, at=time.monotonic_ns(), steps=STEPS)
     while os.path.exists(folder + "/looping"):
         pass
     time.sleep(0.05)
 while mode == "starting":  # for as long as it is told, by work, then by waiting
     while os.path.exists(folder + "/works"):
         progress.step() if os.path.exists(folder + "/steps") else None
-        link.check_in({"relay-inline": ("hold", "starting")}, 2000, 20000)
+        link.check_in({"relay-inline": ("hold", "starting")}, 2000, 20000, at=time.monotonic_ns(), steps=STEPS)
         for _ in range(100_000):
             pass
     if os.path.exists(folder + "/sleeps"):
@@ -78,7 +80,7 @@ while mode != "mute":
         sys.exit(7)
     if mode == "rude":
         link._send({"type": "nonsense"})
-    link.check_in({"relay-inline": ("inline", "healthy")}, 2000, 20000)
+    link.check_in({"relay-inline": ("inline", "healthy")}, 2000, 20000, at=time.monotonic_ns(), steps=STEPS)
     print(os.getpid(), file=open(folder + "/serving", "a"), flush=True)
     time.sleep(0.05)
 time.sleep(3600)
@@ -407,6 +409,7 @@ def test_a_number_out_of_range_is_clamped_and_the_packet_counts(
     relays = '{"a": {"want": "inline", "cause": "healthy"}}'
     text = f'{{"type": "checkin", "relays": {relays}, "grace_ms": {grace}, "watchdog_timeout_ms": {watchdog}}}'
     made = parse_packet(text.encode())
+    assert isinstance(made, CheckIn)
     assert (made.watchdog_ms, made.grace_ns) == found
     assert made.relays == {"a": Ask("inline", "healthy")}
     assert len(made.notes) == notes
@@ -420,8 +423,9 @@ def test_what_the_configuration_allows_the_keeper_takes_as_it_is(grace: str) -> 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             times = (int(config.watchdog.timeout) // MS, int(config.system.supervisor_grace) // MS)
-            KeeperLink(ours).check_in({"a": ("inline", "healthy")}, *times)
+            KeeperLink(ours).check_in({"a": ("inline", "healthy")}, *times, at=1, steps=STEPS)
             made = parse_packet(theirs.recv(PACKET_BYTES))
+            assert isinstance(made, CheckIn)
         assert (made.watchdog_ms, made.grace_ns, made.notes) == (times[0], times[1] * MS, ())
 
 
@@ -444,7 +448,7 @@ def test_the_keepers_reading_of_the_board(tmp_path: Path) -> None:
     board = Board(str(path))
     options = {"line": "r", "disconnect": "d", "active": "low", "on_release": "keeps"}
     assert board.relays == [RelaySpec("r", "level", options, keeps=True)]
-    assert (board.watchdog, board.led) == ("file", LineSpec("no-such-line"))
+    assert (board.watchdogs, board.pretimeout_ms, board.leds) == (("file",), 0, {"status": LineSpec("no-such-line")})
 
 
 @pytest.mark.parametrize("text", ["[[relay]]\nports = []", "relay = 3", "x = ", '[[led]]\nname = "status"'])

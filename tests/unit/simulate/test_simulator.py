@@ -22,7 +22,7 @@ from appliance.keeper import protocol
 from appliance.keeper.agenda import Agenda
 from appliance.keeper.feeding import Feeding
 from appliance.keeper.limits import MS
-from appliance.keeper.messages import WANTS, Ask, CheckIn, Feed
+from appliance.keeper.messages import WANTS, Ask, CheckIn, Feed, Late
 from appliance.keeper.relays import Relays
 from appliance.segment import manager, policy
 from appliance.segment.carrier import Carrier, Meaning
@@ -211,8 +211,10 @@ def test_with_all_mends_these_faults_cost_nothing() -> None:
 def test_it_finds_a_number_that_the_keeper_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 6, its mend taken out: a grace that rounds to no millisecond passes the check, and costs the link."""
 
-    def strict(packet: bytes) -> CheckIn:
+    def strict(packet: bytes) -> CheckIn | Late:
         data = json.loads(packet)
+        if data["type"] == "late":
+            return Late(data["parts"])
         numbers = [data.get("watchdog_timeout_ms"), data.get("grace_ms")]
         if not all(number is None or (isinstance(number, int) and number > 0) for number in numbers):
             raise ValueError("times must be positive whole milliseconds")

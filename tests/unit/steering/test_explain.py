@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.check.load import loads
 from appliance.errors import RefusedError
 from appliance.filter.compiler import compile_filter
 from appliance.frames.builder import frame_of
+from appliance.steering.explain.backends import ModelEngine
+from appliance.steering.explain.explain import walk
 from appliance.steering.explain.filter_reason import why_not
-from tests.support.frames import KINDS
+from appliance.steering.kernel.layout import Side
+from tests.support.frames import KINDS, tcp
 from tests.support.terminal import bypass
 
 CONFIG = """
@@ -311,3 +315,34 @@ def test_what_a_rule_looks_through_in_words(tmp_path: Path) -> None:
     labelled, tagged = explain(files).split("\nframe ")
     assert "    rule web: yes, match tcp port 80 through mpls" in labelled
     assert "(match tcp port 80 through mpls)" in tagged
+
+
+def test_groups_in_words(tmp_path: Path) -> None:
+    """A group below its minimum, and what a spare member and a hash by one address mean for the choice."""
+    group = '[[group]]\nname = "g"\nbalance = [ { hop = "ips1" } ]\nspare = ["ips2"]\nhash = "source"\nminimum = 2\n'
+    rule = '[[rule]]\nname = "r"\npath = ["g"]\non_unavailable = "link-down"\n'
+    files = of(tmp_path, group + rule, [KINDS["tcp"]])
+    assert " of 1024 by the address at the LAN: ips1 > ips2; available): takes it" in explain(files)
+    few = explain(files, "--down", "ips1").splitlines()
+    assert few[0] == "frame 1: drop  r: straight  (by the model)"
+    assert few[2].endswith("down, as asked for): skipped: fewer members of the group are available than its minimum")
+    assert few[3].endswith("available): skipped: fewer members of the group are available than its minimum")
+    assert few[4] == (
+        '    drop: dropped: too few hops of the path are available, and the rule says on_unavailable = "link-down"; '
+        "the links of both ports are taken down"
+    )
+
+
+def test_a_reset_in_words(tmp_path: Path) -> None:
+    """What becomes of a frame whose flow a member knows that has failed."""
+    group = '[[group]]\nname = "g"\nstandby = ["ips1", "ips2"]\non_member_failure = "reset"\n'
+    config = loads(CASES + group + '[[rule]]\nname = "r"\npath = ["g"]\n', "test")
+    engine = ModelEngine(config)
+    list(walk(engine, [tcp(flags="S")], Side.LAN, 0))
+    list(walk(engine, [tcp(back=True)], Side.WAN, 0))
+    engine._model.state.leases.pop(engine.policy.hops["ips1"].id)
+    (first,) = walk(engine, [tcp()], Side.LAN, 0)
+    (second,) = walk(engine, [tcp()], Side.LAN, 0)
+    assert (first.verdict, second.verdict) == ("port:wan", "port:lan")
+    assert 'not available, and it knows the flow, which is reset (on_member_failure = "reset")' in first.why[1]
+    assert first.why[-1].startswith("port:wan: a TCP reset instead of the frame")

@@ -75,3 +75,22 @@ def test_standby_and_packing() -> None:
     """Standby keeps the configured order; ids lie in the bytes of a word, the first lowest."""
     assert groups.standby(["b", "a"], 2) == [("b", "a"), ("b", "a")]
     assert groups.pack([3, 1, 127]) == 0x7F0103
+
+
+@settings(max_examples=20, deadline=None)
+@given(weights=WEIGHTS, spares=st.integers(1, 3))
+def test_spares_share_what_failed(weights: dict[str, int], spares: int) -> None:
+    """All others keep their buckets; every spare one gets as many of the lost ones, to a few, whoever fails."""
+    names = [f"s{number}" for number in range(spares)]
+    table = groups.with_spares(list(weights.items()), names)
+    assert [order[0] for order in table] == [order[0] for order in groups.balance(list(weights.items()))]
+    assert all(sorted(order) == sorted([*weights, *names]) for order in table)
+    for failed in weights:
+        lost = Counter(next(name for name in order if name != failed) for order in table if order[0] == failed)
+        assert set(lost) <= set(names)
+        share = sum(lost.values()) / spares
+        assert all(abs(lost[name] - share) <= 8 + share / 2 for name in names)
+
+
+def test_without_spares_nothing_changes() -> None:
+    assert groups.with_spares([("a", 2), ("b", 1)], ()) == groups.balance([("a", 2), ("b", 1)])

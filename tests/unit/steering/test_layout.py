@@ -24,8 +24,10 @@ ENUMS: dict[str, type[IntEnum]] = {
     "reason": layout.Reason,
     "verdict": layout.Verdict,
     "copy_way": layout.CopyWay,
+    "group_hash": layout.GroupHash,
+    "reset": layout.Reset,
 }
-PREFIX = {"copy_way": "COPY_", "item_kind": "ITEM_", "continuation_kind": "CONT_"}
+PREFIX = {"copy_way": "COPY_", "item_kind": "ITEM_", "continuation_kind": "CONT_", "group_hash": "HASH_"}
 
 
 def _text() -> str:

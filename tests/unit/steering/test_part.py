@@ -19,7 +19,8 @@ from appliance.errors import DatapathError, HardwareError
 from appliance.hardware.links import Links, Port
 from appliance.part import in_thread
 from appliance.steering import part
-from appliance.steering.attachment_watch import Seen
+from appliance.steering.attachment_watch import AttachmentWatch, Seen
+from appliance.steering.kernel.links import Standing
 from appliance.steering.part import PATIENT_TRIES, RETRY_FIRST_NS, RETRY_LAST_NS, Steering
 
 SEGMENT = Segment(name="main", lan="lan0", wan="wan0")
@@ -31,6 +32,9 @@ class Kernel:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.calls: list[bool] = []  # whether the caller was patient
+
+    def sweeper(self) -> None:
+        """No guest may shunt flows."""
 
     def attach_segment(self, *_: object, patient: bool, **__: object) -> list[Any]:
         self.calls.append(patient)
@@ -159,3 +163,73 @@ def test_the_kernel_may_keep_the_look_waiting(
     monkeypatch.setattr(part, "look", lambda _: None)
     asyncio.run(in_thread(made._look(), alive, 4_000_000))
     assert check_ins >= 5
+
+
+def test_ports_whose_link_would_drop_are_attached_in_bypass_only(
+    world: tuple[Steering, Kernel, Callable[[int], None]],
+) -> None:
+    """The fault brings the segment to bypass; then they are attached, and the fault is gone."""
+    made, kernel, at = world
+    kernel.adopted = False  # type: ignore[attr-defined]
+    inline = ["wan0 (igb) would lose its link"]
+    made._hold = lambda segment: inline[0]
+    made._attach()
+    assert kernel.calls == []
+    assert made.fault("main") == (Cause.DATAPATH_FAULT, "segment main: wan0 (igb) would lose its link")
+    inline[0] = ""
+    at(RETRY_LAST_NS)
+    made._attach()
+    assert (kernel.calls, made.fault("main")) == ([True], None)
+
+
+def test_what_an_earlier_bypassd_attached_is_taken_over_inline(
+    world: tuple[Steering, Kernel, Callable[[int], None]],
+) -> None:
+    """Its programs are there, so nothing comes or goes."""
+    made, kernel, _ = world
+    kernel.adopted = True  # type: ignore[attr-defined]
+    made._hold = lambda segment: "would lose its link"
+    made._attach()
+    assert (kernel.calls, made.fault("main")) == ([True], None)
+    made._attached.clear()  # another mode is configured
+    made._attach()
+    assert len(kernel.calls) == 1
+    assert made.fault("main") is not None
+
+
+class Pair:
+    """One port by XDP from which another program detached the datapath."""
+
+    changes = 0
+
+    def __init__(self) -> None:
+        device = SimpleNamespace(name="wan0")
+        self.port = SimpleNamespace(slot=1, device=device, segment="main", hop="", mode="xdp")
+        self.mended = 0
+
+    def all(self) -> list[Any]:
+        return [self.port]
+
+    def standings(self, views: object) -> list[Any]:
+        return [] if self.mended else [(self.port, Standing.DETACHED)]
+
+    def mend(self, attachment: object) -> None:
+        self.mended += 1
+
+    def withdraw(self, hops: object) -> None: ...
+
+
+def test_a_port_whose_link_would_drop_is_repaired_in_bypass() -> None:
+    repaired, said = [], ["wan0 (igb) would lose its link"]
+    watch = AttachmentWatch(lambda *how: repaired.append(how), lambda segment: said[0])
+    pair = Pair()
+    seen = Seen(0, {1: SimpleNamespace(xdp=0)})  # type: ignore[dict-item]
+    watch.judge(pair, seen, 0)
+    assert pair.mended == 0
+    assert watch.faults["main"].cause is Cause.PROGRAM_DETACHED
+    assert watch.faults["main"].detail.endswith("wan0 (igb) would lose its link")
+    said[0] = ""
+    watch.judge(pair, seen, 1)
+    assert (pair.mended, len(repaired)) == (1, 1)
+    watch.judge(pair, seen, 2)
+    assert watch.faults == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment
@@ -36,6 +37,12 @@ def config(*rules: Rule, group: tuple[Group, ...] = (AB,), guest: tuple[Guest, .
         (config(Rule(name="r", path=("x",))), 'rule r: path: there is no guest, remote or group "x"'),
         (config(Rule(name="r", path=("a", "a"))), 'rule r: path: a loop: "a" is reached'),
         (config(Rule(name="r", path=("ab", "b"))), 'rule r: path: a loop: "b" is reached by "ab" and again by "b"'),
+        (config(group=(Group(name="g", standby=("a",), spare=("b",)),)), "group g: spare: needs `balance`"),
+        (config(group=(Group(name="g", standby=("a",), minimum=2),)), "group g: minimum: 2, and it has 1"),
+        (
+            config(group=(Group(name="g", balance=(Member(hop="a"),), spare=("a",)),)),
+            'group g: balance: "a" is in it 2 times',
+        ),
         (config(Rule(name="r", segment="nowhere")), 'rule r: segment: there is no segment "nowhere"'),
         (config(Rule(name="r"), Rule(name="r")), "rule r: there are 2 of this name"),
         (config(group=(Group(name="g"),)), "group g: needs either `balance` or `standby`"),
@@ -82,6 +89,22 @@ def test_rules_behind_one_that_takes_everything_do_not_count() -> None:
     policy = compile_policy(made, Names())
     assert policy.constant(0) == 0
     assert goes_on(made, "a", 0) == GoesOn(Continuation.STATIC, 0, 0)
+
+
+def test_groups_that_a_ports_own_program_leaves_to_the_others() -> None:
+    """Those by a part of the flow's identity, and with a minimum; nothing else, and none of them is slower for it."""
+    plain = Group(name="g", balance=AB.balance, spare=("c",), on_member_failure="keep")
+    for one, long in (
+        (AB, False),
+        (plain, False),
+        (msgspec.structs.replace(AB, hash="l4"), False),
+        (msgspec.structs.replace(AB, hash="source"), True),
+        (msgspec.structs.replace(AB, minimum=2), True),
+    ):
+        made = compile_policy(config(group=(one,)), Names()).groups[one.name]
+        assert bool(made.flags & layout.GROUP_LONG) is long
+    assert compile_policy(config(group=(plain,)), Names()).groups["g"].hold_down == 5 * 10**9
+    assert compile_policy(config(), Names()).groups["ab"].hold_down == 0
 
 
 def test_rules_of_segments() -> None:

@@ -195,3 +195,40 @@ def test_without_a_configuration_only_what_waits_for_one_waits() -> None:
 
     world.run(body)
     assert did[:4] == ["start links", "start segments", "start steering", "start guests"]
+
+
+def test_what_is_coming() -> None:
+    """Parts that are on their way up: none that wait for a configuration, none whose need has failed."""
+    did: list[str] = []
+    gate = asyncio.Event()
+
+    async def make(fakes: dict[str, Fake]) -> Part:
+        await gate.wait()
+        return fakes["slow"]
+
+    fakes = {"slow": Fake("slow", did), "guests": Fake("guests", did), "bad": Fake("bad", did, fails=1000)}
+    world = World(Entry("slow", make), of("bad", configured=True), of("guests", "bad", configured=True), **fakes)
+
+    async def wait(fakes: dict[str, Fake]) -> Part:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    behind = World(of("bad"), Entry("behind", wait, ("bad",)), **fakes)
+
+    async def body() -> None:
+        assert world.runner.coming()
+        gate.set()
+        await world.until(lambda: world.states.get("slow") == "running")
+        assert not world.runner.coming(), "the others wait for a configuration"
+        world.runner.configured()
+        assert world.runner.coming()
+        await world.runner.all_tried()
+        assert not world.runner.coming()
+
+    async def failed() -> None:
+        assert behind.runner.coming()
+        await behind.until(lambda: "bad" in behind.faults)
+        assert not behind.runner.coming(), "it waits for one that has failed"
+
+    world.run(body)
+    behind.run(failed)

@@ -21,6 +21,7 @@ from appliance.errors import ConfigError, DatapathError, NotFoundError, Protocol
 from appliance.hardware.board import Board, parse
 from appliance.hardware.links import Links, Port
 from appliance.keeper.client import KeeperLink, KeeperState, RelayState, parse_state
+from appliance.keeper.sequence import STEPS
 from appliance.part import Alive, CheckIns, wait_alive
 from appliance.paths import Paths
 from appliance.segment.carrier import APPEAR_NS, LOSS_NS, SETTLE_NS
@@ -161,7 +162,9 @@ def test_the_pulse_checks_in_and_renews_only_while_no_part_is_late(
     assert renewed[0] == clock + pulse.LEASE_NS
     clock += SECOND + 1
     made.pulse.beat(clock)
-    assert keeper.heard() == []
+    assert keeper.heard() == [{"type": "late", "parts": "part guests has been silent for more than 1000 ms"}]
+    made.pulse.beat(clock + 1)
+    assert keeper.heard() == [], "said once"
     assert len(renewed) == 1
     alive()
     made.pulse.beat(clock)
@@ -175,6 +178,7 @@ def test_a_starting_bypassd_says_hold_with_its_times(tmp_path: Path) -> None:
     (said,) = keeper.heard()
     assert said["relays"]["relay-inline"]["want"] == "hold"
     assert (said["watchdog_timeout_ms"], said["grace_ms"]) == (2000, 30000)
+    assert said["sequence"] == {"number": 1, "at_ns": 1, "steps": list(STEPS)}
 
 
 # -- the whole
@@ -187,6 +191,10 @@ def test_a_bad_configuration_is_bypass_with_a_working_control_socket(tmp_path: P
     async def body() -> None:
         keeper.say()
         await until(lambda: made.system.segments.begun)
+        # Registered by the part "access", which starts last: whoever asks now waits for it.
+        assert isinstance((await ask(made.system.paths.control_socket, "events.show")).get("result"), list)
+        refused = await ask(made.system.paths.control_socket, "guests.show")
+        assert "guests.show: the part that offers it is not up" in refused["error"]["message"], "at once"
         status = (await ask(made.system.paths.control_socket, "status.show"))["result"]
         assert status["state"] == "bypass"
         assert status["segments"][0]["cause"] == "config_invalid"

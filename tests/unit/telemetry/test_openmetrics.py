@@ -26,7 +26,7 @@ HOP = HopCount(7, 700, {r: 1 for r in Reason if r is not Reason.TAKEN}, 0, 3, {(
 COUNTERS = Counters(
     {("main", Side.LAN): DEVICE, ("main", Side.WAN): NOTHING},
     {"ips1": HOP},
-    {"web": RuleCount(5, 500, 4, 1, 0, 2)},
+    {"web": RuleCount(5, 500, 4, 1, 0, 2, 3)},
     NOTHING,
 )
 

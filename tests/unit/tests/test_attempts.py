@@ -40,3 +40,11 @@ def test_what_cannot_be_mended_ends_the_measurement() -> None:
 
     with pytest.raises(OSError, match="board is gone"):
         attempt("power cut", failing(1), restore, lambda _: None)
+
+
+def test_an_error_without_words_is_told_by_its_place() -> None:
+    def wait_for_the_guest() -> None:
+        raise TimeoutError
+
+    _, errors = attempt("drain", wait_for_the_guest, lambda: None, lambda _: None, tries=1)
+    assert errors == ["drain: TimeoutError: in wait_for_the_guest: raise TimeoutError"]

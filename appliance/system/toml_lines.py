@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The line of a table or key in a TOML text, for error messages.
+"""The line of a table or key in a TOML text (a configuration, board.toml), for error messages.
 
 tomllib keeps no positions. This scan knows only the usual forms (`[table]`, `[[table]]`, `key =`), and gives no line
 where it is not certain.
