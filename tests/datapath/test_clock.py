@@ -18,22 +18,29 @@ from tests.support.twin import Twin
 
 pytestmark = pytest.mark.root
 LAN = Where(Role.PORT, 0, Side.LAN)
-TICK = round(time.clock_getres(time.CLOCK_MONOTONIC_COARSE) * 1e9)  # ns
+CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; its resolution is the tick
+TICK = round(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)  # ns
 LATE = 2 * TICK
 """The time is late by less than jiffies, whose tick may itself come late on a busy machine."""
 SOON, LONG = 10 * TICK, 200 * TICK
 
 
-@pytest.fixture
-def twin(bpf_object: Path) -> Iterator[Twin]:
+@pytest.fixture(scope="module")
+def loaded(bpf_object: Path) -> Iterator[Twin]:
     segment = Segment(name="main", lan="lan0", wan="wan0")
     config = Config(segment=(segment,), guest=(Guest(name="a"),), rule=(Rule(name="r", path=("a",)),))
     made = Twin(bpf_object, config)
     made.attach()
-    made.supervise()
-    made.lease("a")
     yield made
     made.close()
+
+
+@pytest.fixture
+def twin(loaded: Twin) -> Twin:
+    """With leases in force."""
+    loaded.supervise()
+    loaded.lease("a")
+    return loaded
 
 
 def went(twin: Twin, way: str) -> Outcome:
