@@ -3,16 +3,17 @@
  * The time at which a frame is decided: CLOCK_MONOTONIC, read once a tick, because reading any clock may cost as much as
  * all the rest of a decision, the coarse one too.
  *
- * Whoever is the first after jiffies has changed reads the clock, and the others on all CPUs take its answer until jiffies
- * changes again. So the time is late by less than jiffies is, which is one tick, and a lease counts no longer than that
- * beyond its end. The coarse clock would be later: it changes with jiffies, but a little after it, and then to a whole
- * number of ticks. Nor does the time stop with the tick of an idle CPU: an interrupt there brings jiffies up to date before
- * its handler runs (tick_irq_enter), as does the way out of idling (tick_nohz_restart_sched_tick). What can be late beyond
- * a tick is jiffies itself, and the coarse clock with it: while no CPU has a tick, for the rest of one run of softirqs,
- * which gives up after ten rounds.
+ * Whoever comes first after jiffies has changed reads the clock, and all CPUs use that time until jiffies changes again.
+ * So it is less than one tick old, and a lease counts no longer than that beyond its end: 4 ms with HZ=250, 1 ms with
+ * HZ=1000. The coarse clock may be older: it is changed after jiffies, and only by whole ticks.
+ *
+ * The time does not stop with the tick of an idle CPU: an interrupt there brings jiffies up to date before its handler
+ * runs (tick_irq_enter), and so does the way out of idling (tick_nohz_restart_sched_tick). It is late where jiffies is,
+ * and the coarse clock with it: while the CPU whose tick counts has interrupts off, and if no CPU has a tick, for the rest
+ * of a run of softirqs, which gives up after ten rounds.
  *
  * CPUs do not wait for each other. Two may read the clock in the same tick, so the time may go back by as much as the two
- * were apart: never subtract a time that another frame has left from this one.
+ * were apart: never subtract what another frame has written from it, which may be later; add to that instead.
  */
 #ifndef CLOCK_H
 #define CLOCK_H
