@@ -24,3 +24,8 @@ endif
 ifeq ($(BR2_PACKAGE_QEMU_SYSTEM)$(BR2_PACKAGE_QEMU_SYSTEM_TCG),y)
 QEMU_OPTS += --target-list=$(ARCH)-softmmu
 endif
+
+# post-build.sh writes the list: what the start reads lies together in the image, in the order of reading
+ifeq ($(BR2_PACKAGE_THROUGHWIRE),y)
+ROOTFS_SQUASHFS_ARGS += -sort $(BUILD_DIR)/throughwire-start-order
+endif

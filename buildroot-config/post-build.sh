@@ -77,6 +77,9 @@ fi
 # Without Buildroot (in tests of this script) there is nothing more to look at.
 [ -n "${BR2_CONFIG:-}" ] || exit 0
 board=$(sed -n 's/^BR2_PACKAGE_THROUGHWIRE_BOARD="\(.*\)"$/\1/p' "$BR2_CONFIG")
+# For mksquashfs (external.mk), by the Python whose byte code the image has
+env PYTHONPATH="$repo/board" "$HOST_DIR/bin/python3" -m imagebuild.start_order --target "$target" \
+	"$BUILD_DIR/throughwire-start-order"
 tool imagecheck tree "$target"
 for config in "$BUILD_DIR"/linux-[0-9]*/.config; do
 	[ ! -e "$config" ] || tool imagecheck kernel "$board" --config "$config"

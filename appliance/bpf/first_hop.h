@@ -122,7 +122,7 @@ static __always_inline int to_first_hop(void *ctx, __u32 slot, __u32 generation,
 	target = bpf_map_lookup_elem(&targets, &tap);
 	if (!supervisor || !h || !lease || !target)
 		return NOT_SIMPLE;
-	now = bpf_ktime_get_coarse_ns();
+	now = now_ns();
 	if (supervisor->until <= now)
 		reason = REASON_SUPERVISOR;
 	else if (!target->ifindex)

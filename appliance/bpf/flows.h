@@ -53,13 +53,14 @@ static __always_inline void hash_fragment(struct scratch *s)
 	pair.id = 0;
 	pair.protocol |= FRAGMENT_PAIR;
 	known = bpf_map_lookup_elem(&fragments, &s->datagram);
-	if (known && s->now - known->seen >= FRAGMENT_NS)
+	if (known && s->now >= known->seen + FRAGMENT_NS)
 		known = NULL;
+	barrier_var(known); /* or the compiler would use what it knows of the comparison, and not check for NULL */
 	if (s->fragment == 2) {
 		like = known;
 		if (!like) {
 			like = bpf_map_lookup_elem(&fragments, &pair);
-			if (like && s->now - like->seen >= FRAGMENT_PAIR_NS)
+			if (like && s->now >= like->seen + FRAGMENT_PAIR_NS)
 				like = NULL;
 		}
 		if (like) {
@@ -160,7 +161,7 @@ static __always_inline bool established(const struct scratch *s, __u32 hop)
 	if (!flow)
 		return false;
 	if ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED)
-		return (s->flow_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN && s->now - flow->seen < FLOW_CLOSED_NS;
+		return (s->flow_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN && s->now < flow->seen + FLOW_CLOSED_NS;
 	return true;
 }
 
@@ -256,7 +257,7 @@ static __always_inline void track(const struct scratch *s, __u32 hop)
 		__sync_fetch_and_or(&flow->fin, marks);
 		disturb(s, hop);
 	}
-	if (s->flow_flags & TCP_FIN || s->now - flow->seen > FLOW_REFRESH_NS)
+	if (s->flow_flags & TCP_FIN || s->now > flow->seen + FLOW_REFRESH_NS)
 		flow->seen = s->now;
 	if (begins && (flow->fin & FLOW_BOTH) == FLOW_BOTH && !(s->flow_flags & TCP_SYN)) {
 		struct flow known = *flow;

@@ -138,7 +138,7 @@ __noinline __u32 fate(__u32 hop, __u32 group, __u32 held)
 	dry = s->device.flags & DEVICE_DRY;
 	mark = FLOW_RESET << (s->direction & 1);
 	flow = bpf_map_lookup_elem(&flows, &key);
-	if (!flow || s->now - flow->seen >= FLOW_IDLE_NS || (!(group & GROUP_KEEP) && (s->ahead || !s->tcp_at)))
+	if (!flow || s->now >= flow->seen + FLOW_IDLE_NS || (!(group & GROUP_KEEP) && (s->ahead || !s->tcp_at)))
 		return REASON_TAKEN;
 	if (held) {
 		struct lease *lease = bpf_map_lookup_elem(&leases, &hop);
@@ -146,7 +146,7 @@ __noinline __u32 fate(__u32 hop, __u32 group, __u32 held)
 		if (!lease || (!(flow->fin & FLOW_FAILED) && flow->seen + COARSE_NS >= lease->recovered))
 			return REASON_TAKEN;
 	}
-	if ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED && s->now - flow->seen >= FLOW_CLOSED_NS)
+	if ((flow->fin & FLOW_CLOSED) == FLOW_CLOSED && s->now >= flow->seen + FLOW_CLOSED_NS)
 		return REASON_TAKEN;
 	if (!s->quoted && (s->flow_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		if (!dry)
@@ -164,7 +164,7 @@ __noinline __u32 fate(__u32 hop, __u32 group, __u32 held)
 			ends = 1ULL << (s->direction & 1);
 		if ((flow->fin & (FLOW_FAILED | ends)) != (FLOW_FAILED | ends))
 			__sync_fetch_and_or(&flow->fin, FLOW_FAILED | ends);
-		if (!held && (s->flow_flags & TCP_FIN || s->now - flow->seen > FLOW_REFRESH_NS))
+		if (!held && (s->flow_flags & TCP_FIN || s->now > flow->seen + FLOW_REFRESH_NS))
 			flow->seen = s->now;
 		return REASON_KEPT;
 	}

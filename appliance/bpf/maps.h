@@ -129,8 +129,9 @@ struct {
 	__type(value, struct shunt_hit);
 } shunt_hits SEC(".maps");
 
+/* Of all CPUs, see clock.h. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct tick);

@@ -298,7 +298,7 @@ static __always_inline int fragment(int kind, void *ctx)
 
 	if (!s)
 		return pass(kind);
-	s->now = bpf_ktime_get_coarse_ns();
+	s->now = now_ns();
 	s->classified = 1;
 	hash_frame(kind, ctx, s);
 	if (s->fragment == 2 && s->fragment_rule < s->rule)
@@ -362,7 +362,7 @@ static __always_inline int dispatch(int kind, void *ctx)
 	s->accept = 0;
 	s->available = 0;
 	supervisor = bpf_map_lookup_elem(&leases, &zero);
-	s->now = bpf_ktime_get_coarse_ns();
+	s->now = now_ns();
 	s->alive = supervisor && supervisor->until > s->now;
 	accepts = s->want || (rule && rule->flags & RULE_ACCEPT);
 	if (!s->have_hash && (s->want || (rule && rule->flags & RULE_HASH)))

@@ -92,7 +92,7 @@ static __always_inline struct shunt *shunt_at(__u32 hop, const struct shunt_key 
 	return table ? bpf_map_lookup_elem(table, key) : NULL;
 }
 
-/* Whether the shunt is in force. It may be younger than `now`, which is a coarse clock. */
+/* Whether the shunt is in force. It may be younger than `now`, see clock.h. */
 static __always_inline bool in_force(const struct shunt *shunt, const struct lease *lease, __u64 now)
 {
 	return now < shunt->until && now < shunt->seen + shunt->idle && shunt->since >= lease->recovered;
@@ -143,27 +143,6 @@ __noinline __u32 has_shunted(__u32 hop)
 	if (s->now > shunt->seen + FLOW_REFRESH_NS)
 		*(volatile __u64 *)&shunt->seen = s->now;
 	return shunted;
-}
-
-/*
- * The coarse clock, read once a tick, because reading it may cost as much as all the rest. It changes with the tick; a CPU
- * that reads it between the two has the time of the tick before, until the next one.
- */
-static __always_inline __u64 tick_ns(void)
-{
-	__u32 key = 0;
-	struct tick *last = bpf_map_lookup_elem(&ticks, &key);
-	__u64 tick = bpf_jiffies64(), now;
-
-	if (last && last->tick == tick)
-		return last->now;
-	now = bpf_ktime_get_coarse_ns();
-	if (last) {
-		last->now = now;
-		barrier();
-		last->tick = tick;
-	}
-	return now;
 }
 
 static __always_inline struct shunt_hit *hit_at(const struct shunt_key *key)
@@ -235,7 +214,7 @@ static __always_inline enum shunted shunted_at_once(const struct rule *rule, con
 		return MAY_BE_SHUNTED;
 	/* before the look into the table, so that whatever begins or ends a shunt meanwhile counts */
 	epoch = *(volatile __u64 *)&counted->datapath + *(volatile __u64 *)&counted->user_space;
-	now = tick_ns();
+	now = now_ns();
 	if (!target->ifindex || now >= supervisor->until || now >= lease->until)
 		return rule->shunts & SHUNTS_KEPT ? MAY_BE_SHUNTED : NOT_SHUNTED;
 	if (!same_key(&hit->key, key) || hit->hop != hop || hit->epoch != epoch || now >= hit->until) {
@@ -313,7 +292,7 @@ static __always_inline void enter_shunt(int kind, void *ctx, struct scratch *s)
 	struct shunt_epoch *epoch;
 	struct hop_counter *counter;
 	struct shunt fresh = {}, *known;
-	__u64 now = bpf_ktime_get_coarse_ns(), used;
+	__u64 now = now_ns(), used;
 
 	if (s->device.flags & DEVICE_DRY)
 		return;
@@ -340,7 +319,7 @@ static __always_inline void enter_shunt(int kind, void *ctx, struct scratch *s)
 		return;
 	}
 	__sync_fetch_and_add(&limit->used, limit->cost);
-	fresh.since = fresh.seen = bpf_ktime_get_ns(); /* not before the hop's return, as the coarse clock may be */
+	fresh.since = fresh.seen = bpf_ktime_get_ns(); /* not before the hop's return, as `now` may be */
 	fresh.until = fresh.since + limit->time;
 	fresh.idle = limit->idle;
 	fresh.directions = s->shunt_order;

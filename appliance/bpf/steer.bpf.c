@@ -20,6 +20,7 @@
 #define TC 1
 
 #include "maps.h"
+#include "clock.h"
 #include "copies.h"
 #include "cache.h"
 #include "checksum.h"

@@ -42,7 +42,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 5
+#define LAYOUT_VERSION 6
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 means "no hop": the ports, and the supervisor's own lease */
@@ -367,7 +367,7 @@ struct lease {
  */
 struct gate {
 	__u64 cost; /* ns; 0: no limit */
-	__u64 used; /* ns, as bpf_ktime_get_coarse_ns */
+	__u64 used; /* ns, as in clock.h */
 	__u64 over; /* frames beyond the limit */
 };
 
@@ -544,10 +544,10 @@ struct shunt_epoch {
 	__u64 user_space;
 };
 
-/* The coarse clock (ns) as a CPU read it last, and the tick (jiffies) at that time. */
+/* The clock (ns) as it was read last, and XORed with the tick (jiffies) of that time. */
 struct tick {
-	__u64 tick;
 	__u64 now;
+	__u64 check;
 };
 
 /* By hop: what it may shunt by tags, and what has been refused. Written by user space in place, but for `used`. */

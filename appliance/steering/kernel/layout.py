@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -497,7 +497,7 @@ class ShuntEpochValue(ctypes.Structure):
 
 
 class TickValue(ctypes.Structure):
-    _fields_ = (("tick", c_uint64), ("now", c_uint64))
+    _fields_ = (("now", c_uint64), ("check", c_uint64))
 
 
 class ShuntLimitValue(ctypes.Structure):
@@ -591,7 +591,7 @@ class TraceValue(ctypes.Structure):
 class ScratchValue(ctypes.Structure):
     """The beginning of the struct, as far as generated programs use it."""
 
-    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 26))
+    _fields_ = (("rule", c_uint32), ("generation", c_uint32), ("accept", c_uint64), ("rest", c_uint64 * 27))
 
 
 # Map name -> (key, value). Per-CPU maps hold one value per CPU.

@@ -26,6 +26,7 @@ throughwire-legal-info: RSYNC_VCS_EXCLUSIONS += \
 
 # Buildroot builds no clang that compiles for BPF: the build host's serves. Its
 # headers stay out, the target's serve. The flags are those of the top Makefile.
+# Neither the folders nor Buildroot's own, where clang runs, stand in the object.
 define THROUGHWIRE_BUILD_DATAPATH
 	command -v clang >/dev/null || { \
 		echo "throughwire: the build host has no clang, which compiles the datapath"; \
@@ -34,6 +35,7 @@ define THROUGHWIRE_BUILD_DATAPATH
 	clang -O2 -g -Wall -Wextra -Werror -target bpf -mcpu=v3 \
 		-nostdlibinc -isystem $(STAGING_DIR)/usr/include \
 		-ffile-prefix-map=$(@D)=. -ffile-prefix-map=$(STAGING_DIR)= \
+		-ffile-compilation-dir=. \
 		-c $(@D)/appliance/bpf/steer.bpf.c -o $(@D)/steer.bpf.o
 endef
 THROUGHWIRE_POST_BUILD_HOOKS += THROUGHWIRE_BUILD_DATAPATH

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -122,6 +123,27 @@ def test_datapath_is_compiled_with_the_same_flags() -> None:
 def text(board: str) -> str:
     """The board's whole defconfig."""
     return subprocess.run([TREE / "defconfig.sh", board], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_datapath_is_the_same_from_any_folder(tmp_path: Path) -> None:
+    """Sources, headers and working folder are elsewhere in the second build; no path of either stands in the object."""
+    recipe = read("throughwire", ".mk").replace("\\\n", " ")
+    line = re.search(r"^\tclang (-O.*steer\.bpf\.o)$", recipe, re.MULTILINE)
+    assert line
+    objects = []
+    for name in ("one", "elsewhere/two"):
+        source, staging, work = (tmp_path / name / part for part in ("source", "staging", "work"))
+        work.mkdir(parents=True)
+        shutil.copytree(ROOT / "appliance/bpf", source / "appliance/bpf")
+        shutil.copytree("/usr/include/linux", staging / "usr/include/linux")
+        shutil.copytree("/usr/include/asm-generic", staging / "usr/include/asm-generic")
+        shutil.copytree("/usr/include/bpf", staging / "usr/include/bpf")
+        shutil.copytree(f"/usr/include/{os.uname().machine}-linux-gnu/asm", staging / "usr/include/asm")
+        words = line[1].replace("$(@D)", str(source)).replace("$(STAGING_DIR)", str(staging)).split()
+        subprocess.run(["clang", *words], check=True, cwd=work)
+        objects.append((source / "steer.bpf.o").read_bytes())
+    assert objects[0] == objects[1]
+    assert str(tmp_path).encode() not in objects[0]
 
 
 def test_no_defconfig_of_a_board_that_is_not_there() -> None:
