@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel: Debian's kernel source package, with the stack of fragments over allnoconfig.
+"""The kernel: Debian's kernel source package, patched, with the stack of fragments over allnoconfig.
 
-The cache key follows from the fragments' settings, not their comments. The built source version is in the artefact's
-`version`.
+The cache key follows from the fragments' settings, not their comments, and from the patches. The built source version
+is in the artefact's `version`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,42 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from boardspec import BoardSpec
+from boardspec import REPO, BoardSpec
 
 from imagebuild import debian
-from imagebuild.cache import Cache, key_of
+from imagebuild.cache import Cache, Input, key_of
 from imagebuild.errors import BuildError
 from imagebuild.fragments import lost, settings
 from imagebuild.progress import Progress, run
 
 SOURCE_PACKAGE = "linux-source-6.12"
 RECIPE = "2"  # raise when a change of the build itself changes the result
+PATCHES = REPO / "buildroot-config/patches/linux"
+"""Where Buildroot looks for them (BR2_GLOBAL_PATCH_DIR); both kernels get the same."""
 
 
-def key(fragments: Iterable[Path]) -> str:
+def patches(folder: Path = PATCHES) -> list[Path]:
+    """What is changed in the kernel's source, in order."""
+    return sorted(folder.glob("*.patch"))
+
+
+def key(fragments: Iterable[Path], patched: Iterable[Path]) -> str:
     """The kernel's key in the cache. The processor needs no entry of its own: its fragment names it."""
     asked = settings(path.read_text() for path in fragments)
     canonical = "\n".join(f"{name}={value}" for name, value in sorted(asked.items()))
-    return key_of({"settings": canonical, "source": f"{debian.SUITE}/{SOURCE_PACKAGE}", "recipe": RECIPE})
+    inputs: dict[str, Input] = {
+        "settings": canonical,
+        "source": f"{debian.SUITE}/{SOURCE_PACKAGE}",
+        "recipe": RECIPE,
+    }
+    return key_of(inputs | {f"patch {number}": path for number, path in enumerate(patched)})
+
+
+def apply(patched: Iterable[Path], source: Path, log: Path) -> None:
+    """Patch the source. BuildError: one does not fit, or is in the source by now; a fuzzy match counts as neither."""
+    for path in patched:
+        words = ["patch", "--strip=1", "--forward", "--fuzz=0", "--batch", f"--directory={source}", f"--input={path}"]
+        run(words, what=f"kernel: {path.name}", log=log)
 
 
 def make_command(spec: BoardSpec, source: Path, *words: str) -> list[str | Path]:
@@ -41,7 +60,7 @@ def build(cache: Cache, spec: BoardSpec, progress: Progress) -> Path:
     """The folder with `vmlinux` (stripped), the bootable image by its target's name, `config`, `version`, and `modules`
     with what the fragments configure as modules: these are not in the image, tests load them.
     """
-    arch, fragments = spec.arch, spec.fragments
+    arch, fragments, patched = spec.arch, spec.fragments, patches()
 
     def make(folder: Path) -> None:
         log = folder / "log"
@@ -53,6 +72,7 @@ def build(cache: Cache, spec: BoardSpec, progress: Progress) -> Path:
             run(["dpkg-deb", "-x", package, work], what="kernel source package", log=log)
             run(["tar", "-xf", work / f"usr/src/{SOURCE_PACKAGE}.tar.xz", "-C", work], what="kernel source", log=log)
         source = work / SOURCE_PACKAGE
+        apply(patched, source, log)
         stack = work / "fragments"
         stack.write_text("".join(path.read_text() for path in fragments))
         env = {
@@ -85,4 +105,4 @@ def build(cache: Cache, spec: BoardSpec, progress: Progress) -> Path:
         (folder / "version").write_text(package.name.removesuffix(".deb") + "\n")
         shutil.rmtree(work)
 
-    return cache.get("kernel", key(fragments), make)
+    return cache.get("kernel", key(fragments, patched), make)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The appliance on the booted board when its relay is exercised: drills, and what the neighbours see of it.
+"""The appliance on the booted board when its relay is exercised, and when a port is pulled out: drills, what the
+neighbours see, what comes back by itself.
 
 What the relay does is seen from outside; each test leaves the appliance inline with its guest in service.
 """
@@ -98,3 +99,29 @@ def test_neighbours_see_their_links_renegotiate(healthy: Board) -> None:
         healthy.tune(relay_ms=0, flap_ms=0)
         healthy.sh(f"bypass segment {SEGMENT} auto")
         board_appliance.wait_healthy(healthy)
+
+
+def test_a_port_that_is_pulled_out_and_comes_back(healthy: Board, tmp_path: Path) -> None:
+    """Bypass with its cause while it is gone. Back, it has its MAC, MTU and offloads, and the datapath, by itself."""
+
+    def port() -> str:
+        facts = "cat /sys/class/net/wan0/address /sys/class/net/wan0/mtu; ethtool -k wan0; ethtool -l wan0"
+        return healthy.sh(facts).output
+
+    def attached() -> dict[str, Any]:
+        row = board_appliance.segment(healthy)
+        return {key: row.get(key) for key in ("attach", "mtu", "longest_bytes")}
+
+    before, datapath, mark = port(), attached(), healthy.events.mark()
+    with frames(healthy, tmp_path) as streams:
+        healthy.nic("wan", "remove")
+        closed = healthy.wait_event(event="relay", state="bypass", since=mark)
+        carried(healthy, streams, closed["mono_ns"])
+        assert "wan0" in board_appliance.wait_cause(healthy, "port_missing")["detail"]
+        assert healthy.status()["ports"]["wan"] == "removed"
+        healthy.nic("wan", "return")
+        opened = healthy.wait_event(event="relay", state="inline", since=closed["n"], timeout=120)
+        carried(healthy, streams, opened["mono_ns"])
+    board_appliance.wait_healthy(healthy)
+    assert port() == before
+    assert attached() == datapath

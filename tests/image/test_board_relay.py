@@ -172,6 +172,30 @@ def test_a_port_loses_its_link_with_its_cable_in(small: Board) -> None:
     small.wait_event(event="link", port="lan0", part="port", state="up", since=mark)
 
 
+def test_a_port_with_an_xdp_program_is_pulled_out_and_put_back(small: Board) -> None:
+    """The kernel lets go of it, with the queues that its driver had for XDP, and finds it again when it is back.
+
+    Without the patch of the kernel it waits for ever for the receive queues' references.
+    """
+
+    def queues() -> int:
+        return small.sh("ls /sys/class/net/eth1/queues").output.count("rx-")
+
+    plain = queues()
+    small.sh("xdp $(cat /sys/class/net/eth1/ifindex) >/run/xdp 2>&1 & echo $! >/run/xdp.pid")
+    try:
+        said = "until test -s /run/xdp; do sleep 0.1; done; cat /run/xdp"
+        assert small.sh(said).output == "attached\n"
+        assert queues() > plain, "its driver has no queues of their own for XDP: this shows nothing"
+        small.nic("wan", "remove")
+        assert small.sh("test -e /sys/class/net/eth1", check=False).status != 0
+    finally:
+        small.sh("kill -9 $(cat /run/xdp.pid)")
+    small.nic("wan", "return")
+    small.sh("ip link set eth1 master br0; ip link set eth1 up")
+    assert queues() == plain
+
+
 def test_frozen_machine_holds_the_relay(small: Board) -> None:
     """A frozen machine does not release the line: that is what the watchdog is for."""
     drive(small)

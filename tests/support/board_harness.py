@@ -50,16 +50,17 @@ def small_payload(kernel: Path, directory: Path, command_line: str = SMALL_COMMA
     """The small machine; its parts are built in `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     compiler = shutil.which("gcc") or shutil.which("clang") or "cc"
-    lines = directory / "lines"
-    subprocess.run(
-        [compiler, "-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector",
-         "-o", str(lines), str(Path(__file__).with_name("lines.c"))],
-        check=True,
-    )  # fmt: skip
+    programs = {f"bin/{name}": directory / name for name in ("lines", "xdp")}
+    for made in programs.values():
+        subprocess.run(
+            [compiler, "-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector",
+             "-o", str(made), str(Path(__file__).with_name(f"{made.name}.c"))],
+            check=True,
+        )  # fmt: skip
     initrd = initramfs.build(
         directory / "small.cpio",
         SMALL_INIT,
-        {"bin/lines": lines, "etc/sysctl.bypass": TOP / "rootfs/etc/sysctl.bypass"},
+        {**programs, "etc/sysctl.bypass": TOP / "rootfs/etc/sysctl.bypass"},
     )
     # one processor: with two, QEMU's TCG sometimes hangs the kernel at boot, and that is not under test here
     return Payload(kernel, initrd, append=command_line, memory_mb=256, cpus=1)

@@ -48,15 +48,59 @@ def test_lost_lines_are_named(config: str, lost: list[str]) -> None:
     assert fragments.lost(fragments.settings([FRAGMENT]), config) == lost
 
 
-def test_kernel_key_follows_settings_and_not_comments(tmp_path: Path) -> None:
-    """A comment must not cost a kernel build; a setting must."""
-    fragment = tmp_path / "linux.fragment"
+def test_kernel_key_follows_settings_and_patches_and_not_comments(tmp_path: Path) -> None:
+    """A comment must not cost a kernel build; a setting must, and so must a patch."""
+    fragment, patch = tmp_path / "linux.fragment", tmp_path / "0001-a.patch"
     fragment.write_text(FRAGMENT)
-    key = kernel.key([fragment])
+    key = kernel.key([fragment], [])
     fragment.write_text("# another comment\n" + FRAGMENT)
-    assert kernel.key([fragment]) == key
+    assert kernel.key([fragment], []) == key
+    patch.write_text("one")
+    patched = kernel.key([fragment], [patch])
+    patch.write_text("two")
+    assert len({key, patched, kernel.key([fragment], [patch])}) == 3
     fragment.write_text(FRAGMENT + "CONFIG_D=y\n")
-    assert kernel.key([fragment]) != key
+    assert kernel.key([fragment], []) != key
+
+
+PATCH = "--- a/net/dev.c\n+++ b/net/dev.c\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        pytest.param("one\ntwo\nthree\n", True, id="as it was"),
+        pytest.param("zero\none\ntwo\nthree\n", True, id="further down"),
+        pytest.param("one\n2\nthree\n", False, id="in the source by now"),
+        pytest.param("one\ntwo\nfour\n", False, id="other surroundings"),
+    ],
+)
+def test_a_patch_fits_or_the_build_says_which_one_does_not(tmp_path: Path, text: str, fits: bool) -> None:
+    """A newer source may have what a patch does: it is then taken out, and never applied halfway or the wrong way."""
+    (tmp_path / "net").mkdir()
+    source, patch = tmp_path / "net/dev.c", tmp_path / "0001-a.patch"
+    source.write_text(text)
+    patch.write_text("Why.\n\n" + PATCH)
+    if fits:
+        kernel.apply([patch], tmp_path, tmp_path / "log")
+        assert source.read_text() == text.replace("two", "2")
+    else:
+        with pytest.raises(BuildError, match=r"kernel: 0001-a\.patch"):
+            kernel.apply([patch], tmp_path, tmp_path / "log")
+        assert source.read_text() == text
+
+
+def test_every_patch_of_the_kernel_says_why() -> None:
+    """And both kernels get it: it is where Buildroot looks."""
+    folder = REPO / "buildroot-config"
+    assert (
+        f'BR2_GLOBAL_PATCH_DIR="$(BR2_EXTERNAL_THROUGHWIRE_PATH)/{kernel.PATCHES.parent.relative_to(folder)}"'
+        in (folder / "boards/common.config").read_text()
+    )
+    for path in kernel.patches():
+        why, sign, _ = path.read_text().partition("\n--- a/")
+        assert sign, path
+        assert len(why.splitlines()) > 3, path
 
 
 def test_the_boards_fragments_ask_for_what_the_appliance_needs() -> None:
