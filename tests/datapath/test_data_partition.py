@@ -91,11 +91,11 @@ class Boot:
             return {name: (place / name).read_text() for name in KEPT if (place / name).exists()}
 
     @contextmanager
-    def mounted(self) -> Iterator[Path]:
-        """The disk, read-only. The kernel releases the script's mounts some time after the end of its namespace."""
+    def mounted(self, how: str = "ro") -> Iterator[Path]:
+        """The disk, mounted here. The kernel releases earlier mounts some time after their end."""
         place = self.root / "look"
         place.mkdir(exist_ok=True)
-        words = ["mount", "-o", "ro", self.loop, str(place)]
+        words = ["mount", "-o", how, self.loop, str(place)]
         wait_until(lambda: subprocess.run(words, capture_output=True, check=False).returncode == 0, "the disk is free")
         try:
             yield place
@@ -104,26 +104,16 @@ class Boot:
 
     def put(self, name: str, text: str) -> None:
         """Write a file on the disk."""
-        place = self.root / "look"
-        place.mkdir(exist_ok=True)
-        subprocess.run(["mount", self.loop, place], check=True)
-        try:
+        with self.mounted("rw") as place:
             (place / name).write_text(text)
-        finally:
-            subprocess.run(["umount", place], check=True)
 
     def fill(self) -> None:
         """A file system of ours, smaller than its disk, with what a user has on it."""
         subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-L", "bypass-data", self.disk, "24M"], check=True)
-        place = self.root / "look"
-        place.mkdir(exist_ok=True)
-        subprocess.run(["mount", self.loop, place], check=True)
-        try:
+        with self.mounted("rw") as place:
             for name, text in KEPT.items():
                 (place / name).parent.mkdir(exist_ok=True)
                 (place / name).write_text(text)
-        finally:
-            subprocess.run(["umount", place], check=True)
 
 
 @pytest.fixture
