@@ -42,6 +42,9 @@ rm -rf "$target/lib/modules"
 # What `show licences` lists; image.sh has asked Buildroot for it.
 [ -z "${THROUGHWIRE_INFO:-}" ] || tool imagebuild.licences --info "$THROUGHWIRE_INFO" >"$target/usr/share/bypass/licences.json"
 
+# The file that OpenSSL reads by itself, and Python lists; the package has the authorities' certificates elsewhere.
+[ ! -f "$target/etc/ssl/certs/ca-certificates.crt" ] || ln -sf certs/ca-certificates.crt "$target/etc/ssl/cert.pem"
+
 # Mount point of the data partition; git keeps no empty folder in rootfs/.
 mkdir -p "$target/var/lib/bypass"
 

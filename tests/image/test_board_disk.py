@@ -132,9 +132,10 @@ def test_the_boot_loaders_file_is_whole_again(off: Board, tmp_path: Path) -> Non
     assert booted_disk.boot_state(disk_of(off), tmp_path)["A_TRY"] == "0"
 
 
-def test_a_damaged_kernel_is_found_before_it_runs(off: Board) -> None:
+def test_a_damaged_kernel_is_found_before_it_runs(off: Board, image: Path, tmp_path: Path) -> None:
     """One byte of slot a's kernel: the boot loader says so on the serial line and boots slot b, which says it too."""
-    booted_disk.damage_file(disk_of(off), "kernel-a", boardspec_kernel(off)[:4096])
+    kernel = booted_disk.content(image, "kernel-a", "/kernel", tmp_path)
+    booted_disk.damage_file(disk_of(off), "kernel-a", kernel[:4096])
     mark = off.console.mark()
     boot(off)
     assert "slot A is damaged" in off.console.text[mark:]
@@ -146,11 +147,6 @@ def test_a_damaged_kernel_is_found_before_it_runs(off: Board) -> None:
         (False, "damaged: its checksums do not match"),
         (True, "good"),
     ]
-
-
-def boardspec_kernel(board: Board) -> bytes:
-    spec = board.payload.board
-    return (spec.build / spec.arch.kernel.target).read_bytes()
 
 
 @pytest.mark.slow

@@ -244,6 +244,17 @@ class TestPostBuild:
         assert (target / "usr/libexec/bypass/debug-shell").exists()
         assert "debug-shell" in (target / "etc/inittab").read_text()
 
+    def test_openssl_finds_the_authorities(self, target: Path) -> None:
+        """In the file that it reads by default; without the package there is no link to nothing."""
+        assert self.run(target).returncode == 0
+        assert not (target / "etc/ssl/cert.pem").is_symlink()
+        bundle = target / "etc/ssl/certs/ca-certificates.crt"
+        bundle.parent.mkdir(parents=True)
+        bundle.write_text("authorities\n")
+        (target / "etc/inittab").write_bytes((target.parent / "rootfs/etc/inittab").read_bytes())
+        assert self.run(target).returncode == 0
+        assert (target / "etc/ssl/cert.pem").read_text() == "authorities\n"
+
     def test_another_inittab_is_an_error(self, target: Path) -> None:
         (target / "etc/inittab").write_text("# busybox's own\n")
         done = self.run(target)
