@@ -505,7 +505,7 @@ def test_commits_change_remove_and_add_a_remote_with_no_frame_lost(vxlan: Site) 
     assert during(live, add) == []
     before = vxlan.through()
     assert live.wire.stream(64) == []
-    assert vxlan.through() - before == 128
+    assert vxlan.through() - before >= 128  # the hosts now and then send a frame of their own, such as for IPv6
 
 
 def live_text(live: Live) -> str:
