@@ -17,8 +17,8 @@ from console.terminal.prompt import Asker
 from console.views.relays import report
 
 MEANING = """\
-- Every relay moves to bypass, inline and back, and to disconnect where the board has it: each link is interrupted for
-  some seconds.
+- Every relay moves to bypass, inline and back, and to disconnect where the board has it: each link is interrupted \
+for some seconds.
 - The status LED blinks for five seconds: look at it.
 - The watchdog is not provoked: `drill run watchdog` does that, and resets the machine."""
 
@@ -38,6 +38,8 @@ def board_test(parsed: Parsed, context: Context) -> Outcome:
             agreed = False
         if not agreed:
             raise RefusedError("test cancelled")
+    if asker.terminal:
+        asker.say("Testing: the relays one after the other, then the LED (5 s), then the ports ...")
     found = context.client.call("board.test", {}, 300.0)
     if not name:
         return Outcome(found, "board-test")

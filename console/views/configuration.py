@@ -118,10 +118,12 @@ def _clock(seconds: Any) -> str:
 
 
 def changed(data: Any, style: Style = PLAIN) -> str:
-    """The result of `set`, `delete` or `move`: old and new value, or what became of it."""
+    """The result of `set`, `delete` or `move`: old and new value, or what became of it; else the message alone."""
     if not isinstance(data, dict) or not isinstance(data.get("message"), str):
         return generic(data, style)
     said = cell(data["message"])
+    if "path" not in data:
+        return said
     if "new" not in data:
         place = data.get("index")
         return f"{said}: moved to place {place + 1}" if isinstance(place, int) else f"{said}: deleted"

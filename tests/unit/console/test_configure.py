@@ -406,6 +406,8 @@ def test_what_became_of_a_table_is_said(terminal: Terminal) -> None:
     terminal.until("rule web: match: deleted")
     terminal.type("delete rule web\r")
     terminal.until("rule web: deleted")
+    terminal.type("discard\r")  # not a table: nothing became of it
+    assert "deleted" not in terminal.until("[inline] configure#").partition("discarded")[2]
 
 
 def test_what_is_free_to_choose_is_explained(terminal: Terminal) -> None:
