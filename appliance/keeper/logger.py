@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The keeper's log lines, which never delay its loop."""
+"""The keeper's log lines, which never delay its loop.
+
+They come from the loop and from the threads of the buses, so nothing here is shared between two calls.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,6 @@ class Logger:
                 self._kmsg = os.open("/dev/kmsg", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError:
                 pass  # stderr is used instead
-        self._poll = select.poll()
-        self._poll.register(2, select.POLLOUT)
 
     def line(self, text: str, severe: bool) -> None:
         """Write one line, or count it as lost."""
@@ -28,9 +29,16 @@ class Logger:
             if self._kmsg >= 0:
                 # facility 3 = daemon; error or notice, so that `quiet` keeps notices off the serial line
                 os.write(self._kmsg, f"<{3 << 3 | (3 if severe else 5)}>bypass-keeper: {text}\n".encode())
-            elif self._poll.poll(0):
+            elif _takes(2):
                 os.write(2, f"bypass-keeper: {text}\n".encode())
             else:
                 self.lost += 1
         except OSError:
             self.lost += 1
+
+
+def _takes(descriptor: int) -> bool:
+    """Whether a write does not wait. A poll object of its own: one refuses to be used by two threads at a time."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
