@@ -191,6 +191,25 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.pin": Field(
         "the appliance's processor for each virtual one, in order; empty: any", Effect.PROCESS, range="as many as cpus"
     ),
+    "guest.queues": Field(
+        "queues of each of its ports; frames that one of the appliance's processors receives stay in one of them",
+        Effect.PROCESS,
+        "with more, every queue needs a virtual processor, and a thread of the kernel (vhost) to be worth it",
+        range="1 .. cpus",
+    ),
+    "guest.queue_pin": Field(
+        "the appliance's processor that moves the frames of each queue, in order; empty: any",
+        Effect.PROCESS,
+        range="as many as queues",
+    ),
+    "guest.queue_poll": _time(
+        "how long the kernel looks for more frames before it waits for them; 0: not at all. Needs KVM and vhost",
+        Effect.PROCESS,
+        "polling takes processor time from the guest",
+        least=1000,
+        most=limits.MAX_QUEUE_POLL,
+        zero=True,
+    ),
     "guest.hugepages": Field(
         "memory in huge pages, reserved while it runs; ordinary memory with a warning if there are not enough",
         Effect.PROCESS,
