@@ -51,7 +51,7 @@ def configure(board: Board) -> None:
 
 
 def one(board: Board, first: bool) -> tuple[list[str], str]:
-    """One boot, until both guests serve; returns the kernel's messages about failures, and which guests do not serve."""
+    """One boot, until both guests serve; returns the kernel's messages about failures, and the guests that do not."""
     if first:
         board_appliance.wait_serving(board)
         configure(board)
